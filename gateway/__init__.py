@@ -1,0 +1,1 @@
+"""The edge: HTTP API, negotiation and relay. Stateless; any number of them."""

@@ -1,0 +1,1 @@
+"""One process: the journal, membership and ring, dispatch to the shards."""

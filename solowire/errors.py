@@ -1,0 +1,123 @@
+"""Every error that Solowire raises, and whose fault it is.
+
+    SolowireError
+     ├── ConfigError         the operator's: a setting, a port, a data directory. One line, exit status 2
+     ├── RequestError        the peer's: answered to it with a stable `code`, never a traceback
+     │    ├── InvalidEvent     one item of a publish request, with its index and the path of the fault
+     │    ├── InvalidMessage   a message on a connection that can't be understood or obeyed
+     │    ├── InvalidToken     a token or ticket that proves nothing
+     │    └── Refused          HTTP: the request is understood and not granted (limits, no shard, no right)
+     ├── ClientError         raised to users of the Python SDK
+     │    ├── ConnectionEnded  the server ended the connection for good (a terminal close code)
+     │    ├── PublishRefused   the gateway refused events that were published
+     │    └── BufferFull       the publisher holds as many unsent events as it may
+     └── BackplaneError      a message between our own processes that can't be decoded: counted and dropped
+
+Exceptions carry data and build their own text, so that whoever catches one decides on the data. Foreign exceptions
+(zmq, jwt, pydantic, httpx) become one of these where they arise and nowhere else.
+"""
+
+from __future__ import annotations
+
+
+class SolowireError(Exception):
+    """The root of all errors raised by Solowire."""
+
+
+class ConfigError(SolowireError):
+    """The system can't start as it is configured. `str()` is one line that names the fault and the way out."""
+
+
+class RequestError(SolowireError):
+    """A peer's request that is not granted.
+
+    code: stable, snake_case, part of the outside contract. message: what is wrong. hint: the way out, or "".
+    """
+
+    def __init__(self, code: str, message: str, hint: str = "") -> None:
+        super().__init__(code, message, hint)
+        self.code = code
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+class InvalidEvent(RequestError):
+    """One published event that can't be accepted. index: its place in the request. path: such as `$.data.zone`."""
+
+    def __init__(self, index: int, path: str, message: str, code: str = "invalid_event", hint: str = "") -> None:
+        super().__init__(code, message, hint)
+        self.index = index
+        self.path = path
+
+
+class InvalidMessage(RequestError):
+    """A client's message that can't be understood or obeyed. id: the message's own, to be repeated in the answer."""
+
+    def __init__(self, code: str, message: str, hint: str = "", id: object = None) -> None:
+        super().__init__(code, message, hint)
+        self.id = id
+
+
+class InvalidToken(RequestError):
+    """A token or ticket that proves nothing: unsigned, wrongly signed, expired, used, or made for something else."""
+
+    def __init__(self, message: str, code: str = "invalid_token", hint: str = "") -> None:
+        super().__init__(code, message, hint)
+
+
+class Refused(RequestError):
+    """A request that is understood and not granted. status: HTTP. retry_after: seconds, None if it is of no use."""
+
+    def __init__(
+        self, status: int, code: str, message: str, hint: str = "", retry_after: float | None = None
+    ) -> None:
+        super().__init__(code, message, hint)
+        self.status = status
+        self.retry_after = retry_after
+
+
+class ClientError(SolowireError):
+    """What users of the Python SDK catch."""
+
+
+class ConnectionEnded(ClientError):
+    """The server ended the connection and coming back is of no use. close_code: WebSocket, reason: in words."""
+
+    def __init__(self, close_code: int, reason: str) -> None:
+        super().__init__(close_code, reason)
+        self.close_code = close_code
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the server ended the connection: {self.close_code} {self.reason}".rstrip()
+
+
+class PublishRefused(ClientError):
+    """The gateway refused a request for good. status: HTTP (0: never reached). problem: the answer's problem body."""
+
+    def __init__(self, status: int, problem: dict[str, object]) -> None:
+        super().__init__(status, problem)
+        self.status = status
+        self.problem = problem
+
+    def __str__(self) -> str:
+        detail = self.problem.get("detail") or self.problem.get("title") or "no reason given"
+        return f"the gateway answered {self.status}: {detail}"
+
+
+class BufferFull(ClientError):
+    """The publisher holds `limit` events that the gateway has not taken yet: slow down, or wait with `drain()`."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(limit)
+        self.limit = limit
+
+    def __str__(self) -> str:
+        return f"{self.limit} events are waiting for the gateway already; wait for drain() or raise buffer_events"
+
+
+class BackplaneError(SolowireError):
+    """A message between processes that can't be decoded. Counted, logged with its sender, dropped."""

@@ -1,0 +1,54 @@
+"""The event: one thing that happened, as every process of Solowire holds it.
+
+An event is validated once, at the gateway, and from then on is carried as bytes: the router reads nothing of it but
+`PublishedEvent`'s envelope, and a shard decodes it once for all its connections. `data` stays the JSON text that was
+validated, so that the commonest view (nothing redacted, JSON) is sent without ever being decoded again.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import msgspec
+
+
+class Priority(str, Enum):
+    """Decides when a feed is flushed, never the order of offsets."""
+
+    critical = "critical"
+    high = "high"
+    normal = "normal"
+    low = "low"
+
+
+class Delivery(str, Enum):
+    """What an event type promises when a connection falls behind (design, section 5)."""
+
+    durable = "durable"
+    state = "state"
+    telemetry = "telemetry"
+
+
+class Event(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One validated event.
+
+    id: the publisher's, or made at the gateway; unique. data: JSON text of the payload, UTF-8. key: names the thing a
+    `state` event is the newest word about. user: only this user may get it. attributes: the values that filters and
+    scopes look at, by attribute name, as declared in the catalogue. timestamp: RFC 3339, UTC, with `Z`.
+    """
+
+    id: str
+    type: str
+    data: bytes
+    priority: Priority
+    delivery: Delivery
+    timestamp: str
+    key: str | None = None
+    user: str | None = None
+    attributes: dict[str, str] = {}
+    source: str | None = None
+    correlation_id: str | None = None
+
+
+encode_event = msgspec.msgpack.Encoder().encode
+decode_event = msgspec.msgpack.Decoder(Event).decode

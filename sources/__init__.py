@@ -1,0 +1,1 @@
+"""Agents that turn real systems into events."""
