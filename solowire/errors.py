@@ -56,7 +56,7 @@ class InvalidEvent(RequestError):
 class InvalidMessage(RequestError):
     """A client's message that can't be understood or obeyed. id: the message's own, to be repeated in the answer."""
 
-    def __init__(self, code: str, message: str, hint: str = "", id: object = None) -> None:
+    def __init__(self, code: str, message: str, hint: str = "", id: str | int | None = None) -> None:
         super().__init__(code, message, hint)
         self.id = id
 
@@ -71,9 +71,7 @@ class InvalidToken(RequestError):
 class Refused(RequestError):
     """A request that is understood and not granted. status: HTTP. retry_after: seconds, None if it is of no use."""
 
-    def __init__(
-        self, status: int, code: str, message: str, hint: str = "", retry_after: float | None = None
-    ) -> None:
+    def __init__(self, status: int, code: str, message: str, hint: str = "", retry_after: float | None = None) -> None:
         super().__init__(code, message, hint)
         self.status = status
         self.retry_after = retry_after

@@ -1,0 +1,1 @@
+"""Load generators and comparisons. Solowire imports none of it; it knows only the outside contract."""

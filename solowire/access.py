@@ -1,0 +1,111 @@
+"""Who someone is, what they may do, and what of an event they may see.
+
+    token ─► Identity ─► View ─► redaction
+             who         what      which fields
+
+What it keeps true: a view only ever takes away. A field that is sensitive is shown only to a view with the permission
+that shows it; to a view that lacks one of a type's sensitive permissions, fields that the catalogue doesn't declare
+are not shown either, since nobody has said what is in them. A redaction that leaves nothing sends nothing.
+
+Views are values: users with equal permissions and scopes share one, and so share feeds.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from solowire.catalog import EventType
+from solowire.errors import ConfigError
+
+PUBLISH = "events.publish"
+ADMINISTER = "admin"
+
+
+class Role(msgspec.Struct, frozen=True):
+    """permissions: names, `category.*` or `*`. defaults: the subscriptions of a client that asks for none."""
+
+    permissions: tuple[str, ...]
+    defaults: tuple[str, ...] = ()
+    may_connect: bool = True
+
+
+_READS = ("health.read", "dns.read", "security.read", "system.read", "bulk.read", "custom.read")
+
+ROLES: Mapping[str, Role] = {
+    "admin": Role(("*",), ("*",)),
+    "operator": Role(
+        (*_READS, "users.read", "sensitive.*"),
+        ("health.*", "dns.*", "security.*", "system.*", "bulk.*", "custom.*"),
+    ),
+    "viewer": Role(_READS, ("health.*", "dns.*", "security.*", "system.*", "bulk.*", "custom.*")),
+    "publisher": Role((PUBLISH,), may_connect=False),
+}
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """Who a verified token says you are. scopes: attribute → the values you may see. expires: unix seconds."""
+
+    user: str
+    role: str
+    permissions: tuple[str, ...]
+    scopes: dict[str, tuple[str, ...]] = {}
+    expires: float | None = None
+
+    def may(self, permission: str) -> bool:
+        return grants(self.permissions, permission)
+
+
+class View(msgspec.Struct, frozen=True):
+    """What an identity may see. Hashable; equal views share feeds."""
+
+    permissions: frozenset[str]
+    scopes: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+    def may(self, permission: str) -> bool:
+        return grants(self.permissions, permission)
+
+    def hidden(self, event_type: EventType) -> frozenset[str]:
+        """The sensitive fields of `event_type` that this view may not see."""
+        return frozenset(f for f, permission in event_type.sensitive.items() if not self.may(permission))
+
+
+def view_of(identity: Identity) -> View:
+    return View(
+        frozenset(identity.permissions),
+        tuple(sorted((name, tuple(sorted(set(values)))) for name, values in identity.scopes.items())),
+    )
+
+
+def grants(permissions: Iterable[str], wanted: str) -> bool:
+    """Whether one of `permissions` (a name, `x.*` or `*`) covers `wanted`."""
+    return any(p == wanted or p == "*" or (p.endswith(".*") and wanted.startswith(p[:-1])) for p in permissions)
+
+
+def redact(data: Mapping[str, Any], event_type: EventType, hidden: frozenset[str]) -> dict[str, Any] | None:
+    """`data` without what `hidden` names and without undeclared fields; None when nothing is left to send."""
+    declared = event_type.field_names
+    kept = {name: value for name, value in data.items() if name not in hidden and (not declared or name in declared)}
+    return kept or None
+
+
+def load_roles(text: str, origin: str) -> dict[str, Role]:
+    """Roles from TOML: `[roles.NAME]` with `permissions = [...]`, `defaults = [...]`, `may_connect = true`.
+
+    They replace the built-in ones. Raises ConfigError that names `origin` and the fault.
+    """
+    try:
+        document = tomllib.loads(text)
+        roles = msgspec.convert(document, _RolesFile).roles
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        raise ConfigError(f"roles file {origin}: {error}") from error
+    if not roles:
+        raise ConfigError(f"roles file {origin}: it defines no role; add [roles.NAME] with permissions = [...]")
+    return roles
+
+
+class _RolesFile(msgspec.Struct, forbid_unknown_fields=True):
+    roles: dict[str, Role]

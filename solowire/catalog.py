@@ -1,0 +1,338 @@
+"""The catalogue: every event type, declared once, with all that the rest of Solowire knows about it.
+
+    name ─► EventType ─► payload               what fits
+                         permission            who may see it
+                         sensitive             who may see which field
+                         attributes            what filters and scopes look at
+                         delivery, priority    what a reader is promised
+
+What it keeps true: names are unique; sensitive fields, key fields and attributes name declared fields;
+nothing in it ever changes. `custom.*` is the one *family*: any `custom.NAME` is a type of its own, made
+when it is asked for and not kept, so that publishers who make up names cost no memory.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from functools import cache, partial
+from inspect import cleandoc
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
+
+from solowire import payloads as p
+from solowire.events import Delivery, Priority
+
+FAMILY = "custom.*"
+
+_CUSTOM_NAME = re.compile(r"custom\.[a-z0-9_.-]{1,100}")
+_ESCAPE = re.compile(r"\\(?:[0-9]{3}|.)", re.DOTALL)
+_INT_LIMIT = 2**64  # JSON integers can be longer than Python is willing to print
+
+
+class Attribute(msgspec.Struct, frozen=True):
+    """A value of an event that filters and scopes look at.
+
+    fields: the first of them that is a non-empty string, an integer or a boolean gives the value.
+    hierarchical: values are DNS names, and a filter value matches itself and every name beneath it.
+    """
+
+    name: str
+    fields: tuple[str, ...]
+    hierarchical: bool = False
+
+    def value(self, data: Mapping[str, Any]) -> str | None:
+        """The value in `data` as text, None if it has none. Names come in lower case without the last dot."""
+        for field in self.fields:
+            found = data.get(field)
+            if isinstance(found, str):
+                if found:
+                    return self.normalize(found)
+            elif isinstance(found, bool):
+                return "true" if found else "false"
+            elif isinstance(found, int) and -_INT_LIMIT < found < _INT_LIMIT:
+                return str(found)
+        return None
+
+    def normalize(self, value: str) -> str:
+        """`value` in the one form in which values are compared, for filters and scopes too."""
+        return canonical_name(value) if self.hierarchical else value
+
+
+class EventType(msgspec.Struct, frozen=True):
+    """One event type.
+
+    payload: None means any JSON object. permission: needed to see the type at all. sensitive: payload field
+    → the permission that shows it. key_fields (`state` types): the payload fields that make the key where
+    the publisher gave none; absent ones are left out.
+    """
+
+    name: str
+    category: str
+    payload: type[msgspec.Struct] | None
+    permission: str
+    delivery: Delivery
+    priority: Priority = Priority.normal
+    sensitive: dict[str, str] = {}
+    attributes: tuple[Attribute, ...] = ()
+    key_fields: tuple[str, ...] = ()
+
+    @property
+    def field_names(self) -> frozenset[str]:
+        """The declared payload fields; empty where any object fits."""
+        return _field_names(self.payload)
+
+    def attribute(self, name: str) -> Attribute | None:
+        """The attribute called `name`, None if the type has none."""
+        for attribute in self.attributes:
+            if attribute.name == name:
+                return attribute
+        return None
+
+    @property
+    def summary(self) -> str:
+        """One sentence: the first line of the payload's docstring."""
+        if self.payload is None:
+            return "An event of the application's own; any JSON object."
+        return (self.payload.__doc__ or "").strip().partition("\n")[0]
+
+    def schema(self) -> dict[str, Any]:
+        """A self-contained JSON Schema (2020-12) of the payload."""
+        if self.payload is None:
+            return {"type": "object"}
+        schema = msgspec.json.schema(self.payload)
+        for definition in schema.get("$defs", {}).values():
+            if "description" in definition:
+                definition["description"] = cleandoc(definition["description"])
+        return schema
+
+    def describe(self) -> dict[str, Any]:
+        """The type as plain JSON values, for people and clients to read."""
+        return {
+            "name": self.name,
+            "category": self.category,
+            "summary": self.summary,
+            "permission": self.permission,
+            "delivery": self.delivery.value,
+            "priority": self.priority.value,
+            "sensitive": dict(self.sensitive),
+            "attributes": [msgspec.to_builtins(attribute) for attribute in self.attributes],
+            "key_fields": list(self.key_fields),
+            "schema": self.schema(),
+        }
+
+
+class Catalog:
+    """An immutable lookup over event types. ValueError if two have one name or disagree on an attribute.
+
+    types: all, with the family. names: those that can be published as they stand, so without the family.
+    categories: the names in each, with the family. attributes: all that any type declares, by name.
+    """
+
+    def __init__(self, types: Iterable[EventType]) -> None:
+        self.types = tuple(types)
+        self._by_name = {t.name: t for t in self.types}
+        if len(self._by_name) != len(self.types):
+            raise ValueError("two event types have the same name")
+        self._custom = self._by_name.get(FAMILY)
+        self.names = tuple(name for name in self._by_name if name != FAMILY)
+        categories: dict[str, tuple[str, ...]] = {}
+        for t in self.types:
+            categories[t.category] = (*categories.get(t.category, ()), t.name)
+        self.categories: Mapping[str, tuple[str, ...]] = MappingProxyType(categories)
+        attributes: dict[str, Attribute] = {}
+        for attribute in (a for t in self.types for a in t.attributes):
+            if attributes.setdefault(attribute.name, attribute).hierarchical != attribute.hierarchical:
+                raise ValueError(f"attribute {attribute.name} is hierarchical in some event types only")
+        self.attributes: Mapping[str, Attribute] = MappingProxyType(attributes)
+
+    def get(self, name: str) -> EventType | None:
+        """The type called `name`; for `custom.NAME` one made on the fly; None if there is none.
+
+        `custom.*` itself gives the family: it can be subscribed to, but `check` refuses events of it.
+        """
+        found = self._by_name.get(name)
+        if found is None and self._custom is not None and _CUSTOM_NAME.fullmatch(name):
+            return msgspec.structs.replace(self._custom, name=name)
+        return found
+
+    def __getitem__(self, name: str) -> EventType:
+        """As `get`, for a name that is known to be there. Raises KeyError."""
+        found = self.get(name)
+        if found is None:
+            raise KeyError(name)
+        return found
+
+    def describe(self) -> list[dict[str, Any]]:
+        """All types as plain JSON values, for `GET /v1/catalog`. Made anew on each call, in tens of ms."""
+        return [t.describe() for t in self.types]
+
+    def check(self, type: EventType, data: object) -> dict[str, str]:
+        """Validate `data`, the decoded JSON of a payload, and return the event's attributes by name.
+
+        Raises msgspec.ValidationError; its text ends with the path of the fault (``- at `$.zone` ``),
+        unless the fault is the whole object's, such as a required field that is missing.
+        """
+        if type.payload is not None:
+            msgspec.convert(data, type.payload)
+        elif type.name == FAMILY:
+            raise msgspec.ValidationError("`custom.*` stands for many types: publish `custom.` and a name")
+        if not isinstance(data, dict):
+            raise msgspec.ValidationError("Expected `object`: the data of an event is a JSON object")
+        attributes = {}
+        for attribute in type.attributes:
+            value = attribute.value(data)
+            if value is not None:
+                attributes[attribute.name] = value
+        return attributes
+
+
+def canonical_name(name: str) -> str:
+    r"""A DNS name as hierarchical attributes hold it, and as a filter value must be given to match them.
+
+    Lower case, no last dot (the root stays "."). A dot within a label (`a\.example.com`) is written `\046`,
+    so that it can't be taken for one between labels, which would put the name beneath a zone that it is not
+    in.
+    """
+    if "\\" in name:
+        name = _ESCAPE.sub(lambda found: r"\046" if found[0] == r"\." else found[0], name)
+    return name.lower().removesuffix(".") or "."
+
+
+@cache  # one entry per payload struct
+def _field_names(payload: type[msgspec.Struct] | None) -> frozenset[str]:
+    return frozenset() if payload is None else frozenset(payload.__struct_fields__)
+
+
+DURABLE, STATE, TELEMETRY = Delivery.durable, Delivery.state, Delivery.telemetry
+HIGH = Priority.high
+
+
+def _plain(*names: str) -> tuple[Attribute, ...]:
+    return tuple(Attribute(name, (name,)) for name in names)
+
+
+_ZONE = Attribute("zone", ("zone",), hierarchical=True)
+_DOMAIN = Attribute("query_domain", ("query_domain",), hierarchical=True)
+
+_ALERT = (Attribute("severity", ("level",)), *_plain("forwarder_id", "type"))
+_ZONES = (_ZONE, *_plain("zone_type", "view", "actor"))
+_TRANSFER = (*_ZONES, *_plain("operation_id"))
+_RECORD = (
+    _ZONE,
+    Attribute("name", ("name",), hierarchical=True),
+    Attribute("record_type", ("type",)),
+    *_plain("view", "actor"),
+)
+_QUERY = (
+    Attribute("zone", ("zone", "query_domain"), hierarchical=True),
+    _DOMAIN,
+    *_plain("client_ip", "query_type", "rcode", "blocked", "server", "view"),
+)
+_CONFIG = (_ZONE, *_plain("entity_type", "component", "action", "actor"))
+_FINDING = (_ZONE, _DOMAIN, *_plain("severity", "threat_type", "client_ip", "query_type"))
+_HIT = (_ZONE, _DOMAIN, *_plain("client_ip", "query_type", "action"))
+_BACKUP = (_ZONE, *_plain("backup_id", "host", "actor"))
+_SESSION = _plain("user", "role", "client_ip")
+_BULK = (_ZONE, *_plain("operation_id", "operation", "actor"))
+_AUDIT = (_ZONE, *_plain("actor", "action", "entity_type", "severity", "client_ip"))
+
+_IP = {"client_ip": "sensitive.client_ip"}
+_TSIG = {"tsig_key": "sensitive.tsig_key"}
+_UPDATER = {"client": "sensitive.client_ip", **_TSIG}
+_PATH = {"path": "sensitive.path"}
+_DIFF = {"before": "sensitive.config_diff", "after": "sensitive.config_diff"}
+_DETAILS = {"details": "sensitive.details"}  # free objects, in which addresses are usual
+_PERSON = {
+    **_IP,
+    **_DETAILS,
+    "session_id": "sensitive.session_id",
+    "user_agent": "sensitive.user_agent",
+}
+
+
+def _type(
+    category: str,
+    name: str,
+    payload: type[msgspec.Struct] | None,
+    delivery: Delivery,
+    attributes: tuple[Attribute, ...] = (),
+    sensitive: dict[str, str] | None = None,
+    *,
+    key: tuple[str, ...] = (),
+    priority: Priority = Priority.normal,
+    permission: str = "",
+) -> EventType:
+    needed = permission or f"{category}.read"
+    return EventType(name, category, payload, needed, delivery, priority, sensitive or {}, attributes, key)
+
+
+_health, _dns, _security, _system = (partial(_type, c) for c in ("health", "dns", "security", "system"))
+_user = partial(_type, "user", permission="users.read")
+_bulk, _audit, _custom = (partial(_type, c) for c in ("bulk", "audit", "custom"))
+_admin = partial(_type, "system", permission="admin.read")
+
+CATALOG = Catalog(
+    (
+        _health("health_update", p.HealthUpdate, STATE),
+        _health("health_alert", p.HealthAlert, DURABLE, _ALERT, priority=HIGH),
+        _health(
+            "forwarder_status_change",
+            p.ForwarderStatusChange,
+            DURABLE,
+            _plain("forwarder_id", "new_status"),
+            priority=HIGH,
+        ),
+        _health(
+            "forwarder_health",
+            p.ForwarderHealth,
+            STATE,
+            _plain("forwarder_id", "status"),
+            key=("forwarder_id",),
+        ),
+        _dns("zone_created", p.ZoneCreated, DURABLE, _ZONES, _UPDATER),
+        _dns("zone_updated", p.ZoneUpdated, DURABLE, _ZONES, {**_UPDATER, **_DIFF}),
+        _dns("zone_deleted", p.ZoneDeleted, DURABLE, _ZONES, _UPDATER),
+        _dns("zone_imported", p.ZoneImported, DURABLE, _TRANSFER, {**_UPDATER, **_PATH}),
+        _dns("zone_exported", p.ZoneExported, DURABLE, _TRANSFER, {**_UPDATER, **_PATH}),
+        _dns("record_created", p.RecordCreated, DURABLE, _RECORD, _UPDATER),
+        _dns("record_updated", p.RecordUpdated, DURABLE, _RECORD, _UPDATER),
+        _dns("record_deleted", p.RecordDeleted, DURABLE, _RECORD, _UPDATER),
+        _dns("record_imported", p.RecordImported, DURABLE, _TRANSFER, {**_UPDATER, **_PATH}),
+        _dns("record_exported", p.RecordExported, DURABLE, _TRANSFER, {**_UPDATER, **_PATH}),
+        _dns("bind_reload", p.BindReload, DURABLE, (_ZONE, *_plain("server", "success"))),
+        _dns("config_change", p.ConfigChange, DURABLE, _CONFIG, _DIFF | _PATH | {"diff": _DIFF["after"]}),
+        _dns("dns_query_log", p.DnsQueryLog, TELEMETRY, _QUERY, {**_IP, **_TSIG}),
+        _dns(
+            "dns_query_stats",
+            p.DnsQueryStats,
+            STATE,
+            (_ZONE, *_plain("server", "view")),
+            key=("server", "view", "zone"),
+        ),
+        _security("security_alert", p.SecurityAlert, DURABLE, _FINDING, {**_IP, **_DETAILS}, priority=HIGH),
+        _security("threat_detected", p.ThreatDetected, DURABLE, _FINDING, {**_IP, **_DETAILS}, priority=HIGH),
+        _security("rpz_update", p.RpzUpdate, DURABLE, (_ZONE, *_plain("category", "actor"))),
+        _security("rpz_hit", p.RpzHit, TELEMETRY, _HIT, _IP),
+        _system("system_metrics", p.SystemMetrics, STATE, _plain("host"), key=("host",)),
+        _system("system_status", p.SystemStatus, STATE, _plain("host", "component"), key=("host", "component")),
+        _admin("system_alert", p.SystemAlert, DURABLE, _plain("severity", "host", "component"), priority=HIGH),
+        _admin("gateway_stats", p.GatewayStats, STATE, _plain("node"), key=("node",)),
+        _system("backup_started", p.BackupStarted, DURABLE, _BACKUP, _PATH),
+        _system("backup_completed", p.BackupCompleted, DURABLE, _BACKUP, _PATH),
+        _system("backup_failed", p.BackupFailed, DURABLE, _BACKUP, _PATH, priority=HIGH),
+        _user("user_login", p.UserLogin, DURABLE, _SESSION, _PERSON),
+        _user("user_logout", p.UserLogout, DURABLE, _SESSION, _PERSON),
+        _user("session_created", p.SessionCreated, DURABLE, _SESSION, _PERSON),
+        _user("session_expired", p.SessionExpired, DURABLE, _SESSION, _PERSON),
+        _bulk("bulk_started", p.BulkStarted, DURABLE, _BULK),
+        _bulk("bulk_progress", p.BulkProgress, STATE, _BULK, key=("operation_id",)),
+        _bulk("bulk_completed", p.BulkCompleted, DURABLE, _BULK),
+        _bulk("bulk_failed", p.BulkFailed, DURABLE, _BULK, priority=HIGH),
+        _audit("audit_log", p.AuditLog, DURABLE, _AUDIT, {**_PERSON, **_DIFF}),
+        _audit("audit_event", p.AuditEvent, DURABLE, _AUDIT, {**_PERSON, **_DIFF}),
+        _custom(FAMILY, None, DURABLE, (_ZONE, *_plain("topic"))),
+    )
+)

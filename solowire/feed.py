@@ -1,0 +1,348 @@
+"""Feeds: all connections of a shard that may see and want exactly the same, and where each of them stands.
+
+                    position                       log.position
+      ─────────────────┼──────── pending ───────────────┤
+      behind ▲    ▲    ▲ current: most connections
+
+What it keeps true:
+
+* A connection of a feed is either *current*: it has got all of the feed up to `position`, which is its cursor, or
+  *behind*, with a cursor of its own. Advancing a thousand current connections is one assignment.
+* `pending` is what of the log matches the feed behind `position`. It holds references, not copies, and it is emptied
+  by every flush; nothing is ever queued for a connection. One that is behind reads the log from its cursor.
+* A frame is built once for all connections that stand at the same place. Only an event for one user alone makes its
+  connection fall behind on purpose, so that its frame can hold what the others' must not.
+* Offsets in the frames of one connection only ever grow.
+
+A feed decides and returns; who calls it sends. `Feeds` finds the feeds that an event matches without looking at those
+it doesn't: by type, and by the value of one condition. That index may name a feed in vain, so `Feed.accepts` has the
+last word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Iterator
+from typing import Generic, TypeVar
+
+import msgspec
+
+from solowire.access import View
+from solowire.catalog import Catalog
+from solowire.client_protocol import MAX_FRAME_BYTES, Codec
+from solowire.events import Priority
+from solowire.log import Entry, Log
+from solowire.subscriptions import Selection
+
+C = TypeVar("C", bound=Hashable)
+"""A connection: the feed only ever holds on to it."""
+
+FLUSH_AT_BYTES = MAX_FRAME_BYTES // 2
+"""A feed with this much pending is flushed without waiting: so frames stay well below their bound."""
+
+MAX_EVENTS_BYTES = MAX_FRAME_BYTES - 128
+"""What a frame's events may take, its head apart."""
+
+SCAN_ENTRIES = 10_000
+"""How many entries of the log one frame may look through for a connection that is behind: bounds a turn's time."""
+
+
+class FlushDelays(msgspec.Struct, frozen=True):
+    """How long, in seconds, an event of each priority may wait for company."""
+
+    critical: float = 0.0
+    high: float = 0.02
+    normal: float = 0.1
+    low: float = 1.0
+
+    def of(self, priority: Priority) -> float:
+        if priority is Priority.normal:  # nearly all are
+            return self.normal
+        delay: float = getattr(self, priority.value)
+        return delay
+
+
+class FeedKey(msgspec.Struct, frozen=True):
+    """What makes two connections the same feed. hidden: the fields that redaction takes out, by event type."""
+
+    selection: Selection
+    hidden: tuple[tuple[str, frozenset[str]], ...]
+    codec: Codec
+
+
+def feed_key(selection: Selection, view: View, codec: Codec, catalog: Catalog) -> FeedKey:
+    """The key of the feed for `selection` (already judged by `view`) under `view` and `codec`."""
+    hidden = []
+    for name, _ in selection:
+        event_type = catalog.get(name)
+        fields = view.hidden(event_type) if event_type is not None else frozenset()
+        if fields:
+            hidden.append((name, fields))
+    return FeedKey(selection, tuple(hidden), codec)
+
+
+class Frame(msgspec.Struct, frozen=True, gc=False):
+    """One WebSocket message. payload: None if nothing was to be sent. cursor: where its receiver then stands."""
+
+    cursor: int
+    payload: str | bytes | None
+    events: int = 0
+
+
+class Feed(Generic[C]):
+    """One feed. The time is an argument, in seconds of one monotonic clock."""
+
+    __slots__ = (
+        "_codec",
+        "_hidden",
+        "_log",
+        "_pending",
+        "_pending_bytes",
+        "_selection",
+        "behind",
+        "current",
+        "due",
+        "flushed_at",
+        "key",
+        "position",
+    )
+
+    def __init__(self, key: FeedKey, log: Log) -> None:
+        self.key = key
+        self.position = log.position
+        self.current: set[C] = set()
+        self.behind: dict[C, int] = {}
+        self.due: float | None = None
+        self.flushed_at = float("-inf")
+        self._log = log
+        self._codec = key.codec
+        self._selection = dict(key.selection)
+        self._hidden = dict(key.hidden)
+        self._pending: list[tuple[int, bytes]] = []  # offset, fragment
+        self._pending_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self.current) + len(self.behind)
+
+    # ------------------------------------------------------------------------------------------------ matching
+
+    def accepts(self, entry: Entry) -> bool:
+        """Whether the feed wants `entry`, redaction apart."""
+        for name in entry.names:
+            conditions = self._selection.get(name)
+            if conditions is not None:
+                return all(not values.isdisjoint(entry.terms.get(attr, ())) for attr, values in conditions)
+        return False
+
+    def fragment(self, entry: Entry) -> bytes | None:
+        """`entry` as this feed's connections may see it; None if nothing is left of it."""
+        return entry.fragment(self._codec, self._hidden_of(entry))
+
+    def _hidden_of(self, entry: Entry) -> frozenset[str]:
+        if not self._hidden:
+            return frozenset()
+        for name in entry.names:
+            if name in self._hidden:
+                return self._hidden[name]
+        return frozenset()
+
+    # ------------------------------------------------------------------------------------------------- members
+
+    def join(self, connection: C, cursor: int, now: float) -> bool:
+        """Adds a connection that has got everything up to `cursor`; as `wake`."""
+        if not self._pending and not self.behind:
+            self.position = self._log.position  # nothing of the feed lies between: all of it moves on for free
+        if cursor == self.position:
+            self.current.add(connection)
+            return False
+        self.behind[connection] = cursor
+        return self.wake(now)
+
+    def leave(self, connection: C) -> int:
+        """Takes a connection out; returns its cursor."""
+        if connection in self.current:
+            self.current.discard(connection)
+            return self.position
+        return self.behind.pop(connection, self.position)
+
+    def cursor_of(self, connection: C) -> int:
+        return self.behind.get(connection, self.position)
+
+    # --------------------------------------------------------------------------------------------------- flushing
+
+    def add(self, entry: Entry, delay: float, now: float) -> bool:
+        """Takes an entry that the feed accepts and that is for all its connections; as `wake`."""
+        fragment = self.fragment(entry)
+        if fragment is None:
+            return False
+        self._pending.append((entry.offset, fragment))
+        self._pending_bytes += len(fragment) + 1
+        if self._pending_bytes >= FLUSH_AT_BYTES:
+            return self.wake(now)
+        return self.wake(max(now, self.flushed_at + delay))
+
+    def add_for(self, connection: C, delay: float, now: float) -> bool:
+        """Notes that the log has an entry for this connection alone: it falls behind, on purpose; as `wake`."""
+        if connection in self.current:
+            self.current.discard(connection)
+            self.behind[connection] = self.position
+        return self.wake(max(now, self.flushed_at + delay))
+
+    def wake(self, at: float) -> bool:
+        """Makes the feed due at `at`, unless it is due sooner; returns whether that changed anything."""
+        if self.due is None or at < self.due:
+            self.due = at
+            return True
+        return False
+
+    def frames_of(self, entries: Iterable[Entry], cursor: int) -> list[str | bytes]:
+        """Frames of these entries, whatever their offsets, for a connection that stands at `cursor`."""
+        fragments = [f for f in map(self.fragment, entries) if f is not None]
+        return [self._codec.events(cursor, run) for run in _cut(fragments)]
+
+    def flush(self, now: float) -> Frame:
+        """What all current connections get now: everything pending. Moves `position`, and with it their cursors.
+
+        Who could not be given the frame is then handed to `fell_behind`, with the position from before.
+        """
+        self.due = None
+        pending = self._pending
+        if self._pending_bytes <= MAX_EVENTS_BYTES:
+            self._pending, self._pending_bytes = [], 0
+            self.position = self._log.position
+        else:
+            pending = self._take_a_frame()
+            self.position = pending[-1][0]
+            self.due = now
+        if pending or self.behind:
+            self.flushed_at = now
+        if not pending:
+            return Frame(self.position, None)
+        return Frame(self.position, self._codec.events(self.position, [f for _, f in pending]), len(pending))
+
+    def _take_a_frame(self) -> list[tuple[int, bytes]]:
+        taken = len(next(_cut([f for _, f in self._pending])))
+        head, self._pending = self._pending[:taken], self._pending[taken:]
+        self._pending_bytes = sum(len(f) + 1 for _, f in self._pending)
+        return head
+
+    def fell_behind(self, connections: Iterable[C], cursor: int) -> None:
+        """These connections were still busy: they stay at `cursor`."""
+        for connection in connections:
+            self.current.discard(connection)
+            self.behind[connection] = cursor
+
+    def caught_up(self, connection: C, cursor: int) -> None:
+        """The connection, which is behind, has been given everything up to `cursor`."""
+        if cursor == self.position:
+            del self.behind[connection]
+            self.current.add(connection)
+        else:
+            self.behind[connection] = cursor
+
+    def read(self, cursor: int, user: str | None) -> Frame:
+        """One frame for a connection that stands at `cursor`, below `position`; at most MAX_FRAME_BYTES of it.
+
+        user: whose personal events belong in it; None builds the frame that all share who have none.
+        """
+        fragments: list[bytes] = []
+        size = 0
+        reached = cursor
+        for scanned, entry in enumerate(self._log.after(cursor)):
+            if entry.offset > self.position:
+                reached = self.position
+                break
+            if scanned == SCAN_ENTRIES:
+                break
+            owner = entry.event.user
+            if (owner is None or owner == user) and self.accepts(entry):
+                fragment = self.fragment(entry)
+                if fragment is not None:
+                    size += len(fragment) + 1
+                    if fragments and size > MAX_EVENTS_BYTES:
+                        break
+                    fragments.append(fragment)
+            reached = entry.offset
+        else:
+            reached = self.position
+        if not fragments:
+            return Frame(reached, None)
+        return Frame(reached, self._codec.events(reached, fragments), len(fragments))
+
+
+def _cut(fragments: list[bytes]) -> Iterator[list[bytes]]:
+    """`fragments` in runs that fit a frame each; one that is larger by itself is a run of its own."""
+    run: list[bytes] = []
+    size = 0
+    for fragment in fragments:
+        size += len(fragment) + 1
+        if run and size > MAX_EVENTS_BYTES:
+            yield run
+            run, size = [], len(fragment) + 1
+        run.append(fragment)
+    if run:
+        yield run
+
+
+class Feeds(Generic[C]):
+    """All feeds of a shard, found by their key or by what matches an entry."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._feeds: dict[FeedKey, Feed[C]] = {}
+        self._index: dict[_Slot, set[Feed[C]]] = {}
+
+    def __len__(self) -> int:
+        return len(self._feeds)
+
+    def __iter__(self) -> Iterator[Feed[C]]:
+        return iter(self._feeds.values())
+
+    def get(self, key: FeedKey) -> Feed[C]:
+        """The feed of this key; made if there is none."""
+        feed = self._feeds.get(key)
+        if feed is None:
+            feed = self._feeds[key] = Feed(key, self._log)
+            for slot in _slots(key):
+                self._index.setdefault(slot, set()).add(feed)
+        return feed
+
+    def drop(self, feed: Feed[C]) -> None:
+        """Forgets a feed that has no connections left."""
+        if self._feeds.pop(feed.key, None) is None:
+            return
+        for slot in _slots(feed.key):
+            feeds = self._index[slot]
+            feeds.discard(feed)
+            if not feeds:
+                del self._index[slot]
+
+    def matching(self, entry: Entry) -> set[Feed[C]]:
+        """The feeds that accept `entry`. Costs what it finds, and nothing for feeds of other types or values."""
+        found: set[Feed[C]] = set()
+        index = self._index
+        for name in entry.names:
+            found.update(index.get((name, "", ""), ()))
+            for attribute, values in entry.terms.items():
+                for value in values:
+                    for feed in index.get((name, attribute, value), ()):
+                        if feed.accepts(entry):
+                            found.add(feed)
+        return found
+
+
+_Slot = tuple[str, str, str]
+"""Event type, attribute, value; the latter two are empty for a feed that wants all events of the type."""
+
+
+def _slots(key: FeedKey) -> Iterator[_Slot]:
+    for name, conditions in key.selection:
+        if conditions:
+            attribute, values = min(conditions, key=_width)  # one is enough to find it by: the narrowest
+            for value in values:
+                yield name, attribute, value
+        else:
+            yield name, "", ""
+
+
+def _width(condition: tuple[str, frozenset[str]]) -> int:
+    return len(condition[1])

@@ -1,0 +1,198 @@
+"""The recent log: what a shard remembers of the router's log, and the entries in it.
+
+What it keeps true: entries stand in the order of their offsets; everything after `floor` and up to `position` that is
+this shard's business is in it, so a cursor at or above `floor` can be read on from without a hole. It is bounded in
+events and bytes, and trimmed from its old end in chunks. `latest` holds the newest entry of each state key, also after
+it has left the log, for the clients that start without a cursor; it is bounded too, and forgets the key that has been
+quiet longest.
+
+An entry encodes itself at most once for each codec and set of hidden fields, whatever number of feeds it matches.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from solowire.access import redact
+from solowire.catalog import CATALOG, Catalog, EventType
+from solowire.client_protocol import Codec
+from solowire.events import Delivery, Event, decode_event
+
+_NOTHING: frozenset[str] = frozenset()
+_encode_json = msgspec.json.Encoder().encode
+_decode_json = msgspec.json.Decoder().decode
+_encode_pack = msgspec.msgpack.Encoder().encode
+
+
+class _Written(msgspec.Struct, omit_defaults=True, gc=False):
+    """`client_protocol.ReceivedEvent` as it is written: its data is encoded already, or a redacted dict."""
+
+    offset: int
+    id: str
+    type: str
+    priority: str
+    timestamp: str
+    data: Any
+    key: str | None = None
+    user: str | None = None
+    source: str | None = None
+    correlation_id: str | None = None
+
+
+class Entry:
+    """An event at its offset, with what feeds match it by.
+
+    names: the names that a selection may hold for it (`custom.x` is also `custom.*`). terms: attribute → the values
+    that match it: for a hierarchical one, the name and all names above it.
+    """
+
+    __slots__ = ("_fragments", "event", "names", "offset", "size", "terms", "type")
+
+    def __init__(self, offset: int, event: Event, event_type: EventType) -> None:
+        self.offset = offset
+        self.event = event
+        self.type = event_type
+        self.names = (event.type, "custom.*") if event_type.category == "custom" else (event.type,)
+        self.terms = {name: _terms(value, event_type, name) for name, value in event.attributes.items()}
+        # What it takes to hold and, nearly, to send: 200 bytes go to the envelope.
+        self.size = len(event.data) + 200
+        self._fragments: dict[tuple[Codec, frozenset[str]], bytes | None] = {}
+
+    def fragment(self, codec: Codec, hidden: frozenset[str]) -> bytes | None:
+        """This event as an element of an `events` frame; None if `hidden` leaves nothing of it."""
+        key = (codec, hidden)
+        try:
+            return self._fragments[key]
+        except KeyError:
+            fragment = self._fragments[key] = self._encode(codec, hidden)
+            return fragment
+
+    def _encode(self, codec: Codec, hidden: frozenset[str]) -> bytes | None:
+        event = self.event
+        if hidden or codec is Codec.msgpack:
+            data = _decode_json(event.data)
+            if hidden:
+                data = redact(data, self.type, hidden)
+                if data is None:
+                    return None
+        else:
+            data = msgspec.Raw(event.data)
+        written = _Written(
+            self.offset,
+            event.id,
+            event.type,
+            event.priority.value,
+            event.timestamp,
+            data,
+            event.key,
+            event.user,
+            event.source,
+            event.correlation_id,
+        )
+        return _encode_json(written) if codec is Codec.json else _encode_pack(written)
+
+
+def _terms(value: str, event_type: EventType, name: str) -> tuple[str, ...]:
+    attribute = event_type.attribute(name)
+    if attribute is None or not attribute.hierarchical:
+        return (value,)
+    labels = value.split(".")
+    return (*(".".join(labels[i:]) for i in range(len(labels))), ".") if value != "." else (".",)
+
+
+class Log:
+    """The recent log of one shard.
+
+    max_events, max_bytes: what it holds at most. max_keys: how many state keys it remembers.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_events: int = 100_000,
+        max_bytes: int = 64 * 2**20,
+        max_keys: int = 10_000,
+        catalog: Catalog = CATALOG,
+    ) -> None:
+        self.position = 0
+        self.floor = 0
+        self.bytes = 0
+        self._max_events = max_events
+        self._max_bytes = max_bytes
+        self._max_keys = max_keys
+        self._catalog = catalog
+        self._entries: list[Entry] = []
+        self._offsets: list[int] = []
+        self._latest: dict[tuple[str, str, str | None], Entry] = {}
+        self._newest_for_user: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def reset(self, position: int) -> None:
+        """Forgets everything: the log goes on behind `position`."""
+        self.position = self.floor = position
+        self.bytes = 0
+        self._entries.clear()
+        self._offsets.clear()
+        self._latest.clear()
+        self._newest_for_user.clear()
+
+    def append(self, offset: int, body: bytes) -> Entry | None:
+        """Takes one event; None if its type is not known here (a newer gateway's), which skips it.
+
+        Raises msgspec.DecodeError if `body` is no event: the caller counts and drops it.
+        """
+        event = decode_event(body)
+        event_type = self._catalog.get(event.type)
+        if event_type is None:
+            return None
+        entry = Entry(offset, event, event_type)
+        self._entries.append(entry)
+        self._offsets.append(offset)
+        self.bytes += entry.size
+        self.position = offset
+        if event.user is not None:
+            self._newest_for_user[event.user] = offset
+        if event.delivery is Delivery.state:
+            key = (event.type, event.key or "", event.user)
+            self._latest.pop(key, None)  # so that the dict stays in the order of freshness
+            self._latest[key] = entry
+            if len(self._latest) > self._max_keys:
+                del self._latest[next(iter(self._latest))]
+        return entry
+
+    def trim(self) -> None:
+        """Drops from the old end what is over the bounds, and a tenth more, so that it is rarely done."""
+        if len(self._entries) <= self._max_events and self.bytes <= self._max_bytes:
+            return
+        drop = 0
+        keep_bytes = self._max_bytes * 9 // 10
+        keep_events = self._max_events * 9 // 10
+        while drop < len(self._entries) and (len(self._entries) - drop > keep_events or self.bytes > keep_bytes):
+            self.bytes -= self._entries[drop].size
+            drop += 1
+        self.floor = self._offsets[drop - 1]
+        for entry in self._entries[:drop]:
+            user = entry.event.user
+            if user is not None and self._newest_for_user.get(user) == entry.offset:
+                del self._newest_for_user[user]
+        del self._entries[:drop]
+        del self._offsets[:drop]
+
+    def after(self, cursor: int) -> Iterator[Entry]:
+        """The entries behind `cursor`, oldest first."""
+        for at in range(bisect_right(self._offsets, cursor), len(self._entries)):
+            yield self._entries[at]
+
+    def latest(self) -> list[Entry]:
+        """The newest entry of each state key, in the order of offsets."""
+        return list(self._latest.values())
+
+    def has_for(self, user: str, cursor: int) -> bool:
+        """Whether an event for this user alone stands behind `cursor`."""
+        return self._newest_for_user.get(user, -1) > cursor

@@ -1,0 +1,40 @@
+"""Which shard owns a user: consistent hashing with virtual nodes.
+
+What it keeps true: the owner of a user depends on nothing but the set of shards, so that every process that knows the
+set knows the directory, and there is no other. When a shard joins or leaves, only users that go to it or come from it
+move. With 1,024 points a shard, the largest of 8 shards holds a few percent more than its share (a test shows it);
+building a ring of 8 takes some milliseconds, which happens only when the set changes.
+
+Source: Karger et al., "Consistent hashing and random trees" (STOC 1997); BLAKE2b is RFC 7693.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable
+from hashlib import blake2b
+
+POINTS_PER_SHARD = 1024
+
+
+def _place(text: str) -> int:
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
+class Ring:
+    """An immutable ring over a set of shard indexes."""
+
+    __slots__ = ("_owners", "_places", "shards")
+
+    def __init__(self, shards: Iterable[int] = ()) -> None:
+        self.shards = frozenset(shards)
+        points = sorted((_place(f"shard:{s}:{i}"), s) for s in self.shards for i in range(POINTS_PER_SHARD))
+        self._places = [place for place, _ in points]
+        self._owners = [owner for _, owner in points]
+
+    def owner(self, user: str) -> int | None:
+        """The shard that owns `user`; None while there is no shard. O(log points)."""
+        if not self._owners:
+            return None
+        at = bisect_right(self._places, _place(f"user:{user}"))
+        return self._owners[at if at < len(self._owners) else 0]

@@ -1,0 +1,163 @@
+"""Tokens (who you are, made by the application) and tickets (one admission to one shard, made by the gateway).
+
+Both are JWTs (RFC 7519) signed with HS256. A ticket is signed with a key derived from the secret, so that neither can
+ever pass for the other, lives 30 seconds, names its shard, and is good for one use: `UsedTickets` remembers those seen
+until they would have expired anyway.
+
+Nothing here reads a clock: the time, unix seconds, is an argument, and so PyJWT's own look at `exp` is switched off.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections import deque
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import jwt
+import msgspec
+
+from solowire.access import Identity, Role, grants
+from solowire.errors import InvalidToken
+
+ALGORITHM = "HS256"
+TICKET_SECONDS = 30.0
+MAX_TOKEN_BYTES = 8192
+_CLOCK_SKEW_SECONDS = 5.0
+_UNVERIFIED: Any = {"verify_exp": False, "verify_nbf": False, "verify_iat": False, "verify_aud": False}
+
+
+T = TypeVar("T")
+
+
+class _Claims(msgspec.Struct):
+    """What we read of a token. The application that Solowire serves has `is_admin` where ours have `role`."""
+
+    sub: str
+    exp: float | None = None
+    nbf: float | None = None
+    role: str | None = None
+    is_admin: bool = False
+    permissions: tuple[str, ...] | None = None
+    scopes: dict[str, tuple[str, ...]] = {}
+    type: str | None = None
+    temp: bool = False
+
+
+class Ticket(msgspec.Struct):
+    """An admission: this identity, to this shard, until `exp`, once (`jti`)."""
+
+    jti: str
+    exp: float
+    shard: int
+    identity: Identity
+
+
+class Tokens:
+    """Signs and verifies with one secret and one set of roles."""
+
+    def __init__(self, secret: str, roles: Mapping[str, Role]) -> None:
+        self._secret = secret.encode()
+        self._ticket_key = hmac.new(self._secret, b"solowire ticket", hashlib.sha256).digest()
+        self._roles = roles
+
+    def sign(
+        self,
+        user: str,
+        role: str,
+        *,
+        now: float,
+        ttl: float,
+        scopes: Mapping[str, tuple[str, ...]] | None = None,
+    ) -> str:
+        """A token for `user`, valid `ttl` seconds from `now`."""
+        claims: dict[str, Any] = {"sub": user, "role": role, "iat": int(now), "exp": int(now + ttl)}
+        if scopes:
+            claims["scopes"] = {name: list(values) for name, values in scopes.items()}
+        return jwt.encode(claims, self._secret, ALGORITHM)
+
+    def identify(self, token: str, now: float) -> Identity:
+        """The identity that `token` proves. Raises InvalidToken: never a default, never a guess."""
+        claims = _convert(self._decode(token, self._secret), _Claims)
+        if not claims.sub or len(claims.sub) > 256:
+            raise InvalidToken("the token's 'sub' must be a user name of 1 to 256 characters")
+        if claims.type == "refresh" or claims.temp:
+            raise InvalidToken("this token was not made to open a connection", hint="use an access token")
+        if claims.exp is None:
+            raise InvalidToken("the token has no 'exp'", hint="sign tokens with an expiry")
+        if claims.exp <= now:
+            raise InvalidToken("the token has expired", code="token_expired", hint="get a new one")
+        if claims.nbf is not None and claims.nbf > now + _CLOCK_SKEW_SECONDS:
+            raise InvalidToken("the token is not valid yet")
+        role = claims.role or ("admin" if claims.is_admin else "viewer")
+        known = self._roles.get(role)
+        if known is None:
+            raise InvalidToken(f"the token's role {role!r} is not known", hint="known are " + ", ".join(self._roles))
+        permissions = known.permissions
+        if claims.permissions is not None:
+            # A token may narrow its role, never widen it.
+            permissions = tuple(p for p in claims.permissions if grants(known.permissions, p))
+        return Identity(claims.sub, role, permissions, _scopes(claims.scopes), claims.exp)
+
+    def issue_ticket(self, identity: Identity, shard: int, jti: str, now: float) -> str:
+        ticket = Ticket(jti, now + TICKET_SECONDS, shard, identity)
+        return jwt.encode(msgspec.to_builtins(ticket), self._ticket_key, ALGORITHM)
+
+    def redeem_ticket(self, text: str, shard: int, now: float) -> Ticket:
+        """The ticket's content, if it is ours, for this shard and fresh. That it is used once is `UsedTickets`."""
+        ticket = _convert(self._decode(text, self._ticket_key), Ticket)
+        if ticket.exp <= now:
+            raise InvalidToken("the ticket has expired", code="ticket_expired", hint="ask /v1/connect for another")
+        if ticket.shard != shard:
+            raise InvalidToken(
+                f"the ticket is for shard {ticket.shard}, this is shard {shard}",
+                code="wrong_shard",
+                hint="ask /v1/connect for another",
+            )
+        return ticket
+
+    @staticmethod
+    def _decode(text: str, key: bytes) -> dict[str, Any]:
+        if not text:
+            raise InvalidToken("there is no token", code="missing_token", hint="send 'Authorization: Bearer …'")
+        if len(text) > MAX_TOKEN_BYTES:
+            raise InvalidToken(f"the token is longer than {MAX_TOKEN_BYTES} bytes")
+        try:
+            # The list of algorithms is what refuses `alg: none` and a public key used as an HMAC secret.
+            claims: dict[str, Any] = jwt.decode(text, key, algorithms=[ALGORITHM], options=_UNVERIFIED)
+        except jwt.InvalidSignatureError:
+            raise InvalidToken("the signature is wrong", hint="sign it with the gateway's secret") from None
+        except (jwt.PyJWTError, ValueError, RecursionError) as error:
+            raise InvalidToken(f"it can't be read: {error}") from None
+        return claims
+
+
+class UsedTickets:
+    """Remembers the tickets that were used, each until it would have expired: bounded by admissions in 30 s."""
+
+    def __init__(self) -> None:
+        self._seen: set[str] = set()
+        self._order: deque[tuple[float, str]] = deque()
+
+    def use(self, ticket: Ticket, now: float) -> None:
+        """Marks it as used. Raises InvalidToken if it was already."""
+        while self._order and self._order[0][0] <= now:
+            self._seen.discard(self._order.popleft()[1])
+        if ticket.jti in self._seen:
+            raise InvalidToken("the ticket was used already", code="ticket_used", hint="ask /v1/connect for another")
+        self._seen.add(ticket.jti)
+        # Kept for the longest life a ticket can have rather than its own, so that the order is that of use.
+        self._order.append((now + TICKET_SECONDS, ticket.jti))
+
+
+def _convert(claims: dict[str, Any], kind: type[T]) -> T:
+    try:
+        return msgspec.convert(claims, kind)
+    except msgspec.ValidationError as error:
+        raise InvalidToken(f"its claims are not what they should be: {error}") from None
+
+
+def _scopes(claimed: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    # `zones` is how people say it, `zone` is the attribute's name.
+    return {("zone" if name == "zones" else name): values for name, values in claimed.items()}

@@ -1,0 +1,202 @@
+"""The agent against a real `named`, asked with `dig`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sources.follow import Follower
+from sources.query_log import Query, parse_query
+from sources.server import run_bind9
+from tests.sources.named import KEY_NAME, READY, ZONES, Named, find
+
+
+@pytest.fixture(autouse=True)
+def _bind9() -> None:
+    missing = [program for program in ("named", "dig") if find(program) is None]
+    if not missing:
+        return
+    reason = f"{' and '.join(missing)} not installed: apt-get install bind9 bind9-dnsutils"
+    if os.geteuid() != 0:
+        pytest.skip(f"{reason} (not run as root, so it can't be expected here)")
+    pytest.fail(reason)
+
+
+class Seen:
+    """The lines and queries that a follower of named's log has read."""
+
+    def __init__(self, follower: Follower) -> None:
+        self.follower = follower
+        self.lines: list[str] = []
+
+    def queries(self) -> list[Query]:
+        """All but those by which `Named` asked whether the server is ready."""
+        found = [query for query in (parse_query(line, None) for line in self.lines) if query is not None]
+        return [query for query in found if query.query_domain != READY]
+
+    def names(self) -> list[str]:
+        return [query.query_domain for query in self.queries()]
+
+    def until(self, condition: Callable[[], bool], seconds: float = 10) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, self.lines
+            if lines := self.follower.read():
+                self.lines += lines
+            else:
+                time.sleep(0.02)
+
+
+@contextmanager
+def following(named: Named) -> Iterator[Seen]:
+    follower = Follower(named.log, from_start=True)
+    try:
+        yield Seen(follower)
+    finally:
+        follower.close()
+
+
+ASKED = ["a.z.example", "MiXed.z.example", r"a\.b\032c\(d\)\"\;\@\$\200.z.example", "."]
+
+
+@pytest.mark.parametrize("print_time", ["yes", "iso8601", "iso8601-utc", "no"])
+@pytest.mark.parametrize(("prefix", "view"), [(False, None), (True, "inner view")])
+def test_every_line_of_a_real_query_log_is_a_query(
+    tmp_path: Path, print_time: str, prefix: bool, view: str | None
+) -> None:
+    """Whatever the channel prints, every line is understood: names, key, view, TCP, EDNS options, time."""
+    with Named(tmp_path, print_time=print_time, prefix=prefix, view=view) as named, following(named) as seen:
+        for name in ASKED:
+            named.dig(name)
+        named.dig("tcp.z.example", "HTTPS", "+tcp")
+        named.dig("ecs.z.example", "ANY", "+notcp", "+subnet=192.0.2.0/24", "+dnssec", "+cd")
+        named.dig("plain.z.example", "TYPE65400", "+noedns", "+norecurse")
+        named.dig_signed("signed.z.example", "TXT")
+        seen.until(lambda: len(seen.names()) >= len(ASKED) + 4)
+    queries = {query.query_domain: query for query in seen.queries()}
+    assert all(parse_query(line, None) is not None for line in seen.lines)
+    assert list(queries) == [*ASKED, "tcp.z.example", "ecs.z.example", "plain.z.example", "signed.z.example"]
+    assert queries["tcp.z.example"].query_type == "HTTPS"
+    assert "T" in queries["tcp.z.example"].flags
+    assert {"D", "C"} <= set(queries["ecs.z.example"].flags)
+    assert (queries["plain.z.example"].flags, queries["plain.z.example"].query_type) == ("-", "TYPE65400")
+    assert queries["signed.z.example"].key == KEY_NAME
+    for query in queries.values():
+        assert (query.client_ip, query.server_ip, query.view) == ("127.0.0.1", "127.0.0.1", view)
+        if print_time == "no":
+            assert query.timestamp is None
+        else:
+            assert query.timestamp is not None
+            age = datetime.now(UTC) - datetime.fromisoformat(query.timestamp)
+            assert timedelta(seconds=-1) < age < timedelta(minutes=1)
+
+
+def has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no ::1")
+def test_ipv6(tmp_path: Path) -> None:
+    """A query over IPv6 is understood."""
+    with Named(tmp_path, ipv6=True) as named, following(named) as seen:
+        named.dig("six.z.example", "AAAA", address="::1")
+        seen.until(lambda: seen.names() == ["six.z.example"])
+    assert (seen.queries()[0].client_ip, seen.queries()[0].server_ip) == ("::1", "::1")
+
+
+def test_rename_and_reopen(tmp_path: Path) -> None:
+    """Queries before a rename, between it and named's reopening, and after it come once and in order."""
+    with Named(tmp_path) as named, following(named) as seen:
+        named.dig("before.z.example")
+        seen.until(lambda: seen.names() == ["before.z.example"])
+        named.log.rename(tmp_path / "query.log.1")
+        named.dig("between.z.example")
+        named.reopen()
+        named.dig("after.z.example")
+        seen.until(lambda: len(seen.names()) == 3)
+        assert "after" in named.log.read_text()
+        assert "between" in (tmp_path / "query.log.1").read_text()
+    assert seen.names() == ["before.z.example", "between.z.example", "after.z.example"]
+
+
+def test_copytruncate(tmp_path: Path) -> None:
+    """After the log is copied and truncated under a running named, reading goes on with its next query."""
+    with Named(tmp_path) as named, following(named) as seen:
+        for number in range(5):
+            named.dig(f"before{number}.z.example")
+        seen.until(lambda: len(seen.names()) == 5)
+        shutil.copy(named.log, tmp_path / "query.log.1")
+        os.truncate(named.log, 0)
+        named.dig("after.z.example")
+        seen.until(lambda: len(seen.names()) == 6)
+    assert seen.names() == [f"before{number}.z.example" for number in range(5)] + ["after.z.example"]
+
+
+def test_nameds_own_rotation(tmp_path: Path) -> None:
+    """With `versions` and `size` named rotates by itself, several times, and no query is lost."""
+    names = [f"q{number}.z.example" for number in range(40)]
+    with Named(tmp_path, rotation="versions 20 size 1k") as named, following(named) as seen:
+        for name in names:
+            named.dig(name)
+            seen.until(lambda asked=name: asked in seen.names())  # type: ignore[misc]
+        assert len(list(tmp_path.glob("query.log.*"))) >= 2
+    assert seen.names() == names
+
+
+class Memory:
+    """A publisher that keeps what is published."""
+
+    def __init__(self) -> None:
+        self.events: list[dict[str, Any]] = []
+
+    async def publish(
+        self, type: str, data: dict[str, Any], *, timestamp: str | None = None, source: str | None = None
+    ) -> None:
+        self.events.append({"type": type, "data": data, "timestamp": timestamp, "source": source})
+
+    async def drain(self) -> None:
+        return
+
+
+async def test_the_agent_publishes_what_named_is_asked(tmp_path: Path) -> None:
+    """From dig to event: the agent, at the end of a live log, publishes the next query with its zone."""
+    publisher, stop = Memory(), asyncio.Event()
+    with Named(tmp_path) as named:
+        agent = asyncio.create_task(
+            run_bind9(named.log, publisher, server="ns1", from_start=False, zones=ZONES, stop=stop)
+        )
+        await asyncio.sleep(0)  # the agent takes its place at the log's end in its first step
+        await asyncio.to_thread(named.dig, "www.sub.z.example", "AAAA")
+        deadline = time.monotonic() + 10
+        while not publisher.events:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.02)
+        stop.set()
+        await agent
+    (event,) = publisher.events
+    assert (event["type"], event["source"]) == ("dns_query_log", "ns1")
+    assert event["timestamp"].endswith("Z")
+    assert event["data"] == {
+        "client_ip": "127.0.0.1",
+        "query_domain": "www.sub.z.example",
+        "query_type": "AAAA",
+        "query_class": "IN",
+        "flags": event["data"]["flags"],
+        "server_ip": "127.0.0.1",
+        "zone": "sub.z.example",
+    }

@@ -1,0 +1,231 @@
+# ruff: noqa: E501 - log lines are kept as they were written
+from __future__ import annotations
+
+import time
+from datetime import UTC, timedelta, timezone, tzinfo
+from zoneinfo import ZoneInfo
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sources.query_log import Query, parse_query, payload, zone_of, zone_set
+
+REAL = [  # written by Debian's BIND 9.18, but for the last two: without the client's address in memory, and older
+    r"23-Nov-2026 03:59:33.373 client @0x7fbb86a32098 127.0.0.1#39576 (www.z.example): query: www.z.example IN A +E(0)K (127.0.0.1)",
+    r"23-Nov-2026 11:33:34.116 client @0x7f1b8ccd5098 127.0.0.1#55286/key test-key (WwW.z.example): query: WwW.z.example IN TXT +SE(0)K (127.0.0.1)",
+    r"23-Nov-2026 11:33:34.140 client @0x7f1b8ccd5098 127.0.0.1#57989 (.): query: . IN NS +E(0)K (127.0.0.1)",
+    r"2026-11-23T11:33:34.500Z queries: info: client @0x7f80468d5098 127.0.0.1#56031 (a\.b\032c\(d\)\"\;\@\$\200.z.example): view inner view: query: a\.b\032c\(d\)\"\;\@\$\200.z.example IN HTTPS +E(0)K (127.0.0.1)",
+    r"2026-11-23T11:33:34.576Z queries: info: client @0x7f80468d6c98 ::1#53954 (v6.z.example): view inner view: query: v6.z.example IN A +E(0)K (::1)",
+    r"2026-11-23T11:33:34.884 client @0x7fce7f4d8898 127.0.0.1#33101 (x.z.example): query: x.z.example IN ANY +E(0)TDCK (127.0.0.1) [ECS 192.0.2.0/24/0]",
+    r"client @0x7f05b26d5098 127.0.0.1#47609 (version.bind): query: version.bind CH A +E(0)K (127.0.0.1)",
+    r"23-Nov-2026 03:59:33.373 client 192.0.2.7#1035 (a.example): view external: query: a.example IN AAAA - (192.0.2.53)",
+    r"23-Nov-2026 03:59:33.373 client 192.0.2.7#1035: query: a.example IN AAAA + (192.0.2.53)",
+]
+
+OTHER = [
+    "",
+    "\n",
+    "all zones loaded",
+    r"23-Nov-2026 11:33:34.140 client @0x7f1b8ccd5098 127.0.0.1#57989 (.): query failed (REFUSED) for ./IN/NS at query.c:5708",
+    r"23-Nov-2026 11:33:34.140 client @0x7f1b 127.0.0.1#57989 (x.example): query (cache) 'x.example/A/IN' denied",
+    r"23-Nov-2026 11:33:34.140 client @0x7f1b 127.0.0.1#39419 (evil.example): rpz QNAME NXDOMAIN rewrite evil.example/A/IN via evil.example.rpz.malware",
+]
+
+DAMAGED = [
+    REAL[0][1:],
+    REAL[0][:-1],
+    REAL[0] + REAL[0],
+    REAL[0].replace("Nov", "Nop"),
+    REAL[0].replace("23-Nov", "31-Nov"),
+    REAL[0].replace("03:59", "24:59"),
+    REAL[0].replace("#39576", "#65536"),
+    REAL[0].replace("query: www.z.example", "query: www z.example"),
+    REAL[0].replace("query: www.z.example", "query: www\ufffd.z.example"),
+    "\0\0\0" + REAL[0],
+]
+
+
+def query(line: str, tz: tzinfo | None = UTC) -> Query:
+    found = parse_query(line, tz)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("line", REAL)
+def test_every_real_form_is_a_query(line: str) -> None:
+    """Each form that BIND writes is understood, with or without the newline at its end."""
+    assert query(line) == query(line + "\n") == query(line + "\r\n")
+
+
+@pytest.mark.parametrize("line", OTHER + DAMAGED)
+def test_what_is_no_whole_query_is_none(line: str) -> None:
+    """Other lines of the same log, and lines that are cut, joined or damaged, give None."""
+    assert parse_query(line, UTC) is None
+
+
+def test_all_fields() -> None:
+    """A plain line gives every field, and None for the view and the key that it doesn't name."""
+    assert query(REAL[0]) == Query(
+        timestamp="2026-11-23T03:59:33.373Z",
+        client_ip="127.0.0.1",
+        client_port=39576,
+        query_domain="www.z.example",
+        query_class="IN",
+        query_type="A",
+        flags="+E(0)K",
+        server_ip="127.0.0.1",
+        view=None,
+        key=None,
+    )
+
+
+def test_key_view_and_addresses() -> None:
+    """TSIG keys, view names with blanks, IPv6 and link-local addresses are read from where BIND puts them."""
+    assert query(REAL[1]).key == "test-key"
+    assert query(REAL[1]).query_domain == "WwW.z.example"
+    assert query(REAL[3]).view == "inner view"
+    assert (query(REAL[4]).client_ip, query(REAL[4]).server_ip) == ("::1", "::1")
+    link_local = query(REAL[4].replace("::1#", "fe80::1%eth0#").replace("(::1)", "(fe80::2%eth0)"))
+    assert (link_local.client_ip, link_local.server_ip) == ("fe80::1%eth0", "fe80::2%eth0")
+    both = query(REAL[3].replace("#56031", "#56031/key a.key"))
+    assert (both.key, both.view) == ("a.key", "inner view")
+    assert query(REAL[8]).query_type == "AAAA"
+
+
+@pytest.mark.parametrize("prefix", ["queries: info: ", "queries: ", "info: ", "debug 1: ", "queries: debug 3: ", ""])
+def test_category_and_severity_may_be_there(prefix: str) -> None:
+    """print-category and print-severity change nothing in what is understood."""
+    assert query(REAL[0].replace("client", prefix + "client", 1)) == query(REAL[0])
+
+
+def test_odd_names() -> None:
+    """The root stays "." and escapes stay as BIND writes them."""
+    assert query(REAL[2]).query_domain == "."
+    assert query(REAL[3]).query_domain == r"a\.b\032c\(d\)\"\;\@\$\200.z.example"
+
+
+@pytest.mark.parametrize(
+    ("written", "tz", "utc"),
+    [
+        ("23-Nov-2026 03:59:33.373", UTC, "2026-11-23T03:59:33.373Z"),
+        ("23-Nov-2026 03:59:33.373", timezone(timedelta(hours=5, minutes=30)), "2026-11-22T22:29:33.373Z"),
+        ("2026-11-23T03:59:33.373", ZoneInfo("Europe/Berlin"), "2026-11-23T02:59:33.373Z"),
+        ("23-Jul-2026 03:59:33.000", ZoneInfo("Europe/Berlin"), "2026-07-23T01:59:33.000Z"),
+        ("25-Oct-2026 02:30:00.000", ZoneInfo("Europe/Berlin"), "2026-10-25T00:30:00.000Z"),
+        ("2026-11-23T03:59:33.373Z", ZoneInfo("Europe/Berlin"), "2026-11-23T03:59:33.373Z"),
+        ("2026-11-23T03:59:33.373+02:00", ZoneInfo("Europe/Berlin"), "2026-11-23T01:59:33.373Z"),
+        ("2026-11-23T03:59:33.373-0130", None, "2026-11-23T05:29:33.373Z"),
+    ],
+)
+def test_times_become_utc(written: str, tz: tzinfo | None, utc: str) -> None:
+    """A local time is moved by the given zone (in a repeated hour: the first one), one with its own zone by that."""
+    assert query(REAL[0].replace("23-Nov-2026 03:59:33.373", written), tz).timestamp == utc
+
+
+def test_without_a_zone_the_machines_own_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With tz=None a local time is read as the machine's own."""
+    try:
+        monkeypatch.setenv("TZ", "XYZ-3")
+        time.tzset()
+        assert query(REAL[0], None).timestamp == "2026-11-23T00:59:33.373Z"
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_no_time() -> None:
+    """`print-time no` gives a query whose timestamp is None."""
+    assert query(REAL[6]).timestamp is None
+
+
+@pytest.mark.parametrize("year", ["0001", "9999", "0000"])
+def test_times_at_the_edge_of_the_calendar_are_no_error(year: str) -> None:
+    """A time that leaves the calendar when it becomes UTC makes the line a damaged one."""
+    line = REAL[0].replace("23-Nov-2026 03:59", f"{'31-Dec' if year == '9999' else '01-Jan'}-{year} 12:00")
+    assert parse_query(line, timezone(timedelta(hours=-23 if year == "9999" else 23))) is None
+    parse_query(line, None)
+
+
+ZONES = [None, UTC, timezone(timedelta(hours=14)), ZoneInfo("Europe/Berlin")]
+
+
+@given(st.text(), st.sampled_from(ZONES))
+def test_any_text_is_none_or_a_query(line: str, tz: tzinfo | None) -> None:
+    """No text raises."""
+    assert parse_query(line, tz) is None or "query: " in line
+
+
+@given(st.data(), st.sampled_from(REAL), st.sampled_from(ZONES))
+def test_mutated_real_lines_never_raise(data: st.DataObject, line: str, tz: tzinfo | None) -> None:
+    """A real line with any piece replaced gives None or a query whose payload can be sent."""
+    start = data.draw(st.integers(0, len(line)))
+    end = data.draw(st.integers(start, min(len(line), start + 8)))
+    piece = data.draw(st.text(max_size=8) | st.text("0123456789-:.#@()%\\ TZ+", max_size=8))
+    found = parse_query(line[:start] + piece + line[end:], tz)
+    if found is not None:
+        assert 0 <= found.client_port <= 65535
+        assert found.query_domain.isascii()
+        assert " " not in found.query_domain
+        assert found.timestamp is None or found.timestamp.endswith("Z")
+        assert msgspec.json.decode(msgspec.json.encode(payload(found, zone_set(["z.example"]))))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "client 1.1.1.1#5/key " + "(a)" * 20_000,
+        "client 1.1.1.1#5 (" + "):" * 30_000,
+        "client 1.1.1.1#5: view " + ": query: " * 7_000,
+        "client 1.1.1.1#5: view " + ": query: a IN A +" * 4_000,
+        "client 1.1.1.1#5 (" + ")" * 30_000 + ": view " + ": query: a IN A + (::" * 2_000,
+    ],
+)
+def test_long_hostile_lines_take_no_time(line: str) -> None:
+    """Lines of 64 KB made to set the pattern back again and again are refused within a fraction of a second."""
+    began = time.perf_counter()
+    assert parse_query(line, UTC) is None
+    assert time.perf_counter() - began < 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "zone"),
+    [
+        ("www.z.example", "z.example"),
+        ("WWW.Z.Example", "z.example"),
+        ("a.b.sub.z.example", "sub.z.example"),
+        ("sub.z.example", "sub.z.example"),
+        ("notz.example", None),
+        (r"not\.z.example", None),
+        (r"not\\.z.example", "z.example"),
+        (r"a\.b\032c.z.example", "z.example"),
+        ("example", None),
+        (".", None),
+        ("\\", None),
+    ],
+)
+def test_the_longest_zone_that_covers_a_name(name: str, zone: str | None) -> None:
+    """Whole labels count, capitals and escaped dots don't, and the longest zone wins."""
+    assert zone_of(name, zone_set(["Z.example.", " sub.z.example ", ""])) == zone
+
+
+def test_the_root_zone_covers_all() -> None:
+    """Given ".", every name has a zone, and a longer one still wins."""
+    zones = zone_set([".", "z.example"])
+    assert [zone_of(name, zones) for name in (".", "com", "a.z.example")] == [".", ".", "z.example"]
+
+
+def test_payload() -> None:
+    """The payload has the eight fields of the event, view and zone only where there is one."""
+    assert payload(query(REAL[3]), zone_set(["z.example"])) == {
+        "client_ip": "127.0.0.1",
+        "query_domain": r"a\.b\032c\(d\)\"\;\@\$\200.z.example",
+        "query_type": "HTTPS",
+        "query_class": "IN",
+        "flags": "+E(0)K",
+        "server_ip": "127.0.0.1",
+        "view": "inner view",
+        "zone": "z.example",
+    }
+    assert not {"view", "zone"} & payload(query(REAL[0]), zone_set([])).keys()

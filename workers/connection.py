@@ -1,0 +1,109 @@
+"""One user's connection, as its shard sees it, and the states it goes through.
+
+    waiting ──hello, or 2 s──► live ──► closing ──► gone
+       └──────────────────────────────────▲
+
+A connection belongs to a feed exactly while it is live. Nothing is queued for it but a few answers to its own messages,
+at most MAX_ANSWERS, that arrived while its socket was busy; at that bound it is closed as too slow.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import Enum
+from typing import Any
+
+from solowire.access import Identity, View, view_of
+from solowire.client_protocol import Codec
+from solowire.feed import Feed
+from solowire.subscriptions import Selection, Wanted
+
+MAX_ANSWERS = 16
+MAX_STRIKES = 10
+STRIKE_SECONDS = 60.0
+
+
+class State(Enum):
+    waiting = "waiting"
+    live = "live"
+    closing = "closing"
+    gone = "gone"
+
+
+TRANSITIONS = {
+    State.waiting: {State.live, State.closing, State.gone},
+    State.live: {State.closing, State.gone},
+    State.closing: {State.gone},
+    State.gone: set[State](),
+}
+
+
+class Connection:
+    """One WebSocket. `socket` is whatever the seam (`workers.sockets`) needs to reach it; nobody else looks at it."""
+
+    __slots__ = (
+        "answers",
+        "bucket",
+        "codec",
+        "expires",
+        "feed",
+        "heard",
+        "identity",
+        "selection",
+        "session",
+        "silent",
+        "socket",
+        "state",
+        "strikes",
+        "tokens",
+        "tokens_at",
+        "view",
+        "wanted",
+    )
+
+    def __init__(self, session: str, identity: Identity, codec: Codec, socket: Any) -> None:
+        self.session = session
+        self.codec = codec
+        self.socket = socket
+        self.state = State.waiting
+        self.feed: Feed[Connection] | None = None
+        self.wanted: Wanted = {}
+        self.selection: Selection = ()
+        self.answers: list[str | bytes] = []
+        self.strikes: deque[float] = deque(maxlen=MAX_STRIKES)
+        self.tokens = 0.0
+        self.tokens_at: float | None = None
+        self.heard = True
+        self.bucket = 0
+        self.silent = 0
+        self.expires: float | None = None  # monotonic
+        self.identity = identity
+        self.view: View = view_of(identity)
+
+    def become(self, state: State) -> None:
+        """Changes the state. Raises ValueError for a transition that the table doesn't have."""
+        if state not in TRANSITIONS[self.state]:
+            raise ValueError(f"connection {self.session}: {self.state.value} can't become {state.value}")
+        self.state = state
+
+    def identify(self, identity: Identity) -> None:
+        """Takes another identity of the same user: a refreshed token."""
+        self.identity = identity
+        self.view = view_of(identity)
+
+    def may_speak(self, now: float, rate: float, burst: float) -> float:
+        """Takes one message out of a token bucket; 0, or the seconds until there is room for one."""
+        if self.tokens_at is None:
+            self.tokens = burst
+        else:
+            self.tokens = min(burst, self.tokens + (now - self.tokens_at) * rate)
+        self.tokens_at = now
+        if self.tokens >= 1.0:
+            self.tokens -= 1.0
+            return 0.0
+        return (1.0 - self.tokens) / rate
+
+    def strike(self, now: float) -> bool:
+        """Notes a bad message; whether that makes ten within a minute."""
+        self.strikes.append(now)
+        return len(self.strikes) == MAX_STRIKES and now - self.strikes[0] < STRIKE_SECONDS

@@ -1,0 +1,655 @@
+"""The shard: its users' connections, its recent log, its feeds, and what to do when something happens.
+
+What it keeps true:
+
+* A user has at most one connection here; a newer one replaces it (4409), or is refused, as the setting says.
+* A connection gets only what its view allows at the moment of sending: whenever identity or subscriptions change it
+  changes feeds, and it takes nothing along but its cursor.
+* A connection that the ring gives to another shard gets nothing more from the moment the shard knows, so that the
+  cursor it goes away with is one that its next shard can trust.
+* No connection is waited for. One that is busy falls behind in its cursor, and is looked at again every 20 ms.
+
+It reads no clock and touches no socket: `now` is an argument (seconds, monotonic), and `Sockets` is the seam. After
+each call, `next_due` says when `run` wants to be called.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from heapq import heappop, heappush
+from itertools import count
+
+import msgspec
+import structlog
+
+from solowire.access import Identity, Role
+from solowire.backplane import Deliver, RingState, ShardStats
+from solowire.catalog import CATALOG, Catalog
+from solowire.client_protocol import (
+    MAX_MESSAGE_BYTES,
+    ClientMessage,
+    Codec,
+    Error,
+    Hello,
+    Id,
+    Notice,
+    Ping,
+    Pong,
+    Reconnect,
+    ReconnectNow,
+    Refresh,
+    Reply,
+    Resume,
+    ServerMessage,
+    Stats,
+    Subscribe,
+    Subscriptions,
+    Unsubscribe,
+    Welcome,
+)
+from solowire.codes import CloseCode
+from solowire.errors import InvalidMessage, InvalidToken, Refused
+from solowire.feed import Feed, Feeds, FlushDelays, Frame, feed_key
+from solowire.log import Entry, Log
+from solowire.ring import Ring
+from solowire.subscriptions import (
+    Filter,
+    Resolved,
+    check_patterns,
+    parse_filter,
+    resolve,
+    subscribe,
+    unsubscribe,
+)
+from solowire.tokens import Tokens, UsedTickets
+from workers.connection import MAX_ANSWERS, Connection, State
+from workers.sockets import Sockets
+
+log = structlog.get_logger("solowire.shard")
+
+BLOCKED_LOOK_SECONDS = 0.02
+HEARTBEAT_BUCKETS = 25
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What one shard allows. Times in seconds, rates per second."""
+
+    on_duplicate: str = "replace"
+    hello_timeout: float = 2.0
+    heartbeat: float = 25.0
+    expiry_notice: float = 60.0
+    stalled: float = 30.0
+    message_rate: float = 20.0
+    message_burst: float = 60.0
+    reconnect_min_ms: int = 500
+    reconnect_max_ms: int = 20_000
+    moves_per_second: float = 500.0
+    flush: FlushDelays = FlushDelays()
+
+
+class Shard:
+    """One shard's decisions. wall_offset: what to add to a monotonic time to get unix seconds."""
+
+    def __init__(
+        self,
+        index: int,
+        *,
+        sockets: Sockets,
+        tokens: Tokens,
+        roles: Mapping[str, Role],
+        new_id: Callable[[], str],
+        wall_offset: float,
+        limits: Limits | None = None,
+        catalog: Catalog = CATALOG,
+        recent: Log | None = None,
+    ) -> None:
+        self.index = index
+        self.epoch = ""
+        self.log = recent if recent is not None else Log(catalog=catalog)
+        self.feeds: Feeds[Connection] = Feeds(self.log)
+        self.connections: set[Connection] = set()
+        self.wall_offset = wall_offset
+        self.ready_at: int | None = None
+        self.totals: Counter[str] = Counter()
+        self._users: dict[str, Connection] = {}
+        self._sockets = sockets
+        self._tokens = tokens
+        self._roles = roles
+        self._new_id = new_id
+        self._limits = limits or Limits()
+        self._catalog = catalog
+        self._used = UsedTickets()
+        self._ring = Ring()
+        self._ring_version = -1
+        self._trusted_from = 0
+        self._blocked: dict[Connection, float] = {}
+        self._looks_again: float | None = None
+        self._order = count()
+        self._due_feeds: list[tuple[float, int, Feed[Connection]]] = []
+        self._timers: list[tuple[float, int, Callable[[Connection, float], None], Connection]] = []
+        self._buckets: list[set[Connection]] = [set() for _ in range(HEARTBEAT_BUCKETS)]
+        self._bucket_at = 0
+        self._beats_at: float | None = None
+
+    # ------------------------------------------------------------------------------------- from the router
+
+    @property
+    def ready(self) -> bool:
+        """Whether it knows the ring, is in it, and has the log up to where it was when it came."""
+        return self.ready_at is not None and self.log.position >= self.ready_at and self.index in self._ring.shards
+
+    def ring_changed(self, state: RingState, now: float) -> None:
+        """Takes the ring, and sends away whoever it gives to another shard."""
+        if state.epoch != self.epoch:
+            self._new_epoch(state.epoch, now)
+        elif state.version == self._ring_version:
+            return
+        if self.ready_at is None:
+            self.ready_at = state.last
+        gained = not self._ring.shards <= {s.index for s in state.shards}
+        self._ring = Ring(s.index for s in state.shards)
+        self._ring_version = state.version
+        if gained:
+            # Users come here whose personal events went to another shard: what this log holds of the time before is
+            # not all of theirs.
+            self._trusted_from = self.log.position
+        moving = [c for c in self.connections if self._ring.owner(c.identity.user) != self.index]
+        if moving and self._ring.shards:
+            log.info("users_move", shard=self.index, users=len(moving), ring=sorted(self._ring.shards))
+            for place, connection in enumerate(moving):
+                self._send_away(connection, place / self._limits.moves_per_second, "ring_changed", now)
+
+    def deliver(self, message: Deliver, now: float) -> None:
+        """Takes a part of the log, and flushes what is due at once."""
+        if message.epoch != self.epoch:
+            self._new_epoch(message.epoch, now)
+        if message.after > self.log.position:
+            self._lost(message.after, now)
+        for offset, body in message.events:
+            if offset <= self.log.position:
+                continue  # sent again after a reconnect
+            try:
+                entry = self.log.append(offset, body)
+            except (msgspec.DecodeError, ValueError) as error:
+                self.totals["undecodable"] += 1
+                log.error("event_undecodable", offset=offset, error=str(error))
+                continue
+            if entry is None:
+                self.totals["unknown_types"] += 1
+            else:
+                self._route(entry, now)
+        self.log.position = max(self.log.position, message.upto)
+        self.log.trim()
+        self.run(now)
+
+    def _route(self, entry: Entry, now: float) -> None:
+        self.totals["events"] += 1
+        delay = self._limits.flush.of(entry.event.priority)
+        user = entry.event.user
+        if user is None:
+            for feed in self.feeds.matching(entry):
+                if feed.add(entry, delay, now):
+                    self._schedule(feed)
+        else:
+            connection = self._users.get(user)
+            if connection is not None and connection.feed is not None and connection.feed.accepts(entry):
+                if connection.feed.add_for(connection, delay, now):
+                    self._schedule(connection.feed)
+
+    def _new_epoch(self, epoch: str, now: float) -> None:
+        if self.epoch:
+            log.warning("epoch_changed", shard=self.index, old=self.epoch, new=epoch)
+            self._resync(now)
+        self.epoch = epoch
+        self.ready_at = None
+        self._ring_version = -1
+        self._trusted_from = 0
+        self.log.reset(0)
+
+    def _lost(self, after: int, now: float) -> None:
+        """The router's log no longer has what comes next: everything between is gone for this shard."""
+        if self.log.position:
+            log.error("gap", shard=self.index, position=self.log.position, log_begins=after)
+            self._resync(now)
+        self.log.reset(after)
+        self._trusted_from = after
+
+    def _resync(self, now: float) -> None:
+        for connection in [c for c in self.connections if c.state is not State.closing]:
+            self._say(connection, Notice("gap", "events were lost here: come back for the current state"), now)
+            self._close(connection, CloseCode.too_slow)
+
+    # --------------------------------------------------------------------------- connections come and go
+
+    def admit(self, ticket: str, now: float) -> Identity:
+        """Whom a ticket lets in, once. Raises InvalidToken or Refused; nothing has been accepted then."""
+        wall = now + self.wall_offset
+        redeemed = self._tokens.redeem_ticket(ticket, self.index, wall)
+        if not self.ready:
+            raise Refused(503, "not_ready", f"shard {self.index} is not ready", "try again", retry_after=1)
+        user = redeemed.identity.user
+        if self._ring.owner(user) != self.index:
+            raise Refused(
+                503,
+                "wrong_shard",
+                "the user belongs to another shard now",
+                "ask /v1/connect again",
+                retry_after=1,
+            )
+        if self._limits.on_duplicate == "reject" and user in self._users:
+            raise Refused(409, "duplicate_connection", "the user is connected already", "close the other one first")
+        self._used.use(redeemed, wall)
+        return redeemed.identity
+
+    def open(self, identity: Identity, codec: Codec, socket: object, now: float) -> Connection:
+        """An accepted connection begins; the user's older one, if any, ends."""
+        connection = Connection(self._new_id(), identity, codec, socket)
+        older = self._users.get(identity.user)
+        if older is not None:
+            self._close(older, CloseCode.replaced)
+        self._users[identity.user] = connection
+        self.connections.add(connection)
+        connection.bucket = self._bucket_at - 1  # the one that is looked at last
+        self._buckets[connection.bucket].add(connection)
+        self.totals["admitted"] += 1
+        self._at(now + self._limits.hello_timeout, self._no_hello, connection)
+        self._watch_expiry(connection, now)
+        return connection
+
+    def gone(self, connection: Connection) -> None:
+        """The socket has ended, whoever ended it."""
+        if connection.state is not State.gone:
+            self._forget(connection)
+            connection.become(State.gone)
+
+    def close_all(self, code: CloseCode) -> None:
+        """Closes everything, before the server stops."""
+        for connection in list(self.connections):
+            self._close(connection, code)
+
+    def _close(self, connection: Connection, code: CloseCode) -> None:
+        if connection.state in (State.closing, State.gone):
+            return
+        self._forget(connection)
+        connection.become(State.closing)
+        self.totals[f"closed_{code.value}"] += 1
+        self._sockets.close(connection, code, code.reason)
+
+    def _forget(self, connection: Connection) -> None:
+        self._leave_feed(connection)
+        self.connections.discard(connection)
+        self._blocked.pop(connection, None)
+        self._buckets[connection.bucket].discard(connection)
+        if self._users.get(connection.identity.user) is connection:
+            del self._users[connection.identity.user]
+
+    def _send_away(self, connection: Connection, after: float, reason: str, now: float) -> None:
+        """Tells it to come back elsewhere, and gives it nothing more: its cursor stays what it has seen."""
+        self._leave_feed(connection)
+        self._say(connection, ReconnectNow(int(after * 1000), reason), now)
+        self._at(now + after + 1.0, self._moved, connection)
+
+    def _moved(self, connection: Connection, now: float) -> None:
+        self._close(connection, CloseCode.wrong_shard)
+
+    # ------------------------------------------------------------------------------ messages from a client
+
+    def receive(self, connection: Connection, raw: str | bytes, now: float) -> None:
+        """One message of a client."""
+        if connection.state in (State.closing, State.gone):
+            return
+        connection.heard = True
+        if len(raw) > MAX_MESSAGE_BYTES:
+            self._close(connection, CloseCode.too_big)
+            return
+        try:
+            wait = connection.may_speak(now, self._limits.message_rate, self._limits.message_burst)
+            if wait:
+                raise _TooFast(wait)
+            self._obey(connection, connection.codec.decode(raw), now)
+        except InvalidMessage as error:
+            self.totals["bad_messages"] += 1
+            retry = error.retry_after if isinstance(error, _TooFast) else msgspec.UNSET
+            self._say(connection, Error(error.code, error.message, error.hint, error.id, retry), now)
+            if connection.strike(now):
+                self._close(connection, CloseCode.bad_protocol)
+
+    def _obey(self, connection: Connection, message: ClientMessage, now: float) -> None:
+        try:
+            match message:
+                case Pong():
+                    pass  # that it was heard is all there is to it
+                case Ping():
+                    self._say(connection, Pong(message.id, now + self.wall_offset), now)
+                case Hello():
+                    self._begin(connection, message, now)
+                case Subscribe():
+                    _need_live(connection)
+                    check_patterns(message.event_types)
+                    filter = parse_filter(message.filter, self._catalog)
+                    wanted = subscribe(connection.wanted, message.event_types, filter)
+                    self._want(connection, wanted, now, message.id)
+                case Unsubscribe():
+                    _need_live(connection)
+                    check_patterns(message.event_types)
+                    wanted = unsubscribe(connection.wanted, message.event_types, self._catalog)
+                    self._want(connection, wanted, now, message.id)
+                case Refresh():
+                    self._refresh(connection, message, now)
+                case Stats():
+                    self._say(connection, Reply(self._about(connection), message.id), now)
+        except InvalidMessage as error:
+            error.id = message.id  # the answer repeats it, wherever the fault was found
+            raise
+
+    def _no_hello(self, connection: Connection, now: float) -> None:
+        if connection.state is State.waiting:
+            self._begin(connection, Hello(), now)
+
+    def _begin(self, connection: Connection, hello: Hello, now: float) -> None:
+        if connection.state is not State.waiting:
+            raise InvalidMessage(
+                "already_said_hello",
+                "this connection has begun already",
+                "use subscribe and unsubscribe; without a hello within 2 s the role's defaults apply",
+            )
+        role = self._roles.get(connection.identity.role)
+        patterns = hello.subscriptions
+        if patterns is None:
+            patterns = list(role.defaults) if role is not None else []
+        check_patterns(patterns)
+        filter = parse_filter(hello.filter, self._catalog)
+        connection.wanted = dict.fromkeys(patterns, filter)
+        resolved = resolve(connection.wanted, connection.view, self._catalog)
+        refusal = self._why_not(hello.resume) if hello.resume is not None else None
+        resumed = hello.resume is not None and refusal is None
+        cursor = hello.resume.cursor if hello.resume is not None and resumed else self.log.position
+        connection.become(State.live)
+        self._say(
+            connection,
+            Welcome(
+                session=connection.session,
+                user=connection.identity.user,
+                role=connection.identity.role,
+                epoch=self.epoch,
+                cursor=cursor,
+                resumed=resumed,
+                subscriptions=resolved.names,
+                denied=resolved.denied,
+                heartbeat_s=self._limits.heartbeat,
+                reconnect=Reconnect(self._limits.reconnect_min_ms, self._limits.reconnect_max_ms),
+                token_expires_at=_rfc3339(connection.identity.expires),
+                reason=refusal,
+                id=hello.id,
+            ),
+            now,
+        )
+        feed = self._join_feed(connection, resolved, cursor, now)
+        if not resumed:
+            self._send_state(connection, feed)
+        self.run(now)
+
+    def _why_not(self, resume: Resume) -> str | None:
+        """Why a cursor can't be resumed from; None if it can: from the recent log, in full."""
+        if resume.epoch != self.epoch:
+            return "epoch"
+        if resume.cursor > self.log.position:
+            return "future"
+        if resume.cursor < self.log.floor:
+            return "retention"
+        if resume.cursor < self._trusted_from:
+            return "moved"
+        return None
+
+    def _send_state(self, connection: Connection, feed: Feed[Connection]) -> None:
+        """The current value of each state that the connection sees, for one that starts without a cursor."""
+        mine = (None, connection.identity.user)
+        entries = [e for e in self.log.latest() if e.event.user in mine and feed.accepts(e)]
+        for payload in feed.frames_of(sorted(entries, key=_offset), self.log.position):
+            self._sockets.queue(payload, connection)
+
+    def _want(self, connection: Connection, wanted: dict[str, Filter], now: float, id: Id) -> None:
+        connection.wanted = wanted
+        resolved = resolve(wanted, connection.view, self._catalog)
+        cursor = self._leave_feed(connection)
+        self._say(connection, Subscriptions(resolved.names, resolved.denied, id), now)
+        self._join_feed(connection, resolved, cursor, now)
+        self.run(now)
+
+    def _refresh(self, connection: Connection, message: Refresh, now: float) -> None:
+        try:
+            identity = self._tokens.identify(message.token, now + self.wall_offset)
+        except InvalidToken as error:
+            raise InvalidMessage(error.code, error.message, error.hint) from None
+        if identity.user != connection.identity.user:
+            raise InvalidMessage("wrong_user", "the token is another user's", "open a connection of its own for it")
+        connection.identify(identity)
+        self._watch_expiry(connection, now)
+        self._say(connection, Reply({"token_expires_at": _rfc3339(identity.expires)}, message.id), now)
+        if connection.state is State.live:
+            self._want(connection, connection.wanted, now, None)
+
+    def _about(self, connection: Connection) -> dict[str, object]:
+        feed = connection.feed
+        return {
+            "session": connection.session,
+            "shard": self.index,
+            "cursor": feed.cursor_of(connection) if feed is not None else self.log.position,
+            "position": self.log.position,
+            "subscriptions": [name for name, _ in connection.selection],
+            "feed_connections": len(feed) if feed is not None else 0,
+        }
+
+    # ------------------------------------------------------------------------------------------------ feeds
+
+    def _join_feed(self, connection: Connection, resolved: Resolved, cursor: int, now: float) -> Feed[Connection]:
+        connection.selection = resolved.selection
+        feed = self.feeds.get(feed_key(resolved.selection, connection.view, connection.codec, self._catalog))
+        connection.feed = feed
+        if feed.join(connection, cursor, now):
+            self._schedule(feed)
+        return feed
+
+    def _leave_feed(self, connection: Connection) -> int:
+        feed = connection.feed
+        if feed is None:
+            return self.log.position
+        cursor = feed.leave(connection)
+        connection.feed = None
+        if not len(feed):
+            self.feeds.drop(feed)
+        return cursor
+
+    def _schedule(self, feed: Feed[Connection]) -> None:
+        if feed.due is not None:
+            heappush(self._due_feeds, (feed.due, next(self._order), feed))
+
+    def _flush(self, feed: Feed[Connection], now: float) -> None:
+        before = feed.position
+        frame = feed.flush(now)
+        if frame.payload is not None and feed.current:
+            busy = self._sockets.send(frame.payload, feed.current)
+            sent = len(feed.current) - len(busy)
+            self._sent(frame, sent)
+            if busy:
+                feed.fell_behind(busy, before)
+                self._block(busy, now)
+        if feed.behind:
+            self._catch_up(feed, now)
+        self._schedule(feed)
+
+    def _catch_up(self, feed: Feed[Connection], now: float) -> None:
+        """One frame for each connection that is behind and whose socket is free; built once for each cursor."""
+        frames: dict[tuple[int, str | None], Frame] = {}
+        for connection, cursor in list(feed.behind.items()):
+            if connection in self._blocked:
+                continue
+            if self._sockets.busy(connection):
+                self._block((connection,), now)
+                continue
+            if cursor < self.log.floor:
+                self._say(connection, Notice("gap", "you were too slow: events between are lost"), now)
+                self._close(connection, CloseCode.too_slow)
+                continue
+            user = connection.identity.user
+            key = (cursor, user if self.log.has_for(user, cursor) else None)
+            frame = frames.get(key)
+            if frame is None:
+                frame = frames[key] = feed.read(*key)
+            if frame.payload is not None:
+                self._sockets.queue(frame.payload, connection)
+                self._sent(frame, 1)
+            feed.caught_up(connection, frame.cursor)
+        if any(c not in self._blocked for c in feed.behind):
+            feed.wake(now + 0.001)  # there is more: one frame a turn, so that others get theirs
+
+    def _sent(self, frame: Frame, connections: int) -> None:
+        self.totals["frames"] += connections
+        self.totals["deliveries"] += connections * frame.events
+        self.totals["bytes"] += connections * len(frame.payload or "")
+
+    # --------------------------------------------------------------------------------------------- sending
+
+    def _say(self, connection: Connection, message: ServerMessage, now: float) -> None:
+        """Sends an answer or a notice; keeps a few for a connection whose socket is busy."""
+        frame = connection.codec.encode(message)
+        if not connection.answers and not self._sockets.send(frame, (connection,)):
+            return
+        if len(connection.answers) >= MAX_ANSWERS:
+            self._close(connection, CloseCode.too_slow)
+            return
+        connection.answers.append(frame)
+        self._block((connection,), now)
+
+    def _block(self, connections: Iterable[Connection], now: float) -> None:
+        for connection in connections:
+            self._blocked.setdefault(connection, now)
+        if self._looks_again is None:
+            self._looks_again = now + BLOCKED_LOOK_SECONDS
+
+    def _look_at_blocked(self, now: float) -> None:
+        for connection, since in list(self._blocked.items()):
+            if self._sockets.busy(connection):
+                if now - since > self._limits.stalled:
+                    self._close(connection, CloseCode.too_slow)
+                continue
+            del self._blocked[connection]
+            for frame in connection.answers:
+                self._sockets.queue(frame, connection)
+            connection.answers.clear()
+            if connection.feed is not None and connection.feed.wake(now):
+                self._schedule(connection.feed)
+        self._looks_again = now + BLOCKED_LOOK_SECONDS if self._blocked else None
+
+    # ------------------------------------------------------------------------------------------------ time
+
+    def next_due(self) -> float:
+        """When `run` wants to be called next."""
+        times = [self._due_feeds[0][0]] if self._due_feeds else []
+        if self._timers:
+            times.append(self._timers[0][0])
+        if self._looks_again is not None:
+            times.append(self._looks_again)
+        if self._beats_at is not None:
+            times.append(self._beats_at)
+        return min(times, default=float("inf"))
+
+    def run(self, now: float) -> None:
+        """Does everything that is due."""
+        if self._looks_again is not None and now >= self._looks_again:
+            self._look_at_blocked(now)
+        while self._timers and self._timers[0][0] <= now:
+            _, _, act, connection = heappop(self._timers)
+            if connection.state not in (State.closing, State.gone):
+                act(connection, now)
+        while self._due_feeds and self._due_feeds[0][0] <= now:
+            due, _, feed = heappop(self._due_feeds)
+            if feed.due == due:  # else it was flushed since, and is in the heap again if it has to be
+                self._flush(feed, now)
+        self._heartbeat(now)
+
+    def _at(self, when: float, act: Callable[[Connection, float], None], connection: Connection) -> None:
+        heappush(self._timers, (when, next(self._order), act, connection))
+
+    def _heartbeat(self, now: float) -> None:
+        """Pings one bucket of connections at a time, so that ten thousand idle ones cost a little all the time."""
+        step = self._limits.heartbeat / HEARTBEAT_BUCKETS
+        if self._beats_at is None:
+            self._beats_at = now + step
+        while now >= self._beats_at:
+            self._beats_at += step
+            bucket = self._buckets[self._bucket_at]
+            self._bucket_at = (self._bucket_at + 1) % HEARTBEAT_BUCKETS
+            quiet: dict[Codec, list[Connection]] = {}
+            for connection in list(bucket):
+                if connection.heard:
+                    connection.silent = 0
+                else:
+                    connection.silent += 1
+                    if connection.silent >= 2:
+                        self._close(connection, CloseCode.no_heartbeat)
+                        continue
+                connection.heard = False
+                quiet.setdefault(connection.codec, []).append(connection)
+            for codec, connections in quiet.items():
+                # One that is busy is not pinged: what it is busy with tells as much.
+                self._sockets.send(codec.encode(Ping(time=now + self.wall_offset)), connections)
+
+    def _watch_expiry(self, connection: Connection, now: float) -> None:
+        unix = connection.identity.expires
+        if unix is None:
+            connection.expires = None
+            return
+        connection.expires = unix - self.wall_offset
+        self._at(max(now, connection.expires - self._limits.expiry_notice), self._warn_of_expiry, connection)
+        self._at(connection.expires, self._expire, connection)
+
+    def _warn_of_expiry(self, connection: Connection, now: float) -> None:
+        if connection.expires is not None and now >= connection.expires - self._limits.expiry_notice:
+            self._say(connection, Notice("token_expiring", "send refresh with a new token"), now)
+
+    def _expire(self, connection: Connection, now: float) -> None:
+        if connection.expires is not None and now >= connection.expires:
+            self._close(connection, CloseCode.unauthenticated)
+
+    # ---------------------------------------------------------------------------------------------- numbers
+
+    def stats(self) -> ShardStats:
+        t = self.totals
+        return ShardStats(
+            connections=len(self.connections),
+            feeds=len(self.feeds),
+            lagging=len(self._blocked),
+            offset=self.log.position,
+            oldest=self.log.floor,
+            log_bytes=self.log.bytes,
+            events=t["events"],
+            deliveries=t["deliveries"],
+            frames=t["frames"],
+            bytes=t["bytes"],
+            admitted=t["admitted"],
+            refused=t["refused"],
+        )
+
+
+def _need_live(connection: Connection) -> None:
+    if connection.state is not State.live:
+        raise InvalidMessage("hello_first", "the first message must be hello")
+
+
+class _TooFast(InvalidMessage):
+    def __init__(self, retry_after: float) -> None:
+        super().__init__("rate_limited", "too many messages", "slow down")
+        self.retry_after = round(retry_after, 3)
+
+
+def _offset(entry: Entry) -> int:
+    return entry.offset
+
+
+def _rfc3339(unix: float | None) -> str | None:
+    if unix is None:
+        return None
+    return datetime.fromtimestamp(unix, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
