@@ -1,8 +1,9 @@
 """What fan-out costs: `python -m bench.fanout [--quick] [--case NAME…] [--out FILE] [--json FILE]`.
 
 Each case starts its own system, drives it through the outside contract (design, section 7) and returns a
-`Case` for `bench.report`. What keeps the numbers honest stands in one place, `_measure`: a round is void unless
-every event arrived exactly once on every connection, the publisher kept its schedule and its core had room.
+`Case` for `bench.report`. What keeps the numbers honest stands in one place, `_measure`: a round is void
+unless every event arrived exactly once on every connection, the publisher kept its schedule and its core had
+room.
 Exit status: 0; 1 if a row is void or a target missed; 2 if a case could not run at all.
 
 It is longer than 500 lines because it is read from top to bottom as one experiment: the system, the load, the
@@ -118,8 +119,8 @@ class Http:
 def cpu_seconds(pid: int) -> float:
     """CPU time of a process, all threads.
 
-    What utime+stime in /proc/PID/stat say, from the same account of the scheduler, but in ns instead of ticks of
-    10 ms (clock_getcpuclockid(3)).
+    What utime+stime in /proc/PID/stat say, from the same account of the scheduler, but in ns instead of ticks
+    of 10 ms (clock_getcpuclockid(3)).
     """
     return time.clock_gettime((~pid << 3) | 2)
 
@@ -488,9 +489,10 @@ def single(length: Length) -> Case:
     connections, events = 200, length.events
     case = Case(
         "single",
-        f"{connections} connections of one feed, one critical event at a time: the next is published when all "
-        "have got it. The floor is a bare `write()` loop in C (`bench/floor.c`) that sends the same frame bytes to "
-        "as many sockets of the same receiver at the same pace, in rounds that alternate with Solowire's.",
+        f"{connections} connections of one feed, one critical event at a time: the next is published when "
+        "all have got it. The floor is a bare `write()` loop in C (`bench/floor.c`) that sends the same frame "
+        "bytes to as many sockets of the same receiver at the same pace, in rounds that alternate with "
+        "Solowire's.",
     )
     rounds = []
     with System() as system, _receiving() as receiver:
@@ -540,8 +542,9 @@ def idle_latency(length: Length) -> Case:
     events, pause_s = length.events // 2, 0.05
     case = Case(
         "idle_latency",
-        f"One client, an idle system, one event every {pause_s * 1000:.0f} ms over one keep-alive connection. "
-        "The target holds for an event that names no priority; the rows below it show what naming one changes.",
+        f"One client, an idle system, one event every {pause_s * 1000:.0f} ms over one keep-alive "
+        "connection. The target holds for an event that names no priority; the rows below it show what naming "
+        "one changes.",
     )
     with System() as system, _receiving() as receiver, contextlib.closing(Http(system.port)) as http:
         system.connect(receiver, 1, lambda _: (), gapless=True)
@@ -576,8 +579,9 @@ def feeds(length: Length) -> Case:
     per_second, batch = 200, 10
     case = Case(
         "feeds",
-        f"What an event costs the shard, at {per_second} events per second, by how many feeds and connections there are. "
-        "A frame carries what its feed gathered since its last flush, so frames per event are shown beside the cost.",
+        f"What an event costs the shard, at {per_second} events per second, by how many feeds and connections "
+        "there are. A frame carries what its feed gathered since its last flush, so frames per event are shown "
+        "beside the cost.",
     )
 
     def zone(number: int) -> str:

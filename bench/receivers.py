@@ -1,9 +1,9 @@
 """A receiver that costs little: many WebSocket connections in one process, on raw sockets and epoll.
 
 What it keeps true: every frame is seen whole and every event counted, on every connection, by counting
-`"offset":` in the frame's bytes; on the *sampled* connections each event is decoded as well, its latency taken
-from `sent_ns` in its own data, and its offset checked. So a missing event can't hide, and a thousand connections
-of a thousand events per second (300 MB/s) fit on one core. `Report.cpu_s` tells whether they did.
+`"offset":` in the frame's bytes; on the *sampled* connections each event is decoded as well, its latency
+taken from `sent_ns` in its own data, and its offset checked. So a missing event can't hide, and a thousand
+connections of a thousand events per second (300 MB/s) fit on one core. `Report.cpu_s` tells whether they did.
 
 The other process holds a `Receiver` and gives one order at a time over a pipe; orders and answers are tuples.
 """
@@ -36,8 +36,8 @@ EVENT_MARK = b'"offset":'
 class Plan(msgspec.Struct):
     """One connection to open.
 
-    sampled: its events are decoded. gapless: it gets every offset. zones: what its events may be about, () for
-    anything.
+    sampled: its events are decoded. gapless: it gets every offset. zones: what its events may be about, ()
+    for anything.
     """
 
     url: str

@@ -1,7 +1,7 @@
 """What the benchmarks found, as Markdown for docs/performance.md and as JSON.
 
-A case holds rows of measures and the targets they are held against. A row with a fault is void: its numbers are
-shown, struck through, and no target counts as met by it.
+A case holds rows of measures and the targets they are held against. A row with a fault is void: its numbers
+are shown, struck through, and no target counts as met by it.
 """
 
 from __future__ import annotations

@@ -3,12 +3,14 @@
     SolowireError
      ├── ConfigError         the operator's: a setting, a port, a data directory. One line, exit status 2
      ├── RequestError        the peer's: answered to it with a stable `code`, never a traceback
-     │    ├── InvalidEvent     one item of a publish request, with its index and the path of the fault
+     │    ├── InvalidEvents    a publish request of which nothing was accepted: all its faults, each an
+     │    │    InvalidEvent     item with its index and the path of the fault
      │    ├── InvalidMessage   a message on a connection that can't be understood or obeyed
      │    ├── InvalidToken     a token or ticket that proves nothing
      │    └── Refused          HTTP: the request is understood and not granted (limits, no shard, no right)
      ├── ClientError         raised to users of the Python SDK
      │    ├── ConnectionEnded  the server ended the connection for good (a terminal close code)
+     │    ├── MessageRefused   the server answered a message on the connection with an error
      │    ├── PublishRefused   the gateway refused events that were published
      │    └── BufferFull       the publisher holds as many unsent events as it may
      └── BackplaneError      a message between our own processes that can't be decoded: counted and dropped
@@ -53,6 +55,16 @@ class InvalidEvent(RequestError):
         self.path = path
 
 
+class InvalidEvents(RequestError):
+    """A publish request with faults, of which nothing was accepted."""
+
+    def __init__(self, faults: list[InvalidEvent]) -> None:
+        first = faults[0]
+        many = f", and {len(faults) - 1} more" if len(faults) > 1 else ""
+        super().__init__("invalid_events", f"event {first.index}: {first.path}: {first.message}{many}", first.hint)
+        self.faults = faults
+
+
 class InvalidMessage(RequestError):
     """A client's message that can't be understood or obeyed. id: the message's own, to be repeated in the answer."""
 
@@ -91,6 +103,19 @@ class ConnectionEnded(ClientError):
 
     def __str__(self) -> str:
         return f"the server ended the connection: {self.close_code} {self.reason}".rstrip()
+
+
+class MessageRefused(ClientError):
+    """The server answered `hello`, `subscribe` or the like with an error. code, message, hint: its own words."""
+
+    def __init__(self, code: str, message: str, hint: str = "") -> None:
+        super().__init__(code, message, hint)
+        self.code = code
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
 
 
 class PublishRefused(ClientError):

@@ -263,6 +263,7 @@ class Shard:
         if connection.state is not State.gone:
             self._forget(connection)
             connection.become(State.gone)
+            self.totals["ended"] += 1
 
     def close_all(self, code: CloseCode) -> None:
         """Closes everything, before the server stops."""

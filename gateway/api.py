@@ -1,0 +1,287 @@
+"""The gateway's HTTP routes (design, section 7), on Litestar.
+
+Refusals are raised anywhere below as `RequestError` and become problem bodies in one place, `_problem`.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import structlog
+import swagger_ui_bundle
+from litestar import Litestar, MediaType, Request, Response, get, post
+from litestar.exceptions import HTTPException
+from litestar.openapi.config import OpenAPIConfig
+from litestar.openapi.plugins import SwaggerRenderPlugin
+from litestar.static_files import create_static_files_router
+
+import solowire
+from gateway.gateway import Gateway
+from gateway.publishing import Parser
+from solowire.access import Identity
+from solowire.backplane import Answer, ShardAddress, ShardReport
+from solowire.catalog import CATALOG
+from solowire.client_protocol import SUBPROTOCOLS
+from solowire.errors import InvalidEvents, Refused, RequestError
+from solowire.problems import PROBLEM_TYPE, problem, problem_of
+from solowire.settings import Settings
+from solowire.tokens import TICKET_SECONDS
+
+log = structlog.get_logger("solowire.gateway")
+
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:\d+)?")
+_ASSETS = "/docs-assets"
+
+Req = Request[Any, Any, Any]
+T = TypeVar("T")
+
+
+class Connect(msgspec.Struct):
+    """Where to connect. url: ready to be opened. ticket: also in the url; good for `expires_in` seconds, once."""
+
+    url: str
+    ticket: str
+    shard: int
+    epoch: str
+    expires_in: int
+    subprotocols: list[str]
+
+
+class Accepted(msgspec.Struct):
+    """Events that are in the log. accepted: without the duplicates, which keep the offset that they had."""
+
+    epoch: str
+    first_offset: int
+    last_offset: int
+    accepted: int
+    duplicates: int
+
+
+class Totals(msgspec.Struct):
+    epoch: str
+    last_offset: int
+    events: int
+    duplicates: int
+    gateways: int
+    shards: int
+    connections: int
+    deliveries: int
+    frames: int
+    bytes: int
+
+
+def create_app(gateway: Gateway, settings: Settings, metrics: Any) -> Litestar:
+    """The ASGI application for everything on the gateway that is not a WebSocket."""
+    parser = Parser(CATALOG, _event_id, max_events=settings.publish_max_events, max_bytes=settings.event_max_bytes)
+
+    @post("/v1/connect", status_code=200, summary="Where to connect", tags=["clients"])
+    async def connect(request: Req) -> Connect:
+        """Takes a Bearer token, answers with the URL of the user's shard and a ticket for it."""
+        now = time.time()
+        shard, ticket = gateway.place(gateway.identify(bearer(request), now), now)
+        url = shard_url(settings.shard_url, shard, _scheme(request), _host(request))
+        joined = f"{url}{'&' if '?' in url else '?'}ticket={ticket}"
+        return Connect(joined, ticket, shard.index, gateway.epoch, int(TICKET_SECONDS), list(SUBPROTOCOLS))
+
+    @get("/v1/route", status_code=204, summary="Which upstream owns the user", tags=["edge proxies"])
+    async def route(request: Req) -> Response[None]:
+        """For nginx `auth_request` and Envoy `ext_authz`: the answer is in the headers."""
+        now = time.time()
+        shard, ticket = gateway.place(gateway.identify(bearer(request) or query_token(request), now), now)
+        headers = {
+            "x-solowire-upstream": f"{shard.host}:{shard.port}",
+            "x-solowire-shard": str(shard.index),
+            "x-solowire-ticket": ticket,
+        }
+        return Response(None, status_code=204, headers=headers)
+
+    @post("/v1/events", status_code=200, summary="Publish events", tags=["publishers"])
+    async def publish(request: Req) -> Accepted:
+        """Takes one event, an array of them or NDJSON, in JSON or MessagePack; all are accepted, or none.
+
+        Answers when the log has them. An event whose `id` was seen before is a duplicate: not published again.
+        """
+        identity = gateway.identify(bearer(request), time.time())
+        body = await request.body()
+        events = parser.parse(body, request.headers.get("content-type", ""), datetime.now(UTC))
+        done = await gateway.publish(identity, events)
+        log.debug("published", user=identity.user, events=len(events), last=done.offsets[-1])
+        return Accepted(
+            done.epoch,
+            min(done.offsets),
+            max(done.offsets),
+            len(done.offsets) - len(done.duplicates),
+            len(done.duplicates),
+        )
+
+    @get("/v1/catalog", summary="The event types", tags=["publishers", "clients"])
+    async def catalog() -> Response[bytes]:
+        """Event types with schemas, permissions and delivery."""
+        return Response(_catalog(), media_type=MediaType.JSON)
+
+    @get("/v1/stats", summary="Totals", tags=["administrators"])
+    async def stats(request: Req) -> Totals:
+        answer = await gateway.ask(_identity(request))
+        return _totals(answer)
+
+    @get("/v1/stats/shards", summary="All shards", tags=["administrators"])
+    async def shards(request: Req) -> list[dict[str, Any]]:
+        answer = await gateway.ask(_identity(request))
+        return [_shard(report) for report in answer.shards]
+
+    @get("/v1/stats/shards/{index:int}", summary="One shard", tags=["administrators"])
+    async def shard(request: Req, index: int) -> dict[str, Any]:
+        answer = await gateway.ask(_identity(request))
+        for report in answer.shards:
+            if report.address.index == index:
+                return _shard(report)
+        raise Refused(404, "no_such_shard", f"there is no shard {index}", "GET /v1/stats/shards lists them")
+
+    @get("/healthz", tags=["operations"])
+    async def healthz() -> dict[str, str]:
+        """Whether this process answers at all."""
+        return {"status": "ok"}
+
+    @get("/readyz", tags=["operations"])
+    async def readyz() -> Response[dict[str, str]]:
+        """Whether it can admit users and publish: 503 until then."""
+        if gateway.ready:
+            return Response({"status": "ready"})
+        return Response({"status": "starting"}, status_code=503, headers={"retry-after": "1"})
+
+    @get("/metrics", media_type=MediaType.TEXT, tags=["operations"])
+    async def scrape() -> bytes:
+        """Prometheus metrics of this process."""
+        rendered: bytes = metrics.render()
+        return rendered
+
+    def _identity(request: Req) -> Identity:
+        return gateway.identify(bearer(request), time.time())
+
+    return Litestar(
+        [
+            connect,
+            route,
+            publish,
+            catalog,
+            stats,
+            shards,
+            shard,
+            healthz,
+            readyz,
+            scrape,
+            create_static_files_router(_ASSETS, [_swagger_ui()], include_in_schema=False),
+        ],
+        exception_handlers={Exception: _problem},
+        request_max_body_size=settings.publish_max_bytes,
+        openapi_config=_openapi(),
+        logging_config=None,
+    )
+
+
+def shard_url(template: str, shard: ShardAddress, scheme: str, host: str) -> str:
+    return template.format(scheme=scheme, host=host, port=shard.port, shard=shard.index)
+
+
+def bearer(request: Req) -> str:
+    """The token of the `Authorization` header, "" if there is none."""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
+def query_token(request: Req) -> str:
+    """The token in the query, of this request or of the one that an edge proxy asks about."""
+    original = request.headers.get("x-original-uri") or request.headers.get("x-forwarded-uri") or ""
+    found = re.search(r"[?&]token=([^&#]+)", original)
+    return str(request.query_params.get("token") or (found[1] if found else ""))
+
+
+def _host(request: Req) -> str:
+    """The host that the client used, without its port."""
+    found = _HOST.fullmatch(request.headers.get("host", ""))
+    return found[1] if found else "localhost"
+
+
+def _scheme(request: Req) -> str:
+    secure = request.headers.get("x-forwarded-proto", request.url.scheme) in ("https", "wss")
+    return "wss" if secure else "ws"
+
+
+def _event_id() -> str:
+    # 16 random bytes: ids made here must be unique across all gateways and the whole window.
+    return secrets.token_hex(16)
+
+
+@cache
+def _catalog() -> bytes:
+    return msgspec.json.encode({"types": CATALOG.describe(), "categories": dict(CATALOG.categories)})
+
+
+def _totals(answer: Answer) -> Totals:
+    stats = [report.stats for report in answer.shards]
+    return Totals(
+        epoch=answer.epoch,
+        last_offset=answer.last,
+        events=answer.events,
+        duplicates=answer.duplicates,
+        gateways=answer.gateways,
+        shards=len(stats),
+        connections=sum(s.connections for s in stats),
+        deliveries=sum(s.deliveries for s in stats),
+        frames=sum(s.frames for s in stats),
+        bytes=sum(s.bytes for s in stats),
+    )
+
+
+def _shard(report: ShardReport) -> dict[str, Any]:
+    return {
+        "shard": report.address.index,
+        "address": f"{report.address.host}:{report.address.port}",
+        "in_flight": report.in_flight,
+        "behind": report.behind,
+        **msgspec.structs.asdict(report.stats),
+    }
+
+
+def _problem(request: Req, error: Exception) -> Response[bytes]:
+    """Any exception as a problem body; one that nobody meant is logged, and told without its details."""
+    headers: dict[str, str] = {}
+    if isinstance(error, InvalidEvents):
+        faults = [
+            {"index": f.index, "path": f.path, "message": f.message, "code": f.code, "hint": f.hint}
+            for f in error.faults
+        ]
+        body = problem(400, error.code, error.message, "nothing of this request was published", errors=faults)
+    elif isinstance(error, RequestError):
+        _, body, headers = problem_of(error)
+    elif isinstance(error, HTTPException):
+        code = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}.get(error.status_code, "bad_request")
+        body = problem(error.status_code, code, error.detail)
+        headers = dict(error.headers or {})
+    else:
+        log.error("unexpected_error", path=request.url.path, exc_info=error)
+        body = problem(500, "internal_error", "this is a fault of the gateway, and in its log")
+    return Response(msgspec.json.encode(body), status_code=body["status"], media_type=PROBLEM_TYPE, headers=headers)
+
+
+def _swagger_ui() -> Path:
+    path: str = swagger_ui_bundle.swagger_ui_path
+    return Path(path)
+
+
+def _openapi() -> OpenAPIConfig:
+    # Swagger UI comes from a package, not from a CDN: an administrator's network may have no way out.
+    ui = SwaggerRenderPlugin(
+        js_url=f"{_ASSETS}/swagger-ui-bundle.js",
+        css_url=f"{_ASSETS}/swagger-ui.css",
+        standalone_preset_js_url=f"{_ASSETS}/swagger-ui-standalone-preset.js",
+        path="/",
+    )
+    return OpenAPIConfig(title="Solowire gateway", version=solowire.__version__, path="/docs", render_plugins=[ui])

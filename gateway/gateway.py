@@ -1,0 +1,127 @@
+"""What the gateway knows and does, HTTP apart: the ring as the router told it last, tickets, and requests to the router.
+
+It keeps no state that another gateway would miss. While the router is away it goes on admitting users by the ring that
+it knows; publishing is refused, with a word when to try again, because only the router can say that an event is kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from itertools import count
+from typing import Any
+
+import structlog
+
+from solowire import process
+from solowire.access import ADMINISTER, PUBLISH, Identity, Role
+from solowire.backplane import (
+    VERSION,
+    Answer,
+    Ask,
+    Hello,
+    NotPublished,
+    PeerMessage,
+    Publish,
+    Published,
+    PublishedEvent,
+    RingState,
+    RouterMessage,
+    ShardAddress,
+)
+from solowire.errors import Refused
+from solowire.events import Event, encode_event
+from solowire.link import Link
+from solowire.ring import Ring
+from solowire.tokens import Tokens
+
+log = structlog.get_logger("solowire.gateway")
+
+_AWAY = ("router_away", "the router can't be reached", "publish it again with the same ids")
+
+
+class Gateway:
+    """timeout: seconds to wait for the router's answer."""
+
+    def __init__(self, address: str, tokens: Tokens, roles: Mapping[str, Role], *, timeout: float) -> None:
+        self.tokens = tokens
+        self.epoch = ""
+        self._roles = roles
+        self._timeout = timeout
+        self._boot = process.new_id()
+        self._ring = Ring()
+        self._shards: dict[int, ShardAddress] = {}
+        self._requests = count(1)
+        self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._link = Link(address, f"gateway-{self._boot}", lambda: Hello(VERSION, self._boot), self._received)
+
+    @property
+    def ready(self) -> bool:
+        """Whether it can admit users and publish."""
+        return bool(self._shards) and self._link.router_alive
+
+    def identify(self, token: str, now: float) -> Identity:
+        """Raises InvalidToken."""
+        return self.tokens.identify(token, now)
+
+    def place(self, identity: Identity, now: float) -> tuple[ShardAddress, str]:
+        """The shard that owns the user, and a ticket for it. Raises Refused."""
+        role = self._roles.get(identity.role)
+        if role is not None and not role.may_connect:
+            raise Refused(403, "forbidden", f"the role {identity.role!r} may not open a connection", "")
+        index = self._ring.owner(identity.user)
+        shard = self._shards.get(index) if index is not None else None
+        if shard is None:
+            raise Refused(503, "no_shard", "no shard is ready", "try again in a moment", retry_after=1)
+        return shard, self.tokens.issue_ticket(identity, shard.index, process.new_id(), now)
+
+    async def publish(self, identity: Identity, events: list[Event]) -> Published:
+        """Puts events in the log; returns when they are there. Raises Refused."""
+        if not identity.may(PUBLISH):
+            raise Refused(403, "forbidden", f"publishing needs the permission {PUBLISH}", "use a publisher's token")
+        wire = [PublishedEvent(event.id, event.user, encode_event(event)) for event in events]
+        request = next(self._requests)
+        answer = await self._request(request, Publish(request, wire))
+        if isinstance(answer, NotPublished):
+            raise Refused(503, answer.code, answer.message, "publish it again with the same ids", answer.retry_after)
+        published: Published = answer
+        return published
+
+    async def ask(self, identity: Identity) -> Answer:
+        """The router's numbers, for administrators. Raises Refused."""
+        if not identity.may(ADMINISTER):
+            raise Refused(403, "forbidden", "statistics are for administrators", "")
+        request = next(self._requests)
+        answer: Answer = await self._request(request, Ask(request))
+        return answer
+
+    def close(self) -> None:
+        self._link.close()
+        for waiting in self._waiting.values():
+            waiting.cancel()
+
+    async def _request(self, number: int, message: PeerMessage) -> Any:
+        if not self._link.router_alive or not self._link.send(message):
+            raise Refused(503, *_AWAY, retry_after=1)
+        waiting = self._waiting[number] = asyncio.get_running_loop().create_future()
+        try:
+            return await asyncio.wait_for(waiting, self._timeout)
+        except TimeoutError:
+            raise Refused(503, *_AWAY, retry_after=1) from None
+        finally:
+            del self._waiting[number]
+
+    def _received(self, message: RouterMessage) -> None:
+        match message:
+            case Published() | NotPublished() | Answer():
+                waiting = self._waiting.get(message.request)
+                if waiting is not None and not waiting.done():
+                    waiting.set_result(message)
+            case RingState():
+                self.epoch = message.epoch
+                self._shards = {shard.index: shard for shard in message.shards}
+                if self._ring.shards != self._shards.keys():
+                    self._ring = Ring(self._shards)
+                    log.info("ring_changed", shards=sorted(self._shards))
+            case _:
+                log.warning("message_not_for_a_gateway", kind=type(message).__name__)

@@ -1,0 +1,177 @@
+"""From the body of a publish request to events: all of them, or every fault there is.
+
+What it keeps true: an event that leaves here fits its type's schema, can be written in JSON and in MessagePack, and is
+not larger than allowed; so nothing behind the gateway has to refuse one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import msgspec
+
+from solowire.catalog import Catalog, EventType
+from solowire.errors import InvalidEvent, InvalidEvents, Refused, RequestError
+from solowire.events import Delivery, Event, Priority
+
+JSON_TYPES = ("application/json", "")
+NDJSON_TYPES = ("application/x-ndjson", "application/ndjson", "application/jsonl")
+MSGPACK_TYPES = ("application/msgpack", "application/x-msgpack", "application/vnd.msgpack")
+
+MAX_FAULTS = 100
+
+_Text = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+
+
+class Incoming(msgspec.Struct, forbid_unknown_fields=True):
+    """An event as it is published (design, section 7). timestamp: RFC 3339 with an offset."""
+
+    type: str
+    data: dict[str, Any]
+    id: Annotated[str, msgspec.Meta(min_length=1, max_length=128)] | None = None
+    priority: Priority | None = None
+    key: _Text | None = None
+    user: _Text | None = None
+    timestamp: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
+    source: _Text | None = None
+    correlation_id: _Text | None = None
+
+
+_encode_json = msgspec.json.Encoder().encode
+_encode_pack = msgspec.msgpack.Encoder().encode
+_raw_json = msgspec.json.Decoder()
+_raw_pack = msgspec.msgpack.Decoder()
+
+
+class Parser:
+    """Parses publish requests. max_events: in one request. max_bytes: of one event's data, as JSON."""
+
+    def __init__(
+        self, catalog: Catalog, new_id: Callable[[], str], *, max_events: int = 5000, max_bytes: int = 32 * 1024
+    ) -> None:
+        self._catalog = catalog
+        self._new_id = new_id
+        self._max_events = max_events
+        self._max_bytes = max_bytes
+
+    def parse(self, body: bytes, content_type: str, now: datetime) -> list[Event]:
+        """The events of a request. now: for those without a timestamp.
+
+        Raises InvalidEvents, which names each bad item; Refused (413, 415); RequestError if the body is not readable.
+        """
+        items = self._items(body, content_type)
+        if not items:
+            raise RequestError("empty_request", "the request holds no event", "send one object, an array or NDJSON")
+        if len(items) > self._max_events:
+            raise Refused(
+                413, "too_many_events", f"{len(items)} events in one request", f"send {self._max_events} at most"
+            )
+        stamp = rfc3339(now)
+        events: list[Event] = []
+        faults: list[InvalidEvent] = []
+        for index, item in enumerate(items):
+            try:
+                events.append(self._event(index, item, stamp))
+            except InvalidEvent as fault:
+                faults.append(fault)
+                if len(faults) == MAX_FAULTS:
+                    break
+        if faults:
+            raise InvalidEvents(faults)
+        return events
+
+    def _items(self, body: bytes, content_type: str) -> list[Any]:
+        kind = content_type.partition(";")[0].strip().lower()
+        if kind in NDJSON_TYPES:
+            return list(_lines(body))
+        if kind not in (*JSON_TYPES, *MSGPACK_TYPES):
+            raise Refused(
+                415,
+                "unsupported_media_type",
+                f"{kind!r} is not understood",
+                "send application/json, application/x-ndjson or application/msgpack",
+            )
+        packed = kind in MSGPACK_TYPES
+        try:
+            decoded = _raw_pack.decode(body) if packed else _raw_json.decode(body)
+        except (msgspec.DecodeError, RecursionError, ValueError) as error:
+            reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+            name = "MessagePack" if packed else "JSON"
+            raise RequestError("invalid_body", f"the body is not valid {name}: {reason}") from None
+        return decoded if isinstance(decoded, list) else [decoded]
+
+    def _event(self, index: int, item: Any, stamp: str) -> Event:
+        if isinstance(item, InvalidEvent):
+            raise item
+        try:
+            incoming = msgspec.convert(item, Incoming)
+        except (msgspec.ValidationError, RecursionError) as error:
+            raise _fault(index, error, "$") from None
+        event_type = self._catalog.get(incoming.type)
+        if event_type is None:
+            raise InvalidEvent(
+                index,
+                "$.type",
+                f"unknown event type {incoming.type[:128]!r}",
+                "unknown_type",
+                "GET /v1/catalog lists the types; your own begin with custom.",
+            )
+        try:
+            attributes = self._catalog.check(event_type, incoming.data)
+            data = _encode_json(incoming.data)
+            _encode_pack(incoming.data)  # a client that reads MessagePack must be able to get it, too
+        except (msgspec.ValidationError, RecursionError) as error:
+            raise _fault(index, error, "$.data") from None
+        except (OverflowError, TypeError, ValueError) as error:
+            raise InvalidEvent(index, "$.data", f"it can't be sent on: {error}", "out_of_range") from None
+        if len(data) > self._max_bytes:
+            raise InvalidEvent(
+                index, "$.data", f"{len(data)} bytes are more than the {self._max_bytes} allowed", "event_too_big"
+            )
+        return Event(
+            id=incoming.id or self._new_id(),
+            type=incoming.type,
+            data=data,
+            priority=incoming.priority or event_type.priority,
+            delivery=event_type.delivery,
+            timestamp=stamp if incoming.timestamp is None else rfc3339(incoming.timestamp),
+            key=incoming.key or _default_key(event_type, incoming.data),
+            user=incoming.user,
+            attributes=attributes,
+            source=incoming.source,
+            correlation_id=incoming.correlation_id,
+        )
+
+
+def rfc3339(moment: datetime) -> str:
+    """`moment` in UTC, with `Z`."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _default_key(event_type: EventType, data: dict[str, Any]) -> str | None:
+    if event_type.delivery is not Delivery.state:
+        return None
+    return "/".join(str(data[field]) for field in event_type.key_fields if data.get(field) is not None) or None
+
+
+def _lines(body: bytes) -> Iterable[Any]:
+    number = 0
+    for line in body.split(b"\n"):
+        if not line.strip():
+            continue
+        try:
+            yield _raw_json.decode(line)
+        except (msgspec.DecodeError, RecursionError, ValueError) as error:
+            reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+            yield InvalidEvent(number, "$", f"the line is not valid JSON: {reason}", "invalid_body")
+        number += 1
+
+
+def _fault(index: int, error: Exception, base: str) -> InvalidEvent:
+    """msgspec says "… - at `$.x`": the path goes where it belongs."""
+    if isinstance(error, RecursionError):
+        return InvalidEvent(index, base, "it is nested too deeply")
+    message, _, path = str(error).partition(" - at `")
+    return InvalidEvent(index, base + path.rstrip("`").removeprefix("$"), message)

@@ -1,0 +1,58 @@
+"""The gateway's process: Granian, the HTTP routes, the relay, and the link to the router."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import structlog
+
+from gateway.api import create_app
+from gateway.gateway import Gateway
+from gateway.relay import Relay
+from solowire import process
+from solowire.access import Role
+from solowire.metrics import Metrics, Sample
+from solowire.roles import roles_of
+from solowire.serving import WebServer, listen
+from solowire.settings import Settings, secret_of
+from solowire.tokens import Tokens
+
+log = structlog.get_logger("solowire.gateway")
+
+
+def serve(settings: Settings) -> None:
+    """Runs the gateway until it is told to stop. Raises ConfigError if it can't start."""
+    secret, _ = secret_of(settings, create=True)
+    roles = roles_of(settings)
+    process.run(lambda stop: _main(settings, Tokens(secret, roles), roles, stop))
+
+
+async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], stop: asyncio.Event) -> None:
+    sock = listen(settings.host, settings.port, send_buffer=settings.send_buffer_bytes, stalled_s=settings.stalled_s)
+    gateway = Gateway(settings.backplane_address, tokens, roles, timeout=settings.publish_timeout_s)
+    relay = Relay(gateway, stalled_s=settings.stalled_s)
+
+    def samples() -> Iterator[Sample]:
+        yield "relayed_connections", "WebSockets that this gateway carries.", relay.open
+        yield "relayed_connections_total", "WebSockets that it has carried.", relay.carried_total
+
+    http = create_app(gateway, settings, Metrics(samples))
+
+    async def app(scope: Mapping[str, Any], receive: Any, send: Any) -> None:
+        if scope["type"] == "websocket":
+            await relay(scope, receive, send)
+        else:
+            await http(scope, receive, send)  # type: ignore[arg-type]
+
+    server = WebServer(app, sock)
+    server.start()
+    log.info("gateway_listening", host=settings.host, port=sock.getsockname()[1])
+    process.calm_collector()
+    try:
+        await stop.wait()
+    finally:
+        await relay.close()
+        gateway.close()
+        await server.finish()

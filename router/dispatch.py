@@ -1,0 +1,79 @@
+"""What each shard gets next of the log: its cursor, its credit, and nothing queued.
+
+    told ≤ cursor ≤ journal.last
+    told    up to where the shard has been told
+    cursor  up to where the log has been looked through for it; between them is nothing of its business
+
+What it keeps true: a shard gets events of everybody, and events for one user only if the ring gives it that user. At
+most `credit` events are under way to it; the rest waits in the log. Other users' events cost it no message: its cursor
+passes over them, and the next message, or `catch_up` once a second, tells it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from router.journal import Journal
+from solowire.backplane import Deliver
+from solowire.ring import Ring
+
+EVENTS_A_MESSAGE = 200
+BYTES_A_MESSAGE = 256 * 1024
+
+
+class Outlet:
+    """One shard's place in the log. cursor: everything up to it is known to the shard, or none of its business."""
+
+    def __init__(self, shard: int, peer: bytes, cursor: int, credit: int) -> None:
+        self.shard = shard
+        self.peer = peer
+        self.cursor = cursor
+        self.told = cursor
+        self.acked = cursor
+        self.credit = credit
+        self.in_flight = 0
+        self._sent: deque[tuple[int, int]] = deque()  # (upto, events) of messages that aren't acked
+
+    def ack(self, offset: int, credit: int) -> None:
+        """All up to `offset` has arrived."""
+        self.credit = credit
+        self.acked = max(self.acked, offset)
+        while self._sent and self._sent[0][0] <= offset:
+            self.in_flight -= self._sent.popleft()[1]
+
+    def next(self, journal: Journal, ring: Ring) -> Deliver | None:
+        """The next message for the shard; None if there is nothing for it or it may have no more now.
+
+        The caller tells `sent` when it is on its way.
+        """
+        if self.cursor < journal.floor:
+            self.cursor = self.told = journal.floor  # trimmed: the shard sees the jump in `after`, and says so
+        while self.cursor < journal.last:
+            room = min(EVENTS_A_MESSAGE, self.credit - self.in_flight)
+            if room <= 0:
+                return None
+            events: list[tuple[int, bytes]] = []
+            size = 0
+            for offset, user, body in journal.read(self.cursor, room):
+                self.cursor = offset
+                if user is None or ring.owner(user) == self.shard:
+                    events.append((offset, body))
+                    size += len(body)
+                    if size >= BYTES_A_MESSAGE:
+                        break
+            if events:
+                return Deliver(journal.epoch, self.told, self.cursor, events)
+        return None
+
+    def catch_up(self, epoch: str) -> Deliver | None:
+        """A message without events, if the shard hasn't been told how far the log has gone without it."""
+        return Deliver(epoch, self.told, self.cursor, []) if self.told < self.cursor else None
+
+    def sent(self, message: Deliver) -> None:
+        self.told = message.upto
+        self.in_flight += len(message.events)
+        self._sent.append((message.upto, len(message.events)))
+
+    def not_sent(self, message: Deliver) -> None:
+        """ZeroMQ didn't take it: it is made again from the log."""
+        self.cursor = message.after

@@ -1,0 +1,143 @@
+"""The backplane's sockets: the only module that imports zmq.
+
+    Hub   the router's end: ROUTER, bound, knows its peers by name
+    Spoke a peer's end: DEALER, connected, says its name
+
+What it keeps true: nothing here waits. A send that ZeroMQ would have to block on, or to hold for a peer that isn't
+there, returns False and is the caller's to repeat: the log is the buffer, not the socket. A socket's file descriptor
+is edge-triggered, so after every send the socket is looked at again; a turn takes a bounded number of messages, so
+that a flood leaves room for everything else in the loop.
+
+`solowire.memory_bus` has the twin of both, without sockets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import zmq
+
+from solowire.errors import ConfigError
+
+_MESSAGES_A_TURN = 200
+_HIGH_WATER_MARK = 10_000
+
+
+class HubBus(Protocol):
+    """The router's end of a bus."""
+
+    def send(self, peer: bytes, payload: bytes) -> bool:
+        """Whether it was taken for a peer that is connected."""
+
+    def close(self) -> None: ...
+
+
+class SpokeBus(Protocol):
+    """A peer's end of a bus."""
+
+    def send(self, payload: bytes) -> bool:
+        """Whether it was taken for the router, which is connected then."""
+
+    def close(self) -> None: ...
+
+
+class _Socket:
+    def __init__(self, kind: int) -> None:
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._socket = self._context.socket(kind)
+        self._socket.set(zmq.LINGER, 200)  # ms: a last word, such as goodbye, gets out
+        self._socket.set(zmq.SNDHWM, _HIGH_WATER_MARK)
+        self._socket.set(zmq.RCVHWM, _HIGH_WATER_MARK)
+        self._loop = asyncio.get_running_loop()
+        self._turn: asyncio.Handle | None = None
+
+    def _watch(self) -> None:
+        self._loop.add_reader(self._socket.get(zmq.FD), self._look)
+        self._look()
+
+    def _look(self) -> None:
+        """Something may have arrived. One turn is planned, whatever the number of edges."""
+        if self._turn is None:
+            self._turn = self._loop.call_soon(self._take)
+
+    def _take(self) -> None:
+        self._turn = None
+        for _ in range(_MESSAGES_A_TURN):
+            try:
+                parts = self._socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            self._received(parts)
+            if self._socket.closed:
+                return
+        self._look()
+
+    def _received(self, parts: list[bytes]) -> None:
+        raise NotImplementedError
+
+    def _put(self, parts: list[bytes]) -> bool:
+        try:
+            self._socket.send_multipart(parts, zmq.NOBLOCK, copy=True)
+        except zmq.ZMQError as error:
+            if error.errno in (zmq.EAGAIN, zmq.EHOSTUNREACH):
+                return False
+            raise
+        finally:
+            if self._turn is None and self._socket.get(zmq.EVENTS) & zmq.POLLIN:
+                self._look()
+        return True
+
+    def close(self) -> None:
+        if self._socket.closed:
+            return
+        self._loop.remove_reader(self._socket.get(zmq.FD))
+        if self._turn is not None:
+            self._turn.cancel()
+        self._socket.close()
+        self._context.term()
+
+
+class Hub(_Socket):
+    """Binds `address`. received(peer, payload) is called for each message. Raises ConfigError if it can't bind."""
+
+    def __init__(self, address: str, received: Callable[[bytes, bytes], Any]) -> None:
+        super().__init__(zmq.ROUTER)
+        self._callback = received
+        self._socket.set(zmq.ROUTER_MANDATORY, 1)
+        self._socket.set(zmq.ROUTER_HANDOVER, 1)
+        try:
+            self._socket.bind(address)
+        except zmq.ZMQError as error:
+            self._socket.close()
+            raise ConfigError(f"can't listen on {address}: {error}") from None
+        self._watch()
+
+    def _received(self, parts: list[bytes]) -> None:
+        if len(parts) == 2:
+            self._callback(parts[0], parts[1])
+
+    def send(self, peer: bytes, payload: bytes) -> bool:
+        return self._put([peer, payload])
+
+
+class Spoke(_Socket):
+    """Connects to `address` as `name`, now or as soon as somebody listens there, and again whenever that ends."""
+
+    def __init__(self, address: str, name: bytes, received: Callable[[bytes], Any]) -> None:
+        super().__init__(zmq.DEALER)
+        self._callback = received
+        self._socket.set(zmq.IDENTITY, name)
+        self._socket.set(zmq.IMMEDIATE, 1)  # queue only for a router that is there: else say so at once
+        self._socket.set(zmq.RECONNECT_IVL, 50)
+        self._socket.set(zmq.RECONNECT_IVL_MAX, 500)
+        self._socket.connect(address)
+        self._watch()
+
+    def _received(self, parts: list[bytes]) -> None:
+        if len(parts) == 1:
+            self._callback(parts[0])
+
+    def send(self, payload: bytes) -> bool:
+        return self._put([payload])

@@ -1,0 +1,322 @@
+"""The command `solowire` (design, section 7). Exit status: 0, 1 for what failed, 2 for a wrong setting or usage.
+
+Imports of the roles stand inside the commands: `solowire token` should not load a web server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from solowire import __version__, logs
+from solowire.errors import ClientError, ConfigError
+from solowire.settings import Settings, load, secret_of
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+TOKEN_SECONDS = 12 * 3600.0
+
+
+def main() -> None:
+    """The console script."""
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Exit as end:
+        sys.exit(end.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except ConfigError as error:
+        click.echo(f"solowire: {error}", err=True)
+        sys.exit(2)
+    except ClientError as error:
+        click.echo(f"solowire: {error}", err=True)
+        sys.exit(1)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()  # whoever read our output has seen enough
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="solowire")
+def cli() -> None:
+    """One live WebSocket per user, whatever the number of tabs, panels and event types."""
+
+
+def common(command: F) -> F:
+    """The options that every command has."""
+    command = click.option("--data-dir", type=click.Path(path_type=Path), help="Data directory of the system.")(command)
+    return click.option("--config", type=click.Path(path_type=Path), help="Settings from a TOML file.")(command)
+
+
+def remote(command: F) -> F:
+    """The options of commands that talk to a running gateway."""
+    command = click.option("--token", help="Token to use. [default: one signed with the secret of the data directory]")(
+        command
+    )
+    return common(click.option("--url", help="The gateway. [default: http://127.0.0.1:8000]")(command))
+
+
+@cli.command()
+@click.option("--host", help="Address to listen on. [default: 127.0.0.1]")
+@click.option("--port", type=int, help="The gateway's port; shards take the ports after it. [default: 8000]")
+@click.option("--shards", type=int, help="Number of shards. [default: one per core]")
+@common
+def up(config: Path | None, **options: Any) -> None:
+    """Router, shards and gateway on this machine; Ctrl-C drains and stops."""
+    from solowire import process
+    from solowire.supervisor import Failed, Supervisor
+
+    settings = _load(config, "up", **options)
+    secret, made = secret_of(settings, create=True)
+    status = 0
+
+    async def run(stop: asyncio.Event) -> None:
+        nonlocal status
+        supervisor = Supervisor(settings, str(config.absolute()) if config is not None else None)
+        try:
+            starting = asyncio.ensure_future(supervisor.start())
+            stopping = asyncio.ensure_future(stop.wait())
+            await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+            stopping.cancel()
+            if not starting.done():
+                starting.cancel()
+                return
+            starting.result()
+            _say_where(settings, supervisor.gateway_url, secret, made)
+            await supervisor.watch(stop)
+            click.echo("Stopping …", err=True)
+        except Failed as failed:
+            status = failed.status
+        except TimeoutError:
+            click.echo("solowire: not everything became ready in time; the log above says why", err=True)
+            status = 1
+        finally:
+            await supervisor.stop()
+
+    process.run(run)
+    sys.exit(status)
+
+
+def _say_where(settings: Settings, url: str, secret: str, made: bool) -> None:
+    token = _signed(settings, secret, "admin", "admin", TOKEN_SECONDS)
+    elsewhere = f" --data-dir {settings.data_dir}" if "data_dir" in settings.model_fields_set else ""
+    elsewhere += f" --url {url}" if settings.port != 8000 else ""
+    lines = ["", f"Solowire is ready: {settings.shards} shard{'s' if settings.shards > 1 else ''}.", ""]
+    if made:
+        lines.append(f"  a secret was made        {settings.data_dir / 'secret'}")
+    lines += [
+        f"  gateway                  {url}",
+        f"  API documentation        {url}/docs",
+        f"  administrator's token    {token}",
+        "",
+        "Follow events, in another terminal:",
+        f"  solowire tail{elsewhere}",
+        "and publish one:",
+        f"""  solowire publish custom.hello '{{"text": "hello"}}'{elsewhere}""",
+        "",
+    ]
+    click.echo("\n".join(lines))
+
+
+@cli.command()
+@common
+def router(config: Path | None, **options: Any) -> None:
+    """The router alone, for containers."""
+    from router.server import serve
+
+    serve(_load(config, "router", **options))
+
+
+@cli.command()
+@click.option("--index", type=click.IntRange(0, 255), required=True, help="Which shard it is, from 0.")
+@click.option("--host", help="Address to listen on. [default: 127.0.0.1]")
+@click.option("--port", "shard_port", type=int, help="Port to listen on. [default: the gateway's + 1 + index]")
+@common
+def shard(config: Path | None, index: int, **options: Any) -> None:
+    """One shard alone, for containers."""
+    from workers.server import serve
+
+    serve(_load(config, "shard", index=index, **options), index)
+
+
+@cli.command()
+@click.option("--host", help="Address to listen on. [default: 127.0.0.1]")
+@click.option("--port", type=int, help="Port to listen on. [default: 8000]")
+@common
+def gateway(config: Path | None, **options: Any) -> None:
+    """The gateway alone, for containers."""
+    from gateway.server import serve
+
+    serve(_load(config, "gateway", **options))
+
+
+@cli.group()
+def source() -> None:
+    """Agents that turn real systems into events."""
+
+
+@source.command()
+@click.option("--query-log", type=click.Path(path_type=Path), required=True, help="The query log that named writes.")
+@click.option("--server", default=socket.gethostname, help="What to call the server. [default: this host's name]")
+@click.option("--zones", default="", help="Zones, separated by commas: queries beneath one are labelled with it.")
+@click.option("--from-start", is_flag=True, help="Begin at the start of the file, not at its end.")
+@remote
+def bind9(config: Path | None, query_log: Path, server: str, zones: str, from_start: bool, **options: Any) -> None:
+    """Follows BIND 9's query log and publishes dns_query_log."""
+    from solowire import process
+    from solowire.publisher import Publisher
+    from sources.server import run_bind9
+
+    settings = _load(config, "source", **options)
+
+    async def run(stop: asyncio.Event) -> None:
+        async with Publisher(settings.url, _token(settings, "publisher")) as publisher:
+            await run_bind9(query_log, publisher, server=server, from_start=from_start, zones=_listed(zones), stop=stop)
+
+    process.run(run)
+
+
+@cli.command()
+@click.option("--user", required=True, help="User name.")
+@click.option("--role", default="viewer", show_default=True, help="Role.")
+@click.option("--zones", default="", help="Zones that the user may see, separated by commas. [default: all]")
+@click.option("--ttl", type=click.FloatRange(min=1), default=3600.0, show_default=True, help="Seconds.")
+@common
+def token(config: Path | None, user: str, role: str, zones: str, ttl: float, **options: Any) -> None:
+    """Prints a token signed with the configured secret."""
+    from solowire.roles import roles_of
+
+    settings = _load(config, None, **options)
+    roles = roles_of(settings)
+    if role not in roles:
+        raise ConfigError(f"--role {role}: not known; known are {', '.join(roles)}")
+    secret, _ = secret_of(settings, create=False)
+    click.echo(_signed(settings, secret, user, role, ttl, _listed(zones)))
+
+
+@cli.command()
+@click.argument("type")
+@click.argument("data", metavar="JSON")
+@click.option("--priority", type=click.Choice(["critical", "high", "normal", "low"]), help="[default: the type's]")
+@click.option("--user", help="Only this user gets it.")
+@click.option("--key", help="What a state is the state of.")
+@remote
+def publish(
+    config: Path | None, type: str, data: str, priority: str | None, user: str | None, key: str | None, **options: Any
+) -> None:
+    """Publishes one event and prints its offset."""
+    from solowire.publisher import Publisher
+
+    settings = _load(config, None, **options)
+    try:
+        payload = json.loads(data)
+    except ValueError as error:
+        raise click.UsageError(f"JSON: {error}") from None
+    if not isinstance(payload, dict):
+        raise click.UsageError("JSON: the data of an event is an object, {…}")
+    event: dict[str, Any] = {"type": type, "data": payload}
+    event |= {n: v for n, v in (("priority", priority), ("user", user), ("key", key)) if v is not None}
+
+    async def run() -> int:
+        async with Publisher(settings.url, _token(settings, "publisher"), retry_for=10) as publisher:
+            return (await publisher.publish_now(event)).last_offset
+
+    click.echo(asyncio.run(run()))
+
+
+@cli.command()
+@click.argument("types", nargs=-1)
+@click.option("--filter", "filters", multiple=True, metavar="NAME=VALUE", help="Such as zone=example.com; repeatable.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--count", type=click.IntRange(min=1), help="End after so many events.")
+@remote
+def tail(
+    config: Path | None,
+    types: tuple[str, ...],
+    filters: tuple[str, ...],
+    as_json: bool,
+    count: int | None,
+    **options: Any,
+) -> None:
+    """Follows events in the terminal; all that you may see, or TYPES (such as dns.* or security_alert)."""
+    from solowire.tailing import follow
+
+    settings = _load(config, None, **options)
+    wanted: dict[str, list[str]] = {}
+    for entry in filters:
+        name, sign, value = entry.partition("=")
+        if not sign:
+            raise click.UsageError(f"--filter {entry}: write NAME=VALUE")
+        wanted.setdefault(name, []).append(value)
+    asyncio.run(follow(settings.url, _token(settings, "admin"), types, wanted, as_json=as_json, count=count))
+
+
+@cli.command()
+@click.option("--watch", is_flag=True, help="Keep the table up to date.")
+@click.option("--json", "as_json", is_flag=True, help="JSON instead of a table.")
+@remote
+def stats(config: Path | None, watch: bool, as_json: bool, **options: Any) -> None:
+    """The shards, in a table."""
+    from solowire.statistics import show
+
+    settings = _load(config, None, **options)
+    asyncio.run(show(settings.url, _token(settings, "admin"), watch=watch, as_json=as_json))
+
+
+@cli.command("config")
+@common
+def show_config(config: Path | None, **options: Any) -> None:
+    """Prints the settings in force, secrets masked."""
+    settings = _load(config, None, **options)
+    for name, field in Settings.model_fields.items():
+        value = getattr(settings, name)
+        shown = "" if value is None else json.dumps(value if isinstance(value, (int, float)) else str(value))
+        line = f"{name} = {shown}" if shown else f"# {name} ="
+        click.echo(f"{line:<48}  # {field.description}" if field.description else line)
+
+
+def _load(config: Path | None, role: str | None, *, index: int | None = None, **options: Any) -> Settings:
+    settings = load(config, **options)
+    context = {name: value for name, value in (("role", role), ("shard", index)) if value is not None}
+    logs.configure(settings.log_level if role else "warning", settings.log_format, **context)
+    return settings
+
+
+def _token(settings: Settings, role: str) -> str | Callable[[], str]:
+    """The configured token; else one signed here, anew whenever it is asked for, for a user of this process alone."""
+    if settings.token is not None:
+        return settings.token.get_secret_value()
+    secret, _ = secret_of(settings, create=False)
+    user = f"cli:{_login()}@{socket.gethostname()}:{os.getpid()}"
+    return lambda: _signed(settings, secret, user, role, TOKEN_SECONDS)
+
+
+def _signed(settings: Settings, secret: str, user: str, role: str, ttl: float, zones: tuple[str, ...] = ()) -> str:
+    from solowire.roles import roles_of
+    from solowire.tokens import Tokens
+
+    scopes = {"zones": zones} if zones else None
+    return Tokens(secret, roles_of(settings)).sign(user, role, now=time.time(), ttl=ttl, scopes=scopes)
+
+
+def _login() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "user"
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())

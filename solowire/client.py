@@ -1,0 +1,627 @@
+"""The Python SDK's reader: one connection, kept up, and its events as an async iterator.
+
+    async with Client("https://gateway.example", token, subscriptions=["dns.*"]) as client:
+        async for event in client:
+            ...
+
+What it keeps true:
+
+* No event is lost between two connections: it comes back with the cursor of what has *arrived*, and where the server
+  can't resume from there, `on_gap` says so. A frame that can't be decoded is never skipped, since it may hold events:
+  it is counted (`undecodable`) and the connection is made anew, from the cursor before it. A well-formed message of a
+  type that this version does not know is no such frame: it holds no events, and is ignored.
+* `(epoch, cursor)` is what has been *handed out*: it moves on with the last event of a frame, so that who saves it
+  after handling an event and shows it as `resume` to a new client gets some events twice, and none never.
+* Between the socket and the iteration there are `max_buffered` events and one frame. At that bound the socket is not
+  read any more (so TCP holds the server back) until half of them are gone; nothing is dropped. Only while an answer is
+  awaited is it read on, as otherwise a `subscribe` within the iteration would wait for itself. A server that gets no
+  pong meanwhile closes with 4408, which costs a reconnection and no event.
+* Only this: `hello`, what its methods say, a `pong` for each `ping`, and `refresh` if the token is a callback.
+
+Coming back takes full jitter between the server's `reconnect.min_ms` and a ceiling that doubles up to `max_ms`, and
+begins anew only after a connection that was steady. A `reconnect` message is obeyed without growth.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from itertools import count
+from ssl import SSLContext
+from types import TracebackType
+from typing import Any, Literal
+
+import httpx
+import msgspec
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
+from websockets.typing import Subprotocol
+
+from solowire.backoff import Backoff, retry_after
+from solowire.catalog import CATALOG
+from solowire.client_protocol import (
+    SUBPROTOCOLS,
+    ClientMessage,
+    Codec,
+    Error,
+    Events,
+    Hello,
+    Notice,
+    Ping,
+    Pong,
+    ReceivedEvent,
+    ReconnectNow,
+    Refresh,
+    Reply,
+    Resume,
+    ServerMessage,
+    Stats,
+    Subscribe,
+    Subscriptions,
+    Unsubscribe,
+    Welcome,
+)
+from solowire.codes import CloseCode, is_terminal
+from solowire.errors import ClientError, ConnectionEnded, InvalidMessage, MessageRefused
+from solowire.subscriptions import Filter, Wanted, subscribe, unsubscribe
+
+MAX_FRAME_BYTES = 16 * 1024 * 1024
+"""What the server beneath a shard sends at most. Frames are 64 KB unless a single event is larger."""
+
+MISSED_HEARTBEATS = 2.5
+"""A server that has said nothing for this many of its heartbeats is dead."""
+
+CLOSE_TIMEOUT_S = 1.0
+"""How long a polite close waits for the other side."""
+
+ABNORMAL = 1006
+"""RFC 6455, section 7.4.1: the connection ended without a close code, or never began."""
+
+Token = str | Callable[[], str | Awaitable[str]]
+
+log = logging.getLogger("solowire.client")
+
+
+class Grant(msgspec.Struct, frozen=True):
+    """The answer of `POST /v1/connect`. url: carries the ticket, so it is not for logs."""
+
+    url: str
+    shard: int | None = None
+
+
+class Client:
+    """One user's connection. Both an async context manager and, within it, an async iterator of `ReceivedEvent`.
+
+    url: the gateway's, `http://` or `https://`. token: a token, or a function that gives one (plain or async): it is
+    asked for one before every connection, and when the server says that the present one is about to expire.
+    subscriptions: None means the defaults of the role. filter: goes with them. resume: `(epoch, cursor)` of an earlier
+    client. max_buffered: events. connect_timeout: seconds for one attempt, up to the server's `welcome`.
+    reconnect_min, reconnect_max: seconds, until the server has said its own. steady_after: seconds that a connection
+    lives before it counts as one that worked. on_gap(reason): events were missed and can't be had any more; called
+    between the events before and after. on_notice(notice): at once.
+
+    Entering waits for the first `welcome`, for as long as it takes. Entering and iterating raise ConnectionEnded when
+    the server ends the connection for good (a terminal close code, or an HTTP answer that means the same: 401 is 4401,
+    403 is 4403, 409 is 4409, any other that can't succeed 4400), or for whatever reason if `reconnect` is False;
+    MessageRefused if it does not take the `hello`; and what the token function raises, unless that is an OSError or
+    httpx.TransportError, which is tried again. What had arrived is handed out first.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: Token,
+        *,
+        subscriptions: Sequence[str] | None = None,
+        filter: Mapping[str, Sequence[str]] | None = None,
+        codec: Literal["json", "msgpack"] = "json",
+        resume: tuple[str, int] | None = None,
+        reconnect: bool = True,
+        connect_timeout: float = 10.0,
+        max_buffered: int = 10_000,
+        reconnect_min: float = 0.5,
+        reconnect_max: float = 20.0,
+        steady_after: float = 5.0,
+        on_gap: Callable[[str], object] | None = None,
+        on_notice: Callable[[Notice], object] | None = None,
+        ssl: SSLContext | None = None,
+    ) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise ValueError(f"the gateway's URL begins with http:// or https://, not {url!r}")
+        if max_buffered < 1:
+            raise ValueError("max_buffered is at least 1")
+        self._url = url.rstrip("/") + "/v1/connect"
+        self._token = token
+        self._codec = Codec[codec]
+        self._filter = _canonical(filter)
+        self._wanted: Wanted | None = None
+        if subscriptions is not None:
+            self._wanted = dict.fromkeys(subscriptions, self._filter)
+        self._reconnect = reconnect
+        self._connect_timeout = connect_timeout
+        self._max_buffered = max_buffered
+        self._steady_after = steady_after
+        self._on_gap = on_gap
+        self._on_notice = on_notice
+        self._ssl = ssl
+
+        self.gaps = 0
+        self.undecodable = 0
+        self.connections = 0  # so many welcomes
+        self._reconnect_ms = (reconnect_min * 1000, reconnect_max * 1000)
+        self._backoff = _backoff(*self._reconnect_ms)
+        self._welcome: Welcome | None = None
+        self._granted: list[str] = []
+        self._shard: int | None = None
+        self._arrived_at = resume  # (epoch, cursor) of what has been received
+        self._handed_out = resume  # … of what the iteration has given away
+        self._live_since: float | None = None
+        self._lost_at: float | None = None
+
+        self._buffer: deque[_Stretch] = deque()
+        self._buffered = 0
+        self._news = asyncio.Event()  # for the iteration: look at the buffer, or at the end
+        self._room = asyncio.Event()  # for the reading: there is room, or someone asks
+        self._room.set()
+        self._asking = 0
+        self._up = asyncio.Event()  # there is a welcomed connection, or there will never be one again
+        self._socket: ClientConnection | None = None
+        self._ids = count(1)
+        self._asked: dict[int, _Asked] = {}
+        self._http: httpx.AsyncClient | None = None
+        self._runner: asyncio.Task[None] | None = None
+        self._renewals: set[asyncio.Task[None]] = set()
+        self._end: BaseException | None = None
+        self._closed = False
+
+    # ------------------------------------------------------------------------------------------ what it knows
+
+    @property
+    def welcome(self) -> Welcome | None:
+        """The last one. None before the first."""
+        return self._welcome
+
+    @property
+    def session(self) -> str | None:
+        """Of the last connection."""
+        return None if self._welcome is None else self._welcome.session
+
+    @property
+    def shard(self) -> int | None:
+        """The number of the shard that the last connection was sent to."""
+        return self._shard
+
+    @property
+    def subscriptions(self) -> list[str]:
+        """The event types in force, as the server last told them."""
+        return list(self._granted)
+
+    @property
+    def epoch(self) -> str | None:
+        """Which `cursor` belongs to. None before the first welcome."""
+        return None if self._handed_out is None else self._handed_out[0]
+
+    @property
+    def cursor(self) -> int | None:
+        """Where the iteration stands: all events up to it have been handed out. None before the first welcome."""
+        return None if self._handed_out is None else self._handed_out[1]
+
+    # ------------------------------------------------------------------------------------------ what it does
+
+    async def __aenter__(self) -> Client:
+        if self._runner is not None or self._closed:
+            raise RuntimeError("a client is entered once")
+        self._http = httpx.AsyncClient(trust_env=False, timeout=self._connect_timeout, verify=self._ssl or True)
+        self._runner = asyncio.create_task(self._run(self._http), name="solowire client")
+        try:
+            await self._up.wait()
+            if self._end is not None:
+                raise self._end
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def __aiter__(self) -> Client:
+        return self
+
+    async def __anext__(self) -> ReceivedEvent:
+        if self._runner is None:
+            raise RuntimeError("enter the client first: `async with client`")
+        while not self._closed:
+            self._settle()
+            if self._buffer:
+                return self._take()
+            if self._end is not None:
+                raise self._end
+            self._news.clear()
+            await self._news.wait()
+        raise StopAsyncIteration
+
+    async def subscribe(
+        self, event_types: Sequence[str], filter: Mapping[str, Sequence[str]] | None = None
+    ) -> Subscriptions:
+        """Adds event types, each under `filter`. Waits for a connection if there is none; raises MessageRefused."""
+        raw = None if filter is None else {name: list(values) for name, values in filter.items()}
+        conditions = _canonical(filter)
+        return await self._ask(
+            lambda id: Subscribe(list(event_types), id, raw),
+            Subscriptions,
+            lambda wanted: subscribe(wanted, event_types, conditions),
+        )
+
+    async def unsubscribe(self, event_types: Sequence[str]) -> Subscriptions:
+        """Takes event types away. Waits for a connection if there is none; raises MessageRefused."""
+        return await self._ask(
+            lambda id: Unsubscribe(list(event_types), id),
+            Subscriptions,
+            lambda wanted: unsubscribe(wanted, event_types, CATALOG),
+        )
+
+    async def refresh(self, token: str) -> dict[str, Any]:
+        """Shows a new token of the same user; it is the one to come back with. Raises MessageRefused."""
+        reply = await self._ask(lambda id: Refresh(token, id), Reply)
+        if isinstance(self._token, str):
+            self._token = token
+        return reply.data
+
+    async def stats(self) -> dict[str, Any]:
+        """What the shard knows of this connection. Raises MessageRefused."""
+        return (await self._ask(lambda id: Stats(id), Reply)).data
+
+    async def close(self) -> None:
+        """Ends the connection and the iteration. What is buffered is not handed out; `cursor` stands before it."""
+        self._closed = True
+        tasks = [task for task in (self._runner, *self._renewals) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._http is not None:
+            await self._http.aclose()
+        self._finish(ConnectionEnded(1000, "closed here"))
+
+    # ------------------------------------------------------------------------------------------ coming back
+
+    async def _run(self, http: httpx.AsyncClient) -> None:
+        clock = asyncio.get_running_loop().time
+        try:
+            while True:
+                self._live_since = None
+                try:
+                    await self._connection(http)
+                except _Left as left:
+                    now = clock()
+                    lived = 0.0 if self._live_since is None else now - self._live_since
+                    if lived:
+                        self._lost_at = now
+                    wait = self._wait_after(left, lived)
+                    log.info("connection over: %s %s; coming back in %.2f s", left.code, left.reason, wait)
+                await asyncio.sleep(wait)
+        except asyncio.CancelledError:
+            raise
+        except ConnectionEnded as end:
+            log.info("%s", end)
+            self._finish(end)
+        except Exception as error:  # the token function's, or a fault of ours: either way it is for the user to see
+            self._finish(error)
+
+    def _wait_after(self, left: _Left, lived: float) -> float:
+        """Seconds until the next attempt. Raises ConnectionEnded if there shall be none."""
+        if not self._reconnect:
+            raise ConnectionEnded(left.code, left.reason)
+        if left.asked:
+            return left.after + random.uniform(0, max(self._reconnect_ms[0] / 1000, left.after / 10))  # noqa: S311
+        steady = lived > 0 and lived >= self._steady_after
+        if steady:
+            self._backoff.reset()
+        # Only a new token makes a difference, and only once: not to a server that never likes the new one either.
+        renewable = left.code == CloseCode.unauthenticated and callable(self._token) and steady
+        if is_terminal(left.code) and not renewable:
+            raise ConnectionEnded(left.code, left.reason)
+        return self._backoff.next(at_least=left.after)
+
+    async def _connection(self, http: httpx.AsyncClient) -> None:
+        """One connection from its ticket to its end. Always raises: _Left, or what can't be helped."""
+        socket: ClientConnection | None = None
+        try:
+            try:
+                async with asyncio.timeout(self._connect_timeout):
+                    grant = await self._grant(http)
+                    socket = await self._open(grant)
+                    welcome = await self._greet(socket)
+            except TimeoutError:
+                raise _Left(ABNORMAL, f"no connection within {self._connect_timeout} s") from None
+            self._begin(socket, welcome)
+            await self._receive(socket, welcome.heartbeat_s * MISSED_HEARTBEATS)
+        except ConnectionClosed as closed:
+            code, reason = (ABNORMAL, "") if closed.rcvd is None else (closed.rcvd.code, closed.rcvd.reason)
+            raise _Left(code, reason or "connection lost") from None
+        finally:
+            self._socket = None
+            if self._end is None:
+                self._up.clear()
+            lost, self._asked = self._asked, {}
+            for asked in lost.values():
+                asked.settle(None)
+            if socket is not None:
+                await socket.close()
+
+    async def _grant(self, http: httpx.AsyncClient) -> Grant:
+        try:
+            token = await self._fresh_token()
+            response = await http.post(self._url, headers={"Authorization": f"Bearer {token}"})
+        except (OSError, httpx.TransportError) as error:
+            raise _Left(ABNORMAL, f"the gateway can't be reached: {str(error) or type(error).__name__}") from error
+        if not response.is_success:
+            raise self._refused(response.status_code, response.headers.get("retry-after"), response.content)
+        try:
+            grant = msgspec.json.decode(response.content, type=Grant)
+        except (msgspec.DecodeError, UnicodeError) as error:
+            raise _Left(ABNORMAL, f"the gateway's answer can't be understood: {error}") from error
+        self._shard = grant.shard
+        return grant
+
+    async def _fresh_token(self) -> str:
+        if isinstance(self._token, str):
+            return self._token
+        token = self._token()
+        return token if isinstance(token, str) else await token
+
+    async def _open(self, grant: Grant) -> ClientConnection:
+        try:
+            return await connect(
+                grant.url,
+                subprotocols=[Subprotocol(self._codec.value)],
+                proxy=None,
+                compression=None,
+                open_timeout=None,  # the whole attempt has one
+                ping_interval=None,  # heartbeats are messages
+                close_timeout=CLOSE_TIMEOUT_S,
+                max_size=MAX_FRAME_BYTES,
+                ssl=self._ssl if grant.url.startswith("wss://") else None,
+            )
+        except InvalidStatus as error:
+            answer = error.response
+            if answer.status_code == httpx.codes.UNAUTHORIZED:  # it is the ticket that expired, not the token
+                raise _Left(ABNORMAL, "the shard did not take the ticket") from None
+            raise self._refused(answer.status_code, answer.headers.get("retry-after"), bytes(answer.body)) from None
+        except (OSError, InvalidHandshake, InvalidURI) as error:
+            reason = str(error) or type(error).__name__
+            raise _Left(ABNORMAL, f"shard {grant.shard} can't be reached: {reason}") from error
+
+    def _refused(self, status: int, header: str | None, body: bytes) -> _Left:
+        """What an HTTP answer other than success means."""
+        reason = f"{status} {_detail(body)}".rstrip()
+        code = _TERMINAL_STATUS.get(status)
+        if code is CloseCode.replaced and self._may_be_our_own():
+            code = CloseCode.try_later
+        elif code is None and 300 <= status < 500 and status not in (408, 425, 429) and not self.connections:
+            code = CloseCode.bad_protocol  # such as 404: not a gateway. Later it would be one that is being deployed
+        return _Left(code or ABNORMAL, reason, after=retry_after(header, time.time()))
+
+    def _may_be_our_own(self) -> bool:
+        """Whether the user's other connection, which is in the way, may be our last one, not yet seen as dead."""
+        if self._lost_at is None or self._welcome is None:
+            return False
+        age = asyncio.get_running_loop().time() - self._lost_at
+        return age < 2 * MISSED_HEARTBEATS * self._welcome.heartbeat_s
+
+    # ------------------------------------------------------------------------------------------ one connection
+
+    async def _greet(self, socket: ClientConnection) -> Welcome:
+        resume = None if self._arrived_at is None else Resume(*self._arrived_at)
+        id = next(self._ids)
+        patterns, filter, narrower = _introduction(self._wanted, self._filter)
+        await _say(socket, Hello(id, patterns, filter, resume))
+        while True:
+            message = await self._next(socket)
+            if isinstance(message, Welcome):
+                break
+            if isinstance(message, Error) and message.id == id:
+                if message.retry_after is not msgspec.UNSET:
+                    raise _Left(CloseCode.try_later, message.message, after=message.retry_after)
+                raise MessageRefused(message.code, message.message, message.hint)
+            await self._handle(message, socket)
+        for message_types, conditions in narrower:
+            await _say(socket, Subscribe(message_types, next(self._ids), conditions))
+        return message
+
+    def _begin(self, socket: ClientConnection, welcome: Welcome) -> None:
+        gap = None
+        if self._arrived_at is not None and not welcome.resumed:
+            self.gaps += 1
+            gap = welcome.reason or "unknown"
+        self._welcome = welcome
+        self._granted = welcome.subscriptions
+        self._arrived_at = (welcome.epoch, welcome.cursor)
+        self._put(_Stretch(deque(), self._arrived_at, gap))
+        low, high = welcome.reconnect.min_ms, welcome.reconnect.max_ms
+        if (low, high) != self._reconnect_ms and 0 < low <= high:
+            self._reconnect_ms = (low, high)
+            attempts = self._backoff.attempts
+            self._backoff = _backoff(low, high)
+            self._backoff.attempts = attempts
+        self.connections += 1
+        self._live_since = asyncio.get_running_loop().time()
+        self._socket = socket
+        self._up.set()
+
+    async def _receive(self, socket: ClientConnection, patience: float) -> None:
+        clock = asyncio.get_running_loop().time
+        try:
+            async with asyncio.timeout(None) as deadline:
+                while True:
+                    if not self._room.is_set():
+                        deadline.reschedule(None)  # it is we who don't listen
+                        await self._room.wait()
+                    if patience > 0:
+                        deadline.reschedule(clock() + patience)
+                    await self._handle(await self._next(socket), socket)
+        except TimeoutError:
+            socket.transport.abort()
+            raise _Left(ABNORMAL, f"no heartbeat within {patience:g} s") from None
+
+    async def _next(self, socket: ClientConnection) -> ServerMessage | None:
+        """The next message. None for one of a type that is newer than this client."""
+        raw = await socket.recv()
+        try:
+            return _codec_of(socket).decode_server(raw)
+        except InvalidMessage as error:
+            unknown = _unknown_type(raw, _codec_of(socket))
+            if unknown is not None:
+                log.debug("a message of the unknown type %r is ignored", unknown)
+                return None
+            self.undecodable += 1
+            log.warning("a frame can't be decoded, so the connection is made anew: %s", error)
+            await socket.close(1007, "it can't be decoded")
+            raise _Left(1007, "a frame can't be decoded") from None
+
+    async def _handle(self, message: ServerMessage | None, socket: ClientConnection) -> None:
+        match message:
+            case Events():
+                assert self._arrived_at is not None, "events come after the welcome"  # noqa: S101
+                self._arrived_at = (self._arrived_at[0], message.cursor)
+                self._put(_Stretch(deque(message.events), self._arrived_at))
+            case Ping():
+                await _say(socket, Pong(message.id, message.time))
+            case Subscriptions() | Reply() | Error():
+                self._answer(message)
+            case Notice():
+                self._tell(self._on_notice, message)
+                if message.code == "token_expiring" and callable(self._token):
+                    task = asyncio.create_task(self._renew(), name="solowire token")
+                    self._renewals.add(task)
+                    task.add_done_callback(self._renewals.discard)
+            case ReconnectNow():
+                raise _Left(CloseCode.going_away, message.reason, after=message.after_ms / 1000, asked=True)
+            case Welcome() | Pong() | None:
+                pass
+
+    async def _renew(self) -> None:
+        try:
+            await self.refresh(await self._fresh_token())
+        except Exception as error:  # the server will close with 4401, and the next connection has a token of its own
+            log.warning("the token was not refreshed: %s", error)
+
+    # ------------------------------------------------------------------------------------------ asking
+
+    async def _ask(
+        self, message: Callable[[int], ClientMessage], kind: type[_A], change: Callable[[Wanted], Wanted] | None = None
+    ) -> _A:
+        """Says `message` and returns its answer; says it again on the next connection if this one ends first."""
+        if self._runner is None:
+            raise RuntimeError("enter the client first: `async with client`")
+        self._asking += 1
+        self._room.set()
+        try:
+            while True:
+                await self._up.wait()
+                if self._end is not None:
+                    raise self._end
+                socket, id = self._socket, next(self._ids)
+                assert socket is not None  # noqa: S101
+                asked = self._asked[id] = _Asked(asyncio.get_running_loop().create_future(), change)
+                # A fault is not looked at here: whatever it is, the reading sees it too, and settles all answers.
+                with suppress(ConnectionClosed):
+                    await _say(socket, message(id))
+                answer = await asked.answer
+                if isinstance(answer, Error):
+                    raise MessageRefused(answer.code, answer.message, answer.hint)
+                if isinstance(answer, kind):
+                    return answer
+                if answer is not None:
+                    raise MessageRefused("unexpected_answer", f"the server answered with {type(answer).__name__}")
+        finally:
+            self._asking -= 1
+            self._look_for_room()
+
+    def _answer(self, message: Subscriptions | Reply | Error) -> None:
+        if isinstance(message, Subscriptions):
+            before, self._granted = self._granted, message.subscriptions
+        asked = self._asked.pop(message.id, None) if isinstance(message.id, int) else None
+        if asked is not None:
+            if asked.change is not None and isinstance(message, Subscriptions):
+                # Here and not where the answer is awaited: it is in force even if nobody waits any more.
+                wanted = dict.fromkeys(before, self._filter) if self._wanted is None else self._wanted
+                try:
+                    self._wanted = asked.change(wanted)
+                except InvalidMessage:  # the server's catalogue is another than ours: then as it says
+                    self._wanted = dict.fromkeys(message.subscriptions, self._filter)
+            asked.settle(message)
+        elif isinstance(message, Error):
+            log.warning("the server refused a message: %s %s %s", message.code, message.message, message.hint)
+
+    # ------------------------------------------------------------------------------------------ the buffer
+
+    def _put(self, stretch: _Stretch) -> None:
+        self._buffer.append(stretch)
+        self._buffered += len(stretch.events)
+        if self._buffered >= self._max_buffered and not self._asking:
+            self._room.clear()
+        self._settle()
+        self._news.set()
+
+    def _take(self) -> ReceivedEvent:
+        stretch = self._buffer[0]
+        event = stretch.events.popleft()
+        self._buffered -= 1
+        if not stretch.events:
+            self._handed_out = stretch.position
+            self._buffer.popleft()
+        self._look_for_room()
+        return event
+
+    def _settle(self) -> None:
+        """Passes over what holds no events, so that gaps are told in their place and `cursor` is not behind."""
+        while self._buffer and not self._buffer[0].events:
+            stretch = self._buffer.popleft()
+            self._handed_out = stretch.position
+            if stretch.gap is not None:
+                self._tell(self._on_gap, stretch.gap)
+
+    def _look_for_room(self) -> None:
+        if self._asking or self._buffered <= self._max_buffered // 2:
+            self._room.set()
+        elif self._buffered >= self._max_buffered:
+            self._room.clear()
+
+    def _tell(self, callback: Callable[[Any], object] | None, what: object) -> None:
+        if callback is not None:
+            try:
+                callback(what)
+            except Exception:  # the user's code: its fault must not end the connection
+                log.exception("a callback failed")
+
+    def _finish(self, end: BaseException) -> None:
+        if self._end is None:
+            self._end = end
+        self._up.set()
+        self._news.set()
+
+
+# ---------------------------------------------------------------------------------------------------- its parts
+
+_A = TypeVar("_A", Subscriptions, Reply)
+
+_TERMINAL_STATUS = {401: CloseCode.unauthenticated, 403: CloseCode.forbidden, 409: CloseCode.replaced}
+
+
+class _Left(Exception):
+    """A connection, or the attempt at one, is over. after: seconds to stay away. asked: the server asked for it."""
+
+    def __init__(self, code: int, reason: str, *, after: float = 0.0, asked: bool = False) -> None:
+        super().__init__(code, reason)
+        self.code = int(code)
+        self.reason = reason
+        self.after = after
+        self.asked = asked

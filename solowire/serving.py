@@ -1,0 +1,81 @@
+"""Granian inside our own event loop, on a listening socket of our own.
+
+The socket is ours because options set on it are inherited by every connection (design, section 6), because a port in
+use must be one line and not a log of the server's, and because Granian's own would share the port with a second process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from typing import Any
+
+from granian.constants import HTTPModes, Interfaces
+from granian.http import HTTP1Settings
+from granian.net import SocketHolder
+from granian.server.embed import Server
+
+from solowire.errors import ConfigError
+
+BACKLOG = 4096
+
+
+def listen(host: str, port: int, *, send_buffer: int | None = None, stalled_s: float = 30.0) -> socket.socket:
+    """A listening TCP socket. send_buffer: SO_SNDBUF of its connections, bytes. Raises ConfigError."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        sock = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        raise ConfigError(f"can't listen on {host}:{port}: {error.strerror or error}") from None
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 15)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)
+    # A peer that is gone without a word ends when what was sent to it has been unacknowledged for this long.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(stalled_s * 2000))
+    if send_buffer is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
+    try:
+        sock.bind(address)
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        reason = "the port is in use" if error.errno == 98 else (error.strerror or str(error))
+        raise ConfigError(f"can't listen on {host}:{port}: {reason}; choose another with --port") from None
+    sock.setblocking(False)
+    return sock
+
+
+class WebServer(Server):
+    """Serves one ASGI application on `sock`, as a task of the running loop."""
+
+    def __init__(self, app: Any, sock: socket.socket) -> None:
+        logging.getLogger("_granian").setLevel(logging.ERROR)  # its "embedded is experimental" on every start
+        super().__init__(
+            app,
+            interface=Interfaces.ASGINL,
+            http=HTTPModes.http1,
+            log_enabled=False,
+            # A handshake that doesn't finish is cut after this many milliseconds.
+            http1_settings=HTTP1Settings(header_read_timeout=10_000),
+        )
+        self._listening = sock
+        self._task: asyncio.Task[None] | None = None
+
+    def _init_shared_socket(self) -> None:
+        # Granian closes the descriptor that it is given.
+        self._shd = SocketHolder(os.dup(self._listening.fileno()), False, BACKLOG)
+
+    def start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self.serve())
+
+    async def finish(self) -> None:
+        """Stops accepting and drops what is open: close WebSockets first."""
+        if self._task is not None:
+            self.stop()
+            await asyncio.wait([self._task], timeout=5)
+        self._listening.close()

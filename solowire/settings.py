@@ -1,0 +1,222 @@
+"""Settings: read once, at start, validated together, and passed down as values.
+
+Later ones win: defaults, the file of `--config`, `.env`, the environment (`SOLOWIRE_…`), options of the command line.
+Whatever is wrong becomes one line that names the setting.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+import structlog
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from solowire.errors import ConfigError
+
+PREFIX = "SOLOWIRE_"
+_IPC_PATH_LIMIT = 107  # bytes of sun_path in a unix socket's address, unix(7)
+
+log = structlog.get_logger("solowire.settings")
+
+
+def _default_data_dir() -> Path:
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "solowire"
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. Times say their unit in their name."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True, validate_default=True
+    )
+
+    secret: SecretStr | None = Field(None, description="signs tokens; made in the data directory if not set")
+    data_dir: Path = Field(default_factory=_default_data_dir, description="journal, secret and sockets of one system")
+    host: str = Field("127.0.0.1", description="address that gateway and shards listen on")
+    port: int = Field(8000, ge=0, le=65535, description="the gateway's port; shards take the ports after it")
+    shards: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=256, description="shards of `up`")
+    shard_port: int | None = Field(None, ge=0, le=65535, description="one shard's port; default: port + 1 + index")
+    shard_url: str = Field(
+        "{scheme}://{host}:{port}/ws",
+        description="what clients are told; {scheme} and {host} are those of their request, {port} and {shard} the shard's",
+    )
+    advertise_host: str | None = Field(None, description="where gateways reach this shard; default: host")
+    backplane: str | None = Field(None, description="the router's ZeroMQ address; default: ipc in the data directory")
+    url: str = Field("http://127.0.0.1:8000", description="the gateway, for tail, publish, stats and sources")
+    token: SecretStr | None = Field(
+        None, description="token for tail, publish, stats and sources; default: signed here"
+    )
+    roles_file: Path | None = Field(None, description="TOML that replaces the built-in roles")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["console", "json"] | None = Field(None, description="default: console on a terminal, else json")
+
+    on_duplicate: Literal["replace", "reject"] = Field("replace", description="a second connection of a user")
+    hello_timeout_s: float = Field(2.0, gt=0, le=60)
+    heartbeat_s: float = Field(25.0, ge=0.2, le=600)
+    expiry_notice_s: float = Field(60.0, ge=0, description="how long before its token expires a client is told")
+    stalled_s: float = Field(30.0, gt=0, description="how long a socket may take nothing before it is closed (4413)")
+    message_rate: float = Field(20.0, gt=0, description="messages per second from one connection")
+    message_burst: float = Field(60.0, ge=1)
+    flush_high_ms: float = Field(20.0, ge=0, le=10_000)
+    flush_normal_ms: float = Field(100.0, ge=0, le=10_000)
+    flush_low_ms: float = Field(1000.0, ge=0, le=60_000)
+    reconnect_min_ms: int = Field(500, ge=0)
+    reconnect_max_ms: int = Field(20_000, ge=1)
+    moves_per_s: float = Field(500.0, gt=0, description="users sent away per second when the ring changes")
+    send_buffer_bytes: int = Field(256 * 1024, ge=4096, description="SO_SNDBUF of client sockets")
+
+    recent_events: int = Field(100_000, ge=100, description="events in a shard's recent log")
+    recent_bytes: int = Field(64 * 2**20, ge=2**20)
+    journal_events: int = Field(200_000, ge=100, description="events in the router's log")
+    journal_bytes: int = Field(256 * 2**20, ge=2**20)
+    duplicate_window_s: float = Field(600.0, ge=0, description="how long an event's id is remembered")
+    credit: int = Field(10_000, ge=100, description="events that may be under way to a shard")
+
+    publish_max_bytes: int = Field(4 * 2**20, ge=1024, description="one publish request")
+    publish_max_events: int = Field(5_000, ge=1)
+    event_max_bytes: int = Field(32 * 1024, ge=256, le=60 * 1024, description="one event's data as JSON")
+    publish_timeout_s: float = Field(5.0, gt=0)
+
+    @model_validator(mode="after")
+    def _agree(self) -> Settings:
+        if not self.flush_high_ms <= self.flush_normal_ms <= self.flush_low_ms:
+            raise ValueError("flush_high_ms ≤ flush_normal_ms ≤ flush_low_ms must hold")
+        if self.reconnect_min_ms > self.reconnect_max_ms:
+            raise ValueError("reconnect_min_ms must not be above reconnect_max_ms")
+        if self.port and self.port + self.shards > 65535:
+            raise ValueError(f"port {self.port} leaves no room for {self.shards} shards' ports after it")
+        if self.secret is not None and len(self.secret.get_secret_value()) < 16:
+            raise ValueError("secret must have 16 characters or more")
+        try:
+            self.shard_url.format(scheme="ws", host="h", port=1, shard=0)
+        except (KeyError, IndexError, ValueError, AttributeError):
+            raise ValueError("shard_url may hold {scheme}, {host}, {port} and {shard}, nothing else") from None
+        if self.backplane is not None and not self.backplane.startswith("ipc://"):
+            raise ValueError("backplane must be an ipc:// address: tcp needs CURVE keys, which this version can't take")
+        return self
+
+    @property
+    def run_dir(self) -> Path:
+        return self.data_dir / "run"
+
+    @property
+    def backplane_address(self) -> str:
+        """Raises ConfigError if the path is longer than a unix socket's address may be."""
+        if self.backplane is not None:
+            return self.backplane
+        path = str((self.run_dir / "router").absolute())
+        if len(path.encode()) > _IPC_PATH_LIMIT:
+            raise ConfigError(f"the data directory's path is too long for a unix socket: {path}; choose a shorter one")
+        return f"ipc://{path}"
+
+    def port_of_shard(self, index: int) -> int:
+        """0 lets the system choose."""
+        if self.shard_port is not None:
+            return self.shard_port
+        return self.port + 1 + index if self.port else 0
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, dotenv_settings, _File(settings_cls)
+
+
+class _File(PydanticBaseSettingsSource):
+    """The file of `--config`, below the environment and above the defaults."""
+
+    values: dict[str, Any] = {}
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
+        return self.values.get(field_name), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        return dict(self.values)
+
+
+def load(config: Path | None = None, **options: Any) -> Settings:
+    """The settings in force. options: from the command line, None where not given. Raises ConfigError."""
+    _File.values = _read(config) if config is not None else {}
+    try:
+        settings = Settings(**{name: value for name, value in options.items() if value is not None})
+    except ValidationError as error:
+        raise ConfigError("; ".join(_fault(e) for e in error.errors(include_url=False))) from None
+    except ValueError as error:  # pydantic-settings: a value that can't even be parsed
+        raise ConfigError(str(error).splitlines()[0]) from None
+    for name in os.environ:
+        if name.startswith(PREFIX) and name[len(PREFIX) :].lower() not in Settings.model_fields:
+            log.warning("setting_unknown", name=name, hint="`solowire config` lists those that are known")
+    return settings
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"--config {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {path}: not valid TOML: {error}") from None
+    unknown = [name for name in values if name not in Settings.model_fields]
+    if unknown:
+        raise ConfigError(
+            f"--config {path}: unknown setting {unknown[0]!r}; `solowire config` lists those that are known"
+        )
+    return values
+
+
+def _fault(error: Any) -> str:
+    place = ".".join(str(part) for part in error["loc"])
+    message = error["msg"].removeprefix("Value error, ")
+    if not place:
+        return str(message)
+    shown = "" if place in ("secret", "token") else f" (got {error.get('input')!r})"
+    return f"{PREFIX}{place.upper()}: {message}{shown}"
+
+
+def make_directories(settings: Settings) -> None:
+    """Makes the data directory and the sockets' directory, closed to others. Raises ConfigError."""
+    try:
+        settings.run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        settings.run_dir.chmod(0o700)
+    except OSError as error:
+        raise ConfigError(
+            f"data directory {settings.data_dir}: {error.strerror}; choose another with --data-dir"
+        ) from None
+
+
+def secret_of(settings: Settings, *, create: bool) -> tuple[str, bool]:
+    """The secret in force, and whether it was made just now. Raises ConfigError if there is none and none may be made."""
+    if settings.secret is not None:
+        return settings.secret.get_secret_value(), False
+    path = settings.data_dir / "secret"
+    try:
+        if create and not path.exists():
+            make_directories(settings)
+            # Written beside and linked into place, so that of two that start at once both get one whole secret.
+            draft = path.with_name(f".secret-{os.getpid()}")
+            draft.touch(mode=0o600)
+            draft.write_text(secrets.token_urlsafe(48) + "\n")
+            try:
+                os.link(draft, path)
+                return path.read_text().strip(), True
+            except FileExistsError:
+                pass
+            finally:
+                draft.unlink()
+        return path.read_text().strip(), False
+    except FileNotFoundError:
+        raise ConfigError(
+            f"no secret: {path} doesn't exist; set {PREFIX}SECRET, or name the data directory of a running system"
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"secret file {path}: {error.strerror}") from None

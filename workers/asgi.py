@@ -1,0 +1,209 @@
+"""A shard's ASGI application, and the seam to Granian beneath it.
+
+`send()` of Granian starts at once and returns an awaitable; awaiting it is what would cost (design, section 6). It is
+kept, and asked `.done()` before the next one: one that isn't is the backpressure signal, and there is no other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, Protocol
+from urllib.parse import parse_qs
+
+import msgspec
+import structlog
+
+from solowire.client_protocol import choose
+from solowire.errors import InvalidToken, Refused, RequestError
+from solowire.problems import PROBLEM_TYPE, problem_of
+from solowire.tokens import Tokens
+from workers.connection import Connection
+from workers.shard import Shard
+
+log = structlog.get_logger("solowire.shard")
+
+CLOSE_SECONDS = 1.0
+
+Scope = Mapping[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Any]
+
+
+class Sending(Protocol):
+    """What `send()` returns: a future of Granian's."""
+
+    def done(self) -> bool: ...
+    def cancel(self) -> object: ...
+
+
+class Socket:
+    """One accepted WebSocket. sending: its last send; handler: the task that receives for it."""
+
+    __slots__ = ("handler", "send", "sending")
+
+    def __init__(self, send: Send, sending: Sending, handler: asyncio.Task[Any] | None) -> None:
+        self.send = send
+        self.sending = sending
+        self.handler = handler
+
+
+def _message(frame: str | bytes) -> dict[str, Any]:
+    if isinstance(frame, str):
+        return {"type": "websocket.send", "text": frame}
+    return {"type": "websocket.send", "bytes": frame}
+
+
+class GranianSockets:
+    """`workers.sockets.Sockets` over ASGI sends that start by themselves."""
+
+    def send(self, frame: str | bytes, connections: Iterable[Connection]) -> list[Connection]:
+        message = _message(frame)  # one dict for all: nothing is made per connection but the send itself
+        busy = []
+        for connection in connections:
+            socket = connection.socket
+            if socket.sending.done():
+                socket.sending = socket.send(message)
+            else:
+                busy.append(connection)
+        return busy
+
+    def queue(self, frame: str | bytes, connection: Connection) -> None:
+        # Granian sends in the order of calls, so the last one's end is the end of all.
+        connection.socket.sending = connection.socket.send(_message(frame))
+
+    def busy(self, connection: Connection) -> bool:
+        return not connection.socket.sending.done()
+
+    def close(self, connection: Connection, code: int, reason: str) -> None:
+        socket: Socket = connection.socket
+        last = socket.sending
+        closing = socket.send({"type": "websocket.close", "code": int(code), "reason": reason})
+        asyncio.get_running_loop().call_later(CLOSE_SECONDS, _make_sure, socket, last, closing)
+
+
+def _make_sure(socket: Socket, last: Sending, closing: Sending) -> None:
+    """A peer that doesn't read takes no close frame either: only when nothing is pending does the descriptor go."""
+    for pending in (last, closing):
+        if not pending.done():
+            pending.cancel()
+    if socket.handler is not None:
+        socket.handler.cancel()
+
+
+class App:
+    """The ASGI application of one shard. changed() is called after anything that may have moved `Shard.next_due`."""
+
+    def __init__(self, shard: Shard, tokens: Tokens, metrics: Callable[[], bytes], changed: Callable[[], None]) -> None:
+        self._shard = shard
+        self._tokens = tokens
+        self._metrics = metrics
+        self._changed = changed
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await self._websocket(scope, receive, send)
+        elif scope["type"] == "http":
+            await self._http(scope, receive, send)
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()  # websocket.connect
+        shard, now = self._shard, asyncio.get_running_loop().time
+        try:
+            if scope["path"] != "/ws":
+                raise Refused(404, "not_found", "a shard serves its WebSocket at /ws", "")
+            codec, subprotocol = choose(scope["subprotocols"])
+            identity = shard.admit(_ticket(scope), now())
+        except RequestError as error:
+            shard.totals["refused"] += 1
+            await _refuse(send, error)
+            return
+        headers = [(b"x-solowire-shard", str(shard.index).encode())]
+        accepted = send({"type": "websocket.accept", "subprotocol": subprotocol, "headers": headers})
+        await accepted
+        handler = asyncio.current_task()
+        connection = shard.open(identity, codec, Socket(send, accepted, handler), now())
+        self._changed()
+        try:
+            while True:
+                message = await receive()
+                if message["type"] != "websocket.receive":
+                    return
+                text = message.get("text")
+                shard.receive(connection, message["bytes"] if text is None else text, now())
+                self._changed()
+        except asyncio.CancelledError:
+            if connection.state.value != "closing":
+                raise  # not ours: the loop is ending
+        finally:
+            shard.gone(connection)
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        match scope["path"]:
+            case "/healthz":
+                await _answer(send, 200, {"status": "ok"})
+            case "/readyz":
+                ready = self._shard.ready
+                await _answer(send, 200 if ready else 503, {"status": "ready" if ready else "starting"})
+            case "/metrics":
+                await _answer_bytes(send, 200, self._metrics(), b"text/plain; version=0.0.4; charset=utf-8")
+            case "/stats":
+                try:
+                    self._need_admin(scope)
+                except RequestError as error:
+                    await _problem(send, "http.response", error)
+                    return
+                stats = msgspec.structs.asdict(self._shard.stats())
+                await _answer(send, 200, {"shard": self._shard.index, "ready": self._shard.ready, **stats})
+            case _:
+                await _problem(send, "http.response", Refused(404, "not_found", "there is nothing here", ""))
+
+    def _need_admin(self, scope: Scope) -> None:
+        now = asyncio.get_running_loop().time() + self._shard.wall_offset
+        scheme, _, token = _header(scope, b"authorization").partition(" ")
+        identity = self._tokens.identify(token if scheme.lower() == "bearer" else "", now)
+        if not identity.may("admin"):
+            raise Refused(403, "forbidden", "statistics are for administrators", "")
+
+
+def _ticket(scope: Scope) -> str:
+    ticket = _header(scope, b"x-solowire-ticket")
+    if not ticket:
+        # The URL of /v1/connect carries the ticket; one who appends it again, with whatever sign, means the same.
+        query = scope["query_string"].decode("latin-1").replace("?", "&")
+        ticket = parse_qs(query).get("ticket", [""])[0]
+    if not ticket:
+        raise InvalidToken("there is no ticket", code="missing_ticket", hint="ask /v1/connect for one")
+    return ticket
+
+
+def _header(scope: Scope, name: bytes) -> str:
+    for key, value in scope["headers"]:
+        if key == name:
+            text: str = value.decode("latin-1")
+            return text
+    return ""
+
+
+async def _refuse(send: Send, error: RequestError) -> None:
+    """Answers the handshake with an HTTP status: nothing was accepted."""
+    log.info("refused", code=error.code, reason=error.message)
+    await _problem(send, "websocket.http.response", error)
+
+
+async def _problem(send: Send, kind: str, error: RequestError) -> None:
+    status, body, headers = problem_of(error)
+    pairs = [(b"content-type", PROBLEM_TYPE.encode())]
+    pairs += [(name.encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": f"{kind}.start", "status": status, "headers": pairs})
+    await send({"type": f"{kind}.body", "body": msgspec.json.encode(body)})
+
+
+async def _answer(send: Send, status: int, body: dict[str, Any]) -> None:
+    await _answer_bytes(send, status, msgspec.json.encode(body), b"application/json")
+
+
+async def _answer_bytes(send: Send, status: int, body: bytes, content_type: bytes) -> None:
+    headers = [(b"content-type", content_type)]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,167 @@
+"""A shard's process: Granian, the link to the router and the shard's decisions, in one loop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+
+import structlog
+
+from solowire import process
+from solowire.backplane import VERSION, Ack, Deliver, Hello, RingState, RouterMessage, ShardAddress
+from solowire.codes import CloseCode
+from solowire.feed import FlushDelays
+from solowire.link import Link
+from solowire.log import Log
+from solowire.metrics import Metrics, Sample
+from solowire.roles import roles_of
+from solowire.serving import WebServer, listen
+from solowire.settings import Settings, secret_of
+from solowire.tokens import Tokens
+from workers.asgi import App, GranianSockets
+from workers.shard import Limits, Shard
+
+log = structlog.get_logger("solowire.shard")
+
+CLOSING_SECONDS = 1.5
+
+
+def serve(settings: Settings, index: int) -> None:
+    """Runs one shard until it is told to stop. Raises ConfigError if it can't start."""
+    secret, _ = secret_of(settings, create=True)
+    process.run(lambda stop: _Server(settings, index, Tokens(secret, roles_of(settings))).main(stop))
+
+
+class _Server:
+    def __init__(self, settings: Settings, index: int, tokens: Tokens) -> None:
+        self._settings = settings
+        self._loop = asyncio.get_running_loop()
+        self._tokens = tokens
+        self._timer: asyncio.TimerHandle | None = None
+        self._socket = listen(
+            settings.host,
+            settings.port_of_shard(index),
+            send_buffer=settings.send_buffer_bytes,
+            stalled_s=settings.stalled_s,
+        )
+        self._address = ShardAddress(
+            index, settings.advertise_host or settings.host, self._socket.getsockname()[1], process.new_id()
+        )
+        self._shard = Shard(
+            index,
+            sockets=GranianSockets(),
+            tokens=tokens,
+            roles=roles_of(settings),
+            new_id=process.new_id,
+            wall_offset=self._wall_offset(),
+            limits=limits_of(settings),
+            recent=Log(max_events=settings.recent_events, max_bytes=settings.recent_bytes),
+        )
+
+    async def main(self, stop: asyncio.Event) -> None:
+        metrics = Metrics(self._samples, {"shard": str(self._shard.index)})
+        server = WebServer(App(self._shard, self._tokens, metrics.render, self._arm), self._socket)
+        server.start()
+        link = self._link = Link(
+            self._settings.backplane_address,
+            f"shard-{self._shard.index}",
+            self._hello,
+            self._received,
+            self._shard.stats,
+        )
+        log.info("shard_listening", shard=self._shard.index, port=self._address.port)
+        process.calm_collector()
+        ready = False
+        while not stop.is_set():
+            if not ready and self._shard.ready:
+                ready = True
+                log.info("shard_ready", shard=self._shard.index)
+            # The wall clock may be set while we run; expiries follow it.
+            self._shard.wall_offset = self._wall_offset()
+            self._run()
+            try:
+                await asyncio.wait_for(stop.wait(), 1.0)
+            except TimeoutError:
+                pass
+        link.close()
+        self._shard.close_all(CloseCode.restarting)
+        deadline = self._loop.time() + CLOSING_SECONDS
+        while self._shard.totals["admitted"] > self._shard.totals["ended"] and self._loop.time() < deadline:
+            await asyncio.sleep(0.01)
+        await server.finish()
+
+    def _hello(self) -> Hello:
+        return Hello(
+            VERSION,
+            self._address.boot,
+            self._address,
+            self._shard.epoch,
+            self._shard.log.position,
+            self._settings.credit,
+        )
+
+    def _received(self, message: RouterMessage) -> None:
+        now = self._loop.time()
+        match message:
+            case Deliver():
+                self._shard.deliver(message, now)
+                self._link.send(Ack(self._shard.epoch, self._shard.log.position, self._settings.credit))
+            case RingState():
+                self._shard.ring_changed(message, now)
+            case _:
+                log.warning("message_not_for_a_shard", kind=type(message).__name__)
+        self._arm()
+
+    def _arm(self) -> None:
+        """One timer for all that the shard has to do at some time."""
+        due = self._shard.next_due()
+        if self._timer is not None:
+            if self._timer.when() <= due and not self._timer.cancelled():
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(due, self._run) if due != float("inf") else None
+
+    def _run(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._shard.run(self._loop.time())
+        self._arm()
+
+    def _wall_offset(self) -> float:
+        return time.time() - self._loop.time()
+
+    def _samples(self) -> Iterator[Sample]:
+        stats = self._shard.stats()
+        yield "connections", "Open connections.", stats.connections
+        yield "feeds", "Feeds with at least one connection.", stats.feeds
+        yield "lagging_connections", "Connections whose socket is busy with an older frame.", stats.lagging
+        yield "log_offset", "Newest offset in the recent log.", stats.offset
+        yield "log_bytes", "Size of the recent log.", stats.log_bytes
+        yield "events_total", "Events taken from the router.", stats.events
+        yield "deliveries_total", "Events times the connections that they were sent to.", stats.deliveries
+        yield "frames_total", "Frames of events sent.", stats.frames
+        yield "sent_bytes_total", "Bytes of those frames.", stats.bytes
+        yield "admissions_total", "Connections accepted.", stats.admitted
+        yield "refusals_total", "Handshakes refused.", stats.refused
+
+
+def limits_of(settings: Settings) -> Limits:
+    return Limits(
+        on_duplicate=settings.on_duplicate,
+        hello_timeout=settings.hello_timeout_s,
+        heartbeat=settings.heartbeat_s,
+        expiry_notice=settings.expiry_notice_s,
+        stalled=settings.stalled_s,
+        message_rate=settings.message_rate,
+        message_burst=settings.message_burst,
+        reconnect_min_ms=settings.reconnect_min_ms,
+        reconnect_max_ms=settings.reconnect_max_ms,
+        moves_per_second=settings.moves_per_s,
+        flush=FlushDelays(
+            high=settings.flush_high_ms / 1000,
+            normal=settings.flush_normal_ms / 1000,
+            low=settings.flush_low_ms / 1000,
+        ),
+    )
