@@ -1,7 +1,8 @@
-"""What the gateway knows and does, HTTP apart: the ring as the router told it last, tickets, and requests to the router.
+"""What the gateway knows and does, HTTP apart: the ring as it was told last, tickets, requests to the router.
 
-It keeps no state that another gateway would miss. While the router is away it goes on admitting users by the ring that
-it knows; publishing is refused, with a word when to try again, because only the router can say that an event is kept.
+It keeps no state that another gateway would miss. While the router is away it goes on admitting users by the ring
+that it knows; publishing is refused, with a word when to try again, because only the router can say that an event is
+kept.
 """
 
 from __future__ import annotations

@@ -78,8 +78,7 @@ class Relay:
             self._carried.add(task)
         self.carried_total += 1
         try:
-            accepted = {"type": "websocket.accept", "subprotocol": shard.subprotocol, "headers": []}
-            await send(accepted)
+            await send({"type": "websocket.accept", "subprotocol": shard.subprotocol, "headers": []})
             await self._carry(shard, receive, send)
         finally:
             if task is not None:
@@ -176,7 +175,8 @@ def _token(scope: Scope) -> str:
         if key == b"authorization" and value[:7].lower() == b"bearer ":
             token: str = value[7:].decode("latin-1").strip()
             return token
-    return parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
+    query: str = scope["query_string"].decode("latin-1")
+    return parse_qs(query).get("token", [""])[0]
 
 
 def _as_response(error: RequestError) -> tuple[int, list[tuple[bytes, bytes]], bytes]:

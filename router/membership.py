@@ -1,7 +1,7 @@
 """Which peers are there: by hello and heartbeat.
 
-What it keeps true: a shard is in the ring from its hello until its goodbye or three seconds of silence; of two processes
-that claim one index, the one that said hello last is the shard. The ring's version grows with every change of it.
+What it keeps true: a shard is in the ring from its hello until its goodbye or three seconds of silence; of two
+processes that claim one index, the one that said hello last is the shard. The ring's version grows with every change.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ async def _main(settings: Settings, stop: asyncio.Event) -> None:
             return
         router.receive(peer, message, loop.time())
         if not planned:
-            # After this turn's messages rather than after each: under load they go out in batches, for no timer's price.
+            # After this turn's messages rather than after each: under load they go out in batches, without a timer.
             planned = True
             loop.call_soon(dispatch)
 

@@ -20,7 +20,7 @@ _MAX_DOUBLINGS = 60  # 2.0**60 is more than any ceiling, and far from an overflo
 
 
 class Backoff:
-    """The waits of one series of attempts, in seconds: even between `floor` and a ceiling, `base`, 2 × `base`, … `cap`."""
+    """The waits of one series of attempts, in seconds: from `floor` to a ceiling: `base`, twice it, … `cap`."""
 
     def __init__(
         self, base: float, cap: float, *, floor: float = 0.0, random: Callable[[], float] = _random.random

@@ -50,11 +50,12 @@ class _Socket:
         self._socket.set(zmq.LINGER, 200)  # ms: a last word, such as goodbye, gets out
         self._socket.set(zmq.SNDHWM, _HIGH_WATER_MARK)
         self._socket.set(zmq.RCVHWM, _HIGH_WATER_MARK)
+        self._fd: int = self._socket.get(zmq.FD)  # type: ignore[assignment]
         self._loop = asyncio.get_running_loop()
         self._turn: asyncio.Handle | None = None
 
     def _watch(self) -> None:
-        self._loop.add_reader(self._socket.get(zmq.FD), self._look)
+        self._loop.add_reader(self._fd, self._look)
         self._look()
 
     def _look(self) -> None:
@@ -85,14 +86,14 @@ class _Socket:
                 return False
             raise
         finally:
-            if self._turn is None and self._socket.get(zmq.EVENTS) & zmq.POLLIN:
+            if self._turn is None and self._socket.poll(0):
                 self._look()
         return True
 
     def close(self) -> None:
         if self._socket.closed:
             return
-        self._loop.remove_reader(self._socket.get(zmq.FD))
+        self._loop.remove_reader(self._fd)
         if self._turn is not None:
             self._turn.cancel()
         self._socket.close()

@@ -80,11 +80,12 @@ def up(config: Path | None, **options: Any) -> None:
 
     settings = _load(config, "up", **options)
     secret, made = secret_of(settings, create=True)
+    config = config.absolute() if config is not None else None
     status = 0
 
     async def run(stop: asyncio.Event) -> None:
         nonlocal status
-        supervisor = Supervisor(settings, str(config.absolute()) if config is not None else None)
+        supervisor = Supervisor(settings, str(config) if config is not None else None)
         try:
             starting = asyncio.ensure_future(supervisor.start())
             stopping = asyncio.ensure_future(stop.wait())

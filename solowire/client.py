@@ -20,6 +20,8 @@ What it keeps true:
 
 Coming back takes full jitter between the server's `reconnect.min_ms` and a ceiling that doubles up to `max_ms`, and
 begins anew only after a connection that was steady. A `reconnect` message is obeyed without growth.
+
+Longer than 500 lines: the connection, what is asked on it and what is buffered of it share one state and one loop.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ from contextlib import suppress
 from itertools import count
 from ssl import SSLContext
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, get_args
 
 import httpx
 import msgspec
@@ -67,7 +69,7 @@ from solowire.client_protocol import (
     Welcome,
 )
 from solowire.codes import CloseCode, is_terminal
-from solowire.errors import ClientError, ConnectionEnded, InvalidMessage, MessageRefused
+from solowire.errors import ConnectionEnded, InvalidMessage, MessageRefused
 from solowire.subscriptions import Filter, Wanted, subscribe, unsubscribe
 
 MAX_FRAME_BYTES = 16 * 1024 * 1024
@@ -83,6 +85,8 @@ ABNORMAL = 1006
 """RFC 6455, section 7.4.1: the connection ended without a close code, or never began."""
 
 Token = str | Callable[[], str | Awaitable[str]]
+
+_A = TypeVar("_A", Subscriptions, Reply)
 
 log = logging.getLogger("solowire.client")
 
@@ -392,16 +396,19 @@ class Client:
             )
         except InvalidStatus as error:
             answer = error.response
-            if answer.status_code == httpx.codes.UNAUTHORIZED:  # it is the ticket that expired, not the token
+            body = bytes(answer.body or b"")
+            if answer.status_code == 401 or _problem(body).code == "wrong_shard":
+                # It is the ticket that expired, not the token, or the ring has changed since: another one will do.
                 raise _Left(ABNORMAL, "the shard did not take the ticket") from None
-            raise self._refused(answer.status_code, answer.headers.get("retry-after"), bytes(answer.body)) from None
+            raise self._refused(answer.status_code, answer.headers.get("retry-after"), body) from None
         except (OSError, InvalidHandshake, InvalidURI) as error:
             reason = str(error) or type(error).__name__
             raise _Left(ABNORMAL, f"shard {grant.shard} can't be reached: {reason}") from error
 
     def _refused(self, status: int, header: str | None, body: bytes) -> _Left:
         """What an HTTP answer other than success means."""
-        reason = f"{status} {_detail(body)}".rstrip()
+        problem = _problem(body)
+        reason = f"{status} {problem.detail or problem.title}".rstrip()
         code = _TERMINAL_STATUS.get(status)
         if code is CloseCode.replaced and self._may_be_our_own():
             code = CloseCode.try_later
@@ -423,18 +430,17 @@ class Client:
         id = next(self._ids)
         patterns, filter, narrower = _introduction(self._wanted, self._filter)
         await _say(socket, Hello(id, patterns, filter, resume))
+        for narrower_types, conditions in narrower:
+            await _say(socket, Subscribe(narrower_types, next(self._ids), conditions))
         while True:
             message = await self._next(socket)
             if isinstance(message, Welcome):
-                break
+                return message
             if isinstance(message, Error) and message.id == id:
                 if message.retry_after is not msgspec.UNSET:
                     raise _Left(CloseCode.try_later, message.message, after=message.retry_after)
                 raise MessageRefused(message.code, message.message, message.hint)
             await self._handle(message, socket)
-        for message_types, conditions in narrower:
-            await _say(socket, Subscribe(message_types, next(self._ids), conditions))
-        return message
 
     def _begin(self, socket: ClientConnection, welcome: Welcome) -> None:
         gap = None
@@ -489,11 +495,12 @@ class Client:
     async def _handle(self, message: ServerMessage | None, socket: ClientConnection) -> None:
         match message:
             case Events():
-                assert self._arrived_at is not None, "events come after the welcome"  # noqa: S101
-                self._arrived_at = (self._arrived_at[0], message.cursor)
+                if self._socket is not socket or self._welcome is None:
+                    raise _Left(1002, "the server sent events before its welcome")
+                self._arrived_at = (self._welcome.epoch, message.cursor)
                 self._put(_Stretch(deque(message.events), self._arrived_at))
             case Ping():
-                await _say(socket, Pong(message.id, message.time))
+                await _say(socket, Pong(message.id))
             case Subscriptions() | Reply() | Error():
                 self._answer(message)
             case Notice():
@@ -526,10 +533,9 @@ class Client:
         try:
             while True:
                 await self._up.wait()
-                if self._end is not None:
-                    raise self._end
                 socket, id = self._socket, next(self._ids)
-                assert socket is not None  # noqa: S101
+                if socket is None:
+                    raise self._end or ConnectionEnded(ABNORMAL, "not connected")
                 asked = self._asked[id] = _Asked(asyncio.get_running_loop().create_future(), change)
                 # A fault is not looked at here: whatever it is, the reading sees it too, and settles all answers.
                 with suppress(ConnectionClosed):
@@ -546,17 +552,17 @@ class Client:
             self._look_for_room()
 
     def _answer(self, message: Subscriptions | Reply | Error) -> None:
-        if isinstance(message, Subscriptions):
-            before, self._granted = self._granted, message.subscriptions
         asked = self._asked.pop(message.id, None) if isinstance(message.id, int) else None
-        if asked is not None:
-            if asked.change is not None and isinstance(message, Subscriptions):
+        if isinstance(message, Subscriptions):
+            if asked is not None and asked.change is not None:
                 # Here and not where the answer is awaited: it is in force even if nobody waits any more.
-                wanted = dict.fromkeys(before, self._filter) if self._wanted is None else self._wanted
+                wanted = dict.fromkeys(self._granted, self._filter) if self._wanted is None else self._wanted
                 try:
                     self._wanted = asked.change(wanted)
                 except InvalidMessage:  # the server's catalogue is another than ours: then as it says
                     self._wanted = dict.fromkeys(message.subscriptions, self._filter)
+            self._granted = message.subscriptions
+        if asked is not None:
             asked.settle(message)
         elif isinstance(message, Error):
             log.warning("the server refused a message: %s %s %s", message.code, message.message, message.hint)
@@ -611,8 +617,6 @@ class Client:
 
 # ---------------------------------------------------------------------------------------------------- its parts
 
-_A = TypeVar("_A", Subscriptions, Reply)
-
 _TERMINAL_STATUS = {401: CloseCode.unauthenticated, 403: CloseCode.forbidden, 409: CloseCode.replaced}
 
 
@@ -625,3 +629,106 @@ class _Left(Exception):
         self.reason = reason
         self.after = after
         self.asked = asked
+
+
+class _Asked:
+    """A message whose answer is awaited. change: what the answer does to the subscriptions that are kept."""
+
+    def __init__(self, answer: asyncio.Future[ServerMessage | None], change: Callable[[Wanted], Wanted] | None) -> None:
+        self.answer = answer
+        self.change = change
+
+    def settle(self, message: ServerMessage | None) -> None:
+        """None: the connection ended first."""
+        if not self.answer.done():
+            self.answer.set_result(message)
+
+
+class _Stretch:
+    """What is buffered of one frame, where its end stands, and the reason if events are missing before it."""
+
+    __slots__ = ("events", "gap", "position")
+
+    def __init__(self, events: deque[ReceivedEvent], position: tuple[str, int], gap: str | None = None) -> None:
+        self.events = events
+        self.position = position
+        self.gap = gap
+
+
+class _Problem(msgspec.Struct):
+    """The parts of an answer's problem body (RFC 9457) that go into a reason."""
+
+    title: str = ""
+    detail: str = ""
+    code: str = ""
+
+
+class _Typed(msgspec.Struct):
+    type: str
+
+
+_KNOWN = frozenset(str(kind.__struct_config__.tag) for kind in get_args(ServerMessage))
+
+
+async def _say(socket: ClientConnection, message: ClientMessage) -> None:
+    if _codec_of(socket) is Codec.json:
+        await socket.send(msgspec.json.encode(message).decode())
+    else:
+        await socket.send(msgspec.msgpack.encode(message))
+
+
+def _codec_of(socket: ClientConnection) -> Codec:
+    """What was agreed on; a server that chose nothing speaks JSON."""
+    return Codec(socket.subprotocol) if socket.subprotocol in SUBPROTOCOLS else Codec.json
+
+
+def _unknown_type(raw: str | bytes, codec: Codec) -> str | None:
+    """The type of a well-formed message that this version does not know; None if it isn't one."""
+    try:
+        if codec is Codec.json:
+            name = msgspec.json.decode(raw, type=_Typed).type
+        else:
+            name = msgspec.msgpack.decode(raw if isinstance(raw, bytes) else raw.encode(), type=_Typed).type
+    except (msgspec.DecodeError, RecursionError, UnicodeError, ValueError):
+        return None
+    return None if name in _KNOWN else name
+
+
+def _problem(body: bytes) -> _Problem:
+    try:
+        return msgspec.json.decode(body, type=_Problem)
+    except (msgspec.DecodeError, UnicodeError):
+        return _Problem()
+
+
+def _backoff(low_ms: float, high_ms: float) -> Backoff:
+    low, high = low_ms / 1000, high_ms / 1000
+    return Backoff(min(2 * low, high), high, floor=low)
+
+
+def _canonical(filter: Mapping[str, Sequence[str]] | None) -> Filter:
+    return tuple(sorted((name, frozenset(values)) for name, values in (filter or {}).items()))
+
+
+def _plain(filter: Filter) -> dict[str, list[str]] | None:
+    return {name: sorted(values) for name, values in filter} or None
+
+
+def _introduction(
+    wanted: Wanted | None, default: Filter
+) -> tuple[list[str] | None, dict[str, list[str]] | None, list[tuple[list[str], dict[str, list[str]] | None]]]:
+    """What `hello` asks for, patterns and filter, and what `subscribe` then makes of it.
+
+    `hello` has one filter. Where patterns have several it takes the narrowest that loses nothing of any, as what was
+    missed is sent by it; until the subscribes behind it arrive there may be events that a narrower one leaves out.
+    """
+    if wanted is None:
+        return None, _plain(default), []
+    filters = list(dict.fromkeys(wanted.values()))
+    first, *others = filters or [()]
+    widest = dict(first)
+    for other in map(dict, others):
+        widest = {name: values | other[name] for name, values in widest.items() if name in other}
+    all_of_it = tuple(sorted(widest.items()))
+    narrower = [([p for p, f in wanted.items() if f == each], _plain(each)) for each in filters if each != all_of_it]
+    return list(wanted), _plain(all_of_it), narrower

@@ -197,6 +197,9 @@ class Codec(Enum):
     json = JSON
     msgpack = MSGPACK
 
+    # Members are equal only to themselves; Enum would hash their names, in Python, for every event and feed.
+    __hash__ = object.__hash__
+
     def encode(self, message: ServerMessage) -> str | bytes:
         """One frame: str becomes a text frame, bytes a binary one."""
         if self is Codec.json:

@@ -42,8 +42,14 @@ FLUSH_AT_BYTES = MAX_FRAME_BYTES // 2
 MAX_EVENTS_BYTES = MAX_FRAME_BYTES - 128
 """What a frame's events may take, its head apart."""
 
+NEXT_FRAME_SECONDS = 0.001
+"""When a connection that has just got a full frame may get the next: one a turn, so that others get theirs."""
+
 SCAN_ENTRIES = 10_000
 """How many entries of the log one frame may look through for a connection that is behind: bounds a turn's time."""
+
+
+_NOTHING: frozenset[str] = frozenset()
 
 
 class FlushDelays(msgspec.Struct, frozen=True):
@@ -135,15 +141,13 @@ class Feed(Generic[C]):
 
     def fragment(self, entry: Entry) -> bytes | None:
         """`entry` as this feed's connections may see it; None if nothing is left of it."""
-        return entry.fragment(self._codec, self._hidden_of(entry))
+        return entry.fragment(self._codec, self._hidden_of(entry) if self._hidden else _NOTHING)
 
     def _hidden_of(self, entry: Entry) -> frozenset[str]:
-        if not self._hidden:
-            return frozenset()
         for name in entry.names:
             if name in self._hidden:
                 return self._hidden[name]
-        return frozenset()
+        return _NOTHING
 
     # ------------------------------------------------------------------------------------------------- members
 
@@ -178,7 +182,14 @@ class Feed(Generic[C]):
         self._pending_bytes += len(fragment) + 1
         if self._pending_bytes >= FLUSH_AT_BYTES:
             return self.wake(now)
-        return self.wake(max(now, self.flushed_at + delay))
+        # Once for every event and feed: written out, because `max` and `wake` would double what it costs.
+        at = self.flushed_at + delay
+        if at < now:
+            at = now
+        if self.due is None or at < self.due:
+            self.due = at
+            return True
+        return False
 
     def add_for(self, connection: C, delay: float, now: float) -> bool:
         """Notes that the log has an entry for this connection alone: it falls behind, on purpose; as `wake`."""
@@ -212,7 +223,7 @@ class Feed(Generic[C]):
         else:
             pending = self._take_a_frame()
             self.position = pending[-1][0]
-            self.due = now
+            self.due = now + NEXT_FRAME_SECONDS
         if pending or self.behind:
             self.flushed_at = now
         if not pending:
@@ -289,7 +300,8 @@ class Feeds(Generic[C]):
     def __init__(self, log: Log) -> None:
         self._log = log
         self._feeds: dict[FeedKey, Feed[C]] = {}
-        self._index: dict[_Slot, set[Feed[C]]] = {}
+        self._index: dict[_Slot, set[Feed[C]]] = {}  # feeds that accept whatever is found there
+        self._candidates: dict[_Slot, set[Feed[C]]] = {}  # feeds that have further conditions
 
     def __len__(self) -> int:
         return len(self._feeds)
@@ -302,29 +314,31 @@ class Feeds(Generic[C]):
         feed = self._feeds.get(key)
         if feed is None:
             feed = self._feeds[key] = Feed(key, self._log)
-            for slot in _slots(key):
-                self._index.setdefault(slot, set()).add(feed)
+            for slot, sure in _slots(key):
+                (self._index if sure else self._candidates).setdefault(slot, set()).add(feed)
         return feed
 
     def drop(self, feed: Feed[C]) -> None:
         """Forgets a feed that has no connections left."""
         if self._feeds.pop(feed.key, None) is None:
             return
-        for slot in _slots(feed.key):
-            feeds = self._index[slot]
-            feeds.discard(feed)
-            if not feeds:
-                del self._index[slot]
+        for slot, sure in _slots(feed.key):
+            index = self._index if sure else self._candidates
+            index[slot].discard(feed)
+            if not index[slot]:
+                del index[slot]
 
     def matching(self, entry: Entry) -> set[Feed[C]]:
         """The feeds that accept `entry`. Costs what it finds, and nothing for feeds of other types or values."""
         found: set[Feed[C]] = set()
-        index = self._index
+        index, candidates = self._index, self._candidates
         for name in entry.names:
             found.update(index.get((name, "", ""), ()))
             for attribute, values in entry.terms.items():
                 for value in values:
-                    for feed in index.get((name, attribute, value), ()):
+                    slot = (name, attribute, value)
+                    found.update(index.get(slot, ()))
+                    for feed in candidates.get(slot, ()):
                         if feed.accepts(entry):
                             found.add(feed)
         return found
@@ -334,14 +348,15 @@ _Slot = tuple[str, str, str]
 """Event type, attribute, value; the latter two are empty for a feed that wants all events of the type."""
 
 
-def _slots(key: FeedKey) -> Iterator[_Slot]:
+def _slots(key: FeedKey) -> Iterator[tuple[_Slot, bool]]:
+    """Where the feed stands in the index, and whether what is found there needs no second look."""
     for name, conditions in key.selection:
         if conditions:
             attribute, values = min(conditions, key=_width)  # one is enough to find it by: the narrowest
             for value in values:
-                yield name, attribute, value
+                yield (name, attribute, value), len(conditions) == 1
         else:
-            yield name, "", ""
+            yield (name, "", ""), True
 
 
 def _width(condition: tuple[str, frozenset[str]]) -> int:

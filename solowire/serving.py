@@ -1,7 +1,8 @@
 """Granian inside our own event loop, on a listening socket of our own.
 
-The socket is ours because options set on it are inherited by every connection (design, section 6), because a port in
-use must be one line and not a log of the server's, and because Granian's own would share the port with a second process.
+The socket is ours because options set on it are inherited by every connection (design, section 6), because a port
+in use must be one line and not a log of the server's, and because Granian's own would share its port with a second
+process.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
-from granian.net import SocketHolder
+from granian.net import SocketHolder  # type: ignore[attr-defined]
 from granian.server.embed import Server
 
 from solowire.errors import ConfigError
@@ -68,7 +69,7 @@ class WebServer(Server):
 
     def _init_shared_socket(self) -> None:
         # Granian closes the descriptor that it is given.
-        self._shd = SocketHolder(os.dup(self._listening.fileno()), False, BACKLOG)
+        self._shd: Any = SocketHolder(os.dup(self._listening.fileno()), False, BACKLOG)  # type: ignore[call-arg]
 
     def start(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self.serve())
@@ -76,6 +77,6 @@ class WebServer(Server):
     async def finish(self) -> None:
         """Stops accepting and drops what is open: close WebSockets first."""
         if self._task is not None:
-            self.stop()
+            self.stop()  # type: ignore[no-untyped-call]
             await asyncio.wait([self._task], timeout=5)
         self._listening.close()

@@ -10,7 +10,7 @@ import os
 import secrets
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import structlog
 from pydantic import Field, SecretStr, ValidationError, model_validator
@@ -43,7 +43,7 @@ class Settings(BaseSettings):
     shard_port: int | None = Field(None, ge=0, le=65535, description="one shard's port; default: port + 1 + index")
     shard_url: str = Field(
         "{scheme}://{host}:{port}/ws",
-        description="what clients are told; {scheme} and {host} are those of their request, {port} and {shard} the shard's",
+        description="what clients are told; {scheme}, {host}: of their request; {port}, {shard}: of the shard",
     )
     advertise_host: str | None = Field(None, description="where gateways reach this shard; default: host")
     backplane: str | None = Field(None, description="the router's ZeroMQ address; default: ipc in the data directory")
@@ -135,7 +135,7 @@ class Settings(BaseSettings):
 class _File(PydanticBaseSettingsSource):
     """The file of `--config`, below the environment and above the defaults."""
 
-    values: dict[str, Any] = {}
+    values: ClassVar[dict[str, Any]] = {}
 
     def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
         return self.values.get(field_name), field_name, False
@@ -195,7 +195,10 @@ def make_directories(settings: Settings) -> None:
 
 
 def secret_of(settings: Settings, *, create: bool) -> tuple[str, bool]:
-    """The secret in force, and whether it was made just now. Raises ConfigError if there is none and none may be made."""
+    """The secret in force, and whether it was made just now.
+
+    Raises ConfigError if there is none and none may be made.
+    """
     if settings.secret is not None:
         return settings.secret.get_secret_value(), False
     path = settings.data_dir / "secret"

@@ -1,7 +1,8 @@
 """From what a client asks for to what it gets: patterns and filters, judged by its view.
 
-    wanted   {"dns.*": Filter, "security_alert": Filter}    as the client said it, kept for the connection's life
-    granted  Selection: {"record_updated": (conditions), …} what its feed matches by; denied: what it may not have, and why
+    wanted     {"dns.*": Filter, "security_alert": Filter}, as the client said it, kept for the connection's life
+    selection  (("record_updated", conditions), …), what its feed matches by
+    denied     what it may not have, and why
 
 What it keeps true: a selection holds only types that the view may see, and the view's scopes are conditions of every
 type that declares the attribute, so no filter can widen them. A filter by an attribute that shows a field which the
@@ -128,7 +129,7 @@ def unsubscribe(wanted: Wanted, patterns: Iterable[str], catalog: Catalog) -> Wa
 def resolve(wanted: Wanted, view: View, catalog: Catalog) -> Resolved:
     """What `wanted` means under `view`. Later patterns win over earlier ones where they name the same type.
 
-    A wildcard grants what it may and denies only if that is nothing; a type that is asked for by name is denied by name.
+    A wildcard grants what it may, and is denied only if that is nothing; a type asked for by name is denied by name.
     """
     granted: dict[str, Filter] = {}
     denied: dict[str, Denied] = {}

@@ -99,6 +99,12 @@ class App:
         self._tokens = tokens
         self._metrics = metrics
         self._changed = changed
+        self._handlers: set[asyncio.Task[Any]] = set()
+
+    async def finish(self, seconds: float) -> None:
+        """Waits until all connections that are being closed have ended."""
+        if self._handlers:
+            await asyncio.wait(self._handlers, timeout=seconds)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -122,6 +128,8 @@ class App:
         accepted = send({"type": "websocket.accept", "subprotocol": subprotocol, "headers": headers})
         await accepted
         handler = asyncio.current_task()
+        if handler is not None:
+            self._handlers.add(handler)
         connection = shard.open(identity, codec, Socket(send, accepted, handler), now())
         self._changed()
         try:
@@ -137,6 +145,8 @@ class App:
                 raise  # not ours: the loop is ending
         finally:
             shard.gone(connection)
+            if handler is not None:
+                self._handlers.discard(handler)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         match scope["path"]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import structlog
 
@@ -61,7 +62,8 @@ class _Server:
 
     async def main(self, stop: asyncio.Event) -> None:
         metrics = Metrics(self._samples, {"shard": str(self._shard.index)})
-        server = WebServer(App(self._shard, self._tokens, metrics.render, self._arm), self._socket)
+        app = App(self._shard, self._tokens, metrics.render, self._arm)
+        server = WebServer(app, self._socket)
         server.start()
         link = self._link = Link(
             self._settings.backplane_address,
@@ -80,15 +82,11 @@ class _Server:
             # The wall clock may be set while we run; expiries follow it.
             self._shard.wall_offset = self._wall_offset()
             self._run()
-            try:
+            with suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), 1.0)
-            except TimeoutError:
-                pass
         link.close()
         self._shard.close_all(CloseCode.restarting)
-        deadline = self._loop.time() + CLOSING_SECONDS
-        while self._shard.totals["admitted"] > self._shard.totals["ended"] and self._loop.time() < deadline:
-            await asyncio.sleep(0.01)
+        await app.finish(CLOSING_SECONDS)
         await server.finish()
 
     def _hello(self) -> Hello:

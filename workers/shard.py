@@ -51,7 +51,7 @@ from solowire.client_protocol import (
 )
 from solowire.codes import CloseCode
 from solowire.errors import InvalidMessage, InvalidToken, Refused
-from solowire.feed import Feed, Feeds, FlushDelays, Frame, feed_key
+from solowire.feed import NEXT_FRAME_SECONDS, Feed, Feeds, FlushDelays, Frame, feed_key
 from solowire.log import Entry, Log
 from solowire.ring import Ring
 from solowire.subscriptions import (
@@ -192,11 +192,12 @@ class Shard:
             for feed in self.feeds.matching(entry):
                 if feed.add(entry, delay, now):
                     self._schedule(feed)
-        else:
-            connection = self._users.get(user)
-            if connection is not None and connection.feed is not None and connection.feed.accepts(entry):
-                if connection.feed.add_for(connection, delay, now):
-                    self._schedule(connection.feed)
+            return
+        connection = self._users.get(user)
+        feed = connection.feed if connection is not None else None
+        if connection is not None and feed is not None and feed.accepts(entry):
+            if feed.add_for(connection, delay, now):
+                self._schedule(feed)
 
     def _new_epoch(self, epoch: str, now: float) -> None:
         if self.epoch:
@@ -263,7 +264,6 @@ class Shard:
         if connection.state is not State.gone:
             self._forget(connection)
             connection.become(State.gone)
-            self.totals["ended"] += 1
 
     def close_all(self, code: CloseCode) -> None:
         """Closes everything, before the server stops."""
@@ -504,7 +504,7 @@ class Shard:
                 self._sent(frame, 1)
             feed.caught_up(connection, frame.cursor)
         if any(c not in self._blocked for c in feed.behind):
-            feed.wake(now + 0.001)  # there is more: one frame a turn, so that others get theirs
+            feed.wake(now + NEXT_FRAME_SECONDS)
 
     def _sent(self, frame: Frame, connections: int) -> None:
         self.totals["frames"] += connections

@@ -1,0 +1,39 @@
+# The commands that a newcomer needs. Each installs what is missing first, and does nothing twice.
+
+PYTHON ?= python3
+BIN := .venv/bin
+UP ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install up test check format bench system-packages
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
+
+install: .venv/installed ## the virtual environment with everything that was tested together
+
+.venv/installed: pyproject.toml constraints.txt .ci/install
+	@.ci/install "$(PYTHON)"
+	@touch $@
+
+up: install ## the whole system on this machine; UP="--port 9000 --shards 4" passes options on
+	@exec $(BIN)/solowire up $(UP)
+
+test: install system-packages ## all tests, real processes and a real named included
+	@$(BIN)/pytest $(TEST)
+
+system-packages:
+	@.ci/system-packages
+
+check: install ## format, lint, types and layering; takes seconds
+	@$(BIN)/ruff format --check -q .
+	@$(BIN)/ruff check -q .
+	@$(BIN)/mypy
+	@$(BIN)/pytest -q tests/test_layering.py
+
+format: install ## put the sources into the one form
+	@$(BIN)/ruff format -q .
+	@$(BIN)/ruff check -q --fix .
+
+bench: install ## the figures of docs/performance.md, measured again
+	@$(BIN)/python -m bench.fanout

@@ -1,0 +1,221 @@
+"""A real system for a test: `solowire up`, or single processes, on free loopback ports, ended by their own ids."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jwt
+import msgspec
+from websockets.asyncio.client import ClientConnection, connect
+
+READY_SECONDS = 30.0
+ANSWER_SECONDS = 10.0
+
+
+def free_ports(count: int) -> int:
+    """The first of `count` ports in a row that nobody listens on now."""
+    for start in range(20_000 + os.getpid() % 2000 * 10, 60_000, count + 1):
+        with contextlib.ExitStack() as held:
+            try:
+                for port in range(start, start + count):
+                    sock = held.enter_context(socket.socket())
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    sock.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return start
+    raise RuntimeError("no free ports")
+
+
+class System:
+    """A running `solowire up`. settings: environment without its prefix, such as {"HEARTBEAT_S": 1}."""
+
+    def __init__(self, data_dir: Path, shards: int = 2, settings: Mapping[str, object] | None = None) -> None:
+        self.data_dir = data_dir
+        self.shards = shards
+        self.port = free_ports(shards + 1)
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.environment = environment(settings)
+        self.process: subprocess.Popen[str] | None = None
+        self.output = data_dir.parent / f"{data_dir.name}.log"
+
+    def start(self) -> None:
+        """Returns when every process is ready."""
+        self.process = self.spawn("up", "--port", str(self.port), "--shards", str(self.shards))
+        self.wait_until(lambda: self._all_ready(), "the system is ready")
+
+    def spawn(self, *arguments: str) -> subprocess.Popen[str]:
+        """A `solowire` process on this system's data directory; its output goes to `self.output`."""
+        with self.output.open("a") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "solowire", *arguments, "--data-dir", str(self.data_dir)],
+                env=self.environment,
+                cwd=self.data_dir.parent,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+
+    def stop(self) -> int:
+        """SIGTERM to `up`; its exit status."""
+        assert self.process is not None
+        return end(self.process)
+
+    def wait_until(self, condition: Callable[[], bool], what: str, seconds: float = READY_SECONDS) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if self.process is not None and self.process.poll() is not None:
+                raise AssertionError(f"`up` ended with {self.process.returncode}:\n{self.output.read_text()}")
+            if time.monotonic() > deadline:
+                raise AssertionError(f"not within {seconds} s: {what}\n{self.output.read_text()[-4000:]}")
+            time.sleep(0.02)
+
+    def _all_ready(self) -> bool:
+        return all(ready(f"http://127.0.0.1:{port}") for port in range(self.port, self.port + self.shards + 1))
+
+    # ------------------------------------------------------------------------------------------- as its users
+
+    @property
+    def secret(self) -> str:
+        return (self.data_dir / "secret").read_text().strip()
+
+    def token(self, user: str, role: str = "admin", ttl: float = 600, **claims: Any) -> str:
+        """A token as the application would sign it."""
+        return sign(self.secret, user, role, ttl, **claims)
+
+    def http(self, token: str | None = None) -> httpx.AsyncClient:
+        headers = {"authorization": f"Bearer {token}"} if token is not None else {}
+        return httpx.AsyncClient(base_url=self.url, headers=headers, timeout=ANSWER_SECONDS, trust_env=False)
+
+    async def negotiate(self, token: str) -> dict[str, Any]:
+        """What `POST /v1/connect` answers."""
+        async with self.http(token) as http:
+            answer = await http.post("/v1/connect")
+        assert answer.status_code == 200, answer.text
+        negotiated: dict[str, Any] = answer.json()
+        return negotiated
+
+    async def publish(self, *events: dict[str, Any], token: str | None = None) -> dict[str, Any]:
+        """What `POST /v1/events` answers."""
+        async with self.http(token or self.token("publisher", "publisher")) as http:
+            answer = await http.post("/v1/events", json=list(events))
+        assert answer.status_code == 200, answer.text
+        accepted: dict[str, Any] = answer.json()
+        return accepted
+
+    def user_on(self, shard: int, prefix: str = "user") -> str:
+        """The first user called `prefix`0, 1, … that the full ring gives to `shard`."""
+        from solowire.ring import Ring
+
+        ring = Ring(range(self.shards))
+        return next(f"{prefix}{i}" for i in range(10_000) if ring.owner(f"{prefix}{i}") == shard)
+
+    @contextlib.asynccontextmanager
+    async def session(self, token: str, hello: dict[str, Any] | None = None, **options: Any) -> AsyncIterator[Session]:
+        """A raw WebSocket to the owning shard; with `hello` (its fields), welcomed already."""
+        negotiated = await self.negotiate(token)
+        async with open_session(negotiated["url"], **options) as session:
+            if hello is not None:
+                await session.say(type="hello", **hello)
+                session.welcome = await session.hear("welcome")
+            yield session
+
+
+class Session:
+    """A WebSocket that speaks JSON, or MessagePack if that was negotiated."""
+
+    def __init__(self, socket: ClientConnection) -> None:
+        self.socket = socket
+        self.welcome: dict[str, Any] = {}
+
+    async def say(self, **message: Any) -> None:
+        if self.socket.subprotocol == "solowire.v1.msgpack":
+            await self.socket.send(msgspec.msgpack.encode(message))
+        else:
+            await self.socket.send(msgspec.json.encode(message).decode())
+
+    async def hear(self, type: str | None = None, seconds: float = ANSWER_SECONDS) -> dict[str, Any]:
+        """The next message; of `type`, if given, passing over others. A close raises ConnectionClosed."""
+        async with asyncio.timeout(seconds):
+            while True:
+                raw = await self.socket.recv()
+                decode = msgspec.json.decode if isinstance(raw, str) else msgspec.msgpack.decode
+                message: dict[str, Any] = decode(raw)
+                if type is None or message["type"] == type:
+                    return message
+
+    async def events(self, count: int, seconds: float = ANSWER_SECONDS) -> list[dict[str, Any]]:
+        """The next `count` events, out of as many frames as it takes."""
+        found: list[dict[str, Any]] = []
+        while len(found) < count:
+            found += (await self.hear("events", seconds))["events"]
+        return found
+
+    async def closed(self, seconds: float = ANSWER_SECONDS) -> tuple[int | None, str | None]:
+        """Reads until the other side closes; its close code and reason."""
+        async with asyncio.timeout(seconds):
+            async for _ in self.socket:
+                pass
+        return self.socket.close_code, self.socket.close_reason
+
+
+@contextlib.asynccontextmanager
+async def open_session(url: str, **options: Any) -> AsyncIterator[Session]:
+    """A WebSocket to any URL. options: of `websockets.connect`."""
+    settings: dict[str, Any] = {"compression": None, "ping_interval": None, "proxy": None, "close_timeout": 1}
+    async with connect(url, **(settings | options)) as socket:
+        yield Session(socket)
+
+
+def sign(secret: str, user: str, role: str = "admin", ttl: float = 600, **claims: Any) -> str:
+    now = time.time()
+    return jwt.encode({"sub": user, "role": role, "exp": now + ttl, **claims}, secret, "HS256")
+
+
+def environment(settings: Mapping[str, object] | None = None) -> dict[str, str]:
+    """This process's environment without any setting of Solowire's but `settings`."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("SOLOWIRE_")}
+    return kept | {f"SOLOWIRE_{name}": str(value) for name, value in (settings or {}).items()}
+
+
+def ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz", timeout=2, trust_env=False).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def end(process: subprocess.Popen[str], number: int = signal.SIGTERM, seconds: float = 20) -> int:
+    """Signals one process that a test started and waits for it; its exit status."""
+    if process.poll() is None:
+        process.send_signal(number)
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        raise AssertionError(f"process {process.pid} did not end within {seconds} s") from None
+
+
+@contextlib.contextmanager
+def running(data_dir: Path, shards: int = 2, settings: Mapping[str, object] | None = None) -> Iterator[System]:
+    """A system for the length of a block."""
+    system = System(data_dir, shards, settings)
+    try:
+        system.start()
+        yield system
+    finally:
+        if system.process is not None:
+            system.stop()

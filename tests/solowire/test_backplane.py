@@ -1,0 +1,113 @@
+"""Messages between processes: they survive the way, and anything else is one kind of error."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from solowire import backplane as b
+from solowire.errors import BackplaneError
+
+ADDRESS = b.ShardAddress(3, "10.0.0.1", 9003, "boot-1")
+STATS = b.ShardStats(connections=7, offset=99, bytes=2**40)
+FROM_PEER: list[Any] = [
+    b.Hello(b.VERSION, "boot-1", ADDRESS, "epoch", 12, 1000),
+    b.Hello(b.VERSION, "boot-2"),
+    b.Heartbeat("boot-1", STATS),
+    b.Heartbeat("boot-1"),
+    b.Publish(5, [b.PublishedEvent("id", "alice", b"\x00\xff"), b.PublishedEvent("id2", None, b"")]),
+    b.Ack("epoch", 2**40, 500),
+    b.Ask(1),
+    b.Goodbye(),
+]
+FROM_ROUTER: list[Any] = [
+    b.Who(),
+    b.RingState("epoch", 4, 1234, [ADDRESS]),
+    b.Deliver("epoch", 10, 13, [(11, b"one"), (13, b"two")]),
+    b.Published(5, "epoch", [14, 15], [1]),
+    b.NotPublished(5, "journal_full", "the disk is full", 1.5),
+    b.Beat(),
+    b.Answer(1, "epoch", 9, 8, 7, [b.ShardReport(ADDRESS, STATS, 1, 2)], 2),
+]
+DECODERS = [b.decode_from_peer, b.decode_from_router]
+EITHER = [(b.decode_from_peer, m) for m in FROM_PEER] + [(b.decode_from_router, m) for m in FROM_ROUTER]
+
+
+@pytest.mark.parametrize(("decode", "message"), EITHER)
+def test_a_message_survives_its_way(decode: Any, message: Any) -> None:
+    """What one process says is what the other hears."""
+    heard = decode(b.encode(message))
+    assert heard == message
+    assert type(heard) is type(message)
+
+
+def test_every_message_is_covered() -> None:
+    """No message of the protocol is missing from this file."""
+    assert {type(m) for m in FROM_PEER} == set(get_args(b.PeerMessage))
+    assert {type(m) for m in FROM_ROUTER} == set(get_args(b.RouterMessage))
+
+
+@pytest.mark.parametrize(("decode", "message"), EITHER)
+def test_a_truncated_message_is_refused(decode: Any, message: Any) -> None:
+    """A message that was cut off anywhere is refused, never half obeyed."""
+    raw = b.encode(message)
+    for length in range(len(raw)):
+        with pytest.raises(BackplaneError):
+            decode(raw[:length])
+
+
+@pytest.mark.parametrize("decode", DECODERS)
+@given(raw=st.binary(max_size=300))
+@settings(deadline=None, max_examples=150)
+def test_garbage_is_refused(decode: Any, raw: bytes) -> None:
+    """Any bytes whatever are a message or a BackplaneError, so that no peer can stop a process."""
+    try:
+        decode(raw)
+    except BackplaneError:
+        return
+
+
+@pytest.mark.parametrize(("decode", "message"), EITHER)
+@given(at=st.integers(0, 10_000), byte=st.integers(0, 255))
+@settings(deadline=None, max_examples=40)
+def test_a_damaged_message_is_refused_or_read(decode: Any, message: Any, at: int, byte: int) -> None:
+    """A message with a byte changed on the way is a message or a BackplaneError."""
+    raw = bytearray(b.encode(message))
+    raw[at % len(raw)] = byte
+    try:
+        decode(bytes(raw))
+    except BackplaneError:
+        return
+
+
+@pytest.mark.parametrize("decode", DECODERS)
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"\xc1",
+        b"\x91" * 100_000,
+        msgspec.msgpack.encode(["no such tag", 1]),
+        msgspec.msgpack.encode({"type": "hello"}),
+        msgspec.msgpack.encode(["hello", "version", 1]),
+        b"\x91\xa5\xff\xff\xff\xff\xff",
+        b"\x93\xa7publish\x01\xdd\xff\xff\xff\xff",
+        b"\x93\xa7deliver\xc6\xff\xff\xff\xff",
+    ],
+    ids=["empty", "reserved", "deep", "unknown", "map", "types", "utf-8", "length", "bytes"],
+)
+def test_what_is_not_ours_is_refused(decode: Any, raw: bytes) -> None:
+    """Deep nesting, wrong types, bad UTF-8 and lengths that promise gigabytes cost nothing but a refusal."""
+    with pytest.raises(BackplaneError):
+        decode(raw)
+
+
+@pytest.mark.parametrize("message", FROM_PEER)
+def test_the_directions_are_apart(message: Any) -> None:
+    """What a peer may say a router may not, so that a message that goes the wrong way is noticed."""
+    with pytest.raises(BackplaneError):
+        b.decode_from_router(b.encode(message))

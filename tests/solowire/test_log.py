@@ -1,0 +1,251 @@
+"""The recent log: what it holds, what it forgets, and that it says so."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from solowire.access import View
+from solowire.catalog import CATALOG
+from solowire.client_protocol import Codec, ReceivedEvent
+from solowire.events import Event, Priority, encode_event
+from solowire.log import Entry, Log
+
+
+def event(name: str = "custom.a", data: dict[str, Any] | None = None, **more: Any) -> Event:
+    event_type = CATALOG[name]
+    data = data if data is not None else {}
+    return Event(
+        id=more.pop("id", "id"),
+        type=name,
+        data=json.dumps(data).encode(),
+        priority=Priority.normal,
+        delivery=event_type.delivery,
+        timestamp="2026-01-01T00:00:00Z",
+        attributes=CATALOG.check(event_type, data),
+        **more,
+    )
+
+
+def filled(count: int, size: int = 0, **bounds: int) -> Log:
+    log = Log(**bounds)
+    for offset in range(1, count + 1):
+        log.append(offset, encode_event(event(data={"x": "x" * size})))
+    return log
+
+
+def offsets(log: Log, cursor: int) -> list[int]:
+    return [entry.offset for entry in log.after(cursor)]
+
+
+def test_reads_on_from_any_cursor() -> None:
+    """A reader gets everything behind its cursor, oldest first, and nothing when it has all."""
+    log = Log()
+    for offset in (2, 3, 7, 9):
+        log.append(offset, encode_event(event()))
+    assert offsets(log, 0) == [2, 3, 7, 9]
+    assert offsets(log, 3) == offsets(log, 5) == [7, 9]
+    assert offsets(log, 9) == offsets(log, 100) == []
+
+
+def test_is_bounded_in_events() -> None:
+    """The log never holds more events than it may, and its floor says from where on it can be read."""
+    log = filled(100, max_events=100)
+    log.trim()
+    assert (len(log), log.floor) == (100, 0)
+    log.append(101, encode_event(event()))
+    log.trim()
+    assert len(log) == 90
+    assert log.floor == 11
+    assert offsets(log, log.floor) == list(range(12, 102))
+
+
+def test_is_bounded_in_bytes() -> None:
+    """The log never holds more bytes than it may, however large events are."""
+    log = filled(100, size=1000, max_bytes=50_000)
+    log.trim()
+    assert log.bytes <= 50_000
+    assert log.bytes == sum(entry.size for entry in log.after(0))
+    assert offsets(log, log.floor) == list(range(log.floor + 1, 101))
+
+
+def test_an_event_larger_than_the_log_leaves_it_empty() -> None:
+    """One event over the bound is forgotten too, and the floor says that it is."""
+    log = filled(1, size=1000, max_bytes=500)
+    log.trim()
+    assert (len(log), log.floor, log.position, log.bytes) == (0, 1, 1, 0)
+    assert offsets(log, 0) == []
+
+
+def test_an_unknown_type_is_skipped() -> None:
+    """An event of a type that only a newer process knows is skipped, and the log goes on."""
+    log = Log()
+    unknown = msgspec.structs.replace(event(), type="from_the_future")
+    assert log.append(1, encode_event(unknown)) is None
+    assert log.append(2, encode_event(event())) is not None
+    assert offsets(log, 0) == [2]
+
+
+@pytest.mark.parametrize("body", [b"", b"\xc1", b"not an event", encode_event(event())[:-1], b"\x91" * 50])
+def test_what_is_no_event_is_refused(body: bytes) -> None:
+    """Bytes that are no event raise what the shard counts, and leave the log as it was."""
+    log = filled(3)
+    with pytest.raises((msgspec.DecodeError, ValueError)):
+        log.append(4, body)
+    assert (log.position, len(log)) == (3, 3)
+
+
+def metrics(host: str | None, offset_in_id: int = 0, user: str | None = None) -> bytes:
+    return encode_event(event("system_metrics", {"cpu_usage": 1}, key=host, user=user, id=str(offset_in_id)))
+
+
+def test_knows_the_newest_of_each_state() -> None:
+    """Who connects gets the newest value of each thing, also when its event has left the log long ago."""
+    log = Log(max_events=10)
+    log.append(1, metrics("ns1"))
+    log.append(2, metrics("ns2"))
+    log.append(3, metrics("ns1"))
+    log.append(4, metrics("ns1", user="alice"))
+    for offset in range(5, 50):
+        log.append(offset, encode_event(event()))
+        log.trim()
+    assert log.floor > 4
+    assert sorted(e.offset for e in log.latest()) == [2, 3, 4]
+
+
+def test_the_states_are_bounded() -> None:
+    """A publisher that makes up keys makes the shard forget the state that has been quiet longest, not grow."""
+    log = Log(max_keys=3)
+    for offset, host in enumerate(["a", "b", "c", "a", "d", "e"], 1):
+        log.append(offset, metrics(host))
+    assert [(e.offset, e.event.key) for e in log.latest()] == [(4, "a"), (5, "d"), (6, "e")]
+
+
+def test_knows_whether_someone_has_mail() -> None:
+    """An event for one user alone is found from any cursor before it, and forgotten when it leaves the log."""
+    log = Log(max_events=10)
+    log.append(1, encode_event(event(user="alice")))
+    log.append(2, encode_event(event(user="bob")))
+    log.append(3, encode_event(event(user="alice")))
+    assert log.has_for("alice", 0)
+    assert log.has_for("alice", 2)
+    assert not log.has_for("alice", 3)
+    assert not log.has_for("bob", 2)
+    assert not log.has_for("carol", 0)
+    for offset in range(4, 12):
+        log.append(offset, encode_event(event()))
+    log.trim()
+    assert log.floor == 2
+    assert not log.has_for("bob", log.floor)
+    assert log.has_for("alice", log.floor)
+    for offset in range(12, 30):
+        log.append(offset, encode_event(event()))
+        log.trim()
+    assert not log.has_for("alice", 0)
+
+
+def test_a_reset_forgets_everything() -> None:
+    """After a log was lost nothing of the old one can be read, and no old state is shown as current."""
+    log = filled(5)
+    log.append(6, metrics("ns1", user="alice"))
+    log.reset(40)
+    assert (log.position, log.floor, log.bytes, len(log)) == (40, 40, 0, 0)
+    assert log.latest() == []
+    assert not log.has_for("alice", 0)
+    log.append(41, encode_event(event()))
+    assert offsets(log, 40) == [41]
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 5), st.integers(0, 400)), max_size=60), st.integers(1, 20), st.integers(300, 5000)
+)
+@settings(deadline=None, max_examples=60)
+def test_everything_above_the_floor_is_there(steps: list[tuple[int, int]], max_events: int, max_bytes: int) -> None:
+    """Whatever comes, the log holds all that came behind its floor and is within its bounds."""
+    log = Log(max_events=max_events, max_bytes=max_bytes)
+    came = []
+    offset = 0
+    for gap, size in steps:
+        offset += gap
+        log.append(offset, encode_event(event(data={"x": "x" * size})))
+        came.append(offset)
+        log.trim()
+        assert len(log) <= max_events
+        assert log.bytes <= max_bytes
+        assert offsets(log, log.floor) == [o for o in came if o > log.floor]
+        assert log.position == offset
+
+
+# ----------------------------------------------------------------------------------------------------- fragments
+
+VIEWER = View(frozenset({"dns.read"}))
+QUERY = {"client_ip": "10.0.0.1", "query_domain": "www.example.com", "query_type": "A"}
+
+
+def entry(published: Event) -> Entry:
+    return Entry(5, published, CATALOG[published.type])
+
+
+@pytest.mark.parametrize(
+    ("codec", "decode"), [(Codec.json, msgspec.json.decode), (Codec.msgpack, msgspec.msgpack.decode)]
+)
+def test_a_fragment_is_the_event(codec: Codec, decode: Any) -> None:
+    """A client gets of an event what was published, in either codec."""
+    published = event("dns_query_log", QUERY, user="alice", source="bind9", correlation_id="c")
+    fragment = entry(published).fragment(codec, frozenset())
+    assert decode(fragment, type=ReceivedEvent) == ReceivedEvent(
+        5, "id", "dns_query_log", "normal", "2026-01-01T00:00:00Z", QUERY, None, "alice", "bind9", "c"
+    )
+
+
+@pytest.mark.parametrize("codec", Codec)
+def test_a_fragment_is_redacted(codec: Codec) -> None:
+    """An event that is shown to two kinds of users is encoded once for each, with what each may see."""
+    one = entry(event("dns_query_log", QUERY))
+    hidden = VIEWER.hidden(one.type)
+    redacted = one.fragment(codec, hidden)
+    whole = one.fragment(codec, frozenset())
+    assert redacted is not None
+    assert whole is not None
+    assert b"10.0.0.1" not in redacted
+    assert b"10.0.0.1" in whole
+    assert one.fragment(codec, hidden) is redacted
+
+
+@pytest.mark.parametrize("number", [2**64, -(2**63) - 1, 10**30])
+def test_a_number_too_long_for_messagepack_is_sent_as_a_float(number: int) -> None:
+    """An integer of more than 64 bits, which JSON allows, reaches MessagePack clients as nearly as they can hold it."""
+    one = entry(event(data={"n": [number, 7], "x": "y"}))
+    fragment = one.fragment(Codec.msgpack, frozenset())
+    assert msgspec.msgpack.decode(fragment, type=ReceivedEvent).data == {"n": [float(number), 7], "x": "y"}
+    assert str(number).encode() in (one.fragment(Codec.json, frozenset()) or b"")
+
+
+def test_names_match_themselves_and_what_is_above_them() -> None:
+    """A filter for a zone finds the events of all names beneath it, of the root's those of every name."""
+    assert entry(event("zone_created", {"zone": "A.Example.com."})).terms["zone"] == (
+        "a.example.com",
+        "example.com",
+        "com",
+        ".",
+    )
+    assert entry(event("zone_created", {"zone": "."})).terms["zone"] == (".",)
+    assert entry(event("system_metrics", {"cpu_usage": 1, "host": "ns1.example.com"})).terms["host"] == (
+        "ns1.example.com",
+    )
+
+
+def test_a_dot_within_a_label_is_none_between_labels() -> None:
+    r"""The name `a\.example.com` is not beneath `example.com`, and a user of that zone doesn't see it."""
+    assert "example.com" not in entry(event("zone_created", {"zone": r"a\.example.com"})).terms["zone"]
+
+
+def test_custom_events_have_two_names() -> None:
+    """An event of a custom type is found by its own name and by `custom.*`."""
+    assert entry(event("custom.deploy")).names == ("custom.deploy", "custom.*")
+    assert entry(event("system_metrics", {"cpu_usage": 1})).names == ("system_metrics",)

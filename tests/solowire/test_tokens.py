@@ -1,0 +1,299 @@
+"""Tokens and tickets: only what the secret signed, for this purpose, at this time, proves anything."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from solowire.access import ROLES, Identity
+from solowire.errors import InvalidToken
+from solowire.tokens import MAX_TOKEN_BYTES, TICKET_SECONDS, Tokens, UsedTickets
+
+SECRET = "a secret that is long enough for HS256, really"
+NOW = 1_800_000_000.0
+TOKENS = Tokens(SECRET, ROLES)
+
+
+def signed(secret: str = SECRET, **claims: Any) -> str:
+    whole = {"sub": "alice", "role": "viewer", "exp": NOW + 60, **claims}
+    return jwt.encode({k: v for k, v in whole.items() if v is not None}, secret, "HS256")
+
+
+def by_hand(header: object, payload: object, secret: bytes = SECRET.encode()) -> str:
+    """A JWT that no library would make, correctly signed."""
+    body = b".".join(
+        base64.urlsafe_b64encode(part if isinstance(part, bytes) else json.dumps(part).encode()).rstrip(b"=")
+        for part in (header, payload)
+    )
+    signature = base64.urlsafe_b64encode(hmac.new(secret, body, hashlib.sha256).digest()).rstrip(b"=")
+    return (body + b"." + signature).decode()
+
+
+def refused(token: str, code: str = "invalid_token", now: float = NOW) -> InvalidToken:
+    with pytest.raises(InvalidToken) as caught:
+        TOKENS.identify(token, now)
+    assert caught.value.code == code
+    return caught.value
+
+
+def test_a_token_says_who_you_are() -> None:
+    """A token that the system signed is an identity with its role's permissions, its scopes and its expiry."""
+    token = TOKENS.sign("alice", "operator", now=NOW, ttl=60, scopes={"zones": ("a.org", "b.org")})
+    identity = TOKENS.identify(token, NOW + 59)
+    assert identity == Identity(
+        "alice", "operator", ROLES["operator"].permissions, {"zone": ("a.org", "b.org")}, NOW + 60
+    )
+
+
+def test_no_token() -> None:
+    """Who shows no token is told that, and how to show one."""
+    assert "Bearer" in refused("", "missing_token").hint
+
+
+@pytest.mark.parametrize(
+    "token",
+    ["x", "a.b.c", "..", "Bearer x", "ü.ü.ü", "\ud800", "\x00", "null", "eyJ.eyJ.x", "a" * (MAX_TOKEN_BYTES + 1)],
+)
+def test_garbage(token: str) -> None:
+    """What is not a token at all is refused as such."""
+    refused(token)
+
+
+def test_an_expired_token() -> None:
+    """A token ends at the second it says, and the client can tell that from a wrong one."""
+    token = TOKENS.sign("alice", "viewer", now=NOW, ttl=60)
+    TOKENS.identify(token, NOW + 59.9)
+    refused(token, "token_expired", NOW + 60)
+
+
+def test_a_wrongly_signed_token() -> None:
+    """A token that someone else signed proves nothing, and its claims are not looked at."""
+    assert "signature" in refused(signed(secret="another secret that is long enough for HS256")).message
+
+
+def test_a_changed_token() -> None:
+    """A token whose claims were changed after signing is refused."""
+    head, _, tail = signed().split(".")
+    claims = base64.urlsafe_b64encode(json.dumps({"sub": "alice", "role": "admin", "exp": NOW + 60}).encode())
+    refused(f"{head}.{claims.rstrip(b'=').decode()}.{tail}")
+
+
+def test_alg_none() -> None:
+    """A token that says it needs no signature is refused."""
+    claims = {"sub": "alice", "role": "admin", "exp": NOW + 60}
+    refused(jwt.encode(claims, None, "none"))
+    refused(by_hand({"alg": "none", "typ": "JWT"}, claims))
+
+
+def test_rs256_confusion() -> None:
+    """A token of another algorithm is refused, and a public key is no secret, even where it is used as one."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    claims = {"sub": "alice", "role": "admin", "exp": NOW + 60}
+    refused(jwt.encode(claims, key, "RS256"))
+    refused(by_hand({"alg": "HS256", "typ": "JWT"}, claims, public))
+    refused(by_hand({"alg": "RS256", "typ": "JWT"}, claims))
+    refused(jwt.encode(claims, SECRET * 2, "HS512"))
+
+
+@pytest.mark.parametrize("claims", [{"type": "refresh"}, {"temp": True}])
+def test_a_token_for_something_else(claims: dict[str, Any]) -> None:
+    """A refresh token, or a temporary one from the middle of a login, opens no connection."""
+    assert "access token" in refused(signed(**claims)).hint
+
+
+def test_a_token_without_an_end() -> None:
+    """A token that would be good for ever is refused."""
+    assert "exp" in refused(signed(exp=None)).message
+
+
+@pytest.mark.parametrize("exp", [(NOW + 60) * 1000, 1e18, float("inf"), float("nan")])
+def test_a_token_whose_end_is_no_time(exp: float) -> None:
+    """An expiry in milliseconds, or one that is no date, is refused rather than taken for the far future."""
+    assert "exp" in refused(signed(exp=exp)).message
+
+
+def test_a_token_that_is_not_valid_yet() -> None:
+    """A token for later is refused now; a clock that differs by a few seconds is forgiven."""
+    refused(signed(nbf=NOW + 30))
+    TOKENS.identify(signed(nbf=NOW + 4), NOW)
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"sub": ""},
+        {"sub": "x" * 257},
+        {"sub": None},
+        {"sub": 7},
+        {"role": "nosuch"},
+        {"role": ["admin"]},
+        {"exp": "tomorrow"},
+        {"is_admin": "yes"},
+        {"permissions": "*"},
+        {"permissions": {"*": True}},
+        {"scopes": ["a.org"]},
+        {"scopes": {"zones": "a.org"}},
+        {"temp": "no"},
+    ],
+)
+def test_claims_that_are_not_what_they_should_be(claims: dict[str, Any]) -> None:
+    """A claim of the wrong kind refuses the token: it is never read as if it were not there."""
+    refused(signed(**claims) if claims.get("sub") != 7 else by_hand({"alg": "HS256"}, {"sub": 7, "exp": NOW + 60}))
+
+
+@pytest.mark.parametrize("payload", [[], "alice", 7, None, b"{", b"\xff\xfe", {}], ids=str)
+def test_a_signed_payload_that_is_no_claims(payload: object) -> None:
+    """Even what is correctly signed must be an object of claims."""
+    refused(by_hand({"alg": "HS256", "typ": "JWT"}, payload))
+
+
+@pytest.mark.parametrize("header", [[], "x", None, {}, {"alg": None}, {"alg": ["HS256"]}, {"alg": "HS256", "crit": ["x"]}, {"alg": "HS256", "b64": False}, {"alg": "HS256", "kid": 7}], ids=str)  # fmt: skip
+def test_a_header_that_is_no_header(header: object) -> None:
+    """A header that says strange things refuses the token, whatever its signature."""
+    refused(by_hand(header, {"sub": "alice", "role": "admin", "exp": NOW + 60}))
+
+
+def test_the_legacy_claim_of_admins() -> None:
+    """Tokens of the application that has `is_admin` and no role still work, and a role they name goes first."""
+    assert TOKENS.identify(signed(role=None, is_admin=True), NOW).role == "admin"
+    assert TOKENS.identify(signed(role=None, is_admin=False), NOW).role == "viewer"
+    assert TOKENS.identify(signed(role=None), NOW).role == "viewer"
+    assert TOKENS.identify(signed(role="viewer", is_admin=True), NOW).role == "viewer"
+
+
+def test_permissions_of_a_token_narrow() -> None:
+    """A token may have fewer permissions than its role, and asking for more gives it none of them."""
+    identity = TOKENS.identify(signed(permissions=["dns.read", "admin.read", "*", "dns.*"]), NOW)
+    assert identity.permissions == ("dns.read",)
+    assert TOKENS.identify(signed(permissions=[]), NOW).permissions == ()
+    assert TOKENS.identify(signed(role="operator", permissions=["sensitive.tsig_key"]), NOW).permissions == (
+        "sensitive.tsig_key",
+    )
+
+
+@given(st.sampled_from(sorted(ROLES)), st.lists(st.sampled_from(["*", "dns.*", "dns.read", "sensitive.*", "admin", ".*", "", "dns."]) | st.text(max_size=6), max_size=5), st.text(max_size=12))  # fmt: skip
+@settings(deadline=None, max_examples=150)
+def test_no_token_widens_its_role(role: str, permissions: list[str], wanted: str) -> None:
+    """Whatever permissions a token claims, it may do nothing that its role may not."""
+    identity = TOKENS.identify(signed(role=role, permissions=permissions), NOW)
+    whole = TOKENS.identify(signed(role=role), NOW)
+    for permission in (wanted, "dns.read", "admin.read", "sensitive.client_ip", "events.publish", "admin"):
+        assert whole.may(permission) or not identity.may(permission)
+
+
+@given(st.text(max_size=200))
+@settings(deadline=None, max_examples=200)
+def test_any_text_is_refused(text: str) -> None:
+    """Any text whatever in place of a token or a ticket is InvalidToken, and no other error."""
+    with pytest.raises(InvalidToken):
+        TOKENS.identify(text, NOW)
+    with pytest.raises(InvalidToken):
+        TOKENS.redeem_ticket(text, 0, NOW)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=10),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+claim_names = st.sampled_from(
+    ["sub", "exp", "nbf", "iat", "jti", "aud", "iss", "role", "permissions", "scopes", "temp"]
+)
+
+
+@given(
+    st.dictionaries(st.sampled_from(["alg", "typ", "crit", "b64", "kid"]), json_values, max_size=3),
+    st.dictionaries(claim_names, json_values, max_size=5),
+)
+@settings(deadline=None, max_examples=200)
+def test_any_signed_claims_are_an_identity_or_refused(header: dict[str, Any], claims: dict[str, Any]) -> None:
+    """Correctly signed nonsense is an identity or InvalidToken, and no other error."""
+    token = by_hand({"alg": "HS256", **header}, {"sub": "alice", "exp": NOW + 60, **claims})
+    try:
+        identity = TOKENS.identify(token, NOW)
+    except InvalidToken:
+        return
+    assert identity.expires is not None
+    assert identity.expires > NOW
+
+
+# ------------------------------------------------------------------------------------------------------- tickets
+
+ALICE = Identity("alice", "viewer", ("dns.read",), {"zone": ("a.org",)}, NOW + 3600)
+
+
+def ticket_refused(text: str, code: str, shard: int = 3, now: float = NOW) -> None:
+    with pytest.raises(InvalidToken) as caught:
+        TOKENS.redeem_ticket(text, shard, now)
+    assert caught.value.code == code
+
+
+def test_a_ticket_carries_an_identity_to_its_shard() -> None:
+    """What the gateway found out about a user is what the shard knows, for half a minute."""
+    text = TOKENS.issue_ticket(ALICE, 3, "t1", NOW)
+    ticket = TOKENS.redeem_ticket(text, 3, NOW + TICKET_SECONDS - 0.1)
+    assert (ticket.identity, ticket.jti, ticket.shard) == (ALICE, "t1", 3)
+
+
+def test_an_expired_ticket() -> None:
+    """A ticket that was kept for too long is refused, and says to get another."""
+    ticket_refused(TOKENS.issue_ticket(ALICE, 3, "t1", NOW), "ticket_expired", now=NOW + TICKET_SECONDS)
+
+
+def test_a_ticket_for_another_shard() -> None:
+    """A ticket opens the one shard that it was made for."""
+    ticket_refused(TOKENS.issue_ticket(ALICE, 3, "t1", NOW), "wrong_shard", shard=4)
+
+
+def test_a_token_is_no_ticket() -> None:
+    """A long-lived token in a URL opens nothing."""
+    ticket_refused(TOKENS.sign("alice", "admin", now=NOW, ttl=60), "invalid_token")
+    claims = {"jti": "x", "exp": NOW + 30, "shard": 3, "identity": {"user": "a", "role": "admin", "permissions": ["*"]}}
+    ticket_refused(jwt.encode(claims, SECRET, "HS256"), "invalid_token")
+
+
+def test_a_ticket_is_no_token() -> None:
+    """A ticket that leaked from a URL can't be used against the API, not even while it is fresh."""
+    refused(TOKENS.issue_ticket(ALICE, 3, "t1", NOW))
+
+
+def test_no_ticket() -> None:
+    """Who opens a shard's URL without a ticket is refused."""
+    ticket_refused("", "missing_token")
+
+
+def test_a_ticket_of_another_installation() -> None:
+    """A ticket that another secret made opens nothing here."""
+    other = Tokens("another secret that is long enough for HS256", ROLES)
+    ticket_refused(other.issue_ticket(ALICE, 3, "t1", NOW), "invalid_token")
+
+
+def test_a_ticket_is_used_once() -> None:
+    """A ticket that has opened a connection opens no second one, for as long as it would have been valid."""
+    used = UsedTickets()
+    ticket = TOKENS.redeem_ticket(TOKENS.issue_ticket(ALICE, 3, "t1", NOW), 3, NOW)
+    used.use(ticket, NOW)
+    for later in (NOW, NOW + 1, NOW + TICKET_SECONDS - 0.1):
+        with pytest.raises(InvalidToken) as caught:
+            used.use(ticket, later)
+        assert caught.value.code == "ticket_used"
+
+
+def test_used_tickets_are_forgotten_when_they_are_void() -> None:
+    """A shard that runs for years remembers only the tickets of the last half minute."""
+    used = UsedTickets()
+    for n in range(1000):
+        now = NOW + n
+        used.use(TOKENS.redeem_ticket(TOKENS.issue_ticket(ALICE, 3, f"t{n}", now), 3, now), now)
+        assert len(used._seen) == len(used._order) <= TICKET_SECONDS + 1
