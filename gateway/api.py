@@ -283,5 +283,6 @@ def _openapi() -> OpenAPIConfig:
         css_url=f"{_ASSETS}/swagger-ui.css",
         standalone_preset_js_url=f"{_ASSETS}/swagger-ui-standalone-preset.js",
         path="/",
+        favicon=f'<link rel="icon" type="image/png" href="{_ASSETS}/favicon-32x32.png">',
     )
     return OpenAPIConfig(title="Solowire gateway", version=solowire.__version__, path="/docs", render_plugins=[ui])

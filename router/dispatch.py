@@ -69,6 +69,10 @@ class Outlet:
         """A message without events, if the shard hasn't been told how far the log has gone without it."""
         return Deliver(epoch, self.told, self.cursor, []) if self.told < self.cursor else None
 
+    def look_again(self) -> None:
+        """The ring has changed: what was passed over for another shard's users may be this one's business now."""
+        self.cursor = self.told
+
     def sent(self, message: Deliver) -> None:
         self.told = message.upto
         self.in_flight += len(message.events)

@@ -112,6 +112,8 @@ class Router:
     def _ring_changed(self, why: str, peer: bytes) -> None:
         self._ring = Ring(s.index for s in self.members.shards)
         log.info("ring_changed", why=why, peer=peer.decode(errors="replace"), shards=sorted(self._ring.shards))
+        for outlet in self._outlets.values():
+            outlet.look_again()
         state = self._ring_state()
         for member in self.members:
             self._send(member.name, state)

@@ -79,7 +79,7 @@ class Supervisor:
         async with httpx.AsyncClient(trust_env=False, timeout=2) as http, asyncio.timeout(READY_SECONDS):
             for child in self._children:
                 while child.url is not None and not await self._is_ready(http, child):
-                    await asyncio.sleep(0.05)  # noqa: ASYNC110 - what is waited for is another process
+                    await asyncio.sleep(0.05)
 
     async def watch(self, stop: asyncio.Event) -> None:
         """Returns when `stop` is set. Raises Failed if a child can't go on."""

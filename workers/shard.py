@@ -194,10 +194,10 @@ class Shard:
                     self._schedule(feed)
             return
         connection = self._users.get(user)
-        feed = connection.feed if connection is not None else None
-        if connection is not None and feed is not None and feed.accepts(entry):
-            if feed.add_for(connection, delay, now):
-                self._schedule(feed)
+        if connection is None or connection.feed is None or not connection.feed.accepts(entry):
+            return
+        if connection.feed.add_for(connection, delay, now):
+            self._schedule(connection.feed)
 
     def _new_epoch(self, epoch: str, now: float) -> None:
         if self.epoch:
