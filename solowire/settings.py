@@ -64,7 +64,10 @@ class Settings(BaseSettings):
     message_burst: float = Field(60.0, ge=1)
     flush_high_ms: float = Field(20.0, ge=0, le=10_000)
     flush_normal_ms: float = Field(100.0, ge=0, le=10_000)
-    flush_low_ms: float = Field(1000.0, ge=0, le=60_000)
+    flush_low_ms: float = Field(
+        1000.0, ge=0, le=60_000, description="longest that an event waits for company, by priority"
+    )
+    flush_per_connection_ms: float = Field(1.0, ge=0, description="a shard waits this for each connection, up to those")
     reconnect_min_ms: int = Field(500, ge=0)
     reconnect_max_ms: int = Field(20_000, ge=1)
     moves_per_s: float = Field(500.0, gt=0, description="users sent away per second when the ring changes")

@@ -161,5 +161,6 @@ def limits_of(settings: Settings) -> Limits:
             high=settings.flush_high_ms / 1000,
             normal=settings.flush_normal_ms / 1000,
             low=settings.flush_low_ms / 1000,
+            per_connection=settings.flush_per_connection_ms / 1000,
         ),
     )

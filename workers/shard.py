@@ -186,7 +186,7 @@ class Shard:
 
     def _route(self, entry: Entry, now: float) -> None:
         self.totals["events"] += 1
-        delay = self._limits.flush.of(entry.event.priority)
+        delay = self._limits.flush.of(entry.event.priority, len(self.connections))
         user = entry.event.user
         if user is None:
             for feed in self.feeds.matching(entry):
