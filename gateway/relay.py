@@ -120,6 +120,9 @@ class Relay:
             if downwards.done() or closing.done():
                 restarting = (int(CloseCode.restarting), CloseCode.restarting.reason)
                 code, reason = downwards.result() if downwards.done() else restarting
+                # Granian writes a close frame when nobody receives any more.
+                upwards.cancel()
+                await asyncio.wait((upwards,))
                 await _within(send({"type": "websocket.close", "code": code, "reason": reason}), _CLOSE_SECONDS)
             else:
                 # The client has gone: the shard hears so, if it listens.

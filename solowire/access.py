@@ -25,7 +25,7 @@ PUBLISH = "events.publish"
 ADMINISTER = "admin"
 
 
-class Role(msgspec.Struct, frozen=True):
+class Role(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """permissions: names, `category.*` or `*`. defaults: the subscriptions of a client that asks for none."""
 
     permissions: tuple[str, ...]

@@ -17,9 +17,12 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import structlog
 import zmq
 
 from solowire.errors import ConfigError
+
+log = structlog.get_logger("solowire.bus")
 
 _MESSAGES_A_TURN = 200
 _HIGH_WATER_MARK = 10_000
@@ -53,6 +56,7 @@ class _Socket:
         self._fd: int = self._socket.get(zmq.FD)  # type: ignore[assignment]
         self._loop = asyncio.get_running_loop()
         self._turn: asyncio.Handle | None = None
+        self.dropped = 0  # messages that can't be ours by their form alone
 
     def _watch(self) -> None:
         self._loop.add_reader(self._fd, self._look)
@@ -78,7 +82,14 @@ class _Socket:
     def _received(self, parts: list[bytes]) -> None:
         raise NotImplementedError
 
+    def _drop(self, sender: bytes, parts: int) -> None:
+        self.dropped += 1
+        sender_name = sender.decode(errors="replace")
+        log.error("backplane_message_dropped", sender=sender_name, error=f"it has {parts} parts", dropped=self.dropped)
+
     def _put(self, parts: list[bytes]) -> bool:
+        if self._socket.closed:
+            return False
         try:
             self._socket.send_multipart(parts, zmq.NOBLOCK, copy=True)
         except zmq.ZMQError as error:
@@ -96,6 +107,9 @@ class _Socket:
         self._loop.remove_reader(self._fd)
         if self._turn is not None:
             self._turn.cancel()
+        self._end()
+
+    def _end(self) -> None:
         self._socket.close()
         self._context.term()
 
@@ -111,13 +125,15 @@ class Hub(_Socket):
         try:
             self._socket.bind(address)
         except zmq.ZMQError as error:
-            self._socket.close()
-            raise ConfigError(f"can't listen on {address}: {error}") from None
+            self._end()
+            raise ConfigError(f"can't listen on {address}: {error.strerror}") from None
         self._watch()
 
     def _received(self, parts: list[bytes]) -> None:
         if len(parts) == 2:
             self._callback(parts[0], parts[1])
+        else:
+            self._drop(parts[0], len(parts) - 1)
 
     def send(self, peer: bytes, payload: bytes) -> bool:
         return self._put([peer, payload])
@@ -133,12 +149,18 @@ class Spoke(_Socket):
         self._socket.set(zmq.IMMEDIATE, 1)  # queue only for a router that is there: else say so at once
         self._socket.set(zmq.RECONNECT_IVL, 50)
         self._socket.set(zmq.RECONNECT_IVL_MAX, 500)
-        self._socket.connect(address)
+        try:
+            self._socket.connect(address)
+        except zmq.ZMQError as error:
+            self._end()
+            raise ConfigError(f"can't connect to {address}: {error.strerror}") from None
         self._watch()
 
     def _received(self, parts: list[bytes]) -> None:
         if len(parts) == 1:
             self._callback(parts[0])
+        else:
+            self._drop(b"router", len(parts))
 
     def send(self, payload: bytes) -> bool:
         return self._put([payload])

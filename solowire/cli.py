@@ -9,6 +9,7 @@ import asyncio
 import getpass
 import json
 import os
+import shutil
 import socket
 import sys
 import time
@@ -29,6 +30,7 @@ TOKEN_SECONDS = 12 * 3600.0
 
 def main() -> None:
     """The console script."""
+    logs.configure("warning", None)  # until the settings say how: what is logged goes to stderr, never between output
     try:
         cli.main(standalone_mode=False)
     except click.exceptions.Exit as end:
@@ -76,9 +78,12 @@ def remote(command: F) -> F:
 def up(config: Path | None, **options: Any) -> None:
     """Router, shards and gateway on this machine; Ctrl-C drains and stops."""
     from solowire import process
+    from solowire.roles import roles_of
     from solowire.supervisor import Failed, Supervisor
 
     settings = _load(config, "up", **options)
+    roles_of(settings)  # what every child would refuse is refused here, once
+    _ = settings.backplane_address
     secret, made = secret_of(settings, create=True)
     config = config.absolute() if config is not None else None
     status = 0
@@ -123,9 +128,9 @@ def _say_where(settings: Settings, url: str, secret: str, made: bool) -> None:
         f"  administrator's token    {token}",
         "",
         "Follow events, in another terminal:",
-        f"  solowire tail{elsewhere}",
+        f"  {_command()} tail{elsewhere}",
         "and publish one:",
-        f"""  solowire publish custom.hello '{{"text": "hello"}}'{elsewhere}""",
+        f"""  {_command()} publish custom.hello '{{"text": "hello"}}'{elsewhere}""",
         "",
     ]
     click.echo("\n".join(lines))
@@ -224,9 +229,9 @@ def publish(
     try:
         payload = json.loads(data)
     except ValueError as error:
-        raise click.UsageError(f"JSON: {error}") from None
+        raise ConfigError(f"JSON: {error}") from None
     if not isinstance(payload, dict):
-        raise click.UsageError("JSON: the data of an event is an object, {…}")
+        raise ConfigError("JSON: the data of an event is an object, {…}")
     event: dict[str, Any] = {"type": type, "data": payload}
     event |= {n: v for n, v in (("priority", priority), ("user", user), ("key", key)) if v is not None}
 
@@ -259,7 +264,7 @@ def tail(
     for entry in filters:
         name, sign, value = entry.partition("=")
         if not sign:
-            raise click.UsageError(f"--filter {entry}: write NAME=VALUE")
+            raise ConfigError(f"--filter {entry}: write NAME=VALUE")
         wanted.setdefault(name, []).append(value)
     asyncio.run(follow(settings.url, _token(settings, "admin"), types, wanted, as_json=as_json, count=count))
 
@@ -310,6 +315,11 @@ def _signed(settings: Settings, secret: str, user: str, role: str, ttl: float, z
 
     scopes = {"zones": zones} if zones else None
     return Tokens(secret, roles_of(settings)).sign(user, role, now=time.time(), ttl=ttl, scopes=scopes)
+
+
+def _command() -> str:
+    """This command, as it can be typed here."""
+    return "solowire" if shutil.which("solowire") is not None else sys.argv[0]
 
 
 def _login() -> str:

@@ -584,12 +584,13 @@ class Client:
         if not stretch.events:
             self._handed_out = stretch.position
             self._buffer.popleft()
+            self._settle(tell=False)  # a gap is told when this event has been dealt with: when the next is asked for
         self._look_for_room()
         return event
 
-    def _settle(self) -> None:
+    def _settle(self, *, tell: bool = True) -> None:
         """Passes over what holds no events, so that gaps are told in their place and `cursor` is not behind."""
-        while self._buffer and not self._buffer[0].events:
+        while self._buffer and not self._buffer[0].events and (tell or self._buffer[0].gap is None):
             stretch = self._buffer.popleft()
             self._handed_out = stretch.position
             if stretch.gap is not None:

@@ -156,11 +156,14 @@ class Feed(Generic[C]):
 
     # ------------------------------------------------------------------------------------------------- members
 
-    def join(self, connection: C, cursor: int, now: float) -> bool:
-        """Adds a connection that has got everything up to `cursor`; as `wake`."""
+    def join(self, connection: C, cursor: int, now: float, *, apart: bool = False) -> bool:
+        """Adds a connection that has got everything up to `cursor`; as `wake`.
+
+        apart: it can't share the next frame, because the log has something for it alone or its answers come first.
+        """
         if not self._pending and not self.behind:
             self.position = self._log.position  # nothing of the feed lies between: all of it moves on for free
-        if cursor == self.position:
+        if cursor == self.position and not apart:
             self.current.add(connection)
             return False
         self.behind[connection] = cursor
@@ -170,11 +173,22 @@ class Feed(Generic[C]):
         """Takes a connection out; returns its cursor."""
         if connection in self.current:
             self.current.discard(connection)
-            return self.position
-        return self.behind.pop(connection, self.position)
+            return self._reached
+        return self.behind.pop(connection, self._reached)
 
     def cursor_of(self, connection: C) -> int:
-        return self.behind.get(connection, self.position)
+        return self.behind.get(connection, self._reached)
+
+    def hold(self, connection: C) -> None:
+        """Keeps the next frame from a connection that has answers waiting: it catches up behind them."""
+        if connection in self.current:
+            self.current.discard(connection)
+            self.behind[connection] = self._reached
+
+    @property
+    def _reached(self) -> int:
+        """Where current connections stand: a quiet feed's `position` may be older than the log itself."""
+        return self.position if self._pending else self._log.position
 
     # --------------------------------------------------------------------------------------------------- flushing
 
@@ -183,6 +197,8 @@ class Feed(Generic[C]):
         fragment = self.fragment(entry)
         if fragment is None:
             return False
+        if not self._pending:
+            self.position = entry.offset - 1  # nothing of the feed lies between, and the log may forget what does
         self._pending.append((entry.offset, fragment))
         self._pending_bytes += len(fragment) + 1
         if self._pending_bytes >= FLUSH_AT_BYTES:
@@ -196,11 +212,11 @@ class Feed(Generic[C]):
             return True
         return False
 
-    def add_for(self, connection: C, delay: float, now: float) -> bool:
-        """Notes that the log has an entry for this connection alone: it falls behind, on purpose; as `wake`."""
+    def add_for(self, connection: C, entry: Entry, delay: float, now: float) -> bool:
+        """Notes that `entry` is for this connection alone: it falls behind, on purpose; as `wake`."""
         if connection in self.current:
             self.current.discard(connection)
-            self.behind[connection] = self.position
+            self.behind[connection] = self.position if self._pending else entry.offset - 1
         return self.wake(max(now, self.flushed_at + delay))
 
     def wake(self, at: float) -> bool:
@@ -210,10 +226,10 @@ class Feed(Generic[C]):
             return True
         return False
 
-    def frames_of(self, entries: Iterable[Entry], cursor: int) -> list[str | bytes]:
-        """Frames of these entries, whatever their offsets, for a connection that stands at `cursor`."""
-        fragments = [f for f in map(self.fragment, entries) if f is not None]
-        return [self._codec.events(cursor, run) for run in _cut(fragments)]
+    def frames_of(self, entries: Iterable[Entry], before: int, after: int) -> list[str | bytes]:
+        """Frames of these entries, whatever their offsets. before: the cursor in all but the last; after: in that."""
+        runs = list(_cut([f for f in map(self.fragment, entries) if f is not None]))
+        return [self._codec.events(before if run is not runs[-1] else after, run) for run in runs]
 
     def flush(self, now: float) -> Frame:
         """What all current connections get now: everything pending. Moves `position`, and with it their cursors.
@@ -247,19 +263,21 @@ class Feed(Generic[C]):
             self.current.discard(connection)
             self.behind[connection] = cursor
 
-    def caught_up(self, connection: C, cursor: int) -> None:
-        """The connection, which is behind, has been given everything up to `cursor`."""
-        if cursor == self.position:
+    def caught_up(self, connection: C, cursor: int, *, apart: bool = False) -> None:
+        """The connection, which is behind, has been given everything up to `cursor`. apart: as for `join`."""
+        if cursor == self.position and not apart:
             del self.behind[connection]
             self.current.add(connection)
         else:
             self.behind[connection] = cursor
 
     def read(self, cursor: int, user: str | None) -> Frame:
-        """One frame for a connection that stands at `cursor`, below `position`; at most MAX_FRAME_BYTES of it.
+        """One frame for a connection that stands at `cursor`; at most MAX_FRAME_BYTES of what lies up to `position`.
 
         user: whose personal events belong in it; None builds the frame that all share who have none.
         """
+        if cursor >= self.position:
+            return Frame(cursor, None)  # it came from further on, while more than a frame was pending here
         fragments: list[bytes] = []
         size = 0
         reached = cursor

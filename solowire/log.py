@@ -11,6 +11,7 @@ An entry encodes itself at most once for each codec and set of hidden fields, wh
 
 from __future__ import annotations
 
+import json
 from bisect import bisect_right
 from collections.abc import Iterator
 from typing import Any
@@ -74,13 +75,18 @@ class Entry:
     def _encode(self, codec: Codec, hidden: frozenset[str]) -> bytes | None:
         event = self.event
         if hidden or codec is Codec.msgpack:
-            data = _decode_json(event.data)
-            if hidden:
-                data = redact(data, self.type, hidden)
-                if data is None:
-                    return None
-        else:
-            data = msgspec.Raw(event.data)
+            try:
+                return self._write(codec, hidden, _decode_json(event.data))
+            except OverflowError:  # MessagePack's integers end at 64 bits, JSON's don't
+                return self._write(codec, hidden, json.loads(event.data, parse_int=_int_or_float))
+        return self._write(codec, hidden, msgspec.Raw(event.data))
+
+    def _write(self, codec: Codec, hidden: frozenset[str], data: Any) -> bytes | None:
+        event = self.event
+        if hidden:
+            data = redact(data, self.type, hidden)
+            if data is None:
+                return None
         written = _Written(
             self.offset,
             event.id,
@@ -94,6 +100,10 @@ class Entry:
             event.correlation_id,
         )
         return _encode_json(written) if codec is Codec.json else _encode_pack(written)
+
+
+def _int_or_float(digits: str) -> int | float:
+    return int(digits) if len(digits) < 19 else float(digits)
 
 
 def _terms(value: str, event_type: EventType, name: str) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import secrets
 import tomllib
 from pathlib import Path
 from typing import Any, ClassVar, Literal
+from urllib.parse import urlsplit
 
 import structlog
 from pydantic import Field, SecretStr, ValidationError, model_validator
@@ -20,6 +21,7 @@ from solowire.errors import ConfigError
 
 PREFIX = "SOLOWIRE_"
 _IPC_PATH_LIMIT = 107  # bytes of sun_path in a unix socket's address, unix(7)
+_SECRET_CHARACTERS = 16
 
 log = structlog.get_logger("solowire.settings")
 
@@ -32,7 +34,13 @@ class Settings(BaseSettings):
     """Everything that can be set. Times say their unit in their name."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True, validate_default=True
+        env_prefix=PREFIX,
+        env_file=".env",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        validate_default=True,
+        allow_inf_nan=False,
     )
 
     secret: SecretStr | None = Field(None, description="signs tokens; made in the data directory if not set")
@@ -59,7 +67,9 @@ class Settings(BaseSettings):
     hello_timeout_s: float = Field(2.0, gt=0, le=60)
     heartbeat_s: float = Field(25.0, ge=0.2, le=600)
     expiry_notice_s: float = Field(60.0, ge=0, description="how long before its token expires a client is told")
-    stalled_s: float = Field(30.0, gt=0, description="how long a socket may take nothing before it is closed (4413)")
+    stalled_s: float = Field(
+        30.0, gt=0, le=3600, description="how long a socket may take nothing before it is closed (4413)"
+    )
     message_rate: float = Field(20.0, gt=0, description="messages per second from one connection")
     message_burst: float = Field(60.0, ge=1)
     flush_high_ms: float = Field(20.0, ge=0, le=10_000)
@@ -83,7 +93,7 @@ class Settings(BaseSettings):
     publish_max_bytes: int = Field(4 * 2**20, ge=1024, description="one publish request")
     publish_max_events: int = Field(5_000, ge=1)
     event_max_bytes: int = Field(32 * 1024, ge=256, le=60 * 1024, description="one event's data as JSON")
-    publish_timeout_s: float = Field(5.0, gt=0)
+    publish_timeout_s: float = Field(5.0, gt=0, le=600)
 
     @model_validator(mode="after")
     def _agree(self) -> Settings:
@@ -93,14 +103,20 @@ class Settings(BaseSettings):
             raise ValueError("reconnect_min_ms must not be above reconnect_max_ms")
         if self.port and self.port + self.shards > 65535:
             raise ValueError(f"port {self.port} leaves no room for {self.shards} shards' ports after it")
-        if self.secret is not None and len(self.secret.get_secret_value()) < 16:
-            raise ValueError("secret must have 16 characters or more")
+        if self.publish_max_bytes < self.event_max_bytes:
+            raise ValueError("publish_max_bytes must not be below event_max_bytes: one event would not fit")
+        if self.secret is not None and len(self.secret.get_secret_value()) < _SECRET_CHARACTERS:
+            raise ValueError(f"secret must have {_SECRET_CHARACTERS} characters or more")
+        if not _is_http(self.url):
+            raise ValueError(f"url must be one of http:// or https://, with a host (got {self.url!r})")
         try:
             self.shard_url.format(scheme="ws", host="h", port=1, shard=0)
         except (KeyError, IndexError, ValueError, AttributeError):
             raise ValueError("shard_url may hold {scheme}, {host}, {port} and {shard}, nothing else") from None
         if self.backplane is not None and not self.backplane.startswith("ipc://"):
             raise ValueError("backplane must be an ipc:// address: tcp needs CURVE keys, which this version can't take")
+        if self.backplane is not None and _too_long(self.backplane.removeprefix("ipc://")):
+            raise ValueError(f"backplane is too long for a unix socket: {_IPC_PATH_LIMIT} bytes of path at most")
         return self
 
     @property
@@ -113,7 +129,7 @@ class Settings(BaseSettings):
         if self.backplane is not None:
             return self.backplane
         path = str((self.run_dir / "router").absolute())
-        if len(path.encode()) > _IPC_PATH_LIMIT:
+        if _too_long(path):
             raise ConfigError(f"the data directory's path is too long for a unix socket: {path}; choose a shorter one")
         return f"ipc://{path}"
 
@@ -147,6 +163,18 @@ class _File(PydanticBaseSettingsSource):
         return dict(self.values)
 
 
+def _too_long(path: str) -> bool:
+    return len(os.fsencode(path)) > _IPC_PATH_LIMIT
+
+
+def _is_http(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
 def load(config: Path | None = None, **options: Any) -> Settings:
     """The settings in force. options: from the command line, None where not given. Raises ConfigError."""
     _File.values = _read(config) if config is not None else {}
@@ -154,6 +182,8 @@ def load(config: Path | None = None, **options: Any) -> Settings:
         settings = Settings(**{name: value for name, value in options.items() if value is not None})
     except ValidationError as error:
         raise ConfigError("; ".join(_fault(e) for e in error.errors(include_url=False))) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f".env: not valid UTF-8: {error.reason} at byte {error.start}") from None
     except ValueError as error:  # pydantic-settings: a value that can't even be parsed
         raise ConfigError(str(error).splitlines()[0]) from None
     for name in os.environ:
@@ -209,20 +239,33 @@ def secret_of(settings: Settings, *, create: bool) -> tuple[str, bool]:
         if create and not path.exists():
             make_directories(settings)
             # Written beside and linked into place, so that of two that start at once both get one whole secret.
-            draft = path.with_name(f".secret-{os.getpid()}")
+            draft = path.with_name(f".secret-{secrets.token_hex(8)}")
             draft.touch(mode=0o600)
             draft.write_text(secrets.token_urlsafe(48) + "\n")
             try:
                 os.link(draft, path)
-                return path.read_text().strip(), True
+                return _read_secret(path), True
             except FileExistsError:
                 pass
             finally:
                 draft.unlink()
-        return path.read_text().strip(), False
+        return _read_secret(path), False
     except FileNotFoundError:
         raise ConfigError(
             f"no secret: {path} doesn't exist; set {PREFIX}SECRET, or name the data directory of a running system"
         ) from None
     except OSError as error:
         raise ConfigError(f"secret file {path}: {error.strerror}") from None
+
+
+def _read_secret(path: Path) -> str:
+    """Raises ConfigError if it is no secret: an empty one would sign tokens that anyone can make."""
+    try:
+        secret = path.read_text().strip()
+    except UnicodeDecodeError:
+        secret = ""
+    if len(secret) < _SECRET_CHARACTERS:
+        raise ConfigError(
+            f"secret file {path}: it must hold {_SECRET_CHARACTERS} characters or more; remove it to get a new one"
+        )
+    return secret

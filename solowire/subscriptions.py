@@ -97,8 +97,18 @@ def expand(pattern: str, catalog: Catalog) -> tuple[str, ...]:
 
 
 def subscribe(wanted: Wanted, patterns: Iterable[str], filter: Filter) -> Wanted:
-    """`wanted` with `patterns` added, each under `filter`; a pattern that was there gets the new filter."""
-    return {**wanted, **dict.fromkeys(patterns, filter)}
+    """`wanted` with `patterns` added, each under `filter`; a pattern that was there gets the new filter.
+
+    Raises InvalidMessage if that makes more than anyone needs.
+    """
+    both = {**wanted, **dict.fromkeys(patterns, filter)}
+    if len(both) > MAX_PATTERNS:
+        raise InvalidMessage(
+            "too_many",
+            f"one connection may ask for {MAX_PATTERNS} event types at most",
+            "unsubscribe from some, or use a wildcard",
+        )
+    return both
 
 
 def unsubscribe(wanted: Wanted, patterns: Iterable[str], catalog: Catalog) -> Wanted:

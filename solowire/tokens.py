@@ -25,6 +25,7 @@ ALGORITHM = "HS256"
 TICKET_SECONDS = 30.0
 MAX_TOKEN_BYTES = 8192
 _CLOCK_SKEW_SECONDS = 5.0
+_LATEST_UNIX = 253_402_300_799  # the end of the year 9999: what comes later is no date, and most often milliseconds
 _UNVERIFIED: Any = {"verify_exp": False, "verify_nbf": False, "verify_iat": False, "verify_aud": False}
 
 
@@ -86,6 +87,8 @@ class Tokens:
             raise InvalidToken("this token was not made to open a connection", hint="use an access token")
         if claims.exp is None:
             raise InvalidToken("the token has no 'exp'", hint="sign tokens with an expiry")
+        if not claims.exp <= _LATEST_UNIX:  # so that NaN is refused too
+            raise InvalidToken("the token's 'exp' is no unix time in seconds")
         if claims.exp <= now:
             raise InvalidToken("the token has expired", code="token_expired", hint="get a new one")
         if claims.nbf is not None and claims.nbf > now + _CLOCK_SKEW_SECONDS:

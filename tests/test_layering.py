@@ -13,7 +13,8 @@ ROLES = ("gateway", "router", "workers", "sources")
 OURS = ("solowire", *ROLES)
 
 IMPURE = {
-    "settings", "bus", "metrics", "serving", "logs", "supervisor", "client", "publisher", "cli", "link", "secrets",
+    "settings", "roles", "bus", "link", "metrics", "serving", "logs", "process", "supervisor",
+    "client", "publisher", "cli", "tailing", "statistics",
 }  # fmt: skip
 PURE_ROLE_FILES = (
     *(f"router/{name}.py" for name in ("membership", "dispatch", "journal", "router", "coordinator")),
@@ -25,7 +26,7 @@ CARRIERS = frozenset({"bus", "metrics", "serving", "supervisor", "cli", "link"})
 """Modules of `solowire` by which a pure one would come to sockets in a roundabout way."""
 
 OUTSIDE = frozenset(
-    "asyncio socket zmq granian time threading subprocess httpx websockets uvloop".split()
+    ["asyncio", "socket", "zmq", "granian", "time", "threading", "subprocess", "httpx", "websockets", "uvloop"]
 )  # what a decision never needs: I/O, processes and clocks
 CLOCKS = frozenset({"now", "utcnow", "today"})
 

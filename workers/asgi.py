@@ -7,6 +7,7 @@ kept, and asked `.done()` before the next one: one that isn't is the backpressur
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Protocol
 from urllib.parse import parse_qs
@@ -38,14 +39,34 @@ class Sending(Protocol):
 
 
 class Socket:
-    """One accepted WebSocket. sending: its last send; handler: the task that receives for it."""
+    """One accepted WebSocket. sending: its last send; closing: its close; handler: the task that receives for it."""
 
-    __slots__ = ("handler", "send", "sending")
+    __slots__ = ("closing", "handler", "send", "sending")
 
     def __init__(self, send: Send, sending: Sending, handler: asyncio.Task[Any] | None) -> None:
         self.send = send
         self.sending = sending
+        self.closing: Any = None
         self.handler = handler
+
+    async def finish(self, seconds: float) -> None:
+        """Waits for the close frame to be out, but not for a peer that doesn't read.
+
+        Such a peer takes no close frame either: only when nothing is pending does the descriptor go.
+        """
+        if self.closing is None:
+            return
+        written = asyncio.ensure_future(_settled(self.closing))
+        await asyncio.wait((written,), timeout=seconds)
+        for pending in (self.sending, self.closing):
+            if not pending.done():
+                pending.cancel()
+        written.cancel()
+
+
+async def _settled(sending: Any) -> None:
+    with contextlib.suppress(Exception):  # whatever became of it: the connection ends
+        await sending
 
 
 def _message(frame: str | bytes) -> dict[str, Any]:
@@ -77,18 +98,11 @@ class GranianSockets:
 
     def close(self, connection: Connection, code: int, reason: str) -> None:
         socket: Socket = connection.socket
-        last = socket.sending
-        closing = socket.send({"type": "websocket.close", "code": int(code), "reason": reason})
-        asyncio.get_running_loop().call_later(CLOSE_SECONDS, _make_sure, socket, last, closing)
-
-
-def _make_sure(socket: Socket, last: Sending, closing: Sending) -> None:
-    """A peer that doesn't read takes no close frame either: only when nothing is pending does the descriptor go."""
-    for pending in (last, closing):
-        if not pending.done():
-            pending.cancel()
-    if socket.handler is not None:
-        socket.handler.cancel()
+        if socket.closing is None:
+            socket.closing = socket.send({"type": "websocket.close", "code": int(code), "reason": reason})
+            # Granian writes the close frame when nobody receives any more: the handler lets go, and sees to the rest.
+            if socket.handler is not None:
+                socket.handler.cancel()
 
 
 class App:
@@ -126,7 +140,11 @@ class App:
             return
         headers = [(b"x-solowire-shard", str(shard.index).encode())]
         accepted = send({"type": "websocket.accept", "subprotocol": subprotocol, "headers": headers})
-        await accepted
+        try:
+            await accepted
+        except BaseException:
+            shard.abandon(identity)
+            raise
         handler = asyncio.current_task()
         if handler is not None:
             self._handlers.add(handler)
@@ -143,6 +161,7 @@ class App:
         except asyncio.CancelledError:
             if connection.state.value != "closing":
                 raise  # not ours: the loop is ending
+            await connection.socket.finish(CLOSE_SECONDS)
         finally:
             shard.gone(connection)
             if handler is not None:

@@ -1,9 +1,10 @@
 """One user's connection, as its shard sees it, and the states it goes through.
 
-    waiting ──hello, or 2 s──► live ──► closing ──► gone
-       └──────────────────────────────────▲
+    waiting ──hello, or 2 s──► live ──sent away──► leaving ──► closing ──► gone
+       └──────────────────────────┴───────────────────┴───────────▲
 
-A connection belongs to a feed exactly while it is live. Nothing is queued for it but a few answers to its own messages,
+One that is leaving has been told to go to another shard: nobody listens to it any more, and it gets no more events. A
+connection belongs to a feed exactly while it is live. Nothing is queued for it but a few answers to its own messages,
 at most MAX_ANSWERS, that arrived while its socket was busy; at that bound it is closed as too slow.
 """
 
@@ -26,13 +27,15 @@ STRIKE_SECONDS = 60.0
 class State(Enum):
     waiting = "waiting"
     live = "live"
+    leaving = "leaving"
     closing = "closing"
     gone = "gone"
 
 
 TRANSITIONS = {
-    State.waiting: {State.live, State.closing, State.gone},
-    State.live: {State.closing, State.gone},
+    State.waiting: {State.live, State.leaving, State.closing, State.gone},
+    State.live: {State.leaving, State.closing, State.gone},
+    State.leaving: {State.closing, State.gone},
     State.closing: {State.gone},
     State.gone: set[State](),
 }
@@ -49,6 +52,8 @@ class Connection:
         "feed",
         "heard",
         "identity",
+        "looks_at",
+        "owes_states",
         "selection",
         "session",
         "silent",
@@ -70,6 +75,7 @@ class Connection:
         self.wanted: Wanted = {}
         self.selection: Selection = ()
         self.answers: list[str | bytes] = []
+        self.owes_states = False  # whether the current state waits among the answers
         self.strikes: deque[float] = deque(maxlen=MAX_STRIKES)
         self.tokens = 0.0
         self.tokens_at: float | None = None
@@ -77,6 +83,7 @@ class Connection:
         self.bucket = 0
         self.silent = 0
         self.expires: float | None = None  # monotonic
+        self.looks_at: float | None = None  # when its expiry is looked at next
         self.identity = identity
         self.view: View = view_of(identity)
 

@@ -39,7 +39,9 @@ class _Server:
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._tokens = tokens
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._timer_due = float("inf")
+        self._was_ready = False
         self._socket = listen(
             settings.host,
             settings.port_of_shard(index),
@@ -74,11 +76,7 @@ class _Server:
         )
         log.info("shard_listening", shard=self._shard.index, port=self._address.port)
         process.calm_collector()
-        ready = False
         while not stop.is_set():
-            if not ready and self._shard.ready:
-                ready = True
-                log.info("shard_ready", shard=self._shard.index)
             # The wall clock may be set while we run; expiries follow it.
             self._shard.wall_offset = self._wall_offset()
             self._run()
@@ -109,15 +107,19 @@ class _Server:
                 self._shard.ring_changed(message, now)
             case _:
                 log.warning("message_not_for_a_shard", kind=type(message).__name__)
+        if self._shard.ready != self._was_ready:
+            self._was_ready = self._shard.ready
+            log.info("shard_ready" if self._was_ready else "shard_not_ready", shard=self._shard.index)
         self._arm()
 
     def _arm(self) -> None:
         """One timer for all that the shard has to do at some time."""
         due = self._shard.next_due()
         if self._timer is not None:
-            if self._timer.when() <= due and not self._timer.cancelled():
+            if self._timer_due <= due:
                 return
             self._timer.cancel()
+        self._timer_due = due
         self._timer = self._loop.call_at(due, self._run) if due != float("inf") else None
 
     def _run(self) -> None:

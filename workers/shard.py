@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import count
 
 import msgspec
@@ -121,6 +121,7 @@ class Shard:
         self._limits = limits or Limits()
         self._catalog = catalog
         self._used = UsedTickets()
+        self._arriving: set[str] = set()  # admitted, handshake not done: under `reject` they count as connected
         self._ring = Ring()
         self._ring_version = -1
         self._trusted_from = 0
@@ -148,14 +149,14 @@ class Shard:
             return
         if self.ready_at is None:
             self.ready_at = state.last
-        gained = not self._ring.shards <= {s.index for s in state.shards}
-        self._ring = Ring(s.index for s in state.shards)
+        before, self._ring = self._ring.shards, Ring(s.index for s in state.shards)
+        gained = not before <= self._ring.shards or (before and self.index in self._ring.shards - before)
         self._ring_version = state.version
         if gained:
             # Users come here whose personal events went to another shard: what this log holds of the time before is
             # not all of theirs.
             self._trusted_from = self.log.position
-        moving = [c for c in self.connections if self._ring.owner(c.identity.user) != self.index]
+        moving = [c for c in self.connections if c.state is not State.leaving and not self._owns(c.identity.user)]
         if moving and self._ring.shards:
             log.info("users_move", shard=self.index, users=len(moving), ring=sorted(self._ring.shards))
             for place, connection in enumerate(moving):
@@ -196,7 +197,7 @@ class Shard:
         connection = self._users.get(user)
         if connection is None or connection.feed is None or not connection.feed.accepts(entry):
             return
-        if connection.feed.add_for(connection, delay, now):
+        if connection.feed.add_for(connection, entry, delay, now):
             self._schedule(connection.feed)
 
     def _new_epoch(self, epoch: str, now: float) -> None:
@@ -211,7 +212,7 @@ class Shard:
 
     def _lost(self, after: int, now: float) -> None:
         """The router's log no longer has what comes next: everything between is gone for this shard."""
-        if self.log.position:
+        if self.log.position or self.connections:
             log.error("gap", shard=self.index, position=self.log.position, log_begins=after)
             self._resync(now)
         self.log.reset(after)
@@ -231,7 +232,7 @@ class Shard:
         if not self.ready:
             raise Refused(503, "not_ready", f"shard {self.index} is not ready", "try again", retry_after=1)
         user = redeemed.identity.user
-        if self._ring.owner(user) != self.index:
+        if not self._owns(user):
             raise Refused(
                 503,
                 "wrong_shard",
@@ -239,13 +240,19 @@ class Shard:
                 "ask /v1/connect again",
                 retry_after=1,
             )
-        if self._limits.on_duplicate == "reject" and user in self._users:
+        if self._limits.on_duplicate == "reject" and (user in self._users or user in self._arriving):
             raise Refused(409, "duplicate_connection", "the user is connected already", "close the other one first")
         self._used.use(redeemed, wall)
+        self._arriving.add(user)
         return redeemed.identity
+
+    def abandon(self, identity: Identity) -> None:
+        """One that was admitted went away before its handshake was done."""
+        self._arriving.discard(identity.user)
 
     def open(self, identity: Identity, codec: Codec, socket: object, now: float) -> Connection:
         """An accepted connection begins; the user's older one, if any, ends."""
+        self._arriving.discard(identity.user)
         connection = Connection(self._new_id(), identity, codec, socket)
         older = self._users.get(identity.user)
         if older is not None:
@@ -257,6 +264,8 @@ class Shard:
         self.totals["admitted"] += 1
         self._at(now + self._limits.hello_timeout, self._no_hello, connection)
         self._watch_expiry(connection, now)
+        if self._ring.shards and not self._owns(identity.user):
+            self._send_away(connection, 0.0, "ring_changed", now)  # while the connection was accepted
         return connection
 
     def gone(self, connection: Connection) -> None:
@@ -289,8 +298,12 @@ class Shard:
     def _send_away(self, connection: Connection, after: float, reason: str, now: float) -> None:
         """Tells it to come back elsewhere, and gives it nothing more: its cursor stays what it has seen."""
         self._leave_feed(connection)
+        connection.become(State.leaving)
         self._say(connection, ReconnectNow(int(after * 1000), reason), now)
         self._at(now + after + 1.0, self._moved, connection)
+
+    def _owns(self, user: str) -> bool:
+        return self._ring.owner(user) == self.index
 
     def _moved(self, connection: Connection, now: float) -> None:
         self._close(connection, CloseCode.wrong_shard)
@@ -299,10 +312,10 @@ class Shard:
 
     def receive(self, connection: Connection, raw: str | bytes, now: float) -> None:
         """One message of a client."""
-        if connection.state in (State.closing, State.gone):
+        if connection.state in (State.leaving, State.closing, State.gone):
             return
         connection.heard = True
-        if len(raw) > MAX_MESSAGE_BYTES:
+        if _too_big(raw):
             self._close(connection, CloseCode.too_big)
             return
         try:
@@ -368,14 +381,18 @@ class Shard:
         resumed = hello.resume is not None and refusal is None
         cursor = hello.resume.cursor if hello.resume is not None and resumed else self.log.position
         connection.become(State.live)
-        self._say(
+        feed = self._join_feed(connection, resolved, cursor, now)
+        states = [] if resumed else self._states_for(connection, feed)
+        # A cursor says what has arrived: one that is cut off before the states must not come back with one behind them.
+        told = states[0].offset - 1 if states else cursor
+        still_there = self._say(
             connection,
             Welcome(
                 session=connection.session,
                 user=connection.identity.user,
                 role=connection.identity.role,
                 epoch=self.epoch,
-                cursor=cursor,
+                cursor=told,
                 resumed=resumed,
                 subscriptions=resolved.names,
                 denied=resolved.denied,
@@ -387,9 +404,15 @@ class Shard:
             ),
             now,
         )
-        feed = self._join_feed(connection, resolved, cursor, now)
-        if not resumed:
-            self._send_state(connection, feed)
+        if not still_there:
+            return
+        frames = feed.frames_of(states, told, cursor)
+        if connection.answers:
+            connection.answers += frames  # the welcome waits there, and goes first
+            connection.owes_states = bool(frames)
+        else:
+            for frame in frames:
+                self._sockets.queue(frame, connection)
         self.run(now)
 
     def _why_not(self, resume: Resume) -> str | None:
@@ -404,20 +427,19 @@ class Shard:
             return "moved"
         return None
 
-    def _send_state(self, connection: Connection, feed: Feed[Connection]) -> None:
-        """The current value of each state that the connection sees, for one that starts without a cursor."""
+    def _states_for(self, connection: Connection, feed: Feed[Connection]) -> list[Entry]:
+        """The current value of each state that the connection sees, oldest first."""
         mine = (None, connection.identity.user)
-        entries = [e for e in self.log.latest() if e.event.user in mine and feed.accepts(e)]
-        for payload in feed.frames_of(sorted(entries, key=_offset), self.log.position):
-            self._sockets.queue(payload, connection)
+        entries = [e for e in self.log.latest() if e.event.user in mine and feed.accepts(e) and feed.fragment(e)]
+        return sorted(entries, key=_offset)
 
     def _want(self, connection: Connection, wanted: dict[str, Filter], now: float, id: Id) -> None:
         connection.wanted = wanted
         resolved = resolve(wanted, connection.view, self._catalog)
         cursor = self._leave_feed(connection)
-        self._say(connection, Subscriptions(resolved.names, resolved.denied, id), now)
-        self._join_feed(connection, resolved, cursor, now)
-        self.run(now)
+        if self._say(connection, Subscriptions(resolved.names, resolved.denied, id), now):
+            self._join_feed(connection, resolved, cursor, now)
+            self.run(now)
 
     def _refresh(self, connection: Connection, message: Refresh, now: float) -> None:
         try:
@@ -426,7 +448,11 @@ class Shard:
             raise InvalidMessage(error.code, error.message, error.hint) from None
         if identity.user != connection.identity.user:
             raise InvalidMessage("wrong_user", "the token is another user's", "open a connection of its own for it")
+        before = connection.view
         connection.identify(identity)
+        if connection.owes_states and connection.view != before:
+            self._close(connection, CloseCode.too_slow)  # they were written for the old rights, and not sent yet
+            return
         self._watch_expiry(connection, now)
         self._say(connection, Reply({"token_expires_at": _rfc3339(identity.expires)}, message.id), now)
         if connection.state is State.live:
@@ -449,7 +475,8 @@ class Shard:
         connection.selection = resolved.selection
         feed = self.feeds.get(feed_key(resolved.selection, connection.view, connection.codec, self._catalog))
         connection.feed = feed
-        if feed.join(connection, cursor, now):
+        apart = bool(connection.answers) or self.log.has_for(connection.identity.user, cursor)
+        if feed.join(connection, cursor, now, apart=apart):
             self._schedule(feed)
         return feed
 
@@ -502,7 +529,7 @@ class Shard:
             if frame.payload is not None:
                 self._sockets.queue(frame.payload, connection)
                 self._sent(frame, 1)
-            feed.caught_up(connection, frame.cursor)
+            feed.caught_up(connection, frame.cursor, apart=self.log.has_for(user, frame.cursor))
         if any(c not in self._blocked for c in feed.behind):
             feed.wake(now + NEXT_FRAME_SECONDS)
 
@@ -513,16 +540,19 @@ class Shard:
 
     # --------------------------------------------------------------------------------------------- sending
 
-    def _say(self, connection: Connection, message: ServerMessage, now: float) -> None:
-        """Sends an answer or a notice; keeps a few for a connection whose socket is busy."""
+    def _say(self, connection: Connection, message: ServerMessage, now: float) -> bool:
+        """Sends an answer or a notice, or keeps it while the socket is busy; False if that closed the connection."""
         frame = connection.codec.encode(message)
         if not connection.answers and not self._sockets.send(frame, (connection,)):
-            return
+            return True
         if len(connection.answers) >= MAX_ANSWERS:
             self._close(connection, CloseCode.too_slow)
-            return
+            return False
         connection.answers.append(frame)
+        if connection.feed is not None:
+            connection.feed.hold(connection)  # no event may overtake the answer
         self._block((connection,), now)
+        return True
 
     def _block(self, connections: Iterable[Connection], now: float) -> None:
         for connection in connections:
@@ -540,6 +570,7 @@ class Shard:
             for frame in connection.answers:
                 self._sockets.queue(frame, connection)
             connection.answers.clear()
+            connection.owes_states = False
             if connection.feed is not None and connection.feed.wake(now):
                 self._schedule(connection.feed)
         self._looks_again = now + BLOCKED_LOOK_SECONDS if self._blocked else None
@@ -572,6 +603,10 @@ class Shard:
         self._heartbeat(now)
 
     def _at(self, when: float, act: Callable[[Connection, float], None], connection: Connection) -> None:
+        if len(self._timers) > 64 + 4 * len(self.connections):
+            # Those of connections that have ended would stay until the tokens had expired.
+            self._timers = [t for t in self._timers if t[3].state not in (State.closing, State.gone)]
+            heapify(self._timers)
         heappush(self._timers, (when, next(self._order), act, connection))
 
     def _heartbeat(self, now: float) -> None:
@@ -579,6 +614,8 @@ class Shard:
         step = self._limits.heartbeat / HEARTBEAT_BUCKETS
         if self._beats_at is None:
             self._beats_at = now + step
+        # After a pause of the whole process each bucket is looked at once: nobody could answer meanwhile.
+        self._beats_at = max(self._beats_at, now - self._limits.heartbeat + step)
         while now >= self._beats_at:
             self._beats_at += step
             bucket = self._buckets[self._bucket_at]
@@ -604,16 +641,28 @@ class Shard:
             connection.expires = None
             return
         connection.expires = unix - self.wall_offset
-        self._at(max(now, connection.expires - self._limits.expiry_notice), self._warn_of_expiry, connection)
-        self._at(connection.expires, self._expire, connection)
+        self._look_at_expiry_at(max(now, connection.expires - self._limits.expiry_notice), connection)
 
-    def _warn_of_expiry(self, connection: Connection, now: float) -> None:
-        if connection.expires is not None and now >= connection.expires - self._limits.expiry_notice:
-            self._say(connection, Notice("token_expiring", "send refresh with a new token"), now)
+    def _look_at_expiry_at(self, when: float, connection: Connection) -> None:
+        if connection.looks_at is None or when < connection.looks_at:
+            connection.looks_at = when
+            self._at(when, self._look_at_expiry, connection)
 
-    def _expire(self, connection: Connection, now: float) -> None:
-        if connection.expires is not None and now >= connection.expires:
+    def _look_at_expiry(self, connection: Connection, now: float) -> None:
+        """Warns, closes, or looks again later: one timer a connection, however often it refreshes its token."""
+        if connection.looks_at is None or now < connection.looks_at:
+            return  # it was moved to a later time, and has another timer
+        connection.looks_at = None
+        if connection.expires is None:
+            return
+        notice = connection.expires - self._limits.expiry_notice
+        if now >= connection.expires:
             self._close(connection, CloseCode.unauthenticated)
+        elif now >= notice:
+            self._look_at_expiry_at(connection.expires, connection)
+            self._say(connection, Notice("token_expiring", "send refresh with a new token"), now)
+        else:
+            self._look_at_expiry_at(notice, connection)
 
     # ---------------------------------------------------------------------------------------------- numbers
 
@@ -644,6 +693,12 @@ class _TooFast(InvalidMessage):
     def __init__(self, retry_after: float) -> None:
         super().__init__("rate_limited", "too many messages", "slow down")
         self.retry_after = round(retry_after, 3)
+
+
+def _too_big(raw: str | bytes) -> bool:
+    if isinstance(raw, str) and 4 * len(raw) > MAX_MESSAGE_BYTES:
+        raw = raw.encode(errors="surrogatepass")
+    return len(raw) > MAX_MESSAGE_BYTES
 
 
 def _offset(entry: Entry) -> int:

@@ -18,6 +18,7 @@ import httpx
 import jwt
 import msgspec
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 READY_SECONDS = 30.0
 ANSWER_SECONDS = 10.0
@@ -85,6 +86,14 @@ class System:
     def _all_ready(self) -> bool:
         return all(ready(f"http://127.0.0.1:{port}") for port in range(self.port, self.port + self.shards + 1))
 
+    def pid_of(self, *command: str) -> int:
+        """The child of `up` that runs `solowire COMMAND`, such as ("shard", "--index", "0")."""
+        assert self.process is not None
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        wanted = "\0".join(("solowire", *command)) + "\0"
+        [pid] = [int(pid) for pid in children if wanted in Path(f"/proc/{pid}/cmdline").read_text()]
+        return pid
+
     # ------------------------------------------------------------------------------------------- as its users
 
     @property
@@ -147,7 +156,10 @@ class Session:
             await self.socket.send(msgspec.json.encode(message).decode())
 
     async def hear(self, type: str | None = None, seconds: float = ANSWER_SECONDS) -> dict[str, Any]:
-        """The next message; of `type`, if given, passing over others. A close raises ConnectionClosed."""
+        """The next message; of `type`, if given, passing over others, pings with a pong.
+
+        A close raises ConnectionClosed.
+        """
         async with asyncio.timeout(seconds):
             while True:
                 raw = await self.socket.recv()
@@ -155,6 +167,13 @@ class Session:
                 message: dict[str, Any] = decode(raw)
                 if type is None or message["type"] == type:
                     return message
+                if message["type"] == "ping":
+                    await self.say(type="pong")
+
+    async def ask(self, answer: str, **message: Any) -> dict[str, Any]:
+        """Says `message` and hears the next message of type `answer`."""
+        await self.say(**message)
+        return await self.hear(answer)
 
     async def events(self, count: int, seconds: float = ANSWER_SECONDS) -> list[dict[str, Any]]:
         """The next `count` events, out of as many frames as it takes."""
@@ -166,8 +185,9 @@ class Session:
     async def closed(self, seconds: float = ANSWER_SECONDS) -> tuple[int | None, str | None]:
         """Reads until the other side closes; its close code and reason."""
         async with asyncio.timeout(seconds):
-            async for _ in self.socket:
-                pass
+            with contextlib.suppress(ConnectionClosed):
+                while True:
+                    await self.socket.recv()
         return self.socket.close_code, self.socket.close_reason
 
 
@@ -179,6 +199,19 @@ async def open_session(url: str, **options: Any) -> AsyncIterator[Session]:
         yield Session(socket)
 
 
+async def refusal(url: str, **options: Any) -> tuple[int, dict[str, Any]]:
+    """Status and problem body with which a WebSocket's handshake is refused: nothing may be accepted."""
+    try:
+        async with open_session(url, **options) as session:
+            raise AssertionError(f"accepted: {session.socket.response}")
+    except InvalidStatus as refused:
+        response = refused.response
+    assert response.headers["content-type"] == "application/problem+json"
+    problem: dict[str, Any] = msgspec.json.decode(response.body)
+    assert problem["status"] == response.status_code
+    return response.status_code, problem
+
+
 def sign(secret: str, user: str, role: str = "admin", ttl: float = 600, **claims: Any) -> str:
     now = time.time()
     return jwt.encode({"sub": user, "role": role, "exp": now + ttl, **claims}, secret, "HS256")
@@ -188,6 +221,22 @@ def environment(settings: Mapping[str, object] | None = None) -> dict[str, str]:
     """This process's environment without any setting of Solowire's but `settings`."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("SOLOWIRE_")}
     return kept | {f"SOLOWIRE_{name}": str(value) for name, value in (settings or {}).items()}
+
+
+def run(
+    *arguments: str, cwd: Path, settings: Mapping[str, object] | None = None, seconds: float = 30
+) -> subprocess.CompletedProcess[str]:
+    """One `solowire` command from its start to its end, in a directory of the test's own."""
+    return subprocess.run(
+        [sys.executable, "-m", "solowire", *arguments],
+        env=environment(settings),
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+    )
 
 
 def ready(url: str) -> bool:

@@ -147,7 +147,8 @@ def test_equal_rights_make_equal_views() -> None:
 def test_roles_come_from_a_file() -> None:
     """An operator's own roles replace the built-in ones."""
     roles = load_roles(
-        '[roles.noc]\npermissions = ["dns.*"]\ndefaults = ["dns.*"]\n[roles.bot]\npermissions = []\nmay_connect = false\n',
+        '[roles.noc]\npermissions = ["dns.*"]\ndefaults = ["dns.*"]\n'
+        "[roles.bot]\npermissions = []\nmay_connect = false\n",
         "roles.toml",
     )
     assert set(roles) == {"noc", "bot"}

@@ -158,7 +158,21 @@ def test_a_signed_payload_that_is_no_claims(payload: object) -> None:
     refused(by_hand({"alg": "HS256", "typ": "JWT"}, payload))
 
 
-@pytest.mark.parametrize("header", [[], "x", None, {}, {"alg": None}, {"alg": ["HS256"]}, {"alg": "HS256", "crit": ["x"]}, {"alg": "HS256", "b64": False}, {"alg": "HS256", "kid": 7}], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "header",
+    [
+        [],
+        "x",
+        None,
+        {},
+        {"alg": None},
+        {"alg": ["HS256"]},
+        {"alg": "HS256", "crit": ["x"]},
+        {"alg": "HS256", "b64": False},
+        {"alg": "HS256", "kid": 7},
+    ],
+    ids=str,
+)
 def test_a_header_that_is_no_header(header: object) -> None:
     """A header that says strange things refuses the token, whatever its signature."""
     refused(by_hand(header, {"sub": "alice", "role": "admin", "exp": NOW + 60}))
@@ -182,7 +196,14 @@ def test_permissions_of_a_token_narrow() -> None:
     )
 
 
-@given(st.sampled_from(sorted(ROLES)), st.lists(st.sampled_from(["*", "dns.*", "dns.read", "sensitive.*", "admin", ".*", "", "dns."]) | st.text(max_size=6), max_size=5), st.text(max_size=12))  # fmt: skip
+@given(
+    st.sampled_from(sorted(ROLES)),
+    st.lists(
+        st.sampled_from(["*", "dns.*", "dns.read", "sensitive.*", "admin", ".*", "", "dns."]) | st.text(max_size=6),
+        max_size=5,
+    ),
+    st.text(max_size=12),
+)
 @settings(deadline=None, max_examples=150)
 def test_no_token_widens_its_role(role: str, permissions: list[str], wanted: str) -> None:
     """Whatever permissions a token claims, it may do nothing that its role may not."""

@@ -1,0 +1,202 @@
+"""Who is there: joining, coming back, leaving and falling silent, without a process or a sleep."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from router.membership import Membership
+from solowire.backplane import DEAD_AFTER_SECONDS, VERSION, Hello, ShardAddress, ShardStats
+
+SILENT = DEAD_AFTER_SECONDS + 0.1
+
+
+def hello(index: int | None, boot: str = "boot-1", port: int = 9000) -> Hello:
+    """Of the shard `index`, or of a gateway."""
+    return Hello(VERSION, boot, None if index is None else ShardAddress(index, "127.0.0.1", port, boot))
+
+
+def indexes(members: Membership) -> list[int]:
+    return [address.index for address in members.shards]
+
+
+def test_a_shard_joins_by_its_hello() -> None:
+    """A shard that says hello is in the ring at once, under a new version of it."""
+    members = Membership()
+    assert members.hello(b"shard-1", hello(1), 0.0)
+    assert members.hello(b"shard-0", hello(0), 0.0)
+    assert (indexes(members), members.version, members.gateways) == ([0, 1], 2, 0)
+
+
+def test_a_gateway_joins_without_changing_the_ring() -> None:
+    """Gateways come and go without anyone's users moving."""
+    members = Membership()
+    members.hello(b"shard-0", hello(0), 0.0)
+    assert not members.hello(b"gateway-a", hello(None), 0.0)
+    assert (members.gateways, members.version) == (1, 1)
+    assert not members.leave(b"gateway-a")
+    assert (members.gateways, members.version) == (0, 1)
+
+
+def test_the_same_hello_again_changes_nothing() -> None:
+    """A shard that is asked who it is and answers twice doesn't disturb the ring, and its numbers stay."""
+    members = Membership()
+    members.hello(b"shard-0", hello(0), 0.0)
+    members.beat(b"shard-0", "boot-1", ShardStats(connections=7), 1.0)
+    assert not members.hello(b"shard-0", hello(0), 2.0)
+    peer = members.get(b"shard-0")
+    assert peer is not None
+    assert (peer.stats.connections, peer.heard_at, members.version) == (7, 2.0, 1)
+
+
+def test_a_restarted_shard_replaces_itself() -> None:
+    """A shard that comes back with a new boot has a new address in the ring, told under a new version."""
+    members = Membership()
+    members.hello(b"shard-0", hello(0), 0.0)
+    assert members.hello(b"shard-0", hello(0, "boot-2", port=9001), 1.0)
+    assert [(a.port, a.boot) for a in members.shards] == [(9001, "boot-2")]
+    assert members.version == 2
+
+
+def test_the_old_process_of_a_restarted_shard_is_not_known_any_more() -> None:
+    """A heartbeat of the boot before is asked who it is, rather than keeping the new one alive."""
+    members = Membership()
+    members.hello(b"shard-0", hello(0), 0.0)
+    members.hello(b"shard-0", hello(0, "boot-2"), 1.0)
+    assert members.beat(b"shard-0", "boot-1", None, 5.0) is None
+    assert members.tick(1.0 + SILENT)[1]
+
+
+def test_of_two_that_claim_one_index_the_last_is_the_shard() -> None:
+    """Two processes with the same --index can't both be in the ring."""
+    members = Membership()
+    members.hello(b"shard-0", hello(0, "a"), 0.0)
+    assert members.hello(b"another", hello(0, "b", port=9005), 1.0)
+    assert [(a.index, a.boot) for a in members.shards] == [(0, "b")]
+    assert members.get(b"shard-0") is None
+
+
+def test_a_peer_that_becomes_another_shard_leaves_its_old_place() -> None:
+    """One name is one place in the ring."""
+    members = Membership()
+    members.hello(b"peer", hello(0), 0.0)
+    assert members.hello(b"peer", hello(3), 1.0)
+    assert indexes(members) == [3]
+
+
+def test_an_unknown_heartbeat_must_be_asked_who_it_is() -> None:
+    """After the router's restart nobody is known until they say hello."""
+    assert Membership().beat(b"shard-0", "boot-1", None, 0.0) is None
+
+
+def test_a_beating_shard_stays() -> None:
+    """A shard that beats every second is never taken for dead."""
+    members = Membership()
+    members.hello(b"shard-0", hello(0), 0.0)
+    for second in range(1, 60):
+        assert members.beat(b"shard-0", "boot-1", None, float(second)) is False
+        assert members.tick(second + 0.5) == ([], False)
+    assert indexes(members) == [0]
+
+
+def test_a_heartbeat_without_numbers_keeps_the_last_ones() -> None:
+    """A gateway's or an early beat doesn't wipe what is known."""
+    members = Membership()
+    members.hello(b"shard-0", hello(0), 0.0)
+    members.beat(b"shard-0", "boot-1", ShardStats(connections=5), 1.0)
+    members.beat(b"shard-0", "boot-1", None, 2.0)
+    peer = members.get(b"shard-0")
+    assert peer is not None
+    assert peer.stats.connections == 5
+
+
+def test_a_silent_shard_leaves_the_ring() -> None:
+    """After three seconds of silence a shard's users belong to others, and the ring has a new version."""
+    members = Membership()
+    members.hello(b"shard-0", hello(0), 0.0)
+    members.hello(b"shard-1", hello(1), 2.0)
+    assert members.tick(DEAD_AFTER_SECONDS) == ([], False)
+    silent, changed = members.tick(SILENT)
+    assert ([peer.name for peer in silent], changed) == ([b"shard-0"], True)
+    assert (indexes(members), members.version) == ([1], 3)
+    assert members.tick(SILENT) == ([], False)
+
+
+def test_a_silent_gateway_is_forgotten_without_a_new_ring() -> None:
+    """A gateway that is gone is not counted any more, and nobody moves."""
+    members = Membership()
+    members.hello(b"gateway-a", hello(None), 0.0)
+    silent, changed = members.tick(SILENT)
+    assert (len(silent), changed, members.gateways) == (1, False, 0)
+
+
+def test_a_silent_shard_that_comes_back_joins_anew() -> None:
+    """A process that was stopped and goes on is asked who it is, and takes its place again."""
+    members = Membership()
+    members.hello(b"shard-0", hello(0), 0.0)
+    members.tick(SILENT)
+    assert members.beat(b"shard-0", "boot-1", None, 5.0) is None
+    assert members.hello(b"shard-0", hello(0), 5.0)
+    assert indexes(members) == [0]
+
+
+def test_goodbye_takes_a_shard_out_at_once() -> None:
+    """A shard that ends in order isn't waited for; a goodbye of nobody changes nothing."""
+    members = Membership()
+    members.hello(b"shard-0", hello(0), 0.0)
+    assert members.leave(b"shard-0")
+    assert indexes(members) == []
+    assert not members.leave(b"shard-0")
+
+
+class Comings(RuleBasedStateMachine):
+    """Peers come, beat, fall silent and leave in any order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.members = Membership()
+        self.now = 0.0
+        self.seen = (0, list(self.members.shards))
+
+    names = st.sampled_from([b"a", b"b", b"c", b"d"])
+    boots = st.sampled_from(["1", "2"])
+
+    @rule(name=names, index=st.one_of(st.none(), st.integers(0, 3)), boot=boots)
+    def hello(self, name: bytes, index: int | None, boot: str) -> None:
+        self.told(self.members.hello(name, hello(index, boot), self.now))
+        assert self.members.beat(name, boot, None, self.now) is False
+
+    @rule(name=names, boot=boots)
+    def beat(self, name: bytes, boot: str) -> None:
+        peer = self.members.get(name)
+        known = peer is not None and peer.boot == boot
+        assert (self.members.beat(name, boot, None, self.now) is not None) == known
+
+    @rule(name=names)
+    def leave(self, name: bytes) -> None:
+        self.told(self.members.leave(name))
+        assert self.members.get(name) is None
+
+    @rule(seconds=st.floats(0.0, 5.0))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+        _, changed = self.members.tick(self.now)
+        self.told(changed)
+        assert all(self.now - peer.heard_at <= DEAD_AFTER_SECONDS for peer in self.members)
+
+    def told(self, changed: bool) -> None:
+        version, shards = self.seen
+        assert changed == (self.members.shards != shards)
+        assert (self.members.version > version) == changed
+        self.seen = (self.members.version, self.members.shards)
+
+    @invariant()
+    def what_holds(self) -> None:
+        found = indexes(self.members)
+        assert found == sorted(set(found))
+        assert self.members.gateways + len(found) == len(list(self.members))
+
+
+TestComings = Comings.TestCase
+TestComings.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)

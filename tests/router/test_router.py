@@ -1,0 +1,305 @@
+"""The router's decisions, with a bus that only writes down what it was given."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import pytest
+
+from router.journal import MemoryJournal
+from router.router import Router
+from solowire.backplane import (
+    DEAD_AFTER_SECONDS,
+    VERSION,
+    Ack,
+    Answer,
+    Ask,
+    Beat,
+    Deliver,
+    Goodbye,
+    Heartbeat,
+    Hello,
+    Publish,
+    Published,
+    PublishedEvent,
+    RingState,
+    RouterMessage,
+    ShardAddress,
+    ShardStats,
+    Who,
+)
+from solowire.ring import Ring
+
+M = TypeVar("M", bound=RouterMessage)
+
+
+class Bus:
+    """Every message that was sent, by peer. deaf: peers that take nothing."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[bytes, RouterMessage]] = []
+        self.deaf: set[bytes] = set()
+
+    def send(self, peer: bytes, message: RouterMessage) -> bool:
+        if peer in self.deaf:
+            return False
+        self.sent.append((peer, message))
+        return True
+
+    def take(self, peer: bytes, kind: type[M]) -> list[M]:
+        """The messages of `kind` to `peer` since the last look, oldest first."""
+        found = [message for to, message in self.sent if to == peer and isinstance(message, kind)]
+        self.sent = [(to, message) for to, message in self.sent if not (to == peer and isinstance(message, kind))]
+        return found
+
+
+class World:
+    """A router, its bus and a clock that only this test turns."""
+
+    def __init__(self, max_events: int = 1000) -> None:
+        self.bus = Bus()
+        journal = MemoryJournal("epoch-1", max_events=max_events, max_bytes=10**9, window=60.0)
+        self.router = Router(journal, self.bus.send)
+        self.now = 100.0
+        self._ids = iter(range(10**6))
+
+    def join(self, index: int, boot: str = "b", epoch: str = "", offset: int = 0, credit: int = 1000) -> bytes:
+        name = f"shard-{index}".encode()
+        address = ShardAddress(index, "127.0.0.1", 9000 + index, boot)
+        self.router.receive(name, Hello(VERSION, boot, address, epoch, offset, credit), self.now)
+        return name
+
+    def gateway(self, name: bytes = b"gateway-a") -> bytes:
+        self.router.receive(name, Hello(VERSION, "g"), self.now)
+        return name
+
+    def publish(self, *users: str | None, request: int = 1, peer: bytes = b"gateway-a") -> None:
+        events = [PublishedEvent(f"id-{next(self._ids)}", user, b"body") for user in users]
+        self.router.receive(peer, Publish(request, events), self.now)
+        self.router.dispatch()
+
+    def beat(self, name: bytes, boot: str = "b", stats: ShardStats | None = None) -> None:
+        self.router.receive(name, Heartbeat(boot, stats), self.now)
+
+    def delivered(self, name: bytes) -> list[int]:
+        return [offset for message in self.bus.take(name, Deliver) for offset, _ in message.events]
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def test_a_heartbeat_of_a_stranger_is_asked_who_it_is(world: World) -> None:
+    """After the router's restart every peer is asked to introduce itself."""
+    world.beat(b"shard-0")
+    assert world.bus.take(b"shard-0", Who) == [Who()]
+    assert not world.router.members.shards
+
+
+def test_a_heartbeat_of_a_member_is_answered(world: World) -> None:
+    """A peer hears every second that the router is alive and knows it."""
+    name = world.join(0)
+    world.beat(name)
+    assert world.bus.take(name, Beat) == [Beat()]
+
+
+def test_a_hello_is_answered_with_the_ring(world: World) -> None:
+    """Who says hello learns the epoch, the shards and how far the log has gone."""
+    world.gateway()
+    world.publish(None, None)
+    world.join(3)
+    [state] = world.bus.take(b"shard-3", RingState)
+    assert (state.epoch, state.last, [s.index for s in state.shards]) == ("epoch-1", 2, [3])
+
+
+def test_the_ring_is_told_to_everyone_when_it_changes(world: World) -> None:
+    """A shard that joins is in the ring of every gateway and shard at once, under a growing version."""
+    world.gateway()
+    world.join(0)
+    world.bus.sent.clear()
+    world.join(1)
+    states = [world.bus.take(peer, RingState) for peer in (b"gateway-a", b"shard-0", b"shard-1")]
+    assert [len(found) for found in states] == [1, 1, 1]
+    assert states[0] == states[1] == states[2]
+    assert [s.index for s in states[0][0].shards] == [0, 1]
+    world.router.receive(b"shard-0", Goodbye(), world.now)
+    [after] = world.bus.take(b"gateway-a", RingState)
+    assert ([s.index for s in after.shards], after.version > states[0][0].version) == ([1], True)
+
+
+def test_a_second_hello_is_answered_to_its_sender_alone(world: World) -> None:
+    """A peer that says hello again disturbs nobody else."""
+    world.join(0)
+    world.join(1)
+    world.bus.sent.clear()
+    world.join(0)
+    assert len(world.bus.take(b"shard-0", RingState)) == 1
+    assert world.bus.take(b"shard-1", RingState) == []
+
+
+def test_published_events_are_answered_with_their_offsets(world: World) -> None:
+    """A gateway's request is answered by its number, with epoch, offsets and what was known already."""
+    events = [PublishedEvent("a", None, b"1"), PublishedEvent("b", None, b"2"), PublishedEvent("a", None, b"1")]
+    world.router.receive(b"gateway-a", Publish(77, events), world.now)
+    assert world.bus.take(b"gateway-a", Published) == [Published(77, "epoch-1", [1, 2, 1], [2])]
+    assert (world.router.events, world.router.duplicates) == (2, 1)
+
+
+def test_events_reach_every_shard_and_personal_ones_their_own(world: World) -> None:
+    """What is for all goes to all; what is for one user goes to that user's shard alone."""
+    first, second = world.join(0), world.join(1)
+    ring = Ring([0, 1])
+    users = [f"user{n}" for n in range(20)]
+    world.publish(None, *users)
+    assert world.delivered(first) == [1, *(n + 2 for n, u in enumerate(users) if ring.owner(u) == 0)]
+    assert world.delivered(second) == [1, *(n + 2 for n, u in enumerate(users) if ring.owner(u) == 1)]
+
+
+def test_a_new_shard_is_told_the_log_from_its_beginning(world: World) -> None:
+    """A shard that starts late has everything that the log still holds."""
+    world.publish(*[None] * 300)
+    name = world.join(0)
+    assert world.delivered(name) == list(range(1, 301))
+
+
+def test_a_shard_that_comes_back_goes_on_where_it_was(world: World) -> None:
+    """A shard that shows its position gets what is behind it, and nothing twice."""
+    world.publish(*[None] * 10)
+    name = world.join(0, epoch="epoch-1", offset=7)
+    assert world.delivered(name) == [8, 9, 10]
+
+
+def test_a_position_of_another_epoch_is_worth_nothing(world: World) -> None:
+    """After the log was lost, old offsets mean nothing: the shard starts from the new log's beginning."""
+    world.publish(*[None] * 10)
+    name = world.join(0, epoch="epoch-0", offset=7)
+    assert world.delivered(name) == list(range(1, 11))
+
+
+def test_a_position_from_the_future_does_not_make_a_shard_deaf(world: World) -> None:
+    """A shard that claims to be ahead of the log gets the next event all the same."""
+    world.publish(None, None)
+    name = world.join(0, epoch="epoch-1", offset=1_000_000)
+    world.publish(None)
+    assert world.delivered(name) == [3]
+
+
+def test_a_shard_without_credit_waits_and_its_ack_goes_on(world: World) -> None:
+    """At most the credit is under way; an ack brings the next events without waiting for a timer."""
+    name = world.join(0, credit=5)
+    world.publish(*[None] * 12)
+    assert world.delivered(name) == [1, 2, 3, 4, 5]
+    world.router.receive(name, Ack("epoch-1", 5, 5), world.now)
+    assert world.delivered(name) == [6, 7, 8, 9, 10]
+
+
+def test_an_ack_of_another_epoch_is_ignored(world: World) -> None:
+    """A late ack of the log before gives no credit in this one."""
+    name = world.join(0, credit=5)
+    world.publish(*[None] * 12)
+    world.delivered(name)
+    world.router.receive(name, Ack("epoch-0", 1000, 1000), world.now)
+    assert world.delivered(name) == []
+
+
+def test_an_ack_of_a_stranger_is_ignored(world: World) -> None:
+    """A message of a peer that never said hello changes nothing."""
+    world.router.receive(b"nobody", Ack("epoch-1", 5, 5), world.now)
+    world.router.receive(b"nobody", Goodbye(), world.now)
+    assert world.bus.sent == []
+
+
+def test_what_the_bus_refuses_is_sent_again(world: World) -> None:
+    """A shard whose socket is full gets everything as soon as it can be written to again."""
+    name = world.join(0)
+    world.bus.deaf.add(name)
+    world.publish(None, None, None)
+    assert world.delivered(name) == []
+    world.bus.deaf.clear()
+    world.router.tick(world.now + 0.5)
+    assert world.delivered(name) == [1, 2, 3]
+
+
+def test_one_deaf_shard_holds_up_no_other(world: World) -> None:
+    """Every shard has its own place in the log."""
+    first, second = world.join(0), world.join(1)
+    world.bus.deaf.add(first)
+    world.publish(None)
+    assert world.delivered(second) == [1]
+
+
+def test_a_silent_shard_is_taken_out_and_its_users_events_go_elsewhere(world: World) -> None:
+    """Three seconds without a word, and the ring is told without the shard; what comes then goes to the others."""
+    world.join(0)
+    name = world.join(1)
+    user = next(f"user{n}" for n in range(100) if Ring([0, 1]).owner(f"user{n}") == 0)
+    world.now += DEAD_AFTER_SECONDS
+    world.beat(name)
+    world.now += 0.5
+    world.bus.sent.clear()
+    world.router.tick(world.now)
+    [state] = world.bus.take(name, RingState)
+    assert [s.index for s in state.shards] == [1]
+    world.publish(user)
+    assert world.delivered(name) == [1]
+    assert world.bus.take(b"shard-0", Deliver) == []
+
+
+def test_a_quiet_shard_is_told_how_far_the_log_has_gone(world: World) -> None:
+    """A shard whose users get nothing still learns the log's position, so that its clients' cursors stay fresh."""
+    name = world.join(0)
+    world.join(1)
+    user = next(f"user{n}" for n in range(100) if Ring([0, 1]).owner(f"user{n}") == 1)
+    world.publish(*[user] * 50)
+    assert world.bus.take(name, Deliver) == []
+    world.router.tick(world.now + 0.5)
+    assert world.bus.take(name, Deliver) == [Deliver("epoch-1", 0, 50, [])]
+    world.router.tick(world.now + 1.0)
+    assert world.bus.take(name, Deliver) == []
+
+
+def test_a_shard_of_another_version_is_not_let_in(world: World) -> None:
+    """Processes of different backplane versions don't talk past each other."""
+    address = ShardAddress(0, "127.0.0.1", 9000, "b")
+    world.router.receive(b"shard-0", Hello(VERSION + 1, "b", address), world.now)
+    assert world.router.members.shards == []
+    assert world.bus.sent == []
+
+
+def test_a_shard_replaced_under_another_name_gets_nothing_more(world: World) -> None:
+    """Of two processes that claim one index, only the last one is sent events."""
+    old = world.join(0)
+    address = ShardAddress(0, "127.0.0.1", 9100, "new")
+    world.router.receive(b"other", Hello(VERSION, "new", address, "", 0, 100), world.now)
+    world.publish(None)
+    assert world.delivered(old) == []
+    assert world.delivered(b"other") == [1]
+
+
+def test_the_numbers_of_the_system_are_answered(world: World) -> None:
+    """An administrator's question gets each shard: its numbers, what is under way to it, how far behind it is."""
+    gateway = world.gateway()
+    second, first = world.join(1), world.join(0, credit=1)
+    world.beat(first, stats=ShardStats(connections=4))
+    world.publish(None, None, None)
+    world.router.receive(second, Ack("epoch-1", 3, 1000), world.now)
+    world.router.receive(gateway, Ask(5), world.now)
+    [answer] = world.bus.take(gateway, Answer)
+    assert (answer.request, answer.epoch, answer.last, answer.events, answer.gateways) == (5, "epoch-1", 3, 3, 1)
+    reports = [(r.address.index, r.stats.connections, r.in_flight, r.behind) for r in answer.shards]
+    assert reports == [(0, 4, 1, 3), (1, 0, 0, 0)]
+
+
+def test_a_shard_behind_the_log_gets_what_is_left_of_it() -> None:
+    """A shard that was away for too long sees by `after` that something is missing."""
+    world = World(max_events=10)
+    name = world.join(0)
+    world.publish(None)
+    world.bus.take(name, Deliver)
+    world.bus.deaf.add(name)
+    world.publish(*[None] * 50)
+    world.bus.deaf.clear()
+    world.router.tick(world.now)
+    [message] = world.bus.take(name, Deliver)
+    assert (message.after, message.upto, len(message.events)) == (41, 51, 10)

@@ -1,0 +1,689 @@
+"""The client, over real sockets, against a small gateway and shard whose every word a test chooses."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import Any, Literal
+
+import httpx
+import msgspec
+import pytest
+from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request, Response
+from websockets.typing import Subprotocol
+
+from solowire.client import Client
+from solowire.client_protocol import SUBPROTOCOLS, Notice, ReceivedEvent
+from solowire.codes import TERMINAL
+from solowire.errors import ConnectionEnded, MessageRefused
+
+DEADLINE_S = 15.0
+SOON: dict[str, Any] = {"reconnect_min": 0.01, "reconnect_max": 0.02}
+
+codecs = pytest.mark.parametrize("codec", ["json", "msgpack"])
+
+
+def event(offset: int, **data: Any) -> dict[str, Any]:
+    return {
+        "offset": offset,
+        "id": f"e{offset}",
+        "type": "record_updated",
+        "priority": "normal",
+        "timestamp": "2026-01-01T00:00:00.000Z",
+        "data": data,
+    }
+
+
+def events(*offsets: int, cursor: int | None = None) -> dict[str, Any]:
+    return {
+        "type": "events",
+        "cursor": offsets[-1] if cursor is None else cursor,
+        "events": [event(offset) for offset in offsets],
+    }
+
+
+class Peer:
+    """The shard's end of one connection."""
+
+    def __init__(self, socket: ServerConnection) -> None:
+        self.socket = socket
+        self.hello: dict[str, Any] = {}
+
+    async def say(self, message: dict[str, Any]) -> None:
+        if self.socket.subprotocol == SUBPROTOCOLS[1]:
+            await self.socket.send(msgspec.msgpack.encode(message))
+        else:
+            await self.socket.send(msgspec.json.encode(message).decode())
+
+    async def hear(self) -> dict[str, Any]:
+        raw = await self.socket.recv()
+        message: dict[str, Any] = msgspec.json.decode(raw) if isinstance(raw, str) else msgspec.msgpack.decode(raw)
+        return message
+
+    async def welcome(self, **fields: Any) -> None:
+        welcome = {
+            "type": "welcome",
+            "session": "s",
+            "user": "ada",
+            "role": "viewer",
+            "epoch": "e1",
+            "cursor": 0,
+            "resumed": "resume" in self.hello,
+            "subscriptions": ["record_updated"],
+            "denied": [],
+            "heartbeat_s": 25,
+            "reconnect": {"min_ms": 10, "max_ms": 20},
+        }
+        if "resume" in self.hello:
+            welcome["cursor"] = self.hello["resume"]["cursor"]
+        await self.say(welcome | fields)
+
+
+class Fake:
+    """A gateway and its only shard. tokens: that were shown. refusals: what /v1/connect answers first, in turn."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.tokens: list[str] = []
+        self.refusals: deque[tuple[int, dict[str, str], bytes]] = deque()
+        self.handshake_refusals: deque[int] = deque()
+        self.times: list[float] = []
+        self._peers: asyncio.Queue[Peer] = asyncio.Queue()
+        self._shard: Server | None = None
+
+    async def peer(self) -> Peer:
+        """The next connection; it has said nothing yet."""
+        return await self._peers.get()
+
+    async def accept(self, **welcome: Any) -> Peer:
+        """The next connection, welcomed."""
+        peer = await self.peer()
+        peer.hello = await peer.hear()
+        await peer.welcome(**welcome)
+        return peer
+
+    def refuse(self, status: int, *, retry_after: str | None = None, detail: str = "no") -> None:
+        headers = {} if retry_after is None else {"retry-after": retry_after}
+        self.refusals.append((status, headers, msgspec.json.encode({"status": status, "detail": detail})))
+
+    async def shard(self, socket: ServerConnection) -> None:
+        self._peers.put_nowait(Peer(socket))
+        await socket.wait_closed()
+
+    def judge(self, socket: ServerConnection, request: Request) -> Response | None:
+        assert request.path == "/ws?ticket=t"
+        if self.handshake_refusals:
+            return socket.respond(HTTPStatus(self.handshake_refusals.popleft()), "")
+        return None
+
+    async def gateway(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                assert head.startswith(b"POST /v1/connect ")
+                lines = dict(line.lower().split(": ", 1) for line in head.decode().split("\r\n")[1:] if line)
+                await reader.readexactly(int(lines["content-length"]))
+                self.tokens.append(lines["authorization"].removeprefix("bearer "))
+                self.times.append(asyncio.get_running_loop().time())
+                status, headers, body = self.refusals.popleft() if self.refusals else (200, {}, self.grant())
+                headers = {"content-length": str(len(body)), **headers}
+                writer.write(f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n".encode())
+                writer.write("".join(f"{n}: {v}\r\n" for n, v in headers.items()).encode() + b"\r\n" + body)
+        except asyncio.IncompleteReadError:
+            pass
+        finally:
+            writer.close()
+
+    def grant(self) -> bytes:
+        assert self._shard is not None
+        port = next(iter(self._shard.sockets)).getsockname()[1]
+        answer = {"url": f"ws://127.0.0.1:{port}/ws?ticket=t", "ticket": "t", "shard": 3, "epoch": "e1"}
+        return msgspec.json.encode(answer | {"expires_in": 30, "subprotocols": SUBPROTOCOLS})
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Fake]:
+        offered = [Subprotocol(name) for name in SUBPROTOCOLS]
+        async with (
+            serve(self.shard, "127.0.0.1", 0, subprotocols=offered, process_request=self.judge) as self._shard,
+            await asyncio.start_server(self.gateway, "127.0.0.1", 0) as front,
+        ):
+            self.url = f"http://127.0.0.1:{front.sockets[0].getsockname()[1]}"
+            yield self
+
+
+@pytest.fixture
+async def fake() -> AsyncIterator[Fake]:
+    async with asyncio.timeout(DEADLINE_S), Fake().running() as fake:
+        yield fake
+
+
+@asynccontextmanager
+async def connected(
+    fake: Fake, *, token: Any = "tok", welcome: dict[str, Any] | None = None, **options: Any
+) -> AsyncIterator[tuple[Client, Peer]]:
+    async with asyncio.timeout(DEADLINE_S), asyncio.TaskGroup() as tasks:
+        accepting = tasks.create_task(fake.accept(**(welcome or {})))
+        async with Client(fake.url, token, **(SOON | options)) as client:
+            yield client, await accepting
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+async def take(client: Client, count: int) -> list[ReceivedEvent]:
+    return [await anext(client) for _ in range(count)]
+
+
+def offsets(received: list[ReceivedEvent]) -> list[int]:
+    return [event.offset for event in received]
+
+
+# ---------------------------------------------------------------------------------------------- one connection
+
+
+@codecs
+async def test_gives_events_in_order(fake: Fake, codec: Literal["json", "msgpack"]) -> None:
+    """Events come one by one, in the order of the frames, in both codecs."""
+    async with connected(fake, codec=codec) as (client, peer):
+        assert peer.socket.subprotocol == f"solowire.v1.{codec}"
+        await peer.say({"type": "events", "cursor": 2, "events": [event(1, zone="é.example"), event(2)]})
+        await peer.say(events(5) | {"compacted": {"dns_query_log": 2}})
+        received = await take(client, 3)
+    assert offsets(received) == [1, 2, 5]
+    assert received[0].data == {"zone": "é.example"}
+
+
+async def test_introduces_itself(fake: Fake) -> None:
+    """The token goes to the gateway, subscriptions, filter and cursor to the shard; what they say is at hand."""
+    options: dict[str, Any] = {"subscriptions": ["dns.*"], "filter": {"zone": ["b", "a"]}, "resume": ("e1", 7)}
+    async with connected(fake, **options) as (client, peer):
+        hello = peer.hello
+        assert (client.epoch, client.cursor, client.session, client.shard) == ("e1", 7, "s", 3)
+        assert client.welcome is not None
+        assert client.welcome.user == "ada"
+        assert client.subscriptions == ["record_updated"]
+    assert fake.tokens == ["tok"]
+    assert hello["subscriptions"] == ["dns.*"]
+    assert hello["filter"] == {"zone": ["a", "b"]}
+    assert hello["resume"] == {"epoch": "e1", "cursor": 7}
+
+
+async def test_asks_for_defaults_by_saying_nothing(fake: Fake) -> None:
+    """Without subscriptions the hello names none, and without a cursor it asks for no resumption."""
+    async with connected(fake) as (_, peer):
+        assert peer.hello.keys() == {"type", "id"}
+
+
+async def test_answers_pings_and_says_nothing_else(fake: Fake) -> None:
+    """Each ping gets one pong with its id, and a message that nobody asked for never comes."""
+    async with connected(fake) as (client, peer):
+        await peer.say({"type": "ping", "time": 1.0})
+        await peer.say({"type": "ping", "id": "x", "time": 2.0})
+        await peer.say(events(1))
+        await take(client, 1)
+        assert [await peer.hear(), await peer.hear()] == [{"type": "pong"}, {"type": "pong", "id": "x"}]
+        await client.close()
+        with pytest.raises(ConnectionClosed):
+            await peer.hear()
+
+
+async def test_cursor_follows_what_was_handed_out(fake: Fake) -> None:
+    """The cursor moves with the last event of a frame, not with what is only buffered, and over empty frames."""
+    async with connected(fake, welcome={"cursor": 1}) as (client, peer):
+        await peer.say(events(2, 3, cursor=4))
+        await peer.say(events(6))
+        await peer.say({"type": "events", "cursor": 9, "events": []})
+        seen: list[int | None] = [client.cursor]
+        for _ in range(3):
+            await anext(client)
+            seen.append(client.cursor)
+        assert seen[:3] == [1, 1, 4]
+        await until(lambda: client.cursor == 9)
+
+
+async def test_ignores_messages_of_the_future(fake: Fake) -> None:
+    """A message of an unknown type is passed over, and the connection goes on."""
+    async with connected(fake) as (client, peer):
+        await peer.say({"type": "fanfare", "volume": 11})
+        await peer.say(events(1))
+        await take(client, 1)
+        assert (client.connections, client.undecodable) == (1, 0)
+
+
+async def test_closing_ends_the_iteration(fake: Fake) -> None:
+    """An iteration that waits ends when the client is closed, and the server sees a polite close."""
+    async with connected(fake) as (client, peer):
+
+        async def iterate() -> list[ReceivedEvent]:
+            return [event async for event in client]
+
+        iterating = asyncio.create_task(iterate())
+        await peer.say(events(1))
+        await until(lambda: client.cursor == 1)
+        await client.close()
+        assert offsets(await iterating) == [1]
+        await peer.socket.wait_closed()
+        assert peer.socket.close_code == 1000
+        with pytest.raises(ConnectionEnded):
+            await client.stats()
+
+
+async def test_is_used_within_its_context(fake: Fake) -> None:
+    """Iterating or asking before entering, and entering twice, are refused as misuse."""
+    client = Client(fake.url, "tok")
+    with pytest.raises(RuntimeError):
+        await anext(client)
+    with pytest.raises(RuntimeError):
+        await client.stats()
+    async with connected(fake) as (entered, _):
+        with pytest.raises(RuntimeError):
+            await entered.__aenter__()
+
+
+def test_refuses_settings_that_make_no_sense() -> None:
+    """A URL that is not the gateway's and bounds that contradict each other are refused at once."""
+    for wrong in ({"url": "ws://x"}, {"max_buffered": 0}, {"reconnect_min": 2.0, "reconnect_max": 1.0}):
+        with pytest.raises(ValueError, match=r"http|max_buffered|floor"):
+            Client(**{"url": "http://x", "token": "t", **wrong})  # type: ignore[arg-type]
+
+
+# ---------------------------------------------------------------------------------------------- coming back
+
+
+@pytest.mark.parametrize("code", [1000, 1001, 1012, 1013, 4408, 4413, 4421])
+async def test_comes_back_with_what_has_arrived(fake: Fake, code: int) -> None:
+    """After a close that is not terminal it shows the cursor of what arrived, handed out or not, and misses nothing."""
+    async with connected(fake) as (client, peer):
+        await peer.say(events(1, 2))
+        await peer.socket.close(code)
+        peer = await fake.accept()
+        assert peer.hello["resume"] == {"epoch": "e1", "cursor": 2}
+        assert client.cursor == 0
+        await peer.say(events(3))
+        assert offsets(await take(client, 3)) == [1, 2, 3]
+        assert (client.gaps, client.connections) == (0, 2)
+
+
+async def test_comes_back_after_a_cut(fake: Fake) -> None:
+    """A connection that just breaks is made anew."""
+    async with connected(fake) as (client, peer):
+        peer.socket.transport.abort()
+        peer = await fake.accept()
+        await peer.say(events(1))
+        assert offsets(await take(client, 1)) == [1]
+
+
+async def test_tells_a_gap_in_its_place(fake: Fake) -> None:
+    """Where the server can't resume, the reason is told after the events before the gap and before those behind it."""
+    story: list[object] = []
+    async with connected(fake, on_gap=story.append) as (client, peer):
+        await peer.say(events(1))
+        await peer.socket.close(4413)
+        peer = await fake.accept(resumed=False, cursor=50, epoch="e2", reason="retention")
+        await peer.say(events(51))
+        await until(lambda: client.gaps == 1)
+        assert story == []
+        story.append((await anext(client)).offset)
+        story.append((await anext(client)).offset)
+        assert story == [1, "retention", 51]
+        assert (client.epoch, client.cursor) == ("e2", 51)
+
+
+async def test_first_welcome_is_no_gap(fake: Fake) -> None:
+    """A client that showed no cursor has missed nothing; one that brought a cursor in vain has."""
+    async with connected(fake, welcome={"resumed": False, "cursor": 9}) as (client, _):
+        assert client.gaps == 0
+    async with connected(fake, resume=("old", 1), welcome={"resumed": False, "reason": "epoch"}) as (client, _):
+        assert client.gaps == 1
+
+
+@pytest.mark.parametrize("code", sorted(TERMINAL))
+async def test_stays_away_after_a_terminal_close(fake: Fake, code: int) -> None:
+    """A terminal code ends the iteration with its code and reason, after what had arrived, each time it is tried."""
+    async with connected(fake, steady_after=0.0) as (client, peer):
+        await peer.say(events(1))
+        await peer.socket.close(code, "because")
+        assert offsets(await take(client, 1)) == [1]
+        for _ in range(2):
+            with pytest.raises(ConnectionEnded, match="because") as ended:
+                await anext(client)
+            assert ended.value.close_code == code
+    assert len(fake.tokens) == 1
+
+
+async def test_expired_token_is_renewed_once(fake: Fake) -> None:
+    """After 4401 a token function is asked again; if the server doesn't like the new one either, it ends."""
+    fresh = iter(["t1", "t2", "t3"])
+    async with connected(fake, token=lambda: next(fresh), steady_after=0.0) as (client, peer):
+        await peer.socket.close(4401)
+        peer = await fake.accept()
+        client._steady_after = DEADLINE_S  # from here on no connection is a steady one
+        await peer.socket.close(4401)
+        with pytest.raises(ConnectionEnded) as ended:
+            await anext(client)
+        assert ended.value.close_code == 4401
+    assert fake.tokens == ["t1", "t2"]
+
+
+@pytest.mark.parametrize(("status", "code"), [(401, 4401), (403, 4403), (409, 4409), (404, 4400), (307, 4400)])
+async def test_refused_by_the_gateway_for_good(fake: Fake, status: int, code: int) -> None:
+    """An answer of the gateway that can't get better is raised on entering, as the close code that means the same."""
+    fake.refuse(status, detail="so it is")
+    with pytest.raises(ConnectionEnded, match=f"{status} so it is") as ended:
+        async with Client(fake.url, "tok", **SOON):
+            pass
+    assert ended.value.close_code == code
+
+
+async def test_own_ghost_is_waited_for(fake: Fake) -> None:
+    """A 409 just after a lost connection may be about that one, so it is tried again."""
+    async with connected(fake) as (client, peer):
+        fake.refuse(409)
+        fake.handshake_refusals.append(409)
+        peer.socket.transport.abort()
+        await fake.accept()
+        await until(lambda: client.connections == 2)
+
+
+async def test_ticket_that_is_not_taken_is_replaced(fake: Fake) -> None:
+    """A shard that refuses the ticket with 401 says nothing about the token: another ticket is fetched."""
+    fake.handshake_refusals += [401, 503]
+    async with connected(fake):
+        assert len(fake.tokens) == 3
+
+
+async def test_waits_as_long_as_the_gateway_asks(fake: Fake) -> None:
+    """Overload is waited out, no sooner than Retry-After says; so is an answer that is not the gateway's."""
+    fake.refusals.append((200, {}, b"<html>"))
+    fake.refuse(429)
+    fake.refuse(503, retry_after="1")
+    async with connected(fake):
+        first, second, third, fourth = fake.times
+    assert fourth - third >= 1
+    assert third - first < 1
+    assert second < third
+
+
+async def test_gateway_that_is_not_there_is_waited_for() -> None:
+    """Entering goes on trying while nobody listens, until somebody does."""
+    closed = await asyncio.start_server(lambda r, w: None, "127.0.0.1", 0)
+    port = closed.sockets[0].getsockname()[1]
+    closed.close()
+    await closed.wait_closed()
+    fake = Fake()
+    entering = asyncio.create_task(Client(f"http://127.0.0.1:{port}", "tok", **SOON).__aenter__())
+    async with fake.running(), await asyncio.start_server(fake.gateway, "127.0.0.1", port):
+        await fake.accept()
+        client = await entering
+        await client.close()
+
+
+async def test_server_that_never_welcomes_is_left(fake: Fake) -> None:
+    """An attempt that does not get as far as the welcome in time is given up, and another made."""
+    async with asyncio.TaskGroup() as tasks:
+        entering = tasks.create_task(Client(fake.url, "tok", connect_timeout=0.5, **SOON).__aenter__())
+        silent = await fake.peer()
+        await silent.socket.wait_closed()
+        assert not entering.done()
+        await fake.accept()
+        client = await entering
+        await client.close()
+
+
+async def test_goes_when_asked_and_comes_back_when_told(fake: Fake) -> None:
+    """A `reconnect` is obeyed with a polite close, and the return is not sooner than it says."""
+    async with connected(fake) as (client, peer):
+        await peer.say(events(1))
+        asked = asyncio.get_running_loop().time()
+        await peer.say({"type": "reconnect", "after_ms": 200, "reason": "moved"})
+        await peer.socket.wait_closed()
+        assert peer.socket.close_code == 1000
+        peer = await fake.accept()
+        assert fake.times[-1] - asked >= 0.2
+        assert peer.hello["resume"]["cursor"] == 1
+        assert client._backoff.attempts == 0
+
+
+async def test_silent_server_is_dead(fake: Fake) -> None:
+    """A server that says nothing for two and a half heartbeats is left for another connection."""
+    async with connected(fake, welcome={"heartbeat_s": 0.05}) as (client, _):
+        await fake.accept()
+        await until(lambda: client.connections == 2)
+
+
+async def test_undecodable_frame_is_asked_for_again(fake: Fake) -> None:
+    """A frame that can't be decoded may hold events: it is counted, and fetched again from the cursor before it."""
+    async with connected(fake) as (client, peer):
+        await peer.say(events(1))
+        await peer.socket.send('{"type":"events","cursor":2,"events":[{"off')
+        peer = await fake.accept()
+        assert peer.hello["resume"]["cursor"] == 1
+        await peer.say(events(2))
+        assert offsets(await take(client, 2)) == [1, 2]
+        assert client.undecodable == 1
+
+
+async def test_can_be_told_not_to_come_back(fake: Fake) -> None:
+    """Without `reconnect` any end is raised, with its code; 1006 where there was none."""
+    async with connected(fake, reconnect=False) as (client, peer):
+        await peer.socket.close(1012)
+        with pytest.raises(ConnectionEnded) as ended:
+            await anext(client)
+        assert ended.value.close_code == 1012
+    fake.refuse(503)
+    with pytest.raises(ConnectionEnded) as ended:
+        async with Client(fake.url, "tok", reconnect=False):
+            pass
+    assert ended.value.close_code == 1006
+
+
+# ---------------------------------------------------------------------------------------------- asking
+
+
+async def answer(peer: Peer, *types: str, **fields: Any) -> dict[str, Any]:
+    """Hears one message and answers it as `subscribe` is answered."""
+    message = await peer.hear()
+    await peer.say({"type": "subscriptions", "id": message["id"], "subscriptions": types, "denied": [], **fields})
+    return message
+
+
+async def test_subscriptions_in_force_are_kept(fake: Fake) -> None:
+    """What was subscribed and unsubscribed is what the next hello asks for; wildcards are taken apart."""
+    async with connected(fake, subscriptions=["bulk.*", "audit_log"]) as (client, peer):
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(answer(peer, "a"))
+            granted = await client.subscribe(["health_alert"])
+        assert granted.subscriptions == ["a"]
+        assert client.subscriptions == ["a"]
+        async with asyncio.TaskGroup() as tasks:
+            said = tasks.create_task(answer(peer, "b"))
+            await client.unsubscribe(["bulk_failed", "audit_log"])
+        assert said.result()["event_types"] == ["bulk_failed", "audit_log"]
+        await peer.socket.close(1012)
+        peer = await fake.accept()
+        kept = ["bulk_started", "bulk_progress", "bulk_completed", "health_alert"]
+        assert sorted(peer.hello["subscriptions"]) == sorted(kept)
+        assert "filter" not in peer.hello
+
+
+async def test_defaults_become_explicit_when_changed(fake: Fake) -> None:
+    """Who had the role's defaults and adds to them comes back with both."""
+    async with connected(fake, welcome={"subscriptions": ["user_login"]}) as (client, peer):
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(answer(peer, "user_login", "audit_log"))
+            await client.subscribe(["audit_log"])
+        await peer.socket.close(1012)
+        peer = await fake.accept()
+        assert peer.hello["subscriptions"] == ["user_login", "audit_log"]
+
+
+async def test_several_filters_come_back_without_a_loss(fake: Fake) -> None:
+    """With several filters the hello takes what none of them leaves out, and subscribes narrow it at once."""
+    wanted = {"zone": ["a.example"], "actor": ["ada"]}
+    async with connected(fake, subscriptions=["zone_updated"], filter=wanted) as (client, peer):
+        async with asyncio.TaskGroup() as tasks:
+            said = tasks.create_task(answer(peer))
+            await client.subscribe(["record_updated"], {"zone": ["b.example"]})
+        assert said.result()["filter"] == {"zone": ["b.example"]}
+        await peer.socket.close(1012)
+        peer = await fake.accept()
+        assert peer.hello["subscriptions"] == ["zone_updated", "record_updated"]
+        assert peer.hello["filter"] == {"zone": ["a.example", "b.example"]}
+        narrower = [await peer.hear(), await peer.hear()]
+        assert [(m["event_types"], m["filter"]) for m in narrower] == [
+            (["zone_updated"], {"zone": ["a.example"], "actor": ["ada"]}),
+            (["record_updated"], {"zone": ["b.example"]}),
+        ]
+
+
+async def test_refusals_are_raised_where_they_were_asked_for(fake: Fake) -> None:
+    """An error is raised by the method whose message it answers, and changes nothing."""
+    async with connected(fake, subscriptions=["audit_log"]) as (client, peer):
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(answer(peer, type="error", code="invalid_filter", message="no", hint="so"))
+            with pytest.raises(MessageRefused, match=r"no \(so\)") as refused:
+                await client.subscribe(["x"], {"nope": ["1"]})
+        assert refused.value.code == "invalid_filter"
+        await peer.say({"type": "error", "id": None, "code": "x", "message": "nobody's"})
+        await peer.socket.close(1012)
+        assert (await fake.accept()).hello["subscriptions"] == ["audit_log"]
+
+
+async def test_refused_hello_ends_it(fake: Fake) -> None:
+    """A hello that the server does not take is raised on entering, since saying it again would not help."""
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(fake.accept(type="error", id=1, code="invalid_filter", message="no such attribute"))
+        with pytest.raises(MessageRefused, match="no such attribute"):
+            async with Client(fake.url, "tok", filter={"nope": ["1"]}):
+                pass
+
+
+async def test_question_survives_a_lost_connection(fake: Fake) -> None:
+    """What was asked on a connection that ends before the answer is asked again on the next."""
+    async with connected(fake) as (client, peer), asyncio.TaskGroup() as tasks:
+        asking = tasks.create_task(client.stats())
+        assert (await peer.hear())["type"] == "stats"
+        peer.socket.transport.abort()
+        peer = await fake.accept()
+        again = await peer.hear()
+        await peer.say({"type": "reply", "id": again["id"], "data": {"shard": 3}})
+        assert await asking == {"shard": 3}
+
+
+async def test_question_ends_with_the_client(fake: Fake) -> None:
+    """What waits for an answer is told when none can come any more."""
+    async with connected(fake) as (client, peer):
+        asking = asyncio.create_task(client.stats())
+        await peer.hear()
+        await peer.socket.close(4409)
+        with pytest.raises(ConnectionEnded):
+            await asking
+
+
+async def test_refreshed_token_is_the_one_to_come_back_with(fake: Fake) -> None:
+    """`refresh` shows a new token, and later connections begin with it."""
+    async with connected(fake) as (client, peer):
+        async with asyncio.TaskGroup() as tasks:
+            said = tasks.create_task(answer(peer, type="reply", data={"token_expires_at": "later"}))
+            assert await client.refresh("new") == {"token_expires_at": "later"}
+        assert said.result()["token"] == "new"
+        await peer.socket.close(1012)
+        await fake.accept()
+    assert fake.tokens == ["tok", "new"]
+
+
+async def test_expiring_token_is_renewed_by_itself(fake: Fake) -> None:
+    """On `token_expiring` an async token function gives a new one, which is shown; a refusal of it ends nothing."""
+    fresh = iter(["t1", "t2", "t3"])
+    notices: list[Notice] = []
+
+    async def token() -> str:
+        return next(fresh)
+
+    async with connected(fake, token=token, on_notice=notices.append) as (client, peer):
+        await peer.say({"type": "notice", "code": "token_expiring", "message": "soon"})
+        assert (await answer(peer, type="reply", data={}))["token"] == "t2"
+        await peer.say({"type": "notice", "code": "token_expiring", "message": "soon"})
+        assert (await answer(peer, type="error", code="wrong_user", message=""))["token"] == "t3"
+        await peer.say(events(1))
+        await take(client, 1)
+        assert [notice.code for notice in notices] == ["token_expiring"] * 2
+
+
+async def test_token_function_that_fails(fake: Fake) -> None:
+    """A token that can't be fetched for want of a network is tried again; any other fault is the caller's to see."""
+    attempts = iter([OSError("down"), httpx.ConnectError("down"), KeyError("bug")])
+
+    def token() -> str:
+        raise next(attempts)
+
+    with pytest.raises(KeyError, match="bug"):
+        async with Client(fake.url, token, **SOON):
+            pass
+
+
+async def test_faulty_callbacks_end_nothing(fake: Fake) -> None:
+    """A callback that raises is logged, and events go on."""
+
+    def fault(what: object) -> None:
+        raise ValueError(what)
+
+    async with connected(fake, on_notice=fault, on_gap=fault) as (client, peer):
+        await peer.say({"type": "notice", "code": "draining", "message": ""})
+        await peer.socket.close(1012)
+        peer = await fake.accept(resumed=False)
+        await peer.say(events(1))
+        assert offsets(await take(client, 1)) == [1]
+
+
+# ---------------------------------------------------------------------------------------------- the buffer
+
+
+async def flood(peer: Peer, frames: int) -> None:
+    for number in range(frames):
+        batch = [event(number * 10 + i, filler="x" * 6_000) for i in range(10)]
+        await peer.say({"type": "events", "cursor": number * 10 + 9, "events": batch})
+
+
+async def test_reader_that_is_slow_holds_the_server_back(fake: Fake) -> None:
+    """A full buffer stops the reading of the socket: the server can't send on, and nothing is dropped."""
+    frames = 400  # 24 MB, more than the kernel holds for one socket
+    async with connected(fake, max_buffered=50) as (client, peer), asyncio.TaskGroup() as tasks:
+        flooding = tasks.create_task(flood(peer, frames))
+        await until(lambda: client._buffered >= 50)
+        for number in range(frames * 10):
+            assert (await anext(client)).offset == number
+            assert client._buffered < 50 + 10
+            if number == 100:
+                assert not flooding.done()
+
+
+async def test_asking_within_a_slow_iteration_works(fake: Fake) -> None:
+    """A question asked while the buffer is full is answered, as it is read on for it, and no event is lost."""
+    async with connected(fake, max_buffered=5) as (client, peer), asyncio.TaskGroup() as tasks:
+        tasks.create_task(flood(peer, 20))
+        await until(lambda: client._buffered >= 5)
+        assert (await anext(client)).offset == 0
+        answering = tasks.create_task(answer(peer, "a"))
+        await client.subscribe(["a"])
+        await answering
+        assert offsets(await take(client, 199)) == list(range(1, 200))
+
+
+async def test_full_buffer_does_not_hinder_closing(fake: Fake) -> None:
+    """A client whose buffer is full is closed all the same, and its cursor stands where the iteration did."""
+    async with connected(fake, max_buffered=5) as (client, peer):
+        await flood(peer, 3)
+        await until(lambda: client._buffered >= 5)
+        await take(client, 1)
+        await client.close()
+        assert client.cursor == 0
+        with pytest.raises(StopAsyncIteration):
+            await anext(client)

@@ -1,0 +1,717 @@
+"""Feeds: they find what matches, their frames are bounded, and whatever happens nobody misses or sees too much.
+
+The last part drives a whole shard, on sockets in memory, through whatever Hypothesis can think of, and compares what
+clients got with what a few plain functions say that they should have got.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import count
+from typing import Any
+
+import jwt
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from solowire import client_protocol as c
+from solowire.access import ROLES, View
+from solowire.backplane import Deliver, RingState, ShardAddress
+from solowire.catalog import CATALOG
+from solowire.client_protocol import MAX_FRAME_BYTES, Codec
+from solowire.events import Delivery, Event, Priority, encode_event
+from solowire.feed import MAX_EVENTS_BYTES, Feed, Feeds, FlushDelays, feed_key
+from solowire.log import Entry, Log
+from solowire.subscriptions import Selection, parse_filter, resolve
+from solowire.tokens import Tokens
+from workers.connection import Connection, State
+from workers.shard import Limits, Shard
+from workers.sockets import MemorySockets
+
+ADMIN = View(frozenset({"*"}))
+ENCODE: dict[Codec, Any] = {Codec.json: msgspec.json.encode, Codec.msgpack: msgspec.msgpack.encode}
+
+
+def event(name: str, data: dict[str, Any], **more: Any) -> Event:
+    event_type = CATALOG[name]
+    return Event(
+        id=more.pop("id", "id"),
+        type=name,
+        data=json.dumps(data).encode(),
+        priority=more.pop("priority", Priority.normal),
+        delivery=event_type.delivery,
+        timestamp="2026-01-01T00:00:00Z",
+        attributes=CATALOG.check(event_type, data),
+        **more,
+    )
+
+
+def selected(view: View, wanted: list[tuple[str, dict[str, list[str]]]]) -> Selection:
+    return resolve({p: parse_filter(f, CATALOG) for p, f in wanted}, view, CATALOG).selection
+
+
+def feed_of(log: Log, *patterns: str, codec: Codec = Codec.json) -> Feed[str]:
+    return Feed(feed_key(selected(ADMIN, [(p, {}) for p in patterns]), ADMIN, codec, CATALOG), log)
+
+
+def offsets(payload: str | bytes | None, codec: Codec = Codec.json) -> list[int]:
+    if payload is None:
+        return []
+    message = codec.decode_server(payload)
+    assert isinstance(message, c.Events)
+    return [e.offset for e in message.events]
+
+
+# ------------------------------------------------------------------------------------------------------ the index
+
+ZONES = ["example.com", "a.example.com", "example.org", "com", "."]
+attribute_filters = st.dictionaries(
+    st.sampled_from(["zone", "name", "record_type", "host", "topic", "client_ip", "query_domain"]),
+    st.lists(st.sampled_from([*ZONES, "A", "MX", "ns1", "10.0.0.1"]), min_size=1, max_size=3),
+    max_size=3,
+)
+wanted_patterns = st.lists(
+    st.tuples(
+        st.sampled_from(["*", "dns.*", "custom.*", "custom.a", "custom.b", "record_created", "system_metrics"]),
+        attribute_filters,
+    ),
+    max_size=3,
+)
+views = st.builds(
+    View,
+    st.sampled_from([frozenset({"*"}), frozenset({"dns.read", "custom.read"}), frozenset({"dns.read", "sensitive.*"})]),
+    st.sampled_from([(), (("zone", ("example.com",)),), (("zone", ()),), (("host", ("ns1",)), ("zone", ("com",)))]),
+)
+keys = st.builds(
+    lambda view, wanted, codec: feed_key(selected(view, wanted), view, codec, CATALOG),
+    views,
+    wanted_patterns,
+    st.sampled_from(Codec),
+)
+
+
+@st.composite
+def published(draw: st.DrawFn) -> Event:
+    zone = draw(st.sampled_from(ZONES))
+    kind = draw(st.sampled_from(["record_created", "dns_query_log", "system_metrics", "custom.a", "custom.c"]))
+    data: dict[str, Any] = {
+        "record_created": {
+            "zone": zone,
+            "name": draw(st.sampled_from(ZONES)),
+            "type": draw(st.sampled_from(["A", "MX"])),
+        },
+        "dns_query_log": {"client_ip": "10.0.0.1", "query_domain": zone, "query_type": "A"},
+        "system_metrics": {"cpu_usage": 1, "host": draw(st.sampled_from(["ns1", "ns2"]))},
+    }.get(kind, draw(st.sampled_from([{}, {"zone": zone}, {"topic": "A", "zone": zone}])))
+    return event(kind, data)
+
+
+@given(st.lists(keys, max_size=12), st.lists(published(), min_size=1, max_size=8), st.sets(st.integers(0, 11)))
+@settings(deadline=None, max_examples=150)
+def test_the_index_finds_what_matches(keys: list[Any], events: list[Event], dropped: set[int]) -> None:
+    """An event reaches exactly the feeds that want it, whether or not others of them were there and have gone."""
+    feeds: Feeds[str] = Feeds(Log())
+    made = [feeds.get(key) for key in keys]
+    for n in dropped:
+        if n < len(made):
+            feeds.drop(made[n])
+    for published_event in events:
+        entry = Entry(1, published_event, CATALOG[published_event.type])
+        assert feeds.matching(entry) == {feed for feed in feeds if feed.accepts(entry)}
+
+
+def test_a_dropped_feed_leaves_nothing_behind() -> None:
+    """Feeds that come and go with their users leave no trace in the index."""
+    feeds: Feeds[str] = Feeds(Log())
+    for zone in range(50):
+        selection = selected(ADMIN, [("*", {"zone": [f"z{zone}.org", "x.org"]})])
+        feed = feeds.get(feed_key(selection, ADMIN, Codec.json, CATALOG))
+        feeds.drop(feed)
+        feeds.drop(feed)
+    assert len(feeds) == 0
+    assert feeds._index == feeds._candidates == {}
+
+
+def test_equal_views_share_a_feed() -> None:
+    """Connections that may see and want the same are one feed; another codec or another redaction makes two."""
+    feeds: Feeds[str] = Feeds(Log())
+    selection = selected(ADMIN, [("dns_query_log", {})])
+    less = View(frozenset({"dns.read"}))
+    other_but_equal = View(frozenset({"dns.*", "sensitive.*"}))
+    one = feeds.get(feed_key(selection, ADMIN, Codec.json, CATALOG))
+    assert feeds.get(feed_key(selection, other_but_equal, Codec.json, CATALOG)) is one
+    assert feeds.get(feed_key(selection, ADMIN, Codec.msgpack, CATALOG)) is not one
+    assert feeds.get(feed_key(selection, less, Codec.json, CATALOG)) is not one
+
+
+# ------------------------------------------------------------------------------------------------------ one feed
+
+
+def filled(sizes: list[int], users: dict[int, str] | None = None) -> Log:
+    log = Log()
+    for offset, size in enumerate(sizes, 1):
+        user = (users or {}).get(offset)
+        log.append(offset, encode_event(event("custom.a", {"x": "x" * size}, user=user)))
+    return log
+
+
+@pytest.mark.parametrize(
+    ("priority", "connections", "seconds"),
+    [
+        (Priority.critical, 10_000, 0.0),
+        (Priority.high, 10_000, 0.02),
+        (Priority.normal, 10_000, 0.1),
+        (Priority.low, 10_000, 1.0),
+        (Priority.normal, 1, 0.001),
+        (Priority.low, 50, 0.05),
+        (Priority.high, 0, 0.0),
+    ],
+)
+def test_how_long_an_event_waits(priority: Priority, connections: int, seconds: float) -> None:
+    """An event waits as long as its priority allows, and less where there are few connections to save frames for."""
+    assert FlushDelays().of(priority, connections) == pytest.approx(seconds)
+
+
+def test_a_flush_moves_all_who_are_current() -> None:
+    """One frame is built for all connections that stand at the same place, and they stand behind it then."""
+    log = Log()
+    feed = feed_of(log, "custom.a")
+    for name in ("alice", "bob"):
+        assert feed.join(name, 0, 0.0) is False
+    entry = log.append(3, encode_event(event("custom.a", {})))
+    assert entry is not None
+    assert feed.add(entry, 0.1, 5.0) is True
+    assert feed.due == 5.0
+    log.position = 7
+    frame = feed.flush(5.0)
+    assert (frame.cursor, frame.events, offsets(frame.payload)) == (7, 1, [3])
+    assert feed.cursor_of("alice") == feed.cursor_of("bob") == 7
+    assert feed.flush(6.0).payload is None
+
+
+def test_who_could_not_be_given_a_frame_stays_where_it_was() -> None:
+    """A connection that was busy keeps its cursor, reads the log from there, and is current again when it has all."""
+    log = Log()
+    feed = feed_of(log, "custom.a")
+    feed.join("alice", 0, 0.0)
+    feed.join("bob", 0, 0.0)
+    for offset in (1, 2):
+        entry = log.append(offset, encode_event(event("custom.a", {})))
+        assert entry is not None
+        feed.add(entry, 0.0, 1.0)
+    before = feed.position
+    feed.flush(1.0)
+    feed.fell_behind(["bob"], before)
+    assert (feed.cursor_of("alice"), feed.cursor_of("bob")) == (2, 0)
+    frame = feed.read(feed.cursor_of("bob"), None)
+    assert (frame.cursor, offsets(frame.payload)) == (2, [1, 2])
+    feed.caught_up("bob", frame.cursor)
+    assert feed.current == {"alice", "bob"}
+
+
+def test_a_personal_event_is_read_by_its_user_only() -> None:
+    """The frame for one user holds what is theirs alone; the frame that others share does not."""
+    log = filled([1, 1, 1], {2: "alice"})
+    feed = feed_of(log, "custom.a")
+    assert offsets(feed.read(0, "alice").payload) == [1, 2, 3]
+    assert offsets(feed.read(0, "bob").payload) == offsets(feed.read(0, None).payload) == [1, 3]
+
+
+def test_who_is_ahead_of_a_feed_gets_nothing_twice() -> None:
+    """A connection that comes to a feed from further on waits until the feed has come there, and stays where it is."""
+    log = filled([1, 1, 1])
+    feed = feed_of(log, "custom.a")
+    feed.position = 1
+    assert feed.read(2, None) == feed.read(2, "alice")
+    assert (feed.read(2, None).cursor, feed.read(2, None).payload) == (2, None)
+
+
+sizes_of_events = st.lists(st.integers(0, 200) | st.integers(0, 40_000) | st.integers(60_000, 70_000), max_size=20)
+
+
+@given(sizes_of_events, st.sampled_from(Codec))
+@settings(deadline=None, max_examples=60)
+def test_frames_are_bounded_however_they_are_made(sizes: list[int], codec: Codec) -> None:
+    """Flushed, read or listed, a frame has at most 64 KB unless one event alone is larger, and none is left out."""
+    log = filled(sizes)
+    feed = feed_of(log, "custom.*", codec=codec)
+    entries = list(log.after(0))
+    listed = feed.frames_of(entries, 0, log.position)
+
+    def read() -> Iterator[str | bytes | None]:
+        cursor = 0
+        while cursor < log.position:
+            frame = feed.read(cursor, None)
+            assert frame.cursor > cursor
+            cursor = frame.cursor
+            yield frame.payload
+
+    def flushed() -> Iterator[str | bytes | None]:
+        feed.position = 0
+        for entry in entries:
+            feed.add(entry, 0.0, 1.0)
+        while feed.due is not None:
+            before = feed.position
+            frame = feed.flush(feed.due)
+            assert frame.cursor == feed.position
+            assert feed.position > before or frame.payload is None
+            yield frame.payload
+
+    for payloads in (listed, list(read()), list(flushed())):
+        found = []
+        for payload in payloads:
+            new = offsets(payload, codec)
+            found += new
+            size = len(payload.encode() if isinstance(payload, str) else payload or b"")
+            assert size <= MAX_FRAME_BYTES or len(new) == 1
+        assert found == list(range(1, len(sizes) + 1))
+
+
+def test_a_frame_is_as_full_as_it_may_be() -> None:
+    """Someone who has missed thousands of events gets them in full frames, not in crumbs."""
+    log = filled([100] * 2000)
+    feed = feed_of(log, "custom.a")
+    frame = feed.read(0, None)
+    assert frame.payload is not None
+    assert MAX_EVENTS_BYTES * 0.98 < len(frame.payload) <= MAX_FRAME_BYTES
+
+
+# -------------------------------------------------------------------------------- a shard, whatever may happen to it
+
+SECRET = "a secret that is long enough for HS256, really"
+WALL = 1_800_000_000.0
+TOKENS = Tokens(SECRET, ROLES)
+USERS = ["alice", "bob", "carol", "dave"]
+RIGHTS: list[tuple[str, list[str] | None, dict[str, list[str]]]] = [
+    ("admin", None, {}),
+    ("operator", None, {}),
+    ("viewer", None, {}),
+    ("viewer", None, {"zones": ["example.com"]}),
+    ("operator", None, {"zones": ["Example.org.", "a.example.com"]}),
+    ("viewer", ["dns.read"], {}),
+    ("admin", None, {"host": ["ns1"], "zone": []}),
+    ("viewer", [], {}),
+]
+PATTERNS = ["*", "dns.*", "custom.*", "system.*", "record_created", "custom.a", "custom.b", "gateway_stats", "user.*"]
+FILTERS: list[dict[str, list[str]]] = [
+    {},
+    {},
+    {"zone": ["example.com"]},
+    {"zone": ["a.example.com", "example.org"]},
+    {"host": ["ns1"]},
+    {"client_ip": ["10.0.0.1"]},
+]
+TYPES = ["record_created", "dns_query_log", "system_metrics", "gateway_stats", "user_login", "custom.a", "custom.b"]
+SECRETS = {  # what of these types is sensitive, and which permission shows it
+    "record_created": {"client": "sensitive.client_ip", "tsig_key": "sensitive.tsig_key"},
+    "dns_query_log": {"client_ip": "sensitive.client_ip", "tsig_key": "sensitive.tsig_key"},
+    "user_login": {"client_ip": "sensitive.client_ip", "session_id": "sensitive.session_id"},
+}
+PERMISSION = {
+    "record_created": "dns.read",
+    "dns_query_log": "dns.read",
+    "system_metrics": "system.read",
+    "gateway_stats": "admin.read",
+    "user_login": "users.read",
+}
+CATEGORY = {"record_created": "dns", "dns_query_log": "dns", "user_login": "user"}
+NORMAL = [Priority.critical, Priority.high, Priority.normal, Priority.low]
+
+
+class Happened:
+    """One event, as its publisher knows it."""
+
+    def __init__(self, offset: int, name: str, data: dict[str, Any], user: str | None, key: str | None) -> None:
+        self.offset = offset
+        self.name = name
+        self.data = data
+        self.user = user
+        self.key = key
+        self.category = CATEGORY.get(name) or ("custom" if name.startswith("custom.") else "system")
+
+    def has(self, attribute: str) -> bool:
+        """Whether events of this type declare the attribute at all."""
+        return attribute in {
+            "record_created": {"zone", "name"},
+            "dns_query_log": {"zone", "client_ip", "query_domain"},
+            "system_metrics": {"host"},
+            "user_login": {"client_ip"},
+        }.get(self.name, {"zone"} if self.category == "custom" else set())
+
+    def matches(self, attribute: str, values: list[str]) -> bool:
+        value = self.data.get(attribute, self.data.get("query_domain") if attribute == "zone" else None)
+        if attribute != "zone":
+            return value in values
+        zones = [v.lower().removesuffix(".") for v in values]
+        return value is not None and any(value == z or value.endswith("." + z) for z in zones)
+
+
+class Reader:
+    """One client: what it asked for and may see, and what it got."""
+
+    def __init__(self, user: str, rights: int, connection: Connection) -> None:
+        self.user = user
+        self.connection = connection
+        self.wanted: dict[str, dict[str, list[str]]] = {}
+        self.read = 0
+        self.welcome: c.Welcome | None = None
+        self.cursor = 0
+        self.start: int | None = None  # live events are those after it
+        self.got: list[int] = []
+        self.snapshot: list[int] = []
+        self.before: dict[str, dict[str, list[str]]] = {}
+        self.answers: list[Any] = []
+        self.asked: list[int] = []
+        self.changed = False
+        self.was_stuck = False
+        self.become(rights)
+
+    def become(self, rights: int) -> None:
+        role, self.permissions, self.scopes = RIGHTS[rights]
+        if self.permissions is None:
+            self.permissions = list(ROLES[role].permissions)
+
+    def may(self, permission: str) -> bool:
+        kind = permission.split(".")[0]
+        return any(p in ("*", permission, f"{kind}.*") for p in self.permissions or ())
+
+    def shown(self, happened: Happened) -> dict[str, Any]:
+        """What of an event's data this reader may see."""
+        hidden = {f for f, p in SECRETS.get(happened.name, {}).items() if not self.may(p)}
+        hidden |= {"undeclared"} if hidden else set()
+        return {name: value for name, value in happened.data.items() if name not in hidden}
+
+    def should_get(self, happened: Happened, *, at_hello: bool = False) -> bool:
+        if happened.user not in (None, self.user):
+            return False
+        if not self.may(PERMISSION.get(happened.name, "custom.read")):
+            return False
+        for scope, values in self.scopes.items():
+            attribute = "zone" if scope == "zones" else scope
+            if happened.has(attribute) and not happened.matches(attribute, values):
+                return False
+        filter = self._filter_for(happened, self.before if at_hello else self.wanted)
+        return filter is not None and all(happened.matches(a, v) for a, v in filter.items() if happened.has(a))
+
+    def _filter_for(self, happened: Happened, wanted: dict[str, dict[str, list[str]]]) -> dict[str, list[str]] | None:
+        """The filter of the last pattern that names the type and is granted; of custom types the wildcard's first."""
+        exact = wide = None
+        for pattern, filter in wanted.items():
+            if "client_ip" in filter and happened.has("client_ip") and not self.may("sensitive.client_ip"):
+                continue
+            if pattern in ("*", f"{happened.category}.*"):
+                wide = filter
+                exact = filter if happened.category != "custom" else exact
+            elif pattern == happened.name:
+                exact = filter
+        return wide if happened.category == "custom" and wide is not None else exact
+
+
+class ShardMachine(RuleBasedStateMachine):
+    """A shard with a handful of users who come, go, stall and change their minds while events pour in."""
+
+    @initialize(max_events=st.sampled_from([60, 100_000]))
+    def start(self, max_events: int) -> None:
+        self.now = 1000.0
+        self.offset = 0
+        self.log: list[Happened] = []
+        self.readers: list[Reader] = []
+        self.sockets = MemorySockets()
+        ids = count(1)
+        self.ids = count(1)
+        self.shard = Shard(
+            0,
+            sockets=self.sockets,
+            tokens=TOKENS,
+            roles=ROLES,
+            new_id=lambda: f"session-{next(ids)}",
+            wall_offset=WALL,
+            limits=Limits(message_rate=1000.0, message_burst=1000.0, flush=FlushDelays(per_connection=1.0)),
+            recent=Log(max_events=max_events),
+        )
+        self.shard.ring_changed(RingState("epoch", 1, 0, [ShardAddress(0, "localhost", 9000, "boot")]), self.now)
+
+    # what may happen
+
+    @rule(
+        user=st.sampled_from(USERS),
+        rights=st.integers(0, len(RIGHTS) - 1),
+        codec=st.sampled_from(Codec),
+        patterns=st.lists(st.sampled_from(PATTERNS), max_size=3, unique=True),
+        filter=st.sampled_from(FILTERS),
+        says_hello=st.integers(0, 4),
+        resumes=st.booleans(),
+    )
+    def connect(
+        self, user: str, rights: int, codec: Codec, patterns: list[str], filter: Any, says_hello: int, resumes: bool
+    ) -> None:
+        identity = TOKENS.identify(self.token(user, rights), self.now + WALL)
+        last = next((r for r in reversed(self.readers) if r.user == user and r.welcome is not None), None)
+        reader = Reader(user, rights, self.shard.open(identity, codec, None, self.now))
+        self.readers.append(reader)
+        self.look()
+        if not says_hello:
+            reader.wanted = {p: {} for p in ROLES[identity.role].defaults}
+            return
+        reader.wanted = dict.fromkeys(patterns, filter)
+        resume = c.Resume("epoch", last.cursor) if resumes and last is not None else None
+        self.say(reader, c.Hello(None, patterns, filter or None, resume))
+        self.pass_time(0.06)
+
+    @precondition(lambda self: self.live())
+    @rule(which=st.integers(0, 9), politely=st.booleans())
+    def disconnect(self, which: int, politely: bool) -> None:
+        reader = self.pick(which)
+        self.shard.gone(reader.connection)
+        if politely:
+            self.shard.gone(reader.connection)
+
+    @precondition(lambda self: self.live())
+    @rule(
+        which=st.integers(0, 9),
+        patterns=st.lists(st.sampled_from(PATTERNS), max_size=2),
+        filter=st.sampled_from(FILTERS),
+    )
+    def subscribe(self, which: int, patterns: list[str], filter: dict[str, list[str]]) -> None:
+        reader = self.pick(which)
+        if reader.connection.state is State.live:
+            reader.wanted = {**reader.wanted, **dict.fromkeys(patterns, filter)}
+            reader.changed = True
+            self.ask(reader, c.Subscribe(patterns, next(self.ids), filter or None))
+
+    @precondition(lambda self: self.live())
+    @rule(which=st.integers(0, 9), pattern=st.integers(0, 9))
+    def unsubscribe(self, which: int, pattern: int) -> None:
+        reader = self.pick(which)
+        if reader.connection.state is State.live and reader.wanted:
+            # Only what was asked for in the same words, and everything that it names: the rest is `test_subscriptions`.
+            leaving = list(reader.wanted)[pattern % len(reader.wanted)]
+            if leaving in ("custom.a", "custom.b") and {"*", "custom.*"} & set(reader.wanted):
+                return
+            if leaving == "*" or (leaving.endswith(".*") and "*" not in reader.wanted):
+                kind = leaving.removesuffix("*")
+                gone = {p for p in reader.wanted if leaving == "*" or p == leaving or p.startswith(kind)}
+                gone |= {p for p in reader.wanted if CATEGORY.get(p) and f"{CATEGORY[p]}.*" == leaving}
+                gone |= {"gateway_stats"} if leaving == "system.*" else set()
+            elif leaving in ("custom.a", "custom.b"):
+                gone = {leaving}
+            else:
+                return
+            reader.wanted = {p: f for p, f in reader.wanted.items() if p not in gone}
+            reader.changed = True
+            self.ask(reader, c.Unsubscribe([leaving], next(self.ids)))
+
+    @precondition(lambda self: self.live())
+    @rule(which=st.integers(0, 9), rights=st.integers(0, len(RIGHTS) - 1))
+    def refresh(self, which: int, rights: int) -> None:
+        reader = self.pick(which)
+        waiting = reader.connection.state is State.waiting
+        reader.become(rights)
+        reader.changed = reader.changed or not waiting
+        if waiting:
+            reader.wanted = {p: {} for p in ROLES[RIGHTS[rights][0]].defaults}
+        self.say(reader, c.Refresh(self.token(reader.user, rights)))
+
+    @rule(
+        events=st.lists(
+            st.tuples(
+                st.sampled_from(TYPES),
+                st.sampled_from(["example.com", "a.example.com", "example.org", "org"]),
+                st.sampled_from([None, None, None, *USERS]),
+                st.sampled_from(NORMAL),
+                st.sampled_from([0, 0, 0, 3_000, 40_000]),
+            ),
+            max_size=8,
+        ),
+        passed_over=st.integers(0, 2),
+    )
+    def deliver(self, events: list[tuple[str, str, str | None, Priority, int]], passed_over: int) -> None:
+        self.pass_time(0.03)
+        after = self.offset
+        batch = []
+        for name, zone, user, priority, size in events:
+            self.offset += 1
+            if user is not None:  # one that waits for a second could fall out of so small a log
+                priority = min(priority, Priority.high, key=NORMAL.index)
+            happened = Happened(self.offset, name, data_of(name, zone, self.offset, size), user, None)
+            if CATALOG[name].delivery is Delivery.state:
+                happened.key = zone
+            self.log.append(happened)
+            made = event(name, happened.data, user=user, key=happened.key, priority=priority, id=f"e{self.offset}")
+            batch.append((self.offset, encode_event(made)))
+        self.offset += passed_over  # other users' own events
+        self.shard.deliver(Deliver("epoch", after, self.offset, batch), self.now)
+        self.look()
+
+    @precondition(lambda self: self.live())
+    @rule(which=st.integers(0, 9))
+    def stick(self, which: int) -> None:
+        reader = self.pick(which)
+        reader.was_stuck = True
+        self.sockets.stuck.add(reader.connection)
+
+    @precondition(lambda self: self.live())
+    @rule(which=st.integers(0, 9))
+    def unstick(self, which: int) -> None:
+        self.sockets.unstick(self.pick(which).connection)
+
+    @rule(seconds=st.sampled_from([0.0, 0.001, 0.005, 0.02, 0.1, 1.0, 3.0, 31.0]))
+    def pass_time(self, seconds: float) -> None:
+        end = self.now + seconds
+        while (due := self.shard.next_due()) <= end:
+            self.now = max(self.now, due)
+            self.shard.run(self.now)
+            assert self.shard.next_due() > self.now, "it would spin"
+            self.look()
+        self.now = end
+
+    # what must hold
+
+    @invariant()
+    def keeps_its_promises(self) -> None:  # Hypothesis has a `check_invariants` of its own, which calls this
+        if not hasattr(self, "shard"):
+            return
+        self.look()
+        shard = self.shard
+        live = {c for c in shard.connections if c.state is State.live}
+        members = [m for feed in shard.feeds for m in (*feed.current, *feed.behind)]
+        assert len(members) == len(live)
+        assert set(members) == live
+        assert all(len(feed) for feed in shard.feeds)
+        assert len({c.identity.user for c in shard.connections}) == len(shard.connections)
+        assert len(shard._blocked) <= len(shard.connections)
+        for feed in shard.feeds:
+            assert feed.position <= shard.log.position
+            assert feed.due is not None or not feed._pending, "it would never be flushed"
+            assert not any(connection.answers for connection in feed.current)
+        for reader in self.readers:
+            code, _ = self.sockets.closed.get(reader.connection, (None, ""))
+            assert code in ((None, 4409, 4413, 4408) if reader.was_stuck else (None, 4409))
+
+    def teardown(self) -> None:
+        if not hasattr(self, "shard"):
+            return
+        for reader in self.live():
+            self.sockets.unstick(reader.connection)
+        self.pass_time(4.0)
+        self.keeps_its_promises()
+        for reader in self.live():
+            assert reader.welcome is not None
+            assert reader.answers == reader.asked
+            assert reader.start is not None
+            if not reader.changed:
+                expected = [h.offset for h in self.log if h.offset > reader.start and reader.should_get(h)]
+                assert reader.got == expected
+                assert reader.snapshot == ([] if reader.welcome.resumed else self.newest_states(reader))
+
+    # how it is looked at
+
+    def live(self) -> list[Reader]:
+        return [r for r in getattr(self, "readers", []) if r.connection in self.shard.connections]
+
+    def pick(self, which: int) -> Reader:
+        live = self.live()
+        return live[which % len(live)]
+
+    def token(self, user: str, rights: int) -> str:
+        role, permissions, scopes = RIGHTS[rights]
+        claims: dict[str, Any] = {"sub": user, "role": role, "scopes": scopes, "exp": self.now + WALL + 36_000}
+        if permissions is not None:
+            claims["permissions"] = permissions
+        return jwt.encode(claims, SECRET, "HS256")
+
+    def say(self, reader: Reader, message: Any) -> None:
+        self.shard.receive(reader.connection, ENCODE[reader.connection.codec](message), self.now)
+        self.look()
+
+    def ask(self, reader: Reader, message: Any) -> None:
+        reader.asked.append(message.id)
+        self.say(reader, message)
+
+    def look(self) -> None:
+        """Takes what every client has got since the last look, and judges it by what holds now."""
+        for reader in self.readers:
+            connection = reader.connection
+            frames = self.sockets.sent.get(connection, [])
+            new, reader.read = frames[reader.read :], len(frames)
+            if reader.start is None and connection.state is State.live:
+                reader.start, reader.before = self.offset, reader.wanted
+            for frame in new:
+                self.judge(reader, connection.codec.decode_server(frame))
+            if connection.state is State.closing:
+                self.shard.gone(connection)
+
+    def judge(self, reader: Reader, message: Any) -> None:
+        match message:
+            case c.Ping() if reader.connection not in self.sockets.stuck:
+                self.shard.receive(reader.connection, ENCODE[reader.connection.codec](c.Pong()), self.now)
+            case c.Welcome():
+                assert reader.welcome is None
+                assert reader.answers == reader.got == []
+                reader.welcome = message
+                reader.cursor = message.cursor
+                if message.resumed:
+                    reader.start = message.cursor
+            case c.Subscriptions():
+                assert reader.welcome is not None
+                reader.answers += [message.id] if message.id is not None else []
+            case c.Error():
+                raise AssertionError(message)
+            case c.Events():
+                self.judge_events(reader, message)
+
+    def judge_events(self, reader: Reader, message: c.Events) -> None:
+        assert reader.welcome is not None
+        offsets = [e.offset for e in message.events]
+        assert offsets
+        assert offsets == sorted(set(offsets))
+        assert reader.start is not None
+        is_snapshot = not reader.got and not reader.welcome.resumed and offsets[-1] <= reader.start
+        if is_snapshot:
+            reader.snapshot += offsets
+            assert reader.snapshot == sorted(set(reader.snapshot))
+            assert reader.welcome.cursor == reader.snapshot[0] - 1
+            # Until the last of it has come, who is cut off must come back before all of it.
+            assert message.cursor in (reader.welcome.cursor, reader.start)
+            assert (message.cursor == reader.start) == (reader.snapshot == self.newest_states(reader))
+        else:
+            assert reader.cursor < offsets[0]
+            assert offsets[-1] <= message.cursor <= self.offset
+            reader.got += offsets
+        reader.cursor = message.cursor
+        happened = {h.offset: h for h in self.log}
+        for received in message.events:
+            known = happened[received.offset]
+            assert reader.should_get(known, at_hello=is_snapshot), f"{reader.user} got {known.name} at {known.offset}"
+            assert received.data == reader.shown(known)
+
+    def newest_states(self, reader: Reader) -> list[int]:
+        """What was the newest of each state that this reader had asked for when it began."""
+        assert reader.start is not None
+        newest = {(h.name, h.key, h.user): h for h in self.log if h.key and h.offset <= reader.start}
+        return sorted(h.offset for h in newest.values() if reader.should_get(h, at_hello=True))
+
+
+def data_of(name: str, zone: str, offset: int, size: int) -> dict[str, Any]:
+    data: dict[str, Any] = {
+        "record_created": {"zone": zone, "name": f"www.{zone}", "type": "A", "client": "10.0.0.1", "tsig_key": "k"},
+        "dns_query_log": {
+            "query_domain": zone,
+            "query_type": "A",
+            "client_ip": f"10.0.0.{offset % 3}",
+            "tsig_key": "k",
+        },
+        "system_metrics": {"cpu_usage": 1, "host": "ns1" if offset % 2 else "ns2"},
+        "gateway_stats": {"connections": offset},
+        "user_login": {"user": "someone", "client_ip": "10.0.0.1", "session_id": "s"},
+    }.get(name, {"zone": zone} if offset % 3 else {"n": offset})
+    return {**data, "undeclared": "x" * size}
+
+
+TestShard = ShardMachine.TestCase
+TestShard.settings = settings(deadline=None, max_examples=60, stateful_step_count=40)
+TestShard.__doc__ = "Whatever happens to a shard, clients get what they may and want, in order and once."

@@ -1,0 +1,191 @@
+"""A peer's link to the router: it says hello, beats, and knows whether the router is there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from solowire import backplane
+from solowire.backplane import (
+    VERSION,
+    Beat,
+    Goodbye,
+    Heartbeat,
+    Hello,
+    PeerMessage,
+    RingState,
+    RouterMessage,
+    ShardStats,
+    Who,
+)
+from solowire.bus import Hub
+from solowire.link import Link
+
+NAME = b"shard-0"
+
+
+async def until(condition: Callable[[], object], what: str, seconds: float = 5.0) -> None:
+    deadline = asyncio.get_running_loop().time() + seconds
+    while not condition():
+        assert asyncio.get_running_loop().time() < deadline, f"not within {seconds} s: {what}"
+        await asyncio.sleep(0.005)
+
+
+class Talk:
+    """A hub in the router's place, and a link; the link's heartbeat is fast here."""
+
+    def __init__(self, directory: Path) -> None:
+        self.address = f"ipc://{directory / 'router'}"
+        self.heard: list[PeerMessage] = []
+        self.received: list[RouterMessage] = []
+        self.boot = "boot-1"
+        self.hellos = 0
+        self.stats: ShardStats | None = None
+        self.hub: Hub | None = None
+        self._links: list[Link] = []
+
+    def start_hub(self) -> None:
+        self.hub = Hub(self.address, lambda peer, raw: self.heard.append(backplane.decode_from_peer(raw)))
+
+    def stop_hub(self) -> None:
+        assert self.hub is not None
+        self.hub.close()
+        self.hub = None
+
+    def start_link(self) -> Link:
+        link = Link(self.address, NAME.decode(), self._hello, self.received.append, lambda: self.stats)
+        self._links.append(link)
+        return link
+
+    def say(self, message: RouterMessage) -> bool:
+        assert self.hub is not None
+        return self.hub.send(NAME, backplane.encode(message))
+
+    def count(self, kind: type[PeerMessage]) -> int:
+        return sum(isinstance(message, kind) for message in self.heard)
+
+    def close(self) -> None:
+        for link in self._links:
+            link.close()
+        if self.hub is not None:
+            self.hub.close()
+
+    def _hello(self) -> Hello:
+        self.hellos += 1
+        return Hello(VERSION, self.boot)
+
+
+@pytest.fixture
+async def talk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Talk]:
+    monkeypatch.setattr(backplane, "HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr(backplane, "DEAD_AFTER_SECONDS", 0.3)
+    talk = Talk(tmp_path)
+    yield talk
+    talk.close()
+
+
+async def test_it_says_hello_first(talk: Talk) -> None:
+    """The router hears who it is before anything else."""
+    talk.start_hub()
+    talk.start_link()
+    await until(lambda: talk.heard, "the router heard something")
+    assert talk.heard[0] == Hello(VERSION, "boot-1")
+
+
+async def test_it_finds_a_router_that_comes_later(talk: Talk) -> None:
+    """A process that was started before the router introduces itself as soon as the router is there."""
+    link = talk.start_link()
+    await until(lambda: talk.hellos >= 3, "it has tried a few times")
+    assert not link.router_alive
+    talk.start_hub()
+    await until(lambda: talk.heard, "the router heard something")
+    assert isinstance(talk.heard[0], Hello)
+
+
+async def test_it_beats_with_its_numbers(talk: Talk) -> None:
+    """After the hello it says again and again that it lives, with the numbers of that moment."""
+    talk.start_hub()
+    talk.stats = ShardStats(connections=1)
+    talk.start_link()
+    await until(lambda: talk.count(Heartbeat) >= 2, "two heartbeats")
+    talk.stats = ShardStats(connections=2)
+    await until(lambda: Heartbeat("boot-1", ShardStats(connections=2)) in talk.heard, "the new numbers")
+    assert talk.count(Hello) == 1
+
+
+async def test_it_introduces_itself_when_asked(talk: Talk) -> None:
+    """A router that has restarted asks who it is, and gets a hello as of now."""
+    talk.start_hub()
+    talk.start_link()
+    await until(lambda: talk.heard, "the first hello")
+    talk.boot = "as of now"
+    assert talk.say(Who())
+    await until(lambda: Hello(VERSION, "as of now") in talk.heard, "the second hello")
+    assert talk.received == []
+
+
+async def test_it_knows_whether_the_router_is_there(talk: Talk) -> None:
+    """Alive with the first word, away after three beats of silence though the socket is open, and alive again."""
+    talk.start_hub()
+    link = talk.start_link()
+    await until(lambda: talk.heard, "the first hello")
+    assert not link.router_alive
+    talk.say(Beat())
+    await until(lambda: link.router_alive, "the router is there")
+    await until(lambda: not link.router_alive, "the router is away")
+    talk.say(Beat())
+    await until(lambda: link.router_alive, "the router is there again")
+
+
+async def test_what_is_not_its_own_goes_to_its_owner(talk: Talk) -> None:
+    """Everything but the link's own small talk reaches the process, in order."""
+    talk.start_hub()
+    talk.start_link()
+    await until(lambda: talk.heard, "the first hello")
+    first, second = RingState("e", 1, 0, []), RingState("e", 2, 5, [])
+    for message in (first, Beat(), second):
+        talk.say(message)
+    await until(lambda: len(talk.received) == 2, "both are there")
+    assert talk.received == [first, second]
+
+
+async def test_garbage_is_counted_and_dropped(talk: Talk) -> None:
+    """What can't be understood is no sign of life, is counted, and stops nothing."""
+    talk.start_hub()
+    link = talk.start_link()
+    await until(lambda: talk.heard, "the first hello")
+    assert talk.hub is not None
+    for garbage in (b"", b"\xc1", b"\x93\xa4ring\x01\x02", b"not ours", backplane.encode(Goodbye())):
+        talk.hub.send(NAME, garbage)
+    await until(lambda: link.dropped >= 5, "they are counted")
+    assert not link.router_alive
+    talk.say(RingState("e", 1, 0, []))
+    await until(lambda: talk.received, "the next good one is taken")
+
+
+async def test_it_goes_on_with_a_router_that_was_started_again(talk: Talk) -> None:
+    """When the router restarts, the link beats to the new one, which can ask who it is."""
+    talk.start_hub()
+    link = talk.start_link()
+    await until(lambda: talk.count(Heartbeat), "a heartbeat")
+    talk.stop_hub()
+    await until(lambda: not link.send(Heartbeat("x")), "sends are refused while it is away")
+    talk.heard.clear()
+    talk.start_hub()
+    await until(lambda: talk.heard, "the new router hears it")
+    assert talk.say(Who())
+    await until(lambda: talk.count(Hello), "it introduces itself")
+
+
+async def test_it_says_goodbye(talk: Talk) -> None:
+    """A process that ends in order isn't waited for, and beats no more."""
+    talk.start_hub()
+    link = talk.start_link()
+    await until(lambda: talk.heard, "the first hello")
+    link.close()
+    await until(lambda: talk.count(Goodbye), "the goodbye")
+    assert talk.heard[-1] == Goodbye()
+    assert not link.send(Heartbeat("late"))

@@ -1,0 +1,423 @@
+"""The publisher, over real sockets, against a small gateway whose every answer a test chooses."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from solowire.errors import BufferFull, PublishRefused
+from solowire.events import Priority
+from solowire.publisher import Accepted, Publisher
+
+DEADLINE_S = 15.0
+
+Reply = tuple[int, dict[str, str], Any]
+Judge = Callable[[list[dict[str, Any]]], Reply | None]
+
+
+def problem(status: int, detail: str = "no", *, retry_after: str | None = None, **more: Any) -> Reply:
+    headers = {} if retry_after is None else {"retry-after": retry_after}
+    return status, headers, {"status": status, "detail": detail, **more}
+
+
+class Gateway:
+    """Accepts what it gets, but answers `script` first, in turn (None: hangs up without an answer), then asks `judge`.
+
+    log: the events that it accepted, each id once. requests: the ids of each request. open: cleared, it doesn't answer.
+    """
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.log: list[dict[str, Any]] = []
+        self.requests: list[list[str]] = []
+        self.tokens: list[str] = []
+        self.times: list[float] = []
+        self.script: deque[Reply | None] = deque()
+        self.judge: Judge = lambda events: None
+        self.open = asyncio.Event()
+        self.open.set()
+
+    def accept(self, events: list[dict[str, Any]]) -> Reply:
+        known = {event["id"] for event in self.log}
+        fresh = [event for event in events if event["id"] not in known]
+        self.log += fresh
+        answer = {"epoch": "e1", "first_offset": len(self.log) - len(fresh) + 1, "last_offset": len(self.log)}
+        return 200, {}, answer | {"accepted": len(fresh), "duplicates": len(events) - len(fresh)}
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                assert head.startswith(b"POST /v1/events ")
+                lines = dict(line.lower().split(": ", 1) for line in head.decode().split("\r\n")[1:] if line)
+                assert lines["content-type"] == "application/json"
+                events = msgspec.json.decode(await reader.readexactly(int(lines["content-length"])))
+                self.tokens.append(lines["authorization"].removeprefix("bearer "))
+                self.requests.append([event["id"] for event in events])
+                self.times.append(asyncio.get_running_loop().time())
+                await self.open.wait()
+                reply = self.script.popleft() if self.script else self.judge(events) or self.accept(events)
+                if reply is None:
+                    self.accept(events)  # the worst case: it was accepted, and nobody learns of it
+                    break
+                status, headers, content = reply
+                body = content if isinstance(content, bytes) else msgspec.json.encode(content)
+                headers = {"content-length": str(len(body)), **headers}
+                writer.write(f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n".encode())
+                writer.write("".join(f"{n}: {v}\r\n" for n, v in headers.items()).encode() + b"\r\n" + body)
+        except (asyncio.IncompleteReadError, ConnectionResetError):
+            pass
+        finally:
+            writer.close()
+
+    @property
+    def values(self) -> list[int]:
+        return [event["data"]["n"] for event in self.log]
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Gateway]:
+        async with await asyncio.start_server(self.serve, "127.0.0.1", 0, limit=2**24) as server:
+            self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            yield self
+            self.open.set()
+
+
+@pytest.fixture
+async def gateway() -> AsyncIterator[Gateway]:
+    async with asyncio.timeout(DEADLINE_S), Gateway().running() as gateway:
+        yield gateway
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+async def publish(publisher: Publisher, *numbers: int) -> list[str]:
+    return [await publisher.publish("custom.n", {"n": n}) for n in numbers]
+
+
+# ---------------------------------------------------------------------------------------------- the way it should go
+
+
+async def test_publishes_in_order_and_in_batches(gateway: Gateway) -> None:
+    """Events arrive in the order in which they were published, in requests of at most `batch`."""
+    async with Publisher(gateway.url, "tok", batch=10) as publisher:
+        await publish(publisher, *range(35))
+        await publisher.drain()
+        assert gateway.values == list(range(35))
+        assert [len(ids) for ids in gateway.requests] == [10, 10, 10, 5]
+        assert (publisher.stats.accepted, publisher.unsent) == (35, [])
+    assert set(gateway.tokens) == {"tok"}
+
+
+async def test_sends_what_was_given_and_no_more(gateway: Gateway) -> None:
+    """All fields of an event arrive, absent ones are left out, and id and timestamp are made where there are none."""
+    given = {"id": "i", "priority": Priority.high, "key": "k", "user": "u", "source": "s", "correlation_id": "c"}
+    async with Publisher(gateway.url, "tok") as publisher:
+        data = {"n": 1}
+        await publisher.publish("custom.a", data, timestamp="2026-01-01T00:00:00Z", **given)
+        data["n"] = 2  # comes too late
+        made = await publisher.publish("custom.b", {})
+    full, bare = gateway.log
+    assert full == {**given, "type": "custom.a", "data": {"n": 1}, "timestamp": "2026-01-01T00:00:00Z"}
+    assert bare.keys() == {"type", "id", "data", "timestamp"}
+    assert bare["id"] == made
+
+
+async def test_waits_for_company(gateway: Gateway) -> None:
+    """Events published within `linger` share a request; a full batch and a drain wait for nobody."""
+    async with Publisher(gateway.url, "tok", batch=3, linger=DEADLINE_S) as publisher:
+        await publish(publisher, 0)
+        await asyncio.sleep(0)
+        await publish(publisher, 1, 2)
+        await until(lambda: len(gateway.requests) == 1)
+        await publish(publisher, 3)
+        await publisher.drain()
+    assert [len(ids) for ids in gateway.requests] == [3, 1]
+
+
+async def test_leaving_sends_the_rest(gateway: Gateway) -> None:
+    """Leaving the context waits until what is buffered is accepted."""
+    async with Publisher(gateway.url, "tok", linger=DEADLINE_S) as publisher:
+        await publish(publisher, 1, 2)
+    assert gateway.values == [1, 2]
+
+
+async def test_full_buffer_is_told_at_once(gateway: Gateway) -> None:
+    """At the bound, in flight included, publish raises and holds nothing; after a drain there is room again."""
+    gateway.open.clear()
+    async with Publisher(gateway.url, "tok", batch=2, buffer_events=4) as publisher:
+        await publish(publisher, 0, 1)
+        await until(lambda: len(gateway.requests) == 1)
+        await publish(publisher, 2, 3)
+        with pytest.raises(BufferFull, match="4 events"):
+            await publish(publisher, 4)
+        gateway.open.set()
+        await publisher.drain()
+        await publish(publisher, 5)
+    assert gateway.values == [0, 1, 2, 3, 5]
+
+
+# ---------------------------------------------------------------------------------------------- trouble that passes
+
+
+@pytest.mark.parametrize(
+    "trouble", [problem(429), problem(503), problem(500), problem(408), (200, {}, b"<html>"), None]
+)
+async def test_repeats_the_same_batch(gateway: Gateway, trouble: Reply | None) -> None:
+    """What may succeed later is sent again with the same ids, before anything else: nothing is in the log twice."""
+    gateway.script += [trouble, trouble]
+    async with Publisher(gateway.url, "tok", batch=2) as publisher:
+        await publish(publisher, 0, 1, 2)
+        await publisher.drain()
+        assert publisher.stats.retries == 2
+        assert publisher.stats.accepted + publisher.stats.duplicates == 3
+    assert gateway.values == [0, 1, 2]
+    first, second, third, fourth = gateway.requests
+    assert first == second == third != fourth
+
+
+async def test_lost_answers_become_duplicates(gateway: Gateway) -> None:
+    """Events whose answer was lost are counted as the duplicates that they then are."""
+    gateway.script.append(None)
+    async with Publisher(gateway.url, "tok") as publisher:
+        await publish(publisher, 0, 1)
+        await publisher.drain()
+        assert (publisher.stats.accepted, publisher.stats.duplicates) == (0, 2)
+
+
+async def test_waits_as_long_as_asked(gateway: Gateway) -> None:
+    """The next attempt is not sooner than Retry-After."""
+    gateway.script.append(problem(503, retry_after="1"))
+    async with Publisher(gateway.url, "tok") as publisher:
+        await publish(publisher, 0)
+        await publisher.drain()
+    assert gateway.times[1] - gateway.times[0] >= 1
+
+
+async def test_slow_answer_is_not_waited_for(gateway: Gateway) -> None:
+    """A request that takes longer than `timeout` is given up and made again."""
+    gateway.open.clear()
+    async with Publisher(gateway.url, "tok", timeout=0.3) as publisher:
+        await publish(publisher, 0)
+        await until(lambda: len(gateway.requests) >= 2)
+        gateway.open.set()
+        await publisher.drain()
+    assert gateway.values == [0]
+
+
+async def test_gives_up_when_told_to(gateway: Gateway) -> None:
+    """After `retry_for` the publisher stops, says why with what the gateway said last, and still has the events."""
+    gateway.judge = lambda events: problem(503, "the router is away")
+    publisher = await Publisher(gateway.url, "tok", retry_for=0.0).__aenter__()
+    await publish(publisher, 0, 1)
+    for use in (publisher.drain, lambda: publish(publisher, 2), lambda: publisher.__aexit__(None, None, None)):
+        with pytest.raises(PublishRefused, match="503: the router is away"):
+            await use()
+    assert [event["data"] for event in publisher.unsent] == [{"n": 0}, {"n": 1}]
+
+
+async def test_leaving_without_a_gateway_is_not_silent(gateway: Gateway) -> None:
+    """Leaving gives up after `timeout`, tells how many events are left over, and keeps them."""
+    gateway.open.clear()
+    with pytest.raises(PublishRefused, match=r"2 events were not accepted within 0\.1 s"):
+        async with Publisher(gateway.url, "tok", timeout=0.1) as publisher:
+            await publish(publisher, 0, 1)
+    assert len(publisher.unsent) == 2
+
+
+async def test_leaving_with_a_fault_keeps_the_fault(gateway: Gateway) -> None:
+    """An exception of the body is not hidden by events that are left over."""
+    gateway.open.clear()
+
+    async def fail() -> None:
+        async with Publisher(gateway.url, "tok", timeout=0.1) as publisher:
+            await publish(publisher, 0)
+            raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        await fail()
+
+
+# ---------------------------------------------------------------------------------------------- trouble that stays
+
+
+def even_only(events: list[dict[str, Any]]) -> Reply | None:
+    faults = [
+        {"index": i, "path": "$.data.n", "message": "odd", "code": "invalid_event"}
+        for i, event in enumerate(events)
+        if event["data"]["n"] % 2
+    ]
+    return problem(400, errors=faults) if faults else None
+
+
+async def test_bad_events_leave_the_others_alone(gateway: Gateway) -> None:
+    """Events that a 400 names are handed back with their fault; the rest is accepted at once, in order."""
+    refused: list[tuple[int, object]] = []
+    gateway.judge = even_only
+    async with Publisher(
+        gateway.url, "tok", on_refused=lambda event, fault: refused.append((event["data"]["n"], fault["message"]))
+    ) as publisher:
+        await publish(publisher, *range(7))
+        await publisher.drain()
+        assert (publisher.stats.refused, publisher.stats.accepted, publisher.stats.retries) == (3, 4, 0)
+    assert gateway.values == [0, 2, 4, 6]
+    assert refused == [(1, "odd"), (3, "odd"), (5, "odd")]
+
+
+async def test_faulty_callback_stops_nothing(gateway: Gateway) -> None:
+    """A callback that raises is logged, and the other events are still sent; without one the refusal is logged."""
+    gateway.judge = even_only
+
+    def fault(event: object, problem: object) -> None:
+        raise ValueError
+
+    for callback in (fault, None):
+        async with Publisher(gateway.url, "tok", on_refused=callback) as publisher:
+            await publish(publisher, 1, 2)
+    assert gateway.values == [2, 2]
+
+
+@pytest.mark.parametrize("errors", [None, [], "x", [{"index": 99}], [{"index": "0"}]])
+async def test_unnamed_fault_is_found_by_halving(gateway: Gateway, errors: object) -> None:
+    """A 400 that names no event of the request costs only the event that is alone with it."""
+    gateway.judge = lambda events: problem(400, errors=errors) if any(e["data"]["n"] == 3 for e in events) else None
+    refused: list[int] = []
+    async with Publisher(gateway.url, "tok", on_refused=lambda e, _: refused.append(e["data"]["n"])) as publisher:
+        await publish(publisher, *range(8))
+    assert gateway.values == [0, 1, 2, 4, 5, 6, 7]
+    assert refused == [3]
+
+
+async def test_large_batches_are_split(gateway: Gateway) -> None:
+    """A 413 halves the batch, in order; an event that is too large by itself is handed back."""
+    gateway.judge = lambda events: problem(413) if sum(e["data"]["n"] for e in events) > 5 else None
+    refused: list[int] = []
+    async with Publisher(gateway.url, "tok", on_refused=lambda e, _: refused.append(e["data"]["n"])) as publisher:
+        await publish(publisher, 1, 2, 3, 9, 1, 4)
+    assert gateway.values == [1, 2, 3, 1, 4]
+    assert refused == [9]
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+async def test_stops_when_nothing_can_succeed(gateway: Gateway, status: int) -> None:
+    """Without the right to publish, or at a wrong address, it stops; the next call says so and nothing is lost."""
+    gateway.script.append(problem(status, "no right"))
+    publisher = await Publisher(gateway.url, "tok").__aenter__()
+    await publish(publisher, 0)
+    for use in (publisher.drain, lambda: publish(publisher, 1), lambda: publisher.__aexit__(None, None, None)):
+        with pytest.raises(PublishRefused, match=f"{status}: no right") as refused:
+            await use()
+        assert refused.value.status == status
+    assert len(publisher.unsent) == len(gateway.requests) == 1
+
+
+async def test_token_function_is_asked_again(gateway: Gateway) -> None:
+    """A token function is asked once, and again when its token is not taken any more; twice in a row it is no use."""
+    tokens = iter(["t1", "t2", "t3", "t4"])
+
+    async def token() -> str:
+        return next(tokens)
+
+    publisher = await Publisher(gateway.url, token).__aenter__()
+    for n, refusals in enumerate((0, 1)):
+        gateway.script += [problem(401)] * refusals
+        await publish(publisher, n)
+        await publisher.drain()
+    gateway.script += [problem(401)] * 2
+    await publish(publisher, 2)
+    with pytest.raises(PublishRefused):
+        await publisher.__aexit__(None, None, None)
+    assert gateway.tokens == ["t1", "t1", "t2", "t2", "t3"]
+    assert gateway.values == [0, 1]
+
+
+async def test_token_function_that_fails(gateway: Gateway) -> None:
+    """A token that can't be fetched for want of a network is tried again; any other fault stops the publisher."""
+    attempts = iter([OSError("down"), httpx.ConnectError("down"), KeyError("bug")])
+
+    def token() -> str:
+        raise next(attempts)
+
+    with pytest.raises(PublishRefused, match="KeyError"):
+        async with Publisher(gateway.url, token) as publisher:
+            await publish(publisher, 0)
+
+
+# ---------------------------------------------------------------------------------------------- past the buffer
+
+
+async def test_publishes_now(gateway: Gateway) -> None:
+    """`publish_now` returns the gateway's answer, for one event or several, and adds the ids that are missing."""
+    async with Publisher(gateway.url, "tok") as publisher:
+        one = await publisher.publish_now({"type": "custom.n", "data": {"n": 1}, "id": "mine"})
+        two = await publisher.publish_now({"type": "custom.n", "data": {"n": n}} for n in (2, 3))
+        again = await publisher.publish_now([{"type": "custom.n", "data": {"n": 1}, "id": "mine"}])
+        assert (publisher.stats.accepted, publisher.stats.duplicates) == (3, 1)
+    assert one == Accepted("e1", 1, 1, 1, 0)
+    assert two == Accepted("e1", 2, 3, 2, 0)
+    assert again.duplicates == 1
+    assert len(gateway.log[1]["id"]) == 36
+
+
+async def test_publish_now_says_what_is_wrong(gateway: Gateway) -> None:
+    """`publish_now` raises the gateway's problem at once, and does not stop the publisher."""
+    gateway.judge = even_only
+    gateway.script += [problem(503), None]
+    async with Publisher(gateway.url, "tok") as publisher:
+        for status in (503, 0, 400):
+            with pytest.raises(PublishRefused) as refused:
+                await publisher.publish_now({"type": "custom.n", "data": {"n": 1}})
+            assert refused.value.status == status
+        assert refused.value.problem["errors"]
+        await publish(publisher, 2)
+
+
+async def test_publish_now_tries_again_if_told_to(gateway: Gateway) -> None:
+    """With `retry_for`, what may succeed later is tried again with the same id."""
+    gateway.script += [problem(503), None]
+    async with Publisher(gateway.url, "tok", retry_for=DEADLINE_S) as publisher:
+        done = await publisher.publish_now({"type": "custom.n", "data": {"n": 1}})
+    assert done.duplicates == 1
+    assert len({tuple(ids) for ids in gateway.requests}) == 1
+
+
+# ---------------------------------------------------------------------------------------------- misuse
+
+
+async def test_is_used_within_its_context(gateway: Gateway) -> None:
+    """Publishing before entering and after leaving, and entering twice, are refused as misuse."""
+    publisher = Publisher(gateway.url, "tok")
+    for use in (publish(publisher, 1), publisher.drain(), publisher.publish_now([])):
+        with pytest.raises(RuntimeError):
+            await use
+    async with publisher:
+        with pytest.raises(RuntimeError):
+            await publisher.__aenter__()
+    with pytest.raises(RuntimeError):
+        await publish(publisher, 1)
+
+
+async def test_refuses_what_json_cannot_hold(gateway: Gateway) -> None:
+    """Data that can't be written as JSON is refused where it is published, and the publisher goes on."""
+    async with Publisher(gateway.url, "tok") as publisher:
+        with pytest.raises(TypeError):
+            await publisher.publish("custom.n", {"n": object()})
+        await publish(publisher, 1)
+    assert gateway.values == [1]
+
+
+def test_refuses_settings_that_make_no_sense() -> None:
+    """A URL that is not the gateway's and bounds below one are refused at once."""
+    for wrong in ({"url": "ws://x"}, {"batch": 0}, {"buffer_events": 0}):
+        with pytest.raises(ValueError, match=r"http|at least 1"):
+            Publisher(**{"url": "http://x", "token": "t", **wrong})  # type: ignore[arg-type]
