@@ -10,20 +10,16 @@ import secrets
 import time
 from datetime import UTC, datetime
 from functools import cache
-from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 import structlog
-import swagger_ui_bundle  # type: ignore[import-untyped]
 from litestar import Litestar, MediaType, Request, Response, get, post
 from litestar.exceptions import HTTPException
-from litestar.openapi.config import OpenAPIConfig
-from litestar.openapi.plugins import SwaggerRenderPlugin
 from litestar.static_files import create_static_files_router
 
-import solowire
 from gateway.gateway import Gateway
+from gateway.openapi import ASSETS, PublishOperation, openapi_config, swagger_ui
 from gateway.publishing import Parser
 from solowire.access import Identity
 from solowire.backplane import Answer, ShardAddress, ShardReport
@@ -37,7 +33,6 @@ from solowire.tokens import TICKET_SECONDS
 log = structlog.get_logger("solowire.gateway")
 
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:\d+)?")
-_ASSETS = "/docs-assets"
 
 Req = Request[Any, Any, Any]
 T = TypeVar("T")
@@ -102,7 +97,13 @@ def create_app(gateway: Gateway, settings: Settings, metrics: Any) -> Litestar:
         }
         return Response(None, status_code=204, headers=headers)
 
-    @post("/v1/events", status_code=200, summary="Publish events", tags=["publishers"])
+    @post(
+        "/v1/events",
+        status_code=200,
+        summary="Publish events",
+        tags=["publishers"],
+        operation_class=PublishOperation,
+    )
     async def publish(request: Req) -> Accepted:
         """Takes one event, an array of them or NDJSON, in JSON or MessagePack; all are accepted, or none.
 
@@ -121,7 +122,7 @@ def create_app(gateway: Gateway, settings: Settings, metrics: Any) -> Litestar:
             len(done.duplicates),
         )
 
-    @get("/v1/catalog", summary="The event types", tags=["publishers", "clients"])
+    @get("/v1/catalog", summary="The event types", security=[{}], tags=["publishers"])
     async def catalog() -> Response[bytes]:
         """Event types with schemas, permissions and delivery."""
         return Response(_catalog(), media_type=MediaType.JSON)
@@ -144,19 +145,19 @@ def create_app(gateway: Gateway, settings: Settings, metrics: Any) -> Litestar:
                 return _shard(report)
         raise Refused(404, "no_such_shard", f"there is no shard {index}", "GET /v1/stats/shards lists them")
 
-    @get("/healthz", tags=["operations"])
+    @get("/healthz", summary="Alive", security=[{}], tags=["operations"])
     async def healthz() -> dict[str, str]:
         """Whether this process answers at all."""
         return {"status": "ok"}
 
-    @get("/readyz", tags=["operations"])
+    @get("/readyz", summary="Ready", security=[{}], tags=["operations"])
     async def readyz() -> Response[dict[str, str]]:
         """Whether it can admit users and publish: 503 until then."""
         if gateway.ready:
             return Response({"status": "ready"})
         return Response({"status": "starting"}, status_code=503, headers={"retry-after": "1"})
 
-    @get("/metrics", media_type=MediaType.TEXT, tags=["operations"])
+    @get("/metrics", summary="Metrics", security=[{}], media_type=MediaType.TEXT, tags=["operations"])
     async def scrape() -> bytes:
         """Prometheus metrics of this process."""
         rendered: bytes = metrics.render()
@@ -177,11 +178,11 @@ def create_app(gateway: Gateway, settings: Settings, metrics: Any) -> Litestar:
             healthz,
             readyz,
             scrape,
-            create_static_files_router(_ASSETS, [_swagger_ui()], include_in_schema=False),
+            create_static_files_router(ASSETS, [swagger_ui()], include_in_schema=False),
         ],
         exception_handlers={Exception: _problem},
         request_max_body_size=settings.publish_max_bytes,
-        openapi_config=_openapi(),
+        openapi_config=openapi_config(),
         logging_config=None,
     )
 
@@ -269,20 +270,3 @@ def _problem(request: Req, error: Exception) -> Response[bytes]:
         log.error("unexpected_error", path=request.url.path, exc_info=error)
         body = problem(500, "internal_error", "this is a fault of the gateway, and in its log")
     return Response(msgspec.json.encode(body), status_code=body["status"], media_type=PROBLEM_TYPE, headers=headers)
-
-
-def _swagger_ui() -> Path:
-    path: str = swagger_ui_bundle.swagger_ui_path
-    return Path(path)
-
-
-def _openapi() -> OpenAPIConfig:
-    # Swagger UI comes from a package, not from a CDN: an administrator's network may have no way out.
-    ui = SwaggerRenderPlugin(
-        js_url=f"{_ASSETS}/swagger-ui-bundle.js",
-        css_url=f"{_ASSETS}/swagger-ui.css",
-        standalone_preset_js_url=f"{_ASSETS}/swagger-ui-standalone-preset.js",
-        path="/",
-        favicon=f'<link rel="icon" type="image/png" href="{_ASSETS}/favicon-32x32.png">',
-    )
-    return OpenAPIConfig(title="Solowire gateway", version=solowire.__version__, path="/docs", render_plugins=[ui])
