@@ -33,6 +33,7 @@ from solowire.tokens import TICKET_SECONDS
 log = structlog.get_logger("solowire.gateway")
 
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:\d+)?")
+_DISCARDED_BYTES = 64 * 2**20
 
 Req = Request[Any, Any, Any]
 T = TypeVar("T")
@@ -103,14 +104,25 @@ def create_app(gateway: Gateway, settings: Settings, metrics: Any) -> Litestar:
         summary="Publish events",
         tags=["publishers"],
         operation_class=PublishOperation,
+        # What lies between the setting and this, `_body` reads and refuses.
+        request_max_body_size=max(_DISCARDED_BYTES, settings.publish_max_bytes),
     )
     async def publish(request: Req) -> Accepted:
         """Takes one event, an array of them or NDJSON, in JSON or MessagePack; all are accepted, or none.
 
         Answers when the log has them. An event whose `id` was seen before is a duplicate: not published again.
         """
-        identity = gateway.identify(bearer(request), time.time())
-        body = await request.body()
+        try:
+            identity = gateway.identify(bearer(request), time.time())
+            gateway.need_publisher(identity)
+        except RequestError:
+            await _body(request, 0)
+            raise
+        body = await _body(request, settings.publish_max_bytes)
+        if body is None:
+            raise Refused(
+                413, "too_large", f"a request may have {settings.publish_max_bytes} bytes", "send fewer events in each"
+            )
         events = parser.parse(body, request.headers.get("content-type", ""), datetime.now(UTC))
         done = await gateway.publish(identity, events)
         log.debug("published", user=identity.user, events=len(events), last=done.offsets[-1])
@@ -195,6 +207,23 @@ def bearer(request: Req) -> str:
     """The token of the `Authorization` header, "" if there is none."""
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else ""
+
+
+async def _body(request: Req, limit: int) -> bytes | None:
+    """The request's body; None if it is longer than `limit`, in bytes.
+
+    What is too long is read all the same, and forgotten: an answer to a client that still writes would be lost, since
+    closing a socket with unread bytes resets it.
+    """
+    kept: list[bytes] = []
+    size = 0
+    async for piece in request.stream():
+        size += len(piece)
+        if size <= limit:
+            kept.append(piece)
+        else:
+            kept.clear()
+    return b"".join(kept) if size <= limit else None
 
 
 def query_token(request: Req) -> str:

@@ -76,10 +76,14 @@ class Gateway:
             raise Refused(503, "no_shard", "no shard is ready", "try again in a moment", retry_after=1)
         return shard, self.tokens.issue_ticket(identity, shard.index, process.new_id(), now)
 
-    async def publish(self, identity: Identity, events: list[Event]) -> Published:
-        """Puts events in the log; returns when they are there. Raises Refused."""
+    def need_publisher(self, identity: Identity) -> None:
+        """Raises Refused for one who may not publish, before anything that they sent is read."""
         if not identity.may(PUBLISH):
             raise Refused(403, "forbidden", f"publishing needs the permission {PUBLISH}", "use a publisher's token")
+
+    async def publish(self, identity: Identity, events: list[Event]) -> Published:
+        """Puts events in the log; returns when they are there. Raises Refused."""
+        self.need_publisher(identity)
         wire = [PublishedEvent(event.id, event.user, encode_event(event)) for event in events]
         request = next(self._requests)
         answer = await self._request(request, Publish(request, wire))

@@ -61,7 +61,9 @@ class Parser:
 
         Raises InvalidEvents, which names each bad item; Refused (413, 415); RequestError if the body is not readable.
         """
-        items = self._items(body, content_type)
+        kind = content_type.partition(";")[0].strip().lower()
+        packed = kind in MSGPACK_TYPES
+        items = self._items(body, kind)
         if not items:
             raise RequestError("empty_request", "the request holds no event", "send one object, an array or NDJSON")
         if len(items) > self._max_events:
@@ -73,7 +75,7 @@ class Parser:
         faults: list[InvalidEvent] = []
         for index, item in enumerate(items):
             try:
-                events.append(self._event(index, item, stamp))
+                events.append(self._event(index, item, stamp, packed))
             except InvalidEvent as fault:
                 faults.append(fault)
                 if len(faults) == MAX_FAULTS:
@@ -82,8 +84,7 @@ class Parser:
             raise InvalidEvents(faults)
         return events
 
-    def _items(self, body: bytes, content_type: str) -> list[Any]:
-        kind = content_type.partition(";")[0].strip().lower()
+    def _items(self, body: bytes, kind: str) -> list[Any]:
         if kind in NDJSON_TYPES:
             return list(_lines(body))
         if kind not in (*JSON_TYPES, *MSGPACK_TYPES):
@@ -102,7 +103,7 @@ class Parser:
             raise RequestError("invalid_body", f"the body is not valid {name}: {reason}") from None
         return decoded if isinstance(decoded, list) else [decoded]
 
-    def _event(self, index: int, item: Any, stamp: str) -> Event:
+    def _event(self, index: int, item: Any, stamp: str, packed: bool) -> Event:
         if isinstance(item, InvalidEvent):
             raise item
         try:
@@ -122,6 +123,9 @@ class Parser:
             attributes = self._catalog.check(event_type, incoming.data)
             data = _encode_json(incoming.data)
             _encode_pack(incoming.data)  # a client that reads MessagePack must be able to get it, too
+            if packed and _raw_json.decode(data) != incoming.data:
+                # NaN would become null, bytes Base64, numbers as keys text: no client would get what was published.
+                raise ValueError("it holds what JSON can't say, such as NaN, bytes, or keys that are no text")
         except (msgspec.ValidationError, RecursionError) as error:
             raise _fault(index, error, "$.data") from None
         except (OverflowError, TypeError, ValueError) as error:
@@ -130,13 +134,17 @@ class Parser:
             raise InvalidEvent(
                 index, "$.data", f"{len(data)} bytes are more than the {self._max_bytes} allowed", "event_too_big"
             )
+        try:
+            timestamp = stamp if incoming.timestamp is None else rfc3339(incoming.timestamp)
+        except OverflowError:
+            raise InvalidEvent(index, "$.timestamp", "it is no year in UTC", "out_of_range") from None
         return Event(
             id=incoming.id or self._new_id(),
             type=incoming.type,
             data=data,
             priority=incoming.priority or event_type.priority,
             delivery=event_type.delivery,
-            timestamp=stamp if incoming.timestamp is None else rfc3339(incoming.timestamp),
+            timestamp=timestamp,
             key=incoming.key or _default_key(event_type, incoming.data),
             user=incoming.user,
             attributes=attributes,

@@ -36,6 +36,7 @@ _HELD_FRAMES = 1
 _OPEN_SECONDS = 5.0
 _MAX_MESSAGE_BYTES = 16 * 2**20
 _CLOSE_SECONDS = 1.0
+_NO_STATUS = 1005  # how Granian says that a client broke the protocol; see workers.asgi
 
 
 class Relay:
@@ -126,6 +127,9 @@ class Relay:
                 await _within(send({"type": "websocket.close", "code": code, "reason": reason}), _CLOSE_SECONDS)
             else:
                 # The client has gone: the shard hears so, if it listens.
+                if upwards.result() == _NO_STATUS:
+                    broken = {"code": int(CloseCode.bad_protocol), "reason": CloseCode.bad_protocol.reason}
+                    await _within(send({"type": "websocket.close", **broken}), _CLOSE_SECONDS)
                 await _within(shard.close(), _CLOSE_SECONDS)
         finally:
             for task in (upwards, downwards, closing):
@@ -133,14 +137,16 @@ class Relay:
             await asyncio.gather(upwards, downwards, closing, return_exceptions=True)
 
 
-async def _up(receive: Receive, shard: ClientConnection) -> None:
-    """From the client to the shard, until either has gone."""
+async def _up(receive: Receive, shard: ClientConnection) -> int | None:
+    """From the client to the shard, until either has gone; returns the code with which the client went."""
     with contextlib.suppress(ConnectionClosed):
         while (message := await receive())["type"] == "websocket.receive":
             text = message.get("text")
             await shard.send(message["bytes"] if text is None else text)
-        return
+        code: int | None = message.get("code")
+        return code
     await asyncio.Event().wait()  # the shard has closed: `_down` knows with what code
+    return None
 
 
 async def _down(shard: ClientConnection, send: Send, stalled_s: float) -> tuple[int, str]:

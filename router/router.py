@@ -43,6 +43,7 @@ class Router:
         self.members = Membership()
         self.events = 0
         self.duplicates = 0
+        self.dropped = 0  # messages that could not be decoded
         self._send = send
         self._ring = Ring()
         self._outlets: dict[bytes, Outlet] = {}

@@ -71,7 +71,9 @@ async def _main(settings: Settings, stop: asyncio.Event) -> None:
         try:
             message = backplane.decode_from_peer(raw)
         except BackplaneError as error:
-            log.error("backplane_message_dropped", sender=peer.decode(errors="replace"), error=str(error))
+            router.dropped += 1
+            sender = peer.decode(errors="replace")
+            log.error("backplane_message_dropped", sender=sender, error=str(error), dropped=router.dropped)
             return
         router.receive(peer, message, loop.time())
         if not planned:

@@ -13,23 +13,28 @@ import shutil
 import socket
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+import msgspec
+from pydantic import SecretStr
 
 from solowire import __version__, logs
-from solowire.errors import ClientError, ConfigError
+from solowire.errors import ClientError, ConfigError, InvalidToken, PublishRefused
 from solowire.settings import Settings, load, secret_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 TOKEN_SECONDS = 12 * 3600.0
+PUBLISH_SECONDS = 5.0  # for which `publish` tries on: a router or gateway that restarts is back by then
 
 
 def main() -> None:
     """The console script."""
+    warnings.filterwarnings("ignore", message="The HMAC key is")  # PyJWT's; `secret_of` says it in our words
     logs.configure("warning", None)  # until the settings say how: what is logged goes to stderr, never between output
     try:
         cli.main(standalone_mode=False)
@@ -203,13 +208,19 @@ def bind9(config: Path | None, query_log: Path, server: str, zones: str, from_st
 def token(config: Path | None, user: str, role: str, zones: str, ttl: float, **options: Any) -> None:
     """Prints a token signed with the configured secret."""
     from solowire.roles import roles_of
+    from solowire.tokens import Tokens
 
     settings = _load(config, None, **options)
     roles = roles_of(settings)
     if role not in roles:
         raise ConfigError(f"--role {role}: not known; known are {', '.join(roles)}")
     secret, _ = secret_of(settings, create=False)
-    click.echo(_signed(settings, secret, user, role, ttl, _listed(zones)))
+    try:
+        signed = _signed(settings, secret, user, role, ttl, _listed(zones))
+        Tokens(secret, roles).identify(signed, time.time())
+    except (InvalidToken, OverflowError, ValueError) as error:
+        raise ConfigError(f"such a token would be refused: {error}") from None
+    click.echo(signed)
 
 
 @cli.command()
@@ -227,8 +238,8 @@ def publish(
 
     settings = _load(config, None, **options)
     try:
-        payload = json.loads(data)
-    except ValueError as error:
+        payload = msgspec.json.decode(data)  # strict: NaN and numbers out of range would arrive as null
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise ConfigError(f"JSON: {error}") from None
     if not isinstance(payload, dict):
         raise ConfigError("JSON: the data of an event is an object, {…}")
@@ -236,10 +247,17 @@ def publish(
     event |= {n: v for n, v in (("priority", priority), ("user", user), ("key", key)) if v is not None}
 
     async def run() -> int:
-        async with Publisher(settings.url, _token(settings, "publisher"), retry_for=10) as publisher:
+        async with Publisher(settings.url, _token(settings, "publisher"), retry_for=PUBLISH_SECONDS) as publisher:
             return (await publisher.publish_now(event)).last_offset
 
-    click.echo(asyncio.run(run()))
+    try:
+        click.echo(asyncio.run(run()))
+    except PublishRefused as error:
+        if error.status:
+            raise
+        raise ClientError(
+            f"{settings.url} can't be reached: {error.problem.get('detail', 'no reason given')}"
+        ) from None
 
 
 @cli.command()
@@ -289,7 +307,8 @@ def show_config(config: Path | None, **options: Any) -> None:
     for name, field in Settings.model_fields.items():
         value = getattr(settings, name)
         shown = "" if value is None else json.dumps(value if isinstance(value, (int, float)) else str(value))
-        line = f"{name} = {shown}" if shown else f"# {name} ="
+        # What is masked is a comment, too: the rest can be kept as a file for --config.
+        line = f"# {name} = {shown}".rstrip() if value is None or isinstance(value, SecretStr) else f"{name} = {shown}"
         click.echo(f"{line:<48}  # {field.description}" if field.description else line)
 
 

@@ -233,7 +233,10 @@ def secret_of(settings: Settings, *, create: bool) -> tuple[str, bool]:
     Raises ConfigError if there is none and none may be made.
     """
     if settings.secret is not None:
-        return settings.secret.get_secret_value(), False
+        secret = settings.secret.get_secret_value()
+        if create and len(secret.encode()) < 32:
+            log.warning("secret_short", bytes=len(secret.encode()), hint="RFC 7518 asks for 32 or more")
+        return secret, False
     path = settings.data_dir / "secret"
     try:
         if create and not path.exists():

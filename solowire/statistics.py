@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -12,8 +13,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from solowire.errors import PublishRefused
+from solowire.errors import ClientError, PublishRefused
 
+_WIDE = 200
 _COLUMNS = (
     ("shard", "shard"),
     ("address", "address"),
@@ -36,7 +38,9 @@ async def show(url: str, token: str | Callable[[], str], *, watch: bool, as_json
             print(json.dumps(shards, indent=2))
             return
         if not watch:
-            Console().print(table_of(shards))
+            # Into a pipe the table is as wide as it has to be: nobody's terminal folds it there.
+            console = Console() if sys.stdout.isatty() else Console(width=_WIDE)
+            console.print(table_of(shards))
             return
         with Live(table_of(shards), auto_refresh=False) as live:
             while True:
@@ -50,7 +54,7 @@ def table_of(shards: list[dict[str, Any]]) -> Table:
     for name, key in _COLUMNS:
         numbers = [s[key] for s in shards]
         total = f"{sum(numbers):,}" if key not in ("shard", "address") else ""
-        table.add_column(name, footer="all" if key == "shard" else total, justify="right")
+        table.add_column(name, footer="all" if key == "shard" else total, justify="right", overflow="fold")
     for shard in shards:
         table.add_row(*(f"{v:,}" if isinstance(v := shard[key], int) else str(v) for _, key in _COLUMNS))
     return table
@@ -61,9 +65,12 @@ async def _ask(http: httpx.AsyncClient, token: str | Callable[[], str]) -> list[
     try:
         answer = await http.get("/v1/stats/shards", headers={"authorization": f"Bearer {bearer}"})
     except httpx.HTTPError as error:
-        raise PublishRefused(0, {"detail": f"{http.base_url} can't be reached: {error}"}) from None
-    body = answer.json()
+        raise ClientError(f"{http.base_url} can't be reached: {str(error) or type(error).__name__}") from None
+    try:
+        body = answer.json()
+    except ValueError:
+        raise ClientError(f"{http.base_url} is no gateway: it answers {answer.status_code} without JSON") from None
     if answer.status_code != 200:
-        raise PublishRefused(answer.status_code, body)
+        raise PublishRefused(answer.status_code, body if isinstance(body, dict) else {})
     shards: list[dict[str, Any]] = body
     return shards

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
@@ -12,6 +13,7 @@ from rich.text import Text
 from solowire.client import Client
 from solowire.client_protocol import Notice, ReceivedEvent, Welcome
 
+PATIENCE_SECONDS = 2.0
 _STYLES = {"critical": "bold red", "high": "yellow", "normal": "", "low": "dim"}
 
 
@@ -31,6 +33,11 @@ async def follow(
     def lost(reason: str) -> None:
         notes.print(f"events may be missing here: {reason}", style="yellow")
 
+    async def waiting() -> None:
+        await asyncio.sleep(PATIENCE_SECONDS)
+        notes.print(f"not connected to {url} yet; trying on, Ctrl-C ends", style="yellow")
+
+    patience = asyncio.create_task(waiting())
     async with Client(
         url,
         token,
@@ -39,6 +46,7 @@ async def follow(
         on_gap=lost,
         on_notice=lambda notice: _note(notes, notice),
     ) as client:
+        patience.cancel()
         if client.welcome is not None:
             _greet(notes, client.welcome, client.shard)
         seen = 0

@@ -16,6 +16,7 @@ import msgspec
 import structlog
 
 from solowire.client_protocol import choose
+from solowire.codes import CloseCode
 from solowire.errors import InvalidToken, Refused, RequestError
 from solowire.problems import PROBLEM_TYPE, problem_of
 from solowire.tokens import Tokens
@@ -25,6 +26,9 @@ from workers.shard import Shard
 log = structlog.get_logger("solowire.shard")
 
 CLOSE_SECONDS = 1.0
+NO_STATUS = 1005
+"""What Granian calls the end of a client that broke the protocol (RFC 6455): bytes that are no frames, a text that is
+not UTF-8, 16 MB and more. One that said good-bye without a code ends so, too, and hears nothing of our answer."""
 
 Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -48,6 +52,11 @@ class Socket:
         self.sending = sending
         self.closing: Any = None
         self.handler = handler
+
+    async def refuse(self, code: CloseCode) -> None:
+        """Answers a client that the server beneath has given up already, if it still listens."""
+        self.closing = self.send({"type": "websocket.close", "code": int(code), "reason": code.reason})
+        await self.finish(CLOSE_SECONDS)
 
     async def finish(self, seconds: float) -> None:
         """Waits for the close frame to be out, but not for a peer that doesn't read.
@@ -154,6 +163,8 @@ class App:
             while True:
                 message = await receive()
                 if message["type"] != "websocket.receive":
+                    if message.get("code") == NO_STATUS:
+                        await connection.socket.refuse(CloseCode.bad_protocol)
                     return
                 text = message.get("text")
                 shard.receive(connection, message["bytes"] if text is None else text, now())

@@ -66,7 +66,7 @@ class _Server:
         metrics = Metrics(self._samples, {"shard": str(self._shard.index)})
         app = App(self._shard, self._tokens, metrics.render, self._arm)
         server = WebServer(app, self._socket)
-        server.start()
+        # Before the server starts: what is refused here should end the process without Granian's threads in its way.
         link = self._link = Link(
             self._settings.backplane_address,
             f"shard-{self._shard.index}",
@@ -74,6 +74,7 @@ class _Server:
             self._received,
             self._shard.stats,
         )
+        server.start()
         log.info("shard_listening", shard=self._shard.index, port=self._address.port)
         process.calm_collector()
         while not stop.is_set():

@@ -1,0 +1,528 @@
+"""The gateway's HTTP routes: publishing, the catalogue, routing for edge proxies, numbers and documentation."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from tests.e2e.system import Session, System, open_session, running
+
+JSON = "application/json"
+NDJSON = "application/x-ndjson"
+MSGPACK = "application/msgpack"
+PROBLEM = "application/problem+json"
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """A system with narrow limits on what may be published, behind an edge proxy."""
+    settings = {
+        "PUBLISH_MAX_BYTES": 20_000,
+        "PUBLISH_MAX_EVENTS": 5,
+        "EVENT_MAX_BYTES": 1000,
+        "SHARD_URL": "wss://edge.example/s/{shard}/ws",
+    }
+    with running(tmp_path_factory.mktemp("small") / "data", shards=1, settings=settings) as started:
+        yield started
+
+
+async def post(system: System, body: bytes, content_type: str | None = JSON, **headers: str) -> httpx.Response:
+    if content_type is not None:
+        headers["content-type"] = content_type
+    async with system.http(system.token("publisher", "publisher")) as http:
+        return await http.post("/v1/events", content=body, headers=headers)
+
+
+def problem_of(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    """The problem body, which must be one."""
+    assert answer.headers["content-type"] == PROBLEM
+    body: dict[str, Any] = answer.json()
+    assert (answer.status_code, body["status"], body["code"]) == (status, status, code)
+    assert body["type"]
+    assert body["title"]
+    assert body["detail"]
+    return body
+
+
+async def nothing_arrives(session: Session, system: System) -> None:
+    """What was published before this left no trace: a marker is the next that arrives."""
+    await system.publish({"type": "custom.marker", "data": {}})
+    assert [e["type"] for e in await session.events(1)] == ["custom.marker"]
+
+
+# ----------------------------------------------------------------------------------------------------- publishing
+
+
+def event(n: int) -> dict[str, Any]:
+    return {"type": "custom.form", "data": {"n": n}}
+
+
+FORMS = {
+    "object": (msgspec.json.encode(event(0)), JSON, 1),
+    "object without a content type": (msgspec.json.encode(event(0)), None, 1),
+    "object with a charset": (msgspec.json.encode(event(0)), f"{JSON}; charset=utf-8", 1),
+    "array": (msgspec.json.encode([event(n) for n in range(3)]), JSON, 3),
+    "NDJSON": (b"\n".join(msgspec.json.encode(event(n)) for n in range(3)), NDJSON, 3),
+    "NDJSON with empty lines": (b"\r\n" + b"\r\n\r\n".join(msgspec.json.encode(event(n)) for n in range(3)), NDJSON, 3),
+    "MessagePack object": (msgspec.msgpack.encode(event(0)), MSGPACK, 1),
+    "MessagePack array": (msgspec.msgpack.encode([event(n) for n in range(3)]), MSGPACK, 3),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+async def test_events_may_come_in_several_forms(system: System, form: str) -> None:
+    """One event, an array or lines, in JSON or MessagePack: all are accepted, and arrive in their order."""
+    body, content_type, count = FORMS[form]
+    async with system.session(system.token("forms"), {"subscriptions": ["custom.form"]}) as session:
+        answer = await post(system, body, content_type)
+        assert answer.status_code == 200, answer.text
+        accepted = answer.json()
+        found = await session.events(count)
+    assert [e["data"]["n"] for e in found] == list(range(count))
+    assert accepted == {
+        "epoch": session.welcome["epoch"],
+        "first_offset": found[0]["offset"],
+        "last_offset": found[-1]["offset"],
+        "accepted": count,
+        "duplicates": 0,
+    }
+    assert accepted["last_offset"] - accepted["first_offset"] == count - 1
+
+
+async def test_the_envelope_arrives_as_it_was_published(system: System) -> None:
+    """Id, priority, key, user, time, source and correlation id pass through; the time comes in UTC."""
+    whole = {
+        "id": "envelope-1",
+        "type": "custom.envelope",
+        "data": {"ü": ["€", None, 1.5]},
+        "priority": "high",
+        "key": "k1",
+        "user": "envelope",
+        "timestamp": "2026-05-04T12:00:00.250+02:00",
+        "source": "ns1",
+        "correlation_id": "c1",
+    }
+    async with system.session(system.token("envelope"), {"subscriptions": ["custom.*", "zone_created"]}) as session:
+        await system.publish(whole)
+        [found] = await session.events(1)
+        assert found.pop("offset") > 0
+        assert found == whole | {"timestamp": "2026-05-04T10:00:00.250Z"}
+        before = datetime.now(UTC)
+        await system.publish({"type": "zone_created", "data": {"zone": "example.com"}})
+        [plain] = await session.events(1)
+    assert plain.keys() == {"offset", "id", "type", "priority", "timestamp", "data"}
+    assert plain["priority"] == "normal"
+    assert len(plain["id"]) >= 16
+    assert abs((datetime.fromisoformat(plain["timestamp"]) - before).total_seconds()) < 5
+
+
+BAD_EVENTS: dict[str, tuple[str, str]] = {
+    "not an object": ("7", "$"),
+    "null": ("null", "$"),
+    "no type": ('{"data":{}}', "$"),
+    "no data": ('{"type":"custom.x"}', "$"),
+    "type is a number": ('{"type":1,"data":{}}', "$.type"),
+    "unknown type": ('{"type":"zone_exploded","data":{}}', "$.type"),
+    "the family itself": ('{"type":"custom.*","data":{}}', "$.data"),
+    "custom of a strange name": ('{"type":"custom.Über","data":{}}', "$.type"),
+    "unknown field": ('{"type":"custom.x","data":{},"colour":"red"}', "$"),
+    "data is a list": ('{"type":"custom.x","data":[]}', "$.data"),
+    "data is null": ('{"type":"custom.x","data":null}', "$.data"),
+    "payload lacks a field": ('{"type":"zone_created","data":{}}', "$.data"),
+    "payload of a wrong type": ('{"type":"zone_created","data":{"zone":5}}', "$.data.zone"),
+    "payload wrong deep within": (
+        '{"type":"record_updated","data":{"zone":"z","name":"n","type":"A","before":{"ttl":"x"}}}',
+        "$.data.before.ttl",
+    ),
+    "number below range": ('{"type":"system_metrics","data":{"cpu_usage":-1}}', "$.data.cpu_usage"),
+    "number above range": ('{"type":"system_metrics","data":{"cpu_usage":1e300}}', "$.data.cpu_usage"),
+    "integer above range": (
+        '{"type":"zone_created","data":{"zone":"z","record_count":%d}}' % 2**70,
+        "$.data.record_count",
+    ),
+    "unknown priority": ('{"type":"custom.x","data":{},"priority":"urgent"}', "$.priority"),
+    "time without a zone": ('{"type":"custom.x","data":{},"timestamp":"2026-05-04T12:00:00"}', "$.timestamp"),
+    "time that is none": ('{"type":"custom.x","data":{},"timestamp":"yesterday"}', "$.timestamp"),
+    "time beyond all calendars": (
+        '{"type":"custom.x","data":{},"timestamp":"0001-01-01T00:00:00+23:59"}',
+        "$.timestamp",
+    ),
+    "empty id": ('{"type":"custom.x","data":{},"id":""}', "$.id"),
+    "long id": (json.dumps({"type": "custom.x", "data": {}, "id": "x" * 129}), "$.id"),
+    "user is a list": ('{"type":"custom.x","data":{},"user":["a"]}', "$.user"),
+    "data too large": (json.dumps({"type": "custom.x", "data": {"x": "x" * 40_000}}), "$.data"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_EVENTS)
+async def test_one_bad_event_of_many_is_named_and_none_is_accepted(system: System, name: str) -> None:
+    """A batch with one bad event is refused whole: its index, the path of the fault and the reason are told."""
+    bad, path = BAD_EVENTS[name]
+    good = '{"type":"custom.good","data":{}}'
+    async with system.session(system.token("batch"), {"subscriptions": ["custom.*"]}) as session:
+        for body, content_type in (
+            (f"[{good},{good},{bad},{good}]", JSON),
+            ("\n".join((good, good, bad, good)), NDJSON),
+        ):
+            body_of_problem = problem_of(await post(system, body.encode(), content_type), 400, "invalid_events")
+            [fault] = body_of_problem["errors"]
+            assert (fault["index"], fault["path"]) == (2, path)
+            assert fault["message"]
+            assert len(fault["message"]) < 500
+        await nothing_arrives(session, system)
+
+
+async def test_every_bad_event_of_a_batch_is_named(system: System) -> None:
+    """Who sends several bad events learns of all of them at once, each with its code, and how to do better."""
+    events = [{"type": "nope", "data": {}}, {"type": "custom.x", "data": {}}, {"type": "zone_created", "data": {}}]
+    body = problem_of(await post(system, msgspec.json.encode(events)), 400, "invalid_events")
+    assert [(f["index"], f["code"]) for f in body["errors"]] == [(0, "unknown_type"), (2, "invalid_event")]
+    assert "custom." in body["errors"][0]["hint"]
+
+
+BAD_BODIES: dict[str, tuple[bytes, str, int, str]] = {
+    "nothing": (b"", JSON, 400, "invalid_body"),
+    "an empty array": (b"[]", JSON, 400, "empty_request"),
+    "no lines": (b"\n\n", NDJSON, 400, "empty_request"),
+    "no JSON": (b"hello", JSON, 400, "invalid_body"),
+    "half an event": (b'{"type":"custom.x"', JSON, 400, "invalid_body"),
+    "not UTF-8": (b'{"type":"custom.x","data":{"x":"\xff"}}', JSON, 400, "invalid_body"),
+    "NaN": (b'{"type":"custom.x","data":{"x":NaN}}', JSON, 400, "invalid_body"),
+    "deep": (b"[" * 100_000, JSON, 400, "invalid_body"),
+    "deep within an event": (b'{"type":"custom.x","data":{"x":' + b"[" * 100_000, JSON, 400, "invalid_body"),
+    "lone surrogate": (b'{"type":"custom.x","data":{"x":"\\ud800"}}', JSON, 400, "invalid_body"),
+    "no MessagePack": (b"\xc1", MSGPACK, 400, "invalid_body"),
+    "deep MessagePack": (b"\x91" * 100_000, MSGPACK, 400, "invalid_body"),
+    "MessagePack that promises too much": (b"\xdd\xff\xff\xff\xff", MSGPACK, 400, "invalid_body"),
+    "form": (b"type=custom.x", "application/x-www-form-urlencoded", 415, "unsupported_media_type"),
+    "nonsense type": (b"{}", "nonsense", 415, "unsupported_media_type"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_BODIES)
+async def test_a_body_that_is_no_events_is_refused_as_a_whole(system: System, name: str) -> None:
+    """A body that can't be read gets the status and code for that, and publishing works right after it."""
+    body, content_type, status, code = BAD_BODIES[name]
+    problem_of(await post(system, body, content_type), status, code)
+    assert (await system.publish({"type": "custom.x", "data": {}}))["accepted"] == 1
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+async def test_numbers_that_json_does_not_have_are_refused_in_messagepack(system: System, value: float) -> None:
+    """NaN and infinity would become null on the way to a client: they are refused with their path."""
+    for type, data in (("system_metrics", {"cpu_usage": value}), ("custom.x", {"a": [{"b": value}]})):
+        body = msgspec.msgpack.encode([{"type": type, "data": data}])
+        [fault] = problem_of(await post(system, body, MSGPACK), 400, "invalid_events")["errors"]
+        assert fault["index"] == 0
+        assert fault["path"].startswith("$.data")
+
+
+async def test_data_of_any_depth_is_delivered_or_refused(system: System) -> None:
+    """Nested data is refused above some depth; what is accepted arrives, in both encodings, and no shard falls over."""
+    hello = {"subscriptions": ["custom.deep", "custom.marker"]}
+    user = system.user_on(0, "deep")
+    pack = system.user_on(0, "packed-deep")
+    async with (
+        system.session(system.token(user), hello) as text,
+        system.session(system.token(pack), hello, subprotocols=["solowire.v1.msgpack"]) as packed,
+    ):
+        expected = 0
+        for depth in (1, 50, 100, *range(200, 1100, 25)):
+            raw = b'{"type":"custom.deep","data":{"x":' + b"[" * depth + b'"bottom"' + b"]" * depth + b"}}"
+            answer = await post(system, raw)
+            assert answer.status_code in (200, 400), answer.text
+            expected += answer.status_code == 200
+        await system.publish({"type": "custom.marker", "data": {}})
+        assert await count_raw(text) == await count_raw(packed) == expected >= 3
+
+
+async def count_raw(session: Session) -> int:
+    """How many custom.deep arrive before the marker, without decoding what is too deep for a Python client."""
+    count = 0
+    async with asyncio.timeout(10):
+        while True:
+            raw = await session.socket.recv()
+            whole = raw.encode() if isinstance(raw, str) else raw
+            count += whole.count(b"custom.deep")
+            if b"custom.marker" in whole:
+                return count
+
+
+async def test_an_id_that_was_seen_is_not_published_again(system: System) -> None:
+    """A publisher that retries with the same ids is told of duplicates, and subscribers get each event once."""
+    first = [{"type": "custom.once", "id": f"once-{n}", "data": {"n": n}} for n in range(3)]
+    async with system.session(system.token("once"), {"subscriptions": ["custom.*"]}) as session:
+        accepted = await system.publish(*first)
+        again = await system.publish(*first)
+        assert again == accepted | {"accepted": 0, "duplicates": 3}
+        more = {"type": "custom.once", "id": "once-3", "data": {"n": 3}}
+        mixed = await system.publish(first[0], more, more)
+        assert (mixed["accepted"], mixed["duplicates"]) == (1, 2)
+        assert mixed["first_offset"] == accepted["first_offset"]
+        assert mixed["last_offset"] == accepted["last_offset"] + 1
+        await system.publish({"type": "custom.end", "data": {}})
+        found = await session.events(5)
+    assert [e["data"].get("n") for e in found] == [0, 1, 2, 3, None]
+
+
+async def test_a_request_that_is_too_large_is_refused(small: System) -> None:
+    """Too many events, too many bytes and too large an event are refused, with what is allowed; the next is taken."""
+    one = {"type": "custom.x", "data": {}}
+    too_many = problem_of(await post(small, msgspec.json.encode([one] * 6)), 413, "too_many_events")
+    assert "5" in too_many["hint"]
+    problem_of(await post(small, msgspec.json.encode(one) + b" " * 20_000), 413, "too_large")
+    body = problem_of(
+        await post(small, msgspec.json.encode({"type": "custom.x", "data": {"x": "x" * 1000}})), 400, "invalid_events"
+    )
+    assert (body["errors"][0]["code"], body["errors"][0]["path"]) == ("event_too_big", "$.data")
+
+    assert (await small.publish(*[one] * 5))["accepted"] == 5
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_whoever_sends_far_too_much_gets_an_answer_and_no_reset(small: System, chunked: bool) -> None:
+    """The refusal reaches a client that is still writing: 413, or 401 and 403, whatever the size."""
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(80):
+            yield b" " * 64 * 1024
+
+    for token, status, code in (
+        (small.token("p", "publisher"), 413, "too_large"),
+        (small.token("v", "viewer"), 403, "forbidden"),
+        (small.token("p", "publisher", ttl=-1), 401, "token_expired"),
+    ):
+        async with small.http(token) as http:
+            content = pieces() if chunked else b" " * 80 * 64 * 1024
+            answer = await http.post("/v1/events", content=content, headers={"content-type": JSON})
+        problem_of(answer, status, code)
+
+
+async def test_who_may_not_publish_learns_that_first(system: System) -> None:
+    """Garbage from someone without the right to publish is answered with 403, not with what is wrong with it."""
+    async with system.http(system.token("viewer", "viewer")) as http:
+        answer = await http.post("/v1/events", content=b"garbage")
+    problem_of(answer, 403, "forbidden")
+
+
+# ------------------------------------------------------------------------------------------------ connect, route
+
+
+async def test_connect_says_where_and_with_what(system: System) -> None:
+    """The answer is all that a client needs to open its connection, on the host that it used itself."""
+    negotiated = await system.negotiate(system.token("where"))
+    shard = negotiated["shard"]
+    assert negotiated == {
+        "url": f"ws://127.0.0.1:{system.port + 1 + shard}/ws?ticket={negotiated['ticket']}",
+        "ticket": negotiated["ticket"],
+        "shard": shard,
+        "epoch": negotiated["epoch"],
+        "expires_in": 30,
+        "subprotocols": ["solowire.v1.json", "solowire.v1.msgpack"],
+    }
+    assert negotiated["epoch"]
+    async with system.http(system.token("where")) as http:
+        for headers, start in (
+            ({"host": "dns.example:8000"}, f"ws://dns.example:{system.port + 1 + shard}/ws?"),
+            ({"host": "dns.example", "x-forwarded-proto": "https"}, f"wss://dns.example:{system.port + 1 + shard}/ws?"),
+            ({"host": "[::1]:8000"}, f"ws://[::1]:{system.port + 1 + shard}/ws?"),
+        ):
+            assert (await http.post("/v1/connect", headers=headers)).json()["url"].startswith(start)
+
+
+async def test_connect_follows_the_template_of_the_settings(small: System) -> None:
+    """Behind an edge proxy, clients are sent where the operator says."""
+    negotiated = await small.negotiate(small.token("edge"))
+    assert negotiated["url"] == f"wss://edge.example/s/0/ws?ticket={negotiated['ticket']}"
+
+
+async def test_route_tells_an_edge_proxy_which_upstream_owns_the_user(system: System) -> None:
+    """204 and headers that open a connection; the token may stand in the header, the query or the original URI."""
+    user = system.user_on(1, "routed")
+    token = system.token(user)
+    async with system.http() as http:
+        answers = [
+            await http.get("/v1/route", headers={"authorization": f"Bearer {token}"}),
+            await http.get("/v1/route", params={"token": token}),
+            await http.get("/v1/route", headers={"x-original-uri": f"/ws?token={token}"}),
+            await http.get("/v1/route", headers={"x-original-uri": f"/ws?a=b&token={token}&c=d"}),
+            await http.get("/v1/route", headers={"x-forwarded-uri": f"/ws?token={token}"}),
+        ]
+        problem_of(await http.get("/v1/route", headers={"x-original-uri": "/ws?other=1"}), 401, "missing_token")
+        problem_of(await http.get("/v1/route", headers={"x-original-uri": "/ws?token=bad"}), 401, "invalid_token")
+    for answer in answers:
+        assert (answer.status_code, answer.content) == (204, b"")
+        assert answer.headers["x-solowire-upstream"] == f"127.0.0.1:{system.port + 2}"
+        assert answer.headers["x-solowire-shard"] == "1"
+        upstream = f"ws://{answer.headers['x-solowire-upstream']}/ws"
+        ticket = {"x-solowire-ticket": answer.headers["x-solowire-ticket"]}
+        async with open_session(upstream, additional_headers=ticket) as session:
+            assert (await session.ask("welcome", type="hello"))["user"] == user
+
+
+# ---------------------------------------------------------------------------------------------------- catalogue
+
+
+async def test_the_catalogue_says_all_about_each_event_type(system: System) -> None:
+    """Each type has a summary, schema, permission and delivery, without a token; `custom.*` is among them."""
+    async with system.http() as http:
+        answer = await http.get("/v1/catalog")
+    assert answer.status_code == 200
+    catalog = answer.json()
+    by_name = {t["name"]: t for t in catalog["types"]}
+    assert len(by_name) >= 40
+    assert {"record_updated", "dns_query_log", "bulk_progress", "audit_log", "custom.*"} <= by_name.keys()
+    assert set(catalog["categories"]) == {"health", "dns", "security", "user", "system", "bulk", "audit", "custom"}
+    assert {name for names in catalog["categories"].values() for name in names} == by_name.keys()
+    for described in by_name.values():
+        assert described["summary"]
+        assert described["permission"]
+        assert described["delivery"] in ("durable", "state", "telemetry")
+        assert described["priority"] in ("critical", "high", "normal", "low")
+        schema = described["schema"]
+        assert schema["type"] == "object" if "$ref" not in schema else schema["$ref"].split("/")[-1] in schema["$defs"]
+    assert by_name["dns_query_log"]["sensitive"]["client_ip"] == "sensitive.client_ip"
+    assert by_name["dns_query_log"]["delivery"] == "telemetry"
+    assert by_name["system_metrics"]["key_fields"] == ["host"]
+
+
+# --------------------------------------------------------------------------------------------------------- stats
+
+
+async def test_numbers_are_for_administrators(system: System) -> None:
+    """Totals and shards are shown to admins; to others 403, and without a token 401."""
+    paths = ("/v1/stats", "/v1/stats/shards", "/v1/stats/shards/0")
+    for role in ("operator", "viewer", "publisher"):
+        async with system.http(system.token("curious", role)) as http:
+            for path in paths:
+                problem_of(await http.get(path), 403, "forbidden")
+            problem_of(await http.get(f"http://127.0.0.1:{system.port + 1}/stats"), 403, "forbidden")
+    async with system.http() as http:
+        for path in paths:
+            problem_of(await http.get(path), 401, "missing_token")
+        problem_of(await http.get(f"http://127.0.0.1:{system.port + 1}/stats"), 401, "missing_token")
+
+
+async def test_numbers_follow_what_happens(system: System) -> None:
+    """Connections and events show up in totals and in their shard, soon after they happened."""
+    users = [system.user_on(0, "counted"), system.user_on(1, "counted")]
+    async with system.http(system.token("admin")) as http:
+        async with (
+            system.session(system.token(users[0]), {"subscriptions": ["custom.*"]}) as one,
+            system.session(system.token(users[1]), {"subscriptions": ["custom.*"]}),
+        ):
+            accepted = await system.publish({"type": "custom.counted", "data": {}})
+            await one.events(1)
+            async with asyncio.timeout(10):
+                while True:
+                    totals = (await http.get("/v1/stats")).json()
+                    shards = (await http.get("/v1/stats/shards")).json()
+                    up_to_date = all(s["offset"] >= accepted["last_offset"] for s in shards)
+                    if up_to_date and [s["connections"] for s in shards] == [1, 1]:
+                        break
+                    await asyncio.sleep(0.05)
+        assert totals["epoch"] == accepted["epoch"]
+        assert totals["last_offset"] >= accepted["last_offset"]
+        assert (totals["shards"], totals["gateways"]) == (2, 1)
+        assert totals["events"] >= 1
+        assert [s["shard"] for s in shards] == [0, 1]
+        assert shards[1]["address"] == f"127.0.0.1:{system.port + 2}"
+        alone = (await http.get("/v1/stats/shards/1")).json()
+        assert alone.keys() == shards[1].keys()
+        problem_of(await http.get("/v1/stats/shards/7"), 404, "no_such_shard")
+        async with asyncio.timeout(10):
+            while (await http.get("/v1/stats")).json()["connections"]:
+                await asyncio.sleep(0.05)
+
+
+# ------------------------------------------------------------------------------------------ operations, documents
+
+
+async def test_health_readiness_and_metrics(system: System) -> None:
+    """Every process answers /healthz, /readyz and /metrics without a token."""
+    async with system.http() as http:
+        for port, metric in ((system.port, "relayed_connections"), (system.port + 1, "connections")):
+            base = f"http://127.0.0.1:{port}"
+            assert (await http.get(f"{base}/healthz")).json() == {"status": "ok"}
+            ready = await http.get(f"{base}/readyz")
+            assert (ready.status_code, ready.json()) == (200, {"status": "ready"})
+            metrics = await http.get(f"{base}/metrics")
+            assert metrics.status_code == 200
+            assert metrics.headers["content-type"].startswith("text/plain")
+            assert re.search(rf"^solowire_\w*{metric}(\{{.*\}})? \d", metrics.text, re.MULTILINE), metrics.text
+
+
+async def test_the_documentation_needs_no_other_host(system: System) -> None:
+    """/docs loads everything it shows from the gateway: an administrator's network may have no way out."""
+    async with system.http() as http:
+        page = await http.get("/docs")
+        assert page.status_code == 200
+        assert page.headers["content-type"].startswith("text/html")
+        loaded = re.findall(r"""(?:src|href)\s*=\s*["']?([^"'\s>]+)""", page.text)
+        assert loaded
+        for url in loaded:
+            assert url.startswith("/"), url
+            assert not url.startswith("//"), url
+            answer = await http.get(url)
+            assert answer.status_code == 200, url
+            assert answer.content
+        foreign = re.findall(r"https?://[^\s\"'<>]+", page.text)
+        assert [url for url in foreign if not url.startswith(system.url)] == []
+
+
+async def test_the_openapi_document_describes_the_routes(system: System) -> None:
+    """A machine may read which routes there are, with their methods."""
+    async with system.http() as http:
+        document = (await http.get("/docs/openapi.json")).json()
+    assert document["openapi"].startswith("3.")
+    wanted = {
+        "/v1/connect": "post",
+        "/v1/route": "get",
+        "/v1/events": "post",
+        "/v1/catalog": "get",
+        "/v1/stats": "get",
+        "/v1/stats/shards": "get",
+        "/healthz": "get",
+        "/readyz": "get",
+        "/metrics": "get",
+    }
+    for path, method in wanted.items():
+        assert method in document["paths"][path], path
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/nope", "/v1", "/v1/nope", "/v1/stats/shards/x", "/docs-assets/../secret", "/%ff"]
+)
+async def test_what_is_not_there_is_a_problem_body(system: System, path: str) -> None:
+    """An unknown path is answered with 404 as a problem body, on the gateway and on a shard."""
+    async with system.http() as http:
+        problem_of(await http.get(path), 404, "not_found")
+        problem_of(await http.get(f"http://127.0.0.1:{system.port + 1}{path}"), 404, "not_found")
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/v1/connect"), ("DELETE", "/v1/events"), ("POST", "/v1/catalog"), ("PUT", "/healthz")]
+)
+async def test_a_wrong_method_is_a_problem_body(system: System, method: str, path: str) -> None:
+    """A known path with the wrong method is answered with 405, and which methods there are."""
+    async with system.http() as http:
+        answer = await http.request(method, path)
+    problem_of(answer, 405, "method_not_allowed")
+    assert answer.headers["allow"]
+
+
+async def test_a_plain_request_for_the_socket_is_told_what_it_is(system: System) -> None:
+    """GET /ws without an upgrade gets a client error as a problem body, not a hang or a 500."""
+    async with system.http(system.token("plain")) as http:
+        for port in (system.port, system.port + 1):
+            answer = await http.get(f"http://127.0.0.1:{port}/ws")
+            assert 400 <= answer.status_code < 500
+            assert answer.headers["content-type"] == PROBLEM

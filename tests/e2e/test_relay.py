@@ -1,0 +1,232 @@
+"""The relay: a client that can't go to its shard gets the same through the gateway, both ways, to the last code."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+
+from tests.e2e.system import Session, System, open_session, refusal, running
+
+MSGPACK = "solowire.v1.msgpack"
+JSON = "solowire.v1.json"
+CUSTOM = {"subscriptions": ["custom.*"]}
+KILO = 1024
+
+
+@pytest.fixture(scope="module")
+def relaying(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """A system with little patience for sockets that nobody reads; the last test takes its gateway away."""
+    settings = {"STALLED_S": 1, "SEND_BUFFER_BYTES": 32 * KILO, "HELLO_TIMEOUT_S": 0.3, "HEARTBEAT_S": 2}
+    with running(tmp_path_factory.mktemp("relaying") / "data", shards=2, settings=settings) as started:
+        yield started
+
+
+def url_of(system: System, token: str) -> str:
+    return f"ws://127.0.0.1:{system.port}/ws?token={token}"
+
+
+@contextlib.asynccontextmanager
+async def relayed(
+    system: System, token: str, hello: dict[str, Any] | None = None, **options: Any
+) -> AsyncIterator[Session]:
+    async with open_session(url_of(system, token), **options) as session:
+        session.welcome = await session.ask("welcome", type="hello", **(hello or CUSTOM))
+        yield session
+
+
+async def test_a_relayed_client_gets_the_same_as_a_direct_one(system: System) -> None:
+    """Two users of one shard, one direct and one relayed: the same events, the same answers."""
+    direct_user, relayed_user = system.user_on(1, "direct"), system.user_on(1, "relayed")
+    async with (
+        system.session(system.token(direct_user, "viewer"), CUSTOM) as direct,
+        relayed(system, system.token(relayed_user, "viewer")) as session,
+    ):
+        assert session.welcome.keys() == direct.welcome.keys()
+        assert (session.welcome["user"], session.welcome["role"]) == (relayed_user, "viewer")
+        await system.publish(*({"type": "custom.same", "data": {"n": n, "ü": "€😀"}} for n in range(50)))
+        assert await session.events(50) == await direct.events(50)
+        assert (await session.ask("pong", type="ping", id="x"))["id"] == "x"
+        answer = await session.ask("subscriptions", type="subscribe", id=2, event_types=["audit_log", "zone_created"])
+        assert (answer["id"], answer["subscriptions"]) == (2, ["custom.*", "zone_created"])
+        assert [d["type"] for d in answer["denied"]] == ["audit_log"]
+        assert (await session.ask("reply", type="stats"))["data"]["shard"] == 1
+
+
+async def test_binary_passes_both_ways(system: System) -> None:
+    """A MessagePack client speaks and hears binary frames through the relay."""
+    async with relayed(system, system.token("binary"), subprotocols=[MSGPACK]) as session:
+        assert session.socket.subprotocol == MSGPACK
+        await session.say(type="ping", id=1)
+        assert isinstance(await session.socket.recv(), bytes)
+        await system.publish({"type": "custom.binary", "data": {"x": [1.5, None, "ü"]}})
+        [event] = await session.events(1)
+        assert event["data"] == {"x": [1.5, None, "ü"]}
+        await session.socket.send(b"\xc1")
+        assert (await session.hear("error"))["code"] == "invalid_message"
+
+
+@pytest.mark.parametrize(
+    ("offered", "chosen"), [(None, None), ([JSON], JSON), ([MSGPACK, JSON], MSGPACK), (["x", JSON, MSGPACK], JSON)]
+)
+async def test_the_subprotocol_is_the_shards_choice(
+    system: System, offered: list[Any] | None, chosen: str | None
+) -> None:
+    """The relay answers with the subprotocol that the shard chose."""
+    async with relayed(system, system.token("choice"), subprotocols=offered) as session:
+        assert session.socket.subprotocol == chosen
+
+
+async def test_refusals_pass_through(system: System) -> None:
+    """What the shard refuses before the upgrade is refused by the gateway, with the shard's status and words."""
+    status, problem = await refusal(url_of(system, system.token("refused")), subprotocols=["graphql-ws"])
+    assert (status, problem["code"]) == (400, "unsupported_subprotocol")
+    assert MSGPACK in problem["hint"]
+
+
+async def test_without_a_hello_the_defaults_come_through_the_relay(relaying: System) -> None:
+    """`wscat` and a URL are enough to watch events."""
+    async with open_session(url_of(relaying, relaying.token("wscat", "viewer"))) as session:
+        assert "zone_created" in (await session.hear("welcome"))["subscriptions"]
+
+
+async def test_close_codes_and_reasons_pass_through(system: System, relaying: System) -> None:
+    """A relayed client learns why it was closed: replaced, too big, bad protocol, expired, no heartbeat."""
+    token = system.token("codes")
+    async with relayed(system, token) as first:
+        async with relayed(system, token) as second:
+            assert await first.closed() == (4409, "replaced")
+            await second.socket.send("x" * 100 * KILO)
+            assert await second.closed() == (1009, "message too big")
+        async with relayed(system, token) as third:
+            for _ in range(10):
+                await third.say(type="teleport")
+            assert await third.closed() == (4400, "bad protocol")
+    async with relayed(system, system.token("codes", ttl=0.7)) as session:
+        assert (await session.closed())[0] == 4401
+    async with relayed(relaying, relaying.token("quiet")) as session:
+        assert await session.closed(15) == (4408, "no heartbeat")
+
+
+@pytest.mark.parametrize("megabytes", [1, 20])
+async def test_a_huge_message_ends_that_connection_alone(system: System, megabytes: int) -> None:
+    """A megabyte is refused with 1009 as on the shard, what no server reads with 4400; others notice nothing."""
+    async with relayed(system, system.token("neighbour")) as other:
+        async with relayed(system, system.token("huge")) as session:
+            with contextlib.suppress(ConnectionClosed):
+                await session.socket.send("x" * megabytes * KILO * KILO)
+            assert (await session.closed())[0] == (1009 if megabytes == 1 else 4400)
+        await system.publish({"type": "custom.neighbour", "data": {}})
+        assert len(await other.events(1)) == 1
+
+
+async def test_invalid_utf_8_ends_that_connection_alone(system: System) -> None:
+    """Broken text is answered with 4400 by the gateway itself, and the user may come back."""
+    token = system.token("latin")
+    async with relayed(system, token) as session:
+        await session.socket.send(b"\xff\xfe", text=True)
+        assert await session.closed() == (4400, "bad protocol")
+    async with relayed(system, token) as session:
+        assert await session.ask("pong", type="ping")
+
+
+async def test_a_client_that_goes_is_gone_on_the_shard_too(relaying: System) -> None:
+    """However a relayed client leaves, its shard's connection and the gateway's descriptors go with it."""
+    gateway = relaying.pid_of("gateway")
+    await wait_for(relaying, 0)
+    descriptors = open_files(gateway)
+    for n in range(20):
+        async with relayed(relaying, relaying.token(f"leaver{n}")) as session:
+            if n % 2:
+                session.socket.transport.abort()
+    await wait_for(relaying, 0)
+    async with asyncio.timeout(10):
+        while open_files(gateway) > descriptors:
+            await asyncio.sleep(0.05)
+
+
+async def test_a_relayed_client_that_never_reads_holds_up_nobody(relaying: System) -> None:
+    """One relayed client reads nothing: the others get everything, and it is cut, on the gateway and on the shard."""
+    hello = {"subscriptions": ["custom.bulk"]}
+    gateway = relaying.pid_of("gateway")
+    await wait_for(relaying, 0)
+    async with relayed(relaying, relaying.token("reader"), hello) as reader:
+        descriptors = open_files(gateway)
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 * KILO)
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", relaying.port))
+        async with relayed(relaying, relaying.token("deaf"), hello, sock=sock, close_timeout=0.1) as deaf:
+            deaf.socket.transport.pause_reading()
+            for start in range(0, 480, 60):
+                events = (
+                    {"type": "custom.bulk", "data": {"n": n, "x": "x" * 30_000}} for n in range(start, start + 60)
+                )
+                await relaying.publish(*events)
+                assert [e["data"]["n"] for e in await reader.events(60)] == list(range(start, start + 60))
+            await wait_for(relaying, 1, reader)
+            async with asyncio.timeout(10):
+                while open_files(gateway) > descriptors:
+                    await asyncio.sleep(0.05)
+        assert await reader.ask("pong", type="ping")
+
+
+async def test_a_relayed_client_resumes_where_it_was(system: System) -> None:
+    """A cursor from a direct connection is good through the relay, and the other way round."""
+    token = system.token("wanderer")
+    async with system.session(token, CUSTOM) as session:
+        resume = {"epoch": session.welcome["epoch"], "cursor": session.welcome["cursor"]}
+    await system.publish({"type": "custom.missed", "data": {"n": 1}})
+    async with relayed(system, token, {**CUSTOM, "resume": resume}) as session:
+        assert session.welcome["resumed"] is True
+        frame = await session.hear("events")
+        assert [e["data"]["n"] for e in frame["events"]] == [1]
+    await system.publish({"type": "custom.missed", "data": {"n": 2}})
+    resume["cursor"] = frame["cursor"]
+    async with system.session(token, {**CUSTOM, "resume": resume}) as session:
+        assert [e["data"]["n"] for e in await session.events(1)] == [2]
+
+
+async def test_a_gateway_that_stops_sends_its_clients_to_another(relaying: System) -> None:
+    """When the gateway stops, relayed clients get 1012 and may come back; direct ones notice nothing."""
+    async with (
+        relaying.session(relaying.token("unmoved"), CUSTOM) as direct,
+        relayed(relaying, relaying.token("moved-1")) as one,
+        relayed(relaying, relaying.token("moved-2"), subprotocols=[MSGPACK]) as two,
+    ):
+        stopped = relaying.pid_of("gateway")
+        os.kill(stopped, signal.SIGTERM)
+        assert (await one.closed())[0] == 1012
+        assert (await two.closed())[0] == 1012
+        assert await direct.ask("pong", type="ping")
+        await asyncio.to_thread(relaying.wait_until, relaying._all_ready, "the gateway is back")
+        assert relaying.pid_of("gateway") != stopped
+        assert await direct.ask("pong", type="ping")
+        async with relayed(relaying, relaying.token("moved-1")) as back:
+            await relaying.publish({"type": "custom.back", "data": {}})
+            assert len(await back.events(1)) == len(await direct.events(1)) == 1
+
+
+def open_files(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+async def wait_for(system: System, connections: int, reader: Session | None = None) -> None:
+    """Until the shards together have so many. reader: a session that must answer its pings meanwhile."""
+    async with asyncio.timeout(15), system.http(system.token("counter")) as http:
+        while True:
+            if reader is not None:
+                await reader.ask("pong", type="ping")
+            count = 0
+            for shard in range(system.shards):
+                count += (await http.get(f"http://127.0.0.1:{system.port + 1 + shard}/stats")).json()["connections"]
+            if count == connections:
+                return
+            await asyncio.sleep(0.05)
