@@ -10,8 +10,8 @@ What a `Follower` keeps true:
   another file.
 * `_mark`, the last bytes before the place read up to, must still stand there at the next read. If not, the
   file was truncated, even if it has since grown past that place, and is read again from its start.
-* Memory is bounded: READ_BYTES per call, LINE_BYTES of an unfinished line, FILES_HELD files. Beyond the last,
-  which takes as many rotations without a read, the files in between are passed over.
+* Memory is bounded: READ_BYTES per call, LINE_BYTES of an unfinished line, FILES_HELD files. With so many held, one
+  that has been read to its end is let go for a newer; if there is none, the files in between are passed over.
 
 The path is polled with `os.stat`, not watched with inotify: a watch is lost with the rename and says nothing
 of writes from elsewhere on a network file system, and it saves nothing: ten calls a second cost microseconds,
@@ -83,11 +83,11 @@ class Follower:
 
     def notice(self) -> None:
         """Hold on to a new file at the path, without reading it. For callers that can't read for a while."""
-        if len(self._files) >= FILES_HELD:
-            return
         try:
             if self._newest == _identity(os.stat(self.path)):
                 self.trouble = None
+                return
+            if len(self._files) >= FILES_HELD and not self._let_go():
                 return
             file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except FileNotFoundError:
@@ -110,6 +110,15 @@ class Follower:
         while self._files:
             os.close(self._files.popleft())
         self._newest = None
+
+    def _let_go(self) -> bool:
+        """Leave the first file, if it has been read to its end and nobody can be writing there any more, so many
+        rotations later."""
+        if self._partial or os.fstat(self._files[0]).st_size != self._offset:
+            return False
+        os.close(self._files.popleft())
+        self._begin()
+        return True
 
     def _go_to_end(self, file: int) -> None:
         self._offset = os.fstat(file).st_size

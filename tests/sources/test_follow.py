@@ -216,6 +216,25 @@ def test_close_lets_go_of_the_files(log: Path) -> None:
     assert descriptors() == before
 
 
+def test_many_rotations_of_a_quiet_log_lose_nothing(tmp_path: Path) -> None:
+    """A server that is silent through a dozen rotations is heard again, even if it still writes to the last file."""
+    path = tmp_path / "log"
+    path.touch()
+    follower = Follower(path)
+    for number in range(12):
+        path.rename(tmp_path / f"log.{number}")
+        path.touch()
+        assert follower.read() == []
+    with path.open("a") as old:
+        path.rename(tmp_path / "log.12")
+        path.touch()
+        follower.notice()
+        old.write("late\n")
+    path.write_text("new\n")
+    assert follower.read() + follower.read() == ["late", "new"]
+    follower.close()
+
+
 class FollowedLog(RuleBasedStateMachine):
     """Any order of writes, rotations, truncations and reads: every line comes once and in order."""
 
