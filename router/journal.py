@@ -13,6 +13,9 @@ from typing import NamedTuple, Protocol
 
 from solowire.backplane import PublishedEvent
 
+MAX_IDS = 2_000_000
+"""Above this the window is shorter than set: about 400 MB go to ids then."""
+
 
 class Record(NamedTuple):
     """One event in the log. user: whose alone it is, or None."""
@@ -51,7 +54,7 @@ class Journal(Protocol):
 
 
 class MemoryJournal:
-    """A bounded log in memory. window: seconds for which ids are remembered."""
+    """A bounded log in memory. window: seconds for which ids are remembered, of MAX_IDS events at the most."""
 
     def __init__(self, epoch: str, *, max_events: int, max_bytes: int, window: float) -> None:
         self.epoch = epoch
@@ -98,5 +101,5 @@ class MemoryJournal:
         return [self._records[i] for i in range(start, min(start + limit, len(self._records)))]
 
     def _forget_ids(self, now: float) -> None:
-        while self._ids and self._ids[0][0] < now - self._window:
+        while self._ids and (self._ids[0][0] < now - self._window or len(self._ids) > MAX_IDS):
             del self._offset_of[self._ids.popleft()[1]]

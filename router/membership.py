@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 
 from solowire.backplane import DEAD_AFTER_SECONDS, Hello, ShardAddress, ShardStats
 
+PAUSE_SECONDS = DEAD_AFTER_SECONDS / 2
+"""Ticks come twice a second: one that comes so late tells of a router that was stopped or stuck."""
+
 
 @dataclass(slots=True)
 class Peer:
@@ -27,6 +30,7 @@ class Membership:
 
     def __init__(self) -> None:
         self.version = 0
+        self._ticked_at: float | None = None
         self._peers: dict[bytes, Peer] = {}
 
     def __iter__(self):  # type: ignore[no-untyped-def]
@@ -74,7 +78,15 @@ class Membership:
         return self._changed(before)
 
     def tick(self, now: float) -> tuple[list[Peer], bool]:
-        """Removes who has been silent for too long; returns them, and whether the ring has changed."""
+        """Removes who has been silent for too long; returns them, and whether the ring has changed.
+
+        After a pause of the router itself everybody seems silent: what they said meanwhile is not read yet, so the
+        pause is not held against them.
+        """
+        if self._ticked_at is not None and now - self._ticked_at > PAUSE_SECONDS:
+            for peer in self._peers.values():
+                peer.heard_at += now - self._ticked_at
+        self._ticked_at = now
         silent = [p for p in self._peers.values() if now - p.heard_at > DEAD_AFTER_SECONDS]
         before = self.shards
         for peer in silent:

@@ -123,7 +123,7 @@ def up(config: Path | None, **options: Any) -> None:
 def _say_where(settings: Settings, url: str, secret: str, made: bool) -> None:
     token = _signed(settings, secret, "admin", "admin", TOKEN_SECONDS)
     elsewhere = f" --data-dir {settings.data_dir}" if "data_dir" in settings.model_fields_set else ""
-    elsewhere += f" --url {url}" if settings.port != 8000 else ""
+    elsewhere += f" --url {url}" if url != Settings.model_fields["url"].default else ""
     lines = ["", f"Solowire is ready: {settings.shards} shard{'s' if settings.shards > 1 else ''}.", ""]
     if made:
         lines.append(f"  a secret was made        {settings.data_dir / 'secret'}")

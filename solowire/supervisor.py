@@ -92,7 +92,10 @@ class Supervisor:
                     return
                 for wait in done:
                     child = waits.pop(wait)  # type: ignore[arg-type]
-                    await self._start_again(child)
+                    pause = self._pause_after(child)
+                    if (await asyncio.wait({stopped}, timeout=pause))[0]:
+                        return
+                    await self._spawn(child)
                     waits[asyncio.ensure_future(_ended(child))] = child
         finally:
             for task in (stopped, *waits):
@@ -150,18 +153,20 @@ class Supervisor:
             return False
         return answer.status_code == 200
 
-    async def _start_again(self, child: Child) -> None:
+    def _pause_after(self, child: Child) -> float:
+        """How long to wait before a child that has ended is started again, in seconds. Raises Failed."""
         status = child.process.returncode if child.process is not None else None
         now = asyncio.get_running_loop().time()
+        while child.ends and now - child.ends[0] > 60:
+            child.ends.popleft()
         child.ends.append(now)
         log.error("process_ended", process=child.name, status=status)
         if status == WRONG_SETTINGS:
             raise Failed(WRONG_SETTINGS)
-        if len(child.ends) == RESTARTS_A_MINUTE and now - child.ends[0] < 60:
+        if len(child.ends) == RESTARTS_A_MINUTE:
             log.critical("gave_up", process=child.name, ends_in_a_minute=RESTARTS_A_MINUTE)
             raise Failed(1)
-        await asyncio.sleep(0.1 * 2 ** len(child.ends))
-        await self._spawn(child)
+        return float(0.1 * 2 ** len(child.ends))
 
 
 async def _ended(child: Child) -> None:

@@ -39,6 +39,18 @@ def test_a_gateway_joins_without_changing_the_ring() -> None:
     assert (members.gateways, members.version) == (0, 1)
 
 
+def test_a_pause_of_the_router_is_not_held_against_its_peers() -> None:
+    """A router that was stopped for ten seconds doesn't drop everyone before it has read what they said meanwhile."""
+    members = Membership()
+    members.hello(b"shard-0", hello(0), 0.0)
+    assert members.tick(0.5) == ([], False)
+    assert members.tick(10.5) == ([], False)
+    for half_seconds in range(1, 5):
+        assert members.tick(10.5 + half_seconds / 2) == ([], False)
+    silent, changed = members.tick(13.2)
+    assert ([p.name for p in silent], changed) == ([b"shard-0"], True)
+
+
 def test_the_same_hello_again_changes_nothing() -> None:
     """A shard that is asked who it is and answers twice doesn't disturb the ring, and its numbers stay."""
     members = Membership()

@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 
 from solowire.bus import Hub, Spoke
 from solowire.errors import ConfigError
+from solowire.memory_bus import MemoryBus, MemoryHub, MemorySpoke
 
 SECONDS = 5.0
 
@@ -55,9 +56,38 @@ def logged() -> Iterator[list[Any]]:
         yield entries
 
 
+class Twin(Bus):
+    """The same in memory."""
+
+    def __init__(self) -> None:
+        self.memory = MemoryBus(asyncio.get_running_loop().call_soon)
+        self.at_hub = []
+        self.open = []
+
+    def hub(self) -> MemoryHub:  # type: ignore[override]
+        hub = MemoryHub(self.memory, lambda peer, payload: self.at_hub.append((peer, payload)))
+        self.open.append(hub)
+        return hub
+
+    def spoke(self, name: bytes) -> tuple[MemorySpoke, list[bytes]]:  # type: ignore[override]
+        got: list[bytes] = []
+        spoke = MemorySpoke(self.memory, name, got.append)
+        self.open.append(spoke)
+        return spoke, got
+
+
 @pytest.fixture
-async def bus(tmp_path: Path) -> AsyncIterator[Bus]:
+async def zmq_bus(tmp_path: Path) -> AsyncIterator[Bus]:
+    """For what only real sockets do."""
     bus = Bus(tmp_path)
+    yield bus
+    bus.close()
+
+
+@pytest.fixture(params=["zmq", "memory"])
+async def bus(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bus]:
+    """Both: whatever is asked of the one holds for its twin."""
+    bus = Bus(tmp_path) if request.param == "zmq" else Twin()
     yield bus
     bus.close()
 
@@ -77,12 +107,12 @@ async def test_messages_arrive_in_order_both_ways(bus: Bus) -> None:
     assert got == [b"%d" % n for n in range(5000)]
 
 
-async def test_a_flood_leaves_room_for_everything_else(bus: Bus) -> None:
+async def test_a_flood_leaves_room_for_everything_else(zmq_bus: Bus) -> None:
     """While thousands of messages are taken in, the loop does its other work in between."""
-    hub = bus.hub()
-    spoke, got = bus.spoke(b"shard-0")
+    hub = zmq_bus.hub()
+    spoke, got = zmq_bus.spoke(b"shard-0")
     await until(lambda: spoke.send(b""), "the spoke is connected")
-    await until(lambda: bus.at_hub, "the hub knows it")
+    await until(lambda: zmq_bus.at_hub, "the hub knows it")
     for n in range(5000):
         assert hub.send(b"shard-0", b"%d" % n)
     seen = set()
@@ -93,7 +123,7 @@ async def test_a_flood_leaves_room_for_everything_else(bus: Bus) -> None:
     assert len(seen) > 5
 
 
-async def test_an_answer_sent_while_receiving_arrives(bus: Bus) -> None:
+async def test_an_answer_sent_while_receiving_arrives(zmq_bus: Bus) -> None:
     """A hub that answers from its callback, and a spoke that asks on in its own, never get stuck on an edge."""
     turns = 0
 
@@ -103,9 +133,9 @@ async def test_an_answer_sent_while_receiving_arrives(bus: Bus) -> None:
         if turns < 2000:
             spoke.send(b"ping")
 
-    hub = Hub(bus.address, lambda peer, payload: hub.send(peer, b"pong"))
-    spoke = Spoke(bus.address, b"shard-0", ask_on)
-    bus.open += [hub, spoke]
+    hub = Hub(zmq_bus.address, lambda peer, payload: hub.send(peer, b"pong"))
+    spoke = Spoke(zmq_bus.address, b"shard-0", ask_on)
+    zmq_bus.open += [hub, spoke]
     await until(lambda: spoke.send(b"ping"), "the spoke is connected")
     await until(lambda: turns >= 2000, "two thousand rounds")
 
@@ -171,16 +201,16 @@ async def test_two_spokes_are_told_apart_by_name(bus: Bus) -> None:
     assert (at_first, at_second) == ([b"for a"], [b"for b"])
 
 
-async def test_a_full_socket_says_no_and_goes_on_later(bus: Bus) -> None:
+async def test_a_full_socket_says_no_and_goes_on_later(zmq_bus: Bus) -> None:
     """A peer that takes nothing fills its socket up to a bound; then sends are refused, and nothing blocks."""
-    hub = bus.hub()
+    hub = zmq_bus.hub()
     context = zmq.Context()
     deaf = context.socket(zmq.DEALER)
     try:
         deaf.set(zmq.IDENTITY, b"deaf")
         deaf.set(zmq.RCVHWM, 10)
         deaf.set(zmq.RCVTIMEO, 5000)
-        deaf.connect(bus.address)
+        deaf.connect(zmq_bus.address)
         await until(lambda: hub.send(b"deaf", b"x"), "the peer is connected")
         sent = 0
         while hub.send(b"deaf", b"x" * 10_000):
@@ -194,18 +224,18 @@ async def test_a_full_socket_says_no_and_goes_on_later(bus: Bus) -> None:
         context.term()
 
 
-async def test_a_message_in_parts_is_counted_and_dropped(bus: Bus, logged: list[Any]) -> None:
+async def test_a_message_in_parts_is_counted_and_dropped(zmq_bus: Bus, logged: list[Any]) -> None:
     """A stranger's message that can't be ours by its form is counted and logged with its sender; the next is taken."""
-    hub = bus.hub()
+    hub = zmq_bus.hub()
     context = zmq.Context()
     stranger = context.socket(zmq.DEALER)
     try:
         stranger.set(zmq.IDENTITY, b"stranger")
-        stranger.connect(bus.address)
+        stranger.connect(zmq_bus.address)
         stranger.send_multipart([b"one", b"two", b"three"])
         stranger.send(b"last")
-        await until(lambda: bus.at_hub, "the last message is there")
-        assert bus.at_hub == [(b"stranger", b"last")]
+        await until(lambda: zmq_bus.at_hub, "the last message is there")
+        assert zmq_bus.at_hub == [(b"stranger", b"last")]
         assert hub.dropped == 1
         assert [entry["sender"] for entry in logged] == ["stranger"]
     finally:
