@@ -57,7 +57,7 @@ class MemorySockets:
         return connection in self._under_way
 
     def close(self, connection: Connection, code: int, reason: str) -> None:
-        self.closed[connection] = (code, reason)
+        self.closed.setdefault(connection, (code, reason))
 
     def unstick(self, connection: Connection) -> None:
         """The peer reads again."""

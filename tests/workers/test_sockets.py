@@ -1,0 +1,236 @@
+"""The seam between a shard and its server: Granian and the twin keep the same promises, shown by one suite."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from itertools import count
+from typing import Any, Protocol
+
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+
+from solowire.access import ROLES, Identity
+from solowire.client_protocol import Codec
+from solowire.codes import CloseCode
+from solowire.serving import WebServer, listen
+from solowire.tokens import Tokens
+from workers.asgi import App, GranianSockets
+from workers.connection import Connection, State
+from workers.sockets import MemorySockets, Sockets
+
+SECONDS = 10.0
+LARGE = "x" * 60_000
+ENOUGH = 1_000
+"""So many large frames are more than any kernel holds for a peer that doesn't read."""
+
+ANN = Identity("ann", "admin", ())
+TOKENS = Tokens("a secret that is long enough for HS256, really", ROLES)
+
+
+class Peers(Protocol):
+    """The other ends of some sockets."""
+
+    sockets: Sockets
+
+    async def join(self) -> Connection: ...
+    async def read(self, connection: Connection) -> str | bytes: ...
+    async def end(self, connection: Connection) -> tuple[int, str]:
+        """The code and reason with which it was closed, after all that was sent before."""
+
+    def stop_reading(self, connection: Connection) -> None: ...
+    def read_on(self, connection: Connection) -> None: ...
+    async def turn(self) -> None:
+        """Lets the server work."""
+
+
+class MemoryPeers:
+    def __init__(self) -> None:
+        self.sockets = MemorySockets()
+        self._ids = count()
+
+    async def join(self) -> Connection:
+        return Connection(f"s{next(self._ids)}", ANN, Codec.json, None)
+
+    async def read(self, connection: Connection) -> str | bytes:
+        return self.sockets.sent[connection].pop(0)
+
+    async def end(self, connection: Connection) -> tuple[int, str]:
+        return self.sockets.closed[connection]
+
+    def stop_reading(self, connection: Connection) -> None:
+        self.sockets.stuck.add(connection)
+
+    def read_on(self, connection: Connection) -> None:
+        self.sockets.unstick(connection)
+
+    async def turn(self) -> None:
+        pass
+
+
+class GranianPeers:
+    """Granian with the shard's own ASGI application, a host in the shard's place, and a real client for each socket."""
+
+    def __init__(self) -> None:
+        self.sockets = GranianSockets()
+        self.index = 0
+        self.wall_offset = 0.0
+        self.totals: Counter[str] = Counter()
+        self.ended: set[Connection] = set()
+        self._opened: asyncio.Queue[Connection] = asyncio.Queue()
+        self._clients: dict[Connection, ClientConnection] = {}
+        self._listening = listen("127.0.0.1", 0, send_buffer=64 * 1024)
+        self._app = App(self, TOKENS, bytes, lambda: None)  # type: ignore[arg-type]
+        self._server = WebServer(self._app, self._listening)
+        self._server.start()
+
+    # what the application asks of its shard
+
+    def admit(self, ticket: str, now: float) -> Identity:
+        return ANN
+
+    def open(self, identity: Identity, codec: Codec, socket: Any, now: float) -> Connection:
+        connection = Connection("s", identity, codec, socket)
+        self._opened.put_nowait(connection)
+        return connection
+
+    def gone(self, connection: Connection) -> None:
+        self.ended.add(connection)
+
+    # what a test asks of the peers
+
+    async def join(self) -> Connection:
+        port = self._listening.getsockname()[1]
+        client = await connect(f"ws://127.0.0.1:{port}/ws?ticket=any", max_queue=1, compression=None, proxy=None)
+        connection = await asyncio.wait_for(self._opened.get(), SECONDS)
+        self._clients[connection] = client
+        return connection
+
+    async def read(self, connection: Connection) -> str | bytes:
+        return await asyncio.wait_for(self._clients[connection].recv(), SECONDS)
+
+    async def end(self, connection: Connection) -> tuple[int, str]:
+        try:
+            while True:
+                await self.read(connection)
+        except ConnectionClosed as closed:
+            assert closed.rcvd is not None, "the connection ended without a close frame"
+            return closed.rcvd.code, closed.rcvd.reason
+
+    def stop_reading(self, connection: Connection) -> None:
+        self._clients[connection].transport.pause_reading()
+
+    def read_on(self, connection: Connection) -> None:
+        self._clients[connection].transport.resume_reading()
+
+    async def turn(self) -> None:
+        await asyncio.sleep(0.001)
+
+    async def close(self) -> None:
+        for client in self._clients.values():
+            client.transport.abort()
+        await self._app.finish(SECONDS)
+        await self._server.finish()
+
+
+@pytest.fixture(params=["memory", "granian"])
+async def peers(request: pytest.FixtureRequest) -> AsyncIterator[Peers]:
+    if request.param == "memory":
+        yield MemoryPeers()
+        return
+    granian = GranianPeers()
+    try:
+        yield granian
+    finally:
+        await granian.close()
+
+
+def close(peers: Peers, connection: Connection, code: CloseCode) -> None:
+    """As a shard closes it."""
+    connection.become(State.closing)
+    peers.sockets.close(connection, code, code.reason)
+
+
+async def until_busy(peers: Peers, connection: Connection) -> int:
+    """Sends until the socket takes no more; how many frames it took."""
+    taken = 0
+    while not peers.sockets.send(LARGE, [connection]):
+        taken += 1
+        assert taken < ENOUGH, "a peer that doesn't read never gets busy"
+        await peers.turn()
+    return taken
+
+
+async def until_free(peers: Peers, connection: Connection, taken: int) -> None:
+    for _ in range(taken):
+        assert await peers.read(connection) == LARGE
+    async with asyncio.timeout(SECONDS):
+        while peers.sockets.busy(connection):
+            await peers.turn()
+
+
+async def test_one_frame_reaches_all(peers: Peers) -> None:
+    connections = [await peers.join() for _ in range(3)]
+    assert peers.sockets.send("one for all", connections) == []
+    assert [await peers.read(c) for c in connections] == ["one for all"] * 3
+
+
+async def test_text_and_binary_frames_keep_their_kind(peers: Peers) -> None:
+    connection = await peers.join()
+    peers.sockets.queue("text", connection)
+    peers.sockets.queue(b"\x81binary", connection)
+    assert [await peers.read(connection) for _ in range(2)] == ["text", b"\x81binary"]
+
+
+async def test_frames_that_are_queued_arrive_in_order(peers: Peers) -> None:
+    connection = await peers.join()
+    sent = [f"{n} {'x' * (n % 7) * 1000}" for n in range(100)]
+    for frame in sent:
+        peers.sockets.queue(frame, connection)
+    assert [await peers.read(connection) for _ in sent] == sent
+
+
+async def test_who_does_not_read_gets_busy_and_keeps_nobody_waiting(peers: Peers) -> None:
+    stuck, free = await peers.join(), await peers.join()
+    peers.stop_reading(stuck)
+    taken = await until_busy(peers, stuck)
+    assert peers.sockets.busy(stuck)
+    assert peers.sockets.send("for both", [stuck, free]) == [stuck]
+    assert await peers.read(free) == "for both"
+    assert not peers.sockets.busy(free)
+
+    peers.read_on(stuck)
+    await until_free(peers, stuck, taken)
+    assert peers.sockets.send("now", [stuck]) == []
+    assert await peers.read(stuck) == "now", "a frame that was reported as not taken arrived none the less"
+
+
+async def test_a_close_says_its_code_and_reason_after_what_was_sent(peers: Peers) -> None:
+    connection = await peers.join()
+    peers.sockets.send("last words", [connection])
+    close(peers, connection, CloseCode.replaced)
+    assert await peers.read(connection) == "last words"
+    assert await peers.end(connection) == (4409, CloseCode.replaced.reason)
+
+
+async def test_the_first_close_counts(peers: Peers) -> None:
+    connection = await peers.join()
+    close(peers, connection, CloseCode.replaced)
+    peers.sockets.close(connection, CloseCode.restarting, "restarting")
+    assert await peers.end(connection) == (4409, CloseCode.replaced.reason)
+
+
+async def test_closing_who_does_not_read_ends_it_none_the_less() -> None:
+    peers = GranianPeers()
+    try:
+        stuck = await peers.join()
+        peers.stop_reading(stuck)
+        await until_busy(peers, stuck)
+        close(peers, stuck, CloseCode.too_slow)
+        async with asyncio.timeout(SECONDS):
+            while stuck not in peers.ended:
+                await peers.turn()
+    finally:
+        await peers.close()
