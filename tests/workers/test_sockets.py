@@ -112,12 +112,11 @@ class GranianPeers:
         return await asyncio.wait_for(self._clients[connection].recv(), SECONDS)
 
     async def end(self, connection: Connection) -> tuple[int, str]:
-        try:
+        with pytest.raises(ConnectionClosed) as closed:
             while True:
                 await self.read(connection)
-        except ConnectionClosed as closed:
-            assert closed.rcvd is not None, "the connection ended without a close frame"
-            return closed.rcvd.code, closed.rcvd.reason
+        assert closed.value.rcvd is not None, "the connection ended without a close frame"
+        return closed.value.rcvd.code, closed.value.rcvd.reason
 
     def stop_reading(self, connection: Connection) -> None:
         self._clients[connection].transport.pause_reading()
