@@ -10,7 +10,6 @@ from typing import Any, Protocol
 
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed
 
 from solowire.access import ROLES, Identity
 from solowire.client_protocol import Codec
@@ -112,11 +111,10 @@ class GranianPeers:
         return await asyncio.wait_for(self._clients[connection].recv(), SECONDS)
 
     async def end(self, connection: Connection) -> tuple[int, str]:
-        with pytest.raises(ConnectionClosed) as closed:
-            while True:
-                await self.read(connection)
-        assert closed.value.rcvd is not None, "the connection ended without a close frame"
-        return closed.value.rcvd.code, closed.value.rcvd.reason
+        client = self._clients[connection]
+        await asyncio.wait_for(client.wait_closed(), SECONDS)
+        assert client.close_code != 1006, "the connection ended without a close frame"
+        return client.close_code or 0, client.close_reason or ""
 
     def stop_reading(self, connection: Connection) -> None:
         self._clients[connection].transport.pause_reading()
