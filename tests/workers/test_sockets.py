@@ -196,7 +196,7 @@ async def test_who_does_not_read_gets_busy_and_keeps_nobody_waiting(peers: Peers
     assert peers.sockets.busy(stuck)
     assert peers.sockets.send("for both", [stuck, free]) == [stuck]
     assert await peers.read(free) == "for both"
-    assert not peers.sockets.busy(free)
+    await until_free(peers, free, 0)
 
     peers.read_on(stuck)
     await until_free(peers, stuck, taken)
