@@ -31,7 +31,7 @@ from solowire.catalog import Catalog
 from solowire.client_protocol import MAX_FRAME_BYTES, Codec
 from solowire.events import Priority
 from solowire.log import Entry, Log
-from solowire.subscriptions import Selection
+from solowire.subscriptions import CUSTOM, Selection
 
 C = TypeVar("C", bound=Hashable)
 """A connection: the feed only ever holds on to it."""
@@ -356,7 +356,11 @@ class Feeds(Generic[C]):
         found: set[Feed[C]] = set()
         index, candidates = self._index, self._candidates
         for name in entry.names:
-            found.update(index.get((name, "", ""), ()))
+            everything = (name, "", "")
+            found.update(index.get(everything, ()))
+            for feed in candidates.get(everything, ()):
+                if feed.accepts(entry):
+                    found.add(feed)
             for attribute, values in entry.terms.items():
                 for value in values:
                     slot = (name, attribute, value)
@@ -373,13 +377,16 @@ _Slot = tuple[str, str, str]
 
 def _slots(key: FeedKey) -> Iterator[tuple[_Slot, bool]]:
     """Where the feed stands in the index, and whether what is found there needs no second look."""
+    # `custom.*` says nothing about a custom type that is named beside it.
+    shadowed = any(name.startswith("custom.") and name != CUSTOM for name, _ in key.selection)
     for name, conditions in key.selection:
+        sure = not (shadowed and name == CUSTOM)
         if conditions:
             attribute, values = min(conditions, key=_width)  # one is enough to find it by: the narrowest
             for value in values:
-                yield (name, attribute, value), len(conditions) == 1
+                yield (name, attribute, value), sure and len(conditions) == 1
         else:
-            yield (name, "", ""), True
+            yield (name, "", ""), sure
 
 
 def _width(condition: tuple[str, frozenset[str]]) -> int:
