@@ -19,6 +19,7 @@ import jwt
 import msgspec
 
 from solowire.access import Identity, Role, grants
+from solowire.catalog import CATALOG
 from solowire.errors import InvalidToken
 
 ALGORITHM = "HS256"
@@ -162,5 +163,16 @@ def _convert(claims: dict[str, Any], kind: type[T]) -> T:
 
 
 def _scopes(claimed: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
-    # `zones` is how people say it, `zone` is the attribute's name.
-    return {("zone" if name == "zones" else name): values for name, values in claimed.items()}
+    """Raises InvalidToken for a name that no event type declares: it would narrow nothing, and show everything."""
+    scopes: dict[str, tuple[str, ...]] = {}
+    for name, values in claimed.items():
+        attribute = "zone" if name == "zones" else name  # `zones` is how people say it
+        if attribute not in CATALOG.attributes:
+            raise InvalidToken(
+                f"the token's scope {name[:64]!r} is no attribute of any event type",
+                hint="scopes are zones, " + ", ".join(sorted(CATALOG.attributes)),
+            )
+        if attribute in scopes:
+            raise InvalidToken("the token has a scope both as 'zone' and as 'zones'", hint="keep one of them")
+        scopes[attribute] = values
+    return scopes

@@ -152,6 +152,26 @@ def test_claims_that_are_not_what_they_should_be(claims: dict[str, Any]) -> None
     refused(signed(**claims) if claims.get("sub") != 7 else by_hand({"alg": "HS256"}, {"sub": 7, "exp": NOW + 60}))
 
 
+@pytest.mark.parametrize("name", ["Zones", "zonez", "ZONE", " zone", "", "x" * 1000])
+def test_a_scope_that_is_no_attribute(name: str) -> None:
+    """A misspelt scope would narrow nothing, so its token is refused with the name and those that there are."""
+    fault = refused(signed(scopes={"zone": ["a.org"], name: ["a.org"]}))
+    assert repr(name[:64]) in fault.message
+    assert "zones" in fault.hint
+    assert "client_ip" in fault.hint
+    assert len(str(fault)) < 1000
+
+
+def test_a_scope_in_both_spellings() -> None:
+    """`zone` and `zones` in one token would make one of them be forgotten: it is refused, in either order."""
+    for scopes in ({"zones": ["a"], "zone": ["b"]}, {"zone": ["b"], "zones": ["a"]}):
+        assert "'zone'" in refused(signed(scopes=scopes)).message
+    assert TOKENS.identify(signed(scopes={"zone": ["b"], "view": ["c"]}), NOW).scopes == {
+        "zone": ("b",),
+        "view": ("c",),
+    }
+
+
 @pytest.mark.parametrize("payload", [[], "alice", 7, None, b"{", b"\xff\xfe", {}], ids=str)
 def test_a_signed_payload_that_is_no_claims(payload: object) -> None:
     """Even what is correctly signed must be an object of claims."""
