@@ -49,7 +49,7 @@ class Resolved(msgspec.Struct, frozen=True):
 
     @property
     def names(self) -> list[str]:
-        """The granted event types, sorted; `custom.*` stands for all custom types."""
+        """The granted event types, sorted; `custom.*` stands for all custom types that are not named beside it."""
         return [name for name, _ in self.selection]
 
 
@@ -97,11 +97,13 @@ def expand(pattern: str, catalog: Catalog) -> tuple[str, ...]:
 
 
 def subscribe(wanted: Wanted, patterns: Iterable[str], filter: Filter) -> Wanted:
-    """`wanted` with `patterns` added, each under `filter`; a pattern that was there gets the new filter.
+    """`wanted` with `patterns` added, each under `filter`; one that was there gets the new filter, and comes last.
 
     Raises InvalidMessage if that makes more than anyone needs.
     """
-    both = {**wanted, **dict.fromkeys(patterns, filter)}
+    added = dict.fromkeys(patterns, filter)
+    # Later ones win, and a key that is assigned again would keep its old place.
+    both = {pattern: old for pattern, old in wanted.items() if pattern not in added} | added
     if len(both) > MAX_PATTERNS:
         raise InvalidMessage(
             "too_many",
@@ -153,14 +155,17 @@ def resolve(wanted: Wanted, view: View, catalog: Catalog) -> Resolved:
             event_type = catalog[name]  # expand() names only types of the catalogue
             refusal = _refusal(name, event_type, filter, view)
             if refusal is None:
+                if name == CUSTOM:  # it names all that came before it, as any wildcard does
+                    granted = {n: f for n, f in granted.items() if not n.startswith("custom.")}
                 granted[name] = _conditions(event_type, filter, view)
             else:
                 refusals.append(refusal)
         if len(refusals) == len(names):
             denied[pattern] = Denied(pattern, refusals[0].reason, refusals[0].hint)
     if CUSTOM in granted:
-        # One wildcard matches all custom types: a narrower one beside it would match twice.
-        granted = {n: f for n, f in granted.items() if n == CUSTOM or not n.startswith("custom.")}
+        # A custom type beside all of them counts only where it differs: equal selections should share a feed.
+        same = granted[CUSTOM]
+        granted = {n: f for n, f in granted.items() if n == CUSTOM or not n.startswith("custom.") or f != same}
     return Resolved(tuple(sorted(granted.items(), key=_by_name)), list(denied.values()))
 
 

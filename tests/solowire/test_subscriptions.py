@@ -13,7 +13,7 @@ from solowire.catalog import CATALOG
 from solowire.client_protocol import Codec
 from solowire.errors import InvalidMessage
 from solowire.events import Event, Priority
-from solowire.feed import Feed, feed_key
+from solowire.feed import Feed, Feeds, feed_key
 from solowire.log import Entry, Log
 from solowire.subscriptions import (
     CUSTOM,
@@ -21,6 +21,7 @@ from solowire.subscriptions import (
     MAX_PATTERNS,
     Resolved,
     Selection,
+    Wanted,
     check_patterns,
     expand,
     parse_filter,
@@ -38,10 +39,17 @@ def asked(view: View, *patterns: str, **filters: list[str]) -> Resolved:
 
 
 def accepts(selection: Selection, name: str, /, **attributes: str) -> bool:
+    """Whether a feed takes such an event; its index must find it exactly then."""
     event_type = CATALOG[name]
     event = Event("id", name, b"{}", Priority.normal, event_type.delivery, "now", attributes=attributes)
-    feed: Feed[Any] = Feed(feed_key(selection, ADMIN, Codec.json, CATALOG), Log())
-    return feed.accepts(Entry(1, event, event_type))
+    feeds: Feeds[Any] = Feeds(Log())
+    feed: Feed[Any] = feeds.get(feed_key(selection, ADMIN, Codec.json, CATALOG))
+    entry = Entry(1, event, event_type)
+    accepted = feed.accepts(entry)
+    assert feeds.matching(entry) == ({feed} if accepted else set())
+    feeds.drop(feed)
+    assert feeds.matching(entry) == set()
+    return accepted
 
 
 def test_a_category_names_all_its_types() -> None:
@@ -169,6 +177,67 @@ def test_the_later_pattern_wins() -> None:
     assert accepts(selection, "zone_created", zone="b.org")
     assert not accepts(selection, "zone_created", zone="a.org")
     assert accepts(selection, "zone_deleted", zone="a.org")
+
+
+def test_a_wildcard_that_comes_again_wins_over_what_came_between() -> None:
+    """Subscribing again to a wildcard replaces the filters of all its types, those named on their own included."""
+    wanted: Wanted = {}
+    for pattern, zone in (("dns.*", "a.org"), ("zone_created", "b.org"), ("dns.*", "c.org")):
+        wanted = subscribe(wanted, [pattern], parse_filter({"zone": [zone]}, CATALOG))
+    selection = resolve(wanted, ADMIN, CATALOG).selection
+    for name in ("zone_created", "zone_deleted"):
+        assert [z for z in ("a.org", "b.org", "c.org") if accepts(selection, name, zone=z)] == ["c.org"]
+
+
+def test_one_custom_type_beside_all_of_them() -> None:
+    """`custom.*` under a filter and then one custom type without: all events of that one, the others filtered."""
+    wanted = subscribe({}, ["custom.*"], parse_filter({"zone": ["a.com"]}, CATALOG))
+    wanted = subscribe(wanted, ["custom.deploy"], ())
+    resolved = resolve(wanted, ADMIN, CATALOG)
+    assert resolved.names == ["custom.*", "custom.deploy"]
+    assert accepts(resolved.selection, "custom.deploy")
+    assert accepts(resolved.selection, "custom.deploy", zone="b.com")
+    assert accepts(resolved.selection, "custom.other", zone="a.com")
+    assert not accepts(resolved.selection, "custom.other", zone="b.com")
+
+
+def test_one_custom_type_filtered_beside_all_of_them() -> None:
+    """One custom type may be narrower than `custom.*` beside it, whichever of the two has a filter."""
+    wanted = subscribe(subscribe({}, ["custom.*"], ()), ["custom.deploy"], parse_filter({"zone": ["a.com"]}, CATALOG))
+    selection = resolve(wanted, ADMIN, CATALOG).selection
+    assert accepts(selection, "custom.deploy", zone="a.com")
+    assert not accepts(selection, "custom.deploy", zone="b.com")
+    assert not accepts(selection, "custom.deploy")
+    assert accepts(selection, "custom.other")
+    again = resolve(subscribe(wanted, ["custom.*"], ()), ADMIN, CATALOG)
+    assert again.names == ["custom.*"]
+    assert accepts(again.selection, "custom.deploy", zone="b.com")
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["*", "custom.*", "custom.a", "custom.b"]),
+            st.dictionaries(st.sampled_from(["zone", "topic"]), st.lists(st.sampled_from(["x", "y.x"]), min_size=1)),
+        ),
+        max_size=5,
+    ),
+    st.sampled_from(["custom.a", "custom.b", "custom.c"]),
+    st.dictionaries(st.sampled_from(["zone", "topic"]), st.sampled_from(["x", "y.x", "z"])),
+)
+@settings(deadline=None, max_examples=300)
+def test_the_last_that_names_a_custom_type_decides(
+    asked_for: list[tuple[str, dict[str, list[str]]]], name: str, attributes: dict[str, str]
+) -> None:
+    """However custom types and wildcards are mixed, an event is judged by the filter that was said last for it."""
+    wanted: Wanted = {}
+    last: dict[str, list[str]] | None = None
+    for pattern, filter in asked_for:
+        wanted = subscribe(wanted, [pattern], parse_filter(filter, CATALOG))
+        if pattern in ("*", "custom.*", name):
+            last = filter
+    alone = () if last is None else resolve({name: parse_filter(last, CATALOG)}, ADMIN, CATALOG).selection
+    assert accepts(resolve(wanted, ADMIN, CATALOG).selection, name, **attributes) == accepts(alone, name, **attributes)
 
 
 def test_unsubscribe_takes_a_wildcard_apart() -> None:
