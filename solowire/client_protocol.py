@@ -44,12 +44,16 @@ class Resume(msgspec.Struct, frozen=True):
 
 
 class Hello(_Message, tag="hello"):
-    """The first message. subscriptions: None means the defaults of the role, [] means none."""
+    """The first message. subscriptions: None means the defaults of the role, [] means none.
+
+    filter: for all of them, but for those that `filters` names: each of these has its own there.
+    """
 
     id: Id = None
     subscriptions: list[str] | None = None
     filter: dict[str, list[str]] | None = None
     resume: Resume | None = None
+    filters: dict[str, dict[str, list[str]]] | None = None
 
 
 class Subscribe(_Message, tag="subscribe"):

@@ -96,6 +96,30 @@ def expand(pattern: str, catalog: Catalog) -> tuple[str, ...]:
     return (pattern,) if catalog.get(pattern) is not None else ()
 
 
+def wanted_of(
+    patterns: Iterable[str],
+    filter: Mapping[str, list[str]] | None,
+    filters: Mapping[str, Mapping[str, list[str]]] | None,
+    catalog: Catalog,
+) -> Wanted:
+    """What a `hello` asks for: each of `patterns` under its own filter of `filters`, else under `filter`.
+
+    Raises InvalidMessage, as `check_patterns` and `parse_filter` do, and if `filters` names what is not in `patterns`.
+    """
+    patterns = list(patterns)
+    check_patterns(patterns)
+    common = parse_filter(filter, catalog)
+    unasked = (filters or {}).keys() - set(patterns)
+    if unasked:
+        raise InvalidMessage(
+            "invalid_filter",
+            f"'filters' names {min(unasked)[:64]!r}, which 'subscriptions' does not",
+            "name it in both, spelt alike",
+        )
+    own = {pattern: parse_filter(raw, catalog) for pattern, raw in (filters or {}).items()}
+    return {pattern: own.get(pattern, common) for pattern in patterns}
+
+
 def subscribe(wanted: Wanted, patterns: Iterable[str], filter: Filter) -> Wanted:
     """`wanted` with `patterns` added, each under `filter`; one that was there gets the new filter, and comes last.
 

@@ -62,6 +62,7 @@ from solowire.subscriptions import (
     resolve,
     subscribe,
     unsubscribe,
+    wanted_of,
 )
 from solowire.tokens import Tokens, UsedTickets
 from workers.connection import MAX_ANSWERS, Connection, State
@@ -373,9 +374,7 @@ class Shard:
         patterns = hello.subscriptions
         if patterns is None:
             patterns = list(role.defaults) if role is not None else []
-        check_patterns(patterns)
-        filter = parse_filter(hello.filter, self._catalog)
-        connection.wanted = dict.fromkeys(patterns, filter)
+        connection.wanted = wanted_of(patterns, hello.filter, hello.filters, self._catalog)
         resolved = resolve(connection.wanted, connection.view, self._catalog)
         refusal = self._why_not(hello.resume) if hello.resume is not None else None
         resumed = hello.resume is not None and refusal is None

@@ -28,6 +28,7 @@ from solowire.subscriptions import (
     resolve,
     subscribe,
     unsubscribe,
+    wanted_of,
 )
 
 ADMIN = View(frozenset({"*"}))
@@ -302,6 +303,45 @@ def test_a_wrong_filter_is_refused(raw: dict[str, list[str]]) -> None:
         parse_filter(raw, CATALOG)
     assert caught.value.code == "invalid_filter"
     assert len(str(caught.value)) < 1000
+
+
+def test_each_pattern_of_a_hello_may_have_its_own_filter() -> None:
+    """`filters` goes before `filter`, pattern by pattern; an empty one there means all; the order is the patterns'."""
+    a, b = {"zone": ["a.org"]}, {"zone": ["b.org"]}
+    wanted = wanted_of(["dns.*", "rpz_hit", "zone_created"], a, {"zone_created": b, "rpz_hit": {}}, CATALOG)
+    assert list(wanted.items()) == [
+        ("dns.*", parse_filter(a, CATALOG)),
+        ("rpz_hit", ()),
+        ("zone_created", parse_filter(b, CATALOG)),
+    ]
+    for absent in (None, {}):
+        assert wanted_of(["dns.*"], a, absent, CATALOG) == {"dns.*": parse_filter(a, CATALOG)}
+    assert wanted_of([], a, None, CATALOG) == {}
+
+
+@pytest.mark.parametrize(
+    ("filter", "filters", "word"),
+    [
+        ({"nosuch": ["x"]}, {}, "nosuch"),
+        (None, {"dns.*": {"nosuch": ["x"]}}, "nosuch"),
+        (None, {"dns.*": {"zone": []}}, "zone"),
+        (None, {"dns.*": {"zone": ["x"] * (MAX_FILTER_VALUES + 1)}}, str(MAX_FILTER_VALUES)),
+        (None, {"DNS.*": {}}, "'DNS.*'"),
+        (None, {"y" * 60_000: {}}, "yyy"),
+    ],
+    ids=["common", "unknown", "empty", "many", "unasked", "long"],
+)
+def test_wrong_filters_of_a_hello_are_refused(
+    filter: dict[str, list[str]] | None, filters: dict[str, dict[str, list[str]]], word: str
+) -> None:
+    """A wrong filter among several, or one for a pattern that was not asked for, is an error as it is alone."""
+    with pytest.raises(InvalidMessage) as caught:
+        wanted_of(["dns.*"], filter, filters, CATALOG)
+    assert caught.value.code == "invalid_filter"
+    assert word in caught.value.message
+    assert len(str(caught.value)) < 1000
+    with pytest.raises(InvalidMessage, match=str(MAX_PATTERNS)):
+        wanted_of([f"custom.a{n}" for n in range(MAX_PATTERNS + 1)], None, None, CATALOG)
 
 
 def test_no_filter_is_no_condition() -> None:
