@@ -17,6 +17,8 @@ What it keeps true:
   awaited is it read on, as otherwise a `subscribe` within the iteration would wait for itself. A server that gets no
   pong meanwhile closes with 4408, which costs a reconnection and no event.
 * Only this: `hello`, what its methods say, a `pong` for each `ping`, and `refresh` if the token is a callback.
+* It asks no faster than the server lets it: a few messages may be unanswered, one that was `rate_limited` is said
+  again when the server said to, and those behind it wait their turn. Everything that is subscribed to fits one `hello`.
 
 Coming back takes full jitter between the server's `reconnect.min_ms` and a ceiling that doubles up to `max_ms`, and
 begins anew only after a connection that was steady. A `reconnect` message is obeyed without growth.
@@ -30,7 +32,7 @@ import asyncio
 import logging
 import random
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import count
@@ -47,6 +49,7 @@ from websockets.typing import Subprotocol
 from solowire.backoff import Backoff, retry_after
 from solowire.catalog import CATALOG
 from solowire.client_protocol import (
+    MAX_MESSAGE_BYTES,
     SUBPROTOCOLS,
     ClientMessage,
     Codec,
@@ -80,6 +83,12 @@ MISSED_HEARTBEATS = 2.5
 
 CLOSE_TIMEOUT_S = 1.0
 """How long a polite close waits for the other side."""
+
+MAX_UNANSWERED = 4
+"""Messages on their way at once: well below the ten refusals, for rate too, that a server takes before it closes."""
+
+_SUBSCRIPTIONS_BYTES = MAX_MESSAGE_BYTES - 1024
+"""What of a `hello` may be subscriptions and filters, as JSON; the rest is for its cursor."""
 
 ABNORMAL = 1006
 """RFC 6455, section 7.4.1: the connection ended without a close code, or never began."""
@@ -177,6 +186,9 @@ class Client:
         self._socket: ClientConnection | None = None
         self._ids = count(1)
         self._asked: dict[int, _Asked] = {}
+        self._asks = asyncio.Semaphore(MAX_UNANSWERED)
+        self._speak_at = 0.0  # not before, on the loop's clock
+        self._spacing = 0.0  # seconds between two messages, once the server has found us too fast
         self._http: httpx.AsyncClient | None = None
         self._runner: asyncio.Task[None] | None = None
         self._renewals: set[asyncio.Task[None]] = set()
@@ -255,14 +267,19 @@ class Client:
     async def subscribe(
         self, event_types: Sequence[str], filter: Mapping[str, Sequence[str]] | None = None
     ) -> Subscriptions:
-        """Adds event types, each under `filter`. Waits for a connection if there is none; raises MessageRefused."""
+        """Adds event types, each under `filter`. Waits for a connection if there is none; raises MessageRefused.
+
+        All of a connection's types and filters together may take 63 KB: they must fit one message when it comes back.
+        """
         raw = None if filter is None else {name: list(values) for name, values in filter.items()}
         conditions = _canonical(filter)
-        return await self._ask(
-            lambda id: Subscribe(list(event_types), id, raw),
-            Subscriptions,
-            lambda wanted: subscribe(wanted, event_types, conditions),
-        )
+
+        def change(wanted: Wanted) -> Wanted:
+            return subscribe(wanted, event_types, conditions)
+
+        with suppress(InvalidMessage):  # the server has the say in what is wrong with it
+            _hello(change(self._kept), self._filter)
+        return await self._ask(lambda id: Subscribe(list(event_types), id, raw), Subscriptions, change)
 
     async def unsubscribe(self, event_types: Sequence[str]) -> Subscriptions:
         """Takes event types away. Waits for a connection if there is none; raises MessageRefused."""
@@ -428,10 +445,7 @@ class Client:
     async def _greet(self, socket: ClientConnection) -> Welcome:
         resume = None if self._arrived_at is None else Resume(*self._arrived_at)
         id = next(self._ids)
-        patterns, filter, narrower = _introduction(self._wanted, self._filter)
-        await _say(socket, Hello(id, patterns, filter, resume))
-        for narrower_types, conditions in narrower:
-            await _say(socket, Subscribe(narrower_types, next(self._ids), conditions))
+        await _say(socket, msgspec.structs.replace(_hello(self._wanted, self._filter), id=id, resume=resume))
         while True:
             message = await self._next(socket)
             if isinstance(message, Welcome):
@@ -458,6 +472,7 @@ class Client:
             self._backoff = _backoff(low, high)
             self._backoff.attempts = attempts
         self.connections += 1
+        self._spacing = 0.0
         self._live_since = asyncio.get_running_loop().time()
         self._socket = socket
         self._up.set()
@@ -525,40 +540,63 @@ class Client:
     async def _ask(
         self, message: Callable[[int], ClientMessage], kind: type[_A], change: Callable[[Wanted], Wanted] | None = None
     ) -> _A:
-        """Says `message` and returns its answer; says it again on the next connection if this one ends first."""
+        """Says `message` and returns its answer; says it again if the connection ends first, or it came too fast."""
         if self._runner is None:
             raise RuntimeError("enter the client first: `async with client`")
         self._asking += 1
         self._room.set()
         try:
-            while True:
-                await self._up.wait()
-                socket, id = self._socket, next(self._ids)
-                if socket is None:
-                    raise self._end or ConnectionEnded(ABNORMAL, "not connected")
-                asked = self._asked[id] = _Asked(asyncio.get_running_loop().create_future(), change)
-                # A fault is not looked at here: whatever it is, the reading sees it too, and settles all answers.
-                with suppress(ConnectionClosed):
-                    await _say(socket, message(id))
-                answer = await asked.answer
-                if isinstance(answer, Error):
-                    raise MessageRefused(answer.code, answer.message, answer.hint)
-                if isinstance(answer, kind):
-                    return answer
-                if answer is not None:
-                    raise MessageRefused("unexpected_answer", f"the server answered with {type(answer).__name__}")
+            async with self._asks:
+                while True:
+                    await self._up.wait()
+                    await self._turn()
+                    socket, id = self._socket, next(self._ids)
+                    if socket is None:
+                        if self._end is None:
+                            continue  # it was lost while this waited for its turn
+                        raise self._end
+                    asked = self._asked[id] = _Asked(asyncio.get_running_loop().create_future(), change)
+                    # A fault is not looked at here: whatever it is, the reading sees it too, and settles all answers.
+                    with suppress(ConnectionClosed):
+                        await _say(socket, message(id))
+                    answer = await asked.answer
+                    if isinstance(answer, Error):
+                        if answer.code != "rate_limited" or answer.retry_after is msgspec.UNSET:
+                            raise MessageRefused(answer.code, answer.message, answer.hint)
+                        self._slow_down(answer.retry_after)
+                    elif isinstance(answer, kind):
+                        return answer
+                    elif answer is not None:
+                        raise MessageRefused("unexpected_answer", f"the server answered with {type(answer).__name__}")
         finally:
             self._asking -= 1
             self._look_for_room()
+
+    async def _turn(self) -> None:
+        """Waits until the next message may be said."""
+        now = asyncio.get_running_loop().time()
+        at = max(now, self._speak_at)
+        self._speak_at = at + self._spacing
+        if at > now:
+            await asyncio.sleep(at - now)
+
+    def _slow_down(self, after: float) -> None:
+        """The server wants to hear nothing for `after` seconds. Twice that between messages: pongs count, too."""
+        self._spacing = max(self._spacing, 2 * after)
+        self._speak_at = max(self._speak_at, asyncio.get_running_loop().time() + after)
+
+    @property
+    def _kept(self) -> Wanted:
+        """The subscriptions to come back with; before the first change, what the server granted as defaults."""
+        return dict.fromkeys(self._granted, self._filter) if self._wanted is None else self._wanted
 
     def _answer(self, message: Subscriptions | Reply | Error) -> None:
         asked = self._asked.pop(message.id, None) if isinstance(message.id, int) else None
         if isinstance(message, Subscriptions):
             if asked is not None and asked.change is not None:
                 # Here and not where the answer is awaited: it is in force even if nobody waits any more.
-                wanted = dict.fromkeys(self._granted, self._filter) if self._wanted is None else self._wanted
                 try:
-                    self._wanted = asked.change(wanted)
+                    self._wanted = asked.change(self._kept)
                 except InvalidMessage:  # the server's catalogue is another than ours: then as it says
                     self._wanted = dict.fromkeys(message.subscriptions, self._filter)
             self._granted = message.subscriptions
@@ -715,21 +753,22 @@ def _plain(filter: Filter) -> dict[str, list[str]] | None:
     return {name: sorted(values) for name, values in filter} or None
 
 
-def _introduction(
-    wanted: Wanted | None, default: Filter
-) -> tuple[list[str] | None, dict[str, list[str]] | None, list[tuple[list[str], dict[str, list[str]] | None]]]:
-    """What `hello` asks for, patterns and filter, and what `subscribe` then makes of it.
+def _hello(wanted: Wanted | None, default: Filter) -> Hello:
+    """A `hello` that asks for exactly `wanted`. Raises MessageRefused if that is more than one message holds.
 
-    `hello` has one filter. Where patterns have several it takes the narrowest that loses nothing of any, as what was
-    missed is sent by it; until the subscribes behind it arrive there may be events that a narrower one leaves out.
+    The filter that would take most room, were it repeated for each of its patterns, is the one for all of them.
     """
     if wanted is None:
-        return None, _plain(default), []
-    filters = list(dict.fromkeys(wanted.values()))
-    first, *others = filters or [()]
-    widest = dict(first)
-    for other in map(dict, others):
-        widest = {name: values | other[name] for name, values in widest.items() if name in other}
-    all_of_it = tuple(sorted(widest.items()))
-    narrower = [([p for p, f in wanted.items() if f == each], _plain(each)) for each in filters if each != all_of_it]
-    return list(wanted), _plain(all_of_it), narrower
+        hello = Hello(filter=_plain(default))
+    else:
+        uses = Counter(wanted.values())
+        common = max(uses, key=lambda filter: uses[filter] * len(repr(filter)), default=())
+        own = {pattern: _plain(filter) or {} for pattern, filter in wanted.items() if filter != common}
+        hello = Hello(subscriptions=list(wanted), filter=_plain(common), filters=own or None)
+    if len(msgspec.json.encode(hello)) > _SUBSCRIPTIONS_BYTES:
+        raise MessageRefused(
+            "too_big",
+            f"subscriptions and filters take more than the {_SUBSCRIPTIONS_BYTES} bytes that one message may hold",
+            "use fewer or shorter filters, or one for many types",
+        )
+    return hello

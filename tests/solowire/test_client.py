@@ -524,23 +524,111 @@ async def test_defaults_become_explicit_when_changed(fake: Fake) -> None:
         assert peer.hello["subscriptions"] == ["user_login", "audit_log"]
 
 
-async def test_several_filters_come_back_without_a_loss(fake: Fake) -> None:
-    """With several filters the hello takes what none of them leaves out, and subscribes narrow it at once."""
+async def test_several_filters_come_back_as_they_were(fake: Fake) -> None:
+    """However many filters there are, one hello says them all, each for its own types, and nothing follows it."""
     wanted = {"zone": ["a.example"], "actor": ["ada"]}
     async with connected(fake, subscriptions=["zone_updated"], filter=wanted) as (client, peer):
+        for number in range(80):
+            async with asyncio.TaskGroup() as tasks:
+                said = tasks.create_task(answer(peer))
+                await client.subscribe([f"custom.{number}"], {"topic": [str(number)]})
+            assert said.result()["filter"] == {"topic": [str(number)]}
         async with asyncio.TaskGroup() as tasks:
-            said = tasks.create_task(answer(peer))
-            await client.subscribe(["record_updated"], {"zone": ["b.example"]})
-        assert said.result()["filter"] == {"zone": ["b.example"]}
+            tasks.create_task(answer(peer))
+            await client.subscribe(["rpz_hit"])
         await peer.socket.close(1012)
         peer = await fake.accept()
-        assert peer.hello["subscriptions"] == ["zone_updated", "record_updated"]
-        assert peer.hello["filter"] == {"zone": ["a.example", "b.example"]}
-        narrower = [await peer.hear(), await peer.hear()]
-        assert [(m["event_types"], m["filter"]) for m in narrower] == [
-            (["zone_updated"], {"zone": ["a.example"], "actor": ["ada"]}),
-            (["record_updated"], {"zone": ["b.example"]}),
-        ]
+        assert peer.hello["subscriptions"] == ["zone_updated", *(f"custom.{n}" for n in range(80)), "rpz_hit"]
+        assert peer.hello["filter"] == {"zone": ["a.example"], "actor": ["ada"]}
+        assert peer.hello["filters"] == {f"custom.{n}": {"topic": [str(n)]} for n in range(80)} | {"rpz_hit": {}}
+        await peer.say({"type": "ping"})
+        assert await peer.hear() == {"type": "pong"}
+
+
+async def test_the_filter_of_many_types_is_said_once(fake: Fake) -> None:
+    """A long filter that most types share is not repeated for each, so that the hello stays within its bound."""
+    zones = {"zone": [f"zone-number-{n}.example" for n in range(200)]}
+    types = [f"custom.{n}" for n in range(150)]
+    async with connected(fake, subscriptions=types, filter=zones) as (client, peer):
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(answer(peer))
+            await client.subscribe(["zone_updated"], {"zone": ["b.example"]})
+        await peer.socket.close(1012)
+        peer = await fake.accept()
+        assert len(peer.hello["filter"]["zone"]) == 200
+        assert peer.hello["filters"] == {"zone_updated": {"zone": ["b.example"]}}
+
+
+async def test_what_would_not_fit_one_hello_is_refused_when_it_is_asked_for(fake: Fake) -> None:
+    """Filters with which a client could never come back are refused at once; the server has not heard of them."""
+    zones = {"zone": [f"zone-number-{n}.example" for n in range(1000)]}
+    async with connected(fake, subscriptions=["zone_updated"], filter=zones) as (client, peer):
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(answer(peer))
+            await client.subscribe(["custom.a"], {**zones, "topic": ["a"]})
+        with pytest.raises(MessageRefused, match="bytes"):
+            await client.subscribe(["custom.b"], {**zones, "topic": ["b"]})
+        await peer.say({"type": "ping"})
+        assert await peer.hear() == {"type": "pong"}
+        await peer.socket.close(1012)
+        assert (await fake.accept()).hello["subscriptions"] == ["zone_updated", "custom.a"]
+
+
+@pytest.mark.parametrize("subscriptions", [None, ["dns.*"]])
+async def test_a_hello_that_is_too_big_ends_it(fake: Fake, subscriptions: list[str] | None) -> None:
+    """A filter that no server would take is raised on entering, rather than tried again and again."""
+    client = Client(fake.url, "tok", filter={"zone": ["x" * 70_000]}, subscriptions=subscriptions, **SOON)
+    with pytest.raises(MessageRefused, match="bytes"):
+        await client.__aenter__()
+    assert len(fake.tokens) == 1
+
+
+async def test_a_question_that_came_too_fast_is_asked_again(fake: Fake) -> None:
+    """`rate_limited` is no refusal: the same is said again, no sooner than the server said, until it is answered."""
+    clock = asyncio.get_running_loop().time
+    too_fast: dict[str, Any] = {"type": "error", "code": "rate_limited", "message": "slower", "retry_after": 0.1}
+    async with connected(fake) as (client, peer), asyncio.TaskGroup() as tasks:
+        asking = tasks.create_task(client.subscribe(["a"], {"zone": ["a.example"]}))
+        said = [await answer(peer, **too_fast)]
+        for _ in range(2):
+            refused_at = clock()
+            said.append(await answer(peer, **too_fast))
+            assert clock() - refused_at >= 0.1
+        said.append(await answer(peer, "a"))
+        assert (await asking).subscriptions == ["a"]
+        assert all(message | {"id": 0} == said[0] | {"id": 0} for message in said)
+
+
+async def test_a_rate_limit_without_an_end_is_a_refusal(fake: Fake) -> None:
+    """An error that names no time to come back is raised, whatever its code."""
+    async with connected(fake) as (client, peer), asyncio.TaskGroup() as tasks:
+        tasks.create_task(answer(peer, type="error", code="rate_limited", message="never"))
+        with pytest.raises(MessageRefused, match="never"):
+            await client.stats()
+
+
+async def test_many_questions_at_once_keep_to_what_a_server_bears(fake: Fake) -> None:
+    """A hundred calls at once, and a server that closes after ten refusals: all of them are answered in the end."""
+    clock = asyncio.get_running_loop().time
+    rate, room, strikes = 200.0, 20.0, 0
+    async with connected(fake) as (client, peer), asyncio.TaskGroup() as tasks:
+        asking = [tasks.create_task(client.stats()) for _ in range(100)]
+        at = clock()
+        for _ in range(100):
+            while True:
+                question = await peer.hear()
+                now = clock()
+                room, at = min(20.0, room + (now - at) * rate), now
+                if room >= 1:
+                    break
+                strikes += 1
+                wait = (1 - room) / rate
+                error = {"type": "error", "code": "rate_limited", "message": "", "retry_after": wait}
+                await peer.say(error | {"id": question["id"]})
+            room -= 1
+            await peer.say({"type": "reply", "id": question["id"], "data": {}})
+        assert await asyncio.gather(*asking) == [{}] * 100
+        assert 0 < strikes < 10
 
 
 async def test_refusals_are_raised_where_they_were_asked_for(fake: Fake) -> None:
