@@ -190,6 +190,25 @@ async def test_a_filter_by_zone_takes_the_zone_and_what_lies_beneath(system: Sys
     assert [e["data"]["zone"] for e in found] == ["example.com", "SUB.example.com.", "deep.down.example.com"]
 
 
+async def test_a_hello_may_have_a_filter_for_each_type(system: System) -> None:
+    """A hundred types with one filter each fit one hello; the common one is for the others; wrong ones are told."""
+    own = {f"custom.own{n}": {"topic": [str(n)]} for n in range(100)}
+    hello = {"subscriptions": ["custom.shared", *own], "filter": {"topic": ["shared"]}, "filters": own}
+    async with system.session(system.token("many-filters"), hello) as session:
+        assert session.welcome["subscriptions"] == sorted(hello["subscriptions"])
+        names = ["custom.own7", "custom.own99", "custom.shared"]
+        topics = ("7", "99", "shared")
+        await system.publish(*({"type": name, "data": {"topic": topic}} for name in names for topic in topics))
+        received = [(e["type"], e["data"]["topic"]) for e in await session.events(3)]
+        assert received == list(zip(names, topics, strict=True))
+    async with open_session((await system.negotiate(system.token("wrong-filters")))["url"]) as session:
+        await session.say(type="hello", id=1, subscriptions=["custom.a"], filters={"custom.b": {}})
+        error = await session.hear("error")
+        assert (error["id"], error["code"]) == (1, "invalid_filter")
+        assert "custom.b" in error["message"]
+        assert (await session.ask("welcome", type="hello", subscriptions=["custom.a"]))["denied"] == []
+
+
 async def test_the_scopes_of_a_token_narrow_what_is_seen(system: System) -> None:
     """A token for one zone shows that zone alone, and no filter widens it."""
     token = system.token("scoped", "viewer", scopes={"zones": ["mine.example"]})
