@@ -1,6 +1,7 @@
 """The relay: carries a WebSocket for a client that can't go to its shard directly.
 
-What it keeps true: frames, close codes and refusals pass through as they are, both ways; one frame at a time is held
+What it keeps true: frames, close codes and refusals pass through as they are, both ways (what ended without a code that
+can be said is cut); one frame at a time is held
 in each direction, so a reader that is slow slows the writer behind it, and nothing piles up here. A client that takes
 nothing for `stalled_s` is cut: the shard would do that, but its word can't get past a socket that nobody reads.
 """
@@ -17,7 +18,8 @@ from urllib.parse import parse_qs
 import msgspec
 import structlog
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, ProtocolError
+from websockets.frames import Close
 from websockets.typing import Subprotocol
 
 from gateway.gateway import Gateway
@@ -36,7 +38,8 @@ _HELD_FRAMES = 1
 _OPEN_SECONDS = 5.0
 _MAX_MESSAGE_BYTES = 16 * 2**20
 _CLOSE_SECONDS = 1.0
-_NO_STATUS = 1005  # how Granian says that a client broke the protocol; see workers.asgi
+_NO_STATUS = 1005  # how Granian says that a client was cut or broke the protocol; see workers.asgi
+_CUT = 1006
 
 
 class Relay:
@@ -127,26 +130,29 @@ class Relay:
                 await _within(send({"type": "websocket.close", "code": code, "reason": reason}), _CLOSE_SECONDS)
             else:
                 # The client has gone: the shard hears so, if it listens.
-                if upwards.result() == _NO_STATUS:
+                code, reason = upwards.result()
+                if code == _NO_STATUS:
                     broken = {"code": int(CloseCode.bad_protocol), "reason": CloseCode.bad_protocol.reason}
                     await _within(send({"type": "websocket.close", **broken}), _CLOSE_SECONDS)
-                await _within(shard.close(), _CLOSE_SECONDS)
+                if _can_be_said(code):
+                    await _within(shard.close(code, reason), _CLOSE_SECONDS)
+                else:
+                    shard.transport.abort()
         finally:
             for task in (upwards, downwards, closing):
                 task.cancel()
             await asyncio.gather(upwards, downwards, closing, return_exceptions=True)
 
 
-async def _up(receive: Receive, shard: ClientConnection) -> int | None:
-    """From the client to the shard, until either has gone; returns the code with which the client went."""
+async def _up(receive: Receive, shard: ClientConnection) -> tuple[int, str]:
+    """From the client to the shard, until either has gone; returns the code and reason with which the client went."""
     with contextlib.suppress(ConnectionClosed):
         while (message := await receive())["type"] == "websocket.receive":
             text = message.get("text")
             await shard.send(message["bytes"] if text is None else text)
-        code: int | None = message.get("code")
-        return code
+        return message.get("code") or _CUT, message.get("reason") or ""
     await asyncio.Event().wait()  # the shard has closed: `_down` knows with what code
-    return None
+    raise AssertionError
 
 
 async def _down(shard: ClientConnection, send: Send, stalled_s: float) -> tuple[int, str]:
@@ -161,6 +167,15 @@ async def _down(shard: ClientConnection, send: Send, stalled_s: float) -> tuple[
         message = {"type": "websocket.send", "text" if isinstance(frame, str) else "bytes": frame}
         if not await _within(send(message), stalled_s):
             return CloseCode.too_slow, CloseCode.too_slow.reason
+
+
+def _can_be_said(code: int) -> bool:
+    """Whether a close frame may carry `code` (RFC 6455, section 7.4)."""
+    try:
+        Close(code, "").check()
+    except ProtocolError:
+        return False
+    return True
 
 
 async def _within(sending: Any, seconds: float) -> bool:

@@ -8,11 +8,17 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
+from gateway.gateway import Gateway
+from gateway.relay import Relay
+from solowire.access import Identity
+from solowire.backplane import ShardAddress
+from solowire.serving import WebServer, listen
 from tests.e2e.system import Session, System, open_session, refusal, running
 
 MSGPACK = "solowire.v1.msgpack"
@@ -113,6 +119,82 @@ async def test_close_codes_and_reasons_pass_through(system: System, relaying: Sy
         assert (await session.closed())[0] == 4401
     async with relayed(relaying, relaying.token("quiet")) as session:
         assert await session.closed(15) == (4408, "no heartbeat")
+
+
+class Upstream:
+    """The gateway and the shard behind a relay that runs here, so that a test sees what the shard is told."""
+
+    def __init__(self) -> None:
+        self.accepted: asyncio.Queue[ServerConnection] = asyncio.Queue()
+        self.address = ShardAddress(0, "127.0.0.1", 0, "boot")
+        self.relay = Relay(cast(Gateway, self), stalled_s=5)
+
+    def identify(self, token: str, now: float) -> Identity:
+        return Identity("ann", "viewer", ())
+
+    def place(self, identity: Identity, now: float) -> tuple[ShardAddress, str]:
+        return self.address, "ticket"
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[Upstream]:
+        async def accept(shard: ServerConnection) -> None:
+            self.accepted.put_nowait(shard)
+            await shard.wait_closed()
+
+        async with asyncio.timeout(15), serve(accept, "127.0.0.1", 0) as server:
+            self.address = ShardAddress(0, "127.0.0.1", next(iter(server.sockets)).getsockname()[1], "boot")
+            yield self
+
+    async def told(self) -> tuple[int | None, str | None]:
+        """The code and reason with which the shard's connection ended."""
+        shard = await self.accepted.get()
+        await shard.wait_closed()
+        return shard.close_code, shard.close_reason
+
+
+@pytest.mark.parametrize("code", [1000, 1001, 3000, 4321])
+async def test_close_codes_pass_upward(code: int) -> None:
+    """The shard is told with what code a relayed client went."""
+    async with Upstream().running() as upstream:
+        listening = listen("127.0.0.1", 0)
+        server = WebServer(upstream.relay, listening)
+        server.start()
+        try:
+            async with open_session(f"ws://127.0.0.1:{listening.getsockname()[1]}/ws?token=t") as session:
+                await session.socket.close(code)
+            assert (await upstream.told())[0] == code
+        finally:
+            await upstream.relay.close()
+            await server.finish()
+
+
+@pytest.mark.parametrize(
+    ("end", "told"),
+    [
+        ({"code": 4321, "reason": "grüße"}, (4321, "grüße")),
+        ({"code": 1001}, (1001, "")),
+        ({"code": 1006}, (1006, "")),
+        ({"code": 1005}, (1006, "")),
+        ({"code": 1015, "reason": "x"}, (1006, "")),
+        ({"code": 999}, (1006, "")),
+        ({}, (1006, "")),
+    ],
+    ids=str,
+)
+async def test_a_cut_connection_is_cut_on_the_shard_too(end: dict[str, Any], told: tuple[int, str]) -> None:
+    """A code that can be said is passed on with its reason; a connection that was cut did not say good-bye there."""
+    async with Upstream().running() as upstream:
+        heard = iter([{"type": "websocket.connect"}, {"type": "websocket.disconnect", **end}])
+
+        async def receive() -> dict[str, Any]:
+            return next(heard)
+
+        async def send(message: dict[str, Any]) -> None:
+            pass
+
+        scope = {"path": "/ws", "headers": [], "query_string": b"token=t", "subprotocols": []}
+        await upstream.relay(scope, receive, send)
+        assert await upstream.told() == told
 
 
 @pytest.mark.parametrize("megabytes", [1, 20])
