@@ -34,7 +34,11 @@ T = TypeVar("T")
 
 
 class _Claims(msgspec.Struct):
-    """What we read of a token. The application that Solowire serves has `is_admin` where ours have `role`."""
+    """What we read of a token.
+
+    The application that Solowire serves has `is_admin` where ours have `role`, and leaves it out of tokens that were
+    refreshed: neither of the two means "not an admin", which is a viewer.
+    """
 
     sub: str
     exp: float | None = None
@@ -80,11 +84,11 @@ class Tokens:
         return jwt.encode(claims, self._secret, ALGORITHM)
 
     def identify(self, token: str, now: float) -> Identity:
-        """The identity that `token` proves. Raises InvalidToken: never a default, never a guess."""
+        """The identity that `token` proves; a viewer's, if it names no role. Raises InvalidToken for all else."""
         claims = _convert(self._decode(token, self._secret), _Claims)
-        if not claims.sub or len(claims.sub) > 256:
+        if not claims.sub or len(claims.sub) > 256 or not _is_text(claims.sub):
             raise InvalidToken("the token's 'sub' must be a user name of 1 to 256 characters")
-        if claims.type == "refresh" or claims.temp:
+        if claims.type not in (None, "access") or claims.temp:
             raise InvalidToken("this token was not made to open a connection", hint="use an access token")
         if claims.exp is None:
             raise InvalidToken("the token has no 'exp'", hint="sign tokens with an expiry")
@@ -160,6 +164,15 @@ def _convert(claims: dict[str, Any], kind: type[T]) -> T:
         return msgspec.convert(claims, kind)
     except msgspec.ValidationError as error:
         raise InvalidToken(f"its claims are not what they should be: {error}") from None
+
+
+def _is_text(value: str) -> bool:
+    r"""Whether UTF-8 can say it: JSON's `\ud800` alone is half a character."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _scopes(claimed: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:

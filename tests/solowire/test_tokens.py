@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from solowire.access import ROLES, Identity
 from solowire.errors import InvalidToken
+from solowire.ring import Ring
 from solowire.tokens import MAX_TOKEN_BYTES, TICKET_SECONDS, Tokens, UsedTickets
 
 SECRET = "a secret that is long enough for HS256, really"
@@ -106,9 +107,12 @@ def test_rs256_confusion() -> None:
     refused(jwt.encode(claims, SECRET * 2, "HS512"))
 
 
-@pytest.mark.parametrize("claims", [{"type": "refresh"}, {"temp": True}])
+@pytest.mark.parametrize(
+    "claims", [{"type": "refresh"}, {"type": "password_reset"}, {"type": ""}, {"type": "Access"}, {"temp": True}]
+)
 def test_a_token_for_something_else(claims: dict[str, Any]) -> None:
-    """A refresh token, or a temporary one from the middle of a login, opens no connection."""
+    """A refresh token, one that resets a password, or one from the middle of a login, opens no connection."""
+    TOKENS.identify(signed(type="access", temp=False), NOW)
     assert "access token" in refused(signed(**claims)).hint
 
 
@@ -136,6 +140,8 @@ def test_a_token_that_is_not_valid_yet() -> None:
         {"sub": "x" * 257},
         {"sub": None},
         {"sub": 7},
+        {"sub": "\ud800"},
+        {"sub": "ann\udcff"},
         {"role": "nosuch"},
         {"role": ["admin"]},
         {"exp": "tomorrow"},
@@ -199,7 +205,10 @@ def test_a_header_that_is_no_header(header: object) -> None:
 
 
 def test_the_legacy_claim_of_admins() -> None:
-    """Tokens of the application that has `is_admin` and no role still work, and a role they name goes first."""
+    """Tokens of the application that has `is_admin` and no role still work: without either it means a viewer.
+
+    It leaves `is_admin` out of refreshed tokens. A role that a token names goes first.
+    """
     assert TOKENS.identify(signed(role=None, is_admin=True), NOW).role == "admin"
     assert TOKENS.identify(signed(role=None, is_admin=False), NOW).role == "viewer"
     assert TOKENS.identify(signed(role=None), NOW).role == "viewer"
@@ -267,6 +276,8 @@ def test_any_signed_claims_are_an_identity_or_refused(header: dict[str, Any], cl
         return
     assert identity.expires is not None
     assert identity.expires > NOW
+    assert Ring([0]).owner(identity.user) == 0
+    assert TOKENS.redeem_ticket(TOKENS.issue_ticket(identity, 0, "t", NOW), 0, NOW).identity == identity
 
 
 # ------------------------------------------------------------------------------------------------------- tickets
