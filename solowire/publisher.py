@@ -127,7 +127,12 @@ class Publisher:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Raises PublishRefused if events are left over, unless something else is being raised: then it is logged."""
+        """Raises PublishRefused if events are left over, unless something else is being raised: then it is logged.
+
+        One that was closed before does neither: what is left over was left on purpose.
+        """
+        if self._closed:
+            return
         fault: PublishRefused | None = None
         try:
             async with asyncio.timeout(self._timeout):

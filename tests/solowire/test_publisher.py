@@ -407,6 +407,17 @@ async def test_is_used_within_its_context(gateway: Gateway) -> None:
         await publish(publisher, 1)
 
 
+async def test_closing_within_its_context_is_the_end_of_it(gateway: Gateway) -> None:
+    """Who closes the publisher leaves it without waiting and without an error; what was not sent is at hand."""
+    gateway.script += [problem(503)] * 100
+    async with Publisher(gateway.url, "tok") as publisher:
+        await publish(publisher, 1)
+        await publisher.close()
+        with pytest.raises(RuntimeError):
+            await publish(publisher, 2)
+    assert [event["data"] for event in publisher.unsent] == [{"n": 1}]
+
+
 async def test_refuses_what_json_cannot_hold(gateway: Gateway) -> None:
     """Data that can't be written as JSON is refused where it is published, and the publisher goes on."""
     async with Publisher(gateway.url, "tok") as publisher:
