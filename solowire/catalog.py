@@ -244,10 +244,9 @@ _TSIG = {"tsig_key": "sensitive.tsig_key"}
 _UPDATER = {"client": "sensitive.client_ip", **_TSIG}
 _PATH = {"path": "sensitive.path"}
 _DIFF = {"before": "sensitive.config_diff", "after": "sensitive.config_diff"}
-_DETAILS = {"details": "sensitive.details"}  # free objects, in which addresses are usual
+_DETAILS = {"details": "sensitive.details"}  # a free object, in which what a type hides is usual: see `_type`
 _PERSON = {
     **_IP,
-    **_DETAILS,
     "session_id": "sensitive.session_id",
     "user_agent": "sensitive.user_agent",
 }
@@ -266,7 +265,8 @@ def _type(
     permission: str = "",
 ) -> EventType:
     needed = permission or f"{category}.read"
-    return EventType(name, category, payload, needed, delivery, priority, sensitive or {}, attributes, key)
+    guarded = {**sensitive, **_DETAILS} if sensitive else {}
+    return EventType(name, category, payload, needed, delivery, priority, guarded, attributes, key)
 
 
 _health, _dns, _security, _system = (partial(_type, c) for c in ("health", "dns", "security", "system"))
@@ -312,8 +312,8 @@ CATALOG = Catalog(
             (_ZONE, *_plain("server", "view")),
             key=("server", "view", "zone"),
         ),
-        _security("security_alert", p.SecurityAlert, DURABLE, _FINDING, {**_IP, **_DETAILS}, priority=HIGH),
-        _security("threat_detected", p.ThreatDetected, DURABLE, _FINDING, {**_IP, **_DETAILS}, priority=HIGH),
+        _security("security_alert", p.SecurityAlert, DURABLE, _FINDING, _IP, priority=HIGH),
+        _security("threat_detected", p.ThreatDetected, DURABLE, _FINDING, _IP, priority=HIGH),
         _security("rpz_update", p.RpzUpdate, DURABLE, (_ZONE, *_plain("category", "actor"))),
         _security("rpz_hit", p.RpzHit, TELEMETRY, _HIT, _IP),
         _system("system_metrics", p.SystemMetrics, STATE, _plain("host"), key=("host",)),

@@ -53,6 +53,13 @@ def test_names_only_declared_fields(event_type: EventType) -> None:
     assert len({a.name for a in event_type.attributes}) == len(event_type.attributes)
 
 
+@pytest.mark.parametrize("event_type", DECLARED, ids=lambda t: t.name)
+def test_details_are_private_where_anything_is(event_type: EventType) -> None:
+    """`details` is any object: a type that hides fields hides it too, or a publisher tells there what is hidden."""
+    if event_type.sensitive and "details" in event_type.field_names:
+        assert event_type.sensitive["details"] == "sensitive.details"
+
+
 @each_type
 def test_guards_what_is_private(event_type: EventType) -> None:
     """A field that tells who or where someone is never is without a permission of its own."""
