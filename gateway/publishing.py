@@ -22,6 +22,11 @@ MSGPACK_TYPES = ("application/msgpack", "application/x-msgpack", "application/vn
 
 MAX_FAULTS = 100
 
+MAX_DEPTH = 64
+"""Levels of objects and arrays in one event's data. Decoders of clients and our own have bounds too, each another."""
+
+_TOO_DEEP = f"it is nested too deeply: data may have {MAX_DEPTH} levels"
+
 _Text = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 
 
@@ -98,7 +103,7 @@ class Parser:
         try:
             decoded = _raw_pack.decode(body) if packed else _raw_json.decode(body)
         except (msgspec.DecodeError, RecursionError, ValueError) as error:
-            reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+            reason = _TOO_DEEP if isinstance(error, RecursionError) else str(error)
             name = "MessagePack" if packed else "JSON"
             raise RequestError("invalid_body", f"the body is not valid {name}: {reason}") from None
         return decoded if isinstance(decoded, list) else [decoded]
@@ -119,6 +124,8 @@ class Parser:
                 "unknown_type",
                 "GET /v1/catalog lists the types; your own begin with custom.",
             )
+        if _deeper(incoming.data, MAX_DEPTH):
+            raise InvalidEvent(index, "$.data", _TOO_DEEP)
         try:
             attributes = self._catalog.check(event_type, incoming.data)
             data = _encode_json(incoming.data)
@@ -153,6 +160,22 @@ class Parser:
         )
 
 
+def _deeper(data: dict[str, Any], levels: int) -> bool:
+    """Whether `data`, as decoded, has more levels of objects and arrays than `levels`."""
+    level: list[Any] = [data]
+    while level:
+        if not levels:
+            return True
+        levels -= 1
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, (dict, list))
+        ]
+    return False
+
+
 def rfc3339(moment: datetime) -> str:
     """`moment` in UTC, with `Z`."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -172,7 +195,7 @@ def _lines(body: bytes) -> Iterable[Any]:
         try:
             yield _raw_json.decode(line)
         except (msgspec.DecodeError, RecursionError, ValueError) as error:
-            reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+            reason = _TOO_DEEP if isinstance(error, RecursionError) else str(error)
             yield InvalidEvent(number, "$", f"the line is not valid JSON: {reason}", "invalid_body")
         number += 1
 
@@ -180,6 +203,6 @@ def _lines(body: bytes) -> Iterable[Any]:
 def _fault(index: int, error: Exception, base: str) -> InvalidEvent:
     """msgspec says "… - at `$.x`": the path goes where it belongs."""
     if isinstance(error, RecursionError):
-        return InvalidEvent(index, base, "it is nested too deeply")
+        return InvalidEvent(index, base, _TOO_DEEP)
     message, _, path = str(error).partition(" - at `")
     return InvalidEvent(index, base + path.rstrip("`").removeprefix("$"), message)

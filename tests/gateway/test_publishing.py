@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gateway.publishing import JSON_TYPES, MAX_FAULTS, MSGPACK_TYPES, NDJSON_TYPES, Parser, rfc3339
+from gateway.publishing import JSON_TYPES, MAX_DEPTH, MAX_FAULTS, MSGPACK_TYPES, NDJSON_TYPES, Parser, rfc3339
 from solowire.catalog import CATALOG
 from solowire.client_protocol import Codec
 from solowire.errors import InvalidEvents, Refused, RequestError
@@ -155,6 +155,27 @@ def test_a_bad_line_is_named_by_its_place_among_the_events() -> None:
     good = b'{"type":"custom.x","data":{}}'
     body = b"\n".join((good, b"", b"{", good, b"[" * 100_000, good))
     assert faults(body, NDJSON) == [(1, "$", "invalid_body"), (3, "$", "invalid_body")]
+
+
+@pytest.mark.parametrize("kind", ["list", "object"])
+@pytest.mark.parametrize("content_type", [JSON, MSGPACK, NDJSON])
+def test_nesting_ends_at_a_depth_that_is_named(kind: str, content_type: str) -> None:
+    """Data of 64 levels is accepted, and 65 are refused with that number, however the event is written."""
+
+    def nested(levels: int) -> dict[str, Any]:
+        data: Any = 1
+        for _ in range(levels - 1):
+            data = [data, 2] if kind == "list" else {"a": data, "b": 2}
+        return {"type": "custom.deep", "data": {"x": data}}
+
+    encode = msgspec.msgpack.encode if content_type == MSGPACK else msgspec.json.encode
+    assert len(parse(encode(nested(MAX_DEPTH)), content_type)) == 1
+    for levels in (MAX_DEPTH + 1, 500):
+        with pytest.raises(InvalidEvents, match=f"{MAX_DEPTH} levels") as caught:
+            parse(encode(nested(levels)), content_type)
+        assert caught.value.faults[0].path == "$.data"
+    with pytest.raises(RequestError, match=f"{MAX_DEPTH} levels"):
+        parse(b"\x91" * 100_000 if content_type == MSGPACK else b"[" * 100_000, content_type)
 
 
 def test_the_list_of_faults_has_an_end() -> None:
@@ -332,7 +353,7 @@ def test_a_valid_request_that_is_cut_anywhere_is_a_documented_error(data: st.Dat
 
 @pytest.mark.parametrize("depth", [*range(1, 100, 20), *range(100, 1200, 40)])
 def test_any_depth_is_refused_or_can_be_sent_on(depth: int) -> None:
-    """Nested data is refused above some depth; below it, both encodings and every redaction can carry it."""
+    """Nested data is refused above its bound; below it, both encodings and every redaction can carry it."""
     body = b'{"type":"custom.x","data":{"x":' + b"[" * depth + b"]" * depth + b"}}"
     try:
         [event] = parse(body)
@@ -340,7 +361,7 @@ def test_any_depth_is_refused_or_can_be_sent_on(depth: int) -> None:
         refused = True
     else:
         refused = False
-    assert not (refused and depth < 100)
+    assert refused == (depth >= MAX_DEPTH)
     if refused:
         return
     entry = Entry(1, event, CATALOG[event.type])
