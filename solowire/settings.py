@@ -7,6 +7,7 @@ Whatever is wrong becomes one line that names the setting.
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import tomllib
 from pathlib import Path
@@ -22,6 +23,7 @@ from solowire.errors import ConfigError
 PREFIX = "SOLOWIRE_"
 _IPC_PATH_LIMIT = 107  # bytes of sun_path in a unix socket's address, unix(7)
 _SECRET_CHARACTERS = 16
+_TOKEN = re.compile(r"[\x21-\x7e]+")  # what a header can carry
 
 log = structlog.get_logger("solowire.settings")
 
@@ -60,40 +62,38 @@ class Settings(BaseSettings):
         None, description="token for tail, publish, stats and sources; default: signed here"
     )
     roles_file: Path | None = Field(None, description="TOML that replaces the built-in roles")
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what is logged, and above")
     log_format: Literal["console", "json"] | None = Field(None, description="default: console on a terminal, else json")
 
     on_duplicate: Literal["replace", "reject"] = Field("replace", description="a second connection of a user")
-    hello_timeout_s: float = Field(2.0, gt=0, le=60)
-    heartbeat_s: float = Field(25.0, ge=0.2, le=600)
+    hello_timeout_s: float = Field(2.0, gt=0, le=60, description="how long a client may take for its hello")
+    heartbeat_s: float = Field(25.0, ge=0.2, le=600, description="a ping this often; two unanswered close (4408)")
     expiry_notice_s: float = Field(60.0, ge=0, description="how long before its token expires a client is told")
     stalled_s: float = Field(
         30.0, gt=0, le=3600, description="how long a socket may take nothing before it is closed (4413)"
     )
     message_rate: float = Field(20.0, gt=0, description="messages per second from one connection")
-    message_burst: float = Field(60.0, ge=1)
-    flush_high_ms: float = Field(20.0, ge=0, le=10_000)
-    flush_normal_ms: float = Field(100.0, ge=0, le=10_000)
-    flush_low_ms: float = Field(
-        1000.0, ge=0, le=60_000, description="longest that an event waits for company, by priority"
-    )
+    message_burst: float = Field(60.0, ge=1, description="messages that one connection may send at once")
+    flush_high_ms: float = Field(20.0, ge=0, le=10_000, description="longest that an event of high priority waits")
+    flush_normal_ms: float = Field(100.0, ge=0, le=10_000, description="the same of normal priority")
+    flush_low_ms: float = Field(1000.0, ge=0, le=60_000, description="the same of low priority")
     flush_per_connection_ms: float = Field(1.0, ge=0, description="a shard waits this for each connection, up to those")
-    reconnect_min_ms: int = Field(500, ge=0)
-    reconnect_max_ms: int = Field(20_000, ge=1)
+    reconnect_min_ms: int = Field(500, ge=0, description="soonest that clients come back after a lost connection")
+    reconnect_max_ms: int = Field(20_000, ge=1, description="what the wait before each further attempt grows to")
     moves_per_s: float = Field(500.0, gt=0, description="users sent away per second when the ring changes")
     send_buffer_bytes: int = Field(256 * 1024, ge=4096, description="SO_SNDBUF of client sockets")
 
     recent_events: int = Field(100_000, ge=100, description="events in a shard's recent log")
-    recent_bytes: int = Field(64 * 2**20, ge=2**20)
+    recent_bytes: int = Field(64 * 2**20, ge=2**20, description="size of a shard's recent log")
     journal_events: int = Field(200_000, ge=100, description="events in the router's log")
-    journal_bytes: int = Field(256 * 2**20, ge=2**20)
+    journal_bytes: int = Field(256 * 2**20, ge=2**20, description="size of the router's log")
     duplicate_window_s: float = Field(600.0, ge=0, description="how long an event's id is remembered")
     credit: int = Field(10_000, ge=100, description="events that may be under way to a shard")
 
     publish_max_bytes: int = Field(4 * 2**20, ge=1024, description="one publish request")
-    publish_max_events: int = Field(5_000, ge=1)
+    publish_max_events: int = Field(5_000, ge=1, description="events in one publish request")
     event_max_bytes: int = Field(32 * 1024, ge=256, le=60 * 1024, description="one event's data as JSON")
-    publish_timeout_s: float = Field(5.0, gt=0, le=600)
+    publish_timeout_s: float = Field(5.0, gt=0, le=600, description="how long a gateway waits for the router's answer")
 
     @model_validator(mode="after")
     def _agree(self) -> Settings:
@@ -107,6 +107,8 @@ class Settings(BaseSettings):
             raise ValueError("publish_max_bytes must not be below event_max_bytes: one event would not fit")
         if self.secret is not None and len(self.secret.get_secret_value()) < _SECRET_CHARACTERS:
             raise ValueError(f"secret must have {_SECRET_CHARACTERS} characters or more")
+        if self.token is not None and not _TOKEN.fullmatch(self.token.get_secret_value()):
+            raise ValueError("token must be one word of plain letters, as `solowire token` prints it")
         if not _is_http(self.url):
             raise ValueError(f"url must be one of http:// or https://, with a host (got {self.url!r})")
         try:

@@ -307,6 +307,19 @@ def test_a_configured_secret_wins_over_the_file(place: Path) -> None:
     assert not (place / "data").exists()
 
 
+def test_every_setting_says_what_it_means() -> None:
+    """`solowire config` is where settings are looked up: none of them stands there by its name alone."""
+    assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+
+
+@pytest.mark.parametrize("token", ["é", "a b", "a\nb", "\udcff", "", " "])
+def test_a_token_that_no_header_can_carry_is_refused(token: str) -> None:
+    """A token that was copied wrongly is one line, and not shown."""
+    line = fault(token=token)
+    assert "token" in line
+    assert not token.strip() or token not in line
+
+
 def test_every_setting_says_its_unit() -> None:
     """A number of seconds, milliseconds or bytes has its unit in its name or what it counts in its description."""
     units = ("_s", "_ms", "_bytes", "_per_s")
