@@ -21,8 +21,9 @@ LEAKED = "leaked"
 ALTERED = "altered"
 GAP = "gap"
 ENDED = "ended"
-UNKNOWN = "unknown event"
-KINDS = (LOST, DUPLICATED, DISORDERED, LEAKED, ALTERED, GAP, ENDED, UNKNOWN)
+UNKNOWN = "unknown"
+REFUSED = "refused"
+KINDS = (LOST, DUPLICATED, DISORDERED, LEAKED, ALTERED, GAP, ENDED, UNKNOWN, REFUSED)
 
 
 class Ack(msgspec.Struct, frozen=True):
@@ -100,16 +101,27 @@ def check(story: Story, made: Mapping[str, Made], acks: Mapping[str, Ack]) -> li
     return sorted(found, key=lambda violation: violation.at)
 
 
-def check_acks(acks: Mapping[str, Ack]) -> list[Violation]:
-    """No two events may stand at the same place."""
-    taken: dict[tuple[str, int], str] = {}
+def check_acks(made: Mapping[str, Made], acks: Mapping[str, Ack]) -> list[Violation]:
+    """No two events may stand at the same place, and each publisher's stand in the order in which it made them.
+
+    made: in that order. A publisher's name is the first part of its events' ids.
+    """
     found = []
-    for id, ack in acks.items():
+    taken: dict[tuple[str, int], str] = {}
+    last: dict[tuple[str, str], int] = {}
+    for id in made:
+        ack = acks.get(id)
+        if ack is None:
+            continue
+        publisher = id.partition("-")[0]
         other = taken.setdefault((ack.epoch, ack.offset), id)
         if other != id:
-            found.append(
-                Violation(DUPLICATED, "publisher", ack.at, ack.offset, id, detail=f"{other} was given the same offset")
-            )
+            detail = f"{other} was given the same offset"
+            found.append(Violation(DUPLICATED, publisher, ack.at, ack.offset, id, detail=detail))
+        elif ack.offset < last.get((publisher, ack.epoch), -1):
+            detail = f"an earlier event of this publisher has {last[publisher, ack.epoch]}"
+            found.append(Violation(DISORDERED, publisher, ack.at, ack.offset, id, detail=detail))
+        last[publisher, ack.epoch] = ack.offset
     return found
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from random import Random
+from typing import Any
 
-from solowire.errors import PublishRefused
-from solowire.publisher import Publisher
-from tests.chaos.checker import LOST, Ack, Violation
+import msgspec
+
+from solowire.publisher import Accepted, Publisher
+from tests.chaos.checker import ALTERED, REFUSED, Ack, Violation
 from tests.chaos.oracle import Made
 
 ZONES = ("a.example", "sub.a.example", "b.example", "xa.example", "c.example", None)
-BEAT_SECONDS = 0.1
-MAX_BATCH = 50
+BEAT_SECONDS = 0.05
 REQUEST_SECONDS = 3.0
 
 
@@ -25,14 +26,15 @@ class Ledger:
         self.acks: dict[str, Ack] = {}
         self.violations: list[Violation] = []
 
-    def acknowledged(self, batch: Sequence[Made], epoch: str, first: int, last: int, at: float) -> None:
+    def acknowledged(self, ids: Sequence[str], answer: Accepted, at: float) -> None:
         """One request is one piece of the log: so its ends tell where each event of it stands."""
-        if last - first + 1 != len(batch):
-            detail = f"{len(batch)} events were given the offsets {first} to {last}"
-            self.violations.append(Violation(LOST, "publisher", at, first, batch[0].id, detail=detail))
+        first, last = answer.first_offset, answer.last_offset
+        if last - first + 1 != len(ids):
+            detail = f"{len(ids)} events were given the offsets {first} to {last}"
+            self.violations.append(Violation(ALTERED, "publisher", at, first, ids[0], detail=detail))
             return
-        for place, event in enumerate(batch):
-            self.acks[event.id] = Ack(first + place, epoch, at)
+        for place, id in enumerate(ids):
+            self.acks[id] = Ack(first + place, answer.epoch, at)
 
 
 class Maker:
@@ -110,30 +112,48 @@ def _attributes(zone: str | None, **others: str) -> dict[str, str]:
     return others if zone is None else {"zone": zone, **others}
 
 
-async def publish(
-    publisher: Publisher, maker: Maker, ledger: Ledger, rate: float, stop: asyncio.Event, clock: Callable[[], float]
-) -> None:
-    """Publishes `rate` events a second until `stop`, then the closing ones; what a fault held up is made good.
+class WatchedPublisher(Publisher):
+    """Writes down what is made and acknowledged; the SDK itself only counts it. clock: seconds of the run."""
 
-    Cancelled, it leaves what is under way without an acknowledgement: that may arrive, once at most.
+    def __init__(self, url: str, token: str, ledger: Ledger, clock: Callable[[], float], **options: Any) -> None:
+        super().__init__(url, token, **options)
+        self._ledger = ledger
+        self._clock = clock
+
+    async def put(self, event: Made) -> None:
+        self._ledger.made[event.id] = event
+        await self.publish(event.type, event.data, id=event.id, user=event.user)
+
+    async def _settle(self, items: list[bytes], retry_for: float | None) -> Any:
+        answer = await super()._settle(items, retry_for)
+        ids = [msgspec.json.decode(item, type=_Identified).id for item in items]
+        if isinstance(answer, Accepted):
+            self._ledger.acknowledged(ids, answer, self._clock())
+        else:
+            self._ledger.violations.append(
+                Violation(REFUSED, "publisher", self._clock(), id=ids[0], detail=str(answer))
+            )
+        return answer
+
+
+class _Identified(msgspec.Struct):
+    id: str
+
+
+async def publish(
+    publisher: WatchedPublisher, maker: Maker, rate: float, stop: asyncio.Event, clock: Callable[[], float]
+) -> None:
+    """Publishes `rate` events a second until `stop`, then the closing ones, and waits until all are acknowledged.
+
+    Cancelled, it leaves some without an acknowledgement: they may arrive, once at most.
     """
     began = clock()
     count = 0
     while not stop.is_set():
-        owed = min(int((clock() - began) * rate) - count, MAX_BATCH)
-        if owed > 0:
-            await _settle(publisher, [maker.next() for _ in range(owed)], ledger, clock)
-            count += owed
-        if int((clock() - began) * rate) - count < MAX_BATCH:
-            await asyncio.sleep(BEAT_SECONDS)
-    await _settle(publisher, maker.closing(), ledger, clock)
-
-
-async def _settle(publisher: Publisher, batch: list[Made], ledger: Ledger, clock: Callable[[], float]) -> None:
-    ledger.made.update((event.id, event) for event in batch)
-    try:
-        done = await publisher.publish_now([event.as_published() for event in batch])
-    except PublishRefused as refused:
-        ledger.violations.append(Violation(LOST, "publisher", clock(), id=batch[0].id, detail=str(refused)))
-        raise
-    ledger.acknowledged(batch, done.epoch, done.first_offset, done.last_offset, clock())
+        while count < (clock() - began) * rate:
+            await publisher.put(maker.next())
+            count += 1
+        await asyncio.sleep(BEAT_SECONDS)
+    for event in maker.closing():
+        await publisher.put(event)
+    await publisher.drain()

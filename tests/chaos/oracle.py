@@ -24,10 +24,6 @@ class Made(msgspec.Struct, frozen=True):
     attributes: dict[str, str] = {}
     user: str | None = None
 
-    def as_published(self) -> dict[str, Any]:
-        event = {"id": self.id, "type": self.type, "data": self.data}
-        return event if self.user is None else {**event, "user": self.user}
-
 
 class Who(msgspec.Struct, frozen=True):
     """A client: who it is, and what it asks for. subscriptions: None means its role's defaults."""

@@ -13,12 +13,11 @@ from pathlib import Path
 
 import msgspec
 
-from solowire.publisher import Publisher
 from tests.chaos import checker, plan
 from tests.chaos.checker import Violation
 from tests.chaos.clients import Reader, current_user, population
 from tests.chaos.disturb import Disturber
-from tests.chaos.load import REQUEST_SECONDS, Ledger, Maker, publish
+from tests.chaos.load import REQUEST_SECONDS, Ledger, Maker, WatchedPublisher, publish
 from tests.chaos.oracle import Who
 from tests.chaos.processes import ChaosSystem
 
@@ -50,7 +49,7 @@ class Options(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct):
-    """What came of a run. directory: where its logs are."""
+    """What came of a run. directory: where its logs are. delays: seconds from acknowledgement to arrival, of all."""
 
     options: Options
     directory: Path
@@ -58,7 +57,10 @@ class Report(msgspec.Struct):
     failed_disturbances: list[str] = []
     acknowledged: int = 0
     unsettled: int = 0
+    sent_again: int = 0
+    known_already: int = 0
     checked: int = 0
+    delays: list[float] = []
     reconnections: int = 0
     silences: list[float] = []
     settled_after: float = 0.0
@@ -74,11 +76,14 @@ class Report(msgspec.Struct):
         made = ", ".join(f"{count} {kind}" for kind, count in sorted(self.disturbances.items())) or "none"
         counts = Counter(violation.kind for violation in self.violations)
         silences = self.silences or [0.0]
+        delays = [*statistics.quantiles(self.delays or [0.0, 0.0], n=100), max(self.delays, default=0.0)]
         lines = [
             f"seed {self.options.seed}: {'kept' if self.ok else 'BROKEN'}",
             f"  disturbances     {made}",
-            f"  events           {self.acknowledged} acknowledged, {self.unsettled} not",
+            f"  events           {self.acknowledged} acknowledged, {self.unsettled} not; {self.sent_again} requests "
+            f"were sent again, {self.known_already} of their events were known already",
             f"  deliveries       {self.checked} checked; {self.reconnections} reconnections",
+            f"  after the ack    {delays[49]:.2f} s median, {delays[98]:.2f} s p99, {delays[-1]:.1f} s at most",
             "  violations       " + ", ".join(f"{counts[kind]} {kind}" for kind in checker.KINDS),
             f"  without delivery {statistics.median(silences):.1f} s at the median, {max(silences):.1f} s at the worst",
             f"  caught up        {self.settled_after:.1f} s after the last disturbance",
@@ -119,6 +124,7 @@ class _Run:
         self._report = report
         self._began: float | None = None
         self._ledger = Ledger()
+        self._publishers: list[WatchedPublisher] = []
         self._token_seconds = options.seconds + 600
         self._gateways = [system.link_url(f"gateway {i}") for i in range(plan.GATEWAYS)]
         self._disturber = Disturber(system, self._token("chaos", "admin"), self._clock)
@@ -149,16 +155,19 @@ class _Run:
         async with AsyncExitStack() as stack:
             publishing = []
             for number in range(PUBLISHERS):
-                publisher = Publisher(
+                publisher = WatchedPublisher(
                     self._gateways[number % plan.GATEWAYS],
                     self._token(f"publisher-{number}", "publisher"),
-                    retry_for=self._token_seconds,
+                    self._ledger,
+                    self._clock,
                     timeout=REQUEST_SECONDS,
                 )
-                await stack.enter_async_context(publisher)
+                await publisher.__aenter__()
+                stack.push_async_callback(publisher.close)  # leaving it would wait for what a fault still holds up
+                self._publishers.append(publisher)
                 maker = Maker(self._options.seed, f"p{number}", users)
                 rate = self._options.rate / PUBLISHERS
-                publishing.append(asyncio.create_task(publish(publisher, maker, self._ledger, rate, stop, self._clock)))
+                publishing.append(asyncio.create_task(publish(publisher, maker, rate, stop, self._clock)))
             try:
                 await self._disturber.run(self._plan)
                 await asyncio.sleep(self._options.seconds - self._clock())
@@ -199,9 +208,13 @@ class _Run:
         report.failed_disturbances = [str(h) for h in disturber.happened if h.outcome]
         report.acknowledged = len(ledger.acks)
         report.unsettled = len(ledger.made) - len(ledger.acks)
-        report.violations = ledger.violations + checker.check_acks(ledger.acks)
+        report.sent_again = sum(publisher.stats.retries for publisher in self._publishers)
+        report.known_already = sum(publisher.stats.duplicates for publisher in self._publishers)
+        report.violations = ledger.violations + checker.check_acks(ledger.made, ledger.acks)
         for reader in self._readers:
-            report.checked += len(reader.story.arrivals)
+            arrivals = reader.story.arrivals
+            report.checked += len(arrivals)
+            report.delays += [max(a.at - ledger.acks[a.id].at, 0.0) for a in arrivals if a.id in ledger.acks]
             report.reconnections += len(reader.visits) - 1
             report.silences.append(reader.longest_silence(self._options.seconds))
             report.violations += checker.check(reader.story, ledger.made, ledger.acks)

@@ -188,8 +188,15 @@ def test_an_epoch_that_was_lost() -> None:
 
 def test_one_offset_for_two_events() -> None:
     """Publishers that were told the same place were told something wrong."""
-    assert check_acks(ACKS) == []
-    assert [v.kind for v in check_acks({**ACKS, "other": Ack(1, EPOCH)})] == [DUPLICATED]
+    assert check_acks(MADE, ACKS) == []
+    first, second = list(MADE)[:2]
+    assert [v.kind for v in check_acks(MADE, {**ACKS, second: ACKS[first]})] == [DUPLICATED]
+
+
+def test_a_publisher_that_was_overtaken_by_itself() -> None:
+    """What one publisher made later stands later."""
+    first, second = list(MADE)[:2]
+    assert [v.kind for v in check_acks(MADE, {**ACKS, first: ACKS[second], second: ACKS[first]})] == [DISORDERED]
 
 
 def test_a_loss_says_where_to_look() -> None:
