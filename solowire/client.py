@@ -120,9 +120,9 @@ class Client:
 
     Entering waits for the first `welcome`, for as long as it takes. Entering and iterating raise ConnectionEnded when
     the server ends the connection for good (a terminal close code, or an HTTP answer that means the same: 401 is 4401,
-    403 is 4403, 409 is 4409, any other that can't succeed 4400), or for whatever reason if `reconnect` is False;
-    MessageRefused if it does not take the `hello`; and what the token function raises, unless that is an OSError or
-    httpx.TransportError, which is tried again. What had arrived is handed out first.
+    403 is 4403, 409 is 4409, any other that can't succeed or is no gateway's 4400), or for whatever reason if
+    `reconnect` is False; MessageRefused if it does not take the `hello`; and what the token function raises, unless
+    that is an OSError or httpx.TransportError, which is tried again. What had arrived is handed out first.
     """
 
     def __init__(
@@ -166,6 +166,7 @@ class Client:
         self.gaps = 0
         self.undecodable = 0
         self.connections = 0  # so many welcomes
+        self.last_reason: str | None = None  # why the last connection, or attempt at one, ended; None before the first
         self._reconnect_ms = (reconnect_min * 1000, reconnect_max * 1000)
         self._backoff = _backoff(*self._reconnect_ms)
         self._welcome: Welcome | None = None
@@ -321,6 +322,7 @@ class Client:
                 try:
                     await self._connection(http)
                 except _Left as left:
+                    self.last_reason = f"{left.code} {left.reason}".rstrip()
                     now = clock()
                     lived = 0.0 if self._live_since is None else now - self._live_since
                     if lived:
@@ -388,7 +390,9 @@ class Client:
         try:
             grant = msgspec.json.decode(response.content, type=Grant)
         except (msgspec.DecodeError, UnicodeError) as error:
-            raise _Left(ABNORMAL, f"the gateway's answer can't be understood: {error}") from error
+            # At first it is no gateway, as with a 404; later it would be a proxy whose gateway is being deployed.
+            code = ABNORMAL if self.connections else CloseCode.bad_protocol
+            raise _Left(code, f"the gateway's answer can't be understood: {error}") from error
         self._shard = grant.shard
         return grant
 

@@ -27,25 +27,32 @@ async def follow(
     count: int | None,
 ) -> None:
     """Prints events as they come, `count` of them or until it is interrupted. Raises ClientError."""
-    notes = Console(stderr=True, highlight=False)
+    notes = Console(stderr=True, highlight=False, markup=False, emoji=False)  # what others say is no markup
     out = Console(highlight=False, soft_wrap=True)
 
     def lost(reason: str) -> None:
         notes.print(f"events may be missing here: {reason}", style="yellow")
 
-    async def waiting() -> None:
-        await asyncio.sleep(PATIENCE_SECONDS)
-        notes.print(f"not connected to {url} yet; trying on, Ctrl-C ends", style="yellow")
-
-    patience = asyncio.create_task(waiting())
-    async with Client(
+    client = Client(
         url,
         token,
         subscriptions=list(types) or None,
         filter=filter or None,
         on_gap=lost,
         on_notice=lambda notice: _note(notes, notice),
-    ) as client:
+    )
+
+    async def waiting() -> None:
+        told = ""
+        while True:
+            await asyncio.sleep(PATIENCE_SECONDS)
+            reason = client.last_reason or "no answer"
+            if reason != told:
+                notes.print(f"not connected to {url} yet ({reason}); trying on, Ctrl-C ends", style="yellow")
+                told = reason
+
+    patience = asyncio.create_task(waiting())
+    async with client:
         patience.cancel()
         if client.welcome is not None:
             _greet(notes, client.welcome, client.shard)

@@ -401,14 +401,28 @@ async def test_ticket_that_is_not_taken_is_replaced(fake: Fake) -> None:
 
 async def test_waits_as_long_as_the_gateway_asks(fake: Fake) -> None:
     """Overload is waited out, no sooner than Retry-After says; so is an answer that is not the gateway's."""
-    fake.refusals.append((200, {}, b"<html>"))
-    fake.refuse(429)
-    fake.refuse(503, retry_after="1")
-    async with connected(fake):
-        first, second, third, fourth = fake.times
+    async with connected(fake) as (client, peer):
+        fake.refusals.append((200, {}, b"<html>"))
+        fake.refuse(429)
+        fake.refuse(503, retry_after="1", detail="come later")
+        await peer.socket.close(1012)
+        await fake.accept()
+        await until(lambda: client.connections == 2)
+        _, first, second, third, fourth = fake.times
+        assert client.last_reason == "1006 503 come later"
     assert fourth - third >= 1
     assert third - first < 1
     assert second < third
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"", b"[]", b'{"status": "ok"}', b"\xff"])
+async def test_something_else_in_the_gateways_place_is_told(fake: Fake, body: bytes) -> None:
+    """A first answer that says "fine" and is no gateway's ends it, as a 404 does, rather than being tried for ever."""
+    fake.refusals.append((200, {}, body))
+    with pytest.raises(ConnectionEnded, match="can't be understood") as ended:
+        async with Client(fake.url, "tok", **SOON):
+            pass
+    assert ended.value.close_code == 4400
 
 
 async def test_gateway_that_is_not_there_is_waited_for() -> None:
@@ -418,10 +432,14 @@ async def test_gateway_that_is_not_there_is_waited_for() -> None:
     closed.close()
     await closed.wait_closed()
     fake = Fake()
-    entering = asyncio.create_task(Client(f"http://127.0.0.1:{port}", "tok", **SOON).__aenter__())
+    client = Client(f"http://127.0.0.1:{port}", "tok", **SOON)
+    assert client.last_reason is None
+    entering = asyncio.create_task(client.__aenter__())
+    await until(lambda: client.last_reason is not None)
+    assert "can't be reached" in str(client.last_reason)
     async with fake.running(), await asyncio.start_server(fake.gateway, "127.0.0.1", port):
         await fake.accept()
-        client = await entering
+        await entering
         await client.close()
 
 
