@@ -9,6 +9,7 @@ import asyncio
 import getpass
 import json
 import os
+import shlex
 import shutil
 import socket
 import sys
@@ -23,6 +24,7 @@ import msgspec
 from pydantic import SecretStr
 
 from solowire import __version__, logs
+from solowire.access import ADMINISTER, PUBLISH, grants
 from solowire.errors import ClientError, ConfigError, InvalidToken, PublishRefused
 from solowire.settings import Settings, load, secret_of
 
@@ -83,11 +85,16 @@ def remote(command: F) -> F:
 def up(config: Path | None, **options: Any) -> None:
     """Router, shards and gateway on this machine; Ctrl-C drains and stops."""
     from solowire import process
-    from solowire.roles import roles_of
     from solowire.supervisor import Failed, Supervisor
 
     settings = _load(config, "up", **options)
-    roles_of(settings)  # what every child would refuse is refused here, once
+    if settings.shard_port is not None:
+        raise ConfigError(
+            "SOLOWIRE_SHARD_PORT: it is for one shard alone; the shards of `up` take the ports after --port"
+        )
+    _role(
+        settings, ADMINISTER, connects=True
+    )  # what every child would refuse, and we at the end, is refused here, once
     _ = settings.backplane_address
     secret, made = secret_of(settings, create=True)
     config = config.absolute() if config is not None else None
@@ -121,8 +128,12 @@ def up(config: Path | None, **options: Any) -> None:
 
 
 def _say_where(settings: Settings, url: str, secret: str, made: bool) -> None:
-    token = _signed(settings, secret, "admin", "admin", TOKEN_SECONDS)
-    elsewhere = f" --data-dir {settings.data_dir}" if "data_dir" in settings.model_fields_set else ""
+    token = _signed(settings, secret, "admin", _role(settings, ADMINISTER, connects=True), TOKEN_SECONDS)
+    elsewhere = (
+        f" --data-dir {shlex.quote(str(settings.data_dir.absolute()))}"
+        if "data_dir" in settings.model_fields_set
+        else ""
+    )
     elsewhere += f" --url {url}" if url != Settings.model_fields["url"].default else ""
     lines = ["", f"Solowire is ready: {settings.shards} shard{'s' if settings.shards > 1 else ''}.", ""]
     if made:
@@ -193,7 +204,7 @@ def bind9(config: Path | None, query_log: Path, server: str, zones: str, from_st
     settings = _load(config, "source", **options)
 
     async def run(stop: asyncio.Event) -> None:
-        async with Publisher(settings.url, _token(settings, "publisher")) as publisher:
+        async with Publisher(settings.url, _token(settings, PUBLISH)) as publisher:
             await run_bind9(query_log, publisher, server=server, from_start=from_start, zones=_listed(zones), stop=stop)
 
     process.run(run)
@@ -247,7 +258,7 @@ def publish(
     event |= {n: v for n, v in (("priority", priority), ("user", user), ("key", key)) if v is not None}
 
     async def run() -> int:
-        async with Publisher(settings.url, _token(settings, "publisher"), retry_for=PUBLISH_SECONDS) as publisher:
+        async with Publisher(settings.url, _token(settings, PUBLISH), retry_for=PUBLISH_SECONDS) as publisher:
             return (await publisher.publish_now(event)).last_offset
 
     try:
@@ -255,9 +266,8 @@ def publish(
     except PublishRefused as error:
         if error.status:
             raise
-        raise ClientError(
-            f"{settings.url} can't be reached: {error.problem.get('detail', 'no reason given')}"
-        ) from None
+        title, detail = (error.problem.get(part, "no reason given") for part in ("title", "detail"))
+        raise ClientError(f"{settings.url}: {title}: {detail}") from None
 
 
 @cli.command()
@@ -284,7 +294,8 @@ def tail(
         if not sign:
             raise ConfigError(f"--filter {entry}: write NAME=VALUE")
         wanted.setdefault(name, []).append(value)
-    asyncio.run(follow(settings.url, _token(settings, "admin"), types, wanted, as_json=as_json, count=count))
+    token = _token(settings, ADMINISTER, connects=True)
+    asyncio.run(follow(settings.url, token, types, wanted, as_json=as_json, count=count))
 
 
 @cli.command()
@@ -296,7 +307,7 @@ def stats(config: Path | None, watch: bool, as_json: bool, **options: Any) -> No
     from solowire.statistics import show
 
     settings = _load(config, None, **options)
-    asyncio.run(show(settings.url, _token(settings, "admin"), watch=watch, as_json=as_json))
+    asyncio.run(show(settings.url, _token(settings, ADMINISTER), watch=watch, as_json=as_json))
 
 
 @cli.command("config")
@@ -319,13 +330,33 @@ def _load(config: Path | None, role: str | None, *, index: int | None = None, **
     return settings
 
 
-def _token(settings: Settings, role: str) -> str | Callable[[], str]:
+def _token(settings: Settings, permission: str, *, connects: bool = False) -> str | Callable[[], str]:
     """The configured token; else one signed here, anew whenever it is asked for, for a user of this process alone."""
     if settings.token is not None:
         return settings.token.get_secret_value()
     secret, _ = secret_of(settings, create=False)
+    role = _role(settings, permission, connects=connects)
     user = f"cli:{_login()}@{socket.gethostname()}:{os.getpid()}"
     return lambda: _signed(settings, secret, user, role, TOKEN_SECONDS)
+
+
+def _role(settings: Settings, permission: str, *, connects: bool = False) -> str:
+    """The role to sign for: the widest for administrators, else the one that grants little beside `permission`.
+
+    Raises ConfigError if there is none. connects: it must be allowed to open a connection.
+    """
+    from solowire.roles import roles_of
+
+    able = {
+        name: role
+        for name, role in roles_of(settings).items()
+        if grants(role.permissions, permission) and (role.may_connect or not connects)
+    }
+    if not able:
+        which = f"{permission!r} and may connect" if connects else repr(permission)
+        raise ConfigError(f"roles file {settings.roles_file}: no role grants {which}, which is what to sign for here")
+    everything = permission == ADMINISTER
+    return min(able, key=lambda name: ("*" in able[name].permissions) is not everything)
 
 
 def _signed(settings: Settings, secret: str, user: str, role: str, ttl: float, zones: tuple[str, ...] = ()) -> str:
@@ -338,7 +369,12 @@ def _signed(settings: Settings, secret: str, user: str, role: str, ttl: float, z
 
 def _command() -> str:
     """This command, as it can be typed here."""
-    return "solowire" if shutil.which("solowire") is not None else sys.argv[0]
+    if Path(sys.argv[0]).name == "__main__.py":
+        return f"{shlex.quote(sys.executable)} -m solowire"
+    found = shutil.which("solowire")
+    return (
+        "solowire" if found and os.path.realpath(found) == os.path.realpath(sys.argv[0]) else shlex.quote(sys.argv[0])
+    )
 
 
 def _login() -> str:

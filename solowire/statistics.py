@@ -12,6 +12,7 @@ import httpx
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from solowire.errors import ClientError, PublishRefused
 
@@ -56,7 +57,8 @@ def table_of(shards: list[dict[str, Any]]) -> Table:
         total = f"{sum(numbers):,}" if key not in ("shard", "address") else ""
         table.add_column(name, footer="all" if key == "shard" else total, justify="right", overflow="fold")
     for shard in shards:
-        table.add_row(*(f"{v:,}" if isinstance(v := shard[key], int) else str(v) for _, key in _COLUMNS))
+        # Text: an address in brackets is no markup.
+        table.add_row(*(Text(f"{v:,}" if isinstance(v := shard[key], int) else str(v)) for _, key in _COLUMNS))
     return table
 
 
@@ -72,5 +74,13 @@ async def _ask(http: httpx.AsyncClient, token: str | Callable[[], str]) -> list[
         raise ClientError(f"{http.base_url} is no gateway: it answers {answer.status_code} without JSON") from None
     if answer.status_code != 200:
         raise PublishRefused(answer.status_code, body if isinstance(body, dict) else {})
-    shards: list[dict[str, Any]] = body
-    return shards
+    if not isinstance(body, list) or not all(map(_is_shard, body)):
+        raise ClientError(f"{http.base_url} is no gateway: it answers 200 with other JSON than a gateway's")
+    return body
+
+
+def _is_shard(row: object) -> bool:
+    """Whether `row` has all that the table shows."""
+    return isinstance(row, dict) and all(
+        isinstance(row.get(key), str if key == "address" else int) for _, key in _COLUMNS
+    )

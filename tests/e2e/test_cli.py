@@ -9,11 +9,13 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from websockets.sync.client import connect
 
 from solowire import __version__
 from solowire.settings import Settings
-from tests.e2e.system import System, environment, free_ports, run
+from tests.e2e.system import System, environment, free_ports, run, running
 
 REMOTE = (["publish", "custom.x", "{}"], ["stats"], ["tail"])
 SECRET = "a secret for tests, of more than 32 bytes"
@@ -67,13 +69,13 @@ def one_line(done: subprocess.CompletedProcess[str], status: int = 2) -> str:
 class Tail:
     """A running `solowire tail`, connected."""
 
-    def __init__(self, system: System, place: Path, *arguments: str) -> None:
+    def __init__(self, system: System, place: Path, *arguments: str, **settings: object) -> None:
         self._said = place / "tail.err"
         where = ["--data-dir", str(system.data_dir), "--url", system.url]
         with self._said.open("w") as stderr:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "solowire", "tail", *arguments, *where],
-                env=environment() | {"PYTHONUNBUFFERED": "1"},
+                env=environment(settings) | {"PYTHONUNBUFFERED": "1"},
                 cwd=place,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -94,8 +96,8 @@ class Tail:
 
 
 @contextmanager
-def tail(system: System, place: Path, *arguments: str) -> Iterator[Tail]:
-    tail = Tail(system, place, *arguments)
+def tail(system: System, place: Path, *arguments: str, **settings: object) -> Iterator[Tail]:
+    tail = Tail(system, place, *arguments, **settings)
     try:
         until(lambda: "connected as" in tail.said or tail.process.poll() is not None, "tail is connected")
         assert tail.process.poll() is None, tail.said
@@ -232,6 +234,43 @@ def test_a_roles_file_replaces_the_roles(place: Path) -> None:
     assert "known are auditor" in line
 
 
+def test_roles_of_other_names_will_do(place: Path) -> None:
+    """What the command signs for itself is chosen by what a role grants, whatever the roles are called."""
+    roles = place / "roles.toml"
+    roles.write_text(
+        '[roles.reader]\npermissions = ["dns.*"]\n'
+        '[roles.feeder]\npermissions = ["events.publish"]\nmay_connect = false\n'
+        '[roles.boss]\npermissions = ["*"]\n'
+    )
+    with running(place / "data", shards=1, settings={"ROLES_FILE": roles}) as system:
+        own = partial(ask, system, place, ROLES_FILE=roles)
+        until(lambda: "custom.hello" in system.output.read_text(), "it says where it is")
+        published = own("publish", "custom.x", "{}")
+        assert int(printed(published)) > 0
+        [shard] = json.loads(printed(own("stats", "--json")))
+        assert shard["shard"] == 0
+        [token] = re.findall(r"administrator's token +(\S+)", system.output.read_text())
+        assert connects(system, token).status_code == 200
+        with tail(system, place, "custom.*", "--count", "1", ROLES_FILE=roles) as tailing:
+            assert "(boss)" in tailing.said
+            own("publish", "custom.x", "{}")
+            assert len(tailing.lines()) == 1
+
+
+def test_roles_that_nothing_can_be_signed_for_are_one_line(place: Path) -> None:
+    """A roles file without an administrator is told before anything starts; each command names what it needs."""
+    roles = place / "roles.toml"
+    roles.write_text(
+        '[roles.reader]\npermissions = ["dns.*"]\n[roles.deaf]\npermissions = ["*"]\nmay_connect = false\n'
+    )
+    for done in together(*(partial(solowire, place, *c, SECRET=SECRET, ROLES_FILE=roles) for c in (["up"], ["tail"]))):
+        line = one_line(done)
+        assert "roles.toml" in line
+        assert "'admin' and may connect" in line
+    roles.write_text('[roles.reader]\npermissions = ["dns.*"]\n')
+    assert "'events.publish'" in one_line(solowire(place, "publish", "custom.x", "{}", SECRET=SECRET, ROLES_FILE=roles))
+
+
 @pytest.mark.parametrize(
     ("content", "word"),
     [
@@ -285,8 +324,9 @@ def test_config_shows_every_setting_and_no_secret(place: Path) -> None:
         ({"BACKPLANE": "tcp://127.0.0.1:1"}, None, None, ["backplane", "CURVE"]),
         ({"SECRET": "short"}, None, None, ["secret"]),
         ({"STALLED_S": "inf"}, None, None, ["SOLOWIRE_STALLED_S"]),
+        ({"SHARD_PORT": 7000}, None, None, ["SOLOWIRE_SHARD_PORT", "--port"]),
     ],
-    ids=["env", "dotenv", "unknown", "not-toml", "toml", "flush", "reconnect", "tcp", "secret", "infinite"],
+    ids=["env", "dotenv", "unknown", "not-toml", "toml", "flush", "reconnect", "tcp", "secret", "infinite", "shard"],
 )
 def test_a_wrong_setting_is_one_line(
     place: Path, settings: dict[str, object], dotenv: str | None, toml: str | None, words: list[str]
@@ -316,6 +356,23 @@ def test_a_data_directory_that_is_a_file_is_one_line(place: Path) -> None:
     for command in (["up"], ["router"]):
         line = one_line(solowire(place, *command))
         assert str(place / "data") in line
+
+
+# ------------------------------------------------------------------------------------------- up
+
+
+def test_what_up_suggests_can_be_typed(place: Path) -> None:
+    """The lines that `up` prints run as they are, from anywhere, also where the system was started with `python -m`."""
+    with running(place / "a data dir", shards=1) as system:
+        until(lambda: re.search("custom.hello.*\n", system.output.read_text()), "it is printed")
+        text = system.output.read_text()
+        [publishing] = re.findall(r"^ +(.* publish custom.hello .*)$", text, re.M)
+        [following] = re.findall(r"^ +(.* tail .*)$", text, re.M)
+        for line in (publishing, f"{following} --help"):
+            done = subprocess.run(
+                line, shell=True, cwd="/", env=environment(), capture_output=True, text=True, timeout=30
+            )
+            assert printed(done)
 
 
 # ------------------------------------------------------------------------------------------- publish
@@ -370,6 +427,57 @@ def test_something_else_on_the_port_is_one_line(system: System, place: Path) -> 
     where = ["--data-dir", str(system.data_dir), "--url", f"http://127.0.0.1:{system.port + 1}"]
     for done in together(*(partial(run, *command, *where, cwd=place) for command in REMOTE)):
         assert "404" in one_line(done, status=1)
+
+
+@contextmanager
+def another_program(body: bytes) -> Iterator[str]:
+    """The URL of a program that answers everything with 200 and `body`."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            self.rfile.read(int(self.headers.get("content-length", 0)))
+            self.send_response(200)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_GET = do_POST = answer  # http.server's names
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize("body", [b"<html>", b'{"shards": []}', b"[1]", b'[{"shard": "x"}]', b"null", b"\xff"])
+def test_another_program_that_says_fine_is_one_line(place: Path, body: bytes) -> None:
+    """Whatever answers 200 in the gateway's place, `stats` and `tail` end with one line that names the place or why."""
+    with another_program(body) as url:
+        commands = (["stats"], ["stats", "--json"], ["tail"])
+        told = together(*(partial(solowire, place, *command, "--url", url, SECRET=SECRET) for command in commands))
+        for done in told:
+            assert re.search("is no gateway|can't be understood", one_line(done, status=1))
+
+
+def test_a_token_that_is_none_is_one_line(place: Path) -> None:
+    """A token that no header can carry is the setting's fault."""
+    for done in together(*(partial(solowire, place, *command, "--token", "é") for command in REMOTE)):
+        assert "token must be" in one_line(done)
+
+
+def test_what_others_say_is_no_markup(system: System, place: Path) -> None:
+    """Brackets in what a user typed or the server repeats are printed as they are."""
+    with tail(system, place, "dns.[/x]", "custom.*", "--count", "1") as tailing:
+        until(lambda: "dns.[/x]" in tailing.said, "it is told")
+        publish(system, {"type": "custom.x", "data": {}})
+        tailing.lines()
 
 
 def test_a_token_that_is_refused_is_one_line(system: System, place: Path) -> None:
@@ -455,6 +563,7 @@ def test_tail_waits_for_a_gateway_that_comes_later(place: Path) -> None:
         process = subprocess.Popen(command, env=environment({"SECRET": SECRET}), cwd=place, stderr=stderr)
     try:
         until(lambda: f"not connected to {url} yet" in said.read_text(), "it says so")
+        assert "can't be reached" in said.read_text()
         process.send_signal(signal.SIGINT)
         assert process.wait(10) == 130
         assert "Traceback" not in said.read_text()
