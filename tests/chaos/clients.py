@@ -88,10 +88,11 @@ class Reader:
             on_gap=self._gap,
         )
 
-    async def run(self) -> None:
-        """Reads until it is cancelled, or the client gives up, which is written down."""
+    async def run(self, after: float = 0.0) -> None:
+        """Comes after so many seconds; reads until it is cancelled, or the client gives up, which is written down."""
         current_user.set(self.who.user)
         try:
+            await asyncio.sleep(after)
             async with self._client as client:
                 self._entered.set()
                 async for event in client:

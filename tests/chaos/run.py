@@ -8,8 +8,9 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
+from random import Random
 
 import msgspec
 
@@ -24,6 +25,9 @@ from tests.chaos.processes import ChaosSystem
 PUBLISHERS = 4
 WELCOME_SECONDS = 30.0
 SETTLE_SECONDS = 60.0
+LATE_EVERY = 6
+"""Every so manieth client comes for the first time in the midst of it."""
+
 SHOWN_LINES = 40
 
 log = logging.getLogger("tests.chaos.run")
@@ -134,12 +138,18 @@ class _Run:
         ]
 
     async def run(self) -> None:
-        reading = [asyncio.create_task(reader.run(), name=reader.who.user) for reader in self._readers]
+        early = [reader for number, reader in enumerate(self._readers) if number % LATE_EVERY]
+        late = self._readers[::LATE_EVERY]
+        reading = [asyncio.create_task(reader.run(), name=reader.who.user) for reader in early]
         try:
             async with asyncio.timeout(WELCOME_SECONDS):
-                for reader in self._readers:
+                for reader in early:
                     await reader.entered()
             self._began = time.monotonic()
+            chance = Random(f"{self._options.seed} late")
+            for reader in late:
+                after = chance.uniform(0, self._options.seconds)
+                reading.append(asyncio.create_task(reader.run(after), name=reader.who.user))
             await self._load()
         finally:
             for task in reading:
@@ -187,8 +197,12 @@ class _Run:
 
     async def _caught_up(self) -> None:
         """Waits until every client has got the last event that it must get."""
-        last = [(reader, self._last_due(reader)) for reader in self._readers]
         deadline = self._clock() + SETTLE_SECONDS
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SETTLE_SECONDS):
+                for reader in self._readers:
+                    await reader.entered()
+        last = [(reader, self._last_due(reader)) for reader in self._readers]
         while late := [(r, due) for r, due in last if not _reached(r, due) and not r.story.ended]:
             if self._clock() > deadline:
                 where = ", ".join(f"{r.who.user} at {r.farthest[1]} of {due[1]}" for r, due in late[:5])
@@ -215,7 +229,7 @@ class _Run:
             arrivals = reader.story.arrivals
             report.checked += len(arrivals)
             report.delays += [max(a.at - ledger.acks[a.id].at, 0.0) for a in arrivals if a.id in ledger.acks]
-            report.reconnections += len(reader.visits) - 1
+            report.reconnections += max(len(reader.visits) - 1, 0)
             report.silences.append(reader.longest_silence(self._options.seconds))
             report.violations += checker.check(reader.story, ledger.made, ledger.acks)
         report.violations.sort(key=lambda violation: violation.at)
