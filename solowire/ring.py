@@ -1,9 +1,10 @@
 """Which shard owns a user: consistent hashing with virtual nodes.
 
 What it keeps true: the owner of a user depends on nothing but the set of shards, so that every process that knows the
-set knows the directory, and there is no other. When a shard joins or leaves, only users that go to it or come from it
-move. With 1,024 points a shard, the largest of 8 shards holds a few percent more than its share (a test shows it);
-building a ring of 8 takes some milliseconds, which happens only when the set changes.
+set knows the directory, and there is no other. When a shard joins N others, only users that go to it move, at most one
+in N of all; when one leaves, exactly its own users move, to all of the others, and nobody else (tests show both). With
+1,024 points a shard, the largest of 8 shards holds a few percent more than its share (a test shows it); building a
+ring of 8 takes some milliseconds, which happens only when the set changes.
 
 Source: Karger et al., "Consistent hashing and random trees" (STOC 1997); BLAKE2b is RFC 7693.
 """
