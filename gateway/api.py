@@ -26,9 +26,10 @@ from solowire.backplane import Answer, ShardAddress, ShardReport
 from solowire.catalog import CATALOG
 from solowire.client_protocol import SUBPROTOCOLS
 from solowire.errors import InvalidEvents, Refused, RequestError
+from solowire.metrics import CONTENT_TYPE
 from solowire.problems import PROBLEM_TYPE, problem, problem_of
 from solowire.settings import Settings
-from solowire.tokens import TICKET_SECONDS
+from solowire.tokens import TICKET_SECONDS, bearer
 
 log = structlog.get_logger("solowire.gateway")
 
@@ -81,7 +82,7 @@ def create_app(gateway: Gateway, settings: Settings, metrics: Any) -> Litestar:
     async def connect(request: Req) -> Connect:
         """Takes a Bearer token, answers with the URL of the user's shard and a ticket for it."""
         now = time.time()
-        shard, ticket = gateway.place(gateway.identify(bearer(request), now), now)
+        shard, ticket = gateway.place(gateway.identify(_token(request), now), now)
         url = shard_url(settings.shard_url, shard, _scheme(request), _host(request))
         joined = f"{url}{'&' if '?' in url else '?'}ticket={ticket}"
         return Connect(joined, ticket, shard.index, gateway.epoch, int(TICKET_SECONDS), list(SUBPROTOCOLS))
@@ -90,7 +91,7 @@ def create_app(gateway: Gateway, settings: Settings, metrics: Any) -> Litestar:
     async def route(request: Req) -> Response[None]:
         """For nginx `auth_request` and Envoy `ext_authz`: the answer is in the headers."""
         now = time.time()
-        shard, ticket = gateway.place(gateway.identify(bearer(request) or query_token(request), now), now)
+        shard, ticket = gateway.place(gateway.identify(_token(request) or _query_token(request), now), now)
         headers = {
             "x-solowire-upstream": f"{shard.host}:{shard.port}",
             "x-solowire-shard": str(shard.index),
@@ -113,7 +114,7 @@ def create_app(gateway: Gateway, settings: Settings, metrics: Any) -> Litestar:
         Answers when the log has them. An event whose `id` was seen before is a duplicate: not published again.
         """
         try:
-            identity = gateway.identify(bearer(request), time.time())
+            identity = gateway.identify(_token(request), time.time())
             gateway.need_publisher(identity)
         except RequestError:
             await _body(request, 0)
@@ -170,13 +171,12 @@ def create_app(gateway: Gateway, settings: Settings, metrics: Any) -> Litestar:
         return Response({"status": "starting"}, status_code=503, headers={"retry-after": "1"})
 
     @get("/metrics", summary="Metrics", security=[{}], media_type=MediaType.TEXT, tags=["operations"])
-    async def scrape() -> bytes:
+    async def scrape() -> Response[bytes]:
         """Prometheus metrics of this process."""
-        rendered: bytes = metrics.render()
-        return rendered
+        return Response(metrics.render(), headers={"content-type": CONTENT_TYPE})
 
     def _identity(request: Req) -> Identity:
-        return gateway.identify(bearer(request), time.time())
+        return gateway.identify(_token(request), time.time())
 
     return Litestar(
         [
@@ -203,12 +203,6 @@ def shard_url(template: str, shard: ShardAddress, scheme: str, host: str) -> str
     return template.format(scheme=scheme, host=host, port=shard.port, shard=shard.index)
 
 
-def bearer(request: Req) -> str:
-    """The token of the `Authorization` header, "" if there is none."""
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else ""
-
-
 async def _body(request: Req, limit: int) -> bytes | None:
     """The request's body; None if it is longer than `limit`, in bytes.
 
@@ -226,7 +220,11 @@ async def _body(request: Req, limit: int) -> bytes | None:
     return b"".join(kept) if size <= limit else None
 
 
-def query_token(request: Req) -> str:
+def _token(request: Req) -> str:
+    return bearer(request.headers.get("authorization", ""))
+
+
+def _query_token(request: Req) -> str:
     """The token in the query, of this request or of the one that an edge proxy asks about."""
     original = request.headers.get("x-original-uri") or request.headers.get("x-forwarded-uri") or ""
     found = re.search(r"[?&]token=([^&#]+)", original)

@@ -15,7 +15,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qs
 
-import msgspec
 import structlog
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, ProtocolError
@@ -26,7 +25,8 @@ from gateway.gateway import Gateway
 from solowire.client_protocol import SUBPROTOCOLS
 from solowire.codes import CloseCode
 from solowire.errors import Refused, RequestError
-from solowire.problems import PROBLEM_TYPE, problem_of
+from solowire.problems import response_of
+from solowire.tokens import bearer
 
 log = structlog.get_logger("solowire.relay")
 
@@ -67,7 +67,7 @@ class Relay:
         try:
             shard = await self._connect(scope)
         except RequestError as error:
-            await _refuse(send, *_as_response(error))
+            await _refuse(send, *response_of(error))
             return
         except InvalidStatus as refusal:
             headers = [
@@ -196,18 +196,10 @@ async def _within(sending: Any, seconds: float) -> bool:
 
 def _token(scope: Scope) -> str:
     for key, value in scope["headers"]:
-        if key == b"authorization" and value[:7].lower() == b"bearer ":
-            token: str = value[7:].decode("latin-1").strip()
+        if key == b"authorization" and (token := bearer(value.decode("latin-1"))):
             return token
     query: str = scope["query_string"].decode("latin-1")
     return parse_qs(query).get("token", [""])[0]
-
-
-def _as_response(error: RequestError) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
-    status, body, headers = problem_of(error)
-    pairs = [(b"content-type", PROBLEM_TYPE.encode())]
-    pairs += [(name.encode(), value.encode()) for name, value in headers.items()]
-    return status, pairs, msgspec.json.encode(body)
 
 
 async def _refuse(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:

@@ -6,6 +6,8 @@ import math
 from http import HTTPStatus
 from typing import Any
 
+import msgspec
+
 from solowire.errors import InvalidToken, Refused, RequestError
 
 PROBLEM_TYPE = "application/problem+json"
@@ -23,6 +25,14 @@ def problem_of(error: RequestError) -> tuple[int, dict[str, Any], dict[str, str]
         if error.retry_after is not None:
             headers["retry-after"] = str(max(1, math.ceil(error.retry_after)))
     return status, problem(status, error.code, error.message, error.hint), headers
+
+
+def response_of(error: RequestError) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    """Status, headers and body for a refused request, as ASGI takes them."""
+    status, body, headers = problem_of(error)
+    pairs = [(b"content-type", PROBLEM_TYPE.encode())]
+    pairs += [(name.encode(), value.encode()) for name, value in headers.items()]
+    return status, pairs, msgspec.json.encode(body)
 
 
 def problem(status: int, code: str, detail: str, hint: str = "", **more: Any) -> dict[str, Any]:

@@ -141,6 +141,12 @@ class Tokens:
         return claims
 
 
+def bearer(authorization: str) -> str:
+    """The token of an `Authorization` header (RFC 6750); "" if there is none, or it is of another scheme."""
+    scheme, _, token = authorization.partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
 class UsedTickets:
     """Remembers the tickets that were used, each until it would have expired: bounded by admissions in 30 s."""
 

@@ -13,6 +13,7 @@ import httpx
 import msgspec
 import pytest
 
+from solowire.metrics import CONTENT_TYPE
 from tests.e2e.system import Session, System, open_session, running
 
 JSON = "application/json"
@@ -456,7 +457,7 @@ async def test_health_readiness_and_metrics(system: System) -> None:
             assert (ready.status_code, ready.json()) == (200, {"status": "ready"})
             metrics = await http.get(f"{base}/metrics")
             assert metrics.status_code == 200
-            assert metrics.headers["content-type"].startswith("text/plain")
+            assert metrics.headers["content-type"] == CONTENT_TYPE
             assert re.search(rf"^solowire_\w*{metric}(\{{.*\}})? \d", metrics.text, re.MULTILINE), metrics.text
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from solowire.access import ROLES, Identity
 from solowire.errors import InvalidToken
 from solowire.ring import Ring
-from solowire.tokens import MAX_TOKEN_BYTES, TICKET_SECONDS, Tokens, UsedTickets
+from solowire.tokens import MAX_TOKEN_BYTES, TICKET_SECONDS, Tokens, UsedTickets, bearer
 
 SECRET = "a secret that is long enough for HS256, really"
 NOW = 1_800_000_000.0
@@ -68,6 +68,24 @@ def test_no_token() -> None:
 def test_garbage(token: str) -> None:
     """What is not a token at all is refused as such."""
     refused(token)
+
+
+@pytest.mark.parametrize(
+    ("header", "token"),
+    [
+        ("Bearer a.b.c", "a.b.c"),
+        ("bearer  a.b.c ", "a.b.c"),
+        ("Bearer", ""),
+        ("Bearer ", ""),
+        ("", ""),
+        ("Basic YTpi", ""),
+        ("Bearera.b.c", ""),
+        ("a.b.c", ""),
+    ],
+)
+def test_the_token_of_a_header(header: str, token: str) -> None:
+    """A token comes in the one scheme that RFC 6750 names, in whatever case; another scheme's secret is none."""
+    assert bearer(header) == token
 
 
 def test_an_expired_token() -> None:
