@@ -81,6 +81,8 @@ class Settings(BaseSettings):
     reconnect_min_ms: int = Field(500, ge=0, description="soonest that clients come back after a lost connection")
     reconnect_max_ms: int = Field(20_000, ge=1, description="what the wait before each further attempt grows to")
     moves_per_s: float = Field(500.0, gt=0, description="users sent away per second when the ring changes")
+    grace_s: float = Field(10.0, gt=0, le=3600, description="how long a process may take to end after SIGTERM")
+    stuck_s: float = Field(10.0, ge=0.5, le=3600, description="`up` kills a process whose loop is stuck for so long")
     send_buffer_bytes: int = Field(256 * 1024, ge=4096, description="SO_SNDBUF of client sockets")
 
     recent_events: int = Field(100_000, ge=100, description="events in a shard's recent log")
