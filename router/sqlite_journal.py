@@ -37,7 +37,7 @@ APPLICATION_ID = 0x534C5752  # "SLWR", for `file` and for us
 
 TRIM_ROWS = 1_000
 TRIM_PAUSE_SECONDS = 1.0
-"""After a trim that failed. It must not be tried, and fail, with every group."""
+"""After a commit that failed and may have done so for its trim, which must not be tried with every group then."""
 
 TAIL_RECORDS, TAIL_BYTES = 50_000, 64 * 2**20
 
@@ -214,19 +214,18 @@ class SqliteJournal:
                 del self._offset_of[id]
 
     def _keep(self, group: list[_Row], now: float) -> None:
-        upto = self._floor
+        trims = now >= self._trim_at
         try:
-            if now >= self._trim_at:
-                upto = self._due(len(group), now)
+            upto = self._due(len(group), now) if trims else self._floor
             if group or self._unsaved or upto > self._floor:
                 self._write(group, upto)
         except sqlite3.Error as error:
-            self._trim_at = now + TRIM_PAUSE_SECONDS
-            if not group or upto == self._floor:
+            if not group or not trims:
                 raise
             # To delete takes room in the WAL, too. Where there is some for the group alone, publishers come first.
-            log.warning("journal_not_trimmed", reason=_reason(error))
+            self._trim_at = now + TRIM_PAUSE_SECONDS
             self._write(group, self._floor)
+            log.warning("journal_not_trimmed", reason=_reason(error))
 
     def _due(self, arriving: int, now: float) -> int:
         """Up to which offset the log is to be trimmed now, a chunk at the most; `floor` if nothing is over."""
