@@ -400,17 +400,14 @@ class Reader:
         return filter is not None and all(happened.matches(a, v) for a, v in filter.items() if happened.has(a))
 
     def _filter_for(self, happened: Happened, wanted: dict[str, dict[str, list[str]]]) -> dict[str, list[str]] | None:
-        """The filter of the last pattern that names the type and is granted; of custom types the wildcard's first."""
-        exact = wide = None
+        """The filter of the last pattern that names the type and is granted."""
+        last = None
         for pattern, filter in wanted.items():
             if "client_ip" in filter and happened.has("client_ip") and not self.may("sensitive.client_ip"):
                 continue
-            if pattern in ("*", f"{happened.category}.*"):
-                wide = filter
-                exact = filter if happened.category != "custom" else exact
-            elif pattern == happened.name:
-                exact = filter
-        return wide if happened.category == "custom" and wide is not None else exact
+            if pattern in ("*", f"{happened.category}.*", happened.name):
+                last = filter
+        return last
 
 
 class ShardMachine(RuleBasedStateMachine):
@@ -494,7 +491,8 @@ class ShardMachine(RuleBasedStateMachine):
     def subscribe(self, which: int, patterns: list[str], filter: dict[str, list[str]]) -> None:
         reader = self.pick(which)
         if reader.connection.state is State.live:
-            reader.wanted = {**reader.wanted, **dict.fromkeys(patterns, filter)}
+            kept = {p: f for p, f in reader.wanted.items() if p not in patterns}
+            reader.wanted = {**kept, **dict.fromkeys(patterns, filter)}
             reader.changed = True
             self.ask(reader, c.Subscribe(patterns, next(self.ids), filter or None))
 
