@@ -125,9 +125,7 @@ def subscribe(wanted: Wanted, patterns: Iterable[str], filter: Filter) -> Wanted
 
     Raises InvalidMessage if that makes more than anyone needs.
     """
-    added = dict.fromkeys(patterns, filter)
-    # Later ones win, and a key that is assigned again would keep its old place.
-    both = {pattern: old for pattern, old in wanted.items() if pattern not in added} | added
+    both = _last(wanted, patterns, filter)
     if len(both) > MAX_PATTERNS:
         raise InvalidMessage(
             "too_many",
@@ -155,11 +153,14 @@ def unsubscribe(wanted: Wanted, patterns: Iterable[str], catalog: Catalog) -> Wa
                 "one custom type can't be taken out of custom.*",
                 "unsubscribe custom.* and subscribe to those you want",
             )
-        if len(staying) == len(names):
-            kept[pattern] = filter
-        else:
-            kept.update(dict.fromkeys(staying, filter))
+        kept = _last(kept, [pattern] if len(staying) == len(names) else staying, filter)
     return kept
+
+
+def _last(wanted: Wanted, patterns: Iterable[str], filter: Filter) -> Wanted:
+    """`wanted` with `patterns` at its end: later ones win, and a key that is assigned again keeps its old place."""
+    added = dict.fromkeys(patterns, filter)
+    return {pattern: old for pattern, old in wanted.items() if pattern not in added} | added
 
 
 def resolve(wanted: Wanted, view: View, catalog: Catalog) -> Resolved:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from solowire.access import ROLES, View
@@ -247,6 +247,28 @@ def test_unsubscribe_takes_a_wildcard_apart() -> None:
     left = resolve(unsubscribe(wanted, ["dns_query_log"], CATALOG), ADMIN, CATALOG)
     assert left.names == [n for n in asked(ADMIN, "dns.*").names if n != "dns_query_log"]
     assert not accepts(left.selection, "zone_created", zone="b.org")
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["*", "dns.*", "zone_created", "record_created", "bulk.*", "custom.a", "system_metrics"]),
+            st.sampled_from(["a", "b", "c", "d"]),
+        ),
+        max_size=6,
+    ),
+    st.sampled_from(["zone_created", "record_created", "bulk_failed", "dns.*", "system_metrics"]),
+)
+@example([("record_created", "a"), ("dns.*", "b"), ("*", "c")], "system_metrics")
+@settings(deadline=None, max_examples=300)
+def test_unsubscribe_changes_nothing_else(asked_for: list[tuple[str, str]], leaving: str) -> None:
+    """Whatever was subscribed to, in whatever order, leaving a type leaves all others exactly as they were."""
+    wanted: Wanted = {}
+    for pattern, zone in asked_for:
+        wanted = subscribe(wanted, [pattern], parse_filter({"zone": [zone]}, CATALOG))
+    gone = expand(leaving, CATALOG)
+    before = [item for item in resolve(wanted, ADMIN, CATALOG).selection if item[0] not in gone]
+    assert list(resolve(unsubscribe(wanted, [leaving], CATALOG), ADMIN, CATALOG).selection) == before
 
 
 def test_unsubscribe_takes_a_star_apart() -> None:
