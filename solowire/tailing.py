@@ -27,7 +27,8 @@ async def follow(
     count: int | None,
 ) -> None:
     """Prints events as they come, `count` of them or until it is interrupted. Raises ClientError."""
-    notes = Console(stderr=True, highlight=False, markup=False, emoji=False)  # what others say is no markup
+    # What others say is no markup, and a line stays one.
+    notes = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
     out = Console(highlight=False, soft_wrap=True)
 
     def lost(reason: str) -> None:
