@@ -28,7 +28,7 @@ from tests.e2e.system import System, end, ready
 SECOND_GATEWAY = 8
 RESTART_SECONDS = 0.3
 END_SECONDS = 20.0
-SETTINGS = {"HEARTBEAT_S": 1, "RECONNECT_MIN_MS": 50, "RECONNECT_MAX_MS": 1000}
+SETTINGS = {"HEARTBEAT_S": 1, "HELLO_TIMEOUT_S": 0.5, "RECONNECT_MIN_MS": 50, "RECONNECT_MAX_MS": 1000}
 
 
 def free_block() -> int:

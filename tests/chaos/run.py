@@ -102,10 +102,12 @@ class Report(msgspec.Struct):
         return "\n".join(lines)
 
 
-async def run(options: Options, directory: Path) -> Report:
-    """directory: an empty one with a short path; it is left to the caller to remove. Raises ValueError: options."""
-    kinds = plan.parse_kinds(options.kinds)
-    disturbances = plan.make(options.seed, options.seconds, options.shards, kinds)
+async def run(options: Options, directory: Path, disturbances: tuple[plan.Disturbance, ...] | None = None) -> Report:
+    """directory: an empty one with a short path; it is left to the caller to remove. disturbances: instead of those
+    that the seed makes. Raises ValueError for options that don't fit.
+    """
+    if disturbances is None:
+        disturbances = plan.make(options.seed, options.seconds, options.shards, plan.parse_kinds(options.kinds))
     system = ChaosSystem(directory, options.shards, plan.EXTRA_SHARDS, options.seed)
     report = Report(options, directory)
     with _logged(directory / "chaos.log"):
