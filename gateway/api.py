@@ -158,6 +158,11 @@ def create_app(gateway: Gateway, settings: Settings, metrics: Any) -> Litestar:
                 return _shard(report)
         raise Refused(404, "no_such_shard", f"there is no shard {index}", "GET /v1/stats/shards lists them")
 
+    @post("/v1/shards/{index:int}/drain", status_code=202, summary="Empty a shard", tags=["administrators"])
+    async def drain(request: Req, index: int) -> dict[str, int]:
+        """The shard takes no new users, sends its own to the others at the set pace, and ends."""
+        return {"shard": index, "users": await gateway.drain(_identity(request), index)}
+
     @get("/healthz", summary="Alive", security=[{}], tags=["operations"])
     async def healthz() -> dict[str, str]:
         """Whether this process answers at all."""
@@ -165,9 +170,9 @@ def create_app(gateway: Gateway, settings: Settings, metrics: Any) -> Litestar:
 
     @get("/readyz", summary="Ready", security=[{}], tags=["operations"])
     async def readyz() -> Response[dict[str, str]]:
-        """Whether it can admit users and publish: 503 until then."""
+        """Whether it can admit users: 503 until then. `router` says whether it can publish, too."""
         if gateway.ready:
-            return Response({"status": "ready"})
+            return Response({"status": "ready", "router": "alive" if gateway.router_alive else "away"})
         return Response({"status": "starting"}, status_code=503, headers={"retry-after": "1"})
 
     @get("/metrics", summary="Metrics", security=[{}], media_type=MediaType.TEXT, tags=["operations"])
@@ -187,6 +192,7 @@ def create_app(gateway: Gateway, settings: Settings, metrics: Any) -> Litestar:
             stats,
             shards,
             shard,
+            drain,
             healthz,
             readyz,
             scrape,
@@ -274,6 +280,7 @@ def _shard(report: ShardReport) -> dict[str, Any]:
         "address": f"{report.address.host}:{report.address.port}",
         "in_flight": report.in_flight,
         "behind": report.behind,
+        "draining": report.draining,
         **msgspec.structs.asdict(report.stats),
     }
 

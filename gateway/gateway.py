@@ -14,12 +14,15 @@ from typing import Any
 
 import structlog
 
+from gateway.returning import Returning
 from solowire import process
 from solowire.access import ADMINISTER, PUBLISH, Identity, Role
 from solowire.backplane import (
     VERSION,
     Answer,
     Ask,
+    Drain,
+    Draining,
     Hello,
     NotPublished,
     PeerMessage,
@@ -31,7 +34,7 @@ from solowire.backplane import (
     ShardAddress,
 )
 from solowire.errors import Refused
-from solowire.events import Event, encode_event
+from solowire.events import Delivery, Event, encode_event
 from solowire.link import Link
 from solowire.ring import Ring
 from solowire.tokens import Tokens
@@ -42,15 +45,18 @@ _AWAY = ("router_away", "the router can't be reached", "publish it again with th
 
 
 class Gateway:
-    """timeout: seconds to wait for the router's answer."""
+    """timeout: seconds to wait for the router's answer. pace: users per second that come back from a lost shard."""
 
-    def __init__(self, address: str, tokens: Tokens, roles: Mapping[str, Role], *, timeout: float) -> None:
+    def __init__(
+        self, address: str, tokens: Tokens, roles: Mapping[str, Role], *, timeout: float, pace: float = 500.0
+    ) -> None:
         self.tokens = tokens
         self.epoch = ""
         self._roles = roles
         self._timeout = timeout
         self._boot = process.new_id()
         self._ring = Ring()
+        self._returning = Returning(pace)
         self._shards: dict[int, ShardAddress] = {}
         self._requests = count(1)
         self._waiting: dict[int, asyncio.Future[Any]] = {}
@@ -58,8 +64,13 @@ class Gateway:
 
     @property
     def ready(self) -> bool:
-        """Whether it can admit users and publish."""
-        return bool(self._shards) and self._link.router_alive
+        """Whether it can admit users: it knows the ring, be the router away or not."""
+        return bool(self._shards)
+
+    @property
+    def router_alive(self) -> bool:
+        """Whether it can publish."""
+        return self._link.router_alive
 
     def identify(self, token: str, now: float) -> Identity:
         """Raises InvalidToken."""
@@ -74,6 +85,11 @@ class Gateway:
         shard = self._shards.get(index) if index is not None else None
         if shard is None:
             raise Refused(503, "no_shard", "no shard is ready", "try again in a moment", retry_after=1)
+        wait = self._returning.wait(identity.user, asyncio.get_running_loop().time())
+        if wait:
+            raise Refused(
+                503, "returning", "the user's shard has gone, and its users come back one after the other", "", wait
+            )
         return shard, self.tokens.issue_ticket(identity, shard.index, process.new_id(), now)
 
     def need_publisher(self, identity: Identity) -> None:
@@ -84,7 +100,7 @@ class Gateway:
     async def publish(self, identity: Identity, events: list[Event]) -> Published:
         """Puts events in the log; returns when they are there. Raises Refused."""
         self.need_publisher(identity)
-        wire = [PublishedEvent(event.id, event.user, encode_event(event)) for event in events]
+        wire = [PublishedEvent(event.id, event.user, encode_event(event), _state_of(event)) for event in events]
         request = next(self._requests)
         answer = await self._request(request, Publish(request, wire))
         if isinstance(answer, NotPublished):
@@ -99,6 +115,17 @@ class Gateway:
         request = next(self._requests)
         answer: Answer = await self._request(request, Ask(request))
         return answer
+
+    async def drain(self, identity: Identity, shard: int) -> int:
+        """Tells a shard to send its users away and end; returns how many there are. Raises Refused."""
+        if not identity.may(ADMINISTER):
+            raise Refused(403, "forbidden", "draining is for administrators", "")
+        request = next(self._requests)
+        answer: Draining = await self._request(request, Drain(request, shard))
+        if answer.users is None:
+            raise Refused(404, "no_such_shard", f"there is no shard {shard}", "GET /v1/stats/shards lists them")
+        log.info("drain", shard=shard, users=answer.users, by=identity.user)
+        return answer.users
 
     def close(self) -> None:
         self._link.close()
@@ -118,15 +145,23 @@ class Gateway:
 
     def _received(self, message: RouterMessage) -> None:
         match message:
-            case Published() | NotPublished() | Answer():
+            case Published() | NotPublished() | Answer() | Draining():
                 waiting = self._waiting.get(message.request)
                 if waiting is not None and not waiting.done():
                     waiting.set_result(message)
             case RingState():
                 self.epoch = message.epoch
                 self._shards = {shard.index: shard for shard in message.shards}
+                self._returning.lost(message.lost, self._ring, asyncio.get_running_loop().time())
                 if self._ring.shards != self._shards.keys():
                     self._ring = Ring(self._shards)
                     log.info("ring_changed", shards=sorted(self._shards))
             case _:
                 log.warning("message_not_for_a_gateway", kind=type(message).__name__)
+
+
+def _state_of(event: Event) -> str | None:
+    """The name of the state that the event is the newest word about."""
+    if event.delivery is not Delivery.state:
+        return None
+    return "\0".join((event.type, event.key or "", event.user or ""))

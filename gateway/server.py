@@ -31,7 +31,9 @@ def serve(settings: Settings) -> None:
 
 async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], stop: asyncio.Event) -> None:
     sock = listen(settings.host, settings.port, send_buffer=settings.send_buffer_bytes, stalled_s=settings.stalled_s)
-    gateway = Gateway(settings.backplane_address, tokens, roles, timeout=settings.publish_timeout_s)
+    gateway = Gateway(
+        settings.backplane_address, tokens, roles, timeout=settings.publish_timeout_s, pace=settings.moves_per_s
+    )
     relay = Relay(gateway, stalled_s=settings.stalled_s)
 
     def samples() -> Iterator[Sample]:

@@ -4,9 +4,10 @@
     told    up to where the shard has been told
     cursor  up to where the log has been looked through for it; between them is nothing of its business
 
-What it keeps true: a shard gets events of everybody, and events for one user only if the ring gives it that user. At
-most `credit` events are under way to it; the rest waits in the log. Other users' events cost it no message: its cursor
-passes over them, and the next message, or `catch_up` once a second, tells it.
+What it keeps true: a shard gets events of everybody, and events for one user only if a ring gives it that user: the
+present one, or an earlier one whose moves it has not finished, so that users who wait for their turn to move miss
+nothing. At most `credit` events are under way to it; the rest waits in the log. Other users' events cost it no message:
+its cursor passes over them, and the next message, or `catch_up` twice a second, tells it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ BYTES_A_MESSAGE = 256 * 1024
 class Outlet:
     """One shard's place in the log. cursor: everything up to it is known to the shard, or none of its business."""
 
-    def __init__(self, shard: int, peer: bytes, cursor: int, credit: int) -> None:
+    def __init__(self, shard: int, peer: bytes, cursor: int, credit: int, ring: Ring, version: int) -> None:
         self.shard = shard
         self.peer = peer
         self.cursor = cursor
@@ -32,7 +33,13 @@ class Outlet:
         self.acked = cursor
         self.credit = credit
         self.in_flight = 0
+        self._rings = [(version, ring)]  # oldest first; the last one is the present one
         self._sent: deque[tuple[int, int]] = deque()  # (upto, events) of messages that aren't acked
+
+    @property
+    def since(self) -> int:
+        """The version of the oldest ring by which the shard gets its users' own events."""
+        return self._rings[0][0]
 
     def ack(self, offset: int, credit: int) -> None:
         """All up to `offset` has arrived."""
@@ -41,7 +48,21 @@ class Outlet:
         while self._sent and self._sent[0][0] <= offset:
             self.in_flight -= self._sent.popleft()[1]
 
-    def next(self, journal: Journal, ring: Ring) -> Deliver | None:
+    def ring_changed(self, ring: Ring, version: int) -> None:
+        """What was passed over for another shard's users may be this one's business now: the log is looked at again."""
+        if version != self._rings[-1][0]:
+            self._rings.append((version, ring))
+            self.cursor = self.told
+
+    def settled(self, version: int) -> None:
+        """The shard has sent away everybody whom the rings up to `version` took away."""
+        while len(self._rings) > 1 and self._rings[0][0] < version:
+            del self._rings[0]
+
+    def owns(self, user: str) -> bool:
+        return any(ring.owner(user) == self.shard for _, ring in self._rings)
+
+    def next(self, journal: Journal) -> Deliver | None:
         """The next message for the shard; None if there is nothing for it or it may have no more now.
 
         The caller tells `sent` when it is on its way.
@@ -56,7 +77,7 @@ class Outlet:
             size = 0
             for offset, user, body in journal.read(self.cursor, room):
                 self.cursor = offset
-                if user is None or ring.owner(user) == self.shard:
+                if user is None or self.owns(user):
                     events.append((offset, body))
                     size += len(body)
                     if size >= BYTES_A_MESSAGE:
@@ -68,10 +89,6 @@ class Outlet:
     def catch_up(self, epoch: str) -> Deliver | None:
         """A message without events, if the shard hasn't been told how far the log has gone without it."""
         return Deliver(epoch, self.told, self.cursor, []) if self.told < self.cursor else None
-
-    def look_again(self) -> None:
-        """The ring has changed: what was passed over for another shard's users may be this one's business now."""
-        self.cursor = self.told
 
     def sent(self, message: Deliver) -> None:
         self.told = message.upto

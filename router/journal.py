@@ -1,14 +1,18 @@
 """The router's log, behind a small interface, and its in-memory form.
 
-What it keeps true: offsets of one epoch grow by one from 1 and are never given twice; whatever is behind `floor` can be
-read; an event id seen within the window is a duplicate and gets the offset that it has already. The in-memory journal
-loses its log with its process, and therefore begins a new epoch with each start.
+What it keeps true: offsets of one epoch grow by one from 1 and are never given twice to what was kept; whatever is
+behind `floor` can be read; an event id seen within the window is a duplicate and gets the offset that it has already.
+
+Events are appended to an open group and kept by `commit`: until then nobody can read them, and a group that can't be
+kept is forgotten as a whole. `router.sqlite_journal` keeps them on disk; the one here loses its log with its process,
+and therefore begins a new epoch with each start. Both run the suite in `tests/router/test_journal.py`.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from itertools import islice
 from typing import NamedTuple, Protocol
 
 from solowire.backplane import PublishedEvent
@@ -32,25 +36,50 @@ class Appended(NamedTuple):
     duplicates: list[int]
 
 
+class JournalUnavailable(Exception):
+    """The open group could not be kept, and is forgotten: nothing of it is in the log. The journal goes on."""
+
+
 class Journal(Protocol):
-    """What the router needs of its log."""
+    """What the router needs of its log. Times are unix seconds: they outlive the process."""
 
     @property
     def epoch(self) -> str: ...
 
     @property
     def last(self) -> int:
-        """The newest offset, 0 before the first."""
+        """The newest offset that is kept, 0 before the first."""
 
     @property
     def floor(self) -> int:
-        """Everything after this offset can be read."""
+        """Everything that is kept after this offset can be read."""
+
+    @property
+    def open(self) -> int:
+        """How many events stand in the open group."""
 
     def append(self, events: Sequence[PublishedEvent], now: float) -> Appended:
-        """Puts them in the log, all or none."""
+        """Puts them in the open group, which `commit` keeps."""
+
+    def commit(self, now: float) -> None:
+        """Keeps the open group, and forgets what is over the retention, a part at a time. Raises JournalUnavailable."""
 
     def read(self, after: int, limit: int) -> Sequence[Record]:
         """At most `limit` records behind `after`, which is not below `floor`."""
+
+    def read_personal(self, user: str, after: int, upto: int, limit: int) -> Sequence[Record]:
+        """At most `limit` of this user's own records behind `after`, up to and with `upto`."""
+
+    def states(self, upto: int, limit: int) -> Sequence[Record]:
+        """The newest record of each state up to and with `upto`: the `limit` newest of them, in their order."""
+
+    def note(self, name: str, value: bytes) -> None:
+        """Remembers a word of the router's own, if it can: what is lost of it costs nothing but time."""
+
+    def recall(self, name: str) -> bytes | None:
+        """The word remembered last under `name`, in this process or an earlier one."""
+
+    def close(self) -> None: ...
 
 
 class MemoryJournal:
@@ -62,10 +91,13 @@ class MemoryJournal:
         self._max_bytes = max_bytes
         self._window = window
         self._records: deque[Record] = deque()
+        self._group: list[tuple[Record, str | None]] = []  # with the name of the state, if it is one
         self._bytes = 0
         self._last = 0
         self._offset_of: dict[str, int] = {}
         self._ids: deque[tuple[float, str]] = deque()
+        self._states: dict[str, Record] = {}
+        self._notes: dict[str, bytes] = {}
 
     @property
     def last(self) -> int:
@@ -75,8 +107,11 @@ class MemoryJournal:
     def floor(self) -> int:
         return self._last - len(self._records)
 
+    @property
+    def open(self) -> int:
+        return len(self._group)
+
     def append(self, events: Sequence[PublishedEvent], now: float) -> Appended:
-        self._forget_ids(now)
         offsets: list[int] = []
         duplicates: list[int] = []
         for index, event in enumerate(events):
@@ -85,21 +120,45 @@ class MemoryJournal:
                 duplicates.append(index)
                 offsets.append(known)
                 continue
-            self._last += 1
-            self._records.append(Record(self._last, event.user, event.body))
-            self._bytes += len(event.body)
-            self._offset_of[event.id] = self._last
+            offset = self._last + len(self._group) + 1
+            self._group.append((Record(offset, event.user, event.body), event.state))
+            self._offset_of[event.id] = offset
             self._ids.append((now, event.id))
-            offsets.append(self._last)
+            offsets.append(offset)
+        return Appended(offsets, duplicates)
+
+    def commit(self, now: float) -> None:
+        for record, state in self._group:
+            self._records.append(record)
+            self._bytes += len(record.body)
+            if state is not None:
+                self._states[state] = record
+        self._last += len(self._group)
+        self._group.clear()
         while len(self._records) > self._max_events or self._bytes > self._max_bytes:
             self._bytes -= len(self._records.popleft().body)
-        return Appended(offsets, duplicates)
+        while self._ids and (self._ids[0][0] < now - self._window or len(self._ids) > MAX_IDS):
+            del self._offset_of[self._ids.popleft()[1]]
 
     def read(self, after: int, limit: int) -> Sequence[Record]:
         start = max(0, after - self.floor)
         # Readers stand near the new end, and a deque finds those places fast.
         return [self._records[i] for i in range(start, min(start + limit, len(self._records)))]
 
-    def _forget_ids(self, now: float) -> None:
-        while self._ids and (self._ids[0][0] < now - self._window or len(self._ids) > MAX_IDS):
-            del self._offset_of[self._ids.popleft()[1]]
+    def read_personal(self, user: str, after: int, upto: int, limit: int) -> Sequence[Record]:
+        found = (r for r in self._records if r.user == user and after < r.offset <= upto)
+        return list(islice(found, limit))
+
+    def states(self, upto: int, limit: int) -> Sequence[Record]:
+        floor = self.floor
+        found = sorted(record for record in self._states.values() if floor < record.offset <= upto)
+        return found[-limit:]
+
+    def note(self, name: str, value: bytes) -> None:
+        self._notes[name] = value
+
+    def recall(self, name: str) -> bytes | None:
+        return self._notes.get(name)
+
+    def close(self) -> None:
+        pass

@@ -1,11 +1,13 @@
 """Which peers are there: by hello and heartbeat.
 
-What it keeps true: a shard is in the ring from its hello until its goodbye or three seconds of silence; of two
-processes that claim one index, the one that said hello last is the shard. The ring's version grows with every change.
+What it keeps true: a shard is in the ring from its hello until its goodbye, its wish to leave or a few seconds of
+silence; of two processes that claim one index, the one that said hello last is the shard. The ring's version grows with
+every change. A router that has restarted presumes the shards of before, so that nobody is moved by its restart.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from solowire.backplane import DEAD_AFTER_SECONDS, Hello, ShardAddress, ShardStats
@@ -16,69 +18,101 @@ PAUSE_SECONDS = DEAD_AFTER_SECONDS / 2
 
 @dataclass(slots=True)
 class Peer:
-    """A shard or a gateway (address None). heard_at: seconds, monotonic."""
+    """A shard or a gateway (address None). heard_at: seconds, monotonic. presumed: it has not said hello yet."""
 
     name: bytes
     boot: str
     address: ShardAddress | None
     heard_at: float
+    leaving: bool = False
+    presumed: bool = False
     stats: ShardStats = field(default_factory=ShardStats)
 
 
 class Membership:
-    """All peers by name. Methods return whether the ring has changed, for the caller to tell everyone."""
+    """All peers by name. After each call `shards` and `version` say what the ring is."""
 
     def __init__(self) -> None:
         self.version = 0
         self._ticked_at: float | None = None
         self._peers: dict[bytes, Peer] = {}
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
+    def __iter__(self) -> Iterator[Peer]:
         return iter(list(self._peers.values()))
 
     def get(self, name: bytes) -> Peer | None:
         return self._peers.get(name)
 
+    def shard(self, index: int) -> Peer | None:
+        """The peer that is the shard of this index, leaving or not."""
+        found = (p for p in self._peers.values() if p.address is not None and p.address.index == index)
+        return next((p for p in found if not p.presumed), None)
+
     @property
     def shards(self) -> list[ShardAddress]:
-        """In the order of their indexes."""
-        found = [p.address for p in self._peers.values() if p.address is not None]
+        """Those that are in the ring, in the order of their indexes."""
+        found = [p.address for p in self._peers.values() if p.address is not None and not p.leaving]
         return sorted(found, key=lambda address: address.index)
 
     @property
     def gateways(self) -> int:
         return sum(p.address is None for p in self._peers.values())
 
-    def hello(self, name: bytes, message: Hello, now: float) -> bool:
+    def presume(self, shards: Iterable[ShardAddress], version: int, now: float) -> None:
+        """Takes over the ring of a router before: each has as long as any peer to be heard of."""
+        self.version = version
+        for address in shards:
+            name = b"presumed-%d" % address.index
+            self._peers[name] = Peer(name, address.boot, address, now, presumed=True)
+
+    def hello(self, name: bytes, message: Hello, now: float) -> list[Peer]:
+        """Takes a peer in. Returns the processes whose place it takes."""
         known = self._peers.get(name)
         if known is not None and known.boot == message.boot and known.address == message.shard:
             known.heard_at = now
-            return False
+            if known.leaving != message.leaving:
+                before = self.shards
+                known.leaving = message.leaving
+                self._count(before)
+            return []
         before = self.shards
+        superseded = []
         if message.shard is not None:
-            for other in list(self._peers.values()):
+            for other in self:
                 if other.address is not None and other.address.index == message.shard.index:
                     del self._peers[other.name]
-        self._peers[name] = Peer(name, message.boot, message.shard, now)
-        return self._changed(before)
+                    if not other.presumed and other.name != name:
+                        superseded.append(other)
+        self._peers[name] = Peer(name, message.boot, message.shard, now, message.leaving)
+        self._count(before)
+        return superseded
 
-    def beat(self, name: bytes, boot: str, stats: ShardStats | None, now: float) -> bool | None:
-        """None if the peer is not known, and must be asked who it is."""
+    def beat(self, name: bytes, boot: str, stats: ShardStats | None, now: float) -> bool:
+        """False if the peer is not known, and must be asked who it is."""
         peer = self._peers.get(name)
         if peer is None or peer.boot != boot:
-            return None
+            return False
         peer.heard_at = now
         if stats is not None:
             peer.stats = stats
-        return False
+        return True
 
-    def leave(self, name: bytes) -> bool:
+    def leave(self, name: bytes) -> None:
+        """The shard wants no more users; it stays a peer."""
+        before = self.shards
+        peer = self._peers.get(name)
+        if peer is not None:
+            peer.leaving = True
+        self._count(before)
+
+    def remove(self, name: bytes) -> None:
+        """The peer has said goodbye."""
         before = self.shards
         self._peers.pop(name, None)
-        return self._changed(before)
+        self._count(before)
 
-    def tick(self, now: float) -> tuple[list[Peer], bool]:
-        """Removes who has been silent for too long; returns them, and whether the ring has changed.
+    def tick(self, now: float) -> list[Peer]:
+        """Removes who has been silent for too long; returns them.
 
         After a pause of the router itself everybody seems silent: what they said meanwhile is not read yet, so the
         pause is not held against them.
@@ -91,10 +125,9 @@ class Membership:
         before = self.shards
         for peer in silent:
             del self._peers[peer.name]
-        return silent, self._changed(before)
+        self._count(before)
+        return silent
 
-    def _changed(self, before: list[ShardAddress]) -> bool:
-        if before == self.shards:
-            return False
-        self.version += 1
-        return True
+    def _count(self, before: list[ShardAddress]) -> None:
+        if before != self.shards:
+            self.version += 1

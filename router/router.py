@@ -1,148 +1,310 @@
 """The router's decisions: who is there, what is in the log, who gets what of it.
 
-It receives a message and the time, and calls `send(peer, message)`, which returns whether the bus took it. A message
-that is not taken changes nothing: the shard's part is made again from the log when it beats or acks.
+What it keeps true: a publisher is answered after the journal has kept its events, and nobody is given an event before;
+the ring and its version outlive the process, in the journal, so that a restart moves nobody.
+
+It receives a message and the time, and calls `send(peer, message)`, which returns whether the bus took it. A part of
+the log that is not taken is made again when the shard acks or at the next tick; a ring that is not, when the peer sees
+in a Beat that it knows an older one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import accumulate
 
+import msgspec
 import structlog
 
-from router.dispatch import Outlet
-from router.journal import Journal
-from router.membership import Membership
+from router.dispatch import BYTES_A_MESSAGE, Outlet
+from router.journal import Appended, Journal, JournalUnavailable
+from router.membership import Membership, Peer
 from solowire.backplane import (
     VERSION,
     Ack,
     Answer,
     Ask,
     Beat,
+    Drain,
+    Draining,
+    DrainNow,
     Goodbye,
     Heartbeat,
     Hello,
+    Leave,
+    NotPublished,
     PeerMessage,
     Publish,
     Published,
+    Replay,
+    Replayed,
     RingState,
     RouterMessage,
+    ShardAddress,
     ShardReport,
+    States,
+    Superseded,
     Who,
 )
 from solowire.ring import Ring
 
 log = structlog.get_logger("solowire.router")
 
+GROUP_EVENTS = 100
+GROUP_SECONDS = 0.005
+"""A commit takes up to so many events, or all of so long; the first after a pause doesn't wait."""
+
+STATES, STATES_BYTES = 10_000, 16 * 2**20
+REPLAY_RECORDS = 2_000
+RETRY_SECONDS = 1.0
+
+
+class _Ring(msgspec.Struct):
+    """What the journal remembers of the ring."""
+
+    version: int
+    shards: list[ShardAddress]
+
 
 class Router:
-    """The only writer of the log and of the ring. Times are seconds, monotonic."""
+    """The only writer of the log and of the ring. Times are seconds, monotonic; wall_offset makes them unix seconds."""
 
-    def __init__(self, journal: Journal, send: Callable[[bytes, RouterMessage], bool]) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        send: Callable[[bytes, RouterMessage], bool],
+        *,
+        now: float = 0.0,
+        wall_offset: float = 0.0,
+    ) -> None:
         self.journal = journal
         self.members = Membership()
+        self.wall_offset = wall_offset
         self.events = 0
         self.duplicates = 0
         self.dropped = 0  # messages that could not be decoded
         self._send = send
-        self._ring = Ring()
         self._outlets: dict[bytes, Outlet] = {}
+        self._unanswered: list[tuple[bytes, int, Appended]] = []  # of the journal's open group
+        self._committed_at = float("-inf")
+        self._unavailable = False
+        kept = journal.recall("ring")
+        if kept is not None:
+            ring = msgspec.msgpack.decode(kept, type=_Ring)
+            self.members.presume(ring.shards, ring.version, now)
+        self._ring = Ring(s.index for s in self.members.shards)
+        self._announced = self.members.version
 
     def receive(self, peer: bytes, message: PeerMessage, now: float) -> None:
         match message:
             case Publish():
-                appended = self.journal.append(message.events, now)
-                self.events += len(appended.offsets) - len(appended.duplicates)
-                self.duplicates += len(appended.duplicates)
-                self._send(peer, Published(message.request, self.journal.epoch, *appended))
+                appended = self.journal.append(message.events, now + self.wall_offset)
+                self._unanswered.append((peer, message.request, appended))
+                if self.journal.open >= GROUP_EVENTS:
+                    self._commit(now)
             case Ack():
                 outlet = self._outlets.get(peer)
                 if outlet is not None and message.epoch == self.journal.epoch:
+                    outlet.settled(message.settled)
                     outlet.ack(message.offset, message.credit)
                     self._pump(outlet)
             case Heartbeat():
-                if self.members.beat(peer, message.boot, message.stats, now) is None:
-                    self._send(peer, Who())
+                if self.members.beat(peer, message.boot, message.stats, now):
+                    self._send(peer, Beat(self.journal.epoch, self.members.version))
                 else:
-                    self._send(peer, Beat())
+                    self._send(peer, Who())
             case Hello():
                 self._hello(peer, message, now)
+            case Replay():
+                self._replay(peer, message)
             case Ask():
                 self._send(peer, self._answer(message))
+            case Drain():
+                member = self.members.shard(message.shard)
+                asked = member is not None and self._send(member.name, DrainNow())
+                users = member.stats.connections if member is not None and asked else None
+                self._send(peer, Draining(message.request, users))
+            case Leave():
+                self.members.leave(peer)
+                self._tell_ring("shard_leaves", peer, [])
             case Goodbye():
                 self._outlets.pop(peer, None)
-                if self.members.leave(peer):
-                    self._ring_changed("shard_left", peer)
+                self.members.remove(peer)
+                self._tell_ring("shard_left", peer, [])
 
-    def dispatch(self) -> None:
-        """Sends every shard what is new for it. Called once after each turn of arrivals, so that they go in batches."""
+    # ------------------------------------------------------------------------------------------------- the log
+
+    def dispatch(self, now: float) -> float | None:
+        """Keeps what has come and sends every shard what is new for it; returns when it wants to be called again.
+
+        Called once after each turn of arrivals, so that under load they go in batches without a timer.
+        """
+        if self._unanswered:
+            due = self._committed_at + GROUP_SECONDS
+            if now < due:
+                return due
+            self._commit(now)
         for outlet in self._outlets.values():
             self._pump(outlet)
+        return None
+
+    def _commit(self, now: float) -> None:
+        self._committed_at = now
+        answers, self._unanswered = self._unanswered, []
+        try:
+            self.journal.commit(now + self.wall_offset)
+        except JournalUnavailable as error:
+            if not self._unavailable:
+                log.critical("journal_unavailable", reason=str(error), hint="publishers are refused until it is again")
+            self._unavailable = True
+            for peer, request, _ in answers:
+                self._send(peer, NotPublished(request, "journal_unavailable", str(error), RETRY_SECONDS))
+            return
+        if self._unavailable and answers:
+            self._unavailable = False
+            log.warning("journal_available")
+        for peer, request, appended in answers:
+            self.events += len(appended.offsets) - len(appended.duplicates)
+            self.duplicates += len(appended.duplicates)
+            self._send(peer, Published(request, self.journal.epoch, *appended))
+
+    def _pump(self, outlet: Outlet) -> None:
+        try:
+            while (message := outlet.next(self.journal)) is not None:
+                if not self._send(outlet.peer, message):
+                    outlet.not_sent(message)
+                    return
+                outlet.sent(message)
+        except JournalUnavailable as error:
+            log.error("journal_unreadable", shard=outlet.shard, reason=str(error))
+
+    def _catch_up(self, outlet: Outlet) -> None:
+        self._pump(outlet)
+        message = outlet.catch_up(self.journal.epoch)
+        if message is not None and self._send(outlet.peer, message):
+            outlet.sent(message)
+
+    def _replay(self, peer: bytes, message: Replay) -> None:
+        outlet = self._outlets.get(peer)
+        if outlet is not None:
+            # Whoever comes from a shard that was ahead of this one is ahead of it, too: it should not be for long.
+            self._catch_up(outlet)
+        try:
+            answer = self._replayed(message)
+        except JournalUnavailable as error:
+            log.error("journal_unreadable", replay=message.after, reason=str(error))
+            return  # the shard sends the client away with its cursor, to ask again
+        self._send(peer, answer)
+
+    def _replayed(self, message: Replay) -> Replayed:
+        journal, after = self.journal, message.after
+        if message.epoch != journal.epoch:
+            return Replayed(message.request, after, [], "epoch")
+        if after > journal.last:
+            return Replayed(message.request, after, [], "future")
+        if after < journal.floor:
+            return Replayed(message.request, after, [], "retention")
+        upto = min(message.upto, journal.last)
+        events: list[tuple[int, bytes]] = []
+        size = 0
+        if message.personal:
+            records = journal.read_personal(message.user, after, upto, REPLAY_RECORDS)
+        else:
+            records = journal.read(after, min(REPLAY_RECORDS, upto - after))
+        for offset, user, body in records:
+            after = offset
+            if user is None or user == message.user:
+                events.append((offset, body))
+                size += len(body)
+                if size >= BYTES_A_MESSAGE:
+                    return Replayed(message.request, after, events)
+        whole = message.personal and len(records) < REPLAY_RECORDS
+        return Replayed(message.request, upto if whole else after, events)
+
+    # ------------------------------------------------------------------------------------------------- the peers
 
     def tick(self, now: float) -> None:
-        """Once a second: who has been silent, and who must be told how far the log has gone."""
-        silent, changed = self.members.tick(now)
+        """Twice a second: who has been silent, and who must be told how far the log has gone."""
+        silent = self.members.tick(now)
         for peer in silent:
             self._outlets.pop(peer.name, None)
             log.warning("peer_silent", peer=peer.name.decode(errors="replace"))
-        if changed:
-            self._ring_changed("shard_lost", b"")
+        self._tell_ring("shard_lost", b"", [(p.address.index, p.stats.connections) for p in silent if p.address])
+        self._commit(now)  # also with nothing to keep: the journal forgets what is too old
         for outlet in self._outlets.values():
-            self._pump(outlet)
-            message = outlet.catch_up(self.journal.epoch)
-            if message is not None and self._send(outlet.peer, message):
-                outlet.sent(message)
+            self._catch_up(outlet)
 
     def _hello(self, peer: bytes, message: Hello, now: float) -> None:
         if message.version != VERSION:
             log.error("version_mismatch", peer=peer.decode(errors="replace"), theirs=message.version, ours=VERSION)
             return
-        changed = self.members.hello(peer, message, now)
-        self._outlets = {name: o for name, o in self._outlets.items() if self.members.get(name) is not None}
-        if message.shard is not None:
-            cursor = message.offset if message.epoch == self.journal.epoch else 0
-            # A cursor from the future of this log would wait for events that never come.
-            self._outlets[peer] = Outlet(message.shard.index, peer, min(cursor, self.journal.last), message.credit)
-        if changed:
-            self._ring_changed("shard_joined", peer)
-        else:
-            self._send(peer, self._ring_state())
-        if message.shard is not None:
-            self._pump(self._outlets[peer])
+        for other in self.members.hello(peer, message, now):
+            log.warning("shard_superseded", peer=other.name.decode(errors="replace"))
+            self._outlets.pop(other.name, None)
+            self._send(other.name, Superseded())
+        outlet = self._outlet(peer, message)
+        if not self._tell_ring("shard_joined", peer, []):
+            self._send(peer, self._ring_state(peer, []))
+        if outlet is not None:
+            if message.epoch != self.journal.epoch:
+                self._send(peer, States(self.journal.epoch, outlet.cursor, self._states(outlet.cursor)))
+            self._pump(outlet)
 
-    def _ring_changed(self, why: str, peer: bytes) -> None:
+    def _outlet(self, peer: bytes, message: Hello) -> Outlet | None:
+        if message.shard is None:
+            return None
+        journal = self.journal
+        if message.epoch == journal.epoch:
+            # A cursor from the future of this log would wait for events that never come.
+            cursor = min(message.offset, journal.last)
+        else:
+            cursor = max(journal.floor, journal.last - message.recent) if message.recent else journal.floor
+        ring = Ring(s.index for s in self.members.shards)
+        outlet = Outlet(message.shard.index, peer, cursor, message.credit, ring, self.members.version)
+        self._outlets[peer] = outlet
+        return outlet
+
+    def _states(self, upto: int) -> list[tuple[int, bytes]]:
+        try:
+            records = self.journal.states(upto, STATES)
+        except JournalUnavailable as error:
+            log.error("journal_unreadable", states=upto, reason=str(error))
+            return []
+        sizes = accumulate(len(record.body) for record in reversed(records))
+        room = sum(size <= STATES_BYTES for size in sizes)  # the newest, if there is no room for all
+        return [(offset, body) for offset, _, body in records[len(records) - room :]]
+
+    def _tell_ring(self, why: str, peer: bytes, lost: list[tuple[int, int]]) -> bool:
+        """Tells everyone the ring if it has changed since they were told."""
+        version = self.members.version
+        if version == self._announced:
+            return False
+        self._announced = version
         self._ring = Ring(s.index for s in self.members.shards)
+        self.journal.note("ring", msgspec.msgpack.encode(_Ring(version, self.members.shards)))
         log.info("ring_changed", why=why, peer=peer.decode(errors="replace"), shards=sorted(self._ring.shards))
         for outlet in self._outlets.values():
-            outlet.look_again()
-        state = self._ring_state()
+            outlet.ring_changed(self._ring, version)
         for member in self.members:
-            self._send(member.name, state)
+            self._send(member.name, self._ring_state(member.name, lost))
+        return True
 
-    def _ring_state(self) -> RingState:
-        return RingState(self.journal.epoch, self.members.version, self.journal.last, self.members.shards)
-
-    def _pump(self, outlet: Outlet) -> None:
-        while (message := outlet.next(self.journal, self._ring)) is not None:
-            if not self._send(outlet.peer, message):
-                outlet.not_sent(message)
-                return
-            outlet.sent(message)
+    def _ring_state(self, peer: bytes, lost: list[tuple[int, int]]) -> RingState:
+        outlet = self._outlets.get(peer)
+        version = self.members.version
+        since = outlet.since if outlet is not None else version
+        return RingState(self.journal.epoch, version, self.journal.last, self.members.shards, since, lost)
 
     def _answer(self, message: Ask) -> Answer:
-        reports = []
-        for member in self.members:
-            outlet = self._outlets.get(member.name)
-            if member.address is not None and outlet is not None:
-                behind = self.journal.last - outlet.acked
-                reports.append(ShardReport(member.address, member.stats, outlet.in_flight, behind))
-        reports.sort(key=lambda report: report.address.index)
-        return Answer(
-            message.request,
-            self.journal.epoch,
-            self.journal.last,
-            self.events,
-            self.duplicates,
-            reports,
-            self.members.gateways,
-        )
+        reports = [self._report(member) for member in self.members if member.address and not member.presumed]
+        found = sorted((r for r in reports if r is not None), key=lambda report: report.address.index)
+        journal = self.journal
+        gateways = self.members.gateways
+        return Answer(message.request, journal.epoch, journal.last, self.events, self.duplicates, found, gateways)
+
+    def _report(self, member: Peer) -> ShardReport | None:
+        outlet = self._outlets.get(member.name)
+        if member.address is None or outlet is None:
+            return None
+        behind = self.journal.last - outlet.acked
+        return ShardReport(member.address, member.stats, outlet.in_flight, behind, member.leaving)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-from contextlib import ExitStack
+import time
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import structlog
 
-from router.journal import MemoryJournal
+from router.journal import Journal, MemoryJournal
 from router.router import Router
+from router.sqlite_journal import SqliteJournal
 from solowire import backplane, process
+from solowire.backplane import RouterMessage
 from solowire.bus import Hub
 from solowire.errors import BackplaneError, ConfigError
 from solowire.settings import Settings, make_directories
@@ -56,45 +59,83 @@ class _Lock:
         self._file.close()
 
 
-async def _main(settings: Settings, stop: asyncio.Event) -> None:
-    loop = asyncio.get_running_loop()
-    journal = MemoryJournal(
-        process.new_id(),
+def open_journal(settings: Settings) -> Journal:
+    """The journal that the settings ask for. Raises ConfigError."""
+    epoch = process.new_id()
+    if settings.journal == "memory":
+        return MemoryJournal(
+            epoch,
+            max_events=settings.journal_events,
+            max_bytes=settings.journal_bytes,
+            window=settings.duplicate_window_s,
+        )
+    return SqliteJournal(
+        settings.data_dir / "journal.sqlite3",
+        new_epoch=epoch,
+        max_age=settings.journal_age_s,
         max_events=settings.journal_events,
         max_bytes=settings.journal_bytes,
         window=settings.duplicate_window_s,
+        now=time.time(),
     )
-    planned = False
 
-    def received(peer: bytes, raw: bytes) -> None:
-        nonlocal planned
+
+async def _main(settings: Settings, stop: asyncio.Event) -> None:
+    loop = asyncio.get_running_loop()
+    with closing(open_journal(settings)) as journal:
+        server = _Server(loop, journal, settings.backplane_address)
+        process.calm_collector()
+        log.info("router_ready", epoch=journal.epoch, last=journal.last, backplane=settings.backplane_address)
+        try:
+            while not stop.is_set():
+                try:
+                    await asyncio.wait_for(stop.wait(), TICK_SECONDS)
+                except TimeoutError:
+                    server.tick()
+        finally:
+            server.close()
+
+
+class _Server:
+    """The router on its bus."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, journal: Journal, address: str) -> None:
+        self._loop = loop
+        self._planned: asyncio.Handle | None = None
+        self._hub = Hub(address, self._received)
+        self._router = Router(journal, self._send, now=loop.time(), wall_offset=self._wall_offset())
+
+    def tick(self) -> None:
+        self._router.wall_offset = self._wall_offset()
+        self._router.tick(self._loop.time())
+
+    def close(self) -> None:
+        if self._planned is not None:
+            self._planned.cancel()
+        self._router.tick(self._loop.time())  # keeps and answers what has come
+        self._hub.close()
+
+    def _wall_offset(self) -> float:
+        return time.time() - self._loop.time()
+
+    def _send(self, peer: bytes, message: RouterMessage) -> bool:
+        return self._hub.send(peer, backplane.encode(message))
+
+    def _received(self, peer: bytes, raw: bytes) -> None:
         try:
             message = backplane.decode_from_peer(raw)
         except BackplaneError as error:
-            router.dropped += 1
+            self._router.dropped += 1
             sender = peer.decode(errors="replace")
-            log.error("backplane_message_dropped", sender=sender, error=str(error), dropped=router.dropped)
+            log.error("backplane_message_dropped", sender=sender, error=str(error), dropped=self._router.dropped)
             return
-        router.receive(peer, message, loop.time())
-        if not planned:
+        self._router.receive(peer, message, self._loop.time())
+        if self._planned is None:
             # After this turn's messages rather than after each: under load they go out in batches, without a timer.
-            planned = True
-            loop.call_soon(dispatch)
+            self._planned = self._loop.call_soon(self._dispatch)
 
-    def dispatch() -> None:
-        nonlocal planned
-        planned = False
-        router.dispatch()
-
-    hub = Hub(settings.backplane_address, received)
-    router = Router(journal, lambda peer, message: hub.send(peer, backplane.encode(message)))
-    process.calm_collector()
-    log.info("router_ready", epoch=journal.epoch, backplane=settings.backplane_address)
-    try:
-        while not stop.is_set():
-            try:
-                await asyncio.wait_for(stop.wait(), TICK_SECONDS)
-            except TimeoutError:
-                router.tick(loop.time())
-    finally:
-        hub.close()
+    def _dispatch(self) -> None:
+        self._planned = None
+        again = self._router.dispatch(self._loop.time())
+        if again is not None:
+            self._planned = self._loop.call_at(again, self._dispatch)

@@ -1,10 +1,15 @@
 """The messages between processes: MessagePack arrays with a tag, decoded by one typed decoder for each direction.
 
-    peer ──► router   Hello, Heartbeat, Publish, Ack, Ask, Goodbye
-    router ──► peer   Who, RingState, Deliver, Published, NotPublished, Beat, Answer
+    peer ──► router   Hello, Heartbeat, Goodbye
+    gateway ──►       Publish, Ask, Drain
+    shard ──►         Ack, Replay, Leave
+    router ──► peer   Who, Beat, RingState
+    ──► gateway       Published, NotPublished, Answer, Draining
+    ──► shard         Deliver, States, Replayed, DrainNow, Superseded
 
-A peer is a shard or a gateway. It says Hello when it starts and when the router asks Who (because the router has
-restarted and doesn't know it); the router answers with the ring, and sends the ring again whenever it changes.
+A peer is a shard or a gateway. It says Hello when it starts, when the router asks Who (because the router has restarted
+and doesn't know it), and when a Beat tells of another ring than it knows; the router answers with the ring, and sends
+the ring again whenever it changes.
 """
 
 from __future__ import annotations
@@ -15,9 +20,10 @@ import msgspec
 
 from solowire.errors import BackplaneError
 
-VERSION = 1
-HEARTBEAT_SECONDS = 1.0
-DEAD_AFTER_SECONDS = 3.0
+VERSION = 2
+HEARTBEAT_SECONDS = 0.5
+DEAD_AFTER_SECONDS = 2.4
+"""A peer is given up within 3 s of its last word, the router's looking every half second included."""
 
 
 class _Message(msgspec.Struct, array_like=True, gc=False):
@@ -51,7 +57,10 @@ class ShardStats(_Message):
 
 
 class Hello(_Message, tag="hello"):
-    """boot: the process's. shard: None for a gateway. epoch, offset: up to where a shard's log goes already."""
+    """boot: the process's. shard: None for a gateway. epoch, offset: up to where a shard's log goes already.
+
+    recent: how many events a shard without a log would like to begin with. leaving: it is not to be in the ring again.
+    """
 
     version: int
     boot: str
@@ -59,6 +68,8 @@ class Hello(_Message, tag="hello"):
     epoch: str = ""
     offset: int = 0
     credit: int = 0
+    recent: int = 0
+    leaving: bool = False
 
 
 class Heartbeat(_Message, tag="beat"):
@@ -67,11 +78,15 @@ class Heartbeat(_Message, tag="beat"):
 
 
 class PublishedEvent(_Message):
-    """What the router must know of an event, and the event itself as bytes (`events.encode_event`)."""
+    """What the router must know of an event, and the event itself as bytes (`events.encode_event`).
+
+    state: for an event that is one, the state's name; the newest event of a name is its present value.
+    """
 
     id: str
     user: str | None
     body: bytes
+    state: str | None = None
 
 
 class Publish(_Message, tag="publish"):
@@ -82,11 +97,40 @@ class Publish(_Message, tag="publish"):
 
 
 class Ack(_Message, tag="ack"):
-    """All up to `offset` has been taken into the shard's log; `credit` events may be under way beyond it."""
+    """All up to `offset` has been taken into the shard's log; `credit` events may be under way beyond it.
+
+    settled: the newest ring, by its version, whose moves are done: all users that it takes away have been sent away.
+    """
 
     epoch: str
     offset: int
     credit: int
+    settled: int = -1
+
+
+class Replay(_Message, tag="replay"):
+    """Asks for the log behind `after`, up to and with `upto`, as far as it concerns `user`. Answered with Replayed.
+
+    personal: only what is for this user alone. With `upto` = `after` it asks no more than whether `after` is known.
+    """
+
+    request: int
+    epoch: str
+    user: str
+    after: int
+    upto: int
+    personal: bool
+
+
+class Leave(_Message, tag="leave"):
+    """The shard wants no more users and will send its own away; it goes on with its log meanwhile."""
+
+
+class Drain(_Message, tag="drain"):
+    """A gateway's wish that a shard leaves. Answered with Draining."""
+
+    request: int
+    shard: int
 
 
 class Ask(_Message, tag="ask"):
@@ -104,12 +148,18 @@ class Who(_Message, tag="who"):
 
 
 class RingState(_Message, tag="ring"):
-    """The shards that are alive. version grows with each change within an epoch. last: the log's newest offset."""
+    """The shards that take users. version grows with each change within an epoch. last: the log's newest offset.
+
+    since: the oldest ring by which the receiver, a shard, still gets its users' own events: whom a ring from then on
+    took away may stay until it is their turn. lost: (index, connections) of shards that this change has taken away.
+    """
 
     epoch: str
     version: int
     last: int
     shards: list[ShardAddress]
+    since: int = 0
+    lost: list[tuple[int, int]] = []
 
 
 class Deliver(_Message, tag="deliver"):
@@ -119,6 +169,38 @@ class Deliver(_Message, tag="deliver"):
     after: int
     upto: int
     events: list[tuple[int, bytes]]
+
+
+class States(_Message, tag="states"):
+    """A shard's log begins anew, behind `upto`. events: the present value of each state there, (offset, event)."""
+
+    epoch: str
+    upto: int
+    events: list[tuple[int, bytes]]
+
+
+class Replayed(_Message, tag="replayed"):
+    """The log up to and with `upto`. refusal: why it can't be had: `epoch`, `future` or `retention`."""
+
+    request: int
+    upto: int
+    events: list[tuple[int, bytes]]
+    refusal: str | None = None
+
+
+class DrainNow(_Message, tag="drain_now"):
+    """An administrator wants the shard to leave."""
+
+
+class Superseded(_Message, tag="superseded"):
+    """Another process has said hello as the same shard, later: the receiver is to end."""
+
+
+class Draining(_Message, tag="draining"):
+    """users: how many the shard has to send away; None if there is no such shard."""
+
+    request: int
+    users: int | None
 
 
 class Published(_Message, tag="published"):
@@ -140,7 +222,10 @@ class NotPublished(_Message, tag="refused"):
 
 
 class Beat(_Message, tag="pulse"):
-    """The router is alive, and knows you."""
+    """The router is alive, and knows you. version: of its ring."""
+
+    epoch: str
+    version: int
 
 
 class ShardReport(_Message):
@@ -150,6 +235,7 @@ class ShardReport(_Message):
     stats: ShardStats
     in_flight: int
     behind: int
+    draining: bool = False
 
 
 class Answer(_Message, tag="answer"):
@@ -162,8 +248,21 @@ class Answer(_Message, tag="answer"):
     gateways: int
 
 
-PeerMessage = Hello | Heartbeat | Publish | Ack | Ask | Goodbye
-RouterMessage = Who | RingState | Deliver | Published | NotPublished | Beat | Answer
+PeerMessage = Hello | Heartbeat | Publish | Ack | Ask | Goodbye | Replay | Leave | Drain
+RouterMessage = (
+    Who
+    | RingState
+    | Deliver
+    | Published
+    | NotPublished
+    | Beat
+    | Answer
+    | States
+    | Replayed
+    | DrainNow
+    | Superseded
+    | Draining
+)
 
 M = TypeVar("M")
 

@@ -68,10 +68,11 @@ class Unsubscribe(_Message, tag="unsubscribe"):
 
 
 class Ping(_Message, tag="ping"):
-    """From either side. time: unix seconds, of whoever sends it."""
+    """From either side. time: unix seconds, of whoever sends it. cursor: the server's word where the client stands."""
 
     id: Id = None
     time: float | None = None
+    cursor: Offset | None = None
 
 
 class Pong(_Message, tag="pong"):
@@ -105,7 +106,7 @@ class Reconnect(msgspec.Struct, frozen=True):
 class Welcome(_Message, tag="welcome", omit_defaults=False):
     """Answers `hello`. cursor: events after it follow. resumed: whether what was missed follows, all of it.
 
-    reason: why not, if the client asked for it: `epoch`, `retention`, `moved` or `future`.
+    reason: why not, if the client asked for it: `epoch`, `retention`, `too_much` or `future`.
     """
 
     session: str
@@ -220,6 +221,10 @@ class Codec(Enum):
         """A client's message. Raises InvalidMessage."""
         message: ClientMessage = _decoded(_decode_json if self is Codec.json else _decode_pack, raw, self)
         return message
+
+    def id_of(self, raw: str | bytes) -> Id:
+        """The id of a client's message that is not looked at further."""
+        return _id_of(raw, self)
 
     def decode_server(self, raw: str | bytes) -> ServerMessage:
         """A server's message, for clients. Raises InvalidMessage."""

@@ -21,7 +21,8 @@ last word.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from itertools import accumulate
 from typing import Generic, TypeVar
 
 import msgspec
@@ -109,6 +110,7 @@ class Feed(Generic[C]):
         "_pending",
         "_pending_bytes",
         "_selection",
+        "_snapshot",
         "behind",
         "current",
         "due",
@@ -120,6 +122,8 @@ class Feed(Generic[C]):
     def __init__(self, key: FeedKey, log: Log) -> None:
         self.key = key
         self.position = log.position
+        # The states' version, the offset before the oldest, all frames but the last, and the pieces of the last.
+        self._snapshot: tuple[int, int | None, list[str | bytes], list[tuple[int, bytes]]] | None = None
         self.current: set[C] = set()
         self.behind: dict[C, int] = {}
         self.due: float | None = None
@@ -226,10 +230,37 @@ class Feed(Generic[C]):
             return True
         return False
 
-    def frames_of(self, entries: Iterable[Entry], before: int, after: int) -> list[str | bytes]:
-        """Frames of these entries, whatever their offsets. before: the cursor in all but the last; after: in that."""
-        runs = list(_cut([f for f in map(self.fragment, entries) if f is not None]))
-        return [self._codec.events(before if run is not runs[-1] else after, run) for run in runs]
+    def frames_of(self, pieces: Sequence[tuple[int, bytes]], upto: int) -> list[str | bytes]:
+        """Frames of these (offset, fragment) in their order. Their reader then stands at `upto`.
+
+        Each says how far it goes itself, so that one who is cut off between two of them comes back for the rest alone.
+        """
+        runs = list(_cut([fragment for _, fragment in pieces]))
+        reached = (pieces[at - 1][0] for at in accumulate(map(len, runs)))
+        return [
+            self._codec.events(upto if run is runs[-1] else offset, run)
+            for run, offset in zip(runs, reached, strict=True)
+        ]
+
+    def states(self, user: str, upto: int) -> tuple[int | None, list[str | bytes]]:
+        """The present value of each state that the feed wants, in frames, and the offset before the oldest, if any.
+
+        All but the last frame are made once for all of the feed's connections, unless `user` has states of its own.
+        """
+        version, latest = self._log.states_version, self._log.latest()
+        mine = any(e.event.user == user for e in latest)
+        if mine or self._snapshot is None or self._snapshot[0] != version:
+            entries = (e for e in latest if e.event.user in (None, user) and self.accepts(e))
+            pieces = sorted((e.offset, f) for e in entries if (f := self.fragment(e)) is not None)
+            runs = list(_cut([fragment for _, fragment in pieces]))
+            last = len(pieces) - len(runs[-1]) if runs else 0
+            shared = self.frames_of(pieces[:last], pieces[last - 1][0]) if last else []
+            snapshot = (version, pieces[0][0] - 1 if pieces else None, shared, pieces[last:])
+            if not mine:
+                self._snapshot = snapshot
+        else:
+            snapshot = self._snapshot
+        return snapshot[1], snapshot[2] + self.frames_of(snapshot[3], upto)
 
     def flush(self, now: float) -> Frame:
         """What all current connections get now: everything pending. Moves `position`, and with it their cursors.

@@ -1,18 +1,21 @@
 """A peer's link to the router: says hello, beats, answers Who, and knows whether the router is there.
 
-What it keeps true: the router is *away* as soon as nothing has been heard of it for three beats, whatever ZeroMQ
-thinks of the connection, and a peer says hello again whenever the router asks, so that either may restart alone.
+What it keeps true: the router is *away* as soon as nothing has been heard of it for some beats, whatever ZeroMQ thinks
+of the connection. A peer says hello again whenever the router asks, whenever a Beat tells of another ring than it was
+told, and instead of beating while the router is away: so either may restart alone, and no message that is lost is
+missed for longer than a beat. Peers beat at times of their own, so that they don't come back all at once.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable
 
 import structlog
 
 from solowire import backplane
-from solowire.backplane import Beat, Heartbeat, Hello, PeerMessage, RouterMessage, ShardStats, Who
+from solowire.backplane import Beat, Heartbeat, Hello, PeerMessage, RingState, RouterMessage, ShardStats, Who
 from solowire.bus import Spoke
 from solowire.errors import BackplaneError
 
@@ -35,7 +38,7 @@ class Link:
         self._stats = stats
         self._loop = asyncio.get_running_loop()
         self._heard_at = float("-inf")
-        self._greeted = False
+        self._ring = ("", -1)  # epoch and version, as told last
         self.dropped = 0
         self._spoke = Spoke(address, name.encode(), self._take)
         self._timer: asyncio.Handle = self._loop.call_soon(self._beat)
@@ -53,14 +56,18 @@ class Link:
         self.send(backplane.Goodbye())
         self._spoke.close()
 
+    def greet(self) -> None:
+        """Says hello (again): the router tells the ring, and goes on with the log from where the hello says."""
+        self.send(self._hello())
+
     def _beat(self) -> None:
         hello = self._hello()
-        if not self._greeted:
-            self._greeted = self.send(hello)
-        else:
+        if self.router_alive:
             self.send(Heartbeat(hello.boot, self._stats()))
-        # Until the router is there, look for it more often than one beats: a start should take no second longer.
-        pause = backplane.HEARTBEAT_SECONDS if self._greeted else 0.05
+            pause = backplane.HEARTBEAT_SECONDS * random.uniform(0.9, 1.1)  # noqa: S311
+        else:
+            # Until the router is there, look for it more often than one beats: a start should take no second longer.
+            pause = backplane.HEARTBEAT_SECONDS if self.send(hello) else 0.05
         self._timer = self._loop.call_later(pause, self._beat)
 
     def _take(self, raw: bytes) -> None:
@@ -73,8 +80,11 @@ class Link:
         self._heard_at = self._loop.time()
         match message:
             case Who():
-                self.send(self._hello())
+                self.greet()
             case Beat():
-                pass
+                if (message.epoch, message.version) != self._ring:
+                    self.greet()
             case _:
+                if isinstance(message, RingState):
+                    self._ring = (message.epoch, message.version)
                 self._received(message)

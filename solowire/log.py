@@ -63,6 +63,11 @@ class Entry:
         self.size = len(event.data) + 200
         self._fragments: dict[tuple[Codec, frozenset[str]], bytes | None] = {}
 
+    @property
+    def state(self) -> tuple[str, str, str | None]:
+        """What it is the state of, if its delivery is `state`."""
+        return (self.event.type, self.event.key or "", self.event.user)
+
     def fragment(self, codec: Codec, hidden: frozenset[str]) -> bytes | None:
         """This event as an element of an `events` frame; None if `hidden` leaves nothing of it."""
         key = (codec, hidden)
@@ -117,7 +122,7 @@ def _terms(value: str, event_type: EventType, name: str) -> tuple[str, ...]:
 class Log:
     """The recent log of one shard.
 
-    max_events, max_bytes: what it holds at most. max_keys: how many state keys it remembers.
+    max_events, max_bytes: what it holds at most. max_keys: how many state keys it remembers, in as many bytes at most.
     """
 
     def __init__(
@@ -131,6 +136,7 @@ class Log:
         self.position = 0
         self.floor = 0
         self.bytes = 0
+        self.states_version = 0  # grows whenever what `latest` says changes
         self._max_events = max_events
         self._max_bytes = max_bytes
         self._max_keys = max_keys
@@ -138,6 +144,7 @@ class Log:
         self._entries: list[Entry] = []
         self._offsets: list[int] = []
         self._latest: dict[tuple[str, str, str | None], Entry] = {}
+        self._latest_bytes = 0
         self._newest_for_user: dict[str, int] = {}
 
     def __len__(self) -> int:
@@ -150,6 +157,8 @@ class Log:
         self._entries.clear()
         self._offsets.clear()
         self._latest.clear()
+        self._latest_bytes = 0
+        self.states_version += 1
         self._newest_for_user.clear()
 
     def append(self, offset: int, body: bytes) -> Entry | None:
@@ -157,24 +166,55 @@ class Log:
 
         Raises msgspec.DecodeError if `body` is no event: the caller counts and drops it.
         """
-        event = decode_event(body)
-        event_type = self._catalog.get(event.type)
-        if event_type is None:
+        entry = self.entry(offset, body)
+        if entry is None:
             return None
-        entry = Entry(offset, event, event_type)
         self._entries.append(entry)
         self._offsets.append(offset)
         self.bytes += entry.size
         self.position = offset
-        if event.user is not None:
-            self._newest_for_user[event.user] = offset
-        if event.delivery is Delivery.state:
-            key = (event.type, event.key or "", event.user)
-            self._latest.pop(key, None)  # so that the dict stays in the order of freshness
-            self._latest[key] = entry
-            if len(self._latest) > self._max_keys:
-                del self._latest[next(iter(self._latest))]
+        if entry.event.user is not None:
+            self._newest_for_user[entry.event.user] = offset
+        self._note_state(entry)
         return entry
+
+    def entry(self, offset: int, body: bytes) -> Entry | None:
+        """An event as an entry that is not in the log; otherwise as `append`."""
+        event = decode_event(body)
+        event_type = self._catalog.get(event.type)
+        return Entry(offset, event, event_type) if event_type is not None else None
+
+    def insert(self, entry: Entry) -> None:
+        """Puts an entry where it belongs among those that are here: a user has come whose own events went elsewhere."""
+        at = bisect_right(self._offsets, entry.offset)
+        if entry.offset <= self.floor or (at and self._offsets[at - 1] == entry.offset):
+            return
+        self._entries.insert(at, entry)
+        self._offsets.insert(at, entry.offset)
+        self.bytes += entry.size
+        user = entry.event.user
+        if user is not None:
+            self._newest_for_user[user] = max(entry.offset, self._newest_for_user.get(user, 0))
+        if entry.event.delivery is Delivery.state:
+            known = self._latest.get(entry.state)
+            if known is None or known.offset < entry.offset:
+                self._note_state(entry)
+
+    def remember(self, entry: Entry) -> None:
+        """Notes the present value of a state that is older than the log."""
+        self._note_state(entry)
+
+    def _note_state(self, entry: Entry) -> None:
+        if entry.event.delivery is not Delivery.state:
+            return
+        older = self._latest.pop(entry.state, None)  # so that the dict stays in the order of freshness
+        if older is not None:
+            self._latest_bytes -= older.size
+        self._latest[entry.state] = entry
+        self._latest_bytes += entry.size
+        self.states_version += 1
+        while len(self._latest) > self._max_keys or self._latest_bytes > self._max_bytes:
+            self._latest_bytes -= self._latest.pop(next(iter(self._latest))).size
 
     def trim(self) -> None:
         """Drops from the old end what is over the bounds, and a tenth more, so that it is rarely done."""
@@ -202,6 +242,10 @@ class Log:
     def latest(self) -> list[Entry]:
         """The newest entry of each state key, in the order of offsets."""
         return list(self._latest.values())
+
+    def count_after(self, cursor: int) -> int:
+        """How many entries stand behind `cursor`."""
+        return len(self._offsets) - bisect_right(self._offsets, cursor)
 
     def has_for(self, user: str, cursor: int) -> bool:
         """Whether an event for this user alone stands behind `cursor`."""

@@ -80,15 +80,23 @@ class Settings(BaseSettings):
     flush_per_connection_ms: float = Field(1.0, ge=0, description="a shard waits this for each connection, up to those")
     reconnect_min_ms: int = Field(500, ge=0, description="soonest that clients come back after a lost connection")
     reconnect_max_ms: int = Field(20_000, ge=1, description="what the wait before each further attempt grows to")
-    moves_per_s: float = Field(500.0, gt=0, description="users sent away per second when the ring changes")
+    moves_per_s: float = Field(
+        500.0, gt=0, description="users sent away, or let back, per second when the ring changes"
+    )
     grace_s: float = Field(10.0, gt=0, le=3600, description="how long a process may take to end after SIGTERM")
     stuck_s: float = Field(10.0, ge=0.5, le=3600, description="`up` kills a process whose loop is stuck for so long")
     send_buffer_bytes: int = Field(256 * 1024, ge=4096, description="SO_SNDBUF of client sockets")
 
     recent_events: int = Field(100_000, ge=100, description="events in a shard's recent log")
     recent_bytes: int = Field(64 * 2**20, ge=2**20, description="size of a shard's recent log")
-    journal_events: int = Field(200_000, ge=100, description="events in the router's log")
-    journal_bytes: int = Field(256 * 2**20, ge=2**20, description="size of the router's log")
+    journal: Literal["sqlite", "memory"] = Field("sqlite", description="where the router keeps its log")
+    journal_age_s: float = Field(24 * 3600.0, gt=0, description="how long the router keeps an event, in seconds")
+    journal_events: int = Field(5_000_000, ge=100, description="events in the router's log")
+    journal_bytes: int = Field(2 * 2**30, ge=2**20, description="size of the router's log")
+    replay_bytes: int = Field(
+        32 * 2**20, ge=2**16, description="what one client may get again when it comes back; more is `too_much`"
+    )
+    replays: int = Field(8, ge=1, description="replays from the router's log that a shard does at a time")
     duplicate_window_s: float = Field(600.0, ge=0, description="how long an event's id is remembered")
     credit: int = Field(10_000, ge=100, description="events that may be under way to a shard")
 

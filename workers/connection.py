@@ -1,11 +1,14 @@
 """One user's connection, as its shard sees it, and the states it goes through.
 
     waiting ──hello, or 2 s──► live ──sent away──► leaving ──► closing ──► gone
-       └──────────────────────────┴───────────────────┴───────────▲
+       │        └──► resuming ───▲│                   │           ▲
+       └────────────────┴─────────┴───────────────────┴───────────┘
 
-One that is leaving has been told to go to another shard: nobody listens to it any more, and it gets no more events. A
-connection belongs to a feed exactly while it is live. Nothing is queued for it but a few answers to its own messages,
-at most MAX_ANSWERS, that arrived while its socket was busy; at that bound it is closed as too slow.
+One that is resuming waits for what the shard asks the router for; what the client says meanwhile is kept for then. One
+that is leaving has been told to go to another shard: nobody listens to it any more, and it gets no more events. A
+connection belongs to a feed exactly while it is live. Nothing is queued for it but what it asked for itself: answers
+that came while its socket was busy, at most MAX_ANSWERS, at which bound it is closed as too slow; and, once, the states
+or the replay that it begins with, which is bounded, too, and handed over as its socket takes it.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from enum import Enum
 from typing import Any
 
 from solowire.access import Identity, View, view_of
-from solowire.client_protocol import Codec
+from solowire.client_protocol import ClientMessage, Codec
 from solowire.feed import Feed
 from solowire.subscriptions import Selection, Wanted
 
@@ -26,6 +29,7 @@ STRIKE_SECONDS = 60.0
 
 class State(Enum):
     waiting = "waiting"
+    resuming = "resuming"
     live = "live"
     leaving = "leaving"
     closing = "closing"
@@ -33,7 +37,8 @@ class State(Enum):
 
 
 TRANSITIONS = {
-    State.waiting: {State.live, State.leaving, State.closing, State.gone},
+    State.waiting: {State.resuming, State.live, State.leaving, State.closing, State.gone},
+    State.resuming: {State.live, State.leaving, State.closing, State.gone},
     State.live: {State.leaving, State.closing, State.gone},
     State.leaving: {State.closing, State.gone},
     State.closing: {State.gone},
@@ -46,14 +51,15 @@ class Connection:
 
     __slots__ = (
         "answers",
+        "backlog",
         "bucket",
         "codec",
+        "early",
         "expires",
         "feed",
         "heard",
         "identity",
         "looks_at",
-        "owes_states",
         "selection",
         "session",
         "silent",
@@ -74,8 +80,9 @@ class Connection:
         self.feed: Feed[Connection] | None = None
         self.wanted: Wanted = {}
         self.selection: Selection = ()
-        self.answers: list[str | bytes] = []
-        self.owes_states = False  # whether the current state waits among the answers
+        self.answers: deque[str | bytes] = deque()
+        self.backlog = 0  # how many of `answers`, from the first, are states or a replay
+        self.early: list[ClientMessage] = []
         self.strikes: deque[float] = deque(maxlen=MAX_STRIKES)
         self.tokens = 0.0
         self.tokens_at: float | None = None

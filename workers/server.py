@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 
 import structlog
 
 from solowire import process
-from solowire.backplane import VERSION, Ack, Deliver, Hello, RingState, RouterMessage, ShardAddress
+from solowire.backplane import (
+    VERSION,
+    Ack,
+    Deliver,
+    DrainNow,
+    Hello,
+    Leave,
+    Replayed,
+    RingState,
+    RouterMessage,
+    ShardAddress,
+    States,
+    Superseded,
+)
 from solowire.codes import CloseCode
 from solowire.feed import FlushDelays
 from solowire.link import Link
@@ -26,12 +39,24 @@ from workers.shard import Limits, Shard
 log = structlog.get_logger("solowire.shard")
 
 CLOSING_SECONDS = 1.5
+GRACE_SHARE = 0.6
+"""How much of the grace period goes to telling the users; the rest is for closing."""
 
 
 def serve(settings: Settings, index: int) -> None:
-    """Runs one shard until it is told to stop. Raises ConfigError if it can't start."""
+    """Runs one shard until it is told to stop, and its users are sent away. Raises ConfigError if it can't start.
+
+    Exit status: 0, or 1 if another process has taken its place.
+    """
     secret, _ = secret_of(settings, create=True)
-    process.run(lambda stop: _Server(settings, index, Tokens(secret, roles_of(settings))).main(stop))
+    status = 0
+
+    async def main(stop: asyncio.Event) -> None:
+        nonlocal status
+        status = await _Server(settings, index, Tokens(secret, roles_of(settings))).main(stop)
+
+    process.run(main)
+    sys.exit(status)
 
 
 class _Server:
@@ -42,6 +67,9 @@ class _Server:
         self._timer: asyncio.Handle | None = None
         self._timer_due = float("inf")
         self._was_ready = False
+        self._told_settled = -1
+        self._done = asyncio.Event()
+        self._status = 0
         self._socket = listen(
             settings.host,
             settings.port_of_shard(index),
@@ -60,16 +88,17 @@ class _Server:
             wall_offset=self._wall_offset(),
             limits=limits_of(settings),
             recent=Log(max_events=settings.recent_events, max_bytes=settings.recent_bytes),
+            ask=lambda question: self._link.send(question),
         )
 
-    async def main(self, stop: asyncio.Event) -> None:
+    async def main(self, stop: asyncio.Event) -> int:
         metrics = Metrics(self._samples, {"shard": str(self._shard.index)})
         app = App(self._shard, self._tokens, metrics.render, self._arm)
         server = WebServer(app, self._socket)
         # Before the server starts: what is refused here should end the process without Granian's threads in its way.
         link = self._link = Link(
             self._settings.backplane_address,
-            f"shard-{self._shard.index}",
+            f"shard-{self._shard.index}-{self._address.boot}",
             self._hello,
             self._received,
             self._shard.stats,
@@ -77,16 +106,28 @@ class _Server:
         server.start()
         log.info("shard_listening", shard=self._shard.index, port=self._address.port)
         process.calm_collector()
-        while not stop.is_set():
-            # The wall clock may be set while we run; expiries follow it.
-            self._shard.wall_offset = self._wall_offset()
+        told = asyncio.ensure_future(stop.wait())
+        done = asyncio.ensure_future(self._done.wait())
+        while not told.done() and not done.done():
+            self._shard.set_clock(self._wall_offset(), self._loop.time())
             self._run()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), 1.0)
+            await asyncio.wait((told, done), timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
+        if told.done() and not done.done():
+            self._leave(self._settings.grace_s * GRACE_SHARE)
+            await asyncio.wait((done,), timeout=self._settings.grace_s * GRACE_SHARE + CLOSING_SECONDS)
+        for waiting in (told, done):
+            waiting.cancel()
         link.close()
         self._shard.close_all(CloseCode.restarting)
         await app.finish(CLOSING_SECONDS)
         await server.finish()
+        return self._status
+
+    def _leave(self, within: float | None) -> None:
+        if not self._shard.leaving:
+            self._link.send(Leave())
+        self._shard.leave(self._loop.time(), within)
+        self._arm()
 
     def _hello(self) -> Hello:
         return Hello(
@@ -96,16 +137,33 @@ class _Server:
             self._shard.epoch,
             self._shard.log.position,
             self._settings.credit,
+            self._settings.recent_events,
+            self._shard.leaving,
         )
 
     def _received(self, message: RouterMessage) -> None:
         now = self._loop.time()
         match message:
             case Deliver():
-                self._shard.deliver(message, now)
-                self._link.send(Ack(self._shard.epoch, self._shard.log.position, self._settings.credit))
+                if self._shard.deliver(message, now):
+                    self._ack()
+                else:
+                    self._link.greet()
             case RingState():
                 self._shard.ring_changed(message, now)
+            case Replayed():
+                self._shard.replayed(message, now)
+            case States():
+                self._shard.states(message, now)
+            case DrainNow():
+                self._leave(None)
+            case Superseded():
+                log.error(
+                    "superseded", shard=self._shard.index, hint="another process runs as this shard; this one ends"
+                )
+                self._status = 1
+                self._link.close()  # a further hello would take the place back
+                self._done.set()
             case _:
                 log.warning("message_not_for_a_shard", kind=type(message).__name__)
         if self._shard.ready != self._was_ready:
@@ -113,8 +171,16 @@ class _Server:
             log.info("shard_ready" if self._was_ready else "shard_not_ready", shard=self._shard.index)
         self._arm()
 
+    def _ack(self) -> None:
+        self._told_settled = self._shard.settled
+        self._link.send(Ack(self._shard.epoch, self._shard.log.position, self._settings.credit, self._told_settled))
+
     def _arm(self) -> None:
         """One timer for all that the shard has to do at some time."""
+        if self._shard.settled != self._told_settled:
+            self._ack()
+        if self._shard.drained:
+            self._done.set()
         due = self._shard.next_due()
         if self._timer is not None:
             if self._timer_due <= due:
@@ -160,6 +226,8 @@ def limits_of(settings: Settings) -> Limits:
         reconnect_min_ms=settings.reconnect_min_ms,
         reconnect_max_ms=settings.reconnect_max_ms,
         moves_per_second=settings.moves_per_s,
+        replay_bytes=settings.replay_bytes,
+        replays=settings.replays,
         flush=FlushDelays(
             high=settings.flush_high_ms / 1000,
             normal=settings.flush_normal_ms / 1000,

@@ -5,8 +5,10 @@ What it keeps true:
 * A user has at most one connection here; a newer one replaces it (4409), or is refused, as the setting says.
 * A connection gets only what its view allows at the moment of sending: whenever identity or subscriptions change it
   changes feeds, and it takes nothing along but its cursor.
-* A connection that the ring gives to another shard gets nothing more from the moment the shard knows, so that the
-  cursor it goes away with is one that its next shard can trust.
+* A connection that the ring gives to another shard is sent there when it is its turn, with a cursor that its next
+  shard can trust: until then it gets everything, as the router goes on with its own events, or, where the router
+  doesn't, it gets nothing more from the moment the shard knows.
+* A cursor is resumed from in full, or refused with a reason: what this shard lacks for it comes from the router.
 * No connection is waited for. One that is busy falls behind in its cursor, and is looked at again every 20 ms.
 
 It reads no clock and touches no socket: `now` is an argument (seconds, monotonic), and `Sockets` is the seam. After
@@ -15,7 +17,7 @@ each call, `next_due` says when `run` wants to be called.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from heapq import heapify, heappop, heappush
@@ -24,8 +26,9 @@ from itertools import count
 import msgspec
 import structlog
 
+from solowire import backplane
 from solowire.access import Identity, Role
-from solowire.backplane import Deliver, RingState, ShardStats
+from solowire.backplane import Deliver, Replayed, RingState, ShardStats, States
 from solowire.catalog import CATALOG, Catalog
 from solowire.client_protocol import (
     MAX_MESSAGE_BYTES,
@@ -41,7 +44,6 @@ from solowire.client_protocol import (
     ReconnectNow,
     Refresh,
     Reply,
-    Resume,
     ServerMessage,
     Stats,
     Subscribe,
@@ -66,12 +68,21 @@ from solowire.subscriptions import (
 )
 from solowire.tokens import Tokens, UsedTickets
 from workers.connection import MAX_ANSWERS, Connection, State
+from workers.heartbeat import Heartbeats
+from workers.reigns import Reigns
+from workers.replay import Replay, Replays
 from workers.sockets import Sockets
 
 log = structlog.get_logger("solowire.shard")
 
 BLOCKED_LOOK_SECONDS = 0.02
-HEARTBEAT_BUCKETS = 25
+REPLAY_SECONDS = 5.0
+"""How long a client waits for what the router is asked for, before it is sent away to try again."""
+
+HAND_OVER_BYTES = 128 * 1024
+
+GATEWAYS_KNOW_SECONDS = 0.2
+"""After the wish to leave: by then the gateways send nobody here any more."""
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -87,6 +98,8 @@ class Limits(msgspec.Struct, frozen=True):
     reconnect_min_ms: int = 500
     reconnect_max_ms: int = 20_000
     moves_per_second: float = 500.0
+    replay_bytes: int = 32 * 2**20
+    replays: int = 8
     flush: FlushDelays = FlushDelays()
 
 
@@ -105,6 +118,7 @@ class Shard:
         limits: Limits | None = None,
         catalog: Catalog = CATALOG,
         recent: Log | None = None,
+        ask: Callable[[backplane.Replay], bool] = lambda _: False,
     ) -> None:
         self.index = index
         self.epoch = ""
@@ -113,6 +127,8 @@ class Shard:
         self.connections: set[Connection] = set()
         self.wall_offset = wall_offset
         self.ready_at: int | None = None
+        self.settled = -1
+        self.leaving = False
         self.totals: Counter[str] = Counter()
         self._users: dict[str, Connection] = {}
         self._sockets = sockets
@@ -123,52 +139,103 @@ class Shard:
         self._catalog = catalog
         self._used = UsedTickets()
         self._arriving: set[str] = set()  # admitted, handshake not done: under `reject` they count as connected
-        self._ring = Ring()
+        self._reigns = Reigns(index)
         self._ring_version = -1
-        self._trusted_from = 0
+        self._fresh = True  # the next part of the log is the answer to a hello
+        self._astray = False  # a part is missing: what comes is not taken until a hello is answered
+        self._moving: deque[Connection] = deque()
+        self._moves_at: float | None = None
+        self._move_pause = 1 / self._limits.moves_per_second
+        self._replays = Replays(
+            self.log,
+            concurrent=self._limits.replays,
+            max_bytes=self._limits.replay_bytes,
+            ask=ask,
+            epoch=lambda: self.epoch,
+            whole_from=self._reigns.whole_from,
+            done=self._replayed,
+        )
         self._blocked: dict[Connection, float] = {}
         self._looks_again: float | None = None
+        self._now = 0.0  # of the call that is under way, for what calls back
         self._order = count()
         self._due_feeds: list[tuple[float, int, Feed[Connection]]] = []
         self._timers: list[tuple[float, int, Callable[[Connection, float], None], Connection]] = []
-        self._buckets: list[set[Connection]] = [set() for _ in range(HEARTBEAT_BUCKETS)]
-        self._bucket_at = 0
-        self._beats_at: float | None = None
+        self._heartbeats = Heartbeats(self._limits.heartbeat)
 
     # ------------------------------------------------------------------------------------- from the router
 
     @property
     def ready(self) -> bool:
         """Whether it knows the ring, is in it, and has the log up to where it was when it came."""
-        return self.ready_at is not None and self.log.position >= self.ready_at and self.index in self._ring.shards
+        arrived = self.ready_at is not None and self.log.position >= self.ready_at
+        return arrived and not self.leaving and self.index in self._reigns.ring.shards
+
+    @property
+    def drained(self) -> bool:
+        """Whether it wanted to leave and nobody is here any more."""
+        return self.leaving and not self.connections
 
     def ring_changed(self, state: RingState, now: float) -> None:
         """Takes the ring, and sends away whoever it gives to another shard."""
+        self._astray, self._fresh = False, True
         if state.epoch != self.epoch:
             self._new_epoch(state.epoch, now)
         elif state.version == self._ring_version:
             return
         if self.ready_at is None:
             self.ready_at = state.last
-        before, self._ring = self._ring.shards, Ring(s.index for s in state.shards)
-        gained = not before <= self._ring.shards or (before and self.index in self._ring.shards - before)
         self._ring_version = state.version
-        if gained:
-            # Users come here whose personal events went to another shard: what this log holds of the time before is
-            # not all of theirs.
-            self._trusted_from = self.log.position
+        ring = Ring(s.index for s in state.shards)
+        if ring.shards != self._reigns.ring.shards:
+            self._reigns.ring_changed(ring, self.log.position, self.log.floor)
+        if not ring.shards and not self.leaving:
+            return  # nobody could take them
         moving = [c for c in self.connections if c.state is not State.leaving and not self._owns(c.identity.user)]
-        if moving and self._ring.shards:
-            log.info("users_move", shard=self.index, users=len(moving), ring=sorted(self._ring.shards))
+        if moving:
+            log.info("users_move", shard=self.index, users=len(moving), ring=sorted(ring.shards))
+        if state.since <= self.settled:
+            self._move(moving, now)
+        else:
+            # The router has forgotten for whom they wait: from here on this log is not all of theirs.
+            self._move([], now)
             for place, connection in enumerate(moving):
-                self._send_away(connection, place / self._limits.moves_per_second, "ring_changed", now)
+                self._send_away(connection, place * self._move_pause, "ring_changed", now)
+        self.run(now)
 
-    def deliver(self, message: Deliver, now: float) -> None:
-        """Takes a part of the log, and flushes what is due at once."""
+    def states(self, message: States, now: float) -> None:
+        """Begins a log anew, where the router says, with the present states."""
+        if message.epoch != self.epoch:
+            self._new_epoch(message.epoch, now)
+        if self.log.position >= message.upto:
+            return  # said twice
+        self._begin_log(message.upto)
+        for offset, body in message.events:
+            try:
+                entry = self.log.entry(offset, body)
+            except (msgspec.DecodeError, ValueError) as error:
+                self.totals["undecodable"] += 1
+                log.error("event_undecodable", offset=offset, error=str(error))
+                continue
+            if entry is not None:
+                self.log.remember(entry)
+
+    def deliver(self, message: Deliver, now: float) -> bool:
+        """Takes a part of the log, and flushes what is due at once; False if the part before it is missing.
+
+        The caller then says hello, and the router goes on from where this log ends.
+        """
+        if self._astray:
+            return True
         if message.epoch != self.epoch:
             self._new_epoch(message.epoch, now)
         if message.after > self.log.position:
+            if not self._fresh:
+                log.warning("log_astray", shard=self.index, position=self.log.position, got=message.after)
+                self._astray = True
+                return False
             self._lost(message.after, now)
+        self._fresh = False
         for offset, body in message.events:
             if offset <= self.log.position:
                 continue  # sent again after a reconnect
@@ -184,6 +251,15 @@ class Shard:
                 self._route(entry, now)
         self.log.position = max(self.log.position, message.upto)
         self.log.trim()
+        self._now = now
+        self._replays.moved_on()
+        self.run(now)
+        return True
+
+    def replayed(self, message: Replayed, now: float) -> None:
+        """What the router says to a question for a client that comes back."""
+        self._now = now
+        self._replays.answered(message)
         self.run(now)
 
     def _route(self, entry: Entry, now: float) -> None:
@@ -208,16 +284,20 @@ class Shard:
         self.epoch = epoch
         self.ready_at = None
         self._ring_version = -1
-        self._trusted_from = 0
-        self.log.reset(0)
+        self.settled = -1
+        self._fresh = True
+        self._begin_log(0)
 
     def _lost(self, after: int, now: float) -> None:
         """The router's log no longer has what comes next: everything between is gone for this shard."""
         if self.log.position or self.connections:
             log.error("gap", shard=self.index, position=self.log.position, log_begins=after)
             self._resync(now)
-        self.log.reset(after)
-        self._trusted_from = after
+        self._begin_log(after)
+
+    def _begin_log(self, position: int) -> None:
+        self.log.reset(position)
+        self._reigns.reset(position)
 
     def _resync(self, now: float) -> None:
         for connection in [c for c in self.connections if c.state is not State.closing]:
@@ -230,6 +310,8 @@ class Shard:
         """Whom a ticket lets in, once. Raises InvalidToken or Refused; nothing has been accepted then."""
         wall = now + self.wall_offset
         redeemed = self._tokens.redeem_ticket(ticket, self.index, wall)
+        if self.leaving:
+            raise Refused(503, "draining", "this shard takes no more users", "ask /v1/connect again", retry_after=1)
         if not self.ready:
             raise Refused(503, "not_ready", f"shard {self.index} is not ready", "try again", retry_after=1)
         user = redeemed.identity.user
@@ -260,12 +342,11 @@ class Shard:
             self._close(older, CloseCode.replaced)
         self._users[identity.user] = connection
         self.connections.add(connection)
-        connection.bucket = self._bucket_at - 1  # the one that is looked at last
-        self._buckets[connection.bucket].add(connection)
+        self._heartbeats.add(connection)
         self.totals["admitted"] += 1
         self._at(now + self._limits.hello_timeout, self._no_hello, connection)
         self._watch_expiry(connection, now)
-        if self._ring.shards and not self._owns(identity.user):
+        if self.leaving or not self._owns(identity.user):
             self._send_away(connection, 0.0, "ring_changed", now)  # while the connection was accepted
         return connection
 
@@ -292,22 +373,54 @@ class Shard:
         self._leave_feed(connection)
         self.connections.discard(connection)
         self._blocked.pop(connection, None)
-        self._buckets[connection.bucket].discard(connection)
+        self._heartbeats.discard(connection)
+        self._replays.drop(connection)
         if self._users.get(connection.identity.user) is connection:
             del self._users[connection.identity.user]
+
+    def leave(self, now: float, within: float | None = None) -> None:
+        """Takes no more users, and sends its own away, at the set pace. within: seconds in which all must be told."""
+        self.leaving = True
+        if within is not None:
+            self._move_pause = min(self._move_pause, within / (len(self.connections) + 1))
+        log.info("shard_leaves", shard=self.index, users=len(self.connections))
+        self._move([c for c in self.connections if c.state is not State.leaving], now)
+        self._moves_at = now + GATEWAYS_KNOW_SECONDS if self._moving else None
+
+    def _move(self, connections: list[Connection], now: float) -> None:
+        """These are to go, one after the other; nobody else is."""
+        self._moving = deque(connections)
+        if not connections:
+            self._moves_at = None
+            self.settled = self._ring_version
+        elif self._moves_at is None:
+            self._moves_at = now
+
+    def _move_who_is_due(self, now: float) -> None:
+        reason = "draining" if self.leaving else "ring_changed"
+        while self._moves_at is not None and now >= self._moves_at:
+            if not self._moving:
+                self._move([], now)
+                return
+            connection = self._moving.popleft()
+            if connection.state in (State.waiting, State.resuming, State.live):
+                self._send_away(connection, 0.0, reason, now)
+                self._moves_at += self._move_pause
 
     def _send_away(self, connection: Connection, after: float, reason: str, now: float) -> None:
         """Tells it to come back elsewhere, and gives it nothing more: its cursor stays what it has seen."""
         self._leave_feed(connection)
+        self._replays.drop(connection)
         connection.become(State.leaving)
         self._say(connection, ReconnectNow(int(after * 1000), reason), now)
-        self._at(now + after + 1.0, self._moved, connection)
+        self._at(now + after + 1.0, self._sent_away, connection)
 
     def _owns(self, user: str) -> bool:
-        return self._ring.owner(user) == self.index
+        return self._reigns.owns(user)
 
-    def _moved(self, connection: Connection, now: float) -> None:
-        self._close(connection, CloseCode.wrong_shard)
+    def _sent_away(self, connection: Connection, now: float) -> None:
+        owned = self._owns(connection.identity.user)
+        self._close(connection, CloseCode.restarting if self.leaving or owned else CloseCode.wrong_shard)
 
     # ------------------------------------------------------------------------------ messages from a client
 
@@ -322,14 +435,21 @@ class Shard:
         try:
             wait = connection.may_speak(now, self._limits.message_rate, self._limits.message_burst)
             if wait:
-                raise _TooFast(wait)
-            self._obey(connection, connection.codec.decode(raw), now)
+                raise _TooFast(wait, connection.codec.id_of(raw))
+            message = connection.codec.decode(raw)
+            if connection.state is State.resuming and not isinstance(message, (Ping, Pong)):
+                _keep(message, connection)
+            else:
+                self._obey(connection, message, now)
         except InvalidMessage as error:
-            self.totals["bad_messages"] += 1
-            retry = error.retry_after if isinstance(error, _TooFast) else msgspec.UNSET
-            self._say(connection, Error(error.code, error.message, error.hint, error.id, retry), now)
-            if connection.strike(now):
-                self._close(connection, CloseCode.bad_protocol)
+            self._complain(connection, error, now)
+
+    def _complain(self, connection: Connection, error: InvalidMessage, now: float) -> None:
+        self.totals["bad_messages"] += 1
+        retry = error.retry_after if isinstance(error, _TooFast) else msgspec.UNSET
+        self._say(connection, Error(error.code, error.message, error.hint, error.id, retry), now)
+        if connection.strike(now):
+            self._close(connection, CloseCode.bad_protocol)
 
     def _obey(self, connection: Connection, message: ClientMessage, now: float) -> None:
         try:
@@ -375,62 +495,76 @@ class Shard:
         if patterns is None:
             patterns = list(role.defaults) if role is not None else []
         connection.wanted = wanted_of(patterns, hello.filter, hello.filters, self._catalog)
-        resolved = resolve(connection.wanted, connection.view, self._catalog)
-        refusal = self._why_not(hello.resume) if hello.resume is not None else None
-        resumed = hello.resume is not None and refusal is None
-        cursor = hello.resume.cursor if hello.resume is not None and resumed else self.log.position
-        connection.become(State.live)
-        feed = self._join_feed(connection, resolved, cursor, now)
-        states = [] if resumed else self._states_for(connection, feed)
-        # A cursor says what has arrived: one that is cut off before the states must not come back with one behind them.
-        told = states[0].offset - 1 if states else cursor
-        still_there = self._say(
-            connection,
-            Welcome(
-                session=connection.session,
-                user=connection.identity.user,
-                role=connection.identity.role,
-                epoch=self.epoch,
-                cursor=told,
-                resumed=resumed,
-                subscriptions=resolved.names,
-                denied=resolved.denied,
-                heartbeat_s=self._limits.heartbeat,
-                reconnect=Reconnect(self._limits.reconnect_min_ms, self._limits.reconnect_max_ms),
-                token_expires_at=_rfc3339(connection.identity.expires),
-                reason=refusal,
-                id=hello.id,
-            ),
-            now,
-        )
-        if not still_there:
+        resume = hello.resume
+        if resume is None or resume.epoch != self.epoch:
+            self._welcome(connection, hello, None, "epoch" if resume is not None else None, now)
             return
-        frames = feed.frames_of(states, told, cursor)
-        if connection.answers:
-            connection.answers += frames  # the welcome waits there, and goes first
-            connection.owes_states = bool(frames)
+        resolved = resolve(connection.wanted, connection.view, self._catalog)
+        key = feed_key(resolved.selection, connection.view, connection.codec, self._catalog)
+        connection.become(State.resuming)
+        self._at(now + REPLAY_SECONDS, self._replay_late, connection)
+        self._now = now
+        self._replays.start(Replay(connection, hello, resume.cursor, Feed(key, self.log)))
+
+    def _replayed(self, replay: Replay, refusal: str | None) -> None:
+        now, connection = self._now, replay.connection
+        self._welcome(connection, replay.hello, replay if refusal is None else None, refusal, now)
+        early, connection.early = connection.early, []
+        for message in early:
+            if connection.state is State.live:
+                try:
+                    self._obey(connection, message, now)
+                except InvalidMessage as error:
+                    self._complain(connection, error, now)
+
+    def _replay_late(self, connection: Connection, now: float) -> None:
+        """The router doesn't answer: the client keeps its cursor, and comes again with it."""
+        if connection.state is State.resuming:
+            self._send_away(connection, 1.0, "replay_unavailable", now)
+
+    def _welcome(
+        self, connection: Connection, hello: Hello, replay: Replay | None, refusal: str | None, now: float
+    ) -> None:
+        """Begins: with what was missed, if there is a replay, else with the present states."""
+        if len(connection.answers) >= MAX_ANSWERS:
+            self._close(connection, CloseCode.too_slow)
+            return
+        resolved = resolve(connection.wanted, connection.view, self._catalog)
+        connection.become(State.live)
+        feed = self._join_feed(connection, resolved, replay.cursor if replay else self.log.position, now)
+        if replay is not None:
+            told, frames = replay.hello.resume.cursor if replay.hello.resume else 0, []
+            if replay.fragments:
+                frames = feed.frames_of(replay.fragments, replay.cursor)
         else:
-            for frame in frames:
-                self._sockets.queue(frame, connection)
+            # A cursor says what has arrived: one that is cut off before the states must come back for them.
+            before, frames = feed.states(connection.identity.user, self.log.position)
+            told = self.log.position if before is None else before
+        welcome = Welcome(
+            session=connection.session,
+            user=connection.identity.user,
+            role=connection.identity.role,
+            epoch=self.epoch,
+            cursor=told,
+            resumed=replay is not None,
+            subscriptions=resolved.names,
+            denied=resolved.denied,
+            heartbeat_s=self._limits.heartbeat,
+            reconnect=Reconnect(self._limits.reconnect_min_ms, self._limits.reconnect_max_ms),
+            token_expires_at=_rfc3339(connection.identity.expires),
+            reason=refusal,
+            id=hello.id,
+        )
+        connection.answers.append(connection.codec.encode(welcome))
+        connection.answers += frames
+        connection.backlog = len(connection.answers)
+        if self._sockets.busy(connection):
+            self._block((connection,), now)
+        else:
+            self._hand_over(connection, now)
+        if connection.answers:
+            feed.hold(connection)
         self.run(now)
-
-    def _why_not(self, resume: Resume) -> str | None:
-        """Why a cursor can't be resumed from; None if it can: from the recent log, in full."""
-        if resume.epoch != self.epoch:
-            return "epoch"
-        if resume.cursor > self.log.position:
-            return "future"
-        if resume.cursor < self.log.floor:
-            return "retention"
-        if resume.cursor < self._trusted_from:
-            return "moved"
-        return None
-
-    def _states_for(self, connection: Connection, feed: Feed[Connection]) -> list[Entry]:
-        """The current value of each state that the connection sees, oldest first."""
-        mine = (None, connection.identity.user)
-        entries = [e for e in self.log.latest() if e.event.user in mine and feed.accepts(e) and feed.fragment(e)]
-        return sorted(entries, key=_offset)
 
     def _want(self, connection: Connection, wanted: dict[str, Filter], now: float, id: Id) -> None:
         connection.wanted = wanted
@@ -449,8 +583,8 @@ class Shard:
             raise InvalidMessage("wrong_user", "the token is another user's", "open a connection of its own for it")
         before = connection.view
         connection.identify(identity)
-        if connection.owes_states and connection.view != before:
-            self._close(connection, CloseCode.too_slow)  # they were written for the old rights, and not sent yet
+        if connection.backlog and connection.view != before:
+            self._close(connection, CloseCode.too_slow)  # it was written for the old rights, and is not sent yet
             return
         self._watch_expiry(connection, now)
         self._say(connection, Reply({"token_expires_at": _rfc3339(identity.expires)}, message.id), now)
@@ -544,7 +678,7 @@ class Shard:
         frame = connection.codec.encode(message)
         if not connection.answers and not self._sockets.send(frame, (connection,)):
             return True
-        if len(connection.answers) >= MAX_ANSWERS:
+        if len(connection.answers) - connection.backlog >= MAX_ANSWERS:
             self._close(connection, CloseCode.too_slow)
             return False
         connection.answers.append(frame)
@@ -559,6 +693,17 @@ class Shard:
         if self._looks_again is None:
             self._looks_again = now + BLOCKED_LOOK_SECONDS
 
+    def _hand_over(self, connection: Connection, now: float) -> None:
+        """Sends of what waits for a connection whose socket is free as much as it takes at a time."""
+        size = 0
+        while connection.answers and size < HAND_OVER_BYTES:
+            frame = connection.answers.popleft()
+            connection.backlog = max(0, connection.backlog - 1)
+            size += len(frame)
+            self._sockets.queue(frame, connection)
+        if connection.answers:
+            self._block((connection,), now)
+
     def _look_at_blocked(self, now: float) -> None:
         for connection, since in list(self._blocked.items()):
             if self._sockets.busy(connection):
@@ -566,10 +711,9 @@ class Shard:
                     self._close(connection, CloseCode.too_slow)
                 continue
             del self._blocked[connection]
-            for frame in connection.answers:
-                self._sockets.queue(frame, connection)
-            connection.answers.clear()
-            connection.owes_states = False
+            self._hand_over(connection, now)
+            if connection in self._blocked:
+                continue
             if connection.feed is not None and connection.feed.wake(now):
                 self._schedule(connection.feed)
         self._looks_again = now + BLOCKED_LOOK_SECONDS if self._blocked else None
@@ -583,8 +727,10 @@ class Shard:
             times.append(self._timers[0][0])
         if self._looks_again is not None:
             times.append(self._looks_again)
-        if self._beats_at is not None:
-            times.append(self._beats_at)
+        if self._heartbeats.due is not None:
+            times.append(self._heartbeats.due)
+        if self._moves_at is not None:
+            times.append(self._moves_at)
         return min(times, default=float("inf"))
 
     def run(self, now: float) -> None:
@@ -599,6 +745,8 @@ class Shard:
             due, _, feed = heappop(self._due_feeds)
             if feed.due == due:  # else it was flushed since, and is in the heap again if it has to be
                 self._flush(feed, now)
+        if self._moves_at is not None:
+            self._move_who_is_due(now)
         self._heartbeat(now)
 
     def _at(self, when: float, act: Callable[[Connection, float], None], connection: Connection) -> None:
@@ -609,30 +757,28 @@ class Shard:
         heappush(self._timers, (when, next(self._order), act, connection))
 
     def _heartbeat(self, now: float) -> None:
-        """Pings one bucket of connections at a time, so that ten thousand idle ones cost a little all the time."""
-        step = self._limits.heartbeat / HEARTBEAT_BUCKETS
-        if self._beats_at is None:
-            self._beats_at = now + step
-        # After a pause of the whole process each bucket is looked at once: nobody could answer meanwhile.
-        self._beats_at = max(self._beats_at, now - self._limits.heartbeat + step)
-        while now >= self._beats_at:
-            self._beats_at += step
-            bucket = self._buckets[self._bucket_at]
-            self._bucket_at = (self._bucket_at + 1) % HEARTBEAT_BUCKETS
-            quiet: dict[Codec, list[Connection]] = {}
-            for connection in list(bucket):
-                if connection.heard:
-                    connection.silent = 0
-                else:
-                    connection.silent += 1
-                    if connection.silent >= 2:
-                        self._close(connection, CloseCode.no_heartbeat)
-                        continue
-                connection.heard = False
-                quiet.setdefault(connection.codec, []).append(connection)
-            for codec, connections in quiet.items():
-                # One that is busy is not pinged: what it is busy with tells as much.
-                self._sockets.send(codec.encode(Ping(time=now + self.wall_offset)), connections)
+        alive, dead = self._heartbeats.turns(now)
+        for connection in dead:
+            self._close(connection, CloseCode.no_heartbeat)
+        # With the cursor, so that one whose feed is quiet has no old one when it comes back.
+        at: dict[tuple[Codec, int | None], list[Connection]] = {}
+        for connection in alive:
+            if connection.answers:
+                self._heartbeats.not_pinged(connection)  # the cursor would overtake them
+                continue
+            cursor = connection.feed.cursor_of(connection) if connection.feed is not None else None
+            at.setdefault((connection.codec, cursor), []).append(connection)
+        for (codec, cursor), connections in at.items():
+            ping = codec.encode(Ping(time=now + self.wall_offset, cursor=cursor))
+            for busy in self._sockets.send(ping, connections):
+                self._heartbeats.not_pinged(busy)
+
+    def set_clock(self, wall_offset: float, now: float) -> None:
+        """The wall clock, which tokens expire by, may be set while we run."""
+        jumped = abs(wall_offset - self.wall_offset) > 1
+        self.wall_offset = wall_offset
+        for connection in self.connections if jumped else ():
+            self._watch_expiry(connection, now)
 
     def _watch_expiry(self, connection: Connection, now: float) -> None:
         unix = connection.identity.expires
@@ -688,9 +834,16 @@ def _need_live(connection: Connection) -> None:
         raise InvalidMessage("hello_first", "the first message must be hello")
 
 
+def _keep(message: ClientMessage, connection: Connection) -> None:
+    """For when the connection has begun."""
+    if len(connection.early) >= MAX_ANSWERS:
+        raise InvalidMessage("too_early", "too many messages before the welcome", "wait for it", message.id)
+    connection.early.append(message)
+
+
 class _TooFast(InvalidMessage):
-    def __init__(self, retry_after: float) -> None:
-        super().__init__("rate_limited", "too many messages", "slow down")
+    def __init__(self, retry_after: float, id: Id) -> None:
+        super().__init__("rate_limited", "too many messages", "slow down", id)
         self.retry_after = round(retry_after, 3)
 
 
@@ -698,10 +851,6 @@ def _too_big(raw: str | bytes) -> bool:
     if isinstance(raw, str) and 4 * len(raw) > MAX_MESSAGE_BYTES:
         raw = raw.encode(errors="surrogatepass")
     return len(raw) > MAX_MESSAGE_BYTES
-
-
-def _offset(entry: Entry) -> int:
-    return entry.offset
 
 
 def _rfc3339(unix: float | None) -> str | None:

@@ -24,11 +24,12 @@ def journal(max_events: int = 100_000) -> MemoryJournal:
 
 def publish(log: MemoryJournal, *users: str | None, body: bytes = b"body") -> None:
     log.append([PublishedEvent(f"{log.last}-{n}", user, body) for n, user in enumerate(users)], 0.0)
+    log.commit(0.0)
 
 
 def send_all(outlet: Outlet, log: MemoryJournal) -> list[Deliver]:
     messages = []
-    while (message := outlet.next(log, RING)) is not None:
+    while (message := outlet.next(log)) is not None:
         outlet.sent(message)
         messages.append(message)
     return messages
@@ -40,14 +41,14 @@ def offsets(messages: list[Deliver]) -> list[int]:
 
 def test_a_shard_gets_what_is_for_all_and_for_its_own_users() -> None:
     """A personal event goes to the shard of its user alone."""
-    log, outlet = journal(), Outlet(0, b"shard-0", 0, 100)
+    log, outlet = journal(), Outlet(0, b"shard-0", 0, 100, RING, 1)
     publish(log, None, HERE, ELSEWHERE, None)
     assert offsets(send_all(outlet, log)) == [1, 2, 4]
 
 
 def test_events_go_in_batches() -> None:
     """What is new goes out in few messages of a bounded number of events, which is what makes it fast."""
-    log, outlet = journal(), Outlet(0, b"shard-0", 0, 10_000)
+    log, outlet = journal(), Outlet(0, b"shard-0", 0, 10_000, RING, 1)
     publish(log, *[None] * 500)
     messages = send_all(outlet, log)
     assert [len(message.events) for message in messages] == [EVENTS_A_MESSAGE, EVENTS_A_MESSAGE, 100]
@@ -56,7 +57,7 @@ def test_events_go_in_batches() -> None:
 
 def test_a_message_is_bounded_in_bytes() -> None:
     """Large events make small batches, so that no message grows without bound."""
-    log, outlet = journal(), Outlet(0, b"shard-0", 0, 10_000)
+    log, outlet = journal(), Outlet(0, b"shard-0", 0, 10_000, RING, 1)
     publish(log, *[None] * 20, body=b"x" * 60_000)
     messages = send_all(outlet, log)
     assert offsets(messages) == list(range(1, 21))
@@ -65,17 +66,17 @@ def test_a_message_is_bounded_in_bytes() -> None:
 
 def test_no_more_than_the_credit_is_under_way() -> None:
     """A shard that doesn't ack is sent its credit and nothing more; its acks free the next."""
-    log, outlet = journal(), Outlet(0, b"shard-0", 0, 150)
+    log, outlet = journal(), Outlet(0, b"shard-0", 0, 150, RING, 1)
     publish(log, *[None] * 400)
     assert len(offsets(send_all(outlet, log))) == 150
-    assert outlet.next(log, RING) is None
+    assert outlet.next(log) is None
     outlet.ack(150, 150)
     assert offsets(send_all(outlet, log)) == list(range(151, 301))
 
 
 def test_an_ack_of_a_part_frees_whole_messages_only() -> None:
     """Credit is given back for what has arrived in full."""
-    log, outlet = journal(), Outlet(0, b"shard-0", 0, 1000)
+    log, outlet = journal(), Outlet(0, b"shard-0", 0, 1000, RING, 1)
     publish(log, *[None] * 400)
     send_all(outlet, log)
     outlet.ack(250, 1000)
@@ -84,7 +85,7 @@ def test_an_ack_of_a_part_frees_whole_messages_only() -> None:
 
 def test_an_old_ack_takes_nothing_back() -> None:
     """Acks that come late or twice do no harm."""
-    log, outlet = journal(), Outlet(0, b"shard-0", 0, 1000)
+    log, outlet = journal(), Outlet(0, b"shard-0", 0, 1000, RING, 1)
     publish(log, *[None] * 100)
     send_all(outlet, log)
     outlet.ack(100, 1000)
@@ -94,7 +95,7 @@ def test_an_old_ack_takes_nothing_back() -> None:
 
 def test_others_personal_events_cost_no_message() -> None:
     """A flood of other users' events sends this shard nothing, and one message then tells how far the log is."""
-    log, outlet = journal(), Outlet(0, b"shard-0", 0, 100)
+    log, outlet = journal(), Outlet(0, b"shard-0", 0, 100, RING, 1)
     publish(log, *[ELSEWHERE] * 1000)
     assert send_all(outlet, log) == []
     message = outlet.catch_up("epoch")
@@ -105,23 +106,43 @@ def test_others_personal_events_cost_no_message() -> None:
 
 def test_a_message_that_was_not_taken_is_made_again() -> None:
     """What ZeroMQ refuses isn't lost: the same events go out the next time."""
-    log, outlet = journal(), Outlet(0, b"shard-0", 0, 100)
+    log, outlet = journal(), Outlet(0, b"shard-0", 0, 100, RING, 1)
     publish(log, None, ELSEWHERE, None)
-    message = outlet.next(log, RING)
+    message = outlet.next(log)
     assert message is not None
     outlet.not_sent(message)
     assert outlet.in_flight == 0
-    assert outlet.next(log, RING) == message
+    assert outlet.next(log) == message
 
 
 def test_a_shard_that_fell_out_of_the_log_sees_a_jump() -> None:
     """What was trimmed before a shard got it shows as a gap between `upto` and the next `after`."""
-    log, outlet = journal(max_events=10), Outlet(0, b"shard-0", 0, 100)
+    log, outlet = journal(max_events=10), Outlet(0, b"shard-0", 0, 100, RING, 1)
     publish(log, None, None)
     assert [m.upto for m in send_all(outlet, log)] == [2]
     publish(log, *[None] * 50)
     [message] = send_all(outlet, log)
     assert (message.after, message.upto) == (42, 52)
+
+
+def test_users_who_wait_for_their_turn_to_move_miss_nothing() -> None:
+    """A shard gets the own events of users whom a ring has taken away, until it says that all of them are gone."""
+    log, outlet = journal(), Outlet(0, b"shard-0", 0, 100, RING, 1)
+    outlet.ring_changed(Ring([1]), 2)
+    publish(log, HERE, None)
+    assert (offsets(send_all(outlet, log)), outlet.since) == ([1, 2], 1)
+    outlet.settled(2)
+    publish(log, HERE, None)
+    assert (offsets(send_all(outlet, log)), outlet.since) == ([4], 2)
+
+
+def test_a_ring_that_gives_users_makes_the_log_be_looked_at_again() -> None:
+    """What was passed over, and not yet told, is this shard's business when its user is."""
+    log, outlet = journal(), Outlet(0, b"shard-0", 0, 100, RING, 1)
+    publish(log, ELSEWHERE)
+    assert send_all(outlet, log) == []
+    outlet.ring_changed(Ring([0]), 2)
+    assert offsets(send_all(outlet, log)) == [1]
 
 
 class Dispatch(RuleBasedStateMachine):
@@ -132,7 +153,7 @@ class Dispatch(RuleBasedStateMachine):
         self.log = journal(max_events=40)
         self.business: list[int] = []
         self.credit = 100
-        self.outlet = Outlet(0, b"shard-0", 0, self.credit)
+        self.outlet = Outlet(0, b"shard-0", 0, self.credit, RING, 1)
         self.link: deque[Deliver] = deque()
         self.position = 0
         self.received: list[int] = []
@@ -142,7 +163,7 @@ class Dispatch(RuleBasedStateMachine):
     @initialize(credit=st.integers(1, 60))
     def shard_grants(self, credit: int) -> None:
         self.credit = credit
-        self.outlet = Outlet(0, b"shard-0", 0, credit)
+        self.outlet = Outlet(0, b"shard-0", 0, credit, RING, 1)
 
     @rule(users=st.lists(st.sampled_from([None, HERE, ELSEWHERE]), min_size=1, max_size=30))
     def publish(self, users: list[str | None]) -> None:
@@ -153,7 +174,7 @@ class Dispatch(RuleBasedStateMachine):
     @rule(taken=st.integers(0, 3))
     def pump(self, taken: int) -> None:
         """The bus takes `taken` messages and refuses the next."""
-        while (message := self.outlet.next(self.log, RING)) is not None:
+        while (message := self.outlet.next(self.log)) is not None:
             assert self.outlet.in_flight + len(message.events) <= self.outlet.credit
             assert message.events
             if taken == 0:
@@ -192,7 +213,7 @@ class Dispatch(RuleBasedStateMachine):
         """The shard is asked who it is; what was on its way arrives all the same, or (a new link) never."""
         if clean:
             self.link.clear()
-        self.outlet = Outlet(0, b"shard-0", min(self.position, self.log.last), self.credit)
+        self.outlet = Outlet(0, b"shard-0", min(self.position, self.log.last), self.credit, RING, 1)
 
     @invariant()
     def what_holds(self) -> None:

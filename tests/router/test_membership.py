@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from router.membership import Membership
+from router.membership import Membership, Peer
 from solowire.backplane import DEAD_AFTER_SECONDS, VERSION, Hello, ShardAddress, ShardStats
 
 SILENT = DEAD_AFTER_SECONDS + 0.1
@@ -17,6 +17,13 @@ def hello(index: int | None, boot: str = "boot-1", port: int = 9000) -> Hello:
     return Hello(VERSION, boot, None if index is None else ShardAddress(index, "127.0.0.1", port, boot))
 
 
+def tick(members: Membership, now: float) -> tuple[list[Peer], bool]:
+    """Who was silent, and whether that has changed the ring."""
+    version = members.version
+    silent = members.tick(now)
+    return silent, members.version != version
+
+
 def indexes(members: Membership) -> list[int]:
     return [address.index for address in members.shards]
 
@@ -24,8 +31,8 @@ def indexes(members: Membership) -> list[int]:
 def test_a_shard_joins_by_its_hello() -> None:
     """A shard that says hello is in the ring at once, under a new version of it."""
     members = Membership()
-    assert members.hello(b"shard-1", hello(1), 0.0)
-    assert members.hello(b"shard-0", hello(0), 0.0)
+    assert members.hello(b"shard-1", hello(1), 0.0) == []
+    assert members.hello(b"shard-0", hello(0), 0.0) == []
     assert (indexes(members), members.version, members.gateways) == ([0, 1], 2, 0)
 
 
@@ -35,7 +42,7 @@ def test_a_gateway_joins_without_changing_the_ring() -> None:
     members.hello(b"shard-0", hello(0), 0.0)
     assert not members.hello(b"gateway-a", hello(None), 0.0)
     assert (members.gateways, members.version) == (1, 1)
-    assert not members.leave(b"gateway-a")
+    members.remove(b"gateway-a")
     assert (members.gateways, members.version) == (0, 1)
 
 
@@ -43,11 +50,11 @@ def test_a_pause_of_the_router_is_not_held_against_its_peers() -> None:
     """A router that was stopped for ten seconds doesn't drop everyone before it has read what they said meanwhile."""
     members = Membership()
     members.hello(b"shard-0", hello(0), 0.0)
-    assert members.tick(0.5) == ([], False)
-    assert members.tick(10.5) == ([], False)
-    for half_seconds in range(1, 5):
-        assert members.tick(10.5 + half_seconds / 2) == ([], False)
-    silent, changed = members.tick(13.2)
+    assert tick(members, 0.5) == ([], False)
+    assert tick(members, 10.5) == ([], False)
+    assert tick(members, 11.0) == ([], False)
+    assert tick(members, 12.0) == ([], False)
+    silent, changed = tick(members, 13.0)
     assert ([p.name for p in silent], changed) == ([b"shard-0"], True)
 
 
@@ -66,7 +73,7 @@ def test_a_restarted_shard_replaces_itself() -> None:
     """A shard that comes back with a new boot has a new address in the ring, told under a new version."""
     members = Membership()
     members.hello(b"shard-0", hello(0), 0.0)
-    assert members.hello(b"shard-0", hello(0, "boot-2", port=9001), 1.0)
+    members.hello(b"shard-0", hello(0, "boot-2", port=9001), 1.0)
     assert [(a.port, a.boot) for a in members.shards] == [(9001, "boot-2")]
     assert members.version == 2
 
@@ -76,15 +83,16 @@ def test_the_old_process_of_a_restarted_shard_is_not_known_any_more() -> None:
     members = Membership()
     members.hello(b"shard-0", hello(0), 0.0)
     members.hello(b"shard-0", hello(0, "boot-2"), 1.0)
-    assert members.beat(b"shard-0", "boot-1", None, 5.0) is None
-    assert members.tick(1.0 + SILENT)[1]
+    assert members.beat(b"shard-0", "boot-1", None, 5.0) is False
+    assert tick(members, 1.0 + SILENT)[1]
 
 
 def test_of_two_that_claim_one_index_the_last_is_the_shard() -> None:
     """Two processes with the same --index can't both be in the ring."""
     members = Membership()
     members.hello(b"shard-0", hello(0, "a"), 0.0)
-    assert members.hello(b"another", hello(0, "b", port=9005), 1.0)
+    superseded = members.hello(b"another", hello(0, "b", port=9005), 1.0)
+    assert [peer.name for peer in superseded] == [b"shard-0"]
     assert [(a.index, a.boot) for a in members.shards] == [(0, "b")]
     assert members.get(b"shard-0") is None
 
@@ -93,13 +101,13 @@ def test_a_peer_that_becomes_another_shard_leaves_its_old_place() -> None:
     """One name is one place in the ring."""
     members = Membership()
     members.hello(b"peer", hello(0), 0.0)
-    assert members.hello(b"peer", hello(3), 1.0)
+    members.hello(b"peer", hello(3), 1.0)
     assert indexes(members) == [3]
 
 
 def test_an_unknown_heartbeat_must_be_asked_who_it_is() -> None:
     """After the router's restart nobody is known until they say hello."""
-    assert Membership().beat(b"shard-0", "boot-1", None, 0.0) is None
+    assert Membership().beat(b"shard-0", "boot-1", None, 0.0) is False
 
 
 def test_a_beating_shard_stays() -> None:
@@ -107,8 +115,8 @@ def test_a_beating_shard_stays() -> None:
     members = Membership()
     members.hello(b"shard-0", hello(0), 0.0)
     for second in range(1, 60):
-        assert members.beat(b"shard-0", "boot-1", None, float(second)) is False
-        assert members.tick(second + 0.5) == ([], False)
+        assert members.beat(b"shard-0", "boot-1", None, float(second))
+        assert tick(members, second + 0.5) == ([], False)
     assert indexes(members) == [0]
 
 
@@ -128,18 +136,18 @@ def test_a_silent_shard_leaves_the_ring() -> None:
     members = Membership()
     members.hello(b"shard-0", hello(0), 0.0)
     members.hello(b"shard-1", hello(1), 2.0)
-    assert members.tick(DEAD_AFTER_SECONDS) == ([], False)
-    silent, changed = members.tick(SILENT)
+    assert tick(members, DEAD_AFTER_SECONDS) == ([], False)
+    silent, changed = tick(members, SILENT)
     assert ([peer.name for peer in silent], changed) == ([b"shard-0"], True)
     assert (indexes(members), members.version) == ([1], 3)
-    assert members.tick(SILENT) == ([], False)
+    assert tick(members, SILENT) == ([], False)
 
 
 def test_a_silent_gateway_is_forgotten_without_a_new_ring() -> None:
     """A gateway that is gone is not counted any more, and nobody moves."""
     members = Membership()
     members.hello(b"gateway-a", hello(None), 0.0)
-    silent, changed = members.tick(SILENT)
+    silent, changed = tick(members, SILENT)
     assert (len(silent), changed, members.gateways) == (1, False, 0)
 
 
@@ -147,9 +155,9 @@ def test_a_silent_shard_that_comes_back_joins_anew() -> None:
     """A process that was stopped and goes on is asked who it is, and takes its place again."""
     members = Membership()
     members.hello(b"shard-0", hello(0), 0.0)
-    members.tick(SILENT)
-    assert members.beat(b"shard-0", "boot-1", None, 5.0) is None
-    assert members.hello(b"shard-0", hello(0), 5.0)
+    tick(members, SILENT)
+    assert members.beat(b"shard-0", "boot-1", None, 5.0) is False
+    members.hello(b"shard-0", hello(0), 5.0)
     assert indexes(members) == [0]
 
 
@@ -157,9 +165,33 @@ def test_goodbye_takes_a_shard_out_at_once() -> None:
     """A shard that ends in order isn't waited for; a goodbye of nobody changes nothing."""
     members = Membership()
     members.hello(b"shard-0", hello(0), 0.0)
-    assert members.leave(b"shard-0")
-    assert indexes(members) == []
-    assert not members.leave(b"shard-0")
+    members.remove(b"shard-0")
+    assert (indexes(members), members.version) == ([], 2)
+    members.remove(b"shard-0")
+    assert members.version == 2
+
+
+def test_a_shard_that_wants_to_leave_is_out_of_the_ring_and_still_a_peer() -> None:
+    """Its users move away from it, and meanwhile it is neither forgotten nor taken for dead."""
+    members = Membership()
+    members.hello(b"shard-0", hello(0), 0.0)
+    members.hello(b"shard-1", hello(1), 0.0)
+    members.leave(b"shard-0")
+    assert (indexes(members), members.version) == ([1], 3)
+    assert members.beat(b"shard-0", "boot-1", None, 1.0)
+    assert members.shard(0) is members.get(b"shard-0")
+
+
+def test_a_restarted_router_presumes_the_shards_of_before() -> None:
+    """The ring is whole before the first hello, so nobody is moved; and each has time to say it."""
+    members = Membership()
+    before = [ShardAddress(i, "127.0.0.1", 9000 + i, "boot-1") for i in range(2)]
+    members.presume(before, 7, 100.0)
+    assert (indexes(members), members.version) == ([0, 1], 7)
+    members.hello(b"shard-0", Hello(VERSION, "boot-1", before[0]), 101.0)
+    assert (indexes(members), members.version) == ([0, 1], 7)
+    silent, changed = tick(members, 100.0 + SILENT)
+    assert ([p.name for p in silent], changed, indexes(members)) == ([b"presumed-1"], True, [0])
 
 
 class Comings(RuleBasedStateMachine):
@@ -176,38 +208,39 @@ class Comings(RuleBasedStateMachine):
 
     @rule(name=names, index=st.one_of(st.none(), st.integers(0, 3)), boot=boots)
     def hello(self, name: bytes, index: int | None, boot: str) -> None:
-        self.told(self.members.hello(name, hello(index, boot), self.now))
-        assert self.members.beat(name, boot, None, self.now) is False
+        self.members.hello(name, hello(index, boot), self.now)
+        assert self.members.beat(name, boot, None, self.now)
 
     @rule(name=names, boot=boots)
     def beat(self, name: bytes, boot: str) -> None:
         peer = self.members.get(name)
         known = peer is not None and peer.boot == boot
-        assert (self.members.beat(name, boot, None, self.now) is not None) == known
+        assert self.members.beat(name, boot, None, self.now) == known
 
     @rule(name=names)
     def leave(self, name: bytes) -> None:
-        self.told(self.members.leave(name))
+        self.members.leave(name)
+
+    @rule(name=names)
+    def goodbye(self, name: bytes) -> None:
+        self.members.remove(name)
         assert self.members.get(name) is None
 
     @rule(seconds=st.floats(0.0, 5.0))
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
-        _, changed = self.members.tick(self.now)
-        self.told(changed)
+        self.members.tick(self.now)
         assert all(self.now - peer.heard_at <= DEAD_AFTER_SECONDS for peer in self.members)
-
-    def told(self, changed: bool) -> None:
-        version, shards = self.seen
-        assert changed == (self.members.shards != shards)
-        assert (self.members.version > version) == changed
-        self.seen = (self.members.version, self.members.shards)
 
     @invariant()
     def what_holds(self) -> None:
+        version, shards = self.seen
+        assert (self.members.version > version) == (self.members.shards != shards)
+        self.seen = (self.members.version, self.members.shards)
         found = indexes(self.members)
         assert found == sorted(set(found))
-        assert self.members.gateways + len(found) == len(list(self.members))
+        leaving = sum(peer.leaving and peer.address is not None for peer in self.members)
+        assert self.members.gateways + len(found) + leaving == len(list(self.members))
 
 
 TestComings = Comings.TestCase

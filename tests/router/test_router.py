@@ -6,8 +6,8 @@ from typing import TypeVar
 
 import pytest
 
-from router.journal import MemoryJournal
-from router.router import Router
+from router.journal import JournalUnavailable, MemoryJournal
+from router.router import GROUP_SECONDS, Router
 from solowire.backplane import (
     DEAD_AFTER_SECONDS,
     VERSION,
@@ -19,13 +19,19 @@ from solowire.backplane import (
     Goodbye,
     Heartbeat,
     Hello,
+    Leave,
+    NotPublished,
     Publish,
     Published,
     PublishedEvent,
+    Replay,
+    Replayed,
     RingState,
     RouterMessage,
     ShardAddress,
     ShardStats,
+    States,
+    Superseded,
     Who,
 )
 from solowire.ring import Ring
@@ -69,6 +75,14 @@ class World:
         self.router.receive(name, Hello(VERSION, boot, address, epoch, offset, credit), self.now)
         return name
 
+    def settle(self, *names: bytes) -> None:
+        """The shards have sent away whomever the ring took away."""
+        for name in names:
+            outlet = self.router._outlets[name]
+            self.router.receive(
+                name, Ack("epoch-1", outlet.acked, outlet.credit, self.router.members.version), self.now
+            )
+
     def gateway(self, name: bytes = b"gateway-a") -> bytes:
         self.router.receive(name, Hello(VERSION, "g"), self.now)
         return name
@@ -76,7 +90,12 @@ class World:
     def publish(self, *users: str | None, request: int = 1, peer: bytes = b"gateway-a") -> None:
         events = [PublishedEvent(f"id-{next(self._ids)}", user, b"body") for user in users]
         self.router.receive(peer, Publish(request, events), self.now)
-        self.router.dispatch()
+        self.turn()
+
+    def turn(self) -> None:
+        """Until nothing is left to be done later."""
+        while (again := self.router.dispatch(self.now)) is not None:
+            self.now = again
 
     def beat(self, name: bytes, boot: str = "b", stats: ShardStats | None = None) -> None:
         self.router.receive(name, Heartbeat(boot, stats), self.now)
@@ -101,7 +120,7 @@ def test_a_heartbeat_of_a_member_is_answered(world: World) -> None:
     """A peer hears every second that the router is alive and knows it."""
     name = world.join(0)
     world.beat(name)
-    assert world.bus.take(name, Beat) == [Beat()]
+    assert world.bus.take(name, Beat) == [Beat("epoch-1", 1)]
 
 
 def test_a_hello_is_answered_with_the_ring(world: World) -> None:
@@ -121,7 +140,7 @@ def test_the_ring_is_told_to_everyone_when_it_changes(world: World) -> None:
     world.join(1)
     states = [world.bus.take(peer, RingState) for peer in (b"gateway-a", b"shard-0", b"shard-1")]
     assert [len(found) for found in states] == [1, 1, 1]
-    assert states[0] == states[1] == states[2]
+    assert len({state.version for [state] in states}) == 1
     assert [s.index for s in states[0][0].shards] == [0, 1]
     world.router.receive(b"shard-0", Goodbye(), world.now)
     [after] = world.bus.take(b"gateway-a", RingState)
@@ -142,6 +161,8 @@ def test_published_events_are_answered_with_their_offsets(world: World) -> None:
     """A gateway's request is answered by its number, with epoch, offsets and what was known already."""
     events = [PublishedEvent("a", None, b"1"), PublishedEvent("b", None, b"2"), PublishedEvent("a", None, b"1")]
     world.router.receive(b"gateway-a", Publish(77, events), world.now)
+    assert world.bus.take(b"gateway-a", Published) == [], "answered before the journal has kept it"
+    world.turn()
     assert world.bus.take(b"gateway-a", Published) == [Published(77, "epoch-1", [1, 2, 1], [2])]
     assert (world.router.events, world.router.duplicates) == (2, 1)
 
@@ -149,6 +170,7 @@ def test_published_events_are_answered_with_their_offsets(world: World) -> None:
 def test_events_reach_every_shard_and_personal_ones_their_own(world: World) -> None:
     """What is for all goes to all; what is for one user goes to that user's shard alone."""
     first, second = world.join(0), world.join(1)
+    world.settle(first, second)
     ring = Ring([0, 1])
     users = [f"user{n}" for n in range(20)]
     world.publish(None, *users)
@@ -250,6 +272,7 @@ def test_a_quiet_shard_is_told_how_far_the_log_has_gone(world: World) -> None:
     """A shard whose users get nothing still learns the log's position, so that its clients' cursors stay fresh."""
     name = world.join(0)
     world.join(1)
+    world.settle(name)
     user = next(f"user{n}" for n in range(100) if Ring([0, 1]).owner(f"user{n}") == 1)
     world.publish(*[user] * 50)
     assert world.bus.take(name, Deliver) == []
@@ -303,3 +326,146 @@ def test_a_shard_behind_the_log_gets_what_is_left_of_it() -> None:
     world.router.tick(world.now)
     [message] = world.bus.take(name, Deliver)
     assert (message.after, message.upto, len(message.events)) == (41, 51, 10)
+
+
+# ----------------------------------------------------------------------------------- what outlives a router, and replay
+
+
+def test_a_restarted_router_knows_the_ring_of_before() -> None:
+    """A router that restarts on its journal moves nobody: the first shard back doesn't get everybody's users."""
+    world = World()
+    first = world.join(0)
+    world.join(1)
+    again = World()
+    again.router = Router(world.router.journal, again.bus.send, now=again.now)
+    assert [s.index for s in again.router.members.shards] == [0, 1]
+    assert again.router.members.version == world.router.members.version
+    again.join(0, epoch="epoch-1")
+    [state] = again.bus.take(first, RingState)
+    assert ([s.index for s in state.shards], state.version) == ([0, 1], world.router.members.version)
+
+
+def test_a_shard_that_wants_to_leave_gets_its_users_events_until_they_are_gone(world: World) -> None:
+    """Draining loses nothing: who waits for its turn is served by the old shard, its own events included."""
+    name, other = world.join(0), world.join(1)
+    world.settle(name, other)
+    user = next(f"user{n}" for n in range(100) if Ring([0, 1]).owner(f"user{n}") == 0)
+    settled = world.router.members.version
+    world.bus.sent.clear()
+    world.router.receive(name, Leave(), world.now)
+    [state] = world.bus.take(name, RingState)
+    assert ([s.index for s in state.shards], state.since) == ([1], settled)
+    world.publish(user)
+    assert (world.delivered(name), world.delivered(other)) == ([1], [1])
+    world.settle(name)
+    world.publish(user)
+    assert (world.delivered(name), world.delivered(other)) == ([], [2])
+
+
+def test_the_process_whose_place_is_taken_is_told(world: World) -> None:
+    """Two processes can't both be one shard: the older one hears of it, and ends."""
+    old = world.join(0)
+    address = ShardAddress(0, "127.0.0.1", 9100, "new")
+    world.router.receive(b"other", Hello(VERSION, "new", address, "", 0, 100), world.now)
+    assert world.bus.take(old, Superseded) == [Superseded()]
+
+
+def test_the_loss_of_a_shard_says_how_many_users_return(world: World) -> None:
+    """Gateways spread the returning users by how many there are."""
+    gateway, name = world.gateway(), world.join(0)
+    world.beat(name, stats=ShardStats(connections=1234))
+    world.bus.sent.clear()
+    world.now += DEAD_AFTER_SECONDS / 2
+    world.router.receive(gateway, Heartbeat("g"), world.now)
+    world.now += DEAD_AFTER_SECONDS
+    world.router.receive(gateway, Heartbeat("g"), world.now)
+    world.router.tick(world.now)
+    [state] = world.bus.take(gateway, RingState)
+    assert (state.shards, state.lost) == ([], [(0, 1234)])
+
+
+def test_a_new_shard_begins_near_the_end_with_the_states_of_before(world: World) -> None:
+    """A shard that starts gets as much of the log as it asks for, and each state's present value from before it."""
+    events = [PublishedEvent(f"s{n}", None, b"%d" % n, f"state{n % 2}") for n in range(4)]
+    world.router.receive(b"gateway-a", Publish(1, events), world.now)
+    world.publish(*[None] * 10)
+    address = ShardAddress(0, "127.0.0.1", 9000, "b")
+    world.router.receive(b"shard-0", Hello(VERSION, "b", address, "", 0, 1000, 5), world.now)
+    assert world.bus.take(b"shard-0", States) == [States("epoch-1", 9, [(3, b"2"), (4, b"3")])]
+    assert world.delivered(b"shard-0") == [10, 11, 12, 13, 14]
+
+
+def ask(world: World, after: int, upto: int, *, epoch: str = "epoch-1", personal: bool = False) -> Replayed:
+    world.router.receive(b"shard-0", Replay(9, epoch, "ann", after, upto, personal), world.now)
+    [answer] = world.bus.take(b"shard-0", Replayed)
+    return answer
+
+
+def test_a_replay_holds_what_is_for_all_and_for_that_user(world: World) -> None:
+    """Whoever comes back gets what was for everyone and its own, nobody else's."""
+    world.publish(None, "ann", "bob", None)
+    assert [offset for offset, _ in ask(world, 0, 4).events] == [1, 2, 4]
+    assert [offset for offset, _ in ask(world, 1, 4, personal=True).events] == [2]
+    assert ask(world, 1, 3) == Replayed(9, 3, [(2, b"body")])
+
+
+@pytest.mark.parametrize(("after", "epoch", "refusal"), [(5, "epoch-1", "future"), (1, "epoch-0", "epoch")])
+def test_a_replay_that_cannot_be_had_is_refused(world: World, after: int, epoch: str, refusal: str) -> None:
+    """A cursor of the future or of another epoch is refused, whatever else is known."""
+    world.publish(None, None)
+    assert ask(world, after, after, epoch=epoch).refusal == refusal
+
+
+def test_a_replay_older_than_the_log_is_refused() -> None:
+    """What retention has taken can't be had, and nothing is given in its place."""
+    world = World(max_events=10)
+    world.publish(*[None] * 50)
+    assert ask(world, 39, 50).refusal == "retention"
+    assert ask(world, 40, 50).refusal is None
+
+
+class Failing(MemoryJournal):
+    """A journal on a disk that is full for a while."""
+
+    full = False
+
+    def commit(self, now: float) -> None:
+        if self.full:
+            for record, _ in self._group:
+                self._offset_of = {id: o for id, o in self._offset_of.items() if o != record.offset}
+            self._group.clear()
+            raise JournalUnavailable("the disk is full")
+        super().commit(now)
+
+
+def test_a_full_disk_refuses_publishers_and_nothing_else() -> None:
+    """Nobody is told that an event is kept that isn't; shards are served, and publishing works again by itself."""
+    world = World()
+    journal = Failing("epoch-1", max_events=1000, max_bytes=10**9, window=60.0)
+    world.router = Router(journal, world.bus.send)
+    name = world.join(0)
+    journal.full = True
+    world.publish(None, request=1)
+    [refused] = world.bus.take(b"gateway-a", NotPublished)
+    assert (refused.request, refused.code, refused.message) == (1, "journal_unavailable", "the disk is full")
+    assert world.delivered(name) == []
+    world.beat(name)
+    assert len(world.bus.take(name, Beat)) == 1
+    journal.full = False
+    world.publish(None, request=2)
+    assert [p.offsets for p in world.bus.take(b"gateway-a", Published)] == [[1]]
+    assert world.delivered(name) == [1]
+
+
+def test_events_are_kept_in_groups_under_load(world: World) -> None:
+    """The first publisher after a pause is answered at once; those that follow share a commit."""
+    world.publish(None, request=1)
+    world.bus.sent.clear()
+    begun = world.now
+    for request in range(2, 6):
+        world.router.receive(b"gateway-a", Publish(request, [PublishedEvent(f"x{request}", None, b"")]), world.now)
+        assert world.router.dispatch(world.now) is not None
+    assert world.bus.take(b"gateway-a", Published) == []
+    world.turn()
+    assert len(world.bus.take(b"gateway-a", Published)) == 4
+    assert world.now - begun <= GROUP_SECONDS

@@ -19,19 +19,28 @@ FROM_PEER: list[Any] = [
     b.Hello(b.VERSION, "boot-2"),
     b.Heartbeat("boot-1", STATS),
     b.Heartbeat("boot-1"),
-    b.Publish(5, [b.PublishedEvent("id", "alice", b"\x00\xff"), b.PublishedEvent("id2", None, b"")]),
+    b.Publish(5, [b.PublishedEvent("id", "alice", b"\x00\xff"), b.PublishedEvent("id2", None, b"", "state")]),
     b.Ack("epoch", 2**40, 500),
     b.Ask(1),
     b.Goodbye(),
+    b.Replay(6, "epoch", "alice", 12, 40, True),
+    b.Leave(),
+    b.Drain(7, 3),
 ]
 FROM_ROUTER: list[Any] = [
     b.Who(),
-    b.RingState("epoch", 4, 1234, [ADDRESS]),
+    b.RingState("epoch", 4, 1234, [ADDRESS], 3, [(2, 500)]),
     b.Deliver("epoch", 10, 13, [(11, b"one"), (13, b"two")]),
     b.Published(5, "epoch", [14, 15], [1]),
     b.NotPublished(5, "journal_full", "the disk is full", 1.5),
-    b.Beat(),
+    b.Beat("epoch", 4),
     b.Answer(1, "epoch", 9, 8, 7, [b.ShardReport(ADDRESS, STATS, 1, 2)], 2),
+    b.States("epoch", 12, [(3, b"one")]),
+    b.Replayed(6, 40, [(13, b"one")]),
+    b.Replayed(6, 12, [], "retention"),
+    b.DrainNow(),
+    b.Superseded(),
+    b.Draining(7, None),
 ]
 DECODERS = [b.decode_from_peer, b.decode_from_router]
 EITHER = [(b.decode_from_peer, m) for m in FROM_PEER] + [(b.decode_from_router, m) for m in FROM_ROUTER]

@@ -43,12 +43,20 @@ class Talk:
         self.received: list[RouterMessage] = []
         self.boot = "boot-1"
         self.hellos = 0
+        self.answering = False
         self.stats: ShardStats | None = None
         self.hub: Hub | None = None
         self._links: list[Link] = []
 
     def start_hub(self) -> None:
-        self.hub = Hub(self.address, lambda peer, raw: self.heard.append(backplane.decode_from_peer(raw)))
+        self.hub = Hub(self.address, self._take)
+
+    def _take(self, peer: bytes, raw: bytes) -> None:
+        message = backplane.decode_from_peer(raw)
+        self.heard.append(message)
+        if self.answering and self.hub is not None:
+            answer = RingState("e", 1, 0, []) if isinstance(message, Hello) else Beat("e", 1)
+            self.hub.send(peer, backplane.encode(answer))
 
     def stop_hub(self) -> None:
         assert self.hub is not None
@@ -107,6 +115,7 @@ async def test_it_finds_a_router_that_comes_later(talk: Talk) -> None:
 
 async def test_it_beats_with_its_numbers(talk: Talk) -> None:
     """After the hello it says again and again that it lives, with the numbers of that moment."""
+    talk.answering = True
     talk.start_hub()
     talk.stats = ShardStats(connections=1)
     talk.start_link()
@@ -133,10 +142,10 @@ async def test_it_knows_whether_the_router_is_there(talk: Talk) -> None:
     link = talk.start_link()
     await until(lambda: talk.heard, "the first hello")
     assert not link.router_alive
-    talk.say(Beat())
+    talk.say(Beat("e", 1))
     await until(lambda: link.router_alive, "the router is there")
     await until(lambda: not link.router_alive, "the router is away")
-    talk.say(Beat())
+    talk.say(Beat("e", 1))
     await until(lambda: link.router_alive, "the router is there again")
 
 
@@ -146,7 +155,7 @@ async def test_what_is_not_its_own_goes_to_its_owner(talk: Talk) -> None:
     talk.start_link()
     await until(lambda: talk.heard, "the first hello")
     first, second = RingState("e", 1, 0, []), RingState("e", 2, 5, [])
-    for message in (first, Beat(), second):
+    for message in (first, Beat("e", 1), second):
         talk.say(message)
     await until(lambda: len(talk.received) == 2, "both are there")
     assert talk.received == [first, second]
@@ -168,6 +177,7 @@ async def test_garbage_is_counted_and_dropped(talk: Talk) -> None:
 
 async def test_it_goes_on_with_a_router_that_was_started_again(talk: Talk) -> None:
     """When the router restarts, the link beats to the new one, which can ask who it is."""
+    talk.answering = True
     talk.start_hub()
     link = talk.start_link()
     await until(lambda: talk.count(Heartbeat), "a heartbeat")
@@ -178,6 +188,25 @@ async def test_it_goes_on_with_a_router_that_was_started_again(talk: Talk) -> No
     await until(lambda: talk.heard, "the new router hears it")
     assert talk.say(Who())
     await until(lambda: talk.count(Hello), "it introduces itself")
+
+
+async def test_it_says_hello_again_when_the_router_knows_another_ring(talk: Talk) -> None:
+    """A ring that was lost on its way is asked for with the next beat."""
+    talk.answering = True
+    talk.start_hub()
+    talk.start_link()
+    await until(lambda: talk.count(Heartbeat), "it beats")
+    talk.answering = False
+    talk.heard.clear()
+    talk.say(Beat("e", 2))
+    await until(lambda: talk.count(Hello), "it asks for the ring")
+
+
+async def test_it_says_hello_again_to_a_router_that_is_silent(talk: Talk) -> None:
+    """Whatever was lost on the way, hello or answer: it is not waited for for ever."""
+    talk.start_hub()
+    talk.start_link()
+    await until(lambda: talk.count(Hello) >= 3, "it says hello again")
 
 
 async def test_it_says_goodbye(talk: Talk) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from solowire import client_protocol as c
 from solowire.access import ROLES, Identity
-from solowire.backplane import Deliver, RingState, ShardAddress
+from solowire.backplane import Deliver, Replay, Replayed, RingState, ShardAddress, States
 from solowire.catalog import CATALOG
 from solowire.client_protocol import MAX_FRAME_BYTES, MAX_MESSAGE_BYTES, Codec
 from solowire.codes import CloseCode
@@ -49,8 +49,12 @@ class Bench:
             # As in a shard that has many connections: events wait as long as they may.
             limits=Limits(**{"flush": FlushDelays(per_connection=1.0), **limits}),
             recent=recent,
+            ask=self._ask,
         )
         self.epoch = "epoch-1"
+        self.journal: list[tuple[int, str | None, bytes]] = []  # the router's
+        self.journal_floor = 0
+        self.asked: list[Replay] = []
         self.version = 0
         self.offset = 0
         self._tickets = count(1)
@@ -59,10 +63,35 @@ class Bench:
 
     # the router
 
-    def ring(self, *shards: int) -> None:
+    def ring(self, *shards: int, since: int = 0) -> None:
+        """since: from which ring on the shard gets its users' own events; by default none is forgotten."""
         self.version += 1
         addresses = [ShardAddress(s, "localhost", 9000 + s, f"boot-{s}") for s in shards]
-        self.shard.ring_changed(RingState(self.epoch, self.version, self.offset, addresses), self.now)
+        self.shard.ring_changed(RingState(self.epoch, self.version, self.offset, addresses, since), self.now)
+
+    def forgetful_ring(self, *shards: int) -> None:
+        """As a router tells it that has taken the shard for dead."""
+        self.ring(*shards, since=self.version + 1)
+
+    def _ask(self, question: Replay) -> bool:
+        self.asked.append(question)
+        return True
+
+    def answer(self, at_a_time: int = 3) -> int:
+        """Answers the shard's questions as the router does, in small parts; how many answers that took."""
+        answers = 0
+        while self.asked:
+            answers += 1
+            self.shard.replayed(self._answer(self.asked.pop(0), at_a_time), self.now)
+        return answers
+
+    def _answer(self, q: Replay, at_a_time: int) -> Replayed:
+        if q.after > self.offset or q.after < self.journal_floor:
+            return Replayed(q.request, q.after, [], "future" if q.after > self.offset else "retention")
+        found = [r for r in self.journal if q.after < r[0] <= q.upto and (r[1] == q.user or not q.personal)]
+        part = found[:at_a_time]
+        upto = part[-1][0] if part and (len(part) < len(found) or not q.personal) else q.upto
+        return Replayed(q.request, upto, [(o, body) for o, user, body in part if user in (None, q.user)])
 
     def event(self, name: str, data: dict[str, Any] | None = None, **more: Any) -> tuple[int, bytes]:
         self.offset += 1
@@ -78,6 +107,7 @@ class Bench:
             attributes=CATALOG.check(event_type, data),
             **more,
         )
+        self.journal.append((self.offset, event.user, encode_event(event)))
         return self.offset, encode_event(event)
 
     def deliver(self, *events: tuple[int, bytes]) -> None:
@@ -768,7 +798,7 @@ def test_a_reader_that_is_stuck_costs_nothing() -> None:
     b.wait(0.2)
     assert len(b.events(other)) == 10_000
     assert len(b.sockets.sent[connection]) == before
-    assert connection.answers == []
+    assert not connection.answers
     assert connection.feed is not None
     assert connection.feed._pending == []
 
@@ -1040,6 +1070,7 @@ def test_refreshing_again_and_again_keeps_nothing() -> None:
 def resumed(b: Bench, cursor: int, epoch: str = "epoch-1", user: str = "alice") -> tuple[c.Welcome, list[int]]:
     connection = b.open(user)
     b.say(connection, c.Hello(subscriptions=["custom.*"], resume=c.Resume(epoch, cursor)))
+    b.answer()
     b.wait(1)
     welcome, *rest = b.heard(connection)
     return welcome, [e.offset for m in rest for e in m.events]
@@ -1079,6 +1110,7 @@ def test_a_client_that_missed_nothing() -> None:
 def test_a_cursor_that_cant_be_resumed_is_refused(cursor: int, epoch: str, reason: str) -> None:
     """A cursor of a lost log, of the future, or of too long ago is a plain no with its reason, and nothing partial."""
     b = Bench(recent=Log(max_events=20))
+    b.journal_floor = 10
     for _ in range(50):
         b.publish("custom.a")
     welcome, offsets = resumed(b, cursor, epoch)
@@ -1086,34 +1118,176 @@ def test_a_cursor_that_cant_be_resumed_is_refused(cursor: int, epoch: str, reaso
     assert offsets == []
 
 
-def test_a_cursor_from_another_shard_is_refused_if_personal_events_may_be_missing() -> None:
-    """After a shard has left, its users' cursors from before are refused here, where their own events never were."""
+def test_what_the_recent_log_has_forgotten_comes_from_the_router() -> None:
+    """A cursor older than the shard's memory is resumed all the same: the router's part first, then the shard's."""
+    b = Bench(recent=Log(max_events=20))
+    for n in range(50):
+        b.publish("custom.a", user="alice" if n % 5 == 0 else "bob" if n % 5 == 1 else None)
+    assert b.shard.log.floor > 10
+    welcome, offsets = resumed(b, 3)
+    assert (welcome.resumed, welcome.cursor) == (True, 3)
+    assert offsets == [n + 1 for n in range(3, 50) if n % 5 != 1]
+
+
+def test_what_comes_during_a_replay_comes_after_it_and_once() -> None:
+    """Live events wait for what was missed, and the seam between them is neither gap nor overlap."""
+    b = Bench(recent=Log(max_events=20))
+    for _ in range(50):
+        b.publish("custom.a")
+    connection = b.open()
+    b.say(connection, c.Hello(subscriptions=["custom.*"], resume=c.Resume("epoch-1", 3)))
+    for _ in range(30):
+        b.publish("custom.a")  # the recent log forgets what it still had when the client came
+    assert b.heard(connection) == []
+    b.answer()
+    b.publish("custom.a")
+    b.wait(1)
+    welcome, *rest = b.heard(connection)
+    assert welcome.resumed
+    assert [e.offset for m in rest for e in m.events] == list(range(4, 82))
+
+
+def test_a_replay_that_is_too_large_is_refused() -> None:
+    """One client can't have the server send it a day of traffic: it is told so, and starts from the present state."""
+    b = Bench(recent=Log(max_events=20), replay_bytes=5_000)
+    for _ in range(50):
+        b.publish("custom.a", {"x": "x" * 200})
+    welcome, offsets = resumed(b, 3)
+    assert (welcome.resumed, welcome.reason, offsets) == (False, "too_much", [])
+    welcome, offsets = resumed(b, 45)
+    assert (welcome.resumed, offsets) == (True, [46, 47, 48, 49, 50])
+
+
+def test_a_replay_is_measured_by_what_the_client_sees() -> None:
+    """Much that a client does not see doesn't count against the little that it does."""
+    b = Bench(replay_bytes=2_000)
+    for n in range(100):
+        b.publish("custom.a", {"x": "x" * 200}, user=None if n % 50 == 0 else "bob")
+    welcome, offsets = resumed(b, 0)
+    assert (welcome.resumed, offsets) == (True, [1, 51])
+
+
+def test_replays_take_their_turns() -> None:
+    """However many come back at once, the router is asked for a few at a time, and each gets all of its own."""
+    b = Bench(recent=Log(max_events=20), replays=2)
+    for _ in range(50):
+        b.publish("custom.a")
+    connections = [b.open(f"user-{n}") for n in range(6)]
+    for connection in connections:
+        b.say(connection, c.Hello(subscriptions=["custom.*"], resume=c.Resume("epoch-1", 3)))
+    assert len(b.asked) == 2
+    b.shard.gone(connections[0])
+    b.shard.gone(connections[4])
+    b.answer()
+    b.wait(1)
+    for connection in connections[1:4] + connections[5:]:
+        _, *rest = b.heard(connection)
+        assert [e.offset for m in rest for e in m.events] == list(range(4, 51))
+
+
+def test_a_client_whose_replay_cannot_be_asked_for_keeps_its_cursor() -> None:
+    """While the router is away nobody is told "no" for that: the client is asked to come again, with what it has."""
+    b = Bench(recent=Log(max_events=20))
+    for _ in range(50):
+        b.publish("custom.a")
+    connection = b.open()
+    b.say(connection, c.Hello(subscriptions=["custom.*"], resume=c.Resume("epoch-1", 3)))
+    b.wait(10)
+    [reconnect] = b.heard(connection)
+    assert (reconnect.reason, b.closed(connection)) == ("replay_unavailable", 1012)
+
+
+def test_what_a_client_says_during_its_replay_is_obeyed_after_it() -> None:
+    """A client needn't wait for its welcome before it subscribes to more."""
+    b = Bench(recent=Log(max_events=20))
+    for _ in range(50):
+        b.publish("custom.a")
+    connection = b.open()
+    b.say(connection, c.Hello(subscriptions=["custom.a"], resume=c.Resume("epoch-1", 48)))
+    b.say(connection, c.Hello(subscriptions=["custom.a"], resume=c.Resume("epoch-1", 48)))
+    slow = b.open("bob")
+    b.say(slow, c.Hello(subscriptions=["custom.a"], resume=c.Resume("epoch-1", 3)))
+    b.say(slow, c.Subscribe(["custom.b"], 7))
+    b.say(slow, c.Ping(8))
+    assert [m.id for m in b.heard(slow)] == [8]
+    b.answer()
+    b.wait(1)
+    assert [m.id for m in b.heard(slow) if isinstance(m, c.Subscriptions)] == [7]
+    assert [m.code for m in b.heard(connection) if isinstance(m, c.Error)] == ["already_said_hello"]
+
+
+def test_a_client_from_a_shard_that_was_ahead_waits_for_this_one() -> None:
+    """A cursor that the router knows and this shard has not reached yet is no cursor of the future."""
+    b = Bench()
+    b.publish("custom.a")
+    late = b.event("custom.a")
+    connection = b.open()
+    b.say(connection, c.Hello(subscriptions=["custom.*"], resume=c.Resume("epoch-1", 2)))
+    b.answer()
+    assert b.heard(connection) == []
+    b.deliver(late)
+    b.publish("custom.a")
+    b.wait(1)
+    welcome, *rest = b.heard(connection)
+    assert welcome.resumed
+    assert [e.offset for m in rest for e in m.events] == [3]
+
+
+def test_a_user_from_another_shard_gets_its_own_events_of_before() -> None:
+    """What was for one user alone, and went to a shard that has gone, is fetched; nobody else's is."""
     b = Bench((0, 1))
     user = user_who((0, 1), 1)
-    for _ in range(5):
-        b.publish("custom.a")
+    b.publish("custom.a")
+    for owner in (user, "somebody", user):
+        b.event("custom.a", user=owner)  # went to shard 1
+    b.shard.deliver(Deliver(b.epoch, 1, b.offset, []), b.now)
     b.ring(0)
     b.publish("custom.a")
-    welcome, _ = resumed(b, 4, user=user)
-    assert (welcome.resumed, welcome.reason) == (False, "moved")
-    welcome, offsets = resumed(b, 5, user=user)
-    assert (welcome.resumed, offsets) == (True, [6])
+    welcome, offsets = resumed(b, 1, user=user)
+    assert (welcome.resumed, offsets) == (True, [2, 4, 5])
+    welcome, offsets = resumed(b, 2, user=user)
+    assert (welcome.resumed, offsets) == (True, [4, 5])
 
 
-def test_a_cursor_from_while_a_shard_was_out_of_the_ring_is_refused() -> None:
-    """A shard that was out of the ring for a while doesn't claim to have what its users were sent in that time."""
+def test_users_who_stayed_are_not_asked_for() -> None:
+    """A user whom every ring gave to this shard has its own events here: the router isn't asked."""
     b = Bench((0, 1))
     user = user_who((0, 1), 0)
+    b.publish("custom.a", user=user)
+    b.ring(0)
+    connection = b.open(user)
+    b.say(connection, c.Hello(subscriptions=["custom.*"], resume=c.Resume("epoch-1", 0)))
+    assert b.asked == []
+    b.wait(1)
+    assert [e.offset for e in b.events(connection)] == [1]
+
+
+def test_a_shard_that_starts_late_begins_where_the_router_says() -> None:
+    """The log begins behind what the router has kept for it, and the states of before are there for new clients."""
+    b = Bench(())
+    b.offset = 0
+    state = b.event("system_metrics", {"cpu_usage": 1, "host": "ns1"}, key="ns1")
+    b.offset = 100
+    b.shard.states(States(b.epoch, 100, [state]), b.now)
+    b.ring(0)
+    assert b.shard.ready
     b.publish("custom.a")
-    b.ring(1)
+    connection = b.connect("alice", "admin", subscriptions=["system_metrics", "custom.a"])
+    assert [e.offset for e in b.events(connection)] == [1]
+
+
+def test_a_part_of_the_log_that_is_missing_is_asked_for() -> None:
+    """A message that was lost on its way is no gap: the shard says hello, and takes nothing until that is answered."""
+    b = Bench()
+    connection = b.connect(subscriptions=["custom.a"])
     b.publish("custom.a")
-    b.publish("custom.a")
-    b.ring(0, 1)
-    b.publish("custom.a")
-    welcome, _ = resumed(b, 2, user=user)
-    assert (welcome.resumed, welcome.reason) == (False, "moved")
-    welcome, offsets = resumed(b, 3, user=user)
-    assert (welcome.resumed, offsets) == (True, [4])
+    lost, late = b.event("custom.a"), b.event("custom.a")
+    assert not b.shard.deliver(Deliver(b.epoch, 2, 3, [late]), b.now)
+    assert b.shard.deliver(Deliver(b.epoch, 3, 3, []), b.now)
+    b.ring(0)
+    assert b.shard.deliver(Deliver(b.epoch, 1, 3, [lost, late]), b.now)
+    b.wait(1)
+    assert [e.offset for e in b.events(connection)] == [1, 2, 3]
 
 
 def test_a_shard_that_joins_doesnt_void_cursors() -> None:
@@ -1174,7 +1348,7 @@ def test_a_client_that_resumes_gets_no_state_twice() -> None:
         assert [e.offset for e in b.events(connection)] == expected
 
 
-# ------------------------------------------------------------------------------------------------ the ring, the log
+# ------------------------------------------------------------------------------------------------------- moving
 
 
 def test_users_who_move_are_sent_away() -> None:
@@ -1185,7 +1359,7 @@ def test_users_who_move_are_sent_away() -> None:
     b.publish("custom.a")
     b.publish("custom.a")  # waits for company while the ring changes
     b.events(moving)
-    b.ring(0, 1)
+    b.forgetful_ring(0, 1)
     b.publish("custom.a")
     b.publish("custom.a", user=leaver)
     b.wait(0.5)
@@ -1203,7 +1377,7 @@ def test_users_who_move_get_nothing_whatever_they_say() -> None:
     users = [f"user-{n}" for n in range(40) if Ring((0, 1)).owner(f"user-{n}") == 1][:4]
     live = [b.connect(u, subscriptions=["custom.a"]) for u in users[:3]]
     waiting = b.open(users[3])
-    b.ring(0, 1)
+    b.forgetful_ring(0, 1)
     for connection in (*live, waiting):
         assert [type(m) for m in b.heard(connection)] == [c.ReconnectNow]
     b.say(live[0], c.Subscribe(["custom.a", "custom.b"]))
@@ -1221,7 +1395,7 @@ def test_users_who_wait_for_hello_and_move_get_no_defaults() -> None:
     b = Bench((0,), moves_per_second=0.1)
     users = [f"user-{n}" for n in range(40) if Ring((0, 1)).owner(f"user-{n}") == 1][:2]
     waiting = [b.open(u) for u in users]
-    b.ring(0, 1)
+    b.forgetful_ring(0, 1)
     b.publish("custom.a")
     b.wait(5)
     assert [[type(m) for m in b.heard(x)] for x in waiting] == [[c.ReconnectNow]] * 2
@@ -1232,14 +1406,65 @@ def test_users_who_move_leave_one_after_the_other() -> None:
     b = Bench((0,), moves_per_second=10.0)
     users = [u for u in (f"user-{n}" for n in range(200)) if Ring((0, 1)).owner(u) == 1][:30]
     moving = [b.connect(u) for u in users]
-    b.ring(0, 1)
-    b.ring(0, 1, 2)
+    b.forgetful_ring(0, 1)
+    b.forgetful_ring(0, 1, 2)
     delays = [[m.after_ms for m in b.heard(x)] for x in moving]
     assert sorted(delays) == [[n * 100] for n in range(30)]
     b.wait(1.5)
     assert 1 <= sum(b.closed(x) == 4421 for x in moving) <= 10
     b.wait(4)
     assert all(b.closed(x) == 4421 for x in moving)
+
+
+def test_users_who_wait_for_their_turn_are_served_until_then() -> None:
+    """As long as the router goes on with their own events, they get everything up to their turn, and then nothing."""
+    b = Bench((0,), moves_per_second=2.0)
+    users = [u for u in (f"user-{n}" for n in range(200)) if Ring((0, 1)).owner(u) == 1][:3]
+    moving = [b.connect(u, subscriptions=["custom.a"]) for u in users]
+    b.ring(0, 1)
+    assert b.shard.settled == 1
+    got: list[list[int]] = [[], [], []]
+    told = [False, False, False]
+    for _ in range(20):
+        own = b.publish("custom.a", user=users[2])
+        b.wait(0.2)
+        for n, connection in enumerate(moving):
+            for m in b.heard(connection):
+                told[n] = told[n] or isinstance(m, c.ReconnectNow)
+                got[n] += [e.offset for e in m.events] if isinstance(m, c.Events) else []
+    assert all(told)
+    assert got[:2] == [[], []]
+    assert got[2] == list(range(1, len(got[2]) + 1))
+    assert 3 <= len(got[2]) < own
+    assert b.shard.settled == 2
+    assert [b.closed(x) for x in moving] == [4421] * 3
+
+
+def test_a_shard_that_leaves_sends_everybody_away_at_its_pace() -> None:
+    """It takes no new users, tells its own one after the other, closes with 1012, and is done when all are gone."""
+    b = Bench((0, 1), moves_per_second=10.0)
+    users = [u for u in (f"user-{n}" for n in range(200)) if Ring((0, 1)).owner(u) == 0][:20]
+    connections = [b.connect(u) for u in users]
+    b.shard.leave(b.now)
+    with pytest.raises(Refused) as caught:
+        b.shard.admit(b.ticket("late"), b.now)
+    assert (caught.value.status, caught.value.code) == (503, "draining")
+    b.ring(1)
+    b.wait(1)
+    assert 5 <= sum(bool(b.heard(x)) for x in connections) <= 15
+    assert not b.shard.drained
+    b.wait(4)
+    assert [b.closed(x) for x in connections] == [1012] * 20
+    assert b.shard.drained
+
+
+def test_a_shard_that_must_end_soon_tells_everybody_in_time() -> None:
+    """The grace period of a process counts for more than the pace."""
+    b = Bench((0,), moves_per_second=1.0)
+    connections = [b.connect(f"user-{n}") for n in range(50)]
+    b.shard.leave(b.now, within=2.0)
+    b.wait(4)
+    assert [b.closed(x) for x in connections] == [1012] * 50
 
 
 def test_the_same_ring_again_moves_nobody() -> None:
@@ -1285,6 +1510,9 @@ def test_a_hole_in_the_log_is_a_gap(before: int) -> None:
         b.publish("custom.a")
     connection = b.connect(subscriptions=["custom.a"])
     b.offset += 10
+    b.journal_floor = b.offset
+    b.version -= 1
+    b.ring(0)  # the answer to a hello: what the router says now is all that it has
     b.publish("custom.a")
     assert [m.code for m in b.heard(connection)] == ["gap"]
     assert b.closed(connection) == 4413
