@@ -1,4 +1,9 @@
-"""What every process does alike: its loop, its signals, its last words."""
+"""What every process does alike: its loop, its signals, its signs of life, its last words.
+
+It follows sd_notify(3), so that systemd and `up` watch it in the same way: where NOTIFY_SOCKET names a socket, it says
+`READY=1` when it has started and `WATCHDOG=1` from its loop, once a second or as often as WATCHDOG_USEC asks. A loop
+that is stuck says nothing, which is the whole idea.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +13,9 @@ import gc
 import os
 import secrets
 import signal
-from collections.abc import Awaitable, Callable
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 
 import uvloop
 
@@ -16,6 +23,14 @@ from solowire.errors import ConfigError
 
 _PR_SET_PDEATHSIG = 1
 PARENT = "_SOLOWIRE_PARENT"
+NOTIFY = "NOTIFY_SOCKET"
+WATCHDOG = "WATCHDOG_USEC"
+
+BEAT_SECONDS = 1.0
+BEATS_IN_TIME = 3
+"""So many beats fall into the time after which a silent process is taken for stuck: two may be lost."""
+
+_last_deeds: list[Callable[[], None]] = []
 
 
 def new_id() -> str:
@@ -29,18 +44,69 @@ def run(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
     uvloop.run(_run(main))
 
 
+def before_sudden_end(deed: Callable[[], None]) -> None:
+    """Has `deed` done when a second signal ends the process at once, with no time for `finally`."""
+    _last_deeds.append(deed)
+
+
 async def _run(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
+    notifier = Notifier(os.environ)
 
     def ask_to_stop(number: int) -> None:
         if stop.is_set():
+            for deed in _last_deeds:
+                deed()
             os._exit(128 + number)
+        notifier.say("STOPPING=1")
         stop.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ask_to_stop, number)
-    await main(stop)
+    # Its first step comes when `main` waits for the first time: it has started then.
+    beating = loop.create_task(_beat(notifier))
+    try:
+        await main(stop)
+    finally:
+        beating.cancel()
+
+
+class Notifier:
+    """Tells whoever started this process how it is. What can't be told is left untold: it must not stop the process."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self.period = _period(environment.get(WATCHDOG, ""))
+        address = environment.get(NOTIFY, "")
+        # A path, or a name in the abstract namespace, which sd_notify(3) writes with @ for the NUL.
+        self._address = "\0" + address[1:] if address.startswith("@") else address
+        self._socket = None
+        if address.startswith(("/", "@")):
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            self._socket.setblocking(False)
+
+    @property
+    def wanted(self) -> bool:
+        return self._socket is not None
+
+    def say(self, state: str) -> None:
+        if self._socket is not None:
+            with suppress(OSError):  # nobody reads, or nobody is there any more
+                self._socket.sendto(state.encode(), self._address)
+
+
+async def _beat(notifier: Notifier) -> None:
+    notifier.say("READY=1")
+    while notifier.wanted:
+        notifier.say("WATCHDOG=1")
+        await asyncio.sleep(notifier.period)
+
+
+def _period(microseconds: str) -> float:
+    """How often to beat, in seconds, if silence is taken for stuck after so long."""
+    if not microseconds.isdecimal() or int(microseconds) == 0:
+        return BEAT_SECONDS
+    return min(BEAT_SECONDS, int(microseconds) / 1e6 / BEATS_IN_TIME)
 
 
 def calm_collector() -> None:
@@ -54,10 +120,15 @@ def calm_collector() -> None:
 
 
 def _die_with_parent() -> None:
-    """A child of `up` ends with it, even when it is killed: no orphan holds a port or a socket."""
+    """A child of `up` ends with it, even when it is killed: no orphan holds a port or a socket.
+
+    By SIGKILL, which also ends one that is stuck or stopped. Nothing that was acknowledged is lost by it: the journal
+    commits before it acknowledges.
+    """
     parent = os.environ.get(PARENT)
     if parent is None:
         return
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    # After the call, not before: a parent that ended in between would never be noticed.
     if os.getppid() != int(parent):
         raise ConfigError("the supervisor that started this process is gone")
