@@ -310,6 +310,17 @@ def stats(config: Path | None, watch: bool, as_json: bool, **options: Any) -> No
     asyncio.run(show(settings.url, _token(settings, ADMINISTER), watch=watch, as_json=as_json))
 
 
+@cli.command()
+@click.argument("shard", type=click.IntRange(0, 255))
+@remote
+def drain(config: Path | None, shard: int, **options: Any) -> None:
+    """Empties SHARD: it takes no new users, sends its own to the others, and ends."""
+    from solowire.statistics import drain as drained
+
+    settings = _load(config, None, **options)
+    asyncio.run(drained(settings.url, _token(settings, ADMINISTER), shard))
+
+
 @cli.command("config")
 @common
 def show_config(config: Path | None, **options: Any) -> None:

@@ -10,8 +10,9 @@ What it keeps true:
   can't resume from there, `on_gap` says so. A frame that can't be decoded is never skipped, since it may hold events:
   it is counted (`undecodable`) and the connection is made anew, from the cursor before it. A well-formed message of a
   type that this version does not know is no such frame: it holds no events, and is ignored.
-* `(epoch, cursor)` is what has been *handed out*: it moves on with the last event of a frame, so that who saves it
-  after handling an event and shows it as `resume` to a new client gets some events twice, and none never.
+* `(epoch, cursor)` is what has been *handed out*: it moves on with the last event of a frame, or with a ping that says
+  that there was none, so that who saves it after handling an event and shows it as `resume` to a new client gets some
+  events twice, and none never.
 * Between the socket and the iteration there are `max_buffered` events and one frame. At that bound the socket is not
   read any more (so TCP holds the server back) until half of them are gone; nothing is dropped. Only while an answer is
   awaited is it read on, as otherwise a `subscribe` within the iteration would wait for itself. A server that gets no
@@ -453,6 +454,9 @@ class Client:
         while True:
             message = await self._next(socket)
             if isinstance(message, Welcome):
+                if message.id != id:
+                    # The hello came too late, and the server began without it: from here on, and not from our cursor.
+                    raise _Left(ABNORMAL, "the server did not wait for the hello")
                 return message
             if isinstance(message, Error) and message.id == id:
                 if message.retry_after is not msgspec.UNSET:
@@ -519,6 +523,9 @@ class Client:
                 self._arrived_at = (self._welcome.epoch, message.cursor)
                 self._put(_Stretch(deque(message.events), self._arrived_at))
             case Ping():
+                if message.cursor is not None and self._socket is socket and self._welcome is not None:
+                    self._arrived_at = (self._welcome.epoch, message.cursor)
+                    self._put(_Stretch(deque(), self._arrived_at))
                 await _say(socket, Pong(message.id))
             case Subscriptions() | Reply() | Error():
                 self._answer(message)

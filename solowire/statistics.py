@@ -1,4 +1,4 @@
-"""`solowire stats`: the shards as a table."""
+"""`solowire stats` and `solowire drain`: the shards as a table, and one of them emptied."""
 
 from __future__ import annotations
 
@@ -62,20 +62,42 @@ def table_of(shards: list[dict[str, Any]]) -> Table:
     return table
 
 
+async def drain(url: str, token: str | Callable[[], str], shard: int) -> None:
+    """Empties a shard, and says how far that has come, until it has gone. Raises ClientError."""
+    async with httpx.AsyncClient(base_url=url, timeout=5, trust_env=False) as http:
+        await _get(http, token, "POST", f"/v1/shards/{shard}/drain", 202)
+        told = None
+        while (left := _users_of(shard, await _ask(http, token))) is not None:
+            if left != told:
+                print(f"shard {shard}: {left:,} users to go", flush=True)
+                told = left
+            await asyncio.sleep(0.5)
+    print(f"shard {shard} is gone")
+
+
+def _users_of(shard: int, shards: list[dict[str, Any]]) -> int | None:
+    return next((int(row["connections"]) for row in shards if row["shard"] == shard), None)
+
+
 async def _ask(http: httpx.AsyncClient, token: str | Callable[[], str]) -> list[dict[str, Any]]:
+    body = await _get(http, token, "GET", "/v1/stats/shards", 200)
+    if not isinstance(body, list) or not all(map(_is_shard, body)):
+        raise ClientError(f"{http.base_url} is no gateway: it answers 200 with other JSON than a gateway's")
+    return body
+
+
+async def _get(http: httpx.AsyncClient, token: str | Callable[[], str], method: str, path: str, status: int) -> Any:
     bearer = token() if callable(token) else token
     try:
-        answer = await http.get("/v1/stats/shards", headers={"authorization": f"Bearer {bearer}"})
+        answer = await http.request(method, path, headers={"authorization": f"Bearer {bearer}"})
     except httpx.HTTPError as error:
         raise ClientError(f"{http.base_url} can't be reached: {str(error) or type(error).__name__}") from None
     try:
         body = answer.json()
     except ValueError:
         raise ClientError(f"{http.base_url} is no gateway: it answers {answer.status_code} without JSON") from None
-    if answer.status_code != 200:
+    if answer.status_code != status:
         raise PublishRefused(answer.status_code, body if isinstance(body, dict) else {})
-    if not isinstance(body, list) or not all(map(_is_shard, body)):
-        raise ClientError(f"{http.base_url} is no gateway: it answers 200 with other JSON than a gateway's")
     return body
 
 

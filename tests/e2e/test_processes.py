@@ -305,24 +305,62 @@ async def test_a_killed_shard_comes_back(up: System) -> None:
     up.wait_until(up._all_ready, "it is whole again")
 
 
-async def test_a_killed_router_comes_back_with_a_new_epoch(up: System) -> None:
-    """A lost log is told: clients get `gap` and 4413, their old cursors are refused, and then everything goes on."""
+async def test_a_killed_router_comes_back_and_nobody_notices(up: System) -> None:
+    """Same epoch, same ring, the next offset, ids still known: connections live on and miss nothing."""
     async with arriving(up, "ann") as session, arriving(up, "bob") as other:
+        before = await published(up, {**custom(), "id": "the same one"})
+        old = up.pid_of("router")
+        os.kill(old, signal.SIGKILL)
+        up.wait_until(lambda: _replaced(up, old, "router"), "a new router runs")
+        async with up.http(up.token("api")) as http:
+            answer: dict[str, Any] = {}
+
+            async def accepted() -> bool:
+                reply = await http.post("/v1/events", json={**custom(), "id": "the same one"})
+                assert reply.status_code == 200 or (reply.status_code == 503 and reply.headers["retry-after"])
+                answer.update(reply.json())
+                return reply.status_code == 200
+
+            await until_true(accepted, "publishing works again")
+        assert (answer["duplicates"], answer["last_offset"], answer["epoch"]) == (1, before, session.welcome["epoch"])
+        after = await published(up, custom("after"))
+        assert after == before + 1
+        for each in (session, other):
+            assert [event["offset"] for event in await each.events(2)] == [before, after]
+
+
+async def test_a_missing_journal_is_a_new_epoch(up: System) -> None:
+    """A lost log is told: clients get `gap` and 4413, their old cursors are refused, and then everything goes on."""
+    async with arriving(up, "ann") as session:
         await published(up, custom())
         [event] = await session.events(1)
-        old = session.welcome["epoch"]
+        epoch = session.welcome["epoch"]
+        for file in up.data_dir.glob("journal.sqlite3*"):
+            file.unlink()
         os.kill(up.pid_of("router"), signal.SIGKILL)
-        for each in (session, other):
-            assert (await each.hear("notice"))["code"] == "gap"
-            assert (await each.closed())[0] == 4413
-    resume = {"epoch": old, "cursor": event["offset"]}
+        assert (await session.hear("notice"))["code"] == "gap"
+        assert (await session.closed())[0] == 4413
+    resume = {"epoch": epoch, "cursor": event["offset"]}
     async with arriving(up, "ann", resume=resume) as session:
-        assert session.welcome["epoch"] != old
+        assert session.welcome["epoch"] != epoch
         assert (session.welcome["resumed"], session.welcome["reason"]) == (False, "epoch")
         offset = await published(up, custom("after"))
         [event] = await session.events(1)
         assert (event["type"], event["offset"]) == ("custom.after", offset)
     up.wait_until(up._all_ready, "it is whole again")
+
+
+def _replaced(up: System, old: int, *command: str) -> bool:
+    with suppress(ValueError, OSError):
+        return up.pid_of(*command) != old
+    return False
+
+
+async def until_true(condition: Callable[[], Any], what: str, seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not await condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        await asyncio.sleep(0.05)
 
 
 async def test_a_stuck_shard_leaves_the_ring_and_returns(up: System) -> None:

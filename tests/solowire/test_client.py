@@ -81,6 +81,7 @@ class Peer:
         }
         if "resume" in self.hello:
             welcome["cursor"] = self.hello["resume"]["cursor"]
+        welcome["id"] = self.hello.get("id")
         await self.say(welcome | fields)
 
 
@@ -441,6 +442,34 @@ async def test_gateway_that_is_not_there_is_waited_for() -> None:
         await fake.accept()
         await entering
         await client.close()
+
+
+async def test_a_welcome_that_is_no_answer_to_the_hello_is_left(fake: Fake) -> None:
+    """A server that began without the late hello began without the cursor: the client comes again with it."""
+
+    async def serve() -> Peer:
+        await fake.accept(id=None, resumed=False, cursor=900)
+        return await fake.accept()
+
+    async with asyncio.TaskGroup() as tasks:
+        serving = tasks.create_task(serve())
+        async with Client(fake.url, "tok", resume=("e1", 5), **SOON) as client:
+            peer = await serving
+            assert peer.hello["resume"] == {"epoch": "e1", "cursor": 5}
+            assert (client.gaps, client.connections) == (0, 1)
+
+
+async def test_a_ping_says_where_a_quiet_feed_stands(fake: Fake) -> None:
+    """A client whose feed is quiet comes back with a cursor of now, not of its last event."""
+    async with connected(fake) as (client, peer):
+        await peer.say({"type": "ping", "time": 1.0, "cursor": 500})
+        await peer.say(events(501))
+        assert (await anext(client)).offset == 501
+        await peer.say({"type": "ping", "time": 1.0, "cursor": 700})
+        assert (await peer.hear())["type"] == "pong"
+        await peer.socket.close(1012)
+        again = await fake.accept()
+        assert again.hello["resume"]["cursor"] == 700
 
 
 async def test_server_that_never_welcomes_is_left(fake: Fake) -> None:

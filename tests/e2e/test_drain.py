@@ -1,0 +1,209 @@
+"""A shard is emptied, superseded, added and taken away under load: who has to move moves, and misses nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from solowire.client import Client
+from solowire.ring import Ring
+from tests.e2e.system import READY_SECONDS, System, end, ready, running
+
+SETTINGS = {"HEARTBEAT_S": 5, "RECONNECT_MIN_MS": 20, "RECONNECT_MAX_MS": 200, "MOVES_PER_S": 50}
+USERS = [f"user-{n}" for n in range(12)]
+
+
+@pytest.fixture
+def system(tmp_path: Path) -> Iterator[System]:
+    with running(tmp_path / "data", shards=2, settings=SETTINGS) as started:
+        yield started
+
+
+class Reader:
+    """A client that writes down what it gets, and on how many connections."""
+
+    def __init__(self, system: System, user: str) -> None:
+        self.user = user
+        self.offsets: list[int] = []
+        self.gaps: list[str] = []
+        self.client = Client(
+            system.url,
+            system.token(user),
+            subscriptions=["custom.*"],
+            reconnect_min=0.02,
+            reconnect_max=0.2,
+            on_gap=self.gaps.append,
+        )
+        self._task: asyncio.Task[None] | None = None
+
+    async def begin(self) -> None:
+        await self.client.__aenter__()
+        self._task = asyncio.create_task(self._read())
+
+    async def _read(self) -> None:
+        async for event in self.client:
+            self.offsets.append(event.offset)
+
+    async def end(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+        await self.client.close()
+
+
+class Load:
+    """Events for everyone and for each user, at a steady pace, until it is told to stop."""
+
+    def __init__(self, system: System) -> None:
+        self.mine: dict[str, list[int]] = {user: [] for user in USERS}
+        self._system = system
+        self._going = True
+        self._task = asyncio.create_task(self._publish())
+
+    async def _publish(self) -> None:
+        number = 0
+        async with self._system.http(self._system.token("api")) as http:
+            while self._going:
+                number += 1
+                owner = USERS[number % len(USERS)] if number % 2 else None
+                event = {"type": "custom.load", "data": {"n": number}, **({"user": owner} if owner else {})}
+                reply = await http.post("/v1/events", json=event)
+                assert reply.status_code == 200, reply.text
+                for user in [owner] if owner else USERS:
+                    self.mine[user].append(reply.json()["last_offset"])
+                await asyncio.sleep(0.005)
+
+    async def stop(self) -> None:
+        self._going = False
+        await self._task
+
+
+async def arrived(readers: list[Reader], load: Load) -> None:
+    """Until everybody has got what was theirs: exactly that, in order."""
+    async with asyncio.timeout(READY_SECONDS):
+        while any(len(r.offsets) < len(load.mine[r.user]) for r in readers):
+            await asyncio.sleep(0.02)
+    for reader in readers:
+        assert reader.offsets == load.mine[reader.user]
+        assert reader.gaps == []
+
+
+async def shard_of(system: System, user: str) -> int:
+    return int((await system.negotiate(system.token(user)))["shard"])
+
+
+async def gone(process: subprocess.Popen[str]) -> int:
+    return await asyncio.wait_for(asyncio.to_thread(process.wait), READY_SECONDS)
+
+
+async def test_scaling_up_and_down_under_load_moves_only_who_must_move(system: System) -> None:
+    """From two shards to three and back: nothing lost, nothing twice, and the others' connections stay."""
+    readers = [Reader(system, user) for user in USERS]
+    for reader in readers:
+        await reader.begin()
+    load = Load(system)
+    port = system.port + 20
+    third = system.spawn("shard", "--index", "2", "--port", str(port))
+    try:
+        movers = [u for u in USERS if Ring([0, 1, 2]).owner(u) == 2]
+        assert movers
+        async with asyncio.timeout(READY_SECONDS):
+            while any(r.client.connections < 2 for r in readers if r.user in movers):
+                await asyncio.sleep(0.02)
+        assert ready(f"http://127.0.0.1:{port}")
+        async with system.http(system.token("admin")) as http:
+            assert (await http.post("/v1/shards/2/drain")).status_code == 202
+        assert await gone(third) == 0
+        async with asyncio.timeout(READY_SECONDS):
+            while any(r.client.connections < 3 for r in readers if r.user in movers):
+                await asyncio.sleep(0.02)
+        await load.stop()
+        await arrived(readers, load)
+        assert {r.user: r.client.connections for r in readers} == {u: 3 if u in movers else 1 for u in USERS}
+    finally:
+        end(third)
+        for reader in readers:
+            await reader.end()
+
+
+async def test_a_shard_that_gets_sigterm_sends_its_users_away_first(system: System) -> None:
+    """SIGTERM to a shard is a drain: the users are told, go to another shard, and miss nothing."""
+    third = system.spawn("shard", "--index", "2", "--port", str(system.port + 20))
+    readers = [Reader(system, user) for user in USERS]
+    try:
+        system.wait_until(lambda: ready(f"http://127.0.0.1:{system.port + 20}"), "the third shard is ready")
+        movers = [u for u in USERS if Ring([0, 1, 2]).owner(u) == 2]
+        async with asyncio.timeout(READY_SECONDS):
+            while await shard_of(system, movers[0]) != 2:
+                await asyncio.sleep(0.02)
+        for reader in readers:
+            await reader.begin()
+        load = Load(system)
+        third.send_signal(signal.SIGTERM)
+        assert await gone(third) == 0
+        await load.stop()
+        await arrived(readers, load)
+    finally:
+        end(third)
+        for reader in readers:
+            await reader.end()
+
+
+async def test_drain_on_the_command_line(system: System) -> None:
+    """`solowire drain` says how far it has come, and ends when the shard has gone; one that isn't there is one line."""
+    third = system.spawn("shard", "--index", "2", "--port", str(system.port + 20))
+    try:
+        system.wait_until(lambda: ready(f"http://127.0.0.1:{system.port + 20}"), "the third shard is ready")
+        output = await asyncio.to_thread(_drain, system, "2")
+        assert (output.returncode, output.stdout.splitlines()[-1]) == (0, "shard 2 is gone")
+        assert await gone(third) == 0
+        output = await asyncio.to_thread(_drain, system, "7")
+        assert output.returncode == 1
+        assert output.stderr.strip() == "solowire: the gateway answered 404: there is no shard 7"
+    finally:
+        end(third)
+
+
+async def test_only_administrators_drain(system: System) -> None:
+    """A viewer can't empty a shard."""
+    async with system.http(system.token("ann", role="viewer")) as http:
+        assert (await http.post("/v1/shards/0/drain")).status_code == 403
+
+
+async def test_a_second_process_of_one_shard_takes_its_place(system: System) -> None:
+    """Of two processes with one index the later one is the shard: the other ends, and users are served on."""
+    user = next(u for u in USERS if Ring([0, 1]).owner(u) == 0)
+    reader = Reader(system, user)
+    await reader.begin()
+    first = system.spawn("shard", "--index", "0", "--port", str(system.port + 20))
+    try:
+        async with asyncio.timeout(READY_SECONDS):
+            while reader.client.connections < 2:
+                await asyncio.sleep(0.02)
+        answer = await system.publish({"type": "custom.after", "data": {}})
+        async with asyncio.timeout(READY_SECONDS):
+            while answer["last_offset"] not in reader.offsets:
+                await asyncio.sleep(0.02)
+    finally:
+        end(first)
+        await reader.end()
+
+
+def _drain(system: System, shard: str) -> subprocess.CompletedProcess[str]:
+    command = [
+        sys.executable,
+        "-m",
+        "solowire",
+        "drain",
+        shard,
+        "--url",
+        system.url,
+        "--data-dir",
+        str(system.data_dir),
+    ]
+    return subprocess.run(command, env=system.environment, capture_output=True, text=True, timeout=READY_SECONDS)
