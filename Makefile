@@ -3,9 +3,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 UP ?=
+CHAOS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install up test check format bench system-packages
+.PHONY: help install up test chaos check format bench system-packages
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -21,6 +22,9 @@ up: install ## the whole system on this machine; UP="--port 9000 --shards 4" pas
 
 test: install system-packages ## all tests, real processes and a real named included
 	@$(BIN)/pytest $(TEST)
+
+chaos: install ## kills, stops and cuts a running system, and proves that nobody missed anything; CHAOS="--seed 7 --runs 10"
+	@$(BIN)/python -m tests.chaos $(CHAOS)
 
 system-packages:
 	@.ci/system-packages

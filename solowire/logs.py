@@ -4,8 +4,24 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import suppress
 
 import structlog
+
+
+class _Factory:
+    """Loggers that lose a line rather than end the process: the disk that is full may be the log's."""
+
+    def __call__(self, *_: object) -> structlog.PrintLogger:
+        return _Logger(sys.stderr)
+
+
+class _Logger(structlog.PrintLogger):
+    def msg(self, message: str) -> None:
+        with suppress(OSError, ValueError):
+            super().msg(message)
+
+    log = debug = info = warn = warning = fatal = failure = err = error = critical = exception = msg
 
 
 def configure(level: str, format: str | None, **context: object) -> None:
@@ -22,7 +38,7 @@ def configure(level: str, format: str | None, **context: object) -> None:
             else structlog.processors.JSONRenderer(ensure_ascii=False),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=_Factory(),
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(**context)
