@@ -72,6 +72,11 @@ class Gateway:
         """Whether it can publish."""
         return self._link.router_alive
 
+    @property
+    def dropped(self) -> int:
+        """How many of the router's messages could not be decoded."""
+        return self._link.dropped
+
     def identify(self, token: str, now: float) -> Identity:
         """Raises InvalidToken."""
         return self.tokens.identify(token, now)

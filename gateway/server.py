@@ -39,6 +39,7 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
     def samples() -> Iterator[Sample]:
         yield "relayed_connections", "WebSockets that this gateway carries.", relay.open
         yield "relayed_connections_total", "WebSockets that it has carried.", relay.carried_total
+        yield "backplane_dropped_total", "Messages of the router that could not be decoded.", gateway.dropped
 
     http = create_app(gateway, settings, Metrics(samples))
 

@@ -18,8 +18,9 @@ import structlog
 from solowire.client_protocol import choose
 from solowire.codes import CloseCode
 from solowire.errors import InvalidToken, Refused, RequestError
-from solowire.problems import PROBLEM_TYPE, problem_of
-from solowire.tokens import Tokens
+from solowire.metrics import CONTENT_TYPE
+from solowire.problems import response_of
+from solowire.tokens import Tokens, bearer
 from workers.connection import Connection
 from workers.shard import Shard
 
@@ -186,7 +187,7 @@ class App:
                 ready = self._shard.ready
                 await _answer(send, 200 if ready else 503, {"status": "ready" if ready else "starting"})
             case "/metrics":
-                await _answer_bytes(send, 200, self._metrics(), b"text/plain; version=0.0.4; charset=utf-8")
+                await _answer_bytes(send, 200, self._metrics(), CONTENT_TYPE.encode())
             case "/stats":
                 try:
                     self._need_admin(scope)
@@ -200,8 +201,7 @@ class App:
 
     def _need_admin(self, scope: Scope) -> None:
         now = asyncio.get_running_loop().time() + self._shard.wall_offset
-        scheme, _, token = _header(scope, b"authorization").partition(" ")
-        identity = self._tokens.identify(token if scheme.lower() == "bearer" else "", now)
+        identity = self._tokens.identify(bearer(_header(scope, b"authorization")), now)
         if not identity.may("admin"):
             raise Refused(403, "forbidden", "statistics are for administrators", "")
 
@@ -232,11 +232,9 @@ async def _refuse(send: Send, error: RequestError) -> None:
 
 
 async def _problem(send: Send, kind: str, error: RequestError) -> None:
-    status, body, headers = problem_of(error)
-    pairs = [(b"content-type", PROBLEM_TYPE.encode())]
-    pairs += [(name.encode(), value.encode()) for name, value in headers.items()]
-    await send({"type": f"{kind}.start", "status": status, "headers": pairs})
-    await send({"type": f"{kind}.body", "body": msgspec.json.encode(body)})
+    status, headers, body = response_of(error)
+    await send({"type": f"{kind}.start", "status": status, "headers": headers})
+    await send({"type": f"{kind}.body", "body": body})
 
 
 async def _answer(send: Send, status: int, body: dict[str, Any]) -> None:

@@ -212,6 +212,11 @@ class _Server:
         yield "sent_bytes_total", "Bytes of those frames.", stats.bytes
         yield "admissions_total", "Connections accepted.", stats.admitted
         yield "refusals_total", "Handshakes refused.", stats.refused
+        totals = self._shard.totals
+        yield "bad_messages_total", "Messages of clients that were answered with an error.", totals["bad_messages"]
+        yield "undecodable_events_total", "Events of the log that could not be decoded.", totals["undecodable"]
+        yield "unknown_types_total", "Events of types that this version does not know.", totals["unknown_types"]
+        yield "backplane_dropped_total", "Messages of the router that could not be decoded.", self._link.dropped
 
 
 def limits_of(settings: Settings) -> Limits:

@@ -13,6 +13,9 @@ What it keeps true:
 
 It reads no clock and touches no socket: `now` is an argument (seconds, monotonic), and `Sockets` is the seam. After
 each call, `next_due` says when `run` wants to be called.
+
+Longer than 500 lines: what can be told apart stands in modules of its own (`heartbeat`, `reigns`, `replay`), and
+what is left decides over one set of connections and one log, and every part of it changes both.
 """
 
 from __future__ import annotations
