@@ -1,4 +1,4 @@
-"""The bus in memory: the twin of `solowire.bus`, for tests and for a whole system in one process.
+"""The bus in memory: the twin of `solowire.bus`, for tests without sockets.
 
 It keeps what the real one promises and no more: order between one pair, delivery in a later turn of the loop, a name
 that is taken over by whoever connects with it last, and a send that says False if nobody is there.

@@ -17,10 +17,14 @@ from collections import deque
 from enum import Enum
 from typing import Any
 
+import structlog
+
 from solowire.access import Identity, View, view_of
 from solowire.client_protocol import ClientMessage, Codec
 from solowire.feed import Feed
 from solowire.subscriptions import Selection, Wanted
+
+log = structlog.get_logger("solowire.shard")
 
 MAX_ANSWERS = 16
 MAX_STRIKES = 10
@@ -98,6 +102,7 @@ class Connection:
         """Changes the state. Raises ValueError for a transition that the table doesn't have."""
         if state not in TRANSITIONS[self.state]:
             raise ValueError(f"connection {self.session}: {self.state.value} can't become {state.value}")
+        log.debug("connection", session=self.session, was=self.state.value, becomes=state.value)
         self.state = state
 
     def identify(self, identity: Identity) -> None:
