@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import resource
 import signal
 import socket
+import sqlite3
 import stat
 import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ import pytest
 import zmq
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from router.sqlite_journal import APPLICATION_ID
 from solowire import backplane
 from solowire.backplane import VERSION, Heartbeat, Hello, Publish, PublishedEvent, Who
 from solowire.ring import Ring
@@ -210,6 +213,43 @@ async def test_two_routers_on_one_data_directory(up: System, tmp_path: Path) -> 
         assert mode(up.data_dir / "run") == 0o700
         offset = await published(up, custom())
         assert [event["offset"] for event in await session.events(1)] == [offset]
+
+
+async def test_a_journal_of_a_newer_version_stops_the_start(tmp_path: Path) -> None:
+    """A router that can't read its log says so in one line, touches nothing, and doesn't run."""
+    data = tmp_path / "data"
+    data.mkdir(mode=0o700)
+    journal = data / "journal.sqlite3"
+    with closing(sqlite3.connect(journal)) as db:
+        db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        db.execute("PRAGMA user_version = 1000")
+        db.execute("CREATE TABLE of_the_future (x)")
+        db.commit()
+    before = journal.read_bytes()
+    line = one_line(run("router", "--data-dir", str(data), cwd=tmp_path))
+    assert "newer" in line
+    assert str(journal) in line
+    assert journal.read_bytes() == before
+
+
+async def test_a_disk_that_takes_nothing_refuses_publishers_and_nothing_else(up: System) -> None:
+    """503 with Retry-After while the journal can't be written; connections live on; then it works again by itself."""
+    router = up.pid_of("router")
+    async with arriving(up, "ann") as session, up.http(up.token("api")) as http:
+        first = await published(up, custom())
+        assert [event["offset"] for event in await session.events(1)] == [first]
+        resource.prlimit(router, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+        try:
+            refused = await http.post("/v1/events", json={**custom(), "id": "kept later"})
+            assert (refused.status_code, refused.json()["code"]) == (503, "journal_unavailable")
+            assert int(refused.headers["retry-after"]) >= 1
+            assert (await session.ask("pong", type="ping", id=1))["id"] == 1
+        finally:
+            resource.prlimit(router, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        second = await published(up, {**custom(), "id": "kept later"})
+        assert second == first + 1
+        assert [event["offset"] for event in await session.events(1)] == [second]
+    assert up.pid_of("router") == router
 
 
 # ------------------------------------------------------------------------------------------- up and down
