@@ -601,12 +601,12 @@ def failover(quick: bool) -> Case:
         "failover",
         f"Two shards, {USERS:,} users spread by the ring, {PER_SECOND} events of {EVENT_BYTES} bytes per second that "
         "all of them want; one shard is killed (SIGKILL). `up` restarts it; in the second row `up` is stopped "
-        "(SIGSTOP) until all are back, so that the other shard has to take them. The users come back through `/v1/connect` by "
-        f"themselves: full jitter of {BACKOFF_MIN_S:g}–{BACKOFF_MAX_S:g} s, and `Retry-After` is obeyed. A user is "
+        "(SIGSTOP) until all are back, so that the other shard has to take them. Users come back through "
+        f"`/v1/connect`: full jitter of {BACKOFF_MIN_S:g}–{BACKOFF_MAX_S:g} s, and `Retry-After` is obeyed. A user is "
         f"back when it was resumed and has the last event that was acknowledged within {AFTER_KILL_S:g} s after the "
         "kill, so no time can be below that. The load goes on until the shard has returned and has got its users back, "
         "and what every user got in all that time is compared with what was published. Nothing is pinned. "
-        "`on the other`: users who caught up on the shard that was left; `handed back`: those that it has "
+        "`on the other`: users who caught up on the shard that was left; `handed back`: those whom the killed shard has "
         "again in the end; `others cut`: users of the other shard whose connection ended.",
     )
     for name, restarts in (("restarted at once", True), ("restarted when all are back", False)):
