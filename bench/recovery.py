@@ -606,7 +606,7 @@ def failover(quick: bool) -> Case:
         f"back when it was resumed and has the last event that was acknowledged within {AFTER_KILL_S:g} s after the "
         "kill, so no time can be below that. The load goes on until the shard has returned and has got its users back, "
         "and what every user got in all that time is compared with what was published. Nothing is pinned. "
-        "`on the other`: users who caught up on the shard that was left; `handed back`: those whom the killed shard has "
+        "`on the other`: users who caught up on the shard that was left; `handed back`: those that the killed one has "
         "again in the end; `others cut`: users of the other shard whose connection ended.",
     )
     for name, restarts in (("restarted at once", True), ("restarted when all are back", False)):
