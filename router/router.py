@@ -204,7 +204,7 @@ class Router:
             return Replayed(message.request, after, [], "future")
         if after < journal.floor:
             return Replayed(message.request, after, [], "retention")
-        upto = min(message.upto, journal.last)
+        upto = max(after, min(message.upto, journal.last))
         events: list[tuple[int, bytes]] = []
         size = 0
         if message.personal:

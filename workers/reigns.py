@@ -37,10 +37,14 @@ class Reigns:
         return self.ring.owner(user) == self._index
 
     def whole_from(self, user: str) -> int:
-        """The log holds all of this user's own events behind this offset. Only for a user that the shard owns."""
-        since = self._begins
+        """The log holds all of this user's own events behind this offset.
+
+        Of a user that is on the way to another shard, too: its events come here until it has gone.
+        """
+        since = None
         for ring, position in self._rings:
-            if ring.owner(user) != self._index:
+            if ring.owner(user) == self._index:
+                since = position
+            elif since is not None:
                 break
-            since = position
-        return max(since, self._begins)
+        return max(since or 0, self._begins)

@@ -23,6 +23,16 @@ def test_a_shard_has_everything_since_it_owns_the_user() -> None:
     assert (reigns.whole_from(mine), reigns.whole_from(came)) == (80, 80)
 
 
+def test_a_user_who_is_about_to_go_is_no_more_whole_than_before() -> None:
+    """A ring that takes a user away doesn't give back what the shard never had of it."""
+    reigns = Reigns(0)
+    reigns.ring_changed(Ring([0, 1]), 0, 0)
+    reigns.ring_changed(Ring([0]), 50, 0)
+    reigns.ring_changed(Ring([0, 1]), 60, 0)
+    came = next(u for u in USERS if Ring([0, 1]).owner(u) == 1)
+    assert reigns.whole_from(came) == 50
+
+
 @given(st.lists(st.tuples(st.sets(st.integers(0, 3)), st.integers(1, 20)), max_size=12), st.integers(0, 60))
 def test_it_never_claims_what_it_was_not_given(changes: list[tuple[set[int], int]], floor: int) -> None:
     """Checked against a log that records, offset by offset, to which shard each user's own events went."""
