@@ -6,7 +6,8 @@ import asyncio
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -102,33 +103,38 @@ async def gone(process: subprocess.Popen[str]) -> int:
 
 
 async def test_scaling_up_and_down_under_load_moves_only_who_must_move(system: System) -> None:
-    """From two shards to three and back: nothing lost, nothing twice, and the others' connections stay."""
-    readers = [Reader(system, user) for user in USERS]
-    for reader in readers:
+    """From two shards to four and back: nothing lost, nothing twice, and the others' connections stay."""
+    readers = {user: Reader(system, user) for user in USERS}
+    for reader in readers.values():
         await reader.begin()
     load = Load(system)
-    port = system.port + 20
-    third = system.spawn("shard", "--index", "2", "--port", str(port))
+    movers = [u for u in USERS if Ring(range(4)).owner(u) in (2, 3)]
+    stayers = [u for u in USERS if u not in movers]
+    assert movers
+    assert stayers
+    added = {i: system.spawn("shard", "--index", str(i), "--port", str(system.port + 20 + i)) for i in (2, 3)}
     try:
-        movers = [u for u in USERS if Ring([0, 1, 2]).owner(u) == 2]
-        assert movers
-        async with asyncio.timeout(READY_SECONDS):
-            while any(r.client.connections < 2 for r in readers if r.user in movers):
-                await asyncio.sleep(0.02)
-        assert ready(f"http://127.0.0.1:{port}")
+        await until(lambda: all(readers[u].client.shard in (2, 3) for u in movers), "the movers are on the new shards")
         async with system.http(system.token("admin")) as http:
-            assert (await http.post("/v1/shards/2/drain")).status_code == 202
-        assert await gone(third) == 0
-        async with asyncio.timeout(READY_SECONDS):
-            while any(r.client.connections < 3 for r in readers if r.user in movers):
-                await asyncio.sleep(0.02)
+            for index, process in added.items():
+                assert (await http.post(f"/v1/shards/{index}/drain")).status_code == 202
+                assert await gone(process) == 0
+        await until(lambda: all(readers[u].client.shard in (0, 1) for u in movers), "the movers are back")
         await load.stop()
-        await arrived(readers, load)
-        assert {r.user: r.client.connections for r in readers} == {u: 3 if u in movers else 1 for u in USERS}
+        await arrived(list(readers.values()), load)
+        assert {u: readers[u].client.connections for u in stayers} == dict.fromkeys(stayers, 1)
     finally:
-        end(third)
-        for reader in readers:
+        for process in added.values():
+            end(process)
+        for reader in readers.values():
             await reader.end()
+
+
+async def until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + READY_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {READY_SECONDS} s: {what}"
+        await asyncio.sleep(0.02)
 
 
 async def test_a_shard_that_gets_sigterm_sends_its_users_away_first(system: System) -> None:
