@@ -14,7 +14,7 @@ What it keeps true:
 It reads no clock and touches no socket: `now` is an argument (seconds, monotonic), and `Sockets` is the seam. After
 each call, `next_due` says when `run` wants to be called.
 
-Longer than 500 lines: what can be told apart stands in modules of its own (`heartbeat`, `reigns`, `replay`), and
+Longer than 500 lines: what can be told apart stands in modules of its own (`heartbeat`, `ring_history`, `replay`), and
 what is left decides over one set of connections and one log, and every part of it changes both.
 """
 
@@ -72,8 +72,8 @@ from solowire.subscriptions import (
 from solowire.tokens import Tokens, UsedTickets
 from workers.connection import MAX_ANSWERS, Connection, State
 from workers.heartbeat import Heartbeats
-from workers.reigns import Reigns
 from workers.replay import Replay, Replays
+from workers.ring_history import RingHistory
 from workers.sockets import Sockets
 
 log = structlog.get_logger("solowire.shard")
@@ -142,7 +142,7 @@ class Shard:
         self._catalog = catalog
         self._used = UsedTickets()
         self._arriving: set[str] = set()  # admitted, handshake not done: under `reject` they count as connected
-        self._reigns = Reigns(index)
+        self._rings = RingHistory(index)
         self._ring_version = -1
         self._fresh = True  # the next part of the log is the answer to a hello
         self._astray = False  # a part is missing: what comes is not taken until a hello is answered
@@ -155,7 +155,7 @@ class Shard:
             max_bytes=self._limits.replay_bytes,
             ask=ask,
             epoch=lambda: self.epoch,
-            whole_from=self._reigns.whole_from,
+            whole_from=self._rings.whole_from,
             done=self._replayed,
         )
         self._blocked: dict[Connection, float] = {}
@@ -172,7 +172,7 @@ class Shard:
     def ready(self) -> bool:
         """Whether it knows the ring, is in it, and has the log up to where it was when it came."""
         arrived = self.ready_at is not None and self.log.position >= self.ready_at
-        return arrived and not self.leaving and self.index in self._reigns.ring.shards
+        return arrived and not self.leaving and self.index in self._rings.ring.shards
 
     @property
     def drained(self) -> bool:
@@ -190,8 +190,8 @@ class Shard:
             self.ready_at = state.last
         self._ring_version = state.version
         ring = Ring(s.index for s in state.shards)
-        if ring.shards != self._reigns.ring.shards:
-            self._reigns.ring_changed(ring, self.log.position, self.log.floor)
+        if ring.shards != self._rings.ring.shards:
+            self._rings.ring_changed(ring, self.log.position, self.log.floor)
         if not ring.shards and not self.leaving:
             return  # nobody could take them
         moving = [c for c in self.connections if c.state is not State.leaving and not self._owns(c.identity.user)]
@@ -300,7 +300,7 @@ class Shard:
 
     def _begin_log(self, position: int) -> None:
         self.log.reset(position)
-        self._reigns.reset(position)
+        self._rings.reset(position)
 
     def _resync(self, now: float) -> None:
         for connection in [c for c in self.connections if c.state is not State.closing]:
@@ -419,7 +419,7 @@ class Shard:
         self._at(now + after + 1.0, self._sent_away, connection)
 
     def _owns(self, user: str) -> bool:
-        return self._reigns.owns(user)
+        return self._rings.owns(user)
 
     def _sent_away(self, connection: Connection, now: float) -> None:
         owned = self._owns(connection.identity.user)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from solowire.ring import Ring
 
 
-class Reigns:
+class RingHistory:
     """index: the shard's. Offsets are those of the log when each ring was told."""
 
     def __init__(self, index: int) -> None:
