@@ -124,7 +124,7 @@ def create_app(gateway: Gateway, settings: Settings, metrics: Any) -> Litestar:
             raise Refused(
                 413, "too_large", f"a request may have {settings.publish_max_bytes} bytes", "send fewer events in each"
             )
-        events = parser.parse(body, request.headers.get("content-type", ""), datetime.now(UTC))
+        events = parser.parse(body, request.headers.get("content-type", ""), datetime.now(UTC), identity.user)
         done = await gateway.publish(identity, events)
         log.debug("published", user=identity.user, events=len(events), last=done.offsets[-1])
         return Accepted(

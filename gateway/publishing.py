@@ -61,8 +61,8 @@ class Parser:
         self._max_events = max_events
         self._max_bytes = max_bytes
 
-    def parse(self, body: bytes, content_type: str, now: datetime) -> list[Event]:
-        """The events of a request. now: for those without a timestamp.
+    def parse(self, body: bytes, content_type: str, now: datetime, publisher: str | None = None) -> list[Event]:
+        """The events of a request of `publisher`. now: for those without a timestamp, and when all of them were taken.
 
         Raises InvalidEvents, which names each bad item; Refused (413, 415); RequestError if the body is not readable.
         """
@@ -75,12 +75,12 @@ class Parser:
             raise Refused(
                 413, "too_many_events", f"{len(items)} events in one request", f"send {self._max_events} at most"
             )
-        stamp = rfc3339(now)
+        stamp, taken = rfc3339(now), now.timestamp()
         events: list[Event] = []
         faults: list[InvalidEvent] = []
         for index, item in enumerate(items):
             try:
-                events.append(self._event(index, item, stamp, packed))
+                events.append(self._event(index, item, stamp, taken, packed, publisher))
             except InvalidEvent as fault:
                 faults.append(fault)
                 if len(faults) == MAX_FAULTS:
@@ -108,7 +108,7 @@ class Parser:
             raise RequestError("invalid_body", f"the body is not valid {name}: {reason}") from None
         return decoded if isinstance(decoded, list) else [decoded]
 
-    def _event(self, index: int, item: Any, stamp: str, packed: bool) -> Event:
+    def _event(self, index: int, item: Any, stamp: str, taken: float, packed: bool, publisher: str | None) -> Event:
         if isinstance(item, InvalidEvent):
             raise item
         try:
@@ -157,6 +157,8 @@ class Parser:
             attributes=attributes,
             source=incoming.source,
             correlation_id=incoming.correlation_id,
+            taken=taken,
+            publisher=publisher,
         )
 
 

@@ -47,13 +47,17 @@ ROLES: Mapping[str, Role] = {
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """Who a verified token says you are. scopes: attribute → the values you may see. expires: unix seconds."""
+    """Who a verified token says you are.
+
+    scopes: attribute → the values you may see. expires: unix seconds. tenant: whose user it is, "" if nobody's.
+    """
 
     user: str
     role: str
     permissions: tuple[str, ...]
     scopes: dict[str, tuple[str, ...]] = {}
     expires: float | None = None
+    tenant: str = ""
 
     def may(self, permission: str) -> bool:
         return grants(self.permissions, permission)

@@ -2,10 +2,10 @@
 
     peer ──► router   Hello, Heartbeat, Goodbye
     gateway ──►       Publish, Ask, Drain
-    shard ──►         Ack, Replay, Leave
+    shard ──►         Ack, Replay, Leave, Slots, Came
     router ──► peer   Who, Beat, RingState
-    ──► gateway       Published, NotPublished, Answer, Draining
-    ──► shard         Deliver, States, Replayed, DrainNow, Superseded
+    ──► gateway       Published, NotPublished, Answer, Draining, Doors
+    ──► shard         Deliver, States, Replayed, DrainNow, Superseded, Lease, Elsewhere, Fenced
 
 A peer is a shard or a gateway. It says Hello when it starts, when the router asks Who (because the router has restarted
 and doesn't know it), and when a Beat tells of another ring than it knows; the router answers with the ring, and sends
@@ -20,7 +20,7 @@ import msgspec
 
 from solowire.errors import BackplaneError
 
-VERSION = 2
+VERSION = 3
 HEARTBEAT_SECONDS = 0.5
 DEAD_AFTER_SECONDS = 2.4
 """A peer is given up within 3 s of its last word, the router's looking every half second included."""
@@ -72,9 +72,32 @@ class Hello(_Message, tag="hello"):
     leaving: bool = False
 
 
+class Slots(_Message, tag="slots"):
+    """What a shard uses of its lease. Answered with Lease; part of each heartbeat, and sent when it needs more.
+
+    asked: grows with each one; the answer repeats it, so that the shard counts the lease's time from when it asked.
+    fence: of the lease in force, which this confirms; 0 if there is none. used: connections. wanted: how many were
+    refused, for want of a slot, since the last Slots. addresses: connections by address, of those that have many.
+    """
+
+    asked: int
+    fence: int
+    used: dict[str, int]
+    wanted: dict[str, int] = {}
+    addresses: dict[str, int] = {}
+
+
 class Heartbeat(_Message, tag="beat"):
     boot: str
     stats: ShardStats | None = None
+    slots: Slots | None = None
+
+
+class Came(_Message, tag="came"):
+    """A user, who was another shard's before, is here now with so many connections. The router tells that shard."""
+
+    user: str
+    connections: int
 
 
 class PublishedEvent(_Message):
@@ -203,6 +226,51 @@ class Draining(_Message, tag="draining"):
     users: int | None
 
 
+class Lease(_Message, tag="lease"):
+    """How many connections a shard may have: those of `slots`, by group, and `spare` more of any group.
+
+    A lease takes the place of those with a smaller `fence`. It holds for `seconds` from when the shard sent the Slots
+    that it answers, or, if it answers none (0), for as long as the lease before. Where it grants less than is used, the
+    shard makes room. capped: groups that may use no spare slot, since they have a limit of their own.
+    full: addresses that may open no further connection.
+    """
+
+    fence: int
+    answers: int
+    seconds: float
+    slots: dict[str, int]
+    spare: int = 0
+    capped: list[str] = []
+    full: list[str] = []
+
+
+class Elsewhere(_Message, tag="elsewhere"):
+    """The user has so many newer connections on another shard: of those here only the newest may stay beside them."""
+
+    user: str
+    connections: int
+
+
+class Fenced(_Message, tag="fenced"):
+    """The shard has said what can't be true of its lease, and is no shard any more: it is to end."""
+
+    reason: str
+
+
+class Doors(_Message, tag="doors"):
+    """What a gateway needs to refuse a user before a shard has to. Sent when it changes, and with each Beat.
+
+    closed: groups that would get no slot now. others_closed: whether that holds for a group that nobody is in yet.
+    retry_after: seconds. full: addresses with as many connections as they may have. gateways: how many there are.
+    """
+
+    closed: list[str]
+    others_closed: bool
+    retry_after: float
+    full: list[str] = []
+    gateways: int = 1
+
+
 class Published(_Message, tag="published"):
     """They are in the log. offsets: one for each event. duplicates: indexes of those that were there already."""
 
@@ -222,10 +290,12 @@ class NotPublished(_Message, tag="refused"):
 
 
 class Beat(_Message, tag="pulse"):
-    """The router is alive, and knows you. version: of its ring."""
+    """The router is alive, and knows you. version: of its ring. lease: a shard's. doors: a gateway's."""
 
     epoch: str
     version: int
+    lease: Lease | None = None
+    doors: Doors | None = None
 
 
 class ShardReport(_Message):
@@ -248,7 +318,7 @@ class Answer(_Message, tag="answer"):
     gateways: int
 
 
-PeerMessage = Hello | Heartbeat | Publish | Ack | Ask | Goodbye | Replay | Leave | Drain
+PeerMessage = Hello | Heartbeat | Publish | Ack | Ask | Goodbye | Replay | Leave | Drain | Slots | Came
 RouterMessage = (
     Who
     | RingState
@@ -262,6 +332,10 @@ RouterMessage = (
     | DrainNow
     | Superseded
     | Draining
+    | Lease
+    | Elsewhere
+    | Fenced
+    | Doors
 )
 
 M = TypeVar("M")

@@ -34,7 +34,8 @@ class Event(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     id: the publisher's, or made at the gateway; unique. data: JSON text of the payload, UTF-8. key: names the thing a
     `state` event is the newest word about. user: only this user may get it. attributes: the values that filters and
-    scopes look at, by attribute name, as declared in the catalogue. timestamp: RFC 3339, UTC, with `Z`.
+    scopes look at, by attribute name, as declared in the catalogue. timestamp: RFC 3339, UTC, with `Z`. taken: when the
+    gateway took it, unix seconds; 0 if nobody has said. publisher: who published it; no client is told.
     """
 
     id: str
@@ -48,6 +49,8 @@ class Event(msgspec.Struct, frozen=True, array_like=True, gc=False):
     attributes: dict[str, str] = {}
     source: str | None = None
     correlation_id: str | None = None
+    taken: float = 0.0
+    publisher: str | None = None
 
 
 encode_event = msgspec.msgpack.Encoder().encode

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 import structlog
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from solowire.errors import ConfigError
@@ -30,6 +30,16 @@ log = structlog.get_logger("solowire.settings")
 
 def _default_data_dir() -> Path:
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "solowire"
+
+
+class Group(BaseModel):
+    """Who shares connections fairly. weight: of its share. reserved: slots that nobody else gets. limit: of its own."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    weight: float = Field(1.0, gt=0, le=1e6)
+    reserved: int = Field(0, ge=0)
+    limit: int | None = Field(None, ge=1)
 
 
 class Settings(BaseSettings):
@@ -86,6 +96,26 @@ class Settings(BaseSettings):
     grace_s: float = Field(10.0, gt=0, le=3600, description="how long a process may take to end after SIGTERM")
     stuck_s: float = Field(10.0, ge=0.5, le=3600, description="`up` kills a process whose loop is stuck for so long")
     send_buffer_bytes: int = Field(256 * 1024, ge=4096, description="SO_SNDBUF of client sockets")
+
+    # Connections: how many, whose, how fast.
+    max_connections: int = Field(10_000, ge=1, description="connections of the whole system")
+    max_connections_per_shard: int | None = Field(None, ge=1, description="the same of one shard; default: no limit")
+    max_connections_per_user: int = Field(1, ge=1, le=100, description="of one user; the newest stay")
+    max_connections_per_address: int | None = Field(None, ge=1, description="of one address; default: no limit")
+    group_by: Literal["role", "tenant"] = Field("role", description="what of its token makes a user's group")
+    groups: dict[str, Group] = Field(
+        default_factory=dict, description="name → weight (1), reserved slots (0) and limit (none) of a group"
+    )
+    lease_s: float = Field(
+        120.0, ge=1, le=3600, description="a shard that has not heard of the router for so long sends its users away"
+    )
+    connect_rate: float = Field(1000.0, gt=0, description="new connections per second of the whole system")
+    connect_burst: float = Field(2000.0, ge=1, description="new connections that may come at once")
+    connect_rate_per_address: float | None = Field(None, gt=0, description="the same of one address; default: no limit")
+    connect_burst_per_address: float = Field(50.0, ge=1, description="the same of one address")
+    trusted_proxies: list[str] = Field(
+        default_factory=list, description="networks, such as 10.0.0.0/8, whose X-Forwarded-For is believed"
+    )
 
     recent_events: int = Field(100_000, ge=100, description="events in a shard's recent log")
     recent_bytes: int = Field(64 * 2**20, ge=2**20, description="size of a shard's recent log")

@@ -13,7 +13,7 @@ import hashlib
 import hmac
 from collections import deque
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import jwt
 import msgspec
@@ -47,17 +47,19 @@ class _Claims(msgspec.Struct):
     is_admin: bool = False
     permissions: tuple[str, ...] | None = None
     scopes: dict[str, tuple[str, ...]] = {}
+    tenant: Annotated[str, msgspec.Meta(max_length=256)] = ""
     type: str | None = None
     temp: bool = False
 
 
 class Ticket(msgspec.Struct):
-    """An admission: this identity, to this shard, until `exp`, once (`jti`)."""
+    """An admission: this identity, to this shard, until `exp`, once (`jti`). address: whence it was asked for."""
 
     jti: str
     exp: float
     shard: int
     identity: Identity
+    address: str = ""
 
 
 class Tokens:
@@ -106,10 +108,10 @@ class Tokens:
         if claims.permissions is not None:
             # A token may narrow its role, never widen it.
             permissions = tuple(p for p in claims.permissions if grants(known.permissions, p))
-        return Identity(claims.sub, role, permissions, _scopes(claims.scopes), claims.exp)
+        return Identity(claims.sub, role, permissions, _scopes(claims.scopes), claims.exp, claims.tenant)
 
-    def issue_ticket(self, identity: Identity, shard: int, jti: str, now: float) -> str:
-        ticket = Ticket(jti, now + TICKET_SECONDS, shard, identity)
+    def issue_ticket(self, identity: Identity, shard: int, jti: str, now: float, address: str = "") -> str:
+        ticket = Ticket(jti, now + TICKET_SECONDS, shard, identity, address)
         return jwt.encode(msgspec.to_builtins(ticket), self._ticket_key, ALGORITHM)
 
     def redeem_ticket(self, text: str, shard: int, now: float) -> Ticket:
