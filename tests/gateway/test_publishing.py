@@ -42,7 +42,7 @@ def parse(body: object, content_type: str = JSON, **limits: int) -> list[Event]:
     if not isinstance(body, bytes):
         encode = msgspec.msgpack.encode if content_type in MSGPACK_TYPES else msgspec.json.encode
         body = encode(body)
-    return parser(**limits).parse(body, content_type, NOW)
+    return parser(**limits).parse(body, content_type, NOW, "ann")
 
 
 def faults(body: object, content_type: str = JSON, **limits: int) -> list[tuple[int, str, str]]:
@@ -66,6 +66,8 @@ def test_an_event_takes_what_it_lacks_from_its_type() -> None:
         timestamp="2026-05-04T12:00:00.250Z",
         key="7",
         attributes={"forwarder_id": "7", "status": "healthy"},
+        taken=NOW.timestamp(),
+        publisher="ann",
     )
 
 
@@ -95,6 +97,8 @@ def test_a_publisher_may_say_everything_else_itself() -> None:
         attributes={"zone": "example.com"},
         source="s",
         correlation_id="c",
+        taken=NOW.timestamp(),
+        publisher="ann",
     )
 
 

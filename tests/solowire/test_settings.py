@@ -321,8 +321,8 @@ def test_a_token_that_no_header_can_carry_is_refused(token: str) -> None:
 
 
 def test_every_setting_says_its_unit() -> None:
-    """A number of seconds, milliseconds or bytes has its unit in its name or what it counts in its description."""
-    units = ("_s", "_ms", "_bytes", "_per_s")
+    """A number of seconds, milliseconds or bytes has its unit in its name; a rate is per second, a burst a count."""
+    units = ("_s", "_ms", "_bytes", "_per_s", "_rate", "_burst", "_per_address")
     for name, field in Settings.model_fields.items():
         if field.annotation is float:
-            assert name.endswith(units) or name in ("message_rate", "message_burst"), name
+            assert name.endswith(units), name
