@@ -8,7 +8,7 @@ Slots that it answers were sent, so that this end is over before the router's.
 
 Taking and returning are what every connection costs: a few look-ups, and no message. The router hears of it with the
 next heartbeat, or at once (`asks`) when a group gets no slot for the first time under a lease, when few are left, when
-the router waits for a lease to be in force, and when what it took away is free; but once between two heartbeats at most.
+the router waits for a lease to be in force, and when what it took away is free; once between two heartbeats at most.
 """
 
 from __future__ import annotations
@@ -131,6 +131,11 @@ class Leases:
         self._low = (room - self.taken) // LOW if room > self.taken else -1
         self._told.clear()
         return True
+
+    @property
+    def over(self) -> bool:
+        """Whether more are used than the lease in force grants."""
+        return self._over > self._spare
 
     def excess(self) -> dict[str, int]:
         """How many connections of which groups have to give way, by the lease in force."""
