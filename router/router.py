@@ -1,7 +1,8 @@
 """The router's decisions: who is there, what is in the log, who gets what of it.
 
 What it keeps true: a publisher is answered after the journal has kept its events, and nobody is given an event before;
-the ring and its version outlive the process, in the journal, so that a restart moves nobody.
+the ring and its version outlive the process, in the journal, so that a restart moves nobody. How many connections each
+shard may have is the coordinator's to say; what it must know again is in the journal, too, before anybody hears of it.
 
 It receives a message and the time, and calls `send(peer, message)`, which returns whether the bus took it. A part of
 the log that is not taken is made again when the shard acks or at the next tick; a ring that is not, when the peer sees
@@ -16,6 +17,7 @@ from itertools import accumulate
 import msgspec
 import structlog
 
+from router.coordinator import Coordinator, Lie, Limits
 from router.dispatch import BYTES_A_MESSAGE, Outlet
 from router.journal import Appended, Journal, JournalUnavailable
 from router.membership import Membership, Peer
@@ -25,12 +27,16 @@ from solowire.backplane import (
     Answer,
     Ask,
     Beat,
+    Came,
     Drain,
     Draining,
     DrainNow,
+    Elsewhere,
+    Fenced,
     Goodbye,
     Heartbeat,
     Hello,
+    Lease,
     Leave,
     NotPublished,
     PeerMessage,
@@ -42,6 +48,7 @@ from solowire.backplane import (
     RouterMessage,
     ShardAddress,
     ShardReport,
+    Slots,
     States,
     Superseded,
     Who,
@@ -76,9 +83,11 @@ class Router:
         *,
         now: float = 0.0,
         wall_offset: float = 0.0,
+        limits: Limits | None = None,
     ) -> None:
         self.journal = journal
         self.members = Membership()
+        self.coordinator = Coordinator(limits or Limits(), now, now + wall_offset, journal.recall("leases"))
         self.wall_offset = wall_offset
         self.events = 0
         self.duplicates = 0
@@ -110,9 +119,17 @@ class Router:
                     self._pump(outlet)
             case Heartbeat():
                 if self.members.beat(peer, message.boot, message.stats, now):
-                    self._send(peer, Beat(self.journal.epoch, self.members.version))
+                    self._beat(peer, message.slots, now)
                 else:
                     self._send(peer, Who())
+            case Slots():
+                if self.members.get(peer) is not None:
+                    for name, lease in self._leases(peer, message, now):
+                        self._send(name, lease)
+            case Came():
+                for outlet in self._outlets.values():
+                    if outlet.peer != peer and outlet.owns(message.user):
+                        self._send(outlet.peer, Elsewhere(message.user, message.connections))
             case Hello():
                 self._hello(peer, message, now)
             case Replay():
@@ -126,10 +143,12 @@ class Router:
                 self._send(peer, Draining(message.request, users))
             case Leave():
                 self.members.leave(peer)
+                self.coordinator.leaves(peer)
                 self._tell_ring("shard_leaves", peer, [])
             case Goodbye():
                 self._outlets.pop(peer, None)
                 self.members.remove(peer)
+                self.coordinator.gone(peer)
                 self._tell_ring("shard_left", peer, [])
 
     # ------------------------------------------------------------------------------------------------- the log
@@ -228,8 +247,12 @@ class Router:
         silent = self.members.tick(now)
         for peer in silent:
             self._outlets.pop(peer.name, None)
+            self.coordinator.lost(peer.name)
             log.warning("peer_silent", peer=peer.name.decode(errors="replace"))
         self._tell_ring("shard_lost", b"", [(p.address.index, p.stats.connections) for p in silent if p.address])
+        for name, lease in self.coordinator.tick(now):
+            self._send(name, lease)
+        self._note_leases()
         self._commit(now)  # also with nothing to keep: the journal forgets what is too old
         for outlet in self._outlets.values():
             self._catch_up(outlet)
@@ -238,10 +261,18 @@ class Router:
         if message.version != VERSION:
             log.error("version_mismatch", peer=peer.decode(errors="replace"), theirs=message.version, ours=VERSION)
             return
+        if message.boot in self.coordinator.fenced:
+            self._send(peer, Fenced("it has been fenced off"))
+            return
         for other in self.members.hello(peer, message, now):
             log.warning("shard_superseded", peer=other.name.decode(errors="replace"))
             self._outlets.pop(other.name, None)
+            self.coordinator.lost(other.name)
             self._send(other.name, Superseded())
+        if message.shard is not None:
+            self.coordinator.joined(peer, message.shard, now)
+            if message.leaving:
+                self.coordinator.leaves(peer)
         outlet = self._outlet(peer, message)
         if not self._tell_ring("shard_joined", peer, []):
             self._send(peer, self._ring_state(peer, []))
@@ -249,6 +280,43 @@ class Router:
             if message.epoch != self.journal.epoch:
                 self._send(peer, States(self.journal.epoch, outlet.cursor, self._states(outlet.cursor)))
             self._pump(outlet)
+
+    # ------------------------------------------------------------------------------------------------- the leases
+
+    def _beat(self, peer: bytes, slots: Slots | None, now: float) -> None:
+        """Answers a heartbeat, with what a shard or a gateway needs to know of the limits."""
+        lease, doors, others = None, None, []
+        member = self.members.get(peer)
+        if slots is not None:
+            leases = self._leases(peer, slots, now)
+            lease, others = (leases[0][1], leases[1:]) if leases and leases[0][0] == peer else (None, leases)
+            if self.members.get(peer) is None:
+                return  # fenced off
+        elif member is not None and member.address is None:
+            doors = self.coordinator.doors(self.members.gateways)
+        self._send(peer, Beat(self.journal.epoch, self.members.version, lease, doors))
+        for name, other in others:
+            self._send(name, other)
+
+    def _leases(self, peer: bytes, slots: Slots, now: float) -> list[tuple[bytes, Lease]]:
+        """Whom to tell what, now that a shard has told what it uses; first the shard itself."""
+        try:
+            leases = self.coordinator.reported(peer, slots, now)
+        except Lie as lie:
+            log.error("shard_fenced_off", peer=peer.decode(errors="replace"), reason=str(lie))
+            self.coordinator.fence_off(peer)
+            self._outlets.pop(peer, None)
+            self._send(peer, Fenced(str(lie)))
+            self.members.remove(peer)
+            self._tell_ring("shard_fenced_off", peer, [])
+            return []
+        self._note_leases()
+        return leases
+
+    def _note_leases(self) -> None:
+        word = self.coordinator.word()
+        if word is not None:
+            self.journal.note("leases", word)
 
     def _outlet(self, peer: bytes, message: Hello) -> Outlet | None:
         if message.shard is None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import structlog
 
+from router.coordinator import Group, Limits
 from router.journal import Journal, MemoryJournal
 from router.router import Router
 from router.sqlite_journal import SqliteJournal
@@ -80,10 +81,21 @@ def open_journal(settings: Settings) -> Journal:
     )
 
 
+def limits_of(settings: Settings) -> Limits:
+    groups = {n: Group(group.weight, group.reserved, group.limit) for n, group in settings.groups_in_force.items()}
+    return Limits(
+        connections=settings.max_connections,
+        per_shard=settings.max_connections_per_shard,
+        per_address=settings.max_connections_per_address,
+        groups=groups,
+        lease=settings.lease_s,
+    )
+
+
 async def _main(settings: Settings, stop: asyncio.Event) -> None:
     loop = asyncio.get_running_loop()
     with closing(open_journal(settings)) as journal:
-        server = _Server(loop, journal, settings.backplane_address)
+        server = _Server(loop, journal, settings.backplane_address, limits_of(settings))
         process.calm_collector()
         log.info("router_ready", epoch=journal.epoch, last=journal.last, backplane=settings.backplane_address)
         try:
@@ -99,11 +111,11 @@ async def _main(settings: Settings, stop: asyncio.Event) -> None:
 class _Server:
     """The router on its bus."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, journal: Journal, address: str) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, journal: Journal, address: str, limits: Limits) -> None:
         self._loop = loop
         self._planned: asyncio.Handle | None = None
         self._hub = Hub(address, self._received)
-        self._router = Router(journal, self._send, now=loop.time(), wall_offset=self._wall_offset())
+        self._router = Router(journal, self._send, now=loop.time(), wall_offset=self._wall_offset(), limits=limits)
 
     def tick(self) -> None:
         self._router.wall_offset = self._wall_offset()

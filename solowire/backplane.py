@@ -24,6 +24,8 @@ VERSION = 3
 HEARTBEAT_SECONDS = 0.5
 DEAD_AFTER_SECONDS = 2.4
 """A peer is given up within 3 s of its last word, the router's looking every half second included."""
+EMPTYING = 0.25
+"""When a lease has run out, a shard has so much of the lease's time to send its users away; then the slots are free."""
 
 
 class _Message(msgspec.Struct, array_like=True, gc=False):
@@ -78,6 +80,7 @@ class Slots(_Message, tag="slots"):
     asked: grows with each one; the answer repeats it, so that the shard counts the lease's time from when it asked.
     fence: of the lease in force, which this confirms; 0 if there is none. used: connections. wanted: how many were
     refused, for want of a slot, since the last Slots. addresses: connections by address, of those that have many.
+    room: how many the lease in force grants in all, which a router that has restarted doesn't know.
     """
 
     asked: int
@@ -85,6 +88,7 @@ class Slots(_Message, tag="slots"):
     used: dict[str, int]
     wanted: dict[str, int] = {}
     addresses: dict[str, int] = {}
+    room: int = 0
 
 
 class Heartbeat(_Message, tag="beat"):
@@ -229,9 +233,10 @@ class Draining(_Message, tag="draining"):
 class Lease(_Message, tag="lease"):
     """How many connections a shard may have: those of `slots`, by group, and `spare` more of any group.
 
-    A lease takes the place of those with a smaller `fence`. It holds for `seconds` from when the shard sent the Slots
-    that it answers, or, if it answers none (0), for as long as the lease before. Where it grants less than is used, the
-    shard makes room. capped: groups that may use no spare slot, since they have a limit of their own.
+    A lease takes the place of those with a smaller `fence`, and prolongs the one with the same. It holds for `seconds`
+    from when the shard sent the Slots that it answers, or, if it answers none (0), for as long as the lease before.
+    Where it grants less than is used, the shard makes room. capped: groups that may use no spare slot, since they have
+    a limit of their own.
     full: addresses that may open no further connection.
     """
 

@@ -25,6 +25,10 @@ _IPC_PATH_LIMIT = 107  # bytes of sun_path in a unix socket's address, unix(7)
 _SECRET_CHARACTERS = 16
 _TOKEN = re.compile(r"[\x21-\x7e]+")  # what a header can carry
 
+ADMINISTRATORS = "admin"
+ADMINISTRATORS_RESERVE = 16
+"""Slots for administrators, or a tenth of all if that is less, unless `groups` says otherwise."""
+
 log = structlog.get_logger("solowire.settings")
 
 
@@ -37,7 +41,7 @@ class Group(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    weight: float = Field(1.0, gt=0, le=1e6)
+    weight: float = Field(1.0, ge=0.001, le=1000)
     reserved: int = Field(0, ge=0)
     limit: int | None = Field(None, ge=1)
 
@@ -82,8 +86,10 @@ class Settings(BaseSettings):
     stalled_s: float = Field(
         30.0, gt=0, le=3600, description="how long a socket may take nothing before it is closed (4413)"
     )
-    message_rate: float = Field(20.0, gt=0, description="messages per second from one connection")
-    message_burst: float = Field(60.0, ge=1, description="messages that one connection may send at once")
+    message_rate: float = Field(20.0, gt=0, description="messages per second from one user")
+    message_burst: float = Field(60.0, ge=1, description="messages that one user may send at once")
+    subscription_rate: float = Field(10.0, gt=0, description="hello, subscribe and unsubscribe per second of one user")
+    subscription_burst: float = Field(60.0, ge=1, description="such messages that one user may send at once")
     flush_high_ms: float = Field(20.0, ge=0, le=10_000, description="longest that an event of high priority waits")
     flush_normal_ms: float = Field(100.0, ge=0, le=10_000, description="the same of normal priority")
     flush_low_ms: float = Field(1000.0, ge=0, le=60_000, description="the same of low priority")
@@ -149,6 +155,7 @@ class Settings(BaseSettings):
             raise ValueError(f"secret must have {_SECRET_CHARACTERS} characters or more")
         if self.token is not None and not _TOKEN.fullmatch(self.token.get_secret_value()):
             raise ValueError("token must be one word of plain letters, as `solowire token` prints it")
+        self._check_limits()
         if not _is_http(self.url):
             raise ValueError(f"url must be one of http:// or https://, with a host (got {self.url!r})")
         try:
@@ -160,6 +167,40 @@ class Settings(BaseSettings):
         if self.backplane is not None and _too_long(self.backplane.removeprefix("ipc://")):
             raise ValueError(f"backplane is too long for a unix socket: {_IPC_PATH_LIMIT} bytes of path at most")
         return self
+
+    def _check_limits(self) -> None:
+        """Raises ValueError for limits on connections that contradict each other."""
+        most = self.max_connections
+        for name, group in self.groups.items():
+            if group.limit is not None and group.reserved > group.limit:
+                raise ValueError(
+                    f"groups: {name!r} has {group.reserved} slots reserved and a limit of {group.limit}; "
+                    "lower its `reserved` or raise its `limit`"
+                )
+            if group.limit is not None and group.limit > most:
+                raise ValueError(
+                    f"groups: the limit of {name!r}, {group.limit}, is above max_connections, {most}; "
+                    "lower the one or raise the other"
+                )
+        reserved = sum(group.reserved for group in self.groups.values())
+        if reserved > most:
+            raise ValueError(
+                f"groups: {reserved} slots are reserved, and max_connections is {most}; "
+                "lower the reserves or raise max_connections"
+            )
+        for name in ("max_connections_per_shard", "max_connections_per_user", "max_connections_per_address"):
+            value = getattr(self, name)
+            if value is not None and value > most:
+                raise ValueError(f"{name}, {value}, is above max_connections, {most}; lower the one or raise the other")
+
+    @property
+    def groups_in_force(self) -> dict[str, Group]:
+        """`groups`, and a reserve for administrators where they are a group that nobody has said anything about."""
+        if self.group_by != "role" or ADMINISTRATORS in self.groups:
+            return self.groups
+        reserved = sum(group.reserved for group in self.groups.values())
+        admins = min(ADMINISTRATORS_RESERVE, self.max_connections // 10, self.max_connections - reserved)
+        return self.groups | {ADMINISTRATORS: Group(weight=1.0, reserved=admins, limit=None)}
 
     @property
     def run_dir(self) -> Path:

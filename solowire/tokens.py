@@ -156,12 +156,16 @@ class UsedTickets:
         self._seen: set[str] = set()
         self._order: deque[tuple[float, str]] = deque()
 
-    def use(self, ticket: Ticket, now: float) -> None:
-        """Marks it as used. Raises InvalidToken if it was already."""
+    def check(self, ticket: Ticket, now: float) -> None:
+        """Raises InvalidToken if it was used already."""
         while self._order and self._order[0][0] <= now:
             self._seen.discard(self._order.popleft()[1])
         if ticket.jti in self._seen:
             raise InvalidToken("the ticket was used already", code="ticket_used", hint="ask /v1/connect for another")
+
+    def use(self, ticket: Ticket, now: float) -> None:
+        """Marks it as used. Raises InvalidToken if it was already."""
+        self.check(ticket, now)
         self._seen.add(ticket.jti)
         # Kept for the longest life a ticket can have rather than its own, so that the order is that of use.
         self._order.append((now + TICKET_SECONDS, ticket.jti))

@@ -143,9 +143,10 @@ class App:
             if scope["path"] != "/ws":
                 raise Refused(404, "not_found", "a shard serves its WebSocket at /ws", "")
             codec, subprotocol = choose(scope["subprotocols"])
-            identity = shard.admit(_ticket(scope), now())
+            admitted = shard.admit(_ticket(scope), now())
         except RequestError as error:
             shard.totals["refused"] += 1
+            self._changed()
             await _refuse(send, error)
             return
         headers = [(b"x-solowire-shard", str(shard.index).encode())]
@@ -153,12 +154,14 @@ class App:
         try:
             await accepted
         except BaseException:
-            shard.abandon(identity)
+            shard.abandon(admitted.identity, admitted.address)
             raise
         handler = asyncio.current_task()
         if handler is not None:
             self._handlers.add(handler)
-        connection = shard.open(identity, codec, Socket(send, accepted, handler), now())
+        connection = shard.open(
+            admitted.identity, codec, Socket(send, accepted, handler), now(), address=admitted.address
+        )
         self._changed()
         try:
             while True:
@@ -176,6 +179,7 @@ class App:
             await connection.socket.finish(CLOSE_SECONDS)
         finally:
             shard.gone(connection)
+            self._changed()
             if handler is not None:
                 self._handlers.discard(handler)
 

@@ -15,7 +15,10 @@ from solowire.backplane import (
     Ack,
     Deliver,
     DrainNow,
+    Elsewhere,
+    Fenced,
     Hello,
+    Lease,
     Leave,
     Replayed,
     RingState,
@@ -89,6 +92,7 @@ class _Server:
             limits=limits_of(settings),
             recent=Log(max_events=settings.recent_events, max_bytes=settings.recent_bytes),
             ask=lambda question: self._link.send(question),
+            tell=lambda word: self._link.send(word),
         )
 
     async def main(self, stop: asyncio.Event) -> int:
@@ -102,6 +106,7 @@ class _Server:
             self._hello,
             self._received,
             self._shard.stats,
+            lambda: self._shard.slots(self._loop.time(), beat=True),
         )
         server.start()
         log.info("shard_listening", shard=self._shard.index, port=self._address.port)
@@ -161,15 +166,25 @@ class _Server:
                 log.error(
                     "superseded", shard=self._shard.index, hint="another process runs as this shard; this one ends"
                 )
-                self._status = 1
-                self._link.close()  # a further hello would take the place back
-                self._done.set()
+                self._end()  # a further hello would take the place back
+            case Lease():
+                self._shard.leased(message, now)
+            case Elsewhere():
+                self._shard.elsewhere(message)
+            case Fenced():
+                log.error("fenced_off", shard=self._shard.index, reason=message.reason, hint="this process ends")
+                self._end()
             case _:
                 log.warning("message_not_for_a_shard", kind=type(message).__name__)
         if self._shard.ready != self._was_ready:
             self._was_ready = self._shard.ready
             log.info("shard_ready" if self._was_ready else "shard_not_ready", shard=self._shard.index)
         self._arm()
+
+    def _end(self) -> None:
+        self._status = 1
+        self._link.close()
+        self._done.set()
 
     def _ack(self) -> None:
         self._told_settled = self._shard.settled
@@ -179,6 +194,8 @@ class _Server:
         """One timer for all that the shard has to do at some time."""
         if self._shard.settled != self._told_settled:
             self._ack()
+        if self._shard.asks and self._link.router_alive:
+            self._link.send(self._shard.slots(self._loop.time()))
         if self._shard.drained:
             self._done.set()
         due = self._shard.next_due()
@@ -228,6 +245,11 @@ def limits_of(settings: Settings) -> Limits:
         stalled=settings.stalled_s,
         message_rate=settings.message_rate,
         message_burst=settings.message_burst,
+        subscription_rate=settings.subscription_rate,
+        subscription_burst=settings.subscription_burst,
+        per_user=settings.max_connections_per_user,
+        per_address=settings.max_connections_per_address,
+        group_by=settings.group_by,
         reconnect_min_ms=settings.reconnect_min_ms,
         reconnect_max_ms=settings.reconnect_max_ms,
         moves_per_second=settings.moves_per_s,

@@ -2,7 +2,10 @@
 
 What it keeps true:
 
-* A user has at most one connection here; a newer one replaces it (4409), or is refused, as the setting says.
+* A user has at most as many connections here as the setting says, one by default; a newer one replaces the oldest
+  (4409), or is refused.
+* Each connection has a slot of the shard's lease until its socket is gone. When the lease grants less than is used, as
+  many are sent away (1013); when it has run out, all are.
 * A connection gets only what its view allows at the moment of sending: whenever identity or subscriptions change it
   changes feeds, and it takes nothing along but its cursor.
 * A connection that the ring gives to another shard is sent there when it is its turn, with a cursor that its next
@@ -14,8 +17,9 @@ What it keeps true:
 It reads no clock and touches no socket: `now` is an argument (seconds, monotonic), and `Sockets` is the seam. After
 each call, `next_due` says when `run` wants to be called.
 
-Longer than 500 lines: what can be told apart stands in modules of its own (`heartbeat`, `ring_history`, `replay`), and
-what is left decides over one set of connections and one log, and every part of it changes both.
+Longer than 500 lines: what can be told apart stands in modules of its own (`admission`, `users`, `heartbeat`,
+`ring_history`, `replay`), and what is left decides over one set of connections and one log, and every part of it
+changes both.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from heapq import heapify, heappop, heappush
+from heapq import heapify, heappop, heappush, nsmallest
 from itertools import count
 
 import msgspec
@@ -31,7 +35,7 @@ import structlog
 
 from solowire import backplane
 from solowire.access import Identity, Role
-from solowire.backplane import Deliver, Replayed, RingState, ShardStats, States
+from solowire.backplane import Came, Deliver, Elsewhere, Lease, Replayed, RingState, ShardStats, Slots, States
 from solowire.catalog import CATALOG, Catalog
 from solowire.client_protocol import (
     MAX_MESSAGE_BYTES,
@@ -69,12 +73,14 @@ from solowire.subscriptions import (
     unsubscribe,
     wanted_of,
 )
-from solowire.tokens import Tokens, UsedTickets
+from solowire.tokens import Ticket, Tokens, UsedTickets
+from workers.admission import RETRY_SECONDS, Admission
 from workers.connection import MAX_ANSWERS, Connection, State
 from workers.heartbeat import Heartbeats
 from workers.replay import Replay, Replays
 from workers.ring_history import RingHistory
 from workers.sockets import Sockets
+from workers.users import GOING, Users
 
 log = structlog.get_logger("solowire.shard")
 
@@ -87,6 +93,13 @@ HAND_OVER_BYTES = 128 * 1024
 GATEWAYS_KNOW_SECONDS = 0.2
 """After the wish to leave: by then the gateways send nobody here any more."""
 
+GIVING_WAY_SECONDS = 0.5
+COME_BACK_SECONDS = 5.0
+"""Who gives way is closed after the one, and asked to come back after the other."""
+
+MOVING_SECONDS = 60.0
+"""So long after the ring has changed, the shard that a user comes from may still have connections of it."""
+
 
 class Limits(msgspec.Struct, frozen=True):
     """What one shard allows. Times in seconds, rates per second."""
@@ -98,6 +111,11 @@ class Limits(msgspec.Struct, frozen=True):
     stalled: float = 30.0
     message_rate: float = 20.0
     message_burst: float = 60.0
+    subscription_rate: float = 10.0
+    subscription_burst: float = 60.0
+    per_user: int = 1
+    per_address: int | None = None
+    group_by: str = "role"
     reconnect_min_ms: int = 500
     reconnect_max_ms: int = 20_000
     moves_per_second: float = 500.0
@@ -122,6 +140,7 @@ class Shard:
         catalog: Catalog = CATALOG,
         recent: Log | None = None,
         ask: Callable[[backplane.Replay], bool] = lambda _: False,
+        tell: Callable[[Came], bool] = lambda _: False,
     ) -> None:
         self.index = index
         self.epoch = ""
@@ -133,22 +152,27 @@ class Shard:
         self.settled = -1
         self.leaving = False
         self.totals: Counter[str] = Counter()
-        self._users: dict[str, Connection] = {}
         self._sockets = sockets
         self._tokens = tokens
         self._roles = roles
         self._new_id = new_id
         self._limits = limits or Limits()
+        self._users = Users(self._limits.per_user)
+        self._admission = Admission(self._limits.group_by, self._limits.per_address)
+        self._leased = False  # as of the last look at the clock
+        self._going: Counter[str] = Counter()  # by group: told to leave, or closed, and the slot not yet free
+        self._tell = tell
         self._catalog = catalog
         self._used = UsedTickets()
-        self._arriving: set[str] = set()  # admitted, handshake not done: under `reject` they count as connected
         self._rings = RingHistory(index)
         self._ring_version = -1
         self._fresh = True  # the next part of the log is the answer to a hello
         self._astray = False  # a part is missing: what comes is not taken until a hello is answered
         self._moving: deque[Connection] = deque()
         self._moves_at: float | None = None
+        self._ring_changed_at = float("-inf")
         self._move_pause = 1 / self._limits.moves_per_second
+        self._lease_pause = 0.0  # the same when all have to go because the lease is over
         self._replays = Replays(
             self.log,
             concurrent=self._limits.replays,
@@ -170,9 +194,9 @@ class Shard:
 
     @property
     def ready(self) -> bool:
-        """Whether it knows the ring, is in it, and has the log up to where it was when it came."""
+        """Whether it knows the ring, is in it, has a lease, and the log up to where it was when it came."""
         arrived = self.ready_at is not None and self.log.position >= self.ready_at
-        return arrived and not self.leaving and self.index in self._rings.ring.shards
+        return arrived and self._leased and not self.leaving and self.index in self._rings.ring.shards
 
     @property
     def drained(self) -> bool:
@@ -192,6 +216,7 @@ class Shard:
         ring = Ring(s.index for s in state.shards)
         if ring.shards != self._rings.ring.shards:
             self._rings.ring_changed(ring, self.log.position, self.log.floor)
+            self._ring_changed_at = now
         if not ring.shards and not self.leaving:
             return  # nobody could take them
         moving = [c for c in self.connections if c.state is not State.leaving and not self._owns(c.identity.user)]
@@ -274,11 +299,11 @@ class Shard:
                 if feed.add(entry, delay, now):
                     self._schedule(feed)
             return
-        connection = self._users.get(user)
-        if connection is None or connection.feed is None or not connection.feed.accepts(entry):
-            return
-        if connection.feed.add_for(connection, entry, delay, now):
-            self._schedule(connection.feed)
+        known = self._users.get(user)
+        for connection in known.connections if known is not None else ():
+            own = connection.feed
+            if own is not None and own.accepts(entry) and own.add_for(connection, entry, delay, now):
+                self._schedule(own)
 
     def _new_epoch(self, epoch: str, now: float) -> None:
         if self.epoch:
@@ -309,15 +334,19 @@ class Shard:
 
     # --------------------------------------------------------------------------- connections come and go
 
-    def admit(self, ticket: str, now: float) -> Identity:
-        """Whom a ticket lets in, once. Raises InvalidToken or Refused; nothing has been accepted then."""
+    def admit(self, ticket: str, now: float) -> Ticket:
+        """Whom a ticket lets in, once. Raises InvalidToken or Refused; nothing has been accepted then.
+
+        A slot is taken: `open` or `abandon` must follow.
+        """
         wall = now + self.wall_offset
         redeemed = self._tokens.redeem_ticket(ticket, self.index, wall)
         if self.leaving:
             raise Refused(503, "draining", "this shard takes no more users", "ask /v1/connect again", retry_after=1)
         if not self.ready:
             raise Refused(503, "not_ready", f"shard {self.index} is not ready", "try again", retry_after=1)
-        user = redeemed.identity.user
+        identity = redeemed.identity
+        user = identity.user
         if not self._owns(user):
             raise Refused(
                 503,
@@ -326,24 +355,40 @@ class Shard:
                 "ask /v1/connect again",
                 retry_after=1,
             )
-        if self._limits.on_duplicate == "reject" and (user in self._users or user in self._arriving):
+        if self._limits.on_duplicate == "reject" and self._users.full(user):
             raise Refused(409, "duplicate_connection", "the user is connected already", "close the other one first")
-        self._used.use(redeemed, wall)
-        self._arriving.add(user)
-        return redeemed.identity
+        self._used.check(redeemed, wall)
+        if not self._admission.enter(identity, redeemed.address, now):
+            self._refuse_for_want_of_a_slot(identity, now)
+        self._used.use(redeemed, wall)  # not before: a ticket that was refused for want of room stays good
+        self._users.arrive(user)
+        return redeemed
 
-    def abandon(self, identity: Identity) -> None:
+    def _refuse_for_want_of_a_slot(self, identity: Identity, now: float) -> None:
+        oldest = self._users.oldest(identity.user)
+        if oldest is not None:
+            self._admission.keep_for(identity.user, oldest.group, now)
+            self._close(oldest, CloseCode.replaced)
+        raise Refused(
+            503,
+            "over_limit",
+            "there are as many connections as there may be",
+            "try again, later",
+            retry_after=1 if oldest is not None else RETRY_SECONDS,
+        )
+
+    def abandon(self, identity: Identity, address: str = "") -> None:
         """One that was admitted went away before its handshake was done."""
-        self._arriving.discard(identity.user)
+        self._users.abandon(identity.user)
+        self._admission.leave(identity.user, self._admission.group_of(identity), address)
 
-    def open(self, identity: Identity, codec: Codec, socket: object, now: float) -> Connection:
-        """An accepted connection begins; the user's older one, if any, ends."""
-        self._arriving.discard(identity.user)
-        connection = Connection(self._new_id(), identity, codec, socket)
-        older = self._users.get(identity.user)
-        if older is not None:
+    def open(self, identity: Identity, codec: Codec, socket: object, now: float, address: str = "") -> Connection:
+        """An accepted connection begins; the user's oldest, if it has more than it may, ends."""
+        group = self._admission.group_of(identity)
+        connection = Connection(self._new_id(), identity, codec, socket, group=group, address=address)
+        connection.heard_at = now
+        for older in self._users.add(connection):
             self._close(older, CloseCode.replaced)
-        self._users[identity.user] = connection
         self.connections.add(connection)
         self._heartbeats.add(connection)
         self.totals["admitted"] += 1
@@ -351,13 +396,28 @@ class Shard:
         self._watch_expiry(connection, now)
         if self.leaving or not self._owns(identity.user):
             self._send_away(connection, 0.0, "ring_changed", now)  # while the connection was accepted
+        elif now - self._ring_changed_at < MOVING_SECONDS:
+            known = self._users.get(identity.user)
+            self._tell(Came(identity.user, len(known.staying()) if known is not None else 0))
+        if self._admission.leases.over:
+            self._make_room(now)
         return connection
 
     def gone(self, connection: Connection) -> None:
         """The socket has ended, whoever ended it."""
         if connection.state is not State.gone:
+            if connection.state in GOING:
+                self._going[connection.group] -= 1
+                if not self._going[connection.group]:
+                    del self._going[connection.group]
             self._forget(connection)
             connection.become(State.gone)
+            self._admission.leave(connection.identity.user, connection.group, connection.address)
+
+    def elsewhere(self, message: Elsewhere) -> None:
+        """The user has newer connections on another shard: what it has here beyond its limit ends."""
+        for connection in self._users.beyond(message.user, message.connections):
+            self._close(connection, CloseCode.replaced)
 
     def close_all(self, code: CloseCode) -> None:
         """Closes everything, before the server stops."""
@@ -367,6 +427,8 @@ class Shard:
     def _close(self, connection: Connection, code: CloseCode) -> None:
         if connection.state in (State.closing, State.gone):
             return
+        if connection.state is not State.leaving:
+            self._going[connection.group] += 1
         self._forget(connection)
         connection.become(State.closing)
         self.totals[f"closed_{code.value}"] += 1
@@ -378,8 +440,7 @@ class Shard:
         self._blocked.pop(connection, None)
         self._heartbeats.discard(connection)
         self._replays.drop(connection)
-        if self._users.get(connection.identity.user) is connection:
-            del self._users[connection.identity.user]
+        self._users.remove(connection)
 
     def leave(self, now: float, within: float | None = None) -> None:
         """Takes no more users, and sends its own away, at the set pace. within: seconds in which all must be told."""
@@ -400,7 +461,7 @@ class Shard:
             self._moves_at = now
 
     def _move_who_is_due(self, now: float) -> None:
-        reason = "draining" if self.leaving else "ring_changed"
+        reason = "draining" if self.leaving else "ring_changed" if self._leased else "no_lease"
         while self._moves_at is not None and now >= self._moves_at:
             if not self._moving:
                 self._move([], now)
@@ -408,22 +469,84 @@ class Shard:
             connection = self._moving.popleft()
             if connection.state in (State.waiting, State.resuming, State.live):
                 self._send_away(connection, 0.0, reason, now)
-                self._moves_at += self._move_pause
+                self._moves_at += self._move_pause if self._leased else min(self._move_pause, self._lease_pause)
 
-    def _send_away(self, connection: Connection, after: float, reason: str, now: float) -> None:
-        """Tells it to come back elsewhere, and gives it nothing more: its cursor stays what it has seen."""
+    def _send_away(
+        self, connection: Connection, after: float, reason: str, now: float, close_after: float | None = None
+    ) -> None:
+        """Tells it to come back elsewhere, and gives it nothing more: its cursor stays what it has seen.
+
+        after, close_after: seconds; by default it has a second more than it is to wait, to go by itself.
+        """
         self._leave_feed(connection)
         self._replays.drop(connection)
         connection.become(State.leaving)
+        self._going[connection.group] += 1
         self._say(connection, ReconnectNow(int(after * 1000), reason), now)
-        self._at(now + after + 1.0, self._sent_away, connection)
+        self._at(now + (after + 1.0 if close_after is None else close_after), self._sent_away, connection)
 
     def _owns(self, user: str) -> bool:
         return self._rings.owns(user)
 
     def _sent_away(self, connection: Connection, now: float) -> None:
         owned = self._owns(connection.identity.user)
-        self._close(connection, CloseCode.restarting if self.leaving or owned else CloseCode.wrong_shard)
+        code = CloseCode.restarting if self.leaving or owned else CloseCode.wrong_shard
+        self._close(connection, connection.leaves_with or code)
+
+    # ------------------------------------------------------------------------------------------- the lease
+
+    @property
+    def asks(self) -> bool:
+        """Whether `slots` should be sent before the next heartbeat."""
+        return self._admission.leases.asks
+
+    def slots(self, now: float, *, beat: bool = False) -> Slots:
+        """What the router is to know of the slots that are used. beat: as part of a heartbeat."""
+        return self._admission.slots(now, beat=beat)
+
+    def leased(self, lease: Lease, now: float) -> None:
+        """Takes a lease; whoever it has no slot for gives way."""
+        another = self._admission.leased(lease)
+        if not self._leased and now < self._admission.leases.ends:
+            self._leased = True
+            # Whoever was not yet sent away may stay, if the user is still this shard's.
+            self._move([c for c in self.connections if c.state not in GOING and not self._owns(c.identity.user)], now)
+        if another:
+            self._make_room(now)
+        self.run(now)
+
+    def _make_room(self, now: float) -> None:
+        """Sends away as many as the lease has no slot for: legacy duplicates first, then the longest idle."""
+        for group, excess in self._admission.leases.excess().items():
+            number = excess - self._going[group]
+            if number <= 0:
+                continue
+            staying = (c for c in self.connections if c.group == group and c.state not in GOING)
+            giving_way = nsmallest(number, staying, key=self._is_to_stay)
+            log.info("over_limit", shard=self.index, group=group, give_way=len(giving_way))
+            self.totals["gave_way"] += len(giving_way)
+            for connection in giving_way:
+                connection.leaves_with = CloseCode.try_later
+                self._send_away(connection, COME_BACK_SECONDS, "over_limit", now, GIVING_WAY_SECONDS)
+
+    def _is_to_stay(self, connection: Connection) -> tuple[bool, float]:
+        user = self._users.get(connection.identity.user)
+        duplicate = connection.kind == "legacy" and user is not None and len(user.staying()) > 1
+        return not duplicate, connection.heard_at
+
+    def _look_at_lease(self, now: float) -> None:
+        """When the lease has run out its slots are soon somebody else's."""
+        leases = self._admission.leases
+        if self._leased and now >= leases.ends:
+            self._leased = False
+            staying = [c for c in self.connections if c.state not in GOING]
+            log.error(
+                "lease_over", shard=self.index, users=len(staying), hint="the router was not heard of for so long"
+            )
+            self._lease_pause = (leases.over_at - leases.ends) / 2 / (len(staying) + 1)
+            self._move(staying, now)
+        if not self._leased and now >= leases.over_at and self.connections:
+            self.close_all(CloseCode.restarting)
 
     # ------------------------------------------------------------------------------ messages from a client
 
@@ -436,9 +559,10 @@ class Shard:
             self._close(connection, CloseCode.too_big)
             return
         try:
-            wait = connection.may_speak(now, self._limits.message_rate, self._limits.message_burst)
+            user = self._users.get(connection.identity.user)
+            wait = user.messages.take(now, self._limits.message_rate, self._limits.message_burst) if user else 0.0
             if wait:
-                raise _TooFast(wait, connection.codec.id_of(raw))
+                raise _TooFast("messages", wait, connection.codec.id_of(raw))
             message = connection.codec.decode(raw)
             if connection.state is State.resuming and not isinstance(message, (Ping, Pong)):
                 _keep(message, connection)
@@ -456,6 +580,10 @@ class Shard:
 
     def _obey(self, connection: Connection, message: ClientMessage, now: float) -> None:
         try:
+            if not isinstance(message, Pong):
+                connection.heard_at = now
+            if isinstance(message, (Hello, Subscribe, Unsubscribe)):
+                self._limit_changes(connection, now)
             match message:
                 case Pong():
                     pass  # that it was heard is all there is to it
@@ -481,6 +609,13 @@ class Shard:
         except InvalidMessage as error:
             error.id = message.id  # the answer repeats it, wherever the fault was found
             raise
+
+    def _limit_changes(self, connection: Connection, now: float) -> None:
+        user = self._users.get(connection.identity.user)
+        limits = self._limits
+        wait = user.changes.take(now, limits.subscription_rate, limits.subscription_burst) if user else 0.0
+        if wait:
+            raise _TooFast("subscription changes", wait, None)
 
     def _no_hello(self, connection: Connection, now: float) -> None:
         if connection.state is State.waiting:
@@ -589,6 +724,9 @@ class Shard:
         if connection.backlog and connection.view != before:
             self._close(connection, CloseCode.too_slow)  # it was written for the old rights, and is not sent yet
             return
+        group = self._admission.group_of(identity)
+        if group != connection.group and self._admission.leases.move(connection.group, group, now):
+            connection.group = group  # else it goes on in the slot that it has
         self._watch_expiry(connection, now)
         self._say(connection, Reply({"token_expires_at": _rfc3339(identity.expires)}, message.id), now)
         if connection.state is State.live:
@@ -734,10 +872,16 @@ class Shard:
             times.append(self._heartbeats.due)
         if self._moves_at is not None:
             times.append(self._moves_at)
-        return min(times, default=float("inf"))
+        if self._leased:
+            times.append(self._admission.leases.ends)
+        elif self.connections:
+            times.append(self._admission.leases.over_at)
+        return min(self._admission.due, *times)
 
     def run(self, now: float) -> None:
         """Does everything that is due."""
+        self._admission.run(now)
+        self._look_at_lease(now)
         if self._looks_again is not None and now >= self._looks_again:
             self._look_at_blocked(now)
         while self._timers and self._timers[0][0] <= now:
@@ -845,8 +989,8 @@ def _keep(message: ClientMessage, connection: Connection) -> None:
 
 
 class _TooFast(InvalidMessage):
-    def __init__(self, retry_after: float, id: Id) -> None:
-        super().__init__("rate_limited", "too many messages", "slow down", id)
+    def __init__(self, what: str, retry_after: float, id: Id) -> None:
+        super().__init__("rate_limited", f"too many {what}", "slow down", id)
         self.retry_after = round(retry_after, 3)
 
 

@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from solowire import client_protocol as c
 from solowire.access import ROLES, View
-from solowire.backplane import Deliver, RingState, ShardAddress
+from solowire.backplane import Deliver, Lease, RingState, ShardAddress
 from solowire.catalog import CATALOG
 from solowire.client_protocol import MAX_FRAME_BYTES, Codec
 from solowire.events import Delivery, Event, Priority, encode_event
@@ -434,6 +434,7 @@ class ShardMachine(RuleBasedStateMachine):
             recent=Log(max_events=max_events),
         )
         self.shard.ring_changed(RingState("epoch", 1, 0, [ShardAddress(0, "localhost", 9000, "boot")]), self.now)
+        self.shard.leased(Lease(1, self.shard.slots(self.now).asked, 1e9, {}, 1_000_000), self.now)
 
     # what may happen
 
@@ -462,6 +463,7 @@ class ShardMachine(RuleBasedStateMachine):
             return
         identity = TOKENS.identify(self.token(user, rights), self.now + WALL)
         last = next((r for r in reversed(self.readers) if r.user == user and r.welcome is not None), None)
+        assert self.shard._admission.enter(identity, "", self.now)
         reader = Reader(user, rights, self.shard.open(identity, codec, None, self.now))
         self.readers.append(reader)
         self.look()
