@@ -224,7 +224,8 @@ class Dispatch(RuleBasedStateMachine):
         assert all(any(offset in hole for hole in self.lost) for offset in missing)
         assert all(hole[-1] <= self.log.floor for hole in self.lost)
         assert self.outlet.told <= self.outlet.cursor <= self.log.last
-        assert self.outlet.in_flight == sum(events for _, events in self.outlet._sent)
+        assert self.outlet.in_flight == sum(events for _, events, _ in self.outlet._sent)
+        assert self.outlet.bytes_in_flight == sum(size for _, _, size in self.outlet._sent)
 
     def teardown(self) -> None:
         """At the end everything that can still be had arrives, whatever happened before."""
