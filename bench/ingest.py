@@ -21,8 +21,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import msgspec
-
 from bench.fanout import (
     EVENT_BYTES,
     LOAD_CORE,
@@ -34,7 +32,7 @@ from bench.fanout import (
     pin,
 )
 from bench.receivers import percentile
-from bench.report import Case, Measure, Row, environment, markdown
+from bench.report import Case, Measure, Row, environment, write
 from router.sqlite_journal import SqliteJournal
 from solowire.backplane import VERSION, Hello, NotPublished, Publish, Published, PublishedEvent, RouterMessage
 from solowire.link import Link
@@ -316,12 +314,7 @@ def main() -> int:
             failed = True
             sys.stderr.write(f"{name} could not run: {error}\n")
             cases.append(Case(name, f"Could not run: {str(error).splitlines()[0]}"))
-    text = HEAD + markdown(cases, facts).partition("## Targets")[2]  # the head of `report` is about fan-out
-    if chosen.out:
-        chosen.out.write_text(text)
-    if chosen.json:
-        chosen.json.write_bytes(msgspec.json.format(msgspec.json.encode({"facts": facts, "cases": cases}), indent=2))
-    sys.stdout.write(text)
+    write(cases, facts, chosen.out, chosen.json, HEAD)
     missed = any(case.void or not all(target.met for target in case.targets) for case in cases)
     return 2 if failed else 1 if missed else 0
 

@@ -43,8 +43,9 @@ from bench.fanout import (
     descendants,
     plain_item,
 )
+from bench.posts import Later, Line, head_of, retry_after
 from bench.receivers import CLOSE, EVENTS_PREFIX, PING, TEXT, client_frame
-from bench.report import Case, Measure, Row, environment, markdown
+from bench.report import Case, Measure, Row, environment, write
 
 CLIENTS, EVENTS, BATCH = 1000, 1000, 100
 USERS, PER_SECOND = 2000, 50
@@ -70,14 +71,6 @@ Every number is the median over rounds, with the lowest and highest round in bra
 lost an event that was acknowledged to the publisher, got one twice or out of order, or was told `resumed: false`.
 
 ## Targets"""
-
-
-class _Later(Exception):
-    """Refused for now: come again after `seconds`."""
-
-    def __init__(self, what: str, seconds: float) -> None:
-        super().__init__(what)
-        self.seconds = seconds
 
 
 # ---------------------------------------------------------------- a client
@@ -223,7 +216,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.welcome.done():
-            self.welcome.set_exception(_Later("the connection ended before its welcome", self._away))
+            self.welcome.set_exception(Later("the connection ended before its welcome", self._away))
         if not self.ended.done():
             self.ended.set_result(self._away)
 
@@ -263,9 +256,9 @@ class _Connection(asyncio.Protocol):
         self._tail = data[position:]
 
     def _upgrade(self, head: bytes) -> bool:
-        status, headers = _head(head)
+        status, headers = head_of(head)
         if status != 101:
-            self.welcome.set_exception(_Later(f"the upgrade was answered {status}", _retry_after(headers)))
+            self.welcome.set_exception(Later(f"the upgrade was answered {status}", retry_after(headers)))
             self.abort()
             return False
         self._upgraded = True
@@ -304,43 +297,18 @@ class _Connection(asyncio.Protocol):
                 self.abort()
 
 
-def _head(head: bytes) -> tuple[int, dict[str, str]]:
-    lines = head.decode("latin-1").split("\r\n")
-    pairs = (line.partition(":") for line in lines[1:] if line)
-    return int(lines[0].split(" ", 2)[1]), {name.lower(): value.strip() for name, _, value in pairs}
-
-
-def _retry_after(headers: dict[str, str]) -> float:
-    try:
-        return float(headers.get("retry-after", "0"))
-    except ValueError:
-        return 0.0
-
-
 async def _ask(port: int, path: str, token: str, body: bytes = b"") -> bytes:
-    """A POST on a connection of its own, as users who don't know of each other make it. Raises _Later, OSError."""
-    reader, writer = await asyncio.open_connection(HOST, port)
-    try:
-        writer.write(
-            f"POST {path} HTTP/1.1\r\nHost: {HOST}:{port}\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
-            + body
-        )
-        status, headers = _head(await reader.readuntil(b"\r\n\r\n"))
-        answer = await reader.readexactly(int(headers.get("content-length", "0")))
-    except asyncio.IncompleteReadError as error:
-        raise ConnectionError("the gateway ended a connection in use") from error
-    finally:
-        writer.close()
-    if status in (429, 503):
-        raise _Later(f"{path} answered {status}", _retry_after(headers))
-    if status >= 300:
-        raise BenchError(f"{path} answered {status}: {answer[:300]!r}")
-    return answer
+    """A POST on a connection of its own, as users who don't know of each other make it. Raises Later, OSError."""
+    reply = await Line(port, keep=False).ask("POST", path, token, body)
+    if reply.status in (429, 503):
+        raise Later(f"{path} answered {reply.status}", reply.retry_after)
+    if reply.status >= 300:
+        raise BenchError(f"{path} answered {reply.status}: {reply.body[:300]!r}")
+    return reply.body
 
 
 async def _open(user: _User, ticket: _Ticket) -> None:
-    """Returns when the user has been welcomed. Raises _Later, OSError."""
+    """Returns when the user has been welcomed. Raises Later, OSError."""
     url = urlsplit(ticket.url)
     loop = asyncio.get_running_loop()
     connection = _Connection(user, ticket.url)
@@ -362,7 +330,7 @@ async def _stay(user: _User, port: int, at_start: asyncio.Semaphore) -> None:
             attempt = 0
             assert user.connection is not None
             away = await user.connection.ended
-        except _Later as later:
+        except Later as later:
             away = later.seconds
         except OSError:
             pass
@@ -699,7 +667,7 @@ async def _keep_publishing(system: System, published: list[int]) -> None:
                 request = loop.create_task(_ask(system.port, "/v1/events", system.token, body))
                 published.extend(_acknowledged(await _finish(request, published)))
                 break
-            except _Later as later:
+            except Later as later:
                 await asyncio.sleep(later.seconds)
             except OSError:
                 await asyncio.sleep(BACKOFF_MIN_S)
@@ -738,12 +706,7 @@ def main() -> int:
             failed = True
             sys.stderr.write(f"{name} could not run: {error}\n")
             cases.append(Case(name, f"Could not run: {str(error).splitlines()[0]}"))
-    text = HEAD + markdown(cases, facts).partition("## Targets")[2]  # the head of `report` is about fan-out
-    if chosen.out:
-        chosen.out.write_text(text)
-    if chosen.json:
-        chosen.json.write_bytes(msgspec.json.format(msgspec.json.encode({"facts": facts, "cases": cases}), indent=2))
-    sys.stdout.write(text)
+    write(cases, facts, chosen.out, chosen.json, HEAD)
     missed = any(case.void or not all(target.met for target in case.targets) for case in cases)
     return 2 if failed else 1 if missed else 0
 

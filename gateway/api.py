@@ -5,9 +5,11 @@ Refusals are raised anywhere below as `RequestError` and become problem bodies i
 
 from __future__ import annotations
 
+import asyncio
 import re
 import secrets
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any, TypeVar
@@ -19,6 +21,7 @@ from litestar.exceptions import HTTPException
 from litestar.static_files import create_static_files_router
 
 from gateway.gateway import Gateway
+from gateway.intake import Room
 from gateway.openapi import ASSETS, PublishOperation, openapi_config, swagger_ui
 from gateway.publishing import Parser
 from solowire.access import Identity
@@ -35,6 +38,8 @@ log = structlog.get_logger("solowire.gateway")
 
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:\d+)?")
 _DISCARDED_BYTES = 64 * 2**20
+BODY_SECONDS = 60.0
+"""One that sends its request a byte at a time holds room for no longer."""
 
 Req = Request[Any, Any, Any]
 T = TypeVar("T")
@@ -113,20 +118,13 @@ def create_app(gateway: Gateway, settings: Settings, metrics: Any) -> Litestar:
 
         Answers when the log has them. An event whose `id` was seen before is a duplicate: not published again.
         """
+        identity, room = await _let_in(request)
         try:
-            identity = gateway.identify(_token(request), time.time())
-            gateway.need_publisher(identity)
-        except RequestError:
-            await _body(request, 0)
-            raise
-        body = await _body(request, settings.publish_max_bytes)
-        if body is None:
-            raise Refused(
-                413, "too_large", f"a request may have {settings.publish_max_bytes} bytes", "send fewer events in each"
-            )
-        events = parser.parse(body, request.headers.get("content-type", ""), datetime.now(UTC), identity.user)
-        done = await gateway.publish(identity, events)
-        log.debug("published", user=identity.user, events=len(events), last=done.offsets[-1])
+            number, events = await _take(request, identity, room)
+            done = await gateway.published(number)
+        finally:
+            gateway.intake.close(room)
+        log.debug("published", user=identity.user, events=events, last=done.offsets[-1])
         return Accepted(
             done.epoch,
             min(done.offsets),
@@ -134,6 +132,26 @@ def create_app(gateway: Gateway, settings: Settings, metrics: Any) -> Litestar:
             len(done.offsets) - len(done.duplicates),
             len(done.duplicates),
         )
+
+    async def _let_in(request: Req) -> tuple[Identity, Room]:
+        """Who publishes, and room for the request. One that is refused is read all the same, and forgotten."""
+        try:
+            identity = gateway.identify(_token(request), time.time())
+            gateway.need_publisher(identity)
+            return identity, gateway.make_room(identity)
+        except RequestError:
+            await _body(request, 0)
+            raise
+
+    async def _take(request: Req, identity: Identity, room: Room) -> tuple[int, int]:
+        """Reads the request and sends it on; its number and how many events. What it was made of is not kept."""
+        body = await _body(request, settings.publish_max_bytes, lambda size: gateway.intake.grow(room, size))
+        if body is None:
+            raise Refused(
+                413, "too_large", f"a request may have {settings.publish_max_bytes} bytes", "send fewer events in each"
+            )
+        events = parser.parse(body, request.headers.get("content-type", ""), datetime.now(UTC), identity.user)
+        return gateway.send(identity, events, room), len(events)
 
     @get("/v1/catalog", summary="The event types", security=[{}], tags=["publishers"])
     async def catalog() -> Response[bytes]:
@@ -209,20 +227,36 @@ def shard_url(template: str, shard: ShardAddress, scheme: str, host: str) -> str
     return template.format(scheme=scheme, host=host, port=shard.port, shard=shard.index)
 
 
-async def _body(request: Req, limit: int) -> bytes | None:
+async def _body(request: Req, limit: int, grow: Callable[[int], object] = lambda size: None) -> bytes | None:
     """The request's body; None if it is longer than `limit`, in bytes.
 
-    What is too long is read all the same, and forgotten: an answer to a client that still writes would be lost, since
-    closing a socket with unread bytes resets it.
+    grow: told of each piece that is kept; what it raises (Refused) is raised when the body has been read. What is too
+    long or refused is read all the same, and forgotten: an answer to a client that still writes would be lost, since
+    closing a socket with unread bytes resets it. Raises Refused (408) for one that takes too long.
     """
     kept: list[bytes] = []
     size = 0
-    async for piece in request.stream():
-        size += len(piece)
-        if size <= limit:
-            kept.append(piece)
-        else:
-            kept.clear()
+    refused: Refused | None = None
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for piece in request.stream():
+                size += len(piece)
+                if size > limit or refused is not None:
+                    kept.clear()
+                    continue
+                try:
+                    grow(len(piece))
+                except Refused as error:
+                    refused = error
+                    kept.clear()
+                else:
+                    kept.append(piece)
+    except TimeoutError:
+        raise Refused(
+            408, "too_slow", f"a request must come within {BODY_SECONDS:g} s", "send fewer events in each"
+        ) from None
+    if refused is not None:
+        raise refused
     return b"".join(kept) if size <= limit else None
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import structlog
 
+from gateway.intake import AGAIN, Intake, Room
 from gateway.returning import Returning
 from solowire import process
 from solowire.access import ADMINISTER, PUBLISH, Identity, Role
@@ -41,16 +42,24 @@ from solowire.tokens import Tokens
 
 log = structlog.get_logger("solowire.gateway")
 
-_AWAY = ("router_away", "the router can't be reached", "publish it again with the same ids")
+_AWAY = ("router_away", "the router can't be reached", AGAIN)
 
 
 class Gateway:
     """timeout: seconds to wait for the router's answer. pace: users per second that come back from a lost shard."""
 
     def __init__(
-        self, address: str, tokens: Tokens, roles: Mapping[str, Role], *, timeout: float, pace: float = 500.0
+        self,
+        address: str,
+        tokens: Tokens,
+        roles: Mapping[str, Role],
+        intake: Intake,
+        *,
+        timeout: float,
+        pace: float = 500.0,
     ) -> None:
         self.tokens = tokens
+        self.intake = intake
         self.epoch = ""
         self._roles = roles
         self._timeout = timeout
@@ -102,14 +111,29 @@ class Gateway:
         if not identity.may(PUBLISH):
             raise Refused(403, "forbidden", f"publishing needs the permission {PUBLISH}", "use a publisher's token")
 
-    async def publish(self, identity: Identity, events: list[Event]) -> Published:
-        """Puts events in the log; returns when they are there. Raises Refused."""
+    def make_room(self, identity: Identity) -> Room:
+        """For a publish request that is about to be read; to be given to `intake.close`. Raises Refused."""
+        if not self._link.router_alive:
+            self.intake.forget()
+            raise Refused(503, *_AWAY, retry_after=1)
+        return self.intake.open(identity.user, asyncio.get_running_loop().time())
+
+    def send(self, identity: Identity, events: list[Event], room: Room) -> int:
+        """Puts events on their way to the log; returns the number to wait for with `published`. Raises Refused."""
         self.need_publisher(identity)
+        now = asyncio.get_running_loop().time()
+        self.intake.charge(identity.user, len(events), now)
         wire = [PublishedEvent(event.id, event.user, encode_event(event), _state_of(event)) for event in events]
         request = next(self._requests)
-        answer = await self._request(request, Publish(request, wire))
+        self._send(request, Publish(request, wire))
+        self.intake.sent(room, request, now)
+        return request
+
+    async def published(self, request: int) -> Published:
+        """Returns when the events are in the log. Raises Refused."""
+        answer = await self._answer(request)
         if isinstance(answer, NotPublished):
-            raise Refused(503, answer.code, answer.message, "publish it again with the same ids", answer.retry_after)
+            raise Refused(503, answer.code, answer.message, AGAIN, answer.retry_after)
         published: Published = answer
         return published
 
@@ -138,11 +162,17 @@ class Gateway:
             waiting.cancel()
 
     async def _request(self, number: int, message: PeerMessage) -> Any:
+        self._send(number, message)
+        return await self._answer(number)
+
+    def _send(self, number: int, message: PeerMessage) -> None:
         if not self._link.router_alive or not self._link.send(message):
             raise Refused(503, *_AWAY, retry_after=1)
-        waiting = self._waiting[number] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = asyncio.get_running_loop().create_future()
+
+    async def _answer(self, number: int) -> Any:
         try:
-            return await asyncio.wait_for(waiting, self._timeout)
+            return await asyncio.wait_for(self._waiting[number], self._timeout)
         except TimeoutError:
             raise Refused(503, *_AWAY, retry_after=1) from None
         finally:
@@ -151,11 +181,13 @@ class Gateway:
     def _received(self, message: RouterMessage) -> None:
         match message:
             case Published() | NotPublished() | Answer() | Draining():
+                self.intake.taken(message.request)
                 waiting = self._waiting.get(message.request)
                 if waiting is not None and not waiting.done():
                     waiting.set_result(message)
             case RingState():
                 self.epoch = message.epoch
+                self.intake.forget()
                 self._shards = {shard.index: shard for shard in message.shards}
                 self._returning.lost(message.lost, self._ring, asyncio.get_running_loop().time())
                 if self._ring.shards != self._shards.keys():

@@ -10,6 +10,7 @@ import structlog
 
 from gateway.api import create_app
 from gateway.gateway import Gateway
+from gateway.intake import Intake
 from gateway.relay import Relay
 from solowire import process
 from solowire.access import Role
@@ -32,13 +33,23 @@ def serve(settings: Settings) -> None:
 async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], stop: asyncio.Event) -> None:
     sock = listen(settings.host, settings.port, send_buffer=settings.send_buffer_bytes, stalled_s=settings.stalled_s)
     gateway = Gateway(
-        settings.backplane_address, tokens, roles, timeout=settings.publish_timeout_s, pace=settings.moves_per_s
+        settings.backplane_address,
+        tokens,
+        roles,
+        intake_of(settings),
+        timeout=settings.publish_timeout_s,
+        pace=settings.moves_per_s,
     )
     relay = Relay(gateway, stalled_s=settings.stalled_s)
 
     def samples() -> Iterator[Sample]:
         yield "relayed_connections", "WebSockets that this gateway carries.", relay.open
         yield "relayed_connections_total", "WebSockets that it has carried.", relay.carried_total
+        intake = gateway.intake
+        yield "publish_held_requests", "Publish requests being read, or under way to the router.", intake.requests
+        yield "publish_held_bytes", "Their size together.", intake.bytes
+        yield "publish_overload_refusals_total", "Publish requests refused for want of room.", intake.overloads
+        yield "publish_rate_refusals_total", "Publish requests refused for their publisher's rate.", intake.limited
         yield "backplane_dropped_total", "Messages of the router that could not be decoded.", gateway.dropped
 
     http = create_app(gateway, settings, Metrics(samples))
@@ -59,3 +70,14 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
         await relay.close()
         gateway.close()
         await server.finish()
+
+
+def intake_of(settings: Settings) -> Intake:
+    return Intake(
+        requests=settings.publish_held_requests,
+        bytes=settings.publish_held_bytes,
+        patience=settings.publish_timeout_s / 2,
+        lost=settings.publish_timeout_s * 2,
+        rate=settings.publish_rate,
+        burst=settings.publish_burst,
+    )

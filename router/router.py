@@ -3,6 +3,7 @@
 What it keeps true: a publisher is answered after the journal has kept its events, and nobody is given an event before;
 the ring and its version outlive the process, in the journal, so that a restart moves nobody. How many connections each
 shard may have is the coordinator's to say; what it must know again is in the journal, too, before anybody hears of it.
+Publishers are answered later, or refused, as long as a shard or the journal can't follow (`router.pressure`).
 
 It receives a message and the time, and calls `send(peer, message)`, which returns whether the bus took it. A part of
 the log that is not taken is made again when the shard acks or at the next tick; a ring that is not, when the peer sees
@@ -11,6 +12,7 @@ in a Beat that it knows an older one.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from itertools import accumulate
 
@@ -21,6 +23,7 @@ from router.coordinator import Coordinator, Lie, Limits
 from router.dispatch import BYTES_A_MESSAGE, Outlet
 from router.journal import Appended, Journal, JournalUnavailable
 from router.membership import Membership, Peer
+from router.pressure import DEFAULT_PATIENCE, Follower, Marks, Patience, Pressure, pressure
 from solowire.backplane import (
     VERSION,
     Ack,
@@ -60,6 +63,13 @@ log = structlog.get_logger("solowire.router")
 GROUP_EVENTS = 100
 GROUP_SECONDS = 0.005
 """A commit takes up to so many events, or all of so long; the first after a pause doesn't wait."""
+SLOW_GROUP_EVENTS = 10_000
+"""The same where commits take longer than GROUP_SECONDS: a slow disk is asked less often, for more at a time."""
+
+MAX_HELD = 10_000
+"""Answers that are held back; beyond it the oldest leaves early. Gateways have a bound of their own, far below."""
+LOOK_SECONDS = 0.05
+"""How old the last look at the shards' lag may be."""
 
 STATES, STATES_BYTES = 10_000, 16 * 2**20
 REPLAY_RECORDS = 2_000
@@ -74,7 +84,10 @@ class _Ring(msgspec.Struct):
 
 
 class Router:
-    """The only writer of the log and of the ring. Times are seconds, monotonic; wall_offset makes them unix seconds."""
+    """The only writer of the log and of the ring. Times are seconds, monotonic; wall_offset makes them unix seconds.
+
+    stopwatch: reads a clock, in seconds, to learn how long a commit takes. patience: when publishers feel a lag.
+    """
 
     def __init__(
         self,
@@ -84,6 +97,8 @@ class Router:
         now: float = 0.0,
         wall_offset: float = 0.0,
         limits: Limits | None = None,
+        stopwatch: Callable[[], float] = lambda: 0.0,
+        patience: Patience = DEFAULT_PATIENCE,
     ) -> None:
         self.journal = journal
         self.members = Membership()
@@ -92,11 +107,19 @@ class Router:
         self.events = 0
         self.duplicates = 0
         self.dropped = 0  # messages that could not be decoded
+        self.refused = 0  # publish requests, because of a lag
+        self.pressure = Pressure()
         self._send = send
         self._outlets: dict[bytes, Outlet] = {}
         self._unanswered: list[tuple[bytes, int, Appended]] = []  # of the journal's open group
         self._committed_at = float("-inf")
         self._unavailable = False
+        self._stopwatch = stopwatch
+        self._patience = patience
+        self._marks = Marks(patience.hard)
+        self._commit_took = 0.0
+        self._looked_at = float("-inf")
+        self._held: deque[tuple[float, bytes, Published]] = deque()  # answers, with the time of their commit
         kept = journal.recall("ring")
         if kept is not None:
             ring = msgspec.msgpack.decode(kept, type=_Ring)
@@ -107,10 +130,7 @@ class Router:
     def receive(self, peer: bytes, message: PeerMessage, now: float) -> None:
         match message:
             case Publish():
-                appended = self.journal.append(message.events, now + self.wall_offset)
-                self._unanswered.append((peer, message.request, appended))
-                if self.journal.open >= GROUP_EVENTS:
-                    self._commit(now)
+                self._publish(peer, message, now)
             case Ack():
                 outlet = self._outlets.get(peer)
                 if outlet is not None and message.epoch == self.journal.epoch:
@@ -153,23 +173,63 @@ class Router:
 
     # ------------------------------------------------------------------------------------------------- the log
 
+    def _publish(self, peer: bytes, message: Publish, now: float) -> None:
+        retry_after = self.pressure.retry_after
+        if retry_after is not None:
+            self.refused += 1
+            reason = "a shard or the journal can't follow"
+            self._send(peer, NotPublished(message.request, "overloaded", reason, retry_after))
+            return
+        appended = self.journal.append(message.events, now + self.wall_offset)
+        self._unanswered.append((peer, message.request, appended))
+        if self.journal.open >= (GROUP_EVENTS if self._commit_took <= GROUP_SECONDS else SLOW_GROUP_EVENTS):
+            self._commit(now)
+
     def dispatch(self, now: float) -> float | None:
         """Keeps what has come and sends every shard what is new for it; returns when it wants to be called again.
 
         Called once after each turn of arrivals, so that under load they go in batches without a timer.
         """
         if self._unanswered:
-            due = self._committed_at + GROUP_SECONDS
+            due = self._committed_at + max(GROUP_SECONDS, self._commit_took)
             if now < due:
                 return due
             self._commit(now)
         for outlet in self._outlets.values():
             self._pump(outlet)
+        if now - self._looked_at >= LOOK_SECONDS:
+            self._look(now)
         return None
 
+    def release(self, now: float) -> bool:
+        """Sends the answers that have been held back for long enough; whether there are more, to call again for."""
+        held, delay = self._held, self.pressure.delay
+        while held and (held[0][0] + delay <= now or len(held) > MAX_HELD):
+            _, peer, answer = held.popleft()
+            self._send(peer, answer)
+        return bool(held)
+
+    def _look(self, now: float) -> None:
+        """At how far the shards are behind, and what publishers are to feel of it."""
+        self._looked_at = now
+        followers = []
+        for member in self.members:
+            outlet = self._outlets.get(member.name)
+            if outlet is None or member.leaving or member.presumed:
+                continue
+            owed = outlet.owed
+            lag = self._marks.age(owed, member.heard_at) if owed <= self.journal.last else 0.0
+            outlet.level = outlet.level or lag < self._patience.soft
+            followers.append(Follower(lag, outlet.level, now - outlet.begun_at))
+        before, self.pressure = self.pressure, pressure(followers, self._commit_took, self._patience)
+        if (before.retry_after is None) != (self.pressure.retry_after is None):
+            lag = max((follower.lag for follower in followers), default=0.0)
+            said = "publishers_flow" if self.pressure.retry_after is None else "publishers_refused"
+            log.warning(said, lag_s=round(lag, 2), commit_s=round(self._commit_took, 3), refused=self.refused)
+
     def _commit(self, now: float) -> None:
-        self._committed_at = now
         answers, self._unanswered = self._unanswered, []
+        first, began = self.journal.last + 1, self._stopwatch()
         try:
             self.journal.commit(now + self.wall_offset)
         except JournalUnavailable as error:
@@ -179,13 +239,23 @@ class Router:
             for peer, request, _ in answers:
                 self._send(peer, NotPublished(request, "journal_unavailable", str(error), RETRY_SECONDS))
             return
+        finally:
+            self._commit_took = self._stopwatch() - began
+            self._committed_at = now + self._commit_took
+        if self.journal.last >= first:
+            self._marks.kept(first, now)
         if self._unavailable and answers:
             self._unavailable = False
             log.warning("journal_available")
         for peer, request, appended in answers:
             self.events += len(appended.offsets) - len(appended.duplicates)
             self.duplicates += len(appended.duplicates)
-            self._send(peer, Published(request, self.journal.epoch, *appended))
+            answer = Published(request, self.journal.epoch, *appended)
+            if self._held or self.pressure.delay:
+                self._held.append((now, peer, answer))
+            else:
+                self._send(peer, answer)
+        self.release(now)
 
     def _pump(self, outlet: Outlet) -> None:
         try:
@@ -256,6 +326,8 @@ class Router:
         self._commit(now)  # also with nothing to keep: the journal forgets what is too old
         for outlet in self._outlets.values():
             self._catch_up(outlet)
+        self._look(now)
+        self.release(now)
 
     def _hello(self, peer: bytes, message: Hello, now: float) -> None:
         if message.version != VERSION:
@@ -273,7 +345,7 @@ class Router:
             self.coordinator.joined(peer, message.shard, now)
             if message.leaving:
                 self.coordinator.leaves(peer)
-        outlet = self._outlet(peer, message)
+        outlet = self._outlet(peer, message, now)
         if not self._tell_ring("shard_joined", peer, []):
             self._send(peer, self._ring_state(peer, []))
         if outlet is not None:
@@ -318,7 +390,7 @@ class Router:
         if word is not None:
             self.journal.note("leases", word)
 
-    def _outlet(self, peer: bytes, message: Hello) -> Outlet | None:
+    def _outlet(self, peer: bytes, message: Hello, now: float) -> Outlet | None:
         if message.shard is None:
             return None
         journal = self.journal
@@ -329,6 +401,9 @@ class Router:
             cursor = max(journal.floor, journal.last - message.recent) if message.recent else journal.floor
         ring = Ring(s.index for s in self.members.shards)
         outlet = Outlet(message.shard.index, peer, cursor, message.credit, ring, self.members.version)
+        before = self._outlets.get(peer)
+        outlet.level = before is not None and before.level
+        outlet.begun_at = now if before is None else before.begun_at
         self._outlets[peer] = outlet
         return outlet
 

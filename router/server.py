@@ -13,6 +13,7 @@ import structlog
 
 from router.coordinator import Group, Limits
 from router.journal import Journal, MemoryJournal
+from router.pressure import Patience
 from router.router import Router
 from router.sqlite_journal import SqliteJournal
 from solowire import backplane, process
@@ -24,6 +25,8 @@ from solowire.settings import Settings, make_directories
 log = structlog.get_logger("solowire.router")
 
 TICK_SECONDS = 0.5
+RELEASE_SECONDS = 0.02
+LONGEST_DELAY_SECONDS = 1.0
 
 
 def serve(settings: Settings) -> None:
@@ -95,7 +98,7 @@ def limits_of(settings: Settings) -> Limits:
 async def _main(settings: Settings, stop: asyncio.Event) -> None:
     loop = asyncio.get_running_loop()
     with closing(open_journal(settings)) as journal:
-        server = _Server(loop, journal, settings.backplane_address, limits_of(settings))
+        server = _Server(loop, journal, settings)
         process.calm_collector()
         log.info("router_ready", epoch=journal.epoch, last=journal.last, backplane=settings.backplane_address)
         try:
@@ -111,19 +114,29 @@ async def _main(settings: Settings, stop: asyncio.Event) -> None:
 class _Server:
     """The router on its bus."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, journal: Journal, address: str, limits: Limits) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, journal: Journal, settings: Settings) -> None:
         self._loop = loop
         self._planned: asyncio.Handle | None = None
-        self._hub = Hub(address, self._received)
-        self._router = Router(journal, self._send, now=loop.time(), wall_offset=self._wall_offset(), limits=limits)
+        self._releasing: asyncio.Handle | None = None
+        self._hub = Hub(settings.backplane_address, self._received)
+        self._router = Router(
+            journal,
+            self._send,
+            now=loop.time(),
+            wall_offset=self._wall_offset(),
+            stopwatch=time.monotonic,
+            limits=limits_of(settings),
+            patience=patience_of(settings),
+        )
 
     def tick(self) -> None:
         self._router.wall_offset = self._wall_offset()
         self._router.tick(self._loop.time())
 
     def close(self) -> None:
-        if self._planned is not None:
-            self._planned.cancel()
+        for handle in (self._planned, self._releasing):
+            if handle is not None:
+                handle.cancel()
         self._router.tick(self._loop.time())  # keeps and answers what has come
         self._hub.close()
 
@@ -151,3 +164,15 @@ class _Server:
         again = self._router.dispatch(self._loop.time())
         if again is not None:
             self._planned = self._loop.call_at(again, self._dispatch)
+        if self._releasing is None:
+            self._release()
+
+    def _release(self) -> None:
+        held = self._router.release(self._loop.time())
+        self._releasing = self._loop.call_later(RELEASE_SECONDS, self._release) if held else None
+
+
+def patience_of(settings: Settings) -> Patience:
+    # An answer that is held back must reach a gateway that still waits for it.
+    delay = min(LONGEST_DELAY_SECONDS, settings.publish_timeout_s / 4)
+    return Patience(settings.lag_soft_s, settings.lag_hard_s, delay)

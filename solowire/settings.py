@@ -141,6 +141,16 @@ class Settings(BaseSettings):
     event_max_bytes: int = Field(32 * 1024, ge=256, le=60 * 1024, description="one event's data as JSON")
     publish_timeout_s: float = Field(5.0, gt=0, le=600, description="how long a gateway waits for the router's answer")
 
+    # Backpressure on publishers, and how fast each may be.
+    publish_rate: float = Field(20_000.0, gt=0, description="events per second from one publisher, at each gateway")
+    publish_burst: float = Field(40_000.0, ge=1, description="events that one publisher may send at once")
+    publish_held_requests: int = Field(1_000, ge=1, description="publish requests that a gateway holds at a time")
+    publish_held_bytes: int = Field(32 * 2**20, ge=2**16, description="their size together")
+    lag_soft_s: float = Field(
+        1.0, gt=0, le=3600, description="publishers are slowed when a live shard is so far behind the log"
+    )
+    lag_hard_s: float = Field(5.0, gt=0, le=3600, description="and refused when it is so far")
+
     @model_validator(mode="after")
     def _agree(self) -> Settings:
         if not self.flush_high_ms <= self.flush_normal_ms <= self.flush_low_ms:
@@ -151,6 +161,10 @@ class Settings(BaseSettings):
             raise ValueError(f"port {self.port} leaves no room for {self.shards} shards' ports after it")
         if self.publish_max_bytes < self.event_max_bytes:
             raise ValueError("publish_max_bytes must not be below event_max_bytes: one event would not fit")
+        if self.publish_held_bytes < self.publish_max_bytes:
+            raise ValueError("publish_held_bytes must not be below publish_max_bytes: one request would not fit")
+        if self.lag_soft_s >= self.lag_hard_s:
+            raise ValueError("lag_soft_s must be below lag_hard_s")
         if self.secret is not None and len(self.secret.get_secret_value()) < _SECRET_CHARACTERS:
             raise ValueError(f"secret must have {_SECRET_CHARACTERS} characters or more")
         if self.token is not None and not _TOKEN.fullmatch(self.token.get_secret_value()):

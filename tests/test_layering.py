@@ -17,9 +17,10 @@ IMPURE = {
     "client", "publisher", "cli", "tailing", "statistics",
 }  # fmt: skip
 PURE_ROLE_FILES = (
-    *(f"router/{name}.py" for name in ("membership", "dispatch", "journal", "router", "coordinator")),
+    *(f"router/{name}.py" for name in ("membership", "dispatch", "journal", "router", "coordinator", "pressure")),
     *(f"workers/{name}.py" for name in ("connection", "shard", "sockets")),
     "gateway/publishing.py",
+    "gateway/intake.py",
     "sources/query_log.py",
 )
 CARRIERS = frozenset({"bus", "metrics", "serving", "supervisor", "cli", "link"})

@@ -7,7 +7,8 @@ from typing import TypeVar
 import pytest
 
 from router.journal import JournalUnavailable, MemoryJournal
-from router.router import GROUP_SECONDS, Router
+from router.pressure import DEFAULT_PATIENCE, GRACE_SECONDS
+from router.router import GROUP_EVENTS, GROUP_SECONDS, MAX_HELD, SLOW_GROUP_EVENTS, Router
 from solowire.backplane import (
     DEAD_AFTER_SECONDS,
     VERSION,
@@ -469,3 +470,213 @@ def test_events_are_kept_in_groups_under_load(world: World) -> None:
     world.turn()
     assert len(world.bus.take(b"gateway-a", Published)) == 4
     assert world.now - begun <= GROUP_SECONDS
+
+
+# ----------------------------------------------------------------------------------- pressure on publishers
+
+
+class Stuck:
+    """A world with two shards that beat twice a second, one of which acks nothing."""
+
+    def __init__(self) -> None:
+        self.world = World(max_events=1_000_000)
+        self.names = [self.world.join(0), self.world.join(1)]
+        self.requests = 0
+
+    def half_a_second(self, *acking: bytes) -> None:
+        world = self.world
+        world.now += 0.5
+        for name in self.names:
+            world.beat(name)
+        for name in acking:
+            world.router.receive(name, Ack("epoch-1", world.router.journal.last, 1000), world.now)
+        world.router.tick(world.now)
+
+    def publish(self) -> int:
+        self.requests += 1
+        self.world.publish(None, request=self.requests)
+        return self.requests
+
+    def answers(self) -> list[int]:
+        return [answer.request for answer in self.world.bus.take(b"gateway-a", Published)]
+
+    def refusals(self) -> list[int]:
+        return [answer.request for answer in self.world.bus.take(b"gateway-a", NotPublished)]
+
+
+def test_a_shard_that_lags_delays_answers_and_then_refuses() -> None:
+    """Answers come later the longer a live shard acks nothing, then publishers are refused; its acks end it at once."""
+    stuck = Stuck()
+    _, follows = stuck.names
+    stuck.publish()
+    assert stuck.answers() == [1]
+    while stuck.world.router.pressure.delay == 0.0:
+        stuck.half_a_second(follows)
+    assert stuck.publish() == 2
+    assert stuck.answers() == [], "an answer left at once"
+    assert stuck.world.router.release(stuck.world.now)
+    assert not stuck.world.router.release(stuck.world.now + DEFAULT_PATIENCE.delay)
+    assert stuck.answers() == [2], "what is in the log must be answered"
+    while stuck.world.router.pressure.retry_after is None:
+        stuck.half_a_second(follows)
+    last = stuck.world.router.journal.last
+    refused = stuck.publish()
+    [answer] = stuck.world.bus.take(b"gateway-a", NotPublished)
+    assert (answer.request, answer.code, answer.retry_after >= 1.0) == (refused, "overloaded", True)
+    assert (stuck.world.router.journal.last, stuck.world.router.refused) == (last, 1)
+    stuck.half_a_second(*stuck.names)
+    assert stuck.answers() + stuck.refusals() == []
+    stuck.publish()
+    assert stuck.answers() == [4]
+
+
+def test_what_was_appended_is_never_refused() -> None:
+    """Events that are in the log are acknowledged, however great the pressure has become meanwhile."""
+    stuck = Stuck()
+    stuck.publish()
+    stuck.answers()
+    for _ in range(8):
+        stuck.half_a_second(stuck.names[1])
+    assert stuck.world.router.pressure.delay > 0
+    held = [stuck.publish() for _ in range(3)]
+    for _ in range(8):
+        stuck.half_a_second(stuck.names[1])
+    assert stuck.world.router.pressure.retry_after is not None
+    assert stuck.answers() == held
+    assert stuck.refusals() == []
+
+
+def test_a_shard_that_has_died_slows_nobody() -> None:
+    """A shard that says nothing any more is looked at as it was when it was heard last, until it is out of the ring."""
+    stuck = Stuck()
+    _, follows = stuck.names
+    for _ in range(20):
+        stuck.publish()
+        assert stuck.answers() == [stuck.requests]
+        world = stuck.world
+        world.now += 0.25
+        world.beat(follows)
+        world.router.receive(follows, Ack("epoch-1", world.router.journal.last, 1000), world.now)
+        world.router.tick(world.now)
+        assert world.router.pressure.delay == 0.0
+    assert [s.index for s in world.router.members.shards] == [1]
+
+
+def test_a_shard_that_leaves_slows_nobody() -> None:
+    """A shard that is being drained takes the time that it takes."""
+    stuck = Stuck()
+    stuck.world.router.receive(stuck.names[0], Leave(), stuck.world.now)
+    stuck.publish()
+    for _ in range(30):
+        stuck.half_a_second(stuck.names[1])
+    assert stuck.world.router.pressure.delay == 0.0
+
+
+def test_a_shard_with_a_long_replay_before_it_stops_nobody() -> None:
+    """One that joins far behind slows no publisher while it reads, and has nobody refused if it goes on for long."""
+    world = World(max_events=1_000_000)
+    for _ in range(100):
+        world.publish(*[None] * 10)
+        world.now += 0.1
+    name = world.join(0, credit=1)
+    world.bus.take(b"gateway-a", Published)
+    begun = world.now
+    offset = 0
+    while world.now < begun + GRACE_SECONDS + 10:
+        world.now += 0.5
+        offset += 1
+        world.beat(name)
+        world.router.receive(name, Ack("epoch-1", offset, 1), world.now)
+        world.router.tick(world.now)
+        assert world.router.pressure.retry_after is None
+        assert (world.router.pressure.delay > 0) == (world.now - begun > GRACE_SECONDS)
+    world.router.receive(name, Ack("epoch-1", 1000, 1), world.now)
+    world.beat(name)
+    world.router.tick(world.now)
+    assert world.router.pressure.delay == 0.0
+
+
+def test_a_quiet_shard_is_no_slow_one() -> None:
+    """A shard that has nothing to ack, since nothing was its business, holds up nobody."""
+    stuck = Stuck()
+    here, other = stuck.names
+    stuck.world.settle(here, other)
+    user = next(f"user{n}" for n in range(100) if Ring([0, 1]).owner(f"user{n}") == 1)
+    stuck.world.bus.sent.clear()
+    for _ in range(30):
+        stuck.world.publish(user)
+        told = stuck.world.bus.take(here, Deliver)
+        assert all(not message.events for message in told)
+        if told:
+            stuck.world.router.receive(here, Ack("epoch-1", told[-1].upto, 1000), stuck.world.now)
+        stuck.half_a_second(other)
+        assert stuck.world.router.pressure.delay == 0.0
+
+
+def test_answers_that_are_held_back_have_a_bound() -> None:
+    """However many wait, the oldest leaves when there are too many."""
+    stuck = Stuck()
+    stuck.publish()
+    for _ in range(8):
+        stuck.half_a_second(stuck.names[1])
+    stuck.answers()
+    router, now = stuck.world.router, stuck.world.now
+    for request in range(MAX_HELD + 5):
+        router.receive(b"gateway-a", Publish(request, [PublishedEvent(f"x{request}", None, b"")]), now)
+    router._commit(now)
+    assert stuck.answers() == [0, 1, 2, 3, 4]
+
+
+class Slow(MemoryJournal):
+    """A journal on a disk that takes its time for each commit: `took` is what a stopwatch reads."""
+
+    def __init__(self) -> None:
+        super().__init__("epoch-1", max_events=10**6, max_bytes=10**9, window=60.0)
+        self.took = 0.0
+        self.commit_seconds = 0.2
+        self.commits: list[int] = []
+
+    def commit(self, now: float) -> None:
+        if self.open:
+            self.commits.append(self.open)
+            self.took += self.commit_seconds
+        super().commit(now)
+
+
+def test_a_slow_disk_is_asked_less_often_for_more() -> None:
+    """Where a commit takes long, more events share one, and the loop has as much time as the disk had."""
+    world = World()
+    journal = Slow()
+    world.router = Router(journal, world.bus.send, stopwatch=lambda: journal.took)
+    batch = [PublishedEvent("", None, b"")]
+    request = 0
+    for _ in range(3):
+        for _ in range(10 * GROUP_EVENTS):
+            request += 1
+            batch = [PublishedEvent(f"id{request}", None, b"")]
+            world.router.receive(b"gateway-a", Publish(request, batch), world.now)
+        again = world.router.dispatch(world.now)
+        world.now = again if again is not None else world.now
+        world.router.dispatch(world.now)
+    assert journal.commits == [GROUP_EVENTS, 9 * GROUP_EVENTS, 10 * GROUP_EVENTS, 10 * GROUP_EVENTS]
+    assert max(journal.commits) <= SLOW_GROUP_EVENTS
+    assert len(world.bus.take(b"gateway-a", Published)) == request
+
+
+def test_a_disk_that_takes_seconds_slows_publishers_and_then_refuses_them() -> None:
+    """A journal that can't follow is felt by publishers as a slow shard is, and is tried again all the same."""
+    world = World()
+    journal = Slow()
+    journal.commit_seconds = 3.0
+    world.router = Router(journal, world.bus.send, stopwatch=lambda: journal.took)
+    world.publish(None, request=1)
+    assert len(world.bus.take(b"gateway-a", Published)) == 1
+    assert world.router.pressure.delay > 0
+    journal.commit_seconds = 6.0
+    world.publish(None, request=2)
+    world.publish(None, request=3)
+    assert [n.request for n in world.bus.take(b"gateway-a", NotPublished)] == [3]
+    world.router.tick(world.now + 10)
+    assert [p.request for p in world.bus.take(b"gateway-a", Published)] == [2]
+    world.publish(None, request=4)
+    assert [p.request for p in world.bus.take(b"gateway-a", Published)] == [4]
