@@ -54,6 +54,7 @@ class Connection:
     """One WebSocket. `socket` is whatever the seam (`workers.sockets`) needs to reach it; nobody else looks at it."""
 
     __slots__ = (
+        "address",
         "answers",
         "backlog",
         "bucket",
@@ -63,7 +64,9 @@ class Connection:
         "feed",
         "heard",
         "identity",
+        "kind",
         "looks_at",
+        "opened",
         "selection",
         "session",
         "silent",
@@ -97,6 +100,9 @@ class Connection:
         self.looks_at: float | None = None  # when its expiry is looked at next
         self.identity = identity
         self.view: View = view_of(identity)
+        self.address = ""  # whence it was asked for
+        self.kind = "direct"  # or "relayed", by the gateway
+        self.opened = 0.0  # monotonic
 
     def become(self, state: State) -> None:
         """Changes the state. Raises ValueError for a transition that the table doesn't have."""

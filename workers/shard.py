@@ -57,6 +57,7 @@ from solowire.client_protocol import (
 from solowire.codes import CloseCode
 from solowire.errors import InvalidMessage, InvalidToken, Refused
 from solowire.feed import NEXT_FRAME_SECONDS, Feed, Feeds, FlushDelays, Frame, feed_key
+from solowire.histogram import Histogram
 from solowire.log import Entry, Log
 from solowire.ring import Ring
 from solowire.subscriptions import (
@@ -69,7 +70,7 @@ from solowire.subscriptions import (
     unsubscribe,
     wanted_of,
 )
-from solowire.tokens import Tokens, UsedTickets
+from solowire.tokens import Ticket, Tokens, UsedTickets
 from workers.connection import MAX_ANSWERS, Connection, State
 from workers.heartbeat import Heartbeats
 from workers.replay import Replay, Replays
@@ -83,6 +84,9 @@ REPLAY_SECONDS = 5.0
 """How long a client waits for what the router is asked for, before it is sent away to try again."""
 
 HAND_OVER_BYTES = 128 * 1024
+
+AUDITED_SUBSCRIPTIONS = 50
+"""How many of a client's wishes a line of the audit log names."""
 
 GATEWAYS_KNOW_SECONDS = 0.2
 """After the wish to leave: by then the gateways send nobody here any more."""
@@ -122,6 +126,7 @@ class Shard:
         catalog: Catalog = CATALOG,
         recent: Log | None = None,
         ask: Callable[[backplane.Replay], bool] = lambda _: False,
+        audit: Callable[..., None] = lambda event, **fields: None,
     ) -> None:
         self.index = index
         self.epoch = ""
@@ -133,6 +138,8 @@ class Shard:
         self.settled = -1
         self.leaving = False
         self.totals: Counter[str] = Counter()
+        self.latency = Histogram()
+        self._audit = audit
         self._users: dict[str, Connection] = {}
         self._sockets = sockets
         self._tokens = tokens
@@ -309,7 +316,12 @@ class Shard:
 
     # --------------------------------------------------------------------------- connections come and go
 
-    def admit(self, ticket: str, now: float) -> Identity:
+    @property
+    def blocked(self) -> Mapping[Connection, float]:
+        """The connections that lag: whose socket is busy with an older frame, and since when."""
+        return self._blocked
+
+    def admit(self, ticket: str, now: float) -> Ticket:
         """Whom a ticket lets in, once. Raises InvalidToken or Refused; nothing has been accepted then."""
         wall = now + self.wall_offset
         redeemed = self._tokens.redeem_ticket(ticket, self.index, wall)
@@ -330,16 +342,20 @@ class Shard:
             raise Refused(409, "duplicate_connection", "the user is connected already", "close the other one first")
         self._used.use(redeemed, wall)
         self._arriving.add(user)
-        return redeemed.identity
+        return redeemed
 
     def abandon(self, identity: Identity) -> None:
         """One that was admitted went away before its handshake was done."""
         self._arriving.discard(identity.user)
 
-    def open(self, identity: Identity, codec: Codec, socket: object, now: float) -> Connection:
+    def open(
+        self, identity: Identity, codec: Codec, socket: object, now: float, *, address: str = "", kind: str = "direct"
+    ) -> Connection:
         """An accepted connection begins; the user's older one, if any, ends."""
         self._arriving.discard(identity.user)
         connection = Connection(self._new_id(), identity, codec, socket)
+        connection.address, connection.kind, connection.opened = address, kind, now
+        self._tell("connected", connection, codec=codec.value, kind=kind)
         older = self._users.get(identity.user)
         if older is not None:
             self._close(older, CloseCode.replaced)
@@ -356,6 +372,8 @@ class Shard:
     def gone(self, connection: Connection) -> None:
         """The socket has ended, whoever ended it."""
         if connection.state is not State.gone:
+            if connection.state is not State.closing:
+                self._tell("disconnected", connection, code=None, reason="the client has gone")
             self._forget(connection)
             connection.become(State.gone)
 
@@ -370,7 +388,20 @@ class Shard:
         self._forget(connection)
         connection.become(State.closing)
         self.totals[f"closed_{code.value}"] += 1
+        self._tell("disconnected", connection, code=code.value, reason=code.reason)
         self._sockets.close(connection, code, code.reason)
+
+    def _tell(self, event: str, connection: Connection, **fields: object) -> None:
+        """The audit log."""
+        identity = connection.identity
+        self._audit(
+            event,
+            user=identity.user,
+            role=identity.role,
+            address=connection.address,
+            session=connection.session,
+            **fields,
+        )
 
     def _forget(self, connection: Connection) -> None:
         self._leave_feed(connection)
@@ -567,7 +598,15 @@ class Shard:
             self._hand_over(connection, now)
         if connection.answers:
             feed.hold(connection)
+        self._tell_subscriptions(connection, resolved)
         self.run(now)
+
+    def _tell_subscriptions(self, connection: Connection, resolved: Resolved) -> None:
+        patterns, denied = list(connection.wanted), [d.type for d in resolved.denied]
+        most = AUDITED_SUBSCRIPTIONS
+        more = max(0, len(patterns) - most) + max(0, len(denied) - most)
+        fields = {"denied": denied[:most]} if denied else {}
+        self._tell("subscribed", connection, subscriptions=patterns[:most], more=more, **fields)
 
     def _want(self, connection: Connection, wanted: dict[str, Filter], now: float, id: Id) -> None:
         connection.wanted = wanted
@@ -575,6 +614,7 @@ class Shard:
         cursor = self._leave_feed(connection)
         if self._say(connection, Subscriptions(resolved.names, resolved.denied, id), now):
             self._join_feed(connection, resolved, cursor, now)
+            self._tell_subscriptions(connection, resolved)
             self.run(now)
 
     def _refresh(self, connection: Connection, message: Refresh, now: float) -> None:
@@ -636,7 +676,8 @@ class Shard:
         if frame.payload is not None and feed.current:
             busy = self._sockets.send(frame.payload, feed.current)
             sent = len(feed.current) - len(busy)
-            self._sent(frame, sent)
+            self._sent(frame, sent, before, now)
+            feed.largest = max(feed.largest, len(frame.payload))
             if busy:
                 feed.fell_behind(busy, before)
                 self._block(busy, now)
@@ -664,12 +705,16 @@ class Shard:
                 frame = frames[key] = feed.read(*key)
             if frame.payload is not None:
                 self._sockets.queue(frame.payload, connection)
-                self._sent(frame, 1)
+                self._sent(frame, 1, cursor, now)
             feed.caught_up(connection, frame.cursor, apart=self.log.has_for(user, frame.cursor))
         if any(c not in self._blocked for c in feed.behind):
             feed.wake(now + NEXT_FRAME_SECONDS)
 
-    def _sent(self, frame: Frame, connections: int) -> None:
+    def _sent(self, frame: Frame, connections: int, cursor: int, now: float) -> None:
+        """cursor: where they stood. The frame is as late as the oldest event in it, which comes next there."""
+        oldest = self.log.first_after(cursor)
+        if oldest is not None and oldest.event.taken:
+            self.latency.add(max(0.0, now + self.wall_offset - oldest.event.taken), connections)
         self.totals["frames"] += connections
         self.totals["deliveries"] += connections * frame.events
         self.totals["bytes"] += connections * len(frame.payload or "")

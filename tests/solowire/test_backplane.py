@@ -40,6 +40,7 @@ FROM_ROUTER: list[Any] = [
     b.Replayed(6, 12, [], "retention"),
     b.DrainNow(),
     b.Superseded(),
+    b.Diagnose("loop_lag_seconds"),
     b.Draining(7, None),
 ]
 DECODERS = [b.decode_from_peer, b.decode_from_router]

@@ -129,7 +129,7 @@ class Bench:
         return TOKENS.sign(user, role, now=self.now + WALL, ttl=ttl, scopes=scopes)
 
     def open(self, user: str = "alice", role: str = "viewer", codec: Codec = Codec.json, **scopes: Any) -> Connection:
-        identity = self.shard.admit(self.ticket(user, role, **scopes), self.now)
+        identity = self.shard.admit(self.ticket(user, role, **scopes), self.now).identity
         return self.shard.open(identity, codec, None, self.now)
 
     def connect(self, user: str = "alice", role: str = "viewer", codec: Codec = Codec.json, **hello: Any) -> Connection:
@@ -209,7 +209,7 @@ def test_a_second_connection_can_be_refused_instead() -> None:
     assert (caught.value.status, caught.value.code) == (409, "duplicate_connection")
     assert b.closed(first) is None
     b.shard.gone(first)
-    assert b.shard.admit(ticket, b.now).user == "alice"
+    assert b.shard.admit(ticket, b.now).identity.user == "alice"
 
 
 def test_users_dont_replace_each_other() -> None:
@@ -262,14 +262,14 @@ def test_a_shard_that_isnt_ready_lets_nobody_in() -> None:
     assert (caught.value.status, caught.value.retry_after) == (503, 1)
     b.shard.deliver(Deliver("epoch-2", 0, 5, []), b.now)
     assert b.shard.ready
-    assert b.shard.admit(ticket, b.now).user == "alice"
+    assert b.shard.admit(ticket, b.now).identity.user == "alice"
 
 
 def test_a_ring_that_changes_while_a_connection_opens() -> None:
     """A user who was given to another shard between ticket and acceptance is sent there, and gets nothing here."""
     b = Bench()
     user = user_who((0, 1), 1)
-    identity = b.shard.admit(b.ticket(user), b.now)
+    identity = b.shard.admit(b.ticket(user), b.now).identity
     b.ring(0, 1)
     connection = b.shard.open(identity, Codec.json, None, b.now)
     b.say(connection, c.Hello(subscriptions=["custom.a"]))
