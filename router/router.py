@@ -10,6 +10,7 @@ in a Beat that it knows an older one.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from itertools import accumulate
 
@@ -19,12 +20,14 @@ import structlog
 from router.dispatch import BYTES_A_MESSAGE, Outlet
 from router.journal import Appended, Journal, JournalUnavailable
 from router.membership import Membership, Peer
+from router.watch import Watch
 from solowire.backplane import (
     VERSION,
     Ack,
     Answer,
     Ask,
     Beat,
+    Diagnose,
     Drain,
     Draining,
     DrainNow,
@@ -36,6 +39,7 @@ from solowire.backplane import (
     PeerMessage,
     Publish,
     Published,
+    PublishedEvent,
     Replay,
     Replayed,
     RingState,
@@ -58,6 +62,9 @@ STATES, STATES_BYTES = 10_000, 16 * 2**20
 REPLAY_RECORDS = 2_000
 RETRY_SECONDS = 1.0
 
+MOST_OF_ITS_OWN = 1000
+"""Events of the router's own that wait for a journal that takes nothing; the oldest are given up, and were logged."""
+
 
 class _Ring(msgspec.Struct):
     """What the journal remembers of the ring."""
@@ -76,6 +83,8 @@ class Router:
         *,
         now: float = 0.0,
         wall_offset: float = 0.0,
+        watch: Watch | None = None,
+        audit: Callable[..., None] = lambda event, **fields: None,
     ) -> None:
         self.journal = journal
         self.members = Membership()
@@ -83,6 +92,10 @@ class Router:
         self.events = 0
         self.duplicates = 0
         self.dropped = 0  # messages that could not be decoded
+        self.watch = watch
+        self._audit = audit
+        self._own: deque[PublishedEvent] = deque(maxlen=MOST_OF_ITS_OWN)  # not in the log yet
+        self._own_open = False  # whether they stand in the journal's open group
         self._send = send
         self._outlets: dict[bytes, Outlet] = {}
         self._unanswered: list[tuple[bytes, int, Appended]] = []  # of the journal's open group
@@ -123,6 +136,7 @@ class Router:
                 member = self.members.shard(message.shard)
                 asked = member is not None and self._send(member.name, DrainNow())
                 users = member.stats.connections if member is not None and asked else None
+                self._audit("administered", action="drain", user=message.by, shard=message.shard, users=users)
                 self._send(peer, Draining(message.request, users))
             case Leave():
                 self.members.leave(peer)
@@ -151,6 +165,7 @@ class Router:
     def _commit(self, now: float) -> None:
         self._committed_at = now
         answers, self._unanswered = self._unanswered, []
+        own_open, self._own_open = self._own_open, False
         try:
             self.journal.commit(now + self.wall_offset)
         except JournalUnavailable as error:
@@ -160,6 +175,8 @@ class Router:
             for peer, request, _ in answers:
                 self._send(peer, NotPublished(request, "journal_unavailable", str(error), RETRY_SECONDS))
             return
+        if own_open:
+            self._own.clear()
         if self._unavailable and answers:
             self._unavailable = False
             log.warning("journal_available")
@@ -230,9 +247,24 @@ class Router:
             self._outlets.pop(peer.name, None)
             log.warning("peer_silent", peer=peer.name.decode(errors="replace"))
         self._tell_ring("shard_lost", b"", [(p.address.index, p.stats.connections) for p in silent if p.address])
+        self._say_how_it_is(now)
         self._commit(now)  # also with nothing to keep: the journal forgets what is too old
         for outlet in self._outlets.values():
             self._catch_up(outlet)
+
+    def _say_how_it_is(self, now: float) -> None:
+        """Alerts and statistics go the way of every event, but that nobody waits for an answer: who may, gets them."""
+        if self.watch is None:
+            return
+        reports = [(member.name, report) for member in self.members if (report := self._report(member)) is not None]
+        gateways = [member.stats for member in self.members if member.address is None]
+        said = self.watch.look(reports, gateways, self.journal.last, now, now + self.wall_offset)
+        self._own.extend(said.events)
+        if self._own:
+            self.journal.append(list(self._own), now + self.wall_offset)
+            self._own_open = True
+        for shard, reason in said.diagnoses:
+            self._send(shard, Diagnose(reason))
 
     def _hello(self, peer: bytes, message: Hello, now: float) -> None:
         if message.version != VERSION:
@@ -296,11 +328,15 @@ class Router:
         return RingState(self.journal.epoch, version, self.journal.last, self.members.shards, since, lost)
 
     def _answer(self, message: Ask) -> Answer:
-        reports = [self._report(member) for member in self.members if member.address and not member.presumed]
-        found = sorted((r for r in reports if r is not None), key=lambda report: report.address.index)
         journal = self.journal
         gateways = self.members.gateways
+        found = self.reports()
         return Answer(message.request, journal.epoch, journal.last, self.events, self.duplicates, found, gateways)
+
+    def reports(self) -> list[ShardReport]:
+        """What is known of each shard, in the order of their indexes."""
+        reports = [self._report(member) for member in self.members if member.address and not member.presumed]
+        return sorted((r for r in reports if r is not None), key=lambda report: report.address.index)
 
     def _report(self, member: Peer) -> ShardReport | None:
         outlet = self._outlets.get(member.name)

@@ -21,7 +21,7 @@ TYPES_NAMED = 8
 def diagnose(shard: Shard, reporting: Reporting, now: float) -> dict[str, Any]:
     """The slowest feeds, the largest frames, the top publishers and types, and the connections that lag."""
     feeds = list(shard.feeds)
-    slowest = sorted((f for f in feeds if f.behind), key=lambda feed: min(feed.behind.values()))
+    slowest = sorted((f for f in feeds if f.behind), key=_oldest)
     largest = sorted((f for f in feeds if f.largest), key=lambda feed: -feed.largest)
     newest = shard.log.newest(NEWEST_ENTRIES)
     return {
@@ -40,8 +40,12 @@ def diagnose(shard: Shard, reporting: Reporting, now: float) -> dict[str, Any]:
     }
 
 
+def _oldest(feed: Feed[Connection]) -> int:
+    return min(map(feed.cursor_of, feed.behind))
+
+
 def _slow(feed: Feed[Connection], shard: Shard, now: float) -> dict[str, Any]:
-    oldest = min(feed.behind.values())
+    oldest = _oldest(feed)
     return {
         **_about(feed),
         "behind": len(feed.behind),
@@ -55,7 +59,7 @@ def _about(feed: Feed[Connection]) -> dict[str, Any]:
     names = [name for name, _ in feed.key.selection]
     return {
         "connections": len(feed),
-        "codec": feed.key.codec.value,
+        "codec": feed.key.codec.name,
         "types": names[:TYPES_NAMED],
         "types_more": max(0, len(names) - TYPES_NAMED),
         "filtered": sum(bool(conditions) for _, conditions in feed.key.selection),

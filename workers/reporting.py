@@ -76,7 +76,7 @@ class Reporting:
     def report(self, now: float) -> ShardStats:
         """The numbers of now, with the rates of the last second."""
         shard = self._shard
-        counted = Counter((group_of(c.identity, self._group_by), c.codec.value, c.kind) for c in shard.connections)
+        counted = Counter((group_of(c.identity, self._group_by), c.codec.name, c.kind) for c in shard.connections)
         tallies: tuple[Counter[str], Counter[str], Counter[str]] = (Counter(), Counter(), Counter())
         for names, count in counted.items():
             for tally, name in zip(tallies, names, strict=True):
@@ -124,7 +124,7 @@ class Reporting:
             "role": connection.identity.role,
             "group": group_of(connection.identity, self._group_by),
             "address": connection.address,
-            "codec": connection.codec.value,
+            "codec": connection.codec.name,
             "kind": connection.kind,
             "state": connection.state.value,
             "connected_s": round(now - connection.opened, 3),

@@ -355,7 +355,7 @@ class Shard:
         self._arriving.discard(identity.user)
         connection = Connection(self._new_id(), identity, codec, socket)
         connection.address, connection.kind, connection.opened = address, kind, now
-        self._tell("connected", connection, codec=codec.value, kind=kind)
+        self._tell("connected", connection, codec=codec.name, kind=kind)
         older = self._users.get(identity.user)
         if older is not None:
             self._close(older, CloseCode.replaced)
