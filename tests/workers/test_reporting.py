@@ -104,7 +104,7 @@ def test_latency_is_measured_from_the_gateway_to_the_sockets() -> None:
     assert sum(stats.latency) == 3
     p50 = quantile(stats.latency, 0.5)
     assert p50 is not None
-    assert 0.25 <= p50 < 0.5
+    assert 0.18 < p50 < 0.27  # 250 ms, within its bucket
     for _ in range(LATENCY_SECONDS + 1):
         stats = second(b, reporting)
     assert sum(stats.latency) == 0
