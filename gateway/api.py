@@ -9,6 +9,7 @@ import asyncio
 import re
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cache
@@ -24,12 +25,14 @@ from gateway.gateway import Gateway
 from gateway.intake import Room
 from gateway.openapi import ASSETS, PublishOperation, openapi_config, swagger_ui
 from gateway.publishing import Parser
+from gateway.shards import Shards
 from solowire.access import Identity
 from solowire.backplane import Answer, ShardAddress, ShardReport
 from solowire.catalog import CATALOG
 from solowire.client_protocol import SUBPROTOCOLS
 from solowire.errors import InvalidEvents, Refused, RequestError
 from solowire.metrics import CONTENT_TYPE
+from solowire.numbers import together, told
 from solowire.problems import PROBLEM_TYPE, problem, problem_of
 from solowire.settings import Settings
 from solowire.tokens import TICKET_SECONDS, bearer
@@ -40,6 +43,7 @@ _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:\d+)?")
 _DISCARDED_BYTES = 64 * 2**20
 BODY_SECONDS = 60.0
 """One that sends its request a byte at a time holds room for no longer."""
+_AUDITED_TYPES = 20
 
 Req = Request[Any, Any, Any]
 T = TypeVar("T")
@@ -67,6 +71,11 @@ class Accepted(msgspec.Struct):
 
 
 class Totals(msgspec.Struct):
+    """The whole system. Totals since each process's start; …_per_s: of the last second; latency_s: p50, p95, p99.
+
+    oldest_cursor_s, loop_lag_s, events_per_s: of all shards the largest. behind: offsets that the slowest has to go.
+    """
+
     epoch: str
     last_offset: int
     events: int
@@ -77,17 +86,48 @@ class Totals(msgspec.Struct):
     deliveries: int
     frames: int
     bytes: int
+    behind: int
+    feeds: int
+    lagging: int
+    log_events: int
+    log_bytes: int
+    admitted: int
+    refused: int
+    groups: dict[str, int]
+    codecs: dict[str, int]
+    kinds: dict[str, int]
+    aggregating: dict[str, int]
+    events_per_s: float
+    deliveries_per_s: float
+    frames_per_s: float
+    bytes_per_s: float
+    refused_per_s: float
+    latency_s: dict[str, float | None]
+    oldest_cursor_s: float
+    loop_lag_s: float
+    memory_bytes: int
+    lease_used: int
+    lease_granted: int
 
 
-def create_app(gateway: Gateway, settings: Settings, metrics: Any) -> Litestar:
-    """The ASGI application for everything on the gateway that is not a WebSocket."""
+def create_app(
+    gateway: Gateway,
+    settings: Settings,
+    metrics: Any,
+    asked: Shards | None = None,
+    audit: Callable[..., None] = lambda event, **fields: None,
+) -> Litestar:
+    """The ASGI application for everything on the gateway that is not a WebSocket.
+
+    asked: for what only shards know. audit: the audit log.
+    """
+    asked = asked or Shards()
     parser = Parser(CATALOG, _event_id, max_events=settings.publish_max_events, max_bytes=settings.event_max_bytes)
 
     @post("/v1/connect", status_code=200, summary="Where to connect", tags=["clients"])
     async def connect(request: Req) -> Connect:
         """Takes a Bearer token, answers with the URL of the user's shard and a ticket for it."""
-        now = time.time()
-        shard, ticket = gateway.place(gateway.identify(_token(request), now), now)
+        shard, ticket = _place(request, _token(request))
         url = shard_url(settings.shard_url, shard, _scheme(request), _host(request))
         joined = f"{url}{'&' if '?' in url else '?'}ticket={ticket}"
         return Connect(joined, ticket, shard.index, gateway.epoch, int(TICKET_SECONDS), list(SUBPROTOCOLS))
@@ -95,8 +135,7 @@ def create_app(gateway: Gateway, settings: Settings, metrics: Any) -> Litestar:
     @get("/v1/route", status_code=204, summary="Which upstream owns the user", tags=["edge proxies"])
     async def route(request: Req) -> Response[None]:
         """For nginx `auth_request` and Envoy `ext_authz`: the answer is in the headers."""
-        now = time.time()
-        shard, ticket = gateway.place(gateway.identify(_token(request) or _query_token(request), now), now)
+        shard, ticket = _place(request, _token(request) or _query_token(request))
         headers = {
             "x-solowire-upstream": f"{shard.host}:{shard.port}",
             "x-solowire-shard": str(shard.index),
@@ -120,11 +159,22 @@ def create_app(gateway: Gateway, settings: Settings, metrics: Any) -> Litestar:
         """
         identity, room = await _let_in(request)
         try:
-            number, events = await _take(request, identity, room)
+            number, types = await _take(request, identity, room)
             done = await gateway.published(number)
         finally:
             gateway.intake.close(room)
-        log.debug("published", user=identity.user, events=events, last=done.offsets[-1])
+        log.debug("published", user=identity.user, events=len(done.offsets), last=done.offsets[-1])
+        audit(
+            "published",
+            user=identity.user,
+            role=identity.role,
+            address=_address(request),
+            events=len(done.offsets),
+            types=types,
+            first=min(done.offsets),
+            last=max(done.offsets),
+            duplicates=len(done.duplicates),
+        )
         return Accepted(
             done.epoch,
             min(done.offsets),
@@ -143,15 +193,16 @@ def create_app(gateway: Gateway, settings: Settings, metrics: Any) -> Litestar:
             await _body(request, 0)
             raise
 
-    async def _take(request: Req, identity: Identity, room: Room) -> tuple[int, int]:
-        """Reads the request and sends it on; its number and how many events. What it was made of is not kept."""
+    async def _take(request: Req, identity: Identity, room: Room) -> tuple[int, dict[str, int]]:
+        """Reads the request and sends it on; its number, and how many of which types. The events are not kept."""
         body = await _body(request, settings.publish_max_bytes, lambda size: gateway.intake.grow(room, size))
         if body is None:
             raise Refused(
                 413, "too_large", f"a request may have {settings.publish_max_bytes} bytes", "send fewer events in each"
             )
         events = parser.parse(body, request.headers.get("content-type", ""), datetime.now(UTC), identity.user)
-        return gateway.send(identity, events, room), len(events)
+        types = dict(Counter(event.type for event in events).most_common(_AUDITED_TYPES))
+        return gateway.send(identity, events, room), types
 
     @get("/v1/catalog", summary="The event types", security=[{}], tags=["publishers"])
     async def catalog() -> Response[bytes]:
@@ -160,26 +211,47 @@ def create_app(gateway: Gateway, settings: Settings, metrics: Any) -> Litestar:
 
     @get("/v1/stats", summary="Totals", tags=["administrators"])
     async def stats(request: Req) -> Totals:
-        answer = await gateway.ask(_identity(request))
-        return _totals(answer)
+        _administrator(request, "stats")
+        return _totals(await gateway.ask())
 
     @get("/v1/stats/shards", summary="All shards", tags=["administrators"])
     async def shards(request: Req) -> list[dict[str, Any]]:
-        answer = await gateway.ask(_identity(request))
+        _administrator(request, "stats_shards")
+        answer = await gateway.ask()
         return [_shard(report) for report in answer.shards]
 
     @get("/v1/stats/shards/{index:int}", summary="One shard", tags=["administrators"])
     async def shard(request: Req, index: int) -> dict[str, Any]:
-        answer = await gateway.ask(_identity(request))
+        """Its numbers and, from the shard itself, its slowest connections.
+
+        A shard that doesn't answer has `slowest` null and the reason as `shard_error`: what the router knows of it is
+        worth the more then.
+        """
+        _administrator(request, "stats_shard", shard=index)
+        answer = await gateway.ask()
         for report in answer.shards:
             if report.address.index == index:
-                return _shard(report)
+                try:
+                    slowest = await asked.slowest(report.address, _token(request))
+                    return {**_shard(report), "slowest": slowest}
+                except Refused as error:
+                    return {**_shard(report), "slowest": None, "shard_error": error.code}
         raise Refused(404, "no_such_shard", f"there is no shard {index}", "GET /v1/stats/shards lists them")
+
+    @get("/v1/users/{user:str}", summary="One user's connections", tags=["administrators"])
+    async def user(request: Req, user: str) -> dict[str, Any]:
+        """Asks the shard that owns the user, and if it has no connection there, the others."""
+        _administrator(request, "stats_user", about=user)
+        owner = gateway.owner(user)
+        others = [shard for index, shard in gateway.shards.items() if index != owner]
+        first = gateway.shards.get(owner) if owner is not None else None
+        return {"user": user, "connections": await asked.user(user, first, others, _token(request))}
 
     @post("/v1/shards/{index:int}/drain", status_code=202, summary="Empty a shard", tags=["administrators"])
     async def drain(request: Req, index: int) -> dict[str, int]:
         """The shard takes no new users, sends its own to the others at the set pace, and ends."""
-        return {"shard": index, "users": await gateway.drain(_identity(request), index)}
+        identity = _administrator(request, "drain", shard=index)
+        return {"shard": index, "users": await gateway.drain(identity, index)}
 
     @get("/healthz", summary="Alive", security=[{}], tags=["operations"])
     async def healthz() -> dict[str, str]:
@@ -198,8 +270,37 @@ def create_app(gateway: Gateway, settings: Settings, metrics: Any) -> Litestar:
         """Prometheus metrics of this process."""
         return Response(metrics.render(), headers={"content-type": CONTENT_TYPE})
 
-    def _identity(request: Req) -> Identity:
-        return gateway.identify(_token(request), time.time())
+    def _place(request: Req, token: str) -> tuple[ShardAddress, str]:
+        """The user's shard and a ticket for it. Raises RequestError, counted."""
+        now, identity = time.time(), None
+        try:
+            identity = gateway.identify(token, now)
+            return gateway.place(identity, now)
+        except RequestError as error:
+            gateway.refused[error.code] += 1
+            who = {} if identity is None else {"user": identity.user, "role": identity.role}
+            audit("refused", action="connect", **who, code=error.code, address=_address(request))
+            raise
+
+    def _administrator(request: Req, action: str, **about: Any) -> Identity:
+        """Who asks. Raises InvalidToken, Refused."""
+        identity = None
+        try:
+            identity = gateway.identify(_token(request), time.time())
+            gateway.need_administrator(identity)
+        except RequestError as error:
+            who = {} if identity is None else {"user": identity.user, "role": identity.role}
+            audit("refused", action=action, **who, **about, code=error.code, address=_address(request))
+            raise
+        audit(
+            "administered",
+            user=identity.user,
+            role=identity.role,
+            action=action,
+            **about,
+            address=_address(request),
+        )
+        return identity
 
     return Litestar(
         [
@@ -210,6 +311,7 @@ def create_app(gateway: Gateway, settings: Settings, metrics: Any) -> Litestar:
             stats,
             shards,
             shard,
+            user,
             drain,
             healthz,
             readyz,
@@ -260,6 +362,10 @@ async def _body(request: Req, limit: int, grow: Callable[[int], object] = lambda
     return b"".join(kept) if size <= limit else None
 
 
+def _address(request: Req) -> str:
+    return request.client.host if request.client is not None else ""
+
+
 def _token(request: Req) -> str:
     return bearer(request.headers.get("authorization", ""))
 
@@ -301,10 +407,8 @@ def _totals(answer: Answer) -> Totals:
         duplicates=answer.duplicates,
         gateways=answer.gateways,
         shards=len(stats),
-        connections=sum(s.connections for s in stats),
-        deliveries=sum(s.deliveries for s in stats),
-        frames=sum(s.frames for s in stats),
-        bytes=sum(s.bytes for s in stats),
+        behind=max((report.behind for report in answer.shards), default=0),
+        **together(stats),
     )
 
 
@@ -315,7 +419,7 @@ def _shard(report: ShardReport) -> dict[str, Any]:
         "in_flight": report.in_flight,
         "behind": report.behind,
         "draining": report.draining,
-        **msgspec.structs.asdict(report.stats),
+        **told(report.stats),
     }
 
 

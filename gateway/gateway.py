@@ -8,7 +8,8 @@ kept.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from itertools import count
 from typing import Any
 
@@ -33,6 +34,7 @@ from solowire.backplane import (
     RingState,
     RouterMessage,
     ShardAddress,
+    ShardStats,
 )
 from solowire.errors import Refused
 from solowire.events import Delivery, Event, encode_event
@@ -46,7 +48,10 @@ _AWAY = ("router_away", "the router can't be reached", AGAIN)
 
 
 class Gateway:
-    """timeout: seconds to wait for the router's answer. pace: users per second that come back from a lost shard."""
+    """timeout: seconds to wait for the router's answer. pace: users per second that come back from a lost shard.
+
+    stats: what the router is told of this process. refused: how many connections were, by the problem's code.
+    """
 
     def __init__(
         self,
@@ -57,9 +62,11 @@ class Gateway:
         *,
         timeout: float,
         pace: float = 500.0,
+        stats: Callable[[], ShardStats | None] = lambda: None,
     ) -> None:
         self.tokens = tokens
         self.intake = intake
+        self.refused: Counter[str] = Counter()
         self.epoch = ""
         self._roles = roles
         self._timeout = timeout
@@ -69,12 +76,17 @@ class Gateway:
         self._shards: dict[int, ShardAddress] = {}
         self._requests = count(1)
         self._waiting: dict[int, asyncio.Future[Any]] = {}
-        self._link = Link(address, f"gateway-{self._boot}", lambda: Hello(VERSION, self._boot), self._received)
+        self._link = Link(address, f"gateway-{self._boot}", lambda: Hello(VERSION, self._boot), self._received, stats)
 
     @property
     def ready(self) -> bool:
         """Whether it can admit users: it knows the ring, be the router away or not."""
         return bool(self._shards)
+
+    @property
+    def shards(self) -> dict[int, ShardAddress]:
+        """Those that take users, by their indexes."""
+        return self._shards
 
     @property
     def router_alive(self) -> bool:
@@ -85,6 +97,10 @@ class Gateway:
     def dropped(self) -> int:
         """How many of the router's messages could not be decoded."""
         return self._link.dropped
+
+    def owner(self, user: str) -> int | None:
+        """The shard that owns the user."""
+        return self._ring.owner(user)
 
     def identify(self, token: str, now: float) -> Identity:
         """Raises InvalidToken."""
@@ -110,6 +126,11 @@ class Gateway:
         """Raises Refused for one who may not publish, before anything that they sent is read."""
         if not identity.may(PUBLISH):
             raise Refused(403, "forbidden", f"publishing needs the permission {PUBLISH}", "use a publisher's token")
+
+    def need_administrator(self, identity: Identity) -> None:
+        """Raises Refused."""
+        if not identity.may(ADMINISTER):
+            raise Refused(403, "forbidden", "statistics and draining are for administrators", "")
 
     def make_room(self, identity: Identity) -> Room:
         """For a publish request that is about to be read; to be given to `intake.close`. Raises Refused."""
@@ -137,20 +158,16 @@ class Gateway:
         published: Published = answer
         return published
 
-    async def ask(self, identity: Identity) -> Answer:
-        """The router's numbers, for administrators. Raises Refused."""
-        if not identity.may(ADMINISTER):
-            raise Refused(403, "forbidden", "statistics are for administrators", "")
+    async def ask(self) -> Answer:
+        """The router's numbers. Raises Refused."""
         request = next(self._requests)
         answer: Answer = await self._request(request, Ask(request))
         return answer
 
     async def drain(self, identity: Identity, shard: int) -> int:
         """Tells a shard to send its users away and end; returns how many there are. Raises Refused."""
-        if not identity.may(ADMINISTER):
-            raise Refused(403, "forbidden", "draining is for administrators", "")
         request = next(self._requests)
-        answer: Draining = await self._request(request, Drain(request, shard))
+        answer: Draining = await self._request(request, Drain(request, shard, identity.user))
         if answer.users is None:
             raise Refused(404, "no_such_shard", f"there is no shard {shard}", "GET /v1/stats/shards lists them")
         log.info("drain", shard=shard, users=answer.users, by=identity.user)

@@ -45,7 +45,14 @@ _CUT = 1006
 class Relay:
     """The ASGI application for the gateway's WebSockets. open: how many it carries now."""
 
-    def __init__(self, gateway: Gateway, *, stalled_s: float) -> None:
+    def __init__(
+        self,
+        gateway: Gateway,
+        *,
+        stalled_s: float,
+        audit: Callable[..., None] = lambda event, **fields: None,
+    ) -> None:
+        self._audit = audit
         self._gateway = gateway
         self._stalled_s = stalled_s
         self._carried: set[asyncio.Task[Any]] = set()
@@ -67,6 +74,9 @@ class Relay:
         try:
             shard = await self._connect(scope)
         except RequestError as error:
+            client = scope.get("client")
+            self._gateway.refused[error.code] += 1
+            self._audit("refused", action="relay", code=error.code, address=client[0] if client else "")
             await _refuse(send, *response_of(error))
             return
         except InvalidStatus as refusal:
@@ -98,7 +108,7 @@ class Relay:
         try:
             return await connect(
                 f"ws://{address.host}:{address.port}/ws",
-                additional_headers={"x-solowire-ticket": ticket},
+                additional_headers={"x-solowire-ticket": ticket, "x-solowire-relayed": "1"},
                 subprotocols=[s for s in offered if s in SUBPROTOCOLS] or offered or None,
                 compression=None,
                 ping_interval=None,

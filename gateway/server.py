@@ -12,13 +12,17 @@ from gateway.api import create_app
 from gateway.gateway import Gateway
 from gateway.intake import Intake
 from gateway.relay import Relay
+from gateway.shards import Shards
 from solowire import process
 from solowire.access import Role
-from solowire.metrics import Metrics, Sample
+from solowire.audit import open_audit
+from solowire.backplane import ShardStats
+from solowire.metrics import Labelled, Metrics, Sample
 from solowire.roles import roles_of
 from solowire.serving import WebServer, listen
 from solowire.settings import Settings, secret_of
 from solowire.tokens import Tokens
+from solowire.vitals import Vitals, memory_bytes
 
 log = structlog.get_logger("solowire.gateway")
 
@@ -32,6 +36,24 @@ def serve(settings: Settings) -> None:
 
 async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], stop: asyncio.Event) -> None:
     sock = listen(settings.host, settings.port, send_buffer=settings.send_buffer_bytes, stalled_s=settings.stalled_s)
+    audit = open_audit(settings, "gateway")
+    refused, refused_per_s = 0, 0.0
+
+    def each_second() -> None:
+        nonlocal refused, refused_per_s
+        audit.second()
+        total = gateway.refused.total()
+        refused_per_s, refused = float(total - refused), total
+
+    def stats() -> ShardStats:
+        return ShardStats(
+            refused=refused,
+            refused_per_s=refused_per_s,
+            memory_bytes=memory_bytes(),
+            loop_lag_s=round(vitals.loop_lag_s, 4),
+        )
+
+    vitals = Vitals(each_second)
     gateway = Gateway(
         settings.backplane_address,
         tokens,
@@ -39,8 +61,10 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
         intake_of(settings),
         timeout=settings.publish_timeout_s,
         pace=settings.moves_per_s,
+        stats=stats,
     )
-    relay = Relay(gateway, stalled_s=settings.stalled_s)
+    relay = Relay(gateway, stalled_s=settings.stalled_s, audit=audit)
+    shards = Shards()
 
     def samples() -> Iterator[Sample]:
         yield "relayed_connections", "WebSockets that this gateway carries.", relay.open
@@ -51,8 +75,11 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
         yield "publish_overload_refusals_total", "Publish requests refused for want of room.", intake.overloads
         yield "publish_rate_refusals_total", "Publish requests refused for their publisher's rate.", intake.limited
         yield "backplane_dropped_total", "Messages of the router that could not be decoded.", gateway.dropped
+        yield Labelled("refusals_total", "Connections refused, by the problem's code.", "code", gateway.refused)
+        yield "loop_lag_seconds", "Lateness of a timer, at most, in the last second.", vitals.loop_lag_s
+        yield "audit_lines_lost_total", "Lines of the audit log that could not be written.", audit.lost
 
-    http = create_app(gateway, settings, Metrics(samples))
+    http = create_app(gateway, settings, Metrics(samples), shards, audit)
 
     async def app(scope: Mapping[str, Any], receive: Any, send: Any) -> None:
         if scope["type"] == "websocket":
@@ -70,6 +97,9 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
         await relay.close()
         gateway.close()
         await server.finish()
+        await shards.close()
+        vitals.close()
+        audit.close()
 
 
 def intake_of(settings: Settings) -> Intake:

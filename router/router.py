@@ -24,6 +24,7 @@ from router.dispatch import BYTES_A_MESSAGE, Outlet
 from router.journal import Appended, Journal, JournalUnavailable
 from router.membership import Membership, Peer
 from router.pressure import DEFAULT_PATIENCE, Follower, Marks, Patience, Pressure, pressure
+from router.watch import Watch
 from solowire.backplane import (
     VERSION,
     Ack,
@@ -31,6 +32,7 @@ from solowire.backplane import (
     Ask,
     Beat,
     Came,
+    Diagnose,
     Drain,
     Draining,
     DrainNow,
@@ -45,6 +47,7 @@ from solowire.backplane import (
     PeerMessage,
     Publish,
     Published,
+    PublishedEvent,
     Replay,
     Replayed,
     RingState,
@@ -75,6 +78,9 @@ STATES, STATES_BYTES = 10_000, 16 * 2**20
 REPLAY_RECORDS = 2_000
 RETRY_SECONDS = 1.0
 
+MOST_OF_ITS_OWN = 1000
+"""Events of the router's own that wait for a journal that takes nothing; the oldest are given up, and were logged."""
+
 
 class _Ring(msgspec.Struct):
     """What the journal remembers of the ring."""
@@ -99,6 +105,8 @@ class Router:
         limits: Limits | None = None,
         stopwatch: Callable[[], float] = lambda: 0.0,
         patience: Patience = DEFAULT_PATIENCE,
+        watch: Watch | None = None,
+        audit: Callable[..., None] = lambda event, **fields: None,
     ) -> None:
         self.journal = journal
         self.members = Membership()
@@ -109,6 +117,10 @@ class Router:
         self.dropped = 0  # messages that could not be decoded
         self.refused = 0  # publish requests, because of a lag
         self.pressure = Pressure()
+        self.watch = watch
+        self._audit = audit
+        self._own: deque[PublishedEvent] = deque(maxlen=MOST_OF_ITS_OWN)  # not in the log yet
+        self._own_open = False  # whether they stand in the journal's open group
         self._send = send
         self._outlets: dict[bytes, Outlet] = {}
         self._unanswered: list[tuple[bytes, int, Appended]] = []  # of the journal's open group
@@ -160,6 +172,7 @@ class Router:
                 member = self.members.shard(message.shard)
                 asked = member is not None and self._send(member.name, DrainNow())
                 users = member.stats.connections if member is not None and asked else None
+                self._audit("administered", action="drain", user=message.by, shard=message.shard, users=users)
                 self._send(peer, Draining(message.request, users))
             case Leave():
                 self.members.leave(peer)
@@ -230,6 +243,7 @@ class Router:
     def _commit(self, now: float) -> None:
         answers, self._unanswered = self._unanswered, []
         first, began = self.journal.last + 1, self._stopwatch()
+        own_open, self._own_open = self._own_open, False
         try:
             self.journal.commit(now + self.wall_offset)
         except JournalUnavailable as error:
@@ -244,6 +258,8 @@ class Router:
             self._committed_at = now + self._commit_took
         if self.journal.last >= first:
             self._marks.kept(first, now)
+        if own_open:
+            self._own.clear()
         if self._unavailable and answers:
             self._unavailable = False
             log.warning("journal_available")
@@ -323,11 +339,26 @@ class Router:
         for name, lease in self.coordinator.tick(now):
             self._send(name, lease)
         self._note_leases()
+        self._say_how_it_is(now)
         self._commit(now)  # also with nothing to keep: the journal forgets what is too old
         for outlet in self._outlets.values():
             self._catch_up(outlet)
         self._look(now)
         self.release(now)
+
+    def _say_how_it_is(self, now: float) -> None:
+        """Alerts and statistics go the way of every event, but that nobody waits for an answer: who may, gets them."""
+        if self.watch is None:
+            return
+        reports = [(member.name, report) for member in self.members if (report := self._report(member)) is not None]
+        gateways = [member.stats for member in self.members if member.address is None]
+        said = self.watch.look(reports, gateways, self.journal.last, now, now + self.wall_offset)
+        self._own.extend(said.events)
+        if self._own:
+            self.journal.append(list(self._own), now + self.wall_offset)
+            self._own_open = True
+        for shard, reason in said.diagnoses:
+            self._send(shard, Diagnose(reason))
 
     def _hello(self, peer: bytes, message: Hello, now: float) -> None:
         if message.version != VERSION:
@@ -439,11 +470,15 @@ class Router:
         return RingState(self.journal.epoch, version, self.journal.last, self.members.shards, since, lost)
 
     def _answer(self, message: Ask) -> Answer:
-        reports = [self._report(member) for member in self.members if member.address and not member.presumed]
-        found = sorted((r for r in reports if r is not None), key=lambda report: report.address.index)
         journal = self.journal
         gateways = self.members.gateways
+        found = self.reports()
         return Answer(message.request, journal.epoch, journal.last, self.events, self.duplicates, found, gateways)
+
+    def reports(self) -> list[ShardReport]:
+        """What is known of each shard, in the order of their indexes."""
+        reports = [self._report(member) for member in self.members if member.address and not member.presumed]
+        return sorted((r for r in reports if r is not None), key=lambda report: report.address.index)
 
     def _report(self, member: Peer) -> ShardReport | None:
         outlet = self._outlets.get(member.name)

@@ -5,7 +5,7 @@
     shard ──►         Ack, Replay, Leave, Slots, Came
     router ──► peer   Who, Beat, RingState
     ──► gateway       Published, NotPublished, Answer, Draining, Doors
-    ──► shard         Deliver, States, Replayed, DrainNow, Superseded, Lease, Elsewhere, Fenced
+    ──► shard         Deliver, States, Replayed, DrainNow, Superseded, Diagnose, Lease, Elsewhere, Fenced
 
 A peer is a shard or a gateway. It says Hello when it starts, when the router asks Who (because the router has restarted
 and doesn't know it), and when a Beat tells of another ring than it knows; the router answers with the ring, and sends
@@ -42,7 +42,14 @@ class ShardAddress(_Message):
 
 
 class ShardStats(_Message):
-    """One second's word of a shard about itself. Totals since its start, unless they are states."""
+    """One second's word of a shard about itself. Totals since its start, unless they are states.
+
+    groups, codecs, kinds: connections by each. …_per_s: over the last second. latency: how often an event took how long
+    from the gateway to the sockets, counts of `histogram` over the last ten seconds. oldest_cursor_s: for how long the
+    event has been on its way that the last of the lagging connections gets next. loop_lag_s: by how much a timer was
+    late at most, in the last second. aggregating: feeds by the event type that they get summed up at present.
+    A gateway says `refused`, `refused_per_s`, `memory_bytes` and `loop_lag_s` alone.
+    """
 
     connections: int = 0
     feeds: int = 0
@@ -56,6 +63,22 @@ class ShardStats(_Message):
     bytes: int = 0
     admitted: int = 0
     refused: int = 0
+    groups: dict[str, int] = {}
+    codecs: dict[str, int] = {}
+    kinds: dict[str, int] = {}
+    events_per_s: float = 0.0
+    deliveries_per_s: float = 0.0
+    frames_per_s: float = 0.0
+    bytes_per_s: float = 0.0
+    refused_per_s: float = 0.0
+    latency: list[int] = []
+    oldest_cursor_s: float = 0.0
+    log_events: int = 0
+    memory_bytes: int = 0
+    loop_lag_s: float = 0.0
+    lease_used: int = 0
+    lease_granted: int = 0
+    aggregating: dict[str, int] = {}
 
 
 class Hello(_Message, tag="hello"):
@@ -154,10 +177,11 @@ class Leave(_Message, tag="leave"):
 
 
 class Drain(_Message, tag="drain"):
-    """A gateway's wish that a shard leaves. Answered with Draining."""
+    """A gateway's wish that a shard leaves. Answered with Draining. by: the administrator's name."""
 
     request: int
     shard: int
+    by: str = ""
 
 
 class Ask(_Message, tag="ask"):
@@ -217,6 +241,12 @@ class Replayed(_Message, tag="replayed"):
 
 class DrainNow(_Message, tag="drain_now"):
     """An administrator wants the shard to leave."""
+
+
+class Diagnose(_Message, tag="diagnose"):
+    """The shard is to log what makes it slow. reason: the alert's metric."""
+
+    reason: str
 
 
 class Superseded(_Message, tag="superseded"):
@@ -341,6 +371,7 @@ RouterMessage = (
     | Elsewhere
     | Fenced
     | Doors
+    | Diagnose
 )
 
 M = TypeVar("M")

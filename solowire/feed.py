@@ -116,6 +116,7 @@ class Feed(Generic[C]):
         "due",
         "flushed_at",
         "key",
+        "largest",
         "position",
     )
 
@@ -128,6 +129,7 @@ class Feed(Generic[C]):
         self.behind: dict[C, int] = {}
         self.due: float | None = None
         self.flushed_at = float("-inf")
+        self.largest = 0  # bytes of the largest frame that all its current connections got; kept by who sends
         self._log = log
         self._codec = key.codec
         self._selection = dict(key.selection)

@@ -239,6 +239,15 @@ class Log:
         for at in range(bisect_right(self._offsets, cursor), len(self._entries)):
             yield self._entries[at]
 
+    def first_after(self, cursor: int) -> Entry | None:
+        """The entry that a reader at `cursor` gets next, if there is one."""
+        at = bisect_right(self._offsets, cursor)
+        return self._entries[at] if at < len(self._entries) else None
+
+    def newest(self, count: int) -> list[Entry]:
+        """The last `count` entries, oldest first."""
+        return self._entries[-count:]
+
     def latest(self) -> list[Entry]:
         """The newest entry of each state key, in the order of offsets."""
         return list(self._latest.values())

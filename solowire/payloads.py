@@ -367,7 +367,11 @@ class SystemAlert(Payload, kw_only=True, frozen=True):
 
 
 class GatewayStats(Payload, kw_only=True, frozen=True):
-    """How Solowire itself is doing. Counts are of now; rates per second; lag: events not yet delivered."""
+    """How Solowire itself is doing. Counts are of now; rates per second; lag: events not yet delivered.
+
+    node: `all`, or one process, such as `shard 0`. latency: from the gateway to the sockets. lagging: connections whose
+    socket is busy with an older frame. aggregating: feeds by the event type that they get summed up at present.
+    """
 
     connections: Count
     users: Count | None = None
@@ -377,6 +381,24 @@ class GatewayStats(Payload, kw_only=True, frozen=True):
     lag: Count | None = None
     node: str | None = None
     groups: Tally | None = None
+    codecs: Tally | None = None
+    kinds: Tally | None = None
+    gateways: Count | None = None
+    deliveries_per_second: Rate | None = None
+    frames_per_second: Rate | None = None
+    bytes_per_second: Rate | None = None
+    refused_per_second: Rate | None = None
+    latency_p50_ms: Millis | None = None
+    latency_p95_ms: Millis | None = None
+    latency_p99_ms: Millis | None = None
+    lagging: Count | None = None
+    oldest_cursor_s: Seconds | None = None
+    log_bytes: Bytes | None = None
+    memory_bytes: Bytes | None = None
+    loop_lag_ms: Millis | None = None
+    lease_used: Count | None = None
+    lease_granted: Count | None = None
+    aggregating: Tally | None = None
 
 
 class Backup(Payload, kw_only=True, frozen=True):

@@ -23,6 +23,7 @@ from solowire.errors import ConfigError
 PREFIX = "SOLOWIRE_"
 _IPC_PATH_LIMIT = 107  # bytes of sun_path in a unix socket's address, unix(7)
 _SECRET_CHARACTERS = 16
+MAX_SHARDS = 256
 _TOKEN = re.compile(r"[\x21-\x7e]+")  # what a header can carry
 
 ADMINISTRATORS = "admin"
@@ -63,7 +64,7 @@ class Settings(BaseSettings):
     data_dir: Path = Field(default_factory=_default_data_dir, description="journal, secret and sockets of one system")
     host: str = Field("127.0.0.1", description="address that gateway and shards listen on")
     port: int = Field(8000, ge=0, le=65535, description="the gateway's port; shards take the ports after it")
-    shards: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=256, description="shards of `up`")
+    shards: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=MAX_SHARDS, description="shards of `up`")
     shard_port: int | None = Field(None, ge=0, le=65535, description="one shard's port; default: port + 1 + index")
     shard_url: str = Field(
         "{scheme}://{host}:{port}/ws",
@@ -122,6 +123,25 @@ class Settings(BaseSettings):
     trusted_proxies: list[str] = Field(
         default_factory=list, description="networks, such as 10.0.0.0/8, whose X-Forwarded-For is believed"
     )
+
+    # What it says of itself: statistics, metrics, alerts, audit.
+    router_port: int | None = Field(
+        None, ge=0, le=65535, description="the router's port for /metrics; default: port + 257, after 256 shards'"
+    )
+    stats_event_s: float = Field(30.0, ge=0, description="a gateway_stats event this often; 0: never")
+    alert_after_s: float = Field(3.0, ge=0, description="an alert begins when a number was too high for so long")
+    alert_over_s: float = Field(10.0, ge=0, description="it ends below 80 % of the threshold for so long")
+    alert_lag_s: float = Field(2.0, gt=0, description="age of the oldest event that a shard has not acknowledged")
+    alert_queue_age_s: float = Field(10.0, gt=0, description="age of the event that the slowest connection gets next")
+    alert_loop_lag_s: float = Field(0.5, gt=0, description="lateness of a timer in a process")
+    alert_memory_bytes: int = Field(4 * 2**30, ge=2**20, description="memory of a process")
+    alert_lease_percent: int = Field(95, ge=1, le=100, description="how much of its lease a shard uses")
+    alert_refused_per_s: float = Field(20.0, gt=0, description="connections refused, by all processes")
+    audit: Literal["on", "off", "stderr"] = Field(
+        "on", description="the audit log; on: in audit/ of the data directory"
+    )
+    audit_bytes: int = Field(16 * 2**20, ge=2**16, description="size at which a process begins a new audit file")
+    audit_files: int = Field(8, ge=1, le=1000, description="audit files of a process that are kept")
 
     recent_events: int = Field(100_000, ge=100, description="events in a shard's recent log")
     recent_bytes: int = Field(64 * 2**20, ge=2**20, description="size of a shard's recent log")
@@ -235,6 +255,14 @@ class Settings(BaseSettings):
         if self.shard_port is not None:
             return self.shard_port
         return self.port + 1 + index if self.port else 0
+
+    @property
+    def port_of_router(self) -> int | None:
+        """Where the router serves its metrics, 0 if the system is to choose; None if there is no room for a default."""
+        if self.router_port is not None or not self.port:
+            return self.router_port or 0
+        port = self.port + 1 + MAX_SHARDS
+        return port if port <= 65535 else None
 
     @classmethod
     def settings_customise_sources(

@@ -14,11 +14,13 @@ OURS = ("solowire", *ROLES)
 
 IMPURE = {
     "settings", "roles", "bus", "link", "metrics", "serving", "logs", "process", "supervisor",
-    "client", "publisher", "cli", "tailing", "statistics",
+    "client", "publisher", "cli", "tailing", "statistics", "audit", "vitals",
 }  # fmt: skip
 PURE_ROLE_FILES = (
     *(f"router/{name}.py" for name in ("membership", "dispatch", "journal", "router", "coordinator", "pressure")),
     *(f"workers/{name}.py" for name in ("connection", "shard", "sockets")),
+    *(f"router/{name}.py" for name in ("alerts", "watch")),
+    *(f"workers/{name}.py" for name in ("reporting", "diagnosis")),
     "gateway/publishing.py",
     "gateway/intake.py",
     "sources/query_log.py",

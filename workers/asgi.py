@@ -19,9 +19,11 @@ from solowire.client_protocol import choose
 from solowire.codes import CloseCode
 from solowire.errors import InvalidToken, Refused, RequestError
 from solowire.metrics import CONTENT_TYPE
+from solowire.numbers import told
 from solowire.problems import response_of
 from solowire.tokens import Tokens, bearer
 from workers.connection import Connection
+from workers.reporting import SLOWEST, Reporting
 from workers.shard import Shard
 
 log = structlog.get_logger("solowire.shard")
@@ -118,8 +120,19 @@ class GranianSockets:
 class App:
     """The ASGI application of one shard. changed() is called after anything that may have moved `Shard.next_due`."""
 
-    def __init__(self, shard: Shard, tokens: Tokens, metrics: Callable[[], bytes], changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        shard: Shard,
+        tokens: Tokens,
+        metrics: Callable[[], bytes],
+        changed: Callable[[], None],
+        *,
+        reporting: Reporting | None = None,
+        audit: Callable[..., None] = lambda event, **fields: None,
+    ) -> None:
         self._shard = shard
+        self._reporting = reporting or Reporting(shard)
+        self._audit = audit
         self._tokens = tokens
         self._metrics = metrics
         self._changed = changed
@@ -147,6 +160,7 @@ class App:
         except RequestError as error:
             shard.totals["refused"] += 1
             self._changed()
+            self._audit("refused", action="connect", code=error.code, address=_peer(scope))
             await _refuse(send, error)
             return
         headers = [(b"x-solowire-shard", str(shard.index).encode())]
@@ -160,7 +174,12 @@ class App:
         if handler is not None:
             self._handlers.add(handler)
         connection = shard.open(
-            admitted.identity, codec, Socket(send, accepted, handler), now(), address=admitted.address
+            admitted.identity,
+            codec,
+            Socket(send, accepted, handler),
+            now(),
+            address=admitted.address,
+            kind="relayed" if _header(scope, b"x-solowire-relayed") else "direct",
         )
         self._changed()
         try:
@@ -192,22 +211,52 @@ class App:
                 await _answer(send, 200 if ready else 503, {"status": "ready" if ready else "starting"})
             case "/metrics":
                 await _answer_bytes(send, 200, self._metrics(), CONTENT_TYPE.encode())
-            case "/stats":
+            case path if path == "/stats" or path.startswith("/stats/users/"):
                 try:
-                    self._need_admin(scope)
+                    body = self._stats(scope)
                 except RequestError as error:
                     await _problem(send, "http.response", error)
                     return
-                stats = msgspec.structs.asdict(self._shard.stats())
-                await _answer(send, 200, {"shard": self._shard.index, "ready": self._shard.ready, **stats})
+                await _answer(send, 200, body)
             case _:
                 await _problem(send, "http.response", Refused(404, "not_found", "there is nothing here", ""))
 
-    def _need_admin(self, scope: Scope) -> None:
-        now = asyncio.get_running_loop().time() + self._shard.wall_offset
-        identity = self._tokens.identify(bearer(_header(scope, b"authorization")), now)
-        if not identity.may("admin"):
-            raise Refused(403, "forbidden", "statistics are for administrators", "")
+    def _stats(self, scope: Scope) -> dict[str, Any]:
+        """`/stats` (`?slowest=N` for more or fewer than ten connections) and `/stats/users/{user}`, for administrators.
+
+        Raises InvalidToken, Refused.
+        """
+        shard, now = self._shard, asyncio.get_running_loop().time()
+        self._need_admin(scope, now)
+        user = scope["path"].removeprefix("/stats").removeprefix("/users/")
+        if user:
+            found = self._reporting.user(user, now)
+            if not found:
+                raise Refused(404, "not_connected", f"the user has no connection on shard {shard.index}", "")
+            return {"user": user, "connections": found}
+        asked = parse_qs(scope["query_string"].decode("latin-1")).get("slowest", [""])[0]
+        slowest = self._reporting.slowest(now, int(asked[:4]) if asked.isdecimal() else SLOWEST)
+        return {
+            "shard": shard.index,
+            "ready": shard.ready,
+            **told(self._reporting.report(now)),
+            "slowest": slowest,
+        }
+
+    def _need_admin(self, scope: Scope, now: float) -> None:
+        try:
+            identity = self._tokens.identify(bearer(_header(scope, b"authorization")), now + self._shard.wall_offset)
+            if not identity.may("admin"):
+                raise Refused(403, "forbidden", "statistics are for administrators", "")
+        except RequestError as error:
+            self._audit("refused", action="administer", code=error.code, path=scope["path"], address=_peer(scope))
+            raise
+        self._audit("administered", user=identity.user, action="stats", path=scope["path"], address=_peer(scope))
+
+
+def _peer(scope: Scope) -> str:
+    client = scope.get("client")
+    return str(client[0]) if client else ""
 
 
 def _ticket(scope: Scope) -> str:

@@ -70,6 +70,7 @@ class Connection:
         "kind",
         "leaves_with",
         "looks_at",
+        "opened",
         "selection",
         "session",
         "silent",
@@ -106,6 +107,9 @@ class Connection:
         self.looks_at: float | None = None  # when its expiry is looked at next
         self.identity = identity
         self.view: View = view_of(identity)
+        self.address = ""  # whence it was asked for
+        self.kind = "direct"  # or "relayed", by the gateway
+        self.opened = 0.0  # monotonic
 
     def become(self, state: State) -> None:
         """Changes the state. Raises ValueError for a transition that the table doesn't have."""

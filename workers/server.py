@@ -10,10 +10,12 @@ from collections.abc import Iterator
 import structlog
 
 from solowire import process
+from solowire.audit import open_audit
 from solowire.backplane import (
     VERSION,
     Ack,
     Deliver,
+    Diagnose,
     DrainNow,
     Elsewhere,
     Fenced,
@@ -31,12 +33,15 @@ from solowire.codes import CloseCode
 from solowire.feed import FlushDelays
 from solowire.link import Link
 from solowire.log import Log
-from solowire.metrics import Metrics, Sample
+from solowire.metrics import Distribution, Labelled, Metrics, Sample
 from solowire.roles import roles_of
 from solowire.serving import WebServer, listen
 from solowire.settings import Settings, secret_of
 from solowire.tokens import Tokens
+from solowire.vitals import Vitals, memory_bytes
 from workers.asgi import App, GranianSockets
+from workers.diagnosis import diagnose
+from workers.reporting import Reporting
 from workers.shard import Limits, Shard
 
 log = structlog.get_logger("solowire.shard")
@@ -82,6 +87,8 @@ class _Server:
         self._address = ShardAddress(
             index, settings.advertise_host or settings.host, self._socket.getsockname()[1], process.new_id()
         )
+        self._audit = open_audit(settings, f"shard-{index}", shard=index)
+        self._vitals = Vitals(self._audit.second)
         self._shard = Shard(
             index,
             sockets=GranianSockets(),
@@ -92,12 +99,19 @@ class _Server:
             limits=limits_of(settings),
             recent=Log(max_events=settings.recent_events, max_bytes=settings.recent_bytes),
             ask=lambda question: self._link.send(question),
-            tell=lambda word: self._link.send(word),
+            came=lambda word: self._link.send(word),
+            audit=self._audit,
+        )
+        self._reporting = Reporting(
+            self._shard,
+            group_by=settings.group_by,
+            memory=memory_bytes,
+            loop_lag=lambda: self._vitals.loop_lag_s,
         )
 
     async def main(self, stop: asyncio.Event) -> int:
         metrics = Metrics(self._samples, {"shard": str(self._shard.index)})
-        app = App(self._shard, self._tokens, metrics.render, self._arm)
+        app = App(self._shard, self._tokens, metrics.render, self._arm, reporting=self._reporting, audit=self._audit)
         server = WebServer(app, self._socket)
         # Before the server starts: what is refused here should end the process without Granian's threads in its way.
         link = self._link = Link(
@@ -105,7 +119,7 @@ class _Server:
             f"shard-{self._shard.index}-{self._address.boot}",
             self._hello,
             self._received,
-            self._shard.stats,
+            lambda: self._reporting.due(self._loop.time()),
             lambda: self._shard.slots(self._loop.time(), beat=True),
         )
         server.start()
@@ -126,6 +140,8 @@ class _Server:
         self._shard.close_all(CloseCode.restarting)
         await app.finish(CLOSING_SECONDS)
         await server.finish()
+        self._vitals.close()
+        self._audit.close()
         return self._status
 
     def _leave(self, within: float | None) -> None:
@@ -162,6 +178,8 @@ class _Server:
                 self._shard.states(message, now)
             case DrainNow():
                 self._leave(None)
+            case Diagnose():
+                log.warning("diagnosis", reason=message.reason, **diagnose(self._shard, self._reporting, now))
             case Superseded():
                 log.error(
                     "superseded", shard=self._shard.index, hint="another process runs as this shard; this one ends"
@@ -217,8 +235,11 @@ class _Server:
         return time.time() - self._loop.time()
 
     def _samples(self) -> Iterator[Sample]:
-        stats = self._shard.stats()
+        stats = self._reporting.report(self._loop.time())
         yield "connections", "Open connections.", stats.connections
+        yield Labelled("group_connections", "Open connections by group.", "group", stats.groups)
+        yield Labelled("codec_connections", "Open connections by codec.", "codec", stats.codecs)
+        yield Labelled("kind_connections", "Open connections by kind: direct or relayed.", "kind", stats.kinds)
         yield "feeds", "Feeds with at least one connection.", stats.feeds
         yield "lagging_connections", "Connections whose socket is busy with an older frame.", stats.lagging
         yield "log_offset", "Newest offset in the recent log.", stats.offset
@@ -234,6 +255,19 @@ class _Server:
         yield "undecodable_events_total", "Events of the log that could not be decoded.", totals["undecodable"]
         yield "unknown_types_total", "Events of types that this version does not know.", totals["unknown_types"]
         yield "backplane_dropped_total", "Messages of the router that could not be decoded.", self._link.dropped
+        yield Distribution(
+            "delivery_latency_seconds",
+            "From the gateway to the sockets: of each frame its oldest event, for each connection.",
+            self._shard.latency,
+        )
+        yield "oldest_cursor_seconds", "Age of the event that the slowest connection gets next.", stats.oldest_cursor_s
+        yield "log_events", "Events in the recent log.", stats.log_events
+        yield "loop_lag_seconds", "Lateness of a timer, at most, in the last second.", stats.loop_lag_s
+        yield "lease_used_slots", "Slots of the lease that are used.", stats.lease_used
+        yield "lease_granted_slots", "Slots of the lease.", stats.lease_granted
+        aggregating = stats.aggregating
+        yield Labelled("aggregating_feeds", "Feeds that get a type summed up at present.", "type", aggregating)
+        yield "audit_lines_lost_total", "Lines of the audit log that could not be written.", self._audit.lost
 
 
 def limits_of(settings: Settings) -> Limits:

@@ -61,6 +61,7 @@ from solowire.client_protocol import (
 from solowire.codes import CloseCode
 from solowire.errors import InvalidMessage, InvalidToken, Refused
 from solowire.feed import NEXT_FRAME_SECONDS, Feed, Feeds, FlushDelays, Frame, feed_key
+from solowire.histogram import Histogram
 from solowire.log import Entry, Log
 from solowire.ring import Ring
 from solowire.subscriptions import (
@@ -89,6 +90,9 @@ REPLAY_SECONDS = 5.0
 """How long a client waits for what the router is asked for, before it is sent away to try again."""
 
 HAND_OVER_BYTES = 128 * 1024
+
+AUDITED_SUBSCRIPTIONS = 50
+"""How many of a client's wishes a line of the audit log names."""
 
 GATEWAYS_KNOW_SECONDS = 0.2
 """After the wish to leave: by then the gateways send nobody here any more."""
@@ -140,7 +144,8 @@ class Shard:
         catalog: Catalog = CATALOG,
         recent: Log | None = None,
         ask: Callable[[backplane.Replay], bool] = lambda _: False,
-        tell: Callable[[Came], bool] = lambda _: False,
+        came: Callable[[Came], bool] = lambda _: False,
+        audit: Callable[..., None] = lambda event, **fields: None,
     ) -> None:
         self.index = index
         self.epoch = ""
@@ -152,6 +157,8 @@ class Shard:
         self.settled = -1
         self.leaving = False
         self.totals: Counter[str] = Counter()
+        self.latency = Histogram()
+        self._audit = audit
         self._sockets = sockets
         self._tokens = tokens
         self._roles = roles
@@ -161,7 +168,7 @@ class Shard:
         self._admission = Admission(self._limits.group_by, self._limits.per_address)
         self._leased = False  # as of the last look at the clock
         self._going: Counter[str] = Counter()  # by group: told to leave, or closed, and the slot not yet free
-        self._tell = tell
+        self._came = came
         self._catalog = catalog
         self._used = UsedTickets()
         self._rings = RingHistory(index)
@@ -334,6 +341,11 @@ class Shard:
 
     # --------------------------------------------------------------------------- connections come and go
 
+    @property
+    def blocked(self) -> Mapping[Connection, float]:
+        """The connections that lag: whose socket is busy with an older frame, and since when."""
+        return self._blocked
+
     def admit(self, ticket: str, now: float) -> Ticket:
         """Whom a ticket lets in, once. Raises InvalidToken or Refused; nothing has been accepted then.
 
@@ -382,11 +394,15 @@ class Shard:
         self._users.abandon(identity.user)
         self._admission.leave(identity.user, self._admission.group_of(identity), address)
 
-    def open(self, identity: Identity, codec: Codec, socket: object, now: float, address: str = "") -> Connection:
+    def open(
+        self, identity: Identity, codec: Codec, socket: object, now: float, *, address: str = "", kind: str = "direct"
+    ) -> Connection:
         """An accepted connection begins; the user's oldest, if it has more than it may, ends."""
         group = self._admission.group_of(identity)
         connection = Connection(self._new_id(), identity, codec, socket, group=group, address=address)
-        connection.heard_at = now
+        connection.heard_at = connection.opened = now
+        connection.kind = kind
+        self._tell("connected", connection, codec=codec.name, kind=kind)
         for older in self._users.add(connection):
             self._close(older, CloseCode.replaced)
         self.connections.add(connection)
@@ -398,7 +414,7 @@ class Shard:
             self._send_away(connection, 0.0, "ring_changed", now)  # while the connection was accepted
         elif now - self._ring_changed_at < MOVING_SECONDS:
             known = self._users.get(identity.user)
-            self._tell(Came(identity.user, len(known.staying()) if known is not None else 0))
+            self._came(Came(identity.user, len(known.staying()) if known is not None else 0))
         if self._admission.leases.over:
             self._make_room(now)
         return connection
@@ -410,6 +426,8 @@ class Shard:
                 self._going[connection.group] -= 1
                 if not self._going[connection.group]:
                     del self._going[connection.group]
+            if connection.state is not State.closing:
+                self._tell("disconnected", connection, code=None, reason="the client has gone")
             self._forget(connection)
             connection.become(State.gone)
             self._admission.leave(connection.identity.user, connection.group, connection.address)
@@ -432,7 +450,20 @@ class Shard:
         self._forget(connection)
         connection.become(State.closing)
         self.totals[f"closed_{code.value}"] += 1
+        self._tell("disconnected", connection, code=code.value, reason=code.reason)
         self._sockets.close(connection, code, code.reason)
+
+    def _tell(self, event: str, connection: Connection, **fields: object) -> None:
+        """The audit log."""
+        identity = connection.identity
+        self._audit(
+            event,
+            user=identity.user,
+            role=identity.role,
+            address=connection.address,
+            session=connection.session,
+            **fields,
+        )
 
     def _forget(self, connection: Connection) -> None:
         self._leave_feed(connection)
@@ -702,7 +733,15 @@ class Shard:
             self._hand_over(connection, now)
         if connection.answers:
             feed.hold(connection)
+        self._tell_subscriptions(connection, resolved)
         self.run(now)
+
+    def _tell_subscriptions(self, connection: Connection, resolved: Resolved) -> None:
+        patterns, denied = list(connection.wanted), [d.type for d in resolved.denied]
+        most = AUDITED_SUBSCRIPTIONS
+        more = max(0, len(patterns) - most) + max(0, len(denied) - most)
+        fields = {"denied": denied[:most]} if denied else {}
+        self._tell("subscribed", connection, subscriptions=patterns[:most], more=more, **fields)
 
     def _want(self, connection: Connection, wanted: dict[str, Filter], now: float, id: Id) -> None:
         connection.wanted = wanted
@@ -710,6 +749,7 @@ class Shard:
         cursor = self._leave_feed(connection)
         if self._say(connection, Subscriptions(resolved.names, resolved.denied, id), now):
             self._join_feed(connection, resolved, cursor, now)
+            self._tell_subscriptions(connection, resolved)
             self.run(now)
 
     def _refresh(self, connection: Connection, message: Refresh, now: float) -> None:
@@ -774,7 +814,8 @@ class Shard:
         if frame.payload is not None and feed.current:
             busy = self._sockets.send(frame.payload, feed.current)
             sent = len(feed.current) - len(busy)
-            self._sent(frame, sent)
+            self._sent(frame, sent, before, now)
+            feed.largest = max(feed.largest, len(frame.payload))
             if busy:
                 feed.fell_behind(busy, before)
                 self._block(busy, now)
@@ -802,12 +843,16 @@ class Shard:
                 frame = frames[key] = feed.read(*key)
             if frame.payload is not None:
                 self._sockets.queue(frame.payload, connection)
-                self._sent(frame, 1)
+                self._sent(frame, 1, cursor, now)
             feed.caught_up(connection, frame.cursor, apart=self.log.has_for(user, frame.cursor))
         if any(c not in self._blocked for c in feed.behind):
             feed.wake(now + NEXT_FRAME_SECONDS)
 
-    def _sent(self, frame: Frame, connections: int) -> None:
+    def _sent(self, frame: Frame, connections: int, cursor: int, now: float) -> None:
+        """cursor: where they stood. The frame is as late as the oldest event in it, which comes next there."""
+        oldest = self.log.first_after(cursor)
+        if oldest is not None and oldest.event.taken:
+            self.latency.add(max(0.0, now + self.wall_offset - oldest.event.taken), connections)
         self.totals["frames"] += connections
         self.totals["deliveries"] += connections * frame.events
         self.totals["bytes"] += connections * len(frame.payload or "")

@@ -43,6 +43,7 @@ FROM_ROUTER: list[Any] = [
     b.Replayed(6, 12, [], "retention"),
     b.DrainNow(),
     b.Superseded(),
+    b.Diagnose("loop_lag_seconds"),
     b.Draining(7, None),
     b.Lease(2**41, 8, 120.0, {"viewer": 3}, 4, ["tenant"], ["192.0.2.7"]),
     b.Elsewhere("alice", 2),

@@ -50,7 +50,7 @@ class Bench:
             limits=Limits(**{"flush": FlushDelays(per_connection=1.0), **limits}),
             recent=recent,
             ask=self._ask,
-            tell=self._tell,
+            came=self._tell,
         )
         self.came: list[Came] = []
         self.fence = 0

@@ -88,9 +88,9 @@ class GranianPeers:
     # what the application asks of its shard
 
     def admit(self, ticket: str, now: float) -> Ticket:
-        return Ticket("t", 0.0, 0, ANN)
+        return Ticket(ticket, 0.0, 0, ANN)
 
-    def open(self, identity: Identity, codec: Codec, socket: Any, now: float, address: str) -> Connection:
+    def open(self, identity: Identity, codec: Codec, socket: Any, now: float, **_: str) -> Connection:
         connection = Connection("s", identity, codec, socket)
         self._opened.put_nowait(connection)
         return connection
