@@ -144,7 +144,7 @@ class Bench:
 
     def open(self, user: str = "alice", role: str = "viewer", codec: Codec = Codec.json, **scopes: Any) -> Connection:
         admitted = self.shard.admit(self.ticket(user, role, **scopes), self.now)
-        return self.shard.open(admitted.identity, codec, None, self.now, admitted.address)
+        return self.shard.open(admitted.identity, codec, None, self.now, address=admitted.address)
 
     def open_as(self, identity: Identity) -> Connection:
         """Opens for an identity that no ticket has carried."""
