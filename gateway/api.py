@@ -5,9 +5,7 @@ Refusals are raised anywhere below as `RequestError` and become problem bodies i
 
 from __future__ import annotations
 
-import re
 import secrets
-import time
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any, TypeVar
@@ -19,36 +17,24 @@ from litestar.exceptions import HTTPException
 from litestar.static_files import create_static_files_router
 
 from gateway.gateway import Gateway
+from gateway.negotiation import Connect, Negotiation
 from gateway.openapi import ASSETS, PublishOperation, openapi_config, swagger_ui
 from gateway.publishing import Parser
 from solowire.access import Identity
-from solowire.backplane import Answer, ShardAddress, ShardReport
+from solowire.backplane import Answer, ShardReport
 from solowire.catalog import CATALOG
-from solowire.client_protocol import SUBPROTOCOLS
 from solowire.errors import InvalidEvents, Refused, RequestError
 from solowire.metrics import CONTENT_TYPE
 from solowire.problems import PROBLEM_TYPE, problem, problem_of
 from solowire.settings import Settings
-from solowire.tokens import TICKET_SECONDS, bearer
+from solowire.tokens import bearer
 
 log = structlog.get_logger("solowire.gateway")
 
-_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:\d+)?")
 _DISCARDED_BYTES = 64 * 2**20
 
 Req = Request[Any, Any, Any]
 T = TypeVar("T")
-
-
-class Connect(msgspec.Struct):
-    """Where to connect. url: ready to be opened. ticket: also in the url; good for `expires_in` seconds, once."""
-
-    url: str
-    ticket: str
-    shard: int
-    epoch: str
-    expires_in: int
-    subprotocols: list[str]
 
 
 class Accepted(msgspec.Struct):
@@ -74,30 +60,19 @@ class Totals(msgspec.Struct):
     bytes: int
 
 
-def create_app(gateway: Gateway, settings: Settings, metrics: Any) -> Litestar:
+def create_app(gateway: Gateway, negotiation: Negotiation, settings: Settings, metrics: Any) -> Litestar:
     """The ASGI application for everything on the gateway that is not a WebSocket."""
     parser = Parser(CATALOG, _event_id, max_events=settings.publish_max_events, max_bytes=settings.event_max_bytes)
 
     @post("/v1/connect", status_code=200, summary="Where to connect", tags=["clients"])
     async def connect(request: Req) -> Connect:
         """Takes a Bearer token, answers with the URL of the user's shard and a ticket for it."""
-        now = time.time()
-        shard, ticket = gateway.place(gateway.identify(_token(request), now), now)
-        url = shard_url(settings.shard_url, shard, _scheme(request), _host(request))
-        joined = f"{url}{'&' if '?' in url else '?'}ticket={ticket}"
-        return Connect(joined, ticket, shard.index, gateway.epoch, int(TICKET_SECONDS), list(SUBPROTOCOLS))
+        return await negotiation.connect(request.scope)
 
     @get("/v1/route", status_code=204, summary="Which upstream owns the user", tags=["edge proxies"])
     async def route(request: Req) -> Response[None]:
         """For nginx `auth_request` and Envoy `ext_authz`: the answer is in the headers."""
-        now = time.time()
-        shard, ticket = gateway.place(gateway.identify(_token(request) or _query_token(request), now), now)
-        headers = {
-            "x-solowire-upstream": f"{shard.host}:{shard.port}",
-            "x-solowire-shard": str(shard.index),
-            "x-solowire-ticket": ticket,
-        }
-        return Response(None, status_code=204, headers=headers)
+        return Response(None, status_code=204, headers=await negotiation.route(request.scope))
 
     @post(
         "/v1/events",
@@ -114,7 +89,7 @@ def create_app(gateway: Gateway, settings: Settings, metrics: Any) -> Litestar:
         Answers when the log has them. An event whose `id` was seen before is a duplicate: not published again.
         """
         try:
-            identity = gateway.identify(_token(request), time.time())
+            identity = await _identity(request)
             gateway.need_publisher(identity)
         except RequestError:
             await _body(request, 0)
@@ -142,17 +117,17 @@ def create_app(gateway: Gateway, settings: Settings, metrics: Any) -> Litestar:
 
     @get("/v1/stats", summary="Totals", tags=["administrators"])
     async def stats(request: Req) -> Totals:
-        answer = await gateway.ask(_identity(request))
+        answer = await gateway.ask(await _identity(request))
         return _totals(answer)
 
     @get("/v1/stats/shards", summary="All shards", tags=["administrators"])
     async def shards(request: Req) -> list[dict[str, Any]]:
-        answer = await gateway.ask(_identity(request))
+        answer = await gateway.ask(await _identity(request))
         return [_shard(report) for report in answer.shards]
 
     @get("/v1/stats/shards/{index:int}", summary="One shard", tags=["administrators"])
     async def shard(request: Req, index: int) -> dict[str, Any]:
-        answer = await gateway.ask(_identity(request))
+        answer = await gateway.ask(await _identity(request))
         for report in answer.shards:
             if report.address.index == index:
                 return _shard(report)
@@ -161,7 +136,7 @@ def create_app(gateway: Gateway, settings: Settings, metrics: Any) -> Litestar:
     @post("/v1/shards/{index:int}/drain", status_code=202, summary="Empty a shard", tags=["administrators"])
     async def drain(request: Req, index: int) -> dict[str, int]:
         """The shard takes no new users, sends its own to the others at the set pace, and ends."""
-        return {"shard": index, "users": await gateway.drain(_identity(request), index)}
+        return {"shard": index, "users": await gateway.drain(await _identity(request), index)}
 
     @get("/healthz", summary="Alive", security=[{}], tags=["operations"])
     async def healthz() -> dict[str, str]:
@@ -180,8 +155,8 @@ def create_app(gateway: Gateway, settings: Settings, metrics: Any) -> Litestar:
         """Prometheus metrics of this process."""
         return Response(metrics.render(), headers={"content-type": CONTENT_TYPE})
 
-    def _identity(request: Req) -> Identity:
-        return gateway.identify(_token(request), time.time())
+    async def _identity(request: Req) -> Identity:
+        return await gateway.identify(_token(request), gateway.addresses.of(request.scope))
 
     return Litestar(
         [
@@ -205,10 +180,6 @@ def create_app(gateway: Gateway, settings: Settings, metrics: Any) -> Litestar:
     )
 
 
-def shard_url(template: str, shard: ShardAddress, scheme: str, host: str) -> str:
-    return template.format(scheme=scheme, host=host, port=shard.port, shard=shard.index)
-
-
 async def _body(request: Req, limit: int) -> bytes | None:
     """The request's body; None if it is longer than `limit`, in bytes.
 
@@ -228,24 +199,6 @@ async def _body(request: Req, limit: int) -> bytes | None:
 
 def _token(request: Req) -> str:
     return bearer(request.headers.get("authorization", ""))
-
-
-def _query_token(request: Req) -> str:
-    """The token in the query, of this request or of the one that an edge proxy asks about."""
-    original = request.headers.get("x-original-uri") or request.headers.get("x-forwarded-uri") or ""
-    found = re.search(r"[?&]token=([^&#]+)", original)
-    return str(request.query_params.get("token") or (found[1] if found else ""))
-
-
-def _host(request: Req) -> str:
-    """The host that the client used, without its port."""
-    found = _HOST.fullmatch(request.headers.get("host", ""))
-    return found[1] if found else "localhost"
-
-
-def _scheme(request: Req) -> str:
-    secure = request.headers.get("x-forwarded-proto", request.url.scheme) in ("https", "wss")
-    return "wss" if secure else "ws"
 
 
 def _event_id() -> str:

@@ -8,12 +8,16 @@ kept.
 from __future__ import annotations
 
 import asyncio
+import time
+from collections import Counter
 from collections.abc import Mapping
 from itertools import count
 from typing import Any
 
 import structlog
 
+from gateway.addresses import Addresses
+from gateway.admission import Admission
 from gateway.returning import Returning
 from solowire import process
 from solowire.access import ADMINISTER, PUBLISH, Identity, Role
@@ -21,6 +25,7 @@ from solowire.backplane import (
     VERSION,
     Answer,
     Ask,
+    Doors,
     Drain,
     Draining,
     Hello,
@@ -33,24 +38,44 @@ from solowire.backplane import (
     RouterMessage,
     ShardAddress,
 )
-from solowire.errors import Refused
+from solowire.errors import InvalidToken, Refused, RequestError
 from solowire.events import Delivery, Event, encode_event
 from solowire.link import Link
+from solowire.refusals import TELL_SECONDS, Refusals
 from solowire.ring import Ring
 from solowire.tokens import Tokens
 
 log = structlog.get_logger("solowire.gateway")
 
+_HELD_SECONDS = 1.0
+_MOST_HELD = 256
+"""Answers to wrong tokens that are held back at a time; any more are given at once."""
+
 _AWAY = ("router_away", "the router can't be reached", "publish it again with the same ids")
 
 
 class Gateway:
-    """timeout: seconds to wait for the router's answer. pace: users per second that come back from a lost shard."""
+    """timeout: seconds to wait for the router's answer. pace: users per second that come back from a lost shard.
+
+    held: answers to wrong tokens that are held back now; held_total: that were.
+    """
 
     def __init__(
-        self, address: str, tokens: Tokens, roles: Mapping[str, Role], *, timeout: float, pace: float = 500.0
+        self,
+        address: str,
+        tokens: Tokens,
+        roles: Mapping[str, Role],
+        *,
+        timeout: float,
+        pace: float = 500.0,
+        admission: Admission | None = None,
+        addresses: Addresses | None = None,
     ) -> None:
         self.tokens = tokens
+        self.addresses = addresses or Addresses()
+        self.wrong_tokens = self.held = self.held_total = 0
+        self._admission = admission or Admission()
+        self._refusals = Refusals()
         self.epoch = ""
         self._roles = roles
         self._timeout = timeout
@@ -77,25 +102,36 @@ class Gateway:
         """How many of the router's messages could not be decoded."""
         return self._link.dropped
 
-    def identify(self, token: str, now: float) -> Identity:
-        """Raises InvalidToken."""
-        return self.tokens.identify(token, now)
+    @property
+    def refused(self) -> Counter[str]:
+        """How many who wanted a place got none, by the problem's code."""
+        return self._refusals.totals
 
-    def place(self, identity: Identity, now: float) -> tuple[ShardAddress, str]:
-        """The shard that owns the user, and a ticket for it. Raises Refused."""
-        role = self._roles.get(identity.role)
-        if role is not None and not role.may_connect:
-            raise Refused(403, "forbidden", f"the role {identity.role!r} may not open a connection", "")
-        index = self._ring.owner(identity.user)
-        shard = self._shards.get(index) if index is not None else None
-        if shard is None:
-            raise Refused(503, "no_shard", "no shard is ready", "try again in a moment", retry_after=1)
-        wait = self._returning.wait(identity.user, asyncio.get_running_loop().time())
-        if wait:
-            raise Refused(
-                503, "returning", "the user's shard has gone, and its users come back one after the other", "", wait
-            )
-        return shard, self.tokens.issue_ticket(identity, shard.index, process.new_id(), now)
+    async def identify(self, token: str, address: str) -> Identity:
+        """Whom a token proves. address: whence it came, as `addresses` counts it.
+
+        Raises InvalidToken, or Refused where too many wrong ones have come from there, and not at once.
+        """
+        try:
+            return self.tokens.identify(token, time.time())
+        except InvalidToken as error:
+            if error.code == "missing_token":
+                raise
+            self.wrong_tokens += 1
+            refusal = self._admission.wrong_token(address, asyncio.get_running_loop().time())
+            if refusal is None:
+                raise
+        await self._hold(refusal)
+        raise refusal
+
+    async def place(self, token: str, address: str) -> tuple[ShardAddress, str]:
+        """The shard that owns the user, and a ticket for it. Raises InvalidToken, Refused."""
+        try:
+            return self._place(await self.identify(token, address), address)
+        except RequestError as error:
+            if self._refusals.count(error):
+                asyncio.get_running_loop().call_later(TELL_SECONDS, self._tell_refusals)
+            raise
 
     def need_publisher(self, identity: Identity) -> None:
         """Raises Refused for one who may not publish, before anything that they sent is read."""
@@ -137,6 +173,38 @@ class Gateway:
         for waiting in self._waiting.values():
             waiting.cancel()
 
+    def _place(self, identity: Identity, address: str) -> tuple[ShardAddress, str]:
+        role = self._roles.get(identity.role)
+        if role is not None and not role.may_connect:
+            raise Refused(403, "forbidden", f"the role {identity.role!r} may not open a connection", "")
+        index = self._ring.owner(identity.user)
+        shard = self._shards.get(index) if index is not None else None
+        if shard is None:
+            raise Refused(503, "no_shard", "no shard is ready", "try again in a moment", retry_after=1)
+        now = asyncio.get_running_loop().time()
+        wait = self._returning.wait(identity.user, now)
+        if wait:
+            raise Refused(
+                503, "returning", "the user's shard has gone, and its users come back one after the other", "", wait
+            )
+        refusal = self._admission.admit(identity, address, now)
+        if refusal is not None:
+            raise refusal
+        return shard, self.tokens.issue_ticket(identity, shard.index, process.new_id(), time.time(), address)
+
+    async def _hold(self, refusal: Refused) -> None:
+        if self.held < _MOST_HELD:
+            self.held += 1
+            self.held_total += 1
+            try:
+                await asyncio.sleep(min(refusal.retry_after or 0.0, _HELD_SECONDS))
+            finally:
+                self.held -= 1
+
+    def _tell_refusals(self) -> None:
+        for code, refusals, reason in self._refusals.take():
+            log.info("refused", code=code, refusals=refusals, reason=reason)
+
     async def _request(self, number: int, message: PeerMessage) -> Any:
         if not self._link.router_alive or not self._link.send(message):
             raise Refused(503, *_AWAY, retry_after=1)
@@ -154,6 +222,8 @@ class Gateway:
                 waiting = self._waiting.get(message.request)
                 if waiting is not None and not waiting.done():
                     waiting.set_result(message)
+            case Doors():
+                self._admission.told(message, asyncio.get_running_loop().time())
             case RingState():
                 self.epoch = message.epoch
                 self._shards = {shard.index: shard for shard in message.shards}

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qs
@@ -90,10 +89,9 @@ class Relay:
             shard.transport.abort()
 
     async def _connect(self, scope: Scope) -> ClientConnection:
-        now = time.time()
         if scope["path"] != "/ws":
             raise Refused(404, "not_found", "there is no WebSocket here", "connect to /ws")
-        address, ticket = self._gateway.place(self._gateway.identify(_token(scope), now), now)
+        address, ticket = await self._gateway.place(_token(scope), self._gateway.addresses.of(scope))
         offered = [Subprotocol(name) for name in scope["subprotocols"]]
         try:
             return await connect(

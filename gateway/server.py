@@ -8,8 +8,11 @@ from typing import Any
 
 import structlog
 
+from gateway.addresses import Addresses
+from gateway.admission import Admission, Limits
 from gateway.api import create_app
 from gateway.gateway import Gateway
+from gateway.negotiation import Negotiation
 from gateway.relay import Relay
 from solowire import process
 from solowire.access import Role
@@ -32,24 +35,37 @@ def serve(settings: Settings) -> None:
 async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], stop: asyncio.Event) -> None:
     sock = listen(settings.host, settings.port, send_buffer=settings.send_buffer_bytes, stalled_s=settings.stalled_s)
     gateway = Gateway(
-        settings.backplane_address, tokens, roles, timeout=settings.publish_timeout_s, pace=settings.moves_per_s
+        settings.backplane_address,
+        tokens,
+        roles,
+        timeout=settings.publish_timeout_s,
+        pace=settings.moves_per_s,
+        admission=Admission(limits_of(settings)),
+        addresses=Addresses(settings.trusted_proxies),
     )
+    negotiation = Negotiation(gateway, settings.shard_url)
     relay = Relay(gateway, stalled_s=settings.stalled_s)
 
     def samples() -> Iterator[Sample]:
         yield "relayed_connections", "WebSockets that this gateway carries.", relay.open
         yield "relayed_connections_total", "WebSockets that it has carried.", relay.carried_total
         yield "backplane_dropped_total", "Messages of the router that could not be decoded.", gateway.dropped
+        yield "wrong_tokens_total", "Tokens that proved nothing.", gateway.wrong_tokens
+        yield "held_answers", "Answers to wrong tokens that are held back now.", gateway.held
+        yield "held_answers_total", "Answers to wrong tokens that were held back.", gateway.held_total
+        yield "refusals_total", "Users who got no place.", gateway.refused.total()
 
-    http = create_app(gateway, settings, Metrics(samples))
+    http = create_app(gateway, negotiation, settings, Metrics(samples))
 
     async def app(scope: Mapping[str, Any], receive: Any, send: Any) -> None:
         if scope["type"] == "websocket":
             await relay(scope, receive, send)
+        elif negotiation.takes(scope):
+            await negotiation(scope, send)
         else:
             await http(scope, receive, send)  # type: ignore[arg-type]
 
-    server = WebServer(app, sock)
+    server = WebServer(app, sock, handshake_s=settings.handshake_s)
     server.start()
     log.info("gateway_listening", host=settings.host, port=sock.getsockname()[1])
     process.calm_collector()
@@ -59,3 +75,16 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
         await relay.close()
         gateway.close()
         await server.finish()
+
+
+def limits_of(settings: Settings) -> Limits:
+    return Limits(
+        rate=settings.connect_rate,
+        burst=settings.connect_burst,
+        rate_per_address=settings.connect_rate_per_address,
+        burst_per_address=settings.connect_burst_per_address,
+        bad_token_rate=settings.bad_token_rate,
+        bad_token_burst=settings.bad_token_burst,
+        group_by=settings.group_by,
+        groups=frozenset(settings.groups),
+    )

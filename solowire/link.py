@@ -23,7 +23,10 @@ log = structlog.get_logger("solowire.link")
 
 
 class Link:
-    """hello: makes this peer's Hello, each time anew. received: gets all but what the link answers by itself."""
+    """hello: makes this peer's Hello, each time anew. received: gets all but what the link answers by itself.
+
+    What a Beat carries for this peer, its lease or the doors, is received as if it had come alone.
+    """
 
     def __init__(
         self,
@@ -84,6 +87,9 @@ class Link:
             case Beat():
                 if (message.epoch, message.version) != self._ring:
                     self.greet()
+                for word in (message.lease, message.doors):
+                    if word is not None:
+                        self._received(word)
             case _:
                 if isinstance(message, RingState):
                     self._ring = (message.epoch, message.version)

@@ -19,7 +19,7 @@ IMPURE = {
 PURE_ROLE_FILES = (
     *(f"router/{name}.py" for name in ("membership", "dispatch", "journal", "router", "coordinator")),
     *(f"workers/{name}.py" for name in ("connection", "shard", "sockets")),
-    "gateway/publishing.py",
+    *(f"gateway/{name}.py" for name in ("publishing", "returning", "addresses", "admission", "rates")),
     "sources/query_log.py",
 )
 CARRIERS = frozenset({"bus", "metrics", "serving", "supervisor", "cli", "link"})

@@ -20,6 +20,7 @@ from solowire.codes import CloseCode
 from solowire.errors import InvalidToken, Refused, RequestError
 from solowire.metrics import CONTENT_TYPE
 from solowire.problems import response_of
+from solowire.refusals import TELL_SECONDS, Refusals
 from solowire.tokens import Tokens, bearer
 from workers.connection import Connection
 from workers.shard import Shard
@@ -124,6 +125,7 @@ class App:
         self._metrics = metrics
         self._changed = changed
         self._handlers: set[asyncio.Task[Any]] = set()
+        self._refusals = Refusals()
 
     async def finish(self, seconds: float) -> None:
         """Waits until all connections that are being closed have ended."""
@@ -146,7 +148,7 @@ class App:
             identity = shard.admit(_ticket(scope), now())
         except RequestError as error:
             shard.totals["refused"] += 1
-            await _refuse(send, error)
+            self._refuse(send, error)
             return
         headers = [(b"x-solowire-shard", str(shard.index).encode())]
         accepted = send({"type": "websocket.accept", "subprotocol": subprotocol, "headers": headers})
@@ -179,6 +181,18 @@ class App:
             if handler is not None:
                 self._handlers.discard(handler)
 
+    def _refuse(self, send: Send, error: RequestError) -> None:
+        """Answers the handshake with an HTTP status: nothing was accepted. The two sends go out in their order."""
+        if self._refusals.count(error):
+            asyncio.get_running_loop().call_later(TELL_SECONDS, self._tell_refusals)
+        status, headers, body = response_of(error)
+        send({"type": "websocket.http.response.start", "status": status, "headers": headers})
+        send({"type": "websocket.http.response.body", "body": body})
+
+    def _tell_refusals(self) -> None:
+        for code, refusals, reason in self._refusals.take():
+            log.info("refused", code=code, refusals=refusals, reason=reason)
+
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         match scope["path"]:
             case "/healthz":
@@ -192,12 +206,12 @@ class App:
                 try:
                     self._need_admin(scope)
                 except RequestError as error:
-                    await _problem(send, "http.response", error)
+                    await _problem(send, error)
                     return
                 stats = msgspec.structs.asdict(self._shard.stats())
                 await _answer(send, 200, {"shard": self._shard.index, "ready": self._shard.ready, **stats})
             case _:
-                await _problem(send, "http.response", Refused(404, "not_found", "there is nothing here", ""))
+                await _problem(send, Refused(404, "not_found", "there is nothing here", ""))
 
     def _need_admin(self, scope: Scope) -> None:
         now = asyncio.get_running_loop().time() + self._shard.wall_offset
@@ -225,16 +239,10 @@ def _header(scope: Scope, name: bytes) -> str:
     return ""
 
 
-async def _refuse(send: Send, error: RequestError) -> None:
-    """Answers the handshake with an HTTP status: nothing was accepted."""
-    log.info("refused", code=error.code, reason=error.message)
-    await _problem(send, "websocket.http.response", error)
-
-
-async def _problem(send: Send, kind: str, error: RequestError) -> None:
+async def _problem(send: Send, error: RequestError) -> None:
     status, headers, body = response_of(error)
-    await send({"type": f"{kind}.start", "status": status, "headers": headers})
-    await send({"type": f"{kind}.body", "body": body})
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 async def _answer(send: Send, status: int, body: dict[str, Any]) -> None:
