@@ -157,14 +157,15 @@ def free_ports(count: int) -> int:
 
 @dataclass
 class System:
-    """`solowire up` with one shard in its own data directory, and its processes by role."""
+    """`solowire up` with one shard in its own data directory, and its processes by role. settings: environment."""
 
     data: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="solowire-bench-")))
     port: int = field(default_factory=lambda: free_ports(4))
     pids: dict[str, int] = field(default_factory=dict)
+    settings: dict[str, str] = field(default_factory=dict)
 
     def __enter__(self) -> System:
-        settings = {k: v for k, v in os.environ.items() if not k.startswith("SOLOWIRE_")}
+        settings = {k: v for k, v in os.environ.items() if not k.startswith("SOLOWIRE_")} | self.settings
         command = f"-m solowire up --host {HOST} --port {self.port} --shards 1 --data-dir {self.data}"
         with (self.data / "bench.log").open("wb") as log:
             self._process = subprocess.Popen(

@@ -6,9 +6,7 @@ Refusals are raised anywhere below as `RequestError` and become problem bodies i
 from __future__ import annotations
 
 import asyncio
-import re
 import secrets
-import time
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -23,23 +21,22 @@ from litestar.static_files import create_static_files_router
 
 from gateway.gateway import Gateway
 from gateway.intake import Room
+from gateway.negotiation import Connect, Negotiation
 from gateway.openapi import ASSETS, PublishOperation, openapi_config, swagger_ui
 from gateway.publishing import Parser
 from gateway.shards import Shards
 from solowire.access import Identity
-from solowire.backplane import Answer, ShardAddress, ShardReport
+from solowire.backplane import Answer, ShardReport
 from solowire.catalog import CATALOG
-from solowire.client_protocol import SUBPROTOCOLS
 from solowire.errors import InvalidEvents, Refused, RequestError
 from solowire.metrics import CONTENT_TYPE
 from solowire.numbers import together, told
 from solowire.problems import PROBLEM_TYPE, problem, problem_of
 from solowire.settings import Settings
-from solowire.tokens import TICKET_SECONDS, bearer
+from solowire.tokens import bearer
 
 log = structlog.get_logger("solowire.gateway")
 
-_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:\d+)?")
 _DISCARDED_BYTES = 64 * 2**20
 BODY_SECONDS = 60.0
 """One that sends its request a byte at a time holds room for no longer."""
@@ -47,17 +44,6 @@ _AUDITED_TYPES = 20
 
 Req = Request[Any, Any, Any]
 T = TypeVar("T")
-
-
-class Connect(msgspec.Struct):
-    """Where to connect. url: ready to be opened. ticket: also in the url; good for `expires_in` seconds, once."""
-
-    url: str
-    ticket: str
-    shard: int
-    epoch: str
-    expires_in: int
-    subprotocols: list[str]
 
 
 class Accepted(msgspec.Struct):
@@ -112,6 +98,7 @@ class Totals(msgspec.Struct):
 
 def create_app(
     gateway: Gateway,
+    negotiation: Negotiation,
     settings: Settings,
     metrics: Any,
     asked: Shards | None = None,
@@ -127,21 +114,12 @@ def create_app(
     @post("/v1/connect", status_code=200, summary="Where to connect", tags=["clients"])
     async def connect(request: Req) -> Connect:
         """Takes a Bearer token, answers with the URL of the user's shard and a ticket for it."""
-        shard, ticket = _place(request, _token(request))
-        url = shard_url(settings.shard_url, shard, _scheme(request), _host(request))
-        joined = f"{url}{'&' if '?' in url else '?'}ticket={ticket}"
-        return Connect(joined, ticket, shard.index, gateway.epoch, int(TICKET_SECONDS), list(SUBPROTOCOLS))
+        return await negotiation.connect(request.scope)
 
     @get("/v1/route", status_code=204, summary="Which upstream owns the user", tags=["edge proxies"])
     async def route(request: Req) -> Response[None]:
         """For nginx `auth_request` and Envoy `ext_authz`: the answer is in the headers."""
-        shard, ticket = _place(request, _token(request) or _query_token(request))
-        headers = {
-            "x-solowire-upstream": f"{shard.host}:{shard.port}",
-            "x-solowire-shard": str(shard.index),
-            "x-solowire-ticket": ticket,
-        }
-        return Response(None, status_code=204, headers=headers)
+        return Response(None, status_code=204, headers=await negotiation.route(request.scope))
 
     @post(
         "/v1/events",
@@ -168,7 +146,7 @@ def create_app(
             "published",
             user=identity.user,
             role=identity.role,
-            address=_address(request),
+            address=gateway.addresses.of(request.scope),
             events=len(done.offsets),
             types=types,
             first=min(done.offsets),
@@ -186,7 +164,7 @@ def create_app(
     async def _let_in(request: Req) -> tuple[Identity, Room]:
         """Who publishes, and room for the request. One that is refused is read all the same, and forgotten."""
         try:
-            identity = gateway.identify(_token(request), time.time())
+            identity = await _identity(request)
             gateway.need_publisher(identity)
             return identity, gateway.make_room(identity)
         except RequestError:
@@ -211,12 +189,12 @@ def create_app(
 
     @get("/v1/stats", summary="Totals", tags=["administrators"])
     async def stats(request: Req) -> Totals:
-        _administrator(request, "stats")
+        await _administrator(request, "stats")
         return _totals(await gateway.ask())
 
     @get("/v1/stats/shards", summary="All shards", tags=["administrators"])
     async def shards(request: Req) -> list[dict[str, Any]]:
-        _administrator(request, "stats_shards")
+        await _administrator(request, "stats_shards")
         answer = await gateway.ask()
         return [_shard(report) for report in answer.shards]
 
@@ -227,7 +205,7 @@ def create_app(
         A shard that doesn't answer has `slowest` null and the reason as `shard_error`: what the router knows of it is
         worth the more then.
         """
-        _administrator(request, "stats_shard", shard=index)
+        await _administrator(request, "stats_shard", shard=index)
         answer = await gateway.ask()
         for report in answer.shards:
             if report.address.index == index:
@@ -241,7 +219,7 @@ def create_app(
     @get("/v1/users/{user:str}", summary="One user's connections", tags=["administrators"])
     async def user(request: Req, user: str) -> dict[str, Any]:
         """Asks the shard that owns the user, and if it has no connection there, the others."""
-        _administrator(request, "stats_user", about=user)
+        await _administrator(request, "stats_user", about=user)
         owner = gateway.owner(user)
         others = [shard for index, shard in gateway.shards.items() if index != owner]
         first = gateway.shards.get(owner) if owner is not None else None
@@ -250,7 +228,7 @@ def create_app(
     @post("/v1/shards/{index:int}/drain", status_code=202, summary="Empty a shard", tags=["administrators"])
     async def drain(request: Req, index: int) -> dict[str, int]:
         """The shard takes no new users, sends its own to the others at the set pace, and ends."""
-        identity = _administrator(request, "drain", shard=index)
+        identity = await _administrator(request, "drain", shard=index)
         return {"shard": index, "users": await gateway.drain(identity, index)}
 
     @get("/healthz", summary="Alive", security=[{}], tags=["operations"])
@@ -270,27 +248,17 @@ def create_app(
         """Prometheus metrics of this process."""
         return Response(metrics.render(), headers={"content-type": CONTENT_TYPE})
 
-    def _place(request: Req, token: str) -> tuple[ShardAddress, str]:
-        """The user's shard and a ticket for it. Raises RequestError, counted."""
-        now, identity = time.time(), None
-        try:
-            identity = gateway.identify(token, now)
-            return gateway.place(identity, now)
-        except RequestError as error:
-            gateway.refused[error.code] += 1
-            who = {} if identity is None else {"user": identity.user, "role": identity.role}
-            audit("refused", action="connect", **who, code=error.code, address=_address(request))
-            raise
-
-    def _administrator(request: Req, action: str, **about: Any) -> Identity:
+    async def _administrator(request: Req, action: str, **about: Any) -> Identity:
         """Who asks. Raises InvalidToken, Refused."""
         identity = None
         try:
-            identity = gateway.identify(_token(request), time.time())
+            identity = await _identity(request)
             gateway.need_administrator(identity)
         except RequestError as error:
             who = {} if identity is None else {"user": identity.user, "role": identity.role}
-            audit("refused", action=action, **who, **about, code=error.code, address=_address(request))
+            audit(
+                "refused", action=action, **who, **about, code=error.code, address=gateway.addresses.of(request.scope)
+            )
             raise
         audit(
             "administered",
@@ -298,9 +266,12 @@ def create_app(
             role=identity.role,
             action=action,
             **about,
-            address=_address(request),
+            address=gateway.addresses.of(request.scope),
         )
         return identity
+
+    async def _identity(request: Req) -> Identity:
+        return await gateway.identify(_token(request), gateway.addresses.of(request.scope))
 
     return Litestar(
         [
@@ -323,10 +294,6 @@ def create_app(
         openapi_config=openapi_config(),
         logging_config=None,
     )
-
-
-def shard_url(template: str, shard: ShardAddress, scheme: str, host: str) -> str:
-    return template.format(scheme=scheme, host=host, port=shard.port, shard=shard.index)
 
 
 async def _body(request: Req, limit: int, grow: Callable[[int], object] = lambda size: None) -> bytes | None:
@@ -368,24 +335,6 @@ def _address(request: Req) -> str:
 
 def _token(request: Req) -> str:
     return bearer(request.headers.get("authorization", ""))
-
-
-def _query_token(request: Req) -> str:
-    """The token in the query, of this request or of the one that an edge proxy asks about."""
-    original = request.headers.get("x-original-uri") or request.headers.get("x-forwarded-uri") or ""
-    found = re.search(r"[?&]token=([^&#]+)", original)
-    return str(request.query_params.get("token") or (found[1] if found else ""))
-
-
-def _host(request: Req) -> str:
-    """The host that the client used, without its port."""
-    found = _HOST.fullmatch(request.headers.get("host", ""))
-    return found[1] if found else "localhost"
-
-
-def _scheme(request: Req) -> str:
-    secure = request.headers.get("x-forwarded-proto", request.url.scheme) in ("https", "wss")
-    return "wss" if secure else "ws"
 
 
 def _event_id() -> str:

@@ -8,6 +8,7 @@ kept.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from itertools import count
@@ -15,6 +16,8 @@ from typing import Any
 
 import structlog
 
+from gateway.addresses import Addresses
+from gateway.admission import Admission
 from gateway.intake import AGAIN, Intake, Room
 from gateway.returning import Returning
 from solowire import process
@@ -23,6 +26,7 @@ from solowire.backplane import (
     VERSION,
     Answer,
     Ask,
+    Doors,
     Drain,
     Draining,
     Hello,
@@ -36,21 +40,26 @@ from solowire.backplane import (
     ShardAddress,
     ShardStats,
 )
-from solowire.errors import Refused
+from solowire.errors import InvalidToken, Refused, RequestError
 from solowire.events import Delivery, Event, encode_event
 from solowire.link import Link
+from solowire.refusals import TELL_SECONDS, Refusals
 from solowire.ring import Ring
 from solowire.tokens import Tokens
 
 log = structlog.get_logger("solowire.gateway")
 
 _AWAY = ("router_away", "the router can't be reached", AGAIN)
+_HELD_SECONDS = 1.0
+_MOST_HELD = 256
+"""Answers to wrong tokens that are held back at a time; any more are given at once."""
 
 
 class Gateway:
     """timeout: seconds to wait for the router's answer. pace: users per second that come back from a lost shard.
 
-    stats: what the router is told of this process. refused: how many connections were, by the problem's code.
+    stats: what the router is told of this process. audit: the audit log.
+    held: answers to wrong tokens that are held back now; held_total: that were.
     """
 
     def __init__(
@@ -62,11 +71,18 @@ class Gateway:
         *,
         timeout: float,
         pace: float = 500.0,
+        admission: Admission | None = None,
+        addresses: Addresses | None = None,
         stats: Callable[[], ShardStats | None] = lambda: None,
+        audit: Callable[..., None] = lambda event, **fields: None,
     ) -> None:
         self.tokens = tokens
         self.intake = intake
-        self.refused: Counter[str] = Counter()
+        self.addresses = addresses or Addresses()
+        self.wrong_tokens = self.held = self.held_total = 0
+        self._admission = admission or Admission()
+        self._refusals = Refusals()
+        self._audit = audit
         self.epoch = ""
         self._roles = roles
         self._timeout = timeout
@@ -102,25 +118,40 @@ class Gateway:
         """The shard that owns the user."""
         return self._ring.owner(user)
 
-    def identify(self, token: str, now: float) -> Identity:
-        """Raises InvalidToken."""
-        return self.tokens.identify(token, now)
+    @property
+    def refused(self) -> Counter[str]:
+        """How many who wanted a place got none, by the problem's code."""
+        return self._refusals.totals
 
-    def place(self, identity: Identity, now: float) -> tuple[ShardAddress, str]:
-        """The shard that owns the user, and a ticket for it. Raises Refused."""
-        role = self._roles.get(identity.role)
-        if role is not None and not role.may_connect:
-            raise Refused(403, "forbidden", f"the role {identity.role!r} may not open a connection", "")
-        index = self._ring.owner(identity.user)
-        shard = self._shards.get(index) if index is not None else None
-        if shard is None:
-            raise Refused(503, "no_shard", "no shard is ready", "try again in a moment", retry_after=1)
-        wait = self._returning.wait(identity.user, asyncio.get_running_loop().time())
-        if wait:
-            raise Refused(
-                503, "returning", "the user's shard has gone, and its users come back one after the other", "", wait
-            )
-        return shard, self.tokens.issue_ticket(identity, shard.index, process.new_id(), now)
+    async def identify(self, token: str, address: str) -> Identity:
+        """Whom a token proves. address: whence it came, as `addresses` counts it.
+
+        Raises InvalidToken, or Refused where too many wrong ones have come from there, and not at once.
+        """
+        try:
+            return self.tokens.identify(token, time.time())
+        except InvalidToken as error:
+            if error.code == "missing_token":
+                raise
+            self.wrong_tokens += 1
+            refusal = self._admission.wrong_token(address, asyncio.get_running_loop().time())
+            if refusal is None:
+                raise
+        await self._hold(refusal)
+        raise refusal
+
+    async def place(self, token: str, address: str) -> tuple[ShardAddress, str]:
+        """The shard that owns the user, and a ticket for it. Raises InvalidToken, Refused."""
+        identity = None
+        try:
+            identity = await self.identify(token, address)
+            return self._place(identity, address)
+        except RequestError as error:
+            if self._refusals.count(error):
+                asyncio.get_running_loop().call_later(TELL_SECONDS, self._tell_refusals)
+            who = {} if identity is None else {"user": identity.user, "role": identity.role}
+            self._audit("refused", action="connect", **who, code=error.code, address=address)
+            raise
 
     def need_publisher(self, identity: Identity) -> None:
         """Raises Refused for one who may not publish, before anything that they sent is read."""
@@ -178,6 +209,38 @@ class Gateway:
         for waiting in self._waiting.values():
             waiting.cancel()
 
+    def _place(self, identity: Identity, address: str) -> tuple[ShardAddress, str]:
+        role = self._roles.get(identity.role)
+        if role is not None and not role.may_connect:
+            raise Refused(403, "forbidden", f"the role {identity.role!r} may not open a connection", "")
+        index = self._ring.owner(identity.user)
+        shard = self._shards.get(index) if index is not None else None
+        if shard is None:
+            raise Refused(503, "no_shard", "no shard is ready", "try again in a moment", retry_after=1)
+        now = asyncio.get_running_loop().time()
+        wait = self._returning.wait(identity.user, now)
+        if wait:
+            raise Refused(
+                503, "returning", "the user's shard has gone, and its users come back one after the other", "", wait
+            )
+        refusal = self._admission.admit(identity, address, now)
+        if refusal is not None:
+            raise refusal
+        return shard, self.tokens.issue_ticket(identity, shard.index, process.new_id(), time.time(), address)
+
+    async def _hold(self, refusal: Refused) -> None:
+        if self.held < _MOST_HELD:
+            self.held += 1
+            self.held_total += 1
+            try:
+                await asyncio.sleep(min(refusal.retry_after or 0.0, _HELD_SECONDS))
+            finally:
+                self.held -= 1
+
+    def _tell_refusals(self) -> None:
+        for code, refusals, reason in self._refusals.take():
+            log.info("refused", code=code, refusals=refusals, reason=reason)
+
     async def _request(self, number: int, message: PeerMessage) -> Any:
         self._send(number, message)
         return await self._answer(number)
@@ -202,6 +265,8 @@ class Gateway:
                 waiting = self._waiting.get(message.request)
                 if waiting is not None and not waiting.done():
                     waiting.set_result(message)
+            case Doors():
+                self._admission.told(message, asyncio.get_running_loop().time())
             case RingState():
                 self.epoch = message.epoch
                 self.intake.forget()

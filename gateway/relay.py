@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qs
@@ -50,9 +49,7 @@ class Relay:
         gateway: Gateway,
         *,
         stalled_s: float,
-        audit: Callable[..., None] = lambda event, **fields: None,
     ) -> None:
-        self._audit = audit
         self._gateway = gateway
         self._stalled_s = stalled_s
         self._carried: set[asyncio.Task[Any]] = set()
@@ -74,9 +71,6 @@ class Relay:
         try:
             shard = await self._connect(scope)
         except RequestError as error:
-            client = scope.get("client")
-            self._gateway.refused[error.code] += 1
-            self._audit("refused", action="relay", code=error.code, address=client[0] if client else "")
             await _refuse(send, *response_of(error))
             return
         except InvalidStatus as refusal:
@@ -100,10 +94,9 @@ class Relay:
             shard.transport.abort()
 
     async def _connect(self, scope: Scope) -> ClientConnection:
-        now = time.time()
         if scope["path"] != "/ws":
             raise Refused(404, "not_found", "there is no WebSocket here", "connect to /ws")
-        address, ticket = self._gateway.place(self._gateway.identify(_token(scope), now), now)
+        address, ticket = await self._gateway.place(_token(scope), self._gateway.addresses.of(scope))
         offered = [Subprotocol(name) for name in scope["subprotocols"]]
         try:
             return await connect(

@@ -8,9 +8,12 @@ from typing import Any
 
 import structlog
 
+from gateway.addresses import Addresses
+from gateway.admission import Admission, Limits
 from gateway.api import create_app
 from gateway.gateway import Gateway
 from gateway.intake import Intake
+from gateway.negotiation import Negotiation
 from gateway.relay import Relay
 from gateway.shards import Shards
 from solowire import process
@@ -61,9 +64,13 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
         intake_of(settings),
         timeout=settings.publish_timeout_s,
         pace=settings.moves_per_s,
+        admission=Admission(limits_of(settings)),
+        addresses=Addresses(settings.trusted_proxies),
         stats=stats,
+        audit=audit,
     )
-    relay = Relay(gateway, stalled_s=settings.stalled_s, audit=audit)
+    negotiation = Negotiation(gateway, settings.shard_url)
+    relay = Relay(gateway, stalled_s=settings.stalled_s)
     shards = Shards()
 
     def samples() -> Iterator[Sample]:
@@ -78,16 +85,21 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
         yield Labelled("refusals_total", "Connections refused, by the problem's code.", "code", gateway.refused)
         yield "loop_lag_seconds", "Lateness of a timer, at most, in the last second.", vitals.loop_lag_s
         yield "audit_lines_lost_total", "Lines of the audit log that could not be written.", audit.lost
+        yield "wrong_tokens_total", "Tokens that proved nothing.", gateway.wrong_tokens
+        yield "held_answers", "Answers to wrong tokens that are held back now.", gateway.held
+        yield "held_answers_total", "Answers to wrong tokens that were held back.", gateway.held_total
 
-    http = create_app(gateway, settings, Metrics(samples), shards, audit)
+    http = create_app(gateway, negotiation, settings, Metrics(samples), shards, audit)
 
     async def app(scope: Mapping[str, Any], receive: Any, send: Any) -> None:
         if scope["type"] == "websocket":
             await relay(scope, receive, send)
+        elif negotiation.takes(scope):
+            await negotiation(scope, send)
         else:
             await http(scope, receive, send)  # type: ignore[arg-type]
 
-    server = WebServer(app, sock)
+    server = WebServer(app, sock, handshake_s=settings.handshake_s)
     server.start()
     log.info("gateway_listening", host=settings.host, port=sock.getsockname()[1])
     process.calm_collector()
@@ -110,4 +122,17 @@ def intake_of(settings: Settings) -> Intake:
         lost=settings.publish_timeout_s * 2,
         rate=settings.publish_rate,
         burst=settings.publish_burst,
+    )
+
+
+def limits_of(settings: Settings) -> Limits:
+    return Limits(
+        rate=settings.connect_rate,
+        burst=settings.connect_burst,
+        rate_per_address=settings.connect_rate_per_address,
+        burst_per_address=settings.connect_burst_per_address,
+        bad_token_rate=settings.bad_token_rate,
+        bad_token_burst=settings.bad_token_burst,
+        group_by=settings.group_by,
+        groups=frozenset(settings.groups),
     )

@@ -10,13 +10,14 @@ import os
 import re
 import secrets
 import tomllib
+from ipaddress import ip_network
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 import structlog
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from solowire.errors import ConfigError
 
@@ -35,6 +36,13 @@ log = structlog.get_logger("solowire.settings")
 
 def _default_data_dir() -> Path:
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "solowire"
+
+
+def _split(value: Any) -> Any:
+    """A list, also as one text with commas or, as pydantic writes them in the environment, in JSON."""
+    if not isinstance(value, str):
+        return value
+    return [part for piece in value.strip().strip("[]").split(",") if (part := piece.strip(" \t\"'"))]
 
 
 class Group(BaseModel):
@@ -120,7 +128,7 @@ class Settings(BaseSettings):
     connect_burst: float = Field(2000.0, ge=1, description="new connections that may come at once")
     connect_rate_per_address: float | None = Field(None, gt=0, description="the same of one address; default: no limit")
     connect_burst_per_address: float = Field(50.0, ge=1, description="the same of one address")
-    trusted_proxies: list[str] = Field(
+    trusted_proxies: Annotated[list[str], NoDecode, BeforeValidator(_split)] = Field(
         default_factory=list, description="networks, such as 10.0.0.0/8, whose X-Forwarded-For is believed"
     )
 
@@ -142,6 +150,12 @@ class Settings(BaseSettings):
     )
     audit_bytes: int = Field(16 * 2**20, ge=2**16, description="size at which a process begins a new audit file")
     audit_files: int = Field(8, ge=1, le=1000, description="audit files of a process that are kept")
+    # Before accepting: who is slowed down, and what is cut.
+    bad_token_rate: float = Field(1.0, gt=0, description="wrong tokens per second that one address may show")
+    bad_token_burst: float = Field(20.0, ge=1, description="wrong tokens that one address may show at once")
+    handshake_s: float = Field(
+        10.0, ge=0.1, le=60, description="a connection that sends no whole request head for so long is cut"
+    )
 
     recent_events: int = Field(100_000, ge=100, description="events in a shard's recent log")
     recent_bytes: int = Field(64 * 2**20, ge=2**20, description="size of a shard's recent log")
@@ -196,6 +210,11 @@ class Settings(BaseSettings):
             self.shard_url.format(scheme="ws", host="h", port=1, shard=0)
         except (KeyError, IndexError, ValueError, AttributeError):
             raise ValueError("shard_url may hold {scheme}, {host}, {port} and {shard}, nothing else") from None
+        for network in self.trusted_proxies:
+            try:
+                ip_network(network)
+            except ValueError as error:
+                raise ValueError(f"trusted_proxies: {error}; write 10.0.0.0/8 or 10.1.2.3") from None
         if self.backplane is not None and not self.backplane.startswith("ipc://"):
             raise ValueError("backplane must be an ipc:// address: tcp needs CURVE keys, which this version can't take")
         if self.backplane is not None and _too_long(self.backplane.removeprefix("ipc://")):

@@ -21,8 +21,7 @@ PURE_ROLE_FILES = (
     *(f"workers/{name}.py" for name in ("connection", "shard", "sockets")),
     *(f"router/{name}.py" for name in ("alerts", "watch")),
     *(f"workers/{name}.py" for name in ("reporting", "diagnosis")),
-    "gateway/publishing.py",
-    "gateway/intake.py",
+    *(f"gateway/{name}.py" for name in ("publishing", "intake", "returning", "addresses", "admission", "rates")),
     "sources/query_log.py",
 )
 CARRIERS = frozenset({"bus", "metrics", "serving", "supervisor", "cli", "link"})

@@ -21,6 +21,7 @@ from solowire.errors import InvalidToken, Refused, RequestError
 from solowire.metrics import CONTENT_TYPE
 from solowire.numbers import told
 from solowire.problems import response_of
+from solowire.refusals import TELL_SECONDS, Refusals
 from solowire.tokens import Tokens, bearer
 from workers.connection import Connection
 from workers.reporting import SLOWEST, Reporting
@@ -137,6 +138,7 @@ class App:
         self._metrics = metrics
         self._changed = changed
         self._handlers: set[asyncio.Task[Any]] = set()
+        self._refusals = Refusals()
 
     async def finish(self, seconds: float) -> None:
         """Waits until all connections that are being closed have ended."""
@@ -161,7 +163,7 @@ class App:
             shard.totals["refused"] += 1
             self._changed()
             self._audit("refused", action="connect", code=error.code, address=_peer(scope))
-            await _refuse(send, error)
+            self._refuse(send, error)
             return
         headers = [(b"x-solowire-shard", str(shard.index).encode())]
         accepted = send({"type": "websocket.accept", "subprotocol": subprotocol, "headers": headers})
@@ -202,6 +204,18 @@ class App:
             if handler is not None:
                 self._handlers.discard(handler)
 
+    def _refuse(self, send: Send, error: RequestError) -> None:
+        """Answers the handshake with an HTTP status: nothing was accepted. The two sends go out in their order."""
+        if self._refusals.count(error):
+            asyncio.get_running_loop().call_later(TELL_SECONDS, self._tell_refusals)
+        status, headers, body = response_of(error)
+        send({"type": "websocket.http.response.start", "status": status, "headers": headers})
+        send({"type": "websocket.http.response.body", "body": body})
+
+    def _tell_refusals(self) -> None:
+        for code, refusals, reason in self._refusals.take():
+            log.info("refused", code=code, refusals=refusals, reason=reason)
+
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         match scope["path"]:
             case "/healthz":
@@ -215,11 +229,11 @@ class App:
                 try:
                     body = self._stats(scope)
                 except RequestError as error:
-                    await _problem(send, "http.response", error)
+                    await _problem(send, error)
                     return
                 await _answer(send, 200, body)
             case _:
-                await _problem(send, "http.response", Refused(404, "not_found", "there is nothing here", ""))
+                await _problem(send, Refused(404, "not_found", "there is nothing here", ""))
 
     def _stats(self, scope: Scope) -> dict[str, Any]:
         """`/stats` (`?slowest=N` for more or fewer than ten connections) and `/stats/users/{user}`, for administrators.
@@ -278,16 +292,10 @@ def _header(scope: Scope, name: bytes) -> str:
     return ""
 
 
-async def _refuse(send: Send, error: RequestError) -> None:
-    """Answers the handshake with an HTTP status: nothing was accepted."""
-    log.info("refused", code=error.code, reason=error.message)
-    await _problem(send, "websocket.http.response", error)
-
-
-async def _problem(send: Send, kind: str, error: RequestError) -> None:
+async def _problem(send: Send, error: RequestError) -> None:
     status, headers, body = response_of(error)
-    await send({"type": f"{kind}.start", "status": status, "headers": headers})
-    await send({"type": f"{kind}.body", "body": body})
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 async def _answer(send: Send, status: int, body: dict[str, Any]) -> None:

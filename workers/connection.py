@@ -86,8 +86,9 @@ class Connection:
     ) -> None:
         self.session = session
         self.group = group  # whose slot it has
-        self.address = address
-        self.kind = "client"
+        self.address = address  # whence it was asked for
+        self.kind = "direct"  # or "relayed", by the gateway
+        self.opened = 0.0  # monotonic
         self.heard_at = 0.0  # when it last said something that was no answer to a ping
         self.leaves_with: CloseCode | None = None  # what it is closed with when it was told to leave
         self.codec = codec
@@ -107,9 +108,6 @@ class Connection:
         self.looks_at: float | None = None  # when its expiry is looked at next
         self.identity = identity
         self.view: View = view_of(identity)
-        self.address = ""  # whence it was asked for
-        self.kind = "direct"  # or "relayed", by the gateway
-        self.opened = 0.0  # monotonic
 
     def become(self, state: State) -> None:
         """Changes the state. Raises ValueError for a transition that the table doesn't have."""

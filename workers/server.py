@@ -112,7 +112,7 @@ class _Server:
     async def main(self, stop: asyncio.Event) -> int:
         metrics = Metrics(self._samples, {"shard": str(self._shard.index)})
         app = App(self._shard, self._tokens, metrics.render, self._arm, reporting=self._reporting, audit=self._audit)
-        server = WebServer(app, self._socket)
+        server = WebServer(app, self._socket, handshake_s=self._settings.handshake_s)
         # Before the server starts: what is refused here should end the process without Granian's threads in its way.
         link = self._link = Link(
             self._settings.backplane_address,
