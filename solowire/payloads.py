@@ -250,7 +250,10 @@ class DnsQueryLog(Payload, kw_only=True, frozen=True):
 
 
 class DnsQueryStats(Payload, kw_only=True, frozen=True):
-    """Queries of one server over the last `window_s` seconds; counts by query type and response code."""
+    """Queries of one server over the last `window_s` seconds; counts by query type and response code.
+
+    top_names, top_clients: the commonest with their counts, commonest first.
+    """
 
     queries_per_second: Rate
     window_s: Seconds | None = None
@@ -264,6 +267,8 @@ class DnsQueryStats(Payload, kw_only=True, frozen=True):
     recursive_clients: Count | None = None
     memory_bytes: Bytes | None = None
     dropped: Count | None = None
+    top_names: Tally | None = None
+    top_clients: Tally | None = None
 
 
 class SecurityFinding(Payload, kw_only=True, frozen=True):

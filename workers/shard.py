@@ -35,6 +35,7 @@ import structlog
 
 from solowire import backplane
 from solowire.access import Identity, Role
+from solowire.aggregation import Rates
 from solowire.backplane import Came, Deliver, Elsewhere, Lease, Replayed, RingState, ShardStats, Slots, States
 from solowire.catalog import CATALOG, Catalog
 from solowire.client_protocol import (
@@ -59,10 +60,13 @@ from solowire.client_protocol import (
     Welcome,
 )
 from solowire.codes import CloseCode
+from solowire.compaction import Frame, Lag
 from solowire.errors import InvalidMessage, InvalidToken, Refused
-from solowire.feed import NEXT_FRAME_SECONDS, Feed, Feeds, FlushDelays, Frame, feed_key
+from solowire.events import Delivery
+from solowire.feed import NEXT_FRAME_SECONDS, Feed, Feeds, FlushDelays, feed_key
 from solowire.histogram import Histogram
 from solowire.log import Entry, Log
+from solowire.pacing import Intervals, Pacing
 from solowire.ring import Ring
 from solowire.subscriptions import (
     Filter,
@@ -80,6 +84,7 @@ from workers.connection import MAX_ANSWERS, Connection, State
 from workers.heartbeat import Heartbeats
 from workers.replay import Replay, Replays
 from workers.ring_history import RingHistory
+from workers.slow_readers import FRAME_READS, SEND_READS, TURN_SECONDS, SlowReaders
 from workers.sockets import Sockets
 from workers.users import GOING, Users
 
@@ -126,6 +131,8 @@ class Limits(msgspec.Struct, frozen=True):
     replay_bytes: int = 32 * 2**20
     replays: int = 8
     flush: FlushDelays = FlushDelays()
+    telemetry: Rates = Rates()
+    states: Intervals = Intervals()
 
 
 class Shard:
@@ -150,7 +157,9 @@ class Shard:
         self.index = index
         self.epoch = ""
         self.log = recent if recent is not None else Log(catalog=catalog)
-        self.feeds: Feeds[Connection] = Feeds(self.log)
+        limits = limits or Limits()
+        self._pacing = Pacing(limits.states, max_keys=self.log.max_keys)
+        self.feeds: Feeds[Connection] = Feeds(self.log, self._pacing, limits.telemetry)
         self.connections: set[Connection] = set()
         self.wall_offset = wall_offset
         self.ready_at: int | None = None
@@ -163,7 +172,7 @@ class Shard:
         self._tokens = tokens
         self._roles = roles
         self._new_id = new_id
-        self._limits = limits or Limits()
+        self._limits = limits
         self._users = Users(self._limits.per_user)
         self._admission = Admission(self._limits.group_by, self._limits.per_address)
         self._leased = False  # as of the last look at the clock
@@ -191,6 +200,7 @@ class Shard:
         )
         self._blocked: dict[Connection, float] = {}
         self._looks_again: float | None = None
+        self._slow = SlowReaders()
         self._now = 0.0  # of the call that is under way, for what calls back
         self._order = count()
         self._due_feeds: list[tuple[float, int, Feed[Connection]]] = []
@@ -285,7 +295,8 @@ class Shard:
             else:
                 self._route(entry, now)
         self.log.position = max(self.log.position, message.upto)
-        self.log.trim()
+        self._pacing.mark(self.log.position, now)
+        self._trim(now)
         self._now = now
         self._replays.moved_on()
         self.run(now)
@@ -299,9 +310,18 @@ class Shard:
 
     def _route(self, entry: Entry, now: float) -> None:
         self.totals["events"] += 1
-        delay = self._limits.flush.of(entry.event.priority, len(self.connections))
-        user = entry.event.user
+        event = entry.event
+        if event.delivery is Delivery.state and not self._is_due(entry, now):
+            return
+        delay = self._limits.flush.of(event.priority, len(self.connections))
+        user = event.user
         if user is None:
+            if event.delivery is Delivery.telemetry:
+                sooner, summed = self.feeds.add_telemetry(entry, delay, now)
+                self.totals["aggregated"] += summed
+                for feed in sooner:
+                    self._schedule(feed)
+                return
             for feed in self.feeds.matching(entry):
                 if feed.add(entry, delay, now):
                     self._schedule(feed)
@@ -311,6 +331,48 @@ class Shard:
             own = connection.feed
             if own is not None and own.accepts(entry) and own.add_for(connection, entry, delay, now):
                 self._schedule(own)
+
+    def _is_due(self, entry: Entry, now: float) -> bool:
+        """Whether a state may be sent at once; else it is held back."""
+        due, overtaken = self._pacing.take(entry, now)
+        if overtaken is not None:
+            self.totals["overtaken"] += 1
+            if overtaken.event.user is None:
+                for feed in self.feeds.matching(overtaken):
+                    if feed.shows(overtaken):
+                        feed.leave_out(overtaken.event.type)
+        return due
+
+    def _release(self, now: float) -> None:
+        """Sends the states whose interval has ended."""
+        for number, entry in self._pacing.release(now):
+            delay = self._limits.flush.of(entry.event.priority, len(self.connections))
+            user = entry.event.user
+            if user is None:
+                for feed in self.feeds.matching(entry):
+                    if feed.release(number, None, delay, now):
+                        self._schedule(feed)
+                continue
+            known = self._users.get(user)
+            for connection in known.connections if known is not None else ():
+                own = connection.feed
+                if own is not None and own.accepts(entry) and own.release(number, connection, delay, now):
+                    self._schedule(own)
+
+    def _trim(self, now: float) -> None:
+        """Lets the log drop what is over its bounds, when nobody depends on it any more."""
+        floor = self.log.floor_when_trimmed()
+        if floor is None:
+            return
+        for feed in list(self.feeds):
+            while feed.waits_below(floor):
+                feed.urgent = True
+                self._flush(feed, now)
+            if feed.behind:
+                feed.forget([(lag, c.identity.user) for c, lag in feed.behind.items() if not lag.lost], floor)
+                if feed.wake(now):
+                    self._schedule(feed)
+        self.log.trim()
 
     def _new_epoch(self, epoch: str, now: float) -> None:
         if self.epoch:
@@ -332,6 +394,7 @@ class Shard:
 
     def _begin_log(self, position: int) -> None:
         self.log.reset(position)
+        self._pacing.reset()
         self._rings.reset(position)
 
     def _resync(self, now: float) -> None:
@@ -469,6 +532,7 @@ class Shard:
         self._leave_feed(connection)
         self.connections.discard(connection)
         self._blocked.pop(connection, None)
+        self._slow.discard(connection)
         self._heartbeats.discard(connection)
         self._replays.drop(connection)
         self._users.remove(connection)
@@ -700,11 +764,15 @@ class Shard:
             return
         resolved = resolve(connection.wanted, connection.view, self._catalog)
         connection.become(State.live)
-        feed = self._join_feed(connection, resolved, replay.cursor if replay else self.log.position, now)
+        lag = Lag(replay.cursor if replay else self.log.position, self._pacing.last)
         if replay is not None:
-            told, frames = replay.hello.resume.cursor if replay.hello.resume else 0, []
+            lag.whole_upto = self.log.position
+        feed = self._join_feed(connection, resolved, lag, now)
+        if replay is not None:
+            told = replay.hello.resume.cursor if replay.hello.resume else 0
+            frames = self._held_back(feed, connection.identity.user, told)
             if replay.fragments:
-                frames = feed.frames_of(replay.fragments, replay.cursor)
+                frames += feed.frames_of(replay.fragments, replay.cursor)
         else:
             # A cursor says what has arrived: one that is cut off before the states must come back for them.
             before, frames = feed.states(connection.identity.user, self.log.position)
@@ -743,14 +811,23 @@ class Shard:
         fields = {"denied": denied[:most]} if denied else {}
         self._tell("subscribed", connection, subscriptions=patterns[:most], more=more, **fields)
 
+    def _held_back(self, feed: Feed[Connection], user: str, cursor: int) -> list[str | bytes]:
+        """The states that the client may not have got where it was, because they were held back there."""
+        lacks = (e for e in self._pacing.may_lack(self.log.latest(), cursor) if e.event.user in (None, user))
+        return feed.older_frames(lacks, cursor)
+
     def _want(self, connection: Connection, wanted: dict[str, Filter], now: float, id: Id) -> None:
         connection.wanted = wanted
         resolved = resolve(wanted, connection.view, self._catalog)
-        cursor = self._leave_feed(connection)
-        if self._say(connection, Subscriptions(resolved.names, resolved.denied, id), now):
-            self._join_feed(connection, resolved, cursor, now)
-            self._tell_subscriptions(connection, resolved)
-            self.run(now)
+        lag = self._leave_feed(connection)
+        if not self._say(connection, Subscriptions(resolved.names, resolved.denied, id), now):
+            return
+        self._tell_subscriptions(connection, resolved)
+        if lag.lost or lag.cursor < self.log.floor:
+            self._too_late(connection, now)  # nobody has counted for the new feed
+            return
+        self._join_feed(connection, resolved, Lag(lag.cursor, lag.seen, whole_upto=lag.whole_upto, busy=lag.busy), now)
+        self.run(now)
 
     def _refresh(self, connection: Connection, message: Refresh, now: float) -> None:
         try:
@@ -785,68 +862,112 @@ class Shard:
 
     # ------------------------------------------------------------------------------------------------ feeds
 
-    def _join_feed(self, connection: Connection, resolved: Resolved, cursor: int, now: float) -> Feed[Connection]:
+    def _join_feed(self, connection: Connection, resolved: Resolved, lag: Lag, now: float) -> Feed[Connection]:
         connection.selection = resolved.selection
         feed = self.feeds.get(feed_key(resolved.selection, connection.view, connection.codec, self._catalog))
         connection.feed = feed
-        apart = bool(connection.answers) or self.log.has_for(connection.identity.user, cursor)
-        if feed.join(connection, cursor, now, apart=apart):
+        apart = bool(connection.answers) or self.log.has_for(connection.identity.user, lag.cursor)
+        if feed.join(connection, lag, now, apart=apart):
             self._schedule(feed)
         return feed
 
-    def _leave_feed(self, connection: Connection) -> int:
+    def _leave_feed(self, connection: Connection) -> Lag:
         feed = connection.feed
         if feed is None:
-            return self.log.position
-        cursor = feed.leave(connection)
+            return Lag(self.log.position, self._pacing.last)
+        lag = feed.leave(connection)
         connection.feed = None
         if not len(feed):
             self.feeds.drop(feed)
-        return cursor
+        return lag
 
     def _schedule(self, feed: Feed[Connection]) -> None:
         if feed.due is not None:
             heappush(self._due_feeds, (feed.due, next(self._order), feed))
 
     def _flush(self, feed: Feed[Connection], now: float) -> None:
-        before = feed.position
+        before = feed.place
         frame = feed.flush(now)
         if frame.payload is not None and feed.current:
             busy = self._sockets.send(frame.payload, feed.current)
             sent = len(feed.current) - len(busy)
-            self._sent(frame, sent, before, now)
+            self._sent(frame, sent, before.cursor, now)
             feed.largest = max(feed.largest, len(frame.payload))
             if busy:
                 feed.fell_behind(busy, before)
                 self._block(busy, now)
+                for connection in busy if len(self._slow) else ():
+                    self._slow.fell_behind(connection)
         if feed.behind:
             self._catch_up(feed, now)
         self._schedule(feed)
 
     def _catch_up(self, feed: Feed[Connection], now: float) -> None:
-        """One frame for each connection that is behind and whose socket is free; built once for each cursor."""
-        frames: dict[tuple[int, str | None], Frame] = {}
-        for connection, cursor in list(feed.behind.items()):
+        """One frame for each connection that is behind and whose socket is free; built once for each place."""
+        frames: dict[object, Frame] = {}
+        more = starved = False
+        for connection, lag in list(feed.behind.items()):
             if connection in self._blocked:
                 continue
             if self._sockets.busy(connection):
+                lag.busy = True
                 self._block((connection,), now)
                 continue
-            if cursor < self.log.floor:
-                self._say(connection, Notice("gap", "you were too slow: events between are lost"), now)
-                self._close(connection, CloseCode.too_slow)
+            if lag.lost or lag.seen < min(self._pacing.forgotten, feed.released):
+                self._too_late(connection, now)
                 continue
-            user = connection.identity.user
-            key = (cursor, user if self.log.has_for(user, cursor) else None)
-            frame = frames.get(key)
-            if frame is None:
-                frame = frames[key] = feed.read(*key)
+            slow = connection in self._slow
+            if slow and not self._slow.may_read(now):
+                starved = True
+                continue
+            frame = self._frame(frames, feed, connection, lag, slow)
+            if frame.full and lag.busy and not slow and not lag.is_whole:
+                slow = True
+                self._slow_down(connection, lag, now)
+                frame = self._frame(frames, feed, connection, lag, slow)
             if frame.payload is not None:
                 self._sockets.queue(frame.payload, connection)
-                self._sent(frame, 1, cursor, now)
-            feed.caught_up(connection, frame.cursor, apart=self.log.has_for(user, frame.cursor))
-        if any(c not in self._blocked for c in feed.behind):
+                self._sent(frame, 1, lag.cursor, now)
+                if slow:
+                    self._slow.has_read(SEND_READS)
+            apart = self.log.has_for(connection.identity.user, frame.cursor)
+            level = feed.caught_up(connection, frame, apart=apart)
+            # One that stands further on than the feed waits for its flush.
+            more = more or (not level and (frame.full or frame.cursor < feed.position))
+        if more:
             feed.wake(now + NEXT_FRAME_SECONDS)
+        elif starved:
+            feed.wake(now + TURN_SECONDS)
+
+    def _frame(
+        self, frames: dict[object, Frame], feed: Feed[Connection], connection: Connection, lag: Lag, slow: bool
+    ) -> Frame:
+        user = connection.identity.user
+        own = self.log.has_for(user, lag.cursor) or self._pacing.has_for(user, lag.seen) or lag.cursor < lag.forgotten
+        key = (lag.place(), user if own else None, slow)
+        frame = frames.get(key)
+        if frame is None:
+            frame = frames[key] = feed.read(lag, key[1], compacted=slow)
+            if slow:
+                self._slow.has_read(FRAME_READS + frame.scanned)
+        return frame
+
+    def _slow_down(self, connection: Connection, lag: Lag, now: float) -> None:
+        self._slow.add(connection, now)
+        self.totals["slow"] += 1
+        behind = self.log.count_after(lag.cursor)
+        text = "you read too slowly: events are summed up and left out until you have caught up"
+        self._say(connection, Notice("slow_consumer", text, active=True, behind=behind), now)
+
+    def _look_at_slow(self, now: float) -> None:
+        for connection in self._slow.recovered(now, self._sockets.busy):
+            text = "you have caught up: everything is sent again"
+            self._say(connection, Notice("slow_consumer", text, active=False), now)
+
+    def _too_late(self, connection: Connection, now: float) -> None:
+        """What it has not read is gone here: it comes back with its cursor."""
+        self._say(connection, Notice("gap", "you were too slow: events between are lost"), now)
+        self._close(connection, CloseCode.too_slow)
 
     def _sent(self, frame: Frame, connections: int, cursor: int, now: float) -> None:
         """cursor: where they stood. The frame is as late as the oldest event in it, which comes next there."""
@@ -856,6 +977,7 @@ class Shard:
         self.totals["frames"] += connections
         self.totals["deliveries"] += connections * frame.events
         self.totals["bytes"] += connections * len(frame.payload or "")
+        self.totals["compacted"] += connections * frame.left
 
     # --------------------------------------------------------------------------------------------- sending
 
@@ -913,6 +1035,10 @@ class Shard:
             times.append(self._timers[0][0])
         if self._looks_again is not None:
             times.append(self._looks_again)
+        if self._slow.due is not None:
+            times.append(self._slow.due)
+        if self._pacing.due is not None:
+            times.append(self._pacing.due)
         if self._heartbeats.due is not None:
             times.append(self._heartbeats.due)
         if self._moves_at is not None:
@@ -929,6 +1055,10 @@ class Shard:
         self._look_at_lease(now)
         if self._looks_again is not None and now >= self._looks_again:
             self._look_at_blocked(now)
+        if self._slow.due is not None and now >= self._slow.due:
+            self._look_at_slow(now)
+        if self._pacing.due is not None and now >= self._pacing.due:
+            self._release(now)
         while self._timers and self._timers[0][0] <= now:
             _, _, act, connection = heappop(self._timers)
             if connection.state not in (State.closing, State.gone):
