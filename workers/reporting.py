@@ -18,9 +18,6 @@ from solowire.backplane import ShardStats
 from workers.connection import Connection
 from workers.shard import Shard
 
-REPORT_SECONDS = 0.9
-"""Heartbeats come twice a second, give or take a tenth: every second one brings a report."""
-
 LATENCY_SECONDS = 10
 """For how long a latency counts in what is reported: a second of a quiet shard would say little."""
 
@@ -58,11 +55,10 @@ class Reporting:
         self._lease = lease if lease is not None else lambda: (len(shard.connections), 0)
         self._marks: deque[_Mark] = deque(maxlen=LATENCY_SECONDS + 1)
         self._rates: dict[str, float] = {}
+        self._next: ShardStats | None = None
 
-    def due(self, now: float) -> ShardStats | None:
-        """The report, about once a second; None between."""
-        if self._marks and now - self._marks[-1].at < REPORT_SECONDS:
-            return None
+    def second(self, now: float) -> None:
+        """Makes the next report. To be called once a second."""
         mark = self._mark(now)
         if self._marks:
             last = self._marks[-1]
@@ -71,7 +67,12 @@ class Reporting:
                 for name in ("events", "deliveries", "frames", "bytes", "refused")
             }
         self._marks.append(mark)
-        return self.report(now)
+        self._next = self.report(now)
+
+    def take(self) -> ShardStats | None:
+        """The newest report, for the next heartbeat; None if one has had it."""
+        taken, self._next = self._next, None
+        return taken
 
     def report(self, now: float) -> ShardStats:
         """The numbers of now, with the rates of the last second."""

@@ -85,7 +85,7 @@ class _Server:
             index, settings.advertise_host or settings.host, self._socket.getsockname()[1], process.new_id()
         )
         self._audit = open_audit(settings, f"shard-{index}", shard=index)
-        self._vitals = Vitals(self._audit.second)
+        self._vitals = Vitals(self._each_second)
         self._shard = Shard(
             index,
             sockets=GranianSockets(),
@@ -115,7 +115,7 @@ class _Server:
             f"shard-{self._shard.index}-{self._address.boot}",
             self._hello,
             self._received,
-            lambda: self._reporting.due(self._loop.time()),
+            self._reporting.take,
         )
         server.start()
         log.info("shard_listening", shard=self._shard.index, port=self._address.port)
@@ -138,6 +138,10 @@ class _Server:
         self._vitals.close()
         self._audit.close()
         return self._status
+
+    def _each_second(self) -> None:
+        self._reporting.second(self._loop.time())
+        self._audit.second()
 
     def _leave(self, within: float | None) -> None:
         if not self._shard.leaving:
