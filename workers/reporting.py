@@ -37,7 +37,10 @@ class _Mark(NamedTuple):
 
 
 class Reporting:
-    """memory: bytes. loop_lag: seconds. lease: slots used and granted. Times: seconds, monotonic."""
+    """Times: seconds, monotonic. memory: bytes. loop_lag: seconds. lease: slots used and granted.
+
+    aggregating: feeds by the type that they get summed up.
+    """
 
     def __init__(
         self,
@@ -47,12 +50,14 @@ class Reporting:
         memory: Callable[[], int] = lambda: 0,
         loop_lag: Callable[[], float] = lambda: 0.0,
         lease: Callable[[], tuple[int, int]] | None = None,
+        aggregating: Callable[[], dict[str, int]] = dict,
     ) -> None:
         self._shard = shard
         self._group_by = group_by
         self._memory = memory
         self._loop_lag = loop_lag
         self._lease = lease if lease is not None else lambda: (len(shard.connections), 0)
+        self._aggregating = aggregating
         self._marks: deque[_Mark] = deque(maxlen=LATENCY_SECONDS + 1)
         self._rates: dict[str, float] = {}
         self._next: ShardStats | None = None
@@ -77,19 +82,17 @@ class Reporting:
     def report(self, now: float) -> ShardStats:
         """The numbers of now, with the rates of the last second."""
         shard = self._shard
-        counted = Counter((group_of(c.identity, self._group_by), c.codec.name, c.kind) for c in shard.connections)
-        tallies: tuple[Counter[str], Counter[str], Counter[str]] = (Counter(), Counter(), Counter())
-        for names, count in counted.items():
-            for tally, name in zip(tallies, names, strict=True):
-                tally[name] += count
+        groups = Counter([group_of(c.identity, self._group_by) for c in shard.connections])
+        codecs = Counter([c.codec for c in shard.connections])
+        kinds = Counter([c.kind for c in shard.connections])
         used, granted = self._lease()
         before = self._marks[0].latency if self._marks else []
         latency = shard.latency.counts
         return msgspec.structs.replace(
             shard.stats(),
-            groups=dict(tallies[0]),
-            codecs=dict(tallies[1]),
-            kinds=dict(tallies[2]),
+            groups=dict(groups),
+            codecs={codec.name: count for codec, count in codecs.items()},
+            kinds=dict(kinds),
             latency=[new - old for new, old in zip(latency, before, strict=True)] if before else list(latency),
             oldest_cursor_s=round(self._oldest_cursor(now), 3),
             log_events=len(shard.log),
@@ -97,6 +100,7 @@ class Reporting:
             loop_lag_s=round(self._loop_lag(), 4),
             lease_used=used,
             lease_granted=granted,
+            aggregating=self._aggregating(),
             **self._rates,
         )
 

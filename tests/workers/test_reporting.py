@@ -168,7 +168,12 @@ def test_a_user_is_found_with_its_subscriptions() -> None:
 def test_what_the_process_knows_is_asked_for() -> None:
     """Memory, loop lag and lease come from whoever knows them."""
     b = Bench()
-    stats = Reporting(b.shard, memory=lambda: 7, loop_lag=lambda: 0.25, lease=lambda: (3, 4)).report(b.now)
+    summed = {"dns_query_log": 2}
+    asked = Reporting(
+        b.shard, memory=lambda: 7, loop_lag=lambda: 0.25, lease=lambda: (3, 4), aggregating=lambda: summed
+    )
+    stats = asked.report(b.now)
+    assert stats.aggregating == summed
     assert (stats.memory_bytes, stats.loop_lag_s, stats.lease_used, stats.lease_granted) == (7, 0.25, 3, 4)
 
 
