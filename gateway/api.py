@@ -8,8 +8,6 @@ from __future__ import annotations
 import re
 import secrets
 import time
-from collections import Counter
-from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any, TypeVar
@@ -24,6 +22,7 @@ from gateway.gateway import Gateway
 from gateway.openapi import ASSETS, PublishOperation, openapi_config, swagger_ui
 from gateway.publishing import Parser
 from gateway.shards import Shards
+from gateway.trail import Trail, types_of
 from solowire.access import Identity
 from solowire.backplane import Answer, ShardAddress, ShardReport
 from solowire.catalog import CATALOG
@@ -39,7 +38,6 @@ log = structlog.get_logger("solowire.gateway")
 
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:\d+)?")
 _DISCARDED_BYTES = 64 * 2**20
-_AUDITED_TYPES = 20
 
 Req = Request[Any, Any, Any]
 T = TypeVar("T")
@@ -111,13 +109,13 @@ def create_app(
     settings: Settings,
     metrics: Any,
     asked: Shards | None = None,
-    audit: Callable[..., None] = lambda event, **fields: None,
+    trail: Trail | None = None,
 ) -> Litestar:
     """The ASGI application for everything on the gateway that is not a WebSocket.
 
-    asked: for what only shards know. audit: the audit log.
+    asked: for what only shards know. trail: to the audit log.
     """
-    asked = asked or Shards()
+    asked, trail = asked or Shards(), trail or Trail()
     parser = Parser(CATALOG, _event_id, max_events=settings.publish_max_events, max_bytes=settings.event_max_bytes)
 
     @post("/v1/connect", status_code=200, summary="Where to connect", tags=["clients"])
@@ -153,10 +151,12 @@ def create_app(
 
         Answers when the log has them. An event whose `id` was seen before is a duplicate: not published again.
         """
+        identity = None
         try:
             identity = gateway.identify(_token(request), time.time())
             gateway.need_publisher(identity)
-        except RequestError:
+        except RequestError as error:
+            trail.refused("publish", error, _address(request), identity)
             await _body(request, 0)
             raise
         body = await _body(request, settings.publish_max_bytes)
@@ -165,20 +165,10 @@ def create_app(
                 413, "too_large", f"a request may have {settings.publish_max_bytes} bytes", "send fewer events in each"
             )
         events = parser.parse(body, request.headers.get("content-type", ""), datetime.now(UTC), identity.user)
-        types = dict(Counter(event.type for event in events).most_common(_AUDITED_TYPES))
+        types = types_of(events)
         done = await gateway.publish(identity, events)
         log.debug("published", user=identity.user, events=len(events), last=done.offsets[-1])
-        audit(
-            "published",
-            user=identity.user,
-            role=identity.role,
-            address=_address(request),
-            events=len(events),
-            types=types,
-            first=min(done.offsets),
-            last=max(done.offsets),
-            duplicates=len(done.duplicates),
-        )
+        trail.published(identity, types, done, _address(request))
         return Accepted(
             done.epoch,
             min(done.offsets),
@@ -261,8 +251,7 @@ def create_app(
             return gateway.place(identity, now)
         except RequestError as error:
             gateway.refused[error.code] += 1
-            who = {} if identity is None else {"user": identity.user, "role": identity.role}
-            audit("refused", action="connect", **who, code=error.code, address=_address(request))
+            trail.refused("connect", error, _address(request), identity)
             raise
 
     def _administrator(request: Req, action: str, **about: Any) -> Identity:
@@ -272,17 +261,9 @@ def create_app(
             identity = gateway.identify(_token(request), time.time())
             gateway.need_administrator(identity)
         except RequestError as error:
-            who = {} if identity is None else {"user": identity.user, "role": identity.role}
-            audit("refused", action=action, **who, **about, code=error.code, address=_address(request))
+            trail.refused(action, error, _address(request), identity, **about)
             raise
-        audit(
-            "administered",
-            user=identity.user,
-            role=identity.role,
-            action=action,
-            **about,
-            address=_address(request),
-        )
+        trail.administered(identity, action, _address(request), **about)
         return identity
 
     return Litestar(

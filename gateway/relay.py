@@ -22,6 +22,7 @@ from websockets.frames import Close
 from websockets.typing import Subprotocol
 
 from gateway.gateway import Gateway
+from gateway.trail import Trail
 from solowire.client_protocol import SUBPROTOCOLS
 from solowire.codes import CloseCode
 from solowire.errors import Refused, RequestError
@@ -50,9 +51,9 @@ class Relay:
         gateway: Gateway,
         *,
         stalled_s: float,
-        audit: Callable[..., None] = lambda event, **fields: None,
+        trail: Trail | None = None,
     ) -> None:
-        self._audit = audit
+        self._trail = trail or Trail()
         self._gateway = gateway
         self._stalled_s = stalled_s
         self._carried: set[asyncio.Task[Any]] = set()
@@ -76,7 +77,7 @@ class Relay:
         except RequestError as error:
             client = scope.get("client")
             self._gateway.refused[error.code] += 1
-            self._audit("refused", action="relay", code=error.code, address=client[0] if client else "")
+            self._trail.refused("relay", error, client[0] if client else "")
             await _refuse(send, *response_of(error))
             return
         except InvalidStatus as refusal:

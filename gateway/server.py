@@ -12,6 +12,7 @@ from gateway.api import create_app
 from gateway.gateway import Gateway
 from gateway.relay import Relay
 from gateway.shards import Shards
+from gateway.trail import Trail
 from solowire import process
 from solowire.access import Role
 from solowire.audit import open_audit
@@ -36,6 +37,7 @@ def serve(settings: Settings) -> None:
 async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], stop: asyncio.Event) -> None:
     sock = listen(settings.host, settings.port, send_buffer=settings.send_buffer_bytes, stalled_s=settings.stalled_s)
     audit = open_audit(settings, "gateway")
+    trail = Trail(audit)
     refused, refused_per_s = 0, 0.0
 
     def each_second() -> None:
@@ -61,7 +63,7 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
         pace=settings.moves_per_s,
         stats=stats,
     )
-    relay = Relay(gateway, stalled_s=settings.stalled_s, audit=audit)
+    relay = Relay(gateway, stalled_s=settings.stalled_s, trail=trail)
     shards = Shards()
 
     def samples() -> Iterator[Sample]:
@@ -72,7 +74,7 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
         yield "loop_lag_seconds", "Lateness of a timer, at most, in the last second.", vitals.loop_lag_s
         yield "audit_lines_lost_total", "Lines of the audit log that could not be written.", audit.lost
 
-    http = create_app(gateway, settings, Metrics(samples), shards, audit)
+    http = create_app(gateway, settings, Metrics(samples), shards, trail)
 
     async def app(scope: Mapping[str, Any], receive: Any, send: Any) -> None:
         if scope["type"] == "websocket":
