@@ -2,7 +2,7 @@
 
 What it keeps true: reading numbers costs the data path nothing. Totals are what the shard counts anyway; rates are the
 difference between two reports; what is counted by group, codec and kind is counted here, once a second, over all
-connections (4 ms for ten thousand), since counting as they come and go would have to know of every change of a role.
+connections (2 ms for ten thousand), since counting as they come and go would have to know of every change of a role.
 """
 
 from __future__ import annotations
