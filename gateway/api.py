@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cache
@@ -25,6 +24,7 @@ from gateway.negotiation import Connect, Negotiation
 from gateway.openapi import ASSETS, PublishOperation, openapi_config, swagger_ui
 from gateway.publishing import Parser
 from gateway.shards import Shards
+from gateway.trail import Trail, types_of
 from solowire.access import Identity
 from solowire.backplane import Answer, ShardReport
 from solowire.catalog import CATALOG
@@ -40,7 +40,6 @@ log = structlog.get_logger("solowire.gateway")
 _DISCARDED_BYTES = 64 * 2**20
 BODY_SECONDS = 60.0
 """One that sends its request a byte at a time holds room for no longer."""
-_AUDITED_TYPES = 20
 
 Req = Request[Any, Any, Any]
 T = TypeVar("T")
@@ -102,13 +101,13 @@ def create_app(
     settings: Settings,
     metrics: Any,
     asked: Shards | None = None,
-    audit: Callable[..., None] = lambda event, **fields: None,
+    trail: Trail | None = None,
 ) -> Litestar:
     """The ASGI application for everything on the gateway that is not a WebSocket.
 
-    asked: for what only shards know. audit: the audit log.
+    asked: for what only shards know. trail: to the audit log.
     """
-    asked = asked or Shards()
+    asked, trail = asked or Shards(), trail or Trail()
     parser = Parser(CATALOG, _event_id, max_events=settings.publish_max_events, max_bytes=settings.event_max_bytes)
 
     @post("/v1/connect", status_code=200, summary="Where to connect", tags=["clients"])
@@ -142,17 +141,7 @@ def create_app(
         finally:
             gateway.intake.close(room)
         log.debug("published", user=identity.user, events=len(done.offsets), last=done.offsets[-1])
-        audit(
-            "published",
-            user=identity.user,
-            role=identity.role,
-            address=gateway.addresses.of(request.scope),
-            events=len(done.offsets),
-            types=types,
-            first=min(done.offsets),
-            last=max(done.offsets),
-            duplicates=len(done.duplicates),
-        )
+        trail.published(identity, types, done, gateway.addresses.of(request.scope))
         return Accepted(
             done.epoch,
             min(done.offsets),
@@ -163,11 +152,13 @@ def create_app(
 
     async def _let_in(request: Req) -> tuple[Identity, Room]:
         """Who publishes, and room for the request. One that is refused is read all the same, and forgotten."""
+        identity = None
         try:
             identity = await _identity(request)
             gateway.need_publisher(identity)
             return identity, gateway.make_room(identity)
-        except RequestError:
+        except RequestError as error:
+            trail.refused("publish", error, gateway.addresses.of(request.scope), identity)
             await _body(request, 0)
             raise
 
@@ -179,8 +170,7 @@ def create_app(
                 413, "too_large", f"a request may have {settings.publish_max_bytes} bytes", "send fewer events in each"
             )
         events = parser.parse(body, request.headers.get("content-type", ""), datetime.now(UTC), identity.user)
-        types = dict(Counter(event.type for event in events).most_common(_AUDITED_TYPES))
-        return gateway.send(identity, events, room), types
+        return gateway.send(identity, events, room), types_of(events)
 
     @get("/v1/catalog", summary="The event types", security=[{}], tags=["publishers"])
     async def catalog() -> Response[bytes]:
@@ -255,19 +245,9 @@ def create_app(
             identity = await _identity(request)
             gateway.need_administrator(identity)
         except RequestError as error:
-            who = {} if identity is None else {"user": identity.user, "role": identity.role}
-            audit(
-                "refused", action=action, **who, **about, code=error.code, address=gateway.addresses.of(request.scope)
-            )
+            trail.refused(action, error, gateway.addresses.of(request.scope), identity, **about)
             raise
-        audit(
-            "administered",
-            user=identity.user,
-            role=identity.role,
-            action=action,
-            **about,
-            address=gateway.addresses.of(request.scope),
-        )
+        trail.administered(identity, action, gateway.addresses.of(request.scope), **about)
         return identity
 
     async def _identity(request: Req) -> Identity:
@@ -327,10 +307,6 @@ async def _body(request: Req, limit: int, grow: Callable[[int], object] = lambda
     if refused is not None:
         raise refused
     return b"".join(kept) if size <= limit else None
-
-
-def _address(request: Req) -> str:
-    return request.client.host if request.client is not None else ""
 
 
 def _token(request: Req) -> str:

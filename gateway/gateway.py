@@ -20,6 +20,7 @@ from gateway.addresses import Addresses
 from gateway.admission import Admission
 from gateway.intake import AGAIN, Intake, Room
 from gateway.returning import Returning
+from gateway.trail import Trail
 from solowire import process
 from solowire.access import ADMINISTER, PUBLISH, Identity, Role
 from solowire.backplane import (
@@ -58,7 +59,7 @@ _MOST_HELD = 256
 class Gateway:
     """timeout: seconds to wait for the router's answer. pace: users per second that come back from a lost shard.
 
-    stats: what the router is told of this process. audit: the audit log.
+    stats: what the router is told of this process. trail: into the audit log.
     held: answers to wrong tokens that are held back now; held_total: that were.
     """
 
@@ -74,7 +75,7 @@ class Gateway:
         admission: Admission | None = None,
         addresses: Addresses | None = None,
         stats: Callable[[], ShardStats | None] = lambda: None,
-        audit: Callable[..., None] = lambda event, **fields: None,
+        trail: Trail | None = None,
     ) -> None:
         self.tokens = tokens
         self.intake = intake
@@ -82,7 +83,7 @@ class Gateway:
         self.wrong_tokens = self.held = self.held_total = 0
         self._admission = admission or Admission()
         self._refusals = Refusals()
-        self._audit = audit
+        self._trail = trail or Trail()
         self.epoch = ""
         self._roles = roles
         self._timeout = timeout
@@ -149,8 +150,7 @@ class Gateway:
         except RequestError as error:
             if self._refusals.count(error):
                 asyncio.get_running_loop().call_later(TELL_SECONDS, self._tell_refusals)
-            who = {} if identity is None else {"user": identity.user, "role": identity.role}
-            self._audit("refused", action="connect", **who, code=error.code, address=address)
+            self._trail.refused("connect", error, address, identity)
             raise
 
     def need_publisher(self, identity: Identity) -> None:

@@ -16,6 +16,7 @@ from gateway.intake import Intake
 from gateway.negotiation import Negotiation
 from gateway.relay import Relay
 from gateway.shards import Shards
+from gateway.trail import Trail
 from solowire import process
 from solowire.access import Role
 from solowire.audit import open_audit
@@ -40,6 +41,7 @@ def serve(settings: Settings) -> None:
 async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], stop: asyncio.Event) -> None:
     sock = listen(settings.host, settings.port, send_buffer=settings.send_buffer_bytes, stalled_s=settings.stalled_s)
     audit = open_audit(settings, "gateway")
+    trail = Trail(audit)
     refused, refused_per_s = 0, 0.0
 
     def each_second() -> None:
@@ -67,7 +69,7 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
         admission=Admission(limits_of(settings)),
         addresses=Addresses(settings.trusted_proxies),
         stats=stats,
-        audit=audit,
+        trail=trail,
     )
     negotiation = Negotiation(gateway, settings.shard_url)
     relay = Relay(gateway, stalled_s=settings.stalled_s)
@@ -89,7 +91,7 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
         yield "held_answers", "Answers to wrong tokens that are held back now.", gateway.held
         yield "held_answers_total", "Answers to wrong tokens that were held back.", gateway.held_total
 
-    http = create_app(gateway, negotiation, settings, Metrics(samples), shards, audit)
+    http = create_app(gateway, negotiation, settings, Metrics(samples), shards, trail)
 
     async def app(scope: Mapping[str, Any], receive: Any, send: Any) -> None:
         if scope["type"] == "websocket":

@@ -15,6 +15,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,8 @@ class _File:
         self._fd: int | None = None
         self._size = 0
         self._torn = False  # the last line stands there in part
+        with suppress(OSError):  # the first line will say so
+            self._open()
 
     def write(self, line: bytes) -> None:
         """Raises OSError."""

@@ -459,6 +459,7 @@ class Feeds(Generic[C]):
 
     @property
     def aggregating(self) -> dict[str, int]:
+        """Of each telemetry type that is summed up at present: for how many feeds."""
         return self._flows.active()
 
     def add_telemetry(self, entry: Entry, delay: float, now: float) -> tuple[list[Feed[C]], bool]:

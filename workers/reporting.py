@@ -13,13 +13,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from solowire.access import group_of
 from solowire.backplane import ShardStats
 from workers.connection import Connection
 from workers.shard import Shard
-
-REPORT_SECONDS = 0.9
-"""Heartbeats come twice a second, give or take a tenth: every second one brings a report."""
 
 LATENCY_SECONDS = 10
 """For how long a latency counts in what is reported: a second of a quiet shard would say little."""
@@ -40,29 +36,24 @@ class _Mark(NamedTuple):
 
 
 class Reporting:
-    """memory: bytes. loop_lag: seconds. lease: slots used and granted. Times: seconds, monotonic."""
+    """Times: seconds, monotonic. memory: bytes. loop_lag: seconds."""
 
     def __init__(
         self,
         shard: Shard,
         *,
-        group_by: str = "role",
         memory: Callable[[], int] = lambda: 0,
         loop_lag: Callable[[], float] = lambda: 0.0,
-        lease: Callable[[], tuple[int, int]] | None = None,
     ) -> None:
         self._shard = shard
-        self._group_by = group_by
         self._memory = memory
         self._loop_lag = loop_lag
-        self._lease = lease if lease is not None else lambda: (len(shard.connections), 0)
         self._marks: deque[_Mark] = deque(maxlen=LATENCY_SECONDS + 1)
         self._rates: dict[str, float] = {}
+        self._next: ShardStats | None = None
 
-    def due(self, now: float) -> ShardStats | None:
-        """The report, about once a second; None between."""
-        if self._marks and now - self._marks[-1].at < REPORT_SECONDS:
-            return None
+    def second(self, now: float) -> None:
+        """Makes the next report. To be called once a second."""
         mark = self._mark(now)
         if self._marks:
             last = self._marks[-1]
@@ -71,24 +62,27 @@ class Reporting:
                 for name in ("events", "deliveries", "frames", "bytes", "refused")
             }
         self._marks.append(mark)
-        return self.report(now)
+        self._next = self.report(now)
+
+    def take(self) -> ShardStats | None:
+        """The newest report, for the next heartbeat; None if one has had it."""
+        taken, self._next = self._next, None
+        return taken
 
     def report(self, now: float) -> ShardStats:
         """The numbers of now, with the rates of the last second."""
         shard = self._shard
-        counted = Counter((group_of(c.identity, self._group_by), c.codec.name, c.kind) for c in shard.connections)
-        tallies: tuple[Counter[str], Counter[str], Counter[str]] = (Counter(), Counter(), Counter())
-        for names, count in counted.items():
-            for tally, name in zip(tallies, names, strict=True):
-                tally[name] += count
-        used, granted = self._lease()
+        groups = Counter([c.group for c in shard.connections])
+        codecs = Counter([c.codec for c in shard.connections])
+        kinds = Counter([c.kind for c in shard.connections])
+        used, granted = shard.lease
         before = self._marks[0].latency if self._marks else []
         latency = shard.latency.counts
         return msgspec.structs.replace(
             shard.stats(),
-            groups=dict(tallies[0]),
-            codecs=dict(tallies[1]),
-            kinds=dict(tallies[2]),
+            groups=dict(groups),
+            codecs={codec.name: count for codec, count in codecs.items()},
+            kinds=dict(kinds),
             latency=[new - old for new, old in zip(latency, before, strict=True)] if before else list(latency),
             oldest_cursor_s=round(self._oldest_cursor(now), 3),
             log_events=len(shard.log),
@@ -96,6 +90,7 @@ class Reporting:
             loop_lag_s=round(self._loop_lag(), 4),
             lease_used=used,
             lease_granted=granted,
+            aggregating=shard.feeds.aggregating,
             **self._rates,
         )
 
@@ -122,7 +117,7 @@ class Reporting:
             "session": connection.session,
             "shard": shard.index,
             "role": connection.identity.role,
-            "group": group_of(connection.identity, self._group_by),
+            "group": connection.group,
             "address": connection.address,
             "codec": connection.codec.name,
             "kind": connection.kind,

@@ -88,7 +88,7 @@ class _Server:
             index, settings.advertise_host or settings.host, self._socket.getsockname()[1], process.new_id()
         )
         self._audit = open_audit(settings, f"shard-{index}", shard=index)
-        self._vitals = Vitals(self._audit.second)
+        self._vitals = Vitals(self._each_second)
         self._shard = Shard(
             index,
             sockets=GranianSockets(),
@@ -104,7 +104,6 @@ class _Server:
         )
         self._reporting = Reporting(
             self._shard,
-            group_by=settings.group_by,
             memory=memory_bytes,
             loop_lag=lambda: self._vitals.loop_lag_s,
         )
@@ -119,7 +118,7 @@ class _Server:
             f"shard-{self._shard.index}-{self._address.boot}",
             self._hello,
             self._received,
-            lambda: self._reporting.due(self._loop.time()),
+            self._reporting.take,
             lambda: self._shard.slots(self._loop.time(), beat=True),
         )
         server.start()
@@ -143,6 +142,10 @@ class _Server:
         self._vitals.close()
         self._audit.close()
         return self._status
+
+    def _each_second(self) -> None:
+        self._reporting.second(self._loop.time())
+        self._audit.second()
 
     def _leave(self, within: float | None) -> None:
         if not self._shard.leaving:

@@ -167,6 +167,7 @@ class Shard:
         self.leaving = False
         self.totals: Counter[str] = Counter()
         self.latency = Histogram()
+        self._timed: tuple[int, float, float | None] = (-1, 0.0, None)  # cursor, time: how late what comes next is
         self._audit = audit
         self._sockets = sockets
         self._tokens = tokens
@@ -403,6 +404,11 @@ class Shard:
             self._close(connection, CloseCode.too_slow)
 
     # --------------------------------------------------------------------------- connections come and go
+
+    @property
+    def lease(self) -> tuple[int, int]:
+        """Slots that are taken, and that the lease in force grants."""
+        return self._admission.leases.taken, self._admission.leases.room
 
     @property
     def blocked(self) -> Mapping[Connection, float]:
@@ -971,9 +977,14 @@ class Shard:
 
     def _sent(self, frame: Frame, connections: int, cursor: int, now: float) -> None:
         """cursor: where they stood. The frame is as late as the oldest event in it, which comes next there."""
-        oldest = self.log.first_after(cursor)
-        if oldest is not None and oldest.event.taken:
-            self.latency.add(max(0.0, now + self.wall_offset - oldest.event.taken), connections)
+        if cursor != self._timed[0] or now != self._timed[1]:
+            # Feeds and connections that stand at the same place come one after the other: looked up once.
+            oldest = self.log.first_after(cursor)
+            taken = oldest.event.taken if oldest is not None else 0.0
+            self._timed = (cursor, now, max(0.0, now + self.wall_offset - taken) if taken else None)
+        late = self._timed[2]
+        if late is not None:
+            self.latency.add(late, connections)
         self.totals["frames"] += connections
         self.totals["deliveries"] += connections * frame.events
         self.totals["bytes"] += connections * len(frame.payload or "")

@@ -96,7 +96,8 @@ class Reader:
             async with self._client as client:
                 self._entered.set()
                 async for event in client:
-                    self._write_down(event, client.epoch or "")
+                    if event.source != "solowire":  # its alerts are no part of the load
+                        self._write_down(event, client.epoch or "")
         except ClientError as error:
             self.story.ended = str(error)
         finally:

@@ -153,20 +153,17 @@ async def test_a_shard_that_does_not_answer_is_told_by_the_router(system: System
 
 async def test_administrators_may_subscribe_to_the_numbers(system: System) -> None:
     """`gateway_stats` comes by itself, for each shard and for all; others are denied it."""
-    async with (
-        system.session(system.token("root"), {"subscriptions": ["gateway_stats"]}) as admin,
-        system.session(system.token("ann", "operator"), {"subscriptions": ["gateway_stats"]}) as other,
-    ):
+    hello = {"subscriptions": ["gateway_stats"]}
+    nodes: dict[str, Any] = {}
+    async with system.session(system.token("ann", "operator"), hello) as other, asyncio.timeout(15):
         assert [d["type"] for d in other.welcome["denied"]] == ["gateway_stats"]
-        nodes: dict[str, Any] = {}
-        async with asyncio.timeout(15):
-            while nodes.get("all", {}).get("connections", 0) < 2:
-                frame = await admin.hear("events")
-                nodes |= {e["key"]: e["data"] for e in frame["events"]}
+        while nodes.get("all", {}).get("groups", {}).get("operator") != 1:
+            async with system.session(system.token("root"), hello) as admin:
+                nodes = {e["key"]: e["data"] for e in await admin.events(3)}
     assert set(nodes) == {"shard 0", "shard 1", "all"}
     assert nodes["all"]["shards"] == 2
     assert nodes["all"]["memory_bytes"] > 20 * 2**20
-    assert sum(nodes["all"]["groups"].values()) >= 2
+    assert nodes["all"]["connections"] >= 1
 
 
 def test_the_numbers_are_a_table(system: System) -> None:

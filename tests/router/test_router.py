@@ -9,6 +9,7 @@ import pytest
 from router.journal import JournalUnavailable, MemoryJournal
 from router.pressure import DEFAULT_PATIENCE, GRACE_SECONDS
 from router.router import GROUP_EVENTS, GROUP_SECONDS, MAX_HELD, SLOW_GROUP_EVENTS, Router
+from router.watch import Watch
 from solowire.backplane import (
     DEAD_AFTER_SECONDS,
     VERSION,
@@ -17,6 +18,8 @@ from solowire.backplane import (
     Ask,
     Beat,
     Deliver,
+    Diagnose,
+    Drain,
     Goodbye,
     Heartbeat,
     Hello,
@@ -35,6 +38,7 @@ from solowire.backplane import (
     Superseded,
     Who,
 )
+from solowire.events import decode_event
 from solowire.ring import Ring
 
 M = TypeVar("M", bound=RouterMessage)
@@ -680,3 +684,94 @@ def test_a_disk_that_takes_seconds_slows_publishers_and_then_refuses_them() -> N
     assert [p.request for p in world.bus.take(b"gateway-a", Published)] == [2]
     world.publish(None, request=4)
     assert [p.request for p in world.bus.take(b"gateway-a", Published)] == [4]
+
+
+# ------------------------------------------------------------------------------------ events of the router's own
+
+
+class Alarmed(World):
+    """A router that watches its processes, and says so at once."""
+
+    def __init__(self, journal: MemoryJournal | None = None, stats_every: float = 0.0) -> None:
+        super().__init__()
+        ids = iter(range(10**6))
+        watch = Watch(new_id=lambda: f"own-{next(ids)}", after=0.0, over=0.0, stats_every=stats_every)
+        self.audited: list[tuple[str, dict[str, object]]] = []
+        self.router = Router(
+            journal or self.router.journal,
+            self.bus.send,
+            now=self.now,
+            watch=watch,
+            audit=lambda event, **fields: self.audited.append((event, fields)),
+        )
+
+    def tick(self, *peers: bytes, stats: ShardStats | None = None) -> None:
+        self.now += 0.5
+        for peer in peers:
+            self.beat(peer, stats=stats)
+        self.router.tick(self.now)
+        self.turn()
+
+    def types(self, name: bytes) -> list[str]:
+        """The types of the events that the shard has been given, in the order of the log."""
+        bodies = [body for message in self.bus.take(name, Deliver) for _, body in message.events]
+        return [decode_event(body).type for body in bodies]
+
+
+def test_an_alert_goes_through_the_log_and_asks_for_a_diagnosis() -> None:
+    """It is given an offset, kept, and dispatched to all shards like any event; the shard it is about hears why."""
+    world = Alarmed()
+    ill, well = world.join(0), world.join(1)
+    world.tick(ill, well)
+    world.beat(ill, stats=ShardStats(loop_lag_s=3.0))
+    world.tick(ill, well)
+    assert world.types(ill) == world.types(well) == ["system_alert"]
+    assert world.router.journal.last == 1
+    assert world.bus.take(ill, Diagnose) == [Diagnose("loop_lag_seconds")]
+    assert world.bus.take(well, Diagnose) == []
+    world.beat(ill, stats=ShardStats())
+    world.tick(ill, well)
+    assert world.types(ill) == ["system_alert"]
+    assert world.bus.take(ill, Diagnose) == []
+
+
+def test_statistics_are_states_in_the_log() -> None:
+    """A shard whose log begins anew is given the present numbers, as of any state."""
+    world = Alarmed(stats_every=1.0)
+    name = world.join(0)
+    for _ in range(5):
+        world.tick(name)
+    assert world.types(name) == ["gateway_stats"] * 4
+    assert len(world.router.journal.states(world.router.journal.last, 10)) == 2  # the shard's newest and all's
+
+
+def test_what_is_to_be_said_waits_for_a_journal_that_takes_nothing() -> None:
+    """An alert that could not be kept is kept as soon as one can be, once."""
+    journal = Failing("epoch-1", max_events=1000, max_bytes=10**9, window=60.0)
+    world = Alarmed(journal)
+    name = world.join(0)
+    journal.full = True
+    world.tick(name, stats=ShardStats(loop_lag_s=3.0))
+    for _ in range(3):
+        world.tick(name, stats=ShardStats(loop_lag_s=3.0))
+    assert world.types(name) == []
+    journal.full = False
+    world.publish(None)  # a commit of somebody else's must not pass for theirs
+    for _ in range(3):
+        world.tick(name, stats=ShardStats(loop_lag_s=3.0))
+    bodies = [body for message in world.bus.take(name, Deliver) for _, body in message.events]
+    assert [body for body in bodies if body != b"body"] == [journal.read(1, 1)[0].body]
+    assert len(bodies) == 2
+
+
+def test_a_drain_is_audited_with_who_wanted_it() -> None:
+    """The router, which does it, notes the administrator's name, and whether there was such a shard."""
+    world = Alarmed()
+    world.join(3)
+    for shard in (3, 4):
+        world.router.receive(b"gateway-a", Drain(1, shard, "root"), world.now)
+    drain = {"action": "drain", "user": "root"}
+    assert world.audited == [
+        ("administered", {**drain, "shard": 3, "users": 0}),
+        ("administered", {**drain, "shard": 4, "users": None}),
+    ]

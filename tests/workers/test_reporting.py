@@ -17,13 +17,14 @@ from workers.reporting import LATENCY_SECONDS, Reporting
 
 def reporting_of(bench: Bench, **more: Any) -> Reporting:
     reporting = Reporting(bench.shard, **more)
-    reporting.due(bench.now)
+    reporting.second(bench.now)
     return reporting
 
 
 def second(bench: Bench, reporting: Reporting) -> Any:
     bench.wait(1.0)
-    return reporting.due(bench.now)
+    reporting.second(bench.now)
+    return reporting.take()
 
 
 def lagging(bench: Bench, user: str = "slow", **hello: Any) -> Connection:
@@ -42,8 +43,10 @@ def test_it_reports_once_a_second_however_often_it_is_asked() -> None:
     b = Bench()
     reporting = Reporting(b.shard)
     reports = []
-    for _ in range(10):
-        reports.append(reporting.due(b.now))
+    for beat in range(10):
+        if beat % 2 == 0:
+            reporting.second(b.now)
+        reports.append(reporting.take())
         b.wait(0.5)
     assert [r is not None for r in reports] == [True, False] * 5
 
@@ -66,9 +69,9 @@ def test_connections_are_counted_by_group_codec_and_kind() -> None:
 
 def test_groups_may_be_tenants() -> None:
     """With that setting the tenant of the token counts."""
-    b = Bench()
+    b = Bench(group_by="tenant")
     b.connect("ann", "viewer")
-    assert reporting_of(b, group_by="tenant").report(b.now).groups == {"": 1}
+    assert reporting_of(b).report(b.now).groups == {"": 1}
 
 
 def test_rates_are_those_of_the_last_second() -> None:
@@ -80,8 +83,8 @@ def test_rates_are_those_of_the_last_second() -> None:
     for _ in range(10):
         b.publish("custom.a")
         b.wait(0.1)
-    stats = reporting.due(b.now)
-    assert stats is not None
+    reporting.second(b.now)
+    stats = reporting.report(b.now)
     assert stats.events_per_s == pytest.approx(10, abs=1)
     assert stats.deliveries_per_s == pytest.approx(20, abs=2)
     assert stats.frames_per_s == pytest.approx(20, abs=2)
@@ -163,10 +166,26 @@ def test_a_user_is_found_with_its_subscriptions() -> None:
 
 
 def test_what_the_process_knows_is_asked_for() -> None:
-    """Memory, loop lag and lease come from whoever knows them."""
+    """Memory and loop lag come from whoever knows them, slots from the lease."""
     b = Bench()
-    stats = Reporting(b.shard, memory=lambda: 7, loop_lag=lambda: 0.25, lease=lambda: (3, 4)).report(b.now)
-    assert (stats.memory_bytes, stats.loop_lag_s, stats.lease_used, stats.lease_granted) == (7, 0.25, 3, 4)
+    b.connect("ann")
+    stats = Reporting(b.shard, memory=lambda: 7, loop_lag=lambda: 0.25).report(b.now)
+    assert (stats.memory_bytes, stats.loop_lag_s) == (7, 0.25)
+    assert stats.lease_used == 1 < stats.lease_granted
+
+
+def test_what_is_summed_up_is_reported() -> None:
+    """While a flood of a telemetry type is summed up, the report says so; when it is over, it does not."""
+    b = Bench(telemetry=Rates(per_second=5.0))
+    b.connect("ann", "admin")
+    query = {"client_ip": "192.0.2.1", "query_domain": "www.example.com", "query_type": "A"}
+    for _ in range(100):
+        b.publish("dns_query_log", query)
+        b.wait(0.02)
+    assert reporting_of(b).report(b.now).aggregating == {"dns_query_log": 1}
+    b.wait(60.0)
+    b.publish("dns_query_log", query)
+    assert reporting_of(b).report(b.now).aggregating == {}
 
 
 # ------------------------------------------------------------------------------------------------- diagnosis
