@@ -22,10 +22,10 @@ import uvloop
 
 from bench.fanout import EVENT_BYTES, BenchError
 from bench.posts import Line
-from bench.publishers import Publisher, Tally
+from bench.publishers import Tally, offer
 from bench.receivers import Plan, Receiver, Report
 from bench.report import Case, Measure, Row, environment, write
-from bench.watch import Memory, hold_back
+from bench.watch import Memory, hold_back, roles
 from tests.e2e.system import System, running
 
 SHARDS = 2
@@ -62,14 +62,14 @@ when the measuring begins; no rate for a single publisher. Memory is each proces
 ## Targets"""
 
 
-def batch(name: str, number: int) -> bytes:
+def batch(phase: str, name: str, number: int) -> bytes:
     """The body of a publisher's nth request: its first event is what readers wait for."""
     pad = "x" * (EVENT_BYTES - 80)
     return msgspec.json.encode(
         [
             {
                 "type": "custom.bench" if n else "custom.first",
-                "id": f"{name}-{number}-{n}",
+                "id": f"{phase}-{name}-{number}-{n}",
                 "data": {"n": number * BATCH + n, "pad": pad},
             }
             for n in range(BATCH)
@@ -77,40 +77,10 @@ def batch(name: str, number: int) -> bytes:
     )
 
 
-def roles(system: System) -> dict[str, int]:
-    """Every process by its role; without those that are not there just now."""
-    commands = {"gateway": ("gateway",), "router": ("router",)}
-    commands |= {f"shard {n}": ("shard", "--index", str(n)) for n in range(system.shards)}
-    found = {}
-    for name, command in commands.items():
-        try:
-            found[name] = system.pid_of(*command)
-        except (ValueError, OSError):
-            continue
-    return found
-
-
 async def load(system: System, phase: str, seconds: float, rate: float | None, tally: Tally) -> None:
     """All publishers for so long. rate: of all together; None: each waits for its acknowledgements."""
-    stop = asyncio.Event()
-    each = None if rate is None else rate / PUBLISHERS
-    publishers = [
-        Publisher(
-            system.port,
-            system.token(f"publisher-{n}", "publisher", ttl=7200),
-            partial(batch, f"{phase}{n}"),
-            tally,
-            batch=BATCH,
-            rate=each,
-            obeys=n % 2 == 0,
-        )
-        for n in range(PUBLISHERS)
-    ]
-    async with asyncio.TaskGroup() as group:
-        for publisher in publishers:
-            group.create_task(publisher.run(stop))
-        await asyncio.sleep(seconds)
-        stop.set()
+    tokens = [system.token(f"publisher-{n}", "publisher", ttl=7200) for n in range(PUBLISHERS)]
+    await offer(system.port, tokens, partial(batch, phase), tally, BATCH, seconds, rate)
 
 
 async def last_offset(system: System) -> int:
