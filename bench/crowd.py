@@ -36,6 +36,7 @@ class _Said(msgspec.Struct):
     """Any message of the server but events, as far as these clients care."""
 
     type: str
+    id: int | str | None = None
     epoch: str = ""
     cursor: int | None = None
     resumed: bool = False
@@ -105,15 +106,17 @@ class Frames:
 
 @dataclass
 class Visit:
-    """One connection, from its welcome on. Times: seconds of the run. start: events behind it had to come.
+    """One connection, from its welcome on. Times: seconds of the run.
 
+    start: durable events behind it had to come. settled: whether it is known: one that doesn't resume begins with the
+    present states, and where it stands then, its first frame says.
     code: of the close frame, None if there was none. told: that a part was left out or lost, in the server's words.
     """
 
     began: float
     heard: float
     start: int
-    resumed: bool
+    settled: bool
     refusal: str | None
     cursor: int
     durable: array[int] = field(default_factory=lambda: array("Q"))
@@ -164,6 +167,10 @@ class _Connection(LightSocket):
             return
         said = msgspec.json.decode(payload, type=_Said)
         match said.type:
+            case "welcome" if said.id is None:
+                self.away = BACKOFF_S  # the hello came too late: this session does not go on from the cursor
+                self._client.journal.refusals["hello came too late"] += 1
+                self.abort()
             case "welcome":
                 self.visit = self._client.welcome(said)
                 self.welcomed.set_result(True)
@@ -299,7 +306,10 @@ class Client:
         frame, now = self.journal.frames.read(payload), self.journal.clock()
         visit.cursor, visit.heard = frame.cursor, now
         visit.compacted += frame.compacted
-        visit.durable.extend(frame.durable)
+        if visit.settled:
+            visit.durable.extend(frame.durable)
+        else:
+            visit.start, visit.settled = frame.cursor, True
         self.journal.kinds |= frame.kinds
         if self.reads:
             for id in frame.alerts:
