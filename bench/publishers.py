@@ -7,11 +7,16 @@ falls due beyond them is never made, and counted (`unmade`): the clients' memory
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing.connection import Connection as Pipe
+from typing import Any
 
 import msgspec
+import uvloop
 
 from bench.posts import Line
 
@@ -140,6 +145,59 @@ class Publisher:
         if accepted.accepted + accepted.duplicates != self._batch:
             tally.fault(f"{accepted.accepted} of {self._batch} events were accepted")
         return 0.0
+
+
+async def offer(
+    port: int,
+    tokens: list[str],
+    make: Callable[[str, int], bytes],
+    tally: Tally,
+    batch: int,
+    seconds: float,
+    rate: float | None,
+) -> None:
+    """One publisher for each token, for so long; every other obeys. make(name, n): the nth batch of that publisher.
+
+    rate: events per second of all together; None: each waits for its acknowledgements.
+    """
+    stop = asyncio.Event()
+    each = None if rate is None else rate / len(tokens)
+    async with asyncio.TaskGroup() as group:
+        for n, token in enumerate(tokens):
+            publisher = Publisher(port, token, partial(make, str(n)), tally, batch=batch, rate=each, obeys=n % 2 == 0)
+            group.create_task(publisher.run(stop))
+        await asyncio.sleep(seconds)
+        stop.set()
+
+
+class Flood:
+    """`offer` in a process of its own, so that it takes no turn of the loop that counts what arrives."""
+
+    def __init__(self, *arguments: Any) -> None:
+        """arguments: of `offer`, without the tally."""
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_flood, args=(theirs, *arguments), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def result(self) -> Tally:
+        """Waits for its end. Raises EOFError if it failed."""
+        tally = self._pipe.recv()
+        self._process.join()
+        assert isinstance(tally, Tally)
+        return tally
+
+    def close(self) -> None:
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+
+
+def _flood(pipe: Pipe, port: int, tokens: list[str], make: Any, batch: int, seconds: float, rate: float | None) -> None:
+    tally = Tally()
+    uvloop.run(offer(port, tokens, make, tally, batch, seconds, rate))
+    pipe.send(tally)
 
 
 async def _until(event: asyncio.Event, seconds: float) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import base64
 import contextlib
 import math
 import os
@@ -24,7 +23,6 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import cast
 from urllib.parse import urlsplit
 
 import msgspec
@@ -43,8 +41,9 @@ from bench.fanout import (
     descendants,
     plain_item,
 )
-from bench.posts import Later, Line, head_of, retry_after
-from bench.receivers import CLOSE, EVENTS_PREFIX, PING, TEXT, client_frame
+from bench.light import PONG, LightSocket
+from bench.posts import Later, Line, Reply
+from bench.receivers import EVENTS_PREFIX, client_frame
 from bench.report import Case, Measure, Row, environment, write
 
 CLIENTS, EVENTS, BATCH = 1000, 1000, 100
@@ -190,99 +189,34 @@ class _User:
         return len(set(wanted) - distinct), len(got) - len(distinct), got != sorted(got)
 
 
-class _Connection(asyncio.Protocol):
+class _Connection(LightSocket):
     """One WebSocket. welcome: its result is whether the session counts. ended: seconds to stay away."""
 
     def __init__(self, user: _User, url: str) -> None:
+        super().__init__(url)
         loop = asyncio.get_running_loop()
         self._user = user
-        self._url = urlsplit(url)
-        self._tail = b""
-        self._upgraded = False
-        self._ignore = False
         self._away = 0.0
-        self._transport: asyncio.Transport | None = None
         self.welcome: asyncio.Future[None] = loop.create_future()
         self.ended: asyncio.Future[float] = loop.create_future()
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport = cast(asyncio.Transport, transport)  # uvloop's is none by its class
-        key = base64.b64encode(os.urandom(16)).decode()
-        transport.write(
-            f"GET {self._url.path}?{self._url.query} HTTP/1.1\r\nHost: {self._url.netloc}\r\nUpgrade: websocket\r\n"
-            f"Connection: Upgrade\r\nSec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n"
-            "Sec-WebSocket-Protocol: solowire.v1.json\r\n\r\n".encode()
-        )
+    def opened(self) -> None:
+        self.write(client_frame(self._user.hello()))
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def refused(self, reply: Reply) -> None:
+        self.welcome.set_exception(Later(f"the upgrade was answered {reply.status}", reply.retry_after))
+
+    def lost(self) -> None:
         if not self.welcome.done():
             self.welcome.set_exception(Later("the connection ended before its welcome", self._away))
         if not self.ended.done():
             self.ended.set_result(self._away)
 
-    def abort(self) -> None:
-        self._ignore = True
-        if self._transport is not None:
-            self._transport.abort()
-
-    def _fail(self, error: Exception) -> None:
-        for future in (self.welcome, self.ended):
-            if not future.done():
-                future.set_exception(error)
-        self.abort()
-
-    def data_received(self, data: bytes) -> None:
-        if self._ignore:
-            return
-        data = self._tail + data if self._tail else data
-        position = 0
-        if not self._upgraded:
-            position = data.find(b"\r\n\r\n") + 4
-            if position < 4:
-                self._tail = data
-                return
-            if not self._upgrade(data[:position]):
-                return
-        end = len(data)
-        while end - position >= 2 and not self._ignore:
-            length, start = data[position + 1], position + 2
-            if length >= 126:
-                start += 2 if length == 126 else 8
-                length = int.from_bytes(data[position + 2 : start])
-            if start + length > end:
-                break
-            self._frame(data[position], data[start : start + length])
-            position = start + length
-        self._tail = data[position:]
-
-    def _upgrade(self, head: bytes) -> bool:
-        status, headers = head_of(head)
-        if status != 101:
-            self.welcome.set_exception(Later(f"the upgrade was answered {status}", retry_after(headers)))
-            self.abort()
-            return False
-        self._upgraded = True
-        self._write(client_frame(self._user.hello()))
-        return True
-
-    def _write(self, frame: bytes) -> None:
-        assert self._transport is not None
-        self._transport.write(frame)
-
-    def _frame(self, head: int, payload: bytes) -> None:
-        opcode = head & 0x0F
-        if opcode == CLOSE:
-            self.abort()
-        elif opcode == PING:
-            self._write(client_frame(payload, 0xA))
-        elif head != 0x80 | TEXT:
-            self._fail(BenchError("a fragmented or binary frame, which this client does not read"))
-        elif payload.startswith(EVENTS_PREFIX):
+    def message(self, payload: bytes) -> None:
+        if payload.startswith(EVENTS_PREFIX):
             self._user.take(payload)
-        else:
-            self._other(_decode_said(payload))
-
-    def _other(self, said: _Said) -> None:
+            return
+        said = _decode_said(payload)
         match said.type:
             case "welcome" if self._user.welcomed(said):
                 self.welcome.set_result(None)
@@ -291,7 +225,7 @@ class _Connection(asyncio.Protocol):
             case "ping":
                 if said.cursor is not None:
                     self._user.cursor = said.cursor
-                self._write(client_frame(b'{"type":"pong"}'))
+                self.write(PONG)
             case "reconnect":
                 self._away = said.after_ms / 1000
                 self.abort()

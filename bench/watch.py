@@ -14,6 +14,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from tests.e2e.system import System
+
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -23,6 +25,19 @@ def resident(pid: int) -> float | None:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE / 2**20
     except (OSError, IndexError, ValueError):
         return None
+
+
+def roles(system: System) -> dict[str, int]:
+    """Every process by its role; without those that are not there just now."""
+    commands: dict[str, tuple[str, ...]] = {"gateway": ("gateway",), "router": ("router",)}
+    commands |= {f"shard {n}": ("shard", "--index", str(n)) for n in range(system.shards)}
+    found = {}
+    for name, command in commands.items():
+        try:
+            found[name] = system.pid_of(*command)
+        except (ValueError, OSError):
+            continue
+    return found
 
 
 class Memory:

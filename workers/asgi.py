@@ -72,9 +72,16 @@ class Socket:
         written = asyncio.ensure_future(_settled(self.closing))
         await asyncio.wait((written,), timeout=seconds)
         for pending in (self.sending, self.closing):
-            if not pending.done():
+            if not _is_done(pending):
                 pending.cancel()
         written.cancel()
+
+
+def _is_done(sending: Sending) -> bool:
+    try:
+        return sending.done()
+    except AttributeError:
+        return True  # Granian's answer to a send after the connection's end has no state, and nothing to wait for
 
 
 async def _settled(sending: Any) -> None:
@@ -96,7 +103,7 @@ class GranianSockets:
         busy = []
         for connection in connections:
             socket = connection.socket
-            if socket.sending.done():
+            if _is_done(socket.sending):
                 socket.sending = socket.send(message)
             else:
                 busy.append(connection)
@@ -107,7 +114,7 @@ class GranianSockets:
         connection.socket.sending = connection.socket.send(_message(frame))
 
     def busy(self, connection: Connection) -> bool:
-        return not connection.socket.sending.done()
+        return not _is_done(connection.socket.sending)
 
     def close(self, connection: Connection, code: int, reason: str) -> None:
         socket: Socket = connection.socket

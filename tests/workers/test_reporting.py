@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from solowire import client_protocol as c
+from solowire.aggregation import Rates
 from solowire.client_protocol import Codec
 from solowire.histogram import quantile
 from tests.workers.test_shard import WALL, Bench
@@ -176,7 +177,7 @@ def test_what_the_process_knows_is_asked_for() -> None:
 
 def test_what_is_summed_up_is_reported() -> None:
     """While a flood of a telemetry type is summed up, the report says so; when it is over, it does not."""
-    b = Bench(telemetry=Rates(per_second=5.0))
+    b = Bench(telemetry=Rates(5.0))
     b.connect("ann", "admin")
     query = {"client_ip": "192.0.2.1", "query_domain": "www.example.com", "query_type": "A"}
     for _ in range(100):
