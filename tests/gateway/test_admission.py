@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.admission import LONGEST_SPREAD_SECONDS, Admission, Limits
@@ -185,6 +185,7 @@ def test_who_hammers_sends_nobody_away_for_long() -> None:
     assert max(times(admission, 5, 60.0)) <= 2.0
 
 
+@settings(deadline=None)
 @given(st.text(min_size=1, max_size=30), st.floats(0.1, 10), st.floats(0, 1e6))
 def test_a_user_is_told_the_same_each_time(user: str, retry_after: float, now: float) -> None:
     """A user's place in the window depends on its name alone: asking again gains nothing."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.rates import Rate, Rates
@@ -34,6 +34,7 @@ def test_addresses_have_buckets_of_their_own() -> None:
     assert burst_of(rates, "b", 0.0) == 3
 
 
+@settings(deadline=None)
 @given(
     st.floats(0.1, 1e4),
     st.floats(1, 1e4),
@@ -58,6 +59,7 @@ def test_no_more_than_burst_and_rate_come(
         assert came <= burst + per_second * (now - begin + 1e-5 * (1 + came)) + 1
 
 
+@settings(deadline=None)
 @given(st.integers(1, 20), st.lists(st.tuples(st.integers(0, 60), st.floats(0, 2)), max_size=200))
 def test_the_table_has_a_bound(most: int, steps: list[tuple[int, float]]) -> None:
     """However many addresses come in whatever order, no more than `most` are remembered, and the newest is."""
