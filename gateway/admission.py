@@ -124,11 +124,16 @@ class Admission:
         return group in self._closed or (self._others_closed and group not in self._limits.groups)
 
     def _come_again(self, code: str, message: str, identity: Identity, now: float) -> Refused:
-        """All who are refused stand in a queue that empties at the system's own rate: its length is the window."""
+        """All who are refused stand in a queue that empties at the system's own rate.
+
+        Who comes last is told a time in the second half of the queue's length: so no second of it gets much more than
+        the rate, however many were refused at once.
+        """
         waiting = max(0.0, self._waiting_until - now)
         self._waiting_until = now + min(waiting + self._gateways / self._limits.rate, LONGEST_SPREAD_SECONDS)
-        spread = max(self._retry_after, waiting)
-        return Refused(503, code, message, "try again then", self._retry_after + _place(identity.user) * spread)
+        place = _place(identity.user)
+        spread = max(self._retry_after * place, waiting * (1 + place) / 2)
+        return Refused(503, code, message, "try again then", self._retry_after + spread)
 
 
 def _place(user: str) -> float:

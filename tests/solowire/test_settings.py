@@ -320,6 +320,30 @@ def test_a_token_that_no_header_can_carry_is_refused(token: str) -> None:
     assert not token.strip() or token not in line
 
 
+@pytest.mark.parametrize(
+    "text", ["10.0.0.0/8,2001:db8::/32", " 10.0.0.0/8 , 2001:db8::/32 ", '["10.0.0.0/8", "2001:db8::/32"]']
+)
+def test_proxies_are_written_with_commas_or_as_json(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """Networks in the environment need no brackets and quotes, and may have them."""
+    monkeypatch.setenv("SOLOWIRE_TRUSTED_PROXIES", text)
+    assert load().trusted_proxies == ["10.0.0.0/8", "2001:db8::/32"]
+
+
+def test_proxies_in_a_file(place: Path) -> None:
+    """In TOML they are a list."""
+    assert load(toml(place, 'trusted_proxies = ["10.1.2.3"]\n')).trusted_proxies == ["10.1.2.3"]
+    assert load(toml(place, "trusted_proxies = []\n")).trusted_proxies == []
+
+
+@pytest.mark.parametrize("text", ["10.0.0.1/8", "proxy.example", "10.0.0.0/8, everyone", "10.0.0.0/33"])
+def test_a_proxy_that_is_no_network(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """What is no network stops the start with one line that names the setting and shows how it is written."""
+    monkeypatch.setenv("SOLOWIRE_TRUSTED_PROXIES", text)
+    line = fault()
+    assert "trusted_proxies" in line
+    assert "10.0.0.0/8" in line
+
+
 def test_every_setting_says_its_unit() -> None:
     """A number of seconds, milliseconds or bytes has its unit in its name; a rate is per second, a burst a count."""
     units = ("_s", "_ms", "_bytes", "_per_s", "_rate", "_burst", "_per_address")
