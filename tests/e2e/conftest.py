@@ -11,5 +11,5 @@ from tests.e2e.system import System, running
 
 @pytest.fixture(scope="session")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    with running(tmp_path_factory.mktemp("system") / "data", shards=2) as started:
+    with running(tmp_path_factory.mktemp("system") / "data", shards=2, settings={"STATE_INTERVAL_S": 0}) as started:
         yield started
