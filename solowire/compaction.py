@@ -282,7 +282,9 @@ class Reading(Matcher):
         owed = lag.told is not self.told and lag.told != self.told
         plain = not (summed or compacted or released or owed)
         parts = Parts(MAX_EVENTS_BYTES if plain else COMPACTED_BYTES)
-        seen = self.put_released(parts, lag, user, self.seen) if released else max(lag.seen, self.seen)
+        # What lies further on is read where it stands.
+        edge = max(lag.cursor, lag.forgotten)
+        seen = self.put_released(parts, lag.seen, edge, user, self.seen) if released else max(lag.seen, self.seen)
         if parts.full:
             return self._frame(parts, lag.cursor, seen, lag.told, 0)
         cursor, told, scanned = lag.cursor, lag.told if owed else self.told, 0
@@ -339,12 +341,12 @@ class Reading(Matcher):
             reached = entry.offset
         return upto, self._log.count_after(cursor)
 
-    def put_released(self, parts: Parts, lag: Lag, user: str | None, upto: int) -> int:
-        """Puts in the states that were released since the connection got its last frame; up to which."""
-        edge = max(lag.cursor, lag.forgotten)  # what lies behind it is read where it stands
-        seen = lag.seen
+    def put_released(self, parts: Parts, seen: int, edge: int, user: str | None, last: int) -> int:
+        """Puts in the states of the releases behind `seen` and up to `last` whose offset is `edge` at most; up to which
+        release that is done.
+        """
         for number, entry in self._pacing.since(seen):
-            if number > upto:
+            if number > last:
                 break
             if entry.offset <= edge and entry.event.user in (None, user) and self.accepts(entry):
                 fragment = self.fragment(entry)
@@ -353,7 +355,7 @@ class Reading(Matcher):
                         return seen
                     parts.leave_out(entry.event.type, 0)  # the frame has to say that it is not in the order of offsets
             seen = number
-        return upto
+        return last
 
     # -------------------------------------------------------------------------------- what the log no longer has
 

@@ -323,7 +323,7 @@ class Feed(Reading, Generic[C]):
         before = self.place
         self.position = before.cursor
         if self.seen < self.released:
-            self.seen = self.put_released(parts, before, None, self._pacing.last)
+            self.seen = self.put_released(parts, self.seen, self._log.position, None, self._pacing.last)
             parts.sorts = True
         flows = [flow for flow in self.flows.values() if flow.entries and parts.reserve()]
         taken = 0

@@ -157,6 +157,17 @@ class Settings(BaseSettings):
         10.0, ge=0.1, le=60, description="a connection that sends no whole request head for so long is cut"
     )
 
+    # Slow readers, floods and states: what is not sent as it comes.
+    telemetry_per_s: float = Field(
+        500.0, gt=0, description="telemetry of one type, for one feed, above which it is summed up"
+    )
+    telemetry_types_per_s: dict[str, float] = Field(default_factory=dict, description="the same by event type")
+    telemetry_interval_s: float = Field(1.0, ge=0.1, le=60, description="how often what is summed up is sent")
+    state_interval_s: float = Field(
+        30.0, ge=0, le=3600, description="a state's value is sent this often at most, unless critical; 0: as it comes"
+    )
+    state_intervals_s: dict[str, float] = Field(default_factory=dict, description="the same by event type")
+
     recent_events: int = Field(100_000, ge=100, description="events in a shard's recent log")
     recent_bytes: int = Field(64 * 2**20, ge=2**20, description="size of a shard's recent log")
     journal: Literal["sqlite", "memory"] = Field("sqlite", description="where the router keeps its log")
@@ -193,6 +204,13 @@ class Settings(BaseSettings):
             raise ValueError("reconnect_min_ms must not be above reconnect_max_ms")
         if self.port and self.port + self.shards > 65535:
             raise ValueError(f"port {self.port} leaves no room for {self.shards} shards' ports after it")
+        for name, values in (
+            ("telemetry_types_per_s", self.telemetry_types_per_s),
+            ("state_intervals_s", self.state_intervals_s),
+        ):
+            wrong = [kind for kind, value in values.items() if value < 0]
+            if wrong:
+                raise ValueError(f"{name}: {wrong[0]} must not be below 0")
         if self.publish_max_bytes < self.event_max_bytes:
             raise ValueError("publish_max_bytes must not be below event_max_bytes: one event would not fit")
         if self.publish_held_bytes < self.publish_max_bytes:

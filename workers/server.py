@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import structlog
 
 from solowire import process
+from solowire.aggregation import Rates
 from solowire.audit import open_audit
 from solowire.backplane import (
     VERSION,
@@ -34,6 +35,7 @@ from solowire.feed import FlushDelays
 from solowire.link import Link
 from solowire.log import Log
 from solowire.metrics import Distribution, Labelled, Metrics, Sample
+from solowire.pacing import Intervals
 from solowire.roles import roles_of
 from solowire.serving import WebServer, listen
 from solowire.settings import Settings, secret_of
@@ -257,6 +259,14 @@ class _Server:
         yield "bad_messages_total", "Messages of clients that were answered with an error.", totals["bad_messages"]
         yield "undecodable_events_total", "Events of the log that could not be decoded.", totals["undecodable"]
         yield "unknown_types_total", "Events of types that this version does not know.", totals["unknown_types"]
+        yield (
+            "compacted_events_total",
+            "Events times the connections for which they were counted, not sent.",
+            totals["compacted"],
+        )
+        yield "aggregated_events_total", "Telemetry events that were summed up.", totals["aggregated"]
+        yield "overtaken_states_total", "States that were held back until a newer one came.", totals["overtaken"]
+        yield "slow_readers_total", "Times that a connection began to be compacted.", totals["slow"]
         yield "backplane_dropped_total", "Messages of the router that could not be decoded.", self._link.dropped
         yield Distribution(
             "delivery_latency_seconds",
@@ -298,4 +308,8 @@ def limits_of(settings: Settings) -> Limits:
             low=settings.flush_low_ms / 1000,
             per_connection=settings.flush_per_connection_ms / 1000,
         ),
+        telemetry=Rates(
+            settings.telemetry_per_s, settings.telemetry_types_per_s, interval=settings.telemetry_interval_s
+        ),
+        states=Intervals(settings.state_interval_s, settings.state_intervals_s),
     )

@@ -923,7 +923,7 @@ class Shard:
                 self._too_late(connection, now)
                 continue
             slow = connection in self._slow
-            if slow and not self._slow.may_read(now):
+            if (slow or lag.busy) and not self._slow.may_read(now):
                 starved = True
                 continue
             frame = self._frame(frames, feed, connection, lag, slow)
@@ -934,7 +934,7 @@ class Shard:
             if frame.payload is not None:
                 self._sockets.queue(frame.payload, connection)
                 self._sent(frame, 1, lag.cursor, now)
-                if slow:
+                if slow or lag.busy:
                     self._slow.has_read(SEND_READS)
             apart = self.log.has_for(connection.identity.user, frame.cursor)
             level = feed.caught_up(connection, frame, apart=apart)
@@ -954,7 +954,7 @@ class Shard:
         frame = frames.get(key)
         if frame is None:
             frame = frames[key] = feed.read(lag, key[1], compacted=slow)
-            if slow:
+            if slow or lag.busy:
                 self._slow.has_read(FRAME_READS + frame.scanned)
         return frame
 
