@@ -116,6 +116,7 @@ class Holder:
     leases: list[_Granted] = field(default_factory=list)
     last: Lease | None = None  # the newest that was sent
     short: bool = False  # it has less than its groups' shares are: others must give way first
+    tight: bool = False  # more would be here than a shard may have
     told: bool = False  # it was sent a lease without having asked, and has not been heard of since
     held: int = 0
 
@@ -254,10 +255,10 @@ class Coordinator:
         while len(holder.leases) > 1 and holder.leases[0].fence < slots.fence:
             del holder.leases[0]
         holder.settled = holder.settled or slots.fence >= self._first_fence
+        self._note_wants(holder, slots, now)
         holder.used = slots.used
         holder.addresses = dict(islice(slots.addresses.items(), ADDRESSES))
         holder.count()
-        self._note_wants(holder, slots, now)
         plan = self._plan()
         answer = self._lease(holder, plan, slots.asked, exact=any(other.short for other in self._of.values()))
         others = self._recall(holder, plan) if holder.short else []
@@ -288,7 +289,13 @@ class Coordinator:
         holder.known = True
 
     def _note_wants(self, holder: Holder, slots: Slots, now: float) -> None:
-        wants = {g: w for g, w in holder.wants.items() if w.until > now and w.target > slots.used.get(g, 0)}
+        wants = {}
+        for group, want in holder.wants.items():
+            used = slots.used.get(group, 0)
+            # Who has left since has made room for one of those who were refused.
+            target = want.target - max(0, holder.used.get(group, 0) - used)
+            if want.until > now and target > used:
+                wants[group] = _Want(target, want.until)
         for group, refused in islice(slots.wanted.items(), WANTED_GROUPS):
             before = wants[group].target if group in wants else 0
             target = slots.used.get(group, 0) + min(max(1, refused), self.limits.connections)
@@ -296,7 +303,8 @@ class Coordinator:
         holder.wants = wants
         holder.demand = slots.used | {group: want.target for group, want in wants.items()}
         per_shard = self.limits.per_shard
-        if per_shard is not None and sum(holder.demand.values()) > per_shard:
+        holder.tight = per_shard is not None and sum(holder.demand.values()) > per_shard
+        if per_shard is not None and holder.tight:
             weights = {name: self.limits.groups.get(name, _ANY).weight for name in holder.demand}
             holder.demand = shares(
                 per_shard, {g: Claim(n, weights[g], held=slots.used.get(g, 0)) for g, n in holder.demand.items()}
@@ -370,7 +378,7 @@ class Coordinator:
         for name in demand.keys() | self._own:
             part = self._split(name, plan).get(holder.address.boot, 0)
             needed += min(part, demand.get(name, 0))
-            if plan.left and name not in self._own:
+            if plan.left and not holder.tight and name not in self._own:
                 spare += part  # while there is room, for whoever comes: the lease needn't change with each who does
                 common += used.get(name, 0)
             elif part:
@@ -411,7 +419,7 @@ class Coordinator:
 
     def _chunk(self, holder: Holder, plan: _Plan) -> int:
         """Slots for any group, ahead of need: of what nobody claims half, split; of the last few, one each."""
-        if holder.leaving or not holder.known:
+        if holder.leaving or holder.tight:
             return 0
         return plan.left // (2 * len(plan.live)) or int(plan.live.index(holder) < plan.left)
 
