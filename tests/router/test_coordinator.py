@@ -6,7 +6,7 @@ from itertools import count
 from random import Random
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -610,14 +610,16 @@ class Interleavings(RuleBasedStateMachine):
             own = world.limits.groups.get(name, Group())
             has = used.get(name, 0)
             claims[name] = Claim(has, own.weight, own.reserved, own.limit, has)
-        due = Filling(world.limits.connections, claims).one_more(group)
-        if world.limits.per_shard is not None:
+        capacity, per_shard = world.limits.connections, world.limits.per_shard
+        if per_shard is not None:
+            capacity = min(capacity, per_shard * len(world.processes))
+        due = Filling(capacity, claims).one_more(group)
+        if per_shard is not None:
             here = {name: process.connections.count(name) for name in {*process.connections, group}}
             asked = {
                 n: Claim(k + (n == group), world.limits.groups.get(n, Group()).weight, held=k) for n, k in here.items()
             }
-            due = due and shares(world.limits.per_shard, asked)[group] > here[group]
-            due = due and len(world.processes) * world.limits.per_shard > sum(used.values())
+            due = due and shares(per_shard, asked)[group] > here[group]
         if due:
             for _ in range(6):
                 if process.connect(group, world.now):
@@ -635,4 +637,4 @@ class Interleavings(RuleBasedStateMachine):
 
 
 TestInterleavings = Interleavings.TestCase
-TestInterleavings.settings = settings(max_examples=100, stateful_step_count=60, deadline=None)
+TestInterleavings.settings = settings(max_examples=300, stateful_step_count=60, phases=(Phase.generate,), deadline=None)
