@@ -302,13 +302,20 @@ class Coordinator:
             wants[group] = _Want(max(before, target), now + WANT_SECONDS)
         holder.wants = wants
         holder.demand = slots.used | {group: want.target for group, want in wants.items()}
-        per_shard = self.limits.per_shard
-        holder.tight = per_shard is not None and sum(holder.demand.values()) > per_shard
-        if per_shard is not None and holder.tight:
-            weights = {name: self.limits.groups.get(name, _ANY).weight for name in holder.demand}
-            holder.demand = shares(
-                per_shard, {g: Claim(n, weights[g], held=slots.used.get(g, 0)) for g, n in holder.demand.items()}
-            )
+        if self.limits.per_shard is not None:
+            self._share_the_shard(holder, slots.used, self.limits.per_shard)
+
+    def _share_the_shard(self, holder: Holder, used: Mapping[str, int], most: int) -> None:
+        """Where more would be at a shard than it may have, no group wants more of the shard than its fair share."""
+        claims = {}
+        for name in holder.demand.keys() | self._reserved:
+            group = self.limits.groups.get(name, _ANY)
+            reserved = -(-group.reserved // max(1, len(self._of)))
+            claims[name] = Claim(holder.demand.get(name, 0), group.weight, reserved, held=used.get(name, 0))
+        filling = Filling(most, claims)
+        holder.tight = filling.wanted > most
+        if holder.tight:
+            holder.demand = filling.shares()
 
     # ------------------------------------------------------------------------------------------- who gets what
 
@@ -374,25 +381,40 @@ class Coordinator:
         """
         used, demand = holder.used, holder.demand
         slots: dict[str, int] = {}
-        needed = spare = common = 0
+        needed = wanted = taken = 0  # of these the latter two by groups that have no slots of their own
         for name in demand.keys() | self._own:
-            part = self._split(name, plan).get(holder.address.boot, 0)
-            needed += min(part, demand.get(name, 0))
             if plan.left and not holder.tight and name not in self._own:
-                spare += part  # while there is room, for whoever comes: the lease needn't change with each who does
-                common += used.get(name, 0)
-            elif part:
+                # There is room: slots for whoever comes, so that the lease needn't change with each who does.
+                wanted += demand[name]
+                taken += used.get(name, 0)
+                continue
+            part = self._split(name, plan).get(holder.address.boot, 0)
+            needed += part if name in self._reserved else min(part, demand.get(name, 0))
+            if part:
                 slots[name] = part
+        needed += wanted
         capped, full, last = list(self._limits), self._full(), holder.last
         chunk = self._chunk(holder, plan)
-        if last is not None and last.slots == slots and not exact and chunk <= 2 * (last.spare - spare) <= 4 * chunk:
+        spare = wanted + chunk
+        if last is not None and last.slots == slots and not exact and chunk <= 2 * (last.spare - wanted) <= 4 * chunk:
             spare = last.spare
-        else:
-            spare += chunk
         allowed = holder.held + max(0, self.free)
         if self.limits.per_shard is not None:
             allowed = min(allowed, max(self.limits.per_shard, sum(used.values())))
-        spare = self._cut(slots, spare, common, used, allowed)
+        # What is ahead of need goes first, then what is wanted, and what is reserved last; nothing that is in use.
+        own = [name for name in slots if name not in self._reserved]
+        spare = _fit(
+            slots,
+            spare,
+            allowed,
+            [
+                (None, wanted),
+                *((name, demand.get(name, 0)) for name in own),
+                (None, taken),
+                *((name, used.get(name, 0)) for name in own),
+                *((name, used.get(name, 0)) for name in slots if name in self._reserved),
+            ],
+        )
         room = sum(slots.values()) + spare
         holder.short = room < needed
         if last is not None:
@@ -404,18 +426,6 @@ class Coordinator:
         holder.leases.append(_Granted(lease.fence, room))
         holder.held = max(holder.held, room)
         return lease
-
-    def _cut(self, slots: dict[str, int], spare: int, common: int, used: Mapping[str, int], allowed: int) -> int:
-        """Takes from `slots` and `spare`, which is returned, what is more than `allowed`; nothing that is in use."""
-        excess = sum(slots.values()) + spare - allowed
-        if excess > 0:
-            cut = min(excess, spare - common)
-            spare, excess = spare - cut, excess - cut
-        for name in sorted(slots, key=lambda name: name in self._reserved) if excess > 0 else ():
-            cut = max(0, min(excess, slots[name] - used.get(name, 0)))
-            slots[name] -= cut
-            excess -= cut
-        return spare
 
     def _chunk(self, holder: Holder, plan: _Plan) -> int:
         """Slots for any group, ahead of need: of what nobody claims half, split; of the last few, one each."""
@@ -463,3 +473,16 @@ class Coordinator:
 
 
 _ANY = Group()
+
+
+def _fit(slots: dict[str, int], spare: int, allowed: int, floors: Iterable[tuple[str | None, int]]) -> int:
+    """Cuts `slots` and `spare` (None), which it returns, down to these floors in turn, until all are `allowed`."""
+    excess = sum(slots.values()) + spare - allowed
+    for name, floor in floors:
+        cut = max(0, min(excess, (spare if name is None else slots[name]) - floor))
+        excess -= cut
+        if name is None:
+            spare -= cut
+        else:
+            slots[name] -= cut
+    return spare

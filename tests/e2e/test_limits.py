@@ -144,7 +144,7 @@ async def test_the_slots_of_a_killed_shard_come_back(tmp_path: Path) -> None:
 
 
 async def test_of_a_users_connections_the_newest_stay(tmp_path: Path) -> None:
-    """With a limit of two a user's third connection ends the first, and events for the user reach both that are left."""
+    """With a limit of two a user's third connection ends the first; events for the user reach both that are left."""
     with running(tmp_path / "data", settings={"MAX_CONNECTIONS_PER_USER": 2}) as system:
         async with users_of(system) as users:
             first, second, third = [await users.enter("ann") for _ in range(3)]
@@ -182,7 +182,7 @@ async def test_an_address_has_a_limit_of_its_own(tmp_path: Path) -> None:
 
 
 async def test_changing_subscriptions_too_fast_is_refused(tmp_path: Path) -> None:
-    """A user who changes subscriptions faster than it may hears `rate_limited` and how long to wait, on any connection."""
+    """A user who changes subscriptions too fast hears `rate_limited` and how long to wait, on whatever connection."""
     settings = {"SUBSCRIPTION_RATE": 0.1, "SUBSCRIPTION_BURST": 3, "MAX_CONNECTIONS_PER_USER": 2}
     with running(tmp_path / "data", shards=1, settings=settings) as system:
         async with users_of(system, shards=1) as users:

@@ -42,6 +42,7 @@ def test_the_shares_are_these(capacity: int, claims: dict[str, Claim], expected:
 
 
 @given(st.integers(0, 200), CLAIMS)
+@settings(deadline=None)
 def test_all_is_given_that_is_wanted_and_there(capacity: int, claims: dict[str, Claim]) -> None:
     """No slot is given twice or left while somebody wants it, and no group gets more than it wants or may have."""
     given_out = shares(capacity, claims)
@@ -52,6 +53,7 @@ def test_all_is_given_that_is_wanted_and_there(capacity: int, claims: dict[str, 
 
 
 @given(st.integers(0, 200), CLAIMS)
+@settings(deadline=None)
 def test_nobody_is_above_its_share_while_another_is_below(capacity: int, claims: dict[str, Claim]) -> None:
     """Max-min: taking a slot from one group and giving it to one that wants more never makes the poorer one richer."""
     if sum(claim.low for claim in claims.values()) > capacity:
@@ -67,6 +69,7 @@ def test_nobody_is_above_its_share_while_another_is_below(capacity: int, claims:
 
 
 @given(st.integers(0, 200), CLAIMS, st.integers(0, 30))
+@settings(deadline=None)
 def test_more_slots_make_nobody_poorer(capacity: int, claims: dict[str, Claim], more: int) -> None:
     """A system that grows takes nothing away, but for the slot that can't be divided."""
     if sum(claim.low for claim in claims.values()) > capacity:
@@ -76,6 +79,7 @@ def test_more_slots_make_nobody_poorer(capacity: int, claims: dict[str, Claim], 
 
 
 @given(st.integers(0, 200), st.integers(1, 8))
+@settings(deadline=None)
 def test_equal_groups_get_equal_shares(capacity: int, groups: int) -> None:
     """Under contention the shares of equal groups differ by one slot at most, and Jain's index says so."""
     given_out = shares(capacity, {str(n): Claim(1000) for n in range(groups)})
@@ -85,6 +89,7 @@ def test_equal_groups_get_equal_shares(capacity: int, groups: int) -> None:
 
 
 @given(st.integers(0, 200), CLAIMS)
+@settings(deadline=None)
 def test_who_holds_its_share_keeps_it(capacity: int, claims: dict[str, Claim]) -> None:
     """Shares that were given once are given again: nobody is sent away for another that stands where it stands."""
     given_out = shares(capacity, claims)
@@ -93,7 +98,7 @@ def test_who_holds_its_share_keeps_it(capacity: int, claims: dict[str, Claim]) -
 
 
 @given(st.integers(0, 120), CLAIMS, st.sampled_from("abcdefgh"))
-@settings(max_examples=300)
+@settings(deadline=None, max_examples=300)
 def test_one_more_is_what_the_shares_would_say(capacity: int, claims: dict[str, Claim], name: str) -> None:
     """A door is closed for exactly those groups that would get nothing if they asked."""
     holding = shares(capacity, claims)
