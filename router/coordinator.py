@@ -116,6 +116,7 @@ class Holder:
     leases: list[_Granted] = field(default_factory=list)
     last: Lease | None = None  # the newest that was sent
     short: bool = False  # it has less than its groups' shares are: others must give way first
+    tight: bool = False  # more would be here than a shard may have
     told: bool = False  # it was sent a lease without having asked, and has not been heard of since
     held: int = 0
 
@@ -254,10 +255,10 @@ class Coordinator:
         while len(holder.leases) > 1 and holder.leases[0].fence < slots.fence:
             del holder.leases[0]
         holder.settled = holder.settled or slots.fence >= self._first_fence
+        self._note_wants(holder, slots, now)
         holder.used = slots.used
         holder.addresses = dict(islice(slots.addresses.items(), ADDRESSES))
         holder.count()
-        self._note_wants(holder, slots, now)
         plan = self._plan()
         answer = self._lease(holder, plan, slots.asked, exact=any(other.short for other in self._of.values()))
         others = self._recall(holder, plan) if holder.short else []
@@ -288,19 +289,33 @@ class Coordinator:
         holder.known = True
 
     def _note_wants(self, holder: Holder, slots: Slots, now: float) -> None:
-        wants = {g: w for g, w in holder.wants.items() if w.until > now and w.target > slots.used.get(g, 0)}
+        wants = {}
+        for group, want in holder.wants.items():
+            used = slots.used.get(group, 0)
+            # Who has left since has made room for one of those who were refused.
+            target = want.target - max(0, holder.used.get(group, 0) - used)
+            if want.until > now and target > used:
+                wants[group] = _Want(target, want.until)
         for group, refused in islice(slots.wanted.items(), WANTED_GROUPS):
             before = wants[group].target if group in wants else 0
             target = slots.used.get(group, 0) + min(max(1, refused), self.limits.connections)
             wants[group] = _Want(max(before, target), now + WANT_SECONDS)
         holder.wants = wants
         holder.demand = slots.used | {group: want.target for group, want in wants.items()}
-        per_shard = self.limits.per_shard
-        if per_shard is not None and sum(holder.demand.values()) > per_shard:
-            weights = {name: self.limits.groups.get(name, _ANY).weight for name in holder.demand}
-            holder.demand = shares(
-                per_shard, {g: Claim(n, weights[g], held=slots.used.get(g, 0)) for g, n in holder.demand.items()}
-            )
+        if self.limits.per_shard is not None:
+            self._share_the_shard(holder, slots.used, self.limits.per_shard)
+
+    def _share_the_shard(self, holder: Holder, used: Mapping[str, int], most: int) -> None:
+        """Where more would be at a shard than it may have, no group wants more of the shard than its fair share."""
+        claims = {}
+        for name in holder.demand.keys() | self._reserved:
+            group = self.limits.groups.get(name, _ANY)
+            reserved = -(-group.reserved // max(1, len(self._of)))
+            claims[name] = Claim(holder.demand.get(name, 0), group.weight, reserved, held=used.get(name, 0))
+        filling = Filling(most, claims)
+        holder.tight = filling.wanted > most
+        if holder.tight:
+            holder.demand = filling.shares()
 
     # ------------------------------------------------------------------------------------------- who gets what
 
@@ -366,25 +381,40 @@ class Coordinator:
         """
         used, demand = holder.used, holder.demand
         slots: dict[str, int] = {}
-        needed = spare = common = 0
+        needed = wanted = taken = 0  # of these the latter two by groups that have no slots of their own
         for name in demand.keys() | self._own:
+            if plan.left and not holder.tight and name not in self._own:
+                # There is room: slots for whoever comes, so that the lease needn't change with each who does.
+                wanted += demand[name]
+                taken += used.get(name, 0)
+                continue
             part = self._split(name, plan).get(holder.address.boot, 0)
-            needed += min(part, demand.get(name, 0))
-            if plan.left and name not in self._own:
-                spare += part  # while there is room, for whoever comes: the lease needn't change with each who does
-                common += used.get(name, 0)
-            elif part:
+            needed += part if name in self._reserved else min(part, demand.get(name, 0))
+            if part:
                 slots[name] = part
+        needed += wanted
         capped, full, last = list(self._limits), self._full(), holder.last
         chunk = self._chunk(holder, plan)
-        if last is not None and last.slots == slots and not exact and chunk <= 2 * (last.spare - spare) <= 4 * chunk:
+        spare = wanted + chunk
+        if last is not None and last.slots == slots and not exact and chunk <= 2 * (last.spare - wanted) <= 4 * chunk:
             spare = last.spare
-        else:
-            spare += chunk
         allowed = holder.held + max(0, self.free)
         if self.limits.per_shard is not None:
             allowed = min(allowed, max(self.limits.per_shard, sum(used.values())))
-        spare = self._cut(slots, spare, common, used, allowed)
+        # What is ahead of need goes first, then what is wanted, and what is reserved last; nothing that is in use.
+        own = [name for name in slots if name not in self._reserved]
+        spare = _fit(
+            slots,
+            spare,
+            allowed,
+            [
+                (None, wanted),
+                *((name, demand.get(name, 0)) for name in own),
+                (None, taken),
+                *((name, used.get(name, 0)) for name in own),
+                *((name, used.get(name, 0)) for name in slots if name in self._reserved),
+            ],
+        )
         room = sum(slots.values()) + spare
         holder.short = room < needed
         if last is not None:
@@ -397,21 +427,9 @@ class Coordinator:
         holder.held = max(holder.held, room)
         return lease
 
-    def _cut(self, slots: dict[str, int], spare: int, common: int, used: Mapping[str, int], allowed: int) -> int:
-        """Takes from `slots` and `spare`, which is returned, what is more than `allowed`; nothing that is in use."""
-        excess = sum(slots.values()) + spare - allowed
-        if excess > 0:
-            cut = min(excess, spare - common)
-            spare, excess = spare - cut, excess - cut
-        for name in sorted(slots, key=lambda name: name in self._reserved) if excess > 0 else ():
-            cut = max(0, min(excess, slots[name] - used.get(name, 0)))
-            slots[name] -= cut
-            excess -= cut
-        return spare
-
     def _chunk(self, holder: Holder, plan: _Plan) -> int:
         """Slots for any group, ahead of need: of what nobody claims half, split; of the last few, one each."""
-        if holder.leaving or not holder.known:
+        if holder.leaving or holder.tight:
             return 0
         return plan.left // (2 * len(plan.live)) or int(plan.live.index(holder) < plan.left)
 
@@ -455,3 +473,16 @@ class Coordinator:
 
 
 _ANY = Group()
+
+
+def _fit(slots: dict[str, int], spare: int, allowed: int, floors: Iterable[tuple[str | None, int]]) -> int:
+    """Cuts `slots` and `spare` (None), which it returns, down to these floors in turn, until all are `allowed`."""
+    excess = sum(slots.values()) + spare - allowed
+    for name, floor in floors:
+        cut = max(0, min(excess, (spare if name is None else slots[name]) - floor))
+        excess -= cut
+        if name is None:
+            spare -= cut
+        else:
+            slots[name] -= cut
+    return spare

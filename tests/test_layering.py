@@ -17,9 +17,12 @@ IMPURE = {
     "client", "publisher", "cli", "tailing", "statistics", "audit", "vitals",
 }  # fmt: skip
 PURE_ROLE_FILES = (
-    *(f"router/{name}.py" for name in ("membership", "dispatch", "journal", "router", "coordinator", "pressure")),
-    *(f"workers/{name}.py" for name in ("connection", "shard", "sockets")),
-    *(f"router/{name}.py" for name in ("alerts", "watch")),
+    *(
+        f"router/{name}.py"
+        for name in ("membership", "dispatch", "journal", "router", "coordinator", "pressure", "alerts", "watch")
+    ),
+    *(f"workers/{name}.py" for name in ("connection", "shard", "sockets", "leases", "admission", "users")),
+    *(f"workers/{name}.py" for name in ("heartbeat", "replay", "ring_history", "slow_readers")),
     *(f"workers/{name}.py" for name in ("reporting", "diagnosis")),
     *(f"gateway/{name}.py" for name in ("publishing", "intake", "returning", "addresses", "admission", "rates")),
     "sources/query_log.py",

@@ -134,8 +134,8 @@ class Leases:
 
     @property
     def over(self) -> bool:
-        """Whether more are used than the lease in force grants."""
-        return self._over > self._spare
+        """Whether `excess` may name somebody: a look that costs nothing."""
+        return self._over > self._spare or (self._over > 0 and bool(self._capped))
 
     def excess(self) -> dict[str, int]:
         """How many connections of which groups have to give way, by the lease in force."""

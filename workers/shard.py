@@ -570,7 +570,7 @@ class Shard:
             connection = self._moving.popleft()
             if connection.state in (State.waiting, State.resuming, State.live):
                 self._send_away(connection, 0.0, reason, now)
-                self._moves_at += self._move_pause if self._leased else min(self._move_pause, self._lease_pause)
+                self._moves_at += self._move_pause if self._leased else self._lease_pause
 
     def _send_away(
         self, connection: Connection, after: float, reason: str, now: float, close_after: float | None = None

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import pytest
 
+from router.coordinator import Limits
 from router.journal import JournalUnavailable, MemoryJournal
 from router.pressure import DEFAULT_PATIENCE, GRACE_SECONDS
 from router.router import GROUP_EVENTS, GROUP_SECONDS, MAX_HELD, SLOW_GROUP_EVENTS, Router
@@ -17,12 +18,16 @@ from solowire.backplane import (
     Answer,
     Ask,
     Beat,
+    Came,
     Deliver,
     Diagnose,
     Drain,
+    Elsewhere,
+    Fenced,
     Goodbye,
     Heartbeat,
     Hello,
+    Lease,
     Leave,
     NotPublished,
     Publish,
@@ -34,6 +39,7 @@ from solowire.backplane import (
     RouterMessage,
     ShardAddress,
     ShardStats,
+    Slots,
     States,
     Superseded,
     Who,
@@ -775,3 +781,105 @@ def test_a_drain_is_audited_with_who_wanted_it() -> None:
         ("administered", {**drain, "shard": 3, "users": 0}),
         ("administered", {**drain, "shard": 4, "users": None}),
     ]
+
+
+# ------------------------------------------------------------------------------------------------- connections
+
+
+def slots(world: World, name: bytes, asked: int, fence: int = 0, boot: str = "b", **used: int) -> None:
+    """What a shard says of its slots, with its heartbeat."""
+    world.router.receive(name, Heartbeat(boot, None, Slots(asked, fence, used)), world.now)
+
+
+def test_a_heartbeat_is_answered_with_a_lease(world: World) -> None:
+    """A shard's lease is renewed by its heartbeats, and costs no message of its own."""
+    name = world.join(0)
+    world.bus.sent.clear()
+    slots(world, name, 1)
+    [beat] = world.bus.take(name, Beat)
+    assert beat.lease is not None
+    assert (beat.lease.answers, beat.lease.spare > 0) == (1, True)
+    assert world.bus.sent == []
+
+
+def test_a_question_between_two_heartbeats_is_answered_at_once(world: World) -> None:
+    """A shard that has no slot left doesn't wait for its next heartbeat."""
+    name = world.join(0)
+    world.router.receive(name, Slots(1, 0, {}, {"viewer": 1}), world.now)
+    [lease] = world.bus.take(name, Lease)
+    assert (lease.answers, lease.spare > 0) == (1, True)
+
+
+def test_a_gateway_is_told_who_gets_no_slot(world: World) -> None:
+    """Gateways hear with each heartbeat which groups have no room."""
+    world.router = Router(world.router.journal, world.bus.send, limits=Limits(2))
+    name, gateway = world.join(0), world.gateway()
+    slots(world, name, 1)
+    [beat] = world.bus.take(name, Beat)
+    assert beat.lease is not None
+    slots(world, name, 2, beat.lease.fence, viewer=beat.lease.spare)
+    [beat] = world.bus.take(name, Beat)
+    assert beat.lease is not None
+    slots(world, name, 3, beat.lease.fence, viewer=2)
+    world.beat(gateway, "g")
+    [beat] = world.bus.take(gateway, Beat)
+    assert beat.doors is not None
+    assert (beat.doors.closed, beat.doors.others_closed, beat.doors.gateways) == (["viewer"], False, 1)
+
+
+def test_a_liar_is_fenced_off(world: World) -> None:
+    """A shard that says what can't be true is told so, is no shard any more, and doesn't become one by saying hello."""
+    name, other = world.join(0), world.join(1, "another")
+    slots(world, name, 1)
+    world.bus.sent.clear()
+    slots(world, name, 2, 12345)
+    [fenced] = world.bus.take(name, Fenced)
+    assert "12345" in fenced.reason
+    assert [s.index for s in world.bus.take(other, RingState)[-1].shards] == [1]
+    world.join(0)
+    assert world.bus.take(name, Fenced)
+    assert [s.index for s in world.router.members.shards] == [1]
+    world.publish(None)
+    assert world.delivered(name) == []
+
+
+def test_the_older_shard_hears_of_a_user_who_has_come_to_another(world: World) -> None:
+    """While users move, the shard that may still have a user is told how many connections there are elsewhere."""
+    name = world.join(0)
+    world.settle(name)
+    other = world.join(1)
+    user = next(f"user{n}" for n in range(100) if Ring([0, 1]).owner(f"user{n}") == 1)
+    world.router.receive(other, Came(user, 1), world.now)
+    assert world.bus.take(name, Elsewhere) == [Elsewhere(user, 1)]
+    assert world.bus.take(other, Elsewhere) == []
+    world.settle(name)
+    world.router.receive(other, Came(user, 1), world.now)
+    assert world.bus.take(name, Elsewhere) == []
+
+
+def test_a_restart_grants_nothing_that_was_granted_before(world: World) -> None:
+    """The journal knows who held leases: until they are heard of again, nobody gets more."""
+    name = world.join(0)
+    slots(world, name, 1)
+    assert world.router.coordinator.free > 0
+    world.router = Router(world.router.journal, world.bus.send, now=world.now)
+    assert world.router.coordinator.free == 0
+    other = world.join(1, "another")
+    slots(world, other, 1, boot="another")
+    beat = world.bus.take(other, Beat)[-1]
+    assert beat.lease is not None
+    assert (beat.lease.slots, beat.lease.spare) == ({}, 0)
+
+
+def test_a_goodbye_frees_what_the_shard_held(world: World) -> None:
+    """A shard that ends in order leaves its slots to the others at once; one that falls silent does not."""
+    name, silent = world.join(0), world.join(1, "another")
+    slots(world, name, 1)
+    slots(world, silent, 1, boot="another")
+    held = world.router.coordinator.held
+    world.now += 10
+    world.beat(name)
+    world.router.tick(world.now)
+    assert world.router.coordinator.held == held
+    world.router.receive(name, Goodbye(), world.now)
+    assert 0 < world.router.coordinator.held < held
