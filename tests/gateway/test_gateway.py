@@ -10,11 +10,13 @@ import pytest
 from gateway import gateway
 from gateway.admission import Admission, Limits
 from gateway.gateway import Gateway
+from gateway.intake import Intake
 from solowire.access import ROLES
 from solowire.errors import InvalidToken, Refused
 from solowire.tokens import Tokens
 
 HERE = "192.0.2.1"
+INTAKE = Intake(requests=8, bytes=2**20, patience=1.0, lost=2.0, rate=1.0, burst=1.0)
 
 
 async def test_so_many_answers_are_held_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,7 +24,7 @@ async def test_so_many_answers_are_held_at_a_time(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(gateway, "_MOST_HELD", 3)
     monkeypatch.setattr(gateway, "_HELD_SECONDS", 0.05)
     admission = Admission(Limits(bad_token_rate=0.01, bad_token_burst=1.0))
-    made = Gateway(f"ipc://{tmp_path}/r", Tokens("s" * 32, ROLES), ROLES, timeout=1.0, admission=admission)
+    made = Gateway(f"ipc://{tmp_path}/r", Tokens("s" * 32, ROLES), ROLES, INTAKE, timeout=1.0, admission=admission)
     try:
         with pytest.raises(InvalidToken):
             await made.identify("wrong", HERE)
@@ -40,7 +42,7 @@ async def test_so_many_answers_are_held_at_a_time(tmp_path: Path, monkeypatch: p
 async def test_an_answer_that_nobody_waits_for_is_not_held(tmp_path: Path) -> None:
     """A client that goes away while its answer is held gives its place back."""
     admission = Admission(Limits(bad_token_rate=0.01, bad_token_burst=1.0))
-    made = Gateway(f"ipc://{tmp_path}/r", Tokens("s" * 32, ROLES), ROLES, timeout=1.0, admission=admission)
+    made = Gateway(f"ipc://{tmp_path}/r", Tokens("s" * 32, ROLES), ROLES, INTAKE, timeout=1.0, admission=admission)
     try:
         admission.wrong_token(HERE, asyncio.get_running_loop().time())
         asking = asyncio.ensure_future(made.identify("wrong", HERE))

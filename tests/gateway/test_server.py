@@ -241,4 +241,4 @@ async def test_refusals_are_one_line_a_second(folder: Path) -> None:
                 await asyncio.sleep(0.05)
         assert len(made.refusals()) <= 11
         assert {line["code"] for line in made.refusals()} == {"over_limit"}
-        assert "solowire_refusals_total 101.0" in await made.metrics()
+        assert 'solowire_refusals_total{code="over_limit"} 101.0' in await made.metrics()
