@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from solowire.access import ROLES, Identity
 from solowire.errors import InvalidToken
 from solowire.ring import Ring
-from solowire.tokens import MAX_TOKEN_BYTES, TICKET_SECONDS, Tokens, UsedTickets, bearer
+from solowire.tokens import KNOWN_TOKENS, MAX_TOKEN_BYTES, TICKET_SECONDS, Tokens, UsedTickets, bearer
 
 SECRET = "a secret that is long enough for HS256, really"
 NOW = 1_800_000_000.0
@@ -299,7 +299,7 @@ def test_any_signed_claims_are_an_identity_or_refused(header: dict[str, Any], cl
 
 
 def test_a_known_token_is_good_until_it_expires() -> None:
-    """A token that was verified before is the same identity again, and no longer good for anybody once it has expired."""
+    """A token that was verified before is the same identity again, and is refused once it has expired."""
     token = TOKENS.sign("alice", "viewer", now=NOW, ttl=60)
     assert TOKENS.identify(token, NOW + 59) is TOKENS.identify(token, NOW)
     with pytest.raises(InvalidToken) as caught:
