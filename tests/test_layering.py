@@ -18,7 +18,10 @@ IMPURE = {
 }  # fmt: skip
 PURE_ROLE_FILES = (
     *(f"router/{name}.py" for name in ("membership", "dispatch", "journal", "router", "coordinator")),
-    *(f"workers/{name}.py" for name in ("connection", "shard", "sockets", "leases", "admission", "users")),
+    *(
+        f"workers/{name}.py"
+        for name in ("connection", "shard", "sockets", "leases", "admission", "users", "giving_way")
+    ),
     "gateway/publishing.py",
     "sources/query_log.py",
 )
