@@ -469,10 +469,11 @@ class Coordinator:
         used, demand = self._totals()
         filling = Filling(self._capacity(), self._claims(dict.fromkeys(demand, 0) | used, used))
         closed = sorted(n for n in demand.keys() | self.limits.groups.keys() if not filling.one_more(n))
-        return Doors(closed, not filling.one_more(""), RETRY_SECONDS, self._full(), max(1, gateways))
+        return Doors(closed, not filling.one_more(_NOBODYS), RETRY_SECONDS, self._full(), max(1, gateways))
 
 
 _ANY = Group()
+_NOBODYS = "\0"  # a group that nobody is in
 
 
 def _fit(slots: dict[str, int], spare: int, allowed: int, floors: Iterable[tuple[str | None, int]]) -> int:

@@ -17,9 +17,9 @@ What it keeps true:
 It reads no clock and touches no socket: `now` is an argument (seconds, monotonic), and `Sockets` is the seam. After
 each call, `next_due` says when `run` wants to be called.
 
-Longer than 500 lines: what can be told apart stands in modules of its own (`admission`, `users`, `heartbeat`,
-`ring_history`, `replay`), and what is left decides over one set of connections and one log, and every part of it
-changes both.
+Longer than 500 lines: what can be told apart stands in modules of its own (`admission`, `users`, `giving_way`,
+`heartbeat`, `ring_history`, `replay`), and what is left decides over one set of connections and one log, and every part
+of it changes both.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from heapq import heapify, heappop, heappush, nsmallest
+from heapq import heapify, heappop, heappush
 from itertools import count
 
 import msgspec
@@ -81,6 +81,7 @@ from solowire.subscriptions import (
 from solowire.tokens import Ticket, Tokens, UsedTickets
 from workers.admission import RETRY_SECONDS, Admission
 from workers.connection import MAX_ANSWERS, Connection, State
+from workers.giving_way import GivingWay
 from workers.heartbeat import Heartbeats
 from workers.replay import Replay, Replays
 from workers.ring_history import RingHistory
@@ -177,7 +178,7 @@ class Shard:
         self._users = Users(self._limits.per_user)
         self._admission = Admission(self._limits.group_by, self._limits.per_address)
         self._leased = False  # as of the last look at the clock
-        self._going: Counter[str] = Counter()  # by group: told to leave, or closed, and the slot not yet free
+        self._giving_way = GivingWay(self._users)
         self._came = came
         self._catalog = catalog
         self._used = UsedTickets()
@@ -491,10 +492,7 @@ class Shard:
     def gone(self, connection: Connection) -> None:
         """The socket has ended, whoever ended it."""
         if connection.state is not State.gone:
-            if connection.state in GOING:
-                self._going[connection.group] -= 1
-                if not self._going[connection.group]:
-                    del self._going[connection.group]
+            self._giving_way.gone(connection)
             if connection.state is not State.closing:
                 self._tell("disconnected", connection, code=None, reason="the client has gone")
             self._forget(connection)
@@ -514,8 +512,7 @@ class Shard:
     def _close(self, connection: Connection, code: CloseCode) -> None:
         if connection.state in (State.closing, State.gone):
             return
-        if connection.state is not State.leaving:
-            self._going[connection.group] += 1
+        self._giving_way.goes(connection)
         self._forget(connection)
         connection.become(State.closing)
         self.totals[f"closed_{code.value}"] += 1
@@ -581,8 +578,8 @@ class Shard:
         """
         self._leave_feed(connection)
         self._replays.drop(connection)
+        self._giving_way.goes(connection)
         connection.become(State.leaving)
-        self._going[connection.group] += 1
         self._say(connection, ReconnectNow(int(after * 1000), reason), now)
         self._at(now + (after + 1.0 if close_after is None else close_after), self._sent_away, connection)
 
@@ -617,23 +614,14 @@ class Shard:
         self.run(now)
 
     def _make_room(self, now: float) -> None:
-        """Sends away as many as the lease has no slot for: legacy duplicates first, then the longest idle."""
-        for group, excess in self._admission.leases.excess().items():
-            number = excess - self._going[group]
-            if number <= 0:
-                continue
-            staying = (c for c in self.connections if c.group == group and c.state not in GOING)
-            giving_way = nsmallest(number, staying, key=self._is_to_stay)
-            log.info("over_limit", shard=self.index, group=group, give_way=len(giving_way))
+        """Sends away as many as the lease has no slot for."""
+        giving_way = self._giving_way.choose(self._admission.leases.excess(), self.connections)
+        if giving_way:
+            log.info("over_limit", shard=self.index, give_way=len(giving_way))
             self.totals["gave_way"] += len(giving_way)
-            for connection in giving_way:
-                connection.leaves_with = CloseCode.try_later
-                self._send_away(connection, COME_BACK_SECONDS, "over_limit", now, GIVING_WAY_SECONDS)
-
-    def _is_to_stay(self, connection: Connection) -> tuple[bool, float]:
-        user = self._users.get(connection.identity.user)
-        duplicate = connection.kind == "legacy" and user is not None and len(user.staying()) > 1
-        return not duplicate, connection.heard_at
+        for connection in giving_way:
+            connection.leaves_with = CloseCode.try_later
+            self._send_away(connection, COME_BACK_SECONDS, "over_limit", now, GIVING_WAY_SECONDS)
 
     def _look_at_lease(self, now: float) -> None:
         """When the lease has run out its slots are soon somebody else's."""

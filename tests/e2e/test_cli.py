@@ -334,7 +334,10 @@ def test_config_shows_every_setting_and_no_secret(place: Path) -> None:
         ({"STALLED_S": "inf"}, None, None, ["SOLOWIRE_STALLED_S"]),
         ({"SHARD_PORT": 7000}, None, None, ["SOLOWIRE_SHARD_PORT", "--port"]),
     ],
-    ids=["env", "dotenv", "unknown", "not-toml", "toml", "flush", "reconnect", "tcp", "secret", "infinite", "shard"],
+    ids=[
+        *("env", "dotenv", "unknown", "not-toml", "toml", "flush"),
+        *("reconnect", "tcp", "reserve", "secret", "infinite", "shard"),
+    ],
 )
 def test_a_wrong_setting_is_one_line(
     place: Path, settings: dict[str, object], dotenv: str | None, toml: str | None, words: list[str]
