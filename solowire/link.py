@@ -23,10 +23,7 @@ log = structlog.get_logger("solowire.link")
 
 
 class Link:
-    """hello: makes this peer's Hello, each time anew. received: gets all but what the link answers by itself.
-
-    What a Beat carries for this peer, its lease or the doors, is received as if it had come alone.
-    """
+    """hello: makes this peer's Hello, each time anew. received: gets all but what the link answers by itself."""
 
     def __init__(
         self,
@@ -87,9 +84,9 @@ class Link:
             case Beat():
                 if (message.epoch, message.version) != self._ring:
                     self.greet()
-                for word in (message.lease, message.doors):
-                    if word is not None:
-                        self._received(word)
+                for carried in (message.lease, message.doors):
+                    if carried is not None:
+                        self._received(carried)
             case _:
                 if isinstance(message, RingState):
                     self._ring = (message.epoch, message.version)
