@@ -109,7 +109,8 @@ class Flow(Generic[F]):
         if self._count > self._limit and not self.active:
             self.active = True
             self._calm = 0
-            self._level = set(self.feeds)
+            if not self.entries:  # else it had just been over, and some have still to send what it collected
+                self._level = set(self.feeds)
         return self.active
 
     def roll(self, now: float) -> None:

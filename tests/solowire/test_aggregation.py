@@ -106,6 +106,22 @@ def test_feeds_are_told_once_and_what_all_have_sent_is_forgotten() -> None:
     assert flow.between(0, 9) is None
 
 
+def test_a_flood_that_begins_again_forgets_nothing() -> None:
+    """What one feed has still to send is there, also if the flood was over and back before it came to that."""
+    flow: Flow[Listener] = Flow("dns_query_log", Rates(1))
+    one, two = Listener(), Listener()
+    flow.add(one)
+    flow.add(two)
+    assert [flow.count(0.0), flow.count(0.0)] == [False, True]
+    flow.collect(query(1), 0.0)
+    flow.is_level(one)
+    assert [flow.count(50.0), flow.count(50.0)] == [False, True]
+    flow.is_level(one)
+    assert [e.offset for e in flow.entries] == [1]
+    flow.is_level(two)
+    assert flow.entries == []
+
+
 def test_what_is_collected_is_bounded() -> None:
     """At the bound all feeds are to send at once."""
     flow: Flow[Listener] = Flow("dns_query_log", Rates(0))
