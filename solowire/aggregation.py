@@ -109,18 +109,18 @@ class Flow(Generic[F]):
         if self._count > self._limit and not self.active:
             self.active = True
             self._calm = 0
-            self._level = set(self.feeds)
+            if not self.entries:  # else it had just been over, and some have still to send what it collected
+                self._level = set(self.feeds)
         return self.active
 
     def roll(self, now: float) -> None:
         """Begins another interval, if this one has ended."""
         if now < self.ends:
             return
-        if self._count > self._limit:
-            self._calm = 0
-        elif self.active:
-            # After a pause of many intervals it is over at once.
-            self._calm += max(1, int((now - self.ends) / self._interval) + 1)
+        if self.active:
+            # Intervals in which nothing came at all are calm ones, too.
+            calm = 0 if self._count > self._limit else self._calm + 1
+            self._calm = calm + int((now - self.ends) / self._interval)
             self.active = self._calm < CALM_INTERVALS
         self._count = 0
         self.ends = now + self._interval

@@ -281,6 +281,7 @@ class Feed(Reading, Generic[C]):
             return self._flush_compacted(now)
         if self.seen < self.released or self.left is not self.told:
             return self._flush_compacted(now)
+        self.urgent = False
         pending = self._pending
         if self._pending_bytes <= MAX_EVENTS_BYTES:
             self._pending, self._pending_bytes = [], 0

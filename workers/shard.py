@@ -91,6 +91,8 @@ from workers.users import GOING, Users
 
 log = structlog.get_logger("solowire.shard")
 
+_STATE, _TELEMETRY = Delivery.state, Delivery.telemetry  # an enumeration looks its members up by name, each time
+
 BLOCKED_LOOK_SECONDS = 0.02
 REPLAY_SECONDS = 5.0
 """How long a client waits for what the router is asked for, before it is sent away to try again."""
@@ -313,12 +315,13 @@ class Shard:
     def _route(self, entry: Entry, now: float) -> None:
         self.totals["events"] += 1
         event = entry.event
-        if event.delivery is Delivery.state and not self._is_due(entry, now):
+        delivery = event.delivery
+        if delivery is _STATE and not self._is_due(entry, now):
             return
         delay = self._limits.flush.of(event.priority, len(self.connections))
         user = event.user
         if user is None:
-            if event.delivery is Delivery.telemetry:
+            if delivery is _TELEMETRY:
                 sooner, summed = self.feeds.add_telemetry(entry, delay, now)
                 self.totals["aggregated"] += summed
                 for feed in sooner:
