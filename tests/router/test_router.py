@@ -530,6 +530,18 @@ def test_a_shard_that_lags_delays_answers_and_then_refuses() -> None:
     assert stuck.answers() == [4]
 
 
+def test_a_shard_that_lags_is_noticed_under_a_steady_stream() -> None:
+    """However many events come meanwhile, the lag is known for as long as it takes to refuse."""
+    stuck = Stuck()
+    for _ in range(14):
+        for _ in range(10):
+            stuck.publish()
+            stuck.world.now += 0.05
+        stuck.world.now -= 0.5
+        stuck.half_a_second(stuck.names[1])
+    assert stuck.world.router.pressure.retry_after is not None
+
+
 def test_what_was_appended_is_never_refused() -> None:
     """Events that are in the log are acknowledged, however great the pressure has become meanwhile."""
     stuck = Stuck()
