@@ -22,9 +22,12 @@ from collections.abc import Iterable
 from math import ceil
 from typing import NamedTuple
 
+from solowire.backplane import DEAD_AFTER_SECONDS
+
 GRACE_SECONDS = 30.0
 RETRY_MIN_SECONDS, RETRY_MAX_SECONDS = 1.0, 10.0
 MARK_SECONDS = 0.05
+SILENT_SECONDS = DEAD_AFTER_SECONDS + 0.6  # with the tick that finds it out
 
 
 class Patience(NamedTuple):
@@ -69,10 +72,13 @@ def pressure(followers: Iterable[Follower], commit: float, patience: Patience) -
 
 
 class Marks:
-    """When offsets were kept, as exact as MARK_SECONDS and as far back as `hard` seconds. Times: monotonic."""
+    """When offsets were kept, as exact as MARK_SECONDS. Times: monotonic.
+
+    hard: seconds as far back as which it is known at the time of a shard's last word, SILENT_SECONDS ago at most.
+    """
 
     def __init__(self, hard: float) -> None:
-        self._marks: deque[tuple[int, float]] = deque(maxlen=ceil(hard / MARK_SECONDS) + 2)
+        self._marks: deque[tuple[int, float]] = deque(maxlen=ceil((hard + SILENT_SECONDS) / MARK_SECONDS) + 2)
 
     def kept(self, first: int, now: float) -> None:
         """Offsets from `first` on are in the log now."""

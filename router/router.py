@@ -130,6 +130,7 @@ class Router:
         self._patience = patience
         self._marks = Marks(patience.hard)
         self._commit_took = 0.0
+        self._disk_slow = 0.0  # the shorter of the last two: one that was long says nothing of the next
         self._looked_at = float("-inf")
         self._held: deque[tuple[float, bytes, Published]] = deque()  # answers, with the time of their commit
         kept = journal.recall("ring")
@@ -195,7 +196,7 @@ class Router:
             return
         appended = self.journal.append(message.events, now + self.wall_offset)
         self._unanswered.append((peer, message.request, appended))
-        if self.journal.open >= (GROUP_EVENTS if self._commit_took <= GROUP_SECONDS else SLOW_GROUP_EVENTS):
+        if self.journal.open >= (GROUP_EVENTS if self._disk_slow <= GROUP_SECONDS else SLOW_GROUP_EVENTS):
             self._commit(now)
 
     def dispatch(self, now: float) -> float | None:
@@ -204,13 +205,13 @@ class Router:
         Called once after each turn of arrivals, so that under load they go in batches without a timer.
         """
         if self._unanswered:
-            due = self._committed_at + max(GROUP_SECONDS, self._commit_took)
+            due = self._committed_at + GROUP_SECONDS
             if now < due:
                 return due
             self._commit(now)
         for outlet in self._outlets.values():
             self._pump(outlet)
-        if now - self._looked_at >= LOOK_SECONDS:
+        if now - self._looked_at >= LOOK_SECONDS or self._commit_took >= LOOK_SECONDS:
             self._look(now)
         return None
 
@@ -254,8 +255,10 @@ class Router:
                 self._send(peer, NotPublished(request, "journal_unavailable", str(error), RETRY_SECONDS))
             return
         finally:
-            self._commit_took = self._stopwatch() - began
-            self._committed_at = now + self._commit_took
+            took = self._stopwatch() - began
+            self._disk_slow, self._commit_took = min(self._commit_took, took), took
+            # On a slow disk from its end: what has come meanwhile is to be taken before the next.
+            self._committed_at = now if self._disk_slow <= GROUP_SECONDS else now + took
         if self.journal.last >= first:
             self._marks.kept(first, now)
         if own_open:
