@@ -45,6 +45,8 @@ class Limits:
 
 
 class Admission:
+    """`told` of the doors, it is asked by `admit` for who wants a place, by `wrong_token` for who showed one."""
+
     def __init__(self, limits: Limits | None = None) -> None:
         self._limits = limits = limits or Limits()
         self._rate = Rate(limits.rate, limits.burst)
