@@ -45,6 +45,8 @@ class Limits:
 
 
 class Admission:
+    """`told` of the doors, it is asked by `admit` for who wants a place, by `wrong_token` for who showed one."""
+
     def __init__(self, limits: Limits | None = None) -> None:
         self._limits = limits = limits or Limits()
         self._rate = Rate(limits.rate, limits.burst)
@@ -72,11 +74,11 @@ class Admission:
             self._gateways = max(1, doors.gateways)
             self._rate = Rate(self._limits.rate / self._gateways, self._limits.burst / self._gateways)
 
-    def admit(self, identity: Identity, address: str, now: float) -> Refused | None:
-        """None if the identity may ask its shard for a place, which then counts as a new connection."""
+    def admit(self, identity: Identity, address: str, now: float) -> None:
+        """The identity may ask its shard for a place, which then counts as a new connection. Raises Refused."""
         heard = now < self._doors_until
         if heard and address in self._full:
-            return Refused(
+            raise Refused(
                 429,
                 "too_many_from_address",
                 "your address has as many connections as it may have",
@@ -87,7 +89,7 @@ class Admission:
         if by_address is not None:
             wait = by_address.wait(address, now)
             if wait:
-                return Refused(
+                raise Refused(
                     429,
                     "connect_rate_limited",
                     "your address connects too fast",
@@ -95,14 +97,13 @@ class Admission:
                     wait + _place(identity.user) * by_address.rate.refill_seconds,
                 )
         if heard and self._is_closed(group_of(identity, self._limits.group_by)):
-            return self._come_again("over_limit", "all connections that your group may have are taken", identity, now)
+            raise self._come_again("over_limit", "all connections that your group may have are taken", identity, now)
         wait = self._rate.wait(self._full_at, now)
         if wait:
-            return self._come_again("over_rate", "more connect than the system takes in a second", identity, now)
+            raise self._come_again("over_rate", "more connect than the system takes in a second", identity, now)
         self._full_at = self._rate.taken(self._full_at, now)
         if by_address is not None:
             by_address.take(address, now)
-        return None
 
     def wrong_token(self, address: str, now: float) -> Refused | None:
         """A token that proves nothing was shown. None if the address may be told so at once."""

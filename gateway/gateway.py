@@ -139,7 +139,10 @@ class Gateway:
             if refusal is None:
                 raise
         await self._hold(refusal)
-        raise refusal
+        try:
+            raise refusal
+        finally:
+            del refusal  # else it would hold this frame, which holds it, until the collector comes
 
     async def place(self, token: str, address: str) -> tuple[ShardAddress, str]:
         """The shard that owns the user, and a ticket for it. Raises InvalidToken, Refused."""
@@ -223,9 +226,7 @@ class Gateway:
             raise Refused(
                 503, "returning", "the user's shard has gone, and its users come back one after the other", "", wait
             )
-        refusal = self._admission.admit(identity, address, now)
-        if refusal is not None:
-            raise refusal
+        self._admission.admit(identity, address, now)
         return shard, self.tokens.issue_ticket(identity, shard.index, process.new_id(), time.time(), address)
 
     async def _hold(self, refusal: Refused) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,8 @@ from gateway.admission import Admission, Limits
 from gateway.gateway import Gateway
 from gateway.intake import Intake
 from solowire.access import ROLES
-from solowire.errors import InvalidToken, Refused
+from solowire.backplane import RingState, ShardAddress
+from solowire.errors import InvalidToken, Refused, RequestError
 from solowire.tokens import Tokens
 
 HERE = "192.0.2.1"
@@ -52,4 +56,25 @@ async def test_an_answer_that_nobody_waits_for_is_not_held(tmp_path: Path) -> No
         await asyncio.wait((asking,))
         assert made.held == 0
     finally:
+        made.close()
+
+
+async def test_refusals_leave_nothing_for_the_collector(tmp_path: Path) -> None:
+    """An attack of refused users and wrong tokens makes no cycles: its memory is free at once, and no loop stops."""
+    limits = Limits(bad_token_rate=1e6, bad_token_burst=1.0, rate=0.001, burst=1.0)
+    tokens = Tokens("s" * 32, ROLES)
+    made = Gateway(f"ipc://{tmp_path}/r", tokens, ROLES, timeout=1.0, admission=Admission(limits))
+    made._received(RingState("e", 1, 0, [ShardAddress(0, "127.0.0.1", 1, "boot")]))
+    good = tokens.sign("ann", "viewer", now=time.time(), ttl=60)
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(50):
+            for token in (good, "wrong"):
+                with contextlib.suppress(RequestError):
+                    await made.place(token, HERE)
+        assert made.refused.total() >= 99
+        assert gc.collect() < 50
+    finally:
+        gc.enable()
         made.close()
