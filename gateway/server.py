@@ -136,5 +136,5 @@ def limits_of(settings: Settings) -> Limits:
         bad_token_rate=settings.bad_token_rate,
         bad_token_burst=settings.bad_token_burst,
         group_by=settings.group_by,
-        groups=frozenset(settings.groups),
+        groups=frozenset(settings.groups_in_force),
     )
