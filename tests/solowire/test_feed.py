@@ -475,7 +475,7 @@ class ShardMachine(RuleBasedStateMachine):
         user=st.sampled_from(USERS),
         rights=st.integers(0, len(RIGHTS) - 1),
         codec=st.sampled_from(Codec),
-        patterns=st.lists(st.sampled_from(PATTERNS), min_size=1, max_size=3, unique=True),
+        patterns=st.just(["*"]) | st.lists(st.sampled_from(PATTERNS), min_size=1, max_size=3, unique=True),
         filter=st.sampled_from(FILTERS),
         says_hello=st.integers(0, 4),
         resumes=st.booleans(),
@@ -678,6 +678,9 @@ class ShardMachine(RuleBasedStateMachine):
             aggregation.SAMPLE_EVENTS = self.sampled
 
     def check_end(self) -> None:
+        for name in ("system_metrics", "dns_query_log"):  # so that something is held back, and something collected
+            self.flood(name, ["example.com", "org"], None, 6, 0)
+        self.pass_time(2.5)
         for reader in self.live():
             self.sockets.unstick(reader.connection)
         self.pass_time(4.0)
