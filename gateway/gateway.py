@@ -144,8 +144,8 @@ class Gateway:
         finally:
             del refusal  # else it would hold this frame, which holds it, until the collector comes
 
-    async def place(self, token: str, address: str) -> tuple[ShardAddress, str]:
-        """The shard that owns the user, and a ticket for it. Raises InvalidToken, Refused."""
+    async def place(self, token: str, address: str, action: str = "connect") -> tuple[ShardAddress, str]:
+        """The shard that owns the user, and a ticket for it. action: as audited. Raises InvalidToken, Refused."""
         identity = None
         try:
             identity = await self.identify(token, address)
@@ -153,7 +153,7 @@ class Gateway:
         except RequestError as error:
             if self._refusals.count(error):
                 asyncio.get_running_loop().call_later(TELL_SECONDS, self._tell_refusals)
-            self._trail.refused("connect", error, address, identity)
+            self._trail.refused(action, error, address, identity)
             raise
 
     def need_publisher(self, identity: Identity) -> None:

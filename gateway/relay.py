@@ -96,7 +96,7 @@ class Relay:
     async def _connect(self, scope: Scope) -> ClientConnection:
         if scope["path"] != "/ws":
             raise Refused(404, "not_found", "there is no WebSocket here", "connect to /ws")
-        address, ticket = await self._gateway.place(_token(scope), self._gateway.addresses.of(scope))
+        address, ticket = await self._gateway.place(_token(scope), self._gateway.addresses.of(scope), "relay")
         offered = [Subprotocol(name) for name in scope["subprotocols"]]
         try:
             return await connect(

@@ -173,6 +173,10 @@ class _Server:
         yield Labelled("shard_behind_offsets", "Offsets that a shard has not acknowledged.", "shard", behind)
         in_flight = {str(r.address.index): float(r.in_flight) for r in reports}
         yield Labelled("shard_in_flight_events", "Events under way to a shard.", "shard", in_flight)
+        yield "publish_refusals_total", "Publish requests refused because a shard or the journal lags.", router.refused
+        yield "ack_delay_seconds", "How long publishers' answers are held back now.", router.pressure.delay
+        held = router.coordinator.held
+        yield "held_slots", "Connection slots that shards hold, or may still hold.", held
         yield "backplane_dropped_total", "Messages of peers that could not be decoded.", router.dropped
         if watch is not None:
             yield "alerts", "Alerts that have begun and not ended.", watch.alerts.raised

@@ -66,6 +66,7 @@ class Connection:
         "group",
         "heard",
         "heard_at",
+        "hello_by",
         "identity",
         "kind",
         "leaves_with",
@@ -89,6 +90,7 @@ class Connection:
         self.address = address  # whence it was asked for
         self.kind = "direct"  # or "relayed", by the gateway
         self.opened = 0.0  # monotonic
+        self.hello_by = 0.0  # monotonic: when it begins without a hello
         self.heard_at = 0.0  # when it last said something that was no answer to a ping
         self.leaves_with: CloseCode | None = None  # what it is closed with when it was told to leave
         self.codec = codec

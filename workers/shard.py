@@ -97,6 +97,9 @@ BLOCKED_LOOK_SECONDS = 0.02
 REPLAY_SECONDS = 5.0
 """How long a client waits for what the router is asked for, before it is sent away to try again."""
 
+LATE_SECONDS = 0.1
+"""A timer that comes later than this tells of a loop that was held up, and of messages that wait to be read."""
+
 HAND_OVER_BYTES = 128 * 1024
 
 AUDITED_SUBSCRIPTIONS = 50
@@ -481,7 +484,8 @@ class Shard:
         self.connections.add(connection)
         self._heartbeats.add(connection)
         self.totals["admitted"] += 1
-        self._at(now + self._limits.hello_timeout, self._no_hello, connection)
+        connection.hello_by = now + self._limits.hello_timeout
+        self._at(connection.hello_by, self._no_hello, connection)
         self._watch_expiry(connection, now)
         if self.leaving or not self._owns(identity.user):
             self._send_away(connection, 0.0, "ring_changed", now)  # while the connection was accepted
@@ -710,7 +714,14 @@ class Shard:
             raise _TooFast("subscription changes", wait, None)
 
     def _no_hello(self, connection: Connection, now: float) -> None:
-        if connection.state is State.waiting:
+        if connection.state is not State.waiting:
+            return
+        late = now - connection.hello_by
+        if late > LATE_SECONDS:
+            # It is this process that was late: the hello may be here, and not read yet.
+            connection.hello_by = now + late
+            self._at(connection.hello_by, self._no_hello, connection)
+        else:
             self._begin(connection, Hello(), now)
 
     def _begin(self, connection: Connection, hello: Hello, now: float) -> None:

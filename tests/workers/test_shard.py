@@ -203,6 +203,22 @@ def user_who(ring: tuple[int, ...], owner: int, other: tuple[int, ...] = (0,)) -
 # ----------------------------------------------------------------------------------------------- one connection
 
 
+def test_a_shard_that_was_held_up_waits_for_the_hello_that_long_again() -> None:
+    """A timer that comes late says nothing of the client: its hello may be here, unread, and is still its beginning."""
+    b = Bench()
+    connection = b.open("ann")
+    b.now += 5.0
+    b.shard.run(b.now)
+    assert connection.state is State.waiting
+    b.say(connection, c.Hello(subscriptions=["custom.a"], id=7))
+    [welcome] = [m for m in b.heard(connection) if isinstance(m, c.Welcome)]
+    assert welcome.id == 7
+    silent = b.open("bob")
+    b.now += 5.0
+    b.wait(4.0)
+    assert silent.state is State.live
+
+
 def test_a_second_connection_replaces_the_first() -> None:
     """A user who opens a second tab has one connection: the new one, and the old is told to stay away."""
     b = Bench()
