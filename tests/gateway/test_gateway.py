@@ -63,7 +63,7 @@ async def test_refusals_leave_nothing_for_the_collector(tmp_path: Path) -> None:
     """An attack of refused users and wrong tokens makes no cycles: its memory is free at once, and no loop stops."""
     limits = Limits(bad_token_rate=1e6, bad_token_burst=1.0, rate=0.001, burst=1.0)
     tokens = Tokens("s" * 32, ROLES)
-    made = Gateway(f"ipc://{tmp_path}/r", tokens, ROLES, timeout=1.0, admission=Admission(limits))
+    made = Gateway(f"ipc://{tmp_path}/r", tokens, ROLES, INTAKE, timeout=1.0, admission=Admission(limits))
     made._received(RingState("e", 1, 0, [ShardAddress(0, "127.0.0.1", 1, "boot")]))
     good = tokens.sign("ann", "viewer", now=time.time(), ttl=60)
     gc.collect()
