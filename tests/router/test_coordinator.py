@@ -681,6 +681,4 @@ class Interleavings(RuleBasedStateMachine):
 
 
 TestInterleavings = Interleavings.TestCase
-TestInterleavings.settings = settings(
-    max_examples=300, stateful_step_count=40, deadline=None, phases=(Phase.reuse, Phase.generate)
-)
+TestInterleavings.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
