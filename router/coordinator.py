@@ -4,8 +4,8 @@ What it keeps true, however messages are delayed, lost or overtaken:
 
 * The slots that are *held* are never more than the limit. A shard holds the greatest of the lease that it has
   confirmed, of those sent since, and of what it said it uses; one that is not heard of any more holds that until its
-  leases have run out, or until it is certain that its process is gone: it has said goodbye, or another has its place
-  (index, host and port, which the kernel gives to one process only).
+  leases have run out, or until it is certain that its process is gone: it has said goodbye, another has its place
+  (index, host and port, which the kernel gives to one process only), or nobody listens there any more.
 * A lease that grants less counts from when the shard confirms it; one that grants more is made only of what nobody
   holds.
 * A group below its share gets in, and those above theirs give way, no further than needed (`solowire.fairshare`).
@@ -205,6 +205,17 @@ class Coordinator:
         if holder is not None:
             holder.live = False
             holder.demand, holder.wants, holder.short = dict(holder.used), {}, False
+
+    @property
+    def absent(self) -> list[ShardAddress]:
+        """Who holds slots and is not heard of. Whoever finds that such a process has ended says `ended`."""
+        return [holder.address for holder in self._holders.values() if not holder.live]
+
+    def ended(self, boot: str) -> None:
+        """Nobody listens any more where this process did, which it would as long as it had connections."""
+        holder = self._holders.get(boot)
+        if holder is not None and not holder.live:
+            self._drop(holder)
 
     def fence_off(self, name: bytes) -> None:
         """The shard has lied, and is none any more; what it holds stays held."""

@@ -324,13 +324,21 @@ def test_what_a_lost_shard_holds_stays_held_until_its_lease_is_over() -> None:
     world.check()
 
 
-@pytest.mark.parametrize("says_goodbye", [True, False])
-def test_slots_come_back_at_once_when_the_process_is_gone_for_certain(says_goodbye: bool) -> None:
-    """A goodbye, or another process in the same place, is as good as the end of the lease."""
+@pytest.mark.parametrize("how", ["goodbye", "nobody listens", "another there"])
+def test_slots_come_back_at_once_when_the_process_is_gone_for_certain(how: str) -> None:
+    """A goodbye, a closed port, or another process in the same place is as good as the end of the lease."""
     world = World(2, Limits(40, lease=3600.0))
     world.fill("viewer", at=0)
-    if says_goodbye:
-        world.coordinator.gone(world.processes[0].name)
+    if how != "another there":
+        if how == "goodbye":
+            world.coordinator.gone(world.processes[0].name)
+        else:
+            address = world.processes[0].address
+            world.coordinator.ended(address.boot)
+            assert world.coordinator.held >= 40, "it is heard of: its closed port says nothing"
+            world.coordinator.lost(world.processes[0].name)
+            assert world.coordinator.absent == [address]
+            world.coordinator.ended(address.boot)
         world.processes[0].cut = True
         world.processes[0].connections.clear()
     else:
