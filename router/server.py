@@ -187,7 +187,7 @@ class _Server:
         yield "audit_lines_lost_total", "Lines of the audit log that could not be written.", self._audit.lost
 
     async def _look_for(self, absent: list[ShardAddress]) -> None:
-        """Asks where shards were that are not heard of. If nobody listens there, the kernel says that they have ended."""
+        """Asks where shards were that are not heard of. If nobody listens, the kernel says that they have ended."""
         for address in absent:
             try:
                 async with asyncio.timeout(KNOCK_SECONDS):
