@@ -148,6 +148,10 @@ class Feed(Reading, Generic[C]):
         lag = self.behind.get(connection)
         return self._reached if lag is None else lag.cursor
 
+    def lags(self) -> Iterator[tuple[C, Lag]]:
+        """All who are not current, and where each of them stands."""
+        yield from self.behind.items()
+
     def hold(self, connection: C) -> None:
         """Keeps the next frame from a connection that has answers waiting: it catches up behind them."""
         if connection in self.current:

@@ -374,8 +374,8 @@ class SystemAlert(Payload, kw_only=True, frozen=True):
 class GatewayStats(Payload, kw_only=True, frozen=True):
     """How Solowire itself is doing. Counts are of now; rates per second; lag: events not yet delivered.
 
-    node: `all`, or one process, such as `shard 0`. latency: from the gateway to the sockets. lagging: connections whose
-    socket is busy with an older frame. aggregating: feeds by the event type that they get summed up at present.
+    node: `all`, or one process, such as `shard 0`. latency: from the gateway to the sockets. lagging: connections that
+    are behind their feed, or whose socket is busy. aggregating: feeds by the event type that they get summed up now.
     """
 
     connections: Count

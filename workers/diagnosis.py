@@ -21,7 +21,7 @@ TYPES_NAMED = 8
 def diagnose(shard: Shard, reporting: Reporting, now: float) -> dict[str, Any]:
     """The slowest feeds, the largest frames, the top publishers and types, and the connections that lag."""
     feeds = list(shard.feeds)
-    slowest = sorted((f for f in feeds if f.behind), key=_oldest)
+    slowest = sorted((f for f in feeds if any(f.lags())), key=_oldest)
     largest = sorted((f for f in feeds if f.largest), key=lambda feed: -feed.largest)
     newest = shard.log.newest(NEWEST_ENTRIES)
     return {
@@ -32,7 +32,7 @@ def diagnose(shard: Shard, reporting: Reporting, now: float) -> dict[str, Any]:
         "top_publishers": _top(Counter(entry.event.publisher or "unknown" for entry in newest)),
         "top_types": _top(Counter(entry.event.type for entry in newest)),
         "of_events": len(newest),
-        "lagging": len(shard.blocked),
+        "lagging": len(shard.lagging()),
         "slowest_connections": [
             {name: about[name] for name in ("user", "session", "address", "behind", "seconds", "lagging_s")}
             for about in reporting.slowest(now, MOST)
@@ -41,14 +41,14 @@ def diagnose(shard: Shard, reporting: Reporting, now: float) -> dict[str, Any]:
 
 
 def _oldest(feed: Feed[Connection]) -> int:
-    return min(map(feed.cursor_of, feed.behind))
+    return min(lag.cursor for _, lag in feed.lags())
 
 
 def _slow(feed: Feed[Connection], shard: Shard, now: float) -> dict[str, Any]:
     oldest = _oldest(feed)
     return {
         **_about(feed),
-        "behind": len(feed.behind),
+        "behind": sum(1 for _ in feed.lags()),
         "offsets": shard.log.position - oldest,
         "seconds": round(age(shard, oldest, now), 3),
     }

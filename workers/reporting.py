@@ -3,6 +3,7 @@
 What it keeps true: reading numbers costs the data path nothing. Totals are what the shard counts anyway; rates are the
 difference between two reports; what is counted by group, codec and kind is counted here, once a second, over all
 connections (2 ms for ten thousand), since counting as they come and go would have to know of every change of a role.
+A connection lags that is behind its feed: its socket is busy, or it is slow and waits for its turn.
 """
 
 from __future__ import annotations
@@ -78,13 +79,15 @@ class Reporting:
         used, granted = shard.lease
         before = self._marks[0].latency if self._marks else []
         latency = shard.latency.counts
+        lagging = shard.lagging()
         return msgspec.structs.replace(
             shard.stats(),
+            lagging=len(lagging),
             groups=dict(groups),
             codecs={codec.name: count for codec, count in codecs.items()},
             kinds=dict(kinds),
             latency=[new - old for new, old in zip(latency, before, strict=True)] if before else list(latency),
-            oldest_cursor_s=round(self._oldest_cursor(now), 3),
+            oldest_cursor_s=round(self._oldest_cursor(lagging, now), 3),
             log_events=len(shard.log),
             memory_bytes=self._memory(),
             loop_lag_s=round(self._loop_lag(), 4),
@@ -96,7 +99,7 @@ class Reporting:
 
     def slowest(self, now: float, count: int = SLOWEST) -> list[dict[str, Any]]:
         """Of the connections that lag those that are furthest behind, as `_about`, the furthest first."""
-        lagging = sorted(self._shard.blocked, key=lambda c: _cursor(c, self._shard))
+        lagging = sorted(self._shard.lagging(), key=lambda c: _cursor(c, self._shard))
         return [self._about(c, now) for c in lagging[:count]]
 
     def user(self, user: str, now: float) -> list[dict[str, Any]]:
@@ -129,8 +132,8 @@ class Reporting:
             "lagging_s": round(now - since, 3) if since is not None else 0.0,
         }
 
-    def _oldest_cursor(self, now: float) -> float:
-        cursors = [_cursor(connection, self._shard) for connection in self._shard.blocked]
+    def _oldest_cursor(self, lagging: set[Connection], now: float) -> float:
+        cursors = [_cursor(connection, self._shard) for connection in lagging]
         return age(self._shard, min(cursors), now) if cursors else 0.0
 
     def _mark(self, now: float) -> _Mark:

@@ -246,7 +246,7 @@ class _Server:
         yield Labelled("codec_connections", "Open connections by codec.", "codec", stats.codecs)
         yield Labelled("kind_connections", "Open connections by kind: direct or relayed.", "kind", stats.kinds)
         yield "feeds", "Feeds with at least one connection.", stats.feeds
-        yield "lagging_connections", "Connections whose socket is busy with an older frame.", stats.lagging
+        yield "lagging_connections", "Connections that are behind their feed, or whose socket is busy.", stats.lagging
         yield "log_offset", "Newest offset in the recent log.", stats.offset
         yield "log_bytes", "Size of the recent log.", stats.log_bytes
         yield "events_total", "Events taken from the router.", stats.events

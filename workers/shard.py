@@ -419,8 +419,13 @@ class Shard:
 
     @property
     def blocked(self) -> Mapping[Connection, float]:
-        """The connections that lag: whose socket is busy with an older frame, and since when."""
+        """The connections whose socket is busy with an older frame, and since when."""
         return self._blocked
+
+    def lagging(self) -> set[Connection]:
+        """Who is behind its feed, whether its socket is busy or it waits for its turn. Looks at all who are behind."""
+        late = {c for feed in self.feeds for c, lag in feed.lags() if lag.cursor < feed.position}
+        return late.union(self._blocked)
 
     def admit(self, ticket: str, now: float) -> Ticket:
         """Whom a ticket lets in, once. Raises InvalidToken or Refused; nothing has been accepted then.
@@ -1147,11 +1152,11 @@ class Shard:
     # ---------------------------------------------------------------------------------------------- numbers
 
     def stats(self) -> ShardStats:
+        """What is counted anyway: `reporting` adds what has to be looked for."""
         t = self.totals
         return ShardStats(
             connections=len(self.connections),
             feeds=len(self.feeds),
-            lagging=len(self._blocked),
             offset=self.log.position,
             oldest=self.log.floor,
             log_bytes=self.log.bytes,

@@ -138,6 +138,42 @@ def test_a_connection_that_reads_nothing_lags_and_grows_old() -> None:
     assert (after.lagging, after.oldest_cursor_s) == (0, 0.0)
 
 
+def test_readers_that_have_to_wait_for_their_turn_lag() -> None:
+    """Their sockets are free and they are behind all the same: they are counted, named, and grow old."""
+    b = Bench()
+    readers = [b.connect(f"u{n}", subscriptions=["custom.a", f"custom.own{n}"]) for n in range(30)]
+    reporting = reporting_of(b)
+    for reader in readers:
+        b.sockets.stuck.add(reader)
+    for _ in range(300):
+        b.deliver(*[b.event("custom.a", {"text": "x" * 300}, taken=b.now + WALL) for _ in range(10)])
+        b.wait(0.01)
+    for reader in readers:
+        b.sockets.unstick(reader)
+    b.wait(0.1)
+    assert not b.shard.blocked
+    reporting.second(b.now)
+    stats = reporting.report(b.now)
+    assert 0 < stats.lagging <= 30
+    assert stats.oldest_cursor_s > 1.0
+    slowest = reporting.slowest(b.now, 30)
+    assert len(slowest) == stats.lagging
+    assert min(about["behind"] for about in slowest) > 0
+    b.wait(10.0)
+    after = second(b, reporting)
+    assert (after.lagging, after.oldest_cursor_s, reporting.slowest(b.now)) == (0, 0.0, [])
+
+
+def test_an_event_for_one_user_alone_makes_nobody_lag() -> None:
+    """A connection that waits for the flush like the others of its feed is not behind them."""
+    b = Bench()
+    b.connect("ann", subscriptions=["custom.*"])
+    b.publish("custom.b")
+    b.publish("custom.a", user="ann")
+    assert [len(feed.behind) for feed in b.shard.feeds] == [1]
+    assert reporting_of(b).report(b.now).lagging == 0
+
+
 def test_the_slowest_come_first_and_are_told_apart() -> None:
     """Who is furthest behind comes first, and no more are told than were asked for."""
     b = Bench()
