@@ -9,8 +9,9 @@ from collections import Counter
 from typing import Any
 
 from solowire.feed import Feed
+from workers.ages import Ages
 from workers.connection import Connection
-from workers.reporting import Reporting, age
+from workers.reporting import Reporting
 from workers.shard import Shard
 
 MOST = 5
@@ -45,12 +46,11 @@ def _oldest(feed: Feed[Connection]) -> int:
 
 
 def _slow(feed: Feed[Connection], shard: Shard, now: float) -> dict[str, Any]:
-    oldest = _oldest(feed)
     return {
         **_about(feed),
         "behind": sum(1 for _ in feed.lags()),
-        "offsets": shard.log.position - oldest,
-        "seconds": round(age(shard, oldest, now), 3),
+        "offsets": shard.log.position - _oldest(feed),
+        "seconds": round(Ages(shard, now).oldest(c for c, _ in feed.lags()), 3),
     }
 
 

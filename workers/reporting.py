@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from solowire.backplane import ShardStats
+from workers.ages import Ages
 from workers.connection import Connection
 from workers.shard import Shard
 
@@ -87,7 +88,7 @@ class Reporting:
             codecs={codec.name: count for codec, count in codecs.items()},
             kinds=dict(kinds),
             latency=[new - old for new, old in zip(latency, before, strict=True)] if before else list(latency),
-            oldest_cursor_s=round(self._oldest_cursor(lagging, now), 3),
+            oldest_cursor_s=round(Ages(shard, now).oldest(lagging), 3),
             log_events=len(shard.log),
             memory_bytes=self._memory(),
             loop_lag_s=round(self._loop_lag(), 4),
@@ -100,17 +101,19 @@ class Reporting:
     def slowest(self, now: float, count: int = SLOWEST) -> list[dict[str, Any]]:
         """Of the connections that lag those that are furthest behind, as `_about`, the furthest first."""
         lagging = sorted(self._shard.lagging(), key=lambda c: _cursor(c, self._shard))
-        return [self._about(c, now) for c in lagging[:count]]
+        ages = Ages(self._shard, now)
+        return [self._about(c, ages, now) for c in lagging[:count]]
 
     def user(self, user: str, now: float) -> list[dict[str, Any]]:
         """The user's connections here, as `_about` and with their subscriptions."""
+        ages = Ages(self._shard, now)
         return [
-            {**self._about(c, now), "subscriptions": [name for name, _ in c.selection]}
+            {**self._about(c, ages, now), "subscriptions": [name for name, _ in c.selection]}
             for c in self._shard.connections
             if c.identity.user == user
         ]
 
-    def _about(self, connection: Connection, now: float) -> dict[str, Any]:
+    def _about(self, connection: Connection, ages: Ages, now: float) -> dict[str, Any]:
         """behind: offsets. seconds: age of the event that it gets next. lagging_s: for how long its socket is busy."""
         shard = self._shard
         cursor = _cursor(connection, shard)
@@ -128,26 +131,14 @@ class Reporting:
             "connected_s": round(now - connection.opened, 3),
             "cursor": cursor,
             "behind": shard.log.position - cursor,
-            "seconds": round(age(shard, cursor, now), 3),
+            "seconds": round(ages.of(connection), 3),
             "lagging_s": round(now - since, 3) if since is not None else 0.0,
         }
-
-    def _oldest_cursor(self, lagging: set[Connection], now: float) -> float:
-        cursors = [_cursor(connection, self._shard) for connection in lagging]
-        return age(self._shard, min(cursors), now) if cursors else 0.0
 
     def _mark(self, now: float) -> _Mark:
         t = self._shard.totals
         counts = list(self._shard.latency.counts)
         return _Mark(now, t["events"], t["deliveries"], t["frames"], t["bytes"], t["refused"], counts)
-
-
-def age(shard: Shard, cursor: int, now: float) -> float:
-    """For how long the event behind `cursor` has been on its way, in seconds; 0 if there is none, or nobody knows."""
-    entry = shard.log.first_after(cursor)
-    if entry is None or not entry.event.taken:
-        return 0.0
-    return max(0.0, now + shard.wall_offset - entry.event.taken)
 
 
 def _cursor(connection: Connection, shard: Shard) -> int:

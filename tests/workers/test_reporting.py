@@ -11,6 +11,7 @@ from solowire.aggregation import Rates
 from solowire.client_protocol import Codec
 from solowire.histogram import quantile
 from tests.workers.test_shard import WALL, Bench
+from workers.ages import MOST_ENTRIES
 from workers.connection import Connection
 from workers.diagnosis import diagnose
 from workers.reporting import LATENCY_SECONDS, Reporting
@@ -162,6 +163,56 @@ def test_readers_that_have_to_wait_for_their_turn_lag() -> None:
     b.wait(10.0)
     after = second(b, reporting)
     assert (after.lagging, after.oldest_cursor_s, reporting.slowest(b.now)) == (0, 0.0, [])
+
+
+def test_what_others_get_makes_nobody_old() -> None:
+    """A stuck socket of a quiet feed has the age of the event that it will get, and none if there is none for it."""
+    b = Bench()
+    connection = b.connect("ann", subscriptions=["custom.quiet"])
+    b.sockets.stuck.add(connection)
+    for _ in range(2):
+        b.say(connection, c.Ping())  # the second answer has to wait
+    reporting = reporting_of(b)
+    b.publish("custom.busy", taken=b.now + WALL)
+    b.publish("custom.quiet", user="bob", taken=b.now + WALL)
+    b.wait(20.0)
+    assert b.shard.blocked
+    [slowest] = reporting.slowest(b.now)
+    assert (reporting.report(b.now).oldest_cursor_s, slowest["seconds"]) == (0.0, 0.0)
+    b.publish("custom.quiet", user="ann", taken=b.now + WALL)
+    b.wait(3.0)
+    [slowest] = reporting.slowest(b.now)
+    assert (reporting.report(b.now).oldest_cursor_s, slowest["seconds"]) == (3.0, 3.0)
+
+
+def test_the_oldest_of_several_feeds_is_found() -> None:
+    """Each feed counts from its own cursor, and the oldest event that one of them lacks counts for the shard."""
+    b = Bench()
+    connections = [b.connect(user, subscriptions=[f"custom.{user}"]) for user in ("ann", "bob", "cid")]
+    for connection in connections:
+        b.sockets.stuck.add(connection)
+        b.publish(f"custom.{connection.identity.user}", taken=b.now + WALL)
+    b.wait(0.2)
+    for user in ("bob", "ann", "cid"):
+        b.publish(f"custom.{user}", taken=b.now + WALL)
+        b.wait(1.0)
+    reporting = reporting_of(b)
+    assert reporting.report(b.now).oldest_cursor_s == 3.0
+    assert {about["user"]: about["seconds"] for about in reporting.slowest(b.now)} == {"bob": 3, "ann": 2, "cid": 1}
+
+
+def test_an_event_that_is_far_away_in_the_log_has_no_age() -> None:
+    """One look has a bound, however much of others' lies between."""
+    b = Bench()
+    connection = b.connect("ann", subscriptions=["custom.quiet"])
+    b.sockets.stuck.add(connection)
+    for _ in range(2):
+        b.say(connection, c.Ping())
+    b.deliver(*[b.event("custom.busy") for _ in range(MOST_ENTRIES)])
+    b.publish("custom.quiet", taken=b.now + WALL)
+    b.wait(1.0)
+    report = reporting_of(b).report(b.now)
+    assert (report.lagging, report.oldest_cursor_s) == (1, 0.0)
 
 
 def test_an_event_for_one_user_alone_makes_nobody_lag() -> None:
