@@ -354,7 +354,7 @@ class Router:
         if self.watch is None:
             return
         reports = [(member.name, report) for member in self.members if (report := self._report(member)) is not None]
-        gateways = [member.stats for member in self.members if member.address is None]
+        gateways = [(member.name, member.stats) for member in self.members if member.address is None]
         said = self.watch.look(reports, gateways, self.journal.last, now, now + self.wall_offset)
         self._own.extend(said.events)
         if self._own:

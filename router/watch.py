@@ -94,15 +94,16 @@ class Watch:
     def look(
         self,
         shards: Iterable[tuple[bytes, ShardReport]],
-        gateways: Iterable[ShardStats],
+        gateways: Iterable[tuple[bytes, ShardStats]],
         last: int,
         now: float,
         wall: float,
     ) -> Said:
-        """What there is to say about these numbers. last: the log's newest offset."""
+        """What there is to say about these numbers. gateways: by name on the bus. last: the newest offset."""
         processes = [Process(f"shard {r.address.index}", name, r.stats, r) for name, r in shards]
         known = list(gateways)
-        others = [Process("gateway" if len(known) == 1 else f"gateway {n}", None, s) for n, s in enumerate(known)]
+        # By the name of each: by its place in the list, an alert would end and begin with each one that comes or goes.
+        others = [Process(component_of(name), None, stats) for name, stats in known]
         self._mark(last, now)
         readings = [reading for p in (*processes, *others) for reading in self._readings(p, last, now)]
         readings += self._readings(Process("router", None, self._own()), last, now)
@@ -215,6 +216,11 @@ class Watch:
             publisher="router",
         )
         return PublishedEvent(event.id, None, encode_event(event), f"{name}\0{key}\0" if state else None)
+
+
+def component_of(gateway: bytes) -> str:
+    """What a gateway is called in alerts, given its name on the bus, which the router logs, too."""
+    return "gateway " + gateway.decode(errors="replace").removeprefix("gateway-")
 
 
 def _payload(numbers: dict[str, Any]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ class World:
         self.stats = [ShardStats(), ShardStats()]
         self.behind = [0, 0]
         self.gateway = ShardStats()
+        self.others: list[tuple[bytes, ShardStats]] = []  # gateways that came sooner, and are well
         self.last = 1000
         self.present = [0, 1]
 
@@ -36,7 +37,8 @@ class World:
             (b"name-%d" % i, ShardReport(ShardAddress(i, "h", 1, "b"), self.stats[i], 0, self.behind[i]))
             for i in self.present
         ]
-        said = self.watch.look(shards, [self.gateway], self.last, self.now, WALL + self.now)
+        gateways = [*self.others, (b"gateway-0123456789abcdef", self.gateway)]
+        said = self.watch.look(shards, gateways, self.last, self.now, WALL + self.now)
         self.now += 0.5
         return said
 
@@ -135,10 +137,26 @@ def test_gateway_and_router_have_loops_and_memory_too() -> None:
     world.own = ShardStats(memory_bytes=2**40)
     said = world.run(5)
     assert {(d["component"], d["metric"]) for _, d in read(said)} == {
-        ("gateway", "loop_lag_seconds"),
+        ("gateway 0123456789abcdef", "loop_lag_seconds"),
         ("router", "memory_bytes"),
     }
     assert said.diagnoses == []
+
+
+def test_gateways_that_come_and_go_leave_the_alerts_of_others_alone() -> None:
+    """A gateway keeps its name whatever stands before it in the list: its alert begins once and ends once."""
+    world = World()
+    world.gateway = ShardStats(loop_lag_s=2.0)
+    said = world.run(5)
+    for others in ([(b"gateway-fedcba9876543210", ShardStats())], []) * 2:
+        world.others = others
+        said.events.extend(world.run(5).events)
+    world.gateway = ShardStats()
+    said.events.extend(world.run(5).events)
+    assert [(data["component"], data["severity"]) for _, data in read(said)] == [
+        ("gateway 0123456789abcdef", "warning"),
+        ("gateway 0123456789abcdef", "info"),
+    ]
 
 
 def test_a_shard_that_has_gone_ends_its_alerts() -> None:
