@@ -2,21 +2,24 @@
 
 What it keeps true: one event is one line of JSON, and no line holds a token, a ticket or what an event says. Each
 process writes a file of its own, which only its owner may read. A line that can't be written is lost and counted, and
-nothing else happens: no event waits for the disk, and no process ends for want of it. A flood of refusals costs a few
+nothing else happens: no event waits for the disk, and no process stops or ends for want of it. A thread writes; what
+waits for it is bounded (WAITING_BYTES), and at the end it has CLOSE_SECONDS. A flood of refusals costs a few
 lines a second: after REFUSALS_A_SECOND of one code, the rest of that second is one line with a `count`.
 
-It goes through structlog, like the logs, with an encoder and a file of its own beneath: a line costs some 7 µs.
+It goes through structlog, like the logs, with an encoder and a file of its own beneath: a line costs the loop some 5 µs,
+and the thread 2.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Event, Thread
 from typing import Any
 
 import msgspec
@@ -26,6 +29,11 @@ from solowire.settings import Settings
 
 REFUSALS_A_SECOND = 5
 REOPEN_SECONDS = 1.0
+CLOSE_SECONDS = 1.0
+WAITING_BYTES = 4 * 2**20
+"""Some 20,000 lines. Beyond, lines are lost until the thread has caught up."""
+
+STDERR = 2
 
 log = structlog.get_logger("solowire.audit")
 
@@ -91,11 +99,9 @@ class _File:
 class _Stderr:
     def write(self, line: bytes) -> None:
         """Raises OSError."""
-        try:
-            sys.stderr.buffer.write(line)
-            sys.stderr.buffer.flush()
-        except ValueError as error:  # it is closed
-            raise OSError(str(error)) from None
+        # Past `sys.stderr`: the end of a process would wait for its buffer, and so for whoever reads.
+        while line:
+            line = line[os.write(STDERR, line) :]
 
     def close(self) -> None:
         pass
@@ -113,29 +119,80 @@ _Sink = _File | _Stderr | _Nowhere
 
 
 class _Lines:
-    """structlog's logger beneath: takes finished lines, and loses what can't be written. lost: how many."""
+    """structlog's logger beneath: takes finished lines, and loses what can't be written.
+
+    Lines go to a thread, because a disk or whoever reads standard error may take its time. That loop and thread never
+    wait for each other is why each counts for itself.
+    """
 
     def __init__(self, sink: _Sink, clock: Callable[[], float]) -> None:
-        self.lost = 0
         self._sink = sink
         self._clock = clock
+        self._waiting: SimpleQueue[bytes | Event | None] = SimpleQueue()
+        self._put = self._taken = 0  # bytes, ever
+        self._overflown = self._failed = 0  # lines
+        self._told = 0  # how many of the lost are in the log
         self._silent_until = float("-inf")
+        self._writer = Thread(target=self._write, name="audit", daemon=True)
+        self._writer.start()
+
+    @property
+    def lost(self) -> int:
+        """How many lines were lost."""
+        return self._overflown + self._failed
 
     def msg(self, line: bytes) -> None:
+        if self._put - self._taken > WAITING_BYTES:
+            self._overflown += 1
+            return
+        self._put += len(line)
+        self._waiting.put(line)
+
+    def unwritable(self) -> None:
+        """A line could not even be made."""
+        self._overflown += 1
+
+    def flush(self, within: float) -> bool:
+        """Waits until what has come so far is written, or lost; False if that took longer than `within` seconds."""
+        done = Event()
+        self._waiting.put(done)
+        return done.wait(within)
+
+    def close(self) -> None:
+        self._waiting.put(None)
+        self._writer.join(CLOSE_SECONDS)
+        if self._writer.is_alive():
+            self._overflown += self._waiting.qsize()  # with the line that it is stuck with, and without the None
+
+    def _write(self) -> None:
+        """The thread."""
+        while (line := self._waiting.get()) is not None:
+            if isinstance(line, Event):
+                line.set()
+                continue
+            self._write_line(line)
+            self._taken += len(line)
+        self._sink.close()
+
+    def _write_line(self, line: bytes) -> None:
         now = self._clock()
         if now < self._silent_until:
-            self.lost += 1
+            self._failed += 1
             return
         try:
             self._sink.write(line + b"\n")
         except OSError as error:
-            self.lost += 1
+            self._failed += 1
             # A disk that takes nothing is asked once a second, and not once a line.
             self._silent_until = now + REOPEN_SECONDS
-            log.error("audit_line_lost", reason=str(error), lost=self.lost)
+            self._tell(str(error))
+        else:
+            if self._overflown + self._failed > self._told:
+                self._tell("it could not be written in time")
 
-    def close(self) -> None:
-        self._sink.close()
+    def _tell(self, reason: str) -> None:
+        self._told = self.lost
+        log.error("audit_line_lost", reason=reason, lost=self._told)
 
 
 class Audit:
@@ -172,7 +229,7 @@ class Audit:
         try:
             self._logger.msg(event, **fields)
         except UnicodeEncodeError:  # half a character, in a name that nobody has checked yet
-            self._lines.lost += 1
+            self._lines.unwritable()
 
     def _too_many(self, code: str) -> bool:
         now = self._clock()
@@ -190,7 +247,12 @@ class Audit:
                     self._logger.msg("refused", code=code, count=count - REFUSALS_A_SECOND)
             self._refusals.clear()
 
+    def flush(self, within: float = CLOSE_SECONDS) -> bool:
+        """Waits until all lines so far are written, or lost; False after `within` seconds. Blocks."""
+        return self._lines.flush(within)
+
     def close(self) -> None:
+        """Ends it: what waits is written within CLOSE_SECONDS, or lost. Blocks for as long."""
         self._second = float("-inf")
         self.second()
         self._lines.close()

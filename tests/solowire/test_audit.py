@@ -5,13 +5,16 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
 
-from solowire.audit import REFUSALS_A_SECOND, Audit, open_audit
+from solowire.audit import REFUSALS_A_SECOND, WAITING_BYTES, Audit, open_audit
 from solowire.settings import Settings
 
 
@@ -125,15 +128,18 @@ def test_a_flood_of_refusals_is_a_few_lines_and_a_count(audit: Audit, kept: Kept
         audit("refused", code="over_limit", user="ann")
     audit("refused", code="invalid_token")
     audit("connected", user="bob")
+    assert audit.flush(10)
     assert len(kept.lines) == REFUSALS_A_SECOND + 2
     clock.now += 1.0
     audit.second()
+    assert audit.flush(10)
     assert kept.lines[-1] == {
         "time": kept.lines[-1]["time"], "event": "refused", "shard": 0,
         "code": "over_limit", "count": 1000 - REFUSALS_A_SECOND,
     }  # fmt: skip
     audit.second()
     audit("refused", code="over_limit")
+    assert audit.flush(10)
     assert len(kept.lines) == REFUSALS_A_SECOND + 4
 
 
@@ -150,10 +156,12 @@ def test_a_disk_that_takes_nothing_loses_lines_and_is_asked_rarely(audit: Audit,
     kept.broken = True
     for _ in range(100):
         audit("published", user="ann")
+    assert audit.flush(10)
     assert (audit.lost, kept.asked) == (100, 1)
     kept.broken = False
     clock.now += 1.0
     audit("published", user="ann")
+    assert audit.flush(10)
     assert (audit.lost, len(kept.lines)) == (100, 1)
 
 
@@ -162,8 +170,8 @@ def test_a_directory_that_cannot_be_made_loses_lines(tmp_path: Path) -> None:
     (tmp_path / "audit").write_text("")
     audit = audit_of(tmp_path)
     audit("published", user="ann")
-    assert audit.lost == 1
     audit.close()
+    assert audit.lost == 1
 
 
 def test_a_line_that_was_cut_off_by_a_full_disk_spoils_no_other(
@@ -173,9 +181,11 @@ def test_a_line_that_was_cut_off_by_a_full_disk_spoils_no_other(
     audit = audit_of(tmp_path)
     audit._lines._clock = clock
     audit("published", number=1)
+    assert audit.flush(10)
     write = os.write
     monkeypatch.setattr(os, "write", lambda fd, line: write(fd, line[:7]))
     audit("published", number=2)
+    assert audit.flush(10)
     monkeypatch.undo()
     clock.now += 1.0
     audit("published", number=3)
@@ -195,6 +205,66 @@ def test_it_can_be_off_or_go_to_standard_error(tmp_path: Path, capfdbinary: pyte
     assert not (tmp_path / "audit").exists()
     lines = [json.loads(line) for line in capfdbinary.readouterr().err.splitlines()]
     assert [(line["log"], line["event"]) for line in lines] == [("audit", "published"), ("audit", "refused")]
+
+
+UNREAD = """
+from pathlib import Path
+from solowire.audit import WAITING_BYTES, open_audit
+from solowire.settings import Settings
+
+audit = open_audit(Settings(data_dir=Path("data"), audit="stderr"), "shard-0", shard=0)
+for number in range(WAITING_BYTES // 1000 + 500):
+    audit("published", number=number, pad="x" * 1000)
+print(audit.lost)
+audit.close()
+print(audit.lost)
+"""
+
+
+def test_a_pipe_that_nobody_reads_stops_nothing(tmp_path: Path) -> None:
+    """Lines are lost when too many wait, the process goes on and ends in time, and what is in the pipe is whole."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", UNREAD], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    try:
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+    out, err = process.communicate()
+    before, after = map(int, out.split())
+    lines = err.split(b"\n")[:-1]  # the last may have found no room
+    assert [json.loads(line)["number"] for line in lines] == list(range(len(lines)))
+    assert before > 0
+    assert after == WAITING_BYTES // 1000 + 500 - len(lines)
+
+
+class Stuck(Kept):
+    """A sink that takes nothing until it may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.free = threading.Event()
+
+    def write(self, line: bytes) -> None:
+        self.free.wait(30)
+        super().write(line)
+
+
+def test_what_overflows_is_counted_and_what_waited_is_written(clock: Clock) -> None:
+    """A sink that is stuck for a while costs the lines that have no room, and none of those that have."""
+    stuck = Stuck()
+    audit = Audit(stuck, clock)  # type: ignore[arg-type]
+    for number in range(2 * WAITING_BYTES // 1000):
+        audit("published", number=number, pad="x" * 1000)
+    lost = audit.lost
+    assert 0.9 < 2 * lost * 1000 / (2 * WAITING_BYTES) < 1.2
+    stuck.free.set()
+    assert audit.flush(30)
+    audit("published", number=-1)
+    audit.close()
+    kept = 2 * WAITING_BYTES // 1000 - lost
+    assert [line["number"] for line in stuck.lines] == [*range(kept), -1]
+    assert audit.lost == lost
 
 
 def test_a_name_that_is_no_text_loses_its_line(audit: Audit, kept: Kept) -> None:
