@@ -3,7 +3,8 @@
 What it keeps true: a refusal says whose doing it is, and when to come again. 429 is the asker's (its address connects
 too fast, has as many connections as it may have, or has shown too many wrong tokens); 503 is the system's (the group is
 full, or more connect than it takes in a second). The router says which doors are closed, with each of its beats; what
-it has not repeated for some beats is no word any more, and the shards decide: a gateway alone never closes a door. Who
+it has not repeated for some beats is no word any more, and the shards decide: a gateway alone never closes a door. At a
+closed one some may try all the same (`gateway.tries`), because a shard may have room for them that nobody else has. Who
 is refused is told a time of its own, within a window that grows with the number of those who wait, so that they don't
 come back all at once. All tables have bounds.
 
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 
 from gateway.rates import Rate, Rates
+from gateway.tries import Tries
 from solowire.access import Identity, group_of
 from solowire.backplane import DEAD_AFTER_SECONDS, Doors
 from solowire.errors import Refused
@@ -56,6 +58,7 @@ class Admission:
             self._by_address = Rates(Rate(limits.rate_per_address, limits.burst_per_address), REMEMBERED_ADDRESSES)
         self._wrong = Rates(Rate(limits.bad_token_rate, limits.bad_token_burst), REMEMBERED_ADDRESSES)
         self._gateways = 1
+        self._tries = Tries()
         self._doors_until = float("-inf")
         self._closed: frozenset[str] = frozenset()
         self._others_closed = False
@@ -96,7 +99,8 @@ class Admission:
                     "wait, and connect less often",
                     wait + _place(identity.user) * by_address.rate.refill_seconds,
                 )
-        if heard and self._is_closed(group_of(identity, self._limits.group_by)):
+        closed = heard and self._is_closed(group_of(identity, self._limits.group_by))
+        if closed and not self._tries.may(identity.user, now):
             raise self._come_again("over_limit", "all connections that your group may have are taken", identity, now)
         wait = self._rate.wait(self._full_at, now)
         if wait:
@@ -104,6 +108,8 @@ class Admission:
         self._full_at = self._rate.taken(self._full_at, now)
         if by_address is not None:
             by_address.take(address, now)
+        if not closed:
+            self._tries.let_in(identity.user, now)
 
     def wrong_token(self, address: str, now: float) -> Refused | None:
         """A token that proves nothing was shown. None if the address may be told so at once."""

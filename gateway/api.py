@@ -59,6 +59,7 @@ class Totals(msgspec.Struct):
     """The whole system. Totals since each process's start; …_per_s: of the last second; latency_s: p50, p95, p99.
 
     oldest_cursor_s, loop_lag_s, events_per_s: of all shards the largest. behind: offsets that the slowest has to go.
+    refused, refused_per_s: by shards and gateways. memory_bytes: of the shards.
     """
 
     epoch: str
@@ -325,6 +326,9 @@ def _catalog() -> bytes:
 
 def _totals(answer: Answer) -> Totals:
     stats = [report.stats for report in answer.shards]
+    whole = together(stats)
+    whole["refused"] += answer.refused
+    whole["refused_per_s"] = round(whole["refused_per_s"] + answer.refused_per_s, 1)
     return Totals(
         epoch=answer.epoch,
         last_offset=answer.last,
@@ -333,7 +337,7 @@ def _totals(answer: Answer) -> Totals:
         gateways=answer.gateways,
         shards=len(stats),
         behind=max((report.behind for report in answer.shards), default=0),
-        **together(stats),
+        **whole,
     )
 
 

@@ -61,8 +61,8 @@ class Rates:
         table[address] = self.rate.taken(table.get(address, now), now)
         table.move_to_end(address)
         for _ in range(2):  # more than can come: what is full again goes sooner or later, and nobody waits for it
-            first = next(iter(table))
-            if table[first] > now:
+            first = next(iter(table), None)
+            if first is None or table[first] > now:
                 break
             del table[first]
         if len(table) > self._most:

@@ -480,9 +480,18 @@ class Router:
 
     def _answer(self, message: Ask) -> Answer:
         journal = self.journal
-        gateways = self.members.gateways
-        found = self.reports()
-        return Answer(message.request, journal.epoch, journal.last, self.events, self.duplicates, found, gateways)
+        gateways = [member.stats for member in self.members if member.address is None]
+        return Answer(
+            message.request,
+            journal.epoch,
+            journal.last,
+            self.events,
+            self.duplicates,
+            self.reports(),
+            len(gateways),
+            sum(stats.refused for stats in gateways),
+            sum(stats.refused_per_s for stats in gateways),
+        )
 
     def reports(self) -> list[ShardReport]:
         """What is known of each shard, in the order of their indexes."""

@@ -344,6 +344,8 @@ class ShardReport(_Message):
 
 
 class Answer(_Message, tag="answer"):
+    """refused, refused_per_s: of all gateways; `shards` say their own."""
+
     request: int
     epoch: str
     last: int
@@ -351,6 +353,8 @@ class Answer(_Message, tag="answer"):
     duplicates: int
     shards: list[ShardReport]
     gateways: int
+    refused: int = 0
+    refused_per_s: float = 0.0
 
 
 PeerMessage = Hello | Heartbeat | Publish | Ack | Ask | Goodbye | Replay | Leave | Drain | Slots | Came

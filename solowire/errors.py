@@ -21,6 +21,8 @@ Exceptions carry data and build their own text, so that whoever catches one deci
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class SolowireError(Exception):
     """The root of all errors raised by Solowire."""
@@ -34,7 +36,10 @@ class RequestError(SolowireError):
     """A peer's request that is not granted.
 
     code: stable, snake_case, part of the outside contract. message: what is wrong. hint: the way out, or "".
+    who: it was, for the audit log alone, where whoever catches it can't know: None, or `user`, `role` and `address`.
     """
+
+    who: Mapping[str, str] | None = None
 
     def __init__(self, code: str, message: str, hint: str = "") -> None:
         super().__init__(code, message, hint)

@@ -169,7 +169,9 @@ class App:
         except RequestError as error:
             shard.totals["refused"] += 1
             self._changed()
-            self._audit("refused", action="connect", code=error.code, address=_peer(scope))
+            # The peer of one that comes through a relay or a proxy is that one's: the ticket knows better.
+            who = error.who or {"address": _peer(scope)}
+            self._audit("refused", action="connect", code=error.code, **who)
             self._refuse(send, error)
             return
         headers = [(b"x-solowire-shard", str(shard.index).encode())]

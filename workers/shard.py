@@ -61,7 +61,7 @@ from solowire.client_protocol import (
 )
 from solowire.codes import CloseCode
 from solowire.compaction import Frame, Lag
-from solowire.errors import InvalidMessage, InvalidToken, Refused
+from solowire.errors import InvalidMessage, InvalidToken, Refused, RequestError
 from solowire.events import Delivery
 from solowire.feed import NEXT_FRAME_SECONDS, Feed, Feeds, FlushDelays, feed_key
 from solowire.histogram import Histogram
@@ -430,10 +430,19 @@ class Shard:
     def admit(self, ticket: str, now: float) -> Ticket:
         """Whom a ticket lets in, once. Raises InvalidToken or Refused; nothing has been accepted then.
 
-        A slot is taken: `open` or `abandon` must follow.
+        A slot is taken: `open` or `abandon` must follow. What is raised says `who` it was, if the ticket is good.
         """
+        redeemed = self._tokens.redeem_ticket(ticket, self.index, now + self.wall_offset)
+        try:
+            self._take_in(redeemed, now)
+        except RequestError as error:
+            identity = redeemed.identity
+            error.who = {"user": identity.user, "role": identity.role, "address": redeemed.address}
+            raise
+        return redeemed
+
+    def _take_in(self, redeemed: Ticket, now: float) -> None:
         wall = now + self.wall_offset
-        redeemed = self._tokens.redeem_ticket(ticket, self.index, wall)
         if self.leaving:
             raise Refused(503, "draining", "this shard takes no more users", "ask /v1/connect again", retry_after=1)
         if not self.ready:
@@ -455,7 +464,6 @@ class Shard:
             self._refuse_for_want_of_a_slot(identity, now)
         self._used.use(redeemed, wall)  # not before: a ticket that was refused for want of room stays good
         self._users.arrive(user)
-        return redeemed
 
     def _refuse_for_want_of_a_slot(self, identity: Identity, now: float) -> None:
         oldest = self._users.oldest(identity.user)

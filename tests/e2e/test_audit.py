@@ -73,7 +73,7 @@ async def test_what_people_do_is_in_it_and_what_is_secret_is_not(system: System)
 
     status, problem = await refusal(negotiated["url"])
     assert (status, problem["code"]) == (401, "ticket_used")
-    await told(system, "refused", code="ticket_used", action="connect", address="127.0.0.1", shard=1)
+    await told(system, "refused", code="ticket_used", action="connect", address="127.0.0.1", shard=1, user=user)
     async with system.http(secrets[1]) as http:
         assert (await http.post("/v1/connect")).status_code == 403
         assert (await http.get("/v1/stats")).status_code == 403

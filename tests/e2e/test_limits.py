@@ -111,6 +111,42 @@ async def test_a_full_system_refuses_but_lets_administrators_in(tmp_path: Path) 
             assert all(session.socket.close_code is None for session in users.sessions.values())
 
 
+async def test_who_is_in_a_full_system_can_replace_its_connection(tmp_path: Path) -> None:
+    """A user whose group is closed comes again by /v1/connect, as a browser that lost its network does, and gets in."""
+    with running(tmp_path / "data", settings={"MAX_CONNECTIONS": 10}) as system:
+        async with AsyncExitStack() as stack:
+
+            async def enter(user: str) -> Session:
+                """Raises InvalidStatus, or AssertionError where the gateway refuses."""
+                url = (await system.negotiate(system.token(user, "viewer")))["url"]
+                session = await stack.enter_async_context(open_session(url))
+                await session.ask("welcome", type="hello", subscriptions=[])
+                return session
+
+            async def get_in(user: str) -> Session:
+                async with asyncio.timeout(SECONDS):
+                    while True:
+                        try:
+                            return await enter(user)
+                        except (InvalidStatus, AssertionError):
+                            await asyncio.sleep(1)  # what the shard's Retry-After says
+
+            sessions = [await get_in(f"viewer-{n}") for n in range(9)]
+            async with asyncio.timeout(SECONDS), system.http() as http:
+                refused = 0
+                for n in count():  # the gateway itself refuses all but a few
+                    headers = {"authorization": f"Bearer {system.token(f'other-{n}', 'viewer')}"}
+                    answer = await http.post("/v1/connect", headers=headers)
+                    refused += answer.status_code == 503
+                    if refused == 5:
+                        break
+            begin = time.monotonic()
+            await get_in("viewer-0")
+            assert time.monotonic() - begin < 4
+            assert await sessions[0].closed() == (4409, "replaced")
+            assert all(session.socket.close_code is None for session in sessions[1:])
+
+
 async def test_a_group_above_its_share_gives_way(tmp_path: Path) -> None:
     """An operator comes to a system full of viewers: the one that is idle longest is told, and closed with 1013."""
     with running(tmp_path / "data", shards=1, settings={"MAX_CONNECTIONS": 5}) as system:

@@ -48,6 +48,16 @@ async def one_that_reads_nothing(system: System, user: str) -> AsyncIterator[Non
         yield
 
 
+async def test_what_the_gateways_refuse_is_in_the_totals(system: System) -> None:
+    """Ten whom the gateway refuses are ten more in `refused`, and the last second's are in `refused_per_s`."""
+    async with system.http(system.token("root")) as http, system.http(system.token("pub", "publisher")) as outside:
+        before = (await http.get("/v1/stats")).json()["refused"]
+        for _ in range(10):
+            assert (await outside.post("/v1/connect")).status_code == 403
+        await until(http, "/v1/stats", lambda s: s["refused_per_s"] >= 1)
+        await until(http, "/v1/stats", lambda s: s["refused"] == before + 10)
+
+
 async def test_totals_and_shards_tell_what_they_do(system: System) -> None:
     """Connections by group, codec and kind, rates, latency, memory and loop lag, in sum and for each shard."""
     users = [system.user_on(0, "told"), system.user_on(1, "told")]

@@ -33,6 +33,13 @@ def ask(admission: Admission, identity: Identity, address: str, now: float) -> R
     return None
 
 
+def say(admission: Admission, doors: Doors, now: float) -> None:
+    """The router's word; the one stranger who may try a closed door just then has done so."""
+    admission.told(doors, now)
+    somebody = next(iter(doors.closed), "nobody")
+    ask(admission, Identity("somebody", somebody, (), tenant=somebody), "203.0.113.1", now)
+
+
 def codes(admission: Admission, count: int, now: float, address: str = HERE) -> Counter[str]:
     """What so many users of one address are told at one moment; "" for those who may."""
     found: Counter[str] = Counter()
@@ -61,17 +68,40 @@ def test_before_the_router_has_said_anything_the_shard_decides() -> None:
 def test_a_closed_group_is_refused_and_others_are_not() -> None:
     """Where viewers have all that they may have, an administrator gets in."""
     admission = Admission()
-    admission.told(Doors(["viewer"], False, 2.0), 100.0)
+    say(admission, Doors(["viewer"], False, 2.0), 100.0)
     assert refused(ask(admission, viewer(), HERE, 100.0)) == (503, "over_limit")
     assert ask(admission, admin(), HERE, 100.0) is None
-    admission.told(Doors([], False, 2.0), 101.0)
+    say(admission, Doors([], False, 2.0), 101.0)
     assert ask(admission, viewer(), HERE, 101.0) is None
+
+
+def test_who_was_let_in_before_may_come_again_while_its_group_is_closed() -> None:
+    """Its shard knows what the gateway doesn't: that its older connection gives its slot up."""
+    admission = Admission()
+    assert ask(admission, viewer("ann"), HERE, 0.0) is None
+    say(admission, Doors(["viewer"], False, 2.0), 10.0)
+    assert refused(ask(admission, viewer("bob"), HERE, 10.0)) == (503, "over_limit")
+    assert ask(admission, viewer("ann"), HERE, 10.0) is None
+    assert ask(admission, viewer("ann"), HERE, 11.0) is None
+    found = {refusal.code if refusal else "" for refusal in (ask(admission, viewer("ann"), HERE, 11.1) for _ in "abc")}
+    assert "over_limit" in found
+
+
+def test_a_few_strangers_may_try_a_closed_door() -> None:
+    """Ten a second get a ticket, so that the shard decides; all others are refused as cheaply as before."""
+    admission = Admission()
+    admission.told(Doors(["viewer"], False, 2.0), 0.0)
+    found: Counter[str] = Counter()
+    for n in range(1000):
+        refusal = ask(admission, viewer(f"u{n}"), HERE, n / 500)
+        found[refusal.code if refusal else ""] += 1
+    assert found == {"": 20, "over_limit": 980}
 
 
 def test_groups_that_nobody_is_in_yet() -> None:
     """A group that the settings don't name is closed with the others; of those they name the router speaks itself."""
     admission = Admission(Limits(group_by="tenant", groups={"named"}))
-    admission.told(Doors([], True, 1.0), 0.0)
+    say(admission, Doors([], True, 1.0), 0.0)
     assert refused(ask(admission, viewer(tenant="new"), HERE, 0.0)) == (503, "over_limit")
     assert ask(admission, viewer(tenant="named"), HERE, 0.0) is None
 
@@ -79,7 +109,7 @@ def test_groups_that_nobody_is_in_yet() -> None:
 def test_tenants_are_groups_if_the_settings_say_so() -> None:
     """One tenant's door is closed to its users alone, whatever their role."""
     admission = Admission(Limits(group_by="tenant"))
-    admission.told(Doors(["a.example"], False, 1.0), 0.0)
+    say(admission, Doors(["a.example"], False, 1.0), 0.0)
     assert refused(ask(admission, viewer(tenant="a.example"), HERE, 0.0)) == (503, "over_limit")
     assert ask(admission, viewer(tenant="b.example"), HERE, 0.0) is None
 
@@ -88,7 +118,8 @@ def test_a_word_that_is_not_repeated_is_none() -> None:
     """While the router is away nobody is refused for what it said: slots come free without its saying so."""
     admission = Admission()
     admission.told(Doors(["viewer"], True, 1.0, [HERE]), 100.0)
-    assert ask(admission, viewer(), "192.0.2.9", 100.0 + DEAD_AFTER_SECONDS - 0.1) is not None
+    later = 100.0 + DEAD_AFTER_SECONDS - 0.1
+    assert codes(admission, 5, later, "192.0.2.9") == {"": 1, "over_limit": 4}
     assert ask(admission, viewer(), HERE, 100.0 + DEAD_AFTER_SECONDS) is None
 
 
@@ -134,9 +165,9 @@ def test_who_was_refused_has_not_connected() -> None:
     """Attempts that a closed door ended don't count against the address, nor against the system."""
     admission = Admission(Limits(rate=1.0, burst=5.0, rate_per_address=1.0, burst_per_address=5.0))
     admission.told(Doors(["viewer"], False, 1.0), 0.0)
-    assert codes(admission, 50, 0.0) == {"over_limit": 50}
+    assert codes(admission, 50, 0.0) == {"": 1, "over_limit": 49}
     admission.told(Doors([], False, 1.0), 0.1)
-    assert codes(admission, 5, 0.1) == {"": 5}
+    assert codes(admission, 5, 0.1)[""] == 4
 
 
 def test_an_unknown_address_is_not_one_address() -> None:
@@ -176,21 +207,21 @@ def times(admission: Admission, count: int, now: float) -> list[float]:
 def test_a_wave_does_not_come_back_as_a_wave() -> None:
     """Of 20,000 who are refused in one moment at most 1.5 times the rate come back in any second, a few soon."""
     admission = Admission(Limits(rate=1000.0))
-    admission.told(Doors(["viewer"], False, 1.0), 0.0)
+    say(admission, Doors(["viewer"], False, 1.0), 0.0)
     seconds = Counter(int(t) for t in times(admission, 20_000, 0.0))
     assert max(seconds.values()) <= 1500
     assert max(seconds) <= 21
     few = Admission(Limits(rate=1000.0))
-    few.told(Doors(["viewer"], False, 1.0), 0.0)
+    say(few, Doors(["viewer"], False, 1.0), 0.0)
     assert max(times(few, 100, 0.0)) <= 2.0
 
 
 def test_who_hammers_sends_nobody_away_for_long() -> None:
     """However many attempts there are, the wait that is told has a bound, and shrinks when they end."""
     admission = Admission(Limits(rate=10.0))
-    admission.told(Doors(["viewer"], False, 1.0), 0.0)
+    say(admission, Doors(["viewer"], False, 1.0), 0.0)
     assert max(times(admission, 5000, 0.0)) <= 1.0 + LONGEST_SPREAD_SECONDS
-    admission.told(Doors(["viewer"], False, 1.0), 60.0)
+    say(admission, Doors(["viewer"], False, 1.0), 60.0)
     assert max(times(admission, 5, 60.0)) <= 2.0
 
 
@@ -201,7 +232,7 @@ def test_a_user_is_told_the_same_each_time(user: str, retry_after: float, now: f
     found = []
     for _ in range(2):
         admission = Admission()
-        admission.told(Doors(["viewer"], False, retry_after), now)
+        say(admission, Doors(["viewer"], False, retry_after), now)
         refusal = ask(admission, viewer(user), HERE, now)
         assert refusal is not None
         found.append(refusal.retry_after)

@@ -72,6 +72,23 @@ def test_the_table_has_a_bound(most: int, steps: list[tuple[int, float]]) -> Non
         assert len(rates) <= most
 
 
+@settings(deadline=None)
+@given(
+    st.floats(1e-3, 1e15),
+    st.floats(1, 1e15),
+    st.lists(st.tuples(st.sampled_from("abc"), st.floats(0, 1e6)), min_size=1, max_size=30),
+    st.floats(0, 1e9),
+)
+def test_no_rate_is_too_high(per_second: float, burst: float, steps: list[tuple[str, float]], now: float) -> None:
+    """Where one more changes nothing that a float can hold, the bucket is simply full, and the table without it."""
+    rates = Rates(Rate(per_second, burst), 2)
+    for address, pause in steps:
+        now += pause
+        rates.take(address, now)
+        assert len(rates) <= 2
+        assert rates.wait(address, now) <= 1 / per_second * 31
+
+
 def test_what_is_forgotten_begins_with_a_full_bucket() -> None:
     """At the bound it is the address that came least recently which is forgotten: strangers have nobody refused."""
     rates = Rates(Rate(0.01, 2.0), 2)

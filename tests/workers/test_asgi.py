@@ -1,0 +1,77 @@
+"""The shard's ASGI application beside its sockets: whom it refuses, and what it writes down of that."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+
+from solowire.tokens import TICKET_SECONDS
+from tests.workers.test_shard import TOKENS, WALL, Bench
+from workers.asgi import App
+
+PEER = "198.51.100.9"
+
+
+class Site:
+    """An application over a shard that nobody else reaches. lines: of the audit log."""
+
+    def __init__(self, **options: Any) -> None:
+        self.lines: list[dict[str, Any]] = []
+        self.bench = Bench()
+        # A shard's clock is the loop's.
+        self.bench.shard.set_clock(WALL + self.bench.now - asyncio.get_running_loop().time(), self.bench.now)
+        self.app = App(self.bench.shard, TOKENS, bytes, lambda: None, audit=self._note, **options)
+
+    def _note(self, event: str, **fields: Any) -> None:
+        self.lines.append({"event": event, **fields})
+
+    def ticket(self, user: str = "ann", address: str = "192.0.2.7", age: float = 0.0, shard: int = 0) -> str:
+        wall = self.bench.now + WALL
+        identity = TOKENS.identify(self.bench.token(user), wall)
+        return TOKENS.issue_ticket(identity, shard, f"{user}-{age}", wall - age, address)
+
+    async def handshake(self, ticket: str) -> tuple[int, str]:
+        """Status and code of the refusal."""
+        headers = [(b"x-solowire-ticket", ticket.encode())]
+        return await self._ask("websocket", "/ws", headers)
+
+    async def get(self, path: str, token: str, *headers: tuple[bytes, bytes]) -> tuple[int, str]:
+        """Status, and the code of a refusal or ""."""
+        return await self._ask("http", path, [(b"authorization", f"Bearer {token}".encode()), *headers])
+
+    async def _ask(self, type: str, path: str, headers: list[tuple[bytes, bytes]]) -> tuple[int, str]:
+        sent: list[dict[str, Any]] = []
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "websocket.connect"}
+
+        def send(message: dict[str, Any]) -> Any:
+            sent.append(message)
+            done = asyncio.get_running_loop().create_future()
+            done.set_result(None)
+            return done
+
+        scope = {"type": type, "path": path, "headers": headers, "query_string": b"", "subprotocols": []}
+        await self.app({**scope, "client": (PEER, 1)}, receive, send)
+        body = msgspec.json.decode(sent[1]["body"])
+        return sent[0]["status"], body.get("code", "")
+
+
+async def test_who_shows_a_good_ticket_is_refused_by_name() -> None:
+    """The audit line tells user, role and the address that the gateway saw, not the gateway's own."""
+    site = Site()
+    site.bench.lease(spare=0)
+    assert await site.handshake(site.ticket("ann")) == (503, "over_limit")
+    who = {"user": "ann", "role": "viewer", "address": "192.0.2.7"}
+    assert site.lines == [{"event": "refused", "action": "connect", "code": "over_limit", **who}]
+
+
+async def test_a_ticket_that_proves_nothing_is_refused_by_its_address() -> None:
+    """Garbage, or a ticket that has expired, names nobody: the peer is what is known."""
+    site = Site()
+    assert await site.handshake("garbage") == (401, "invalid_token")
+    assert await site.handshake(site.ticket("ann", age=TICKET_SECONDS + 5)) == (401, "ticket_expired")
+    about = {"event": "refused", "action": "connect", "address": PEER}
+    assert site.lines == [{**about, "code": "invalid_token"}, {**about, "code": "ticket_expired"}]
