@@ -48,6 +48,11 @@ class Admission:
     def group_of(self, identity: Identity) -> str:
         return identity.tenant if self._by_tenant else identity.role
 
+    @property
+    def taken(self) -> int:
+        """Slots of connections and handshakes; those that are only kept for somebody are not counted."""
+        return self.leases.taken - sum(kept.free for kept in self._kept.values())
+
     def enter(self, identity: Identity, address: str, now: float) -> bool:
         """Takes a slot; False if there is none. Raises Refused if it is the address that has no room."""
         if self._per_address is not None and address:

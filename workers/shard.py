@@ -224,8 +224,13 @@ class Shard:
 
     @property
     def drained(self) -> bool:
-        """Whether it wanted to leave and nobody is here any more."""
-        return self.leaving and not self.connections
+        """Whether it wanted to leave and nobody is here any more: all sockets are gone, and no handshake is under way."""
+        return self.leaving and self.empty
+
+    @property
+    def empty(self) -> bool:
+        """Whether no slot is taken by a connection, so that it may be said that all are free."""
+        return not self._admission.taken
 
     def ring_changed(self, state: RingState, now: float) -> None:
         """Takes the ring, and sends away whoever it gives to another shard."""

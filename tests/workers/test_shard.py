@@ -1481,7 +1481,7 @@ def test_users_who_wait_for_their_turn_are_served_until_then() -> None:
 
 
 def test_a_shard_that_leaves_sends_everybody_away_at_its_pace() -> None:
-    """It takes no new users, tells its own one after the other, closes with 1012, and is done when all are gone."""
+    """It takes no new users, tells its own one after the other, closes with 1012; done when all sockets are gone."""
     b = Bench((0, 1), moves_per_second=10.0)
     users = [u for u in (f"user-{n}" for n in range(200)) if Ring((0, 1)).owner(u) == 0][:20]
     connections = [b.connect(u) for u in users]
@@ -1495,6 +1495,21 @@ def test_a_shard_that_leaves_sends_everybody_away_at_its_pace() -> None:
     assert not b.shard.drained
     b.wait(4)
     assert [b.closed(x) for x in connections] == [1012] * 20
+    for connection in connections:
+        assert not b.shard.drained, "a socket is there until it is known to be gone"
+        b.shard.gone(connection)
+    assert b.shard.drained
+
+
+def test_a_shard_is_not_drained_while_a_handshake_is_under_way() -> None:
+    """Who has been let in has a slot before it is a connection; a slot that is only kept for somebody holds up nobody."""
+    b = Bench()
+    admitted = b.shard.admit(b.ticket("alice"), b.now)
+    b.shard.leave(b.now)
+    assert not b.shard.drained
+    b.shard._admission.keep_for("alice", "viewer", b.now)
+    b.shard.abandon(admitted.identity, admitted.address)
+    assert b.shard._admission.leases.taken == 1
     assert b.shard.drained
 
 
