@@ -12,7 +12,7 @@ from collections import Counter
 from heapq import nlargest
 from math import inf
 
-from solowire.access import Identity
+from solowire.access import Identity, group_of
 from solowire.backplane import Lease, Slots
 from solowire.errors import Refused
 from workers.leases import Leases
@@ -39,14 +39,14 @@ class Admission:
     def __init__(self, group_by: str = "role", per_address: int | None = None) -> None:
         self.leases = Leases()
         self.due = inf  # when `run` has something to do
-        self._by_tenant = group_by == "tenant"
+        self._group_by = group_by
         self._per_address = per_address
         self._addresses: Counter[str] = Counter()
         self._full: frozenset[str] = frozenset()
         self._kept: dict[str, _Kept] = {}
 
     def group_of(self, identity: Identity) -> str:
-        return identity.tenant if self._by_tenant else identity.role
+        return group_of(identity, self._group_by)
 
     @property
     def taken(self) -> int:
