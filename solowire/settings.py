@@ -29,7 +29,7 @@ MAX_SHARDS = 256
 _TOKEN = re.compile(r"[\x21-\x7e]+")  # what a header can carry
 
 ADMINISTRATORS_RESERVE = 16
-"""Slots for administrators, or a tenth of all if that is less, but one; unless `groups` says what is reserved for them."""
+"""Slots for administrators, or a tenth of all if that is less, one at least; unless `groups` says what they have."""
 
 log = structlog.get_logger("solowire.settings")
 

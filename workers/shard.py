@@ -224,7 +224,7 @@ class Shard:
 
     @property
     def drained(self) -> bool:
-        """Whether it wanted to leave and nobody is here any more: all sockets are gone, and no handshake is under way."""
+        """Whether it wanted to leave and nobody is here any more: no socket, and no handshake under way."""
         return self.leaving and self.empty
 
     @property

@@ -1502,7 +1502,7 @@ def test_a_shard_that_leaves_sends_everybody_away_at_its_pace() -> None:
 
 
 def test_a_shard_is_not_drained_while_a_handshake_is_under_way() -> None:
-    """Who has been let in has a slot before it is a connection; a slot that is only kept for somebody holds up nobody."""
+    """Who has been let in has a slot before it is a connection; one that is only kept for somebody holds up nobody."""
     b = Bench()
     admitted = b.shard.admit(b.ticket("alice"), b.now)
     b.shard.leave(b.now)
