@@ -1,9 +1,10 @@
 """Whether a shard has room for one more connection: a slot of its lease, and its address's limit.
 
 What it keeps true: a connection has one slot from before it is accepted until its socket is gone, and is counted for
-its address as long. When there is no slot for a user who has as many connections here as it may, its oldest is ended
-and that one's slot is kept for it: whoever comes back while the system is full, before its old connection is found to
-be dead, gets in with its next attempt.
+its address as long; one that takes the place of another of its user at the same address gets in while that one ends.
+When there is no slot for a user who has as many connections here as it may, its oldest is ended and that one's slot is
+kept for it: whoever comes back while the system is full, before its old connection is found to be dead, gets in with
+its next attempt.
 """
 
 from __future__ import annotations
@@ -53,10 +54,14 @@ class Admission:
         """Slots of connections and handshakes; those that are only kept for somebody are not counted."""
         return self.leases.taken - sum(kept.free for kept in self._kept.values())
 
-    def enter(self, identity: Identity, address: str, now: float) -> bool:
-        """Takes a slot; False if there is none. Raises Refused if it is the address that has no room."""
+    def enter(self, identity: Identity, address: str, now: float, *, replaces: bool = False) -> bool:
+        """Takes a slot; False if there is none. Raises Refused if it is the address that has no room.
+
+        replaces: a connection of the user at this address ends for this one, so that the address has no more than before.
+        """
         if self._per_address is not None and address:
-            if self._addresses[address] >= self._per_address or address in self._full:
+            full = self._addresses[address] - replaces >= self._per_address
+            if full or (address in self._full and not replaces):
                 raise Refused(
                     429,
                     "too_many_from_address",

@@ -451,7 +451,9 @@ class Shard:
         if self._limits.on_duplicate == "reject" and self._users.full(user):
             raise Refused(409, "duplicate_connection", "the user is connected already", "close the other one first")
         self._used.check(redeemed, wall)
-        if not self._admission.enter(identity, redeemed.address, now):
+        oldest = self._users.oldest(user)
+        replaces = oldest is not None and oldest.address == redeemed.address
+        if not self._admission.enter(identity, redeemed.address, now, replaces=replaces):
             self._refuse_for_want_of_a_slot(identity, now)
         self._used.use(redeemed, wall)  # not before: a ticket that was refused for want of room stays good
         self._users.arrive(user)

@@ -61,6 +61,7 @@ class Bench:
         self.journal: list[tuple[int, str | None, bytes]] = []  # the router's
         self.journal_floor = 0
         self.asked: list[Replay] = []
+        self.address = ""  # of who connects
         self.version = 0
         self.offset = 0
         self._tickets = count(1)
@@ -139,7 +140,7 @@ class Bench:
     def ticket(self, user: str, role: str = "viewer", shard: int = 0, **scopes: tuple[str, ...]) -> str:
         token = self.token(user, role, **scopes)
         identity = TOKENS.identify(token, self.now + WALL)
-        return TOKENS.issue_ticket(identity, shard, f"ticket-{next(self._tickets)}", self.now + WALL)
+        return TOKENS.issue_ticket(identity, shard, f"ticket-{next(self._tickets)}", self.now + WALL, self.address)
 
     def token(self, user: str, role: str = "viewer", ttl: float = 36_000, **scopes: tuple[str, ...]) -> str:
         return TOKENS.sign(user, role, now=self.now + WALL, ttl=ttl, scopes=scopes)
@@ -1499,6 +1500,24 @@ def test_a_shard_that_leaves_sends_everybody_away_at_its_pace() -> None:
         assert not b.shard.drained, "a socket is there until it is known to be gone"
         b.shard.gone(connection)
     assert b.shard.drained
+
+
+def test_a_full_address_lets_a_user_take_its_own_place() -> None:
+    """Who comes back from an address that is full replaces its older connection there; another user is refused."""
+    b = Bench(per_address=1)
+    b.address = "192.0.2.7"
+    old = b.open("alice")
+    new = b.open("alice")
+    assert b.closed(old) == 4409
+    with pytest.raises(Refused) as refused:
+        b.open("alice")  # the old socket is still there, and the next one's would be a third
+    assert refused.value.code == "too_many_from_address"
+    b.shard.gone(old)
+    with pytest.raises(Refused):
+        b.open("bob")
+    third = b.open("alice")
+    assert b.closed(new) == 4409
+    assert b.closed(third) is None
 
 
 def test_a_shard_is_not_drained_while_a_handshake_is_under_way() -> None:
