@@ -120,6 +120,11 @@ class Holder:
     told: bool = False  # it was sent a lease without having asked, and has not been heard of since
     held: int = 0
 
+    @property
+    def late(self) -> bool:
+        """By the lease that it confirms it has nothing: what it uses it is closing, and others may have the slots."""
+        return not self.leases or not self.leases[0].room
+
     def count(self) -> None:
         """Counts anew what it holds."""
         self.held = max([sum(self.used.values()), *(lease.room for lease in self.leases)])
@@ -168,9 +173,8 @@ class Coordinator:
     @property
     def free(self) -> int:
         """Slots that may be granted now; below 0, more are held than the limit allows."""
-        if not all(holder.settled for holder in self._holders.values()):
-            return 0
-        return self.limits.connections - self.held
+        free = self.limits.connections - self.held
+        return free if all(holder.settled for holder in self._holders.values()) else min(0, free)
 
     def joined(self, name: bytes, address: ShardAddress, now: float) -> None:
         """A shard has said hello. Whoever was in its place is gone, and so is what it held."""
@@ -413,23 +417,21 @@ class Coordinator:
         spare = wanted + chunk
         if last is not None and last.slots == slots and not exact and chunk <= 2 * (last.spare - wanted) <= 4 * chunk:
             spare = last.spare
-        allowed = holder.held + max(0, self.free)
+        allowed = max(0, holder.held + self.free)
         if self.limits.per_shard is not None:
             allowed = min(allowed, max(self.limits.per_shard, sum(used.values())))
         # What is ahead of need goes first, then what is wanted, and what is reserved last; nothing that is in use.
         own = [name for name in slots if name not in self._reserved]
-        spare = _fit(
-            slots,
-            spare,
-            allowed,
-            [
-                (None, wanted),
-                *((name, demand.get(name, 0)) for name in own),
-                (None, taken),
-                *((name, used.get(name, 0)) for name in own),
-                *((name, used.get(name, 0)) for name in slots if name in self._reserved),
-            ],
-        )
+        floors = [
+            (None, wanted),
+            *((name, demand.get(name, 0)) for name in own),
+            (None, taken),
+            *((name, used.get(name, 0)) for name in own),
+            *((name, used.get(name, 0)) for name in slots if name in self._reserved),
+        ]
+        if holder.late:
+            floors += [(None, 0), *((name, 0) for name in slots)]
+        spare = _fit(slots, spare, allowed, floors)
         room = sum(slots.values()) + spare
         holder.short = room < needed
         if last is not None:

@@ -23,6 +23,8 @@ from solowire.errors import ConfigError
 
 PUBLISH = "events.publish"
 ADMINISTER = "admin"
+ADMINISTRATORS = "admin"
+"""The group of whoever may administer."""
 
 
 class Role(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -85,7 +87,15 @@ def view_of(identity: Identity) -> View:
 
 
 def group_of(identity: Identity, group_by: str) -> str:
-    return identity.tenant if group_by == "tenant" else identity.role
+    """With whom the identity shares connections. group_by: `role` or `tenant`.
+
+    Administrators are a group of their own, whatever their role or tenant is called, and nobody else is in it: a tenant
+    that calls itself so shares with those who have none.
+    """
+    if identity.may(ADMINISTER):
+        return ADMINISTRATORS
+    name = identity.tenant if group_by == "tenant" else identity.role
+    return name if name != ADMINISTRATORS else ""
 
 
 def grants(permissions: Iterable[str], wanted: str) -> bool:

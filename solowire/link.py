@@ -56,9 +56,11 @@ class Link:
         """Whether ZeroMQ took it for a router that is connected; that it arrived is for the answer to tell."""
         return self._spoke.send(backplane.encode(message))
 
-    def close(self) -> None:
+    def close(self, *, goodbye: bool = True) -> None:
+        """Nothing is sent or heard any more. goodbye: tells the router that the process has let go of all it had."""
         self._timer.cancel()
-        self.send(backplane.Goodbye())
+        if goodbye:
+            self.send(backplane.Goodbye())
         self._spoke.close()
 
     def greet(self) -> None:

@@ -19,6 +19,7 @@ import structlog
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from solowire.access import ADMINISTRATORS
 from solowire.errors import ConfigError
 
 PREFIX = "SOLOWIRE_"
@@ -27,9 +28,8 @@ _SECRET_CHARACTERS = 16
 MAX_SHARDS = 256
 _TOKEN = re.compile(r"[\x21-\x7e]+")  # what a header can carry
 
-ADMINISTRATORS = "admin"
 ADMINISTRATORS_RESERVE = 16
-"""Slots for administrators, or a tenth of all if that is less, unless `groups` says otherwise."""
+"""Slots for administrators, or a tenth of all if that is less, one at least; unless `groups` says what they have."""
 
 log = structlog.get_logger("solowire.settings")
 
@@ -117,9 +117,12 @@ class Settings(BaseSettings):
     max_connections_per_shard: int | None = Field(None, ge=1, description="the same of one shard; default: no limit")
     max_connections_per_user: int = Field(1, ge=1, le=100, description="of one user; the newest stay")
     max_connections_per_address: int | None = Field(None, ge=1, description="of one address; default: no limit")
-    group_by: Literal["role", "tenant"] = Field("role", description="what of its token makes a user's group")
+    group_by: Literal["role", "tenant"] = Field(
+        "role", description="what of its token makes a user's group; who may administer is in the group admin"
+    )
     groups: dict[str, Group] = Field(
-        default_factory=dict, description="name → weight (1), reserved slots (0) and limit (none) of a group"
+        default_factory=dict,
+        description="name → weight (1), reserved slots (0; of admin 16, or a tenth of all) and limit (none) of a group",
     )
     lease_s: float = Field(
         120.0, ge=1, le=3600, description="a shard that has not heard of the router for so long sends its users away"
@@ -266,12 +269,14 @@ class Settings(BaseSettings):
 
     @property
     def groups_in_force(self) -> dict[str, Group]:
-        """`groups`, and a reserve for administrators where they are a group that nobody has said anything about."""
-        if self.group_by != "role" or ADMINISTRATORS in self.groups:
+        """`groups`, and a reserve for administrators where nobody has said how many slots are reserved for them."""
+        admins = self.groups.get(ADMINISTRATORS, Group())
+        if "reserved" in admins.model_fields_set or self.max_connections < 2:
             return self.groups
-        reserved = sum(group.reserved for group in self.groups.values())
-        admins = min(ADMINISTRATORS_RESERVE, self.max_connections // 10, self.max_connections - reserved)
-        return self.groups | {ADMINISTRATORS: Group(weight=1.0, reserved=admins, limit=None)}
+        left = self.max_connections - sum(group.reserved for group in self.groups.values())
+        most = left if admins.limit is None else min(left, admins.limit)
+        reserved = min(ADMINISTRATORS_RESERVE, max(1, self.max_connections // 10), most)
+        return self.groups | {ADMINISTRATORS: admins.model_copy(update={"reserved": reserved})}
 
     @property
     def run_dir(self) -> Path:

@@ -1,9 +1,10 @@
 """Whether a shard has room for one more connection: a slot of its lease, and its address's limit.
 
 What it keeps true: a connection has one slot from before it is accepted until its socket is gone, and is counted for
-its address as long. When there is no slot for a user who has as many connections here as it may, its oldest is ended
-and that one's slot is kept for it: whoever comes back while the system is full, before its old connection is found to
-be dead, gets in with its next attempt.
+its address as long; one that takes the place of another of its user at the same address gets in while that one ends.
+When there is no slot for a user who has as many connections here as it may, its oldest is ended and that one's slot is
+kept for it: whoever comes back while the system is full, before its old connection is found to be dead, gets in with
+its next attempt.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections import Counter
 from heapq import nlargest
 from math import inf
 
-from solowire.access import Identity
+from solowire.access import Identity, group_of
 from solowire.backplane import Lease, Slots
 from solowire.errors import Refused
 from workers.leases import Leases
@@ -39,19 +40,28 @@ class Admission:
     def __init__(self, group_by: str = "role", per_address: int | None = None) -> None:
         self.leases = Leases()
         self.due = inf  # when `run` has something to do
-        self._by_tenant = group_by == "tenant"
+        self._group_by = group_by
         self._per_address = per_address
         self._addresses: Counter[str] = Counter()
         self._full: frozenset[str] = frozenset()
         self._kept: dict[str, _Kept] = {}
 
     def group_of(self, identity: Identity) -> str:
-        return identity.tenant if self._by_tenant else identity.role
+        return group_of(identity, self._group_by)
 
-    def enter(self, identity: Identity, address: str, now: float) -> bool:
-        """Takes a slot; False if there is none. Raises Refused if it is the address that has no room."""
+    @property
+    def taken(self) -> int:
+        """Slots of connections and handshakes; those that are only kept for somebody are not counted."""
+        return self.leases.taken - sum(kept.free for kept in self._kept.values())
+
+    def enter(self, identity: Identity, address: str, now: float, *, replaces: bool = False) -> bool:
+        """Takes a slot; False if there is none. Raises Refused if it is the address that has no room.
+
+        replaces: a connection of the user at this address ends for this one, so that the address has no more than before.
+        """
         if self._per_address is not None and address:
-            if self._addresses[address] >= self._per_address or address in self._full:
+            full = self._addresses[address] - replaces >= self._per_address
+            if full or (address in self._full and not replaces):
                 raise Refused(
                     429,
                     "too_many_from_address",

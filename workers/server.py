@@ -139,7 +139,7 @@ class _Server:
             waiting.cancel()
         self._shard.close_all(CloseCode.restarting)
         await app.finish(CLOSING_SECONDS)
-        link.close()  # not before: the goodbye says that its slots are free
+        link.close(goodbye=self._shard.empty)  # not before: it says that its slots are free
         await server.finish()
         self._vitals.close()
         self._audit.close()
@@ -206,7 +206,7 @@ class _Server:
 
     def _end(self) -> None:
         self._status = 1
-        self._link.close()
+        self._link.close(goodbye=False)  # its users are still here
         self._done.set()
 
     def _ack(self) -> None:

@@ -224,8 +224,13 @@ class Shard:
 
     @property
     def drained(self) -> bool:
-        """Whether it wanted to leave and nobody is here any more."""
-        return self.leaving and not self.connections
+        """Whether it wanted to leave and nobody is here any more: no socket, and no handshake under way."""
+        return self.leaving and self.empty
+
+    @property
+    def empty(self) -> bool:
+        """Whether no slot is taken by a connection, so that it may be said that all are free."""
+        return not self._admission.taken
 
     def ring_changed(self, state: RingState, now: float) -> None:
         """Takes the ring, and sends away whoever it gives to another shard."""
@@ -460,7 +465,9 @@ class Shard:
         if self._limits.on_duplicate == "reject" and self._users.full(user):
             raise Refused(409, "duplicate_connection", "the user is connected already", "close the other one first")
         self._used.check(redeemed, wall)
-        if not self._admission.enter(identity, redeemed.address, now):
+        oldest = self._users.oldest(user)
+        replaces = oldest is not None and oldest.address == redeemed.address
+        if not self._admission.enter(identity, redeemed.address, now, replaces=replaces):
             self._refuse_for_want_of_a_slot(identity, now)
         self._used.use(redeemed, wall)  # not before: a ticket that was refused for want of room stays good
         self._users.arrive(user)

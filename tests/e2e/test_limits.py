@@ -149,7 +149,7 @@ async def test_who_is_in_a_full_system_can_replace_its_connection(tmp_path: Path
 
 async def test_a_group_above_its_share_gives_way(tmp_path: Path) -> None:
     """An operator comes to a system full of viewers: the one that is idle longest is told, and closed with 1013."""
-    with running(tmp_path / "data", shards=1, settings={"MAX_CONNECTIONS": 5}) as system:
+    with running(tmp_path / "data", shards=1, settings={"MAX_CONNECTIONS": 6}) as system:
         async with users_of(system, shards=1) as users:
             idle, *others = await users.fill(5, "viewer")
             for session in others:
@@ -165,7 +165,7 @@ async def test_a_group_above_its_share_gives_way(tmp_path: Path) -> None:
 
 async def test_the_slots_of_a_killed_shard_come_back(tmp_path: Path) -> None:
     """When a shard is killed and started again, its users' slots are free for all, and the limit holds as before."""
-    with running(tmp_path / "data", settings={"MAX_CONNECTIONS": 9}) as system:
+    with running(tmp_path / "data", settings={"MAX_CONNECTIONS": 10}) as system:
         async with users_of(system) as users:
             await users.fill(9, "before", on=1)
             os.kill(system.pid_of("shard", "--index", "1"), signal.SIGKILL)

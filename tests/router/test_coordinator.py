@@ -28,6 +28,7 @@ class Process:
         self.leases = Leases()
         self.connections: list[str] = []
         self.cut = False
+        self.stopped = False  # by SIGSTOP, say
         self.to_router: list[Slots] = []
         self.from_router: list[Lease] = []
         self._rate = rate
@@ -59,7 +60,7 @@ class Process:
 
     def look_at_clock(self, now: float) -> None:
         """What a shard does whose lease is over: nobody is left when the router counts its slots as free."""
-        if self.clock(now) >= self.leases.over_at:
+        if self.clock(now) >= self.leases.over_at and not self.stopped:
             for group in list(self.connections):
                 self.disconnect(group)
 
@@ -153,8 +154,10 @@ class World:
             self.beat()
 
     def check(self) -> None:
+        """What leases grant is within the limit, whatever is said of slots by a shard that has lost its lease."""
         assert sum(len(p.connections) for p in self.processes) <= self.limits.connections
-        assert self.coordinator.held <= self.limits.connections
+        holders = self.coordinator._holders.values()
+        assert sum(max((lease.room for lease in h.leases), default=0) for h in holders) <= self.limits.connections
 
 
 # ------------------------------------------------------------------------------------------------ what is granted
@@ -362,6 +365,55 @@ def test_a_process_in_another_place_frees_nothing() -> None:
     world.join(another)
     world.fill("viewer", at=2, beats=4)
     assert another.connections == []
+    world.check()
+
+
+def away_for_a_lease(world: World, late: Process) -> None:
+    """The shard is cut off for longer than anybody counts with its lease; the next has all slots when it is back."""
+    late.cut = True
+    world.coordinator.lost(late.name)
+    assert not late.connect("viewer", world.now)  # as long as its lease holds
+    world.beat(int(world.limits.held_for() / HEARTBEAT_SECONDS) + 1)
+    world.fill("operator", at=1)
+    assert world.used()["operator"] == world.limits.connections
+    late.cut = False
+
+
+def test_a_shard_that_is_back_after_its_lease_gets_nothing_that_others_hold() -> None:
+    """Its old lease gives it no claim on slots: it gets some when those who have them by now have given way."""
+    world = World(2, Limits(10))
+    late = world.processes[0]
+    world.fill("viewer", at=0)
+    away_for_a_lease(world, late)
+    world.join(late)
+    late.say(world.now)
+    world.hear(late)
+    world.take(late)
+    assert not late.connect("viewer", world.now)
+    world.check()
+    world.fill("viewer", at=0)
+    assert world.used() == {"operator": 5, "viewer": 5}
+    world.check()
+
+
+def test_a_shard_that_stood_still_for_a_lease_has_its_users_no_more() -> None:
+    """What it says before it has looked at its clock, or said before, it has no lease for, and gets none for it."""
+    world = World(2, Limits(10))
+    late = world.processes[0]
+    world.fill("viewer", at=0)
+    late.stopped = True
+    away_for_a_lease(world, late)
+    world.join(late)
+    late.say(world.now)
+    late.stopped = False
+    late.look_at_clock(world.now)
+    world.hear(late)
+    world.take(late)
+    assert late.leases.room == 0
+    assert not late.connect("viewer", world.now)
+    world.turn()
+    world.check()
+    world.beat(10)
     world.check()
 
 
@@ -616,6 +668,34 @@ class Interleavings(RuleBasedStateMachine):
             world.beat()
         for other in world.processes:
             self.connect(world.processes.index(other), "viewer", 12)
+
+    @rule(at=st.integers(0, 2), group=st.sampled_from(NAMES), said=st.booleans(), noticed=st.booleans())
+    def come_back_too_late(self, at: int, group: str, said: bool, noticed: bool) -> None:
+        """A shard is not heard of for so long that others have its slots. said: before, and it comes only now."""
+        world, process = self.world, self.process(at)
+        if process.cut:
+            return
+        self.fill("viewer")
+        self.connect(at, group, 2)
+        process.to_router.clear()
+        if said:
+            process.say(world.now)
+        under_way = list(process.to_router)
+        self.cut_off(at)
+        if noticed:
+            world.coordinator.lost(process.name)
+        world.beat(int(world.limits.held_for() / HEARTBEAT_SECONDS) + 1)
+        world.fill("operator", beats=3)
+        self.heal(at)
+        process.to_router += under_way
+        self.hello(at)
+        process.say(world.now)
+        while process.to_router:
+            world.hear(process)
+            while process.from_router:
+                world.take(process)
+            self.connect(at, group, 12)
+            world.check()
 
     @rule(at=st.integers(0, 2), which=st.integers(0, 9), up=st.booleans())
     def lose(self, at: int, which: int, up: bool) -> None:

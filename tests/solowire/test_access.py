@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from solowire.access import PUBLISH, ROLES, Identity, View, grants, load_roles, redact, view_of
+from solowire.access import PUBLISH, ROLES, Identity, View, grants, group_of, load_roles, redact, view_of
 from solowire.catalog import CATALOG, EventType
 from solowire.client_protocol import Codec
 from solowire.errors import ConfigError
@@ -182,3 +182,18 @@ def test_a_wrong_roles_file_is_one_line(text: str) -> None:
         load_roles(text, "roles.toml")
     assert "roles.toml" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("group_by", ["role", "tenant"])
+@pytest.mark.parametrize("permission", ["admin", "*"])
+def test_who_may_administer_is_in_the_group_of_administrators(group_by: str, permission: str) -> None:
+    """Their slots are kept for whoever may administer, however the role is called and whosever user it is."""
+    assert group_of(Identity("ann", "root", ("dns.read", permission), tenant="acme"), group_by) == "admin"
+
+
+def test_nobody_else_is_in_the_group_of_administrators() -> None:
+    """Others are in the group of their role or tenant; one that is called as the administrators' is nobody's."""
+    user = Identity("bob", "viewer", ("dns.read", "admin.*", "dns.*"), tenant="acme")
+    assert [group_of(user, by) for by in ("role", "tenant")] == ["viewer", "acme"]
+    namesake = Identity("eve", "admin", ("dns.read",), tenant="admin")
+    assert [group_of(namesake, by) for by in ("role", "tenant")] == ["", ""]

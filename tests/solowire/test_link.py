@@ -232,3 +232,19 @@ async def test_it_says_goodbye(talk: Talk) -> None:
     await until(lambda: talk.count(Goodbye), "the goodbye")
     assert talk.heard[-1] == Goodbye()
     assert not link.send(Heartbeat("late"))
+    link.close()  # once more does nothing
+
+
+async def test_a_process_that_still_has_users_says_no_goodbye(talk: Talk) -> None:
+    """The router would give its users' slots to others: a shard that is fenced off is only not heard of any more."""
+    talk.start_hub()
+    link = talk.start_link()
+    await until(lambda: talk.heard, "the first hello")
+    link.send(Heartbeat("last"))
+    link.close(goodbye=False)
+    await until(lambda: Heartbeat("last") in talk.heard, "the last word")
+    another = talk.start_link()
+    await until(lambda: talk.heard[-1] != Heartbeat("last"), "what another process says, later")
+    another.close()
+    await until(lambda: talk.count(Goodbye), "its goodbye")
+    assert talk.count(Goodbye) == 1

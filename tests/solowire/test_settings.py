@@ -373,10 +373,18 @@ def test_limits_that_contradict_each_other_are_one_line(options: dict[str, Any],
 
 
 def test_administrators_have_a_reserve_unless_something_else_is_said() -> None:
-    """By default a few slots are administrators' own: never more than a tenth, nor than the other reserves leave."""
-    assert load().groups_in_force["admin"].reserved == 16
-    assert load(max_connections=50).groups_in_force["admin"].reserved == 5
-    small: dict[str, Any] = {"max_connections": 50, "groups": {"operator": {"reserved": 48}}}
-    assert load(**small).groups_in_force["admin"].reserved == 2
-    assert load(groups={"admin": {"weight": 2}}).groups_in_force["admin"].reserved == 0
-    assert load(group_by="tenant").groups_in_force == {}
+    """By default a few slots are administrators' own: a tenth or less, one at least, what the other reserves leave."""
+
+    def reserved(**options: Any) -> int:
+        return load(**options).groups_in_force["admin"].reserved
+
+    assert reserved() == 16
+    assert reserved(max_connections=50) == 5
+    assert reserved(max_connections=2) == 1
+    assert reserved(max_connections=50, groups={"operator": {"reserved": 48}}) == 2
+    assert reserved(group_by="tenant") == 16
+    assert reserved(groups={"admin": {"limit": 3}}) == 3
+    assert reserved(groups={"admin": {"reserved": 0}}) == 0
+    heavy = load(groups={"admin": {"weight": 2}}).groups_in_force["admin"]
+    assert (heavy.weight, heavy.reserved) == (2.0, 16)
+    assert load(max_connections=1).groups_in_force == {}

@@ -19,7 +19,8 @@ def admission(spare: int, per_address: int | None = None, full: tuple[str, ...] 
 
 
 def test_the_group_is_the_role_or_the_tenant() -> None:
-    """What of an identity makes its group is a setting; who has no tenant is of the group of those."""
+    """What of an identity makes its group is a setting, except for administrators; who has no tenant is nobody's."""
+    assert admission(1, by="tenant").group_of(Identity("chief", "root", ("*",), tenant="acme")) == "admin"
     assert admission(1).group_of(BOB) == "viewer"
     assert [admission(1, by="tenant").group_of(who) for who in (ANN, BOB)] == ["", "acme"]
 

@@ -61,6 +61,7 @@ class Bench:
         self.journal: list[tuple[int, str | None, bytes]] = []  # the router's
         self.journal_floor = 0
         self.asked: list[Replay] = []
+        self.address = ""  # of who connects
         self.version = 0
         self.offset = 0
         self._tickets = count(1)
@@ -139,7 +140,7 @@ class Bench:
     def ticket(self, user: str, role: str = "viewer", shard: int = 0, **scopes: tuple[str, ...]) -> str:
         token = self.token(user, role, **scopes)
         identity = TOKENS.identify(token, self.now + WALL)
-        return TOKENS.issue_ticket(identity, shard, f"ticket-{next(self._tickets)}", self.now + WALL)
+        return TOKENS.issue_ticket(identity, shard, f"ticket-{next(self._tickets)}", self.now + WALL, self.address)
 
     def token(self, user: str, role: str = "viewer", ttl: float = 36_000, **scopes: tuple[str, ...]) -> str:
         return TOKENS.sign(user, role, now=self.now + WALL, ttl=ttl, scopes=scopes)
@@ -1481,7 +1482,7 @@ def test_users_who_wait_for_their_turn_are_served_until_then() -> None:
 
 
 def test_a_shard_that_leaves_sends_everybody_away_at_its_pace() -> None:
-    """It takes no new users, tells its own one after the other, closes with 1012, and is done when all are gone."""
+    """It takes no new users, tells its own one after the other, closes with 1012; done when all sockets are gone."""
     b = Bench((0, 1), moves_per_second=10.0)
     users = [u for u in (f"user-{n}" for n in range(200)) if Ring((0, 1)).owner(u) == 0][:20]
     connections = [b.connect(u) for u in users]
@@ -1495,6 +1496,39 @@ def test_a_shard_that_leaves_sends_everybody_away_at_its_pace() -> None:
     assert not b.shard.drained
     b.wait(4)
     assert [b.closed(x) for x in connections] == [1012] * 20
+    for connection in connections:
+        assert not b.shard.drained, "a socket is there until it is known to be gone"
+        b.shard.gone(connection)
+    assert b.shard.drained
+
+
+def test_a_full_address_lets_a_user_take_its_own_place() -> None:
+    """Who comes back from an address that is full replaces its older connection there; another user is refused."""
+    b = Bench(per_address=1)
+    b.address = "192.0.2.7"
+    old = b.open("alice")
+    new = b.open("alice")
+    assert b.closed(old) == 4409
+    with pytest.raises(Refused) as refused:
+        b.open("alice")  # the old socket is still there, and the next one's would be a third
+    assert refused.value.code == "too_many_from_address"
+    b.shard.gone(old)
+    with pytest.raises(Refused):
+        b.open("bob")
+    third = b.open("alice")
+    assert b.closed(new) == 4409
+    assert b.closed(third) is None
+
+
+def test_a_shard_is_not_drained_while_a_handshake_is_under_way() -> None:
+    """Who has been let in has a slot before it is a connection; one that is only kept for somebody holds up nobody."""
+    b = Bench()
+    admitted = b.shard.admit(b.ticket("alice"), b.now)
+    b.shard.leave(b.now)
+    assert not b.shard.drained
+    b.shard._admission.keep_for("alice", "viewer", b.now)
+    b.shard.abandon(admitted.identity, admitted.address)
+    assert b.shard._admission.leases.taken == 1
     assert b.shard.drained
 
 
