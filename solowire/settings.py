@@ -50,9 +50,9 @@ class Group(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    weight: float = Field(1.0, ge=0.001, le=1000)
-    reserved: int = Field(0, ge=0)
-    limit: int | None = Field(None, ge=1)
+    weight: float = Field(default=1.0, ge=0.001, le=1000)
+    reserved: int = Field(default=0, ge=0)
+    limit: int | None = Field(default=None, ge=1)
 
 
 class Settings(BaseSettings):

@@ -57,7 +57,7 @@ class Admission:
     def enter(self, identity: Identity, address: str, now: float, *, replaces: bool = False) -> bool:
         """Takes a slot; False if there is none. Raises Refused if it is the address that has no room.
 
-        replaces: a connection of the user at this address ends for this one, so that the address has no more than before.
+        replaces: a connection of the user at this address ends for this one, so the address has no more than before.
         """
         if self._per_address is not None and address:
             full = self._addresses[address] - replaces >= self._per_address

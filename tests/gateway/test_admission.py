@@ -142,6 +142,17 @@ def test_the_rate_of_the_whole_system() -> None:
     assert refused(ask(admission, viewer(), HERE, 1.0)) == (503, "over_rate")
 
 
+def test_administrators_do_not_wait_for_everybody_else() -> None:
+    """In the midst of a wave they get in at once; where even their slots are taken they come again in a second."""
+    admission = Admission(Limits(rate=1.0, burst=2.0))
+    assert codes(admission, 10_000, 100.0)["over_rate"] == 9_998
+    assert ask(admission, admin(), HERE, 100.0) is None
+    say(admission, Doors(["admin", "viewer"], True, 5.0), 100.0)
+    codes(admission, 10_000, 100.0)
+    again = [ask(admission, Identity(f"root{n}", "admin", ("*",)), HERE, 100.0) for n in range(30)]
+    assert {refusal.retry_after for refusal in again if refusal is not None} == {1.0}
+
+
 def test_gateways_share_the_rate() -> None:
     """Of four gateways each lets a quarter in, so that together they keep to the setting."""
     admission = Admission(Limits(rate=40.0, burst=80.0))
