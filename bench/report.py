@@ -10,7 +10,6 @@ import os
 import platform
 import statistics
 import subprocess
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -19,20 +18,24 @@ from pathlib import Path
 
 import msgspec
 
+from bench.machine import CORES, LOAD_CORES, SERVER_CORES
+
 ROOT = Path(__file__).resolve().parent.parent
 
 HOW = """\
-Each case starts its own system (`solowire up` with one shard, everything else at its defaults, on a data
-directory of its own) and uses only its outside contract: `POST /v1/connect`, the WebSocket, `POST
-/v1/events`. The shard is pinned to one core; the gateway, the router, the load generator and the receiver
-share another, so latencies include whatever time these four take from each other. CPU time is the kernel's
-account of a whole process, all threads, user and system; on loopback the sender also pays for the receiver's
-side of TCP. Latency runs from the moment before the publisher's HTTP request is written to the moment the
-receiver has read the event from its socket, both on one clock, and is taken on sampled connections. Events
-are counted on every connection, and their offsets are checked on the sampled ones. A row is **void** if an
-event is missing, repeated or out of order, if a connection ends, if the publisher falls behind its schedule,
-if its core is full, or if a process of the system was restarted. Every number is the median over rounds
-after a warm-up, with the lowest and highest round in brackets."""
+Each case starts its own servers, on data directories of their own and with their usual settings, and uses only their
+outside contracts. Where there are two cores or more, all processes of a server run on cores of their own, apart from
+the load's: the publisher in this process, and the receiver, a C program that holds all connections
+(`bench/receiver.c`) and is the same for every server. CPU time is the kernel's account of all processes of a server,
+all threads, user and system; on loopback the sender also pays for the receiver's side of TCP. Latency runs from the
+moment at which the publisher was *due* to send an event to the moment at which the receiver read it from its socket,
+both on one clock, of **every** delivery, in an HdrHistogram. **Every** event is checked on **every** connection by a
+number that it carries: none may be lost, repeated, out of order or somebody else's. A row is **void** if that fails, if
+a connection ends that should not, if the publisher falls behind its schedule by its own fault, if a core of the load is
+over 90 % busy, or if a process of the server was restarted. A server that can't keep up is not void: it shows fewer
+events per second than were asked for, and the latency that this has. Every number is the median over rounds after a
+warm-up, with the lowest and highest round in brackets. Where servers are compared, their rounds take turns, so that
+whatever else the machine does meets all of them."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ class Case:
         unit = f" {found.unit}" if found.unit else ""
         self.targets.append(
             Target(
-                f"{self.name}: {measure}",
+                f"{self.name}, {row.name}: {measure}",
                 f"{'≥' if at_least is not None else '≤'} {_number(limit)}{unit}",
                 str(found),
                 None if row.faults else met,
@@ -109,20 +112,26 @@ def _number(value: float) -> str:
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
-def environment(command: list[str], quick: bool) -> dict[str, str]:
+def environment(command: list[str], quick: bool, versions: dict[str, str]) -> dict[str, str]:
     """The machine, the versions, the moment and the command."""
     return {
         "cpu": _cpu_model(),
-        "cores": str(len(os.sched_getaffinity(0))),
+        "cores": f"{len(CORES)}, servers on {_list(SERVER_CORES)}, load on {_list(LOAD_CORES)}",
+        "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
         "kernel": f"{platform.system()} {platform.release()} {platform.machine()}",
         "load average at the start": " ".join(f"{load:.2f}" for load in os.getloadavg()),
         "python": platform.python_version(),
-        **{name: _version(name) for name in ("granian", "uvloop", "pyzmq", "msgspec", "litestar")},
+        **{name: version(name) for name in ("granian", "uvloop", "pyzmq", "msgspec", "litestar")},
+        **versions,
         "revision": _revision(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "command": " ".join(command),
         "length": "quick: too short to be quoted" if quick else "full",
     }
+
+
+def _list(cores: frozenset[int]) -> str:
+    return ", ".join(map(str, sorted(cores)))
 
 
 def _cpu_model() -> str:
@@ -132,7 +141,8 @@ def _cpu_model() -> str:
     return platform.processor() or "unknown"
 
 
-def _version(name: str) -> str:
+def version(name: str) -> str:
+    """Of a Python package."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -151,7 +161,7 @@ def markdown(cases: list[Case], facts: dict[str, str]) -> str:
     lines = [
         "# Performance",
         "",
-        "Generated by `python -m bench.fanout`; do not edit. Run it again to replace it.",
+        "Generated by `make bench`; do not edit. Run it again to replace it.",
         "",
         "## What is measured, and how",
         "",
@@ -183,12 +193,10 @@ def markdown(cases: list[Case], facts: dict[str, str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write(cases: list[Case], facts: dict[str, str], markdown_file: Path | None, json_file: Path | None) -> None:
-    text = markdown(cases, facts)
-    if markdown_file:
-        markdown_file.parent.mkdir(parents=True, exist_ok=True)
-        markdown_file.write_text(text)
-    if json_file:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_bytes(msgspec.json.format(msgspec.json.encode({"facts": facts, "cases": cases}), indent=2))
-    sys.stdout.write(text)
+def as_json(cases: list[Case], facts: dict[str, str]) -> bytes:
+    return msgspec.json.format(msgspec.json.encode({"facts": facts, "cases": cases}), indent=2)
+
+
+def from_json(text: bytes) -> list[Case]:
+    """The cases of a run that was written by `as_json`. Raises msgspec.ValidationError."""
+    return msgspec.convert(msgspec.json.decode(text)["cases"], list[Case])
