@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench import peers
-from bench.cases import connections, fanout, streams
+from bench.cases import connections, fanout, side_by_side, streams
 from bench.machine import LOAD_CORES, BenchError
 from bench.measure import FULL, QUICK, Length
 from bench.report import Case, as_json, environment, markdown
@@ -30,6 +30,9 @@ CASES: dict[str, RunCase] = {
     "codecs": streams.codecs,
     "storm": connections.storm,
     "idle": connections.idle,
+    "peers_single": side_by_side.peers_single,
+    "peers_stream": side_by_side.peers_stream,
+    "peers_memory": side_by_side.peers_memory,
 }
 
 
@@ -53,7 +56,8 @@ def main() -> int:
 
 
 def run(names: list[str], quick: bool, out: Path | None, json: Path | None) -> int:
-    facts = environment(["python -m bench", *sys.argv[1:]], quick, peers.versions(names))
+    beside = any(name.startswith("peers") for name in names)
+    facts = environment(["python -m bench", *sys.argv[1:]], quick, peers.versions() if beside else {})
     cases, failed = [], False
     for name in names:
         sys.stderr.write(f"{name} …\n")

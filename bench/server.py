@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bench.load import Wire
+from bench.load import About, Wire
 from bench.machine import (
     HOST,
     SERVER_CORES,
@@ -40,9 +40,6 @@ class Server(ABC):
     about = ""
     style = Style()
     sockets = 1
-    batches = True
-    """Whether one request can publish several events."""
-    keeps_order = True
 
     def __init__(self) -> None:
         self.data = Path(tempfile.mkdtemp(prefix="solowire-bench-"))
@@ -51,7 +48,7 @@ class Server(ABC):
         self.process: subprocess.Popen[bytes] | None = None
 
     @classmethod
-    def prepare(cls) -> None:
+    def prepare(cls) -> None:  # noqa: B027 - most need nothing
         """Installs or builds what it needs. Raises LeftOut with the reason."""
 
     @abstractmethod
@@ -61,11 +58,16 @@ class Server(ABC):
     def plan(self, user: int) -> list[Plan]:
         """The connections of one user, who is to get every event."""
 
+    def addressed(self, number: int) -> About | None:
+        """How the `number`th event must be addressed to reach every user; None: as it is."""
+        return None
+
     @abstractmethod
     def wires(self, count: int) -> list[Wire]:
         """So many connections of a publisher."""
 
-    def versions(self) -> dict[str, str]:
+    @classmethod
+    def versions(cls) -> dict[str, str]:
         return {}
 
     def environment(self) -> Mapping[str, str] | None:

@@ -93,7 +93,8 @@ class Solowire(Server):
         ours = {name: value for name, value in os.environ.items() if not name.startswith("SOLOWIRE_")}
         return ours | {f"SOLOWIRE_{name}": value for name, value in (LIMITS | self.settings).items()}
 
-    def versions(self) -> dict[str, str]:
+    @classmethod
+    def versions(cls) -> dict[str, str]:
         return {"Solowire": version("solowire"), "granian": version("granian")}
 
     def start(self, *, merge: bool) -> None:

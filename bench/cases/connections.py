@@ -67,9 +67,9 @@ def idle(length: Length) -> Case:
         "idle",
         f"{count:,} connections of one feed to one shard, to which nothing happens but heartbeats (25 s). Memory is "
         "what all processes of the server grew by, from smaps_rollup; what the kernel holds for the sockets is not in "
-        "it. CPU is that of all processes over half a minute, in percent of a core. With same-page merging the "
-        "server was started with `PR_SET_MEMORY_MERGE` (as systemd's `MemoryKSM=` does), the host's merging was on with "
-        "`use_zero_pages`, and the memory was read when it had been through twice.",
+        "it. CPU is that of all processes over half a minute, in percent of a core. With same-page merging the server "
+        "was started with `PR_SET_MEMORY_MERGE` (as systemd's `MemoryKSM=` does), the host's merging was on with "
+        "`use_zero_pages`, and the memory was read when it had been through three times.",
     )
     columns = ["PSS per connection", "RSS per connection", "PSS before, MB", "PSS, MB", "CPU while idle, %"]
     for name, merge in (("as it is", False), ("with same-page merging", True)):
@@ -118,7 +118,7 @@ def _idle(count: int, seconds: float, *, merge: bool) -> Round:
 
 
 def _merged() -> None:
-    """Waits until same-page merging has been through everything twice, or for two minutes."""
+    """Waits until same-page merging has been through everything three times, or for two minutes."""
     start, deadline = scans(), time.monotonic() + MERGE_TIMEOUT_S
     while scans() < start + 3 and time.monotonic() < deadline:
         time.sleep(0.5)

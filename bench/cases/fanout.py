@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable
 
 from bench.floor import Floor
@@ -23,17 +24,22 @@ SINGLE_COLUMNS = ["CPU per frame", "CPU per frame, shard", "floor per frame", "r
 SINGLE_COLUMNS += ["events/s", "p50", "p99", "bytes per delivery", "load core"]
 
 
-def one_by_one(wire: Wire, receiver: Receiver, events: int, connections: int) -> Callable[[], tuple[float, list[str]]]:
+def one_by_one(
+    server: Server, wire: Wire, receiver: Receiver, events: int, users: int
+) -> Callable[[], tuple[float, list[str]]]:
     """A load: the next event is published when all have got the last."""
 
     def load() -> tuple[float, list[str]]:
-        for number in range(events):
+        numbers: dict[int, int] = defaultdict(int)
+        for sent in range(events):
+            about = server.addressed(sent) or AT_ONCE
             try:
-                wire.ask([event(0, number, time.time_ns(), AT_ONCE)])
+                wire.ask([event(about.key, numbers[about.key], time.time_ns(), about)])
             except Refused as refused:
                 return 0.0, [f"a publish request was refused with {refused}"]
-            if not receiver.until((number + 1) * connections, SINGLE_TIMEOUT_S):
-                return 0.0, [f"event {number} did not reach everyone within {SINGLE_TIMEOUT_S:.0f} s"]
+            numbers[about.key] += 1
+            if not receiver.until((sent + 1) * users, SINGLE_TIMEOUT_S):
+                return 0.0, [f"event {sent} did not reach everyone within {SINGLE_TIMEOUT_S:.0f} s"]
         return 0.0, []
 
     return load
@@ -41,7 +47,7 @@ def one_by_one(wire: Wire, receiver: Receiver, events: int, connections: int) ->
 
 def single_round(server: Server, receiver: Receiver, wire: Wire, events: int, users: int) -> Round:
     """Each event goes to every user once, on one of the user's sockets."""
-    load = one_by_one(wire, receiver, events, users)
+    load = one_by_one(server, wire, receiver, events, users)
     return measure(server, receiver, events, events * users, events if server.sockets == 1 else 0, load)
 
 
@@ -50,8 +56,8 @@ def single(length: Length) -> Case:
         "single",
         f"One feed; one event of {EVENT_BYTES} bytes at a time: the next is published when all have got it. The floor "
         "is a bare `write()` loop in C (`bench/floor.c`) that sends the same frame bytes to as many sockets of a "
-        f"receiver of the same kind at the same pace. A round is {SLICES} slices of each in turn, so that whatever else "
-        "the machine does meets both. `ratio` is the shard's CPU over the floor's; beside it the same with the gateway "
+        f"receiver of the same kind at the same pace. A round is {SLICES} slices of each in turn, so that whatever "
+        "else the machine does meets both. `ratio` is the shard's CPU over the floor's; beside it the same with the gateway "
         "and the router, which an event costs once however many it goes to.",
     )
     for connections in (100, 1000) if length.quick else (100, 1000, 5000):
