@@ -11,7 +11,8 @@
  * Tokens are looked for in the payload's bytes as a stream, so a server may batch, fragment or split as it likes.
  *
  * Orders come on stdin, in host byte order; each is answered by one line of JSON on stdout.
- *   'S' u8 n, ready mark · u8 at, u8 n, ping mark · u16 n, pong frame · u8 compressed     how the server speaks
+ *   'S' u8 n, ready mark · u8 at, u8 n, ping mark · u8 n, ping between others · u16 n, pong frame · u8 compressed
+ *       how the server speaks
  *   'O' u32 count, u32 at once, f64 timeout, then per connection                          opens; answers when all are ready
  *       u16 port, u32 low, u32 high, u8 flags (1 slow, 2 no handshake), u16 n, request, u16 n, greeting
  *   'U' u64 events, f64 timeout     answers when so many have arrived since the reset
@@ -63,8 +64,8 @@ typedef struct {
 } Connection;
 
 static struct {
-    char ready[256], ping[256], pong[65536];
-    int ready_size, ping_at, ping_size, pong_size, compressed;
+    char ready[256], ping[256], between[256], pong[65536];
+    int ready_size, ping_at, ping_size, between_size, pong_size, compressed;
 } style;
 
 static struct {
@@ -265,11 +266,12 @@ static size_t decompress(const char *payload, size_t size, const char **out) {
 }
 #endif
 
-/* At the beginning of a message, or, where a server joins what it says, at its end. */
+/* At the beginning of a message, or, where a server joins what it says, at its end or between. */
 static int is_ping(const char *payload, size_t size) {
     size_t mark = (size_t)style.ping_size, at = (size_t)style.ping_at;
     if (!mark || size < at + mark) return 0;
-    return !memcmp(payload + at, style.ping, mark) || !memcmp(payload + size - mark, style.ping, mark);
+    if (!memcmp(payload + at, style.ping, mark) || !memcmp(payload + size - mark, style.ping, mark)) return 1;
+    return style.between_size && memmem(payload, size, style.between, (size_t)style.between_size);
 }
 
 /* One frame, header and all. */
@@ -493,6 +495,7 @@ static void obey(void) {
         order_bytes(style.ready, (size_t)(style.ready_size = ORDER(uint8_t)));
         style.ping_at = ORDER(uint8_t);
         order_bytes(style.ping, (size_t)(style.ping_size = ORDER(uint8_t)));
+        order_bytes(style.between, (size_t)(style.between_size = ORDER(uint8_t)));
         order_bytes(style.pong, (size_t)(style.pong_size = ORDER(uint16_t)));
         style.compressed = ORDER(uint8_t);
         printf("{}\n");

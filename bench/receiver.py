@@ -56,12 +56,16 @@ def upgrade(port: int, target: str, subprotocol: str = "", headers: str = "") ->
 
 @dataclass(frozen=True)
 class Style:
-    """ready: in the message that ends the greeting; b"": the upgrade's answer does. ping_at: where its mark stands."""
+    """ready: in the message that ends the greeting; b"": the upgrade's answer does. ping_at: where its mark stands.
+
+    between: how a ping looks among other messages, where a server joins several in one frame.
+    """
 
     ready: bytes = b""
     ping: bytes = b""
     pong: bytes = b""
     ping_at: int = 0
+    between: bytes = b""
     compressed: bool = False
 
 
@@ -147,6 +151,8 @@ class Receiver:
             + style.ready
             + struct.pack("=BB", style.ping_at, len(style.ping))
             + style.ping
+            + struct.pack("=B", len(style.between))
+            + style.between
             + struct.pack("=H", len(style.pong))
             + style.pong
             + struct.pack("=B", style.compressed)

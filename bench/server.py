@@ -48,8 +48,9 @@ class Server(ABC):
         self.process: subprocess.Popen[bytes] | None = None
 
     @classmethod
-    def prepare(cls) -> None:  # noqa: B027 - most need nothing
+    def prepare(cls) -> None:
         """Installs or builds what it needs. Raises LeftOut with the reason."""
+        return
 
     @abstractmethod
     def command(self) -> Sequence[str]: ...

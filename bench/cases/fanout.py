@@ -57,8 +57,8 @@ def single(length: Length) -> Case:
         f"One feed; one event of {EVENT_BYTES} bytes at a time: the next is published when all have got it. The floor "
         "is a bare `write()` loop in C (`bench/floor.c`) that sends the same frame bytes to as many sockets of a "
         f"receiver of the same kind at the same pace. A round is {SLICES} slices of each in turn, so that whatever "
-        "else the machine does meets both. `ratio` is the shard's CPU over the floor's; beside it the same with the gateway "
-        "and the router, which an event costs once however many it goes to.",
+        "else the machine does meets both. `ratio` is the shard's CPU over the floor's; beside it the same with "
+        "the gateway and the router, which an event costs once however many it goes to.",
     )
     for connections in (100, 1000) if length.quick else (100, 1000, 5000):
         case.rows.append(row(f"1 feed × {connections:,}", _single(length, connections), SINGLE_COLUMNS))

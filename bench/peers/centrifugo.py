@@ -38,7 +38,7 @@ class Centrifugo(Server):
 
     name = "Centrifugo"
     about = "Centrifugo on its memory engine, JSON protocol, no history; batches through its HTTP API"
-    style = Style(ready=b'"id":2,"subscribe"', ping=b"{}", pong=client_frame(b"{}"))
+    style = Style(ready=b'"id":2,"subscribe"', ping=b"{}", pong=client_frame(b"{}"), between=b"\n{}\n")
 
     @classmethod
     def prepare(cls) -> None:

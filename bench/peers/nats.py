@@ -43,7 +43,7 @@ class _Publications(Wire):
 class Nats(Server):
     name = "NATS"
     about = "Debian's nats-server, core NATS over its WebSocket listener; PUB on its own protocol, a PING per batch"
-    style = Style(ready=b"PONG", ping=b"PING\r\n", pong=client_frame(b"PONG\r\n", BINARY))
+    style = Style(ready=b"PONG", ping=b"PING\r\n", pong=client_frame(b"PONG\r\n", BINARY), between=b"\nPING\r\n")
 
     @classmethod
     def prepare(cls) -> None:
