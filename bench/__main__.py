@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench import peers
-from bench.cases import connections, fanout, side_by_side, streams
+from bench.cases import connections, fanout, ingest, recovery, side_by_side, streams
 from bench.machine import LOAD_CORES, BenchError
 from bench.measure import FULL, QUICK, Length
 from bench.report import Case, as_json, environment, markdown
@@ -30,6 +30,10 @@ CASES: dict[str, RunCase] = {
     "codecs": streams.codecs,
     "storm": connections.storm,
     "idle": connections.idle,
+    "journal": ingest.journal,
+    "router": ingest.router,
+    "resume": recovery.resume,
+    "failover": recovery.failover,
     "peers_single": side_by_side.peers_single,
     "peers_stream": side_by_side.peers_stream,
     "peers_memory": side_by_side.peers_memory,

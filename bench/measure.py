@@ -6,6 +6,7 @@ What keeps the numbers honest stands here, for Solowire and for every peer alike
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ SETTLE_S = 0.25
 MAX_LATE_MS = 20.0
 MAX_BUSY = 0.90
 SHORTEST_S = 0.5
+_NUMBER = re.compile(r"[\d.,–]+")
 
 UNITS = {"CPU per event": "µs", "CPU per frame": "µs", "floor per frame": "µs", "p50": "ms", "p99": "ms", "max": "ms"}
 UNITS |= dict.fromkeys(("server CPU", "shard CPU", "router CPU", "gateway CPU", "receiver CPU", "load core"), "%")
@@ -54,7 +56,15 @@ def row(name: str, rounds: list[Round], columns: list[str]) -> Row:
     measures = {
         c: Measure.over((r.values[c] for r in rounds), UNITS.get(c, "")) for c in columns if c in rounds[0].values
     }
-    return Row(name, measures, list(dict.fromkeys(fault for r in rounds for fault in r.faults)))
+    return Row(name, measures, collapsed([fault for r in rounds for fault in r.faults]))
+
+
+def collapsed(faults: list[str]) -> list[str]:
+    """Faults that differ in numbers only as one, with how often there was one like it."""
+    alike: dict[str, list[str]] = {}
+    for fault in faults:
+        alike.setdefault(_NUMBER.sub("", fault), []).append(fault)
+    return [f"{same[0]} ({len(same)} times)" if len(same) > 1 else same[0] for same in alike.values()]
 
 
 class Busy:

@@ -14,6 +14,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Self
 
 from bench.load import About, Wire
 from bench.machine import (
@@ -28,7 +29,7 @@ from bench.machine import (
     placed,
     tree,
 )
-from bench.receiver import Plan, Receiver, Style
+from bench.receiver import Opened, Plan, Receiver, Style
 
 START_TIMEOUT_S = 40.0
 
@@ -80,7 +81,7 @@ class Server(ABC):
             return True
         return False
 
-    def __enter__(self) -> Server:
+    def __enter__(self) -> Self:
         try:
             self.start(merge=False)
         except BaseException:
@@ -112,9 +113,9 @@ class Server(ABC):
             end(self.process)
         shutil.rmtree(self.data, ignore_errors=True)
 
-    def connect(self, receiver: Receiver, users: int) -> None:
-        """`users` users, each with its connections, all of whom get every event."""
-        receiver.open([plan for user in range(users) for plan in self.plan(user)])
+    def connect(self, receiver: Receiver, users: int, first: int = 0) -> list[Opened]:
+        """So many users from the `first` on, each with its connections, all of whom get every event."""
+        return [receiver.open([plan for user in range(first, first + users) for plan in self.plan(user)])]
 
     # ------------------------------------------------------------ what it takes
 

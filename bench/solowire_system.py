@@ -101,6 +101,7 @@ class Solowire(Server):
         super().start(merge=merge or self.merge)
         self._secret = (self.data / "secret").read_text().strip()
         self.token = self.sign("bench")
+        self.bearer = f"Authorization: Bearer {self.token}\r\n"
         self.started = self.processes()
 
     def ready(self) -> bool:
@@ -122,8 +123,7 @@ class Solowire(Server):
         return jwt.encode({"sub": user, "role": role, "iat": now, "exp": now + 3600}, self._secret, "HS256")
 
     def wires(self, count: int) -> list[Wire]:
-        bearer = f"Authorization: Bearer {self.token}\r\n"
-        return [_Events(self.port, "/v1/events", bearer) for _ in range(count)]
+        return [_Events(self.port, "/v1/events", self.bearer) for _ in range(count)]
 
     # ------------------------------------------------------------ users
 
@@ -174,10 +174,10 @@ class Solowire(Server):
         self,
         receiver: Receiver,
         users: int,
+        first: int = 0,
         hello: Callable[[int], Mapping[str, object]] | None = None,
         streams: Callable[[int], tuple[int, int]] | None = None,
         slow: Callable[[int], bool] | None = None,
-        first: int = 0,
     ) -> list[Opened]:
         """In parts, since a ticket lives 30 s. Each function is asked with the number of the user."""
         opened = []

@@ -143,7 +143,7 @@ def peers_stream(length: Length) -> Case:
             rates: dict[str, float] = {}
             for number in range(length.rounds + 1):
                 for side in sides:
-                    runs = [(side.name, side.server.addressed)]
+                    runs: list[tuple[str, Callable[[int], About | None]]] = [(side.name, side.server.addressed)]
                     if side.name == Solowire.name:
                         runs.append((OURS_AT_ONCE, lambda _: AT_ONCE))
                     for name, addressed in runs:
@@ -197,7 +197,7 @@ def peers_memory(length: Length) -> Case:
                 server.connect(receiver, 10)
                 time.sleep(SETTLE_S)
                 before = server.memory()
-                server.connect(receiver, users)
+                server.connect(receiver, users, first=10)
                 time.sleep(SETTLE_S)
                 after = server.memory()
                 faults = receiver.counts().faults

@@ -30,7 +30,7 @@ def _rounds(
     wires: int = 4,
 ) -> list[Round]:
     with system, Receiver(system.style) as receiver:
-        system.connect(receiver, connections, hello, streams)
+        system.connect(receiver, connections, hello=hello, streams=streams)
         with publishing(system, wires) as publisher:
             stream.run(system, receiver, publisher, WARM_UP_S)
             return [stream.run(system, receiver, publisher, length.seconds) for _ in range(length.rounds)]

@@ -32,7 +32,14 @@ class Replaced(Server):
             return
         for command in (
             [sys.executable, "-m", "venv", "--clear", str(VENV)],
-            [str(VENV / "bin/pip"), "install", "-q", "--disable-pip-version-check", "-r", FOLDER / "requirements.txt"],
+            [
+                str(VENV / "bin/pip"),
+                "install",
+                "-q",
+                "--disable-pip-version-check",
+                "-r",
+                str(FOLDER / "requirements.txt"),
+            ],
         ):
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
