@@ -150,7 +150,10 @@ class SolowireUser(FastHttpUser):
     def _open(self) -> None:
         """Raises _Refused, OSError, WebSocketException."""
         with self.client.post(
-            "/v1/connect", headers={"Authorization": f"Bearer {self.token}"}, catch_response=True
+            # Asked for seldom: a connection kept for that may be closed by the gateway just when it is used again.
+            "/v1/connect",
+            headers={"Authorization": f"Bearer {self.token}", "Connection": "close"},
+            catch_response=True,
         ) as answer:
             if answer.status_code in (429, 503):
                 answer.success()  # told to wait, which is a part of the protocol
