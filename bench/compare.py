@@ -1,7 +1,8 @@
-"""`python -m bench.compare BASE [CASE …] [--turns N] [--full]`: the same cases of two revisions in turn, and the ratios.
+"""`python -m bench.compare BASE [CASE …] [--turns N] [--full]`: the same cases of two revisions in turn, with ratios.
 
 The benchmarks are this tree's for both; only the servers change: BASE is checked out into a temporary directory, which
-PYTHONPATH puts first for everything that the other run starts. Exit status: 0; 1 if a row is void; 2 if a run failed.
+PYTHONPATH names for everything that its runs start. So a case without a server (`journal`) can't be compared.
+Exit status: 0; 1 if a row is void; 2 if a run failed.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from pathlib import Path
 from bench.report import ROOT, Case, from_json
 
 DEFAULT_CASES = ("single", "stream", "users", "storm")
+HIGH_IS_GOOD = ("/s", "per CPU-second")
 LOW_IS_GOOD = ("CPU", "p50", "p99", "max", "PSS", "RSS", "ratio", "seconds", "bytes")
+NEITHER = ("receiver CPU", "load core", "load CPU", "floor per frame")
 NOTICEABLE = 0.05
 
 Key = tuple[str, str, str]
@@ -34,6 +37,8 @@ def main() -> int:
     parser.add_argument("--turns", type=int, default=3, help="how often each revision runs")
     parser.add_argument("--full", action="store_true", help="full rounds, not quick ones")
     chosen = parser.parse_args()
+    if "journal" in chosen.case:
+        parser.error("journal has no server that could be another revision's")
     found: dict[str, list[list[Case]]] = {"base": [], "this": []}
     with checked_out(chosen.base) as base:
         for turn in range(chosen.turns):
@@ -117,8 +122,11 @@ def judged(measure: str, ratio: float, low: float, high: float) -> str:
     """A word only where the turns of the two do not overlap, and the difference is worth one."""
     if abs(ratio - 1) < NOTICEABLE or low <= 1 <= high:
         return ""
-    better = (ratio < 1) == any(word in measure for word in LOW_IS_GOOD if "per CPU-second" not in measure)
-    return "better" if better else "**worse**"
+    if any(mark in measure for mark in HIGH_IS_GOOD):
+        return "better" if ratio > 1 else "**worse**"
+    if measure not in NEITHER and any(mark in measure for mark in LOW_IS_GOOD):
+        return "better" if ratio < 1 else "**worse**"
+    return ""
 
 
 if __name__ == "__main__":

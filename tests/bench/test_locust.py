@@ -26,10 +26,10 @@ def test_users_who_are_cut_off_miss_nothing(tmp_path: Path) -> None:
     """Locust runs headless for half a minute of reconnect storms: every event reaches every user once, in order."""
     limits = {"CONNECT_RATE": 10_000, "CONNECT_BURST": 10_000}
     with running(tmp_path / "data", shards=2, settings=limits) as system:
+        options = f"--headless --load storm -u {USERS} -r {USERS} -t {SECONDS}s --rate 50 --batch 5 --only-summary"
+        where = ["--host", system.url, "--data-dir", system.data_dir, "--csv", tmp_path / "run"]
         done = subprocess.run(
-            [sys.executable, "-m", "locust", "-f", LOCUSTFILE, "--host", system.url, "--headless", "--load", "storm"]
-            + ["-u", str(USERS), "-r", str(USERS), "-t", f"{SECONDS}s", "--rate", "50", "--batch", "5"]
-            + ["--data-dir", system.data_dir, "--csv", tmp_path / "run", "--only-summary"],
+            [sys.executable, "-m", "locust", "-f", LOCUSTFILE, *where, *options.split()],
             env={name: value for name, value in os.environ.items() if not name.startswith("SOLOWIRE_")},
             cwd=tmp_path,
             capture_output=True,
