@@ -90,17 +90,16 @@ def compare(base: list[list[Case]], this: list[list[Case]]) -> tuple[list[str], 
     """A Markdown table of medians over the turns, and whether a row was void in one of them."""
     (before, void_before), (after, void_after) = medians(base), medians(this)
     lines = ["| case | row | measure | base | this | ratio | |", "| --- | --- | --- | --- | --- | --- | --- |"]
+    void = sorted(void_before | void_after)
     for key, values in before.items():
         if key not in after or not statistics.median(values):
             continue
         old, new = statistics.median(values), statistics.median(after[key])
-        ratio = new / old
         low, high = min(after[key]) / max(values), max(after[key]) / min(values) if min(values) else float("inf")
+        word = "void" if key[:2] in void else judged(key[2], new / old, low, high) if len(values) > 1 else ""
         lines.append(
-            f"| {' | '.join(key)} | {old:,.4g} | {new:,.4g} | {ratio:.2f} [{low:.2f}–{high:.2f}] "
-            f"| {judged(key[2], ratio, low, high)} |"
+            f"| {' | '.join(key)} | {old:,.4g} | {new:,.4g} | {new / old:.2f} [{low:.2f}–{high:.2f}] | {word} |"
         )
-    void = sorted(void_before | void_after)
     lines += [f"\nVoid in at least one turn: {case}, {row}." for case, row in void]
     return lines, bool(void)
 

@@ -40,6 +40,8 @@ class Floor:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
         self._receiver.__exit__()
 
     def _order(self, words: bytes) -> None:

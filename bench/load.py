@@ -168,8 +168,9 @@ class Publisher:
             due = first / per_second
             waited = False
             while (left := start + due - time.monotonic()) > 0 or not self._free:
-                waited = waited or left <= 0
-                self._collect(max(left, 0.0) if self._free else ANSWER_TIMEOUT_S)
+                blocked = not self._free
+                self._collect(ANSWER_TIMEOUT_S if blocked else left)
+                waited = blocked and time.monotonic() > start + due
             if not waited:
                 late.append(time.monotonic() - start - due)
             wire = self._free.pop()

@@ -21,6 +21,7 @@ from hdrh.histogram import HdrHistogram  # type: ignore[import-untyped]
 from bench.machine import HOST, LOAD_CORES, BenchError, compiled, cpu_seconds, placed
 
 OPEN_TIMEOUT_S = 60.0
+LONGEST_US = 600_000_000
 ANY_STREAM = (0, 0xFFFF)
 TOKEN_CHARACTERS = 30
 TEXT, BINARY = 0x1, 0x2
@@ -121,10 +122,10 @@ class _Frame(msgspec.Struct):
 
 
 def histogram(pairs: Sequence[tuple[int, int]]) -> HdrHistogram:
-    """In µs, 3 significant digits, up to ten minutes."""
-    found = HdrHistogram(1, 600_000_000, 3)
+    """In µs, 3 significant digits; ten minutes stand for all that is longer."""
+    found = HdrHistogram(1, LONGEST_US, 3)
     for value, times in pairs:
-        found.record_value(max(1, value), times)
+        found.record_value(min(max(1, value), LONGEST_US), times)
     return found
 
 
@@ -173,6 +174,8 @@ class Receiver:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
 
     def _order(self, words: bytes) -> bytes:
         assert self._process.stdin is not None
