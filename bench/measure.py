@@ -41,7 +41,7 @@ class Length:
     quick: bool = False
 
 
-FULL, QUICK = Length(5, 4.0, 200), Length(2, 1.0, 20, quick=True)
+FULL, QUICK = Length(5, 3.0, 200), Length(2, 1.0, 20, quick=True)
 
 
 @dataclass

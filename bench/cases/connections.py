@@ -14,7 +14,7 @@ from bench.solowire_system import Solowire
 
 STORM, IDLE = 2000, 10_000
 AT_ONCE = 128
-IDLE_S = 30.0
+IDLE_S = 27.0
 SETTLE_S = 3.0
 MERGE_TIMEOUT_S = 120.0
 
@@ -67,9 +67,9 @@ def idle(length: Length) -> Case:
         "idle",
         f"{count:,} connections of one feed to one shard, to which nothing happens but heartbeats (25 s). Memory is "
         "what all processes of the server grew by, from smaps_rollup; what the kernel holds for the sockets is not in "
-        "it. CPU is that of all processes over half a minute, in percent of a core. With same-page merging the server "
-        "was started with `PR_SET_MEMORY_MERGE` (as systemd's `MemoryKSM=` does), the host's merging was on with "
-        "`use_zero_pages`, and the memory was read when it had been through three times.",
+        "it. CPU is that of all processes over a heartbeat's time, in percent of a core. With same-page merging the "
+        "server was started with `PR_SET_MEMORY_MERGE` (as systemd's `MemoryKSM=` does), the host's merging was on "
+        "with `use_zero_pages`, and the memory was read when it had been through three times.",
     )
     columns = ["PSS per connection", "RSS per connection", "PSS before, MB", "PSS, MB", "CPU while idle, %"]
     for name, merge in (("as it is", False), ("with same-page merging", True)):

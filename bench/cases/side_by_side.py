@@ -14,7 +14,7 @@ from bench import peers
 from bench.cases.fanout import AT_ONCE, single_round
 from bench.floor import Floor
 from bench.load import EVENT_BYTES, About
-from bench.machine import BenchError
+from bench.machine import SERVER_CORES, BenchError
 from bench.measure import Length, Round, Stream, publishing, row
 from bench.receiver import Receiver
 from bench.report import Case
@@ -53,18 +53,39 @@ def _connect(stack: ExitStack, case: Case, kinds: Sequence[type[Server]], users:
                 server = own.enter_context(kind())
                 receiver = own.enter_context(Receiver(server.style))
                 server.connect(receiver, users)
-            except BenchError as error:
-                case.remarks.append(f"{kind.name} × {users:,}: could not run: {str(error).splitlines()[0]}.")
+            except (BenchError, OSError) as error:
+                _leave_out(case, kind, f"{kind.name} × {users:,}", error)
                 continue
             stack.push(own.pop_all())
             sides.append(_Side(kind.name, server, receiver))
     return sides
 
 
+def _leave_out(case: Case, kind: type[Server], name: str, error: Exception) -> None:
+    """A peer that fails is told, with the first and the last of its words; without Solowire there is no comparison."""
+    if kind is Solowire:
+        raise error
+    words = (str(error) or repr(error)).splitlines()
+    case.remarks.append(f"{name}: could not run: {' … '.join(dict.fromkeys((words[0], words[-1])))}.")
+
+
+def _rounds(case: Case, sides: list[_Side], once: Callable[[_Side], dict[str, Round]]) -> dict[str, Round]:
+    """One round of each in turn. A side that fails is left out from then on."""
+    found: dict[str, Round] = {}
+    for side in list(sides):
+        try:
+            found |= once(side)
+        except (BenchError, OSError) as error:
+            _leave_out(case, type(side.server), side.name, error)
+            sides.remove(side)
+    return found
+
+
 def _kinds(case: Case) -> list[type[Server]]:
     found, left_out = peers.available()
     case.remarks += left_out
-    case.remarks.append("; ".join(f"**{kind.name}**: {kind.about}" for kind in found) + ".")
+    if found:
+        case.remarks.append("; ".join(f"**{kind.name}**: {kind.about}" for kind in found) + ".")
     return [Solowire, *found]
 
 
@@ -102,12 +123,14 @@ def peers_single(length: Length) -> Case:
         found: dict[str, list[Round]] = {}
         with ExitStack() as stack:
             sides = _connect(stack, case, kinds, users)
-            wires = [stack.enter_context(contextlib.closing(side.server.wires(1)[0])) for side in sides]
             floor = stack.enter_context(Floor(users))
+
+            def once(side: _Side, events: int = events, users: int = users) -> dict[str, Round]:
+                with contextlib.closing(side.server.wires(1)[0]) as wire:
+                    return {side.name: single_round(side.server, side.receiver, wire, events, users)}
+
             for number in range(length.rounds + 1):
-                rounds = {}
-                for side, wire in zip(sides, wires, strict=True):
-                    rounds[side.name] = single_round(side.server, side.receiver, wire, events, users)
+                rounds = _rounds(case, sides, once)
                 cost = floor.run(sides[0].receiver.last_frame(), events, 100.0)
                 rounds["the floor"] = Round({"CPU per frame": cost * 1e6, "deliveries per CPU-second": 1 / cost})
                 for name, one in rounds.items():
@@ -136,22 +159,23 @@ def peers_stream(length: Length) -> Case:
         sides = _connect(stack, case, kinds, users)
         for per_second in (100, 1000):
             found: dict[str, list[Round]] = {}
-            for side in sides:
-                found[side.name] = []
-                if side.name == Solowire.name:
-                    found[OURS_AT_ONCE] = []
             rates: dict[str, float] = {}
+
+            def once(side: _Side, per_second: int = per_second, rates: dict[str, float] = rates) -> dict[str, Round]:
+                runs: dict[str, Callable[[int], About | None]] = {side.name: side.server.addressed}
+                if side.name == Solowire.name:
+                    runs[OURS_AT_ONCE] = lambda _: AT_ONCE
+                return {
+                    name: _stream_round(side, addressed, per_second, length.seconds, rates.get(name))
+                    for name, addressed in runs.items()
+                }
+
             for number in range(length.rounds + 1):
-                for side in sides:
-                    runs: list[tuple[str, Callable[[int], About | None]]] = [(side.name, side.server.addressed)]
-                    if side.name == Solowire.name:
-                        runs.append((OURS_AT_ONCE, lambda _: AT_ONCE))
-                    for name, addressed in runs:
-                        one = _stream_round(side, addressed, per_second, length.seconds, rates.get(name))
-                        if number:
-                            found[name].append(one)
-                        else:
-                            rates[name] = one.values["events/s"]
+                for name, one in _rounds(case, sides, once).items():
+                    if number:
+                        found.setdefault(name, []).append(one)
+                    else:
+                        rates[name] = len(SERVER_CORES) * 1e6 / one.values["CPU per event"]
             suffix = f" × {users:,}, {per_second:,} events/s"
             _compare(case, found, "deliveries per CPU-second", [*columns, "server CPU", "load core"], suffix)
     for line in case.rows:
@@ -164,7 +188,7 @@ def peers_stream(length: Length) -> Case:
 def _stream_round(
     side: _Side, addressed: Callable[[int], About | None], per_second: int, seconds: float, rate: float | None
 ) -> Round:
-    """rate: None for the warm-up, which finds out what the server can do."""
+    """rate: None for the warm-up, by whose CPU time it is known how many events a second the server can do at most."""
     keyed = addressed(0)
     batch = 10 if per_second >= 1000 else 1
     about = None if keyed is None else cast(Callable[[int], About], addressed)
@@ -173,7 +197,7 @@ def _stream_round(
     with publishing(side.server, 1 if about else 4) as publisher:
         if rate is None:
             return load.events(side.server, side.receiver, publisher, 100)
-        slower = rate if rate < 0.7 * per_second else 0.0
+        slower = rate if rate < per_second else 0.0
         return load.run(side.server, side.receiver, publisher, seconds, slower)
 
 
@@ -190,26 +214,34 @@ def peers_memory(length: Length) -> Case:
     )
     kinds = _kinds(case)
     rounds = 1 if length.quick else 3
-    found: dict[str, list[Round]] = {kind.name: [] for kind in kinds}
+    found: dict[str, list[Round]] = {}
     for _ in range(rounds):
-        for kind in kinds:
-            with kind() as server, Receiver(server.style) as receiver:
-                server.connect(receiver, 10)
-                time.sleep(SETTLE_S)
-                before = server.memory()
-                server.connect(receiver, users, first=10)
-                time.sleep(SETTLE_S)
-                after = server.memory()
-                faults = receiver.counts().faults
-            values = {
-                "PSS per user": (after.pss - before.pss) / users / 1000,
-                "RSS per user": (after.rss - before.rss) / users / 1000,
-                "PSS before, MB": before.pss / 1e6,
-                "PSS, MB": after.pss / 1e6,
-            }
-            found[kind.name].append(Round(values, faults))
+        for kind in list(kinds):
+            try:
+                found.setdefault(kind.name, []).append(_memory(kind, users))
+            except (BenchError, OSError) as error:
+                _leave_out(case, kind, kind.name, error)
+                kinds.remove(kind)
     _compare(case, found, "PSS per user", ["PSS per user", "RSS per user", "PSS before, MB", "PSS, MB"], "")
     for line in case.rows:
         if line.name == "replaced pattern":
             case.hold(line, AHEAD, at_most=1 / 3)
     return case
+
+
+def _memory(kind: type[Server], users: int) -> Round:
+    with kind() as server, Receiver(server.style) as receiver:
+        server.connect(receiver, 10)
+        time.sleep(SETTLE_S)
+        before = server.memory()
+        server.connect(receiver, users, first=10)
+        time.sleep(SETTLE_S)
+        after = server.memory()
+        faults = receiver.counts().faults
+    values = {
+        "PSS per user": (after.pss - before.pss) / users / 1000,
+        "RSS per user": (after.rss - before.rss) / users / 1000,
+        "PSS before, MB": before.pss / 1e6,
+        "PSS, MB": after.pss / 1e6,
+    }
+    return Round(values, faults)

@@ -106,7 +106,7 @@ def feeds(length: Length) -> Case:
 
         everyone = Stream(per_second, batch, CONNECTIONS, about=lambda _: _about(SHARED, 0))
         found = _rounds(length, Solowire(), everyone, CONNECTIONS, hello, wires=1)
-        case.rows.append(row(f"{count:,} feeds, all match", found, [*columns, "p50", "p99", *SHARES]))
+        case.rows.append(row(f"{count:,} feed{'s' * (count > 1)}, all match", found, [*columns, "p50", "p99", *SHARES]))
     for count in (10, 100, 1000):
 
         def hello(n: int, count: int = count) -> Mapping[str, object]:
@@ -160,8 +160,9 @@ def slow(length: Length) -> Case:
         with contextlib.ExitStack() as stack:
             system = stack.enter_context(Solowire())
             receiver = stack.enter_context(Receiver(system.style, bytes_per_s))
-            system.connect(receiver, CONNECTIONS, slow=lambda n, on=slow_ones: on and n % share == 0)
             fast = CONNECTIONS - CONNECTIONS // share * slow_ones
+            system.connect(receiver, fast)
+            system.connect(receiver, CONNECTIONS - fast, first=fast, slow=lambda _: True)
             load = Stream(1000, 10, fast)
             publisher = stack.enter_context(publishing(system))
             load.run(system, receiver, publisher, WARM_UP_S)
