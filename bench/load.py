@@ -125,9 +125,12 @@ class Http(Wire):
 
 @dataclass(frozen=True)
 class About:
-    """Who an event is for. key: its stream, so that order is checked among those of one key. Fragments of JSON."""
+    """How an event is addressed, in fragments of JSON.
 
-    key: int
+    key: its stream, where order is checked among those of one key; None: among those of one wire.
+    """
+
+    key: int | None
     top: bytes = b""
     data: bytes = b""
 
@@ -158,7 +161,7 @@ class Publisher:
         self, count: int, batch: int, per_second: float, about: Callable[[int], About] | None = None
     ) -> tuple[float, list[str]]:
         """Publishes `count` events. Returns the 99th percentile of its own lateness in ms, and faults."""
-        if about and len(self._wires) > 1:
+        if about and about(0).key is not None and len(self._wires) > 1:
             raise BenchError("events with keys need one wire: the order of several is nobody's promise")
         self._faults = []
         late: list[float] = []
@@ -177,9 +180,9 @@ class Publisher:
             sent_ns = start_ns + int(due * 1e9)
             events = []
             for n in range(first, min(first + batch, count)):
-                for_whom = about(n) if about else None
-                stream = for_whom.key if for_whom else wire
-                events.append(event(stream, numbers[stream], sent_ns, for_whom, self._size))
+                addressed = about(n) if about else None
+                stream = wire if addressed is None or addressed.key is None else addressed.key
+                events.append(event(stream, numbers[stream], sent_ns, addressed, self._size))
                 numbers[stream] += 1
             self._wires[wire].send(events)
             self._selector.register(self._wires[wire].sock, selectors.EVENT_READ, wire)

@@ -189,12 +189,13 @@ def _stream_round(
     side: _Side, addressed: Callable[[int], About | None], per_second: int, seconds: float, rate: float | None
 ) -> Round:
     """rate: None for the warm-up, by whose CPU time it is known how many events a second the server can do at most."""
-    keyed = addressed(0)
+    first = addressed(0)
+    keyed = first is not None and first.key is not None
     batch = 10 if per_second >= 1000 else 1
-    about = None if keyed is None else cast(Callable[[int], About], addressed)
-    each = (lambda _: 0) if keyed is not None and side.server.sockets > 1 else (lambda events: events)
+    about = None if first is None else cast(Callable[[int], About], addressed)
+    each = (lambda _: 0) if keyed else (lambda events: events)
     load = Stream(per_second, batch, STREAM_USERS, each, about)
-    with publishing(side.server, 1 if about else 4) as publisher:
+    with publishing(side.server, 1 if keyed else 4) as publisher:
         if rate is None:
             return load.events(side.server, side.receiver, publisher, 100)
         slower = rate if rate < per_second else 0.0

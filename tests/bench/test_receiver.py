@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import socket
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
 
+from bench.floor import Floor
 from bench.load import event
 from bench.machine import BenchError
 from bench.receiver import ANY_STREAM, Counts, Plan, Receiver, Style, client_frame, upgrade
@@ -123,6 +125,28 @@ def test_a_ping_is_answered(payload: bytes) -> None:
         receiver.open([Plan(port, upgrade(port, "/"))])
         receiver.until(99, 0.5)
     assert heard == [client_frame(b"PONG")]
+
+
+def test_frames_that_were_compressed_are_read() -> None:
+    """A frame of raw deflate, ended by a flush, is looked into; equal ones count again."""
+    deflate = zlib.compressobj(wbits=-15)
+    body = deflate.compress(events(0, 1)) + deflate.flush(zlib.Z_SYNC_FLUSH)
+
+    def say(peer: socket.socket) -> None:
+        peer.sendall(frame(body, 0x82))
+
+    with serving(say, ACCEPTED) as port, Receiver(Style(compressed=True)) as receiver:
+        receiver.open([Plan(port, upgrade(port, "/"))])
+        receiver.until(2, ARRIVE_S)
+        counts = receiver.counts()
+    assert (counts.events, counts.faults) == (2, [])
+
+
+def test_the_floor_delivers_what_it_charges_for() -> None:
+    """The loop of bare writes sends each frame to each socket, and says what that took."""
+    with Floor(20) as floor:
+        cost = floor.run(frame(events(0)), 50, 2000.0)
+    assert 1e-7 < cost < 1e-3
 
 
 def test_an_end_is_a_fault() -> None:
