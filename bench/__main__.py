@@ -50,7 +50,7 @@ def main() -> int:
     chosen = parser.parse_args()
     if chosen.list:
         for name, case in CASES.items():
-            print(f"{name:16}{(sys.modules[case.__module__].__doc__ or '').splitlines()[0]}")
+            print(f"{name:16}{case.__doc__}")
         return 0
     if unknown := [name for name in chosen.case if name not in CASES]:
         parser.error(f"no such case: {unknown[0]}; there are {', '.join(CASES)}")

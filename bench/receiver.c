@@ -10,6 +10,9 @@
  * brought it goes into a histogram of 2,048 linear steps per power of two, as HdrHistogram's with 3 digits.
  * Tokens are looked for in the payload's bytes as a stream, so a server may batch, fragment or split as it likes.
  *
+ * It is longer than 500 lines because it is a whole program that stands alone: it needs a C compiler and nothing else
+ * (zlib, where it is there, for compressed frames).
+ *
  * Orders come on stdin, in host byte order; each is answered by one line of JSON on stdout.
  *   'S' u8 n, ready mark · u8 at, u8 n, ping mark · u8 n, ping between others · u16 n, pong frame · u8 compressed
  *       how the server speaks

@@ -20,6 +20,7 @@ MERGE_TIMEOUT_S = 120.0
 
 
 def storm(length: Length) -> Case:
+    """Many users come at once: connects per second, and CPU for each."""
     count = STORM // 4 if length.quick else STORM
     case = Case(
         "storm",
@@ -62,6 +63,7 @@ def storm(length: Length) -> Case:
 
 
 def idle(length: Length) -> Case:
+    """Ten thousand idle connections: memory and CPU, with and without same-page merging."""
     count, seconds = (2000, 5.0) if length.quick else (IDLE, IDLE_S)
     case = Case(
         "idle",

@@ -67,6 +67,7 @@ def _latencies(seconds: list[float]) -> dict[str, float]:
 
 
 def journal(length: Length) -> Case:
+    """The log alone: append and commit."""
     events = QUICK_EVENTS if length.quick else EVENTS
     case = Case(
         "journal",
@@ -227,6 +228,7 @@ class _Gateway:
 
 
 def router(length: Length) -> Case:
+    """From a publisher's request on the backplane to its answer."""
     events = QUICK_EVENTS if length.quick else EVENTS
     case = Case(
         "router",

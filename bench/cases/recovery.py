@@ -49,6 +49,7 @@ TIMEOUT_S = 30.0
 
 
 def resume(length: Length) -> Case:
+    """A thousand clients come back at once and get what they missed."""
     case = Case(
         "resume",
         f"One shard; {CLIENTS:,} clients are cut off, {EVENTS:,} events of {EVENT_BYTES} bytes that all of them want "
@@ -160,6 +161,7 @@ def _acknowledged(answer: bytes) -> range:
 
 
 def failover(length: Length) -> Case:
+    """A shard is killed under load."""
     rounds = QUICK_FAILOVER_ROUNDS if length.quick else FAILOVER_ROUNDS
     case = Case(
         "failover",

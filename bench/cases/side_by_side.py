@@ -110,6 +110,7 @@ def _hold(case: Case, users: int, at_least: dict[str, float]) -> None:
 
 
 def peers_single(length: Length) -> Case:
+    """One event at a time, beside other servers and the floor."""
     case = Case(
         "peers_single",
         f"One event of {EVENT_BYTES} bytes at a time: the next is published when all have got it. CPU is that of all "
@@ -145,6 +146,7 @@ def peers_single(length: Length) -> Case:
 
 
 def peers_stream(length: Length) -> Case:
+    """Events by the clock, beside other servers."""
     users = STREAM_USERS
     case = Case(
         "peers_stream",
@@ -206,6 +208,7 @@ def _stream_round(
 
 
 def peers_memory(length: Length) -> Case:
+    """Memory of idle users, beside other servers."""
     users = MEMORY_USERS // 4 if length.quick else MEMORY_USERS
     case = Case(
         "peers_memory",

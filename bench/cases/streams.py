@@ -37,6 +37,7 @@ def _rounds(
 
 
 def stream(length: Length) -> Case:
+    """100, 1,000 and 5,000 events per second to 1,000 subscribers."""
     case = Case(
         "stream",
         f"{CONNECTIONS:,} connections of one feed, events of {EVENT_BYTES} bytes as published at a steady rate, at "
@@ -51,6 +52,7 @@ def stream(length: Length) -> Case:
 
 
 def shards(length: Length) -> Case:
+    """The same load on 1, 2 and 4 shards."""
     case = Case(
         "shards",
         f"The same {CONNECTIONS:,} users and 1,000 events per second with one shard and with more. On a machine where "
@@ -64,6 +66,7 @@ def shards(length: Length) -> Case:
 
 
 def codecs(length: Length) -> Case:
+    """JSON, MessagePack and compressed."""
     case = Case("codecs", f"{CONNECTIONS:,} connections of one feed, 1,000 events per second, by subprotocol.")
     for subprotocol in (JSON, MSGPACK, DEFLATE):
         with Solowire() as system:
@@ -91,6 +94,7 @@ SHARED = "shared.example"
 
 
 def feeds(length: Length) -> Case:
+    """1, 10, 100 and 1,000 feeds."""
     per_second, batch = 200, 10
     case = Case(
         "feeds",
@@ -125,6 +129,7 @@ def feeds(length: Length) -> Case:
 
 
 def users(length: Length) -> Case:
+    """A thousand users, each with events of their own."""
     per_second, batch = 1000, 10
     case = Case(
         "users",
@@ -148,6 +153,7 @@ def users(length: Length) -> Case:
 
 
 def slow(length: Length) -> Case:
+    """A fifth of the readers is slow."""
     share, bytes_per_s = 5, 20_000.0
     case = Case(
         "slow",
