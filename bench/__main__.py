@@ -16,7 +16,7 @@ from bench import peers
 from bench.cases import connections, fanout, ingest, recovery, side_by_side, streams
 from bench.machine import LOAD_CORES, BenchError
 from bench.measure import FULL, QUICK, Length
-from bench.report import Case, as_json, environment, markdown
+from bench.report import Case, environment, write
 
 RunCase = Callable[[Length], Case]
 CASES: dict[str, RunCase] = {
@@ -71,12 +71,7 @@ def run(names: list[str], quick: bool, out: Path | None, json: Path | None) -> i
             failed = True
             sys.stderr.write(f"{name} could not run: {error}\n")
             cases.append(Case(name, f"Could not run: {(str(error) or repr(error)).splitlines()[0]}"))
-    text = markdown(cases, facts)
-    for file, content in ((out, text.encode()), (json, as_json(cases, facts))):
-        if file:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(content)
-    sys.stdout.write(text)
+    write(cases, facts, out, json)
     missed = any(case.void or not all(target.met for target in case.targets) for case in cases)
     return 2 if failed else 1 if missed else 0
 

@@ -6,52 +6,30 @@ Each client is checked against what the publisher was told: none may have lost a
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
-import os
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import cast
 from urllib.parse import urlsplit
 
 import msgspec
 
+from bench.light import EVENTS_PREFIX, PONG, LightSocket, Said, decode_said
+from bench.load import ANSWER_TIMEOUT_S
 from bench.machine import HOST, BenchError
-from bench.receiver import TEXT, client_frame
+from bench.posts import Later, Line, Reply
+from bench.receiver import client_frame
 from bench.report import Measure, Row
 from bench.solowire_system import Ticket
 
-CLOSE, PING, PONG = 0x8, 0x9, 0xA
-EVENTS_PREFIX = b'{"type":"events"'
 BACKOFF_MIN_S, BACKOFF_MAX_S = 0.1, 1.0
 
 UNITS = {"seconds": "s", "welcomed": "s", "shard CPU": "s", "load CPU": "s", "50 %": "s", "99 %": "s", "all": "s"}
 
 
-class Later(Exception):
-    """Refused for now: come again after `seconds`."""
-
-    def __init__(self, what: str, seconds: float) -> None:
-        super().__init__(what)
-        self.seconds = seconds
-
-
 # ---------------------------------------------------------------- a client
-
-
-class _Said(msgspec.Struct):
-    """Any message of the server but events, as far as these clients care."""
-
-    type: str
-    id: int | str | None = None
-    epoch: str = ""
-    cursor: int | None = None
-    resumed: bool = False
-    reason: str | None = None
-    after_ms: int = 0
 
 
 class _Numbered(msgspec.Struct):
@@ -63,7 +41,6 @@ class _Events(msgspec.Struct):
     events: list[_Numbered]
 
 
-_decode_said = msgspec.json.Decoder(_Said).decode
 _decode_events = msgspec.json.Decoder(_Events).decode
 decode_ticket = msgspec.json.Decoder(Ticket).decode
 
@@ -115,7 +92,7 @@ class User:
             message["resume"] = {"epoch": self.epoch, "cursor": self.cursor}
         return msgspec.json.encode(message)
 
-    def welcomed(self, said: _Said) -> bool:
+    def welcomed(self, said: Said) -> bool:
         """False: the hello came too late, and the session is not one to go on with."""
         if said.id != self.sessions + 1:
             self.late += 1
@@ -151,99 +128,39 @@ class User:
         return len(set(wanted) - distinct), len(got) - len(distinct), got != sorted(got)
 
 
-class _Connection(asyncio.Protocol):
+class _Connection(LightSocket):
     """One WebSocket. welcome: its result is whether the session counts. ended: seconds to stay away."""
 
     def __init__(self, user: User, url: str) -> None:
+        super().__init__(url)
         loop = asyncio.get_running_loop()
         self._user = user
-        self._url = urlsplit(url)
-        self._tail = b""
-        self._upgraded = False
-        self._ignore = False
         self._away = 0.0
-        self._transport: asyncio.Transport | None = None
         self.welcome: asyncio.Future[None] = loop.create_future()
         self.ended: asyncio.Future[float] = loop.create_future()
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport = cast(asyncio.Transport, transport)  # uvloop's is none by its class
-        key = base64.b64encode(os.urandom(16)).decode()
-        transport.write(
-            f"GET {self._url.path}?{self._url.query} HTTP/1.1\r\nHost: {self._url.netloc}\r\nUpgrade: websocket\r\n"
-            f"Connection: Upgrade\r\nSec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n"
-            "Sec-WebSocket-Protocol: solowire.v1.json\r\n\r\n".encode()
-        )
+    def opened(self) -> None:
+        self.write(client_frame(self._user.hello()))
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def refused(self, reply: Reply) -> None:
+        self.welcome.set_exception(Later(f"the upgrade was answered {reply.status}", reply.retry_after))
+
+    def strange(self, why: str) -> None:
+        for future in (self.welcome, self.ended):
+            if not future.done():
+                future.set_exception(BenchError(why))
+
+    def lost(self) -> None:
         if not self.welcome.done():
             self.welcome.set_exception(Later("the connection ended before its welcome", self._away))
         if not self.ended.done():
             self.ended.set_result(self._away)
 
-    def abort(self) -> None:
-        self._ignore = True
-        if self._transport is not None:
-            self._transport.abort()
-
-    def _fail(self, error: Exception) -> None:
-        for future in (self.welcome, self.ended):
-            if not future.done():
-                future.set_exception(error)
-        self.abort()
-
-    def data_received(self, data: bytes) -> None:
-        if self._ignore:
-            return
-        data = self._tail + data if self._tail else data
-        position = 0
-        if not self._upgraded:
-            position = data.find(b"\r\n\r\n") + 4
-            if position < 4:
-                self._tail = data
-                return
-            if not self._upgrade(data[:position]):
-                return
-        end = len(data)
-        while end - position >= 2 and not self._ignore:
-            length, start = data[position + 1], position + 2
-            if length >= 126:
-                start += 2 if length == 126 else 8
-                length = int.from_bytes(data[position + 2 : start])
-            if start + length > end:
-                break
-            self._frame(data[position], data[start : start + length])
-            position = start + length
-        self._tail = data[position:]
-
-    def _upgrade(self, head: bytes) -> bool:
-        status, headers = _head(head)
-        if status != 101:
-            self.welcome.set_exception(Later(f"the upgrade was answered {status}", _retry_after(headers)))
-            self.abort()
-            return False
-        self._upgraded = True
-        self._write(client_frame(self._user.hello()))
-        return True
-
-    def _write(self, frame: bytes) -> None:
-        assert self._transport is not None
-        self._transport.write(frame)
-
-    def _frame(self, head: int, payload: bytes) -> None:
-        opcode = head & 0x0F
-        if opcode == CLOSE:
-            self.abort()
-        elif opcode == PING:
-            self._write(client_frame(payload, PONG))
-        elif head != 0x80 | TEXT:
-            self._fail(BenchError("a fragmented or binary frame, which this client does not read"))
-        elif payload.startswith(EVENTS_PREFIX):
+    def message(self, payload: bytes) -> None:
+        if payload.startswith(EVENTS_PREFIX):
             self._user.take(payload)
-        else:
-            self._other(_decode_said(payload))
-
-    def _other(self, said: _Said) -> None:
+            return
+        said = decode_said(payload)
         match said.type:
             case "welcome" if self._user.welcomed(said):
                 self.welcome.set_result(None)
@@ -252,45 +169,20 @@ class _Connection(asyncio.Protocol):
             case "ping":
                 if said.cursor is not None:
                     self._user.cursor = said.cursor
-                self._write(client_frame(b'{"type":"pong"}'))
+                self.write(PONG)
             case "reconnect":
                 self._away = said.after_ms / 1000
                 self.abort()
 
 
-def _head(head: bytes) -> tuple[int, dict[str, str]]:
-    lines = head.decode("latin-1").split("\r\n")
-    pairs = (line.partition(":") for line in lines[1:] if line)
-    return int(lines[0].split(" ", 2)[1]), {name.lower(): value.strip() for name, _, value in pairs}
-
-
-def _retry_after(headers: dict[str, str]) -> float:
-    try:
-        return float(headers.get("retry-after", "0"))
-    except ValueError:
-        return 0.0
-
-
 async def ask(port: int, path: str, token: str, body: bytes = b"") -> bytes:
     """A POST on a connection of its own, as users who don't know of each other make it. Raises Later, OSError."""
-    reader, writer = await asyncio.open_connection(HOST, port)
-    try:
-        writer.write(
-            f"POST {path} HTTP/1.1\r\nHost: {HOST}:{port}\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
-            + body
-        )
-        status, headers = _head(await reader.readuntil(b"\r\n\r\n"))
-        answer = await reader.readexactly(int(headers.get("content-length", "0")))
-    except asyncio.IncompleteReadError as error:
-        raise ConnectionError("the gateway ended a connection in use") from error
-    finally:
-        writer.close()
-    if status in (429, 503):
-        raise Later(f"{path} answered {status}", _retry_after(headers))
-    if status >= 300:
-        raise BenchError(f"{path} answered {status}: {answer[:300]!r}")
-    return answer
+    reply = await Line(port, keep=False).ask("POST", path, token, body, ANSWER_TIMEOUT_S)
+    if reply.status in (429, 503):
+        raise Later(f"{path} answered {reply.status}", reply.retry_after)
+    if reply.status >= 300:
+        raise BenchError(f"{path} answered {reply.status}: {reply.body[:300]!r}")
+    return reply.body
 
 
 async def open_user(user: User, ticket: Ticket) -> None:

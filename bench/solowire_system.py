@@ -31,11 +31,24 @@ LIMITS = {
     "CONNECT_RATE": "100000",
     "CONNECT_BURST": "100000",
     "PUBLISH_RATE": "1000000",
-    "TELEMETRY_RATE": "1000000",
+    "PUBLISH_BURST": "1000000",
+    "TELEMETRY_PER_S": "1000000",
     "STATE_INTERVAL_S": "0",
+    "STATS_EVENT_S": "0",
 }
-"""Limits are for operators; what is measured here is what stands behind them."""
+"""Limits are for operators; what is measured here is what stands behind them, and nobody's events but the load's."""
 ROLES = ("shard", "router", "gateway", "up")
+
+
+def signed(secret: str, user: str, role: str) -> str:
+    """A user's token for an hour, as the application would sign it."""
+    now = int(time.time())
+    return jwt.encode({"sub": user, "role": role, "iat": now, "exp": now + 3600}, secret, "HS256")
+
+
+def bearer(token: str) -> str:
+    """The line of a request's head."""
+    return f"Authorization: Bearer {token}\r\n"
 
 
 class Ticket(msgspec.Struct):
@@ -99,9 +112,9 @@ class Solowire(Server):
 
     def start(self, *, merge: bool) -> None:
         super().start(merge=merge or self.merge)
-        self._secret = (self.data / "secret").read_text().strip()
+        self.secret = (self.data / "secret").read_text().strip()
         self.token = self.sign("bench")
-        self.bearer = f"Authorization: Bearer {self.token}\r\n"
+        self.bearer = bearer(self.token)
         self.started = self.processes()
 
     def ready(self) -> bool:
@@ -118,9 +131,13 @@ class Solowire(Server):
                     found[pid] = role
         return found
 
+    def pid(self, command: str) -> int:
+        """The process that runs `solowire COMMAND`, such as "shard --index 0". Raises ValueError if it is not there."""
+        [found] = [pid for pid in self.processes() if f"solowire {command} " in command_line(pid)]
+        return found
+
     def sign(self, user: str, role: str = "admin") -> str:
-        now = int(time.time())
-        return jwt.encode({"sub": user, "role": role, "iat": now, "exp": now + 3600}, self._secret, "HS256")
+        return signed(self.secret, user, role)
 
     def wires(self, count: int) -> list[Wire]:
         return [_Events(self.port, "/v1/events", self.bearer) for _ in range(count)]
@@ -135,7 +152,7 @@ class Solowire(Server):
             for wire, user in asked:
                 wire.sock.sendall(
                     f"POST /v1/connect HTTP/1.1\r\nHost: {HOST}:{self.port}\r\nContent-Length: 0\r\n"
-                    f"Authorization: Bearer {self.sign(user)}\r\n\r\n".encode()
+                    f"{bearer(self.sign(user))}\r\n".encode()
                 )
             for wire, _ in asked:
                 status, body = wire.await_answer()

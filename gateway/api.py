@@ -5,9 +5,9 @@ Refusals are raised anywhere below as `RequestError` and become problem bodies i
 
 from __future__ import annotations
 
-import re
+import asyncio
 import secrets
-import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any, TypeVar
@@ -19,36 +19,30 @@ from litestar.exceptions import HTTPException
 from litestar.static_files import create_static_files_router
 
 from gateway.gateway import Gateway
+from gateway.intake import Room
+from gateway.negotiation import Connect, Negotiation
 from gateway.openapi import ASSETS, PublishOperation, openapi_config, swagger_ui
 from gateway.publishing import Parser
+from gateway.shards import Shards
+from gateway.trail import Trail, types_of
 from solowire.access import Identity
-from solowire.backplane import Answer, ShardAddress, ShardReport
+from solowire.backplane import Answer, ShardReport
 from solowire.catalog import CATALOG
-from solowire.client_protocol import SUBPROTOCOLS
 from solowire.errors import InvalidEvents, Refused, RequestError
 from solowire.metrics import CONTENT_TYPE
+from solowire.numbers import together, told
 from solowire.problems import PROBLEM_TYPE, problem, problem_of
 from solowire.settings import Settings
-from solowire.tokens import TICKET_SECONDS, bearer
+from solowire.tokens import bearer
 
 log = structlog.get_logger("solowire.gateway")
 
-_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:\d+)?")
 _DISCARDED_BYTES = 64 * 2**20
+BODY_SECONDS = 60.0
+"""One that sends its request a byte at a time holds room for no longer."""
 
 Req = Request[Any, Any, Any]
 T = TypeVar("T")
-
-
-class Connect(msgspec.Struct):
-    """Where to connect. url: ready to be opened. ticket: also in the url; good for `expires_in` seconds, once."""
-
-    url: str
-    ticket: str
-    shard: int
-    epoch: str
-    expires_in: int
-    subprotocols: list[str]
 
 
 class Accepted(msgspec.Struct):
@@ -62,6 +56,11 @@ class Accepted(msgspec.Struct):
 
 
 class Totals(msgspec.Struct):
+    """The whole system. Totals since each process's start; …_per_s: of the last second; latency_s: p50, p95, p99.
+
+    oldest_cursor_s, loop_lag_s, events_per_s: of all shards the largest. behind: offsets that the slowest has to go.
+    """
+
     epoch: str
     last_offset: int
     events: int
@@ -72,32 +71,54 @@ class Totals(msgspec.Struct):
     deliveries: int
     frames: int
     bytes: int
+    behind: int
+    feeds: int
+    lagging: int
+    log_events: int
+    log_bytes: int
+    admitted: int
+    refused: int
+    groups: dict[str, int]
+    codecs: dict[str, int]
+    kinds: dict[str, int]
+    aggregating: dict[str, int]
+    events_per_s: float
+    deliveries_per_s: float
+    frames_per_s: float
+    bytes_per_s: float
+    refused_per_s: float
+    latency_s: dict[str, float | None]
+    oldest_cursor_s: float
+    loop_lag_s: float
+    memory_bytes: int
+    lease_used: int
+    lease_granted: int
 
 
-def create_app(gateway: Gateway, settings: Settings, metrics: Any) -> Litestar:
-    """The ASGI application for everything on the gateway that is not a WebSocket."""
+def create_app(
+    gateway: Gateway,
+    negotiation: Negotiation,
+    settings: Settings,
+    metrics: Any,
+    asked: Shards | None = None,
+    trail: Trail | None = None,
+) -> Litestar:
+    """The ASGI application for everything on the gateway that is not a WebSocket.
+
+    asked: for what only shards know. trail: to the audit log.
+    """
+    asked, trail = asked or Shards(), trail or Trail()
     parser = Parser(CATALOG, _event_id, max_events=settings.publish_max_events, max_bytes=settings.event_max_bytes)
 
     @post("/v1/connect", status_code=200, summary="Where to connect", tags=["clients"])
     async def connect(request: Req) -> Connect:
         """Takes a Bearer token, answers with the URL of the user's shard and a ticket for it."""
-        now = time.time()
-        shard, ticket = gateway.place(gateway.identify(_token(request), now), now)
-        url = shard_url(settings.shard_url, shard, _scheme(request), _host(request))
-        joined = f"{url}{'&' if '?' in url else '?'}ticket={ticket}"
-        return Connect(joined, ticket, shard.index, gateway.epoch, int(TICKET_SECONDS), list(SUBPROTOCOLS))
+        return await negotiation.connect(request.scope)
 
     @get("/v1/route", status_code=204, summary="Which upstream owns the user", tags=["edge proxies"])
     async def route(request: Req) -> Response[None]:
         """For nginx `auth_request` and Envoy `ext_authz`: the answer is in the headers."""
-        now = time.time()
-        shard, ticket = gateway.place(gateway.identify(_token(request) or _query_token(request), now), now)
-        headers = {
-            "x-solowire-upstream": f"{shard.host}:{shard.port}",
-            "x-solowire-shard": str(shard.index),
-            "x-solowire-ticket": ticket,
-        }
-        return Response(None, status_code=204, headers=headers)
+        return Response(None, status_code=204, headers=await negotiation.route(request.scope))
 
     @post(
         "/v1/events",
@@ -113,20 +134,14 @@ def create_app(gateway: Gateway, settings: Settings, metrics: Any) -> Litestar:
 
         Answers when the log has them. An event whose `id` was seen before is a duplicate: not published again.
         """
+        identity, room = await _let_in(request)
         try:
-            identity = gateway.identify(_token(request), time.time())
-            gateway.need_publisher(identity)
-        except RequestError:
-            await _body(request, 0)
-            raise
-        body = await _body(request, settings.publish_max_bytes)
-        if body is None:
-            raise Refused(
-                413, "too_large", f"a request may have {settings.publish_max_bytes} bytes", "send fewer events in each"
-            )
-        events = parser.parse(body, request.headers.get("content-type", ""), datetime.now(UTC), identity.user)
-        done = await gateway.publish(identity, events)
-        log.debug("published", user=identity.user, events=len(events), last=done.offsets[-1])
+            number, types = await _take(request, identity, room)
+            done = await gateway.published(number)
+        finally:
+            gateway.intake.close(room)
+        log.debug("published", user=identity.user, events=len(done.offsets), last=done.offsets[-1])
+        trail.published(identity, types, done, gateway.addresses.of(request.scope))
         return Accepted(
             done.epoch,
             min(done.offsets),
@@ -135,6 +150,28 @@ def create_app(gateway: Gateway, settings: Settings, metrics: Any) -> Litestar:
             len(done.duplicates),
         )
 
+    async def _let_in(request: Req) -> tuple[Identity, Room]:
+        """Who publishes, and room for the request. One that is refused is read all the same, and forgotten."""
+        identity = None
+        try:
+            identity = await _identity(request)
+            gateway.need_publisher(identity)
+            return identity, gateway.make_room(identity)
+        except RequestError as error:
+            trail.refused("publish", error, gateway.addresses.of(request.scope), identity)
+            await _body(request, 0)
+            raise
+
+    async def _take(request: Req, identity: Identity, room: Room) -> tuple[int, dict[str, int]]:
+        """Reads the request and sends it on; its number, and how many of which types. The events are not kept."""
+        body = await _body(request, settings.publish_max_bytes, lambda size: gateway.intake.grow(room, size))
+        if body is None:
+            raise Refused(
+                413, "too_large", f"a request may have {settings.publish_max_bytes} bytes", "send fewer events in each"
+            )
+        events = parser.parse(body, request.headers.get("content-type", ""), datetime.now(UTC), identity.user)
+        return gateway.send(identity, events, room), types_of(events)
+
     @get("/v1/catalog", summary="The event types", security=[{}], tags=["publishers"])
     async def catalog() -> Response[bytes]:
         """Event types with schemas, permissions and delivery."""
@@ -142,26 +179,47 @@ def create_app(gateway: Gateway, settings: Settings, metrics: Any) -> Litestar:
 
     @get("/v1/stats", summary="Totals", tags=["administrators"])
     async def stats(request: Req) -> Totals:
-        answer = await gateway.ask(_identity(request))
-        return _totals(answer)
+        await _administrator(request, "stats")
+        return _totals(await gateway.ask())
 
     @get("/v1/stats/shards", summary="All shards", tags=["administrators"])
     async def shards(request: Req) -> list[dict[str, Any]]:
-        answer = await gateway.ask(_identity(request))
+        await _administrator(request, "stats_shards")
+        answer = await gateway.ask()
         return [_shard(report) for report in answer.shards]
 
     @get("/v1/stats/shards/{index:int}", summary="One shard", tags=["administrators"])
     async def shard(request: Req, index: int) -> dict[str, Any]:
-        answer = await gateway.ask(_identity(request))
+        """Its numbers and, from the shard itself, its slowest connections.
+
+        A shard that doesn't answer has `slowest` null and the reason as `shard_error`: what the router knows of it is
+        worth the more then.
+        """
+        await _administrator(request, "stats_shard", shard=index)
+        answer = await gateway.ask()
         for report in answer.shards:
             if report.address.index == index:
-                return _shard(report)
+                try:
+                    slowest = await asked.slowest(report.address, _token(request))
+                    return {**_shard(report), "slowest": slowest}
+                except Refused as error:
+                    return {**_shard(report), "slowest": None, "shard_error": error.code}
         raise Refused(404, "no_such_shard", f"there is no shard {index}", "GET /v1/stats/shards lists them")
+
+    @get("/v1/users/{user:str}", summary="One user's connections", tags=["administrators"])
+    async def user(request: Req, user: str) -> dict[str, Any]:
+        """Asks the shard that owns the user, and if it has no connection there, the others."""
+        await _administrator(request, "stats_user", about=user)
+        owner = gateway.owner(user)
+        others = [shard for index, shard in gateway.shards.items() if index != owner]
+        first = gateway.shards.get(owner) if owner is not None else None
+        return {"user": user, "connections": await asked.user(user, first, others, _token(request))}
 
     @post("/v1/shards/{index:int}/drain", status_code=202, summary="Empty a shard", tags=["administrators"])
     async def drain(request: Req, index: int) -> dict[str, int]:
         """The shard takes no new users, sends its own to the others at the set pace, and ends."""
-        return {"shard": index, "users": await gateway.drain(_identity(request), index)}
+        identity = await _administrator(request, "drain", shard=index)
+        return {"shard": index, "users": await gateway.drain(identity, index)}
 
     @get("/healthz", summary="Alive", security=[{}], tags=["operations"])
     async def healthz() -> dict[str, str]:
@@ -180,8 +238,20 @@ def create_app(gateway: Gateway, settings: Settings, metrics: Any) -> Litestar:
         """Prometheus metrics of this process."""
         return Response(metrics.render(), headers={"content-type": CONTENT_TYPE})
 
-    def _identity(request: Req) -> Identity:
-        return gateway.identify(_token(request), time.time())
+    async def _administrator(request: Req, action: str, **about: Any) -> Identity:
+        """Who asks. Raises InvalidToken, Refused."""
+        identity = None
+        try:
+            identity = await _identity(request)
+            gateway.need_administrator(identity)
+        except RequestError as error:
+            trail.refused(action, error, gateway.addresses.of(request.scope), identity, **about)
+            raise
+        trail.administered(identity, action, gateway.addresses.of(request.scope), **about)
+        return identity
+
+    async def _identity(request: Req) -> Identity:
+        return await gateway.identify(_token(request), gateway.addresses.of(request.scope))
 
     return Litestar(
         [
@@ -192,6 +262,7 @@ def create_app(gateway: Gateway, settings: Settings, metrics: Any) -> Litestar:
             stats,
             shards,
             shard,
+            user,
             drain,
             healthz,
             readyz,
@@ -205,47 +276,41 @@ def create_app(gateway: Gateway, settings: Settings, metrics: Any) -> Litestar:
     )
 
 
-def shard_url(template: str, shard: ShardAddress, scheme: str, host: str) -> str:
-    return template.format(scheme=scheme, host=host, port=shard.port, shard=shard.index)
-
-
-async def _body(request: Req, limit: int) -> bytes | None:
+async def _body(request: Req, limit: int, grow: Callable[[int], object] = lambda size: None) -> bytes | None:
     """The request's body; None if it is longer than `limit`, in bytes.
 
-    What is too long is read all the same, and forgotten: an answer to a client that still writes would be lost, since
-    closing a socket with unread bytes resets it.
+    grow: told of each piece that is kept; what it raises (Refused) is raised when the body has been read. What is too
+    long or refused is read all the same, and forgotten: an answer to a client that still writes would be lost, since
+    closing a socket with unread bytes resets it. Raises Refused (408) for one that takes too long.
     """
     kept: list[bytes] = []
     size = 0
-    async for piece in request.stream():
-        size += len(piece)
-        if size <= limit:
-            kept.append(piece)
-        else:
-            kept.clear()
+    refused: Refused | None = None
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for piece in request.stream():
+                size += len(piece)
+                if size > limit or refused is not None:
+                    kept.clear()
+                    continue
+                try:
+                    grow(len(piece))
+                except Refused as error:
+                    refused = error
+                    kept.clear()
+                else:
+                    kept.append(piece)
+    except TimeoutError:
+        raise Refused(
+            408, "too_slow", f"a request must come within {BODY_SECONDS:g} s", "send fewer events in each"
+        ) from None
+    if refused is not None:
+        raise refused
     return b"".join(kept) if size <= limit else None
 
 
 def _token(request: Req) -> str:
     return bearer(request.headers.get("authorization", ""))
-
-
-def _query_token(request: Req) -> str:
-    """The token in the query, of this request or of the one that an edge proxy asks about."""
-    original = request.headers.get("x-original-uri") or request.headers.get("x-forwarded-uri") or ""
-    found = re.search(r"[?&]token=([^&#]+)", original)
-    return str(request.query_params.get("token") or (found[1] if found else ""))
-
-
-def _host(request: Req) -> str:
-    """The host that the client used, without its port."""
-    found = _HOST.fullmatch(request.headers.get("host", ""))
-    return found[1] if found else "localhost"
-
-
-def _scheme(request: Req) -> str:
-    secure = request.headers.get("x-forwarded-proto", request.url.scheme) in ("https", "wss")
-    return "wss" if secure else "ws"
 
 
 def _event_id() -> str:
@@ -267,10 +332,8 @@ def _totals(answer: Answer) -> Totals:
         duplicates=answer.duplicates,
         gateways=answer.gateways,
         shards=len(stats),
-        connections=sum(s.connections for s in stats),
-        deliveries=sum(s.deliveries for s in stats),
-        frames=sum(s.frames for s in stats),
-        bytes=sum(s.bytes for s in stats),
+        behind=max((report.behind for report in answer.shards), default=0),
+        **together(stats),
     )
 
 
@@ -281,7 +344,7 @@ def _shard(report: ShardReport) -> dict[str, Any]:
         "in_flight": report.in_flight,
         "behind": report.behind,
         "draining": report.draining,
-        **msgspec.structs.asdict(report.stats),
+        **told(report.stats),
     }
 
 

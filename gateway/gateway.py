@@ -8,19 +8,26 @@ kept.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
 from itertools import count
 from typing import Any
 
 import structlog
 
+from gateway.addresses import Addresses
+from gateway.admission import Admission
+from gateway.intake import AGAIN, Intake, Room
 from gateway.returning import Returning
+from gateway.trail import Trail
 from solowire import process
 from solowire.access import ADMINISTER, PUBLISH, Identity, Role
 from solowire.backplane import (
     VERSION,
     Answer,
     Ask,
+    Doors,
     Drain,
     Draining,
     Hello,
@@ -32,25 +39,51 @@ from solowire.backplane import (
     RingState,
     RouterMessage,
     ShardAddress,
+    ShardStats,
 )
-from solowire.errors import Refused
+from solowire.errors import InvalidToken, Refused, RequestError
 from solowire.events import Delivery, Event, encode_event
 from solowire.link import Link
+from solowire.refusals import TELL_SECONDS, Refusals
 from solowire.ring import Ring
 from solowire.tokens import Tokens
 
 log = structlog.get_logger("solowire.gateway")
 
-_AWAY = ("router_away", "the router can't be reached", "publish it again with the same ids")
+_AWAY = ("router_away", "the router can't be reached", AGAIN)
+_HELD_SECONDS = 1.0
+_MOST_HELD = 256
+"""Answers to wrong tokens that are held back at a time; any more are given at once."""
 
 
 class Gateway:
-    """timeout: seconds to wait for the router's answer. pace: users per second that come back from a lost shard."""
+    """timeout: seconds to wait for the router's answer. pace: users per second that come back from a lost shard.
+
+    stats: what the router is told of this process. trail: into the audit log.
+    held: answers to wrong tokens that are held back now; held_total: that were.
+    """
 
     def __init__(
-        self, address: str, tokens: Tokens, roles: Mapping[str, Role], *, timeout: float, pace: float = 500.0
+        self,
+        address: str,
+        tokens: Tokens,
+        roles: Mapping[str, Role],
+        intake: Intake,
+        *,
+        timeout: float,
+        pace: float = 500.0,
+        admission: Admission | None = None,
+        addresses: Addresses | None = None,
+        stats: Callable[[], ShardStats | None] = lambda: None,
+        trail: Trail | None = None,
     ) -> None:
         self.tokens = tokens
+        self.intake = intake
+        self.addresses = addresses or Addresses()
+        self.wrong_tokens = self.held = self.held_total = 0
+        self._admission = admission or Admission()
+        self._refusals = Refusals()
+        self._trail = trail or Trail()
         self.epoch = ""
         self._roles = roles
         self._timeout = timeout
@@ -60,12 +93,17 @@ class Gateway:
         self._shards: dict[int, ShardAddress] = {}
         self._requests = count(1)
         self._waiting: dict[int, asyncio.Future[Any]] = {}
-        self._link = Link(address, f"gateway-{self._boot}", lambda: Hello(VERSION, self._boot), self._received)
+        self._link = Link(address, f"gateway-{self._boot}", lambda: Hello(VERSION, self._boot), self._received, stats)
 
     @property
     def ready(self) -> bool:
         """Whether it can admit users: it knows the ring, be the router away or not."""
         return bool(self._shards)
+
+    @property
+    def shards(self) -> dict[int, ShardAddress]:
+        """Those that take users, by their indexes."""
+        return self._shards
 
     @property
     def router_alive(self) -> bool:
@@ -77,56 +115,93 @@ class Gateway:
         """How many of the router's messages could not be decoded."""
         return self._link.dropped
 
-    def identify(self, token: str, now: float) -> Identity:
-        """Raises InvalidToken."""
-        return self.tokens.identify(token, now)
+    def owner(self, user: str) -> int | None:
+        """The shard that owns the user."""
+        return self._ring.owner(user)
 
-    def place(self, identity: Identity, now: float) -> tuple[ShardAddress, str]:
-        """The shard that owns the user, and a ticket for it. Raises Refused."""
-        role = self._roles.get(identity.role)
-        if role is not None and not role.may_connect:
-            raise Refused(403, "forbidden", f"the role {identity.role!r} may not open a connection", "")
-        index = self._ring.owner(identity.user)
-        shard = self._shards.get(index) if index is not None else None
-        if shard is None:
-            raise Refused(503, "no_shard", "no shard is ready", "try again in a moment", retry_after=1)
-        wait = self._returning.wait(identity.user, asyncio.get_running_loop().time())
-        if wait:
-            raise Refused(
-                503, "returning", "the user's shard has gone, and its users come back one after the other", "", wait
-            )
-        return shard, self.tokens.issue_ticket(identity, shard.index, process.new_id(), now)
+    @property
+    def refused(self) -> Counter[str]:
+        """How many who wanted a place got none, by the problem's code."""
+        return self._refusals.totals
+
+    async def identify(self, token: str, address: str) -> Identity:
+        """Whom a token proves. address: whence it came, as `addresses` counts it.
+
+        Raises InvalidToken, or Refused where too many wrong ones have come from there, and not at once.
+        """
+        try:
+            return self.tokens.identify(token, time.time())
+        except InvalidToken as error:
+            if error.code == "missing_token":
+                raise
+            self.wrong_tokens += 1
+            refusal = self._admission.wrong_token(address, asyncio.get_running_loop().time())
+            if refusal is None:
+                raise
+        await self._hold(refusal)
+        try:
+            raise refusal
+        finally:
+            del refusal  # else it would hold this frame, which holds it, until the collector comes
+
+    async def place(self, token: str, address: str, action: str = "connect") -> tuple[ShardAddress, str]:
+        """The shard that owns the user, and a ticket for it. action: as audited. Raises InvalidToken, Refused."""
+        identity = None
+        try:
+            identity = await self.identify(token, address)
+            return self._place(identity, address)
+        except RequestError as error:
+            if self._refusals.count(error):
+                asyncio.get_running_loop().call_later(TELL_SECONDS, self._tell_refusals)
+            self._trail.refused(action, error, address, identity)
+            raise
 
     def need_publisher(self, identity: Identity) -> None:
         """Raises Refused for one who may not publish, before anything that they sent is read."""
         if not identity.may(PUBLISH):
             raise Refused(403, "forbidden", f"publishing needs the permission {PUBLISH}", "use a publisher's token")
 
-    async def publish(self, identity: Identity, events: list[Event]) -> Published:
-        """Puts events in the log; returns when they are there. Raises Refused."""
+    def need_administrator(self, identity: Identity) -> None:
+        """Raises Refused."""
+        if not identity.may(ADMINISTER):
+            raise Refused(403, "forbidden", "statistics and draining are for administrators", "")
+
+    def make_room(self, identity: Identity) -> Room:
+        """For a publish request that is about to be read; to be given to `intake.close`. Raises Refused."""
+        if not self._link.router_alive:
+            self.intake.forget()
+            raise Refused(503, *_AWAY, retry_after=1)
+        return self.intake.open(identity.user, asyncio.get_running_loop().time())
+
+    def send(self, identity: Identity, events: list[Event], room: Room) -> int:
+        """Puts events on their way to the log; returns the number to wait for with `published`. Raises Refused."""
         self.need_publisher(identity)
+        now = asyncio.get_running_loop().time()
+        self.intake.charge(identity.user, len(events), now)
         wire = [PublishedEvent(event.id, event.user, encode_event(event), _state_of(event)) for event in events]
         request = next(self._requests)
-        answer = await self._request(request, Publish(request, wire))
+        self._send(request, Publish(request, wire))
+        self.intake.sent(room, request, now)
+        return request
+
+    async def published(self, request: int) -> Published:
+        """Returns when the events are in the log. Raises Refused."""
+        answer = await self._answer(request)
         if isinstance(answer, NotPublished):
-            raise Refused(503, answer.code, answer.message, "publish it again with the same ids", answer.retry_after)
+            raise Refused(503, answer.code, answer.message, AGAIN, answer.retry_after)
         published: Published = answer
         return published
 
-    async def ask(self, identity: Identity) -> Answer:
-        """The router's numbers, for administrators. Raises Refused."""
-        if not identity.may(ADMINISTER):
-            raise Refused(403, "forbidden", "statistics are for administrators", "")
+    async def ask(self) -> Answer:
+        """The router's numbers. Raises Refused."""
         request = next(self._requests)
         answer: Answer = await self._request(request, Ask(request))
         return answer
 
     async def drain(self, identity: Identity, shard: int) -> int:
         """Tells a shard to send its users away and end; returns how many there are. Raises Refused."""
-        if not identity.may(ADMINISTER):
-            raise Refused(403, "forbidden", "draining is for administrators", "")
         request = next(self._requests)
-        answer: Draining = await self._request(request, Drain(request, shard))
+        answer: Draining = await self._request(request, Drain(request, shard, identity.user))
         if answer.users is None:
             raise Refused(404, "no_such_shard", f"there is no shard {shard}", "GET /v1/stats/shards lists them")
         log.info("drain", shard=shard, users=answer.users, by=identity.user)
@@ -137,12 +212,48 @@ class Gateway:
         for waiting in self._waiting.values():
             waiting.cancel()
 
+    def _place(self, identity: Identity, address: str) -> tuple[ShardAddress, str]:
+        role = self._roles.get(identity.role)
+        if role is not None and not role.may_connect:
+            raise Refused(403, "forbidden", f"the role {identity.role!r} may not open a connection", "")
+        index = self._ring.owner(identity.user)
+        shard = self._shards.get(index) if index is not None else None
+        if shard is None:
+            raise Refused(503, "no_shard", "no shard is ready", "try again in a moment", retry_after=1)
+        now = asyncio.get_running_loop().time()
+        wait = self._returning.wait(identity.user, now)
+        if wait:
+            raise Refused(
+                503, "returning", "the user's shard has gone, and its users come back one after the other", "", wait
+            )
+        self._admission.admit(identity, address, now)
+        return shard, self.tokens.issue_ticket(identity, shard.index, process.new_id(), time.time(), address)
+
+    async def _hold(self, refusal: Refused) -> None:
+        if self.held < _MOST_HELD:
+            self.held += 1
+            self.held_total += 1
+            try:
+                await asyncio.sleep(min(refusal.retry_after or 0.0, _HELD_SECONDS))
+            finally:
+                self.held -= 1
+
+    def _tell_refusals(self) -> None:
+        for code, refusals, reason in self._refusals.take():
+            log.info("refused", code=code, refusals=refusals, reason=reason)
+
     async def _request(self, number: int, message: PeerMessage) -> Any:
+        self._send(number, message)
+        return await self._answer(number)
+
+    def _send(self, number: int, message: PeerMessage) -> None:
         if not self._link.router_alive or not self._link.send(message):
             raise Refused(503, *_AWAY, retry_after=1)
-        waiting = self._waiting[number] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = asyncio.get_running_loop().create_future()
+
+    async def _answer(self, number: int) -> Any:
         try:
-            return await asyncio.wait_for(waiting, self._timeout)
+            return await asyncio.wait_for(self._waiting[number], self._timeout)
         except TimeoutError:
             raise Refused(503, *_AWAY, retry_after=1) from None
         finally:
@@ -151,11 +262,15 @@ class Gateway:
     def _received(self, message: RouterMessage) -> None:
         match message:
             case Published() | NotPublished() | Answer() | Draining():
+                self.intake.taken(message.request)
                 waiting = self._waiting.get(message.request)
                 if waiting is not None and not waiting.done():
                     waiting.set_result(message)
+            case Doors():
+                self._admission.told(message, asyncio.get_running_loop().time())
             case RingState():
                 self.epoch = message.epoch
+                self.intake.forget()
                 self._shards = {shard.index: shard for shard in message.shards}
                 self._returning.lost(message.lost, self._ring, asyncio.get_running_loop().time())
                 if self._ring.shards != self._shards.keys():

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qs
@@ -45,7 +44,12 @@ _CUT = 1006
 class Relay:
     """The ASGI application for the gateway's WebSockets. open: how many it carries now."""
 
-    def __init__(self, gateway: Gateway, *, stalled_s: float) -> None:
+    def __init__(
+        self,
+        gateway: Gateway,
+        *,
+        stalled_s: float,
+    ) -> None:
         self._gateway = gateway
         self._stalled_s = stalled_s
         self._carried: set[asyncio.Task[Any]] = set()
@@ -90,15 +94,14 @@ class Relay:
             shard.transport.abort()
 
     async def _connect(self, scope: Scope) -> ClientConnection:
-        now = time.time()
         if scope["path"] != "/ws":
             raise Refused(404, "not_found", "there is no WebSocket here", "connect to /ws")
-        address, ticket = self._gateway.place(self._gateway.identify(_token(scope), now), now)
+        address, ticket = await self._gateway.place(_token(scope), self._gateway.addresses.of(scope), "relay")
         offered = [Subprotocol(name) for name in scope["subprotocols"]]
         try:
             return await connect(
                 f"ws://{address.host}:{address.port}/ws",
-                additional_headers={"x-solowire-ticket": ticket},
+                additional_headers={"x-solowire-ticket": ticket, "x-solowire-relayed": "1"},
                 subprotocols=[s for s in offered if s in SUBPROTOCOLS] or offered or None,
                 compression=None,
                 ping_interval=None,

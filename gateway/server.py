@@ -8,16 +8,25 @@ from typing import Any
 
 import structlog
 
+from gateway.addresses import Addresses
+from gateway.admission import Admission, Limits
 from gateway.api import create_app
 from gateway.gateway import Gateway
+from gateway.intake import Intake
+from gateway.negotiation import Negotiation
 from gateway.relay import Relay
+from gateway.shards import Shards
+from gateway.trail import Trail
 from solowire import process
 from solowire.access import Role
-from solowire.metrics import Metrics, Sample
+from solowire.audit import open_audit
+from solowire.backplane import ShardStats
+from solowire.metrics import Labelled, Metrics, Sample
 from solowire.roles import roles_of
 from solowire.serving import WebServer, listen
 from solowire.settings import Settings, secret_of
 from solowire.tokens import Tokens
+from solowire.vitals import Vitals, memory_bytes
 
 log = structlog.get_logger("solowire.gateway")
 
@@ -31,25 +40,68 @@ def serve(settings: Settings) -> None:
 
 async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], stop: asyncio.Event) -> None:
     sock = listen(settings.host, settings.port, send_buffer=settings.send_buffer_bytes, stalled_s=settings.stalled_s)
+    audit = open_audit(settings, "gateway")
+    trail = Trail(audit)
+    refused, refused_per_s = 0, 0.0
+
+    def each_second() -> None:
+        nonlocal refused, refused_per_s
+        audit.second()
+        total = gateway.refused.total()
+        refused_per_s, refused = float(total - refused), total
+
+    def stats() -> ShardStats:
+        return ShardStats(
+            refused=refused,
+            refused_per_s=refused_per_s,
+            memory_bytes=memory_bytes(),
+            loop_lag_s=round(vitals.loop_lag_s, 4),
+        )
+
+    vitals = Vitals(each_second)
     gateway = Gateway(
-        settings.backplane_address, tokens, roles, timeout=settings.publish_timeout_s, pace=settings.moves_per_s
+        settings.backplane_address,
+        tokens,
+        roles,
+        intake_of(settings),
+        timeout=settings.publish_timeout_s,
+        pace=settings.moves_per_s,
+        admission=Admission(limits_of(settings)),
+        addresses=Addresses(settings.trusted_proxies),
+        stats=stats,
+        trail=trail,
     )
+    negotiation = Negotiation(gateway, settings.shard_url)
     relay = Relay(gateway, stalled_s=settings.stalled_s)
+    shards = Shards()
 
     def samples() -> Iterator[Sample]:
         yield "relayed_connections", "WebSockets that this gateway carries.", relay.open
         yield "relayed_connections_total", "WebSockets that it has carried.", relay.carried_total
+        intake = gateway.intake
+        yield "publish_held_requests", "Publish requests being read, or under way to the router.", intake.requests
+        yield "publish_held_bytes", "Their size together.", intake.bytes
+        yield "publish_overload_refusals_total", "Publish requests refused for want of room.", intake.overloads
+        yield "publish_rate_refusals_total", "Publish requests refused for their publisher's rate.", intake.limited
         yield "backplane_dropped_total", "Messages of the router that could not be decoded.", gateway.dropped
+        yield Labelled("refusals_total", "Connections refused, by the problem's code.", "code", gateway.refused)
+        yield "loop_lag_seconds", "Lateness of a timer, at most, in the last second.", vitals.loop_lag_s
+        yield "audit_lines_lost_total", "Lines of the audit log that could not be written.", audit.lost
+        yield "wrong_tokens_total", "Tokens that proved nothing.", gateway.wrong_tokens
+        yield "held_answers", "Answers to wrong tokens that are held back now.", gateway.held
+        yield "held_answers_total", "Answers to wrong tokens that were held back.", gateway.held_total
 
-    http = create_app(gateway, settings, Metrics(samples))
+    http = create_app(gateway, negotiation, settings, Metrics(samples), shards, trail)
 
     async def app(scope: Mapping[str, Any], receive: Any, send: Any) -> None:
         if scope["type"] == "websocket":
             await relay(scope, receive, send)
+        elif negotiation.takes(scope):
+            await negotiation(scope, send)
         else:
             await http(scope, receive, send)  # type: ignore[arg-type]
 
-    server = WebServer(app, sock)
+    server = WebServer(app, sock, handshake_s=settings.handshake_s)
     server.start()
     log.info("gateway_listening", host=settings.host, port=sock.getsockname()[1])
     process.calm_collector()
@@ -59,3 +111,30 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
         await relay.close()
         gateway.close()
         await server.finish()
+        await shards.close()
+        vitals.close()
+        audit.close()
+
+
+def intake_of(settings: Settings) -> Intake:
+    return Intake(
+        requests=settings.publish_held_requests,
+        bytes=settings.publish_held_bytes,
+        patience=settings.publish_timeout_s / 2,
+        lost=settings.publish_timeout_s * 2,
+        rate=settings.publish_rate,
+        burst=settings.publish_burst,
+    )
+
+
+def limits_of(settings: Settings) -> Limits:
+    return Limits(
+        rate=settings.connect_rate,
+        burst=settings.connect_burst,
+        rate_per_address=settings.connect_rate_per_address,
+        burst_per_address=settings.connect_burst_per_address,
+        bad_token_rate=settings.bad_token_rate,
+        bad_token_burst=settings.bad_token_burst,
+        group_by=settings.group_by,
+        groups=frozenset(settings.groups_in_force),
+    )

@@ -6,8 +6,8 @@
 
 What it keeps true: a shard gets events of everybody, and events for one user only if a ring gives it that user: the
 present one, or an earlier one whose moves it has not finished, so that users who wait for their turn to move miss
-nothing. At most `credit` events are under way to it; the rest waits in the log. Other users' events cost it no message:
-its cursor passes over them, and the next message, or `catch_up` twice a second, tells it.
+nothing. At most `credit` events and BYTES_UNDER_WAY are under way to it; the rest waits in the log. Other users' events
+cost it no message: its cursor passes over them, and the next message, or `catch_up` twice a second, tells it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from solowire.ring import Ring
 
 EVENTS_A_MESSAGE = 200
 BYTES_A_MESSAGE = 256 * 1024
+BYTES_UNDER_WAY = 16 * 2**20
+"""What ZeroMQ may have to hold for a shard that reads nothing, give or take a message."""
 
 
 class Outlet:
@@ -33,20 +35,30 @@ class Outlet:
         self.acked = cursor
         self.credit = credit
         self.in_flight = 0
+        self.bytes_in_flight = 0
+        self.level = False  # whether it has followed the log closely since its process said hello
+        self.begun_at = 0.0  # when that was, monotonic
         self._rings = [(version, ring)]  # oldest first; the last one is the present one
-        self._sent: deque[tuple[int, int]] = deque()  # (upto, events) of messages that aren't acked
+        self._sent: deque[tuple[int, int, int]] = deque()  # (upto, events, bytes) of messages that aren't acked
 
     @property
     def since(self) -> int:
         """The version of the oldest ring by which the shard gets its users' own events."""
         return self._rings[0][0]
 
+    @property
+    def owed(self) -> int:
+        """The oldest offset that may be its business and that it has not acked."""
+        return (self.acked if self._sent else self.cursor) + 1
+
     def ack(self, offset: int, credit: int) -> None:
         """All up to `offset` has arrived."""
         self.credit = credit
         self.acked = max(self.acked, offset)
         while self._sent and self._sent[0][0] <= offset:
-            self.in_flight -= self._sent.popleft()[1]
+            _, events, size = self._sent.popleft()
+            self.in_flight -= events
+            self.bytes_in_flight -= size
 
     def ring_changed(self, ring: Ring, version: int) -> None:
         """What was passed over for another shard's users may be this one's business now: the log is looked at again."""
@@ -71,7 +83,7 @@ class Outlet:
             self.cursor = self.told = journal.floor  # trimmed: the shard sees the jump in `after`, and says so
         while self.cursor < journal.last:
             room = min(EVENTS_A_MESSAGE, self.credit - self.in_flight)
-            if room <= 0:
+            if room <= 0 or self.bytes_in_flight >= BYTES_UNDER_WAY:
                 return None
             events: list[tuple[int, bytes]] = []
             size = 0
@@ -91,9 +103,11 @@ class Outlet:
         return Deliver(epoch, self.told, self.cursor, []) if self.told < self.cursor else None
 
     def sent(self, message: Deliver) -> None:
+        size = sum(len(body) for _, body in message.events)
         self.told = message.upto
         self.in_flight += len(message.events)
-        self._sent.append((message.upto, len(message.events)))
+        self.bytes_in_flight += size
+        self._sent.append((message.upto, len(message.events), size))
 
     def not_sent(self, message: Deliver) -> None:
         """ZeroMQ didn't take it: it is made again from the log."""

@@ -1,7 +1,9 @@
 """The router's decisions: who is there, what is in the log, who gets what of it.
 
 What it keeps true: a publisher is answered after the journal has kept its events, and nobody is given an event before;
-the ring and its version outlive the process, in the journal, so that a restart moves nobody.
+the ring and its version outlive the process, in the journal, so that a restart moves nobody. How many connections each
+shard may have is the coordinator's to say; what it must know again is in the journal, too, before anybody hears of it.
+Publishers are answered later, or refused, as long as a shard or the journal can't follow (`router.pressure`).
 
 It receives a message and the time, and calls `send(peer, message)`, which returns whether the bus took it. A part of
 the log that is not taken is made again when the shard acks or at the next tick; a ring that is not, when the peer sees
@@ -10,38 +12,49 @@ in a Beat that it knows an older one.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from itertools import accumulate
 
 import msgspec
 import structlog
 
+from router.coordinator import Coordinator, Lie, Limits
 from router.dispatch import BYTES_A_MESSAGE, Outlet
 from router.journal import Appended, Journal, JournalUnavailable
 from router.membership import Membership, Peer
+from router.pressure import DEFAULT_PATIENCE, Follower, Marks, Patience, Pressure, pressure
+from router.watch import Watch
 from solowire.backplane import (
     VERSION,
     Ack,
     Answer,
     Ask,
     Beat,
+    Came,
+    Diagnose,
     Drain,
     Draining,
     DrainNow,
+    Elsewhere,
+    Fenced,
     Goodbye,
     Heartbeat,
     Hello,
+    Lease,
     Leave,
     NotPublished,
     PeerMessage,
     Publish,
     Published,
+    PublishedEvent,
     Replay,
     Replayed,
     RingState,
     RouterMessage,
     ShardAddress,
     ShardReport,
+    Slots,
     States,
     Superseded,
     Who,
@@ -53,10 +66,20 @@ log = structlog.get_logger("solowire.router")
 GROUP_EVENTS = 100
 GROUP_SECONDS = 0.005
 """A commit takes up to so many events, or all of so long; the first after a pause doesn't wait."""
+SLOW_GROUP_EVENTS = 10_000
+"""The same where commits take longer than GROUP_SECONDS: a slow disk is asked less often, for more at a time."""
+
+MAX_HELD = 10_000
+"""Answers that are held back; beyond it the oldest leaves early. Gateways have a bound of their own, far below."""
+LOOK_SECONDS = 0.05
+"""How old the last look at the shards' lag may be."""
 
 STATES, STATES_BYTES = 10_000, 16 * 2**20
 REPLAY_RECORDS = 2_000
 RETRY_SECONDS = 1.0
+
+MOST_OF_ITS_OWN = 1000
+"""Events of the router's own that wait for a journal that takes nothing; the oldest are given up, and were logged."""
 
 
 class _Ring(msgspec.Struct):
@@ -67,7 +90,10 @@ class _Ring(msgspec.Struct):
 
 
 class Router:
-    """The only writer of the log and of the ring. Times are seconds, monotonic; wall_offset makes them unix seconds."""
+    """The only writer of the log and of the ring. Times are seconds, monotonic; wall_offset makes them unix seconds.
+
+    stopwatch: reads a clock, in seconds, to learn how long a commit takes. patience: when publishers feel a lag.
+    """
 
     def __init__(
         self,
@@ -76,18 +102,37 @@ class Router:
         *,
         now: float = 0.0,
         wall_offset: float = 0.0,
+        limits: Limits | None = None,
+        stopwatch: Callable[[], float] = lambda: 0.0,
+        patience: Patience = DEFAULT_PATIENCE,
+        watch: Watch | None = None,
+        audit: Callable[..., None] = lambda event, **fields: None,
     ) -> None:
         self.journal = journal
         self.members = Membership()
+        self.coordinator = Coordinator(limits or Limits(), now, now + wall_offset, journal.recall("leases"))
         self.wall_offset = wall_offset
         self.events = 0
         self.duplicates = 0
         self.dropped = 0  # messages that could not be decoded
+        self.refused = 0  # publish requests, because of a lag
+        self.pressure = Pressure()
+        self.watch = watch
+        self._audit = audit
+        self._own: deque[PublishedEvent] = deque(maxlen=MOST_OF_ITS_OWN)  # not in the log yet
+        self._own_open = False  # whether they stand in the journal's open group
         self._send = send
         self._outlets: dict[bytes, Outlet] = {}
         self._unanswered: list[tuple[bytes, int, Appended]] = []  # of the journal's open group
         self._committed_at = float("-inf")
         self._unavailable = False
+        self._stopwatch = stopwatch
+        self._patience = patience
+        self._marks = Marks(patience.hard)
+        self._commit_took = 0.0
+        self._disk_slow = 0.0  # the shorter of the last two: one that was long says nothing of the next
+        self._looked_at = float("-inf")
+        self._held: deque[tuple[float, bytes, Published]] = deque()  # answers, with the time of their commit
         kept = journal.recall("ring")
         if kept is not None:
             ring = msgspec.msgpack.decode(kept, type=_Ring)
@@ -98,10 +143,7 @@ class Router:
     def receive(self, peer: bytes, message: PeerMessage, now: float) -> None:
         match message:
             case Publish():
-                appended = self.journal.append(message.events, now + self.wall_offset)
-                self._unanswered.append((peer, message.request, appended))
-                if self.journal.open >= GROUP_EVENTS:
-                    self._commit(now)
+                self._publish(peer, message, now)
             case Ack():
                 outlet = self._outlets.get(peer)
                 if outlet is not None and message.epoch == self.journal.epoch:
@@ -110,9 +152,17 @@ class Router:
                     self._pump(outlet)
             case Heartbeat():
                 if self.members.beat(peer, message.boot, message.stats, now):
-                    self._send(peer, Beat(self.journal.epoch, self.members.version))
+                    self._beat(peer, message.slots, now)
                 else:
                     self._send(peer, Who())
+            case Slots():
+                if self.members.get(peer) is not None:
+                    for name, lease in self._leases(peer, message, now):
+                        self._send(name, lease)
+            case Came():
+                for outlet in self._outlets.values():
+                    if outlet.peer != peer and outlet.owns(message.user):
+                        self._send(outlet.peer, Elsewhere(message.user, message.connections))
             case Hello():
                 self._hello(peer, message, now)
             case Replay():
@@ -123,16 +173,31 @@ class Router:
                 member = self.members.shard(message.shard)
                 asked = member is not None and self._send(member.name, DrainNow())
                 users = member.stats.connections if member is not None and asked else None
+                self._audit("administered", action="drain", user=message.by, shard=message.shard, users=users)
                 self._send(peer, Draining(message.request, users))
             case Leave():
                 self.members.leave(peer)
+                self.coordinator.leaves(peer)
                 self._tell_ring("shard_leaves", peer, [])
             case Goodbye():
                 self._outlets.pop(peer, None)
                 self.members.remove(peer)
+                self.coordinator.gone(peer)
                 self._tell_ring("shard_left", peer, [])
 
     # ------------------------------------------------------------------------------------------------- the log
+
+    def _publish(self, peer: bytes, message: Publish, now: float) -> None:
+        retry_after = self.pressure.retry_after
+        if retry_after is not None:
+            self.refused += 1
+            reason = "a shard or the journal can't follow"
+            self._send(peer, NotPublished(message.request, "overloaded", reason, retry_after))
+            return
+        appended = self.journal.append(message.events, now + self.wall_offset)
+        self._unanswered.append((peer, message.request, appended))
+        if self.journal.open >= (GROUP_EVENTS if self._disk_slow <= GROUP_SECONDS else SLOW_GROUP_EVENTS):
+            self._commit(now)
 
     def dispatch(self, now: float) -> float | None:
         """Keeps what has come and sends every shard what is new for it; returns when it wants to be called again.
@@ -146,11 +211,40 @@ class Router:
             self._commit(now)
         for outlet in self._outlets.values():
             self._pump(outlet)
+        if now - self._looked_at >= LOOK_SECONDS or self._commit_took >= LOOK_SECONDS:
+            self._look(now)
         return None
 
+    def release(self, now: float) -> bool:
+        """Sends the answers that have been held back for long enough; whether there are more, to call again for."""
+        held, delay = self._held, self.pressure.delay
+        while held and (held[0][0] + delay <= now or len(held) > MAX_HELD):
+            _, peer, answer = held.popleft()
+            self._send(peer, answer)
+        return bool(held)
+
+    def _look(self, now: float) -> None:
+        """At how far the shards are behind, and what publishers are to feel of it."""
+        self._looked_at = now
+        followers = []
+        for member in self.members:
+            outlet = self._outlets.get(member.name)
+            if outlet is None or member.leaving or member.presumed:
+                continue
+            owed = outlet.owed
+            lag = self._marks.age(owed, member.heard_at) if owed <= self.journal.last else 0.0
+            outlet.level = outlet.level or lag < self._patience.soft
+            followers.append(Follower(lag, outlet.level, now - outlet.begun_at))
+        before, self.pressure = self.pressure, pressure(followers, self._commit_took, self._patience)
+        if (before.retry_after is None) != (self.pressure.retry_after is None):
+            lag = max((follower.lag for follower in followers), default=0.0)
+            said = "publishers_flow" if self.pressure.retry_after is None else "publishers_refused"
+            log.warning(said, lag_s=round(lag, 2), commit_s=round(self._commit_took, 3), refused=self.refused)
+
     def _commit(self, now: float) -> None:
-        self._committed_at = now
         answers, self._unanswered = self._unanswered, []
+        first, began = self.journal.last + 1, self._stopwatch()
+        own_open, self._own_open = self._own_open, False
         try:
             self.journal.commit(now + self.wall_offset)
         except JournalUnavailable as error:
@@ -160,13 +254,27 @@ class Router:
             for peer, request, _ in answers:
                 self._send(peer, NotPublished(request, "journal_unavailable", str(error), RETRY_SECONDS))
             return
+        finally:
+            took = self._stopwatch() - began
+            self._disk_slow, self._commit_took = min(self._commit_took, took), took
+            # On a slow disk from its end: what has come meanwhile is to be taken before the next.
+            self._committed_at = now if self._disk_slow <= GROUP_SECONDS else now + took
+        if self.journal.last >= first:
+            self._marks.kept(first, now)
+        if own_open:
+            self._own.clear()
         if self._unavailable and answers:
             self._unavailable = False
             log.warning("journal_available")
         for peer, request, appended in answers:
             self.events += len(appended.offsets) - len(appended.duplicates)
             self.duplicates += len(appended.duplicates)
-            self._send(peer, Published(request, self.journal.epoch, *appended))
+            answer = Published(request, self.journal.epoch, *appended)
+            if self._held or self.pressure.delay:
+                self._held.append((now, peer, answer))
+            else:
+                self._send(peer, answer)
+        self.release(now)
 
     def _pump(self, outlet: Outlet) -> None:
         try:
@@ -228,21 +336,50 @@ class Router:
         silent = self.members.tick(now)
         for peer in silent:
             self._outlets.pop(peer.name, None)
+            self.coordinator.lost(peer.name)
             log.warning("peer_silent", peer=peer.name.decode(errors="replace"))
         self._tell_ring("shard_lost", b"", [(p.address.index, p.stats.connections) for p in silent if p.address])
+        for name, lease in self.coordinator.tick(now):
+            self._send(name, lease)
+        self._note_leases()
+        self._say_how_it_is(now)
         self._commit(now)  # also with nothing to keep: the journal forgets what is too old
         for outlet in self._outlets.values():
             self._catch_up(outlet)
+        self._look(now)
+        self.release(now)
+
+    def _say_how_it_is(self, now: float) -> None:
+        """Alerts and statistics go the way of every event, but that nobody waits for an answer: who may, gets them."""
+        if self.watch is None:
+            return
+        reports = [(member.name, report) for member in self.members if (report := self._report(member)) is not None]
+        gateways = [member.stats for member in self.members if member.address is None]
+        said = self.watch.look(reports, gateways, self.journal.last, now, now + self.wall_offset)
+        self._own.extend(said.events)
+        if self._own:
+            self.journal.append(list(self._own), now + self.wall_offset)
+            self._own_open = True
+        for shard, reason in said.diagnoses:
+            self._send(shard, Diagnose(reason))
 
     def _hello(self, peer: bytes, message: Hello, now: float) -> None:
         if message.version != VERSION:
             log.error("version_mismatch", peer=peer.decode(errors="replace"), theirs=message.version, ours=VERSION)
             return
+        if message.boot in self.coordinator.fenced:
+            self._send(peer, Fenced("it has been fenced off"))
+            return
         for other in self.members.hello(peer, message, now):
             log.warning("shard_superseded", peer=other.name.decode(errors="replace"))
             self._outlets.pop(other.name, None)
+            self.coordinator.lost(other.name)
             self._send(other.name, Superseded())
-        outlet = self._outlet(peer, message)
+        if message.shard is not None:
+            self.coordinator.joined(peer, message.shard, now)
+            if message.leaving:
+                self.coordinator.leaves(peer)
+        outlet = self._outlet(peer, message, now)
         if not self._tell_ring("shard_joined", peer, []):
             self._send(peer, self._ring_state(peer, []))
         if outlet is not None:
@@ -250,7 +387,44 @@ class Router:
                 self._send(peer, States(self.journal.epoch, outlet.cursor, self._states(outlet.cursor)))
             self._pump(outlet)
 
-    def _outlet(self, peer: bytes, message: Hello) -> Outlet | None:
+    # ------------------------------------------------------------------------------------------------- the leases
+
+    def _beat(self, peer: bytes, slots: Slots | None, now: float) -> None:
+        """Answers a heartbeat, with what a shard or a gateway needs to know of the limits."""
+        lease, doors, others = None, None, []
+        member = self.members.get(peer)
+        if slots is not None:
+            leases = self._leases(peer, slots, now)
+            lease, others = (leases[0][1], leases[1:]) if leases and leases[0][0] == peer else (None, leases)
+            if self.members.get(peer) is None:
+                return  # fenced off
+        elif member is not None and member.address is None:
+            doors = self.coordinator.doors(self.members.gateways)
+        self._send(peer, Beat(self.journal.epoch, self.members.version, lease, doors))
+        for name, other in others:
+            self._send(name, other)
+
+    def _leases(self, peer: bytes, slots: Slots, now: float) -> list[tuple[bytes, Lease]]:
+        """Whom to tell what, now that a shard has told what it uses; first the shard itself."""
+        try:
+            leases = self.coordinator.reported(peer, slots, now)
+        except Lie as lie:
+            log.error("shard_fenced_off", peer=peer.decode(errors="replace"), reason=str(lie))
+            self.coordinator.fence_off(peer)
+            self._outlets.pop(peer, None)
+            self._send(peer, Fenced(str(lie)))
+            self.members.remove(peer)
+            self._tell_ring("shard_fenced_off", peer, [])
+            return []
+        self._note_leases()
+        return leases
+
+    def _note_leases(self) -> None:
+        word = self.coordinator.word()
+        if word is not None:
+            self.journal.note("leases", word)
+
+    def _outlet(self, peer: bytes, message: Hello, now: float) -> Outlet | None:
         if message.shard is None:
             return None
         journal = self.journal
@@ -261,6 +435,9 @@ class Router:
             cursor = max(journal.floor, journal.last - message.recent) if message.recent else journal.floor
         ring = Ring(s.index for s in self.members.shards)
         outlet = Outlet(message.shard.index, peer, cursor, message.credit, ring, self.members.version)
+        before = self._outlets.get(peer)
+        outlet.level = before is not None and before.level
+        outlet.begun_at = now if before is None else before.begun_at
         self._outlets[peer] = outlet
         return outlet
 
@@ -296,11 +473,15 @@ class Router:
         return RingState(self.journal.epoch, version, self.journal.last, self.members.shards, since, lost)
 
     def _answer(self, message: Ask) -> Answer:
-        reports = [self._report(member) for member in self.members if member.address and not member.presumed]
-        found = sorted((r for r in reports if r is not None), key=lambda report: report.address.index)
         journal = self.journal
         gateways = self.members.gateways
+        found = self.reports()
         return Answer(message.request, journal.epoch, journal.last, self.events, self.duplicates, found, gateways)
+
+    def reports(self) -> list[ShardReport]:
+        """What is known of each shard, in the order of their indexes."""
+        reports = [self._report(member) for member in self.members if member.address and not member.presumed]
+        return sorted((r for r in reports if r is not None), key=lambda report: report.address.index)
 
     def _report(self, member: Peer) -> ShardReport | None:
         outlet = self._outlets.get(member.name)

@@ -6,23 +6,33 @@ import asyncio
 import fcntl
 import os
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 
 import structlog
 
+from router import web
+from router.coordinator import Group, Limits
 from router.journal import Journal, MemoryJournal
+from router.pressure import Patience
 from router.router import Router
 from router.sqlite_journal import SqliteJournal
+from router.watch import Thresholds, Watch
 from solowire import backplane, process
-from solowire.backplane import RouterMessage
+from solowire.audit import open_audit
+from solowire.backplane import RouterMessage, ShardStats
 from solowire.bus import Hub
 from solowire.errors import BackplaneError, ConfigError
+from solowire.metrics import Labelled, Metrics, Sample
 from solowire.settings import Settings, make_directories
+from solowire.vitals import Vitals, memory_bytes
 
 log = structlog.get_logger("solowire.router")
 
 TICK_SECONDS = 0.5
+RELEASE_SECONDS = 0.02
+LONGEST_DELAY_SECONDS = 1.0
 
 
 def serve(settings: Settings) -> None:
@@ -80,10 +90,22 @@ def open_journal(settings: Settings) -> Journal:
     )
 
 
+def limits_of(settings: Settings) -> Limits:
+    groups = {n: Group(group.weight, group.reserved, group.limit) for n, group in settings.groups_in_force.items()}
+    return Limits(
+        connections=settings.max_connections,
+        per_shard=settings.max_connections_per_shard,
+        per_address=settings.max_connections_per_address,
+        groups=groups,
+        lease=settings.lease_s,
+    )
+
+
 async def _main(settings: Settings, stop: asyncio.Event) -> None:
     loop = asyncio.get_running_loop()
     with closing(open_journal(settings)) as journal:
-        server = _Server(loop, journal, settings.backplane_address)
+        server = _Server(loop, journal, settings)
+        served = web.start(settings, Metrics(server.samples).render)
         process.calm_collector()
         log.info("router_ready", epoch=journal.epoch, last=journal.last, backplane=settings.backplane_address)
         try:
@@ -94,26 +116,86 @@ async def _main(settings: Settings, stop: asyncio.Event) -> None:
                     server.tick()
         finally:
             server.close()
+            if served is not None:
+                await served.finish()
 
 
 class _Server:
     """The router on its bus."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, journal: Journal, address: str) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, journal: Journal, settings: Settings) -> None:
         self._loop = loop
         self._planned: asyncio.Handle | None = None
-        self._hub = Hub(address, self._received)
-        self._router = Router(journal, self._send, now=loop.time(), wall_offset=self._wall_offset())
+        self._releasing: asyncio.Handle | None = None
+        self._hub = Hub(settings.backplane_address, self._received)
+        self._audit = open_audit(settings, "router")
+        self._vitals = Vitals(self._audit.second)
+        self._router = Router(
+            journal,
+            self._send,
+            now=loop.time(),
+            wall_offset=self._wall_offset(),
+            stopwatch=time.monotonic,
+            limits=limits_of(settings),
+            patience=patience_of(settings),
+            watch=self._watch(settings),
+            audit=self._audit,
+        )
+
+    def _watch(self, settings: Settings) -> Watch:
+        return Watch(
+            new_id=process.new_id,
+            thresholds=Thresholds(
+                lag_seconds=settings.alert_lag_s,
+                queue_age_seconds=settings.alert_queue_age_s,
+                loop_lag_seconds=settings.alert_loop_lag_s,
+                memory_bytes=settings.alert_memory_bytes,
+                lease_use_percent=settings.alert_lease_percent,
+                refused_per_second=settings.alert_refused_per_s,
+            ),
+            after=settings.alert_after_s,
+            over=settings.alert_over_s,
+            stats_every=settings.stats_event_s,
+            own=lambda: ShardStats(memory_bytes=memory_bytes(), loop_lag_s=self._vitals.loop_lag_s),
+        )
+
+    def samples(self) -> Iterator[Sample]:
+        """For /metrics."""
+        router, watch = self._router, self._router.watch
+        yield "events_total", "Events of publishers that this process has put in the log.", router.events
+        yield "duplicates_total", "Events that were in the log already.", router.duplicates
+        yield "journal_offset", "Newest offset in the log.", router.journal.last
+        yield "journal_floor_offset", "Offset behind which the log begins.", router.journal.floor
+        yield "gateways", "Gateways that are there.", router.members.gateways
+        yield "shards", "Shards in the ring.", len(router.members.shards)
+        reports = router.reports()
+        behind = {str(r.address.index): float(r.behind) for r in reports}
+        yield Labelled("shard_behind_offsets", "Offsets that a shard has not acknowledged.", "shard", behind)
+        in_flight = {str(r.address.index): float(r.in_flight) for r in reports}
+        yield Labelled("shard_in_flight_events", "Events under way to a shard.", "shard", in_flight)
+        yield "publish_refusals_total", "Publish requests refused because a shard or the journal lags.", router.refused
+        yield "ack_delay_seconds", "How long publishers' answers are held back now.", router.pressure.delay
+        held = router.coordinator.held
+        yield "held_slots", "Connection slots that shards hold, or may still hold.", held
+        yield "backplane_dropped_total", "Messages of peers that could not be decoded.", router.dropped
+        if watch is not None:
+            yield "alerts", "Alerts that have begun and not ended.", watch.alerts.raised
+            yield "alerts_begun_total", "Alerts that have begun.", watch.begun
+        yield "loop_lag_seconds", "Lateness of a timer, at most, in the last second.", self._vitals.loop_lag_s
+        yield "audit_lines_lost_total", "Lines of the audit log that could not be written.", self._audit.lost
 
     def tick(self) -> None:
         self._router.wall_offset = self._wall_offset()
         self._router.tick(self._loop.time())
 
     def close(self) -> None:
-        if self._planned is not None:
-            self._planned.cancel()
+        for handle in (self._planned, self._releasing):
+            if handle is not None:
+                handle.cancel()
         self._router.tick(self._loop.time())  # keeps and answers what has come
         self._hub.close()
+        self._vitals.close()
+        self._audit.close()
 
     def _wall_offset(self) -> float:
         return time.time() - self._loop.time()
@@ -139,3 +221,15 @@ class _Server:
         again = self._router.dispatch(self._loop.time())
         if again is not None:
             self._planned = self._loop.call_at(again, self._dispatch)
+        if self._releasing is None:
+            self._release()
+
+    def _release(self) -> None:
+        held = self._router.release(self._loop.time())
+        self._releasing = self._loop.call_later(RELEASE_SECONDS, self._release) if held else None
+
+
+def patience_of(settings: Settings) -> Patience:
+    # An answer that is held back must reach a gateway that still waits for it.
+    delay = min(LONGEST_DELAY_SECONDS, settings.publish_timeout_s / 4)
+    return Patience(settings.lag_soft_s, settings.lag_hard_s, delay)

@@ -84,6 +84,10 @@ def view_of(identity: Identity) -> View:
     )
 
 
+def group_of(identity: Identity, group_by: str) -> str:
+    return identity.tenant if group_by == "tenant" else identity.role
+
+
 def grants(permissions: Iterable[str], wanted: str) -> bool:
     """Whether one of `permissions` (a name, `x.*` or `*`) covers `wanted`."""
     return any(p == wanted or p == "*" or (p.endswith(".*") and wanted.startswith(p[:-1])) for p in permissions)

@@ -5,7 +5,7 @@
     shard ──►         Ack, Replay, Leave, Slots, Came
     router ──► peer   Who, Beat, RingState
     ──► gateway       Published, NotPublished, Answer, Draining, Doors
-    ──► shard         Deliver, States, Replayed, DrainNow, Superseded, Lease, Elsewhere, Fenced
+    ──► shard         Deliver, States, Replayed, DrainNow, Superseded, Diagnose, Lease, Elsewhere, Fenced
 
 A peer is a shard or a gateway. It says Hello when it starts, when the router asks Who (because the router has restarted
 and doesn't know it), and when a Beat tells of another ring than it knows; the router answers with the ring, and sends
@@ -24,6 +24,8 @@ VERSION = 3
 HEARTBEAT_SECONDS = 0.5
 DEAD_AFTER_SECONDS = 2.4
 """A peer is given up within 3 s of its last word, the router's looking every half second included."""
+EMPTYING = 0.25
+"""When a lease has run out, a shard has so much of the lease's time to send its users away; then the slots are free."""
 
 
 class _Message(msgspec.Struct, array_like=True, gc=False):
@@ -40,7 +42,14 @@ class ShardAddress(_Message):
 
 
 class ShardStats(_Message):
-    """One second's word of a shard about itself. Totals since its start, unless they are states."""
+    """One second's word of a shard about itself. Totals since its start, unless they are states.
+
+    groups, codecs, kinds: connections by each. …_per_s: over the last second. latency: how often an event took how long
+    from the gateway to the sockets, counts of `histogram` over the last ten seconds. oldest_cursor_s: for how long the
+    event has been on its way that the last of the lagging connections gets next. loop_lag_s: by how much a timer was
+    late at most, in the last second. aggregating: feeds by the event type that they get summed up at present.
+    A gateway says `refused`, `refused_per_s`, `memory_bytes` and `loop_lag_s` alone.
+    """
 
     connections: int = 0
     feeds: int = 0
@@ -54,6 +63,22 @@ class ShardStats(_Message):
     bytes: int = 0
     admitted: int = 0
     refused: int = 0
+    groups: dict[str, int] = {}
+    codecs: dict[str, int] = {}
+    kinds: dict[str, int] = {}
+    events_per_s: float = 0.0
+    deliveries_per_s: float = 0.0
+    frames_per_s: float = 0.0
+    bytes_per_s: float = 0.0
+    refused_per_s: float = 0.0
+    latency: list[int] = []
+    oldest_cursor_s: float = 0.0
+    log_events: int = 0
+    memory_bytes: int = 0
+    loop_lag_s: float = 0.0
+    lease_used: int = 0
+    lease_granted: int = 0
+    aggregating: dict[str, int] = {}
 
 
 class Hello(_Message, tag="hello"):
@@ -78,6 +103,7 @@ class Slots(_Message, tag="slots"):
     asked: grows with each one; the answer repeats it, so that the shard counts the lease's time from when it asked.
     fence: of the lease in force, which this confirms; 0 if there is none. used: connections. wanted: how many were
     refused, for want of a slot, since the last Slots. addresses: connections by address, of those that have many.
+    room: how many the lease in force grants in all, which a router that has restarted doesn't know.
     """
 
     asked: int
@@ -85,6 +111,7 @@ class Slots(_Message, tag="slots"):
     used: dict[str, int]
     wanted: dict[str, int] = {}
     addresses: dict[str, int] = {}
+    room: int = 0
 
 
 class Heartbeat(_Message, tag="beat"):
@@ -150,10 +177,11 @@ class Leave(_Message, tag="leave"):
 
 
 class Drain(_Message, tag="drain"):
-    """A gateway's wish that a shard leaves. Answered with Draining."""
+    """A gateway's wish that a shard leaves. Answered with Draining. by: the administrator's name."""
 
     request: int
     shard: int
+    by: str = ""
 
 
 class Ask(_Message, tag="ask"):
@@ -215,6 +243,12 @@ class DrainNow(_Message, tag="drain_now"):
     """An administrator wants the shard to leave."""
 
 
+class Diagnose(_Message, tag="diagnose"):
+    """The shard is to log what makes it slow. reason: the alert's metric."""
+
+    reason: str
+
+
 class Superseded(_Message, tag="superseded"):
     """Another process has said hello as the same shard, later: the receiver is to end."""
 
@@ -229,9 +263,10 @@ class Draining(_Message, tag="draining"):
 class Lease(_Message, tag="lease"):
     """How many connections a shard may have: those of `slots`, by group, and `spare` more of any group.
 
-    A lease takes the place of those with a smaller `fence`. It holds for `seconds` from when the shard sent the Slots
-    that it answers, or, if it answers none (0), for as long as the lease before. Where it grants less than is used, the
-    shard makes room. capped: groups that may use no spare slot, since they have a limit of their own.
+    A lease takes the place of those with a smaller `fence`, and prolongs the one with the same. It holds for `seconds`
+    from when the shard sent the Slots that it answers, or, if it answers none (0), for as long as the lease before.
+    Where it grants less than is used, the shard makes room. capped: groups that may use no spare slot, since they have
+    a limit of their own.
     full: addresses that may open no further connection.
     """
 
@@ -336,6 +371,7 @@ RouterMessage = (
     | Elsewhere
     | Fenced
     | Doors
+    | Diagnose
 )
 
 M = TypeVar("M")

@@ -6,7 +6,10 @@
 What it keeps true: nothing here waits. A send that ZeroMQ would have to block on, or to hold for a peer that isn't
 there, returns False and is the caller's to repeat: the log is the buffer, not the socket. A socket's file descriptor
 is edge-triggered, so after every send the socket is looked at again; a turn takes a bounded number of messages, so
-that a flood leaves room for everything else in the loop.
+that a flood leaves room for everything else in the loop, and so has it in bytes.
+
+What bounds the memory of these queues is not ZeroMQ's high-water mark, which counts messages of up to some megabytes,
+but what is ever under way: from a gateway its `publish_held_bytes`, to a shard `router.dispatch`'s BYTES_UNDER_WAY.
 
 `solowire.memory_bus` has the twin of both, without sockets.
 """
@@ -25,6 +28,7 @@ from solowire.errors import ConfigError
 log = structlog.get_logger("solowire.bus")
 
 _MESSAGES_A_TURN = 200
+_BYTES_A_TURN = 2**20
 _HIGH_WATER_MARK = 10_000
 
 
@@ -69,6 +73,7 @@ class _Socket:
 
     def _take(self) -> None:
         self._turn = None
+        size = 0
         for _ in range(_MESSAGES_A_TURN):
             try:
                 parts = self._socket.recv_multipart(zmq.NOBLOCK)
@@ -77,6 +82,9 @@ class _Socket:
             self._received(parts)
             if self._socket.closed:
                 return
+            size += len(parts[-1])
+            if size >= _BYTES_A_TURN:
+                break
         self._look()
 
     def _received(self, parts: list[bytes]) -> None:

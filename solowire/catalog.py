@@ -310,6 +310,7 @@ CATALOG = Catalog(
             p.DnsQueryStats,
             STATE,
             (_ZONE, *_plain("server", "view")),
+            {"top_clients": "sensitive.client_ip"},
             key=("server", "view", "zone"),
         ),
         _security("security_alert", p.SecurityAlert, DURABLE, _FINDING, _IP, priority=HIGH),

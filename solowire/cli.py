@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 import click
 import msgspec
-from pydantic import SecretStr
+from pydantic import BaseModel, SecretStr
 
 from solowire import __version__, logs
 from solowire.access import ADMINISTER, PUBLISH, grants
@@ -328,10 +328,21 @@ def show_config(config: Path | None, **options: Any) -> None:
     settings = _load(config, None, **options)
     for name, field in Settings.model_fields.items():
         value = getattr(settings, name)
-        shown = "" if value is None else json.dumps(value if isinstance(value, (int, float)) else str(value))
+        shown = "" if value is None else _toml(value)
         # What is masked is a comment, too: the rest can be kept as a file for --config.
         line = f"# {name} = {shown}".rstrip() if value is None or isinstance(value, SecretStr) else f"{name} = {shown}"
         click.echo(f"{line:<48}  # {field.description}" if field.description else line)
+
+
+def _toml(value: object) -> str:
+    """As TOML, on one line: what is read again from a file is what is in force."""
+    if isinstance(value, BaseModel):
+        value = value.model_dump(exclude_none=True)
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(name)} = {_toml(part)}" for name, part in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps(value if isinstance(value, (int, float)) else str(value))
 
 
 def _load(config: Path | None, role: str | None, *, index: int | None = None, **options: Any) -> Settings:

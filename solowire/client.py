@@ -166,6 +166,7 @@ class Client:
 
         self.gaps = 0
         self.undecodable = 0
+        self.left_out: Counter[str] = Counter()  # by event type: what the server has counted and not sent
         self.connections = 0  # so many welcomes
         self.last_reason: str | None = None  # why the last connection, or attempt at one, ended; None before the first
         self._reconnect_ms = (reconnect_min * 1000, reconnect_max * 1000)
@@ -520,7 +521,9 @@ class Client:
             case Events():
                 if self._socket is not socket or self._welcome is None:
                     raise _Left(1002, "the server sent events before its welcome")
+                # Not by its events: in a compacted frame they may be older than that, or in another order.
                 self._arrived_at = (self._welcome.epoch, message.cursor)
+                self.left_out.update(message.compacted)
                 self._put(_Stretch(deque(message.events), self._arrived_at))
             case Ping():
                 if message.cursor is not None and self._socket is socket and self._welcome is not None:

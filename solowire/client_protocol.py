@@ -131,11 +131,16 @@ class Subscriptions(_Message, tag="subscriptions", omit_defaults=False):
 
 
 class Notice(_Message, tag="notice"):
-    """code: gap, slow_consumer, rate_limited, token_expiring, draining, deprecated."""
+    """code: gap, slow_consumer, rate_limited, token_expiring, draining, deprecated.
+
+    active: of `slow_consumer`: whether it begins or is over. behind: how many events lay between, at its beginning.
+    """
 
     code: str
     message: str
     after_ms: int | None = None
+    active: bool | None = None
+    behind: int | None = None
 
 
 class ReconnectNow(_Message, tag="reconnect"):
@@ -211,11 +216,23 @@ class Codec(Enum):
             return _json.encode(message).decode()
         return _pack.encode(message)
 
-    def events(self, cursor: int, fragments: Sequence[bytes]) -> str | bytes:
-        """An `events` frame of events that are encoded already, none of them again."""
+    def events(self, cursor: int, fragments: Sequence[bytes], compacted: dict[str, int] | None = None) -> str | bytes:
+        """An `events` frame of events that are encoded already, none of them again.
+
+        compacted: how many of each type were left out.
+        """
+        if compacted:
+            return self._compacted(cursor, fragments, compacted)
         if self is Codec.json:
             return (b'{"type":"events","cursor":%d,"events":[%b]}' % (cursor, b",".join(fragments))).decode()
         return b"".join((_PACK_HEAD, _pack.encode(cursor), _PACK_EVENTS, _array_head(len(fragments)), *fragments))
+
+    def _compacted(self, cursor: int, fragments: Sequence[bytes], compacted: dict[str, int]) -> str | bytes:
+        if self is Codec.json:
+            head = b'{"type":"events","cursor":%d,"compacted":%b,"events":[' % (cursor, _json.encode(compacted))
+            return (head + b",".join(fragments) + b"]}").decode()
+        head = b"\x84" + _PACK_HEAD[1:] + _pack.encode(cursor) + _pack.encode("compacted") + _pack.encode(compacted)
+        return b"".join((head, _PACK_EVENTS, _array_head(len(fragments)), *fragments))
 
     def decode(self, raw: str | bytes) -> ClientMessage:
         """A client's message. Raises InvalidMessage."""

@@ -28,11 +28,15 @@ from typing import Generic, TypeVar
 import msgspec
 
 from solowire.access import View
+from solowire.aggregation import SUMMARY_BYTES, Rates
 from solowire.catalog import Catalog
 from solowire.client_protocol import MAX_FRAME_BYTES, Codec
-from solowire.events import Priority
+from solowire.compaction import COMPACTED_BYTES, MAX_EVENTS_BYTES, FeedKey, Frame, Lag, Parts, Reading
+from solowire.events import Delivery, Priority
+from solowire.flows import Flows, Slot, slots_of
 from solowire.log import Entry, Log
-from solowire.subscriptions import CUSTOM, Selection
+from solowire.pacing import Pacing
+from solowire.subscriptions import CUSTOM, Filter, Selection
 
 C = TypeVar("C", bound=Hashable)
 """A connection: the feed only ever holds on to it."""
@@ -40,17 +44,8 @@ C = TypeVar("C", bound=Hashable)
 FLUSH_AT_BYTES = MAX_FRAME_BYTES // 2
 """A feed with this much pending is flushed without waiting: so frames stay well below their bound."""
 
-MAX_EVENTS_BYTES = MAX_FRAME_BYTES - 128
-"""What a frame's events may take, its head apart."""
-
 NEXT_FRAME_SECONDS = 0.001
 """When a connection that has just got a full frame may get the next: one a turn, so that others get theirs."""
-
-SCAN_ENTRIES = 10_000
-"""How many entries of the log one frame may look through for a connection that is behind: bounds a turn's time."""
-
-
-_NOTHING: frozenset[str] = frozenset()
 
 
 class FlushDelays(msgspec.Struct, frozen=True):
@@ -73,14 +68,6 @@ class FlushDelays(msgspec.Struct, frozen=True):
         return min(longest, connections * self.per_connection)
 
 
-class FeedKey(msgspec.Struct, frozen=True):
-    """What makes two connections the same feed. hidden: the fields that redaction takes out, by event type."""
-
-    selection: Selection
-    hidden: tuple[tuple[str, frozenset[str]], ...]
-    codec: Codec
-
-
 def feed_key(selection: Selection, view: View, codec: Codec, catalog: Catalog) -> FeedKey:
     """The key of the feed for `selection` (already judged by `view`) under `view` and `codec`."""
     hidden = []
@@ -92,107 +79,92 @@ def feed_key(selection: Selection, view: View, codec: Codec, catalog: Catalog) -
     return FeedKey(selection, tuple(hidden), codec)
 
 
-class Frame(msgspec.Struct, frozen=True, gc=False):
-    """One WebSocket message. payload: None if nothing was to be sent. cursor: where its receiver then stands."""
-
-    cursor: int
-    payload: str | bytes | None
-    events: int = 0
-
-
-class Feed(Generic[C]):
+class Feed(Reading, Generic[C]):
     """One feed. The time is an argument, in seconds of one monotonic clock."""
 
     __slots__ = (
-        "_codec",
-        "_hidden",
-        "_log",
+        "_collects_until",
         "_pending",
         "_pending_bytes",
-        "_selection",
         "_snapshot",
+        "_waits",
         "behind",
         "current",
         "due",
         "flushed_at",
-        "key",
-        "position",
+        "largest",
+        "urgent",
     )
 
-    def __init__(self, key: FeedKey, log: Log) -> None:
-        self.key = key
-        self.position = log.position
+    def __init__(self, key: FeedKey, log: Log, pacing: Pacing | None = None) -> None:
+        super().__init__(key, log, Pacing() if pacing is None else pacing)
         # The states' version, the offset before the oldest, all frames but the last, and the pieces of the last.
         self._snapshot: tuple[int, int | None, list[str | bytes], list[tuple[int, bytes]]] | None = None
         self.current: set[C] = set()
-        self.behind: dict[C, int] = {}
+        self.behind: dict[C, Lag] = {}
         self.due: float | None = None
         self.flushed_at = float("-inf")
-        self._log = log
-        self._codec = key.codec
-        self._selection = dict(key.selection)
-        self._hidden = dict(key.hidden)
+        self.largest = 0  # bytes of the largest frame that all its current connections got; kept by who sends
+        self._collects_until = float("inf")  # what its flows have collected since `position` waits for that
+        self.urgent = False  # the next flush doesn't wait for the end of an interval
         self._pending: list[tuple[int, bytes]] = []  # offset, fragment
         self._pending_bytes = 0
+        self._waits = False  # something is pending, here or in a flow
 
     def __len__(self) -> int:
         return len(self.current) + len(self.behind)
 
-    # ------------------------------------------------------------------------------------------------ matching
-
-    def accepts(self, entry: Entry) -> bool:
-        """Whether the feed wants `entry`, redaction apart."""
-        for name in entry.names:
-            conditions = self._selection.get(name)
-            if conditions is not None:
-                return all(not values.isdisjoint(entry.terms.get(attr, ())) for attr, values in conditions)
-        return False
-
-    def fragment(self, entry: Entry) -> bytes | None:
-        """`entry` as this feed's connections may see it; None if nothing is left of it."""
-        return entry.fragment(self._codec, self._hidden_of(entry) if self._hidden else _NOTHING)
-
-    def _hidden_of(self, entry: Entry) -> frozenset[str]:
-        for name in entry.names:
-            if name in self._hidden:
-                return self._hidden[name]
-        return _NOTHING
-
     # ------------------------------------------------------------------------------------------------- members
 
-    def join(self, connection: C, cursor: int, now: float, *, apart: bool = False) -> bool:
-        """Adds a connection that has got everything up to `cursor`; as `wake`.
+    def join(self, connection: C, lag: Lag, now: float, *, apart: bool = False) -> bool:
+        """Adds a connection that stands there; as `wake`.
 
         apart: it can't share the next frame, because the log has something for it alone or its answers come first.
         """
-        if not self._pending and not self.behind:
+        if not self._waits and not self.behind:
             self.position = self._log.position  # nothing of the feed lies between: all of it moves on for free
-        if cursor == self.position and not apart:
+        if self.seen >= self.released:
+            self.seen = self._pacing.last
+        if lag.seen < self.seen:
+            self.released = self._pacing.last  # one from before there was this feed may be for it
+        lag.told = self.told
+        if self._is_level(lag) and not apart:
             self.current.add(connection)
             return False
-        self.behind[connection] = cursor
+        self.behind[connection] = lag
         return self.wake(now)
 
-    def leave(self, connection: C) -> int:
-        """Takes a connection out; returns its cursor."""
+    def _is_level(self, lag: Lag) -> bool:
+        return lag.cursor == self.position and lag.seen >= min(self.seen, self.released)
+
+    def leave(self, connection: C) -> Lag:
+        """Takes a connection out; returns where it stands."""
         if connection in self.current:
             self.current.discard(connection)
-            return self._reached
-        return self.behind.pop(connection, self._reached)
+            return self.place
+        return self.behind.pop(connection, None) or self.place
 
     def cursor_of(self, connection: C) -> int:
-        return self.behind.get(connection, self._reached)
+        lag = self.behind.get(connection)
+        return self._reached if lag is None else lag.cursor
 
     def hold(self, connection: C) -> None:
         """Keeps the next frame from a connection that has answers waiting: it catches up behind them."""
         if connection in self.current:
             self.current.discard(connection)
-            self.behind[connection] = self._reached
+            lag = self.behind[connection] = self.place
+            lag.busy = True
+
+    @property
+    def place(self) -> Lag:
+        """Where current connections stand."""
+        reached = self._reached
+        return Lag(reached, self.seen, self.told, lost=reached < self._log.floor)
 
     @property
     def _reached(self) -> int:
-        """Where current connections stand: a quiet feed's `position` may be older than the log itself."""
-        return self.position if self._pending else self._log.position
+        """A quiet feed's `position` may be older than the log itself."""
+        return self.position if self._waits else self._log.position
 
     # --------------------------------------------------------------------------------------------------- flushing
 
@@ -201,7 +173,8 @@ class Feed(Generic[C]):
         fragment = self.fragment(entry)
         if fragment is None:
             return False
-        if not self._pending:
+        if not self._waits:
+            self._waits = True
             self.position = entry.offset - 1  # nothing of the feed lies between, and the log may forget what does
         self._pending.append((entry.offset, fragment))
         self._pending_bytes += len(fragment) + 1
@@ -220,8 +193,32 @@ class Feed(Generic[C]):
         """Notes that `entry` is for this connection alone: it falls behind, on purpose; as `wake`."""
         if connection in self.current:
             self.current.discard(connection)
-            self.behind[connection] = self.position if self._pending else entry.offset - 1
+            lag = self.behind[connection] = self.place
+            if not self._waits:
+                lag.cursor = entry.offset - 1
+        self.urgent = True
         return self.wake(max(now, self.flushed_at + delay))
+
+    def waits_for(self, offset: int, until: float) -> bool:
+        """A flow has collected the event at `offset`; as `wake`."""
+        if not self._waits:
+            self._waits = True
+            self.position = offset - 1
+        self._collects_until = min(self._collects_until, until)
+        return self.wake(until)
+
+    def release(self, number: int, connection: C | None, delay: float, now: float) -> bool:
+        """A state that was held back is to be sent, to one connection or all; as `wake`."""
+        self.released = number
+        self.urgent = True
+        if connection in self.current and connection is not None:
+            self.current.discard(connection)
+            self.behind[connection] = self.place
+        return self.wake(max(now, self.flushed_at + delay))
+
+    def leave_out(self, name: str) -> None:
+        """A state that the feed accepts is never sent: a newer one has overtaken it."""
+        self.left = {**self.left, name: self.left.get(name, 0) + 1}  # `told` and lags hold on to the one before
 
     def wake(self, at: float) -> bool:
         """Makes the feed due at `at`, unless it is due sooner; returns whether that changed anything."""
@@ -241,6 +238,15 @@ class Feed(Generic[C]):
             self._codec.events(upto if run is runs[-1] else offset, run)
             for run, offset in zip(runs, reached, strict=True)
         ]
+
+    def older_frames(self, entries: Iterable[Entry], cursor: int) -> list[str | bytes]:
+        """Frames of those of these that the feed wants, for one who stands further on, at `cursor`, and stays there.
+
+        A count of zero in `compacted` says that events of the type are out of order.
+        """
+        wanted = sorted((e.offset, e.event.type, f) for e in entries if self.accepts(e) and (f := self.fragment(e)))
+        types = dict.fromkeys((name for _, name, _ in wanted), 0)
+        return [self._codec.events(cursor, run, types) for run in _cut([fragment for _, _, fragment in wanted])]
 
     def states(self, user: str, upto: int) -> tuple[int | None, list[str | bytes]]:
         """The present value of each state that the feed wants, in frames, and the offset before the oldest, if any.
@@ -265,15 +271,25 @@ class Feed(Generic[C]):
     def flush(self, now: float) -> Frame:
         """What all current connections get now: everything pending. Moves `position`, and with it their cursors.
 
-        Who could not be given the frame is then handed to `fell_behind`, with the position from before.
+        Who could not be given the frame is then handed to `fell_behind`, with the `place` from before.
         """
         self.due = None
+        if self.flows and self._roll(now):
+            if self._waits and not self._pending and not self.urgent and now < self._collects_until:
+                self.wake(self._collects_until)  # it is due for one that is behind: the others' interval goes on
+                return Frame(self.position, None)
+            return self._flush_compacted(now)
+        if self.seen < self.released or self.left is not self.told:
+            return self._flush_compacted(now)
+        self.urgent = False
         pending = self._pending
         if self._pending_bytes <= MAX_EVENTS_BYTES:
             self._pending, self._pending_bytes = [], 0
+            self._waits = False
             self.position = self._log.position
         else:
-            pending = self._take_a_frame()
+            taken = len(next(_cut([f for _, f in pending])))
+            pending = self._take(taken)
             self.position = pending[-1][0]
             self.due = now + NEXT_FRAME_SECONDS
         if pending or self.behind:
@@ -282,56 +298,81 @@ class Feed(Generic[C]):
             return Frame(self.position, None)
         return Frame(self.position, self._codec.events(self.position, [f for _, f in pending]), len(pending))
 
-    def _take_a_frame(self) -> list[tuple[int, bytes]]:
-        taken = len(next(_cut([f for _, f in self._pending])))
+    def _take(self, taken: int) -> list[tuple[int, bytes]]:
         head, self._pending = self._pending[:taken], self._pending[taken:]
         self._pending_bytes = sum(len(f) + 1 for _, f in self._pending)
         return head
 
-    def fell_behind(self, connections: Iterable[C], cursor: int) -> None:
-        """These connections were still busy: they stay at `cursor`."""
+    def _roll(self, now: float) -> bool:
+        """Begins the next interval of its flows where it is time; whether one of them has something."""
+        collected = False
+        for flow in self.flows.values():
+            if flow.active or flow.entries:
+                collected = True
+                flow.roll(now)
+                if flow.active:
+                    self.wake(flow.ends)
+        return collected
+
+    def waits_below(self, floor: int) -> bool:
+        """Whether something that its current connections have not got is about to leave the log."""
+        return self._waits and self.position < floor
+
+    def _flush_compacted(self, now: float) -> Frame:
+        """As `flush`, while something is summed up, was held back or has been left out."""
+        parts = Parts(COMPACTED_BYTES)
+        before = self.place
+        self.position = before.cursor
+        if self.seen < self.released:
+            self.seen = self.put_released(parts, self.seen, self._log.position, None, self._pacing.last)
+            parts.sorts = True
+        flows = [flow for flow in self.flows.values() if flow.entries and parts.reserve()]
+        taken = 0
+        for offset, fragment in self._pending:
+            if parts.full or not parts.put(offset, fragment):
+                break
+            taken += 1
+        head = self._take(taken) if taken else []
+        self.urgent = False
+        if not parts.full:
+            self._collects_until = float("inf")
+            self.position = self._log.position
+            self._waits = False
+        elif head:
+            self.position = head[-1][0]
+        for flow in flows:
+            digest = flow.between(before.cursor, self.position)
+            if digest is not None:
+                parts.put_digest(flow.name, digest, self)
+            else:
+                parts.room += SUMMARY_BYTES
+        if parts.full:
+            self.wake(now + NEXT_FRAME_SECONDS)
+        else:
+            for flow in self.flows.values():
+                flow.is_level(self)
+        if parts.pieces:
+            parts.tell(self.left, self.told)
+            self.told = self.left
+        if parts.pieces or self.behind:
+            self.flushed_at = now
+        return self._frame(parts, self.position, self.seen, self.told, 0)
+
+    def fell_behind(self, connections: Iterable[C], before: Lag) -> None:
+        """These connections were still busy: they stay where they were."""
         for connection in connections:
             self.current.discard(connection)
-            self.behind[connection] = cursor
+            self.behind[connection] = Lag(before.cursor, before.seen, before.told, busy=True, lost=before.lost)
 
-    def caught_up(self, connection: C, cursor: int, *, apart: bool = False) -> None:
-        """The connection, which is behind, has been given everything up to `cursor`. apart: as for `join`."""
-        if cursor == self.position and not apart:
-            del self.behind[connection]
+    def caught_up(self, connection: C, frame: Frame, *, apart: bool = False) -> bool:
+        """The connection, which is behind, has been given this; whether it is current now. apart: as for `join`."""
+        lag = self.behind.pop(connection)  # who is still behind goes to the end, so that all get their turn
+        lag.cursor, lag.seen, lag.told = frame.cursor, frame.seen, frame.told
+        if self._is_level(lag) and not apart:
             self.current.add(connection)
-        else:
-            self.behind[connection] = cursor
-
-    def read(self, cursor: int, user: str | None) -> Frame:
-        """One frame for a connection that stands at `cursor`; at most MAX_FRAME_BYTES of what lies up to `position`.
-
-        user: whose personal events belong in it; None builds the frame that all share who have none.
-        """
-        if cursor >= self.position:
-            return Frame(cursor, None)  # it came from further on, while more than a frame was pending here
-        fragments: list[bytes] = []
-        size = 0
-        reached = cursor
-        for scanned, entry in enumerate(self._log.after(cursor)):
-            if entry.offset > self.position:
-                reached = self.position
-                break
-            if scanned == SCAN_ENTRIES:
-                break
-            owner = entry.event.user
-            if (owner is None or owner == user) and self.accepts(entry):
-                fragment = self.fragment(entry)
-                if fragment is not None:
-                    size += len(fragment) + 1
-                    if fragments and size > MAX_EVENTS_BYTES:
-                        break
-                    fragments.append(fragment)
-            reached = entry.offset
-        else:
-            reached = self.position
-        if not fragments:
-            return Frame(reached, None)
-        return Frame(reached, self._codec.events(reached, fragments), len(fragments))
+            return True
+        self.behind[connection] = lag
+        return False
 
 
 def _cut(fragments: list[bytes]) -> Iterator[list[bytes]]:
@@ -349,13 +390,18 @@ def _cut(fragments: list[bytes]) -> Iterator[list[bytes]]:
 
 
 class Feeds(Generic[C]):
-    """All feeds of a shard, found by their key or by what matches an entry."""
+    """All feeds of a shard, found by their key or by what matches an entry.
 
-    def __init__(self, log: Log) -> None:
+    aggregating: of each telemetry type that is being summed up, for how many feeds.
+    """
+
+    def __init__(self, log: Log, pacing: Pacing | None = None, rates: Rates | None = None) -> None:
         self._log = log
+        self._pacing = Pacing() if pacing is None else pacing
+        self._flows: Flows[Feed[C]] = Flows(Rates() if rates is None else rates)
         self._feeds: dict[FeedKey, Feed[C]] = {}
-        self._index: dict[_Slot, set[Feed[C]]] = {}  # feeds that accept whatever is found there
-        self._candidates: dict[_Slot, set[Feed[C]]] = {}  # feeds that have further conditions
+        self._index: dict[Slot, set[Feed[C]]] = {}  # feeds that accept whatever is found there
+        self._candidates: dict[Slot, set[Feed[C]]] = {}  # feeds that have further conditions
 
     def __len__(self) -> int:
         return len(self._feeds)
@@ -367,7 +413,8 @@ class Feeds(Generic[C]):
         """The feed of this key; made if there is none."""
         feed = self._feeds.get(key)
         if feed is None:
-            feed = self._feeds[key] = Feed(key, self._log)
+            feed = self._feeds[key] = Feed(key, self._log, self._pacing)
+            feed.flows = self._flows.of(feed, self._telemetry(key))
             for slot, sure in _slots(key):
                 (self._index if sure else self._candidates).setdefault(slot, set()).add(feed)
         return feed
@@ -376,6 +423,7 @@ class Feeds(Generic[C]):
         """Forgets a feed that has no connections left."""
         if self._feeds.pop(feed.key, None) is None:
             return
+        self._flows.drop(feed, self._telemetry(feed.key))
         for slot, sure in _slots(feed.key):
             index = self._index if sure else self._candidates
             index[slot].discard(feed)
@@ -401,24 +449,38 @@ class Feeds(Generic[C]):
                             found.add(feed)
         return found
 
+    def _telemetry(self, key: FeedKey) -> list[tuple[str, Filter]]:
+        """What of a selection are telemetry types."""
+        found = []
+        for name, conditions in key.selection:
+            event_type = self._log.catalog.get(name)
+            if event_type is not None and event_type.delivery is Delivery.telemetry and name != CUSTOM:
+                found.append((name, conditions))
+        return found
 
-_Slot = tuple[str, str, str]
-"""Event type, attribute, value; the latter two are empty for a feed that wants all events of the type."""
+    @property
+    def aggregating(self) -> dict[str, int]:
+        """Of each telemetry type that is summed up at present: for how many feeds."""
+        return self._flows.active()
+
+    def add_telemetry(self, entry: Entry, delay: float, now: float) -> tuple[list[Feed[C]], bool]:
+        """Takes a telemetry event that is for all; the feeds that are due sooner by it, and whether it is summed up."""
+        sooner: list[Feed[C]] = []
+        summed = False
+        for flow in self._flows.matching(entry):
+            if flow.count(now):
+                summed = True
+                sooner += flow.collect(entry, now)
+            else:
+                sooner += [feed for feed in flow.feeds if feed.add(entry, delay, now)]
+        return sooner, summed
 
 
-def _slots(key: FeedKey) -> Iterator[tuple[_Slot, bool]]:
+def _slots(key: FeedKey) -> Iterator[tuple[Slot, bool]]:
     """Where the feed stands in the index, and whether what is found there needs no second look."""
     # `custom.*` says nothing about a custom type that is named beside it.
     shadowed = any(name.startswith("custom.") and name != CUSTOM for name, _ in key.selection)
     for name, conditions in key.selection:
         sure = not (shadowed and name == CUSTOM)
-        if conditions:
-            attribute, values = min(conditions, key=_width)  # one is enough to find it by: the narrowest
-            for value in values:
-                yield (name, attribute, value), sure and len(conditions) == 1
-        else:
-            yield (name, "", ""), sure
-
-
-def _width(condition: tuple[str, frozenset[str]]) -> int:
-    return len(condition[1])
+        for slot in slots_of(name, conditions):
+            yield slot, sure and len(conditions) <= 1

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import structlog
 
 from solowire import backplane
-from solowire.backplane import Beat, Heartbeat, Hello, PeerMessage, RingState, RouterMessage, ShardStats, Who
+from solowire.backplane import Beat, Heartbeat, Hello, PeerMessage, RingState, RouterMessage, ShardStats, Slots, Who
 from solowire.bus import Spoke
 from solowire.errors import BackplaneError
 
@@ -23,7 +23,10 @@ log = structlog.get_logger("solowire.link")
 
 
 class Link:
-    """hello: makes this peer's Hello, each time anew. received: gets all but what the link answers by itself."""
+    """hello: makes this peer's Hello, each time anew. received: gets all but what the link answers by itself.
+
+    stats, slots: what goes along with each heartbeat. What comes along with a Beat is received like other messages.
+    """
 
     def __init__(
         self,
@@ -32,10 +35,12 @@ class Link:
         hello: Callable[[], Hello],
         received: Callable[[RouterMessage], None],
         stats: Callable[[], ShardStats | None] = lambda: None,
+        slots: Callable[[], Slots | None] = lambda: None,
     ) -> None:
         self._hello = hello
         self._received = received
         self._stats = stats
+        self._slots = slots
         self._loop = asyncio.get_running_loop()
         self._heard_at = float("-inf")
         self._ring = ("", -1)  # epoch and version, as told last
@@ -63,7 +68,7 @@ class Link:
     def _beat(self) -> None:
         hello = self._hello()
         if self.router_alive:
-            self.send(Heartbeat(hello.boot, self._stats()))
+            self.send(Heartbeat(hello.boot, self._stats(), self._slots()))
             pause = backplane.HEARTBEAT_SECONDS * random.uniform(0.9, 1.1)  # noqa: S311
         else:
             # Until the router is there, look for it more often than one beats: a start should take no second longer.
@@ -84,6 +89,9 @@ class Link:
             case Beat():
                 if (message.epoch, message.version) != self._ring:
                     self.greet()
+                for carried in (message.lease, message.doors):
+                    if carried is not None:
+                        self._received(carried)
             case _:
                 if isinstance(message, RingState):
                     self._ring = (message.epoch, message.version)

@@ -48,15 +48,17 @@ class Entry:
     """An event at its offset, with what feeds match it by.
 
     names: the names that a selection may hold for it (`custom.x` is also `custom.*`). terms: attribute → the values
-    that match it: for a hierarchical one, the name and all names above it.
+    that match it: for a hierarchical one, the name and all names above it. held: it is a state that has to wait, or
+    that a newer one has overtaken while it waited (see `pacing`): readers pass over it.
     """
 
-    __slots__ = ("_fragments", "event", "names", "offset", "size", "terms", "type")
+    __slots__ = ("_fragments", "event", "held", "names", "offset", "size", "terms", "type")
 
     def __init__(self, offset: int, event: Event, event_type: EventType) -> None:
         self.offset = offset
         self.event = event
         self.type = event_type
+        self.held = False
         self.names = (event.type, "custom.*") if event_type.category == "custom" else (event.type,)
         self.terms = {name: _terms(value, event_type, name) for name, value in event.attributes.items()}
         # What it takes to hold and, nearly, to send: 200 bytes go to the envelope.
@@ -136,11 +138,11 @@ class Log:
         self.position = 0
         self.floor = 0
         self.bytes = 0
+        self.catalog = catalog
         self.states_version = 0  # grows whenever what `latest` says changes
         self._max_events = max_events
         self._max_bytes = max_bytes
-        self._max_keys = max_keys
-        self._catalog = catalog
+        self.max_keys = max_keys
         self._entries: list[Entry] = []
         self._offsets: list[int] = []
         self._latest: dict[tuple[str, str, str | None], Entry] = {}
@@ -181,7 +183,7 @@ class Log:
     def entry(self, offset: int, body: bytes) -> Entry | None:
         """An event as an entry that is not in the log; otherwise as `append`."""
         event = decode_event(body)
-        event_type = self._catalog.get(event.type)
+        event_type = self.catalog.get(event.type)
         return Entry(offset, event, event_type) if event_type is not None else None
 
     def insert(self, entry: Entry) -> None:
@@ -213,31 +215,53 @@ class Log:
         self._latest[entry.state] = entry
         self._latest_bytes += entry.size
         self.states_version += 1
-        while len(self._latest) > self._max_keys or self._latest_bytes > self._max_bytes:
+        while len(self._latest) > self.max_keys or self._latest_bytes > self._max_bytes:
             self._latest_bytes -= self._latest.pop(next(iter(self._latest))).size
 
     def trim(self) -> None:
         """Drops from the old end what is over the bounds, and a tenth more, so that it is rarely done."""
-        if len(self._entries) <= self._max_events and self.bytes <= self._max_bytes:
+        drop = self._over()
+        if not drop:
             return
-        drop = 0
-        keep_bytes = self._max_bytes * 9 // 10
-        keep_events = self._max_events * 9 // 10
-        while drop < len(self._entries) and (len(self._entries) - drop > keep_events or self.bytes > keep_bytes):
-            self.bytes -= self._entries[drop].size
-            drop += 1
         self.floor = self._offsets[drop - 1]
         for entry in self._entries[:drop]:
+            self.bytes -= entry.size
             user = entry.event.user
             if user is not None and self._newest_for_user.get(user) == entry.offset:
                 del self._newest_for_user[user]
         del self._entries[:drop]
         del self._offsets[:drop]
 
+    def floor_when_trimmed(self) -> int | None:
+        """What `trim` would make the floor; None if it has nothing to do."""
+        drop = self._over()
+        return self._offsets[drop - 1] if drop else None
+
+    def _over(self) -> int:
+        """How many entries `trim` drops."""
+        if len(self._entries) <= self._max_events and self.bytes <= self._max_bytes:
+            return 0
+        drop, size = 0, self.bytes
+        keep_bytes = self._max_bytes * 9 // 10
+        keep_events = self._max_events * 9 // 10
+        while drop < len(self._entries) and (len(self._entries) - drop > keep_events or size > keep_bytes):
+            size -= self._entries[drop].size
+            drop += 1
+        return drop
+
     def after(self, cursor: int) -> Iterator[Entry]:
         """The entries behind `cursor`, oldest first."""
         for at in range(bisect_right(self._offsets, cursor), len(self._entries)):
             yield self._entries[at]
+
+    def first_after(self, cursor: int) -> Entry | None:
+        """The entry that a reader at `cursor` gets next, if there is one."""
+        at = bisect_right(self._offsets, cursor)
+        return self._entries[at] if at < len(self._entries) else None
+
+    def newest(self, count: int) -> list[Entry]:
+        """The last `count` entries, oldest first."""
+        return self._entries[-count:]
 
     def latest(self) -> list[Entry]:
         """The newest entry of each state key, in the order of offsets."""

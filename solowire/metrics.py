@@ -1,20 +1,46 @@
 """Metrics for Prometheus: the only module that imports prometheus_client.
 
 The data path counts in plain integers. They become metrics only while somebody scrapes, so that a process which can't
-be scraped, or is scraped too often, never slows what it is for.
+be scraped, or is scraped too often, never slows what it is for. Names are `solowire_<noun>_<unit>[_total]`, in base
+units; labels are few, and none of them is a user.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import accumulate
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+
+from solowire.histogram import BOUNDS, Histogram
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-Sample = tuple[str, str, float]
+MOST_VALUES = 30
+"""How many values a label may have; those with the smallest numbers are summed up as `other`."""
+
+
+class Labelled(NamedTuple):
+    """One number for each value of a label, such as {"viewer": 3}. Otherwise as Sample."""
+
+    name: str
+    help: str
+    label: str
+    values: Mapping[str, float]
+
+
+class Distribution(NamedTuple):
+    """How long something took, in seconds. Otherwise as Sample."""
+
+    name: str
+    help: str
+    histogram: Histogram
+
+
+Sample = tuple[str, str, float] | Labelled | Distribution
 """Name without the prefix `solowire_`, help, value. A name that ends in `_total` is a counter, others are gauges."""
 
 
@@ -23,21 +49,47 @@ class Metrics(Collector):
 
     def __init__(self, read: Callable[[], Iterable[Sample]], labels: dict[str, str] | None = None) -> None:
         self._read = read
-        self._labels = labels or {}
+        self._names = list(labels or {})
+        self._labels = list((labels or {}).values())
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         self._registry.register(self)
 
     def collect(self) -> Iterator[Metric]:
-        names = list(self._labels)
-        for name, help, value in self._read():
-            family: CounterMetricFamily | GaugeMetricFamily
-            if name.endswith("_total"):
-                family = CounterMetricFamily(f"solowire_{name}", help, labels=names)
-            else:
-                family = GaugeMetricFamily(f"solowire_{name}", help, labels=names)
-            family.add_metric(list(self._labels.values()), value)
-            yield family
+        for sample in self._read():
+            match sample:
+                case Labelled(name, help, label, values):
+                    yield self._family(name, help, (label,), [((v,), n) for v, n in _bounded(values).items()])
+                case Distribution(name, help, histogram):
+                    yield self._histogram(name, help, histogram)
+                case (name, help, value):
+                    yield self._family(name, help, (), [((), value)])
 
     def render(self) -> bytes:
         return generate_latest(self._registry)
+
+    def _family(
+        self, name: str, help: str, labels: tuple[str, ...], values: Iterable[tuple[tuple[str, ...], float]]
+    ) -> Metric:
+        kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+        family = kind(f"solowire_{name}", help, labels=[*self._names, *labels])
+        for of, value in values:
+            family.add_metric([*self._labels, *of], value)
+        return family
+
+    def _histogram(self, name: str, help: str, histogram: Histogram) -> Metric:
+        family = HistogramMetricFamily(f"solowire_{name}", help, labels=self._names)
+        bounds = [*map(str, BOUNDS), "+Inf"]
+        buckets = list(zip(bounds, accumulate(histogram.counts), strict=True))
+        family.add_metric(self._labels, buckets, histogram.sum)
+        return family
+
+
+def _bounded(values: Mapping[str, float]) -> dict[str, float]:
+    """The largest, and what is left as `other`: tenants may be many."""
+    if len(values) <= MOST_VALUES:
+        return dict(values)
+    ranked = sorted(values.items(), key=lambda item: -item[1])
+    kept = dict(ranked[: MOST_VALUES - 1])
+    kept["other"] = kept.get("other", 0) + sum(value for _, value in ranked[MOST_VALUES - 1 :])
+    return kept

@@ -250,7 +250,10 @@ class DnsQueryLog(Payload, kw_only=True, frozen=True):
 
 
 class DnsQueryStats(Payload, kw_only=True, frozen=True):
-    """Queries of one server over the last `window_s` seconds; counts by query type and response code."""
+    """Queries of one server over the last `window_s` seconds; counts by query type and response code.
+
+    top_names, top_clients: the commonest with their counts, commonest first.
+    """
 
     queries_per_second: Rate
     window_s: Seconds | None = None
@@ -264,6 +267,8 @@ class DnsQueryStats(Payload, kw_only=True, frozen=True):
     recursive_clients: Count | None = None
     memory_bytes: Bytes | None = None
     dropped: Count | None = None
+    top_names: Tally | None = None
+    top_clients: Tally | None = None
 
 
 class SecurityFinding(Payload, kw_only=True, frozen=True):
@@ -367,7 +372,11 @@ class SystemAlert(Payload, kw_only=True, frozen=True):
 
 
 class GatewayStats(Payload, kw_only=True, frozen=True):
-    """How Solowire itself is doing. Counts are of now; rates per second; lag: events not yet delivered."""
+    """How Solowire itself is doing. Counts are of now; rates per second; lag: events not yet delivered.
+
+    node: `all`, or one process, such as `shard 0`. latency: from the gateway to the sockets. lagging: connections whose
+    socket is busy with an older frame. aggregating: feeds by the event type that they get summed up at present.
+    """
 
     connections: Count
     users: Count | None = None
@@ -377,6 +386,24 @@ class GatewayStats(Payload, kw_only=True, frozen=True):
     lag: Count | None = None
     node: str | None = None
     groups: Tally | None = None
+    codecs: Tally | None = None
+    kinds: Tally | None = None
+    gateways: Count | None = None
+    deliveries_per_second: Rate | None = None
+    frames_per_second: Rate | None = None
+    bytes_per_second: Rate | None = None
+    refused_per_second: Rate | None = None
+    latency_p50_ms: Millis | None = None
+    latency_p95_ms: Millis | None = None
+    latency_p99_ms: Millis | None = None
+    lagging: Count | None = None
+    oldest_cursor_s: Seconds | None = None
+    log_bytes: Bytes | None = None
+    memory_bytes: Bytes | None = None
+    loop_lag_ms: Millis | None = None
+    lease_used: Count | None = None
+    lease_granted: Count | None = None
+    aggregating: Tally | None = None
 
 
 class Backup(Payload, kw_only=True, frozen=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
 
@@ -11,28 +12,38 @@ import msgspec
 from solowire.errors import InvalidToken, Refused, RequestError
 
 PROBLEM_TYPE = "application/problem+json"
+_CONTENT_TYPE = (b"content-type", PROBLEM_TYPE.encode())
 
 
 def problem_of(error: RequestError) -> tuple[int, dict[str, Any], dict[str, str]]:
     """Status, body and headers for a refused request."""
-    headers: dict[str, str] = {}
-    status = 400
-    if isinstance(error, InvalidToken):
-        status = 403 if error.code == "wrong_shard" else 401
-        headers["www-authenticate"] = "Bearer" if error.code == "missing_token" else 'Bearer error="invalid_token"'
-    elif isinstance(error, Refused):
-        status = error.status
-        if error.retry_after is not None:
-            headers["retry-after"] = str(max(1, math.ceil(error.retry_after)))
+    status, headers = _head(error)
     return status, problem(status, error.code, error.message, error.hint), headers
 
 
 def response_of(error: RequestError) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
     """Status, headers and body for a refused request, as ASGI takes them."""
-    status, body, headers = problem_of(error)
-    pairs = [(b"content-type", PROBLEM_TYPE.encode())]
+    status, headers = _head(error)
+    pairs = [_CONTENT_TYPE]
     pairs += [(name.encode(), value.encode()) for name, value in headers.items()]
-    return status, pairs, msgspec.json.encode(body)
+    return status, pairs, _body(status, error.code, error.message, error.hint)
+
+
+def _head(error: RequestError) -> tuple[int, dict[str, str]]:
+    if isinstance(error, Refused):
+        if error.retry_after is None:
+            return error.status, {}
+        return error.status, {"retry-after": str(max(1, math.ceil(error.retry_after)))}
+    if isinstance(error, InvalidToken):
+        shown = "Bearer" if error.code == "missing_token" else 'Bearer error="invalid_token"'
+        return 403 if error.code == "wrong_shard" else 401, {"www-authenticate": shown}
+    return 400, {}
+
+
+@lru_cache(maxsize=64)
+def _body(status: int, code: str, detail: str, hint: str) -> bytes:
+    """Kept, since under an attack most refusals say the same."""
+    return msgspec.json.encode(problem(status, code, detail, hint))
 
 
 def problem(status: int, code: str, detail: str, hint: str = "", **more: Any) -> dict[str, Any]:

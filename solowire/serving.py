@@ -21,6 +21,12 @@ from granian.server.embed import Server
 from solowire.errors import ConfigError
 
 BACKLOG = 4096
+HANDSHAKES = 8192
+"""Connections at a time that are no WebSocket: those that have not sent their request yet, and those that are kept for
+the next one. Granian accepts no more until one of them ends, and has 128 if nobody says otherwise: as many silent
+sockets would keep everybody else out."""
+HEAD_BYTES = 64 * 1024
+"""What a request head may have, and so the memory that an unfinished one may take."""
 
 
 def listen(host: str, port: int, *, send_buffer: int | None = None, stalled_s: float = 30.0) -> socket.socket:
@@ -52,17 +58,24 @@ def listen(host: str, port: int, *, send_buffer: int | None = None, stalled_s: f
 
 
 class WebServer(Server):
-    """Serves one ASGI application on `sock`, as a task of the running loop."""
+    """Serves one ASGI application on `sock`, as a task of the running loop.
 
-    def __init__(self, app: Any, sock: socket.socket) -> None:
+    handshake_s: a connection that has not sent a whole request head after so many seconds is cut, whether it sends
+    nothing, slowly, or no further request after the last one's answer. The time of a head runs from the connection's
+    begin or the answer before, not from its last byte.
+    """
+
+    def __init__(self, app: Any, sock: socket.socket, *, handshake_s: float = 10.0) -> None:
         logging.getLogger("_granian").setLevel(logging.ERROR)  # its "embedded is experimental" on every start
         super().__init__(
             app,
             interface=Interfaces.ASGINL,
             http=HTTPModes.http1,
+            backpressure=HANDSHAKES,
             log_enabled=False,
-            # A handshake that doesn't finish is cut after this many milliseconds.
-            http1_settings=HTTP1Settings(header_read_timeout=10_000),
+            http1_settings=HTTP1Settings(
+                header_read_timeout=max(1, int(handshake_s * 1000)), max_buffer_size=HEAD_BYTES
+            ),
         )
         self._listening = sock
         self._task: asyncio.Task[None] | None = None

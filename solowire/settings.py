@@ -10,20 +10,26 @@ import os
 import re
 import secrets
 import tomllib
+from ipaddress import ip_network
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 import structlog
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from solowire.errors import ConfigError
 
 PREFIX = "SOLOWIRE_"
 _IPC_PATH_LIMIT = 107  # bytes of sun_path in a unix socket's address, unix(7)
 _SECRET_CHARACTERS = 16
+MAX_SHARDS = 256
 _TOKEN = re.compile(r"[\x21-\x7e]+")  # what a header can carry
+
+ADMINISTRATORS = "admin"
+ADMINISTRATORS_RESERVE = 16
+"""Slots for administrators, or a tenth of all if that is less, unless `groups` says otherwise."""
 
 log = structlog.get_logger("solowire.settings")
 
@@ -32,12 +38,19 @@ def _default_data_dir() -> Path:
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "solowire"
 
 
+def _split(value: Any) -> Any:
+    """A list, also as one text with commas or, as pydantic writes them in the environment, in JSON."""
+    if not isinstance(value, str):
+        return value
+    return [part for piece in value.strip().strip("[]").split(",") if (part := piece.strip(" \t\"'"))]
+
+
 class Group(BaseModel):
     """Who shares connections fairly. weight: of its share. reserved: slots that nobody else gets. limit: of its own."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    weight: float = Field(1.0, gt=0, le=1e6)
+    weight: float = Field(1.0, ge=0.001, le=1000)
     reserved: int = Field(0, ge=0)
     limit: int | None = Field(None, ge=1)
 
@@ -59,7 +72,7 @@ class Settings(BaseSettings):
     data_dir: Path = Field(default_factory=_default_data_dir, description="journal, secret and sockets of one system")
     host: str = Field("127.0.0.1", description="address that gateway and shards listen on")
     port: int = Field(8000, ge=0, le=65535, description="the gateway's port; shards take the ports after it")
-    shards: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=256, description="shards of `up`")
+    shards: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=MAX_SHARDS, description="shards of `up`")
     shard_port: int | None = Field(None, ge=0, le=65535, description="one shard's port; default: port + 1 + index")
     shard_url: str = Field(
         "{scheme}://{host}:{port}/ws",
@@ -82,8 +95,10 @@ class Settings(BaseSettings):
     stalled_s: float = Field(
         30.0, gt=0, le=3600, description="how long a socket may take nothing before it is closed (4413)"
     )
-    message_rate: float = Field(20.0, gt=0, description="messages per second from one connection")
-    message_burst: float = Field(60.0, ge=1, description="messages that one connection may send at once")
+    message_rate: float = Field(20.0, gt=0, description="messages per second from one user")
+    message_burst: float = Field(60.0, ge=1, description="messages that one user may send at once")
+    subscription_rate: float = Field(10.0, gt=0, description="hello, subscribe and unsubscribe per second of one user")
+    subscription_burst: float = Field(60.0, ge=1, description="such messages that one user may send at once")
     flush_high_ms: float = Field(20.0, ge=0, le=10_000, description="longest that an event of high priority waits")
     flush_normal_ms: float = Field(100.0, ge=0, le=10_000, description="the same of normal priority")
     flush_low_ms: float = Field(1000.0, ge=0, le=60_000, description="the same of low priority")
@@ -113,9 +128,45 @@ class Settings(BaseSettings):
     connect_burst: float = Field(2000.0, ge=1, description="new connections that may come at once")
     connect_rate_per_address: float | None = Field(None, gt=0, description="the same of one address; default: no limit")
     connect_burst_per_address: float = Field(50.0, ge=1, description="the same of one address")
-    trusted_proxies: list[str] = Field(
+    trusted_proxies: Annotated[list[str], NoDecode, BeforeValidator(_split)] = Field(
         default_factory=list, description="networks, such as 10.0.0.0/8, whose X-Forwarded-For is believed"
     )
+
+    # What it says of itself: statistics, metrics, alerts, audit.
+    router_port: int | None = Field(
+        None, ge=0, le=65535, description="the router's port for /metrics; default: port + 257, after 256 shards'"
+    )
+    stats_event_s: float = Field(30.0, ge=0, description="a gateway_stats event this often; 0: never")
+    alert_after_s: float = Field(3.0, ge=0, description="an alert begins when a number was too high for so long")
+    alert_over_s: float = Field(10.0, ge=0, description="it ends below 80 % of the threshold for so long")
+    alert_lag_s: float = Field(2.0, gt=0, description="age of the oldest event that a shard has not acknowledged")
+    alert_queue_age_s: float = Field(10.0, gt=0, description="age of the event that the slowest connection gets next")
+    alert_loop_lag_s: float = Field(0.5, gt=0, description="lateness of a timer in a process")
+    alert_memory_bytes: int = Field(4 * 2**30, ge=2**20, description="memory of a process")
+    alert_lease_percent: int = Field(95, ge=1, le=100, description="how much of its lease a shard uses")
+    alert_refused_per_s: float = Field(20.0, gt=0, description="connections refused, by all processes")
+    audit: Literal["on", "off", "stderr"] = Field(
+        "on", description="the audit log; on: in audit/ of the data directory"
+    )
+    audit_bytes: int = Field(16 * 2**20, ge=2**16, description="size at which a process begins a new audit file")
+    audit_files: int = Field(8, ge=1, le=1000, description="audit files of a process that are kept")
+    # Before accepting: who is slowed down, and what is cut.
+    bad_token_rate: float = Field(1.0, gt=0, description="wrong tokens per second that one address may show")
+    bad_token_burst: float = Field(20.0, ge=1, description="wrong tokens that one address may show at once")
+    handshake_s: float = Field(
+        10.0, ge=0.1, le=60, description="a connection that sends no whole request head for so long is cut"
+    )
+
+    # Slow readers, floods and states: what is not sent as it comes.
+    telemetry_per_s: float = Field(
+        500.0, gt=0, description="telemetry of one type, for one feed, above which it is summed up"
+    )
+    telemetry_types_per_s: dict[str, float] = Field(default_factory=dict, description="the same by event type")
+    telemetry_interval_s: float = Field(1.0, ge=0.1, le=60, description="how often what is summed up is sent")
+    state_interval_s: float = Field(
+        30.0, ge=0, le=3600, description="a state's value is sent this often at most, unless critical; 0: as it comes"
+    )
+    state_intervals_s: dict[str, float] = Field(default_factory=dict, description="the same by event type")
 
     recent_events: int = Field(100_000, ge=100, description="events in a shard's recent log")
     recent_bytes: int = Field(64 * 2**20, ge=2**20, description="size of a shard's recent log")
@@ -135,6 +186,16 @@ class Settings(BaseSettings):
     event_max_bytes: int = Field(32 * 1024, ge=256, le=60 * 1024, description="one event's data as JSON")
     publish_timeout_s: float = Field(5.0, gt=0, le=600, description="how long a gateway waits for the router's answer")
 
+    # Backpressure on publishers, and how fast each may be.
+    publish_rate: float = Field(20_000.0, gt=0, description="events per second from one publisher, at each gateway")
+    publish_burst: float = Field(40_000.0, ge=1, description="events that one publisher may send at once")
+    publish_held_requests: int = Field(1_000, ge=1, description="publish requests that a gateway holds at a time")
+    publish_held_bytes: int = Field(32 * 2**20, ge=2**16, description="their size together")
+    lag_soft_s: float = Field(
+        1.0, gt=0, le=3600, description="publishers are slowed when a live shard is so far behind the log"
+    )
+    lag_hard_s: float = Field(5.0, gt=0, le=3600, description="and refused when it is so far")
+
     @model_validator(mode="after")
     def _agree(self) -> Settings:
         if not self.flush_high_ms <= self.flush_normal_ms <= self.flush_low_ms:
@@ -143,23 +204,74 @@ class Settings(BaseSettings):
             raise ValueError("reconnect_min_ms must not be above reconnect_max_ms")
         if self.port and self.port + self.shards > 65535:
             raise ValueError(f"port {self.port} leaves no room for {self.shards} shards' ports after it")
+        for name, values in (
+            ("telemetry_types_per_s", self.telemetry_types_per_s),
+            ("state_intervals_s", self.state_intervals_s),
+        ):
+            wrong = [kind for kind, value in values.items() if value < 0]
+            if wrong:
+                raise ValueError(f"{name}: {wrong[0]} must not be below 0")
         if self.publish_max_bytes < self.event_max_bytes:
             raise ValueError("publish_max_bytes must not be below event_max_bytes: one event would not fit")
+        if self.publish_held_bytes < self.publish_max_bytes:
+            raise ValueError("publish_held_bytes must not be below publish_max_bytes: one request would not fit")
+        if self.lag_soft_s >= self.lag_hard_s:
+            raise ValueError("lag_soft_s must be below lag_hard_s")
         if self.secret is not None and len(self.secret.get_secret_value()) < _SECRET_CHARACTERS:
             raise ValueError(f"secret must have {_SECRET_CHARACTERS} characters or more")
         if self.token is not None and not _TOKEN.fullmatch(self.token.get_secret_value()):
             raise ValueError("token must be one word of plain letters, as `solowire token` prints it")
+        self._check_limits()
         if not _is_http(self.url):
             raise ValueError(f"url must be one of http:// or https://, with a host (got {self.url!r})")
         try:
             self.shard_url.format(scheme="ws", host="h", port=1, shard=0)
         except (KeyError, IndexError, ValueError, AttributeError):
             raise ValueError("shard_url may hold {scheme}, {host}, {port} and {shard}, nothing else") from None
+        for network in self.trusted_proxies:
+            try:
+                ip_network(network)
+            except ValueError as error:
+                raise ValueError(f"trusted_proxies: {error}; write 10.0.0.0/8 or 10.1.2.3") from None
         if self.backplane is not None and not self.backplane.startswith("ipc://"):
             raise ValueError("backplane must be an ipc:// address: tcp needs CURVE keys, which this version can't take")
         if self.backplane is not None and _too_long(self.backplane.removeprefix("ipc://")):
             raise ValueError(f"backplane is too long for a unix socket: {_IPC_PATH_LIMIT} bytes of path at most")
         return self
+
+    def _check_limits(self) -> None:
+        """Raises ValueError for limits on connections that contradict each other."""
+        most = self.max_connections
+        for name, group in self.groups.items():
+            if group.limit is not None and group.reserved > group.limit:
+                raise ValueError(
+                    f"groups: {name!r} has {group.reserved} slots reserved and a limit of {group.limit}; "
+                    "lower its `reserved` or raise its `limit`"
+                )
+            if group.limit is not None and group.limit > most:
+                raise ValueError(
+                    f"groups: the limit of {name!r}, {group.limit}, is above max_connections, {most}; "
+                    "lower the one or raise the other"
+                )
+        reserved = sum(group.reserved for group in self.groups.values())
+        if reserved > most:
+            raise ValueError(
+                f"groups: {reserved} slots are reserved, and max_connections is {most}; "
+                "lower the reserves or raise max_connections"
+            )
+        for name in ("max_connections_per_shard", "max_connections_per_user", "max_connections_per_address"):
+            value = getattr(self, name)
+            if value is not None and value > most:
+                raise ValueError(f"{name}, {value}, is above max_connections, {most}; lower the one or raise the other")
+
+    @property
+    def groups_in_force(self) -> dict[str, Group]:
+        """`groups`, and a reserve for administrators where they are a group that nobody has said anything about."""
+        if self.group_by != "role" or ADMINISTRATORS in self.groups:
+            return self.groups
+        reserved = sum(group.reserved for group in self.groups.values())
+        admins = min(ADMINISTRATORS_RESERVE, self.max_connections // 10, self.max_connections - reserved)
+        return self.groups | {ADMINISTRATORS: Group(weight=1.0, reserved=admins, limit=None)}
 
     @property
     def run_dir(self) -> Path:
@@ -180,6 +292,14 @@ class Settings(BaseSettings):
         if self.shard_port is not None:
             return self.shard_port
         return self.port + 1 + index if self.port else 0
+
+    @property
+    def port_of_router(self) -> int | None:
+        """Where the router serves its metrics, 0 if the system is to choose; None if there is no room for a default."""
+        if self.router_port is not None or not self.port:
+            return self.router_port or 0
+        port = self.port + 1 + MAX_SHARDS
+        return port if port <= 65535 else None
 
     @classmethod
     def settings_customise_sources(

@@ -11,55 +11,30 @@ from typing import Any
 import httpx
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
-from rich.text import Text
 
 from solowire.errors import ClientError, PublishRefused
+from solowire.shard_table import is_shard, table_of
 
 _WIDE = 200
-_COLUMNS = (
-    ("shard", "shard"),
-    ("address", "address"),
-    ("connections", "connections"),
-    ("feeds", "feeds"),
-    ("lagging", "lagging"),
-    ("events", "events"),
-    ("deliveries", "deliveries"),
-    ("frames", "frames"),
-    ("bytes", "bytes"),
-    ("behind", "behind"),
-)
 
 
 async def show(url: str, token: str | Callable[[], str], *, watch: bool, as_json: bool) -> None:
     """Prints the shards once, or keeps the table up to date. Raises ClientError."""
     async with httpx.AsyncClient(base_url=url, timeout=5, trust_env=False) as http:
-        shards = await _ask(http, token)
         if as_json:
-            print(json.dumps(shards, indent=2))
+            print(json.dumps(await _ask(http, token), indent=2))
             return
+        # Into a pipe the table is as wide as it has to be: nobody's terminal folds it there.
+        console = Console() if sys.stdout.isatty() else Console(width=_WIDE)
+        shards, whole = await _ask(http, token), await _ask_all(http, token)
         if not watch:
-            # Into a pipe the table is as wide as it has to be: nobody's terminal folds it there.
-            console = Console() if sys.stdout.isatty() else Console(width=_WIDE)
-            console.print(table_of(shards))
+            console.print(table_of(shards, whole, console.width))
             return
-        with Live(table_of(shards), auto_refresh=False) as live:
+        with Live(table_of(shards, whole, console.width), console=console, auto_refresh=False) as live:
             while True:
                 await asyncio.sleep(1)
-                live.update(table_of(await _ask(http, token)), refresh=True)
-
-
-def table_of(shards: list[dict[str, Any]]) -> Table:
-    """A row for each shard, and their sum where there are several."""
-    table = Table(show_footer=len(shards) > 1, header_style="bold")
-    for name, key in _COLUMNS:
-        numbers = [s[key] for s in shards]
-        total = f"{sum(numbers):,}" if key not in ("shard", "address") else ""
-        table.add_column(name, footer="all" if key == "shard" else total, justify="right", overflow="fold")
-    for shard in shards:
-        # Text: an address in brackets is no markup.
-        table.add_row(*(Text(f"{v:,}" if isinstance(v := shard[key], int) else str(v)) for _, key in _COLUMNS))
-    return table
+                shards, whole = await _ask(http, token), await _ask_all(http, token)
+                live.update(table_of(shards, whole, console.width), refresh=True)
 
 
 async def drain(url: str, token: str | Callable[[], str], shard: int) -> None:
@@ -81,9 +56,14 @@ def _users_of(shard: int, shards: list[dict[str, Any]]) -> int | None:
 
 async def _ask(http: httpx.AsyncClient, token: str | Callable[[], str]) -> list[dict[str, Any]]:
     body = await _get(http, token, "GET", "/v1/stats/shards", 200)
-    if not isinstance(body, list) or not all(map(_is_shard, body)):
+    if not isinstance(body, list) or not all(map(is_shard, body)):
         raise ClientError(f"{http.base_url} is no gateway: it answers 200 with other JSON than a gateway's")
     return body
+
+
+async def _ask_all(http: httpx.AsyncClient, token: str | Callable[[], str]) -> dict[str, Any]:
+    body = await _get(http, token, "GET", "/v1/stats", 200)
+    return body if isinstance(body, dict) else {}
 
 
 async def _get(http: httpx.AsyncClient, token: str | Callable[[], str], method: str, path: str, status: int) -> Any:
@@ -99,10 +79,3 @@ async def _get(http: httpx.AsyncClient, token: str | Callable[[], str], method: 
     if answer.status_code != status:
         raise PublishRefused(answer.status_code, body if isinstance(body, dict) else {})
     return body
-
-
-def _is_shard(row: object) -> bool:
-    """Whether `row` has all that the table shows."""
-    return isinstance(row, dict) and all(
-        isinstance(row.get(key), str if key == "address" else int) for _, key in _COLUMNS
-    )

@@ -5,6 +5,10 @@ ever pass for the other, lives 30 seconds, names its shard, and is good for one 
 until they would have expired anyway.
 
 Nothing here reads a clock: the time, unix seconds, is an argument, and so PyJWT's own look at `exp` is switched off.
+
+A token that has proved somebody is remembered until it expires, KNOWN_TOKENS of them at the most (10 MB): publishers
+show the same one with each request, and whoever is refused comes back with it. Of one that proved nothing nothing is
+remembered.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ TICKET_SECONDS = 30.0
 MAX_TOKEN_BYTES = 8192
 _CLOCK_SKEW_SECONDS = 5.0
 _LATEST_UNIX = 253_402_300_799  # the end of the year 9999: what comes later is no date, and most often milliseconds
+KNOWN_TOKENS = 8192
 _UNVERIFIED: Any = {"verify_exp": False, "verify_nbf": False, "verify_iat": False, "verify_aud": False}
 
 
@@ -69,6 +74,7 @@ class Tokens:
         self._secret = secret.encode()
         self._ticket_key = hmac.new(self._secret, b"solowire ticket", hashlib.sha256).digest()
         self._roles = roles
+        self._known: dict[str, Identity] = {}
 
     def sign(
         self,
@@ -87,6 +93,16 @@ class Tokens:
 
     def identify(self, token: str, now: float) -> Identity:
         """The identity that `token` proves; a viewer's, if it names no role. Raises InvalidToken for all else."""
+        known = self._known.get(token)
+        if known is not None and known.expires is not None and known.expires > now:
+            return known
+        identity = self._verified(token, now)
+        if len(self._known) >= KNOWN_TOKENS:
+            del self._known[next(iter(self._known))]  # the one that came first: it is most likely to have expired
+        self._known[token] = identity
+        return identity
+
+    def _verified(self, token: str, now: float) -> Identity:
         claims = _convert(self._decode(token, self._secret), _Claims)
         if not claims.sub or len(claims.sub) > 256 or not _is_text(claims.sub):
             raise InvalidToken("the token's 'sub' must be a user name of 1 to 256 characters")
@@ -156,12 +172,16 @@ class UsedTickets:
         self._seen: set[str] = set()
         self._order: deque[tuple[float, str]] = deque()
 
-    def use(self, ticket: Ticket, now: float) -> None:
-        """Marks it as used. Raises InvalidToken if it was already."""
+    def check(self, ticket: Ticket, now: float) -> None:
+        """Raises InvalidToken if it was used already."""
         while self._order and self._order[0][0] <= now:
             self._seen.discard(self._order.popleft()[1])
         if ticket.jti in self._seen:
             raise InvalidToken("the ticket was used already", code="ticket_used", hint="ask /v1/connect for another")
+
+    def use(self, ticket: Ticket, now: float) -> None:
+        """Marks it as used. Raises InvalidToken if it was already."""
+        self.check(ticket, now)
         self._seen.add(ticket.jti)
         # Kept for the longest life a ticket can have rather than its own, so that the order is that of use.
         self._order.append((now + TICKET_SECONDS, ticket.jti))

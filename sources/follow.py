@@ -11,7 +11,8 @@ What a `Follower` keeps true:
 * `_mark`, the last bytes before the place read up to, must still stand there at the next read. If not, the
   file was truncated, even if it has since grown past that place, and is read again from its start.
 * Memory is bounded: READ_BYTES per call, LINE_BYTES of an unfinished line, FILES_HELD files. With so many held, one
-  that has been read to its end is let go for a newer; if there is none, the files in between are passed over.
+  that has been read to its end is let go for a newer; if there is none, the files in between are passed over,
+  and counted.
 
 The path is polled with `os.stat`, not watched with inotify: a watch is lost with the rename and says nothing
 of writes from elsewhere on a network file system, and it saves nothing: ten calls a second cost microseconds,
@@ -38,16 +39,19 @@ class Follower:
     from_start: read also what the file holds already; otherwise begin at its end. A file that comes later is
     always read from its start. Raises OSError if the file is there and can't be read.
 
-    dropped: lines left out because they are longer than LINE_BYTES. trouble: why the path's present file
+    dropped: lines left out because they are longer than LINE_BYTES. passed_over: files that were rotated away unread,
+    because FILES_HELD before them were not read yet. trouble: why the path's present file
     can't be opened (permissions, not a regular file); None while all is well, or there is no file.
     """
 
     def __init__(self, path: Path, from_start: bool = False) -> None:
         self.path = path
         self.dropped = 0
+        self.passed_over = 0
         self.trouble: OSError | None = None
         self._files: deque[int] = deque()  # descriptors, the one being read first
         self._newest: tuple[int, int] | None = None  # device and inode of the last of them
+        self._waits: tuple[int, int] | None = None  # the file at the path, while there is no room to hold it
         self._offset = 0
         self._mark = b""
         self._partial = b""
@@ -84,10 +88,14 @@ class Follower:
     def notice(self) -> None:
         """Hold on to a new file at the path, without reading it. For callers that can't read for a while."""
         try:
-            if self._newest == _identity(os.stat(self.path)):
+            found = _identity(os.stat(self.path))
+            if self._newest == found:
                 self.trouble = None
                 return
+            self.passed_over += self._waits not in (None, found)
+            self._waits = None
             if len(self._files) >= FILES_HELD and not self._let_go():
+                self._waits = found
                 return
             file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except FileNotFoundError:

@@ -80,20 +80,20 @@ class _Bind9:
         self.lines = 0
         self.queries = 0
         self.skipped = 0
+        self.waited = 0.0  # seconds, for a publisher that was full
+        self.report_at = 0.0
+        self.passed_over = 0
         self.trouble: str | None = None
 
     async def run(self) -> None:
-        clock = asyncio.get_running_loop().time
-        report_at = clock() + REPORT_S
+        self.report_at = self.clock() + REPORT_S
         while not self.stop.is_set():
             lines = self.follower.read()
             self.tell_trouble()
             for line in lines:
                 if not await self.handle(line):
                     return
-            if clock() >= report_at:
-                self.report()
-                report_at = clock() + REPORT_S
+            self.report_if_due()
             # More may be there already after a read that gave lines: only let the publisher have its turn.
             await self.pause(0 if lines else POLL_S)
 
@@ -118,12 +118,15 @@ class _Bind9:
     async def room(self) -> bool:
         """Wait until the publisher has room. False if the agent was stopped first."""
         drained = asyncio.ensure_future(self.publisher.drain())
+        begun, waited = self.clock(), self.waited
         try:
             while not drained.done():
                 if self.stop.is_set():
                     return False
                 self.follower.notice()  # the log may be rotated more than once meanwhile
                 await asyncio.wait({drained}, timeout=POLL_S)
+                self.waited = waited + self.clock() - begun
+                self.report_if_due()
             drained.result()
             return True
         finally:
@@ -140,8 +143,17 @@ class _Bind9:
         except TimeoutError:
             pass
 
+    @staticmethod
+    def clock() -> float:
+        return asyncio.get_running_loop().time()
+
     def tell_trouble(self) -> None:
         """Say once that the log can't be opened: a rotation may give it the wrong owner for a moment."""
+        if self.follower.passed_over != self.passed_over:
+            self.passed_over = self.follower.passed_over
+            log.error(
+                "query log lost", server=self.server, files=self.passed_over, hint="rotated away before it was read"
+            )
         trouble = None if self.follower.trouble is None else str(self.follower.trouble)
         if trouble != self.trouble:
             if trouble is not None:
@@ -150,8 +162,17 @@ class _Bind9:
                 log.info("query log can be opened again", server=self.server)
             self.trouble = trouble
 
+    def report_if_due(self) -> None:
+        if self.clock() >= self.report_at:
+            self.report()
+            self.report_at = self.clock() + REPORT_S
+
     def report(self) -> None:
-        """The counts since the agent began. skipped: lines that are no queries. dropped: lines over 64 KB."""
+        """The counts since the agent began.
+
+        skipped: lines that are no queries. dropped: lines over 64 KB. passed_over: files that were rotated away before
+        they were read. waited_s: for the gateway, with a full buffer: the log is read that much later.
+        """
         log.info(
             "query log read",
             server=self.server,
@@ -159,4 +180,6 @@ class _Bind9:
             queries=self.queries,
             skipped=self.skipped,
             dropped=self.follower.dropped,
+            passed_over=self.follower.passed_over,
+            waited_s=round(self.waited, 1),
         )

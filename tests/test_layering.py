@@ -14,12 +14,17 @@ OURS = ("solowire", *ROLES)
 
 IMPURE = {
     "settings", "roles", "bus", "link", "metrics", "serving", "logs", "process", "supervisor",
-    "client", "publisher", "cli", "tailing", "statistics",
+    "client", "publisher", "cli", "tailing", "statistics", "audit", "vitals",
 }  # fmt: skip
 PURE_ROLE_FILES = (
-    *(f"router/{name}.py" for name in ("membership", "dispatch", "journal", "router", "coordinator")),
-    *(f"workers/{name}.py" for name in ("connection", "shard", "sockets")),
-    "gateway/publishing.py",
+    *(
+        f"router/{name}.py"
+        for name in ("membership", "dispatch", "journal", "router", "coordinator", "pressure", "alerts", "watch")
+    ),
+    *(f"workers/{name}.py" for name in ("connection", "shard", "sockets", "leases", "admission", "users")),
+    *(f"workers/{name}.py" for name in ("heartbeat", "replay", "ring_history", "slow_readers")),
+    *(f"workers/{name}.py" for name in ("reporting", "diagnosis", "giving_way")),
+    *(f"gateway/{name}.py" for name in ("publishing", "intake", "returning", "addresses", "admission", "rates")),
     "sources/query_log.py",
 )
 CARRIERS = frozenset({"bus", "metrics", "serving", "supervisor", "cli", "link"})

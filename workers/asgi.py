@@ -19,9 +19,12 @@ from solowire.client_protocol import choose
 from solowire.codes import CloseCode
 from solowire.errors import InvalidToken, Refused, RequestError
 from solowire.metrics import CONTENT_TYPE
+from solowire.numbers import told
 from solowire.problems import response_of
+from solowire.refusals import TELL_SECONDS, Refusals
 from solowire.tokens import Tokens, bearer
 from workers.connection import Connection
+from workers.reporting import SLOWEST, Reporting
 from workers.shard import Shard
 
 log = structlog.get_logger("solowire.shard")
@@ -69,9 +72,16 @@ class Socket:
         written = asyncio.ensure_future(_settled(self.closing))
         await asyncio.wait((written,), timeout=seconds)
         for pending in (self.sending, self.closing):
-            if not pending.done():
+            if not _is_done(pending):
                 pending.cancel()
         written.cancel()
+
+
+def _is_done(sending: Sending) -> bool:
+    try:
+        return sending.done()
+    except AttributeError:
+        return True  # Granian's answer to a send after the connection's end has no state, and nothing to wait for
 
 
 async def _settled(sending: Any) -> None:
@@ -93,7 +103,7 @@ class GranianSockets:
         busy = []
         for connection in connections:
             socket = connection.socket
-            if socket.sending.done():
+            if _is_done(socket.sending):
                 socket.sending = socket.send(message)
             else:
                 busy.append(connection)
@@ -104,7 +114,7 @@ class GranianSockets:
         connection.socket.sending = connection.socket.send(_message(frame))
 
     def busy(self, connection: Connection) -> bool:
-        return not connection.socket.sending.done()
+        return not _is_done(connection.socket.sending)
 
     def close(self, connection: Connection, code: int, reason: str) -> None:
         socket: Socket = connection.socket
@@ -118,12 +128,24 @@ class GranianSockets:
 class App:
     """The ASGI application of one shard. changed() is called after anything that may have moved `Shard.next_due`."""
 
-    def __init__(self, shard: Shard, tokens: Tokens, metrics: Callable[[], bytes], changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        shard: Shard,
+        tokens: Tokens,
+        metrics: Callable[[], bytes],
+        changed: Callable[[], None],
+        *,
+        reporting: Reporting | None = None,
+        audit: Callable[..., None] = lambda event, **fields: None,
+    ) -> None:
         self._shard = shard
+        self._reporting = reporting or Reporting(shard)
+        self._audit = audit
         self._tokens = tokens
         self._metrics = metrics
         self._changed = changed
         self._handlers: set[asyncio.Task[Any]] = set()
+        self._refusals = Refusals()
 
     async def finish(self, seconds: float) -> None:
         """Waits until all connections that are being closed have ended."""
@@ -143,22 +165,31 @@ class App:
             if scope["path"] != "/ws":
                 raise Refused(404, "not_found", "a shard serves its WebSocket at /ws", "")
             codec, subprotocol = choose(scope["subprotocols"])
-            identity = shard.admit(_ticket(scope), now())
+            admitted = shard.admit(_ticket(scope), now())
         except RequestError as error:
             shard.totals["refused"] += 1
-            await _refuse(send, error)
+            self._changed()
+            self._audit("refused", action="connect", code=error.code, address=_peer(scope))
+            self._refuse(send, error)
             return
         headers = [(b"x-solowire-shard", str(shard.index).encode())]
         accepted = send({"type": "websocket.accept", "subprotocol": subprotocol, "headers": headers})
         try:
             await accepted
         except BaseException:
-            shard.abandon(identity)
+            shard.abandon(admitted.identity, admitted.address)
             raise
         handler = asyncio.current_task()
         if handler is not None:
             self._handlers.add(handler)
-        connection = shard.open(identity, codec, Socket(send, accepted, handler), now())
+        connection = shard.open(
+            admitted.identity,
+            codec,
+            Socket(send, accepted, handler),
+            now(),
+            address=admitted.address,
+            kind="relayed" if _header(scope, b"x-solowire-relayed") else "direct",
+        )
         self._changed()
         try:
             while True:
@@ -176,8 +207,21 @@ class App:
             await connection.socket.finish(CLOSE_SECONDS)
         finally:
             shard.gone(connection)
+            self._changed()
             if handler is not None:
                 self._handlers.discard(handler)
+
+    def _refuse(self, send: Send, error: RequestError) -> None:
+        """Answers the handshake with an HTTP status: nothing was accepted. The two sends go out in their order."""
+        if self._refusals.count(error):
+            asyncio.get_running_loop().call_later(TELL_SECONDS, self._tell_refusals)
+        status, headers, body = response_of(error)
+        send({"type": "websocket.http.response.start", "status": status, "headers": headers})
+        send({"type": "websocket.http.response.body", "body": body})
+
+    def _tell_refusals(self) -> None:
+        for code, refusals, reason in self._refusals.take():
+            log.info("refused", code=code, refusals=refusals, reason=reason)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         match scope["path"]:
@@ -188,22 +232,52 @@ class App:
                 await _answer(send, 200 if ready else 503, {"status": "ready" if ready else "starting"})
             case "/metrics":
                 await _answer_bytes(send, 200, self._metrics(), CONTENT_TYPE.encode())
-            case "/stats":
+            case path if path == "/stats" or path.startswith("/stats/users/"):
                 try:
-                    self._need_admin(scope)
+                    body = self._stats(scope)
                 except RequestError as error:
-                    await _problem(send, "http.response", error)
+                    await _problem(send, error)
                     return
-                stats = msgspec.structs.asdict(self._shard.stats())
-                await _answer(send, 200, {"shard": self._shard.index, "ready": self._shard.ready, **stats})
+                await _answer(send, 200, body)
             case _:
-                await _problem(send, "http.response", Refused(404, "not_found", "there is nothing here", ""))
+                await _problem(send, Refused(404, "not_found", "there is nothing here", ""))
 
-    def _need_admin(self, scope: Scope) -> None:
-        now = asyncio.get_running_loop().time() + self._shard.wall_offset
-        identity = self._tokens.identify(bearer(_header(scope, b"authorization")), now)
-        if not identity.may("admin"):
-            raise Refused(403, "forbidden", "statistics are for administrators", "")
+    def _stats(self, scope: Scope) -> dict[str, Any]:
+        """`/stats` (`?slowest=N` for more or fewer than ten connections) and `/stats/users/{user}`, for administrators.
+
+        Raises InvalidToken, Refused.
+        """
+        shard, now = self._shard, asyncio.get_running_loop().time()
+        self._need_admin(scope, now)
+        user = scope["path"].removeprefix("/stats").removeprefix("/users/")
+        if user:
+            found = self._reporting.user(user, now)
+            if not found:
+                raise Refused(404, "not_connected", f"the user has no connection on shard {shard.index}", "")
+            return {"user": user, "connections": found}
+        asked = parse_qs(scope["query_string"].decode("latin-1")).get("slowest", [""])[0]
+        slowest = self._reporting.slowest(now, int(asked[:4]) if asked.isdecimal() else SLOWEST)
+        return {
+            "shard": shard.index,
+            "ready": shard.ready,
+            **told(self._reporting.report(now)),
+            "slowest": slowest,
+        }
+
+    def _need_admin(self, scope: Scope, now: float) -> None:
+        try:
+            identity = self._tokens.identify(bearer(_header(scope, b"authorization")), now + self._shard.wall_offset)
+            if not identity.may("admin"):
+                raise Refused(403, "forbidden", "statistics are for administrators", "")
+        except RequestError as error:
+            self._audit("refused", action="administer", code=error.code, path=scope["path"], address=_peer(scope))
+            raise
+        self._audit("administered", user=identity.user, action="stats", path=scope["path"], address=_peer(scope))
+
+
+def _peer(scope: Scope) -> str:
+    client = scope.get("client")
+    return str(client[0]) if client else ""
 
 
 def _ticket(scope: Scope) -> str:
@@ -225,16 +299,10 @@ def _header(scope: Scope, name: bytes) -> str:
     return ""
 
 
-async def _refuse(send: Send, error: RequestError) -> None:
-    """Answers the handshake with an HTTP status: nothing was accepted."""
-    log.info("refused", code=error.code, reason=error.message)
-    await _problem(send, "websocket.http.response", error)
-
-
-async def _problem(send: Send, kind: str, error: RequestError) -> None:
+async def _problem(send: Send, error: RequestError) -> None:
     status, headers, body = response_of(error)
-    await send({"type": f"{kind}.start", "status": status, "headers": headers})
-    await send({"type": f"{kind}.body", "body": body})
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 async def _answer(send: Send, status: int, body: dict[str, Any]) -> None:

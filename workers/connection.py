@@ -21,6 +21,7 @@ import structlog
 
 from solowire.access import Identity, View, view_of
 from solowire.client_protocol import ClientMessage, Codec
+from solowire.codes import CloseCode
 from solowire.feed import Feed
 from solowire.subscriptions import Selection, Wanted
 
@@ -54,6 +55,7 @@ class Connection:
     """One WebSocket. `socket` is whatever the seam (`workers.sockets`) needs to reach it; nobody else looks at it."""
 
     __slots__ = (
+        "address",
         "answers",
         "backlog",
         "bucket",
@@ -61,23 +63,36 @@ class Connection:
         "early",
         "expires",
         "feed",
+        "group",
         "heard",
+        "heard_at",
+        "hello_by",
         "identity",
+        "kind",
+        "leaves_with",
         "looks_at",
+        "opened",
         "selection",
         "session",
         "silent",
         "socket",
         "state",
         "strikes",
-        "tokens",
-        "tokens_at",
         "view",
         "wanted",
     )
 
-    def __init__(self, session: str, identity: Identity, codec: Codec, socket: Any) -> None:
+    def __init__(
+        self, session: str, identity: Identity, codec: Codec, socket: Any, *, group: str = "", address: str = ""
+    ) -> None:
         self.session = session
+        self.group = group  # whose slot it has
+        self.address = address  # whence it was asked for
+        self.kind = "direct"  # or "relayed", by the gateway
+        self.opened = 0.0  # monotonic
+        self.hello_by = 0.0  # monotonic: when it begins without a hello
+        self.heard_at = 0.0  # when it last said something that was no answer to a ping
+        self.leaves_with: CloseCode | None = None  # what it is closed with when it was told to leave
         self.codec = codec
         self.socket = socket
         self.state = State.waiting
@@ -88,8 +103,6 @@ class Connection:
         self.backlog = 0  # how many of `answers`, from the first, are states or a replay
         self.early: list[ClientMessage] = []
         self.strikes: deque[float] = deque(maxlen=MAX_STRIKES)
-        self.tokens = 0.0
-        self.tokens_at: float | None = None
         self.heard = True
         self.bucket = 0
         self.silent = 0
@@ -109,18 +122,6 @@ class Connection:
         """Takes another identity of the same user: a refreshed token."""
         self.identity = identity
         self.view = view_of(identity)
-
-    def may_speak(self, now: float, rate: float, burst: float) -> float:
-        """Takes one message out of a token bucket; 0, or the seconds until there is room for one."""
-        if self.tokens_at is None:
-            self.tokens = burst
-        else:
-            self.tokens = min(burst, self.tokens + (now - self.tokens_at) * rate)
-        self.tokens_at = now
-        if self.tokens >= 1.0:
-            self.tokens -= 1.0
-            return 0.0
-        return (1.0 - self.tokens) / rate
 
     def strike(self, now: float) -> bool:
         """Notes a bad message; whether that makes ten within a minute."""

@@ -10,12 +10,18 @@ from collections.abc import Iterator
 import structlog
 
 from solowire import process
+from solowire.aggregation import Rates
+from solowire.audit import open_audit
 from solowire.backplane import (
     VERSION,
     Ack,
     Deliver,
+    Diagnose,
     DrainNow,
+    Elsewhere,
+    Fenced,
     Hello,
+    Lease,
     Leave,
     Replayed,
     RingState,
@@ -28,12 +34,16 @@ from solowire.codes import CloseCode
 from solowire.feed import FlushDelays
 from solowire.link import Link
 from solowire.log import Log
-from solowire.metrics import Metrics, Sample
+from solowire.metrics import Distribution, Labelled, Metrics, Sample
+from solowire.pacing import Intervals
 from solowire.roles import roles_of
 from solowire.serving import WebServer, listen
 from solowire.settings import Settings, secret_of
 from solowire.tokens import Tokens
+from solowire.vitals import Vitals, memory_bytes
 from workers.asgi import App, GranianSockets
+from workers.diagnosis import diagnose
+from workers.reporting import Reporting
 from workers.shard import Limits, Shard
 
 log = structlog.get_logger("solowire.shard")
@@ -79,6 +89,8 @@ class _Server:
         self._address = ShardAddress(
             index, settings.advertise_host or settings.host, self._socket.getsockname()[1], process.new_id()
         )
+        self._audit = open_audit(settings, f"shard-{index}", shard=index)
+        self._vitals = Vitals(self._each_second)
         self._shard = Shard(
             index,
             sockets=GranianSockets(),
@@ -89,19 +101,27 @@ class _Server:
             limits=limits_of(settings),
             recent=Log(max_events=settings.recent_events, max_bytes=settings.recent_bytes),
             ask=lambda question: self._link.send(question),
+            came=lambda word: self._link.send(word),
+            audit=self._audit,
+        )
+        self._reporting = Reporting(
+            self._shard,
+            memory=memory_bytes,
+            loop_lag=lambda: self._vitals.loop_lag_s,
         )
 
     async def main(self, stop: asyncio.Event) -> int:
         metrics = Metrics(self._samples, {"shard": str(self._shard.index)})
-        app = App(self._shard, self._tokens, metrics.render, self._arm)
-        server = WebServer(app, self._socket)
+        app = App(self._shard, self._tokens, metrics.render, self._arm, reporting=self._reporting, audit=self._audit)
+        server = WebServer(app, self._socket, handshake_s=self._settings.handshake_s)
         # Before the server starts: what is refused here should end the process without Granian's threads in its way.
         link = self._link = Link(
             self._settings.backplane_address,
             f"shard-{self._shard.index}-{self._address.boot}",
             self._hello,
             self._received,
-            self._shard.stats,
+            self._reporting.take,
+            lambda: self._shard.slots(self._loop.time(), beat=True),
         )
         server.start()
         log.info("shard_listening", shard=self._shard.index, port=self._address.port)
@@ -121,7 +141,13 @@ class _Server:
         self._shard.close_all(CloseCode.restarting)
         await app.finish(CLOSING_SECONDS)
         await server.finish()
+        self._vitals.close()
+        self._audit.close()
         return self._status
+
+    def _each_second(self) -> None:
+        self._reporting.second(self._loop.time())
+        self._audit.second()
 
     def _leave(self, within: float | None) -> None:
         if not self._shard.leaving:
@@ -157,19 +183,31 @@ class _Server:
                 self._shard.states(message, now)
             case DrainNow():
                 self._leave(None)
+            case Diagnose():
+                log.warning("diagnosis", reason=message.reason, **diagnose(self._shard, self._reporting, now))
             case Superseded():
                 log.error(
                     "superseded", shard=self._shard.index, hint="another process runs as this shard; this one ends"
                 )
-                self._status = 1
-                self._link.close()  # a further hello would take the place back
-                self._done.set()
+                self._end()  # a further hello would take the place back
+            case Lease():
+                self._shard.leased(message, now)
+            case Elsewhere():
+                self._shard.elsewhere(message)
+            case Fenced():
+                log.error("fenced_off", shard=self._shard.index, reason=message.reason, hint="this process ends")
+                self._end()
             case _:
                 log.warning("message_not_for_a_shard", kind=type(message).__name__)
         if self._shard.ready != self._was_ready:
             self._was_ready = self._shard.ready
             log.info("shard_ready" if self._was_ready else "shard_not_ready", shard=self._shard.index)
         self._arm()
+
+    def _end(self) -> None:
+        self._status = 1
+        self._link.close()
+        self._done.set()
 
     def _ack(self) -> None:
         self._told_settled = self._shard.settled
@@ -179,6 +217,8 @@ class _Server:
         """One timer for all that the shard has to do at some time."""
         if self._shard.settled != self._told_settled:
             self._ack()
+        if self._shard.asks and self._link.router_alive:
+            self._link.send(self._shard.slots(self._loop.time()))
         if self._shard.drained:
             self._done.set()
         due = self._shard.next_due()
@@ -200,8 +240,11 @@ class _Server:
         return time.time() - self._loop.time()
 
     def _samples(self) -> Iterator[Sample]:
-        stats = self._shard.stats()
+        stats = self._reporting.report(self._loop.time())
         yield "connections", "Open connections.", stats.connections
+        yield Labelled("group_connections", "Open connections by group.", "group", stats.groups)
+        yield Labelled("codec_connections", "Open connections by codec.", "codec", stats.codecs)
+        yield Labelled("kind_connections", "Open connections by kind: direct or relayed.", "kind", stats.kinds)
         yield "feeds", "Feeds with at least one connection.", stats.feeds
         yield "lagging_connections", "Connections whose socket is busy with an older frame.", stats.lagging
         yield "log_offset", "Newest offset in the recent log.", stats.offset
@@ -216,7 +259,28 @@ class _Server:
         yield "bad_messages_total", "Messages of clients that were answered with an error.", totals["bad_messages"]
         yield "undecodable_events_total", "Events of the log that could not be decoded.", totals["undecodable"]
         yield "unknown_types_total", "Events of types that this version does not know.", totals["unknown_types"]
+        yield (
+            "compacted_events_total",
+            "Events times the connections for which they were counted, not sent.",
+            totals["compacted"],
+        )
+        yield "aggregated_events_total", "Telemetry events that were summed up.", totals["aggregated"]
+        yield "overtaken_states_total", "States that were held back until a newer one came.", totals["overtaken"]
+        yield "slow_readers_total", "Times that a connection began to be compacted.", totals["slow"]
         yield "backplane_dropped_total", "Messages of the router that could not be decoded.", self._link.dropped
+        yield Distribution(
+            "delivery_latency_seconds",
+            "From the gateway to the sockets: of each frame its oldest event, for each connection.",
+            self._shard.latency,
+        )
+        yield "oldest_cursor_seconds", "Age of the event that the slowest connection gets next.", stats.oldest_cursor_s
+        yield "log_events", "Events in the recent log.", stats.log_events
+        yield "loop_lag_seconds", "Lateness of a timer, at most, in the last second.", stats.loop_lag_s
+        yield "lease_used_slots", "Slots of the lease that are used.", stats.lease_used
+        yield "lease_granted_slots", "Slots of the lease.", stats.lease_granted
+        aggregating = stats.aggregating
+        yield Labelled("aggregating_feeds", "Feeds that get a type summed up at present.", "type", aggregating)
+        yield "audit_lines_lost_total", "Lines of the audit log that could not be written.", self._audit.lost
 
 
 def limits_of(settings: Settings) -> Limits:
@@ -228,6 +292,11 @@ def limits_of(settings: Settings) -> Limits:
         stalled=settings.stalled_s,
         message_rate=settings.message_rate,
         message_burst=settings.message_burst,
+        subscription_rate=settings.subscription_rate,
+        subscription_burst=settings.subscription_burst,
+        per_user=settings.max_connections_per_user,
+        per_address=settings.max_connections_per_address,
+        group_by=settings.group_by,
         reconnect_min_ms=settings.reconnect_min_ms,
         reconnect_max_ms=settings.reconnect_max_ms,
         moves_per_second=settings.moves_per_s,
@@ -239,4 +308,8 @@ def limits_of(settings: Settings) -> Limits:
             low=settings.flush_low_ms / 1000,
             per_connection=settings.flush_per_connection_ms / 1000,
         ),
+        telemetry=Rates(
+            settings.telemetry_per_s, settings.telemetry_types_per_s, interval=settings.telemetry_interval_s
+        ),
+        states=Intervals(settings.state_interval_s, settings.state_intervals_s),
     )

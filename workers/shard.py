@@ -2,7 +2,10 @@
 
 What it keeps true:
 
-* A user has at most one connection here; a newer one replaces it (4409), or is refused, as the setting says.
+* A user has at most as many connections here as the setting says, one by default; a newer one replaces the oldest
+  (4409), or is refused.
+* Each connection has a slot of the shard's lease until its socket is gone. When the lease grants less than is used, as
+  many are sent away (1013); when it has run out, all are.
 * A connection gets only what its view allows at the moment of sending: whenever identity or subscriptions change it
   changes feeds, and it takes nothing along but its cursor.
 * A connection that the ring gives to another shard is sent there when it is its turn, with a cursor that its next
@@ -14,8 +17,9 @@ What it keeps true:
 It reads no clock and touches no socket: `now` is an argument (seconds, monotonic), and `Sockets` is the seam. After
 each call, `next_due` says when `run` wants to be called.
 
-Longer than 500 lines: what can be told apart stands in modules of its own (`heartbeat`, `ring_history`, `replay`), and
-what is left decides over one set of connections and one log, and every part of it changes both.
+Longer than 500 lines: what can be told apart stands in modules of its own (`admission`, `users`, `giving_way`,
+`heartbeat`, `ring_history`, `replay`), and what is left decides over one set of connections and one log, and every part
+of it changes both.
 """
 
 from __future__ import annotations
@@ -31,7 +35,8 @@ import structlog
 
 from solowire import backplane
 from solowire.access import Identity, Role
-from solowire.backplane import Deliver, Replayed, RingState, ShardStats, States
+from solowire.aggregation import Rates
+from solowire.backplane import Came, Deliver, Elsewhere, Lease, Replayed, RingState, ShardStats, Slots, States
 from solowire.catalog import CATALOG, Catalog
 from solowire.client_protocol import (
     MAX_MESSAGE_BYTES,
@@ -55,9 +60,13 @@ from solowire.client_protocol import (
     Welcome,
 )
 from solowire.codes import CloseCode
+from solowire.compaction import Frame, Lag
 from solowire.errors import InvalidMessage, InvalidToken, Refused
-from solowire.feed import NEXT_FRAME_SECONDS, Feed, Feeds, FlushDelays, Frame, feed_key
+from solowire.events import Delivery
+from solowire.feed import NEXT_FRAME_SECONDS, Feed, Feeds, FlushDelays, feed_key
+from solowire.histogram import Histogram
 from solowire.log import Entry, Log
+from solowire.pacing import Intervals, Pacing
 from solowire.ring import Ring
 from solowire.subscriptions import (
     Filter,
@@ -69,23 +78,42 @@ from solowire.subscriptions import (
     unsubscribe,
     wanted_of,
 )
-from solowire.tokens import Tokens, UsedTickets
+from solowire.tokens import Ticket, Tokens, UsedTickets
+from workers.admission import RETRY_SECONDS, Admission
 from workers.connection import MAX_ANSWERS, Connection, State
+from workers.giving_way import GivingWay
 from workers.heartbeat import Heartbeats
 from workers.replay import Replay, Replays
 from workers.ring_history import RingHistory
+from workers.slow_readers import FRAME_READS, SEND_READS, TURN_SECONDS, SlowReaders
 from workers.sockets import Sockets
+from workers.users import GOING, Users
 
 log = structlog.get_logger("solowire.shard")
+
+_STATE, _TELEMETRY = Delivery.state, Delivery.telemetry  # an enumeration looks its members up by name, each time
 
 BLOCKED_LOOK_SECONDS = 0.02
 REPLAY_SECONDS = 5.0
 """How long a client waits for what the router is asked for, before it is sent away to try again."""
 
+LATE_SECONDS = 0.1
+"""A timer that comes later than this tells of a loop that was held up, and of messages that wait to be read."""
+
 HAND_OVER_BYTES = 128 * 1024
+
+AUDITED_SUBSCRIPTIONS = 50
+"""How many of a client's wishes a line of the audit log names."""
 
 GATEWAYS_KNOW_SECONDS = 0.2
 """After the wish to leave: by then the gateways send nobody here any more."""
+
+GIVING_WAY_SECONDS = 0.5
+COME_BACK_SECONDS = 5.0
+"""Who gives way is closed after the one, and asked to come back after the other."""
+
+MOVING_SECONDS = 60.0
+"""So long after the ring has changed, the shard that a user comes from may still have connections of it."""
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -98,12 +126,19 @@ class Limits(msgspec.Struct, frozen=True):
     stalled: float = 30.0
     message_rate: float = 20.0
     message_burst: float = 60.0
+    subscription_rate: float = 10.0
+    subscription_burst: float = 60.0
+    per_user: int = 1
+    per_address: int | None = None
+    group_by: str = "role"
     reconnect_min_ms: int = 500
     reconnect_max_ms: int = 20_000
     moves_per_second: float = 500.0
     replay_bytes: int = 32 * 2**20
     replays: int = 8
     flush: FlushDelays = FlushDelays()
+    telemetry: Rates = Rates()
+    states: Intervals = Intervals()
 
 
 class Shard:
@@ -122,33 +157,45 @@ class Shard:
         catalog: Catalog = CATALOG,
         recent: Log | None = None,
         ask: Callable[[backplane.Replay], bool] = lambda _: False,
+        came: Callable[[Came], bool] = lambda _: False,
+        audit: Callable[..., None] = lambda event, **fields: None,
     ) -> None:
         self.index = index
         self.epoch = ""
         self.log = recent if recent is not None else Log(catalog=catalog)
-        self.feeds: Feeds[Connection] = Feeds(self.log)
+        limits = limits or Limits()
+        self._pacing = Pacing(limits.states, max_keys=self.log.max_keys)
+        self.feeds: Feeds[Connection] = Feeds(self.log, self._pacing, limits.telemetry)
         self.connections: set[Connection] = set()
         self.wall_offset = wall_offset
         self.ready_at: int | None = None
         self.settled = -1
         self.leaving = False
         self.totals: Counter[str] = Counter()
-        self._users: dict[str, Connection] = {}
+        self.latency = Histogram()
+        self._timed: tuple[int, float, float | None] = (-1, 0.0, None)  # cursor, time: how late what comes next is
+        self._audit = audit
         self._sockets = sockets
         self._tokens = tokens
         self._roles = roles
         self._new_id = new_id
-        self._limits = limits or Limits()
+        self._limits = limits
+        self._users = Users(self._limits.per_user)
+        self._admission = Admission(self._limits.group_by, self._limits.per_address)
+        self._leased = False  # as of the last look at the clock
+        self._giving_way = GivingWay(self._users)
+        self._came = came
         self._catalog = catalog
         self._used = UsedTickets()
-        self._arriving: set[str] = set()  # admitted, handshake not done: under `reject` they count as connected
         self._rings = RingHistory(index)
         self._ring_version = -1
         self._fresh = True  # the next part of the log is the answer to a hello
         self._astray = False  # a part is missing: what comes is not taken until a hello is answered
         self._moving: deque[Connection] = deque()
         self._moves_at: float | None = None
+        self._ring_changed_at = float("-inf")
         self._move_pause = 1 / self._limits.moves_per_second
+        self._lease_pause = 0.0  # the same when all have to go because the lease is over
         self._replays = Replays(
             self.log,
             concurrent=self._limits.replays,
@@ -160,6 +207,7 @@ class Shard:
         )
         self._blocked: dict[Connection, float] = {}
         self._looks_again: float | None = None
+        self._slow = SlowReaders()
         self._now = 0.0  # of the call that is under way, for what calls back
         self._order = count()
         self._due_feeds: list[tuple[float, int, Feed[Connection]]] = []
@@ -170,9 +218,9 @@ class Shard:
 
     @property
     def ready(self) -> bool:
-        """Whether it knows the ring, is in it, and has the log up to where it was when it came."""
+        """Whether it knows the ring, is in it, has a lease, and the log up to where it was when it came."""
         arrived = self.ready_at is not None and self.log.position >= self.ready_at
-        return arrived and not self.leaving and self.index in self._rings.ring.shards
+        return arrived and self._leased and not self.leaving and self.index in self._rings.ring.shards
 
     @property
     def drained(self) -> bool:
@@ -192,6 +240,7 @@ class Shard:
         ring = Ring(s.index for s in state.shards)
         if ring.shards != self._rings.ring.shards:
             self._rings.ring_changed(ring, self.log.position, self.log.floor)
+            self._ring_changed_at = now
         if not ring.shards and not self.leaving:
             return  # nobody could take them
         moving = [c for c in self.connections if c.state is not State.leaving and not self._owns(c.identity.user)]
@@ -253,7 +302,8 @@ class Shard:
             else:
                 self._route(entry, now)
         self.log.position = max(self.log.position, message.upto)
-        self.log.trim()
+        self._pacing.mark(self.log.position, now)
+        self._trim(now)
         self._now = now
         self._replays.moved_on()
         self.run(now)
@@ -267,18 +317,70 @@ class Shard:
 
     def _route(self, entry: Entry, now: float) -> None:
         self.totals["events"] += 1
-        delay = self._limits.flush.of(entry.event.priority, len(self.connections))
-        user = entry.event.user
+        event = entry.event
+        delivery = event.delivery
+        if delivery is _STATE and not self._is_due(entry, now):
+            return
+        delay = self._limits.flush.of(event.priority, len(self.connections))
+        user = event.user
         if user is None:
+            if delivery is _TELEMETRY:
+                sooner, summed = self.feeds.add_telemetry(entry, delay, now)
+                self.totals["aggregated"] += summed
+                for feed in sooner:
+                    self._schedule(feed)
+                return
             for feed in self.feeds.matching(entry):
                 if feed.add(entry, delay, now):
                     self._schedule(feed)
             return
-        connection = self._users.get(user)
-        if connection is None or connection.feed is None or not connection.feed.accepts(entry):
+        known = self._users.get(user)
+        for connection in known.connections if known is not None else ():
+            own = connection.feed
+            if own is not None and own.accepts(entry) and own.add_for(connection, entry, delay, now):
+                self._schedule(own)
+
+    def _is_due(self, entry: Entry, now: float) -> bool:
+        """Whether a state may be sent at once; else it is held back."""
+        due, overtaken = self._pacing.take(entry, now)
+        if overtaken is not None:
+            self.totals["overtaken"] += 1
+            if overtaken.event.user is None:
+                for feed in self.feeds.matching(overtaken):
+                    if feed.shows(overtaken):
+                        feed.leave_out(overtaken.event.type)
+        return due
+
+    def _release(self, now: float) -> None:
+        """Sends the states whose interval has ended."""
+        for number, entry in self._pacing.release(now):
+            delay = self._limits.flush.of(entry.event.priority, len(self.connections))
+            user = entry.event.user
+            if user is None:
+                for feed in self.feeds.matching(entry):
+                    if feed.release(number, None, delay, now):
+                        self._schedule(feed)
+                continue
+            known = self._users.get(user)
+            for connection in known.connections if known is not None else ():
+                own = connection.feed
+                if own is not None and own.accepts(entry) and own.release(number, connection, delay, now):
+                    self._schedule(own)
+
+    def _trim(self, now: float) -> None:
+        """Lets the log drop what is over its bounds, when nobody depends on it any more."""
+        floor = self.log.floor_when_trimmed()
+        if floor is None:
             return
-        if connection.feed.add_for(connection, entry, delay, now):
-            self._schedule(connection.feed)
+        for feed in list(self.feeds):
+            while feed.waits_below(floor):
+                feed.urgent = True
+                self._flush(feed, now)
+            if feed.behind:
+                feed.forget([(lag, c.identity.user) for c, lag in feed.behind.items() if not lag.lost], floor)
+                if feed.wake(now):
+                    self._schedule(feed)
+        self.log.trim()
 
     def _new_epoch(self, epoch: str, now: float) -> None:
         if self.epoch:
@@ -300,6 +402,7 @@ class Shard:
 
     def _begin_log(self, position: int) -> None:
         self.log.reset(position)
+        self._pacing.reset()
         self._rings.reset(position)
 
     def _resync(self, now: float) -> None:
@@ -309,15 +412,29 @@ class Shard:
 
     # --------------------------------------------------------------------------- connections come and go
 
-    def admit(self, ticket: str, now: float) -> Identity:
-        """Whom a ticket lets in, once. Raises InvalidToken or Refused; nothing has been accepted then."""
+    @property
+    def lease(self) -> tuple[int, int]:
+        """Slots that are taken, and that the lease in force grants."""
+        return self._admission.leases.taken, self._admission.leases.room
+
+    @property
+    def blocked(self) -> Mapping[Connection, float]:
+        """The connections that lag: whose socket is busy with an older frame, and since when."""
+        return self._blocked
+
+    def admit(self, ticket: str, now: float) -> Ticket:
+        """Whom a ticket lets in, once. Raises InvalidToken or Refused; nothing has been accepted then.
+
+        A slot is taken: `open` or `abandon` must follow.
+        """
         wall = now + self.wall_offset
         redeemed = self._tokens.redeem_ticket(ticket, self.index, wall)
         if self.leaving:
             raise Refused(503, "draining", "this shard takes no more users", "ask /v1/connect again", retry_after=1)
         if not self.ready:
             raise Refused(503, "not_ready", f"shard {self.index} is not ready", "try again", retry_after=1)
-        user = redeemed.identity.user
+        identity = redeemed.identity
+        user = identity.user
         if not self._owns(user):
             raise Refused(
                 503,
@@ -326,38 +443,73 @@ class Shard:
                 "ask /v1/connect again",
                 retry_after=1,
             )
-        if self._limits.on_duplicate == "reject" and (user in self._users or user in self._arriving):
+        if self._limits.on_duplicate == "reject" and self._users.full(user):
             raise Refused(409, "duplicate_connection", "the user is connected already", "close the other one first")
-        self._used.use(redeemed, wall)
-        self._arriving.add(user)
-        return redeemed.identity
+        self._used.check(redeemed, wall)
+        if not self._admission.enter(identity, redeemed.address, now):
+            self._refuse_for_want_of_a_slot(identity, now)
+        self._used.use(redeemed, wall)  # not before: a ticket that was refused for want of room stays good
+        self._users.arrive(user)
+        return redeemed
 
-    def abandon(self, identity: Identity) -> None:
+    def _refuse_for_want_of_a_slot(self, identity: Identity, now: float) -> None:
+        oldest = self._users.oldest(identity.user)
+        if oldest is not None:
+            self._admission.keep_for(identity.user, oldest.group, now)
+            self._close(oldest, CloseCode.replaced)
+        raise Refused(
+            503,
+            "over_limit",
+            "there are as many connections as there may be",
+            "try again, later",
+            retry_after=1 if oldest is not None else RETRY_SECONDS,
+        )
+
+    def abandon(self, identity: Identity, address: str = "") -> None:
         """One that was admitted went away before its handshake was done."""
-        self._arriving.discard(identity.user)
+        self._users.abandon(identity.user)
+        self._admission.leave(identity.user, self._admission.group_of(identity), address)
 
-    def open(self, identity: Identity, codec: Codec, socket: object, now: float) -> Connection:
-        """An accepted connection begins; the user's older one, if any, ends."""
-        self._arriving.discard(identity.user)
-        connection = Connection(self._new_id(), identity, codec, socket)
-        older = self._users.get(identity.user)
-        if older is not None:
+    def open(
+        self, identity: Identity, codec: Codec, socket: object, now: float, *, address: str = "", kind: str = "direct"
+    ) -> Connection:
+        """An accepted connection begins; the user's oldest, if it has more than it may, ends."""
+        group = self._admission.group_of(identity)
+        connection = Connection(self._new_id(), identity, codec, socket, group=group, address=address)
+        connection.heard_at = connection.opened = now
+        connection.kind = kind
+        self._tell("connected", connection, codec=codec.name, kind=kind)
+        for older in self._users.add(connection):
             self._close(older, CloseCode.replaced)
-        self._users[identity.user] = connection
         self.connections.add(connection)
         self._heartbeats.add(connection)
         self.totals["admitted"] += 1
-        self._at(now + self._limits.hello_timeout, self._no_hello, connection)
+        connection.hello_by = now + self._limits.hello_timeout
+        self._at(connection.hello_by, self._no_hello, connection)
         self._watch_expiry(connection, now)
         if self.leaving or not self._owns(identity.user):
             self._send_away(connection, 0.0, "ring_changed", now)  # while the connection was accepted
+        elif now - self._ring_changed_at < MOVING_SECONDS:
+            known = self._users.get(identity.user)
+            self._came(Came(identity.user, len(known.staying()) if known is not None else 0))
+        if self._admission.leases.over:
+            self._make_room(now)
         return connection
 
     def gone(self, connection: Connection) -> None:
         """The socket has ended, whoever ended it."""
         if connection.state is not State.gone:
+            self._giving_way.gone(connection)
+            if connection.state is not State.closing:
+                self._tell("disconnected", connection, code=None, reason="the client has gone")
             self._forget(connection)
             connection.become(State.gone)
+            self._admission.leave(connection.identity.user, connection.group, connection.address)
+
+    def elsewhere(self, message: Elsewhere) -> None:
+        """The user has newer connections on another shard: what it has here beyond its limit ends."""
+        for connection in self._users.beyond(message.user, message.connections):
+            self._close(connection, CloseCode.replaced)
 
     def close_all(self, code: CloseCode) -> None:
         """Closes everything, before the server stops."""
@@ -367,19 +519,33 @@ class Shard:
     def _close(self, connection: Connection, code: CloseCode) -> None:
         if connection.state in (State.closing, State.gone):
             return
+        self._giving_way.goes(connection)
         self._forget(connection)
         connection.become(State.closing)
         self.totals[f"closed_{code.value}"] += 1
+        self._tell("disconnected", connection, code=code.value, reason=code.reason)
         self._sockets.close(connection, code, code.reason)
+
+    def _tell(self, event: str, connection: Connection, **fields: object) -> None:
+        """The audit log."""
+        identity = connection.identity
+        self._audit(
+            event,
+            user=identity.user,
+            role=identity.role,
+            address=connection.address,
+            session=connection.session,
+            **fields,
+        )
 
     def _forget(self, connection: Connection) -> None:
         self._leave_feed(connection)
         self.connections.discard(connection)
         self._blocked.pop(connection, None)
+        self._slow.discard(connection)
         self._heartbeats.discard(connection)
         self._replays.drop(connection)
-        if self._users.get(connection.identity.user) is connection:
-            del self._users[connection.identity.user]
+        self._users.remove(connection)
 
     def leave(self, now: float, within: float | None = None) -> None:
         """Takes no more users, and sends its own away, at the set pace. within: seconds in which all must be told."""
@@ -400,7 +566,7 @@ class Shard:
             self._moves_at = now
 
     def _move_who_is_due(self, now: float) -> None:
-        reason = "draining" if self.leaving else "ring_changed"
+        reason = "draining" if self.leaving else "ring_changed" if self._leased else "no_lease"
         while self._moves_at is not None and now >= self._moves_at:
             if not self._moving:
                 self._move([], now)
@@ -408,22 +574,75 @@ class Shard:
             connection = self._moving.popleft()
             if connection.state in (State.waiting, State.resuming, State.live):
                 self._send_away(connection, 0.0, reason, now)
-                self._moves_at += self._move_pause
+                self._moves_at += self._move_pause if self._leased else self._lease_pause
 
-    def _send_away(self, connection: Connection, after: float, reason: str, now: float) -> None:
-        """Tells it to come back elsewhere, and gives it nothing more: its cursor stays what it has seen."""
+    def _send_away(
+        self, connection: Connection, after: float, reason: str, now: float, close_after: float | None = None
+    ) -> None:
+        """Tells it to come back elsewhere, and gives it nothing more: its cursor stays what it has seen.
+
+        after, close_after: seconds; by default it has a second more than it is to wait, to go by itself.
+        """
         self._leave_feed(connection)
         self._replays.drop(connection)
+        self._giving_way.goes(connection)
         connection.become(State.leaving)
         self._say(connection, ReconnectNow(int(after * 1000), reason), now)
-        self._at(now + after + 1.0, self._sent_away, connection)
+        self._at(now + (after + 1.0 if close_after is None else close_after), self._sent_away, connection)
 
     def _owns(self, user: str) -> bool:
         return self._rings.owns(user)
 
     def _sent_away(self, connection: Connection, now: float) -> None:
         owned = self._owns(connection.identity.user)
-        self._close(connection, CloseCode.restarting if self.leaving or owned else CloseCode.wrong_shard)
+        code = CloseCode.restarting if self.leaving or owned else CloseCode.wrong_shard
+        self._close(connection, connection.leaves_with or code)
+
+    # ------------------------------------------------------------------------------------------- the lease
+
+    @property
+    def asks(self) -> bool:
+        """Whether `slots` should be sent before the next heartbeat."""
+        return self._admission.leases.asks
+
+    def slots(self, now: float, *, beat: bool = False) -> Slots:
+        """What the router is to know of the slots that are used. beat: as part of a heartbeat."""
+        return self._admission.slots(now, beat=beat)
+
+    def leased(self, lease: Lease, now: float) -> None:
+        """Takes a lease; whoever it has no slot for gives way."""
+        another = self._admission.leased(lease)
+        if not self._leased and now < self._admission.leases.ends:
+            self._leased = True
+            # Whoever was not yet sent away may stay, if the user is still this shard's.
+            self._move([c for c in self.connections if c.state not in GOING and not self._owns(c.identity.user)], now)
+        if another:
+            self._make_room(now)
+        self.run(now)
+
+    def _make_room(self, now: float) -> None:
+        """Sends away as many as the lease has no slot for."""
+        giving_way = self._giving_way.choose(self._admission.leases.excess(), self.connections)
+        if giving_way:
+            log.info("over_limit", shard=self.index, give_way=len(giving_way))
+            self.totals["gave_way"] += len(giving_way)
+        for connection in giving_way:
+            connection.leaves_with = CloseCode.try_later
+            self._send_away(connection, COME_BACK_SECONDS, "over_limit", now, GIVING_WAY_SECONDS)
+
+    def _look_at_lease(self, now: float) -> None:
+        """When the lease has run out its slots are soon somebody else's."""
+        leases = self._admission.leases
+        if self._leased and now >= leases.ends:
+            self._leased = False
+            staying = [c for c in self.connections if c.state not in GOING]
+            log.error(
+                "lease_over", shard=self.index, users=len(staying), hint="the router was not heard of for so long"
+            )
+            self._lease_pause = (leases.over_at - leases.ends) / 2 / (len(staying) + 1)
+            self._move(staying, now)
+        if not self._leased and now >= leases.over_at and self.connections:
+            self.close_all(CloseCode.restarting)
 
     # ------------------------------------------------------------------------------ messages from a client
 
@@ -436,9 +655,10 @@ class Shard:
             self._close(connection, CloseCode.too_big)
             return
         try:
-            wait = connection.may_speak(now, self._limits.message_rate, self._limits.message_burst)
+            user = self._users.get(connection.identity.user)
+            wait = user.messages.take(now, self._limits.message_rate, self._limits.message_burst) if user else 0.0
             if wait:
-                raise _TooFast(wait, connection.codec.id_of(raw))
+                raise _TooFast("messages", wait, connection.codec.id_of(raw))
             message = connection.codec.decode(raw)
             if connection.state is State.resuming and not isinstance(message, (Ping, Pong)):
                 _keep(message, connection)
@@ -456,6 +676,10 @@ class Shard:
 
     def _obey(self, connection: Connection, message: ClientMessage, now: float) -> None:
         try:
+            if not isinstance(message, Pong):
+                connection.heard_at = now
+            if isinstance(message, (Hello, Subscribe, Unsubscribe)):
+                self._limit_changes(connection, now)
             match message:
                 case Pong():
                     pass  # that it was heard is all there is to it
@@ -482,8 +706,22 @@ class Shard:
             error.id = message.id  # the answer repeats it, wherever the fault was found
             raise
 
+    def _limit_changes(self, connection: Connection, now: float) -> None:
+        user = self._users.get(connection.identity.user)
+        limits = self._limits
+        wait = user.changes.take(now, limits.subscription_rate, limits.subscription_burst) if user else 0.0
+        if wait:
+            raise _TooFast("subscription changes", wait, None)
+
     def _no_hello(self, connection: Connection, now: float) -> None:
-        if connection.state is State.waiting:
+        if connection.state is not State.waiting:
+            return
+        late = now - connection.hello_by
+        if late > LATE_SECONDS:
+            # It is this process that was late: the hello may be here, and not read yet.
+            connection.hello_by = now + late
+            self._at(connection.hello_by, self._no_hello, connection)
+        else:
             self._begin(connection, Hello(), now)
 
     def _begin(self, connection: Connection, hello: Hello, now: float) -> None:
@@ -534,11 +772,15 @@ class Shard:
             return
         resolved = resolve(connection.wanted, connection.view, self._catalog)
         connection.become(State.live)
-        feed = self._join_feed(connection, resolved, replay.cursor if replay else self.log.position, now)
+        lag = Lag(replay.cursor if replay else self.log.position, self._pacing.last)
         if replay is not None:
-            told, frames = replay.hello.resume.cursor if replay.hello.resume else 0, []
+            lag.whole_upto = self.log.position
+        feed = self._join_feed(connection, resolved, lag, now)
+        if replay is not None:
+            told = replay.hello.resume.cursor if replay.hello.resume else 0
+            frames = self._held_back(feed, connection.identity.user, told)
             if replay.fragments:
-                frames = feed.frames_of(replay.fragments, replay.cursor)
+                frames += feed.frames_of(replay.fragments, replay.cursor)
         else:
             # A cursor says what has arrived: one that is cut off before the states must come back for them.
             before, frames = feed.states(connection.identity.user, self.log.position)
@@ -567,15 +809,33 @@ class Shard:
             self._hand_over(connection, now)
         if connection.answers:
             feed.hold(connection)
+        self._tell_subscriptions(connection, resolved)
         self.run(now)
+
+    def _tell_subscriptions(self, connection: Connection, resolved: Resolved) -> None:
+        patterns, denied = list(connection.wanted), [d.type for d in resolved.denied]
+        most = AUDITED_SUBSCRIPTIONS
+        more = max(0, len(patterns) - most) + max(0, len(denied) - most)
+        fields = {"denied": denied[:most]} if denied else {}
+        self._tell("subscribed", connection, subscriptions=patterns[:most], more=more, **fields)
+
+    def _held_back(self, feed: Feed[Connection], user: str, cursor: int) -> list[str | bytes]:
+        """The states that the client may not have got where it was, because they were held back there."""
+        lacks = (e for e in self._pacing.may_lack(self.log.latest(), cursor) if e.event.user in (None, user))
+        return feed.older_frames(lacks, cursor)
 
     def _want(self, connection: Connection, wanted: dict[str, Filter], now: float, id: Id) -> None:
         connection.wanted = wanted
         resolved = resolve(wanted, connection.view, self._catalog)
-        cursor = self._leave_feed(connection)
-        if self._say(connection, Subscriptions(resolved.names, resolved.denied, id), now):
-            self._join_feed(connection, resolved, cursor, now)
-            self.run(now)
+        lag = self._leave_feed(connection)
+        if not self._say(connection, Subscriptions(resolved.names, resolved.denied, id), now):
+            return
+        self._tell_subscriptions(connection, resolved)
+        if lag.lost or lag.cursor < self.log.floor:
+            self._too_late(connection, now)  # nobody has counted for the new feed
+            return
+        self._join_feed(connection, resolved, Lag(lag.cursor, lag.seen, whole_upto=lag.whole_upto, busy=lag.busy), now)
+        self.run(now)
 
     def _refresh(self, connection: Connection, message: Refresh, now: float) -> None:
         try:
@@ -589,6 +849,9 @@ class Shard:
         if connection.backlog and connection.view != before:
             self._close(connection, CloseCode.too_slow)  # it was written for the old rights, and is not sent yet
             return
+        group = self._admission.group_of(identity)
+        if group != connection.group and self._admission.leases.move(connection.group, group, now):
+            connection.group = group  # else it goes on in the slot that it has
         self._watch_expiry(connection, now)
         self._say(connection, Reply({"token_expires_at": _rfc3339(identity.expires)}, message.id), now)
         if connection.state is State.live:
@@ -607,72 +870,127 @@ class Shard:
 
     # ------------------------------------------------------------------------------------------------ feeds
 
-    def _join_feed(self, connection: Connection, resolved: Resolved, cursor: int, now: float) -> Feed[Connection]:
+    def _join_feed(self, connection: Connection, resolved: Resolved, lag: Lag, now: float) -> Feed[Connection]:
         connection.selection = resolved.selection
         feed = self.feeds.get(feed_key(resolved.selection, connection.view, connection.codec, self._catalog))
         connection.feed = feed
-        apart = bool(connection.answers) or self.log.has_for(connection.identity.user, cursor)
-        if feed.join(connection, cursor, now, apart=apart):
+        apart = bool(connection.answers) or self.log.has_for(connection.identity.user, lag.cursor)
+        if feed.join(connection, lag, now, apart=apart):
             self._schedule(feed)
         return feed
 
-    def _leave_feed(self, connection: Connection) -> int:
+    def _leave_feed(self, connection: Connection) -> Lag:
         feed = connection.feed
         if feed is None:
-            return self.log.position
-        cursor = feed.leave(connection)
+            return Lag(self.log.position, self._pacing.last)
+        lag = feed.leave(connection)
         connection.feed = None
         if not len(feed):
             self.feeds.drop(feed)
-        return cursor
+        return lag
 
     def _schedule(self, feed: Feed[Connection]) -> None:
         if feed.due is not None:
             heappush(self._due_feeds, (feed.due, next(self._order), feed))
 
     def _flush(self, feed: Feed[Connection], now: float) -> None:
-        before = feed.position
+        before = feed.place
         frame = feed.flush(now)
         if frame.payload is not None and feed.current:
             busy = self._sockets.send(frame.payload, feed.current)
             sent = len(feed.current) - len(busy)
-            self._sent(frame, sent)
+            self._sent(frame, sent, before.cursor, now)
+            feed.largest = max(feed.largest, len(frame.payload))
             if busy:
                 feed.fell_behind(busy, before)
                 self._block(busy, now)
+                for connection in busy if len(self._slow) else ():
+                    self._slow.fell_behind(connection)
         if feed.behind:
             self._catch_up(feed, now)
         self._schedule(feed)
 
     def _catch_up(self, feed: Feed[Connection], now: float) -> None:
-        """One frame for each connection that is behind and whose socket is free; built once for each cursor."""
-        frames: dict[tuple[int, str | None], Frame] = {}
-        for connection, cursor in list(feed.behind.items()):
+        """One frame for each connection that is behind and whose socket is free; built once for each place."""
+        frames: dict[object, Frame] = {}
+        more = starved = False
+        for connection, lag in list(feed.behind.items()):
             if connection in self._blocked:
                 continue
             if self._sockets.busy(connection):
+                lag.busy = True
                 self._block((connection,), now)
                 continue
-            if cursor < self.log.floor:
-                self._say(connection, Notice("gap", "you were too slow: events between are lost"), now)
-                self._close(connection, CloseCode.too_slow)
+            if lag.lost or lag.seen < min(self._pacing.forgotten, feed.released):
+                self._too_late(connection, now)
                 continue
-            user = connection.identity.user
-            key = (cursor, user if self.log.has_for(user, cursor) else None)
-            frame = frames.get(key)
-            if frame is None:
-                frame = frames[key] = feed.read(*key)
+            slow = connection in self._slow
+            if (slow or lag.busy) and not self._slow.may_read(now):
+                starved = True
+                continue
+            frame = self._frame(frames, feed, connection, lag, slow)
+            if frame.full and lag.busy and not slow and not lag.is_whole:
+                slow = True
+                self._slow_down(connection, lag, now)
+                frame = self._frame(frames, feed, connection, lag, slow)
             if frame.payload is not None:
                 self._sockets.queue(frame.payload, connection)
-                self._sent(frame, 1)
-            feed.caught_up(connection, frame.cursor, apart=self.log.has_for(user, frame.cursor))
-        if any(c not in self._blocked for c in feed.behind):
+                self._sent(frame, 1, lag.cursor, now)
+                if slow or lag.busy:
+                    self._slow.has_read(SEND_READS)
+            apart = self.log.has_for(connection.identity.user, frame.cursor)
+            level = feed.caught_up(connection, frame, apart=apart)
+            # One that stands further on than the feed waits for its flush.
+            more = more or (not level and (frame.full or frame.cursor < feed.position))
+        if more:
             feed.wake(now + NEXT_FRAME_SECONDS)
+        elif starved:
+            feed.wake(now + TURN_SECONDS)
 
-    def _sent(self, frame: Frame, connections: int) -> None:
+    def _frame(
+        self, frames: dict[object, Frame], feed: Feed[Connection], connection: Connection, lag: Lag, slow: bool
+    ) -> Frame:
+        user = connection.identity.user
+        own = self.log.has_for(user, lag.cursor) or self._pacing.has_for(user, lag.seen) or lag.cursor < lag.forgotten
+        key = (lag.place(), user if own else None, slow)
+        frame = frames.get(key)
+        if frame is None:
+            frame = frames[key] = feed.read(lag, key[1], compacted=slow)
+            if slow or lag.busy:
+                self._slow.has_read(FRAME_READS + frame.scanned)
+        return frame
+
+    def _slow_down(self, connection: Connection, lag: Lag, now: float) -> None:
+        self._slow.add(connection, now)
+        self.totals["slow"] += 1
+        behind = self.log.count_after(lag.cursor)
+        text = "you read too slowly: events are summed up and left out until you have caught up"
+        self._say(connection, Notice("slow_consumer", text, active=True, behind=behind), now)
+
+    def _look_at_slow(self, now: float) -> None:
+        for connection in self._slow.recovered(now, self._sockets.busy):
+            text = "you have caught up: everything is sent again"
+            self._say(connection, Notice("slow_consumer", text, active=False), now)
+
+    def _too_late(self, connection: Connection, now: float) -> None:
+        """What it has not read is gone here: it comes back with its cursor."""
+        self._say(connection, Notice("gap", "you were too slow: events between are lost"), now)
+        self._close(connection, CloseCode.too_slow)
+
+    def _sent(self, frame: Frame, connections: int, cursor: int, now: float) -> None:
+        """cursor: where they stood. The frame is as late as the oldest event in it, which comes next there."""
+        if cursor != self._timed[0] or now != self._timed[1]:
+            # Feeds and connections that stand at the same place come one after the other: looked up once.
+            oldest = self.log.first_after(cursor)
+            taken = oldest.event.taken if oldest is not None else 0.0
+            self._timed = (cursor, now, max(0.0, now + self.wall_offset - taken) if taken else None)
+        late = self._timed[2]
+        if late is not None:
+            self.latency.add(late, connections)
         self.totals["frames"] += connections
         self.totals["deliveries"] += connections * frame.events
         self.totals["bytes"] += connections * len(frame.payload or "")
+        self.totals["compacted"] += connections * frame.left
 
     # --------------------------------------------------------------------------------------------- sending
 
@@ -730,16 +1048,30 @@ class Shard:
             times.append(self._timers[0][0])
         if self._looks_again is not None:
             times.append(self._looks_again)
+        if self._slow.due is not None:
+            times.append(self._slow.due)
+        if self._pacing.due is not None:
+            times.append(self._pacing.due)
         if self._heartbeats.due is not None:
             times.append(self._heartbeats.due)
         if self._moves_at is not None:
             times.append(self._moves_at)
-        return min(times, default=float("inf"))
+        if self._leased:
+            times.append(self._admission.leases.ends)
+        elif self.connections:
+            times.append(self._admission.leases.over_at)
+        return min(self._admission.due, *times)
 
     def run(self, now: float) -> None:
         """Does everything that is due."""
+        self._admission.run(now)
+        self._look_at_lease(now)
         if self._looks_again is not None and now >= self._looks_again:
             self._look_at_blocked(now)
+        if self._slow.due is not None and now >= self._slow.due:
+            self._look_at_slow(now)
+        if self._pacing.due is not None and now >= self._pacing.due:
+            self._release(now)
         while self._timers and self._timers[0][0] <= now:
             _, _, act, connection = heappop(self._timers)
             if connection.state not in (State.closing, State.gone):
@@ -845,8 +1177,8 @@ def _keep(message: ClientMessage, connection: Connection) -> None:
 
 
 class _TooFast(InvalidMessage):
-    def __init__(self, retry_after: float, id: Id) -> None:
-        super().__init__("rate_limited", "too many messages", "slow down", id)
+    def __init__(self, what: str, retry_after: float, id: Id) -> None:
+        super().__init__("rate_limited", f"too many {what}", "slow down", id)
         self.retry_after = round(retry_after, 3)
 
 

@@ -14,14 +14,14 @@ import msgspec
 import uvloop
 
 from bench.load import EVENT_BYTES, About, Http, event
-from bench.machine import BenchError, command_line
+from bench.machine import BenchError
 from bench.measure import Length
+from bench.posts import Later
 from bench.report import Case
 from bench.returning import (
     BACKOFF_MAX_S,
     BACKOFF_MIN_S,
     Frames,
-    Later,
     User,
     ask,
     open_user,
@@ -184,12 +184,6 @@ def failover(length: Length) -> Case:
     return case
 
 
-def _shard(system: Solowire, index: int) -> int:
-    """The process id of one shard."""
-    [pid] = [pid for pid in system.processes() if f"solowire shard --index {index}" in command_line(pid)]
-    return pid
-
-
 @contextlib.contextmanager
 def _stopped(system: Solowire) -> Iterator[None]:
     """`up` itself is, and restarts nothing."""
@@ -220,7 +214,7 @@ async def _failover_round(system: Solowire, index: int, restarts: bool) -> tuple
             last_before = published[-1]
             before = {user: user.sessions for user in others}
             with contextlib.nullcontext() if restarts else _stopped(system):
-                os.kill(_shard(system, index), signal.SIGKILL)
+                os.kill(system.pid(f"shard --index {index}"), signal.SIGKILL)
                 start = time.perf_counter()
                 await asyncio.sleep(AFTER_KILL_S)
                 for user in killed:

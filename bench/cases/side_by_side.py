@@ -138,7 +138,7 @@ def peers_single(length: Length) -> Case:
                     found.setdefault(name, []).extend([one] if number else [])  # the first warms up
         _compare(case, found, "deliveries per CPU-second", columns, f" × {users:,}")
         if users == 1000:
-            _hold(case, users, {"Socket.IO": 1.0, "nginx with nchan": 1.0, "replaced pattern": 20.0})
+            _hold(case, users, {"Socket.IO": 1.0, "nginx with nchan": 1.0})
     return case
 
 

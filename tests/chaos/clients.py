@@ -96,10 +96,12 @@ class Reader:
             async with self._client as client:
                 self._entered.set()
                 async for event in client:
-                    self._write_down(event, client.epoch or "")
+                    if event.source != "solowire":  # its alerts, and sums of what was left out, are no part of the load
+                        self._write_down(event, client.epoch or "")
         except ClientError as error:
             self.story.ended = str(error)
         finally:
+            self.story.left_out = dict(self._client.left_out)
             self._entered.set()
 
     async def entered(self) -> None:

@@ -77,6 +77,21 @@ def test_a_lost_event(place: int) -> None:
     assert kinds(story) == [LOST]
 
 
+def test_telemetry_that_was_counted() -> None:
+    """A query that a client was told of by a count is no loss; one more than that is, and so is any other type."""
+    story = kept()
+    queries = [a for a in story.arrivals if a.type == "dns_query_log"]
+    story.arrivals = [a for a in story.arrivals if a not in queries[:2]]
+    story.left_out = {"dns_query_log": 2}
+    assert kinds(story) == []
+    story.left_out = {"dns_query_log": 1}
+    assert kinds(story) == [LOST, LOST]
+    other = kept()
+    del other.arrivals[next(n for n, a in enumerate(other.arrivals) if a.type != "dns_query_log")]
+    other.left_out = {a.type: 9 for a in kept().arrivals}
+    assert kinds(other) == [LOST]
+
+
 def test_a_client_that_got_nothing() -> None:
     """A client that only was there has lost everything."""
     story = kept()

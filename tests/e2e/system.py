@@ -46,6 +46,8 @@ class System:
         self.data_dir = data_dir
         self.shards = shards
         self.port = free_ports(shards + 1)
+        # Tests count events: none but theirs come, unless a test asks for them.
+        settings = {"STATS_EVENT_S": 0, **(settings or {})}
         self.url = f"http://127.0.0.1:{self.port}"
         self.environment = environment(settings)
         self.process: subprocess.Popen[str] | None = None

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import httpx
 import jwt
+import msgspec
 import pytest
 
 from solowire.access import ROLES, Identity
 from solowire.tokens import Tokens
-from tests.e2e.system import System, open_session, refusal, sign
+from tests.e2e.system import System, open_session, refusal, running, sign
 
 BAD_TOKENS: dict[str, tuple[str, Callable[[System], str]]] = {
     "none": ("missing_token", lambda system: ""),
@@ -192,3 +195,90 @@ async def test_a_shard_serves_its_socket_at_one_path(system: System) -> None:
     for url in (negotiated["url"].replace("/ws?", "/other?"), f"ws://127.0.0.1:{system.port}/other?token=x"):
         status, problem = await refusal(url)
         assert (status, problem["code"]) == (404, "not_found")
+
+
+# ----------------------------------------------------------------------------------------------- before accepting
+
+
+@pytest.fixture(scope="module")
+def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """A system with little patience for handshakes and wrong tokens, behind a proxy that is trusted."""
+    settings = {
+        "HANDSHAKE_S": 1,
+        "BAD_TOKEN_RATE": 0.01,
+        "BAD_TOKEN_BURST": 2,
+        "CONNECT_RATE_PER_ADDRESS": 0.01,
+        "CONNECT_BURST_PER_ADDRESS": 2,
+        "TRUSTED_PROXIES": "127.0.0.1",
+    }
+    with running(tmp_path_factory.mktemp("strict") / "data", shards=1, settings=settings) as started:
+        yield started
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: webs"], ids=["nothing", "half a head"])
+@pytest.mark.parametrize("process", [0, 1], ids=["gateway", "shard"])
+async def test_a_handshake_that_does_not_finish_is_cut(strict: System, process: int, sent: bytes) -> None:
+    """A socket that sends nothing, or half a request, is closed after SOLOWIRE_HANDSHAKE_S by gateway and shard."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", strict.port + process)
+    begin = time.monotonic()
+    writer.write(sent)
+    async with asyncio.timeout(8):
+        assert await reader.read() == b""
+    assert time.monotonic() - begin > 0.9
+    writer.close()
+
+
+async def test_each_client_of_a_proxy_has_its_own_rate(strict: System) -> None:
+    """Two connections for each address, the third is told 429 and when to come again, be it relayed or not."""
+
+    async def status(address: str) -> tuple[int, str]:
+        async with strict.http(strict.token("rated")) as http:
+            answer = await http.post("/v1/connect", headers={"x-forwarded-for": f"spoofed, {address}"})
+        if answer.status_code == 200:
+            return 200, ""
+        assert int(answer.headers["retry-after"]) >= 1
+        return answer.status_code, answer.json()["code"]
+
+    assert await status("192.0.2.1") == (200, "")
+    url = f"ws://127.0.0.1:{strict.port}/ws?token={strict.token('rated')}"
+    headers = {"x-forwarded-for": "192.0.2.1"}
+    async with open_session(url, additional_headers=headers) as session:
+        assert (await session.ask("welcome", type="hello"))["user"] == "rated"
+    assert await status("192.0.2.1") == (429, "connect_rate_limited")
+    code, problem = await refusal(url, additional_headers=headers)
+    assert (code, problem["code"]) == (429, "connect_rate_limited")
+    assert await status("192.0.2.2") == (200, "")
+
+
+async def test_guessing_tokens_is_slow(strict: System) -> None:
+    """Two wrong tokens are told so, further ones late and with 429, on all ways; a right one works beside them."""
+
+    async def answer(path: str, token: str) -> tuple[int, str]:
+        async with strict.http(token) as http:
+            got = await http.request("POST" if path == "/v1/events" else "GET", path)
+        return got.status_code, got.json().get("code", "")
+
+    assert await answer("/v1/stats", "wrong") == (401, "invalid_token")
+    assert await answer("/v1/events", "wrong") == (401, "invalid_token")
+    begin = time.monotonic()
+    found = await asyncio.gather(*(answer(path, "wrong") for path in ("/v1/stats", "/v1/events", "/v1/route")))
+    assert found == [(429, "too_many_wrong_tokens")] * 3
+    assert time.monotonic() - begin > 0.9
+    assert (await answer("/v1/stats", strict.token("right")))[0] == 200
+
+
+async def test_a_shard_sums_its_refusals_up(strict: System) -> None:
+    """Two hundred bad tickets are a few lines in the log, which say how many they were."""
+
+    def lines() -> list[dict[str, Any]]:
+        found = [msgspec.json.decode(line) for line in strict.output.read_text().splitlines() if line.startswith("{")]
+        return [line for line in found if line["event"] == "refused" and line.get("role") == "shard"]
+
+    before = len(lines())
+    statuses = [(await refusal(_shard_url(strict, 0, "garbage")))[0] for _ in range(200)]
+    assert statuses == [401] * 200
+    strict.wait_until(lambda: sum(line["refusals"] for line in lines()[before:]) == 200, "all are told")
+    assert len(lines()) - before < 30
+    assert {(line["code"], line["reason"]) for line in lines()[before:]} == {
+        ("invalid_token", "it can't be read: Not enough segments")
+    }

@@ -296,7 +296,10 @@ def test_a_wrong_roles_file_is_one_line(place: Path, content: str | None, word: 
 
 def test_config_shows_every_setting_and_no_secret(place: Path) -> None:
     """`solowire config` lists all that can be set, with what is in force, secrets masked; and it is TOML itself."""
-    (place / "own.toml").write_text("heartbeat_s = 7.5\n")
+    (place / "own.toml").write_text(
+        'heartbeat_s = 7.5\ntrusted_proxies = ["10.0.0.0/8"]\n'
+        '[groups.operator]\nreserved = 3\n[groups."a b"]\nweight = 0.5\n'
+    )
     (place / ".env").write_text("SOLOWIRE_SHARDS=3\n")
     text = printed(solowire(place, "config", "--config", "own.toml", SECRET=SECRET, TOKEN="a.b.c", PORT=8100))
     for name in Settings.model_fields:
@@ -309,6 +312,10 @@ def test_config_shows_every_setting_and_no_secret(place: Path) -> None:
     (place / "printed.toml").write_text(text)
     again = printed(run("config", "--config", "printed.toml", cwd=place))
     assert re.search(r"^port = 8100\s", again, re.M)
+    for name in ("groups", "trusted_proxies"):
+        [line] = re.findall(rf"^{name} = .*", text, re.M)
+        assert line in again
+        assert len(line) > 40
 
 
 @pytest.mark.parametrize(
@@ -322,11 +329,15 @@ def test_config_shows_every_setting_and_no_secret(place: Path) -> None:
         ({"FLUSH_HIGH_MS": 500}, None, None, ["flush_high_ms", "flush_normal_ms"]),
         ({"RECONNECT_MIN_MS": 9, "RECONNECT_MAX_MS": 3}, None, None, ["reconnect_min_ms", "reconnect_max_ms"]),
         ({"BACKPLANE": "tcp://127.0.0.1:1"}, None, None, ["backplane", "CURVE"]),
+        ({"MAX_CONNECTIONS": 5, "GROUPS": '{"admin": {"reserved": 6}}'}, None, None, ["groups", "max_connections"]),
         ({"SECRET": "short"}, None, None, ["secret"]),
         ({"STALLED_S": "inf"}, None, None, ["SOLOWIRE_STALLED_S"]),
         ({"SHARD_PORT": 7000}, None, None, ["SOLOWIRE_SHARD_PORT", "--port"]),
     ],
-    ids=["env", "dotenv", "unknown", "not-toml", "toml", "flush", "reconnect", "tcp", "secret", "infinite", "shard"],
+    ids=[
+        *("env", "dotenv", "unknown", "not-toml", "toml", "flush"),
+        *("reconnect", "tcp", "reserve", "secret", "infinite", "shard"),
+    ],
 )
 def test_a_wrong_setting_is_one_line(
     place: Path, settings: dict[str, object], dotenv: str | None, toml: str | None, words: list[str]

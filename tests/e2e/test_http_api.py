@@ -437,7 +437,7 @@ async def test_numbers_follow_what_happens(system: System) -> None:
         assert [s["shard"] for s in shards] == [0, 1]
         assert shards[1]["address"] == f"127.0.0.1:{system.port + 2}"
         alone = (await http.get("/v1/stats/shards/1")).json()
-        assert alone.keys() == shards[1].keys()
+        assert alone.keys() == shards[1].keys() | {"slowest"}
         problem_of(await http.get("/v1/stats/shards/7"), 404, "no_such_shard")
         async with asyncio.timeout(10):
             while (await http.get("/v1/stats")).json()["connections"]:
@@ -491,6 +491,7 @@ async def test_the_openapi_document_describes_the_routes(system: System) -> None
         "/v1/catalog": "get",
         "/v1/stats": "get",
         "/v1/stats/shards": "get",
+        "/v1/users/{user}": "get",
         "/v1/shards/{index}/drain": "post",
         "/healthz": "get",
         "/readyz": "get",

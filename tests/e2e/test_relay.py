@@ -14,9 +14,9 @@ import pytest
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
+from gateway.addresses import Addresses
 from gateway.gateway import Gateway
 from gateway.relay import Relay
-from solowire.access import Identity
 from solowire.backplane import ShardAddress
 from solowire.serving import WebServer, listen
 from tests.e2e.system import Session, System, open_session, refusal, running
@@ -127,12 +127,10 @@ class Upstream:
     def __init__(self) -> None:
         self.accepted: asyncio.Queue[ServerConnection] = asyncio.Queue()
         self.address = ShardAddress(0, "127.0.0.1", 0, "boot")
+        self.addresses = Addresses()
         self.relay = Relay(cast(Gateway, self), stalled_s=5)
 
-    def identify(self, token: str, now: float) -> Identity:
-        return Identity("ann", "viewer", ())
-
-    def place(self, identity: Identity, now: float) -> tuple[ShardAddress, str]:
+    async def place(self, token: str, address: str) -> tuple[ShardAddress, str]:
         return self.address, "ticket"
 
     @contextlib.asynccontextmanager

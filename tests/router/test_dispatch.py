@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from router.dispatch import BYTES_A_MESSAGE, EVENTS_A_MESSAGE, Outlet
+from router.dispatch import BYTES_A_MESSAGE, BYTES_UNDER_WAY, EVENTS_A_MESSAGE, Outlet
 from router.journal import MemoryJournal
 from solowire.backplane import Deliver, PublishedEvent
 from solowire.ring import Ring
@@ -72,6 +72,31 @@ def test_no_more_than_the_credit_is_under_way() -> None:
     assert outlet.next(log) is None
     outlet.ack(150, 150)
     assert offsets(send_all(outlet, log)) == list(range(151, 301))
+
+
+def test_no_more_than_so_many_bytes_are_under_way() -> None:
+    """A shard that reads nothing costs the router little memory, however large events are and whatever its credit."""
+    log, outlet = journal(), Outlet(0, b"shard-0", 0, 10_000, RING, 1)
+    publish(log, *[None] * 500, body=b"x" * 60_000)
+    sent = send_all(outlet, log)
+    assert BYTES_UNDER_WAY <= outlet.bytes_in_flight < BYTES_UNDER_WAY + BYTES_A_MESSAGE + 60_000
+    outlet.ack(sent[-1].upto, 10_000)
+    assert outlet.bytes_in_flight == 0
+    assert offsets(send_all(outlet, log))[0] == sent[-1].upto + 1
+
+
+def test_the_offset_that_is_owed_is_the_oldest_that_is_its_business() -> None:
+    """What was passed over is owed by nobody; what was sent, or could not be, is until it is acked."""
+    log, outlet = journal(), Outlet(0, b"shard-0", 0, 2, RING, 1)
+    publish(log, ELSEWHERE, ELSEWHERE)
+    send_all(outlet, log)
+    assert outlet.owed == log.last + 1
+    publish(log, None, None, None)
+    send_all(outlet, log)
+    outlet.ack(0, 2)
+    assert outlet.owed == 1
+    outlet.ack(4, 2)
+    assert outlet.owed == 5
 
 
 def test_an_ack_of_a_part_frees_whole_messages_only() -> None:
@@ -224,7 +249,8 @@ class Dispatch(RuleBasedStateMachine):
         assert all(any(offset in hole for hole in self.lost) for offset in missing)
         assert all(hole[-1] <= self.log.floor for hole in self.lost)
         assert self.outlet.told <= self.outlet.cursor <= self.log.last
-        assert self.outlet.in_flight == sum(events for _, events in self.outlet._sent)
+        assert self.outlet.in_flight == sum(events for _, events, _ in self.outlet._sent)
+        assert self.outlet.bytes_in_flight == sum(size for _, _, size in self.outlet._sent)
 
     def teardown(self) -> None:
         """At the end everything that can still be had arrives, whatever happened before."""

@@ -6,8 +6,11 @@ from typing import TypeVar
 
 import pytest
 
+from router.coordinator import Limits
 from router.journal import JournalUnavailable, MemoryJournal
-from router.router import GROUP_SECONDS, Router
+from router.pressure import DEFAULT_PATIENCE, GRACE_SECONDS
+from router.router import GROUP_EVENTS, GROUP_SECONDS, MAX_HELD, SLOW_GROUP_EVENTS, Router
+from router.watch import Watch
 from solowire.backplane import (
     DEAD_AFTER_SECONDS,
     VERSION,
@@ -15,10 +18,16 @@ from solowire.backplane import (
     Answer,
     Ask,
     Beat,
+    Came,
     Deliver,
+    Diagnose,
+    Drain,
+    Elsewhere,
+    Fenced,
     Goodbye,
     Heartbeat,
     Hello,
+    Lease,
     Leave,
     NotPublished,
     Publish,
@@ -30,10 +39,12 @@ from solowire.backplane import (
     RouterMessage,
     ShardAddress,
     ShardStats,
+    Slots,
     States,
     Superseded,
     Who,
 )
+from solowire.events import decode_event
 from solowire.ring import Ring
 
 M = TypeVar("M", bound=RouterMessage)
@@ -469,3 +480,418 @@ def test_events_are_kept_in_groups_under_load(world: World) -> None:
     world.turn()
     assert len(world.bus.take(b"gateway-a", Published)) == 4
     assert world.now - begun <= GROUP_SECONDS
+
+
+# ----------------------------------------------------------------------------------- pressure on publishers
+
+
+class Stuck:
+    """A world with two shards that beat twice a second, one of which acks nothing."""
+
+    def __init__(self) -> None:
+        self.world = World(max_events=1_000_000)
+        self.names = [self.world.join(0), self.world.join(1)]
+        self.requests = 0
+
+    def half_a_second(self, *acking: bytes) -> None:
+        world = self.world
+        world.now += 0.5
+        for name in self.names:
+            world.beat(name)
+        for name in acking:
+            world.router.receive(name, Ack("epoch-1", world.router.journal.last, 1000), world.now)
+        world.router.tick(world.now)
+
+    def publish(self) -> int:
+        self.requests += 1
+        self.world.publish(None, request=self.requests)
+        return self.requests
+
+    def answers(self) -> list[int]:
+        return [answer.request for answer in self.world.bus.take(b"gateway-a", Published)]
+
+    def refusals(self) -> list[int]:
+        return [answer.request for answer in self.world.bus.take(b"gateway-a", NotPublished)]
+
+
+def test_a_shard_that_lags_delays_answers_and_then_refuses() -> None:
+    """Answers come later the longer a live shard acks nothing, then publishers are refused; its acks end it at once."""
+    stuck = Stuck()
+    _, follows = stuck.names
+    stuck.publish()
+    assert stuck.answers() == [1]
+    while stuck.world.router.pressure.delay == 0.0:
+        stuck.half_a_second(follows)
+    assert stuck.publish() == 2
+    assert stuck.answers() == [], "an answer left at once"
+    assert stuck.world.router.release(stuck.world.now)
+    assert not stuck.world.router.release(stuck.world.now + DEFAULT_PATIENCE.delay)
+    assert stuck.answers() == [2], "what is in the log must be answered"
+    while stuck.world.router.pressure.retry_after is None:
+        stuck.half_a_second(follows)
+    last = stuck.world.router.journal.last
+    refused = stuck.publish()
+    [answer] = stuck.world.bus.take(b"gateway-a", NotPublished)
+    assert (answer.request, answer.code, answer.retry_after >= 1.0) == (refused, "overloaded", True)
+    assert (stuck.world.router.journal.last, stuck.world.router.refused) == (last, 1)
+    stuck.half_a_second(*stuck.names)
+    assert stuck.answers() + stuck.refusals() == []
+    stuck.publish()
+    assert stuck.answers() == [4]
+
+
+def test_a_shard_that_lags_is_noticed_under_a_steady_stream() -> None:
+    """However many events come meanwhile, the lag is known for as long as it takes to refuse."""
+    stuck = Stuck()
+    for _ in range(14):
+        for _ in range(10):
+            stuck.publish()
+            stuck.world.now += 0.05
+        stuck.world.now -= 0.5
+        stuck.half_a_second(stuck.names[1])
+    assert stuck.world.router.pressure.retry_after is not None
+
+
+def test_what_was_appended_is_never_refused() -> None:
+    """Events that are in the log are acknowledged, however great the pressure has become meanwhile."""
+    stuck = Stuck()
+    stuck.publish()
+    stuck.answers()
+    for _ in range(8):
+        stuck.half_a_second(stuck.names[1])
+    assert stuck.world.router.pressure.delay > 0
+    held = [stuck.publish() for _ in range(3)]
+    for _ in range(8):
+        stuck.half_a_second(stuck.names[1])
+    assert stuck.world.router.pressure.retry_after is not None
+    assert stuck.answers() == held
+    assert stuck.refusals() == []
+
+
+def test_a_shard_that_has_died_slows_nobody() -> None:
+    """A shard that says nothing any more is looked at as it was when it was heard last, until it is out of the ring."""
+    stuck = Stuck()
+    _, follows = stuck.names
+    for _ in range(20):
+        stuck.publish()
+        assert stuck.answers() == [stuck.requests]
+        world = stuck.world
+        world.now += 0.25
+        world.beat(follows)
+        world.router.receive(follows, Ack("epoch-1", world.router.journal.last, 1000), world.now)
+        world.router.tick(world.now)
+        assert world.router.pressure.delay == 0.0
+    assert [s.index for s in world.router.members.shards] == [1]
+
+
+def test_a_shard_that_leaves_slows_nobody() -> None:
+    """A shard that is being drained takes the time that it takes."""
+    stuck = Stuck()
+    stuck.world.router.receive(stuck.names[0], Leave(), stuck.world.now)
+    stuck.publish()
+    for _ in range(30):
+        stuck.half_a_second(stuck.names[1])
+    assert stuck.world.router.pressure.delay == 0.0
+
+
+def test_a_shard_with_a_long_replay_before_it_stops_nobody() -> None:
+    """One that joins far behind slows no publisher while it reads, and has nobody refused if it goes on for long."""
+    world = World(max_events=1_000_000)
+    for _ in range(100):
+        world.publish(*[None] * 10)
+        world.now += 0.1
+    name = world.join(0, credit=1)
+    world.bus.take(b"gateway-a", Published)
+    begun = world.now
+    offset = 0
+    while world.now < begun + GRACE_SECONDS + 10:
+        world.now += 0.5
+        offset += 1
+        world.beat(name)
+        world.router.receive(name, Ack("epoch-1", offset, 1), world.now)
+        world.router.tick(world.now)
+        assert world.router.pressure.retry_after is None
+        assert (world.router.pressure.delay > 0) == (world.now - begun > GRACE_SECONDS)
+    world.router.receive(name, Ack("epoch-1", 1000, 1), world.now)
+    world.beat(name)
+    world.router.tick(world.now)
+    assert world.router.pressure.delay == 0.0
+
+
+def test_a_quiet_shard_is_no_slow_one() -> None:
+    """A shard that has nothing to ack, since nothing was its business, holds up nobody."""
+    stuck = Stuck()
+    here, other = stuck.names
+    stuck.world.settle(here, other)
+    user = next(f"user{n}" for n in range(100) if Ring([0, 1]).owner(f"user{n}") == 1)
+    stuck.world.bus.sent.clear()
+    for _ in range(30):
+        stuck.world.publish(user)
+        told = stuck.world.bus.take(here, Deliver)
+        assert all(not message.events for message in told)
+        if told:
+            stuck.world.router.receive(here, Ack("epoch-1", told[-1].upto, 1000), stuck.world.now)
+        stuck.half_a_second(other)
+        assert stuck.world.router.pressure.delay == 0.0
+
+
+def test_answers_that_are_held_back_have_a_bound() -> None:
+    """However many wait, the oldest leaves when there are too many."""
+    stuck = Stuck()
+    stuck.publish()
+    for _ in range(8):
+        stuck.half_a_second(stuck.names[1])
+    stuck.answers()
+    router, now = stuck.world.router, stuck.world.now
+    for request in range(MAX_HELD + 5):
+        router.receive(b"gateway-a", Publish(request, [PublishedEvent(f"x{request}", None, b"")]), now)
+    router._commit(now)
+    assert stuck.answers() == [0, 1, 2, 3, 4]
+
+
+class Slow(MemoryJournal):
+    """A journal on a disk that takes its time for each commit: `took` is what a stopwatch reads."""
+
+    def __init__(self) -> None:
+        super().__init__("epoch-1", max_events=10**6, max_bytes=10**9, window=60.0)
+        self.took = 0.0
+        self.commit_seconds = 0.2
+        self.commits: list[int] = []
+
+    def commit(self, now: float) -> None:
+        if self.open:
+            self.commits.append(self.open)
+            self.took += self.commit_seconds
+        super().commit(now)
+
+
+def test_a_slow_disk_is_asked_less_often_for_more() -> None:
+    """Where commits take long, more events share one."""
+    world = World()
+    journal = Slow()
+    world.router = Router(journal, world.bus.send, stopwatch=lambda: journal.took)
+    batch = [PublishedEvent("", None, b"")]
+    request = 0
+    for _ in range(3):
+        for _ in range(10 * GROUP_EVENTS):
+            request += 1
+            batch = [PublishedEvent(f"id{request}", None, b"")]
+            world.router.receive(b"gateway-a", Publish(request, batch), world.now)
+        again = world.router.dispatch(world.now)
+        world.now = again if again is not None else world.now
+        world.router.dispatch(world.now)
+    assert journal.commits == [GROUP_EVENTS, GROUP_EVENTS, *(n * GROUP_EVENTS for n in (8, 10, 10))]
+    assert max(journal.commits) <= SLOW_GROUP_EVENTS
+    assert len(world.bus.take(b"gateway-a", Published)) == request
+
+
+def test_a_disk_that_takes_seconds_slows_publishers_and_then_refuses_them() -> None:
+    """A journal that can't follow is felt by publishers as a slow shard is, and is tried again all the same."""
+    world = World()
+    journal = Slow()
+    journal.commit_seconds = 3.0
+    world.router = Router(journal, world.bus.send, stopwatch=lambda: journal.took)
+    world.publish(None, request=1)
+    assert len(world.bus.take(b"gateway-a", Published)) == 1
+    assert world.router.pressure.delay > 0
+    journal.commit_seconds = 6.0
+    world.publish(None, request=2)
+    world.publish(None, request=3)
+    assert [n.request for n in world.bus.take(b"gateway-a", NotPublished)] == [3]
+    world.router.tick(world.now + 10)
+    assert [p.request for p in world.bus.take(b"gateway-a", Published)] == [2]
+    world.publish(None, request=4)
+    assert [p.request for p in world.bus.take(b"gateway-a", Published)] == [4]
+
+
+# ------------------------------------------------------------------------------------ events of the router's own
+
+
+class Alarmed(World):
+    """A router that watches its processes, and says so at once."""
+
+    def __init__(self, journal: MemoryJournal | None = None, stats_every: float = 0.0) -> None:
+        super().__init__()
+        ids = iter(range(10**6))
+        watch = Watch(new_id=lambda: f"own-{next(ids)}", after=0.0, over=0.0, stats_every=stats_every)
+        self.audited: list[tuple[str, dict[str, object]]] = []
+        self.router = Router(
+            journal or self.router.journal,
+            self.bus.send,
+            now=self.now,
+            watch=watch,
+            audit=lambda event, **fields: self.audited.append((event, fields)),
+        )
+
+    def tick(self, *peers: bytes, stats: ShardStats | None = None) -> None:
+        self.now += 0.5
+        for peer in peers:
+            self.beat(peer, stats=stats)
+        self.router.tick(self.now)
+        self.turn()
+
+    def types(self, name: bytes) -> list[str]:
+        """The types of the events that the shard has been given, in the order of the log."""
+        bodies = [body for message in self.bus.take(name, Deliver) for _, body in message.events]
+        return [decode_event(body).type for body in bodies]
+
+
+def test_an_alert_goes_through_the_log_and_asks_for_a_diagnosis() -> None:
+    """It is given an offset, kept, and dispatched to all shards like any event; the shard it is about hears why."""
+    world = Alarmed()
+    ill, well = world.join(0), world.join(1)
+    world.tick(ill, well)
+    world.beat(ill, stats=ShardStats(loop_lag_s=3.0))
+    world.tick(ill, well)
+    assert world.types(ill) == world.types(well) == ["system_alert"]
+    assert world.router.journal.last == 1
+    assert world.bus.take(ill, Diagnose) == [Diagnose("loop_lag_seconds")]
+    assert world.bus.take(well, Diagnose) == []
+    world.beat(ill, stats=ShardStats())
+    world.tick(ill, well)
+    assert world.types(ill) == ["system_alert"]
+    assert world.bus.take(ill, Diagnose) == []
+
+
+def test_statistics_are_states_in_the_log() -> None:
+    """A shard whose log begins anew is given the present numbers, as of any state."""
+    world = Alarmed(stats_every=1.0)
+    name = world.join(0)
+    for _ in range(5):
+        world.tick(name)
+    assert world.types(name) == ["gateway_stats"] * 4
+    assert len(world.router.journal.states(world.router.journal.last, 10)) == 2  # the shard's newest and all's
+
+
+def test_what_is_to_be_said_waits_for_a_journal_that_takes_nothing() -> None:
+    """An alert that could not be kept is kept as soon as one can be, once."""
+    journal = Failing("epoch-1", max_events=1000, max_bytes=10**9, window=60.0)
+    world = Alarmed(journal)
+    name = world.join(0)
+    journal.full = True
+    world.tick(name, stats=ShardStats(loop_lag_s=3.0))
+    for _ in range(3):
+        world.tick(name, stats=ShardStats(loop_lag_s=3.0))
+    assert world.types(name) == []
+    journal.full = False
+    world.publish(None)  # a commit of somebody else's must not pass for theirs
+    for _ in range(3):
+        world.tick(name, stats=ShardStats(loop_lag_s=3.0))
+    bodies = [body for message in world.bus.take(name, Deliver) for _, body in message.events]
+    assert [body for body in bodies if body != b"body"] == [journal.read(1, 1)[0].body]
+    assert len(bodies) == 2
+
+
+def test_a_drain_is_audited_with_who_wanted_it() -> None:
+    """The router, which does it, notes the administrator's name, and whether there was such a shard."""
+    world = Alarmed()
+    world.join(3)
+    for shard in (3, 4):
+        world.router.receive(b"gateway-a", Drain(1, shard, "root"), world.now)
+    drain = {"action": "drain", "user": "root"}
+    assert world.audited == [
+        ("administered", {**drain, "shard": 3, "users": 0}),
+        ("administered", {**drain, "shard": 4, "users": None}),
+    ]
+
+
+# ------------------------------------------------------------------------------------------------- connections
+
+
+def slots(world: World, name: bytes, asked: int, fence: int = 0, boot: str = "b", **used: int) -> None:
+    """What a shard says of its slots, with its heartbeat."""
+    world.router.receive(name, Heartbeat(boot, None, Slots(asked, fence, used)), world.now)
+
+
+def test_a_heartbeat_is_answered_with_a_lease(world: World) -> None:
+    """A shard's lease is renewed by its heartbeats, and costs no message of its own."""
+    name = world.join(0)
+    world.bus.sent.clear()
+    slots(world, name, 1)
+    [beat] = world.bus.take(name, Beat)
+    assert beat.lease is not None
+    assert (beat.lease.answers, beat.lease.spare > 0) == (1, True)
+    assert world.bus.sent == []
+
+
+def test_a_question_between_two_heartbeats_is_answered_at_once(world: World) -> None:
+    """A shard that has no slot left doesn't wait for its next heartbeat."""
+    name = world.join(0)
+    world.router.receive(name, Slots(1, 0, {}, {"viewer": 1}), world.now)
+    [lease] = world.bus.take(name, Lease)
+    assert (lease.answers, lease.spare > 0) == (1, True)
+
+
+def test_a_gateway_is_told_who_gets_no_slot(world: World) -> None:
+    """Gateways hear with each heartbeat which groups have no room."""
+    world.router = Router(world.router.journal, world.bus.send, limits=Limits(2))
+    name, gateway = world.join(0), world.gateway()
+    slots(world, name, 1)
+    [beat] = world.bus.take(name, Beat)
+    assert beat.lease is not None
+    slots(world, name, 2, beat.lease.fence, viewer=beat.lease.spare)
+    [beat] = world.bus.take(name, Beat)
+    assert beat.lease is not None
+    slots(world, name, 3, beat.lease.fence, viewer=2)
+    world.beat(gateway, "g")
+    [beat] = world.bus.take(gateway, Beat)
+    assert beat.doors is not None
+    assert (beat.doors.closed, beat.doors.others_closed, beat.doors.gateways) == (["viewer"], False, 1)
+
+
+def test_a_liar_is_fenced_off(world: World) -> None:
+    """A shard that says what can't be true is told so, is no shard any more, and doesn't become one by saying hello."""
+    name, other = world.join(0), world.join(1, "another")
+    slots(world, name, 1)
+    world.bus.sent.clear()
+    slots(world, name, 2, 12345)
+    [fenced] = world.bus.take(name, Fenced)
+    assert "12345" in fenced.reason
+    assert [s.index for s in world.bus.take(other, RingState)[-1].shards] == [1]
+    world.join(0)
+    assert world.bus.take(name, Fenced)
+    assert [s.index for s in world.router.members.shards] == [1]
+    world.publish(None)
+    assert world.delivered(name) == []
+
+
+def test_the_older_shard_hears_of_a_user_who_has_come_to_another(world: World) -> None:
+    """While users move, the shard that may still have a user is told how many connections there are elsewhere."""
+    name = world.join(0)
+    world.settle(name)
+    other = world.join(1)
+    user = next(f"user{n}" for n in range(100) if Ring([0, 1]).owner(f"user{n}") == 1)
+    world.router.receive(other, Came(user, 1), world.now)
+    assert world.bus.take(name, Elsewhere) == [Elsewhere(user, 1)]
+    assert world.bus.take(other, Elsewhere) == []
+    world.settle(name)
+    world.router.receive(other, Came(user, 1), world.now)
+    assert world.bus.take(name, Elsewhere) == []
+
+
+def test_a_restart_grants_nothing_that_was_granted_before(world: World) -> None:
+    """The journal knows who held leases: until they are heard of again, nobody gets more."""
+    name = world.join(0)
+    slots(world, name, 1)
+    assert world.router.coordinator.free > 0
+    world.router = Router(world.router.journal, world.bus.send, now=world.now)
+    assert world.router.coordinator.free == 0
+    other = world.join(1, "another")
+    slots(world, other, 1, boot="another")
+    beat = world.bus.take(other, Beat)[-1]
+    assert beat.lease is not None
+    assert (beat.lease.slots, beat.lease.spare) == ({}, 0)
+
+
+def test_a_goodbye_frees_what_the_shard_held(world: World) -> None:
+    """A shard that ends in order leaves its slots to the others at once; one that falls silent does not."""
+    name, silent = world.join(0), world.join(1, "another")
+    slots(world, name, 1)
+    slots(world, silent, 1, boot="another")
+    held = world.router.coordinator.held
+    world.now += 10
+    world.beat(name)
+    world.router.tick(world.now)
+    assert world.router.coordinator.held == held
+    world.router.receive(name, Goodbye(), world.now)
+    assert 0 < world.router.coordinator.held < held

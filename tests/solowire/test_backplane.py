@@ -26,6 +26,9 @@ FROM_PEER: list[Any] = [
     b.Replay(6, "epoch", "alice", 12, 40, True),
     b.Leave(),
     b.Drain(7, 3),
+    b.Slots(8, 2**41, {"viewer": 3}, {"admin": 1}, {"192.0.2.7": 2}, 40),
+    b.Heartbeat("boot-1", STATS, b.Slots(9, 2, {})),
+    b.Came("alice", 1),
 ]
 FROM_ROUTER: list[Any] = [
     b.Who(),
@@ -40,7 +43,14 @@ FROM_ROUTER: list[Any] = [
     b.Replayed(6, 12, [], "retention"),
     b.DrainNow(),
     b.Superseded(),
+    b.Diagnose("loop_lag_seconds"),
     b.Draining(7, None),
+    b.Lease(2**41, 8, 120.0, {"viewer": 3}, 4, ["tenant"], ["192.0.2.7"]),
+    b.Elsewhere("alice", 2),
+    b.Fenced("it lies"),
+    b.Doors(["viewer"], True, 5.0, ["192.0.2.7"], 2),
+    b.Beat("epoch", 4, b.Lease(2, 9, 120.0, {}), None),
+    b.Beat("epoch", 4, None, b.Doors([], False, 5.0)),
 ]
 DECODERS = [b.decode_from_peer, b.decode_from_router]
 EITHER = [(b.decode_from_peer, m) for m in FROM_PEER] + [(b.decode_from_router, m) for m in FROM_ROUTER]

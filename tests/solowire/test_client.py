@@ -249,6 +249,20 @@ async def test_cursor_follows_what_was_handed_out(fake: Fake) -> None:
         await until(lambda: client.cursor == 9)
 
 
+async def test_takes_compacted_frames_as_they_are(fake: Fake) -> None:
+    """Events older than the cursor, or in another order, are handed out, and the cursor is what the frame says."""
+    async with connected(fake) as (client, peer):
+        await peer.say(events(3, 7))
+        await peer.say(events(4, cursor=7) | {"compacted": {"record_updated": 0}})
+        await peer.say(events(12, 9, cursor=14) | {"compacted": {"dns_query_log": 5}})
+        got = [await anext(client) for _ in range(5)]
+        assert [e.offset for e in got] == [3, 7, 4, 12, 9]
+        assert client.cursor == 14
+        assert client.left_out == {"dns_query_log": 5, "record_updated": 0}
+        await peer.say({"type": "events", "cursor": 20, "events": [], "compacted": {"rpz_hit": 2}})
+        await until(lambda: client.left_out["rpz_hit"] == 2)
+
+
 async def test_ignores_messages_of_the_future(fake: Fake) -> None:
     """A message of an unknown type is passed over, and the connection goes on."""
     async with connected(fake) as (client, peer):

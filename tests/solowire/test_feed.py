@@ -7,6 +7,7 @@ clients got with what a few plain functions say that they should have got.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from itertools import count
 from typing import Any
@@ -18,14 +19,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from solowire import aggregation
 from solowire import client_protocol as c
 from solowire.access import ROLES, View
-from solowire.backplane import Deliver, RingState, ShardAddress
+from solowire.aggregation import Rates
+from solowire.backplane import Deliver, Lease, RingState, ShardAddress
 from solowire.catalog import CATALOG
 from solowire.client_protocol import MAX_FRAME_BYTES, Codec
+from solowire.compaction import MAX_EVENTS_BYTES, Lag
 from solowire.events import Delivery, Event, Priority, encode_event
-from solowire.feed import MAX_EVENTS_BYTES, Feed, Feeds, FlushDelays, feed_key
+from solowire.feed import Feed, Feeds, FlushDelays, feed_key
 from solowire.log import Entry, Log
+from solowire.pacing import Intervals
 from solowire.subscriptions import Selection, parse_filter, resolve
 from solowire.tokens import Tokens
 from workers.connection import Connection, State
@@ -181,7 +186,7 @@ def test_a_flush_moves_all_who_are_current() -> None:
     log = Log()
     feed = feed_of(log, "custom.a")
     for name in ("alice", "bob"):
-        assert feed.join(name, 0, 0.0) is False
+        assert feed.join(name, Lag(0), 0.0) is False
     entry = log.append(3, encode_event(event("custom.a", {})))
     assert entry is not None
     assert feed.add(entry, 0.1, 5.0) is True
@@ -197,19 +202,19 @@ def test_who_could_not_be_given_a_frame_stays_where_it_was() -> None:
     """A connection that was busy keeps its cursor, reads the log from there, and is current again when it has all."""
     log = Log()
     feed = feed_of(log, "custom.a")
-    feed.join("alice", 0, 0.0)
-    feed.join("bob", 0, 0.0)
+    feed.join("alice", Lag(0), 0.0)
+    feed.join("bob", Lag(0), 0.0)
     for offset in (1, 2):
         entry = log.append(offset, encode_event(event("custom.a", {})))
         assert entry is not None
         feed.add(entry, 0.0, 1.0)
-    before = feed.position
+    before = feed.place
     feed.flush(1.0)
     feed.fell_behind(["bob"], before)
     assert (feed.cursor_of("alice"), feed.cursor_of("bob")) == (2, 0)
-    frame = feed.read(feed.cursor_of("bob"), None)
+    frame = feed.read(feed.behind["bob"])
     assert (frame.cursor, offsets(frame.payload)) == (2, [1, 2])
-    feed.caught_up("bob", frame.cursor)
+    assert feed.caught_up("bob", frame)
     assert feed.current == {"alice", "bob"}
 
 
@@ -217,8 +222,8 @@ def test_a_personal_event_is_read_by_its_user_only() -> None:
     """The frame for one user holds what is theirs alone; the frame that others share does not."""
     log = filled([1, 1, 1], {2: "alice"})
     feed = feed_of(log, "custom.a")
-    assert offsets(feed.read(0, "alice").payload) == [1, 2, 3]
-    assert offsets(feed.read(0, "bob").payload) == offsets(feed.read(0, None).payload) == [1, 3]
+    assert offsets(feed.read(Lag(0), "alice").payload) == [1, 2, 3]
+    assert offsets(feed.read(Lag(0), "bob").payload) == offsets(feed.read(Lag(0), None).payload) == [1, 3]
 
 
 def test_who_is_ahead_of_a_feed_gets_nothing_twice() -> None:
@@ -226,8 +231,8 @@ def test_who_is_ahead_of_a_feed_gets_nothing_twice() -> None:
     log = filled([1, 1, 1])
     feed = feed_of(log, "custom.a")
     feed.position = 1
-    assert feed.read(2, None) == feed.read(2, "alice")
-    assert (feed.read(2, None).cursor, feed.read(2, None).payload) == (2, None)
+    assert feed.read(Lag(2), None) == feed.read(Lag(2), "alice")
+    assert (feed.read(Lag(2), None).cursor, feed.read(Lag(2), None).payload) == (2, None)
 
 
 sizes_of_events = st.lists(st.integers(0, 200) | st.integers(0, 40_000) | st.integers(60_000, 70_000), max_size=20)
@@ -246,7 +251,7 @@ def test_frames_are_bounded_however_they_are_made(sizes: list[int], codec: Codec
     def read() -> Iterator[str | bytes | None]:
         cursor = 0
         while cursor < log.position:
-            frame = feed.read(cursor, None)
+            frame = feed.read(Lag(cursor), None)
             assert frame.cursor > cursor
             cursor = frame.cursor
             yield frame.payload
@@ -276,7 +281,7 @@ def test_a_frame_is_as_full_as_it_may_be() -> None:
     """Someone who has missed thousands of events gets them in full frames, not in crumbs."""
     log = filled([100] * 2000)
     feed = feed_of(log, "custom.a")
-    frame = feed.read(0, None)
+    frame = feed.read(Lag(0), None)
     assert frame.payload is not None
     assert MAX_EVENTS_BYTES * 0.98 < len(frame.payload) <= MAX_FRAME_BYTES
 
@@ -308,20 +313,32 @@ FILTERS: list[dict[str, list[str]]] = [
     {"host": ["ns1"]},
     {"client_ip": ["10.0.0.1"]},
 ]
-TYPES = ["record_created", "dns_query_log", "system_metrics", "gateway_stats", "user_login", "custom.a", "custom.b"]
+TYPES = [
+    "record_created",
+    "dns_query_log",
+    "dns_query_log",
+    "rpz_hit",
+    "system_metrics",
+    "gateway_stats",
+    "user_login",
+    "custom.a",
+    "custom.b",
+]
 SECRETS = {  # what of these types is sensitive, and which permission shows it
     "record_created": {"client": "sensitive.client_ip", "tsig_key": "sensitive.tsig_key"},
     "dns_query_log": {"client_ip": "sensitive.client_ip", "tsig_key": "sensitive.tsig_key"},
+    "rpz_hit": {"client_ip": "sensitive.client_ip"},
     "user_login": {"client_ip": "sensitive.client_ip", "session_id": "sensitive.session_id"},
 }
 PERMISSION = {
     "record_created": "dns.read",
     "dns_query_log": "dns.read",
+    "rpz_hit": "security.read",
     "system_metrics": "system.read",
     "gateway_stats": "admin.read",
     "user_login": "users.read",
 }
-CATEGORY = {"record_created": "dns", "dns_query_log": "dns", "user_login": "user"}
+CATEGORY = {"record_created": "dns", "dns_query_log": "dns", "rpz_hit": "security", "user_login": "user"}
 NORMAL = [Priority.critical, Priority.high, Priority.normal, Priority.low]
 
 
@@ -334,6 +351,7 @@ class Happened:
         self.data = data
         self.user = user
         self.key = key
+        self.delivery = CATALOG[name].delivery
         self.category = CATEGORY.get(name) or ("custom" if name.startswith("custom.") else "system")
 
     def has(self, attribute: str) -> bool:
@@ -341,6 +359,7 @@ class Happened:
         return attribute in {
             "record_created": {"zone", "name"},
             "dns_query_log": {"zone", "client_ip", "query_domain"},
+            "rpz_hit": {"zone", "client_ip", "query_domain"},
             "system_metrics": {"host"},
             "user_login": {"client_ip"},
         }.get(self.name, {"zone"} if self.category == "custom" else set())
@@ -365,6 +384,7 @@ class Reader:
         self.cursor = 0
         self.start: int | None = None  # live events are those after it
         self.got: list[int] = []
+        self.left_out: Counter[str] = Counter()
         self.snapshot: list[int] = []
         self.before: dict[str, dict[str, list[str]]] = {}
         self.answers: list[Any] = []
@@ -414,11 +434,18 @@ class Reader:
 class ShardMachine(RuleBasedStateMachine):
     """A shard with a handful of users who come, go, stall and change their minds while events pour in."""
 
-    @initialize(max_events=st.sampled_from([60, 100_000]))
-    def start(self, max_events: int) -> None:
+    @initialize(
+        max_events=st.sampled_from([60, 100_000]),
+        rate=st.sampled_from([float("inf"), 3.0]),
+        interval=st.sampled_from([0.0, 2.0]),
+    )
+    def start(self, max_events: int, rate: float, interval: float) -> None:
+        self.sampled, aggregation.SAMPLE_EVENTS = aggregation.SAMPLE_EVENTS, 2
+        self.interval = interval
         self.now = 1000.0
         self.offset = 0
         self.log: list[Happened] = []
+        self.happened: dict[int, Happened] = {}
         self.readers: list[Reader] = []
         self.sockets = MemorySockets()
         ids = count(1)
@@ -430,10 +457,17 @@ class ShardMachine(RuleBasedStateMachine):
             roles=ROLES,
             new_id=lambda: f"session-{next(ids)}",
             wall_offset=WALL,
-            limits=Limits(message_rate=1000.0, message_burst=1000.0, flush=FlushDelays(per_connection=1.0)),
+            limits=Limits(
+                message_rate=1000.0,
+                message_burst=1000.0,
+                flush=FlushDelays(per_connection=1.0),
+                telemetry=Rates(rate),
+                states=Intervals(interval),
+            ),
             recent=Log(max_events=max_events),
         )
         self.shard.ring_changed(RingState("epoch", 1, 0, [ShardAddress(0, "localhost", 9000, "boot")]), self.now)
+        self.shard.leased(Lease(1, self.shard.slots(self.now).asked, 1e9, {}, 1_000_000), self.now)
 
     # what may happen
 
@@ -441,7 +475,7 @@ class ShardMachine(RuleBasedStateMachine):
         user=st.sampled_from(USERS),
         rights=st.integers(0, len(RIGHTS) - 1),
         codec=st.sampled_from(Codec),
-        patterns=st.lists(st.sampled_from(PATTERNS), min_size=1, max_size=3, unique=True),
+        patterns=st.just(["*"]) | st.lists(st.sampled_from(PATTERNS), min_size=1, max_size=3, unique=True),
         filter=st.sampled_from(FILTERS),
         says_hello=st.integers(0, 4),
         resumes=st.booleans(),
@@ -462,6 +496,7 @@ class ShardMachine(RuleBasedStateMachine):
             return
         identity = TOKENS.identify(self.token(user, rights), self.now + WALL)
         last = next((r for r in reversed(self.readers) if r.user == user and r.welcome is not None), None)
+        assert self.shard._admission.enter(identity, "", self.now)
         reader = Reader(user, rights, self.shard.open(identity, codec, None, self.now))
         self.readers.append(reader)
         self.look()
@@ -469,7 +504,8 @@ class ShardMachine(RuleBasedStateMachine):
             reader.wanted = {p: {} for p in ROLES[identity.role].defaults}
             return
         reader.wanted = dict.fromkeys(patterns, filter)
-        resume = c.Resume("epoch", last.cursor) if resumes and last is not None else None
+        may = last is not None and last.cursor >= self.shard.log.floor  # no router is here to ask for more
+        resume = c.Resume("epoch", last.cursor) if resumes and may and last is not None else None
         self.say(reader, c.Hello(None, patterns, filter or None, resume))
         self.pass_time(0.06)
 
@@ -556,11 +592,35 @@ class ShardMachine(RuleBasedStateMachine):
             if CATALOG[name].delivery is Delivery.state:
                 happened.key = zone
             self.log.append(happened)
+            self.happened[happened.offset] = happened
             made = event(name, happened.data, user=user, key=happened.key, priority=priority, id=f"e{self.offset}")
             batch.append((self.offset, encode_event(made)))
         self.offset += passed_over  # other users' own events
         self.shard.deliver(Deliver("epoch", after, self.offset, batch), self.now)
         self.look()
+
+    @rule(
+        name=st.sampled_from(["dns_query_log", "rpz_hit", "system_metrics", "custom.a"]),
+        zones=st.lists(st.sampled_from(["example.com", "a.example.com", "org"]), min_size=1, max_size=3),
+        user=st.sampled_from([None, None, None, *USERS]),
+        events=st.integers(4, 25),
+        size=st.sampled_from([0, 0, 3_000]),
+    )
+    def flood(self, name: str, zones: list[str], user: str | None, events: int, size: int) -> None:
+        self.deliver([(name, zones[n % len(zones)], user, Priority.high, size) for n in range(events)], 0)
+
+    @precondition(lambda self: self.live())
+    @rule(
+        which=st.integers(0, 9),
+        names=st.lists(st.sampled_from(["dns_query_log", "rpz_hit", "system_metrics", "custom.a"]), max_size=4),
+    )
+    def stall(self, which: int, names: list[str]) -> None:
+        """A reader that stops for a while, so long that the log may forget what it lacks, and reads on."""
+        reader = self.pick(which)
+        self.stick(which, True)
+        for name in names:
+            self.flood(name, ["example.com", "org"], None, 25, 3_000)
+        self.sockets.unstick(reader.connection)
 
     @precondition(lambda self: self.live())
     @rule(which=st.integers(0, 9), is_asked=st.booleans())
@@ -603,7 +663,7 @@ class ShardMachine(RuleBasedStateMachine):
         assert len(shard._blocked) <= len(shard.connections)
         for feed in shard.feeds:
             assert feed.position <= shard.log.position
-            assert feed.due is not None or not feed._pending, "it would never be flushed"
+            assert feed.due is not None or not feed._waits, "it would never be flushed"
             assert not any(connection.answers for connection in feed.current)
         for reader in self.readers:
             code, _ = self.sockets.closed.get(reader.connection, (None, ""))
@@ -612,6 +672,15 @@ class ShardMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "shard"):
             return
+        try:
+            self.check_end()
+        finally:
+            aggregation.SAMPLE_EVENTS = self.sampled
+
+    def check_end(self) -> None:
+        for name in ("system_metrics", "dns_query_log"):  # so that something is held back, and something collected
+            self.flood(name, ["example.com", "org"], None, 6, 0)
+        self.pass_time(2.5)
         for reader in self.live():
             self.sockets.unstick(reader.connection)
         self.pass_time(4.0)
@@ -621,9 +690,27 @@ class ShardMachine(RuleBasedStateMachine):
             assert reader.answers == reader.asked
             assert reader.start is not None
             if not reader.changed:
-                expected = [h.offset for h in self.log if h.offset > reader.start and reader.should_get(h)]
-                assert reader.got == expected
+                expected = [h for h in self.log if h.offset > reader.start and reader.should_get(h)]
+                self.check_all(reader, expected)
                 assert reader.snapshot == ([] if reader.welcome.resumed else self.newest_states(reader))
+
+    def check_all(self, reader: Reader, expected: list[Happened]) -> None:
+        """Durable events once each, telemetry got or counted, of each state the newest, and last."""
+        happened = self.happened
+        got = Counter(happened[offset].name for offset in reader.got if offset > (reader.start or 0))
+        durable = [h.offset for h in expected if h.delivery is Delivery.durable]
+        assert [o for o in reader.got if happened[o].delivery is Delivery.durable] == durable
+        for name in ("dns_query_log", "rpz_hit"):
+            assert got[name] + reader.left_out[name] == sum(h.name == name for h in expected)
+        if not reader.was_stuck and not self.interval:
+            assert sorted(o for o in reader.got if happened[o].delivery is Delivery.state) == [
+                h.offset for h in expected if h.delivery is Delivery.state
+            ]
+        newest = {(h.name, h.key, h.user): h for h in self.log if h.key}
+        for key, last in newest.items():
+            if last in expected:
+                of_key = [o for o in reader.got if (happened[o].name, happened[o].key, happened[o].user) == key]
+                assert of_key[-1:] == [last.offset]
 
     # how it is looked at
 
@@ -683,11 +770,14 @@ class ShardMachine(RuleBasedStateMachine):
 
     def judge_events(self, reader: Reader, message: c.Events) -> None:
         assert reader.welcome is not None
-        offsets = [e.offset for e in message.events]
-        assert offsets
-        assert offsets == sorted(set(offsets))
+        happened = self.happened
         assert reader.start is not None
-        is_snapshot = not reader.got and not reader.welcome.resumed and offsets[-1] <= reader.start
+        assert reader.cursor <= message.cursor <= self.offset
+        events = [e for e in message.events if e.source != "solowire"]
+        offsets = [e.offset for e in events]
+        is_snapshot = (
+            not reader.got and not reader.welcome.resumed and not message.compacted and offsets[-1] <= reader.start
+        )
         if is_snapshot:
             reader.snapshot += offsets
             assert reader.snapshot == sorted(set(reader.snapshot))
@@ -695,16 +785,30 @@ class ShardMachine(RuleBasedStateMachine):
             # Until the last of it has come, who is cut off must come back for the rest of it.
             whole = reader.snapshot == self.newest_states(reader)
             assert message.cursor == (reader.start if whole else offsets[-1])
+        elif message.compacted:
+            assert message.events or sum(message.compacted.values())
+            reader.left_out.update(message.compacted)
+            for received in events:
+                known = happened[received.offset]
+                assert received.offset <= message.cursor
+                assert received.offset > reader.cursor or known.delivery is Delivery.state
+            reader.got += sorted(offsets)
         else:
+            assert offsets == sorted(set(offsets))
+            assert len(events) == len(message.events)
             assert reader.cursor < offsets[0]
-            assert offsets[-1] <= message.cursor <= self.offset
+            assert offsets[-1] <= message.cursor
             reader.got += offsets
         reader.cursor = message.cursor
-        happened = {h.offset: h for h in self.log}
-        for received in message.events:
+        for received in events:
             known = happened[received.offset]
             assert reader.should_get(known, at_hello=is_snapshot), f"{reader.user} got {known.name} at {known.offset}"
             assert received.data == reader.shown(known)
+        for summary in (e for e in message.events if e.source == "solowire"):
+            assert summary.type == "dns_query_stats"
+            assert ("top_clients" in summary.data) == reader.may("sensitive.client_ip")
+            sampled = sum(e.type == "dns_query_log" for e in events)
+            assert summary.data["total_queries"] <= sampled + message.compacted["dns_query_log"]
 
     def newest_states(self, reader: Reader) -> list[int]:
         """What was the newest of each state that this reader had asked for when it began."""
@@ -722,6 +826,7 @@ def data_of(name: str, zone: str, offset: int, size: int) -> dict[str, Any]:
             "client_ip": f"10.0.0.{offset % 3}",
             "tsig_key": "k",
         },
+        "rpz_hit": {"query_domain": zone, "zone": zone, "action": "NXDOMAIN", "client_ip": f"10.0.0.{offset % 3}"},
         "system_metrics": {"cpu_usage": 1, "host": "ns1" if offset % 2 else "ns2"},
         "gateway_stats": {"connections": offset},
         "user_login": {"user": "someone", "client_ip": "10.0.0.1", "session_id": "s"},

@@ -12,9 +12,11 @@ from solowire import backplane
 from solowire.backplane import (
     VERSION,
     Beat,
+    Doors,
     Goodbye,
     Heartbeat,
     Hello,
+    Lease,
     PeerMessage,
     RingState,
     RouterMessage,
@@ -159,6 +161,18 @@ async def test_what_is_not_its_own_goes_to_its_owner(talk: Talk) -> None:
         talk.say(message)
     await until(lambda: len(talk.received) == 2, "both are there")
     assert talk.received == [first, second]
+
+
+async def test_what_a_beat_carries_is_received(talk: Talk) -> None:
+    """The lease of a shard and the doors of a gateway reach the process as if they had come alone."""
+    talk.start_hub()
+    talk.start_link()
+    await until(lambda: talk.heard, "the first hello")
+    ring, lease, doors = RingState("e", 1, 0, []), Lease(1, 1, 10.0, {"viewer": 5}), Doors(["viewer"], False, 1.0)
+    for message in (ring, Beat("e", 1), Beat("e", 1, lease), Beat("e", 1, doors=doors)):
+        talk.say(message)
+    await until(lambda: len(talk.received) == 3, "all three are there")
+    assert talk.received == [ring, lease, doors]
 
 
 async def test_garbage_is_counted_and_dropped(talk: Talk) -> None:

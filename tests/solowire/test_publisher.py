@@ -195,13 +195,15 @@ async def test_lost_answers_become_duplicates(gateway: Gateway) -> None:
         assert (publisher.stats.accepted, publisher.stats.duplicates) == (0, 2)
 
 
-async def test_waits_as_long_as_asked(gateway: Gateway) -> None:
-    """The next attempt is not sooner than Retry-After."""
-    gateway.script.append(problem(503, retry_after="1"))
+@pytest.mark.parametrize("status", [429, 503])
+async def test_waits_as_long_as_asked(gateway: Gateway, status: int) -> None:
+    """The next attempt is not sooner than Retry-After, be it the publisher's rate or the system's state."""
+    gateway.script.append(problem(status, retry_after="1"))
     async with Publisher(gateway.url, "tok") as publisher:
         await publish(publisher, 0)
         await publisher.drain()
     assert gateway.times[1] - gateway.times[0] >= 1
+    assert gateway.requests[0] == gateway.requests[1]
 
 
 async def test_slow_answer_is_not_waited_for(gateway: Gateway) -> None:

@@ -320,9 +320,63 @@ def test_a_token_that_no_header_can_carry_is_refused(token: str) -> None:
     assert not token.strip() or token not in line
 
 
+@pytest.mark.parametrize(
+    "text", ["10.0.0.0/8,2001:db8::/32", " 10.0.0.0/8 , 2001:db8::/32 ", '["10.0.0.0/8", "2001:db8::/32"]']
+)
+def test_proxies_are_written_with_commas_or_as_json(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """Networks in the environment need no brackets and quotes, and may have them."""
+    monkeypatch.setenv("SOLOWIRE_TRUSTED_PROXIES", text)
+    assert load().trusted_proxies == ["10.0.0.0/8", "2001:db8::/32"]
+
+
+def test_proxies_in_a_file(place: Path) -> None:
+    """In TOML they are a list."""
+    assert load(toml(place, 'trusted_proxies = ["10.1.2.3"]\n')).trusted_proxies == ["10.1.2.3"]
+    assert load(toml(place, "trusted_proxies = []\n")).trusted_proxies == []
+
+
+@pytest.mark.parametrize("text", ["10.0.0.1/8", "proxy.example", "10.0.0.0/8, everyone", "10.0.0.0/33"])
+def test_a_proxy_that_is_no_network(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """What is no network stops the start with one line that names the setting and shows how it is written."""
+    monkeypatch.setenv("SOLOWIRE_TRUSTED_PROXIES", text)
+    line = fault()
+    assert "trusted_proxies" in line
+    assert "10.0.0.0/8" in line
+
+
 def test_every_setting_says_its_unit() -> None:
     """A number of seconds, milliseconds or bytes has its unit in its name; a rate is per second, a burst a count."""
     units = ("_s", "_ms", "_bytes", "_per_s", "_rate", "_burst", "_per_address")
     for name, field in Settings.model_fields.items():
         if field.annotation is float:
             assert name.endswith(units), name
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"groups": {"admin": {"reserved": 11}}}, ["groups", "reserve", "max_connections"]),
+        ({"groups": {"a": {"reserved": 6}, "b": {"reserved": 5}}}, ["11 slots", "max_connections"]),
+        ({"groups": {"a": {"reserved": 3, "limit": 2}}}, ["'a'", "reserved", "limit"]),
+        ({"groups": {"a": {"limit": 11}}}, ["'a'", "11", "max_connections"]),
+        ({"max_connections_per_shard": 11}, ["max_connections_per_shard", "max_connections"]),
+        ({"max_connections_per_user": 11}, ["max_connections_per_user", "max_connections"]),
+        ({"max_connections_per_address": 11}, ["max_connections_per_address", "max_connections"]),
+        ({"groups": {"a": {"weight": 0}}}, ["GROUPS", "WEIGHT"]),
+        ({"groups": {"a": {"wieght": 2}}}, ["GROUPS", "WIEGHT"]),
+    ],
+)
+def test_limits_that_contradict_each_other_are_one_line(options: dict[str, Any], words: list[str]) -> None:
+    """A reserve above a limit, or any limit above the global one, stops the start, and says what to change."""
+    line = fault(max_connections=10, **options)
+    assert all(word in line for word in words), line
+
+
+def test_administrators_have_a_reserve_unless_something_else_is_said() -> None:
+    """By default a few slots are administrators' own: never more than a tenth, nor than the other reserves leave."""
+    assert load().groups_in_force["admin"].reserved == 16
+    assert load(max_connections=50).groups_in_force["admin"].reserved == 5
+    small: dict[str, Any] = {"max_connections": 50, "groups": {"operator": {"reserved": 48}}}
+    assert load(**small).groups_in_force["admin"].reserved == 2
+    assert load(groups={"admin": {"weight": 2}}).groups_in_force["admin"].reserved == 0
+    assert load(group_by="tenant").groups_in_force == {}

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from solowire.access import ROLES, Identity
 from solowire.errors import InvalidToken
 from solowire.ring import Ring
-from solowire.tokens import MAX_TOKEN_BYTES, TICKET_SECONDS, Tokens, UsedTickets, bearer
+from solowire.tokens import KNOWN_TOKENS, MAX_TOKEN_BYTES, TICKET_SECONDS, Tokens, UsedTickets, bearer
 
 SECRET = "a secret that is long enough for HS256, really"
 NOW = 1_800_000_000.0
@@ -296,6 +296,33 @@ def test_any_signed_claims_are_an_identity_or_refused(header: dict[str, Any], cl
     assert identity.expires > NOW
     assert Ring([0]).owner(identity.user) == 0
     assert TOKENS.redeem_ticket(TOKENS.issue_ticket(identity, 0, "t", NOW), 0, NOW).identity == identity
+
+
+def test_a_known_token_is_good_until_it_expires() -> None:
+    """A token that was verified before is the same identity again, and is refused once it has expired."""
+    token = TOKENS.sign("alice", "viewer", now=NOW, ttl=60)
+    assert TOKENS.identify(token, NOW + 59) is TOKENS.identify(token, NOW)
+    with pytest.raises(InvalidToken) as caught:
+        TOKENS.identify(token, NOW + 60)
+    assert caught.value.code == "token_expired"
+
+
+def test_tokens_are_remembered_in_bounded_number() -> None:
+    """However many tokens are shown, so many are remembered; those that are forgotten are verified again."""
+    few = Tokens(SECRET, ROLES)
+    tokens = [few.sign(f"user{n}", "viewer", now=NOW, ttl=60) for n in range(KNOWN_TOKENS + 10)]
+    for token in tokens:
+        few.identify(token, NOW)
+    assert len(few._known) == KNOWN_TOKENS
+    assert few.identify(tokens[0], NOW).user == "user0"
+
+
+def test_wrong_tokens_are_not_remembered() -> None:
+    """What proves nothing takes no memory, and is judged anew each time."""
+    fresh = Tokens(SECRET, ROLES)
+    with pytest.raises(InvalidToken):
+        fresh.identify(fresh.sign("alice", "viewer", now=NOW, ttl=60)[:-4] + "AAAA", NOW)
+    assert not fresh._known
 
 
 # ------------------------------------------------------------------------------------------------------- tickets

@@ -375,7 +375,7 @@ async def test_the_agent_publishes_queries_and_skips_the_rest(log: Path) -> None
     assert (type, timestamp, source) == ("dns_query_log", "2026-11-23T11:33:34.500Z", "ns1")
     assert data["zone"] == "z.example"
     assert "zone" not in publisher.events[1][1]
-    counts = {"lines": 3, "queries": 2, "skipped": 1, "dropped": 0}
+    counts = {"lines": 3, "queries": 2, "skipped": 1, "dropped": 0, "passed_over": 0, "waited_s": 0.0}
     assert logs == [{"event": "query log read", "log_level": "info", "server": "ns1", **counts}]
 
 
@@ -408,6 +408,31 @@ async def test_a_full_publisher_loses_nothing(log: Path) -> None:
     assert publisher.names() == names
     stop.set()
     await agent
+
+
+async def test_the_agent_says_what_it_could_not_hold_on_to(log: Path) -> None:
+    """While the publisher is full for longer than rotated files can be held, the lost ones are counted and told."""
+    publisher, stop = Memory(limit=1), asyncio.Event()
+    add(log, LINE.format("a.example") * 2)
+    with capture_logs() as logs:
+        agent = asyncio.create_task(run_bind9(log, publisher, server="ns1", from_start=True, zones=[], stop=stop))
+        await until(lambda: publisher.refused > 0)
+        for number in range(FILES_HELD + 2):
+            before = descriptors()
+            os.rename(log, f"{log}.{number}")  # so that no inode is used again
+            add(log, LINE.format(f"n{number}.example"))
+            if number < FILES_HELD - 1:
+                await until(lambda before=before: descriptors() > before)  # type: ignore[misc]
+            else:
+                await asyncio.sleep(3 * sources.server.POLL_S)
+        publisher.limit = 1_000
+        publisher.empty.set()
+        await until(lambda: publisher.names()[-1] == f"n{FILES_HELD + 1}.example")
+        stop.set()
+        await agent
+    assert [entry["files"] for entry in logs if entry["event"] == "query log lost"] == [1]
+    assert (logs[-1]["passed_over"], logs[-1]["waited_s"] > 0) == (1, True)
+    assert len(publisher.events) == 2 + FILES_HELD + 1
 
 
 async def test_the_agent_stops_while_the_publisher_is_full(log: Path) -> None:

@@ -1,12 +1,10 @@
-"""One connection: its states, its patience with bad messages, and how fast it may speak."""
+"""One connection: its states, and its patience with bad messages."""
 
 from __future__ import annotations
 
 from itertools import product
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from solowire.access import Identity, view_of
 from solowire.client_protocol import Codec
@@ -52,30 +50,6 @@ def test_a_refreshed_identity_changes_the_view() -> None:
     narrower = Identity("alice", "viewer", (), {"zone": ("a.org",)})
     made.identify(narrower)
     assert (made.identity, made.view) == (narrower, view_of(narrower))
-
-
-def test_a_burst_and_then_the_rate() -> None:
-    """A client may send a burst at once and then as many messages as the rate allows, and is told how long to wait."""
-    made = connection()
-    assert [made.may_speak(0.0, 2.0, 3.0) for _ in range(4)] == [0.0, 0.0, 0.0, 0.5]
-    assert made.may_speak(0.5, 2.0, 3.0) == 0.0
-    assert made.may_speak(0.75, 2.0, 3.0) == pytest.approx(0.25)
-    assert [made.may_speak(100.0, 2.0, 3.0) for _ in range(4)] == [0.0, 0.0, 0.0, 0.5]
-
-
-@given(st.lists(st.floats(0, 2), max_size=200), st.floats(0.5, 50), st.floats(1, 60))
-@settings(deadline=None, max_examples=60)
-def test_nobody_speaks_faster_than_the_rate(pauses: list[float], rate: float, burst: float) -> None:
-    """However a client spreads its messages, no more of them get through than a burst and the rate allow."""
-    made = connection()
-    now = 0.0
-    passed = 0
-    for pause in pauses:
-        now += pause
-        wait = made.may_speak(now, rate, burst)
-        assert wait >= 0.0
-        passed += wait == 0.0
-    assert passed <= burst + now * rate + 1e-6
 
 
 def test_ten_bad_messages_in_a_minute_are_enough() -> None:

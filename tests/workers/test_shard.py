@@ -11,7 +11,7 @@ import pytest
 
 from solowire import client_protocol as c
 from solowire.access import ROLES, Identity
-from solowire.backplane import Deliver, Replay, Replayed, RingState, ShardAddress, States
+from solowire.backplane import Came, Deliver, Elsewhere, Lease, Replay, Replayed, RingState, ShardAddress, States
 from solowire.catalog import CATALOG
 from solowire.client_protocol import MAX_FRAME_BYTES, MAX_MESSAGE_BYTES, Codec
 from solowire.codes import CloseCode
@@ -35,7 +35,9 @@ QUERY = {"client_ip": "10.0.0.1", "query_domain": "www.example.com", "query_type
 class Bench:
     """A shard with its router, its clients and its clock, all in this process and none of them running."""
 
-    def __init__(self, shards: tuple[int, ...] = (0,), recent: Log | None = None, **limits: Any) -> None:
+    def __init__(
+        self, shards: tuple[int, ...] = (0,), recent: Log | None = None, *, leased_for: float = 1e9, **limits: Any
+    ) -> None:
         self.now = 1000.0
         self.sockets = MemorySockets()
         ids = count(1)
@@ -50,7 +52,11 @@ class Bench:
             limits=Limits(**{"flush": FlushDelays(per_connection=1.0), **limits}),
             recent=recent,
             ask=self._ask,
+            came=self._tell,
         )
+        self.came: list[Came] = []
+        self.fence = 0
+        self.lease(spare=1_000_000, seconds=leased_for)
         self.epoch = "epoch-1"
         self.journal: list[tuple[int, str | None, bytes]] = []  # the router's
         self.journal_floor = 0
@@ -72,6 +78,16 @@ class Bench:
     def forgetful_ring(self, *shards: int) -> None:
         """As a router tells it that has taken the shard for dead."""
         self.ring(*shards, since=self.version + 1)
+
+    def lease(self, spare: int = 0, seconds: float = 1e9, **slots: int) -> None:
+        """What the router grants from now on, in answer to what the shard says."""
+        self.fence += 1
+        asked = self.shard.slots(self.now).asked
+        self.shard.leased(Lease(self.fence, asked, seconds, slots, spare), self.now)
+
+    def _tell(self, word: Came) -> bool:
+        self.came.append(word)
+        return True
 
     def _ask(self, question: Replay) -> bool:
         self.asked.append(question)
@@ -129,8 +145,13 @@ class Bench:
         return TOKENS.sign(user, role, now=self.now + WALL, ttl=ttl, scopes=scopes)
 
     def open(self, user: str = "alice", role: str = "viewer", codec: Codec = Codec.json, **scopes: Any) -> Connection:
-        identity = self.shard.admit(self.ticket(user, role, **scopes), self.now)
-        return self.shard.open(identity, codec, None, self.now)
+        admitted = self.shard.admit(self.ticket(user, role, **scopes), self.now)
+        return self.shard.open(admitted.identity, codec, None, self.now, address=admitted.address)
+
+    def open_as(self, identity: Identity) -> Connection:
+        """Opens for an identity that no ticket has carried."""
+        assert self.shard._admission.enter(identity, "", self.now)
+        return self.shard.open(identity, Codec.json, None, self.now)
 
     def connect(self, user: str = "alice", role: str = "viewer", codec: Codec = Codec.json, **hello: Any) -> Connection:
         """Opens, says hello and takes the welcome."""
@@ -182,6 +203,22 @@ def user_who(ring: tuple[int, ...], owner: int, other: tuple[int, ...] = (0,)) -
 # ----------------------------------------------------------------------------------------------- one connection
 
 
+def test_a_shard_that_was_held_up_waits_for_the_hello_that_long_again() -> None:
+    """A timer that comes late says nothing of the client: its hello may be here, unread, and is still its beginning."""
+    b = Bench()
+    connection = b.open("ann")
+    b.now += 5.0
+    b.shard.run(b.now)
+    assert connection.state is State.waiting
+    b.say(connection, c.Hello(subscriptions=["custom.a"], id=7))
+    [welcome] = [m for m in b.heard(connection) if isinstance(m, c.Welcome)]
+    assert welcome.id == 7
+    silent = b.open("bob")
+    b.now += 5.0
+    b.wait(4.0)
+    assert silent.state is State.live
+
+
 def test_a_second_connection_replaces_the_first() -> None:
     """A user who opens a second tab has one connection: the new one, and the old is told to stay away."""
     b = Bench()
@@ -209,7 +246,7 @@ def test_a_second_connection_can_be_refused_instead() -> None:
     assert (caught.value.status, caught.value.code) == (409, "duplicate_connection")
     assert b.closed(first) is None
     b.shard.gone(first)
-    assert b.shard.admit(ticket, b.now).user == "alice"
+    assert b.shard.admit(ticket, b.now).identity.user == "alice"
 
 
 def test_users_dont_replace_each_other() -> None:
@@ -262,16 +299,16 @@ def test_a_shard_that_isnt_ready_lets_nobody_in() -> None:
     assert (caught.value.status, caught.value.retry_after) == (503, 1)
     b.shard.deliver(Deliver("epoch-2", 0, 5, []), b.now)
     assert b.shard.ready
-    assert b.shard.admit(ticket, b.now).user == "alice"
+    assert b.shard.admit(ticket, b.now).identity.user == "alice"
 
 
 def test_a_ring_that_changes_while_a_connection_opens() -> None:
     """A user who was given to another shard between ticket and acceptance is sent there, and gets nothing here."""
     b = Bench()
     user = user_who((0, 1), 1)
-    identity = b.shard.admit(b.ticket(user), b.now)
+    identity = b.shard.admit(b.ticket(user), b.now).identity
     b.ring(0, 1)
-    connection = b.shard.open(identity, Codec.json, None, b.now)
+    connection = b.open_as(identity)
     b.say(connection, c.Hello(subscriptions=["custom.a"]))
     b.publish("custom.a")
     b.wait(3)
@@ -359,7 +396,7 @@ def test_a_token_that_ends_in_the_far_future_is_welcome() -> None:
     """A connection whose identity has no end, or the latest one there can be, is welcomed like any other."""
     for expires in (None, 253_402_300_799.0):
         b = Bench()
-        connection = b.shard.open(Identity("alice", "viewer", (), {}, expires), Codec.json, None, b.now)
+        connection = b.open_as(Identity("alice", "viewer", (), {}, expires))
         b.say(connection, c.Hello())
         assert isinstance(b.heard(connection)[0], c.Welcome)
 
@@ -947,7 +984,7 @@ def test_an_expiring_token_is_announced_and_then_closes() -> None:
     """A client is told a minute before its token ends, and closed for good when it does."""
     b = Bench()
     identity = TOKENS.identify(b.token("alice", ttl=200), b.now + WALL)
-    connection = b.shard.open(identity, Codec.json, None, b.now)
+    connection = b.open_as(identity)
     b.say(connection, c.Hello())
     b.heard(connection)
     for _ in range(13):
@@ -970,7 +1007,7 @@ def test_a_refreshed_token_goes_on() -> None:
     """A client that sends a new token in time is neither closed nor warned again at the old one's end."""
     b = Bench()
     identity = TOKENS.identify(b.token("alice", ttl=100), b.now + WALL)
-    connection = b.shard.open(identity, Codec.json, None, b.now)
+    connection = b.open_as(identity)
     b.say(connection, c.Hello(subscriptions=["custom.a"]))
     b.wait(30)
     b.heard(connection)
@@ -1423,19 +1460,22 @@ def test_users_who_wait_for_their_turn_are_served_until_then() -> None:
     moving = [b.connect(u, subscriptions=["custom.a"]) for u in users]
     b.ring(0, 1)
     assert b.shard.settled == 1
+    published: list[list[int]] = [[], [], []]
     got: list[list[int]] = [[], [], []]
     told = [False, False, False]
     for _ in range(20):
-        own = b.publish("custom.a", user=users[2])
+        for n, user in enumerate(users):
+            published[n].append(b.publish("custom.a", user=user))
         b.wait(0.2)
         for n, connection in enumerate(moving):
             for m in b.heard(connection):
                 told[n] = told[n] or isinstance(m, c.ReconnectNow)
                 got[n] += [e.offset for e in m.events] if isinstance(m, c.Events) else []
     assert all(told)
-    assert got[:2] == [[], []]
-    assert got[2] == list(range(1, len(got[2]) + 1))
-    assert 3 <= len(got[2]) < own
+    assert all(mine == all_of[: len(mine)] for mine, all_of in zip(got, published, strict=True))
+    first, _, last = sorted(map(len, got))
+    assert first <= 1
+    assert 3 <= last < 20
     assert b.shard.settled == 2
     assert [b.closed(x) for x in moving] == [4421] * 3
 
@@ -1545,3 +1585,248 @@ def test_the_numbers_are_right() -> None:
     assert (stats.offset, stats.oldest) == (3, 0)
     assert stats.bytes > 0
     assert stats.log_bytes == b.shard.log.bytes > 0
+
+
+# ------------------------------------------------------------------------------------------------------ the lease
+
+
+def refused(b: Bench, user: str, role: str = "viewer") -> Refused:
+    """With what one more is refused."""
+    with pytest.raises(Refused) as caught:
+        b.shard.admit(b.ticket(user, role), b.now)
+    return caught.value
+
+
+def test_without_a_slot_nobody_is_let_in() -> None:
+    """What the lease doesn't grant is refused before it is accepted, with a word when to try again."""
+    b = Bench()
+    b.lease(viewer=1)
+    first = b.connect("alice")
+    ticket = b.ticket("bob")
+    with pytest.raises(Refused) as caught:
+        b.shard.admit(ticket, b.now)
+    assert (caught.value.status, caught.value.code) == (503, "over_limit")
+    assert caught.value.retry_after
+    b.shard.gone(first)
+    assert b.shard.admit(ticket, b.now).identity.user == "bob"
+
+
+def test_a_handshake_that_comes_to_nothing_gives_its_slot_back() -> None:
+    """Whoever was admitted and went away before it was accepted leaves its slot to the next."""
+    b = Bench()
+    b.lease(viewer=1)
+    identity = b.shard.admit(b.ticket("alice"), b.now).identity
+    refused(b, "bob")
+    b.shard.abandon(identity)
+    b.connect("bob")
+
+
+def test_a_slot_is_free_when_the_socket_is_gone_and_not_before() -> None:
+    """A connection that is being closed has its slot until its socket has ended."""
+    b = Bench()
+    b.lease(viewer=1)
+    first = b.connect("alice")
+    b.raw(first, "x" * (MAX_MESSAGE_BYTES + 1))
+    assert b.closed(first) == 1009
+    refused(b, "bob")
+    b.shard.gone(first)
+    b.connect("bob")
+
+
+def test_who_has_been_idle_longest_gives_way() -> None:
+    """A lease that grants less sends away the longest idle of the group, politely, and closes it with 1013."""
+    b = Bench()
+    users = [b.connect(f"user-{n}", subscriptions=["custom.a"]) for n in range(3)]
+    operator = b.connect("operator", "operator")
+    for connection in (users[0], users[2]):
+        b.wait(1)
+        b.say(connection, c.Ping())
+    b.wait(1)
+    b.say(users[1], c.Pong())  # an answer to a ping is no sign of use
+    for connection in users:
+        b.heard(connection)
+    b.lease(viewer=2, operator=1)
+    [told] = b.heard(users[1])
+    assert (told.reason, told.after_ms) == ("over_limit", 5000)
+    b.wait(1)
+    assert [b.closed(x) for x in (*users, operator)] == [None, 1013, None, None]
+    refused(b, "late")
+    b.publish("custom.a")
+    b.wait(1)
+    assert [len(b.events(x)) for x in users] == [1, 0, 1]
+
+
+def test_those_who_go_already_are_counted() -> None:
+    """A second lease that grants as little as the first sends nobody else away."""
+    b = Bench()
+    users = [b.connect(f"user-{n}") for n in range(4)]
+    b.lease(viewer=3)
+    b.wait(1)
+    b.lease(viewer=3)
+    b.lease(viewer=2)
+    b.wait(1)
+    assert sum(b.closed(x) == 1013 for x in users) == 2
+
+
+def test_a_legacy_duplicate_gives_way_before_anybody_else() -> None:
+    """Of a user with several connections of the old frontend one can be done without."""
+    b = Bench(per_user=2)
+    idle = b.connect("idle")
+    b.wait(5)
+    older, _ = b.connect("alice"), b.connect("alice")
+    older.kind = "legacy"
+    b.lease(viewer=2)
+    b.wait(1)
+    assert (b.closed(older), b.closed(idle)) == (1013, None)
+
+
+def test_when_the_lease_is_over_users_are_sent_away_before_the_slots_are_somebody_elses() -> None:
+    """A shard that does not hear of the router accepts nobody, and is empty when its slots are given to others."""
+    b = Bench(leased_for=100.0, heartbeat=600.0)
+    users = [b.connect(f"user-{n}") for n in range(10)]
+    b.wait(99.9)
+    assert b.shard.ready
+    b.wait(0.2)
+    assert not b.shard.ready
+    with pytest.raises(Refused) as caught:
+        b.shard.admit(b.ticket("late"), b.now)
+    assert caught.value.status == 503
+    b.wait(20)
+    assert [b.heard(x)[-1].reason for x in users] == ["no_lease"] * 10
+    b.wait(4.9)
+    assert all(b.closed(x) for x in users)
+
+
+def test_a_lease_that_comes_back_in_time_lets_the_rest_stay() -> None:
+    """When the router is heard again those who were not yet sent away stay, and others are let in."""
+    b = Bench(leased_for=100.0, heartbeat=600.0)
+    users = [b.connect(f"user-{n}") for n in range(10)]
+    b.wait(103)
+    gone = sum(x.state in (State.leaving, State.closing) for x in users)
+    assert 0 < gone < 10
+    b.lease(spare=100, seconds=100.0)
+    b.wait(50)
+    assert sum(b.closed(x) is not None for x in users) == gone
+    b.connect("late")
+
+
+def test_at_a_full_shard_a_user_comes_back_to_its_own_slot() -> None:
+    """A user whose old connection is half dead gets in again with its next attempt, however many others want in."""
+    b = Bench()
+    b.lease(viewer=1)
+    old = b.connect("alice")
+    assert refused(b, "alice").retry_after == 1
+    assert b.closed(old) == 4409
+    refused(b, "bob")
+    b.shard.gone(old)
+    refused(b, "bob")
+    b.connect("alice")
+    refused(b, "bob")
+
+
+def test_a_used_ticket_ends_nobodys_connection() -> None:
+    """At a full shard a ticket from a log neither lets in nor makes room for itself."""
+    b = Bench()
+    b.lease(viewer=1)
+    ticket = b.ticket("alice")
+    connection = b.shard.open(b.shard.admit(ticket, b.now).identity, Codec.json, None, b.now)
+    with pytest.raises(InvalidToken):
+        b.shard.admit(ticket, b.now)
+    assert b.closed(connection) is None
+
+
+def test_a_refreshed_token_moves_the_slot_to_the_new_group_if_there_is_one() -> None:
+    """Another role counts to another group as soon as that has room; until then the connection stays in the old one."""
+    b = Bench()
+    b.lease(spare=1, viewer=1)
+    connection = b.connect("alice")
+    b.say(connection, c.Refresh(b.token("alice", "operator")))
+    assert b.shard.slots(b.now).used == {"operator": 1}
+    b.connect("bob")
+    b.say(connection, c.Refresh(b.token("alice", "viewer")))
+    assert b.shard.slots(b.now).used == {"operator": 1, "viewer": 1}
+    b.shard.gone(connection)
+    assert b.shard.slots(b.now).used == {"viewer": 1}
+
+
+# --------------------------------------------------------------------------------------------------- of one user
+
+
+def test_with_a_limit_of_two_the_newest_two_stay() -> None:
+    """The third connection of a user ends the first, and what is for the user reaches both that are left."""
+    b = Bench(per_user=2)
+    first, second, third = [b.connect(subscriptions=["custom.a"]) for _ in range(3)]
+    assert [b.closed(x) for x in (first, second, third)] == [4409, None, None]
+    b.publish("custom.a", user="alice")
+    b.wait(1)
+    assert [len(b.events(x)) for x in (second, third)] == [1, 1]
+    b.shard.gone(second)
+    b.publish("custom.a", user="alice")
+    b.wait(1)
+    assert [len(b.events(x)) for x in (second, third)] == [0, 1]
+
+
+def test_with_reject_the_first_two_stay() -> None:
+    """Where newer connections are refused, the limit is as high."""
+    b = Bench(per_user=2, on_duplicate="reject")
+    b.connect()
+    b.connect()
+    assert refused(b, "alice").code == "duplicate_connection"
+
+
+def test_the_router_hears_of_users_who_come_while_they_move() -> None:
+    """For some time after a ring change each newcomer is told of, since another shard may still have it."""
+    b = Bench((0,), per_user=2)
+    b.connect("alice")
+    b.connect("alice")
+    assert b.came == [Came("alice", 1), Came("alice", 2)]
+    b.wait(100)
+    b.connect("bob")
+    assert len(b.came) == 2
+    b.ring(0, 1)
+    b.connect(user_who((0, 1), 0))
+    assert len(b.came) == 3
+
+
+def test_newer_connections_elsewhere_end_older_ones_here() -> None:
+    """Of the user's connections here as many stay as the limit leaves; one that was told to leave is left alone."""
+    b = Bench((0,), per_user=2, moves_per_second=0.5)
+    user = user_who((0, 1), 1)
+    first, second = b.connect(user), b.connect(user)
+    b.shard.elsewhere(Elsewhere(user, 1))
+    assert [b.closed(x) for x in (first, second)] == [4409, None]
+    b.ring(0, 1)
+    b.wait(0.5)
+    assert second.state is State.leaving
+    b.shard.elsewhere(Elsewhere(user, 2))
+    assert b.closed(second) is None
+    b.shard.elsewhere(Elsewhere("nobody", 2))
+
+
+def test_messages_are_counted_for_the_user() -> None:
+    """A second connection gives a user no more messages, and another user none the less."""
+    b = Bench(per_user=2, message_burst=5.0, message_rate=1.0)
+    first, second = b.connect(), b.connect()
+    for connection in (first, second, first):
+        b.say(connection, c.Ping())
+    b.say(second, c.Ping(9))
+    assert (b.heard(second)[-1].code, b.heard(first)[-1].id) == ("rate_limited", None)
+    other = b.connect("bob")
+    b.say(other, c.Ping(1))
+    assert b.heard(other)[0].id == 1
+
+
+def test_subscription_changes_have_a_rate_of_their_own() -> None:
+    """Changes beyond it are answered with `rate_limited` and how long to wait; ten in a minute close with 4400."""
+    b = Bench(subscription_burst=2.0, subscription_rate=0.5)
+    connection = b.connect(subscriptions=[])
+    b.say(connection, c.Subscribe(["custom.a"], 1))
+    b.say(connection, c.Unsubscribe(["custom.a"], 2))
+    answer, error = b.heard(connection)
+    assert (answer.id, error.id, error.code, error.retry_after) == (1, 2, "rate_limited", 2.0)
+    b.wait(2)
+    b.say(connection, c.Subscribe(["custom.b"], 3))
+    assert b.heard(connection)[0].subscriptions == ["custom.a", "custom.b"]
+    for _ in range(9):
+        b.say(connection, c.Subscribe(["custom.b"]))
+    assert b.closed(connection) == 4400

@@ -15,7 +15,7 @@ from solowire.access import ROLES, Identity
 from solowire.client_protocol import Codec
 from solowire.codes import CloseCode
 from solowire.serving import WebServer, listen
-from solowire.tokens import Tokens
+from solowire.tokens import Ticket, Tokens
 from workers.asgi import App, GranianSockets
 from workers.connection import Connection, State
 from workers.sockets import MemorySockets, Sockets
@@ -87,10 +87,10 @@ class GranianPeers:
 
     # what the application asks of its shard
 
-    def admit(self, ticket: str, now: float) -> Identity:
-        return ANN
+    def admit(self, ticket: str, now: float) -> Ticket:
+        return Ticket(ticket, 0.0, 0, ANN)
 
-    def open(self, identity: Identity, codec: Codec, socket: Any, now: float) -> Connection:
+    def open(self, identity: Identity, codec: Codec, socket: Any, now: float, **_: str) -> Connection:
         connection = Connection("s", identity, codec, socket)
         self._opened.put_nowait(connection)
         return connection

@@ -1,0 +1,87 @@
+"""What a slot costs a shard: taking one of its lease for a connection and returning it, in nanoseconds of CPU.
+
+    python -m bench.leases
+
+Prints the median of several rounds for a lease with free slots, for one with slots by group, for a full one (the
+refusal alone), and for `Admission` with a limit per address on top.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+from solowire.access import Identity
+from solowire.backplane import Lease
+from workers.admission import Admission
+from workers.leases import Leases
+
+ROUNDS = 15
+SLOTS = 20_000
+GROUPS = [f"tenant-{n}" for n in range(20)]
+
+
+def main() -> None:
+    print("| what | ns CPU |\n| --- | --- |")
+    print(f"| take and return, free slots for all | {_leases(Lease(1, 1, 1e9, {}, SLOTS)):.0f} |")
+    own = dict.fromkeys(GROUPS, SLOTS // len(GROUPS))
+    print(f"| take and return, slots by group | {_leases(Lease(1, 1, 1e9, own)):.0f} |")
+    print(f"| refused, no slot | {_refused():.0f} |")
+    print(f"| admission and leave, with a limit per address | {_admission():.0f} |")
+
+
+def _median(once: Callable[[], float]) -> float:
+    return statistics.median(once() for _ in range(ROUNDS))
+
+
+def _leases(lease: Lease) -> float:
+    leases = Leases()
+    leases.slots(0.0)
+    leases.leased(lease)
+    groups = GROUPS * (SLOTS // len(GROUPS))
+
+    def once() -> float:
+        begun = time.process_time_ns()
+        for group in groups:
+            leases.take(group, 1.0)
+        for group in groups:
+            leases.give_back(group)
+        return (time.process_time_ns() - begun) / len(groups)
+
+    return _median(once)
+
+
+def _refused() -> float:
+    leases = Leases()
+    leases.slots(0.0)
+    leases.leased(Lease(1, 1, 1e9, {}))
+
+    def once() -> float:
+        begun = time.process_time_ns()
+        for _ in range(SLOTS):
+            leases.take("viewer", 1.0)
+        return (time.process_time_ns() - begun) / SLOTS
+
+    return _median(once)
+
+
+def _admission() -> float:
+    admission = Admission("role", SLOTS)
+    admission.slots(0.0)
+    admission.leased(Lease(1, 1, 1e9, {}, SLOTS))
+    identity = Identity("ann", "viewer", ())
+
+    def once() -> float:
+        begun = time.process_time_ns()
+        for _ in range(SLOTS):
+            admission.enter(identity, "192.0.2.7", 1.0)
+        for _ in range(SLOTS):
+            admission.leave("ann", "viewer", "192.0.2.7")
+        return (time.process_time_ns() - begun) / SLOTS
+
+    return _median(once)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""The floor of a refusal: `python -m bench.refusing PORT` serves an application that does nothing but refuse.
+
+The same server with the same settings as a gateway's and a shard's; what they take more is ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Any
+
+import uvloop
+
+from solowire.errors import Refused
+from solowire.problems import response_of
+from solowire.process import calm_collector
+from solowire.serving import WebServer, listen
+
+_STATUS, _HEADERS, _BODY = response_of(Refused(503, "over_limit", "a floor has no room", "", retry_after=1))
+
+
+async def refuse(scope: Any, receive: Any, send: Any) -> None:
+    kind = "http.response"
+    if scope["type"] == "websocket":
+        await receive()
+        kind = "websocket.http.response"
+    send({"type": f"{kind}.start", "status": _STATUS, "headers": _HEADERS})
+    send({"type": f"{kind}.body", "body": _BODY})
+
+
+async def main(port: int) -> None:
+    WebServer(refuse, listen("127.0.0.1", port)).start()
+    calm_collector()
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    uvloop.run(main(int(sys.argv[1])))

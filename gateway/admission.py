@@ -1,0 +1,142 @@
+"""Who may ask for a place now: decided before a shard hears of it, and before anything is accepted.
+
+What it keeps true: a refusal says whose doing it is, and when to come again. 429 is the asker's (its address connects
+too fast, has as many connections as it may have, or has shown too many wrong tokens); 503 is the system's (the group is
+full, or more connect than it takes in a second). The router says which doors are closed, with each of its beats; what
+it has not repeated for some beats is no word any more, and the shards decide: a gateway alone never closes a door. Who
+is refused is told a time of its own, within a window that grows with the number of those who wait, so that they don't
+come back all at once. All tables have bounds.
+
+Times are seconds of any one clock, unless they are told to clients: those count from now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from gateway.rates import Rate, Rates
+from solowire.access import Identity, group_of
+from solowire.backplane import DEAD_AFTER_SECONDS, Doors
+from solowire.errors import Refused
+
+REMEMBERED_ADDRESSES = 20_000
+"""In each table; some 4 MB when it is full."""
+LONGEST_SPREAD_SECONDS = 30.0
+"""However many wait: one who hammers at the door must not send the others away for longer."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Rates are per second. rate, burst: of the whole system. rate_per_address: None for no limit.
+
+    groups: those that the settings name; the router says of each of them whether it is closed.
+    """
+
+    rate: float = 1000.0
+    burst: float = 2000.0
+    rate_per_address: float | None = None
+    burst_per_address: float = 50.0
+    bad_token_rate: float = 1.0
+    bad_token_burst: float = 20.0
+    group_by: str = "role"
+    groups: Container[str] = ()
+
+
+class Admission:
+    """`told` of the doors, it is asked by `admit` for who wants a place, by `wrong_token` for who showed one."""
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self._limits = limits = limits or Limits()
+        self._rate = Rate(limits.rate, limits.burst)
+        self._full_at = float("-inf")
+        self._by_address: Rates | None = None
+        if limits.rate_per_address is not None:
+            self._by_address = Rates(Rate(limits.rate_per_address, limits.burst_per_address), REMEMBERED_ADDRESSES)
+        self._wrong = Rates(Rate(limits.bad_token_rate, limits.bad_token_burst), REMEMBERED_ADDRESSES)
+        self._gateways = 1
+        self._doors_until = float("-inf")
+        self._closed: frozenset[str] = frozenset()
+        self._others_closed = False
+        self._full: frozenset[str] = frozenset()
+        self._retry_after = 1.0
+        self._waiting_until = float("-inf")
+
+    def told(self, doors: Doors, now: float) -> None:
+        """The router's newest word."""
+        self._doors_until = now + DEAD_AFTER_SECONDS
+        self._closed = frozenset(doors.closed)
+        self._others_closed = doors.others_closed
+        self._full = frozenset(doors.full)
+        self._retry_after = doors.retry_after
+        if doors.gateways != self._gateways:
+            self._gateways = max(1, doors.gateways)
+            self._rate = Rate(self._limits.rate / self._gateways, self._limits.burst / self._gateways)
+
+    def admit(self, identity: Identity, address: str, now: float) -> None:
+        """The identity may ask its shard for a place, which then counts as a new connection. Raises Refused."""
+        heard = now < self._doors_until
+        if heard and address in self._full:
+            raise Refused(
+                429,
+                "too_many_from_address",
+                "your address has as many connections as it may have",
+                "close one of them first",
+                self._retry_after * (1 + _place(identity.user)),
+            )
+        by_address = self._by_address if address else None
+        if by_address is not None:
+            wait = by_address.wait(address, now)
+            if wait:
+                raise Refused(
+                    429,
+                    "connect_rate_limited",
+                    "your address connects too fast",
+                    "wait, and connect less often",
+                    wait + _place(identity.user) * by_address.rate.refill_seconds,
+                )
+        if heard and self._is_closed(group_of(identity, self._limits.group_by)):
+            raise self._come_again("over_limit", "all connections that your group may have are taken", identity, now)
+        wait = self._rate.wait(self._full_at, now)
+        if wait:
+            raise self._come_again("over_rate", "more connect than the system takes in a second", identity, now)
+        self._full_at = self._rate.taken(self._full_at, now)
+        if by_address is not None:
+            by_address.take(address, now)
+
+    def wrong_token(self, address: str, now: float) -> Refused | None:
+        """A token that proves nothing was shown. None if the address may be told so at once."""
+        if not address:
+            return None
+        wait = self._wrong.wait(address, now)
+        if wait:
+            return Refused(
+                429,
+                "too_many_wrong_tokens",
+                "too many wrong tokens came from your address",
+                "get a new token; right ones go on working",
+                wait,
+            )
+        self._wrong.take(address, now)
+        return None
+
+    def _is_closed(self, group: str) -> bool:
+        return group in self._closed or (self._others_closed and group not in self._limits.groups)
+
+    def _come_again(self, code: str, message: str, identity: Identity, now: float) -> Refused:
+        """All who are refused stand in a queue that empties at the system's own rate.
+
+        Who comes last is told a time in the second half of the queue's length: so no second of it gets much more than
+        the rate, however many were refused at once.
+        """
+        waiting = max(0.0, self._waiting_until - now)
+        self._waiting_until = now + min(waiting + self._gateways / self._limits.rate, LONGEST_SPREAD_SECONDS)
+        place = _place(identity.user)
+        spread = max(self._retry_after * place, waiting * (1 + place) / 2)
+        return Refused(503, code, message, "try again then", self._retry_after + spread)
+
+
+def _place(user: str) -> float:
+    """In [0, 1), and the same for each of a user's attempts."""
+    return int.from_bytes(blake2b(user.encode(), digest_size=4, person=b"admission").digest(), "big") / 2**32

@@ -1,0 +1,128 @@
+"""How much a gateway takes of publishers: at a time, and of each in the long run.
+
+What it keeps true: the publish requests that are being read, or are under way to the router, have a bound in number and
+in bytes; and so has, by that, what the router finds in its queue: gateways × that bound. A request holds its room until
+it is answered and the router has taken it: one that was given up here may lie in a queue still. At the bound a request
+is refused at once (503 `overloaded`), before it is read, and so it is while the oldest has been under way for too long,
+since a new one would wait no shorter.
+
+A publisher over its own rate is refused with 429 `publish_rate_limited`. Of publishers the MAX_PUBLISHERS that were
+heard last are known; who is forgotten begins with a full bucket.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from solowire.bucket import Bucket
+from solowire.errors import Refused
+
+MAX_PUBLISHERS = 10_000
+RETRY_SECONDS = 1.0
+AGAIN = "publish it again with the same ids"
+
+
+class Room:
+    """What one request holds. number: of the request to the router, None while none is under way."""
+
+    __slots__ = ("answered", "bytes", "number")
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self.number: int | None = None
+        self.answered = False
+
+
+class Intake:
+    """requests, bytes: held at a time. patience: seconds that the oldest may be under way before others are refused.
+
+    lost: seconds after which one that is under way is taken for lost. rate, burst: events of one publisher.
+    """
+
+    def __init__(self, *, requests: int, bytes: int, patience: float, lost: float, rate: float, burst: float) -> None:
+        self.requests = 0
+        self.bytes = 0
+        self.overloads = 0  # requests refused because of the system's state
+        self.limited = 0  # requests refused because of their publisher's rate
+        self._max_requests = requests
+        self._max_bytes = bytes
+        self._patience = patience
+        self._lost = lost
+        self._rate = rate
+        self._burst = burst
+        self._under_way: dict[int, tuple[float, Room]] = {}  # in the order in which they were sent
+        self._buckets: OrderedDict[str, Bucket] = OrderedDict()
+
+    def open(self, user: str, now: float) -> Room:
+        """Room for a request of `user`, before it is read. Raises Refused."""
+        self._limit(user, 0, now)
+        oldest = self._oldest(now)
+        if self.requests >= self._max_requests or self.bytes >= self._max_bytes or oldest > self._patience:
+            raise self._overloaded()
+        self.requests += 1
+        return Room()
+
+    def grow(self, room: Room, bytes: int) -> None:
+        """So much of the request has come. Raises Refused; nothing more of it is to be kept then."""
+        if self.bytes + bytes > self._max_bytes:
+            raise self._overloaded()
+        self.bytes += bytes
+        room.bytes += bytes
+
+    def charge(self, user: str, events: int, now: float) -> None:
+        """Takes so many events out of the publisher's bucket. Raises Refused."""
+        self._limit(user, events, now)
+
+    def sent(self, room: Room, number: int, now: float) -> None:
+        """The request is under way to the router, as `number`, which grows."""
+        room.number = number
+        self._under_way[number] = (now, room)
+
+    def taken(self, number: int) -> None:
+        """The router has taken `number`, and so all that was sent before: it takes them in their order."""
+        while self._under_way and (first := next(iter(self._under_way))) <= number:
+            _, room = self._under_way.pop(first)
+            room.number = None
+            if room.answered:
+                self._release(room)
+
+    def forget(self) -> None:
+        """The router is another, or away: what was under way to it is in no queue any more."""
+        if self._under_way:
+            self.taken(next(reversed(self._under_way)))
+
+    def close(self, room: Room) -> None:
+        """The publisher has its answer, or nobody waits for it any more."""
+        room.answered = True
+        if room.number is None:
+            self._release(room)
+
+    def _oldest(self, now: float) -> float:
+        """Seconds for which the oldest has been under way, of those that are not lost."""
+        while self._under_way:
+            number, (sent_at, _) = next(iter(self._under_way.items()))
+            if now - sent_at <= self._lost:
+                return now - sent_at
+            self.taken(number)
+        return 0.0
+
+    def _release(self, room: Room) -> None:
+        self.requests -= 1
+        self.bytes -= room.bytes
+
+    def _overloaded(self) -> Refused:
+        self.overloads += 1
+        return Refused(503, "overloaded", "more is under way to the log than it can take", AGAIN, RETRY_SECONDS)
+
+    def _limit(self, user: str, events: int, now: float) -> None:
+        bucket = self._buckets.get(user)
+        if bucket is None:
+            bucket = self._buckets[user] = Bucket()
+            if len(self._buckets) > MAX_PUBLISHERS:
+                self._buckets.popitem(last=False)
+        else:
+            self._buckets.move_to_end(user)
+        wait = bucket.take(now, self._rate, self._burst, events)
+        if wait:
+            self.limited += 1
+            raise Refused(429, "publish_rate_limited", f"a publisher may send {self._rate:g} events/s", AGAIN, wait)

@@ -1,0 +1,125 @@
+"""Where a client is to connect: `/v1/connect` and `/v1/route`, the two ways to a ticket beside the relay.
+
+They are answered here, in front of Litestar, because they are what everybody asks at once when the system is full, and
+a refusal should cost next to nothing: Litestar's way to a handler and back costs twice what all of this does. It serves
+the same two methods for whoever comes by another spelling of the path, and documents them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qs
+
+import msgspec
+import structlog
+
+from gateway.gateway import Gateway
+from solowire.backplane import ShardAddress
+from solowire.client_protocol import SUBPROTOCOLS
+from solowire.errors import RequestError
+from solowire.problems import PROBLEM_TYPE, problem, response_of
+from solowire.tokens import TICKET_SECONDS, bearer
+
+log = structlog.get_logger("solowire.gateway")
+
+Scope = Mapping[str, Any]
+
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:\d+)?")
+_WAYS = {"/v1/connect": "POST", "/v1/route": "GET"}
+_JSON = [(b"content-type", b"application/json")]
+_encode = msgspec.json.Encoder().encode
+
+
+class Connect(msgspec.Struct):
+    """Where to connect. url: ready to be opened. ticket: also in the url; good for `expires_in` seconds, once."""
+
+    url: str
+    ticket: str
+    shard: int
+    epoch: str
+    expires_in: int
+    subprotocols: list[str]
+
+
+class Negotiation:
+    """shard_url: the template of what clients are told, as in the settings."""
+
+    def __init__(self, gateway: Gateway, shard_url: str) -> None:
+        self._gateway = gateway
+        self._shard_url = shard_url
+
+    @staticmethod
+    def takes(scope: Scope) -> bool:
+        """Whether this HTTP request is one of the two."""
+        method: str = scope["method"]
+        return _WAYS.get(scope["path"]) == method
+
+    async def __call__(self, scope: Scope, send: Any) -> None:
+        """Answers a request that it `takes`. A send of Granian's starts by itself, and is not awaited."""
+        body = b""
+        try:
+            if scope["method"] == "POST":
+                status, headers, body = 200, _JSON, _encode(await self.connect(scope))
+            else:
+                routed = await self.route(scope)
+                status, headers = 204, [(name.encode(), value.encode()) for name, value in routed.items()]
+        except RequestError as error:
+            status, headers, body = response_of(error)
+        except Exception as error:
+            log.error("unexpected_error", path=scope["path"], exc_info=error)
+            status, headers = 500, [(b"content-type", PROBLEM_TYPE.encode())]
+            body = _encode(problem(500, "internal_error", "this is a fault of the gateway, and in its log"))
+        send({"type": "http.response.start", "status": status, "headers": headers})
+        send({"type": "http.response.body", "body": body})
+
+    async def connect(self, scope: Scope) -> Connect:
+        """Raises InvalidToken, Refused."""
+        headers = dict(scope["headers"])
+        shard, ticket = await self._gateway.place(_bearer(headers), self._gateway.addresses.of(scope))
+        url = shard_url(self._shard_url, shard, _scheme(scope, headers), _host(headers))
+        joined = f"{url}{'&' if '?' in url else '?'}ticket={ticket}"
+        return Connect(joined, ticket, shard.index, self._gateway.epoch, int(TICKET_SECONDS), list(SUBPROTOCOLS))
+
+    async def route(self, scope: Scope) -> dict[str, str]:
+        """The answer's headers. The token may be in the query of the request that an edge proxy asks about.
+
+        Raises InvalidToken, Refused.
+        """
+        headers = dict(scope["headers"])
+        token = _bearer(headers) or _query_token(scope, headers)
+        shard, ticket = await self._gateway.place(token, self._gateway.addresses.of(scope))
+        return {
+            "x-solowire-upstream": f"{shard.host}:{shard.port}",
+            "x-solowire-shard": str(shard.index),
+            "x-solowire-ticket": ticket,
+        }
+
+
+def shard_url(template: str, shard: ShardAddress, scheme: str, host: str) -> str:
+    return template.format(scheme=scheme, host=host, port=shard.port, shard=shard.index)
+
+
+def _bearer(headers: Mapping[bytes, bytes]) -> str:
+    return bearer(headers.get(b"authorization", b"").decode("latin-1"))
+
+
+def _query_token(scope: Scope, headers: Mapping[bytes, bytes]) -> str:
+    own: str = scope["query_string"].decode("latin-1")
+    if own and (token := parse_qs(own).get("token")):
+        return token[0]
+    original = headers.get(b"x-original-uri") or headers.get(b"x-forwarded-uri") or b""
+    found = re.search(r"[?&]token=([^&#]+)", original.decode("latin-1"))
+    return found[1] if found else ""
+
+
+def _host(headers: Mapping[bytes, bytes]) -> str:
+    """The host that the client used, without its port."""
+    found = _HOST.fullmatch(headers.get(b"host", b"").decode("latin-1"))
+    return found[1] if found else "localhost"
+
+
+def _scheme(scope: Scope, headers: Mapping[bytes, bytes]) -> str:
+    forwarded = headers.get(b"x-forwarded-proto", b"").decode("latin-1")
+    return "wss" if (forwarded or scope["scheme"]) in ("https", "wss") else "ws"

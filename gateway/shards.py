@@ -1,0 +1,79 @@
+"""What a shard alone can tell: the gateway asks it over the shard's own HTTP, so that the router carries none of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+from solowire.backplane import ShardAddress
+from solowire.errors import Refused
+
+TIMEOUT_SECONDS = 2.0
+AT_A_TIME = 16
+
+
+class Shards:
+    """Asks shards with the administrator's own token: a shard lets nobody in whom it doesn't know itself."""
+
+    def __init__(self) -> None:
+        self._http = httpx.AsyncClient(timeout=TIMEOUT_SECONDS, trust_env=False)
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def slowest(self, shard: ShardAddress, token: str) -> list[Any]:
+        """The shard's slowest connections. Raises Refused (502, 503, 504) if it can't be asked."""
+        found = await self._get(shard, "/stats", token)
+        return list((found or {}).get("slowest", []))
+
+    async def user(
+        self, user: str, owner: ShardAddress | None, others: Iterable[ShardAddress], token: str
+    ) -> list[Any]:
+        """The user's connections: on the shard that owns it, or else wherever it still is.
+
+        Raises Refused: 404 if there is none; 502, 503 or 504 if a shard that may have one can't be asked.
+        """
+        path = f"/stats/users/{quote(user, safe='')}"
+        found = await self._get(owner, path, token) if owner is not None else None
+        if found is None:
+            room = asyncio.Semaphore(AT_A_TIME)
+
+            async def ask(shard: ShardAddress) -> Mapping[str, Any] | None:
+                async with room:
+                    return await self._get(shard, path, token)
+
+            answers = await asyncio.gather(*map(ask, others), return_exceptions=True)
+            answered = [a for a in answers if not isinstance(a, BaseException)]
+            found = next((a for a in answered if a is not None), None)
+            if found is None:
+                for answer in answers:
+                    if isinstance(answer, BaseException):
+                        raise answer
+                raise Refused(404, "not_connected", "the user has no connection", "")
+        return list(found.get("connections", []))
+
+    async def _get(self, shard: ShardAddress, path: str, token: str) -> Mapping[str, Any] | None:
+        """What the shard answers; None for its 404. Raises Refused."""
+        url = f"http://{_bracketed(shard.host)}:{shard.port}{path}"
+        try:
+            answer = await self._http.get(url, headers={"authorization": f"Bearer {token}"})
+            if answer.status_code == 404:
+                return None
+            body = answer.json() if answer.status_code == 200 else None
+        except httpx.TimeoutException:
+            raise Refused(504, "shard_slow", f"shard {shard.index} doesn't answer", "", retry_after=1) from None
+        except httpx.TransportError:
+            raise Refused(503, "shard_away", f"shard {shard.index} can't be reached", "", retry_after=1) from None
+        except ValueError:
+            body = None
+        if not isinstance(body, dict):
+            raise Refused(502, "shard_unclear", f"shard {shard.index} answers {answer.status_code}", "")
+        return body
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,59 @@
+"""The router's own web server: whether it is alive, and its metrics. Nobody needs it to serve users."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import structlog
+
+from solowire.errors import ConfigError
+from solowire.metrics import CONTENT_TYPE
+from solowire.serving import WebServer, listen
+from solowire.settings import Settings
+
+log = structlog.get_logger("solowire.router")
+
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+def start(settings: Settings, metrics: Callable[[], bytes]) -> WebServer | None:
+    """Serves on the router's port; None where the default one can't be had. Raises ConfigError for one that was set."""
+    port = settings.port_of_router
+    if port is None:
+        log.warning("router_without_metrics", hint="no port is left above the shards': set SOLOWIRE_ROUTER_PORT")
+        return None
+    try:
+        sock = listen(settings.host, port)
+    except ConfigError as error:
+        if settings.router_port is not None:
+            raise ConfigError(f"SOLOWIRE_ROUTER_PORT: {error}") from None
+        log.warning("router_without_metrics", reason=str(error), hint="set SOLOWIRE_ROUTER_PORT")
+        return None
+    server = WebServer(_app(metrics), sock)
+    server.start()
+    log.info("router_listening", host=settings.host, port=sock.getsockname()[1])
+    return server
+
+
+def _app(metrics: Callable[[], bytes]) -> Callable[..., Awaitable[None]]:
+    async def app(scope: Mapping[str, Any], receive: Any, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close"})
+        elif scope["type"] == "http":
+            match scope["path"]:
+                case "/metrics":
+                    await _answer(send, 200, metrics(), CONTENT_TYPE)
+                case "/healthz" | "/readyz":
+                    await _answer(send, 200, b'{"status":"ok"}', "application/json")
+                case _:
+                    await _answer(send, 404, b'{"status":404,"code":"not_found"}', "application/problem+json")
+
+    return app
+
+
+async def _answer(send: Send, status: int, body: bytes, content_type: str) -> None:
+    headers = [(b"content-type", content_type.encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

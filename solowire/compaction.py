@@ -1,0 +1,429 @@
+"""One frame out of the log, for a connection that is behind, as far as what must be in it fits.
+
+                        ordinary   in a flood   slow                  coming back
+    critical events     in full    in full      in full, and first    in full
+    durable             in full    in full      in full               in full
+    state               in full    in full      the newest of a key   in full
+    telemetry           in full    summed up    summed up             in full
+
+What it keeps true:
+
+* A frame covers a range of the log, from the cursor to the one that it says; who is cut off after it comes back without
+  gap or overlap. What of the range a connection may see and want is in the frame, or counted in its `compacted`.
+* The counts of telemetry are exact. Those of states leave out what was overtaken while it was held back and nobody can
+  say any more for whom.
+* A connection that comes back gets all that it missed first, whatever it takes.
+* Nothing is kept per connection but a `Lag`: where it stands. What the log drops before a connection has read it is
+  looked through once for each feed, and counted; the newest states are still there (`Log.latest`). A durable event that
+  is dropped makes the connection *lost*: it has to come back with its cursor.
+
+A flood (`aggregation`) and a slow reader are compacted by the same code.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from solowire.aggregation import SUMMARY_BYTES, Digest, Flow, digest_of, summary_hides
+from solowire.client_protocol import MAX_FRAME_BYTES, Codec
+from solowire.events import Delivery, Priority
+from solowire.log import Entry, Log
+from solowire.pacing import Key, Pacing
+from solowire.subscriptions import Selection
+
+MAX_EVENTS_BYTES = MAX_FRAME_BYTES - 128
+"""What a frame's events may take, its head apart."""
+
+COMPACTED_BYTES = MAX_EVENTS_BYTES - 4096
+"""The same of one that also says, by type, what was left out."""
+
+SAMPLE_BYTES = 16 * 1024
+"""What the sample of one type takes at most."""
+
+SCAN_ENTRIES = 10_000
+"""How many entries of the log one frame may look through: bounds a turn's time."""
+
+_NOTHING: frozenset[str] = frozenset()
+Counts = dict[str, int]
+
+
+class FeedKey(msgspec.Struct, frozen=True):
+    """What makes two connections the same feed. hidden: the fields that redaction takes out, by event type."""
+
+    selection: Selection
+    hidden: tuple[tuple[str, frozenset[str]], ...]
+    codec: Codec
+
+
+class Frame(msgspec.Struct, frozen=True, gc=False):
+    """One WebSocket message. payload: None if nothing was to be sent. cursor: where its receiver then stands.
+
+    seen, told: as in `Lag`, then. left: events that it counts and does not hold. full: more did not fit. scanned: how
+    many entries were looked at for it.
+    """
+
+    cursor: int
+    payload: str | bytes | None
+    events: int = 0
+    seen: int = 0
+    told: Counts = {}
+    left: int = 0
+    full: bool = False
+    scanned: int = 0
+
+
+class Lag(msgspec.Struct, gc=False):
+    """Where a connection stands. seen: the newest release (`pacing`) that it has.
+
+    told: of its feed's counts, those that it knows; one may be below zero, for what was counted for it alone.
+    whole_upto: it came back, and gets all up to there. busy: its socket was. forgotten: what the log has dropped up to
+    there was counted. lost: what was dropped can't be counted.
+    """
+
+    cursor: int
+    seen: int = 0
+    told: Counts = {}
+    whole_upto: int = 0
+    busy: bool = False
+    forgotten: int = 0
+    lost: bool = False
+
+    @property
+    def is_whole(self) -> bool:
+        return self.cursor < self.whole_upto
+
+    def place(self) -> tuple[int, ...]:
+        """Connections of a feed with equal places get the same frame, what is for one user alone apart."""
+        whole = self.whole_upto if self.is_whole else 0
+        return (self.cursor, self.seen, id(self.told), whole, self.forgotten)
+
+
+class Matcher:
+    """What one feed wants and may see."""
+
+    __slots__ = ("_codec", "_hidden", "_selection", "key")
+
+    def __init__(self, key: FeedKey) -> None:
+        self.key = key
+        self._codec = key.codec
+        self._selection = dict(key.selection)
+        self._hidden = dict(key.hidden)
+
+    def accepts(self, entry: Entry) -> bool:
+        """Whether the feed wants `entry`, redaction apart."""
+        for name in entry.names:
+            conditions = self._selection.get(name)
+            if conditions is not None:
+                return all(not values.isdisjoint(entry.terms.get(attr, ())) for attr, values in conditions)
+        return False
+
+    def fragment(self, entry: Entry) -> bytes | None:
+        """`entry` as this feed's connections may see it; None if nothing is left of it."""
+        return entry.fragment(self._codec, self._hidden_of(entry) if self._hidden else _NOTHING)
+
+    def _hidden_of(self, entry: Entry) -> frozenset[str]:
+        for name in entry.names:
+            if name in self._hidden:
+                return self._hidden[name]
+        return _NOTHING
+
+    def summary_fragment(self, name: str, summary: Entry) -> bytes | None:
+        """A summary of events of the type `name`, as `fragment`."""
+        return summary.fragment(self._codec, summary_hides(self._hidden.get(name, _NOTHING)))
+
+    def shows(self, entry: Entry) -> bool:
+        """Whether redaction leaves anything of an entry that the feed accepts."""
+        return not self._hidden or not self._hidden_of(entry) or self.fragment(entry) is not None
+
+
+class Parts:
+    """A frame that is being filled."""
+
+    __slots__ = ("_states", "_summed", "compacted", "full", "pieces", "room", "sorts")
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.full = False
+        self.sorts = False
+        self.pieces: list[tuple[bool, int, bytes]] = []  # not critical, offset, fragment
+        self.compacted: Counts = {}
+        self._states: dict[Key, tuple[Entry, bytes]] = {}
+        self._summed: dict[str, list[Entry]] = {}
+
+    def put(self, offset: int, fragment: bytes, *, later: bool = True) -> bool:
+        """Takes an event, if there is room; one that is too large for any frame has one to itself."""
+        size = len(fragment) + 1
+        if size > self.room and (self.pieces or self._states or self._summed):
+            self.full = True
+            return False
+        self.room -= size
+        self.pieces.append((later, offset, fragment))
+        return True
+
+    def put_state(self, entry: Entry, fragment: bytes) -> bool:
+        """Takes a state in the place of an older value of its key."""
+        known = self._states.get(entry.state)
+        if known is None:
+            size = len(fragment) + 1
+            if size > self.room and (self.pieces or self._states or self._summed):
+                self.full = True
+                return False
+        else:
+            size = len(fragment) - len(known[1])
+            if size > max(self.room, 0):
+                self.full = True
+                return False
+            self.leave_out(entry.event.type, 1)
+        self.room -= size
+        self._states[entry.state] = (entry, fragment)
+        return True
+
+    def sum_up(self, entry: Entry) -> bool:
+        """Takes an event that only counts."""
+        name = entry.event.type
+        entries = self._summed.get(name)
+        if entries is None:
+            if not self.reserve():
+                return False
+            entries = self._summed[name] = []
+        entries.append(entry)
+        return True
+
+    def reserve(self) -> bool:
+        """Keeps room for a digest."""
+        if self.room < SUMMARY_BYTES and (self.pieces or self._states or self._summed):
+            self.full = True
+            return False
+        self.room -= SUMMARY_BYTES
+        return True
+
+    def put_digest(self, name: str, digest: Digest, matcher: Matcher) -> None:
+        """Puts a digest where room was kept for it: its summary, what fits of its sample, and the count of the rest."""
+        self.sorts = True
+        self.room += SUMMARY_BYTES
+        summary = matcher.summary_fragment(name, digest.summary) if digest.summary is not None else None
+        if summary is not None and len(summary) < self.room and digest.summary is not None:
+            self.room -= len(summary) + 1
+            self.pieces.append((True, digest.summary.offset, summary))
+        room = min(self.room, SAMPLE_BYTES)
+        sent = 0
+        for entry in digest.sample:
+            fragment = matcher.fragment(entry)
+            if fragment is not None and len(fragment) < room:
+                room -= len(fragment) + 1
+                self.room -= len(fragment) + 1
+                sent += 1
+                self.pieces.append((entry.event.priority is not Priority.critical, entry.offset, fragment))
+        if sent < digest.total:
+            self.leave_out(name, digest.total - sent)
+
+    def leave_out(self, name: str, events: int) -> None:
+        self.compacted[name] = self.compacted.get(name, 0) + events
+
+    def tell(self, counts: Counts, told: Counts) -> None:
+        """Adds what of a feed's counts has not been told."""
+        if counts is not told:
+            for name in {*counts, *told}:
+                events = counts.get(name, 0) - told.get(name, 0)
+                if events > 0:
+                    self.leave_out(name, events)
+
+    def fragments(self, matcher: Matcher) -> list[bytes]:
+        """All that is to be in the frame."""
+        for name, entries in self._summed.items():
+            self.put_digest(name, digest_of(name, entries), matcher)
+        for entry, fragment in self._states.values():
+            self.pieces.append((entry.event.priority is not Priority.critical, entry.offset, fragment))
+        if self.sorts or self._states:
+            # A frame whose order is not that of the offsets has to say so, and one that left out something does.
+            self.pieces.sort(key=None if self.compacted else _offset_of_piece)
+        return [fragment for _, _, fragment in self.pieces]
+
+
+def _offset_of_piece(piece: tuple[bool, int, bytes]) -> int:
+    return piece[1]
+
+
+class Reading(Matcher):
+    """Reads the log for the connections of one feed that are behind.
+
+    position: up to where it is read. seen, told: as in `Lag`, of the connections that are not behind. left: how many of
+    each type were left out of the feed. released: the newest release that the feed accepts.
+    """
+
+    __slots__ = ("_log", "_pacing", "flows", "left", "position", "released", "seen", "told")
+
+    def __init__(self, key: FeedKey, log: Log, pacing: Pacing) -> None:
+        super().__init__(key)
+        self.position = log.position
+        self.flows: Mapping[str, Flow[Any]] = {}  # by event type
+        self.seen = pacing.last
+        self.released = 0
+        self.left: Counts = {}
+        self.told: Counts = self.left
+        self._log = log
+        self._pacing = pacing
+
+    def read(self, lag: Lag, user: str | None = None, *, compacted: bool = False) -> Frame:
+        """One frame for a connection, as the table above says; at most MAX_FRAME_BYTES of what lies up to `position`.
+
+        user: whose personal events belong in it; None builds the frame that all share who have none. compacted: it is
+        slow.
+        """
+        summed = set()
+        for name, flow in self.flows.items():
+            if compacted or flow.active:
+                summed.add(name)
+        released = lag.seen < self.seen and lag.seen < self.released
+        owed = lag.told is not self.told and lag.told != self.told
+        plain = not (summed or compacted or released or owed)
+        parts = Parts(MAX_EVENTS_BYTES if plain else COMPACTED_BYTES)
+        # What lies further on is read where it stands.
+        edge = max(lag.cursor, lag.forgotten)
+        seen = self.put_released(parts, lag.seen, edge, user, self.seen) if released else max(lag.seen, self.seen)
+        if parts.full:
+            return self._frame(parts, lag.cursor, seen, lag.told, 0)
+        cursor, told, scanned = lag.cursor, lag.told if owed else self.told, 0
+        if cursor < lag.forgotten:
+            cursor, told = self._put_latest(parts, lag, user)
+            scanned = len(self._log.latest())
+        if not parts.full and cursor < self.position:
+            upto = min(self.position, lag.whole_upto) if lag.is_whole else self.position
+            cursor, entries = self._scan(parts, cursor, upto, user, set() if lag.is_whole else summed, compacted, lag)
+            scanned += entries
+        if owed and cursor >= lag.forgotten:
+            parts.tell(self.told, told)
+            told = self.told
+        return self._frame(parts, cursor, seen, told, scanned)
+
+    def _frame(self, parts: Parts, cursor: int, seen: int, told: Counts, scanned: int) -> Frame:
+        fragments = parts.fragments(self)
+        if not fragments and not parts.compacted:
+            return Frame(cursor, None, seen=seen, told=told, full=parts.full, scanned=scanned)
+        payload = self._codec.events(cursor, fragments, parts.compacted)
+        left = sum(parts.compacted.values())
+        return Frame(cursor, payload, len(fragments), seen, told, left, parts.full, scanned)
+
+    def _scan(
+        self, parts: Parts, cursor: int, upto: int, user: str | None, summed: set[str], compacted: bool, lag: Lag
+    ) -> tuple[int, int]:
+        """Fills the frame from the log; up to where, and how many entries that took."""
+        whole = lag.is_whole
+        states = compacted and not whole
+        first = states or bool(parts.pieces)
+        parts.sorts = parts.sorts or first
+        reached = cursor
+        for scanned, entry in enumerate(self._log.after(cursor)):
+            if entry.offset > upto:
+                return upto, scanned
+            if scanned == SCAN_ENTRIES:
+                return reached, scanned
+            event = entry.event
+            owner = event.user
+            if (owner is None or owner == user) and (whole or not entry.held) and self.accepts(entry):
+                if summed and owner is None and event.type in summed:
+                    if not parts.sum_up(entry):
+                        return reached, scanned
+                else:
+                    fragment = self.fragment(entry)
+                    if fragment is not None:
+                        if states and event.delivery is Delivery.state:
+                            put = parts.put_state(entry, fragment)
+                        else:
+                            later = not states or event.priority is not Priority.critical
+                            put = parts.put(entry.offset, fragment, later=later)
+                        if not put:
+                            return reached, scanned
+            reached = entry.offset
+        return upto, self._log.count_after(cursor)
+
+    def put_released(self, parts: Parts, seen: int, edge: int, user: str | None, last: int) -> int:
+        """Puts in the states of the releases behind `seen` and up to `last` whose offset is `edge` at most; up to which
+        release that is done.
+        """
+        for number, entry in self._pacing.since(seen):
+            if number > last:
+                break
+            if entry.offset <= edge and entry.event.user in (None, user) and self.accepts(entry):
+                fragment = self.fragment(entry)
+                if fragment is not None:
+                    if not parts.put(entry.offset, fragment):
+                        return seen
+                    parts.leave_out(entry.event.type, 0)  # the frame has to say that it is not in the order of offsets
+            seen = number
+        return last
+
+    # -------------------------------------------------------------------------------- what the log no longer has
+
+    def _put_latest(self, parts: Parts, lag: Lag, user: str | None) -> tuple[int, Counts]:
+        """Puts in the states that are older than the log; up to where, and what they change in the counts."""
+        told = dict(lag.told)
+        have = {entry.offset for _, entry in self._pacing.since(lag.seen)}
+        lost = [e for e in self._log.latest() if lag.cursor < e.offset <= min(lag.forgotten, self._log.floor)]
+        reached = lag.cursor
+        for entry in sorted(lost, key=_offset_of):
+            if entry.held or entry.offset in have or entry.event.user not in (None, user) or not self.accepts(entry):
+                continue
+            fragment = self.fragment(entry)
+            if fragment is not None:
+                if not parts.put(entry.offset, fragment):
+                    return reached, told
+                told[entry.event.type] = told.get(entry.event.type, 0) + 1
+            reached = entry.offset
+        return max(lag.forgotten, reached), told
+
+    def forget(self, lags: Iterable[tuple[Lag, str]], upto: int) -> None:
+        """Before the log drops what lies up to `upto`: counts it for these connections, each with its user."""
+        concerned = sorted((one for one in lags if one[0].cursor < upto), key=lambda one: -one[0].cursor)
+        if not concerned:
+            return
+        dropped: list[tuple[int, str]] = []
+        own: dict[str, list[tuple[int, str, bool]]] = {}
+        durable = anything = -1
+        for entry in self._log.after(concerned[-1][0].cursor):
+            if entry.offset > upto:
+                break
+            event = entry.event
+            if entry.held or not self.accepts(entry):
+                continue
+            is_durable = event.delivery is Delivery.durable
+            if event.user is not None:
+                own.setdefault(event.user, []).append((entry.offset, event.type, is_durable))
+                continue
+            if event.delivery is not Delivery.telemetry and not self.shows(entry):
+                continue
+            anything = entry.offset
+            if is_durable:
+                durable = entry.offset
+            else:
+                dropped.append((entry.offset, event.type))
+        counts: Counter[str] = Counter()
+        made: dict[tuple[int, int], tuple[Counts, Counts]] = {}  # with the old ones, so that their ids stay theirs
+        for lag, user in concerned:  # from the one that stands furthest on
+            while dropped and dropped[-1][0] > lag.cursor:
+                counts[dropped.pop()[1]] += 1
+            mine = [one for one in own.get(user, ()) if one[0] > lag.cursor]
+            if lag.is_whole:
+                lag.lost = lag.lost or anything > lag.cursor or bool(mine)
+            else:
+                lag.lost = lag.lost or durable > lag.cursor or any(is_durable for _, _, is_durable in mine)
+            lag.forgotten = upto
+            place = (lag.cursor, id(lag.told))
+            if mine:
+                lag.told = _less(lag.told, counts + Counter(name for _, name, _ in mine))
+            elif counts:
+                if place not in made:
+                    made[place] = (lag.told, _less(lag.told, counts))
+                lag.told = made[place][1]
+
+
+def _less(told: Counts, counts: Mapping[str, int]) -> Counts:
+    return {name: told.get(name, 0) - counts.get(name, 0) for name in {*told, *counts}}
+
+
+def _offset_of(entry: Entry) -> int:
+    return entry.offset

@@ -1,0 +1,58 @@
+"""How often a time fell into which bucket: enough to say p50, p95 and p99 of a million values in 36 numbers.
+
+What it keeps true: buckets are the same in every process, so that counts of several can be summed. Bounds grow by a
+factor of √2, so a quantile, found by interpolation within its bucket, is off by less than a fifth of itself.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+
+BOUNDS: tuple[float, ...] = tuple(round(0.0005 * 2 ** (step / 2), 6) for step in range(35))
+"""Upper bounds in seconds, inclusive: 0.5 ms to 65 s. What is longer is counted in one bucket more."""
+
+BUCKETS = len(BOUNDS) + 1
+
+
+class Histogram:
+    """Times in seconds. counts: one for each bucket. sum: of all values that were added, weighted."""
+
+    __slots__ = ("counts", "sum")
+
+    def __init__(self, counts: Iterable[int] = (), sum: float = 0.0) -> None:
+        """Raises ValueError for counts of other buckets than these."""
+        self.counts = list(counts) or [0] * BUCKETS
+        self.sum = sum
+        if len(self.counts) != BUCKETS:
+            raise ValueError(f"a histogram has {BUCKETS} buckets, not {len(self.counts)}")
+
+    def add(self, seconds: float, weight: int = 1) -> None:
+        self.counts[bisect_left(BOUNDS, seconds)] += weight
+        self.sum += seconds * weight
+
+
+def merged(several: Iterable[Sequence[int]]) -> list[int]:
+    """The counts of several histograms as one's; such as are none of these buckets are left out."""
+    fitting = [counts for counts in several if len(counts) == BUCKETS]
+    return [sum(column) for column in zip(*fitting, strict=True)] or [0] * BUCKETS
+
+
+def quantile(counts: Sequence[int], share: float) -> float | None:
+    """Below which time, in seconds, `share` (0 to 1) of the values lie; None if there are none.
+
+    Of what lies beyond the last bound no more is known than that bound.
+    """
+    total = sum(counts)
+    if not total:
+        return None
+    wanted = share * total
+    below = 0
+    for bucket, count in enumerate(counts):
+        if count and below + count >= wanted:
+            if bucket == len(BOUNDS):
+                break
+            low = BOUNDS[bucket - 1] if bucket else 0.0
+            return low + (BOUNDS[bucket] - low) * (wanted - below) / count
+        below += count
+    return BOUNDS[-1]

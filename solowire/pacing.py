@@ -1,0 +1,178 @@
+"""Pacing of states: the value of one key is sent at most once per interval, and in the end the newest.
+
+    first, or an interval since the last ──► sent at once
+    sooner                               ──► held back; the newest of them is *released* when the interval ends
+    critical                             ──► sent at once, and counts as sent
+
+What it keeps true: the newest value of each key is sent, or held back and due. The log has them all at their own
+offsets, so what is released is older than what has been sent since. Releases are numbered: who has seen all up to one
+number lacks those behind it, and of each key only the newest matters, so they are kept as long as their number is among
+the newest `max_keys`. `forgotten` is the newest number that is not.
+
+A client that comes back may lack a state that was held back where it was before. `may_lack` says which, from when this
+shard's log was where the client stands; where that is not known, it says yes.
+
+Bounded: `max_keys` keys, of which the one that has been quiet longest is forgotten, and released before if need be.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Iterator
+from heapq import heappop, heappush
+from itertools import count
+from operator import itemgetter
+
+import msgspec
+
+from solowire.events import Priority
+from solowire.log import Entry
+
+Key = tuple[str, str, str | None]
+
+MARK_SECONDS = 1.0
+MAX_MARKS = 900
+LATE_SECONDS = 10.0
+"""By how much a shard may be behind another in the log, and a frame behind its events, for `may_lack`."""
+
+
+class Intervals(msgspec.Struct, frozen=True):
+    """How often, in seconds, a state is sent at most; 0: as often as it comes. intervals: by event type."""
+
+    interval: float = 0.0
+    intervals: dict[str, float] = {}
+
+    def of(self, name: str) -> float:
+        return self.intervals.get(name, self.interval)
+
+
+class _Paced:
+    """One key. held: its newest value, if that has to wait."""
+
+    __slots__ = ("came", "held", "sent")
+
+    def __init__(self) -> None:
+        self.sent = float("-inf")
+        self.came = float("-inf")
+        self.held: Entry | None = None
+
+
+class Pacing:
+    """Of one shard, for all its feeds. Times in seconds, monotonic."""
+
+    def __init__(self, intervals: Intervals | None = None, *, max_keys: int = 10_000) -> None:
+        self.last = 0  # the newest release's number
+        self.forgotten = 0
+        self._intervals = intervals or Intervals()
+        self._max_keys = max_keys
+        self._keys: dict[Key, _Paced] = {}  # in the order of freshness
+        self._due: list[tuple[float, int, Key]] = []
+        self._order = count()
+        self._overdue: list[tuple[Key, Entry]] = []
+        self._released: dict[Key, tuple[int, Entry]] = {}  # in the order of their numbers
+        self._own: dict[str, int] = {}  # user → the newest release for that user alone
+        self._marks: deque[tuple[int, float]] = deque(maxlen=MAX_MARKS)  # the log's position, at some time
+
+    def reset(self) -> None:
+        """Another log: what was held back is void."""
+        self._keys.clear()
+        self._due.clear()
+        self._overdue.clear()
+        self._released.clear()
+        self._own.clear()
+        self._marks.clear()
+
+    def take(self, entry: Entry, now: float) -> tuple[bool, Entry | None]:
+        """Whether a state may be sent at once, and which one that was held back is never sent because of it."""
+        interval = self._intervals.of(entry.event.type)
+        if not interval:
+            return True, None
+        paced = self._keys.pop(entry.state, None) or _Paced()
+        self._keys[entry.state] = paced
+        paced.came = now
+        older, paced.held = paced.held, None
+        if entry.event.priority is Priority.critical or now >= paced.sent + interval:
+            paced.sent = now
+            self._bound()
+            return True, older
+        paced.held = entry
+        entry.held = True
+        if older is None:
+            heappush(self._due, (paced.sent + interval, next(self._order), entry.state))
+        self._bound()
+        return False, older
+
+    def _bound(self) -> None:
+        while len(self._keys) > self._max_keys:
+            key = next(iter(self._keys))
+            held = self._keys.pop(key).held
+            if held is not None:
+                self._overdue.append((key, held))
+
+    @property
+    def due(self) -> float | None:
+        """When `release` has something to do; None if nothing is held back."""
+        if self._overdue:
+            return float("-inf")
+        return self._due[0][0] if self._due else None
+
+    def release(self, now: float) -> list[tuple[int, Entry]]:
+        """The states that are to be sent now, with their numbers."""
+        released = [(self._note(key, entry), entry) for key, entry in self._overdue]
+        self._overdue.clear()
+        while self._due and self._due[0][0] <= now:
+            _, _, key = heappop(self._due)
+            paced = self._keys.get(key)
+            if paced is None or paced.held is None or now < paced.sent + self._intervals.of(key[0]):
+                continue  # a critical one went before it, or the key has been forgotten
+            entry, paced.held = paced.held, None
+            paced.sent = now
+            released.append((self._note(key, entry), entry))
+        return released
+
+    def _note(self, key: Key, entry: Entry) -> int:
+        entry.held = False
+        self.last += 1
+        self._released.pop(key, None)
+        self._released[key] = (self.last, entry)
+        if key[2] is not None:
+            self._own[key[2]] = self.last
+        if len(self._released) > self._max_keys:
+            self.forgotten, oldest = self._released.pop(next(iter(self._released)))
+            if self._own.get(oldest.event.user or "") == self.forgotten:
+                del self._own[oldest.event.user or ""]
+        return self.last
+
+    def has_for(self, user: str, seen: int) -> bool:
+        """Whether one for this user alone is behind number `seen`."""
+        return self._own.get(user, 0) > seen
+
+    def since(self, seen: int) -> list[tuple[int, Entry]]:
+        """The releases behind number `seen`, oldest first."""
+        found = []
+        for number, entry in reversed(self._released.values()):
+            if number <= seen:
+                break
+            found.append((number, entry))
+        found.reverse()
+        return found
+
+    # ------------------------------------------------------------------------------------------- who comes back
+
+    def mark(self, position: int, now: float) -> None:
+        """The log has come to `position`."""
+        if not self._marks or now - self._marks[-1][1] >= MARK_SECONDS:
+            self._marks.append((position, now))
+
+    def may_lack(self, latest: list[Entry], cursor: int) -> Iterator[Entry]:
+        """Which of these present states a client may not have got although its cursor is behind them."""
+        at = bisect_right(self._marks, cursor, key=itemgetter(0))
+        reached = self._marks[at - 1][1] if at else float("-inf")  # the log was not there before
+        for entry in latest:
+            interval = self._intervals.of(entry.event.type)
+            if not interval or entry.held or entry.offset > cursor or entry.event.priority is Priority.critical:
+                continue
+            paced = self._keys.get(entry.state)
+            if paced is None or paced.came == float("-inf") or paced.came + interval + LATE_SECONDS > reached:
+                yield entry

@@ -1,0 +1,44 @@
+"""How a process itself is doing: its memory, and how late its loop is."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+PERIOD_SECONDS = 0.05
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_STATM = Path("/proc/self/statm")
+
+
+def memory_bytes() -> int:
+    """The resident set of this process (proc(5)); 0 where the system doesn't say."""
+    try:
+        return int(_STATM.read_text().split()[1]) * _PAGE_BYTES
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+class Vitals:
+    """Looks at its own timer, twenty times a second. each_second: is called about once a second."""
+
+    def __init__(self, each_second: Callable[[], None] = lambda: None) -> None:
+        self.loop_lag_s = 0.0  # by how much the timer was late at most, in the last full second
+        self._loop = asyncio.get_running_loop()
+        self._each_second = each_second
+        self._latest = 0.0
+        self._second = self._loop.time()
+        self._timer = self._loop.call_later(PERIOD_SECONDS, self._look, self._loop.time() + PERIOD_SECONDS)
+
+    def close(self) -> None:
+        self._timer.cancel()
+
+    def _look(self, due: float) -> None:
+        now = self._loop.time()
+        self._latest = max(self._latest, now - due)
+        if now - self._second >= 1.0:
+            self.loop_lag_s, self._latest, self._second = self._latest, 0.0, now
+            self._each_second()
+        due = now + PERIOD_SECONDS
+        self._timer = self._loop.call_at(due, self._look, due)

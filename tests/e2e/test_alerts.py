@@ -1,0 +1,108 @@
+"""Alerts of a running system: administrators hear of trouble and of its end, and the shard logs why."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.e2e.system import Session, System, refusal, running
+
+SETTINGS = {
+    "ALERT_AFTER_S": 0.5,
+    "ALERT_OVER_S": 1,
+    "ALERT_QUEUE_AGE_S": 1,
+    "ALERT_REFUSED_PER_S": 5,
+    "ALERT_LOOP_LAG_S": 60,
+    "ALERT_LAG_S": 60,
+    "SEND_BUFFER_BYTES": 4096,
+}
+BIG = {"type": "custom.big", "data": {"text": "x" * 30_000}}
+SECONDS = 30.0
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    with running(tmp_path_factory.mktemp("alerts") / "data", shards=2, settings=SETTINGS) as started:
+        yield started
+
+
+async def heard(admin: Session, metric: str, state: str, meanwhile: Callable[[], Any] | None = None) -> dict[str, Any]:
+    """The next alert on `metric` that begins or is over; `meanwhile` is done again and again until it comes."""
+
+    async def again() -> None:
+        while meanwhile is not None:
+            await meanwhile()
+
+    doing = asyncio.create_task(again())
+    try:
+        async with asyncio.timeout(SECONDS):
+            while True:
+                for event in (await admin.hear("events", SECONDS))["events"]:
+                    data: dict[str, Any] = event["data"]
+                    if (data["metric"], data["details"]["state"]) == (metric, state):
+                        return data
+    finally:
+        doing.cancel()
+        await asyncio.gather(doing, return_exceptions=True)
+
+
+def logged(system: System, event: str) -> list[dict[str, Any]]:
+    lines = [line for line in system.output.read_text().splitlines() if line.startswith("{")]
+    return [found for line in lines if (found := json.loads(line))["event"] == event]
+
+
+async def test_refused_connections_are_an_alert_with_an_end(system: System) -> None:
+    """One alert when too many are refused, with the number; one when it is over; both in the log; none to others."""
+    shard = f"ws://127.0.0.1:{system.port + 1}/ws?ticket=no.such.ticket"
+    async with (
+        system.session(system.token("root"), {"subscriptions": ["system_alert"]}) as admin,
+        system.session(system.token("ann", "operator"), {"subscriptions": ["system_alert"]}) as other,
+        system.http() as http,
+    ):
+        assert [d["type"] for d in other.welcome["denied"]] == ["system_alert"]
+
+        async def knock() -> None:
+            await asyncio.gather(refusal(shard), *(http.post("/v1/connect") for _ in range(5)))
+
+        began = await heard(admin, "refused_per_second", "began", knock)
+        over = await heard(admin, "refused_per_second", "over")
+    assert (began["severity"], over["severity"]) == ("warning", "info")
+    assert began["value"] >= began["threshold"] == 5
+    assert over["value"] < 4
+    assert "connections a second are refused" in began["message"]
+    [line] = [x for x in logged(system, "alert") if x["metric"] == "refused_per_second"]
+    assert line["value"] == began["value"]
+    [line] = [x for x in logged(system, "alert_over") if x["metric"] == "refused_per_second"]
+    assert line["seconds"] >= 1
+
+
+async def test_a_connection_that_reads_nothing_is_an_alert_and_is_diagnosed(system: System) -> None:
+    """The alert names the shard; the shard logs the feed, the connection and the publisher; reading on ends it."""
+    user = system.user_on(1, "sleepy")
+    async with (
+        system.session(system.token("root"), {"subscriptions": ["system_alert"]}) as admin,
+        system.session(system.token(user), {"subscriptions": ["custom.big"]}, max_queue=1) as sleepy,
+    ):
+        for _ in range(3):
+            await system.publish(*[BIG] * 100, token=system.token("loud", "publisher"))
+        began = await heard(admin, "queue_age_seconds", "began")
+        async with asyncio.timeout(SECONDS):
+            while not logged(system, "diagnosis"):
+                await asyncio.sleep(0.05)
+        reading = asyncio.create_task(sleepy.events(300, SECONDS))
+        over = await heard(admin, "queue_age_seconds", "over")
+        assert len(await reading) == 300
+    assert (began["component"], over["component"]) == ("shard 1", "shard 1")
+    assert began["value"] >= 1
+    [diagnosis] = logged(system, "diagnosis")
+    assert (diagnosis["reason"], diagnosis["shard"]) == ("queue_age_seconds", 1)
+    assert [c["user"] for c in diagnosis["slowest_connections"]] == [user]
+    assert diagnosis["top_publishers"]["loud"] == 300
+    assert diagnosis["top_types"]["custom.big"] == 300
+    assert diagnosis["largest_frames"][0]["types"] == ["custom.big"]
+    assert diagnosis["largest_frames"][0]["bytes"] > 30_000
+    assert [f["types"] for f in diagnosis["slowest_feeds"]] == [["custom.big"]]

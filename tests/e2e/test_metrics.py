@@ -1,0 +1,150 @@
+"""Metrics of running processes, judged by Prometheus's own tool, and scrapers that misbehave."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.e2e.system import System, end, run, running
+
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs/operations.md"
+SCRAPERS = 60
+
+
+@pytest.fixture(scope="module")
+def router_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory, router_port: int) -> Iterator[System]:
+    settings = {"ROUTER_PORT": router_port}
+    with running(tmp_path_factory.mktemp("metrics") / "data", shards=1, settings=settings) as started:
+        yield started
+
+
+def scraped(port: int) -> str:
+    answer = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=10, trust_env=False)
+    assert answer.status_code == 200
+    return answer.text
+
+
+def judged(promtool: str, text: str) -> tuple[int, str, str]:
+    command = [promtool, "check", "metrics"]
+    done = subprocess.run(command, input=text, capture_output=True, check=False, timeout=30, text=True)
+    return done.returncode, done.stdout, done.stderr
+
+
+def names_of(text: str) -> set[str]:
+    return {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE solowire_")}
+
+
+async def test_promtool_finds_nothing_to_say(system: System, router_port: int) -> None:
+    """What gateway, shard and router really answer is as Prometheus wants it."""
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is missing: .ci/system-packages installs it")
+    async with system.session(system.token("ann"), {"subscriptions": ["custom.*"]}) as session, system.http() as http:
+        assert (await http.post("/v1/connect")).status_code == 401
+        await system.publish({"type": "custom.x", "data": {}})
+        await session.events(1)
+        for port in (system.port, system.port + 1, router_port):
+            assert judged(promtool, scraped(port)) == (0, "", "")
+
+
+async def test_the_documented_metrics_are_those_that_there_are(system: System, router_port: int) -> None:
+    """docs/operations.md has each name once, with the processes that have it, and no other."""
+    documented: dict[str, set[str]] = {"gateway": set(), "shard": set(), "router": set()}
+    table = re.findall(r"^\| `(solowire_\w+)(?:{\w+})?` \| ([a-z, ]+) \|", DOCUMENT.read_text(), re.MULTILINE)
+    for name, processes in table:
+        for process in processes.split(", "):
+            documented[process].add(name)
+    ports = {"gateway": system.port, "shard": system.port + 1, "router": router_port}
+    assert documented == {process: names_of(scraped(port)) for process, port in ports.items()}
+
+
+async def test_metrics_count_what_happens_and_name_nobody(system: System, router_port: int) -> None:
+    """Latency, connections by group and refusals follow what was done; no user is in a label."""
+    user = "nobody-should-read-this"
+    async with system.session(system.token(user), {"subscriptions": ["custom.*"]}) as session, system.http() as http:
+        accepted = await system.publish({"type": "custom.x", "data": {}})
+        await session.events(1)
+        assert (await http.post("/v1/connect")).status_code == 401
+        texts = [scraped(port) for port in (system.port, system.port + 1, router_port)]
+    gateway, shard, router = texts
+    assert 'solowire_refusals_total{code="missing_token"}' in gateway
+    assert 'solowire_group_connections{group="admin",shard="0"} 1.0' in shard
+    sent = re.search(r'solowire_delivery_latency_seconds_count{shard="0"} ([\d.]+)', shard)
+    assert sent is not None
+    assert float(sent[1]) >= 1
+    assert f"solowire_journal_offset {accepted['last_offset']}.0" in router
+    assert 'solowire_shard_behind_offsets{shard="0"}' in router
+    assert user not in "".join(texts)
+
+
+async def test_scrapers_that_read_nothing_hold_nobody_up(system: System, router_port: int) -> None:
+    """Sixty connections ask for metrics over and over and never read: events go on arriving at once."""
+    request = b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n" * 200
+    ports = (system.port, system.port + 1, router_port)
+    sockets = []
+    try:
+        for n in range(SCRAPERS):
+            sock = socket.socket()
+            sockets.append(sock)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sock.connect(("127.0.0.1", ports[n % len(ports)]))
+            sock.setblocking(False)
+            sock.send(request)
+        async with system.session(system.token("ann"), {"subscriptions": ["custom.*"]}) as session:
+            taken = []
+            for n in range(20):
+                begun = time.monotonic()
+                await system.publish({"type": "custom.x", "data": {"n": n}})
+                [event] = await session.events(1)
+                assert event["data"] == {"n": n}
+                taken.append(time.monotonic() - begun)
+        assert sorted(taken)[10] < 1.0, taken
+        assert all(scraped(port) for port in ports)
+    finally:
+        for sock in sockets:
+            sock.close()
+
+
+def test_a_routers_port_that_was_set_must_be_free(tmp_path: Path) -> None:
+    """Where the operator has named a port that is in use, the router doesn't start, and says so in one line."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        held.listen()
+        port = held.getsockname()[1]
+        done = run("router", "--data-dir", str(tmp_path / "d"), cwd=tmp_path, settings={"ROUTER_PORT": port})
+    assert done.returncode == 2
+    last = done.stderr.splitlines()[-1]
+    assert "SOLOWIRE_ROUTER_PORT" in last
+    assert "in use" in last
+    assert "Traceback" not in done.stderr
+
+
+def test_a_default_port_that_is_in_use_costs_a_warning(tmp_path: Path) -> None:
+    """Nobody asked for it: the router says so and serves all the same."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        held.listen()
+        taken = held.getsockname()[1]
+        system = System(tmp_path / "data", shards=1, settings={"PORT": taken - 257})
+        router = system.spawn("router")
+        try:
+            said = system.output.read_text
+            system.wait_until(lambda: "router_ready" in said() and "router_without_metrics" in said(), "it is ready")
+        finally:
+            assert end(router) == 0

@@ -1,0 +1,147 @@
+"""Readers that stop reading, floods, and states that come too often, through all processes and real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.e2e.system import Session, System, open_session, running
+from tests.e2e.test_processes import until
+
+STALLED_S = 4
+BUFFER_BYTES = 16 * 1024
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """A system with small buffers, low rates and short intervals."""
+    settings = {
+        "STALLED_S": STALLED_S,
+        "SEND_BUFFER_BYTES": BUFFER_BYTES,
+        "TELEMETRY_PER_S": 100,
+        "TELEMETRY_INTERVAL_S": 0.2,
+        "STATE_INTERVAL_S": 1,
+        "HEARTBEAT_S": 60,
+    }
+    with running(tmp_path_factory.mktemp("small") / "data", shards=1, settings=settings) as started:
+        yield started
+
+
+@contextlib.asynccontextmanager
+async def reader(system: System, user: str, **hello: Any) -> AsyncIterator[Session]:
+    """A welcomed session that takes little more from the network than it is asked for."""
+    url = (await system.negotiate(system.token(user)))["url"]
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
+    sock.connect((urlsplit(url).hostname, urlsplit(url).port))
+    sock.setblocking(False)
+    async with open_session(url, sock=sock, max_queue=1) as session:
+        await session.ask("welcome", type="hello", **hello)
+        yield session
+
+
+def query(n: int, **data: Any) -> dict[str, Any]:
+    data = {"client_ip": f"10.0.0.{n % 3}", "query_domain": f"n{n % 50}.example.com", "query_type": "A", **data}
+    return {"type": "dns_query_log", "data": data}
+
+
+def sockets_of(pid: int) -> int:
+    found = 0
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            found += str(entry.readlink()).startswith("socket:")
+    return found
+
+
+async def everything(session: Session, last: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]], Counter[str]]:
+    """Reads up to the event of the id `last`: its events, its notices, and what was left out."""
+    events: list[dict[str, Any]] = []
+    notices: list[dict[str, Any]] = []
+    left_out: Counter[str] = Counter()
+    cursor = -1
+    while not any(e["id"] == last for e in events):
+        message = await session.hear()
+        if message["type"] == "notice":
+            notices.append(message)
+        elif message["type"] == "events":
+            assert message["cursor"] >= cursor
+            cursor = message["cursor"]
+            events += message["events"]
+            left_out.update(message.get("compacted", {}))
+    return events, notices, left_out
+
+
+async def test_a_reader_that_stops_and_reads_on(small: System) -> None:
+    """It is told that it is slow, gets all durable events and the rest compacted, and is told when that is over."""
+    async with reader(small, "slow", subscriptions=["custom.*", "dns_query_log"]) as session:
+        for part in range(20):
+            await small.publish(
+                *(query(n, filler="x" * 3_000) for n in range(10)),
+                *({"type": "custom.slow", "data": {"n": part * 2 + n, "x": "x" * 3_000}} for n in (0, 1)),
+            )
+        await small.publish({"type": "custom.slow", "data": {"n": 40}, "id": "the last"})
+        events, notices, left_out = await everything(session, "the last")
+        assert [(n["code"], n["active"]) for n in notices] == [("slow_consumer", True)]
+        assert [e["data"]["n"] for e in events if e["type"] == "custom.slow"] == list(range(41))
+        sent = [e for e in events if e["type"] == "dns_query_log"]
+        assert len(sent) + left_out["dns_query_log"] == 200
+        assert left_out["dns_query_log"] > 0
+        over = await session.hear("notice")
+        assert (over["code"], over["active"]) == ("slow_consumer", False)
+        await small.publish({"type": "custom.slow", "data": {"n": 41}})
+        assert [e["data"]["n"] for e in await session.events(1)] == [41]
+
+
+async def test_a_reader_that_never_reads_leaves_nothing_behind(small: System) -> None:
+    """One that takes nothing for `stalled_s` is closed, and its descriptor in the shard is gone."""
+    shard = small.pid_of("shard", "--index", "0")
+    before = sockets_of(shard)
+    async with reader(small, "stuck", subscriptions=["custom.*"]):
+        assert sockets_of(shard) == before + 1
+        for _ in range(10):
+            await small.publish(*({"type": "custom.stuck", "data": {"x": "x" * 30_000}} for _ in range(5)))
+        await until(lambda: sockets_of(shard) == before, "the descriptor is gone", STALLED_S + 5)
+
+
+async def test_a_flood_becomes_summaries_and_ends(small: System) -> None:
+    """Query events above the rate come as `dns_query_stats` with a sample, all counted, and singly when it is over."""
+    async with reader(small, "flooded", subscriptions=["dns_query_log"]) as session:
+        for _ in range(15):
+            await small.publish(*(query(n) for n in range(100)))
+            await asyncio.sleep(0.05)
+        for n in range(8):  # intervals without a flood
+            await asyncio.sleep(0.25)
+            await small.publish({**query(0), "id": f"after {n}"})
+        events, _, left_out = await everything(session, "after 7")
+        summaries = [e for e in events if e["type"] == "dns_query_stats"]
+        assert len(summaries) >= 2
+        assert all(e["source"] == "solowire" for e in summaries)
+        assert max(e["data"]["total_queries"] for e in summaries) >= 100
+        assert {"top_names", "top_clients", "query_types"} <= summaries[0]["data"].keys()
+        sent = [e for e in events if e["type"] == "dns_query_log"]
+        assert len(sent) + left_out["dns_query_log"] == 1508
+        assert left_out["dns_query_log"] > 500
+        await small.publish(query(1), query(2))
+        frame = await session.hear("events")
+        assert "compacted" not in frame
+        assert [e["type"] for e in frame["events"]] == ["dns_query_log"] * 2
+
+
+async def test_a_state_comes_once_per_interval(small: System) -> None:
+    """The first value at once, then nothing for the interval, then the newest alone."""
+    async with reader(small, "states", subscriptions=["system_metrics"]) as session:
+        for value in (1, 2, 3):
+            await small.publish({"type": "system_metrics", "data": {"host": "paced", "cpu_usage": value}})
+        first, then = await session.hear("events"), await session.hear("events")
+        assert [e["data"]["cpu_usage"] for e in first["events"]] == [1]
+        assert [e["data"]["cpu_usage"] for e in then["events"]] == [3]
+        assert then["compacted"] == {"system_metrics": 1}
+        assert then["cursor"] >= first["cursor"]

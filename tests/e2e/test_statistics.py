@@ -1,0 +1,178 @@
+"""Statistics of a running system: the API, the event, and the table."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from tests.e2e.system import System, open_session, ready, run, running
+
+BIG = {"type": "custom.big", "data": {"text": "x" * 30_000}}
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    settings = {"STATS_EVENT_S": 0.5, "SEND_BUFFER_BYTES": 4096}
+    with running(tmp_path_factory.mktemp("statistics") / "data", shards=2, settings=settings) as started:
+        yield started
+
+
+async def until(http: Any, path: str, condition: Any, seconds: float = 15) -> Any:
+    """What `path` answers when that satisfies `condition`."""
+    body = None
+    try:
+        async with asyncio.timeout(seconds):
+            while True:
+                answer = await http.get(path)
+                body = answer.json()
+                if answer.status_code == 200 and condition(body):
+                    return body
+                await asyncio.sleep(0.1)
+    except TimeoutError:
+        raise AssertionError(f"not within {seconds} s: {path} answers {json.dumps(body)[:2000]}") from None
+
+
+@asynccontextmanager
+async def one_that_reads_nothing(system: System, user: str) -> AsyncIterator[None]:
+    """A connection with more under way to it than the kernel holds."""
+    async with system.session(system.token(user), {"subscriptions": ["custom.big"]}, max_queue=1):
+        for _ in range(3):
+            await system.publish(*[BIG] * 100)
+        yield
+
+
+async def test_totals_and_shards_tell_what_they_do(system: System) -> None:
+    """Connections by group, codec and kind, rates, latency, memory and loop lag, in sum and for each shard."""
+    users = [system.user_on(0, "told"), system.user_on(1, "told")]
+    hello = {"subscriptions": ["custom.told"]}
+    url = f"ws://127.0.0.1:{system.port}/ws?token={system.token(users[1], 'viewer')}"
+    async with (
+        system.http(system.token("root")) as http,
+        system.session(system.token(users[0]), hello, subprotocols=["solowire.v1.msgpack"]) as one,
+        open_session(url) as two,
+    ):
+        await two.say(type="hello", **hello)
+        await two.hear("welcome")
+        stop = asyncio.Event()
+
+        async def publish() -> None:
+            while not stop.is_set():
+                await system.publish(*[{"type": "custom.told", "data": {}}] * 5)
+
+        publishing = asyncio.create_task(publish())
+        reading = [asyncio.create_task(s.events(10**6, 60)) for s in (one, two)]
+        whole = await until(
+            http,
+            "/v1/stats",
+            lambda s: s["deliveries_per_s"] > 0 and s["latency_s"]["p99"] and s["connections"] == 2,
+        )
+        shards = await until(
+            http,
+            "/v1/stats/shards",
+            lambda all: all[1]["kinds"] == {"relayed": 1} and None not in [s["latency_s"]["p99"] for s in all],
+        )
+        stop.set()
+        for task in (publishing, *reading):
+            task.cancel()
+        await asyncio.gather(publishing, *reading, return_exceptions=True)
+    assert whole["groups"] == {"admin": 1, "viewer": 1}
+    assert whole["codecs"] == {"json": 1, "msgpack": 1}
+    assert whole["kinds"] == {"direct": 1, "relayed": 1}
+    assert shards[0]["groups"] == {"admin": 1}
+    assert shards[0]["kinds"] == {"direct": 1}
+    for numbers in (whole, *shards):
+        assert 0 < numbers["latency_s"]["p50"] <= numbers["latency_s"]["p95"] <= numbers["latency_s"]["p99"] < 5
+        assert min(numbers[name] for name in ("events_per_s", "deliveries_per_s", "frames_per_s")) > 0
+        assert numbers["bytes_per_s"] > numbers["deliveries_per_s"]
+        assert numbers["memory_bytes"] > 10 * 2**20
+        assert 0 <= numbers["loop_lag_s"] < 5
+        assert numbers["log_bytes"] > 0
+    assert whole["memory_bytes"] > shards[0]["memory_bytes"]
+
+
+async def test_a_connection_that_reads_nothing_is_named(system: System) -> None:
+    """It lags in the totals, grows old, and stands with its user among the slowest of its shard."""
+    user = system.user_on(1, "sleepy")
+    async with system.http(system.token("root")) as http, one_that_reads_nothing(system, user):
+        whole = await until(http, "/v1/stats", lambda s: s["lagging"] == 1 and s["oldest_cursor_s"] > 0.5)
+        one = await until(http, "/v1/stats/shards/1", lambda s: s["slowest"])
+        own = (await http.get(f"http://127.0.0.1:{system.port + 2}/stats")).json()
+        found = (await http.get(f"/v1/users/{user}")).json()
+    assert whole["oldest_cursor_s"] < 60
+    [slow] = one["slowest"]
+    assert (slow["user"], slow["shard"], slow["kind"], slow["codec"]) == (user, 1, "direct", "json")
+    assert slow["behind"] > 0
+    assert slow["seconds"] > 0.5
+    assert slow["lagging_s"] > 0
+    assert [s["session"] for s in own["slowest"]] == [slow["session"]]
+    assert own.keys() >= {"ready", "latency_s", "groups", "events_per_s"}
+    [connection] = found["connections"]
+    assert (connection["session"], connection["subscriptions"]) == (slow["session"], ["custom.big"])
+
+
+async def test_a_user_is_found_wherever_it_is(system: System) -> None:
+    """One user's connection, or 404; a name with odd characters is the same user."""
+    user = "ünï c?de %2F#"
+    async with system.http(system.token("root")) as http, system.session(system.token(user), {"subscriptions": []}):
+        path = "/v1/users/%C3%BCn%C3%AF%20c%3Fde%20%252F%23"
+        found = (await http.get(path)).json()
+        assert [c["user"] for c in found["connections"]] == [user]
+        missing = await http.get("/v1/users/nobody")
+    assert (missing.status_code, missing.json()["code"]) == (404, "not_connected")
+
+
+async def test_all_of_it_is_for_administrators(system: System) -> None:
+    """Another role gets 403 from the gateway and from the shard."""
+    shard = f"http://127.0.0.1:{system.port + 1}"
+    async with system.http(system.token("ann", "operator")) as http:
+        for path in ("/v1/stats", "/v1/stats/shards/0", "/v1/users/ann", f"{shard}/stats", f"{shard}/stats/users/ann"):
+            answer = await http.get(path)
+            assert (answer.status_code, answer.json()["code"]) == (403, "forbidden"), path
+
+
+async def test_a_shard_that_does_not_answer_is_told_by_the_router(system: System) -> None:
+    """While it is stopped, what the router knows of it is there; one user of it is a problem with a way out."""
+    user = system.user_on(1, "stopped")
+    pid = system.pid_of("shard", "--index", "1")
+    async with system.http(system.token("root")) as http:
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            one, found = await asyncio.gather(http.get("/v1/stats/shards/1"), http.get(f"/v1/users/{user}"))
+        finally:
+            os.kill(pid, signal.SIGCONT)
+    assert one.status_code == 200
+    assert (one.json()["shard"], one.json()["slowest"], one.json()["shard_error"]) == (1, None, "shard_slow")
+    assert one.json()["memory_bytes"] > 0
+    assert (found.status_code, found.json()["code"]) == (504, "shard_slow")
+    assert found.headers["retry-after"] == "1"
+    system.wait_until(lambda: ready(f"http://127.0.0.1:{system.port + 2}"), "the shard is back in the ring")
+
+
+async def test_administrators_may_subscribe_to_the_numbers(system: System) -> None:
+    """`gateway_stats` comes by itself, for each shard and for all; others are denied it."""
+    hello = {"subscriptions": ["gateway_stats"]}
+    nodes: dict[str, Any] = {}
+    async with system.session(system.token("ann", "operator"), hello) as other, asyncio.timeout(15):
+        assert [d["type"] for d in other.welcome["denied"]] == ["gateway_stats"]
+        while nodes.get("all", {}).get("groups", {}).get("operator") != 1:
+            async with system.session(system.token("root"), hello) as admin:
+                nodes = {e["key"]: e["data"] for e in await admin.events(3)}
+    assert set(nodes) == {"shard 0", "shard 1", "all"}
+    assert nodes["all"]["shards"] == 2
+    assert nodes["all"]["memory_bytes"] > 20 * 2**20
+    assert nodes["all"]["connections"] >= 1
+
+
+def test_the_numbers_are_a_table(system: System) -> None:
+    """`solowire stats` has rates, latency, memory and loop lag, with units."""
+    done = run("stats", "--data-dir", str(system.data_dir), "--url", system.url, cwd=system.data_dir.parent)
+    assert done.returncode == 0, done.stderr
+    for wanted in ("per s", "p50", "p95", "p99", "oldest", "memory", "MiB", "loop", "lease", "behind", "all"):
+        assert wanted in done.stdout

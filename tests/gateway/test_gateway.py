@@ -1,0 +1,80 @@
+"""What the gateway does beside HTTP: how it answers wrong tokens."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import time
+from pathlib import Path
+
+import pytest
+
+from gateway import gateway
+from gateway.admission import Admission, Limits
+from gateway.gateway import Gateway
+from gateway.intake import Intake
+from solowire.access import ROLES
+from solowire.backplane import RingState, ShardAddress
+from solowire.errors import InvalidToken, Refused, RequestError
+from solowire.tokens import Tokens
+
+HERE = "192.0.2.1"
+INTAKE = Intake(requests=8, bytes=2**20, patience=1.0, lost=2.0, rate=1.0, burst=1.0)
+
+
+async def test_so_many_answers_are_held_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the bound wrong tokens are refused at once, with the same answer: those that wait take bounded memory."""
+    monkeypatch.setattr(gateway, "_MOST_HELD", 3)
+    monkeypatch.setattr(gateway, "_HELD_SECONDS", 0.05)
+    admission = Admission(Limits(bad_token_rate=0.01, bad_token_burst=1.0))
+    made = Gateway(f"ipc://{tmp_path}/r", Tokens("s" * 32, ROLES), ROLES, INTAKE, timeout=1.0, admission=admission)
+    try:
+        with pytest.raises(InvalidToken):
+            await made.identify("wrong", HERE)
+        asking = [asyncio.ensure_future(made.identify("wrong", HERE)) for _ in range(10)]
+        await asyncio.sleep(0)
+        assert made.held == 3
+        answers = await asyncio.gather(*asking, return_exceptions=True)
+        assert {answer.code for answer in answers if isinstance(answer, Refused)} == {"too_many_wrong_tokens"}
+        assert len(answers) == 10
+        assert (made.held, made.held_total, made.wrong_tokens) == (0, 3, 11)
+    finally:
+        made.close()
+
+
+async def test_an_answer_that_nobody_waits_for_is_not_held(tmp_path: Path) -> None:
+    """A client that goes away while its answer is held gives its place back."""
+    admission = Admission(Limits(bad_token_rate=0.01, bad_token_burst=1.0))
+    made = Gateway(f"ipc://{tmp_path}/r", Tokens("s" * 32, ROLES), ROLES, INTAKE, timeout=1.0, admission=admission)
+    try:
+        admission.wrong_token(HERE, asyncio.get_running_loop().time())
+        asking = asyncio.ensure_future(made.identify("wrong", HERE))
+        await asyncio.sleep(0)
+        assert made.held == 1
+        asking.cancel()
+        await asyncio.wait((asking,))
+        assert made.held == 0
+    finally:
+        made.close()
+
+
+async def test_refusals_leave_nothing_for_the_collector(tmp_path: Path) -> None:
+    """An attack of refused users and wrong tokens makes no cycles: its memory is free at once, and no loop stops."""
+    limits = Limits(bad_token_rate=1e6, bad_token_burst=1.0, rate=0.001, burst=1.0)
+    tokens = Tokens("s" * 32, ROLES)
+    made = Gateway(f"ipc://{tmp_path}/r", tokens, ROLES, INTAKE, timeout=1.0, admission=Admission(limits))
+    made._received(RingState("e", 1, 0, [ShardAddress(0, "127.0.0.1", 1, "boot")]))
+    good = tokens.sign("ann", "viewer", now=time.time(), ttl=60)
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(50):
+            for token in (good, "wrong"):
+                with contextlib.suppress(RequestError):
+                    await made.place(token, HERE)
+        assert made.refused.total() >= 99
+        assert gc.collect() < 50
+    finally:
+        gc.enable()
+        made.close()

@@ -1,0 +1,197 @@
+"""What a gateway takes of publishers: a bounded amount at a time, and of each no more than its rate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from gateway.intake import MAX_PUBLISHERS, Intake, Room
+from solowire.errors import Refused
+
+
+def intake(**changed: Any) -> Intake:
+    limits = {"requests": 4, "bytes": 1000, "patience": 2.0, "lost": 10.0, "rate": 100.0, "burst": 200.0}
+    return Intake(**(limits | changed))
+
+
+def refused(call: Any, *arguments: Any) -> Refused:
+    with pytest.raises(Refused) as caught:
+        call(*arguments)
+    return caught.value
+
+
+def under_way(it: Intake, number: int, now: float = 0.0, size: int = 10) -> Room:
+    room = it.open("ann", now)
+    it.grow(room, size)
+    it.sent(room, number, now)
+    return room
+
+
+def test_requests_beyond_the_bound_are_refused_at_once() -> None:
+    """What is held has a bound in number; room that is given back is there for the next."""
+    it = intake()
+    rooms = [it.open("ann", 0.0) for _ in range(4)]
+    error = refused(it.open, "bob", 0.0)
+    assert (error.status, error.code, error.retry_after, it.overloads) == (503, "overloaded", 1.0, 1)
+    it.close(rooms[0])
+    it.open("bob", 0.0)
+
+
+def test_bytes_beyond_the_bound_are_refused_while_they_are_read() -> None:
+    """Bodies that are being read count, piece by piece, before anything is made of them."""
+    it = intake()
+    first, second = it.open("ann", 0.0), it.open("bob", 0.0)
+    it.grow(first, 600)
+    assert refused(it.grow, second, 600).code == "overloaded"
+    it.close(second)
+    assert (it.requests, it.bytes) == (1, 600)
+    it.close(first)
+    assert (it.requests, it.bytes) == (0, 0)
+
+
+def test_a_request_that_was_given_up_here_holds_its_room_until_the_router_has_taken_it() -> None:
+    """What nobody waits for any more may lie in a queue still, and counts as long as it does."""
+    it = intake()
+    it.close(under_way(it, 7))
+    assert (it.requests, it.bytes) == (1, 10)
+    it.taken(7)
+    assert (it.requests, it.bytes) == (0, 0)
+
+
+def test_an_answer_tells_that_all_before_it_were_taken() -> None:
+    """The router takes requests in their order, so one lost answer holds room for no longer than the next one."""
+    it = intake()
+    for number in (3, 5, 6):
+        it.close(under_way(it, number))
+    it.taken(5)
+    assert it.requests == 1
+
+
+def test_a_request_that_was_taken_holds_its_room_until_it_is_answered() -> None:
+    """An answer that is held back holds the room of its request: so publishers that wait are bounded, too."""
+    it = intake()
+    room = under_way(it, 1)
+    it.taken(1)
+    assert it.requests == 1
+    it.close(room)
+    assert it.requests == 0
+
+
+def test_others_are_refused_while_the_oldest_waits_for_too_long() -> None:
+    """Behind a router that takes nothing, a publisher is told so at once instead of waiting in vain."""
+    it = intake()
+    under_way(it, 1, now=0.0)
+    under_way(it, 2, now=2.0)
+    assert refused(it.open, "bob", 2.1).code == "overloaded"
+    it.taken(1)
+    it.open("bob", 2.1)
+
+
+def test_what_is_lost_does_not_stop_publishing_for_ever() -> None:
+    """A request that nobody will ever answer is given up after a while, or when the router is another."""
+    it = intake()
+    it.close(under_way(it, 1, now=0.0))
+    refused(it.open, "bob", 5.0)
+    it.close(it.open("bob", 10.1))
+    assert it.requests == 0
+    it.close(under_way(it, 2, now=11.0))
+    it.forget()
+    assert (it.requests, it.bytes) == (0, 0)
+    it.forget()
+
+
+def test_a_publisher_over_its_rate_is_told_how_long_to_wait() -> None:
+    """Each has a rate of its own: one that floods is refused, before it is read, and others are not."""
+    it = intake()
+    it.charge("ann", 200, 0.0)
+    error = refused(it.charge, "ann", 50, 0.0)
+    assert (error.status, error.code, error.retry_after, it.limited) == (429, "publish_rate_limited", 0.5, 1)
+    it.charge("bob", 200, 0.0)
+    it.charge("ann", 500, 2.0)
+    assert refused(it.open, "ann", 2.0).code == "publish_rate_limited"
+    assert it.requests == 0
+
+
+def test_the_publishers_that_are_known_have_a_bound() -> None:
+    """However many names come by, those heard last are kept."""
+    it = intake()
+    it.charge("ann", 200, 0.0)
+    for n in range(MAX_PUBLISHERS - 1):
+        it.charge(f"user{n}", 1, 0.0)
+    refused(it.charge, "ann", 1, 0.0)
+    for n in range(MAX_PUBLISHERS):
+        it.charge(f"other{n}", 1, 0.0)
+    assert len(it._buckets) == MAX_PUBLISHERS
+    it.charge("ann", 1, 0.0)
+
+
+class Requests(RuleBasedStateMachine):
+    """Requests that are read, sent, answered, given up and lost in any order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.it = intake(rate=1e9, burst=1e9)
+        self.now = 0.0
+        self.number = 0
+        self.reading: list[Room] = []
+        self.waiting: list[Room] = []
+
+    @rule(size=st.integers(0, 500))
+    def begin(self, size: int) -> None:
+        try:
+            room = self.it.open("ann", self.now)
+        except Refused:
+            return
+        try:
+            self.it.grow(room, size)
+        except Refused:
+            self.it.close(room)
+        else:
+            self.reading.append(room)
+
+    @precondition(lambda self: self.reading)
+    @rule(fails=st.booleans())
+    def send(self, fails: bool) -> None:
+        room = self.reading.pop()
+        if fails:
+            self.it.close(room)
+            return
+        self.number += 1
+        self.it.sent(room, self.number, self.now)
+        self.waiting.append(room)
+
+    @rule(back=st.integers(0, 4))
+    def answer(self, back: int) -> None:
+        self.it.taken(self.number - back)
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def end(self, data: st.DataObject) -> None:
+        self.it.close(self.waiting.pop(data.draw(st.integers(0, len(self.waiting) - 1))))
+
+    @rule(seconds=st.floats(0, 20))
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule()
+    def router_is_another(self) -> None:
+        self.it.forget()
+
+    @invariant()
+    def bounded(self) -> None:
+        assert 0 <= self.it.requests <= 4
+        assert 0 <= self.it.bytes <= 1000
+
+    def teardown(self) -> None:
+        for room in self.reading + self.waiting:
+            self.it.close(room)
+        self.it.forget()
+        assert (self.it.requests, self.it.bytes) == (0, 0)
+
+
+TestRequests = Requests.TestCase
+TestRequests.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)

@@ -1,0 +1,642 @@
+"""The coordinator and the shards' side of leases: the limit holds whatever becomes of messages and processes."""
+
+from __future__ import annotations
+
+from itertools import count
+from random import Random
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from router.coordinator import FENCED_KEPT, WANT_SECONDS, Coordinator, Group, Lie, Limits
+from solowire.backplane import HEARTBEAT_SECONDS, Lease, ShardAddress, Slots
+from solowire.fairshare import Claim, Filling, jain, shares
+from workers.leases import Leases
+
+UNIX = 1_800_000_000.0
+NAMES = ("admin", "viewer", "operator", "tenant")
+
+
+class Process:
+    """One shard's process: its leases, its connections by group, and a clock of its own."""
+
+    def __init__(self, index: int, boot: str, rate: float = 1.0, offset: float = 0.0) -> None:
+        self.address = ShardAddress(index, "localhost", 9000 + index, boot)
+        self.name = f"shard-{index}-{boot}".encode()
+        self.leases = Leases()
+        self.connections: list[str] = []
+        self.cut = False
+        self.to_router: list[Slots] = []
+        self.from_router: list[Lease] = []
+        self._rate = rate
+        self._offset = offset
+
+    def clock(self, now: float) -> float:
+        return now * self._rate + self._offset
+
+    def connect(self, group: str, now: float) -> bool:
+        taken = self.leases.take(group, self.clock(now))
+        if taken:
+            self.connections.append(group)
+        return taken
+
+    def disconnect(self, group: str) -> None:
+        self.connections.remove(group)
+        self.leases.give_back(group)
+
+    def give_way(self) -> None:
+        """Everybody whom the lease has no slot for goes."""
+        for group, number in self.leases.excess().items():
+            for _ in range(number):
+                self.disconnect(group)
+
+    def say(self, now: float, *, beat: bool = True) -> None:
+        slots = self.leases.slots(self.clock(now), beat=beat)
+        if not self.cut:
+            self.to_router.append(slots)
+
+    def look_at_clock(self, now: float) -> None:
+        """What a shard does whose lease is over: nobody is left when the router counts its slots as free."""
+        if self.clock(now) >= self.leases.over_at:
+            for group in list(self.connections):
+                self.disconnect(group)
+
+
+class World:
+    """A coordinator and some shards, with the messages between them under the test's hands."""
+
+    def __init__(self, shards: int, limits: Limits, rates: list[float] | None = None) -> None:
+        self.now = 1000.0
+        self.limits = limits
+        self.boots = count(1)
+        self.rates = rates or [1.0] * shards
+        self.word: bytes | None = None
+        self.extra = 0  # messages that were not part of a heartbeat or its answer
+        self.coordinator = Coordinator(limits, self.now, UNIX)
+        self.processes = [self.start(index) for index in range(shards)]
+        for process in self.processes:
+            self.join(process)
+
+    def start(self, index: int) -> Process:
+        return Process(index, f"boot-{next(self.boots)}", self.rates[index], 77.0 * index)
+
+    def join(self, process: Process) -> None:
+        self.coordinator.joined(process.name, process.address, self.now)
+
+    def note(self) -> None:
+        self.word = self.coordinator.word() or self.word
+
+    def hear(self, process: Process, at: int = 0, *, beat: bool = True) -> None:
+        """The router takes a message of the shard; its answers are on their way then."""
+        slots = process.to_router.pop(at)
+        leases = self.coordinator.reported(process.name, slots, self.now)
+        self.note()
+        self.extra += len(leases) - beat + (not beat)
+        self.send(leases)
+
+    def send(self, leases: list[tuple[bytes, Lease]]) -> None:
+        for name, lease in leases:
+            for process in self.processes:
+                if process.name == name and not process.cut:
+                    process.from_router.append(lease)
+
+    def take(self, process: Process, at: int = 0) -> None:
+        process.leases.leased(process.from_router.pop(at))
+
+    def restart_router(self) -> None:
+        self.coordinator = Coordinator(self.limits, self.now, UNIX + self.now, self.word)
+
+    def pass_time(self, seconds: float) -> None:
+        self.now += seconds
+        for process in self.processes:
+            process.look_at_clock(self.now)
+        self.send(self.coordinator.tick(self.now))
+        self.note()
+
+    def turn(self) -> None:
+        """All that is under way arrives, and what the shards have to ask at once they ask."""
+        for _ in range(10):
+            for process in self.processes:
+                while process.to_router:
+                    self.hear(process, beat=False)
+            for process in self.processes:
+                while process.from_router:
+                    self.take(process)
+                process.give_way()
+                if process.leases.asks and not process.cut:
+                    process.say(self.now, beat=False)
+            if not any(p.to_router or p.from_router for p in self.processes):
+                return
+
+    def beat(self, times: int = 1) -> None:
+        """So many heartbeats of all, and all that follows from them."""
+        for _ in range(times):
+            self.pass_time(HEARTBEAT_SECONDS)
+            for process in self.processes:
+                if not process.cut:
+                    process.say(self.now)
+                    self.hear(process)
+            self.turn()
+
+    def used(self) -> dict[str, int]:
+        everybody = [group for process in self.processes for group in process.connections]
+        return {group: everybody.count(group) for group in sorted(set(everybody))}
+
+    def fill(self, group: str, at: int | None = None, beats: int = 24) -> None:
+        """Users of the group come to one shard, or to all in turn, until nobody is let in any more."""
+        for _ in range(beats):
+            places = self.processes if at is None else [self.processes[at]]
+            while sum(place.connect(group, self.now) for place in places):
+                self.turn()
+            self.beat()
+
+    def check(self) -> None:
+        assert sum(len(p.connections) for p in self.processes) <= self.limits.connections
+        assert self.coordinator.held <= self.limits.connections
+
+
+# ------------------------------------------------------------------------------------------------ what is granted
+
+
+def test_room_is_there_before_it_is_needed() -> None:
+    """A shard that has just come accepts connections without a question, and leaves room for the others to do so."""
+    world = World(2, Limits(100))
+    world.beat(2)
+    assert all(25 <= p.leases.room <= 50 for p in world.processes)
+    assert all(world.processes[0].connect("viewer", world.now) for _ in range(20))
+    world.beat(4)
+    assert world.processes[0].leases.room > 30
+    world.check()
+
+
+def test_one_shard_alone_may_use_all() -> None:
+    """Where all users belong to one shard, it gets the slots that the others don't use, down to the last."""
+    world = World(3, Limits(50))
+    world.fill("viewer", at=1)
+    assert world.used() == {"viewer": 50}
+    world.check()
+
+
+def test_unused_slots_return() -> None:
+    """When users have left one shard, others can come to another."""
+    world = World(2, Limits(40))
+    world.fill("viewer", at=0)
+    for _ in range(40):
+        world.processes[0].disconnect("viewer")
+    world.fill("viewer", at=1)
+    assert [len(p.connections) for p in world.processes] == [0, 40]
+    world.check()
+
+
+def test_a_group_below_its_share_gets_in_and_the_one_above_gives_way() -> None:
+    """Viewers have filled the system; operators come, and get half of it, not more and not less."""
+    world = World(2, Limits(40))
+    world.fill("viewer")
+    assert world.used() == {"viewer": 40}
+    world.fill("operator", beats=30)
+    assert world.used() == {"operator": 20, "viewer": 20}
+    world.fill("viewer")
+    assert world.used() == {"operator": 20, "viewer": 20}
+    world.check()
+
+
+def test_no_more_give_way_than_is_needed() -> None:
+    """One operator comes to a full system: one viewer goes, at the shard that has most of them."""
+    world = World(2, Limits(40))
+    world.fill("viewer", at=0, beats=20)
+    for _ in range(10):
+        world.processes[0].disconnect("viewer")
+    world.fill("viewer", at=1)
+    assert [len(p.connections) for p in world.processes] == [30, 10]
+    assert not world.processes[1].connect("operator", world.now)
+    world.turn()
+    world.beat(2)
+    assert world.processes[1].connect("operator", world.now)
+    world.beat(int(WANT_SECONDS / HEARTBEAT_SECONDS) + 2)
+    assert [len(p.connections) for p in world.processes] == [29, 11]
+    world.check()
+
+
+def test_weights_count() -> None:
+    """A group of twice the weight gets two thirds."""
+    world = World(2, Limits(60, groups={"tenant": Group(weight=2.0)}))
+    world.fill("viewer")
+    world.fill("tenant", beats=40)
+    assert world.used() == {"tenant": 40, "viewer": 20}
+
+
+def test_a_limit_of_its_own_holds_a_group_back() -> None:
+    """A group with a limit gets no further, however much room there is, and has slots ahead of need below it."""
+    world = World(2, Limits(100, groups={"tenant": Group(limit=10)}))
+    world.beat(2)
+    assert all(p.connect("tenant", world.now) for p in world.processes for _ in range(3))
+    world.fill("tenant")
+    assert world.used() == {"tenant": 10}
+    assert world.processes[0].connect("viewer", world.now)
+
+
+def test_what_is_reserved_stays_free() -> None:
+    """When everybody else has come, administrators still get in at once, at any shard."""
+    world = World(2, Limits(40, groups={"admin": Group(reserved=4)}))
+    world.fill("viewer")
+    assert world.used() == {"viewer": 36}
+    assert all(p.connect("admin", world.now) for p in world.processes for _ in range(2))
+    world.check()
+
+
+def test_a_shard_has_a_limit_of_its_own() -> None:
+    """No shard gets more than the limit per shard, and within it groups share fairly, too."""
+    world = World(2, Limits(100, per_shard=10))
+    world.fill("viewer", at=0)
+    assert len(world.processes[0].connections) == 10
+    world.fill("operator", at=0, beats=20)
+    assert world.used() == {"operator": 5, "viewer": 5}
+    world.check()
+
+
+def test_equal_groups_are_equal_under_contention() -> None:
+    """Five tenants that all want everything, in any order of coming, end with Jain's index of 0.99 or more."""
+    random = Random(4)
+    world = World(3, Limits(200))
+    for _ in range(60):
+        for _ in range(100):
+            random.choice(world.processes).connect(f"tenant-{random.randrange(5)}", world.now)
+        world.turn()
+        world.beat()
+        world.check()
+    used = world.used()
+    assert sum(used.values()) >= 195
+    assert jain(used.values()) >= 0.99
+
+
+def test_a_shard_that_leaves_gets_nothing_ahead() -> None:
+    """A shard that is being emptied has slots for those who are still there, and no others."""
+    world = World(2, Limits(100))
+    world.beat(2)
+    assert world.processes[0].connect("viewer", world.now)
+    world.coordinator.leaves(world.processes[0].name)
+    world.beat(2)
+    assert world.processes[0].leases.room == 1
+
+
+# ------------------------------------------------------------------------------------------- who dies, and restarts
+
+
+def test_what_a_lost_shard_holds_stays_held_until_its_lease_is_over() -> None:
+    """Nobody gets the slots of a shard that is cut off before it has let go of them itself."""
+    world = World(2, Limits(40, lease=10.0))
+    world.fill("viewer", at=0)
+    lost = world.processes[0]
+    lost.cut = True
+    world.coordinator.lost(lost.name)
+    world.fill("viewer", at=1, beats=4)
+    assert len(world.processes[1].connections) == 0
+    while lost.connections:
+        world.beat()
+        world.check()
+    world.beat(6)
+    world.fill("viewer", at=1)
+    assert len(world.processes[1].connections) == 40
+    world.check()
+
+
+@pytest.mark.parametrize("says_goodbye", [True, False])
+def test_slots_come_back_at_once_when_the_process_is_gone_for_certain(says_goodbye: bool) -> None:
+    """A goodbye, or another process in the same place, is as good as the end of the lease."""
+    world = World(2, Limits(40, lease=3600.0))
+    world.fill("viewer", at=0)
+    if says_goodbye:
+        world.coordinator.gone(world.processes[0].name)
+        world.processes[0].cut = True
+        world.processes[0].connections.clear()
+    else:
+        world.processes[0] = world.start(0)
+        world.join(world.processes[0])
+    world.fill("viewer", at=1)
+    assert len(world.processes[1].connections) == 40
+    world.check()
+
+
+def test_a_process_in_another_place_frees_nothing() -> None:
+    """The same index on another port may be there while the old process still is."""
+    world = World(2, Limits(40, lease=3600.0))
+    world.fill("viewer", at=0)
+    old = world.processes[0]
+    old.cut = True
+    world.coordinator.lost(old.name)
+    another = world.start(0)
+    another.address.port += 100
+    world.processes.append(another)
+    world.join(another)
+    world.fill("viewer", at=2, beats=4)
+    assert another.connections == []
+    world.check()
+
+
+def test_a_restarted_router_goes_on_with_what_the_shards_have() -> None:
+    """After a restart nobody is sent away, nothing is granted twice, and soon there is room again."""
+    world = World(2, Limits(40))
+    world.fill("viewer", at=0, beats=3)
+    before = len(world.processes[0].connections)
+    world.restart_router()
+    assert world.coordinator.free == 0
+    world.join(world.processes[0])
+    world.processes[0].say(world.now)
+    world.hear(world.processes[0])
+    assert world.coordinator.free == 0  # the other one has not been heard of
+    world.turn()
+    world.join(world.processes[1])
+    world.beat(3)
+    assert len(world.processes[0].connections) == before
+    world.fill("viewer", at=1)
+    assert world.used() == {"viewer": 40}
+    world.check()
+
+
+def test_a_restarted_router_waits_for_the_leases_of_a_shard_that_does_not_come() -> None:
+    """What a shard that was cut off before the restart has is nobody else's until its lease is over."""
+    world = World(2, Limits(40, lease=10.0))
+    world.fill("viewer", at=0)
+    world.processes[0].cut = True
+    world.coordinator.lost(world.processes[0].name)
+    world.note()
+    world.restart_router()
+    world.join(world.processes[1])
+    world.fill("viewer", at=1, beats=10)
+    assert world.processes[1].connections == []
+    world.beat(30)
+    world.fill("viewer", at=1)
+    assert len(world.processes[1].connections) == 40
+    world.check()
+
+
+def test_fences_grow_over_restarts_also_if_the_clock_goes_back() -> None:
+    """A lease of the router before is never taken for a newer one."""
+    world = World(1, Limits(40))
+    world.beat()
+    before = world.processes[0].leases.fence
+    world.coordinator = Coordinator(world.limits, world.now, 0.0, world.word)
+    world.join(world.processes[0])
+    world.beat(2)
+    assert world.processes[0].leases.fence > before
+
+
+# ------------------------------------------------------------------------------------------------------- who lies
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        Slots(10**6, 0, {"viewer": 41}),
+        Slots(10**6, 0, {"viewer": 22}),
+        Slots(10**6, 2**50, {}),
+        Slots(10**6, 0, {"viewer": -1}),
+        Slots(10**6, 0, {"viewer": 50, "operator": -40}),
+    ],
+)
+def test_a_lie_is_found(lie: Slots) -> None:
+    """More than there is, more than it holds, a lease it never got, and less than nothing can't be true."""
+    world = World(2, Limits(40))
+    world.beat(2)
+    with pytest.raises(Lie):
+        world.coordinator.reported(world.processes[0].name, lie, world.now)
+
+
+def test_a_first_report_is_believed_within_the_limit() -> None:
+    """What can't be true of any router before is a lie from the start."""
+    for lie in (Slots(1, 0, {"viewer": 41}), Slots(1, 5, {}, room=41), Slots(1, 2**63, {}, room=1)):
+        coordinator = Coordinator(Limits(40), 0.0, UNIX)
+        coordinator.joined(b"shard-0", ShardAddress(0, "h", 1, "b"), 0.0)
+        with pytest.raises(Lie):
+            coordinator.reported(b"shard-0", lie, 0.0)
+
+
+def test_who_is_fenced_off_keeps_what_it_holds_and_gets_nothing() -> None:
+    """A liar's connections are still there: its slots are nobody else's until its lease is over."""
+    world = World(2, Limits(40))
+    world.fill("viewer", at=0)
+    liar = world.processes[0]
+    world.coordinator.fence_off(liar.name)
+    assert liar.address.boot in world.coordinator.fenced
+    assert world.coordinator.held == 40
+    assert world.coordinator.reported(liar.name, Slots(10**6, 0, {}), world.now) == []
+    assert world.coordinator.fenced.maxlen == FENCED_KEPT
+
+
+# ---------------------------------------------------------------------------------------------- doors and addresses
+
+
+def test_doors_close_for_who_would_get_nothing() -> None:
+    """Groups at or above their share are refused at the gateway, those below are let through, new ones as well."""
+    world = World(2, Limits(20, groups={"admin": Group(reserved=2)}))
+    assert world.coordinator.doors(0).gateways == 1
+    world.fill("viewer")
+    doors = world.coordinator.doors(2)
+    assert (doors.closed, doors.others_closed, doors.gateways) == (["viewer"], False, 2)
+    world.fill("operator", beats=30)
+    doors = world.coordinator.doors(2)
+    assert (doors.closed, doors.others_closed) == (["operator", "viewer"], False)
+
+
+def test_an_address_is_full_when_all_shards_together_say_so() -> None:
+    """Each shard knows its own connections of an address; that they are too many together only the router knows."""
+    world = World(2, Limits(100, per_address=4))
+    for process, number in zip(world.processes, (3, 1), strict=True):
+        slots = process.leases.slots(world.now, {"192.0.2.7": number, "192.0.2.8": 1})
+        [(_, lease)] = world.coordinator.reported(process.name, slots, world.now)
+    assert lease.full == ["192.0.2.7"]
+    assert world.coordinator.doors(1).full == ["192.0.2.7"]
+
+
+# ------------------------------------------------------------------------------------------------- what it costs
+
+
+@pytest.mark.parametrize("limit", [40, 300, 3000])
+@pytest.mark.parametrize("shards", [1, 2, 4])
+def test_keeping_the_limit_costs_few_messages(limit: int, shards: int) -> None:
+    """To fill the system, to hold out against a flood, and to give a second group its half, takes fewer messages beyond
+    heartbeats than limit × shards; and between two heartbeats of a shard never more than four.
+    """
+    random = Random(limit)
+    world = World(shards, Limits(limit))
+    beats = 0
+    for group in ("viewer", "operator"):
+        for _ in range(20):
+            for _ in range(limit // 5):
+                random.choice(world.processes).connect(group, world.now)
+                world.turn()
+            world.beat()
+            beats += 1
+            assert world.extra <= 4 * shards * (beats + 1)
+    assert sum(world.used().values()) >= limit * 0.95
+    assert jain(world.used().values()) >= 0.99
+    assert world.extra <= limit * shards
+
+
+# ------------------------------------------------------------------------------------------------ every interleaving
+
+
+class Interleavings(RuleBasedStateMachine):
+    """Connections, messages in any order or none, processes that die and are cut off, a router that restarts."""
+
+    @initialize(
+        shards=st.integers(1, 3),
+        limit=st.sampled_from([3, 8, 40]),
+        lease=st.sampled_from([5.0, 60.0]),
+        per_shard=st.sampled_from([None, None, 5]),
+        rates=st.lists(st.sampled_from([0.995, 1.0, 1.005]), min_size=3, max_size=3),
+        reserved=st.booleans(),
+        limited=st.booleans(),
+    )
+    def begin(
+        self,
+        shards: int,
+        limit: int,
+        lease: float,
+        per_shard: int | None,
+        rates: list[float],
+        reserved: bool,
+        limited: bool,
+    ) -> None:
+        groups = {}
+        if reserved:
+            groups["admin"] = Group(reserved=max(1, limit // 10))
+        if limited:
+            groups["tenant"] = Group(weight=2.0, limit=max(1, limit // 3))
+        self.world = World(shards, Limits(limit, per_shard, None, groups, lease), rates)
+        self.known = set(self.world.processes)  # to the router
+
+    def process(self, at: int) -> Process:
+        return self.world.processes[at % len(self.world.processes)]
+
+    @rule(at=st.integers(0, 2), group=st.sampled_from(NAMES), number=st.integers(1, 8))
+    def connect(self, at: int, group: str, number: int) -> None:
+        for _ in range(number):
+            self.process(at).connect(group, self.world.now)
+
+    @rule(at=st.integers(0, 2), which=st.integers(0, 99))
+    def disconnect(self, at: int, which: int) -> None:
+        connections = self.process(at).connections
+        if connections:
+            self.process(at).disconnect(connections[which % len(connections)])
+
+    @rule(at=st.integers(0, 2))
+    def give_way(self, at: int) -> None:
+        self.process(at).give_way()
+
+    @rule(at=st.integers(0, 2), beat=st.booleans())
+    def say(self, at: int, beat: bool) -> None:
+        process = self.process(at)
+        if not process.cut and process not in self.known:
+            self.hello(at)
+        process.say(self.world.now, beat=beat)
+
+    @rule(at=st.integers(0, 2), which=st.sampled_from([0, 0, 0, 1, 2]))
+    def router_hears(self, at: int, which: int) -> None:
+        process = self.process(at)
+        if process.to_router:
+            self.world.hear(process, which % len(process.to_router))
+
+    @rule(at=st.integers(0, 2), which=st.sampled_from([0, 0, 0, 1, 2]))
+    def shard_hears(self, at: int, which: int) -> None:
+        process = self.process(at)
+        if process.from_router:
+            self.world.take(process, which % len(process.from_router))
+
+    @rule(at=st.integers(0, 2), which=st.integers(0, 9), up=st.booleans())
+    def lose(self, at: int, which: int, up: bool) -> None:
+        under_way: list[Slots] | list[Lease] = self.process(at).to_router if up else self.process(at).from_router
+        if under_way:
+            del under_way[which % len(under_way)]
+
+    @rule(seconds=st.sampled_from([0.1, 0.5, 0.5, 3.0, 5.0, 40.0]))
+    def pass_time(self, seconds: float) -> None:
+        self.world.pass_time(seconds)
+
+    @rule(at=st.integers(0, 2))
+    def cut_off(self, at: int) -> None:
+        self.process(at).cut = True
+        self.process(at).to_router.clear()
+
+    @rule(at=st.integers(0, 2))
+    def heal(self, at: int) -> None:
+        self.process(at).cut = False
+
+    @rule(at=st.integers(0, 2))
+    def seems_dead(self, at: int) -> None:
+        self.known.discard(self.process(at))
+        self.world.coordinator.lost(self.process(at).name)
+
+    @rule(at=st.integers(0, 2))
+    def hello(self, at: int) -> None:
+        if not self.process(at).cut:
+            self.known.add(self.process(at))
+            self.world.join(self.process(at))
+
+    @rule(at=st.integers(0, 2))
+    def die_and_start_again(self, at: int) -> None:
+        at %= len(self.world.processes)
+        self.known.discard(self.world.processes[at])
+        self.world.processes[at] = self.world.start(at)
+
+    @rule(at=st.integers(0, 2))
+    def leave(self, at: int) -> None:
+        self.world.coordinator.leaves(self.process(at).name)
+
+    @rule()
+    def restart_router(self) -> None:
+        self.known.clear()
+        self.world.restart_router()
+
+    @precondition(lambda self: not any(p.cut for p in self.world.processes))
+    @rule(at=st.integers(0, 2), group=st.sampled_from(NAMES))
+    def nobody_below_its_share_is_refused(self, at: int, group: str) -> None:
+        """When messages arrive again, whoever is below its share gets in, within a few heartbeats.
+
+        Slots that are kept for others who were refused a moment ago are theirs first.
+        """
+        world = self.world
+        for place in range(len(world.processes)):
+            self.hello(place)
+        world.beat(
+            int((WANT_SECONDS + (world.limits.held_for() if world.limits.lease < 10 else 0)) / HEARTBEAT_SECONDS)
+        )
+        if not all(holder.settled and holder.live for holder in world.coordinator._holders.values()):
+            return
+        process, used, claims = self.process(at), world.used(), {}
+        for name in used.keys() | world.limits.groups.keys():
+            own = world.limits.groups.get(name, Group())
+            has = used.get(name, 0)
+            claims[name] = Claim(has, own.weight, own.reserved, own.limit, has)
+        capacity, per_shard = world.limits.connections, world.limits.per_shard
+        if per_shard is not None:
+            capacity = min(capacity, per_shard * len(world.processes))
+        due = Filling(capacity, claims).one_more(group)
+        if per_shard is not None:
+            here = {}
+            for name in {*process.connections, *world.limits.groups, group}:
+                own = world.limits.groups.get(name, Group())
+                has = process.connections.count(name)
+                reserved = -(-own.reserved // len(world.processes))
+                here[name] = Claim(has + (name == group), own.weight, reserved, held=has)
+            due = due and shares(per_shard, here)[group] > process.connections.count(group)
+        if due:
+            for _ in range(6):
+                if process.connect(group, world.now):
+                    return
+                world.turn()
+                world.beat()
+            raise AssertionError(f"{group} is below its share and refused: {used}")
+
+    @invariant()
+    def the_limit_holds(self) -> None:
+        if hasattr(self, "world"):
+            self.world.check()
+            for process in self.world.processes:
+                assert process.leases.taken == len(process.connections)
+
+
+TestInterleavings = Interleavings.TestCase
+TestInterleavings.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)

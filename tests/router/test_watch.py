@@ -1,0 +1,179 @@
+"""What the router says about the system, without a router: numbers in, events and diagnoses out."""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import Any
+
+import msgspec
+import pytest
+
+from router.watch import TEXTS, Said, Thresholds, Watch
+from solowire.backplane import ShardAddress, ShardReport, ShardStats
+from solowire.catalog import CATALOG
+from solowire.events import Event, decode_event
+from solowire.histogram import Histogram
+
+WALL = 1_800_000_000.0
+
+
+class World:
+    """A watch that is asked twice a second about two shards and a gateway."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.now = 100.0
+        ids = count()
+        self.own = ShardStats()
+        self.watch = Watch(new_id=lambda: f"id-{next(ids)}", after=1.0, over=2.0, own=lambda: self.own, **settings)
+        self.stats = [ShardStats(), ShardStats()]
+        self.behind = [0, 0]
+        self.gateway = ShardStats()
+        self.last = 1000
+        self.present = [0, 1]
+
+    def look(self) -> Said:
+        shards = [
+            (b"name-%d" % i, ShardReport(ShardAddress(i, "h", 1, "b"), self.stats[i], 0, self.behind[i]))
+            for i in self.present
+        ]
+        said = self.watch.look(shards, [self.gateway], self.last, self.now, WALL + self.now)
+        self.now += 0.5
+        return said
+
+    def run(self, seconds: float) -> Said:
+        whole = Said([], [])
+        for _ in range(int(2 * seconds)):
+            said = self.look()
+            whole.events.extend(said.events)
+            whole.diagnoses.extend(said.diagnoses)
+        return whole
+
+
+def read(said: Said) -> list[tuple[Event, dict[str, Any]]]:
+    events = [decode_event(e.body) for e in said.events]
+    return [(e, msgspec.json.decode(e.data)) for e in events]
+
+
+def test_nothing_is_said_when_all_is_well() -> None:
+    """Zeros are no alert, and without an interval there are no statistics."""
+    assert World().run(60) == Said([], [])
+
+
+@pytest.mark.parametrize(
+    ("metric", "stats", "part"),
+    [
+        ("queue_age_seconds", ShardStats(oldest_cursor_s=12.0, lagging=3), "12.0 s old; 3 connections lag"),
+        ("loop_lag_seconds", ShardStats(loop_lag_s=0.75), "late by 0.75 s"),
+        ("memory_bytes", ShardStats(memory_bytes=5 * 2**30), "5,368,709,120 bytes"),
+        ("lease_use_percent", ShardStats(lease_used=99, lease_granted=100), "99 % of its lease; 99 of 100"),
+        ("aggregating_feeds", ShardStats(aggregating={"dns_query_log": 7}), "dns_query_log is summed up for 7 feeds"),
+    ],
+)
+def test_each_number_of_a_shard_has_its_alert(metric: str, stats: ShardStats, part: str) -> None:
+    """It begins with the numbers in words, and ends with how long it was; only performance asks for a diagnosis."""
+    world = World()
+    world.stats[1] = stats
+    began = world.run(5)
+    [(event, data)] = read(began)
+    assert event.type == "system_alert"
+    assert event.publisher == "router"
+    assert (data["component"], data["metric"], data["severity"]) == ("shard 1", metric, "warning")
+    assert data["message"].startswith("shard 1: ")
+    assert part in data["message"]
+    assert data["value"] >= data["threshold"]
+    performance = metric in ("queue_age_seconds", "loop_lag_seconds", "memory_bytes")
+    assert began.diagnoses == ([(b"name-1", metric)] if performance else [])
+    world.stats[1] = ShardStats()
+    ended = world.run(5)
+    [(_, data)] = read(ended)
+    assert (data["severity"], data["details"]["state"]) == ("info", "over")
+    assert "over after" in data["message"]
+    assert ended.diagnoses == []
+
+
+def test_every_threshold_has_words() -> None:
+    """No alert can begin that nobody has written a message for."""
+    assert set(TEXTS) == set(Thresholds._fields)
+
+
+def test_a_shard_that_does_not_acknowledge_lags() -> None:
+    """The age of the oldest event that it has not acknowledged counts, however few there are."""
+    world = World()
+    world.run(5)
+    world.last, world.behind = 1001, [0, 1]
+    began = world.run(5)
+    [(_, data)] = read(began)
+    assert (data["component"], data["metric"]) == ("shard 1", "lag_seconds")
+    assert "1 offsets behind" in data["message"]
+    assert 2.0 <= data["value"] <= 4.0
+    assert began.diagnoses == [(b"name-1", "lag_seconds")]
+
+
+def test_a_shard_that_keeps_up_with_a_busy_log_does_not_lag() -> None:
+    """Many offsets that are only just in the log are no lag."""
+    world = World()
+    for _ in range(60):
+        world.last += 50_000
+        world.behind = [40_000, 40_000]
+        assert world.look().events == []
+
+
+def test_refusals_of_all_processes_are_one_number() -> None:
+    """Gateways and shards together are above the threshold, each alone is not."""
+    world = World()
+    world.gateway = ShardStats(refused_per_s=12.0)
+    assert world.run(5).events == []
+    world.stats[0] = ShardStats(refused_per_s=12.0)
+    [(_, data)] = read(world.run(5))
+    assert (data["metric"], data["value"], data["component"]) == ("refused_per_second", 24.0, "solowire")
+
+
+def test_gateway_and_router_have_loops_and_memory_too() -> None:
+    """A stuck gateway and a router that has grown are alerts, with no shard to ask for a diagnosis."""
+    world = World()
+    world.gateway = ShardStats(loop_lag_s=2.0)
+    world.own = ShardStats(memory_bytes=2**40)
+    said = world.run(5)
+    assert {(d["component"], d["metric"]) for _, d in read(said)} == {
+        ("gateway", "loop_lag_seconds"),
+        ("router", "memory_bytes"),
+    }
+    assert said.diagnoses == []
+
+
+def test_a_shard_that_has_gone_ends_its_alerts() -> None:
+    """Nobody has to wonder about an alert of a shard that is no more."""
+    world = World()
+    world.stats[1] = ShardStats(loop_lag_s=2.0)
+    world.run(5)
+    world.present = [0]
+    [(_, data)] = read(world.run(5))
+    assert (data["component"], data["severity"]) == ("shard 1", "info")
+
+
+def test_statistics_are_events_of_their_own() -> None:
+    """Each interval brings one state for each shard and one for all; the payloads are what the catalogue says."""
+    world = World(stats_every=1.0)
+    latency = Histogram()
+    latency.add(0.02, 5)
+    world.stats[0] = ShardStats(
+        connections=3, groups={"viewer": 3}, deliveries_per_s=12.5, latency=latency.counts, memory_bytes=7
+    )
+    world.stats[1] = ShardStats(connections=1, groups={"admin": 1})
+    world.behind = [0, 5]
+    said = world.run(2.5)
+    assert len(said.events) == 6
+    found = read(said)[:3]
+    for envelope, (event, data) in zip(said.events, found, strict=False):
+        assert event.type == "gateway_stats"
+        assert envelope.state == f"gateway_stats\0{event.key}\0"
+        assert event.key == data["node"] == event.attributes["node"]
+        assert CATALOG.check(CATALOG["gateway_stats"], data) == event.attributes
+        assert set(data) <= set(CATALOG["gateway_stats"].payload.__struct_fields__)
+    nodes = {event.key: data for event, data in found}
+    assert list(nodes) == ["shard 0", "shard 1", "all"]
+    assert nodes["shard 1"]["lag"] == nodes["all"]["lag"] == 5
+    assert (nodes["all"]["connections"], nodes["all"]["shards"], nodes["all"]["gateways"]) == (4, 2, 1)
+    assert nodes["all"]["groups"] == {"viewer": 3, "admin": 1}
+    assert 10 < nodes["all"]["latency_p99_ms"] < 30
+    assert len({e.id for e in said.events}) == 6

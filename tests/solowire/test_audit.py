@@ -1,0 +1,203 @@
+"""The audit log: lines, their file, floods of refusals, and a disk that takes nothing."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+
+from solowire.audit import REFUSALS_A_SECOND, Audit, open_audit
+from solowire.settings import Settings
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Kept:
+    """A sink that keeps lines, and fails while `broken`."""
+
+    def __init__(self) -> None:
+        self.lines: list[dict[str, Any]] = []
+        self.broken = False
+        self.asked = 0
+
+    def write(self, line: bytes) -> None:
+        self.asked += 1
+        if self.broken:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        assert line.endswith(b"\n")
+        assert line.count(b"\n") == 1
+        self.lines.append(json.loads(line))
+
+    def close(self) -> None:
+        pass
+
+
+def audit_of(data: Path, **settings: Any) -> Audit:
+    return open_audit(Settings(data_dir=data, **settings), "shard-0", shard=0)
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().split("\n") if line]
+
+
+@pytest.fixture
+def kept() -> Kept:
+    return Kept()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def audit(kept: Kept, clock: Clock) -> Audit:
+    return Audit(kept, clock, shard=0)  # type: ignore[arg-type]
+
+
+def test_an_event_is_one_line_with_its_time(tmp_path: Path) -> None:
+    """A line says when (RFC 3339, UTC), what, and all that it was given, in a file that only its owner may read."""
+    audit = audit_of(tmp_path)
+    audit("connected", user="ann\n\u2028", role="viewer", code=None)
+    audit.close()
+    path = tmp_path / "audit/shard-0.jsonl"
+    [line] = lines_of(path)
+    assert list(line) == ["time", "event", "shard", "user", "role", "code"]
+    assert line["time"].endswith("Z")
+    assert (line["event"], line["user"], line["code"]) == ("connected", "ann\n\u2028", None)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_it_is_the_same_whatever_the_logs_look_like(tmp_path: Path) -> None:
+    """What `logs.configure` binds and renders is the logs' own: audit lines stay JSON without it."""
+    structlog.contextvars.bind_contextvars(role="router")
+    try:
+        audit = audit_of(tmp_path)
+        audit("published", user="ann")
+        audit.close()
+    finally:
+        structlog.contextvars.clear_contextvars()
+    [line] = lines_of(tmp_path / "audit/shard-0.jsonl")
+    assert set(line) == {"time", "event", "shard", "user"}
+
+
+def test_files_are_rotated_by_size_and_only_so_many_are_kept(tmp_path: Path) -> None:
+    """No file is larger than set, the newest lines are in the first, and the oldest files go."""
+    audit = audit_of(tmp_path, audit_bytes=65536, audit_files=3)
+    for number in range(4000):
+        audit("published", user="x" * 50, number=number)
+    audit.close()
+    files = sorted((tmp_path / "audit").iterdir())
+    assert [f.name for f in files] == ["shard-0.jsonl", "shard-0.jsonl.1", "shard-0.jsonl.2"]
+    assert all(f.stat().st_size <= 65536 for f in files)
+    assert all(f.stat().st_mode & 0o777 == 0o600 for f in files)
+    numbers = [line["number"] for f in reversed(files) for line in lines_of(f)]
+    assert numbers == list(range(numbers[0], 4000))
+
+
+def test_two_processes_may_share_a_file(tmp_path: Path) -> None:
+    """Two gateways on one data directory: each follows when the other has begun a new file, and no line is torn."""
+    one, other = (audit_of(tmp_path, audit_bytes=65536, audit_files=1000) for _ in range(2))
+    for number in range(2000):
+        one("published", number=2 * number, pad="x" * 50)
+        other("published", number=2 * number + 1, pad="x" * 50)
+    one.close()
+    other.close()
+    numbers = [line["number"] for f in (tmp_path / "audit").iterdir() for line in lines_of(f)]
+    assert sorted(numbers) == list(range(4000))
+
+
+def test_a_flood_of_refusals_is_a_few_lines_and_a_count(audit: Audit, kept: Kept, clock: Clock) -> None:
+    """After a few of one code a second the rest is one line with how many; other codes and events are not held up."""
+    for _ in range(1000):
+        audit("refused", code="over_limit", user="ann")
+    audit("refused", code="invalid_token")
+    audit("connected", user="bob")
+    assert len(kept.lines) == REFUSALS_A_SECOND + 2
+    clock.now += 1.0
+    audit.second()
+    assert kept.lines[-1] == {
+        "time": kept.lines[-1]["time"], "event": "refused", "shard": 0,
+        "code": "over_limit", "count": 1000 - REFUSALS_A_SECOND,
+    }  # fmt: skip
+    audit.second()
+    audit("refused", code="over_limit")
+    assert len(kept.lines) == REFUSALS_A_SECOND + 4
+
+
+def test_what_is_summed_up_is_told_at_the_end(audit: Audit, kept: Kept) -> None:
+    """A process that ends within the second still says how many it refused."""
+    for _ in range(10):
+        audit("refused", code="over_limit")
+    audit.close()
+    assert kept.lines[-1]["count"] == 10 - REFUSALS_A_SECOND
+
+
+def test_a_disk_that_takes_nothing_loses_lines_and_is_asked_rarely(audit: Audit, kept: Kept, clock: Clock) -> None:
+    """Lost lines are counted, nobody hears of them who writes one, and the disk is asked again after a second."""
+    kept.broken = True
+    for _ in range(100):
+        audit("published", user="ann")
+    assert (audit.lost, kept.asked) == (100, 1)
+    kept.broken = False
+    clock.now += 1.0
+    audit("published", user="ann")
+    assert (audit.lost, len(kept.lines)) == (100, 1)
+
+
+def test_a_directory_that_cannot_be_made_loses_lines(tmp_path: Path) -> None:
+    """Where there is a file in the directory's place, lines are lost and counted, and nothing is raised."""
+    (tmp_path / "audit").write_text("")
+    audit = audit_of(tmp_path)
+    audit("published", user="ann")
+    assert audit.lost == 1
+    audit.close()
+
+
+def test_a_line_that_was_cut_off_by_a_full_disk_spoils_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    """The next line begins on a line of its own."""
+    audit = audit_of(tmp_path)
+    audit._lines._clock = clock
+    audit("published", number=1)
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda fd, line: write(fd, line[:7]))
+    audit("published", number=2)
+    monkeypatch.undo()
+    clock.now += 1.0
+    audit("published", number=3)
+    audit.close()
+    text = (tmp_path / "audit/shard-0.jsonl").read_text().splitlines()
+    assert [json.loads(text[0])["number"], json.loads(text[2])["number"]] == [1, 3]
+    assert audit.lost == 1
+
+
+def test_it_can_be_off_or_go_to_standard_error(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    """`off` writes nothing anywhere; `stderr` writes lines that say which log they are of."""
+    for setting in ("off", "stderr"):
+        audit = audit_of(tmp_path, audit=setting)
+        audit("published", user="ann")
+        audit("refused", code="x")
+        audit.close()
+    assert not (tmp_path / "audit").exists()
+    lines = [json.loads(line) for line in capfdbinary.readouterr().err.splitlines()]
+    assert [(line["log"], line["event"]) for line in lines] == [("audit", "published"), ("audit", "refused")]
+
+
+def test_a_name_that_is_no_text_loses_its_line(audit: Audit, kept: Kept) -> None:
+    """Half a character in what a client sent costs that line, not the process."""
+    audit("administered", about="\ud800")
+    assert (audit.lost, kept.lines) == (1, [])

@@ -1,0 +1,84 @@
+"""The users of a shard: which of their connections stay, and how much they may say."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from solowire.access import Identity
+from solowire.client_protocol import Codec
+from workers.connection import Connection, State
+from workers.users import Bucket, Users
+
+
+def another(users: Users, name: str = "alice") -> Connection:
+    """One more connection of the user; those that it replaces are gone at once."""
+    connection = Connection("session", Identity(name, "viewer", ()), Codec.json, None)
+    for older in users.add(connection):
+        older.become(State.closing)
+        users.remove(older)
+    return connection
+
+
+def test_the_newest_stay() -> None:
+    """Of more connections than a user may have the oldest end, one for each that comes."""
+    users = Users(2)
+    first, second, third = another(users), another(users), another(users)
+    assert first.state is State.closing
+    user = users.get("alice")
+    assert user is not None
+    assert user.connections == [second, third]
+
+
+def test_one_that_was_told_to_leave_replaces_nobody_and_is_not_replaced() -> None:
+    """A connection on its way to another shard takes nobody's place here, and nobody takes its."""
+    users = Users(1)
+    going = another(users)
+    going.become(State.leaving)
+    assert not users.full("alice")
+    assert another(users).state is State.waiting
+    assert going.state is State.leaving
+
+
+def test_newer_ones_elsewhere_leave_room_for_the_rest() -> None:
+    """With three allowed and two elsewhere the newest one stays; with more elsewhere than allowed none does."""
+    users = Users(3)
+    first, second, third = another(users), another(users), another(users)
+    assert users.beyond("alice", 2) == [first, second]
+    assert users.beyond("alice", 9) == [first, second, third]
+    assert users.beyond("bob", 1) == []
+
+
+def test_a_handshake_under_way_counts() -> None:
+    """Two handshakes of a user at the same time don't pass a limit of one, and one that is given up leaves nothing."""
+    users = Users(1)
+    users.arrive("alice")
+    assert users.full("alice")
+    users.abandon("alice")
+    assert not users.full("alice")
+    assert users.get("alice") is None
+
+
+def test_a_burst_and_then_the_rate() -> None:
+    """A client may send a burst at once and then as many messages as the rate allows, and is told how long to wait."""
+    bucket = Bucket()
+    assert [bucket.take(0.0, 2.0, 3.0) for _ in range(4)] == [0.0, 0.0, 0.0, 0.5]
+    assert bucket.take(0.5, 2.0, 3.0) == 0.0
+    assert bucket.take(0.75, 2.0, 3.0) == pytest.approx(0.25)
+    assert [bucket.take(100.0, 2.0, 3.0) for _ in range(4)] == [0.0, 0.0, 0.0, 0.5]
+
+
+@given(st.lists(st.floats(0, 2), max_size=200), st.floats(0.5, 50), st.floats(1, 60))
+@settings(deadline=None, max_examples=60)
+def test_nobody_speaks_faster_than_the_rate(pauses: list[float], rate: float, burst: float) -> None:
+    """However a client spreads its messages, no more of them get through than a burst and the rate allow."""
+    bucket = Bucket()
+    now = 0.0
+    passed = 0
+    for pause in pauses:
+        now += pause
+        wait = bucket.take(now, rate, burst)
+        assert wait >= 0.0
+        passed += wait == 0.0
+    assert passed <= burst + now * rate + 1e-6

@@ -1,0 +1,120 @@
+"""Whether a shard has room for one more connection: a slot of its lease, and its address's limit.
+
+What it keeps true: a connection has one slot from before it is accepted until its socket is gone, and is counted for
+its address as long. When there is no slot for a user who has as many connections here as it may, its oldest is ended
+and that one's slot is kept for it: whoever comes back while the system is full, before its old connection is found to
+be dead, gets in with its next attempt.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from heapq import nlargest
+from math import inf
+
+from solowire.access import Identity
+from solowire.backplane import Lease, Slots
+from solowire.errors import Refused
+from workers.leases import Leases
+
+KEPT_SECONDS = 5.0
+RETRY_SECONDS = 2
+"""By then others have given way, if somebody had to."""
+ADDRESSES = 100
+"""So many addresses are reported at a time: those with the most connections."""
+
+
+class _Kept:
+    __slots__ = ("free", "group", "until")
+
+    def __init__(self, group: str, until: float) -> None:
+        self.group = group
+        self.until = until
+        self.free = False  # the older socket is gone
+
+
+class Admission:
+    """group_by: `role` or `tenant`. per_address: connections, None for no limit. Times in seconds, monotonic."""
+
+    def __init__(self, group_by: str = "role", per_address: int | None = None) -> None:
+        self.leases = Leases()
+        self.due = inf  # when `run` has something to do
+        self._by_tenant = group_by == "tenant"
+        self._per_address = per_address
+        self._addresses: Counter[str] = Counter()
+        self._full: frozenset[str] = frozenset()
+        self._kept: dict[str, _Kept] = {}
+
+    def group_of(self, identity: Identity) -> str:
+        return identity.tenant if self._by_tenant else identity.role
+
+    def enter(self, identity: Identity, address: str, now: float) -> bool:
+        """Takes a slot; False if there is none. Raises Refused if it is the address that has no room."""
+        if self._per_address is not None and address:
+            if self._addresses[address] >= self._per_address or address in self._full:
+                raise Refused(
+                    429,
+                    "too_many_from_address",
+                    f"{self._per_address} connections are open from this address already",
+                    "close one of them first",
+                    retry_after=RETRY_SECONDS,
+                )
+            self._addresses[address] += 1
+        group = self.group_of(identity)
+        kept = self._kept.get(identity.user)
+        if kept is not None and kept.free and kept.group == group and now < self.leases.ends:
+            del self._kept[identity.user]
+            return True
+        if self.leases.take(group, now):
+            return True
+        self._count_out(address)
+        return False
+
+    def keep_for(self, user: str, group: str, now: float) -> None:
+        """Keeps the slot of the user's connection that is ending now for its next one."""
+        before = self._kept.get(user)
+        if before is not None and before.free:
+            self.leases.give_back(before.group)
+        self._kept[user] = _Kept(group, now + KEPT_SECONDS)
+        self.due = min(self.due, now + KEPT_SECONDS)
+
+    def leave(self, user: str, group: str, address: str) -> None:
+        """Gives the slot back: the socket is gone, or the handshake came to nothing."""
+        self._count_out(address)
+        kept = self._kept.get(user)
+        if kept is not None and not kept.free and kept.group == group:
+            kept.free = True
+        else:
+            self.leases.give_back(group)
+
+    def run(self, now: float) -> None:
+        """Gives back what was kept for users who don't come."""
+        if now >= self.due:
+            for user, kept in list(self._kept.items()):
+                if now >= kept.until:
+                    del self._kept[user]
+                    if kept.free:
+                        self.leases.give_back(kept.group)
+            self.due = min((kept.until for kept in self._kept.values()), default=inf)
+
+    def slots(self, now: float, *, beat: bool = False) -> Slots:
+        return self.leases.slots(now, self._many(), beat=beat)
+
+    def leased(self, lease: Lease) -> bool:
+        """As `Leases.leased`."""
+        self._full = frozenset(lease.full)
+        return self.leases.leased(lease)
+
+    def _many(self) -> dict[str, int]:
+        """Addresses with a quarter of the limit or more, which may be above it together with other shards' ones."""
+        if self._per_address is None:
+            return {}
+        many = -(-self._per_address // 4)
+        found = ((count, address) for address, count in self._addresses.items() if count >= many)
+        return {address: count for count, address in nlargest(ADDRESSES, found)}
+
+    def _count_out(self, address: str) -> None:
+        if self._per_address is not None and address:
+            self._addresses[address] -= 1
+            if not self._addresses[address]:
+                del self._addresses[address]

@@ -1,0 +1,79 @@
+"""Connections that can't follow: who they are, when that is over, and how much of a turn they may take.
+
+What it keeps true: a connection is slow from when it is found to lie more than a frame behind because its socket was
+busy, until it has been current, and its socket free, for OVER_SECONDS; so it is told once when it begins and once when
+it ends. All of them together have the log looked through at READS_PER_SECOND at most, and who did not get its turn is
+served before those who did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from workers.connection import Connection
+
+OVER_SECONDS = 1.0
+LOOK_SECONDS = 0.25
+TURN_SECONDS = 0.02
+"""When to try again for those who did not get their turn."""
+
+READS_PER_SECOND = 200_000.0
+"""Entries of the log, at about a microsecond each; building and sending a frame counts as so many more."""
+
+MAX_READS = 8_000.0
+FRAME_READS = 100
+SEND_READS = 25
+
+
+class SlowReaders:
+    """Times in seconds, monotonic. due: when `recovered` wants to be called; None if nobody is slow."""
+
+    def __init__(self) -> None:
+        self.due: float | None = None
+        self._level_since: dict[Connection, float | None] = {}
+        self._reads = MAX_READS
+        self._reads_at = 0.0
+
+    def __len__(self) -> int:
+        return len(self._level_since)
+
+    def __contains__(self, connection: Connection) -> bool:
+        return connection in self._level_since
+
+    def add(self, connection: Connection, now: float) -> None:
+        self._level_since[connection] = None
+        if self.due is None:
+            self.due = now + LOOK_SECONDS
+
+    def discard(self, connection: Connection) -> None:
+        self._level_since.pop(connection, None)
+
+    def fell_behind(self, connection: Connection) -> None:
+        """Whoever is slow is so for longer."""
+        if connection in self._level_since:
+            self._level_since[connection] = None
+
+    def may_read(self, now: float) -> bool:
+        """Whether there is something left for them in this turn."""
+        self._reads = min(MAX_READS, self._reads + (now - self._reads_at) * READS_PER_SECOND)
+        self._reads_at = now
+        return self._reads > 0
+
+    def has_read(self, entries: int) -> None:
+        self._reads -= entries
+
+    def recovered(self, now: float, busy: Callable[[Connection], bool]) -> list[Connection]:
+        """Those who are slow no longer."""
+        over = []
+        for connection, since in self._level_since.items():
+            feed = connection.feed
+            if feed is None or connection not in feed.current or busy(connection):
+                self._level_since[connection] = None
+            elif since is None:
+                self._level_since[connection] = now
+            elif now - since >= OVER_SECONDS:
+                over.append(connection)
+        for connection in over:
+            del self._level_since[connection]
+        self.due = now + LOOK_SECONDS if self._level_since else None
+        return over

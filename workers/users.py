@@ -1,0 +1,104 @@
+"""The users of a shard: which connections each has here, and how much it may say.
+
+What it keeps true: a user is here while it has a connection, or one of its handshakes is under way. Of its connections
+that were not told to leave there are at most `limit`, and these are the newest. What it may say is counted for the user
+and not for each connection: another connection gives nobody more.
+"""
+
+from __future__ import annotations
+
+from workers.connection import Connection, State
+
+GOING = (State.leaving, State.closing, State.gone)
+
+
+class Bucket:
+    """A token bucket, full at first."""
+
+    __slots__ = ("_at", "_tokens")
+
+    def __init__(self) -> None:
+        self._tokens = 0.0
+        self._at: float | None = None
+
+    def take(self, now: float, rate: float, burst: float) -> float:
+        """Takes one out; 0, or the seconds until there is one. rate: per second, burst: what it holds."""
+        self._tokens = burst if self._at is None else min(burst, self._tokens + (now - self._at) * rate)
+        self._at = now
+        if self._tokens >= 1.0:
+            self._tokens -= 1.0
+            return 0.0
+        return (1.0 - self._tokens) / rate
+
+
+class User:
+    """connections: oldest first. arriving: handshakes under way. messages, changes: what it may say, and subscribe."""
+
+    __slots__ = ("arriving", "changes", "connections", "messages")
+
+    def __init__(self) -> None:
+        self.connections: list[Connection] = []
+        self.arriving = 0
+        self.messages = Bucket()
+        self.changes = Bucket()
+
+    def staying(self) -> list[Connection]:
+        """Those that were not told to leave, oldest first."""
+        return [connection for connection in self.connections if connection.state not in GOING]
+
+
+class Users:
+    """By name. limit: connections of one user."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._users: dict[str, User] = {}
+
+    def get(self, name: str) -> User | None:
+        return self._users.get(name)
+
+    def full(self, name: str) -> bool:
+        """Whether the user has as many as it may, handshakes included."""
+        user = self._users.get(name)
+        return user is not None and len(user.staying()) + user.arriving >= self._limit
+
+    def oldest(self, name: str) -> Connection | None:
+        """The connection that one more would replace."""
+        user = self._users.get(name)
+        staying = user.staying() if user is not None else []
+        return staying[0] if len(staying) >= self._limit else None
+
+    def arrive(self, name: str) -> None:
+        """A handshake of the user has begun; `abandon` or `add` ends it."""
+        self._users.setdefault(name, User()).arriving += 1
+
+    def abandon(self, name: str) -> None:
+        """The handshake came to nothing."""
+        user = self._users.get(name)
+        if user is not None:
+            user.arriving = max(0, user.arriving - 1)
+            self._look(name, user)
+
+    def add(self, connection: Connection) -> list[Connection]:
+        """The user has another connection; returns those that it replaces."""
+        user = self._users.setdefault(connection.identity.user, User())
+        user.arriving = max(0, user.arriving - 1)
+        older = user.staying()
+        user.connections.append(connection)
+        return older[: max(0, len(older) + 1 - self._limit)]
+
+    def beyond(self, name: str, elsewhere: int) -> list[Connection]:
+        """The connections that have to go, since the user has so many newer ones elsewhere."""
+        user = self._users.get(name)
+        staying = user.staying() if user is not None else []
+        return staying[: max(0, len(staying) - max(0, self._limit - elsewhere))]
+
+    def remove(self, connection: Connection) -> None:
+        user = self._users.get(connection.identity.user)
+        if user is not None and connection in user.connections:
+            user.connections.remove(connection)
+            self._look(connection.identity.user, user)
+
+    def _look(self, name: str, user: User) -> None:
+        if not user.connections and not user.arriving:
+            del self._users[name]
