@@ -24,6 +24,7 @@ from pathlib import Path
 
 import msgspec
 import uvloop
+from websockets.exceptions import InvalidHandshake
 
 from bench import judge
 from bench.crowd import Client, Frames, Journal
@@ -214,7 +215,7 @@ async def healthy(system: System) -> Target:
             await system.publish({"type": "custom.after", "data": {}})
             await session.hear("events")
             done = clock()
-    except (AssertionError, OSError) as error:
+    except (AssertionError, OSError, InvalidHandshake) as error:
         return Target("healthy again afterwards", f"≤ {HEALTHY_S:g} s", f"not at all: {error!r:.200}", False)
     found = f"welcome {welcomed - begun:.2f} s, event {done - welcomed:.2f} s"
     met = max(welcomed - begun, done - welcomed) <= HEALTHY_S
