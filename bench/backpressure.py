@@ -27,7 +27,7 @@ from bench.crowd import Client, Frames, Journal
 from bench.load import EVENT_BYTES, PLAIN_TYPE
 from bench.machine import BenchError
 from bench.posts import Line
-from bench.publishers import Tally, offer
+from bench.publishers import Flood, Tally
 from bench.report import Case, Measure, Row, environment, write
 from bench.returning import until
 from bench.watch import Memory, during, hold_back, roles
@@ -83,10 +83,17 @@ def batch(phase: str, name: str, number: int) -> bytes:
     )
 
 
-async def load(system: System, phase: str, seconds: float, rate: float | None, tally: Tally) -> None:
-    """All publishers for so long. rate: of all together; None: each waits for its acknowledgements."""
+async def load(system: System, phase: str, seconds: float, rate: float | None) -> Tally:
+    """All publishers for so long, in a process of their own, so that no reader waits for them.
+
+    rate: of all together; None: each waits for its acknowledgements.
+    """
     tokens = [system.token(f"publisher-{n}", "publisher", ttl=7200) for n in range(PUBLISHERS)]
-    await offer(system.port, tokens, partial(batch, phase), tally, BATCH, seconds, rate)
+    flood = Flood(system.port, tokens, partial(batch, phase), BATCH, seconds, rate)
+    try:
+        return await asyncio.to_thread(flood.result)
+    finally:
+        flood.close()
 
 
 async def last_offset(system: System) -> int:
@@ -143,16 +150,15 @@ async def measure(system: System, seconds: float, calibrate_s: float) -> list[Ca
 async def _measure(system: System, readers: Readers, seconds: float, calibrate_s: float) -> list[Case]:
     rates = Case("rates", "Events per second, but for refusals, which are requests.")
     memory = Case("memory", "The resident set of each process during the overload.")
-    await load(system, "w", WARM_UP_S, None, Tally())
-    calm = Tally()
-    await load(system, "c", calibrate_s, None, calm)
+    await load(system, "w", WARM_UP_S, None)
+    calm = await load(system, "c", calibrate_s, None)
     sustainable = calm.acked / calibrate_s
     before, processes = await last_offset(system), roles(system)
     if not await until(lambda: readers.have(calm.last - BATCH + 1), ARRIVE_S):
         raise BenchError("the readers were behind before the overload began")
-    flood, seen = Tally(), Memory(lambda: roles(system))
+    seen = Memory(lambda: roles(system))
     async with during(seen.run(), hold_back(processes["shard 1"], STOPPED_S, RUNNING_S)):
-        await load(system, "f", seconds, sustainable * TIMES, flood)
+        flood = await load(system, "f", seconds, sustainable * TIMES)
     logged = await last_offset(system) - before
     await until(lambda: min(readers.after(before)) >= logged // BATCH, ARRIVE_S)
     await asyncio.sleep(SETTLE_S)
@@ -226,8 +232,8 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the system is stopped
     try:
         cases = run(chosen.seconds, QUICK_CALIBRATE_S if quick else CALIBRATE_S, dict(SETTINGS))
-    except (BenchError, AssertionError, OSError) as error:
-        sys.stderr.write(f"it could not run: {error}\n")
+    except (BenchError, AssertionError, OSError, EOFError) as error:
+        sys.stderr.write(f"it could not run: {error!r}\n")
         return 2
     write(cases, facts, chosen.out, chosen.json, HEAD)
     missed = any(case.void or not all(target.met for target in case.targets) for case in cases)
