@@ -27,6 +27,16 @@ def test_a_void_row_meets_no_target() -> None:
     assert "| stream, 1 feed: p50 | ≤ 5.00 ms | 2.00 ms [1.00–3.00] | void |" in page
 
 
+def test_a_page_has_its_own_head() -> None:
+    """Pages other than docs/performance.md bring all that stands above the table, and may name a target."""
+    case = case_of()
+    case.hold(case.rows[0], "p50", at_most=1.0, called="the answer")
+    page = markdown([case], {}, "# Overload\n\n## Promises")
+    assert page.startswith("# Overload\n\n## Promises\n\n| measure |")
+    assert "| stream: the answer | ≤ 1.00 ms | 2.00 ms [1.00–3.00] | **no** |" in page
+    assert markdown([case], {}).startswith("# Performance\n")
+
+
 def test_json_comes_back_whole() -> None:
     """What is written for `bench.compare` is read again as it was."""
     assert from_json(as_json([case_of("lost")], {"cpu": "x"})) == [case_of("lost")]
