@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import struct
 import subprocess
 import time
 from pathlib import Path
 
-from bench.machine import SERVER_CORES, BenchError, compiled, cpu_seconds, placed
+from bench.machine import SERVER_CORES, BenchError, close, compiled, cpu_seconds, placed
 from bench.receiver import Receiver, Style
 
 
@@ -32,16 +31,7 @@ class Floor:
         return self
 
     def __exit__(self, *_: object) -> None:
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
-        try:
-            self._process.wait(5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
+        close(self._process)
         self._receiver.__exit__()
 
     def _order(self, words: bytes) -> None:

@@ -161,6 +161,20 @@ def end(process: subprocess.Popen[bytes], timeout_s: float = 20.0) -> None:
     process.wait()
 
 
+def close(process: subprocess.Popen[bytes], timeout_s: float = 5.0) -> None:
+    """Ends a program that obeys until its standard input ends."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with contextlib.suppress(OSError):
+        process.stdin.close()
+    try:
+        process.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    process.stdout.close()
+
+
 def compiled(source: Path) -> Path:
     """The program made from a C file, made anew when the file is newer. Raises LeftOut without a compiler."""
     binary = RESULTS / "bin" / source.stem

@@ -7,7 +7,6 @@ the same reader. Publishers put a `token` into each event; see `receiver.c` for 
 from __future__ import annotations
 
 import base64
-import contextlib
 import os
 import struct
 import subprocess
@@ -18,7 +17,7 @@ from pathlib import Path
 import msgspec
 from hdrh.histogram import HdrHistogram  # type: ignore[import-untyped]
 
-from bench.machine import HOST, LOAD_CORES, BenchError, compiled, cpu_seconds, placed
+from bench.machine import HOST, LOAD_CORES, BenchError, close, compiled, cpu_seconds, placed
 
 OPEN_TIMEOUT_S = 60.0
 LONGEST_US = 600_000_000
@@ -166,16 +165,7 @@ class Receiver:
         return self
 
     def __exit__(self, *_: object) -> None:
-        assert self._process.stdin is not None
-        with contextlib.suppress(OSError):
-            self._process.stdin.close()
-        try:
-            self._process.wait(5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
+        close(self._process)
 
     def _order(self, words: bytes) -> bytes:
         assert self._process.stdin is not None

@@ -33,7 +33,7 @@ from bench.machine import HOST, LOAD_CORES, SERVER_CORES, BenchError, cpu_second
 from bench.receiver import Receiver, upgrade
 from bench.report import Case, Measure, Row, environment, write
 from bench.server import START_TIMEOUT_S
-from bench.solowire_system import JSON, Solowire, Ticket, bearer, signed
+from bench.solowire_system import JSON, Solowire, Ticket, alone, bearer, signed
 from solowire import backplane
 from solowire.access import ROLES
 from solowire.backplane import Beat, Doors, Heartbeat, Hello, RingState, ShardAddress
@@ -120,31 +120,16 @@ def _with_fake_router() -> Iterator[Target]:
         address = f"ipc://{folder}/run/router"
         router = multiprocessing.get_context("spawn").Process(target=_fake_router, args=(address,), daemon=True)
         router.start()
-        settings = {name: value for name, value in os.environ.items() if not name.startswith("SOLOWIRE_")}
-        settings |= {"SOLOWIRE_DATA_DIR": folder, "SOLOWIRE_SECRET": secret, "SOLOWIRE_PORT": str(port)}
-        settings |= {"SOLOWIRE_SHARDS": "1"}
-        processes = []
-        try:
-            for words in (["gateway"], ["shard", "--index", "0"]):
-                with (Path(folder) / f"{words[0]}.log").open("wb") as log:
-                    processes.append(
-                        subprocess.Popen(
-                            [sys.executable, "-m", "solowire", *words],
-                            cwd=folder,
-                            env=settings,
-                            stdin=subprocess.DEVNULL,
-                            stdout=log,
-                            stderr=subprocess.STDOUT,
-                            preexec_fn=placed(SERVER_CORES),
-                        )
-                    )
+        settings = {"SECRET": secret, "PORT": str(port), "SHARDS": "1"}
+        with contextlib.ExitStack() as stack:
+            stack.callback(router.join)
+            stack.callback(router.terminate)
+            gateway = alone(Path(folder), settings, "gateway")
+            stack.callback(end, gateway)
+            shard = alone(Path(folder), settings, "shard", "--index", "0")
+            stack.callback(end, shard)
             _until_refused(port, signed(secret, "first", ROLE))
-            yield Target(processes[0].pid, port, processes[1].pid, port + 1, secret)
-        finally:
-            for process in processes:
-                end(process)
-            router.terminate()
-            router.join()
+            yield Target(gateway.pid, port, shard.pid, port + 1, secret)
 
 
 @contextlib.contextmanager

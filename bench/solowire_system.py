@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import jwt
 import msgspec
 
 from bench.load import Http, Refused, Wire
-from bench.machine import HOST, BenchError, command_line
+from bench.machine import HOST, SERVER_CORES, BenchError, command_line, placed
 from bench.receiver import ANY_STREAM, BINARY, Opened, Plan, Receiver, Style, client_frame, upgrade
 from bench.report import version
 from bench.server import Server
@@ -38,6 +40,26 @@ LIMITS = {
 }
 """Limits are for operators; what is measured here is what stands behind them, and nobody's events but the load's."""
 ROLES = ("shard", "router", "gateway", "up")
+
+
+def environment(settings: Mapping[str, str]) -> dict[str, str]:
+    """Ours without any setting of Solowire's but these, whose names have no prefix."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("SOLOWIRE_")}
+    return ours | {f"SOLOWIRE_{name}": value for name, value in settings.items()}
+
+
+def alone(data: Path, settings: Mapping[str, str], *words: str) -> subprocess.Popen[bytes]:
+    """One `solowire WORDS` on a data directory, on the servers' cores; what it says goes to a file there."""
+    with (data / f"{words[0]}.log").open("wb") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "solowire", *words],
+            cwd=data,
+            env=environment({"DATA_DIR": str(data), **settings}),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            preexec_fn=placed(SERVER_CORES),
+        )
 
 
 def signed(secret: str, user: str, role: str) -> str:
@@ -103,8 +125,7 @@ class Solowire(Server):
         return [sys.executable, "-m", "solowire", "up", *options.split()]
 
     def environment(self) -> Mapping[str, str]:
-        ours = {name: value for name, value in os.environ.items() if not name.startswith("SOLOWIRE_")}
-        return ours | {f"SOLOWIRE_{name}": value for name, value in (LIMITS | self.settings).items()}
+        return environment(LIMITS | self.settings)
 
     @classmethod
     def versions(cls) -> dict[str, str]:

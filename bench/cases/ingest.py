@@ -9,22 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from bench.load import EVENT_BYTES
-from bench.machine import SERVER_CORES, BenchError, cpu_seconds, end, placed
+from bench.machine import BenchError, cpu_seconds, end
 from bench.measure import Length
 from bench.receiver import histogram, percentiles
 from bench.report import Case, Measure, Row
 from bench.server import START_TIMEOUT_S
-from bench.solowire_system import LIMITS
+from bench.solowire_system import LIMITS, alone
 from router.sqlite_journal import SqliteJournal
 from solowire.backplane import VERSION, Hello, NotPublished, Publish, Published, PublishedEvent, RouterMessage
 from solowire.link import Link
@@ -140,25 +138,13 @@ def _reopened(folder: Path, kept: int, name: str) -> Row:
 def _router() -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """`solowire router` alone in its own data directory: the process and its backplane address."""
     data = Path(tempfile.mkdtemp(prefix="solowire-bench-"))
-    settings = {name: value for name, value in os.environ.items() if not name.startswith("SOLOWIRE_")}
-    settings |= {f"SOLOWIRE_{name}": value for name, value in LIMITS.items()}
-    settings["SOLOWIRE_DATA_DIR"] = str(data)
-    with (data / "bench.log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "solowire", "router"],
-            cwd=data,
-            env=settings,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            preexec_fn=placed(SERVER_CORES),
-        )
+    process = alone(data, LIMITS, "router")
     try:
         deadline = time.monotonic() + START_TIMEOUT_S
         while not (data / "run" / "router").exists():
             if process.poll() is not None or time.monotonic() > deadline:
                 raise BenchError(
-                    f"the router did not start: {(data / 'bench.log').read_text(errors='replace')[-2000:]}"
+                    f"the router did not start: {(data / 'router.log').read_text(errors='replace')[-2000:]}"
                 )
             time.sleep(0.05)
         yield process, f"ipc://{data / 'run' / 'router'}"
