@@ -4,8 +4,8 @@ What it keeps true, however messages are delayed, lost or overtaken:
 
 * The slots that are *held* are never more than the limit. A shard holds the greatest of the lease that it has
   confirmed, of those sent since, and of what it said it uses; one that is not heard of any more holds that until its
-  leases have run out, or until it is certain that its process is gone: it has said goodbye, or another has its place
-  (index, host and port, which the kernel gives to one process only).
+  leases have run out, or until it is certain that its process is gone: it has said goodbye, another has its place
+  (index, host and port, which the kernel gives to one process only), or nobody listens there any more.
 * A lease that grants less counts from when the shard confirms it; one that grants more is made only of what nobody
   holds.
 * A group below its share gets in, and those above theirs give way, no further than needed (`solowire.fairshare`).
@@ -16,8 +16,8 @@ group has slots of its own. So leases travel on heartbeats, and cost messages of
 refuse somebody who may come in, and then one to each shard that has to give way.
 
 After a restart it knows from `word` who held leases. It grants nothing more until each of them has confirmed a lease of
-its own, or none of the old ones can be in force. What a shard says first is believed, later reports must fit what it
-holds: one that doesn't is a lie, and `Lie` is raised.
+its own, or none of the old ones can be in force. What a shard says until then is believed, within the limit; later its
+reports must fit what it holds: one that doesn't is a lie, and `Lie` is raised.
 """
 
 from __future__ import annotations
@@ -145,13 +145,15 @@ class Coordinator:
         self._of: dict[bytes, Holder] = {}  # those that are live, by the peer's name
         self._fence = int(unix * 1000)
         self._noted = Word(0, 0.0, [])
+        until = now + limits.held_for()
         if word is not None:
             before = msgspec.msgpack.decode(word, type=Word)
             self._fence = max(self._fence, before.fence)
-            until = now + max(before.held_for, limits.held_for())
+            until = max(until, now + before.held_for)
             for address in before.holders:
                 self._holders[address.boot] = Holder(b"", address, until, live=False, settled=False)
         self._first_fence = self._fence + 1
+        self._alone_at = until  # by then no lease of a coordinator before this one is in force
         self._reserved = {name for name, group in limits.groups.items() if group.reserved}
         self._limits = {name: group.limit for name, group in sorted(limits.groups.items()) if group.limit is not None}
         self._own = self._reserved | self._limits.keys()  # groups that have slots of their own also while there is room
@@ -204,6 +206,17 @@ class Coordinator:
             holder.live = False
             holder.demand, holder.wants, holder.short = dict(holder.used), {}, False
 
+    @property
+    def absent(self) -> list[ShardAddress]:
+        """Who holds slots and is not heard of. Whoever finds that such a process has ended says `ended`."""
+        return [holder.address for holder in self._holders.values() if not holder.live]
+
+    def ended(self, boot: str) -> None:
+        """Nobody listens any more where this process did, which it would as long as it had connections."""
+        holder = self._holders.get(boot)
+        if holder is not None and not holder.live:
+            self._drop(holder)
+
     def fence_off(self, name: bytes) -> None:
         """The shard has lied, and is none any more; what it holds stays held."""
         holder = self._of.get(name)
@@ -228,7 +241,7 @@ class Coordinator:
 
     def word(self) -> bytes | None:
         """What is to be noted for a coordinator to come, if that has changed since it was asked last."""
-        holders = [holder.address for holder in self._holders.values() if holder.known or not holder.live]
+        holders = [h.address for h in self._holders.values() if h.known or not h.live or not h.settled]
         if self._fence < self._noted.fence and holders == self._noted.holders:
             return None
         self._noted = Word(self._fence + FENCES_NOTED, self.limits.held_for(), holders)
@@ -246,15 +259,14 @@ class Coordinator:
             return []
         if any(count < 1 for count in slots.used.values()):
             raise Lie("it uses less than nothing")
-        if holder.known:
+        if holder.known and holder.settled:
             self._check(holder, slots)
         else:
-            self._believe(holder, slots)
+            self._believe(holder, slots, now)
         holder.asked, holder.told = slots.asked, False
         holder.until = max(holder.until, now + self.limits.held_for())
         while len(holder.leases) > 1 and holder.leases[0].fence < slots.fence:
             del holder.leases[0]
-        holder.settled = holder.settled or slots.fence >= self._first_fence
         self._note_wants(holder, slots, now)
         holder.used = slots.used
         holder.addresses = dict(islice(slots.addresses.items(), ADDRESSES))
@@ -271,22 +283,25 @@ class Coordinator:
         if used > holder.held:
             raise Lie(f"it uses {used} slots and holds {holder.held}")
 
-    def _believe(self, holder: Holder, slots: Slots) -> None:
-        """The first report of a process that may have leases of a coordinator before this one."""
-        used = sum(slots.used.values())
-        limit = self.limits.connections
-        if slots.fence:
-            if not 0 <= slots.room <= limit or slots.fence > MAX_FENCE:
-                raise Lie(f"it has the lease {slots.fence} of {slots.room} slots, where there are {limit}")
-            holder.leases = [_Granted(slots.fence, slots.room)]
-            holder.settled = slots.fence >= self._first_fence
-            self._fence = max(self._fence, slots.fence)
-        else:
-            holder.leases = [_Granted(0, 0)]
-            holder.settled = True
+    def _believe(self, holder: Holder, slots: Slots, now: float) -> None:
+        """What is said by a process that may have leases of a coordinator before this one, also such as come only now.
+
+        Where it has one of this one that is not known any more, that has run out.
+        """
+        used, limit = sum(slots.used.values()), self.limits.connections
         if used > limit:
             raise Lie(f"it uses {used} slots, where there are {limit}")
+        if not 0 <= slots.room <= limit or not 0 <= slots.fence <= MAX_FENCE:
+            raise Lie(f"it has the lease {slots.fence} of {slots.room} slots, where there are {limit}")
+        # Of a process that is not known from before, none at all is as good: it has just begun.
+        foreign = slots.fence < self._first_fence and now < self._alone_at and (slots.fence > 0 or not holder.settled)
+        ours = [lease for lease in holder.leases if lease.fence >= self._first_fence]
+        if foreign or all(lease.fence != slots.fence for lease in ours):
+            ours.insert(0, _Granted(slots.fence, slots.room if foreign else 0))
+        holder.leases = ours
+        holder.settled = not foreign
         holder.known = True
+        self._fence = max(self._fence, slots.fence)
 
     def _note_wants(self, holder: Holder, slots: Slots, now: float) -> None:
         wants = {}

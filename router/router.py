@@ -419,6 +419,12 @@ class Router:
         self._note_leases()
         return leases
 
+    def ended(self, boot: str) -> None:
+        """A shard's process that was not heard of has ended; what it held may be granted to others from now on."""
+        log.info("absent_shard_ended", boot=boot)
+        self.coordinator.ended(boot)
+        self._note_leases()
+
     def _note_leases(self) -> None:
         word = self.coordinator.word()
         if word is not None:

@@ -21,7 +21,7 @@ from router.sqlite_journal import SqliteJournal
 from router.watch import Thresholds, Watch
 from solowire import backplane, process
 from solowire.audit import open_audit
-from solowire.backplane import RouterMessage, ShardStats
+from solowire.backplane import RouterMessage, ShardAddress, ShardStats
 from solowire.bus import Hub
 from solowire.errors import BackplaneError, ConfigError
 from solowire.metrics import Labelled, Metrics, Sample
@@ -31,6 +31,7 @@ from solowire.vitals import Vitals, memory_bytes
 log = structlog.get_logger("solowire.router")
 
 TICK_SECONDS = 0.5
+KNOCK_SECONDS = 0.5
 RELEASE_SECONDS = 0.02
 LONGEST_DELAY_SECONDS = 1.0
 
@@ -127,6 +128,7 @@ class _Server:
         self._loop = loop
         self._planned: asyncio.Handle | None = None
         self._releasing: asyncio.Handle | None = None
+        self._looking: asyncio.Task[None] | None = None
         self._hub = Hub(settings.backplane_address, self._received)
         self._audit = open_audit(settings, "router")
         self._vitals = Vitals(self._audit.second)
@@ -184,7 +186,22 @@ class _Server:
         yield "loop_lag_seconds", "Lateness of a timer, at most, in the last second.", self._vitals.loop_lag_s
         yield "audit_lines_lost_total", "Lines of the audit log that could not be written.", self._audit.lost
 
+    async def _look_for(self, absent: list[ShardAddress]) -> None:
+        """Asks where shards were that are not heard of. If nobody listens, the kernel says that they have ended."""
+        for address in absent:
+            try:
+                async with asyncio.timeout(KNOCK_SECONDS):
+                    _, writer = await asyncio.open_connection(address.host, address.port)
+                writer.close()
+            except ConnectionRefusedError:
+                self._router.ended(address.boot)
+            except OSError:  # TimeoutError is one: cut off, as far as anybody can tell
+                pass
+
     def tick(self) -> None:
+        absent = self._router.coordinator.absent
+        if absent and (self._looking is None or self._looking.done()):
+            self._looking = self._loop.create_task(self._look_for(absent))
         self._router.wall_offset = self._wall_offset()
         self._router.tick(self._loop.time())
 
@@ -192,6 +209,8 @@ class _Server:
         for handle in (self._planned, self._releasing):
             if handle is not None:
                 handle.cancel()
+        if self._looking is not None:
+            self._looking.cancel()
         self._router.tick(self._loop.time())  # keeps and answers what has come
         self._hub.close()
         self._vitals.close()

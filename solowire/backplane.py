@@ -103,7 +103,7 @@ class Slots(_Message, tag="slots"):
     asked: grows with each one; the answer repeats it, so that the shard counts the lease's time from when it asked.
     fence: of the lease in force, which this confirms; 0 if there is none. used: connections. wanted: how many were
     refused, for want of a slot, since the last Slots. addresses: connections by address, of those that have many.
-    room: how many the lease in force grants in all, which a router that has restarted doesn't know.
+    room: how many the lease in force grants in all, 0 if it is over; a router that has restarted doesn't know.
     """
 
     asked: int

@@ -108,7 +108,8 @@ class Leases:
         if len(self._sent) > ANSWERS_AWAITED:
             del self._sent[next(iter(self._sent))]
         wanted, self._wanted = self._wanted, {}
-        return Slots(self._asked, self.fence, dict(self.used), wanted, addresses or {}, self.room)
+        room = self.room if now < self.over_at else 0
+        return Slots(self._asked, self.fence, dict(self.used), wanted, addresses or {}, room)
 
     def leased(self, lease: Lease) -> bool:
         """Takes a lease of the router; whether it is another one than before. An older one changes nothing."""

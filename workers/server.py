@@ -137,9 +137,9 @@ class _Server:
             await asyncio.wait((done,), timeout=self._settings.grace_s * GRACE_SHARE + CLOSING_SECONDS)
         for waiting in (told, done):
             waiting.cancel()
-        link.close()
         self._shard.close_all(CloseCode.restarting)
         await app.finish(CLOSING_SECONDS)
+        link.close()  # not before: the goodbye says that its slots are free
         await server.finish()
         self._vitals.close()
         self._audit.close()

@@ -143,6 +143,19 @@ async def test_the_slots_of_a_killed_shard_come_back(tmp_path: Path) -> None:
                     await users.try_once(next(u for u in (f"late-{n}" for n in count()) if users.shard_of(u) == shard))
 
 
+async def test_a_system_that_was_killed_serves_at_once_with_other_shards_on_other_ports(tmp_path: Path) -> None:
+    """Processes of before that will never come back hold no slots for as long as their leases would have held."""
+    before = System(tmp_path / "data", shards=2)
+    before.start()
+    assert before.process is not None
+    before.process.kill()
+    before.process.wait()
+    with running(tmp_path / "data", shards=1) as system:
+        assert system.port != before.port or system.shards != before.shards
+        async with users_of(system, shards=1) as users:
+            await users.enter("ann")
+
+
 async def test_of_a_users_connections_the_newest_stay(tmp_path: Path) -> None:
     """With a limit of two a user's third connection ends the first; events for the user reach both that are left."""
     with running(tmp_path / "data", settings={"MAX_CONNECTIONS_PER_USER": 2}) as system:

@@ -130,7 +130,7 @@ class Upstream:
         self.addresses = Addresses()
         self.relay = Relay(cast(Gateway, self), stalled_s=5)
 
-    async def place(self, token: str, address: str) -> tuple[ShardAddress, str]:
+    async def place(self, token: str, address: str, action: str) -> tuple[ShardAddress, str]:
         return self.address, "ticket"
 
     @contextlib.asynccontextmanager

@@ -281,6 +281,28 @@ def test_a_shard_that_leaves_gets_nothing_ahead() -> None:
     assert world.processes[0].leases.room == 1
 
 
+def test_a_lease_that_takes_away_counts_when_it_is_confirmed() -> None:
+    """While a smaller lease is on its way its shard may still use the greater one: nobody else gets the difference."""
+    world = World(2, Limits(40))
+    slow, other = world.processes
+    world.fill("viewer", at=0)
+    for _ in range(40):
+        slow.disconnect("viewer")
+    for _ in range(2):  # the second time it has not yet heard the answer to the first
+        slow.say(world.now)
+        world.hear(slow)
+    assert slow.from_router[-1].spare < 40
+    for _ in range(3):
+        other.connect("viewer", world.now)
+        other.say(world.now)
+        world.hear(other)
+        while other.from_router:
+            world.take(other)
+    assert not other.connect("viewer", world.now)
+    assert all(slow.connect("viewer", world.now) for _ in range(40))
+    world.check()
+
+
 # ------------------------------------------------------------------------------------------- who dies, and restarts
 
 
@@ -302,13 +324,21 @@ def test_what_a_lost_shard_holds_stays_held_until_its_lease_is_over() -> None:
     world.check()
 
 
-@pytest.mark.parametrize("says_goodbye", [True, False])
-def test_slots_come_back_at_once_when_the_process_is_gone_for_certain(says_goodbye: bool) -> None:
-    """A goodbye, or another process in the same place, is as good as the end of the lease."""
+@pytest.mark.parametrize("how", ["goodbye", "nobody listens", "another there"])
+def test_slots_come_back_at_once_when_the_process_is_gone_for_certain(how: str) -> None:
+    """A goodbye, a closed port, or another process in the same place is as good as the end of the lease."""
     world = World(2, Limits(40, lease=3600.0))
     world.fill("viewer", at=0)
-    if says_goodbye:
-        world.coordinator.gone(world.processes[0].name)
+    if how != "another there":
+        if how == "goodbye":
+            world.coordinator.gone(world.processes[0].name)
+        else:
+            address = world.processes[0].address
+            world.coordinator.ended(address.boot)
+            assert world.coordinator.held >= 40, "it is heard of: its closed port says nothing"
+            world.coordinator.lost(world.processes[0].name)
+            assert world.coordinator.absent == [address]
+            world.coordinator.ended(address.boot)
         world.processes[0].cut = True
         world.processes[0].connections.clear()
     else:
@@ -483,8 +513,8 @@ class Interleavings(RuleBasedStateMachine):
 
     @initialize(
         shards=st.integers(1, 3),
-        limit=st.sampled_from([3, 8, 40]),
-        lease=st.sampled_from([5.0, 60.0]),
+        limit=st.sampled_from([3, 6, 12]),
+        lease=st.sampled_from([5.0, 20.0]),
         per_shard=st.sampled_from([None, None, 5]),
         rates=st.lists(st.sampled_from([0.995, 1.0, 1.005]), min_size=3, max_size=3),
         reserved=st.booleans(),
@@ -507,14 +537,30 @@ class Interleavings(RuleBasedStateMachine):
             groups["tenant"] = Group(weight=2.0, limit=max(1, limit // 3))
         self.world = World(shards, Limits(limit, per_shard, None, groups, lease), rates)
         self.known = set(self.world.processes)  # to the router
+        self.world.beat(2)
 
     def process(self, at: int) -> Process:
         return self.world.processes[at % len(self.world.processes)]
 
-    @rule(at=st.integers(0, 2), group=st.sampled_from(NAMES), number=st.integers(1, 8))
+    @rule(at=st.integers(0, 2), group=st.sampled_from(NAMES), number=st.sampled_from([1, 2, 12, 12]))
     def connect(self, at: int, group: str, number: int) -> None:
         for _ in range(number):
             self.process(at).connect(group, self.world.now)
+
+    @rule(group=st.sampled_from(NAMES))
+    def fill(self, group: str) -> None:
+        """For some time all goes well, and so many come that there is no room left."""
+        for place in range(len(self.world.processes)):
+            self.hello(place)
+        self.world.fill(group, beats=5)
+
+    @rule(at=st.integers(0, 2), group=st.sampled_from(NAMES))
+    def come_to_a_full_shard(self, at: int, group: str) -> None:
+        """A group asks for slots and gets them, while those who have to go for it are still there."""
+        self.fill("viewer")
+        self.connect(at, group, 2)
+        self.question_and_answer(at)
+        self.connect(at, group, 12)
 
     @rule(at=st.integers(0, 2), which=st.integers(0, 99))
     def disconnect(self, at: int, which: int) -> None:
@@ -544,6 +590,32 @@ class Interleavings(RuleBasedStateMachine):
         process = self.process(at)
         if process.from_router:
             self.world.take(process, which % len(process.from_router))
+
+    @rule(at=st.integers(0, 2))
+    def question_and_answer(self, at: int) -> None:
+        """What the shard says arrives at once, and what it is told; others hear of it later."""
+        process = self.process(at)
+        if not process.cut:
+            process.from_router.clear()
+            process.to_router.clear()
+            self.say(at, True)
+            self.world.hear(process)
+            while process.from_router:
+                self.world.take(process)
+
+    @rule(at=st.integers(0, 2), part=st.sampled_from([0.5, 1.02, 1.3]))
+    def vanish(self, at: int, part: float) -> None:
+        """A shard is cut off, and noticed, and so much of a lease's time passes for the others."""
+        world, process = self.world, self.process(at)
+        process.cut = True
+        process.to_router.clear()
+        self.known.discard(process)
+        world.coordinator.lost(process.name)
+        end = world.now + part * world.limits.lease
+        while world.now < end:
+            world.beat()
+        for other in world.processes:
+            self.connect(world.processes.index(other), "viewer", 12)
 
     @rule(at=st.integers(0, 2), which=st.integers(0, 9), up=st.booleans())
     def lose(self, at: int, which: int, up: bool) -> None:
@@ -639,4 +711,4 @@ class Interleavings(RuleBasedStateMachine):
 
 
 TestInterleavings = Interleavings.TestCase
-TestInterleavings.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+TestInterleavings.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
