@@ -4,10 +4,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 UP ?=
 CHAOS ?=
+BASE ?= HEAD
+BENCH ?=
+LOAD ?=
 OVERLOAD ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install up test chaos overload check format bench system-packages
+.PHONY: help install up test chaos overload check format bench bench-compare load system-packages
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -46,7 +49,11 @@ format: install ## put the sources into the one form
 	@$(BIN)/ruff format -q .
 	@$(BIN)/ruff check -q --fix .
 
-bench: install ## the figures of docs/performance.md, measured again (some ten minutes)
-	@mkdir -p bench/results; status=0; \
-	for page in fanout ingest recovery; do $(BIN)/python -m bench.$$page --out bench/results/$$page.md || status=$$?; done; \
-	cat bench/results/fanout.md bench/results/ingest.md bench/results/recovery.md >docs/performance.md; exit $$status
+bench: install ## the figures of docs/performance.md, measured again (some twenty minutes); BENCH="stream --quick" chooses
+	@$(BIN)/python -m bench --out $(if $(BENCH),bench/results/bench.md,docs/performance.md) --json bench/results/bench.json $(BENCH)
+
+bench-compare: install ## the same cases of another revision and of this one in turn: BASE=main BENCH="single stream"
+	@$(BIN)/python -m bench.compare $(BASE) $(BENCH)
+
+load: install ## users and publishers by locust against a running system; LOAD="--headless -u 100 -t 60s"
+	@$(BIN)/python -m locust -f bench/locustfile.py --host http://127.0.0.1:8000 $(LOAD)

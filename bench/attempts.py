@@ -14,7 +14,8 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
-HOST = "127.0.0.1"
+from bench.machine import HOST
+
 UNDER_WAY = 1000
 """Attempts that may be unanswered at a time; more, and the load waits, which makes it late."""
 LATE_MS = 20.0

@@ -14,31 +14,37 @@ import asyncio
 import signal
 import sys
 import tempfile
+import time
+from bisect import bisect_right
 from functools import partial
 from pathlib import Path
 
 import msgspec
 import uvloop
 
-from bench.fanout import EVENT_BYTES, BenchError
+from bench import judge
+from bench.crowd import Client, Frames, Journal
+from bench.load import EVENT_BYTES, PLAIN_TYPE
+from bench.machine import BenchError
 from bench.posts import Line
-from bench.publishers import Tally, offer
-from bench.receivers import Plan, Receiver, Report
+from bench.publishers import Flood, Tally
 from bench.report import Case, Measure, Row, environment, write
-from bench.watch import Memory, hold_back, roles
+from bench.returning import until
+from bench.watch import Memory, during, hold_back, roles
 from tests.e2e.system import System, running
 
 SHARDS = 2
 PUBLISHERS = 64
 READERS = 10
 BATCH = 100
+FIRST = "custom.first"
 TIMES = 3
 WINDOWS = 5
 FLAT = 1.10
 CALIBRATE_S, QUICK_CALIBRATE_S = 20.0, 8.0
 WARM_UP_S = 5.0
 STOPPED_S, RUNNING_S = 0.9, 0.1
-ARRIVE_S = 60.0
+ARRIVE_S, SETTLE_S = 60.0, 0.25
 SETTINGS = {
     # What is known for ten minutes by default would grow for as long, up to a bound of its own (2 million ids).
     "DUPLICATE_WINDOW_S": 5,
@@ -68,7 +74,7 @@ def batch(phase: str, name: str, number: int) -> bytes:
     return msgspec.json.encode(
         [
             {
-                "type": "custom.bench" if n else "custom.first",
+                "type": PLAIN_TYPE if n else FIRST,
                 "id": f"{phase}-{name}-{number}-{n}",
                 "data": {"n": number * BATCH + n, "pad": pad},
             }
@@ -77,10 +83,17 @@ def batch(phase: str, name: str, number: int) -> bytes:
     )
 
 
-async def load(system: System, phase: str, seconds: float, rate: float | None, tally: Tally) -> None:
-    """All publishers for so long. rate: of all together; None: each waits for its acknowledgements."""
+async def load(system: System, phase: str, seconds: float, rate: float | None) -> Tally:
+    """All publishers for so long, in a process of their own, so that no reader waits for them.
+
+    rate: of all together; None: each waits for its acknowledgements.
+    """
     tokens = [system.token(f"publisher-{n}", "publisher", ttl=7200) for n in range(PUBLISHERS)]
-    await offer(system.port, tokens, partial(batch, phase), tally, BATCH, seconds, rate)
+    flood = Flood(system.port, tokens, partial(batch, phase), BATCH, seconds, rate)
+    try:
+        return await asyncio.to_thread(flood.result)
+    finally:
+        flood.close()
 
 
 async def last_offset(system: System) -> int:
@@ -91,43 +104,66 @@ async def last_offset(system: System) -> int:
     return offset
 
 
-async def open_readers(system: System, receiver: Receiver) -> None:
-    plans = []
-    for n in range(READERS):
-        reply = await Line(system.port, keep=False).ask("POST", "/v1/connect", system.token(f"reader-{n}"))
-        if reply.status != 200:
-            raise BenchError(f"/v1/connect answered {reply.status}: {reply.body[:200]!r}")
-        hello = msgspec.json.encode({"type": "hello", "subscriptions": ["custom.first"]})
-        plans.append(Plan(msgspec.json.decode(reply.body)["url"], hello, sampled=True))
-    await asyncio.to_thread(receiver.open, plans)
+class Readers:
+    """Clients of the first event of each request. Each is to have one connection, for all of the time."""
+
+    def __init__(self, system: System) -> None:
+        self._journal = Journal(time.monotonic, Frames(frozenset({FIRST}), ""))
+        tokens = [system.token(f"reader-{n}", ttl=7200) for n in range(READERS)]
+        self.clients = [Client(system.port, token, "readers", [FIRST], self._journal) for token in tokens]
+
+    def present(self) -> bool:
+        return all(client.present for client in self.clients)
+
+    def have(self, offset: int) -> bool:
+        """Whether all have come so far."""
+        got = [client.visits[-1].durable for client in self.clients]
+        return all(offsets and offsets[-1] >= offset for offsets in got)
+
+    def after(self, offset: int) -> list[int]:
+        """How many events behind it each has."""
+        visits = [client.visits[-1] for client in self.clients]
+        return [len(visit.durable) - bisect_right(visit.durable, offset) for visit in visits]
+
+    def faults(self) -> list[str]:
+        faults = list(self._journal.faults)
+        visits = [visit for client in self.clients for visit in client.visits]
+        if len(visits) != READERS or not self.present():
+            faults.append(f"readers' connections ended: there were {len(visits)}, of {READERS} readers")
+        _, again, disorder = (sum(column) for column in zip(*(judge.faults_of(v, []) for v in visits), strict=True))
+        if again or disorder:
+            faults.append(f"{again} events came again, {disorder} out of order")
+        if any(visit.compacted for visit in visits):
+            faults.append("a reader's frames were compacted")
+        faults += [f"a reader was told {code}" for visit in visits for code in visit.told]
+        return faults
 
 
-async def measure(system: System, receiver: Receiver, seconds: float, calibrate_s: float) -> list[Case]:
+async def measure(system: System, seconds: float, calibrate_s: float) -> list[Case]:
+    readers = Readers(system)
+    async with during(*(client.run() for client in readers.clients)):
+        if not await until(readers.present, ARRIVE_S):
+            raise BenchError(f"the readers were not all welcomed within {ARRIVE_S:g} s")
+        return await _measure(system, readers, seconds, calibrate_s)
+
+
+async def _measure(system: System, readers: Readers, seconds: float, calibrate_s: float) -> list[Case]:
     rates = Case("rates", "Events per second, but for refusals, which are requests.")
     memory = Case("memory", "The resident set of each process during the overload.")
-    await open_readers(system, receiver)
-    begun = await last_offset(system)
-    await load(system, "w", WARM_UP_S, None, Tally())
-    calm = Tally()
-    await load(system, "c", calibrate_s, None, calm)
+    await load(system, "w", WARM_UP_S, None)
+    calm = await load(system, "c", calibrate_s, None)
     sustainable = calm.acked / calibrate_s
     before, processes = await last_offset(system), roles(system)
-    if not await asyncio.to_thread(receiver.until, _due(before - begun), ARRIVE_S):
+    if not await until(lambda: readers.have(calm.last - BATCH + 1), ARRIVE_S):
         raise BenchError("the readers were behind before the overload began")
-    receiver.reset()
-    flood, seen = Tally(), Memory(lambda: roles(system))
-    watching = asyncio.create_task(seen.run())
-    holding = asyncio.create_task(hold_back(processes["shard 1"], STOPPED_S, RUNNING_S))
-    try:
-        await load(system, "f", seconds, sustainable * TIMES, flood)
-    finally:
-        for task in (watching, holding):
-            task.cancel()
-        await asyncio.gather(watching, holding, return_exceptions=True)
+    seen = Memory(lambda: roles(system))
+    async with during(seen.run(), hold_back(processes["shard 1"], STOPPED_S, RUNNING_S)):
+        flood = await load(system, "f", seconds, sustainable * TIMES)
     logged = await last_offset(system) - before
-    arrived = await asyncio.to_thread(receiver.until, _due(logged), ARRIVE_S)
-    faults = calm.faults + flood.faults
-    faults += _missing(flood, logged, receiver.report(), arrived)
+    await until(lambda: min(readers.after(before)) >= logged // BATCH, ARRIVE_S)
+    await asyncio.sleep(SETTLE_S)
+    faults = calm.faults + flood.faults + readers.faults()
+    faults += _missing(flood, logged, readers.after(before))
     if roles(system) != processes:
         faults.append("a process was restarted")
     rates.rows += [_rates("sustainable", calm, calibrate_s, []), _rates("overload", flood, seconds, faults)]
@@ -142,18 +178,14 @@ async def measure(system: System, receiver: Receiver, seconds: float, calibrate_
     return [rates, memory]
 
 
-def _due(logged: int) -> int:
-    """How many events so many in the log are to all readers."""
-    return logged // BATCH * READERS
-
-
-def _missing(flood: Tally, logged: int, report: Report, arrived: bool) -> list[str]:
-    faults = list(report.faults)
+def _missing(flood: Tally, logged: int, arrived: list[int]) -> list[str]:
+    """logged: events in the log. arrived: how many each reader has."""
+    faults = []
     if flood.acked + flood.duplicates > logged:
         faults.append(f"{flood.acked + flood.duplicates:,} events were acknowledged, {logged:,} are in the log")
-    due = _due(logged)
-    if not arrived or report.events != due:
-        faults.append(f"{report.events:,} of {due:,} events arrived at the readers within {ARRIVE_S:g} s")
+    due = logged // BATCH
+    if set(arrived) != {due}:
+        faults.append(f"{min(arrived):,}–{max(arrived):,} of {due:,} events arrived at each reader in {ARRIVE_S:g} s")
     return faults
 
 
@@ -182,13 +214,11 @@ def _hold_flat(case: Case, name: str, seen: Memory, seconds: float, faults: list
 
 def run(seconds: float, calibrate_s: float, settings: dict[str, object]) -> list[Case]:
     """Raises BenchError, AssertionError (the system does not start)."""
-    with tempfile.TemporaryDirectory(prefix="solowire-bench-", ignore_cleanup_errors=True) as folder:
-        receiver = Receiver(None)
-        try:
-            with running(Path(folder) / "data", SHARDS, settings) as system:
-                return uvloop.run(measure(system, receiver, seconds, calibrate_s))
-        finally:
-            receiver.close()
+    with (
+        tempfile.TemporaryDirectory(prefix="solowire-bench-", ignore_cleanup_errors=True) as folder,
+        running(Path(folder) / "data", SHARDS, settings) as system,
+    ):
+        return uvloop.run(measure(system, seconds, calibrate_s))
 
 
 def main() -> int:
@@ -198,12 +228,12 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE")
     chosen = parser.parse_args()
     quick = chosen.seconds < 300
-    facts = environment(["python -m bench.backpressure", *sys.argv[1:]], quick)
+    facts = environment(["python -m bench.backpressure", *sys.argv[1:]], quick, apart=False)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the system is stopped
     try:
         cases = run(chosen.seconds, QUICK_CALIBRATE_S if quick else CALIBRATE_S, dict(SETTINGS))
-    except (BenchError, AssertionError, OSError) as error:
-        sys.stderr.write(f"it could not run: {error}\n")
+    except (BenchError, AssertionError, OSError, EOFError) as error:
+        sys.stderr.write(f"it could not run: {error!r}\n")
         return 2
     write(cases, facts, chosen.out, chosen.json, HEAD)
     missed = any(case.void or not all(target.met for target in case.targets) for case in cases)

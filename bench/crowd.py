@@ -19,9 +19,11 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from bench.light import PONG, LightSocket
-from bench.posts import HOST, Line, Reply
-from bench.receivers import EVENTS_PREFIX, client_frame
+from bench.light import EVENTS_PREFIX, PONG, LightSocket, Said, decode_said
+from bench.machine import HOST
+from bench.posts import Line, Reply
+from bench.receiver import client_frame
+from bench.solowire_system import Ticket
 
 RECEIVE_BUFFER = 4096
 """SO_RCVBUF of those who sleep: what the kernel holds for them is to be little."""
@@ -30,19 +32,6 @@ BACKOFF_S = 0.5
 LEAVE_S = 2.0
 """One that has been told to come back elsewhere waits for its close frame no longer."""
 KNOWN_FRAMES = 200
-
-
-class _Said(msgspec.Struct):
-    """Any message of the server but events, as far as these clients care."""
-
-    type: str
-    id: int | str | None = None
-    epoch: str = ""
-    cursor: int | None = None
-    resumed: bool = False
-    reason: str | None = None
-    after_ms: int = 0
-    code: str = ""
 
 
 class _Event(msgspec.Struct):
@@ -55,14 +44,6 @@ class _Events(msgspec.Struct):
     cursor: int
     events: list[_Event]
     compacted: dict[str, int] | None = None
-
-
-class _Problem(msgspec.Struct):
-    code: str = ""
-
-
-class _Ticket(msgspec.Struct):
-    url: str
 
 
 @dataclass(frozen=True)
@@ -165,7 +146,7 @@ class _Connection(LightSocket):
             if self.visit is not None:
                 self._client.take(self.visit, payload)
             return
-        said = msgspec.json.decode(payload, type=_Said)
+        said = decode_said(payload)
         match said.type:
             case "welcome" if said.id is None:
                 self.away = BACKOFF_S  # the hello came too late: this session does not go on from the cursor
@@ -243,7 +224,7 @@ class Client:
             reply = await Line(self._port, keep=False).ask("POST", "/v1/connect", self._token)
             if reply.status != 200:
                 return self.refused(reply, "gateway")
-            connection = _Connection(self, msgspec.json.decode(reply.body, type=_Ticket).url)
+            connection = _Connection(self, msgspec.json.decode(reply.body, type=Ticket).url)
             async with asyncio.timeout(OPEN_TIMEOUT_S):
                 await self._open(connection)
                 welcomed = await connection.welcomed
@@ -295,7 +276,7 @@ class Client:
             message["resume"] = {"epoch": self._epoch, "cursor": self.visits[-1].cursor}
         return msgspec.json.encode(message)
 
-    def welcome(self, said: _Said) -> Visit:
+    def welcome(self, said: Said) -> Visit:
         now, cursor = self.journal.clock(), said.cursor or 0
         start = self.visits[-1].cursor if said.resumed and self.visits else cursor
         self._epoch = said.epoch
@@ -317,10 +298,7 @@ class Client:
 
     def refused(self, reply: Reply, by: str) -> float:
         """Writes it down; returns the seconds to stay away."""
-        try:
-            code = msgspec.json.decode(reply.body, type=_Problem).code
-        except msgspec.DecodeError:
-            code = ""
+        code = reply.code
         self.journal.refusals[f"{by}: {reply.status} {code}"] += 1
         if not code:
             self.journal.fault(f"{by} answered {reply.status} without a code: {reply.body[:100]!r}")

@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import os
 from typing import cast
 from urllib.parse import urlsplit
 
-from bench.posts import Reply, head_of
-from bench.receivers import CLOSE, PING, TEXT, client_frame
+import msgspec
 
+from bench.posts import Reply, head_of
+from bench.receiver import TEXT, client_frame, upgrade
+from bench.solowire_system import JSON
+
+EVENTS_PREFIX = b'{"type":"events"'
 PONG = client_frame(b'{"type":"pong"}')
+_CLOSE, _PING, _PONG = 0x8, 0x9, 0xA
+
+
+class Said(msgspec.Struct):
+    """Any message of the server but events, as far as these clients care."""
+
+    type: str
+    id: int | str | None = None
+    epoch: str = ""
+    cursor: int | None = None
+    resumed: bool = False
+    reason: str | None = None
+    after_ms: int = 0
+    code: str = ""
+
+
+decode_said = msgspec.json.Decoder(Said).decode
 
 
 class LightSocket(asyncio.Protocol):
@@ -38,6 +57,10 @@ class LightSocket(asyncio.Protocol):
     def closed(self, code: int, reason: str) -> None:
         """A close frame has come; nothing more is read."""
 
+    def strange(self, why: str) -> None:
+        """A frame that this client does not read; nothing more is read."""
+        self.closed(1003, why)
+
     def lost(self) -> None:
         """The TCP connection has ended, however it did. Always called, and last."""
 
@@ -54,12 +77,7 @@ class LightSocket(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by its class
-        key = base64.b64encode(os.urandom(16)).decode()
-        self.write(
-            f"GET {self.url.path}?{self.url.query} HTTP/1.1\r\nHost: {self.url.netloc}\r\nUpgrade: websocket\r\n"
-            f"Connection: Upgrade\r\nSec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n"
-            "Sec-WebSocket-Protocol: solowire.v1.json\r\n\r\n".encode()
-        )
+        self.write(upgrade(self.url.port or 80, f"{self.url.path}?{self.url.query}", JSON))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost()
@@ -98,14 +116,14 @@ class LightSocket(asyncio.Protocol):
 
     def _frame(self, head: int, payload: bytes) -> None:
         opcode = head & 0x0F
-        if opcode == CLOSE:
+        if opcode == _CLOSE:
             code = int.from_bytes(payload[:2]) if len(payload) >= 2 else 1005
             self.closed(code, payload[2:].decode(errors="replace"))
             self.abort()
-        elif opcode == PING:
-            self.write(client_frame(payload, 0xA))
+        elif opcode == _PING:
+            self.write(client_frame(payload, _PONG))
         elif head == 0x80 | TEXT:
             self.message(payload)
         else:
-            self.closed(1003, "a fragmented or binary frame, which this client does not read")
+            self.strange("a fragmented or binary frame, which this client does not read")
             self.abort()

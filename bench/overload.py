@@ -17,21 +17,22 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import msgspec
 import uvloop
+from websockets.exceptions import InvalidHandshake
 
 from bench import judge
 from bench.crowd import Client, Frames, Journal
-from bench.fanout import BenchError
+from bench.machine import BenchError
 from bench.posts import Line
 from bench.publishers import Flood, Tally, offer
 from bench.report import Case, Measure, Row, Target, environment, write
-from bench.watch import Memory, roles
+from bench.watch import Memory, during, roles
 from solowire.errors import BufferFull, ClientError
 from tests.chaos.load import Ledger, WatchedPublisher
 from tests.chaos.oracle import Made
@@ -201,17 +202,6 @@ async def sample(run: Run) -> None:
         await asyncio.sleep(1.0)
 
 
-@contextlib.asynccontextmanager
-async def during(*coroutines: object) -> AsyncIterator[None]:
-    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]  # type: ignore[call-overload]
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
 async def healthy(system: System) -> Target:
     """Afterwards: a new client is welcomed, and gets an event, each within a moment."""
     clock = asyncio.get_running_loop().time
@@ -225,7 +215,7 @@ async def healthy(system: System) -> Target:
             await system.publish({"type": "custom.after", "data": {}})
             await session.hear("events")
             done = clock()
-    except (AssertionError, OSError) as error:
+    except (AssertionError, OSError, InvalidHandshake) as error:
         return Target("healthy again afterwards", f"≤ {HEALTHY_S:g} s", f"not at all: {error!r:.200}", False)
     found = f"welcome {welcomed - begun:.2f} s, event {done - welcomed:.2f} s"
     met = max(welcomed - begun, done - welcomed) <= HEALTHY_S
@@ -387,7 +377,7 @@ def main() -> int:
     chosen = parser.parse_args()
     if chosen.seconds < 2 * AFTER_KILL_S + SETTLED_S:
         parser.error(f"--seconds must be {2 * AFTER_KILL_S + SETTLED_S:g} or more")
-    facts = environment(["python -m bench.overload", *sys.argv[1:]], chosen.seconds < 120)
+    facts = environment(["python -m bench.overload", *sys.argv[1:]], chosen.seconds < 120, apart=False)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the system is stopped
     try:
         cases = run_in_a_system(chosen.seconds, chosen.limit, chosen.logs)

@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-HOST = "127.0.0.1"
+import msgspec
+
+from bench.machine import HOST
 
 
 class Later(Exception):
-    """Refused for now: come again after `seconds`. code: of the problem body, "" if there was none."""
+    """Refused for now: come again after `seconds`."""
 
-    def __init__(self, what: str, seconds: float, code: str = "") -> None:
+    def __init__(self, what: str, seconds: float) -> None:
         super().__init__(what)
         self.seconds = seconds
-        self.code = code
+
+
+class _Problem(msgspec.Struct):
+    code: str = ""
 
 
 @dataclass(frozen=True)
@@ -25,7 +30,19 @@ class Reply:
 
     @property
     def retry_after(self) -> float:
-        return retry_after(self.headers)
+        """Seconds; 0.0 if there is none."""
+        try:
+            return float(self.headers.get("retry-after", "0"))
+        except ValueError:
+            return 0.0
+
+    @property
+    def code(self) -> str:
+        """Of the problem that the body describes; "" if it is none."""
+        try:
+            return msgspec.json.decode(self.body, type=_Problem).code
+        except msgspec.DecodeError:
+            return ""
 
 
 def head_of(head: bytes) -> tuple[int, dict[str, str]]:
@@ -33,14 +50,6 @@ def head_of(head: bytes) -> tuple[int, dict[str, str]]:
     lines = head.decode("latin-1").split("\r\n")
     pairs = (line.partition(":") for line in lines[1:] if line)
     return int(lines[0].split(" ", 2)[1]), {name.lower(): value.strip() for name, _, value in pairs}
-
-
-def retry_after(headers: dict[str, str]) -> float:
-    """Seconds; 0.0 if there is none."""
-    try:
-        return float(headers.get("retry-after", "0"))
-    except ValueError:
-        return 0.0
 
 
 class Line:

@@ -35,10 +35,6 @@ class Accepted(msgspec.Struct):
     duplicates: int
 
 
-class _Problem(msgspec.Struct):
-    code: str = ""
-
-
 @dataclass
 class Tally:
     """Counts of all publishers together; events, but for `refused` and `lost`, which are requests."""
@@ -129,9 +125,9 @@ class Publisher:
             tally.lost += 1
             return DEFIANT_PAUSE_S
         if reply.status in (429, 503):
-            tally.refused[msgspec.json.decode(reply.body, type=_Problem).code] += 1
-            if not reply.retry_after:
-                tally.fault(f"{reply.status} without Retry-After: {reply.body[:200]!r}")
+            tally.refused[reply.code] += 1
+            if not (reply.code and reply.retry_after):
+                tally.fault(f"{reply.status} without a code or Retry-After: {reply.body[:200]!r}")
             return reply.retry_after if self._obeys else DEFIANT_PAUSE_S
         self._waiting.popleft()
         if reply.status != 200:

@@ -10,23 +10,23 @@ Exit status: 0; 1 if memory still grew in the second half of the minute, or the 
 from __future__ import annotations
 
 import argparse
-import base64
 import contextlib
 import os
 import socket
-import struct
 import sys
 import threading
 import time
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import msgspec
 
-from bench.fanout import BenchError, Http, Publisher, System, plain_item
+from bench.load import EVENT_BYTES, PLAIN_TYPE, Http, Publisher
+from bench.machine import HOST, LOAD_CORES, BenchError
+from bench.solowire_system import Solowire
+from bench.watch import PAGE, resident
 
 PER_SECOND = 1_000.0
-BATCH = 50
+BATCH, WIRES = 50, 8
 SLICE_S = 4.0
 """After so long the publisher's connections are new ones: the gateway closes those that it did not need."""
 
@@ -34,28 +34,21 @@ RECEIVE_BUFFER_BYTES = 8 * 1024
 MAX_GROWTH_MIB = 10.0
 """What memory may grow by in the second half."""
 
-SETTINGS = "SOLOWIRE_STALLED_S=600\nSOLOWIRE_HEARTBEAT_S=600\nSOLOWIRE_RECENT_EVENTS=10000\n"
+SETTINGS = {"STALLED_S": "600", "HEARTBEAT_S": "600", "RECENT_EVENTS": "10000"}
 """Nobody is closed for being stalled or silent, and the recent log is full before they come: what grows is theirs."""
 
-PAGE = os.sysconf("SC_PAGE_SIZE")
+SHARD = "shard --index 0"
 
 
-def open_reader(system: System, user: str) -> socket.socket:
+def open_reader(system: Solowire, user: str) -> socket.socket:
     """A connection that has said hello, and read nothing behind the handshake."""
     with contextlib.closing(Http(system.port)) as http:
-        status, body = http.ask("POST", "/v1/connect", system.sign(user))
-    if status >= 300:
-        raise BenchError(f"/v1/connect answered {status}: {body[:300]!r}")
-    url = urlsplit(msgspec.json.decode(body)["url"])
+        plan = system.plan_of(system.tickets([user], [http])[0])
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
     sock.settimeout(10)
-    sock.connect((url.hostname, url.port))
-    key = base64.b64encode(os.urandom(16)).decode()
-    sock.sendall(
-        f"GET {url.path}?{url.query} HTTP/1.1\r\nHost: {url.netloc}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
-    )
+    sock.connect((HOST, plan.port))
+    sock.sendall(plan.request)
     answer = b""
     while b"\r\n\r\n" not in answer:
         piece = sock.recv(1)
@@ -64,17 +57,14 @@ def open_reader(system: System, user: str) -> socket.socket:
         answer += piece
     if b" 101 " not in answer.split(b"\r\n")[0]:
         raise BenchError(f"a handshake was answered with {answer[:200]!r}")
-    hello = b'{"type":"hello","subscriptions":["custom.*"]}'
-    mask = os.urandom(4)
-    masked = bytes(byte ^ mask[n % 4] for n, byte in enumerate(hello))
-    sock.sendall(struct.pack("!BB", 0x81, 0x80 | len(hello)) + mask + masked)
+    sock.sendall(plan.greeting)
     return sock
 
 
 class Reading(threading.Thread):
     """The one that reads: counts events by a mark that each has once, also where two reads cut it."""
 
-    MARK = b'"custom.bench"'
+    MARK = f'"{PLAIN_TYPE}"'.encode()
 
     def __init__(self, sock: socket.socket) -> None:
         super().__init__(daemon=True)
@@ -95,7 +85,11 @@ class Reading(threading.Thread):
 
 
 def resident_mib(pid: int) -> float:
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE / 2**20
+    """Raises BenchError if the process is gone."""
+    found = resident(pid)
+    if found is None:
+        raise BenchError(f"process {pid} ended")
+    return found
 
 
 def kernel_mib() -> float:
@@ -108,8 +102,8 @@ def kernel_mib() -> float:
 class Phase:
     """The load for some seconds, and what it took."""
 
-    def __init__(self, system: System, seconds: float) -> None:
-        shard = system.pids["shard"]
+    def __init__(self, system: Solowire, seconds: float) -> None:
+        shard = system.pid(SHARD)
         self.resident: list[float] = []
         self.kernel: list[float] = []
         stop = threading.Event()
@@ -125,8 +119,8 @@ class Phase:
         before, began = system.cpu()["shard"], time.monotonic()
         try:
             for _ in range(int(seconds / SLICE_S)):
-                with contextlib.closing(Publisher(system)) as publisher:
-                    faults += publisher.run(int(PER_SECOND * SLICE_S), BATCH, PER_SECOND, plain_item)[1]
+                with contextlib.closing(Publisher(system.wires(WIRES))) as publisher:
+                    faults += publisher.run(int(PER_SECOND * SLICE_S), BATCH, PER_SECOND)[1]
             self.share = (system.cpu()["shard"] - before) / (time.monotonic() - began)
         finally:
             stop.set()
@@ -136,10 +130,8 @@ class Phase:
 
 
 def measure(readers: int, seconds: float, command: str) -> tuple[str, bool]:
-    system = System()
-    (system.data / ".env").write_text(SETTINGS)
-    with system, contextlib.ExitStack() as stack:
-        shard = system.pids["shard"]
+    with Solowire(settings=SETTINGS) as system, contextlib.ExitStack() as stack:
+        shard = system.pid(SHARD)
         reading = Reading(stack.enter_context(open_reader(system, "reads")))
         reading.start()
         if not reading.welcomed.wait(10):
@@ -167,7 +159,7 @@ def measure(readers: int, seconds: float, command: str) -> tuple[str, bool]:
         "## Readers that never read",
         "",
         f"`{command}`: {readers:,} connections that take nothing after their handshake, {PER_SECOND:,.0f} events/s of"
-        f" 200 bytes for {seconds:.0f} s, and one that reads: it got {reading.events:,} of {published:,}.",
+        f" {EVENT_BYTES} bytes for {seconds:.0f} s, and one that reads: it got {reading.events:,} of {published:,}.",
         "",
         "| | shard, MiB | KiB a reader | TCP in the kernel, MiB | KiB a reader | shard's CPU, cores |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -186,9 +178,9 @@ def measure(readers: int, seconds: float, command: str) -> tuple[str, bool]:
     return "\n".join(lines), good
 
 
-def _stats(system: System) -> bytes:
+def _stats(system: Solowire) -> bytes:
     with contextlib.closing(Http(system.port + 1)) as http:
-        return http.ask("GET", "/stats", system.token)[1]
+        return http.exchange("GET", "/stats", system.bearer)[1]
 
 
 def main() -> int:
@@ -199,6 +191,7 @@ def main() -> int:
     chosen = parser.parse_args()
     readers = chosen.readers or (200 if chosen.quick else 1_000)
     command = " ".join(["python -m bench.slow", *sys.argv[1:]])
+    os.sched_setaffinity(0, LOAD_CORES)
     try:
         text, good = measure(readers, 12.0 if chosen.quick else 60.0, command)
     except (BenchError, OSError) as error:

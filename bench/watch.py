@@ -10,8 +10,8 @@ import asyncio
 import os
 import signal
 import statistics
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from tests.e2e.system import System
@@ -70,6 +70,18 @@ class Memory:
         """MiB per minute, by least squares over what came later than `after` seconds; 0.0 of fewer than two."""
         points = [(at / 60, found) for at, found in self.samples[name] if at >= after]
         return statistics.linear_regression(*zip(*points, strict=True)).slope if len(points) > 1 else 0.0
+
+
+@asynccontextmanager
+async def during(*coroutines: Coroutine[object, object, None]) -> AsyncIterator[None]:
+    """Runs them beside the block, and cancels them at its end."""
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def hold_back(pid: int, stopped_s: float, running_s: float) -> None:

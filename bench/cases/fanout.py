@@ -1,0 +1,124 @@
+"""One event at a time: to many, beside the floor; and to one on an idle system."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable
+
+from bench.floor import Floor
+from bench.load import EVENT_BYTES, About, Refused, Wire, event
+from bench.measure import Busy, Length, Round, measure, row
+from bench.receiver import Receiver
+from bench.report import Case
+from bench.server import Server
+from bench.solowire_system import Solowire
+
+AT_ONCE = About(None, top=b'"priority":"critical",')
+"""No server holds such an event back to send it with others."""
+SLICES = 10
+SINGLE_TIMEOUT_S = 20.0
+SINGLE_COLUMNS = ["CPU per frame", "CPU per frame, shard", "floor per frame", "ratio", "ratio, all processes"]
+SINGLE_COLUMNS += ["events/s", "p50", "p99", "bytes per delivery", "load core"]
+
+
+def one_by_one(
+    server: Server, wire: Wire, receiver: Receiver, events: int, users: int
+) -> Callable[[], tuple[float, list[str]]]:
+    """A load: the next event is published when all have got the last."""
+
+    def load() -> tuple[float, list[str]]:
+        numbers: dict[int, int] = defaultdict(int)
+        for sent in range(events):
+            about = server.addressed(sent) or AT_ONCE
+            stream = about.key or 0
+            try:
+                wire.ask([event(stream, numbers[stream], time.time_ns(), about)])
+            except Refused as refused:
+                return 0.0, [f"a publish request was refused with {refused}"]
+            numbers[stream] += 1
+            if not receiver.until((sent + 1) * users, SINGLE_TIMEOUT_S):
+                return 0.0, [f"event {sent} did not reach everyone within {SINGLE_TIMEOUT_S:.0f} s"]
+        return 0.0, []
+
+    return load
+
+
+def single_round(server: Server, receiver: Receiver, wire: Wire, events: int, users: int) -> Round:
+    """Each event goes to every user once, on one of the user's sockets."""
+    load = one_by_one(server, wire, receiver, events, users)
+    return measure(server, receiver, events, events * users, events if server.sockets == 1 else 0, load)
+
+
+def single(length: Length) -> Case:
+    """One event at a time to 100, 1,000 and 5,000 subscribers, beside a C loop of bare write()."""
+    case = Case(
+        "single",
+        f"One feed; one event of {EVENT_BYTES} bytes at a time: the next is published when all have got it. The floor "
+        "is a bare `write()` loop in C (`bench/floor.c`) that sends the same frame bytes to as many sockets of a "
+        f"receiver of the same kind at the same pace. A round is {SLICES} slices of each in turn, so that whatever "
+        "else the machine does meets both. `ratio` is the shard's CPU over the floor's; beside it the same with "
+        "the gateway and the router, which an event costs once however many it goes to.",
+    )
+    for connections in (100, 1000) if length.quick else (100, 1000, 5000):
+        case.rows.append(row(f"1 feed × {connections:,}", _single(length, connections), SINGLE_COLUMNS))
+        case.hold(case.rows[-1], "ratio", at_most=1.6)
+    return case
+
+
+def _single(length: Length, connections: int) -> list[Round]:
+    events = max(length.events * 100 // connections // SLICES, 2)
+    rounds = []
+    with contextlib.ExitStack() as stack:
+        system = stack.enter_context(Solowire())
+        receiver = stack.enter_context(Receiver(system.style))
+        wire = stack.enter_context(contextlib.closing(system.wires(1)[0]))
+        floor = stack.enter_context(Floor(connections))
+        system.connect(receiver, connections)
+
+        def slice_of_both() -> Round:
+            found = single_round(system, receiver, wire, events, connections)
+            cost = floor.run(receiver.last_frame(), events, found.values["events/s"])
+            found.values["floor per frame"] = cost * 1e6
+            return found
+
+        slice_of_both()
+        for _ in range(length.rounds):
+            busy = Busy()
+            slices = [slice_of_both() for _ in range(SLICES)]
+            values = {name: statistics.mean(s.values[name] for s in slices) for name in slices[0].values}
+            values["ratio"] = values["CPU per frame, shard"] / values["floor per frame"]
+            values["ratio, all processes"] = values["CPU per frame"] / values["floor per frame"]
+            rounds.append(Round(values, [fault for s in slices for fault in s.faults] + busy.faults()))
+    return rounds
+
+
+def idle_latency(length: Length) -> Case:
+    """One client on an idle system: how soon it has an event."""
+    events, pause_s = length.events // 2, 0.05
+    case = Case(
+        "idle_latency",
+        f"One client, an idle system, one event every {pause_s * 1000:.0f} ms over one keep-alive connection.",
+    )
+    with Solowire() as system, Receiver(system.style) as receiver:
+        system.connect(receiver, 1)
+        with contextlib.closing(system.wires(1)[0]) as wire:
+
+            def paced() -> tuple[float, list[str]]:
+                due = time.monotonic()
+                for number in range(events):
+                    wire.ask([event(0, number, time.time_ns(), AT_ONCE)])
+                    due += pause_s
+                    time.sleep(max(0.0, due - time.monotonic()))
+                return 0.0, []
+
+            def once() -> Round:
+                return measure(system, receiver, events, events, events, paced)
+
+            once()
+            rounds = [once() for _ in range(length.rounds)]
+    case.rows.append(row("1 feed × 1", rounds, ["p50", "p99", "max", "CPU per event"]))
+    case.hold(case.rows[0], "p50", at_most=10.0)
+    return case

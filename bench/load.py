@@ -1,0 +1,214 @@
+"""The publishing side: an open loop. Batches leave by the clock, on several wires, answered or not.
+
+What it keeps true: every event carries the moment at which it was *due*, so that a server that lets the publisher wait
+has that in its latency (no coordinated omission); and being late counts against the generator only while it had a free
+wire. A `Wire` is one connection to a server's own way of publishing, with one request under way.
+"""
+
+from __future__ import annotations
+
+import selectors
+import socket
+import time
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from bench.machine import HOST, BenchError
+from bench.receiver import TOKEN_CHARACTERS, token
+
+ANSWER_TIMEOUT_S = 30.0
+EVENT_BYTES = 200
+PLAIN_TYPE = "custom.bench"
+
+
+class Refused(Exception):
+    """The server did not take a request; the text says what it answered."""
+
+
+class Wire(ABC):
+    """One connection of a publisher. A request is sent whole; `receive` is called when there is something to read."""
+
+    def __init__(self, port: int) -> None:
+        self.sock = socket.create_connection((HOST, port), ANSWER_TIMEOUT_S)
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._received = b""
+
+    @abstractmethod
+    def send(self, events: Sequence[bytes]) -> None: ...
+
+    @abstractmethod
+    def receive(self) -> bool:
+        """Reads once; True when the request is answered. Raises Refused, BenchError."""
+
+    def ask(self, events: Sequence[bytes]) -> None:
+        """Raises Refused, BenchError."""
+        self.send(events)
+        while not self.receive():
+            pass
+
+    def close(self) -> None:
+        self.sock.close()
+
+    def _read(self) -> bytes:
+        try:
+            piece = self.sock.recv(65536)
+        except TimeoutError:
+            raise BenchError(f"a publish request was not answered within {ANSWER_TIMEOUT_S:.0f} s") from None
+        if not piece:
+            raise BenchError("the server closed a publisher's connection")
+        self._received += piece
+        return self._received
+
+
+class Http(Wire):
+    """A keep-alive connection: requests in one write, answers with a Content-Length. It is no WebSocket client."""
+
+    def __init__(self, port: int, path: str = "/", headers: str = "", verb: str = "POST") -> None:
+        super().__init__(port)
+        self._head = f"{verb} {path} HTTP/1.1\r\nHost: {HOST}:{port}\r\nContent-Type: application/json\r\n{headers}"
+        self._wanted = 0
+
+    def body(self, events: Sequence[bytes]) -> bytes:
+        """What a batch is: an array of events, where a server has no form of its own."""
+        return b"[" + b",".join(events) + b"]"
+
+    def request(self, body: bytes) -> bytes:
+        return f"{self._head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+    def send(self, events: Sequence[bytes]) -> None:
+        self._wanted = 1
+        self.sock.sendall(self.request(self.body(events)))
+
+    def receive(self) -> bool:
+        self._read()
+        while self._wanted and (answer := self._answer()) is not None:
+            self._wanted -= 1
+            if answer[0] >= 300:
+                raise Refused(f"{answer[0]}: {answer[1][:200]!r}")
+            self.check(answer[1])
+        return not self._wanted
+
+    def check(self, body: bytes) -> None:
+        """For servers whose 200 may hold a refusal. Raises Refused."""
+
+    def _answer(self) -> tuple[int, bytes] | None:
+        head, found, rest = self._received.partition(b"\r\n\r\n")
+        if not found:
+            return None
+        length = 0
+        for line in head.split(b"\r\n")[1:]:
+            name, _, value = line.partition(b":")
+            if name.lower() == b"content-length":
+                length = int(value)
+        if len(rest) < length:
+            return None
+        self._received = rest[length:]
+        return int(head.split(b" ", 2)[1]), rest[:length]
+
+    def exchange(self, method: str, path: str, headers: str = "", body: bytes = b"") -> tuple[int, bytes]:
+        """Any other request on this connection: its status and body."""
+        head = f"{method} {path} HTTP/1.1\r\nHost: {HOST}\r\n{headers}Content-Length: {len(body)}\r\n\r\n"
+        self.sock.sendall(head.encode() + body)
+        return self.await_answer()
+
+    def await_answer(self) -> tuple[int, bytes]:
+        """To what was written by hand."""
+        while (answer := self._answer()) is None:
+            self._read()
+        return answer
+
+
+# ---------------------------------------------------------------- events
+
+
+@dataclass(frozen=True)
+class About:
+    """How an event is addressed, in fragments of JSON.
+
+    key: its stream, where order is checked among those of one key; None: among those of one wire.
+    """
+
+    key: int | None
+    top: bytes = b""
+    data: bytes = b""
+
+
+def event(stream: int, number: int, sent_ns: int, about: About | None = None, size: int = EVENT_BYTES) -> bytes:
+    """An event as it is published, `size` bytes of JSON."""
+    top, data = (about.top, about.data) if about else (b"", b"")
+    head = b'{"type":"' + PLAIN_TYPE.encode() + b'",' + top + b'"data":{"t":"'
+    middle = token(stream, number, sent_ns).encode() + b'",' + data + b'"pad":"'
+    return head + middle + b"x" * max(0, size - len(head) - len(middle) - 3) + b'"}}'
+
+
+assert len(event(0, 0, 0)) == EVENT_BYTES
+assert len(token(0, 0, 0)) == TOKEN_CHARACTERS
+
+
+class Publisher:
+    """Wires with a clock. Each wire is a stream of its own, unless events have keys: then there is one wire."""
+
+    def __init__(self, wires: Sequence[Wire], size: int = EVENT_BYTES) -> None:
+        self._wires = list(wires)
+        self._free = list(range(len(wires)))
+        self._size = size
+        self._selector = selectors.DefaultSelector()
+        self._faults: list[str] = []
+
+    def run(
+        self, count: int, batch: int, per_second: float, about: Callable[[int], About] | None = None
+    ) -> tuple[float, list[str]]:
+        """Publishes `count` events. Returns the 99th percentile of its own lateness in ms, and faults."""
+        if about and about(0).key is not None and len(self._wires) > 1:
+            raise BenchError("events with keys need one wire: the order of several is nobody's promise")
+        self._faults = []
+        late: list[float] = []
+        numbers: dict[int, int] = defaultdict(int)
+        start, start_ns = time.monotonic(), time.time_ns()
+        for first in range(0, count, batch):
+            due = first / per_second
+            waited = False
+            while (left := start + due - time.monotonic()) > 0 or not self._free:
+                blocked = not self._free
+                self._collect(ANSWER_TIMEOUT_S if blocked else left)
+                waited = blocked and time.monotonic() > start + due
+            if not waited:
+                late.append(time.monotonic() - start - due)
+            wire = self._free.pop()
+            sent_ns = start_ns + int(due * 1e9)
+            events = []
+            for n in range(first, min(first + batch, count)):
+                addressed = about(n) if about else None
+                stream = wire if addressed is None or addressed.key is None else addressed.key
+                events.append(event(stream, numbers[stream], sent_ns, addressed, self._size))
+                numbers[stream] += 1
+            self._wires[wire].send(events)
+            self._selector.register(self._wires[wire].sock, selectors.EVENT_READ, wire)
+        while len(self._free) < len(self._wires):
+            self._collect(ANSWER_TIMEOUT_S)
+        late.sort()
+        return (late[int(0.99 * len(late))] if late else 0.0) * 1e3, self._faults[:5]
+
+    def _collect(self, timeout_s: float) -> None:
+        if len(self._free) == len(self._wires):
+            time.sleep(timeout_s)
+            return
+        ready = self._selector.select(timeout_s)
+        if not ready and timeout_s >= ANSWER_TIMEOUT_S:
+            raise BenchError(f"a publish request was not answered within {ANSWER_TIMEOUT_S:.0f} s")
+        for key, _ in ready:
+            wire: int = key.data
+            try:
+                if not self._wires[wire].receive():
+                    continue
+            except Refused as refused:
+                self._faults.append(f"a publish request was refused with {refused}")
+            self._selector.unregister(self._wires[wire].sock)
+            self._free.append(wire)
+
+    def close(self) -> None:
+        for wire in self._wires:
+            wire.close()
+        self._selector.close()

@@ -1,0 +1,209 @@
+"""One round: load on a server, and whether what came of it counts.
+
+What keeps the numbers honest stands here, for Solowire and for every peer alike.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from bench.load import EVENT_BYTES, About, Publisher
+from bench.machine import LOAD_CORES, PINNED, core_busy
+from bench.receiver import Receiver, percentiles
+from bench.report import Measure, Row
+from bench.server import Server
+
+ARRIVE_TIMEOUT_S = 60.0
+SETTLE_S = 0.25
+"""How long a round waits for events that should not come."""
+MAX_LATE_MS = 20.0
+MAX_BUSY = 0.90
+SHORTEST_S = 0.5
+_NUMBER = re.compile(r"[\d.,–]+")
+
+UNITS = {"CPU per event": "µs", "CPU per frame": "µs", "floor per frame": "µs", "p50": "ms", "p99": "ms", "max": "ms"}
+UNITS |= dict.fromkeys(("server CPU", "shard CPU", "router CPU", "gateway CPU", "receiver CPU", "load core"), "%")
+UNITS |= {"CPU per frame, shard": "µs", "CPU per connect": "µs", "seconds": "s"}
+UNITS |= dict.fromkeys(("PSS per connection", "RSS per connection", "PSS per user", "RSS per user"), "KB")
+
+
+@dataclass(frozen=True)
+class Length:
+    """Of a full run, or a quick one. events: in a round of the cases that send one event at a time."""
+
+    rounds: int
+    seconds: float
+    events: int
+    quick: bool = False
+
+
+FULL, QUICK = Length(5, 3.0, 200), Length(2, 1.0, 20, quick=True)
+
+
+@dataclass
+class Round:
+    """One round's numbers by name, and why it does not count."""
+
+    values: dict[str, float]
+    faults: list[str] = field(default_factory=list)
+
+
+def row(name: str, rounds: list[Round], columns: list[str]) -> Row:
+    measures = {
+        c: Measure.over((r.values[c] for r in rounds), UNITS.get(c, "")) for c in columns if c in rounds[0].values
+    }
+    return Row(name, measures, collapsed([fault for r in rounds for fault in r.faults]))
+
+
+def collapsed(faults: list[str]) -> list[str]:
+    """Faults that differ in numbers only as one, with how often there was one like it."""
+    alike: dict[str, list[str]] = {}
+    for fault in faults:
+        alike.setdefault(_NUMBER.sub("", fault), []).append(fault)
+    return [f"{same[0]} ({len(same)} times)" if len(same) > 1 else same[0] for same in alike.values()]
+
+
+class Busy:
+    """How busy the load's cores are from now on, with whatever: the generator must have room."""
+
+    def __init__(self) -> None:
+        self._busy, self._start = core_busy(LOAD_CORES), time.monotonic()
+
+    def share(self) -> float:
+        """0 for a time that is too short for the kernel's ticks of 10 ms."""
+        seconds = time.monotonic() - self._start
+        if seconds < SHORTEST_S or not PINNED:
+            return 0.0
+        return min(1.0, (core_busy(LOAD_CORES) - self._busy) / seconds / len(LOAD_CORES))
+
+    def faults(self) -> list[str]:
+        return [f"the load generator's core was full: {self.share():.0%}"] if self.share() > MAX_BUSY else []
+
+
+class Spent:
+    """What a stretch of time took of the machine: `start`, then `stop` once."""
+
+    def __init__(self, server: Server, receiver: Receiver | None) -> None:
+        self._server = server
+        self._receiver = receiver
+        self._pids = server.processes()
+        self._before = server.cpu()
+        self._own = time.process_time()
+        self._receiving = receiver.cpu() if receiver else 0.0
+        self._busy = Busy()
+        self._start = time.monotonic()
+
+    def stop(self) -> None:
+        """Sets seconds, cpu (by role), total, load_core (a share) and receiving (seconds)."""
+        self.seconds = time.monotonic() - self._start
+        after = self._server.cpu()
+        self.cpu = {role: after[role] - self._before.get(role, 0.0) for role in after}
+        self.total = sum(self.cpu.values())
+        self.receiving = (self._receiver.cpu() if self._receiver else 0.0) - self._receiving
+        ours = (self.receiving + time.process_time() - self._own) / self.seconds
+        self.load_core = max(ours, self._busy.share())
+
+    def faults(self) -> list[str]:
+        """Of the generator and of the server's processes."""
+        found = []
+        if self.load_core > MAX_BUSY:
+            found.append(f"the load generator's core was full: {self.load_core:.0%}")
+        if not PINNED:
+            found.append("server and load shared a core")
+        if self._server.processes() != self._pids:
+            found.append("the server's processes were not the same after the round")
+        return found
+
+    def shares(self) -> dict[str, float]:
+        """Of a core, in percent, by role."""
+        found = {f"{role} CPU": seconds / self.seconds * 100 for role, seconds in self.cpu.items() if role != "server"}
+        return found | {
+            "server CPU": self.total / self.seconds * 100,
+            "receiver CPU": self.receiving / self.seconds * 100,
+            "load core": self.load_core * 100,
+        }
+
+
+def measure(
+    server: Server,
+    receiver: Receiver,
+    events: int,
+    deliveries: int,
+    each: int,
+    load: Callable[[], tuple[float, list[str]]],
+    timeout_s: float = ARRIVE_TIMEOUT_S,
+) -> Round:
+    """One round: `load` publishes `events`, which are `deliveries` in all and `each` on every connection.
+
+    each: 0 if it is not the same for all; then their order is still checked.
+    """
+    receiver.reset()
+    spent = Spent(server, receiver)
+    late_ms, faults = load()
+    arrived = receiver.until(deliveries, timeout_s)
+    spent.stop()
+    time.sleep(SETTLE_S)
+    counts = receiver.counts()
+    faults = faults + counts.faults
+    if not arrived or counts.events != deliveries or (each and {counts.fewest, counts.most} != {each}):
+        faults.append(
+            f"{counts.events:,} of {deliveries:,} events arrived, "
+            f"{counts.fewest}–{counts.most} of {each or 'as many'} per connection"
+        )
+    if late_ms > MAX_LATE_MS:
+        faults.append(f"the publisher ran late: {late_ms:.0f} ms at the 99th percentile")
+    values = {
+        "events/s": events / spent.seconds,
+        "deliveries/s": deliveries / spent.seconds,
+        "deliveries per CPU-second": deliveries / max(spent.total, 1e-9),
+        "CPU per event": spent.total / events * 1e6,
+        "CPU per frame": spent.total / max(counts.frames, 1) * 1e6,
+        "frames per event": counts.frames / events,
+        "bytes per delivery": counts.bytes / max(counts.events, 1),
+        "lost": float(max(0, deliveries - counts.events)),
+        **percentiles(counts.latency()),
+        **spent.shares(),
+    }
+    if "shard" in spent.cpu:
+        values["CPU per frame, shard"] = spent.cpu["shard"] / max(counts.frames, 1) * 1e6
+    return Round(values, faults + spent.faults())
+
+
+@contextlib.contextmanager
+def publishing(server: Server, wires: int = 4, size: int = EVENT_BYTES) -> Iterator[Publisher]:
+    publisher = Publisher(server.wires(wires), size)
+    try:
+        yield publisher
+    finally:
+        publisher.close()
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A load by the clock. to: connections that an event goes to. each: of a round of so many; see `measure`."""
+
+    per_second: float
+    batch: int
+    to: int
+    each: Callable[[int], int] = lambda events: events
+    about: Callable[[int], About] | None = None
+
+    def run(self, server: Server, receiver: Receiver, publisher: Publisher, seconds: float, rate: float = 0.0) -> Round:
+        """rate: what the server can do, if that is less; the round is then no longer than it would be otherwise."""
+        can = min(self.per_second, rate) if rate else self.per_second
+        count = max(self.batch, int(can * seconds) // self.batch * self.batch)
+        return self.events(server, receiver, publisher, count)
+
+    def events(self, server: Server, receiver: Receiver, publisher: Publisher, count: int) -> Round:
+        return measure(
+            server,
+            receiver,
+            count,
+            count * self.to,
+            self.each(count),
+            lambda: publisher.run(count, self.batch, self.per_second, self.about),
+        )

@@ -1,0 +1,91 @@
+"""Centrifugo, built from the Go module proxy."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from bench.load import Http, Refused, Wire
+from bench.machine import LeftOut
+from bench.receiver import Plan, Style, client_frame, upgrade
+from bench.server import Server
+
+VERSION = "v6.9.1"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "solowire-bench"
+BINARY = CACHE / "centrifugo"
+BUILD_TIMEOUT_S = 1500.0
+GREETING = b'{"id":1,"connect":{}}\n{"id":2,"subscribe":{"channel":"bench"}}'
+
+
+class _Commands(Http):
+    """A batch is one request of many `publish` commands."""
+
+    def body(self, events: Sequence[bytes]) -> bytes:
+        commands = b",".join(b'{"publish":{"channel":"bench","data":%s}}' % event for event in events)
+        return b'{"commands":[' + commands + b"]}"
+
+    def check(self, body: bytes) -> None:
+        if b'"error"' in body:
+            raise Refused(repr(body[:200]))
+
+
+class Centrifugo(Server):
+    """Its JSON protocol: `{}` is a ping and its answer; replies are joined by line ends."""
+
+    name = "Centrifugo"
+    about = "Centrifugo on its memory engine, JSON protocol, no history; batches through its HTTP API"
+    style = Style(ready=b'"id":2,"subscribe"', ping=b"{}", pong=client_frame(b"{}"), between=b"\n{}\n")
+
+    @classmethod
+    def prepare(cls) -> None:
+        if BINARY.exists():
+            return
+        go = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin")
+        if not go:
+            raise LeftOut("there is no Go to build it with")
+        CACHE.mkdir(parents=True, exist_ok=True)
+        try:
+            done = subprocess.run(
+                ["nice", "-n", "19", go, "install", f"github.com/centrifugal/centrifugo/v6@{VERSION}"],
+                env={**os.environ, "GOBIN": str(CACHE), "GOTOOLCHAIN": "local"},
+                capture_output=True,
+                text=True,
+                timeout=BUILD_TIMEOUT_S,
+            )
+        except subprocess.TimeoutExpired:
+            raise LeftOut(f"go install took longer than {BUILD_TIMEOUT_S:.0f} s") from None
+        if done.returncode:
+            raise LeftOut(f"go install: {(done.stderr.strip() or 'no reason').splitlines()[-1]}")
+
+    @classmethod
+    def versions(cls) -> dict[str, str]:
+        return {"Centrifugo": VERSION.removeprefix("v")}
+
+    def environment(self) -> Mapping[str, str]:
+        return {name: value for name, value in os.environ.items() if not name.startswith("CENTRIFUGO_")}
+
+    def command(self) -> Sequence[str]:
+        configuration = {
+            "http_server": {"address": "127.0.0.1", "port": str(self.port)},
+            "http_api": {"key": "bench"},
+            "client": {"allow_anonymous_connect_without_token": True, "allowed_origins": ["*"]},
+            "channel": {
+                "without_namespace": {
+                    "allow_subscribe_for_client": True,
+                    "allow_subscribe_for_anonymous": True,
+                }
+            },
+            "log": {"level": "warn"},
+        }
+        (self.data / "config.json").write_text(json.dumps(configuration))
+        return [str(BINARY), "-c", str(self.data / "config.json")]
+
+    def plan(self, user: int) -> list[Plan]:
+        return [Plan(self.port, upgrade(self.port, "/connection/websocket"), client_frame(GREETING))]
+
+    def wires(self, count: int) -> list[Wire]:
+        return [_Commands(self.port, "/api/batch", "X-API-Key: bench\r\n") for _ in range(count)]

@@ -1,0 +1,67 @@
+"""NATS with its WebSocket listener: core NATS, which keeps nothing and cuts slow readers off."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+
+from bench.load import Refused, Wire
+from bench.machine import LeftOut
+from bench.peers.debian import installed
+from bench.receiver import BINARY, Plan, Style, client_frame, upgrade
+from bench.server import Server
+
+CONFIGURATION = """\
+listen: "127.0.0.1:{port}"
+max_connections: 100000
+websocket {{ listen: "127.0.0.1:{websocket}", no_tls: true, compression: false }}
+"""
+HELLO = b'CONNECT {"verbose":false,"pedantic":false,"lang":"bench","version":"1","protocol":1}\r\n'
+
+
+class _Publications(Wire):
+    """PUB for each event of a batch, then a PING: its PONG says that the server has read them."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__(port)
+        self.sock.sendall(HELLO)
+
+    def send(self, events: Sequence[bytes]) -> None:
+        words = [b"PUB bench %d\r\n%s\r\n" % (len(event), event) for event in events]
+        self.sock.sendall(b"".join(words) + b"PING\r\n")
+
+    def receive(self) -> bool:
+        *lines, self._received = self._read().split(b"\r\n")
+        for line in lines:
+            if line.startswith(b"-ERR"):
+                raise Refused(line.decode(errors="replace"))
+            if line == b"PING":
+                self.sock.sendall(b"PONG\r\n")
+        return b"PONG" in lines
+
+
+class Nats(Server):
+    name = "NATS"
+    about = "Debian's nats-server, core NATS over its WebSocket listener; PUB on its own protocol, a PING per batch"
+    style = Style(ready=b"PONG", ping=b"PING\r\n", pong=client_frame(b"PONG\r\n", BINARY), between=b"\nPING\r\n")
+
+    @classmethod
+    def prepare(cls) -> None:
+        if not installed("nats-server") and not installed("nats-server", "nats-server"):
+            raise LeftOut("Debian's package nats-server is not installed")
+
+    @classmethod
+    def versions(cls) -> dict[str, str]:
+        said = subprocess.run([installed("nats-server"), "--version"], capture_output=True, text=True).stdout
+        return {"nats-server": said.strip().rpartition("v")[2]}
+
+    def command(self) -> Sequence[str]:
+        (self.data / "nats.conf").write_text(CONFIGURATION.format(port=self.port, websocket=self.port + 1))
+        return [installed("nats-server"), "-c", str(self.data / "nats.conf")]
+
+    def plan(self, user: int) -> list[Plan]:
+        greeting = client_frame(HELLO + b"SUB bench 1\r\nPING\r\n", BINARY)
+        return [Plan(self.port + 1, upgrade(self.port + 1, "/"), greeting)]
+
+    def wires(self, count: int) -> list[Wire]:
+        return [_Publications(self.port) for _ in range(count)]

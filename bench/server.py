@@ -1,0 +1,136 @@
+"""What a benchmark needs of a server: start it, ask what it takes, connect users, publish.
+
+Solowire (`solowire_system.py`) and every peer (`bench/peers/`) are one of these, so that all meet the same load.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Self
+
+from bench.load import About, Wire
+from bench.machine import (
+    HOST,
+    SERVER_CORES,
+    BenchError,
+    Memory,
+    cpu_seconds,
+    end,
+    free_ports,
+    memory_of,
+    placed,
+    tree,
+)
+from bench.receiver import Opened, Plan, Receiver, Style
+
+START_TIMEOUT_S = 40.0
+
+
+class Server(ABC):
+    """A server in a directory of its own. sockets: how many each user holds. about: how it is set up, in a sentence."""
+
+    name = ""
+    about = ""
+    style = Style()
+    sockets = 1
+
+    def __init__(self) -> None:
+        self.data = Path(tempfile.mkdtemp(prefix="solowire-bench-"))
+        self.port = free_ports(6)
+        self.log = self.data / "bench.log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @classmethod
+    def prepare(cls) -> None:
+        """Installs or builds what it needs. Raises LeftOut with the reason."""
+        return
+
+    @abstractmethod
+    def command(self) -> Sequence[str]: ...
+
+    @abstractmethod
+    def plan(self, user: int) -> list[Plan]:
+        """The connections of one user, who is to get every event."""
+
+    def addressed(self, number: int) -> About | None:
+        """How the `number`th event must be addressed to reach every user; None: as it is."""
+        return None
+
+    @abstractmethod
+    def wires(self, count: int) -> list[Wire]:
+        """So many connections of a publisher."""
+
+    @classmethod
+    def versions(cls) -> dict[str, str]:
+        return {}
+
+    def environment(self) -> Mapping[str, str] | None:
+        """None: ours."""
+        return None
+
+    def ready(self) -> bool:
+        with contextlib.suppress(OSError), socket.create_connection((HOST, self.port), 1.0):
+            return True
+        return False
+
+    def __enter__(self) -> Self:
+        try:
+            self.start(merge=False)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def start(self, *, merge: bool) -> None:
+        command = self.command()
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                command,
+                cwd=self.data,
+                env=self.environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                preexec_fn=placed(SERVER_CORES, merge=merge),
+            )
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not self.ready():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                log_end = self.log.read_text(errors="replace")[-2000:]
+                raise BenchError(f"{self.name} did not get ready; its output ends with:\n{log_end}")
+            time.sleep(0.05)
+
+    def __exit__(self, *_: object) -> None:
+        if self.process is not None:
+            end(self.process)
+        shutil.rmtree(self.data, ignore_errors=True)
+
+    def connect(self, receiver: Receiver, users: int, first: int = 0) -> list[Opened]:
+        """So many users from the `first` on, each with its connections, all of whom get every event."""
+        return [receiver.open([plan for user in range(first, first + users) for plan in self.plan(user)])]
+
+    # ------------------------------------------------------------ what it takes
+
+    def processes(self) -> dict[int, str]:
+        """All its processes with the role that each has."""
+        assert self.process is not None
+        return dict.fromkeys(tree(self.process.pid), "server")
+
+    def cpu(self) -> dict[str, float]:
+        """Seconds by role."""
+        found: dict[str, float] = {}
+        for pid, role in self.processes().items():
+            with contextlib.suppress(OSError):
+                found[role] = found.get(role, 0.0) + cpu_seconds(pid)
+        return found
+
+    def memory(self) -> Memory:
+        return memory_of(list(self.processes()))

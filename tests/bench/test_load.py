@@ -1,0 +1,107 @@
+"""The publisher's clock, against a server in this process that answers when it is told to."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import pytest
+
+from bench.load import EVENT_BYTES, About, Http, Publisher, Refused, event
+from bench.machine import BenchError
+from bench.receiver import token
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+
+
+@contextmanager
+def answering(answers: Sequence[bytes], delay_s: float = 0.0) -> Iterator[tuple[int, list[bytes]]]:
+    """A server of one connection that gives these answers in turn; its port, and the requests as they come."""
+    requests: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            with listener.accept()[0] as peer:
+                for answer in answers:
+                    piece = peer.recv(65536)
+                    if not piece:
+                        return
+                    requests.append(piece)
+                    time.sleep(delay_s)
+                    peer.sendall(answer)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield listener.getsockname()[1], requests
+        thread.join(5)
+
+
+def test_an_event_has_its_size() -> None:
+    """What is published has as many bytes as the page says, whoever it is for, and carries its token once."""
+    plain, addressed = event(1, 2, 3), event(1, 2, 3, About(1, top=b'"user":"u1",', data=b'"zone":"z",'))
+    assert len(plain) == len(addressed) == EVENT_BYTES
+    assert plain.count(token(1, 2, 3).encode()) == 1
+    assert b"~" not in plain.replace(token(1, 2, 3).encode(), b"")
+
+
+def test_streams_are_numbered_from_nought() -> None:
+    """Each key has numbers of its own, so that a receiver of one key can tell that none is missing."""
+    with answering([OK] * 3) as (port, requests):
+        publisher = Publisher([Http(port)])
+        publisher.run(6, 2, 1000.0, lambda n: About(n % 3))
+        publisher.close()
+    body = b"".join(requests)
+    tokens = sorted(piece[:12] for piece in body.split(b"~")[1::2])
+    assert tokens == sorted(b"%04x%08x" % (key, number) for key in range(3) for number in range(2))
+
+
+def test_waiting_for_the_server_is_not_lateness() -> None:
+    """A server that answers slowly makes its own latency worse, not the generator's schedule."""
+    with answering([OK] * 5, delay_s=0.05) as (port, _):
+        publisher = Publisher([Http(port)])
+        late_ms, faults = publisher.run(5, 1, 1000.0)
+        publisher.close()
+    assert faults == []
+    assert late_ms < 40  # five answers took 250 ms
+
+
+def test_a_refusal_is_a_fault() -> None:
+    """A request that is answered with an error is told with the answer."""
+    refusal = b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 4\r\n\r\nslow"
+    with answering([refusal, OK]) as (port, _):
+        publisher = Publisher([Http(port)])
+        _, faults = publisher.run(2, 1, 1000.0)
+        publisher.close()
+    assert len(faults) == 1
+    assert "429" in faults[0]
+    assert "slow" in faults[0]
+
+
+def test_an_answer_may_come_in_pieces() -> None:
+    """Half an answer is none, and the rest of it is waited for."""
+    with answering([OK[:10]]) as (port, _), socket.create_server(("127.0.0.1", 0)):
+        wire = Http(port)
+        wire.send([event(0, 0, 0)])
+        assert not wire.receive()
+        wire.close()
+
+
+def test_keys_need_one_wire() -> None:
+    """Two connections to a server promise no order between them, so that events with keys have one."""
+    with answering([]) as (first, _), answering([]) as (second, _):
+        publisher = Publisher([Http(first), Http(second)])
+        with pytest.raises(BenchError, match="one wire"):
+            publisher.run(1, 1, 1.0, lambda _: About(0))
+        publisher.close()
+
+
+def test_a_refused_question_raises() -> None:
+    """One event at a time: what was refused is an exception."""
+    with answering([b"HTTP/1.1 503 X\r\nContent-Length: 0\r\n\r\n"]) as (port, _):
+        wire = Http(port)
+        with pytest.raises(Refused, match="503"):
+            wire.ask([event(0, 0, 0)])
+        wire.close()

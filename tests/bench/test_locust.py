@@ -1,0 +1,67 @@
+"""The locust file under a real locust, against a real system."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.e2e.system import running
+
+ROOT = Path(__file__).resolve().parents[2]
+LOCUSTFILE = ROOT / "bench" / "locustfile.py"
+SECONDS = 30
+USERS = 20
+
+
+def statistics(prefix: Path) -> dict[str, dict[str, str]]:
+    """What locust wrote, by the name of the request."""
+    with prefix.with_name(f"{prefix.name}_stats.csv").open() as file:
+        return {row["Name"]: row for row in csv.DictReader(file)}
+
+
+def test_users_who_are_cut_off_miss_nothing(tmp_path: Path) -> None:
+    """Locust runs headless for half a minute of reconnect storms: every event reaches every user once, in order."""
+    limits = {"CONNECT_RATE": 10_000, "CONNECT_BURST": 10_000}
+    with running(tmp_path / "data", shards=2, settings=limits) as system:
+        options = f"--headless --load storm -u {USERS} -r {USERS} -t {SECONDS}s --rate 50 --batch 5 --only-summary"
+        where = ["--host", system.url, "--data-dir", system.data_dir, "--csv", tmp_path / "run"]
+        done = subprocess.run(
+            [sys.executable, "-m", "locust", "-f", LOCUSTFILE, *where, *options.split()],
+            env={name: value for name, value in os.environ.items() if not name.startswith("SOLOWIRE_")},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS + 60,
+        )
+    assert done.returncode == 0, done.stderr[-3000:] + done.stdout[-3000:]
+    found = statistics(tmp_path / "run")
+    published, received = found["/v1/events"], found["publish → receive"]
+    assert int(published["Request Count"]) > SECONDS * 5
+    assert int(received["Request Count"]) > int(published["Request Count"]) * 5 * USERS * 0.8
+    assert int(found["away → resumed"]["Request Count"]) >= 2 * USERS
+    assert int(found["Aggregated"]["Failure Count"]) == 0
+
+
+FAULTS = """
+from bench.locustfile import EVENT_TYPE, SolowireUser
+
+def faults(*events):
+    user = SolowireUser.__new__(SolowireUser)
+    user.offset, user.numbers = 0, {}
+    return [user._fault({"offset": o, "type": EVENT_TYPE, "data": {"publisher": "p", "n": n}}) for o, n in events]
+
+assert faults((1, 0), (2, 1), (5, 2)) == ["", "", ""]
+assert faults((1, 7), (2, 9))[1].startswith("gap")
+assert faults((1, 7), (1, 7))[1].startswith("duplicate")
+assert faults((1, 7), (2, 7))[1].startswith("duplicate")
+"""
+
+
+def test_a_gap_and_a_duplicate_are_failures() -> None:
+    """A number left out, an offset or a number that comes twice: each is told apart and counted as a failure."""
+    # In a process of its own: locust replaces the standard library's sockets when it is imported.
+    done = subprocess.run([sys.executable, "-c", FAULTS], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

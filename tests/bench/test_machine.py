@@ -1,0 +1,82 @@
+"""What a tree of processes takes of the machine, and that none of it is left."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from bench.machine import cpu_seconds, end, free_ports, memory, tree
+
+PARENT = """
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", CHILD])
+print(child.pid, flush=True)
+time.sleep(60)
+"""
+IGNORES = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
+BUSY = "import time\nend = time.process_time() + 0.3\nwhile time.process_time() < end: pass\ntime.sleep(60)"
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_tree_is_ended_whole() -> None:
+    """A child of the server that ignores SIGTERM is killed, too."""
+    program = PARENT.replace("CHILD", repr(IGNORES))
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    child = int(process.stdout.readline())
+    wait_until(lambda: b"signal" in Path(f"/proc/{child}/cmdline").read_bytes())
+    assert tree(process.pid) == sorted([process.pid, child])
+    end(process)
+    wait_until(lambda: not _alive(child))
+    process.stdout.close()
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return " Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+
+
+def test_cpu_time_is_what_the_process_used() -> None:
+    """The account of a process that computed for 0.3 s says so."""
+    process = subprocess.Popen([sys.executable, "-c", BUSY])
+    wait_until(lambda: cpu_seconds(process.pid) >= 0.3)
+    assert cpu_seconds(process.pid) < 3
+    end(process)
+
+
+def test_memory_counts_what_is_held() -> None:
+    """50 MB more are 50 MB more of PSS and of RSS."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", "import sys\nfor _ in sys.stdin: held = b'x' * 50_000_000; print(1, flush=True)"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        bufsize=0,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    wait_until(lambda: memory(process.pid).rss > 3_000_000)
+    before = memory(process.pid)
+    process.stdin.write(b"\n")
+    process.stdout.readline()
+    grown = memory(process.pid)
+    assert 48e6 < grown.rss - before.rss < 60e6
+    assert 48e6 < grown.pss - before.pss < 60e6
+    end(process)
+    process.stdin.close()
+    process.stdout.close()
+
+
+def test_ports_are_free() -> None:
+    """Ports in a row below those that the kernel gives to clients."""
+    assert 18_000 <= free_ports(3) < 32_000

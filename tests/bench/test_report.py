@@ -1,0 +1,49 @@
+"""What the page says, and what it must not say."""
+
+from __future__ import annotations
+
+from bench.measure import Round, collapsed, row
+from bench.report import Case, Measure, Row, as_json, from_json, markdown
+
+
+def case_of(*faults: str) -> Case:
+    found = Case("stream", "about", [Row("1 feed", {"p50": Measure.over([1, 2, 3], "ms")}, list(faults))])
+    found.hold(found.rows[0], "p50", at_most=5.0)
+    return found
+
+
+def test_a_measure_is_median_and_spread() -> None:
+    """The median over rounds with the lowest and the highest, and only the number where they are equal."""
+    assert str(Measure.over([30, 10, 12], "µs")) == "12.0 µs [10.0–30.0]"
+    assert str(Measure.over([7, 7])) == "7.00"
+
+
+def test_a_void_row_meets_no_target() -> None:
+    """A row with a fault is struck through, gives its reason, and its target is void, not met."""
+    assert "| stream, 1 feed: p50 | ≤ 5.00 ms | 2.00 ms [1.00–3.00] | yes |" in markdown([case_of()], {})
+    page = markdown([case_of("an event was lost")], {})
+    assert "| 1 feed (void) | ~~2.00 ms [1.00–3.00]~~ |" in page
+    assert "Void, 1 feed: an event was lost." in page
+    assert "| stream, 1 feed: p50 | ≤ 5.00 ms | 2.00 ms [1.00–3.00] | void |" in page
+
+
+def test_a_page_has_its_own_head() -> None:
+    """Pages other than docs/performance.md bring all that stands above the table, and may name a target."""
+    case = case_of()
+    case.hold(case.rows[0], "p50", at_most=1.0, called="the answer")
+    page = markdown([case], {}, "# Overload\n\n## Promises")
+    assert page.startswith("# Overload\n\n## Promises\n\n| measure |")
+    assert "| stream: the answer | ≤ 1.00 ms | 2.00 ms [1.00–3.00] | **no** |" in page
+    assert markdown([case], {}).startswith("# Performance\n")
+
+
+def test_json_comes_back_whole() -> None:
+    """What is written for `bench.compare` is read again as it was."""
+    assert from_json(as_json([case_of("lost")], {"cpu": "x"})) == [case_of("lost")]
+
+
+def test_one_void_round_makes_a_row_void() -> None:
+    """A fault of any round is the row's; those that differ in numbers only are told once."""
+    rounds = [Round({"p50": 1.0}), Round({"p50": 2.0}, ["core full: 91%"]), Round({"p50": 3.0}, ["core full: 99%"])]
+    assert row("r", rounds, ["p50"]).faults == ["core full: 91% (2 times)"]
+    assert collapsed(["a 1", "b", "a 2"]) == ["a 1 (2 times)", "b"]
