@@ -111,6 +111,8 @@ class _Server:
         )
 
     async def main(self, stop: asyncio.Event) -> int:
+        if self._settings.merge_memory:
+            log.info("memory_merging", shard=self._shard.index, **process.merge_memory())
         metrics = Metrics(self._samples, {"shard": str(self._shard.index)})
         app = App(self._shard, self._tokens, metrics.render, self._arm, reporting=self._reporting, audit=self._audit)
         server = WebServer(app, self._socket, handshake_s=self._settings.handshake_s)

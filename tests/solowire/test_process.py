@@ -1,0 +1,33 @@
+"""What a process asks of the kernel, asked of a real one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+_CHILD = """
+import json
+from pathlib import Path
+from solowire.process import merge_memory
+found = merge_memory()
+stat = Path("/proc/self/ksm_stat")
+print(json.dumps([found, stat.read_text() if stat.exists() else ""]))
+"""
+
+
+def test_memory_is_offered_for_merging_where_the_kernel_takes_it() -> None:
+    """The kernel knows afterwards that this process's pages may be merged; what it could not do has its reason."""
+    done = subprocess.run([sys.executable, "-c", _CHILD], capture_output=True, text=True, timeout=30, check=True)
+    found, stat = json.loads(done.stdout)
+    host = Path("/sys/kernel/mm/ksm/run")
+    assert found["host_run"] == (host.exists() and host.read_text().strip() == "1")
+    if not found["offered"]:
+        assert found["reason"]
+        pytest.skip(f"this kernel doesn't take it: {found['reason']}")
+    if "ksm_merge_any" not in stat:
+        pytest.skip("this kernel doesn't say whose memory is offered")
+    assert "ksm_merge_any: yes" in stat
