@@ -159,6 +159,7 @@ class Coordinator:
         self._of: dict[bytes, Holder] = {}  # those that are live, by the peer's name
         self._fence = int(unix * 1000)
         self._noted = Word(0, 0.0, [])
+        self._unsettled_noted = 0
         until = now + limits.held_for()
         if word is not None:
             before = msgspec.msgpack.decode(word, type=Word)
@@ -252,12 +253,16 @@ class Coordinator:
                     self._of[holder.name].leaving = holder.leaving
         return self._give_the_short()
 
-    def word(self) -> bytes | None:
+    def word(self, now: float) -> bytes | None:
         """What is to be noted for a coordinator to come, if that has changed since it was asked last."""
         holders = [h.address for h in self._holders.values() if h.known or not h.live or not h.settled]
-        if self._fence < self._noted.fence and holders == self._noted.holders:
+        unsettled = [h.until - now for h in self._holders.values() if not h.settled]
+        same = holders == self._noted.holders and len(unsettled) == self._unsettled_noted
+        if self._fence < self._noted.fence and same:
             return None
-        self._noted = Word(self._fence + FENCES_NOTED, self.limits.held_for(), holders)
+        self._unsettled_noted = len(unsettled)
+        # What the coordinator before has granted may hold for longer than what this one grants.
+        self._noted = Word(self._fence + FENCES_NOTED, max(self.limits.held_for(), *unsettled, 0.0), holders)
         return msgspec.msgpack.encode(self._noted)
 
     # ------------------------------------------------------------------------------------------ what they say
