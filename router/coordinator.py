@@ -25,6 +25,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from heapq import nlargest
 from itertools import islice
 from typing import NamedTuple
 
@@ -46,7 +47,7 @@ MAX_FENCE = 2**62
 FENCED_KEPT = 1000
 FULL_ADDRESSES = 1000
 WANTED_GROUPS = 1000
-ADDRESSES = 100
+ADDRESSES = 500
 """Of what a shard says about more than so many, the rest is not looked at."""
 RETRY_SECONDS = 5.0
 
@@ -130,6 +131,14 @@ class Holder:
         self.held = max([sum(self.used.values()), *(lease.room for lease in self.leases)])
 
 
+class _Crowded(NamedTuple):
+    """full: addresses with as many connections as they may have. watched, tell_from: as in Lease."""
+
+    full: list[str]
+    watched: list[str]
+    tell_from: int
+
+
 @dataclass(slots=True)
 class _Plan:
     """Who is to have what, all shards together. shares: of each group. left: what nobody claims."""
@@ -150,6 +159,7 @@ class Coordinator:
         self._of: dict[bytes, Holder] = {}  # those that are live, by the peer's name
         self._fence = int(unix * 1000)
         self._noted = Word(0, 0.0, [])
+        self._unsettled_noted = 0
         until = now + limits.held_for()
         if word is not None:
             before = msgspec.msgpack.decode(word, type=Word)
@@ -243,12 +253,16 @@ class Coordinator:
                     self._of[holder.name].leaving = holder.leaving
         return self._give_the_short()
 
-    def word(self) -> bytes | None:
+    def word(self, now: float) -> bytes | None:
         """What is to be noted for a coordinator to come, if that has changed since it was asked last."""
         holders = [h.address for h in self._holders.values() if h.known or not h.live or not h.settled]
-        if self._fence < self._noted.fence and holders == self._noted.holders:
+        unsettled = [h.until - now for h in self._holders.values() if not h.settled]
+        same = holders == self._noted.holders and len(unsettled) == self._unsettled_noted
+        if self._fence < self._noted.fence and same:
             return None
-        self._noted = Word(self._fence + FENCES_NOTED, self.limits.held_for(), holders)
+        self._unsettled_noted = len(unsettled)
+        # What the coordinator before has granted may hold for longer than what this one grants.
+        self._noted = Word(self._fence + FENCES_NOTED, max(self.limits.held_for(), *unsettled, 0.0), holders)
         return msgspec.msgpack.encode(self._noted)
 
     # ------------------------------------------------------------------------------------------ what they say
@@ -412,7 +426,7 @@ class Coordinator:
             if part:
                 slots[name] = part
         needed += wanted
-        capped, full, last = list(self._limits), self._full(), holder.last
+        capped, crowded, last = list(self._limits), self._crowded(), holder.last
         chunk = self._chunk(holder, plan)
         spare = wanted + chunk
         if last is not None and last.slots == slots and not exact and chunk <= 2 * (last.spare - wanted) <= 4 * chunk:
@@ -435,11 +449,11 @@ class Coordinator:
         room = sum(slots.values()) + spare
         holder.short = room < needed
         if last is not None:
-            same = (last.slots, last.spare, last.capped, last.full) == (slots, spare, capped, full)
+            same = (last.slots, last.spare, last.capped) == (slots, spare, capped)
             if same or len(holder.leases) > UNCONFIRMED:
-                return msgspec.structs.replace(last, answers=answers)
+                return msgspec.structs.replace(last, answers=answers, **crowded._asdict())
         self._fence += 1
-        lease = holder.last = Lease(self._fence, answers, self.limits.lease, slots, spare, capped, full)
+        lease = holder.last = Lease(self._fence, answers, self.limits.lease, slots, spare, capped, **crowded._asdict())
         holder.leases.append(_Granted(lease.fence, room))
         holder.held = max(holder.held, room)
         return lease
@@ -472,24 +486,30 @@ class Coordinator:
                     found.append((holder.name, lease))
         return found
 
-    def _full(self) -> list[str]:
-        """Addresses with as many connections as they may have, all shards together."""
+    def _crowded(self) -> _Crowded:
+        """An address at its limit has at some shard its part of that, or more: then all say what they have."""
         if self.limits.per_address is None:
-            return []
+            return _NONE_CROWDED
+        tell_from = -(-self.limits.per_address // max(1, len(self._of)))
         counts: Counter[str] = Counter()
+        many: set[str] = set()
         for holder in self._holders.values():
             counts.update(holder.addresses)
-        return sorted(a for a, n in counts.items() if n >= self.limits.per_address)[:FULL_ADDRESSES]
+            many.update(address for address, number in holder.addresses.items() if number >= tell_from)
+        full = sorted(address for address in many if counts[address] >= self.limits.per_address)
+        watched = sorted(nlargest(ADDRESSES, many, key=counts.__getitem__))
+        return _Crowded(full[:FULL_ADDRESSES], watched, tell_from)
 
     def doors(self, gateways: int) -> Doors:
         """Which groups would get no slot now."""
         used, demand = self._totals()
         filling = Filling(self._capacity(), self._claims(dict.fromkeys(demand, 0) | used, used))
         closed = sorted(n for n in demand.keys() | self.limits.groups.keys() if not filling.one_more(n))
-        return Doors(closed, not filling.one_more(_NOBODYS), RETRY_SECONDS, self._full(), max(1, gateways))
+        return Doors(closed, not filling.one_more(_NOBODYS), RETRY_SECONDS, self._crowded().full, max(1, gateways))
 
 
 _ANY = Group()
+_NONE_CROWDED = _Crowded([], [], 0)
 _NOBODYS = "\0"  # a group that nobody is in
 
 

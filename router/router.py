@@ -341,7 +341,7 @@ class Router:
         self._tell_ring("shard_lost", b"", [(p.address.index, p.stats.connections) for p in silent if p.address])
         for name, lease in self.coordinator.tick(now):
             self._send(name, lease)
-        self._note_leases()
+        self._note_leases(now)
         self._say_how_it_is(now)
         self._commit(now)  # also with nothing to keep: the journal forgets what is too old
         for outlet in self._outlets.values():
@@ -416,17 +416,16 @@ class Router:
             self.members.remove(peer)
             self._tell_ring("shard_fenced_off", peer, [])
             return []
-        self._note_leases()
+        self._note_leases(now)
         return leases
 
     def ended(self, boot: str) -> None:
         """A shard's process that was not heard of has ended; what it held may be granted to others from now on."""
         log.info("absent_shard_ended", boot=boot)
         self.coordinator.ended(boot)
-        self._note_leases()
 
-    def _note_leases(self) -> None:
-        word = self.coordinator.word()
+    def _note_leases(self, now: float) -> None:
+        word = self.coordinator.word(now)
         if word is not None:
             self.journal.note("leases", word)
 

@@ -102,7 +102,7 @@ class Slots(_Message, tag="slots"):
 
     asked: grows with each one; the answer repeats it, so that the shard counts the lease's time from when it asked.
     fence: of the lease in force, which this confirms; 0 if there is none. used: connections. wanted: how many were
-    refused, for want of a slot, since the last Slots. addresses: connections by address, of those that have many.
+    refused, for want of a slot, since the last Slots. addresses: connections by address, as the lease asks.
     room: how many the lease in force grants in all, 0 if it is over; a router that has restarted doesn't know.
     """
 
@@ -267,7 +267,8 @@ class Lease(_Message, tag="lease"):
     from when the shard sent the Slots that it answers, or, if it answers none (0), for as long as the lease before.
     Where it grants less than is used, the shard makes room. capped: groups that may use no spare slot, since they have
     a limit of their own.
-    full: addresses that may open no further connection.
+    full: addresses that may open no further connection. tell_from: the shard is to say which addresses have so many
+    connections or more, and, however many those have, what the `watched` ones have; 0: of none.
     """
 
     fence: int
@@ -277,6 +278,8 @@ class Lease(_Message, tag="lease"):
     spare: int = 0
     capped: list[str] = []
     full: list[str] = []
+    tell_from: int = 0
+    watched: list[str] = []
 
 
 class Elsewhere(_Message, tag="elsewhere"):

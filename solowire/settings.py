@@ -55,6 +55,9 @@ class Group(BaseModel):
     limit: int | None = Field(default=None, ge=1)
 
 
+_ANY = Group.model_validate({})
+
+
 class Settings(BaseSettings):
     """Everything that can be set. Times say their unit in their name."""
 
@@ -116,7 +119,11 @@ class Settings(BaseSettings):
     max_connections: int = Field(10_000, ge=1, description="connections of the whole system")
     max_connections_per_shard: int | None = Field(None, ge=1, description="the same of one shard; default: no limit")
     max_connections_per_user: int = Field(1, ge=1, le=100, description="of one user; the newest stay")
-    max_connections_per_address: int | None = Field(None, ge=1, description="of one address; default: no limit")
+    max_connections_per_address: int | None = Field(
+        None,
+        ge=1,
+        description="of one address, but for what it opens at several shards within a second; default: no limit",
+    )
     group_by: Literal["role", "tenant"] = Field(
         "role", description="what of its token makes a user's group; who may administer is in the group admin"
     )
@@ -273,7 +280,7 @@ class Settings(BaseSettings):
     @property
     def groups_in_force(self) -> dict[str, Group]:
         """`groups`, and a reserve for administrators where nobody has said how many slots are reserved for them."""
-        admins = self.groups.get(ADMINISTRATORS, Group())
+        admins = self.groups.get(ADMINISTRATORS, _ANY)
         if "reserved" in admins.model_fields_set or self.max_connections < 2:
             return self.groups
         left = self.max_connections - sum(group.reserved for group in self.groups.values())

@@ -21,8 +21,8 @@ from workers.leases import Leases
 KEPT_SECONDS = 5.0
 RETRY_SECONDS = 2
 """By then others have given way, if somebody had to."""
-ADDRESSES = 100
-"""So many addresses are reported at a time: those with the most connections."""
+ADDRESSES = 500
+"""So many addresses are reported at a time: the watched ones, and those with the most connections."""
 
 
 class _Kept:
@@ -44,6 +44,9 @@ class Admission:
         self._per_address = per_address
         self._addresses: Counter[str] = Counter()
         self._full: frozenset[str] = frozenset()
+        self._tell_from = 0
+        self._watched: list[str] = []
+        self._many: set[str] = set()  # addresses with `_tell_from` connections or more
         self._kept: dict[str, _Kept] = {}
 
     def group_of(self, identity: Identity) -> str:
@@ -57,7 +60,7 @@ class Admission:
     def enter(self, identity: Identity, address: str, now: float, *, replaces: bool = False) -> bool:
         """Takes a slot; False if there is none. Raises Refused if it is the address that has no room.
 
-        replaces: a connection of the user at this address ends for this one, so the address has no more than before.
+        replaces: a connection of the user at this address ends for this one: the address has no more than before.
         """
         if self._per_address is not None and address:
             full = self._addresses[address] - replaces >= self._per_address
@@ -70,6 +73,8 @@ class Admission:
                     retry_after=RETRY_SECONDS,
                 )
             self._addresses[address] += 1
+            if self._addresses[address] == self._tell_from:
+                self._many.add(address)
         group = self.group_of(identity)
         kept = self._kept.get(identity.user)
         if kept is not None and kept.free and kept.group == group and now < self.leases.ends:
@@ -108,23 +113,30 @@ class Admission:
             self.due = min((kept.until for kept in self._kept.values()), default=inf)
 
     def slots(self, now: float, *, beat: bool = False) -> Slots:
-        return self.leases.slots(now, self._many(), beat=beat)
+        return self.leases.slots(now, self._told(), beat=beat)
 
     def leased(self, lease: Lease) -> bool:
         """As `Leases.leased`."""
-        self._full = frozenset(lease.full)
+        self._full, self._watched = frozenset(lease.full), lease.watched
+        if lease.tell_from != self._tell_from:
+            self._tell_from = lease.tell_from
+            many = lease.tell_from or inf
+            self._many = {address for address, number in self._addresses.items() if number >= many}
         return self.leases.leased(lease)
 
-    def _many(self) -> dict[str, int]:
-        """Addresses with a quarter of the limit or more, which may be above it together with other shards' ones."""
-        if self._per_address is None:
-            return {}
-        many = -(-self._per_address // 4)
-        found = ((count, address) for address, count in self._addresses.items() if count >= many)
-        return {address: count for count, address in nlargest(ADDRESSES, found)}
+    def _told(self) -> dict[str, int]:
+        """What addresses have that may have too many, together with what they have at other shards."""
+        told = {address: n for address in self._watched[:ADDRESSES] if (n := self._addresses.get(address, 0))}
+        many = [address for address in self._many if address not in told]
+        room = ADDRESSES - len(told)
+        if len(many) > room:
+            many = nlargest(room, many, key=self._addresses.__getitem__)
+        return told | {address: self._addresses[address] for address in many}
 
     def _count_out(self, address: str) -> None:
         if self._per_address is not None and address:
             self._addresses[address] -= 1
+            if self._addresses[address] == self._tell_from - 1:
+                self._many.discard(address)
             if not self._addresses[address]:
                 del self._addresses[address]

@@ -7,28 +7,10 @@ and not for each connection: another connection gives nobody more.
 
 from __future__ import annotations
 
+from solowire.bucket import Bucket
 from workers.connection import Connection, State
 
 GOING = (State.leaving, State.closing, State.gone)
-
-
-class Bucket:
-    """A token bucket, full at first."""
-
-    __slots__ = ("_at", "_tokens")
-
-    def __init__(self) -> None:
-        self._tokens = 0.0
-        self._at: float | None = None
-
-    def take(self, now: float, rate: float, burst: float) -> float:
-        """Takes one out; 0, or the seconds until there is one. rate: per second, burst: what it holds."""
-        self._tokens = burst if self._at is None else min(burst, self._tokens + (now - self._at) * rate)
-        self._at = now
-        if self._tokens >= 1.0:
-            self._tokens -= 1.0
-            return 0.0
-        return (1.0 - self._tokens) / rate
 
 
 class User:

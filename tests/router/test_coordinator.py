@@ -87,7 +87,7 @@ class World:
         self.coordinator.joined(process.name, process.address, self.now)
 
     def note(self) -> None:
-        self.word = self.coordinator.word() or self.word
+        self.word = self.coordinator.word(self.now) or self.word
 
     def hear(self, process: Process, at: int = 0, *, beat: bool = True) -> None:
         """The router takes a message of the shard; its answers are on their way then."""
@@ -452,6 +452,33 @@ def test_a_restarted_router_waits_for_the_leases_of_a_shard_that_does_not_come()
     world.fill("viewer", at=1)
     assert len(world.processes[1].connections) == 40
     world.check()
+
+
+def test_a_long_lease_is_remembered_over_two_restarts_with_a_shorter_one() -> None:
+    """Also the second router after the setting was lowered waits for who has one of the long leases still."""
+    world = World(2, Limits(40, lease=3600.0))
+    world.fill("viewer", at=0)
+    away = world.processes[0]
+    away.cut = True
+    world.coordinator.lost(away.name)
+    world.note()
+    world.limits = Limits(40, lease=10.0)
+    for _ in range(2):
+        world.restart_router()
+        world.join(world.processes[1])
+        world.beat(int(2 * world.limits.held_for() / HEARTBEAT_SECONDS))
+        world.fill("viewer", at=1, beats=3)
+        assert world.processes[1].connections == []
+    world.pass_time(Limits(lease=3600.0).held_for())
+    assert away.connections == []
+    world.fill("viewer", at=1)
+    assert len(world.processes[1].connections) == 40
+    world.note()
+    world.restart_router()
+    world.join(world.processes[1])
+    world.beat(int(2 * world.limits.held_for() / HEARTBEAT_SECONDS))
+    assert world.coordinator.free == 0
+    assert len(world.coordinator._holders) == 1, "nobody waits for the long lease any more"
 
 
 def test_fences_grow_over_restarts_also_if_the_clock_goes_back() -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import count, repeat
+
 import pytest
 
+from router.coordinator import Coordinator, Limits
 from solowire.access import Identity
-from solowire.backplane import Lease
+from solowire.backplane import HEARTBEAT_SECONDS, Lease, ShardAddress
 from solowire.errors import Refused
 from workers.admission import KEPT_SECONDS, Admission
 
@@ -14,7 +18,7 @@ ANN, BOB = Identity("ann", "viewer", ()), Identity("bob", "viewer", (), tenant="
 
 def admission(spare: int, per_address: int | None = None, full: tuple[str, ...] = (), by: str = "role") -> Admission:
     made = Admission(by, per_address)
-    made.leased(Lease(1, made.slots(0.0).asked, 1e6, {}, spare, [], list(full)))
+    made.leased(Lease(1, made.slots(0.0).asked, 1e6, {}, spare, [], list(full), tell_from=1))
     return made
 
 
@@ -75,3 +79,76 @@ def test_a_kept_slot_returns_when_nobody_comes() -> None:
     made.run(KEPT_SECONDS)
     assert made.enter(BOB, "", KEPT_SECONDS)
     assert made.leases.used == {"viewer": 1}
+
+
+# ------------------------------------------------------------------------------------- an address at several shards
+
+
+class Shards:
+    """The admission of several shards, and their heartbeats' answers as a router with this limit gives them."""
+
+    def __init__(self, number: int, per_address: int) -> None:
+        self.admissions = [Admission(per_address=per_address) for _ in range(number)]
+        self.coordinator = Coordinator(Limits(10_000, per_address=per_address))
+        self.now = 0.0
+        for index in range(number):
+            self.coordinator.joined(b"%d" % index, ShardAddress(index, "h", 9000 + index, f"boot-{index}"), self.now)
+        self.beat(3)
+
+    def beat(self, times: int = 1) -> None:
+        for _ in range(times):
+            for index, admission in enumerate(self.admissions):
+                slots = admission.slots(self.now, beat=True)
+                for name, lease in self.coordinator.reported(b"%d" % index, slots, self.now):
+                    self.admissions[int(name)].leased(lease)
+            self.now += HEARTBEAT_SECONDS
+
+    def flood(self, places: Sequence[int], address: str, between: int) -> int:
+        """Comes to these shards in turn until nobody is let in; two heartbeats after each so many. How many are in."""
+        inside = 0
+        numbers = count()
+        refused: set[int] = set()
+        while len(refused) < len(set(places)):
+            for _ in range(between):
+                at = places[next(numbers) % len(places)]
+                try:
+                    assert self.admissions[at].enter(ANN, address, self.now)
+                    inside += 1
+                except Refused:
+                    refused.add(at)
+            self.beat(2)
+        return inside
+
+
+@pytest.mark.parametrize(
+    "places",
+    [range(8), [*range(8), *repeat(3, 8)], [*repeat(0, 12), *range(1, 8)], [*repeat(0, 500), *range(8)], [5, 6], [7]],
+    ids=["evenly", "half at one", "most at one", "one first", "two", "one"],
+)
+@pytest.mark.parametrize("limit", [3, 40])
+def test_an_address_has_no_more_at_all_shards_together(limit: int, places: Sequence[int]) -> None:
+    """However they are spread, an address gets the limit, and beyond it only what comes within two heartbeats."""
+    assert Shards(8, limit).flood(places, "192.0.2.7", between=1) == limit
+    assert limit <= Shards(8, limit).flood(places, "192.0.2.7", between=5) < limit + 5
+
+
+def test_what_is_said_of_addresses_is_what_may_be_too_much() -> None:
+    """A shard says nothing of the many addresses that have few, until another shard has many of the same."""
+    shards = Shards(2, 10)
+    first, second = shards.admissions
+    for n in range(50):
+        assert first.enter(ANN, f"198.51.100.{n}", shards.now)
+    for _ in range(4):
+        assert first.enter(ANN, "192.0.2.7", shards.now)
+        assert second.enter(ANN, "192.0.2.7", shards.now)
+    assert first.slots(shards.now).addresses == {}
+    assert second.enter(ANN, "192.0.2.7", shards.now)
+    assert second.slots(shards.now).addresses == {"192.0.2.7": 5}
+    shards.beat(2)
+    assert first.slots(shards.now).addresses == {"192.0.2.7": 4}
+    for _ in range(4):
+        first.leave("ann", "viewer", "192.0.2.7")
+    second.leave("ann", "viewer", "192.0.2.7")
+    shards.beat(2)
+    assert [made.slots(shards.now).addresses for made in shards.admissions] == [{}, {}]
+    assert sum(made.leases.taken for made in shards.admissions) == 54

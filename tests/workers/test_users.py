@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from solowire.access import Identity
 from solowire.client_protocol import Codec
 from workers.connection import Connection, State
-from workers.users import Bucket, Users
+from workers.users import Users
 
 
 def another(users: Users, name: str = "alice") -> Connection:
@@ -58,27 +54,3 @@ def test_a_handshake_under_way_counts() -> None:
     users.abandon("alice")
     assert not users.full("alice")
     assert users.get("alice") is None
-
-
-def test_a_burst_and_then_the_rate() -> None:
-    """A client may send a burst at once and then as many messages as the rate allows, and is told how long to wait."""
-    bucket = Bucket()
-    assert [bucket.take(0.0, 2.0, 3.0) for _ in range(4)] == [0.0, 0.0, 0.0, 0.5]
-    assert bucket.take(0.5, 2.0, 3.0) == 0.0
-    assert bucket.take(0.75, 2.0, 3.0) == pytest.approx(0.25)
-    assert [bucket.take(100.0, 2.0, 3.0) for _ in range(4)] == [0.0, 0.0, 0.0, 0.5]
-
-
-@given(st.lists(st.floats(0, 2), max_size=200), st.floats(0.5, 50), st.floats(1, 60))
-@settings(deadline=None, max_examples=60)
-def test_nobody_speaks_faster_than_the_rate(pauses: list[float], rate: float, burst: float) -> None:
-    """However a client spreads its messages, no more of them get through than a burst and the rate allow."""
-    bucket = Bucket()
-    now = 0.0
-    passed = 0
-    for pause in pauses:
-        now += pause
-        wait = bucket.take(now, rate, burst)
-        assert wait >= 0.0
-        passed += wait == 0.0
-    assert passed <= burst + now * rate + 1e-6
