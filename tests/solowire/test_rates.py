@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.rates import Rate, Rates
+from solowire.rates import Rate, Rates
 
 
 def burst_of(rates: Rates, address: str, now: float) -> int:
