@@ -17,11 +17,11 @@ from collections.abc import Container
 from dataclasses import dataclass
 from hashlib import blake2b
 
-from gateway.rates import Rate, Rates
 from gateway.tries import Tries
 from solowire.access import ADMINISTER, Identity, group_of
 from solowire.backplane import DEAD_AFTER_SECONDS, Doors
 from solowire.errors import Refused
+from solowire.rates import Rate, Rates
 
 REMEMBERED_ADDRESSES = 20_000
 """In each table; some 4 MB when it is full."""

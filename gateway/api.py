@@ -135,14 +135,23 @@ def create_app(
 
         Answers when the log has them. An event whose `id` was seen before is a duplicate: not published again.
         """
-        identity, room = await _let_in(request)
+        identity, room, address = None, None, gateway.addresses.of(request.scope)
         try:
+            identity = await gateway.identify(_token(request), address)
+            gateway.need_publisher(identity)
+            room = gateway.make_room(identity)
             number, types = await _take(request, identity, room)
             done = await gateway.published(number)
+        except RequestError as error:
+            trail.refused("publish", error, address, identity)
+            if room is None:
+                await _body(request, 0)  # one that is refused unread is read all the same, and forgotten
+            raise
         finally:
-            gateway.intake.close(room)
+            if room is not None:
+                gateway.intake.close(room)
         log.debug("published", user=identity.user, events=len(done.offsets), last=done.offsets[-1])
-        trail.published(identity, types, done, gateway.addresses.of(request.scope))
+        trail.published(identity, types, done, address)
         return Accepted(
             done.epoch,
             min(done.offsets),
@@ -150,18 +159,6 @@ def create_app(
             len(done.offsets) - len(done.duplicates),
             len(done.duplicates),
         )
-
-    async def _let_in(request: Req) -> tuple[Identity, Room]:
-        """Who publishes, and room for the request. One that is refused is read all the same, and forgotten."""
-        identity = None
-        try:
-            identity = await _identity(request)
-            gateway.need_publisher(identity)
-            return identity, gateway.make_room(identity)
-        except RequestError as error:
-            trail.refused("publish", error, gateway.addresses.of(request.scope), identity)
-            await _body(request, 0)
-            raise
 
     async def _take(request: Req, identity: Identity, room: Room) -> tuple[int, dict[str, int]]:
         """Reads the request and sends it on; its number, and how many of which types. The events are not kept."""

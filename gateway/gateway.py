@@ -177,10 +177,11 @@ class Gateway:
         """Puts events on their way to the log; returns the number to wait for with `published`. Raises Refused."""
         self.need_publisher(identity)
         now = asyncio.get_running_loop().time()
-        self.intake.charge(identity.user, len(events), now)
+        self.intake.check(identity.user, len(events), now)
         wire = [PublishedEvent(event.id, event.user, encode_event(event), _state_of(event)) for event in events]
         request = next(self._requests)
         self._send(request, Publish(request, wire))
+        self.intake.charge(identity.user, len(events), now)  # not before: what could not be sent costs nothing
         self.intake.sent(room, request, now)
         return request
 

@@ -12,10 +12,8 @@ heard last are known; who is forgotten begins with a full bucket.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
-from solowire.bucket import Bucket
 from solowire.errors import Refused
+from solowire.rates import Rate, Rates
 
 MAX_PUBLISHERS = 10_000
 RETRY_SECONDS = 1.0
@@ -49,13 +47,12 @@ class Intake:
         self._patience = patience
         self._lost = lost
         self._rate = rate
-        self._burst = burst
+        self._publishers = Rates(Rate(rate, burst), MAX_PUBLISHERS)
         self._under_way: dict[int, tuple[float, Room]] = {}  # in the order in which they were sent
-        self._buckets: OrderedDict[str, Bucket] = OrderedDict()
 
     def open(self, user: str, now: float) -> Room:
         """Room for a request of `user`, before it is read. Raises Refused."""
-        self._limit(user, 0, now)
+        self.check(user, 0, now)
         oldest = self._oldest(now)
         if self.requests >= self._max_requests or self.bytes >= self._max_bytes or oldest > self._patience:
             raise self._overloaded()
@@ -69,9 +66,16 @@ class Intake:
         self.bytes += bytes
         room.bytes += bytes
 
+    def check(self, user: str, events: int, now: float) -> None:
+        """Whether the publisher may send so many events now; 0 asks whether it is in debt. Raises Refused."""
+        wait = self._publishers.wait(user, now, events)
+        if wait:
+            self.limited += 1
+            raise Refused(429, "publish_rate_limited", f"a publisher may send {self._rate:g} events/s", AGAIN, wait)
+
     def charge(self, user: str, events: int, now: float) -> None:
-        """Takes so many events out of the publisher's bucket. Raises Refused."""
-        self._limit(user, events, now)
+        """The publisher has sent so many events, which `check` allowed."""
+        self._publishers.take(user, now, events)
 
     def sent(self, room: Room, number: int, now: float) -> None:
         """The request is under way to the router, as `number`, which grows."""
@@ -113,16 +117,3 @@ class Intake:
     def _overloaded(self) -> Refused:
         self.overloads += 1
         return Refused(503, "overloaded", "more is under way to the log than it can take", AGAIN, RETRY_SECONDS)
-
-    def _limit(self, user: str, events: int, now: float) -> None:
-        bucket = self._buckets.get(user)
-        if bucket is None:
-            bucket = self._buckets[user] = Bucket()
-            if len(self._buckets) > MAX_PUBLISHERS:
-                self._buckets.popitem(last=False)
-        else:
-            self._buckets.move_to_end(user)
-        wait = bucket.take(now, self._rate, self._burst, events)
-        if wait:
-            self.limited += 1
-            raise Refused(429, "publish_rate_limited", f"a publisher may send {self._rate:g} events/s", AGAIN, wait)

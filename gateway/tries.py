@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from math import inf
 
-from gateway.rates import Rate
+from solowire.rates import Rate
 
 KNOWN_USERS = 20_000
 """Some 5 MB when there are so many; the one that came least recently is forgotten."""

@@ -2,7 +2,8 @@
 
 What it keeps true: within any time t no more than burst + rate × t is taken, but for one thing that is larger than the
 burst: it is taken when the bucket is full, and the bucket is in debt until it is paid for, so that it is never refused
-for ever. Rate and burst are given with each call, so that a million buckets cost two numbers each.
+for ever. Rate and burst are given with each call, so that a million buckets cost two numbers each. It is for who has a
+place of its own to keep it; many in a table that has to forget, such as strangers, are `solowire.rates`.
 """
 
 from __future__ import annotations

@@ -107,6 +107,21 @@ async def test_what_people_do_is_in_it_and_what_is_secret_is_not(system: System)
             assert secret not in text
 
 
+async def test_what_a_publisher_sends_in_vain_is_in_it(system: System) -> None:
+    """A request that is refused once it was read, for its events or its size, is told as one refused before."""
+    token = system.token("vain", "publisher")
+    async with system.http(token) as http:
+        assert (await http.post("/v1/events", json={"type": "no.such.type", "data": {}})).status_code == 400
+        assert (await http.post("/v1/events", content=b"[" + b" " * 2**24 + b"]")).status_code == 413
+        assert (await http.post("/v1/events", content=b"{")).status_code == 400
+    who = {"user": "vain", "role": "publisher", "action": "publish", "address": "127.0.0.1"}
+    await told(system, "refused", code="too_large", **who)
+    async with asyncio.timeout(10):
+        while len(lines(system, "refused", **who)) < 3:
+            await asyncio.sleep(0.02)
+    assert len(lines(system, "refused", **who)) == 3
+
+
 async def test_a_flood_of_refusals_is_no_flood_of_lines(system: System) -> None:
     """A few hundred refusals are a few lines a second, and all of them are counted."""
     flood = 400

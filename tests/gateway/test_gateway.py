@@ -17,6 +17,7 @@ from gateway.intake import Intake
 from solowire.access import ROLES
 from solowire.backplane import RingState, ShardAddress
 from solowire.errors import InvalidToken, Refused, RequestError
+from solowire.events import Delivery, Event, Priority
 from solowire.tokens import Tokens
 
 HERE = "192.0.2.1"
@@ -55,6 +56,29 @@ async def test_an_answer_that_nobody_waits_for_is_not_held(tmp_path: Path) -> No
         asking.cancel()
         await asyncio.wait((asking,))
         assert made.held == 0
+    finally:
+        made.close()
+
+
+async def test_who_could_not_be_sent_on_has_not_published(tmp_path: Path) -> None:
+    """While the router is away a publisher pays nothing for what it can't send, however often it tries."""
+    intake = Intake(requests=8, bytes=2**20, patience=1.0, lost=2.0, rate=0.001, burst=5.0)
+    tokens = Tokens("s" * 32, ROLES)
+    made = Gateway(f"ipc://{tmp_path}/r", tokens, ROLES, intake, timeout=1.0)
+    try:
+        publisher = tokens.identify(tokens.sign("pub", "publisher", now=time.time(), ttl=60), time.time())
+        event = Event("id", "custom.x", b"{}", Priority.normal, Delivery.durable, "2026-01-01T00:00:00Z")
+        now = asyncio.get_running_loop().time()
+        for _ in range(5):
+            room = intake.open("pub", now)
+            with pytest.raises(Refused) as refused:
+                made.send(publisher, [event] * 5, room)
+            assert refused.value.code == "router_away"
+            intake.close(room)
+        intake.charge("pub", 5, now)
+        with pytest.raises(Refused) as refused:
+            intake.check("pub", 1, now)
+        assert refused.value.code == "publish_rate_limited"
     finally:
         made.close()
 

@@ -108,9 +108,10 @@ def test_a_publisher_over_its_rate_is_told_how_long_to_wait() -> None:
     """Each has a rate of its own: one that floods is refused, before it is read, and others are not."""
     it = intake()
     it.charge("ann", 200, 0.0)
-    error = refused(it.charge, "ann", 50, 0.0)
+    error = refused(it.check, "ann", 50, 0.0)
     assert (error.status, error.code, error.retry_after, it.limited) == (429, "publish_rate_limited", 0.5, 1)
     it.charge("bob", 200, 0.0)
+    it.check("ann", 500, 2.0)
     it.charge("ann", 500, 2.0)
     assert refused(it.open, "ann", 2.0).code == "publish_rate_limited"
     assert it.requests == 0
@@ -122,11 +123,11 @@ def test_the_publishers_that_are_known_have_a_bound() -> None:
     it.charge("ann", 200, 0.0)
     for n in range(MAX_PUBLISHERS - 1):
         it.charge(f"user{n}", 1, 0.0)
-    refused(it.charge, "ann", 1, 0.0)
+    refused(it.check, "ann", 1, 0.0)
     for n in range(MAX_PUBLISHERS):
         it.charge(f"other{n}", 1, 0.0)
-    assert len(it._buckets) == MAX_PUBLISHERS
-    it.charge("ann", 1, 0.0)
+    assert len(it._publishers) == MAX_PUBLISHERS
+    it.check("ann", 1, 0.0)
 
 
 class Requests(RuleBasedStateMachine):

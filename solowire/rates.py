@@ -1,6 +1,7 @@
-"""How fast something may come, in all or from each address: token buckets, each kept as one number.
+"""How fast something may come, in all or from each address or user: token buckets, each kept as one number.
 
-What it keeps true: within any time t no more than burst + rate × t is taken. A bucket is the moment at which it will be
+What it keeps true: within any time t no more than burst + rate × t is taken, but for one thing that is larger than the
+burst: it is taken from a full bucket, which is in debt until it is paid for. A bucket is the moment at which it will be
 full again (the generic cell rate algorithm, ITU-T I.371, says the same from the other side), so one that is full is no
 bucket at all and needs no memory. A table of them has a bound: where more addresses than that are under way, the one
 that came least recently is forgotten, and begins with a full bucket when it comes again. So many strangers can't fill
@@ -19,29 +20,29 @@ _ROUNDING_SECONDS = 1e-6
 class Rate:
     """per_second: in the long run. burst: at once."""
 
-    __slots__ = ("_ahead", "_each")
+    __slots__ = ("_burst", "_each")
 
     def __init__(self, per_second: float, burst: float) -> None:
         self._each = 1 / per_second
-        self._ahead = (max(burst, 1.0) - 1) * self._each
+        self._burst = max(burst, 1.0)
 
     @property
     def refill_seconds(self) -> float:
         """How long an empty bucket takes to be full."""
-        return self._ahead + self._each
+        return self._burst * self._each
 
-    def wait(self, full_at: float, now: float) -> float:
-        """Seconds until one may come; 0 if it may now."""
-        left = full_at - now - self._ahead
+    def wait(self, full_at: float, now: float, amount: float = 1.0) -> float:
+        """Seconds until so many may come; 0 if they may now. An `amount` of 0 asks whether the bucket is in debt."""
+        left = full_at - now - (self._burst - min(amount, self._burst)) * self._each
         return left if left > _ROUNDING_SECONDS else 0.0
 
-    def taken(self, full_at: float, now: float) -> float:
-        """When the bucket will be full, after one has come."""
-        return max(full_at, now) + self._each
+    def taken(self, full_at: float, now: float, amount: float = 1.0) -> float:
+        """When the bucket will be full, after so many have come."""
+        return max(full_at, now) + amount * self._each
 
 
 class Rates:
-    """A bucket for each address. most: how many are remembered."""
+    """A bucket for each address, or user. most: how many are remembered."""
 
     def __init__(self, rate: Rate, most: int) -> None:
         self.rate = rate
@@ -51,14 +52,14 @@ class Rates:
     def __len__(self) -> int:
         return len(self._full_at)
 
-    def wait(self, address: str, now: float) -> float:
-        """Seconds until one more may come from there; 0 if it may now."""
-        return self.rate.wait(self._full_at.get(address, now), now)
+    def wait(self, address: str, now: float, amount: float = 1.0) -> float:
+        """Seconds until so many more may come from there; 0 if they may now."""
+        return self.rate.wait(self._full_at.get(address, now), now, amount)
 
-    def take(self, address: str, now: float) -> None:
-        """One has come, which `wait` allowed."""
+    def take(self, address: str, now: float, amount: float = 1.0) -> None:
+        """So many have come, which `wait` allowed."""
         table = self._full_at
-        table[address] = self.rate.taken(table.get(address, now), now)
+        table[address] = self.rate.taken(table.get(address, now), now, amount)
         table.move_to_end(address)
         for _ in range(2):  # more than can come: what is full again goes sooner or later, and nobody waits for it
             first = next(iter(table), None)

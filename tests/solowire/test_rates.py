@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.rates import Rate, Rates
+from solowire.rates import Rate, Rates
 
 
 def burst_of(rates: Rates, address: str, now: float) -> int:
@@ -25,6 +25,17 @@ def test_a_burst_at_once_and_then_the_rate() -> None:
     assert rates.wait("a", 1000.0) == pytest.approx(0.1)
     assert burst_of(rates, "a", 1000.1) == 1
     assert burst_of(rates, "a", 1000.1 + rates.rate.refill_seconds) == 5
+
+
+def test_what_is_larger_than_the_burst_is_taken_from_a_full_bucket_and_paid_for() -> None:
+    """It is not refused for ever, and nothing else may come until it is paid for."""
+    rates = Rates(Rate(10.0, 100.0), 10)
+    assert rates.wait("a", 0.0, 500) == 0
+    rates.take("a", 0.0, 500)
+    assert rates.wait("a", 0.0, 0) == pytest.approx(40.0)
+    assert rates.wait("a", 40.0, 0) == 0
+    assert rates.wait("a", 40.0, 500) == pytest.approx(10.0)
+    assert rates.wait("a", 50.0, 500) == 0
 
 
 def test_addresses_have_buckets_of_their_own() -> None:
