@@ -6,8 +6,8 @@ nothing else happens: no event waits for the disk, and no process stops or ends 
 waits for it is bounded (WAITING_BYTES), and at the end it has CLOSE_SECONDS. A flood of refusals costs a few
 lines a second: after REFUSALS_A_SECOND of one code, the rest of that second is one line with a `count`.
 
-It goes through structlog, like the logs, with an encoder and a file of its own beneath: a line costs the loop 5 µs,
-and the thread 2.
+It goes through structlog, like the logs, with an encoder and a file of its own beneath: a line costs the loop
+some 5 µs, and the thread 2.
 """
 
 from __future__ import annotations

@@ -7,6 +7,10 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import structlog
+
+log = structlog.get_logger("solowire.vitals")
+
 PERIOD_SECONDS = 0.05
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _STATM = Path("/proc/self/statm")
@@ -36,9 +40,12 @@ class Vitals:
 
     def _look(self, due: float) -> None:
         now = self._loop.time()
+        # First of all: whatever happens below must not be the last that is heard of this process.
+        self._timer = self._loop.call_at(now + PERIOD_SECONDS, self._look, now + PERIOD_SECONDS)
         self._latest = max(self._latest, now - due)
         if now - self._second >= 1.0:
             self.loop_lag_s, self._latest, self._second = self._latest, 0.0, now
-            self._each_second()
-        due = now + PERIOD_SECONDS
-        self._timer = self._loop.call_at(due, self._look, due)
+            try:
+                self._each_second()
+            except Exception:
+                log.exception("second_failed")

@@ -52,6 +52,7 @@ class Reporting:
         self._loop_lag = loop_lag
         self._marks: deque[_Mark] = deque(maxlen=LATENCY_SECONDS + 1)
         self._rates: dict[str, float] = {}
+        self._counted: dict[str, Any] = {}
         self._next: ShardStats | None = None
 
     def second(self, now: float) -> None:
@@ -64,6 +65,7 @@ class Reporting:
                 for name in ("events", "deliveries", "frames", "bytes", "refused")
             }
         self._marks.append(mark)
+        self._counted = self._count(now)
         self._next = self.report(now)
 
     def take(self) -> ShardStats | None:
@@ -72,7 +74,13 @@ class Reporting:
         return taken
 
     def report(self, now: float) -> ShardStats:
-        """The numbers of now, with the rates of the last second."""
+        """The totals of now, and what the last second has counted: however often somebody asks, it is counted once."""
+        if not self._counted:
+            self._counted = self._count(now)
+        return msgspec.structs.replace(self._shard.stats(), **self._counted)
+
+    def _count(self, now: float) -> dict[str, Any]:
+        """What takes a look at every connection, and what it is compared with."""
         shard = self._shard
         groups = Counter([c.group for c in shard.connections])
         codecs = Counter([c.codec for c in shard.connections])
@@ -81,8 +89,7 @@ class Reporting:
         before = self._marks[0].latency if self._marks else []
         latency = shard.latency.counts
         lagging = shard.lagging()
-        return msgspec.structs.replace(
-            shard.stats(),
+        return dict(
             lagging=len(lagging),
             groups=dict(groups),
             codecs={codec.name: count for codec, count in codecs.items()},

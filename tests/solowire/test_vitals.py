@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from solowire import vitals
 from solowire.vitals import Vitals, memory_bytes
@@ -33,6 +34,28 @@ async def test_a_loop_that_is_held_up_is_late() -> None:
         own.close()
     assert 0.25 < seconds[0] < 1.0
     assert seconds[1] < seconds[0]
+
+
+async def test_a_second_that_fails_is_logged_and_not_the_last() -> None:
+    """An exception in what is done each second is an error in the log, and the next second comes all the same."""
+    calls = 0
+    again = asyncio.Event()
+
+    def each_second() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise ValueError("this second is no good")
+        again.set()
+
+    with capture_logs() as logs:
+        own = Vitals(each_second)
+        try:
+            async with asyncio.timeout(10):
+                await again.wait()
+        finally:
+            own.close()
+    assert [(line["event"], line["log_level"]) for line in logs] == [("second_failed", "error")]
 
 
 def test_memory_is_the_resident_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,6 +53,20 @@ def test_it_reports_once_a_second_however_often_it_is_asked() -> None:
     assert [r is not None for r in reports] == [True, False] * 5
 
 
+def test_who_asks_often_has_nothing_counted_again() -> None:
+    """Whoever scrapes gets what the last second counted, and the totals of now."""
+    b = Bench()
+    b.connect("ann")
+    reporting = reporting_of(b)
+    b.connect("bob")
+    looks: list[int] = []
+    lagging = b.shard.lagging
+    b.shard.lagging = lambda: looks.append(1) or lagging()  # type: ignore[method-assign,func-returns-value]
+    reports = [reporting.report(b.now) for _ in range(100)]
+    assert (reports[-1].groups, reports[-1].connections, looks) == ({"viewer": 1}, 2, [])
+    assert (second(b, reporting).groups, looks) == ({"viewer": 2}, [1])
+
+
 def test_connections_are_counted_by_group_codec_and_kind() -> None:
     """Each tally has every connection once, and follows a role that has changed."""
     b = Bench()
@@ -181,6 +195,7 @@ def test_what_others_get_makes_nobody_old() -> None:
     assert (reporting.report(b.now).oldest_cursor_s, slowest["seconds"]) == (0.0, 0.0)
     b.publish("custom.quiet", user="ann", taken=b.now + WALL)
     b.wait(3.0)
+    reporting.second(b.now)
     [slowest] = reporting.slowest(b.now)
     assert (reporting.report(b.now).oldest_cursor_s, slowest["seconds"]) == (3.0, 3.0)
 
