@@ -72,6 +72,7 @@ class Connection:
         "leaves_with",
         "looks_at",
         "opened",
+        "pings",
         "selection",
         "session",
         "silent",
@@ -106,6 +107,7 @@ class Connection:
         self.heard = True
         self.bucket = 0
         self.silent = 0
+        self.pings = 0  # of ours that it has not answered
         self.expires: float | None = None  # monotonic
         self.looks_at: float | None = None  # when its expiry is looked at next
         self.identity = identity

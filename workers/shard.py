@@ -102,6 +102,12 @@ LATE_SECONDS = 0.1
 
 HAND_OVER_BYTES = 128 * 1024
 
+FREE_PONGS = 2
+"""How many pings one may answer late. One who never answers and says other things instead saves none up."""
+
+PONG_BYTES = 128
+"""What a pong may take that answers our ping; a longer one counts like any message."""
+
 AUDITED_SUBSCRIPTIONS = 50
 """How many of a client's wishes a line of the audit log names."""
 
@@ -660,6 +666,9 @@ class Shard:
             self._close(connection, CloseCode.too_big)
             return
         try:
+            if connection.pings and _is_pong(connection, raw):
+                connection.pings -= 1  # we have asked for it: it is none of the messages that are limited
+                return
             user = self._users.get(connection.identity.user)
             wait = user.messages.take(now, self._limits.message_rate, self._limits.message_burst) if user else 0.0
             if wait:
@@ -1110,7 +1119,10 @@ class Shard:
             at.setdefault((connection.codec, cursor), []).append(connection)
         for (codec, cursor), connections in at.items():
             ping = codec.encode(Ping(time=now + self.wall_offset, cursor=cursor))
+            for connection in connections:
+                connection.pings = min(connection.pings + 1, FREE_PONGS)
             for busy in self._sockets.send(ping, connections):
+                busy.pings -= 1
                 self._heartbeats.not_pinged(busy)
 
     def set_clock(self, wall_offset: float, now: float) -> None:
@@ -1167,6 +1179,11 @@ class Shard:
             admitted=t["admitted"],
             refused=t["refused"],
         )
+
+
+def _is_pong(connection: Connection, raw: str | bytes) -> bool:
+    """Looks into short messages only. Raises InvalidMessage for one that can't be read."""
+    return len(raw) <= PONG_BYTES and isinstance(connection.codec.decode(raw), Pong)
 
 
 def _need_live(connection: Connection) -> None:
