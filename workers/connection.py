@@ -69,6 +69,7 @@ class Connection:
         "hello_by",
         "identity",
         "kind",
+        "leaves_for",
         "leaves_with",
         "looks_at",
         "opened",
@@ -93,6 +94,7 @@ class Connection:
         self.opened = 0.0  # monotonic
         self.hello_by = 0.0  # monotonic: when it begins without a hello
         self.heard_at = 0.0  # when it last said something that was no answer to a ping
+        self.leaves_for = ""  # why it was told to leave
         self.leaves_with: CloseCode | None = None  # what it is closed with when it was told to leave
         self.codec = codec
         self.socket = socket

@@ -512,7 +512,8 @@ class Shard:
         if connection.state is not State.gone:
             self._giving_way.gone(connection)
             if connection.state is not State.closing:
-                self._tell("disconnected", connection, code=None, reason="the client has gone")
+                reason = connection.leaves_for or "the client has gone"
+                self._tell("disconnected", connection, code=None, reason=reason)
             self._forget(connection)
             connection.become(State.gone)
             self._admission.leave(connection.identity.user, connection.group, connection.address)
@@ -534,7 +535,7 @@ class Shard:
         self._forget(connection)
         connection.become(State.closing)
         self.totals[f"closed_{code.value}"] += 1
-        self._tell("disconnected", connection, code=code.value, reason=code.reason)
+        self._tell("disconnected", connection, code=code.value, reason=connection.leaves_for or code.reason)
         self._sockets.close(connection, code, code.reason)
 
     def _tell(self, event: str, connection: Connection, **fields: object) -> None:
@@ -597,6 +598,7 @@ class Shard:
         self._leave_feed(connection)
         self._replays.drop(connection)
         self._giving_way.goes(connection)
+        connection.leaves_for = reason
         connection.become(State.leaving)
         self._say(connection, ReconnectNow(int(after * 1000), reason), now)
         self._at(now + (after + 1.0 if close_after is None else close_after), self._sent_away, connection)
@@ -653,6 +655,8 @@ class Shard:
             self._lease_pause = (leases.over_at - leases.ends) / 2 / (len(staying) + 1)
             self._move(staying, now)
         if not self._leased and now >= leases.over_at and self.connections:
+            for connection in self.connections:
+                connection.leaves_for = connection.leaves_for or "no_lease"
             self.close_all(CloseCode.restarting)
 
     # ------------------------------------------------------------------------------ messages from a client
