@@ -69,9 +69,11 @@ class Connection:
         "hello_by",
         "identity",
         "kind",
+        "leaves_for",
         "leaves_with",
         "looks_at",
         "opened",
+        "pings",
         "selection",
         "session",
         "silent",
@@ -92,6 +94,7 @@ class Connection:
         self.opened = 0.0  # monotonic
         self.hello_by = 0.0  # monotonic: when it begins without a hello
         self.heard_at = 0.0  # when it last said something that was no answer to a ping
+        self.leaves_for = ""  # why it was told to leave
         self.leaves_with: CloseCode | None = None  # what it is closed with when it was told to leave
         self.codec = codec
         self.socket = socket
@@ -106,6 +109,7 @@ class Connection:
         self.heard = True
         self.bucket = 0
         self.silent = 0
+        self.pings = 0  # of ours that it has not answered
         self.expires: float | None = None  # monotonic
         self.looks_at: float | None = None  # when its expiry is looked at next
         self.identity = identity

@@ -102,6 +102,12 @@ LATE_SECONDS = 0.1
 
 HAND_OVER_BYTES = 128 * 1024
 
+FREE_PONGS = 2
+"""How many pings one may answer late. One who never answers and says other things instead saves none up."""
+
+PONG_BYTES = 128
+"""What a pong may take that answers our ping; a longer one counts like any message."""
+
 AUDITED_SUBSCRIPTIONS = 50
 """How many of a client's wishes a line of the audit log names."""
 
@@ -521,7 +527,8 @@ class Shard:
         if connection.state is not State.gone:
             self._giving_way.gone(connection)
             if connection.state is not State.closing:
-                self._tell("disconnected", connection, code=None, reason="the client has gone")
+                reason = connection.leaves_for or "the client has gone"
+                self._tell("disconnected", connection, code=None, reason=reason)
             self._forget(connection)
             connection.become(State.gone)
             self._admission.leave(connection.identity.user, connection.group, connection.address)
@@ -543,7 +550,7 @@ class Shard:
         self._forget(connection)
         connection.become(State.closing)
         self.totals[f"closed_{code.value}"] += 1
-        self._tell("disconnected", connection, code=code.value, reason=code.reason)
+        self._tell("disconnected", connection, code=code.value, reason=connection.leaves_for or code.reason)
         self._sockets.close(connection, code, code.reason)
 
     def _tell(self, event: str, connection: Connection, **fields: object) -> None:
@@ -606,6 +613,7 @@ class Shard:
         self._leave_feed(connection)
         self._replays.drop(connection)
         self._giving_way.goes(connection)
+        connection.leaves_for = reason
         connection.become(State.leaving)
         self._say(connection, ReconnectNow(int(after * 1000), reason), now)
         self._at(now + (after + 1.0 if close_after is None else close_after), self._sent_away, connection)
@@ -662,6 +670,8 @@ class Shard:
             self._lease_pause = (leases.over_at - leases.ends) / 2 / (len(staying) + 1)
             self._move(staying, now)
         if not self._leased and now >= leases.over_at and self.connections:
+            for connection in self.connections:
+                connection.leaves_for = connection.leaves_for or "no_lease"
             self.close_all(CloseCode.restarting)
 
     # ------------------------------------------------------------------------------ messages from a client
@@ -675,6 +685,9 @@ class Shard:
             self._close(connection, CloseCode.too_big)
             return
         try:
+            if connection.pings and _is_pong(connection, raw):
+                connection.pings -= 1  # we have asked for it: it is none of the messages that are limited
+                return
             user = self._users.get(connection.identity.user)
             wait = user.messages.take(now, self._limits.message_rate, self._limits.message_burst) if user else 0.0
             if wait:
@@ -1125,7 +1138,10 @@ class Shard:
             at.setdefault((connection.codec, cursor), []).append(connection)
         for (codec, cursor), connections in at.items():
             ping = codec.encode(Ping(time=now + self.wall_offset, cursor=cursor))
+            for connection in connections:
+                connection.pings = min(connection.pings + 1, FREE_PONGS)
             for busy in self._sockets.send(ping, connections):
+                busy.pings -= 1
                 self._heartbeats.not_pinged(busy)
 
     def set_clock(self, wall_offset: float, now: float) -> None:
@@ -1182,6 +1198,11 @@ class Shard:
             admitted=t["admitted"],
             refused=t["refused"],
         )
+
+
+def _is_pong(connection: Connection, raw: str | bytes) -> bool:
+    """Looks into short messages only. Raises InvalidMessage for one that can't be read."""
+    return len(raw) <= PONG_BYTES and isinstance(connection.codec.decode(raw), Pong)
 
 
 def _need_live(connection: Connection) -> None:

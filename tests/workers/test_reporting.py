@@ -10,7 +10,8 @@ from solowire import client_protocol as c
 from solowire.aggregation import Rates
 from solowire.client_protocol import Codec
 from solowire.histogram import quantile
-from tests.workers.test_shard import WALL, Bench
+from solowire.log import Log
+from tests.workers.test_shard import WALL, Bench, user_who
 from workers.ages import MOST_ENTRIES
 from workers.connection import Connection
 from workers.diagnosis import diagnose
@@ -373,6 +374,73 @@ def test_who_is_closed_is_told_once_with_the_code() -> None:
     b.shard.gone(old)
     ended = [line for line in b.told if line["event"] == "disconnected"]
     assert [(line["session"], line["code"]) for line in ended] == [(old.session, 4409)]
+
+
+def ended(b: Audited) -> list[tuple[int | None, str]]:
+    return sorted((line["code"], line["reason"]) for line in b.told if line["event"] == "disconnected")
+
+
+def test_a_drain_is_the_reason_that_is_told() -> None:
+    """Whether the client goes by itself when it was told, or has to be closed: the log says `draining`."""
+    b = Audited()
+    obedient = b.connect("ann")
+    b.connect("bob")
+    b.shard.leave(b.now)
+    b.wait(0.5)
+    b.shard.gone(obedient)
+    assert ended(b) == [(None, "draining")]
+    b.wait(3.0)
+    assert [line for line in b.told if line.get("code") == 1012 and line["reason"] == "draining"]
+    assert b.shard.drained
+
+
+def test_a_changed_ring_is_the_reason_that_is_told() -> None:
+    """Who moves to another shard is told of with 4421."""
+    b = Audited()
+    b.connect(user_who((0, 1), 1))
+    b.ring(0, 1)
+    b.wait(3.0)
+    assert ended(b) == [(4421, "ring_changed")]
+
+
+def test_who_gives_way_is_told_of_with_the_limit() -> None:
+    """An eviction is 1013 `over_limit`."""
+    b = Audited()
+    for user in ("ann", "bob", "cid"):
+        b.connect(user)
+    b.lease(viewer=1)
+    b.wait(1.0)
+    assert ended(b) == [(1013, "over_limit")] * 2
+
+
+def test_a_lease_that_has_run_out_is_the_reason_for_all() -> None:
+    """Who was told and who was not, because his turn had not come: all are `no_lease`."""
+    b = Audited(leased_for=100.0, heartbeat=600.0)
+    for n in range(10):
+        b.connect(f"user-{n}")
+    b.now += 130.0  # the process was stopped
+    b.shard.run(b.now)
+    assert ended(b) == [(1012, "no_lease")] * 10
+    b = Audited(leased_for=100.0, heartbeat=600.0)
+    for n in range(10):
+        b.connect(f"user-{n}")
+    b.wait(126.0)
+    assert ended(b) == [(1012, "no_lease")] * 10
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_a_reader_that_is_too_slow_is_told_of(lost: bool) -> None:
+    """What it lacks has left the log, or its socket took nothing for too long: one line with 4413 either way."""
+    b = Audited(recent=Log(max_events=20))
+    connection = b.connect("ann", subscriptions=["custom.*"])
+    b.sockets.stuck.add(connection)
+    for _ in range(100 if lost else 5):
+        b.publish("custom.a")
+        b.wait(0.2)
+    if lost:
+        b.sockets.unstick(connection)
+    b.wait(1.0 if lost else 31.0)
+    assert ended(b) == [(4413, "too slow, come back and resume")]
 
 
 def test_a_thousand_subscriptions_are_no_long_line() -> None:

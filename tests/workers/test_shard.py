@@ -22,7 +22,7 @@ from solowire.log import Log
 from solowire.ring import Ring
 from solowire.tokens import Tokens
 from workers.connection import MAX_ANSWERS, Connection, State
-from workers.shard import Limits, Shard
+from workers.shard import FREE_PONGS, Limits, Shard
 from workers.sockets import MemorySockets
 
 SECRET = "a secret that is long enough for HS256, really"
@@ -1848,6 +1848,35 @@ def test_messages_are_counted_for_the_user() -> None:
     other = b.connect("bob")
     b.say(other, c.Ping(1))
     assert b.heard(other)[0].id == 1
+
+
+@pytest.mark.parametrize("codec", Codec)
+def test_who_answers_pings_pays_nothing_for_another_connections_flood(codec: Codec) -> None:
+    """One connection floods and is closed; the user's other one has only answered pings, and hears of nothing."""
+    b = Bench(per_user=2, message_burst=5.0, message_rate=0.001, heartbeat=1.0)
+    quiet, flood = b.connect(codec=codec), b.connect()
+    for _ in range(14):
+        b.say(flood, c.Ping())
+    assert b.closed(flood) == 4400
+    for _ in range(30):
+        b.wait(1.0)
+        b.say(quiet, c.Pong(time=b.now))
+    assert (b.heard(quiet), b.closed(quiet)) == ([], None)
+
+
+def test_only_as_many_pongs_are_free_as_there_were_pings() -> None:
+    """Pongs that nobody has asked for are messages like others."""
+    b = Bench(message_burst=10.0, message_rate=0.001, heartbeat=10.0)
+    connection = b.connect()
+    for _ in range(5):  # it answers none of these, and says something else instead
+        b.wait(10.0)
+        b.say(connection, c.Ping())
+    assert len(b.heard(connection)) == 5
+    for _ in range(FREE_PONGS + 4):  # hello was the first of the burst
+        b.say(connection, c.Pong())
+    assert b.heard(connection) == []
+    b.say(connection, c.Pong())
+    assert b.heard(connection)[0].code == "rate_limited"
 
 
 def test_subscription_changes_have_a_rate_of_their_own() -> None:
