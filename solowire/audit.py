@@ -12,6 +12,7 @@ some 5 µs, and the thread 2.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import time
 from collections import Counter
@@ -81,6 +82,15 @@ class _File:
     def _begin_another(self, fd: int) -> int:
         mine = os.fstat(fd).st_ino
         self.close()
+        folder = os.open(self._path.parent, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)  # two that began another at the same moment would rename one away
+            self._rename(mine)
+        finally:
+            os.close(folder)
+        return self._open()
+
+    def _rename(self, mine: int) -> None:
         if self._path.exists() and self._path.stat().st_ino == mine:
             for number in range(self._files - 2, 0, -1):
                 older = self._numbered(number)
@@ -90,7 +100,6 @@ class _File:
                 self._path.replace(self._numbered(1))
             else:
                 self._path.unlink()
-        return self._open()
 
     def _numbered(self, number: int) -> Path:
         return self._path.with_name(f"{self._path.name}.{number}")

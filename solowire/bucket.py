@@ -18,6 +18,11 @@ class Bucket:
         self._at: float | None = None
         self._tokens = 0.0
 
+    @property
+    def used(self) -> bool:
+        """Whether anything was ever asked of it; else it is as good as a new one."""
+        return self._at is not None
+
     def take(self, now: float, rate: float, burst: float, amount: float = 1.0) -> float:
         """Takes `amount` and returns 0.0, or takes nothing and returns the seconds until it can be had.
 

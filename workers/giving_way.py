@@ -1,7 +1,8 @@
 """Who gives way when a lease grants less than is used.
 
 What it keeps true: no more are chosen than have to go, those included that are going already, for whatever reason: each
-of them has a slot until its socket is gone. Legacy duplicates go first, then who has been idle longest.
+of them has a slot until its socket is gone. Who has been idle longest goes first; before those, once there is a legacy
+protocol, which comes later and which no connection speaks yet, further legacy connections of a user who has others.
 """
 
 from __future__ import annotations

@@ -690,7 +690,8 @@ class Shard:
                 return
             user = self._users.get(connection.identity.user)
             wait = user.messages.take(now, self._limits.message_rate, self._limits.message_burst) if user else 0.0
-            if wait:
+            begins = connection.state is State.waiting and connection.heard_at == connection.opened
+            if wait and not begins:  # its hello is heard, so that it needn't begin with the defaults
                 raise _TooFast("messages", wait, connection.codec.id_of(raw))
             message = connection.codec.decode(raw)
             if connection.state is State.resuming and not isinstance(message, (Ping, Pong)):
@@ -743,7 +744,7 @@ class Shard:
         user = self._users.get(connection.identity.user)
         limits = self._limits
         wait = user.changes.take(now, limits.subscription_rate, limits.subscription_burst) if user else 0.0
-        if wait:
+        if wait and connection.state is not State.waiting:
             raise _TooFast("subscription changes", wait, None)
 
     def _no_hello(self, connection: Connection, now: float) -> None:

@@ -2,13 +2,19 @@
 
 What it keeps true: a user is here while it has a connection, or one of its handshakes is under way. Of its connections
 that were not told to leave there are at most `limit`, and these are the newest. What it may say is counted for the user
-and not for each connection: another connection gives nobody more.
+and not for each connection: another connection gives nobody more, nor does one after the other, since it is remembered
+for the users who left last.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 from solowire.bucket import Bucket
 from workers.connection import Connection, State
+
+MAX_REMEMBERED = 10_000
+"""Of so many users who have left it is known what they said last: 5 MB."""
 
 GOING = (State.leaving, State.closing, State.gone)
 
@@ -35,6 +41,7 @@ class Users:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._users: dict[str, User] = {}
+        self._left: OrderedDict[str, User] = OrderedDict()  # those who had said something, who left last at the end
 
     def get(self, name: str) -> User | None:
         return self._users.get(name)
@@ -52,7 +59,7 @@ class Users:
 
     def arrive(self, name: str) -> None:
         """A handshake of the user has begun; `abandon` or `add` ends it."""
-        self._users.setdefault(name, User()).arriving += 1
+        self._user(name).arriving += 1
 
     def abandon(self, name: str) -> None:
         """The handshake came to nothing."""
@@ -63,7 +70,7 @@ class Users:
 
     def add(self, connection: Connection) -> list[Connection]:
         """The user has another connection; returns those that it replaces."""
-        user = self._users.setdefault(connection.identity.user, User())
+        user = self._user(connection.identity.user)
         user.arriving = max(0, user.arriving - 1)
         older = user.staying()
         user.connections.append(connection)
@@ -81,6 +88,16 @@ class Users:
             user.connections.remove(connection)
             self._look(connection.identity.user, user)
 
+    def _user(self, name: str) -> User:
+        user = self._users.get(name)
+        if user is None:
+            user = self._users[name] = self._left.pop(name) if name in self._left else User()
+        return user
+
     def _look(self, name: str, user: User) -> None:
         if not user.connections and not user.arriving:
             del self._users[name]
+            if user.messages.used or user.changes.used:
+                self._left[name] = user
+                if len(self._left) > MAX_REMEMBERED:
+                    self._left.popitem(last=False)

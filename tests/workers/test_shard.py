@@ -1879,6 +1879,25 @@ def test_only_as_many_pongs_are_free_as_there_were_pings() -> None:
     assert b.heard(connection)[0].code == "rate_limited"
 
 
+def test_coming_back_gives_nobody_more_messages() -> None:
+    """Who has spent its burst is told so on its next connection, too; that one's hello is heard all the same."""
+    b = Bench(message_burst=5.0, message_rate=1.0)
+    for _ in range(3):
+        connection = b.connect()
+        for n in range(5):
+            b.say(connection, c.Ping(n))
+        assert b.heard(connection)[-1].code == "rate_limited"
+        b.shard.gone(connection)
+    connection = b.connect()
+    b.say(connection, c.Ping(1))
+    assert b.heard(connection)[-1].code == "rate_limited"
+    b.wait(60)
+    b.shard.gone(connection)
+    connection = b.connect()
+    b.say(connection, c.Ping(1))
+    assert b.heard(connection)[0].id == 1
+
+
 def test_subscription_changes_have_a_rate_of_their_own() -> None:
     """Changes beyond it are answered with `rate_limited` and how long to wait; ten in a minute close with 4400."""
     b = Bench(subscription_burst=2.0, subscription_rate=0.5)

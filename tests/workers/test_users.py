@@ -5,7 +5,7 @@ from __future__ import annotations
 from solowire.access import Identity
 from solowire.client_protocol import Codec
 from workers.connection import Connection, State
-from workers.users import Users
+from workers.users import MAX_REMEMBERED, Users
 
 
 def another(users: Users, name: str = "alice") -> Connection:
@@ -54,3 +54,22 @@ def test_a_handshake_under_way_counts() -> None:
     users.abandon("alice")
     assert not users.full("alice")
     assert users.get("alice") is None
+
+
+def test_what_a_user_has_said_is_remembered_for_so_many() -> None:
+    """Of users who have gone what they said last is kept, for the newest ones; who said nothing takes no place."""
+    users = Users(1)
+    for n in range(MAX_REMEMBERED + 2):
+        connection = another(users, f"user-{n}")
+        user = users.get(f"user-{n}")
+        assert user is not None
+        assert user.messages.take(0.0, 1.0, 1.0) == 0.0
+        users.remove(connection)
+        silent = another(users, f"silent-{n}")
+        users.remove(silent)
+        assert users.get(f"user-{n}") is None
+    for name, wait in (("user-1", 0.0), ("user-2", 1.0), (f"user-{MAX_REMEMBERED + 1}", 1.0)):
+        users.arrive(name)
+        user = users.get(name)
+        assert user is not None
+        assert user.messages.take(0.0, 1.0, 1.0) == wait
