@@ -22,9 +22,8 @@ from solowire.access import Identity, group_of
 from solowire.backplane import DEAD_AFTER_SECONDS, Doors
 from solowire.errors import Refused
 from solowire.rates import Rate, Rates
+from solowire.wrong_tokens import REMEMBERED_ADDRESSES, WrongTokens
 
-REMEMBERED_ADDRESSES = 20_000
-"""In each table; some 4 MB when it is full."""
 LONGEST_SPREAD_SECONDS = 30.0
 """However many wait: one who hammers at the door must not send the others away for longer."""
 
@@ -47,7 +46,7 @@ class Limits:
 
 
 class Admission:
-    """`told` of the doors, it is asked by `admit` for who wants a place, by `wrong_token` for who showed one."""
+    """`told` of the doors, it is asked by `admit` for who wants a place, `wrong_tokens` for who showed one."""
 
     def __init__(self, limits: Limits | None = None) -> None:
         self._limits = limits = limits or Limits()
@@ -56,7 +55,7 @@ class Admission:
         self._by_address: Rates | None = None
         if limits.rate_per_address is not None:
             self._by_address = Rates(Rate(limits.rate_per_address, limits.burst_per_address), REMEMBERED_ADDRESSES)
-        self._wrong = Rates(Rate(limits.bad_token_rate, limits.bad_token_burst), REMEMBERED_ADDRESSES)
+        self.wrong_tokens = WrongTokens(Rate(limits.bad_token_rate, limits.bad_token_burst))
         self._gateways = 1
         self._tries = Tries()
         self._doors_until = float("-inf")
@@ -110,22 +109,6 @@ class Admission:
             by_address.take(address, now)
         if not closed:
             self._tries.let_in(identity.user, now)
-
-    def wrong_token(self, address: str, now: float) -> Refused | None:
-        """A token that proves nothing was shown. None if the address may be told so at once."""
-        if not address:
-            return None
-        wait = self._wrong.wait(address, now)
-        if wait:
-            return Refused(
-                429,
-                "too_many_wrong_tokens",
-                "too many wrong tokens came from your address",
-                "get a new token; right ones go on working",
-                wait,
-            )
-        self._wrong.take(address, now)
-        return None
 
     def _is_closed(self, group: str) -> bool:
         return group in self._closed or (self._others_closed and group not in self._limits.groups)

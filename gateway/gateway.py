@@ -135,7 +135,7 @@ class Gateway:
             if error.code == "missing_token":
                 raise
             self.wrong_tokens += 1
-            refusal = self._admission.wrong_token(address, asyncio.get_running_loop().time())
+            refusal = self._admission.wrong_tokens.shown(address, asyncio.get_running_loop().time())
             if refusal is None:
                 raise
         await self._hold(refusal)

@@ -174,7 +174,7 @@ def test_an_unknown_address_is_not_one_address() -> None:
     """Where the server can't tell whence a connection comes, limits by address don't hold."""
     admission = Admission(Limits(rate_per_address=1.0, burst_per_address=1.0, bad_token_burst=1.0))
     assert codes(admission, 10, 0.0, "") == {"": 10}
-    assert [admission.wrong_token("", 0.0) for _ in range(5)] == [None] * 5
+    assert [admission.wrong_tokens.shown("", 0.0) for _ in range(5)] == [None] * 5
 
 
 # ------------------------------------------------------------------------------------------------- wrong tokens
@@ -183,12 +183,12 @@ def test_an_unknown_address_is_not_one_address() -> None:
 def test_wrong_tokens_are_slowed_down() -> None:
     """Twenty are told so at once, then one a second; other addresses and right tokens are not concerned."""
     admission = Admission()
-    assert [admission.wrong_token(HERE, 0.0) for _ in range(20)] == [None] * 20
-    assert refused(admission.wrong_token(HERE, 0.0)) == (429, "too_many_wrong_tokens")
-    assert admission.wrong_token("192.0.2.2", 0.0) is None
+    assert [admission.wrong_tokens.shown(HERE, 0.0) for _ in range(20)] == [None] * 20
+    assert refused(admission.wrong_tokens.shown(HERE, 0.0)) == (429, "too_many_wrong_tokens")
+    assert admission.wrong_tokens.shown("192.0.2.2", 0.0) is None
     assert ask(admission, viewer(), HERE, 0.0) is None
-    assert admission.wrong_token(HERE, 1.0) is None
-    assert refused(admission.wrong_token(HERE, 1.0)) == (429, "too_many_wrong_tokens")
+    assert admission.wrong_tokens.shown(HERE, 1.0) is None
+    assert refused(admission.wrong_tokens.shown(HERE, 1.0)) == (429, "too_many_wrong_tokens")
 
 
 # ------------------------------------------------------------------------------------------------ coming again
