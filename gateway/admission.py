@@ -30,7 +30,7 @@ LONGEST_SPREAD_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Limits:
-    """Rates are per second. rate, burst: of the whole system. rate_per_address: None for no limit.
+    """Rates are per second, and of all gateways together. rate_per_address: None for no limit.
 
     groups: those that the settings name; the router says of each of them whether it is closed.
     """
@@ -50,13 +50,13 @@ class Admission:
 
     def __init__(self, limits: Limits | None = None) -> None:
         self._limits = limits = limits or Limits()
+        self._gateways = 1
         self._rate = Rate(limits.rate, limits.burst)
         self._full_at = float("-inf")
         self._by_address: Rates | None = None
         if limits.rate_per_address is not None:
             self._by_address = Rates(Rate(limits.rate_per_address, limits.burst_per_address), REMEMBERED_ADDRESSES)
         self.wrong_tokens = WrongTokens(Rate(limits.bad_token_rate, limits.bad_token_burst))
-        self._gateways = 1
         self._tries = Tries()
         self._doors_until = float("-inf")
         self._closed: frozenset[str] = frozenset()
@@ -74,7 +74,7 @@ class Admission:
         self._retry_after = doors.retry_after
         if doors.gateways != self._gateways:
             self._gateways = max(1, doors.gateways)
-            self._rate = Rate(self._limits.rate / self._gateways, self._limits.burst / self._gateways)
+            self._share()
 
     def admit(self, identity: Identity, address: str, now: float) -> None:
         """The identity may ask its shard for a place, which then counts as a new connection. Raises Refused."""
@@ -109,6 +109,14 @@ class Admission:
             by_address.take(address, now)
         if not closed:
             self._tries.let_in(identity.user, now)
+
+    def _share(self) -> None:
+        """Each gateway takes its part of what the settings allow; a burst of one at the least."""
+        limits, gateways = self._limits, self._gateways
+        self._rate = Rate(limits.rate / gateways, limits.burst / gateways)
+        if self._by_address is not None and limits.rate_per_address is not None:
+            self._by_address.rate = Rate(limits.rate_per_address / gateways, limits.burst_per_address / gateways)
+        self.wrong_tokens.rates.rate = Rate(limits.bad_token_rate / gateways, limits.bad_token_burst / gateways)
 
     def _is_closed(self, group: str) -> bool:
         return group in self._closed or (self._others_closed and group not in self._limits.groups)

@@ -161,6 +161,21 @@ def test_the_rate_of_an_address() -> None:
     assert sum(codes(admission, 1, 0.0, f"198.51.100.{n}")[""] for n in range(100)) == 90
 
 
+def test_gateways_share_what_one_address_may() -> None:
+    """Of four gateways each gives an address a quarter of its rate and burst, and a burst of one at the least."""
+    limits = Limits(rate_per_address=4.0, burst_per_address=8.0, bad_token_rate=4.0, bad_token_burst=8.0)
+    admission = Admission(limits)
+    admission.told(Doors([], False, 1.0, gateways=4), 0.0)
+    assert codes(admission, 20, 0.0)[""] == 2
+    assert [admission.wrong_tokens.shown(HERE, 0.0) for _ in range(3)].count(None) == 2
+    assert codes(admission, 20, 1.0)[""] == 1
+    assert [admission.wrong_tokens.shown(HERE, 1.0) for _ in range(3)].count(None) == 1
+    admission.told(Doors([], False, 1.0, gateways=100), 100.0)
+    assert codes(admission, 20, 100.0)[""] == 1
+    admission.told(Doors([], False, 1.0, gateways=1), 1000.0)
+    assert codes(admission, 20, 1000.0)[""] == 8
+
+
 def test_who_was_refused_has_not_connected() -> None:
     """Attempts that a closed door ended don't count against the address, nor against the system."""
     admission = Admission(Limits(rate=1.0, burst=5.0, rate_per_address=1.0, burst_per_address=5.0))
