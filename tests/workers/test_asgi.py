@@ -89,3 +89,13 @@ async def test_wrong_tokens_of_one_address_are_refused_after_some() -> None:
     assert await site.get("/stats", site.bench.token("root", "admin")) == (200, "")
     assert await site.handshake(site.ticket("ann", shard=1)) == (403, "wrong_shard")
     assert [line["code"] for line in site.lines if line["event"] == "refused"][2:4] == ["too_many_wrong_tokens"] * 2
+
+
+async def test_what_a_gateway_asks_is_no_second_line() -> None:
+    """Who asks a shard is written down; of what a gateway asks for somebody, the gateway has said so already."""
+    site = Site()
+    token = site.bench.token("root", "admin")
+    assert await site.get("/stats", token, (b"x-solowire-asked-by", b"gateway")) == (200, "")
+    assert site.lines == []
+    assert await site.get("/stats", token) == (200, "")
+    assert [(line["event"], line["user"]) for line in site.lines] == [("administered", "root")]
