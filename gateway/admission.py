@@ -15,9 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Container
 from dataclasses import dataclass
-from hashlib import blake2b
 
 from gateway.tries import Tries
+from gateway.turns import turn_of
 from solowire.access import Identity, group_of
 from solowire.backplane import DEAD_AFTER_SECONDS, Doors
 from solowire.errors import Refused
@@ -85,7 +85,7 @@ class Admission:
                 "too_many_from_address",
                 "your address has as many connections as it may have",
                 "close one of them first",
-                self._retry_after * (1 + _place(identity.user)),
+                self._retry_after * (1 + turn_of(identity.user, b"admission")),
             )
         by_address = self._by_address if address else None
         if by_address is not None:
@@ -96,7 +96,7 @@ class Admission:
                     "connect_rate_limited",
                     "your address connects too fast",
                     "wait, and connect less often",
-                    wait + _place(identity.user) * by_address.rate.refill_seconds,
+                    wait + turn_of(identity.user, b"admission") * by_address.rate.refill_seconds,
                 )
         closed = heard and self._is_closed(group_of(identity, self._limits.group_by))
         if closed and not self._tries.may(identity.user, now):
@@ -129,11 +129,6 @@ class Admission:
         """
         waiting = max(0.0, self._waiting_until - now)
         self._waiting_until = now + min(waiting + self._gateways / self._limits.rate, LONGEST_SPREAD_SECONDS)
-        place = _place(identity.user)
+        place = turn_of(identity.user, b"admission")
         spread = max(self._retry_after * place, waiting * (1 + place) / 2)
         return Refused(503, code, message, "try again then", self._retry_after + spread)
-
-
-def _place(user: str) -> float:
-    """In [0, 1), and the same for each of a user's attempts."""
-    return int.from_bytes(blake2b(user.encode(), digest_size=4, person=b"admission").digest(), "big") / 2**32

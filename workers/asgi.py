@@ -23,7 +23,7 @@ from solowire.metrics import CONTENT_TYPE
 from solowire.numbers import told
 from solowire.problems import response_of
 from solowire.rates import Rate
-from solowire.refusals import TELL_SECONDS, Refusals
+from solowire.refusals import Refusals
 from solowire.tokens import Tokens, bearer
 from solowire.wrong_tokens import WrongTokens
 from workers.connection import Connection
@@ -155,7 +155,7 @@ class App:
         self._metrics = metrics
         self._changed = changed
         self._handlers: set[asyncio.Task[Any]] = set()
-        self._refusals = Refusals()
+        self._refusals = Refusals(log, asyncio.get_running_loop().call_later)
 
     async def finish(self, seconds: float) -> None:
         """Waits until all connections that are being closed have ended."""
@@ -226,8 +226,7 @@ class App:
         # The peer of one that comes through a relay or a proxy is that one's: the ticket knows better.
         who = error.who or {"address": _peer(scope)}
         self._audit("refused", action="connect", code=error.code, **who)
-        if self._refusals.count(error):
-            asyncio.get_running_loop().call_later(TELL_SECONDS, self._tell_refusals)
+        self._refusals.count(error)
         status, headers, body = response_of(error)
         send({"type": "websocket.http.response.start", "status": status, "headers": headers})
         send({"type": "websocket.http.response.body", "body": body})
@@ -240,10 +239,6 @@ class App:
         if error.code not in ("invalid_token", "token_expired"):
             return error
         return self._wrong_tokens.shown(_peer(scope), now) or error
-
-    def _tell_refusals(self) -> None:
-        for code, refusals, reason in self._refusals.take():
-            log.info("refused", code=code, refusals=refusals, reason=reason)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         match scope["path"]:
