@@ -15,24 +15,23 @@ from __future__ import annotations
 
 from collections.abc import Container
 from dataclasses import dataclass
-from hashlib import blake2b
 
 from gateway.tries import Tries
+from gateway.turns import turn_of
 from solowire.access import ADMINISTER, Identity, group_of
 from solowire.backplane import DEAD_AFTER_SECONDS, Doors
 from solowire.errors import Refused
 from solowire.rates import Rate, Rates
+from solowire.wrong_tokens import REMEMBERED_ADDRESSES, WrongTokens
 
-REMEMBERED_ADDRESSES = 20_000
-"""In each table; some 4 MB when it is full."""
 LONGEST_SPREAD_SECONDS = 30.0
-ADMINISTRATORS_RETRY_SECONDS = 1.0
 """However many wait: one who hammers at the door must not send the others away for longer."""
+ADMINISTRATORS_RETRY_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Rates are per second. rate, burst: of the whole system. rate_per_address: None for no limit.
+    """Rates are per second, and of all gateways together. rate_per_address: None for no limit.
 
     groups: those that the settings name; the router says of each of them whether it is closed.
     """
@@ -48,17 +47,17 @@ class Limits:
 
 
 class Admission:
-    """`told` of the doors, it is asked by `admit` for who wants a place, by `wrong_token` for who showed one."""
+    """`told` of the doors, it is asked by `admit` for who wants a place, `wrong_tokens` for who showed one."""
 
     def __init__(self, limits: Limits | None = None) -> None:
         self._limits = limits = limits or Limits()
+        self._gateways = 1
         self._rate = Rate(limits.rate, limits.burst)
         self._full_at = float("-inf")
         self._by_address: Rates | None = None
         if limits.rate_per_address is not None:
             self._by_address = Rates(Rate(limits.rate_per_address, limits.burst_per_address), REMEMBERED_ADDRESSES)
-        self._wrong = Rates(Rate(limits.bad_token_rate, limits.bad_token_burst), REMEMBERED_ADDRESSES)
-        self._gateways = 1
+        self.wrong_tokens = WrongTokens(Rate(limits.bad_token_rate, limits.bad_token_burst))
         self._tries = Tries()
         self._doors_until = float("-inf")
         self._closed: frozenset[str] = frozenset()
@@ -76,7 +75,7 @@ class Admission:
         self._retry_after = doors.retry_after
         if doors.gateways != self._gateways:
             self._gateways = max(1, doors.gateways)
-            self._rate = Rate(self._limits.rate / self._gateways, self._limits.burst / self._gateways)
+            self._share()
 
     def admit(self, identity: Identity, address: str, now: float) -> None:
         """The identity may ask its shard for a place, which then counts as a new connection. Raises Refused."""
@@ -87,7 +86,7 @@ class Admission:
                 "too_many_from_address",
                 "your address has as many connections as it may have",
                 "close one of them first",
-                self._retry_after * (1 + _place(identity.user)),
+                self._retry_after * (1 + turn_of(identity.user, b"admission")),
             )
         by_address = self._by_address if address else None
         if by_address is not None:
@@ -98,7 +97,7 @@ class Admission:
                     "connect_rate_limited",
                     "your address connects too fast",
                     "wait, and connect less often",
-                    wait + _place(identity.user) * by_address.rate.refill_seconds,
+                    wait + turn_of(identity.user, b"admission") * by_address.rate.refill_seconds,
                 )
         closed = heard and self._is_closed(group_of(identity, self._limits.group_by))
         if closed and not self._tries.may(identity.user, now):
@@ -113,21 +112,13 @@ class Admission:
         if not closed:
             self._tries.let_in(identity.user, now)
 
-    def wrong_token(self, address: str, now: float) -> Refused | None:
-        """A token that proves nothing was shown. None if the address may be told so at once."""
-        if not address:
-            return None
-        wait = self._wrong.wait(address, now)
-        if wait:
-            return Refused(
-                429,
-                "too_many_wrong_tokens",
-                "too many wrong tokens came from your address",
-                "get a new token; right ones go on working",
-                wait,
-            )
-        self._wrong.take(address, now)
-        return None
+    def _share(self) -> None:
+        """Each gateway takes its part of what the settings allow; a burst of one at the least."""
+        limits, gateways = self._limits, self._gateways
+        self._rate = Rate(limits.rate / gateways, limits.burst / gateways)
+        if self._by_address is not None and limits.rate_per_address is not None:
+            self._by_address.rate = Rate(limits.rate_per_address / gateways, limits.burst_per_address / gateways)
+        self.wrong_tokens.rates.rate = Rate(limits.bad_token_rate / gateways, limits.bad_token_burst / gateways)
 
     def _is_closed(self, group: str) -> bool:
         return group in self._closed or (self._others_closed and group not in self._limits.groups)
@@ -142,11 +133,6 @@ class Admission:
             return Refused(503, code, message, "try again then", ADMINISTRATORS_RETRY_SECONDS)
         waiting = max(0.0, self._waiting_until - now)
         self._waiting_until = now + min(waiting + self._gateways / self._limits.rate, LONGEST_SPREAD_SECONDS)
-        place = _place(identity.user)
+        place = turn_of(identity.user, b"admission")
         spread = max(self._retry_after * place, waiting * (1 + place) / 2)
         return Refused(503, code, message, "try again then", self._retry_after + spread)
-
-
-def _place(user: str) -> float:
-    """In [0, 1), and the same for each of a user's attempts."""
-    return int.from_bytes(blake2b(user.encode(), digest_size=4, person=b"admission").digest(), "big") / 2**32

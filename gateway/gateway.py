@@ -44,7 +44,7 @@ from solowire.backplane import (
 from solowire.errors import InvalidToken, Refused, RequestError
 from solowire.events import Delivery, Event, encode_event
 from solowire.link import Link
-from solowire.refusals import TELL_SECONDS, Refusals
+from solowire.refusals import Refusals
 from solowire.ring import Ring
 from solowire.tokens import Tokens
 
@@ -82,7 +82,7 @@ class Gateway:
         self.addresses = addresses or Addresses()
         self.wrong_tokens = self.held = self.held_total = 0
         self._admission = admission or Admission()
-        self._refusals = Refusals()
+        self._refusals = Refusals(log, asyncio.get_running_loop().call_later)
         self._trail = trail or Trail()
         self.epoch = ""
         self._roles = roles
@@ -135,7 +135,7 @@ class Gateway:
             if error.code == "missing_token":
                 raise
             self.wrong_tokens += 1
-            refusal = self._admission.wrong_token(address, asyncio.get_running_loop().time())
+            refusal = self._admission.wrong_tokens.shown(address, asyncio.get_running_loop().time())
             if refusal is None:
                 raise
         await self._hold(refusal)
@@ -149,10 +149,9 @@ class Gateway:
         identity = None
         try:
             identity = await self.identify(token, address)
-            return self._place(identity, address)
+            return self._admit(identity, address)
         except RequestError as error:
-            if self._refusals.count(error):
-                asyncio.get_running_loop().call_later(TELL_SECONDS, self._tell_refusals)
+            self._refusals.count(error)
             self._trail.refused(action, error, address, identity)
             raise
 
@@ -213,7 +212,7 @@ class Gateway:
         for waiting in self._waiting.values():
             waiting.cancel()
 
-    def _place(self, identity: Identity, address: str) -> tuple[ShardAddress, str]:
+    def _admit(self, identity: Identity, address: str) -> tuple[ShardAddress, str]:
         role = self._roles.get(identity.role)
         if role is not None and not role.may_connect:
             raise Refused(403, "forbidden", f"the role {identity.role!r} may not open a connection", "")
@@ -238,10 +237,6 @@ class Gateway:
                 await asyncio.sleep(min(refusal.retry_after or 0.0, _HELD_SECONDS))
             finally:
                 self.held -= 1
-
-    def _tell_refusals(self) -> None:
-        for code, refusals, reason in self._refusals.take():
-            log.info("refused", code=code, refusals=refusals, reason=reason)
 
     async def _request(self, number: int, message: PeerMessage) -> Any:
         self._send(number, message)

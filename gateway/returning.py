@@ -7,9 +7,9 @@ name, and nobody else waits.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from hashlib import blake2b
 from typing import NamedTuple
 
+from gateway.turns import turn_of
 from solowire.ring import Ring
 
 SHORTEST_SECONDS = 1.0
@@ -40,11 +40,7 @@ class Returning:
     def wait(self, user: str, now: float) -> float:
         """Seconds until the user's turn; 0 if it may come now."""
         for window in self._windows:
-            left = window.begins + _place(user) * window.seconds - now
+            left = window.begins + turn_of(user, b"returning") * window.seconds - now
             if left > 0 and window.ring.owner(user) == window.shard:
                 return left
         return 0.0
-
-
-def _place(user: str) -> float:
-    return int.from_bytes(blake2b(user.encode(), digest_size=4, person=b"returning").digest(), "big") / 2**32

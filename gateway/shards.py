@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import httpx
 
+from solowire.audit import ASKED_BY
 from solowire.backplane import ShardAddress
 from solowire.errors import Refused
 
@@ -60,7 +61,7 @@ class Shards:
         """What the shard answers; None for its 404. Raises Refused."""
         url = f"http://{_bracketed(shard.host)}:{shard.port}{path}"
         try:
-            answer = await self._http.get(url, headers={"authorization": f"Bearer {token}"})
+            answer = await self._http.get(url, headers={"authorization": f"Bearer {token}", ASKED_BY: "gateway"})
             if answer.status_code == 404:
                 return None
             body = answer.json() if answer.status_code == 200 else None

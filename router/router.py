@@ -173,7 +173,7 @@ class Router:
                 member = self.members.shard(message.shard)
                 asked = member is not None and self._send(member.name, DrainNow())
                 users = member.stats.connections if member is not None and asked else None
-                self._audit("administered", action="drain", user=message.by, shard=message.shard, users=users)
+                self._audit("draining", user=message.by, shard=message.shard, users=users)
                 self._send(peer, Draining(message.request, users))
             case Leave():
                 self.members.leave(peer)

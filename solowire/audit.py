@@ -29,6 +29,8 @@ import structlog
 from solowire.settings import Settings
 
 REFUSALS_A_SECOND = 5
+ASKED_BY = "x-solowire-asked-by"
+"""The header with which a gateway asks a shard for an administrator: it has written the line about it already."""
 REOPEN_SECONDS = 1.0
 CLOSE_SECONDS = 1.0
 WAITING_BYTES = 4 * 2**20

@@ -4,7 +4,7 @@
     gateway ──►       Publish, Ask, Drain
     shard ──►         Ack, Replay, Leave, Slots, Came
     router ──► peer   Who, Beat, RingState
-    ──► gateway       Published, NotPublished, Answer, Draining, Doors
+    ──► gateway       Published, NotPublished, Answer, Draining, and Doors with each Beat
     ──► shard         Deliver, States, Replayed, DrainNow, Superseded, Diagnose, Lease, Elsewhere, Fenced
 
 A peer is a shard or a gateway. It says Hello when it starts, when the router asks Who (because the router has restarted
@@ -296,7 +296,8 @@ class Fenced(_Message, tag="fenced"):
 
 
 class Doors(_Message, tag="doors"):
-    """What a gateway needs to refuse a user before a shard has to. Sent when it changes, and with each Beat.
+    """What a gateway needs to refuse a user before a shard has to. Part of each Beat to a gateway, which hears it as a
+    message of its own (`solowire.link`).
 
     closed: groups that would get no slot now. others_closed: whether that holds for a group that nobody is in yet.
     retry_after: seconds. full: addresses with as many connections as they may have. gateways: how many there are.

@@ -7,36 +7,31 @@ Codes are ours, and few.
 from __future__ import annotations
 
 from collections import Counter
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 from solowire.errors import RequestError
 
 TELL_SECONDS = 1.0
-"""How long after `count` has asked for it `take` is to be called."""
-
-
-class Untold(NamedTuple):
-    code: str
-    refusals: int
-    reason: str  # of the newest
 
 
 class Refusals:
-    """totals: since the start, by code."""
+    """totals: since the start, by code. log: a logger. later: calls a function after so many seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, log: Any, later: Callable[[float, Callable[[], None]], object]) -> None:
         self.totals: Counter[str] = Counter()
-        self._untold: dict[str, tuple[int, str]] = {}
+        self._untold: dict[str, tuple[int, str]] = {}  # how many, and the newest one's reason
+        self._log = log
+        self._later = later
 
-    def count(self, error: RequestError) -> bool:
-        """Whether it is the first since the last `take`: somebody has to call `take` in TELL_SECONDS."""
+    def count(self, error: RequestError) -> None:
+        """One more was refused; the log hears of it within TELL_SECONDS."""
         self.totals[error.code] += 1
-        first = not self._untold
+        if not self._untold:
+            self._later(TELL_SECONDS, self._tell)
         self._untold[error.code] = (self._untold.get(error.code, (0, ""))[0] + 1, error.message)
-        return first
 
-    def take(self) -> list[Untold]:
-        """What is to be logged: all since the last time."""
-        untold = [Untold(code, *rest) for code, rest in self._untold.items()]
+    def _tell(self) -> None:
+        for code, (refusals, reason) in self._untold.items():
+            self._log.info("refused", code=code, refusals=refusals, reason=reason)
         self._untold.clear()
-        return untold

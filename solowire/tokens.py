@@ -6,9 +6,10 @@ until they would have expired anyway.
 
 Nothing here reads a clock: the time, unix seconds, is an argument, and so PyJWT's own look at `exp` is switched off.
 
-A token that has proved somebody is remembered until it expires, KNOWN_TOKENS of them at the most (10 MB): publishers
-show the same one with each request, and whoever is refused comes back with it. Of one that proved nothing nothing is
-remembered.
+A token that has proved somebody is remembered until it expires: publishers show the same one with each request, and
+whoever is refused comes back with it. KNOWN_TOKENS of at most KNOWN_TOKEN_BYTES are kept: 5 MB of plain ones, 20 MB
+where each names twenty zones, and 130 MB if all were as large as that and full of zones, which only the application
+can sign. A larger one is verified each time (0.1 ms). Of one that proved nothing nothing is remembered.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ MAX_TOKEN_BYTES = 8192
 _CLOCK_SKEW_SECONDS = 5.0
 _LATEST_UNIX = 253_402_300_799  # the end of the year 9999: what comes later is no date, and most often milliseconds
 KNOWN_TOKENS = 8192
+KNOWN_TOKEN_BYTES = 2048
 _UNVERIFIED: Any = {"verify_exp": False, "verify_nbf": False, "verify_iat": False, "verify_aud": False}
 
 
@@ -97,6 +99,8 @@ class Tokens:
         if known is not None and known.expires is not None and known.expires > now:
             return known
         identity = self._verified(token, now)
+        if len(token) > KNOWN_TOKEN_BYTES:
+            return identity
         if len(self._known) >= KNOWN_TOKENS:
             del self._known[next(iter(self._known))]  # the one that came first: it is most likely to have expired
         self._known[token] = identity

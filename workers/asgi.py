@@ -15,14 +15,17 @@ from urllib.parse import parse_qs
 import msgspec
 import structlog
 
+from solowire.audit import ASKED_BY
 from solowire.client_protocol import choose
 from solowire.codes import CloseCode
 from solowire.errors import InvalidToken, Refused, RequestError
 from solowire.metrics import CONTENT_TYPE
 from solowire.numbers import told
 from solowire.problems import response_of
-from solowire.refusals import TELL_SECONDS, Refusals
+from solowire.rates import Rate
+from solowire.refusals import Refusals
 from solowire.tokens import Tokens, bearer
+from solowire.wrong_tokens import WrongTokens
 from workers.connection import Connection
 from workers.reporting import SLOWEST, Reporting
 from workers.shard import Shard
@@ -33,6 +36,8 @@ CLOSE_SECONDS = 1.0
 NO_STATUS = 1005
 """What Granian calls the end of a client that broke the protocol (RFC 6455): bytes that are no frames, a text that is
 not UTF-8, 16 MB and more. One that said good-bye without a code ends so, too, and hears nothing of our answer."""
+
+DEFAULT_WRONG_TOKENS = Rate(1.0, 20.0)
 
 Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -126,7 +131,10 @@ class GranianSockets:
 
 
 class App:
-    """The ASGI application of one shard. changed() is called after anything that may have moved `Shard.next_due`."""
+    """The ASGI application of one shard. changed() is called after anything that may have moved `Shard.next_due`.
+
+    wrong_tokens: how many, of one address, are told what is wrong with them.
+    """
 
     def __init__(
         self,
@@ -136,16 +144,18 @@ class App:
         changed: Callable[[], None],
         *,
         reporting: Reporting | None = None,
+        wrong_tokens: Rate = DEFAULT_WRONG_TOKENS,
         audit: Callable[..., None] = lambda event, **fields: None,
     ) -> None:
         self._shard = shard
         self._reporting = reporting or Reporting(shard)
         self._audit = audit
+        self._wrong_tokens = WrongTokens(wrong_tokens)
         self._tokens = tokens
         self._metrics = metrics
         self._changed = changed
         self._handlers: set[asyncio.Task[Any]] = set()
-        self._refusals = Refusals()
+        self._refusals = Refusals(log, asyncio.get_running_loop().call_later)
 
     async def finish(self, seconds: float) -> None:
         """Waits until all connections that are being closed have ended."""
@@ -169,10 +179,7 @@ class App:
         except RequestError as error:
             shard.totals["refused"] += 1
             self._changed()
-            # The peer of one that comes through a relay or a proxy is that one's: the ticket knows better.
-            who = error.who or {"address": _peer(scope)}
-            self._audit("refused", action="connect", code=error.code, **who)
-            self._refuse(send, error)
+            self._refuse(scope, send, error, now())
             return
         headers = [(b"x-solowire-shard", str(shard.index).encode())]
         accepted = send({"type": "websocket.accept", "subprotocol": subprotocol, "headers": headers})
@@ -213,17 +220,25 @@ class App:
             if handler is not None:
                 self._handlers.discard(handler)
 
-    def _refuse(self, send: Send, error: RequestError) -> None:
+    def _refuse(self, scope: Scope, send: Send, error: RequestError, now: float) -> None:
         """Answers the handshake with an HTTP status: nothing was accepted. The two sends go out in their order."""
-        if self._refusals.count(error):
-            asyncio.get_running_loop().call_later(TELL_SECONDS, self._tell_refusals)
+        error = self._told(error, scope, now)
+        # The peer of one that comes through a relay or a proxy is that one's: the ticket knows better.
+        who = error.who or {"address": _peer(scope)}
+        self._audit("refused", action="connect", code=error.code, **who)
+        self._refusals.count(error)
         status, headers, body = response_of(error)
         send({"type": "websocket.http.response.start", "status": status, "headers": headers})
         send({"type": "websocket.http.response.body", "body": body})
 
-    def _tell_refusals(self) -> None:
-        for code, refusals, reason in self._refusals.take():
-            log.info("refused", code=code, refusals=refusals, reason=reason)
+    def _told(self, error: RequestError, scope: Scope, now: float) -> RequestError:
+        """What the peer hears: of too many tokens that prove nothing no more than that. No answer is held back here.
+
+        Tickets that are too old, used or another shard's are ours, and nobody's guesses.
+        """
+        if error.code not in ("invalid_token", "token_expired"):
+            return error
+        return self._wrong_tokens.shown(_peer(scope), now) or error
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         match scope["path"]:
@@ -272,9 +287,14 @@ class App:
             if not identity.may("admin"):
                 raise Refused(403, "forbidden", "statistics are for administrators", "")
         except RequestError as error:
-            self._audit("refused", action="administer", code=error.code, path=scope["path"], address=_peer(scope))
-            raise
-        self._audit("administered", user=identity.user, action="stats", path=scope["path"], address=_peer(scope))
+            refusal = self._told(error, scope, now)
+            self._audit("refused", action="administer", code=refusal.code, path=scope["path"], address=_peer(scope))
+            try:
+                raise refusal from None
+            finally:
+                del refusal  # else it would hold this frame, which holds it, until the collector comes
+        if not _header(scope, ASKED_BY.encode()):
+            self._audit("administered", user=identity.user, action="stats", path=scope["path"], address=_peer(scope))
 
 
 def _peer(scope: Scope) -> str:

@@ -36,6 +36,7 @@ from solowire.link import Link
 from solowire.log import Log
 from solowire.metrics import Distribution, Labelled, Metrics, Sample
 from solowire.pacing import Intervals
+from solowire.rates import Rate
 from solowire.roles import roles_of
 from solowire.serving import WebServer, listen
 from solowire.settings import Settings, secret_of
@@ -114,7 +115,15 @@ class _Server:
         if self._settings.merge_memory:
             log.info("memory_merging", shard=self._shard.index, **process.merge_memory())
         metrics = Metrics(self._samples, {"shard": str(self._shard.index)})
-        app = App(self._shard, self._tokens, metrics.render, self._arm, reporting=self._reporting, audit=self._audit)
+        app = App(
+            self._shard,
+            self._tokens,
+            metrics.render,
+            self._arm,
+            reporting=self._reporting,
+            wrong_tokens=Rate(self._settings.bad_token_rate, self._settings.bad_token_burst),
+            audit=self._audit,
+        )
         server = WebServer(app, self._socket, handshake_s=self._settings.handshake_s)
         # Before the server starts: what is refused here should end the process without Granian's threads in its way.
         link = self._link = Link(

@@ -88,9 +88,12 @@ async def test_what_people_do_is_in_it_and_what_is_secret_is_not(system: System)
         assert (await http.post("/v1/shards/9/drain")).status_code == 404
     await told(system, "administered", user="root", action="stats_user", about=user)
     await told(system, "administered", user="root", action="stats_shard", shard=0, role="admin")
-    await told(system, "administered", user="root", action="drain", shard=9, role="admin")
-    drained = lines(system, "administered", action="drain", shard=9, users=None)
-    assert len(drained) == 1  # the router's own line: it is the one that does it
+    await told(system, "administered", user="root", action="drain", shard=9)
+    await told(system, "draining", user="root", shard=9, users=None)  # the router: it is the one that does it
+    assert len(lines(system, "administered", user="root")) == 3  # of what a person asks there is one line
+    async with system.http(secrets[2]) as http:
+        assert (await http.get(f"http://127.0.0.1:{system.port + 1}/stats")).status_code == 200
+    await told(system, "administered", user="root", action="stats", path="/stats", shard=0)
     await refusal(f"ws://127.0.0.1:{system.port}/ws?token={secrets[0]}x")
     await told(system, "refused", action="relay", code="invalid_token")
 

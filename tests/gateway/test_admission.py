@@ -172,6 +172,21 @@ def test_the_rate_of_an_address() -> None:
     assert sum(codes(admission, 1, 0.0, f"198.51.100.{n}")[""] for n in range(100)) == 90
 
 
+def test_gateways_share_what_one_address_may() -> None:
+    """Of four gateways each gives an address a quarter of its rate and burst, and a burst of one at the least."""
+    limits = Limits(rate_per_address=4.0, burst_per_address=8.0, bad_token_rate=4.0, bad_token_burst=8.0)
+    admission = Admission(limits)
+    admission.told(Doors([], False, 1.0, gateways=4), 0.0)
+    assert codes(admission, 20, 0.0)[""] == 2
+    assert [admission.wrong_tokens.shown(HERE, 0.0) for _ in range(3)].count(None) == 2
+    assert codes(admission, 20, 1.0)[""] == 1
+    assert [admission.wrong_tokens.shown(HERE, 1.0) for _ in range(3)].count(None) == 1
+    admission.told(Doors([], False, 1.0, gateways=100), 100.0)
+    assert codes(admission, 20, 100.0)[""] == 1
+    admission.told(Doors([], False, 1.0, gateways=1), 1000.0)
+    assert codes(admission, 20, 1000.0)[""] == 8
+
+
 def test_who_was_refused_has_not_connected() -> None:
     """Attempts that a closed door ended don't count against the address, nor against the system."""
     admission = Admission(Limits(rate=1.0, burst=5.0, rate_per_address=1.0, burst_per_address=5.0))
@@ -185,7 +200,7 @@ def test_an_unknown_address_is_not_one_address() -> None:
     """Where the server can't tell whence a connection comes, limits by address don't hold."""
     admission = Admission(Limits(rate_per_address=1.0, burst_per_address=1.0, bad_token_burst=1.0))
     assert codes(admission, 10, 0.0, "") == {"": 10}
-    assert [admission.wrong_token("", 0.0) for _ in range(5)] == [None] * 5
+    assert [admission.wrong_tokens.shown("", 0.0) for _ in range(5)] == [None] * 5
 
 
 # ------------------------------------------------------------------------------------------------- wrong tokens
@@ -194,12 +209,12 @@ def test_an_unknown_address_is_not_one_address() -> None:
 def test_wrong_tokens_are_slowed_down() -> None:
     """Twenty are told so at once, then one a second; other addresses and right tokens are not concerned."""
     admission = Admission()
-    assert [admission.wrong_token(HERE, 0.0) for _ in range(20)] == [None] * 20
-    assert refused(admission.wrong_token(HERE, 0.0)) == (429, "too_many_wrong_tokens")
-    assert admission.wrong_token("192.0.2.2", 0.0) is None
+    assert [admission.wrong_tokens.shown(HERE, 0.0) for _ in range(20)] == [None] * 20
+    assert refused(admission.wrong_tokens.shown(HERE, 0.0)) == (429, "too_many_wrong_tokens")
+    assert admission.wrong_tokens.shown("192.0.2.2", 0.0) is None
     assert ask(admission, viewer(), HERE, 0.0) is None
-    assert admission.wrong_token(HERE, 1.0) is None
-    assert refused(admission.wrong_token(HERE, 1.0)) == (429, "too_many_wrong_tokens")
+    assert admission.wrong_tokens.shown(HERE, 1.0) is None
+    assert refused(admission.wrong_tokens.shown(HERE, 1.0)) == (429, "too_many_wrong_tokens")
 
 
 # ------------------------------------------------------------------------------------------------ coming again

@@ -49,7 +49,7 @@ async def test_an_answer_that_nobody_waits_for_is_not_held(tmp_path: Path) -> No
     admission = Admission(Limits(bad_token_rate=0.01, bad_token_burst=1.0))
     made = Gateway(f"ipc://{tmp_path}/r", Tokens("s" * 32, ROLES), ROLES, INTAKE, timeout=1.0, admission=admission)
     try:
-        admission.wrong_token(HERE, asyncio.get_running_loop().time())
+        admission.wrong_tokens.shown(HERE, asyncio.get_running_loop().time())
         asking = asyncio.ensure_future(made.identify("wrong", HERE))
         await asyncio.sleep(0)
         assert made.held == 1

@@ -35,7 +35,6 @@ class Gate:
         self.port = free_ports(1)
         self.url = f"http://127.0.0.1:{self.port}"
         self.doors: Doors | None = None
-        self.peers: set[bytes] = set()
         (folder / "run").mkdir()
         self.output = folder / "gateway.log"
         self.hub = Hub(f"ipc://{folder}/run/router", self._take)
@@ -54,7 +53,6 @@ class Gate:
             )
 
     def _take(self, peer: bytes, raw: bytes) -> None:
-        self.peers.add(peer)
         match backplane.decode_from_peer(raw):
             case Hello():
                 shards = [ShardAddress(0, "127.0.0.1", 1, "boot")]
@@ -63,10 +61,8 @@ class Gate:
                 self.hub.send(peer, backplane.encode(Beat("epoch", 1, doors=self.doors)))
 
     def say(self, doors: Doors) -> None:
-        """At once, and with each beat from now on."""
+        """With each beat from now on."""
         self.doors = doors
-        for peer in self.peers:
-            self.hub.send(peer, backplane.encode(doors))
 
     def token(self, user: str, role: str = "viewer") -> str:
         return sign(SECRET, user, role)
@@ -145,14 +141,6 @@ async def test_a_closed_door_is_closed_on_every_way(folder: Path) -> None:
         assert (await made.ask("/v1/connect", made.token("root", "admin"))).status_code == 200
         made.say(Doors([], False, 2.0))
         await made.until(lambda answer: answer.status_code == 200, made.token("ann"))
-
-
-async def test_the_doors_come_with_each_beat(folder: Path) -> None:
-    """A word of its own that was lost is repeated by the next beat."""
-    async with gate(folder) as made:
-        made.doors = FULL
-        answer = await made.until(lambda answer: answer.status_code == 503, made.token("ann"))
-        assert told(answer) == (503, "over_limit")
 
 
 async def test_an_address_that_is_full(folder: Path) -> None:

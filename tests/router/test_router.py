@@ -788,10 +788,10 @@ def test_a_drain_is_audited_with_who_wanted_it() -> None:
     world.join(3)
     for shard in (3, 4):
         world.router.receive(b"gateway-a", Drain(1, shard, "root"), world.now)
-    drain = {"action": "drain", "user": "root"}
+    drain = {"user": "root"}
     assert world.audited == [
-        ("administered", {**drain, "shard": 3, "users": 0}),
-        ("administered", {**drain, "shard": 4, "users": None}),
+        ("draining", {**drain, "shard": 3, "users": 0}),
+        ("draining", {**drain, "shard": 4, "users": None}),
     ]
 
 

@@ -18,7 +18,15 @@ from hypothesis import strategies as st
 from solowire.access import ROLES, Identity
 from solowire.errors import InvalidToken
 from solowire.ring import Ring
-from solowire.tokens import KNOWN_TOKENS, MAX_TOKEN_BYTES, TICKET_SECONDS, Tokens, UsedTickets, bearer
+from solowire.tokens import (
+    KNOWN_TOKEN_BYTES,
+    KNOWN_TOKENS,
+    MAX_TOKEN_BYTES,
+    TICKET_SECONDS,
+    Tokens,
+    UsedTickets,
+    bearer,
+)
 
 SECRET = "a secret that is long enough for HS256, really"
 NOW = 1_800_000_000.0
@@ -296,6 +304,18 @@ def test_any_signed_claims_are_an_identity_or_refused(header: dict[str, Any], cl
     assert identity.expires > NOW
     assert Ring([0]).owner(identity.user) == 0
     assert TOKENS.redeem_ticket(TOKENS.issue_ticket(identity, 0, "t", NOW), 0, NOW).identity == identity
+
+
+def test_a_large_token_is_not_remembered() -> None:
+    """One beyond 2 KB proves the same, each time anew: a bounded number of tokens is a bounded memory."""
+    tokens = Tokens(SECRET, ROLES)
+    small, large = (
+        tokens.sign("ann", "viewer", now=NOW, ttl=60, scopes={"zones": ("x" * size,)}) for size in (1000, 2000)
+    )
+    assert len(small) < KNOWN_TOKEN_BYTES < len(large)
+    for token in (small, large, large):
+        assert tokens.identify(token, NOW).user == "ann"
+    assert list(tokens._known) == [small]
 
 
 def test_a_known_token_is_good_until_it_expires() -> None:

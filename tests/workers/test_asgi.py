@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from solowire.rates import Rate
 from solowire.tokens import TICKET_SECONDS
 from tests.workers.test_shard import TOKENS, WALL, Bench
 from workers.asgi import App
@@ -75,3 +76,26 @@ async def test_a_ticket_that_proves_nothing_is_refused_by_its_address() -> None:
     assert await site.handshake(site.ticket("ann", age=TICKET_SECONDS + 5)) == (401, "ticket_expired")
     about = {"event": "refused", "action": "connect", "address": PEER}
     assert site.lines == [{**about, "code": "invalid_token"}, {**about, "code": "ticket_expired"}]
+
+
+async def test_wrong_tokens_of_one_address_are_refused_after_some() -> None:
+    """Two are told that they are wrong, be they tokens or tickets; then it is 429, and right ones go on working."""
+    site = Site(wrong_tokens=Rate(0.01, 2))
+    assert await site.get("/stats", "wrong") == (401, "invalid_token")
+    assert await site.handshake("garbage") == (401, "invalid_token")
+    assert await site.get("/stats", "wrong") == (429, "too_many_wrong_tokens")
+    assert await site.handshake("garbage") == (429, "too_many_wrong_tokens")
+    assert await site.get("/stats/users/ann", "") == (401, "missing_token")
+    assert await site.get("/stats", site.bench.token("root", "admin")) == (200, "")
+    assert await site.handshake(site.ticket("ann", shard=1)) == (403, "wrong_shard")
+    assert [line["code"] for line in site.lines if line["event"] == "refused"][2:4] == ["too_many_wrong_tokens"] * 2
+
+
+async def test_what_a_gateway_asks_is_no_second_line() -> None:
+    """Who asks a shard is written down; of what a gateway asks for somebody, the gateway has said so already."""
+    site = Site()
+    token = site.bench.token("root", "admin")
+    assert await site.get("/stats", token, (b"x-solowire-asked-by", b"gateway")) == (200, "")
+    assert site.lines == []
+    assert await site.get("/stats", token) == (200, "")
+    assert [(line["event"], line["user"]) for line in site.lines] == [("administered", "root")]
