@@ -148,12 +148,13 @@ class Flow(Generic[F]):
         return digest
 
     def is_level(self, feed: F) -> None:
-        """The feed has sent everything that was collected."""
-        self._level.add(feed)
-        self._forget_what_all_have()
+        """The feed has sent everything that was collected; one that has gone has no say in it."""
+        if feed in self.feeds:
+            self._level.add(feed)
+            self._forget_what_all_have()
 
     def _forget_what_all_have(self) -> None:
-        if len(self._level) == len(self.feeds) and self.entries:
+        if self.entries and self._level == self.feeds:
             self.entries = []
             self._digests = {}
 

@@ -424,6 +424,8 @@ class Feeds(Generic[C]):
         if self._feeds.pop(feed.key, None) is None:
             return
         self._flows.drop(feed, self._telemetry(feed.key))
+        feed.flows = {}
+        feed.due = None  # who holds on to it, as a heap of feeds may, finds nothing to do
         for slot, sure in _slots(feed.key):
             index = self._index if sure else self._candidates
             index[slot].discard(feed)

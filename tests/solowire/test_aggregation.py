@@ -106,6 +106,22 @@ def test_feeds_are_told_once_and_what_all_have_sent_is_forgotten() -> None:
     assert flow.between(0, 9) is None
 
 
+def test_a_feed_that_has_gone_has_no_say() -> None:
+    """What the last of two feeds has still to send is there, whatever one says that has left the flow."""
+    flow: Flow[Listener] = Flow("dns_query_log", Rates(0))
+    one, two, gone = Listener(), Listener(), Listener()
+    for feed in (one, two, gone):
+        flow.add(feed)
+    assert flow.count(0.0)
+    flow.collect(query(1), 0.0)
+    flow.discard(gone)
+    flow.is_level(gone)
+    flow.is_level(one)
+    assert flow.between(0, 9) is not None
+    flow.is_level(two)
+    assert flow.between(0, 9) is None
+
+
 def test_a_flood_that_begins_again_forgets_nothing() -> None:
     """What one feed has still to send is there, also if the flood was over and back before it came to that."""
     flow: Flow[Listener] = Flow("dns_query_log", Rates(1))
@@ -270,7 +286,9 @@ def test_a_dropped_feed_leaves_no_flow_behind() -> None:
     feeds.add_telemetry(query(1), 0.1, 0.0)
     assert feeds.aggregating == {"dns_query_log": 5}
     for feed in made:
+        assert feed.due is not None
         feeds.drop(feed)
+        assert (feed.due, feed.flows) == (None, {})
     assert feeds.aggregating == {}
     assert feeds._flows._flows == feeds._flows._index == {}
 

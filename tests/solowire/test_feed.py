@@ -609,6 +609,20 @@ class ShardMachine(RuleBasedStateMachine):
     def flood(self, name: str, zones: list[str], user: str | None, events: int, size: int) -> None:
         self.deliver([(name, zones[n % len(zones)], user, Priority.high, size) for n in range(events)], 0)
 
+    @precondition(lambda self: len(self.live()) > 1)
+    @rule(which=st.integers(0, 9), name=st.sampled_from(["dns_query_log", "rpz_hit"]), goes=st.booleans())
+    def change_in_a_flood(self, which: int, name: str, goes: bool) -> None:
+        """One leaves its feed while events are being collected for it and for others, and the flood goes on."""
+        self.flood(name, ["example.com", "org"], None, 12, 0)
+        reader = self.pick(which)
+        if goes:
+            self.shard.gone(reader.connection)
+        elif reader.connection.state is State.live:
+            reader.changed = True
+            reader.wanted["custom.b"] = {}
+            self.ask(reader, c.Subscribe(["custom.b"], next(self.ids)))
+        self.flood(name, ["example.com", "org"], None, 12, 0)
+
     @precondition(lambda self: self.live())
     @rule(
         which=st.integers(0, 9),

@@ -303,6 +303,26 @@ def test_one_who_joins_in_a_flood_gets_a_summary_of_its_own() -> None:
     assert sum(e.type == "dns_query_log" for m in messages for e in m.events) + counted(messages, "dns_query_log") == 60
 
 
+def test_feeds_that_end_in_a_flood_take_nothing_from_the_others() -> None:
+    """While others come and go in the middle of an interval, who stays gets each event or its count."""
+    b = flooded()
+    stays = b.connect("bob", "admin", subscriptions=["dns_query_log", "custom.a"])
+    goes: Connection | None = None
+    for n in range(100):
+        if n % 10 == 0:
+            goes = b.connect(f"u{n}", "admin", subscriptions=["dns_query_log", f"custom.z{n}"])
+        queries(b, 20)
+        if n % 10 == 3 and goes is not None:
+            b.shard.gone(goes)
+        b.wait(0.05)
+    b.wait(3)
+    messages = frames(b, stays)
+    sent = [e for m in messages for e in m.events if e.source != "solowire"]
+    assert len(sent) + counted(messages, "dns_query_log") == 2000
+    there = set(b.shard.feeds)
+    assert {feed for due, _, feed in b.shard._due_feeds if feed.due == due} <= there
+
+
 def test_what_is_collected_is_bounded() -> None:
     """A flood of more than MAX_COLLECTED events is flushed before its interval ends."""
     b = flooded(recent=Log(max_events=200_000))
