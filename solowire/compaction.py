@@ -2,9 +2,9 @@
 
                         ordinary   in a flood   slow                  coming back
     critical events     in full    in full      in full, and first    in full
-    durable             in full    in full      in full               in full
-    state               in full    in full      the newest of a key   in full
-    telemetry           in full    summed up    summed up             in full
+    other durable ones  in full    in full      in full               in full
+    other states        in full    in full      the newest of a key   in full
+    other telemetry     in full    summed up    summed up             in full
 
 What it keeps true:
 
@@ -190,6 +190,13 @@ class Parts:
         self._states[entry.state] = (entry, fragment)
         return True
 
+    def overtake(self, key: Key) -> None:
+        """A value of this key goes to the frame's front: an older one must not come behind it."""
+        known = self._states.pop(key, None)
+        if known is not None:
+            self.room += len(known[1]) + 1
+            self.leave_out(key[0], 1)
+
     def sum_up(self, entry: Entry) -> bool:
         """Takes an event that only counts."""
         name = entry.event.type
@@ -251,8 +258,7 @@ class Parts:
         for name, entries in self._summed.items():
             seconds = entries[-1].event.taken - (self.since or entries[0].event.taken)
             self.put_digest(name, digest_of(name, entries, seconds if seconds > 0 else 1.0), matcher)
-        for entry, fragment in self._states.values():
-            self.pieces.append((entry.event.priority is not Priority.critical, entry.offset, fragment))
+        self.pieces += ((True, entry.offset, fragment) for entry, fragment in self._states.values())
         if self.sorts or self._states:
             # A frame whose order is not that of the offsets has to say so, and one that left out something does.
             self.pieces.sort(key=None if self.compacted else _offset_of_piece)
@@ -365,8 +371,8 @@ class Reading(Matcher):
         """Fills the frame from the log; up to where, and how many entries that took."""
         whole = lag.is_whole
         states = compacted and not whole
-        first = states or bool(parts.pieces)
-        parts.sorts = parts.sorts or first
+        follows = bool(parts.pieces)
+        parts.sorts = parts.sorts or states or follows
         reached = cursor
         for scanned, entry in enumerate(self._log.after(cursor)):
             if entry.offset > upto:
@@ -390,10 +396,16 @@ class Reading(Matcher):
                         continue
                 fragment = self.fragment(entry)
                 if fragment is not None:
-                    if states and event.delivery is Delivery.state:
+                    is_state = states and event.delivery is Delivery.state
+                    if is_state and not critical:
                         put = parts.put_state(entry, fragment)
                     else:
-                        put = parts.put(entry.offset, fragment, later=not (states and critical))
+                        # A state that was released is older: a critical one of its key doesn't go before it.
+                        put = parts.put(
+                            entry.offset, fragment, later=not (states and critical) or (is_state and follows)
+                        )
+                    if put and is_state and critical:
+                        parts.overtake(entry.state)
                     if not put:
                         return reached, scanned
             reached = entry.offset

@@ -86,6 +86,27 @@ def test_a_slow_reader_gets_compacted_frames(codec: Codec) -> None:
     assert len(b.events(quick)) == 1830
 
 
+def test_a_slow_reader_gets_all_critical_states() -> None:
+    """A critical value is never left out for a newer one, and no older one comes behind it."""
+    b = Bench()
+    slow = stuck(b)
+    for n in range(10):
+        metrics(b, "ns1", n, priority=Priority.critical if n in (2, 5) else Priority.normal)
+    metrics(b, "ns2", 1)
+    metrics(b, "ns2", 2, priority=Priority.critical)
+    for _ in range(40):
+        b.publish("custom.a", {"x": "x" * 2_000})
+    b.wait(0.1)
+    b.sockets.unstick(slow)
+    b.wait(0.5)
+    begin, *rest = b.heard(slow)
+    assert begin.code == "slow_consumer"
+    events = [e for m in rest for e in m.events if e.type == "system_metrics"]
+    assert [e.data["cpu_usage"] for e in events if e.data["host"] == "ns1"] == [2, 5, 9]
+    assert [e.data["cpu_usage"] for e in events if e.data["host"] == "ns2"] == [2]
+    assert counted(rest, "system_metrics") == 8
+
+
 def test_a_slow_reader_is_told_once_when_it_begins_and_once_when_it_is_over() -> None:
     """One that falls behind again and again before it has been current for a while is in the same episode."""
     b = Bench()
