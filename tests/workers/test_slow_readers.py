@@ -129,6 +129,20 @@ def test_a_slow_reader_is_told_once_when_it_begins_and_once_when_it_is_over() ->
     assert [m.compacted for m in frames(b, slow)] == [{}]
 
 
+def test_events_of_its_own_make_nobody_slow() -> None:
+    """One that takes everything at once is slow no longer, although each event for it alone puts it behind its feed."""
+    b = Bench()
+    slow = stuck(b)
+    for _ in range(20):
+        b.publish("custom.a", {"x": "x" * 9_000})
+        b.wait(0.02)
+    b.sockets.unstick(slow)
+    for _ in range(60):
+        b.publish("custom.a", user="alice")
+        b.wait(0.05)
+    assert [m.active for m in b.heard(slow) if isinstance(m, c.Notice)] == [True, False]
+
+
 def test_a_reader_that_one_frame_helps_is_not_slow() -> None:
     """Who was busy for a moment gets what it lacks as it is, and no notice."""
     b = Bench()
