@@ -1,26 +1,28 @@
 """Floods of telemetry: summed up instead of sent one by one, while they last.
 
     below the rate    every event goes to its feeds, as any other
-    above it          its *flow* collects the events, and each flush of a feed sends what has come since its last one as
-                      a summary (`dns_query_log` turns into one `dns_query_stats`), an even sample, and how many were
-                      left out
+    above it          its *flow* collects the events: of each interval an even sample is sent, the others are counted,
+                      and when it ends one summary of all of them goes out (`dns_query_log` turns into one
+                      `dns_query_stats`)
 
-A flow is what feeds with the same conditions on a telemetry type have in common: its events are counted, collected and
-summed up once, whatever number of feeds it has.
+A flow is what feeds with the same conditions on a telemetry type have in common: its events are counted, collected,
+sampled and summed up once, whatever number of feeds it has. What else goes out on a feed in the middle of an interval
+takes along the counts and what there is of the sample up to its cursor, and nothing more: however often that happens,
+an interval costs SAMPLE_EVENTS events and a summary.
 
-What it keeps true: each event of a flow is sent or counted for each of its feeds, exactly once. A flow collects at most
-MAX_COLLECTED events before its feeds are flushed, and a table of names has at most as many rows, so that counts are
-exact. Types without a summary (`rpz_hit`) are sampled and counted. It begins with the first event over the rate, and is
-over when the rate has not been reached for CALM_INTERVALS.
+What it keeps true: each event of a flow is sent or counted for each of its feeds, exactly once, and before their cursor
+is beyond it. Critical ones are never collected. A summary has at most MAX_COLLECTED events, and a table of names has at
+most as many rows, so that counts are exact; with more, another begins. Types without a summary (`rpz_hit`) are sampled
+and counted. A flood begins with the first event over the rate, and is over when the rate has not been reached for
+CALM_INTERVALS.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Hashable, Sequence
 from itertools import islice
-from operator import attrgetter
 from typing import Generic, Protocol, TypeVar
 
 import msgspec
@@ -30,9 +32,13 @@ from solowire.events import Event, Priority
 from solowire.log import Entry
 
 SAMPLE_EVENTS = 20
-"""How many events stand for those that are left out, of each type and frame, at most."""
+"""How many events stand for those that are left out, at most: of each flow and interval, and, for a slow reader, of
+each type and frame."""
 
 MAX_COLLECTED = 20_000
+KEPT_INTERVALS = 30
+"""Of so many the sample and the summaries are known, for those who are behind."""
+
 CALM_INTERVALS = 3
 
 SUMMARY_BYTES = 12 * 1024
@@ -43,7 +49,6 @@ KIND_ROWS = 20
 _MAX_NAME_BYTES = 400  # as JSON; a DNS name in presentation form can be longer, but that is one nobody looks for
 
 _QUERIES, _STATS = "dns_query_log", "dns_query_stats"
-_offset = attrgetter("offset")
 
 
 class Rates(msgspec.Struct, frozen=True):
@@ -68,28 +73,39 @@ F = TypeVar("F", bound=Waiting)
 
 
 class Digest(msgspec.Struct, frozen=True):
-    """What is sent for a run of events: some of them, and a summary, if their type has one. total: of the run."""
+    """What is sent for a run of events: some of them, and summaries, if their type has them. total: of the run."""
 
     total: int
     sample: Sequence[Entry]
-    summary: Entry | None
+    summaries: Sequence[Entry]
 
 
 class Flow(Generic[F]):
-    """The events of one telemetry type that meet the same conditions. active: they are being summed up."""
+    """The events of one telemetry type that meet the same conditions.
+
+    active: they are being summed up. began: behind which offset. summed: how many summaries there have been.
+    """
 
     def __init__(self, name: str, rates: Rates) -> None:
         self.name = name
         self.feeds: set[F] = set()
         self.active = False
-        self.entries: list[Entry] = []  # collected, and not yet sent by all feeds
+        self.began = 0
+        self.summed = 0
         self.ends = float("-inf")  # of the interval
         self._interval = rates.interval
         self._limit = rates.of(name) * rates.interval
         self._count = 0
         self._calm = 0
         self._level: set[F] = set()  # feeds that have sent all that was collected
-        self._digests: dict[tuple[int, int], Digest] = {}
+        self._offsets: list[int] = []  # of what was collected, and has not yet been sent by all feeds
+        self._unsummed: list[Entry] = []
+        self._since = 0.0  # when the first of these may have come
+        self._sample: deque[Entry] = deque(maxlen=KEPT_INTERVALS * SAMPLE_EVENTS)
+        self._sampled = 0  # in this interval
+        self._stride = 1
+        self._next_sampled = 0  # this one of the interval's is part of the sample
+        self._summaries: deque[Entry] = deque(maxlen=KEPT_INTERVALS)
 
     def add(self, feed: F) -> None:
         """A feed that has nothing to send of what was collected."""
@@ -101,15 +117,19 @@ class Flow(Generic[F]):
         self._level.discard(feed)
         self._forget_what_all_have()
 
-    def count(self, now: float) -> bool:
+    def count(self, entry: Entry, now: float) -> bool:
         """Notes that one more event has come; whether it is to be collected. Time in seconds, monotonic."""
         if now >= self.ends:
             self.roll(now)
         self._count += 1
         if self._count > self._limit and not self.active:
             self.active = True
+            self.began = entry.offset - 1
             self._calm = 0
-            if not self.entries:  # else it had just been over, and some have still to send what it collected
+            self._since = now
+            self._stride = max(1, -(-int(self._limit) // SAMPLE_EVENTS))
+            self._next_sampled = self._count
+            if not self._offsets:  # else it had just been over, and some have still to send what it collected
                 self._level = set(self.feeds)
         return self.active
 
@@ -117,18 +137,29 @@ class Flow(Generic[F]):
         """Begins another interval, if this one has ended."""
         if now < self.ends:
             return
+        self._sum_up(self.ends)
         if self.active:
             # Intervals in which nothing came at all are calm ones, too.
             calm = 0 if self._count > self._limit else self._calm + 1
             self._calm = calm + int((now - self.ends) / self._interval)
             self.active = self._calm < CALM_INTERVALS
-        self._count = 0
+        # So that the sample is even, if as many come as before.
+        self._stride = max(1, -(-self._count // SAMPLE_EVENTS))
+        self._next_sampled = 1
+        self._sampled = self._count = 0
+        self._since = now
         self.ends = now + self._interval
 
     def collect(self, entry: Entry, now: float) -> list[F]:
-        """Takes an event; returns the feeds that are due sooner than they were."""
-        self.entries.append(entry)
-        if len(self.entries) >= MAX_COLLECTED:
+        """Takes an event that was counted; returns the feeds that are due sooner than they were."""
+        self._offsets.append(entry.offset)
+        self._unsummed.append(entry)
+        if self._count >= self._next_sampled and self._sampled < SAMPLE_EVENTS:
+            self._next_sampled = self._count + self._stride
+            self._sampled += 1
+            self._sample.append(entry)
+        if len(self._unsummed) >= MAX_COLLECTED:
+            self._sum_up(now)
             self._level.clear()
             return [feed for feed in self.feeds if feed.waits_for(entry.offset, now)]
         if not self._level:
@@ -136,44 +167,75 @@ class Flow(Generic[F]):
         waiting, self._level = self._level, set()
         return [feed for feed in waiting if feed.waits_for(entry.offset, self.ends)]
 
-    def between(self, after: int, upto: int, window: float | None = None) -> Digest | None:
-        """What is to be sent of the events behind one offset and up to another; None if there are none."""
-        first = bisect_right(self.entries, after, key=_offset)
-        last = bisect_right(self.entries, upto, key=_offset)
-        if first == last:
+    def _sum_up(self, now: float) -> None:
+        if self._unsummed and self.name == _QUERIES:
+            self._summaries.append(query_stats(self._unsummed, now - self._since))
+            self.summed += 1
+        self._unsummed = []
+        self._since = now
+
+    def waits(self, summed: int) -> bool:
+        """Whether a feed that has sent so many of the summaries has something to send, now or when it ends."""
+        return self.active or bool(self._offsets) or summed < self.summed
+
+    def between(self, after: int, upto: int, summed: int) -> Digest | None:
+        """What is to be sent of what was collected behind one offset and up to another, and of the summaries behind
+        the first `summed`; None if there is nothing.
+        """
+        first = bisect_right(self._offsets, after)
+        total = bisect_right(self._offsets, upto) - first
+        if not total and summed == self.summed:
             return None
-        digest = self._digests.get((first, last))
-        if digest is None:
-            digest = self._digests[first, last] = digest_of(self.name, self.entries[first:last], window)
-        return digest
+        new = min(self.summed - summed, len(self._summaries))
+        summaries = list(islice(self._summaries, len(self._summaries) - new, None))
+        return Digest(total, self.sample_between(after, upto) if total else (), summaries)
+
+    def sample_between(self, after: int, upto: int) -> Sequence[Entry]:
+        """What it sends of what lies behind one offset and up to another, as far as it knows."""
+        return _between(self._sample, after, upto)
+
+    def summaries_between(self, after: int, upto: int) -> Sequence[Entry]:
+        """The summaries whose last event lies there, as `sample_between`."""
+        return _between(self._summaries, after, upto)
 
     def is_level(self, feed: F) -> None:
-        """The feed has sent everything that was collected."""
-        self._level.add(feed)
-        self._forget_what_all_have()
+        """The feed has sent everything that was collected; one that has gone has no say in it."""
+        if feed in self.feeds:
+            self._level.add(feed)
+            self._forget_what_all_have()
 
     def _forget_what_all_have(self) -> None:
-        if len(self._level) == len(self.feeds) and self.entries:
-            self.entries = []
-            self._digests = {}
+        if self._offsets and self._level == self.feeds:
+            self._offsets = []
 
 
-def digest_of(name: str, entries: Sequence[Entry], window: float | None = None) -> Digest:
-    """entries: of one type, in the order of offsets, at least one. window: seconds in which they came, if known."""
+def _between(entries: Sequence[Entry], after: int, upto: int) -> Sequence[Entry]:
+    found = []
+    for entry in reversed(entries):  # nearly always the newest are wanted
+        if entry.offset <= after:
+            break
+        if entry.offset <= upto:
+            found.append(entry)
+    found.reverse()
+    return found
+
+
+def digest_of(name: str, entries: Sequence[Entry], seconds: float) -> Digest:
+    """Of a slow reader's events of one type, in the order of offsets, at least one, that came within `seconds`."""
     if len(entries) <= SAMPLE_EVENTS:
-        return Digest(len(entries), entries, None)
+        return Digest(len(entries), entries, ())
     stride = -(-len(entries) // SAMPLE_EVENTS)
-    summary = query_stats(entries, window) if name == _QUERIES else None
-    return Digest(len(entries), entries[stride - 1 :: stride], summary)
+    summaries = [query_stats(entries, seconds)] if name == _QUERIES else []
+    return Digest(len(entries), entries[stride - 1 :: stride], summaries)
 
 
-def query_stats(entries: Sequence[Entry], window: float | None = None) -> Entry:
-    """A `dns_query_stats` of these queries, at the offset of the last; its data is the same for all who may see it."""
+def query_stats(entries: Sequence[Entry], seconds: float) -> Entry:
+    """A `dns_query_stats` of these queries, which came within `seconds`, at the offset of the last; its data is the
+    same for all who may see it.
+    """
     attributes = [entry.event.attributes for entry in entries]
     last = entries[-1]
-    if window is None:
-        window = last.event.taken - entries[0].event.taken
-    seconds = round(max(window, 0.001), 3) if window > 0 else 1.0
+    seconds = max(round(seconds, 3), 0.001)
     data = {
         "queries_per_second": round(len(entries) / seconds, 1),
         "window_s": seconds,

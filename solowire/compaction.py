@@ -2,9 +2,9 @@
 
                         ordinary   in a flood   slow                  coming back
     critical events     in full    in full      in full, and first    in full
-    durable             in full    in full      in full               in full
-    state               in full    in full      the newest of a key   in full
-    telemetry           in full    summed up    summed up             in full
+    other durable ones  in full    in full      in full               in full
+    other states        in full    in full      the newest of a key   in full
+    other telemetry     in full    summed up    summed up             in full
 
 What it keeps true:
 
@@ -23,7 +23,7 @@ A flood (`aggregation`) and a slow reader are compacted by the same code.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -102,6 +102,13 @@ class Lag(msgspec.Struct, gc=False):
         return (self.cursor, self.seen, id(self.told), whole, self.forgotten)
 
 
+class Sampled(msgspec.Struct, frozen=True, gc=False):
+    """What a flow sends of the events that it has collected: those at these offsets, of all behind `began`."""
+
+    began: int
+    offsets: set[int]
+
+
 class Matcher:
     """What one feed wants and may see."""
 
@@ -143,12 +150,13 @@ class Matcher:
 class Parts:
     """A frame that is being filled."""
 
-    __slots__ = ("_states", "_summed", "compacted", "full", "pieces", "room", "sorts")
+    __slots__ = ("_states", "_summed", "compacted", "full", "pieces", "room", "since", "sorts")
 
     def __init__(self, room: int) -> None:
         self.room = room
         self.full = False
         self.sorts = False
+        self.since = 0.0  # when the event before the first of these was taken
         self.pieces: list[tuple[bool, int, bytes]] = []  # not critical, offset, fragment
         self.compacted: Counts = {}
         self._states: dict[Key, tuple[Entry, bytes]] = {}
@@ -182,6 +190,13 @@ class Parts:
         self._states[entry.state] = (entry, fragment)
         return True
 
+    def overtake(self, key: Key) -> None:
+        """A value of this key goes to the frame's front: an older one must not come behind it."""
+        known = self._states.pop(key, None)
+        if known is not None:
+            self.room += len(known[1]) + 1
+            self.leave_out(key[0], 1)
+
     def sum_up(self, entry: Entry) -> bool:
         """Takes an event that only counts."""
         name = entry.event.type
@@ -203,12 +218,8 @@ class Parts:
 
     def put_digest(self, name: str, digest: Digest, matcher: Matcher) -> None:
         """Puts a digest where room was kept for it: its summary, what fits of its sample, and the count of the rest."""
-        self.sorts = True
         self.room += SUMMARY_BYTES
-        summary = matcher.summary_fragment(name, digest.summary) if digest.summary is not None else None
-        if summary is not None and len(summary) < self.room and digest.summary is not None:
-            self.room -= len(summary) + 1
-            self.pieces.append((True, digest.summary.offset, summary))
+        self.put_summaries(name, digest.summaries, matcher)
         room = min(self.room, SAMPLE_BYTES)
         sent = 0
         for entry in digest.sample:
@@ -220,6 +231,16 @@ class Parts:
                 self.pieces.append((entry.event.priority is not Priority.critical, entry.offset, fragment))
         if sent < digest.total:
             self.leave_out(name, digest.total - sent)
+
+    def put_summaries(self, name: str, summaries: Iterable[Entry], matcher: Matcher) -> None:
+        """Puts in what fits of these. They stand for events that the connection has been told of before."""
+        self.sorts = True
+        for summary in summaries:
+            fragment = matcher.summary_fragment(name, summary)
+            if fragment is not None and len(fragment) < self.room:
+                self.room -= len(fragment) + 1
+                self.pieces.append((True, summary.offset, fragment))
+                self.leave_out(name, 0)
 
     def leave_out(self, name: str, events: int) -> None:
         self.compacted[name] = self.compacted.get(name, 0) + events
@@ -235,9 +256,9 @@ class Parts:
     def fragments(self, matcher: Matcher) -> list[bytes]:
         """All that is to be in the frame."""
         for name, entries in self._summed.items():
-            self.put_digest(name, digest_of(name, entries), matcher)
-        for entry, fragment in self._states.values():
-            self.pieces.append((entry.event.priority is not Priority.critical, entry.offset, fragment))
+            seconds = entries[-1].event.taken - (self.since or entries[0].event.taken)
+            self.put_digest(name, digest_of(name, entries, seconds if seconds > 0 else 1.0), matcher)
+        self.pieces += ((True, entry.offset, fragment) for entry, fragment in self._states.values())
         if self.sorts or self._states:
             # A frame whose order is not that of the offsets has to say so, and one that left out something does.
             self.pieces.sort(key=None if self.compacted else _offset_of_piece)
@@ -274,14 +295,13 @@ class Reading(Matcher):
         user: whose personal events belong in it; None builds the frame that all share who have none. compacted: it is
         slow.
         """
-        summed = set()
-        for name, flow in self.flows.items():
-            if compacted or flow.active:
-                summed.add(name)
+        summed = self._summed(lag, compacted=compacted)
         released = lag.seen < self.seen and lag.seen < self.released
         owed = lag.told is not self.told and lag.told != self.told
         plain = not (summed or compacted or released or owed)
         parts = Parts(MAX_EVENTS_BYTES if plain else COMPACTED_BYTES)
+        if compacted and summed:
+            parts.since = self._log.taken_before(lag.cursor)
         # What lies further on is read where it stands.
         edge = max(lag.cursor, lag.forgotten)
         seen = self.put_released(parts, lag.seen, edge, user, self.seen) if released else max(lag.seen, self.seen)
@@ -291,14 +311,44 @@ class Reading(Matcher):
         if cursor < lag.forgotten:
             cursor, told = self._put_latest(parts, lag, user)
             scanned = len(self._log.latest())
+        summaries = self._summaries(parts, lag, summed)
         if not parts.full and cursor < self.position:
             upto = min(self.position, lag.whole_upto) if lag.is_whole else self.position
-            cursor, entries = self._scan(parts, cursor, upto, user, set() if lag.is_whole else summed, compacted, lag)
+            cursor, entries = self._scan(parts, cursor, upto, user, summed, compacted, lag)
             scanned += entries
+        for name, found in summaries:
+            parts.room += SUMMARY_BYTES
+            parts.put_summaries(name, (s for s in found if s.offset <= cursor), self)
         if owed and cursor >= lag.forgotten:
             parts.tell(self.told, told)
             told = self.told
         return self._frame(parts, cursor, seen, told, scanned)
+
+    def _summed(self, lag: Lag, *, compacted: bool) -> Mapping[str, Sampled | None]:
+        """The types that are summed up in the connection's frame, and what its flow does; None for a slow one's, which
+        has a summary of its own.
+        """
+        if not self.flows or lag.is_whole:
+            return {}
+        if compacted:
+            return dict.fromkeys(self.flows)
+        return {
+            name: Sampled(flow.began, {entry.offset for entry in flow.sample_between(lag.cursor, self.position)})
+            for name, flow in self.flows.items()
+            if flow.active
+        }
+
+    def _summaries(
+        self, parts: Parts, lag: Lag, summed: Mapping[str, Sampled | None]
+    ) -> list[tuple[str, Sequence[Entry]]]:
+        """The summaries that belong in the connection's frame, each with room kept for it."""
+        found = []
+        for name, sampled in summed.items():
+            if sampled is not None:
+                summaries = self.flows[name].summaries_between(lag.cursor, self.position)
+                if summaries and parts.reserve():
+                    found.append((name, summaries))
+        return found
 
     def _frame(self, parts: Parts, cursor: int, seen: int, told: Counts, scanned: int) -> Frame:
         fragments = parts.fragments(self)
@@ -309,13 +359,20 @@ class Reading(Matcher):
         return Frame(cursor, payload, len(fragments), seen, told, left, parts.full, scanned)
 
     def _scan(
-        self, parts: Parts, cursor: int, upto: int, user: str | None, summed: set[str], compacted: bool, lag: Lag
+        self,
+        parts: Parts,
+        cursor: int,
+        upto: int,
+        user: str | None,
+        summed: Mapping[str, Sampled | None],
+        compacted: bool,
+        lag: Lag,
     ) -> tuple[int, int]:
         """Fills the frame from the log; up to where, and how many entries that took."""
         whole = lag.is_whole
         states = compacted and not whole
-        first = states or bool(parts.pieces)
-        parts.sorts = parts.sorts or first
+        follows = bool(parts.pieces)
+        parts.sorts = parts.sorts or states or follows
         reached = cursor
         for scanned, entry in enumerate(self._log.after(cursor)):
             if entry.offset > upto:
@@ -325,19 +382,32 @@ class Reading(Matcher):
             event = entry.event
             owner = event.user
             if (owner is None or owner == user) and (whole or not entry.held) and self.accepts(entry):
-                if summed and owner is None and event.type in summed:
-                    if not parts.sum_up(entry):
-                        return reached, scanned
-                else:
-                    fragment = self.fragment(entry)
-                    if fragment is not None:
-                        if states and event.delivery is Delivery.state:
-                            put = parts.put_state(entry, fragment)
-                        else:
-                            later = not states or event.priority is not Priority.critical
-                            put = parts.put(entry.offset, fragment, later=later)
-                        if not put:
+                critical = event.priority is Priority.critical
+                if summed and owner is None and event.type in summed and not critical:
+                    sampled = summed[event.type]
+                    if sampled is None:
+                        if not parts.sum_up(entry):
                             return reached, scanned
+                        reached = entry.offset
+                        continue
+                    if entry.offset > sampled.began and entry.offset not in sampled.offsets:
+                        parts.leave_out(event.type, 1)
+                        reached = entry.offset
+                        continue
+                fragment = self.fragment(entry)
+                if fragment is not None:
+                    is_state = states and event.delivery is Delivery.state
+                    if is_state and not critical:
+                        put = parts.put_state(entry, fragment)
+                    else:
+                        # A state that was released is older: a critical one of its key doesn't go before it.
+                        put = parts.put(
+                            entry.offset, fragment, later=not (states and critical) or (is_state and follows)
+                        )
+                    if put and is_state and critical:
+                        parts.overtake(entry.state)
+                    if not put:
+                        return reached, scanned
             reached = entry.offset
         return upto, self._log.count_after(cursor)
 

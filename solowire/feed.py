@@ -93,6 +93,7 @@ class Feed(Reading, Generic[C]):
         "due",
         "flushed_at",
         "largest",
+        "summed",
         "urgent",
     )
 
@@ -106,6 +107,7 @@ class Feed(Reading, Generic[C]):
         self.flushed_at = float("-inf")
         self.largest = 0  # bytes of the largest frame that all its current connections got; kept by who sends
         self._collects_until = float("inf")  # what its flows have collected since `position` waits for that
+        self.summed: dict[str, int] = {}  # of each of its flows: how many summaries it has sent or had no use for
         self.urgent = False  # the next flush doesn't wait for the end of an interval
         self._pending: list[tuple[int, bytes]] = []  # offset, fragment
         self._pending_bytes = 0
@@ -279,7 +281,8 @@ class Feed(Reading, Generic[C]):
         """
         self.due = None
         if self.flows and self._roll(now):
-            if self._waits and not self._pending and not self.urgent and now < self._collects_until:
+            waits = self._waits and not self._pending and not self.urgent and now < self._collects_until
+            if waits and not self._owes_summary():
                 self.wake(self._collects_until)  # it is due for one that is behind: the others' interval goes on
                 return Frame(self.position, None)
             return self._flush_compacted(now)
@@ -311,12 +314,15 @@ class Feed(Reading, Generic[C]):
         """Begins the next interval of its flows where it is time; whether one of them has something."""
         collected = False
         for flow in self.flows.values():
-            if flow.active or flow.entries:
+            if flow.waits(self.summed[flow.name]):
                 collected = True
                 flow.roll(now)
                 if flow.active:
                     self.wake(flow.ends)
         return collected
+
+    def _owes_summary(self) -> bool:
+        return any(self.summed[flow.name] < flow.summed for flow in self.flows.values())
 
     def waits_below(self, floor: int) -> bool:
         """Whether something that its current connections have not got is about to leave the log."""
@@ -330,7 +336,7 @@ class Feed(Reading, Generic[C]):
         if self.seen < self.released:
             self.seen = self.put_released(parts, self.seen, self._log.position, None, self._pacing.last)
             parts.sorts = True
-        flows = [flow for flow in self.flows.values() if flow.entries and parts.reserve()]
+        flows = [flow for flow in self.flows.values() if flow.waits(self.summed[flow.name]) and parts.reserve()]
         taken = 0
         for offset, fragment in self._pending:
             if parts.full or not parts.put(offset, fragment):
@@ -345,9 +351,10 @@ class Feed(Reading, Generic[C]):
         elif head:
             self.position = head[-1][0]
         for flow in flows:
-            digest = flow.between(before.cursor, self.position)
+            digest = flow.between(before.cursor, self.position, self.summed[flow.name])
             if digest is not None:
                 parts.put_digest(flow.name, digest, self)
+                self.summed[flow.name] = flow.summed
             else:
                 parts.room += SUMMARY_BYTES
         if parts.full:
@@ -358,7 +365,7 @@ class Feed(Reading, Generic[C]):
         if parts.pieces:
             parts.tell(self.left, self.told)
             self.told = self.left
-        if parts.pieces or self.behind:
+        if parts.pieces or parts.compacted or self.behind:
             self.flushed_at = now
         return self._frame(parts, self.position, self.seen, self.told, 0)
 
@@ -419,6 +426,7 @@ class Feeds(Generic[C]):
         if feed is None:
             feed = self._feeds[key] = Feed(key, self._log, self._pacing)
             feed.flows = self._flows.of(feed, self._telemetry(key))
+            feed.summed = {name: flow.summed for name, flow in feed.flows.items()}
             for slot, sure in _slots(key):
                 (self._index if sure else self._candidates).setdefault(slot, set()).add(feed)
         return feed
@@ -428,6 +436,8 @@ class Feeds(Generic[C]):
         if self._feeds.pop(feed.key, None) is None:
             return
         self._flows.drop(feed, self._telemetry(feed.key))
+        feed.flows = {}
+        feed.due = None  # who holds on to it, as a heap of feeds may, finds nothing to do
         for slot, sure in _slots(feed.key):
             index = self._index if sure else self._candidates
             index[slot].discard(feed)
@@ -471,8 +481,9 @@ class Feeds(Generic[C]):
         """Takes a telemetry event that is for all; the feeds that are due sooner by it, and whether it is summed up."""
         sooner: list[Feed[C]] = []
         summed = False
+        critical = entry.event.priority is Priority.critical
         for flow in self._flows.matching(entry):
-            if flow.count(now):
+            if flow.count(entry, now) and not critical:
                 summed = True
                 sooner += flow.collect(entry, now)
             else:

@@ -259,6 +259,11 @@ class Log:
         at = bisect_right(self._offsets, cursor)
         return self._entries[at] if at < len(self._entries) else None
 
+    def taken_before(self, cursor: int) -> float:
+        """When the last entry up to `cursor` was taken (unix); 0 if that is not known any more."""
+        at = bisect_right(self._offsets, cursor)
+        return self._entries[at - 1].event.taken if at else 0.0
+
     def newest(self, count: int) -> list[Entry]:
         """The last `count` entries, oldest first."""
         return self._entries[-count:]

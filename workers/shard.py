@@ -976,9 +976,9 @@ class Shard:
             level = feed.caught_up(connection, frame, apart=apart)
             # One that stands further on than the feed waits for its flush.
             more = more or (not level and (frame.full or frame.cursor < feed.position))
-        if more:
+        if more and feed.behind:
             feed.wake(now + NEXT_FRAME_SECONDS)
-        elif starved:
+        elif starved and feed.behind:
             feed.wake(now + TURN_SECONDS)
 
     def _frame(

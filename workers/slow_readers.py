@@ -1,9 +1,9 @@
 """Connections that can't follow: who they are, when that is over, and how much of a turn they may take.
 
 What it keeps true: a connection is slow from when it is found to lie more than a frame behind because its socket was
-busy, until it has been current, and its socket free, for OVER_SECONDS; so it is told once when it begins and once when
-it ends. All of them together have the log looked through at READS_PER_SECOND at most, and who did not get its turn is
-served before those who did.
+busy, until it has had all that it lacked then, and its socket has been free, for OVER_SECONDS; so it is told once when
+it begins and once when it ends. All of them together have the log looked through at READS_PER_SECOND at most, and who
+did not get its turn is served before those who did.
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ class SlowReaders:
         over = []
         for connection, since in self._level_since.items():
             feed = connection.feed
-            if feed is None or connection not in feed.current or busy(connection):
+            lag = feed.behind.get(connection) if feed is not None else None
+            # One may also be behind on purpose, for an event of its own: that is no sign of slowness.
+            if feed is None or (lag is not None and lag.busy) or busy(connection):
                 self._level_since[connection] = None
             elif since is None:
                 self._level_since[connection] = now

@@ -64,20 +64,20 @@ class Listener:
 def test_it_begins_above_the_rate_and_ends_when_that_was_quiet_for_a_while() -> None:
     """Up to the rate each event goes its own way; above it they are collected, until some intervals were calm."""
     flow: Flow[Listener] = Flow("dns_query_log", Rates(10))
-    assert [flow.count(0.01 * n) for n in range(15)] == [False] * 10 + [True] * 5
+    assert [flow.count(query(1), 0.01 * n) for n in range(15)] == [False] * 10 + [True] * 5
     for second in range(1, CALM_INTERVALS):
-        assert flow.count(second + 0.5)
-    assert all(flow.count(CALM_INTERVALS + 0.5 + 0.001 * n) for n in range(20)), "the rate was reached again"
+        assert flow.count(query(1), second + 0.5)
+    assert all(flow.count(query(1), CALM_INTERVALS + 0.5 + 0.001 * n) for n in range(20)), "the rate was reached again"
     for second in range(CALM_INTERVALS + 1, 2 * CALM_INTERVALS + 1):
-        assert flow.count(second + 0.6)
-    assert not flow.count(2 * CALM_INTERVALS + 2)
+        assert flow.count(query(1), second + 0.6)
+    assert not flow.count(query(1), 2 * CALM_INTERVALS + 2)
 
 
 def test_a_long_pause_ends_it() -> None:
     """After a pause there is no need to wait for the intervals one by one."""
     flow: Flow[Listener] = Flow("dns_query_log", Rates(10))
-    assert [flow.count(0) for _ in range(12)][-1]
-    assert not flow.count(CALM_INTERVALS + 2)
+    assert [flow.count(query(1), 0) for _ in range(12)][-1]
+    assert not flow.count(query(1), CALM_INTERVALS + 2)
 
 
 def test_each_type_has_its_rate() -> None:
@@ -93,17 +93,33 @@ def test_feeds_are_told_once_and_what_all_have_sent_is_forgotten() -> None:
     flow.add(one)
     flow.add(two)
     for offset in (1, 2, 3):
-        assert flow.count(0.0)
+        assert flow.count(query(1), 0.0)
         flow.collect(query(offset), 0.0)
     assert one.told == two.told == [(1, 1.0)]
     flow.is_level(one)
     flow.collect(query(4), 0.0)
     assert (one.told, two.told) == ([(1, 1.0), (4, 1.0)], [(1, 1.0)])
-    assert flow.between(2, 9) == flow.between(2, 4)
+    assert flow.between(2, 9, 0) == flow.between(2, 4, 0)
     flow.is_level(one)
     flow.is_level(two)
-    assert flow.entries == []
-    assert flow.between(0, 9) is None
+    assert flow._offsets == []
+    assert flow.between(0, 9, 0) is None
+
+
+def test_a_feed_that_has_gone_has_no_say() -> None:
+    """What the last of two feeds has still to send is there, whatever one says that has left the flow."""
+    flow: Flow[Listener] = Flow("dns_query_log", Rates(0))
+    one, two, gone = Listener(), Listener(), Listener()
+    for feed in (one, two, gone):
+        flow.add(feed)
+    assert flow.count(query(1), 0.0)
+    flow.collect(query(1), 0.0)
+    flow.discard(gone)
+    flow.is_level(gone)
+    flow.is_level(one)
+    assert flow.between(0, 9, 0) is not None
+    flow.is_level(two)
+    assert flow.between(0, 9, 0) is None
 
 
 def test_a_flood_that_begins_again_forgets_nothing() -> None:
@@ -112,14 +128,14 @@ def test_a_flood_that_begins_again_forgets_nothing() -> None:
     one, two = Listener(), Listener()
     flow.add(one)
     flow.add(two)
-    assert [flow.count(0.0), flow.count(0.0)] == [False, True]
+    assert [flow.count(query(1), 0.0), flow.count(query(1), 0.0)] == [False, True]
     flow.collect(query(1), 0.0)
     flow.is_level(one)
-    assert [flow.count(50.0), flow.count(50.0)] == [False, True]
+    assert [flow.count(query(1), 50.0), flow.count(query(1), 50.0)] == [False, True]
     flow.is_level(one)
-    assert [e.offset for e in flow.entries] == [1]
+    assert flow._offsets == [1]
     flow.is_level(two)
-    assert flow.entries == []
+    assert flow._offsets == []
 
 
 def test_what_is_collected_is_bounded() -> None:
@@ -127,21 +143,37 @@ def test_what_is_collected_is_bounded() -> None:
     flow: Flow[Listener] = Flow("dns_query_log", Rates(0))
     one = Listener()
     flow.add(one)
-    flow.count(0.0)
+    flow.count(query(1), 0.0)
     for offset in range(MAX_COLLECTED):
         flow.collect(query(1 + offset), 0.5)
     assert one.told == [(1, 1.0), (MAX_COLLECTED, 0.5)]
 
 
-def test_equal_ranges_are_summed_up_once() -> None:
-    """A hundred feeds at the same place share one digest."""
+def test_an_interval_is_sampled_evenly_and_summed_up_once() -> None:
+    """However often something goes out in it: all that is sent lies where it was, and the summary counts everything."""
     flow: Flow[Listener] = Flow("dns_query_log", Rates(0))
     flow.add(Listener())
-    flow.count(0.0)
-    for offset in range(1, 101):
-        flow.collect(query(offset), 0.0)
-    assert flow.between(0, 100) is flow.between(0, 200)
-    assert flow.between(0, 100) is not flow.between(1, 100)
+    sample: list[int] = []
+    total = summed = 0
+    for offset in range(1, 2_001):
+        now = offset / 1_000 - 0.0005
+        assert flow.count(query(offset), now)
+        flow.collect(query(offset), now)
+        if offset % 10 == 0:
+            digest = flow.between(offset - 10, offset, summed)
+            assert digest is not None
+            total += digest.total
+            summed += len(digest.summaries)
+            sample += [e.offset for e in digest.sample]
+    assert (total, summed) == (2_000, 1)
+    assert len([o for o in sample if o <= 1_000]) == SAMPLE_EVENTS
+    assert [o for o in sample if o > 1_001] == list(range(1_051, 2_001, 50))
+    flow.roll(2.1)
+    end = flow.between(2_000, 2_000, summed)
+    assert end is not None
+    [last] = end.summaries
+    data = msgspec.json.decode(last.event.data)
+    assert (data["total_queries"], data["window_s"], data["queries_per_second"]) == (1_000, 1.0, 1_000.0)
 
 
 @given(
@@ -168,9 +200,9 @@ def test_counts_are_exact(made: list[tuple[str, str, str | None, bool]]) -> None
     gaps = {b.offset - a.offset for a, b in zip(digest.sample, digest.sample[1:], strict=False)}
     assert len(gaps) <= 1
     assert 1 <= len(digest.sample) <= SAMPLE_EVENTS
-    assert digest.summary is not None
-    assert digest.summary.offset == entries[-1].offset
-    data = msgspec.json.decode(digest.summary.event.data)
+    [summary] = digest.summaries
+    assert summary.offset == entries[-1].offset
+    data = msgspec.json.decode(summary.event.data)
     msgspec.convert(data, payloads.DnsQueryStats)
     assert data["total_queries"] == len(entries)
     assert data["queries_per_second"] == round(len(entries) / 2, 1)
@@ -186,25 +218,16 @@ def test_tables_are_short_whatever_is_asked_for() -> None:
         query(n, f"{n:04}" + "é" * 150, client_ip=f"2001:db8::{n:x}", query_type=f"T{n}" + "ü" * 100, rcode=f"R{n}")
         for n in range(3_000)
     ]
-    summary = query_stats(entries)
+    summary = query_stats(entries, 1.0)
     assert len(msgspec.json.decode(summary.event.data)["top_names"]) == TOP_ROWS
     for codec in Codec:
         assert len(summary.fragment(codec, frozenset()) or b"") < SUMMARY_BYTES + 4_096
 
 
-def test_the_window_is_when_the_gateway_took_them() -> None:
-    """Without an interval, the rate is that between the first and the last event of a range."""
-    entries = [query(n) for n in range(101)]
-    for n, entry in enumerate(entries):
-        entry.event = msgspec.structs.replace(entry.event, taken=1000.0 + n / 50)
-    data = msgspec.json.decode(query_stats(entries).event.data)
-    assert (data["window_s"], data["queries_per_second"]) == (2.0, 50.5)
-
-
 def test_few_events_are_no_flood() -> None:
     """What would be a sample of itself is sent as it is, without a summary."""
-    digest = digest_of("dns_query_log", [query(n) for n in range(SAMPLE_EVENTS)])
-    assert (len(digest.sample), digest.summary) == (SAMPLE_EVENTS, None)
+    digest = digest_of("dns_query_log", [query(n) for n in range(SAMPLE_EVENTS)], 1.0)
+    assert (len(digest.sample), digest.summaries) == (SAMPLE_EVENTS, ())
 
 
 @pytest.mark.parametrize("name", [t.name for t in CATALOG.types if t.delivery is Delivery.telemetry])
@@ -270,7 +293,9 @@ def test_a_dropped_feed_leaves_no_flow_behind() -> None:
     feeds.add_telemetry(query(1), 0.1, 0.0)
     assert feeds.aggregating == {"dns_query_log": 5}
     for feed in made:
+        assert feed.due is not None
         feeds.drop(feed)
+        assert (feed.due, feed.flows) == (None, {})
     assert feeds.aggregating == {}
     assert feeds._flows._flows == feeds._flows._index == {}
 

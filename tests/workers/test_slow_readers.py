@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -85,6 +86,27 @@ def test_a_slow_reader_gets_compacted_frames(codec: Codec) -> None:
     assert len(b.events(quick)) == 1830
 
 
+def test_a_slow_reader_gets_all_critical_states() -> None:
+    """A critical value is never left out for a newer one, and no older one comes behind it."""
+    b = Bench()
+    slow = stuck(b)
+    for n in range(10):
+        metrics(b, "ns1", n, priority=Priority.critical if n in (2, 5) else Priority.normal)
+    metrics(b, "ns2", 1)
+    metrics(b, "ns2", 2, priority=Priority.critical)
+    for _ in range(40):
+        b.publish("custom.a", {"x": "x" * 2_000})
+    b.wait(0.1)
+    b.sockets.unstick(slow)
+    b.wait(0.5)
+    begin, *rest = b.heard(slow)
+    assert begin.code == "slow_consumer"
+    events = [e for m in rest for e in m.events if e.type == "system_metrics"]
+    assert [e.data["cpu_usage"] for e in events if e.data["host"] == "ns1"] == [2, 5, 9]
+    assert [e.data["cpu_usage"] for e in events if e.data["host"] == "ns2"] == [2]
+    assert counted(rest, "system_metrics") == 8
+
+
 def test_a_slow_reader_is_told_once_when_it_begins_and_once_when_it_is_over() -> None:
     """One that falls behind again and again before it has been current for a while is in the same episode."""
     b = Bench()
@@ -105,6 +127,20 @@ def test_a_slow_reader_is_told_once_when_it_begins_and_once_when_it_is_over() ->
     assert notices == [("slow_consumer", True), ("slow_consumer", False)]
     b.publish("dns_query_log", QUERY)
     assert [m.compacted for m in frames(b, slow)] == [{}]
+
+
+def test_events_of_its_own_make_nobody_slow() -> None:
+    """One that takes everything at once is slow no longer, although each event for it alone puts it behind its feed."""
+    b = Bench()
+    slow = stuck(b)
+    for _ in range(20):
+        b.publish("custom.a", {"x": "x" * 9_000})
+        b.wait(0.02)
+    b.sockets.unstick(slow)
+    for _ in range(60):
+        b.publish("custom.a", user="alice")
+        b.wait(0.05)
+    assert [m.active for m in b.heard(slow) if isinstance(m, c.Notice)] == [True, False]
 
 
 def test_a_reader_that_one_frame_helps_is_not_slow() -> None:
@@ -206,20 +242,30 @@ def flooded(**limits: Any) -> Bench:
     return Bench(telemetry=Rates(50, {"rpz_hit": 10}), **limits)
 
 
-def test_a_flood_is_summed_up_and_is_over() -> None:
-    """Above the rate one summary per interval takes the place of the events, with a sample; later each comes again."""
+@pytest.mark.parametrize("others", ["none", "for all", "for one"])
+def test_a_flood_is_summed_up_and_is_over(others: str) -> None:
+    """Above the rate a sample and one summary per interval take the place of the events, whatever else the feed sends;
+    later each comes again.
+    """
     b = flooded()
-    reader = b.connect("alice", "admin", subscriptions=["dns_query_log"])
-    for _ in range(50):
+    reader = b.connect("alice", "admin", subscriptions=["dns_query_log", "custom.a"])
+    messages: list[c.Events] = []
+    for _ in range(500):
         queries(b, 20)
-        b.wait(0.1)
+        if others != "none":
+            b.publish("custom.a", priority=Priority.critical, user="alice" if others == "for one" else None)
+        b.wait(0.01)
+        messages += frames(b, reader)
     assert b.shard.feeds.aggregating == {"dns_query_log": 1}
-    messages = frames(b, reader)
+    assert all(m.cursor <= n.cursor for m, n in pairwise(messages))
     summaries = [e for m in messages for e in m.events if e.source == "solowire"]
     assert 4 <= len(summaries) <= 6
     assert all(e.type == "dns_query_stats" and e.key == "aggregate" for e in summaries)
-    assert summaries[2].data["total_queries"] == 200
-    assert 1 <= max(len(m.events) for m in messages if m.compacted) <= SAMPLE_EVENTS + 1
+    assert 1980 <= summaries[2].data["total_queries"] <= 2020
+    assert summaries[2].data["window_s"] == 1.0
+    sent = [e for m in messages for e in m.events if e.type == "dns_query_log"]
+    assert 50 + 4 * SAMPLE_EVENTS <= len(sent) <= 60 + 6 * SAMPLE_EVENTS
+    assert len(messages) <= 10 if others == "none" else len(messages) >= 500
     queries(b, 1)
     b.wait(CALM_INTERVALS + 1)
     assert b.shard.feeds.aggregating == {}
@@ -228,9 +274,61 @@ def test_a_flood_is_summed_up_and_is_over() -> None:
     b.wait(0.2)
     last = frames(b, reader)
     assert [(len(m.events), m.compacted) for m in last] == [(1, {})]
-    singles = [e for m in messages for e in m.events if e.source != "solowire"]
-    assert len(singles) + counted(messages, "dns_query_log") == 1001
-    assert b.shard.totals["aggregated"] > 900
+    events = [e for m in messages for e in m.events]
+    assert sum(e.type == "dns_query_log" for e in events) + counted(messages, "dns_query_log") == 10_001
+    summed = sum(e.data["total_queries"] for e in events if e.source == "solowire")
+    assert 10_001 - 60 <= summed <= 10_001
+    assert b.shard.totals["aggregated"] > 9_900
+
+
+def test_what_else_goes_out_says_how_many_there_were() -> None:
+    """Between the ends of two intervals a frame has the counts up to its cursor: who is cut off has missed nothing
+    that it was not told of.
+    """
+    b = flooded()
+    reader = b.connect("alice", "admin", subscriptions=["dns_query_log", "custom.a"])
+    queries(b, 300)
+    b.wait(1.5)
+    frames(b, reader)
+    queries(b, 3)
+    assert frames(b, reader) == []
+    first = b.publish("custom.a", priority=Priority.critical)
+    queries(b, 100)
+    second = b.publish("custom.a", priority=Priority.critical)
+    messages = frames(b, reader)
+    assert [m.cursor for m in messages] == [first, second]
+    for frame, queries_before in zip(messages, (3, 100), strict=True):
+        assert (
+            sum(e.type == "dns_query_log" for e in frame.events) + counted([frame], "dns_query_log") == queries_before
+        )
+        assert counted([frame], "dns_query_log") > 0
+        assert all(e.source != "solowire" for e in frame.events)
+        assert [e.offset for e in frame.events] == sorted(e.offset for e in frame.events)
+    b.wait(1.0)
+    [last] = frames(b, reader)
+    assert [(e.source, e.data["total_queries"]) for e in last.events] == [("solowire", 103)]
+    assert (last.cursor, last.compacted) == (second, {"dns_query_log": 0})
+
+
+def test_a_critical_query_does_not_wait_in_a_flood() -> None:
+    """Critical telemetry goes out at once and in full, to those who are level and to those who are behind."""
+    b = flooded()
+    readers = [b.connect(u, "admin", subscriptions=["dns_query_log", "custom.a"]) for u in ("alice", "bob")]
+    queries(b, 300)
+    b.wait(1.5)
+    for reader in readers:
+        frames(b, reader)
+    queries(b, 100)
+    stick(b, readers[1])
+    critical = b.publish("dns_query_log", QUERY, priority=Priority.critical)
+    messages = frames(b, readers[0])
+    assert [m.cursor for m in messages] == [critical]
+    assert messages[0].events[-1].offset == critical
+    b.sockets.unstick(readers[1])
+    b.wait(0.1)
+    assert critical in [e.offset for m in frames(b, readers[1]) for e in m.events]
+    b.wait(1.5)
+    assert critical not in [e.offset for m in frames(b, readers[0]) for e in m.events if e.source != "solowire"]
 
 
 def test_one_query_every_second_does_not_end_at_the_rate() -> None:
@@ -243,25 +341,6 @@ def test_one_query_every_second_does_not_end_at_the_rate() -> None:
             b.wait(0.1)
         assert b.shard.feeds.aggregating
         b.wait(pause)
-
-
-def test_a_durable_event_takes_the_summary_along() -> None:
-    """Whatever goes out says all that is before it: who is cut off then has missed nothing that it was not told."""
-    b = flooded()
-    reader = b.connect("alice", "admin", subscriptions=["dns_query_log", "custom.a"])
-    queries(b, 300)
-    b.wait(0.3)
-    frames(b, reader)
-    b.publish("custom.a", priority=Priority.critical)
-    [frame] = frames(b, reader) or [None]
-    assert frame is not None or not b.shard.feeds.aggregating
-    queries(b, 100)
-    assert frames(b, reader) == []
-    offset = b.publish("custom.a", priority=Priority.critical)
-    [frame] = frames(b, reader)
-    assert frame.cursor == offset
-    assert sum(e.type == "dns_query_log" for e in frame.events) + frame.compacted["dns_query_log"] == 100
-    assert [e.offset for e in frame.events] == sorted(e.offset for e in frame.events)
 
 
 def test_a_flood_shows_clients_only_to_those_who_may_see_them() -> None:
@@ -301,6 +380,26 @@ def test_one_who_joins_in_a_flood_gets_a_summary_of_its_own() -> None:
     b.wait(1.1)
     messages = frames(b, late)
     assert sum(e.type == "dns_query_log" for m in messages for e in m.events) + counted(messages, "dns_query_log") == 60
+
+
+def test_feeds_that_end_in_a_flood_take_nothing_from_the_others() -> None:
+    """While others come and go in the middle of an interval, who stays gets each event or its count."""
+    b = flooded()
+    stays = b.connect("bob", "admin", subscriptions=["dns_query_log", "custom.a"])
+    goes: Connection | None = None
+    for n in range(100):
+        if n % 10 == 0:
+            goes = b.connect(f"u{n}", "admin", subscriptions=["dns_query_log", f"custom.z{n}"])
+        queries(b, 20)
+        if n % 10 == 3 and goes is not None:
+            b.shard.gone(goes)
+        b.wait(0.05)
+    b.wait(3)
+    messages = frames(b, stays)
+    sent = [e for m in messages for e in m.events if e.source != "solowire"]
+    assert len(sent) + counted(messages, "dns_query_log") == 2000
+    there = set(b.shard.feeds)
+    assert {feed for due, _, feed in b.shard._due_feeds if feed.due == due} <= there
 
 
 def test_what_is_collected_is_bounded() -> None:
