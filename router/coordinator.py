@@ -50,6 +50,11 @@ WANTED_GROUPS = 1000
 ADDRESSES = 500
 """Of what a shard says about more than so many, the rest is not looked at."""
 RETRY_SECONDS = 5.0
+SPLITS_KEPT = 100
+"""Of so many groups, beyond twice those that there are, it is remembered how their slots were split."""
+
+
+_Split = tuple[int, dict[str, int], dict[str, int]]
 
 
 class Group(msgspec.Struct, frozen=True):
@@ -160,6 +165,11 @@ class Coordinator:
         self._fence = int(unix * 1000)
         self._noted = Word(0, 0.0, [])
         self._unsettled_noted = 0
+        # As long as nothing that they are made of has changed; `_stir` says so.
+        self._planned: _Plan | None = None
+        self._splits: dict[str, tuple[_Split, dict[str, int]]] = {}  # and what they were made of
+        self._crowd: _Crowded | None = None
+        self._shut: tuple[list[str], bool] | None = None
         until = now + limits.held_for()
         if word is not None:
             before = msgspec.msgpack.decode(word, type=Word)
@@ -186,6 +196,10 @@ class Coordinator:
         free = self.limits.connections - self.held
         return free if all(holder.settled for holder in self._holders.values()) else min(0, free)
 
+    def _stir(self) -> None:
+        """Who is there, what they use or what they would use is not what it was."""
+        self._planned = self._crowd = self._shut = None
+
     def joined(self, name: bytes, address: ShardAddress, now: float) -> None:
         """A shard has said hello. Whoever was in its place is gone, and so is what it held."""
         place = address.index, address.host, address.port
@@ -200,12 +214,14 @@ class Coordinator:
             holder = self._holders[address.boot] = Holder(name, address, now + self.limits.held_for())
         holder.name, holder.live, holder.leaving = name, True, False
         self._of[name] = holder
+        self._stir()
 
     def leaves(self, name: bytes) -> None:
         """The shard takes no more users."""
         holder = self._of.get(name)
         if holder is not None:
             holder.leaving = True
+            self._stir()
 
     def gone(self, name: bytes) -> None:
         """The process has ended, for certain."""
@@ -219,6 +235,7 @@ class Coordinator:
         if holder is not None:
             holder.live = False
             holder.demand, holder.wants, holder.short = dict(holder.used), {}, False
+            self._stir()
 
     @property
     def absent(self) -> list[ShardAddress]:
@@ -242,6 +259,7 @@ class Coordinator:
         self._holders.pop(holder.address.boot, None)
         if self._of.get(holder.name) is holder:
             del self._of[holder.name]
+        self._stir()
 
     def tick(self, now: float) -> list[tuple[bytes, Lease]]:
         """Forgets leases that have run out; the leases to send, now that there is more."""
@@ -251,6 +269,7 @@ class Coordinator:
                 if holder.live:
                     self.joined(holder.name, holder.address, now)  # what it says next, it says first
                     self._of[holder.name].leaving = holder.leaving
+                    self._stir()
         return self._give_the_short()
 
     def word(self, now: float) -> bytes | None:
@@ -277,6 +296,7 @@ class Coordinator:
             return []
         if any(count < 1 for count in slots.used.values()):
             raise Lie("it uses less than nothing")
+        before = holder.known, holder.used, holder.demand, holder.addresses
         if holder.known and holder.settled:
             self._check(holder, slots)
         else:
@@ -289,6 +309,8 @@ class Coordinator:
         holder.used = slots.used
         holder.addresses = dict(islice(slots.addresses.items(), ADDRESSES))
         holder.count()
+        if (holder.known, holder.used, holder.demand, holder.addresses) != before:
+            self._stir()
         plan = self._plan()
         answer = self._lease(holder, plan, slots.asked, exact=any(other.short for other in self._of.values()))
         others = self._recall(holder, plan) if holder.short else []
@@ -374,6 +396,8 @@ class Coordinator:
         return used, demand
 
     def _plan(self) -> _Plan:
+        if self._planned is not None:
+            return self._planned
         used, demand = self._totals()
         filling = Filling(self._capacity(), self._claims(demand, used))
         live = [holder for holder in self._of.values() if holder.known and not holder.leaving]
@@ -384,6 +408,9 @@ class Coordinator:
             ahead = min(max(0, limit - plan.shares[name]), plan.left // (len(self._limits) + 1))
             plan.shares[name] += ahead
             plan.left -= ahead
+        self._planned = plan
+        if len(self._splits) > 2 * len(plan.shares) + SPLITS_KEPT:
+            self._splits.clear()
         return plan
 
     def _split(self, name: str, plan: _Plan) -> dict[str, int]:
@@ -393,17 +420,19 @@ class Coordinator:
         share = plan.shares.get(name, 0)
         demand = {h.address.boot: n for h in self._of.values() if (n := h.demand.get(name, 0))}
         used = {h.address.boot: min(n, h.demand.get(name, 0)) for h in self._of.values() if (n := h.used.get(name, 0))}
-        held, wanted = sum(used.values()), sum(demand.values())
-        if share < held:
-            parts = shares(share, {boot: Claim(n, held=n) for boot, n in used.items()})  # where most are, they go
-        elif share < wanted:
-            more = shares(share - held, {boot: Claim(n - used.get(boot, 0)) for boot, n in demand.items()})
-            parts = {boot: used.get(boot, 0) + n for boot, n in more.items()}
+        spread = share - sum(demand.values())
+        if spread <= 0:
+            before = self._splits.get(name)
+            if before is not None and before[0] == (share, demand, used):
+                parts = before[1]
+            else:
+                parts = _split(share, demand, used)
+                self._splits[name] = (share, demand, used), parts
         else:
-            parts = demand
+            parts = dict(demand)
             for place, holder in enumerate(plan.live):  # what is reserved, and not in use
                 boot = holder.address.boot
-                parts[boot] = parts.get(boot, 0) + (share - wanted + len(plan.live) - 1 - place) // len(plan.live)
+                parts[boot] = parts.get(boot, 0) + (spread + len(plan.live) - 1 - place) // len(plan.live)
         plan.parts[name] = parts
         return parts
 
@@ -490,6 +519,8 @@ class Coordinator:
         """An address at its limit has at some shard its part of that, or more: then all say what they have."""
         if self.limits.per_address is None:
             return _NONE_CROWDED
+        if self._crowd is not None:
+            return self._crowd
         tell_from = -(-self.limits.per_address // max(1, len(self._of)))
         counts: Counter[str] = Counter()
         many: set[str] = set()
@@ -498,19 +529,36 @@ class Coordinator:
             many.update(address for address, number in holder.addresses.items() if number >= tell_from)
         full = sorted(address for address in many if counts[address] >= self.limits.per_address)
         watched = sorted(nlargest(ADDRESSES, many, key=counts.__getitem__))
-        return _Crowded(full[:FULL_ADDRESSES], watched, tell_from)
+        self._crowd = _Crowded(full[:FULL_ADDRESSES], watched, tell_from)
+        return self._crowd
 
     def doors(self, gateways: int) -> Doors:
         """Which groups would get no slot now."""
-        used, demand = self._totals()
-        filling = Filling(self._capacity(), self._claims(dict.fromkeys(demand, 0) | used, used))
-        closed = sorted(n for n in demand.keys() | self.limits.groups.keys() if not filling.one_more(n))
-        return Doors(closed, not filling.one_more(_NOBODYS), RETRY_SECONDS, self._crowded().full, max(1, gateways))
+        if self._shut is None:
+            used, demand = self._totals()
+            filling = Filling(self._capacity(), self._claims(dict.fromkeys(demand, 0) | used, used))
+            closed = sorted(n for n in demand.keys() | self.limits.groups.keys() if not filling.one_more(n))
+            self._shut = closed, not filling.one_more(_NOBODYS)
+        closed, others_closed = self._shut
+        return Doors(closed, others_closed, RETRY_SECONDS, self._crowded().full, max(1, gateways))
 
 
 _ANY = Group()
 _NONE_CROWDED = _Crowded([], [], 0)
 _NOBODYS = "\0"  # a group that nobody is in
+
+
+def _split(share: int, demand: dict[str, int], used: dict[str, int]) -> dict[str, int]:
+    """`share` slots, which are not more than `demand`, by shard: none gives up one for another."""
+    held = sum(used.values())
+    if share == held:
+        return used
+    if share == sum(demand.values()):
+        return demand
+    if share < held:
+        return shares(share, {boot: Claim(n, held=n) for boot, n in used.items()})  # where most are, they go
+    more = shares(share - held, {boot: Claim(n - used.get(boot, 0)) for boot, n in demand.items()})
+    return {boot: used.get(boot, 0) + n for boot, n in more.items()}
 
 
 def _fit(slots: dict[str, int], spare: int, allowed: int, floors: Iterable[tuple[str | None, int]]) -> int:

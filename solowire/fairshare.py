@@ -43,7 +43,7 @@ _NEW = Claim(0)
 
 
 class Filling:
-    """`capacity` slots, and who claims them: how high they rise in each group. Building it costs G log G."""
+    """`capacity` slots, and who claims them: how high they rise in each group. Costs G log G if there is not enough."""
 
     def __init__(self, capacity: int, claims: Mapping[str, Claim]) -> None:
         self.capacity = max(0, capacity)
@@ -52,20 +52,26 @@ class Filling:
             # Not even what is reserved is there: it is shared as if it were all that they want.
             self._claims = {name: Claim(c.low, c.weight, held=c.held) for name, c in claims.items()}
         self.wanted = sum(claim.high for claim in self._claims.values())
-        # Between two steps the sum of all grows evenly with the level: (level, sum there, its slope from there on).
-        growing = [c for c in self._claims.values() if c.high > c.low]
-        steps = sorted(
-            chain.from_iterable(((c.low / c.weight, c.weight), (c.high / c.weight, -c.weight)) for c in growing)
-        )
-        self._levels, self._sums, self._slopes = (
-            [0.0],
-            [float(self.wanted - sum(c.high - c.low for c in growing))],
-            [0.0],
-        )
-        for level, change in steps:
-            self._sums.append(self._at(level))
-            self._levels.append(level)
-            self._slopes.append(self._slopes[-1] + change)
+        self._steps: tuple[list[float], list[float], list[float]] | None = None
+
+    def _rise(self) -> tuple[list[float], list[float], list[float]]:
+        """Between two steps the sum of all grows evenly with the level: level, sum there, its slope from there on.
+
+        Not needed, and not made, where there is enough for all.
+        """
+        if self._steps is None:
+            growing = [c for c in self._claims.values() if c.high > c.low]
+            steps = sorted(
+                chain.from_iterable(((c.low / c.weight, c.weight), (c.high / c.weight, -c.weight)) for c in growing)
+            )
+            levels, slopes = [0.0], [0.0]
+            sums = [float(self.wanted - sum(c.high - c.low for c in growing))]
+            for level, change in steps:
+                sums.append(sums[-1] + slopes[-1] * (level - levels[-1]))
+                levels.append(level)
+                slopes.append(slopes[-1] + change)
+            self._steps = levels, sums, slopes
+        return self._steps
 
     @property
     def left(self) -> int:
@@ -102,14 +108,16 @@ class Filling:
 
     def _at(self, level: float) -> float:
         """How many slots are filled when all have risen to `level`."""
-        step = bisect_right(self._levels, level) - 1
-        return self._sums[step] + self._slopes[step] * (level - self._levels[step])
+        levels, sums, slopes = self._rise()
+        step = bisect_right(levels, level) - 1
+        return sums[step] + slopes[step] * (level - levels[step])
 
     def _level(self) -> float:
         """How high they rise when all slots are filled: the last step below, and on from there."""
-        step = bisect_right(self._sums, self.capacity) - 1
-        slope = self._slopes[step]
-        return self._levels[step] + ((self.capacity - self._sums[step]) / slope if slope > 1e-9 else 0.0)
+        levels, sums, slopes = self._rise()
+        step = bisect_right(sums, self.capacity) - 1
+        slope = slopes[step]
+        return levels[step] + ((self.capacity - sums[step]) / slope if slope > 1e-9 else 0.0)
 
 
 def shares(capacity: int, claims: Mapping[str, Claim]) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import count
 from random import Random
 
@@ -584,6 +585,29 @@ def test_keeping_the_limit_costs_few_messages(limit: int, shards: int) -> None:
     assert world.extra <= limit * shards
 
 
+def test_heartbeats_that_say_nothing_new_cost_no_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is to have what is found anew when something has changed, not with each heartbeat of a shard or a gateway."""
+    made = []
+
+    class Counted(Filling):
+        def __init__(self, capacity: int, claims: Mapping[str, Claim]) -> None:
+            made.append(capacity)
+            super().__init__(capacity, claims)
+
+    world = World(4, Limits(40))
+    world.fill("viewer")
+    world.beat(int(WANT_SECONDS / HEARTBEAT_SECONDS) + 2)
+    doors = world.coordinator.doors(1)
+    monkeypatch.setattr("router.coordinator.Filling", Counted)
+    world.beat(3)
+    assert world.coordinator.doors(2).closed == doors.closed == ["viewer"]
+    assert made == []
+    world.processes[0].disconnect("viewer")
+    world.beat()
+    assert world.coordinator.doors(1).closed == []
+    assert len(made) <= 2
+
+
 # ------------------------------------------------------------------------------------------------ every interleaving
 
 
@@ -813,6 +837,10 @@ class Interleavings(RuleBasedStateMachine):
     def the_limit_holds(self) -> None:
         if hasattr(self, "world"):
             self.world.check()
+            coordinator = self.world.coordinator
+            remembered = coordinator.doors(1), coordinator._plan().shares
+            coordinator._stir()
+            assert remembered == (coordinator.doors(1), coordinator._plan().shares)
             for process in self.world.processes:
                 assert process.leases.taken == len(process.connections)
 
