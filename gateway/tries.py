@@ -29,8 +29,8 @@ class Tries:
     def __init__(self, strangers: float = 10.0) -> None:
         self._known: OrderedDict[str, tuple[float, float]] = OrderedDict()  # when its bucket is full; known until
         self._rate = Rate(1 / RETRY_SECONDS, TRIES)
-        self._strangers = Rate(strangers, 1)
-        self._strangers_full_at = -inf
+        self._pause = 1 / strangers
+        self._stranger_at = -inf  # from then on the next of them may
 
     def __len__(self) -> int:
         return len(self._known)
@@ -42,14 +42,15 @@ class Tries:
 
     def may(self, user: str, now: float) -> bool:
         """Whether the user may try, which then counts as one."""
-        full_at, until = self._known.get(user, (now, -inf))
-        if now < until:
+        known = self._known.get(user)
+        if known is not None and now < known[1]:
+            full_at, until = known
             if self._rate.wait(full_at, now):
                 return False
+        elif now < self._stranger_at:
+            return False
         else:
-            if self._strangers.wait(self._strangers_full_at, now):
-                return False
-            self._strangers_full_at = self._strangers.taken(self._strangers_full_at, now)
+            self._stranger_at = now + self._pause
             full_at, until = now, now + STRANGER_SECONDS
         self._note(user, self._rate.taken(full_at, now), until)
         return True
