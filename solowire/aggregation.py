@@ -22,7 +22,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import Counter, deque
 from collections.abc import Hashable, Sequence
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Generic, Protocol, TypeVar
 
 import msgspec
@@ -180,15 +180,19 @@ class Flow(Generic[F]):
 
     def between(self, after: int, upto: int, summed: int) -> Digest | None:
         """What is to be sent of what was collected behind one offset and up to another, and of the summaries behind
-        the first `summed`; None if there is nothing.
+        the first `summed` that end there; None if there is nothing.
         """
         first = bisect_right(self._offsets, after)
         total = bisect_right(self._offsets, upto) - first
-        if not total and summed == self.summed:
-            return None
         new = min(self.summed - summed, len(self._summaries))
-        summaries = list(islice(self._summaries, len(self._summaries) - new, None))
+        summaries = [s for s in islice(self._summaries, len(self._summaries) - new, None) if s.offset <= upto]
+        if not total and not summaries:
+            return None
         return Digest(total, self.sample_between(after, upto) if total else (), summaries)
+
+    def summed_upto(self, offset: int) -> int:
+        """How many of the summaries end there."""
+        return self.summed - sum(1 for _ in takewhile(lambda s: s.offset > offset, reversed(self._summaries)))
 
     def sample_between(self, after: int, upto: int) -> Sequence[Entry]:
         """What it sends of what lies behind one offset and up to another, as far as it knows."""

@@ -354,7 +354,7 @@ class Feed(Reading, Generic[C]):
             digest = flow.between(before.cursor, self.position, self.summed[flow.name])
             if digest is not None:
                 parts.put_digest(flow.name, digest, self)
-                self.summed[flow.name] = flow.summed
+                self.summed[flow.name] = flow.summed_upto(self.position)
             else:
                 parts.room += SUMMARY_BYTES
         if parts.full:
