@@ -384,13 +384,14 @@ def test_a_drain_is_the_reason_that_is_told() -> None:
     """Whether the client goes by itself when it was told, or has to be closed: the log says `draining`."""
     b = Audited()
     obedient = b.connect("ann")
-    b.connect("bob")
+    closed = b.connect("bob")
     b.shard.leave(b.now)
     b.wait(0.5)
     b.shard.gone(obedient)
     assert ended(b) == [(None, "draining")]
     b.wait(3.0)
     assert [line for line in b.told if line.get("code") == 1012 and line["reason"] == "draining"]
+    b.shard.gone(closed)
     assert b.shard.drained
 
 
