@@ -14,7 +14,7 @@ What it keeps true:
   say any more for whom.
 * A connection that comes back gets all that it missed first, whatever it takes.
 * Nothing is kept per connection but a `Lag`: where it stands. What the log drops before a connection has read it is
-  looked through once for each feed, and counted; the newest states are still there (`Log.latest`). A durable event that
+  looked through once, and counted; the newest states are still there (`Log.latest`). A durable event that
   is dropped makes the connection *lost*: it has to come back with its cursor.
 
 A flood (`aggregation`) and a slow reader are compacted by the same code.
@@ -22,6 +22,7 @@ A flood (`aggregation`) and a slow reader are compacted by the same code.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -446,49 +447,57 @@ class Reading(Matcher):
             reached = entry.offset
         return max(lag.forgotten, reached), told
 
-    def forget(self, lags: Iterable[tuple[Lag, str]], upto: int) -> None:
+    def forget(self, lags: Iterable[tuple[Lag, str]], dropped: Dropped, upto: int) -> None:
         """Before the log drops what lies up to `upto`: counts it for these connections, each with its user."""
-        concerned = sorted((one for one in lags if one[0].cursor < upto), key=lambda one: -one[0].cursor)
-        if not concerned:
-            return
-        dropped: list[tuple[int, str]] = []
-        own: dict[str, list[tuple[int, str, bool]]] = {}
         durable = anything = -1
-        for entry in self._log.after(concerned[-1][0].cursor):
-            if entry.offset > upto:
-                break
-            event = entry.event
-            if entry.held or not self.accepts(entry):
-                continue
-            is_durable = event.delivery is Delivery.durable
-            if event.user is not None:
-                own.setdefault(event.user, []).append((entry.offset, event.type, is_durable))
-                continue
-            if event.delivery is not Delivery.telemetry and not self.shows(entry):
-                continue
-            anything = entry.offset
-            if is_durable:
-                durable = entry.offset
-            else:
-                dropped.append((entry.offset, event.type))
-        counts: Counter[str] = Counter()
+        by_type: dict[str, list[int]] = {}
+        for entry in dropped.others.get(self, ()):
+            if self.shows(entry):
+                anything = entry.offset
+                if entry.event.delivery is Delivery.durable:
+                    durable = entry.offset
+                else:
+                    by_type.setdefault(entry.event.type, []).append(entry.offset)
+        for name, flow in self.flows.items():
+            offsets = dropped.telemetry.get(flow)
+            if offsets:
+                anything = max(anything, offsets[-1])
+                by_type[name] = offsets
+        counts: dict[int, Counter[str]] = {}  # by cursor
         made: dict[tuple[int, int], tuple[Counts, Counts]] = {}  # with the old ones, so that their ids stay theirs
-        for lag, user in concerned:  # from the one that stands furthest on
-            while dropped and dropped[-1][0] > lag.cursor:
-                counts[dropped.pop()[1]] += 1
-            mine = [one for one in own.get(user, ()) if one[0] > lag.cursor]
+        for lag, user in lags:
+            cursor = lag.cursor
+            if cursor >= upto:
+                continue
+            mine = [e for e in dropped.own.get(user, ()) if e.offset > cursor and self.accepts(e)]
             if lag.is_whole:
-                lag.lost = lag.lost or anything > lag.cursor or bool(mine)
+                lag.lost = lag.lost or anything > cursor or bool(mine)
             else:
-                lag.lost = lag.lost or durable > lag.cursor or any(is_durable for _, _, is_durable in mine)
+                lag.lost = lag.lost or durable > cursor or any(e.event.delivery is Delivery.durable for e in mine)
             lag.forgotten = upto
-            place = (lag.cursor, id(lag.told))
+            behind = counts.get(cursor)
+            if behind is None:
+                found = ((name, len(offsets) - bisect_right(offsets, cursor)) for name, offsets in by_type.items())
+                behind = counts[cursor] = Counter({name: events for name, events in found if events})
+            place = (cursor, id(lag.told))
             if mine:
-                lag.told = _less(lag.told, counts + Counter(name for _, name, _ in mine))
-            elif counts:
+                lag.told = _less(lag.told, behind + Counter(e.event.type for e in mine))
+            elif behind:
                 if place not in made:
-                    made[place] = (lag.told, _less(lag.told, counts))
+                    made[place] = (lag.told, _less(lag.told, behind))
                 lag.told = made[place][1]
+
+
+class Dropped:
+    """What the log is about to drop, for the feeds that have connections that have not read it.
+
+    telemetry: the offsets, by flow. others: what is for all who want it, by feed. own: what is for one user alone.
+    """
+
+    def __init__(self) -> None:
+        self.telemetry: dict[Flow[Any], list[int]] = {}
+        self.others: dict[Reading, list[Entry]] = {}
+        self.own: dict[str, list[Entry]] = {}
 
 
 def _less(told: Counts, counts: Mapping[str, int]) -> Counts:

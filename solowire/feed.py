@@ -31,7 +31,7 @@ from solowire.access import View
 from solowire.aggregation import SUMMARY_BYTES, Rates
 from solowire.catalog import Catalog
 from solowire.client_protocol import MAX_FRAME_BYTES, Codec
-from solowire.compaction import COMPACTED_BYTES, MAX_EVENTS_BYTES, FeedKey, Frame, Lag, Parts, Reading
+from solowire.compaction import COMPACTED_BYTES, MAX_EVENTS_BYTES, Dropped, FeedKey, Frame, Lag, Parts, Reading
 from solowire.events import Delivery, Priority
 from solowire.flows import Flows, Slot, slots_of
 from solowire.log import Entry, Log
@@ -295,7 +295,7 @@ class Feed(Reading, Generic[C]):
             self._waits = False
             self.position = self._log.position
         else:
-            taken = len(next(_cut([f for _, f in pending])))
+            taken = len(next(_cut(f for _, f in pending)))
             pending = self._take(taken)
             self.position = pending[-1][0]
             self.due = now + NEXT_FRAME_SECONDS
@@ -306,8 +306,9 @@ class Feed(Reading, Generic[C]):
         return Frame(self.position, self._codec.events(self.position, [f for _, f in pending]), len(pending))
 
     def _take(self, taken: int) -> list[tuple[int, bytes]]:
-        head, self._pending = self._pending[:taken], self._pending[taken:]
-        self._pending_bytes = sum(len(f) + 1 for _, f in self._pending)
+        head = self._pending[:taken]
+        del self._pending[:taken]
+        self._pending_bytes -= sum(len(f) + 1 for _, f in head)
         return head
 
     def _roll(self, now: float) -> bool:
@@ -386,7 +387,7 @@ class Feed(Reading, Generic[C]):
         return False
 
 
-def _cut(fragments: list[bytes]) -> Iterator[list[bytes]]:
+def _cut(fragments: Iterable[bytes]) -> Iterator[list[bytes]]:
     """`fragments` in runs that fit a frame each; one that is larger by itself is a run of its own."""
     run: list[bytes] = []
     size = 0
@@ -461,6 +462,24 @@ class Feeds(Generic[C]):
                     for feed in candidates.get(slot, ()):
                         if feed.accepts(entry):
                             found.add(feed)
+        return found
+
+    def dropped(self, lagging: set[Feed[C]], after: int, upto: int) -> Dropped:
+        """What these feeds want of the entries behind one offset and up to another, of which the log forgets all."""
+        found = Dropped()
+        for entry in self._log.after(after):
+            if entry.offset > upto:
+                break
+            if entry.held:
+                continue
+            if entry.event.user is not None:
+                found.own.setdefault(entry.event.user, []).append(entry)
+            elif entry.event.delivery is Delivery.telemetry:
+                for flow in self._flows.matching(entry):
+                    found.telemetry.setdefault(flow, []).append(entry.offset)
+            else:
+                for feed in self.matching(entry) & lagging:
+                    found.others.setdefault(feed, []).append(entry)
         return found
 
     def _telemetry(self, key: FeedKey) -> list[tuple[str, Filter]]:

@@ -383,12 +383,19 @@ class Shard:
         floor = self.log.floor_when_trimmed()
         if floor is None:
             return
+        lagging: dict[Feed[Connection], list[tuple[Lag, str]]] = {}
         for feed in list(self.feeds):
             while feed.waits_below(floor):
                 feed.urgent = True
                 self._flush(feed, now)
-            if feed.behind:
-                feed.forget([(lag, c.identity.user) for c, lag in feed.behind.items() if not lag.lost], floor)
+            lags = [(lag, c.identity.user) for c, lag in feed.behind.items() if not lag.lost and lag.cursor < floor]
+            if lags:
+                lagging[feed] = lags
+        if lagging:
+            oldest = min(lag.cursor for lags in lagging.values() for lag, _ in lags)
+            dropped = self.feeds.dropped(set(lagging), oldest, floor)
+            for feed, lags in lagging.items():
+                feed.forget(lags, dropped, floor)
                 if feed.wake(now):
                     self._schedule(feed)
         self.log.trim()

@@ -11,7 +11,8 @@ from solowire import client_protocol as c
 from solowire.aggregation import CALM_INTERVALS, MAX_COLLECTED, SAMPLE_EVENTS, Rates
 from solowire.client_protocol import MAX_FRAME_BYTES, Codec
 from solowire.events import Priority
-from solowire.log import Log
+from solowire.feed import Feed
+from solowire.log import Entry, Log
 from solowire.pacing import Intervals
 from tests.workers.test_shard import QUERY, Bench
 from workers.connection import Connection
@@ -177,6 +178,32 @@ def test_telemetry_that_the_log_has_dropped_is_counted() -> None:
     assert [e.data["host"] for e in events if e.type == "system_metrics"].count("quiet") == 1
     assert [e.data["cpu_usage"] for e in events if e.data.get("host") == "busy"][-1] == 39
     assert sum(e.type == "system_metrics" for e in events) + counted(messages, "system_metrics") == 41
+
+
+def test_what_the_log_drops_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many feeds have a reader that lacks it, none looks through it for itself, and each has its count."""
+    b = Bench(recent=Log(max_events=1_000))
+    readers = [stuck(b, f"u{n}", subscriptions=["dns_query_log", f"custom.t{n}"]) for n in range(50)]
+    looked = 0
+    accepts = Feed.accepts
+
+    def counting(feed: Feed[Connection], entry: Entry) -> bool:
+        nonlocal looked
+        looked += 1
+        return accepts(feed, entry)
+
+    monkeypatch.setattr(Feed, "accepts", counting)
+    for _ in range(20):
+        queries(b, 100)
+        b.wait(0.01)
+    assert looked < 2_000
+    for reader in readers:
+        b.sockets.unstick(reader)
+    b.wait(1)
+    for reader in readers:
+        messages = frames(b, reader)
+        events = [e for m in messages for e in m.events if e.source != "solowire"]
+        assert len(events) + counted(messages, "dns_query_log") == 2_000
 
 
 def test_a_durable_event_that_the_log_has_dropped_is_a_gap() -> None:
