@@ -93,6 +93,7 @@ class Feed(Reading, Generic[C]):
         "due",
         "flushed_at",
         "largest",
+        "reading",
         "summed",
         "urgent",
     )
@@ -103,6 +104,7 @@ class Feed(Reading, Generic[C]):
         self._snapshot: tuple[int, int | None, list[str | bytes], list[tuple[int, bytes]]] | None = None
         self.current: set[C] = set()
         self.behind: dict[C, Lag] = {}
+        self.reading: dict[C, Lag] = {}  # those of them that are not set aside; who comes first is next
         self.due: float | None = None
         self.flushed_at = float("-inf")
         self.largest = 0  # bytes of the largest frame that all its current connections got; kept by who sends
@@ -133,7 +135,7 @@ class Feed(Reading, Generic[C]):
         if self._is_level(lag) and not apart:
             self.current.add(connection)
             return False
-        self.behind[connection] = lag
+        self.behind[connection] = self.reading[connection] = lag
         return self.wake(now)
 
     def _is_level(self, lag: Lag) -> bool:
@@ -144,14 +146,25 @@ class Feed(Reading, Generic[C]):
         if connection in self.current:
             self.current.discard(connection)
             return self.place
+        self.reading.pop(connection, None)
         return self.behind.pop(connection, None) or self.place
+
+    def set_aside(self, connection: C) -> None:
+        """Its socket takes nothing: nobody looks at it until `take_up`, if it is behind."""
+        self.reading.pop(connection, None)
+
+    def take_up(self, connection: C) -> None:
+        lag = self.behind.get(connection)
+        if lag is not None:
+            self.reading[connection] = lag
 
     def cursor_of(self, connection: C) -> int:
         lag = self.behind.get(connection)
         return self._reached if lag is None else lag.cursor
 
     def hold(self, connection: C) -> None:
-        """Keeps the next frame from a connection that has answers waiting: it catches up behind them."""
+        """Sets a connection aside that has answers waiting: it catches up behind them."""
+        self.reading.pop(connection, None)
         if connection in self.current:
             self.current.discard(connection)
             lag = self.behind[connection] = self.place
@@ -195,7 +208,7 @@ class Feed(Reading, Generic[C]):
         """Notes that `entry` is for this connection alone: it falls behind, on purpose; as `wake`."""
         if connection in self.current:
             self.current.discard(connection)
-            lag = self.behind[connection] = self.place
+            lag = self.behind[connection] = self.reading[connection] = self.place
             if not self._waits:
                 lag.cursor = entry.offset - 1
         self.urgent = True
@@ -215,7 +228,7 @@ class Feed(Reading, Generic[C]):
         self.urgent = True
         if connection in self.current and connection is not None:
             self.current.discard(connection)
-            self.behind[connection] = self.place
+            self.behind[connection] = self.reading[connection] = self.place
         return self.wake(max(now, self.flushed_at + delay))
 
     def leave_out(self, name: str) -> None:
@@ -370,16 +383,19 @@ class Feed(Reading, Generic[C]):
         """These connections were still busy: they stay where they were."""
         for connection in connections:
             self.current.discard(connection)
-            self.behind[connection] = Lag(before.cursor, before.seen, before.told, busy=True, lost=before.lost)
+            lag = Lag(before.cursor, before.seen, before.told, busy=True, lost=before.lost)
+            self.behind[connection] = self.reading[connection] = lag
 
     def caught_up(self, connection: C, frame: Frame, *, apart: bool = False) -> bool:
         """The connection, which is behind, has been given this; whether it is current now. apart: as for `join`."""
-        lag = self.behind.pop(connection)  # who is still behind goes to the end, so that all get their turn
+        lag = self.behind[connection]
+        self.reading.pop(connection, None)  # who is still behind goes to the end, so that all get their turn
         lag.cursor, lag.seen, lag.told = frame.cursor, frame.seen, frame.told
         if self._is_level(lag) and not apart:
+            del self.behind[connection]
             self.current.add(connection)
             return True
-        self.behind[connection] = lag
+        self.reading[connection] = lag
         return False
 
 

@@ -680,6 +680,9 @@ class ShardMachine(RuleBasedStateMachine):
             assert feed.position <= shard.log.position
             assert feed.due is not None or not feed._waits, "it would never be flushed"
             assert not any(connection.answers for connection in feed.current)
+            assert not any(connection.answers for connection in feed.reading)
+            assert all(feed.behind[connection] is lag for connection, lag in feed.reading.items())
+            assert feed.behind.keys() - feed.reading.keys() <= shard._blocked.keys()
         for reader in self.readers:
             code, _ = self.sockets.closed.get(reader.connection, (None, ""))
             assert code in ((None, 4409, 4413, 4408) if reader.was_stuck else (None, 4409))
