@@ -86,6 +86,7 @@ class Feed(Reading, Generic[C]):
         "_collects_until",
         "_pending",
         "_pending_bytes",
+        "_skipped",
         "_snapshot",
         "_waits",
         "behind",
@@ -113,7 +114,8 @@ class Feed(Reading, Generic[C]):
         self.urgent = False  # the next flush doesn't wait for the end of an interval
         self._pending: list[tuple[int, bytes]] = []  # offset, fragment
         self._pending_bytes = 0
-        self._waits = False  # something is pending, here or in a flow
+        self._skipped = False  # not all that comes next is pending: nobody was current when it came
+        self._waits = False  # something is pending or skipped, here or in a flow
 
     def __len__(self) -> int:
         return len(self.current) + len(self.behind)
@@ -139,7 +141,7 @@ class Feed(Reading, Generic[C]):
         return self.wake(now)
 
     def _is_level(self, lag: Lag) -> bool:
-        return lag.cursor == self.position and lag.seen >= min(self.seen, self.released)
+        return not self._skipped and lag.cursor == self.position and lag.seen >= min(self.seen, self.released)
 
     def leave(self, connection: C) -> Lag:
         """Takes a connection out; returns where it stands."""
@@ -185,14 +187,17 @@ class Feed(Reading, Generic[C]):
 
     def add(self, entry: Entry, delay: float, now: float) -> bool:
         """Takes an entry that the feed accepts and that is for all its connections; as `wake`."""
-        fragment = self.fragment(entry)
-        if fragment is None:
-            return False
+        if self.current:
+            fragment = self.fragment(entry)
+            if fragment is None:
+                return False
+            self._pending.append((entry.offset, fragment))
+            self._pending_bytes += len(fragment) + 1
+        else:
+            self._skipped = True  # those who are behind read it from the log
         if not self._waits:
             self._waits = True
             self.position = entry.offset - 1  # nothing of the feed lies between, and the log may forget what does
-        self._pending.append((entry.offset, fragment))
-        self._pending_bytes += len(fragment) + 1
         if self._pending_bytes >= FLUSH_AT_BYTES:
             return self.wake(now)
         # Once for every event and feed: written out, because `max` and `wake` would double what it costs.
@@ -290,11 +295,14 @@ class Feed(Reading, Generic[C]):
         """
         self.due = None
         if self.flows and self._roll(now):
-            waits = self._waits and not self._pending and not self.urgent and now < self._collects_until
+            empty = not self._pending and not self._skipped
+            waits = self._waits and empty and not self.urgent and now < self._collects_until
             if waits and not self._owes_summary():
                 self.wake(self._collects_until)  # it is due for one that is behind: the others' interval goes on
                 return Frame(self.position, None)
-            return self._flush_compacted(now)
+            return self._flush_compacted(now) if self.current else self._skip(now)
+        if not self.current:
+            return self._skip(now)
         if self.seen < self.released or self.left is not self.told:
             return self._flush_compacted(now)
         self.urgent = False
@@ -313,6 +321,20 @@ class Feed(Reading, Generic[C]):
         if not pending:
             return Frame(self.position, None)
         return Frame(self.position, self._codec.events(self.position, [f for _, f in pending]), len(pending))
+
+    def _skip(self, now: float) -> Frame:
+        """As `flush`, when nobody is current: those who are behind may read up to here."""
+        self._pending, self._pending_bytes = [], 0
+        self._waits = self._skipped = self.urgent = False
+        self._collects_until = float("inf")
+        self.position = self._log.position
+        self.seen = max(self.seen, self.released)
+        self.told = self.left
+        for flow in self.flows.values():
+            flow.is_level(self)
+            self.summed[flow.name] = flow.summed
+        self.flushed_at = now
+        return Frame(self.position, None)
 
     def _take(self, taken: int) -> list[tuple[int, bytes]]:
         head = self._pending[:taken]
