@@ -86,6 +86,7 @@ class Feed(Reading, Generic[C]):
         "_collects_until",
         "_pending",
         "_pending_bytes",
+        "_skipped",
         "_snapshot",
         "_waits",
         "behind",
@@ -93,6 +94,7 @@ class Feed(Reading, Generic[C]):
         "due",
         "flushed_at",
         "largest",
+        "reading",
         "summed",
         "urgent",
     )
@@ -103,6 +105,7 @@ class Feed(Reading, Generic[C]):
         self._snapshot: tuple[int, int | None, list[str | bytes], list[tuple[int, bytes]]] | None = None
         self.current: set[C] = set()
         self.behind: dict[C, Lag] = {}
+        self.reading: dict[C, Lag] = {}  # those of them that are not set aside; who comes first is next
         self.due: float | None = None
         self.flushed_at = float("-inf")
         self.largest = 0  # bytes of the largest frame that all its current connections got; kept by who sends
@@ -111,7 +114,8 @@ class Feed(Reading, Generic[C]):
         self.urgent = False  # the next flush doesn't wait for the end of an interval
         self._pending: list[tuple[int, bytes]] = []  # offset, fragment
         self._pending_bytes = 0
-        self._waits = False  # something is pending, here or in a flow
+        self._skipped = False  # not all that comes next is pending: nobody was current when it came
+        self._waits = False  # something is pending or skipped, here or in a flow
 
     def __len__(self) -> int:
         return len(self.current) + len(self.behind)
@@ -133,18 +137,28 @@ class Feed(Reading, Generic[C]):
         if self._is_level(lag) and not apart:
             self.current.add(connection)
             return False
-        self.behind[connection] = lag
+        self.behind[connection] = self.reading[connection] = lag
         return self.wake(now)
 
     def _is_level(self, lag: Lag) -> bool:
-        return lag.cursor == self.position and lag.seen >= min(self.seen, self.released)
+        return not self._skipped and lag.cursor == self.position and lag.seen >= min(self.seen, self.released)
 
     def leave(self, connection: C) -> Lag:
         """Takes a connection out; returns where it stands."""
         if connection in self.current:
             self.current.discard(connection)
             return self.place
+        self.reading.pop(connection, None)
         return self.behind.pop(connection, None) or self.place
+
+    def set_aside(self, connection: C) -> None:
+        """Its socket takes nothing: nobody looks at it until `take_up`, if it is behind."""
+        self.reading.pop(connection, None)
+
+    def take_up(self, connection: C) -> None:
+        lag = self.behind.get(connection)
+        if lag is not None:
+            self.reading[connection] = lag
 
     def cursor_of(self, connection: C) -> int:
         lag = self.behind.get(connection)
@@ -155,7 +169,8 @@ class Feed(Reading, Generic[C]):
         yield from self.behind.items()
 
     def hold(self, connection: C) -> None:
-        """Keeps the next frame from a connection that has answers waiting: it catches up behind them."""
+        """Sets a connection aside that has answers waiting: it catches up behind them."""
+        self.reading.pop(connection, None)
         if connection in self.current:
             self.current.discard(connection)
             lag = self.behind[connection] = self.place
@@ -176,14 +191,17 @@ class Feed(Reading, Generic[C]):
 
     def add(self, entry: Entry, delay: float, now: float) -> bool:
         """Takes an entry that the feed accepts and that is for all its connections; as `wake`."""
-        fragment = self.fragment(entry)
-        if fragment is None:
-            return False
+        if self.current:
+            fragment = self.fragment(entry)
+            if fragment is None:
+                return False
+            self._pending.append((entry.offset, fragment))
+            self._pending_bytes += len(fragment) + 1
+        else:
+            self._skipped = True  # those who are behind read it from the log
         if not self._waits:
             self._waits = True
             self.position = entry.offset - 1  # nothing of the feed lies between, and the log may forget what does
-        self._pending.append((entry.offset, fragment))
-        self._pending_bytes += len(fragment) + 1
         if self._pending_bytes >= FLUSH_AT_BYTES:
             return self.wake(now)
         # Once for every event and feed: written out, because `max` and `wake` would double what it costs.
@@ -199,7 +217,7 @@ class Feed(Reading, Generic[C]):
         """Notes that `entry` is for this connection alone: it falls behind, on purpose; as `wake`."""
         if connection in self.current:
             self.current.discard(connection)
-            lag = self.behind[connection] = self.place
+            lag = self.behind[connection] = self.reading[connection] = self.place
             if not self._waits:
                 lag.cursor = entry.offset - 1
         self.urgent = True
@@ -219,7 +237,7 @@ class Feed(Reading, Generic[C]):
         self.urgent = True
         if connection in self.current and connection is not None:
             self.current.discard(connection)
-            self.behind[connection] = self.place
+            self.behind[connection] = self.reading[connection] = self.place
         return self.wake(max(now, self.flushed_at + delay))
 
     def leave_out(self, name: str) -> None:
@@ -281,11 +299,14 @@ class Feed(Reading, Generic[C]):
         """
         self.due = None
         if self.flows and self._roll(now):
-            waits = self._waits and not self._pending and not self.urgent and now < self._collects_until
+            empty = not self._pending and not self._skipped
+            waits = self._waits and empty and not self.urgent and now < self._collects_until
             if waits and not self._owes_summary():
                 self.wake(self._collects_until)  # it is due for one that is behind: the others' interval goes on
                 return Frame(self.position, None)
-            return self._flush_compacted(now)
+            return self._flush_compacted(now) if self.current else self._skip(now)
+        if not self.current:
+            return self._skip(now)
         if self.seen < self.released or self.left is not self.told:
             return self._flush_compacted(now)
         self.urgent = False
@@ -304,6 +325,20 @@ class Feed(Reading, Generic[C]):
         if not pending:
             return Frame(self.position, None)
         return Frame(self.position, self._codec.events(self.position, [f for _, f in pending]), len(pending))
+
+    def _skip(self, now: float) -> Frame:
+        """As `flush`, when nobody is current: those who are behind may read up to here."""
+        self._pending, self._pending_bytes = [], 0
+        self._waits = self._skipped = self.urgent = False
+        self._collects_until = float("inf")
+        self.position = self._log.position
+        self.seen = max(self.seen, self.released)
+        self.told = self.left
+        for flow in self.flows.values():
+            flow.is_level(self)
+            self.summed[flow.name] = flow.summed
+        self.flushed_at = now
+        return Frame(self.position, None)
 
     def _take(self, taken: int) -> list[tuple[int, bytes]]:
         head = self._pending[:taken]
@@ -374,16 +409,19 @@ class Feed(Reading, Generic[C]):
         """These connections were still busy: they stay where they were."""
         for connection in connections:
             self.current.discard(connection)
-            self.behind[connection] = Lag(before.cursor, before.seen, before.told, busy=True, lost=before.lost)
+            lag = Lag(before.cursor, before.seen, before.told, busy=True, lost=before.lost)
+            self.behind[connection] = self.reading[connection] = lag
 
     def caught_up(self, connection: C, frame: Frame, *, apart: bool = False) -> bool:
         """The connection, which is behind, has been given this; whether it is current now. apart: as for `join`."""
-        lag = self.behind.pop(connection)  # who is still behind goes to the end, so that all get their turn
+        lag = self.behind[connection]
+        self.reading.pop(connection, None)  # who is still behind goes to the end, so that all get their turn
         lag.cursor, lag.seen, lag.told = frame.cursor, frame.seen, frame.told
         if self._is_level(lag) and not apart:
+            del self.behind[connection]
             self.current.add(connection)
             return True
-        self.behind[connection] = lag
+        self.reading[connection] = lag
         return False
 
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import count
 from operator import itemgetter
 
@@ -48,14 +48,15 @@ class Intervals(msgspec.Struct, frozen=True):
 
 
 class _Paced:
-    """One key. held: its newest value, if that has to wait."""
+    """One key. held: its newest value, if that has to wait. queued: it is among those that are due."""
 
-    __slots__ = ("came", "held", "sent")
+    __slots__ = ("came", "held", "queued", "sent")
 
     def __init__(self) -> None:
         self.sent = float("-inf")
         self.came = float("-inf")
         self.held: Entry | None = None
+        self.queued = False
 
 
 class Pacing:
@@ -67,7 +68,7 @@ class Pacing:
         self._intervals = intervals or Intervals()
         self._max_keys = max_keys
         self._keys: dict[Key, _Paced] = {}  # in the order of freshness
-        self._due: list[tuple[float, int, Key]] = []
+        self._due: list[tuple[float, int, Key, _Paced]] = []  # a key at most once
         self._order = count()
         self._overdue: list[tuple[Key, Entry]] = []
         self._released: dict[Key, tuple[int, Entry]] = {}  # in the order of their numbers
@@ -98,10 +99,14 @@ class Pacing:
             return True, older
         paced.held = entry
         entry.held = True
-        if older is None:
-            heappush(self._due, (paced.sent + interval, next(self._order), entry.state))
+        if not paced.queued:
+            self._queue(entry.state, paced)
         self._bound()
         return False, older
+
+    def _queue(self, key: Key, paced: _Paced) -> None:
+        paced.queued = True
+        heappush(self._due, (paced.sent + self._intervals.of(key[0]), next(self._order), key, paced))
 
     def _bound(self) -> None:
         while len(self._keys) > self._max_keys:
@@ -109,6 +114,9 @@ class Pacing:
             held = self._keys.pop(key).held
             if held is not None:
                 self._overdue.append((key, held))
+        if len(self._due) > 2 * self._max_keys:  # most are of keys that have been forgotten
+            self._due = [due for due in self._due if self._keys.get(due[2]) is due[3]]
+            heapify(self._due)
 
     @property
     def due(self) -> float | None:
@@ -122,10 +130,13 @@ class Pacing:
         released = [(self._note(key, entry), entry) for key, entry in self._overdue]
         self._overdue.clear()
         while self._due and self._due[0][0] <= now:
-            _, _, key = heappop(self._due)
-            paced = self._keys.get(key)
-            if paced is None or paced.held is None or now < paced.sent + self._intervals.of(key[0]):
-                continue  # a critical one went before it, or the key has been forgotten
+            _, _, key, paced = heappop(self._due)
+            paced.queued = False
+            if paced.held is None or self._keys.get(key) is not paced:
+                continue  # a critical one went instead of it, or the key has been forgotten
+            if now < paced.sent + self._intervals.of(key[0]):
+                self._queue(key, paced)  # a critical one went in between
+                continue
             entry, paced.held = paced.held, None
             paced.sent = now
             released.append((self._note(key, entry), entry))

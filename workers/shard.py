@@ -918,6 +918,8 @@ class Shard:
         apart = bool(connection.answers) or self.log.has_for(connection.identity.user, lag.cursor)
         if feed.join(connection, lag, now, apart=apart):
             self._schedule(feed)
+        if connection in self._blocked:
+            feed.set_aside(connection)
         return feed
 
     def _leave_feed(self, connection: Connection) -> Lag:
@@ -947,7 +949,7 @@ class Shard:
                 self._block(busy, now)
                 for connection in busy if len(self._slow) else ():
                     self._slow.fell_behind(connection)
-        if feed.behind:
+        if feed.reading:
             self._catch_up(feed, now)
         self._schedule(feed)
 
@@ -955,9 +957,7 @@ class Shard:
         """One frame for each connection that is behind and whose socket is free; built once for each place."""
         frames: dict[object, Frame] = {}
         more = starved = False
-        for connection, lag in list(feed.behind.items()):
-            if connection in self._blocked:
-                continue
+        for connection, lag in list(feed.reading.items()):
             if self._sockets.busy(connection):
                 lag.busy = True
                 self._block((connection,), now)
@@ -983,9 +983,9 @@ class Shard:
             level = feed.caught_up(connection, frame, apart=apart)
             # One that stands further on than the feed waits for its flush.
             more = more or (not level and (frame.full or frame.cursor < feed.position))
-        if more and feed.behind:
+        if more and feed.reading:
             feed.wake(now + NEXT_FRAME_SECONDS)
-        elif starved and feed.behind:
+        elif starved and feed.reading:
             feed.wake(now + TURN_SECONDS)
 
     def _frame(
@@ -1052,6 +1052,8 @@ class Shard:
     def _block(self, connections: Iterable[Connection], now: float) -> None:
         for connection in connections:
             self._blocked.setdefault(connection, now)
+            if connection.feed is not None:
+                connection.feed.set_aside(connection)
         if self._looks_again is None:
             self._looks_again = now + BLOCKED_LOOK_SECONDS
 
@@ -1076,8 +1078,10 @@ class Shard:
             self._hand_over(connection, now)
             if connection in self._blocked:
                 continue
-            if connection.feed is not None and connection.feed.wake(now):
-                self._schedule(connection.feed)
+            if connection.feed is not None:
+                connection.feed.take_up(connection)
+                if connection.feed.wake(now):
+                    self._schedule(connection.feed)
         self._looks_again = now + BLOCKED_LOOK_SECONDS if self._blocked else None
 
     # ------------------------------------------------------------------------------------------------ time

@@ -27,6 +27,7 @@ from solowire.aggregation import (
 )
 from solowire.catalog import CATALOG
 from solowire.client_protocol import Codec
+from solowire.compaction import Lag
 from solowire.events import Delivery, Event, Priority, encode_event
 from solowire.feed import Feed, Feeds, feed_key
 from solowire.log import Entry, Log
@@ -305,6 +306,7 @@ def test_a_flood_is_flushed_in_frames_that_are_bounded() -> None:
     log = Log()
     feeds: Feeds[int] = Feeds(log, rates=Rates(0))
     [feed] = feeds_with([0], feeds)
+    feed.join(1, Lag(0), 0.0)
     for offset in range(1, 5_001):
         entry = log.append(offset, encode_event(query(offset, "n" * 200, filler="x" * 3_000).event))
         assert entry is not None

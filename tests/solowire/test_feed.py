@@ -218,6 +218,30 @@ def test_who_could_not_be_given_a_frame_stays_where_it_was() -> None:
     assert feed.current == {"alice", "bob"}
 
 
+def test_nothing_is_written_for_nobody() -> None:
+    """While all connections of a feed are behind, an event costs no fragment, and who catches up gets each once."""
+    log = Log()
+    feed = feed_of(log, "custom.a")
+    feed.join("alice", Lag(0), 0.0)
+    feed.hold("alice")
+    entries = []
+    for offset in (1, 2):
+        entry = log.append(offset, encode_event(event("custom.a", {})))
+        assert entry is not None
+        feed.add(entry, 0.5, 1.0)
+        entries.append(entry)
+    assert [e._fragments for e in entries] == [{}, {}]
+    assert feed.due is not None
+    assert feed.cursor_of("alice") == 0
+    feed.take_up("alice")
+    feed.caught_up("alice", feed.read(feed.behind["alice"]))
+    assert feed.current == set(), "it stands where the feed does, but what comes next is not pending"
+    assert feed.flush(1.5).payload is None
+    frame = feed.read(feed.behind["alice"])
+    assert offsets(frame.payload) == [1, 2]
+    assert feed.caught_up("alice", frame)
+
+
 def test_a_personal_event_is_read_by_its_user_only() -> None:
     """The frame for one user holds what is theirs alone; the frame that others share does not."""
     log = filled([1, 1, 1], {2: "alice"})
@@ -258,6 +282,7 @@ def test_frames_are_bounded_however_they_are_made(sizes: list[int], codec: Codec
 
     def flushed() -> Iterator[str | bytes | None]:
         feed.position = 0
+        feed.current.add("alice")
         for entry in entries:
             feed.add(entry, 0.0, 1.0)
         while feed.due is not None:
@@ -680,6 +705,9 @@ class ShardMachine(RuleBasedStateMachine):
             assert feed.position <= shard.log.position
             assert feed.due is not None or not feed._waits, "it would never be flushed"
             assert not any(connection.answers for connection in feed.current)
+            assert not any(connection.answers for connection in feed.reading)
+            assert all(feed.behind[connection] is lag for connection, lag in feed.reading.items())
+            assert feed.behind.keys() - feed.reading.keys() <= shard._blocked.keys()
         for reader in self.readers:
             code, _ = self.sockets.closed.get(reader.connection, (None, ""))
             assert code in ((None, 4409, 4413, 4408) if reader.was_stuck else (None, 4409))

@@ -59,6 +59,22 @@ def test_critical_ones_dont_wait() -> None:
     assert released.offset == 4
 
 
+def test_a_key_waits_once() -> None:
+    """However often a critical value comes between, and however many keys are forgotten, little is due."""
+    pacing = Pacing(Intervals(3600.0), max_keys=10)
+    for n in range(1_000):
+        pacing.take(state(2 * n, priority=Priority.critical), float(n))
+        pacing.take(state(2 * n + 1), float(n))
+    assert len(pacing._due) == 1
+    assert [e.offset for _, e in pacing.release(999.0 + 3600.0)] == [1_999]
+    for n in range(1_000):
+        for offset in (1, 2):
+            pacing.take(state(offset, f"key-{n}"), 5_000.0)
+    assert len(pacing._due) <= 20
+    assert len(pacing.release(5_000.0)) == 990
+    assert len(pacing.release(5_000.0 + 3600.0)) == 10
+
+
 @pytest.mark.parametrize(("name", "due"), [("bulk_progress", True), ("system_metrics", False)])
 def test_each_type_has_its_interval(name: str, due: bool) -> None:
     """A type whose interval is 0 is never held back."""

@@ -242,6 +242,36 @@ def test_who_comes_back_gets_everything_however_slowly() -> None:
     assert sum(len(m.events) for m in messages if not m.compacted) + counted(messages, "dns_query_log") <= 1500 + 40
 
 
+def test_who_takes_nothing_is_not_asked_at_every_flush() -> None:
+    """A thousand stuck connections are looked at when it is time, not whenever somebody else gets something."""
+    b = Bench(stalled=1e9)
+    quick = b.connect("quick", "admin", subscriptions=["custom.*"])
+    slow = [stuck(b, f"u{n}", subscriptions=["custom.*"]) for n in range(100)]
+    b.publish("custom.a")
+    b.wait(0.2)
+    asked = 0
+    busy = b.sockets.busy
+
+    def counting(connection: Connection) -> bool:
+        nonlocal asked
+        asked += 1
+        return busy(connection)
+
+    b.shard._sockets.busy = counting  # type: ignore[method-assign]
+    feed = quick.feed
+    assert feed is not None
+    assert (len(feed.behind), len(feed.reading)) == (100, 0)
+    for _ in range(10):
+        b.publish("custom.a", priority=Priority.critical)
+    assert asked == 0
+    assert len(b.events(quick)) == 11
+    for connection in slow:
+        b.sockets.unstick(connection)
+    b.wait(1)
+    assert all(len(b.events(connection)) == 11 for connection in slow)
+    assert feed.behind == feed.reading == {}
+
+
 def test_many_slow_readers_take_their_turns() -> None:
     """A hundred at a hundred places don't hold up a turn: some are read for, the others next, and all in the end."""
     b = Bench()
