@@ -47,7 +47,9 @@ STALLED_S = 8.0
 SLEEP_S = 2 * STALLED_S + 4.0
 DOZE_S, AWAKE_S = 3.0, 6.0
 PUBLISHERS, BATCH, CALIBRATE_S = 16, 100, 8.0
-CHANGES_PER_S, STATES_PER_S, ALERT_EVERY_S = 200, 10, 5.0
+CHANGES_PER_S, STATES_PER_S, ALERT_EVERY_S = 40, 10, 5.0
+PADDING = "as it was requested, " * 40
+"""So that what a dozer misses of them is more than a frame."""
 RAMP_S, SETTLED_S, AFTER_KILL_S = 5.0, 20.0, 20.0
 CATCH_UP_S = 20.0
 HEALTHY_S = 1.0
@@ -167,6 +169,7 @@ async def durable_load(run: Run, stop: asyncio.Event) -> None:
                 while made < passed * CHANGES_PER_S:
                     made += 1
                     data = {"zone": "example.com", "name": f"host{made}", "type": "A", "value": "192.0.2.1"}
+                    data["message"] = PADDING
                     await _put(run, publisher, f"change-{made}", "record_updated", data, None)
                 while states < passed * STATES_PER_S:
                     states += 1
