@@ -534,6 +534,30 @@ def test_what_was_overtaken_is_counted() -> None:
     assert [m.compacted for m in frames(b, reader)] == [{"system_metrics": 0}]
 
 
+def test_what_is_overtaken_costs_the_feeds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many values wait one after the other, the feeds are looked for once, when the newest is released."""
+    b = paced()
+    readers = [b.connect(f"u{n}", "admin", subscriptions=["system_metrics", f"custom.t{n}"]) for n in range(5)]
+    metrics(b, "ns1", 1)
+    b.wait(1)
+    looked = 0
+    matching = b.shard.feeds.matching
+
+    def counting(entry: Entry) -> set[Feed[Connection]]:
+        nonlocal looked
+        looked += 1
+        return matching(entry)
+
+    monkeypatch.setattr(b.shard.feeds, "matching", counting)
+    for value in range(100):
+        metrics(b, "ns1", value)
+    assert looked == 0
+    b.wait(31)
+    assert looked == 2
+    assert all(counted(frames(b, reader), "system_metrics") == 99 for reader in readers)
+    assert b.shard.totals["overtaken"] == 99
+
+
 def test_a_critical_state_does_not_wait() -> None:
     """It goes at once, and the interval begins anew."""
     b = paced()
