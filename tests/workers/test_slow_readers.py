@@ -14,8 +14,10 @@ from solowire.events import Priority
 from solowire.feed import Feed
 from solowire.log import Entry, Log
 from solowire.pacing import Intervals
+from solowire.settings import Settings
 from tests.workers.test_shard import QUERY, Bench
 from workers.connection import Connection
+from workers.server import limits_of
 from workers.slow_readers import OVER_SECONDS
 
 ALL = ["custom.*", "dns_query_log", "rpz_hit", "system_metrics", "record_created"]
@@ -494,6 +496,20 @@ def paced(interval: float = 30.0, **limits: Any) -> Bench:
 
 def values(messages: list[c.Events]) -> list[float]:
     return [e.data["cpu_usage"] for m in messages for e in m.events if e.type == "system_metrics"]
+
+
+def test_statistics_come_as_often_as_they_are_made() -> None:
+    """A shard with the default settings holds back no `gateway_stats`, unless an interval is set for them."""
+    for settings, expected in ((Settings(), [1, 2, 3]), (Settings(state_intervals_s={"gateway_stats": 30}), [1])):
+        b = Bench(states=limits_of(settings).states)
+        reader = b.connect("alice", "admin", subscriptions=["gateway_stats", "system_metrics"])
+        for value in (1, 2, 3):
+            b.publish("gateway_stats", {"connections": value, "node": "all"}, key="all")
+            metrics(b, "ns1", value)
+            b.wait(2)
+        messages = frames(b, reader)
+        assert [e.data["connections"] for m in messages for e in m.events if e.type == "gateway_stats"] == expected
+        assert values(messages) == [1]
 
 
 def test_a_state_is_sent_once_per_interval() -> None:
