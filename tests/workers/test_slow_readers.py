@@ -15,7 +15,7 @@ from solowire.feed import Feed
 from solowire.log import Entry, Log
 from solowire.pacing import Intervals
 from solowire.settings import Settings
-from tests.workers.test_shard import QUERY, Bench
+from tests.workers.test_shard import QUERY, WALL, Bench
 from workers.connection import Connection
 from workers.server import limits_of
 from workers.slow_readers import OVER_SECONDS
@@ -87,6 +87,32 @@ def test_a_slow_reader_gets_compacted_frames(codec: Codec) -> None:
     assert len(stats["top_names"]) == 5
     assert rest[-1].cursor == b.offset
     assert len(b.events(quick)) == 1830
+
+
+def test_the_rate_of_a_source_that_sends_batches_is_not_that_within_a_batch() -> None:
+    """A slow reader's rate counts from the event before the first that it lacks, a flood's from the summary before."""
+    b = Bench()
+    b.publish("custom.a", {}, taken=WALL)
+    slow = stuck(b)
+    for n in range(2):  # once a second, within 10 ms
+        for part in (0.99, 1.0):
+            data = {**QUERY, "filler": "x" * 200}
+            b.deliver(*[b.event("dns_query_log", data, taken=WALL + n + part) for _ in range(500)])
+    b.wait(0.1)
+    b.sockets.unstick(slow)
+    b.wait(1)
+    [stats] = [e.data for m in frames(b, slow) for e in m.events if e.source == "solowire"]
+    assert (stats["total_queries"], stats["window_s"], stats["queries_per_second"]) == (2_000, 2.0, 1_000.0)
+    b = flooded()
+    reader = b.connect("alice", "admin", subscriptions=["dns_query_log"])
+    for n in range(4):
+        for part in (0.99, 1.0):
+            b.deliver(*[b.event("dns_query_log", QUERY, taken=WALL + n + part) for _ in range(500)])
+            b.wait(0.01)
+        b.wait(0.98)
+    rates = [e.data["queries_per_second"] for m in frames(b, reader) for e in m.events if e.source == "solowire"]
+    assert rates[1:] == [pytest.approx(1_000.0, rel=0.05)] * len(rates[1:])
+    assert len(rates) >= 2
 
 
 def test_a_slow_reader_gets_all_critical_states() -> None:
