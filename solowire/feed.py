@@ -240,9 +240,9 @@ class Feed(Reading, Generic[C]):
             self.behind[connection] = self.reading[connection] = self.place
         return self.wake(max(now, self.flushed_at + delay))
 
-    def leave_out(self, name: str) -> None:
-        """A state that the feed accepts is never sent: a newer one has overtaken it."""
-        self.left = {**self.left, name: self.left.get(name, 0) + 1}  # `told` and lags hold on to the one before
+    def leave_out(self, name: str, states: int) -> None:
+        """So many states that the feed accepts are never sent: newer ones have overtaken them."""
+        self.left = {**self.left, name: self.left.get(name, 0) + states}  # `told` and lags hold on to the one before
 
     def wake(self, at: float) -> bool:
         """Makes the feed due at `at`, unless it is due sooner; returns whether that changed anything."""

@@ -47,15 +47,25 @@ class Intervals(msgspec.Struct, frozen=True):
         return self.intervals.get(name, self.interval)
 
 
-class _Paced:
-    """One key. held: its newest value, if that has to wait. queued: it is among those that are due."""
+class Overtaken(msgspec.Struct, frozen=True, gc=False):
+    """States of one key that are never sent: how many, and the last of them, whose feeds are those of all."""
 
-    __slots__ = ("came", "held", "queued", "sent")
+    last: Entry
+    states: int
+
+
+class _Paced:
+    """One key. held: its newest value, if that has to wait. overtaken: how many waited before it since the last that
+    was sent, and are not charged to anybody yet. queued: it is among those that are due.
+    """
+
+    __slots__ = ("came", "held", "overtaken", "queued", "sent")
 
     def __init__(self) -> None:
         self.sent = float("-inf")
         self.came = float("-inf")
         self.held: Entry | None = None
+        self.overtaken = 0
         self.queued = False
 
 
@@ -70,7 +80,7 @@ class Pacing:
         self._keys: dict[Key, _Paced] = {}  # in the order of freshness
         self._due: list[tuple[float, int, Key, _Paced]] = []  # a key at most once
         self._order = count()
-        self._overdue: list[tuple[Key, Entry]] = []
+        self._overdue: list[tuple[Key, Entry, int]] = []
         self._released: dict[Key, tuple[int, Entry]] = {}  # in the order of their numbers
         self._own: dict[str, int] = {}  # user → the newest release for that user alone
         self._marks: deque[tuple[int, float]] = deque(maxlen=MAX_MARKS)  # the log's position, at some time
@@ -84,8 +94,10 @@ class Pacing:
         self._own.clear()
         self._marks.clear()
 
-    def take(self, entry: Entry, now: float) -> tuple[bool, Entry | None]:
-        """Whether a state may be sent at once, and which one that was held back is never sent because of it."""
+    def take(self, entry: Entry, now: float) -> tuple[bool, Overtaken | None]:
+        """Whether a state may be sent at once, and which are never sent because of it, as far as that is to be said
+        now: while one takes the place of another that the same feeds accept, they are only counted.
+        """
         interval = self._intervals.of(entry.event.type)
         if not interval:
             return True, None
@@ -93,16 +105,22 @@ class Pacing:
         self._keys[entry.state] = paced
         paced.came = now
         older, paced.held = paced.held, None
-        if entry.event.priority is Priority.critical or now >= paced.sent + interval:
+        at_once = entry.event.priority is Priority.critical or now >= paced.sent + interval
+        overtaken = None
+        if older is not None:
+            paced.overtaken += 1
+            if at_once or older.terms != entry.terms:
+                overtaken = Overtaken(older, paced.overtaken)
+                paced.overtaken = 0
+        if at_once:
             paced.sent = now
-            self._bound()
-            return True, older
-        paced.held = entry
-        entry.held = True
-        if not paced.queued:
-            self._queue(entry.state, paced)
+        else:
+            paced.held = entry
+            entry.held = True
+            if not paced.queued:
+                self._queue(entry.state, paced)
         self._bound()
-        return False, older
+        return at_once, overtaken
 
     def _queue(self, key: Key, paced: _Paced) -> None:
         paced.queued = True
@@ -111,9 +129,9 @@ class Pacing:
     def _bound(self) -> None:
         while len(self._keys) > self._max_keys:
             key = next(iter(self._keys))
-            held = self._keys.pop(key).held
-            if held is not None:
-                self._overdue.append((key, held))
+            paced = self._keys.pop(key)
+            if paced.held is not None:
+                self._overdue.append((key, paced.held, paced.overtaken))
         if len(self._due) > 2 * self._max_keys:  # most are of keys that have been forgotten
             self._due = [due for due in self._due if self._keys.get(due[2]) is due[3]]
             heapify(self._due)
@@ -125,9 +143,9 @@ class Pacing:
             return float("-inf")
         return self._due[0][0] if self._due else None
 
-    def release(self, now: float) -> list[tuple[int, Entry]]:
-        """The states that are to be sent now, with their numbers."""
-        released = [(self._note(key, entry), entry) for key, entry in self._overdue]
+    def release(self, now: float) -> list[tuple[int, Entry, int]]:
+        """The states that are to be sent now: each with its number, and how many it has overtaken."""
+        released = [(self._note(key, entry), entry, overtaken) for key, entry, overtaken in self._overdue]
         self._overdue.clear()
         while self._due and self._due[0][0] <= now:
             _, _, key, paced = heappop(self._due)
@@ -139,7 +157,8 @@ class Pacing:
                 continue
             entry, paced.held = paced.held, None
             paced.sent = now
-            released.append((self._note(key, entry), entry))
+            released.append((self._note(key, entry), entry, paced.overtaken))
+            paced.overtaken = 0
         return released
 
     def _note(self, key: Key, entry: Entry) -> int:

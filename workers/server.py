@@ -322,5 +322,6 @@ def limits_of(settings: Settings) -> Limits:
         telemetry=Rates(
             settings.telemetry_per_s, settings.telemetry_types_per_s, interval=settings.telemetry_interval_s
         ),
-        states=Intervals(settings.state_interval_s, settings.state_intervals_s),
+        # How often these come has a setting of its own.
+        states=Intervals(settings.state_interval_s, {"gateway_stats": 0.0, **settings.state_intervals_s}),
     )

@@ -355,16 +355,20 @@ class Shard:
         """Whether a state may be sent at once; else it is held back."""
         due, overtaken = self._pacing.take(entry, now)
         if overtaken is not None:
-            self.totals["overtaken"] += 1
-            if overtaken.event.user is None:
-                for feed in self.feeds.matching(overtaken):
-                    if feed.shows(overtaken):
-                        feed.leave_out(overtaken.event.type)
+            self._overtaken(overtaken.last, overtaken.states)
         return due
+
+    def _overtaken(self, last: Entry, states: int) -> None:
+        self.totals["overtaken"] += states
+        for feed in self.feeds.matching(last) if last.event.user is None else ():
+            if feed.shows(last):
+                feed.leave_out(last.event.type, states)
 
     def _release(self, now: float) -> None:
         """Sends the states whose interval has ended."""
-        for number, entry in self._pacing.release(now):
+        for number, entry, overtaken in self._pacing.release(now):
+            if overtaken:
+                self._overtaken(entry, overtaken)
             delay = self._limits.flush.of(entry.event.priority, len(self.connections))
             user = entry.event.user
             if user is None:

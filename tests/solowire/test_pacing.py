@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from solowire.catalog import CATALOG
 from solowire.events import Delivery, Event, Priority
 from solowire.log import Entry
-from solowire.pacing import LATE_SECONDS, Intervals, Pacing
+from solowire.pacing import LATE_SECONDS, Intervals, Overtaken, Pacing
 
 
 def state(offset: int, key: str = "ns1", **more: Any) -> Entry:
@@ -35,11 +35,11 @@ def test_the_newest_is_released_when_the_interval_ends() -> None:
     first, second, third = state(1), state(2), state(3)
     assert pacing.take(first, 0.0) == (True, None)
     assert pacing.take(second, 1.0) == (False, None)
-    assert pacing.take(third, 2.0) == (False, second)
+    assert pacing.take(third, 2.0) == (False, None)
     assert (first.held, second.held, third.held) == (False, True, True)
     assert pacing.due == 30.0
     assert pacing.release(29.9) == []
-    assert pacing.release(30.0) == [(1, third)]
+    assert pacing.release(30.0) == [(1, third, 1)]
     assert not third.held
     assert pacing.due is None
     assert pacing.take(state(4), 40.0)[0] is False
@@ -52,11 +52,22 @@ def test_critical_ones_dont_wait() -> None:
     pacing.take(state(1), 0.0)
     waiting = state(2)
     pacing.take(waiting, 1.0)
-    assert pacing.take(state(3, priority=Priority.critical), 20.0) == (True, waiting)
+    assert pacing.take(state(3, priority=Priority.critical), 20.0) == (True, Overtaken(waiting, 1))
     assert pacing.take(state(4), 25.0) == (False, None)
     assert pacing.release(30.0) == []
-    [(_, released)] = pacing.release(50.0)
+    [(_, released, _)] = pacing.release(50.0)
     assert released.offset == 4
+
+
+def test_the_overtaken_are_told_at_once_where_other_feeds_accept_them() -> None:
+    """A value is counted with those of the same feeds; if a filter could tell them apart they are told apart."""
+    pacing = Pacing(Intervals(30.0))
+    made = [state(n) for n in range(5)]
+    for entry, host in zip(made, ("ns1", "ns1", "ns1", "ns2", "ns2"), strict=True):
+        entry.terms = {"host": (host,)}
+    told = [pacing.take(entry, float(n))[1] for n, entry in enumerate(made)]
+    assert told == [None, None, None, Overtaken(made[2], 2), None]
+    assert pacing.release(30.0) == [(1, made[4], 1)]
 
 
 def test_a_key_waits_once() -> None:
@@ -66,7 +77,7 @@ def test_a_key_waits_once() -> None:
         pacing.take(state(2 * n, priority=Priority.critical), float(n))
         pacing.take(state(2 * n + 1), float(n))
     assert len(pacing._due) == 1
-    assert [e.offset for _, e in pacing.release(999.0 + 3600.0)] == [1_999]
+    assert [e.offset for _, e, _ in pacing.release(999.0 + 3600.0)] == [1_999]
     for n in range(1_000):
         for offset in (1, 2):
             pacing.take(state(offset, f"key-{n}"), 5_000.0)
@@ -131,7 +142,7 @@ def test_no_key_is_sent_too_often_and_none_loses_its_newest(
         until = now + pause
         while pacing.due is not None and pacing.due <= until:
             now = max(now, pacing.due)
-            for _, entry in pacing.release(now):
+            for _, entry, _ in pacing.release(now):
                 send(entry)
         now = until
         entry = newest[str(key)] = state(offset, str(key), priority=priority)
@@ -140,7 +151,7 @@ def test_no_key_is_sent_too_often_and_none_loses_its_newest(
         assert len(pacing._keys) <= max_keys
         assert len(pacing._released) <= max_keys
     now += 100
-    for _, entry in pacing.release(now):
+    for _, entry, _ in pacing.release(now):
         send(entry)
     assert pacing.due is None
     for key, entry in newest.items():

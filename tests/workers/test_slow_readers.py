@@ -14,8 +14,10 @@ from solowire.events import Priority
 from solowire.feed import Feed
 from solowire.log import Entry, Log
 from solowire.pacing import Intervals
-from tests.workers.test_shard import QUERY, Bench
+from solowire.settings import Settings
+from tests.workers.test_shard import QUERY, WALL, Bench
 from workers.connection import Connection
+from workers.server import limits_of
 from workers.slow_readers import OVER_SECONDS
 
 ALL = ["custom.*", "dns_query_log", "rpz_hit", "system_metrics", "record_created"]
@@ -85,6 +87,32 @@ def test_a_slow_reader_gets_compacted_frames(codec: Codec) -> None:
     assert len(stats["top_names"]) == 5
     assert rest[-1].cursor == b.offset
     assert len(b.events(quick)) == 1830
+
+
+def test_the_rate_of_a_source_that_sends_batches_is_not_that_within_a_batch() -> None:
+    """A slow reader's rate counts from the event before the first that it lacks, a flood's from the summary before."""
+    b = Bench()
+    b.publish("custom.a", {}, taken=WALL)
+    slow = stuck(b)
+    for n in range(2):  # once a second, within 10 ms
+        for part in (0.99, 1.0):
+            data = {**QUERY, "filler": "x" * 200}
+            b.deliver(*[b.event("dns_query_log", data, taken=WALL + n + part) for _ in range(500)])
+    b.wait(0.1)
+    b.sockets.unstick(slow)
+    b.wait(1)
+    [stats] = [e.data for m in frames(b, slow) for e in m.events if e.source == "solowire"]
+    assert (stats["total_queries"], stats["window_s"], stats["queries_per_second"]) == (2_000, 2.0, 1_000.0)
+    b = flooded()
+    reader = b.connect("alice", "admin", subscriptions=["dns_query_log"])
+    for n in range(4):
+        for part in (0.99, 1.0):
+            b.deliver(*[b.event("dns_query_log", QUERY, taken=WALL + n + part) for _ in range(500)])
+            b.wait(0.01)
+        b.wait(0.98)
+    rates = [e.data["queries_per_second"] for m in frames(b, reader) for e in m.events if e.source == "solowire"]
+    assert rates[1:] == [pytest.approx(1_000.0, rel=0.05)] * len(rates[1:])
+    assert len(rates) >= 2
 
 
 def test_a_slow_reader_gets_all_critical_states() -> None:
@@ -496,6 +524,20 @@ def values(messages: list[c.Events]) -> list[float]:
     return [e.data["cpu_usage"] for m in messages for e in m.events if e.type == "system_metrics"]
 
 
+def test_statistics_come_as_often_as_they_are_made() -> None:
+    """A shard with the default settings holds back no `gateway_stats`, unless an interval is set for them."""
+    for settings, expected in ((Settings(), [1, 2, 3]), (Settings(state_intervals_s={"gateway_stats": 30}), [1])):
+        b = Bench(states=limits_of(settings).states)
+        reader = b.connect("alice", "admin", subscriptions=["gateway_stats", "system_metrics"])
+        for value in (1, 2, 3):
+            b.publish("gateway_stats", {"connections": value, "node": "all"}, key="all")
+            metrics(b, "ns1", value)
+            b.wait(2)
+        messages = frames(b, reader)
+        assert [e.data["connections"] for m in messages for e in m.events if e.type == "gateway_stats"] == expected
+        assert values(messages) == [1]
+
+
 def test_a_state_is_sent_once_per_interval() -> None:
     """The first value at once, and the newest when the interval ends, with the offset that it has had all along."""
     b = paced()
@@ -532,6 +574,30 @@ def test_what_was_overtaken_is_counted() -> None:
     metrics(b, "ns1", 5)
     b.wait(31)
     assert [m.compacted for m in frames(b, reader)] == [{"system_metrics": 0}]
+
+
+def test_what_is_overtaken_costs_the_feeds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many values wait one after the other, the feeds are looked for once, when the newest is released."""
+    b = paced()
+    readers = [b.connect(f"u{n}", "admin", subscriptions=["system_metrics", f"custom.t{n}"]) for n in range(5)]
+    metrics(b, "ns1", 1)
+    b.wait(1)
+    looked = 0
+    matching = b.shard.feeds.matching
+
+    def counting(entry: Entry) -> set[Feed[Connection]]:
+        nonlocal looked
+        looked += 1
+        return matching(entry)
+
+    monkeypatch.setattr(b.shard.feeds, "matching", counting)
+    for value in range(100):
+        metrics(b, "ns1", value)
+    assert looked == 0
+    b.wait(31)
+    assert looked == 2
+    assert all(counted(frames(b, reader), "system_metrics") == 99 for reader in readers)
+    assert b.shard.totals["overtaken"] == 99
 
 
 def test_a_critical_state_does_not_wait() -> None:
