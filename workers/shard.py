@@ -18,8 +18,8 @@ It reads no clock and touches no socket: `now` is an argument (seconds, monotoni
 each call, `next_due` says when `run` wants to be called.
 
 Longer than 500 lines: what can be told apart stands in modules of its own (`admission`, `users`, `giving_way`,
-`heartbeat`, `ring_history`, `replay`), and what is left decides over one set of connections and one log, and every part
-of it changes both.
+`heartbeat`, `timers`, `ring_history`, `replay`), and what is left decides over one set of connections and one log, and
+every part of it changes both.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 from itertools import count
 
 import msgspec
@@ -87,6 +87,7 @@ from workers.replay import Replay, Replays
 from workers.ring_history import RingHistory
 from workers.slow_readers import FRAME_READS, SEND_READS, TURN_SECONDS, SlowReaders
 from workers.sockets import Sockets
+from workers.timers import Timers
 from workers.users import GOING, Users
 
 log = structlog.get_logger("solowire.shard")
@@ -217,7 +218,7 @@ class Shard:
         self._now = 0.0  # of the call that is under way, for what calls back
         self._order = count()
         self._due_feeds: list[tuple[float, int, Feed[Connection]]] = []
-        self._timers: list[tuple[float, int, Callable[[Connection, float], None], Connection]] = []
+        self._timers = Timers(self.connections)
         self._heartbeats = Heartbeats(self._limits.heartbeat)
 
     # ------------------------------------------------------------------------------------- from the router
@@ -518,7 +519,7 @@ class Shard:
         self._heartbeats.add(connection)
         self.totals["admitted"] += 1
         connection.hello_by = now + self._limits.hello_timeout
-        self._at(connection.hello_by, self._no_hello, connection)
+        self._timers.at(connection.hello_by, self._no_hello, connection)
         self._watch_expiry(connection, now)
         if self.leaving or not self._owns(identity.user):
             self._send_away(connection, 0.0, "ring_changed", now)  # while the connection was accepted
@@ -623,7 +624,7 @@ class Shard:
         connection.leaves_for = reason
         connection.become(State.leaving)
         self._say(connection, ReconnectNow(int(after * 1000), reason), now)
-        self._at(now + (after + 1.0 if close_after is None else close_after), self._sent_away, connection)
+        self._timers.at(now + (after + 1.0 if close_after is None else close_after), self._sent_away, connection)
 
     def _owns(self, user: str) -> bool:
         return self._rings.owns(user)
@@ -761,7 +762,7 @@ class Shard:
         if late > LATE_SECONDS:
             # It is this process that was late: the hello may be here, and not read yet.
             connection.hello_by = now + late
-            self._at(connection.hello_by, self._no_hello, connection)
+            self._timers.at(connection.hello_by, self._no_hello, connection)
         else:
             self._begin(connection, Hello(), now)
 
@@ -784,7 +785,7 @@ class Shard:
         resolved = resolve(connection.wanted, connection.view, self._catalog)
         key = feed_key(resolved.selection, connection.view, connection.codec, self._catalog)
         connection.become(State.resuming)
-        self._at(now + REPLAY_SECONDS, self._replay_late, connection)
+        self._timers.at(now + REPLAY_SECONDS, self._replay_late, connection)
         self._now = now
         self._replays.start(Replay(connection, hello, resume.cursor, Feed(key, self.log)))
 
@@ -1085,8 +1086,8 @@ class Shard:
     def next_due(self) -> float:
         """When `run` wants to be called next."""
         times = [self._due_feeds[0][0]] if self._due_feeds else []
-        if self._timers:
-            times.append(self._timers[0][0])
+        if self._timers.due is not None:
+            times.append(self._timers.due)
         if self._looks_again is not None:
             times.append(self._looks_again)
         if self._slow.due is not None:
@@ -1113,10 +1114,7 @@ class Shard:
             self._look_at_slow(now)
         if self._pacing.due is not None and now >= self._pacing.due:
             self._release(now)
-        while self._timers and self._timers[0][0] <= now:
-            _, _, act, connection = heappop(self._timers)
-            if connection.state not in (State.closing, State.gone):
-                act(connection, now)
+        self._timers.run(now)
         while self._due_feeds and self._due_feeds[0][0] <= now:
             due, _, feed = heappop(self._due_feeds)
             if feed.due == due:  # else it was flushed since, and is in the heap again if it has to be
@@ -1124,13 +1122,6 @@ class Shard:
         if self._moves_at is not None:
             self._move_who_is_due(now)
         self._heartbeat(now)
-
-    def _at(self, when: float, act: Callable[[Connection, float], None], connection: Connection) -> None:
-        if len(self._timers) > 64 + 4 * len(self.connections):
-            # Those of connections that have ended would stay until the tokens had expired.
-            self._timers = [t for t in self._timers if t[3].state not in (State.closing, State.gone)]
-            heapify(self._timers)
-        heappush(self._timers, (when, next(self._order), act, connection))
 
     def _heartbeat(self, now: float) -> None:
         alive, dead = self._heartbeats.turns(now)
@@ -1170,7 +1161,7 @@ class Shard:
     def _look_at_expiry_at(self, when: float, connection: Connection) -> None:
         if connection.looks_at is None or when < connection.looks_at:
             connection.looks_at = when
-            self._at(when, self._look_at_expiry, connection)
+            self._timers.at(when, self._look_at_expiry, connection)
 
     def _look_at_expiry(self, connection: Connection, now: float) -> None:
         """Warns, closes, or looks again later: one timer a connection, however often it refreshes its token."""
