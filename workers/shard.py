@@ -18,8 +18,8 @@ It reads no clock and touches no socket: `now` is an argument (seconds, monotoni
 each call, `next_due` says when `run` wants to be called.
 
 Longer than 500 lines: what can be told apart stands in modules of its own (`admission`, `users`, `giving_way`,
-`heartbeat`, `timers`, `ring_history`, `replay`), and what is left decides over one set of connections and one log, and
-every part of it changes both.
+`heartbeat`, `timers`, `expiry`, `ring_history`, `replay`), and what is left decides over one set of connections and one
+log, and every part of it changes both.
 """
 
 from __future__ import annotations
@@ -81,6 +81,7 @@ from solowire.subscriptions import (
 from solowire.tokens import Ticket, Tokens, UsedTickets
 from workers.admission import RETRY_SECONDS, Admission
 from workers.connection import MAX_ANSWERS, Connection, State
+from workers.expiry import Expiry
 from workers.giving_way import GivingWay
 from workers.heartbeat import Heartbeats
 from workers.replay import Replay, Replays
@@ -219,6 +220,9 @@ class Shard:
         self._order = count()
         self._due_feeds: list[tuple[float, int, Feed[Connection]]] = []
         self._timers = Timers(self.connections)
+        self._expiry = Expiry(
+            self._limits.expiry_notice, self._timers, expiring=self._token_expires, expired=self._token_expired
+        )
         self._heartbeats = Heartbeats(self._limits.heartbeat)
 
     # ------------------------------------------------------------------------------------- from the router
@@ -520,7 +524,7 @@ class Shard:
         self.totals["admitted"] += 1
         connection.hello_by = now + self._limits.hello_timeout
         self._timers.at(connection.hello_by, self._no_hello, connection)
-        self._watch_expiry(connection, now)
+        self._expiry.watch(connection, self.wall_offset, now)
         if self.leaving or not self._owns(identity.user):
             self._send_away(connection, 0.0, "ring_changed", now)  # while the connection was accepted
         elif now - self._ring_changed_at < MOVING_SECONDS:
@@ -894,7 +898,7 @@ class Shard:
         group = self._admission.group_of(identity)
         if group != connection.group and self._admission.leases.move(connection.group, group, now):
             connection.group = group  # else it goes on in the slot that it has
-        self._watch_expiry(connection, now)
+        self._expiry.watch(connection, self.wall_offset, now)
         self._say(connection, Reply({"token_expires_at": _rfc3339(identity.expires)}, message.id), now)
         if connection.state is State.live:
             self._want(connection, connection.wanted, now, None)
@@ -1148,36 +1152,13 @@ class Shard:
         jumped = abs(wall_offset - self.wall_offset) > 1
         self.wall_offset = wall_offset
         for connection in self.connections if jumped else ():
-            self._watch_expiry(connection, now)
+            self._expiry.watch(connection, self.wall_offset, now)
 
-    def _watch_expiry(self, connection: Connection, now: float) -> None:
-        unix = connection.identity.expires
-        if unix is None:
-            connection.expires = None
-            return
-        connection.expires = unix - self.wall_offset
-        self._look_at_expiry_at(max(now, connection.expires - self._limits.expiry_notice), connection)
+    def _token_expires(self, connection: Connection, now: float) -> None:
+        self._say(connection, Notice("token_expiring", "send refresh with a new token"), now)
 
-    def _look_at_expiry_at(self, when: float, connection: Connection) -> None:
-        if connection.looks_at is None or when < connection.looks_at:
-            connection.looks_at = when
-            self._timers.at(when, self._look_at_expiry, connection)
-
-    def _look_at_expiry(self, connection: Connection, now: float) -> None:
-        """Warns, closes, or looks again later: one timer a connection, however often it refreshes its token."""
-        if connection.looks_at is None or now < connection.looks_at:
-            return  # it was moved to a later time, and has another timer
-        connection.looks_at = None
-        if connection.expires is None:
-            return
-        notice = connection.expires - self._limits.expiry_notice
-        if now >= connection.expires:
-            self._close(connection, CloseCode.unauthenticated)
-        elif now >= notice:
-            self._look_at_expiry_at(connection.expires, connection)
-            self._say(connection, Notice("token_expiring", "send refresh with a new token"), now)
-        else:
-            self._look_at_expiry_at(notice, connection)
+    def _token_expired(self, connection: Connection) -> None:
+        self._close(connection, CloseCode.unauthenticated)
 
     # ---------------------------------------------------------------------------------------------- numbers
 
