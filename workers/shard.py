@@ -18,13 +18,13 @@ It reads no clock and touches no socket: `now` is an argument (seconds, monotoni
 each call, `next_due` says when `run` wants to be called.
 
 Longer than 500 lines: what can be told apart stands in modules of its own (`admission`, `users`, `giving_way`,
-`heartbeat`, `timers`, `expiry`, `ring_history`, `replay`), and what is left decides over one set of connections and one
-log, and every part of it changes both.
+`heartbeat`, `timers`, `expiry`, `moves`, `ring_history`, `replay`), and what is left decides over one set of
+connections and one log, and every part of it changes both.
 """
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from heapq import heappop, heappush
@@ -84,12 +84,13 @@ from workers.connection import MAX_ANSWERS, Connection, State
 from workers.expiry import Expiry
 from workers.giving_way import GivingWay
 from workers.heartbeat import Heartbeats
+from workers.moves import Moves
 from workers.replay import Replay, Replays
 from workers.ring_history import RingHistory
 from workers.slow_readers import FRAME_READS, SEND_READS, TURN_SECONDS, SlowReaders
 from workers.sockets import Sockets
 from workers.timers import Timers
-from workers.users import GOING, Users
+from workers.users import Users
 
 log = structlog.get_logger("solowire.shard")
 
@@ -112,9 +113,6 @@ PONG_BYTES = 128
 
 AUDITED_SUBSCRIPTIONS = 50
 """How many of a client's wishes a line of the audit log names."""
-
-GATEWAYS_KNOW_SECONDS = 0.2
-"""After the wish to leave: by then the gateways send nobody here any more."""
 
 GIVING_WAY_SECONDS = 0.5
 COME_BACK_SECONDS = 5.0
@@ -177,7 +175,6 @@ class Shard:
         self.connections: set[Connection] = set()
         self.wall_offset = wall_offset
         self.ready_at: int | None = None
-        self.settled = -1
         self.leaving = False
         self.totals: Counter[str] = Counter()
         self.latency = Histogram()
@@ -196,14 +193,10 @@ class Shard:
         self._catalog = catalog
         self._used = UsedTickets()
         self._rings = RingHistory(index)
-        self._ring_version = -1
         self._fresh = True  # the next part of the log is the answer to a hello
         self._astray = False  # a part is missing: what comes is not taken until a hello is answered
-        self._moving: deque[Connection] = deque()
-        self._moves_at: float | None = None
+        self._moves = Moves(self._limits.moves_per_second)
         self._ring_changed_at = float("-inf")
-        self._move_pause = 1 / self._limits.moves_per_second
-        self._lease_pause = 0.0  # the same when all have to go because the lease is over
         self._replays = Replays(
             self.log,
             concurrent=self._limits.replays,
@@ -243,16 +236,21 @@ class Shard:
         """Whether no slot is taken by a connection, so that it may be said that all are free."""
         return not self._admission.taken
 
+    @property
+    def settled(self) -> int:
+        """The newest version of the ring that has nobody here wait for its turn to move, -1 for none."""
+        return self._moves.settled
+
     def ring_changed(self, state: RingState, now: float) -> None:
         """Takes the ring, and sends away whoever it gives to another shard."""
         self._astray, self._fresh = False, True
         if state.epoch != self.epoch:
             self._new_epoch(state.epoch, now)
-        elif state.version == self._ring_version:
+        elif state.version == self._moves.version:
             return
         if self.ready_at is None:
             self.ready_at = state.last
-        self._ring_version = state.version
+        self._moves.version = state.version
         ring = Ring(s.index for s in state.shards)
         if ring.shards != self._rings.ring.shards:
             self._rings.ring_changed(ring, self.log.position, self.log.floor)
@@ -263,12 +261,12 @@ class Shard:
         if moving:
             log.info("users_move", shard=self.index, users=len(moving), ring=sorted(ring.shards))
         if state.since <= self.settled:
-            self._move(moving, now)
+            self._moves.begin(moving, now)
         else:
             # The router has forgotten for whom they wait: from here on this log is not all of theirs.
-            self._move([], now)
+            self._moves.begin((), now)
             for place, connection in enumerate(moving):
-                self._send_away(connection, place * self._move_pause, "ring_changed", now)
+                self._send_away(connection, place * self._moves.pause, "ring_changed", now)
         self.run(now)
 
     def states(self, message: States, now: float) -> None:
@@ -411,8 +409,7 @@ class Shard:
             self._resync(now)
         self.epoch = epoch
         self.ready_at = None
-        self._ring_version = -1
-        self.settled = -1
+        self._moves.reset()
         self._fresh = True
         self._begin_log(0)
 
@@ -589,31 +586,13 @@ class Shard:
     def leave(self, now: float, within: float | None = None) -> None:
         """Takes no more users, and sends its own away, at the set pace. within: seconds in which all must be told."""
         self.leaving = True
-        if within is not None:
-            self._move_pause = min(self._move_pause, within / (len(self.connections) + 1))
         log.info("shard_leaves", shard=self.index, users=len(self.connections))
-        self._move([c for c in self.connections if c.state is not State.leaving], now)
-        self._moves_at = now + GATEWAYS_KNOW_SECONDS if self._moving else None
-
-    def _move(self, connections: list[Connection], now: float) -> None:
-        """These are to go, one after the other; nobody else is."""
-        self._moving = deque(connections)
-        if not connections:
-            self._moves_at = None
-            self.settled = self._ring_version
-        elif self._moves_at is None:
-            self._moves_at = now
+        self._moves.leave(self.connections, now, within)
 
     def _move_who_is_due(self, now: float) -> None:
         reason = "draining" if self.leaving else "ring_changed" if self._leased else "no_lease"
-        while self._moves_at is not None and now >= self._moves_at:
-            if not self._moving:
-                self._move([], now)
-                return
-            connection = self._moving.popleft()
-            if connection.state in (State.waiting, State.resuming, State.live):
-                self._send_away(connection, 0.0, reason, now)
-                self._moves_at += self._move_pause if self._leased else self._lease_pause
+        while (connection := self._moves.turn(now)) is not None:
+            self._send_away(connection, 0.0, reason, now)
 
     def _send_away(
         self, connection: Connection, after: float, reason: str, now: float, close_after: float | None = None
@@ -655,7 +634,7 @@ class Shard:
         if not self._leased and now < self._admission.leases.ends:
             self._leased = True
             # Whoever was not yet sent away may stay, if the user is still this shard's.
-            self._move([c for c in self.connections if c.state not in GOING and not self._owns(c.identity.user)], now)
+            self._moves.leased_again((c for c in self.connections if not self._owns(c.identity.user)), now)
         if another:
             self._make_room(now)
         self.run(now)
@@ -675,12 +654,8 @@ class Shard:
         leases = self._admission.leases
         if self._leased and now >= leases.ends:
             self._leased = False
-            staying = [c for c in self.connections if c.state not in GOING]
-            log.error(
-                "lease_over", shard=self.index, users=len(staying), hint="the router was not heard of for so long"
-            )
-            self._lease_pause = (leases.over_at - leases.ends) / 2 / (len(staying) + 1)
-            self._move(staying, now)
+            users = self._moves.lease_over(self.connections, now, (leases.over_at - leases.ends) / 2)
+            log.error("lease_over", shard=self.index, users=users, hint="the router was not heard of for so long")
         if not self._leased and now >= leases.over_at and self.connections:
             for connection in self.connections:
                 connection.leaves_for = connection.leaves_for or "no_lease"
@@ -1100,8 +1075,8 @@ class Shard:
             times.append(self._pacing.due)
         if self._heartbeats.due is not None:
             times.append(self._heartbeats.due)
-        if self._moves_at is not None:
-            times.append(self._moves_at)
+        if self._moves.due is not None:
+            times.append(self._moves.due)
         if self._leased:
             times.append(self._admission.leases.ends)
         elif self.connections:
@@ -1123,7 +1098,7 @@ class Shard:
             due, _, feed = heappop(self._due_feeds)
             if feed.due == due:  # else it was flushed since, and is in the heap again if it has to be
                 self._flush(feed, now)
-        if self._moves_at is not None:
+        if self._moves.due is not None:
             self._move_who_is_due(now)
         self._heartbeat(now)
 
