@@ -18,8 +18,8 @@ It reads no clock and touches no socket: `now` is an argument (seconds, monotoni
 each call, `next_due` says when `run` wants to be called.
 
 Longer than 500 lines: what can be told apart stands in modules of its own (`admission`, `users`, `giving_way`,
-`heartbeat`, `timers`, `expiry`, `moves`, `ring_history`, `replay`), and what is left decides over one set of
-connections and one log, and every part of it changes both.
+`heartbeat`, `timers`, `expiry`, `moves`, `listening`, `ring_history`, `replay`), and what is left decides over one set
+of connections and one log, and every part of it changes both.
 """
 
 from __future__ import annotations
@@ -35,14 +35,11 @@ import structlog
 
 from solowire import backplane
 from solowire.access import Identity, Role
-from solowire.aggregation import Rates
 from solowire.backplane import Came, Deliver, Elsewhere, Lease, Replayed, RingState, ShardStats, Slots, States
 from solowire.catalog import CATALOG, Catalog
 from solowire.client_protocol import (
-    MAX_MESSAGE_BYTES,
     ClientMessage,
     Codec,
-    Error,
     Hello,
     Id,
     Notice,
@@ -63,20 +60,15 @@ from solowire.codes import CloseCode
 from solowire.compaction import Frame, Lag
 from solowire.errors import InvalidMessage, InvalidToken, Refused, RequestError
 from solowire.events import Delivery
-from solowire.feed import NEXT_FRAME_SECONDS, Feed, Feeds, FlushDelays, feed_key
+from solowire.feed import NEXT_FRAME_SECONDS, Feed, Feeds, feed_key
 from solowire.histogram import Histogram
 from solowire.log import Entry, Log
-from solowire.pacing import Intervals, Pacing
+from solowire.pacing import Pacing
 from solowire.ring import Ring
 from solowire.subscriptions import (
     Filter,
     Resolved,
-    check_patterns,
-    parse_filter,
     resolve,
-    subscribe,
-    unsubscribe,
-    wanted_of,
 )
 from solowire.tokens import Ticket, Tokens, UsedTickets
 from workers.admission import RETRY_SECONDS, Admission
@@ -84,6 +76,8 @@ from workers.connection import MAX_ANSWERS, Connection, State
 from workers.expiry import Expiry
 from workers.giving_way import GivingWay
 from workers.heartbeat import Heartbeats
+from workers.limits import Limits
+from workers.listening import Listening, changed, complaint, first_wanted, too_big
 from workers.moves import Moves
 from workers.replay import Replay, Replays
 from workers.ring_history import RingHistory
@@ -108,9 +102,6 @@ HAND_OVER_BYTES = 128 * 1024
 FREE_PONGS = 2
 """How many pings one may answer late. One who never answers and says other things instead saves none up."""
 
-PONG_BYTES = 128
-"""What a pong may take that answers our ping; a longer one counts like any message."""
-
 AUDITED_SUBSCRIPTIONS = 50
 """How many of a client's wishes a line of the audit log names."""
 
@@ -120,31 +111,6 @@ COME_BACK_SECONDS = 5.0
 
 MOVING_SECONDS = 60.0
 """So long after the ring has changed, the shard that a user comes from may still have connections of it."""
-
-
-class Limits(msgspec.Struct, frozen=True):
-    """What one shard allows. Times in seconds, rates per second."""
-
-    on_duplicate: str = "replace"
-    hello_timeout: float = 2.0
-    heartbeat: float = 25.0
-    expiry_notice: float = 60.0
-    stalled: float = 30.0
-    message_rate: float = 20.0
-    message_burst: float = 60.0
-    subscription_rate: float = 10.0
-    subscription_burst: float = 60.0
-    per_user: int = 1
-    per_address: int | None = None
-    group_by: str = "role"
-    reconnect_min_ms: int = 500
-    reconnect_max_ms: int = 20_000
-    moves_per_second: float = 500.0
-    replay_bytes: int = 32 * 2**20
-    replays: int = 8
-    flush: FlushDelays = FlushDelays()
-    telemetry: Rates = Rates()
-    states: Intervals = Intervals()
 
 
 class Shard:
@@ -186,6 +152,7 @@ class Shard:
         self._new_id = new_id
         self._limits = limits
         self._users = Users(self._limits.per_user)
+        self._listening = Listening(self._users, self._limits)
         self._admission = Admission(self._limits.group_by, self._limits.per_address)
         self._leased = False  # as of the last look at the clock
         self._giving_way = GivingWay(self._users)
@@ -668,39 +635,25 @@ class Shard:
         if connection.state in (State.leaving, State.closing, State.gone):
             return
         connection.heard = True
-        if _too_big(raw):
+        if too_big(raw):
             self._close(connection, CloseCode.too_big)
             return
         try:
-            if connection.pings and _is_pong(connection, raw):
-                connection.pings -= 1  # we have asked for it: it is none of the messages that are limited
-                return
-            user = self._users.get(connection.identity.user)
-            wait = user.messages.take(now, self._limits.message_rate, self._limits.message_burst) if user else 0.0
-            begins = connection.state is State.waiting and connection.heard_at == connection.opened
-            if wait and not begins:  # its hello is heard, so that it needn't begin with the defaults
-                raise _TooFast("messages", wait, connection.codec.id_of(raw))
-            message = connection.codec.decode(raw)
-            if connection.state is State.resuming and not isinstance(message, (Ping, Pong)):
-                _keep(message, connection)
-            else:
+            message = self._listening.take(connection, raw, now)
+            if message is not None:
                 self._obey(connection, message, now)
         except InvalidMessage as error:
             self._complain(connection, error, now)
 
     def _complain(self, connection: Connection, error: InvalidMessage, now: float) -> None:
         self.totals["bad_messages"] += 1
-        retry = error.retry_after if isinstance(error, _TooFast) else msgspec.UNSET
-        self._say(connection, Error(error.code, error.message, error.hint, error.id, retry), now)
+        self._say(connection, complaint(error), now)
         if connection.strike(now):
             self._close(connection, CloseCode.bad_protocol)
 
     def _obey(self, connection: Connection, message: ClientMessage, now: float) -> None:
         try:
-            if not isinstance(message, Pong):
-                connection.heard_at = now
-            if isinstance(message, (Hello, Subscribe, Unsubscribe)):
-                self._limit_changes(connection, now)
+            self._listening.count(connection, message, now)
             match message:
                 case Pong():
                     pass  # that it was heard is all there is to it
@@ -708,17 +661,8 @@ class Shard:
                     self._say(connection, Pong(message.id, now + self.wall_offset), now)
                 case Hello():
                     self._begin(connection, message, now)
-                case Subscribe():
-                    _need_live(connection)
-                    check_patterns(message.event_types)
-                    filter = parse_filter(message.filter, self._catalog)
-                    wanted = subscribe(connection.wanted, message.event_types, filter)
-                    self._want(connection, wanted, now, message.id)
-                case Unsubscribe():
-                    _need_live(connection)
-                    check_patterns(message.event_types)
-                    wanted = unsubscribe(connection.wanted, message.event_types, self._catalog)
-                    self._want(connection, wanted, now, message.id)
+                case Subscribe() | Unsubscribe():
+                    self._want(connection, changed(connection, message, self._catalog), now, message.id)
                 case Refresh():
                     self._refresh(connection, message, now)
                 case Stats():
@@ -726,13 +670,6 @@ class Shard:
         except InvalidMessage as error:
             error.id = message.id  # the answer repeats it, wherever the fault was found
             raise
-
-    def _limit_changes(self, connection: Connection, now: float) -> None:
-        user = self._users.get(connection.identity.user)
-        limits = self._limits
-        wait = user.changes.take(now, limits.subscription_rate, limits.subscription_burst) if user else 0.0
-        if wait and connection.state is not State.waiting:
-            raise _TooFast("subscription changes", wait, None)
 
     def _no_hello(self, connection: Connection, now: float) -> None:
         if connection.state is not State.waiting:
@@ -746,17 +683,7 @@ class Shard:
             self._begin(connection, Hello(), now)
 
     def _begin(self, connection: Connection, hello: Hello, now: float) -> None:
-        if connection.state is not State.waiting:
-            raise InvalidMessage(
-                "already_said_hello",
-                "this connection has begun already",
-                "use subscribe and unsubscribe; without a hello within 2 s the role's defaults apply",
-            )
-        role = self._roles.get(connection.identity.role)
-        patterns = hello.subscriptions
-        if patterns is None:
-            patterns = list(role.defaults) if role is not None else []
-        connection.wanted = wanted_of(patterns, hello.filter, hello.filters, self._catalog)
+        connection.wanted = first_wanted(connection, hello, self._roles, self._catalog)
         resume = hello.resume
         if resume is None or resume.epoch != self.epoch:
             self._welcome(connection, hello, None, "epoch" if resume is not None else None, now)
@@ -1153,35 +1080,6 @@ class Shard:
             admitted=t["admitted"],
             refused=t["refused"],
         )
-
-
-def _is_pong(connection: Connection, raw: str | bytes) -> bool:
-    """Looks into short messages only. Raises InvalidMessage for one that can't be read."""
-    return len(raw) <= PONG_BYTES and isinstance(connection.codec.decode(raw), Pong)
-
-
-def _need_live(connection: Connection) -> None:
-    if connection.state is not State.live:
-        raise InvalidMessage("hello_first", "the first message must be hello")
-
-
-def _keep(message: ClientMessage, connection: Connection) -> None:
-    """For when the connection has begun."""
-    if len(connection.early) >= MAX_ANSWERS:
-        raise InvalidMessage("too_early", "too many messages before the welcome", "wait for it", message.id)
-    connection.early.append(message)
-
-
-class _TooFast(InvalidMessage):
-    def __init__(self, what: str, retry_after: float, id: Id) -> None:
-        super().__init__("rate_limited", f"too many {what}", "slow down", id)
-        self.retry_after = round(retry_after, 3)
-
-
-def _too_big(raw: str | bytes) -> bool:
-    if isinstance(raw, str) and 4 * len(raw) > MAX_MESSAGE_BYTES:
-        raw = raw.encode(errors="surrogatepass")
-    return len(raw) > MAX_MESSAGE_BYTES
 
 
 def _rfc3339(unix: float | None) -> str | None:
