@@ -99,9 +99,6 @@ LATE_SECONDS = 0.1
 
 HAND_OVER_BYTES = 128 * 1024
 
-FREE_PONGS = 2
-"""How many pings one may answer late. One who never answers and says other things instead saves none up."""
-
 AUDITED_SUBSCRIPTIONS = 50
 """How many of a client's wishes a line of the audit log names."""
 
@@ -1033,21 +1030,7 @@ class Shard:
         alive, dead = self._heartbeats.turns(now)
         for connection in dead:
             self._close(connection, CloseCode.no_heartbeat)
-        # With the cursor, so that one whose feed is quiet has no old one when it comes back.
-        at: dict[tuple[Codec, int | None], list[Connection]] = {}
-        for connection in alive:
-            if connection.answers:
-                self._heartbeats.not_pinged(connection)  # the cursor would overtake them
-                continue
-            cursor = connection.feed.cursor_of(connection) if connection.feed is not None else None
-            at.setdefault((connection.codec, cursor), []).append(connection)
-        for (codec, cursor), connections in at.items():
-            ping = codec.encode(Ping(time=now + self.wall_offset, cursor=cursor))
-            for connection in connections:
-                connection.pings = min(connection.pings + 1, FREE_PONGS)
-            for busy in self._sockets.send(ping, connections):
-                busy.pings -= 1
-                self._heartbeats.not_pinged(busy)
+        self._heartbeats.ping(alive, self._sockets, now + self.wall_offset)
 
     def set_clock(self, wall_offset: float, now: float) -> None:
         """The wall clock, which tokens expire by, may be set while we run."""
