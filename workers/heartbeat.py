@@ -1,4 +1,4 @@
-"""Which connections are pinged when, and which are dead.
+"""Which connections are pinged when, and which are dead; and the pings.
 
 What it keeps true: a connection is dead after two pings in a row that were sent to it and after which nothing was heard
 of it. Ten thousand idle connections cost a little all the time, not much at once: one bucket of them has its turn after
@@ -7,9 +7,16 @@ the other.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from solowire.client_protocol import Codec, Ping
 from workers.connection import Connection
+from workers.sockets import Sockets
 
 BUCKETS = 25
+
+FREE_PONGS = 2
+"""How many pings one may answer late. One who never answers and says other things instead saves none up."""
 
 
 class Heartbeats:
@@ -47,6 +54,26 @@ class Heartbeats:
                 (dead if connection.silent >= 2 else alive).append(connection)
         return alive, dead
 
-    def not_pinged(self, connection: Connection) -> None:
+    def ping(self, connections: Iterable[Connection], sockets: Sockets, unix: float) -> None:
+        """Sends each a ping, with the time (`unix`, seconds) and where it stands.
+
+        So one whose feed is quiet has no old cursor when it comes back. One ping is encoded for all that stand alike.
+        """
+        at: dict[tuple[Codec, int | None], list[Connection]] = {}
+        for connection in connections:
+            if connection.answers:
+                self._not_pinged(connection)  # the cursor would overtake them
+                continue
+            cursor = connection.feed.cursor_of(connection) if connection.feed is not None else None
+            at.setdefault((connection.codec, cursor), []).append(connection)
+        for (codec, cursor), alike in at.items():
+            ping = codec.encode(Ping(time=unix, cursor=cursor))
+            for connection in alike:
+                connection.pings = min(connection.pings + 1, FREE_PONGS)
+            for busy in sockets.send(ping, alike):
+                busy.pings -= 1
+                self._not_pinged(busy)
+
+    def _not_pinged(self, connection: Connection) -> None:
         """Its socket was busy: what it is busy with tells as much, and its silence doesn't count."""
         connection.heard = True

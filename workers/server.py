@@ -44,8 +44,9 @@ from solowire.tokens import Tokens
 from solowire.vitals import Vitals, memory_bytes
 from workers.asgi import App, GranianSockets
 from workers.diagnosis import diagnose
+from workers.limits import Limits
 from workers.reporting import Reporting
-from workers.shard import Limits, Shard
+from workers.shard import Shard
 
 log = structlog.get_logger("solowire.shard")
 

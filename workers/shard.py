@@ -18,16 +18,16 @@ It reads no clock and touches no socket: `now` is an argument (seconds, monotoni
 each call, `next_due` says when `run` wants to be called.
 
 Longer than 500 lines: what can be told apart stands in modules of its own (`admission`, `users`, `giving_way`,
-`heartbeat`, `ring_history`, `replay`), and what is left decides over one set of connections and one log, and every part
-of it changes both.
+`heartbeat`, `timers`, `expiry`, `moves`, `listening`, `ring_history`, `replay`), and what is left decides over one set
+of connections and one log, and every part of it changes both.
 """
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 from itertools import count
 
 import msgspec
@@ -35,14 +35,11 @@ import structlog
 
 from solowire import backplane
 from solowire.access import Identity, Role
-from solowire.aggregation import Rates
 from solowire.backplane import Came, Deliver, Elsewhere, Lease, Replayed, RingState, ShardStats, Slots, States
 from solowire.catalog import CATALOG, Catalog
 from solowire.client_protocol import (
-    MAX_MESSAGE_BYTES,
     ClientMessage,
     Codec,
-    Error,
     Hello,
     Id,
     Notice,
@@ -63,31 +60,31 @@ from solowire.codes import CloseCode
 from solowire.compaction import Frame, Lag
 from solowire.errors import InvalidMessage, InvalidToken, Refused, RequestError
 from solowire.events import Delivery
-from solowire.feed import NEXT_FRAME_SECONDS, Feed, Feeds, FlushDelays, feed_key
+from solowire.feed import NEXT_FRAME_SECONDS, Feed, Feeds, feed_key
 from solowire.histogram import Histogram
 from solowire.log import Entry, Log
-from solowire.pacing import Intervals, Pacing
+from solowire.pacing import Pacing
 from solowire.ring import Ring
 from solowire.subscriptions import (
     Filter,
     Resolved,
-    check_patterns,
-    parse_filter,
     resolve,
-    subscribe,
-    unsubscribe,
-    wanted_of,
 )
 from solowire.tokens import Ticket, Tokens, UsedTickets
 from workers.admission import RETRY_SECONDS, Admission
 from workers.connection import MAX_ANSWERS, Connection, State
+from workers.expiry import Expiry
 from workers.giving_way import GivingWay
 from workers.heartbeat import Heartbeats
+from workers.limits import Limits
+from workers.listening import Listening, changed, complaint, first_wanted, too_big
+from workers.moves import Moves
 from workers.replay import Replay, Replays
 from workers.ring_history import RingHistory
 from workers.slow_readers import FRAME_READS, SEND_READS, TURN_SECONDS, SlowReaders
 from workers.sockets import Sockets
-from workers.users import GOING, Users
+from workers.timers import Timers
+from workers.users import Users
 
 log = structlog.get_logger("solowire.shard")
 
@@ -102,17 +99,8 @@ LATE_SECONDS = 0.1
 
 HAND_OVER_BYTES = 128 * 1024
 
-FREE_PONGS = 2
-"""How many pings one may answer late. One who never answers and says other things instead saves none up."""
-
-PONG_BYTES = 128
-"""What a pong may take that answers our ping; a longer one counts like any message."""
-
 AUDITED_SUBSCRIPTIONS = 50
 """How many of a client's wishes a line of the audit log names."""
-
-GATEWAYS_KNOW_SECONDS = 0.2
-"""After the wish to leave: by then the gateways send nobody here any more."""
 
 GIVING_WAY_SECONDS = 0.5
 COME_BACK_SECONDS = 5.0
@@ -120,31 +108,6 @@ COME_BACK_SECONDS = 5.0
 
 MOVING_SECONDS = 60.0
 """So long after the ring has changed, the shard that a user comes from may still have connections of it."""
-
-
-class Limits(msgspec.Struct, frozen=True):
-    """What one shard allows. Times in seconds, rates per second."""
-
-    on_duplicate: str = "replace"
-    hello_timeout: float = 2.0
-    heartbeat: float = 25.0
-    expiry_notice: float = 60.0
-    stalled: float = 30.0
-    message_rate: float = 20.0
-    message_burst: float = 60.0
-    subscription_rate: float = 10.0
-    subscription_burst: float = 60.0
-    per_user: int = 1
-    per_address: int | None = None
-    group_by: str = "role"
-    reconnect_min_ms: int = 500
-    reconnect_max_ms: int = 20_000
-    moves_per_second: float = 500.0
-    replay_bytes: int = 32 * 2**20
-    replays: int = 8
-    flush: FlushDelays = FlushDelays()
-    telemetry: Rates = Rates()
-    states: Intervals = Intervals()
 
 
 class Shard:
@@ -175,7 +138,6 @@ class Shard:
         self.connections: set[Connection] = set()
         self.wall_offset = wall_offset
         self.ready_at: int | None = None
-        self.settled = -1
         self.leaving = False
         self.totals: Counter[str] = Counter()
         self.latency = Histogram()
@@ -187,6 +149,7 @@ class Shard:
         self._new_id = new_id
         self._limits = limits
         self._users = Users(self._limits.per_user)
+        self._listening = Listening(self._users, self._limits)
         self._admission = Admission(self._limits.group_by, self._limits.per_address)
         self._leased = False  # as of the last look at the clock
         self._giving_way = GivingWay(self._users)
@@ -194,14 +157,10 @@ class Shard:
         self._catalog = catalog
         self._used = UsedTickets()
         self._rings = RingHistory(index)
-        self._ring_version = -1
         self._fresh = True  # the next part of the log is the answer to a hello
         self._astray = False  # a part is missing: what comes is not taken until a hello is answered
-        self._moving: deque[Connection] = deque()
-        self._moves_at: float | None = None
+        self._moves = Moves(self._limits.moves_per_second)
         self._ring_changed_at = float("-inf")
-        self._move_pause = 1 / self._limits.moves_per_second
-        self._lease_pause = 0.0  # the same when all have to go because the lease is over
         self._replays = Replays(
             self.log,
             concurrent=self._limits.replays,
@@ -217,7 +176,10 @@ class Shard:
         self._now = 0.0  # of the call that is under way, for what calls back
         self._order = count()
         self._due_feeds: list[tuple[float, int, Feed[Connection]]] = []
-        self._timers: list[tuple[float, int, Callable[[Connection, float], None], Connection]] = []
+        self._timers = Timers(self.connections)
+        self._expiry = Expiry(
+            self._limits.expiry_notice, self._timers, expiring=self._token_expires, expired=self._token_expired
+        )
         self._heartbeats = Heartbeats(self._limits.heartbeat)
 
     # ------------------------------------------------------------------------------------- from the router
@@ -238,16 +200,21 @@ class Shard:
         """Whether no slot is taken by a connection, so that it may be said that all are free."""
         return not self._admission.taken
 
+    @property
+    def settled(self) -> int:
+        """The newest version of the ring that has nobody here wait for its turn to move, -1 for none."""
+        return self._moves.settled
+
     def ring_changed(self, state: RingState, now: float) -> None:
         """Takes the ring, and sends away whoever it gives to another shard."""
         self._astray, self._fresh = False, True
         if state.epoch != self.epoch:
             self._new_epoch(state.epoch, now)
-        elif state.version == self._ring_version:
+        elif state.version == self._moves.version:
             return
         if self.ready_at is None:
             self.ready_at = state.last
-        self._ring_version = state.version
+        self._moves.version = state.version
         ring = Ring(s.index for s in state.shards)
         if ring.shards != self._rings.ring.shards:
             self._rings.ring_changed(ring, self.log.position, self.log.floor)
@@ -258,12 +225,12 @@ class Shard:
         if moving:
             log.info("users_move", shard=self.index, users=len(moving), ring=sorted(ring.shards))
         if state.since <= self.settled:
-            self._move(moving, now)
+            self._moves.begin(moving, now)
         else:
             # The router has forgotten for whom they wait: from here on this log is not all of theirs.
-            self._move([], now)
+            self._moves.begin((), now)
             for place, connection in enumerate(moving):
-                self._send_away(connection, place * self._move_pause, "ring_changed", now)
+                self._send_away(connection, place * self._moves.pause, "ring_changed", now)
         self.run(now)
 
     def states(self, message: States, now: float) -> None:
@@ -410,8 +377,7 @@ class Shard:
             self._resync(now)
         self.epoch = epoch
         self.ready_at = None
-        self._ring_version = -1
-        self.settled = -1
+        self._moves.reset()
         self._fresh = True
         self._begin_log(0)
 
@@ -522,8 +488,8 @@ class Shard:
         self._heartbeats.add(connection)
         self.totals["admitted"] += 1
         connection.hello_by = now + self._limits.hello_timeout
-        self._at(connection.hello_by, self._no_hello, connection)
-        self._watch_expiry(connection, now)
+        self._timers.at(connection.hello_by, self._no_hello, connection)
+        self._expiry.watch(connection, self.wall_offset, now)
         if self.leaving or not self._owns(identity.user):
             self._send_away(connection, 0.0, "ring_changed", now)  # while the connection was accepted
         elif now - self._ring_changed_at < MOVING_SECONDS:
@@ -588,31 +554,13 @@ class Shard:
     def leave(self, now: float, within: float | None = None) -> None:
         """Takes no more users, and sends its own away, at the set pace. within: seconds in which all must be told."""
         self.leaving = True
-        if within is not None:
-            self._move_pause = min(self._move_pause, within / (len(self.connections) + 1))
         log.info("shard_leaves", shard=self.index, users=len(self.connections))
-        self._move([c for c in self.connections if c.state is not State.leaving], now)
-        self._moves_at = now + GATEWAYS_KNOW_SECONDS if self._moving else None
-
-    def _move(self, connections: list[Connection], now: float) -> None:
-        """These are to go, one after the other; nobody else is."""
-        self._moving = deque(connections)
-        if not connections:
-            self._moves_at = None
-            self.settled = self._ring_version
-        elif self._moves_at is None:
-            self._moves_at = now
+        self._moves.leave(self.connections, now, within)
 
     def _move_who_is_due(self, now: float) -> None:
         reason = "draining" if self.leaving else "ring_changed" if self._leased else "no_lease"
-        while self._moves_at is not None and now >= self._moves_at:
-            if not self._moving:
-                self._move([], now)
-                return
-            connection = self._moving.popleft()
-            if connection.state in (State.waiting, State.resuming, State.live):
-                self._send_away(connection, 0.0, reason, now)
-                self._moves_at += self._move_pause if self._leased else self._lease_pause
+        while (connection := self._moves.turn(now)) is not None:
+            self._send_away(connection, 0.0, reason, now)
 
     def _send_away(
         self, connection: Connection, after: float, reason: str, now: float, close_after: float | None = None
@@ -627,7 +575,7 @@ class Shard:
         connection.leaves_for = reason
         connection.become(State.leaving)
         self._say(connection, ReconnectNow(int(after * 1000), reason), now)
-        self._at(now + (after + 1.0 if close_after is None else close_after), self._sent_away, connection)
+        self._timers.at(now + (after + 1.0 if close_after is None else close_after), self._sent_away, connection)
 
     def _owns(self, user: str) -> bool:
         return self._rings.owns(user)
@@ -654,7 +602,7 @@ class Shard:
         if not self._leased and now < self._admission.leases.ends:
             self._leased = True
             # Whoever was not yet sent away may stay, if the user is still this shard's.
-            self._move([c for c in self.connections if c.state not in GOING and not self._owns(c.identity.user)], now)
+            self._moves.leased_again((c for c in self.connections if not self._owns(c.identity.user)), now)
         if another:
             self._make_room(now)
         self.run(now)
@@ -674,12 +622,8 @@ class Shard:
         leases = self._admission.leases
         if self._leased and now >= leases.ends:
             self._leased = False
-            staying = [c for c in self.connections if c.state not in GOING]
-            log.error(
-                "lease_over", shard=self.index, users=len(staying), hint="the router was not heard of for so long"
-            )
-            self._lease_pause = (leases.over_at - leases.ends) / 2 / (len(staying) + 1)
-            self._move(staying, now)
+            users = self._moves.lease_over(self.connections, now, (leases.over_at - leases.ends) / 2)
+            log.error("lease_over", shard=self.index, users=users, hint="the router was not heard of for so long")
         if not self._leased and now >= leases.over_at and self.connections:
             for connection in self.connections:
                 connection.leaves_for = connection.leaves_for or "no_lease"
@@ -692,39 +636,25 @@ class Shard:
         if connection.state in (State.leaving, State.closing, State.gone):
             return
         connection.heard = True
-        if _too_big(raw):
+        if too_big(raw):
             self._close(connection, CloseCode.too_big)
             return
         try:
-            if connection.pings and _is_pong(connection, raw):
-                connection.pings -= 1  # we have asked for it: it is none of the messages that are limited
-                return
-            user = self._users.get(connection.identity.user)
-            wait = user.messages.take(now, self._limits.message_rate, self._limits.message_burst) if user else 0.0
-            begins = connection.state is State.waiting and connection.heard_at == connection.opened
-            if wait and not begins:  # its hello is heard, so that it needn't begin with the defaults
-                raise _TooFast("messages", wait, connection.codec.id_of(raw))
-            message = connection.codec.decode(raw)
-            if connection.state is State.resuming and not isinstance(message, (Ping, Pong)):
-                _keep(message, connection)
-            else:
+            message = self._listening.take(connection, raw, now)
+            if message is not None:
                 self._obey(connection, message, now)
         except InvalidMessage as error:
             self._complain(connection, error, now)
 
     def _complain(self, connection: Connection, error: InvalidMessage, now: float) -> None:
         self.totals["bad_messages"] += 1
-        retry = error.retry_after if isinstance(error, _TooFast) else msgspec.UNSET
-        self._say(connection, Error(error.code, error.message, error.hint, error.id, retry), now)
+        self._say(connection, complaint(error), now)
         if connection.strike(now):
             self._close(connection, CloseCode.bad_protocol)
 
     def _obey(self, connection: Connection, message: ClientMessage, now: float) -> None:
         try:
-            if not isinstance(message, Pong):
-                connection.heard_at = now
-            if isinstance(message, (Hello, Subscribe, Unsubscribe)):
-                self._limit_changes(connection, now)
+            self._listening.count(connection, message, now)
             match message:
                 case Pong():
                     pass  # that it was heard is all there is to it
@@ -732,17 +662,8 @@ class Shard:
                     self._say(connection, Pong(message.id, now + self.wall_offset), now)
                 case Hello():
                     self._begin(connection, message, now)
-                case Subscribe():
-                    _need_live(connection)
-                    check_patterns(message.event_types)
-                    filter = parse_filter(message.filter, self._catalog)
-                    wanted = subscribe(connection.wanted, message.event_types, filter)
-                    self._want(connection, wanted, now, message.id)
-                case Unsubscribe():
-                    _need_live(connection)
-                    check_patterns(message.event_types)
-                    wanted = unsubscribe(connection.wanted, message.event_types, self._catalog)
-                    self._want(connection, wanted, now, message.id)
+                case Subscribe() | Unsubscribe():
+                    self._want(connection, changed(connection, message, self._catalog), now, message.id)
                 case Refresh():
                     self._refresh(connection, message, now)
                 case Stats():
@@ -751,13 +672,6 @@ class Shard:
             error.id = message.id  # the answer repeats it, wherever the fault was found
             raise
 
-    def _limit_changes(self, connection: Connection, now: float) -> None:
-        user = self._users.get(connection.identity.user)
-        limits = self._limits
-        wait = user.changes.take(now, limits.subscription_rate, limits.subscription_burst) if user else 0.0
-        if wait and connection.state is not State.waiting:
-            raise _TooFast("subscription changes", wait, None)
-
     def _no_hello(self, connection: Connection, now: float) -> None:
         if connection.state is not State.waiting:
             return
@@ -765,22 +679,12 @@ class Shard:
         if late > LATE_SECONDS:
             # It is this process that was late: the hello may be here, and not read yet.
             connection.hello_by = now + late
-            self._at(connection.hello_by, self._no_hello, connection)
+            self._timers.at(connection.hello_by, self._no_hello, connection)
         else:
             self._begin(connection, Hello(), now)
 
     def _begin(self, connection: Connection, hello: Hello, now: float) -> None:
-        if connection.state is not State.waiting:
-            raise InvalidMessage(
-                "already_said_hello",
-                "this connection has begun already",
-                "use subscribe and unsubscribe; without a hello within 2 s the role's defaults apply",
-            )
-        role = self._roles.get(connection.identity.role)
-        patterns = hello.subscriptions
-        if patterns is None:
-            patterns = list(role.defaults) if role is not None else []
-        connection.wanted = wanted_of(patterns, hello.filter, hello.filters, self._catalog)
+        connection.wanted = first_wanted(connection, hello, self._roles, self._catalog)
         resume = hello.resume
         if resume is None or resume.epoch != self.epoch:
             self._welcome(connection, hello, None, "epoch" if resume is not None else None, now)
@@ -788,7 +692,7 @@ class Shard:
         resolved = resolve(connection.wanted, connection.view, self._catalog)
         key = feed_key(resolved.selection, connection.view, connection.codec, self._catalog)
         connection.become(State.resuming)
-        self._at(now + REPLAY_SECONDS, self._replay_late, connection)
+        self._timers.at(now + REPLAY_SECONDS, self._replay_late, connection)
         self._now = now
         self._replays.start(Replay(connection, hello, resume.cursor, Feed(key, self.log)))
 
@@ -897,7 +801,7 @@ class Shard:
         group = self._admission.group_of(identity)
         if group != connection.group and self._admission.leases.move(connection.group, group, now):
             connection.group = group  # else it goes on in the slot that it has
-        self._watch_expiry(connection, now)
+        self._expiry.watch(connection, self.wall_offset, now)
         self._say(connection, Reply({"token_expires_at": _rfc3339(identity.expires)}, message.id), now)
         if connection.state is State.live:
             self._want(connection, connection.wanted, now, None)
@@ -1093,8 +997,8 @@ class Shard:
     def next_due(self) -> float:
         """When `run` wants to be called next."""
         times = [self._due_feeds[0][0]] if self._due_feeds else []
-        if self._timers:
-            times.append(self._timers[0][0])
+        if self._timers.due is not None:
+            times.append(self._timers.due)
         if self._looks_again is not None:
             times.append(self._looks_again)
         if self._slow.due is not None:
@@ -1103,8 +1007,8 @@ class Shard:
             times.append(self._pacing.due)
         if self._heartbeats.due is not None:
             times.append(self._heartbeats.due)
-        if self._moves_at is not None:
-            times.append(self._moves_at)
+        if self._moves.due is not None:
+            times.append(self._moves.due)
         if self._leased:
             times.append(self._admission.leases.ends)
         elif self.connections:
@@ -1121,80 +1025,33 @@ class Shard:
             self._look_at_slow(now)
         if self._pacing.due is not None and now >= self._pacing.due:
             self._release(now)
-        while self._timers and self._timers[0][0] <= now:
-            _, _, act, connection = heappop(self._timers)
-            if connection.state not in (State.closing, State.gone):
-                act(connection, now)
+        self._timers.run(now)
         while self._due_feeds and self._due_feeds[0][0] <= now:
             due, _, feed = heappop(self._due_feeds)
             if feed.due == due:  # else it was flushed since, and is in the heap again if it has to be
                 self._flush(feed, now)
-        if self._moves_at is not None:
+        if self._moves.due is not None:
             self._move_who_is_due(now)
         self._heartbeat(now)
-
-    def _at(self, when: float, act: Callable[[Connection, float], None], connection: Connection) -> None:
-        if len(self._timers) > 64 + 4 * len(self.connections):
-            # Those of connections that have ended would stay until the tokens had expired.
-            self._timers = [t for t in self._timers if t[3].state not in (State.closing, State.gone)]
-            heapify(self._timers)
-        heappush(self._timers, (when, next(self._order), act, connection))
 
     def _heartbeat(self, now: float) -> None:
         alive, dead = self._heartbeats.turns(now)
         for connection in dead:
             self._close(connection, CloseCode.no_heartbeat)
-        # With the cursor, so that one whose feed is quiet has no old one when it comes back.
-        at: dict[tuple[Codec, int | None], list[Connection]] = {}
-        for connection in alive:
-            if connection.answers:
-                self._heartbeats.not_pinged(connection)  # the cursor would overtake them
-                continue
-            cursor = connection.feed.cursor_of(connection) if connection.feed is not None else None
-            at.setdefault((connection.codec, cursor), []).append(connection)
-        for (codec, cursor), connections in at.items():
-            ping = codec.encode(Ping(time=now + self.wall_offset, cursor=cursor))
-            for connection in connections:
-                connection.pings = min(connection.pings + 1, FREE_PONGS)
-            for busy in self._sockets.send(ping, connections):
-                busy.pings -= 1
-                self._heartbeats.not_pinged(busy)
+        self._heartbeats.ping(alive, self._sockets, now + self.wall_offset)
 
     def set_clock(self, wall_offset: float, now: float) -> None:
         """The wall clock, which tokens expire by, may be set while we run."""
         jumped = abs(wall_offset - self.wall_offset) > 1
         self.wall_offset = wall_offset
         for connection in self.connections if jumped else ():
-            self._watch_expiry(connection, now)
+            self._expiry.watch(connection, self.wall_offset, now)
 
-    def _watch_expiry(self, connection: Connection, now: float) -> None:
-        unix = connection.identity.expires
-        if unix is None:
-            connection.expires = None
-            return
-        connection.expires = unix - self.wall_offset
-        self._look_at_expiry_at(max(now, connection.expires - self._limits.expiry_notice), connection)
+    def _token_expires(self, connection: Connection, now: float) -> None:
+        self._say(connection, Notice("token_expiring", "send refresh with a new token"), now)
 
-    def _look_at_expiry_at(self, when: float, connection: Connection) -> None:
-        if connection.looks_at is None or when < connection.looks_at:
-            connection.looks_at = when
-            self._at(when, self._look_at_expiry, connection)
-
-    def _look_at_expiry(self, connection: Connection, now: float) -> None:
-        """Warns, closes, or looks again later: one timer a connection, however often it refreshes its token."""
-        if connection.looks_at is None or now < connection.looks_at:
-            return  # it was moved to a later time, and has another timer
-        connection.looks_at = None
-        if connection.expires is None:
-            return
-        notice = connection.expires - self._limits.expiry_notice
-        if now >= connection.expires:
-            self._close(connection, CloseCode.unauthenticated)
-        elif now >= notice:
-            self._look_at_expiry_at(connection.expires, connection)
-            self._say(connection, Notice("token_expiring", "send refresh with a new token"), now)
-        else:
-            self._look_at_expiry_at(notice, connection)
+    def _token_expired(self, connection: Connection) -> None:
+        self._close(connection, CloseCode.unauthenticated)
 
     # ---------------------------------------------------------------------------------------------- numbers
 
@@ -1214,35 +1071,6 @@ class Shard:
             admitted=t["admitted"],
             refused=t["refused"],
         )
-
-
-def _is_pong(connection: Connection, raw: str | bytes) -> bool:
-    """Looks into short messages only. Raises InvalidMessage for one that can't be read."""
-    return len(raw) <= PONG_BYTES and isinstance(connection.codec.decode(raw), Pong)
-
-
-def _need_live(connection: Connection) -> None:
-    if connection.state is not State.live:
-        raise InvalidMessage("hello_first", "the first message must be hello")
-
-
-def _keep(message: ClientMessage, connection: Connection) -> None:
-    """For when the connection has begun."""
-    if len(connection.early) >= MAX_ANSWERS:
-        raise InvalidMessage("too_early", "too many messages before the welcome", "wait for it", message.id)
-    connection.early.append(message)
-
-
-class _TooFast(InvalidMessage):
-    def __init__(self, what: str, retry_after: float, id: Id) -> None:
-        super().__init__("rate_limited", f"too many {what}", "slow down", id)
-        self.retry_after = round(retry_after, 3)
-
-
-def _too_big(raw: str | bytes) -> bool:
-    if isinstance(raw, str) and 4 * len(raw) > MAX_MESSAGE_BYTES:
-        raw = raw.encode(errors="surrogatepass")
-    return len(raw) > MAX_MESSAGE_BYTES
 
 
 def _rfc3339(unix: float | None) -> str | None:

@@ -34,7 +34,8 @@ from solowire.pacing import Intervals
 from solowire.subscriptions import Selection, parse_filter, resolve
 from solowire.tokens import Tokens
 from workers.connection import Connection, State
-from workers.shard import Limits, Shard
+from workers.limits import Limits
+from workers.shard import Shard
 from workers.sockets import MemorySockets
 
 ADMIN = View(frozenset({"*"}))

@@ -22,7 +22,9 @@ from solowire.log import Log
 from solowire.ring import Ring
 from solowire.tokens import Tokens
 from workers.connection import MAX_ANSWERS, Connection, State
-from workers.shard import FREE_PONGS, Limits, Shard
+from workers.heartbeat import FREE_PONGS
+from workers.limits import Limits
+from workers.shard import Shard
 from workers.sockets import MemorySockets
 
 SECRET = "a secret that is long enough for HS256, really"

@@ -1,0 +1,34 @@
+"""What one shard allows."""
+
+from __future__ import annotations
+
+import msgspec
+
+from solowire.aggregation import Rates
+from solowire.feed import FlushDelays
+from solowire.pacing import Intervals
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What one shard allows. Times in seconds, rates per second."""
+
+    on_duplicate: str = "replace"
+    hello_timeout: float = 2.0
+    heartbeat: float = 25.0
+    expiry_notice: float = 60.0
+    stalled: float = 30.0
+    message_rate: float = 20.0
+    message_burst: float = 60.0
+    subscription_rate: float = 10.0
+    subscription_burst: float = 60.0
+    per_user: int = 1
+    per_address: int | None = None
+    group_by: str = "role"
+    reconnect_min_ms: int = 500
+    reconnect_max_ms: int = 20_000
+    moves_per_second: float = 500.0
+    replay_bytes: int = 32 * 2**20
+    replays: int = 8
+    flush: FlushDelays = FlushDelays()
+    telemetry: Rates = Rates()
+    states: Intervals = Intervals()

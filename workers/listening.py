@@ -1,0 +1,128 @@
+"""What of the things that a client says is listened to: how long, how many, and when.
+
+What it keeps true: a user's clients together are heard no more often than `Limits` says, and change what they want no
+more often; a message too many is answered, and not obeyed. What answers our own pings costs nothing of that, and a
+client's first hello is heard whatever was said before. What comes while a connection is resuming is kept for its
+beginning, MAX_ANSWERS messages at most, and beyond that refused.
+
+It changes nothing but the counts: what a message asks for is returned, and the shard does it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from solowire.access import Role
+from solowire.catalog import Catalog
+from solowire.client_protocol import (
+    MAX_MESSAGE_BYTES,
+    ClientMessage,
+    Error,
+    Hello,
+    Id,
+    Ping,
+    Pong,
+    Subscribe,
+    Unsubscribe,
+)
+from solowire.errors import InvalidMessage
+from solowire.subscriptions import Wanted, check_patterns, parse_filter, subscribe, unsubscribe, wanted_of
+from workers.connection import MAX_ANSWERS, Connection, State
+from workers.limits import Limits
+from workers.users import Users
+
+PONG_BYTES = 128
+"""What a pong may take that answers our ping; a longer one counts like any message."""
+
+
+class Listening:
+    """users: where what each has said is counted."""
+
+    def __init__(self, users: Users, limits: Limits) -> None:
+        self._users = users
+        self._limits = limits
+
+    def take(self, connection: Connection, raw: str | bytes, now: float) -> ClientMessage | None:
+        """The message that is to be obeyed, None if none is now. Raises InvalidMessage, for one too many as well."""
+        if connection.pings and _is_pong(connection, raw):
+            connection.pings -= 1  # we have asked for it: it is none of the messages that are limited
+            return None
+        user = self._users.get(connection.identity.user)
+        wait = user.messages.take(now, self._limits.message_rate, self._limits.message_burst) if user else 0.0
+        begins = connection.state is State.waiting and connection.heard_at == connection.opened
+        if wait and not begins:  # its hello is heard, so that it needn't begin with the defaults
+            raise _TooFast("messages", wait, connection.codec.id_of(raw))
+        message = connection.codec.decode(raw)
+        if connection.state is State.resuming and not isinstance(message, (Ping, Pong)):
+            _keep(message, connection)
+            return None
+        return message
+
+    def count(self, connection: Connection, message: ClientMessage, now: float) -> None:
+        """The message is about to be obeyed. Raises InvalidMessage if it is a change of subscriptions too many."""
+        if not isinstance(message, Pong):
+            connection.heard_at = now
+        if isinstance(message, (Hello, Subscribe, Unsubscribe)):
+            user = self._users.get(connection.identity.user)
+            limits = self._limits
+            wait = user.changes.take(now, limits.subscription_rate, limits.subscription_burst) if user else 0.0
+            if wait and connection.state is not State.waiting:
+                raise _TooFast("subscription changes", wait, None)
+
+
+def too_big(raw: str | bytes) -> bool:
+    """Whether a message is larger than any may be."""
+    if isinstance(raw, str) and 4 * len(raw) > MAX_MESSAGE_BYTES:
+        raw = raw.encode(errors="surrogatepass")
+    return len(raw) > MAX_MESSAGE_BYTES
+
+
+def first_wanted(connection: Connection, hello: Hello, roles: Mapping[str, Role], catalog: Catalog) -> Wanted:
+    """What it wants from the beginning: its role's defaults, if it says nothing. Raises InvalidMessage."""
+    if connection.state is not State.waiting:
+        raise InvalidMessage(
+            "already_said_hello",
+            "this connection has begun already",
+            "use subscribe and unsubscribe; without a hello within 2 s the role's defaults apply",
+        )
+    role = roles.get(connection.identity.role)
+    patterns = hello.subscriptions
+    if patterns is None:
+        patterns = list(role.defaults) if role is not None else []
+    return wanted_of(patterns, hello.filter, hello.filters, catalog)
+
+
+def changed(connection: Connection, message: Subscribe | Unsubscribe, catalog: Catalog) -> Wanted:
+    """What it wants from now on. Raises InvalidMessage."""
+    if connection.state is not State.live:
+        raise InvalidMessage("hello_first", "the first message must be hello")
+    check_patterns(message.event_types)
+    if isinstance(message, Unsubscribe):
+        return unsubscribe(connection.wanted, message.event_types, catalog)
+    return subscribe(connection.wanted, message.event_types, parse_filter(message.filter, catalog))
+
+
+def complaint(error: InvalidMessage) -> Error:
+    """What the client is told of it."""
+    retry = error.retry_after if isinstance(error, _TooFast) else msgspec.UNSET
+    return Error(error.code, error.message, error.hint, error.id, retry)
+
+
+class _TooFast(InvalidMessage):
+    def __init__(self, what: str, retry_after: float, id: Id) -> None:
+        super().__init__("rate_limited", f"too many {what}", "slow down", id)
+        self.retry_after = round(retry_after, 3)
+
+
+def _is_pong(connection: Connection, raw: str | bytes) -> bool:
+    """Looks into short messages only. Raises InvalidMessage for one that can't be read."""
+    return len(raw) <= PONG_BYTES and isinstance(connection.codec.decode(raw), Pong)
+
+
+def _keep(message: ClientMessage, connection: Connection) -> None:
+    """For when the connection has begun."""
+    if len(connection.early) >= MAX_ANSWERS:
+        raise InvalidMessage("too_early", "too many messages before the welcome", "wait for it", message.id)
+    connection.early.append(message)
