@@ -277,7 +277,7 @@ class Reading(Matcher):
     each type were left out of the feed. released: the newest release that the feed accepts.
     """
 
-    __slots__ = ("_log", "_pacing", "flows", "left", "position", "released", "seen", "told")
+    __slots__ = ("_log", "_pacing", "_telemetry", "flows", "left", "position", "released", "seen", "told")
 
     def __init__(self, key: FeedKey, log: Log, pacing: Pacing) -> None:
         super().__init__(key)
@@ -289,6 +289,8 @@ class Reading(Matcher):
         self.told: Counts = self.left
         self._log = log
         self._pacing = pacing
+        types = (log.catalog.get(name) for name, _ in key.selection)
+        self._telemetry = any(t is not None and t.delivery is Delivery.telemetry for t in types)
 
     def read(self, lag: Lag, user: str | None = None, *, compacted: bool = False) -> Frame:
         """One frame for a connection, as the table above says; at most MAX_FRAME_BYTES of what lies up to `position`.
@@ -374,8 +376,8 @@ class Reading(Matcher):
         states = compacted and not whole
         follows = bool(parts.pieces)
         parts.sorts = parts.sorts or states or follows
-        reached = cursor
-        for scanned, entry in enumerate(self._log.after(cursor)):
+        reached, scanned = cursor, -1
+        for scanned, entry in enumerate(self._log.after(cursor, telemetry=self._telemetry)):
             if entry.offset > upto:
                 return upto, scanned
             if scanned == SCAN_ENTRIES:
@@ -410,7 +412,7 @@ class Reading(Matcher):
                     if not put:
                         return reached, scanned
             reached = entry.offset
-        return upto, self._log.count_after(cursor)
+        return upto, scanned + 1
 
     def put_released(self, parts: Parts, seen: int, edge: int, user: str | None, last: int) -> int:
         """Puts in the states of the releases behind `seen` and up to `last` whose offset is `edge` at most; up to which

@@ -145,6 +145,8 @@ class Log:
         self.max_keys = max_keys
         self._entries: list[Entry] = []
         self._offsets: list[int] = []
+        self._lasting: list[Entry] = []  # those of them that are no telemetry, for readers who want none
+        self._lasting_offsets: list[int] = []
         self._latest: dict[tuple[str, str, str | None], Entry] = {}
         self._latest_bytes = 0
         self._newest_for_user: dict[str, int] = {}
@@ -156,8 +158,8 @@ class Log:
         """Forgets everything: the log goes on behind `position`."""
         self.position = self.floor = position
         self.bytes = 0
-        self._entries.clear()
-        self._offsets.clear()
+        for kept in (self._entries, self._offsets, self._lasting, self._lasting_offsets):
+            kept.clear()
         self._latest.clear()
         self._latest_bytes = 0
         self.states_version += 1
@@ -173,6 +175,9 @@ class Log:
             return None
         self._entries.append(entry)
         self._offsets.append(offset)
+        if entry.event.delivery is not Delivery.telemetry:
+            self._lasting.append(entry)
+            self._lasting_offsets.append(offset)
         self.bytes += entry.size
         self.position = offset
         if entry.event.user is not None:
@@ -193,6 +198,10 @@ class Log:
             return
         self._entries.insert(at, entry)
         self._offsets.insert(at, entry.offset)
+        if entry.event.delivery is not Delivery.telemetry:
+            at = bisect_right(self._lasting_offsets, entry.offset)
+            self._lasting.insert(at, entry)
+            self._lasting_offsets.insert(at, entry.offset)
         self.bytes += entry.size
         user = entry.event.user
         if user is not None:
@@ -231,6 +240,9 @@ class Log:
                 del self._newest_for_user[user]
         del self._entries[:drop]
         del self._offsets[:drop]
+        lasting = bisect_right(self._lasting_offsets, self.floor)
+        del self._lasting[:lasting]
+        del self._lasting_offsets[:lasting]
 
     def floor_when_trimmed(self) -> int | None:
         """What `trim` would make the floor; None if it has nothing to do."""
@@ -249,10 +261,11 @@ class Log:
             drop += 1
         return drop
 
-    def after(self, cursor: int) -> Iterator[Entry]:
-        """The entries behind `cursor`, oldest first."""
-        for at in range(bisect_right(self._offsets, cursor), len(self._entries)):
-            yield self._entries[at]
+    def after(self, cursor: int, *, telemetry: bool = True) -> Iterator[Entry]:
+        """The entries behind `cursor`, oldest first; without telemetry, of which a flood may be thousands a second."""
+        entries, offsets = (self._entries, self._offsets) if telemetry else (self._lasting, self._lasting_offsets)
+        for at in range(bisect_right(offsets, cursor), len(entries)):
+            yield entries[at]
 
     def first_after(self, cursor: int) -> Entry | None:
         """The entry that a reader at `cursor` gets next, if there is one."""

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from solowire.access import View
 from solowire.catalog import CATALOG
 from solowire.client_protocol import Codec, ReceivedEvent
-from solowire.events import Event, Priority, encode_event
+from solowire.events import Delivery, Event, Priority, encode_event
 from solowire.log import Entry, Log
 
 
@@ -249,3 +249,26 @@ def test_custom_events_have_two_names() -> None:
     """An event of a custom type is found by its own name and by `custom.*`."""
     assert entry(event("custom.deploy")).names == ("custom.deploy", "custom.*")
     assert entry(event("system_metrics", {"cpu_usage": 1})).names == ("system_metrics",)
+
+
+def test_readers_who_want_no_telemetry_pass_over_it() -> None:
+    """A flood of queries costs who reads record changes nothing; insertions and trimming keep to the same order."""
+    log = Log(max_events=100)
+    queries = {"client_ip": "192.0.2.1", "query_domain": "www.example.com", "query_type": "A"}
+    for offset in range(2, 90):
+        if offset % 10:
+            log.append(offset, encode_event(event("dns_query_log", queries)))
+        else:
+            log.append(offset, encode_event(event("custom.a", {})))
+    inserted = log.entry(1, encode_event(event("custom.b", {}, user="ann")))
+    assert inserted is not None
+    log.insert(inserted)
+    assert [e.offset for e in log.after(0, telemetry=False)] == [1, *range(10, 90, 10)]
+    assert len(list(log.after(0))) == 89
+    for offset in range(90, 200):
+        log.append(offset, encode_event(event("custom.c", {})))
+    log.trim()
+    assert [e.offset for e in log.after(0, telemetry=False)] == [
+        e.offset for e in log.after(0) if e.event.delivery is not Delivery.telemetry
+    ]
+    assert next(log.after(0)).offset > log.floor
