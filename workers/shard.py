@@ -17,9 +17,9 @@ What it keeps true:
 It reads no clock and touches no socket: `now` is an argument (seconds, monotonic), and `Sockets` is the seam. After
 each call, `next_due` says when `run` wants to be called.
 
-Longer than 500 lines: what can be told apart stands in modules of its own (`admission`, `users`, `giving_way`,
-`heartbeat`, `timers`, `expiry`, `moves`, `listening`, `ring_history`, `replay`), and what is left decides over one set
-of connections and one log, and every part of it changes both.
+Longer than 500 lines: what can be told apart stands in modules of its own (`entrance`, `admission`, `users`,
+`giving_way`, `heartbeat`, `timers`, `expiry`, `moves`, `listening`, `ring_history`, `replay`), and what is left decides
+over one set of connections and one log, and every part of it changes both.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ from solowire.client_protocol import (
 )
 from solowire.codes import CloseCode
 from solowire.compaction import Frame, Lag
-from solowire.errors import InvalidMessage, InvalidToken, Refused, RequestError
+from solowire.errors import InvalidMessage, InvalidToken
 from solowire.events import Delivery
 from solowire.feed import NEXT_FRAME_SECONDS, Feed, Feeds, feed_key
 from solowire.histogram import Histogram
@@ -70,9 +70,10 @@ from solowire.subscriptions import (
     Resolved,
     resolve,
 )
-from solowire.tokens import Ticket, Tokens, UsedTickets
-from workers.admission import RETRY_SECONDS, Admission
+from solowire.tokens import Ticket, Tokens
+from workers.admission import Admission
 from workers.connection import MAX_ANSWERS, Connection, State
+from workers.entrance import Entrance
 from workers.expiry import Expiry
 from workers.giving_way import GivingWay
 from workers.heartbeat import Heartbeats
@@ -155,8 +156,16 @@ class Shard:
         self._giving_way = GivingWay(self._users)
         self._came = came
         self._catalog = catalog
-        self._used = UsedTickets()
         self._rings = RingHistory(index)
+        self._entrance = Entrance(
+            index,
+            tokens,
+            self._users,
+            self._admission,
+            self._limits.on_duplicate,
+            owns=self._rings.owns,
+            replaced=lambda connection: self._close(connection, CloseCode.replaced),
+        )
         self._fresh = True  # the next part of the log is the answer to a hello
         self._astray = False  # a part is missing: what comes is not taken until a hello is answered
         self._moves = Moves(self._limits.moves_per_second)
@@ -420,53 +429,7 @@ class Shard:
 
         A slot is taken: `open` or `abandon` must follow. What is raised says `who` it was, if the ticket is good.
         """
-        redeemed = self._tokens.redeem_ticket(ticket, self.index, now + self.wall_offset)
-        try:
-            self._take_in(redeemed, now)
-        except RequestError as error:
-            identity = redeemed.identity
-            error.who = {"user": identity.user, "role": identity.role, "address": redeemed.address}
-            raise
-        return redeemed
-
-    def _take_in(self, redeemed: Ticket, now: float) -> None:
-        wall = now + self.wall_offset
-        if self.leaving:
-            raise Refused(503, "draining", "this shard takes no more users", "ask /v1/connect again", retry_after=1)
-        if not self.ready:
-            raise Refused(503, "not_ready", f"shard {self.index} is not ready", "try again", retry_after=1)
-        identity = redeemed.identity
-        user = identity.user
-        if not self._owns(user):
-            raise Refused(
-                503,
-                "wrong_shard",
-                "the user belongs to another shard now",
-                "ask /v1/connect again",
-                retry_after=1,
-            )
-        if self._limits.on_duplicate == "reject" and self._users.full(user):
-            raise Refused(409, "duplicate_connection", "the user is connected already", "close the other one first")
-        self._used.check(redeemed, wall)
-        oldest = self._users.oldest(user)
-        replaces = oldest is not None and oldest.address == redeemed.address
-        if not self._admission.enter(identity, redeemed.address, now, replaces=replaces):
-            self._refuse_for_want_of_a_slot(identity, now)
-        self._used.use(redeemed, wall)  # not before: a ticket that was refused for want of room stays good
-        self._users.arrive(user)
-
-    def _refuse_for_want_of_a_slot(self, identity: Identity, now: float) -> None:
-        oldest = self._users.oldest(identity.user)
-        if oldest is not None:
-            self._admission.keep_for(identity.user, oldest.group, now)
-            self._close(oldest, CloseCode.replaced)
-        raise Refused(
-            503,
-            "over_limit",
-            "there are as many connections as there may be",
-            "try again, later",
-            retry_after=1 if oldest is not None else RETRY_SECONDS,
-        )
+        return self._entrance.admit(ticket, now, now + self.wall_offset, leaving=self.leaving, ready=self.ready)
 
     def abandon(self, identity: Identity, address: str = "") -> None:
         """One that was admitted went away before its handshake was done."""

@@ -117,7 +117,7 @@ def test_size_counts_in_bytes() -> None:
 
 def test_who_says_nothing_of_subscriptions_gets_the_defaults() -> None:
     """Those of its role; none is not nothing; and a role that nobody knows has none."""
-    place, roles = Place(), {"viewer": Role(permissions=frozenset(), defaults=("custom.a",))}
+    place, roles = Place(), {"viewer": Role((), ("custom.a",))}
     connection = place.connection()
     assert list(first_wanted(connection, c.Hello(), roles, CATALOG)) == ["custom.a"]
     assert list(first_wanted(connection, c.Hello(subscriptions=[]), roles, CATALOG)) == []
