@@ -48,7 +48,7 @@ SAMPLE_BYTES = 16 * 1024
 SCAN_ENTRIES = 10_000
 """How many entries of the log one frame may look through: bounds a turn's time."""
 
-_NOTHING: frozenset[str] = frozenset()
+NOTHING: frozenset[str] = frozenset()
 Counts = dict[str, int]
 
 
@@ -131,17 +131,17 @@ class Matcher:
 
     def fragment(self, entry: Entry) -> bytes | None:
         """`entry` as this feed's connections may see it; None if nothing is left of it."""
-        return entry.fragment(self._codec, self._hidden_of(entry) if self._hidden else _NOTHING)
+        return entry.fragment(self._codec, self._hidden_of(entry) if self._hidden else NOTHING)
 
     def _hidden_of(self, entry: Entry) -> frozenset[str]:
         for name in entry.names:
             if name in self._hidden:
                 return self._hidden[name]
-        return _NOTHING
+        return NOTHING
 
     def summary_fragment(self, name: str, summary: Entry) -> bytes | None:
         """A summary of events of the type `name`, as `fragment`."""
-        return summary.fragment(self._codec, summary_hides(self._hidden.get(name, _NOTHING)))
+        return summary.fragment(self._codec, summary_hides(self._hidden.get(name, NOTHING)))
 
     def shows(self, entry: Entry) -> bool:
         """Whether redaction leaves anything of an entry that the feed accepts."""

@@ -899,10 +899,12 @@ class Shard:
         late = self._timed[2]
         if late is not None:
             self.latency.add(late, connections)
-        self.totals["frames"] += connections
-        self.totals["deliveries"] += connections * frame.events
-        self.totals["bytes"] += connections * len(frame.payload or "")
-        self.totals["compacted"] += connections * frame.left
+        totals = self.totals
+        totals["frames"] += connections
+        totals["deliveries"] += connections * frame.events
+        totals["bytes"] += connections * len(frame.payload or "")
+        if frame.left:
+            totals["compacted"] += connections * frame.left
 
     # --------------------------------------------------------------------------------------------- sending
 
