@@ -63,7 +63,8 @@ from solowire.codes import CloseCode
 from solowire.compaction import Frame, Lag
 from solowire.errors import InvalidMessage, InvalidToken, Refused
 from solowire.events import Delivery
-from solowire.feed import NEXT_FRAME_SECONDS, Feed, Feeds, FlushDelays, feed_key
+from solowire.feed import NEXT_FRAME_SECONDS, Feed, FlushDelays, feed_key
+from solowire.feeds import Feeds
 from solowire.histogram import Histogram
 from solowire.log import Entry, Log
 from solowire.pacing import Intervals, Pacing
