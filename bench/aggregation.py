@@ -21,7 +21,8 @@ from solowire.catalog import CATALOG
 from solowire.client_protocol import Codec
 from solowire.compaction import Lag
 from solowire.events import Event, Priority, encode_event
-from solowire.feed import Feeds, feed_key
+from solowire.feed import feed_key
+from solowire.feeds import Feeds
 from solowire.log import Log
 from solowire.subscriptions import parse_filter, resolve
 

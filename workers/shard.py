@@ -60,7 +60,8 @@ from solowire.codes import CloseCode
 from solowire.compaction import Frame, Lag
 from solowire.errors import InvalidMessage, InvalidToken
 from solowire.events import Delivery
-from solowire.feed import NEXT_FRAME_SECONDS, Feed, Feeds, feed_key
+from solowire.feed import NEXT_FRAME_SECONDS, Feed, feed_key
+from solowire.feeds import Feeds
 from solowire.histogram import Histogram
 from solowire.log import Entry, Log
 from solowire.pacing import Pacing

@@ -29,7 +29,8 @@ from solowire.catalog import CATALOG
 from solowire.client_protocol import Codec
 from solowire.compaction import Lag
 from solowire.events import Delivery, Event, Priority, encode_event
-from solowire.feed import Feed, Feeds, feed_key
+from solowire.feed import Feed, feed_key
+from solowire.feeds import Feeds
 from solowire.log import Entry, Log
 from solowire.subscriptions import parse_filter, resolve
 

@@ -28,7 +28,8 @@ from solowire.catalog import CATALOG
 from solowire.client_protocol import MAX_FRAME_BYTES, Codec
 from solowire.compaction import MAX_EVENTS_BYTES, Lag
 from solowire.events import Delivery, Event, Priority, encode_event
-from solowire.feed import Feed, Feeds, FlushDelays, feed_key
+from solowire.feed import Feed, FlushDelays, feed_key
+from solowire.feeds import Feeds
 from solowire.log import Entry, Log
 from solowire.pacing import Intervals
 from solowire.subscriptions import Selection, parse_filter, resolve

@@ -13,7 +13,8 @@ from solowire.catalog import CATALOG
 from solowire.client_protocol import Codec
 from solowire.errors import InvalidMessage
 from solowire.events import Event, Priority
-from solowire.feed import Feed, Feeds, feed_key
+from solowire.feed import Feed, feed_key
+from solowire.feeds import Feeds
 from solowire.log import Entry, Log
 from solowire.subscriptions import (
     CUSTOM,
