@@ -85,6 +85,10 @@ class Replays:
                 del self._asked[request]
         self._next()
 
+    def of(self, connection: Connection) -> Replay | None:
+        """What is fetched for the connection, or waits for its turn to be; None if nothing is to be fetched."""
+        return next((r for r in (*self._asked.values(), *self._queue) if r.connection is connection), None)
+
     def answered(self, message: backplane.Replayed) -> None:
         """What the router says; an answer for one that has gone is nothing."""
         replay = self._asked.pop(message.request, None)

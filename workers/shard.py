@@ -158,6 +158,7 @@ class Shard:
         self._came = came
         self._catalog = catalog
         self._rings = RingHistory(index)
+        self._replay_heard_at = float("-inf")  # when the router answered such a question last
         self._entrance = Entrance(
             index,
             tokens,
@@ -299,6 +300,7 @@ class Shard:
 
     def replayed(self, message: Replayed, now: float) -> None:
         """What the router says to a question for a client that comes back."""
+        self._replay_heard_at = now
         self._now = now
         self._replays.answered(message)
         self.run(now)
@@ -672,9 +674,20 @@ class Shard:
                     self._complain(connection, error, now)
 
     def _replay_late(self, connection: Connection, now: float) -> None:
-        """The router doesn't answer: the client keeps its cursor, and comes again with it."""
-        if connection.state is State.resuming:
+        """What was missed does not come in time.
+
+        If the router answers, it is too much, for it or for all who come back now: one who came again would have missed
+        more still. If it doesn't, the client keeps its cursor, and comes again with it.
+        """
+        if connection.state is not State.resuming:
+            return
+        replay = self._replays.of(connection)
+        if replay is None or now - self._replay_heard_at > REPLAY_SECONDS:
             self._send_away(connection, 1.0, "replay_unavailable", now)
+            return
+        self._replays.drop(connection)
+        self._now = now
+        self._replayed(replay, "too_much")
 
     def _welcome(
         self, connection: Connection, hello: Hello, replay: Replay | None, refusal: str | None, now: float

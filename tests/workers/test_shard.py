@@ -1237,6 +1237,24 @@ def test_a_client_whose_replay_cannot_be_asked_for_keeps_its_cursor() -> None:
     assert (reconnect.reason, b.closed(connection)) == ("replay_unavailable", 1012)
 
 
+def test_a_replay_that_takes_too_long_is_too_much() -> None:
+    """While the router answers nobody is sent away to come again with an ever older cursor: it is told "no" in time."""
+    b = Bench(recent=Log(max_events=20), replays=1)
+    for _ in range(50):
+        b.publish("custom.a")
+    served, waits = b.open("ann"), b.open("bob")
+    for connection in (served, waits):
+        b.say(connection, c.Hello(subscriptions=["custom.*"], resume=c.Resume("epoch-1", 3)))
+    b.wait(4)
+    [question] = b.asked
+    b.shard.replayed(Replayed(question.request, 4, []), b.now)  # a little at a time
+    b.wait(4)
+    for connection in (served, waits):
+        welcome = b.heard(connection)[0]
+        assert (welcome.resumed, welcome.reason) == (False, "too_much")
+        assert connection.state is State.live
+
+
 def test_what_a_client_says_during_its_replay_is_obeyed_after_it() -> None:
     """A client needn't wait for its welcome before it subscribes to more."""
     b = Bench(recent=Log(max_events=20))
