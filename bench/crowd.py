@@ -87,7 +87,7 @@ class Frames:
 
 @dataclass
 class Visit:
-    """One connection, from its welcome on. Times: seconds of the run.
+    """One connection that got its welcome. Times: seconds of the run. began: when the server accepted it.
 
     start: durable events behind it had to come. settled: whether it is known: one that doesn't resume begins with the
     present states, and where it stands then, its first frame says.
@@ -132,10 +132,12 @@ class _Connection(LightSocket):
         loop = asyncio.get_running_loop()
         self.visit: Visit | None = None
         self.away = 0.0
+        self._accepted = 0.0
         self.welcomed: asyncio.Future[bool] = loop.create_future()
         self.gone: asyncio.Future[None] = loop.create_future()
 
     def opened(self) -> None:
+        self._accepted = self._client.journal.clock()
         self.write(client_frame(self._client.hello()))
 
     def refused(self, reply: Reply) -> None:
@@ -153,7 +155,7 @@ class _Connection(LightSocket):
                 self._client.journal.refusals["hello came too late"] += 1
                 self.abort()
             case "welcome":
-                self.visit = self._client.welcome(said)
+                self.visit = self._client.welcome(said, self._accepted)
                 self.welcomed.set_result(True)
             case "ping":
                 self.write(PONG)
@@ -276,11 +278,11 @@ class Client:
             message["resume"] = {"epoch": self._epoch, "cursor": self.visits[-1].cursor}
         return msgspec.json.encode(message)
 
-    def welcome(self, said: Said) -> Visit:
+    def welcome(self, said: Said, accepted: float) -> Visit:
         now, cursor = self.journal.clock(), said.cursor or 0
         start = self.visits[-1].cursor if said.resumed and self.visits else cursor
         self._epoch = said.epoch
-        self.visits.append(Visit(now, now, start, said.resumed, said.reason, start))
+        self.visits.append(Visit(accepted, now, start, said.resumed, said.reason, start))
         return self.visits[-1]
 
     def take(self, visit: Visit, payload: bytes) -> None:
