@@ -12,7 +12,7 @@ What it keeps true:
   gap or overlap. What of the range a connection may see and want is in the frame, or counted in its `compacted`.
 * The counts of telemetry are exact. Those of states leave out what was overtaken while it was held back and nobody can
   say any more for whom.
-* A connection that comes back gets all that it missed first, whatever it takes.
+* A connection that comes back gets all that it missed first, in full as long as the log has it.
 * Nothing is kept per connection but a `Lag`: where it stands. What the log drops before a connection has read it is
   looked through once, and counted; the newest states are still there (`Log.latest`). A durable event that
   is dropped makes the connection *lost*: it has to come back with its cursor.
@@ -298,10 +298,11 @@ class Reading(Matcher):
             if cursor >= upto:
                 continue
             mine = [e for e in dropped.own.get(user, ()) if e.offset > cursor and self.accepts(e)]
-            if lag.is_whole:
-                lag.lost = lag.lost or anything > cursor or bool(mine)
-            else:
-                lag.lost = lag.lost or durable > cursor or any(e.event.delivery is Delivery.durable for e in mine)
+            lag.lost = lag.lost or durable > cursor or any(e.event.delivery is Delivery.durable for e in mine)
+            if lag.is_whole and (anything > cursor or mine):
+                lag.whole_upto = (
+                    0  # it came back, and can't have all in full any more: the rest is counted, as for others
+                )
             lag.forgotten = upto
             behind = counts.get(cursor)
             if behind is None:
