@@ -18,6 +18,9 @@ refuse somebody who may come in, and then one to each shard that has to give way
 After a restart it knows from `word` who held leases. It grants nothing more until each of them has confirmed a lease of
 its own, or none of the old ones can be in force. What a shard says until then is believed, within the limit; later its
 reports must fit what it holds: one that doesn't is a lie, and `Lie` is raised.
+
+Longer than 500 lines: who holds what, what it says and what it gets is one account, and no part of it is true without
+the others; the arithmetic of shares stands apart, in `solowire.fairshare`.
 """
 
 from __future__ import annotations
