@@ -24,9 +24,7 @@ def problem_of(error: RequestError) -> tuple[int, dict[str, Any], dict[str, str]
 def response_of(error: RequestError) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
     """Status, headers and body for a refused request, as ASGI takes them."""
     status, headers = _head(error)
-    pairs = [_CONTENT_TYPE]
-    pairs += [(name.encode(), value.encode()) for name, value in headers.items()]
-    return status, pairs, _body(status, error.code, error.message, error.hint)
+    return status, *_response(status, error.code, error.message, error.hint, *headers.items())
 
 
 def _head(error: RequestError) -> tuple[int, dict[str, str]]:
@@ -40,10 +38,13 @@ def _head(error: RequestError) -> tuple[int, dict[str, str]]:
     return 400, {}
 
 
-@lru_cache(maxsize=64)
-def _body(status: int, code: str, detail: str, hint: str) -> bytes:
-    """Kept, since under an attack most refusals say the same."""
-    return msgspec.json.encode(problem(status, code, detail, hint))
+@lru_cache(maxsize=256)
+def _response(
+    status: int, code: str, detail: str, hint: str, *headers: tuple[str, str]
+) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """Headers and body; kept, since under an attack most refusals say the same."""
+    pairs = [_CONTENT_TYPE, *((name.encode(), value.encode()) for name, value in headers)]
+    return pairs, msgspec.json.encode(problem(status, code, detail, hint))
 
 
 def problem(status: int, code: str, detail: str, hint: str = "", **more: Any) -> dict[str, Any]:
