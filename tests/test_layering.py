@@ -24,7 +24,8 @@ PURE_ROLE_FILES = (
     *(f"workers/{name}.py" for name in ("connection", "shard", "sockets", "leases", "admission", "users")),
     *(f"workers/{name}.py" for name in ("heartbeat", "replay", "ring_history", "slow_readers")),
     *(f"workers/{name}.py" for name in ("reporting", "diagnosis", "giving_way", "limits", "listening")),
-    *(f"workers/{name}.py" for name in ("timers", "expiry", "moves", "entrance")),
+    *(f"workers/{name}.py" for name in ("timers", "expiry", "moves", "entrance", "trail")),
+    *(f"workers/{name}.py" for name in ("delivery", "routing", "beginning", "answering")),
     *(
         f"gateway/{name}.py"
         for name in ("publishing", "intake", "returning", "addresses", "admission", "tries", "turns")

@@ -702,14 +702,14 @@ class ShardMachine(RuleBasedStateMachine):
         assert set(members) == live
         assert all(len(feed) for feed in shard.feeds)
         assert len({c.identity.user for c in shard.connections}) == len(shard.connections)
-        assert len(shard._blocked) <= len(shard.connections)
+        assert len(shard.delivery.blocked) <= len(shard.connections)
         for feed in shard.feeds:
             assert feed.position <= shard.log.position
             assert feed.due is not None or not feed._waits, "it would never be flushed"
             assert not any(connection.answers for connection in feed.current)
             assert not any(connection.answers for connection in feed.reading)
             assert all(feed.behind[connection] is lag for connection, lag in feed.reading.items())
-            assert feed.behind.keys() - feed.reading.keys() <= shard._blocked.keys()
+            assert feed.behind.keys() - feed.reading.keys() <= shard.delivery.blocked.keys()
         for reader in self.readers:
             code, _ = self.sockets.closed.get(reader.connection, (None, ""))
             assert code in ((None, 4409, 4413, 4408) if reader.was_stuck else (None, 4409))

@@ -55,7 +55,9 @@ class Bench:
             recent=recent,
             ask=self._ask,
             came=self._tell,
+            audit=lambda event, **fields: self.told.append({"event": event, **fields}),
         )
+        self.told: list[dict[str, Any]] = []  # what the audit log has
         self.came: list[Came] = []
         self.fence = 0
         self.lease(spare=1_000_000, seconds=leased_for)
