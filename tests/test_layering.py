@@ -25,7 +25,7 @@ PURE_ROLE_FILES = (
     *(f"workers/{name}.py" for name in ("heartbeat", "replay", "ring_history", "slow_readers")),
     *(f"workers/{name}.py" for name in ("reporting", "diagnosis", "giving_way", "limits", "listening")),
     *(f"workers/{name}.py" for name in ("timers", "expiry", "moves", "entrance", "trail")),
-    *(f"workers/{name}.py" for name in ("delivery", "routing", "beginning", "answering")),
+    *(f"workers/{name}.py" for name in ("delivery", "routing", "beginning", "answering", "following")),
     *(
         f"gateway/{name}.py"
         for name in ("publishing", "intake", "returning", "addresses", "admission", "tries", "turns")

@@ -42,6 +42,7 @@ from workers.connection import Connection, State
 from workers.delivery import Delivering
 from workers.entrance import Entrance
 from workers.expiry import Expiry
+from workers.following import Following
 from workers.giving_way import GivingWay
 from workers.heartbeat import Heartbeats
 from workers.limits import Limits
@@ -84,11 +85,9 @@ class Shard:
         audit: Callable[..., None] = lambda event, **fields: None,
     ) -> None:
         self.index = index
-        self.epoch = ""
         self.log = recent if recent is not None else Log(catalog=catalog)
         self.connections: set[Connection] = set()
         self.wall_offset = wall_offset
-        self.ready_at: int | None = None
         self.leaving = False
         self.totals: Counter[str] = Counter()
         self._sockets = sockets
@@ -102,8 +101,6 @@ class Shard:
         self._rings = RingHistory(index)
         self._ring_changed_at = float("-inf")
         self._moves = Moves(limits.moves_per_second)
-        self._fresh = True  # the next part of the log is the answer to a hello
-        self._astray = False  # a part is missing: what comes is not taken until a hello is answered
         self._trail = Trail(audit)
         self._timers = Timers(self.connections)
         self._expiry = Expiry(
@@ -141,6 +138,16 @@ class Shard:
             delays=limits.flush,
             schedule=self.delivery.schedule,
         )
+        self._following = Following(
+            index,
+            self.log,
+            self._pacing,
+            self._routing,
+            self._rings,
+            self._moves,
+            self.connections,
+            lost=self._resync,
+        )
         self._beginning = Beginning(
             self.log,
             self._pacing,
@@ -151,7 +158,7 @@ class Shard:
             catalog=catalog,
             limits=limits,
             ask=ask,
-            epoch=lambda: self.epoch,
+            epoch=lambda: self._following.epoch,
             whole_from=self._rings.whole_from,
             begun=lambda connection, now: self._answering.begun(connection, now),
             close=self._close,
@@ -176,10 +183,15 @@ class Shard:
     # ------------------------------------------------------------------------------------- from the router
 
     @property
+    def epoch(self) -> str:
+        """Of the log that is here; "" before there is one."""
+        return self._following.epoch
+
+    @property
     def ready(self) -> bool:
         """Whether it knows the ring, is in it, has a lease, and the log up to where it was when it came."""
-        arrived = self.ready_at is not None and self.log.position >= self.ready_at
-        return arrived and self._leased and not self.leaving and self.index in self._rings.ring.shards
+        here = self._following.arrived and self._leased and not self.leaving
+        return here and self.index in self._rings.ring.shards
 
     @property
     def drained(self) -> bool:
@@ -198,13 +210,9 @@ class Shard:
 
     def ring_changed(self, state: RingState, now: float) -> None:
         """Takes the ring, and sends away whoever it gives to another shard."""
-        self._astray, self._fresh = False, True
-        if state.epoch != self.epoch:
-            self._new_epoch(state.epoch, now)
-        elif state.version == self._moves.version:
+        self._following.greeted(state.epoch, state.last, now)
+        if state.version == self._moves.version:
             return
-        if self.ready_at is None:
-            self.ready_at = state.last
         self._moves.version = state.version
         ring = Ring(s.index for s in state.shards)
         if ring.shards != self._rings.ring.shards:
@@ -225,33 +233,16 @@ class Shard:
         self.run(now)
 
     def states(self, message: States, now: float) -> None:
-        """Begins a log anew, where the router says, with the present states."""
-        if message.epoch != self.epoch:
-            self._new_epoch(message.epoch, now)
-        if self.log.position >= message.upto:
-            return  # said twice
-        self._begin_log(message.upto)
-        self._routing.remember(message.events)
+        """The present states, with which a log begins anew."""
+        self._following.states(message, now)
 
     def deliver(self, message: Deliver, now: float) -> bool:
         """Takes a part of the log, and flushes what is due at once; False if the part before it is missing.
 
         The caller then says hello, and the router goes on from where this log ends.
         """
-        if self._astray:
-            return True
-        if message.epoch != self.epoch:
-            self._new_epoch(message.epoch, now)
-        if message.after > self.log.position:
-            if not self._fresh:
-                log.warning("log_astray", shard=self.index, position=self.log.position, got=message.after)
-                self._astray = True
-                return False
-            self._lost(message.after, now)
-        self._fresh = False
-        self._routing.take(message.events, now)
-        self.log.position = max(self.log.position, message.upto)
-        self._pacing.mark(self.log.position, now)
+        if not self._following.deliver(message, now):
+            return False
         self.delivery.trim(now)
         self._beginning.moved_on(now)
         self.run(now)
@@ -261,28 +252,6 @@ class Shard:
         """What the router says to a question for a client that comes back."""
         self._beginning.answered(message, now)
         self.run(now)
-
-    def _new_epoch(self, epoch: str, now: float) -> None:
-        if self.epoch:
-            log.warning("epoch_changed", shard=self.index, old=self.epoch, new=epoch)
-            self._resync(now)
-        self.epoch = epoch
-        self.ready_at = None
-        self._moves.reset()
-        self._fresh = True
-        self._begin_log(0)
-
-    def _lost(self, after: int, now: float) -> None:
-        """The router's log no longer has what comes next: everything between is gone for this shard."""
-        if self.log.position or self.connections:
-            log.error("gap", shard=self.index, position=self.log.position, log_begins=after)
-            self._resync(now)
-        self._begin_log(after)
-
-    def _begin_log(self, position: int) -> None:
-        self.log.reset(position)
-        self._pacing.reset()
-        self._rings.reset(position)
 
     def _resync(self, now: float) -> None:
         for connection in [c for c in self.connections if c.state is not State.closing]:
