@@ -15,7 +15,7 @@ from solowire.feed import Feed
 from solowire.log import Entry, Log
 from solowire.pacing import Intervals
 from solowire.settings import Settings
-from tests.workers.test_shard import QUERY, WALL, Bench
+from tests.workers.bench import QUERY, WALL, Bench
 from workers.connection import Connection
 from workers.server import limits_of
 from workers.slow_readers import OVER_SECONDS
