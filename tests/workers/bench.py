@@ -30,6 +30,21 @@ ENCODE: dict[Codec, Any] = {Codec.json: msgspec.json.encode, Codec.msgpack: msgs
 QUERY = {"client_ip": "10.0.0.1", "query_domain": "www.example.com", "query_type": "A", "zone": "example.com"}
 
 
+def event(name: str, data: dict[str, Any], id: str, **more: Any) -> Event:
+    """An event as the gateway makes it."""
+    event_type = CATALOG[name]
+    return Event(
+        id=id,
+        type=name,
+        data=json.dumps(data).encode(),
+        priority=more.pop("priority", Priority.normal),
+        delivery=event_type.delivery,
+        timestamp="2026-01-01T00:00:00Z",
+        attributes=CATALOG.check(event_type, data),
+        **more,
+    )
+
+
 class Bench:
     """A shard with its router, its clients and its clock, all in this process and none of them running."""
 
@@ -112,20 +127,9 @@ class Bench:
 
     def event(self, name: str, data: dict[str, Any] | None = None, **more: Any) -> tuple[int, bytes]:
         self.offset += 1
-        event_type = CATALOG[name]
-        data = data if data is not None else {}
-        event = Event(
-            id=f"event-{self.offset}",
-            type=name,
-            data=json.dumps(data).encode(),
-            priority=more.pop("priority", Priority.normal),
-            delivery=event_type.delivery,
-            timestamp="2026-01-01T00:00:00Z",
-            attributes=CATALOG.check(event_type, data),
-            **more,
-        )
-        self.journal.append((self.offset, event.user, encode_event(event)))
-        return self.offset, encode_event(event)
+        made = event(name, data if data is not None else {}, f"event-{self.offset}", **more)
+        self.journal.append((self.offset, made.user, encode_event(made)))
+        return self.offset, encode_event(made)
 
     def deliver(self, *events: tuple[int, bytes]) -> None:
         after = events[0][0] - 1 if events else self.offset
@@ -149,10 +153,10 @@ class Bench:
         admitted = self.shard.admit(self.ticket(user, role, **scopes), self.now)
         return self.shard.open(admitted.identity, codec, None, self.now, address=admitted.address)
 
-    def open_as(self, identity: Identity) -> Connection:
+    def open_as(self, identity: Identity, codec: Codec = Codec.json) -> Connection:
         """Opens for an identity that no ticket has carried."""
         assert self.shard._admission.enter(identity, "", self.now)
-        return self.shard.open(identity, Codec.json, None, self.now)
+        return self.shard.open(identity, codec, None, self.now)
 
     def connect(self, user: str = "alice", role: str = "viewer", codec: Codec = Codec.json, **hello: Any) -> Connection:
         """Opens, says hello and takes the welcome."""
