@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
 from itertools import count
+from math import inf
 
 from solowire.client_protocol import Notice, ServerMessage
 from solowire.codes import CloseCode
@@ -301,12 +302,12 @@ class Delivering:
     @property
     def due(self) -> float:
         """When `run` has something to do; infinity if never."""
-        times = [self._due_feeds[0][0]] if self._due_feeds else []
-        if self._looks_again is not None:
-            times.append(self._looks_again)
-        if self._slow.due is not None:
-            times.append(self._slow.due)
-        return min(times, default=float("inf"))
+        due = self._due_feeds[0][0] if self._due_feeds else inf
+        if self._looks_again is not None and self._looks_again < due:
+            due = self._looks_again
+        if self._slow.due is not None and self._slow.due < due:
+            due = self._slow.due
+        return due
 
     def run(self, now: float) -> None:
         """Looks at those who were busy or slow, and flushes the feeds that are due."""
