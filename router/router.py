@@ -8,24 +8,23 @@ Publishers are answered later, or refused, as long as a shard or the journal can
 It receives a message and the time, and calls `send(peer, message)`, which returns whether the bus took it. A part of
 the log that is not taken is made again when the shard acks or at the next tick; a ring that is not, when the peer sees
 in a Beat that it knows an older one.
-
-Longer than 500 lines by a few: each message has its own short answer here, and what decides stands in modules apart.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from itertools import accumulate
 
 import msgspec
 import structlog
 
-from router.coordinator import Coordinator, Lie, Limits
-from router.dispatch import BYTES_A_MESSAGE, Outlet
+from router.coordinator import Coordinator, Lie
+from router.dispatch import Outlet
 from router.journal import Appended, Journal, JournalUnavailable
+from router.limits import Limits
 from router.membership import Membership, Peer
 from router.pressure import DEFAULT_PATIENCE, Follower, Marks, Patience, Pressure, pressure
+from router.replay import present_states, replayed
 from router.watch import Watch
 from solowire.backplane import (
     VERSION,
@@ -51,7 +50,6 @@ from solowire.backplane import (
     Published,
     PublishedEvent,
     Replay,
-    Replayed,
     RingState,
     RouterMessage,
     ShardAddress,
@@ -76,8 +74,6 @@ MAX_HELD = 10_000
 LOOK_SECONDS = 0.05
 """How old the last look at the shards' lag may be."""
 
-STATES, STATES_BYTES = 10_000, 16 * 2**20
-REPLAY_RECORDS = 2_000
 RETRY_SECONDS = 1.0
 
 MOST_OF_ITS_OWN = 1000
@@ -179,12 +175,12 @@ class Router:
                 self._send(peer, Draining(message.request, users))
             case Leave():
                 self.members.leave(peer)
-                self.coordinator.leaves(peer)
+                self.coordinator.holders.leaves(peer)
                 self._tell_ring("shard_leaves", peer, [])
             case Goodbye():
                 self._outlets.pop(peer, None)
                 self.members.remove(peer)
-                self.coordinator.gone(peer)
+                self.coordinator.holders.gone(peer)
                 self._tell_ring("shard_left", peer, [])
 
     # ------------------------------------------------------------------------------------------------- the log
@@ -300,36 +296,11 @@ class Router:
             # Whoever comes from a shard that was ahead of this one is ahead of it, too: it should not be for long.
             self._catch_up(outlet)
         try:
-            answer = self._replayed(message)
+            answer = replayed(self.journal, message)
         except JournalUnavailable as error:
             log.error("journal_unreadable", replay=message.after, reason=str(error))
             return  # the shard sends the client away with its cursor, to ask again
         self._send(peer, answer)
-
-    def _replayed(self, message: Replay) -> Replayed:
-        journal, after = self.journal, message.after
-        if message.epoch != journal.epoch:
-            return Replayed(message.request, after, [], "epoch")
-        if after > journal.last:
-            return Replayed(message.request, after, [], "future")
-        if after < journal.floor:
-            return Replayed(message.request, after, [], "retention")
-        upto = max(after, min(message.upto, journal.last))
-        events: list[tuple[int, bytes]] = []
-        size = 0
-        if message.personal:
-            records = journal.read_personal(message.user, after, upto, REPLAY_RECORDS)
-        else:
-            records = journal.read(after, min(REPLAY_RECORDS, upto - after))
-        for offset, user, body in records:
-            after = offset
-            if user is None or user == message.user:
-                events.append((offset, body))
-                size += len(body)
-                if size >= BYTES_A_MESSAGE:
-                    return Replayed(message.request, after, events)
-        whole = message.personal and len(records) < REPLAY_RECORDS
-        return Replayed(message.request, upto if whole else after, events)
 
     # ------------------------------------------------------------------------------------------------- the peers
 
@@ -338,7 +309,7 @@ class Router:
         silent = self.members.tick(now)
         for peer in silent:
             self._outlets.pop(peer.name, None)
-            self.coordinator.lost(peer.name)
+            self.coordinator.holders.lost(peer.name)
             log.warning("peer_silent", peer=peer.name.decode(errors="replace"))
         self._tell_ring("shard_lost", b"", [(p.address.index, p.stats.connections) for p in silent if p.address])
         for name, lease in self.coordinator.tick(now):
@@ -375,18 +346,18 @@ class Router:
         for other in self.members.hello(peer, message, now):
             log.warning("shard_superseded", peer=other.name.decode(errors="replace"))
             self._outlets.pop(other.name, None)
-            self.coordinator.lost(other.name)
+            self.coordinator.holders.lost(other.name)
             self._send(other.name, Superseded())
         if message.shard is not None:
-            self.coordinator.joined(peer, message.shard, now)
+            self.coordinator.holders.joined(peer, message.shard, now)
             if message.leaving:
-                self.coordinator.leaves(peer)
+                self.coordinator.holders.leaves(peer)
         outlet = self._outlet(peer, message, now)
         if not self._tell_ring("shard_joined", peer, []):
             self._send(peer, self._ring_state(peer, []))
         if outlet is not None:
             if message.epoch != self.journal.epoch:
-                self._send(peer, States(self.journal.epoch, outlet.cursor, self._states(outlet.cursor)))
+                self._send(peer, States(self.journal.epoch, outlet.cursor, present_states(self.journal, outlet.cursor)))
             self._pump(outlet)
 
     # ------------------------------------------------------------------------------------------------- the leases
@@ -424,7 +395,7 @@ class Router:
     def ended(self, boot: str) -> None:
         """A shard's process that was not heard of has ended; what it held may be granted to others from now on."""
         log.info("absent_shard_ended", boot=boot)
-        self.coordinator.ended(boot)
+        self.coordinator.holders.ended(boot)
 
     def _note_leases(self, now: float) -> None:
         word = self.coordinator.word(now)
@@ -447,16 +418,6 @@ class Router:
         outlet.begun_at = now if before is None else before.begun_at
         self._outlets[peer] = outlet
         return outlet
-
-    def _states(self, upto: int) -> list[tuple[int, bytes]]:
-        try:
-            records = self.journal.states(upto, STATES)
-        except JournalUnavailable as error:
-            log.error("journal_unreadable", states=upto, reason=str(error))
-            return []
-        sizes = accumulate(len(record.body) for record in reversed(records))
-        room = sum(size <= STATES_BYTES for size in sizes)  # the newest, if there is no room for all
-        return [(offset, body) for offset, _, body in records[len(records) - room :]]
 
     def _tell_ring(self, why: str, peer: bytes, lost: list[tuple[int, int]]) -> bool:
         """Tells everyone the ring if it has changed since they were told."""

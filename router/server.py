@@ -13,8 +13,8 @@ from pathlib import Path
 import structlog
 
 from router import web
-from router.coordinator import Group, Limits
 from router.journal import Journal, MemoryJournal
+from router.limits import Group, Limits
 from router.pressure import Patience
 from router.router import Router
 from router.sqlite_journal import SqliteJournal
@@ -177,7 +177,7 @@ class _Server:
         yield Labelled("shard_in_flight_events", "Events under way to a shard.", "shard", in_flight)
         yield "publish_refusals_total", "Publish requests refused because a shard or the journal lags.", router.refused
         yield "ack_delay_seconds", "How long publishers' answers are held back now.", router.pressure.delay
-        held = router.coordinator.held
+        held = router.coordinator.holders.held
         yield "held_slots", "Connection slots that shards hold, or may still hold.", held
         yield "backplane_dropped_total", "Messages of peers that could not be decoded.", router.dropped
         if watch is not None:
@@ -199,7 +199,7 @@ class _Server:
                 pass
 
     def tick(self) -> None:
-        absent = self._router.coordinator.absent
+        absent = self._router.coordinator.holders.absent
         if absent and (self._looking is None or self._looking.done()):
             self._looking = self._loop.create_task(self._look_for(absent))
         self._router.wall_offset = self._wall_offset()

@@ -33,7 +33,7 @@ def diagnose(shard: Shard, reporting: Reporting, now: float) -> dict[str, Any]:
         "top_publishers": _top(Counter(entry.event.publisher or "unknown" for entry in newest)),
         "top_types": _top(Counter(entry.event.type for entry in newest)),
         "of_events": len(newest),
-        "lagging": len(shard.lagging()),
+        "lagging": len(shard.delivery.lagging()),
         "slowest_connections": [
             {name: about[name] for name in ("user", "session", "address", "behind", "seconds", "lagging_s")}
             for about in reporting.slowest(now, MOST)

@@ -28,6 +28,7 @@ from solowire.client_protocol import (
     Unsubscribe,
 )
 from solowire.errors import InvalidMessage
+from solowire.rates import Rate
 from solowire.subscriptions import Wanted, check_patterns, parse_filter, subscribe, unsubscribe, wanted_of
 from workers.connection import MAX_ANSWERS, Connection, State
 from workers.limits import Limits
@@ -42,7 +43,8 @@ class Listening:
 
     def __init__(self, users: Users, limits: Limits) -> None:
         self._users = users
-        self._limits = limits
+        self._messages = Rate(limits.message_rate, limits.message_burst)
+        self._changes = Rate(limits.subscription_rate, limits.subscription_burst)
 
     def take(self, connection: Connection, raw: str | bytes, now: float) -> ClientMessage | None:
         """The message that is to be obeyed, None if none is now. Raises InvalidMessage, for one too many as well."""
@@ -50,7 +52,9 @@ class Listening:
             connection.pings -= 1  # we have asked for it: it is none of the messages that are limited
             return None
         user = self._users.get(connection.identity.user)
-        wait = user.messages.take(now, self._limits.message_rate, self._limits.message_burst) if user else 0.0
+        wait = 0.0
+        if user is not None:
+            user.messages, wait = self._messages.take(user.messages, now)
         begins = connection.state is State.waiting and connection.heard_at == connection.opened
         if wait and not begins:  # its hello is heard, so that it needn't begin with the defaults
             raise _TooFast("messages", wait, connection.codec.id_of(raw))
@@ -66,8 +70,9 @@ class Listening:
             connection.heard_at = now
         if isinstance(message, (Hello, Subscribe, Unsubscribe)):
             user = self._users.get(connection.identity.user)
-            limits = self._limits
-            wait = user.changes.take(now, limits.subscription_rate, limits.subscription_burst) if user else 0.0
+            wait = 0.0
+            if user is not None:
+                user.changes, wait = self._changes.take(user.changes, now)
             if wait and connection.state is not State.waiting:
                 raise _TooFast("subscription changes", wait, None)
 

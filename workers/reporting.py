@@ -87,8 +87,8 @@ class Reporting:
         kinds = Counter([c.kind for c in shard.connections])
         used, granted = shard.lease
         before = self._marks[0].latency if self._marks else []
-        latency = shard.latency.counts
-        lagging = shard.lagging()
+        latency = shard.delivery.latency.counts
+        lagging = shard.delivery.lagging()
         return dict(
             lagging=len(lagging),
             groups=dict(groups),
@@ -107,7 +107,7 @@ class Reporting:
 
     def slowest(self, now: float, count: int = SLOWEST) -> list[dict[str, Any]]:
         """Of the connections that lag those that are furthest behind, as `_about`, the furthest first."""
-        lagging = sorted(self._shard.lagging(), key=lambda c: _cursor(c, self._shard))
+        lagging = sorted(self._shard.delivery.lagging(), key=lambda c: _cursor(c, self._shard))
         ages = Ages(self._shard, now)
         return [self._about(c, ages, now) for c in lagging[:count]]
 
@@ -124,7 +124,7 @@ class Reporting:
         """behind: offsets. seconds: age of the event that it gets next. lagging_s: for how long its socket is busy."""
         shard = self._shard
         cursor = _cursor(connection, shard)
-        since = shard.blocked.get(connection)
+        since = shard.delivery.blocked.get(connection)
         return {
             "user": connection.identity.user,
             "session": connection.session,
@@ -144,7 +144,7 @@ class Reporting:
 
     def _mark(self, now: float) -> _Mark:
         t = self._shard.totals
-        counts = list(self._shard.latency.counts)
+        counts = list(self._shard.delivery.latency.counts)
         return _Mark(now, t["events"], t["deliveries"], t["frames"], t["bytes"], t["refused"], counts)
 
 

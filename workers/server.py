@@ -283,7 +283,7 @@ class _Server:
         yield Distribution(
             "delivery_latency_seconds",
             "From the gateway to the sockets: of each frame its oldest event, for each connection.",
-            self._shard.latency,
+            self._shard.delivery.latency,
         )
         yield "oldest_cursor_seconds", "Age of the event that the slowest connection gets next.", stats.oldest_cursor_s
         yield "log_events", "Events in the recent log.", stats.log_events

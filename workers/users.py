@@ -9,26 +9,28 @@ for the users who left last.
 from __future__ import annotations
 
 from collections import OrderedDict
+from math import inf
 
-from solowire.bucket import Bucket
 from workers.connection import Connection, State
 
 MAX_REMEMBERED = 10_000
-"""Of so many users who have left it is known what they said last: 5 MB."""
+"""Of so many users who have left it is known what they said last: 3 MB."""
 
 GOING = (State.leaving, State.closing, State.gone)
 
 
 class User:
-    """connections: oldest first. arriving: handshakes under way. messages, changes: what it may say, and subscribe."""
+    """connections: oldest first. arriving: handshakes under way.
+
+    messages, changes: of what it may say, and subscribe, when the bucket is full again (`solowire.rates`).
+    """
 
     __slots__ = ("arriving", "changes", "connections", "messages")
 
     def __init__(self) -> None:
         self.connections: list[Connection] = []
         self.arriving = 0
-        self.messages = Bucket()
-        self.changes = Bucket()
+        self.messages = self.changes = -inf
 
     def staying(self) -> list[Connection]:
         """Those that were not told to leave, oldest first."""
@@ -97,7 +99,7 @@ class Users:
     def _look(self, name: str, user: User) -> None:
         if not user.connections and not user.arriving:
             del self._users[name]
-            if user.messages.used or user.changes.used:
+            if user.messages > -inf or user.changes > -inf:
                 self._left[name] = user
                 if len(self._left) > MAX_REMEMBERED:
                     self._left.popitem(last=False)

@@ -11,7 +11,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from router.coordinator import FENCED_KEPT, WANT_SECONDS, Coordinator, Group, Lie, Limits
+from router.coordinator import FENCED_KEPT, WANT_SECONDS, Coordinator, Lie
+from router.limits import Group, Limits
 from solowire.backplane import HEARTBEAT_SECONDS, Lease, ShardAddress, Slots
 from solowire.fairshare import Claim, Filling, jain, shares
 from workers.leases import Leases
@@ -85,7 +86,7 @@ class World:
         return Process(index, f"boot-{next(self.boots)}", self.rates[index], 77.0 * index)
 
     def join(self, process: Process) -> None:
-        self.coordinator.joined(process.name, process.address, self.now)
+        self.coordinator.holders.joined(process.name, process.address, self.now)
 
     def note(self) -> None:
         self.word = self.coordinator.word(self.now) or self.word
@@ -157,7 +158,7 @@ class World:
     def check(self) -> None:
         """What leases grant is within the limit, whatever is said of slots by a shard that has lost its lease."""
         assert sum(len(p.connections) for p in self.processes) <= self.limits.connections
-        holders = self.coordinator._holders.values()
+        holders = self.coordinator.holders
         assert sum(max((lease.room for lease in h.leases), default=0) for h in holders) <= self.limits.connections
 
 
@@ -280,7 +281,7 @@ def test_a_shard_that_leaves_gets_nothing_ahead() -> None:
     world = World(2, Limits(100))
     world.beat(2)
     assert world.processes[0].connect("viewer", world.now)
-    world.coordinator.leaves(world.processes[0].name)
+    world.coordinator.holders.leaves(world.processes[0].name)
     world.beat(2)
     assert world.processes[0].leases.room == 1
 
@@ -316,7 +317,7 @@ def test_what_a_lost_shard_holds_stays_held_until_its_lease_is_over() -> None:
     world.fill("viewer", at=0)
     lost = world.processes[0]
     lost.cut = True
-    world.coordinator.lost(lost.name)
+    world.coordinator.holders.lost(lost.name)
     world.fill("viewer", at=1, beats=4)
     assert len(world.processes[1].connections) == 0
     while lost.connections:
@@ -335,14 +336,14 @@ def test_slots_come_back_at_once_when_the_process_is_gone_for_certain(how: str) 
     world.fill("viewer", at=0)
     if how != "another there":
         if how == "goodbye":
-            world.coordinator.gone(world.processes[0].name)
+            world.coordinator.holders.gone(world.processes[0].name)
         else:
             address = world.processes[0].address
-            world.coordinator.ended(address.boot)
-            assert world.coordinator.held >= 40, "it is heard of: its closed port says nothing"
-            world.coordinator.lost(world.processes[0].name)
-            assert world.coordinator.absent == [address]
-            world.coordinator.ended(address.boot)
+            world.coordinator.holders.ended(address.boot)
+            assert world.coordinator.holders.held >= 40, "it is heard of: its closed port says nothing"
+            world.coordinator.holders.lost(world.processes[0].name)
+            assert world.coordinator.holders.absent == [address]
+            world.coordinator.holders.ended(address.boot)
         world.processes[0].cut = True
         world.processes[0].connections.clear()
     else:
@@ -359,7 +360,7 @@ def test_a_process_in_another_place_frees_nothing() -> None:
     world.fill("viewer", at=0)
     old = world.processes[0]
     old.cut = True
-    world.coordinator.lost(old.name)
+    world.coordinator.holders.lost(old.name)
     another = world.start(0)
     another.address.port += 100
     world.processes.append(another)
@@ -372,7 +373,7 @@ def test_a_process_in_another_place_frees_nothing() -> None:
 def away_for_a_lease(world: World, late: Process) -> None:
     """The shard is cut off for longer than anybody counts with its lease; the next has all slots when it is back."""
     late.cut = True
-    world.coordinator.lost(late.name)
+    world.coordinator.holders.lost(late.name)
     assert not late.connect("viewer", world.now)  # as long as its lease holds
     world.beat(int(world.limits.held_for() / HEARTBEAT_SECONDS) + 1)
     world.fill("operator", at=1)
@@ -443,7 +444,7 @@ def test_a_restarted_router_waits_for_the_leases_of_a_shard_that_does_not_come()
     world = World(2, Limits(40, lease=10.0))
     world.fill("viewer", at=0)
     world.processes[0].cut = True
-    world.coordinator.lost(world.processes[0].name)
+    world.coordinator.holders.lost(world.processes[0].name)
     world.note()
     world.restart_router()
     world.join(world.processes[1])
@@ -461,7 +462,7 @@ def test_a_long_lease_is_remembered_over_two_restarts_with_a_shorter_one() -> No
     world.fill("viewer", at=0)
     away = world.processes[0]
     away.cut = True
-    world.coordinator.lost(away.name)
+    world.coordinator.holders.lost(away.name)
     world.note()
     world.limits = Limits(40, lease=10.0)
     for _ in range(2):
@@ -479,7 +480,7 @@ def test_a_long_lease_is_remembered_over_two_restarts_with_a_shorter_one() -> No
     world.join(world.processes[1])
     world.beat(int(2 * world.limits.held_for() / HEARTBEAT_SECONDS))
     assert world.coordinator.free == 0
-    assert len(world.coordinator._holders) == 1, "nobody waits for the long lease any more"
+    assert len(world.coordinator.holders) == 1, "nobody waits for the long lease any more"
 
 
 def test_fences_grow_over_restarts_also_if_the_clock_goes_back() -> None:
@@ -518,7 +519,7 @@ def test_a_first_report_is_believed_within_the_limit() -> None:
     """What can't be true of any router before is a lie from the start."""
     for lie in (Slots(1, 0, {"viewer": 41}), Slots(1, 5, {}, room=41), Slots(1, 2**63, {}, room=1)):
         coordinator = Coordinator(Limits(40), 0.0, UNIX)
-        coordinator.joined(b"shard-0", ShardAddress(0, "h", 1, "b"), 0.0)
+        coordinator.holders.joined(b"shard-0", ShardAddress(0, "h", 1, "b"), 0.0)
         with pytest.raises(Lie):
             coordinator.reported(b"shard-0", lie, 0.0)
 
@@ -530,7 +531,7 @@ def test_who_is_fenced_off_keeps_what_it_holds_and_gets_nothing() -> None:
     liar = world.processes[0]
     world.coordinator.fence_off(liar.name)
     assert liar.address.boot in world.coordinator.fenced
-    assert world.coordinator.held == 40
+    assert world.coordinator.holders.held == 40
     assert world.coordinator.reported(liar.name, Slots(10**6, 0, {}), world.now) == []
     assert world.coordinator.fenced.maxlen == FENCED_KEPT
 
@@ -598,7 +599,7 @@ def test_heartbeats_that_say_nothing_new_cost_no_plan(monkeypatch: pytest.Monkey
     world.fill("viewer")
     world.beat(int(WANT_SECONDS / HEARTBEAT_SECONDS) + 2)
     doors = world.coordinator.doors(1)
-    monkeypatch.setattr("router.coordinator.Filling", Counted)
+    monkeypatch.setattr("router.sharing.Filling", Counted)
     world.beat(3)
     assert world.coordinator.doors(2).closed == doors.closed == ["viewer"]
     assert made == []
@@ -713,7 +714,7 @@ class Interleavings(RuleBasedStateMachine):
         process.cut = True
         process.to_router.clear()
         self.known.discard(process)
-        world.coordinator.lost(process.name)
+        world.coordinator.holders.lost(process.name)
         end = world.now + part * world.limits.lease
         while world.now < end:
             world.beat()
@@ -734,7 +735,7 @@ class Interleavings(RuleBasedStateMachine):
         under_way = list(process.to_router)
         self.cut_off(at)
         if noticed:
-            world.coordinator.lost(process.name)
+            world.coordinator.holders.lost(process.name)
         world.beat(int(world.limits.held_for() / HEARTBEAT_SECONDS) + 1)
         world.fill("operator", beats=3)
         self.heal(at)
@@ -770,7 +771,7 @@ class Interleavings(RuleBasedStateMachine):
     @rule(at=st.integers(0, 2))
     def seems_dead(self, at: int) -> None:
         self.known.discard(self.process(at))
-        self.world.coordinator.lost(self.process(at).name)
+        self.world.coordinator.holders.lost(self.process(at).name)
 
     @rule(at=st.integers(0, 2))
     def hello(self, at: int) -> None:
@@ -786,7 +787,7 @@ class Interleavings(RuleBasedStateMachine):
 
     @rule(at=st.integers(0, 2))
     def leave(self, at: int) -> None:
-        self.world.coordinator.leaves(self.process(at).name)
+        self.world.coordinator.holders.leaves(self.process(at).name)
 
     @rule()
     def restart_router(self) -> None:
@@ -806,7 +807,7 @@ class Interleavings(RuleBasedStateMachine):
         world.beat(
             int((WANT_SECONDS + (world.limits.held_for() if world.limits.lease < 10 else 0)) / HEARTBEAT_SECONDS)
         )
-        if not all(holder.settled and holder.live for holder in world.coordinator._holders.values()):
+        if not all(holder.settled and holder.live for holder in world.coordinator.holders):
             return
         process, used, claims = self.process(at), world.used(), {}
         for name in used.keys() | world.limits.groups.keys():
@@ -838,9 +839,9 @@ class Interleavings(RuleBasedStateMachine):
         if hasattr(self, "world"):
             self.world.check()
             coordinator = self.world.coordinator
-            remembered = coordinator.doors(1), coordinator._plan().shares
-            coordinator._stir()
-            assert remembered == (coordinator.doors(1), coordinator._plan().shares)
+            remembered = coordinator.doors(1), coordinator._sharing.plan().shares
+            coordinator.holders.stir()
+            assert remembered == (coordinator.doors(1), coordinator._sharing.plan().shares)
             for process in self.world.processes:
                 assert process.leases.taken == len(process.connections)
 

@@ -6,8 +6,8 @@ from typing import TypeVar
 
 import pytest
 
-from router.coordinator import Limits
 from router.journal import JournalUnavailable, MemoryJournal
+from router.limits import Limits
 from router.pressure import DEFAULT_PATIENCE, GRACE_SECONDS
 from router.router import GROUP_EVENTS, GROUP_SECONDS, MAX_HELD, SLOW_GROUP_EVENTS, Router
 from router.watch import Watch
@@ -888,10 +888,10 @@ def test_a_goodbye_frees_what_the_shard_held(world: World) -> None:
     name, silent = world.join(0), world.join(1, "another")
     slots(world, name, 1)
     slots(world, silent, 1, boot="another")
-    held = world.router.coordinator.held
+    held = world.router.coordinator.holders.held
     world.now += 10
     world.beat(name)
     world.router.tick(world.now)
-    assert world.router.coordinator.held == held
+    assert world.router.coordinator.holders.held == held
     world.router.receive(name, Goodbye(), world.now)
-    assert 0 < world.router.coordinator.held < held
+    assert 0 < world.router.coordinator.holders.held < held

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -68,6 +70,42 @@ def test_no_more_than_burst_and_rate_come(
             rates.take("a", now)
             came += 1
         assert came <= burst + per_second * (now - begin + 1e-5 * (1 + came)) + 1
+
+
+@settings(deadline=None)
+@given(
+    st.floats(0.1, 100),
+    st.floats(1, 100),
+    st.lists(st.tuples(st.floats(0, 5), st.floats(0, 500)), max_size=60),
+)
+def test_things_of_all_sizes_keep_to_the_line(
+    per_second: float, burst: float, steps: list[tuple[float, float]]
+) -> None:
+    """Whatever is asked for and when: what is taken stays under the line, but for the last thing taken on credit."""
+    rates = Rates(Rate(per_second, burst), 10)
+    now, taken, credit = 0.0, 0.0, 0.0
+    for pause, amount in steps:
+        now += pause
+        wait = rates.wait("a", now, amount)
+        if wait:
+            assert rates.wait("a", now + wait, amount) == 0
+            continue
+        rates.take("a", now, amount)
+        taken += amount
+        credit = max(credit, amount - burst)
+        assert taken <= burst + per_second * (now + 1e-5 * len(steps)) + credit + 1e-6
+
+
+def test_a_bucket_that_is_kept_as_a_number() -> None:
+    """Who has a place of its own for it asks and takes at once, and one that has to wait changes nothing."""
+    rate = Rate(2.0, 3.0)
+    full_at, waits = -inf, []
+    for _ in range(4):
+        full_at, wait = rate.take(full_at, 10.0)
+        waits.append(wait)
+    assert waits == [0, 0, 0, pytest.approx(0.5)]
+    assert rate.take(full_at, 10.49)[1] > 0
+    assert rate.take(full_at, 10.5)[1] == 0
 
 
 @settings(deadline=None)

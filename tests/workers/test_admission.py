@@ -7,7 +7,8 @@ from itertools import count, repeat
 
 import pytest
 
-from router.coordinator import Coordinator, Limits
+from router.coordinator import Coordinator
+from router.limits import Limits
 from solowire.access import Identity
 from solowire.backplane import HEARTBEAT_SECONDS, Lease, ShardAddress
 from solowire.errors import Refused
@@ -92,7 +93,9 @@ class Shards:
         self.coordinator = Coordinator(Limits(10_000, per_address=per_address))
         self.now = 0.0
         for index in range(number):
-            self.coordinator.joined(b"%d" % index, ShardAddress(index, "h", 9000 + index, f"boot-{index}"), self.now)
+            self.coordinator.holders.joined(
+                b"%d" % index, ShardAddress(index, "h", 9000 + index, f"boot-{index}"), self.now
+            )
         self.beat(3)
 
     def beat(self, times: int = 1) -> None:

@@ -9,7 +9,7 @@ import msgspec
 
 from solowire.rates import Rate
 from solowire.tokens import TICKET_SECONDS
-from tests.workers.test_shard import TOKENS, WALL, Bench
+from tests.workers.bench import TOKENS, WALL, Bench
 from workers.asgi import App
 
 PEER = "198.51.100.9"

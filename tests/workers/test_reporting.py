@@ -1,4 +1,4 @@
-"""What a shard says of itself: rates, latency, who lags and for how long; and what it tells the audit log."""
+"""What a shard says of itself: rates, latency, who lags and for how long."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from solowire import client_protocol as c
 from solowire.aggregation import Rates
 from solowire.client_protocol import Codec
 from solowire.histogram import quantile
-from solowire.log import Log
-from tests.workers.test_shard import WALL, Bench, user_who
+from tests.workers.bench import WALL, Bench
 from workers.ages import MOST_ENTRIES
 from workers.connection import Connection
 from workers.diagnosis import diagnose
@@ -61,8 +60,8 @@ def test_who_asks_often_has_nothing_counted_again() -> None:
     reporting = reporting_of(b)
     b.connect("bob")
     looks: list[int] = []
-    lagging = b.shard.lagging
-    b.shard.lagging = lambda: looks.append(1) or lagging()  # type: ignore[method-assign,func-returns-value]
+    lagging = b.shard.delivery.lagging
+    b.shard.delivery.lagging = lambda: looks.append(1) or lagging()  # type: ignore[method-assign,func-returns-value]
     reports = [reporting.report(b.now) for _ in range(100)]
     assert (reports[-1].groups, reports[-1].connections, looks) == ({"viewer": 1}, 2, [])
     assert (second(b, reporting).groups, looks) == ({"viewer": 2}, [1])
@@ -128,7 +127,7 @@ def test_latency_is_measured_from_the_gateway_to_the_sockets() -> None:
     for _ in range(LATENCY_SECONDS + 1):
         stats = second(b, reporting)
     assert sum(stats.latency) == 0
-    assert sum(b.shard.latency.counts) == 3
+    assert sum(b.shard.delivery.latency.counts) == 3
 
 
 def test_a_clock_that_was_set_back_makes_no_negative_latency() -> None:
@@ -137,7 +136,7 @@ def test_a_clock_that_was_set_back_makes_no_negative_latency() -> None:
     b.connect("ann", subscriptions=["custom.*"])
     b.publish("custom.a", taken=b.now + WALL + 60)
     b.wait(0.2)
-    assert b.shard.latency.counts[0] == 1
+    assert b.shard.delivery.latency.counts[0] == 1
 
 
 def test_a_connection_that_reads_nothing_lags_and_grows_old() -> None:
@@ -167,7 +166,7 @@ def test_readers_that_have_to_wait_for_their_turn_lag() -> None:
     for reader in readers:
         b.sockets.unstick(reader)
     b.wait(0.1)
-    assert not b.shard.blocked
+    assert not b.shard.delivery.blocked
     reporting.second(b.now)
     stats = reporting.report(b.now)
     assert 0 < stats.lagging <= 30
@@ -191,7 +190,7 @@ def test_what_others_get_makes_nobody_old() -> None:
     b.publish("custom.busy", taken=b.now + WALL)
     b.publish("custom.quiet", user="bob", taken=b.now + WALL)
     b.wait(20.0)
-    assert b.shard.blocked
+    assert b.shard.delivery.blocked
     [slowest] = reporting.slowest(b.now)
     assert (reporting.report(b.now).oldest_cursor_s, slowest["seconds"]) == (0.0, 0.0)
     b.publish("custom.quiet", user="ann", taken=b.now + WALL)
@@ -333,122 +332,3 @@ def test_a_diagnosis_of_an_idle_shard_says_so() -> None:
     b = Bench()
     found = diagnose(b.shard, reporting_of(b), b.now)
     assert (found["slowest_feeds"], found["largest_frames"], found["top_publishers"]) == ([], [], {})
-
-
-# ----------------------------------------------------------------------------------------------------- audit
-
-
-class Audited(Bench):
-    """A bench that keeps what its shard tells the audit log."""
-
-    def __init__(self, **limits: Any) -> None:
-        super().__init__(**limits)
-        self.told: list[dict[str, Any]] = []
-        self.shard._audit = lambda event, **fields: self.told.append({"event": event, **fields})
-
-
-def test_the_life_of_a_connection_is_four_lines() -> None:
-    """Connected, subscribed, subscribed to something else, disconnected: with who, whence and which session."""
-    b = Audited()
-    ticket = b.shard.admit(b.ticket("ann"), b.now)
-    connection = b.shard.open(ticket.identity, Codec.json, None, b.now, address="192.0.2.7", kind="relayed")
-    b.say(connection, c.Hello(subscriptions=["custom.*", "user.*"]))
-    b.say(connection, c.Subscribe(["security_alert"]))
-    b.shard.gone(connection)
-    who = {"user": "ann", "role": "viewer", "address": "192.0.2.7", "session": connection.session}
-    assert all(line.items() >= who.items() for line in b.told)
-    assert [line["event"] for line in b.told] == ["connected", "subscribed", "subscribed", "disconnected"]
-    connected, first, then, ended = b.told
-    assert (connected["codec"], connected["kind"]) == ("json", "relayed")
-    assert first["subscriptions"] == ["custom.*", "user.*"]
-    assert first["denied"]
-    assert then["subscriptions"] == ["custom.*", "user.*", "security_alert"]
-    assert (ended["code"], ended["reason"]) == (None, "the client has gone")
-
-
-def test_who_is_closed_is_told_once_with_the_code() -> None:
-    """A replaced connection is one `disconnected`, not a second one when its socket has gone."""
-    b = Audited()
-    old = b.connect("ann")
-    b.connect("ann")
-    b.shard.gone(old)
-    ended = [line for line in b.told if line["event"] == "disconnected"]
-    assert [(line["session"], line["code"]) for line in ended] == [(old.session, 4409)]
-
-
-def ended(b: Audited) -> list[tuple[int | None, str]]:
-    return sorted((line["code"], line["reason"]) for line in b.told if line["event"] == "disconnected")
-
-
-def test_a_drain_is_the_reason_that_is_told() -> None:
-    """Whether the client goes by itself when it was told, or has to be closed: the log says `draining`."""
-    b = Audited()
-    obedient = b.connect("ann")
-    closed = b.connect("bob")
-    b.shard.leave(b.now)
-    b.wait(0.5)
-    b.shard.gone(obedient)
-    assert ended(b) == [(None, "draining")]
-    b.wait(3.0)
-    assert [line for line in b.told if line.get("code") == 1012 and line["reason"] == "draining"]
-    b.shard.gone(closed)
-    assert b.shard.drained
-
-
-def test_a_changed_ring_is_the_reason_that_is_told() -> None:
-    """Who moves to another shard is told of with 4421."""
-    b = Audited()
-    b.connect(user_who((0, 1), 1))
-    b.ring(0, 1)
-    b.wait(3.0)
-    assert ended(b) == [(4421, "ring_changed")]
-
-
-def test_who_gives_way_is_told_of_with_the_limit() -> None:
-    """An eviction is 1013 `over_limit`."""
-    b = Audited()
-    for user in ("ann", "bob", "cid"):
-        b.connect(user)
-    b.lease(viewer=1)
-    b.wait(1.0)
-    assert ended(b) == [(1013, "over_limit")] * 2
-
-
-def test_a_lease_that_has_run_out_is_the_reason_for_all() -> None:
-    """Who was told and who was not, because his turn had not come: all are `no_lease`."""
-    b = Audited(leased_for=100.0, heartbeat=600.0)
-    for n in range(10):
-        b.connect(f"user-{n}")
-    b.now += 130.0  # the process was stopped
-    b.shard.run(b.now)
-    assert ended(b) == [(1012, "no_lease")] * 10
-    b = Audited(leased_for=100.0, heartbeat=600.0)
-    for n in range(10):
-        b.connect(f"user-{n}")
-    b.wait(126.0)
-    assert ended(b) == [(1012, "no_lease")] * 10
-
-
-@pytest.mark.parametrize("lost", [True, False])
-def test_a_reader_that_is_too_slow_is_told_of(lost: bool) -> None:
-    """What it lacks has left the log, or its socket took nothing for too long: one line with 4413 either way."""
-    b = Audited(recent=Log(max_events=20))
-    connection = b.connect("ann", subscriptions=["custom.*"])
-    b.sockets.stuck.add(connection)
-    for _ in range(100 if lost else 5):
-        b.publish("custom.a")
-        b.wait(0.2)
-    if lost:
-        b.sockets.unstick(connection)
-    b.wait(1.0 if lost else 31.0)
-    assert ended(b) == [(4413, "too slow, come back and resume")]
-
-
-def test_a_thousand_subscriptions_are_no_long_line() -> None:
-    """So many are named, and the rest counted."""
-    b = Audited()
-    connection = b.open("ann")
-    b.say(connection, c.Hello(subscriptions=[f"custom.t{n}" for n in range(200)]))
-    line = b.told[-1]
-    assert len(line["subscriptions"]) == 50
-    assert line["more"] == 150

@@ -15,7 +15,7 @@ from solowire.feed import Feed
 from solowire.log import Entry, Log
 from solowire.pacing import Intervals
 from solowire.settings import Settings
-from tests.workers.test_shard import QUERY, WALL, Bench
+from tests.workers.bench import QUERY, WALL, Bench
 from workers.connection import Connection
 from workers.server import limits_of
 from workers.slow_readers import OVER_SECONDS
@@ -484,7 +484,7 @@ def test_feeds_that_end_in_a_flood_take_nothing_from_the_others() -> None:
     sent = [e for m in messages for e in m.events if e.source != "solowire"]
     assert len(sent) + counted(messages, "dns_query_log") == 2000
     there = set(b.shard.feeds)
-    assert {feed for due, _, feed in b.shard._due_feeds if feed.due == due} <= there
+    assert {feed for due, _, feed in b.shard.delivery._due_feeds if feed.due == due} <= there
 
 
 def test_what_is_collected_is_bounded() -> None:

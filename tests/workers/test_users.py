@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from solowire.access import Identity
 from solowire.client_protocol import Codec
+from solowire.rates import Rate
 from workers.connection import Connection, State
 from workers.users import MAX_REMEMBERED, Users
 
@@ -58,12 +59,12 @@ def test_a_handshake_under_way_counts() -> None:
 
 def test_what_a_user_has_said_is_remembered_for_so_many() -> None:
     """Of users who have gone what they said last is kept, for the newest ones; who said nothing takes no place."""
-    users = Users(1)
+    users, rate = Users(1), Rate(1.0, 1.0)
     for n in range(MAX_REMEMBERED + 2):
         connection = another(users, f"user-{n}")
         user = users.get(f"user-{n}")
         assert user is not None
-        assert user.messages.take(0.0, 1.0, 1.0) == 0.0
+        user.messages, _ = rate.take(user.messages, 0.0)
         users.remove(connection)
         silent = another(users, f"silent-{n}")
         users.remove(silent)
@@ -72,4 +73,4 @@ def test_what_a_user_has_said_is_remembered_for_so_many() -> None:
         users.arrive(name)
         user = users.get(name)
         assert user is not None
-        assert user.messages.take(0.0, 1.0, 1.0) == wait
+        assert rate.wait(user.messages, 0.0) == wait

@@ -1,0 +1,137 @@
+"""Which feeds an event goes to: each event as it comes, and each state whose time has come.
+
+What it keeps true: an event for all goes to the feeds that accept it, found without a look at the others; one for a
+user goes to that user's connections, by their feeds, and to nobody else. A state that comes too soon is held back; when
+a newer one goes out in its place, the feeds that would have got it know how many there were.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sized
+
+import msgspec
+import structlog
+
+from solowire.events import Delivery
+from solowire.feed import Feed, FlushDelays
+from solowire.feeds import Feeds
+from solowire.log import Entry, Log
+from solowire.pacing import Pacing
+from workers.connection import Connection
+from workers.users import Users
+
+log = structlog.get_logger("solowire.shard")
+
+_STATE, _TELEMETRY = Delivery.state, Delivery.telemetry  # an enumeration looks its members up by name, each time
+
+
+class Routing:
+    """connections: those that there are. totals: where it counts. schedule(feed): called when one is due sooner."""
+
+    def __init__(
+        self,
+        recent: Log,
+        pacing: Pacing,
+        feeds: Feeds[Connection],
+        users: Users,
+        connections: Sized,
+        totals: Counter[str],
+        *,
+        delays: FlushDelays,
+        schedule: Callable[[Feed[Connection]], None],
+    ) -> None:
+        self._log = recent
+        self._pacing = pacing
+        self._feeds = feeds
+        self._users = users
+        self._connections = connections
+        self._totals = totals
+        self._delays = delays
+        self._schedule = schedule
+
+    def remember(self, events: Iterable[tuple[int, bytes]]) -> None:
+        """Takes the present states, with which a log begins: nobody gets them for that."""
+        for offset, body in events:
+            try:
+                entry = self._log.entry(offset, body)
+            except (msgspec.DecodeError, ValueError) as error:
+                self._undecodable(offset, error)
+                continue
+            if entry is not None:
+                self._log.remember(entry)
+
+    def take(self, events: Iterable[tuple[int, bytes]], now: float) -> None:
+        """Puts events (offset, body) into the log, and those who want them on the way to them."""
+        for offset, body in events:
+            if offset <= self._log.position:
+                continue  # sent again after a reconnect
+            try:
+                entry = self._log.append(offset, body)
+            except (msgspec.DecodeError, ValueError) as error:
+                self._undecodable(offset, error)
+                continue
+            if entry is None:
+                self._totals["unknown_types"] += 1
+            else:
+                self._route(entry, now)
+
+    def _undecodable(self, offset: int, error: Exception) -> None:
+        self._totals["undecodable"] += 1
+        log.error("event_undecodable", offset=offset, error=str(error))
+
+    def _route(self, entry: Entry, now: float) -> None:
+        self._totals["events"] += 1
+        event = entry.event
+        delivery = event.delivery
+        if delivery is _STATE and not self._is_due(entry, now):
+            return
+        delay = self._delays.of(event.priority, len(self._connections))
+        user = event.user
+        if user is None:
+            if delivery is _TELEMETRY:
+                sooner, summed = self._feeds.add_telemetry(entry, delay, now)
+                self._totals["aggregated"] += summed
+                for feed in sooner:
+                    self._schedule(feed)
+                return
+            for feed in self._feeds.matching(entry):
+                if feed.add(entry, delay, now):
+                    self._schedule(feed)
+            return
+        known = self._users.get(user)
+        for connection in known.connections if known is not None else ():
+            own = connection.feed
+            if own is not None and own.accepts(entry) and own.add_for(connection, entry, delay, now):
+                self._schedule(own)
+
+    def _is_due(self, entry: Entry, now: float) -> bool:
+        """Whether a state may be sent at once; else it is held back."""
+        due, overtaken = self._pacing.take(entry, now)
+        if overtaken is not None:
+            self._overtaken(overtaken.last, overtaken.states)
+        return due
+
+    def _overtaken(self, last: Entry, states: int) -> None:
+        self._totals["overtaken"] += states
+        for feed in self._feeds.matching(last) if last.event.user is None else ():
+            if feed.shows(last):
+                feed.leave_out(last.event.type, states)
+
+    def release(self, now: float) -> None:
+        """Sends the states whose interval has ended."""
+        for number, entry, overtaken in self._pacing.release(now):
+            if overtaken:
+                self._overtaken(entry, overtaken)
+            delay = self._delays.of(entry.event.priority, len(self._connections))
+            user = entry.event.user
+            if user is None:
+                for feed in self._feeds.matching(entry):
+                    if feed.release(number, None, delay, now):
+                        self._schedule(feed)
+                continue
+            known = self._users.get(user)
+            for connection in known.connections if known is not None else ():
+                own = connection.feed
+                if own is not None and own.accepts(entry) and own.release(number, connection, delay, now):
+                    self._schedule(own)
