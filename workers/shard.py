@@ -447,7 +447,7 @@ class Shard:
         connection = Connection(self._new_id(), identity, codec, socket, group=group, address=address)
         connection.heard_at = connection.opened = now
         connection.kind = kind
-        self._tell("connected", connection, codec=codec.name, kind=kind)
+        self._tell("connected", connection, codec=codec.label, kind=kind)
         for older in self._users.add(connection):
             self._close(older, CloseCode.replaced)
         self.connections.add(connection)
