@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from solowire import client_protocol as c
 from solowire.client_protocol import JSON, MSGPACK, Codec, ReceivedEvent, choose
+from solowire.deflate import SUFFIX
 from solowire.errors import InvalidMessage
 from solowire.subscriptions import Denied
 
@@ -112,6 +113,9 @@ def test_an_events_frame_of_fragments_is_an_events_frame(codec: Codec, count: in
         ([JSON], Codec.json, JSON),
         ([MSGPACK], Codec.msgpack, MSGPACK),
         (["graphql-ws", MSGPACK, JSON], Codec.msgpack, MSGPACK),
+        ([MSGPACK + SUFFIX, MSGPACK], Codec.msgpack_deflate, MSGPACK + SUFFIX),
+        ([JSON, JSON + SUFFIX], Codec.json, JSON),
+        ([JSON + "+brotli", JSON + SUFFIX, JSON], Codec.json_deflate, JSON + SUFFIX),
     ],
 )
 def test_the_clients_first_choice_counts(offered: list[str], codec: Codec, answer: str | None) -> None:
@@ -119,11 +123,12 @@ def test_the_clients_first_choice_counts(offered: list[str], codec: Codec, answe
     assert choose(offered) == (codec, answer)
 
 
-@pytest.mark.parametrize("offered", [["graphql-ws"], [""], ["solowire.v2.json", "SOLOWIRE.V1.JSON"]])
+@pytest.mark.parametrize("offered", [["graphql-ws"], [""], ["solowire.v2.json", "SOLOWIRE.V1.JSON"], [JSON + "+br"]])
 def test_an_unknown_subprotocol_is_refused(offered: list[str]) -> None:
     """A client that speaks only something else is told what is spoken, rather than sent JSON it can't read."""
     with pytest.raises(InvalidMessage, match=r"solowire\.v1\.json") as caught:
         choose(offered)
+    assert all(name in caught.value.hint for name in (JSON, MSGPACK, JSON + SUFFIX, MSGPACK + SUFFIX))
     assert caught.value.code == "unsupported_subprotocol"
 
 
