@@ -25,7 +25,15 @@ MAX_BUSY = 0.90
 SHORTEST_S = 0.5
 _NUMBER = re.compile(r"[\d.,–]+")
 
-UNITS = {"CPU per event": "µs", "CPU per frame": "µs", "floor per frame": "µs", "p50": "ms", "p99": "ms", "max": "ms"}
+UNITS = {
+    "CPU per delivery": "µs",
+    "CPU per event": "µs",
+    "CPU per frame": "µs",
+    "floor per frame": "µs",
+    "p50": "ms",
+    "p99": "ms",
+    "max": "ms",
+}
 UNITS |= dict.fromkeys(("server CPU", "shard CPU", "router CPU", "gateway CPU", "receiver CPU", "load core"), "%")
 UNITS |= {"CPU per frame, shard": "µs", "CPU per connect": "µs", "seconds": "s"}
 UNITS |= dict.fromkeys(("PSS per connection", "RSS per connection", "PSS per user", "RSS per user"), "KB")
@@ -162,6 +170,7 @@ def measure(
         "deliveries per CPU-second": deliveries / max(spent.total, 1e-9),
         "CPU per event": spent.total / events * 1e6,
         "CPU per frame": spent.total / max(counts.frames, 1) * 1e6,
+        "CPU per delivery": spent.total / deliveries * 1e6,
         "frames per event": counts.frames / events,
         "bytes per delivery": counts.bytes / max(counts.events, 1),
         "lost": float(max(0, deliveries - counts.events)),

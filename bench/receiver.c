@@ -45,7 +45,7 @@
 
 enum { BUFFER = 4 << 20, TOKEN = 30, STREAMS = 16, FAULTS = 10, STEPS = 2048, POWERS = 34, SLOW_READ_MS = 50 };
 enum { WAITING, CONNECTING, UPGRADING, GREETED, OPEN, ENDED };
-enum { SLOW = 1, RAW = 2 };
+enum { SLOW = 1, RAW = 2, DEFLATED = 0xC1 };
 #define GIVE_UP_NS 2000000000ull /* when a connection has ended, what is awaited will not come */
 
 typedef struct {
@@ -234,7 +234,8 @@ static void is_open(Connection *c) {
 }
 
 #ifdef WITH_ZLIB
-/* Most connections get the same bytes: those are compared, not decompressed again. */
+/* What follows the mark is one whole raw deflate stream. Most connections get the same bytes: those are compared, not
+ * decompressed again. */
 static size_t decompress(const char *payload, size_t size, const char **out) {
     enum { KEPT = 256, ROOM = 1 << 20 };
     static struct {
@@ -247,11 +248,10 @@ static size_t decompress(const char *payload, size_t size, const char **out) {
     if (k->from_size != size || memcmp(k->from, payload, size)) {
         z_stream z = {0};
         if (!k->to) k->to = malloc(ROOM);
-        z.next_in = (unsigned char *)payload, z.avail_in = (unsigned)size;
+        z.next_in = (unsigned char *)payload + 1, z.avail_in = (unsigned)size - 1;
         z.next_out = (unsigned char *)k->to, z.avail_out = ROOM;
         if (inflateInit2(&z, -15) != Z_OK) return 0;
-        int result = inflate(&z, Z_SYNC_FLUSH);
-        if (result != Z_OK && result != Z_STREAM_END && result != Z_BUF_ERROR) fault("a frame that is not deflated");
+        if (inflate(&z, Z_FINISH) != Z_STREAM_END || z.avail_in) fault("a frame that is not deflated");
         k->to_size = ROOM - z.avail_out;
         inflateEnd(&z);
         k->from = realloc(k->from, size);
@@ -297,7 +297,7 @@ static void take_frame(Connection *c, const char *whole, const char *payload, si
     if (opcode == 10) return;
     const char *wire = payload;
     size_t wire_size = size;
-    if (style.compressed) size = decompress(payload, size, &payload);
+    if (style.compressed && size && (unsigned char)*payload == DEFLATED) size = decompress(payload, size, &payload);
     uint64_t found = take_payload(c, payload, size);
     if (found) {
         seen.frames += !(c->flags & SLOW);

@@ -58,7 +58,8 @@ def upgrade(port: int, target: str, subprotocol: str = "", headers: str = "") ->
 class Style:
     """ready: in the message that ends the greeting; b"": the upgrade's answer does. ping_at: where its mark stands.
 
-    between: how a ping looks among other messages, where a server joins several in one frame.
+    between: how a ping looks among other messages, where a server joins several in one frame. compressed: messages that
+    begin with 0xC1 are, as docs/protocol.md says.
     """
 
     ready: bytes = b""

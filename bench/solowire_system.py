@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -20,12 +21,12 @@ from bench.receiver import ANY_STREAM, BINARY, Opened, Plan, Receiver, Style, cl
 from bench.report import version
 from bench.server import Server
 
-JSON, MSGPACK, DEFLATE = "solowire.v1.json", "solowire.v1.msgpack", "solowire.v1.json+deflate"
+JSON, MSGPACK, DEFLATE = "solowire.v1.json", "solowire.v1.msgpack", "+deflate"
 STYLES = {
     JSON: Style(b'"type":"welcome"', b'{"type":"ping"', client_frame(b'{"type":"pong"}')),
     MSGPACK: Style(b"\xa7welcome", b"\xa4type\xa4ping", client_frame(b"\x81\xa4type\xa4pong", BINARY), ping_at=1),
-    DEFLATE: Style(b'"type":"welcome"', b'{"type":"ping"', client_frame(b'{"type":"pong"}'), compressed=True),
 }
+STYLES |= {subprotocol + DEFLATE: replace(style, compressed=True) for subprotocol, style in STYLES.items()}
 TICKETS_AT_ONCE = 200
 """A ticket lives 30 s."""
 LIMITS = {
@@ -197,7 +198,7 @@ class Solowire(Server):
         """The connection that a ticket is for."""
         url = urlsplit(ticket.url)
         words = {"type": "hello", "subscriptions": ["custom.*"], **(hello or {})}
-        if self.subprotocol == MSGPACK:
+        if self.subprotocol.startswith(MSGPACK):
             greeting = client_frame(msgspec.msgpack.encode(words), BINARY)
         else:
             greeting = client_frame(msgspec.json.encode(words))

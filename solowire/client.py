@@ -73,6 +73,7 @@ from solowire.client_protocol import (
     Welcome,
 )
 from solowire.codes import CloseCode, is_terminal
+from solowire.deflate import SUFFIX
 from solowire.errors import ConnectionEnded, InvalidMessage, MessageRefused
 from solowire.subscriptions import Filter, Wanted, subscribe, unsubscribe
 
@@ -113,8 +114,9 @@ class Client:
 
     url: the gateway's, `http://` or `https://`. token: a token, or a function that gives one (plain or async): it is
     asked for one before every connection, and when the server says that the present one is about to expire.
-    subscriptions: None means the defaults of the role. filter: goes with them. resume: `(epoch, cursor)` of an earlier
-    client. max_buffered: events. connect_timeout: seconds for one attempt, up to the server's `welcome`.
+    subscriptions: None means the defaults of the role. filter: goes with them. compress: asks for compressed frames; a
+    server that has none sends plain ones. resume: `(epoch, cursor)` of an earlier client. max_buffered: events.
+    connect_timeout: seconds for one attempt, up to the server's `welcome`.
     reconnect_min, reconnect_max: seconds, until the server has said its own. steady_after: seconds that a connection
     lives before it counts as one that worked. on_gap(reason): events were missed and can't be had any more; called
     between the events before and after. on_notice(notice): at once.
@@ -134,6 +136,7 @@ class Client:
         subscriptions: Sequence[str] | None = None,
         filter: Mapping[str, Sequence[str]] | None = None,
         codec: Literal["json", "msgpack"] = "json",
+        compress: bool = False,
         resume: tuple[str, int] | None = None,
         reconnect: bool = True,
         connect_timeout: float = 10.0,
@@ -151,7 +154,8 @@ class Client:
             raise ValueError("max_buffered is at least 1")
         self._url = url.rstrip("/") + "/v1/connect"
         self._token = token
-        self._codec = Codec[codec]
+        plain = Codec[codec].value
+        self._offers = [Subprotocol(name) for name in ((plain + SUFFIX, plain) if compress else (plain,))]
         self._filter = _canonical(filter)
         self._wanted: Wanted | None = None
         if subscriptions is not None:
@@ -408,7 +412,7 @@ class Client:
         try:
             return await connect(
                 grant.url,
-                subprotocols=[Subprotocol(self._codec.value)],
+                subprotocols=self._offers,
                 proxy=None,
                 compression=None,
                 open_timeout=None,  # the whole attempt has one
@@ -724,7 +728,7 @@ _KNOWN = frozenset(str(kind.__struct_config__.tag) for kind in get_args(ServerMe
 
 
 async def _say(socket: ClientConnection, message: ClientMessage) -> None:
-    if _codec_of(socket) is Codec.json:
+    if _codec_of(socket).is_json:
         await socket.send(msgspec.json.encode(message).decode())
     else:
         await socket.send(msgspec.msgpack.encode(message))
@@ -738,11 +742,12 @@ def _codec_of(socket: ClientConnection) -> Codec:
 def _unknown_type(raw: str | bytes, codec: Codec) -> str | None:
     """The type of a well-formed message that this version does not know; None if it isn't one."""
     try:
-        if codec is Codec.json:
+        raw = codec.opened(raw)
+        if codec.is_json:
             name = msgspec.json.decode(raw, type=_Typed).type
         else:
             name = msgspec.msgpack.decode(raw if isinstance(raw, bytes) else raw.encode(), type=_Typed).type
-    except (msgspec.DecodeError, RecursionError, UnicodeError, ValueError):
+    except (InvalidMessage, msgspec.DecodeError, RecursionError, UnicodeError, ValueError):
         return None
     return None if name in _KNOWN else name
 

@@ -5,6 +5,7 @@ Each is a tagged struct; `type` is the tag. `Codec` encodes what the server says
 it: syntax, UTF-8, depth, range, an unknown type, a field that does not fit.
 
 The `events` frame is not encoded from a struct: `Codec.events` joins fragments that were encoded once (see `feed`).
+Only such frames are ever compressed; whoever reads is ready for any message of the server to be.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
+from solowire.deflate import SUFFIX, deflated, inflated
 from solowire.errors import InvalidMessage
 from solowire.subscriptions import Denied
 
 JSON = "solowire.v1.json"
 MSGPACK = "solowire.v1.msgpack"
-SUBPROTOCOLS = (JSON, MSGPACK)
+SUBPROTOCOLS = (JSON, MSGPACK, JSON + SUFFIX, MSGPACK + SUFFIX)
 
 MAX_MESSAGE_BYTES = 64 * 1024
 MAX_FRAME_BYTES = 64 * 1024
@@ -202,41 +204,60 @@ _PACK_EVENTS = _pack.encode("events")
 
 
 class Codec(Enum):
-    """How a connection's messages are written. Its value is the WebSocket subprotocol."""
+    """How a connection's messages are written. Its value is the WebSocket subprotocol.
+
+    label: its name in statistics. is_json: else it is MessagePack. deflates: frames for many are compressed.
+    """
 
     json = JSON
     msgpack = MSGPACK
+    json_deflate = JSON + SUFFIX
+    msgpack_deflate = MSGPACK + SUFFIX
+
+    def __init__(self, subprotocol: str) -> None:
+        self.label = subprotocol.removeprefix("solowire.v1.")
+        self.is_json = subprotocol.startswith(JSON)
+        self.deflates = subprotocol.endswith(SUFFIX)
 
     # Members are equal only to themselves; Enum would hash their names, in Python, for every event and feed.
     __hash__ = object.__hash__
 
+    @property
+    def plain(self) -> Codec:
+        """The same without compression."""
+        return Codec(self.value.removesuffix(SUFFIX))
+
     def encode(self, message: ServerMessage) -> str | bytes:
-        """One frame: str becomes a text frame, bytes a binary one."""
-        if self is Codec.json:
+        """One frame, never a compressed one: str becomes a text frame, bytes a binary one."""
+        if self.is_json:
             return _json.encode(message).decode()
         return _pack.encode(message)
 
     def events(self, cursor: int, fragments: Sequence[bytes], compacted: dict[str, int] | None = None) -> str | bytes:
-        """An `events` frame of events that are encoded already, none of them again.
+        """An `events` frame of events that are encoded already, none of them again; compressed where that pays.
 
         compacted: how many of each type were left out.
         """
         if compacted:
-            return self._compacted(cursor, fragments, compacted)
-        if self is Codec.json:
-            return (b'{"type":"events","cursor":%d,"events":[%b]}' % (cursor, b",".join(fragments))).decode()
-        return b"".join((_PACK_HEAD, _pack.encode(cursor), _PACK_EVENTS, _array_head(len(fragments)), *fragments))
+            body = self._compacted(cursor, fragments, compacted)
+        elif self.is_json:
+            body = b'{"type":"events","cursor":%d,"events":[%b]}' % (cursor, b",".join(fragments))
+        else:
+            body = b"".join((_PACK_HEAD, _pack.encode(cursor), _PACK_EVENTS, _array_head(len(fragments)), *fragments))
+        if self.deflates and (packed := deflated(body)) is not None:
+            return packed
+        return body.decode() if self.is_json else body
 
-    def _compacted(self, cursor: int, fragments: Sequence[bytes], compacted: dict[str, int]) -> str | bytes:
-        if self is Codec.json:
+    def _compacted(self, cursor: int, fragments: Sequence[bytes], compacted: dict[str, int]) -> bytes:
+        if self.is_json:
             head = b'{"type":"events","cursor":%d,"compacted":%b,"events":[' % (cursor, _json.encode(compacted))
-            return (head + b",".join(fragments) + b"]}").decode()
+            return head + b",".join(fragments) + b"]}"
         head = b"\x84" + _PACK_HEAD[1:] + _pack.encode(cursor) + _pack.encode("compacted") + _pack.encode(compacted)
         return b"".join((head, _PACK_EVENTS, _array_head(len(fragments)), *fragments))
 
     def decode(self, raw: str | bytes) -> ClientMessage:
-        """A client's message. Raises InvalidMessage."""
-        message: ClientMessage = _decoded(_decode_json if self is Codec.json else _decode_pack, raw, self)
+        """A client's message, which is plain in every codec. Raises InvalidMessage."""
+        message: ClientMessage = _decoded(_decode_json if self.is_json else _decode_pack, raw, self)
         return message
 
     def id_of(self, raw: str | bytes) -> Id:
@@ -245,9 +266,13 @@ class Codec(Enum):
 
     def decode_server(self, raw: str | bytes) -> ServerMessage:
         """A server's message, for clients. Raises InvalidMessage."""
-        decode = _decode_server_json if self is Codec.json else _decode_server_pack
-        message: ServerMessage = _decoded(decode, raw, self)
+        decode = _decode_server_json if self.is_json else _decode_server_pack
+        message: ServerMessage = _decoded(decode, self.opened(raw), self)
         return message
+
+    def opened(self, raw: str | bytes) -> str | bytes:
+        """What a server has sent, without its compression. Raises InvalidMessage."""
+        return inflated(raw) if self.deflates else raw
 
 
 def choose(offered: Sequence[str]) -> tuple[Codec, str | None]:
@@ -277,7 +302,7 @@ def _array_head(count: int) -> bytes:
 
 def _decoded(decode: Any, raw: str | bytes, codec: Codec) -> Any:
     try:
-        if codec is Codec.msgpack and isinstance(raw, str):
+        if not codec.is_json and isinstance(raw, str):
             raw = raw.encode()
         return decode(raw)
     except msgspec.ValidationError as error:
@@ -285,14 +310,14 @@ def _decoded(decode: Any, raw: str | bytes, codec: Codec) -> Any:
     except RecursionError:
         raise InvalidMessage("invalid_message", "it is nested too deeply") from None
     except (msgspec.DecodeError, UnicodeError, ValueError, OverflowError) as error:
-        name = "JSON" if codec is Codec.json else "MessagePack"
+        name = "JSON" if codec.is_json else "MessagePack"
         raise InvalidMessage("invalid_message", f"it is not valid {name}: {error}") from None
 
 
 def _id_of(raw: str | bytes, codec: Codec) -> Id:
     """The id of a message that is well-formed but not one of ours, so that its sender knows which was refused."""
     try:
-        if codec is Codec.json:
+        if codec.is_json:
             return msgspec.json.decode(raw, type=_Tagged).id
         return msgspec.msgpack.decode(raw, type=_Tagged).id  # type: ignore[arg-type]
     except (msgspec.DecodeError, RecursionError, UnicodeError, ValueError):

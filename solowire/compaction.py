@@ -135,7 +135,7 @@ class Reading(Matcher):
         edge = max(lag.cursor, lag.forgotten)
         seen = self.put_released(parts, lag.seen, edge, user, self.seen) if released else max(lag.seen, self.seen)
         if parts.full:
-            return self._frame(parts, lag.cursor, seen, lag.told, 0)
+            return self._frame(parts, lag.cursor, seen, lag.told, 0, user)
         cursor, told, scanned = lag.cursor, lag.told if owed else self.told, 0
         if cursor < lag.forgotten:
             cursor, told = self._put_latest(parts, lag, user)
@@ -151,7 +151,7 @@ class Reading(Matcher):
         if owed and cursor >= lag.forgotten:
             parts.tell(self.told, told)
             told = self.told
-        return self._frame(parts, cursor, seen, told, scanned)
+        return self._frame(parts, cursor, seen, told, scanned, user)
 
     def _summed(self, lag: Lag, *, compacted: bool) -> Mapping[str, Sampled | None]:
         """The types that are summed up in the connection's frame, and what its flow does; None for a slow one's, which
@@ -179,11 +179,14 @@ class Reading(Matcher):
                     found.append((name, summaries))
         return found
 
-    def _frame(self, parts: Parts, cursor: int, seen: int, told: Counts, scanned: int) -> Frame:
+    def _frame(
+        self, parts: Parts, cursor: int, seen: int, told: Counts, scanned: int, user: str | None = None
+    ) -> Frame:
         fragments = parts.fragments(self)
         if not fragments and not parts.compacted:
             return Frame(cursor, None, seen=seen, told=told, full=parts.full, scanned=scanned)
-        payload = self._codec.events(cursor, fragments, parts.compacted)
+        codec = self._codec if user is None else self._plain
+        payload = codec.events(cursor, fragments, parts.compacted)
         left = sum(parts.compacted.values())
         return Frame(cursor, payload, len(fragments), seen, told, left, parts.full, scanned)
 

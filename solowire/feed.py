@@ -196,7 +196,7 @@ class Feed(Reading, Generic[C]):
         """Takes an entry that the feed accepts and that is for all its connections; as `wake`."""
         if self.current:
             # Once for every event and feed: a call less is a tenth of what that costs.
-            fragment = self.fragment(entry) if self._hidden else entry.fragment(self._codec, NOTHING)
+            fragment = self.fragment(entry) if self._hidden else entry.fragment(self._plain, NOTHING)
             if fragment is None:
                 return False
             self._pending.append((entry.offset, fragment))
@@ -255,16 +255,17 @@ class Feed(Reading, Generic[C]):
             return True
         return False
 
-    def frames_of(self, pieces: Sequence[tuple[int, bytes]], upto: int) -> list[str | bytes]:
+    def frames_of(self, pieces: Sequence[tuple[int, bytes]], upto: int, *, shared: bool = False) -> list[str | bytes]:
         """Frames of these (offset, fragment) in their order. Their reader then stands at `upto`.
 
         Each says how far it goes itself, so that one who is cut off between two of them comes back for the rest alone.
+        shared: they are for many, and so worth compressing.
         """
         runs = list(_cut([fragment for _, fragment in pieces]))
         reached = (pieces[at - 1][0] for at in accumulate(map(len, runs)))
+        codec = self._codec if shared else self._plain
         return [
-            self._codec.events(upto if run is runs[-1] else offset, run)
-            for run, offset in zip(runs, reached, strict=True)
+            codec.events(upto if run is runs[-1] else offset, run) for run, offset in zip(runs, reached, strict=True)
         ]
 
     def older_frames(self, entries: Iterable[Entry], cursor: int) -> list[str | bytes]:
@@ -274,7 +275,7 @@ class Feed(Reading, Generic[C]):
         """
         wanted = sorted((e.offset, e.event.type, f) for e in entries if self.accepts(e) and (f := self.fragment(e)))
         types = dict.fromkeys((name for _, name, _ in wanted), 0)
-        return [self._codec.events(cursor, run, types) for run in _cut([fragment for _, _, fragment in wanted])]
+        return [self._plain.events(cursor, run, types) for run in _cut([fragment for _, _, fragment in wanted])]
 
     def states(self, user: str, upto: int) -> tuple[int | None, list[str | bytes]]:
         """The present value of each state that the feed wants, in frames, and the offset before the oldest, if any.
@@ -288,7 +289,7 @@ class Feed(Reading, Generic[C]):
             pieces = sorted((e.offset, f) for e in entries if (f := self.fragment(e)) is not None)
             runs = list(_cut([fragment for _, fragment in pieces]))
             last = len(pieces) - len(runs[-1]) if runs else 0
-            shared = self.frames_of(pieces[:last], pieces[last - 1][0]) if last else []
+            shared = self.frames_of(pieces[:last], pieces[last - 1][0], shared=not mine) if last else []
             snapshot = (version, pieces[0][0] - 1 if pieces else None, shared, pieces[last:])
             if not mine:
                 self._snapshot = snapshot

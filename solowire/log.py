@@ -81,7 +81,7 @@ class Entry:
 
     def _encode(self, codec: Codec, hidden: frozenset[str]) -> bytes | None:
         event = self.event
-        if hidden or codec is Codec.msgpack:
+        if hidden or not codec.is_json:
             try:
                 return self._write(codec, hidden, _decode_json(event.data))
             except OverflowError:  # MessagePack's integers end at 64 bits, JSON's don't
@@ -106,7 +106,7 @@ class Entry:
             event.source,
             event.correlation_id,
         )
-        return _encode_json(written) if codec is Codec.json else _encode_pack(written)
+        return _encode_json(written) if codec.is_json else _encode_pack(written)
 
 
 def _int_or_float(digits: str) -> int | float:

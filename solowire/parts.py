@@ -36,11 +36,12 @@ class FeedKey(msgspec.Struct, frozen=True):
 class Matcher:
     """What one feed wants and may see."""
 
-    __slots__ = ("_codec", "_hidden", "_selection", "key")
+    __slots__ = ("_codec", "_hidden", "_plain", "_selection", "key")
 
     def __init__(self, key: FeedKey) -> None:
         self.key = key
-        self._codec = key.codec
+        self._codec = key.codec  # of what goes to many; what is for one connection alone is never compressed
+        self._plain = key.codec.plain
         self._selection = dict(key.selection)
         self._hidden = dict(key.hidden)
 
@@ -54,7 +55,7 @@ class Matcher:
 
     def fragment(self, entry: Entry) -> bytes | None:
         """`entry` as this feed's connections may see it; None if nothing is left of it."""
-        return entry.fragment(self._codec, self._hidden_of(entry) if self._hidden else NOTHING)
+        return entry.fragment(self._plain, self._hidden_of(entry) if self._hidden else NOTHING)
 
     def _hidden_of(self, entry: Entry) -> frozenset[str]:
         for name in entry.names:
@@ -64,7 +65,7 @@ class Matcher:
 
     def summary_fragment(self, name: str, summary: Entry) -> bytes | None:
         """A summary of events of the type `name`, as `fragment`."""
-        return summary.fragment(self._codec, summary_hides(self._hidden.get(name, NOTHING)))
+        return summary.fragment(self._plain, summary_hides(self._hidden.get(name, NOTHING)))
 
     def shows(self, entry: Entry) -> bool:
         """Whether redaction leaves anything of an entry that the feed accepts."""

@@ -59,7 +59,7 @@ def _about(feed: Feed[Connection]) -> dict[str, Any]:
     names = [name for name, _ in feed.key.selection]
     return {
         "connections": len(feed),
-        "codec": feed.key.codec.name,
+        "codec": feed.key.codec.label,
         "types": names[:TYPES_NAMED],
         "types_more": max(0, len(names) - TYPES_NAMED),
         "filtered": sum(bool(conditions) for _, conditions in feed.key.selection),

@@ -92,7 +92,7 @@ class Reporting:
         return dict(
             lagging=len(lagging),
             groups=dict(groups),
-            codecs={codec.name: count for codec, count in codecs.items()},
+            codecs={codec.label: count for codec, count in codecs.items()},
             kinds=dict(kinds),
             latency=[new - old for new, old in zip(latency, before, strict=True)] if before else list(latency),
             oldest_cursor_s=round(Ages(shard, now).oldest(lagging), 3),
@@ -132,7 +132,7 @@ class Reporting:
             "role": connection.identity.role,
             "group": connection.group,
             "address": connection.address,
-            "codec": connection.codec.name,
+            "codec": connection.codec.label,
             "kind": connection.kind,
             "state": connection.state.value,
             "connected_s": round(now - connection.opened, 3),

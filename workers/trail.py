@@ -22,7 +22,7 @@ class Trail:
         self._audit = audit
 
     def connected(self, connection: Connection) -> None:
-        self._tell("connected", connection, codec=connection.codec.name, kind=connection.kind)
+        self._tell("connected", connection, codec=connection.codec.label, kind=connection.kind)
 
     def subscribed(self, connection: Connection, resolved: Resolved) -> None:
         """It has said what it wants, or another token has changed what it gets of that."""

@@ -128,18 +128,16 @@ def test_a_ping_is_answered(payload: bytes) -> None:
 
 
 def test_frames_that_were_compressed_are_read() -> None:
-    """A frame of raw deflate, ended by a flush, is looked into; equal ones count again."""
-    deflate = zlib.compressobj(wbits=-15)
-    body = deflate.compress(events(0, 1)) + deflate.flush(zlib.Z_SYNC_FLUSH)
+    """A frame with the mark of compression is looked into, and a plain one beside it is taken as it is."""
 
     def say(peer: socket.socket) -> None:
-        peer.sendall(frame(body, 0x82))
+        peer.sendall(frame(b"\xc1" + zlib.compress(events(0, 1), wbits=-15), 0x82) + frame(events(2)))
 
     with serving(say, ACCEPTED) as port, Receiver(Style(compressed=True)) as receiver:
         receiver.open([Plan(port, upgrade(port, "/"))])
-        receiver.until(2, ARRIVE_S)
+        receiver.until(3, ARRIVE_S)
         counts = receiver.counts()
-    assert (counts.events, counts.faults) == (2, [])
+    assert (counts.events, counts.faults) == (3, [])
 
 
 def test_the_floor_delivers_what_it_charges_for() -> None:

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -145,14 +146,16 @@ class System:
 
 
 class Session:
-    """A WebSocket that speaks JSON, or MessagePack if that was negotiated."""
+    """A WebSocket that speaks JSON, or MessagePack if that was negotiated. compressed: messages that came so."""
 
     def __init__(self, socket: ClientConnection) -> None:
         self.socket = socket
         self.welcome: dict[str, Any] = {}
+        self.compressed = 0
+        self._msgpack = (socket.subprotocol or "").startswith("solowire.v1.msgpack")
 
     async def say(self, **message: Any) -> None:
-        if self.socket.subprotocol == "solowire.v1.msgpack":
+        if self._msgpack:
             await self.socket.send(msgspec.msgpack.encode(message))
         else:
             await self.socket.send(msgspec.json.encode(message).decode())
@@ -164,13 +167,22 @@ class Session:
         """
         async with asyncio.timeout(seconds):
             while True:
-                raw = await self.socket.recv()
-                decode = msgspec.json.decode if isinstance(raw, str) else msgspec.msgpack.decode
-                message: dict[str, Any] = decode(raw)
+                message = self._read(await self.socket.recv())
                 if type is None or message["type"] == type:
                     return message
                 if message["type"] == "ping":
                     await self.say(type="pong")
+
+    def _read(self, raw: str | bytes) -> dict[str, Any]:
+        if isinstance(raw, bytes) and raw[0] == 0xC1:
+            assert (self.socket.subprotocol or "").endswith("+deflate"), "nobody has asked for compression"
+            self.compressed += 1
+            raw = zlib.decompress(raw[1:], wbits=-15)
+        else:
+            assert isinstance(raw, bytes) == self._msgpack
+        decode = msgspec.msgpack.decode if self._msgpack else msgspec.json.decode
+        message: dict[str, Any] = decode(raw)  # type: ignore[operator]
+        return message
 
     async def ask(self, answer: str, **message: Any) -> dict[str, Any]:
         """Says `message` and hears the next message of type `answer`."""

@@ -327,7 +327,12 @@ async def test_connect_says_where_and_with_what(system: System) -> None:
         "shard": shard,
         "epoch": negotiated["epoch"],
         "expires_in": 30,
-        "subprotocols": ["solowire.v1.json", "solowire.v1.msgpack"],
+        "subprotocols": [
+            "solowire.v1.json",
+            "solowire.v1.msgpack",
+            "solowire.v1.json+deflate",
+            "solowire.v1.msgpack+deflate",
+        ],
     }
     assert negotiated["epoch"]
     async with system.http(system.token("where")) as http:

@@ -80,7 +80,14 @@ async def test_binary_passes_both_ways(system: System) -> None:
 
 
 @pytest.mark.parametrize(
-    ("offered", "chosen"), [(None, None), ([JSON], JSON), ([MSGPACK, JSON], MSGPACK), (["x", JSON, MSGPACK], JSON)]
+    ("offered", "chosen"),
+    [
+        (None, None),
+        ([JSON], JSON),
+        ([MSGPACK, JSON], MSGPACK),
+        (["x", JSON, MSGPACK], JSON),
+        ([JSON + "+deflate", JSON], JSON + "+deflate"),
+    ],
 )
 async def test_the_subprotocol_is_the_shards_choice(
     system: System, offered: list[Any] | None, chosen: str | None

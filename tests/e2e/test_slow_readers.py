@@ -36,14 +36,16 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 
 
 @contextlib.asynccontextmanager
-async def reader(system: System, user: str, **hello: Any) -> AsyncIterator[Session]:
+async def reader(
+    system: System, user: str, subprotocols: list[Any] | None = None, **hello: Any
+) -> AsyncIterator[Session]:
     """A welcomed session that takes little more from the network than it is asked for."""
     url = (await system.negotiate(system.token(user)))["url"]
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
     sock.connect((urlsplit(url).hostname, urlsplit(url).port))
     sock.setblocking(False)
-    async with open_session(url, sock=sock, max_queue=1) as session:
+    async with open_session(url, sock=sock, max_queue=1, subprotocols=subprotocols) as session:
         await session.ask("welcome", type="hello", **hello)
         yield session
 

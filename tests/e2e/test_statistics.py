@@ -66,7 +66,7 @@ async def test_totals_and_shards_tell_what_they_do(system: System) -> None:
     async with (
         system.http(system.token("root")) as http,
         system.session(system.token(users[0]), hello, subprotocols=["solowire.v1.msgpack"]) as one,
-        open_session(url) as two,
+        open_session(url, subprotocols=["solowire.v1.json+deflate"]) as two,
     ):
         await two.say(type="hello", **hello)
         await two.hear("welcome")
@@ -93,7 +93,7 @@ async def test_totals_and_shards_tell_what_they_do(system: System) -> None:
             task.cancel()
         await asyncio.gather(publishing, *reading, return_exceptions=True)
     assert whole["groups"] == {"admin": 1, "viewer": 1}
-    assert whole["codecs"] == {"json": 1, "msgpack": 1}
+    assert whole["codecs"] == {"json+deflate": 1, "msgpack": 1}
     assert whole["kinds"] == {"direct": 1, "relayed": 1}
     assert shards[0]["groups"] == {"admin": 1}
     assert shards[0]["kinds"] == {"direct": 1}

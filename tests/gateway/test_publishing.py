@@ -278,7 +278,7 @@ def check(events: list[Event]) -> None:
                 if fragment is None:
                     assert hidden
                     continue
-                received = (msgspec.json if codec is Codec.json else msgspec.msgpack).decode(fragment)
+                received = (msgspec.json if codec.is_json else msgspec.msgpack).decode(fragment)
                 assert received["data"].items() <= data.items()
                 if not hidden:
                     assert received["data"] == data

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import zlib
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Any, Literal
@@ -55,10 +57,18 @@ class Peer:
         self.hello: dict[str, Any] = {}
 
     async def say(self, message: dict[str, Any]) -> None:
-        if self.socket.subprotocol == SUBPROTOCOLS[1]:
+        if self.speaks_msgpack:
             await self.socket.send(msgspec.msgpack.encode(message))
         else:
             await self.socket.send(msgspec.json.encode(message).decode())
+
+    @property
+    def speaks_msgpack(self) -> bool:
+        return "msgpack" in (self.socket.subprotocol or "")
+
+    async def say_compressed(self, message: dict[str, Any]) -> None:
+        encode = msgspec.msgpack.encode if self.speaks_msgpack else msgspec.json.encode
+        await self.socket.send(b"\xc1" + zlib.compress(encode(message), wbits=-15))
 
     async def hear(self) -> dict[str, Any]:
         raw = await self.socket.recv()
@@ -96,6 +106,7 @@ class Fake:
         self.times: list[float] = []
         self._peers: asyncio.Queue[Peer] = asyncio.Queue()
         self._shard: Server | None = None
+        self.subprotocols = [Subprotocol(name) for name in SUBPROTOCOLS]
 
     async def peer(self) -> Peer:
         """The next connection; it has said nothing yet."""
@@ -122,6 +133,11 @@ class Fake:
             return socket.respond(HTTPStatus(self.handshake_refusals.popleft()), "")
         return None
 
+    def choose(self, _: ServerConnection, offered: Sequence[Subprotocol]) -> Subprotocol | None:
+        """As a shard does: what the client names first."""
+        self.offered = list(offered)
+        return next((name for name in offered if name in self.subprotocols), None)
+
     async def gateway(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while head := await reader.readuntil(b"\r\n\r\n"):
@@ -147,9 +163,15 @@ class Fake:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Fake]:
-        offered = [Subprotocol(name) for name in SUBPROTOCOLS]
         async with (
-            serve(self.shard, "127.0.0.1", 0, subprotocols=offered, process_request=self.judge) as self._shard,
+            serve(
+                self.shard,
+                "127.0.0.1",
+                0,
+                subprotocols=self.subprotocols,
+                select_subprotocol=self.choose,
+                process_request=self.judge,
+            ) as self._shard,
             await asyncio.start_server(self.gateway, "127.0.0.1", 0) as front,
         ):
             self.url = f"http://127.0.0.1:{front.sockets[0].getsockname()[1]}"
@@ -270,6 +292,34 @@ async def test_ignores_messages_of_the_future(fake: Fake) -> None:
         await peer.say(events(1))
         await take(client, 1)
         assert (client.connections, client.undecodable) == (1, 0)
+
+
+@codecs
+async def test_reads_compressed_frames(fake: Fake, codec: Literal["json", "msgpack"]) -> None:
+    """Who asks for compression gets what is compressed and what is not, in order, and speaks plainly itself."""
+    async with connected(fake, codec=codec, compress=True) as (client, peer):
+        assert peer.socket.subprotocol == f"solowire.v1.{codec}+deflate"
+        await peer.say_compressed({"type": "events", "cursor": 2, "events": [event(1, zone="é.example"), event(2)]})
+        await peer.say(events(3))
+        await peer.say_compressed({"type": "fanfare", "volume": 11})
+        await peer.say_compressed(events(*range(4, 500)) | {"compacted": {"dns_query_log": 2}})
+        assert offsets(await take(client, 499)) == list(range(1, 500))
+        assert (client.left_out, client.undecodable) == ({"dns_query_log": 2}, 0)
+        await peer.say({"type": "ping", "time": 1.0})
+        assert await peer.hear() == {"type": "pong"}
+
+
+@codecs
+async def test_asks_for_compression_only_if_told_to(fake: Fake, codec: Literal["json", "msgpack"]) -> None:
+    """Without the option it offers no compression; with it, the plain subprotocol second, which an old server takes."""
+    async with connected(fake, codec=codec) as (_, peer):
+        assert fake.offered == [f"solowire.v1.{codec}"]
+    del fake.subprotocols[2:]  # a server from before there was compression
+    async with connected(fake, codec=codec, compress=True) as (client, peer):
+        assert fake.offered == [f"solowire.v1.{codec}+deflate", f"solowire.v1.{codec}"]
+        assert peer.socket.subprotocol == f"solowire.v1.{codec}"
+        await peer.say(events(1))
+        assert offsets(await take(client, 1)) == [1]
 
 
 async def test_closing_ends_the_iteration(fake: Fake) -> None:
@@ -517,6 +567,39 @@ async def test_silent_server_is_dead(fake: Fake) -> None:
     async with connected(fake, welcome={"heartbeat_s": 0.05}) as (client, _):
         await fake.accept()
         await until(lambda: client.connections == 2)
+
+
+def bomb() -> bytes:
+    press = zlib.compressobj(9, wbits=-15)
+    return b"".join((b"\xc1", *(press.compress(bytes(2**20)) for _ in range(17)), press.flush()))
+
+
+COMPRESSED = b"\xc1" + zlib.compress(msgspec.json.encode(events(2)), wbits=-15)
+
+
+@pytest.mark.parametrize(
+    ("frame", "words"),
+    [
+        (COMPRESSED[:-1], "cut off"),
+        (COMPRESSED[:9] + b"\xff\xff" + COMPRESSED[11:], "not valid|cut off"),
+        (COMPRESSED + b"x", "something follows"),
+        (bomb(), "more than 16777216 bytes when inflated"),
+    ],
+    ids=["truncated", "damaged", "continued", "bomb"],
+)
+async def test_a_compressed_frame_that_is_none_is_asked_for_again(
+    fake: Fake, frame: bytes, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It says in its log what is wrong, counts it, and comes back with the cursor before it: nothing is missed."""
+    async with connected(fake, compress=True) as (client, peer):
+        await peer.say_compressed(events(1))
+        await peer.socket.send(frame)
+        peer = await fake.accept()
+        assert peer.hello["resume"]["cursor"] == 1
+        await peer.say_compressed(events(2))
+        assert offsets(await take(client, 2)) == [1, 2]
+        assert client.undecodable == 1
+    assert re.search(words, caplog.text)
 
 
 async def test_undecodable_frame_is_asked_for_again(fake: Fake) -> None:

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from solowire import client_protocol as c
 from solowire.client_protocol import JSON, MSGPACK, Codec, ReceivedEvent, choose
+from solowire.deflate import SUFFIX
 from solowire.errors import InvalidMessage
 from solowire.subscriptions import Denied
 
-ENCODE: dict[Codec, Any] = {Codec.json: msgspec.json.encode, Codec.msgpack: msgspec.msgpack.encode}
-DECODE: dict[Codec, Any] = {Codec.json: msgspec.json.decode, Codec.msgpack: msgspec.msgpack.decode}
+ENCODE: dict[Codec, Any] = {codec: msgspec.json.encode if codec.is_json else msgspec.msgpack.encode for codec in Codec}
+DECODE: dict[Codec, Any] = {codec: msgspec.json.decode if codec.is_json else msgspec.msgpack.decode for codec in Codec}
 
 CLIENT: list[Any] = [
     c.Hello(),
@@ -70,7 +71,7 @@ def test_what_a_client_says_is_understood(codec: Codec, message: Any) -> None:
 def test_what_a_server_says_is_understood(codec: Codec, message: Any) -> None:
     """Every message of a shard arrives as it was meant, text for JSON and binary for MessagePack."""
     frame = codec.encode(message)
-    assert isinstance(frame, str if codec is Codec.json else bytes)
+    assert isinstance(frame, str if codec.is_json else bytes)
     heard = codec.decode_server(frame)
     assert heard == message
     assert type(heard) is type(message)
@@ -100,7 +101,8 @@ def test_an_events_frame_of_fragments_is_an_events_frame(codec: Codec, count: in
     events = [msgspec.structs.replace(EVENT, offset=n) for n in range(count)] if count < 100 else [EVENT] * count
     fragments = [ENCODE[codec](e) for e in events] if count < 100 else [ENCODE[codec](EVENT)] * count
     frame = codec.events(2**40, fragments)
-    assert isinstance(frame, str if codec is Codec.json else bytes)
+    compressed = codec.deflates and count > 2
+    assert isinstance(frame, str if codec.is_json and not compressed else bytes)
     assert codec.decode_server(frame) == c.Events(2**40, events)
 
 
@@ -111,6 +113,9 @@ def test_an_events_frame_of_fragments_is_an_events_frame(codec: Codec, count: in
         ([JSON], Codec.json, JSON),
         ([MSGPACK], Codec.msgpack, MSGPACK),
         (["graphql-ws", MSGPACK, JSON], Codec.msgpack, MSGPACK),
+        ([MSGPACK + SUFFIX, MSGPACK], Codec.msgpack_deflate, MSGPACK + SUFFIX),
+        ([JSON, JSON + SUFFIX], Codec.json, JSON),
+        ([JSON + "+brotli", JSON + SUFFIX, JSON], Codec.json_deflate, JSON + SUFFIX),
     ],
 )
 def test_the_clients_first_choice_counts(offered: list[str], codec: Codec, answer: str | None) -> None:
@@ -118,11 +123,12 @@ def test_the_clients_first_choice_counts(offered: list[str], codec: Codec, answe
     assert choose(offered) == (codec, answer)
 
 
-@pytest.mark.parametrize("offered", [["graphql-ws"], [""], ["solowire.v2.json", "SOLOWIRE.V1.JSON"]])
+@pytest.mark.parametrize("offered", [["graphql-ws"], [""], ["solowire.v2.json", "SOLOWIRE.V1.JSON"], [JSON + "+br"]])
 def test_an_unknown_subprotocol_is_refused(offered: list[str]) -> None:
     """A client that speaks only something else is told what is spoken, rather than sent JSON it can't read."""
     with pytest.raises(InvalidMessage, match=r"solowire\.v1\.json") as caught:
         choose(offered)
+    assert all(name in caught.value.hint for name in (JSON, MSGPACK, JSON + SUFFIX, MSGPACK + SUFFIX))
     assert caught.value.code == "unsupported_subprotocol"
 
 
@@ -217,7 +223,7 @@ def test_an_id_that_is_none_is_not_repeated(codec: Codec, id: object) -> None:
 @pytest.mark.parametrize("place", ["x", "id", "filter"])
 def test_deep_nesting_is_refused_or_read(codec: Codec, depth: int, place: str) -> None:
     """Brackets without end cost a refusal and no stack; few of them, where nobody looks, do no harm."""
-    if codec is Codec.json:
+    if codec.is_json:
         raw = b'{"type":"ping","%b":%b}' % (place.encode(), b"[" * depth + b"]" * depth)
     else:
         raw = b"\x82\xa4type\xa4ping" + msgspec.msgpack.encode(place) + b"\x91" * depth + b"\x90"

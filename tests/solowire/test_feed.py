@@ -23,7 +23,7 @@ from solowire.log import Entry, Log
 from solowire.subscriptions import Selection, parse_filter, resolve
 
 ADMIN = View(frozenset({"*"}))
-ENCODE: dict[Codec, Any] = {Codec.json: msgspec.json.encode, Codec.msgpack: msgspec.msgpack.encode}
+ENCODE: dict[Codec, Any] = {c: msgspec.json.encode if c.is_json else msgspec.msgpack.encode for c in Codec}
 
 
 def event(name: str, data: dict[str, Any], **more: Any) -> Event:

@@ -26,7 +26,7 @@ from workers.sockets import MemorySockets
 SECRET = "a secret that is long enough for HS256, really"
 WALL = 1_800_000_000.0  # unix seconds at monotonic 0
 TOKENS = Tokens(SECRET, ROLES)
-ENCODE: dict[Codec, Any] = {Codec.json: msgspec.json.encode, Codec.msgpack: msgspec.msgpack.encode}
+ENCODE: dict[Codec, Any] = {codec: msgspec.json.encode if codec.is_json else msgspec.msgpack.encode for codec in Codec}
 QUERY = {"client_ip": "10.0.0.1", "query_domain": "www.example.com", "query_type": "A", "zone": "example.com"}
 
 

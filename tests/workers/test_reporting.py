@@ -72,15 +72,16 @@ def test_connections_are_counted_by_group_codec_and_kind() -> None:
     b = Bench()
     b.connect("ann", "viewer")
     b.connect("bob", "admin", Codec.msgpack)
+    b.connect("dan", "viewer", Codec.json_deflate)
     identity = b.shard.admit(b.ticket("cid"), b.now).identity
     b.shard.open(identity, Codec.json, None, b.now, kind="relayed")
     stats = second(b, reporting_of(b))
-    assert stats.groups == {"viewer": 2, "admin": 1}
-    assert stats.codecs == {"json": 2, "msgpack": 1}
-    assert stats.kinds == {"direct": 2, "relayed": 1}
+    assert stats.groups == {"viewer": 3, "admin": 1}
+    assert stats.codecs == {"json": 2, "msgpack": 1, "json+deflate": 1}
+    assert stats.kinds == {"direct": 3, "relayed": 1}
     bob = next(x for x in b.shard.connections if x.identity.user == "bob")
     b.say(bob, c.Refresh(b.token("bob", "operator")))
-    assert second(b, reporting_of(b)).groups == {"viewer": 2, "operator": 1}
+    assert second(b, reporting_of(b)).groups == {"viewer": 3, "operator": 1}
 
 
 def test_groups_may_be_tenants() -> None:
