@@ -22,7 +22,7 @@ from solowire.client_protocol import SUBPROTOCOLS, Notice, ReceivedEvent
 from solowire.codes import TERMINAL
 from solowire.errors import ConnectionEnded, MessageRefused
 
-DEADLINE_S = 15.0
+DEADLINE_S = 30.0
 SOON: dict[str, Any] = {"reconnect_min": 0.01, "reconnect_max": 0.02}
 
 codecs = pytest.mark.parametrize("codec", ["json", "msgpack"])

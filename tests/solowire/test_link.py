@@ -29,7 +29,7 @@ from solowire.link import Link
 NAME = b"shard-0"
 
 
-async def until(condition: Callable[[], object], what: str, seconds: float = 5.0) -> None:
+async def until(condition: Callable[[], object], what: str, seconds: float = 30.0) -> None:
     deadline = asyncio.get_running_loop().time() + seconds
     while not condition():
         assert asyncio.get_running_loop().time() < deadline, f"not within {seconds} s: {what}"
@@ -91,7 +91,7 @@ class Talk:
 @pytest.fixture
 async def talk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Talk]:
     monkeypatch.setattr(backplane, "HEARTBEAT_SECONDS", 0.05)
-    monkeypatch.setattr(backplane, "DEAD_AFTER_SECONDS", 0.3)
+    monkeypatch.setattr(backplane, "DEAD_AFTER_SECONDS", 1.0)
     talk = Talk(tmp_path)
     yield talk
     talk.close()
