@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -39,7 +40,8 @@ def free_ports(count: int) -> int:
     """
     clients = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     end = clients if clients >= 20_000 else 60_000
-    for start in range(10_000 + os.getpid() * 10 % (end - 12_000), end - count, count + 1):
+    for _ in range(1000):
+        start = random.randrange(10_000, end - count)
         with contextlib.ExitStack() as held:
             try:
                 for port in range(start, start + count):

@@ -102,8 +102,8 @@ async def test_a_connection_that_reads_nothing_is_an_alert_and_is_diagnosed(syst
     assert (diagnosis["reason"], diagnosis["shard"]) == ("queue_age_seconds", 1)
     assert [c["user"] for c in diagnosis["slowest_connections"]] == [user]
     # Of 300; where publishing takes long, not all have come when it is written.
-    assert diagnosis["top_publishers"].keys() == {"loud"}
-    assert diagnosis["top_types"] == {"custom.big": diagnosis["top_publishers"]["loud"]}
+    assert 0 < diagnosis["top_publishers"]["loud"] <= 300
+    assert diagnosis["top_types"]["custom.big"] == diagnosis["top_publishers"]["loud"]
     assert diagnosis["largest_frames"][0]["types"] == ["custom.big"]
     assert diagnosis["largest_frames"][0]["bytes"] > 30_000
     assert [f["types"] for f in diagnosis["slowest_feeds"]] == [["custom.big"]]

@@ -21,7 +21,7 @@ from solowire.backplane import VERSION, Fenced, Heartbeat, Hello, PeerMessage, R
 from solowire.bus import Hub, Spoke
 from solowire.ring import Ring
 from solowire.tokens import Tokens
-from tests.e2e.system import Session, System, open_session, ready, running
+from tests.e2e.system import Session, System, end, open_session, ready, running
 
 SECONDS = 60.0
 _tickets = count()
@@ -203,6 +203,51 @@ async def test_of_a_users_connections_the_newest_stay(tmp_path: Path) -> None:
                 await session.ask("subscriptions", type="subscribe", event_types=["custom.test"])
             await system.publish({"type": "custom.test", "data": {"n": 1}, "user": "ann"})
             assert [len(await session.events(1)) for session in (second, third)] == [1, 1]
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+async def test_of_a_users_connections_on_two_shards_the_newest_stay(tmp_path: Path, limit: int) -> None:
+    """While a user waits for its turn to move, each connection that it opens on its new shard ends the oldest on the
+    old one; another user who waits is left alone.
+    """
+    settings = {"MAX_CONNECTIONS_PER_USER": limit, "MOVES_PER_S": 0.001}
+    with running(tmp_path / "data", shards=1, settings=settings) as system:
+        names = [user for user in (f"mover-{n}" for n in range(100)) if Ring([0, 1]).owner(user) == 1][:3]
+        hello = {"subscriptions": ["custom.test"]}
+        async with AsyncExitStack() as stack:
+
+            async def enter(user: str) -> Session:
+                return await stack.enter_async_context(system.session(system.token(user), hello))
+
+            sessions = {user: [await enter(user) for _ in range(limit)] for user in names}
+            second = system.spawn("shard", "--index", "1", "--port", str(system.port + 2))
+            stack.callback(end, second)
+            # The first turn is at once, the next after minutes.
+            moved = await first_told(sessions)
+            user, other = (name for name in names if name != moved)
+            async with asyncio.timeout(SECONDS):
+                while (await system.negotiate(system.token(user)))["shard"] != 1:
+                    await asyncio.sleep(0.02)
+            older, newer = sessions[user], []
+            while older:
+                newer.append(await enter(user))
+                assert await older.pop(0).closed() == (4409, "replaced")
+                for session in (*older, *newer, *sessions[other]):
+                    await session.ask("pong", type="ping")
+            accepted = await system.publish({"type": "custom.test", "data": {}, "user": user})
+            assert [(await s.events(1))[0]["offset"] for s in newer] == [accepted["last_offset"]] * limit
+
+
+async def first_told(sessions: dict[str, list[Session]]) -> str:
+    """The user of whom a connection is the first to be told to come back."""
+    hearing = {asyncio.ensure_future(s.hear("reconnect", SECONDS)): user for user in sessions for s in sessions[user]}
+    done, pending = await asyncio.wait(hearing, return_when=asyncio.FIRST_COMPLETED)
+    for task in pending:
+        task.cancel()
+    await asyncio.gather(*pending, return_exceptions=True)
+    [told] = done
+    assert told.result()["reason"] == "ring_changed"
+    return hearing[told]
 
 
 async def test_an_address_has_a_limit_of_its_own(tmp_path: Path) -> None:

@@ -102,10 +102,16 @@ async def test_a_reader_that_never_reads_leaves_nothing_behind(small: System) ->
 
 
 async def test_a_flood_becomes_summaries_and_ends(small: System) -> None:
-    """Query events above the rate come as `dns_query_stats` with a sample, all counted, and singly when it is over."""
-    async with reader(small, "flooded", subscriptions=["dns_query_log"]) as session:
-        for _ in range(3):
-            await small.publish(*(query(n) for n in range(500)))
+    """Query events above the rate come as `dns_query_stats` with a sample, all counted, and singly when it is over;
+    critical ones and whatever else there is come in full meanwhile.
+    """
+    async with reader(small, "flooded", subscriptions=["dns_query_log", "custom.amid"]) as session:
+        for part in range(3):
+            flood = [query(n) for n in range(499)]
+            flood.insert(250, {**query(0), "id": f"critical {part}", "priority": "critical"})
+            for n in range(10):
+                flood.insert(50 * n, {"type": "custom.amid", "data": {"n": 10 * part + n}})
+            await small.publish(*flood)
             await asyncio.sleep(0.25)  # a flood of several intervals
         for n in range(8):  # intervals without a flood
             await asyncio.sleep(0.25)
@@ -115,8 +121,12 @@ async def test_a_flood_becomes_summaries_and_ends(small: System) -> None:
         assert len(summaries) >= 2
         assert all(e["source"] == "solowire" for e in summaries)
         assert max(e["data"]["total_queries"] for e in summaries) >= 100
+        for data in (e["data"] for e in summaries):
+            assert data["queries_per_second"] == round(data["total_queries"] / data["window_s"], 1)
         assert {"top_names", "top_clients", "query_types"} <= summaries[0]["data"].keys()
+        assert [e["data"]["n"] for e in events if e["type"] == "custom.amid"] == list(range(30))
         sent = [e for e in events if e["type"] == "dns_query_log"]
+        assert {f"critical {part}" for part in range(3)} <= {e["id"] for e in sent}
         assert len(sent) + left_out["dns_query_log"] == 1508
         assert left_out["dns_query_log"] > 500
         await small.publish(query(1), query(2))
