@@ -15,7 +15,7 @@ import pytest
 from tests.e2e.system import ANSWER_SECONDS, Session, System, open_session, running, sockets_with
 from tests.e2e.test_processes import until
 
-STALLED_S = 4
+STALLED_S = 8
 BUFFER_BYTES = 16 * 1024
 
 
@@ -73,11 +73,12 @@ async def everything(session: Session, last: str) -> tuple[list[dict[str, Any]],
 async def test_a_reader_that_stops_and_reads_on(small: System) -> None:
     """It is told that it is slow, gets all durable events and the rest compacted, and is told when that is over."""
     async with reader(small, "slow", subscriptions=["custom.*", "dns_query_log"]) as session:
-        for part in range(20):
-            await small.publish(
-                *(query(n, filler="x" * 3_000) for n in range(10)),
-                *({"type": "custom.slow", "data": {"n": part * 2 + n, "x": "x" * 3_000}} for n in (0, 1)),
-            )
+        for part in range(4):  # all of it within `stalled_s`
+            events = [query(n, filler="x" * 3_000) for n in range(50)]
+            for n in range(10):
+                slow = {"type": "custom.slow", "data": {"n": part * 10 + n, "x": "x" * 3_000}}
+                events.insert(6 * n, slow)
+            await small.publish(*events)
         await small.publish({"type": "custom.slow", "data": {"n": 40}, "id": "the last"})
         events, notices, left_out = await everything(session, "the last")
         assert [(n["code"], n["active"]) for n in notices] == [("slow_consumer", True)]
