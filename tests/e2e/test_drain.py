@@ -14,7 +14,7 @@ import pytest
 
 from solowire.client import Client
 from solowire.ring import Ring
-from tests.e2e.system import READY_SECONDS, System, end, ready, running
+from tests.e2e.system import READY_SECONDS, System, end, published, ready, running
 
 SETTINGS = {"HEARTBEAT_S": 5, "RECONNECT_MIN_MS": 20, "RECONNECT_MAX_MS": 200, "MOVES_PER_S": 50}
 USERS = [f"user-{n}" for n in range(12)]
@@ -73,10 +73,9 @@ class Load:
                 number += 1
                 owner = USERS[number % len(USERS)] if number % 2 else None
                 event = {"type": "custom.load", "data": {"n": number}, **({"user": owner} if owner else {})}
-                reply = await http.post("/v1/events", json=event)
-                assert reply.status_code == 200, reply.text
+                accepted = await published(http, event)
                 for user in [owner] if owner else USERS:
-                    self.mine[user].append(reply.json()["last_offset"])
+                    self.mine[user].append(accepted["last_offset"])
                 await asyncio.sleep(0.005)
 
     async def stop(self) -> None:
