@@ -3,7 +3,8 @@
 What it keeps true: the router is *away* as soon as nothing has been heard of it for some beats, whatever ZeroMQ thinks
 of the connection. A peer says hello again whenever the router asks, whenever a Beat tells of another ring than it was
 told, and instead of beating while the router is away: so either may restart alone, and no message that is lost is
-missed for longer than a beat. Peers beat at times of their own, so that they don't come back all at once.
+missed for longer than a beat. Peers beat at times of their own, so that they don't come back all at once. A pause of
+this process is not held against the router: what it said meanwhile is not read yet.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ class Link:
         self._ring = ("", -1)  # epoch and version, as told last
         self.dropped = 0
         self._spoke = Spoke(address, name.encode(), self._take)
+        self._due = self._loop.time()  # of the next beat
         self._timer: asyncio.Handle = self._loop.call_soon(self._beat)
 
     @property
@@ -68,6 +70,9 @@ class Link:
         self.send(self._hello())
 
     def _beat(self) -> None:
+        now = self._loop.time()
+        if now - self._due > backplane.HEARTBEAT_SECONDS:
+            self._heard_at += now - self._due
         hello = self._hello()
         if self.router_alive:
             self.send(Heartbeat(hello.boot, self._stats(), self._slots()))
@@ -75,7 +80,8 @@ class Link:
         else:
             # Until the router is there, look for it more often than one beats: a start should take no second longer.
             pause = backplane.HEARTBEAT_SECONDS if self.send(hello) else 0.05
-        self._timer = self._loop.call_later(pause, self._beat)
+        self._due = now + pause
+        self._timer = self._loop.call_at(self._due, self._beat)
 
     def _take(self, raw: bytes) -> None:
         try:

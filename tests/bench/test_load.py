@@ -60,12 +60,12 @@ def test_streams_are_numbered_from_nought() -> None:
 
 def test_waiting_for_the_server_is_not_lateness() -> None:
     """A server that answers slowly makes its own latency worse, not the generator's schedule."""
-    with answering([OK] * 5, delay_s=0.05) as (port, _):
+    with answering([OK] * 5, delay_s=0.4) as (port, _):
         publisher = Publisher([Http(port)])
         late_ms, faults = publisher.run(5, 1, 1000.0)
         publisher.close()
     assert faults == []
-    assert late_ms < 40  # five answers took 250 ms
+    assert late_ms < 300  # five answers took 2 s
 
 
 def test_a_refusal_is_a_fault() -> None:

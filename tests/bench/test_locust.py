@@ -34,13 +34,13 @@ def test_users_who_are_cut_off_miss_nothing(tmp_path: Path) -> None:
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            timeout=SECONDS + 60,
+            timeout=SECONDS + 120,
         )
     assert done.returncode == 0, done.stderr[-3000:] + done.stdout[-3000:]
     found = statistics(tmp_path / "run")
     published, received = found["/v1/events"], found["publish → receive"]
-    assert int(published["Request Count"]) > SECONDS * 5
-    assert int(received["Request Count"]) > int(published["Request Count"]) * 5 * USERS * 0.8
+    assert int(published["Request Count"]) > SECONDS * 2
+    assert int(received["Request Count"]) > int(published["Request Count"]) * 5 * USERS * 0.5
     assert int(found["away → resumed"]["Request Count"]) >= 2 * USERS
     assert int(found["Aggregated"]["Failure Count"]) == 0
 

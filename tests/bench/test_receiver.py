@@ -17,7 +17,7 @@ from bench.receiver import ANY_STREAM, Counts, Plan, Receiver, Style, client_fra
 
 STYLE = Style(ready=b"welcome", ping=b"PING", pong=client_frame(b"PONG"), between=b"\nPING")
 ACCEPTED = b"HTTP/1.1 101 Switching Protocols\r\n\r\n"
-ARRIVE_S = 5.0
+ARRIVE_S = 30.0
 
 
 def frame(payload: bytes, head: int = 0x81) -> bytes:
@@ -123,7 +123,7 @@ def test_a_ping_is_answered(payload: bytes) -> None:
 
     with serving(say) as port, Receiver(STYLE) as receiver:
         receiver.open([Plan(port, upgrade(port, "/"))])
-        receiver.until(99, 0.5)
+        receiver.until(99, 1.0)
     assert heard == [client_frame(b"PONG")]
 
 

@@ -23,7 +23,7 @@ from tests.chaos.oracle import Who
 from tests.chaos.processes import ChaosSystem
 
 PUBLISHERS = 4
-WELCOME_SECONDS = 30.0
+WELCOME_SECONDS = 60.0
 SETTLE_SECONDS = 60.0
 LATE_EVERY = 6
 """Every so manieth client comes for the first time in the midst of it."""

@@ -12,8 +12,8 @@ import pytest
 from tests.chaos.processes import free_block
 from tests.chaos.proxy import Link
 
-SECONDS = 5.0
-SOON = 0.2
+SECONDS = 30.0
+SOON = 0.5
 
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ import zlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import jwt
@@ -21,13 +23,27 @@ import msgspec
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-READY_SECONDS = 30.0
-ANSWER_SECONDS = 10.0
+READY_SECONDS = 60.0
+ANSWER_SECONDS = 30.0
+"""Deadlines of what comes at once where nobody else uses the machine: they bound how long a failure takes."""
+
+SPARE_PORTS = 2
+"""For shards that a test adds to a system, after its own ones."""
+
+UNDISTURBED = {"STATS_EVENT_S": 0, "ALERT_AFTER_S": 3600, "HELLO_TIMEOUT_S": 60}
+"""Tests count events: none but theirs come, unless a test asks for them. Who is slow to say hello is waited for."""
 
 
 def free_ports(count: int) -> int:
-    """The first of `count` ports in a row that nobody listens on now."""
-    for start in range(20_000 + os.getpid() % 2000 * 10, 60_000, count + 1):
+    """The first of `count` ports in a row that nobody listens on now.
+
+    Below those that the kernel gives to clients' sockets, where it can be: one of these could take a server's port
+    before the server does, or while it is restarted.
+    """
+    clients = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    end = clients if clients >= 20_000 else 60_000
+    for _ in range(1000):
+        start = random.randrange(10_000, end - count)
         with contextlib.ExitStack() as held:
             try:
                 for port in range(start, start + count):
@@ -46,11 +62,9 @@ class System:
     def __init__(self, data_dir: Path, shards: int = 2, settings: Mapping[str, object] | None = None) -> None:
         self.data_dir = data_dir
         self.shards = shards
-        self.port = free_ports(shards + 1)
-        # Tests count events: none but theirs come, unless a test asks for them.
-        settings = {"STATS_EVENT_S": 0, **(settings or {})}
+        self.port = free_ports(1 + shards + SPARE_PORTS)
         self.url = f"http://127.0.0.1:{self.port}"
-        self.environment = environment(settings)
+        self.environment = environment({**UNDISTURBED, **(settings or {})})
         self.process: subprocess.Popen[str] | None = None
         self.output = data_dir.parent / f"{data_dir.name}.log"
 
@@ -85,6 +99,10 @@ class System:
             if time.monotonic() > deadline:
                 raise AssertionError(f"not within {seconds} s: {what}\n{self.output.read_text()[-4000:]}")
             time.sleep(0.02)
+
+    def said(self) -> list[str]:
+        """The lines of `self.output`, all but one that is being written."""
+        return whole_lines(self.output)
 
     def _all_ready(self) -> bool:
         return all(ready(f"http://127.0.0.1:{port}") for port in range(self.port, self.port + self.shards + 1))
@@ -122,10 +140,7 @@ class System:
     async def publish(self, *events: dict[str, Any], token: str | None = None) -> dict[str, Any]:
         """What `POST /v1/events` answers."""
         async with self.http(token or self.token("publisher", "publisher")) as http:
-            answer = await http.post("/v1/events", json=list(events))
-        assert answer.status_code == 200, answer.text
-        accepted: dict[str, Any] = answer.json()
-        return accepted
+            return await published(http, *events)
 
     def user_on(self, shard: int, prefix: str = "user") -> str:
         """The first user called `prefix`0, 1, … that the full ring gives to `shard`."""
@@ -145,11 +160,26 @@ class System:
             yield session
 
 
+async def published(http: httpx.AsyncClient, *events: dict[str, Any]) -> dict[str, Any]:
+    """What `POST /v1/events` answers. What is answered with 503 is sent again with the same ids, as publishers do: on a
+    slow disk the router may be away for a moment.
+    """
+    named = [{"id": uuid4().hex, **event} for event in events]
+    async with asyncio.timeout(ANSWER_SECONDS):
+        while (answer := await http.post("/v1/events", json=named)).status_code == 503:
+            assert int(answer.headers["retry-after"]) >= 1
+            await asyncio.sleep(0.1)
+    assert answer.status_code == 200, answer.text
+    accepted: dict[str, Any] = answer.json()
+    return accepted
+
+
 class Session:
     """A WebSocket that speaks JSON, or MessagePack if that was negotiated. compressed: messages that came so."""
 
     def __init__(self, socket: ClientConnection) -> None:
         self.socket = socket
+        self.port: int = socket.local_address[1]  # the client's own
         self.welcome: dict[str, Any] = {}
         self.compressed = 0
         self._msgpack = (socket.subprotocol or "").startswith("solowire.v1.msgpack")
@@ -238,7 +268,7 @@ def environment(settings: Mapping[str, object] | None = None) -> dict[str, str]:
 
 
 def run(
-    *arguments: str, cwd: Path, settings: Mapping[str, object] | None = None, seconds: float = 30
+    *arguments: str, cwd: Path, settings: Mapping[str, object] | None = None, seconds: float = READY_SECONDS
 ) -> subprocess.CompletedProcess[str]:
     """One `solowire` command from its start to its end, in a directory of the test's own."""
     return subprocess.run(
@@ -253,6 +283,16 @@ def run(
     )
 
 
+def sockets_with(pid: int, *ports: int) -> int:
+    """How many TCP connections with these ports at their other end the process holds descriptors of."""
+    held = set()
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):  # closed meanwhile
+            held.add(str(entry.readlink()))
+    rows = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
+    return sum(int(row[2].rpartition(":")[2], 16) in ports and f"socket:[{row[9]}]" in held for row in rows)
+
+
 def ready(url: str) -> bool:
     try:
         return httpx.get(f"{url}/readyz", timeout=2, trust_env=False).status_code == 200
@@ -260,7 +300,13 @@ def ready(url: str) -> bool:
         return False
 
 
-def end(process: subprocess.Popen[str], number: int = signal.SIGTERM, seconds: float = 20) -> int:
+def whole_lines(path: Path) -> list[str]:
+    """The lines of a file that processes write to; without the last one if it is not whole yet."""
+    text = path.read_text()
+    return text[: text.rfind("\n") + 1].splitlines()
+
+
+def end(process: subprocess.Popen[str], number: int = signal.SIGTERM, seconds: float = READY_SECONDS) -> int:
     """Signals one process that a test started and waits for it; its exit status."""
     if process.poll() is None:
         process.send_signal(number)

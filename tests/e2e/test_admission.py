@@ -14,7 +14,7 @@ import pytest
 
 from solowire.access import ROLES, Identity
 from solowire.tokens import Tokens
-from tests.e2e.system import System, open_session, refusal, running, sign
+from tests.e2e.system import ANSWER_SECONDS, System, open_session, refusal, running, sign
 
 BAD_TOKENS: dict[str, tuple[str, Callable[[System], str]]] = {
     "none": ("missing_token", lambda system: ""),
@@ -78,7 +78,9 @@ async def test_a_token_that_proves_nothing_opens_nothing(system: System, name: s
 async def test_each_way_wants_a_token_at_all(system: System) -> None:
     """A request without any Authorization, or with another scheme, is told to send a Bearer token."""
     for headers in ({}, {"authorization": "Basic YTpi"}, {"authorization": "Bearer"}, {"authorization": ""}):
-        async with httpx.AsyncClient(base_url=system.url, trust_env=False, headers=headers) as http:
+        async with httpx.AsyncClient(
+            base_url=system.url, trust_env=False, headers=headers, timeout=ANSWER_SECONDS
+        ) as http:
             answer = await http.post("/v1/connect")
         assert (answer.status_code, answer.json()["code"]) == (401, "missing_token")
         assert "Bearer" in answer.json()["hint"]
@@ -185,7 +187,7 @@ async def test_tickets_that_prove_nothing(system: System) -> None:
         status, problem = await refusal(_shard_url(system, 0, ticket))
         assert (status, problem["code"]) == (401, code), ticket
         assert problem["detail"]
-    async with open_session(_shard_url(system, 0, _ticket(system, user, age=25))) as session:
+    async with open_session(_shard_url(system, 0, _ticket(system, user, age=20))) as session:
         assert (await session.ask("welcome", type="hello"))["user"] == user
 
 
@@ -204,7 +206,7 @@ async def test_a_shard_serves_its_socket_at_one_path(system: System) -> None:
 def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """A system with little patience for handshakes and wrong tokens, behind a proxy that is trusted."""
     settings = {
-        "HANDSHAKE_S": 1,
+        "HANDSHAKE_S": 2,
         "BAD_TOKEN_RATE": 0.01,
         "BAD_TOKEN_BURST": 2,
         "CONNECT_RATE_PER_ADDRESS": 0.01,
@@ -219,12 +221,12 @@ def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 @pytest.mark.parametrize("process", [0, 1], ids=["gateway", "shard"])
 async def test_a_handshake_that_does_not_finish_is_cut(strict: System, process: int, sent: bytes) -> None:
     """A socket that sends nothing, or half a request, is closed after SOLOWIRE_HANDSHAKE_S by gateway and shard."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", strict.port + process)
     begin = time.monotonic()
+    reader, writer = await asyncio.open_connection("127.0.0.1", strict.port + process)
     writer.write(sent)
-    async with asyncio.timeout(8):
+    async with asyncio.timeout(ANSWER_SECONDS):
         assert await reader.read() == b""
-    assert time.monotonic() - begin > 0.9
+    assert time.monotonic() - begin > 1.9
     writer.close()
 
 
@@ -271,7 +273,7 @@ async def test_a_shard_sums_its_refusals_up(strict: System) -> None:
     """Two hundred bad tickets are a few lines in the log, which say how many they were."""
 
     def lines() -> list[dict[str, Any]]:
-        found = [msgspec.json.decode(line) for line in strict.output.read_text().splitlines() if line.startswith("{")]
+        found = [msgspec.json.decode(line) for line in strict.said() if line.startswith("{")]
         return [line for line in found if line["event"] == "refused" and line.get("role") == "shard"]
 
     before = len(lines())

@@ -14,7 +14,7 @@ import pytest
 from solowire.backplane import VERSION, Ack, Deliver, Hello, RouterMessage, ShardAddress
 from solowire.link import Link
 from solowire.publisher import Publisher
-from tests.e2e.system import System, running
+from tests.e2e.system import ANSWER_SECONDS, System, running
 
 RATE, BURST = 50, 20
 
@@ -28,7 +28,7 @@ def tight(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         "PUBLISH_HELD_REQUESTS": 3,
         "LAG_SOFT_S": 0.3,
         "LAG_HARD_S": 2.0,
-        "STUCK_S": 30,
+        "STUCK_S": 60,
     }
     with running(tmp_path_factory.mktemp("tight") / "data", shards=1, settings=settings) as started:
         yield started
@@ -52,18 +52,20 @@ def code_of(answer: httpx.Response) -> str:
 async def test_a_publisher_over_its_rate_is_refused_and_another_is_not(tight: System) -> None:
     """Each publisher has a rate of its own: over it there is 429 with the time to wait, and nothing else."""
     async with publishing(tight, "fast") as fast, publishing(tight, "other") as other:
-        assert (await post(fast, BURST)).status_code == 200
-        refused = await post(fast, BURST)
-        assert (refused.status_code, code_of(refused)) == (429, "publish_rate_limited")
+        # All at once, so that on a slow machine, too, they come faster than the rate.
+        answers = await asyncio.gather(*(post(fast, BURST) for _ in range(3)))
+        refused = [answer for answer in answers if answer.status_code != 200]
+        assert 1 <= len(refused) < len(answers)
+        assert {(answer.status_code, code_of(answer)) for answer in refused} == {(429, "publish_rate_limited")}
         assert (await post(other, BURST)).status_code == 200
         metrics = (await other.get("/metrics")).text
-    assert "solowire_publish_rate_refusals_total 1.0" in metrics
+    assert f"solowire_publish_rate_refusals_total {len(refused)}.0" in metrics
 
 
 async def test_the_sdk_keeps_to_the_rate_and_loses_nothing(tight: System) -> None:
     """The SDK's publisher waits as it is told and repeats with the same ids, until everything is in the log once."""
     begun = asyncio.get_running_loop().time()
-    async with Publisher(tight.url, tight.token("sdk", "publisher"), batch=10) as publisher:
+    async with Publisher(tight.url, tight.token("sdk", "publisher"), batch=BURST) as publisher:
         for n in range(60):
             await publisher.publish("custom.push", {"n": n})
         await publisher.drain()
@@ -128,7 +130,7 @@ async def test_a_shard_that_cannot_follow_slows_publishers_and_then_has_them_ref
             await _until_ok(http)
             shard.acks = False
             slowest, refused = 0.0, None
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(ANSWER_SECONDS):
                 while refused is None:
                     begun = loop.time()
                     answer = await post(http)
@@ -147,6 +149,6 @@ async def test_a_shard_that_cannot_follow_slows_publishers_and_then_has_them_ref
 
 
 async def _until_ok(http: httpx.AsyncClient) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(ANSWER_SECONDS):
         while (await post(http)).status_code != 200:
             await asyncio.sleep(0.1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import socket
 import struct
 from collections.abc import AsyncIterator, Iterator
@@ -16,7 +15,7 @@ import msgspec
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from tests.e2e.system import Session, System, open_session, running
+from tests.e2e.system import ANSWER_SECONDS, Session, System, open_session, running, sockets_with
 
 MSGPACK = "solowire.v1.msgpack"
 CUSTOM = {"subscriptions": ["custom.*"]}
@@ -25,8 +24,8 @@ KILO = 1024
 
 @pytest.fixture(scope="module")
 def tight(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """A system of one shard with little patience for sockets that nobody reads."""
-    settings = {"STALLED_S": 1, "SEND_BUFFER_BYTES": 32 * KILO}
+    """A system of one shard with little patience for sockets that nobody reads, and for who says much."""
+    settings = {"STALLED_S": 3, "SEND_BUFFER_BYTES": 32 * KILO, "MESSAGE_RATE": 2, "MESSAGE_BURST": 100}
     with running(tmp_path_factory.mktemp("tight") / "data", shards=1, settings=settings) as started:
         yield started
 
@@ -214,9 +213,9 @@ async def test_ten_bad_messages_in_a_minute_end_the_connection(system: System) -
         assert await session.closed() == (4400, "bad protocol")
 
 
-async def test_a_flood_is_slowed_down_and_then_ended(system: System) -> None:
+async def test_a_flood_is_slowed_down_and_then_ended(tight: System) -> None:
     """Who sends faster than allowed is told how long to wait, and closed with 4400 if that changes nothing."""
-    async with neighbour(system), system.session(on_shard_0(system, "flood"), CUSTOM) as session:
+    async with neighbour(tight), tight.session(on_shard_0(tight, "flood"), CUSTOM) as session:
         heard = []
         with contextlib.suppress(ConnectionClosed):
             while True:
@@ -242,7 +241,7 @@ async def test_handshakes_that_are_none_disturb_nobody(system: System) -> None:
                 reader, writer = await asyncio.open_connection("127.0.0.1", port)
                 writer.write(raw)
                 writer.write_eof()
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(ANSWER_SECONDS):
                     await reader.read()
                 writer.close()
                 with contextlib.suppress(OSError):
@@ -256,14 +255,13 @@ async def test_a_client_that_never_reads_is_ended_and_holds_up_nobody(tight: Sys
     """While one client reads nothing others get everything; it is closed, and its connection and descriptor go."""
     shard = tight.pid_of("shard", "--index", "0")
     async with tight.session(tight.token("reader"), {"subscriptions": ["custom.bulk"]}) as reader:
-        before = await connections_of(tight)
-        descriptors = open_files(shard)
+        await until_there_are(tight, 1)
         async with (
-            unread(tight, "deaf", {"subscriptions": ["custom.bulk"]}),
-            unread(tight, "mute", {"subscriptions": ["custom.bulk"]}),
+            unread(tight, "deaf", {"subscriptions": ["custom.bulk"]}) as deaf,
+            unread(tight, "mute", {"subscriptions": ["custom.bulk"]}) as mute,
         ):
-            assert await connections_of(tight) == before + 2
-            assert open_files(shard) >= descriptors + 2
+            assert await connections_of(tight) == 3
+            assert sockets_with(shard, deaf.port, mute.port) == 2
             expected = 0
             for _ in range(4):
                 await tight.publish(
@@ -272,11 +270,11 @@ async def test_a_client_that_never_reads_is_ended_and_holds_up_nobody(tight: Sys
                 got = [e["data"]["n"] for e in await reader.events(60)]
                 assert got == list(range(expected, expected + 60))
                 expected += 60
-            async with asyncio.timeout(10):
-                while await connections_of(tight) > before:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                while await connections_of(tight) > 1:
                     await reader.ask("pong", type="ping")
-                    await asyncio.sleep(0.1)
-                while open_files(shard) > descriptors:  # while the clients still hold their ends open
+                    await asyncio.sleep(0.5)
+                while sockets_with(shard, deaf.port, mute.port):  # while the clients still hold their ends open
                     await asyncio.sleep(0.05)
         await tight.publish({"type": "custom.bulk", "data": {"n": "last"}})
         assert [e["data"]["n"] for e in await reader.events(1)] == ["last"]
@@ -290,9 +288,7 @@ async def test_a_client_that_read_too_late_learns_why(tight: System) -> None:
         accepted = await tight.publish(
             *({"type": "custom.late", "data": {"n": n, "x": "x" * 30_000}} for n in range(120))
         )
-        async with asyncio.timeout(10):
-            while await connections_of(tight):
-                await asyncio.sleep(0.1)
+        await until_there_are(tight, 0)
         cursor, seen = late.welcome["cursor"], []
         late.socket.transport.resume_reading()
         with contextlib.suppress(ConnectionClosed):
@@ -309,13 +305,15 @@ async def test_a_client_that_read_too_late_learns_why(tight: System) -> None:
 
 
 async def test_connections_that_come_and_go_leave_nothing_behind(tight: System) -> None:
-    """A hundred connections later, however each of them ended, the shard has no more open files than before."""
+    """A hundred connections later, however each of them ended, the shard has the descriptor of none."""
     shard = tight.pid_of("shard", "--index", "0")
-    before = open_files(shard)
+    ports: list[int] = []
 
     async def come_and_go(n: int) -> None:
         token = tight.token(f"guest{n}")
         async with tight.session(token, CUSTOM) as session:
+            assert sockets_with(shard, session.port) == 1
+            ports.append(session.port)
             match n % 4:
                 case 0:
                     session.socket.transport.abort()
@@ -323,26 +321,31 @@ async def test_connections_that_come_and_go_leave_nothing_behind(tight: System) 
                     await session.socket.send("x" * 100_000)
                     assert (await session.closed())[0] == 1009
                 case 2:
-                    async with tight.session(token, CUSTOM):
+                    async with tight.session(token, CUSTOM) as newer:
+                        ports.append(newer.port)
                         assert (await session.closed())[0] == 4409
                 case _:
                     pass  # says good-bye
 
     for start in range(0, 100, 10):
         await asyncio.gather(*map(come_and_go, range(start, start + 10)))
-    async with asyncio.timeout(10):
-        while await connections_of(tight) or open_files(shard) > before:
+    await until_there_are(tight, 0)
+    async with asyncio.timeout(ANSWER_SECONDS):
+        while sockets_with(shard, *ports):
             await asyncio.sleep(0.05)
 
 
-def open_files(pid: int) -> int:
-    return len(os.listdir(f"/proc/{pid}/fd"))
+async def until_there_are(system: System, connections: int) -> None:
+    """What has ended before is counted for a moment."""
+    async with asyncio.timeout(ANSWER_SECONDS):
+        while await connections_of(system) != connections:
+            await asyncio.sleep(0.05)
 
 
 async def connections_of(system: System) -> int:
     """The shard's own count, which is not as old as the gateway's."""
     headers = {"authorization": f"Bearer {system.token('counter')}", "connection": "close"}
-    async with httpx.AsyncClient(trust_env=False, headers=headers) as http:
+    async with httpx.AsyncClient(trust_env=False, headers=headers, timeout=ANSWER_SECONDS) as http:
         stats: dict[str, Any] = (await http.get(f"http://127.0.0.1:{system.port + 1}/stats")).json()
     count: int = stats["connections"]
     return count

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.system import Session, System, end
+from tests.e2e.system import ANSWER_SECONDS, Session, System, end
 from tests.sources.named import Named, find
 
 HELLO = {"subscriptions": ["dns_query_log"]}
@@ -40,7 +40,7 @@ def agent(system: System, named: Named) -> Iterator[Path]:
         assert end(process) == 0
 
 
-def until(condition: Callable[[], Any], what: str, seconds: float = 10.0) -> None:
+def until(condition: Callable[[], Any], what: str, seconds: float = ANSWER_SECONDS) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from solowire.metrics import CONTENT_TYPE
-from tests.e2e.system import Session, System, open_session, running
+from tests.e2e.system import ANSWER_SECONDS, Session, System, open_session, running
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
@@ -248,7 +248,7 @@ async def test_data_of_any_depth_is_delivered_or_refused(system: System) -> None
 async def count_raw(session: Session) -> int:
     """How many custom.deep arrive before the marker, without decoding what is too deep for a Python client."""
     count = 0
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(ANSWER_SECONDS):
         while True:
             raw = await session.socket.recv()
             whole = raw.encode() if isinstance(raw, str) else raw
@@ -427,7 +427,7 @@ async def test_numbers_follow_what_happens(system: System) -> None:
         ):
             accepted = await system.publish({"type": "custom.counted", "data": {}})
             await one.events(1)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(ANSWER_SECONDS):
                 while True:
                     totals = (await http.get("/v1/stats")).json()
                     shards = (await http.get("/v1/stats/shards")).json()
@@ -444,7 +444,7 @@ async def test_numbers_follow_what_happens(system: System) -> None:
         alone = (await http.get("/v1/stats/shards/1")).json()
         assert alone.keys() == shards[1].keys() | {"slowest"}
         problem_of(await http.get("/v1/stats/shards/7"), 404, "no_such_shard")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(ANSWER_SECONDS):
             while (await http.get("/v1/stats")).json()["connections"]:
                 await asyncio.sleep(0.05)
 

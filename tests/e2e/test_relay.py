@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -19,7 +20,7 @@ from gateway.gateway import Gateway
 from gateway.relay import Relay
 from solowire.backplane import ShardAddress
 from solowire.serving import WebServer, listen
-from tests.e2e.system import Session, System, open_session, refusal, running
+from tests.e2e.system import ANSWER_SECONDS, Session, System, open_session, refusal, running, sockets_with
 
 MSGPACK = "solowire.v1.msgpack"
 JSON = "solowire.v1.json"
@@ -30,7 +31,7 @@ KILO = 1024
 @pytest.fixture(scope="module")
 def relaying(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """A system with little patience for sockets that nobody reads; the last test takes its gateway away."""
-    settings = {"STALLED_S": 1, "SEND_BUFFER_BYTES": 32 * KILO, "HELLO_TIMEOUT_S": 0.3, "HEARTBEAT_S": 2}
+    settings = {"STALLED_S": 3, "SEND_BUFFER_BYTES": 32 * KILO, "HEARTBEAT_S": 3}
     with running(tmp_path_factory.mktemp("relaying") / "data", shards=2, settings=settings) as started:
         yield started
 
@@ -104,10 +105,11 @@ async def test_refusals_pass_through(system: System) -> None:
     assert MSGPACK in problem["hint"]
 
 
-async def test_without_a_hello_the_defaults_come_through_the_relay(relaying: System) -> None:
+async def test_without_a_hello_the_defaults_come_through_the_relay(tmp_path: Path) -> None:
     """`wscat` and a URL are enough to watch events."""
-    async with open_session(url_of(relaying, relaying.token("wscat", "viewer"))) as session:
-        assert "zone_created" in (await session.hear("welcome"))["subscriptions"]
+    with running(tmp_path / "data", shards=1, settings={"HELLO_TIMEOUT_S": 0.3}) as system:
+        async with open_session(url_of(system, system.token("wscat", "viewer"))) as session:
+            assert "zone_created" in (await session.hear("welcome"))["subscriptions"]
 
 
 async def test_close_codes_and_reasons_pass_through(system: System, relaying: System) -> None:
@@ -122,10 +124,10 @@ async def test_close_codes_and_reasons_pass_through(system: System, relaying: Sy
             for _ in range(10):
                 await third.say(type="teleport")
             assert await third.closed() == (4400, "bad protocol")
-    async with relayed(system, system.token("codes", ttl=0.7)) as session:
+    async with relayed(system, system.token("codes", ttl=3)) as session:
         assert (await session.closed())[0] == 4401
     async with relayed(relaying, relaying.token("quiet")) as session:
-        assert await session.closed(15) == (4408, "no heartbeat")
+        assert await session.closed() == (4408, "no heartbeat")
 
 
 class Upstream:
@@ -135,7 +137,7 @@ class Upstream:
         self.accepted: asyncio.Queue[ServerConnection] = asyncio.Queue()
         self.address = ShardAddress(0, "127.0.0.1", 0, "boot")
         self.addresses = Addresses()
-        self.relay = Relay(cast(Gateway, self), stalled_s=5)
+        self.relay = Relay(cast(Gateway, self), stalled_s=ANSWER_SECONDS)
 
     async def place(self, token: str, address: str, action: str) -> tuple[ShardAddress, str]:
         return self.address, "ticket"
@@ -146,7 +148,7 @@ class Upstream:
             self.accepted.put_nowait(shard)
             await shard.wait_closed()
 
-        async with asyncio.timeout(15), serve(accept, "127.0.0.1", 0) as server:
+        async with asyncio.timeout(ANSWER_SECONDS), serve(accept, "127.0.0.1", 0) as server:
             self.address = ShardAddress(0, "127.0.0.1", next(iter(server.sockets)).getsockname()[1], "boot")
             yield self
 
@@ -227,15 +229,18 @@ async def test_invalid_utf_8_ends_that_connection_alone(system: System) -> None:
 async def test_a_client_that_goes_is_gone_on_the_shard_too(relaying: System) -> None:
     """However a relayed client leaves, its shard's connection and the gateway's descriptors go with it."""
     gateway = relaying.pid_of("gateway")
+    shards = range(relaying.port + 1, relaying.port + 1 + relaying.shards)
+    ports = []
     await wait_for(relaying, 0)
-    descriptors = open_files(gateway)
     for n in range(20):
         async with relayed(relaying, relaying.token(f"leaver{n}")) as session:
+            assert sockets_with(gateway, session.port) == 1
+            ports.append(session.port)
             if n % 2:
                 session.socket.transport.abort()
     await wait_for(relaying, 0)
-    async with asyncio.timeout(10):
-        while open_files(gateway) > descriptors:
+    async with asyncio.timeout(ANSWER_SECONDS):
+        while sockets_with(gateway, *ports, *shards):
             await asyncio.sleep(0.05)
 
 
@@ -245,13 +250,13 @@ async def test_a_relayed_client_that_never_reads_holds_up_nobody(relaying: Syste
     gateway = relaying.pid_of("gateway")
     await wait_for(relaying, 0)
     async with relayed(relaying, relaying.token("reader"), hello) as reader:
-        descriptors = open_files(gateway)
         sock = socket.socket()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 * KILO)
         sock.setblocking(False)
         await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", relaying.port))
         async with relayed(relaying, relaying.token("deaf"), hello, sock=sock, close_timeout=0.1) as deaf:
             deaf.socket.transport.pause_reading()
+            assert sockets_with(gateway, deaf.port) == 1
             for start in range(0, 480, 60):
                 events = (
                     {"type": "custom.bulk", "data": {"n": n, "x": "x" * 30_000}} for n in range(start, start + 60)
@@ -259,8 +264,8 @@ async def test_a_relayed_client_that_never_reads_holds_up_nobody(relaying: Syste
                 await relaying.publish(*events)
                 assert [e["data"]["n"] for e in await reader.events(60)] == list(range(start, start + 60))
             await wait_for(relaying, 1, reader)
-            async with asyncio.timeout(10):
-                while open_files(gateway) > descriptors:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                while sockets_with(gateway, deaf.port):
                     await asyncio.sleep(0.05)
         assert await reader.ask("pong", type="ping")
 
@@ -301,13 +306,9 @@ async def test_a_gateway_that_stops_sends_its_clients_to_another(relaying: Syste
             assert len(await back.events(1)) == len(await direct.events(1)) == 1
 
 
-def open_files(pid: int) -> int:
-    return len(os.listdir(f"/proc/{pid}/fd"))
-
-
 async def wait_for(system: System, connections: int, reader: Session | None = None) -> None:
     """Until the shards together have so many. reader: a session that must answer its pings meanwhile."""
-    async with asyncio.timeout(15), system.http(system.token("counter")) as http:
+    async with asyncio.timeout(ANSWER_SECONDS), system.http(system.token("counter")) as http:
         while True:
             if reader is not None:
                 await reader.ask("pong", type="ping")

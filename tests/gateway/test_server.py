@@ -22,7 +22,7 @@ from solowire.access import ROLES
 from solowire.backplane import Beat, Doors, Heartbeat, Hello, RingState, ShardAddress
 from solowire.bus import Hub
 from solowire.tokens import Tokens
-from tests.e2e.system import end, environment, free_ports, refusal, sign
+from tests.e2e.system import ANSWER_SECONDS, READY_SECONDS, end, environment, free_ports, refusal, sign, whole_lines
 
 SECRET = "a secret of a test, long enough to sign"
 FULL = Doors(["viewer"], False, 2.0)
@@ -71,19 +71,19 @@ class Gate:
         headers = {name.replace("_", "-"): value for name, value in headers.items()}
         if token:
             headers["authorization"] = f"Bearer {token}"
-        async with httpx.AsyncClient(base_url=self.url, trust_env=False, timeout=10, verify=False) as http:
+        async with httpx.AsyncClient(base_url=self.url, trust_env=False, timeout=ANSWER_SECONDS, verify=False) as http:
             return await http.request("POST" if path.startswith("/v1/connect") else "GET", path, headers=headers)
 
     async def until(self, condition: Callable[[httpx.Response], bool], token: str) -> httpx.Response:
         """What /v1/connect answers as soon as that is so."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(ANSWER_SECONDS):
             while not condition(answer := await self.ask("/v1/connect", token)):
                 await asyncio.sleep(0.02)
         return answer
 
     def refusals(self) -> list[dict[str, Any]]:
         """The lines of its log about them."""
-        lines = [msgspec.json.decode(line) for line in self.output.read_text().splitlines() if line.startswith("{")]
+        lines = [msgspec.json.decode(line) for line in whole_lines(self.output) if line.startswith("{")]
         return [line for line in lines if line["event"] == "refused"]
 
     async def metrics(self) -> str:
@@ -95,7 +95,7 @@ async def gate(folder: Path, **settings: object) -> AsyncIterator[Gate]:
     made = Gate(folder)
     process = made.start({name.upper(): value for name, value in settings.items()})
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(READY_SECONDS):
             while not await _ready(made):
                 assert process.poll() is None, made.output.read_text()
                 await asyncio.sleep(0.05)
@@ -148,7 +148,7 @@ async def test_an_address_that_is_full(folder: Path) -> None:
     async with gate(folder, trusted_proxies="127.0.0.0/8") as made:
         made.say(Doors([], False, 1.0, ["192.0.2.1"]))
         token = made.token("ann")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(ANSWER_SECONDS):
             while (answer := await made.ask("/v1/route", token, x_forwarded_for="192.0.2.1")).status_code == 204:
                 await asyncio.sleep(0.02)
         assert told(answer) == (429, "too_many_from_address")
@@ -207,8 +207,7 @@ async def test_wrong_tokens_are_slowed_down_and_right_ones_are_not(folder: Path)
         took = loop.time() - begin
         assert {told(answer) for answer in answers} == {(429, "too_many_wrong_tokens")}
         assert (relayed[0], relayed[1]["code"]) == (429, "too_many_wrong_tokens")
-        assert 1.9 < took < 9.0  # those at once, and then the relayed one: each is held for a second
-        begin = loop.time()
+        assert took > 1.9  # those at once, and then the relayed one: each is held for a second
         assert (await made.ask("/v1/connect", made.token("ann"))).status_code == 200
         assert (await made.ask("/v1/connect", "")).status_code == 401  # none at all is not a wrong one
         metrics = await made.metrics()
@@ -217,17 +216,18 @@ async def test_wrong_tokens_are_slowed_down_and_right_ones_are_not(folder: Path)
 
 
 async def test_refusals_are_one_line_a_second(folder: Path) -> None:
-    """A hundred refusals are counted, and logged as one line that says how many."""
+    """A hundred refusals are counted, and logged as one line a second that says how many."""
     async with gate(folder) as made:
         made.say(FULL)
         await made.until(lambda answer: answer.status_code == 503, made.token("ann"))
-        async with httpx.AsyncClient(base_url=made.url, trust_env=False, verify=False) as http:
+        began = asyncio.get_running_loop().time()
+        async with httpx.AsyncClient(base_url=made.url, trust_env=False, timeout=ANSWER_SECONDS, verify=False) as http:
             headers = {"authorization": f"Bearer {made.token('ann')}"}
             for _ in range(100):
                 assert (await http.post("/v1/connect", headers=headers)).status_code == 503
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(ANSWER_SECONDS):
             while sum(line["refusals"] for line in made.refusals()) < 101:
                 await asyncio.sleep(0.05)
-        assert len(made.refusals()) <= 11
+        assert len(made.refusals()) <= 2 + asyncio.get_running_loop().time() - began
         assert {line["code"] for line in made.refusals()} == {"over_limit"}
         assert 'solowire_refusals_total{code="over_limit"} 101.0' in await made.metrics()

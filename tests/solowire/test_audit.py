@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,14 @@ def audit_of(data: Path, **settings: Any) -> Audit:
 
 def lines_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().split("\n") if line]
+
+
+@pytest.fixture(autouse=True)
+def _patient() -> Iterator[None]:
+    """A close waits for as long as this machine takes to write."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("solowire.audit.CLOSE_SECONDS", 30.0)
+        yield
 
 
 @pytest.fixture

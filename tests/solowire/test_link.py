@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from solowire.link import Link
 NAME = b"shard-0"
 
 
-async def until(condition: Callable[[], object], what: str, seconds: float = 5.0) -> None:
+async def until(condition: Callable[[], object], what: str, seconds: float = 30.0) -> None:
     deadline = asyncio.get_running_loop().time() + seconds
     while not condition():
         assert asyncio.get_running_loop().time() < deadline, f"not within {seconds} s: {what}"
@@ -91,7 +92,7 @@ class Talk:
 @pytest.fixture
 async def talk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Talk]:
     monkeypatch.setattr(backplane, "HEARTBEAT_SECONDS", 0.05)
-    monkeypatch.setattr(backplane, "DEAD_AFTER_SECONDS", 0.3)
+    monkeypatch.setattr(backplane, "DEAD_AFTER_SECONDS", 1.0)
     talk = Talk(tmp_path)
     yield talk
     talk.close()
@@ -149,6 +150,19 @@ async def test_it_knows_whether_the_router_is_there(talk: Talk) -> None:
     await until(lambda: not link.router_alive, "the router is away")
     talk.say(Beat("e", 1))
     await until(lambda: link.router_alive, "the router is there again")
+
+
+async def test_a_pause_of_the_process_is_not_held_against_the_router(talk: Talk) -> None:
+    """After it stood still for longer than a router may be silent, it beats on, and does not take it for away."""
+    talk.answering = True
+    talk.start_hub()
+    link = talk.start_link()
+    await until(lambda: talk.count(Heartbeat) >= 2 and link.router_alive, "it beats")
+    time.sleep(1.5 * backplane.DEAD_AFTER_SECONDS)  # noqa: ASYNC251
+    talk.heard.clear()
+    await until(lambda: talk.heard, "it says something")
+    assert isinstance(talk.heard[0], Heartbeat)
+    assert link.router_alive
 
 
 async def test_what_is_not_its_own_goes_to_its_owner(talk: Talk) -> None:

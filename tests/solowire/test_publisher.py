@@ -17,7 +17,7 @@ from solowire.errors import BufferFull, PublishRefused
 from solowire.events import Priority
 from solowire.publisher import Accepted, Publisher
 
-DEADLINE_S = 15.0
+DEADLINE_S = 30.0
 
 Reply = tuple[int, dict[str, str], Any]
 Judge = Callable[[list[dict[str, Any]]], Reply | None]

@@ -26,14 +26,13 @@ async def test_a_loop_that_is_held_up_is_late() -> None:
     try:
         await asyncio.sleep(0.1)
         time.sleep(0.35)  # what a loop must not do  # noqa: ASYNC251
-        async with asyncio.timeout(10):
-            while len(seconds) < 2:
+        async with asyncio.timeout(30):
+            while len(seconds) < 2 or seconds[-1] > 0.25:
                 looked.clear()
                 await looked.wait()
     finally:
         own.close()
-    assert 0.25 < seconds[0] < 1.0
-    assert seconds[1] < seconds[0]
+    assert seconds[0] > 0.25
 
 
 async def test_a_second_that_fails_is_logged_and_not_the_last() -> None:
@@ -51,7 +50,7 @@ async def test_a_second_that_fails_is_logged_and_not_the_last() -> None:
     with capture_logs() as logs:
         own = Vitals(each_second)
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 await again.wait()
         finally:
             own.close()

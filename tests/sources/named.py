@@ -95,14 +95,14 @@ class Named:
         """What dig prints. options: more of dig's, such as `+tcp`."""
         dig = find("dig")
         assert dig is not None, "dig is not installed: apt-get install bind9-dnsutils"
-        command = [dig, f"@{address}", "-p", str(self.port), "+tries=1", "+time=2", *options, name, type]
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=False).stdout
+        command = [dig, f"@{address}", "-p", str(self.port), "+tries=1", "+time=10", *options, name, type]
+        return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False).stdout
 
     def dig_signed(self, name: str, type: str = "A") -> str:
         """dig with the TSIG key that this server knows."""
         return self.dig(name, type, "-y", f"hmac-sha256:{KEY_NAME}:{KEY_SECRET}")
 
-    def reopen(self, *, until_s: float = 10) -> None:
+    def reopen(self, *, until_s: float = 30) -> None:
         """Have named open its log anew (SIGHUP: a reload), as logrotate does after a rename, and wait for
         it."""
         assert self._process is not None
@@ -153,10 +153,10 @@ class Named:
             return
         process.terminate()
         try:
-            process.wait(timeout=10)
+            process.wait(timeout=30)
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait(timeout=10)
+            process.wait(timeout=30)
 
 
 def _free_port() -> int:

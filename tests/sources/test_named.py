@@ -47,7 +47,7 @@ class Seen:
     def names(self) -> list[str]:
         return [query.query_domain for query in self.queries()]
 
-    def until(self, condition: Callable[[], bool], seconds: float = 10) -> None:
+    def until(self, condition: Callable[[], bool], seconds: float = 30) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, self.lines

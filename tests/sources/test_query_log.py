@@ -184,9 +184,9 @@ def test_mutated_real_lines_never_raise(data: st.DataObject, line: str, tz: tzin
 )
 def test_long_hostile_lines_take_no_time(line: str) -> None:
     """Lines of 64 KB made to set the pattern back again and again are refused within a fraction of a second."""
-    began = time.perf_counter()
+    began = time.thread_time()  # what others compute meanwhile doesn't count
     assert parse_query(line, UTC) is None
-    assert time.perf_counter() - began < 0.5
+    assert time.thread_time() - began < 0.5
 
 
 @pytest.mark.parametrize(

@@ -329,8 +329,8 @@ def flooded(**limits: Any) -> Bench:
 
 @pytest.mark.parametrize("others", ["none", "for all", "for one"])
 def test_a_flood_is_summed_up_and_is_over(others: str) -> None:
-    """Above the rate a sample and one summary per interval take the place of the events, whatever else the feed sends;
-    later each comes again.
+    """Above the rate a sample and one summary per interval take the place of the events, whatever else the feed sends,
+    of which nothing is left out; later each comes again.
     """
     b = flooded()
     reader = b.connect("alice", "admin", subscriptions=["dns_query_log", "custom.a"])
@@ -360,6 +360,7 @@ def test_a_flood_is_summed_up_and_is_over(others: str) -> None:
     last = frames(b, reader)
     assert [(len(m.events), m.compacted) for m in last] == [(1, {})]
     events = [e for m in messages for e in m.events]
+    assert sum(e.type == "custom.a" for e in events) == (0 if others == "none" else 500)
     assert sum(e.type == "dns_query_log" for e in events) + counted(messages, "dns_query_log") == 10_001
     summed = sum(e.data["total_queries"] for e in events if e.source == "solowire")
     assert 10_001 - 60 <= summed <= 10_001

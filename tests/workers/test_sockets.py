@@ -20,7 +20,7 @@ from workers.asgi import App, GranianSockets
 from workers.connection import Connection, State
 from workers.sockets import MemorySockets, Sockets
 
-SECONDS = 10.0
+SECONDS = 30.0
 LARGE = "x" * 60_000
 ENOUGH = 1_000
 """So many large frames are more than any kernel holds for a peer that doesn't read."""
