@@ -5,10 +5,6 @@ Refusals are raised anywhere below as `RequestError` and become problem bodies i
 
 from __future__ import annotations
 
-import asyncio
-import secrets
-from collections.abc import Callable
-from datetime import UTC, datetime
 from functools import cache
 from typing import Any, TypeVar
 
@@ -18,41 +14,27 @@ from litestar import Litestar, MediaType, Request, Response, get, post
 from litestar.exceptions import HTTPException
 from litestar.static_files import create_static_files_router
 
+from gateway.answers import failure
 from gateway.gateway import Gateway
-from gateway.intake import Room
 from gateway.negotiation import Connect, Negotiation
 from gateway.openapi import ASSETS, PublishOperation, openapi_config, swagger_ui
-from gateway.publishing import Parser
+from gateway.posting import Accepted, Posting
 from gateway.shards import Shards
-from gateway.trail import Trail, types_of
+from gateway.trail import Trail
 from solowire.access import Identity
 from solowire.backplane import Answer, ShardReport
 from solowire.catalog import CATALOG
-from solowire.errors import InvalidEvents, Refused, RequestError
+from solowire.errors import Refused, RequestError
 from solowire.metrics import CONTENT_TYPE
 from solowire.numbers import together, told
-from solowire.problems import PROBLEM_TYPE, problem, problem_of
+from solowire.problems import PROBLEM_TYPE, problem
 from solowire.settings import Settings
 from solowire.tokens import bearer
 
 log = structlog.get_logger("solowire.gateway")
 
-_DISCARDED_BYTES = 64 * 2**20
-BODY_SECONDS = 60.0
-"""One that sends its request a byte at a time holds room for no longer."""
-
 Req = Request[Any, Any, Any]
 T = TypeVar("T")
-
-
-class Accepted(msgspec.Struct):
-    """Events that are in the log. accepted: without the duplicates, which keep the offset that they had."""
-
-    epoch: str
-    first_offset: int
-    last_offset: int
-    accepted: int
-    duplicates: int
 
 
 class Totals(msgspec.Struct):
@@ -99,6 +81,7 @@ class Totals(msgspec.Struct):
 def create_app(
     gateway: Gateway,
     negotiation: Negotiation,
+    posting: Posting,
     settings: Settings,
     metrics: Any,
     asked: Shards | None = None,
@@ -109,7 +92,6 @@ def create_app(
     asked: for what only shards know. trail: to the audit log.
     """
     asked, trail = asked or Shards(), trail or Trail()
-    parser = Parser(CATALOG, _event_id, max_events=settings.publish_max_events, max_bytes=settings.event_max_bytes)
 
     @post("/v1/connect", status_code=200, summary="Where to connect", tags=["clients"])
     async def connect(request: Req) -> Connect:
@@ -127,48 +109,14 @@ def create_app(
         summary="Publish events",
         tags=["publishers"],
         operation_class=PublishOperation,
-        # What lies between the setting and this, `_body` reads and refuses.
-        request_max_body_size=max(_DISCARDED_BYTES, settings.publish_max_bytes),
+        request_max_body_size=None,  # posting sees to that
     )
     async def publish(request: Req) -> Accepted:
         """Takes one event, an array of them or NDJSON, in JSON or MessagePack; all are accepted, or none.
 
         Answers when the log has them. An event whose `id` was seen before is a duplicate: not published again.
         """
-        identity, room, address = None, None, gateway.addresses.of(request.scope)
-        try:
-            identity = await gateway.identify(_token(request), address)
-            gateway.need_publisher(identity)
-            room = gateway.make_room(identity)
-            number, types = await _take(request, identity, room)
-            done = await gateway.published(number)
-        except RequestError as error:
-            trail.refused("publish", error, address, identity)
-            if room is None:
-                await _body(request, 0)  # one that is refused unread is read all the same, and forgotten
-            raise
-        finally:
-            if room is not None:
-                gateway.intake.close(room)
-        log.debug("published", user=identity.user, events=len(done.offsets), last=done.offsets[-1])
-        trail.published(identity, types, done, address)
-        return Accepted(
-            done.epoch,
-            min(done.offsets),
-            max(done.offsets),
-            len(done.offsets) - len(done.duplicates),
-            len(done.duplicates),
-        )
-
-    async def _take(request: Req, identity: Identity, room: Room) -> tuple[int, dict[str, int]]:
-        """Reads the request and sends it on; its number, and how many of which types. The events are not kept."""
-        body = await _body(request, settings.publish_max_bytes, lambda size: gateway.intake.grow(room, size))
-        if body is None:
-            raise Refused(
-                413, "too_large", f"a request may have {settings.publish_max_bytes} bytes", "send fewer events in each"
-            )
-        events = parser.parse(body, request.headers.get("content-type", ""), datetime.now(UTC), identity.user)
-        return gateway.send(identity, events, room), types_of(events)
+        return await posting.publish(request.scope, request.receive)
 
     @get("/v1/catalog", summary="The event types", security=[{}], tags=["publishers"])
     async def catalog() -> Response[bytes]:
@@ -274,46 +222,8 @@ def create_app(
     )
 
 
-async def _body(request: Req, limit: int, grow: Callable[[int], object] = lambda size: None) -> bytes | None:
-    """The request's body; None if it is longer than `limit`, in bytes.
-
-    grow: told of each piece that is kept; what it raises (Refused) is raised when the body has been read. What is too
-    long or refused is read all the same, and forgotten: an answer to a client that still writes would be lost, since
-    closing a socket with unread bytes resets it. Raises Refused (408) for one that takes too long.
-    """
-    kept: list[bytes] = []
-    size = 0
-    refused: Refused | None = None
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            async for piece in request.stream():
-                size += len(piece)
-                if size > limit or refused is not None:
-                    kept.clear()
-                    continue
-                try:
-                    grow(len(piece))
-                except Refused as error:
-                    refused = error
-                    kept.clear()
-                else:
-                    kept.append(piece)
-    except TimeoutError:
-        raise Refused(
-            408, "too_slow", f"a request must come within {BODY_SECONDS:g} s", "send fewer events in each"
-        ) from None
-    if refused is not None:
-        raise refused
-    return b"".join(kept) if size <= limit else None
-
-
 def _token(request: Req) -> str:
     return bearer(request.headers.get("authorization", ""))
-
-
-def _event_id() -> str:
-    # 16 random bytes: ids made here must be unique across all gateways and the whole window.
-    return secrets.token_hex(16)
 
 
 @cache
@@ -351,20 +261,10 @@ def _shard(report: ShardReport) -> dict[str, Any]:
 
 def _problem(request: Req, error: Exception) -> Response[bytes]:
     """Any exception as a problem body; one that nobody meant is logged, and told without its details."""
-    headers: dict[str, str] = {}
-    if isinstance(error, InvalidEvents):
-        faults = [
-            {"index": f.index, "path": f.path, "message": f.message, "code": f.code, "hint": f.hint}
-            for f in error.faults
-        ]
-        body = problem(400, error.code, error.message, "nothing of this request was published", errors=faults)
-    elif isinstance(error, RequestError):
-        _, body, headers = problem_of(error)
-    elif isinstance(error, HTTPException):
+    if isinstance(error, HTTPException):
         code = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}.get(error.status_code, "bad_request")
-        body = problem(error.status_code, code, error.detail)
-        headers = dict(error.headers or {})
-    else:
-        log.error("unexpected_error", path=request.url.path, exc_info=error)
-        body = problem(500, "internal_error", "this is a fault of the gateway, and in its log")
-    return Response(msgspec.json.encode(body), status_code=body["status"], media_type=PROBLEM_TYPE, headers=headers)
+        body = msgspec.json.encode(problem(error.status_code, code, error.detail))
+        return Response(body, status_code=error.status_code, media_type=PROBLEM_TYPE, headers=error.headers)
+    status, headers, body = failure(error, request.url.path)
+    told = {name.decode(): value.decode() for name, value in headers}
+    return Response(body, status_code=status, headers=told)

@@ -82,7 +82,9 @@ class Gateway:
         self.addresses = addresses or Addresses()
         self.wrong_tokens = self.held = self.held_total = 0
         self._admission = admission or Admission()
-        self._refusals = Refusals(log, asyncio.get_running_loop().call_later)
+        loop = asyncio.get_running_loop()
+        self._clock = loop.time
+        self._refusals = Refusals(log, loop.call_later)
         self._trail = trail or Trail()
         self.epoch = ""
         self._roles = roles
@@ -135,7 +137,7 @@ class Gateway:
             if error.code == "missing_token":
                 raise
             self.wrong_tokens += 1
-            refusal = self._admission.wrong_tokens.shown(address, asyncio.get_running_loop().time())
+            refusal = self._admission.wrong_tokens.shown(address, self._clock())
             if refusal is None:
                 raise
         await self._hold(refusal)
@@ -170,12 +172,12 @@ class Gateway:
         if not self._link.router_alive:
             self.intake.forget()
             raise Refused(503, *_AWAY, retry_after=1)
-        return self.intake.open(identity.user, asyncio.get_running_loop().time())
+        return self.intake.open(identity.user, self._clock())
 
     def send(self, identity: Identity, events: list[Event], room: Room) -> int:
         """Puts events on their way to the log; returns the number to wait for with `published`. Raises Refused."""
         self.need_publisher(identity)
-        now = asyncio.get_running_loop().time()
+        now = self._clock()
         self.intake.check(identity.user, len(events), now)
         wire = [PublishedEvent(event.id, event.user, encode_event(event), _state_of(event)) for event in events]
         request = next(self._requests)
@@ -220,7 +222,7 @@ class Gateway:
         shard = self._shards.get(index) if index is not None else None
         if shard is None:
             raise Refused(503, "no_shard", "no shard is ready", "try again in a moment", retry_after=1)
-        now = asyncio.get_running_loop().time()
+        now = self._clock()
         wait = self._returning.wait(identity.user, now)
         if wait:
             raise Refused(
@@ -263,12 +265,12 @@ class Gateway:
                 if waiting is not None and not waiting.done():
                     waiting.set_result(message)
             case Doors():
-                self._admission.told(message, asyncio.get_running_loop().time())
+                self._admission.told(message, self._clock())
             case RingState():
                 self.epoch = message.epoch
                 self.intake.forget()
                 self._shards = {shard.index: shard for shard in message.shards}
-                self._returning.lost(message.lost, self._ring, asyncio.get_running_loop().time())
+                self._returning.lost(message.lost, self._ring, self._clock())
                 if self._ring.shards != self._shards.keys():
                     self._ring = Ring(self._shards)
                     log.info("ring_changed", shards=sorted(self._shards))

@@ -13,22 +13,15 @@ from typing import Any
 from urllib.parse import parse_qs
 
 import msgspec
-import structlog
 
+from gateway.answers import JSON_HEADERS, Scope, answer, failure
 from gateway.gateway import Gateway
 from solowire.backplane import ShardAddress
 from solowire.client_protocol import SUBPROTOCOLS
-from solowire.errors import RequestError
-from solowire.problems import PROBLEM_TYPE, problem, response_of
 from solowire.tokens import TICKET_SECONDS, bearer
-
-log = structlog.get_logger("solowire.gateway")
-
-Scope = Mapping[str, Any]
 
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:\d+)?")
 _WAYS = {"/v1/connect": "POST", "/v1/route": "GET"}
-_JSON = [(b"content-type", b"application/json")]
 _encode = msgspec.json.Encoder().encode
 
 
@@ -57,22 +50,15 @@ class Negotiation:
         return _WAYS.get(scope["path"]) == method
 
     async def __call__(self, scope: Scope, send: Any) -> None:
-        """Answers a request that it `takes`. A send of Granian's starts by itself, and is not awaited."""
-        body = b""
+        """Answers a request that it `takes`."""
         try:
             if scope["method"] == "POST":
-                status, headers, body = 200, _JSON, _encode(await self.connect(scope))
+                answer(send, 200, JSON_HEADERS, _encode(await self.connect(scope)))
             else:
                 routed = await self.route(scope)
-                status, headers = 204, [(name.encode(), value.encode()) for name, value in routed.items()]
-        except RequestError as error:
-            status, headers, body = response_of(error)
+                answer(send, 204, [(name.encode(), value.encode()) for name, value in routed.items()], b"")
         except Exception as error:
-            log.error("unexpected_error", path=scope["path"], exc_info=error)
-            status, headers = 500, [(b"content-type", PROBLEM_TYPE.encode())]
-            body = _encode(problem(500, "internal_error", "this is a fault of the gateway, and in its log"))
-        send({"type": "http.response.start", "status": status, "headers": headers})
-        send({"type": "http.response.body", "body": body})
+            answer(send, *failure(error, scope["path"]))
 
     async def connect(self, scope: Scope) -> Connect:
         """Raises InvalidToken, Refused."""

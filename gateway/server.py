@@ -14,6 +14,7 @@ from gateway.api import create_app
 from gateway.gateway import Gateway
 from gateway.intake import Intake
 from gateway.negotiation import Negotiation
+from gateway.posting import Posting
 from gateway.relay import Relay
 from gateway.shards import Shards
 from gateway.trail import Trail
@@ -91,13 +92,16 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
         yield "held_answers", "Answers to wrong tokens that are held back now.", gateway.held
         yield "held_answers_total", "Answers to wrong tokens that were held back.", gateway.held_total
 
-    http = create_app(gateway, negotiation, settings, Metrics(samples), shards, trail)
+    posting = Posting(gateway, settings, trail)
+    http = create_app(gateway, negotiation, posting, settings, Metrics(samples), shards, trail)
 
     async def app(scope: Mapping[str, Any], receive: Any, send: Any) -> None:
         if scope["type"] == "websocket":
             await relay(scope, receive, send)
         elif negotiation.takes(scope):
             await negotiation(scope, send)
+        elif posting.takes(scope):
+            await posting(scope, receive, send)
         else:
             await http(scope, receive, send)  # type: ignore[arg-type]
 

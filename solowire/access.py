@@ -13,7 +13,8 @@ Views are values: users with equal permissions and scopes share one, and so shar
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -98,8 +99,12 @@ def group_of(identity: Identity, group_by: str) -> str:
     return name if name != ADMINISTRATORS else ""
 
 
-def grants(permissions: Iterable[str], wanted: str) -> bool:
-    """Whether one of `permissions` (a name, `x.*` or `*`) covers `wanted`."""
+@lru_cache(maxsize=1024)
+def grants(permissions: tuple[str, ...] | frozenset[str], wanted: str) -> bool:
+    """Whether one of `permissions` (a name, `x.*` or `*`) covers `wanted`.
+
+    Answers are kept, since it is asked several times for each who connects, and roles are few.
+    """
     return any(p == wanted or p == "*" or (p.endswith(".*") and wanted.startswith(p[:-1])) for p in permissions)
 
 

@@ -9,24 +9,18 @@ from typing import Any
 
 import msgspec
 
-from solowire.errors import InvalidToken, Refused, RequestError
+from solowire.errors import InvalidEvents, InvalidToken, Refused, RequestError
 
 PROBLEM_TYPE = "application/problem+json"
 _CONTENT_TYPE = (b"content-type", PROBLEM_TYPE.encode())
 
 
-def problem_of(error: RequestError) -> tuple[int, dict[str, Any], dict[str, str]]:
-    """Status, body and headers for a refused request."""
-    status, headers = _head(error)
-    return status, problem(status, error.code, error.message, error.hint), headers
-
-
 def response_of(error: RequestError) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
     """Status, headers and body for a refused request, as ASGI takes them."""
+    if isinstance(error, InvalidEvents):
+        return 400, [_CONTENT_TYPE], _faults(error)
     status, headers = _head(error)
-    pairs = [_CONTENT_TYPE]
-    pairs += [(name.encode(), value.encode()) for name, value in headers.items()]
-    return status, pairs, _body(status, error.code, error.message, error.hint)
+    return status, *_response(status, error.code, error.message, error.hint, *headers.items())
 
 
 def _head(error: RequestError) -> tuple[int, dict[str, str]]:
@@ -40,10 +34,21 @@ def _head(error: RequestError) -> tuple[int, dict[str, str]]:
     return 400, {}
 
 
-@lru_cache(maxsize=64)
-def _body(status: int, code: str, detail: str, hint: str) -> bytes:
-    """Kept, since under an attack most refusals say the same."""
-    return msgspec.json.encode(problem(status, code, detail, hint))
+@lru_cache(maxsize=256)
+def _response(
+    status: int, code: str, detail: str, hint: str, *headers: tuple[str, str]
+) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """Headers and body; kept, since under an attack most refusals say the same."""
+    pairs = [_CONTENT_TYPE, *((name.encode(), value.encode()) for name, value in headers)]
+    return pairs, msgspec.json.encode(problem(status, code, detail, hint))
+
+
+def _faults(error: InvalidEvents) -> bytes:
+    faults = [
+        {"index": f.index, "path": f.path, "message": f.message, "code": f.code, "hint": f.hint} for f in error.faults
+    ]
+    body = problem(400, error.code, error.message, "nothing of this request was published", errors=faults)
+    return msgspec.json.encode(body)
 
 
 def problem(status: int, code: str, detail: str, hint: str = "", **more: Any) -> dict[str, Any]:

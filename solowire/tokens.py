@@ -1,8 +1,10 @@
 """Tokens (who you are, made by the application) and tickets (one admission to one shard, made by the gateway).
 
-Both are JWTs (RFC 7519) signed with HS256. A ticket is signed with a key derived from the secret, so that neither can
-ever pass for the other, lives 30 seconds, names its shard, and is good for one use: `UsedTickets` remembers those seen
-until they would have expired anyway.
+A token is a JWT (RFC 7519) signed with HS256. A ticket is for us alone and made for each who connects, so it is what
+costs least: JSON of a fixed shape, in base64, and its HMAC-SHA256 by itsdangerous (10 µs to make and to check, where a
+JWT takes 90). It is signed with a key derived from the secret, so that neither can ever pass for the other, lives 30
+seconds, names its shard, and is good for one use: `UsedTickets` remembers those seen until they would have expired
+anyway.
 
 Nothing here reads a clock: the time, unix seconds, is an argument, and so PyJWT's own look at `exp` is switched off.
 
@@ -22,6 +24,9 @@ from typing import Annotated, Any, TypeVar
 
 import jwt
 import msgspec
+from itsdangerous import BadSignature, Signer
+from itsdangerous.encoding import base64_decode, base64_encode
+from itsdangerous.exc import BadData
 
 from solowire.access import Identity, Role, grants
 from solowire.catalog import CATALOG
@@ -69,12 +74,17 @@ class Ticket(msgspec.Struct):
     address: str = ""
 
 
+_encode_ticket = msgspec.json.Encoder().encode
+_decode_ticket = msgspec.json.Decoder(Ticket).decode
+
+
 class Tokens:
     """Signs and verifies with one secret and one set of roles."""
 
     def __init__(self, secret: str, roles: Mapping[str, Role]) -> None:
         self._secret = secret.encode()
-        self._ticket_key = hmac.new(self._secret, b"solowire ticket", hashlib.sha256).digest()
+        ticket_key = hmac.digest(self._secret, b"solowire ticket", "sha256")
+        self._tickets = Signer(ticket_key, key_derivation="none", digest_method=hashlib.sha256)
         self._roles = roles
         self._known: dict[str, Identity] = {}
 
@@ -132,11 +142,17 @@ class Tokens:
 
     def issue_ticket(self, identity: Identity, shard: int, jti: str, now: float, address: str = "") -> str:
         ticket = Ticket(jti, now + TICKET_SECONDS, shard, identity, address)
-        return jwt.encode(msgspec.to_builtins(ticket), self._ticket_key, ALGORITHM)
+        return self._tickets.sign(base64_encode(_encode_ticket(ticket))).decode("ascii")
 
     def redeem_ticket(self, text: str, shard: int, now: float) -> Ticket:
         """The ticket's content, if it is ours, for this shard and fresh. That it is used once is `UsedTickets`."""
-        ticket = _convert(self._decode(text, self._ticket_key), Ticket)
+        _check_length(text)
+        try:
+            ticket = _decode_ticket(base64_decode(self._tickets.unsign(text.encode("ascii", "replace"))))
+        except BadSignature:
+            raise InvalidToken("the ticket's signature is wrong", hint="ask /v1/connect for another") from None
+        except (BadData, msgspec.MsgspecError) as error:
+            raise InvalidToken(f"the ticket can't be read: {error}", hint="ask /v1/connect for another") from None
         if ticket.exp <= now:
             raise InvalidToken("the ticket has expired", code="ticket_expired", hint="ask /v1/connect for another")
         if ticket.shard != shard:
@@ -149,10 +165,7 @@ class Tokens:
 
     @staticmethod
     def _decode(text: str, key: bytes) -> dict[str, Any]:
-        if not text:
-            raise InvalidToken("there is no token", code="missing_token", hint="send 'Authorization: Bearer …'")
-        if len(text) > MAX_TOKEN_BYTES:
-            raise InvalidToken(f"the token is longer than {MAX_TOKEN_BYTES} bytes")
+        _check_length(text)
         try:
             # The list of algorithms is what refuses `alg: none` and a public key used as an HMAC secret.
             claims: dict[str, Any] = jwt.decode(text, key, algorithms=[ALGORITHM], options=_UNVERIFIED)
@@ -189,6 +202,13 @@ class UsedTickets:
         self._seen.add(ticket.jti)
         # Kept for the longest life a ticket can have rather than its own, so that the order is that of use.
         self._order.append((now + TICKET_SECONDS, ticket.jti))
+
+
+def _check_length(text: str) -> None:
+    if not text:
+        raise InvalidToken("there is no token", code="missing_token", hint="send 'Authorization: Bearer …'")
+    if len(text) > MAX_TOKEN_BYTES:
+        raise InvalidToken(f"the token is longer than {MAX_TOKEN_BYTES} bytes")
 
 
 def _convert(claims: dict[str, Any], kind: type[T]) -> T:

@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from solowire.errors import InvalidToken, Refused, RequestError
-from solowire.problems import problem_of, response_of
+from solowire.errors import InvalidEvent, InvalidEvents, InvalidToken, Refused, RequestError
+from solowire.problems import response_of
 
 
 @pytest.mark.parametrize(
@@ -24,18 +24,27 @@ from solowire.problems import problem_of, response_of
     ids=lambda value: getattr(value, "code", None),
 )
 def test_a_refusal_is_a_problem(error: RequestError, status: int, headers: dict[str, str]) -> None:
-    """Status, code and words of an error reach the client, alike for a framework and for bare ASGI."""
-    found, body, extra = problem_of(error)
-    assert (found, extra) == (status, headers)
-    assert (body["status"], body["code"], body["detail"]) == (status, error.code, error.message)
+    """Status, code and words of an error reach the client."""
+    found, pairs, raw = response_of(error)
+    body: dict[str, Any] = msgspec.json.decode(raw)
+    assert (found, body["status"], body["code"], body["detail"]) == (status, status, error.code, error.message)
     assert ("hint" in body) == bool(error.hint)
-    raw_status, raw_headers, raw = response_of(error)
-    decoded: dict[str, Any] = msgspec.json.decode(raw)
-    assert (raw_status, decoded) == (status, body)
-    named = {name.decode(): value.decode() for name, value in raw_headers}
+    named = {name.decode(): value.decode() for name, value in pairs}
     assert named == {"content-type": "application/problem+json", **headers}
+
+
+def test_faults_of_events_are_all_told() -> None:
+    """Each event that is not as it should be is named, with where, and that nothing was published."""
+    faults = [InvalidEvent(0, "$.type", "no such type", "unknown_type", "see the catalog"), InvalidEvent(3, "$", "odd")]
+    status, _, raw = response_of(InvalidEvents(faults))
+    body = msgspec.json.decode(raw)
+    assert (status, body["code"]) == (400, "invalid_events")
+    assert [(f["index"], f["path"], f["code"]) for f in body["errors"]] == [
+        (0, "$.type", "unknown_type"),
+        (3, "$", faults[1].code),
+    ]
 
 
 def test_a_ticket_for_another_shard_is_forbidden_there() -> None:
     """A ticket that proves something, but not here, is a 403: another token would not help."""
-    assert problem_of(InvalidToken("not here", "wrong_shard"))[0] == 403
+    assert response_of(InvalidToken("not here", "wrong_shard"))[0] == 403

@@ -385,6 +385,14 @@ def test_a_ticket_is_no_token() -> None:
     refused(TOKENS.issue_ticket(ALICE, 3, "t1", NOW))
 
 
+@given(at=st.integers(0, 200), to=st.sampled_from("Aa0-_=.?é "))
+def test_a_changed_ticket(at: int, to: str) -> None:
+    """Whoever changes a character of what a ticket says makes it void, and can't reach the decoder behind."""
+    text = TOKENS.issue_ticket(ALICE, 3, "t1", NOW)
+    if text[at] != to:
+        ticket_refused(text[:at] + to + text[at + 1 :], "invalid_token")
+
+
 def test_no_ticket() -> None:
     """Who opens a shard's URL without a ticket is refused."""
     ticket_refused("", "missing_token")

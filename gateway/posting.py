@@ -1,0 +1,176 @@
+"""Publishing over HTTP: `POST /v1/events`.
+
+It is answered here, in front of Litestar, because publishers ask it for each event: Litestar's way to a handler and
+back takes a millisecond, and all of this a fifth of that. Litestar serves the same method for whoever comes by another
+spelling of the path, and documents it.
+
+What it keeps true: a request is taken as a whole or not at all, and answered only when the log has it. What is refused
+is read all the same, and forgotten: an answer to a client that still writes would be lost, since closing a socket with
+unread bytes resets it. Only one that says that it is larger than DISCARDED_BYTES, or is, gets no such courtesy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import structlog
+
+from gateway.answers import JSON_HEADERS, Scope, answer, failure
+from gateway.gateway import Gateway
+from gateway.intake import Room
+from gateway.publishing import Parser
+from gateway.trail import Trail, types_of
+from solowire.access import Identity
+from solowire.catalog import CATALOG
+from solowire.errors import Refused, RequestError
+from solowire.settings import Settings
+from solowire.tokens import bearer
+
+log = structlog.get_logger("solowire.gateway")
+
+DISCARDED_BYTES = 64 * 2**20
+BODY_SECONDS = 60.0
+"""One that sends its request a byte at a time holds room for no longer."""
+
+Receive = Callable[[], Awaitable[Any]]
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Accepted(msgspec.Struct):
+    """Events that are in the log. accepted: without the duplicates, which keep the offset that they had."""
+
+    epoch: str
+    first_offset: int
+    last_offset: int
+    accepted: int
+    duplicates: int
+
+
+class Posting:
+    """trail: to the audit log."""
+
+    def __init__(self, gateway: Gateway, settings: Settings, trail: Trail) -> None:
+        self._gateway = gateway
+        self._trail = trail
+        self._max_bytes = settings.publish_max_bytes
+        self._parser = Parser(
+            CATALOG, _event_id, max_events=settings.publish_max_events, max_bytes=settings.event_max_bytes
+        )
+
+    @staticmethod
+    def takes(scope: Scope) -> bool:
+        """Whether this HTTP request is one."""
+        return bool(scope["path"] == "/v1/events" and scope["method"] == "POST")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Any) -> None:
+        """Answers a request that it `takes`."""
+        try:
+            accepted = await self.publish(scope, receive)
+        except Exception as error:
+            answer(send, *failure(error, scope["path"]))
+        else:
+            answer(send, 200, JSON_HEADERS, _encode(accepted))
+
+    async def publish(self, scope: Scope, receive: Receive) -> Accepted:
+        """Reads a request and publishes its events. Raises RequestError."""
+        gateway, address = self._gateway, self._gateway.addresses.of(scope)
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        identity, room = None, None
+        try:
+            identity = await gateway.identify(bearer(_text(headers, b"authorization")), address)
+            gateway.need_publisher(identity)
+            room = gateway.make_room(identity)
+            number, types = await self._take(headers, receive, identity, room)
+            done = await gateway.published(number)
+        except RequestError as error:
+            self._trail.refused("publish", error, address, identity)
+            if room is None:
+                await _read(headers, receive, 0)
+            raise
+        finally:
+            if room is not None:
+                gateway.intake.close(room)
+        log.debug("published", user=identity.user, events=len(done.offsets), last=done.offsets[-1])
+        self._trail.published(identity, types, done, address)
+        return Accepted(
+            done.epoch,
+            min(done.offsets),
+            max(done.offsets),
+            len(done.offsets) - len(done.duplicates),
+            len(done.duplicates),
+        )
+
+    async def _take(
+        self, headers: dict[bytes, bytes], receive: Receive, identity: Identity, room: Room
+    ) -> tuple[int, dict[str, int]]:
+        """Reads the request and sends it on; its number, and how many of which types. The events are not kept."""
+        body = await _read(headers, receive, self._max_bytes, lambda size: self._gateway.intake.grow(room, size))
+        if body is None:
+            raise Refused(413, "too_large", f"a request may have {self._max_bytes} bytes", "send fewer events in each")
+        events = self._parser.parse(body, _text(headers, b"content-type"), datetime.now(UTC), identity.user)
+        return self._gateway.send(identity, events, room), types_of(events)
+
+
+async def _read(
+    headers: dict[bytes, bytes], receive: Receive, limit: int, grow: Callable[[int], object] = lambda size: None
+) -> bytes | None:
+    """The request's body; None if it is longer than `limit`, in bytes.
+
+    grow: told of each piece that is kept; what it raises (Refused) is raised when the body has been read.
+    Raises Refused: 408 for one that takes too long, 413 for one that is too large to be even read and forgotten.
+    Raises RequestError if the client is gone before the end.
+    """
+    said = headers.get(b"content-length", b"0")
+    if len(said) > 18 or (said.isdigit() and int(said) > DISCARDED_BYTES):
+        raise _too_large()
+    kept: list[bytes] = []
+    size = 0
+    refused: Refused | None = None
+    more = True
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            while more:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise RequestError("client_gone", "the client left before its request was whole")
+                more = message.get("more_body", False)
+                piece: bytes = message.get("body", b"")
+                size += len(piece)
+                if size > limit or refused is not None:
+                    kept.clear()
+                    if size > DISCARDED_BYTES:
+                        raise _too_large()
+                    continue
+                try:
+                    grow(len(piece))
+                except Refused as error:
+                    refused = error
+                    kept.clear()
+                else:
+                    kept.append(piece)
+    except TimeoutError:
+        raise Refused(
+            408, "too_slow", f"a request must come within {BODY_SECONDS:g} s", "send fewer events in each"
+        ) from None
+    if refused is not None:
+        raise refused
+    return b"".join(kept) if size <= limit else None
+
+
+def _too_large() -> Refused:
+    return Refused(413, "too_large", f"{DISCARDED_BYTES} bytes are not even read", "send fewer events in each")
+
+
+def _text(headers: dict[bytes, bytes], name: bytes) -> str:
+    return headers.get(name, b"").decode("latin-1")
+
+
+def _event_id() -> str:
+    # 16 random bytes: ids made here must be unique across all gateways and the whole window.
+    return secrets.token_hex(16)
