@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,23 +20,10 @@ from solowire.feed import Feed, FlushDelays, feed_key
 from solowire.feeds import Feeds
 from solowire.log import Entry, Log
 from solowire.subscriptions import Selection, parse_filter, resolve
+from tests.events import event
 
 ADMIN = View(frozenset({"*"}))
 ENCODE: dict[Codec, Any] = {c: msgspec.json.encode if c.is_json else msgspec.msgpack.encode for c in Codec}
-
-
-def event(name: str, data: dict[str, Any], **more: Any) -> Event:
-    event_type = CATALOG[name]
-    return Event(
-        id=more.pop("id", "id"),
-        type=name,
-        data=json.dumps(data).encode(),
-        priority=more.pop("priority", Priority.normal),
-        delivery=event_type.delivery,
-        timestamp="2026-01-01T00:00:00Z",
-        attributes=CATALOG.check(event_type, data),
-        **more,
-    )
 
 
 def selected(view: View, wanted: list[tuple[str, dict[str, list[str]]]]) -> Selection:

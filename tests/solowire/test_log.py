@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import msgspec
@@ -13,23 +12,9 @@ from hypothesis import strategies as st
 from solowire.access import View
 from solowire.catalog import CATALOG
 from solowire.client_protocol import Codec, ReceivedEvent
-from solowire.events import Delivery, Event, Priority, encode_event
+from solowire.events import Delivery, Event, encode_event
 from solowire.log import Entry, Log
-
-
-def event(name: str = "custom.a", data: dict[str, Any] | None = None, **more: Any) -> Event:
-    event_type = CATALOG[name]
-    data = data if data is not None else {}
-    return Event(
-        id=more.pop("id", "id"),
-        type=name,
-        data=json.dumps(data).encode(),
-        priority=Priority.normal,
-        delivery=event_type.delivery,
-        timestamp="2026-01-01T00:00:00Z",
-        attributes=CATALOG.check(event_type, data),
-        **more,
-    )
+from tests.events import event
 
 
 def filled(count: int, size: int = 0, **bounds: int) -> Log:

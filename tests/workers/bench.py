@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from itertools import count
 from typing import Any
 
@@ -11,13 +10,13 @@ import msgspec
 from solowire import client_protocol as c
 from solowire.access import ROLES, Identity
 from solowire.backplane import Came, Deliver, Lease, Replay, Replayed, RingState, ShardAddress
-from solowire.catalog import CATALOG
 from solowire.client_protocol import Codec
-from solowire.events import Event, Priority, encode_event
+from solowire.events import encode_event
 from solowire.feed import FlushDelays
 from solowire.log import Log
 from solowire.ring import Ring
 from solowire.tokens import Tokens
+from tests.events import event
 from workers.connection import Connection
 from workers.limits import Limits
 from workers.shard import Shard
@@ -28,21 +27,6 @@ WALL = 1_800_000_000.0  # unix seconds at monotonic 0
 TOKENS = Tokens(SECRET, ROLES)
 ENCODE: dict[Codec, Any] = {codec: msgspec.json.encode if codec.is_json else msgspec.msgpack.encode for codec in Codec}
 QUERY = {"client_ip": "10.0.0.1", "query_domain": "www.example.com", "query_type": "A", "zone": "example.com"}
-
-
-def event(name: str, data: dict[str, Any], id: str, **more: Any) -> Event:
-    """An event as the gateway makes it."""
-    event_type = CATALOG[name]
-    return Event(
-        id=id,
-        type=name,
-        data=json.dumps(data).encode(),
-        priority=more.pop("priority", Priority.normal),
-        delivery=event_type.delivery,
-        timestamp="2026-01-01T00:00:00Z",
-        attributes=CATALOG.check(event_type, data),
-        **more,
-    )
 
 
 class Bench:
@@ -127,7 +111,7 @@ class Bench:
 
     def event(self, name: str, data: dict[str, Any] | None = None, **more: Any) -> tuple[int, bytes]:
         self.offset += 1
-        made = event(name, data if data is not None else {}, f"event-{self.offset}", **more)
+        made = event(name, data, id=f"event-{self.offset}", **more)
         self.journal.append((self.offset, made.user, encode_event(made)))
         return self.offset, encode_event(made)
 
@@ -214,9 +198,16 @@ def stuck(b: Bench, *, user: str = "alice", **hello: Any) -> Connection:
     return connection
 
 
-def resumed(b: Bench, cursor: int, epoch: str = "epoch-1", user: str = "alice") -> tuple[c.Welcome, list[int]]:
+def comes_back(b: Bench, cursor: int, epoch: str = "epoch-1", user: str = "alice") -> Connection:
+    """A client that says hello with a cursor; what it has missed may have to be asked for."""
     connection = b.open(user)
     b.say(connection, c.Hello(subscriptions=["custom.*"], resume=c.Resume(epoch, cursor)))
+    return connection
+
+
+def resumed(b: Bench, cursor: int, epoch: str = "epoch-1", user: str = "alice") -> tuple[c.Welcome, list[int]]:
+    """What such a client is welcomed with, and the offsets that it then gets."""
+    connection = comes_back(b, cursor, epoch, user)
     b.answer()
     b.wait(1)
     welcome, *rest = b.heard(connection)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from solowire import client_protocol as c
 from solowire.access import Identity
 from solowire.backplane import Deliver, Replayed
 from solowire.log import Log
-from tests.workers.bench import Bench, resumed, user_who
+from tests.workers.bench import Bench, comes_back, resumed, user_who
 from workers.connection import State
 
 # ---------------------------------------------------------------------------------------------------------------- hello
@@ -115,6 +117,14 @@ def test_a_token_that_ends_in_the_far_future_is_welcome() -> None:
 # --------------------------------------------------------------------------------------------------- coming back
 
 
+def forgetful(**limits: Any) -> Bench:
+    """A shard that has had fifty events, and of them only the last twenty are in its recent log."""
+    b = Bench(recent=Log(max_events=20), **limits)
+    for _ in range(50):
+        b.publish("custom.a")
+    return b
+
+
 def test_a_client_that_comes_back_gets_what_it_missed() -> None:
     """A client that shows its cursor gets everything behind it, its personal events too, and then live events."""
     b = Bench()
@@ -170,11 +180,8 @@ def test_what_the_recent_log_has_forgotten_comes_from_the_router() -> None:
 
 def test_what_comes_during_a_replay_comes_after_it_and_once() -> None:
     """Live events wait for what was missed, and the seam between them is neither gap nor overlap."""
-    b = Bench(recent=Log(max_events=20))
-    for _ in range(50):
-        b.publish("custom.a")
-    connection = b.open()
-    b.say(connection, c.Hello(subscriptions=["custom.*"], resume=c.Resume("epoch-1", 3)))
+    b = forgetful()
+    connection = comes_back(b, 3)
     for _ in range(30):
         b.publish("custom.a")  # the recent log forgets what it still had when the client came
     assert b.heard(connection) == []
@@ -208,12 +215,8 @@ def test_a_replay_is_measured_by_what_the_client_sees() -> None:
 
 def test_replays_take_their_turns() -> None:
     """However many come back at once, the router is asked for a few at a time, and each gets all of its own."""
-    b = Bench(recent=Log(max_events=20), replays=2)
-    for _ in range(50):
-        b.publish("custom.a")
-    connections = [b.open(f"user-{n}") for n in range(6)]
-    for connection in connections:
-        b.say(connection, c.Hello(subscriptions=["custom.*"], resume=c.Resume("epoch-1", 3)))
+    b = forgetful(replays=2)
+    connections = [comes_back(b, 3, user=f"user-{n}") for n in range(6)]
     assert len(b.asked) == 2
     b.shard.gone(connections[0])
     b.shard.gone(connections[4])
@@ -226,11 +229,8 @@ def test_replays_take_their_turns() -> None:
 
 def test_a_client_whose_replay_cannot_be_asked_for_keeps_its_cursor() -> None:
     """While the router is away nobody is told "no" for that: the client is asked to come again, with what it has."""
-    b = Bench(recent=Log(max_events=20))
-    for _ in range(50):
-        b.publish("custom.a")
-    connection = b.open()
-    b.say(connection, c.Hello(subscriptions=["custom.*"], resume=c.Resume("epoch-1", 3)))
+    b = forgetful()
+    connection = comes_back(b, 3)
     b.wait(10)
     [reconnect] = b.heard(connection)
     assert (reconnect.reason, b.closed(connection)) == ("replay_unavailable", 1012)
@@ -238,12 +238,8 @@ def test_a_client_whose_replay_cannot_be_asked_for_keeps_its_cursor() -> None:
 
 def test_a_replay_that_takes_too_long_is_too_much() -> None:
     """While the router answers nobody is sent away to come again with an ever older cursor: it is told "no" in time."""
-    b = Bench(recent=Log(max_events=20), replays=1)
-    for _ in range(50):
-        b.publish("custom.a")
-    served, waits = b.open("ann"), b.open("bob")
-    for connection in (served, waits):
-        b.say(connection, c.Hello(subscriptions=["custom.*"], resume=c.Resume("epoch-1", 3)))
+    b = forgetful(replays=1)
+    served, waits = comes_back(b, 3, user="ann"), comes_back(b, 3, user="bob")
     b.wait(4)
     [question] = b.asked
     b.shard.replayed(Replayed(question.request, 4, []), b.now)  # a little at a time
@@ -256,9 +252,7 @@ def test_a_replay_that_takes_too_long_is_too_much() -> None:
 
 def test_what_a_client_says_during_its_replay_is_obeyed_after_it() -> None:
     """A client needn't wait for its welcome before it subscribes to more."""
-    b = Bench(recent=Log(max_events=20))
-    for _ in range(50):
-        b.publish("custom.a")
+    b = forgetful()
     connection = b.open()
     b.say(connection, c.Hello(subscriptions=["custom.a"], resume=c.Resume("epoch-1", 48)))
     b.say(connection, c.Hello(subscriptions=["custom.a"], resume=c.Resume("epoch-1", 48)))

@@ -25,7 +25,8 @@ from solowire.client_protocol import Codec
 from solowire.events import Delivery, Priority, encode_event
 from solowire.log import Log
 from solowire.pacing import Intervals
-from tests.workers.bench import ENCODE, SECRET, TOKENS, WALL, Bench, event
+from tests.events import event
+from tests.workers.bench import ENCODE, SECRET, TOKENS, WALL, Bench
 from workers.connection import Connection, State
 
 USERS = ["alice", "bob", "carol"]
@@ -317,7 +318,7 @@ class ShardMachine(RuleBasedStateMachine):
                 happened.key = zone
             self.log.append(happened)
             self.happened[happened.offset] = happened
-            made = event(name, happened.data, f"event-{self.offset}", user=user, key=happened.key, priority=priority)
+            made = event(name, happened.data, user=user, key=happened.key, priority=priority, id=f"e{self.offset}")
             batch.append((self.offset, encode_event(made)))
         self.offset += passed_over  # other users' own events
         self.shard.deliver(Deliver(self.bench.epoch, after, self.offset, batch), self.bench.now)
