@@ -108,7 +108,11 @@ class GranianSockets:
         busy = []
         for connection in connections:
             socket = connection.socket
-            if _is_done(socket.sending):
+            try:  # `_is_done` written out: once for every frame and connection
+                done = socket.sending.done()
+            except AttributeError:
+                done = True
+            if done:
                 socket.sending = socket.send(message)
             else:
                 busy.append(connection)
