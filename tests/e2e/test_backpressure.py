@@ -14,7 +14,7 @@ import pytest
 from solowire.backplane import VERSION, Ack, Deliver, Hello, RouterMessage, ShardAddress
 from solowire.link import Link
 from solowire.publisher import Publisher
-from tests.e2e.system import ANSWER_SECONDS, System, running
+from tests.e2e.system import ANSWER_SECONDS, System, published, running
 
 RATE, BURST = 50, 20
 
@@ -105,6 +105,11 @@ class SlowShard:
         self._last = ("", 0)
         self._link = Link(f"ipc://{system.data_dir}/run/router", "shard-7-slow", self._hello, self._received)
 
+    @property
+    def upto(self) -> int:
+        """The newest offset that it has got."""
+        return self._last[1]
+
     def _hello(self) -> Hello:
         return Hello(VERSION, "slow", self._address, *self._last, credit=1000)
 
@@ -127,7 +132,11 @@ async def test_a_shard_that_cannot_follow_slows_publishers_and_then_has_them_ref
     loop = asyncio.get_running_loop()
     try:
         async with publishing(tight, "steady") as http:
-            await _until_ok(http)
+            accepted = await published(http, {"type": "custom.push", "data": {}})
+            # One that never followed is a newcomer, for whom nobody waits.
+            async with asyncio.timeout(ANSWER_SECONDS):
+                while shard.upto < accepted["last_offset"]:
+                    await asyncio.sleep(0.02)
             shard.acks = False
             slowest, refused = 0.0, None
             async with asyncio.timeout(ANSWER_SECONDS):

@@ -118,7 +118,12 @@ def until(condition: Callable[[], Any], what: str, seconds: float = READY_SECOND
 def publish(system: System, *events: dict[str, Any]) -> dict[str, Any]:
     headers = {"authorization": f"Bearer {system.token('p', 'publisher')}"}
     answer = httpx.post(
-        f"{system.url}/v1/events", json=list(events), headers=headers, timeout=ANSWER_SECONDS, trust_env=False
+        f"{system.url}/v1/events",
+        json=list(events),
+        headers=headers,
+        timeout=ANSWER_SECONDS,
+        trust_env=False,
+        verify=False,
     )
     assert answer.status_code == 200, answer.text
     accepted: dict[str, Any] = answer.json()
@@ -127,7 +132,9 @@ def publish(system: System, *events: dict[str, Any]) -> dict[str, Any]:
 
 def connects(system: System, token: str) -> httpx.Response:
     headers = {"authorization": f"Bearer {token}"}
-    return httpx.post(f"{system.url}/v1/connect", headers=headers, timeout=ANSWER_SECONDS, trust_env=False)
+    return httpx.post(
+        f"{system.url}/v1/connect", headers=headers, timeout=ANSWER_SECONDS, trust_env=False, verify=False
+    )
 
 
 # ------------------------------------------------------------------------------------------- the command itself

@@ -32,7 +32,7 @@ def system(tmp_path_factory: pytest.TempPathFactory, router_port: int) -> Iterat
 
 
 def scraped(port: int) -> str:
-    answer = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=ANSWER_SECONDS, trust_env=False)
+    answer = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=ANSWER_SECONDS, trust_env=False, verify=False)
     assert answer.status_code == 200
     return answer.text
 
