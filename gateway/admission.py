@@ -47,7 +47,7 @@ class Limits:
 
 
 class Admission:
-    """`told` of the doors, it is asked by `admit` for who wants a place, `wrong_tokens` for who showed one."""
+    """`told` of the doors, it is asked by `check` for who wants a place, `wrong_tokens` for who showed one."""
 
     def __init__(self, limits: Limits | None = None) -> None:
         self._limits = limits = limits or Limits()
@@ -77,8 +77,8 @@ class Admission:
             self._gateways = max(1, doors.gateways)
             self._share()
 
-    def admit(self, identity: Identity, address: str, now: float) -> None:
-        """The identity may ask its shard for a place, which then counts as a new connection. Raises Refused."""
+    def check(self, identity: Identity, address: str, now: float) -> None:
+        """The identity may ask its shard for a place; one that tries a closed door has tried. Raises Refused."""
         heard = now < self._doors_until
         if heard and address in self._full:
             raise Refused(
@@ -88,28 +88,28 @@ class Admission:
                 "close one of them first",
                 self._retry_after * (1 + turn_of(identity.user, b"admission")),
             )
-        by_address = self._by_address if address else None
-        if by_address is not None:
-            wait = by_address.wait(address, now)
+        if self._by_address is not None and address:
+            wait = self._by_address.wait(address, now)
             if wait:
                 raise Refused(
                     429,
                     "connect_rate_limited",
                     "your address connects too fast",
                     "wait, and connect less often",
-                    wait + turn_of(identity.user, b"admission") * by_address.rate.refill_seconds,
+                    wait + turn_of(identity.user, b"admission") * self._by_address.rate.refill_seconds,
                 )
-        closed = heard and self._is_closed(group_of(identity, self._limits.group_by))
-        if closed and not self._tries.may(identity.user, now):
+        if self._is_closed(identity, now) and not self._tries.may(identity.user, now):
             raise self._come_again("over_limit", "all connections that your group may have are taken", identity, now)
         # Administrators always get in, also in the midst of everybody's return; they are few.
-        wait = 0.0 if identity.may(ADMINISTER) else self._rate.wait(self._full_at, now)
-        if wait:
+        if self._rate.wait(self._full_at, now) and not identity.may(ADMINISTER):
             raise self._come_again("over_rate", "more connect than the system takes in a second", identity, now)
+
+    def charge(self, identity: Identity, address: str, now: float) -> None:
+        """The identity, which `check` let pass, is sent to its shard: it counts as a new connection."""
         self._full_at = self._rate.taken(self._full_at, now)
-        if by_address is not None:
-            by_address.take(address, now)
-        if not closed:
+        if self._by_address is not None and address:
+            self._by_address.take(address, now)
+        if not self._is_closed(identity, now):
             self._tries.let_in(identity.user, now)
 
     def _share(self) -> None:
@@ -120,7 +120,10 @@ class Admission:
             self._by_address.rate = Rate(limits.rate_per_address / gateways, limits.burst_per_address / gateways)
         self.wrong_tokens.rates.rate = Rate(limits.bad_token_rate / gateways, limits.bad_token_burst / gateways)
 
-    def _is_closed(self, group: str) -> bool:
+    def _is_closed(self, identity: Identity, now: float) -> bool:
+        if now >= self._doors_until:
+            return False
+        group = group_of(identity, self._limits.group_by)
         return group in self._closed or (self._others_closed and group not in self._limits.groups)
 
     def _come_again(self, code: str, message: str, identity: Identity, now: float) -> Refused:

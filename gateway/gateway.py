@@ -148,9 +148,11 @@ class Gateway:
 
     async def place(self, token: str, address: str, action: str = "connect") -> tuple[ShardAddress, str]:
         """The shard that owns the user, and a ticket for it. action: as audited. Raises InvalidToken, Refused."""
-        identity = None
+        # Most who are refused come back with a token that is known: to await something would double what that costs.
+        identity = self.tokens.known(token, time.time())
         try:
-            identity = await self.identify(token, address)
+            if identity is None:
+                identity = await self.identify(token, address)
             return self._admit(identity, address)
         except RequestError as error:
             self._refusals.count(error)
@@ -218,17 +220,18 @@ class Gateway:
         role = self._roles.get(identity.role)
         if role is not None and not role.may_connect:
             raise Refused(403, "forbidden", f"the role {identity.role!r} may not open a connection", "")
+        now = self._clock()
+        self._admission.check(identity, address, now)  # first, since most are refused for that when many come
         index = self._ring.owner(identity.user)
         shard = self._shards.get(index) if index is not None else None
         if shard is None:
             raise Refused(503, "no_shard", "no shard is ready", "try again in a moment", retry_after=1)
-        now = self._clock()
         wait = self._returning.wait(identity.user, now)
         if wait:
             raise Refused(
                 503, "returning", "the user's shard has gone, and its users come back one after the other", "", wait
             )
-        self._admission.admit(identity, address, now)
+        self._admission.charge(identity, address, now)
         return shard, self.tokens.issue_ticket(identity, shard.index, process.new_id(), time.time(), address)
 
     async def _hold(self, refusal: Refused) -> None:

@@ -29,8 +29,9 @@ class Trail:
         self, action: str, error: RequestError, address: str, identity: Identity | None = None, **about: Any
     ) -> None:
         """action: what was refused. identity: who it was, if that is known."""
-        who = {} if identity is None else {"user": identity.user, "role": identity.role}
-        self._audit("refused", **who, address=address, action=action, **about, code=error.code)
+        if identity is not None:
+            about = {"user": identity.user, "role": identity.role, **about}
+        self._audit("refused", code=error.code, action=action, address=address, **about)
 
     def administered(self, identity: Identity, action: str, address: str, **about: Any) -> None:
         self._audit("administered", user=identity.user, role=identity.role, address=address, action=action, **about)

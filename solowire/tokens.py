@@ -105,8 +105,8 @@ class Tokens:
 
     def identify(self, token: str, now: float) -> Identity:
         """The identity that `token` proves; a viewer's, if it names no role. Raises InvalidToken for all else."""
-        known = self._known.get(token)
-        if known is not None and known.expires is not None and known.expires > now:
+        known = self.known(token, now)
+        if known is not None:
             return known
         identity = self._verified(token, now)
         if len(token) > KNOWN_TOKEN_BYTES:
@@ -115,6 +115,11 @@ class Tokens:
             del self._known[next(iter(self._known))]  # the one that came first: it is most likely to have expired
         self._known[token] = identity
         return identity
+
+    def known(self, token: str, now: float) -> Identity | None:
+        """The identity that `token` has proved before; None if it has to be verified."""
+        known = self._known.get(token)
+        return known if known is not None and known.expires is not None and known.expires > now else None
 
     def _verified(self, token: str, now: float) -> Identity:
         claims = _convert(self._decode(token, self._secret), _Claims)

@@ -27,7 +27,8 @@ def admin() -> Identity:
 def ask(admission: Admission, identity: Identity, address: str, now: float) -> Refused | None:
     """The refusal; None if there is none."""
     try:
-        admission.admit(identity, address, now)
+        admission.check(identity, address, now)
+        admission.charge(identity, address, now)
     except Refused as refusal:
         return refusal
     return None
