@@ -238,9 +238,9 @@ CASES = {
     "/v1/route, connections kept": ("gateway", _routes, False, False),
     "handshake at the shard, each its own connection": ("shard", _handshakes, True, True),
 }
-"""Which process refuses, what it is asked, on a connection each or not, and whether with tokens that it has not seen."""
+"""Which process refuses, what it is asked, on a connection each or not, and whether with tokens that are new to it."""
 HELD = [case for case in CASES.values() if not case[2] and not case[3]]
-"""What the target is held against: with a connection for each attempt, the server beneath alone takes more."""
+"""What the target is held against: with a connection an attempt, the server beneath alone takes more."""
 
 
 def refusals(name: str, target: Target, rounds: int, seconds: float) -> Row:
