@@ -154,6 +154,7 @@ class Answering:
         group = self._admission.group_of(identity)
         if group != connection.group and self._admission.leases.move(connection.group, group, now):
             connection.group = group  # else it goes on in the slot that it has
+            self._totals["regrouped"] += 1
         self._expiry.watch(connection, self.wall_offset, now)
         self._delivery.say(connection, Reply({"token_expires_at": rfc3339(identity.expires)}, message.id), now)
         if connection.state is State.live:

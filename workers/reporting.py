@@ -37,6 +37,9 @@ class _Mark(NamedTuple):
     latency: list[int]
 
 
+_Kinds = tuple[dict[str, int], dict[str, int], dict[str, int]]
+
+
 class Reporting:
     """Times: seconds, monotonic. memory: bytes. loop_lag: seconds."""
 
@@ -54,6 +57,8 @@ class Reporting:
         self._rates: dict[str, float] = {}
         self._counted: dict[str, Any] = {}
         self._next: ShardStats | None = None
+        self._kinds: _Kinds = ({}, {}, {})
+        self._version = (0, 0, 0)  # of what `_kinds` counts
 
     def second(self, now: float) -> None:
         """Makes the next report. To be called once a second."""
@@ -82,18 +87,16 @@ class Reporting:
     def _count(self, now: float) -> dict[str, Any]:
         """What takes a look at every connection, and what it is compared with."""
         shard = self._shard
-        groups = Counter([c.group for c in shard.connections])
-        codecs = Counter([c.codec for c in shard.connections])
-        kinds = Counter([c.kind for c in shard.connections])
+        groups, codecs, kinds = self._kinds_of_connections()
         used, granted = shard.lease
         before = self._marks[0].latency if self._marks else []
         latency = shard.delivery.latency.counts
         lagging = shard.delivery.lagging()
         return dict(
             lagging=len(lagging),
-            groups=dict(groups),
-            codecs={codec.label: count for codec, count in codecs.items()},
-            kinds=dict(kinds),
+            groups=groups,
+            codecs=codecs,
+            kinds=kinds,
             latency=[new - old for new, old in zip(latency, before, strict=True)] if before else list(latency),
             oldest_cursor_s=round(Ages(shard, now).oldest(lagging), 3),
             log_events=len(shard.log),
@@ -104,6 +107,19 @@ class Reporting:
             aggregating=shard.feeds.aggregating,
             **self._rates,
         )
+
+    def _kinds_of_connections(self) -> _Kinds:
+        """By group, codec and kind. Looks at ten thousand of them only if one has come, gone or changed its group."""
+        connections, totals = self._shard.connections, self._shard.totals
+        version = (totals["admitted"], totals["regrouped"], len(connections))
+        if version != self._version:
+            self._version = version
+            self._kinds = (
+                dict(Counter([c.group for c in connections])),
+                dict(Counter([c.codec.label for c in connections])),
+                dict(Counter([c.kind for c in connections])),
+            )
+        return self._kinds
 
     def slowest(self, now: float, count: int = SLOWEST) -> list[dict[str, Any]]:
         """Of the connections that lag those that are furthest behind, as `_about`, the furthest first."""

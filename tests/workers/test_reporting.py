@@ -75,13 +75,19 @@ def test_connections_are_counted_by_group_codec_and_kind() -> None:
     b.connect("dan", "viewer", Codec.json_deflate)
     identity = b.shard.admit(b.ticket("cid"), b.now).identity
     b.shard.open(identity, Codec.json, None, b.now, kind="relayed")
-    stats = second(b, reporting_of(b))
+    reporting = reporting_of(b)
+    stats = second(b, reporting)
     assert stats.groups == {"viewer": 3, "admin": 1}
     assert stats.codecs == {"json": 2, "msgpack": 1, "json+deflate": 1}
     assert stats.kinds == {"direct": 3, "relayed": 1}
     bob = next(x for x in b.shard.connections if x.identity.user == "bob")
     b.say(bob, c.Refresh(b.token("bob", "operator")))
-    assert second(b, reporting_of(b)).groups == {"viewer": 3, "operator": 1}
+    assert second(b, reporting).groups == {"viewer": 3, "operator": 1}
+    b.shard.gone(bob)
+    assert second(b, reporting).groups == {"viewer": 3}
+    b.shard.gone(b.connect("eve", "operator"))
+    b.connect("fay", "admin")
+    assert second(b, reporting).groups == {"viewer": 3, "admin": 1}
 
 
 def test_groups_may_be_tenants() -> None:
