@@ -51,6 +51,7 @@ from solowire.tokens import Tokens
 log = structlog.get_logger("solowire.gateway")
 
 _AWAY = ("router_away", "the router can't be reached", AGAIN)
+_LAST_ANSWERS_SECONDS = 0.5
 _HELD_SECONDS = 1.0
 _MOST_HELD = 256
 """Answers to wrong tokens that are held back at a time; any more are given at once."""
@@ -211,10 +212,20 @@ class Gateway:
         log.info("drain", shard=shard, users=answer.users, by=identity.user)
         return answer.users
 
+    async def finish(self) -> None:
+        """Waits a moment for answers that are on their way, and closes. Whoever waited has gone on by then."""
+        if self._waiting:
+            await asyncio.wait(self._waiting.values(), timeout=_LAST_ANSWERS_SECONDS)
+        self.close()
+        while self._waiting:
+            await asyncio.sleep(0)
+
     def close(self) -> None:
+        """Whoever still waits for the router is told that it is away."""
         self._link.close()
         for waiting in self._waiting.values():
-            waiting.cancel()
+            if not waiting.done():
+                waiting.set_exception(Refused(503, *_AWAY, retry_after=1))
 
     def _admit(self, identity: Identity, address: str) -> tuple[ShardAddress, str]:
         role = self._roles.get(identity.role)
