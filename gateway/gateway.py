@@ -92,6 +92,7 @@ class Gateway:
         self._timeout = timeout
         self._boot = process.new_id()
         self._ring = Ring()
+        self._version = -1  # of the ring, within the epoch
         self._returning = Returning(pace)
         self._shards: dict[int, ShardAddress] = {}
         self._requests = count(1)
@@ -281,8 +282,11 @@ class Gateway:
             case Doors():
                 self._admission.told(message, self._clock())
             case RingState():
-                self.epoch = message.epoch
-                self.intake.forget()
+                if message.epoch != self.epoch or message.version == self._version:
+                    # No change is told, but a hello answered: the router is another, or was away. If it told a change
+                    # as well, its next answer frees what was under way.
+                    self.intake.forget()
+                self.epoch, self._version = message.epoch, message.version
                 self._shards = {shard.index: shard for shard in message.shards}
                 self._returning.lost(message.lost, self._ring, self._clock())
                 if self._ring.shards != self._shards.keys():

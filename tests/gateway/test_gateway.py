@@ -114,6 +114,28 @@ async def test_who_waits_when_the_gateway_ends_may_get_the_answer_still(
         hub.close()
 
 
+async def test_what_is_under_way_is_in_the_routers_queue_when_the_ring_changes(tmp_path: Path) -> None:
+    """A shard that comes or goes frees no room; a log that begins anew does, and a router that tells the ring again."""
+    intake = Intake(requests=8, bytes=2**20, patience=60.0, lost=120.0, rate=100.0, burst=100.0)
+    made = Gateway(f"ipc://{tmp_path}/r", Tokens("s" * 32, ROLES), ROLES, intake, timeout=1.0)
+    try:
+        made._received(RING)
+        for ring, held in (
+            (RingState("e", 2, 0, []), 1),  # one that has changed
+            (RingState("e", 2, 0, []), 0),  # told again: the router has asked who this is, or was away
+            (RingState("e", 3, 0, RING.shards), 1),
+            (RingState("f", 3, 0, RING.shards), 0),  # another log
+        ):
+            room = intake.open("pub", 0.0)
+            intake.sent(room, 1, 0.0)
+            intake.close(room)
+            made._received(ring)
+            assert intake.requests == held, ring
+            intake.forget()
+    finally:
+        made.close()
+
+
 async def test_refusals_leave_nothing_for_the_collector(tmp_path: Path) -> None:
     """An attack of refused users and wrong tokens makes no cycles: its memory is free at once, and no loop stops."""
     limits = Limits(bad_token_rate=1e6, bad_token_burst=1.0, rate=0.001, burst=1.0)
