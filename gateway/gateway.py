@@ -179,8 +179,10 @@ class Gateway:
         return self.intake.open(identity.user, self._clock())
 
     def send(self, identity: Identity, events: list[Event], room: Room) -> int:
-        """Puts events on their way to the log; returns the number to wait for with `published`. Raises Refused."""
-        self.need_publisher(identity)
+        """Puts events on their way to the log; returns the number to wait for with `published`. Raises Refused.
+
+        identity: of one who may publish, as `need_publisher` said before the events were read.
+        """
         now = self._clock()
         self.intake.check(identity.user, len(events), now)
         wire = [PublishedEvent(event.id, event.user, encode_event(event), _state_of(event)) for event in events]
