@@ -1,12 +1,13 @@
 """The gateway's HTTP routes (design, section 7), on Litestar.
 
-Refusals are raised anywhere below as `RequestError` and become problem bodies in one place, `_problem`.
+Refusals are raised anywhere below as `RequestError` and become problem bodies in one place, `answers.failure`: here by
+`_problem`, and in front of Litestar (`negotiation`, `posting`), where what is asked for all the time is answered.
 """
 
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 import structlog
@@ -34,7 +35,6 @@ from solowire.tokens import bearer
 log = structlog.get_logger("solowire.gateway")
 
 Req = Request[Any, Any, Any]
-T = TypeVar("T")
 
 
 class Totals(msgspec.Struct):

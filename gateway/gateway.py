@@ -51,6 +51,7 @@ from solowire.tokens import Tokens
 log = structlog.get_logger("solowire.gateway")
 
 _AWAY = ("router_away", "the router can't be reached", AGAIN)
+_LAST_ANSWERS_SECONDS = 0.5
 _HELD_SECONDS = 1.0
 _MOST_HELD = 256
 """Answers to wrong tokens that are held back at a time; any more are given at once."""
@@ -91,6 +92,7 @@ class Gateway:
         self._timeout = timeout
         self._boot = process.new_id()
         self._ring = Ring()
+        self._version = -1  # of the ring, within the epoch
         self._returning = Returning(pace)
         self._shards: dict[int, ShardAddress] = {}
         self._requests = count(1)
@@ -177,8 +179,10 @@ class Gateway:
         return self.intake.open(identity.user, self._clock())
 
     def send(self, identity: Identity, events: list[Event], room: Room) -> int:
-        """Puts events on their way to the log; returns the number to wait for with `published`. Raises Refused."""
-        self.need_publisher(identity)
+        """Puts events on their way to the log; returns the number to wait for with `published`. Raises Refused.
+
+        identity: of one who may publish, as `need_publisher` said before the events were read.
+        """
         now = self._clock()
         self.intake.check(identity.user, len(events), now)
         wire = [PublishedEvent(event.id, event.user, encode_event(event), _state_of(event)) for event in events]
@@ -211,10 +215,20 @@ class Gateway:
         log.info("drain", shard=shard, users=answer.users, by=identity.user)
         return answer.users
 
+    async def finish(self) -> None:
+        """Waits a moment for answers that are on their way, and closes. Whoever waited has gone on by then."""
+        if self._waiting:
+            await asyncio.wait(self._waiting.values(), timeout=_LAST_ANSWERS_SECONDS)
+        self.close()
+        while self._waiting:
+            await asyncio.sleep(0)
+
     def close(self) -> None:
+        """Whoever still waits for the router is told that it is away."""
         self._link.close()
         for waiting in self._waiting.values():
-            waiting.cancel()
+            if not waiting.done():
+                waiting.set_exception(Refused(503, *_AWAY, retry_after=1))
 
     def _admit(self, identity: Identity, address: str) -> tuple[ShardAddress, str]:
         role = self._roles.get(identity.role)
@@ -270,8 +284,11 @@ class Gateway:
             case Doors():
                 self._admission.told(message, self._clock())
             case RingState():
-                self.epoch = message.epoch
-                self.intake.forget()
+                if message.epoch != self.epoch or message.version == self._version:
+                    # No change is told, but a hello answered: the router is another, or was away. If it told a change
+                    # as well, its next answer frees what was under way.
+                    self.intake.forget()
+                self.epoch, self._version = message.epoch, message.version
                 self._shards = {shard.index: shard for shard in message.shards}
                 self._returning.lost(message.lost, self._ring, self._clock())
                 if self._ring.shards != self._shards.keys():

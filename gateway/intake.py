@@ -4,7 +4,8 @@ What it keeps true: the publish requests that are being read, or are under way t
 in bytes; and so has, by that, what the router finds in its queue: gateways × that bound. A request holds its room until
 it is answered and the router has taken it: one that was given up here may lie in a queue still. At the bound a request
 is refused at once (503 `overloaded`), before it is read, and so it is while the oldest has been under way for too long,
-since a new one would wait no shorter.
+since a new one would wait no shorter. One publisher alone never holds more than half of the requests, nor of the bytes
+with more than one of them: whoever sends many requests a byte at a time stops its own publishing and nobody else's.
 
 A publisher over its own rate is refused with 429 `publish_rate_limited`. Of publishers the MAX_PUBLISHERS that were
 heard last are known; who is forgotten begins with a full bucket.
@@ -18,14 +19,27 @@ from solowire.rates import Rate, Rates
 MAX_PUBLISHERS = 10_000
 RETRY_SECONDS = 1.0
 AGAIN = "publish it again with the same ids"
+_OF_ONE = "one publisher may hold no more than half of what may be under way"
+
+
+class _Share:
+    """What one publisher holds, while it holds anything."""
+
+    __slots__ = ("bytes", "requests")
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.bytes = 0
 
 
 class Room:
-    """What one request holds. number: of the request to the router, None while none is under way."""
+    """What one request of `user` holds. number: of the request to the router, None while none is under way."""
 
-    __slots__ = ("answered", "bytes", "number")
+    __slots__ = ("answered", "bytes", "number", "share", "user")
 
-    def __init__(self) -> None:
+    def __init__(self, user: str, share: _Share) -> None:
+        self.user = user
+        self.share = share
         self.bytes = 0
         self.number: int | None = None
         self.answered = False
@@ -44,6 +58,9 @@ class Intake:
         self.limited = 0  # requests refused because of their publisher's rate
         self._max_requests = requests
         self._max_bytes = bytes
+        self._most_of_one = (requests + 1) // 2
+        self._most_bytes_of_one = bytes // 2
+        self._shares: dict[str, _Share] = {}  # of those who hold anything: no more than there are requests
         self._patience = patience
         self._lost = lost
         self._rate = rate
@@ -56,15 +73,28 @@ class Intake:
         oldest = self._oldest(now)
         if self.requests >= self._max_requests or self.bytes >= self._max_bytes or oldest > self._patience:
             raise self._overloaded()
+        share = self._shares.get(user)
+        if share is None:
+            share = self._shares[user] = _Share()
+        elif share.requests >= self._most_of_one:
+            raise self._overloaded(_OF_ONE)
         self.requests += 1
-        return Room()
+        share.requests += 1
+        return Room(user, share)
 
     def grow(self, room: Room, bytes: int) -> None:
-        """So much of the request has come. Raises Refused; nothing more of it is to be kept then."""
+        """So much of the request has come, and is kept. Raises Refused; then it is not to be kept."""
+        share = room.share
         if self.bytes + bytes > self._max_bytes:
             raise self._overloaded()
-        self.bytes += bytes
-        room.bytes += bytes
+        # Its only request may be as large as any: half of what there is may be less than one.
+        if share.bytes + bytes > self._most_bytes_of_one and share.requests > 1:
+            raise self._overloaded(_OF_ONE)
+        self._add(room, bytes)
+
+    def empty(self, room: Room) -> None:
+        """What had come of the request is not kept any more; it holds its place until it is closed."""
+        self._add(room, -room.bytes)
 
     def check(self, user: str, events: int, now: float) -> None:
         """Whether the publisher may send so many events now; 0 asks whether it is in debt. Raises Refused."""
@@ -110,10 +140,18 @@ class Intake:
             self.taken(number)
         return 0.0
 
-    def _release(self, room: Room) -> None:
-        self.requests -= 1
-        self.bytes -= room.bytes
+    def _add(self, room: Room, bytes: int) -> None:
+        self.bytes += bytes
+        room.share.bytes += bytes
+        room.bytes += bytes
 
-    def _overloaded(self) -> Refused:
+    def _release(self, room: Room) -> None:
+        self.empty(room)
+        self.requests -= 1
+        room.share.requests -= 1
+        if not room.share.requests:
+            del self._shares[room.user]
+
+    def _overloaded(self, message: str = "more is under way to the log than it can take") -> Refused:
         self.overloads += 1
-        return Refused(503, "overloaded", "more is under way to the log than it can take", AGAIN, RETRY_SECONDS)
+        return Refused(503, "overloaded", message, AGAIN, RETRY_SECONDS)

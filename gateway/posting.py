@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -91,7 +92,8 @@ class Posting:
         except RequestError as error:
             self._trail.refused("publish", error, address, identity)
             if room is None:
-                await _read(headers, receive, 0)
+                with suppress(RequestError):  # whatever is wrong with what nobody wants, the answer is why it isn't
+                    await self._read(headers, receive, None)
             raise
         finally:
             if room is not None:
@@ -110,57 +112,58 @@ class Posting:
         self, headers: dict[bytes, bytes], receive: Receive, identity: Identity, room: Room
     ) -> tuple[int, dict[str, int]]:
         """Reads the request and sends it on; its number, and how many of which types. The events are not kept."""
-        body = await _read(headers, receive, self._max_bytes, lambda size: self._gateway.intake.grow(room, size))
-        if body is None:
-            raise Refused(413, "too_large", f"a request may have {self._max_bytes} bytes", "send fewer events in each")
+        body = await self._read(headers, receive, room)
         events = self._parser.parse(body, _text(headers, b"content-type"), datetime.now(UTC), identity.user)
         return self._gateway.send(identity, events, room), types_of(events)
 
+    async def _read(self, headers: dict[bytes, bytes], receive: Receive, room: Room | None) -> bytes:
+        """The request's body, kept in `room`; b"" without one, where it is read and forgotten.
 
-async def _read(
-    headers: dict[bytes, bytes], receive: Receive, limit: int, grow: Callable[[int], object] = lambda size: None
-) -> bytes | None:
-    """The request's body; None if it is longer than `limit`, in bytes.
+        Raises Refused: when the body has been read, 413 or 503 for one that may not be kept; before that, 408 for one
+        that takes too long, and 413 for one that is too large to be even read and forgotten.
+        Raises RequestError if the client is gone before the end.
+        """
+        said = headers.get(b"content-length", b"0")
+        if len(said) > 18 or (said.isdigit() and int(said) > DISCARDED_BYTES):
+            raise _too_large()
+        kept: list[bytes] = []
+        size = 0
+        refused: Refused | None = None
+        more = True
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                while more:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise RequestError("client_gone", "the client left before its request was whole")
+                    more = message.get("more_body", False)
+                    piece: bytes = message.get("body", b"")
+                    size += len(piece)
+                    if room is None or refused is not None:
+                        if size > DISCARDED_BYTES:
+                            raise _too_large()
+                        continue
+                    try:
+                        self._keep(room, len(piece), size)
+                    except Refused as error:
+                        refused = error
+                        kept.clear()
+                        self._gateway.intake.empty(room)
+                    else:
+                        kept.append(piece)
+        except TimeoutError:
+            raise Refused(
+                408, "too_slow", f"a request must come within {BODY_SECONDS:g} s", "send fewer events in each"
+            ) from None
+        if refused is not None:
+            raise refused
+        return b"".join(kept)
 
-    grow: told of each piece that is kept; what it raises (Refused) is raised when the body has been read.
-    Raises Refused: 408 for one that takes too long, 413 for one that is too large to be even read and forgotten.
-    Raises RequestError if the client is gone before the end.
-    """
-    said = headers.get(b"content-length", b"0")
-    if len(said) > 18 or (said.isdigit() and int(said) > DISCARDED_BYTES):
-        raise _too_large()
-    kept: list[bytes] = []
-    size = 0
-    refused: Refused | None = None
-    more = True
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            while more:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise RequestError("client_gone", "the client left before its request was whole")
-                more = message.get("more_body", False)
-                piece: bytes = message.get("body", b"")
-                size += len(piece)
-                if size > limit or refused is not None:
-                    kept.clear()
-                    if size > DISCARDED_BYTES:
-                        raise _too_large()
-                    continue
-                try:
-                    grow(len(piece))
-                except Refused as error:
-                    refused = error
-                    kept.clear()
-                else:
-                    kept.append(piece)
-    except TimeoutError:
-        raise Refused(
-            408, "too_slow", f"a request must come within {BODY_SECONDS:g} s", "send fewer events in each"
-        ) from None
-    if refused is not None:
-        raise refused
-    return b"".join(kept) if size <= limit else None
+    def _keep(self, room: Room, piece: int, size: int) -> None:
+        """A piece of so many bytes has come, and is kept; with it there are `size`. Raises Refused."""
+        if size > self._max_bytes:
+            raise Refused(413, "too_large", f"a request may have {self._max_bytes} bytes", "send fewer events in each")
+        self._gateway.intake.grow(room, piece)
 
 
 def _too_large() -> Refused:

@@ -113,7 +113,7 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
         await stop.wait()
     finally:
         await relay.close()
-        gateway.close()
+        await gateway.finish()
         await server.finish()
         await shards.close()
         vitals.close()

@@ -98,6 +98,25 @@ async def test_events_may_come_in_several_forms(system: System, form: str) -> No
     assert accepted["last_offset"] - accepted["first_offset"] == count - 1
 
 
+@pytest.mark.parametrize("path", ["/v1/events", "/v1/events/"])
+async def test_events_may_come_in_chunks_and_by_another_spelling_of_the_path(small: System, path: str) -> None:
+    """A body without a length is read to its end, and both ways to publishing answer alike, refusals too."""
+
+    async def pieces(*parts: bytes) -> AsyncIterator[bytes]:
+        for part in parts:
+            yield part
+
+    whole = msgspec.json.encode([event(n) for n in range(3)])
+    bodies = ((whole[:10], whole[10:40], whole[40:]), (whole, b","), (whole, *[b" " * 8_000] * 4))
+    async with small.http(small.token("publisher", "publisher")) as http:
+        taken, broken, large = [await http.post(path, content=pieces(*parts)) for parts in bodies]
+    assert (taken.status_code, taken.json().get("accepted")) == (200, 3), taken.text
+    problem_of(broken, 400, "invalid_body")
+    problem_of(large, 413, "too_large")
+    async with small.http(small.token("viewer", "viewer")) as http:
+        problem_of(await http.post(path, content=pieces(whole)), 403, "forbidden")
+
+
 async def test_the_envelope_arrives_as_it_was_published(system: System) -> None:
     """Id, priority, key, user, time, source and correlation id pass through; the time comes in UTC."""
     whole = {

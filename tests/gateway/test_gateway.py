@@ -14,13 +14,17 @@ from gateway import gateway
 from gateway.admission import Admission, Limits
 from gateway.gateway import Gateway
 from gateway.intake import Intake
+from solowire import backplane
 from solowire.access import ROLES
-from solowire.backplane import RingState, ShardAddress
+from solowire.backplane import Published, RingState, ShardAddress
+from solowire.bus import Hub
 from solowire.errors import InvalidToken, Refused, RequestError
 from solowire.events import Delivery, Event, Priority
 from solowire.tokens import Tokens
+from tests.e2e.system import ANSWER_SECONDS
 
 HERE = "192.0.2.1"
+RING = RingState("e", 1, 0, [ShardAddress(0, "127.0.0.1", 1, "boot")])
 INTAKE = Intake(requests=8, bytes=2**20, patience=1.0, lost=2.0, rate=1.0, burst=1.0)
 
 
@@ -83,12 +87,61 @@ async def test_who_could_not_be_sent_on_has_not_published(tmp_path: Path) -> Non
         made.close()
 
 
+async def test_who_waits_when_the_gateway_ends_may_get_the_answer_still(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the router answers in the last moment is given to whoever waits for it; the others get 503, and a time."""
+    monkeypatch.setattr(gateway, "_LAST_ANSWERS_SECONDS", 0.05)
+    hub = Hub(f"ipc://{tmp_path}/r", lambda peer, raw: hub.send(peer, backplane.encode(RING)))
+    tokens = Tokens("s" * 32, ROLES)
+    made = Gateway(f"ipc://{tmp_path}/r", tokens, ROLES, INTAKE, timeout=ANSWER_SECONDS)
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            while not made.router_alive:
+                await asyncio.sleep(0.005)
+        asking = [asyncio.ensure_future(made.ask()) for _ in range(2)]
+        await asyncio.sleep(0)
+        ending = asyncio.ensure_future(made.finish())
+        await asyncio.sleep(0)
+        made._received(Published(1, "e", [7], []))
+        first, second = await asyncio.gather(*asking, return_exceptions=True)
+        assert first == Published(1, "e", [7], [])
+        assert isinstance(second, Refused)
+        assert (second.status, second.code, second.retry_after) == (503, "router_away", 1)
+        await ending
+    finally:
+        made.close()
+        hub.close()
+
+
+async def test_what_is_under_way_is_in_the_routers_queue_when_the_ring_changes(tmp_path: Path) -> None:
+    """A shard that comes or goes frees no room; a log that begins anew does, and a router that tells the ring again."""
+    intake = Intake(requests=8, bytes=2**20, patience=60.0, lost=120.0, rate=100.0, burst=100.0)
+    made = Gateway(f"ipc://{tmp_path}/r", Tokens("s" * 32, ROLES), ROLES, intake, timeout=1.0)
+    try:
+        made._received(RING)
+        for ring, held in (
+            (RingState("e", 2, 0, []), 1),  # one that has changed
+            (RingState("e", 2, 0, []), 0),  # told again: the router has asked who this is, or was away
+            (RingState("e", 3, 0, RING.shards), 1),
+            (RingState("f", 3, 0, RING.shards), 0),  # another log
+        ):
+            room = intake.open("pub", 0.0)
+            intake.sent(room, 1, 0.0)
+            intake.close(room)
+            made._received(ring)
+            assert intake.requests == held, ring
+            intake.forget()
+    finally:
+        made.close()
+
+
 async def test_refusals_leave_nothing_for_the_collector(tmp_path: Path) -> None:
     """An attack of refused users and wrong tokens makes no cycles: its memory is free at once, and no loop stops."""
     limits = Limits(bad_token_rate=1e6, bad_token_burst=1.0, rate=0.001, burst=1.0)
     tokens = Tokens("s" * 32, ROLES)
     made = Gateway(f"ipc://{tmp_path}/r", tokens, ROLES, INTAKE, timeout=1.0, admission=Admission(limits))
-    made._received(RingState("e", 1, 0, [ShardAddress(0, "127.0.0.1", 1, "boot")]))
+    made._received(RING)
     good = tokens.sign("ann", "viewer", now=time.time(), ttl=60)
     gc.collect()
     gc.disable()

@@ -24,8 +24,8 @@ def refused(call: Any, *arguments: Any) -> Refused:
     return caught.value
 
 
-def under_way(it: Intake, number: int, now: float = 0.0, size: int = 10) -> Room:
-    room = it.open("ann", now)
+def under_way(it: Intake, number: int, now: float = 0.0, size: int = 10, user: str = "ann") -> Room:
+    room = it.open(user, now)
     it.grow(room, size)
     it.sent(room, number, now)
     return room
@@ -34,7 +34,7 @@ def under_way(it: Intake, number: int, now: float = 0.0, size: int = 10) -> Room
 def test_requests_beyond_the_bound_are_refused_at_once() -> None:
     """What is held has a bound in number; room that is given back is there for the next."""
     it = intake()
-    rooms = [it.open("ann", 0.0) for _ in range(4)]
+    rooms = [it.open(user, 0.0) for user in ("ann", "ann", "bob", "cid")]
     error = refused(it.open, "bob", 0.0)
     assert (error.status, error.code, error.retry_after, it.overloads) == (503, "overloaded", 1.0, 1)
     it.close(rooms[0])
@@ -53,6 +53,49 @@ def test_bytes_beyond_the_bound_are_refused_while_they_are_read() -> None:
     assert (it.requests, it.bytes) == (0, 0)
 
 
+def test_one_publisher_holds_half_of_the_requests() -> None:
+    """Whoever opens many requests and sends nothing is refused itself, and others publish."""
+    it = intake()
+    rooms = [it.open("ann", 0.0) for _ in range(2)]
+    error = refused(it.open, "ann", 0.0)
+    assert (error.status, error.code, error.retry_after, it.overloads) == (503, "overloaded", 1.0, 1)
+    it.open("bob", 0.0)
+    it.close(rooms[0])
+    it.open("ann", 0.0)
+
+
+def test_one_publisher_holds_half_of_the_bytes() -> None:
+    """What is kept of one publisher's requests leaves room for the others; a request alone may be as large as any."""
+    it = intake()
+    first = it.open("ann", 0.0)
+    it.grow(first, 700)
+    second = it.open("ann", 0.0)
+    assert refused(it.grow, second, 1).code == "overloaded"
+    it.grow(it.open("bob", 0.0), 300)
+    it.close(first)
+    it.grow(second, 500)
+
+
+def test_a_gateway_that_holds_one_request_takes_one_of_anybody() -> None:
+    """Half of the smallest bound is still one request."""
+    it = intake(requests=1)
+    it.grow(it.open("ann", 0.0), 1000)
+
+
+def test_what_is_read_and_forgotten_holds_no_bytes() -> None:
+    """The bytes of a request that was refused in its midst are there for others before it ends."""
+    it = intake()
+    room = it.open("ann", 0.0)
+    it.grow(room, 600)
+    it.empty(room)
+    assert (it.requests, it.bytes) == (1, 0)
+    other = it.open("bob", 0.0)
+    it.grow(other, 1000)
+    it.close(room)
+    it.close(other)
+    assert (it.requests, it.bytes) == (0, 0)
+
+
 def test_a_request_that_was_given_up_here_holds_its_room_until_the_router_has_taken_it() -> None:
     """What nobody waits for any more may lie in a queue still, and counts as long as it does."""
     it = intake()
@@ -66,7 +109,7 @@ def test_an_answer_tells_that_all_before_it_were_taken() -> None:
     """The router takes requests in their order, so one lost answer holds room for no longer than the next one."""
     it = intake()
     for number in (3, 5, 6):
-        it.close(under_way(it, number))
+        it.close(under_way(it, number, user=f"user{number}"))
     it.taken(5)
     assert it.requests == 1
 
@@ -141,18 +184,20 @@ class Requests(RuleBasedStateMachine):
         self.reading: list[Room] = []
         self.waiting: list[Room] = []
 
-    @rule(size=st.integers(0, 500))
-    def begin(self, size: int) -> None:
+    @rule(user=st.sampled_from(["ann", "bob"]), size=st.integers(0, 500), closes=st.booleans())
+    def begin(self, user: str, size: int, closes: bool) -> None:
         try:
-            room = self.it.open("ann", self.now)
+            room = self.it.open(user, self.now)
         except Refused:
             return
         try:
             self.it.grow(room, size)
         except Refused:
-            self.it.close(room)
-        else:
-            self.reading.append(room)
+            self.it.empty(room)
+            if closes:
+                self.it.close(room)
+                return
+        self.reading.append(room)
 
     @precondition(lambda self: self.reading)
     @rule(fails=st.booleans())
@@ -186,12 +231,17 @@ class Requests(RuleBasedStateMachine):
     def bounded(self) -> None:
         assert 0 <= self.it.requests <= 4
         assert 0 <= self.it.bytes <= 1000
+        for share in self.it._shares.values():
+            assert 0 < share.requests <= 2
+            assert 0 <= share.bytes <= 500
+        assert sum(share.bytes for share in self.it._shares.values()) == self.it.bytes
+        assert sum(share.requests for share in self.it._shares.values()) == self.it.requests
 
     def teardown(self) -> None:
         for room in self.reading + self.waiting:
             self.it.close(room)
         self.it.forget()
-        assert (self.it.requests, self.it.bytes) == (0, 0)
+        assert (self.it.requests, self.it.bytes, self.it._shares) == (0, 0, {})
 
 
 TestRequests = Requests.TestCase

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -19,7 +20,7 @@ import pytest
 
 from solowire import backplane
 from solowire.access import ROLES
-from solowire.backplane import Beat, Doors, Heartbeat, Hello, RingState, ShardAddress
+from solowire.backplane import Beat, Doors, Heartbeat, Hello, Publish, RingState, ShardAddress
 from solowire.bus import Hub
 from solowire.tokens import Tokens
 from tests.e2e.system import ANSWER_SECONDS, READY_SECONDS, end, environment, free_ports, refusal, sign, whole_lines
@@ -35,6 +36,8 @@ class Gate:
         self.port = free_ports(1)
         self.url = f"http://127.0.0.1:{self.port}"
         self.doors: Doors | None = None
+        self.publishing = asyncio.Semaphore(0)  # released for each request that it is sent, and leaves unanswered
+        self.process: subprocess.Popen[str] | None = None
         (folder / "run").mkdir()
         self.output = folder / "gateway.log"
         self.hub = Hub(f"ipc://{folder}/run/router", self._take)
@@ -59,6 +62,8 @@ class Gate:
                 self.hub.send(peer, backplane.encode(RingState("epoch", 1, 0, shards)))
             case Heartbeat():
                 self.hub.send(peer, backplane.encode(Beat("epoch", 1, doors=self.doors)))
+            case Publish():
+                self.publishing.release()
 
     def say(self, doors: Doors) -> None:
         """With each beat from now on."""
@@ -93,7 +98,7 @@ class Gate:
 @contextlib.asynccontextmanager
 async def gate(folder: Path, **settings: object) -> AsyncIterator[Gate]:
     made = Gate(folder)
-    process = made.start({name.upper(): value for name, value in settings.items()})
+    process = made.process = made.start({name.upper(): value for name, value in settings.items()})
     try:
         async with asyncio.timeout(READY_SECONDS):
             while not await _ready(made):
@@ -231,3 +236,22 @@ async def test_refusals_are_one_line_a_second(folder: Path) -> None:
         assert len(made.refusals()) <= 2 + asyncio.get_running_loop().time() - began
         assert {line["code"] for line in made.refusals()} == {"over_limit"}
         assert 'solowire_refusals_total{code="over_limit"} 101.0' in await made.metrics()
+
+
+async def test_a_gateway_that_ends_tells_publishers_to_come_again(folder: Path) -> None:
+    """Whoever waits for the log while the gateway is told to end gets 503 with a time, and never a fault."""
+    async with gate(folder) as made:
+        assert made.process is not None
+        async with httpx.AsyncClient(base_url=made.url, trust_env=False, timeout=ANSWER_SECONDS, verify=False) as http:
+            headers = {"authorization": f"Bearer {made.token('pub', 'publisher')}"}
+            event = {"type": "custom.x", "data": {}}
+            asking = [
+                asyncio.ensure_future(http.post(path, headers=headers, json=event))
+                for path in ("/v1/events", "/v1/events/")
+            ]
+            async with asyncio.timeout(ANSWER_SECONDS):
+                for _ in asking:
+                    await made.publishing.acquire()
+            made.process.send_signal(signal.SIGTERM)
+            assert [told(answer) for answer in await asyncio.gather(*asking)] == [(503, "router_away")] * 2
+        assert await asyncio.to_thread(made.process.wait, ANSWER_SECONDS) == 0

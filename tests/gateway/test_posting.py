@@ -1,0 +1,231 @@
+"""Reading publish requests: what is kept of one, what is forgotten, and which answer it gets.
+
+Everything is real but for the client, whose messages are the test's own, and the router, which takes all it hears.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from gateway import posting
+from gateway.gateway import Gateway
+from gateway.intake import Intake
+from gateway.posting import DISCARDED_BYTES, Posting
+from gateway.trail import Trail
+from solowire import backplane
+from solowire.access import ROLES
+from solowire.backplane import Heartbeat, Hello, Publish, Published, RingState, ShardAddress
+from solowire.bus import Hub
+from solowire.settings import Settings
+from solowire.tokens import Tokens
+from tests.e2e.system import ANSWER_SECONDS
+
+MAX_BYTES = 40_000
+EVENT = b'{"type":"custom.x","data":{}}'
+EVENTS = [b"[" + EVENT, b"," + EVENT, b"]"]
+LEAVES = {"type": "http.disconnect"}
+
+
+class Client:
+    """What one client sends, and what it hears. Behind its pieces it says nothing more: it is slow, or waits."""
+
+    def __init__(self, token: str, pieces: Iterable[bytes], length: int | None = None, *, leaves: bool = False) -> None:
+        headers = [(b"authorization", f"Bearer {token}".encode())]
+        if length is not None:
+            headers.append((b"content-length", str(length).encode()))
+        self.scope = {"path": "/v1/events", "method": "POST", "client": ("192.0.2.1", 1), "headers": headers}
+        self.heard: list[dict[str, Any]] = []
+        self.waits = asyncio.Event()
+        self._pieces = iter(pieces)
+        self._leaves = leaves
+        self.whole = False
+
+    async def receive(self) -> dict[str, Any]:
+        piece = next(self._pieces, None)
+        if piece is not None:
+            return {"type": "http.request", "body": piece, "more_body": True}
+        if self._leaves:
+            return LEAVES
+        if self.whole:
+            return {"type": "http.request", "body": b"", "more_body": False}
+        self.waits.set()
+        await asyncio.Event().wait()
+        raise AssertionError("nobody sets it")
+
+    def ends(self) -> Client:
+        """Its request is whole behind the pieces."""
+        self.whole = True
+        return self
+
+    @property
+    def told(self) -> tuple[int, str]:
+        """Status of the answer, and the problem's code or ""."""
+        start, body = self.heard
+        return start["status"], msgspec.json.decode(body["body"]).get("code", "")
+
+
+class House:
+    """A gateway's publishing and the router that it hears. published: the events that the router was sent."""
+
+    def __init__(self, folder: Path) -> None:
+        address = f"ipc://{folder}/router"
+        self.tokens = Tokens("s" * 32, ROLES)
+        self.intake = Intake(requests=4, bytes=100_000, patience=60.0, lost=120.0, rate=1000.0, burst=1000.0)
+        self.published = 0
+        self.audited: list[tuple[str, str]] = []
+        self._hub = Hub(address, self._hear)
+        trail = Trail(self._note)
+        self.gateway = Gateway(address, self.tokens, ROLES, self.intake, timeout=ANSWER_SECONDS, trail=trail)
+        settings = Settings(data_dir=folder, publish_max_bytes=MAX_BYTES)
+        self.posting = Posting(self.gateway, settings, trail)
+
+    def token(self, user: str, role: str = "publisher") -> str:
+        return self.tokens.sign(user, role, now=time.time(), ttl=60)
+
+    async def answers(self, client: Client) -> tuple[int, str]:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            await self.posting(client.scope, client.receive, client.heard.append)
+        return client.told
+
+    def _hear(self, peer: bytes, raw: bytes) -> None:
+        message = backplane.decode_from_peer(raw)
+        if isinstance(message, (Hello, Heartbeat)):
+            answer: Any = RingState("epoch", 1, 0, [ShardAddress(0, "127.0.0.1", 1, "boot")])
+        elif isinstance(message, Publish):
+            self.published += len(message.events)
+            answer = Published(message.request, "epoch", list(range(1, 1 + len(message.events))), [])
+        else:
+            return
+        self._hub.send(peer, backplane.encode(answer))
+
+    def _note(self, event: str, **fields: Any) -> None:
+        self.audited.append((event, fields.get("code", "")))
+
+    def close(self) -> None:
+        self.gateway.close()
+        self._hub.close()
+
+
+@pytest.fixture
+async def house(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
+    made = House(tmp_path_factory.mktemp("p"))  # short: it becomes a unix socket's address
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            while not made.gateway.ready:
+                await asyncio.sleep(0.005)
+        yield made
+    finally:
+        made.close()
+
+
+async def test_a_request_in_pieces_is_one_request(house: House) -> None:
+    """However a body is cut, its events are published together, and it holds nothing afterwards."""
+    client = Client(house.token("ann"), EVENTS).ends()
+    assert await house.answers(client) == (200, "")
+    assert msgspec.json.decode(client.heard[1]["body"])["accepted"] == house.published == 2
+    assert (house.intake.requests, house.intake.bytes) == (0, 0)
+    assert house.audited == [("published", "")]
+
+
+async def test_a_slow_request_is_given_up(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that does not come within its time gets 408, its room is free again, and nothing of it is published."""
+    monkeypatch.setattr(posting, "BODY_SECONDS", 0.05)
+    assert await house.answers(Client(house.token("ann"), EVENTS)) == (408, "too_slow")
+    assert (house.intake.requests, house.intake.bytes, house.published) == (0, 0, 0)
+
+
+async def test_a_client_that_leaves_has_published_nothing(house: House) -> None:
+    """Whoever goes in the midst of a request takes its room along, and what had come of it is not published."""
+    assert (await house.answers(Client(house.token("ann"), EVENTS, leaves=True)))[1] == "client_gone"
+    assert (house.intake.requests, house.intake.bytes, house.published) == (0, 0, 0)
+
+
+async def test_what_is_said_to_be_far_too_large_is_not_read(house: House) -> None:
+    """A request that announces more than is even read and forgotten is answered at once, and so is nonsense."""
+    for length in (DISCARDED_BYTES + 1, 10**30):
+        assert await house.answers(Client(house.token("ann"), [], length)) == (413, "too_large")
+
+
+async def test_what_is_far_too_large_is_read_so_far_and_no_farther(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A body without a length is read and forgotten up to its bound: there it is answered, while it goes on."""
+    monkeypatch.setattr(posting, "DISCARDED_BYTES", 2 * MAX_BYTES)
+    for token, answer in (
+        (house.token("ann"), (413, "too_large")),
+        (house.token("vic", "viewer"), (403, "forbidden")),
+    ):
+        assert await house.answers(Client(token, [b" " * 30_000] * 3)) == answer
+    assert (house.intake.requests, house.intake.bytes) == (0, 0)
+
+
+async def test_what_is_forgotten_holds_no_room_while_it_is_read(house: House) -> None:
+    """Of a request that is too large nothing is kept from then on, and so none of its bytes is counted."""
+    client = Client(house.token("ann"), [b" " * 30_000] * 2)
+    asking = asyncio.ensure_future(house.answers(client))
+    async with asyncio.timeout(ANSWER_SECONDS):
+        await client.waits.wait()
+    assert (house.intake.requests, house.intake.bytes) == (1, 0)
+    asking.cancel()
+    await asyncio.wait((asking,))
+    assert house.intake.requests == 0
+
+
+async def test_a_request_for_which_the_room_ends_is_refused_as_a_whole(house: House) -> None:
+    """At the bound of bytes a request in its midst is read to its end, and then refused with 503."""
+    others = [house.intake.open(user, 0.0) for user in ("bob", "cid")]
+    for room in others:
+        house.intake.grow(room, 45_000)
+    client = Client(house.token("ann"), [b" " * 9_000, *EVENTS, b" " * 9_000]).ends()
+    assert await house.answers(client) == (503, "overloaded")
+    assert [name for name, _ in client.heard[0]["headers"]].count(b"retry-after") == 1
+    assert (house.intake.requests, house.intake.bytes, house.published) == (2, 90_000, 0)
+    for room in others:
+        house.intake.close(room)
+    assert await house.answers(Client(house.token("ann"), EVENTS).ends()) == (200, "")
+
+
+async def test_a_publisher_that_sends_nothing_stops_nobody_else(house: House) -> None:
+    """Whoever opens request after request and sends none of them is refused; another publisher is answered."""
+    slow = [Client(house.token("eve"), EVENTS[:1]) for _ in range(6)]
+    asking = [asyncio.ensure_future(house.answers(client)) for client in slow]
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            for client in slow:
+                await client.waits.wait()
+        assert house.intake.requests == 2
+        assert await house.answers(Client(house.token("ann"), EVENTS).ends()) == (200, "")
+    finally:
+        for task in asking:
+            task.cancel()
+        await asyncio.wait(asking)
+    assert {code for _, code in house.audited} == {"overloaded", ""}
+
+
+REFUSED = {
+    "wrong token": (401, "invalid_token"),
+    "viewer": (403, "forbidden"),
+    "in debt": (429, "publish_rate_limited"),
+}
+
+
+@pytest.mark.parametrize("who", REFUSED)
+@pytest.mark.parametrize("body", ["too large", "too slow", "cut off"])
+async def test_the_reason_of_a_refusal_is_not_what_is_wrong_with_the_body(
+    house: House, monkeypatch: pytest.MonkeyPatch, who: str, body: str
+) -> None:
+    """Whoever may not publish is told so, whatever its request would have been, and is noted so."""
+    monkeypatch.setattr(posting, "BODY_SECONDS", 0.05)
+    tokens = {"wrong token": "wrong", "viewer": house.token("vic", "viewer"), "in debt": house.token("ann")}
+    house.intake.charge("ann", 5000, asyncio.get_running_loop().time())
+    length = DISCARDED_BYTES + 1 if body == "too large" else None
+    client = Client(tokens[who], EVENTS, length, leaves=body == "cut off")
+    assert await house.answers(client) == REFUSED[who]
+    assert house.audited == [("refused", REFUSED[who][1])]
