@@ -123,7 +123,7 @@ class Tokens:
 
     def _verified(self, token: str, now: float) -> Identity:
         claims = _convert(self._decode(token, self._secret), _Claims)
-        if not claims.sub or len(claims.sub) > 256 or not _is_text(claims.sub):
+        if not claims.sub or len(claims.sub) > 256:
             raise InvalidToken("the token's 'sub' must be a user name of 1 to 256 characters")
         if claims.type not in (None, "access") or claims.temp:
             raise InvalidToken("this token was not made to open a connection", hint="use an access token")
@@ -143,7 +143,12 @@ class Tokens:
         if claims.permissions is not None:
             # A token may narrow its role, never widen it.
             permissions = tuple(p for p in claims.permissions if grants(known.permissions, p))
-        return Identity(claims.sub, role, permissions, _scopes(claims.scopes), claims.exp, claims.tenant)
+        identity = Identity(claims.sub, role, permissions, _scopes(claims.scopes), claims.exp, claims.tenant)
+        if not _can_be_said(identity):
+            raise InvalidToken(
+                "the token's claims hold half a character", hint=r"such as \ud800 without its other half"
+            )
+        return identity
 
     def issue_ticket(self, identity: Identity, shard: int, jti: str, now: float, address: str = "") -> str:
         ticket = Ticket(jti, now + TICKET_SECONDS, shard, identity, address)
@@ -177,7 +182,9 @@ class Tokens:
         except jwt.InvalidSignatureError:
             raise InvalidToken("the signature is wrong", hint="sign it with the gateway's secret") from None
         except (jwt.PyJWTError, ValueError, RecursionError) as error:
-            raise InvalidToken(f"it can't be read: {error}") from None
+            # PyJWT quotes the header, in which anybody may write what UTF-8 can't say.
+            reason = str(error).encode("ascii", "backslashreplace").decode()
+            raise InvalidToken(f"it can't be read: {reason}") from None
         return claims
 
 
@@ -223,10 +230,10 @@ def _convert(claims: dict[str, Any], kind: type[T]) -> T:
         raise InvalidToken(f"its claims are not what they should be: {error}") from None
 
 
-def _is_text(value: str) -> bool:
-    r"""Whether UTF-8 can say it: JSON's `\ud800` alone is half a character."""
+def _can_be_said(identity: Identity) -> bool:
+    r"""Whether UTF-8 can say all of it, as tickets and heartbeats must: JSON's `\ud800` alone is half a character."""
     try:
-        value.encode()
+        msgspec.json.encode(identity)
     except UnicodeEncodeError:
         return False
     return True
