@@ -35,6 +35,8 @@ from solowire.errors import InvalidToken
 ALGORITHM = "HS256"
 TICKET_SECONDS = 30.0
 MAX_TOKEN_BYTES = 8192
+MAX_TICKET_BYTES = 2 * MAX_TOKEN_BYTES
+"""A ticket says what its token said, and more: a shard, an address, the permissions of the role."""
 _CLOCK_SKEW_SECONDS = 5.0
 _LATEST_UNIX = 253_402_300_799  # the end of the year 9999: what comes later is no date, and most often milliseconds
 KNOWN_TOKENS = 8192
@@ -156,7 +158,7 @@ class Tokens:
 
     def redeem_ticket(self, text: str, shard: int, now: float) -> Ticket:
         """The ticket's content, if it is ours, for this shard and fresh. That it is used once is `UsedTickets`."""
-        _check_length(text)
+        _check_length(text, MAX_TICKET_BYTES)
         try:
             ticket = _decode_ticket(base64_decode(self._tickets.unsign(text.encode("ascii", "replace"))))
         except BadSignature:
@@ -175,7 +177,7 @@ class Tokens:
 
     @staticmethod
     def _decode(text: str, key: bytes) -> dict[str, Any]:
-        _check_length(text)
+        _check_length(text, MAX_TOKEN_BYTES)
         try:
             # The list of algorithms is what refuses `alg: none` and a public key used as an HMAC secret.
             claims: dict[str, Any] = jwt.decode(text, key, algorithms=[ALGORITHM], options=_UNVERIFIED)
@@ -216,11 +218,11 @@ class UsedTickets:
         self._order.append((now + TICKET_SECONDS, ticket.jti))
 
 
-def _check_length(text: str) -> None:
+def _check_length(text: str, most: int) -> None:
     if not text:
         raise InvalidToken("there is no token", code="missing_token", hint="send 'Authorization: Bearer …'")
-    if len(text) > MAX_TOKEN_BYTES:
-        raise InvalidToken(f"the token is longer than {MAX_TOKEN_BYTES} bytes")
+    if len(text) > most:
+        raise InvalidToken(f"it is longer than {most} bytes")
 
 
 def _convert(claims: dict[str, Any], kind: type[T]) -> T:

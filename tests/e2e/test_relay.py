@@ -20,6 +20,7 @@ from gateway.gateway import Gateway
 from gateway.relay import Relay
 from solowire.backplane import ShardAddress
 from solowire.serving import WebServer, listen
+from solowire.tokens import MAX_TOKEN_BYTES
 from tests.e2e.system import ANSWER_SECONDS, Session, System, open_session, refusal, running, sockets_with
 
 MSGPACK = "solowire.v1.msgpack"
@@ -65,6 +66,22 @@ async def test_a_relayed_client_gets_the_same_as_a_direct_one(system: System) ->
         assert (answer["id"], answer["subscriptions"]) == (2, ["custom.*", "zone_created"])
         assert [d["type"] for d in answer["denied"]] == ["audit_log"]
         assert (await session.ask("reply", type="stats"))["data"]["shard"] == 1
+
+
+async def test_the_longest_token_opens_a_connection_both_ways(system: System) -> None:
+    """A token of nearly 8 KB makes a ticket that is longer: it goes through the URL, and through the relay's header."""
+
+    def long(user: str) -> str:
+        return system.token(user, "viewer", scopes={"zones": ["x" * 100 + ".example"] * 54})
+
+    direct_user, relayed_user = system.user_on(0, "long-direct"), system.user_on(0, "long-relayed")
+    assert MAX_TOKEN_BYTES - 200 < len(long(direct_user)) <= MAX_TOKEN_BYTES
+    assert len((await system.negotiate(long(direct_user)))["ticket"]) > MAX_TOKEN_BYTES
+    async with (
+        system.session(long(direct_user), CUSTOM) as direct,
+        relayed(system, long(relayed_user)) as session,
+    ):
+        assert (direct.welcome["user"], session.welcome["user"]) == (direct_user, relayed_user)
 
 
 async def test_binary_passes_both_ways(system: System) -> None:

@@ -186,7 +186,7 @@ def test_a_token_that_is_not_valid_yet() -> None:
     ],
 )
 def test_claims_that_are_not_what_they_should_be(claims: dict[str, Any]) -> None:
-    """A claim of the wrong kind, or with half a character, refuses the token: it's never read as if it was not there."""
+    """A claim of the wrong kind, or with half a character, refuses the token: it is not read as if it weren't there."""
     token = signed(**claims) if claims.get("sub") != 7 else by_hand({"alg": "HS256"}, {"sub": 7, "exp": NOW + 60})
     assert response_of(refused(token))[0] == 401
 
@@ -381,6 +381,20 @@ def test_a_ticket_carries_an_identity_to_its_shard() -> None:
     text = TOKENS.issue_ticket(ALICE, 3, "t1", NOW)
     ticket = TOKENS.redeem_ticket(text, 3, NOW + TICKET_SECONDS - 0.1)
     assert (ticket.identity, ticket.jti, ticket.shard) == (ALICE, "t1", 3)
+
+
+@pytest.mark.parametrize("value", ["x", '"', "ü", "\u0001", "\U0001f600"])
+def test_the_longest_token_makes_a_ticket_that_is_taken(value: str) -> None:
+    """A ticket says more than the token it is made for, and is good all the same; what is longer yet is refused."""
+    claims: dict[str, Any] = {"sub": "a" * 256, "is_admin": True, "role": None, "tenant": value * 256}
+    zones = [value]
+    while len(token := signed(**claims, scopes={"zones": [*zones, value * 20]})) <= MAX_TOKEN_BYTES:
+        zones.append(value * 20)
+    token = signed(**claims, scopes={"zones": zones})
+    identity = TOKENS.identify(token, NOW)
+    text = TOKENS.issue_ticket(identity, 10**9, "t" * 16, NOW, "2001:db8:ffff:ffff:ffff:ffff:ffff:ffff")
+    assert TOKENS.redeem_ticket(text, 10**9, NOW).identity == identity
+    ticket_refused("a" * (2 * MAX_TOKEN_BYTES + 1), "invalid_token")
 
 
 def test_an_expired_ticket() -> None:
