@@ -286,19 +286,22 @@ class App:
         }
 
     def _need_admin(self, scope: Scope, now: float) -> None:
+        about = {"path": scope["path"], "address": _peer(scope)}
+        if _header(scope, ASKED_BY.encode()):
+            about["via"] = "gateway"  # as the peer says
         try:
             identity = self._tokens.identify(bearer(_header(scope, b"authorization")), now + self._shard.wall_offset)
+            about |= {"user": identity.user, "role": identity.role}
             if not identity.may("admin"):
                 raise Refused(403, "forbidden", "statistics are for administrators", "")
         except RequestError as error:
             refusal = self._told(error, scope, now)
-            self._audit("refused", action="administer", code=refusal.code, path=scope["path"], address=_peer(scope))
+            self._audit("refused", action="administer", code=refusal.code, **about)
             try:
                 raise refusal from None
             finally:
                 del refusal  # else it would hold this frame, which holds it, until the collector comes
-        if not _header(scope, ASKED_BY.encode()):
-            self._audit("administered", user=identity.user, action="stats", path=scope["path"], address=_peer(scope))
+        self._audit("administered", action="stats", **about)
 
 
 def _peer(scope: Scope) -> str:
