@@ -6,6 +6,9 @@ JWT takes 90). It is signed with a key derived from the secret, so that neither 
 seconds, names its shard, and is good for one use: `UsedTickets` remembers those seen until they would have expired
 anyway.
 
+What it keeps true: nobody is anybody but by a signature made with the secret, and only until that ends; a token never
+gives more than its role has; what a token says, JSON in UTF-8 can say, too.
+
 Nothing here reads a clock: the time, unix seconds, is an argument, and so PyJWT's own look at `exp` is switched off.
 
 A token that has proved somebody is remembered until it expires: publishers show the same one with each request, and

@@ -1,5 +1,8 @@
 """A shard's ASGI application, and the seam to Granian beneath it.
 
+What it keeps true: the shard hears of the end of each whom it admitted, whatever ends it: by `abandon` before the
+connection is open, by `gone` after that. Each refusal and each administrator's question is told to the audit log.
+
 `send()` of Granian starts at once and returns an awaitable; awaiting it is what would cost (design, section 6). It is
 kept, and asked `.done()` before the next one: one that isn't is the backpressure signal, and there is no other.
 """
