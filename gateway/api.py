@@ -251,7 +251,7 @@ def _totals(answer: Answer) -> Totals:
 def _shard(report: ShardReport) -> dict[str, Any]:
     return {
         "shard": report.address.index,
-        "address": f"{report.address.host}:{report.address.port}",
+        "address": report.address.authority,
         "in_flight": report.in_flight,
         "behind": report.behind,
         "draining": report.draining,

@@ -77,7 +77,7 @@ class Negotiation:
         token = _bearer(headers) or _query_token(scope, headers)
         shard, ticket = await self._gateway.place(token, self._gateway.addresses.of(scope))
         return {
-            "x-solowire-upstream": f"{shard.host}:{shard.port}",
+            "x-solowire-upstream": shard.authority,
             "x-solowire-shard": str(shard.index),
             "x-solowire-ticket": ticket,
         }

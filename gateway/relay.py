@@ -16,7 +16,7 @@ from urllib.parse import parse_qs
 
 import structlog
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, ProtocolError
+from websockets.exceptions import ConnectionClosed, InvalidStatus, ProtocolError, WebSocketException
 from websockets.frames import Close
 from websockets.typing import Subprotocol
 
@@ -100,7 +100,7 @@ class Relay:
         offered = [Subprotocol(name) for name in scope["subprotocols"]]
         try:
             return await connect(
-                f"ws://{address.host}:{address.port}/ws",
+                f"ws://{address.authority}/ws",
                 additional_headers={"x-solowire-ticket": ticket, "x-solowire-relayed": "1"},
                 subprotocols=[s for s in offered if s in SUBPROTOCOLS] or offered or None,
                 compression=None,
@@ -114,7 +114,7 @@ class Relay:
             )
         except InvalidStatus:
             raise
-        except (OSError, TimeoutError, InvalidHandshake) as error:
+        except (OSError, TimeoutError, WebSocketException) as error:
             log.warning("shard_unreachable", shard=address.index, error=str(error))
             raise Refused(503, "shard_away", f"shard {address.index} can't be reached", "", retry_after=1) from None
 

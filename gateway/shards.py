@@ -59,7 +59,7 @@ class Shards:
 
     async def _get(self, shard: ShardAddress, path: str, token: str) -> Mapping[str, Any] | None:
         """What the shard answers; None for its 404. Raises Refused."""
-        url = f"http://{_bracketed(shard.host)}:{shard.port}{path}"
+        url = f"http://{shard.authority}{path}"
         try:
             answer = await self._http.get(url, headers={"authorization": f"Bearer {token}", ASKED_BY: "gateway"})
             if answer.status_code == 404:
@@ -74,7 +74,3 @@ class Shards:
         if not isinstance(body, dict):
             raise Refused(502, "shard_unclear", f"shard {shard.index} answers {answer.status_code}", "")
         return body
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

@@ -1,8 +1,11 @@
 """What the router says about the system: the numbers of all processes, and when they are alarming.
 
+What it keeps true: what the log lines and the events say of one look are the same numbers; an event of the router's own
+is checked like anybody's; and what it remembers has a bound, MARKS moments of the log beside what `router.alerts` does.
+
 It is asked twice a second and returns what to say: events of the router's own (`system_alert` to administrators,
 `gateway_stats` each `stats_every` seconds, one for each shard and one for `all`), and which shards are to log a
-diagnosis. Log lines it writes itself, with the same numbers.
+diagnosis. Log lines it writes itself.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ from solowire.settings import Settings
 
 REFUSALS_A_SECOND = 5
 ASKED_BY = "x-solowire-asked-by"
-"""The header with which a gateway asks a shard for an administrator: it has written the line about it already."""
+"""The header with which a gateway asks a shard for an administrator: it has written a line about it, too."""
 REOPEN_SECONDS = 1.0
 CLOSE_SECONDS = 1.0
 GATHER_SECONDS = 0.05

@@ -40,6 +40,12 @@ class ShardAddress(_Message):
     port: int
     boot: str
 
+    @property
+    def authority(self) -> str:
+        """Host and port as a URL has them (RFC 3986, section 3.2): an IPv6 address stands in brackets."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
 
 class ShardStats(_Message):
     """One second's word of a shard about itself. Totals since its start, unless they are states.

@@ -5,8 +5,9 @@
 
 What it keeps true: nothing here waits. A send that ZeroMQ would have to block on, or to hold for a peer that isn't
 there, returns False and is the caller's to repeat: the log is the buffer, not the socket. A socket's file descriptor
-is edge-triggered, so after every send the socket is looked at again; a turn takes a bounded number of messages, so
-that a flood leaves room for everything else in the loop, and so has it in bytes.
+is edge-triggered, so after every send the socket is looked at again, and a message that can't be handled ends no turn;
+a turn takes a bounded number of messages, so that a flood leaves room for everything else in the loop, and so has it
+in bytes.
 
 What bounds the memory of these queues is not ZeroMQ's high-water mark, which counts messages of up to some megabytes,
 but what is ever under way: from a gateway its `publish_held_bytes`, to a shard `router.dispatch`'s BYTES_UNDER_WAY.
@@ -85,7 +86,10 @@ class _Socket:
                 parts = self._socket.recv_multipart(_NOBLOCK)
             except zmq.Again:
                 return
-            self._received(parts)
+            try:
+                self._received(parts)
+            except Exception:  # the turn goes on: no edge tells of what has come behind it
+                log.exception("backplane_message_failed")
             if self._socket.closed:
                 return
             size += len(parts[-1])

@@ -73,15 +73,17 @@ class Link:
         now = self._loop.time()
         if now - self._due > backplane.HEARTBEAT_SECONDS:
             self._heard_at += now - self._due
-        hello = self._hello()
-        if self.router_alive:
-            self.send(Heartbeat(hello.boot, self._stats(), self._slots()))
-            pause = backplane.HEARTBEAT_SECONDS * random.uniform(0.9, 1.1)  # noqa: S311
-        else:
-            # Until the router is there, look for it more often than one beats: a start should take no second longer.
-            pause = backplane.HEARTBEAT_SECONDS if self.send(hello) else 0.05
-        self._due = now + pause
-        self._timer = self._loop.call_at(self._due, self._beat)
+        pause = backplane.HEARTBEAT_SECONDS * random.uniform(0.9, 1.1)  # noqa: S311
+        try:
+            hello = self._hello()
+            if self.router_alive:
+                self.send(Heartbeat(hello.boot, self._stats(), self._slots()))
+            elif not self.send(hello):
+                # Until the router is there, look for it more often than one beats: a start takes no second longer.
+                pause = 0.05
+        finally:  # a beat that fails is not the last one
+            self._due = now + pause
+            self._timer = self._loop.call_at(self._due, self._beat)
 
     def _take(self, raw: bytes) -> None:
         try:

@@ -6,6 +6,9 @@ JWT takes 90). It is signed with a key derived from the secret, so that neither 
 seconds, names its shard, and is good for one use: `UsedTickets` remembers those seen until they would have expired
 anyway.
 
+What it keeps true: nobody is anybody but by a signature made with the secret, and only until that ends; a token never
+gives more than its role has; what a token says, JSON in UTF-8 can say, too.
+
 Nothing here reads a clock: the time, unix seconds, is an argument, and so PyJWT's own look at `exp` is switched off.
 
 A token that has proved somebody is remembered until it expires: publishers show the same one with each request, and
@@ -35,6 +38,8 @@ from solowire.errors import InvalidToken
 ALGORITHM = "HS256"
 TICKET_SECONDS = 30.0
 MAX_TOKEN_BYTES = 8192
+MAX_TICKET_BYTES = 2 * MAX_TOKEN_BYTES
+"""A ticket says what its token said, and more: a shard, an address, the permissions of the role."""
 _CLOCK_SKEW_SECONDS = 5.0
 _LATEST_UNIX = 253_402_300_799  # the end of the year 9999: what comes later is no date, and most often milliseconds
 KNOWN_TOKENS = 8192
@@ -123,7 +128,7 @@ class Tokens:
 
     def _verified(self, token: str, now: float) -> Identity:
         claims = _convert(self._decode(token, self._secret), _Claims)
-        if not claims.sub or len(claims.sub) > 256 or not _is_text(claims.sub):
+        if not claims.sub or len(claims.sub) > 256:
             raise InvalidToken("the token's 'sub' must be a user name of 1 to 256 characters")
         if claims.type not in (None, "access") or claims.temp:
             raise InvalidToken("this token was not made to open a connection", hint="use an access token")
@@ -143,7 +148,12 @@ class Tokens:
         if claims.permissions is not None:
             # A token may narrow its role, never widen it.
             permissions = tuple(p for p in claims.permissions if grants(known.permissions, p))
-        return Identity(claims.sub, role, permissions, _scopes(claims.scopes), claims.exp, claims.tenant)
+        identity = Identity(claims.sub, role, permissions, _scopes(claims.scopes), claims.exp, claims.tenant)
+        if not _can_be_said(identity):
+            raise InvalidToken(
+                "the token's claims hold half a character", hint=r"such as \ud800 without its other half"
+            )
+        return identity
 
     def issue_ticket(self, identity: Identity, shard: int, jti: str, now: float, address: str = "") -> str:
         ticket = Ticket(jti, now + TICKET_SECONDS, shard, identity, address)
@@ -151,7 +161,7 @@ class Tokens:
 
     def redeem_ticket(self, text: str, shard: int, now: float) -> Ticket:
         """The ticket's content, if it is ours, for this shard and fresh. That it is used once is `UsedTickets`."""
-        _check_length(text)
+        _check_length(text, MAX_TICKET_BYTES)
         try:
             ticket = _decode_ticket(base64_decode(self._tickets.unsign(text.encode("ascii", "replace"))))
         except BadSignature:
@@ -170,14 +180,16 @@ class Tokens:
 
     @staticmethod
     def _decode(text: str, key: bytes) -> dict[str, Any]:
-        _check_length(text)
+        _check_length(text, MAX_TOKEN_BYTES)
         try:
             # The list of algorithms is what refuses `alg: none` and a public key used as an HMAC secret.
             claims: dict[str, Any] = jwt.decode(text, key, algorithms=[ALGORITHM], options=_UNVERIFIED)
         except jwt.InvalidSignatureError:
             raise InvalidToken("the signature is wrong", hint="sign it with the gateway's secret") from None
         except (jwt.PyJWTError, ValueError, RecursionError) as error:
-            raise InvalidToken(f"it can't be read: {error}") from None
+            # PyJWT quotes the header, in which anybody may write what UTF-8 can't say.
+            reason = str(error).encode("ascii", "backslashreplace").decode()
+            raise InvalidToken(f"it can't be read: {reason}") from None
         return claims
 
 
@@ -209,11 +221,11 @@ class UsedTickets:
         self._order.append((now + TICKET_SECONDS, ticket.jti))
 
 
-def _check_length(text: str) -> None:
+def _check_length(text: str, most: int) -> None:
     if not text:
         raise InvalidToken("there is no token", code="missing_token", hint="send 'Authorization: Bearer …'")
-    if len(text) > MAX_TOKEN_BYTES:
-        raise InvalidToken(f"the token is longer than {MAX_TOKEN_BYTES} bytes")
+    if len(text) > most:
+        raise InvalidToken(f"it is longer than {most} bytes")
 
 
 def _convert(claims: dict[str, Any], kind: type[T]) -> T:
@@ -223,10 +235,10 @@ def _convert(claims: dict[str, Any], kind: type[T]) -> T:
         raise InvalidToken(f"its claims are not what they should be: {error}") from None
 
 
-def _is_text(value: str) -> bool:
-    r"""Whether UTF-8 can say it: JSON's `\ud800` alone is half a character."""
+def _can_be_said(identity: Identity) -> bool:
+    r"""Whether UTF-8 can say all of it, as tickets and heartbeats must: JSON's `\ud800` alone is half a character."""
     try:
-        value.encode()
+        msgspec.json.encode(identity)
     except UnicodeEncodeError:
         return False
     return True

@@ -1,4 +1,7 @@
-"""How a process itself is doing: its memory, and how late its loop is."""
+"""How a process itself is doing: its memory, and how late its loop is.
+
+What it keeps true: there is always a next look, whatever fails in this one, until it is closed.
+"""
 
 from __future__ import annotations
 

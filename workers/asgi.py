@@ -1,5 +1,8 @@
 """A shard's ASGI application, and the seam to Granian beneath it.
 
+What it keeps true: the shard hears of the end of each whom it admitted, whatever ends it: by `abandon` before the
+connection is open, by `gone` after that. Each refusal and each administrator's question is told to the audit log.
+
 `send()` of Granian starts at once and returns an awaitable; awaiting it is what would cost (design, section 6). It is
 kept, and asked `.done()` before the next one: one that isn't is the backpressure signal, and there is no other.
 """
@@ -286,19 +289,22 @@ class App:
         }
 
     def _need_admin(self, scope: Scope, now: float) -> None:
+        about = {"path": scope["path"], "address": _peer(scope)}
+        if _header(scope, ASKED_BY.encode()):
+            about["via"] = "gateway"  # as the peer says
         try:
             identity = self._tokens.identify(bearer(_header(scope, b"authorization")), now + self._shard.wall_offset)
+            about |= {"user": identity.user, "role": identity.role}
             if not identity.may("admin"):
                 raise Refused(403, "forbidden", "statistics are for administrators", "")
         except RequestError as error:
             refusal = self._told(error, scope, now)
-            self._audit("refused", action="administer", code=refusal.code, path=scope["path"], address=_peer(scope))
+            self._audit("refused", action="administer", code=refusal.code, **about)
             try:
                 raise refusal from None
             finally:
                 del refusal  # else it would hold this frame, which holds it, until the collector comes
-        if not _header(scope, ASKED_BY.encode()):
-            self._audit("administered", user=identity.user, action="stats", path=scope["path"], address=_peer(scope))
+        self._audit("administered", action="stats", **about)
 
 
 def _peer(scope: Scope) -> str:

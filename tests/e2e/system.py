@@ -272,6 +272,16 @@ def sign(secret: str, user: str, role: str = "admin", ttl: float = 600, **claims
     return jwt.encode({"sub": user, "role": role, "exp": now + ttl, **claims}, secret, "HS256")
 
 
+def has_ipv6() -> bool:
+    """Whether this machine has ::1."""
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
 def environment(settings: Mapping[str, object] | None = None) -> dict[str, str]:
     """This process's environment without any setting of Solowire's but `settings`."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("SOLOWIRE_")}

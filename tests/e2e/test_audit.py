@@ -90,10 +90,15 @@ async def test_what_people_do_is_in_it_and_what_is_secret_is_not(system: System)
     await told(system, "administered", user="root", action="stats_shard", shard=0, role="admin")
     await told(system, "administered", user="root", action="drain", shard=9)
     await told(system, "draining", user="root", shard=9, users=None)  # the router: it is the one that does it
-    assert len(lines(system, "administered", user="root")) == 3  # of what a person asks there is one line
+    # The shards say what the gateway asks them: both about the user, whom none has any more, and one about itself.
+    for shard in (0, 1):
+        await told(system, "administered", user="root", path=f"/stats/users/{user}", shard=shard, via="gateway")
+    await told(system, "administered", user="root", path="/stats", shard=0, via="gateway")
     async with system.http(secrets[2]) as http:
-        assert (await http.get(f"http://127.0.0.1:{system.port + 1}/stats")).status_code == 200
-    await told(system, "administered", user="root", action="stats", path="/stats", shard=0)
+        assert (await http.get(f"http://127.0.0.1:{system.port + 2}/stats")).status_code == 200
+    await told(system, "administered", user="root", role="admin", action="stats", path="/stats", shard=1)
+    # Of what a person asks there is one line that says where, and not who passed it on.
+    assert sum("via" not in line for line in lines(system, "administered", user="root")) == 4
     await refusal(f"ws://127.0.0.1:{system.port}/ws?token={secrets[0]}x")
     await told(system, "refused", action="relay", code="invalid_token")
 

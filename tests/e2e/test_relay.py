@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,7 +21,17 @@ from gateway.gateway import Gateway
 from gateway.relay import Relay
 from solowire.backplane import ShardAddress
 from solowire.serving import WebServer, listen
-from tests.e2e.system import ANSWER_SECONDS, Session, System, open_session, refusal, running, sockets_with
+from solowire.tokens import MAX_TOKEN_BYTES
+from tests.e2e.system import (
+    ANSWER_SECONDS,
+    Session,
+    System,
+    has_ipv6,
+    open_session,
+    refusal,
+    running,
+    sockets_with,
+)
 
 MSGPACK = "solowire.v1.msgpack"
 JSON = "solowire.v1.json"
@@ -65,6 +76,22 @@ async def test_a_relayed_client_gets_the_same_as_a_direct_one(system: System) ->
         assert (answer["id"], answer["subscriptions"]) == (2, ["custom.*", "zone_created"])
         assert [d["type"] for d in answer["denied"]] == ["audit_log"]
         assert (await session.ask("reply", type="stats"))["data"]["shard"] == 1
+
+
+async def test_the_longest_token_opens_a_connection_both_ways(system: System) -> None:
+    """A token of nearly 8 KB makes a ticket that is longer: it goes through the URL, and through the relay's header."""
+
+    def long(user: str) -> str:
+        return system.token(user, "viewer", scopes={"zones": ["x" * 100 + ".example"] * 54})
+
+    direct_user, relayed_user = system.user_on(0, "long-direct"), system.user_on(0, "long-relayed")
+    assert MAX_TOKEN_BYTES - 200 < len(long(direct_user)) <= MAX_TOKEN_BYTES
+    assert len((await system.negotiate(long(direct_user)))["ticket"]) > MAX_TOKEN_BYTES
+    async with (
+        system.session(long(direct_user), CUSTOM) as direct,
+        relayed(system, long(relayed_user)) as session,
+    ):
+        assert (direct.welcome["user"], session.welcome["user"]) == (direct_user, relayed_user)
 
 
 async def test_binary_passes_both_ways(system: System) -> None:
@@ -133,9 +160,10 @@ async def test_close_codes_and_reasons_pass_through(system: System, relaying: Sy
 class Upstream:
     """The gateway and the shard behind a relay that runs here, so that a test sees what the shard is told."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1") -> None:
         self.accepted: asyncio.Queue[ServerConnection] = asyncio.Queue()
-        self.address = ShardAddress(0, "127.0.0.1", 0, "boot")
+        self.host = host
+        self.address = ShardAddress(0, host, 0, "boot")
         self.addresses = Addresses()
         self.relay = Relay(cast(Gateway, self), stalled_s=ANSWER_SECONDS)
 
@@ -148,8 +176,8 @@ class Upstream:
             self.accepted.put_nowait(shard)
             await shard.wait_closed()
 
-        async with asyncio.timeout(ANSWER_SECONDS), serve(accept, "127.0.0.1", 0) as server:
-            self.address = ShardAddress(0, "127.0.0.1", next(iter(server.sockets)).getsockname()[1], "boot")
+        async with asyncio.timeout(ANSWER_SECONDS), serve(accept, self.host, 0) as server:
+            self.address = ShardAddress(0, self.host, next(iter(server.sockets)).getsockname()[1], "boot")
             yield self
 
     async def told(self) -> tuple[int | None, str | None]:
@@ -157,6 +185,22 @@ class Upstream:
         shard = await self.accepted.get()
         await shard.wait_closed()
         return shard.close_code, shard.close_reason
+
+
+async def relay_answers(upstream: Upstream, end: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What the relay sends to a client that goes at once, with what Granian says of its end."""
+    heard = iter([{"type": "websocket.connect"}, {"type": "websocket.disconnect", **end}])
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return next(heard)
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    scope = {"path": "/ws", "headers": [], "query_string": b"token=t", "subprotocols": []}
+    await upstream.relay(scope, receive, send)
+    return sent
 
 
 @pytest.mark.parametrize("code", [1000, 1001, 3000, 4321])
@@ -191,17 +235,24 @@ async def test_close_codes_pass_upward(code: int) -> None:
 async def test_a_cut_connection_is_cut_on_the_shard_too(end: dict[str, Any], told: tuple[int, str]) -> None:
     """A code that can be said is passed on with its reason; a connection that was cut did not say good-bye there."""
     async with Upstream().running() as upstream:
-        heard = iter([{"type": "websocket.connect"}, {"type": "websocket.disconnect", **end}])
-
-        async def receive() -> dict[str, Any]:
-            return next(heard)
-
-        async def send(message: dict[str, Any]) -> None:
-            pass
-
-        scope = {"path": "/ws", "headers": [], "query_string": b"token=t", "subprotocols": []}
-        await upstream.relay(scope, receive, send)
+        await relay_answers(upstream, end)
         assert await upstream.told() == told
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no ::1")
+async def test_a_shard_with_an_ipv6_address_is_reached() -> None:
+    """A shard that advertises a bare IPv6 address is relayed to like any other."""
+    async with Upstream("::1").running() as upstream:
+        assert [m["type"] for m in await relay_answers(upstream, {"code": 1001})] == ["websocket.accept"]
+        assert (await upstream.told())[0] == 1001
+
+
+async def test_a_shard_at_no_address_is_away() -> None:
+    """A shard that doesn't say where it is can't be reached, and the client is told that."""
+    upstream = Upstream()
+    upstream.address = ShardAddress(0, "", 1, "boot")
+    start, body = await relay_answers(upstream, {})
+    assert (start["status"], json.loads(body["body"])["code"]) == (503, "shard_away")
 
 
 @pytest.mark.parametrize("megabytes", [1, 20])

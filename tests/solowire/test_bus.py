@@ -243,6 +243,25 @@ async def test_a_message_in_parts_is_counted_and_dropped(zmq_bus: Bus, logged: l
         context.term()
 
 
+async def test_a_message_that_cant_be_handled_holds_up_none_behind_it(zmq_bus: Bus, logged: list[Any]) -> None:
+    """An exception in the callback is an error in the log, and what came along with that message is taken."""
+    got: list[bytes] = []
+
+    def take(peer: bytes, payload: bytes) -> None:
+        if payload == b"bad":
+            raise RuntimeError("a fault of ours")
+        got.append(payload)
+
+    zmq_bus.open.append(Hub(zmq_bus.address, take))
+    spoke, _ = zmq_bus.spoke(b"shard-0")
+    await until(lambda: spoke.send(b"first"), "the spoke is connected")
+    for _ in range(500):
+        assert spoke.send(b"bad")
+    assert spoke.send(b"last")
+    await until(lambda: got == [b"first", b"last"], "the last one is taken")
+    assert [(e["event"], e["log_level"]) for e in logged] == [("backplane_message_failed", "error")] * 500
+
+
 async def test_after_its_close_a_socket_takes_nothing(bus: Bus) -> None:
     """A send in the moment of stopping is refused like any other that can't be taken; closing twice is nothing."""
     hub = bus.hub()

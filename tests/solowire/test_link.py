@@ -128,6 +128,20 @@ async def test_it_beats_with_its_numbers(talk: Talk) -> None:
     assert talk.count(Hello) == 1
 
 
+async def test_a_beat_that_fails_is_not_the_last(talk: Talk) -> None:
+    """Numbers that can't be told are not, and it beats on: the next ones arrive."""
+    failed = asyncio.Event()
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: failed.set())
+    talk.answering = True
+    talk.start_hub()
+    talk.start_link()
+    await until(lambda: talk.count(Heartbeat), "a heartbeat")
+    talk.stats = ShardStats(groups={"\ud800": 1})
+    await asyncio.wait_for(failed.wait(), 30.0)
+    talk.stats = ShardStats(connections=2)
+    await until(lambda: Heartbeat("boot-1", ShardStats(connections=2)) in talk.heard, "the new numbers")
+
+
 async def test_it_introduces_itself_when_asked(talk: Talk) -> None:
     """A router that has restarted asks who it is, and gets a hello as of now."""
     talk.start_hub()

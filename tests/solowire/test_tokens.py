@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from solowire.access import ROLES, Identity
 from solowire.errors import InvalidToken
+from solowire.problems import response_of
 from solowire.ring import Ring
 from solowire.tokens import (
     KNOWN_TOKEN_BYTES,
@@ -168,6 +169,11 @@ def test_a_token_that_is_not_valid_yet() -> None:
         {"sub": 7},
         {"sub": "\ud800"},
         {"sub": "ann\udcff"},
+        {"tenant": "\ud800"},
+        {"role": "\ud800"},
+        {"role": "admin", "permissions": ["dns.read", "\ud800"]},
+        {"scopes": {"zones": ["a.org", "\ud800"]}},
+        {"scopes": {"\ud800": ["a.org"]}},
         {"role": "nosuch"},
         {"role": ["admin"]},
         {"exp": "tomorrow"},
@@ -180,8 +186,9 @@ def test_a_token_that_is_not_valid_yet() -> None:
     ],
 )
 def test_claims_that_are_not_what_they_should_be(claims: dict[str, Any]) -> None:
-    """A claim of the wrong kind refuses the token: it is never read as if it were not there."""
-    refused(signed(**claims) if claims.get("sub") != 7 else by_hand({"alg": "HS256"}, {"sub": 7, "exp": NOW + 60}))
+    """A claim of the wrong kind, or with half a character, refuses the token: it is not read as if it weren't there."""
+    token = signed(**claims) if claims.get("sub") != 7 else by_hand({"alg": "HS256"}, {"sub": 7, "exp": NOW + 60})
+    assert response_of(refused(token))[0] == 401
 
 
 @pytest.mark.parametrize("name", ["Zones", "zonez", "ZONE", " zone", "", "x" * 1000])
@@ -222,12 +229,14 @@ def test_a_signed_payload_that_is_no_claims(payload: object) -> None:
         {"alg": "HS256", "crit": ["x"]},
         {"alg": "HS256", "b64": False},
         {"alg": "HS256", "kid": 7},
+        {"alg": "HS256", "crit": ["\ud800"]},
     ],
-    ids=str,
+    ids=ascii,
 )
 def test_a_header_that_is_no_header(header: object) -> None:
-    """A header that says strange things refuses the token, whatever its signature."""
-    refused(by_hand(header, {"sub": "alice", "role": "admin", "exp": NOW + 60}))
+    """A header that says strange things refuses the token, whatever its signature, in words that HTTP can carry."""
+    error = refused(by_hand(header, {"sub": "alice", "role": "admin", "exp": NOW + 60}))
+    assert response_of(error)[0] == 401
 
 
 def test_the_legacy_claim_of_admins() -> None:
@@ -278,27 +287,38 @@ def test_any_text_is_refused(text: str) -> None:
         TOKENS.redeem_ticket(text, 0, NOW)
 
 
+any_text = st.text(st.characters(), max_size=10) | st.text(st.characters(categories=["Cs", "Ll"]), max_size=5)
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=10),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | any_text,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(any_text, inner, max_size=3),
     max_leaves=5,
 )
+texts = st.lists(any_text, max_size=2)
+likely_claims = st.fixed_dictionaries(
+    {"role": st.sampled_from(sorted(ROLES))},
+    optional={
+        "tenant": any_text,
+        "permissions": texts,
+        "scopes": st.dictionaries(st.just("zone") | any_text, texts, max_size=1),
+    },
+)
 claim_names = st.sampled_from(
-    ["sub", "exp", "nbf", "iat", "jti", "aud", "iss", "role", "permissions", "scopes", "temp"]
+    ["sub", "exp", "nbf", "iat", "jti", "aud", "iss", "role", "permissions", "scopes", "temp", "tenant", "type"]
 )
 
 
 @given(
     st.dictionaries(st.sampled_from(["alg", "typ", "crit", "b64", "kid"]), json_values, max_size=3),
-    st.dictionaries(claim_names, json_values, max_size=5),
+    st.dictionaries(claim_names, json_values, max_size=5) | likely_claims,
 )
 @settings(deadline=None, max_examples=200)
 def test_any_signed_claims_are_an_identity_or_refused(header: dict[str, Any], claims: dict[str, Any]) -> None:
-    """Correctly signed nonsense is an identity or InvalidToken, and no other error."""
+    """Correctly signed nonsense is an identity that a ticket carries, or an InvalidToken that HTTP can tell."""
     token = by_hand({"alg": "HS256", **header}, {"sub": "alice", "exp": NOW + 60, **claims})
     try:
         identity = TOKENS.identify(token, NOW)
-    except InvalidToken:
+    except InvalidToken as error:
+        response_of(error)
         return
     assert identity.expires is not None
     assert identity.expires > NOW
@@ -361,6 +381,20 @@ def test_a_ticket_carries_an_identity_to_its_shard() -> None:
     text = TOKENS.issue_ticket(ALICE, 3, "t1", NOW)
     ticket = TOKENS.redeem_ticket(text, 3, NOW + TICKET_SECONDS - 0.1)
     assert (ticket.identity, ticket.jti, ticket.shard) == (ALICE, "t1", 3)
+
+
+@pytest.mark.parametrize("value", ["x", '"', "ü", "\u0001", "\U0001f600"])
+def test_the_longest_token_makes_a_ticket_that_is_taken(value: str) -> None:
+    """A ticket says more than the token it is made for, and is good all the same; what is longer yet is refused."""
+    claims: dict[str, Any] = {"sub": "a" * 256, "is_admin": True, "role": None, "tenant": value * 256}
+    zones = [value]
+    while len(token := signed(**claims, scopes={"zones": [*zones, value * 20]})) <= MAX_TOKEN_BYTES:
+        zones.append(value * 20)
+    token = signed(**claims, scopes={"zones": zones})
+    identity = TOKENS.identify(token, NOW)
+    text = TOKENS.issue_ticket(identity, 10**9, "t" * 16, NOW, "2001:db8:ffff:ffff:ffff:ffff:ffff:ffff")
+    assert TOKENS.redeem_ticket(text, 10**9, NOW).identity == identity
+    ticket_refused("a" * (2 * MAX_TOKEN_BYTES + 1), "invalid_token")
 
 
 def test_an_expired_ticket() -> None:

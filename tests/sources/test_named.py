@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ import pytest
 from sources.follow import Follower
 from sources.query_log import Query, parse_query
 from sources.server import run_bind9
+from tests.e2e.system import has_ipv6
 from tests.sources.named import KEY_NAME, READY, ZONES, Named, find
 
 
@@ -99,15 +99,6 @@ def test_every_line_of_a_real_query_log_is_a_query(
             assert query.timestamp is not None
             age = datetime.now(UTC) - datetime.fromisoformat(query.timestamp)
             assert timedelta(seconds=-1) < age < timedelta(minutes=1)
-
-
-def has_ipv6() -> bool:
-    try:
-        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
-            probe.bind(("::1", 0))
-    except OSError:
-        return False
-    return True
 
 
 @pytest.mark.skipif(not has_ipv6(), reason="this machine has no ::1")

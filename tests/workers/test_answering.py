@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import jwt
 import pytest
 
 from solowire import client_protocol as c
 from solowire.client_protocol import MAX_MESSAGE_BYTES, Codec
 from solowire.log import Log
-from tests.workers.bench import QUERY, TOKENS, WALL, Bench
+from tests.workers.bench import QUERY, SECRET, TOKENS, WALL, Bench, comes_back
 from workers.connection import MAX_ANSWERS
 from workers.heartbeat import FREE_PONGS
 
@@ -257,6 +258,22 @@ def test_a_token_of_another_user_is_refused() -> None:
         (3, "token_expired"),
     ]
     assert connection.identity.role == "viewer"
+
+
+def test_a_token_that_proves_nothing_is_answered_whatever_it_says() -> None:
+    """Half a character in a token's header is refused like any other nonsense, at once or when its turn has come."""
+    nonsense = jwt.encode({"sub": "alice"}, SECRET, "HS256", {"crit": ["\ud800"]})
+    b = Bench(recent=Log(max_events=1))
+    for _ in range(5):
+        b.publish("custom.a")
+    connection = b.connect(subscriptions=["custom.a"])
+    b.say(connection, c.Refresh(nonsense, 1))
+    assert [(e.id, e.code) for e in b.heard(connection)] == [(1, "invalid_token")]
+    resuming = comes_back(b, 1, user="bob")
+    b.say(resuming, c.Refresh(nonsense, 2))
+    assert b.heard(resuming) == []
+    b.answer()
+    assert [(m.id, m.code) for m in b.heard(resuming) if isinstance(m, c.Error)] == [(2, "invalid_token")]
 
 
 def test_a_token_may_be_refreshed_before_hello() -> None:

@@ -91,11 +91,25 @@ async def test_wrong_tokens_of_one_address_are_refused_after_some() -> None:
     assert [line["code"] for line in site.lines if line["event"] == "refused"][2:4] == ["too_many_wrong_tokens"] * 2
 
 
-async def test_what_a_gateway_asks_is_no_second_line() -> None:
-    """Who asks a shard is written down; of what a gateway asks for somebody, the gateway has said so already."""
+async def test_who_asks_is_written_down_whoever_passes_it_on() -> None:
+    """Each question is a line with user and role; that a gateway asks is told beside it, since anybody may say so."""
     site = Site()
     token = site.bench.token("root", "admin")
-    assert await site.get("/stats", token, (b"x-solowire-asked-by", b"gateway")) == (200, "")
-    assert site.lines == []
+    asked_by_gateway = (b"x-solowire-asked-by", b"gateway")
     assert await site.get("/stats", token) == (200, "")
-    assert [(line["event"], line["user"]) for line in site.lines] == [("administered", "root")]
+    assert await site.get("/stats", token, asked_by_gateway) == (200, "")
+    line = {"event": "administered", "user": "root", "role": "admin", "action": "stats"}
+    line |= {"path": "/stats", "address": PEER}
+    assert site.lines == [line, {**line, "via": "gateway"}]
+
+
+async def test_a_question_that_is_refused_is_written_down_with_who_asked() -> None:
+    """Who is known and may not is named; of a token that proves nothing the address is what is known."""
+    site = Site()
+    assert await site.get("/stats", site.bench.token("ann", "viewer")) == (403, "forbidden")
+    assert await site.get("/stats/users/ann", "garbage") == (401, "invalid_token")
+    line = {"event": "refused", "action": "administer", "address": PEER}
+    assert site.lines == [
+        {**line, "code": "forbidden", "path": "/stats", "user": "ann", "role": "viewer"},
+        {**line, "code": "invalid_token", "path": "/stats/users/ann"},
+    ]
