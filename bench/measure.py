@@ -37,7 +37,16 @@ UNITS = {
 UNITS |= dict.fromkeys(("server CPU", "shard CPU", "router CPU", "gateway CPU", "receiver CPU", "load core"), "%")
 UNITS |= dict.fromkeys((f"{role} CPU per event" for role in ("gateway", "router", "shard")), "µs")
 UNITS |= {"CPU per frame, shard": "µs", "CPU per connect": "µs", "seconds": "s"}
-UNITS |= dict.fromkeys(("PSS per connection", "RSS per connection", "PSS per user", "RSS per user"), "KB")
+UNITS |= dict.fromkeys(
+    (
+        "PSS per connection",
+        "PSS per connection, after a heartbeat",
+        "RSS per connection",
+        "PSS per user",
+        "RSS per user",
+    ),
+    "KB",
+)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Mapping
 
 from bench.load import Http
 from bench.machine import EAGER, USUAL, LeftOut, merge_by, merging, merging_cpu, scans
@@ -13,7 +14,13 @@ from bench.report import Case
 from bench.solowire_system import Solowire
 
 STORM, IDLE = 2000, 10_000
-AS_IT_IS, MERGED = "as it is", "with same-page merging"
+LATER = "PSS per connection, after a heartbeat"
+ROWS: dict[str, Mapping[str, str]] = {
+    "as it is": {},
+    "same-page merging, the kernel's pace": USUAL,
+    "same-page merging, eager": EAGER,
+}
+"""With the pace of merging while there are heartbeats; {}: none."""
 AT_ONCE = 128
 WIRES = 8
 IDLE_S = 27.0
@@ -75,59 +82,59 @@ def idle(length: Length) -> Case:
         f"{count:,} connections of one feed to one shard, to which nothing happens but heartbeats (25 s). Memory is "
         "what all processes of the server grew by, from smaps_rollup; what the kernel holds for the sockets is not in "
         f"it. CPU is that of all processes of the server over {seconds:g} s, in which each connection has a heartbeat, "
-        "in percent of a core. With same-page merging the shard runs with `SOLOWIRE_MERGE_MEMORY=true` and the host's "
-        "merging is on with `use_zero_pages`. The memory is read, before and after, when it has been through three "
-        f"times, at a pace ({EAGER['pages_to_scan']} pages every {EAGER['sleep_millisecs']} ms) that no host needs: "
-        "what it took of CPU since the first connection is a column. CPU while idle is measured at the kernel's own "
-        f"pace ({USUAL['pages_to_scan']} pages every {USUAL['sleep_millisecs']} ms); its thread, `ksmd`, belongs to no "
-        "process, so it has a column of its own. One round each, on a server of its own.",
+        f"in percent of a core; `{LATER}` is at the end of these. With same-page merging the shard runs with "
+        "`SOLOWIRE_MERGE_MEMORY=true` and the host's merging is on with `use_zero_pages`. The memory before and after "
+        f"connecting is read when it has been through three times, eagerly ({_pace(EAGER)}); then the heartbeats come "
+        f"while it goes on at the pace of the row, the kernel's own ({_pace(USUAL)}) or that one. Its thread, `ksmd`, "
+        "belongs to no process, so its CPU has columns of its own. One round each, on a server of its own.",
     )
-    columns = [
-        "PSS per connection",
-        "PSS per connection, later",
-        "RSS per connection",
-        "PSS before, MB",
-        "PSS, MB",
-        "merged, MB",
-    ]
+    columns = ["PSS per connection", LATER, "RSS per connection", "PSS before, MB", "PSS, MB", "merged, MB"]
     columns += ["CPU while idle, %", "ksmd while idle, %", "ksmd until then, s"]
-    for name, merge in ((AS_IT_IS, False), (MERGED, True)):
+    for name, pace in ROWS.items():
         try:
-            with merging() if merge else contextlib.nullcontext():
-                found = _idle(count, seconds, quick=length.quick, merge=merge)
+            with merging() if pace else contextlib.nullcontext():
+                found = _idle(count, seconds, pace, quick=length.quick)
         except LeftOut as left_out:
             case.remarks.append(f"{name}: left out: {left_out}.")
             continue
         case.rows.append(row(name, [found], columns))
     if not length.quick:
-        for name in (AS_IT_IS, MERGED):
-            if line := case.row(name):
-                case.hold(line, "CPU while idle, %", at_most=0.5)
-            else:
-                case.cannot_hold(f"{name}: CPU while idle, %", "≤ 0.50", "left out")
-        if line := case.row(MERGED):
-            case.hold(line, "PSS per connection", at_most=30.0)
-        else:
-            case.cannot_hold(f"{MERGED}: PSS per connection", "≤ 30.0 KB", "left out")
+        for name, pace in ROWS.items():
+            _hold(case, name, "CPU while idle, %", 0.5)
+            if pace:
+                _hold(case, name, "PSS per connection", 30.0)
+                _hold(case, name, LATER, 30.0)
     return case
 
 
-def _idle(count: int, seconds: float, *, quick: bool, merge: bool) -> Round:
-    settings = {"MERGE_MEMORY": "true"} if merge else {}
+def _pace(pace: Mapping[str, str]) -> str:
+    return f"{int(pace['pages_to_scan']):,} pages every {pace['sleep_millisecs']} ms"
+
+
+def _hold(case: Case, name: str, measure: str, at_most: float) -> None:
+    if line := case.row(name):
+        case.hold(line, measure, at_most=at_most)
+    else:
+        case.cannot_hold(f"{name}: {measure}", f"≤ {at_most:g}", "left out")
+
+
+def _idle(count: int, seconds: float, pace: Mapping[str, str], *, quick: bool) -> Round:
+    """pace: of same-page merging; {}: without."""
+    settings = {"MERGE_MEMORY": "true"} if pace else {}
     if quick:
         settings["HEARTBEAT_S"] = QUICK_HEARTBEAT_S
     with Solowire(settings=settings) as system, Receiver(system.style) as receiver:
         system.connect(receiver, 10)  # what the first connection brings is not theirs
         time.sleep(SETTLE_S)
-        faults = _merged() if merge else []
+        faults = _merged() if pace else []
         before, ksmd = system.memory(), merging_cpu()
         system.connect(receiver, count, first=10)
-        if merge:
+        if pace:
             faults += _merged()
-            merge_by(USUAL)
+            merge_by(pace)
         time.sleep(SETTLE_S)
         after, ksmd_then = system.memory(), merging_cpu()
-        if merge and after.merged == before.merged:
+        if pace and after.merged == before.merged:
             faults.append("same-page merging has merged nothing of the connections")
         receiver.reset()
         spent = Spent(system, receiver)
@@ -143,13 +150,13 @@ def _idle(count: int, seconds: float, *, quick: bool, merge: bool) -> Round:
             faults.append(f"{counts.pings} heartbeats came on {count + 10} connections")
     values = {
         "PSS per connection": (after.pss - before.pss) / count / 1000,
-        "PSS per connection, later": (later.pss - before.pss) / count / 1000,
+        LATER: (later.pss - before.pss) / count / 1000,
         "RSS per connection": (after.rss - before.rss) / count / 1000,
         "PSS before, MB": before.pss / 1e6,
         "PSS, MB": after.pss / 1e6,
         "CPU while idle, %": spent.total / spent.seconds * 100,
     }
-    if merge:
+    if pace:
         values |= {
             "merged, MB": after.merged / 1e6,
             "ksmd while idle, %": ksmd_idle / spent.seconds * 100,
