@@ -122,9 +122,9 @@ class Case:
             )
         )
 
-    def cannot_hold(self, what: str, wanted: str, why: str) -> None:
-        """A target that nothing was measured for must not vanish."""
-        self.targets.append(Target(f"{self.name}: {what}", wanted, why, None))
+    def cannot_hold(self, row: str, measure: str, wanted: str, why: str) -> None:
+        """For a row that is missing: its target must not vanish."""
+        self.targets.append(Target(f"{self.name}, {row}: {measure}", wanted, why, None))
 
     @property
     def void(self) -> bool:

@@ -115,7 +115,7 @@ def _hold(case: Case, name: str, measure: str, at_most: float) -> None:
     if line := case.row(name):
         case.hold(line, measure, at_most=at_most)
     else:
-        case.cannot_hold(f"{name}: {measure}", f"≤ {at_most:g}", "left out")
+        case.cannot_hold(name, measure, f"≤ {at_most:g}", "left out")
 
 
 def _idle(count: int, seconds: float, pace: Mapping[str, str], *, quick: bool) -> Round:

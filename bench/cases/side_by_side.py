@@ -116,7 +116,7 @@ def hold_lead(case: Case, name: str, *, at_least: float | None = None, at_most: 
         case.hold(line, AHEAD, at_least=at_least, at_most=at_most)
     else:
         wanted = f"≥ {at_least:.2f}" if at_least is not None else f"≤ {at_most:.2f}"
-        case.cannot_hold(f"{name}: {AHEAD}", wanted, "left out")
+        case.cannot_hold(name, AHEAD, wanted, "left out")
 
 
 # ---------------------------------------------------------------- one event at a time

@@ -70,7 +70,7 @@ def shards(length: Length) -> Case:
         _beside_one(case, _shards(count), rounds, "CPU per delivery", _shards(1), ["CPU per delivery", *COLUMNS])
     if len(SERVER_CORES) < SHARD_CORES:
         why = f"not measurable: {len(SERVER_CORES)} server core{'s' * (len(SERVER_CORES) > 1)}"
-        case.cannot_hold(f"{_shards(2)} at most: {OVER_ONE}", f"≥ {TWO_SHARDS:.2f}", why)
+        case.cannot_hold(f"{_shards(2)} at most", OVER_ONE, f"≥ {TWO_SHARDS:.2f}", why)
         return case
     for count in (1, 2):
         rounds = _most(length, count)

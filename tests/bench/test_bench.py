@@ -55,7 +55,7 @@ def test_an_unknown_case_is_one_line() -> None:
 def test_a_target_that_nothing_was_measured_for_is_no_success(monkeypatch: pytest.MonkeyPatch) -> None:
     """The status is 1 where a target could not be held, though no row is void, and 0 where there is none."""
     unheld, empty = Case("unheld", "about"), Case("empty", "about")
-    unheld.cannot_hold("2 shards", "≥ 1.80", "not measurable")
+    unheld.cannot_hold("2 shards", "events/s", "≥ 1.80", "not measurable")
     monkeypatch.setattr(program, "CASES", {case.name: lambda _, case=case: case for case in (unheld, empty)})
     assert program.run(["unheld"], quick=True, out=None, json=None) == 1
     assert program.run(["empty"], quick=True, out=None, json=None) == 0

@@ -46,5 +46,5 @@ def test_a_peer_that_is_left_out_keeps_its_target() -> None:
     hold_lead(case, "NATS × 100", at_most=1 / 3)
     assert [target.met for target in case.targets] == [None, None]
     page = markdown([case], {})
-    assert f"| peers: NATS × 100: {AHEAD} | ≥ 2.00 | left out | void |" in page
-    assert f"| peers: NATS × 100: {AHEAD} | ≤ 0.33 | left out | void |" in page
+    assert f"| peers, NATS × 100: {AHEAD} | ≥ 2.00 | left out | void |" in page
+    assert f"| peers, NATS × 100: {AHEAD} | ≤ 0.33 | left out | void |" in page
