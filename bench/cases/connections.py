@@ -76,15 +76,16 @@ def storm(length: Length) -> Case:
 
 def idle(length: Length) -> Case:
     """Ten thousand idle connections: memory and CPU, with and without same-page merging."""
-    count, seconds = (2000, 5.0) if length.quick else (IDLE, IDLE_S)
+    count, seconds, heartbeat = (2000, 5.0, QUICK_HEARTBEAT_S) if length.quick else (IDLE, IDLE_S, "25")
     case = Case(
         "idle",
-        f"{count:,} connections of one feed to one shard, to which nothing happens but heartbeats (25 s). Memory is "
-        "what all processes of the server grew by, from smaps_rollup; what the kernel holds for the sockets is not in "
-        f"it. CPU is that of all processes of the server over {seconds:g} s, in which each connection has a heartbeat, "
-        f"in percent of a core; `{LATER}` is at the end of these. With same-page merging the shard runs with "
-        "`SOLOWIRE_MERGE_MEMORY=true` and the host's merging is on with `use_zero_pages`. The memory before and after "
-        f"connecting is read when it has been through three times, eagerly ({_pace(EAGER)}); then the heartbeats come "
+        f"{count:,} connections of one feed to one shard, to which nothing happens but heartbeats ({heartbeat} s). "
+        "Memory is what all processes of the server grew by, from smaps_rollup; what the kernel holds for the sockets "
+        f"is not in it. CPU is that of all processes of the server over {seconds:g} s, in which each connection has a "
+        f"heartbeat, in percent of a core; `{LATER}` is at the end of these. With same-page merging the shard runs "
+        "with `SOLOWIRE_MERGE_MEMORY=true` and the host's merging is on with `use_zero_pages`. The memory before and "
+        f"after connecting is read when it has been through three times, eagerly ({_pace(EAGER)}), before most "
+        "connections have had a heartbeat; a client's answer to that makes its read buffer anew. The heartbeats come "
         f"while it goes on at the pace of the row, the kernel's own ({_pace(USUAL)}) or that one. Its thread, `ksmd`, "
         "belongs to no process, so its CPU has columns of its own. One round each, on a server of its own.",
     )
