@@ -1,12 +1,13 @@
 """`python -m bench [CASE …] [--list] [--quick] [--out FILE] [--json FILE]`: the figures of docs/performance.md.
 
-Exit status: 0; 1 if a row is void or a target missed; 2 if a case could not run at all.
+Exit status: 0; 1 if a row is void, or a target missed or not to be held; 2 if a case could not run at all.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable
@@ -16,7 +17,8 @@ from bench import peers
 from bench.cases import connections, fanout, ingest, recovery, side_by_side, streams
 from bench.machine import LOAD_CORES, BenchError
 from bench.measure import FULL, QUICK, Length
-from bench.report import Case, environment, write
+from bench.report import NOTES, Case, environment, write
+from bench.solowire_system import LIMITS
 
 RunCase = Callable[[Length], Case]
 CASES: dict[str, RunCase] = {
@@ -30,6 +32,7 @@ CASES: dict[str, RunCase] = {
     "codecs": streams.codecs,
     "storm": connections.storm,
     "idle": connections.idle,
+    "ingest": ingest.ingest,
     "journal": ingest.journal,
     "router": ingest.router,
     "resume": recovery.resume,
@@ -56,12 +59,15 @@ def main() -> int:
         parser.error(f"no such case: {unknown[0]}; there are {', '.join(CASES)}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that servers are stopped
     os.sched_setaffinity(0, LOAD_CORES)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # servers and receivers inherit it
     return run(chosen.case or list(CASES), chosen.quick, chosen.out, chosen.json)
 
 
 def run(names: list[str], quick: bool, out: Path | None, json: Path | None) -> int:
     beside = any(name.startswith("peers") for name in names)
     facts = environment(["python -m bench", *sys.argv[1:]], quick, peers.versions() if beside else {})
+    facts["Solowire's settings"] = " ".join(f"`SOLOWIRE_{name}={value}`" for name, value in LIMITS.items())
     cases, failed = [], False
     for name in names:
         sys.stderr.write(f"{name} …\n")
@@ -71,7 +77,7 @@ def run(names: list[str], quick: bool, out: Path | None, json: Path | None) -> i
             failed = True
             sys.stderr.write(f"{name} could not run: {error}\n")
             cases.append(Case(name, f"Could not run: {(str(error) or repr(error)).splitlines()[0]}"))
-    write(cases, facts, out, json)
+    write(cases, facts, out, json, notes=NOTES.read_text() if set(names) == set(CASES) else "")
     missed = any(case.void or not all(target.met for target in case.targets) for case in cases)
     return 2 if failed else 1 if missed else 0
 

@@ -23,7 +23,9 @@ from bench.report import ROOT, Case, from_json
 
 DEFAULT_CASES = ("single", "stream", "users", "storm")
 HIGH_IS_GOOD = ("/s", "per CPU-second")
-LOW_IS_GOOD = ("CPU", "p50", "p99", "max", "PSS", "RSS", "ratio", "seconds", "bytes")
+LOW_IS_GOOD = ("CPU", "p50", "p99", "max", "PSS", "RSS", "ratio", "seconds", "bytes", "for the ticket", "ksmd")
+TIMES = ("50 %", "99 %", "all", "welcomed")
+"""Of `failover` and `resume`. Low is good."""
 NEITHER = ("receiver CPU", "load core", "load CPU", "floor per frame")
 NOTICEABLE = 0.05
 
@@ -123,7 +125,7 @@ def judged(measure: str, ratio: float, low: float, high: float) -> str:
         return ""
     if any(mark in measure for mark in HIGH_IS_GOOD):
         return "better" if ratio > 1 else "**worse**"
-    if measure not in NEITHER and any(mark in measure for mark in LOW_IS_GOOD):
+    if measure in TIMES or (measure not in NEITHER and any(mark in measure for mark in LOW_IS_GOOD)):
         return "better" if ratio < 1 else "**worse**"
     return ""
 

@@ -127,20 +127,23 @@ class Http(Wire):
 class About:
     """How an event is addressed, in fragments of JSON.
 
-    key: its stream, where order is checked among those of one key; None: among those of one wire.
+    key: its stream, where order is checked among those of one key; None: among those of one wire. pad: what it is
+    filled up with, as far as that reaches.
     """
 
     key: int | None
     top: bytes = b""
     data: bytes = b""
+    pad: bytes = b""
 
 
 def event(stream: int, number: int, sent_ns: int, about: About | None = None, size: int = EVENT_BYTES) -> bytes:
     """An event as it is published, `size` bytes of JSON."""
-    top, data = (about.top, about.data) if about else (b"", b"")
+    top, data, pad = (about.top, about.data, about.pad) if about else (b"", b"", b"")
     head = b'{"type":"' + PLAIN_TYPE.encode() + b'",' + top + b'"data":{"t":"'
     middle = token(stream, number, sent_ns).encode() + b'",' + data + b'"pad":"'
-    return head + middle + b"x" * max(0, size - len(head) - len(middle) - 3) + b'"}}'
+    room = max(0, size - len(head) - len(middle) - 3)
+    return head + middle + pad[:room].ljust(room, b"x") + b'"}}'
 
 
 assert len(event(0, 0, 0)) == EVENT_BYTES

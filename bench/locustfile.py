@@ -35,10 +35,11 @@ SILENCE_S = 90.0
 """The server pings every 25 s: who hears nothing for so long is not connected."""
 STORM_EVERY_S = 10.0
 CONNECT, RECEIVE, RESUME = "open and welcome", "publish → receive", "away → resumed"
+LATE, HELLO_ID = "hello came too late", 1
 
 
 class _Refused(Exception):
-    """Not now: come again after `seconds`."""
+    """Not now, or not so: come again after `seconds`."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(f"refused for {seconds:g} s")
@@ -73,7 +74,10 @@ def _prepare(environment: Environment, **_: object) -> None:
 
 def _token(environment: Environment, user: str) -> str:
     chosen = environment.parsed_options
-    secret = chosen.secret or (Path(chosen.data_dir) / "secret").read_text().strip()
+    # A worker's options are the master's, which may be empty there: its own environment is asked then.
+    secret = (
+        chosen.secret or os.environ.get("SOLOWIRE_SECRET") or (Path(chosen.data_dir) / "secret").read_text().strip()
+    )
     now = int(time.time())
     return jwt.encode({"sub": user, "role": "admin", "iat": now, "exp": now + 24 * 3600}, secret, "HS256")
 
@@ -163,7 +167,7 @@ class SolowireUser(FastHttpUser):
                 raise _Refused(BACKOFF_MAX_S)
             ticket = answer.json()
         start = time.perf_counter()
-        hello: dict[str, Any] = {"type": "hello", "id": 1, "subscriptions": ["custom.*"]}
+        hello: dict[str, Any] = {"type": "hello", "id": HELLO_ID, "subscriptions": ["custom.*"]}
         if self.epoch:
             hello["resume"] = {"epoch": self.epoch, "cursor": self.cursor}
         try:
@@ -180,6 +184,9 @@ class SolowireUser(FastHttpUser):
     def _welcomed(self, welcome: dict[str, Any]) -> None:
         if welcome["type"] != "welcome":
             raise websocket.WebSocketException(f"{welcome['type']} where a welcome was due")
+        if welcome.get("id") != HELLO_ID:
+            self._tell(LATE, time.perf_counter())
+            raise _Refused(BACKOFF_MIN_S)  # this session does not go on from the cursor, which stays ours
         self.attempt = 0
         if self.epoch:
             refusal = None if welcome["resumed"] else RuntimeError(f"resumed: false ({welcome.get('reason')})")

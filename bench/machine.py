@@ -14,7 +14,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,8 +25,10 @@ SERVER_CORES = frozenset(CORES[:-1] or CORES)
 PINNED = len(CORES) > 1
 RESULTS = Path(__file__).resolve().parent / "results"
 """What benchmarks leave behind: compiled programs, peers' packages, figures. Not in the repository."""
-_PR_SET_MEMORY_MERGE, _PR_SET_PDEATHSIG = 67, 1
+_PR_SET_PDEATHSIG = 1
 _KSM = Path("/sys/kernel/mm/ksm")
+EAGER, USUAL = {"pages_to_scan": "20000", "sleep_millisecs": "20"}, {"pages_to_scan": "100", "sleep_millisecs": "20"}
+"""Paces of same-page merging: so that a benchmark need not wait for it, and the kernel's own."""
 _SIGKILL = 9
 
 
@@ -132,17 +134,12 @@ def free_ports(count: int) -> int:
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def placed(cores: frozenset[int], *, merge: bool = False) -> Callable[[], None]:
-    """What a child does before it becomes its program: takes its place, and dies with us.
-
-    merge: its memory, and that of all that it starts, is offered to same-page merging, as systemd's MemoryKSM= does.
-    """
+def placed(cores: frozenset[int]) -> Callable[[], None]:
+    """What a child does before it becomes its program: takes its place, and dies with us."""
 
     def place() -> None:
         os.sched_setaffinity(0, cores)
         _libc.prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
-        if merge:
-            _libc.prctl(_PR_SET_MEMORY_MERGE, 1, 0, 0, 0)
 
     return place
 
@@ -199,21 +196,39 @@ def compiled(source: Path) -> Path:
 
 @contextlib.contextmanager
 def merging() -> Iterator[None]:
-    """The host's same-page merging, on and eager while this lasts. Raises LeftOut if it can't be had."""
-    wanted = {"use_zero_pages": "1", "pages_to_scan": "20000", "sleep_millisecs": "20", "run": "1"}
+    """The host's same-page merging, on and EAGER while this lasts. Raises LeftOut if it can't be had."""
+    wanted = {"use_zero_pages": "1", **EAGER, "run": "1"}
     try:
         before = {name: (_KSM / name).read_text().strip() for name in wanted}
+    except OSError as error:
+        raise LeftOut(f"same-page merging: {_KSM}: {error.strerror}") from None
+    try:
+        merge_by(wanted)
+        yield
+    finally:
+        for name, value in before.items():
+            with contextlib.suppress(OSError):
+                (_KSM / name).write_text(value)
+
+
+def merge_by(wanted: Mapping[str, str]) -> None:
+    """Sets the host's same-page merging. Raises LeftOut if that is not allowed."""
+    try:
         for name, value in wanted.items():
             (_KSM / name).write_text(value)
     except OSError as error:
         raise LeftOut(f"same-page merging: {_KSM}: {error.strerror}") from None
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            (_KSM / name).write_text(value)
 
 
 def scans() -> int:
     """How often same-page merging has been through all memory that was offered to it."""
     return int((_KSM / "full_scans").read_text())
+
+
+def merging_cpu() -> float:
+    """Seconds of CPU that the kernel's thread of same-page merging has taken; in nobody's account. 0.0 without one."""
+    for process in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if process.name.isdecimal() and (process / "comm").read_text() == "ksmd\n":
+                return cpu_seconds(int(process.name))
+    return 0.0

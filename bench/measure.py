@@ -35,8 +35,18 @@ UNITS = {
     "max": "ms",
 }
 UNITS |= dict.fromkeys(("server CPU", "shard CPU", "router CPU", "gateway CPU", "receiver CPU", "load core"), "%")
+UNITS |= dict.fromkeys((f"{role} CPU per event" for role in ("gateway", "router", "shard")), "µs")
 UNITS |= {"CPU per frame, shard": "µs", "CPU per connect": "µs", "seconds": "s"}
-UNITS |= dict.fromkeys(("PSS per connection", "RSS per connection", "PSS per user", "RSS per user"), "KB")
+UNITS |= dict.fromkeys(
+    (
+        "PSS per connection",
+        "PSS per connection, after a heartbeat",
+        "RSS per connection",
+        "PSS per user",
+        "RSS per user",
+    ),
+    "KB",
+)
 
 
 @dataclass(frozen=True)
@@ -173,7 +183,6 @@ def measure(
         "CPU per delivery": spent.total / deliveries * 1e6,
         "frames per event": counts.frames / events,
         "bytes per delivery": counts.bytes / max(counts.events, 1),
-        "lost": float(max(0, deliveries - counts.events)),
         **percentiles(counts.latency()),
         **spent.shares(),
     }

@@ -25,7 +25,6 @@
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdarg.h>
@@ -72,7 +71,7 @@ static struct {
 } style;
 
 static struct {
-    uint64_t frames, events, bytes, slow_events, ended, slow_ended, wall;
+    uint64_t frames, events, bytes, pings, slow_events, ended, slow_ended;
     uint64_t wrong_order, repeated, stray;
     uint64_t latency[POWERS][STEPS];
     char fault[FAULTS][512];
@@ -311,7 +310,10 @@ static void take_frame(Connection *c, const char *whole, const char *payload, si
     } else if (c->state == OPEN && memmem(payload, size, "\"type\":\"error\"", 14)) {
         fault("an error: %.*s", (int)(size < 200 ? size : 200), payload);
     }
-    if (is_ping(payload, size)) answer(c, style.pong, (size_t)style.pong_size);
+    if (is_ping(payload, size)) {
+        seen.pings++;
+        answer(c, style.pong, (size_t)style.pong_size);
+    }
 }
 
 /* Whole frames in `bytes`; returns how many bytes they were. */
@@ -460,11 +462,11 @@ static void order_report(void) {
         if (c->events > most) most = c->events;
     }
     printf("{\"connections\":%llu,\"slow\":%llu,\"frames\":%llu,\"events\":%llu,\"slow_events\":%llu,\"bytes\":%llu,"
-           "\"fewest\":%llu,\"most\":%llu,\"ended\":%llu,\"slow_ended\":%llu,\"lost_or_disordered\":%llu,"
+           "\"pings\":%llu,\"fewest\":%llu,\"most\":%llu,\"ended\":%llu,\"slow_ended\":%llu,\"lost_or_disordered\":%llu,"
            "\"repeated\":%llu,\"stray\":%llu,",
            (unsigned long long)ready, (unsigned long long)slow, (unsigned long long)seen.frames,
            (unsigned long long)seen.events, (unsigned long long)seen.slow_events, (unsigned long long)seen.bytes,
-           (unsigned long long)(fewest == UINT64_MAX ? 0 : fewest), (unsigned long long)most,
+           (unsigned long long)seen.pings, (unsigned long long)(fewest == UINT64_MAX ? 0 : fewest), (unsigned long long)most,
            (unsigned long long)seen.ended, (unsigned long long)seen.slow_ended, (unsigned long long)seen.wrong_order,
            (unsigned long long)seen.repeated, (unsigned long long)seen.stray);
     print_histogram("latency_us", seen.latency);

@@ -90,6 +90,7 @@ class Counts(msgspec.Struct):
     events: int
     slow_events: int
     bytes: int
+    pings: int
     fewest: int
     most: int
     ended: int

@@ -83,13 +83,13 @@ class Server(ABC):
 
     def __enter__(self) -> Self:
         try:
-            self.start(merge=False)
+            self.start()
         except BaseException:
             self.__exit__()
             raise
         return self
 
-    def start(self, *, merge: bool) -> None:
+    def start(self) -> None:
         command = self.command()
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -99,7 +99,7 @@ class Server(ABC):
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                preexec_fn=placed(SERVER_CORES, merge=merge),
+                preexec_fn=placed(SERVER_CORES),
             )
         deadline = time.monotonic() + START_TIMEOUT_S
         while not self.ready():

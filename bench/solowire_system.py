@@ -33,13 +33,8 @@ LIMITS = {
     "MAX_CONNECTIONS": "100000",
     "CONNECT_RATE": "100000",
     "CONNECT_BURST": "100000",
-    "PUBLISH_RATE": "1000000",
-    "PUBLISH_BURST": "1000000",
-    "TELEMETRY_PER_S": "1000000",
-    "STATE_INTERVAL_S": "0",
-    "STATS_EVENT_S": "0",
 }
-"""Limits are for operators; what is measured here is what stands behind them, and nobody's events but the load's."""
+"""Limits are for operators; what is measured here is what stands behind them. All else is as it is by default."""
 ROLES = ("shard", "router", "gateway", "up")
 
 
@@ -101,25 +96,17 @@ class _Events(Http):
 
 
 class Solowire(Server):
-    """One system. settings: environment without its prefix. merge: its memory is offered to same-page merging."""
+    """One system. settings: environment without its prefix."""
 
     name = "Solowire"
+    about = "`solowire up` with one shard, a router and a gateway, events on disk before they are acknowledged"
 
-    def __init__(
-        self,
-        shards: int = 1,
-        subprotocol: str = JSON,
-        settings: Mapping[str, str] | None = None,
-        *,
-        merge: bool = False,
-    ) -> None:
+    def __init__(self, shards: int = 1, subprotocol: str = JSON, settings: Mapping[str, str] | None = None) -> None:
         super().__init__()
         self.shards = shards
         self.subprotocol = subprotocol
         self.style = STYLES[subprotocol]
         self.settings = dict(settings or {})
-        self.merge = merge
-        self.about = f"`solowire up` with {shards} shard{'s' * (shards > 1)}, a router and a gateway"
 
     def command(self) -> Sequence[str]:
         options = f"--host {HOST} --port {self.port} --shards {self.shards} --data-dir {self.data}"
@@ -132,8 +119,8 @@ class Solowire(Server):
     def versions(cls) -> dict[str, str]:
         return {"Solowire": version("solowire"), "granian": version("granian")}
 
-    def start(self, *, merge: bool) -> None:
-        super().start(merge=merge or self.merge)
+    def start(self) -> None:
+        super().start()
         self.secret = (self.data / "secret").read_text().strip()
         self.token = self.sign("bench")
         self.bearer = bearer(self.token)

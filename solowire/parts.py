@@ -40,7 +40,7 @@ class Matcher:
 
     def __init__(self, key: FeedKey) -> None:
         self.key = key
-        self._codec = key.codec  # of what goes to many; what is for one connection alone is never compressed
+        self._codec = key.codec  # of frames that hold nothing of one user's own; all others are plain
         self._plain = key.codec.plain
         self._selection = dict(key.selection)
         self._hidden = dict(key.hidden)

@@ -11,6 +11,7 @@ import asyncio
 import ctypes
 import gc
 import os
+import resource
 import secrets
 import signal
 import socket
@@ -44,6 +45,7 @@ def new_id() -> str:
 def run(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
     """Runs `main(stop)` on uvloop; `stop` is set by SIGTERM or SIGINT, and a second signal ends the process at once."""
     _die_with_parent()
+    raise_file_limit()
     uvloop.run(_run(main))
 
 
@@ -110,6 +112,15 @@ def _period(microseconds: str) -> float:
     if not microseconds.isdecimal() or int(microseconds) == 0:
         return BEAT_SECONDS
     return min(BEAT_SECONDS, int(microseconds) / 1e6 / BEATS_IN_TIME)
+
+
+def raise_file_limit() -> int:
+    """Takes as many open files as the hard limit allows, since each connection is one; returns how many it has then."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def calm_collector() -> None:

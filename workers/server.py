@@ -50,6 +50,8 @@ from workers.shard import Shard
 
 log = structlog.get_logger("solowire.shard")
 
+OTHER_FILES = 100
+"""Open files of a shard that are no connections."""
 CLOSING_SECONDS = 1.5
 GRACE_SHARE = 0.6
 """How much of the grace period goes to telling the users; the rest is for closing."""
@@ -113,6 +115,9 @@ class _Server:
         )
 
     async def main(self, stop: asyncio.Event) -> int:
+        most = min(self._settings.max_connections, self._settings.max_connections_per_shard or sys.maxsize)
+        if (files := process.raise_file_limit()) < most + OTHER_FILES:
+            log.warning("files_few", shard=self._shard.index, limit=files, wanted=most + OTHER_FILES)
         if self._settings.merge_memory:
             log.info("memory_merging", shard=self._shard.index, **process.merge_memory())
         metrics = Metrics(self._samples, {"shard": str(self._shard.index)})

@@ -64,7 +64,9 @@ def single(length: Length) -> Case:
     )
     for connections in (100, 1000) if length.quick else (100, 1000, 5000):
         case.rows.append(row(f"1 feed × {connections:,}", _single(length, connections), SINGLE_COLUMNS))
-        case.hold(case.rows[-1], "ratio", at_most=1.6)
+        name = case.rows[-1].name
+        case.hold(case.rows[-1], "ratio", at_most=1.6, called=f"{name}, over the floor, the shard alone")
+        case.hold(case.rows[-1], "ratio, all processes", at_most=1.6, called=f"{name}, over the floor, all processes")
     return case
 
 

@@ -1,8 +1,8 @@
-"""What it costs to take events in: by the log alone, and from a publisher's request on the backplane to its answer.
+"""What it costs to take events in: by the log alone, from a request on the backplane to its answer, and by HTTP.
 
-`journal` is the log alone, in this process; `router` is a `solowire router` of its own, and this process as a gateway
-that keeps a bounded number of requests under way. A round is void unless every event was accepted once, at the offset
-that follows the one before.
+`ingest` is `POST /v1/events` to a whole system; `journal` the log alone, in this process; `router` a `solowire router`
+of its own, and this process as a gateway that keeps a bounded number of requests under way. A row is void unless every
+event was accepted once; in the last two, at the offset that follows the one before.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from pathlib import Path
 
 from bench.load import EVENT_BYTES
 from bench.machine import BenchError, cpu_seconds, end
-from bench.measure import Length
+from bench.measure import Busy, Length, Round, Spent, publishing, row
 from bench.receiver import histogram, percentiles
 from bench.report import Case, Measure, Row
 from bench.server import START_TIMEOUT_S
-from bench.solowire_system import LIMITS, alone
+from bench.solowire_system import Solowire, alone
 from router.sqlite_journal import SqliteJournal
 from solowire.backplane import VERSION, Hello, NotPublished, Publish, Published, PublishedEvent, RouterMessage
 from solowire.link import Link
@@ -31,6 +31,8 @@ BATCH = 100
 UNDER_WAY = 16
 EVENTS, QUICK_EVENTS = 300_000, 30_000
 TARGET_EVENTS, TARGET_P99_MS = 50_000, 20.0
+WIRES = 16
+NO_LIMIT = {"PUBLISH_RATE": "1000000", "PUBLISH_BURST": "1000000"}
 
 UNITS = {"p50": "ms", "p99": "ms", "max": "ms", "CPU per event": "µs", "router CPU": "%", "load CPU": "%"}
 
@@ -59,6 +61,39 @@ def _row(name: str, rounds: list[tuple[dict[str, float], list[str]]]) -> Row:
 
 def _latencies(seconds: list[float]) -> dict[str, float]:
     return percentiles(histogram([(int(s * 1e6), 1) for s in seconds]))
+
+
+# ---------------------------------------------------------------- by HTTP
+
+
+def ingest(length: Length) -> Case:
+    """Events by HTTP in batches of 1, 10 and 100, and what they cost each process."""
+    case = Case(
+        "ingest",
+        f"`POST /v1/events` over {WIRES} kept connections, each with its next request when the last was answered: "
+        f"`events/s` is the most that gets through. Events of {EVENT_BYTES} bytes of a durable type (`custom.*`), "
+        "answered when they are on disk; one shard without users, which gets them all the same. The system runs with "
+        f"{' and '.join(f'`SOLOWIRE_{name}={value}`' for name, value in NO_LIMIT.items())}.",
+    )
+    columns = ["events/s", "requests/s", "CPU per event"]
+    columns += [f"{role} CPU per event" for role in ("gateway", "router", "shard")] + ["server CPU", "load core"]
+    with Solowire(settings=NO_LIMIT) as system, publishing(system, WIRES) as publisher:
+
+        def once(batch: int, count: int) -> Round:
+            spent = Spent(system, None)
+            _, faults = publisher.run(count, batch, float("inf"))  # there is no schedule to be late for
+            spent.stop()
+            values = {"events/s": count / spent.seconds, "requests/s": count / batch / spent.seconds}
+            values |= {f"{role} CPU per event": cpu / count * 1e6 for role, cpu in spent.cpu.items()}
+            values |= {"CPU per event": spent.total / count * 1e6, **spent.shares()}
+            return Round(values, faults + spent.faults())
+
+        for batch in (1, 10, 100):
+            rate = once(batch, 100 * batch).values["events/s"]  # warms up
+            count = max(1, int(rate * length.seconds / batch)) * batch
+            rounds = [once(batch, count) for _ in range(length.rounds)]
+            case.rows.append(row(f"{batch} to a request", rounds, columns))
+    return case
 
 
 # ---------------------------------------------------------------- the journal alone
@@ -138,7 +173,7 @@ def _reopened(folder: Path, kept: int, name: str) -> Row:
 def _router() -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """`solowire router` alone in its own data directory: the process and its backplane address."""
     data = Path(tempfile.mkdtemp(prefix="solowire-bench-"))
-    process = alone(data, LIMITS, "router")
+    process = alone(data, {"STATS_EVENT_S": "0"}, "router")  # its events would stand between ours
     try:
         deadline = time.monotonic() + START_TIMEOUT_S
         while not (data / "run" / "router").exists():
@@ -219,7 +254,7 @@ def router(length: Length) -> Case:
     case = Case(
         "router",
         f"From a gateway's request on the backplane to the answer, batches of {BATCH} events of {EVENT_BYTES} bytes, "
-        "one gateway, no shards. The router has a core of its own; its journal is what it uses by default. CPU time is "
+        "one gateway, no shards, `SOLOWIRE_STATS_EVENT_S=0`; the journal is what it uses by default. CPU time is "
         "that of the router's process, ZeroMQ's threads included; p50 and p99 are from sending a batch to reading its "
         "answer: with one request under way an upper bound of the commit, with many mostly the wait for the others.",
     )
@@ -236,8 +271,10 @@ def router(length: Length) -> Case:
 
         async def once(gateway: _Gateway, name: str, under_way: int) -> tuple[dict[str, float], list[str]]:
             groups = batches(events, name)
+            busy = Busy()
             cpu, own, start = cpu_seconds(process.pid), time.process_time(), time.perf_counter()
             took, faults = await gateway.run(groups, under_way)
+            faults += busy.faults()
             wall, own = time.perf_counter() - start, time.process_time() - own
             cpu = cpu_seconds(process.pid) - cpu
             values = {

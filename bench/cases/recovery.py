@@ -15,7 +15,7 @@ import uvloop
 
 from bench.load import EVENT_BYTES, About, Http, event
 from bench.machine import BenchError
-from bench.measure import Length
+from bench.measure import Busy, Length
 from bench.posts import Later
 from bench.report import Case
 from bench.returning import (
@@ -55,8 +55,8 @@ def resume(length: Length) -> Case:
         f"One shard; {CLIENTS:,} clients are cut off, {EVENTS:,} events of {EVENT_BYTES} bytes that all of them want "
         f"are published, and all come back with their cursor, their tickets in hand. The time runs from the first "
         "WebSocket being opened to the last client having all it missed. `all at once` opens every WebSocket without "
-        f"waiting; in the other row {AT_ONCE} handshakes are under way at a time. The shard has a core of its own, the "
-        "clients, the router and the gateway another; every client's offsets are compared with the publisher's.",
+        f"waiting; in the other row {AT_ONCE} handshakes are under way at a time. The clients are this process's, in "
+        "Python; every client's offsets are compared with the publisher's.",
     )
     with Solowire() as system:
         for name, at_once in ((f"{AT_ONCE} handshakes at a time", AT_ONCE), ("all at once", CLIENTS)):
@@ -89,13 +89,14 @@ async def _resume_round(system: Solowire, at_once: int) -> tuple[dict[str, float
 
     for user in users:
         user.target, user.on_reached = published[-1], reached
-    cpu, own, start = system.cpu()["shard"], time.process_time(), time.perf_counter()
+    busy, cpu, own, start = Busy(), system.cpu()["shard"], time.process_time(), time.perf_counter()
     faults = await _come(users, tickets, at_once)
     welcomed = time.perf_counter() - start
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(all_reached.wait(), TIMEOUT_S)
     seconds, own = time.perf_counter() - start, time.process_time() - own
     cpu = system.cpu()["shard"] - cpu
+    faults += busy.faults()
     await asyncio.sleep(0.25)  # for what should not come
     values, more = verdict(users, published)
     for user in users:
@@ -173,7 +174,8 @@ def failover(length: Length) -> Case:
         "kill, so no time can be below that. The load goes on until the shard has returned and has got its users back, "
         "and what every user got in all that time is compared with what was published. "
         "`on the other`: users who caught up on the shard that was left; `handed back`: those that the killed one has "
-        "again in the end; `others cut`: users of the other shard whose connection ended.",
+        "again in the end; `others cut`: users of the other shard whose connection ended. Each round has a system of "
+        "its own, and kills another shard than the one before.",
     )
     for name, restarts in (("restarted at once", True), ("restarted when all are back", False)):
         found = []
@@ -215,16 +217,17 @@ async def _failover_round(system: Solowire, index: int, restarts: bool) -> tuple
             before = {user: user.sessions for user in others}
             with contextlib.nullcontext() if restarts else _stopped(system):
                 os.kill(system.pid(f"shard --index {index}"), signal.SIGKILL)
-                start = time.perf_counter()
+                busy, start = Busy(), time.perf_counter()
                 await asyncio.sleep(AFTER_KILL_S)
                 for user in killed:
                     user.target = published[-1]
                     user.check()
                 in_time = await until(lambda: all(user.reached for user in killed), TIMEOUT_S)
+                full = busy.faults()
             await asyncio.sleep(AFTER_ALL_S)
             cut = sum(user.sessions != before[user] for user in others)
             handed_back = sum(user.shard == index for user in killed)
-            faults = [f"publishing ended: {task.exception()!r}" for task in publishing if task.done()]
+            faults = full + [f"publishing ended: {task.exception()!r}" for task in publishing if task.done()]
             if len(published) < 0.95 * PER_SECOND * (time.perf_counter() - begin):
                 faults.append(f"the publisher fell behind: {len(published)} events")
         end = published[-1]

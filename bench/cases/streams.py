@@ -6,7 +6,9 @@ import contextlib
 from collections.abc import Callable, Mapping
 from random import Random
 
+from bench.cases.fanout import single_round
 from bench.load import EVENT_BYTES, About
+from bench.machine import SERVER_CORES
 from bench.measure import Length, Round, Stream, publishing, row
 from bench.receiver import Receiver
 from bench.report import Case
@@ -16,6 +18,8 @@ CONNECTIONS = 1000
 COLUMNS = ["events/s", "deliveries per CPU-second", "p50", "p99", "max", "frames per event", "bytes per delivery"]
 SHARES = ["server CPU", "shard CPU", "router CPU", "gateway CPU", "receiver CPU", "load core"]
 WARM_UP_S = 1.0
+MANY, SHARD_CORES, TWO_SHARDS = 10_000, 3, 1.8
+OVER_ONE = "over one shard's"
 
 Hello = Callable[[int], Mapping[str, object]]
 Streams = Callable[[int], tuple[int, int]]
@@ -56,14 +60,45 @@ def shards(length: Length) -> Case:
     """The same load on 1, 2 and 4 shards."""
     case = Case(
         "shards",
-        f"The same {CONNECTIONS:,} users and 1,000 events per second with one shard and with more. On a machine where "
-        "all processes of a server have one core between them, more shards can only cost: the row shows how much. They "
-        "can pay where there are cores for them.",
+        f"The same {CONNECTIONS:,} users and 1,000 events per second with one shard and with more, and how much more "
+        f"CPU a delivery then costs (`{OVER_ONE}`). Where the servers have {SHARD_CORES} cores or more, also how many "
+        f"events per second one shard and two can do at most: {MANY:,} users, one critical event at a time, the next "
+        "when all have got the last, so that the shards have nearly all of the time.",
     )
     for count in (1, 2, 4):
         rounds = _rounds(length, Solowire(shards=count), Stream(1000, 10, CONNECTIONS), CONNECTIONS)
-        case.rows.append(row(f"{count} shard{'s' * (count > 1)}", rounds, [*COLUMNS, *SHARES]))
+        _beside_one(case, _shards(count), rounds, "CPU per delivery", _shards(1), ["CPU per delivery", *COLUMNS])
+    if len(SERVER_CORES) < SHARD_CORES:
+        why = f"not measurable: {len(SERVER_CORES)} server core{'s' * (len(SERVER_CORES) > 1)}"
+        case.cannot_hold(f"{_shards(2)} at most", OVER_ONE, f"≥ {TWO_SHARDS:.2f}", why)
+        return case
+    for count in (1, 2):
+        rounds = _most(length, count)
+        _beside_one(case, f"{_shards(count)} at most", rounds, "events/s", f"{_shards(1)} at most", COLUMNS)
+    case.hold(case.rows[-1], OVER_ONE, at_least=TWO_SHARDS)
     return case
+
+
+def _shards(count: int) -> str:
+    return f"{count} shard{'s' * (count > 1)}"
+
+
+def _beside_one(case: Case, name: str, rounds: list[Round], what: str, one: str, columns: list[str]) -> None:
+    """A row with `what` over what the row `one`, which came before or is this, says of it."""
+    base = (case.row(one) or row(name, rounds, [what])).measures[what].median
+    for found in rounds:
+        found.values[OVER_ONE] = found.values[what] / base
+    case.rows.append(row(name, rounds, [OVER_ONE, *columns, *SHARES]))
+
+
+def _most(length: Length, count: int) -> list[Round]:
+    """One event at a time, to so many that what the shards do is nearly all of the time."""
+    events = max(10, length.events // 4)
+    with Solowire(shards=count) as system, Receiver(system.style) as receiver:
+        system.connect(receiver, MANY)
+        with contextlib.closing(system.wires(1)[0]) as wire:
+            single_round(system, receiver, wire, 5, MANY)  # warms up
+            return [single_round(system, receiver, wire, events, MANY) for _ in range(length.rounds)]
 
 
 def codecs(length: Length) -> Case:
@@ -71,8 +106,8 @@ def codecs(length: Length) -> Case:
     case = Case(
         "codecs",
         f"{CONNECTIONS:,} connections of one feed, 1,000 events per second, by subprotocol. In this case an event is "
-        "filled not with one letter but with what a query log has, so that compression finds no more than it would in "
-        "real ones.",
+        "filled not with one letter but with what a query log has, and the rest with random digits, so that "
+        "compression finds no more than it would in real ones.",
     )
     columns = ["CPU per delivery", *COLUMNS, *SHARES]
     for subprotocol in (JSON, MSGPACK, JSON + DEFLATE, MSGPACK + DEFLATE):
@@ -96,7 +131,7 @@ def _query(number: int) -> About:
         f'"ip":"10.{".".join(map(str, client))}","port":{chance.randrange(1024, 65536)},"name":"{name}",'
         f'"type":"{chance.choice(("A", "AAAA", "MX"))}","rcode":"NOERROR","ms":{chance.random() * 30:.2f},'
     )
-    return About(None, data=data.encode())
+    return About(None, data=data.encode(), pad=chance.randbytes(EVENT_BYTES // 2).hex().encode())
 
 
 # ---------------------------------------------------------------- feeds and users
@@ -201,6 +236,8 @@ def slow(length: Length) -> Case:
                     "slow ones cut off": float(counts.slow_ended),
                     "deliveries to each slow one": counts.slow_events / max(1, counts.slow),
                 }
+                if counts.slow != CONNECTIONS - fast:
+                    rounds[-1].faults.append(f"{counts.slow} of {CONNECTIONS - fast} slow ones were still there")
         name = f"{fast:,} fast, {CONNECTIONS - fast:,} slow"
         extra = ["PSS, MB", "slow ones cut off", "deliveries to each slow one"]
         case.rows.append(row(name, rounds, [*COLUMNS, *extra, *SHARES]))

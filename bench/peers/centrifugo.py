@@ -16,7 +16,7 @@ from bench.server import Server
 
 VERSION = "v6.9.1"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "solowire-bench"
-BINARY = CACHE / "centrifugo"
+BINARY = CACHE / f"centrifugo-{VERSION}"
 BUILD_TIMEOUT_S = 1500.0
 GREETING = b'{"id":1,"connect":{}}\n{"id":2,"subscribe":{"channel":"bench"}}'
 
@@ -60,6 +60,7 @@ class Centrifugo(Server):
             raise LeftOut(f"go install took longer than {BUILD_TIMEOUT_S:.0f} s") from None
         if done.returncode:
             raise LeftOut(f"go install: {(done.stderr.strip() or 'no reason').splitlines()[-1]}")
+        (CACHE / "centrifugo").replace(BINARY)
 
     @classmethod
     def versions(cls) -> dict[str, str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from bench import __main__ as program
 from bench import peers
 from bench.cases import side_by_side
 from bench.machine import LeftOut
@@ -40,7 +41,7 @@ def test_the_list_names_every_case() -> None:
     """`--list` has a line for each case."""
     names = [line.split()[0] for line in bench("--list").stdout.splitlines()]
     assert {"single", "stream", "feeds", "users", "slow", "shards", "codecs", "storm", "idle"} <= set(names)
-    assert {"journal", "router", "resume", "peers_single", "peers_stream", "peers_memory"} <= set(names)
+    assert {"ingest", "journal", "router", "resume", "peers_single", "peers_stream", "peers_memory"} <= set(names)
 
 
 def test_an_unknown_case_is_one_line() -> None:
@@ -49,6 +50,15 @@ def test_an_unknown_case_is_one_line() -> None:
     assert done.returncode == 2
     assert "no such case: no-such-case" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_target_that_nothing_was_measured_for_is_no_success(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The status is 1 where a target could not be held, though no row is void, and 0 where there is none."""
+    unheld, empty = Case("unheld", "about"), Case("empty", "about")
+    unheld.cannot_hold("2 shards", "events/s", "≥ 1.80", "not measurable")
+    monkeypatch.setattr(program, "CASES", {case.name: lambda _, case=case: case for case in (unheld, empty)})
+    assert program.run(["unheld"], quick=True, out=None, json=None) == 1
+    assert program.run(["empty"], quick=True, out=None, json=None) == 0
 
 
 class Missing(Nats):
@@ -66,6 +76,7 @@ def test_a_peer_that_cannot_be_installed_is_left_out_with_the_reason(monkeypatch
     case: Case = side_by_side.peers_memory(QUICK)
     assert "a server: left out: it is not to be had." in case.remarks
     assert [row.name for row in case.rows] == ["Solowire"]
+    assert [(target.found, target.met) for target in case.targets] == [("left out", None)]
 
 
 def test_a_peer_that_does_not_start_is_left_out_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:

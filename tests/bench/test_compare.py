@@ -41,6 +41,8 @@ def test_nothing_is_said_of_void_rows() -> None:
         ("deliveries per CPU-second", 1.5, 1.2, 1.8, "better"),
         ("events/s", 0.5, 0.4, 0.6, "**worse**"),
         ("load core", 0.5, 0.4, 0.6, ""),
+        ("99 %", 0.5, 0.4, 0.6, "better"),
+        ("of it for the ticket, µs", 1.5, 1.2, 1.8, "**worse**"),
         ("frames per event", 0.5, 0.4, 0.6, ""),
     ],
 )

@@ -47,6 +47,14 @@ def test_an_event_has_its_size() -> None:
     assert b"~" not in plain.replace(token(1, 2, 3).encode(), b"")
 
 
+def test_an_event_is_filled_with_what_it_is_about() -> None:
+    """A filling is cut to the room that there is; where it ends, letters follow."""
+    whole, short = event(1, 2, 3, About(1, pad=b"0123456789" * 20)), event(1, 2, 3, About(1, pad=b"01"))
+    assert len(whole) == len(short) == EVENT_BYTES
+    assert b"x" not in whole
+    assert b'"pad":"01xx' in short
+
+
 def test_streams_are_numbered_from_nought() -> None:
     """Each key has numbers of its own, so that a receiver of one key can tell that none is missing."""
     with answering([OK] * 3) as (port, requests):

@@ -60,8 +60,52 @@ assert faults((1, 7), (2, 7))[1].startswith("duplicate")
 """
 
 
+WELCOMES = """
+from bench.locustfile import SolowireUser, _Refused
+
+user = SolowireUser.__new__(SolowireUser)
+user.epoch, user.cursor, user.offset, user.numbers, user.attempt, user.left_at = "e", 7, 7, {"p": 3}, 2, None
+told = []
+user._tell = lambda name, start, error=None: told.append((name, error))
+try:
+    user._welcomed({"type": "welcome", "resumed": False, "epoch": "e", "cursor": 99})
+except _Refused:
+    told.append("leaves")
+assert told == [("hello came too late", None), "leaves"], told
+assert (user.cursor, user.offset, user.numbers) == (7, 7, {"p": 3})
+user._welcomed({"type": "welcome", "id": 1, "resumed": True})
+assert told[2:] == [("away → resumed", None)], told
+"""
+SIGNS = """
+import os
+from types import SimpleNamespace
+import jwt
+from bench.locustfile import _token
+
+secret = os.environ["SOLOWIRE_SECRET"]
+masters = SimpleNamespace(parsed_options=SimpleNamespace(secret="", data_dir="/nowhere"))
+assert jwt.decode(_token(masters, "u"), secret, ["HS256"])["sub"] == "u"
+"""
+
+
+def run(program: str, **environment: str) -> None:
+    # In a process of its own: locust replaces the standard library's sockets when it is imported.
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_gap_and_a_duplicate_are_failures() -> None:
     """A number left out, an offset or a number that comes twice: each is told apart and counted as a failure."""
-    # In a process of its own: locust replaces the standard library's sockets when it is imported.
-    done = subprocess.run([sys.executable, "-c", FAULTS], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    run(FAULTS)
+
+
+def test_a_welcome_to_no_hello_is_no_refusal() -> None:
+    """A user whose hello came too late leaves with the cursor that it had, and counts no failure."""
+    run(WELCOMES)
+
+
+def test_a_worker_signs_with_its_own_secret() -> None:
+    """Where the master's options, which replace a worker's, name no secret, the worker's environment does."""
+    run(SIGNS, SOLOWIRE_SECRET="0123456789abcdef0123456789abcdef")

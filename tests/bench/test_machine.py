@@ -8,7 +8,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.machine import cpu_seconds, end, free_ports, memory, tree
+import pytest
+
+from bench import machine
+from bench.machine import LeftOut, cpu_seconds, end, free_ports, memory, merging, tree
 
 PARENT = """
 import subprocess, sys, time
@@ -79,6 +82,24 @@ def test_memory_counts_what_is_held() -> None:
     end(process)
     process.stdin.close()
     process.stdout.close()
+
+
+def test_the_hosts_merging_is_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was set is as it was in the end, also when the last of it could not be set."""
+    monkeypatch.setattr(machine, "_KSM", tmp_path)
+    before = {"use_zero_pages": "0", "pages_to_scan": "100", "sleep_millisecs": "20"}
+    for name, value in before.items():
+        (tmp_path / name).write_text(value)
+    (tmp_path / "run").write_text("0")
+    with merging():
+        assert (tmp_path / "run").read_text() == "1"
+        assert (tmp_path / "use_zero_pages").read_text() == "1"
+    assert (tmp_path / "run").read_text() == "0"
+    (tmp_path / "run").unlink()
+    (tmp_path / "run").symlink_to("/proc/version")  # can be read and not be written
+    with pytest.raises(LeftOut, match="same-page merging"), merging():
+        pass
+    assert {name: (tmp_path / name).read_text() for name in before} == before
 
 
 def test_ports_are_free() -> None:

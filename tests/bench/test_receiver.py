@@ -114,7 +114,7 @@ def test_an_event_may_be_spread_over_frames(at: int) -> None:
     "payload", [b"PING", events(0) + b"\nPING", events(0) + b"\nPING\n" + events(1)], ids=["alone", "last", "between"]
 )
 def test_a_ping_is_answered(payload: bytes) -> None:
-    """A heartbeat is answered, also one that was joined with events."""
+    """A heartbeat is answered and counted, also one that was joined with events."""
     heard: list[bytes] = []
 
     def say(peer: socket.socket) -> None:
@@ -124,6 +124,7 @@ def test_a_ping_is_answered(payload: bytes) -> None:
     with serving(say) as port, Receiver(STYLE) as receiver:
         receiver.open([Plan(port, upgrade(port, "/"))])
         receiver.until(99, 1.0)
+        assert receiver.counts().pings == 1
     assert heard == [client_frame(b"PONG")]
 
 

@@ -37,6 +37,12 @@ def test_a_page_has_its_own_head() -> None:
     assert markdown([case], {}).startswith("# Performance\n")
 
 
+def test_notes_stand_below_the_targets() -> None:
+    """What was written by hand about the targets comes right after their table, and the cases after it."""
+    page = markdown([case_of()], {}, notes="## By how much\n")
+    assert "| yes |\n\n## By how much\n\n## stream\n" in page
+
+
 def test_json_comes_back_whole() -> None:
     """What is written for `bench.compare` is read again as it was."""
     assert from_json(as_json([case_of("lost")], {"cpu": "x"})) == [case_of("lost")]

@@ -19,6 +19,23 @@ print(json.dumps([found, stat.read_text() if stat.exists() else ""]))
 """
 
 
+_LIMITED = """
+import json, resource, sys
+from solowire.process import raise_file_limit
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (hard // 2, hard))
+print(json.dumps([hard, raise_file_limit(), resource.getrlimit(resource.RLIMIT_NOFILE)]))
+"""
+
+
+def test_a_process_takes_all_open_files_that_it_may_have() -> None:
+    """The soft limit, which shells leave low, is raised to the hard one."""
+    done = subprocess.run([sys.executable, "-c", _LIMITED], capture_output=True, text=True, timeout=30, check=True)
+    hard, raised, limits = json.loads(done.stdout)
+    assert raised == hard
+    assert limits == [hard, hard]
+
+
 def test_memory_is_offered_for_merging_where_the_kernel_takes_it() -> None:
     """The kernel knows afterwards that this process's pages may be merged; what it could not do has its reason."""
     done = subprocess.run([sys.executable, "-c", _CHILD], capture_output=True, text=True, timeout=30, check=True)

@@ -1,0 +1,50 @@
+"""What a comparison with other servers says when one of them is not there, or not to the end."""
+
+from __future__ import annotations
+
+from bench.cases.side_by_side import AHEAD, AHEAD_AT_ONCE, OURS_AT_ONCE, compare, hold_lead
+from bench.measure import Round
+from bench.report import Case, markdown
+from bench.solowire_system import Solowire
+
+RATE = "deliveries per CPU-second"
+
+
+def rounds(*values: float) -> list[Round]:
+    return [Round({RATE: value}) for value in values]
+
+
+def compared(found: dict[str, list[Round]], wanted: int) -> Case:
+    case = Case("peers", "about")
+    compare(case, {Solowire.name: rounds(*[80.0] * wanted), **found}, RATE, [RATE], " × 100", wanted)
+    return case
+
+
+def test_the_lead_is_taken_round_by_round() -> None:
+    """A peer's row has how often Solowire's figure is its own, with and without Solowire's gathering."""
+    case = compared({"NATS": rounds(10.0, 20.0), OURS_AT_ONCE: rounds(40.0, 10.0)}, 2)
+    nats = case.row("NATS × 100")
+    assert nats is not None
+    assert (nats.measures[AHEAD].high, nats.measures[AHEAD].low) == (8.0, 4.0)
+    assert (nats.measures[AHEAD_AT_ONCE].high, nats.measures[AHEAD_AT_ONCE].low) == (4.0, 0.5)
+    assert not case.void
+
+
+def test_a_round_too_few_is_a_fault() -> None:
+    """A peer that failed in its third round has no valid row, and no target counts as met by it."""
+    case = compared({"NATS": rounds(10.0, 10.0)}, 3)
+    hold_lead(case, "NATS × 100", at_least=2.0)
+    assert case.void
+    assert case.rows[1].faults == ["it failed after 2 of 3 rounds"]
+    assert [target.met for target in case.targets] == [None]
+
+
+def test_a_peer_that_is_left_out_keeps_its_target() -> None:
+    """The page says that nothing was measured for it, instead of saying nothing."""
+    case = compared({"NATS": []}, 2)
+    hold_lead(case, "NATS × 100", at_least=2.0)
+    hold_lead(case, "NATS × 100", at_most=1 / 3)
+    assert [target.met for target in case.targets] == [None, None]
+    page = markdown([case], {})
+    assert f"| peers, NATS × 100: {AHEAD} | ≥ 2.00 | left out | void |" in page
+    assert f"| peers, NATS × 100: {AHEAD} | ≤ 0.33 | left out | void |" in page
