@@ -34,9 +34,10 @@ from bench.publishers import Flood, Tally, offer
 from bench.report import Case, Measure, Row, Target, environment, write
 from bench.watch import Memory, during, roles
 from solowire.errors import BufferFull, ClientError
+from solowire.settings import Settings
 from tests.chaos.load import Ledger, WatchedPublisher
 from tests.chaos.oracle import Made
-from tests.e2e.system import System, running
+from tests.e2e.system import UNDISTURBED, System, running
 
 SHARDS, TIMES = 2, 3
 LIMIT, RESERVED_SHARE, ADMIN_SHARE = 300, 15, 20
@@ -69,6 +70,8 @@ def settings(limit: int) -> dict[str, object]:
         "RECONNECT_MIN_MS": 200,
         "RECONNECT_MAX_MS": 2000,
         "DUPLICATE_WINDOW_S": 20,
+        # Tests turn these off.
+        **{name: Settings.model_fields[name.lower()].default for name in UNDISTURBED},
     }
 
 
