@@ -3,7 +3,8 @@
 What it keeps true: a connection is slow from when it is found to lie more than a frame behind because its socket was
 busy, until it has had all that it lacked then, and its socket has been free, for OVER_SECONDS; so it is told once when
 it begins and once when it ends. All of them together have the log looked through at READS_PER_SECOND at most, and who
-did not get its turn is served before those who did.
+did not get its turn is served before those who did. That the whole process stood still while some waited is not held
+against them: they may make up for it, else they would fall out of the log.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ READS_PER_SECOND = 200_000.0
 """Entries of the log, at about a microsecond each; building and sending a frame counts as so many more."""
 
 MAX_READS = 8_000.0
+STOOD_STILL_SECONDS = 0.25
+"""When those who wait have not been asked for so long, nobody has."""
+MADE_UP_READS = 100_000.0
 FRAME_READS = 100
 SEND_READS = 25
 
@@ -33,6 +37,7 @@ class SlowReaders:
         self._level_since: dict[Connection, float | None] = {}
         self._reads = MAX_READS
         self._reads_at = 0.0
+        self._wait = False  # somebody does
 
     def __len__(self) -> int:
         return len(self._level_since)
@@ -55,9 +60,12 @@ class SlowReaders:
 
     def may_read(self, now: float) -> bool:
         """Whether there is something left for them in this turn."""
-        self._reads = min(MAX_READS, self._reads + (now - self._reads_at) * READS_PER_SECOND)
-        self._reads_at = now
-        return self._reads > 0
+        passed, self._reads_at = now - self._reads_at, now
+        most = MADE_UP_READS if self._wait and passed >= STOOD_STILL_SECONDS else MAX_READS
+        if self._reads < most:
+            self._reads = min(most, self._reads + passed * READS_PER_SECOND)
+        self._wait = self._reads <= 0
+        return not self._wait
 
     def has_read(self, entries: int) -> None:
         self._reads -= entries

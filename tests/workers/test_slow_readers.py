@@ -18,7 +18,7 @@ from solowire.settings import Settings
 from tests.workers.bench import QUERY, WALL, Bench
 from workers.connection import Connection
 from workers.server import limits_of
-from workers.slow_readers import OVER_SECONDS
+from workers.slow_readers import MADE_UP_READS, MAX_READS, OVER_SECONDS, READS_PER_SECOND, TURN_SECONDS, SlowReaders
 
 ALL = ["custom.*", "dns_query_log", "rpz_hit", "system_metrics", "record_created"]
 
@@ -710,3 +710,23 @@ def test_keys_that_are_paced_are_bounded() -> None:
     b.wait(31)
     assert sorted(values(frames(b, reader))) == [1] * 20 + [2] * 10
     assert len(b.shard._pacing._keys) == 10
+
+
+def reads_at(slow: SlowReaders, now: float) -> int:
+    """How many entries those who wait may read in one turn; afterwards some still wait."""
+    entries = 0
+    while slow.may_read(now):
+        slow.has_read(1000)
+        entries += 1000
+    return entries
+
+
+def test_who_waits_while_the_process_stands_still_makes_up_for_it() -> None:
+    """A turn has its bound; but what the pause of a whole process took from its readers they get, up to another one."""
+    slow = SlowReaders()
+    reads_at(slow, 100.0)
+    turns = [reads_at(slow, 100.0 + n * TURN_SECONDS) for n in range(1, 50)]
+    assert max(turns) <= MAX_READS
+    assert sum(turns) == pytest.approx(READS_PER_SECOND, rel=0.1)
+    assert reads_at(slow, 101.3) == pytest.approx(0.3 * READS_PER_SECOND, rel=0.1)
+    assert reads_at(slow, 200.0) == pytest.approx(MADE_UP_READS, rel=0.1)
