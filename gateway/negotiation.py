@@ -21,6 +21,7 @@ from solowire.client_protocol import SUBPROTOCOLS
 from solowire.tokens import TICKET_SECONDS, bearer
 
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:\d+)?")
+_TOKEN = re.compile(rb"[?&]token=([^&#]+)")
 _WAYS = {"/v1/connect": "POST", "/v1/route": "GET"}
 _encode = msgspec.json.Encoder().encode
 
@@ -88,16 +89,17 @@ def shard_url(template: str, shard: ShardAddress, scheme: str, host: str) -> str
 
 
 def _bearer(headers: Mapping[bytes, bytes]) -> str:
-    return bearer(headers.get(b"authorization", b"").decode("latin-1"))
+    shown = headers.get(b"authorization")
+    return bearer(shown.decode("latin-1")) if shown else ""
 
 
 def _query_token(scope: Scope, headers: Mapping[bytes, bytes]) -> str:
-    own: str = scope["query_string"].decode("latin-1")
-    if own and (token := parse_qs(own).get("token")):
+    own: bytes = scope["query_string"]
+    if own and (token := parse_qs(own.decode("latin-1")).get("token")):
         return token[0]
     original = headers.get(b"x-original-uri") or headers.get(b"x-forwarded-uri") or b""
-    found = re.search(r"[?&]token=([^&#]+)", original.decode("latin-1"))
-    return found[1] if found else ""
+    found = _TOKEN.search(original)
+    return found[1].decode("latin-1") if found else ""
 
 
 def _host(headers: Mapping[bytes, bytes]) -> str:
