@@ -11,7 +11,7 @@ import selectors
 import socket
 import time
 from abc import ABC, abstractmethod
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -155,7 +155,7 @@ class Publisher:
 
     def __init__(self, wires: Sequence[Wire], size: int = EVENT_BYTES) -> None:
         self._wires = list(wires)
-        self._free = list(range(len(wires)))
+        self._free = deque(range(len(wires)))  # in turn: a server may cut one that is idle for some seconds
         self._size = size
         self._selector = selectors.DefaultSelector()
         self._faults: list[str] = []
@@ -179,7 +179,7 @@ class Publisher:
                 waited = blocked and time.monotonic() > start + due
             if not waited:
                 late.append(time.monotonic() - start - due)
-            wire = self._free.pop()
+            wire = self._free.popleft()
             sent_ns = start_ns + int(due * 1e9)
             events = []
             for n in range(first, min(first + batch, count)):

@@ -97,6 +97,15 @@ def test_an_answer_may_come_in_pieces() -> None:
         wire.close()
 
 
+def test_wires_take_turns() -> None:
+    """However fast the server answers, no wire is idle for so long that the server may take it for given up."""
+    with answering([OK] * 3) as (first, some), answering([OK] * 3) as (second, others):
+        publisher = Publisher([Http(first), Http(second)])
+        publisher.run(6, 1, 20.0)
+        publisher.close()
+    assert (len(some), len(others)) == (3, 3)
+
+
 def test_keys_need_one_wire() -> None:
     """Two connections to a server promise no order between them, so that events with keys have one."""
     with answering([]) as (first, _), answering([]) as (second, _):
