@@ -36,9 +36,12 @@ def _rounds(
 ) -> list[Round]:
     with system, Receiver(system.style) as receiver:
         system.connect(receiver, connections, hello=hello, streams=streams)
-        with publishing(system, wires) as publisher:
-            stream.run(system, receiver, publisher, WARM_UP_S)
-            return [stream.run(system, receiver, publisher, length.seconds) for _ in range(length.rounds)]
+        found = []
+        for seconds in (WARM_UP_S, *[length.seconds] * length.rounds):
+            # Opened anew each time: the server cuts those that wait for long, for a round that it could not follow.
+            with publishing(system, wires) as publisher:
+                found.append(stream.run(system, receiver, publisher, seconds))
+        return found[1:]
 
 
 def stream(length: Length) -> Case:
