@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 
 from tests.e2e.system import ANSWER_SECONDS, Session, System, open_session, running, sockets_with
@@ -72,16 +73,30 @@ async def everything(session: Session, last: str) -> tuple[list[dict[str, Any]],
     return events, notices, left_out
 
 
+async def far_behind(system: System, user: str, offsets: int) -> None:
+    """Waits until the shard says so: one that reads before has nothing to be slow with."""
+    headers = {"authorization": f"Bearer {system.token('root', 'admin')}"}
+    async with httpx.AsyncClient(base_url=system.url, headers=headers) as http:
+        deadline = asyncio.get_running_loop().time() + ANSWER_SECONDS
+        while True:
+            found = (await http.get(f"/v1/users/{user}")).json()
+            if any(connection["behind"] >= offsets for connection in found.get("connections", ())):
+                return
+            assert asyncio.get_running_loop().time() < deadline, found
+            await asyncio.sleep(0.05)
+
+
 async def test_a_reader_that_stops_and_reads_on(small: System) -> None:
     """It is told that it is slow, gets all durable events and the rest compacted, and is told when that is over."""
     async with reader(small, "slow", subscriptions=["custom.*", "dns_query_log"]) as session:
         for part in range(4):  # all of it within `stalled_s`
             events = [query(n, filler="x" * 3_000) for n in range(50)]
             for n in range(10):
-                slow = {"type": "custom.slow", "data": {"n": part * 10 + n, "x": "x" * 3_000}}
+                slow = {"type": "custom.slow", "data": {"n": part * 10 + n, "x": "x" * 12_000}}
                 events.insert(6 * n, slow)
             await small.publish(*events)
         await small.publish({"type": "custom.slow", "data": {"n": 40}, "id": "the last"})
+        await far_behind(small, "slow", 60)
         events, notices, left_out = await everything(session, "the last")
         assert [(n["code"], n["active"]) for n in notices] == [("slow_consumer", True)]
         assert [e["data"]["n"] for e in events if e["type"] == "custom.slow"] == list(range(41))
