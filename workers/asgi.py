@@ -1,18 +1,14 @@
-"""A shard's ASGI application, and the seam to Granian beneath it.
+"""A shard's ASGI application: handshakes and HTTP. An accepted connection is handed to `workers.wires`.
 
 What it keeps true: the shard hears of the end of each whom it admitted, whatever ends it: by `abandon` before the
 connection is open, by `gone` after that. Each refusal and each administrator's question is told to the audit log.
-
-`send()` of Granian starts at once and returns an awaitable; awaiting it is what would cost (design, section 6). It is
-kept, and asked `.done()` before the next one: one that isn't is the backpressure signal, and there is no other.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 from urllib.parse import parse_qs
 
 import msgspec
@@ -32,109 +28,15 @@ from solowire.wrong_tokens import WrongTokens
 from workers.connection import Connection
 from workers.reporting import SLOWEST, Reporting
 from workers.shard import Shard
+from workers.wires import Wires
 
 log = structlog.get_logger("solowire.shard")
-
-CLOSE_SECONDS = 1.0
-NO_STATUS = 1005
-"""What Granian calls the end of a client that broke the protocol (RFC 6455): bytes that are no frames, a text that is
-not UTF-8, 16 MB and more. One that said good-bye without a code ends so, too, and hears nothing of our answer."""
 
 DEFAULT_WRONG_TOKENS = Rate(1.0, 20.0)
 
 Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Any]
-
-
-class Sending(Protocol):
-    """What `send()` returns: a future of Granian's."""
-
-    def done(self) -> bool: ...
-    def cancel(self) -> object: ...
-
-
-class Socket:
-    """One accepted WebSocket. sending: its last send; closing: its close; handler: the task that receives for it."""
-
-    __slots__ = ("closing", "handler", "send", "sending")
-
-    def __init__(self, send: Send, sending: Sending, handler: asyncio.Task[Any] | None) -> None:
-        self.send = send
-        self.sending = sending
-        self.closing: Any = None
-        self.handler = handler
-
-    async def refuse(self, code: CloseCode) -> None:
-        """Answers a client that the server beneath has given up already, if it still listens."""
-        self.closing = self.send({"type": "websocket.close", "code": int(code), "reason": code.reason})
-        await self.finish(CLOSE_SECONDS)
-
-    async def finish(self, seconds: float) -> None:
-        """Waits for the close frame to be out, but not for a peer that doesn't read.
-
-        Such a peer takes no close frame either: only when nothing is pending does the descriptor go.
-        """
-        if self.closing is None:
-            return
-        written = asyncio.ensure_future(_settled(self.closing))
-        await asyncio.wait((written,), timeout=seconds)
-        for pending in (self.sending, self.closing):
-            if not _is_done(pending):
-                pending.cancel()
-        written.cancel()
-
-
-def _is_done(sending: Sending) -> bool:
-    try:
-        return sending.done()
-    except AttributeError:
-        return True  # Granian's answer to a send after the connection's end has no state, and nothing to wait for
-
-
-async def _settled(sending: Any) -> None:
-    with contextlib.suppress(Exception):  # whatever became of it: the connection ends
-        await sending
-
-
-def _message(frame: str | bytes) -> dict[str, Any]:
-    if isinstance(frame, str):
-        return {"type": "websocket.send", "text": frame}
-    return {"type": "websocket.send", "bytes": frame}
-
-
-class GranianSockets:
-    """`workers.sockets.Sockets` over ASGI sends that start by themselves."""
-
-    def send(self, frame: str | bytes, connections: Iterable[Connection]) -> list[Connection]:
-        message = _message(frame)  # one dict for all: nothing is made per connection but the send itself
-        busy = []
-        for connection in connections:
-            socket = connection.socket
-            try:  # `_is_done` written out: once for every frame and connection
-                done = socket.sending.done()
-            except AttributeError:
-                done = True
-            if done:
-                socket.sending = socket.send(message)
-            else:
-                busy.append(connection)
-        return busy
-
-    def queue(self, frame: str | bytes, connection: Connection) -> None:
-        # Granian sends in the order of calls, so the last one's end is the end of all.
-        connection.socket.sending = connection.socket.send(_message(frame))
-
-    def busy(self, connection: Connection) -> bool:
-        return not _is_done(connection.socket.sending)
-
-    def close(self, connection: Connection, code: int, reason: str) -> None:
-        socket: Socket = connection.socket
-        if socket.closing is None:
-            socket.closing = socket.send({"type": "websocket.close", "code": int(code), "reason": reason})
-            # Granian writes the close frame when nobody receives any more: the handler lets go, and sees to the rest.
-            if socket.handler is not None:
-                socket.handler.cancel()
 
 
 class App:
@@ -146,6 +48,7 @@ class App:
     def __init__(
         self,
         shard: Shard,
+        wires: Wires,
         tokens: Tokens,
         metrics: Callable[[], bytes],
         changed: Callable[[], None],
@@ -155,6 +58,8 @@ class App:
         audit: Callable[..., None] = lambda event, **fields: None,
     ) -> None:
         self._shard = shard
+        self._wires = wires
+        wires.received, wires.broken = self._received, self._broken
         self._reporting = reporting or Reporting(shard)
         self._audit = audit
         self._wrong_tokens = WrongTokens(wrong_tokens)
@@ -189,43 +94,46 @@ class App:
             self._refuse(scope, send, error, now())
             return
         headers = [(b"x-solowire-shard", str(shard.index).encode())]
-        accepted = send({"type": "websocket.accept", "subprotocol": subprotocol, "headers": headers})
+        wire = None
         try:
-            await accepted
-        except BaseException:
-            shard.abandon(admitted.identity, admitted.address)
-            raise
+            await send({"type": "websocket.accept", "subprotocol": subprotocol, "headers": headers})
+            host, port = scope["client"]
+            wire = self._wires.take(host, int(port))
+        finally:
+            if wire is None:
+                shard.abandon(admitted.identity, admitted.address)
+        if wire is None:
+            return  # the client has gone meanwhile
         handler = asyncio.current_task()
         if handler is not None:
             self._handlers.add(handler)
-        connection = shard.open(
-            admitted.identity,
-            codec,
-            Socket(send, accepted, handler),
-            now(),
-            address=admitted.address,
-            kind="relayed" if _header(scope, b"x-solowire-relayed") else "direct",
-        )
-        self._changed()
         try:
-            while True:
-                message = await receive()
-                if message["type"] != "websocket.receive":
-                    if message.get("code") == NO_STATUS:
-                        await connection.socket.refuse(CloseCode.bad_protocol)
-                    return
-                text = message.get("text")
-                shard.receive(connection, message["bytes"] if text is None else text, now())
-                self._changed()
-        except asyncio.CancelledError:
-            if connection.state.value != "closing":
-                raise  # not ours: the loop is ending
-            await connection.socket.finish(CLOSE_SECONDS)
-        finally:
-            shard.gone(connection)
+            connection = wire.connection = shard.open(
+                admitted.identity,
+                codec,
+                wire,
+                now(),
+                address=admitted.address,
+                kind="relayed" if _header(scope, b"x-solowire-relayed") else "direct",
+            )
             self._changed()
+            try:
+                await wire.ended
+            finally:
+                shard.gone(connection)
+                self._changed()
+        finally:
+            self._wires.release(wire)
             if handler is not None:
                 self._handlers.discard(handler)
+
+    def _received(self, connection: Connection, message: str | bytes) -> None:
+        self._shard.receive(connection, message, asyncio.get_running_loop().time())
+        self._changed()
+
+    def _broken(self, connection: Connection, code: CloseCode) -> None:
+        self._shard.broken(connection, code)
+        self._changed()
 
     def _refuse(self, scope: Scope, send: Send, error: RequestError, now: float) -> None:
         """Answers the handshake with an HTTP status: nothing was accepted. The two sends go out in their order."""

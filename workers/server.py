@@ -42,11 +42,12 @@ from solowire.serving import WebServer, listen
 from solowire.settings import Settings, secret_of
 from solowire.tokens import Tokens
 from solowire.vitals import Vitals, memory_bytes
-from workers.asgi import App, GranianSockets
+from workers.asgi import App
 from workers.diagnosis import diagnose
 from workers.limits import Limits
 from workers.reporting import Reporting
 from workers.shard import Shard
+from workers.wires import Wires
 
 log = structlog.get_logger("solowire.shard")
 
@@ -95,9 +96,10 @@ class _Server:
         )
         self._audit = open_audit(settings, f"shard-{index}", shard=index)
         self._vitals = Vitals(self._each_second)
+        self._wires = Wires()
         self._shard = Shard(
             index,
-            sockets=GranianSockets(),
+            sockets=self._wires,
             tokens=tokens,
             roles=roles_of(settings),
             new_id=process.new_id,
@@ -123,6 +125,7 @@ class _Server:
         metrics = Metrics(self._samples, {"shard": str(self._shard.index)})
         app = App(
             self._shard,
+            self._wires,
             self._tokens,
             metrics.render,
             self._arm,
@@ -158,6 +161,7 @@ class _Server:
         await app.finish(CLOSING_SECONDS)
         link.close(goodbye=self._shard.empty)  # not before: it says that its slots are free
         await server.finish()
+        self._wires.finish()
         self._vitals.close()
         self._audit.close()
         return self._status

@@ -317,6 +317,10 @@ class Shard:
         if connection.state not in GOING:
             self._answering.take(connection, raw, now)
 
+    def broken(self, connection: Connection, code: CloseCode) -> None:
+        """The client has sent what is no message, or too large for one."""
+        self._close(connection, code)
+
     def elsewhere(self, message: Elsewhere) -> None:
         """The user has newer connections on another shard: what it has here beyond its limit ends."""
         for connection in self._users.beyond(message.user, message.connections):

@@ -11,6 +11,7 @@ from solowire.rates import Rate
 from solowire.tokens import TICKET_SECONDS
 from tests.workers.bench import TOKENS, WALL, Bench
 from workers.asgi import App
+from workers.wires import Wires
 
 PEER = "198.51.100.9"
 
@@ -23,7 +24,7 @@ class Site:
         self.bench = Bench()
         # A shard's clock is the loop's.
         self.bench.shard.set_clock(WALL + self.bench.now - asyncio.get_running_loop().time(), self.bench.now)
-        self.app = App(self.bench.shard, TOKENS, bytes, lambda: None, audit=self._note, **options)
+        self.app = App(self.bench.shard, Wires(), TOKENS, bytes, lambda: None, audit=self._note, **options)
 
     def _note(self, event: str, **fields: Any) -> None:
         self.lines.append({"event": event, **fields})

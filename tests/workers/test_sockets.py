@@ -1,4 +1,4 @@
-"""The seam between a shard and its server: Granian and the twin keep the same promises, shown by one suite."""
+"""The seam between a shard and its sockets: the real one and its twin keep the same promises, shown by one suite."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from solowire.client_protocol import Codec
 from solowire.codes import CloseCode
 from solowire.serving import WebServer, listen
 from solowire.tokens import Ticket, Tokens
-from workers.asgi import App, GranianSockets
+from workers.asgi import App
 from workers.connection import Connection, State
 from workers.sockets import MemorySockets, Sockets
+from workers.wires import Wires
 
 SECONDS = 30.0
 LARGE = "x" * 60_000
@@ -69,19 +70,22 @@ class MemoryPeers:
         pass
 
 
-class GranianPeers:
+class WirePeers:
     """Granian with the shard's own ASGI application, a host in the shard's place, and a real client for each socket."""
 
     def __init__(self) -> None:
-        self.sockets = GranianSockets()
+        self.sockets: Wires = Wires()
         self.index = 0
         self.wall_offset = 0.0
         self.totals: Counter[str] = Counter()
         self.ended: set[Connection] = set()
+        self.received: list[str | bytes] = []
+        self.broke: list[CloseCode] = []
+        self.abandoned = 0
         self._opened: asyncio.Queue[Connection] = asyncio.Queue()
         self._clients: dict[Connection, ClientConnection] = {}
         self._listening = listen("127.0.0.1", 0, send_buffer=64 * 1024)
-        self._app = App(self, TOKENS, bytes, lambda: None)  # type: ignore[arg-type]
+        self._app = App(self, self.sockets, TOKENS, bytes, lambda: None)  # type: ignore[arg-type]
         self._server = WebServer(self._app, self._listening)
         self._server.start()
 
@@ -98,14 +102,39 @@ class GranianPeers:
     def gone(self, connection: Connection) -> None:
         self.ended.add(connection)
 
+    def abandon(self, identity: Identity, address: str) -> None:
+        self.abandoned += 1
+
+    def receive(self, connection: Connection, message: str | bytes, now: float) -> None:
+        self.received.append(message)
+
+    def broken(self, connection: Connection, code: CloseCode) -> None:
+        self.broke.append(code)
+        self.sockets.close(connection, code, code.reason)
+
     # what a test asks of the peers
 
+    @property
+    def port(self) -> int:
+        port: int = self._listening.getsockname()[1]
+        return port
+
     async def join(self) -> Connection:
-        port = self._listening.getsockname()[1]
-        client = await connect(f"ws://127.0.0.1:{port}/ws?ticket=any", max_queue=1, compression=None, proxy=None)
-        connection = await asyncio.wait_for(self._opened.get(), SECONDS)
+        client = await connect(f"ws://127.0.0.1:{self.port}/ws?ticket=any", max_queue=1, compression=None, proxy=None)
+        connection = await self.opened()
         self._clients[connection] = client
         return connection
+
+    async def opened(self) -> Connection:
+        """The next one that was accepted."""
+        return await asyncio.wait_for(self._opened.get(), SECONDS)
+
+    def all_opened(self) -> list[Connection]:
+        """Those that nobody has asked for yet."""
+        return [self._opened.get_nowait() for _ in range(self._opened.qsize())]
+
+    def client(self, connection: Connection) -> ClientConnection:
+        return self._clients[connection]
 
     async def read(self, connection: Connection) -> str | bytes:
         return await asyncio.wait_for(self._clients[connection].recv(), SECONDS)
@@ -130,18 +159,19 @@ class GranianPeers:
             client.transport.abort()
         await self._app.finish(SECONDS)
         await self._server.finish()
+        self.sockets.finish()
 
 
-@pytest.fixture(params=["memory", "granian"])
+@pytest.fixture(params=["memory", "wires"])
 async def peers(request: pytest.FixtureRequest) -> AsyncIterator[Peers]:
     if request.param == "memory":
         yield MemoryPeers()
         return
-    granian = GranianPeers()
+    real = WirePeers()
     try:
-        yield granian
+        yield real
     finally:
-        await granian.close()
+        await real.close()
 
 
 def close(peers: Peers, connection: Connection, code: CloseCode) -> None:
@@ -220,7 +250,7 @@ async def test_the_first_close_counts(peers: Peers) -> None:
 
 
 async def test_closing_who_does_not_read_ends_it_none_the_less() -> None:
-    peers = GranianPeers()
+    peers = WirePeers()
     try:
         stuck = await peers.join()
         peers.stop_reading(stuck)

@@ -1,0 +1,235 @@
+"""A shard's sockets, taken from Granian after the handshake: real connections, and clients of every kind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+from collections.abc import AsyncIterator
+
+import pytest
+from websockets.frames import Frame, Opcode
+
+from solowire.codes import CloseCode
+from tests.workers.test_sockets import LARGE, SECONDS, WirePeers, close, until_busy
+from workers.connection import Connection
+from workers.wires import Wire
+
+HANDSHAKE = (
+    b"GET /ws?ticket=any HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+
+
+@pytest.fixture
+async def peers() -> AsyncIterator[WirePeers]:
+    peers = WirePeers()
+    try:
+        yield peers
+    finally:
+        await peers.close()
+
+
+@contextlib.asynccontextmanager
+async def plain(peers: WirePeers) -> AsyncIterator[tuple[Connection, asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A client that speaks TCP and does as the test says."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", peers.port)
+    try:
+        writer.write(HANDSHAKE)
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101")
+        yield await peers.opened(), reader, writer
+    finally:
+        writer.transport.abort()
+
+
+async def until(peers: WirePeers, what: object, among: object) -> None:
+    """Waits until `what` is in `among`, which the server changes."""
+    async with asyncio.timeout(SECONDS):
+        while what not in among:  # type: ignore[operator]
+            await peers.turn()
+
+
+def masked(opcode: Opcode, payload: bytes, fin: bool = True) -> bytes:
+    return Frame(opcode, payload, fin).serialize(mask=True)
+
+
+def descriptors() -> set[str]:
+    return set(os.listdir("/proc/self/fd"))
+
+
+async def test_a_message_arrives_in_whatever_pieces(peers: WirePeers) -> None:
+    """Whole, byte by byte, two in one piece, or as fragments with a ping between them, and in their order."""
+    async with plain(peers) as (_, reader, writer):
+        writer.write(masked(Opcode.TEXT, b"whole"))
+        await until(peers, "whole", peers.received)
+        for byte in masked(Opcode.BINARY, b"bytes"):
+            writer.write(bytes([byte]))
+            await writer.drain()
+            await peers.turn()
+        writer.write(masked(Opcode.TEXT, b"one") + masked(Opcode.TEXT, b"two"))
+        writer.write(masked(Opcode.TEXT, b"frag", fin=False) + masked(Opcode.PING, b"?"))
+        writer.write(masked(Opcode.CONT, b"ments"))
+        await until(peers, "fragments", peers.received)
+        assert peers.received == ["whole", b"bytes", "one", "two", "fragments"]
+        assert await asyncio.wait_for(reader.readexactly(3), SECONDS) == b"\x8a\x01?"
+
+
+async def test_a_ping_of_the_protocol_is_answered(peers: WirePeers) -> None:
+    """As many client libraries send them by themselves."""
+    client = peers.client(await peers.join())
+    await asyncio.wait_for(await client.ping(), SECONDS)
+
+
+async def test_a_client_that_says_good_bye_hears_it_back(peers: WirePeers) -> None:
+    """With its own code, and the connection is over for the shard and for both ends."""
+    connection = await peers.join()
+    client = peers.client(connection)
+    await asyncio.wait_for(client.close(3000, "home"), SECONDS)
+    assert client.close_code == 3000
+    assert client.protocol.close_rcvd is not None
+    assert client.protocol.close_rcvd_then_sent is False
+    await until(peers, connection, peers.ended)
+
+
+async def test_a_client_that_vanishes_is_over(peers: WirePeers) -> None:
+    """With a reset, with an end, or half-way through a frame; nothing that is sent to it later does harm."""
+    for vanish in ("reset", "end", "half"):
+        async with plain(peers) as (connection, _, writer):
+            match vanish:
+                case "reset":
+                    writer.transport.abort()
+                case "end":
+                    writer.close()
+                case _:
+                    writer.write(masked(Opcode.TEXT, b"half")[:7])
+                    writer.write_eof()
+            peers.sockets.send("to nobody", [connection])
+            await until(peers, connection, peers.ended)
+            assert peers.sockets.send("to nobody", [connection]) == []
+            peers.sockets.queue("to nobody", connection)
+            peers.sockets.close(connection, 1012, "restarting")
+
+
+async def test_frames_stay_whole_for_a_client_that_reads_by_fits_and_starts(peers: WirePeers) -> None:
+    """What the kernel takes in parts, with pings of the client between them, arrives byte by byte as it was sent."""
+    luck = random.Random(1)
+    connection = await peers.join()
+    client = peers.client(connection)
+    sent = [luck.randbytes(luck.randrange(200_000)) for _ in range(60)]
+    for frame in sent:
+        peers.sockets.queue(frame, connection)
+    assert peers.sockets.busy(connection)
+    got = []
+    for n in range(len(sent)):
+        if n % 7 == 0:
+            await client.ping()
+        got.append(await peers.read(connection))
+    assert got == sent
+    await asyncio.wait_for(await client.ping(), SECONDS)
+
+
+async def test_pings_of_one_who_does_not_read_are_not_saved_up(peers: WirePeers) -> None:
+    """Its answers would gather without end: while its socket is full it gets none."""
+    async with plain(peers) as (connection, _, writer):
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await until_busy(peers, connection)
+        wire: Wire = connection.socket
+        kept = wire.left
+        for n in range(100):
+            writer.write(masked(Opcode.PING, b"?"))
+            writer.write(masked(Opcode.TEXT, b"%d" % n))
+        await until(peers, "99", peers.received)
+        assert wire.left is kept
+        assert kept is not None
+        assert len(kept) == 1
+
+
+async def test_a_message_after_our_close_is_not_received(peers: WirePeers) -> None:
+    """The client may have sent it before it heard."""
+    async with plain(peers) as (connection, reader, writer):
+        close(peers, connection, CloseCode.replaced)
+        writer.write(masked(Opcode.TEXT, b"too late"))
+        assert (await asyncio.wait_for(reader.read(), SECONDS))[:4] == b"\x88\x0a\x11\x39"
+        writer.write_eof()
+        await until(peers, connection, peers.ended)
+        assert peers.received == []
+
+
+async def test_a_client_that_ignores_our_close_is_cut(peers: WirePeers) -> None:
+    """It reads the close frame and keeps its end open: the shard has its slot back a moment later all the same."""
+    async with plain(peers) as (connection, reader, _):
+        close(peers, connection, CloseCode.replaced)
+        await asyncio.wait_for(reader.read(), SECONDS)
+        await until(peers, connection, peers.ended)
+
+
+async def test_what_is_no_websocket_is_reported_once(peers: WirePeers) -> None:
+    """What comes behind it is not looked at, however much it is."""
+    async with plain(peers) as (connection, reader, writer):
+        writer.write(b"\xff" * 500_000)
+        assert b"bad protocol" in await asyncio.wait_for(reader.read(), SECONDS)
+        writer.write_eof()
+        await until(peers, connection, peers.ended)
+        assert peers.broke == [4400]
+
+
+async def test_the_descriptor_goes_with_the_connection(peers: WirePeers) -> None:
+    """However it ended, also while a client that never reads keeps its own end open; and it is used again."""
+    await peers.join()
+    before = len(descriptors())
+    async with plain(peers) as (stuck, _, writer), plain(peers) as (polite, _, _):
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await until_busy(peers, stuck)
+        close(peers, stuck, CloseCode.too_slow)
+        close(peers, polite, CloseCode.replaced)
+        await until(peers, stuck, peers.ended)
+        await until(peers, polite, peers.ended)
+        async with asyncio.timeout(SECONDS):
+            while len(descriptors()) > before + 2:  # the clients' own two
+                await peers.turn()
+        again = await peers.join()
+        assert peers.sockets.send("hello", [again]) == []
+        assert await peers.read(again) == "hello"
+
+
+async def test_connections_that_come_and_go_are_not_mixed_up(peers: WirePeers) -> None:
+    """Hundreds at a time, ending in every way, while numbers are used again: each hears what was meant for it."""
+
+    async def visit(n: int) -> None:
+        connection = await peers.join()
+        client = peers.client(connection)
+        peers.sockets.send(f"for {connection.socket.number}", [connection])
+        heard = await peers.read(connection)
+        assert heard == f"for {connection.socket.number}"
+        match n % 3:
+            case 0:
+                client.transport.abort()
+            case 1:
+                close(peers, connection, CloseCode.replaced)
+                assert (await peers.end(connection))[0] == 4409
+            case _:
+                await client.close()
+
+    # one after the other in each row: `join` pairs a client with the next one that was accepted
+    for n in range(150):
+        await visit(n)
+
+
+async def test_a_client_that_goes_during_the_handshake_leaves_nothing(peers: WirePeers) -> None:
+    """Its admission is given back, or its connection ends; nothing stays."""
+    first = await peers.join()
+    before = len(descriptors())
+    for _ in range(50):
+        _, writer = await asyncio.open_connection("127.0.0.1", peers.port)
+        writer.write(HANDSHAKE)
+        writer.transport.abort()
+    survivor = await peers.join()  # or one of those: which of them it is shows below
+    client = peers.client(survivor)
+    async with asyncio.timeout(SECONDS):
+        while len(descriptors()) > before + 2:  # both ends of the one that stays
+            await peers.turn()
+    (stayed,) = {survivor, *peers.all_opened()} - peers.ended - {first}
+    assert peers.abandoned
+    peers.sockets.send(LARGE, [stayed])
+    assert await asyncio.wait_for(client.recv(), SECONDS) == LARGE
