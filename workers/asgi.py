@@ -16,7 +16,6 @@ import structlog
 
 from solowire.audit import ASKED_BY
 from solowire.client_protocol import choose
-from solowire.codes import CloseCode
 from solowire.errors import InvalidToken, Refused, RequestError
 from solowire.metrics import CONTENT_TYPE
 from solowire.numbers import told
@@ -59,7 +58,7 @@ class App:
     ) -> None:
         self._shard = shard
         self._wires = wires
-        wires.received, wires.broken = self._received, self._broken
+        wires.received, wires.broken, wires.heard = self._received, shard.broken, changed
         self._reporting = reporting or Reporting(shard)
         self._audit = audit
         self._wrong_tokens = WrongTokens(wrong_tokens)
@@ -129,11 +128,6 @@ class App:
 
     def _received(self, connection: Connection, message: str | bytes) -> None:
         self._shard.receive(connection, message, asyncio.get_running_loop().time())
-        self._changed()
-
-    def _broken(self, connection: Connection, code: CloseCode) -> None:
-        self._shard.broken(connection, code)
-        self._changed()
 
     def _refuse(self, scope: Scope, send: Send, error: RequestError, now: float) -> None:
         """Answers the handshake with an HTTP status: nothing was accepted. The two sends go out in their order."""

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable
 from select import EPOLLIN, EPOLLOUT, epoll
 from typing import Any
 
+import structlog
 from websockets.frames import Opcode
 
 from solowire.codes import CloseCode
@@ -37,6 +38,8 @@ from workers.framing import (
     pong_frame,
     whole_message,
 )
+
+log = structlog.get_logger("solowire.shard")
 
 CLOSE_SECONDS = 1.0
 READ_BYTES = 64 * 1024
@@ -63,10 +66,11 @@ class Wires:
     """`workers.sockets.Sockets` over TCP, and what comes in by them.
 
     received(connection, message) is called for each message of a client; broken(connection, code) when one breaks the
-    protocol: it has to close the connection.
+    protocol: it has to close the connection; heard() after all that has come in at a time.
     """
 
     def __init__(self) -> None:
+        self.heard: Callable[[], None] = _nobody
         self.received: Callable[[Connection, str | bytes], None] = _nobody
         self.broken: Callable[[Connection, CloseCode], None] = _nobody
         self._loop = asyncio.get_running_loop()
@@ -196,6 +200,7 @@ class Wires:
                 self._write_on(wire)
             if events & ~EPOLLOUT:
                 self._read(wire)
+        self.heard()
 
     def _read(self, wire: Wire) -> None:
         try:
@@ -207,7 +212,11 @@ class Wires:
         if not data:
             self._over(wire)
         elif not wire.closing:  # else it is read only to see the end of it
-            self._take_in(wire, data)
+            try:
+                self._take_in(wire, data)
+            except Exception:  # a fault of ours: it ends this connection, and neither the others nor the process
+                log.exception("message_failed", session=wire.connection.session)
+                self._over(wire)
 
     def _take_in(self, wire: Wire, data: bytes) -> None:
         connection = wire.connection
@@ -244,5 +253,5 @@ def _shut(number: int, how: int) -> None:
         sock.detach()  # it is Granian's to close
 
 
-def _nobody(connection: Connection, what: Any) -> None:
+def _nobody(*what: Any) -> None:
     raise RuntimeError("nobody receives yet")

@@ -174,6 +174,24 @@ async def test_what_is_no_websocket_is_reported_once(peers: WirePeers) -> None:
         assert peers.broke == [4400]
 
 
+async def test_a_fault_of_ours_ends_that_connection_alone(
+    peers: WirePeers, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What nobody foresaw is logged with whose message it was; the others are served as before."""
+
+    def fail(connection: Connection, message: str | bytes, now: float) -> None:
+        raise ZeroDivisionError(message)
+
+    other = await peers.join()
+    monkeypatch.setattr(peers, "receive", fail)
+    async with plain(peers) as (connection, _, writer):
+        writer.write(masked(Opcode.TEXT, b"what nobody foresaw"))
+        await until(peers, connection, peers.ended)
+    assert peers.sockets.send("and on", [other]) == []
+    assert await peers.read(other) == "and on"
+    assert "what nobody foresaw" in capsys.readouterr().out
+
+
 async def test_the_descriptor_goes_with_the_connection(peers: WirePeers) -> None:
     """However it ended, also while a client that never reads keeps its own end open; and it is used again."""
     await peers.join()
