@@ -24,6 +24,7 @@ from bench.solowire_system import Solowire
 AHEAD = "Solowire's over it"
 AHEAD_AT_ONCE = "Solowire's, all critical, over it"
 STREAM_USERS = 1000
+STREAM_WIRES = 4
 MEMORY_USERS = 2000
 SETTLE_S = 2.0
 OURS_AT_ONCE = "Solowire, all critical"
@@ -210,7 +211,7 @@ def _stream_round(
     about = None if first is None else cast(Callable[[int], About], addressed)
     each = (lambda _: 0) if keyed else (lambda events: events)
     load = Stream(per_second, batch, STREAM_USERS, each, about)
-    with publishing(side.server, 1 if keyed else 4) as publisher:
+    with publishing(side.server, 1 if keyed else STREAM_WIRES) as publisher:
         if rate is None:
             return load.events(side.server, side.receiver, publisher, 100)
         slower = rate if rate < per_second else 0.0
