@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from bench.cases.side_by_side import AHEAD, AHEAD_AT_ONCE, OURS_AT_ONCE, compare, hold_lead
+from bench.cases.side_by_side import (
+    AHEAD,
+    AHEAD_AT_ONCE,
+    AHEAD_MERGED,
+    OURS_AT_ONCE,
+    OURS_MERGED,
+    compare,
+    hold_lead,
+)
 from bench.measure import Round
 from bench.report import Case, markdown
 from bench.solowire_system import Solowire
@@ -28,6 +36,19 @@ def test_the_lead_is_taken_round_by_round() -> None:
     assert (nats.measures[AHEAD].high, nats.measures[AHEAD].low) == (8.0, 4.0)
     assert (nats.measures[AHEAD_AT_ONCE].high, nats.measures[AHEAD_AT_ONCE].low) == (4.0, 0.5)
     assert not case.void
+
+
+def test_a_second_row_of_ours_has_a_target_of_its_own() -> None:
+    """Each lead is held by itself, and one whose row is missing is told as left out, beside the other."""
+    case = compared({OURS_MERGED: rounds(20.0), "NATS": rounds(50.0)}, 1)
+    hold_lead(case, "NATS × 100", at_most=1 / 3)
+    hold_lead(case, "NATS × 100", AHEAD_MERGED, at_most=0.5)
+    hold_lead(case, "NATS × 100", AHEAD_AT_ONCE, at_most=0.5)
+    assert [(target.found, target.met) for target in case.targets] == [
+        ("1.60", False),
+        ("0.40", True),
+        ("left out", None),
+    ]
 
 
 def test_a_round_too_few_is_a_fault() -> None:
