@@ -201,10 +201,13 @@ def markdown(cases: list[Case], facts: dict[str, str], head: str = HEAD, notes: 
         lines.append(f"| {target.what} | {target.wanted} | {target.found} | {met} |")
     lines += ["", notes.strip()] if notes else []
     for case in cases:
-        lines += ["", f"## {case.name}", "", case.about, ""]
+        if not (case.about or case.rows or case.remarks):  # all that it found are targets
+            continue
+        lines += ["", f"## {case.name}"]
+        lines += ["", case.about] if case.about else []
         columns = list(dict.fromkeys(name for row in case.rows for name in row.measures))
         if columns:
-            lines += [f"| | {' | '.join(columns)} |", "| --- |" + " --- |" * len(columns)]
+            lines += ["", f"| | {' | '.join(columns)} |", "| --- |" + " --- |" * len(columns)]
         for row in case.rows:
             cells = [str(row.measures[name]) if name in row.measures else "–" for name in columns]
             if row.faults:

@@ -52,8 +52,8 @@ def _connect(stack: ExitStack, case: Case, kinds: Sequence[type[Server]], users:
     for kind in kinds:
         if users * kind.sockets > most - 500:
             case.remarks.append(
-                f"{kind.name} × {users:,}: left out: {users * kind.sockets:,} sockets are more than the {most:,} open "
-                "files that a process may have here."
+                f"{kind.name} × {users:,} is left out: {kind.sockets} sockets per user are {users * kind.sockets:,} "
+                f"in one process, which may have {most:,} open files at most here (`ulimit -Hn`)."
             )
             continue
         with ExitStack() as own:
@@ -126,7 +126,7 @@ def hold_lead(
         case.hold(line, lead, at_least=at_least, at_most=at_most)
     else:
         wanted = f"≥ {at_least:.2f}" if at_least is not None else f"≤ {at_most:.2f}"
-        case.cannot_hold(name, lead, wanted, "left out")
+        case.cannot_hold(name, lead, wanted, "left out: its case says why")
 
 
 # ---------------------------------------------------------------- one event at a time

@@ -92,7 +92,7 @@ def test_a_peer_that_cannot_be_installed_is_left_out_with_the_reason(monkeypatch
     case: Case = side_by_side.peers_memory(QUICK)
     assert "a server: left out: it is not to be had." in case.remarks
     assert [row.name for row in case.rows] == ["Solowire"]
-    assert [(target.found, target.met) for target in case.targets] == [("left out", None)] * 2
+    assert [(target.found, target.met) for target in case.targets] == [("left out: its case says why", None)] * 2
 
 
 @pytest.mark.usefixtures("without_merging")

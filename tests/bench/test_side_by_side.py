@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from bench.cases.side_by_side import (
     AHEAD,
     AHEAD_AT_ONCE,
     AHEAD_MERGED,
     OURS_AT_ONCE,
     OURS_MERGED,
+    _connect,
     compare,
     hold_lead,
 )
@@ -47,7 +50,7 @@ def test_a_second_row_of_ours_has_a_target_of_its_own() -> None:
     assert [(target.found, target.met) for target in case.targets] == [
         ("1.60", False),
         ("0.40", True),
-        ("left out", None),
+        ("left out: its case says why", None),
     ]
 
 
@@ -67,5 +70,20 @@ def test_a_peer_that_is_left_out_keeps_its_target() -> None:
     hold_lead(case, "NATS × 100", at_most=1 / 3)
     assert [target.met for target in case.targets] == [None, None]
     page = markdown([case], {})
-    assert f"| peers, NATS × 100: {AHEAD} | ≥ 2.00 | left out | void |" in page
-    assert f"| peers, NATS × 100: {AHEAD} | ≤ 0.33 | left out | void |" in page
+    assert f"| peers, NATS × 100: {AHEAD} | ≥ 2.00 | left out: its case says why | void |" in page
+    assert f"| peers, NATS × 100: {AHEAD} | ≤ 0.33 | left out: its case says why | void |" in page
+
+
+class Crowded(Solowire):
+    name = "a crowd"
+    sockets = 10_000_000
+
+
+def test_a_peer_that_needs_too_many_sockets_is_left_out_with_the_reason() -> None:
+    """The page says in a sentence how many it would need, and how many there may be; nothing is started."""
+    case = Case("peers", "about")
+    with contextlib.ExitStack() as stack:
+        assert _connect(stack, case, [Crowded], 1000) == []
+    [remark] = case.remarks
+    assert remark.startswith("a crowd × 1,000 is left out: 10000000 sockets per user are 10,000,000,000 in one ")
+    assert "open files at most" in remark
