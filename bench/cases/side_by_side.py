@@ -26,7 +26,8 @@ AHEAD = "Solowire's over it"
 AHEAD_AT_ONCE = "Solowire's, all critical, over it"
 AHEAD_MERGED = "Solowire's, same-page merging, over it"
 STREAM_USERS = 1000
-STREAM_WIRES = 4
+STREAM_WIRES = 16
+"""As many as the receiver can tell apart on a connection: a server is offered more than it has answered."""
 MEMORY_USERS = 2000
 SETTLE_S = 2.0
 OURS_AT_ONCE = "Solowire, all critical"
@@ -176,8 +177,10 @@ def peers_stream(length: Length) -> Case:
         "peers_stream",
         f"{users:,} users, events of {EVENT_BYTES} bytes at a steady rate, ten per request where a server takes "
         "several. Solowire gathers events of normal priority for up to 100 ms, which its latency shows; in the second "
-        "row every event is critical, and none is held back, as the others hold none: see the last column. A server "
-        "that can't keep up lets its publisher wait, and is given as many events as it can do in the time of a round.",
+        "row every event is critical, and none is held back, as the others hold none: see the last column. There are "
+        f"{STREAM_WIRES} connections to publish on, with a request under way on each; to the replaced pattern one, "
+        "since the order of its events is checked over all of them. A server that can't keep up lets its publisher "
+        "wait, which is not the publisher's fault, and is given as many events as it can do in the time of a round.",
     )
     kinds = _kinds(case)
     columns = ["events/s", "deliveries per CPU-second", "p50", "p99", "max", "frames per event", "bytes per delivery"]
