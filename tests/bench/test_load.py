@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import socket
 import threading
 import time
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from bench import load
 from bench.load import EVENT_BYTES, About, Http, Publisher, Refused, Wire, event
 from bench.machine import BenchError
 from bench.receiver import token
@@ -109,6 +111,16 @@ def test_waiting_for_several_answers_is_not_lateness() -> None:
         server.join(5)
     assert faults == []
     assert late_ms < 300  # the third and the fourth event left after 0.4 s
+
+
+def test_waiting_for_its_core_is_lateness(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the kernel says that the generator waited for a core, while an answer lay there, is not the server's."""
+    monkeypatch.setattr(load, "_queued_s", itertools.count(0, 0.3).__next__)
+    with answering([OK] * 2, delay_s=0.4) as (port, _):
+        publisher = Publisher([Http(port)])
+        late_ms, _ = publisher.run(2, 1, 1000.0)
+        publisher.close()
+    assert late_ms > 250
 
 
 class Slow(Http):
