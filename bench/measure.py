@@ -173,7 +173,7 @@ def measure(
             f"{counts.fewest}–{counts.most} of {each or 'as many'} per connection"
         )
     if late_ms > MAX_LATE_MS:
-        faults.append(f"the publisher ran late: {late_ms:.0f} ms at the 99th percentile")
+        faults.append(f"the publisher ran late by its own fault: {late_ms:.0f} ms at the 99th percentile")
     values = {
         "events/s": events / spent.seconds,
         "deliveries/s": deliveries / spent.seconds,

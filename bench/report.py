@@ -41,13 +41,13 @@ all threads, user and system; on loopback the sender also pays for the receiver'
 moment at which the publisher was *due* to send an event to the moment at which the receiver read it from its socket,
 both on one clock, of **every** delivery, in an HdrHistogram. **Every** event is checked on **every** connection by a
 number that it carries: none may be lost, repeated, out of order or somebody else's. A row is **void** if that fails, if
-a connection ends that should not, if the publisher falls behind its schedule by its own fault, if a core of the load is
-over 90 % busy (where there is a load: `journal` has none), or if a process of the server was restarted that was not
-killed. So is a target whose row is void or missing. A server that can't keep up is not void: it shows fewer events per
-second than were asked for, and the latency that this has. Every number is the median over rounds after a warm-up, with
-the lowest and highest round in brackets; `idle`, `failover` and `peers_memory` start their servers anew for each round
-and warm nothing up. Where servers are compared, their rounds take turns, so that whatever else the machine does meets
-all of them.
+a connection ends that should not, if the publisher falls behind its schedule by its own fault (while it has a free
+connection to publish on), if a core of the load is over 90 % busy (where there is a load: `journal` has none), or if a
+process of the server was restarted that was not killed. So is a target whose row is void or missing. A server that
+can't keep up is not void: it shows fewer events per second than were asked for, and the latency that this has. Every
+number is the median over rounds after a warm-up, with the lowest and highest round in brackets; `idle`, `failover` and
+`peers_memory` start their servers anew for each round and warm nothing up. Where servers are compared, their rounds
+take turns, so that whatever else the machine does meets all of them.
 
 ## Targets"""
 """Of docs/performance.md; other pages bring their own."""
@@ -201,10 +201,13 @@ def markdown(cases: list[Case], facts: dict[str, str], head: str = HEAD, notes: 
         lines.append(f"| {target.what} | {target.wanted} | {target.found} | {met} |")
     lines += ["", notes.strip()] if notes else []
     for case in cases:
-        lines += ["", f"## {case.name}", "", case.about, ""]
+        if not (case.about or case.rows or case.remarks):  # all that it found are targets
+            continue
+        lines += ["", f"## {case.name}"]
+        lines += ["", case.about] if case.about else []
         columns = list(dict.fromkeys(name for row in case.rows for name in row.measures))
         if columns:
-            lines += [f"| | {' | '.join(columns)} |", "| --- |" + " --- |" * len(columns)]
+            lines += ["", f"| | {' | '.join(columns)} |", "| --- |" + " --- |" * len(columns)]
         for row in case.rows:
             cells = [str(row.measures[name]) if name in row.measures else "–" for name in columns]
             if row.faults:

@@ -127,11 +127,11 @@ def _idle(count: int, seconds: float, pace: Mapping[str, str], *, quick: bool) -
     with Solowire(settings=settings) as system, Receiver(system.style) as receiver:
         system.connect(receiver, 10)  # what the first connection brings is not theirs
         time.sleep(SETTLE_S)
-        faults = _merged() if pace else []
+        faults = until_merged() if pace else []
         before, ksmd = system.memory(), merging_cpu()
         system.connect(receiver, count, first=10)
         if pace:
-            faults += _merged()
+            faults += until_merged()
             merge_by(pace)
         time.sleep(SETTLE_S)
         after, ksmd_then = system.memory(), merging_cpu()
@@ -166,7 +166,7 @@ def _idle(count: int, seconds: float, pace: Mapping[str, str], *, quick: bool) -
     return Round(values, faults)
 
 
-def _merged() -> list[str]:
+def until_merged() -> list[str]:
     """Waits until same-page merging has been through everything three times; a fault if it doesn't get there."""
     start, deadline = scans(), time.monotonic() + MERGE_TIMEOUT_S
     while (passed := scans() - start) < MERGE_SCANS:

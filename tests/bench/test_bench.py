@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -69,16 +72,30 @@ class Missing(Nats):
         raise LeftOut("it is not to be had")
 
 
+@contextmanager
+def no_merging() -> Iterator[None]:
+    raise LeftOut("the host does not let us")
+    yield
+
+
+@pytest.fixture
+def without_merging(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host whose same-page merging can't be set; and few users."""
+    monkeypatch.setattr(side_by_side, "merging", no_merging)
+    monkeypatch.setattr(side_by_side, "MEMORY_USERS", 80)
+
+
+@pytest.mark.usefixtures("without_merging")
 def test_a_peer_that_cannot_be_installed_is_left_out_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     """The page says which peer is missing and why, and shows no row for it."""
     monkeypatch.setattr(peers, "PEERS", (Missing,))
-    monkeypatch.setattr(side_by_side, "MEMORY_USERS", 80)
     case: Case = side_by_side.peers_memory(QUICK)
     assert "a server: left out: it is not to be had." in case.remarks
     assert [row.name for row in case.rows] == ["Solowire"]
-    assert [(target.found, target.met) for target in case.targets] == [("left out", None)]
+    assert [(target.found, target.met) for target in case.targets] == [("left out: its case says why", None)] * 2
 
 
+@pytest.mark.usefixtures("without_merging")
 def test_a_peer_that_does_not_start_is_left_out_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that is installed but ends at once is told with its output, and the others are measured."""
 
@@ -98,7 +115,26 @@ def test_a_peer_that_does_not_start_is_left_out_with_the_reason(monkeypatch: pyt
 
     kinds: tuple[type[Server], ...] = (Broken,)
     monkeypatch.setattr(peers, "PEERS", kinds)
-    monkeypatch.setattr(side_by_side, "MEMORY_USERS", 80)
     case = side_by_side.peers_memory(QUICK)
     assert any("a broken server" in remark and "no licence" in remark for remark in case.remarks)
+    assert any(side_by_side.OURS_MERGED in remark and "does not let us" in remark for remark in case.remarks)
     assert [row.name for row in case.rows] == ["Solowire"]
+
+
+@pytest.mark.skipif(not os.access("/sys/kernel/mm/ksm/run", os.W_OK), reason="same-page merging can't be set here")
+def test_memory_is_shown_with_same_page_merging_and_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two rows of Solowire's, of which the merged one is the smaller; the host is left as it was."""
+    monkeypatch.setattr(peers, "PEERS", ())
+    monkeypatch.setattr(side_by_side, "MEMORY_USERS", 160)
+    before = scanning()
+    case = side_by_side.peers_memory(QUICK)
+    assert [row.name for row in case.rows] == ["Solowire", side_by_side.OURS_MERGED]
+    plain, merged = (row.measures["PSS per user"].median for row in case.rows)
+    assert merged < plain / 2
+    assert case.rows[1].measures["merged, MB"].median > 0
+    assert scanning() == before
+
+
+def scanning() -> dict[str, str]:
+    names = ("run", "pages_to_scan", "sleep_millisecs", "use_zero_pages")
+    return {name: Path("/sys/kernel/mm/ksm", name).read_text() for name in names}

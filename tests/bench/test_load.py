@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import socket
 import threading
 import time
@@ -10,7 +12,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from bench.load import EVENT_BYTES, About, Http, Publisher, Refused, event
+from bench import load
+from bench.load import EVENT_BYTES, About, Http, Publisher, Refused, Wire, event
 from bench.machine import BenchError
 from bench.receiver import token
 
@@ -37,6 +40,19 @@ def answering(answers: Sequence[bytes], delay_s: float = 0.0) -> Iterator[tuple[
         thread.start()
         yield listener.getsockname()[1], requests
         thread.join(5)
+
+
+class Shared(Wire):
+    """Wires on one socket, so that a server's one write of a byte for each is the answer to all of them at once."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock.dup()
+
+    def send(self, events: Sequence[bytes]) -> None:
+        self.sock.sendall(b"?")
+
+    def receive(self) -> bool:
+        return self.sock.recv(1) == b"!"
 
 
 def test_an_event_has_its_size() -> None:
@@ -74,6 +90,57 @@ def test_waiting_for_the_server_is_not_lateness() -> None:
         publisher.close()
     assert faults == []
     assert late_ms < 300  # five answers took 2 s
+
+
+def test_waiting_for_several_answers_is_not_lateness() -> None:
+    """A server that lets all wires wait and then answers them at once has caused all that was held up by it."""
+    ours, theirs = socket.socketpair()
+
+    def serve() -> None:
+        while len(theirs.recv(2, socket.MSG_WAITALL)) == 2:
+            time.sleep(0.4)
+            theirs.sendall(b"!!")
+
+    server = threading.Thread(target=serve, daemon=True)
+    server.start()
+    with theirs:
+        with ours:
+            publisher = Publisher([Shared(ours), Shared(ours)])
+            late_ms, faults = publisher.run(4, 1, 1000.0)
+            publisher.close()
+        server.join(5)
+    assert faults == []
+    assert late_ms < 300  # the third and the fourth event left after 0.4 s
+
+
+def test_waiting_for_its_core_is_lateness(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the kernel says that the generator waited for a core, while an answer lay there, is not the server's."""
+    monkeypatch.setattr(load, "_queued_s", itertools.count(0, 0.3).__next__)
+    with answering([OK] * 2, delay_s=0.4) as (port, _):
+        publisher = Publisher([Http(port)])
+        late_ms, _ = publisher.run(2, 1, 1000.0)
+        publisher.close()
+    assert late_ms > 250
+
+
+class Slow(Http):
+    """A publisher that needs 0.1 s for each request."""
+
+    def send(self, events: Sequence[bytes]) -> None:
+        super().send(events)
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("wires", [1, 2])
+def test_being_slow_itself_is_lateness(wires: int) -> None:
+    """A generator that can't keep its own pace is late, though each answer is there before it has read it."""
+    with contextlib.ExitStack() as stack:
+        ports = [stack.enter_context(answering([OK] * 5))[0] for _ in range(wires)]
+        publisher = Publisher([Slow(port) for port in ports])
+        late_ms, faults = publisher.run(5, 1, 1000.0)
+        publisher.close()
+    assert faults == []
+    assert late_ms > 350  # the fifth event left after 0.4 s
 
 
 def test_a_refusal_is_a_fault() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bench.measure import Round, collapsed, row
-from bench.report import Case, Measure, Row, as_json, from_json, markdown
+from bench.report import Case, Measure, Row, Target, as_json, from_json, markdown
 
 
 def case_of(*faults: str) -> Case:
@@ -35,6 +35,17 @@ def test_a_page_has_its_own_head() -> None:
     assert page.startswith("# Overload\n\n## Promises\n\n| measure |")
     assert "| stream: the answer | ≤ 1.00 ms | 2.00 ms [1.00–3.00] | **no** |" in page
     assert markdown([case], {}).startswith("# Performance\n")
+
+
+def test_a_case_of_targets_alone_has_no_heading() -> None:
+    """What a case has found stands in the table of targets; its heading comes only with something beneath it."""
+    bare = Case("promises", "", targets=[Target("kept", "0", "0", True)])
+    page = markdown([bare, case_of()], {})
+    assert "| kept | 0 | 0 | yes |" in page
+    assert "## promises" not in page
+    assert "\n\n## stream\n\nabout\n\n|" in page
+    bare.remarks.append("Fault: one.")
+    assert "\n\n## promises\n\nFault: one.\n\n## stream\n" in markdown([bare, case_of()], {})
 
 
 def test_notes_stand_below_the_targets() -> None:

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from bench.cases.side_by_side import AHEAD, AHEAD_AT_ONCE, OURS_AT_ONCE, compare, hold_lead
+import contextlib
+
+from bench.cases.side_by_side import (
+    AHEAD,
+    AHEAD_AT_ONCE,
+    AHEAD_MERGED,
+    OURS_AT_ONCE,
+    OURS_MERGED,
+    _connect,
+    compare,
+    hold_lead,
+)
 from bench.measure import Round
 from bench.report import Case, markdown
 from bench.solowire_system import Solowire
@@ -30,6 +41,19 @@ def test_the_lead_is_taken_round_by_round() -> None:
     assert not case.void
 
 
+def test_a_second_row_of_ours_has_a_target_of_its_own() -> None:
+    """Each lead is held by itself, and one whose row is missing is told as left out, beside the other."""
+    case = compared({OURS_MERGED: rounds(20.0), "NATS": rounds(50.0)}, 1)
+    hold_lead(case, "NATS × 100", at_most=1 / 3)
+    hold_lead(case, "NATS × 100", AHEAD_MERGED, at_most=0.5)
+    hold_lead(case, "NATS × 100", AHEAD_AT_ONCE, at_most=0.5)
+    assert [(target.found, target.met) for target in case.targets] == [
+        ("1.60", False),
+        ("0.40", True),
+        ("left out: its case says why", None),
+    ]
+
+
 def test_a_round_too_few_is_a_fault() -> None:
     """A peer that failed in its third round has no valid row, and no target counts as met by it."""
     case = compared({"NATS": rounds(10.0, 10.0)}, 3)
@@ -46,5 +70,20 @@ def test_a_peer_that_is_left_out_keeps_its_target() -> None:
     hold_lead(case, "NATS × 100", at_most=1 / 3)
     assert [target.met for target in case.targets] == [None, None]
     page = markdown([case], {})
-    assert f"| peers, NATS × 100: {AHEAD} | ≥ 2.00 | left out | void |" in page
-    assert f"| peers, NATS × 100: {AHEAD} | ≤ 0.33 | left out | void |" in page
+    assert f"| peers, NATS × 100: {AHEAD} | ≥ 2.00 | left out: its case says why | void |" in page
+    assert f"| peers, NATS × 100: {AHEAD} | ≤ 0.33 | left out: its case says why | void |" in page
+
+
+class Crowded(Solowire):
+    name = "a crowd"
+    sockets = 10_000_000
+
+
+def test_a_peer_that_needs_too_many_sockets_is_left_out_with_the_reason() -> None:
+    """The page says in a sentence how many it would need, and how many there may be; nothing is started."""
+    case = Case("peers", "about")
+    with contextlib.ExitStack() as stack:
+        assert _connect(stack, case, [Crowded], 1000) == []
+    [remark] = case.remarks
+    assert remark.startswith("a crowd × 1,000 is left out: 10000000 sockets per user are 10,000,000,000 in one ")
+    assert "open files at most" in remark
