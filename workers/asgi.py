@@ -7,7 +7,7 @@ connection is open, by `gone` after that. Each refusal and each administrator's 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -33,7 +33,7 @@ log = structlog.get_logger("solowire.shard")
 
 DEFAULT_WRONG_TOKENS = Rate(1.0, 20.0)
 
-Scope = Mapping[str, Any]
+Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Any]
 
@@ -116,6 +116,8 @@ class App:
                 kind="relayed" if _header(scope, b"x-solowire-relayed") else "direct",
             )
             self._changed()
+            scope.clear()  # what the handshake said would be kept as long as the connection: some 3 KB
+            del admitted, headers
             try:
                 await wire.ended
             finally:

@@ -15,6 +15,7 @@ from bench.solowire_system import Solowire
 
 STORM, IDLE = 2000, 10_000
 LATER = "PSS per connection, after a heartbeat"
+HEARTBEATS = "CPU of heartbeats, %"
 ROWS: dict[str, Mapping[str, str]] = {
     "as it is": {},
     "same-page merging, the kernel's pace": USUAL,
@@ -24,6 +25,7 @@ ROWS: dict[str, Mapping[str, str]] = {
 AT_ONCE = 128
 WIRES = 8
 IDLE_S = 27.0
+BEFORE_S = 15.0
 SETTLE_S = 3.0
 MERGE_TIMEOUT_S = 120.0
 MERGE_SCANS = 4
@@ -82,15 +84,16 @@ def idle(length: Length) -> Case:
         f"{count:,} connections of one feed to one shard, to which nothing happens but heartbeats ({heartbeat} s). "
         "Memory is what all processes of the server grew by, from smaps_rollup; what the kernel holds for the sockets "
         f"is not in it. CPU is that of all processes of the server over {seconds:g} s, in which each connection has a "
-        f"heartbeat, in percent of a core; `{LATER}` is at the end of these. With same-page merging the shard runs "
+        f"heartbeat, in percent of a core; `{HEARTBEATS}` is what that is more than before they came, when there were "
+        f"ten; `{LATER}` is read at the end. With same-page merging the shard runs "
         "with `SOLOWIRE_MERGE_MEMORY=true` and the host's merging is on with `use_zero_pages`. The memory before and "
         f"after connecting is read when it has been through three times, eagerly ({_pace(EAGER)}), before most "
-        "connections have had a heartbeat; a client's answer to that makes its read buffer anew. The heartbeats come "
+        "connections have had a heartbeat. The heartbeats come "
         f"while it goes on at the pace of the row, the kernel's own ({_pace(USUAL)}) or that one. Its thread, `ksmd`, "
         "belongs to no process, so its CPU has columns of its own. One round each, on a server of its own.",
     )
     columns = ["PSS per connection", LATER, "RSS per connection", "PSS before, MB", "PSS, MB", "merged, MB"]
-    columns += ["CPU while idle, %", "ksmd while idle, %", "ksmd until then, s"]
+    columns += [HEARTBEATS, "CPU while idle, %", "CPU before, %", "ksmd while idle, %", "ksmd until then, s"]
     for name, pace in ROWS.items():
         try:
             with merging() if pace else contextlib.nullcontext():
@@ -101,7 +104,7 @@ def idle(length: Length) -> Case:
         case.rows.append(row(name, [found], columns))
     if not length.quick:
         for name, pace in ROWS.items():
-            _hold(case, name, "CPU while idle, %", 0.5)
+            _hold(case, name, HEARTBEATS, 0.5)
             if pace:
                 _hold(case, name, "PSS per connection", 30.0)
                 _hold(case, name, LATER, 30.0)
@@ -128,6 +131,9 @@ def _idle(count: int, seconds: float, pace: Mapping[str, str], *, quick: bool) -
         system.connect(receiver, 10)  # what the first connection brings is not theirs
         time.sleep(SETTLE_S)
         faults = until_merged() if pace else []
+        alone = Spent(system, receiver)
+        time.sleep(min(seconds, BEFORE_S))
+        alone.stop()
         before, ksmd = system.memory(), merging_cpu()
         system.connect(receiver, count, first=10)
         if pace:
@@ -144,7 +150,7 @@ def _idle(count: int, seconds: float, pace: Mapping[str, str], *, quick: bool) -
         ksmd_idle = merging_cpu() - ksmd_then
         later = system.memory()
         counts = receiver.counts()
-        faults += spent.faults() + counts.faults
+        faults += alone.faults() + spent.faults() + counts.faults
         if counts.connections != count + 10:
             faults.append(f"{counts.connections} of {count + 10} connections were there at the end")
         if counts.pings < count + 10:
@@ -155,7 +161,9 @@ def _idle(count: int, seconds: float, pace: Mapping[str, str], *, quick: bool) -
         "RSS per connection": (after.rss - before.rss) / count / 1000,
         "PSS before, MB": before.pss / 1e6,
         "PSS, MB": after.pss / 1e6,
+        HEARTBEATS: (spent.total / spent.seconds - alone.total / alone.seconds) * 100,
         "CPU while idle, %": spent.total / spent.seconds * 100,
+        "CPU before, %": alone.total / alone.seconds * 100,
     }
     if pace:
         values |= {
