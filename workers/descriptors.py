@@ -35,7 +35,7 @@ class Descriptors:
         """The number of the connection from there; None if there is none (any more)."""
         peer = (_plain(host), port)
         number = self._seen.pop(peer, None)
-        if number is None or number in self._taken or _look_at(number)[1] != peer:
+        if number is None or _look_at(number)[1] != peer:
             number = self._among_free(peer)
             if number is None:
                 number = self._among_all(peer)

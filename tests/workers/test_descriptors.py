@@ -74,6 +74,7 @@ def test_a_number_that_is_used_again_is_found_for_its_new_peer_alone(listening: 
     first, accepted = listening.connect()
     number = accepted.fileno()
     unasked, other = listening.connect()
+    was_unasked = other.fileno()
     assert descriptors.find(*peer(first)) == number
     assert descriptors.find("127.0.0.1", 1) is None  # sees the other one on its way
     descriptors.release(number)
@@ -82,8 +83,9 @@ def test_a_number_that_is_used_again_is_found_for_its_new_peer_alone(listening: 
     late, again = listening.connect(next_ones[0])
     assert again.fileno() == number
     later, last = listening.connect(next_ones[1])
-    assert descriptors.find(*peer(later)) == last.fileno()
+    assert last.fileno() == was_unasked
     assert descriptors.find(*peer(unasked)) is None
+    assert descriptors.find(*peer(later)) == last.fileno()
     assert descriptors.find(*peer(first)) is None
     assert descriptors.find(*peer(late)) == number
 

@@ -6,7 +6,10 @@ import asyncio
 import contextlib
 import os
 import random
+import re
 from collections.abc import AsyncIterator
+from pathlib import Path
+from select import EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN
 
 import pytest
 from websockets.frames import Frame, Opcode
@@ -54,6 +57,17 @@ def masked(opcode: Opcode, payload: bytes, fin: bool = True) -> bytes:
     return Frame(opcode, payload, fin).serialize(mask=True)
 
 
+def watched(connection: Connection) -> int:
+    """For what a connection's socket is watched, as the kernel has it."""
+    for listed in os.listdir("/proc/self/fdinfo"):
+        with contextlib.suppress(OSError):
+            text = Path("/proc/self/fdinfo", listed).read_text()
+            found = re.search(rf"tfd: +{connection.socket.number} events: +([0-9a-f]+) .*pos", text)
+            if found and int(found[1], 16) < EPOLLET:  # Granian's own is edge-triggered
+                return int(found[1], 16) & ~(EPOLLERR | EPOLLHUP)
+    raise AssertionError("nobody watches it")
+
+
 def descriptors() -> set[str]:
     return set(os.listdir("/proc/self/fd"))
 
@@ -92,6 +106,32 @@ async def test_a_client_that_says_good_bye_hears_it_back(peers: WirePeers) -> No
     await until(peers, connection, peers.ended)
 
 
+async def test_a_client_that_says_good_bye_and_stays_is_over(peers: WirePeers) -> None:
+    """It has its answer, and its end of the connection is its own affair."""
+    async with plain(peers) as (connection, reader, writer):
+        writer.write(masked(Opcode.CLOSE, b"\x03\xe8"))
+        assert await asyncio.wait_for(reader.read(), SECONDS) == b"\x88\x02\x03\xe8"
+        await until(peers, connection, peers.ended)
+
+
+async def test_the_end_comes_right_behind_our_close(peers: WirePeers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client needn't know that it has to answer: it sees the end, also one that first has to read what was kept."""
+    monkeypatch.setattr("workers.wires.CLOSE_SECONDS", 10 * SECONDS)
+    async with plain(peers) as (connection, reader, _):
+        close(peers, connection, CloseCode.replaced)
+        assert (await asyncio.wait_for(reader.read(), SECONDS)).startswith(b"\x88")
+    late = await peers.join()
+    taken = 0
+    while not peers.sockets.busy(late):
+        peers.sockets.queue(LARGE, late)
+        taken += 1
+    close(peers, late, CloseCode.replaced)
+    for _ in range(taken):
+        assert await peers.read(late) == LARGE
+    assert (await peers.end(late))[0] == CloseCode.replaced
+    await until(peers, late, peers.ended)
+
+
 async def test_a_client_that_vanishes_is_over(peers: WirePeers) -> None:
     """With a reset, with an end, or half-way through a frame; nothing that is sent to it later does harm."""
     for vanish in ("reset", "end", "half"):
@@ -127,6 +167,7 @@ async def test_frames_stay_whole_for_a_client_that_reads_by_fits_and_starts(peer
         got.append(await peers.read(connection))
     assert got == sent
     await asyncio.wait_for(await client.ping(), SECONDS)
+    assert watched(connection) == EPOLLIN, "it would be woken for each moment in which the socket takes something"
 
 
 async def test_pings_of_one_who_does_not_read_are_not_saved_up(peers: WirePeers) -> None:
@@ -184,9 +225,10 @@ async def test_a_fault_of_ours_ends_that_connection_alone(
 
     other = await peers.join()
     monkeypatch.setattr(peers, "receive", fail)
-    async with plain(peers) as (connection, _, writer):
+    async with plain(peers) as (connection, reader, writer):
         writer.write(masked(Opcode.TEXT, b"what nobody foresaw"))
         await until(peers, connection, peers.ended)
+        assert await asyncio.wait_for(reader.read(), SECONDS) == b"", "Granian said good-bye, as if all were well"
     assert peers.sockets.send("and on", [other]) == []
     assert await peers.read(other) == "and on"
     assert "what nobody foresaw" in capsys.readouterr().out
