@@ -284,6 +284,17 @@ def test_what_the_process_knows_is_asked_for() -> None:
     assert stats.lease_used == 1 < stats.lease_granted
 
 
+def test_the_size_of_the_recent_log_is_reported() -> None:
+    """Its newest offset, and how many events and bytes it holds."""
+    b = Bench()
+    before = reporting_of(b).report(b.now)
+    assert (before.log_events, before.log_bytes) == (0, 0)
+    b.deliver(*[b.event("custom.a", {"text": "x" * 100}) for _ in range(3)])
+    stats = reporting_of(b).report(b.now)
+    assert (stats.log_events, stats.offset - before.offset, stats.events - before.events) == (3, 3, 3)
+    assert 300 < stats.log_bytes == b.shard.log.bytes
+
+
 def test_what_is_summed_up_is_reported() -> None:
     """While a flood of a telemetry type is summed up, the report says so; when it is over, it does not."""
     b = Bench(telemetry=Rates(5.0))
