@@ -6,6 +6,7 @@ Refusals are raised anywhere below as `RequestError` and become problem bodies i
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -157,7 +158,11 @@ def create_app(
         """Asks the shard that owns the user, and if it has no connection there, the others."""
         await _administrator(request, "stats_user", about=user)
         owner = gateway.owner(user)
-        others = [shard for index, shard in gateway.shards.items() if index != owner]
+        shards = dict(gateway.shards)
+        with suppress(Refused):  # while the router is away, only those that are in the ring are known
+            # One that is being drained takes nobody, and still has those whose turn to move hasn't come.
+            shards = {report.address.index: report.address for report in (await gateway.ask()).shards} | shards
+        others = [shard for index, shard in shards.items() if index != owner]
         first = gateway.shards.get(owner) if owner is not None else None
         return {"user": user, "connections": await asked.user(user, first, others, _token(request))}
 

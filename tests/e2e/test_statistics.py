@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -138,6 +139,26 @@ async def test_a_user_is_found_wherever_it_is(system: System) -> None:
         assert [c["user"] for c in found["connections"]] == [user]
         missing = await http.get("/v1/users/nobody")
     assert (missing.status_code, missing.json()["code"]) == (404, "not_connected")
+
+
+async def test_a_user_is_found_on_a_shard_that_is_drained(tmp_path: Path) -> None:
+    """Until its turn to move has come a user is where it was, though another shard owns it already."""
+    with running(tmp_path / "data", shards=2, settings={"MOVES_PER_S": 0.001}) as system:
+        users = [system.user_on(1, "one"), system.user_on(1, "two")]
+        async with (
+            system.http(system.token("root")) as http,
+            system.session(system.token(users[0]), {"subscriptions": []}) as one,
+            system.session(system.token(users[1]), {"subscriptions": []}) as two,
+        ):
+            assert (await http.post("/v1/shards/1/drain")).status_code == 202
+            hearing = {asyncio.create_task(s.hear("reconnect")): s for s in (one, two)}
+            told, _ = await asyncio.wait(hearing, timeout=ANSWER_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            [waiting] = [user for user, task in zip(users, hearing, strict=True) if task not in told]
+            found = await until(http, f"/v1/users/{waiting}", lambda body: body["connections"])
+            for task in hearing:
+                task.cancel()
+            await asyncio.gather(*hearing, return_exceptions=True)
+        assert [(c["user"], c["shard"]) for c in found["connections"]] == [(waiting, 1)]
 
 
 async def test_all_of_it_is_for_administrators(system: System) -> None:
