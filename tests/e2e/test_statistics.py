@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.system import ANSWER_SECONDS, System, open_session, ready, run, running
+from tests.e2e.system import ANSWER_SECONDS, System, open_session, ready, refusal, run, running
 
 BIG = {"type": "custom.big", "data": {"text": "x" * 30_000}}
 
@@ -59,6 +59,22 @@ async def test_what_the_gateways_refuse_is_in_the_totals(system: System) -> None
                 assert (await outside.post("/v1/connect")).status_code == 403
                 refused += 1
         await until(http, "/v1/stats", lambda s: s["refused"] == before + refused)
+
+
+async def test_what_a_shard_refuses_is_in_its_numbers(system: System) -> None:
+    """Whom a shard itself refuses is one more in its `refused`, and the last second's are in `refused_per_s`."""
+
+    def of_the_first(shards: Any) -> Any:
+        return next(shard for shard in shards if shard["shard"] == 0)
+
+    async with system.http(system.token("root")) as http:
+        before = of_the_first((await http.get("/v1/stats/shards")).json())["refused"]
+        refused = 0
+        async with asyncio.timeout(ANSWER_SECONDS):
+            while not refused or not of_the_first((await http.get("/v1/stats/shards")).json())["refused_per_s"]:
+                await refusal(f"ws://127.0.0.1:{system.port + 1}/ws?ticket=no.such.ticket")
+                refused += 1
+        await until(http, "/v1/stats/shards", lambda shards: of_the_first(shards)["refused"] == before + refused)
 
 
 async def test_totals_and_shards_tell_what_they_do(system: System) -> None:

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from router.watch import TEXTS, Said, Thresholds, Watch
+from router.watch import MARKS, TEXTS, Said, Thresholds, Watch
 from solowire.backplane import ShardAddress, ShardReport, ShardStats
 from solowire.catalog import CATALOG
 from solowire.events import Event, decode_event
@@ -124,6 +124,7 @@ def test_the_event_has_the_numbers_of_each_alert() -> None:
         "message": "shard 1: dns_query_log is summed up for 7 feeds (threshold 1 feeds)",
         "details": {"state": "began", "about": "dns_query_log"},
     }
+    assert world.watch.begun == 1  # as /metrics has it
     assert over == {
         **same,
         "severity": "info",
@@ -149,6 +150,15 @@ def test_a_shard_that_does_not_acknowledge_lags() -> None:
     assert "1 offsets behind" in data["message"]
     assert 2.0 <= data["value"] <= 4.0
     assert began.diagnoses == [(b"name-1", "lag_seconds")]
+
+
+def test_what_is_remembered_of_the_log_has_a_bound() -> None:
+    """Of a shard that has been behind for longer no more is told than that."""
+    world = World(thresholds=Thresholds(lag_seconds=MARKS / 2 + 1))
+    for _ in range(MARKS + 100):
+        world.last += 1
+        world.behind = [world.last, world.last]
+        assert world.look().events == []
 
 
 def test_a_shard_that_keeps_up_with_a_busy_log_does_not_lag() -> None:
