@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.system import ANSWER_SECONDS, System, open_session, ready, refusal, run, running
+from solowire.ring import Ring
+from tests.e2e.system import ANSWER_SECONDS, System, end, open_session, ready, refusal, run, running
 
 BIG = {"type": "custom.big", "data": {"text": "x" * 30_000}}
 
@@ -157,24 +158,47 @@ async def test_a_user_is_found_wherever_it_is(system: System) -> None:
     assert (missing.status_code, missing.json()["code"]) == (404, "not_connected")
 
 
-async def test_a_user_is_found_on_a_shard_that_is_drained(tmp_path: Path) -> None:
-    """Until its turn to move has come a user is where it was, though another shard owns it already."""
-    with running(tmp_path / "data", shards=2, settings={"MOVES_PER_S": 0.001}) as system:
-        users = [system.user_on(1, "one"), system.user_on(1, "two")]
+@pytest.mark.parametrize("change", ["drained", "added"])
+async def test_a_user_is_found_before_its_turn_to_move_comes(tmp_path: Path, change: str) -> None:
+    """Until then a user is where it was, though another shard owns it: in the ring still, or out of it already."""
+    count, index = (2, 1) if change == "drained" else (1, 0)  # the shard that they have to leave
+    with running(tmp_path / "data", shards=count, settings={"MOVES_PER_S": 0.001}) as system:
+        ring = Ring(range(2))
+        users = [user for n in range(100) if ring.owner(user := f"mover{n}") == 1][:2]
         async with (
             system.http(system.token("root")) as http,
             system.session(system.token(users[0]), {"subscriptions": []}) as one,
             system.session(system.token(users[1]), {"subscriptions": []}) as two,
         ):
-            assert (await http.post("/v1/shards/1/drain")).status_code == 202
-            hearing = {asyncio.create_task(s.hear("reconnect")): s for s in (one, two)}
+            added = None
+            if change == "drained":
+                assert (await http.post("/v1/shards/1/drain")).status_code == 202
+            else:
+                added = system.spawn("shard", "--index", "1", "--port", str(system.port + 2))
+            hearing = [asyncio.create_task(session.hear("reconnect")) for session in (one, two)]
             told, _ = await asyncio.wait(hearing, timeout=ANSWER_SECONDS, return_when=asyncio.FIRST_COMPLETED)
             [waiting] = [user for user, task in zip(users, hearing, strict=True) if task not in told]
-            found = await until(http, f"/v1/users/{waiting}", lambda body: body["connections"])
-            for task in hearing:
-                task.cancel()
-            await asyncio.gather(*hearing, return_exceptions=True)
-        assert [(c["user"], c["shard"]) for c in found["connections"]] == [(waiting, 1)]
+            try:
+                found = await until(http, f"/v1/users/{waiting}", lambda body: body["connections"])
+            finally:
+                for task in hearing:
+                    task.cancel()
+                await asyncio.gather(*hearing, return_exceptions=True)
+                if added is not None:
+                    end(added)
+        assert [(c["user"], c["shard"]) for c in found["connections"]] == [(waiting, index)]
+
+
+async def test_a_user_is_found_while_the_router_is_away(system: System) -> None:
+    """Only shards know their users, and the gateway knows the shards: a router that says nothing is not needed."""
+    user, router = system.user_on(1, "known"), system.pid_of("router")
+    async with system.http(system.token("root")) as http, system.session(system.token(user), {"subscriptions": []}):
+        os.kill(router, signal.SIGSTOP)
+        try:
+            found = await http.get(f"/v1/users/{user}")
+        finally:
+            os.kill(router, signal.SIGCONT)
+    assert [c["shard"] for c in found.json()["connections"]] == [1]
 
 
 async def test_all_of_it_is_for_administrators(system: System) -> None:
