@@ -215,14 +215,20 @@ async def test_a_shard_that_does_not_answer_is_told_by_the_router(system: System
     user = system.user_on(1, "stopped")
     pid = system.pid_of("shard", "--index", "1")
     async with system.http(system.token("root")) as http:
+        await until(http, "/v1/stats/shards/1", lambda shard: shard["memory_bytes"] > 0)
         os.kill(pid, signal.SIGSTOP)
         try:
-            one, found = await asyncio.gather(http.get("/v1/stats/shards/1"), http.get(f"/v1/users/{user}"))
+            await system.publish({"type": "custom.unheard", "data": {}})
+            paths = ("/v1/stats/shards/1", f"/v1/users/{user}", "/v1/stats")
+            one, found, whole = await asyncio.gather(*map(http.get, paths))
         finally:
             os.kill(pid, signal.SIGCONT)
     assert one.status_code == 200
     assert (one.json()["shard"], one.json()["slowest"], one.json()["shard_error"]) == (1, None, "shard_slow")
     assert one.json()["memory_bytes"] > 0
+    assert one.json()["behind"] >= 1
+    assert one.json()["in_flight"] >= 1
+    assert whole.json()["behind"] >= 1
     assert (found.status_code, found.json()["code"]) == (504, "shard_slow")
     assert found.headers["retry-after"] == "1"
     system.wait_until(lambda: ready(f"http://127.0.0.1:{system.port + 2}"), "the shard is back in the ring")
