@@ -866,9 +866,12 @@ def test_a_liar_is_fenced_off(world: World) -> None:
     name, other = world.join(0), world.join(1, "another")
     slots(world, name, 1)
     world.bus.sent.clear()
-    slots(world, name, 2, 12345)
+    with capture_logs() as lines:
+        slots(world, name, 2, 12345)
     [fenced] = world.bus.take(name, Fenced)
     assert "12345" in fenced.reason
+    [line] = [line for line in lines if line["event"] == "shard_fenced_off"]
+    assert (line["peer"], line["reason"]) == (name.decode(), fenced.reason)
     assert [s.index for s in world.bus.take(other, RingState)[-1].shards] == [1]
     world.join(0)
     assert world.bus.take(name, Fenced)
