@@ -156,10 +156,18 @@ def create_app(
     async def user(request: Req, user: str) -> dict[str, Any]:
         """Asks the shard that owns the user, and if it has no connection there, the others."""
         await _administrator(request, "stats_user", about=user)
-        owner = gateway.owner(user)
+        owner, token = gateway.owner(user), _token(request)
         others = [shard for index, shard in gateway.shards.items() if index != owner]
         first = gateway.shards.get(owner) if owner is not None else None
-        return {"user": user, "connections": await asked.user(user, first, others, _token(request))}
+        try:
+            found = await asked.user(user, first, others, token)
+        except Refused as error:
+            if error.code != "not_connected":
+                raise
+            # A shard that is being drained is in no ring, and still has those whose turn to move hasn't come.
+            drained = [report.address for report in (await gateway.ask()).shards if report.draining]
+            found = await asked.user(user, None, drained, token)
+        return {"user": user, "connections": found}
 
     @post("/v1/shards/{index:int}/drain", status_code=202, summary="Empty a shard", tags=["administrators"])
     async def drain(request: Req, index: int) -> dict[str, int]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -97,7 +100,7 @@ async def test_a_connection_that_reads_nothing_is_an_alert_and_is_diagnosed(syst
         over = await heard(admin, "queue_age_seconds", "over")
         assert len(await reading) == 300
     assert (began["component"], over["component"]) == ("shard 1", "shard 1")
-    assert began["value"] >= 1
+    assert began["value"] >= began["threshold"] == 1
     [diagnosis] = logged(system, "diagnosis")
     assert (diagnosis["reason"], diagnosis["shard"]) == ("queue_age_seconds", 1)
     assert [c["user"] for c in diagnosis["slowest_connections"]] == [user]
@@ -107,3 +110,51 @@ async def test_a_connection_that_reads_nothing_is_an_alert_and_is_diagnosed(syst
     assert diagnosis["largest_frames"][0]["types"] == ["custom.big"]
     assert diagnosis["largest_frames"][0]["bytes"] > 30_000
     assert [f["types"] for f in diagnosis["slowest_feeds"]] == [["custom.big"]]
+
+
+QUERY = {"type": "dns_query_log", "data": {"client_ip": "192.0.2.1", "query_domain": "a.example", "query_type": "A"}}
+
+
+async def test_every_process_is_watched_by_the_thresholds_of_the_settings(tmp_path: Path) -> None:
+    """Each number that a real process says of itself is held against its setting; none has to be bad for long."""
+    settings = {
+        "ALERT_AFTER_S": 0,
+        "ALERT_OVER_S": 0,
+        "ALERT_LAG_S": 0.4,
+        "ALERT_LOOP_LAG_S": 1e-6,
+        "ALERT_MEMORY_BYTES": 2**20,
+        "ALERT_LEASE_PERCENT": 1,
+        "MAX_CONNECTIONS": 10,
+        "TELEMETRY_PER_S": 1,
+    }
+    with running(tmp_path / "data", shards=1, settings=settings) as system:
+
+        def alerts(event: str, metric: str) -> dict[str, Any]:
+            """The alerts on this, by the kind of process."""
+            found = [line for line in logged(system, event) if line["metric"] == metric]
+            return {line["component"].split()[0]: line for line in found}
+
+        def of_all(metric: str) -> bool:
+            return set(alerts("alert", metric)) == {"shard", "gateway", "router"}
+
+        system.wait_until(lambda: of_all("memory_bytes") and of_all("loop_lag_seconds"), "each tells of itself")
+        assert {line["threshold"] for line in alerts("alert", "memory_bytes").values()} == {2**20}
+        assert {line["threshold"] for line in alerts("alert", "loop_lag_seconds").values()} == {1e-6}
+
+        async with system.session(system.token("ann"), {"subscriptions": ["dns_query_log"]}):
+            while not alerts("alert", "aggregating_feeds"):
+                await system.publish(*[QUERY] * 20)
+            system.wait_until(lambda: bool(alerts("alert", "lease_use_percent")), "its slot is one of ten")
+        assert alerts("alert", "aggregating_feeds")["shard"]["about"] == "dns_query_log"
+        assert alerts("alert", "lease_use_percent")["shard"]["threshold"] == 1
+
+        shard = system.pid_of("shard", "--index", "0")
+        os.kill(shard, signal.SIGSTOP)
+        try:
+            await system.publish(QUERY)
+            system.wait_until(lambda: bool(alerts("alert", "lag_seconds")), "what it does not acknowledge grows old")
+        finally:
+            os.kill(shard, signal.SIGCONT)
+        assert alerts("alert", "lag_seconds")["shard"]["threshold"] == 0.4
+        system.wait_until(lambda: bool(alerts("alert_over", "lag_seconds")), "it is over")
+        assert alerts("alert_over", "lag_seconds")["shard"]["seconds"] < 10  # as long as it takes by default

@@ -81,7 +81,9 @@ async def test_what_people_do_is_in_it_and_what_is_secret_is_not(system: System)
     await told(system, "refused", user=publisher, code="forbidden", action="stats")
     async with system.http(secrets[0]) as http:
         assert (await http.post("/v1/events", json=event)).status_code == 403
+        assert (await http.get(f"http://127.0.0.1:{system.port + 2}/stats")).status_code == 403
     await told(system, "refused", user=user, code="forbidden", action="publish")
+    await told(system, "refused", user=user, code="forbidden", action="administer", path="/stats", shard=1)
     async with system.http(secrets[2]) as http:
         assert (await http.get(f"/v1/users/{user}")).status_code == 404
         assert (await http.get("/v1/stats/shards/0")).status_code == 200

@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from solowire.backplane import VERSION, Ack, Deliver, Hello, RouterMessage, ShardAddress
 from solowire.link import Link
 from solowire.publisher import Publisher
-from tests.e2e.system import ANSWER_SECONDS, System, published, running
+from tests.e2e.system import ANSWER_SECONDS, System, end, published, running
 
 RATE, BURST = 50, 20
 HELD = 6  # so one publisher may have three requests at once
@@ -162,3 +163,20 @@ async def _until_ok(http: httpx.AsyncClient) -> None:
     async with asyncio.timeout(ANSWER_SECONDS):
         while (await post(http)).status_code != 200:
             await asyncio.sleep(0.1)
+
+
+async def test_a_journal_that_cannot_follow_has_publishers_refused(tmp_path: Path) -> None:
+    """Where a commit takes longer than the settings allow, publishers are refused, be there no shard at all."""
+    # Any disk is slower than ten microseconds.
+    system = System(tmp_path / "data", shards=0, settings={"LAG_SOFT_S": 1e-6, "LAG_HARD_S": 1e-5})
+    processes = [system.spawn("router"), system.spawn("gateway", "--port", str(system.port))]
+    try:
+        system.wait_until(lambda: "gateway_listening" in system.output.read_text(), "the gateway listens")
+        async with publishing(system, "steady") as http, asyncio.timeout(ANSWER_SECONDS):
+            while (answer := await post(http)).status_code == 200 or code_of(answer) == "router_away":
+                await asyncio.sleep(0.05)
+        assert (answer.status_code, code_of(answer)) == (503, "overloaded")
+        assert "journal" in answer.json()["detail"]
+    finally:
+        for process in processes:
+            end(process)

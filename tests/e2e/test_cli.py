@@ -628,6 +628,7 @@ def test_stats_are_for_administrators(system: System, place: Path) -> None:
 
 def test_stats_can_be_watched(system: System, place: Path) -> None:
     """`stats --watch` keeps the table up to date on a terminal until Ctrl-C, without a traceback."""
+    user = system.user_on(1, "watched")
     terminal, inside = os.openpty()
     command = [sys.executable, "-m", "solowire", "stats", "--watch", "--data-dir", str(system.data_dir)]
     process = subprocess.Popen(
@@ -640,12 +641,21 @@ def test_stats_can_be_watched(system: System, place: Path) -> None:
     )
     os.close(inside)
     seen = b""
-    try:
+
+    def see(row: bytes) -> None:
+        nonlocal seen
+        seen = b""
         deadline = time.monotonic() + READY_SECONDS
-        while seen.count(b"deliveries") < 2:  # drawn once, and a second time
+        while not re.search(row, seen):
             assert time.monotonic() < deadline, seen
             if select.select([terminal], [], [], 0.1)[0]:
                 seen += os.read(terminal, 65536)
+
+    try:
+        second = rb"127\.0\.0\.1:%d +" % (system.port + 2)
+        see(second + rb"0 ")  # its connections
+        with connect(connects(system, system.token(user)).json()["url"], proxy=None):
+            see(second + rb"1 ")
         process.send_signal(signal.SIGINT)
         while select.select([terminal], [], [], ANSWER_SECONDS)[0]:
             try:

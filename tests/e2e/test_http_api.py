@@ -444,8 +444,11 @@ async def test_numbers_follow_what_happens(system: System) -> None:
             system.session(system.token(users[0]), {"subscriptions": ["custom.*"]}) as one,
             system.session(system.token(users[1]), {"subscriptions": ["custom.*"]}),
         ):
-            accepted = await system.publish({"type": "custom.counted", "data": {}})
+            before = (await http.get("/v1/stats")).json()
+            event = {"type": "custom.counted", "id": "counted", "data": {}}
+            accepted = await system.publish(event)
             await one.events(1)
+            assert (await system.publish(event))["duplicates"] == 1
             async with asyncio.timeout(ANSWER_SECONDS):
                 while True:
                     totals = (await http.get("/v1/stats")).json()
@@ -457,7 +460,7 @@ async def test_numbers_follow_what_happens(system: System) -> None:
         assert totals["epoch"] == accepted["epoch"]
         assert totals["last_offset"] >= accepted["last_offset"]
         assert (totals["shards"], totals["gateways"]) == (2, 1)
-        assert totals["events"] >= 1
+        assert (totals["events"], totals["duplicates"]) == (before["events"] + 1, before["duplicates"] + 1)
         assert [s["shard"] for s in shards] == [0, 1]
         assert shards[1]["address"] == f"127.0.0.1:{system.port + 2}"
         alone = (await http.get("/v1/stats/shards/1")).json()

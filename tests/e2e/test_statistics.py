@@ -8,11 +8,13 @@ import os
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.e2e.system import ANSWER_SECONDS, System, open_session, ready, run, running
+from solowire.ring import Ring
+from tests.e2e.system import ANSWER_SECONDS, System, end, open_session, ready, refusal, run, running
 
 BIG = {"type": "custom.big", "data": {"text": "x" * 30_000}}
 
@@ -58,6 +60,22 @@ async def test_what_the_gateways_refuse_is_in_the_totals(system: System) -> None
                 assert (await outside.post("/v1/connect")).status_code == 403
                 refused += 1
         await until(http, "/v1/stats", lambda s: s["refused"] == before + refused)
+
+
+async def test_what_a_shard_refuses_is_in_its_numbers(system: System) -> None:
+    """Whom a shard itself refuses is one more in its `refused`, and the last second's are in `refused_per_s`."""
+
+    def of_the_first(shards: Any) -> Any:
+        return next(shard for shard in shards if shard["shard"] == 0)
+
+    async with system.http(system.token("root")) as http:
+        before = of_the_first((await http.get("/v1/stats/shards")).json())["refused"]
+        refused = 0
+        async with asyncio.timeout(ANSWER_SECONDS):
+            while not refused or not of_the_first((await http.get("/v1/stats/shards")).json())["refused_per_s"]:
+                await refusal(f"ws://127.0.0.1:{system.port + 1}/ws?ticket=no.such.ticket")
+                refused += 1
+        await until(http, "/v1/stats/shards", lambda shards: of_the_first(shards)["refused"] == before + refused)
 
 
 async def test_totals_and_shards_tell_what_they_do(system: System) -> None:
@@ -140,6 +158,49 @@ async def test_a_user_is_found_wherever_it_is(system: System) -> None:
     assert (missing.status_code, missing.json()["code"]) == (404, "not_connected")
 
 
+@pytest.mark.parametrize("change", ["drained", "added"])
+async def test_a_user_is_found_before_its_turn_to_move_comes(tmp_path: Path, change: str) -> None:
+    """Until then a user is where it was, though another shard owns it: in the ring still, or out of it already."""
+    count, index = (2, 1) if change == "drained" else (1, 0)  # the shard that they have to leave
+    with running(tmp_path / "data", shards=count, settings={"MOVES_PER_S": 0.001}) as system:
+        ring = Ring(range(2))
+        users = [user for n in range(100) if ring.owner(user := f"mover{n}") == 1][:2]
+        async with (
+            system.http(system.token("root")) as http,
+            system.session(system.token(users[0]), {"subscriptions": []}) as one,
+            system.session(system.token(users[1]), {"subscriptions": []}) as two,
+        ):
+            added = None
+            if change == "drained":
+                assert (await http.post("/v1/shards/1/drain")).status_code == 202
+            else:
+                added = system.spawn("shard", "--index", "1", "--port", str(system.port + 2))
+            hearing = [asyncio.create_task(session.hear("reconnect")) for session in (one, two)]
+            told, _ = await asyncio.wait(hearing, timeout=ANSWER_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            [waiting] = [user for user, task in zip(users, hearing, strict=True) if task not in told]
+            try:
+                found = await until(http, f"/v1/users/{waiting}", lambda body: body["connections"])
+            finally:
+                for task in hearing:
+                    task.cancel()
+                await asyncio.gather(*hearing, return_exceptions=True)
+                if added is not None:
+                    end(added)
+        assert [(c["user"], c["shard"]) for c in found["connections"]] == [(waiting, index)]
+
+
+async def test_a_user_is_found_while_the_router_is_away(system: System) -> None:
+    """Only shards know their users, and the gateway knows the shards: a router that says nothing is not needed."""
+    user, router = system.user_on(1, "known"), system.pid_of("router")
+    async with system.http(system.token("root")) as http, system.session(system.token(user), {"subscriptions": []}):
+        os.kill(router, signal.SIGSTOP)
+        try:
+            found = await http.get(f"/v1/users/{user}")
+        finally:
+            os.kill(router, signal.SIGCONT)
+    assert [c["shard"] for c in found.json()["connections"]] == [1]
+
+
 async def test_all_of_it_is_for_administrators(system: System) -> None:
     """Another role gets 403 from the gateway and from the shard."""
     shard = f"http://127.0.0.1:{system.port + 1}"
@@ -154,14 +215,20 @@ async def test_a_shard_that_does_not_answer_is_told_by_the_router(system: System
     user = system.user_on(1, "stopped")
     pid = system.pid_of("shard", "--index", "1")
     async with system.http(system.token("root")) as http:
+        await until(http, "/v1/stats/shards/1", lambda shard: shard["memory_bytes"] > 0)
         os.kill(pid, signal.SIGSTOP)
         try:
-            one, found = await asyncio.gather(http.get("/v1/stats/shards/1"), http.get(f"/v1/users/{user}"))
+            await system.publish({"type": "custom.unheard", "data": {}})
+            paths = ("/v1/stats/shards/1", f"/v1/users/{user}", "/v1/stats")
+            one, found, whole = await asyncio.gather(*map(http.get, paths))
         finally:
             os.kill(pid, signal.SIGCONT)
     assert one.status_code == 200
     assert (one.json()["shard"], one.json()["slowest"], one.json()["shard_error"]) == (1, None, "shard_slow")
     assert one.json()["memory_bytes"] > 0
+    assert one.json()["behind"] >= 1
+    assert one.json()["in_flight"] >= 1
+    assert whole.json()["behind"] >= 1
     assert (found.status_code, found.json()["code"]) == (504, "shard_slow")
     assert found.headers["retry-after"] == "1"
     system.wait_until(lambda: ready(f"http://127.0.0.1:{system.port + 2}"), "the shard is back in the ring")

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from gateway.intake import MAX_PUBLISHERS, Intake, Room
+from gateway.server import intake_of
 from solowire.errors import Refused
+from solowire.settings import load
 
 
 def intake(**changed: Any) -> Intake:
@@ -51,6 +53,8 @@ def test_bytes_beyond_the_bound_are_refused_while_they_are_read() -> None:
     assert (it.requests, it.bytes) == (1, 600)
     it.close(first)
     assert (it.requests, it.bytes) == (0, 0)
+    it.grow(it.open("ann", 0.0), 1000)
+    assert refused(it.open, "bob", 0.0).code == "overloaded"  # before anything of it is read
 
 
 def test_one_publisher_holds_half_of_the_requests() -> None:
@@ -158,6 +162,23 @@ def test_a_publisher_over_its_rate_is_told_how_long_to_wait() -> None:
     it.charge("ann", 500, 2.0)
     assert refused(it.open, "ann", 2.0).code == "publish_rate_limited"
     assert it.requests == 0
+
+
+def test_the_bounds_are_those_of_the_settings() -> None:
+    """Requests, bytes, patience, rate and burst are what an operator has set."""
+    said = {"held_requests": 4, "held_bytes": 2**22, "max_bytes": 2**22, "timeout_s": 3, "rate": 10, "burst": 20}
+    it = intake_of(load(**{f"publish_{name}": value for name, value in said.items()}))
+    rooms = [it.open(user, 0.0) for user in ("ann", "ann", "bob", "cid")]
+    assert refused(it.open, "dan", 0.0).code == "overloaded"
+    it.close(rooms[0])
+    it.grow(rooms[1], 2**22)
+    assert refused(it.grow, rooms[2], 1).code == "overloaded"
+    it.close(rooms[1])
+    it.sent(rooms[2], 1, 0.0)
+    it.close(it.open("dan", 1.5))
+    assert refused(it.open, "dan", 1.6).code == "overloaded"
+    it.charge("eve", 20, 0.0)
+    assert refused(it.check, "eve", 10, 0.0).retry_after == 1.0
 
 
 def test_the_publishers_that_are_known_have_a_bound() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TypeVar
 
 import pytest
+from structlog.testing import capture_logs
 
 from router.journal import JournalUnavailable, MemoryJournal
 from router.limits import Limits
@@ -520,21 +521,28 @@ def test_a_shard_that_lags_delays_answers_and_then_refuses() -> None:
     _, follows = stuck.names
     stuck.publish()
     assert stuck.answers() == [1]
-    while stuck.world.router.pressure.delay == 0.0:
+    for _ in range(4):  # two seconds
         stuck.half_a_second(follows)
+    assert stuck.world.router.pressure.delay > 0.0
     assert stuck.publish() == 2
     assert stuck.answers() == [], "an answer left at once"
     assert stuck.world.router.release(stuck.world.now)
     assert not stuck.world.router.release(stuck.world.now + DEFAULT_PATIENCE.delay)
     assert stuck.answers() == [2], "what is in the log must be answered"
-    while stuck.world.router.pressure.retry_after is None:
-        stuck.half_a_second(follows)
+    with capture_logs() as lines:
+        for _ in range(8):
+            stuck.half_a_second(follows)
+    assert stuck.world.router.pressure.retry_after is not None
+    [line] = [line for line in lines if line["event"] == "publishers_refused"]
+    assert line["lag_s"] >= DEFAULT_PATIENCE.hard
     last = stuck.world.router.journal.last
     refused = stuck.publish()
     [answer] = stuck.world.bus.take(b"gateway-a", NotPublished)
     assert (answer.request, answer.code, answer.retry_after >= 1.0) == (refused, "overloaded", True)
     assert (stuck.world.router.journal.last, stuck.world.router.refused) == (last, 1)
-    stuck.half_a_second(*stuck.names)
+    with capture_logs() as lines:
+        stuck.half_a_second(*stuck.names)
+    assert [line["refused"] for line in lines if line["event"] == "publishers_flow"] == [1]
     assert stuck.answers() + stuck.refusals() == []
     stuck.publish()
     assert stuck.answers() == [4]
@@ -782,6 +790,20 @@ def test_what_is_to_be_said_waits_for_a_journal_that_takes_nothing() -> None:
     assert len(bodies) == 2
 
 
+def test_what_waits_to_be_said_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long the journal takes nothing, only so much of the router's own waits for it."""
+    monkeypatch.setattr("router.router.MOST_OF_ITS_OWN", 20)
+    journal = Failing("epoch-1", max_events=1000, max_bytes=10**9, window=3600.0)
+    world = Alarmed(journal, stats_every=0.5)
+    name = world.join(0)
+    journal.full = True
+    for _ in range(20):  # each time one for the shard, and one for all
+        world.tick(name)
+    journal.full = False
+    world.tick(name)
+    assert journal.last == 20
+
+
 def test_a_drain_is_audited_with_who_wanted_it() -> None:
     """The router, which does it, notes the administrator's name, and whether there was such a shard."""
     world = Alarmed()
@@ -844,9 +866,12 @@ def test_a_liar_is_fenced_off(world: World) -> None:
     name, other = world.join(0), world.join(1, "another")
     slots(world, name, 1)
     world.bus.sent.clear()
-    slots(world, name, 2, 12345)
+    with capture_logs() as lines:
+        slots(world, name, 2, 12345)
     [fenced] = world.bus.take(name, Fenced)
     assert "12345" in fenced.reason
+    [line] = [line for line in lines if line["event"] == "shard_fenced_off"]
+    assert (line["peer"], line["reason"]) == (name.decode(), fenced.reason)
     assert [s.index for s in world.bus.take(other, RingState)[-1].shards] == [1]
     world.join(0)
     assert world.bus.take(name, Fenced)

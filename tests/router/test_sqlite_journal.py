@@ -632,3 +632,19 @@ def test_one_event_larger_than_the_log_is_kept_until_the_next(path: Path) -> Non
             journal.commit(NOW)
             assert (journal.floor, journal.last) == (n - 1, n)
             assert is_whole(journal)
+
+
+@pytest.mark.parametrize(("records", "size"), [(50, 10**6), (10**6, 5_000)])
+def test_what_is_kept_in_memory_of_the_log_has_a_bound(
+    path: Path, monkeypatch: pytest.MonkeyPatch, records: int, size: int
+) -> None:
+    """However long the log grows, only its newest records are in memory, by number and by size; the rest is on disk."""
+    monkeypatch.setattr("router.sqlite_journal.TAIL_RECORDS", records)
+    monkeypatch.setattr("router.sqlite_journal.TAIL_BYTES", size)
+    with closing(open_journal(path)) as journal:
+        for n in range(100):
+            keep(journal, some(10, begin=1 + 10 * n, size=100))
+            assert len(journal._tail) <= records
+            assert sum(len(record.body) for record in journal._tail) <= size
+        assert len(journal._tail) >= 20
+        assert is_whole(journal)

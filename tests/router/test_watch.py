@@ -7,8 +7,9 @@ from typing import Any
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
-from router.watch import TEXTS, Said, Thresholds, Watch
+from router.watch import MARKS, TEXTS, Said, Thresholds, Watch
 from solowire.backplane import ShardAddress, ShardReport, ShardStats
 from solowire.catalog import CATALOG
 from solowire.events import Event, decode_event
@@ -93,6 +94,46 @@ def test_each_number_of_a_shard_has_its_alert(metric: str, stats: ShardStats, pa
     assert ended.diagnoses == []
 
 
+def test_the_log_has_the_numbers_of_each_alert() -> None:
+    """One line when it begins and one when it is over, each with its numbers, as the event has them."""
+    world = World()
+    with capture_logs() as lines:
+        world.stats[1] = ShardStats(aggregating={"dns_query_log": 7})
+        world.run(5)
+        world.stats[1] = ShardStats(aggregating={"dns_query_log": 0})
+        world.run(5)
+    about = {"component": "shard 1", "metric": "aggregating_feeds", "threshold": 1.0, "about": "dns_query_log"}
+    assert lines == [
+        {"event": "alert", "log_level": "warning", "value": 7, **about},
+        {"event": "alert_over", "log_level": "info", "value": 0, "seconds": 6.0, "highest": 7, **about},
+    ]
+
+
+def test_the_event_has_the_numbers_of_each_alert() -> None:
+    """What was measured, its threshold, and when it is over for how long and how bad it was, in words and in fields."""
+    world = World()
+    world.stats[1] = ShardStats(aggregating={"dns_query_log": 7})
+    [(_, began)] = read(world.run(5))
+    world.stats[1] = ShardStats(aggregating={"dns_query_log": 0})
+    [(_, over)] = read(world.run(5))
+    same = {"component": "shard 1", "metric": "aggregating_feeds", "threshold": 1.0}
+    assert began == {
+        **same,
+        "severity": "warning",
+        "value": 7,
+        "message": "shard 1: dns_query_log is summed up for 7 feeds (threshold 1 feeds)",
+        "details": {"state": "began", "about": "dns_query_log"},
+    }
+    assert world.watch.begun == 1  # as /metrics has it
+    assert over == {
+        **same,
+        "severity": "info",
+        "value": 0,
+        "message": "shard 1: over after 6 s: dns_query_log is summed up for 0 feeds (7 at most, threshold 1 feeds)",
+        "details": {"state": "over", "about": "dns_query_log"},
+    }
+
+
 def test_every_threshold_has_words() -> None:
     """No alert can begin that nobody has written a message for."""
     assert set(TEXTS) == set(Thresholds._fields)
@@ -109,6 +150,15 @@ def test_a_shard_that_does_not_acknowledge_lags() -> None:
     assert "1 offsets behind" in data["message"]
     assert 2.0 <= data["value"] <= 4.0
     assert began.diagnoses == [(b"name-1", "lag_seconds")]
+
+
+def test_what_is_remembered_of_the_log_has_a_bound() -> None:
+    """Of a shard that has been behind for longer no more is told than that."""
+    world = World(thresholds=Thresholds(lag_seconds=MARKS / 2 + 1))
+    for _ in range(MARKS + 100):
+        world.last += 1
+        world.behind = [world.last, world.last]
+        assert world.look().events == []
 
 
 def test_a_shard_that_keeps_up_with_a_busy_log_does_not_lag() -> None:
@@ -195,3 +245,31 @@ def test_statistics_are_events_of_their_own() -> None:
     assert nodes["all"]["groups"] == {"viewer": 3, "admin": 1}
     assert 10 < nodes["all"]["latency_p99_ms"] < 30
     assert len({e.id for e in said.events}) == 6
+
+
+def test_statistics_as_events_hold_every_number() -> None:
+    """A subscriber of `gateway_stats` gets each number that `/v1/stats` has, in the payload's words."""
+    world = World(stats_every=1.0)
+    latency = Histogram()
+    for milliseconds in (*[1] * 50, *[10] * 45, *[100] * 5):
+        latency.add(milliseconds / 1000)
+    world.stats[0] = ShardStats(
+        connections=1, feeds=2, lagging=3, log_bytes=4, groups={"viewer": 5}, codecs={"json": 6}, kinds={"direct": 7},
+        events_per_s=8.0, deliveries_per_s=9.0, frames_per_s=10.0, bytes_per_s=11.0, refused_per_s=12.0,
+        latency=latency.counts, oldest_cursor_s=0.5, memory_bytes=14, loop_lag_s=0.25, lease_used=16, lease_granted=17,
+        aggregating={"dns_query_log": 0},
+    )  # fmt: skip
+    world.behind = [19, 0]
+    nodes = {data["node"]: data for _, data in read(world.run(1.5))}
+    expected = {
+        "connections": 1, "feeds": 2, "lagging": 3, "log_bytes": 4, "groups": {"viewer": 5}, "codecs": {"json": 6},
+        "kinds": {"direct": 7}, "events_per_second": 8.0, "deliveries_per_second": 9.0, "frames_per_second": 10.0,
+        "bytes_per_second": 11.0, "refused_per_second": 12.0, "oldest_cursor_s": 0.5, "memory_bytes": 14,
+        "loop_lag_ms": 250.0, "lease_used": 16, "lease_granted": 17, "aggregating": {"dns_query_log": 0}, "lag": 19,
+    }  # fmt: skip
+    for node, more in (("shard 0", set()), ("all", {"shards", "gateways"})):
+        data = nodes[node]
+        p50, p95, p99 = (data.pop(f"latency_{p}_ms") for p in ("p50", "p95", "p99"))
+        assert p50 < 2 < p95 < 20 < p99 < 200
+        assert data.items() >= expected.items()
+        assert data.keys() == expected.keys() | more | {"node"}

@@ -43,6 +43,7 @@ def test_what_is_read_at_a_scrape_is_what_is_told() -> None:
     assert f'solowire_delivery_latency_seconds_bucket{{le="{BOUNDS[-1]}",shard="0"}} 3.0' in text
     assert 'solowire_delivery_latency_seconds_bucket{le="+Inf",shard="0"} 4.0' in text
     assert 'solowire_delivery_latency_seconds_count{shard="0"} 4.0' in text
+    assert 'solowire_delivery_latency_seconds_sum{shard="0"} 100.012' in text
 
 
 def test_a_label_has_only_so_many_values() -> None:

@@ -44,6 +44,30 @@ def test_shards_together_are_sums_and_the_worst() -> None:
     assert whole["latency_s"]["p99"] > 0.5
 
 
+def test_every_number_of_the_shards_is_in_the_totals() -> None:
+    """What a shard reports is summed, or the worst of all; only its places in the log are nobody else's."""
+    worst = {"oldest_cursor_s", "loop_lag_s", "events_per_s"}
+    alone = {"events", "offset", "oldest"}
+    tallies = {"groups", "codecs", "kinds", "aggregating"}
+    numbers = [name for name in ShardStats.__struct_fields__ if name not in tallies | {"latency"}]
+    one = ShardStats(**{name: 2 + n for n, name in enumerate(numbers)}, **{name: {"a": 1, "b": 2} for name in tallies})
+    two = ShardStats(**dict.fromkeys(numbers, 1), **{name: {"b": 3} for name in tallies})
+    whole = together([one, two])
+    assert whole.pop("latency_s") == percentiles([])
+    assert {name: whole.pop(name) for name in tallies} == {name: {"a": 1, "b": 5} for name in tallies}
+    assert whole == {name: 2 + n if name in worst else 3 + n for n, name in enumerate(numbers) if name not in alone}
+
+
+def test_percentiles_are_those_that_they_are_called() -> None:
+    """Of a hundred times fifty are below p50, ninety-five below p95 and ninety-nine below p99."""
+    found = percentiles(latency(*[1] * 50, *[10] * 45, *[100] * 4, 10_000))
+    p50, p95, p99 = found["p50"], found["p95"], found["p99"]
+    assert p50 is not None
+    assert p95 is not None
+    assert p99 is not None
+    assert p50 < 0.002 < p95 < 0.02 < p99 < 0.2
+
+
 def test_no_shard_at_all_has_numbers_too() -> None:
     """While no shard is there the totals are zeros."""
     whole = together([])

@@ -191,6 +191,10 @@ def test_a_wrong_value_in_the_file_is_named(place: Path) -> None:
         ({"url": "localhost:8000"}, ["url", "http://"]),
         ({"url": "http://[::1"}, ["url"]),
         ({"recent_bytes": 2**20, "event_max_bytes": 60 * 1024, "publish_max_bytes": 1024}, ["publish_max_bytes"]),
+        ({"publish_held_bytes": 2**20}, ["publish_held_bytes", "publish_max_bytes"]),
+        ({"lag_soft_s": 5.0, "lag_hard_s": 5.0}, ["lag_soft_s", "lag_hard_s"]),
+        ({"telemetry_types_per_s": {"dns_query_log": -1}}, ["telemetry_types_per_s", "dns_query_log"]),
+        ({"state_intervals_s": {"system_metrics": -1}}, ["state_intervals_s", "system_metrics"]),
     ],
 )
 def test_settings_that_contradict_each_other_are_named(options: dict[str, Any], words: list[str]) -> None:

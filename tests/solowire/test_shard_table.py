@@ -51,6 +51,13 @@ def test_all_that_matters_fits_120_columns() -> None:
         assert wanted in text
 
 
+def test_a_wide_terminal_shows_every_number() -> None:
+    """Where there is room nothing is given up: each number of a shard stands in its row, in this order."""
+    row = drawn(shard(0, oldest_cursor_s=0.25, lagging=3, behind=7), width=200).rstrip().splitlines()[-1]
+    values = ["0", "127.0.0.1:8001", "9,876", "1,234", "3", "250 ms", "1,234", "1.2M", "24.6k", "118 MiB"]
+    assert row.split() == " ".join([*values, "4.4 ms 18 ms 22 ms 1.6 GiB 43 ms 82 % 7"]).split()
+
+
 def test_a_single_shard_has_no_row_for_all() -> None:
     """The sum of one is not told twice."""
     assert "all" not in drawn(shard(0), width=120).split()

@@ -13,7 +13,7 @@ from solowire.histogram import quantile
 from tests.workers.bench import WALL, Bench
 from workers.ages import MOST_ENTRIES
 from workers.connection import Connection
-from workers.diagnosis import diagnose
+from workers.diagnosis import MOST, diagnose
 from workers.reporting import LATENCY_SECONDS, Reporting
 
 
@@ -284,6 +284,17 @@ def test_what_the_process_knows_is_asked_for() -> None:
     assert stats.lease_used == 1 < stats.lease_granted
 
 
+def test_the_size_of_the_recent_log_is_reported() -> None:
+    """Its newest offset, and how many events and bytes it holds."""
+    b = Bench()
+    before = reporting_of(b).report(b.now)
+    assert (before.log_events, before.log_bytes) == (0, 0)
+    b.deliver(*[b.event("custom.a", {"text": "x" * 100}) for _ in range(3)])
+    stats = reporting_of(b).report(b.now)
+    assert (stats.log_events, stats.offset - before.offset, stats.events - before.events) == (3, 3, 3)
+    assert 300 < stats.log_bytes == b.shard.log.bytes
+
+
 def test_what_is_summed_up_is_reported() -> None:
     """While a flood of a telemetry type is summed up, the report says so; when it is over, it does not."""
     b = Bench(telemetry=Rates(5.0))
@@ -332,6 +343,23 @@ def test_a_diagnosis_names_the_largest_frames() -> None:
     frames = diagnose(b.shard, reporting_of(b), b.now)["largest_frames"]
     assert [frame["types"] for frame in frames] == [["custom.b"], ["custom.a"]]
     assert frames[0]["bytes"] > 9000 > 1000 > frames[1]["bytes"] > 100
+
+
+def test_a_diagnosis_is_short_however_many_are_slow() -> None:
+    """Of each kind it names the worst few, the worst first, and counts all."""
+    b = Bench()
+    for n in range(MOST + 2):
+        b.sockets.stuck.add(b.connect(f"u{n}", subscriptions=[f"custom.a{n}"]))
+        for _ in range(2):
+            b.publish(f"custom.a{n}", {"text": "x" * 1000 * n}, publisher=f"p{n}", taken=b.now + WALL)
+            b.wait(0.2)
+    found = diagnose(b.shard, reporting_of(b), b.now)
+    assert found["feeds"] == found["connections"] == found["lagging"] == MOST + 2
+    worst = [[f"custom.a{n}"] for n in range(MOST + 2)]
+    assert [feed["types"] for feed in found["slowest_feeds"]] == worst[:MOST]
+    assert [frame["types"] for frame in found["largest_frames"]] == worst[:1:-1]
+    assert [about["user"] for about in found["slowest_connections"]] == [f"u{n}" for n in range(MOST)]
+    assert len(found["top_publishers"]) == len(found["top_types"]) == MOST
 
 
 def test_a_diagnosis_of_an_idle_shard_says_so() -> None:
