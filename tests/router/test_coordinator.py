@@ -252,8 +252,13 @@ def test_what_is_reserved_stays_free() -> None:
 
 
 def test_a_shard_has_a_limit_of_its_own() -> None:
-    """No shard gets more than the limit per shard, and within it groups share fairly, too."""
+    """No shard is granted more than the limit per shard, and within it groups share fairly, too."""
     world = World(2, Limits(100, per_shard=10))
+    world.beat()
+    for _ in range(12):  # one by one, since what is ahead of need grows with what is used
+        world.processes[0].connect("viewer", world.now)
+        world.beat()
+        assert world.processes[0].leases.room <= 10
     world.fill("viewer", at=0)
     assert len(world.processes[0].connections) == 10
     world.fill("operator", at=0, beats=20)
@@ -549,6 +554,16 @@ def test_doors_close_for_who_would_get_nothing() -> None:
     world.fill("operator", beats=30)
     doors = world.coordinator.doors(2)
     assert (doors.closed, doors.others_closed) == (["operator", "viewer"], False)
+
+
+def test_doors_close_when_every_shard_has_as_many_as_it_may() -> None:
+    """With room left in the system and none at any shard, who would get nothing is told so before it comes to one."""
+    world = World(2, Limits(100, per_shard=5))
+    world.fill("viewer")
+    world.beat(int(WANT_SECONDS / HEARTBEAT_SECONDS) + 2)
+    assert world.used() == {"viewer": 10}
+    assert world.coordinator.doors(1).closed == ["viewer"]
+    assert not world.coordinator.doors(1).others_closed
 
 
 def test_an_address_is_full_when_all_shards_together_say_so() -> None:
