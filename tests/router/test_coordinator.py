@@ -251,6 +251,32 @@ def test_what_is_reserved_stays_free() -> None:
     world.check()
 
 
+def test_what_is_reserved_is_given_before_what_is_wanted() -> None:
+    """While others have still to give way, the few slots that a shard can have are for its administrators first."""
+    world = World(2, Limits(20, groups={"admin": Group(reserved=4)}))
+    world.fill("viewer", at=0)
+    other = world.processes[1]
+    assert not other.connect("operator", world.now)
+    other.say(world.now)
+    world.hear(other)
+    world.take(other)
+    assert not other.connect("operator", world.now)
+    assert all(other.connect("admin", world.now) for _ in range(2))
+    world.check()
+
+
+def test_within_a_shard_weights_and_reserves_count() -> None:
+    """Where a shard has as many as it may, it keeps its part of a reserve free and shares the rest by weight."""
+    groups = {"admin": Group(reserved=4), "operator": Group(weight=2.0)}
+    world = World(2, Limits(100, per_shard=8, groups=groups))
+    world.fill("viewer", at=0)
+    assert world.used() == {"viewer": 6}
+    world.fill("operator", at=0)
+    assert world.used() == {"operator": 4, "viewer": 2}
+    assert all(world.processes[0].connect("admin", world.now) for _ in range(2))
+    world.check()
+
+
 def test_a_shard_has_a_limit_of_its_own() -> None:
     """No shard is granted more than the limit per shard, and within it groups share fairly, too."""
     world = World(2, Limits(100, per_shard=10))
