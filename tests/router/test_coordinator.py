@@ -207,6 +207,17 @@ def test_a_group_below_its_share_gets_in_and_the_one_above_gives_way() -> None:
     world.check()
 
 
+def test_who_has_to_give_way_is_told_at_once() -> None:
+    """A shard that has all slots hears that another needs one, and that one gets it, between two heartbeats."""
+    world = World(2, Limits(40))
+    world.fill("viewer", at=1)
+    assert not world.processes[0].connect("operator", world.now)
+    world.turn()
+    assert world.processes[0].connect("operator", world.now)
+    assert world.used() == {"operator": 1, "viewer": 39}
+    world.check()
+
+
 def test_no_more_give_way_than_is_needed() -> None:
     """One operator comes to a full system: one viewer goes, at the shard that has most of them."""
     world = World(2, Limits(40))
@@ -515,14 +526,20 @@ def test_a_long_lease_is_remembered_over_two_restarts_with_a_shorter_one() -> No
 
 
 def test_fences_grow_over_restarts_also_if_the_clock_goes_back() -> None:
-    """A lease of the router before is never taken for a newer one."""
+    """A lease of the router before is never taken for a newer one, also if nobody knows of it but the router before."""
     world = World(1, Limits(40))
     world.beat()
-    before = world.processes[0].leases.fence
+    process = world.processes[0]
+    assert all(process.connect("viewer", world.now) for _ in range(15))
+    process.say(world.now)
+    world.hear(process)
+    [late] = process.from_router
+    process.from_router.clear()
+    assert late.fence > process.leases.fence
     world.coordinator = Coordinator(world.limits, world.now, 0.0, world.word)
-    world.join(world.processes[0])
+    world.join(process)
     world.beat(2)
-    assert world.processes[0].leases.fence > before
+    assert process.leases.fence > late.fence
 
 
 # ------------------------------------------------------------------------------------------------------- who lies
