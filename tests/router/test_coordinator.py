@@ -218,6 +218,19 @@ def test_who_has_to_give_way_is_told_at_once() -> None:
     world.check()
 
 
+def test_a_shard_that_is_not_heard_of_is_told_once() -> None:
+    """However often others ask, one message goes to each shard that has to give way, and none to one that has not."""
+    world = World(3, Limits(40))
+    asking, full, idle = world.processes
+    world.fill("viewer", at=1)
+    for refused in range(5):
+        for _ in range(refused + 1):
+            assert not asking.connect("operator", world.now)
+        asking.say(world.now)
+        world.hear(asking)
+    assert (len(full.from_router), len(idle.from_router)) == (1, 0)
+
+
 def test_no_more_give_way_than_is_needed() -> None:
     """One operator comes to a full system: one viewer goes, at the shard that has most of them."""
     world = World(2, Limits(40))
@@ -347,6 +360,26 @@ def test_a_lease_that_takes_away_counts_when_it_is_confirmed() -> None:
             world.take(other)
     assert not other.connect("viewer", world.now)
     assert all(slow.connect("viewer", world.now) for _ in range(40))
+    world.check()
+
+
+def test_a_slot_is_nobody_elses_while_its_connection_is_there() -> None:
+    """A shard that confirms a smaller lease holds what it uses until those who have to go are gone."""
+    world = World(2, Limits(40))
+    other, full = world.processes
+    world.fill("viewer", at=1)
+    for process, group in ((other, "operator"), (full, "viewer")):
+        assert not process.connect(group, world.now)
+        process.say(world.now)
+        world.hear(process)
+        while process.from_router:
+            world.take(process)
+    assert full.leases.room == 39
+    full.say(world.now)
+    world.hear(full)
+    while other.from_router:
+        world.take(other)
+    assert not other.connect("operator", world.now)
     world.check()
 
 
