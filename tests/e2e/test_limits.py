@@ -17,7 +17,19 @@ from websockets.exceptions import InvalidStatus
 
 from solowire import backplane
 from solowire.access import ROLES, Identity
-from solowire.backplane import VERSION, Fenced, Heartbeat, Hello, PeerMessage, RouterMessage, ShardAddress, Slots
+from solowire.backplane import (
+    VERSION,
+    Beat,
+    Fenced,
+    Heartbeat,
+    Hello,
+    Lease,
+    PeerMessage,
+    RingState,
+    RouterMessage,
+    ShardAddress,
+    Slots,
+)
 from solowire.bus import Hub, Spoke
 from solowire.ring import Ring
 from solowire.tokens import Tokens
@@ -334,6 +346,31 @@ async def test_a_shard_that_is_fenced_off_ends(tmp_path: Path) -> None:
         if process.poll() is None:
             process.kill()
         process.wait()
+        hub.close()
+
+
+async def test_a_shard_confirms_at_once_what_it_was_not_asked_for(tmp_path: Path) -> None:
+    """A lease that a real shard did not ask for is confirmed between two heartbeats: others may wait for it."""
+    system = System(tmp_path / "data", shards=1)
+    (system.data_dir / "run").mkdir(parents=True, mode=0o700)
+    confirmed: list[int] = []
+
+    def hear(peer: bytes, raw: bytes) -> None:
+        match backplane.decode_from_peer(raw):
+            case Hello(shard=ShardAddress() as shard):
+                hub.send(peer, backplane.encode(RingState("epoch", 1, 0, [shard])))
+            case Heartbeat():
+                hub.send(peer, backplane.encode(Beat("epoch", 1)))
+                hub.send(peer, backplane.encode(Lease(1, 0, 60.0, {}, 5)))
+            case Slots(fence=fence):
+                confirmed.append(fence)
+
+    hub = Hub(f"ipc://{(system.data_dir / 'run' / 'router').absolute()}", hear)
+    process = system.spawn("shard", "--index", "0", "--port", str(system.port + 1))
+    try:
+        await until(lambda: 1 in confirmed, "the shard confirms")
+    finally:
+        end(process)
         hub.close()
 
 

@@ -48,6 +48,19 @@ async def test_so_many_answers_are_held_at_a_time(tmp_path: Path, monkeypatch: p
         made.close()
 
 
+async def test_wrong_tokens_are_counted_for_each_address(tmp_path: Path) -> None:
+    """Where one address is slowed down for its guesses, another one is told what is wrong, and at once."""
+    admission = Admission(Limits(bad_token_rate=0.01, bad_token_burst=1.0))
+    made = Gateway(f"ipc://{tmp_path}/r", Tokens("s" * 32, ROLES), ROLES, INTAKE, timeout=1.0, admission=admission)
+    try:
+        for address in (HERE, "192.0.2.2"):
+            with pytest.raises(InvalidToken):
+                await made.identify("wrong", address)
+        assert made.held_total == 0
+    finally:
+        made.close()
+
+
 async def test_an_answer_that_nobody_waits_for_is_not_held(tmp_path: Path) -> None:
     """A client that goes away while its answer is held gives its place back."""
     admission = Admission(Limits(bad_token_rate=0.01, bad_token_burst=1.0))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import signal
 import subprocess
 import sys
@@ -18,10 +19,14 @@ import httpx
 import msgspec
 import pytest
 
+from gateway.admission import Limits
+from gateway.server import intake_of, limits_of
 from solowire import backplane
 from solowire.access import ROLES
 from solowire.backplane import Beat, Doors, Heartbeat, Hello, Publish, RingState, ShardAddress
 from solowire.bus import Hub
+from solowire.errors import Refused
+from solowire.settings import Group, Settings
 from solowire.tokens import Tokens
 from tests.e2e.system import ANSWER_SECONDS, READY_SECONDS, end, environment, free_ports, refusal, sign, whole_lines
 
@@ -255,3 +260,29 @@ async def test_a_gateway_that_ends_tells_publishers_to_come_again(folder: Path) 
             made.process.send_signal(signal.SIGTERM)
             assert [told(answer) for answer in await asyncio.gather(*asking)] == [(503, "router_away")] * 2
         assert await asyncio.to_thread(made.process.wait, ANSWER_SECONDS) == 0
+
+
+def test_all_that_is_set_reaches_those_who_refuse() -> None:
+    """Each limit on who may connect, and on what publishers may send, is what its setting says."""
+    settings = Settings(
+        connect_rate=1.5,
+        connect_burst=2.5,
+        connect_rate_per_address=3.5,
+        connect_burst_per_address=4.5,
+        bad_token_rate=5.5,
+        bad_token_burst=6.5,
+        group_by="tenant",
+        groups={"big": Group(weight=2)},
+        publish_rate=9,
+        publish_burst=10,
+    )
+    limits = limits_of(settings)
+    assert limits == Limits(1.5, 2.5, 3.5, 4.5, 5.5, 6.5, "tenant", frozenset({"big", "admin"}))
+    default = dataclasses.asdict(Limits())
+    assert [name for name, value in dataclasses.asdict(limits).items() if value == default[name]] == []
+    intake = intake_of(settings)
+    intake.check("ann", 10, 0.0)
+    intake.charge("ann", 10, 0.0)
+    with pytest.raises(Refused) as refused:
+        intake.check("ann", 9, 0.0)
+    assert refused.value.retry_after == pytest.approx(1.0)

@@ -207,6 +207,30 @@ def test_a_group_below_its_share_gets_in_and_the_one_above_gives_way() -> None:
     world.check()
 
 
+def test_who_has_to_give_way_is_told_at_once() -> None:
+    """A shard that has all slots hears that another needs one, and that one gets it, between two heartbeats."""
+    world = World(2, Limits(40))
+    world.fill("viewer", at=1)
+    assert not world.processes[0].connect("operator", world.now)
+    world.turn()
+    assert world.processes[0].connect("operator", world.now)
+    assert world.used() == {"operator": 1, "viewer": 39}
+    world.check()
+
+
+def test_a_shard_that_is_not_heard_of_is_told_once() -> None:
+    """However often others ask, one message goes to each shard that has to give way, and none to one that has not."""
+    world = World(3, Limits(40))
+    asking, full, idle = world.processes
+    world.fill("viewer", at=1)
+    for refused in range(5):
+        for _ in range(refused + 1):
+            assert not asking.connect("operator", world.now)
+        asking.say(world.now)
+        world.hear(asking)
+    assert (len(full.from_router), len(idle.from_router)) == (1, 0)
+
+
 def test_no_more_give_way_than_is_needed() -> None:
     """One operator comes to a full system: one viewer goes, at the shard that has most of them."""
     world = World(2, Limits(40))
@@ -251,9 +275,40 @@ def test_what_is_reserved_stays_free() -> None:
     world.check()
 
 
+def test_what_is_reserved_is_given_before_what_is_wanted() -> None:
+    """While others have still to give way, the few slots that a shard can have are for its administrators first."""
+    world = World(2, Limits(20, groups={"admin": Group(reserved=4)}))
+    world.fill("viewer", at=0)
+    other = world.processes[1]
+    assert not other.connect("operator", world.now)
+    other.say(world.now)
+    world.hear(other)
+    world.take(other)
+    assert not other.connect("operator", world.now)
+    assert all(other.connect("admin", world.now) for _ in range(2))
+    world.check()
+
+
+def test_within_a_shard_weights_and_reserves_count() -> None:
+    """Where a shard has as many as it may, it keeps its part of a reserve free and shares the rest by weight."""
+    groups = {"admin": Group(reserved=4), "operator": Group(weight=2.0)}
+    world = World(2, Limits(100, per_shard=8, groups=groups))
+    world.fill("viewer", at=0)
+    assert world.used() == {"viewer": 6}
+    world.fill("operator", at=0)
+    assert world.used() == {"operator": 4, "viewer": 2}
+    assert all(world.processes[0].connect("admin", world.now) for _ in range(2))
+    world.check()
+
+
 def test_a_shard_has_a_limit_of_its_own() -> None:
-    """No shard gets more than the limit per shard, and within it groups share fairly, too."""
+    """No shard is granted more than the limit per shard, and within it groups share fairly, too."""
     world = World(2, Limits(100, per_shard=10))
+    world.beat()
+    for _ in range(12):  # one by one, since what is ahead of need grows with what is used
+        world.processes[0].connect("viewer", world.now)
+        world.beat()
+        assert world.processes[0].leases.room <= 10
     world.fill("viewer", at=0)
     assert len(world.processes[0].connections) == 10
     world.fill("operator", at=0, beats=20)
@@ -305,6 +360,26 @@ def test_a_lease_that_takes_away_counts_when_it_is_confirmed() -> None:
             world.take(other)
     assert not other.connect("viewer", world.now)
     assert all(slow.connect("viewer", world.now) for _ in range(40))
+    world.check()
+
+
+def test_a_slot_is_nobody_elses_while_its_connection_is_there() -> None:
+    """A shard that confirms a smaller lease holds what it uses until those who have to go are gone."""
+    world = World(2, Limits(40))
+    other, full = world.processes
+    world.fill("viewer", at=1)
+    for process, group in ((other, "operator"), (full, "viewer")):
+        assert not process.connect(group, world.now)
+        process.say(world.now)
+        world.hear(process)
+        while process.from_router:
+            world.take(process)
+    assert full.leases.room == 39
+    full.say(world.now)
+    world.hear(full)
+    while other.from_router:
+        world.take(other)
+    assert not other.connect("operator", world.now)
     world.check()
 
 
@@ -484,14 +559,20 @@ def test_a_long_lease_is_remembered_over_two_restarts_with_a_shorter_one() -> No
 
 
 def test_fences_grow_over_restarts_also_if_the_clock_goes_back() -> None:
-    """A lease of the router before is never taken for a newer one."""
+    """A lease of the router before is never taken for a newer one, also if nobody knows of it but the router before."""
     world = World(1, Limits(40))
     world.beat()
-    before = world.processes[0].leases.fence
+    process = world.processes[0]
+    assert all(process.connect("viewer", world.now) for _ in range(15))
+    process.say(world.now)
+    world.hear(process)
+    [late] = process.from_router
+    process.from_router.clear()
+    assert late.fence > process.leases.fence
     world.coordinator = Coordinator(world.limits, world.now, 0.0, world.word)
-    world.join(world.processes[0])
+    world.join(process)
     world.beat(2)
-    assert world.processes[0].leases.fence > before
+    assert process.leases.fence > late.fence
 
 
 # ------------------------------------------------------------------------------------------------------- who lies
@@ -549,6 +630,16 @@ def test_doors_close_for_who_would_get_nothing() -> None:
     world.fill("operator", beats=30)
     doors = world.coordinator.doors(2)
     assert (doors.closed, doors.others_closed) == (["operator", "viewer"], False)
+
+
+def test_doors_close_when_every_shard_has_as_many_as_it_may() -> None:
+    """With room left in the system and none at any shard, who would get nothing is told so before it comes to one."""
+    world = World(2, Limits(100, per_shard=5))
+    world.fill("viewer")
+    world.beat(int(WANT_SECONDS / HEARTBEAT_SECONDS) + 2)
+    assert world.used() == {"viewer": 10}
+    assert world.coordinator.doors(1).closed == ["viewer"]
+    assert not world.coordinator.doors(1).others_closed
 
 
 def test_an_address_is_full_when_all_shards_together_say_so() -> None:

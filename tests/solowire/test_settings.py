@@ -376,6 +376,13 @@ def test_limits_that_contradict_each_other_are_one_line(options: dict[str, Any],
     assert all(word in line for word in words), line
 
 
+def test_what_was_promised_is_the_default() -> None:
+    """One connection of a user, 4413 after 30 s of a socket that takes nothing, and a state every 30 s."""
+    settings = load()
+    assert (settings.max_connections_per_user, settings.stalled_s, settings.state_interval_s) == (1, 30, 30)
+    assert settings.state_intervals_s == {}
+
+
 def test_administrators_have_a_reserve_unless_something_else_is_said() -> None:
     """By default a few slots are administrators' own: a tenth or less, one at least, what the other reserves leave."""
 

@@ -70,6 +70,15 @@ def test_a_slot_is_kept_for_who_comes_back() -> None:
     assert made.enter(BOB, "", 0.0)
 
 
+def test_a_kept_slot_is_nobodys_when_the_lease_is_over() -> None:
+    """By then the router may give the slot to another shard: who comes back for it is refused as everybody is."""
+    made = admission(1)
+    assert made.enter(ANN, "", 0.0)
+    made.keep_for("ann", "viewer", 0.0)
+    made.leave("ann", "viewer", "")
+    assert not made.enter(ANN, "", made.leases.ends)
+
+
 def test_a_kept_slot_returns_when_nobody_comes() -> None:
     """Who doesn't come back in time loses the slot to whoever comes."""
     made = admission(1)

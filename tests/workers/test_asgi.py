@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import msgspec
+import pytest
 
 from solowire.rates import Rate
 from solowire.tokens import TICKET_SECONDS
@@ -90,6 +91,28 @@ async def test_wrong_tokens_of_one_address_are_refused_after_some() -> None:
     assert await site.get("/stats", site.bench.token("root", "admin")) == (200, "")
     assert await site.handshake(site.ticket("ann", shard=1)) == (403, "wrong_shard")
     assert [line["code"] for line in site.lines if line["event"] == "refused"][2:4] == ["too_many_wrong_tokens"] * 2
+
+
+async def test_one_who_goes_away_while_it_is_accepted_leaves_its_slot() -> None:
+    """A client whose handshake can't be answered any more has neither a connection nor a slot."""
+    site = Site()
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "websocket.connect"}
+
+    def send(message: dict[str, Any]) -> Any:
+        assert message["type"] == "websocket.accept"
+        assert not site.bench.shard.empty
+        gone = asyncio.get_running_loop().create_future()
+        gone.set_exception(ConnectionError())
+        return gone
+
+    headers = [(b"x-solowire-ticket", site.ticket().encode())]
+    scope = {"type": "websocket", "path": "/ws", "headers": headers, "query_string": b"", "subprotocols": []}
+    with pytest.raises(ConnectionError):
+        await site.app({**scope, "client": (PEER, 1)}, receive, send)
+    assert site.bench.shard.empty
+    assert not site.bench.shard.connections
 
 
 async def test_who_asks_is_written_down_whoever_passes_it_on() -> None:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from solowire.backplane import EMPTYING, Lease
-from workers.leases import ANSWERS_AWAITED, Leases
+from workers.leases import ANSWERS_AWAITED, WANTED_GROUPS, Leases
 
 
 def leases(spare: int = 0, capped: tuple[str, ...] = (), seconds: float = 100.0, **slots: int) -> Leases:
@@ -118,6 +118,15 @@ def test_what_was_asked_is_not_remembered_for_ever() -> None:
     for n in range(1000):
         made.slots(float(n), beat=True)
     assert len(made._sent) == ANSWERS_AWAITED
+
+
+def test_the_groups_that_want_slots_have_a_bound() -> None:
+    """Whatever groups tokens name, so many are told at a time; the others' turn comes when these have been told."""
+    leases = Leases()
+    for _ in range(2):
+        for number in range(WANTED_GROUPS + 10):
+            assert not leases.take(f"tenant-{number}", 0.0)
+        assert len(leases.slots(0.0).wanted) == WANTED_GROUPS
 
 
 def test_the_router_is_asked_once_between_two_heartbeats() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from solowire import client_protocol as c
-from solowire.backplane import Came, Deliver, Elsewhere
+from solowire.backplane import EMPTYING, Came, Deliver, Elsewhere
 from solowire.client_protocol import MAX_MESSAGE_BYTES, Codec
 from solowire.codes import CloseCode
 from solowire.errors import InvalidToken, Refused
@@ -488,6 +488,20 @@ def test_when_the_lease_is_over_users_are_sent_away_before_the_slots_are_somebod
     assert [b.heard(x)[-1].reason for x in users] == ["no_lease"] * 10
     b.wait(4.9)
     assert all(b.closed(x) for x in users)
+
+
+def test_a_shard_whose_lease_was_short_is_empty_in_time() -> None:
+    """With too short a lease to let everybody go politely, the rest are closed when the slots become somebody else's;
+    the shard itself says when it has to look.
+    """
+    b = Bench(leased_for=3.0, heartbeat=600.0)
+    users = [b.connect(f"user-{n}") for n in range(10)]
+    free_at = b.now + 3.0 * (1 + EMPTYING)
+    for _ in range(100):
+        if b.shard.next_due() <= free_at:
+            b.now = max(b.now, b.shard.next_due())
+            b.shard.run(b.now)
+    assert [b.closed(x) for x in users] == [1012] * 10
 
 
 def test_a_lease_that_comes_back_in_time_lets_the_rest_stay() -> None:

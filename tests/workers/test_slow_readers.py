@@ -234,12 +234,13 @@ def test_what_the_log_drops_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -
         assert len(events) + counted(messages, "dns_query_log") == 2_000
 
 
-def test_a_durable_event_that_the_log_has_dropped_is_a_gap() -> None:
+@pytest.mark.parametrize("user", [None, "alice"], ids=["for all", "for its reader alone"])
+def test_a_durable_event_that_the_log_has_dropped_is_a_gap(user: str | None) -> None:
     """A durable event is never left out: its reader is told, closed, and comes back with its cursor."""
     b = Bench(recent=Log(max_events=50))
     slow = stuck(b)
     other = stuck(b, "bob", subscriptions=["dns_query_log"])
-    b.publish("custom.a")
+    b.publish("custom.a", user=user)
     for _ in range(40):
         queries(b, 10)
     b.sockets.unstick(slow)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import Counter
 from collections.abc import AsyncIterator
 from itertools import count
@@ -16,6 +17,7 @@ from solowire.client_protocol import Codec
 from solowire.codes import CloseCode
 from solowire.serving import WebServer, listen
 from solowire.tokens import Ticket, Tokens
+from tests.e2e.system import sockets_with
 from workers.asgi import App
 from workers.connection import Connection, State
 from workers.sockets import MemorySockets, Sockets
@@ -145,6 +147,11 @@ class WirePeers:
         assert client.close_code != 1006, "the connection ended without a close frame"
         return client.close_code or 0, client.close_reason or ""
 
+    def port_of(self, connection: Connection) -> int:
+        """The client's."""
+        port: int = self._clients[connection].local_address[1]
+        return port
+
     def stop_reading(self, connection: Connection) -> None:
         self._clients[connection].transport.pause_reading()
 
@@ -255,9 +262,12 @@ async def test_closing_who_does_not_read_ends_it_none_the_less() -> None:
         stuck = await peers.join()
         peers.stop_reading(stuck)
         await until_busy(peers, stuck)
+        assert sockets_with(os.getpid(), peers.port_of(stuck)) == 1
         close(peers, stuck, CloseCode.too_slow)
         async with asyncio.timeout(SECONDS):
             while stuck not in peers.ended:
+                await peers.turn()
+            while sockets_with(os.getpid(), peers.port_of(stuck)):  # long before the kernel gives it up
                 await peers.turn()
     finally:
         await peers.close()

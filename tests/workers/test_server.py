@@ -1,0 +1,69 @@
+"""What a shard's process makes of its settings."""
+
+from __future__ import annotations
+
+from msgspec import structs
+
+from solowire.aggregation import Rates
+from solowire.feed import FlushDelays
+from solowire.pacing import Intervals
+from solowire.settings import Settings
+from workers.limits import Limits
+from workers.server import limits_of
+
+
+def test_all_that_is_set_reaches_the_shard() -> None:
+    """Each limit of a shard is what its setting says: none keeps its default when it is set."""
+    settings = Settings(
+        on_duplicate="reject",
+        hello_timeout_s=3,
+        heartbeat_s=4,
+        expiry_notice_s=5,
+        stalled_s=6,
+        message_rate=7,
+        message_burst=8,
+        subscription_rate=9,
+        subscription_burst=11,
+        max_connections_per_user=12,
+        max_connections_per_address=13,
+        group_by="tenant",
+        reconnect_min_ms=14,
+        reconnect_max_ms=15,
+        moves_per_s=16,
+        replay_bytes=2**17,
+        replays=18,
+        flush_high_ms=19,
+        flush_normal_ms=21,
+        flush_low_ms=22,
+        flush_per_connection_ms=23,
+        telemetry_per_s=24,
+        telemetry_types_per_s={"rpz_hit": 25},
+        telemetry_interval_s=26,
+        state_interval_s=27,
+        state_intervals_s={"bulk_progress": 28},
+    )
+    limits = limits_of(settings)
+    assert limits == Limits(
+        on_duplicate="reject",
+        hello_timeout=3,
+        heartbeat=4,
+        expiry_notice=5,
+        stalled=6,
+        message_rate=7,
+        message_burst=8,
+        subscription_rate=9,
+        subscription_burst=11,
+        per_user=12,
+        per_address=13,
+        group_by="tenant",
+        reconnect_min_ms=14,
+        reconnect_max_ms=15,
+        moves_per_second=16,
+        replay_bytes=2**17,
+        replays=18,
+        flush=FlushDelays(high=0.019, normal=0.021, low=0.022, per_connection=0.023),
+        telemetry=Rates(24, {"rpz_hit": 25}, interval=26),
+        states=Intervals(27, {"gateway_stats": 0, "bulk_progress": 28}),
+    )
+    default = structs.asdict(Limits())
+    assert [name for name, value in structs.asdict(limits).items() if value == default[name]] == []
