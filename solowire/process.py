@@ -136,8 +136,8 @@ def calm_collector() -> None:
 def merge_memory() -> dict[str, object]:
     """Offers this process's memory to same-page merging; what came of it, to be logged.
 
-    An idle connection has a zeroed read buffer of 128 KB inside Granian: the kernel keeps one page for all,
-    where the host has its merging on. It finds them in the background, at the host's own pace.
+    The kernel keeps pages of the same content once for all, where the host has its merging on. It finds them in the
+    background, at the host's own pace.
     """
     offered = ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_MEMORY_MERGE, 1, 0, 0, 0) == 0
     reason = "" if offered else os.strerror(ctypes.get_errno())

@@ -82,11 +82,17 @@ class App:
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()  # websocket.connect
         shard, now = self._shard, asyncio.get_running_loop().time
+        host, port = scope["client"][0], int(scope["client"][1])
         try:
             if scope["path"] != "/ws":
                 raise Refused(404, "not_found", "a shard serves its WebSocket at /ws", "")
             codec, subprotocol = choose(scope["subprotocols"])
+            await self._alone(host, port)
             admitted = shard.admit(_ticket(scope), now())
+            handshake = self._wires.reserve(host, port)
+            if handshake is None:
+                shard.abandon(admitted.identity, admitted.address)
+                raise _lost()
         except RequestError as error:
             shard.totals["refused"] += 1
             self._changed()
@@ -96,37 +102,46 @@ class App:
         wire = None
         try:
             await send({"type": "websocket.accept", "subprotocol": subprotocol, "headers": headers})
-            host, port = scope["client"]
-            wire = self._wires.take(host, int(port))
-        finally:
+            wire = self._wires.take(handshake)
+            if wire is not None:
+                connection = wire.connection = shard.open(
+                    admitted.identity,
+                    codec,
+                    wire,
+                    now(),
+                    address=admitted.address,
+                    kind="relayed" if _header(scope, b"x-solowire-relayed") else "direct",
+                )
+        except BaseException:
+            shard.abandon(admitted.identity, admitted.address)
             if wire is None:
-                shard.abandon(admitted.identity, admitted.address)
+                self._wires.drop(handshake)
+            else:
+                self._wires.release(wire)
+            raise
         if wire is None:
+            shard.abandon(admitted.identity, admitted.address)
             return  # the client has gone meanwhile
         handler = asyncio.current_task()
         if handler is not None:
             self._handlers.add(handler)
         try:
-            connection = wire.connection = shard.open(
-                admitted.identity,
-                codec,
-                wire,
-                now(),
-                address=admitted.address,
-                kind="relayed" if _header(scope, b"x-solowire-relayed") else "direct",
-            )
             self._changed()
             scope.clear()  # what the handshake said would be kept as long as the connection: some 3 KB
             del admitted, headers
-            try:
-                await wire.ended
-            finally:
-                shard.gone(connection)
-                self._changed()
+            await wire.ended
         finally:
             self._wires.release(wire)
+            shard.gone(connection)
             if handler is not None:
                 self._handlers.discard(handler)
+            self._changed()
+
+    async def _alone(self, host: str, port: int) -> None:
+        try:
+            await self._wires.alone(host, port)
+        except TimeoutError:
+            raise _lost() from None
 
     def _received(self, connection: Connection, message: str | bytes) -> None:
         self._shard.receive(connection, message, asyncio.get_running_loop().time())
@@ -209,6 +224,10 @@ class App:
             finally:
                 del refusal  # else it would hold this frame, which holds it, until the collector comes
         self._audit("administered", action="stats", **about)
+
+
+def _lost() -> Refused:
+    return Refused(503, "connection_lost", "the connection has ended during its handshake", "connect again")
 
 
 def _peer(scope: Scope) -> str:

@@ -4,8 +4,8 @@ Granian tells an application who its peer is, and keeps the socket to itself. Th
 lowest number that is free: so the numbers that had nothing when last looked at are looked at first, from the lowest on,
 and the first of them is nearly always the one. What is found on the way is remembered for those who ask next.
 
-What it keeps true: a number that `find` returned had that peer at that moment, and is not found again before it was
-given back by `release`.
+What it keeps true: a number that `find` returned had that peer at that moment, no other number was seen to have it, and
+it is not found again before it was given back by `release`.
 """
 
 from __future__ import annotations
@@ -13,68 +13,107 @@ from __future__ import annotations
 import os
 import socket
 from bisect import insort
+from collections.abc import Iterable
 from errno import EBADF
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 
 Peer = tuple[str, int]
 
-AHEAD = 32
-"""How many numbers that have nothing are looked at before all that the process has are listed."""
+AHEAD = 8
+"""How many numbers that have nothing are looked at before the search goes on among the others."""
 
 
 class Descriptors:
-    """Of TCP connections, IPv4 or IPv6."""
+    """Of TCP connections, IPv4 or IPv6.
+
+    A number that is not taken is in `_others`, with its peer, if it had something when it was last looked at; else it
+    is in `_free`, or beyond.
+    """
 
     def __init__(self) -> None:
         self._taken: set[int] = set()
-        self._free: list[int] = []  # in order: had nothing when last looked at, or were given back
-        self._top = 0  # all above it are free, too
-        self._seen: dict[Peer, int] = {}  # connections that nobody has asked for
+        self._free: list[int] = []  # in order
+        self._top = 0  # where beyond begins
+        self._others: dict[int, Peer | None] = {}
+        self._by_peer: dict[Peer, set[int]] = {}
 
     def find(self, host: str, port: int) -> int | None:
-        """The number of the connection from there; None if there is none (any more)."""
+        """The number of the connection from there; None if there is none (any more), or more than one.
+
+        Two have the same peer where the process listens at several addresses: nobody can tell which of them is meant.
+        """
         peer = (_plain(host), port)
-        number = self._seen.pop(peer, None)
-        if number is None or _look_at(number)[1] != peer:
-            number = self._among_free(peer)
-            if number is None:
-                number = self._among_all(peer)
-        if number is not None:
-            self._taken.add(number)
+        found = {number for number in self._by_peer.get(peer, ()) if _look_at(number)[1] == peer}
+        found |= self._among_free(peer)
+        if not found:
+            found = self._among(list(self._others), peer)
+        if not found:
+            found = self._among_all(peer)
+        if len(found) != 1:
+            return None
+        (number,) = found
+        self._forget(number)
+        self._taken.add(number)
         return number
 
     def release(self, number: int) -> None:
-        """The connection with this number is closed by its owner now."""
+        """The connection with this number is its owner's again, who closes it."""
         self._taken.discard(number)
         insort(self._free, number)
 
-    def _among_free(self, peer: Peer) -> int | None:
-        nothing = at = 0
+    def _among_free(self, peer: Peer) -> set[int]:
+        found = set()
+        nothing = 0
         while nothing < AHEAD:
-            if at == len(self._free):
+            if nothing == len(self._free):
                 self._free += range(self._top, self._top + AHEAD)
                 self._top += AHEAD
-            number = self._free[at]
-            used, found = _look_at(number)
+            number = self._free[nothing]
+            used, whose = _look_at(number)
             if not used:
                 nothing += 1
-                at += 1
                 continue
-            del self._free[at]
-            if found == peer:
-                return number
-            if found is not None:
-                self._seen[found] = number
-        return None
+            del self._free[nothing]
+            self._note(number, whose)
+            if whose == peer:
+                found.add(number)
+        return found
 
-    def _among_all(self, peer: Peer) -> int | None:
-        """Looks at everything that the process has: a number may have had something else when it was last looked at."""
-        listed = {int(name) for name in os.listdir("/proc/self/fd")}
-        self._top = max(listed) + 1
-        self._free = sorted(set(range(self._top)) - listed - self._taken)
-        looked_at = {number: _look_at(number)[1] for number in listed - self._taken}
-        self._seen = {found: number for number, found in looked_at.items() if found is not None}
-        return self._seen.pop(peer, None)
+    def _among(self, numbers: Iterable[int], peer: Peer) -> set[int]:
+        """Looks at numbers that may have something else than when they were looked at last."""
+        found = set()
+        for number in numbers:
+            used, whose = _look_at(number)
+            if used:
+                self._note(number, whose)
+            elif number in self._others:
+                self._forget(number)
+                insort(self._free, number)
+            if whose == peer:
+                found.add(number)
+        return found
+
+    def _among_all(self, peer: Peer) -> set[int]:
+        """Lists what the process has: a new connection may be behind a gap of free numbers."""
+        listed = {int(name) for name in os.listdir("/proc/self/fd")} - self._taken
+        found = self._among(listed, peer)
+        self._top = max(self._top, *listed, *self._others) + 1
+        self._free = sorted(set(range(self._top)) - self._taken - self._others.keys())
+        return found
+
+    def _note(self, number: int, whose: Peer | None) -> None:
+        self._forget(number)
+        self._others[number] = whose
+        if whose is not None:
+            self._by_peer.setdefault(whose, set()).add(number)
+
+    def _forget(self, number: int) -> None:
+        whose = self._others.pop(number, None)
+        if whose is not None:
+            numbers = self._by_peer[whose]
+            numbers.discard(number)
+            if not numbers:
+                del self._by_peer[whose]
 
 
 def _look_at(number: int) -> tuple[bool, Peer | None]:
@@ -98,4 +137,7 @@ def _look_at(number: int) -> tuple[bool, Peer | None]:
 
 def _plain(host: str) -> str:
     """One spelling for an address, whoever has written it."""
-    return str(ip_address(host.partition("%")[0]))
+    address = ip_address(host.partition("%")[0])
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(address)

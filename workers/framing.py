@@ -1,7 +1,8 @@
 """WebSocket frames (RFC 6455, section 5): ours as bytes, and a client's bytes as messages. No socket, no clock.
 
-What it keeps true: nothing larger than MAX_MESSAGE_BYTES is ever held of what a client sends, in however many frames
-it comes. A client's frames are parsed by `websockets`, but for the one form that nearly all of them have.
+What it keeps true: no more is held of what a client sends than one message of MAX_MESSAGE_BYTES, one frame of that size
+and what was read at a time, in however many frames it comes. A client's frames are parsed by `websockets`, but for the
+one form that nearly all of them have.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ FIN_TEXT, FIN_BINARY, FIN_CLOSE, FIN_PONG = 0x81, 0x82, 0x88, 0x8A
 MASKED = 0x80
 HEAD = 6
 """Bytes of a short client frame's head: two, and the mask."""
+CONTROL_BYTES = 125
+"""What a ping, a pong or a close may carry, also in the midst of a message."""
 SHORT = 126
 """Lengths from here on have a longer head."""
 
@@ -81,11 +84,15 @@ def whole_message(data: bytes) -> str | bytes | None:
 
 
 class Inbound:
-    """The client's half of one connection, once it has sent anything but short messages, each in a read of its own."""
+    """The client's half of one connection, once it has sent anything but short messages, each in a read of its own.
 
-    __slots__ = ("_found", "_parser", "_reader")
+    idle: how many frames have come that completed no message, since that was last set to 0.
+    """
+
+    __slots__ = ("_found", "_parser", "_reader", "idle")
 
     def __init__(self) -> None:
+        self.idle = 0
         self._reader = StreamReader()
         self._found: list[Received] = []
         self._parser = self._parse()
@@ -94,7 +101,7 @@ class Inbound:
         """What is complete now, in its order. Behind a close, or a fault, there is nothing more to be had."""
         self._reader.feed_data(data)
         try:
-            next(self._parser)
+            next(self._parser, None)
         except PayloadTooBig:
             self._found.append((CloseCode.too_big, b""))
         except (ProtocolError, UnicodeDecodeError):
@@ -107,18 +114,25 @@ class Inbound:
         whole = bytearray()
         while True:
             left = MAX_MESSAGE_BYTES - len(whole)
-            frame = yield from Frame.parse(self._reader.read_exact, mask=True, max_size=left)
+            frame = yield from Frame.parse(self._reader.read_exact, mask=True, max_size=max(left, CONTROL_BYTES))
             data = bytes(frame.data)
-            if frame.opcode is Opcode.PING:
-                self._found.append((Opcode.PING, data))
-            elif frame.opcode is Opcode.CLOSE:
+            if frame.opcode is Opcode.CLOSE:
                 Close.parse(data)
                 self._found.append((Opcode.CLOSE, data[:2]))
-            elif frame.opcode is not Opcode.PONG:  # which is asked of nobody
-                if (kind is None) == (frame.opcode is Opcode.CONT):
-                    raise ProtocolError("a continuation of nothing, or a message within another")
-                kind = kind or frame.opcode
-                whole += data
-                if frame.fin:
-                    self._found.append((kind, whole.decode() if kind is Opcode.TEXT else bytes(whole)))
-                    kind, whole = None, bytearray()
+                return
+            if frame.opcode in (Opcode.PING, Opcode.PONG):
+                self.idle += 1
+                if frame.opcode is Opcode.PING:  # a pong is asked of nobody
+                    self._found.append((Opcode.PING, data))
+                continue
+            if (kind is None) == (frame.opcode is Opcode.CONT):
+                raise ProtocolError("a continuation of nothing, or a message within another")
+            if len(data) > left:
+                raise PayloadTooBig(len(data), left)
+            kind = kind or frame.opcode
+            whole += data
+            if frame.fin:
+                self._found.append((kind, whole.decode() if kind is Opcode.TEXT else bytes(whole)))
+                kind, whole = None, bytearray()
+            else:
+                self.idle += 1

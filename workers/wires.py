@@ -9,18 +9,24 @@ What it keeps true:
 * Nothing is waited for. What the kernel doesn't take at once is kept, and written when it takes more; a connection of
   which something is kept is *busy*, and there is no other signal of backpressure.
 * Frames arrive whole and in the order in which they were handed over; of a close frame all is said before it.
-* A descriptor is used from `take` to `release` only. It is Granian's: it closes it when the ASGI call returns, and must
-  find nothing in its way then, so the connection is shut down first.
+* A descriptor is used from `take` to `release` only, and is nobody else's from `reserve` on; it is the socket by which
+  Granian has answered this very handshake. It is Granian's, who
+  closes it when the ASGI call returns, and must find nothing in its way then, so the connection is shut down first.
 * `Wire.ended` comes for each, whatever ends it: at once when the client goes, CLOSE_SECONDS after our close at most.
+
+What a client sends before its handshake is answered, which the protocol forbids (RFC 6455, 4.1), is lost to Granian.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
+import struct
 from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from select import EPOLLIN, EPOLLOUT, epoll
 from typing import Any
 
@@ -28,6 +34,7 @@ import structlog
 from websockets.frames import Opcode
 
 from solowire.codes import CloseCode
+from solowire.rates import Rate
 from workers.connection import Connection
 from workers.descriptors import Descriptors
 from workers.framing import (
@@ -42,15 +49,25 @@ from workers.framing import (
 log = structlog.get_logger("solowire.shard")
 
 CLOSE_SECONDS = 1.0
-READ_BYTES = 64 * 1024
+SO_COOKIE = 57
+NOTSENT_AT, SENT_AT, TCP_INFO_BYTES = 144, 200, 208
+"""Of struct tcp_info: what of `tcpi_notsent_bytes` and `tcpi_bytes_sent` (Linux 4.19 or newer) is where."""
+READ_BYTES = 16 * 1024
 EVENTS = 256
 """How many sockets are looked at before the loop does something else."""
+IDLE_FRAMES = Rate(1000.0, 2000.0)
+"""How many frames of one client may say nothing by themselves: pings, pongs, parts of a message. What they say in
+messages is limited by others (`workers.listening`)."""
 
 
 class Wire:
-    """One of them. left: what the kernel has not taken yet, None if nothing; connection: set by who takes it."""
+    """One of them.
 
-    __slots__ = ("closing", "connection", "ended", "inbound", "left", "number")
+    connection: set by who takes it. left: what the kernel has not taken yet, None if nothing. ping: the client's last
+    one, if it is to be answered when `left` has gone. idle_until: the bucket of its IDLE_FRAMES.
+    """
+
+    __slots__ = ("closing", "connection", "ended", "idle_until", "inbound", "left", "number", "ping")
 
     connection: Connection
 
@@ -59,7 +76,20 @@ class Wire:
         self.ended = ended
         self.left: deque[memoryview] | None = None
         self.inbound: Inbound | None = None
+        self.ping: bytes | None = None
+        self.idle_until = 0.0
         self.closing = False
+
+
+@dataclass(frozen=True, slots=True)
+class Handshake:
+    """One that is being answered. cookie: the kernel's name for the socket; written: how many bytes were sent by it."""
+
+    peer: tuple[str, int]
+    number: int
+    done: asyncio.Future[None]
+    cookie: bytes
+    written: int
 
 
 class Wires:
@@ -70,48 +100,81 @@ class Wires:
     """
 
     def __init__(self) -> None:
-        self.heard: Callable[[], None] = _nobody
         self.received: Callable[[Connection, str | bytes], None] = _nobody
         self.broken: Callable[[Connection, CloseCode], None] = _nobody
+        self.heard: Callable[[], None] = _nobody
         self._loop = asyncio.get_running_loop()
         self._descriptors = Descriptors()
-        self._wires: dict[int, Wire] = {}
+        self._under_way: dict[tuple[str, int], asyncio.Future[None]] = {}  # handshakes, by their peers
+        self._watched: dict[int, Wire] = {}
         # One for all of them: a reader of the loop's for each would cost a handle, and a call of its own each time.
         self._epoll = epoll()
         self._loop.add_reader(self._epoll.fileno(), self._look)
 
     # ------------------------------------------------------------------------------------------ begin and end
 
-    def take(self, host: str, port: int) -> Wire | None:
-        """The connection from there, whose handshake is done; None if it has gone.
+    async def alone(self, host: str, port: int) -> None:
+        """Waits while another handshake from there is under way. Raises TimeoutError if it takes too long."""
+        while (other := self._under_way.get((host, port))) is not None:
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await asyncio.shield(other)
 
-        The caller sets `.connection` before the loop has its turn again, which is when its messages begin to come.
+    def reserve(self, host: str, port: int) -> Handshake | None:
+        """For a connection whose handshake is answered now; None if it has gone, or is in doubt. Only when `alone`.
+
+        It may have ended, unseen, and its client, or a proxy, may have come again from the same port: then it is that
+        one's socket that is found. So nobody else may answer there until `take` has seen this answer go out.
         """
         number = self._descriptors.find(host, port)
         if number is None:
             return None
-        wire = self._wires[number] = Wire(number, self._loop.create_future())
-        self._epoll.register(number, EPOLLIN)
+        self._under_way[host, port] = done = self._loop.create_future()
+        return Handshake((host, port), number, done, *_written(number))
+
+    def drop(self, handshake: Handshake) -> None:
+        """It failed. The number may be another's by now, and is left alone."""
+        self._end(handshake)
+        self._descriptors.release(handshake.number)
+
+    def take(self, handshake: Handshake) -> Wire | None:
+        """It is done; None, as if dropped, if its answer has not gone out by the socket that was found.
+
+        The caller sets `.connection` before the loop has its turn again. Raises OSError, and is to be dropped then.
+        """
+        cookie, written = _written(handshake.number)
+        if cookie != handshake.cookie or written == handshake.written:
+            self.drop(handshake)
+            return None
+        wire = Wire(handshake.number, self._loop.create_future())
+        self._epoll.register(wire.number, EPOLLIN)
+        self._watched[wire.number] = wire
+        self._end(handshake)
         return wire
+
+    def _end(self, handshake: Handshake) -> None:
+        del self._under_way[handshake.peer]
+        handshake.done.set_result(None)
 
     def release(self, wire: Wire) -> None:
         """It is over, and its descriptor goes back to Granian, who finds it shut down: nothing more can be sent."""
         self._over(wire)
         number, wire.number = wire.number, -1
         wire.closing = True
-        del self._wires[number]
         _shut(number, socket.SHUT_RDWR)
         self._descriptors.release(number)
 
     def finish(self) -> None:
-        """All are released, and no more will come."""
+        """No more will come; who is left is not heard any more."""
+        for wire in list(self._watched.values()):
+            self._over(wire)
         self._loop.remove_reader(self._epoll.fileno())
         self._epoll.close()
 
     def _over(self, wire: Wire) -> None:
+        if self._watched.pop(wire.number, None) is not None:
+            self._epoll.unregister(wire.number)
         if not wire.ended.done():
             wire.ended.set_result(None)
-            self._epoll.unregister(wire.number)
 
     # ------------------------------------------------------------------------------------------------- sending
 
@@ -168,7 +231,7 @@ class Wires:
 
     def _keep(self, wire: Wire, rest: memoryview) -> None:
         wire.left = deque((rest,))
-        if not wire.ended.done():
+        if wire.number in self._watched:
             self._epoll.modify(wire.number, EPOLLIN | EPOLLOUT)
 
     def _write_on(self, wire: Wire) -> None:
@@ -188,13 +251,16 @@ class Wires:
         self._epoll.modify(wire.number, EPOLLIN)
         if wire.closing:
             _shut(wire.number, socket.SHUT_WR)
+        elif wire.ping is not None:
+            ping, wire.ping = wire.ping, None
+            self._write(wire, pong_frame(ping))
 
     # ------------------------------------------------------------------------------------------------ receiving
 
     def _look(self) -> None:
         for number, events in self._epoll.poll(0, EVENTS):
-            wire = self._wires.get(number)
-            if wire is None or wire.ended.done():
+            wire = self._watched.get(number)
+            if wire is None:
                 continue
             if events & EPOLLOUT:
                 self._write_on(wire)
@@ -219,38 +285,69 @@ class Wires:
                 self._over(wire)
 
     def _take_in(self, wire: Wire, data: bytes) -> None:
-        connection = wire.connection
-        if wire.inbound is None:
+        inbound = wire.inbound
+        if inbound is None:
             message = whole_message(data)
             if message is not None:
-                self.received(connection, message)
+                self.received(wire.connection, message)
                 return
-            wire.inbound = Inbound()
-        ping: str | bytes | None = None
-        for kind, payload in wire.inbound.feed(data):
+            inbound = wire.inbound = Inbound()
+        found = inbound.feed(data)
+        if inbound.idle and self._too_many(wire, inbound):
+            self.broken(wire.connection, CloseCode.bad_protocol)
+        for kind, payload in found:
+            if wire.closing:
+                return
             if isinstance(kind, CloseCode):
-                self.broken(connection, kind)
+                self.broken(wire.connection, kind)
             elif kind is Opcode.PING:
-                ping = payload
-            elif kind is not Opcode.CLOSE:
-                self.received(connection, payload)
+                wire.ping = payload  # type: ignore[assignment]
+            elif kind is Opcode.CLOSE:
+                self._close(wire, close_answer(payload))
+                if wire.left is None:
+                    self._over(wire)
+                else:
+                    self._loop.call_later(CLOSE_SECONDS, self._over, wire)
             else:
-                if not wire.closing:
-                    self._close(wire, close_answer(payload))
-                self._over(wire)
-        if ping is not None and wire.left is None and not wire.closing:
-            # The last one stands for all (RFC 6455, 5.5.3), and who doesn't read gets none: nothing gathers here.
+                self.received(wire.connection, payload)
+        # The last ping stands for all (RFC 6455, 5.5.3): who doesn't read has one kept for it, and no more.
+        if wire.ping is not None and wire.left is None and not wire.closing:
+            ping, wire.ping = wire.ping, None
             self._write(wire, pong_frame(ping))
+
+    def _too_many(self, wire: Wire, inbound: Inbound) -> bool:
+        idle, inbound.idle = inbound.idle, 0
+        now = self._loop.time()
+        if IDLE_FRAMES.wait(wire.idle_until, now, idle):
+            return True
+        wire.idle_until = IDLE_FRAMES.taken(wire.idle_until, now, idle)
+        return False
+
+
+def _written(number: int) -> tuple[bytes, int]:
+    """A socket's cookie, and the bytes that were written to it; of one that isn't there any more, nothing."""
+    try:
+        sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM, 0, fileno=number)
+    except OSError:
+        return b"", 0
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
+        (unsent,) = struct.unpack_from("I", info, NOTSENT_AT)
+        (sent,) = struct.unpack_from("Q", info, SENT_AT)
+        return sock.getsockopt(socket.SOL_SOCKET, SO_COOKIE, 8), sent + unsent
+    except OSError:  # no TCP
+        return b"", 0
+    finally:
+        sock.detach()
 
 
 def _shut(number: int, how: int) -> None:
-    sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM, 0, fileno=number)
-    try:
-        sock.shutdown(how)
-    except OSError:
-        pass  # the client was faster
-    finally:
-        sock.detach()  # it is Granian's to close
+    with contextlib.suppress(OSError):  # the client was faster
+        sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM, 0, fileno=number)
+        try:
+            sock.shutdown(how)
+        finally:
+            sock.detach()  # it is Granian's to close
 
 
 def _nobody(*what: Any) -> None:

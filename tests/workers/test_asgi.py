@@ -12,9 +12,25 @@ from solowire.rates import Rate
 from solowire.tokens import TICKET_SECONDS
 from tests.workers.bench import TOKENS, WALL, Bench
 from workers.asgi import App
-from workers.wires import Wires
 
 PEER = "198.51.100.9"
+
+
+class Handshakes:
+    """In the place of the sockets, as far as a handshake needs them."""
+
+    def __init__(self) -> None:
+        self.reserved: list[int] = []
+
+    async def alone(self, host: str, port: int) -> None:
+        pass
+
+    def reserve(self, host: str, port: int) -> int:
+        self.reserved.append(port)
+        return port
+
+    def drop(self, handshake: int) -> None:
+        self.reserved.remove(handshake)
 
 
 class Site:
@@ -25,7 +41,8 @@ class Site:
         self.bench = Bench()
         # A shard's clock is the loop's.
         self.bench.shard.set_clock(WALL + self.bench.now - asyncio.get_running_loop().time(), self.bench.now)
-        self.app = App(self.bench.shard, Wires(), TOKENS, bytes, lambda: None, audit=self._note, **options)
+        self.wires = Handshakes()
+        self.app = App(self.bench.shard, self.wires, TOKENS, bytes, lambda: None, audit=self._note, **options)  # type: ignore[arg-type]
 
     def _note(self, event: str, **fields: Any) -> None:
         self.lines.append({"event": event, **fields})
@@ -103,6 +120,7 @@ async def test_one_who_goes_away_while_it_is_accepted_leaves_its_slot() -> None:
     def send(message: dict[str, Any]) -> Any:
         assert message["type"] == "websocket.accept"
         assert not site.bench.shard.empty
+        assert site.wires.reserved
         gone = asyncio.get_running_loop().create_future()
         gone.set_exception(ConnectionError())
         return gone
@@ -113,6 +131,7 @@ async def test_one_who_goes_away_while_it_is_accepted_leaves_its_slot() -> None:
         await site.app({**scope, "client": (PEER, 1)}, receive, send)
     assert site.bench.shard.empty
     assert not site.bench.shard.connections
+    assert not site.wires.reserved
 
 
 async def test_who_asks_is_written_down_whoever_passes_it_on() -> None:

@@ -130,6 +130,40 @@ def test_a_close_is_heard_with_its_code() -> None:
     assert received(masked(Opcode.CLOSE, b"")) == [(Opcode.CLOSE, b"")]
 
 
+@given(st.binary(max_size=200))
+def test_what_comes_behind_a_close_is_not_heard(rest: bytes) -> None:
+    """Be it a message or no frame at all, in the same read or a later one."""
+    inbound = Inbound()
+    assert received(masked(Opcode.CLOSE, b"") + masked(Opcode.TEXT, b"late") + rest, inbound) == [(Opcode.CLOSE, b"")]
+    assert received(rest, inbound) == []
+
+
+@given(st.lists(st.one_of(st.binary(max_size=40), MESSAGES.map(lambda m: masked(*said(m)))), max_size=8))
+def test_whatever_comes_is_heard_or_is_a_fault(reads: list[bytes]) -> None:
+    """Any bytes: nothing is raised, and behind a fault or a close there is nothing more."""
+    inbound, found = Inbound(), []
+    for raw in reads:
+        found += inbound.feed(raw)
+    ends = [n for n, (kind, _) in enumerate(found) if isinstance(kind, CloseCode) or kind is Opcode.CLOSE]
+    assert ends in ([], [len(found) - 1])
+
+
+def test_a_ping_is_answered_in_the_midst_of_the_largest_message() -> None:
+    """It is no part of it, and takes nothing of its room."""
+    most, ping, rest = b"x" * (MAX_MESSAGE_BYTES - 1), b"p" * 125, b"y"
+    raw = masked(Opcode.BINARY, most, fin=False) + masked(Opcode.PING, ping) + masked(Opcode.CONT, rest)
+    assert received(raw) == [(Opcode.PING, ping), (Opcode.BINARY, most + rest)]
+
+
+def test_frames_that_say_nothing_are_counted() -> None:
+    """Pings, pongs and parts are; a message's last or only frame is not."""
+    inbound = Inbound()
+    received(masked(Opcode.PING, b"") + masked(Opcode.PONG, b"") + masked(Opcode.TEXT, b"whole"), inbound)
+    received(masked(Opcode.TEXT, b"", fin=False) * 1 + masked(Opcode.CONT, b"", fin=False) * 5, inbound)
+    received(masked(Opcode.CONT, b"last"), inbound)
+    assert inbound.idle == 8
+
+
 def test_the_largest_message_is_taken_and_a_larger_one_is_not_even_awaited() -> None:
     """In one frame its head is enough; in fragments the one that goes beyond."""
     largest = b"x" * MAX_MESSAGE_BYTES

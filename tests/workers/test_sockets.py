@@ -80,6 +80,7 @@ class WirePeers:
         self.index = 0
         self.wall_offset = 0.0
         self.totals: Counter[str] = Counter()
+        self.seen: list[Connection] = []
         self.ended: set[Connection] = set()
         self.received: list[str | bytes] = []
         self.broke: list[CloseCode] = []
@@ -94,11 +95,12 @@ class WirePeers:
     # what the application asks of its shard
 
     def admit(self, ticket: str, now: float) -> Ticket:
-        return Ticket(ticket, 0.0, 0, ANN)
+        return Ticket(ticket, 0.0, 0, Identity(ticket, "admin", ()))  # whose it is tells whose connection it becomes
 
     def open(self, identity: Identity, codec: Codec, socket: Any, now: float, **_: str) -> Connection:
         connection = Connection("s", identity, codec, socket)
         self._opened.put_nowait(connection)
+        self.seen.append(connection)
         return connection
 
     def gone(self, connection: Connection) -> None:
@@ -134,6 +136,10 @@ class WirePeers:
     def all_opened(self) -> list[Connection]:
         """Those that nobody has asked for yet."""
         return [self._opened.get_nowait() for _ in range(self._opened.qsize())]
+
+    @property
+    def handlers(self) -> set[asyncio.Task[Any]]:
+        return self._app._handlers
 
     def client(self, connection: Connection) -> ClientConnection:
         return self._clients[connection]

@@ -7,11 +7,14 @@ import contextlib
 import os
 import random
 import re
+import socket
+import struct
 from collections.abc import AsyncIterator
 from pathlib import Path
 from select import EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN
 
 import pytest
+from websockets.asyncio.client import connect
 from websockets.frames import Frame, Opcode
 
 from solowire.codes import CloseCode
@@ -57,15 +60,15 @@ def masked(opcode: Opcode, payload: bytes, fin: bool = True) -> bytes:
     return Frame(opcode, payload, fin).serialize(mask=True)
 
 
-def watched(connection: Connection) -> int:
-    """For what a connection's socket is watched, as the kernel has it."""
+def watched(number: int) -> int | None:
+    """For what a descriptor is watched, as the kernel has it; None if it isn't."""
     for listed in os.listdir("/proc/self/fdinfo"):
         with contextlib.suppress(OSError):
             text = Path("/proc/self/fdinfo", listed).read_text()
-            found = re.search(rf"tfd: +{connection.socket.number} events: +([0-9a-f]+) .*pos", text)
+            found = re.search(rf"tfd: +{number} events: +([0-9a-f]+) .*pos", text)
             if found and int(found[1], 16) < EPOLLET:  # Granian's own is edge-triggered
                 return int(found[1], 16) & ~(EPOLLERR | EPOLLHUP)
-    raise AssertionError("nobody watches it")
+    return None
 
 
 def descriptors() -> set[str]:
@@ -167,23 +170,32 @@ async def test_frames_stay_whole_for_a_client_that_reads_by_fits_and_starts(peer
         got.append(await peers.read(connection))
     assert got == sent
     await asyncio.wait_for(await client.ping(), SECONDS)
-    assert watched(connection) == EPOLLIN, "it would be woken for each moment in which the socket takes something"
+    assert watched(connection.socket.number) == EPOLLIN, (
+        "it would be woken for each moment in which the socket takes something"
+    )
 
 
 async def test_pings_of_one_who_does_not_read_are_not_saved_up(peers: WirePeers) -> None:
-    """Its answers would gather without end: while its socket is full it gets none."""
-    async with plain(peers) as (connection, _, writer):
-        writer.transport.pause_reading()  # type: ignore[attr-defined]
-        await until_busy(peers, connection)
-        wire: Wire = connection.socket
-        kept = wire.left
-        for n in range(100):
-            writer.write(masked(Opcode.PING, b"?"))
-            writer.write(masked(Opcode.TEXT, b"%d" % n))
-        await until(peers, "99", peers.received)
-        assert wire.left is kept
-        assert kept is not None
-        assert len(kept) == 1
+    """Its answers would gather without end: it gets one, for the last of them, when it has read what was kept."""
+    connection = await peers.join()
+    client = peers.client(connection)
+    taken = 0
+    peers.stop_reading(connection)
+    while not peers.sockets.busy(connection):
+        peers.sockets.queue(LARGE, connection)
+        taken += 1
+    wire: Wire = connection.socket
+    kept = wire.left
+    pongs = [await client.ping(b"%d" % n) for n in range(100)]
+    await client.send("all")
+    await until(peers, "all", peers.received)
+    assert wire.left is kept
+    assert kept is not None
+    assert len(kept) == 1
+    peers.read_on(connection)
+    for _ in range(taken):
+        assert await peers.read(connection) == LARGE
+    await asyncio.wait_for(pongs[-1], SECONDS)
 
 
 async def test_a_message_after_our_close_is_not_received(peers: WirePeers) -> None:
@@ -254,26 +266,116 @@ async def test_the_descriptor_goes_with_the_connection(peers: WirePeers) -> None
 
 
 async def test_connections_that_come_and_go_are_not_mixed_up(peers: WirePeers) -> None:
-    """Hundreds at a time, ending in every way, while numbers are used again: each hears what was meant for it."""
+    """Many at a time, ending in every way, while numbers are used again: each hears what was meant for it."""
 
-    async def visit(n: int) -> None:
-        connection = await peers.join()
-        client = peers.client(connection)
-        peers.sockets.send(f"for {connection.socket.number}", [connection])
-        heard = await peers.read(connection)
-        assert heard == f"for {connection.socket.number}"
-        match n % 3:
-            case 0:
-                client.transport.abort()
-            case 1:
-                close(peers, connection, CloseCode.replaced)
-                assert (await peers.end(connection))[0] == 4409
-            case _:
-                await client.close()
+    async def visit(user: str, n: int) -> None:
+        client = await connect(f"ws://127.0.0.1:{peers.port}/ws?ticket={user}", compression=None, proxy=None)
+        async with asyncio.timeout(SECONDS):
+            while not (mine := [c for c in peers.seen if c.identity.user == user and c not in peers.ended]):
+                await peers.turn()
+            [connection] = mine
+            peers.sockets.send(f"for {user}", [connection])
+            assert await client.recv() == f"for {user}"
+            match n % 3:
+                case 0:
+                    client.transport.abort()
+                case 1:
+                    close(peers, connection, CloseCode.replaced)
+                    await client.wait_closed()
+                    assert client.close_code == CloseCode.replaced
+                case _:
+                    await client.close()
+            await until(peers, connection, peers.ended)
 
-    # one after the other in each row: `join` pairs a client with the next one that was accepted
-    for n in range(150):
-        await visit(n)
+    async def visits(user: str) -> None:
+        for n in range(6):
+            await visit(user, n + len(user))
+
+    await asyncio.gather(*(visits(f"u{'x' * (n % 3)}{n}") for n in range(40)))
+
+
+async def test_a_client_that_comes_again_from_the_same_port_gets_nobody_elses(peers: WirePeers) -> None:
+    """Its first connection was reset before the shard had looked at it: what was meant for that reaches nobody."""
+    for n in range(20):
+        client = socket.create_connection(("127.0.0.1", peers.port))
+        address = client.getsockname()
+        client.sendall(HANDSHAKE.replace(b"any", b"before"))
+        until_read(address)  # by Granian's own threads, while the loop stands still
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+        again = socket.socket()
+        again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        again.bind(address)
+        again.connect(("127.0.0.1", peers.port))
+        again.sendall(HANDSHAKE.replace(b"any", b"after"))
+        until_read(address)
+        with contextlib.closing(again):
+            again.setblocking(False)
+            async with asyncio.timeout(SECONDS):
+                answer = await asyncio.get_running_loop().sock_recv(again, 4096)
+                assert answer.startswith(b"HTTP/1.1 101")
+                while not (opened := [c for c in peers.seen if c not in peers.ended]):
+                    await peers.turn()
+                [connection] = opened
+                assert connection.identity.user == "after"
+                peers.sockets.send(f"{n}", [connection])
+                assert (await asyncio.get_running_loop().sock_recv(again, 4096)).endswith(b"%d" % n)
+        async with asyncio.timeout(SECONDS):
+            while set(peers.seen) - peers.ended:
+                await peers.turn()
+
+
+def until_read(address: tuple[str, int]) -> None:
+    """Blocks until what was sent from there has been taken from the kernel by the server."""
+    local = f"{int.from_bytes(socket.inet_aton(address[0]), 'little'):08X}:{address[1]:04X}"
+    for _ in range(20_000):
+        lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        theirs = [line for line in lines if line[2] == local and line[3] == "01"]
+        ours = [line for line in lines if line[1] == local and line[3] == "01"]
+        if theirs and ours and all(line[4] == "00000000:00000000" for line in theirs + ours):
+            return
+    raise AssertionError("the server does not read")
+
+
+async def test_a_good_bye_of_one_who_is_behind_cuts_nothing(peers: WirePeers) -> None:
+    """It has said so without having read all: the frame that is under way arrives whole, and then the answer."""
+    connection = await peers.join()
+    client = peers.client(connection)
+    taken = 0
+    peers.stop_reading(connection)
+    while not peers.sockets.busy(connection):
+        peers.sockets.queue(LARGE, connection)
+        taken += 1
+    client.transport.write(masked(Opcode.CLOSE, b"\x03\xe8"))
+    async with asyncio.timeout(SECONDS):
+        while not connection.socket.closing:
+            await peers.turn()
+    peers.read_on(connection)
+    assert [await peers.read(connection) for _ in range(taken)] == [LARGE] * taken
+    assert (await peers.end(connection))[0] == 1000
+    await until(peers, connection, peers.ended)
+
+
+async def test_a_flood_of_frames_that_say_nothing_ends_its_connection(peers: WirePeers) -> None:
+    """Pings without end, or a message in parts of nothing, are no way to keep the shard busy."""
+    for raw in (masked(Opcode.PING, b""), masked(Opcode.CONT, b"", fin=False)):
+        async with plain(peers) as (connection, reader, writer):
+            writer.write(masked(Opcode.TEXT, b"", fin=False) + raw * 20_000)
+            assert b"bad protocol" in await asyncio.wait_for(reader.read(), SECONDS)
+            writer.write_eof()
+            await until(peers, connection, peers.ended)
+    assert peers.broke == [CloseCode.bad_protocol] * 2
+
+
+async def test_a_handler_that_is_cancelled_leaves_nothing(peers: WirePeers) -> None:
+    """As when the loop ends: the connection is over, for the shard and for the kernel."""
+    connection = await peers.join()
+    number = connection.socket.number
+    assert watched(number) == EPOLLIN
+    for handler in list(peers.handlers):
+        handler.cancel()
+    await until(peers, connection, peers.ended)
+    assert watched(number) is None
 
 
 async def test_a_client_that_goes_during_the_handshake_leaves_nothing(peers: WirePeers) -> None:
