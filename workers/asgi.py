@@ -227,7 +227,7 @@ class App:
 
 
 def _lost() -> Refused:
-    return Refused(503, "connection_lost", "the connection has ended during its handshake", "connect again")
+    return Refused(503, "connection_lost", "the connection has ended during its handshake", "connect again", 1.0)
 
 
 def _peer(scope: Scope) -> str:

@@ -21,11 +21,14 @@ class Handshakes:
 
     def __init__(self) -> None:
         self.reserved: list[int] = []
+        self.lost = False
 
     async def alone(self, host: str, port: int) -> None:
         pass
 
-    def reserve(self, host: str, port: int) -> int:
+    def reserve(self, host: str, port: int) -> int | None:
+        if self.lost:
+            return None
         self.reserved.append(port)
         return port
 
@@ -108,6 +111,14 @@ async def test_wrong_tokens_of_one_address_are_refused_after_some() -> None:
     assert await site.get("/stats", site.bench.token("root", "admin")) == (200, "")
     assert await site.handshake(site.ticket("ann", shard=1)) == (403, "wrong_shard")
     assert [line["code"] for line in site.lines if line["event"] == "refused"][2:4] == ["too_many_wrong_tokens"] * 2
+
+
+async def test_a_handshake_without_a_connection_is_refused() -> None:
+    """It has ended unseen: nothing is accepted, and its slot is free."""
+    site = Site()
+    site.wires.lost = True
+    assert await site.handshake(site.ticket()) == (503, "connection_lost")
+    assert site.bench.shard.empty
 
 
 async def test_one_who_goes_away_while_it_is_accepted_leaves_its_slot() -> None:
