@@ -11,6 +11,7 @@ from solowire.feed import FlushDelays
 from solowire.log import Log
 from tests.workers.bench import Bench, stuck
 from workers.connection import MAX_ANSWERS
+from workers.delivery import BLOCKED_LOOK_SECONDS, HAND_OVER_BYTES
 
 # --------------------------------------------------------------------------------------------- events to clients
 
@@ -283,3 +284,17 @@ def test_the_welcome_comes_first(while_stuck: int) -> None:
     messages = b.heard(connection)
     assert [type(m) for m in messages[:3]] == [c.Pong, c.Welcome, c.Events]
     assert [e.offset for m in messages[2:] for e in m.events] == list(range(1, 3 + while_stuck))
+
+
+def test_a_long_beginning_goes_out_as_fast_as_the_socket_takes_it() -> None:
+    """A replay fills a socket that takes all in a few turns, and one that takes nothing with one frame."""
+    b = Bench()
+    quick, slow = b.connect("ann"), stuck(b, user="bob")
+    for connection in (quick, slow):
+        b.heard(connection)
+        b.shard.delivery.begin_with(connection, ["x" * 10_000] * 100, b.now)
+    assert HAND_OVER_BYTES / 10_000 <= len(b.sockets.sent[quick]) < 100
+    waiting = len(slow.answers)
+    b.wait(BLOCKED_LOOK_SECONDS)
+    assert not quick.answers
+    assert len(slow.answers) == waiting >= 99
