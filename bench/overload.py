@@ -86,10 +86,10 @@ time: administrators ({1 / ADMIN_SHARE:.0%} of the limit; {1 / RESERVED_SHARE:.0
 operators (weight 2) as viewers (weight 1). Every fifth reads nothing after its welcome, for longer than a socket may
 take nothing ({STALLED_S:g} s); every twentieth stops reading for {DOZE_S:g} s now and then, which is less than a
 shard's log is long at such rates (100,000 events or 64 MiB: one who dozes for longer is closed with a gap, and comes
-back with its cursor); all others read all they get. Query logs are offered at {TIMES} × the rate at which publishers that wait for
-their acknowledgements get through before it begins; beside them {CHANGES_PER_S} record changes and {STATES_PER_S} states
-a second, and an alert every {ALERT_EVERY_S:g} s. In the midst of it a shard is killed. The machine's cores are shared by
-all of that.
+back with its cursor); all others read all they get. Query logs are offered at {TIMES} × the rate at which publishers
+that wait for their acknowledgements get through before it begins; beside them {CHANGES_PER_S} record changes and
+{STATES_PER_S} states a second, and an alert every {ALERT_EVERY_S:g} s. In the midst of it a shard is killed. The
+machine's cores are shared by all of that.
 
 ## Promises"""
 
