@@ -58,7 +58,8 @@ class App:
     ) -> None:
         self._shard = shard
         self._wires = wires
-        wires.received, wires.broken, wires.heard = self._received, shard.broken, changed
+        wires.received, wires.broken = self._received, shard.broken
+        wires.heard, wires.freed = changed, self._freed
         self._reporting = reporting or Reporting(shard)
         self._audit = audit
         self._wrong_tokens = WrongTokens(wrong_tokens)
@@ -145,6 +146,9 @@ class App:
 
     def _received(self, connection: Connection, message: str | bytes) -> None:
         self._shard.receive(connection, message, asyncio.get_running_loop().time())
+
+    def _freed(self, connection: Connection) -> None:
+        self._shard.delivery.freed(connection, asyncio.get_running_loop().time())
 
     def _refuse(self, scope: Scope, send: Send, error: RequestError, now: float) -> None:
         """Answers the handshake with an HTTP status: nothing was accepted. The two sends go out in their order."""

@@ -33,8 +33,8 @@ from workers.sockets import Sockets
 
 BLOCKED_LOOK_SECONDS = 0.02
 
-HAND_OVER_BYTES = 512 * 1024
-"""Of a replay, in one turn: more than a socket takes at once, less than holds up the others."""
+HAND_OVER_BYTES = 256 * 1024
+"""Of a replay, at a time. A socket that has taken that gets more at once: the log goes on meanwhile."""
 
 
 class Delivering:
@@ -272,15 +272,22 @@ class Delivering:
             self._looks_again = now + BLOCKED_LOOK_SECONDS
 
     def _hand_over(self, connection: Connection, now: float) -> None:
-        """Sends of what waits for a connection whose socket is free as much as it takes, or is fair, in one turn."""
+        """Sends of what waits for a connection whose socket is free as much as it takes at a time."""
         size = 0
-        while connection.answers and size < HAND_OVER_BYTES and not self._sockets.busy(connection):
+        while connection.answers and size < HAND_OVER_BYTES:
             frame = connection.answers.popleft()
             connection.backlog = max(0, connection.backlog - 1)
             size += len(frame)
             self._sockets.queue(frame, connection)
         if connection.answers:
             self._block((connection,), now)
+
+    def freed(self, connection: Connection, now: float) -> None:
+        """Its socket has taken all that it was busy with. Events wait for the next look, when there are some more."""
+        if connection in self.blocked:
+            self.blocked[connection] = now
+            if connection.answers:
+                self._hand_over(connection, now)
 
     def _look_at_blocked(self, now: float) -> None:
         for connection, since in list(self.blocked.items()):

@@ -96,13 +96,15 @@ class Wires:
     """`workers.sockets.Sockets` over TCP, and what comes in by them.
 
     received(connection, message) is called for each message of a client; broken(connection, code) when one breaks the
-    protocol: it has to close the connection; heard() after all that has come in at a time.
+    protocol: it has to close the connection; heard() after all that has come in at a time. freed(connection): it is
+    busy no longer.
     """
 
     def __init__(self) -> None:
         self.received: Callable[[Connection, str | bytes], None] = _nobody
         self.broken: Callable[[Connection, CloseCode], None] = _nobody
         self.heard: Callable[[], None] = _nobody
+        self.freed: Callable[[Connection], None] = _nobody
         self._loop = asyncio.get_running_loop()
         self._descriptors = Descriptors()
         self._under_way: dict[tuple[str, int], asyncio.Future[None]] = {}  # handshakes, by their peers
@@ -254,6 +256,8 @@ class Wires:
         elif wire.ping is not None:
             ping, wire.ping = wire.ping, None
             self._write(wire, pong_frame(ping))
+        if not wire.closing:
+            self.freed(wire.connection)
 
     # ------------------------------------------------------------------------------------------------ receiving
 

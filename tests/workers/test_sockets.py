@@ -85,6 +85,7 @@ class WirePeers:
         self.received: list[str | bytes] = []
         self.broke: list[CloseCode] = []
         self.abandoned = 0
+        self.were_freed: list[Connection] = []
         self._opened: asyncio.Queue[Connection] = asyncio.Queue()
         self._clients: dict[Connection, ClientConnection] = {}
         self._listening = listen("127.0.0.1", 0, send_buffer=64 * 1024)
@@ -105,6 +106,13 @@ class WirePeers:
 
     def gone(self, connection: Connection) -> None:
         self.ended.add(connection)
+
+    @property
+    def delivery(self) -> WirePeers:
+        return self
+
+    def freed(self, connection: Connection, now: float) -> None:
+        self.were_freed.append(connection)
 
     def abandon(self, identity: Identity, address: str) -> None:
         self.abandoned += 1
