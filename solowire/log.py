@@ -289,6 +289,12 @@ class Log:
         """How many entries stand behind `cursor`."""
         return len(self._offsets) - bisect_right(self._offsets, cursor)
 
+    def is_old(self, cursor: int) -> bool:
+        """Whether more stands behind `cursor` than half of what the log may hold: it may be dropped soon."""
+        at = bisect_right(self._offsets, cursor)
+        behind = len(self._offsets) - at
+        return behind > self._max_events // 2 or behind * self.bytes > len(self._offsets) * (self._max_bytes // 2)
+
     def has_for(self, user: str, cursor: int) -> bool:
         """Whether an event for this user alone stands behind `cursor`."""
         return self._newest_for_user.get(user, -1) > cursor

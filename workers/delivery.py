@@ -170,6 +170,8 @@ class Delivering:
             if (slow or lag.busy) and not self._slow.may_read(now):
                 starved = True
                 continue
+            if lag.busy and lag.is_whole and self._log.is_old(lag.cursor):
+                lag.whole_upto = 0  # what can be summed up is, before all of it falls out of the log
             frame = self._frame(frames, feed, connection, lag, slow)
             if frame.full and lag.busy and not slow and not lag.is_whole:
                 slow = True

@@ -271,6 +271,27 @@ def test_who_comes_back_gets_everything_however_slowly() -> None:
     assert sum(len(m.events) for m in messages if not m.compacted) + counted(messages, "dns_query_log") <= 1500 + 40
 
 
+def test_who_comes_back_in_a_flood_gets_sums_before_it_falls_out_of_the_log() -> None:
+    """Where all that was missed is more than half of the log, and its reader is slow, telemetry of it is summed up."""
+    b = Bench(recent=Log(max_events=2_000))
+    last = b.publish("record_created", {"zone": "example.com", "name": "a", "type": "A", "data": "192.0.2.1"})
+    for _ in range(150):
+        queries(b, 10, filler="x" * 200)
+    b.wait(1)
+    back = b.open("alice", "admin")
+    b.sockets.stuck.add(back)
+    b.say(back, c.Hello(subscriptions=ALL, resume=c.Resume(b.epoch, 0)))
+    for _ in range(40):
+        queries(b, 40)  # nearly as many as the log holds, while it reads a frame at a time
+        b.sockets.unstick(back)
+        b.sockets.stuck.add(back)
+        b.wait(0.05)
+    assert b.closed(back) is None
+    messages = frames(b, back)
+    assert last in [e.offset for m in messages for e in m.events]
+    assert counted(messages, "dns_query_log") > 1_000
+
+
 def test_who_takes_nothing_is_not_asked_at_every_flush() -> None:
     """A thousand stuck connections are looked at when it is time, not whenever somebody else gets something."""
     b = Bench(stalled=1e9)
