@@ -1,4 +1,4 @@
-"""A shard's ASGI application: handshakes and HTTP. An accepted connection is handed to `workers.wires`.
+"""A shard's ASGI application: handshakes and HTTP. An accepted connection is handed to `workers.tcp_sockets`.
 
 What it keeps true: the shard hears of the end of each whom it admitted, whatever ends it: by `abandon` before the
 connection is open, by `gone` after that. Each refusal and each administrator's question is told to the audit log.
@@ -27,7 +27,7 @@ from solowire.wrong_tokens import WrongTokens
 from workers.connection import Connection
 from workers.reporting import SLOWEST, Reporting
 from workers.shard import Shard
-from workers.wires import Wires
+from workers.tcp_sockets import TcpSockets
 
 log = structlog.get_logger("solowire.shard")
 
@@ -47,7 +47,7 @@ class App:
     def __init__(
         self,
         shard: Shard,
-        wires: Wires,
+        sockets: TcpSockets,
         tokens: Tokens,
         metrics: Callable[[], bytes],
         changed: Callable[[], None],
@@ -57,9 +57,9 @@ class App:
         audit: Callable[..., None] = lambda event, **fields: None,
     ) -> None:
         self._shard = shard
-        self._wires = wires
-        wires.received, wires.broken = self._received, shard.broken
-        wires.heard, wires.freed = changed, self._freed
+        self._sockets = sockets
+        sockets.received, sockets.broken = self._received, shard.broken
+        sockets.heard, sockets.freed = changed, self._freed
         self._reporting = reporting or Reporting(shard)
         self._audit = audit
         self._wrong_tokens = WrongTokens(wrong_tokens)
@@ -90,7 +90,7 @@ class App:
             codec, subprotocol = choose(scope["subprotocols"])
             await self._alone(host, port)
             admitted = shard.admit(_ticket(scope), now())
-            handshake = self._wires.reserve(host, port)
+            handshake = self._sockets.reserve(host, port)
             if handshake is None:
                 shard.abandon(admitted.identity, admitted.address)
                 raise _lost()
@@ -100,27 +100,27 @@ class App:
             self._refuse(scope, send, error, now())
             return
         headers = [(b"x-solowire-shard", str(shard.index).encode())]
-        wire = None
+        sock = None
         try:
             await send({"type": "websocket.accept", "subprotocol": subprotocol, "headers": headers})
-            wire = self._wires.take(handshake)
-            if wire is not None:
-                connection = wire.connection = shard.open(
+            sock = self._sockets.take(handshake)
+            if sock is not None:
+                connection = sock.connection = shard.open(
                     admitted.identity,
                     codec,
-                    wire,
+                    sock,
                     now(),
                     address=admitted.address,
                     kind="relayed" if _header(scope, b"x-solowire-relayed") else "direct",
                 )
         except BaseException:
             shard.abandon(admitted.identity, admitted.address)
-            if wire is None:
-                self._wires.drop(handshake)
+            if sock is None:
+                self._sockets.drop(handshake)
             else:
-                self._wires.release(wire)
+                self._sockets.release(sock)
             raise
-        if wire is None:
+        if sock is None:
             shard.abandon(admitted.identity, admitted.address)
             return  # the client has gone meanwhile
         handler = asyncio.current_task()
@@ -130,9 +130,9 @@ class App:
             self._changed()
             scope.clear()  # what the handshake said would be kept as long as the connection: some 3 KB
             del admitted, headers
-            await wire.ended
+            await sock.ended
         finally:
-            self._wires.release(wire)
+            self._sockets.release(sock)
             shard.gone(connection)
             if handler is not None:
                 self._handlers.discard(handler)
@@ -140,7 +140,7 @@ class App:
 
     async def _alone(self, host: str, port: int) -> None:
         try:
-            await self._wires.alone(host, port)
+            await self._sockets.alone(host, port)
         except TimeoutError:
             raise _lost() from None
 

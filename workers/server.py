@@ -47,7 +47,7 @@ from workers.diagnosis import diagnose
 from workers.limits import Limits
 from workers.reporting import Reporting
 from workers.shard import Shard
-from workers.wires import Wires
+from workers.tcp_sockets import TcpSockets
 
 log = structlog.get_logger("solowire.shard")
 
@@ -96,10 +96,10 @@ class _Server:
         )
         self._audit = open_audit(settings, f"shard-{index}", shard=index)
         self._vitals = Vitals(self._each_second)
-        self._wires = Wires()
+        self._sockets = TcpSockets()
         self._shard = Shard(
             index,
-            sockets=self._wires,
+            sockets=self._sockets,
             tokens=tokens,
             roles=roles_of(settings),
             new_id=process.new_id,
@@ -125,7 +125,7 @@ class _Server:
         metrics = Metrics(self._samples, {"shard": str(self._shard.index)})
         app = App(
             self._shard,
-            self._wires,
+            self._sockets,
             self._tokens,
             metrics.render,
             self._arm,
@@ -161,7 +161,7 @@ class _Server:
         await app.finish(CLOSING_SECONDS)
         link.close(goodbye=self._shard.empty)  # not before: it says that its slots are free
         await server.finish()
-        self._wires.finish()
+        self._sockets.finish()
         self._vitals.close()
         self._audit.close()
         return self._status

@@ -1,8 +1,9 @@
 """The seam between a shard and the server beneath it, shaped for batches, and its in-memory twin.
 
 One frame is handed over with all connections that stand at it. None of them is ever waited for: those whose last send
-is not done yet are returned, and that is the backpressure signal. `workers.wires` has the real one; `MemorySockets`
-keeps what was sent and lets a test say who is busy. Both run the suite in `tests/workers/test_sockets.py`.
+is not done yet are returned, and that is the backpressure signal. `workers.tcp_sockets` has the real one;
+`MemorySockets` keeps what was sent and lets a test say who is busy. Both run the suite in
+`tests/workers/test_sockets.py`.
 """
 
 from __future__ import annotations

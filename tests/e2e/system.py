@@ -314,6 +314,14 @@ def sockets_with(pid: int, *ports: int) -> int:
     return sum(int(row[2].rpartition(":")[2], 16) in ports and f"socket:[{row[9]}]" in held for row in rows)
 
 
+def alive(pid: int) -> bool:
+    """Whether the process is there and no zombie: what has ended but is not waited for yet holds nothing."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def ready(url: str) -> bool:
     try:
         return httpx.get(f"{url}/readyz", timeout=2, trust_env=False, verify=False).status_code == 200

@@ -26,6 +26,7 @@ from tests.e2e.system import (
     ANSWER_SECONDS,
     Session,
     System,
+    alive,
     has_ipv6,
     open_session,
     refusal,
@@ -350,16 +351,12 @@ async def test_a_gateway_that_stops_sends_its_clients_to_another(relaying: Syste
         assert (await two.closed())[0] == 1012
         assert await direct.ask("pong", type="ping")
         # Only when the old one has ended is an answer the new one's.
-        await asyncio.to_thread(relaying.wait_until, lambda: gone(stopped), "the gateway has ended")
+        await asyncio.to_thread(relaying.wait_until, lambda: not alive(stopped), "the gateway has ended")
         await asyncio.to_thread(relaying.wait_until, relaying._all_ready, "the gateway is back")
         assert await direct.ask("pong", type="ping")
         async with relayed(relaying, relaying.token("moved-1")) as back:
             await relaying.publish({"type": "custom.back", "data": {}})
             assert len(await back.events(1)) == len(await direct.events(1)) == 1
-
-
-def gone(pid: int) -> bool:
-    return not Path(f"/proc/{pid}").exists()
 
 
 async def wait_for(system: System, connections: int, reader: Session | None = None) -> None:

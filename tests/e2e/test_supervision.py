@@ -20,7 +20,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from solowire.supervisor import READY_SECONDS, Ear, Watchdog
-from tests.e2e.system import System, end, free_ports, run, running
+from tests.e2e.system import System, alive, end, free_ports, run, running
 
 ROUTER, GATEWAY = ("router",), ("gateway",)
 SHARD_0, SHARD_1 = ("shard", "--index", "0"), ("shard", "--index", "1")
@@ -60,14 +60,6 @@ def children_of(system: System) -> list[int]:
     return [
         int(pid) for pid in Path(f"/proc/{system.process.pid}/task/{system.process.pid}/children").read_text().split()
     ]
-
-
-def alive(pid: int) -> bool:
-    """Whether the process is there and no zombie: what has ended but is not waited for yet holds nothing."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 def until(condition: Callable[[], bool], what: str, seconds: float = LATE_SECONDS) -> None:

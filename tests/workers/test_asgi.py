@@ -44,8 +44,8 @@ class Site:
         self.bench = Bench()
         # A shard's clock is the loop's.
         self.bench.shard.set_clock(WALL + self.bench.now - asyncio.get_running_loop().time(), self.bench.now)
-        self.wires = Handshakes()
-        self.app = App(self.bench.shard, self.wires, TOKENS, bytes, lambda: None, audit=self._note, **options)  # type: ignore[arg-type]
+        self.sockets = Handshakes()
+        self.app = App(self.bench.shard, self.sockets, TOKENS, bytes, lambda: None, audit=self._note, **options)  # type: ignore[arg-type]
 
     def _note(self, event: str, **fields: Any) -> None:
         self.lines.append({"event": event, **fields})
@@ -116,7 +116,7 @@ async def test_wrong_tokens_of_one_address_are_refused_after_some() -> None:
 async def test_a_handshake_without_a_connection_is_refused() -> None:
     """It has ended unseen: nothing is accepted, and its slot is free."""
     site = Site()
-    site.wires.lost = True
+    site.sockets.lost = True
     assert await site.handshake(site.ticket()) == (503, "connection_lost")
     assert site.bench.shard.empty
 
@@ -131,7 +131,7 @@ async def test_one_who_goes_away_while_it_is_accepted_leaves_its_slot() -> None:
     def send(message: dict[str, Any]) -> Any:
         assert message["type"] == "websocket.accept"
         assert not site.bench.shard.empty
-        assert site.wires.reserved
+        assert site.sockets.reserved
         gone = asyncio.get_running_loop().create_future()
         gone.set_exception(ConnectionError())
         return gone
@@ -142,7 +142,7 @@ async def test_one_who_goes_away_while_it_is_accepted_leaves_its_slot() -> None:
         await site.app({**scope, "client": (PEER, 1)}, receive, send)
     assert site.bench.shard.empty
     assert not site.bench.shard.connections
-    assert not site.wires.reserved
+    assert not site.sockets.reserved
 
 
 async def test_who_asks_is_written_down_whoever_passes_it_on() -> None:

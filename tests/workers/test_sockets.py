@@ -21,7 +21,7 @@ from tests.e2e.system import sockets_with
 from workers.asgi import App
 from workers.connection import Connection, State
 from workers.sockets import MemorySockets, Sockets
-from workers.wires import Wires
+from workers.tcp_sockets import TcpSockets
 
 SECONDS = 30.0
 LARGE = "x" * 60_000
@@ -72,11 +72,11 @@ class MemoryPeers:
         pass
 
 
-class WirePeers:
+class TcpPeers:
     """Granian with the shard's own ASGI application, a host in the shard's place, and a real client for each socket."""
 
     def __init__(self) -> None:
-        self.sockets: Wires = Wires()
+        self.sockets: TcpSockets = TcpSockets()
         self.index = 0
         self.wall_offset = 0.0
         self.totals: Counter[str] = Counter()
@@ -108,7 +108,7 @@ class WirePeers:
         self.ended.add(connection)
 
     @property
-    def delivery(self) -> WirePeers:
+    def delivery(self) -> TcpPeers:
         return self
 
     def freed(self, connection: Connection, now: float) -> None:
@@ -183,12 +183,12 @@ class WirePeers:
         self.sockets.finish()
 
 
-@pytest.fixture(params=["memory", "wires"])
+@pytest.fixture(params=["memory", "tcp"])
 async def peers(request: pytest.FixtureRequest) -> AsyncIterator[Peers]:
     if request.param == "memory":
         yield MemoryPeers()
         return
-    real = WirePeers()
+    real = TcpPeers()
     try:
         yield real
     finally:
@@ -271,7 +271,7 @@ async def test_the_first_close_counts(peers: Peers) -> None:
 
 
 async def test_closing_who_does_not_read_ends_it_none_the_less() -> None:
-    peers = WirePeers()
+    peers = TcpPeers()
     try:
         stuck = await peers.join()
         peers.stop_reading(stuck)

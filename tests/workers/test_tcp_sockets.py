@@ -18,9 +18,9 @@ from websockets.asyncio.client import connect
 from websockets.frames import Frame, Opcode
 
 from solowire.codes import CloseCode
-from tests.workers.test_sockets import LARGE, SECONDS, WirePeers, close, until_busy
+from tests.workers.test_sockets import LARGE, SECONDS, TcpPeers, close, until_busy
 from workers.connection import Connection
-from workers.wires import Wire
+from workers.tcp_sockets import Socket
 
 HANDSHAKE = (
     b"GET /ws?ticket=any HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -29,8 +29,8 @@ HANDSHAKE = (
 
 
 @pytest.fixture
-async def peers() -> AsyncIterator[WirePeers]:
-    peers = WirePeers()
+async def peers() -> AsyncIterator[TcpPeers]:
+    peers = TcpPeers()
     try:
         yield peers
     finally:
@@ -38,7 +38,7 @@ async def peers() -> AsyncIterator[WirePeers]:
 
 
 @contextlib.asynccontextmanager
-async def plain(peers: WirePeers) -> AsyncIterator[tuple[Connection, asyncio.StreamReader, asyncio.StreamWriter]]:
+async def plain(peers: TcpPeers) -> AsyncIterator[tuple[Connection, asyncio.StreamReader, asyncio.StreamWriter]]:
     """A client that speaks TCP and does as the test says."""
     reader, writer = await asyncio.open_connection("127.0.0.1", peers.port)
     try:
@@ -49,11 +49,20 @@ async def plain(peers: WirePeers) -> AsyncIterator[tuple[Connection, asyncio.Str
         writer.transport.abort()
 
 
-async def until(peers: WirePeers, what: object, among: object) -> None:
+async def until(peers: TcpPeers, what: object, among: object) -> None:
     """Waits until `what` is in `among`, which the server changes."""
     async with asyncio.timeout(SECONDS):
         while what not in among:  # type: ignore[operator]
             await peers.turn()
+
+
+def fill(peers: TcpPeers, connection: Connection) -> int:
+    """Queues large frames until the kernel takes no more; how many."""
+    taken = 0
+    while not peers.sockets.busy(connection):
+        peers.sockets.queue(LARGE, connection)
+        taken += 1
+    return taken
 
 
 def masked(opcode: Opcode, payload: bytes, fin: bool = True) -> bytes:
@@ -75,7 +84,7 @@ def descriptors() -> set[str]:
     return set(os.listdir("/proc/self/fd"))
 
 
-async def test_a_message_arrives_in_whatever_pieces(peers: WirePeers) -> None:
+async def test_a_message_arrives_in_whatever_pieces(peers: TcpPeers) -> None:
     """Whole, byte by byte, two in one piece, or as fragments with a ping between them, and in their order."""
     async with plain(peers) as (_, reader, writer):
         writer.write(masked(Opcode.TEXT, b"whole"))
@@ -92,13 +101,13 @@ async def test_a_message_arrives_in_whatever_pieces(peers: WirePeers) -> None:
         assert await asyncio.wait_for(reader.readexactly(3), SECONDS) == b"\x8a\x01?"
 
 
-async def test_a_ping_of_the_protocol_is_answered(peers: WirePeers) -> None:
+async def test_a_ping_of_the_protocol_is_answered(peers: TcpPeers) -> None:
     """As many client libraries send them by themselves."""
     client = peers.client(await peers.join())
     await asyncio.wait_for(await client.ping(), SECONDS)
 
 
-async def test_a_client_that_says_good_bye_hears_it_back(peers: WirePeers) -> None:
+async def test_a_client_that_says_good_bye_hears_it_back(peers: TcpPeers) -> None:
     """With its own code, and the connection is over for the shard and for both ends."""
     connection = await peers.join()
     client = peers.client(connection)
@@ -109,7 +118,7 @@ async def test_a_client_that_says_good_bye_hears_it_back(peers: WirePeers) -> No
     await until(peers, connection, peers.ended)
 
 
-async def test_a_client_that_says_good_bye_and_stays_is_over(peers: WirePeers) -> None:
+async def test_a_client_that_says_good_bye_and_stays_is_over(peers: TcpPeers) -> None:
     """It has its answer, and its end of the connection is its own affair."""
     async with plain(peers) as (connection, reader, writer):
         writer.write(masked(Opcode.CLOSE, b"\x03\xe8"))
@@ -117,17 +126,14 @@ async def test_a_client_that_says_good_bye_and_stays_is_over(peers: WirePeers) -
         await until(peers, connection, peers.ended)
 
 
-async def test_the_end_comes_right_behind_our_close(peers: WirePeers, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_end_comes_right_behind_our_close(peers: TcpPeers, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client needn't know that it has to answer: it sees the end, also one that first has to read what was kept."""
-    monkeypatch.setattr("workers.wires.CLOSE_SECONDS", 10 * SECONDS)
+    monkeypatch.setattr("workers.tcp_sockets.CLOSE_SECONDS", 10 * SECONDS)
     async with plain(peers) as (connection, reader, _):
         close(peers, connection, CloseCode.replaced)
         assert (await asyncio.wait_for(reader.read(), SECONDS)).startswith(b"\x88")
     late = await peers.join()
-    taken = 0
-    while not peers.sockets.busy(late):
-        peers.sockets.queue(LARGE, late)
-        taken += 1
+    taken = fill(peers, late)
     close(peers, late, CloseCode.replaced)
     for _ in range(taken):
         assert await peers.read(late) == LARGE
@@ -135,7 +141,7 @@ async def test_the_end_comes_right_behind_our_close(peers: WirePeers, monkeypatc
     await until(peers, late, peers.ended)
 
 
-async def test_a_client_that_vanishes_is_over(peers: WirePeers) -> None:
+async def test_a_client_that_vanishes_is_over(peers: TcpPeers) -> None:
     """With a reset, with an end, or half-way through a frame; nothing that is sent to it later does harm."""
     for vanish in ("reset", "end", "half"):
         async with plain(peers) as (connection, _, writer):
@@ -154,7 +160,7 @@ async def test_a_client_that_vanishes_is_over(peers: WirePeers) -> None:
             peers.sockets.close(connection, 1012, "restarting")
 
 
-async def test_frames_stay_whole_for_a_client_that_reads_by_fits_and_starts(peers: WirePeers) -> None:
+async def test_frames_stay_whole_for_a_client_that_reads_by_fits_and_starts(peers: TcpPeers) -> None:
     """What the kernel takes in parts, with pings of the client between them, arrives byte by byte as it was sent."""
     luck = random.Random(1)
     connection = await peers.join()
@@ -176,21 +182,18 @@ async def test_frames_stay_whole_for_a_client_that_reads_by_fits_and_starts(peer
     )
 
 
-async def test_pings_of_one_who_does_not_read_are_not_saved_up(peers: WirePeers) -> None:
+async def test_pings_of_one_who_does_not_read_are_not_saved_up(peers: TcpPeers) -> None:
     """Its answers would gather without end: it gets one, for the last of them, when it has read what was kept."""
     connection = await peers.join()
     client = peers.client(connection)
-    taken = 0
     peers.stop_reading(connection)
-    while not peers.sockets.busy(connection):
-        peers.sockets.queue(LARGE, connection)
-        taken += 1
-    wire: Wire = connection.socket
-    kept = wire.left
+    taken = fill(peers, connection)
+    sock: Socket = connection.socket
+    kept = sock.left
     pongs = [await client.ping(b"%d" % n) for n in range(100)]
     await client.send("all")
     await until(peers, "all", peers.received)
-    assert wire.left is kept
+    assert sock.left is kept
     assert kept is not None
     assert len(kept) == 1
     peers.read_on(connection)
@@ -199,7 +202,7 @@ async def test_pings_of_one_who_does_not_read_are_not_saved_up(peers: WirePeers)
     await asyncio.wait_for(pongs[-1], SECONDS)
 
 
-async def test_a_message_after_our_close_is_not_received(peers: WirePeers) -> None:
+async def test_a_message_after_our_close_is_not_received(peers: TcpPeers) -> None:
     """The client may have sent it before it heard."""
     async with plain(peers) as (connection, reader, writer):
         close(peers, connection, CloseCode.replaced)
@@ -210,7 +213,7 @@ async def test_a_message_after_our_close_is_not_received(peers: WirePeers) -> No
         assert peers.received == []
 
 
-async def test_a_client_that_ignores_our_close_is_cut(peers: WirePeers) -> None:
+async def test_a_client_that_ignores_our_close_is_cut(peers: TcpPeers) -> None:
     """It reads the close frame and keeps its end open: the shard has its slot back a moment later all the same."""
     async with plain(peers) as (connection, reader, _):
         close(peers, connection, CloseCode.replaced)
@@ -218,7 +221,7 @@ async def test_a_client_that_ignores_our_close_is_cut(peers: WirePeers) -> None:
         await until(peers, connection, peers.ended)
 
 
-async def test_what_is_no_websocket_is_reported_once(peers: WirePeers) -> None:
+async def test_what_is_no_websocket_is_reported_once(peers: TcpPeers) -> None:
     """What comes behind it is not looked at, however much it is."""
     async with plain(peers) as (connection, reader, writer):
         writer.write(b"\xff" * 500_000)
@@ -229,7 +232,7 @@ async def test_what_is_no_websocket_is_reported_once(peers: WirePeers) -> None:
 
 
 async def test_a_fault_of_ours_ends_that_connection_alone(
-    peers: WirePeers, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    peers: TcpPeers, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What nobody foresaw is logged with whose message it was; the others are served as before."""
 
@@ -247,7 +250,7 @@ async def test_a_fault_of_ours_ends_that_connection_alone(
     assert "what nobody foresaw" in capsys.readouterr().out
 
 
-async def test_the_descriptor_goes_with_the_connection(peers: WirePeers) -> None:
+async def test_the_descriptor_goes_with_the_connection(peers: TcpPeers) -> None:
     """However it ended, also while a client that never reads keeps its own end open; and it is used again."""
     await peers.join()
     before = len(descriptors())
@@ -266,7 +269,7 @@ async def test_the_descriptor_goes_with_the_connection(peers: WirePeers) -> None
         assert await peers.read(again) == "hello"
 
 
-async def test_connections_that_come_and_go_are_not_mixed_up(peers: WirePeers) -> None:
+async def test_connections_that_come_and_go_are_not_mixed_up(peers: TcpPeers) -> None:
     """Many at a time, ending in every way, while numbers are used again: each hears what was meant for it."""
 
     async def visit(user: str, n: int) -> None:
@@ -295,7 +298,7 @@ async def test_connections_that_come_and_go_are_not_mixed_up(peers: WirePeers) -
     await asyncio.gather(*(visits(f"u{'x' * (n % 3)}{n}") for n in range(40)))
 
 
-async def test_a_client_that_comes_again_from_the_same_port_gets_nobody_elses(peers: WirePeers) -> None:
+async def test_a_client_that_comes_again_from_the_same_port_gets_nobody_elses(peers: TcpPeers) -> None:
     """Its first connection was reset before the shard had looked at it: what was meant for that reaches nobody."""
     came_again = 0
     for n in range(20):
@@ -345,15 +348,12 @@ def until_read(address: tuple[str, int]) -> None:
     raise AssertionError("the server does not read")
 
 
-async def test_a_good_bye_of_one_who_is_behind_cuts_nothing(peers: WirePeers) -> None:
+async def test_a_good_bye_of_one_who_is_behind_cuts_nothing(peers: TcpPeers) -> None:
     """It has said so without having read all: the frame that is under way arrives whole, and then the answer."""
     connection = await peers.join()
     client = peers.client(connection)
-    taken = 0
     peers.stop_reading(connection)
-    while not peers.sockets.busy(connection):
-        peers.sockets.queue(LARGE, connection)
-        taken += 1
+    taken = fill(peers, connection)
     client.transport.write(masked(Opcode.CLOSE, b"\x03\xe8"))
     async with asyncio.timeout(SECONDS):
         while not connection.socket.closing:
@@ -364,7 +364,7 @@ async def test_a_good_bye_of_one_who_is_behind_cuts_nothing(peers: WirePeers) ->
     await until(peers, connection, peers.ended)
 
 
-async def test_a_flood_of_frames_that_say_nothing_ends_its_connection(peers: WirePeers) -> None:
+async def test_a_flood_of_frames_that_say_nothing_ends_its_connection(peers: TcpPeers) -> None:
     """Pings without end, or a message in parts of nothing, are no way to keep the shard busy."""
     for raw in (masked(Opcode.PING, b""), masked(Opcode.CONT, b"", fin=False)):
         async with plain(peers) as (connection, reader, writer):
@@ -375,7 +375,7 @@ async def test_a_flood_of_frames_that_say_nothing_ends_its_connection(peers: Wir
     assert peers.broke == [CloseCode.bad_protocol] * 2
 
 
-async def test_a_handler_that_is_cancelled_leaves_nothing(peers: WirePeers) -> None:
+async def test_a_handler_that_is_cancelled_leaves_nothing(peers: TcpPeers) -> None:
     """As when the loop ends: the connection is over, for the shard and for the kernel."""
     connection = await peers.join()
     number = connection.socket.number
@@ -386,7 +386,7 @@ async def test_a_handler_that_is_cancelled_leaves_nothing(peers: WirePeers) -> N
     assert watched(number) is None
 
 
-async def test_a_client_that_goes_during_the_handshake_leaves_nothing(peers: WirePeers) -> None:
+async def test_a_client_that_goes_during_the_handshake_leaves_nothing(peers: TcpPeers) -> None:
     """Its admission is given back, or its connection ends; nothing stays."""
     first = await peers.join()
     before = len(descriptors())

@@ -10,9 +10,9 @@ What it keeps true:
   which something is kept is *busy*, and there is no other signal of backpressure.
 * Frames arrive whole and in the order in which they were handed over; of a close frame all is said before it.
 * A descriptor is used from `take` to `release` only, and is nobody else's from `reserve` on; it is the socket by which
-  Granian has answered this very handshake. It is Granian's, who
-  closes it when the ASGI call returns, and must find nothing in its way then, so the connection is shut down first.
-* `Wire.ended` comes for each, whatever ends it: at once when the client goes, CLOSE_SECONDS after our close at most.
+  Granian has answered this very handshake. Granian closes it when the ASGI call returns, and must find nothing in its
+  way then, so the connection is shut down first.
+* `Socket.ended` comes for each, whatever ends it: at once when the client goes, CLOSE_SECONDS after our close at most.
 
 What a client sends before its handshake is answered, which the protocol forbids (RFC 6455, 4.1), is lost to Granian.
 """
@@ -60,7 +60,7 @@ IDLE_FRAMES = Rate(1000.0, 2000.0)
 messages is limited by others (`workers.listening`)."""
 
 
-class Wire:
+class Socket:
     """One of them.
 
     connection: set by who takes it. left: what the kernel has not taken yet, None if nothing. ping: the client's last
@@ -92,7 +92,7 @@ class Handshake:
     written: int
 
 
-class Wires:
+class TcpSockets:
     """`workers.sockets.Sockets` over TCP, and what comes in by them.
 
     received(connection, message) is called for each message of a client; broken(connection, code) when one breaks the
@@ -108,7 +108,7 @@ class Wires:
         self._loop = asyncio.get_running_loop()
         self._descriptors = Descriptors()
         self._under_way: dict[tuple[str, int], asyncio.Future[None]] = {}  # handshakes, by their peers
-        self._watched: dict[int, Wire] = {}
+        self._watched: dict[int, Socket] = {}
         # One for all of them: a reader of the loop's for each would cost a handle, and a call of its own each time.
         self._epoll = epoll()
         self._loop.add_reader(self._epoll.fileno(), self._look)
@@ -125,7 +125,8 @@ class Wires:
         """For a connection whose handshake is answered now; None if it has gone, or is in doubt. Only when `alone`.
 
         It may have ended, unseen, and its client, or a proxy, may have come again from the same port: then it is that
-        one's socket that is found. So nobody else may answer there until `take` has seen this answer go out.
+        one's socket that is found. So no other handshake may be answered there until `take` has seen this answer go
+        out. What would still deceive it is an answer to plain HTTP on the newer connection within the same moment.
         """
         number = self._descriptors.find(host, port)
         if number is None:
@@ -138,7 +139,7 @@ class Wires:
         self._end(handshake)
         self._descriptors.release(handshake.number)
 
-    def take(self, handshake: Handshake) -> Wire | None:
+    def take(self, handshake: Handshake) -> Socket | None:
         """It is done; None, as if dropped, if its answer has not gone out by the socket that was found.
 
         The caller sets `.connection` before the loop has its turn again. Raises OSError, and is to be dropped then.
@@ -147,36 +148,36 @@ class Wires:
         if cookie != handshake.cookie or written == handshake.written:
             self.drop(handshake)
             return None
-        wire = Wire(handshake.number, self._loop.create_future())
-        self._epoll.register(wire.number, EPOLLIN)
-        self._watched[wire.number] = wire
+        sock = Socket(handshake.number, self._loop.create_future())
+        self._epoll.register(sock.number, EPOLLIN)
+        self._watched[sock.number] = sock
         self._end(handshake)
-        return wire
+        return sock
 
     def _end(self, handshake: Handshake) -> None:
         del self._under_way[handshake.peer]
         handshake.done.set_result(None)
 
-    def release(self, wire: Wire) -> None:
+    def release(self, sock: Socket) -> None:
         """It is over, and its descriptor goes back to Granian, who finds it shut down: nothing more can be sent."""
-        self._over(wire)
-        number, wire.number = wire.number, -1
-        wire.closing = True
+        self._over(sock)
+        number, sock.number = sock.number, -1
+        sock.closing = True
         _shut(number, socket.SHUT_RDWR)
         self._descriptors.release(number)
 
     def finish(self) -> None:
         """No more will come; who is left is not heard any more."""
-        for wire in list(self._watched.values()):
-            self._over(wire)
+        for sock in list(self._watched.values()):
+            self._over(sock)
         self._loop.remove_reader(self._epoll.fileno())
         self._epoll.close()
 
-    def _over(self, wire: Wire) -> None:
-        if self._watched.pop(wire.number, None) is not None:
-            self._epoll.unregister(wire.number)
-        if not wire.ended.done():
-            wire.ended.set_result(None)
+    def _over(self, sock: Socket) -> None:
+        if self._watched.pop(sock.number, None) is not None:
+            self._epoll.unregister(sock.number)
+        if not sock.ended.done():
+            sock.ended.set_result(None)
 
     # ------------------------------------------------------------------------------------------------- sending
 
@@ -185,18 +186,18 @@ class Wires:
         size = len(raw)
         busy = []
         for connection in connections:
-            wire: Wire = connection.socket
-            if wire.left is not None:
+            sock: Socket = connection.socket
+            if sock.left is not None:
                 busy.append(connection)
                 continue
             try:  # `_write` written out: once for every frame and connection
-                taken = os.write(wire.number, raw)
+                taken = os.write(sock.number, raw)
             except BlockingIOError:
                 taken = 0
             except OSError:
                 continue  # it has gone, which its reader hears
             if taken < size:
-                self._keep(wire, memoryview(raw)[taken:])
+                self._keep(sock, memoryview(raw)[taken:])
         return busy
 
     def queue(self, frame: str | bytes, connection: Connection) -> None:
@@ -206,41 +207,41 @@ class Wires:
         return connection.socket.left is not None
 
     def close(self, connection: Connection, code: int, reason: str) -> None:
-        wire: Wire = connection.socket
-        if not wire.closing:
-            self._close(wire, close_frame(code, reason))
-            self._loop.call_later(CLOSE_SECONDS, self._over, wire)
+        sock: Socket = connection.socket
+        if not sock.closing:
+            self._close(sock, close_frame(code, reason))
+            self._loop.call_later(CLOSE_SECONDS, self._over, sock)
 
-    def _close(self, wire: Wire, last: bytes) -> None:
+    def _close(self, sock: Socket, last: bytes) -> None:
         """What is said is all: the client sees the end behind it, and closes for its part, which is our end."""
-        wire.closing = True
-        self._write(wire, last)
-        if wire.left is None:
-            _shut(wire.number, socket.SHUT_WR)
+        sock.closing = True
+        self._write(sock, last)
+        if sock.left is None:
+            _shut(sock.number, socket.SHUT_WR)
 
-    def _write(self, wire: Wire, raw: bytes) -> None:
-        if wire.left is not None:
-            wire.left.append(memoryview(raw))
+    def _write(self, sock: Socket, raw: bytes) -> None:
+        if sock.left is not None:
+            sock.left.append(memoryview(raw))
             return
         try:
-            taken = os.write(wire.number, raw)
+            taken = os.write(sock.number, raw)
         except BlockingIOError:
             taken = 0
         except OSError:
             return  # it has gone, which its reader hears
         if taken < len(raw):
-            self._keep(wire, memoryview(raw)[taken:])
+            self._keep(sock, memoryview(raw)[taken:])
 
-    def _keep(self, wire: Wire, rest: memoryview) -> None:
-        wire.left = deque((rest,))
-        if wire.number in self._watched:
-            self._epoll.modify(wire.number, EPOLLIN | EPOLLOUT)
+    def _keep(self, sock: Socket, rest: memoryview) -> None:
+        sock.left = deque((rest,))
+        if sock.number in self._watched:
+            self._epoll.modify(sock.number, EPOLLIN | EPOLLOUT)
 
-    def _write_on(self, wire: Wire) -> None:
-        left = wire.left
+    def _write_on(self, sock: Socket) -> None:
+        left = sock.left
         while left:
             try:
-                taken = os.write(wire.number, left[0])
+                taken = os.write(sock.number, left[0])
             except BlockingIOError:
                 return
             except OSError:
@@ -249,109 +250,109 @@ class Wires:
                 left[0] = left[0][taken:]
                 return
             left.popleft()
-        wire.left = None
-        self._epoll.modify(wire.number, EPOLLIN)
-        if wire.closing:
-            _shut(wire.number, socket.SHUT_WR)
-        elif wire.ping is not None:
-            ping, wire.ping = wire.ping, None
-            self._write(wire, pong_frame(ping))
-        if not wire.closing:
-            self.freed(wire.connection)
+        sock.left = None
+        self._epoll.modify(sock.number, EPOLLIN)
+        if sock.closing:
+            _shut(sock.number, socket.SHUT_WR)
+        elif sock.ping is not None:
+            ping, sock.ping = sock.ping, None
+            self._write(sock, pong_frame(ping))
+        if not sock.closing:
+            self.freed(sock.connection)
 
     # ------------------------------------------------------------------------------------------------ receiving
 
     def _look(self) -> None:
         for number, events in self._epoll.poll(0, EVENTS):
-            wire = self._watched.get(number)
-            if wire is None:
+            sock = self._watched.get(number)
+            if sock is None:
                 continue
             if events & EPOLLOUT:
-                self._write_on(wire)
+                self._write_on(sock)
             if events & ~EPOLLOUT:
-                self._read(wire)
+                self._read(sock)
         self.heard()
 
-    def _read(self, wire: Wire) -> None:
+    def _read(self, sock: Socket) -> None:
         try:
-            data = os.read(wire.number, READ_BYTES)
+            data = os.read(sock.number, READ_BYTES)
         except BlockingIOError:
             return
         except OSError:
             data = b""
         if not data:
-            self._over(wire)
-        elif not wire.closing:  # else it is read only to see the end of it
+            self._over(sock)
+        elif not sock.closing:  # else it is read only to see the end of it
             try:
-                self._take_in(wire, data)
+                self._take_in(sock, data)
             except Exception:  # a fault of ours: it ends this connection, and neither the others nor the process
-                log.exception("message_failed", session=wire.connection.session)
-                self._over(wire)
+                log.exception("message_failed", session=sock.connection.session)
+                self._over(sock)
 
-    def _take_in(self, wire: Wire, data: bytes) -> None:
-        inbound = wire.inbound
+    def _take_in(self, sock: Socket, data: bytes) -> None:
+        inbound = sock.inbound
         if inbound is None:
             message = whole_message(data)
             if message is not None:
-                self.received(wire.connection, message)
+                self.received(sock.connection, message)
                 return
-            inbound = wire.inbound = Inbound()
+            inbound = sock.inbound = Inbound()
         found = inbound.feed(data)
-        if inbound.idle and self._too_many(wire, inbound):
-            self.broken(wire.connection, CloseCode.bad_protocol)
+        if inbound.idle and self._too_many(sock, inbound):
+            self.broken(sock.connection, CloseCode.bad_protocol)
         for kind, payload in found:
-            if wire.closing:
+            if sock.closing:
                 return
             if isinstance(kind, CloseCode):
-                self.broken(wire.connection, kind)
+                self.broken(sock.connection, kind)
             elif kind is Opcode.PING:
-                wire.ping = payload  # type: ignore[assignment]
+                sock.ping = payload  # type: ignore[assignment]
             elif kind is Opcode.CLOSE:
-                self._close(wire, close_answer(payload))
-                if wire.left is None:
-                    self._over(wire)
+                self._close(sock, close_answer(payload))
+                if sock.left is None:
+                    self._over(sock)
                 else:
-                    self._loop.call_later(CLOSE_SECONDS, self._over, wire)
+                    self._loop.call_later(CLOSE_SECONDS, self._over, sock)
             else:
-                self.received(wire.connection, payload)
+                self.received(sock.connection, payload)
         # The last ping stands for all (RFC 6455, 5.5.3): who doesn't read has one kept for it, and no more.
-        if wire.ping is not None and wire.left is None and not wire.closing:
-            ping, wire.ping = wire.ping, None
-            self._write(wire, pong_frame(ping))
+        if sock.ping is not None and sock.left is None and not sock.closing:
+            ping, sock.ping = sock.ping, None
+            self._write(sock, pong_frame(ping))
 
-    def _too_many(self, wire: Wire, inbound: Inbound) -> bool:
+    def _too_many(self, sock: Socket, inbound: Inbound) -> bool:
         idle, inbound.idle = inbound.idle, 0
         now = self._loop.time()
-        if IDLE_FRAMES.wait(wire.idle_until, now, idle):
+        if IDLE_FRAMES.wait(sock.idle_until, now, idle):
             return True
-        wire.idle_until = IDLE_FRAMES.taken(wire.idle_until, now, idle)
+        sock.idle_until = IDLE_FRAMES.taken(sock.idle_until, now, idle)
         return False
 
 
 def _written(number: int) -> tuple[bytes, int]:
     """A socket's cookie, and the bytes that were written to it; of one that isn't there any more, nothing."""
     try:
-        sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM, 0, fileno=number)
+        held = socket.socket(socket.AF_INET6, socket.SOCK_STREAM, 0, fileno=number)
     except OSError:
         return b"", 0
     try:
-        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
+        info = held.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
         (unsent,) = struct.unpack_from("I", info, NOTSENT_AT)
         (sent,) = struct.unpack_from("Q", info, SENT_AT)
-        return sock.getsockopt(socket.SOL_SOCKET, SO_COOKIE, 8), sent + unsent
+        return held.getsockopt(socket.SOL_SOCKET, SO_COOKIE, 8), sent + unsent
     except OSError:  # no TCP
         return b"", 0
     finally:
-        sock.detach()
+        held.detach()
 
 
 def _shut(number: int, how: int) -> None:
     with contextlib.suppress(OSError):  # the client was faster
-        sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM, 0, fileno=number)
+        held = socket.socket(socket.AF_INET6, socket.SOCK_STREAM, 0, fileno=number)
         try:
-            sock.shutdown(how)
+            held.shutdown(how)
         finally:
-            sock.detach()  # it is Granian's to close
+            held.detach()  # it is Granian's to close
 
 
 def _nobody(*what: Any) -> None:
