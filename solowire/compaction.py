@@ -14,8 +14,9 @@ What it keeps true:
   say any more for whom.
 * A connection that comes back gets all that it missed first, in full as long as the log has it.
 * Nothing is kept per connection but a `Lag`: where it stands. What the log drops before a connection has read it is
-  looked through once, and counted; the newest states are still there (`Log.latest`). A durable event that
-  is dropped makes the connection *lost*: it has to come back with its cursor.
+  looked through once, and counted; the newest states are still there (`Log.latest`), and so are the durable events, for
+  longer than any others (`Log.older`). When one is gone that a connection lacks, the connection is *lost*: it has to
+  come back with its cursor.
 
 A flood (`aggregation`) and a slow reader are compacted by the same code.
 """
@@ -45,6 +46,9 @@ COMPACTED_BYTES = MAX_EVENTS_BYTES - 4096
 SCAN_ENTRIES = 10_000
 """How many entries of the log one frame may look through: bounds a turn's time."""
 
+OLDER_ENTRIES = 1_000
+"""The same of the durable ones that have left the log, of which a frame holds some hundreds."""
+
 
 class Frame(msgspec.Struct, frozen=True, gc=False):
     """One WebSocket message. payload: None if nothing was to be sent. cursor: where its receiver then stands.
@@ -68,7 +72,7 @@ class Lag(msgspec.Struct, gc=False):
 
     told: of its feed's counts, those that it knows; one may be below zero, for what was counted for it alone.
     whole_upto: it came back, and gets all up to there. busy: its socket was. forgotten: what the log has dropped up to
-    there was counted. lost: what was dropped can't be counted.
+    there was counted, durable events apart. lost: one of those is gone.
     """
 
     cursor: int
@@ -138,10 +142,9 @@ class Reading(Matcher):
             return self._frame(parts, lag.cursor, seen, lag.told, 0, user)
         cursor, told, scanned = lag.cursor, lag.told if owed else self.told, 0
         if cursor < lag.forgotten:
-            cursor, told = self._put_latest(parts, lag, user)
-            scanned = len(self._log.latest())
+            cursor, told, scanned = self._put_older(parts, lag, user)
         summaries = self._summaries(parts, lag, summed)
-        if not parts.full and cursor < self.position:
+        if not parts.full and lag.forgotten <= cursor < self.position:
             upto = min(self.position, lag.whole_upto) if lag.is_whole else self.position
             cursor, entries = self._scan(parts, cursor, upto, user, summed, compacted, lag)
             scanned += entries
@@ -261,33 +264,45 @@ class Reading(Matcher):
 
     # -------------------------------------------------------------------------------- what the log no longer has
 
-    def _put_latest(self, parts: Parts, lag: Lag, user: str | None) -> tuple[int, Counts]:
-        """Puts in the states that are older than the log; up to where, and what they change in the counts."""
+    def _put_older(self, parts: Parts, lag: Lag, user: str | None) -> tuple[int, Counts, int]:
+        """Puts in the durable events and the newest states that are older than the log.
+
+        Up to where, what they change in the counts, and how many entries were looked at.
+        """
+        durable, upto = self._log.older(lag.cursor, lag.forgotten), lag.forgotten
+        if len(durable) > OLDER_ENTRIES:
+            del durable[OLDER_ENTRIES:]
+            upto = durable[-1].offset
         told = dict(lag.told)
         have = {entry.offset for _, entry in self._pacing.since(lag.seen)}
-        lost = [e for e in self._log.latest() if lag.cursor < e.offset <= min(lag.forgotten, self._log.floor)]
-        reached = lag.cursor
-        for entry in sorted(lost, key=_offset_of):
+        latest = self._log.latest()
+        states = [e for e in latest if lag.cursor < e.offset <= min(upto, self._log.floor)]
+        reached, scanned = lag.cursor, len(durable) + len(latest)
+        for entry in sorted(durable + states, key=_offset_of):
             if entry.held or entry.offset in have or entry.event.user not in (None, user) or not self.accepts(entry):
                 continue
             fragment = self.fragment(entry)
             if fragment is not None:
-                if not parts.put(entry.offset, fragment):
-                    return reached, told
-                told[entry.event.type] = told.get(entry.event.type, 0) + 1
+                is_state = entry.event.delivery is Delivery.state
+                critical = entry.event.priority is Priority.critical
+                if not parts.put(entry.offset, fragment, later=is_state or not critical):
+                    return reached, told, scanned
+                if is_state:  # it was counted
+                    told[entry.event.type] = told.get(entry.event.type, 0) + 1
             reached = entry.offset
-        return max(lag.forgotten, reached), told
+        return max(upto, reached), told, scanned
 
     def forget(self, lags: Iterable[tuple[Lag, str]], dropped: Dropped, upto: int) -> None:
-        """Before the log drops what lies up to `upto`: counts it for these connections, each with its user."""
-        durable = anything = -1
+        """Before the log drops what lies up to `upto`: counts it for these connections, each with its user.
+
+        Durable events are not counted: they are there for longer.
+        """
+        anything = -1
         by_type: dict[str, list[int]] = {}
         for entry in dropped.others.get(self, ()):
             if self.shows(entry):
                 anything = entry.offset
-                if entry.event.delivery is Delivery.durable:
-                    durable = entry.offset
-                else:
+                if entry.event.delivery is not Delivery.durable:
                     by_type.setdefault(entry.event.type, []).append(entry.offset)
         for name, flow in self.flows.items():
             offsets = dropped.telemetry.get(flow)
@@ -301,7 +316,6 @@ class Reading(Matcher):
             if cursor >= upto:
                 continue
             mine = [e for e in dropped.own.get(user, ()) if e.offset > cursor and self.accepts(e)]
-            lag.lost = lag.lost or durable > cursor or any(e.event.delivery is Delivery.durable for e in mine)
             if lag.is_whole and (anything > cursor or mine):
                 lag.whole_upto = (
                     0  # it came back, and can't have all in full any more: the rest is counted, as for others
@@ -312,8 +326,9 @@ class Reading(Matcher):
                 found = ((name, len(offsets) - bisect_right(offsets, cursor)) for name, offsets in by_type.items())
                 behind = counts[cursor] = Counter({name: events for name, events in found if events})
             place = (cursor, id(lag.told))
-            if mine:
-                lag.told = _less(lag.told, behind + Counter(e.event.type for e in mine))
+            counted = [e.event.type for e in mine if e.event.delivery is not Delivery.durable]
+            if counted:
+                lag.told = _less(lag.told, behind + Counter(counted))
             elif behind:
                 if place not in made:
                     made[place] = (lag.told, _less(lag.told, behind))

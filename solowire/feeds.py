@@ -7,11 +7,11 @@ dropped is found nowhere, has nothing due, and has no say in its flows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Generic
 
 from solowire.aggregation import Rates
-from solowire.compaction import Dropped
+from solowire.compaction import Dropped, Lag
 from solowire.events import Delivery, Priority
 from solowire.feed import C, Feed
 from solowire.flows import Flows, Slot, slots_of
@@ -101,6 +101,22 @@ class Feeds(Generic[C]):
                 for feed in self.matching(entry) & lagging:
                     found.others.setdefault(feed, []).append(entry)
         return found
+
+    def lose(self, gone: list[Entry], lagging: Mapping[Feed[C], Iterable[tuple[Lag, str]]]) -> None:
+        """Marks as lost those of the connections, each with its user, who lack one of these durable events."""
+        newest: dict[Feed[C], int] = {}
+        own: dict[str, list[Entry]] = {}
+        for entry in gone:
+            if entry.event.user is not None:
+                own.setdefault(entry.event.user, []).append(entry)
+                continue
+            for feed in self.matching(entry) & lagging.keys():
+                if feed.shows(entry):
+                    newest[feed] = entry.offset
+        for feed, lags in lagging.items():
+            for lag, user in lags:
+                mine = (e.offset for e in own.get(user, ()) if feed.accepts(e) and feed.shows(e))
+                lag.lost = lag.lost or max(newest.get(feed, -1), *mine, -1) > lag.cursor
 
     def _telemetry(self, key: FeedKey) -> list[tuple[str, Filter]]:
         """What of a selection are telemetry types."""

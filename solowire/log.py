@@ -2,9 +2,10 @@
 
 What it keeps true: entries stand in the order of their offsets; everything after `floor` and up to `position` that is
 this shard's business is in it, so a cursor at or above `floor` can be read on from without a hole. It is bounded in
-events and bytes, and trimmed from its old end in chunks. `latest` holds the newest entry of each state key, also after
-it has left the log, for the clients that start without a cursor; it is bounded too, and forgets the key that has been
-quiet longest.
+events and bytes, and trimmed from its old end in chunks. Of what is trimmed the durable events stay for longer, within
+a bound of their own, so that no flood of others takes them from a slow reader (`older`). `latest` holds the newest
+entry of each state key, also after it has left the log, for the clients that start without a cursor; it is bounded too,
+and forgets the key that has been quiet longest.
 
 An entry encodes itself at most once for each codec and set of hidden fields, whatever number of feeds it matches.
 """
@@ -22,6 +23,9 @@ from solowire.access import redact
 from solowire.catalog import CATALOG, Catalog, EventType
 from solowire.client_protocol import Codec
 from solowire.events import Delivery, Event, decode_event
+
+OLDER = 4
+"""Durable events that have left the log may take this part of what the log may: so much on top."""
 
 _NOTHING: frozenset[str] = frozenset()
 _encode_json = msgspec.json.Encoder().encode
@@ -109,6 +113,10 @@ class Entry:
         return _encode_json(written) if codec.is_json else _encode_pack(written)
 
 
+def _offset_of(entry: Entry) -> int:
+    return entry.offset
+
+
 def _int_or_float(digits: str) -> int | float:
     return int(digits) if len(digits) < 19 else float(digits)
 
@@ -124,7 +132,8 @@ def _terms(value: str, event_type: EventType, name: str) -> tuple[str, ...]:
 class Log:
     """The recent log of one shard.
 
-    max_events, max_bytes: what it holds at most. max_keys: how many state keys it remembers, in as many bytes at most.
+    max_events, max_bytes: what it holds at most; of `older` durable events it holds a quarter of that on top. max_keys:
+    how many state keys it remembers, in as many bytes at most.
     """
 
     def __init__(
@@ -147,6 +156,8 @@ class Log:
         self._offsets: list[int] = []
         self._lasting: list[Entry] = []  # those of them that are no telemetry, for readers who want none
         self._lasting_offsets: list[int] = []
+        self._older: list[Entry] = []  # durable ones that are no longer among the entries
+        self._older_bytes = 0
         self._latest: dict[tuple[str, str, str | None], Entry] = {}
         self._latest_bytes = 0
         self._newest_for_user: dict[str, int] = {}
@@ -158,8 +169,9 @@ class Log:
         """Forgets everything: the log goes on behind `position`."""
         self.position = self.floor = position
         self.bytes = 0
-        for kept in (self._entries, self._offsets, self._lasting, self._lasting_offsets):
+        for kept in (self._entries, self._offsets, self._lasting, self._lasting_offsets, self._older):
             kept.clear()
+        self._older_bytes = 0
         self._latest.clear()
         self._latest_bytes = 0
         self.states_version += 1
@@ -227,22 +239,38 @@ class Log:
         while len(self._latest) > self.max_keys or self._latest_bytes > self._max_bytes:
             self._latest_bytes -= self._latest.pop(next(iter(self._latest))).size
 
-    def trim(self) -> None:
-        """Drops from the old end what is over the bounds, and a tenth more, so that it is rarely done."""
+    def trim(self) -> list[Entry]:
+        """Drops from the old end what is over the bounds, and a tenth more, so that it is rarely done.
+
+        Returns the durable events that are gone for good.
+        """
         drop = self._over()
         if not drop:
-            return
+            return []
         self.floor = self._offsets[drop - 1]
         for entry in self._entries[:drop]:
             self.bytes -= entry.size
             user = entry.event.user
             if user is not None and self._newest_for_user.get(user) == entry.offset:
                 del self._newest_for_user[user]
+            if entry.event.delivery is Delivery.durable:
+                self._older.append(entry)
+                self._older_bytes += entry.size
         del self._entries[:drop]
         del self._offsets[:drop]
         lasting = bisect_right(self._lasting_offsets, self.floor)
         del self._lasting[:lasting]
         del self._lasting_offsets[:lasting]
+        return self._trim_older()
+
+    def _trim_older(self) -> list[Entry]:
+        at, most_events, most_bytes = 0, self._max_events // OLDER, self._max_bytes // OLDER
+        while len(self._older) - at > most_events or self._older_bytes > most_bytes:
+            self._older_bytes -= self._older[at].size
+            at += 1
+        gone = self._older[:at]
+        del self._older[:at]
+        return gone
 
     def floor_when_trimmed(self) -> int | None:
         """What `trim` would make the floor; None if it has nothing to do."""
@@ -266,6 +294,11 @@ class Log:
         entries, offsets = (self._entries, self._offsets) if telemetry else (self._lasting, self._lasting_offsets)
         for at in range(bisect_right(offsets, cursor), len(entries)):
             yield entries[at]
+
+    def older(self, cursor: int, upto: int) -> list[Entry]:
+        """The durable entries behind `cursor` and up to `upto` that have left the log, oldest first."""
+        first, last = (bisect_right(self._older, offset, key=_offset_of) for offset in (cursor, upto))
+        return self._older[first:last]
 
     def first_after(self, cursor: int) -> Entry | None:
         """The entry that a reader at `cursor` gets next, if there is one."""

@@ -181,8 +181,14 @@ class Settings(BaseSettings):
     merge_memory: bool = Field(
         False, description="shards offer their memory to same-page merging: 130 KB less for a connection that is silent"
     )
-    recent_events: int = Field(100_000, ge=100, description="events in a shard's recent log")
-    recent_bytes: int = Field(64 * 2**20, ge=2**20, description="size of a shard's recent log")
+    recent_events: int = Field(
+        100_000, ge=100, description="events in a shard's recent log; of durable ones a quarter more, for slow readers"
+    )
+    recent_bytes: int = Field(
+        64 * 2**20,
+        ge=2**20,
+        description="size of a shard's recent log, and of durable events a quarter more, for slow readers",
+    )
     journal: Literal["sqlite", "memory"] = Field("sqlite", description="where the router keeps its log")
     journal_age_s: float = Field(24 * 3600.0, gt=0, description="how long the router keeps an event, in seconds")
     journal_events: int = Field(5_000_000, ge=100, description="events in the router's log")

@@ -7,7 +7,8 @@ What it keeps true:
   takes nothing for `stalled` seconds is closed. What it gets next is read from the log when its socket is free, one
   frame at a time, so that others get theirs.
 * No event overtakes an answer. Of answers, MAX_ANSWERS wait for a busy socket at most; at that bound it is closed.
-* The log drops nothing that a connection may still get: what waits is flushed first, what one lags behind is counted.
+* The log drops nothing that a connection may still get: what waits is flushed first, what one lags behind is counted,
+  and when a durable event that one lacks is gone, that one is told and closed.
 """
 
 from __future__ import annotations
@@ -135,7 +136,9 @@ class Delivering:
                 feed.forget(lags, dropped, floor)
                 if feed.wake(now):
                     self.schedule(feed)
-        self._log.trim()
+        gone = self._log.trim()
+        if gone and lagging:
+            self._feeds.lose(gone, lagging)
 
     def _flush(self, feed: Feed[Connection], now: float) -> None:
         before = feed.place

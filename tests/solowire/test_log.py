@@ -13,7 +13,7 @@ from solowire.access import View
 from solowire.catalog import CATALOG
 from solowire.client_protocol import Codec, ReceivedEvent
 from solowire.events import Delivery, Event, encode_event
-from solowire.log import Entry, Log
+from solowire.log import OLDER, Entry, Log
 from tests.events import event
 
 
@@ -57,6 +57,28 @@ def test_is_bounded_in_bytes() -> None:
     assert log.bytes <= 50_000
     assert log.bytes == sum(entry.size for entry in log.after(0))
     assert offsets(log, log.floor) == list(range(log.floor + 1, 101))
+
+
+def test_durable_events_stay_for_longer() -> None:
+    """What is trimmed is kept if it is durable, within bounds of its own, and what is gone then is told."""
+    log, gone = Log(max_events=100), list[int]()
+    for offset in range(1, 301):
+        log.append(offset, encode_event(event("custom.a") if offset % 5 == 0 else event("dns_query_log", QUERY)))
+        gone += [e.offset for e in log.trim()]
+    assert [e.offset for e in log.older(0, log.floor)] == list(range(5, log.floor + 1, 5))[-(100 // OLDER) :]
+    kept = [e.offset for e in log.older(0, log.floor)]
+    assert gone + kept == list(range(5, log.floor + 1, 5))
+    assert [e.offset for e in log.older(kept[2], kept[5])] == kept[3:6]
+    assert offsets(log, log.floor) == list(range(log.floor + 1, 301))
+
+
+def test_durable_events_that_stay_for_longer_are_bounded_in_bytes() -> None:
+    """However large they are, what has left the log takes no more than its part of the bytes."""
+    log = filled(100, size=1000, max_bytes=50_000)
+    gone = log.trim()
+    kept = log.older(0, log.floor)
+    assert 0 < sum(entry.size for entry in kept) <= 50_000 // OLDER
+    assert [e.offset for e in [*gone, *kept]] == list(range(1, log.floor + 1))
 
 
 def test_an_event_larger_than_the_log_leaves_it_empty() -> None:
@@ -136,14 +158,21 @@ def test_knows_whether_someone_has_mail() -> None:
 
 def test_a_reset_forgets_everything() -> None:
     """After a log was lost nothing of the old one can be read, and no old state is shown as current."""
-    log = filled(5)
-    log.append(6, metrics("ns1", user="alice"))
+    log = filled(11, size=500, max_bytes=6_000)
+    log.trim()
+    assert len(log.older(0, 40)) == 2
+    log.append(12, metrics("ns1", user="alice"))
     log.reset(40)
+    assert log.older(0, 40) == []
     assert (log.position, log.floor, log.bytes, len(log)) == (40, 40, 0, 0)
     assert log.latest() == []
     assert not log.has_for("alice", 0)
     log.append(41, encode_event(event()))
     assert offsets(log, 40) == [41]
+    for offset in range(42, 60):
+        log.append(offset, encode_event(event(data={"x": "x" * 500})))
+        log.trim()
+    assert len(log.older(40, log.floor)) == 2
 
 
 @given(

@@ -10,9 +10,10 @@ import pytest
 from solowire import client_protocol as c
 from solowire.aggregation import CALM_INTERVALS, MAX_COLLECTED, SAMPLE_EVENTS, Rates
 from solowire.client_protocol import MAX_FRAME_BYTES, Codec
+from solowire.compaction import OLDER_ENTRIES
 from solowire.events import Priority
 from solowire.feed import Feed
-from solowire.log import Entry, Log
+from solowire.log import OLDER, Entry, Log
 from solowire.pacing import Intervals
 from solowire.settings import Settings
 from tests.workers.bench import QUERY, WALL, Bench
@@ -234,20 +235,75 @@ def test_what_the_log_drops_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -
         assert len(events) + counted(messages, "dns_query_log") == 2_000
 
 
-@pytest.mark.parametrize("user", [None, "alice"], ids=["for all", "for its reader alone"])
-def test_a_durable_event_that_the_log_has_dropped_is_a_gap(user: str | None) -> None:
-    """A durable event is never left out: its reader is told, closed, and comes back with its cursor."""
+ONE_OR_ALL = pytest.mark.parametrize("user", [None, "alice"], ids=["for all", "for its reader alone"])
+
+
+@ONE_OR_ALL
+def test_no_flood_takes_a_durable_event_from_a_slow_reader(user: str | None) -> None:
+    """What a flood has pushed out of the log is counted, but for the newest states and durable events: they come."""
     b = Bench(recent=Log(max_events=50))
     slow = stuck(b)
-    other = stuck(b, "bob", subscriptions=["dns_query_log"])
+    first = b.publish("custom.a", user=user)
+    metrics(b, "ns1", 1)
+    last = b.publish("custom.b", user=user, priority=Priority.critical)
+    metrics(b, "ns1", 2)
+    for _ in range(40):
+        queries(b, 10)
+    between = b.publish("custom.a")
+    b.sockets.unstick(slow)
+    b.wait(0.1)
+    messages = frames(b, slow)
+    events = [e for m in messages for e in m.events]
+    assert [e.offset for e in events if e.type.startswith("custom.")] == [last, first, between]
+    assert [e.data["cpu_usage"] for e in events if e.type == "system_metrics"] == [2]
+    assert counted(messages, "system_metrics") == 1
+    queried = [e for e in events if e.type == "dns_query_log"]
+    assert len(queried) + counted(messages, "dns_query_log") == 400
+    assert counted(messages, "custom.a") == counted(messages, "custom.b") == 0
+    assert b.closed(slow) is None
+
+
+def test_durable_events_that_have_left_the_log_come_frame_by_frame() -> None:
+    """More of them than one frame looks through, among others that the reader doesn't want, come whole and in order."""
+    b = Bench(recent=Log(max_events=20 * OLDER_ENTRIES))
+    slow = stuck(b, subscriptions=["custom.a", "dns_query_log"])
+    wanted = []
+    for _ in range(OLDER_ENTRIES // 5):
+        wanted.append(b.publish("custom.a"))
+        b.deliver(*[b.event("custom.b") for _ in range(19)])
+    for _ in range(200):
+        queries(b, OLDER_ENTRIES // 10)
+    assert b.shard.log.floor >= wanted[-1]
+    b.sockets.unstick(slow)
+    b.wait(3)
+    messages = frames(b, slow)
+    assert [e.offset for m in messages for e in m.events if e.type == "custom.a"] == wanted
+    assert b.closed(slow) is None
+
+
+@ONE_OR_ALL
+def test_a_durable_event_that_is_gone_is_a_gap(user: str | None) -> None:
+    """A durable event is never left out: its reader is told, closed, and comes back with its cursor."""
+    b = Bench(recent=Log(max_events=50), per_user=2)
+    slow = stuck(b)
+    other = stuck(b, "bob", subscriptions=["dns_query_log", "custom.b"])
+    has_it = b.connect("alice", "admin", subscriptions=ALL)
     b.publish("custom.a", user=user)
+    b.wait(0.2)
+    stick(b, has_it)
+    kept = 50 // OLDER
+    for _ in range(kept):
+        b.publish("custom.b")
     for _ in range(40):
         queries(b, 10)
     b.sockets.unstick(slow)
     b.sockets.unstick(other)
+    b.sockets.unstick(has_it)
     b.wait(0.1)
     assert [m.code for m in b.heard(slow)] == ["gap"]
     assert b.closed(slow) == 4413
+    assert b.closed(has_it) is None
+    assert [e.type for m in frames(b, other) for e in m.events].count("custom.b") == kept
     assert b.closed(other) is None
 
 
