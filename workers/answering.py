@@ -133,7 +133,7 @@ class Answering:
             return
         self._trail.subscribed(connection, resolved)
         if lag.lost or lag.cursor < self._log.floor:
-            self._delivery.too_late(connection, now)  # nobody has counted for the new feed
+            self._delivery.too_late(connection)  # nobody has counted for the new feed
             return
         lag = Lag(lag.cursor, lag.seen, whole_upto=lag.whole_upto, busy=lag.busy)
         self._delivery.join(connection, resolved.selection, lag, now)
@@ -149,7 +149,8 @@ class Answering:
         before = connection.view
         connection.identify(identity)
         if connection.backlog and connection.view != before:
-            self._close(connection, CloseCode.too_slow)  # it was written for the old rights, and is not sent yet
+            # It was written for the old rights, and is not sent yet.
+            self._delivery.too_late(connection, "your rights have changed while you were getting what you had missed")
             return
         group = self._admission.group_of(identity)
         if group != connection.group and self._admission.leases.move(connection.group, group, now):

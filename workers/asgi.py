@@ -59,7 +59,7 @@ class App:
         self._shard = shard
         self._sockets = sockets
         sockets.received, sockets.broken = self._received, shard.broken
-        sockets.heard, sockets.freed = changed, self._freed
+        sockets.heard, sockets.took = changed, self._took
         self._reporting = reporting or Reporting(shard)
         self._audit = audit
         self._wrong_tokens = WrongTokens(wrong_tokens)
@@ -147,8 +147,8 @@ class App:
     def _received(self, connection: Connection, message: str | bytes) -> None:
         self._shard.receive(connection, message, asyncio.get_running_loop().time())
 
-    def _freed(self, connection: Connection) -> None:
-        self._shard.delivery.freed(connection, asyncio.get_running_loop().time())
+    def _took(self, connection: Connection) -> None:
+        self._shard.delivery.took(connection, asyncio.get_running_loop().time())
 
     def _refuse(self, scope: Scope, send: Send, error: RequestError, now: float) -> None:
         """Answers the handshake with an HTTP status: nothing was accepted. The two sends go out in their order."""

@@ -16,14 +16,13 @@ from solowire.access import Role
 from solowire.backplane import Replayed
 from solowire.catalog import Catalog
 from solowire.client_protocol import Hello, Reconnect, Welcome
-from solowire.codes import CloseCode
 from solowire.compaction import Lag
 from solowire.feed import Feed, feed_key
 from solowire.log import Log
 from solowire.pacing import Pacing
 from solowire.subscriptions import resolve
 from workers.connection import MAX_ANSWERS, Connection, State
-from workers.delivery import Delivering
+from workers.delivery import UNREAD, Delivering
 from workers.limits import Limits
 from workers.listening import first_wanted
 from workers.replay import Replay, Replays
@@ -40,7 +39,7 @@ LATE_SECONDS = 0.1
 class Beginning:
     """ask, epoch, whole_from: as in `Replays`. begun(connection, now): called after the welcome of one that resumed.
 
-    close(connection, code); unavailable(connection, now): called when what was missed can't be had at present.
+    unavailable(connection, now): called when what was missed can't be had at present.
     """
 
     def __init__(
@@ -58,7 +57,6 @@ class Beginning:
         epoch: Callable[[], str],
         whole_from: Callable[[str], int],
         begun: Callable[[Connection, float], None],
-        close: Callable[[Connection, CloseCode], None],
         unavailable: Callable[[Connection, float], None],
     ) -> None:
         self._log = recent
@@ -71,7 +69,6 @@ class Beginning:
         self._limits = limits
         self._epoch = epoch
         self._begun = begun
-        self._close = close
         self._unavailable = unavailable
         self._now = 0.0  # of the call that is under way, for what calls back
         self._heard_at = float("-inf")  # when the router answered a question for what was missed last
@@ -155,7 +152,7 @@ class Beginning:
     ) -> None:
         """Begins: with what was missed, if there is a replay, else with the present states."""
         if len(connection.answers) >= MAX_ANSWERS:
-            self._close(connection, CloseCode.too_slow)
+            self._delivery.too_late(connection, UNREAD)
             return
         resolved = resolve(connection.wanted, connection.view, self._catalog)
         connection.become(State.live)

@@ -34,6 +34,8 @@ from workers.sockets import Sockets
 
 BLOCKED_LOOK_SECONDS = 0.02
 
+UNREAD = "you don't read the answers to what you ask"
+
 HAND_OVER_BYTES = 256 * 1024
 """Of a replay, at a time. A socket that has taken that gets more at once: the log goes on meanwhile."""
 
@@ -167,7 +169,7 @@ class Delivering:
                 self._block((connection,), now)
                 continue
             if lag.lost or lag.seen < min(self._pacing.forgotten, feed.released):
-                self.too_late(connection, now)
+                self.too_late(connection)
                 continue
             slow = connection in self._slow
             if (slow or lag.busy) and not self._slow.may_read(now):
@@ -219,9 +221,9 @@ class Delivering:
             text = "you have caught up: everything is sent again"
             self.say(connection, Notice("slow_consumer", text, active=False), now)
 
-    def too_late(self, connection: Connection, now: float) -> None:
-        """What it has not read is gone here: it comes back with its cursor."""
-        self.say(connection, Notice("gap", "you were too slow: events between are lost"), now)
+    def too_late(self, connection: Connection, text: str = "you were too slow: events between are lost") -> None:
+        """What it has not read is gone here: it is told, past all that still waits for it, and may come back."""
+        self._sockets.queue(connection.codec.encode(Notice("gap", text)), connection)
         self._close(connection, CloseCode.too_slow)
 
     def _sent(self, frame: Frame, connections: int, cursor: int, now: float) -> None:
@@ -249,7 +251,7 @@ class Delivering:
         if not connection.answers and not self._sockets.send(frame, (connection,)):
             return True
         if len(connection.answers) - connection.backlog >= MAX_ANSWERS:
-            self._close(connection, CloseCode.too_slow)
+            self.too_late(connection, UNREAD)
             return False
         connection.answers.append(frame)
         if connection.feed is not None:
@@ -287,18 +289,18 @@ class Delivering:
         if connection.answers:
             self._block((connection,), now)
 
-    def freed(self, connection: Connection, now: float) -> None:
-        """Its socket has taken all that it was busy with. Events wait for the next look, when there are some more."""
+    def took(self, connection: Connection, now: float) -> None:
+        """Its socket has taken some of what it was busy with. Events wait for the next look, answers don't."""
         if connection in self.blocked:
             self.blocked[connection] = now
-            if connection.answers:
+            if connection.answers and not self._sockets.busy(connection):
                 self._hand_over(connection, now)
 
     def _look_at_blocked(self, now: float) -> None:
         for connection, since in list(self.blocked.items()):
             if self._sockets.busy(connection):
                 if now - since > self._stalled:
-                    self._close(connection, CloseCode.too_slow)
+                    self.too_late(connection, f"your connection took nothing for {self._stalled:g} s")
                 continue
             del self.blocked[connection]
             self._hand_over(connection, now)

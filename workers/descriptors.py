@@ -13,14 +13,19 @@ from __future__ import annotations
 import os
 import socket
 from bisect import insort
-from collections.abc import Iterable
+from collections.abc import Collection
 from errno import EBADF
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 
 Peer = tuple[str, int]
 
 AHEAD = 8
 """How many numbers that have nothing are looked at before the search goes on among the others."""
+
+LOOKS = 2_000
+"""How many of the others are looked at for one connection, a few milliseconds: whoever holds thousands that say nothing
+may make it come again, and not keep those waiting who are here."""
 
 
 class Descriptors:
@@ -46,7 +51,7 @@ class Descriptors:
         found = {number for number in self._by_peer.get(peer, ()) if _look_at(number)[1] == peer}
         found |= self._among_free(peer)
         if not found:
-            found = self._among(list(self._others), peer)
+            found = self._among(self._others, peer)
         if not found:
             found = self._among_all(peer)
         if len(found) != 1:
@@ -79,13 +84,14 @@ class Descriptors:
                 found.add(number)
         return found
 
-    def _among(self, numbers: Iterable[int], peer: Peer) -> set[int]:
-        """Looks at numbers that may have something else than when they were looked at last."""
+    def _among(self, numbers: Collection[int], peer: Peer) -> set[int]:
+        """Looks at numbers that may have something else than when they were looked at last, the lowest first."""
         found = set()
-        for number in numbers:
+        for number in sorted(numbers)[:LOOKS]:
             used, whose = _look_at(number)
             if used:
-                self._note(number, whose)
+                if whose != self._others.get(number, ()):
+                    self._note(number, whose)
             elif number in self._others:
                 self._forget(number)
                 insort(self._free, number)
@@ -135,6 +141,7 @@ def _look_at(number: int) -> tuple[bool, Peer | None]:
         sock.detach()  # it is not ours to close
 
 
+@lru_cache(maxsize=4096)
 def _plain(host: str) -> str:
     """One spelling for an address, whoever has written it."""
     address = ip_address(host.partition("%")[0])

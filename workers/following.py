@@ -25,7 +25,7 @@ log = structlog.get_logger("solowire.shard")
 class Following:
     """index: the shard's. epoch: of the log that is here, "" before there is one. connections: those that there are.
 
-    lost(now): called when events are lost for all of them.
+    lost(): called when events are lost for all of them.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Following:
         moves: Moves,
         connections: Sized,
         *,
-        lost: Callable[[float], None],
+        lost: Callable[[], None],
     ) -> None:
         self.epoch = ""
         self._index = index
@@ -96,7 +96,7 @@ class Following:
     def _new_epoch(self, epoch: str, now: float) -> None:
         if self.epoch:
             log.warning("epoch_changed", shard=self._index, old=self.epoch, new=epoch)
-            self._lost(now)
+            self._lost()
         self.epoch = epoch
         self._ready_at = None
         self._moves.reset()
@@ -107,7 +107,7 @@ class Following:
         """The router's log no longer has what comes next: everything between is gone for this shard."""
         if self._log.position or self._connections:
             log.error("gap", shard=self._index, position=self._log.position, log_begins=after)
-            self._lost(now)
+            self._lost()
         self._begin(after)
 
     def _begin(self, position: int) -> None:

@@ -160,8 +160,8 @@ class _Server:
         self._shard.close_all(CloseCode.restarting)
         await app.finish(CLOSING_SECONDS)
         link.close(goodbye=self._shard.empty)  # not before: it says that its slots are free
+        self._sockets.finish()  # before the server, which closes what is still open
         await server.finish()
-        self._sockets.finish()
         self._vitals.close()
         self._audit.close()
         return self._status

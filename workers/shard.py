@@ -161,7 +161,6 @@ class Shard:
             epoch=lambda: self._following.epoch,
             whole_from=self._rings.whole_from,
             begun=lambda connection, now: self._answering.begun(connection, now),
-            close=self._close,
             unavailable=lambda connection, now: self._send_away(connection, 1.0, "replay_unavailable", now),
         )
         self._answering: Answering = Answering(
@@ -253,10 +252,9 @@ class Shard:
         self._beginning.answered(message, now)
         self.run(now)
 
-    def _resync(self, now: float) -> None:
+    def _resync(self) -> None:
         for connection in [c for c in self.connections if c.state is not State.closing]:
-            self.delivery.say(connection, Notice("gap", "events were lost here: come back for the current state"), now)
-            self._close(connection, CloseCode.too_slow)
+            self.delivery.too_late(connection, "events were lost here: come back for the current state")
 
     # --------------------------------------------------------------------------- connections come and go
 

@@ -96,15 +96,15 @@ class TcpSockets:
     """`workers.sockets.Sockets` over TCP, and what comes in by them.
 
     received(connection, message) is called for each message of a client; broken(connection, code) when one breaks the
-    protocol: it has to close the connection; heard() after all that has come in at a time. freed(connection): it is
-    busy no longer.
+    protocol: it has to close the connection; heard() after all that has come in at a time. took(connection): its peer
+    has taken some of what it was busy with, or all.
     """
 
     def __init__(self) -> None:
         self.received: Callable[[Connection, str | bytes], None] = _nobody
         self.broken: Callable[[Connection, CloseCode], None] = _nobody
         self.heard: Callable[[], None] = _nobody
-        self.freed: Callable[[Connection], None] = _nobody
+        self.took: Callable[[Connection], None] = _nobody
         self._loop = asyncio.get_running_loop()
         self._descriptors = Descriptors()
         self._under_way: dict[tuple[str, int], asyncio.Future[None]] = {}  # handshakes, by their peers
@@ -128,7 +128,7 @@ class TcpSockets:
         one's socket that is found. So no other handshake may be answered there until `take` has seen this answer go
         out. What would still deceive it is an answer to plain HTTP on the newer connection within the same moment.
         """
-        number = self._descriptors.find(host, port)
+        number = self._descriptors.find(host, port) if not self._epoll.closed else None
         if number is None:
             return None
         self._under_way[host, port] = done = self._loop.create_future()
@@ -145,7 +145,7 @@ class TcpSockets:
         The caller sets `.connection` before the loop has its turn again. Raises OSError, and is to be dropped then.
         """
         cookie, written = _written(handshake.number)
-        if cookie != handshake.cookie or written == handshake.written:
+        if cookie != handshake.cookie or written == handshake.written or self._epoll.closed:
             self.drop(handshake)
             return None
         sock = Socket(handshake.number, self._loop.create_future())
@@ -168,16 +168,19 @@ class TcpSockets:
 
     def finish(self) -> None:
         """No more will come; who is left is not heard any more."""
+        if self._epoll.closed:
+            return
         for sock in list(self._watched.values()):
             self._over(sock)
         self._loop.remove_reader(self._epoll.fileno())
         self._epoll.close()
 
     def _over(self, sock: Socket) -> None:
-        if self._watched.pop(sock.number, None) is not None:
-            self._epoll.unregister(sock.number)
         if not sock.ended.done():
             sock.ended.set_result(None)
+        if self._watched.pop(sock.number, None) is not None:
+            with contextlib.suppress(OSError):  # when the process ends Granian may have closed it already
+                self._epoll.unregister(sock.number)
 
     # ------------------------------------------------------------------------------------------------- sending
 
@@ -201,7 +204,9 @@ class TcpSockets:
         return busy
 
     def queue(self, frame: str | bytes, connection: Connection) -> None:
-        self._write(connection.socket, frame_of(frame))
+        sock: Socket = connection.socket
+        if not sock.closing:  # nothing comes behind a close frame
+            self._write(sock, frame_of(frame))
 
     def busy(self, connection: Connection) -> bool:
         return connection.socket.left is not None
@@ -243,13 +248,18 @@ class TcpSockets:
             try:
                 taken = os.write(sock.number, left[0])
             except BlockingIOError:
-                return
+                break
             except OSError:
+                left.clear()  # it has gone, which its reader hears
                 break
             if taken < len(left[0]):
                 left[0] = left[0][taken:]
-                return
+                break
             left.popleft()
+        if left:
+            if not sock.closing:
+                self.took(sock.connection)
+            return
         sock.left = None
         self._epoll.modify(sock.number, EPOLLIN)
         if sock.closing:
@@ -258,7 +268,7 @@ class TcpSockets:
             ping, sock.ping = sock.ping, None
             self._write(sock, pong_frame(ping))
         if not sock.closing:
-            self.freed(sock.connection)
+            self.took(sock.connection)
 
     # ------------------------------------------------------------------------------------------------ receiving
 

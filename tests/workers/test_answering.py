@@ -174,6 +174,7 @@ def test_a_connection_closed_in_the_middle_of_an_answer_joins_nothing() -> None:
             b.say(connection, c.Ping(n))
         b.heard(connection)
         b.say(connection, last)
+        assert [m.code for m in b.heard(connection)] == ["gap"]
         assert b.closed(connection) == 4413
         assert connection.feed is None
         b.sockets.unstick(connection)

@@ -13,7 +13,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
-from workers.descriptors import AHEAD, Descriptors
+from workers import descriptors as descriptors_module
+from workers.descriptors import AHEAD, Descriptors, _look_at
 
 
 class Listening:
@@ -139,6 +140,25 @@ def test_one_miss_makes_nobody_after_it_slow(listening: Listening, monkeypatch: 
         assert descriptors.find(*peer(client)) == accepted.fileno()
         descriptors.release(accepted.fileno())
         accepted.close()
+
+
+def test_thousands_who_say_nothing_keep_nobody_waiting(
+    listening: Listening, stack: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For one connection so many of the others are looked at and no more, from the lowest number on."""
+    monkeypatch.setattr(descriptors_module, "LOOKS", 10)
+    looks: list[int] = []
+    monkeypatch.setattr(descriptors_module, "_look_at", lambda number: looks.append(number) or look_at(number))
+    look_at = _look_at
+    for _ in range(100):
+        listening.connect()
+    descriptors = Descriptors()
+    for _ in range(20):
+        descriptors.find("192.0.2.1", 443)
+    looks.clear()
+    assert descriptors.find("192.0.2.1", 443) is None
+    assert len(looks) <= 2 * 10 + AHEAD
+    assert looks[AHEAD:] == sorted(looks[AHEAD : AHEAD + 10]) * 2
 
 
 def test_two_connections_of_one_peer_are_told_from_nobody(stack: contextlib.ExitStack) -> None:

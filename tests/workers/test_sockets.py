@@ -85,7 +85,7 @@ class TcpPeers:
         self.received: list[str | bytes] = []
         self.broke: list[CloseCode] = []
         self.abandoned = 0
-        self.were_freed: list[Connection] = []
+        self.have_taken: list[Connection] = []
         self._opened: asyncio.Queue[Connection] = asyncio.Queue()
         self._clients: dict[Connection, ClientConnection] = {}
         self._listening = listen("127.0.0.1", 0, send_buffer=64 * 1024)
@@ -111,8 +111,8 @@ class TcpPeers:
     def delivery(self) -> TcpPeers:
         return self
 
-    def freed(self, connection: Connection, now: float) -> None:
-        self.were_freed.append(connection)
+    def took(self, connection: Connection, now: float) -> None:
+        self.have_taken.append(connection)
 
     def abandon(self, identity: Identity, address: str) -> None:
         self.abandoned += 1

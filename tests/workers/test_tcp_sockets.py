@@ -15,6 +15,7 @@ from select import EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN
 
 import pytest
 from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
 from websockets.frames import Frame, Opcode
 
 from solowire.codes import CloseCode
@@ -176,10 +177,53 @@ async def test_frames_stay_whole_for_a_client_that_reads_by_fits_and_starts(peer
         got.append(await peers.read(connection))
     assert got == sent
     await asyncio.wait_for(await client.ping(), SECONDS)
-    assert peers.were_freed[-1] is connection
+    assert peers.have_taken[-1] is connection
     assert watched(connection.socket.number) == EPOLLIN, (
         "it would be woken for each moment in which the socket takes something"
     )
+
+
+async def test_one_who_takes_a_part_is_told_from_one_who_takes_nothing(peers: TcpPeers) -> None:
+    """Of what is kept for a busy socket any part that it takes is told, and of one who takes nothing nothing."""
+    connection = await peers.join()
+    peers.stop_reading(connection)
+    fill(peers, connection)
+    for _ in range(300):
+        peers.sockets.queue(LARGE, connection)
+    for _ in range(20):
+        await peers.turn()
+    assert peers.have_taken == []
+    peers.read_on(connection)
+    for _ in range(3):
+        while connection not in peers.have_taken:
+            assert await peers.read(connection) == LARGE
+        assert peers.sockets.busy(connection)
+        peers.have_taken.clear()
+
+
+async def test_when_the_process_ends_all_are_over_and_nobody_comes(peers: TcpPeers) -> None:
+    """Also one whose descriptor Granian has closed already, and one who comes in that moment, who may come again."""
+    connection = await peers.join()
+    sock: Socket = connection.socket
+    peers.sockets._epoll.unregister(sock.number)  # as closing does
+    peers.sockets.finish()
+    await asyncio.wait_for(sock.ended, SECONDS)
+    with pytest.raises(InvalidStatus) as refused:
+        await peers.join()
+    assert refused.value.response.status_code == 503
+
+
+async def test_nothing_comes_behind_a_close(peers: TcpPeers) -> None:
+    """What is queued then is not sent, also while the close waits behind what the socket is busy with."""
+    connection = await peers.join()
+    peers.stop_reading(connection)
+    taken = fill(peers, connection)
+    close(peers, connection, CloseCode.replaced)
+    peers.sockets.queue("too late", connection)
+    peers.read_on(connection)
+    for _ in range(taken):
+        assert await peers.read(connection) == LARGE
+    assert await peers.end(connection) == (4409, CloseCode.replaced.reason)
 
 
 async def test_pings_of_one_who_does_not_read_are_not_saved_up(peers: TcpPeers) -> None:
