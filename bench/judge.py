@@ -95,9 +95,10 @@ def durable(clients: Iterable[Client], acknowledged: Sequence[int]) -> Target:
     return Target("who reads gets every durable event, in order, once", "0", found, not (lost or twice or disorder))
 
 
-def readers_kept(clients: Iterable[Client]) -> Target:
+def kept(who: str, clients: Iterable[Client]) -> Target:
+    """None of them was cut off for being slow."""
     cut = sum(v.code == CloseCode.too_slow for client in clients for v in client.visits)
-    return Target("who reads is never closed as too slow", "0", str(cut), cut == 0)
+    return Target(f"{who} is never closed as too slow", "0", str(cut), cut == 0)
 
 
 def slow(clients: Sequence[Client]) -> Target:
