@@ -72,7 +72,10 @@ class Style:
 
 @dataclass(frozen=True)
 class Plan:
-    """One connection. greeting: sent after the upgrade. streams: the lowest and highest that it may get."""
+    """One connection. greeting: sent after the upgrade. streams: the lowest and highest that it may get.
+
+    slow: reads no faster than the receiver is told. What it gets must be what some other gets that is not.
+    """
 
     port: int
     request: bytes
@@ -82,7 +85,10 @@ class Plan:
 
 
 class Counts(msgspec.Struct):
-    """What arrived since the last reset. Slow connections are counted apart. latency_us: (value, how often)."""
+    """What arrived since the last reset. latency_us: (value, how often).
+
+    Slow connections are counted apart, but for what is lost, repeated or stray.
+    """
 
     connections: int
     slow: int

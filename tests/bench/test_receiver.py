@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from queue import SimpleQueue
 
 import pytest
 
@@ -92,6 +94,53 @@ def test_an_event_for_somebody_else_is_a_fault() -> None:
     counts = received(frame(events(0, stream=7)), wanted=1, streams=(3, 5))
     assert counts.stray == 1
     assert "stream 7" in counts.faults[0]
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "fault"),
+    [
+        ((0,), (1, 2, 0, 1), ""),
+        ((0, 1, 2), (0, 1), ""),
+        ((0,), (2,), "event 2 of stream 0 where 1 was due"),
+        ((0,), (1, 0), "event 0 of stream 0 where 2 was due"),
+        ((0, 1), (1, 2), "event 1 of stream 0 where 2 was due"),
+        ((0, 1, 2, 0), (), "event 0 of stream 0 where 3 was due"),
+        ((0, 1, 2), (0, 0), "event 0 of stream 0 where 1 was due"),
+    ],
+)
+def test_a_slow_connection_is_checked_over_rounds(first: tuple[int, ...], then: tuple[int, ...], fault: str) -> None:
+    """One that is still at the round before may go on from its end to the beginning of the next, and only there."""
+    fast, slow = SimpleQueue[bytes](), SimpleQueue[bytes]()
+    with (
+        serving(saying(fast)) as fast_port,
+        serving(saying(slow)) as slow_port,
+        Receiver(STYLE, slow_bytes_per_s=1e6) as receiver,
+    ):
+        receiver.open([Plan(fast_port, upgrade(fast_port, "/")), Plan(slow_port, upgrade(slow_port, "/"), slow=True)])
+        faults = []
+        for numbers, late in (((0, 1, 2), first), ((0, 1), then)):
+            receiver.reset()
+            fast.put(frame(events(*numbers)))
+            slow.put(b"".join(frame(events(number)) for number in late))
+            assert receiver.until(len(numbers), ARRIVE_S)
+            deadline = time.monotonic() + ARRIVE_S
+            while (counts := receiver.counts()).slow_events < len(late):
+                assert time.monotonic() < deadline
+            assert counts.events == len(numbers)
+            faults += counts.faults
+        fast.put(b"")
+        slow.put(b"")
+    assert faults == ([f"{fault}, on a slow connection"] if fault else [])
+
+
+def saying(what: SimpleQueue[bytes]) -> Callable[[socket.socket], None]:
+    """For `serving`: sends what comes in the queue, until it is b""."""
+
+    def say(peer: socket.socket) -> None:
+        while piece := what.get():
+            peer.sendall(piece)
+
+    return say
 
 
 @pytest.mark.parametrize("at", [1, 3, 9, 40, 45, 60, 70, 150, 203, 204, 206])
