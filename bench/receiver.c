@@ -51,7 +51,7 @@ enum { SLOW = 1, RAW = 2, DEFLATED = 0xC1 };
 
 typedef struct {
     uint32_t stream, next;
-    size_t round; /* only of a slow connection: where in `ends` its round may stand */
+    uint32_t round; /* only of a slow connection: the first in which it may be */
 } Stream;
 
 typedef struct {
@@ -59,7 +59,7 @@ typedef struct {
     uint16_t port;
     uint8_t state, flags, streams, carried;
     uint32_t low, high;
-    size_t joined; /* how many `ends` there were before it came */
+    uint32_t joined; /* the round of which its first events are */
     uint64_t events, started;
     char *request, *greeting;
     uint16_t request_size, greeting_size;
@@ -84,9 +84,10 @@ static struct {
 
 /* For each round that is over and each stream that it had: the number that would have been next. Round after round. */
 static struct {
-    uint32_t stream, next;
+    uint32_t round, stream, next;
 } *ends;
 static size_t ends_count, ends_room;
+static uint32_t round_now;
 
 static Connection **all;
 static size_t count, room, next_to_open, opened, opening, at_once = 64;
@@ -159,17 +160,21 @@ static void note_ends(void) {
             size_t at = before;
             while (at < ends_count && ends[at].stream != s->stream) at++;
             if (at == ends_room) must((ends = realloc(ends, (ends_room = at * 2 + 64) * sizeof *ends)) != NULL, "memory");
-            if (at == ends_count) ends[ends_count++].stream = s->stream, ends[at].next = 0;
+            if (at == ends_count) {
+                ends_count++;
+                ends[at].round = round_now, ends[at].stream = s->stream, ends[at].next = 0;
+            }
             if (s->next > ends[at].next) ends[at].next = s->next;
         }
+    round_now++;
 }
 
 /* True: a slow connection has all of its round in this stream, and goes on with the next one. */
 static int next_round(Stream *s) {
-    size_t at = s->round;
-    while (at < ends_count && ends[at].stream != s->stream) at++;
+    size_t at = 0;
+    while (at < ends_count && (ends[at].stream != s->stream || ends[at].round < s->round)) at++;
     if (at == ends_count || ends[at].next != s->next) return 0;
-    s->round = at + 1;
+    s->round = ends[at].round + 1;
     s->next = 0;
     return 1;
 }
@@ -465,7 +470,7 @@ static void order_open(void) {
     for (uint32_t i = 0; i < more; i++) {
         Connection *c = calloc(1, sizeof *c);
         must(c != NULL, "memory");
-        c->joined = ends_count;
+        c->joined = round_now + (seen.events > 0);
         c->port = ORDER(uint16_t);
         c->low = ORDER(uint32_t);
         c->high = ORDER(uint32_t);

@@ -110,37 +110,71 @@ def test_an_event_for_somebody_else_is_a_fault() -> None:
 )
 def test_a_slow_connection_is_checked_over_rounds(first: tuple[int, ...], then: tuple[int, ...], fault: str) -> None:
     """One that is still at the round before may go on from its end to the beginning of the next, and only there."""
-    fast, slow = SimpleQueue[bytes](), SimpleQueue[bytes]()
-    with (
-        serving(saying(fast)) as fast_port,
-        serving(saying(slow)) as slow_port,
-        Receiver(STYLE, slow_bytes_per_s=1e6) as receiver,
-    ):
-        receiver.open([Plan(fast_port, upgrade(fast_port, "/")), Plan(slow_port, upgrade(slow_port, "/"), slow=True)])
-        faults = []
-        for numbers, late in (((0, 1, 2), first), ((0, 1), then)):
-            receiver.reset()
-            fast.put(frame(events(*numbers)))
-            slow.put(b"".join(frame(events(number)) for number in late))
-            assert receiver.until(len(numbers), ARRIVE_S)
-            deadline = time.monotonic() + ARRIVE_S
-            while (counts := receiver.counts()).slow_events < len(late):
-                assert time.monotonic() < deadline
-            assert counts.events == len(numbers)
-            faults += counts.faults
-        fast.put(b"")
-        slow.put(b"")
+    with fast_and_slow() as (both, receiver):
+        both.join(receiver, slow=False)
+        both.join(receiver, slow=True)
+        faults = both.round(receiver, (0, 1, 2), first) + both.round(receiver, (0, 1), then)
     assert faults == ([f"{fault}, on a slow connection"] if fault else [])
 
 
-def saying(what: SimpleQueue[bytes]) -> Callable[[socket.socket], None]:
-    """For `serving`: sends what comes in the queue, until it is b""."""
+def test_a_slow_connection_may_come_between_rounds() -> None:
+    """It begins with the round after it came, however long the ones before were."""
+    with fast_and_slow() as (both, receiver):
+        both.join(receiver, slow=False)
+        faults = both.round(receiver, (0, 1, 2), ())
+        both.join(receiver, slow=True)
+        faults += both.round(receiver, (0, 1), (0, 1)) + both.round(receiver, (0,), (0,))
+    assert not faults
 
-    def say(peer: socket.socket) -> None:
-        while piece := what.get():
-            peer.sendall(piece)
 
-    return say
+class Both:
+    """Two servers of one connection each, of which one is slow to be read."""
+
+    def __init__(self) -> None:
+        self.lines = {False: SimpleQueue[bytes](), True: SimpleQueue[bytes]()}
+        self.ports: dict[bool, int] = {}
+
+    def saying(self, slow: bool) -> Callable[[socket.socket], None]:
+        """For `serving`: sends what comes in the queue, until it is b""."""
+
+        def say(peer: socket.socket) -> None:
+            while piece := self.lines[slow].get():
+                peer.sendall(piece)
+
+        return say
+
+    def join(self, receiver: Receiver, *, slow: bool) -> None:
+        port = self.ports[slow]
+        receiver.open([Plan(port, upgrade(port, "/"), slow=slow)])
+
+    def round(self, receiver: Receiver, fast: tuple[int, ...], slow: tuple[int, ...]) -> list[str]:
+        """The faults of one round, in which these events arrive on the two."""
+        receiver.reset()
+        for number in fast:
+            self.lines[False].put(frame(events(number)))
+        for number in slow:
+            self.lines[True].put(frame(events(number)))
+        assert receiver.until(len(fast), ARRIVE_S)
+        deadline = time.monotonic() + ARRIVE_S
+        while (counts := receiver.counts()).slow_events < len(slow):
+            assert time.monotonic() < deadline
+        assert (counts.events, counts.slow_events) == (len(fast), len(slow))
+        return counts.faults
+
+
+@contextmanager
+def fast_and_slow() -> Iterator[tuple[Both, Receiver]]:
+    both = Both()
+    with (
+        serving(both.saying(False)) as both.ports[False],
+        serving(both.saying(True)) as both.ports[True],
+        Receiver(STYLE, slow_bytes_per_s=1e6) as receiver,
+    ):
+        try:
+            yield both, receiver
+        finally:
+            for line in both.lines.values():
+                line.put(b"")
 
 
 @pytest.mark.parametrize("at", [1, 3, 9, 40, 45, 60, 70, 150, 203, 204, 206])
