@@ -74,7 +74,8 @@ class Style:
 class Plan:
     """One connection. greeting: sent after the upgrade. streams: the lowest and highest that it may get.
 
-    slow: reads no faster than the receiver is told. What it gets must be what some other gets that is not.
+    slow: reads no faster than the receiver is told. It must get what some other gets that is not, and is
+    checked like all others.
     """
 
     port: int
@@ -85,10 +86,7 @@ class Plan:
 
 
 class Counts(msgspec.Struct):
-    """What arrived since the last reset. latency_us: (value, how often).
-
-    Slow connections are counted apart, but for what is lost, repeated or stray.
-    """
+    """What arrived since the last reset. Slow connections are counted apart. latency_us: (value, how often)."""
 
     connections: int
     slow: int
