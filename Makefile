@@ -30,7 +30,7 @@ chaos: install ## kills, stops and cuts a running system, and proves that nobody
 	@$(BIN)/python -m tests.chaos $(CHAOS)
 
 # Pages with a title of their own become sections of the first: each of their headings goes one down.
-overload: install ## three times too much of everything, and what became of it: docs/overload.md (some fifteen minutes)
+overload: install system-packages ## three times too much of everything, and what became of it: docs/overload.md (some fifteen minutes)
 	@mkdir -p bench/results; status=0; \
 	for page in overload backpressure slow refusals aggregation leases; do \
 		$(BIN)/python -m bench.$$page --out bench/results/$$page.md || status=$$?; \
@@ -52,10 +52,10 @@ format: install ## put the sources into the one form
 	@$(BIN)/ruff format -q .
 	@$(BIN)/ruff check -q --fix .
 
-bench: install ## the figures of docs/performance.md, measured again (some twenty minutes); BENCH="stream --quick" chooses
+bench: install system-packages ## the figures of docs/performance.md, measured again (some twenty minutes); BENCH="stream --quick" chooses
 	@$(BIN)/python -m bench --out $(if $(BENCH),bench/results/bench.md,docs/performance.md) --json bench/results/bench.json $(BENCH)
 
-bench-compare: install ## the same cases of another revision and of this one in turn: BASE=main BENCH="single stream"
+bench-compare: install system-packages ## the same cases of another revision and of this one in turn: BASE=main BENCH="single stream"
 	@$(BIN)/python -m bench.compare $(BASE) $(BENCH)
 
 load: install ## users and publishers by locust against a running system; LOAD="--headless -u 100 -t 60s"

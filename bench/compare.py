@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,6 +26,8 @@ HIGH_IS_GOOD = ("/s", "per CPU-second")
 LOW_IS_GOOD = ("CPU", "p50", "p99", "max", "PSS", "RSS", "ratio", "seconds", "bytes", "for the ticket", "ksmd")
 TIMES = ("50 %", "99 %", "all", "welcomed")
 """Of `failover` and `resume`. Low is good."""
+MISHAPS = ("lost", "twice", "resumed: false", "hello late", "others cut", "slow ones cut off")
+"""Counts that are 0 where all is well. Low is good."""
 NEITHER = ("receiver CPU", "load core", "load CPU", "floor per frame")
 NOTICEABLE = 0.05
 
@@ -89,21 +91,43 @@ def run(tree: Path, names: list[str], *, full: bool) -> list[Case] | None:
 
 
 def compare(base: list[list[Case]], this: list[list[Case]]) -> tuple[list[str], bool]:
-    """A Markdown table of medians over the turns, and whether a row was void in one of them."""
+    """A Markdown table of medians over the turns, and whether a row was void in one of them.
+
+    Below it stands what only one of the two has: a row, or a measure of a row that both have.
+    """
     (before, void_before), (after, void_after) = medians(base), medians(this)
     lines = ["| case | row | measure | base | this | ratio | |", "| --- | --- | --- | --- | --- | --- | --- |"]
     void = sorted(void_before | void_after)
     for key, values in before.items():
-        if key not in after or not statistics.median(values):
+        if key not in after:
             continue
         old, new = statistics.median(values), statistics.median(after[key])
-        low, high = min(after[key]) / max(values), max(after[key]) / min(values) if min(values) else float("inf")
-        word = "void" if key[:2] in void else judged(key[2], new / old, low, high) if len(values) > 1 else ""
-        lines.append(
-            f"| {' | '.join(key)} | {old:,.4g} | {new:,.4g} | {new / old:.2f} [{low:.2f}–{high:.2f}] | {word} |"
-        )
+        ratio, low, high = over(new, old), over(min(after[key]), max(values)), over(max(after[key]), min(values))
+        word = "void" if key[:2] in void else judged(key[2], ratio, low, high) if len(values) > 1 else ""
+        shown = f"{ratio:.2f} [{low:.2f}–{high:.2f}]" if old else "–"
+        lines.append(f"| {' | '.join(key)} | {old:,.4g} | {new:,.4g} | {shown} | {word} |")
     lines += [f"\nVoid in at least one turn: {case}, {row}." for case, row in void]
+    lines += [f"\nOnly in base: {what}." for what in missing(before, after)]
+    lines += [f"\nOnly in this: {what}." for what in missing(after, before)]
     return lines, bool(void)
+
+
+def over(new: float, old: float) -> float:
+    """new / old, where something is endlessly more than nothing, and nothing as much as nothing."""
+    return new / old if old else float("inf") if new else 1.0
+
+
+def missing(ours: Iterable[Key], others: Iterable[Key]) -> list[str]:
+    """The rows that the others do not have, and measures that are missing from rows that they have."""
+    have = set(others)
+    rows = {key[:2] for key in have}
+    return list(
+        dict.fromkeys(
+            f"{case}, {row}: {measure}" if (case, row) in rows else f"{case}, {row}"
+            for case, row, measure in ours
+            if (case, row, measure) not in have
+        )
+    )
 
 
 def medians(turns: list[list[Case]]) -> tuple[dict[Key, list[float]], set[tuple[str, str]]]:
@@ -125,7 +149,11 @@ def judged(measure: str, ratio: float, low: float, high: float) -> str:
         return ""
     if any(mark in measure for mark in HIGH_IS_GOOD):
         return "better" if ratio > 1 else "**worse**"
-    if measure in TIMES or (measure not in NEITHER and any(mark in measure for mark in LOW_IS_GOOD)):
+    if (
+        measure in TIMES
+        or measure in MISHAPS
+        or (measure not in NEITHER and any(mark in measure for mark in LOW_IS_GOOD))
+    ):
         return "better" if ratio < 1 else "**worse**"
     return ""
 

@@ -33,7 +33,6 @@ TERMINAL = frozenset({4400, 4401, 4403, 4409, 4410})
 BACKOFF_MIN_S, BACKOFF_MAX_S = 0.2, 5.0
 SILENCE_S = 90.0
 """The server pings every 25 s: who hears nothing for so long is not connected."""
-STORM_EVERY_S = 10.0
 CONNECT, RECEIVE, RESUME = "open and welcome", "publish → receive", "away → resumed"
 LATE, HELLO_ID = "hello came too late", 1
 
@@ -63,6 +62,7 @@ def _options(parser: LocustArgumentParser) -> None:
     parser.add_argument(
         "--load", choices=["steady", "ramp", "spike", "storm"], default="steady", help="how users come and go"
     )
+    parser.add_argument("--storm-every", type=float, default=10.0, help="seconds from one cut of `storm` to the next")
 
 
 @events.init.add_listener
@@ -319,14 +319,18 @@ class Load(LoadTestShape):
     """How users come and go, by `--load`; -u, -r and -t say how many, how fast and how long.
 
     steady: all of them. ramp: more each second until the end. spike: a fifth, and all of them in the middle third.
-    storm: all of them, and every ten seconds every socket is cut at once.
+    storm: all of them, and every ten seconds (`--storm-every`) every socket is cut at once.
     """
 
     use_common_options = True
 
     def __init__(self) -> None:
         super().__init__()
-        self._storms = 0
+        self._storms = 0  # how many have been due
+
+    def reset_time(self) -> None:
+        super().reset_time()
+        self._storms = 0  # of a run, and the page starts one after the other
 
     def tick(self) -> tuple[int, float] | None:
         assert self.runner is not None
@@ -341,7 +345,7 @@ class Load(LoadTestShape):
             case "spike":
                 users = users if (end or 60) / 3 <= now < 2 * (end or 60) / 3 else max(1, users // 5)
                 rate = max(rate, chosen.num_users or 20)
-            case "storm" if now // STORM_EVERY_S > self._storms:
-                self._storms += 1
+            case "storm" if (storms := int(now // chosen.storm_every)) > self._storms:
+                self._storms = storms
                 self.runner.send_message("storm", {})
         return users + chosen.publishers, rate

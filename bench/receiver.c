@@ -6,8 +6,10 @@
  *     '~' stream (4 hex digits) number (8) sent, in ns of CLOCK_REALTIME (16) '~'
  *
  * The numbers of one stream grow by one from 0 within a round, so that an event that is lost, repeated or out of order
- * can't hide; a stream outside [low, high] of its connection got past a filter. The time from `sent` to the read that
- * brought it goes into a histogram of 2,048 linear steps per power of two, as HdrHistogram's with 3 digits.
+ * can't hide; a stream outside [low, high] of its connection got past a filter. A slow connection may still be at a round
+ * that is over for the others: there the next one's 0 is due where that ended for them, and nowhere else. The time from
+ * `sent` to the read that brought it goes into a histogram of 2,048 linear steps per power of two, as HdrHistogram's with
+ * 3 digits; that of slow connections does not.
  * Tokens are looked for in the payload's bytes as a stream, so a server may batch, fragment or split as it likes.
  *
  * It is longer than 500 lines because it is a whole program that stands alone: it needs a C compiler and nothing else
@@ -49,6 +51,7 @@ enum { SLOW = 1, RAW = 2, DEFLATED = 0xC1 };
 
 typedef struct {
     uint32_t stream, next;
+    uint32_t round; /* only of a slow connection: the first in which it may be */
 } Stream;
 
 typedef struct {
@@ -56,6 +59,7 @@ typedef struct {
     uint16_t port;
     uint8_t state, flags, streams, carried;
     uint32_t low, high;
+    uint32_t joined; /* the round of which its first events are */
     uint64_t events, started;
     char *request, *greeting;
     uint16_t request_size, greeting_size;
@@ -77,6 +81,13 @@ static struct {
     char fault[FAULTS][512];
     int faults;
 } seen;
+
+/* For each round that is over and each stream that it had: the number that would have been next. Round after round. */
+static struct {
+    uint32_t round, stream, next;
+} *ends;
+static size_t ends_count, ends_room;
+static uint32_t round_now;
 
 static Connection **all;
 static size_t count, room, next_to_open, opened, opening, at_once = 64;
@@ -140,20 +151,46 @@ static uint64_t hex(const char *digits, int size, int *bad) {
     return value;
 }
 
+/* When a round ends: what those who are not slow have of each stream. */
+static void note_ends(void) {
+    size_t before = ends_count;
+    for (size_t i = 0; i < count; i++)
+        for (int k = 0; !(all[i]->flags & SLOW) && k < all[i]->streams; k++) {
+            Stream *s = &all[i]->stream[k];
+            size_t at = before;
+            while (at < ends_count && ends[at].stream != s->stream) at++;
+            if (at == ends_room) must((ends = realloc(ends, (ends_room = at * 2 + 64) * sizeof *ends)) != NULL, "memory");
+            if (at == ends_count) {
+                ends_count++;
+                ends[at].round = round_now, ends[at].stream = s->stream, ends[at].next = 0;
+            }
+            if (s->next > ends[at].next) ends[at].next = s->next;
+        }
+    round_now++;
+}
+
+/* True: a slow connection has all of its round in this stream, and goes on with the next one. */
+static int next_round(Stream *s) {
+    size_t at = 0;
+    while (at < ends_count && (ends[at].stream != s->stream || ends[at].round < s->round)) at++;
+    if (at == ends_count || ends[at].next != s->next) return 0;
+    s->round = ends[at].round + 1;
+    s->next = 0;
+    return 1;
+}
+
 /* False: it is no token. */
 static int take_token(Connection *c, const char *token) {
     int bad = token[TOKEN - 1] != '~';
     uint32_t stream = (uint32_t)hex(token + 1, 4, &bad), number = (uint32_t)hex(token + 5, 8, &bad);
     uint64_t sent = hex(token + 13, 16, &bad);
     if (bad) return 0;
+    int slow = c->flags & SLOW;
     c->events++;
-    if (c->flags & SLOW) {
-        seen.slow_events++;
-        return 1;
-    }
-    seen.events++;
+    if (slow) seen.slow_events++;
+    else seen.events++;
     if (c->flags & RAW) return 1; /* the floor repeats one frame */
-    if (sent) record(seen.latency, now_real > sent ? (now_real - sent) / 1000 : 0);
+    if (sent && !slow) record(seen.latency, now_real > sent ? (now_real - sent) / 1000 : 0);
     if (stream < c->low || stream > c->high) {
         seen.stray++;
         fault("an event of stream %u got past a filter of %u to %u", stream, c->low, c->high);
@@ -168,12 +205,12 @@ static int take_token(Connection *c, const char *token) {
             return 1;
         }
         found = &c->stream[c->streams++];
-        *found = (Stream){stream, 0};
+        *found = (Stream){stream, 0, c->joined};
     }
-    if (number != found->next) {
+    if (number != found->next && !(slow && !number && next_round(found))) {
         if (number < found->next) seen.repeated++;
         else seen.wrong_order++;
-        fault("event %u of stream %u where %u was due", number, stream, found->next);
+        fault("event %u of stream %u where %u was due%s", number, stream, found->next, slow ? ", on a slow connection" : "");
     }
     if (number >= found->next) found->next = number + 1;
     return 1;
@@ -433,6 +470,7 @@ static void order_open(void) {
     for (uint32_t i = 0; i < more; i++) {
         Connection *c = calloc(1, sizeof *c);
         must(c != NULL, "memory");
+        c->joined = round_now + (seen.events > 0);
         c->port = ORDER(uint16_t);
         c->low = ORDER(uint32_t);
         c->high = ORDER(uint32_t);
@@ -491,7 +529,7 @@ static void close_all(void) {
         free(c->greeting);
         free(c);
     }
-    count = next_to_open = opened = opening = 0;
+    count = next_to_open = opened = opening = ends_count = 0;
 }
 
 static void obey(void) {
@@ -514,7 +552,9 @@ static void obey(void) {
         return;
     case 'R':
         memset(&seen, 0, sizeof seen);
-        for (size_t i = 0; i < count; i++) all[i]->events = all[i]->streams = all[i]->carried = 0;
+        note_ends();
+        for (size_t i = 0; i < count; i++)
+            if (!(all[i]->flags & SLOW)) all[i]->events = all[i]->streams = all[i]->carried = 0;
         printf("{}\n");
         break;
     case 'Q':

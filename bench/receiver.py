@@ -72,7 +72,11 @@ class Style:
 
 @dataclass(frozen=True)
 class Plan:
-    """One connection. greeting: sent after the upgrade. streams: the lowest and highest that it may get."""
+    """One connection. greeting: sent after the upgrade. streams: the lowest and highest that it may get.
+
+    slow: reads no faster than the receiver is told. It must get what some other gets that is not, and is
+    checked like all others.
+    """
 
     port: int
     request: bytes

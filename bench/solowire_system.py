@@ -18,7 +18,6 @@ import msgspec
 from bench.load import Http, Refused, Wire
 from bench.machine import HOST, SERVER_CORES, BenchError, command_line, placed
 from bench.receiver import ANY_STREAM, BINARY, Opened, Plan, Receiver, Style, client_frame, upgrade
-from bench.report import version
 from bench.server import Server
 
 JSON, MSGPACK, DEFLATE = "solowire.v1.json", "solowire.v1.msgpack", "+deflate"
@@ -114,10 +113,6 @@ class Solowire(Server):
 
     def environment(self) -> Mapping[str, str]:
         return environment(LIMITS | self.settings)
-
-    @classmethod
-    def versions(cls) -> dict[str, str]:
-        return {"Solowire": version("solowire"), "granian": version("granian")}
 
     def start(self) -> None:
         super().start()

@@ -33,6 +33,36 @@ def test_nothing_is_said_of_void_rows() -> None:
 
 
 @pytest.mark.parametrize(
+    ("base", "this", "told"),
+    [
+        ((0, 0), (3, 4), "| 0 | 3.5 | – | **worse** |"),
+        ((0, 0), (0, 4), "| 0 | 2 | – |  |"),
+        ((0, 0), (0, 0), "| 0 | 0 | – |  |"),
+        ((3, 4), (0, 0), "| 3.5 | 0 | 0.00 [0.00–0.00] | better |"),
+        ((0,), (3,), "| 0 | 3 | – |  |"),
+    ],
+)
+def test_what_comes_from_nothing_is_told(base: tuple[float, ...], this: tuple[float, ...], told: str) -> None:
+    """Where the base has 0 there is no ratio, but the line is there, and more of a mishap in every turn is worse."""
+    lines, _ = compare(*([turn(value, measure="lost") for value in side] for side in (base, this)))
+    assert lines[2] == f"| single | 1 feed | lost {told}"
+
+
+def test_rows_of_one_side_alone_are_listed() -> None:
+    """What one of the two revisions did not show does not vanish: a row whole, a measure with its row's name."""
+    one = Measure(1, 1, 1)
+    base = [Case("codecs", "", [Row("json", {"p50": one, "p99": one}), Row("text", {"p50": one, "p99": one})])]
+    this = [Case("codecs", "", [Row("json", {"p50": one, "max": one}), Row("deflate", {"p50": one})])]
+    lines, _ = compare([base], [this])
+    assert lines[3:] == [
+        "\nOnly in base: codecs, json: p99.",
+        "\nOnly in base: codecs, text.",
+        "\nOnly in this: codecs, json: max.",
+        "\nOnly in this: codecs, deflate.",
+    ]
+
+
+@pytest.mark.parametrize(
     ("measure", "ratio", "low", "high", "word"),
     [
         ("CPU per frame", 1.5, 1.2, 1.8, "**worse**"),
@@ -44,6 +74,7 @@ def test_nothing_is_said_of_void_rows() -> None:
         ("99 %", 0.5, 0.4, 0.6, "better"),
         ("of it for the ticket, µs", 1.5, 1.2, 1.8, "**worse**"),
         ("frames per event", 0.5, 0.4, 0.6, ""),
+        ("slow ones cut off", 1.5, 1.2, 1.8, "**worse**"),
     ],
 )
 def test_a_word_needs_a_difference(measure: str, ratio: float, low: float, high: float, word: str) -> None:

@@ -8,11 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from bench.machine import free_ports
 from tests.e2e.system import running
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCUSTFILE = ROOT / "bench" / "locustfile.py"
-SECONDS = 30
 USERS = 20
 
 
@@ -22,11 +24,23 @@ def statistics(prefix: Path) -> dict[str, dict[str, str]]:
         return {row["Name"]: row for row in csv.DictReader(file)}
 
 
-def test_users_who_are_cut_off_miss_nothing(tmp_path: Path) -> None:
-    """Locust runs headless for half a minute of reconnect storms: every event reaches every user once, in order."""
+@pytest.mark.parametrize(
+    ("seconds", "more"),
+    [
+        (30, ""),
+        (7, " --storm-every 2 --processes 2 --master-port {port} --master-bind-port {port}"),
+    ],
+    ids=["one process", "two workers"],
+)
+def test_users_who_are_cut_off_miss_nothing(tmp_path: Path, seconds: int, more: str) -> None:
+    """Locust runs headless through reconnect storms: every event reaches every user once, in order.
+
+    With two workers, too, half of the users on each: both are told of each storm, and both have their users counted.
+    """
     limits = {"CONNECT_RATE": 10_000, "CONNECT_BURST": 10_000}
     with running(tmp_path / "data", shards=2, settings=limits) as system:
-        options = f"--headless --load storm -u {USERS} -r {USERS} -t {SECONDS}s --rate 50 --batch 5 --only-summary"
+        options = f"--headless --load storm -u {USERS} -r {USERS} -t {seconds}s --rate 50 --batch 5 --only-summary"
+        options += more.format(port=free_ports(1))
         where = ["--host", system.url, "--data-dir", system.data_dir, "--csv", tmp_path / "run"]
         done = subprocess.run(
             [sys.executable, "-m", "locust", "-f", LOCUSTFILE, *where, *options.split()],
@@ -34,14 +48,14 @@ def test_users_who_are_cut_off_miss_nothing(tmp_path: Path) -> None:
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            timeout=SECONDS + 120,
+            timeout=seconds + 120,
         )
     assert done.returncode == 0, done.stderr[-3000:] + done.stdout[-3000:]
     found = statistics(tmp_path / "run")
     published, received = found["/v1/events"], found["publish → receive"]
-    assert int(published["Request Count"]) > SECONDS * 2
+    assert int(published["Request Count"]) > seconds * 2
     assert int(received["Request Count"]) > int(published["Request Count"]) * 5 * USERS * 0.5
-    assert int(found["away → resumed"]["Request Count"]) >= 2 * USERS
+    assert int(found["away → resumed"]["Request Count"]) >= 2 * USERS  # one worker's alone make no more than 1.5
     assert int(found["Aggregated"]["Failure Count"]) == 0
 
 
@@ -76,6 +90,38 @@ assert (user.cursor, user.offset, user.numbers) == (7, 7, {"p": 3})
 user._welcomed({"type": "welcome", "id": 1, "resumed": True})
 assert told[2:] == [("away → resumed", None)], told
 """
+SHAPES = """
+from types import SimpleNamespace
+from bench.locustfile import Load
+
+def shape(load, seconds=60):
+    options = dict(load=load, num_users=100, spawn_rate=10, run_time=seconds, publishers=2, storm_every=10.0)
+    environment = SimpleNamespace(parsed_options=SimpleNamespace(**options))
+    found = Load()
+    found.sent = []
+    found.runner = SimpleNamespace(environment=environment, send_message=lambda *words: found.sent.append(words))
+    return found
+
+def ticks(found, *times):
+    for now in times:
+        found.get_run_time = lambda: now
+        yield found.tick()
+
+assert list(ticks(shape("steady", 0), 0, 9999)) == [(102, 10)] * 2
+assert list(ticks(shape("ramp"), 0, 30, 59, 60)) == [(3, 10), (53, 10), (101, 10), None]
+assert list(ticks(shape("spike"), 0, 19, 20, 39, 40, 60)) == [
+    (22, 100), (22, 100), (102, 100), (102, 100), (22, 100), None
+]
+storm, sent = shape("storm"), []
+for tick in ticks(storm, 0, 9.9, 10, 10.9, 20, 45, 46, 50):
+    assert tick == (102, 10)
+    sent.append(len(storm.sent))
+assert sent == [0, 0, 1, 1, 2, 3, 3, 4], sent
+assert storm.sent[0] == ("storm", {})
+storm.reset_time()
+assert list(ticks(storm, 9, 10, 60)) == [(102, 10), (102, 10), None]
+assert len(storm.sent) == 5
+"""
 SIGNS = """
 import os
 from types import SimpleNamespace
@@ -104,6 +150,11 @@ def test_a_gap_and_a_duplicate_are_failures() -> None:
 def test_a_welcome_to_no_hello_is_no_refusal() -> None:
     """A user whose hello came too late leaves with the cursor that it had, and counts no failure."""
     run(WELCOMES)
+
+
+def test_users_come_and_go_as_the_load_says() -> None:
+    """Each shape's users by the time, and the publishers; late storms are one; a second run begins anew."""
+    run(SHAPES)
 
 
 def test_a_worker_signs_with_its_own_secret() -> None:

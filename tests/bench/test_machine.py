@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bench import machine
-from bench.machine import LeftOut, cpu_seconds, end, free_ports, memory, merging, tree
+from bench.machine import LeftOut, compiled, cpu_seconds, end, free_ports, memory, merging, tree
 
 PARENT = """
 import subprocess, sys, time
@@ -82,6 +83,19 @@ def test_memory_counts_what_is_held() -> None:
     end(process)
     process.stdin.close()
     process.stdout.close()
+
+
+def test_a_program_is_made_again_when_zlib_has_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is newer than its source is kept, but not if zlib's header came later, however old the header is."""
+    source, header = tmp_path / "one.c", tmp_path / "zlib.h"
+    source.write_text("int main(void) { return 0; }\n")
+    monkeypatch.setattr(machine, "RESULTS", tmp_path)
+    monkeypatch.setattr(machine, "ZLIB", header)
+    first = compiled(source).stat().st_ino
+    assert compiled(source).stat().st_ino == first
+    header.touch()
+    os.utime(header, (0, 0))
+    assert compiled(source).stat().st_ino != first
 
 
 def test_the_hosts_merging_is_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from queue import SimpleQueue
 
 import pytest
 
@@ -92,6 +94,87 @@ def test_an_event_for_somebody_else_is_a_fault() -> None:
     counts = received(frame(events(0, stream=7)), wanted=1, streams=(3, 5))
     assert counts.stray == 1
     assert "stream 7" in counts.faults[0]
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "fault"),
+    [
+        ((0,), (1, 2, 0, 1), ""),
+        ((0, 1, 2), (0, 1), ""),
+        ((0,), (2,), "event 2 of stream 0 where 1 was due"),
+        ((0,), (1, 0), "event 0 of stream 0 where 2 was due"),
+        ((0, 1), (1, 2), "event 1 of stream 0 where 2 was due"),
+        ((0, 1, 2, 0), (), "event 0 of stream 0 where 3 was due"),
+        ((0, 1, 2), (0, 0), "event 0 of stream 0 where 1 was due"),
+    ],
+)
+def test_a_slow_connection_is_checked_over_rounds(first: tuple[int, ...], then: tuple[int, ...], fault: str) -> None:
+    """One that is still at the round before may go on from its end to the beginning of the next, and only there."""
+    with fast_and_slow() as (both, receiver):
+        both.join(receiver, slow=False)
+        both.join(receiver, slow=True)
+        faults = both.round(receiver, (0, 1, 2), first) + both.round(receiver, (0, 1), then)
+    assert faults == ([f"{fault}, on a slow connection"] if fault else [])
+
+
+def test_a_slow_connection_may_come_between_rounds() -> None:
+    """It begins with the round after it came, however long the ones before were."""
+    with fast_and_slow() as (both, receiver):
+        both.join(receiver, slow=False)
+        faults = both.round(receiver, (0, 1, 2), ())
+        both.join(receiver, slow=True)
+        faults += both.round(receiver, (0, 1), (0, 1)) + both.round(receiver, (0,), (0,))
+    assert not faults
+
+
+class Both:
+    """Two servers of one connection each, of which one is slow to be read."""
+
+    def __init__(self) -> None:
+        self.lines = {False: SimpleQueue[bytes](), True: SimpleQueue[bytes]()}
+        self.ports: dict[bool, int] = {}
+
+    def saying(self, slow: bool) -> Callable[[socket.socket], None]:
+        """For `serving`: sends what comes in the queue, until it is b""."""
+
+        def say(peer: socket.socket) -> None:
+            while piece := self.lines[slow].get():
+                peer.sendall(piece)
+
+        return say
+
+    def join(self, receiver: Receiver, *, slow: bool) -> None:
+        port = self.ports[slow]
+        receiver.open([Plan(port, upgrade(port, "/"), slow=slow)])
+
+    def round(self, receiver: Receiver, fast: tuple[int, ...], slow: tuple[int, ...]) -> list[str]:
+        """The faults of one round, in which these events arrive on the two."""
+        receiver.reset()
+        for number in fast:
+            self.lines[False].put(frame(events(number)))
+        for number in slow:
+            self.lines[True].put(frame(events(number)))
+        assert receiver.until(len(fast), ARRIVE_S)
+        deadline = time.monotonic() + ARRIVE_S
+        while (counts := receiver.counts()).slow_events < len(slow):
+            assert time.monotonic() < deadline
+        assert (counts.events, counts.slow_events) == (len(fast), len(slow))
+        return counts.faults
+
+
+@contextmanager
+def fast_and_slow() -> Iterator[tuple[Both, Receiver]]:
+    both = Both()
+    with (
+        serving(both.saying(False)) as both.ports[False],
+        serving(both.saying(True)) as both.ports[True],
+        Receiver(STYLE, slow_bytes_per_s=1e6) as receiver,
+    ):
+        try:
+            yield both, receiver
+        finally:
+            for line in both.lines.values():
+                line.put(b"")
 
 
 @pytest.mark.parametrize("at", [1, 3, 9, 40, 45, 60, 70, 150, 203, 204, 206])
