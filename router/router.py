@@ -158,9 +158,7 @@ class Router:
                     for name, lease in self._leases(peer, message, now):
                         self._send(name, lease)
             case Came():
-                for outlet in self._outlets.values():
-                    if outlet.peer != peer and outlet.owns(message.user):
-                        self._send(outlet.peer, Elsewhere(message.user, message.connections))
+                self._came(peer, message)
             case Hello():
                 self._hello(peer, message, now)
             case Replay():
@@ -359,6 +357,15 @@ class Router:
             if message.epoch != self.journal.epoch:
                 self._send(peer, States(self.journal.epoch, outlet.cursor, present_states(self.journal, outlet.cursor)))
             self._pump(outlet)
+
+    def _came(self, peer: bytes, message: Came) -> None:
+        """Tells the shards that may still have the user. Of each connection that begins: there are none, mostly."""
+        owner = self._outlets.get(peer)
+        if owner is None or self._ring.owner(message.user) != owner.shard:
+            return  # by an older ring, or from outside it: the newer connections are those of the user's shard now
+        for outlet in self._outlets.values():
+            if outlet is not owner and outlet.owned(message.user):
+                self._send(outlet.peer, Elsewhere(message.user, message.connections))
 
     # ------------------------------------------------------------------------------------------------- the leases
 

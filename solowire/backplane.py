@@ -127,7 +127,7 @@ class Heartbeat(_Message, tag="beat"):
 
 
 class Came(_Message, tag="came"):
-    """A user, who was another shard's before, is here now with so many connections. The router tells that shard."""
+    """A user has one more connection here, so many in all. The router tells the shards that may have older ones."""
 
     user: str
     connections: int

@@ -894,6 +894,17 @@ def test_the_older_shard_hears_of_a_user_who_has_come_to_another(world: World) -
     assert world.bus.take(name, Elsewhere) == []
 
 
+def test_a_shard_that_does_not_own_a_user_ends_none_of_its_connections(world: World) -> None:
+    """What it says may be older than the ring, or it may be out of it: its owner has the newer connections."""
+    name = world.join(0)
+    other = world.join(1)
+    user = next(f"user{n}" for n in range(100) if Ring([0, 1]).owner(f"user{n}") == 1)
+    world.router.receive(name, Came(user, 1), world.now)
+    assert world.bus.take(other, Elsewhere) == []
+    world.router.receive(b"nobody", Came(user, 1), world.now)
+    assert world.bus.take(other, Elsewhere) == []
+
+
 def test_a_restart_grants_nothing_that_was_granted_before(world: World) -> None:
     """The journal knows who held leases: until they are heard of again, nobody gets more."""
     name = world.join(0)

@@ -567,18 +567,23 @@ def test_with_reject_the_first_two_stay() -> None:
     assert refused(b, "alice").code == "duplicate_connection"
 
 
-def test_the_router_hears_of_users_who_come_while_they_move() -> None:
-    """For some time after a ring change each newcomer is told of, since another shard may still have it."""
-    b = Bench((0,), per_user=2)
+def test_the_router_hears_of_each_connection() -> None:
+    """With the user's number, however long ago the ring changed: the shard that it comes from may have it still."""
+    b = Bench((0,), per_user=2, heartbeat=1e6)
     b.connect("alice")
+    b.wait(10_000)
     b.connect("alice")
     assert b.came == [Came("alice", 1), Came("alice", 2)]
-    b.wait(100)
-    b.connect("bob")
-    assert len(b.came) == 2
+
+
+def test_the_router_does_not_hear_of_a_connection_that_is_sent_away() -> None:
+    """A user of another shard's counts there, and not here, where it has come while the ring changed."""
+    b = Bench((0,))
+    user = user_who((0, 1), 1)
+    admitted = b.shard.admit(b.ticket(user), b.now)
     b.ring(0, 1)
-    b.connect(user_who((0, 1), 0))
-    assert len(b.came) == 3
+    b.shard.open(admitted.identity, Codec.json, None, b.now)
+    assert b.came == []
 
 
 def test_newer_connections_elsewhere_end_older_ones_here() -> None:
