@@ -207,7 +207,7 @@ class Shard:
     def ring_changed(self, state: RingState, now: float) -> None:
         """Takes the ring, and sends away whoever it gives to another shard."""
         self._following.greeted(state.epoch, state.last, now)
-        if state.version == self._moves.version:
+        if state.version == self._moves.version and state.since <= self.settled:
             return
         self._moves.version = state.version
         ring = Ring(s.index for s in state.shards)

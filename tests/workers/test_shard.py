@@ -255,6 +255,20 @@ def test_users_who_move_leave_one_after_the_other() -> None:
     assert all(b.closed(x) == 4421 for x in moving)
 
 
+def test_users_who_wait_are_all_told_when_the_router_has_forgotten_them() -> None:
+    """A router that has restarted tells the same ring, and gives this shard nothing of theirs: nobody waits on."""
+    b = Bench((0,), moves_per_second=0.1)
+    users = [u for u in (f"user-{n}" for n in range(200)) if Ring((0, 1)).owner(u) == 1][:3]
+    moving = [b.connect(u) for u in users]
+    b.ring(0, 1)
+    b.tell_ring(0, 1, since=b.version - 1)  # it has not forgotten
+    assert sum(x.state is State.live for x in moving) == 2
+    b.tell_ring(0, 1, since=b.version)
+    assert [x.state for x in moving] == [State.leaving] * 3
+    assert [len(b.heard(x)) for x in moving] == [1, 1, 1]
+    assert b.shard.settled == b.version
+
+
 def test_users_who_wait_for_their_turn_are_served_until_then() -> None:
     """As long as the router goes on with their own events, they get everything up to their turn, and then nothing."""
     b = Bench((0,), moves_per_second=2.0)
