@@ -146,7 +146,7 @@ class Router:
                 outlet = self._outlets.get(peer)
                 if outlet is not None and message.epoch == self.journal.epoch:
                     outlet.settled(message.settled)
-                    outlet.ack(message.offset, message.credit)
+                    outlet.ack(min(message.offset, self.journal.last), message.credit)
                     self._pump(outlet)
             case Heartbeat():
                 if self.members.beat(peer, message.boot, message.stats, now):

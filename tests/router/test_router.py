@@ -237,6 +237,18 @@ def test_an_ack_of_another_epoch_is_ignored(world: World) -> None:
     assert world.delivered(name) == []
 
 
+def test_an_ack_from_the_future_is_no_more_than_all(world: World) -> None:
+    """A shard that claims to be ahead of the log is behind by nothing, not by less; and gets the next event."""
+    name = world.join(0)
+    world.publish(None)
+    world.delivered(name)
+    world.router.receive(name, Ack("epoch-1", 1_000_000, 1000), world.now)
+    [report] = world.router.reports()
+    assert report.behind == 0
+    world.publish(None)
+    assert world.delivered(name) == [2]
+
+
 def test_an_ack_of_a_stranger_is_ignored(world: World) -> None:
     """A message of a peer that never said hello changes nothing."""
     world.router.receive(b"nobody", Ack("epoch-1", 5, 5), world.now)
