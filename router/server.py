@@ -1,4 +1,7 @@
-"""The router's process: one lock on the data directory, one bus, one loop."""
+"""The router's process: one lock on the data directory, one bus, one loop.
+
+What it keeps true: there is always a next tick, whatever fails in this one, and what fails is in the log.
+"""
 
 from __future__ import annotations
 
@@ -202,8 +205,7 @@ class _Server:
         absent = self._router.coordinator.holders.absent
         if absent and (self._looking is None or self._looking.done()):
             self._looking = self._loop.create_task(self._look_for(absent))
-        self._router.wall_offset = self._wall_offset()
-        self._router.tick(self._loop.time())
+        self._tick()
 
     def close(self) -> None:
         for handle in (self._planned, self._releasing):
@@ -211,10 +213,17 @@ class _Server:
                 handle.cancel()
         if self._looking is not None:
             self._looking.cancel()
-        self._router.tick(self._loop.time())  # keeps and answers what has come
+        self._tick()  # keeps and answers what has come
         self._hub.close()
         self._vitals.close()
         self._audit.close()
+
+    def _tick(self) -> None:
+        try:
+            self._router.wall_offset = self._wall_offset()
+            self._router.tick(self._loop.time())
+        except Exception:
+            log.exception("tick_failed")
 
     def _wall_offset(self) -> float:
         return time.time() - self._loop.time()

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from msgspec import structs
+import asyncio
+from pathlib import Path
 
+import pytest
+from msgspec import structs
+from structlog.testing import capture_logs
+
+from router import server
 from router.limits import Group, Limits
+from router.router import Router
 from router.server import limits_of
-from solowire.settings import Settings
+from solowire.settings import Settings, make_directories
 
 
 def test_all_that_is_set_reaches_the_coordinator() -> None:
@@ -30,3 +37,33 @@ def test_all_that_is_set_reaches_the_coordinator() -> None:
 def test_administrators_have_slots_of_their_own_by_default() -> None:
     """The coordinator is told of the reserve that the settings give to administrators when nobody says anything."""
     assert limits_of(Settings()).groups["admin"].reserved == 16
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    made = Settings(data_dir=tmp_path, journal="memory", port=0, audit="off")
+    make_directories(made)
+    return made
+
+
+async def test_a_tick_that_fails_is_logged_and_not_the_last(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fault in what is done twice a second is an error in the log; the process goes on, and ends in order."""
+    monkeypatch.setattr(server, "TICK_SECONDS", 0.01)
+    stop, ticks = asyncio.Event(), 0
+
+    def tick(router: Router, now: float) -> None:
+        nonlocal ticks
+        ticks += 1
+        if ticks == 3:
+            stop.set()
+        raise ValueError("this tick is no good")
+
+    monkeypatch.setattr(Router, "tick", tick)
+    with capture_logs() as lines:
+        async with asyncio.timeout(30):
+            await server._main(settings, stop)
+    failed = [(line["log_level"], line["exc_info"]) for line in lines if line["event"] == "tick_failed"]
+    assert failed == [("error", True)] * ticks
+    assert ticks == 4  # the last one when it closes
