@@ -198,8 +198,8 @@ class _Server:
                 writer.close()
             except ConnectionRefusedError:
                 self._router.ended(address.boot)
-            except OSError:  # TimeoutError is one: cut off, as far as anybody can tell
-                pass
+            except (OSError, ValueError, OverflowError):
+                pass  # cut off (TimeoutError is an OSError), or at no address at all, as far as anybody can tell
 
     def tick(self) -> None:
         absent = self._router.coordinator.holders.absent
@@ -253,6 +253,7 @@ class _Server:
             self._release()
 
     def _release(self) -> None:
+        self._releasing = None  # first: whatever fails below, the next dispatch goes on with it
         held = self._router.release(self._loop.time())
         self._releasing = self._loop.call_later(RELEASE_SECONDS, self._release) if held else None
 

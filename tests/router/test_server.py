@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,11 @@ from msgspec import structs
 from structlog.testing import capture_logs
 
 from router import server
+from router.journal import MemoryJournal
 from router.limits import Group, Limits
 from router.router import Router
 from router.server import limits_of
+from solowire.backplane import ShardAddress
 from solowire.settings import Settings, make_directories
 
 
@@ -67,3 +70,51 @@ async def test_a_tick_that_fails_is_logged_and_not_the_last(
     failed = [(line["log_level"], line["exc_info"]) for line in lines if line["event"] == "tick_failed"]
     assert failed == [("error", True)] * ticks
     assert ticks == 4  # the last one when it closes
+
+
+async def test_an_address_that_is_none_keeps_no_other_from_being_asked(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a shard has said of where it is may be nonsense: of another that is absent it is found out that it ended."""
+    made = router_of(settings)
+    ended: list[str] = []
+    monkeypatch.setattr(made._router, "ended", ended.append)
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    try:
+        nonsense = [ShardAddress(0, "127.0.0.1", 2**40, "boot-0"), ShardAddress(1, "x" * 70, 80, "boot-1")]
+        await made._look_for([*nonsense, ShardAddress(2, "127.0.0.1", port, "boot-2")])
+    finally:
+        made.close()
+    assert ended == ["boot-2"]
+
+
+async def test_answers_are_released_after_a_time_that_failed(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fault while answers that were held back go out is not the end of that: the next dispatch goes on with it."""
+    made = router_of(settings)
+    releases, failed = 0, asyncio.Event()
+    asyncio.get_running_loop().set_exception_handler(lambda _, __: failed.set())
+
+    def release(now: float) -> bool:
+        nonlocal releases
+        releases += 1
+        if releases == 2:
+            raise ValueError("this time is no good")
+        return releases == 1
+
+    monkeypatch.setattr(made._router, "release", release)
+    try:
+        made._dispatch()
+        async with asyncio.timeout(30):
+            await failed.wait()
+        made._dispatch()
+        assert releases == 3
+    finally:
+        made.close()
+
+
+def router_of(settings: Settings) -> server._Server:
+    journal = MemoryJournal("epoch-1", max_events=10, max_bytes=10**6, window=60.0)
+    return server._Server(asyncio.get_running_loop(), journal, settings)
