@@ -30,6 +30,7 @@ EMPTYING = 0.25
 
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]  # a thousand of them can be summed in 63 bits
+_Offset = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 _Total = Annotated[int, msgspec.Meta(ge=0, le=2**60)]  # of bytes, since a process began
 _Number = Annotated[float, msgspec.Meta(ge=0, le=1e18)]  # which NaN is not, nor infinity
 
@@ -103,9 +104,9 @@ class Hello(_Message, tag="hello"):
     boot: str
     shard: ShardAddress | None = None
     epoch: str = ""
-    offset: int = 0
-    credit: int = 0
-    recent: int = 0
+    offset: _Offset = 0
+    credit: _Count = 0
+    recent: _Count = 0
     leaving: bool = False
 
 
@@ -165,8 +166,8 @@ class Ack(_Message, tag="ack"):
     """
 
     epoch: str
-    offset: int
-    credit: int
+    offset: _Offset
+    credit: _Count
     settled: int = -1
 
 

@@ -145,6 +145,22 @@ def test_numbers_that_can_not_be_are_refused(stats: b.ShardStats) -> None:
         b.decode_from_peer(b.encode(b.Heartbeat("boot-1", stats)))
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        b.Hello(b.VERSION, "boot-1", ADDRESS, "epoch", -1),
+        b.Hello(b.VERSION, "boot-1", ADDRESS, "epoch", 1, -1),
+        b.Hello(b.VERSION, "boot-1", ADDRESS, "epoch", 1, 1, -1),
+        b.Ack("epoch", -1, 500),
+        b.Ack("epoch", 1, -500),
+    ],
+)
+def test_places_in_the_log_that_can_not_be_are_refused(message: Any) -> None:
+    """How far behind a shard is, is reckoned from what it says: none is before the log, or takes less than nothing."""
+    with pytest.raises(BackplaneError):
+        b.decode_from_peer(b.encode(message))
+
+
 def test_every_number_of_a_process_has_its_bounds() -> None:
     """No field of the statistics takes a negative number."""
     for name, value in msgspec.structs.asdict(b.ShardStats()).items():
