@@ -25,7 +25,7 @@ from router.limits import Limits
 from router.membership import Membership, Peer
 from router.pressure import DEFAULT_PATIENCE, Follower, Marks, Patience, Pressure, pressure
 from router.replay import present_states, replayed
-from router.watch import Watch
+from router.watch import Said, Watch
 from solowire.backplane import (
     VERSION,
     Ack,
@@ -326,7 +326,11 @@ class Router:
             return
         reports = [(member.name, report) for member in self.members if (report := self._report(member)) is not None]
         gateways = [(member.name, member.stats) for member in self.members if member.address is None]
-        said = self.watch.look(reports, gateways, self.journal.last, now, now + self.wall_offset)
+        said = Said([], [])
+        try:
+            said = self.watch.look(reports, gateways, self.journal.last, now, now + self.wall_offset)
+        except Exception:  # whatever is wrong with the numbers, the log goes on
+            log.exception("watch_failed")
         self._own.extend(said.events)
         if self._own:
             self.journal.append(list(self._own), now + self.wall_offset)

@@ -756,6 +756,24 @@ class Alarmed(World):
         return [decode_event(body).type for body in bodies]
 
 
+def test_what_it_says_of_itself_holds_up_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault in looking at the numbers is logged, and the rest of the tick is done: what is late goes out."""
+    world = Alarmed()
+    name = world.join(0)
+
+    def look(*_: object) -> None:
+        raise ValueError("these numbers are no good")
+
+    monkeypatch.setattr(world.router.watch, "look", look)
+    world.bus.deaf.add(name)
+    world.publish(None)
+    world.bus.deaf.clear()
+    with capture_logs() as lines:
+        world.router.tick(world.now + 0.5)
+    assert world.delivered(name) == [1]
+    assert [(line["event"], line["log_level"]) for line in lines] == [("watch_failed", "error")]
+
+
 def test_an_alert_goes_through_the_log_and_asks_for_a_diagnosis() -> None:
     """It is given an offset, kept, and dispatched to all shards like any event; the shard it is about hears why."""
     world = Alarmed()
