@@ -37,7 +37,10 @@ _HELD_FRAMES = 1
 _OPEN_SECONDS = 5.0
 _MAX_MESSAGE_BYTES = 16 * 2**20
 _CLOSE_SECONDS = 1.0
-_NO_STATUS = 1005  # how Granian says that a client was cut or broke the protocol; see workers.asgi
+_NO_STATUS = 1005
+"""What Granian, whose the gateway's sockets are, calls the end of a client that was cut or broke the protocol: bytes
+that are no frames, a text that is not UTF-8. One that said good-bye without a code ends so, too, and hears nothing of
+our answer."""
 _CUT = 1006
 
 

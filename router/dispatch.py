@@ -74,6 +74,10 @@ class Outlet:
     def owns(self, user: str) -> bool:
         return any(ring.owner(user) == self.shard for _, ring in self._rings)
 
+    def owned(self, user: str) -> bool:
+        """Whether an earlier ring, whose moves are not done, gave it the user: it may still have connections of it."""
+        return any(ring.owner(user) == self.shard for _, ring in self._rings[:-1])
+
     def next(self, journal: Journal) -> Deliver | None:
         """The next message for the shard; None if there is nothing for it or it may have no more now.
 

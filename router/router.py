@@ -25,7 +25,7 @@ from router.limits import Limits
 from router.membership import Membership, Peer
 from router.pressure import DEFAULT_PATIENCE, Follower, Marks, Patience, Pressure, pressure
 from router.replay import present_states, replayed
-from router.watch import Watch
+from router.watch import Said, Watch
 from solowire.backplane import (
     VERSION,
     Ack,
@@ -146,7 +146,7 @@ class Router:
                 outlet = self._outlets.get(peer)
                 if outlet is not None and message.epoch == self.journal.epoch:
                     outlet.settled(message.settled)
-                    outlet.ack(message.offset, message.credit)
+                    outlet.ack(min(message.offset, self.journal.last), message.credit)
                     self._pump(outlet)
             case Heartbeat():
                 if self.members.beat(peer, message.boot, message.stats, now):
@@ -158,9 +158,7 @@ class Router:
                     for name, lease in self._leases(peer, message, now):
                         self._send(name, lease)
             case Came():
-                for outlet in self._outlets.values():
-                    if outlet.peer != peer and outlet.owns(message.user):
-                        self._send(outlet.peer, Elsewhere(message.user, message.connections))
+                self._came(peer, message)
             case Hello():
                 self._hello(peer, message, now)
             case Replay():
@@ -328,7 +326,11 @@ class Router:
             return
         reports = [(member.name, report) for member in self.members if (report := self._report(member)) is not None]
         gateways = [(member.name, member.stats) for member in self.members if member.address is None]
-        said = self.watch.look(reports, gateways, self.journal.last, now, now + self.wall_offset)
+        said = Said([], [])
+        try:
+            said = self.watch.look(reports, gateways, self.journal.last, now, now + self.wall_offset)
+        except Exception:  # whatever is wrong with the numbers, the log goes on
+            log.exception("watch_failed")
         self._own.extend(said.events)
         if self._own:
             self.journal.append(list(self._own), now + self.wall_offset)
@@ -359,6 +361,15 @@ class Router:
             if message.epoch != self.journal.epoch:
                 self._send(peer, States(self.journal.epoch, outlet.cursor, present_states(self.journal, outlet.cursor)))
             self._pump(outlet)
+
+    def _came(self, peer: bytes, message: Came) -> None:
+        """Tells the shards that may still have the user. Of each connection that begins: there are none, mostly."""
+        owner = self._outlets.get(peer)
+        if owner is None or self._ring.owner(message.user) != owner.shard:
+            return  # by an older ring, or from outside it: the newer connections are those of the user's shard now
+        for outlet in self._outlets.values():
+            if outlet is not owner and outlet.owned(message.user):
+                self._send(outlet.peer, Elsewhere(message.user, message.connections))
 
     # ------------------------------------------------------------------------------------------------- the leases
 

@@ -1,4 +1,7 @@
-"""The router's process: one lock on the data directory, one bus, one loop."""
+"""The router's process: one lock on the data directory, one bus, one loop.
+
+What it keeps true: there is always a next tick, whatever fails in this one, and what fails is in the log.
+"""
 
 from __future__ import annotations
 
@@ -195,15 +198,14 @@ class _Server:
                 writer.close()
             except ConnectionRefusedError:
                 self._router.ended(address.boot)
-            except OSError:  # TimeoutError is one: cut off, as far as anybody can tell
-                pass
+            except (OSError, ValueError, OverflowError):
+                pass  # cut off (TimeoutError is an OSError), or at no address at all, as far as anybody can tell
 
     def tick(self) -> None:
         absent = self._router.coordinator.holders.absent
         if absent and (self._looking is None or self._looking.done()):
             self._looking = self._loop.create_task(self._look_for(absent))
-        self._router.wall_offset = self._wall_offset()
-        self._router.tick(self._loop.time())
+        self._tick()
 
     def close(self) -> None:
         for handle in (self._planned, self._releasing):
@@ -211,10 +213,17 @@ class _Server:
                 handle.cancel()
         if self._looking is not None:
             self._looking.cancel()
-        self._router.tick(self._loop.time())  # keeps and answers what has come
+        self._tick()  # keeps and answers what has come
         self._hub.close()
         self._vitals.close()
         self._audit.close()
+
+    def _tick(self) -> None:
+        try:
+            self._router.wall_offset = self._wall_offset()
+            self._router.tick(self._loop.time())
+        except Exception:
+            log.exception("tick_failed")
 
     def _wall_offset(self) -> float:
         return time.time() - self._loop.time()
@@ -244,6 +253,7 @@ class _Server:
             self._release()
 
     def _release(self) -> None:
+        self._releasing = None  # first: whatever fails below, the next dispatch goes on with it
         held = self._router.release(self._loop.time())
         self._releasing = self._loop.call_later(RELEASE_SECONDS, self._release) if held else None
 

@@ -1,7 +1,8 @@
 """What the router says about the system: the numbers of all processes, and when they are alarming.
 
 What it keeps true: what the log lines and the events say of one look are the same numbers; an event of the router's own
-is checked like anybody's; and what it remembers has a bound, MARKS moments of the log beside what `router.alerts` does.
+is checked like anybody's, and has a bound, however many groups there are; and so has what it remembers, MARKS moments
+of the log beside what `router.alerts` does.
 
 It is asked twice a second and returns what to say: events of the router's own (`system_alert` to administrators,
 `gateway_stats` each `stats_every` seconds, one for each shard and one for `all`), and which shards are to log a
@@ -22,7 +23,7 @@ from router.alerts import Alert, Alerts, Reading
 from solowire.backplane import PublishedEvent, ShardReport, ShardStats
 from solowire.catalog import CATALOG
 from solowire.events import Delivery, Event, encode_event
-from solowire.numbers import together, told
+from solowire.numbers import TALLIES, bounded, together, told
 
 log = structlog.get_logger("solowire.router")
 
@@ -232,9 +233,6 @@ def _payload(numbers: dict[str, Any]) -> dict[str, Any]:
     data = {
         "connections": numbers["connections"],
         "feeds": numbers["feeds"],
-        "groups": numbers["groups"],
-        "codecs": numbers["codecs"],
-        "kinds": numbers["kinds"],
         "events_per_second": numbers["events_per_s"],
         "deliveries_per_second": numbers["deliveries_per_s"],
         "frames_per_second": numbers["frames_per_s"],
@@ -247,6 +245,6 @@ def _payload(numbers: dict[str, Any]) -> dict[str, Any]:
         "loop_lag_ms": round(1000 * numbers["loop_lag_s"], 1),
         "lease_used": numbers["lease_used"],
         "lease_granted": numbers["lease_granted"],
-        "aggregating": numbers["aggregating"],
+        **{name: bounded(numbers[name]) for name in TALLIES},
     }
     return data | {f"latency_{p}_ms": round(1000 * s, 2) for p, s in latency.items() if s is not None}

@@ -14,11 +14,12 @@ the ring again whenever it changes.
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 
 from solowire.errors import BackplaneError
+from solowire.histogram import BUCKETS
 
 VERSION = 3
 HEARTBEAT_SECONDS = 0.5
@@ -26,6 +27,12 @@ DEAD_AFTER_SECONDS = 2.4
 """A peer is given up within 3 s of its last word, the router's looking every half second included."""
 EMPTYING = 0.25
 """When a lease has run out, a shard has so much of the lease's time to send its users away; then the slots are free."""
+
+
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]  # a thousand of them can be summed in 63 bits
+_Offset = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+_Total = Annotated[int, msgspec.Meta(ge=0, le=2**60)]  # of bytes, since a process began
+_Number = Annotated[float, msgspec.Meta(ge=0, le=1e18)]  # which NaN is not, nor infinity
 
 
 class _Message(msgspec.Struct, array_like=True, gc=False):
@@ -57,34 +64,34 @@ class ShardStats(_Message):
     A gateway says `refused`, `refused_per_s`, `memory_bytes` and `loop_lag_s` alone.
     """
 
-    connections: int = 0
-    feeds: int = 0
-    lagging: int = 0
-    offset: int = 0
-    oldest: int = 0
-    log_bytes: int = 0
-    events: int = 0
-    deliveries: int = 0
-    frames: int = 0
-    bytes: int = 0
-    admitted: int = 0
-    refused: int = 0
-    groups: dict[str, int] = {}
-    codecs: dict[str, int] = {}
-    kinds: dict[str, int] = {}
-    events_per_s: float = 0.0
-    deliveries_per_s: float = 0.0
-    frames_per_s: float = 0.0
-    bytes_per_s: float = 0.0
-    refused_per_s: float = 0.0
-    latency: list[int] = []
-    oldest_cursor_s: float = 0.0
-    log_events: int = 0
-    memory_bytes: int = 0
-    loop_lag_s: float = 0.0
-    lease_used: int = 0
-    lease_granted: int = 0
-    aggregating: dict[str, int] = {}
+    connections: _Count = 0
+    feeds: _Count = 0
+    lagging: _Count = 0
+    offset: _Count = 0
+    oldest: _Count = 0
+    log_bytes: _Count = 0
+    events: _Count = 0
+    deliveries: _Count = 0
+    frames: _Count = 0
+    bytes: _Total = 0
+    admitted: _Count = 0
+    refused: _Count = 0
+    groups: dict[str, _Count] = {}
+    codecs: dict[str, _Count] = {}
+    kinds: dict[str, _Count] = {}
+    events_per_s: _Number = 0.0
+    deliveries_per_s: _Number = 0.0
+    frames_per_s: _Number = 0.0
+    bytes_per_s: _Number = 0.0
+    refused_per_s: _Number = 0.0
+    latency: Annotated[list[_Count], msgspec.Meta(max_length=BUCKETS)] = []
+    oldest_cursor_s: _Number = 0.0
+    log_events: _Count = 0
+    memory_bytes: _Count = 0
+    loop_lag_s: _Number = 0.0
+    lease_used: _Count = 0
+    lease_granted: _Count = 0
+    aggregating: dict[str, _Count] = {}
 
 
 class Hello(_Message, tag="hello"):
@@ -97,9 +104,9 @@ class Hello(_Message, tag="hello"):
     boot: str
     shard: ShardAddress | None = None
     epoch: str = ""
-    offset: int = 0
-    credit: int = 0
-    recent: int = 0
+    offset: _Offset = 0
+    credit: _Count = 0
+    recent: _Count = 0
     leaving: bool = False
 
 
@@ -127,7 +134,7 @@ class Heartbeat(_Message, tag="beat"):
 
 
 class Came(_Message, tag="came"):
-    """A user, who was another shard's before, is here now with so many connections. The router tells that shard."""
+    """A user has one more connection here, so many in all. The router tells the shards that may have older ones."""
 
     user: str
     connections: int
@@ -159,8 +166,8 @@ class Ack(_Message, tag="ack"):
     """
 
     epoch: str
-    offset: int
-    credit: int
+    offset: _Offset
+    credit: _Count
     settled: int = -1
 
 

@@ -16,15 +16,13 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from solowire.histogram import BOUNDS, Histogram
+from solowire.numbers import bounded
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-MOST_VALUES = 30
-"""How many values a label may have; those with the smallest numbers are summed up as `other`."""
-
 
 class Labelled(NamedTuple):
-    """One number for each value of a label, such as {"viewer": 3}. Otherwise as Sample."""
+    """One number for each value of a label, such as {"viewer": 3}; told as `bounded` has them. Otherwise as Sample."""
 
     name: str
     help: str
@@ -59,7 +57,7 @@ class Metrics(Collector):
         for sample in self._read():
             match sample:
                 case Labelled(name, help, label, values):
-                    yield self._family(name, help, (label,), [((v,), n) for v, n in _bounded(values).items()])
+                    yield self._family(name, help, (label,), [((v,), n) for v, n in bounded(values).items()])
                 case Distribution(name, help, histogram):
                     yield self._histogram(name, help, histogram)
                 case (name, help, value):
@@ -83,13 +81,3 @@ class Metrics(Collector):
         buckets = list(zip(bounds, accumulate(histogram.counts), strict=True))
         family.add_metric(self._labels, buckets, histogram.sum)
         return family
-
-
-def _bounded(values: Mapping[str, float]) -> dict[str, float]:
-    """The largest, and what is left as `other`: tenants may be many."""
-    if len(values) <= MOST_VALUES:
-        return dict(values)
-    ranked = sorted(values.items(), key=lambda item: -item[1])
-    kept = dict(ranked[: MOST_VALUES - 1])
-    kept["other"] = kept.get("other", 0) + sum(value for _, value in ranked[MOST_VALUES - 1 :])
-    return kept

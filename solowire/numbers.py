@@ -1,10 +1,13 @@
-"""Numbers of shards as they are told to people: percentiles instead of buckets, and the sum of several shards."""
+"""Numbers of shards as they are told to people: percentiles instead of buckets, and the sum of several shards.
+
+Groups may be as many as there are tenants: where that would be too much to tell, the largest are told (`bounded`).
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -19,6 +22,12 @@ SUMMED = (
 WORST = ("oldest_cursor_s", "loop_lag_s", "events_per_s")
 """Of all shards the largest: each gets nearly all events, so that their sum would say nothing."""
 TALLIES = ("groups", "codecs", "kinds", "aggregating")
+
+MOST_VALUES = 30
+"""So many names of a tally, or values of a label, are told; those with the smallest numbers are summed as `other`."""
+
+
+N = TypeVar("N", int, float)
 
 
 def told(stats: ShardStats) -> dict[str, Any]:
@@ -42,6 +51,17 @@ def together(several: Iterable[ShardStats]) -> dict[str, Any]:
     whole |= {name: max((getattr(s, name) for s in stats), default=0.0) for name in WORST}
     whole |= {name: _summed(getattr(s, name) for s in stats) for name in TALLIES}
     return {**whole, "latency_s": percentiles(merged(s.latency for s in stats))}
+
+
+def bounded(values: Mapping[str, N]) -> dict[str, N]:
+    """The largest, and what is left as `other`."""
+    if len(values) <= MOST_VALUES:
+        return dict(values)
+    ranked = sorted(values.items(), key=lambda item: -item[1])
+    kept = dict(ranked[: MOST_VALUES - 1])
+    for _, value in ranked[MOST_VALUES - 1 :]:
+        kept["other"] = kept.get("other", 0) + value
+    return kept
 
 
 def _summed(tallies: Iterable[Mapping[str, int]]) -> dict[str, int]:

@@ -22,12 +22,12 @@ from solowire.numbers import told
 from solowire.problems import response_of
 from solowire.rates import Rate
 from solowire.refusals import Refusals
-from solowire.tokens import Tokens, bearer
+from solowire.tokens import Ticket, Tokens, bearer
 from solowire.wrong_tokens import WrongTokens
 from workers.connection import Connection
 from workers.reporting import SLOWEST, Reporting
 from workers.shard import Shard
-from workers.tcp_sockets import TcpSockets
+from workers.tcp_sockets import Handshake, TcpSockets
 
 log = structlog.get_logger("solowire.shard")
 
@@ -90,10 +90,7 @@ class App:
             codec, subprotocol = choose(scope["subprotocols"])
             await self._alone(host, port)
             admitted = shard.admit(_ticket(scope), now())
-            handshake = self._sockets.reserve(host, port)
-            if handshake is None:
-                shard.abandon(admitted.identity, admitted.address)
-                raise _lost()
+            handshake = self._reserve(admitted, host, port)
         except RequestError as error:
             shard.totals["refused"] += 1
             self._changed()
@@ -137,6 +134,18 @@ class App:
             if handler is not None:
                 self._handlers.discard(handler)
             self._changed()
+
+    def _reserve(self, admitted: Ticket, host: str, port: int) -> Handshake:
+        """The connection of one who is admitted. Raises Refused, or OSError, and it is not admitted any more."""
+        handshake = None
+        try:
+            handshake = self._sockets.reserve(host, port)
+        finally:
+            if handshake is None:
+                self._shard.abandon(admitted.identity, admitted.address)
+        if handshake is None:
+            raise _lost()
+        return handshake
 
     async def _alone(self, host: str, port: int) -> None:
         try:

@@ -56,9 +56,11 @@ class Listening:
         if user is not None:
             user.messages, wait = self._messages.take(user.messages, now)
         begins = connection.state is State.waiting and connection.heard_at == connection.opened
-        if wait and not begins:  # its hello is heard, so that it needn't begin with the defaults
+        if wait and not begins:
             raise _TooFast("messages", wait, connection.codec.id_of(raw))
         message = connection.codec.decode(raw)
+        if wait and not isinstance(message, Hello):  # which is heard, so that it needn't begin with the defaults
+            raise _TooFast("messages", wait, message.id)
         if connection.state is State.resuming and not isinstance(message, (Ping, Pong)):
             _keep(message, connection)
             return None

@@ -1,4 +1,8 @@
-"""A shard's process: Granian, the link to the router and the shard's decisions, in one loop."""
+"""A shard's process: Granian, the link to the router and the shard's decisions, in one loop.
+
+What it keeps true: once a second all that is due is done, whatever failed the second before, and what fails is in the
+log.
+"""
 
 from __future__ import annotations
 
@@ -54,6 +58,7 @@ log = structlog.get_logger("solowire.shard")
 OTHER_FILES = 100
 """Open files of a shard that are no connections."""
 CLOSING_SECONDS = 1.5
+TICK_SECONDS = 1.0
 GRACE_SHARE = 0.6
 """How much of the grace period goes to telling the users; the rest is for closing."""
 
@@ -149,9 +154,8 @@ class _Server:
         told = asyncio.ensure_future(stop.wait())
         done = asyncio.ensure_future(self._done.wait())
         while not told.done() and not done.done():
-            self._shard.set_clock(self._wall_offset(), self._loop.time())
-            self._run()
-            await asyncio.wait((told, done), timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
+            self._tick()
+            await asyncio.wait((told, done), timeout=TICK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         if told.done() and not done.done():
             self._leave(self._settings.grace_s * GRACE_SHARE)
             await asyncio.wait((done,), timeout=self._settings.grace_s * GRACE_SHARE + CLOSING_SECONDS)
@@ -165,6 +169,13 @@ class _Server:
         self._vitals.close()
         self._audit.close()
         return self._status
+
+    def _tick(self) -> None:
+        try:
+            self._shard.set_clock(self._wall_offset(), self._loop.time())
+            self._run()
+        except Exception:
+            log.exception("tick_failed", shard=self._shard.index)
 
     def _each_second(self) -> None:
         self._reporting.second(self._loop.time())

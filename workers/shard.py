@@ -61,9 +61,6 @@ GIVING_WAY_SECONDS = 0.5
 COME_BACK_SECONDS = 5.0
 """Who gives way is closed after the one, and asked to come back after the other."""
 
-MOVING_SECONDS = 60.0
-"""So long after the ring has changed, the shard that a user comes from may still have connections of it."""
-
 
 class Shard:
     """One shard's decisions. wall_offset: what to add to a monotonic time to get unix seconds."""
@@ -99,7 +96,6 @@ class Shard:
         self._leased = False  # as of the last look at the clock
         self._giving_way = GivingWay(self._users)
         self._rings = RingHistory(index)
-        self._ring_changed_at = float("-inf")
         self._moves = Moves(limits.moves_per_second)
         self._trail = Trail(audit)
         self._timers = Timers(self.connections)
@@ -210,13 +206,12 @@ class Shard:
     def ring_changed(self, state: RingState, now: float) -> None:
         """Takes the ring, and sends away whoever it gives to another shard."""
         self._following.greeted(state.epoch, state.last, now)
-        if state.version == self._moves.version:
+        if state.version == self._moves.version and state.since <= self.settled:
             return
         self._moves.version = state.version
         ring = Ring(s.index for s in state.shards)
         if ring.shards != self._rings.ring.shards:
             self._rings.ring_changed(ring, self.log.position, self.log.floor)
-            self._ring_changed_at = now
         if not ring.shards and not self.leaving:
             return  # nobody could take them
         moving = [c for c in self.connections if c.state is not State.leaving and not self._owns(c.identity.user)]
@@ -293,7 +288,8 @@ class Shard:
         self._expiry.watch(connection, self.wall_offset, now)
         if self.leaving or not self._owns(identity.user):
             self._send_away(connection, 0.0, "ring_changed", now)  # while the connection was accepted
-        elif now - self._ring_changed_at < MOVING_SECONDS:
+        else:
+            # However long ago the ring changed: where the user was before, its turn to move may not have come yet.
             known = self._users.get(identity.user)
             self._came(Came(identity.user, len(known.staying()) if known is not None else 0))
         if self._admission.leases.over:

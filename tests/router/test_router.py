@@ -237,6 +237,18 @@ def test_an_ack_of_another_epoch_is_ignored(world: World) -> None:
     assert world.delivered(name) == []
 
 
+def test_an_ack_from_the_future_is_no_more_than_all(world: World) -> None:
+    """A shard that claims to be ahead of the log is behind by nothing, not by less; and gets the next event."""
+    name = world.join(0)
+    world.publish(None)
+    world.delivered(name)
+    world.router.receive(name, Ack("epoch-1", 1_000_000, 1000), world.now)
+    [report] = world.router.reports()
+    assert report.behind == 0
+    world.publish(None)
+    assert world.delivered(name) == [2]
+
+
 def test_an_ack_of_a_stranger_is_ignored(world: World) -> None:
     """A message of a peer that never said hello changes nothing."""
     world.router.receive(b"nobody", Ack("epoch-1", 5, 5), world.now)
@@ -744,6 +756,24 @@ class Alarmed(World):
         return [decode_event(body).type for body in bodies]
 
 
+def test_what_it_says_of_itself_holds_up_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault in looking at the numbers is logged, and the rest of the tick is done: what is late goes out."""
+    world = Alarmed()
+    name = world.join(0)
+
+    def look(*_: object) -> None:
+        raise ValueError("these numbers are no good")
+
+    monkeypatch.setattr(world.router.watch, "look", look)
+    world.bus.deaf.add(name)
+    world.publish(None)
+    world.bus.deaf.clear()
+    with capture_logs() as lines:
+        world.router.tick(world.now + 0.5)
+    assert world.delivered(name) == [1]
+    assert [(line["event"], line["log_level"]) for line in lines] == [("watch_failed", "error")]
+
+
 def test_an_alert_goes_through_the_log_and_asks_for_a_diagnosis() -> None:
     """It is given an offset, kept, and dispatched to all shards like any event; the shard it is about hears why."""
     world = Alarmed()
@@ -892,6 +922,17 @@ def test_the_older_shard_hears_of_a_user_who_has_come_to_another(world: World) -
     world.settle(name)
     world.router.receive(other, Came(user, 1), world.now)
     assert world.bus.take(name, Elsewhere) == []
+
+
+def test_a_shard_that_does_not_own_a_user_ends_none_of_its_connections(world: World) -> None:
+    """What it says may be older than the ring, or it may be out of it: its owner has the newer connections."""
+    name = world.join(0)
+    other = world.join(1)
+    user = next(f"user{n}" for n in range(100) if Ring([0, 1]).owner(f"user{n}") == 1)
+    world.router.receive(name, Came(user, 1), world.now)
+    assert world.bus.take(other, Elsewhere) == []
+    world.router.receive(b"nobody", Came(user, 1), world.now)
+    assert world.bus.take(other, Elsewhere) == []
 
 
 def test_a_restart_grants_nothing_that_was_granted_before(world: World) -> None:

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from msgspec import structs
+import asyncio
+import socket
+from pathlib import Path
 
+import pytest
+from msgspec import structs
+from structlog.testing import capture_logs
+
+from router import server
+from router.journal import MemoryJournal
 from router.limits import Group, Limits
+from router.router import Router
 from router.server import limits_of
-from solowire.settings import Settings
+from solowire.backplane import ShardAddress
+from solowire.settings import Settings, make_directories
 
 
 def test_all_that_is_set_reaches_the_coordinator() -> None:
@@ -30,3 +40,81 @@ def test_all_that_is_set_reaches_the_coordinator() -> None:
 def test_administrators_have_slots_of_their_own_by_default() -> None:
     """The coordinator is told of the reserve that the settings give to administrators when nobody says anything."""
     assert limits_of(Settings()).groups["admin"].reserved == 16
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    made = Settings(data_dir=tmp_path, journal="memory", port=0, audit="off")
+    make_directories(made)
+    return made
+
+
+async def test_a_tick_that_fails_is_logged_and_not_the_last(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fault in what is done twice a second is an error in the log; the process goes on, and ends in order."""
+    monkeypatch.setattr(server, "TICK_SECONDS", 0.01)
+    stop, ticks = asyncio.Event(), 0
+
+    def tick(router: Router, now: float) -> None:
+        nonlocal ticks
+        ticks += 1
+        if ticks == 3:
+            stop.set()
+        raise ValueError("this tick is no good")
+
+    monkeypatch.setattr(Router, "tick", tick)
+    with capture_logs() as lines:
+        async with asyncio.timeout(30):
+            await server._main(settings, stop)
+    failed = [(line["log_level"], line["exc_info"]) for line in lines if line["event"] == "tick_failed"]
+    assert failed == [("error", True)] * ticks
+    assert ticks == 4  # the last one when it closes
+
+
+async def test_an_address_that_is_none_keeps_no_other_from_being_asked(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a shard has said of where it is may be nonsense: of another that is absent it is found out that it ended."""
+    made = router_of(settings)
+    ended: list[str] = []
+    monkeypatch.setattr(made._router, "ended", ended.append)
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    try:
+        nonsense = [ShardAddress(0, "127.0.0.1", 2**40, "boot-0"), ShardAddress(1, "x" * 70, 80, "boot-1")]
+        await made._look_for([*nonsense, ShardAddress(2, "127.0.0.1", port, "boot-2")])
+    finally:
+        made.close()
+    assert ended == ["boot-2"]
+
+
+async def test_answers_are_released_after_a_time_that_failed(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fault while answers that were held back go out is not the end of that: the next dispatch goes on with it."""
+    made = router_of(settings)
+    releases, failed = 0, asyncio.Event()
+    asyncio.get_running_loop().set_exception_handler(lambda _, __: failed.set())
+
+    def release(now: float) -> bool:
+        nonlocal releases
+        releases += 1
+        if releases == 2:
+            raise ValueError("this time is no good")
+        return releases == 1
+
+    monkeypatch.setattr(made._router, "release", release)
+    try:
+        made._dispatch()
+        async with asyncio.timeout(30):
+            await failed.wait()
+        made._dispatch()
+        assert releases == 3
+    finally:
+        made.close()
+
+
+def router_of(settings: Settings) -> server._Server:
+    journal = MemoryJournal("epoch-1", max_events=10, max_bytes=10**6, window=60.0)
+    return server._Server(asyncio.get_running_loop(), journal, settings)

@@ -14,6 +14,7 @@ from solowire.backplane import ShardAddress, ShardReport, ShardStats
 from solowire.catalog import CATALOG
 from solowire.events import Event, decode_event
 from solowire.histogram import Histogram
+from solowire.numbers import MOST_VALUES
 
 WALL = 1_800_000_000.0
 
@@ -245,6 +246,16 @@ def test_statistics_are_events_of_their_own() -> None:
     assert nodes["all"]["groups"] == {"viewer": 3, "admin": 1}
     assert 10 < nodes["all"]["latency_p99_ms"] < 30
     assert len({e.id for e in said.events}) == 6
+
+
+def test_statistics_of_many_tenants_are_no_large_events() -> None:
+    """Of a shard and of all together as many groups are told as on /metrics: the largest, and the rest as one."""
+    world = World(stats_every=1.0)
+    world.stats = [ShardStats(groups={f"tenant-{shard}-{n}": n for n in range(5000)}) for shard in (0, 1)]
+    nodes = {event.key: data["groups"] for event, data in read(world.run(1.5))}
+    assert [len(groups) for groups in nodes.values()] == [MOST_VALUES] * 3
+    assert sum(nodes["all"].values()) == 2 * sum(nodes["shard 0"].values()) == 5000 * 4999
+    assert nodes["all"]["tenant-0-4999"] == 4999
 
 
 def test_statistics_as_events_hold_every_number() -> None:

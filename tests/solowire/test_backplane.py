@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from solowire import backplane as b
 from solowire.errors import BackplaneError
+from solowire.histogram import BUCKETS
 
 ADDRESS = b.ShardAddress(3, "10.0.0.1", 9003, "boot-1")
 STATS = b.ShardStats(connections=7, offset=99, bytes=2**40)
@@ -123,6 +124,49 @@ def test_what_is_not_ours_is_refused(decode: Any, raw: bytes) -> None:
     """Deep nesting, wrong types, bad UTF-8 and lengths that promise gigabytes cost nothing but a refusal."""
     with pytest.raises(BackplaneError):
         decode(raw)
+
+
+@pytest.mark.parametrize(
+    "stats",
+    [
+        b.ShardStats(connections=-1),
+        b.ShardStats(memory_bytes=2**63),
+        b.ShardStats(groups={"viewer": -1}),
+        b.ShardStats(latency=[1] * (BUCKETS + 1)),
+        b.ShardStats(latency=[-1]),
+        b.ShardStats(loop_lag_s=-0.5),
+        b.ShardStats(loop_lag_s=float("nan")),
+        b.ShardStats(loop_lag_s=float("inf")),
+    ],
+)
+def test_numbers_that_can_not_be_are_refused(stats: b.ShardStats) -> None:
+    """Less than nothing, more than can be summed, and what is no number: nobody has to reckon with it."""
+    with pytest.raises(BackplaneError):
+        b.decode_from_peer(b.encode(b.Heartbeat("boot-1", stats)))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b.Hello(b.VERSION, "boot-1", ADDRESS, "epoch", -1),
+        b.Hello(b.VERSION, "boot-1", ADDRESS, "epoch", 1, -1),
+        b.Hello(b.VERSION, "boot-1", ADDRESS, "epoch", 1, 1, -1),
+        b.Ack("epoch", -1, 500),
+        b.Ack("epoch", 1, -500),
+    ],
+)
+def test_places_in_the_log_that_can_not_be_are_refused(message: Any) -> None:
+    """How far behind a shard is, is reckoned from what it says: none is before the log, or takes less than nothing."""
+    with pytest.raises(BackplaneError):
+        b.decode_from_peer(b.encode(message))
+
+
+def test_every_number_of_a_process_has_its_bounds() -> None:
+    """No field of the statistics takes a negative number."""
+    for name, value in msgspec.structs.asdict(b.ShardStats()).items():
+        wrong = {int: -1, float: -1.0, dict: {"x": -1}, list: [-1]}[type(value)]
+        with pytest.raises(BackplaneError):
+            b.decode_from_peer(b.encode(b.Heartbeat("boot-1", b.ShardStats(**{name: wrong}))))
 
 
 @pytest.mark.parametrize("message", FROM_PEER)

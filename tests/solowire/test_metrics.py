@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from solowire.histogram import BOUNDS, Histogram
-from solowire.metrics import MOST_VALUES, Distribution, Labelled, Metrics, Sample
+from solowire.metrics import Distribution, Labelled, Metrics, Sample
+from solowire.numbers import MOST_VALUES
 
 
 def samples() -> Iterator[Sample]:

@@ -72,6 +72,10 @@ class Bench:
     def ring(self, *shards: int, since: int = 0) -> None:
         """since: from which ring on the shard gets its users' own events; by default none is forgotten."""
         self.version += 1
+        self.tell_ring(*shards, since=since)
+
+    def tell_ring(self, *shards: int, since: int) -> None:
+        """As the router answers a hello, with the ring in force."""
         addresses = [ShardAddress(s, "localhost", 9000 + s, f"boot-{s}") for s in shards]
         self.shard.ring_changed(RingState(self.epoch, self.version, self.offset, addresses, since), self.now)
 

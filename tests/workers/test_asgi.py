@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from errno import EMFILE
 from typing import Any
 
 import msgspec
@@ -119,6 +120,22 @@ async def test_a_handshake_without_a_connection_is_refused() -> None:
     site.sockets.lost = True
     assert await site.handshake(site.ticket()) == (503, "connection_lost")
     assert site.bench.shard.empty
+
+
+async def test_a_handshake_whose_connection_cannot_be_looked_for_leaves_its_slot(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A process that has no file left to look with keeps neither the slot nor the user's place."""
+    site = Site()
+
+    def reserve(host: str, port: int) -> int | None:
+        raise OSError(EMFILE, "too many open files")
+
+    monkeypatch.setattr(site.sockets, "reserve", reserve)
+    with pytest.raises(OSError, match="too many"):
+        await site.handshake(site.ticket())
+    assert site.bench.shard.empty
+    assert site.bench.shard._users.get("ann") is None
 
 
 async def test_one_who_goes_away_while_it_is_accepted_leaves_its_slot() -> None:

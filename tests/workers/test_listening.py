@@ -59,6 +59,19 @@ def test_the_first_hello_is_heard_whatever_was_said_before() -> None:
         place.take(beginner, c.Hello())
 
 
+def test_nothing_but_a_hello_is_heard_beyond_the_rate_before_it() -> None:
+    """However often another message comes before a connection begins, it is one too many; the hello is heard still."""
+    place = Place(message_burst=1.0)
+    place.take(place.connection(State.live), c.Ping())
+    beginner = place.connection()
+    for message in (c.Pong(), c.Ping(), c.Subscribe(["custom.a"]), c.Pong()):
+        with pytest.raises(InvalidMessage) as caught:
+            place.take(beginner, message)
+        assert caught.value.code == "rate_limited"
+        assert beginner.heard_at == beginner.opened
+    assert isinstance(place.take(beginner, c.Hello()), c.Hello)
+
+
 def test_an_answer_to_our_ping_costs_nothing() -> None:
     """As many as we have sent pings; a long one costs what any message does."""
     place = Place(message_burst=1.0)

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from msgspec import structs
+import asyncio
+from pathlib import Path
 
+import pytest
+from msgspec import structs
+from structlog.testing import capture_logs
+
+from solowire.access import ROLES
 from solowire.aggregation import Rates
 from solowire.feed import FlushDelays
 from solowire.pacing import Intervals
-from solowire.settings import Settings
+from solowire.settings import Settings, make_directories
+from solowire.tokens import Tokens
+from workers import server
 from workers.limits import Limits
 from workers.server import limits_of
+from workers.shard import Shard
 
 
 def test_all_that_is_set_reaches_the_shard() -> None:
@@ -67,3 +76,29 @@ def test_all_that_is_set_reaches_the_shard() -> None:
     )
     default = structs.asdict(Limits())
     assert [name for name, value in structs.asdict(limits).items() if value == default[name]] == []
+
+
+@pytest.mark.parametrize("fails", ["set_clock", "run"])
+async def test_a_tick_that_fails_is_logged_and_not_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    """A fault in what is done each second is an error in the log; the process goes on, and ends in order."""
+    monkeypatch.setattr(server, "TICK_SECONDS", 0.01)
+    settings = Settings(data_dir=tmp_path, port=0, audit="off", merge_memory=False)
+    make_directories(settings)
+    stop, ticks = asyncio.Event(), 0
+
+    def fail(*_: object) -> None:
+        nonlocal ticks
+        ticks += 1
+        if ticks == 3:
+            stop.set()
+        raise ValueError("this second is no good")
+
+    monkeypatch.setattr(Shard, fails, fail)
+    with capture_logs() as lines:
+        async with asyncio.timeout(30):
+            status = await server._Server(settings, 0, Tokens("s" * 32, ROLES)).main(stop)
+    failed = [(line["log_level"], line["exc_info"]) for line in lines if line["event"] == "tick_failed"]
+    assert failed == [("error", True)] * 3
+    assert status == 0
