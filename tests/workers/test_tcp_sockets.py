@@ -346,7 +346,10 @@ async def test_a_client_that_comes_again_from_the_same_port_gets_nobody_elses(pe
     """Its first connection was reset before the shard had looked at it: what was meant for that reaches nobody."""
     came_again = 0
     for n in range(20):
-        client = socket.create_connection(("127.0.0.1", peers.port))
+        client = socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        client.bind(("127.0.0.77", 0))  # an address whose ports no other test has used up
+        client.connect(("127.0.0.1", peers.port))
         address = client.getsockname()
         client.sendall(HANDSHAKE.replace(b"any", b"before"))
         until_read(address)  # by Granian's own threads, while the loop stands still
