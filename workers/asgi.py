@@ -7,6 +7,7 @@ connection is open, by `gone` after that. Each refusal and each administrator's 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import parse_qs
@@ -32,6 +33,8 @@ from workers.tcp_sockets import TcpSockets
 log = structlog.get_logger("solowire.shard")
 
 DEFAULT_WRONG_TOKENS = Rate(1.0, 20.0)
+_TICKET_ALONE = re.compile(rb"ticket=([A-Za-z0-9._=-]+)")
+"""The whole query of a URL as gateways make them, in which nothing is to be decoded."""
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -243,8 +246,10 @@ def _ticket(scope: Scope) -> str:
     ticket = _header(scope, b"x-solowire-ticket")
     if not ticket:
         # The URL of /v1/connect carries the ticket; one who appends it again, with whatever sign, means the same.
-        query = scope["query_string"].decode("latin-1").replace("?", "&")
-        ticket = parse_qs(query).get("ticket", [""])[0]
+        query: bytes = scope["query_string"]
+        if alone := _TICKET_ALONE.fullmatch(query):
+            return alone[1].decode("ascii")
+        ticket = parse_qs(query.decode("latin-1").replace("?", "&")).get("ticket", [""])[0]
     if not ticket:
         raise InvalidToken("there is no ticket", code="missing_ticket", hint="ask /v1/connect for one")
     return ticket
