@@ -22,7 +22,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+from binascii import a2b_base64, b2a_base64
 from collections import OrderedDict, deque
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -41,6 +41,7 @@ MAX_TOKEN_BYTES = 8192
 MAX_TICKET_BYTES = 2 * MAX_TOKEN_BYTES
 """A ticket says what its token said, and more: a shard, an address, the permissions of the role."""
 _CLOCK_SKEW_SECONDS = 5.0
+_FOR_URL, _FROM_URL = bytes.maketrans(b"+/", b"-_"), bytes.maketrans(b"-_", b"+/")
 _LATEST_UNIX = 253_402_300_799  # the end of the year 9999: what comes later is no date, and most often milliseconds
 KNOWN_TOKENS = 8192
 KNOWN_TOKEN_BYTES = 2048
@@ -178,7 +179,7 @@ class Tokens:
 
     def issue_ticket(self, identity: Identity, shard: int, jti: str, now: float, address: str = "") -> str:
         ticket = Ticket(jti, now + TICKET_SECONDS, shard, identity, address)
-        said = urlsafe_b64encode(_encode_ticket(ticket)).rstrip(b"=")
+        said = _base64url(_encode_ticket(ticket))
         return (said + b"." + self._ticket_signature(said)).decode("ascii")
 
     def redeem_ticket(self, text: str, shard: int, now: float) -> Ticket:
@@ -188,7 +189,7 @@ class Tokens:
         if not hmac.compare_digest(signature, self._ticket_signature(said)):
             raise InvalidToken("the ticket's signature is wrong", hint="ask /v1/connect for another")
         try:
-            ticket = _decode_ticket(urlsafe_b64decode(said + b"=="))  # too much padding is none
+            ticket = _decode_ticket(a2b_base64(said.translate(_FROM_URL) + b"=="))  # too much padding is none
         except (ValueError, msgspec.MsgspecError) as error:
             raise InvalidToken(f"the ticket can't be read: {error}", hint="ask /v1/connect for another") from None
         if ticket.exp <= now:
@@ -202,7 +203,7 @@ class Tokens:
         return ticket
 
     def _ticket_signature(self, said: bytes) -> bytes:
-        return urlsafe_b64encode(hmac.digest(self._ticket_key, said, "sha256")).rstrip(b"=")
+        return _base64url(hmac.digest(self._ticket_key, said, "sha256"))
 
     def _signed(self, token: str) -> bytes:
         """The claims that the secret has signed, as they stand there. Raises InvalidToken."""
@@ -249,6 +250,11 @@ def _check_length(text: str, most: int) -> None:
         raise InvalidToken("there is no token", code="missing_token", hint="send 'Authorization: Bearer …'")
     if len(text) > most:
         raise InvalidToken(f"it is longer than {most} bytes")
+
+
+def _base64url(raw: bytes) -> bytes:
+    """Without padding (RFC 7515). As `base64` does it, without its three layers of Python."""
+    return b2a_base64(raw, newline=False).translate(_FOR_URL).rstrip(b"=")
 
 
 def _read(claims: bytes) -> _Claims:

@@ -70,28 +70,30 @@ class App:
         self._metrics = metrics
         self._changed = changed
         self._handlers: set[asyncio.Task[Any]] = set()
-        self._refusals = Refusals(log, asyncio.get_running_loop().call_later)
+        self._loop = asyncio.get_running_loop()
+        self._refusals = Refusals(log, self._loop.call_later)
 
     async def finish(self, seconds: float) -> None:
         """Waits until all connections that are being closed have ended."""
         if self._handlers:
             await asyncio.wait(self._handlers, timeout=seconds)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "websocket":
-            await self._websocket(scope, receive, send)
-        elif scope["type"] == "http":
-            await self._http(scope, receive, send)
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        # No coroutine of its own, which each connection would keep for as long as it lives.
+        return self._websocket(scope, receive, send) if scope["type"] == "websocket" else self._http(scope, send)
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()  # websocket.connect
-        shard, now = self._shard, asyncio.get_running_loop().time
+        shard, now = self._shard, self._loop.time
         host, port = scope["client"][0], int(scope["client"][1])
         try:
             if scope["path"] != "/ws":
                 raise Refused(404, "not_found", "a shard serves its WebSocket at /ws", "")
             codec, subprotocol = choose(scope["subprotocols"])
-            await self._alone(host, port)
+            try:
+                await self._sockets.alone(host, port)
+            except TimeoutError:
+                raise _lost() from None
             admitted = shard.admit(_ticket(scope), now())
             handshake = self._sockets.reserve(host, port)
             if handshake is None:
@@ -141,17 +143,11 @@ class App:
                 self._handlers.discard(handler)
             self._changed()
 
-    async def _alone(self, host: str, port: int) -> None:
-        try:
-            await self._sockets.alone(host, port)
-        except TimeoutError:
-            raise _lost() from None
-
     def _received(self, connection: Connection, message: str | bytes) -> None:
-        self._shard.receive(connection, message, asyncio.get_running_loop().time())
+        self._shard.receive(connection, message, self._loop.time())
 
     def _freed(self, connection: Connection) -> None:
-        self._shard.delivery.freed(connection, asyncio.get_running_loop().time())
+        self._shard.delivery.freed(connection, self._loop.time())
 
     def _refuse(self, scope: Scope, send: Send, error: RequestError, now: float) -> None:
         """Answers the handshake with an HTTP status: nothing was accepted. The two sends go out in their order."""
@@ -173,7 +169,7 @@ class App:
             return error
         return self._wrong_tokens.shown(_peer(scope), now) or error
 
-    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _http(self, scope: Scope, send: Send) -> None:
         match scope["path"]:
             case "/healthz":
                 await _answer(send, 200, {"status": "ok"})
@@ -197,7 +193,7 @@ class App:
 
         Raises InvalidToken, Refused.
         """
-        shard, now = self._shard, asyncio.get_running_loop().time()
+        shard, now = self._shard, self._loop.time()
         self._need_admin(scope, now)
         user = scope["path"].removeprefix("/stats").removeprefix("/users/")
         if user:
