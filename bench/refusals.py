@@ -62,9 +62,10 @@ The system has as many connections as it may have, and {USERS:,} other users ask
 second, again and again, each with its own valid token (at the shard: with a new ticket each time). CPU is that of the
 refusing process, all threads, as a share of one core; where there are two, the load has one of its own. The floor is
 the server beneath alone (`bench/refusing.py`), asked in turn with the same requests: nothing that is built on it can
-refuse for less. Where each attempt has a TCP connection of its own, on loopback, most of it is the kernel's work, and
-the floor alone is above the target. A row is **void** if the load fell behind, or if an answer was anything but a
-refusal with `Retry-After`.
+refuse for less. The target, {TARGET:g} % of a core, is {TARGET * 1e4 / PER_SECOND:.0f} µs per attempt. Where each has
+a TCP connection of its own, on loopback, most of it is the kernel's work, which the floor has, too: what the floor
+leaves of the target is what is left for us. A row is **void** if the load fell behind, or if an answer was anything
+but a refusal with `Retry-After`.
 
 ## Targets"""
 

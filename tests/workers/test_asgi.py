@@ -60,11 +60,15 @@ class Site:
         headers = [(b"x-solowire-ticket", ticket.encode())]
         return await self._ask("websocket", "/ws", headers)
 
+    async def handshake_by(self, query: str) -> tuple[int, str]:
+        """As a client without headers of its own does it."""
+        return await self._ask("websocket", "/ws", [], query)
+
     async def get(self, path: str, token: str, *headers: tuple[bytes, bytes]) -> tuple[int, str]:
         """Status, and the code of a refusal or ""."""
         return await self._ask("http", path, [(b"authorization", f"Bearer {token}".encode()), *headers])
 
-    async def _ask(self, type: str, path: str, headers: list[tuple[bytes, bytes]]) -> tuple[int, str]:
+    async def _ask(self, type: str, path: str, headers: list[tuple[bytes, bytes]], query: str = "") -> tuple[int, str]:
         sent: list[dict[str, Any]] = []
 
         async def receive() -> dict[str, Any]:
@@ -76,7 +80,7 @@ class Site:
             done.set_result(None)
             return done
 
-        scope = {"type": type, "path": path, "headers": headers, "query_string": b"", "subprotocols": []}
+        scope = {"type": type, "path": path, "headers": headers, "query_string": query.encode(), "subprotocols": []}
         await self.app({**scope, "client": (PEER, 1)}, receive, send)
         body = msgspec.json.decode(sent[1]["body"])
         return sent[0]["status"], body.get("code", "")
@@ -89,6 +93,26 @@ async def test_who_shows_a_good_ticket_is_refused_by_name() -> None:
     assert await site.handshake(site.ticket("ann")) == (503, "over_limit")
     who = {"user": "ann", "role": "viewer", "address": "192.0.2.7"}
     assert site.lines == [{"event": "refused", "action": "connect", "code": "over_limit", **who}]
+
+
+@pytest.mark.parametrize(
+    "query", ["ticket={}", "a=1&ticket={}", "ticket={}&a=1", "ticket={}?ticket={}", "ticket=&ticket={}", "encoded"]
+)
+async def test_a_ticket_in_the_url(query: str) -> None:
+    """Alone, as gateways write it, or beside whatever else stands there, it is the same ticket."""
+    site = Site()
+    site.bench.lease(spare=0)
+    ticket = site.ticket("ann")
+    encoded = "ticket=" + ticket.replace(".", "%2E")
+    asked = encoded if query == "encoded" else query.format(ticket, ticket)
+    assert await site.handshake_by(asked) == (503, "over_limit")
+    assert [line["user"] for line in site.lines] == ["ann"]
+
+
+@pytest.mark.parametrize("query", ["", "ticket=", "ticket", "tickets=x", "a=ticket=x"])
+async def test_no_ticket_in_the_url(query: str) -> None:
+    """A query that has none is told so."""
+    assert await Site().handshake_by(query) == (401, "missing_ticket")
 
 
 async def test_a_ticket_that_proves_nothing_is_refused_by_its_address() -> None:
