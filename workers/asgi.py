@@ -35,6 +35,8 @@ log = structlog.get_logger("solowire.shard")
 DEFAULT_WRONG_TOKENS = Rate(1.0, 20.0)
 _TICKET_ALONE = re.compile(rb"ticket=([A-Za-z0-9._=-]+)")
 """The whole query of a URL as gateways make them, in which nothing is to be decoded."""
+_END = (b"connection", b"close")
+"""With a refusal, so that its connection takes none of the places for handshakes (`serving.HANDSHAKES`) any more."""
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -101,7 +103,8 @@ class App:
                 raise _lost()
         except RequestError as error:
             shard.totals["refused"] += 1
-            self._changed()
+            if shard.asks:  # Whoever has to end for it says so itself, when it has gone: nothing else is due by it.
+                self._changed()
             self._refuse(scope, send, error, now())
             return
         headers = [(b"x-solowire-shard", str(shard.index).encode())]
@@ -157,7 +160,7 @@ class App:
         self._audit("refused", action="connect", code=error.code, **who)
         self._refusals.count(error)
         status, headers, body = response_of(error)
-        send({"type": "websocket.http.response.start", "status": status, "headers": headers})
+        send({"type": "websocket.http.response.start", "status": status, "headers": [*headers, _END]})
         send({"type": "websocket.http.response.body", "body": body})
 
     def _told(self, error: RequestError, scope: Scope, now: float) -> RequestError:

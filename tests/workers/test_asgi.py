@@ -45,7 +45,11 @@ class Site:
         # A shard's clock is the loop's.
         self.bench.shard.set_clock(WALL + self.bench.now - asyncio.get_running_loop().time(), self.bench.now)
         self.sockets = Handshakes()
-        self.app = App(self.bench.shard, self.sockets, TOKENS, bytes, lambda: None, audit=self._note, **options)  # type: ignore[arg-type]
+        self.changes = 0
+        self.app = App(self.bench.shard, self.sockets, TOKENS, bytes, self._change, audit=self._note, **options)  # type: ignore[arg-type]
+
+    def _change(self) -> None:
+        self.changes += 1
 
     def _note(self, event: str, **fields: Any) -> None:
         self.lines.append({"event": event, **fields})
@@ -107,6 +111,18 @@ async def test_a_ticket_in_the_url(query: str) -> None:
     asked = encoded if query == "encoded" else query.format(ticket, ticket)
     assert await site.handshake_by(asked) == (503, "over_limit")
     assert [line["user"] for line in site.lines] == ["ann"]
+
+
+async def test_a_refusal_for_want_of_a_slot_is_told_to_the_router_at_once() -> None:
+    """The first under a lease has the router asked; those after it, of which it hears anyway, cost nothing."""
+    site = Site()
+    site.bench.lease(spare=0)
+    site.bench.shard.slots(site.bench.now, beat=True)
+    for user in ("ann", "ben", "cid"):
+        assert await site.handshake(site.ticket(user)) == (503, "over_limit")
+        if site.changes:
+            site.bench.shard.slots(site.bench.now)  # as it is sent then
+    assert site.changes == 1
 
 
 @pytest.mark.parametrize("query", ["", "ticket=", "ticket", "tickets=x", "a=ticket=x"])
