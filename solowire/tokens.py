@@ -64,7 +64,7 @@ class _Claims(msgspec.Struct):
     tenant: Annotated[str, msgspec.Meta(max_length=256)] = ""
     type: str | None = None
     temp: bool = False
-    jti: str = ""
+    jti: str = ""  # which nobody reads: it is here to be refused if it is none
 
 
 class Ticket(msgspec.Struct):
