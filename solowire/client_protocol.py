@@ -275,14 +275,18 @@ class Codec(Enum):
         return inflated(raw) if self.deflates else raw
 
 
+_CODECS = {codec.value: codec for codec in Codec}
+
+
 def choose(offered: Sequence[str]) -> tuple[Codec, str | None]:
     """The codec for a client that offers these subprotocols, and the one to answer with.
 
     No offer means JSON. Raises InvalidMessage if there is an offer and none of it is ours.
     """
     for name in offered:
-        if name in SUBPROTOCOLS:
-            return Codec(name), name
+        codec = _CODECS.get(name)
+        if codec is not None:
+            return codec, name
     if offered:
         raise InvalidMessage(
             "unsupported_subprotocol",

@@ -19,28 +19,27 @@ def response_of(error: RequestError) -> tuple[int, list[tuple[bytes, bytes]], by
     """Status, headers and body for a refused request, as ASGI takes them."""
     if isinstance(error, InvalidEvents):
         return 400, [_CONTENT_TYPE], _faults(error)
-    status, headers = _head(error)
-    return status, *_response(status, error.code, error.message, error.hint, *headers.items())
-
-
-def _head(error: RequestError) -> tuple[int, dict[str, str]]:
     if isinstance(error, Refused):
-        if error.retry_after is None:
-            return error.status, {}
-        return error.status, {"retry-after": str(max(1, math.ceil(error.retry_after)))}
+        seconds = None if error.retry_after is None else max(1, math.ceil(error.retry_after))
+        return _response(error.status, error.code, error.message, error.hint, seconds)
     if isinstance(error, InvalidToken):
+        status = 403 if error.code == "wrong_shard" else 401
         shown = "Bearer" if error.code == "missing_token" else 'Bearer error="invalid_token"'
-        return 403 if error.code == "wrong_shard" else 401, {"www-authenticate": shown}
-    return 400, {}
+        return _response(status, error.code, error.message, error.hint, None, shown)
+    return _response(400, error.code, error.message, error.hint)
 
 
 @lru_cache(maxsize=256)
 def _response(
-    status: int, code: str, detail: str, hint: str, *headers: tuple[str, str]
-) -> tuple[list[tuple[bytes, bytes]], bytes]:
-    """Headers and body; kept, since under an attack most refusals say the same."""
-    pairs = [_CONTENT_TYPE, *((name.encode(), value.encode()) for name, value in headers)]
-    return pairs, msgspec.json.encode(problem(status, code, detail, hint))
+    status: int, code: str, detail: str, hint: str, retry_after: int | None = None, authenticate: str = ""
+) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    """Kept, since under an attack most refusals say the same. retry_after: whole seconds."""
+    headers = [_CONTENT_TYPE]
+    if retry_after is not None:
+        headers.append((b"retry-after", str(retry_after).encode()))
+    if authenticate:
+        headers.append((b"www-authenticate", authenticate.encode()))
+    return status, headers, msgspec.json.encode(problem(status, code, detail, hint))
 
 
 def _faults(error: InvalidEvents) -> bytes:

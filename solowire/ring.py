@@ -11,6 +11,7 @@ Source: Karger et al., "Consistent hashing and random trees" (STOC 1997); BLAKE2
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_right
 from collections.abc import Iterable
 from hashlib import blake2b
@@ -18,8 +19,8 @@ from hashlib import blake2b
 POINTS_PER_SHARD = 1024
 
 
-def _place(text: str) -> int:
-    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big")
+def _place(name: bytes) -> int:
+    return int.from_bytes(blake2b(name, digest_size=8).digest(), "big")
 
 
 class Ring:
@@ -29,13 +30,13 @@ class Ring:
 
     def __init__(self, shards: Iterable[int] = ()) -> None:
         self.shards = frozenset(shards)
-        points = sorted((_place(f"shard:{s}:{i}"), s) for s in self.shards for i in range(POINTS_PER_SHARD))
-        self._places = [place for place, _ in points]
+        points = sorted((_place(b"shard:%d:%d" % (s, i)), s) for s in self.shards for i in range(POINTS_PER_SHARD))
+        self._places = array("Q", (place for place, _ in points))  # side by side in memory: a search is a few looks
         self._owners = [owner for _, owner in points]
 
     def owner(self, user: str) -> int | None:
         """The shard that owns `user`; None while there is no shard. O(log points)."""
         if not self._owners:
             return None
-        at = bisect_right(self._places, _place(f"user:{user}"))
+        at = bisect_right(self._places, _place(b"user:" + user.encode()))
         return self._owners[at if at < len(self._owners) else 0]

@@ -7,6 +7,7 @@ connection is open, by `gone` after that. Each refusal and each administrator's 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import parse_qs
@@ -32,6 +33,10 @@ from workers.tcp_sockets import Handshake, TcpSockets
 log = structlog.get_logger("solowire.shard")
 
 DEFAULT_WRONG_TOKENS = Rate(1.0, 20.0)
+_TICKET_ALONE = re.compile(rb"ticket=([A-Za-z0-9._=-]+)")
+"""The whole query of a URL as gateways make them, in which nothing is to be decoded."""
+_END = (b"connection", b"close")
+"""With a refusal, so that its connection takes none of the places for handshakes (`serving.HANDSHAKES`) any more."""
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -67,33 +72,36 @@ class App:
         self._metrics = metrics
         self._changed = changed
         self._handlers: set[asyncio.Task[Any]] = set()
-        self._refusals = Refusals(log, asyncio.get_running_loop().call_later)
+        self._loop = asyncio.get_running_loop()
+        self._refusals = Refusals(log, self._loop.call_later)
 
     async def finish(self, seconds: float) -> None:
         """Waits until all connections that are being closed have ended."""
         if self._handlers:
             await asyncio.wait(self._handlers, timeout=seconds)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "websocket":
-            await self._websocket(scope, receive, send)
-        elif scope["type"] == "http":
-            await self._http(scope, receive, send)
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        # No coroutine of its own, which each connection would keep for as long as it lives.
+        return self._websocket(scope, receive, send) if scope["type"] == "websocket" else self._http(scope, send)
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()  # websocket.connect
-        shard, now = self._shard, asyncio.get_running_loop().time
+        shard, now = self._shard, self._loop.time
         host, port = scope["client"][0], int(scope["client"][1])
         try:
             if scope["path"] != "/ws":
                 raise Refused(404, "not_found", "a shard serves its WebSocket at /ws", "")
             codec, subprotocol = choose(scope["subprotocols"])
-            await self._alone(host, port)
+            try:
+                await self._sockets.alone(host, port)
+            except TimeoutError:
+                raise _lost() from None
             admitted = shard.admit(_ticket(scope), now())
             handshake = self._reserve(admitted, host, port)
         except RequestError as error:
             shard.totals["refused"] += 1
-            self._changed()
+            if shard.asks:  # Whoever has to end for it says so itself, when it has gone: nothing else is due by it.
+                self._changed()
             self._refuse(scope, send, error, now())
             return
         headers = [(b"x-solowire-shard", str(shard.index).encode())]
@@ -147,17 +155,11 @@ class App:
             raise _lost()
         return handshake
 
-    async def _alone(self, host: str, port: int) -> None:
-        try:
-            await self._sockets.alone(host, port)
-        except TimeoutError:
-            raise _lost() from None
-
     def _received(self, connection: Connection, message: str | bytes) -> None:
-        self._shard.receive(connection, message, asyncio.get_running_loop().time())
+        self._shard.receive(connection, message, self._loop.time())
 
     def _took(self, connection: Connection) -> None:
-        self._shard.delivery.took(connection, asyncio.get_running_loop().time())
+        self._shard.delivery.took(connection, self._loop.time())
 
     def _refuse(self, scope: Scope, send: Send, error: RequestError, now: float) -> None:
         """Answers the handshake with an HTTP status: nothing was accepted. The two sends go out in their order."""
@@ -167,7 +169,7 @@ class App:
         self._audit("refused", action="connect", code=error.code, **who)
         self._refusals.count(error)
         status, headers, body = response_of(error)
-        send({"type": "websocket.http.response.start", "status": status, "headers": headers})
+        send({"type": "websocket.http.response.start", "status": status, "headers": [*headers, _END]})
         send({"type": "websocket.http.response.body", "body": body})
 
     def _told(self, error: RequestError, scope: Scope, now: float) -> RequestError:
@@ -179,7 +181,7 @@ class App:
             return error
         return self._wrong_tokens.shown(_peer(scope), now) or error
 
-    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _http(self, scope: Scope, send: Send) -> None:
         match scope["path"]:
             case "/healthz":
                 await _answer(send, 200, {"status": "ok"})
@@ -203,7 +205,7 @@ class App:
 
         Raises InvalidToken, Refused.
         """
-        shard, now = self._shard, asyncio.get_running_loop().time()
+        shard, now = self._shard, self._loop.time()
         self._need_admin(scope, now)
         user = scope["path"].removeprefix("/stats").removeprefix("/users/")
         if user:
@@ -252,8 +254,10 @@ def _ticket(scope: Scope) -> str:
     ticket = _header(scope, b"x-solowire-ticket")
     if not ticket:
         # The URL of /v1/connect carries the ticket; one who appends it again, with whatever sign, means the same.
-        query = scope["query_string"].decode("latin-1").replace("?", "&")
-        ticket = parse_qs(query).get("ticket", [""])[0]
+        query: bytes = scope["query_string"]
+        if alone := _TICKET_ALONE.fullmatch(query):
+            return alone[1].decode("ascii")
+        ticket = parse_qs(query.decode("latin-1").replace("?", "&")).get("ticket", [""])[0]
     if not ticket:
         raise InvalidToken("there is no ticket", code="missing_ticket", hint="ask /v1/connect for one")
     return ticket

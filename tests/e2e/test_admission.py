@@ -192,6 +192,23 @@ async def test_tickets_that_prove_nothing(system: System) -> None:
         assert (await session.ask("welcome", type="hello"))["user"] == user
 
 
+async def test_a_refused_handshake_ends_its_connection(system: System) -> None:
+    """The shard closes it behind its answer, whatever the client does: who was refused takes nobody's place."""
+    host, port = "127.0.0.1", system.port + 1
+    reader, writer = await asyncio.open_connection(host, port)
+    writer.write(
+        b"GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    )
+    async with asyncio.timeout(ANSWER_SECONDS):
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    writer.close()
+    assert head.startswith(b"HTTP/1.1 401 ")
+    [how] = [line for line in head.lower().splitlines() if line.startswith(b"connection:")]
+    assert how.endswith(b"close")  # else it was cut for sending nothing more
+    assert msgspec.json.decode(body)["code"] == "missing_ticket"
+
+
 async def test_a_shard_serves_its_socket_at_one_path(system: System) -> None:
     """A ticket opens /ws and nothing else, on shard and gateway alike."""
     negotiated = await system.negotiate(system.token("paths"))

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jwt.algorithms import HMACAlgorithm
 
 from solowire.access import ROLES, Identity
 from solowire.errors import InvalidToken
@@ -134,6 +135,29 @@ def test_rs256_confusion() -> None:
     refused(jwt.encode(claims, SECRET * 2, "HS512"))
 
 
+def test_the_secret_is_judged_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it is a secret at all is asked with the first token, and not with each."""
+    asked = []
+    judge = HMACAlgorithm.prepare_key
+    monkeypatch.setattr(HMACAlgorithm, "prepare_key", lambda self, key: asked.append(key) or judge(self, key))
+    tokens = Tokens(SECRET, ROLES)
+    for user in ("ann", "ben"):
+        assert tokens.identify(by_hand({"alg": "HS256"}, {"sub": user, "exp": NOW + 60}), NOW).user == user
+    assert asked == [SECRET.encode()]
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [json.dumps({"kty": "oct", "k": "x" * 32}), "-----BEGIN PUBLIC KEY-----\nMFkw\n-----END PUBLIC KEY-----\n"],
+)
+def test_a_secret_that_is_none(secret: str) -> None:
+    """What PyJWT takes for a key of another kind proves nothing, the second time as little as the first."""
+    tokens = Tokens(secret, ROLES)
+    for _ in range(2):
+        with pytest.raises(InvalidToken):
+            tokens.identify(by_hand({"alg": "HS256"}, {"sub": "ann", "exp": NOW + 60}, secret.encode()), NOW)
+
+
 @pytest.mark.parametrize(
     "claims", [{"type": "refresh"}, {"type": "password_reset"}, {"type": ""}, {"type": "Access"}, {"temp": True}]
 )
@@ -183,12 +207,19 @@ def test_a_token_that_is_not_valid_yet() -> None:
         {"scopes": ["a.org"]},
         {"scopes": {"zones": "a.org"}},
         {"temp": "no"},
+        {"jti": 7},
     ],
 )
 def test_claims_that_are_not_what_they_should_be(claims: dict[str, Any]) -> None:
     """A claim of the wrong kind, or with half a character, refuses the token: it is not read as if it weren't there."""
     token = signed(**claims) if claims.get("sub") != 7 else by_hand({"alg": "HS256"}, {"sub": 7, "exp": NOW + 60})
     assert response_of(refused(token))[0] == 401
+
+
+@pytest.mark.parametrize("value", [float("nan"), "\ud800", [[[1e300]]], 2**70], ids=ascii)
+def test_a_claim_that_is_none_of_ours(value: object) -> None:
+    """Whatever else an application writes into its tokens, with whatever Python's JSON writes, is left alone."""
+    assert TOKENS.identify(signed(other=value), NOW) == TOKENS.identify(signed(), NOW)
 
 
 @pytest.mark.parametrize("name", ["Zones", "zonez", "ZONE", " zone", "", "x" * 1000])

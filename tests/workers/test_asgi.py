@@ -46,7 +46,11 @@ class Site:
         # A shard's clock is the loop's.
         self.bench.shard.set_clock(WALL + self.bench.now - asyncio.get_running_loop().time(), self.bench.now)
         self.sockets = Handshakes()
-        self.app = App(self.bench.shard, self.sockets, TOKENS, bytes, lambda: None, audit=self._note, **options)  # type: ignore[arg-type]
+        self.changes = 0
+        self.app = App(self.bench.shard, self.sockets, TOKENS, bytes, self._change, audit=self._note, **options)  # type: ignore[arg-type]
+
+    def _change(self) -> None:
+        self.changes += 1
 
     def _note(self, event: str, **fields: Any) -> None:
         self.lines.append({"event": event, **fields})
@@ -61,11 +65,15 @@ class Site:
         headers = [(b"x-solowire-ticket", ticket.encode())]
         return await self._ask("websocket", "/ws", headers)
 
+    async def handshake_by(self, query: str) -> tuple[int, str]:
+        """As a client without headers of its own does it."""
+        return await self._ask("websocket", "/ws", [], query)
+
     async def get(self, path: str, token: str, *headers: tuple[bytes, bytes]) -> tuple[int, str]:
         """Status, and the code of a refusal or ""."""
         return await self._ask("http", path, [(b"authorization", f"Bearer {token}".encode()), *headers])
 
-    async def _ask(self, type: str, path: str, headers: list[tuple[bytes, bytes]]) -> tuple[int, str]:
+    async def _ask(self, type: str, path: str, headers: list[tuple[bytes, bytes]], query: str = "") -> tuple[int, str]:
         sent: list[dict[str, Any]] = []
 
         async def receive() -> dict[str, Any]:
@@ -77,7 +85,7 @@ class Site:
             done.set_result(None)
             return done
 
-        scope = {"type": type, "path": path, "headers": headers, "query_string": b"", "subprotocols": []}
+        scope = {"type": type, "path": path, "headers": headers, "query_string": query.encode(), "subprotocols": []}
         await self.app({**scope, "client": (PEER, 1)}, receive, send)
         body = msgspec.json.decode(sent[1]["body"])
         return sent[0]["status"], body.get("code", "")
@@ -90,6 +98,38 @@ async def test_who_shows_a_good_ticket_is_refused_by_name() -> None:
     assert await site.handshake(site.ticket("ann")) == (503, "over_limit")
     who = {"user": "ann", "role": "viewer", "address": "192.0.2.7"}
     assert site.lines == [{"event": "refused", "action": "connect", "code": "over_limit", **who}]
+
+
+@pytest.mark.parametrize(
+    "query", ["ticket={}", "a=1&ticket={}", "ticket={}&a=1", "ticket={}?ticket={}", "ticket=&ticket={}", "encoded"]
+)
+async def test_a_ticket_in_the_url(query: str) -> None:
+    """Alone, as gateways write it, or beside whatever else stands there, it is the same ticket."""
+    site = Site()
+    site.bench.lease(spare=0)
+    ticket = site.ticket("ann")
+    encoded = "ticket=" + ticket.replace(".", "%2E")
+    asked = encoded if query == "encoded" else query.format(ticket, ticket)
+    assert await site.handshake_by(asked) == (503, "over_limit")
+    assert [line["user"] for line in site.lines] == ["ann"]
+
+
+async def test_a_refusal_for_want_of_a_slot_is_told_to_the_router_at_once() -> None:
+    """The first under a lease has the router asked; those after it, of which it hears anyway, cost nothing."""
+    site = Site()
+    site.bench.lease(spare=0)
+    site.bench.shard.slots(site.bench.now, beat=True)
+    for user in ("ann", "ben", "cid"):
+        assert await site.handshake(site.ticket(user)) == (503, "over_limit")
+        if site.changes:
+            site.bench.shard.slots(site.bench.now)  # as it is sent then
+    assert site.changes == 1
+
+
+@pytest.mark.parametrize("query", ["", "ticket=", "ticket", "tickets=x", "a=ticket=x"])
+async def test_no_ticket_in_the_url(query: str) -> None:
+    """A query that has none is told so."""
+    assert await Site().handshake_by(query) == (401, "missing_ticket")
 
 
 async def test_a_ticket_that_proves_nothing_is_refused_by_its_address() -> None:

@@ -75,6 +75,8 @@ class MemoryPeers:
 class TcpPeers:
     """Granian with the shard's own ASGI application, a host in the shard's place, and a real client for each socket."""
 
+    asks = False
+
     def __init__(self) -> None:
         self.sockets: TcpSockets = TcpSockets()
         self.index = 0
