@@ -163,6 +163,9 @@ class Publisher:
         self._selector = selectors.DefaultSelector()
         self._free_since = 0.0
         self._faults: list[str] = []
+        self._sent: dict[int, float] = {}
+        self.took: list[float] = []
+        """Seconds of each request of the last run, from when it left to when its answer was read."""
 
     def run(
         self, count: int, batch: int, per_second: float, about: Callable[[int], About] | None = None
@@ -170,7 +173,7 @@ class Publisher:
         """Publishes `count` events. Returns the 99th percentile of its own lateness in ms, and faults."""
         if about and about(0).key is not None and len(self._wires) > 1:
             raise BenchError("events with keys need one wire: the order of several is nobody's promise")
-        self._faults = []
+        self._faults, self.took = [], []
         late: list[float] = []
         numbers: dict[int, int] = defaultdict(int)
         start, start_ns = time.monotonic(), time.time_ns()
@@ -188,6 +191,7 @@ class Publisher:
                 stream = wire if addressed is None or addressed.key is None else addressed.key
                 events.append(event(stream, numbers[stream], sent_ns, addressed, self._size))
                 numbers[stream] += 1
+            self._sent[wire] = time.monotonic()
             self._wires[wire].send(events)
             self._selector.register(self._wires[wire].sock, selectors.EVENT_READ, wire)
         while len(self._free) < len(self._wires):
@@ -214,6 +218,7 @@ class Publisher:
                     continue
             except Refused as refused:
                 self._faults.append(f"a publish request was refused with {refused}")
+            self.took.append(time.monotonic() - self._sent[wire])
             self._selector.unregister(self._wires[wire].sock)
             self._free.append(wire)
 

@@ -92,6 +92,17 @@ def test_waiting_for_the_server_is_not_lateness() -> None:
     assert late_ms < 300  # five answers took 2 s
 
 
+def test_each_request_is_timed() -> None:
+    """From when it left to when its answer was read, of the last run alone."""
+    with answering([OK] * 3, delay_s=0.1) as (port, _):
+        publisher = Publisher([Http(port)])
+        publisher.run(1, 1, 1000.0)
+        publisher.run(4, 2, float("inf"))
+        publisher.close()
+    assert len(publisher.took) == 2
+    assert all(0.1 <= took < 5 for took in publisher.took)
+
+
 def test_waiting_for_several_answers_is_not_lateness() -> None:
     """A server that lets all wires wait and then answers them at once has caused all that was held up by it."""
     ours, theirs = socket.socketpair()
