@@ -12,7 +12,8 @@ import subprocess
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -113,9 +114,19 @@ class Server(ABC):
             end(self.process)
         shutil.rmtree(self.data, ignore_errors=True)
 
-    def connect(self, receiver: Receiver, users: int, first: int = 0) -> list[Opened]:
-        """So many users from the `first` on, each with its connections, all of whom get every event."""
-        return [receiver.open([plan for user in range(first, first + users) for plan in self.plan(user)])]
+    def connect(
+        self, receiver: Receiver, users: int, first: int = 0, *, slow: Callable[[int], bool] | None = None
+    ) -> list[Opened]:
+        """So many users from the `first` on, each with its connections, all of whom get every event.
+
+        slow: asked with the number of the user.
+        """
+        plans = [
+            replace(plan, slow=slow is not None and slow(user))
+            for user in range(first, first + users)
+            for plan in self.plan(user)
+        ]
+        return [receiver.open(plans)]
 
     # ------------------------------------------------------------ what it takes
 

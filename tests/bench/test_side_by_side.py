@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+from typing import cast
 
-from bench.cases.side_by_side import (
+import pytest
+
+from bench import peers
+from bench.__main__ import RunCase
+from bench.cases import side_by_side, side_by_side_users
+from bench.cases.sides import (
     AHEAD,
     AHEAD_AT_ONCE,
     AHEAD_MERGED,
     OURS_AT_ONCE,
     OURS_MERGED,
-    _connect,
     compare,
+    connect,
     hold_lead,
 )
-from bench.measure import Round
+from bench.load import Wire
+from bench.measure import Length, Round
+from bench.receiver import Opened, Plan, Receiver
 from bench.report import Case, markdown
+from bench.server import Server
 from bench.solowire_system import Solowire
 
 RATE = "deliveries per CPU-second"
@@ -44,9 +53,9 @@ def test_the_lead_is_taken_round_by_round() -> None:
 def test_a_second_row_of_ours_has_a_target_of_its_own() -> None:
     """Each lead is held by itself, and one whose row is missing is told as left out, beside the other."""
     case = compared({OURS_MERGED: rounds(20.0), "NATS": rounds(50.0)}, 1)
-    hold_lead(case, "NATS × 100", at_most=1 / 3)
-    hold_lead(case, "NATS × 100", AHEAD_MERGED, at_most=0.5)
-    hold_lead(case, "NATS × 100", AHEAD_AT_ONCE, at_most=0.5)
+    hold_lead(case, "NATS", " × 100", at_most=1 / 3)
+    hold_lead(case, "NATS", " × 100", AHEAD_MERGED, at_most=0.5)
+    hold_lead(case, "NATS", " × 100", AHEAD_AT_ONCE, at_most=0.5)
     assert [(target.found, target.met) for target in case.targets] == [
         ("1.60", False),
         ("0.40", True),
@@ -57,17 +66,28 @@ def test_a_second_row_of_ours_has_a_target_of_its_own() -> None:
 def test_a_round_too_few_is_a_fault() -> None:
     """A peer that failed in its third round has no valid row, and no target counts as met by it."""
     case = compared({"NATS": rounds(10.0, 10.0)}, 3)
-    hold_lead(case, "NATS × 100", at_least=2.0)
+    hold_lead(case, "NATS", " × 100", at_least=2.0)
     assert case.void
     assert case.rows[1].faults == ["it failed after 2 of 3 rounds"]
     assert [target.met for target in case.targets] == [None]
 
 
+def test_a_void_row_of_ours_voids_what_is_compared_with_it() -> None:
+    """A lead over a valid row says nothing if it is the lead of a round that does not count; the other lead stands."""
+    ours = [Round({RATE: 80.0}, ["an event was lost"])]
+    found = {Solowire.name: ours, OURS_AT_ONCE: rounds(40.0), "NATS": rounds(10.0)}
+    case = Case("peers", "about")
+    compare(case, found, RATE, [RATE], " × 100", 1)
+    hold_lead(case, "NATS", " × 100", at_least=2.0)
+    hold_lead(case, "NATS", " × 100", AHEAD_AT_ONCE, at_least=2.0)
+    assert [target.met for target in case.targets] == [None, True]
+
+
 def test_a_peer_that_is_left_out_keeps_its_target() -> None:
     """The page says that nothing was measured for it, instead of saying nothing."""
     case = compared({"NATS": []}, 2)
-    hold_lead(case, "NATS × 100", at_least=2.0)
-    hold_lead(case, "NATS × 100", at_most=1 / 3)
+    hold_lead(case, "NATS", " × 100", at_least=2.0)
+    hold_lead(case, "NATS", " × 100", at_most=1 / 3)
     assert [target.met for target in case.targets] == [None, None]
     page = markdown([case], {})
     assert f"| peers, NATS × 100: {AHEAD} | ≥ 2.00 | left out: its case says why | void |" in page
@@ -83,7 +103,56 @@ def test_a_peer_that_needs_too_many_sockets_is_left_out_with_the_reason() -> Non
     """The page says in a sentence how many it would need, and how many there may be; nothing is started."""
     case = Case("peers", "about")
     with contextlib.ExitStack() as stack:
-        assert _connect(stack, case, [Crowded], 1000) == []
+        assert connect(stack, case, [Crowded], 1000) == []
     [remark] = case.remarks
     assert remark.startswith("a crowd × 1,000 is left out: 10000000 sockets per user are 10,000,000,000 in one ")
     assert "open files at most" in remark
+
+
+class Joined(Server):
+    def command(self) -> list[str]:
+        return []
+
+    def plan(self, user: int) -> list[Plan]:
+        return [Plan(user, b""), Plan(user, b"")]
+
+    def wires(self, count: int) -> list[Wire]:
+        return []
+
+
+class Asked:
+    """Stands for a receiver, and keeps what it is to open."""
+
+    def open(self, plans: list[Plan]) -> Opened:
+        self.plans = plans
+        return Opened(True, len(plans), 0.0, [])
+
+
+def test_a_slow_user_is_slow_on_all_its_sockets() -> None:
+    """Each server's users are asked for by number, whatever its adapter."""
+    server, asked = Joined(), Asked()
+    server.connect(cast(Receiver, asked), 3, 4, slow=lambda n: n == 5)
+    server.__exit__()
+    assert [(plan.port, plan.slow) for plan in asked.plans] == [(n, n == 5) for n in (4, 4, 5, 5, 6, 6)]
+
+
+ROUNDS = {
+    side_by_side.peers_slow: ["events/s", "deliveries per CPU-second", "p99", "slow ones cut off", "PSS growth, MB"],
+    side_by_side.peers_ingest: ["events/s", "CPU per event", "request p50", "request p99"],
+    side_by_side_users.peers_storm: ["users/s", "CPU per user", "p50", "p99", "sockets per user"],
+    side_by_side_users.peers_idle: ["CPU of users, %", "CPU while idle, %", "heartbeats per user"],
+}
+
+
+@pytest.mark.parametrize("run", ROUNDS, ids=lambda run: run.__name__)
+def test_a_comparison_is_measured(run: RunCase, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without any other server there is a row of ours with all that the case shows, and nothing was lost."""
+    monkeypatch.setattr(peers, "PEERS", ())
+    monkeypatch.setattr(side_by_side, "USERS", 50)
+    monkeypatch.setattr(side_by_side_users, "STORM_USERS", 250)
+    monkeypatch.setattr(side_by_side_users, "QUICK_IDLE_S", 0.5)
+    case = run(Length(1, 0.3, 5, quick=True))
+    [line] = case.rows
+    assert set(ROUNDS[run]) <= set(line.measures)
+    assert line.measures[AHEAD].median == 1.0
+    assert not [fault for fault in line.faults if "core" not in fault], line.faults
