@@ -39,7 +39,8 @@ UNITS = {
 }
 UNITS |= dict.fromkeys(("server CPU", "shard CPU", "router CPU", "gateway CPU", "receiver CPU", "load core"), "%")
 UNITS |= dict.fromkeys((f"{role} CPU per event" for role in ("gateway", "router", "shard")), "µs")
-UNITS |= {"CPU per frame, shard": "µs", "CPU per connect": "µs", "seconds": "s"}
+UNITS |= {"CPU per frame, shard": "µs", "CPU per connect": "µs", "CPU per user": "µs", "seconds": "s"}
+UNITS |= {"request p50": "ms", "request p99": "ms"}
 UNITS |= dict.fromkeys(
     (
         "PSS per connection",

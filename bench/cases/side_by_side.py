@@ -39,6 +39,8 @@ USERS = 1000
 WIRES = 16
 """As many as the receiver can tell apart on a connection: a server is offered more than it has answered."""
 TARGET_RATE = 1000
+MOST_PER_SECOND = 200_000
+"""So that the core of publisher and receivers has room."""
 WARM_UP_EVENTS = 100
 LEAST_EVENTS = 20
 ROUND_S = 2 * SHORTEST_S
@@ -174,9 +176,13 @@ def peers_slow(length: Length) -> Case:
         f"takes several, and every {share}th user reads only {bytes_per_s / 1000:.0f} KB/s on each connection, with a "
         "receive buffer of 16 KB. Only what the others get is counted. A server that can't keep up is given as many "
         "events as it can do in the time of a round, which its slow readers may follow after all. `PSS growth` is that "
-        "of all processes since the warm-up; what the kernel holds is not in it, up to 4 MB of what a slow reader has "
-        "yet to get, so that a server meets it only after that. "
-        "Who is cut off comes again before the next round.",
+        "of all processes since the warm-up; the kernel holds up to 4 MB of what a slow reader has yet to get beside "
+        "that, and only then does a server meet it, but for Solowire, whose sockets are given less. "
+        "Solowire keeps nothing for such a reader: it reads on from the log when it can, and is told and cut off when "
+        "the log has that no more. The replaced pattern waits for it with everybody else. Socket.IO keeps all that it "
+        "has yet to get, and cuts it off when it has not answered a ping for 20 s. nchan leaves it in its shared "
+        "memory. NATS cuts it off at 64 MB, or when it has taken nothing for 10 s; Centrifugo at 1 MB. Who is cut off "
+        "comes again before the next round.",
     )
     kinds = kinds_of(case)
     rates: dict[str, float] = {}
@@ -221,7 +227,8 @@ def peers_ingest(length: Length) -> Case:
         "peers_ingest",
         f"Events of {EVENT_BYTES} bytes as fast as a server takes them, {batch} to a request where it takes several, "
         f"over {WIRES} connections with a request under way on each (one to the replaced pattern), to {users} users "
-        "who must get all of them. `events/s` are those acknowledged: by Solowire when they are on disk, by Socket.IO "
+        f"who must get all of them; {MOST_PER_SECOND:,} per second at most, since the load has no room for more: who "
+        "reaches that could take more, and `CPU per event` says how much. `events/s` are those acknowledged: by Solowire when they are on disk, by Socket.IO "
         "and the replaced pattern when they were handed to every socket, by nchan and Centrifugo when they are in "
         "memory, by NATS when they were read. CPU is that of all processes of a server until all have arrived. "
         f"Solowire runs with {' and '.join(f'`SOLOWIRE_{name}={value}`' for name, value in NO_LIMIT.items())}. "
@@ -250,13 +257,13 @@ def _ingest_round(side: Side, count: int, batch: int, users: int) -> Round:
     about = None if addressed is None else cast(Callable[[int], About], side.server.addressed)
     keyed = addressed is not None and addressed.key is not None
     seconds = 0.0
-
     with publishing(side.server, 1 if keyed else WIRES) as publisher:
+        shares = publisher.made(count, batch, about)
 
         def load() -> tuple[float, list[str]]:
             nonlocal seconds
             start = time.monotonic()
-            _, faults = publisher.run(count, batch, float("inf"), about)  # there is no schedule to be late for
+            faults = publisher.flood(shares, MOST_PER_SECOND)
             seconds = time.monotonic() - start
             return 0.0, faults
 

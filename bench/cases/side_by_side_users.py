@@ -32,7 +32,8 @@ from bench.solowire_system import Solowire
 STORM_USERS, IDLE_USERS, MEMORY_USERS = 1000, 2000, 2000
 FIRST_USERS = 10
 """What the first of them bring is not theirs."""
-SETTLE_S = 2.0
+SETTLE_S = 3.0
+"""NATS asks for the first time after 2 s."""
 GONE_S = 1.0
 QUICK_IDLE_S = 5.0
 
