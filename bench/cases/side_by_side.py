@@ -228,10 +228,11 @@ def peers_ingest(length: Length) -> Case:
         f"Events of {EVENT_BYTES} bytes as fast as a server takes them, {batch} to a request where it takes several, "
         f"over {WIRES} connections with a request under way on each (one to the replaced pattern), to {users} users "
         f"who must get all of them; {MOST_PER_SECOND:,} per second at most, since the load has no room for more: who "
-        "reaches that could take more, and `CPU per event` says how much. `events/s` are those acknowledged: by Solowire when they are on disk, by Socket.IO "
-        "and the replaced pattern when they were handed to every socket, by nchan and Centrifugo when they are in "
-        "memory, by NATS when they were read. CPU is that of all processes of a server until all have arrived. "
-        f"Solowire runs with {' and '.join(f'`SOLOWIRE_{name}={value}`' for name, value in NO_LIMIT.items())}. "
+        "reaches that could take more, and `CPU per event` says how much. `events/s` are those acknowledged: by "
+        "Solowire when they are on disk, by Socket.IO and the replaced pattern when they were handed to every socket, "
+        "by nchan and Centrifugo when they are in memory, by NATS when they were read. CPU is that of all processes of "
+        "a server until all have arrived. Solowire runs with "
+        f"{' and '.join(f'`SOLOWIRE_{name}={value}`' for name, value in NO_LIMIT.items())}. "
         f"`{AHEAD}`: how many times as many events per second it takes.",
     )
     kinds = kinds_of(case, _Unlimited)

@@ -96,8 +96,7 @@ def peers_idle(length: Length) -> Case:
         "usually does: Solowire, Socket.IO and Centrifugo every 25 s by a message, nchan every 25 s (as configured "
         "here; it has no interval of its own) and uvicorn every 20 s on each of five sockets by a ping of the "
         "WebSocket protocol, NATS every two minutes by a message. `heartbeats per user` are those that came in that "
-        "time; all are answered. The rounds follow one another on the same connections. "
-        f"`{AHEAD}`: how many times as much CPU Solowire takes while idle.",
+        "time; all are answered. The rounds follow one another on the same connections.",
     )
     kinds = kinds_of(case)
     found: dict[str, list[Round]] = {}
@@ -119,7 +118,7 @@ def peers_idle(length: Length) -> Case:
                 )
                 found.setdefault(name, []).append(one)
     columns = ["CPU of users, %", "CPU while idle, %", "heartbeats per user", "load core"]
-    compare(case, found, "CPU while idle, %", columns, f" × {users:,}", rounds)
+    compare(case, found, "", columns, f" × {users:,}", rounds)
     return case
 
 

@@ -123,8 +123,11 @@ def rounds_in_turn(
 def compare(
     case: Case, found: dict[str, list[Round]], what: str, columns: list[str], suffix: str, wanted_rounds: int
 ) -> None:
-    """A row for each. Solowire's over it: round by round, since rounds take turns. Too few rounds are a fault."""
-    leads = {lead: found.get(ours, []) for lead, ours in LEADS.items()}
+    """A row for each. Too few rounds are a fault.
+
+    what: the measure of which each has `Solowire's over it`, round by round, since rounds take turns; '': of none.
+    """
+    leads = {lead: found.get(ours, []) for lead, ours in LEADS.items() if what}
     for name, rounds in found.items():
         for lead, ours in leads.items():
             for our, its in zip(ours, rounds, strict=False):

@@ -154,5 +154,5 @@ def test_a_comparison_is_measured(run: RunCase, monkeypatch: pytest.MonkeyPatch)
     case = run(Length(1, 0.3, 5, quick=True))
     [line] = case.rows
     assert set(ROUNDS[run]) <= set(line.measures)
-    assert line.measures[AHEAD].median == 1.0
+    assert AHEAD not in line.measures or line.measures[AHEAD].median == 1.0
     assert not [fault for fault in line.faults if "core" not in fault], line.faults
