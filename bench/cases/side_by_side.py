@@ -126,8 +126,9 @@ def peers_stream(length: Length) -> Case:
                     for name, addressed in runs.items()
                 }
 
-            found = rounds_in_turn(case, sides, once, length.rounds)
-            compare(case, found, "deliveries per CPU-second", columns, _at(users, per_second), length.rounds)
+            rounds = length.rounds if per_second <= TARGET_RATE else rounds_of(length)
+            found = rounds_in_turn(case, sides, once, rounds)
+            compare(case, found, "deliveries per CPU-second", columns, _at(users, per_second), rounds)
     for peer in peers.PEERS:
         least = 20.0 if peer.name == REPLACED else 2.0
         hold_lead(case, peer.name, _at(users, TARGET_RATE), at_least=least)

@@ -87,7 +87,6 @@ def peers_storm(length: Length) -> Case:
 def peers_idle(length: Length) -> Case:
     """CPU of idle users, beside other servers."""
     users, seconds = (300, QUICK_IDLE_S) if length.quick else (IDLE_USERS, IDLE_S)
-    rounds = 1 if length.quick else 2
     case = Case(
         "peers_idle",
         f"{users:,} users who only listen, on each server, all servers up and looked at in the same {seconds:g} s. CPU "
@@ -96,7 +95,7 @@ def peers_idle(length: Length) -> Case:
         "usually does: Solowire, Socket.IO and Centrifugo every 25 s by a message, nchan every 25 s (as configured "
         "here; it has no interval of its own) and uvicorn every 20 s on each of five sockets by a ping of the "
         "WebSocket protocol, NATS every two minutes by a message. `heartbeats per user` are those that came in that "
-        "time; all are answered. The rounds follow one another on the same connections.",
+        "time; all are answered. One round.",
     )
     kinds = kinds_of(case)
     found: dict[str, list[Round]] = {}
@@ -111,14 +110,11 @@ def peers_idle(length: Length) -> Case:
 
         in_turn(case, sides, come)
         time.sleep(SETTLE_S)
-        for _ in range(rounds):
-            for name, one in _idle(sides, seconds).items():
-                one.values["CPU of users, %"] = (
-                    one.values["CPU while idle, %"] - before[name].values["CPU while idle, %"]
-                )
-                found.setdefault(name, []).append(one)
+        for name, one in _idle(sides, seconds).items():
+            one.values["CPU of users, %"] = one.values["CPU while idle, %"] - before[name].values["CPU while idle, %"]
+            found[name] = [one]
     columns = ["CPU of users, %", "CPU while idle, %", "heartbeats per user", "load core"]
-    compare(case, found, "", columns, f" × {users:,}", rounds)
+    compare(case, found, "", columns, f" × {users:,}", 1)
     return case
 
 
