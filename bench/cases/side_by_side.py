@@ -42,6 +42,8 @@ TARGET_RATE = 1000
 MOST_PER_SECOND = 200_000
 """So that the core of publisher and receivers has room."""
 WARM_UP_EVENTS = 100
+FLOOD_TIMEOUT_S = 15.0
+"""For what was acknowledged to arrive."""
 LEAST_EVENTS = 20
 ROUND_S = 2 * SHORTEST_S
 """Long enough for the kernel to say how busy the load's core was."""
@@ -180,10 +182,11 @@ def peers_slow(length: Length) -> Case:
         "of all processes since the warm-up; the kernel holds up to 4 MB of what a slow reader has yet to get beside "
         "that, and only then does a server meet it, but for Solowire, whose sockets are given less. "
         "Solowire keeps nothing for such a reader: it reads on from the log when it can, and is told and cut off when "
-        "the log has that no more. The replaced pattern waits for it with everybody else. Socket.IO keeps all that it "
-        "has yet to get, and cuts it off when it has not answered a ping for 20 s. nchan leaves it in its shared "
-        "memory. NATS cuts it off at 64 MB, or when it has taken nothing for 10 s; Centrifugo at 1 MB. Who is cut off "
-        "comes again before the next round.",
+        "the log has that no more; what grows is the log, as much as without slow readers (see `slow`). The replaced "
+        "pattern waits for it with everybody else. Socket.IO keeps all that it has yet to get, and cuts it off when it "
+        "has not answered a ping for 20 s. nchan leaves it in its shared memory, and cuts it off when nothing could be "
+        "written for 60 s. NATS cuts it off at 64 MB, or when a write has waited for 10 s; Centrifugo at 1 MB. Who is "
+        "cut off comes again before the next round.",
     )
     kinds = kinds_of(case)
     rates: dict[str, float] = {}
@@ -231,8 +234,9 @@ def peers_ingest(length: Length) -> Case:
         f"who must get all of them; {MOST_PER_SECOND:,} per second at most, since the load has no room for more: who "
         "reaches that could take more, and `CPU per event` says how much. `events/s` are those acknowledged: by "
         "Solowire when they are on disk, by Socket.IO and the replaced pattern when they were handed to every socket, "
-        "by nchan and Centrifugo when they are in memory, by NATS when they were read. CPU is that of all processes of "
-        "a server until all have arrived. Solowire runs with "
+        "by nchan and Centrifugo when they are in memory, by NATS when they were read. nchan holds 10,000 messages, as "
+        "it is set up here: a user who is further behind loses some, and its row is void. CPU is that of all processes "
+        "of a server until all have arrived. Solowire runs with "
         f"{' and '.join(f'`SOLOWIRE_{name}={value}`' for name, value in NO_LIMIT.items())}. "
         f"`{AHEAD}`: how many times as many events per second it takes.",
     )
@@ -269,7 +273,7 @@ def _ingest_round(side: Side, count: int, batch: int, users: int) -> Round:
             seconds = time.monotonic() - start
             return 0.0, faults
 
-        one = measure(side.server, side.receiver, count, count * users, 0 if keyed else count, load)
+        one = measure(side.server, side.receiver, count, count * users, 0 if keyed else count, load, FLOOD_TIMEOUT_S)
         took = percentiles(histogram([(int(s * 1e6), 1) for s in publisher.took]))
     one.values |= {"events/s": count / seconds, "request p50": took["p50"], "request p99": took["p99"]}
     return one

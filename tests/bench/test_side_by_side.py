@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from typing import cast
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any, ClassVar, cast
 
 import pytest
 
 from bench import peers
 from bench.__main__ import RunCase
-from bench.cases import side_by_side, side_by_side_users
+from bench.cases import side_by_side, side_by_side_users, sides
 from bench.cases.sides import (
     AHEAD,
     AHEAD_AT_ONCE,
@@ -21,6 +23,7 @@ from bench.cases.sides import (
     hold_lead,
 )
 from bench.load import Wire
+from bench.machine import Memory
 from bench.measure import Length, Round
 from bench.receiver import Opened, Plan, Receiver
 from bench.report import Case, markdown
@@ -136,7 +139,96 @@ def test_a_slow_user_is_slow_on_all_its_sockets() -> None:
     assert [(plan.port, plan.slow) for plan in asked.plans] == [(n, n == 5) for n in (4, 4, 5, 5, 6, 6)]
 
 
-ROUNDS = {
+class Paced:
+    """Stands for a load by the clock, and keeps what it was asked for."""
+
+    asked: ClassVar[list[tuple[float, ...]]] = []
+
+    def __init__(self, per_second: float, *_: object) -> None:
+        self.per_second = per_second
+
+    def events(self, _: object, __: object, ___: object, count: int) -> Round:
+        self.asked.append((count,))
+        return Round({"CPU per event": 2000.0})
+
+    def run(self, _: object, __: object, ___: object, seconds: float, rate: float) -> Round:
+        self.asked.append((self.per_second, seconds, rate))
+        return Round({"CPU per event": 500.0})
+
+
+class Stalled(Joined):
+    """A server that has cut off the slow ones, with a receiver that says so."""
+
+    cut = 200
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.came: list[tuple[int, int]] = []
+
+    def connect(self, receiver: Receiver, users: int, first: int = 0, **_: object) -> list[Opened]:
+        self.came.append((users, first))
+        return []
+
+    def memory(self) -> Memory:
+        return Memory(10**6 * len(self.came), 0, 0)
+
+    def counts(self) -> Any:
+        return SimpleNamespace(slow=200 - self.cut)
+
+
+@pytest.fixture
+def stalled(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stalled]:
+    """One server, which stands for Solowire, and no real load."""
+    server = Stalled()
+    side = sides.Side(Solowire.name, server, cast(Receiver, server))
+    monkeypatch.setattr(peers, "PEERS", ())
+    monkeypatch.setattr(side_by_side, "connect", lambda *_, **__: [side])
+    monkeypatch.setattr(side_by_side, "publishing", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(side_by_side, "Stream", Paced)
+    monkeypatch.setattr(side_by_side, "SERVER_CORES", frozenset([0]))
+    monkeypatch.setattr(Paced, "asked", [])
+    yield server
+    server.__exit__()
+
+
+def test_a_server_is_given_what_it_can_do(stalled: Stalled) -> None:
+    """The first round knows nothing; those after it are as long as asked for at the rate that the last one showed."""
+    side = sides.Side("a server", stalled, cast(Receiver, stalled))
+    rates: dict[str, float] = {}
+    for per_second in (100, 1000, 5000):
+        side_by_side._stream_round(side, "a server", stalled.addressed, per_second, 10, 3.0, rates)
+    assert Paced.asked == [(100,), (1000, 3.0, 500.0), (5000, 3.0, 2000.0)]
+
+
+def test_who_is_cut_off_comes_again(stalled: Stalled, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each round has slow readers anew and says how many were cut off, and how memory has grown since the warm-up."""
+    kept: dict[str, list[Round]] = {}
+    monkeypatch.setattr(side_by_side, "compare", lambda _, found, *__: kept.update(found))
+    side_by_side.peers_slow(Length(2, 0.1, 1, quick=True))
+    assert stalled.came == [(200, 1000), (200, 1200), (200, 1400)]
+    values = [(one.values["slow ones cut off"], one.values["PSS growth, MB"]) for one in kept[Solowire.name]]
+    assert values == [(200.0, 1.0), (200.0, 2.0)]
+
+
+def test_a_round_of_single_events_is_long_enough_to_be_judged(
+    stalled: Stalled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At least twenty events, and as many as a server does in a second, so that a full core can be seen."""
+    asked: list[int] = []
+
+    def one(*arguments: Any) -> Round:
+        asked.append(arguments[3])
+        return Round({"events/s": 70.0, "deliveries per CPU-second": 1.0})
+
+    monkeypatch.setattr(side_by_side, "single_round", one)
+    monkeypatch.setattr(side_by_side, "Floor", lambda _: contextlib.nullcontext(SimpleNamespace(run=lambda *_: 1.0)))
+    monkeypatch.setattr(stalled, "wires", lambda _: [SimpleNamespace(close=lambda: None)])
+    monkeypatch.setattr(stalled, "last_frame", lambda: b"", raising=False)
+    side_by_side.peers_single(Length(1, 0.1, 1, quick=True))
+    assert asked == [20, 70] * 2
+
+
+ROUNDS: dict[RunCase, list[str]] = {
     side_by_side.peers_slow: ["events/s", "deliveries per CPU-second", "p99", "slow ones cut off", "PSS growth, MB"],
     side_by_side.peers_ingest: ["events/s", "CPU per event", "request p50", "request p99"],
     side_by_side_users.peers_storm: ["users/s", "CPU per user", "p50", "p99", "sockets per user"],
