@@ -42,6 +42,7 @@ CASES: dict[str, RunCase] = {
     "peers_memory": side_by_side_users.peers_memory,
     "peers_storm": side_by_side_users.peers_storm,
     "peers_idle": side_by_side_users.peers_idle,
+    "peers_users": side_by_side.peers_users,
     "peers_slow": side_by_side.peers_slow,
     "peers_ingest": side_by_side.peers_ingest,
 }

@@ -149,6 +149,12 @@ def event(stream: int, number: int, sent_ns: int, about: About | None = None, si
     return head + middle + pad[:room].ljust(room, b"x") + b'"}}'
 
 
+def stream_of(published: bytes) -> int:
+    """The stream of an event, as its token says; of one user's own events, the user."""
+    at = published.index(b"~") + 1
+    return int(published[at : at + 4], 16)
+
+
 assert len(event(0, 0, 0)) == EVENT_BYTES
 assert len(token(0, 0, 0)) == TOKEN_CHARACTERS
 

@@ -53,10 +53,9 @@ them.
 The cases whose names begin with `peers` show what a user would take instead, with its usual production settings, under
 the same load. The others have no counterpart there: `journal`, `router`, `shards` and `codecs` look at parts and forms
 that only Solowire has, or that each server has in a way of its own; in `feeds` each user chooses by an event's fields
-what it gets, which the others leave to the publisher; in `users` an event is for one user, which they do by a channel
-for each; in `resume` and `failover` what was missed is made up for, and as they are set up here the others keep no
-log to do that from, or only a history that the client has to ask for; `idle_latency` is one client, whom `peers_single`
-has a hundred of.
+what it gets, which the others leave to the publisher; in `resume` and `failover` what was missed is made up for, and as
+they are set up here the others keep no log to do that from, or only a history that the client has to ask for;
+`idle_latency` is one client, whom `peers_single` has a hundred of.
 
 ## Targets"""
 """Of docs/performance.md; other pages bring their own."""

@@ -33,6 +33,7 @@ from bench.machine import SERVER_CORES
 from bench.measure import SHORTEST_S, Length, Round, Stream, measure, publishing
 from bench.receiver import histogram, percentiles
 from bench.report import Case
+from bench.server import Server
 from bench.solowire_system import Solowire
 
 USERS = 1000
@@ -164,6 +165,41 @@ def _stream_round(
             one = load.events(side.server, side.receiver, publisher, WARM_UP_EVENTS)
     rates[name] = len(SERVER_CORES) * 1e6 / one.values["CPU per event"]
     return one
+
+
+def peers_users(length: Length) -> Case:
+    """A thousand users, each with events of its own, beside other servers."""
+    rounds = rounds_of(length)
+    case = Case(
+        "peers_users",
+        f"{USERS:,} users, {TARGET_RATE:,} events of {EVENT_BYTES} bytes per second, each for one user alone, ten to a "
+        "request where a server takes several, over one connection, since the order of a user's events is checked. "
+        "With Solowire an event names its user; with Socket.IO each has a room, with nchan and Centrifugo a channel, "
+        "with NATS a subject, and in the replaced pattern an entry in a dictionary. Nothing can be shared: every "
+        "delivery is a frame. Solowire gathers events for up to 100 ms. "
+        f"`{AHEAD}`: how many times as much CPU an event costs Solowire.",
+    )
+    kinds = [_own(kind) for kind in kinds_of(case)]
+    rates: dict[str, float] = {}
+    with ExitStack() as stack:
+        sides = connect(stack, case, kinds, USERS)
+
+        def once(side: Side) -> dict[str, Round]:
+            def addressed(n: int) -> About:
+                return side.server.addressed_to(n % USERS)
+
+            seconds = min(length.seconds, 2.0)
+            return {side.name: _stream_round(side, side.name, addressed, TARGET_RATE, 1, seconds, rates)}
+
+        found = rounds_in_turn(case, sides, once, rounds)
+    columns = ["events/s", "CPU per event", "p50", "p99", "frames per event", "bytes per delivery"]
+    columns += ["server CPU", "load core"]
+    compare(case, found, "CPU per event", columns, f" × {USERS:,}", rounds)
+    return case
+
+
+def _own(kind: type[Server]) -> type[Server]:
+    return type(kind.__name__, (kind,), {"own": True})
 
 
 # ---------------------------------------------------------------- slow readers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from bench.load import Http, Refused, Wire
 from bench.peers.go import build, place
@@ -12,14 +12,18 @@ from bench.receiver import Plan, Style, client_frame, upgrade
 from bench.server import Server
 
 VERSION = "v6.9.1"
-GREETING = b'{"id":1,"connect":{}}\n{"id":2,"subscribe":{"channel":"bench"}}'
+GREETING = b'{"id":1,"connect":{}}\n{"id":2,"subscribe":{"channel":"%s"}}'
 
 
 class _Commands(Http):
-    """A batch is one request of many `publish` commands."""
+    """A batch is one request of many `publish` commands. channel: which one an event goes to."""
+
+    def __init__(self, port: int, channel: Callable[[bytes], bytes]) -> None:
+        super().__init__(port, "/api/batch", "X-API-Key: bench\r\n")
+        self.channel = channel
 
     def body(self, events: Sequence[bytes]) -> bytes:
-        commands = b",".join(b'{"publish":{"channel":"bench","data":%s}}' % event for event in events)
+        commands = b",".join(b'{"publish":{"channel":"%s","data":%s}}' % (self.channel(e), e) for e in events)
         return b'{"commands":[' + commands + b"]}"
 
     def check(self, body: bytes) -> None:
@@ -62,7 +66,9 @@ class Centrifugo(Server):
         return [str(place("centrifugo", VERSION)), "-c", str(self.data / "config.json")]
 
     def plan(self, user: int) -> list[Plan]:
-        return [Plan(self.port, upgrade(self.port, "/connection/websocket"), client_frame(GREETING))]
+        return [
+            Plan(self.port, upgrade(self.port, "/connection/websocket"), client_frame(GREETING % self.channel(user)))
+        ]
 
     def wires(self, count: int) -> list[Wire]:
-        return [_Commands(self.port, "/api/batch", "X-API-Key: bench\r\n") for _ in range(count)]
+        return [_Commands(self.port, self.channel_of) for _ in range(count)]

@@ -6,7 +6,7 @@ Built from the Go module proxy; Debian's package, which is years older, where th
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from bench.load import Refused, Wire
 from bench.machine import LeftOut
@@ -25,14 +25,18 @@ HELLO = b'CONNECT {"verbose":false,"pedantic":false,"lang":"bench","version":"1"
 
 
 class _Publications(Wire):
-    """PUB for each event of a batch, then a PING: its PONG says that the server has read them."""
+    """PUB for each event of a batch, then a PING: its PONG says that the server has read them.
 
-    def __init__(self, port: int) -> None:
+    channel: which subject an event goes to.
+    """
+
+    def __init__(self, port: int, channel: Callable[[bytes], bytes]) -> None:
         super().__init__(port)
+        self._channel = channel
         self.sock.sendall(HELLO)
 
     def send(self, events: Sequence[bytes]) -> None:
-        words = [b"PUB bench %d\r\n%s\r\n" % (len(event), event) for event in events]
+        words = [b"PUB %s %d\r\n%s\r\n" % (self._channel(event), len(event), event) for event in events]
         self.sock.sendall(b"".join(words) + b"PING\r\n")
 
     def receive(self) -> bool:
@@ -75,8 +79,8 @@ class Nats(Server):
         return [_program(), "-c", str(self.data / "nats.conf")]
 
     def plan(self, user: int) -> list[Plan]:
-        greeting = client_frame(HELLO + b"SUB bench 1\r\nPING\r\n", BINARY)
+        greeting = client_frame(HELLO + b"SUB %s 1\r\nPING\r\n" % self.channel(user), BINARY)
         return [Plan(self.port + 1, upgrade(self.port + 1, "/"), greeting)]
 
     def wires(self, count: int) -> list[Wire]:
-        return [_Publications(self.port) for _ in range(count)]
+        return [_Publications(self.port, self.channel_of) for _ in range(count)]

@@ -45,7 +45,7 @@ def test_the_list_names_every_case() -> None:
     names = [line.split()[0] for line in bench("--list").stdout.splitlines()]
     assert {"single", "stream", "feeds", "users", "slow", "shards", "codecs", "storm", "idle"} <= set(names)
     assert {"ingest", "journal", "router", "resume", "peers_single", "peers_stream", "peers_memory"} <= set(names)
-    assert {"peers_storm", "peers_idle", "peers_slow", "peers_ingest"} <= set(names)
+    assert {"peers_storm", "peers_idle", "peers_slow", "peers_users", "peers_ingest"} <= set(names)
 
 
 def test_an_unknown_case_is_one_line() -> None:

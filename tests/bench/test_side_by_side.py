@@ -230,6 +230,7 @@ def test_a_round_of_single_events_is_long_enough_to_be_judged(
 
 ROUNDS: dict[RunCase, list[str]] = {
     side_by_side.peers_slow: ["events/s", "deliveries per CPU-second", "p99", "slow ones cut off", "PSS growth, MB"],
+    side_by_side.peers_users: ["events/s", "CPU per event", "p50", "p99"],
     side_by_side.peers_ingest: ["events/s", "CPU per event", "request p50", "request p99"],
     side_by_side_users.peers_storm: ["users/s", "CPU per user", "p50", "p99", "sockets per user"],
     side_by_side_users.peers_idle: ["CPU of users, %", "CPU while idle, %", "heartbeats per user"],
@@ -242,7 +243,8 @@ def test_a_comparison_is_measured(run: RunCase, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(peers, "PEERS", ())
     monkeypatch.setattr(side_by_side, "USERS", 50)
     monkeypatch.setattr(side_by_side_users, "STORM_USERS", 250)
-    monkeypatch.setattr(side_by_side_users, "QUICK_IDLE_S", 0.5)
+    for name in ("QUICK_IDLE_S", "FIRST_ASKED_S", "GONE_S"):
+        monkeypatch.setattr(side_by_side_users, name, 0.5)
     case = run(Length(1, 0.3, 5, quick=True))
     [line] = case.rows
     assert set(ROUNDS[run]) <= set(line.measures)

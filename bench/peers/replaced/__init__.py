@@ -67,5 +67,9 @@ class Replaced(Server):
         kind = number % len(TYPES)
         return About(kind, top=f'"socket":"{TYPES[kind]}",'.encode())
 
+    def addressed_to(self, user: int) -> About:
+        """To the same of its five sockets each time: only there has it an order."""
+        return About(user, top=f'"socket":"{TYPES[user % len(TYPES)]}","user":"u{user}",'.encode())
+
     def wires(self, count: int) -> list[Wire]:
         return [Http(self.port, "/publish") for _ in range(count)]

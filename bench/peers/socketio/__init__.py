@@ -55,7 +55,7 @@ class SocketIo(Server):
 
     def plan(self, user: int) -> list[Plan]:
         request = upgrade(self.port, "/socket.io/?EIO=4&transport=websocket")
-        return [Plan(self.port, request, client_frame(b"40"))]
+        return [Plan(self.port, request, client_frame(b'40{"user":"u%d"}' % user if self.own else b"40"))]
 
     def wires(self, count: int) -> list[Wire]:
         return [Http(self.port) for _ in range(count)]
