@@ -46,6 +46,9 @@ WARM_UP_EVENTS = 100
 FLOOD_TIMEOUT_S = 15.0
 """For what was acknowledged to arrive."""
 LEAST_EVENTS = 20
+SHORT_S = 2.0
+"""Of rounds of all servers, where there is much else to do between them."""
+GONE_S = 1.0
 ROUND_S = 2 * SHORTEST_S
 """Long enough for the kernel to say how busy the load's core was."""
 SINGLE_TARGETS = (REPLACED, peers.SocketIo.name, peers.Nchan.name)
@@ -188,7 +191,7 @@ def peers_users(length: Length) -> Case:
             def addressed(n: int) -> About:
                 return side.server.addressed_to(n % USERS)
 
-            seconds = min(length.seconds, 2.0)
+            seconds = min(length.seconds, SHORT_S)
             return {side.name: _stream_round(side, side.name, addressed, TARGET_RATE, 1, seconds, rates)}
 
         found = rounds_in_turn(case, sides, once, rounds)
@@ -208,39 +211,38 @@ def _own(kind: type[Server]) -> type[Server]:
 def peers_slow(length: Length) -> Case:
     """A fifth of the readers is slow, beside other servers."""
     share, bytes_per_s, slow_ones = 5, 20_000.0, "slow ones cut off"
-    fast, rounds = USERS - USERS // share, rounds_of(length)
+    fast, rounds = USERS - USERS // share, min(length.rounds, 2)
+    seconds = 2 * length.seconds  # so that there is more than a server may hold for one who reads slowly
     case = Case(
         "peers_slow",
         f"{USERS:,} users, {TARGET_RATE:,} events of {EVENT_BYTES} bytes per second, ten to a request where a server "
         f"takes several, and every {share}th user reads only {bytes_per_s / 1000:.0f} KB/s on each connection, with a "
         "receive buffer of 16 KB. Only what the others get is counted. A server that can't keep up is given as many "
         "events as it can do in the time of a round, which its slow readers may follow after all. `PSS growth` is that "
-        "of all processes since the warm-up; the kernel holds up to 4 MB of what a slow reader has yet to get beside "
-        "that, and only then does a server meet it, but for Solowire, whose sockets are given less. "
+        f"of all processes in a round of {seconds:g} s; what the kernel holds is not in it. "
         "Solowire keeps nothing for such a reader: it reads on from the log when it can, and is told and cut off when "
-        "the log has that no more; what grows is the log, as much as without slow readers (see `slow`). The replaced "
+        "the log has that no more; what grows is the log, with or without slow readers (see `slow`). The replaced "
         "pattern waits for it with everybody else. Socket.IO keeps all that it has yet to get, and cuts it off when it "
         "has not answered a ping for 20 s. nchan leaves it in its shared memory, and cuts it off when nothing could be "
-        "written for 60 s. NATS cuts it off at 64 MB, or when a write has waited for 10 s; Centrifugo at 1 MB. Who is "
-        "cut off comes again before the next round.",
+        "written for 60 s. NATS cuts it off at 64 MB, or when a write has waited for 10 s; Centrifugo at 1 MB. All "
+        "users come anew for each round, and leave after it, so that none has to catch up in another server's.",
     )
     kinds = kinds_of(case)
     rates: dict[str, float] = {}
-    begun: dict[str, int] = {}
-    came: dict[str, int] = {}
     with ExitStack() as stack:
-        sides = connect(stack, case, kinds, USERS, slow=lambda n: n % share == 0, slow_bytes_per_s=bytes_per_s)
+        sides = connect(stack, case, kinds, USERS, now=0, slow_bytes_per_s=bytes_per_s)
 
         def once(side: Side) -> dict[str, Round]:
             server, receiver = side.server, side.receiver
-            one = _stream_round(side, side.name, server.addressed, TARGET_RATE, fast, length.seconds, rates)
-            pss = server.memory().pss
-            gone = USERS - fast - receiver.counts().slow // server.sockets
-            one.values |= {slow_ones: float(gone), "PSS growth, MB": (pss - begun.setdefault(side.name, pss)) / 1e6}
-            if gone:
-                first = came.get(side.name, USERS)
-                server.connect(receiver, gone, first, slow=lambda _: True)
-                came[side.name] = first + gone
+            server.connect(receiver, USERS, slow=lambda n: n % share == 0)
+            before = server.memory().pss
+            one = _stream_round(
+                side, side.name, server.addressed, TARGET_RATE, fast, min(length.seconds, SHORT_S), rates
+            )
+            one.values["PSS growth, MB"] = (server.memory().pss - before) / 1e6
+            one.values[slow_ones] = float(USERS - fast - receiver.counts().slow // server.sockets)
+            receiver.close_all()
+            time.sleep(GONE_S)
             return {side.name: one}
 
         found = rounds_in_turn(case, sides, once, rounds)
@@ -262,7 +264,7 @@ class _Unlimited(Solowire):
 
 def peers_ingest(length: Length) -> Case:
     """Events as fast as each server takes them, beside other servers."""
-    users, batch, rounds = 10, 10, rounds_of(length)
+    users, batch, rounds = 5, 10, rounds_of(length)
     case = Case(
         "peers_ingest",
         f"Events of {EVENT_BYTES} bytes as fast as a server takes them, {batch} to a request where it takes several, "
@@ -282,8 +284,9 @@ def peers_ingest(length: Length) -> Case:
         sides = connect(stack, case, kinds, users)
 
         def once(side: Side) -> dict[str, Round]:
-            count = max(batch, int(rates.get(side.name, 2 * WARM_UP_EVENTS / length.seconds) * length.seconds))
-            count -= count % batch
+            seconds = min(length.seconds, SHORT_S)
+            count = int(rates[side.name] * seconds) if side.name in rates else WARM_UP_EVENTS * 2
+            count = max(batch, count - count % batch)
             one = _ingest_round(side, count, batch, users)
             rates[side.name] = one.values["events/s"]
             return {side.name: one}

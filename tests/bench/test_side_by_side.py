@@ -157,23 +157,26 @@ class Paced:
 
 
 class Stalled(Joined):
-    """A server that has cut off the slow ones, with a receiver that says so."""
-
-    cut = 200
+    """A server that has cut off most of the slow ones and grows by a megabyte at a look, with a receiver of its own."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.came: list[tuple[int, int]] = []
+        self.came: list[int] = []
+        self.looks = 0
 
-    def connect(self, receiver: Receiver, users: int, first: int = 0, **_: object) -> list[Opened]:
-        self.came.append((users, first))
+    def connect(self, receiver: Receiver, users: int, *_: object, **__: object) -> list[Opened]:
+        self.came.append(users)
         return []
 
     def memory(self) -> Memory:
-        return Memory(10**6 * len(self.came), 0, 0)
+        self.looks += 1
+        return Memory(10**6 * self.looks, 0, 0)
 
     def counts(self) -> Any:
-        return SimpleNamespace(slow=200 - self.cut)
+        return SimpleNamespace(slow=50)
+
+    def close_all(self) -> None:
+        self.came.append(-1)
 
 
 @pytest.fixture
@@ -200,14 +203,15 @@ def test_a_server_is_given_what_it_can_do(stalled: Stalled) -> None:
     assert Paced.asked == [(100,), (1000, 3.0, 500.0), (5000, 3.0, 2000.0)]
 
 
-def test_who_is_cut_off_comes_again(stalled: Stalled, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each round has slow readers anew and says how many were cut off, and how memory has grown since the warm-up."""
+def test_slow_readers_come_for_a_round_alone(stalled: Stalled, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each round has slow readers anew, and says how many were cut off and by how much the server grew."""
     kept: dict[str, list[Round]] = {}
     monkeypatch.setattr(side_by_side, "compare", lambda _, found, *__: kept.update(found))
+    monkeypatch.setattr(side_by_side, "GONE_S", 0.0)
     side_by_side.peers_slow(Length(2, 0.1, 1, quick=True))
-    assert stalled.came == [(200, 1000), (200, 1200), (200, 1400)]
+    assert stalled.came == [1000, -1] * 3
     values = [(one.values["slow ones cut off"], one.values["PSS growth, MB"]) for one in kept[Solowire.name]]
-    assert values == [(200.0, 1.0), (200.0, 2.0)]
+    assert values == [(150.0, 1.0)] * 2
 
 
 def test_a_round_of_single_events_is_long_enough_to_be_judged(
