@@ -236,9 +236,7 @@ def peers_slow(length: Length) -> Case:
             server, receiver = side.server, side.receiver
             server.connect(receiver, USERS, slow=lambda n: n % share == 0)
             before = server.memory().pss
-            one = _stream_round(
-                side, side.name, server.addressed, TARGET_RATE, fast, min(length.seconds, SHORT_S), rates
-            )
+            one = _stream_round(side, side.name, server.addressed, TARGET_RATE, fast, seconds, rates)
             one.values["PSS growth, MB"] = (server.memory().pss - before) / 1e6
             one.values[slow_ones] = float(USERS - fast - receiver.counts().slow // server.sockets)
             receiver.close_all()
