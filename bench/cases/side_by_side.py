@@ -43,7 +43,7 @@ TARGET_RATE = 1000
 MOST_PER_SECOND = 200_000
 """So that the core of publisher and receivers has room."""
 WARM_UP_EVENTS = 100
-FLOOD_TIMEOUT_S = 15.0
+FLOOD_TIMEOUT_S = 5.0
 """For what was acknowledged to arrive."""
 LEAST_EVENTS = 20
 SHORT_S = 2.0
