@@ -52,7 +52,8 @@ def peers_storm(length: Length) -> Case:
         "connections, and opens its WebSocket with that. Tickets are in its users per second and in its CPU. Nobody "
         "has to show anything to the others, as they are set up here. CPU is that of all processes of a server until "
         "all users are there, with all their sockets; p50 and p99 are from `connect()` of a socket until it is there: "
-        "subscribed, where the server says so, else upgraded. "
+        "subscribed, where the server says so, else upgraded. A server that takes users faster than the load's core "
+        "can bring them, as nchan may, has a void row. "
         f"`{AHEAD}`: how many times as much CPU a user costs Solowire.",
     )
     kinds = kinds_of(case)
