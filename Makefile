@@ -52,7 +52,7 @@ format: install ## put the sources into the one form
 	@$(BIN)/ruff format -q .
 	@$(BIN)/ruff check -q --fix .
 
-bench: install system-packages ## the figures of docs/performance.md, measured again (some twenty minutes); BENCH="stream --quick" chooses
+bench: install system-packages ## the figures of docs/performance.md, measured again (some thirty-five minutes); BENCH="stream --quick" chooses
 	@$(BIN)/python -m bench --out $(if $(BENCH),bench/results/bench.md,docs/performance.md) --json bench/results/bench.json $(BENCH)
 
 bench-compare: install system-packages ## the same cases of another revision and of this one in turn: BASE=main BENCH="single stream"

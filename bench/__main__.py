@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench import peers
-from bench.cases import connections, fanout, ingest, recovery, side_by_side, streams
+from bench.cases import connections, fanout, ingest, recovery, side_by_side, side_by_side_users, streams
 from bench.machine import LOAD_CORES, BenchError
 from bench.measure import FULL, QUICK, Length
 from bench.report import NOTES, Case, environment, write
@@ -39,7 +39,12 @@ CASES: dict[str, RunCase] = {
     "failover": recovery.failover,
     "peers_single": side_by_side.peers_single,
     "peers_stream": side_by_side.peers_stream,
-    "peers_memory": side_by_side.peers_memory,
+    "peers_memory": side_by_side_users.peers_memory,
+    "peers_storm": side_by_side_users.peers_storm,
+    "peers_idle": side_by_side_users.peers_idle,
+    "peers_users": side_by_side.peers_users,
+    "peers_slow": side_by_side.peers_slow,
+    "peers_ingest": side_by_side.peers_ingest,
 }
 
 

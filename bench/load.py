@@ -149,6 +149,12 @@ def event(stream: int, number: int, sent_ns: int, about: About | None = None, si
     return head + middle + pad[:room].ljust(room, b"x") + b'"}}'
 
 
+def stream_of(published: bytes) -> int:
+    """The stream of an event, as its token says; of one user's own events, the user."""
+    at = published.index(b"~") + 1
+    return int(published[at : at + 4], 16)
+
+
 assert len(event(0, 0, 0)) == EVENT_BYTES
 assert len(token(0, 0, 0)) == TOKEN_CHARACTERS
 
@@ -163,6 +169,9 @@ class Publisher:
         self._selector = selectors.DefaultSelector()
         self._free_since = 0.0
         self._faults: list[str] = []
+        self._sent: dict[int, float] = {}
+        self.took: list[float] = []
+        """Seconds of each request of the last run, from when it left to when its answer was read."""
 
     def run(
         self, count: int, batch: int, per_second: float, about: Callable[[int], About] | None = None
@@ -170,7 +179,7 @@ class Publisher:
         """Publishes `count` events. Returns the 99th percentile of its own lateness in ms, and faults."""
         if about and about(0).key is not None and len(self._wires) > 1:
             raise BenchError("events with keys need one wire: the order of several is nobody's promise")
-        self._faults = []
+        self._faults, self.took = [], []
         late: list[float] = []
         numbers: dict[int, int] = defaultdict(int)
         start, start_ns = time.monotonic(), time.time_ns()
@@ -182,18 +191,54 @@ class Publisher:
             late.append(time.monotonic() - max(start + due, self._free_since))
             wire = self._free.popleft()
             sent_ns = start_ns + int(due * 1e9)
-            events = []
-            for n in range(first, min(first + batch, count)):
-                addressed = about(n) if about else None
-                stream = wire if addressed is None or addressed.key is None else addressed.key
-                events.append(event(stream, numbers[stream], sent_ns, addressed, self._size))
-                numbers[stream] += 1
-            self._wires[wire].send(events)
-            self._selector.register(self._wires[wire].sock, selectors.EVENT_READ, wire)
+            part = range(first, min(first + batch, count))
+            events = [self._event(wire, about(n) if about else None, numbers, sent_ns) for n in part]
+            self._send(wire, events)
         while len(self._free) < len(self._wires):
             self._collect(ANSWER_TIMEOUT_S)
         late.sort()
         return late[int(0.99 * len(late))] * 1e3, self._faults[:5]
+
+    def made(self, count: int, batch: int, about: Callable[[int], About] | None = None) -> list[deque[list[bytes]]]:
+        """For `flood`: `count` events in batches, each wire its share. They carry no time, as there is no schedule."""
+        shares: list[deque[list[bytes]]] = [deque() for _ in self._wires]
+        numbers: dict[int, int] = defaultdict(int)
+        for first in range(0, count, batch):
+            wire = first // batch % len(shares)
+            part = range(first, min(first + batch, count))
+            events = [self._event(wire, about(n) if about else None, numbers, 0) for n in part]
+            shares[wire].append(events)
+        return shares
+
+    def flood(self, shares: Sequence[deque[list[bytes]]], per_second: float) -> list[str]:
+        """Publishes these as fast as they are answered, so many per second at most. Returns faults."""
+        self._faults, self.took = [], []
+        done: list[int] = []
+        sent, left, start = 0, 0.0, time.monotonic()
+        while len(done) < len(self._wires):
+            while self._free and (left := start + sent / per_second - time.monotonic()) <= 0:
+                wire = self._free.popleft()
+                if shares[wire]:
+                    events = shares[wire].popleft()
+                    self._send(wire, events)
+                    sent += len(events)
+                else:
+                    done.append(wire)
+            if len(done) < len(self._wires):
+                self._collect(left if self._free else ANSWER_TIMEOUT_S)
+        self._free.extend(done)
+        return self._faults[:5]
+
+    def _event(self, wire: int, about: About | None, numbers: dict[int, int], sent_ns: int) -> bytes:
+        """The next of its stream."""
+        stream = wire if about is None or about.key is None else about.key
+        numbers[stream] += 1
+        return event(stream, numbers[stream] - 1, sent_ns, about, self._size)
+
+    def _send(self, wire: int, events: Sequence[bytes]) -> None:
+        self._sent[wire] = time.monotonic()
+        self._wires[wire].send(events)
+        self._selector.register(self._wires[wire].sock, selectors.EVENT_READ, wire)
 
     def _collect(self, timeout_s: float) -> None:
         if len(self._free) == len(self._wires):
@@ -214,6 +259,7 @@ class Publisher:
                     continue
             except Refused as refused:
                 self._faults.append(f"a publish request was refused with {refused}")
+            self.took.append(time.monotonic() - self._sent[wire])
             self._selector.unregister(self._wires[wire].sock)
             self._free.append(wire)
 

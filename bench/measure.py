@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import re
+import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+
+from hdrh.histogram import HdrHistogram  # type: ignore[import-untyped]
 
 from bench.load import EVENT_BYTES, About, Publisher
 from bench.machine import LOAD_CORES, PINNED, core_busy
-from bench.receiver import Receiver, percentiles
+from bench.receiver import Receiver, histogram, percentiles
 from bench.report import Measure, Row
 from bench.server import Server
 
@@ -36,7 +39,8 @@ UNITS = {
 }
 UNITS |= dict.fromkeys(("server CPU", "shard CPU", "router CPU", "gateway CPU", "receiver CPU", "load core"), "%")
 UNITS |= dict.fromkeys((f"{role} CPU per event" for role in ("gateway", "router", "shard")), "µs")
-UNITS |= {"CPU per frame, shard": "µs", "CPU per connect": "µs", "seconds": "s"}
+UNITS |= {"CPU per frame, shard": "µs", "CPU per connect": "µs", "CPU per user": "µs", "seconds": "s"}
+UNITS |= {"request p50": "ms", "request p99": "ms"}
 UNITS |= dict.fromkeys(
     (
         "PSS per connection",
@@ -64,10 +68,20 @@ FULL, QUICK = Length(5, 3.0, 200), Length(2, 1.0, 20, quick=True)
 
 @dataclass
 class Round:
-    """One round's numbers by name, and why it does not count."""
+    """One round's numbers by name, and why it does not count. latency: of each delivery, where they were timed."""
 
     values: dict[str, float]
     faults: list[str] = field(default_factory=list)
+    latency: HdrHistogram | None = None
+
+
+def joined(slices: Sequence[Round]) -> Round:
+    """Slices of a load as one round: the mean of each number, but the percentiles of all their deliveries together."""
+    values = {name: statistics.mean(one.values[name] for one in slices) for name in slices[0].values}
+    latency = histogram([])
+    for one in slices:
+        latency.add(one.latency)
+    return Round(values | percentiles(latency), [fault for one in slices for fault in one.faults], latency)
 
 
 def row(name: str, rounds: list[Round], columns: list[str]) -> Row:
@@ -174,6 +188,7 @@ def measure(
         )
     if late_ms > MAX_LATE_MS:
         faults.append(f"the publisher ran late by its own fault: {late_ms:.0f} ms at the 99th percentile")
+    latency = counts.latency()
     values = {
         "events/s": events / spent.seconds,
         "deliveries/s": deliveries / spent.seconds,
@@ -183,12 +198,12 @@ def measure(
         "CPU per delivery": spent.total / deliveries * 1e6,
         "frames per event": counts.frames / events,
         "bytes per delivery": counts.bytes / max(counts.events, 1),
-        **percentiles(counts.latency()),
+        **percentiles(latency),
         **spent.shares(),
     }
     if "shard" in spent.cpu:
         values["CPU per frame, shard"] = spent.cpu["shard"] / max(counts.frames, 1) * 1e6
-    return Round(values, faults + spent.faults())
+    return Round(values, faults + spent.faults(), latency)
 
 
 @contextlib.contextmanager

@@ -327,6 +327,7 @@ static void take_frame(Connection *c, const char *whole, const char *payload, si
     if (opcode == 9) {
         char pong[6 + 125] = {(char)0x8A, (char)(0x80 | size)};
         memcpy(pong + 6, payload, size < 125 ? size : 125);
+        seen.pings++;
         answer(c, pong, 6 + size);
         return;
     }

@@ -86,7 +86,10 @@ class Plan:
 
 
 class Counts(msgspec.Struct):
-    """What arrived since the last reset. Slow connections are counted apart. latency_us: (value, how often)."""
+    """What arrived since the last reset. Slow connections are counted apart. latency_us: (value, how often).
+
+    pings: heartbeats of either kind, the server's messages and the protocol's own frames.
+    """
 
     connections: int
     slow: int

@@ -18,6 +18,7 @@ from importlib import metadata
 from pathlib import Path
 
 import msgspec
+import zmq
 
 from bench.machine import CORES, LOAD_CORES, SERVER_CORES
 
@@ -43,11 +44,19 @@ both on one clock, of **every** delivery, in an HdrHistogram. **Every** event is
 number that it carries: none may be lost, repeated, out of order or somebody else's. A row is **void** if that fails, if
 a connection ends that should not, if the publisher falls behind its schedule by its own fault (while it has a free
 connection to publish on), if a core of the load is over 90 % busy (where there is a load: `journal` has none), or if a
-process of the server was restarted that was not killed. So is a target whose row is void or missing. A server that
-can't keep up is not void: it shows fewer events per second than were asked for, and the latency that this has. Every
-number is the median over rounds after a warm-up, with the lowest and highest round in brackets; `idle`, `failover` and
-`peers_memory` start their servers anew for each round and warm nothing up. Where servers are compared, their rounds
-take turns, so that whatever else the machine does meets all of them.
+process of the server was restarted that was not killed. So is a target whose row, or the row that it is compared with,
+is void or missing. A server that can't keep up is not void: it shows fewer events per second than were asked for, and
+the latency that this has. Every number is the median over rounds after a warm-up, with the lowest and highest round in
+brackets; `idle`, `failover` and `peers_memory` start their servers anew for each round and warm nothing up, nor does
+`peers_idle`. Where servers are compared, their rounds take turns, so that whatever else the machine does meets all of
+them.
+
+The cases whose names begin with `peers` show what a user would take instead, with its usual production settings, under
+the same load. The others have no counterpart there: `journal`, `router`, `shards` and `codecs` look at parts and forms
+that only Solowire has, or that each server has in a way of its own; in `feeds` each user chooses by an event's fields
+what it gets, which the others leave to the publisher; in `resume` and `failover` what was missed is made up for, and as
+they are set up here the others keep no log to do that from, or only a history that the client has to ask for;
+`idle_latency` is one client, whom `peers_single` has a hundred of.
 
 ## Targets"""
 """Of docs/performance.md; other pages bring their own."""
@@ -82,7 +91,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Target:
-    """met: None if the row it is measured in is void, or if there is none."""
+    """met: None if the row it is measured in, or compared with, is void, or if there is none."""
 
     what: str
     wanted: str
@@ -106,8 +115,12 @@ class Case:
         at_least: float | None = None,
         at_most: float | None = None,
         called: str = "",
+        over: Row | None = None,
     ) -> None:
-        """Holds one measure's median against a limit. called: what the target is called, if not by row and measure."""
+        """Holds one measure's median against a limit. called: what the target is called, if not by row and measure.
+
+        over: the row that the measure is a ratio to: if that is void, so is the target.
+        """
         found = row.measures[measure]
         limit = at_least if at_least is not None else at_most
         assert limit is not None
@@ -118,7 +131,7 @@ class Case:
                 f"{self.name}: {called}" if called else f"{self.name}, {row.name}: {measure}",
                 f"{'≥' if at_least is not None else '≤'} {_number(limit)}{unit}",
                 str(found),
-                None if row.faults else met,
+                None if row.faults or (over and over.faults) else met,
             )
         )
 
@@ -157,7 +170,8 @@ def environment(
         "kernel": f"{platform.system()} {platform.release()} {platform.machine()}",
         "load average at the start": " ".join(f"{load:.2f}" for load in os.getloadavg()),
         "python": platform.python_version(),
-        **{name: version(name) for name in ("granian", "uvloop", "pyzmq", "msgspec", "litestar")},
+        **{name: version(name) for name in ("granian", "uvloop", "websockets", "pyzmq", "msgspec", "litestar")},
+        "libzmq": zmq.zmq_version(),
         **(versions or {}),
         "revision": _revision(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),

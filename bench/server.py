@@ -12,11 +12,12 @@ import subprocess
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
-from bench.load import About, Wire
+from bench.load import About, Wire, stream_of
 from bench.machine import (
     HOST,
     SERVER_CORES,
@@ -41,6 +42,8 @@ class Server(ABC):
     about = ""
     style = Style()
     sockets = 1
+    own = False
+    """Whether a user gets only what is for it alone: the events of the stream that has its number."""
 
     def __init__(self) -> None:
         self.data = Path(tempfile.mkdtemp(prefix="solowire-bench-"))
@@ -63,6 +66,18 @@ class Server(ABC):
     def addressed(self, number: int) -> About | None:
         """How the `number`th event must be addressed to reach every user; None: as it is."""
         return None
+
+    def addressed_to(self, user: int) -> About:
+        """How an event must be addressed to reach this user alone, where each has its `own`."""
+        return About(user, top=f'"user":"u{user}",'.encode())
+
+    def channel(self, user: int) -> bytes:
+        """For servers that have channels: one for all, or one for each user who has its `own`."""
+        return b"u%d" % user if self.own else b"bench"
+
+    def channel_of(self, published: bytes) -> bytes:
+        """Where an event goes."""
+        return self.channel(stream_of(published)) if self.own else b"bench"
 
     @abstractmethod
     def wires(self, count: int) -> list[Wire]:
@@ -113,9 +128,19 @@ class Server(ABC):
             end(self.process)
         shutil.rmtree(self.data, ignore_errors=True)
 
-    def connect(self, receiver: Receiver, users: int, first: int = 0) -> list[Opened]:
-        """So many users from the `first` on, each with its connections, all of whom get every event."""
-        return [receiver.open([plan for user in range(first, first + users) for plan in self.plan(user)])]
+    def connect(
+        self, receiver: Receiver, users: int, first: int = 0, *, slow: Callable[[int], bool] | None = None
+    ) -> list[Opened]:
+        """So many users from the `first` on, each with its connections, all of whom get every event.
+
+        slow: asked with the number of the user.
+        """
+        plans = [
+            replace(plan, slow=slow is not None and slow(user), streams=(user, user) if self.own else plan.streams)
+            for user in range(first, first + users)
+            for plan in self.plan(user)
+        ]
+        return [receiver.open(plans)]
 
     # ------------------------------------------------------------ what it takes
 

@@ -211,7 +211,7 @@ class Solowire(Server):
                     self.plan_of(
                         ticket,
                         hello(n) if hello else None,
-                        streams(n) if streams else ANY_STREAM,
+                        streams(n) if streams else (n, n) if self.own else ANY_STREAM,
                         slow=slow(n) if slow else False,
                     )
                     for n, ticket in zip(part, tickets, strict=True)

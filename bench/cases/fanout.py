@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable
 
 from bench.floor import Floor
 from bench.load import EVENT_BYTES, About, Refused, Wire, event
-from bench.measure import Busy, Length, Round, measure, row
+from bench.measure import Busy, Length, Round, joined, measure, row
 from bench.receiver import Receiver
 from bench.report import Case
 from bench.server import Server
@@ -89,11 +88,11 @@ def _single(length: Length, connections: int) -> list[Round]:
         slice_of_both()
         for _ in range(length.rounds):
             busy = Busy()
-            slices = [slice_of_both() for _ in range(SLICES)]
-            values = {name: statistics.mean(s.values[name] for s in slices) for name in slices[0].values}
-            values["ratio"] = values["CPU per frame, shard"] / values["floor per frame"]
-            values["ratio, all processes"] = values["CPU per frame"] / values["floor per frame"]
-            rounds.append(Round(values, [fault for s in slices for fault in s.faults] + busy.faults()))
+            found = joined([slice_of_both() for _ in range(SLICES)])
+            found.values["ratio"] = found.values["CPU per frame, shard"] / found.values["floor per frame"]
+            found.values["ratio, all processes"] = found.values["CPU per frame"] / found.values["floor per frame"]
+            found.faults += busy.faults()
+            rounds.append(found)
     return rounds
 
 

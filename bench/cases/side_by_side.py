@@ -1,133 +1,58 @@
-"""Solowire beside what a user would take instead, under the same load in the same run."""
+"""Solowire beside what a user would take instead, under the same load in the same run: events.
+
+What users cost is in `side_by_side_users`.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import resource
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import cast
 
 from bench import peers
-from bench.cases.connections import until_merged
 from bench.cases.fanout import AT_ONCE, single_round
+from bench.cases.ingest import NO_LIMIT
+from bench.cases.sides import (
+    AHEAD,
+    OURS_AT_ONCE,
+    REPLACED,
+    Side,
+    compare,
+    connect,
+    hold_lead,
+    in_turn,
+    kinds_of,
+    rounds_in_turn,
+    rounds_of,
+)
 from bench.floor import Floor
 from bench.load import EVENT_BYTES, About
-from bench.machine import SERVER_CORES, BenchError, merging, merging_cpu
-from bench.measure import Length, Round, Stream, publishing, row
-from bench.receiver import Receiver
+from bench.machine import SERVER_CORES
+from bench.measure import SHORTEST_S, Length, Round, Stream, measure, publishing
+from bench.receiver import histogram, percentiles
 from bench.report import Case
 from bench.server import Server
 from bench.solowire_system import Solowire
 
-AHEAD = "Solowire's over it"
-AHEAD_AT_ONCE = "Solowire's, all critical, over it"
-AHEAD_MERGED = "Solowire's, same-page merging, over it"
-STREAM_USERS = 1000
-STREAM_WIRES = 16
+USERS = 1000
+WIRES = 16
 """As many as the receiver can tell apart on a connection: a server is offered more than it has answered."""
-MEMORY_USERS = 2000
-SETTLE_S = 2.0
-OURS_AT_ONCE = "Solowire, all critical"
-OURS_MERGED = "Solowire, same-page merging"
-REPLACED = peers.Replaced.name
+TARGET_RATE = 1000
+MOST_PER_SECOND = 200_000
+"""So that the core of publisher and receivers has room."""
+WARM_UP_EVENTS = 100
+FLOOD_TIMEOUT_S = 5.0
+"""For what was acknowledged to arrive."""
+LEAST_EVENTS = 20
+SHORT_S = 2.0
+"""Of rounds of all servers, where there is much else to do between them."""
+GONE_S = 1.0
+ROUND_S = 2 * SHORTEST_S
+"""Long enough for the kernel to say how busy the load's core was."""
 SINGLE_TARGETS = (REPLACED, peers.SocketIo.name, peers.Nchan.name)
 """Fixed, so that a peer that is left out does not take its target along."""
-
-
-@dataclass
-class _Side:
-    """One server with its users connected."""
-
-    name: str
-    server: Server
-    receiver: Receiver
-
-
-def _connect(stack: ExitStack, case: Case, kinds: Sequence[type[Server]], users: int) -> list[_Side]:
-    """All of them at once, each with its users; one that can't take so many is left out with a remark."""
-    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    sides = []
-    for kind in kinds:
-        if users * kind.sockets > most - 500:
-            case.remarks.append(
-                f"{kind.name} × {users:,} is left out: {kind.sockets} sockets per user are {users * kind.sockets:,} "
-                f"in one process, which may have {most:,} open files at most here (`ulimit -Hn`)."
-            )
-            continue
-        with ExitStack() as own:
-            try:
-                server = own.enter_context(kind())
-                receiver = own.enter_context(Receiver(server.style))
-                server.connect(receiver, users)
-            except (BenchError, OSError) as error:
-                _leave_out(case, kind, f"{kind.name} × {users:,}", error)
-                continue
-            stack.push(own.pop_all())
-            sides.append(_Side(kind.name, server, receiver))
-    return sides
-
-
-def _leave_out(case: Case, kind: type[Server], name: str, error: Exception) -> None:
-    """A peer that fails is told, with the first and the last of its words; without Solowire there is no comparison."""
-    if kind is Solowire:
-        raise error
-    words = (str(error) or repr(error)).splitlines()
-    case.remarks.append(f"{name}: could not run: {' … '.join(dict.fromkeys((words[0], words[-1])))}.")
-
-
-def _rounds(case: Case, sides: list[_Side], once: Callable[[_Side], dict[str, Round]]) -> dict[str, Round]:
-    """One round of each in turn. A side that fails is left out from then on."""
-    found: dict[str, Round] = {}
-    for side in list(sides):
-        try:
-            found |= once(side)
-        except (BenchError, OSError) as error:
-            _leave_out(case, type(side.server), side.name, error)
-            sides.remove(side)
-    return found
-
-
-def _kinds(case: Case) -> list[type[Server]]:
-    found, left_out = peers.available()
-    case.remarks += left_out
-    if found:
-        case.remarks.append("; ".join(f"**{kind.name}**: {kind.about}" for kind in (Solowire, *found)) + ".")
-    return [Solowire, *found]
-
-
-def compare(
-    case: Case, found: dict[str, list[Round]], what: str, columns: list[str], suffix: str, wanted_rounds: int
-) -> None:
-    """A row for each. Solowire's over it: round by round, since rounds take turns. Too few rounds are a fault."""
-    leads = {
-        AHEAD: found[Solowire.name],
-        AHEAD_AT_ONCE: found.get(OURS_AT_ONCE, []),
-        AHEAD_MERGED: found.get(OURS_MERGED, []),
-    }
-    for name, rounds in found.items():
-        for lead, ours in leads.items():
-            for our, its in zip(ours, rounds, strict=False):
-                its.values[lead] = our.values[what] / max(its.values[what], 1e-9)
-        if rounds:
-            line = row(f"{name}{suffix}", rounds, [*columns, *leads])
-            if len(rounds) < wanted_rounds:
-                line.faults.append(f"it failed after {len(rounds)} of {wanted_rounds} rounds")
-            case.rows.append(line)
-
-
-def hold_lead(
-    case: Case, name: str, lead: str = AHEAD, *, at_least: float | None = None, at_most: float | None = None
-) -> None:
-    """Holds Solowire's lead over one server; a target for which one of the two is missing is told all the same."""
-    line = case.row(name)
-    if line is not None and lead in line.measures:
-        case.hold(line, lead, at_least=at_least, at_most=at_most)
-    else:
-        wanted = f"≥ {at_least:.2f}" if at_least is not None else f"≤ {at_most:.2f}"
-        case.cannot_hold(name, lead, wanted, "left out: its case says why")
 
 
 # ---------------------------------------------------------------- one event at a time
@@ -139,31 +64,38 @@ def peers_single(length: Length) -> Case:
         "peers_single",
         f"One event of {EVENT_BYTES} bytes at a time: the next is published when all have got it. CPU is that of all "
         f"processes of a server, publishing included. `{AHEAD}`: how many times as many deliveries per CPU-second "
-        "Solowire does. The floor is the C loop of bare `write()`, which has no publisher, no router and no log; it "
-        "sends the frame that Solowire sent, a hundred times a second at most.",
+        f"Solowire does. A round is {LEAST_EVENTS} events at least, and as many as a server does in {ROUND_S:g} s. The "
+        "floor is the C loop of bare `write()`, which has no publisher, no router and no log; it sends the frame that "
+        "Solowire sent, a hundred times a second at most.",
     )
-    kinds = _kinds(case)
+    kinds = kinds_of(case)
     columns = ["deliveries per CPU-second", "CPU per frame", "p50", "p99", "bytes per delivery", "load core"]
     for users in (100, 1000) if length.quick else (100, 1000, 5000):
-        events = max(length.events * 100 // users, 4)
+        events = max(length.events * 100 // users, LEAST_EVENTS)
+        rates: dict[str, float] = {}
         found: dict[str, list[Round]] = {}
         with ExitStack() as stack:
-            sides = _connect(stack, case, kinds, users)
+            sides = connect(stack, case, kinds, users)
             floor = stack.enter_context(Floor(users))
 
-            def once(side: _Side, events: int = events, users: int = users) -> dict[str, Round]:
+            def once(
+                side: Side, events: int = events, users: int = users, rates: dict[str, float] = rates
+            ) -> dict[str, Round]:
+                count = max(events, int(rates.get(side.name, 0.0) * ROUND_S))
                 with contextlib.closing(side.server.wires(1)[0]) as wire:
-                    return {side.name: single_round(side.server, side.receiver, wire, events, users)}
+                    one = single_round(side.server, side.receiver, wire, count, users)
+                rates[side.name] = one.values["events/s"]
+                return {side.name: one}
 
             for number in range(length.rounds + 1):
-                rounds = _rounds(case, sides, once)
+                rounds = in_turn(case, sides, once)
                 cost = floor.run(sides[0].receiver.last_frame(), events, 100.0)
                 rounds["the floor"] = Round({"CPU per frame": cost * 1e6, "deliveries per CPU-second": 1 / cost})
                 for name, one in rounds.items():
                     found.setdefault(name, []).extend([one] if number else [])  # the first warms up
         compare(case, found, "deliveries per CPU-second", columns, f" × {users:,}", length.rounds)
         for name in SINGLE_TARGETS:
-            hold_lead(case, f"{name} × {users:,}", at_least=1.0)
+            hold_lead(case, name, f" × {users:,}", at_least=1.0)
     return case
 
 
@@ -172,128 +104,213 @@ def peers_single(length: Length) -> Case:
 
 def peers_stream(length: Length) -> Case:
     """Events by the clock, beside other servers."""
-    users = STREAM_USERS
+    users = USERS
     case = Case(
         "peers_stream",
-        f"{users:,} users, events of {EVENT_BYTES} bytes at a steady rate, ten per request where a server takes "
-        "several. Solowire gathers events of normal priority for up to 100 ms, which its latency shows; in the second "
+        f"{users:,} users, events of {EVENT_BYTES} bytes at a steady rate, at 1,000 per second ten and at 5,000 fifty "
+        "to a request where a server takes several. Solowire gathers events of normal priority for up to 100 ms, which "
+        "its latency shows; in the second "
         "row every event is critical, and none is held back, as the others hold none: see the last column. There are "
-        f"{STREAM_WIRES} connections to publish on, with a request under way on each; to the replaced pattern one, "
+        f"{WIRES} connections to publish on, with a request under way on each; to the replaced pattern one, "
         "since the order of its events is checked over all of them. A server that can't keep up lets its publisher "
         "wait, which is not the publisher's fault, and is given as many events as it can do in the time of a round.",
     )
-    kinds = _kinds(case)
+    kinds = kinds_of(case)
     columns = ["events/s", "deliveries per CPU-second", "p50", "p99", "max", "frames per event", "bytes per delivery"]
+    columns += ["server CPU", "load core"]
+    rates: dict[str, float] = {}
     with ExitStack() as stack:
-        sides = _connect(stack, case, kinds, users)
-        for per_second in (100, 1000):
-            found: dict[str, list[Round]] = {}
-            rates: dict[str, float] = {}
+        sides = connect(stack, case, kinds, users)
+        for per_second in (100, TARGET_RATE, 5000):
 
-            def once(side: _Side, per_second: int = per_second, rates: dict[str, float] = rates) -> dict[str, Round]:
+            def once(side: Side, per_second: int = per_second) -> dict[str, Round]:
                 runs: dict[str, Callable[[int], About | None]] = {side.name: side.server.addressed}
                 if side.name == Solowire.name:
                     runs[OURS_AT_ONCE] = lambda _: AT_ONCE
                 return {
-                    name: _stream_round(side, addressed, per_second, length.seconds, rates.get(name))
+                    name: _stream_round(side, name, addressed, per_second, users, length.seconds, rates)
                     for name, addressed in runs.items()
                 }
 
-            for number in range(length.rounds + 1):
-                for name, one in _rounds(case, sides, once).items():
-                    if number:
-                        found.setdefault(name, []).append(one)
-                    else:
-                        rates[name] = len(SERVER_CORES) * 1e6 / one.values["CPU per event"]
-            suffix = f" × {users:,}, {per_second:,} events/s"
-            shares = ["server CPU", "load core"]
-            compare(case, found, "deliveries per CPU-second", [*columns, *shares], suffix, length.rounds)
+            rounds = length.rounds if per_second <= TARGET_RATE else rounds_of(length)
+            found = rounds_in_turn(case, sides, once, rounds)
+            compare(case, found, "deliveries per CPU-second", columns, _at(users, per_second), rounds)
     for peer in peers.PEERS:
-        hold_lead(case, f"{peer.name}{suffix}", at_least=20.0 if peer.name == REPLACED else 2.0)
+        least = 20.0 if peer.name == REPLACED else 2.0
+        hold_lead(case, peer.name, _at(users, TARGET_RATE), at_least=least)
     return case
+
+
+def _at(users: int, per_second: int) -> str:
+    return f" × {users:,}, {per_second:,} events/s"
 
 
 def _stream_round(
-    side: _Side, addressed: Callable[[int], About | None], per_second: int, seconds: float, rate: float | None
+    side: Side,
+    name: str,
+    addressed: Callable[[int], About | None],
+    per_second: int,
+    to: int,
+    seconds: float,
+    rates: dict[str, float],
 ) -> Round:
-    """rate: None for the warm-up, by whose CPU time it is known how many events a second the server can do at most."""
+    """rates: by row how many events a second the server can do at most, by the CPU time of the round before."""
     first = addressed(0)
     keyed = first is not None and first.key is not None
-    batch = 10 if per_second >= 1000 else 1
     about = None if first is None else cast(Callable[[int], About], addressed)
     each = (lambda _: 0) if keyed else (lambda events: events)
-    load = Stream(per_second, batch, STREAM_USERS, each, about)
-    with publishing(side.server, 1 if keyed else STREAM_WIRES) as publisher:
-        if rate is None:
-            return load.events(side.server, side.receiver, publisher, 100)
-        slower = rate if rate < per_second else 0.0
-        return load.run(side.server, side.receiver, publisher, seconds, slower)
+    load = Stream(per_second, max(1, per_second // 100), to, each, about)
+    with publishing(side.server, 1 if keyed else WIRES) as publisher:
+        if name in rates:
+            slower = rates[name] if rates[name] < per_second else 0.0
+            one = load.run(side.server, side.receiver, publisher, seconds, slower)
+        else:
+            one = load.events(side.server, side.receiver, publisher, WARM_UP_EVENTS)
+    rates[name] = len(SERVER_CORES) * 1e6 / one.values["CPU per event"]
+    return one
 
 
-# ---------------------------------------------------------------- memory
-
-
-class _Merged(Solowire):
-    """Asks the host to merge pages that are the same, and is measured while the host does."""
-
-    name = OURS_MERGED
-
-    def __init__(self) -> None:
-        super().__init__(settings={"MERGE_MEMORY": "true"})
-
-
-def peers_memory(length: Length) -> Case:
-    """Memory of idle users, beside other servers; Solowire's also with same-page merging."""
-    users = MEMORY_USERS // 4 if length.quick else MEMORY_USERS
+def peers_users(length: Length) -> Case:
+    """A thousand users, each with events of its own, beside other servers."""
+    rounds = rounds_of(length)
     case = Case(
-        "peers_memory",
-        f"What {users:,} users who only listen add to the memory of all processes of a server (`smaps_rollup`), after "
-        "the first ten. A user of the replaced pattern has five sockets. What the kernel holds for sockets is not in "
-        f"it. In the row `{OURS_MERGED}` the shard runs with `SOLOWIRE_MERGE_MEMORY=true` and the host's merging is "
-        "on, at the eager pace of `idle`, where it is also shown what heartbeats make of that; memory is read when it "
-        "has been through three times, and `ksmd, s` is the CPU time of its thread in between. No other server asks "
-        f"for it. `{AHEAD}`: how many times as much Solowire takes. Each round has servers of its own.",
+        "peers_users",
+        f"{USERS:,} users, {TARGET_RATE:,} events of {EVENT_BYTES} bytes per second, each for one user alone, ten to a "
+        "request where a server takes several, over one connection, since the order of a user's events is checked. "
+        "With Solowire an event names its user; with Socket.IO each has a room, with nchan and Centrifugo a channel, "
+        "with NATS a subject, and in the replaced pattern an entry in a dictionary. Nothing can be shared: every "
+        "delivery is a frame. Solowire gathers events for up to 100 ms. "
+        f"`{AHEAD}`: how many times as much CPU an event costs Solowire.",
     )
-    kinds = _kinds(case)
-    kinds.insert(1, _Merged)
-    rounds = 1 if length.quick else 3
-    found: dict[str, list[Round]] = {}
-    for _ in range(rounds):
-        for kind in list(kinds):
-            try:
-                with merging() if kind is _Merged else contextlib.nullcontext():
-                    found.setdefault(kind.name, []).append(_memory(kind, users))
-            except (BenchError, OSError) as error:
-                _leave_out(case, kind, kind.name, error)
-                kinds.remove(kind)
-    columns = ["PSS per user", "RSS per user", "PSS before, MB", "PSS, MB", "merged, MB", "ksmd, s"]
-    compare(case, found, "PSS per user", columns, "", rounds)
-    for lead in (AHEAD, AHEAD_MERGED):
-        hold_lead(case, REPLACED, lead, at_most=1 / 3)
+    kinds = [_own(kind) for kind in kinds_of(case)]
+    rates: dict[str, float] = {}
+    with ExitStack() as stack:
+        sides = connect(stack, case, kinds, USERS)
+
+        def once(side: Side) -> dict[str, Round]:
+            def addressed(n: int) -> About:
+                return side.server.addressed_to(n % USERS)
+
+            seconds = min(length.seconds, SHORT_S)
+            return {side.name: _stream_round(side, side.name, addressed, TARGET_RATE, 1, seconds, rates)}
+
+        found = rounds_in_turn(case, sides, once, rounds)
+    columns = ["events/s", "CPU per event", "p50", "p99", "frames per event", "bytes per delivery"]
+    columns += ["server CPU", "load core"]
+    compare(case, found, "CPU per event", columns, f" × {USERS:,}", rounds)
     return case
 
 
-def _memory(kind: type[Server], users: int) -> Round:
-    merged = kind is _Merged
-    with kind() as server, Receiver(server.style) as receiver:
-        server.connect(receiver, 10)
-        time.sleep(SETTLE_S)
-        faults = until_merged() if merged else []
-        before, ksmd = server.memory(), merging_cpu()
-        server.connect(receiver, users, first=10)
-        time.sleep(SETTLE_S)
-        if merged:
-            faults += until_merged()
-        after, ksmd_after = server.memory(), merging_cpu()
-        faults += receiver.counts().faults
-    values = {
-        "PSS per user": (after.pss - before.pss) / users / 1000,
-        "RSS per user": (after.rss - before.rss) / users / 1000,
-        "PSS before, MB": before.pss / 1e6,
-        "PSS, MB": after.pss / 1e6,
-    }
-    if merged:
-        values |= {"merged, MB": after.merged / 1e6, "ksmd, s": ksmd_after - ksmd}
-        if after.merged == before.merged:
-            faults.append("same-page merging has merged nothing of the users' memory")
-    return Round(values, faults)
+def _own(kind: type[Server]) -> type[Server]:
+    return type(kind.__name__, (kind,), {"own": True})
+
+
+# ---------------------------------------------------------------- slow readers
+
+
+def peers_slow(length: Length) -> Case:
+    """A fifth of the readers is slow, beside other servers."""
+    share, bytes_per_s, slow_ones = 5, 20_000.0, "slow ones cut off"
+    fast, rounds = USERS - USERS // share, min(length.rounds, 2)
+    seconds = 2 * length.seconds  # so that there is more than a server may hold for one who reads slowly
+    case = Case(
+        "peers_slow",
+        f"{USERS:,} users, {TARGET_RATE:,} events of {EVENT_BYTES} bytes per second, ten to a request where a server "
+        f"takes several, and every {share}th user reads only {bytes_per_s / 1000:.0f} KB/s on each connection, with a "
+        "receive buffer of 16 KB. Only what the others get is counted. A server that can't keep up is given as many "
+        "events as it can do in the time of a round, which its slow readers may follow after all. `PSS growth` is that "
+        f"of all processes in a round of {seconds:g} s; what the kernel holds is not in it. "
+        "Solowire keeps nothing for such a reader: it reads on from the log when it can, and is told and cut off when "
+        "the log has that no more; what grows is the log, with or without slow readers (see `slow`). The replaced "
+        "pattern waits for it with everybody else. Socket.IO keeps all that it has yet to get, and cuts it off when it "
+        "has not answered a ping for 20 s. nchan leaves it in its shared memory, and cuts it off when nothing could be "
+        "written for 60 s. NATS cuts it off at 64 MB, or when a write has waited for 10 s; Centrifugo at 1 MB. All "
+        "users come anew for each round, and leave after it, so that none has to catch up in another server's.",
+    )
+    kinds = kinds_of(case)
+    rates: dict[str, float] = {}
+    with ExitStack() as stack:
+        sides = connect(stack, case, kinds, USERS, now=0, slow_bytes_per_s=bytes_per_s)
+
+        def once(side: Side) -> dict[str, Round]:
+            server, receiver = side.server, side.receiver
+            server.connect(receiver, USERS, slow=lambda n: n % share == 0)
+            before = server.memory().pss
+            one = _stream_round(side, side.name, server.addressed, TARGET_RATE, fast, seconds, rates)
+            one.values["PSS growth, MB"] = (server.memory().pss - before) / 1e6
+            one.values[slow_ones] = float(USERS - fast - receiver.counts().slow // server.sockets)
+            receiver.close_all()
+            time.sleep(GONE_S)
+            return {side.name: one}
+
+        found = rounds_in_turn(case, sides, once, rounds)
+    columns = ["events/s", "deliveries per CPU-second", "p50", "p99", slow_ones, "PSS growth, MB"]
+    columns += ["server CPU", "load core"]
+    compare(case, found, "deliveries per CPU-second", columns, f", {fast:,} fast, {USERS - fast:,} slow", rounds)
+    return case
+
+
+# ---------------------------------------------------------------- as fast as they are taken
+
+
+class _Unlimited(Solowire):
+    """Takes as much from one publisher as it can."""
+
+    def __init__(self) -> None:
+        super().__init__(settings=NO_LIMIT)
+
+
+def peers_ingest(length: Length) -> Case:
+    """Events as fast as each server takes them, beside other servers."""
+    users, batch, rounds = 5, 10, rounds_of(length)
+    case = Case(
+        "peers_ingest",
+        f"Events of {EVENT_BYTES} bytes as fast as a server takes them, {batch} to a request where it takes several, "
+        f"over {WIRES} connections with a request under way on each (one to the replaced pattern), to {users} users "
+        f"who must get all of them; {MOST_PER_SECOND:,} per second at most, since the load has no room for more: who "
+        "reaches that could take more, and `CPU per event` says how much. `events/s` are those acknowledged: by "
+        "Solowire when they are on disk, by Socket.IO and the replaced pattern when they were handed to every socket, "
+        "by nchan and Centrifugo when they are in memory, by NATS when they were read. nchan holds 10,000 messages, as "
+        "it is set up here: a user who is further behind loses some, and its row is void. CPU is that of all processes "
+        "of a server until all have arrived. Solowire runs with "
+        f"{' and '.join(f'`SOLOWIRE_{name}={value}`' for name, value in NO_LIMIT.items())}. "
+        f"`{AHEAD}`: how many times as many events per second it takes.",
+    )
+    kinds = kinds_of(case, _Unlimited)
+    rates: dict[str, float] = {}
+    with ExitStack() as stack:
+        sides = connect(stack, case, kinds, users)
+
+        def once(side: Side) -> dict[str, Round]:
+            seconds = min(length.seconds, SHORT_S)
+            count = int(rates[side.name] * seconds) if side.name in rates else WARM_UP_EVENTS * 2
+            count = max(batch, count - count % batch)
+            one = _ingest_round(side, count, batch, users)
+            rates[side.name] = one.values["events/s"]
+            return {side.name: one}
+
+        found = rounds_in_turn(case, sides, once, rounds)
+    columns = ["events/s", "CPU per event", "request p50", "request p99", "server CPU", "load core"]
+    compare(case, found, "events/s", columns, "", rounds)
+    return case
+
+
+def _ingest_round(side: Side, count: int, batch: int, users: int) -> Round:
+    addressed = side.server.addressed(0)
+    about = None if addressed is None else cast(Callable[[int], About], side.server.addressed)
+    keyed = addressed is not None and addressed.key is not None
+    seconds = 0.0
+    with publishing(side.server, 1 if keyed else WIRES) as publisher:
+        shares = publisher.made(count, batch, about)
+
+        def load() -> tuple[float, list[str]]:
+            nonlocal seconds
+            start = time.monotonic()
+            faults = publisher.flood(shares, MOST_PER_SECOND)
+            seconds = time.monotonic() - start
+            return 0.0, faults
+
+        one = measure(side.server, side.receiver, count, count * users, 0 if keyed else count, load, FLOOD_TIMEOUT_S)
+        took = percentiles(histogram([(int(s * 1e6), 1) for s in publisher.took]))
+    one.values |= {"events/s": count / seconds, "request p50": took["p50"], "request p99": took["p99"]}
+    return one

@@ -78,7 +78,7 @@ def shards(length: Length) -> Case:
     for count in (1, 2):
         rounds = _most(length, count)
         _beside_one(case, f"{_shards(count)} at most", rounds, "events/s", f"{_shards(1)} at most", COLUMNS)
-    case.hold(case.rows[-1], OVER_ONE, at_least=TWO_SHARDS)
+    case.hold(case.rows[-1], OVER_ONE, at_least=TWO_SHARDS, over=case.row(f"{_shards(1)} at most"))
     return case
 
 

@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import subprocess
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 
 from bench.load import Http, Refused, Wire
-from bench.machine import LeftOut
+from bench.peers.go import build, place
 from bench.receiver import Plan, Style, client_frame, upgrade
 from bench.server import Server
 
 VERSION = "v6.9.1"
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "solowire-bench"
-BINARY = CACHE / f"centrifugo-{VERSION}"
-BUILD_TIMEOUT_S = 1500.0
-GREETING = b'{"id":1,"connect":{}}\n{"id":2,"subscribe":{"channel":"bench"}}'
+GREETING = b'{"id":1,"connect":{}}\n{"id":2,"subscribe":{"channel":"%s"}}'
 
 
 class _Commands(Http):
-    """A batch is one request of many `publish` commands."""
+    """A batch is one request of many `publish` commands. channel: which one an event goes to."""
+
+    def __init__(self, port: int, channel: Callable[[bytes], bytes]) -> None:
+        super().__init__(port, "/api/batch", "X-API-Key: bench\r\n")
+        self.channel = channel
 
     def body(self, events: Sequence[bytes]) -> bytes:
-        commands = b",".join(b'{"publish":{"channel":"bench","data":%s}}' % event for event in events)
+        commands = b",".join(b'{"publish":{"channel":"%s","data":%s}}' % (self.channel(e), e) for e in events)
         return b'{"commands":[' + commands + b"]}"
 
     def check(self, body: bytes) -> None:
@@ -42,25 +40,7 @@ class Centrifugo(Server):
 
     @classmethod
     def prepare(cls) -> None:
-        if BINARY.exists():
-            return
-        go = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin")
-        if not go:
-            raise LeftOut("there is no Go to build it with")
-        CACHE.mkdir(parents=True, exist_ok=True)
-        try:
-            done = subprocess.run(
-                ["nice", "-n", "19", go, "install", f"github.com/centrifugal/centrifugo/v6@{VERSION}"],
-                env={**os.environ, "GOBIN": str(CACHE), "GOTOOLCHAIN": "local"},
-                capture_output=True,
-                text=True,
-                timeout=BUILD_TIMEOUT_S,
-            )
-        except subprocess.TimeoutExpired:
-            raise LeftOut(f"go install took longer than {BUILD_TIMEOUT_S:.0f} s") from None
-        if done.returncode:
-            raise LeftOut(f"go install: {(done.stderr.strip() or 'no reason').splitlines()[-1]}")
-        (CACHE / "centrifugo").replace(BINARY)
+        build("centrifugo", "github.com/centrifugal/centrifugo/v6", VERSION)
 
     @classmethod
     def versions(cls) -> dict[str, str]:
@@ -83,10 +63,12 @@ class Centrifugo(Server):
             "log": {"level": "warn"},
         }
         (self.data / "config.json").write_text(json.dumps(configuration))
-        return [str(BINARY), "-c", str(self.data / "config.json")]
+        return [str(place("centrifugo", VERSION)), "-c", str(self.data / "config.json")]
 
     def plan(self, user: int) -> list[Plan]:
-        return [Plan(self.port, upgrade(self.port, "/connection/websocket"), client_frame(GREETING))]
+        return [
+            Plan(self.port, upgrade(self.port, "/connection/websocket"), client_frame(GREETING % self.channel(user)))
+        ]
 
     def wires(self, count: int) -> list[Wire]:
-        return [_Commands(self.port, "/api/batch", "X-API-Key: bench\r\n") for _ in range(count)]
+        return [_Commands(self.port, self.channel_of) for _ in range(count)]

@@ -1,16 +1,21 @@
-"""NATS with its WebSocket listener: core NATS, which keeps nothing and cuts slow readers off."""
+"""NATS with its WebSocket listener: core NATS, which keeps nothing and cuts slow readers off.
+
+Built from the Go module proxy; Debian's package, which is years older, where that can't be done.
+"""
 
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from bench.load import Refused, Wire
 from bench.machine import LeftOut
 from bench.peers.debian import installed
+from bench.peers.go import build, place
 from bench.receiver import BINARY, Plan, Style, client_frame, upgrade
 from bench.server import Server
 
+VERSION = "v2.15.2"
 CONFIGURATION = """\
 listen: "127.0.0.1:{port}"
 max_connections: 100000
@@ -20,14 +25,18 @@ HELLO = b'CONNECT {"verbose":false,"pedantic":false,"lang":"bench","version":"1"
 
 
 class _Publications(Wire):
-    """PUB for each event of a batch, then a PING: its PONG says that the server has read them."""
+    """PUB for each event of a batch, then a PING: its PONG says that the server has read them.
 
-    def __init__(self, port: int) -> None:
+    channel: which subject an event goes to.
+    """
+
+    def __init__(self, port: int, channel: Callable[[bytes], bytes]) -> None:
         super().__init__(port)
+        self._channel = channel
         self.sock.sendall(HELLO)
 
     def send(self, events: Sequence[bytes]) -> None:
-        words = [b"PUB bench %d\r\n%s\r\n" % (len(event), event) for event in events]
+        words = [b"PUB %s %d\r\n%s\r\n" % (self._channel(event), len(event), event) for event in events]
         self.sock.sendall(b"".join(words) + b"PING\r\n")
 
     def receive(self) -> bool:
@@ -40,28 +49,38 @@ class _Publications(Wire):
         return b"PONG" in lines
 
 
+def _program() -> str:
+    """That which was built, or Debian's, which is older."""
+    built = place("nats-server", VERSION)
+    return str(built) if built.exists() else installed("nats-server")
+
+
 class Nats(Server):
     name = "NATS"
-    about = "Debian's nats-server, core NATS over its WebSocket listener; PUB on its own protocol, a PING per batch"
+    about = "nats-server, core NATS over its WebSocket listener; PUB on its own protocol, a PING per batch"
     style = Style(ready=b"PONG", ping=b"PING\r\n", pong=client_frame(b"PONG\r\n", BINARY), between=b"\nPING\r\n")
 
     @classmethod
     def prepare(cls) -> None:
-        if not installed("nats-server") and not installed("nats-server", "nats-server"):
-            raise LeftOut("Debian's package nats-server is not installed")
+        try:
+            build("nats-server", "github.com/nats-io/nats-server/v2", VERSION)
+        except LeftOut as reason:
+            if not installed("nats-server") and not installed("nats-server", "nats-server"):
+                raise LeftOut(f"{reason}, and Debian's package nats-server is not installed") from None
 
     @classmethod
     def versions(cls) -> dict[str, str]:
-        said = subprocess.run([installed("nats-server"), "--version"], capture_output=True, text=True).stdout
-        return {"nats-server": said.strip().rpartition("v")[2]}
+        said = subprocess.run([_program(), "--version"], capture_output=True, text=True).stdout
+        whose = "built by Go" if place("nats-server", VERSION).exists() else "Debian's package"
+        return {"nats-server": f"{said.strip().rpartition('v')[2]} ({whose})"}
 
     def command(self) -> Sequence[str]:
         (self.data / "nats.conf").write_text(CONFIGURATION.format(port=self.port, websocket=self.port + 1))
-        return [installed("nats-server"), "-c", str(self.data / "nats.conf")]
+        return [_program(), "-c", str(self.data / "nats.conf")]
 
     def plan(self, user: int) -> list[Plan]:
-        greeting = client_frame(HELLO + b"SUB bench 1\r\nPING\r\n", BINARY)
+        greeting = client_frame(HELLO + b"SUB %s 1\r\nPING\r\n" % self.channel(user), BINARY)
         return [Plan(self.port + 1, upgrade(self.port + 1, "/"), greeting)]
 
     def wires(self, count: int) -> list[Wire]:
-        return [_Publications(self.port) for _ in range(count)]
+        return [_Publications(self.port, self.channel_of) for _ in range(count)]

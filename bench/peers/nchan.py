@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bench.load import Http, Wire
-from bench.machine import SERVER_CORES, LeftOut
+from bench.machine import HOST, SERVER_CORES, LeftOut
 from bench.peers.debian import installed
 from bench.receiver import Plan, upgrade
 from bench.server import Server
@@ -37,13 +37,13 @@ http {{
         listen 127.0.0.1:{port} backlog=4096;
         location = /sub {{
             nchan_subscriber websocket;
-            nchan_channel_id bench;
+            nchan_channel_id $arg_to;
             nchan_subscriber_first_message newest;
             nchan_websocket_ping_interval 25s;
         }}
         location = /pub {{
             nchan_publisher http;
-            nchan_channel_id bench;
+            nchan_channel_id $arg_to;
             nchan_message_buffer_length 10000;
             nchan_message_timeout 60s;
         }}
@@ -53,12 +53,26 @@ http {{
 """
 
 
+POST = (
+    b"POST /pub?to=%s HTTP/1.1\r\nHost: " + HOST.encode() + b"\r\nContent-Type: application/json\r\n"
+    b"Content-Length: %d\r\n\r\n%s"
+)
+
+
 class _Publications(Http):
-    """One POST a message, nchan takes no batches: those of one are sent in one write, and their answers awaited."""
+    """One POST a message, nchan takes no batches: those of one are sent in one write, and their answers awaited.
+
+    channel: which one an event goes to.
+    """
+
+    def __init__(self, port: int, channel: Callable[[bytes], bytes]) -> None:
+        super().__init__(port)
+        self._channel = channel
 
     def send(self, events: Sequence[bytes]) -> None:
         self._wanted = len(events)
-        self.sock.sendall(b"".join(map(self.request, events)))
+        posts = [POST % (self._channel(event), len(event), event) for event in events]
+        self.sock.sendall(b"".join(posts))
 
 
 class Nchan(Server):
@@ -89,7 +103,7 @@ class Nchan(Server):
         return [installed("nginx"), "-p", str(self.data), "-c", str(self.data / "nginx.conf"), "-e", "stderr"]
 
     def plan(self, user: int) -> list[Plan]:
-        return [Plan(self.port, upgrade(self.port, "/sub"))]
+        return [Plan(self.port, upgrade(self.port, f"/sub?to={self.channel(user).decode()}"))]
 
     def wires(self, count: int) -> list[Wire]:
-        return [_Publications(self.port, "/pub") for _ in range(count)]
+        return [_Publications(self.port, self.channel_of) for _ in range(count)]

@@ -13,7 +13,7 @@ import pytest
 
 from bench import __main__ as program
 from bench import peers
-from bench.cases import side_by_side
+from bench.cases import side_by_side_users, sides
 from bench.machine import LeftOut
 from bench.measure import QUICK
 from bench.peers.nats import Nats
@@ -45,6 +45,7 @@ def test_the_list_names_every_case() -> None:
     names = [line.split()[0] for line in bench("--list").stdout.splitlines()]
     assert {"single", "stream", "feeds", "users", "slow", "shards", "codecs", "storm", "idle"} <= set(names)
     assert {"ingest", "journal", "router", "resume", "peers_single", "peers_stream", "peers_memory"} <= set(names)
+    assert {"peers_storm", "peers_idle", "peers_slow", "peers_users", "peers_ingest"} <= set(names)
 
 
 def test_an_unknown_case_is_one_line() -> None:
@@ -81,15 +82,15 @@ def no_merging() -> Iterator[None]:
 @pytest.fixture
 def without_merging(monkeypatch: pytest.MonkeyPatch) -> None:
     """A host whose same-page merging can't be set; and few users."""
-    monkeypatch.setattr(side_by_side, "merging", no_merging)
-    monkeypatch.setattr(side_by_side, "MEMORY_USERS", 80)
+    monkeypatch.setattr(side_by_side_users, "merging", no_merging)
+    monkeypatch.setattr(side_by_side_users, "MEMORY_USERS", 80)
 
 
 @pytest.mark.usefixtures("without_merging")
 def test_a_peer_that_cannot_be_installed_is_left_out_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     """The page says which peer is missing and why, and shows no row for it."""
     monkeypatch.setattr(peers, "PEERS", (Missing,))
-    case: Case = side_by_side.peers_memory(QUICK)
+    case: Case = side_by_side_users.peers_memory(QUICK)
     assert "a server: left out: it is not to be had." in case.remarks
     assert [row.name for row in case.rows] == ["Solowire"]
     assert [(target.found, target.met) for target in case.targets] == [("left out: its case says why", None)] * 2
@@ -115,9 +116,9 @@ def test_a_peer_that_does_not_start_is_left_out_with_the_reason(monkeypatch: pyt
 
     kinds: tuple[type[Server], ...] = (Broken,)
     monkeypatch.setattr(peers, "PEERS", kinds)
-    case = side_by_side.peers_memory(QUICK)
+    case = side_by_side_users.peers_memory(QUICK)
     assert any("a broken server" in remark and "no licence" in remark for remark in case.remarks)
-    assert any(side_by_side.OURS_MERGED in remark and "does not let us" in remark for remark in case.remarks)
+    assert any(sides.OURS_MERGED in remark and "does not let us" in remark for remark in case.remarks)
     assert [row.name for row in case.rows] == ["Solowire"]
 
 
@@ -125,10 +126,10 @@ def test_a_peer_that_does_not_start_is_left_out_with_the_reason(monkeypatch: pyt
 def test_memory_is_shown_with_same_page_merging_and_without(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two rows of Solowire's, and in the second something was merged; the host is left as it was."""
     monkeypatch.setattr(peers, "PEERS", ())
-    monkeypatch.setattr(side_by_side, "MEMORY_USERS", 160)
+    monkeypatch.setattr(side_by_side_users, "MEMORY_USERS", 160)
     before = scanning()
-    case = side_by_side.peers_memory(QUICK)
-    assert [row.name for row in case.rows] == ["Solowire", side_by_side.OURS_MERGED]
+    case = side_by_side_users.peers_memory(QUICK)
+    assert [row.name for row in case.rows] == ["Solowire", sides.OURS_MERGED]
     assert case.rows[1].measures["merged, MB"].median > 0
     assert scanning() == before
 

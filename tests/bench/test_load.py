@@ -92,6 +92,31 @@ def test_waiting_for_the_server_is_not_lateness() -> None:
     assert late_ms < 300  # five answers took 2 s
 
 
+def test_each_request_is_timed() -> None:
+    """From when it left to when its answer was read, of the last run alone."""
+    with answering([OK] * 3, delay_s=0.1) as (port, _):
+        publisher = Publisher([Http(port)])
+        publisher.run(1, 1, 1000.0)
+        publisher.run(4, 2, float("inf"))
+        publisher.close()
+    assert len(publisher.took) == 2
+    assert all(0.1 <= took < 5 for took in publisher.took)
+
+
+def test_a_flood_is_made_before_it_leaves() -> None:
+    """Each wire sends its share in order, the next when the last is answered, and none before it is due."""
+    with answering([OK] * 2) as (one, first), answering([OK]) as (other, second):
+        publisher = Publisher([Http(one), Http(other)])
+        start = time.monotonic()
+        faults = publisher.flood(publisher.made(5, 2), 10.0)
+        took = time.monotonic() - start
+        publisher.close()
+    assert 0.4 <= took < 5  # the last is due when four have left
+    assert (faults, len(publisher.took)) == ([], 3)
+    sent = [[piece[:28].decode() for piece in b"".join(bodies).split(b"~")[1::2]] for bodies in (first, second)]
+    assert sent == [[f"0000{n:08x}{0:016x}" for n in range(3)], [f"0001{n:08x}{0:016x}" for n in range(2)]]
+
+
 def test_waiting_for_several_answers_is_not_lateness() -> None:
     """A server that lets all wires wait and then answers them at once has caused all that was held up by it."""
     ours, theirs = socket.socketpair()

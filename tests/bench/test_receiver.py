@@ -211,6 +211,21 @@ def test_a_ping_is_answered(payload: bytes) -> None:
     assert heard == [client_frame(b"PONG")]
 
 
+def test_a_ping_of_the_protocol_is_counted_too() -> None:
+    """A server whose heartbeats are frames of their own kind (RFC 6455, 5.5.2) is seen to have sent them."""
+    heard: list[bytes] = []
+
+    def say(peer: socket.socket) -> None:
+        peer.sendall(frame(b"there?", head=0x89))
+        heard.append(peer.recv(4096))
+
+    with serving(say) as port, Receiver(STYLE) as receiver:
+        receiver.open([Plan(port, upgrade(port, "/"))])
+        receiver.until(99, 1.0)
+        assert receiver.counts().pings == 1
+    assert heard == [client_frame(b"there?", 0xA)]
+
+
 def test_frames_that_were_compressed_are_read() -> None:
     """A frame with the mark of compression is looked into, and a plain one beside it is taken as it is."""
 

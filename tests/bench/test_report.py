@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from bench.measure import Round, collapsed, row
+import pytest
+
+from bench.cases import streams
+from bench.measure import QUICK, Round, collapsed, joined, row
+from bench.receiver import histogram
 from bench.report import Case, Measure, Row, Target, as_json, from_json, markdown
 
 
@@ -64,3 +68,27 @@ def test_one_void_round_makes_a_row_void() -> None:
     rounds = [Round({"p50": 1.0}), Round({"p50": 2.0}, ["core full: 91%"]), Round({"p50": 3.0}, ["core full: 99%"])]
     assert row("r", rounds, ["p50"]).faults == ["core full: 91% (2 times)"]
     assert collapsed(["a 1", "b", "a 2"]) == ["a 1 (2 times)", "b"]
+
+
+def test_slices_have_their_percentiles_together() -> None:
+    """Of a fast slice and a smaller slow one, half of all deliveries are fast, and the slowest are the slow slice's."""
+    fast = Round({"CPU": 1.0, "p50": 0.0}, [], histogram([(1000, 149)]))
+    slow = Round({"CPU": 3.0, "p50": 0.0}, [], histogram([(9000, 99)]))
+    found = joined([fast, slow])
+    assert found.values["CPU"] == 2.0
+    assert [round(found.values[name]) for name in ("p50", "p99", "max")] == [1, 9, 9]
+
+
+@pytest.mark.parametrize(("faults", "met"), [([], True), (["an event was lost"], None)])
+def test_two_shards_are_not_held_to_one_that_is_void(
+    faults: list[str], met: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The target of two shards is void if the round of one shard, which it is a ratio to, does not count."""
+
+    def most(_: object, count: int) -> list[Round]:
+        return [Round({"events/s": 100.0 * count}, faults if count == 1 else [])]
+
+    monkeypatch.setattr(streams, "SERVER_CORES", frozenset(range(3)))
+    monkeypatch.setattr(streams, "_rounds", lambda *_: [Round({"CPU per delivery": 1.0})])
+    monkeypatch.setattr(streams, "_most", most)
+    assert [target.met for target in streams.shards(QUICK).targets] == [met]

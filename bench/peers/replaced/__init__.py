@@ -51,7 +51,9 @@ class Replaced(Server):
     @classmethod
     def versions(cls) -> dict[str, str]:
         pins = dict(line.split("==") for line in (FOLDER / "requirements.txt").read_text().split() if "==" in line)
-        return {name: pins[name] for name in ("fastapi", "starlette", "uvicorn")}
+        # Solowire has some of these, too: the page names both.
+        names = ("fastapi", "starlette", "uvicorn", "uvloop", "httptools", "websockets")
+        return {f"{name} (replaced pattern)": pins[name] for name in names}
 
     def command(self) -> Sequence[str]:
         options = f"--app-dir {FOLDER} --host 127.0.0.1 --port {self.port} --log-level warning --no-access-log"
@@ -66,6 +68,10 @@ class Replaced(Server):
     def addressed(self, number: int) -> About:
         kind = number % len(TYPES)
         return About(kind, top=f'"socket":"{TYPES[kind]}",'.encode())
+
+    def addressed_to(self, user: int) -> About:
+        """To the same of its five sockets each time: only there has it an order."""
+        return About(user, top=f'"socket":"{TYPES[user % len(TYPES)]}","user":"u{user}",'.encode())
 
     def wires(self, count: int) -> list[Wire]:
         return [Http(self.port, "/publish") for _ in range(count)]

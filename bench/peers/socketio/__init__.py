@@ -44,7 +44,10 @@ class SocketIo(Server):
     def versions(cls) -> dict[str, str]:
         packages = json.loads((FOLDER / "package-lock.json").read_text())["packages"]
         node = subprocess.run(["node", "--version"], capture_output=True, text=True).stdout.strip()
-        found = {name: packages[f"node_modules/{name}"]["version"] for name in ("socket.io", "ws", "bufferutil")}
+        found = {
+            name: packages[f"node_modules/{name}"]["version"]
+            for name in ("socket.io", "ws", "bufferutil", "utf-8-validate")
+        }
         return {"node": node, **found}
 
     def command(self) -> Sequence[str]:
@@ -55,7 +58,7 @@ class SocketIo(Server):
 
     def plan(self, user: int) -> list[Plan]:
         request = upgrade(self.port, "/socket.io/?EIO=4&transport=websocket")
-        return [Plan(self.port, request, client_frame(b"40"))]
+        return [Plan(self.port, request, client_frame(b'40{"user":"u%d"}' % user if self.own else b"40"))]
 
     def wires(self, count: int) -> list[Wire]:
         return [Http(self.port) for _ in range(count)]
