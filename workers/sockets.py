@@ -59,7 +59,7 @@ class MemorySockets:
     def close(self, connection: Connection, code: int, reason: str) -> None:
         self.closed.setdefault(connection, (code, reason))
 
-    def drain(self, connection: Connection) -> None:
+    def take_all(self, connection: Connection) -> None:
         """The peer has read all so far, and reads no further."""
         self._under_way.discard(connection)
 

@@ -313,7 +313,7 @@ def test_a_long_beginning_goes_out_as_fast_as_the_socket_takes_it() -> None:
     b.wait(BLOCKED_LOOK_SECONDS)
     assert len(b.sockets.sent[connection]) == part
     for _ in range(3):
-        b.sockets.drain(connection)
+        b.sockets.take_all(connection)
         b.shard.delivery.took(connection, b.now)
     assert len(b.sockets.sent[connection]) == before + 100
 
@@ -327,7 +327,7 @@ def test_a_reader_of_a_long_beginning_is_not_taken_for_stuck() -> None:
     b.shard.delivery.begin_with(connection, ["x" * 10_000] * 200, b.now)
     for _ in range(4):
         b.wait(Limits().stalled * 0.6)
-        b.sockets.drain(connection)
+        b.sockets.take_all(connection)
         b.shard.delivery.took(connection, b.now)
     assert b.closed(connection) is None
     b.wait(Limits().stalled * 1.1)
