@@ -14,6 +14,8 @@ from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any
 
+from solowire.accept_limits import counted_address
+
 Address = IPv4Address | IPv6Address
 
 
@@ -30,12 +32,14 @@ class Addresses:
             return ""
         peer: str = client[0]
         if not self._trusted:
-            return counted(peer)
+            return counted_address(peer)
         forwarded = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"]
         return self.seen(peer, ",".join(forwarded))
 
     def seen(self, peer: str, forwarded: str) -> str:
         """forwarded: X-Forwarded-For, all of them joined by commas."""
+        if not self._trusted:
+            return counted_address(peer)
         seen = _parse(peer)
         if seen is None:
             return peer
@@ -48,16 +52,13 @@ class Addresses:
             seen = further
         return _counted(seen)
 
+    def trusts(self, peer: str) -> bool:
+        """Whether a peer is a proxy that the operator trusts."""
+        address = _parse(peer) if self._trusted else None
+        return address is not None and self._trusts(address)
+
     def _trusts(self, address: Address) -> bool:
         return any(address in network for network in self._trusted)
-
-
-def counted(text: str) -> str:
-    """An address as it is counted; what is none is taken as it is."""
-    if ":" not in text:
-        return text  # IPv4, which is written in one way only
-    address = _parse(text)
-    return _counted(address) if address is not None else text
 
 
 def _counted(address: Address) -> str:

@@ -1,213 +1,256 @@
 """The relay: carries a WebSocket for a client that can't go to its shard directly.
 
-What it keeps true: frames, close codes and refusals pass through as they are, both ways (what ended without a code that
-can be said is cut); one frame at a time is held
-in each direction, so a reader that is slow slows the writer behind it, and nothing piles up here. A client that takes
-nothing for `stalled_s` is cut: the shard would do that, but its word can't get past a socket that nobody reads.
+The client's own handshake goes to the shard, with a ticket in it, and the shard's answer comes back: what is accepted
+or refused is decided there. From then on bytes pass, and no frame is taken apart.
+
+What it keeps true: bytes, close codes and refusals pass through as they are, both ways; in each direction there are
+`http_front.BUFFER_BYTES` at most, and one read, so a reader that is slow slows the writer behind it, and nothing piles
+up here. A client that takes nothing for `stalled_s` is cut: the shard would do that, but its word can't get past a
+socket that nobody reads. Where the shard or this gateway goes without a word, the client is told 1012, unless that
+would fall into the midst of a frame.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+import struct
+from collections.abc import Collection
+from typing import cast
 from urllib.parse import parse_qs
 
 import structlog
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidStatus, ProtocolError, WebSocketException
-from websockets.frames import Close
-from websockets.typing import Subprotocol
 
+from gateway.frame_scanner import FrameScanner
 from gateway.gateway import Gateway
-from solowire.client_protocol import SUBPROTOCOLS
+from gateway.http_front import BUFFER_BYTES, ClientConnection
+from solowire.backplane import ShardAddress
 from solowire.codes import CloseCode
 from solowire.errors import Refused, RequestError
-from solowire.problems import response_of
+from solowire.handshake import HEAD_BYTES, HEAD_END, Head, check_origin
 from solowire.tokens import bearer
 
-log = structlog.get_logger("solowire.relay")
+logger = structlog.get_logger("solowire.relay")
 
-Scope = Mapping[str, Any]
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Any]
-
-_HELD_FRAMES = 1
-_OPEN_SECONDS = 5.0
-_MAX_MESSAGE_BYTES = 16 * 2**20
-_CLOSE_SECONDS = 1.0
-_NO_STATUS = 1005
-"""What Granian, whose the gateway's sockets are, calls the end of a client that was cut or broke the protocol: bytes
-that are no frames, a text that is not UTF-8. One that said good-bye without a code ends so, too, and hears nothing of
-our answer."""
-_CUT = 1006
+PATHS = frozenset({"/ws"})
+"""Where WebSockets are served here."""
+OPEN_SECONDS = 5.0
+_PASSED_ON = ("host", "connection", "upgrade", "content-length", "transfer-encoding")
+"""Of a handshake's headers, beside those that begin with sec-websocket-: what a shard judges it by."""
+_RESTARTING_FRAME = struct.pack("!BBH", 0x88, 2 + len(CloseCode.restarting.reason), CloseCode.restarting) + (
+    CloseCode.restarting.reason.encode()
+)
 
 
 class Relay:
-    """The ASGI application for the gateway's WebSockets. open: how many it carries now."""
+    """All that a gateway carries. allowed_origins: as `check_origin` says. carried_total: since the start."""
 
-    def __init__(
-        self,
-        gateway: Gateway,
-        *,
-        stalled_s: float,
-    ) -> None:
+    def __init__(self, gateway: Gateway, *, allowed_origins: Collection[str] = ()) -> None:
         self._gateway = gateway
-        self._stalled_s = stalled_s
-        self._carried: set[asyncio.Task[Any]] = set()
-        self._closing = asyncio.Event()
+        self._allowed_origins = allowed_origins
+        self._opening: set[asyncio.Task[None]] = set()
+        self._carried: set[RelayedConnection] = set()
+        self._loop = asyncio.get_running_loop()
         self.carried_total = 0
 
     @property
     def open(self) -> int:
+        """How many it carries now."""
         return len(self._carried)
 
-    async def close(self) -> None:
-        """Ends all that it carries with 1012, before the server stops: the clients come back to another gateway."""
-        self._closing.set()
-        if self._carried:
-            await asyncio.wait(self._carried, timeout=_CLOSE_SECONDS * 2)
+    @staticmethod
+    def takes(head: Head) -> bool:
+        """Whether a request is for it."""
+        return head.path in PATHS and head.wants_websocket
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await receive()  # websocket.connect
-        try:
-            shard = await self._connect(scope)
-        except RequestError as error:
-            await _refuse(send, *response_of(error))
-            return
-        except InvalidStatus as refusal:
-            headers = [
-                (name.lower().encode(), value.encode())
-                for name, value in refusal.response.headers.raw_items()
-                if name.lower() in ("content-type", "retry-after", "www-authenticate")
-            ]
-            await _refuse(send, refusal.response.status_code, headers, bytes(refusal.response.body or b""))
-            return
-        task = asyncio.current_task()
-        if task is not None:
-            self._carried.add(task)
+    def accept(self, client: ClientConnection, head: Head, rest: bytes) -> None:
+        """Carries a client whose request it `takes`, or refuses it. rest: what it sent together with its request."""
+        task = self._loop.create_task(self._connect(client, head, rest))
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
+
+    def close(self) -> None:
+        """Ends all that it carries with 1012, before the process ends: the clients come back to another gateway."""
+        for task in self._opening:
+            task.cancel()
+        for relayed in list(self._carried):
+            relayed.close()
+
+    def begin(self, relayed: RelayedConnection) -> None:
+        """A shard has accepted."""
+        self._carried.add(relayed)
         self.carried_total += 1
-        try:
-            await send({"type": "websocket.accept", "subprotocol": shard.subprotocol, "headers": []})
-            await self._carry(shard, receive, send)
-        finally:
-            if task is not None:
-                self._carried.discard(task)
-            shard.transport.abort()
 
-    async def _connect(self, scope: Scope) -> ClientConnection:
-        if scope["path"] != "/ws":
-            raise Refused(404, "not_found", "there is no WebSocket here", "connect to /ws")
-        address, ticket = await self._gateway.place(_token(scope), self._gateway.addresses.of(scope), "relay")
-        offered = [Subprotocol(name) for name in scope["subprotocols"]]
+    def forget(self, relayed: RelayedConnection) -> None:
+        """It has ended."""
+        self._carried.discard(relayed)
+
+    async def _connect(self, client: ClientConnection, head: Head, rest: bytes) -> None:
         try:
-            return await connect(
-                f"ws://{address.authority}/ws",
-                additional_headers={"x-solowire-ticket": ticket, "x-solowire-relayed": "1"},
-                subprotocols=[s for s in offered if s in SUBPROTOCOLS] or offered or None,
-                compression=None,
-                ping_interval=None,
-                open_timeout=_OPEN_SECONDS,
-                close_timeout=_CLOSE_SECONDS,
-                max_size=_MAX_MESSAGE_BYTES,
-                max_queue=_HELD_FRAMES,
-                user_agent_header=None,
-                proxy=None,
-            )
-        except InvalidStatus:
+            # Only here is it known what host a trusted proxy was asked for: the shard is not told of the origin.
+            check_origin(head, self._allowed_origins)
+            forwarded = ",".join(head.headers.get_all("X-Forwarded-For"))
+            address = self._gateway.addresses.seen(client.peer[0], forwarded)
+            shard, ticket = await self._gateway.place(_token(head), address, "relay")
+            relayed = RelayedConnection(self, client, shard)
+            await self._open(relayed, shard)
+        except RequestError as error:
+            client.refuse(error)
+        except asyncio.CancelledError:
+            client.refuse(Refused(503, "restarting", "the gateway is restarting", "connect again", 1.0))
             raise
-        except (OSError, TimeoutError, WebSocketException) as error:
-            log.warning("shard_unreachable", shard=address.index, error=str(error))
-            raise Refused(503, "shard_away", f"shard {address.index} can't be reached", "", retry_after=1) from None
+        except Exception:
+            logger.exception("relay_failed")
+            client.refuse(Refused(503, "overloaded", "the gateway can't carry this connection", "connect again", 1.0))
+        else:
+            relayed.begin(_handshake(head, ticket) + rest)
 
-    async def _carry(self, shard: ClientConnection, receive: Receive, send: Send) -> None:
-        upwards = asyncio.ensure_future(_up(receive, shard))
-        downwards = asyncio.ensure_future(_down(shard, send, self._stalled_s))
-        closing = asyncio.ensure_future(self._closing.wait())
+    async def _open(self, relayed: RelayedConnection, shard: ShardAddress) -> None:
+        """Raises Refused."""
         try:
-            await asyncio.wait((upwards, downwards, closing), return_when=asyncio.FIRST_COMPLETED)
-            if downwards.done() or closing.done():
-                restarting = (int(CloseCode.restarting), CloseCode.restarting.reason)
-                code, reason = downwards.result() if downwards.done() else restarting
-                # Granian writes a close frame when nobody receives any more.
-                upwards.cancel()
-                await asyncio.wait((upwards,))
-                await _within(send({"type": "websocket.close", "code": code, "reason": reason}), _CLOSE_SECONDS)
-            else:
-                # The client has gone: the shard hears so, if it listens.
-                code, reason = upwards.result()
-                if code == _NO_STATUS:
-                    broken = {"code": int(CloseCode.bad_protocol), "reason": CloseCode.bad_protocol.reason}
-                    await _within(send({"type": "websocket.close", **broken}), _CLOSE_SECONDS)
-                if _can_be_said(code):
-                    await _within(shard.close(code, reason), _CLOSE_SECONDS)
-                else:
-                    shard.transport.abort()
-        finally:
-            for task in (upwards, downwards, closing):
-                task.cancel()
-            await asyncio.gather(upwards, downwards, closing, return_exceptions=True)
+            async with asyncio.timeout(OPEN_SECONDS):
+                await self._loop.create_connection(lambda: relayed, shard.host, shard.port)
+        except OSError as error:  # a TimeoutError is one
+            logger.warning("shard_unreachable", shard=shard.index, error=str(error))
+            raise Refused(503, "shard_away", f"shard {shard.index} can't be reached", "", retry_after=1) from None
 
 
-async def _up(receive: Receive, shard: ClientConnection) -> tuple[int, str]:
-    """From the client to the shard, until either has gone; returns the code and reason with which the client went."""
-    with contextlib.suppress(ConnectionClosed):
-        while (message := await receive())["type"] == "websocket.receive":
-            text = message.get("text")
-            await shard.send(message["bytes"] if text is None else text)
-        return message.get("code") or _CUT, message.get("reason") or ""
-    await asyncio.Event().wait()  # the shard has closed: `_down` knows with what code
-    raise AssertionError
+class RelayedConnection(asyncio.BufferedProtocol):
+    """One client's, with its shard's side as the protocol that this is."""
 
+    def __init__(self, relay: Relay, client: ClientConnection, shard: ShardAddress) -> None:
+        self._relay = relay
+        self._client = client
+        self._shard = shard
+        self._transport: asyncio.Transport
+        self._buffer = client.shared_buffer
+        self._answer: bytes | None = b""  # the shard's, until it is whole
+        self._frames: FrameScanner | None = None  # since the shard has accepted
+        self._is_over = False
+        self._timer: asyncio.TimerHandle
 
-async def _down(shard: ClientConnection, send: Send, stalled_s: float) -> tuple[int, str]:
-    """From the shard to the client; returns the close code and reason for the client."""
-    while True:
-        try:
-            frame = await shard.recv()
-        except ConnectionClosed as closed:
-            if closed.rcvd is None:
-                return CloseCode.restarting, "the shard has gone"
-            return closed.rcvd.code, closed.rcvd.reason
-        message = {"type": "websocket.send", "text" if isinstance(frame, str) else "bytes": frame}
-        if not await _within(send(message), stalled_s):
-            return CloseCode.too_slow, CloseCode.too_slow.reason
+    def begin(self, handshake: bytes) -> None:
+        """Sends the client's handshake to the shard, which has OPEN_SECONDS to answer."""
+        self._transport.write(handshake)
+        self._timer = asyncio.get_running_loop().call_later(OPEN_SECONDS, self._give_up)
+        self._client.start_tunnel(self)
 
+    def close(self) -> None:
+        """The gateway goes."""
+        self._finish(_RESTARTING_FRAME)
 
-def _can_be_said(code: int) -> bool:
-    """Whether a close frame may carry `code` (RFC 6455, section 7.4)."""
-    try:
-        Close(code, "").check()
-    except ProtocolError:
+    # ------------------------------------------------------------------------------------------ the shard's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=BUFFER_BYTES)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        data = bytes(self._buffer[:nbytes])
+        if self._is_over:
+            return
+        if self._answer is None:
+            if self._frames is not None:
+                self._frames.advance(data)
+        else:
+            data = self._take_answer(data)
+        if data:
+            self._client.transport.write(data)
+
+    def _take_answer(self, data: bytes) -> bytes:
+        """The shard's answer to the handshake, and what comes behind it, if it is whole; else nothing yet."""
+        whole = (self._answer or b"") + data
+        end = whole.find(HEAD_END)
+        if end < 0:
+            self._answer = whole
+            if len(whole) > HEAD_BYTES:
+                self._give_up()
+            return b""
+        self._answer = None
+        self._timer.cancel()
+        if whole.startswith(b"HTTP/1.1 101 "):
+            self._frames = FrameScanner()
+            self._frames.advance(whole[end + len(HEAD_END) :])
+            self._client.uncount()
+            self._relay.begin(self)
+        return whole
+
+    def eof_received(self) -> bool:
+        self._finish(_RESTARTING_FRAME)
         return False
-    return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._finish(_RESTARTING_FRAME)
+
+    def pause_writing(self) -> None:
+        self._client.pause_reading()
+
+    def resume_writing(self) -> None:
+        self._client.resume_reading()
+
+    # ----------------------------------------------------------------------------------------- the client's side
+
+    def receive(self, data: bytes) -> None:
+        if not self._is_over:
+            self._transport.write(data)
+
+    def end(self) -> None:
+        """The client has gone, or says no more."""
+        if self._is_over:
+            return
+        self._is_over = True
+        self._timer.cancel()
+        self._relay.forget(self)
+        # The shard hears what was said before, and then of the end.
+        self._transport.close()
+        self._client.close_with(b"")
+
+    def pause(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    # -------------------------------------------------------------------------------------------------- the ends
+
+    def _finish(self, last: bytes) -> None:
+        """The shard's side is over. last: told to a client that was accepted and has heard no good-bye."""
+        if self._is_over:
+            return
+        self._is_over = True
+        self._timer.cancel()
+        self._relay.forget(self)
+        if self._answer is not None:
+            logger.warning("shard_unreachable", shard=self._shard.index, error="it closed without an answer")
+            self._client.refuse(
+                Refused(503, "shard_away", f"shard {self._shard.index} can't be reached", "", retry_after=1)
+            )
+        elif self._frames is not None and not self._frames.has_closed and self._frames.at_boundary:
+            self._client.close_with(last)
+        else:
+            self._client.close_with(b"")
+        self._transport.close()
+
+    def _give_up(self) -> None:
+        self._finish(b"")
 
 
-async def _within(sending: Any, seconds: float) -> bool:
-    """Whether an awaitable was done in time; it is cancelled otherwise, so that the descriptor can go."""
-
-    async def whole() -> None:
-        await sending
-
-    try:
-        await asyncio.wait_for(whole(), seconds)
-    except TimeoutError:
-        cancel = getattr(sending, "cancel", None)
-        if cancel is not None:
-            cancel()
-        return False
-    return True
+def _handshake(head: Head, ticket: str) -> bytes:
+    """The client's handshake as the shard gets it: what it is judged by, whatever it is, and the ticket."""
+    lines = [f"{head.method} /ws HTTP/{head.version[0]}.{head.version[1]}"]
+    for name, value in head.headers.raw_items():
+        if name.lower() in _PASSED_ON or name.lower().startswith("sec-websocket-"):
+            lines.append(f"{name}: {value}")
+    lines += [f"X-Solowire-Ticket: {ticket}", "X-Solowire-Relayed: 1", "", ""]
+    return "\r\n".join(lines).encode("latin-1")
 
 
-def _token(scope: Scope) -> str:
-    for key, value in scope["headers"]:
-        if key == b"authorization" and (token := bearer(value.decode("latin-1"))):
+def _token(head: Head) -> str:
+    for value in head.headers.get_all("Authorization"):
+        if token := bearer(value):
             return token
-    query: str = scope["query_string"].decode("latin-1")
-    return parse_qs(query).get("token", [""])[0]
-
-
-async def _refuse(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
-    await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
-    await send({"type": "websocket.http.response.body", "body": body})
+    return parse_qs(head.query).get("token", [""])[0]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -12,6 +14,7 @@ from gateway.addresses import Addresses
 from gateway.admission import Admission, Limits
 from gateway.api import create_app
 from gateway.gateway import Gateway
+from gateway.http_front import HttpFront
 from gateway.intake import Intake
 from gateway.negotiation import Negotiation
 from gateway.posting import Posting
@@ -19,17 +22,26 @@ from gateway.relay import Relay
 from gateway.shards import Shards
 from gateway.trail import Trail
 from solowire import process
+from solowire.accept_limits import AcceptLimiter
 from solowire.access import Role
 from solowire.audit import open_audit
 from solowire.backplane import ShardStats
 from solowire.metrics import Labelled, Metrics, Sample
 from solowire.roles import roles_of
-from solowire.serving import WebServer, listen
-from solowire.settings import Settings, secret_of
+from solowire.serving import WebServer, listen, listen_unix
+from solowire.settings import Settings, make_directories, secret_of
 from solowire.tokens import Tokens
 from solowire.vitals import Vitals, memory_bytes
 
 log = structlog.get_logger("solowire.gateway")
+
+OTHER_FILES = 100
+"""Open files of a gateway that are no connections of clients."""
+FILES_OF_ONE = 3
+"""Open files of an HTTP connection: the client's, and both ends of the one to Granian."""
+UPSTREAM_SECONDS = 3600.0
+"""How long Granian waits for a head: the port in front of it has its own, shorter times."""
+CLOSING_SECONDS = 1.0
 
 
 def serve(settings: Settings) -> None:
@@ -73,7 +85,20 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
         trail=trail,
     )
     negotiation = Negotiation(gateway, settings.shard_url)
-    relay = Relay(gateway, stalled_s=settings.stalled_s)
+    relay = Relay(gateway, allowed_origins=settings.allowed_origins)
+    front = HttpFront(
+        settings.run_dir.absolute() / f"g{settings.port or os.getpid()}",
+        takes=relay.takes,
+        open_tunnel=relay.accept,
+        limiter=AcceptLimiter(
+            min(settings.max_http_connections, max(1, (process.raise_file_limit() - OTHER_FILES) // FILES_OF_ONE)),
+            settings.max_http_connections_per_address,
+        ),
+        trusted=gateway.addresses.trusts,
+        head_s=settings.handshake_s,
+        keepalive_s=settings.keepalive_s,
+        stalled_s=settings.stalled_s,
+    )
     shards = Shards()
 
     def samples() -> Iterator[Sample]:
@@ -96,25 +121,27 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
     http = create_app(gateway, negotiation, posting, settings, Metrics(samples), shards, trail)
 
     async def app(scope: Mapping[str, Any], receive: Any, send: Any) -> None:
-        if scope["type"] == "websocket":
-            await relay(scope, receive, send)
-        elif negotiation.takes(scope):
+        if negotiation.takes(scope):
             await negotiation(scope, send)
         elif posting.takes(scope):
             await posting(scope, receive, send)
         else:
             await http(scope, receive, send)  # type: ignore[arg-type]
 
-    server = WebServer(app, sock, handshake_s=settings.handshake_s)
+    make_directories(settings)
+    server = WebServer(front.wrap(app), listen_unix(Path(front.upstream)), handshake_s=UPSTREAM_SECONDS)
     server.start()
+    await front.start(sock)
     log.info("gateway_listening", host=settings.host, port=sock.getsockname()[1])
     process.calm_collector()
     try:
         await stop.wait()
     finally:
-        await relay.close()
+        relay.close()
+        front.finish()
         await gateway.finish()
         await server.finish()
+        await front.wait_for_ends(CLOSING_SECONDS)
         await shards.close()
         vitals.close()
         audit.close()

@@ -1,4 +1,4 @@
-"""What a shard alone can tell: the gateway asks it over the shard's own HTTP, so that the router carries none of it."""
+"""What a shard alone can tell: the gateway asks it over the shard's own HTTP API, so that the router carries none."""
 
 from __future__ import annotations
 
@@ -9,22 +9,25 @@ from urllib.parse import quote
 
 import httpx
 
+from solowire.api_client import api_client
 from solowire.audit import ASKED_BY
 from solowire.backplane import ShardAddress
 from solowire.errors import Refused
 
 TIMEOUT_SECONDS = 2.0
 AT_A_TIME = 16
+MAX_CLIENTS = 512
 
 
 class Shards:
     """Asks shards with the administrator's own token: a shard lets nobody in whom it doesn't know itself."""
 
     def __init__(self) -> None:
-        self._http = httpx.AsyncClient(timeout=TIMEOUT_SECONDS, trust_env=False)
+        self._clients: dict[str, httpx.AsyncClient] = {}  # by address: no more than there are shards
 
     async def close(self) -> None:
-        await self._http.aclose()
+        for client in self._clients.values():
+            await client.aclose()
 
     async def slowest(self, shard: ShardAddress, token: str) -> list[Any]:
         """The shard's slowest connections. Raises Refused (502, 503, 504) if it can't be asked."""
@@ -57,11 +60,20 @@ class Shards:
                 raise Refused(404, "not_connected", "the user has no connection", "")
         return list(found.get("connections", []))
 
+    def _client_for(self, shard: ShardAddress) -> httpx.AsyncClient:
+        client = self._clients.get(shard.api)
+        if client is None:
+            while len(self._clients) >= MAX_CLIENTS:  # of shards that have moved meanwhile
+                self._clients.pop(next(iter(self._clients)))
+            client = self._clients[shard.api] = api_client(shard.api, timeout=TIMEOUT_SECONDS)
+        return client
+
     async def _get(self, shard: ShardAddress, path: str, token: str) -> Mapping[str, Any] | None:
         """What the shard answers; None for its 404. Raises Refused."""
-        url = f"http://{shard.authority}{path}"
         try:
-            answer = await self._http.get(url, headers={"authorization": f"Bearer {token}", ASKED_BY: "gateway"})
+            answer = await self._client_for(shard).get(
+                path, headers={"authorization": f"Bearer {token}", ASKED_BY: "gateway"}
+            )
             if answer.status_code == 404:
                 return None
             body = answer.json() if answer.status_code == 200 else None

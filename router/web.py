@@ -24,7 +24,7 @@ def start(settings: Settings, metrics: Callable[[], bytes]) -> WebServer | None:
         log.warning("router_without_metrics", hint="no port is left above the shards': set SOLOWIRE_ROUTER_PORT")
         return None
     try:
-        sock = listen(settings.host, port)
+        sock = listen(settings.api_host, port)
     except ConfigError as error:
         if settings.router_port is not None:
             raise ConfigError(f"SOLOWIRE_ROUTER_PORT: {error}") from None
@@ -32,23 +32,19 @@ def start(settings: Settings, metrics: Callable[[], bytes]) -> WebServer | None:
         return None
     server = WebServer(_app(metrics), sock)
     server.start()
-    log.info("router_listening", host=settings.host, port=sock.getsockname()[1])
+    log.info("router_listening", host=settings.api_host, port=sock.getsockname()[1])
     return server
 
 
 def _app(metrics: Callable[[], bytes]) -> Callable[..., Awaitable[None]]:
     async def app(scope: Mapping[str, Any], receive: Any, send: Send) -> None:
-        if scope["type"] == "websocket":
-            await receive()
-            await send({"type": "websocket.close"})
-        elif scope["type"] == "http":
-            match scope["path"]:
-                case "/metrics":
-                    await _answer(send, 200, metrics(), CONTENT_TYPE)
-                case "/healthz" | "/readyz":
-                    await _answer(send, 200, b'{"status":"ok"}', "application/json")
-                case _:
-                    await _answer(send, 404, b'{"status":404,"code":"not_found"}', "application/problem+json")
+        match scope["path"]:
+            case "/metrics":
+                await _answer(send, 200, metrics(), CONTENT_TYPE)
+            case "/healthz" | "/readyz":
+                await _answer(send, 200, b'{"status":"ok"}', "application/json")
+            case _:
+                await _answer(send, 404, b'{"status":404,"code":"not_found"}', "application/problem+json")
 
     return app
 

@@ -21,7 +21,7 @@ import msgspec
 from solowire.errors import BackplaneError
 from solowire.histogram import BUCKETS
 
-VERSION = 3
+VERSION = 4
 HEARTBEAT_SECONDS = 0.5
 DEAD_AFTER_SECONDS = 2.4
 """A peer is given up within 3 s of its last word, the router's looking every half second included."""
@@ -40,12 +40,14 @@ class _Message(msgspec.Struct, array_like=True, gc=False):
 
 
 class ShardAddress(_Message):
-    """Where a shard serves. boot: new for each start of its process."""
+    """Where a shard serves its clients. boot: new for each start of its process. api: where its HTTP API is
+    (`api_client`)."""
 
     index: int
     host: str
     port: int
     boot: str
+    api: str = ""
 
     @property
     def authority(self) -> str:

@@ -15,6 +15,8 @@ class CloseCode(IntEnum):
     """A WebSocket close code. `.reason` is sent with it, `.terminal` says whether a client must stay away."""
 
     going_away = 1001
+    protocol_error = 1002
+    invalid_data = 1007
     too_big = 1009
     restarting = 1012
     try_later = 1013
@@ -38,6 +40,8 @@ class CloseCode(IntEnum):
 
 _REASONS = {
     CloseCode.going_away: "server going away",
+    CloseCode.protocol_error: "WebSocket protocol error",
+    CloseCode.invalid_data: "text that is not UTF-8",
     CloseCode.too_big: "message too big",
     CloseCode.restarting: "restarting",
     CloseCode.try_later: "over the limit, try later",

@@ -1,4 +1,4 @@
-"""Granian inside our own event loop, on a listening socket of our own.
+"""Granian inside our own event loop, on a listening socket of our own. It serves HTTP alone, and no WebSocket.
 
 The socket is ours because options set on it are inherited by every connection (design, section 6), because a port
 in use must be one line and not a log of the server's, and because Granian's own would share its port with a second
@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 import socket
+from pathlib import Path
 from typing import Any
 
 from granian.constants import HTTPModes, Interfaces
@@ -21,10 +22,9 @@ from granian.server.embed import Server
 from solowire.errors import ConfigError
 
 BACKLOG = 4096
-HANDSHAKES = 8192
-"""Connections at a time that are no WebSocket: those that have not sent their request yet, and those that are kept for
-the next one. Granian accepts no more until one of them ends, and has 128 if nobody says otherwise: as many silent
-sockets would keep everybody else out."""
+CONNECTIONS = 8192
+"""Connections that Granian has at a time: it accepts no more until one of them ends, and has 128 if nobody says
+otherwise: as many silent sockets would keep everybody else out."""
 HEAD_BYTES = 64 * 1024
 """What a request head may have, and so the memory that an unfinished one may take."""
 
@@ -57,8 +57,25 @@ def listen(host: str, port: int, *, send_buffer: int | None = None, stalled_s: f
     return sock
 
 
+def listen_unix(path: Path) -> socket.socket:
+    """A listening socket in the file system, in the place of any that is there. Raises ConfigError."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    draft = path.with_name(f"{path.name}+")
+    try:
+        draft.unlink(missing_ok=True)
+        sock.bind(os.fspath(draft))
+        draft.chmod(0o600)
+        sock.listen(BACKLOG)
+        draft.rename(path)  # so that there is one at any time, also where another process has it still
+    except OSError as error:
+        sock.close()
+        raise ConfigError(f"can't listen on {path}: {error.strerror or error}") from None
+    sock.setblocking(False)
+    return sock
+
+
 class WebServer(Server):
-    """Serves one ASGI application on `sock`, as a task of the running loop.
+    """Serves one ASGI application on `sock`, TCP or Unix, as a task of the running loop.
 
     handshake_s: a connection that has not sent a whole request head after so many seconds is cut, whether it sends
     nothing, slowly, or no further request after the last one's answer. The time of a head runs from the connection's
@@ -71,7 +88,8 @@ class WebServer(Server):
             app,
             interface=Interfaces.ASGINL,
             http=HTTPModes.http1,
-            backpressure=HANDSHAKES,
+            websockets=False,
+            backpressure=CONNECTIONS,
             log_enabled=False,
             http1_settings=HTTP1Settings(
                 header_read_timeout=max(1, int(handshake_s * 1000)), max_buffer_size=HEAD_BYTES
@@ -82,13 +100,14 @@ class WebServer(Server):
 
     def _init_shared_socket(self) -> None:
         # Granian closes the descriptor that it is given.
-        self._shd: Any = SocketHolder(os.dup(self._listening.fileno()), False, BACKLOG)  # type: ignore[call-arg]
+        is_unix = self._listening.family is socket.AF_UNIX
+        self._shd: Any = SocketHolder(os.dup(self._listening.fileno()), is_unix, BACKLOG)  # type: ignore[call-arg]
 
     def start(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self.serve())
 
     async def finish(self) -> None:
-        """Stops accepting and drops what is open: close WebSockets first."""
+        """Stops accepting and drops what is open."""
         if self._task is not None:
             self.stop()  # type: ignore[no-untyped-call]
             await asyncio.wait([self._task], timeout=5)

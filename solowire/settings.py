@@ -77,11 +77,22 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="the gateway's port; shards take the ports after it")
     shards: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=MAX_SHARDS, description="shards of `up`")
     shard_port: int | None = Field(None, ge=0, le=65535, description="one shard's port; default: port + 1 + index")
+    api_host: str = Field("127.0.0.1", description="address that the router's and the shards' API ports listen on")
+    shard_api_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="the first shard's API port, others' after it; default: Unix sockets in the data directory",
+    )
     shard_url: str = Field(
         "{scheme}://{host}:{port}/ws",
         description="what clients are told; {scheme}, {host}: of their request; {port}, {shard}: of the shard",
     )
     advertise_host: str | None = Field(None, description="where gateways reach this shard; default: host")
+    allowed_origins: Annotated[list[str], NoDecode, BeforeValidator(_split)] = Field(
+        default_factory=list,
+        description="sites (https://app.example.com) whose pages may connect, beside the request's own host; * for all",
+    )
     backplane: str | None = Field(None, description="the router's ZeroMQ address; default: ipc in the data directory")
     url: str = Field("http://127.0.0.1:8000", description="the gateway, for tail, publish, stats and sources")
     token: SecretStr | None = Field(
@@ -165,6 +176,15 @@ class Settings(BaseSettings):
     bad_token_burst: float = Field(20.0, ge=1, description="wrong tokens that one address may show at once")
     handshake_s: float = Field(
         10.0, ge=0.1, le=60, description="a connection that sends no whole request head for so long is cut"
+    )
+    keepalive_s: float = Field(
+        75.0, ge=1, le=3600, description="an HTTP connection that sends no further request for so long is closed"
+    )
+    max_pending: int = Field(4000, ge=1, description="connections of a process that have not sent a whole head yet")
+    max_pending_per_address: int = Field(1000, ge=1, description="the same of one address")
+    max_http_connections: int = Field(5000, ge=1, description="HTTP connections of a gateway")
+    max_http_connections_per_address: int = Field(
+        1000, ge=1, description="the same of one address; `trusted_proxies` are not counted"
     )
 
     # Slow readers, floods and states: what is not sent as it comes.
@@ -308,6 +328,12 @@ class Settings(BaseSettings):
         if _too_long(path):
             raise ConfigError(f"the data directory's path is too long for a unix socket: {path}; choose a shorter one")
         return f"ipc://{path}"
+
+    def api_of_shard(self, index: int) -> tuple[str, int] | Path:
+        """Where a shard's HTTP API listens: host and port (0 lets the system choose), or a Unix socket."""
+        if self.shard_api_port is None:
+            return self.run_dir.absolute() / f"s{index}"
+        return self.api_host, self.shard_api_port and self.shard_api_port + index
 
     def port_of_shard(self, index: int) -> int:
         """0 lets the system choose."""

@@ -28,6 +28,7 @@ import httpx
 import structlog
 
 from solowire import process
+from solowire.api_client import api_address, api_client
 from solowire.backoff import Backoff
 from solowire.errors import ConfigError
 from solowire.serving import listen
@@ -58,7 +59,7 @@ class Child:
 
     name: str
     arguments: list[str]
-    url: str | None
+    api: str | None
     share: float
     may_leave: bool = False  # ending with status 0 is its right: it was drained
     process: asyncio.subprocess.Process | None = None
@@ -155,13 +156,13 @@ class Supervisor:
             Child(
                 f"shard {i}",
                 ["shard", "--index", str(i)],
-                f"{base}:{settings.port_of_shard(i)}",
+                api_address(settings.api_of_shard(i)),
                 SHARDS_SHARE,
                 may_leave=True,
             )
             for i in range(settings.shards)
         ]
-        self._gateway = Child("gateway", ["gateway"], self.gateway_url, GATEWAY_SHARE)
+        self._gateway = Child("gateway", ["gateway"], self.gateway_url.removeprefix("http://"), GATEWAY_SHARE)
         self._watchdog = Watchdog(settings.stuck_s)
 
     @property
@@ -177,10 +178,12 @@ class Supervisor:
         process.before_sudden_end(self.kill)
         for child in self._children:
             await self._spawn(child)
-        async with httpx.AsyncClient(trust_env=False, timeout=2) as http, asyncio.timeout(READY_SECONDS):
+        async with asyncio.timeout(READY_SECONDS):
             for child in self._children:
-                while child.url is not None and not await self._is_ready(http, child):
-                    await asyncio.sleep(0.05)
+                if child.api is not None:
+                    async with api_client(child.api, timeout=2) as http:
+                        while not await self._is_ready(http):
+                            await asyncio.sleep(0.05)
 
     async def watch(self, stop: asyncio.Event) -> None:
         """Returns when `stop` is set. Raises Failed if a child can't go on."""
@@ -310,12 +313,12 @@ class Supervisor:
             environment[process.NOTIFY] = str(child.ear.path)
         return environment
 
-    async def _is_ready(self, http: httpx.AsyncClient, child: Child) -> bool:
+    async def _is_ready(self, http: httpx.AsyncClient) -> bool:
         for other in self._children:
             if other.process is None or other.process.returncode is not None:
                 raise Failed(_status(other.process))
         try:
-            answer = await http.get(f"{child.url}/readyz")
+            answer = await http.get("/readyz")
         except httpx.HTTPError:
             return False
         return answer.status_code == 200

@@ -6,7 +6,7 @@ with a guesser notices nothing. The table has a bound (`solowire.rates`).
 
 from __future__ import annotations
 
-from solowire.errors import Refused
+from solowire.errors import Refused, RequestError
 from solowire.rates import Rate, Rates
 
 REMEMBERED_ADDRESSES = 20_000
@@ -18,6 +18,15 @@ class WrongTokens:
 
     def __init__(self, rate: Rate) -> None:
         self.rates = Rates(rate, REMEMBERED_ADDRESSES)
+
+    def judge(self, error: RequestError, address: str, now: float) -> RequestError:
+        """What the peer hears of a refusal: of too many tokens that prove nothing no more than that.
+
+        Tickets that are too old, used or another shard's are ours, and nobody's guesses.
+        """
+        if error.code not in ("invalid_token", "token_expired"):
+            return error
+        return self.shown(address, now) or error
 
     def shown(self, address: str, now: float) -> Refused | None:
         """One was shown. None if the address, "" where it is not known, may be told so; else what it is told."""

@@ -1,7 +1,8 @@
 """How a connection begins: its hello, what it has missed, its welcome.
 
-What it keeps true: a connection begins once, with its hello or without one when its time is over. A cursor is resumed
-from in full, or refused with a reason: what this shard lacks for it comes from the router (`replay`), within
+What it keeps true: a connection begins once, with its hello or, when its time is over, without one; but nobody begins
+who has said nothing at all, not even the answer to a WebSocket ping that every library gives by itself. A cursor is
+resumed from in full, or refused with a reason: what this shard lacks for it comes from the router (`replay`), within
 REPLAY_SECONDS. The welcome, what was missed or the present states, and then what is live go to the socket in this
 order; and no cursor that is told is ahead of what the client has got by then.
 """
@@ -26,6 +27,7 @@ from workers.delivery import UNREAD, Delivering
 from workers.limits import Limits
 from workers.listening import first_wanted
 from workers.replay import Replay, Replays
+from workers.sockets import Sockets
 from workers.timers import Timers
 from workers.trail import Trail
 
@@ -47,6 +49,7 @@ class Beginning:
         recent: Log,
         pacing: Pacing,
         delivery: Delivering,
+        sockets: Sockets,
         timers: Timers,
         trail: Trail,
         *,
@@ -62,6 +65,7 @@ class Beginning:
         self._log = recent
         self._pacing = pacing
         self._delivery = delivery
+        self._sockets = sockets
         self._timers = timers
         self._trail = trail
         self._roles = roles
@@ -101,6 +105,11 @@ class Beginning:
         self._now = now
         self._replays.start(Replay(connection, hello, resume.cursor, Feed(key, self._log)))
 
+    def show_alive(self, connection: Connection, now: float) -> None:
+        """It has answered a ping: if its time for a hello is over, it begins with the defaults of its role."""
+        if connection.state is State.waiting and now >= connection.hello_by:
+            self.begin(connection, Hello(), now)
+
     def answered(self, message: Replayed, now: float) -> None:
         """What the router says to a question for a client that comes back."""
         self._heard_at = self._now = now
@@ -123,6 +132,8 @@ class Beginning:
             # It is this process that was late: the hello may be here, and not read yet.
             connection.hello_by = now + late
             self._timers.at(connection.hello_by, self._no_hello, connection)
+        elif connection.heard_at == connection.opened:
+            self._sockets.ping(connection)  # it has said nothing at all: nobody gets events who can't speak
         else:
             self.begin(connection, Hello(), now)
 

@@ -1,18 +1,18 @@
 """WebSocket frames (RFC 6455, section 5): ours as bytes, and a client's bytes as messages. No socket, no clock.
 
-What it keeps true: no more is held of what a client sends than one message of MAX_MESSAGE_BYTES, one frame of that size
-and what was read at a time, in however many frames it comes. A client's frames are parsed by `websockets`, but for the
-one form that nearly all of them have.
+What it keeps true: no more is held of what a client sends than one message of MAX_MESSAGE_BYTES, a control frame and
+what was read at a time, in however many frames it comes. Whatever breaks the protocol ends it with the code that RFC
+6455 gives: 1002 for frames, 1007 for text that is not UTF-8, 1009 for a message that is too big, each as soon as it can
+be known.
 """
 
 from __future__ import annotations
 
+import codecs
 import struct
-from collections.abc import Generator
 
 from websockets.exceptions import PayloadTooBig, ProtocolError
-from websockets.frames import Close, Frame, Opcode
-from websockets.streams import StreamReader
+from websockets.frames import Close, Opcode
 
 try:
     from websockets.speedups import apply_mask
@@ -22,7 +22,7 @@ except ImportError:  # a platform without the extension
 from solowire.client_protocol import MAX_MESSAGE_BYTES
 from solowire.codes import CloseCode
 
-FIN_TEXT, FIN_BINARY, FIN_CLOSE, FIN_PONG = 0x81, 0x82, 0x88, 0x8A
+FIN_TEXT, FIN_BINARY, FIN_CLOSE, FIN_PING, FIN_PONG = 0x81, 0x82, 0x88, 0x89, 0x8A
 MASKED = 0x80
 HEAD = 6
 """Bytes of a short client frame's head: two, and the mask."""
@@ -32,8 +32,13 @@ SHORT = 126
 """Lengths from here on have a longer head."""
 
 Received = tuple[Opcode | CloseCode, str | bytes]
-"""TEXT, BINARY, PING or CLOSE with what it carried (of a close its code alone: two bytes or none); or why the
+"""TEXT, BINARY, PING, PONG or CLOSE with what it carried (of a close its code alone: two bytes or none); or why the
 connection has to be closed."""
+
+PING_FRAME = bytes((FIN_PING, 0))
+"""Every WebSocket library, browsers' included, answers it by itself: so whoever does speaks the protocol."""
+
+_utf8 = codecs.getincrementaldecoder("utf-8")
 
 
 def frame_of(payload: str | bytes) -> bytes:
@@ -86,53 +91,144 @@ def whole_message(data: bytes) -> str | bytes | None:
 class Inbound:
     """The client's half of one connection, once it has sent anything but short messages, each in a read of its own.
 
-    idle: how many frames have come that completed no message, since that was last set to 0.
+    Payloads are unmasked, and text is checked, as they come: a fault is found with the byte that makes it one (RFC
+    6455, 7.1.7 and 8.1). idle: how many frames have come that completed no message, since that was last set to 0.
     """
 
-    __slots__ = ("_found", "_parser", "_reader", "idle")
+    __slots__ = (
+        "_check",
+        "_control",
+        "_ended",
+        "_fin",
+        "_head",
+        "_kind",
+        "_left",
+        "_mask",
+        "_message",
+        "_opcode",
+        "idle",
+    )
 
     def __init__(self) -> None:
         self.idle = 0
-        self._reader = StreamReader()
-        self._found: list[Received] = []
-        self._parser = self._parse()
+        self._ended = False  # by a close, or a fault
+        self._head = b""  # of a frame, while it is not whole
+        self._left = -1  # bytes of the payload that are to come; -1 while a head is
+        self._mask = b""  # turned, so that its first byte is for the next one
+        self._opcode = Opcode.CONT  # of this frame
+        self._fin = False
+        self._kind: Opcode | None = None  # of the message whose fragments are being gathered
+        self._message = bytearray()
+        self._control = bytearray()
+        self._check: codecs.IncrementalDecoder | None = None  # of a text that has not come whole at once
 
     def feed(self, data: bytes) -> list[Received]:
         """What is complete now, in its order. Behind a close, or a fault, there is nothing more to be had."""
-        self._reader.feed_data(data)
-        try:
-            next(self._parser, None)
-        except PayloadTooBig:
-            self._found.append((CloseCode.too_big, b""))
-        except (ProtocolError, UnicodeDecodeError):
-            self._found.append((CloseCode.bad_protocol, b""))
-        found, self._found = self._found, []
+        found: list[Received] = []
+        if not self._ended:
+            try:
+                self._parse(self._head + data if self._head else data, found)
+            except PayloadTooBig:
+                self._fail(CloseCode.too_big, found)
+            except ProtocolError:
+                self._fail(CloseCode.protocol_error, found)
+            except UnicodeDecodeError:
+                self._fail(CloseCode.invalid_data, found)
         return found
 
-    def _parse(self) -> Generator[None, None, None]:
-        kind: Opcode | None = None  # of the message whose fragments are being gathered
-        whole = bytearray()
-        while True:
-            left = MAX_MESSAGE_BYTES - len(whole)
-            frame = yield from Frame.parse(self._reader.read_exact, mask=True, max_size=max(left, CONTROL_BYTES))
-            data = bytes(frame.data)
-            if frame.opcode is Opcode.CLOSE:
-                Close.parse(data)
-                self._found.append((Opcode.CLOSE, data[:2]))
+    def _fail(self, code: CloseCode, found: list[Received]) -> None:
+        self._ended = True
+        self._message.clear()
+        found.append((code, b""))
+
+    def _parse(self, data: bytes, found: list[Received]) -> None:
+        at, end = 0, len(data)
+        while not self._ended:
+            if self._left < 0:
+                size = self._take_head(data, at)
+                if not size:
+                    self._head = data[at:]
+                    return
+                at += size
+            part = data[at : at + self._left]
+            at += len(part)
+            self._left -= len(part)
+            self._take_payload(part)
+            if self._left:
+                self._head = b""
                 return
-            if frame.opcode in (Opcode.PING, Opcode.PONG):
-                self.idle += 1
-                if frame.opcode is Opcode.PING:  # a pong is asked of nobody
-                    self._found.append((Opcode.PING, data))
-                continue
-            if (kind is None) == (frame.opcode is Opcode.CONT):
-                raise ProtocolError("a continuation of nothing, or a message within another")
-            if len(data) > left:
-                raise PayloadTooBig(len(data), left)
-            kind = kind or frame.opcode
-            whole += data
-            if frame.fin:
-                self._found.append((kind, whole.decode() if kind is Opcode.TEXT else bytes(whole)))
-                kind, whole = None, bytearray()
+            self._left = -1
+            self._complete_frame(found)
+            if at == end:
+                self._head = b""
+                return
+
+    def _take_head(self, data: bytes, at: int) -> int:
+        """Reads a frame's head; returns its size, 0 if it is not whole. Raises ProtocolError, PayloadTooBig."""
+        if len(data) - at < 2:
+            return 0
+        first, second = data[at], data[at + 1]
+        try:
+            opcode = Opcode(first & 0x0F)
+        except ValueError:
+            raise ProtocolError("an opcode that nobody has defined") from None
+        fin, length = bool(first & 0x80), second & 0x7F
+        if first & 0x70 or not second & MASKED:
+            raise ProtocolError("a reserved bit, or a client's frame without a mask")
+        control = opcode >= Opcode.CLOSE
+        if control and (length > CONTROL_BYTES or not fin):
+            raise ProtocolError("a control frame that is too long, or a part")
+        if not control and (self._kind is None) == (opcode is Opcode.CONT):
+            raise ProtocolError("a continuation of nothing, or a message within another")
+        size = 2 + {126: 2, 127: 8}.get(length, 0)
+        if length > CONTROL_BYTES:
+            if len(data) - at < size:
+                return 0
+            length = int.from_bytes(data[at + 2 : at + size], "big")
+            if length >> 63:
+                raise ProtocolError("a length of more than 63 bits")
+        room = MAX_MESSAGE_BYTES - len(self._message)
+        if not control and length > room:
+            raise PayloadTooBig(length, room)
+        if len(data) - at < size + 4:
+            return 0
+        self._mask = data[at + size : at + size + 4]
+        self._opcode, self._fin, self._left = opcode, fin, length
+        if not control and opcode is not Opcode.CONT:
+            self._kind = opcode
+        return size + 4
+
+    def _take_payload(self, part: bytes) -> None:
+        """Keeps a part of a payload. Raises UnicodeDecodeError as soon as no further byte could make it valid."""
+        data = apply_mask(part, self._mask) if part else b""
+        if self._opcode >= Opcode.CLOSE:
+            self._control += data
+        else:
+            last = self._fin and not self._left
+            if self._kind is Opcode.TEXT and not (last and not self._message):  # else it is decoded as a whole below
+                if self._check is None:
+                    self._check = _utf8()
+                self._check.decode(data, last)
+            self._message += data
+        turn = len(part) % 4
+        if turn:
+            self._mask = self._mask[turn:] + self._mask[:turn]
+
+    def _complete_frame(self, found: list[Received]) -> None:
+        opcode = self._opcode
+        if opcode >= Opcode.CLOSE:
+            data = bytes(self._control)
+            self._control.clear()
+            if opcode is Opcode.CLOSE:
+                Close.parse(data)
+                self._ended = True
+                found.append((Opcode.CLOSE, data[:2]))
             else:
                 self.idle += 1
+                found.append((opcode, data))
+        elif self._fin and self._kind is not None:
+            whole, kind = bytes(self._message), self._kind
+            self._kind, self._message, self._check = None, bytearray(), None
+            found.append((kind, whole.decode() if kind is Opcode.TEXT else whole))
+        else:
+            self.idle += 1

@@ -1,4 +1,4 @@
-"""A shard's process: Granian, the link to the router and the shard's decisions, in one loop.
+"""A shard's process: the client port, the HTTP API, the link to the router and the shard's decisions, in one loop.
 
 What it keeps true: once a second all that is due is done, whatever failed the second before, and what fails is in the
 log.
@@ -7,14 +7,18 @@ log.
 from __future__ import annotations
 
 import asyncio
+import socket
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import structlog
 
 from solowire import process
+from solowire.accept_limits import AcceptLimiter
 from solowire.aggregation import Rates
+from solowire.api_client import api_address
 from solowire.audit import open_audit
 from solowire.backplane import (
     VERSION,
@@ -42,12 +46,15 @@ from solowire.metrics import Distribution, Labelled, Metrics, Sample
 from solowire.pacing import Intervals
 from solowire.rates import Rate
 from solowire.roles import roles_of
-from solowire.serving import WebServer, listen
-from solowire.settings import Settings, secret_of
+from solowire.serving import WebServer, listen, listen_unix
+from solowire.settings import Settings, make_directories, secret_of
 from solowire.tokens import Tokens
 from solowire.vitals import Vitals, memory_bytes
-from workers.asgi import App
+from solowire.wrong_tokens import WrongTokens
+from workers.client_listener import ClientListener
+from workers.client_port import ClientPort
 from workers.diagnosis import diagnose
+from workers.http_api import HttpApi
 from workers.limits import Limits
 from workers.reporting import Reporting
 from workers.shard import Shard
@@ -58,6 +65,7 @@ log = structlog.get_logger("solowire.shard")
 OTHER_FILES = 100
 """Open files of a shard that are no connections."""
 CLOSING_SECONDS = 1.5
+CLOSING_LOOK_SECONDS = 0.02
 TICK_SECONDS = 1.0
 GRACE_SHARE = 0.6
 """How much of the grace period goes to telling the users; the rest is for closing."""
@@ -96,8 +104,9 @@ class _Server:
             send_buffer=settings.send_buffer_bytes,
             stalled_s=settings.stalled_s,
         )
+        self._api_socket, api = _listen_for_api(settings, index)
         self._address = ShardAddress(
-            index, settings.advertise_host or settings.host, self._socket.getsockname()[1], process.new_id()
+            index, settings.advertise_host or settings.host, self._socket.getsockname()[1], process.new_id(), api
         )
         self._audit = open_audit(settings, f"shard-{index}", shard=index)
         self._vitals = Vitals(self._each_second)
@@ -128,17 +137,32 @@ class _Server:
         if self._settings.merge_memory:
             log.info("memory_merging", shard=self._shard.index, **process.merge_memory())
         metrics = Metrics(self._samples, {"shard": str(self._shard.index)})
-        app = App(
+        wrong_tokens = WrongTokens(Rate(self._settings.bad_token_rate, self._settings.bad_token_burst))
+        api = HttpApi(
             self._shard,
-            self._sockets,
             self._tokens,
             metrics.render,
-            self._arm,
+            wrong_tokens=wrong_tokens,
             reporting=self._reporting,
-            wrong_tokens=Rate(self._settings.bad_token_rate, self._settings.bad_token_burst),
             audit=self._audit,
         )
-        server = WebServer(app, self._socket, handshake_s=self._settings.handshake_s)
+        clients = ClientPort(
+            self._shard,
+            self._sockets,
+            self._arm,
+            wrong_tokens=wrong_tokens,
+            allowed_origins=self._settings.allowed_origins,
+            audit=self._audit,
+        )
+        listener = self._listener = ClientListener(
+            self._socket,
+            clients.handle,
+            AcceptLimiter(self._settings.max_pending, self._settings.max_pending_per_address),
+            head_s=self._settings.handshake_s,
+            socket_count=lambda: len(self._sockets),
+            max_sockets=max(1, files - OTHER_FILES),
+        )
+        server = WebServer(api, self._api_socket, handshake_s=self._settings.keepalive_s)
         # Before the server starts: what is refused here should end the process without Granian's threads in its way.
         link = self._link = Link(
             self._settings.backplane_address,
@@ -149,7 +173,8 @@ class _Server:
             lambda: self._shard.slots(self._loop.time(), beat=True),
         )
         server.start()
-        log.info("shard_listening", shard=self._shard.index, port=self._address.port)
+        listener.start()
+        log.info("shard_listening", shard=self._shard.index, port=self._address.port, api=self._address.api)
         process.calm_collector()
         told = asyncio.ensure_future(stop.wait())
         done = asyncio.ensure_future(self._done.wait())
@@ -161,14 +186,21 @@ class _Server:
             await asyncio.wait((done,), timeout=self._settings.grace_s * GRACE_SHARE + CLOSING_SECONDS)
         for waiting in (told, done):
             waiting.cancel()
+        listener.finish()
         self._shard.close_all(CloseCode.restarting)
-        await app.finish(CLOSING_SECONDS)
+        await self._wait_for_ends(CLOSING_SECONDS)
         link.close(goodbye=self._shard.empty)  # not before: it says that its slots are free
-        self._sockets.finish()  # before the server, which closes what is still open
+        self._sockets.finish()
         await server.finish()
         self._vitals.close()
         self._audit.close()
         return self._status
+
+    async def _wait_for_ends(self, seconds: float) -> None:
+        """Waits until all connections that are being closed have ended."""
+        deadline = self._loop.time() + seconds
+        while len(self._sockets) and self._loop.time() < deadline:
+            await asyncio.sleep(CLOSING_LOOK_SECONDS)
 
     def _tick(self) -> None:
         try:
@@ -287,6 +319,12 @@ class _Server:
         yield "sent_bytes_total", "Bytes of those frames.", stats.bytes
         yield "admissions_total", "Connections accepted.", stats.admitted
         yield "refusals_total", "Handshakes refused.", stats.refused
+        yield (
+            "pending_connections",
+            "Connections that have not sent a whole request head.",
+            self._listener.pending_count,
+        )
+        yield "accept_refusals_total", "Connections refused before anything was read.", self._listener.refused_count
         totals = self._shard.totals
         yield "bad_messages_total", "Messages of clients that were answered with an error.", totals["bad_messages"]
         yield "undecodable_events_total", "Events of the log that could not be decoded.", totals["undecodable"]
@@ -313,6 +351,16 @@ class _Server:
         aggregating = stats.aggregating
         yield Labelled("aggregating_feeds", "Feeds that get a type summed up at present.", "type", aggregating)
         yield "audit_lines_lost_total", "Lines of the audit log that could not be written.", self._audit.lost
+
+
+def _listen_for_api(settings: Settings, index: int) -> tuple[socket.socket, str]:
+    """The listening socket of the HTTP API, and its address as others of the system reach it. Raises ConfigError."""
+    place = settings.api_of_shard(index)
+    if isinstance(place, Path):
+        make_directories(settings)
+        return listen_unix(place), api_address(place)
+    sock = listen(*place)
+    return sock, api_address((settings.advertise_host or settings.api_host, sock.getsockname()[1]))
 
 
 def limits_of(settings: Settings) -> Limits:

@@ -148,6 +148,7 @@ class Shard:
             self.log,
             self._pacing,
             self.delivery,
+            sockets,
             self._timers,
             self._trail,
             roles=roles,
@@ -310,6 +311,10 @@ class Shard:
         """One message of a client. One that has been told to leave is not listened to any more."""
         if connection.state not in GOING:
             self._answering.take(connection, raw, now)
+
+    def show_alive(self, connection: Connection, now: float) -> None:
+        """Its client has answered `Sockets.ping`, so it speaks WebSocket."""
+        self._beginning.show_alive(connection, now)
 
     def broken(self, connection: Connection, code: CloseCode) -> None:
         """The client has sent what is no message, or too large for one."""

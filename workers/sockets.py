@@ -8,7 +8,7 @@ is not done yet are returned, and that is the backpressure signal. `workers.tcp_
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from workers.connection import Connection
@@ -26,17 +26,25 @@ class Sockets(Protocol):
     def busy(self, connection: Connection) -> bool:
         """Whether its last send is not done."""
 
+    def ping(self, connection: Connection) -> None:
+        """Asks its client for a sign that it speaks WebSocket, which comes back as `Shard.show_alive`."""
+
     def close(self, connection: Connection, code: int, reason: str) -> None:
         """Starts closing it, whatever it is busy with. The end comes back as `Shard.gone`."""
 
 
 class MemorySockets:
-    """The twin: no server, no loop. `sent` and `closed` are keyed by connection; `stuck` are those that don't read."""
+    """The twin: no server, no loop. `sent` and `closed` are keyed by connection; `stuck` are those that don't read.
+
+    answered(connection) is called when one that was asked for a sign of life gives it, which all but `silent` ones do.
+    """
 
     def __init__(self) -> None:
         self.sent: dict[Connection, list[str | bytes]] = {}
         self.closed: dict[Connection, tuple[int, str]] = {}
         self.stuck: set[Connection] = set()
+        self.silent: set[Connection] = set()
+        self.answered: Callable[[Connection], None] = lambda connection: None
         self._under_way: set[Connection] = set()
 
     def send(self, frame: str | bytes, connections: Iterable[Connection]) -> list[Connection]:
@@ -55,6 +63,10 @@ class MemorySockets:
 
     def busy(self, connection: Connection) -> bool:
         return connection in self._under_way
+
+    def ping(self, connection: Connection) -> None:
+        if connection not in self.silent:
+            self.answered(connection)
 
     def close(self, connection: Connection, code: int, reason: str) -> None:
         self.closed.setdefault(connection, (code, reason))

@@ -1,20 +1,16 @@
-"""The sockets of a shard: each WebSocket that Granian has accepted is written to and read from here.
+"""The sockets of a shard's clients: WebSockets that this process has accepted itself, written to and read from here.
 
-Granian has the handshake, and all HTTP; from then on nobody asks it for this connection again until it is over. A
-`send()` of Granian's costs a task, two copies of the frame and a wake-up of its threads, and its first `receive()` 128
-KB for good (docs/architecture.md has the figures): a frame written by the loop itself costs what the kernel takes.
+A frame written by the loop itself costs what the kernel takes (docs/decisions/0001-own-listener.md has the figures).
 
 What it keeps true:
 
+* A descriptor is used from `adopt`, which is given the accepted socket, until the end of the connection, when it is
+  closed here and nowhere else. So what is written goes to the peer whose handshake was answered, or nowhere.
 * Nothing is waited for. What the kernel doesn't take at once is kept, and written when it takes more; a connection of
   which something is kept is *busy*, and there is no other signal of backpressure.
 * Frames arrive whole and in the order in which they were handed over; of a close frame all is said before it.
-* A descriptor is used from `take` to `release` only, and is nobody else's from `reserve` on; it is the socket by which
-  Granian has answered this very handshake. Granian closes it when the ASGI call returns, and must find nothing in its
-  way then, so the connection is shut down first.
-* `Socket.ended` comes for each, whatever ends it: at once when the client goes, CLOSE_SECONDS after our close at most.
-
-What a client sends before its handshake is answered, which the protocol forbids (RFC 6455, 4.1), is lost to Granian.
+* `ended` is called once for each, whatever ends it: at once when the client goes or says good-bye, CLOSE_SECONDS after
+  our close at most.
 """
 
 from __future__ import annotations
@@ -23,10 +19,8 @@ import asyncio
 import contextlib
 import os
 import socket
-import struct
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from select import EPOLLIN, EPOLLOUT, epoll
 from typing import Any
 
@@ -36,8 +30,8 @@ from websockets.frames import Opcode
 from solowire.codes import CloseCode
 from solowire.rates import Rate
 from workers.connection import Connection
-from workers.descriptors import Descriptors
 from workers.framing import (
+    PING_FRAME,
     Inbound,
     close_answer,
     close_frame,
@@ -49,9 +43,6 @@ from workers.framing import (
 log = structlog.get_logger("solowire.shard")
 
 CLOSE_SECONDS = 1.0
-SO_COOKIE = 57
-NOTSENT_AT, SENT_AT, TCP_INFO_BYTES = 144, 200, 208
-"""Of struct tcp_info: what of `tcpi_notsent_bytes` and `tcpi_bytes_sent` (Linux 4.19 or newer) is where."""
 READ_BYTES = 16 * 1024
 EVENTS = 256
 """How many sockets are looked at before the loop does something else."""
@@ -63,51 +54,43 @@ messages is limited by others (`workers.listening`)."""
 class Socket:
     """One of them.
 
-    connection: set by who takes it. left: what the kernel has not taken yet, None if nothing. ping: the client's last
-    one, if it is to be answered when `left` has gone. idle_until: the bucket of its IDLE_FRAMES.
+    connection: set by who has it adopted. left: what the kernel has not taken yet, None if nothing. ping: the client's
+    last one, if it is to be answered when `left` has gone. idle_until: the bucket of its IDLE_FRAMES. probed: a ping of
+    ours is to show that the peer speaks WebSocket.
     """
 
-    __slots__ = ("closing", "connection", "ended", "idle_until", "inbound", "left", "number", "ping")
+    __slots__ = ("closing", "connection", "has_ended", "idle_until", "inbound", "left", "number", "ping", "probed")
 
     connection: Connection
 
-    def __init__(self, number: int, ended: asyncio.Future[None]) -> None:
+    def __init__(self, number: int) -> None:
         self.number = number
-        self.ended = ended
         self.left: deque[memoryview] | None = None
         self.inbound: Inbound | None = None
         self.ping: bytes | None = None
         self.idle_until = 0.0
         self.closing = False
-
-
-@dataclass(frozen=True, slots=True)
-class Handshake:
-    """One that is being answered. cookie: the kernel's name for the socket; written: how many bytes were sent by it."""
-
-    peer: tuple[str, int]
-    number: int
-    done: asyncio.Future[None]
-    cookie: bytes
-    written: int
+        self.has_ended = False
+        self.probed = False
 
 
 class TcpSockets:
     """`workers.sockets.Sockets` over TCP, and what comes in by them.
 
     received(connection, message) is called for each message of a client; broken(connection, code) when one breaks the
-    protocol: it has to close the connection; heard() after all that has come in at a time. took(connection): its peer
-    has taken some of what it was busy with, or all.
+    protocol: it has to close the connection; answered(connection) when one that was probed has sent any frame;
+    heard() after all that has come in at a time. took(connection): its peer has taken some of what it was busy with, or
+    all. ended(connection): its socket is gone.
     """
 
     def __init__(self) -> None:
         self.received: Callable[[Connection, str | bytes], None] = _nobody
         self.broken: Callable[[Connection, CloseCode], None] = _nobody
+        self.answered: Callable[[Connection], None] = _nobody
         self.heard: Callable[[], None] = _nobody
         self.took: Callable[[Connection], None] = _nobody
+        self.ended: Callable[[Connection], None] = _nobody
         self._loop = asyncio.get_running_loop()
-        self._descriptors = Descriptors()
-        self._under_way: dict[tuple[str, int], asyncio.Future[None]] = {}  # handshakes, by their peers
         self._watched: dict[int, Socket] = {}
         # One for all of them: a reader of the loop's for each would cost a handle, and a call of its own each time.
         self._epoll = epoll()
@@ -115,59 +98,29 @@ class TcpSockets:
 
     # ------------------------------------------------------------------------------------------ begin and end
 
-    async def alone(self, host: str, port: int) -> None:
-        """Waits while another handshake from there is under way. Raises TimeoutError if it takes too long."""
-        while (other := self._under_way.get((host, port))) is not None:
-            async with asyncio.timeout(CLOSE_SECONDS):
-                await asyncio.shield(other)
+    def __len__(self) -> int:
+        return len(self._watched)
 
-    def reserve(self, host: str, port: int) -> Handshake | None:
-        """For a connection whose handshake is answered now; None if it has gone, or is in doubt. Only when `alone`.
+    def adopt(self, accepted: socket.socket) -> Socket:
+        """Takes a socket whose handshake has been answered, and is the only one to use it from now on.
 
-        It may have ended, unseen, and its client, or a proxy, may have come again from the same port: then it is that
-        one's socket that is found. So no other handshake may be answered there until `take` has seen this answer go
-        out. What would still deceive it is an answer to plain HTTP on the newer connection within the same moment.
+        The caller sets `.connection` before the loop has its turn again. Raises OSError, and the socket is closed.
         """
-        number = self._descriptors.find(host, port) if not self._epoll.closed else None
-        if number is None:
-            return None
-        self._under_way[host, port] = done = self._loop.create_future()
-        return Handshake((host, port), number, done, *_written(number))
-
-    def drop(self, handshake: Handshake) -> None:
-        """It failed. The number may be another's by now, and is left alone."""
-        self._end(handshake)
-        self._descriptors.release(handshake.number)
-
-    def take(self, handshake: Handshake) -> Socket | None:
-        """It is done; None, as if dropped, if its answer has not gone out by the socket that was found.
-
-        The caller sets `.connection` before the loop has its turn again. Raises OSError, and is to be dropped then.
-        """
-        cookie, written = _written(handshake.number)
-        if cookie != handshake.cookie or written == handshake.written or self._epoll.closed:
-            self.drop(handshake)
-            return None
-        sock = Socket(handshake.number, self._loop.create_future())
-        self._epoll.register(sock.number, EPOLLIN)
-        self._watched[sock.number] = sock
-        self._end(handshake)
+        number = accepted.detach()
+        try:
+            self._epoll.register(number, EPOLLIN)
+        except (OSError, ValueError) as error:  # ValueError: this process is about to end
+            os.close(number)
+            raise OSError(str(error)) from None
+        sock = self._watched[number] = Socket(number)
         return sock
 
-    def _end(self, handshake: Handshake) -> None:
-        del self._under_way[handshake.peer]
-        handshake.done.set_result(None)
-
-    def release(self, sock: Socket) -> None:
-        """It is over, and its descriptor goes back to Granian, who finds it shut down: nothing more can be sent."""
-        self._over(sock)
-        number, sock.number = sock.number, -1
-        sock.closing = True
-        _shut(number, socket.SHUT_RDWR)
-        self._descriptors.release(number)
+    def feed(self, sock: Socket, data: bytes) -> None:
+        """What the client has sent together with its handshake."""
+        self._take_in_safely(sock, data)
 
     def finish(self) -> None:
-        """No more will come; who is left is not heard any more."""
+        """Closes what is still open; no more will come."""
         if self._epoll.closed:
             return
         for sock in list(self._watched.values()):
@@ -176,11 +129,21 @@ class TcpSockets:
         self._epoll.close()
 
     def _over(self, sock: Socket) -> None:
-        if not sock.ended.done():
-            sock.ended.set_result(None)
-        if self._watched.pop(sock.number, None) is not None:
-            with contextlib.suppress(OSError):  # when the process ends Granian may have closed it already
-                self._epoll.unregister(sock.number)
+        number = sock.number
+        if number < 0:
+            return
+        sock.number = -1  # which nothing can be written to: the number may be another's from here on
+        sock.closing = True
+        sock.left = None
+        del self._watched[number]
+        self._epoll.unregister(number)
+        os.close(number)
+        self._end(sock)
+
+    def _end(self, sock: Socket) -> None:
+        if not sock.has_ended:
+            sock.has_ended = True
+            self.ended(sock.connection)
 
     # ------------------------------------------------------------------------------------------------- sending
 
@@ -217,6 +180,13 @@ class TcpSockets:
             self._close(sock, close_frame(code, reason))
             self._loop.call_later(CLOSE_SECONDS, self._over, sock)
 
+    def ping(self, connection: Connection) -> None:
+        """Asks its client for a sign that it speaks WebSocket; `answered` is called when it gives one."""
+        sock: Socket = connection.socket
+        sock.probed = True
+        if not sock.closing:
+            self._write(sock, PING_FRAME)
+
     def _close(self, sock: Socket, last: bytes) -> None:
         """What is said is all: the client sees the end behind it, and closes for its part, which is our end."""
         sock.closing = True
@@ -239,8 +209,7 @@ class TcpSockets:
 
     def _keep(self, sock: Socket, rest: memoryview) -> None:
         sock.left = deque((rest,))
-        if sock.number in self._watched:
-            self._epoll.modify(sock.number, EPOLLIN | EPOLLOUT)
+        self._epoll.modify(sock.number, EPOLLIN | EPOLLOUT)
 
     def _write_on(self, sock: Socket) -> None:
         left = sock.left
@@ -293,11 +262,14 @@ class TcpSockets:
         if not data:
             self._over(sock)
         elif not sock.closing:  # else it is read only to see the end of it
-            try:
-                self._take_in(sock, data)
-            except Exception:  # a fault of ours: it ends this connection, and neither the others nor the process
-                log.exception("message_failed", session=sock.connection.session)
-                self._over(sock)
+            self._take_in_safely(sock, data)
+
+    def _take_in_safely(self, sock: Socket, data: bytes) -> None:
+        try:
+            self._take_in(sock, data)
+        except Exception:  # a fault of ours: it ends this connection, and neither the others nor the process
+            log.exception("message_failed", session=sock.connection.session)
+            self._over(sock)
 
     def _take_in(self, sock: Socket, data: bytes) -> None:
         inbound = sock.inbound
@@ -305,9 +277,12 @@ class TcpSockets:
             message = whole_message(data)
             if message is not None:
                 self.received(sock.connection, message)
+                if sock.probed:
+                    self._answer_probe(sock)
                 return
             inbound = sock.inbound = Inbound()
         found = inbound.feed(data)
+        spoken = bool(found or inbound.idle)
         if inbound.idle and self._too_many(sock, inbound):
             self.broken(sock.connection, CloseCode.bad_protocol)
         for kind, payload in found:
@@ -316,19 +291,23 @@ class TcpSockets:
             if isinstance(kind, CloseCode):
                 self.broken(sock.connection, kind)
             elif kind is Opcode.PING:
-                sock.ping = payload  # type: ignore[assignment]
+                if sock.left is None:
+                    self._write(sock, pong_frame(payload))
+                else:  # the last ping stands for all (RFC 6455, 5.5.3): who doesn't read has one kept, and no more
+                    sock.ping = payload  # type: ignore[assignment]
             elif kind is Opcode.CLOSE:
                 self._close(sock, close_answer(payload))
-                if sock.left is None:
-                    self._over(sock)
-                else:
-                    self._loop.call_later(CLOSE_SECONDS, self._over, sock)
-            else:
+                self._end(sock)
+                # Closed with unread bytes it would be reset, and the client might never see our answer.
+                self._loop.call_later(CLOSE_SECONDS, self._over, sock)
+            elif kind is not Opcode.PONG:
                 self.received(sock.connection, payload)
-        # The last ping stands for all (RFC 6455, 5.5.3): who doesn't read has one kept for it, and no more.
-        if sock.ping is not None and sock.left is None and not sock.closing:
-            ping, sock.ping = sock.ping, None
-            self._write(sock, pong_frame(ping))
+        if sock.probed and spoken and not sock.closing:
+            self._answer_probe(sock)
+
+    def _answer_probe(self, sock: Socket) -> None:
+        sock.probed = False
+        self.answered(sock.connection)
 
     def _too_many(self, sock: Socket, inbound: Inbound) -> bool:
         idle, inbound.idle = inbound.idle, 0
@@ -339,30 +318,13 @@ class TcpSockets:
         return False
 
 
-def _written(number: int) -> tuple[bytes, int]:
-    """A socket's cookie, and the bytes that were written to it; of one that isn't there any more, nothing."""
-    try:
-        held = socket.socket(socket.AF_INET6, socket.SOCK_STREAM, 0, fileno=number)
-    except OSError:
-        return b"", 0
-    try:
-        info = held.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
-        (unsent,) = struct.unpack_from("I", info, NOTSENT_AT)
-        (sent,) = struct.unpack_from("Q", info, SENT_AT)
-        return held.getsockopt(socket.SOL_SOCKET, SO_COOKIE, 8), sent + unsent
-    except OSError:  # no TCP
-        return b"", 0
-    finally:
-        held.detach()
-
-
 def _shut(number: int, how: int) -> None:
     with contextlib.suppress(OSError):  # the client was faster
         held = socket.socket(socket.AF_INET6, socket.SOCK_STREAM, 0, fileno=number)
         try:
             held.shutdown(how)
         finally:
-            held.detach()  # it is Granian's to close
+            held.detach()
 
 
 def _nobody(*what: Any) -> None:

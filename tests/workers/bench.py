@@ -52,6 +52,7 @@ class Bench:
             came=self._tell,
             audit=lambda event, **fields: self.told.append({"event": event, **fields}),
         )
+        self.sockets.answered = lambda connection: self.shard.show_alive(connection, self.now)
         self.told: list[dict[str, Any]] = []  # what the audit log has
         self.came: list[Came] = []
         self.fence = 0

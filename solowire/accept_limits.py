@@ -1,0 +1,59 @@
+"""How many connections may be open that have proved nothing yet: in all, and of one address.
+
+What it keeps true: what is counted in is counted out once, and nobody is refused while both counts are below their
+limits. The newest is refused, never an older one ended: whoever opens many keeps none of those waiting who are here.
+
+An address counts as `counted_address` says: an IPv6 one as its /64, which is what one customer gets.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import lru_cache
+from ipaddress import IPv6Address, IPv6Network
+
+
+class AcceptLimiter:
+    """total: connections of all together. per_address: of one address; None: no limit of its own."""
+
+    def __init__(self, total: int, per_address: int | None) -> None:
+        self.refused = 0
+        self._total = total
+        self._per_address = per_address
+        self._open = 0
+        self._addresses: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        return self._open
+
+    def acquire(self, address: str) -> bool:
+        """Counts one more of this address; False, and nothing is counted, if there is no room for it."""
+        if self._open >= self._total or (
+            self._per_address is not None and self._addresses[address] >= self._per_address
+        ):
+            self.refused += 1
+            return False
+        self._open += 1
+        self._addresses[address] += 1
+        return True
+
+    def release(self, address: str) -> None:
+        """One that `acquire` counted has ended, or has proved who it is."""
+        self._open -= 1
+        self._addresses[address] -= 1
+        if not self._addresses[address]:
+            del self._addresses[address]
+
+
+@lru_cache(maxsize=4096)
+def counted_address(text: str) -> str:
+    """The address of a peer as limits count it; what is no address is taken as it is."""
+    if ":" not in text:
+        return text  # IPv4, which is written in one way only
+    try:
+        address = IPv6Address(text.partition("%")[0])
+    except ValueError:
+        return text
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(IPv6Network((int(address) >> 64 << 64, 64)))

@@ -1,0 +1,25 @@
+"""Clients for the HTTP APIs of the system's own processes, which listen on Unix sockets or on TCP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+
+UNIX = "unix:"
+
+
+def api_address(place: tuple[str, int] | Path) -> str:
+    """The address of an API that listens on host and port, or on a Unix socket."""
+    if isinstance(place, Path):
+        return f"{UNIX}{place}"
+    host, port = place
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def api_client(address: str, *, timeout: float) -> httpx.AsyncClient:
+    """A client for the API at `address`: as `api_address` makes it. timeout: seconds."""
+    if address.startswith(UNIX):
+        transport = httpx.AsyncHTTPTransport(uds=address.removeprefix(UNIX))
+        return httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=timeout)
+    return httpx.AsyncClient(base_url=f"http://{address}", timeout=timeout, trust_env=False)

@@ -1,0 +1,161 @@
+"""The WebSocket's opening handshake (RFC 6455, section 4), as bytes in and bytes out. No socket, no clock.
+
+What it keeps true: a request head is taken apart whole or refused, strictly (RFC 9112): what two readers could read in
+two ways is refused. What a handshake must have is judged by `websockets`; what it must not have (a second Host, a body,
+HTTP/1.0, an origin that is not allowed), here. Each refusal is a whole HTTP answer that says what is wrong.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from http import HTTPStatus
+from urllib.parse import urlsplit
+
+from websockets.datastructures import Headers
+from websockets.exceptions import InvalidHeader
+from websockets.headers import parse_subprotocol
+from websockets.http11 import Request
+from websockets.server import ServerProtocol
+from websockets.typing import Subprotocol
+
+from solowire.errors import Refused, RequestError
+from solowire.problems import response_of
+
+HEAD_BYTES = 16 * 1024
+"""What a request head may have: tokens and tickets of 8 KB find room."""
+HEAD_END = b"\r\n\r\n"
+_HEADERS = 100
+_REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([\x21-\x7e]+) HTTP/(\d)\.(\d)")
+_HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([\x20-\x7e\x80-\xff\t]*)")
+_PROXY_HINT = (
+    "a proxy in between must pass the upgrade on: in nginx proxy_http_version 1.1, Upgrade and Connection headers"
+)
+_MORE_HEADERS: Mapping[int, list[tuple[bytes, bytes]]] = {
+    405: [(b"allow", b"GET")],
+    426: [(b"upgrade", b"websocket"), (b"sec-websocket-version", b"13")],
+}
+
+
+class Head:
+    """A request head. target: as it was sent; path and query: its parts. version: such as (1, 1)."""
+
+    __slots__ = ("headers", "method", "path", "query", "target", "version")
+
+    def __init__(self, method: str, target: str, version: tuple[int, int], headers: Headers) -> None:
+        self.method = method
+        self.target = target
+        self.version = version
+        self.headers = headers
+        self.path, _, self.query = target.partition("?")
+
+    @property
+    def wants_websocket(self) -> bool:
+        """Whether it asks for the protocol to be changed to WebSocket, rightly or not."""
+        return any("websocket" in value.lower() for value in self.headers.get_all("Upgrade"))
+
+
+def parse_head(raw: bytes) -> Head:
+    """Takes a whole request head apart, its end included. Raises Refused."""
+    lines = raw.removesuffix(HEAD_END).split(b"\r\n")
+    first = _REQUEST_LINE.fullmatch(lines[0])
+    if first is None:
+        raise _bad("the request line is none")
+    if len(lines) > _HEADERS:
+        raise Refused(431, "too_many_headers", f"a request may have {_HEADERS} headers", "")
+    headers = Headers()
+    for line in lines[1:]:
+        header = _HEADER.fullmatch(line)
+        if header is None:
+            raise _bad("a header is none")
+        headers[header[1].decode("ascii")] = header[2].strip(b" \t").decode("latin-1")
+    return Head(first[1].decode("ascii"), first[2].decode("ascii"), (int(first[3]), int(first[4])), headers)
+
+
+def check_origin(head: Head, allowed: Collection[str], host: str | None = None) -> None:
+    """Refuses pages of other sites (RFC 6455, section 10.2). Raises Refused.
+
+    allowed: origins such as `https://app.example.com`, `*` for all; the request's own host is always allowed, whatever
+    the port, and so is who sends no origin, which browsers always do. host: the request's own, if not its Host header.
+    """
+    origins = head.headers.get_all("Origin")
+    if not origins:
+        return
+    if len(origins) > 1:
+        raise _bad("there is more than one Origin")
+    origin = origins[0].lower()
+    if "*" in allowed or origin in allowed:
+        return
+    own = host if host is not None else head.headers.get("Host", "")
+    if (name := _host_name(origin)) and name == _host_name(f"//{own.lower()}"):
+        return
+    raise Refused(
+        403,
+        "origin_not_allowed",
+        f"pages of {origin[:200]!r} may not connect here",
+        "an operator allows others by SOLOWIRE_ALLOWED_ORIGINS",
+    )
+
+
+def offered_subprotocols(head: Head) -> list[str]:
+    """What the client offers, in its order. Raises Refused."""
+    try:
+        return [name for value in head.headers.get_all("Sec-WebSocket-Protocol") for name in parse_subprotocol(value)]
+    except InvalidHeader as error:
+        raise _bad(str(error)) from None
+
+
+def accept(head: Head, subprotocol: str | None, more: Iterable[tuple[str, str]] = ()) -> bytes:
+    """The answer that accepts the handshake, with more headers. Raises Refused."""
+    headers = head.headers
+    if head.version < (1, 1):
+        raise Refused(505, "http_version_not_supported", "a WebSocket needs HTTP/1.1", _PROXY_HINT)
+    if len(headers.get_all("Host")) != 1:
+        raise _bad("there must be one Host")
+    if "Transfer-Encoding" in headers or not set(headers.get_all("Content-Length")) <= {"0"}:
+        raise _bad("a handshake has no body")
+    versions = headers.get_all("Sec-WebSocket-Version")
+    if len(versions) == 1 and versions[0] != "13":
+        raise Refused(426, "websocket_version_not_supported", "only version 13 of the protocol is known", "")
+    protocol = ServerProtocol(subprotocols=[Subprotocol(subprotocol)] if subprotocol else None)
+    response = protocol.accept(Request(head.target, headers, head.method))
+    if response.status_code != 101:
+        raise _refusal(response.status_code, protocol)
+    for name, value in more:
+        response.headers[name] = value
+    return response.serialize()
+
+
+def upgrade_required() -> Refused:
+    """For a plain request where a WebSocket is served."""
+    return Refused(426, "upgrade_required", "this is a WebSocket: the request must ask for an upgrade", _PROXY_HINT)
+
+
+def refusal_response(error: RequestError, *, close: bool = True) -> bytes:
+    """A refusal as a whole HTTP/1.1 answer, after which the connection is closed unless `close` is False."""
+    status, headers, body = response_of(error)
+    lines = [b"HTTP/1.1 %d %s" % (status, HTTPStatus(status).phrase.encode())]
+    lines += [b"%s: %s" % header for header in (*headers, *_MORE_HEADERS.get(status, ()))]
+    connection = b"connection: upgrade, close" if status == 426 else b"connection: close"
+    lines += [b"content-length: %d" % len(body), b"cache-control: no-store", *([connection] if close else [])]
+    return b"\r\n".join(lines) + HEAD_END + body
+
+
+def _refusal(status: int, protocol: ServerProtocol) -> Refused:
+    fault = str(protocol.handshake_exc)
+    if status == 405:
+        return Refused(405, "method_not_allowed", "a handshake is a GET", "")
+    if status == 426:
+        return upgrade_required()
+    return _bad(fault)
+
+
+def _bad(message: str) -> Refused:
+    return Refused(400, "bad_handshake", message, "RFC 6455, section 4.1, says what a handshake is to have")
+
+
+def _host_name(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""

@@ -1,0 +1,138 @@
+"""A shard's HTTP API, on Granian: `/stats`, `/healthz`, `/readyz`, `/metrics`.
+
+It listens where only the system's own processes reach it, unless an operator says otherwise: metrics name tenants. Each
+administrator's question, granted or not, is told to the audit log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+from urllib.parse import parse_qs
+
+import msgspec
+
+from solowire.audit import ASKED_BY
+from solowire.errors import Refused, RequestError
+from solowire.metrics import CONTENT_TYPE
+from solowire.numbers import told
+from solowire.problems import response_of
+from solowire.tokens import Tokens, bearer
+from solowire.wrong_tokens import WrongTokens
+from workers.reporting import SLOWEST, Reporting
+from workers.shard import Shard
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Any]
+
+
+class HttpApi:
+    """The ASGI application of one shard. wrong_tokens: how many, of one address, are told what is wrong with them."""
+
+    def __init__(
+        self,
+        shard: Shard,
+        tokens: Tokens,
+        metrics: Callable[[], bytes],
+        *,
+        wrong_tokens: WrongTokens,
+        reporting: Reporting | None = None,
+        audit: Callable[..., None] = lambda event, **fields: None,
+    ) -> None:
+        self._shard = shard
+        self._reporting = reporting or Reporting(shard)
+        self._audit = audit
+        self._wrong_tokens = wrong_tokens
+        self._tokens = tokens
+        self._metrics = metrics
+        self._loop = asyncio.get_running_loop()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        match scope["path"]:
+            case "/healthz":
+                await _answer(send, 200, {"status": "ok"})
+            case "/readyz":
+                ready = self._shard.ready
+                await _answer(send, 200 if ready else 503, {"status": "ready" if ready else "starting"})
+            case "/metrics":
+                await _answer_bytes(send, 200, self._metrics(), CONTENT_TYPE.encode())
+            case path if path == "/stats" or path.startswith("/stats/users/"):
+                try:
+                    body = self._stats(scope)
+                except RequestError as error:
+                    await _problem(send, error)
+                    return
+                await _answer(send, 200, body)
+            case _:
+                await _problem(send, Refused(404, "not_found", "there is nothing here", ""))
+
+    def _stats(self, scope: Scope) -> dict[str, Any]:
+        """`/stats` (`?slowest=N` for more or fewer than ten connections) and `/stats/users/{user}`, for administrators.
+
+        Raises InvalidToken, Refused.
+        """
+        shard, now = self._shard, self._loop.time()
+        self._need_admin(scope, now)
+        user = scope["path"].removeprefix("/stats").removeprefix("/users/")
+        if user:
+            found = self._reporting.user(user, now)
+            if not found:
+                raise Refused(404, "not_connected", f"the user has no connection on shard {shard.index}", "")
+            return {"user": user, "connections": found}
+        asked = parse_qs(scope["query_string"].decode("latin-1")).get("slowest", [""])[0]
+        slowest = self._reporting.slowest(now, int(asked[:4]) if asked.isdecimal() else SLOWEST)
+        return {
+            "shard": shard.index,
+            "ready": shard.ready,
+            **told(self._reporting.report(now)),
+            "slowest": slowest,
+        }
+
+    def _need_admin(self, scope: Scope, now: float) -> None:
+        about = {"path": scope["path"], "address": _peer(scope)}
+        if _header(scope, ASKED_BY.encode()):
+            about["via"] = "gateway"  # as the peer says
+        try:
+            identity = self._tokens.identify(bearer(_header(scope, b"authorization")), now + self._shard.wall_offset)
+            about |= {"user": identity.user, "role": identity.role}
+            if not identity.may("admin"):
+                raise Refused(403, "forbidden", "statistics are for administrators", "")
+        except RequestError as error:
+            refusal = self._wrong_tokens.judge(error, _peer(scope), now)
+            self._audit("refused", action="administer", code=refusal.code, **about)
+            try:
+                raise refusal from None
+            finally:
+                del refusal  # else it would hold this frame, which holds it, until the collector comes
+        self._audit("administered", action="stats", **about)
+
+
+def _peer(scope: Scope) -> str:
+    client = scope.get("client")
+    return str(client[0]) if client else ""
+
+
+def _header(scope: Scope, name: bytes) -> str:
+    for key, value in scope["headers"]:
+        if key == name:
+            text: str = value.decode("latin-1")
+            return text
+    return ""
+
+
+async def _problem(send: Send, error: RequestError) -> None:
+    status, headers, body = response_of(error)
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _answer(send: Send, status: int, body: dict[str, Any]) -> None:
+    await _answer_bytes(send, status, msgspec.json.encode(body), b"application/json")
+
+
+async def _answer_bytes(send: Send, status: int, body: bytes, content_type: bytes) -> None:
+    headers = [(b"content-type", content_type)]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
