@@ -26,6 +26,8 @@ HEAD_BYTES = 16 * 1024
 """What a request head may have: tokens and tickets of 8 KB find room."""
 HEAD_END = b"\r\n\r\n"
 _HEADERS = 100
+_SAID = 200
+"""How much of what a client says it hears back, and the log has."""
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([\x21-\x7e]+) HTTP/(\d)\.(\d)")
 _HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([\x20-\x7e\x80-\xff\t]*)")
 _PROXY_HINT = (
@@ -61,7 +63,7 @@ def parse_head(raw: bytes) -> Head:
     first = _REQUEST_LINE.fullmatch(lines[0])
     if first is None:
         raise _bad("the request line is none")
-    if len(lines) > _HEADERS:
+    if len(lines) - 1 > _HEADERS:
         raise Refused(431, "too_many_headers", f"a request may have {_HEADERS} headers", "")
     headers = Headers()
     for line in lines[1:]:
@@ -86,13 +88,17 @@ def check_origin(head: Head, allowed: Collection[str], host: str | None = None) 
     origin = origins[0].lower()
     if "*" in allowed or origin in allowed:
         return
-    own = host if host is not None else head.headers.get("Host", "")
-    if (name := _host_name(origin)) and name == _host_name(f"//{own.lower()}"):
+    if host is None:
+        hosts = head.headers.get_all("Host")
+        if len(hosts) != 1:
+            raise _bad("there must be one Host")
+        host = hosts[0]
+    if (name := _host_name(origin)) and name == _host_name(f"//{host.lower()}"):
         return
     raise Refused(
         403,
         "origin_not_allowed",
-        f"pages of {origin[:200]!r} may not connect here",
+        f"pages of {origin[:_SAID]!r} may not connect here",
         "an operator allows others by SOLOWIRE_ALLOWED_ORIGINS",
     )
 
@@ -151,6 +157,7 @@ def _refusal(status: int, protocol: ServerProtocol) -> Refused:
 
 
 def _bad(message: str) -> Refused:
+    message = message[:_SAID]  # a client's own words may be in it
     return Refused(400, "bad_handshake", message, "RFC 6455, section 4.1, says what a handshake is to have")
 
 
