@@ -425,6 +425,7 @@ class _Upstream(asyncio.BufferedProtocol):
         self._is_dropped = False
         self._is_head_request = False
         self._is_answered = True
+        self._keeps_alive = True
         self._parser = httptools.HttpResponseParser(self)
         self._opening = front.loop.create_task(self._open())
 
@@ -486,20 +487,20 @@ class _Upstream(asyncio.BufferedProtocol):
             self._client.answered(keeps_alive=False)
             return
         if self._is_answered:
-            keeps_alive = self._parser.should_keep_alive()
             if self._is_head_request:
                 self._parser = httptools.HttpResponseParser(self)  # this one waits for a body that doesn't come
-            self._client.answered(keeps_alive=keeps_alive)
+            self._client.answered(keeps_alive=self._keeps_alive)
 
     def on_headers_complete(self) -> None:
         """Called by the parser."""
-        if self._is_head_request and self._parser.get_status_code() >= 200:
-            self._is_answered = True
+        if self._is_head_request:
+            self.on_message_complete()
 
     def on_message_complete(self) -> None:
         """Called by the parser, for answers such as 100 Continue as well."""
         if self._parser.get_status_code() >= 200:
             self._is_answered = True
+            self._keeps_alive = self._parser.should_keep_alive()  # which is known here only
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self._is_dropped:

@@ -103,6 +103,8 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
 
     def samples() -> Iterator[Sample]:
         yield "relayed_connections", "WebSockets that this gateway carries.", relay.open
+        yield "http_connections", "HTTP connections that are open.", len(front.limiter)
+        yield "accept_refusals_total", "Connections refused before anything was read.", front.limiter.refused
         yield "relayed_connections_total", "WebSockets that it has carried.", relay.carried_total
         intake = gateway.intake
         yield "publish_held_requests", "Publish requests being read, or under way to the router.", intake.requests

@@ -44,6 +44,8 @@ log = structlog.get_logger("solowire.shard")
 
 CLOSE_SECONDS = 1.0
 READ_BYTES = 16 * 1024
+DISCARD_BYTES = 128 * 1024
+"""What is read at a time of one that is being closed: it says what nobody hears, and is to come to its end."""
 EVENTS = 256
 """How many sockets are looked at before the loop does something else."""
 IDLE_FRAMES = Rate(1000.0, 2000.0)
@@ -254,7 +256,7 @@ class TcpSockets:
 
     def _read(self, sock: Socket) -> None:
         try:
-            data = os.read(sock.number, READ_BYTES)
+            data = os.read(sock.number, DISCARD_BYTES if sock.closing else READ_BYTES)
         except BlockingIOError:
             return
         except OSError:

@@ -23,6 +23,8 @@ import msgspec
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from solowire.api_client import api_client
+
 READY_SECONDS = 60.0
 ANSWER_SECONDS = 30.0
 """Deadlines of what comes at once where nobody else uses the machine: they bound how long a failure takes."""
@@ -139,6 +141,18 @@ class System:
         return httpx.AsyncClient(
             base_url=self.url, headers=headers, timeout=ANSWER_SECONDS, trust_env=False, verify=False
         )
+
+    def api(self, shard: int, token: str | None = None) -> httpx.AsyncClient:
+        """The HTTP API of a shard, which only processes with this data directory reach."""
+        client = api_client(f"unix:{self.data_dir}/run/s{shard}", timeout=ANSWER_SECONDS)
+        client.headers.update({"authorization": f"Bearer {token}"} if token is not None else {})
+        return client
+
+    async def shard_stats(self, shard: int) -> dict[str, Any]:
+        """What a shard says of itself."""
+        async with self.api(shard, self.token("counter")) as http:
+            stats: dict[str, Any] = (await http.get("/stats")).json()
+        return stats
 
     async def negotiate(self, token: str) -> dict[str, Any]:
         """What `POST /v1/connect` answers."""

@@ -81,7 +81,8 @@ async def test_what_people_do_is_in_it_and_what_is_secret_is_not(system: System)
     await told(system, "refused", user=publisher, code="forbidden", action="stats")
     async with system.http(secrets[0]) as http:
         assert (await http.post("/v1/events", json=event)).status_code == 403
-        assert (await http.get(f"http://127.0.0.1:{system.port + 2}/stats")).status_code == 403
+    async with system.api(1, secrets[0]) as api:
+        assert (await api.get("/stats")).status_code == 403
     await told(system, "refused", user=user, code="forbidden", action="publish")
     await told(system, "refused", user=user, code="forbidden", action="administer", path="/stats", shard=1)
     async with system.http(secrets[2]) as http:
@@ -96,8 +97,8 @@ async def test_what_people_do_is_in_it_and_what_is_secret_is_not(system: System)
     for shard in (0, 1):
         await told(system, "administered", user="root", path=f"/stats/users/{user}", shard=shard, via="gateway")
     await told(system, "administered", user="root", path="/stats", shard=0, via="gateway")
-    async with system.http(secrets[2]) as http:
-        assert (await http.get(f"http://127.0.0.1:{system.port + 2}/stats")).status_code == 200
+    async with system.api(1, secrets[2]) as api:
+        assert (await api.get("/stats")).status_code == 200
     await told(system, "administered", user="root", role="admin", action="stats", path="/stats", shard=1)
     # Of what a person asks there is one line that says where, and not who passed it on.
     assert sum("via" not in line for line in lines(system, "administered", user="root")) == 4
@@ -162,15 +163,15 @@ async def test_a_directory_that_takes_nothing_costs_lines_and_nothing_else(tmp_p
         async with system.session(system.token("ann"), {"subscriptions": ["custom.*"]}) as session:
             await system.publish({"type": "custom.x", "data": {}})
             await session.events(1)
-        async with system.http() as http, asyncio.timeout(ANSWER_SECONDS):
-            for port in (system.port, system.port + 1):
-                while not await lost(http, port):
+        async with system.http() as gateway, system.api(0) as shard, asyncio.timeout(ANSWER_SECONDS):
+            for http in (gateway, shard):
+                while not await lost(http):
                     await asyncio.sleep(0.02)
         system.wait_until(lambda: "audit_line_lost" in system.output.read_text(), "it is told")
 
 
-async def lost(http: httpx.AsyncClient, port: int) -> float:
+async def lost(http: httpx.AsyncClient) -> float:
     """How many lines a process could not write, by its metrics."""
-    text = (await http.get(f"http://127.0.0.1:{port}/metrics")).text
+    text = (await http.get("/metrics")).text
     [line] = [x for x in text.splitlines() if x.startswith("solowire_audit_lines_lost_total")]
     return float(line.split()[-1])

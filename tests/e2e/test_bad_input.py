@@ -10,7 +10,6 @@ import struct
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-import httpx
 import msgspec
 import pytest
 from websockets.exceptions import ConnectionClosed
@@ -349,10 +348,7 @@ async def until_there_are(system: System, connections: int) -> None:
 
 async def connections_of(system: System) -> int:
     """The shard's own count, which is not as old as the gateway's."""
-    headers = {"authorization": f"Bearer {system.token('counter')}", "connection": "close"}
-    async with httpx.AsyncClient(trust_env=False, verify=False, headers=headers, timeout=ANSWER_SECONDS) as http:
-        stats: dict[str, Any] = (await http.get(f"http://127.0.0.1:{system.port + 1}/stats")).json()
-    count: int = stats["connections"]
+    count: int = (await system.shard_stats(0))["connections"]
     return count
 
 

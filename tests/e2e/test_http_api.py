@@ -429,11 +429,13 @@ async def test_numbers_are_for_administrators(system: System) -> None:
         async with system.http(system.token("curious", role)) as http:
             for path in paths:
                 problem_of(await http.get(path), 403, "forbidden")
-            problem_of(await http.get(f"http://127.0.0.1:{system.port + 1}/stats"), 403, "forbidden")
+        async with system.api(0, system.token("curious", role)) as api:
+            problem_of(await api.get("/stats"), 403, "forbidden")
     async with system.http() as http:
         for path in paths:
             problem_of(await http.get(path), 401, "missing_token")
-        problem_of(await http.get(f"http://127.0.0.1:{system.port + 1}/stats"), 401, "missing_token")
+    async with system.api(0) as api:
+        problem_of(await api.get("/stats"), 401, "missing_token")
 
 
 async def test_numbers_follow_what_happens(system: System) -> None:
@@ -475,17 +477,28 @@ async def test_numbers_follow_what_happens(system: System) -> None:
 
 
 async def test_health_readiness_and_metrics(system: System) -> None:
-    """Every process answers /healthz, /readyz and /metrics without a token."""
-    async with system.http() as http:
-        for port, metric in ((system.port, "relayed_connections"), (system.port + 1, "connections")):
-            base = f"http://127.0.0.1:{port}"
-            assert (await http.get(f"{base}/healthz")).json() == {"status": "ok"}
-            ready = await http.get(f"{base}/readyz")
+    """Every process answers /healthz, /readyz and /metrics without a token, a shard only inside the system."""
+    async with system.http() as gateway, system.api(0) as shard:
+        for http, metric in ((gateway, "relayed_connections"), (shard, "connections")):
+            assert (await http.get("/healthz")).json() == {"status": "ok"}
+            ready = await http.get("/readyz")
             assert (ready.status_code, ready.json()["status"]) == (200, "ready")
-            metrics = await http.get(f"{base}/metrics")
+            metrics = await http.get("/metrics")
             assert metrics.status_code == 200
             assert metrics.headers["content-type"] == CONTENT_TYPE
             assert re.search(rf"^solowire_\w*{metric}(\{{.*\}})? \d", metrics.text, re.MULTILINE), metrics.text
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/stats", "/stats/users/ann", "/", "/v1/connect"])
+async def test_a_shards_client_port_tells_nothing_of_others(system: System, path: str) -> None:
+    """Metrics name tenants, and statistics users: what clients reach serves WebSockets, and says whether it lives."""
+    shard = f"http://127.0.0.1:{system.port + 1}"
+    async with system.http(system.token("root")) as http:
+        problem_of(await http.get(f"{shard}{path}"), 404, "not_found")
+        assert (await http.get(f"{shard}/healthz")).json() == {"status": "ok"}
+        assert (await http.get(f"{shard}/readyz")).json() == {"status": "ready"}
+        assert (await http.head(f"{shard}/readyz")).status_code == 200
+        problem_of(await http.get(f"{shard}/ws"), 426, "upgrade_required")
 
 
 async def test_the_documentation_needs_no_other_host(system: System) -> None:

@@ -31,10 +31,19 @@ def system(tmp_path_factory: pytest.TempPathFactory, router_port: int) -> Iterat
         yield started
 
 
-def scraped(port: int) -> str:
-    answer = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=ANSWER_SECONDS, trust_env=False, verify=False)
+def scraped(place: int | Path) -> str:
+    """What is answered on a port, or on a Unix socket."""
+    transport = httpx.HTTPTransport(uds=str(place)) if isinstance(place, Path) else None
+    host = "localhost" if isinstance(place, Path) else f"127.0.0.1:{place}"
+    with httpx.Client(timeout=ANSWER_SECONDS, trust_env=False, verify=False, transport=transport) as http:
+        answer = http.get(f"http://{host}/metrics")
     assert answer.status_code == 200
     return answer.text
+
+
+def api_of(system: System) -> Path:
+    """Where shard 0 serves its metrics."""
+    return system.data_dir / "run" / "s0"
 
 
 def judged(promtool: str, text: str) -> tuple[int, str, str]:
@@ -56,7 +65,7 @@ async def test_promtool_finds_nothing_to_say(system: System, router_port: int) -
         assert (await http.post("/v1/connect")).status_code == 401
         await system.publish({"type": "custom.x", "data": {}})
         await session.events(1)
-        for port in (system.port, system.port + 1, router_port):
+        for port in (system.port, api_of(system), router_port):
             assert judged(promtool, scraped(port)) == (0, "", "")
 
 
@@ -67,7 +76,7 @@ async def test_the_documented_metrics_are_those_that_there_are(system: System, r
     for name, processes in table:
         for process in processes.split(", "):
             documented[process].add(name)
-    ports = {"gateway": system.port, "shard": system.port + 1, "router": router_port}
+    ports = {"gateway": system.port, "shard": api_of(system), "router": router_port}
     assert documented == {process: names_of(scraped(port)) for process, port in ports.items()}
 
 
@@ -79,9 +88,9 @@ async def test_metrics_count_what_happens_and_name_nobody(system: System, router
         await session.events(1)
         assert (await http.post("/v1/connect")).status_code == 401
         async with asyncio.timeout(ANSWER_SECONDS):  # connections are counted once a second
-            while 'solowire_group_connections{group="admin",shard="0"} 1.0' not in scraped(system.port + 1):
+            while 'solowire_group_connections{group="admin",shard="0"} 1.0' not in scraped(api_of(system)):
                 await asyncio.sleep(0.1)
-        texts = [scraped(port) for port in (system.port, system.port + 1, router_port)]
+        texts = [scraped(port) for port in (system.port, api_of(system), router_port)]
     gateway, shard, router = texts
     assert 'solowire_refusals_total{code="missing_token"}' in gateway
     sent = re.search(r'solowire_delivery_latency_seconds_count{shard="0"} ([\d.]+)', shard)
@@ -95,14 +104,15 @@ async def test_metrics_count_what_happens_and_name_nobody(system: System, router
 async def test_scrapers_that_read_nothing_hold_nobody_up(system: System, router_port: int) -> None:
     """Sixty connections ask for metrics over and over and never read: events arrive, and others are answered."""
     request = b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n" * 200
-    ports = (system.port, system.port + 1, router_port)
+    ports = (system.port, api_of(system), router_port)
     sockets = []
     try:
         for n in range(SCRAPERS):
-            sock = socket.socket()
+            place = ports[n % len(ports)]
+            sock = socket.socket(socket.AF_UNIX if isinstance(place, Path) else socket.AF_INET)
             sockets.append(sock)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            sock.connect(("127.0.0.1", ports[n % len(ports)]))
+            sock.connect(str(place) if isinstance(place, Path) else ("127.0.0.1", place))
             sock.setblocking(False)
             sock.send(request)
         async with system.session(system.token("ann"), {"subscriptions": ["custom.*"]}) as session:

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
-from gateway.addresses import Addresses
-from gateway.gateway import Gateway
-from gateway.relay import Relay
 from solowire.backplane import ShardAddress
-from solowire.serving import WebServer, listen
 from solowire.tokens import MAX_TOKEN_BYTES
 from tests.e2e.system import (
     ANSWER_SECONDS,
@@ -33,6 +28,7 @@ from tests.e2e.system import (
     running,
     sockets_with,
 )
+from tests.gateway.relay_harness import OneShardGateway, relaying
 
 MSGPACK = "solowire.v1.msgpack"
 JSON = "solowire.v1.json"
@@ -159,27 +155,34 @@ async def test_close_codes_and_reasons_pass_through(system: System, relaying: Sy
 
 
 class Upstream:
-    """The gateway and the shard behind a relay that runs here, so that a test sees what the shard is told."""
+    """A gateway's port with its relay, and the shard behind it, here, so that a test sees what the shard is told."""
 
-    def __init__(self, host: str = "127.0.0.1") -> None:
+    def __init__(self, host: str = "127.0.0.1", *, origins: Collection[str] = ()) -> None:
         self.accepted: asyncio.Queue[ServerConnection] = asyncio.Queue()
         self.host = host
-        self.address = ShardAddress(0, host, 0, "boot")
-        self.addresses = Addresses()
-        self.relay = Relay(cast(Gateway, self), stalled_s=ANSWER_SECONDS)
-
-    async def place(self, token: str, address: str, action: str) -> tuple[ShardAddress, str]:
-        return self.address, "ticket"
+        self.origins = origins
+        self.gateway = OneShardGateway(ShardAddress(0, host, 0, "boot"))
+        self.port = 0
 
     @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[Upstream]:
+    async def running(self, folder: Path, *, shard: bool = True) -> AsyncIterator[Upstream]:
         async def accept(shard: ServerConnection) -> None:
             self.accepted.put_nowait(shard)
             await shard.wait_closed()
 
-        async with asyncio.timeout(ANSWER_SECONDS), serve(accept, self.host, 0) as server:
-            self.address = ShardAddress(0, self.host, next(iter(server.sockets)).getsockname()[1], "boot")
+        async with (
+            asyncio.timeout(ANSWER_SECONDS),
+            serve(accept, self.host, 0) as server,
+            relaying(self.gateway, folder, origins=self.origins) as self.port,
+        ):
+            if shard:
+                port = next(iter(server.sockets)).getsockname()[1]
+                self.gateway.address = ShardAddress(0, self.host, port, "boot")
             yield self
+
+    @property
+    def url(self) -> str:
+        return f"ws://127.0.0.1:{self.port}/ws?token=t"
 
     async def told(self) -> tuple[int | None, str | None]:
         """The code and reason with which the shard's connection ended."""
@@ -188,92 +191,70 @@ class Upstream:
         return shard.close_code, shard.close_reason
 
 
-async def relay_answers(upstream: Upstream, end: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What the relay sends to a client that goes at once, with what Granian says of its end."""
-    heard = iter([{"type": "websocket.connect"}, {"type": "websocket.disconnect", **end}])
-    sent: list[dict[str, Any]] = []
-
-    async def receive() -> dict[str, Any]:
-        return next(heard)
-
-    async def send(message: dict[str, Any]) -> None:
-        sent.append(message)
-
-    scope = {"path": "/ws", "headers": [], "query_string": b"token=t", "subprotocols": []}
-    await upstream.relay(scope, receive, send)
-    return sent
+@pytest.mark.parametrize(("code", "reason"), [(1000, ""), (1001, ""), (3000, ""), (4321, "grüße")])
+async def test_close_codes_pass_upward(tmp_path: Path, code: int, reason: str) -> None:
+    """The shard is told with what code and reason a relayed client went."""
+    async with Upstream().running(tmp_path) as upstream:
+        async with open_session(upstream.url) as session:
+            await session.socket.close(code, reason)
+        assert await upstream.told() == (code, reason)
 
 
-@pytest.mark.parametrize("code", [1000, 1001, 3000, 4321])
-async def test_close_codes_pass_upward(code: int) -> None:
-    """The shard is told with what code a relayed client went."""
-    async with Upstream().running() as upstream:
-        listening = listen("127.0.0.1", 0)
-        server = WebServer(upstream.relay, listening)
-        server.start()
-        try:
-            async with open_session(f"ws://127.0.0.1:{listening.getsockname()[1]}/ws?token=t") as session:
-                await session.socket.close(code)
-            assert (await upstream.told())[0] == code
-        finally:
-            await upstream.relay.close()
-            await server.finish()
-
-
-@pytest.mark.parametrize(
-    ("end", "told"),
-    [
-        ({"code": 4321, "reason": "grüße"}, (4321, "grüße")),
-        ({"code": 1001}, (1001, "")),
-        ({"code": 1006}, (1006, "")),
-        ({"code": 1005}, (1006, "")),
-        ({"code": 1015, "reason": "x"}, (1006, "")),
-        ({"code": 999}, (1006, "")),
-        ({}, (1006, "")),
-    ],
-    ids=str,
-)
-async def test_a_cut_connection_is_cut_on_the_shard_too(end: dict[str, Any], told: tuple[int, str]) -> None:
-    """A code that can be said is passed on with its reason; a connection that was cut did not say good-bye there."""
-    async with Upstream().running() as upstream:
-        await relay_answers(upstream, end)
-        assert await upstream.told() == told
+async def test_a_cut_connection_is_cut_on_the_shard_too(tmp_path: Path) -> None:
+    """One that was cut did not say good-bye, and nobody says it in its place."""
+    async with Upstream().running(tmp_path) as upstream, open_session(upstream.url) as session:
+        session.socket.transport.abort()
+        assert await upstream.told() == (1006, "")
 
 
 @pytest.mark.skipif(not has_ipv6(), reason="this machine has no ::1")
-async def test_a_shard_with_an_ipv6_address_is_reached() -> None:
+async def test_a_shard_with_an_ipv6_address_is_reached(tmp_path: Path) -> None:
     """A shard that advertises a bare IPv6 address is relayed to like any other."""
-    async with Upstream("::1").running() as upstream:
-        assert [m["type"] for m in await relay_answers(upstream, {"code": 1001})] == ["websocket.accept"]
+    async with Upstream("::1").running(tmp_path) as upstream:
+        async with open_session(upstream.url) as session:
+            await session.socket.close(1001)
         assert (await upstream.told())[0] == 1001
 
 
-async def test_a_shard_at_no_address_is_away() -> None:
+async def test_a_shard_at_no_address_is_away(tmp_path: Path) -> None:
     """A shard that doesn't say where it is can't be reached, and the client is told that."""
     upstream = Upstream()
-    upstream.address = ShardAddress(0, "", 1, "boot")
-    start, body = await relay_answers(upstream, {})
-    assert (start["status"], json.loads(body["body"])["code"]) == (503, "shard_away")
+    upstream.gateway.address = ShardAddress(0, "", 1, "boot")
+    async with upstream.running(tmp_path, shard=False):
+        status, problem = await refusal(upstream.url)
+    assert (status, problem["code"]) == (503, "shard_away")
+
+
+async def test_a_page_of_another_site_is_refused_and_ones_own_is_not(tmp_path: Path) -> None:
+    """By its Origin: the gateway's own host whatever the port, those that the setting names, and who has none."""
+    async with Upstream(origins=["https://app.example.com"]).running(tmp_path) as upstream:
+        status, problem = await refusal(upstream.url, origin="https://evil.example")
+        assert (status, problem["code"]) == (403, "origin_not_allowed")
+        for origin in ("http://127.0.0.1:9999", "https://app.example.com", None):
+            async with open_session(upstream.url, origin=origin):
+                shard = await upstream.accepted.get()
+            assert shard.request is not None
+            assert "Origin" not in shard.request.headers, "the shard's host is another: it would refuse it"
 
 
 @pytest.mark.parametrize("megabytes", [1, 20])
 async def test_a_huge_message_ends_that_connection_alone(system: System, megabytes: int) -> None:
-    """A megabyte is refused with 1009 as on the shard, what no server reads with 4400; others notice nothing."""
+    """It is refused with 1009 as on the shard, however huge; others notice nothing."""
     async with relayed(system, system.token("neighbour")) as other:
-        async with relayed(system, system.token("huge")) as session:
+        async with relayed(system, system.token("huge"), close_timeout=ANSWER_SECONDS) as session:
             with contextlib.suppress(ConnectionClosed):
                 await session.socket.send("x" * megabytes * KILO * KILO)
-            assert (await session.closed())[0] == (1009 if megabytes == 1 else 4400)
+            assert (await session.closed())[0] == 1009
         await system.publish({"type": "custom.neighbour", "data": {}})
         assert len(await other.events(1)) == 1
 
 
 async def test_invalid_utf_8_ends_that_connection_alone(system: System) -> None:
-    """Broken text is answered with 4400 by the gateway itself, and the user may come back."""
+    """Broken text is answered with 1007, and the user may come back."""
     token = system.token("latin")
     async with relayed(system, token) as session:
         await session.socket.send(b"\xff\xfe", text=True)
-        assert await session.closed() == (4400, "bad protocol")
+        assert await session.closed() == (1007, "text that is not UTF-8")
     async with relayed(system, token) as session:
         assert await session.ask("pong", type="ping")
 
@@ -361,13 +342,11 @@ async def test_a_gateway_that_stops_sends_its_clients_to_another(relaying: Syste
 
 async def wait_for(system: System, connections: int, reader: Session | None = None) -> None:
     """Until the shards together have so many. reader: a session that must answer its pings meanwhile."""
-    async with asyncio.timeout(ANSWER_SECONDS), system.http(system.token("counter")) as http:
+    async with asyncio.timeout(ANSWER_SECONDS):
         while True:
             if reader is not None:
                 await reader.ask("pong", type="ping")
-            count = 0
-            for shard in range(system.shards):
-                count += (await http.get(f"http://127.0.0.1:{system.port + 1 + shard}/stats")).json()["connections"]
-            if count == connections:
+            stats = [await system.shard_stats(shard) for shard in range(system.shards)]
+            if sum(shard["connections"] for shard in stats) == connections:
                 return
             await asyncio.sleep(0.05)

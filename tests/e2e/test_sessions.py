@@ -279,13 +279,7 @@ def _owned_by(system: System, shard: int) -> set[str]:
 
 
 async def _shard_stats(system: System, shard: int) -> dict[str, Any]:
-    async with httpx.AsyncClient(trust_env=False, verify=False) as http:
-        answer = await http.get(
-            f"http://127.0.0.1:{system.port + 1 + shard}/stats",
-            headers={"authorization": f"Bearer {system.token('statistician')}"},
-        )
-    stats: dict[str, Any] = answer.json()
-    return stats
+    return await system.shard_stats(shard)
 
 
 # --------------------------------------------------------------------------------------------------------- codecs

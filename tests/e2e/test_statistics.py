@@ -133,7 +133,7 @@ async def test_a_connection_that_reads_nothing_is_named(system: System) -> None:
     async with system.http(system.token("root")) as http, one_that_reads_nothing(system, user):
         whole = await until(http, "/v1/stats", lambda s: s["lagging"] == 1 and s["oldest_cursor_s"] > 0.5)
         one = await until(http, "/v1/stats/shards/1", lambda s: s["slowest"])
-        own = (await http.get(f"http://127.0.0.1:{system.port + 2}/stats")).json()
+        own = await system.shard_stats(1)
         found = (await http.get(f"/v1/users/{user}")).json()
     assert whole["oldest_cursor_s"] < 60
     [slow] = one["slowest"]

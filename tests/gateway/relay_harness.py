@@ -1,0 +1,53 @@
+"""A gateway's public port with its relay in the test's own process, so that a test sees both sides of it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Collection
+from pathlib import Path
+from typing import Any, cast
+
+from gateway.addresses import Addresses
+from gateway.gateway import Gateway
+from gateway.http_front import HttpFront
+from gateway.relay import Relay
+from solowire.accept_limits import AcceptLimiter
+from solowire.backplane import ShardAddress
+from solowire.serving import listen
+
+SECONDS = 30.0
+
+
+class OneShardGateway:
+    """As far as a relay asks a gateway: everybody's shard is the same. address: may be set."""
+
+    def __init__(self, address: ShardAddress) -> None:
+        self.addresses = Addresses()
+        self.address = address
+
+    async def place(self, token: str, address: str, action: str) -> tuple[ShardAddress, str]:
+        return self.address, "ticket"
+
+
+@contextlib.asynccontextmanager
+async def relaying(
+    gateway: OneShardGateway, folder: Path, *, origins: Collection[str] = (), **limits: Any
+) -> AsyncIterator[int]:
+    """The port of a front that relays to the gateway's shard. limits: of `HttpFront`."""
+    relay = Relay(cast(Gateway, gateway), allowed_origins=origins)
+    settings: dict[str, Any] = {"head_s": SECONDS, "keepalive_s": SECONDS, "stalled_s": SECONDS}
+    front = HttpFront(
+        folder / "g",
+        takes=relay.takes,
+        open_tunnel=relay.accept,
+        trusted=lambda address: False,
+        **{"limiter": AcceptLimiter(1000, 1000), **settings, **limits},
+    )
+    listening = listen("127.0.0.1", 0)
+    await front.start(listening)
+    try:
+        yield listening.getsockname()[1]
+    finally:
+        relay.close()
+        front.finish()
+        await front.wait_for_ends(0.5)

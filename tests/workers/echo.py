@@ -1,0 +1,73 @@
+"""An echo in a shard's place, on the shard's own listener and sockets: what `kosoku` tries, it tries on these."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from solowire.accept_limits import AcceptLimiter
+from solowire.access import Identity
+from solowire.client_protocol import Codec
+from solowire.codes import CloseCode
+from solowire.errors import RequestError
+from solowire.handshake import accept, parse_head, refusal_response
+from solowire.serving import listen
+from workers.client_listener import AcceptedSocket, ClientListener
+from workers.connection import Connection
+from workers.tcp_sockets import TcpSockets
+
+ANN = Identity("ann", "admin", ())
+
+
+class Echo:
+    """Answers each message with itself. port: where."""
+
+    def __init__(self) -> None:
+        self._sockets = TcpSockets()
+        self._sockets.received = lambda connection, message: self._sockets.queue(message, connection)
+        self._sockets.broken = self._close
+        self._sockets.heard = lambda: None
+        self._sockets.took = self._sockets.ended = self._sockets.answered = _ignore
+        listening = listen("127.0.0.1", 0)
+        self.port: int = listening.getsockname()[1]
+        self._listener = ClientListener(
+            listening,
+            self._handle,
+            AcceptLimiter(100, 100),
+            head_s=10.0,
+            socket_count=lambda: len(self._sockets),
+            max_sockets=1000,
+        )
+        self._listener.start()
+
+    def close(self) -> None:
+        self._listener.finish()
+        self._sockets.finish()
+
+    def _handle(self, accepted: AcceptedSocket) -> bytes | None:
+        try:
+            answer = accept(parse_head(accepted.head), None)
+        except RequestError as error:
+            return refusal_response(error)
+        accepted.socket.send(answer)
+        sock = self._sockets.adopt(accepted.socket)
+        sock.connection = Connection("s", ANN, Codec.json, sock)
+        if accepted.rest:
+            self._sockets.feed(sock, accepted.rest)
+        return None
+
+    def _close(self, connection: Connection, code: CloseCode) -> None:
+        self._sockets.close(connection, code, code.reason)
+
+
+def _ignore(*what: Any) -> None:
+    """Nobody asks for it here."""
+
+
+if __name__ == "__main__":
+
+    async def main() -> None:
+        print(Echo().port, flush=True)
+        await asyncio.Event().wait()
+
+    asyncio.run(main())
