@@ -163,7 +163,10 @@ def test_a_violation_is_found(path: str, text: str) -> None:
     [
         ("solowire/feed.py", "from datetime import UTC, datetime\ndatetime.fromtimestamp(0, UTC)"),
         ("solowire/feed.py", "import timeit_is_not_time\nfrom solowire.log import Log"),
-        ("solowire/handshake.py", "from websockets.server import ServerProtocol\nfrom websockets.http11 import Request"),
+        (
+            "solowire/handshake.py",
+            "from websockets.server import ServerProtocol\nfrom websockets.http11 import Request",
+        ),
         ("workers/framing.py", "from websockets.speedups import apply_mask"),
         ("solowire/bus.py", "import asyncio\nimport zmq.asyncio"),
         ("solowire/metrics.py", "import prometheus_client"),

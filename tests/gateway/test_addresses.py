@@ -59,7 +59,11 @@ def test_without_proxies_only_the_peer_counts() -> None:
 
 def test_an_ipv6_customer_counts_once() -> None:
     """All addresses of one /64 are one, those of the next are not, and an IPv4 one in IPv6's clothes is itself."""
-    assert counted_address("2001:db8:0:1::1") == counted_address("2001:db8:0:1:ffff::9") != counted_address("2001:db8:0:2::1")
+    assert (
+        counted_address("2001:db8:0:1::1")
+        == counted_address("2001:db8:0:1:ffff::9")
+        != counted_address("2001:db8:0:2::1")
+    )
     assert counted_address("::ffff:192.0.2.1") == "192.0.2.1"
 
 

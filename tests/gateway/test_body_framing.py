@@ -93,7 +93,9 @@ def test_a_good_body_ends_where_it_ends(raw: bytes, behind: bytes) -> None:
         st.tuples(
             st.integers(0, 400),
             st.integers(0, 3),
-            st.sampled_from([b"", b"\r", b"\n", b"\r\n", b" ", b"\t", b"0", b"f", b"g", b"-", b"+", b"0x", b"\x00", b";"]),
+            st.sampled_from(
+                [b"", b"\r", b"\n", b"\r\n", b" ", b"\t", b"0", b"f", b"g", b"-", b"+", b"0x", b"\x00", b";"]
+            ),
         ),
         min_size=1,
         max_size=3,
@@ -103,7 +105,9 @@ def test_a_good_body_ends_where_it_ends(raw: bytes, behind: bytes) -> None:
 @example(b"5\r\nhello0\r\n\r\n", b"", [])
 @example(b"0\r\n\n", b"", [])
 @example(b"0\r\nA: b\n\r\n", b"", [])
-def test_a_bad_body_is_measured_in_no_other_way(raw: bytes, behind: bytes, faults: list[tuple[int, int, bytes]]) -> None:
+def test_a_bad_body_is_measured_in_no_other_way(
+    raw: bytes, behind: bytes, faults: list[tuple[int, int, bytes]]
+) -> None:
     """With bytes left out, put in or changed, where the one reader sees an end the other sees it too, or refuses.
 
     This one is the stricter: line feeds alone and white space behind a size are refused. It looks at no trailer's
