@@ -32,8 +32,7 @@ def ours(head: bytes, raw: bytes, step: int | None = None) -> Verdict:
             size = body.measure(part)
             assert size == len(part) or body.is_done
             at += size
-    except Refused as error:
-        assert error.status in (400, 501)
+    except Refused:
         return REFUSED
     return at if body.is_done else MORE
 
@@ -179,10 +178,11 @@ def test_lines_and_trailers_have_a_bound() -> None:
     """However they come: no more is kept than one line, and there are so many trailers and no more."""
     for part in (1, 100, 5_000):
         body = Body(None)
+        for _ in range(LINE_BYTES // part):
+            body.measure(b"1" * part)
+        assert len(body._line) <= LINE_BYTES
         with pytest.raises(Refused, match="too long"):
-            for _ in range(LINE_BYTES // part + 1):
-                body.measure(b"1" * part)
-                assert len(body._line) <= LINE_BYTES
+            body.measure(b"1" * part)
     most = b"0\r\n" + b"A: b\r\n" * (TRAILER_LINES - 1) + b"\r\n"
     assert ours(CHUNKED, most) == len(most)
     assert ours(CHUNKED, b"0\r\n" + b"A: b\r\n" * TRAILER_LINES + b"\r\n") == REFUSED

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,7 +26,7 @@ def cut(data: st.DataObject, raw: bytes) -> list[bytes]:
     if len(raw) < 400 and data.draw(st.booleans()):
         return [raw[n : n + 1] for n in range(len(raw))]
     places = sorted(data.draw(st.sets(st.integers(0, len(raw)), max_size=8)) | {0, len(raw)})
-    return [raw[a:b] for a, b in zip(places, places[1:], strict=False)]
+    return [raw[a:b] for a, b in pairwise(places)]
 
 
 @given(st.data(), FRAMES, st.booleans())

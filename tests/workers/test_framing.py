@@ -173,7 +173,7 @@ def fed(reads: list[bytes]) -> list[Received]:
 def test_messages_arrive_whole_however_they_are_cut(
     data: st.DataObject, sizes: list[int], messages: list[str | bytes], close: bytes | None
 ) -> None:
-    """In as many fragments, with pings and pongs between them, and in as many reads as a client and the network like."""
+    """In fragments, with pings and pongs between them, and in as many reads as the network likes."""
     raw, controls = b"", []
     for message in messages:
         opcode, payload = said(message)
@@ -284,7 +284,7 @@ WRONG = st.one_of(
     st.binary(max_size=12),
     st.lists(
         st.sampled_from(
-            "a é € \U0001f600".encode().split() + [b"\xc0", b"\xe0\x80", b"\xed\xa0", b"\xf4\x90", b"\xf5", b"\x80"]
+            [*"a é € \U0001f600".encode().split(), b"\xc0", b"\xe0\x80", b"\xed\xa0", b"\xf4\x90", b"\xf5", b"\x80"]
         ),
         max_size=6,
     ).map(b"".join),
