@@ -139,9 +139,7 @@ class ClientListener:
         accepted.setblocking(False)
         address = counted_address(peer)
         if self._socket_count() + len(self._pending) >= self._max_sockets or not self._limiter.acquire(address):
-            with suppress(OSError):
-                accepted.send(FULL_RESPONSE)
-            accepted.close()
+            _turn_away(accepted)
             return
         pending = _Pending(accepted, peer, address, self._loop.time() + self._head_s)
         number = accepted.fileno()
@@ -240,3 +238,12 @@ class ClientListener:
 
     def _resume(self) -> None:
         self._loop.add_reader(self._listening.fileno(), self._accept)
+
+
+def _turn_away(accepted: socket.socket) -> None:
+    """There is no room for it, not even to wait until it has heard so."""
+    with suppress(OSError):
+        accepted.recv(HEAD_BYTES)  # closed with that unread it would be reset, and the answer might be lost
+    with suppress(OSError):
+        accepted.send(FULL_RESPONSE)
+    accepted.close()
