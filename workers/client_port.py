@@ -94,14 +94,19 @@ class ClientPort:
             accepted.socket.close()
             shard.abandon(admitted.identity, admitted.address)
             return None
-        sock.connection = shard.open(
-            admitted.identity,
-            codec,
-            sock,
-            now,
-            address=admitted.address,
-            kind="relayed" if "X-Solowire-Relayed" in head.headers else "direct",
-        )
+        try:
+            sock.connection = shard.open(
+                admitted.identity,
+                codec,
+                sock,
+                now,
+                address=admitted.address,
+                kind="relayed" if "X-Solowire-Relayed" in head.headers else "direct",
+            )
+        except Exception:
+            self._sockets.discard(sock)
+            shard.abandon(admitted.identity, admitted.address)
+            raise
         if accepted.rest:
             self._sockets.feed(sock, accepted.rest)
         self._changed()
