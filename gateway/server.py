@@ -12,13 +12,14 @@ import structlog
 
 from gateway.addresses import Addresses
 from gateway.admission import Admission, Limits
+from gateway.answers import answer
 from gateway.api import create_app
 from gateway.gateway import Gateway
 from gateway.http_front import HttpFront
 from gateway.intake import Intake
 from gateway.negotiation import Negotiation
 from gateway.posting import Posting
-from gateway.relay import Relay
+from gateway.relay import PATHS, Relay
 from gateway.shards import Shards
 from gateway.trail import Trail
 from solowire import process
@@ -26,7 +27,9 @@ from solowire.accept_limits import AcceptLimiter
 from solowire.access import Role
 from solowire.audit import open_audit
 from solowire.backplane import ShardStats
+from solowire.handshake import MORE_HEADERS, upgrade_required
 from solowire.metrics import Labelled, Metrics, Sample
+from solowire.problems import response_of
 from solowire.roles import roles_of
 from solowire.serving import WebServer, listen, listen_unix
 from solowire.settings import Settings, make_directories, secret_of
@@ -123,7 +126,10 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
     http = create_app(gateway, negotiation, posting, settings, Metrics(samples), shards, trail)
 
     async def app(scope: Mapping[str, Any], receive: Any, send: Any) -> None:
-        if negotiation.takes(scope):
+        if scope["path"] in PATHS:  # without an upgrade, which the front takes itself
+            status, headers, body = response_of(upgrade_required())
+            answer(send, status, [*headers, *MORE_HEADERS[status]], body)
+        elif negotiation.takes(scope):
             await negotiation(scope, send)
         elif posting.takes(scope):
             await posting(scope, receive, send)
