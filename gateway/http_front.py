@@ -21,6 +21,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import socket
+import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from enum import Enum
 from pathlib import Path
@@ -41,6 +42,8 @@ BUFFER_BYTES = 64 * 1024
 LINGER_SECONDS = 2.0
 SWEEP_SECONDS = 0.5
 CLOSING_LOOK_SECONDS = 0.02
+FILES_OF_HTTP, FILES_OF_TUNNEL = 3, 2
+"""Open files of a connection: the client's, and both ends of the one to Granian, or ours of the one to the shard."""
 DRAINED_BYTES = 64 * 1024
 """So much of a body that nobody wanted is read and forgotten to keep a connection; with more to come it is closed."""
 
@@ -75,7 +78,8 @@ class Tunnel(Protocol):
 class HttpFront:
     """takes(head): whether a request is a WebSocket of ours; open_tunnel(client, head, rest): takes such a one over.
 
-    trusted(address): whether it is a proxy's, whose connections are not counted by address.
+    trusted(address): whether it is a proxy's, whose connections are not counted by address. max_files: open files of
+    all connections together, tunnels included.
     """
 
     def __init__(
@@ -89,6 +93,7 @@ class HttpFront:
         head_s: float,
         keepalive_s: float,
         stalled_s: float,
+        max_files: int = sys.maxsize,
     ) -> None:
         self.upstream = str(upstream)
         self.takes = takes
@@ -98,6 +103,7 @@ class HttpFront:
         self.head_s = head_s
         self.keepalive_s = keepalive_s
         self.stalled_s = stalled_s
+        self._max_files = max_files
         self.loop = asyncio.get_running_loop()
         self.buffer = memoryview(bytearray(BUFFER_BYTES))  # of whoever reads at the moment: it is taken out at once
         self.clients: set[ClientConnection] = set()
@@ -131,11 +137,13 @@ class HttpFront:
         """An ASGI application for Granian that tells `app` of the peer, and refuses what has not come through here."""
 
         def wrapped(scope: MutableMapping[str, Any], receive: Any, send: Any) -> Awaitable[None]:
-            headers = scope.get("headers")
-            if headers and headers[0][0] == self.peer_header:
-                host, _, port = headers.pop(0)[1].decode().rpartition(" ")
-                scope["client"] = (host, port)
-                return app(scope, receive, send)
+            headers = scope["headers"]
+            for index, (name, value) in enumerate(headers):  # it is the first, but for a Host that Granian makes up
+                if name == self.peer_header:
+                    del headers[index]
+                    host, _, port = value.decode().rpartition(" ")
+                    scope["client"] = (host, port)
+                    return app(scope, receive, send)
             return _refuse_stranger(send)
 
         return wrapped
@@ -145,6 +153,10 @@ class HttpFront:
 
         An idle one of the address itself, if that is what is full, else of whichever address has been idle first.
         """
+        http = len(self.limiter)
+        if FILES_OF_HTTP * http + FILES_OF_TUNNEL * (len(self.clients) - http) >= self._max_files:
+            self.limiter.refused += 1
+            return False
         if not self.limiter.has_room(address):
             own = self.idle.get(address) if self.limiter.is_full(address) else next(iter(self.idle.values()), None)
             if own:

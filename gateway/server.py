@@ -15,7 +15,7 @@ from gateway.admission import Admission, Limits
 from gateway.answers import answer
 from gateway.api import create_app
 from gateway.gateway import Gateway
-from gateway.http_front import HttpFront
+from gateway.http_front import FILES_OF_HTTP, HttpFront
 from gateway.intake import Intake
 from gateway.negotiation import Negotiation
 from gateway.posting import Posting
@@ -40,8 +40,6 @@ log = structlog.get_logger("solowire.gateway")
 
 OTHER_FILES = 100
 """Open files of a gateway that are no connections of clients."""
-FILES_OF_ONE = 3
-"""Open files of an HTTP connection: the client's, and both ends of the one to Granian."""
 UPSTREAM_SECONDS = 3600.0
 """How long Granian waits for a head: the port in front of it has its own, shorter times."""
 CLOSING_SECONDS = 1.0
@@ -93,10 +91,8 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
         settings.run_dir.absolute() / f"g{settings.port or os.getpid()}",
         takes=relay.takes,
         open_tunnel=relay.accept,
-        limiter=AcceptLimiter(
-            min(settings.max_http_connections, max(1, (process.raise_file_limit() - OTHER_FILES) // FILES_OF_ONE)),
-            settings.max_http_connections_per_address,
-        ),
+        limiter=AcceptLimiter(settings.max_http_connections, settings.max_http_connections_per_address),
+        max_files=max(FILES_OF_HTTP, process.raise_file_limit() - OTHER_FILES),
         trusted=gateway.addresses.trusts,
         head_s=settings.handshake_s,
         keepalive_s=settings.keepalive_s,

@@ -117,6 +117,11 @@ class TcpSockets:
         sock = self._watched[number] = Socket(number)
         return sock
 
+    def discard(self, sock: Socket) -> None:
+        """Closes one whose connection has not come about; `ended` is not called for it."""
+        sock.has_ended = True
+        self._over(sock)
+
     def feed(self, sock: Socket, data: bytes) -> None:
         """What the client has sent together with its handshake."""
         self._take_in_safely(sock, data)
