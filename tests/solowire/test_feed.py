@@ -109,7 +109,8 @@ def test_a_dropped_feed_leaves_nothing_behind() -> None:
         feeds.drop(feed)
         feeds.drop(feed)
     assert len(feeds) == 0
-    assert feeds._index == feeds._candidates == {}
+    assert not feeds._index and not feeds._flows._index
+    assert not len(feeds._index) and not feeds._index._slots and not feeds._flows._index._slots
 
 
 def test_equal_views_share_a_feed() -> None:
