@@ -55,7 +55,7 @@ MESSAGE_BYTES = 8 * 1024
 """A message that is longer than that counts for as many as it has so many bytes."""
 
 CHANGE_ITEMS = 200
-"""So many event types and values of filters cost as much as a change itself: some 0.2 ms."""
+"""A change of more event types and values of filters than that counts for as many as it has so many of them."""
 
 MAX_ITEMS = 25_000
 """So many of them may the connections of one user have together: some megabytes."""
@@ -71,6 +71,7 @@ class Listening:
         self._catalog = catalog
         self._messages = Rate(limits.message_rate, limits.message_burst)
         self._changes = Rate(limits.subscription_rate, limits.subscription_burst)
+        self._hello_timeout = limits.hello_timeout
 
     def take(self, connection: Connection, raw: str | bytes, now: float) -> ClientMessage | None:
         """The message that is to be obeyed, None if none is now. Raises InvalidMessage, for one too many as well."""
@@ -110,8 +111,11 @@ class Listening:
                 f"your connections together may have {MAX_ITEMS} event types and values of filters at most",
                 "filter by fewer values, or have fewer connections",
             )
-        user.changes, wait = self._changes.take(user.changes, now, 1 + items / CHANGE_ITEMS)
-        if wait and (connection.state is not State.waiting or items > CHANGE_ITEMS):
+        user.changes, wait = self._changes.take(user.changes, now, _cost_of(items))
+        begins = connection.state is State.waiting
+        if wait and (not begins or items > CHANGE_ITEMS):
+            if begins:
+                connection.hello_by = now + wait + self._hello_timeout  # so that it can say it again in time
             raise _TooFast("subscription changes", wait, None)
         connection.charged_items = items
 
@@ -119,11 +123,15 @@ class Listening:
         """It has joined its feed: charges what its change has turned out to be more, and drops what has no meaning."""
         connection.wanted = without_unknown(connection.wanted, self._catalog)
         connection.items = len(connection.wanted) + _size_of(connection.selection)
-        more = connection.items - connection.charged_items
+        more = _cost_of(connection.items) - _cost_of(connection.charged_items)
         user = self._users.get(connection.identity.user)
         if user is not None and more > 0:
-            user.changes = self._changes.taken(user.changes, now, more / CHANGE_ITEMS)
-            connection.charged_items = connection.items
+            user.changes = self._changes.taken(user.changes, now, more)
+
+
+def _cost_of(items: int) -> float:
+    """Of how many changes one counts that has so many items."""
+    return max(1.0, items / CHANGE_ITEMS)
 
 
 def _items_of(message: Hello | Subscribe | Unsubscribe | Refresh) -> int:
