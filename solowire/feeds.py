@@ -19,7 +19,7 @@ from solowire.flows import Flows
 from solowire.log import Entry, Log
 from solowire.pacing import Pacing
 from solowire.parts import FeedKey
-from solowire.subscriptions import CUSTOM, Selection
+from solowire.subscriptions import CUSTOM, Filter, Selection
 
 
 class Feeds(Generic[C]):
@@ -122,7 +122,8 @@ class Feeds(Generic[C]):
 
     def _wanted_by(self, key: FeedKey) -> tuple[Selection, Selection]:
         """What of a selection are telemetry types, and what are others."""
-        telemetry, others = [], []
+        telemetry: list[tuple[str, Filter]] = []
+        others: list[tuple[str, Filter]] = []
         for name, conditions in key.selection:
             event_type = self._log.catalog.declared(name)
             collected = event_type is not None and event_type.delivery is Delivery.telemetry and name != CUSTOM

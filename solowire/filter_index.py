@@ -2,7 +2,7 @@
 
     slot      attribute, value ─► the filters with a condition that lists it
     type      event type ─► its filters, and of each attribute those that don't look at it
-    meets     for each attribute: of the filters left, those in the slots of the event's values and those that don't look
+    match     for each attribute: of the filters left, those in the slots of the event's values, and those without it
 
 Each filter is a number and a set of filters an integer with the bits of their numbers (P. O'Neil, D. Quass: Improved
 query performance with variant indexes, 1997), so that and and or take some 64 filters a machine word.

@@ -41,7 +41,7 @@ class Rate:
         return max(full_at, now) + amount * self._each
 
     def take(self, full_at: float, now: float, amount: float = 1.0) -> tuple[float, float]:
-        """So many come, if they may: when the bucket will be full then, and the seconds to wait, 0 if they have come."""
+        """So many come, if they may: when the bucket will be full then, and the seconds to wait, 0 if they came."""
         wait = self.wait(full_at, now, amount)
         return (full_at if wait else self.taken(full_at, now, amount)), wait
 
