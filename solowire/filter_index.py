@@ -58,11 +58,11 @@ class _Type(Generic[V]):
 
     def add(self, number: int, conditions: Filter, value: V) -> None:
         bit = 1 << number
-        own = {attribute for attribute, _ in conditions}
-        for attribute in self.ignoring.keys() - own:
+        own = dict(conditions)
+        for attribute in self.ignoring.keys() - own.keys():
             self.ignoring[attribute] |= bit
-        for attribute in own - self.ignoring.keys():
-            self.ignoring[attribute] = self.filters
+        for attribute in own:
+            self.ignoring.setdefault(attribute, self.filters)
         self.filters |= bit
         self.held[number] = value
 

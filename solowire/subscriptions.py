@@ -108,7 +108,8 @@ def count_values(filters: Iterable[Filter]) -> int:
     return sum(len(values) for conditions in set(filters) for _, values in conditions)
 
 
-def _check_values(wanted: Wanted) -> None:
+def check_values(wanted: Wanted) -> None:
+    """Raises InvalidMessage if a connection's filters list more values than anyone needs."""
     if count_values(wanted.values()) > MAX_VALUES:
         raise InvalidMessage(
             "too_many",
@@ -159,9 +160,7 @@ def wanted_of(
     for pattern, raw in (filters or {}).items():
         conditions = parse_filter(raw, catalog)
         own[pattern] = same.setdefault(conditions, conditions)
-    wanted = {pattern: own.get(pattern, common) for pattern in patterns}
-    _check_values(wanted)
-    return wanted
+    return {pattern: own.get(pattern, common) for pattern in patterns}
 
 
 def subscribe(wanted: Wanted, patterns: Iterable[str], filter: Filter) -> Wanted:
@@ -176,7 +175,6 @@ def subscribe(wanted: Wanted, patterns: Iterable[str], filter: Filter) -> Wanted
             f"one connection may ask for {MAX_PATTERNS} event types at most",
             "unsubscribe from some, or use a wildcard",
         )
-    _check_values(both)
     return both
 
 

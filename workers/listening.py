@@ -36,6 +36,7 @@ from solowire.subscriptions import (
     Selection,
     Wanted,
     check_patterns,
+    check_values,
     count_values,
     parse_filter,
     subscribe,
@@ -171,7 +172,9 @@ def first_wanted(connection: Connection, hello: Hello, roles: Mapping[str, Role]
     patterns = hello.subscriptions
     if patterns is None:
         patterns = list(role.defaults) if role is not None else []
-    return wanted_of(patterns, hello.filter, hello.filters, catalog)
+    wanted = wanted_of(patterns, hello.filter, hello.filters, catalog)
+    check_values(wanted)
+    return wanted
 
 
 def changed(connection: Connection, message: Subscribe | Unsubscribe, catalog: Catalog) -> Wanted:
@@ -181,7 +184,9 @@ def changed(connection: Connection, message: Subscribe | Unsubscribe, catalog: C
     check_patterns(message.event_types)
     if isinstance(message, Unsubscribe):
         return unsubscribe(connection.wanted, message.event_types, catalog)
-    return subscribe(connection.wanted, message.event_types, parse_filter(message.filter, catalog))
+    wanted = subscribe(connection.wanted, message.event_types, parse_filter(message.filter, catalog))
+    check_values(wanted)
+    return wanted
 
 
 def complaint(error: InvalidMessage) -> Error:

@@ -50,12 +50,16 @@ def lines_of(act: Callable[[], object]) -> int:
         lines += what == "line"
         return trace
 
+    act()
+    gc.collect()
+    gc.disable()  # what it does in between is not ours
     before = sys.gettrace()
     sys.settrace(trace)
     try:
         act()
     finally:
         sys.settrace(before)
+        gc.enable()
     return lines
 
 

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from solowire import client_protocol as c
-from solowire.subscriptions import MAX_HINTS, MAX_NAME_CHARACTERS, MAX_PATTERNS
+from solowire.subscriptions import MAX_HINTS, MAX_NAME_CHARACTERS, MAX_PATTERNS, MAX_VALUES
 from tests.workers.bench import Bench
 from workers.connection import Connection, State
 from workers.listening import CHANGE_ITEMS, MAX_ERROR_CHARACTERS, MAX_ITEMS
@@ -156,6 +156,21 @@ def test_one_user_has_a_bounded_number_of_values() -> None:
     for gone in made:
         b.shard.gone(gone)
     assert isinstance(said(b, connection, c.Hello(1, ["*"], filter=filter)), c.Welcome)
+
+
+def test_one_connection_has_a_bounded_number_of_values() -> None:
+    """In one hello, or one message after the other; what was there before goes on."""
+    b = Bench(subscription_burst=1e6)
+    names = [f"custom.a{n}" for n in range(MAX_VALUES // MANY)]
+    connection = b.open()
+    answer = said(b, connection, c.Hello(1, [*names, "custom.b"], filters=each_its_own([*names, "custom.b"], MANY)))
+    assert (answer.code, answer.id) == ("too_many", 1)
+    welcome = said(b, connection, c.Hello(2, names, filters=each_its_own(names, MANY)))
+    assert welcome.subscriptions == names
+    answer = said(b, connection, c.Subscribe(["custom.b"], 3, filter=zones("b")))
+    assert (answer.code, answer.id) == ("too_many", 3)
+    answer = said(b, connection, c.Subscribe(["custom.b"], filter=zones(names[0])))
+    assert answer.subscriptions == [*names, "custom.b"]
 
 
 def test_a_long_message_counts_for_several() -> None:
