@@ -18,6 +18,7 @@ import threading
 import time
 from pathlib import Path
 
+import httpx
 import msgspec
 
 from bench.load import EVENT_BYTES, PLAIN_TYPE, Http, Publisher
@@ -179,8 +180,9 @@ def measure(readers: int, seconds: float, command: str) -> tuple[str, bool]:
 
 
 def _stats(system: Solowire) -> bytes:
-    with contextlib.closing(Http(system.port + 1)) as http:
-        return http.exchange("GET", "/stats", system.bearer)[1]
+    transport = httpx.HTTPTransport(uds=str(system.data / "run" / "s0"))
+    with httpx.Client(transport=transport) as http:
+        return http.get("http://localhost/stats", headers={"authorization": f"Bearer {system.token}"}).content
 
 
 def main() -> int:

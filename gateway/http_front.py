@@ -11,7 +11,8 @@ What it keeps true:
 * A request is passed on when its head is whole and the answer before it has been passed back; so an upgrade, too, has
   its turn, on a connection that was kept alive as on a new one. A head that two readers could read in two ways is
   refused.
-* Connections have a limit, in all and of one address, and a time for their head; the newest is refused.
+* Connections have a limit, in all and of one address, and a time for their head. Where there is no room, one that is
+  only kept for a next request makes it; else the newest is refused.
 * An answer reaches its client: behind the last one the connection is closed by the client, or LINGER_SECONDS later.
 """
 
@@ -20,6 +21,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import socket
+import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from enum import Enum
 from pathlib import Path
@@ -40,6 +42,8 @@ BUFFER_BYTES = 64 * 1024
 LINGER_SECONDS = 2.0
 SWEEP_SECONDS = 0.5
 CLOSING_LOOK_SECONDS = 0.02
+FILES_OF_HTTP, FILES_OF_TUNNEL = 3, 2
+"""Open files of a connection: the client's, and both ends of the one to Granian, or ours of the one to the shard."""
 DRAINED_BYTES = 64 * 1024
 """So much of a body that nobody wanted is read and forgotten to keep a connection; with more to come it is closed."""
 
@@ -74,7 +78,8 @@ class Tunnel(Protocol):
 class HttpFront:
     """takes(head): whether a request is a WebSocket of ours; open_tunnel(client, head, rest): takes such a one over.
 
-    trusted(address): whether it is a proxy's, whose connections are not counted by address.
+    trusted(address): whether it is a proxy's, whose connections are not counted by address. max_files: open files of
+    all connections together, tunnels included.
     """
 
     def __init__(
@@ -88,6 +93,7 @@ class HttpFront:
         head_s: float,
         keepalive_s: float,
         stalled_s: float,
+        max_files: int = sys.maxsize,
     ) -> None:
         self.upstream = str(upstream)
         self.takes = takes
@@ -97,9 +103,11 @@ class HttpFront:
         self.head_s = head_s
         self.keepalive_s = keepalive_s
         self.stalled_s = stalled_s
+        self._max_files = max_files
         self.loop = asyncio.get_running_loop()
         self.buffer = memoryview(bytearray(BUFFER_BYTES))  # of whoever reads at the moment: it is taken out at once
         self.clients: set[ClientConnection] = set()
+        self.idle: dict[str, dict[ClientConnection, None]] = {}  # kept for a next request, by address, oldest first
         self.peer_header = f"x-peer-{secrets.token_hex(8)}".encode()
         self._server: asyncio.Server | None = None
         self._sweeping: asyncio.TimerHandle | None = None
@@ -129,14 +137,43 @@ class HttpFront:
         """An ASGI application for Granian that tells `app` of the peer, and refuses what has not come through here."""
 
         def wrapped(scope: MutableMapping[str, Any], receive: Any, send: Any) -> Awaitable[None]:
-            headers = scope.get("headers")
-            if headers and headers[0][0] == self.peer_header:
-                host, _, port = headers.pop(0)[1].decode().rpartition(" ")
-                scope["client"] = (host, port)
-                return app(scope, receive, send)
+            headers = scope["headers"]
+            for index, (name, value) in enumerate(headers):  # it is the first, but for a Host that Granian makes up
+                if name == self.peer_header:
+                    del headers[index]
+                    host, _, port = value.decode().rpartition(" ")
+                    scope["client"] = (host, port)
+                    return app(scope, receive, send)
             return _refuse_stranger(send)
 
         return wrapped
+
+    def admit(self, address: str) -> bool:
+        """Counts a connection of this address, and closes an idle one if there is no room else; False if there is none.
+
+        An idle one of the address itself, if that is what is full, else of whichever address has been idle first.
+        """
+        http = len(self.limiter)
+        if FILES_OF_HTTP * http + FILES_OF_TUNNEL * (len(self.clients) - http) >= self._max_files:
+            self.limiter.refused += 1
+            return False
+        if not self.limiter.has_room(address):
+            own = self.idle.get(address) if self.limiter.is_full(address) else next(iter(self.idle.values()), None)
+            if own:
+                next(iter(own)).close_idle()
+        return self.limiter.acquire(address)
+
+    def note_idle(self, address: str, client: ClientConnection) -> None:
+        """It waits for a next request."""
+        self.idle.setdefault(address, {})[client] = None
+
+    def forget_idle(self, address: str, client: ClientConnection) -> None:
+        """It waits no more."""
+        clients = self.idle.get(address)
+        if clients is not None:
+            clients.pop(client, None)
+            if not clients:
+                del self.idle[address]
 
     def _sweep(self) -> None:
         """Closes whoever has taken too long."""
@@ -173,7 +210,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         peer = transport.get_extra_info("peername") or ("", 0)
         self.peer = (str(peer[0]), int(peer[1]))
         address = "" if front.trusted(self.peer[0]) else counted_address(self.peer[0])
-        if not front.limiter.acquire(address):
+        if not front.admit(address):
             self.transport.write(FULL_RESPONSE)
             self.transport.close()
             return
@@ -255,6 +292,7 @@ class ClientConnection(asyncio.BufferedProtocol):
                 self._ends_at = self._front.loop.time() + self._front.head_s
             return False
         raw, self._pending = self._pending[: end + len(HEAD_END)], self._pending[end + len(HEAD_END) :]
+        self._forget_idle()
         head = parse_head(raw)
         self._ends_at = None
         if self._front.takes(head):
@@ -317,6 +355,8 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._ends_at = self._front.loop.time() + self._front.keepalive_s
         if self._pending:
             self._ends_at = self._front.loop.time() + self._front.head_s
+        elif self._address is not None:
+            self._front.note_idle(self._address, self)
         self._resume()
 
     # -------------------------------------------------------------------------------------------------- the ends
@@ -357,6 +397,11 @@ class ClientConnection(asyncio.BufferedProtocol):
             return  # the server gives it its answer, or closes
         self.transport.close()
 
+    def close_idle(self) -> None:
+        """Makes room for somebody else."""
+        self.uncount()
+        self._linger()
+
     def check_time(self, now: float) -> None:
         """Cuts the connection if it has taken too long."""
         if self._unread_since is not None:
@@ -372,6 +417,10 @@ class ClientConnection(asyncio.BufferedProtocol):
             else:
                 self.transport.close()
 
+    def _forget_idle(self) -> None:
+        if self._address is not None:
+            self._front.forget_idle(self._address, self)
+
     def _drop_upstream(self) -> None:
         if self._upstream is not None:
             self._upstream.abort()
@@ -380,6 +429,7 @@ class ClientConnection(asyncio.BufferedProtocol):
     def uncount(self) -> None:
         """It counts among the HTTP connections no more: it has ended, or another limit is in force for it."""
         if self._address is not None:
+            self._forget_idle()
             self._front.limiter.release(self._address)
             self._address = None
 

@@ -12,13 +12,14 @@ import structlog
 
 from gateway.addresses import Addresses
 from gateway.admission import Admission, Limits
+from gateway.answers import answer
 from gateway.api import create_app
 from gateway.gateway import Gateway
-from gateway.http_front import HttpFront
+from gateway.http_front import FILES_OF_HTTP, HttpFront
 from gateway.intake import Intake
 from gateway.negotiation import Negotiation
 from gateway.posting import Posting
-from gateway.relay import Relay
+from gateway.relay import PATHS, Relay
 from gateway.shards import Shards
 from gateway.trail import Trail
 from solowire import process
@@ -26,7 +27,9 @@ from solowire.accept_limits import AcceptLimiter
 from solowire.access import Role
 from solowire.audit import open_audit
 from solowire.backplane import ShardStats
+from solowire.handshake import MORE_HEADERS, upgrade_required
 from solowire.metrics import Labelled, Metrics, Sample
+from solowire.problems import response_of
 from solowire.roles import roles_of
 from solowire.serving import WebServer, listen, listen_unix
 from solowire.settings import Settings, make_directories, secret_of
@@ -37,8 +40,6 @@ log = structlog.get_logger("solowire.gateway")
 
 OTHER_FILES = 100
 """Open files of a gateway that are no connections of clients."""
-FILES_OF_ONE = 3
-"""Open files of an HTTP connection: the client's, and both ends of the one to Granian."""
 UPSTREAM_SECONDS = 3600.0
 """How long Granian waits for a head: the port in front of it has its own, shorter times."""
 CLOSING_SECONDS = 1.0
@@ -90,10 +91,8 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
         settings.run_dir.absolute() / f"g{settings.port or os.getpid()}",
         takes=relay.takes,
         open_tunnel=relay.accept,
-        limiter=AcceptLimiter(
-            min(settings.max_http_connections, max(1, (process.raise_file_limit() - OTHER_FILES) // FILES_OF_ONE)),
-            settings.max_http_connections_per_address,
-        ),
+        limiter=AcceptLimiter(settings.max_http_connections, settings.max_http_connections_per_address),
+        max_files=max(FILES_OF_HTTP, process.raise_file_limit() - OTHER_FILES),
         trusted=gateway.addresses.trusts,
         head_s=settings.handshake_s,
         keepalive_s=settings.keepalive_s,
@@ -123,7 +122,10 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
     http = create_app(gateway, negotiation, posting, settings, Metrics(samples), shards, trail)
 
     async def app(scope: Mapping[str, Any], receive: Any, send: Any) -> None:
-        if negotiation.takes(scope):
+        if scope["path"] in PATHS:  # without an upgrade, which the front takes itself
+            status, headers, body = response_of(upgrade_required())
+            answer(send, status, [*headers, *MORE_HEADERS[status]], body)
+        elif negotiation.takes(scope):
             await negotiation(scope, send)
         elif posting.takes(scope):
             await posting(scope, receive, send)

@@ -26,11 +26,17 @@ class AcceptLimiter:
     def __len__(self) -> int:
         return self._open
 
+    def is_full(self, address: str) -> bool:
+        """Whether it is the address that has no room. "" stands for those that are not counted by address."""
+        return bool(address) and self._per_address is not None and self._addresses[address] >= self._per_address
+
+    def has_room(self, address: str) -> bool:
+        """Whether `acquire` would count one more."""
+        return self._open < self._total and not self.is_full(address)
+
     def acquire(self, address: str) -> bool:
         """Counts one more of this address; False, and nothing is counted, if there is no room for it."""
-        if self._open >= self._total or (
-            self._per_address is not None and self._addresses[address] >= self._per_address
-        ):
+        if not self.has_room(address):
             self.refused += 1
             return False
         self._open += 1

@@ -158,6 +158,11 @@ class Catalog:
             return msgspec.structs.replace(self._custom, name=name)
         return found
 
+    def declared(self, name: str) -> EventType | None:
+        """As `get`, but the family itself for whatever begins with `custom.`: nothing is checked or made."""
+        found = self._by_name.get(name)
+        return self._custom if found is None and name.startswith("custom.") else found
+
     def __getitem__(self, name: str) -> EventType:
         """As `get`, for a name that is known to be there. Raises KeyError."""
         found = self.get(name)

@@ -33,10 +33,11 @@ _HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([\x20-\x7e\x80-\xff\t]*)"
 _PROXY_HINT = (
     "a proxy in between must pass the upgrade on: in nginx proxy_http_version 1.1, Upgrade and Connection headers"
 )
-_MORE_HEADERS: Mapping[int, list[tuple[bytes, bytes]]] = {
+MORE_HEADERS: Mapping[int, list[tuple[bytes, bytes]]] = {
     405: [(b"allow", b"GET")],
     426: [(b"upgrade", b"websocket"), (b"sec-websocket-version", b"13")],
 }
+"""What an answer with such a status has to say beside the refusal's own headers."""
 
 
 class Head:
@@ -141,7 +142,7 @@ def refusal_response(error: RequestError, *, close: bool = True) -> bytes:
     """A refusal as a whole HTTP/1.1 answer, after which the connection is closed unless `close` is False."""
     status, headers, body = response_of(error)
     lines = [b"HTTP/1.1 %d %s" % (status, HTTPStatus(status).phrase.encode())]
-    lines += [b"%s: %s" % header for header in (*headers, *_MORE_HEADERS.get(status, ()))]
+    lines += [b"%s: %s" % header for header in (*headers, *MORE_HEADERS.get(status, ()))]
     connection = b"connection: upgrade, close" if status == 426 else b"connection: close"
     lines += [b"content-length: %d" % len(body), b"cache-control: no-store", *([connection] if close else [])]
     return b"\r\n".join(lines) + HEAD_END + body

@@ -45,6 +45,10 @@ class Matcher:
         self._selection = dict(key.selection)
         self._hidden = dict(key.hidden)
 
+    def names(self, name: str) -> bool:
+        """Whether its selection holds the event type `name`, under whatever conditions."""
+        return name in self._selection
+
     def accepts(self, entry: Entry) -> bool:
         """Whether the feed wants `entry`, redaction apart."""
         for name in entry.names:

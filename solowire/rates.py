@@ -40,10 +40,10 @@ class Rate:
         """When the bucket will be full, after so many have come."""
         return max(full_at, now) + amount * self._each
 
-    def take(self, full_at: float, now: float) -> tuple[float, float]:
-        """One comes, if it may: when the bucket will be full then, and the seconds to wait, 0 if it has come."""
-        wait = self.wait(full_at, now)
-        return (full_at if wait else self.taken(full_at, now)), wait
+    def take(self, full_at: float, now: float, amount: float = 1.0) -> tuple[float, float]:
+        """So many come, if they may: when the bucket will be full then, and the seconds to wait, 0 if they came."""
+        wait = self.wait(full_at, now, amount)
+        return (full_at if wait else self.taken(full_at, now, amount)), wait
 
 
 class Rates:

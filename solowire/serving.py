@@ -22,6 +22,8 @@ from granian.server.embed import Server
 from solowire.errors import ConfigError
 
 BACKLOG = 4096
+SUN_PATH_BYTES = 107
+"""What a unix socket's address may have, unix(7)."""
 CONNECTIONS = 8192
 """Connections that Granian has at a time: it accepts no more until one of them ends, and has 128 if nobody says
 otherwise: as many silent sockets would keep everybody else out."""
@@ -59,8 +61,13 @@ def listen(host: str, port: int, *, send_buffer: int | None = None, stalled_s: f
 
 def listen_unix(path: Path) -> socket.socket:
     """A listening socket in the file system, in the place of any that is there. Raises ConfigError."""
+    if len(os.fsencode(path)) > SUN_PATH_BYTES:
+        raise ConfigError(
+            f"the data directory's path is too long for a unix socket: {path} is over {SUN_PATH_BYTES} bytes; "
+            "choose a shorter one with --data-dir"
+        )
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    draft = path.with_name(f"{path.name}+")
+    draft = path.with_name(f"+{path.name[1:]}")
     try:
         draft.unlink(missing_ok=True)
         sock.bind(os.fspath(draft))

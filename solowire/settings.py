@@ -111,7 +111,9 @@ class Settings(BaseSettings):
     )
     message_rate: float = Field(20.0, gt=0, description="messages per second from one user")
     message_burst: float = Field(60.0, ge=1, description="messages that one user may send at once")
-    subscription_rate: float = Field(10.0, gt=0, description="hello, subscribe and unsubscribe per second of one user")
+    subscription_rate: float = Field(
+        10.0, gt=0, description="hello, subscribe, unsubscribe, refresh per second of one user; large ones are several"
+    )
     subscription_burst: float = Field(60.0, ge=1, description="such messages that one user may send at once")
     flush_high_ms: float = Field(20.0, ge=0, le=10_000, description="longest that an event of high priority waits")
     flush_normal_ms: float = Field(100.0, ge=0, le=10_000, description="the same of normal priority")

@@ -91,6 +91,7 @@ class Answering:
 
     def begun(self, connection: Connection, now: float) -> None:
         """Obeys what it has said while it was resuming."""
+        self._listening.settle(connection, now)
         early, connection.early = connection.early, []
         for message in early:
             if connection.state is State.live:
@@ -115,6 +116,8 @@ class Answering:
                     self._delivery.say(connection, Pong(message.id, now + self.wall_offset), now)
                 case Hello():
                     self._beginning.begin(connection, message, now)
+                    if connection.state is State.live:
+                        self._listening.settle(connection, now)
                 case Subscribe() | Unsubscribe():
                     self._want(connection, changed(connection, message, self._catalog), now, message.id)
                 case Refresh():
@@ -137,6 +140,7 @@ class Answering:
             return
         lag = Lag(lag.cursor, lag.seen, whole_upto=lag.whole_upto, busy=lag.busy)
         self._delivery.join(connection, resolved.selection, lag, now)
+        self._listening.settle(connection, now)
         self._delivery.run(now)
 
     def _refresh(self, connection: Connection, message: Refresh, now: float) -> None:

@@ -128,7 +128,9 @@ class Beginning:
         if connection.state is not State.waiting:
             return
         late = now - connection.hello_by
-        if late > LATE_SECONDS:
+        if late < 0:
+            self._timers.at(connection.hello_by, self._no_hello, connection)  # its hello was one too many: it waits
+        elif late > LATE_SECONDS:
             # It is this process that was late: the hello may be here, and not read yet.
             connection.hello_by = now + late
             self._timers.at(connection.hello_by, self._no_hello, connection)

@@ -87,14 +87,10 @@ class ClientPort:
             if shard.asks:  # Whoever has to end for it says so itself, when it has gone: nothing else is due by it.
                 self._changed()
             return self._refuse(accepted.peer, error, now)
+        sock = None
         try:
             accepted.socket.send(answer)  # a new socket takes so little at once
             sock = self._sockets.adopt(accepted.socket)
-        except OSError:  # the client has gone
-            accepted.socket.close()
-            shard.abandon(admitted.identity, admitted.address)
-            return None
-        try:
             sock.connection = shard.open(
                 admitted.identity,
                 codec,
@@ -103,9 +99,13 @@ class ClientPort:
                 address=admitted.address,
                 kind="relayed" if "X-Solowire-Relayed" in head.headers else "direct",
             )
-        except Exception:
-            self._sockets.discard(sock)
+        except BaseException as error:
             shard.abandon(admitted.identity, admitted.address)
+            if sock is not None:
+                self._sockets.discard(sock)
+            if sock is None and isinstance(error, OSError):  # the client has gone
+                accepted.socket.close()
+                return None
             raise
         if accepted.rest:
             self._sockets.feed(sock, accepted.rest)

@@ -59,6 +59,7 @@ class Connection:
         "answers",
         "backlog",
         "bucket",
+        "charged_items",
         "codec",
         "early",
         "expires",
@@ -68,6 +69,7 @@ class Connection:
         "heard_at",
         "hello_by",
         "identity",
+        "items",
         "kind",
         "leaves_for",
         "leaves_with",
@@ -102,6 +104,8 @@ class Connection:
         self.feed: Feed[Connection] | None = None
         self.wanted: Wanted = {}
         self.selection: Selection = ()
+        self.items = 0  # event types and values of filters in what it asked for and gets: what it takes to look at all
+        self.charged_items = 0  # for so many its last change was charged
         self.answers: deque[str | bytes] = deque()
         self.backlog = 0  # how many of `answers`, from the first, are states or a replay
         self.early: list[ClientMessage] = []

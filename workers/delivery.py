@@ -84,9 +84,9 @@ class Delivering:
 
     def join(self, connection: Connection, selection: Selection, lag: Lag, now: float) -> Feed[Connection]:
         """From now on it gets what its view allows of `selection`, from where it stands."""
-        connection.selection = selection
         feed = self._feeds.get(feed_key(selection, connection.view, connection.codec, self._log.catalog))
         connection.feed = feed
+        connection.selection = feed.key.selection  # which all hold that want and may see the same
         apart = bool(connection.answers) or self._log.has_for(connection.identity.user, lag.cursor)
         if feed.join(connection, lag, now, apart=apart):
             self.schedule(feed)

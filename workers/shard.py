@@ -164,7 +164,7 @@ class Shard:
             index,
             self.log,
             self.delivery,
-            Listening(self._users, limits),
+            Listening(self._users, limits, catalog),
             self._beginning,
             self._admission,
             self._expiry,

@@ -118,7 +118,7 @@ class TcpSockets:
         return sock
 
     def discard(self, sock: Socket) -> None:
-        """Closes one that has got no connection; `ended` is not called."""
+        """Closes one whose connection has not come about; `ended` is not called for it."""
         sock.has_ended = True
         self._over(sock)
 

@@ -11,13 +11,13 @@ import pytest
 
 from solowire.backplane import ShardAddress
 from tests.e2e.system import ANSWER_SECONDS
-from tests.gateway.relay_harness import OneShardGateway, relaying
+from tests.gateway.relay_harness import OneShardGateway, relay_front
 from tests.workers.echo import Echo
 
 CASES = ["1.*", "2.*", "3.*", "4.*", "5.*", "6.*", "7.*", "10.*"]
 COUNT = 247
 UNSPECIFIED = {"7.1.6", "7.13.1", "7.13.2"}
-"""What the RFC leaves open, and the suite only reports: what follows a close in the same moment, and codes of nobody."""
+"""What the RFC leaves open, and the suite only reports: what follows a close at once, and codes of nobody."""
 
 
 @pytest.mark.parametrize("way", ["direct", "relayed"])
@@ -29,7 +29,7 @@ async def test_every_case_is_passed_strictly(way: str, tmp_path: Path) -> None:
             port = echo.port
             if way == "relayed":
                 gateway = OneShardGateway(ShardAddress(0, "127.0.0.1", port, "boot"))
-                port = await stack.enter_async_context(relaying(gateway, tmp_path))
+                port = await stack.enter_async_context(relay_front(gateway, tmp_path))
             async with asyncio.timeout(4 * ANSWER_SECONDS):
                 try:
                     results = await kosoku.run_fuzzingclient(f"ws://127.0.0.1:{port}/ws?token=t", cases=CASES)

@@ -136,7 +136,7 @@ async def test_a_text_frame_that_is_not_utf_8_ends_that_connection_alone(system:
     """Invalid UTF-8 in a text frame breaks the protocol (RFC 6455, 8.1): that connection ends, no other does."""
     async with neighbour(system), system.session(on_shard_0(system, "latin"), CUSTOM) as session:
         await session.socket.send(b'{"type":"ping","id":"\xff\xfe"}', text=True)
-        assert await session.closed() == (4400, "bad protocol")
+        assert await session.closed() == (1007, "text that is not UTF-8")
 
 
 @pytest.mark.parametrize(
@@ -150,10 +150,10 @@ async def test_a_text_frame_that_is_not_utf_8_ends_that_connection_alone(system:
     ],
 )
 async def test_frames_that_break_the_protocol_end_that_connection_alone(system: System, raw: bytes) -> None:
-    """Bytes that are no WebSocket frames (RFC 6455, 5.2) end their connection with 4400, and no other."""
+    """Bytes that are no WebSocket frames (RFC 6455, 5.2) end their connection with 1002, and no other."""
     async with neighbour(system), system.session(on_shard_0(system, "frames"), CUSTOM) as session:
         session.socket.transport.write(raw)
-        assert await session.closed() == (4400, "bad protocol")
+        assert await session.closed() == (1002, "WebSocket protocol error")
 
 
 # ------------------------------------------------------------------------------------------------------------ size

@@ -203,11 +203,15 @@ async def test_a_user_is_found_while_the_router_is_away(system: System) -> None:
 
 async def test_all_of_it_is_for_administrators(system: System) -> None:
     """Another role gets 403 from the gateway and from the shard."""
-    shard = f"http://127.0.0.1:{system.port + 1}"
-    async with system.http(system.token("ann", "operator")) as http:
-        for path in ("/v1/stats", "/v1/stats/shards/0", "/v1/users/ann", f"{shard}/stats", f"{shard}/stats/users/ann"):
-            answer = await http.get(path)
-            assert (answer.status_code, answer.json()["code"]) == (403, "forbidden"), path
+    token = system.token("ann", "operator")
+    async with system.http(token) as gateway, system.api(0, token) as shard:
+        for http, paths in (
+            (gateway, ("/v1/stats", "/v1/stats/shards/0", "/v1/users/ann")),
+            (shard, ("/stats", "/stats/users/ann")),
+        ):
+            for path in paths:
+                answer = await http.get(path)
+                assert (answer.status_code, answer.json()["code"]) == (403, "forbidden"), path
 
 
 async def test_a_shard_that_does_not_answer_is_told_by_the_router(system: System) -> None:

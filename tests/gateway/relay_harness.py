@@ -30,7 +30,7 @@ class OneShardGateway:
 
 
 @contextlib.asynccontextmanager
-async def relaying(
+async def relay_front(
     gateway: OneShardGateway, folder: Path, *, origins: Collection[str] = (), **limits: Any
 ) -> AsyncIterator[int]:
     """The port of a front that relays to the gateway's shard. limits: of `HttpFront`."""

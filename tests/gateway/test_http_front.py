@@ -1,0 +1,321 @@
+"""The gateway's public port in front of a real Granian: every request arrives as it was sent, and in its turn."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import h11
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gateway.http_front import HttpFront
+from solowire.accept_limits import AcceptLimiter
+from solowire.serving import WebServer, listen, listen_unix
+
+SECONDS = 30.0
+KILO = 1024
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+class Site:
+    """A front over an application that tells what it was asked. bodies: how much of a body it takes; None: all."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.front: HttpFront
+        self.seen: list[dict[str, Any]] = []
+
+    async def app(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        path = scope["path"]
+        body = b""
+        if path != "/early":
+            more = True
+            while more:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    self.seen.append({"path": path, "left": True})
+                    return
+                body += message.get("body", b"")
+                more = message.get("more_body", False)
+        names = [name for name, _ in scope["headers"]]
+        self.seen.append(
+            {"path": path, "method": scope["method"], "body": body, "peer": scope["client"], "names": names}
+        )
+        answer = body or path.encode()
+        if path.startswith("/large"):
+            answer = b"x" * 20 * KILO * KILO
+        headers = [(b"content-type", b"text/plain")]
+        if path == "/close":
+            headers.append((b"connection", b"close"))
+        await send({"type": "http.response.start", "status": 401 if path == "/early" else 200, "headers": headers})
+        await send({"type": "http.response.body", "body": answer})
+
+
+@contextlib.asynccontextmanager
+async def site(folder: Path, **limits: Any) -> AsyncIterator[Site]:
+    made = Site()
+    times = {"head_s": SECONDS, "keepalive_s": SECONDS, "stalled_s": SECONDS}
+    front = made.front = HttpFront(
+        folder / "g",
+        takes=lambda head: False,
+        open_tunnel=lambda client, head, rest: None,
+        trusted=lambda address: False,
+        **{"limiter": AcceptLimiter(100, 100), **times, **limits},
+    )
+    server = WebServer(front.wrap(made.app), listen_unix(folder / "g"), handshake_s=SECONDS)
+    server.start()
+    listening = listen("127.0.0.1", 0)
+    made.port = listening.getsockname()[1]
+    await front.start(listening)
+    try:
+        async with asyncio.timeout(SECONDS):
+            yield made
+    finally:
+        front.finish()
+        await front.wait_for_ends(0.2)
+        await server.finish()
+
+
+@contextlib.asynccontextmanager
+async def connected(site: Site, data: bytes = b"") -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
+    try:
+        writer.write(data)
+        yield reader, writer
+    finally:
+        writer.transport.abort()
+
+
+async def answer_from(reader: asyncio.StreamReader) -> tuple[int, bytes]:
+    """Status and body of the next answer, all of which have a length here."""
+    head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+    size = int(head.partition("content-length: ")[2].split("\r\n")[0])
+    return int(head.split()[1]), await reader.readexactly(size)
+
+
+def post(body: bytes, path: str = "/") -> bytes:
+    return b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (path.encode(), len(body), body)
+
+
+def chunked(*parts: bytes, path: str = "/") -> bytes:
+    head = b"POST %s HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" % path.encode()
+    return head + b"".join(b"%x;a=b\r\n%s\r\n" % (len(part), part) for part in parts) + b"0\r\nTrailer: t\r\n\r\n"
+
+
+async def test_requests_arrive_in_their_order_however_they_are_sent(tmp_path: Path) -> None:
+    """With lengths, in chunks, without bodies, all in one piece or byte by byte, on one connection."""
+    requests = [post(b"one"), chunked(b"t", b"wo"), GET, post(b""), post(b"x" * 100 * KILO), chunked(), GET]
+    expected = [b"one", b"two", b"/", b"/", b"x" * 100 * KILO, b"/", b"/"]
+    async with site(tmp_path) as made:
+        async with connected(made, b"".join(requests)) as (reader, _):
+            assert [await answer_from(reader) for _ in expected] == [(200, body) for body in expected]
+        async with connected(made) as (reader, writer):
+            for byte in b"".join(requests[:4]):
+                writer.write(bytes([byte]))
+                await writer.drain()
+            assert [await answer_from(reader) for _ in range(4)] == [(200, body) for body in expected[:4]]
+            port = writer.get_extra_info("sockname")[1]
+        assert made.seen[-1]["peer"] == ("127.0.0.1", str(port))
+
+
+async def test_a_head_request_has_no_body_and_the_next_one_has(tmp_path: Path) -> None:
+    """The answer to HEAD says a length and has none; whoever counts on it would wait for ever."""
+    async with site(tmp_path) as made, connected(made, GET.replace(b"GET", b"HEAD") + GET) as (reader, _):
+        assert b"content-length: 1\r\n" in await reader.readuntil(b"\r\n\r\n")
+        assert await answer_from(reader) == (200, b"/")
+
+
+async def test_old_clients_and_those_that_ask_before_they_send(tmp_path: Path) -> None:
+    """HTTP/1.0 is answered and closed; `Expect: 100-continue` is answered twice."""
+    async with site(tmp_path) as made:
+        async with connected(made, b"GET / HTTP/1.0\r\n\r\n") as (reader, _):
+            assert await answer_from(reader) == (200, b"/")
+            assert await reader.read() == b""
+        head = post(b"body").replace(b"Host", b"Expect: 100-continue\r\nHost").removesuffix(b"body")
+        async with connected(made, head) as (reader, writer):
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100 ")
+            writer.write(b"body" + GET)
+            assert [await answer_from(reader) for _ in range(2)] == [(200, b"body"), (200, b"/")]
+
+
+async def test_open_files_have_a_limit(tmp_path: Path) -> None:
+    """Beyond it a connection is refused at once, and the process never runs out."""
+    async with site(tmp_path, max_files=3) as made, connected(made, GET) as (first, _):
+        assert (await answer_from(first))[0] == 200
+        async with connected(made, GET) as (reader, _):
+            assert (await answer_from(reader))[0] == 503
+
+
+async def test_what_could_be_read_in_two_ways_is_refused(tmp_path: Path) -> None:
+    """Both framings, two lengths, foreign codings, folded headers, line feeds alone, chunks of no size."""
+    wrong = {
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n": 400,
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd": 400,
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: +3\r\n\r\nabc": 400,
+        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n": 501,
+        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n": 400,
+        b"GET / HTTP/1.1\r\nHost: x\r\n folded\r\n\r\n": 400,
+        b"GET / HTTP/1.1\nHost: x\r\n\r\n": 400,
+        b"GET  / HTTP/1.1\r\nHost: x\r\n\r\n": 400,
+        b"GET / HTTP/1.1\r\nHost: x\r\nA: \0\r\n\r\n": 400,
+        b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n": 400,
+        b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 17 * KILO + b"\r\n\r\n": 431,
+        chunked().replace(b"0\r\n", b"g\r\n"): 400,
+        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabcd\r\n0\r\n\r\n": 400,
+    }
+    async with site(tmp_path) as made:
+        for raw, status in wrong.items():
+            async with connected(made, raw) as (reader, _):
+                assert (await answer_from(reader))[0] == status, raw
+                assert await reader.read() == b"", raw
+        assert all(seen.get("left") for seen in made.seen)
+
+
+async def test_nobody_says_whose_peer_it_is_but_the_front(tmp_path: Path) -> None:
+    """The header that says so is the front's secret; what has not come through it is refused."""
+    async with site(tmp_path) as made:
+        forged = GET.replace(b"Host: x", b"X-Peer: 1.2.3.4 5\r\nHost: x")
+        async with connected(made, forged) as (reader, _):
+            assert (await answer_from(reader))[0] == 200
+        assert made.seen[-1]["peer"][0] == "127.0.0.1"
+        assert made.seen[-1]["names"] == [b"x-peer", b"host"]
+        reader, writer = await asyncio.open_unix_connection(str(tmp_path / "g"))
+        writer.write(GET)
+        assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 400")
+        writer.close()
+
+
+async def test_an_answer_that_comes_before_the_body_is_read(tmp_path: Path) -> None:
+    """A client that goes on writing gets it whole, and the connection ends, unless little was to come."""
+    async with site(tmp_path) as made:
+        long = b"POST /early HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000\r\n\r\n"
+        async with connected(made, long) as (reader, writer):
+            assert await answer_from(reader) == (401, b"/early")
+            with contextlib.suppress(ConnectionError):
+                for _ in range(100):
+                    writer.write(b"x" * KILO)
+                    await writer.drain()
+            assert await reader.read() == b""
+        short = b"POST /early HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n"
+        async with connected(made, short) as (reader, writer):
+            assert await answer_from(reader) == (401, b"/early")
+            writer.write(b"abcde" + GET)
+            rest = await asyncio.wait_for(reader.read(9), SECONDS)
+            assert rest in (b"", b"HTTP/1.1 ")  # whether Granian keeps it is a matter of which came first
+
+
+async def test_a_client_that_closes_its_half_has_its_answer(tmp_path: Path) -> None:
+    """As `nc` does; one that closes in the midst of its body is told to the application as gone."""
+    async with site(tmp_path) as made:
+        async with connected(made, post(b"all")) as (reader, writer):
+            writer.write_eof()
+            assert await answer_from(reader) == (200, b"all")
+            assert await reader.read() == b""
+        async with connected(made, post(b"all")[:-1]) as (reader, writer):
+            writer.write_eof()
+            assert await reader.read() == b""
+        while not any(seen.get("left") for seen in made.seen):
+            await asyncio.sleep(0.01)
+
+
+async def test_the_time_for_a_head_and_for_a_next_request(tmp_path: Path) -> None:
+    """Who says nothing, half a head, or nothing more after an answer is closed when its time is over."""
+    async with site(tmp_path, head_s=0.3, keepalive_s=0.3) as made:
+        for data in (b"", GET[:10], GET + GET[:10]):
+            async with connected(made, data) as (reader, _):
+                if data.startswith(GET):
+                    await answer_from(reader)
+                assert await reader.read() == b""
+        async with connected(made, GET) as (reader, _):
+            await answer_from(reader)
+            assert await reader.read() == b""
+
+
+async def test_the_newest_is_refused_but_one_that_is_only_kept_makes_room(tmp_path: Path) -> None:
+    """Connections that wait for nothing are closed for newer ones; those that have not said all yet are not."""
+    async with site(tmp_path, limiter=AcceptLimiter(3, 2)) as made, contextlib.AsyncExitStack() as stack:
+        first, _ = await stack.enter_async_context(connected(made, GET))
+        await answer_from(first)
+        silent, half = [await stack.enter_async_context(connected(made, data)) for data in (b"", GET[:9])]
+        assert await first.read() == b"", "the idle one made room"
+        async with connected(made, GET) as (reader, _):
+            assert (await answer_from(reader))[0] == 503
+        assert made.front.limiter.refused == 1
+        for reader, writer in (silent, half):
+            writer.write(GET if reader is silent[0] else GET[9:])
+            assert await answer_from(reader) == (200, b"/")
+
+
+async def test_a_client_that_reads_nothing_is_cut_and_costs_little(tmp_path: Path) -> None:
+    """Of twenty megabytes no more is held here than fits the buffers, until it has taken nothing for too long."""
+    async with site(tmp_path, stalled_s=0.5) as made, connected(made, GET.replace(b"/ ", b"/large ")) as (_, writer):
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        while not made.front.clients:
+            await asyncio.sleep(0.01)
+        [client] = made.front.clients
+        held = 0
+        while made.front.clients:
+            held = max(held, client.transport.get_write_buffer_size())
+            await asyncio.sleep(0.01)
+        assert 0 < held <= 3 * 64 * KILO
+
+
+async def test_where_granian_is_not_there_it_is_said(tmp_path: Path) -> None:
+    """A request that can't be passed on is refused, and nothing is left waiting."""
+    async with site(tmp_path) as made:
+        made.front.upstream += "-gone"
+        async with connected(made, GET) as (reader, _):
+            assert (await answer_from(reader))[0] == 503
+
+
+REQUESTS = st.lists(
+    st.one_of(
+        st.just(GET),
+        st.binary(max_size=300).map(post),
+        st.lists(st.binary(min_size=1, max_size=50), max_size=4).map(lambda parts: chunked(*parts)),
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(REQUESTS, st.data())
+async def test_any_requests_in_any_pieces_are_read_as_h11_reads_them(
+    tmp_path: Path, requests: list[bytes], data: st.DataObject
+) -> None:
+    """The application sees the same methods and bodies that h11 makes of the same bytes."""
+    raw = b"".join(requests)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(raw)), max_size=8)))
+    pieces = [raw[a:b] for a, b in zip([0, *cuts], [*cuts, len(raw)], strict=True)]
+    async with site(tmp_path) as made, connected(made) as (reader, writer):
+        for piece in pieces:
+            writer.write(piece)
+            await asyncio.sleep(0)
+        for _ in requests:
+            assert (await answer_from(reader))[0] == 200
+        assert [(seen["method"], seen["body"]) for seen in made.seen] == read_by_h11(raw)
+    gc.collect()
+
+
+def read_by_h11(raw: bytes) -> list[tuple[str, bytes]]:
+    connection = h11.Connection(h11.SERVER)
+    connection.receive_data(raw)
+    found: list[tuple[str, bytes]] = []
+    while True:
+        match connection.next_event():
+            case h11.Request(method=method):
+                found.append((method.decode(), b""))
+            case h11.Data(data=piece):
+                found[-1] = (found[-1][0], found[-1][1] + bytes(piece))
+            case h11.EndOfMessage():
+                connection.send(h11.Response(status_code=200, headers=[("content-length", "0")]))
+                connection.send(h11.EndOfMessage())
+                connection.start_next_cycle()
+            case _:
+                return found
