@@ -26,6 +26,7 @@ PREFIX = "SOLOWIRE_"
 _IPC_PATH_LIMIT = 107  # bytes of sun_path in a unix socket's address, unix(7)
 _SECRET_CHARACTERS = 16
 MAX_SHARDS = 256
+_ORIGIN = re.compile(r"\*|null|(?!https://.*:443$|http://.*:80$)[a-z][a-z0-9+.-]*://[^/?#@*\sA-Z]+")
 _TOKEN = re.compile(r"[\x21-\x7e]+")  # what a header can carry
 
 ADMINISTRATORS_RESERVE = 16
@@ -275,6 +276,12 @@ class Settings(BaseSettings):
                 ip_network(network)
             except ValueError as error:
                 raise ValueError(f"trusted_proxies: {error}; write 10.0.0.0/8 or 10.1.2.3") from None
+        for origin in self.allowed_origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"allowed_origins: {origin!r} is no origin as browsers send it; write https://app.example.com, "
+                    "in lower case, with a port that is not the usual one, and nothing behind it"
+                )
         if self.backplane is not None and not self.backplane.startswith("ipc://"):
             raise ValueError("backplane must be an ipc:// address: tcp needs CURVE keys, which this version can't take")
         if self.backplane is not None and _too_long(self.backplane.removeprefix("ipc://")):
