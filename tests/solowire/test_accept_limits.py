@@ -26,9 +26,11 @@ class Accepting(RuleBasedStateMachine):
 
     @rule(address=st.sampled_from(ADDRESSES))
     def come(self, address: str) -> None:
-        has_room = len(self.here) < self.total
-        if self.per_address is not None:
-            has_room = has_room and self.here.count(address) < self.per_address
+        # Without an address one is counted among all, and by no address.
+        is_full = bool(address) and self.per_address is not None and self.here.count(address) >= self.per_address
+        has_room = len(self.here) < self.total and not is_full
+        assert self.limiter.is_full(address) is is_full
+        assert self.limiter.has_room(address) is has_room
         assert self.limiter.acquire(address) is has_room
         if has_room:
             self.here.append(address)
