@@ -64,7 +64,8 @@ class Shards:
         client = self._clients.get(shard.api)
         if client is None:
             while len(self._clients) >= MAX_CLIENTS:  # of shards that have moved meanwhile
-                self._clients.pop(next(iter(self._clients)))
+                old = self._clients.pop(next(iter(self._clients)))
+                asyncio.get_running_loop().create_task(old.aclose())  # it has nothing under way
             client = self._clients[shard.api] = api_client(shard.api, timeout=TIMEOUT_SECONDS)
         return client
 

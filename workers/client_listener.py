@@ -129,10 +129,10 @@ class ClientListener:
             except (BlockingIOError, ConnectionAbortedError):
                 return
             except OSError as error:
-                if error.errno in _EXHAUSTED:
-                    self._pause(error)
-                    return
-                raise
+                if error.errno not in _EXHAUSTED:
+                    continue  # a fault of that connection's network, accept(2) says: there are others
+                self._pause(error)
+                return
             self._begin(accepted, str(peer[0]))
 
     def _begin(self, accepted: socket.socket, peer: str) -> None:
@@ -181,6 +181,7 @@ class ClientListener:
 
     def _hand_over(self, pending: _Pending, head: bytes, rest: bytes) -> None:
         self._forget(pending)
+        pending.data = b""
         try:
             answer = self._handle(AcceptedSocket(pending.socket, pending.peer, head, rest))
         except Exception:  # a fault of ours: it ends this connection, and neither the others nor the process
