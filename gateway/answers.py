@@ -20,13 +20,16 @@ Scope = Mapping[str, Any]
 Headers = Iterable[tuple[bytes, bytes]]
 
 JSON_HEADERS = ((b"content-type", b"application/json"),)
+_END = (b"connection", b"close")
+"""With an answer to a request that was not read to its end: what is left of it must not be taken for the next one."""
 _PROBLEM_HEADERS = ((b"content-type", PROBLEM_TYPE.encode()),)
 
 
 def failure(error: Exception, path: str) -> tuple[int, Headers, bytes]:
     """Status, headers and body for any exception; one that nobody meant is logged, and told without its details."""
     if isinstance(error, RequestError):
-        return response_of(error)
+        status, told, text = response_of(error)
+        return status, ([*told, _END] if error.unread else told), text
     log.error("unexpected_error", path=path, exc_info=error)
     body = problem(500, "internal_error", "this is a fault of the gateway, and in its log")
     return 500, _PROBLEM_HEADERS, msgspec.json.encode(body)

@@ -211,6 +211,12 @@ class Settings(BaseSettings):
     publish_burst: float = Field(40_000.0, ge=1, description="events that one publisher may send at once")
     publish_held_requests: int = Field(1_000, ge=1, description="publish requests that a gateway holds at a time")
     publish_held_bytes: int = Field(32 * 2**20, ge=2**16, description="their size together")
+    publish_min_body_bytes_per_s: float = Field(
+        4096.0, ge=0, description="a publish request that comes more slowly is ended (408); 0: within a minute"
+    )
+    publish_body_grace_s: float = Field(
+        5.0, gt=0, le=60, description="how long one may fall silent, and how far behind that pace it may fall"
+    )
     lag_soft_s: float = Field(
         1.0, gt=0, le=3600, description="publishers are slowed when a live shard is so far behind the log"
     )

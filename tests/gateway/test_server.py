@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import re
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from gateway.admission import Limits
 from gateway.server import intake_of, limits_of
 from solowire import backplane
 from solowire.access import ROLES
-from solowire.backplane import Beat, Doors, Heartbeat, Hello, Publish, RingState, ShardAddress
+from solowire.backplane import Beat, Doors, Heartbeat, Hello, Publish, Published, RingState, ShardAddress
 from solowire.bus import Hub
 from solowire.errors import Refused
 from solowire.settings import Group, Settings
@@ -42,6 +43,7 @@ class Gate:
         self.url = f"http://127.0.0.1:{self.port}"
         self.doors: Doors | None = None
         self.publishing = asyncio.Semaphore(0)  # released for each request that it is sent, and leaves unanswered
+        self.takes = False  # requests to publish
         self.process: subprocess.Popen[str] | None = None
         (folder / "run").mkdir()
         self.output = folder / "gateway.log"
@@ -67,6 +69,8 @@ class Gate:
                 self.hub.send(peer, backplane.encode(RingState("epoch", 1, 0, shards)))
             case Heartbeat():
                 self.hub.send(peer, backplane.encode(Beat("epoch", 1, doors=self.doors)))
+            case Publish(request, events) if self.takes:
+                self.hub.send(peer, backplane.encode(Published(request, "epoch", list(range(1, 1 + len(events))), [])))
             case Publish():
                 self.publishing.release()
 
@@ -241,6 +245,48 @@ async def test_refusals_are_one_line_a_second(folder: Path) -> None:
         assert len(made.refusals()) <= 2 + asyncio.get_running_loop().time() - began
         assert {line["code"] for line in made.refusals()} == {"over_limit"}
         assert 'solowire_refusals_total{code="over_limit"} 101.0' in await made.metrics()
+
+
+async def test_who_may_not_publish_is_told_before_its_body_comes(folder: Path) -> None:
+    """A request with a wrong token, or of one who may not publish, is answered when its head has come, and its
+    connection is closed; by whatever spelling of the path.
+    """
+    async with gate(folder) as made:
+        for path in ("/v1/events", "/v1/events/"):
+            for token, status in (("wrong", b"401"), (made.token("vic", "viewer"), b"403")):
+                reader, writer = await asyncio.open_connection("127.0.0.1", made.port)
+                head = f"POST {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\ncontent-length: 100000\r\n\r\n"
+                writer.write(head.encode())
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    answer = await reader.read()  # to the end of the connection
+                assert answer.startswith(b"HTTP/1.1 " + status), answer
+                assert b"connection: close" in answer
+                writer.close()
+
+
+async def test_slow_bodies_of_two_publishers_stop_nobody_else(folder: Path) -> None:
+    """Two take as many places as they get, and send nothing more: the third publisher's requests go through."""
+    async with gate(folder, publish_held_requests=20) as made:
+        made.takes = True
+        writers = []
+        for n in range(60):
+            token = made.token(("eve", "mal")[n % 2], "publisher")
+            _, writer = await asyncio.open_connection("127.0.0.1", made.port)
+            writers.append(writer)
+            head = (
+                f"POST /v1/events HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\ncontent-length: 1000\r\n\r\n["
+            )
+            writer.write(head.encode())
+        async with asyncio.timeout(ANSWER_SECONDS):
+            while not re.search(r"solowire_publish_held_requests 1\d\.0", await made.metrics()):
+                await asyncio.sleep(0.1)
+        async with httpx.AsyncClient(base_url=made.url, trust_env=False, timeout=ANSWER_SECONDS, verify=False) as http:
+            headers = {"authorization": f"Bearer {made.token('ann', 'publisher')}"}
+            events = [{"type": "custom.x", "data": {}}]
+            asking = [http.post("/v1/events", headers=headers, json=events) for _ in range(5)]
+            assert [answer.status_code for answer in await asyncio.gather(*asking)] == [200] * 5
+        for writer in writers:
+            writer.close()
 
 
 async def test_a_gateway_that_ends_tells_publishers_to_come_again(folder: Path) -> None:
