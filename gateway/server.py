@@ -138,6 +138,8 @@ def limits_of(settings: Settings) -> Limits:
         burst=settings.connect_burst,
         rate_per_address=settings.connect_rate_per_address,
         burst_per_address=settings.connect_burst_per_address,
+        rate_per_user=settings.connect_rate_per_user * settings.max_connections_per_user,
+        burst_per_user=settings.connect_burst_per_user * settings.max_connections_per_user,
         bad_token_rate=settings.bad_token_rate,
         bad_token_burst=settings.bad_token_burst,
         group_by=settings.group_by,

@@ -136,6 +136,10 @@ class Settings(BaseSettings):
     )
     connect_rate: float = Field(1000.0, gt=0, description="new connections per second of the whole system")
     connect_burst: float = Field(2000.0, ge=1, description="new connections that may come at once")
+    connect_rate_per_user: float = Field(
+        2.0, gt=0, description="the same of one user, for each connection that it may have, at each gateway"
+    )
+    connect_burst_per_user: float = Field(30.0, ge=1, description="the same of one user, for each of its connections")
     connect_rate_per_address: float | None = Field(None, gt=0, description="the same of one address; default: no limit")
     connect_burst_per_address: float = Field(50.0, ge=1, description="the same of one address")
     trusted_proxies: Annotated[list[str], NoDecode, BeforeValidator(_split)] = Field(
