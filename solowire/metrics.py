@@ -1,8 +1,8 @@
 """Metrics for Prometheus: the only module that imports prometheus_client.
 
 The data path counts in plain integers. They become metrics only while somebody scrapes, and once in FRESH_SECONDS
-however many do, so that a process which can't be scraped, or is scraped too often, never slows what it is for. Names are `solowire_<noun>_<unit>[_total]`, in base
-units; labels are few, and none of them is a user.
+however many do, so that a process which can't be scraped, or is scraped too often, never slows what it is for. Names
+are `solowire_<noun>_<unit>[_total]`, in base units; labels are few, and none of them is a user.
 """
 
 from __future__ import annotations

@@ -123,7 +123,7 @@ async def test_scrapers_that_read_nothing_hold_nobody_up(system: System, router_
 
 
 async def test_a_flood_of_scrapes_is_rendered_once_a_second(system: System, router_port: int) -> None:
-    """Whoever asks each process hundreds of times gets one text for as long as a second, from all of its connections."""
+    """Whoever asks each process hundreds of times gets one text for a second, on all connections."""
     limits = httpx.Limits(max_connections=20)
     for port in (system.port, system.port + 1, router_port):
         async with httpx.AsyncClient(trust_env=False, timeout=ANSWER_SECONDS, verify=False, limits=limits) as http:
