@@ -192,20 +192,23 @@ def source() -> None:
 @source.command()
 @click.option("--query-log", type=click.Path(path_type=Path), required=True, help="The query log that named writes.")
 @click.option("--server", default=socket.gethostname, help="What to call the server. [default: this host's name]")
-@click.option("--zones", default="", help="Zones, separated by commas: queries beneath one are labelled with it.")
+@click.option("--zones", help="Zones, separated by commas: queries beneath one are labelled with it.")
 @click.option("--from-start", is_flag=True, help="Begin at the start of the file, not at its end.")
 @remote
-def bind9(config: Path | None, query_log: Path, server: str, zones: str, from_start: bool, **options: Any) -> None:
+def bind9(
+    config: Path | None, query_log: Path, server: str, zones: str | None, from_start: bool, **options: Any
+) -> None:
     """Follows BIND 9's query log and publishes dns_query_log."""
     from solowire import process
     from solowire.publisher import Publisher
     from sources.server import run_bind9
 
     settings = _load(config, "source", **options)
+    labels = _zones(zones)
 
     async def run(stop: asyncio.Event) -> None:
         async with Publisher(settings.url, _token(settings, PUBLISH)) as publisher:
-            await run_bind9(query_log, publisher, server=server, from_start=from_start, zones=_listed(zones), stop=stop)
+            await run_bind9(query_log, publisher, server=server, from_start=from_start, zones=labels, stop=stop)
 
     process.run(run)
 
@@ -213,21 +216,22 @@ def bind9(config: Path | None, query_log: Path, server: str, zones: str, from_st
 @cli.command()
 @click.option("--user", required=True, help="User name.")
 @click.option("--role", default="viewer", show_default=True, help="Role.")
-@click.option("--zones", default="", help="Zones that the user may see, separated by commas. [default: all]")
+@click.option("--zones", help="Zones that the user may see, separated by commas. [default: all]")
 @click.option("--ttl", type=click.FloatRange(min=1), default=3600.0, show_default=True, help="Seconds.")
 @common
-def token(config: Path | None, user: str, role: str, zones: str, ttl: float, **options: Any) -> None:
+def token(config: Path | None, user: str, role: str, zones: str | None, ttl: float, **options: Any) -> None:
     """Prints a token signed with the configured secret."""
     from solowire.roles import roles_of
     from solowire.tokens import Tokens
 
     settings = _load(config, None, **options)
+    scope = _zones(zones)
     roles = roles_of(settings)
     if role not in roles:
         raise ConfigError(f"--role {role}: not known; known are {', '.join(roles)}")
     secret, _ = secret_of(settings, create=False)
     try:
-        signed = _signed(settings, secret, user, role, ttl, _listed(zones))
+        signed = _signed(settings, secret, user, role, ttl, scope)
         Tokens(secret, roles).identify(signed, time.time())
     except (InvalidToken, OverflowError, ValueError) as error:
         raise ConfigError(f"such a token would be refused: {error}") from None
@@ -406,5 +410,15 @@ def _login() -> str:
         return "user"
 
 
-def _listed(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+def _zones(text: str | None) -> tuple[str, ...]:
+    """The names of --zones; () where it was not given. Raises ConfigError for one that is no zone's."""
+    from solowire.scopes import name_fault
+
+    if text is None:
+        return ()
+    names = tuple(part.strip() for part in text.split(","))
+    for name in names:
+        fault, hint = name_fault(name)
+        if fault:
+            raise ConfigError(f"--zones {shlex.quote(text)}: {name!r} {fault}; {hint.replace('the scope', '--zones')}")
+    return names

@@ -198,6 +198,14 @@ def test_a_token_ends_and_is_narrowed_as_asked(place: Path) -> None:
     assert sorted(next(iter(narrow["scopes"].values()))) == ["a.example", "b.example"]
 
 
+@pytest.mark.parametrize("zones", ["", " ", ",", "a.example,", "a.example,,b.example", ".", "*", "*.a.example", "a b"])
+def test_zones_that_are_none_are_one_line(place: Path, zones: str) -> None:
+    """A slip of the keyboard makes no token for all zones: what is no zone is named, with the way out."""
+    line = one_line(solowire(place, "token", "--user", "ann", "--zones", zones, SECRET=SECRET))
+    assert "--zones" in line
+    assert "leave --zones out" in line or "example.com" in line
+
+
 def test_an_unknown_role_is_one_line(place: Path) -> None:
     """A misspelt role names those that there are."""
     line = one_line(solowire(place, "token", "--user", "ann", "--role", "amdin", SECRET=SECRET))
