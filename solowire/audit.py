@@ -26,6 +26,7 @@ from typing import Any
 import msgspec
 import structlog
 
+from solowire.data_directory import make_private
 from solowire.settings import Settings
 
 REFUSALS_A_SECOND = 5
@@ -79,7 +80,8 @@ class _File:
             self._fd = None
 
     def _open(self) -> int:
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(self._path.parent.parent)  # the data directory
+        make_private(self._path.parent)
         fd = self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._size = os.fstat(fd).st_size
         return fd

@@ -25,6 +25,7 @@ from pydantic import BaseModel, SecretStr
 
 from solowire import __version__, logs
 from solowire.access import ADMINISTER, PUBLISH, grants
+from solowire.data_directory import TOKEN_FILE, write_private
 from solowire.errors import ClientError, ConfigError, InvalidToken, PublishRefused
 from solowire.settings import Settings, load, secret_of
 
@@ -87,7 +88,7 @@ def up(config: Path | None, **options: Any) -> None:
     from solowire import process
     from solowire.supervisor import Failed, Supervisor
 
-    settings = _load(config, "up", **options)
+    settings = _load_server(config, "up", **options)
     if settings.shard_port is not None:
         raise ConfigError(
             "SOLOWIRE_SHARD_PORT: it is for one shard alone; the shards of `up` take the ports after --port"
@@ -129,6 +130,14 @@ def up(config: Path | None, **options: Any) -> None:
 
 def _say_where(settings: Settings, url: str, secret: str, made: bool) -> None:
     token = _signed(settings, secret, "admin", _role(settings, ADMINISTER, connects=True), TOKEN_SECONDS)
+    if not sys.stdout.isatty():  # a log, a pipe: it is kept where more people read it than should have the token
+        file = settings.data_dir.absolute() / TOKEN_FILE
+        try:
+            write_private(file, token + "\n")
+        except OSError as error:
+            token = f"(can't be written to {file}: {error.strerror}; `solowire token` prints one)"
+        else:
+            token = f"in the file {file}"
     elsewhere = (
         f" --data-dir {shlex.quote(str(settings.data_dir.absolute()))}"
         if "data_dir" in settings.model_fields_set
@@ -158,7 +167,7 @@ def router(config: Path | None, **options: Any) -> None:
     """The router alone, for containers."""
     from router.server import serve
 
-    serve(_load(config, "router", **options))
+    serve(_load_server(config, "router", **options))
 
 
 @cli.command()
@@ -170,7 +179,7 @@ def shard(config: Path | None, index: int, **options: Any) -> None:
     """One shard alone, for containers."""
     from workers.server import serve
 
-    serve(_load(config, "shard", index=index, **options), index)
+    serve(_load_server(config, "shard", index=index, **options), index)
 
 
 @cli.command()
@@ -181,7 +190,7 @@ def gateway(config: Path | None, **options: Any) -> None:
     """The gateway alone, for containers."""
     from gateway.server import serve
 
-    serve(_load(config, "gateway", **options))
+    serve(_load_server(config, "gateway", **options))
 
 
 @cli.group()
@@ -347,6 +356,15 @@ def _toml(value: object) -> str:
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(map(_toml, value)) + "]"
     return json.dumps(value if isinstance(value, (int, float)) else str(value))
+
+
+def _load_server(config: Path | None, role: str, **options: Any) -> Settings:
+    """For a process of the system, or `up`, which says so if it is root."""
+    from solowire.privileges import warn_of_root
+
+    settings = _load(config, role, **options)
+    warn_of_root()
+    return settings
 
 
 def _load(config: Path | None, role: str | None, *, index: int | None = None, **options: Any) -> Settings:

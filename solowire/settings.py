@@ -20,6 +20,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, V
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from solowire.access import ADMINISTRATORS
+from solowire.data_directory import close_directory, make_private, read_secret_file
 from solowire.errors import ConfigError
 
 PREFIX = "SOLOWIRE_"
@@ -413,7 +414,9 @@ def _fault(error: Any) -> str:
 def make_directories(settings: Settings) -> None:
     """Makes the data directory and the sockets' directory, closed to others. Raises ConfigError."""
     try:
-        settings.run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(settings.data_dir)
+        close_directory(settings.data_dir)
+        settings.run_dir.mkdir(exist_ok=True, mode=0o700)
         settings.run_dir.chmod(0o700)
     except OSError as error:
         raise ConfigError(
@@ -424,17 +427,21 @@ def make_directories(settings: Settings) -> None:
 def secret_of(settings: Settings, *, create: bool) -> tuple[str, bool]:
     """The secret in force, and whether it was made just now.
 
-    Raises ConfigError if there is none and none may be made.
+    create: the caller is a process of the system, and its data directory is closed to others.
+    Raises ConfigError if there is none and none may be made, or others may read it.
     """
     if settings.secret is not None:
         secret = settings.secret.get_secret_value()
         if create and len(secret.encode()) < 32:
             log.warning("secret_short", bytes=len(secret.encode()), hint="RFC 7518 asks for 32 or more")
+        if create and settings.data_dir.is_dir():
+            make_directories(settings)
         return secret, False
     path = settings.data_dir / "secret"
     try:
-        if create and not path.exists():
+        if create:
             make_directories(settings)
+        if create and not path.exists():
             # Written beside and linked into place, so that of two that start at once both get one whole secret.
             draft = path.with_name(f".secret-{secrets.token_hex(8)}")
             draft.touch(mode=0o600)
@@ -458,7 +465,7 @@ def secret_of(settings: Settings, *, create: bool) -> tuple[str, bool]:
 def _read_secret(path: Path) -> str:
     """Raises ConfigError if it is no secret: an empty one would sign tokens that anyone can make."""
     try:
-        secret = path.read_text().strip()
+        secret = read_secret_file(path).strip()
     except UnicodeDecodeError:
         secret = ""
     if len(secret) < _SECRET_CHARACTERS:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -125,6 +126,12 @@ class System:
         return pid
 
     # ------------------------------------------------------------------------------------------- as its users
+
+    @property
+    def printed_token(self) -> str:
+        """The administrator's token that `up` has made, out of the file that it names."""
+        [path] = re.findall(r"administrator's token +in the file (.+)", self.output.read_text())
+        return Path(path).read_text().strip()
 
     @property
     def secret(self) -> str:
@@ -284,8 +291,11 @@ def has_ipv6() -> bool:
 
 
 def environment(settings: Mapping[str, object] | None = None) -> dict[str, str]:
-    """This process's environment without any setting of Solowire's but `settings`."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("SOLOWIRE_")}
+    """This process's environment without any setting of Solowire's but `settings`.
+
+    It says that it is a container: tests run as root at times, and what is said of that has tests of its own.
+    """
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("SOLOWIRE_")} | {"container": "tests"}
     return kept | {f"SOLOWIRE_{name}": str(value) for name, value in (settings or {}).items()}
 
 

@@ -264,9 +264,8 @@ async def test_up_makes_a_secret_once_and_ends_in_order(tmp_path: Path) -> None:
         assert "a secret was made" in said
         assert secret not in said
         assert system.url in said
-        printed = re.search(r"administrator's token\s+(\S+)", said)
-        assert printed is not None
-        assert (await system.negotiate(printed[1]))["shard"] in (0, 1)
+        assert mode(system.data_dir) == 0o700
+        assert (await system.negotiate(system.printed_token))["shard"] in (0, 1)
 
         started = processes_of(system)
         assert len(started) == 1 + 1 + 2 + 1
