@@ -23,6 +23,10 @@ Scope = Mapping[str, Any]
 Headers = Iterable[tuple[bytes, bytes]]
 
 JSON_HEADERS = ((b"content-type", b"application/json"),)
+NO_SNIFFING = (b"x-content-type-options", b"nosniff")
+"""With every answer: what a publisher or a name has put into one is never taken for a page or a script."""
+NO_STORE = (b"cache-control", b"no-store")
+"""With what was asked for with a token, and may hold a ticket: no cache on the way keeps it for another."""
 _END = (b"connection", b"close")
 """With an answer to a request that was not read to its end: what is left of it must not be taken for the next one."""
 _PROBLEM_HEADERS = ((b"content-type", PROBLEM_TYPE.encode()),)
@@ -48,5 +52,5 @@ def failure(error: Exception, path: str) -> tuple[int, Headers, bytes]:
 
 def answer(send: Any, status: int, headers: Headers, body: bytes) -> None:
     """Sends a whole response. A send of Granian's starts by itself, and is not awaited."""
-    send({"type": "http.response.start", "status": status, "headers": headers})
+    send({"type": "http.response.start", "status": status, "headers": [*headers, NO_SNIFFING]})
     send({"type": "http.response.body", "body": body})
