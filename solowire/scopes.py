@@ -11,7 +11,8 @@ nothing: it is refused with its name, never left out, since a scope that is left
 * A value of a hierarchical attribute is a DNS name (RFC 1035, with RFC 2181's freedom of characters): labels of 1 to 63
   characters, 255 octets and 127 labels at most, in any case, with or without its last dot. Of two spellings of one name
   one is kept. The empty name, the root `.` and wildcards would mean everything, or nothing, and are refused.
-* A value of another attribute is taken as it stands; one that is empty, has blanks around it, or is `*`, is refused.
+* A value of another attribute is taken as it stands; one that is empty, has blanks around it, is `*`, or has more than
+  1,024 characters, is refused.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from solowire.errors import InvalidToken
 MAX_NAME_OCTETS = 255
 MAX_LABELS = 127
 MAX_LABEL_CHARACTERS = 63
+MAX_VALUE_CHARACTERS = 1024
 
 _ALIASES = {"zones": "zone"}  # `zones` is how people say it
 _ESCAPED = re.compile(r"\\(?:[0-9]{3}|.)", re.DOTALL)
@@ -67,8 +69,14 @@ def name_fault(name: str) -> tuple[str, str]:
         return "is a wildcard", f"a name covers all names beneath it: write example.com for *.example.com; {_ALL}"
     if "" in labels:
         return "has an empty label", "write it without the dot too many"
-    if len(labels) > MAX_LABELS or len(name.encode(errors="replace")) > MAX_NAME_OCTETS:
-        return "is too long for a DNS name", f"{MAX_NAME_OCTETS} octets and {MAX_LABELS} labels are the most"
+    if len(labels) > MAX_LABELS:
+        return (
+            f"is too long: a name has {MAX_LABELS} labels at most, this one has {len(labels)}",
+            "no event can have it",
+        )
+    octets = len(".".join(labels).encode(errors="replace")) + 2  # a length before each label, and the root
+    if octets > MAX_NAME_OCTETS:
+        return f"is too long: a name takes {MAX_NAME_OCTETS} octets at most, this one {octets}", "no event can have it"
     if any(len(label) > MAX_LABEL_CHARACTERS for label in labels):
         return "has too long a label for a DNS name", f"{MAX_LABEL_CHARACTERS} characters are the most"
     return "", ""
@@ -81,4 +89,6 @@ def _plain_fault(value: str) -> tuple[str, str]:
         return "has blanks around it", "write it as events have it"
     if value == "*":
         return "is a wildcard", f"scopes list values; {_ALL}"
+    if len(value) > MAX_VALUE_CHARACTERS:
+        return f"may have {MAX_VALUE_CHARACTERS} characters, and has {len(value)}", "no event can have it"
     return "", ""

@@ -47,6 +47,8 @@ def fault_of(**scopes: Any) -> str:
         ("x" * 64 + ".org", "label"),
         ("a." * 128 + "org", "too long"),
         (".".join(["x" * 60] * 5), "too long"),
+        (".".join(["x" * 62] * 4) + ".ab", "this one 256"),
+        (".".join("a" * 128), "this one has 128"),
         ("\u2003", "blanks"),
     ],
 )
@@ -60,7 +62,8 @@ def test_a_value_that_is_no_name_is_refused(name: str, value: str, word: str) ->
 
 
 @pytest.mark.parametrize(
-    ("value", "word"), [("", "empty"), (" ", "empty"), ("\n", "empty"), (" in", "blanks"), ("*", "wildcard")]
+    ("value", "word"),
+    [("", "empty"), (" ", "empty"), ("\n", "empty"), (" in", "blanks"), ("*", "wildcard"), ("x" * 1025, "1025")],
 )
 def test_a_value_of_another_attribute_that_says_nothing_is_refused(value: str, word: str) -> None:
     """What can't be any event's value, or is meant to be all of them, is told so."""
