@@ -14,11 +14,12 @@ import structlog
 from litestar import Litestar, MediaType, Request, Response, get, head, post
 from litestar.exceptions import HTTPException
 from litestar.static_files import create_static_files_router
+from litestar.types import Message, Scope
 
-from gateway.answers import failure
+from gateway.answers import NO_SNIFFING, NO_STORE, failure
 from gateway.gateway import Gateway
 from gateway.negotiation import Connect, Negotiation
-from gateway.openapi import ASSETS, PublishOperation, openapi_config, swagger_ui
+from gateway.openapi import ASSETS, DOCS, PAGE_POLICY, PublishOperation, openapi_config, swagger_ui
 from gateway.posting import Accepted, Posting
 from gateway.shards import Shards
 from gateway.trail import Trail
@@ -234,10 +235,23 @@ def create_app(
             create_static_files_router(ASSETS, [swagger_ui()], include_in_schema=False),
         ],
         exception_handlers={Exception: _problem},
+        before_send=[_add_headers],
         request_max_body_size=settings.publish_max_bytes,
         openapi_config=openapi_config(),
         logging_config=None,
     )
+
+
+async def _add_headers(message: Message, scope: Scope) -> None:
+    """What goes along with every answer that Litestar makes, also with those that are none of our routes'."""
+    if message["type"] == "http.response.start":
+        path: str = scope["path"]
+        added = [NO_SNIFFING]
+        if Negotiation.is_about(path):
+            added.append(NO_STORE)
+        elif path.startswith(DOCS):
+            added.append(PAGE_POLICY)
+        message["headers"] = [*message["headers"], *added]
 
 
 def _token(request: Req) -> str:

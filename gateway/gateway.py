@@ -44,6 +44,7 @@ from solowire.backplane import (
 from solowire.errors import InvalidToken, Refused, RequestError
 from solowire.events import Delivery, Event, encode_event
 from solowire.link import Link
+from solowire.log_sampler import LogSampler
 from solowire.refusals import Refusals
 from solowire.ring import Ring
 from solowire.tokens import Tokens
@@ -86,6 +87,7 @@ class Gateway:
         loop = asyncio.get_running_loop()
         self._clock = loop.time
         self._refusals = Refusals(log, loop.call_later)
+        self._sampler = LogSampler(log, loop.time, loop.call_later)
         self._trail = trail or Trail()
         self.epoch = ""
         self._roles = roles
@@ -295,7 +297,7 @@ class Gateway:
                     self._ring = Ring(self._shards)
                     log.info("ring_changed", shards=sorted(self._shards))
             case _:
-                log.warning("message_not_for_a_gateway", kind=type(message).__name__)
+                self._sampler.write("warning", "message_not_for_a_gateway", kind=type(message).__name__)
 
 
 def _state_of(event: Event) -> str | None:

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from gateway.answers import JSON_HEADERS, Scope, answer, failure
+from gateway.answers import JSON_HEADERS, NO_STORE, Scope, answer, failure
 from gateway.gateway import Gateway
 from solowire.backplane import ShardAddress
 from solowire.client_protocol import SUBPROTOCOLS
@@ -23,6 +23,7 @@ from solowire.tokens import TICKET_SECONDS, bearer
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:\d+)?")
 _TOKEN = re.compile(rb"[?&]token=([^&#]+)")
 _WAYS = {"/v1/connect": "POST", "/v1/route": "GET"}
+_FOUND_HEADERS = (*JSON_HEADERS, NO_STORE)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -45,6 +46,11 @@ class Negotiation:
         self._shard_url = shard_url
 
     @staticmethod
+    def is_about(path: str) -> bool:
+        """Whether a request for this path is one of the two, however its end is spelt."""
+        return path.rstrip("/") in _WAYS
+
+    @staticmethod
     def takes(scope: Scope) -> bool:
         """Whether this HTTP request is one of the two."""
         method: str = scope["method"]
@@ -54,12 +60,14 @@ class Negotiation:
         """Answers a request that it `takes`."""
         try:
             if scope["method"] == "POST":
-                answer(send, 200, JSON_HEADERS, _encode(await self.connect(scope)))
+                answer(send, 200, _FOUND_HEADERS, _encode(await self.connect(scope)))
             else:
                 routed = await self.route(scope)
-                answer(send, 204, [(name.encode(), value.encode()) for name, value in routed.items()], b"")
+                headers = [(name.encode(), value.encode()) for name, value in routed.items()]
+                answer(send, 204, [*headers, NO_STORE], b"")
         except Exception as error:
-            answer(send, *failure(error, scope["path"]))
+            status, told, body = failure(error, scope["path"])
+            answer(send, status, [*told, NO_STORE], body)
 
     async def connect(self, scope: Scope) -> Connect:
         """Raises InvalidToken, Refused."""

@@ -109,6 +109,7 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
         yield "publish_held_requests", "Publish requests being read, or under way to the router.", intake.requests
         yield "publish_held_bytes", "Their size together.", intake.bytes
         yield "publish_overload_refusals_total", "Publish requests refused for want of room.", intake.overloads
+        yield "publish_slow_requests_total", "Publish requests ended while they were read.", intake.slow_requests
         yield "publish_rate_refusals_total", "Publish requests refused for their publisher's rate.", intake.limited
         yield "backplane_dropped_total", "Messages of the router that could not be decoded.", gateway.dropped
         yield Labelled("refusals_total", "Connections refused, by the problem's code.", "code", gateway.refused)
@@ -168,6 +169,8 @@ def limits_of(settings: Settings) -> Limits:
         burst=settings.connect_burst,
         rate_per_address=settings.connect_rate_per_address,
         burst_per_address=settings.connect_burst_per_address,
+        rate_per_user=settings.connect_rate_per_user * settings.max_connections_per_user,
+        burst_per_user=settings.connect_burst_per_user * settings.max_connections_per_user,
         bad_token_rate=settings.bad_token_rate,
         bad_token_burst=settings.bad_token_burst,
         group_by=settings.group_by,

@@ -59,6 +59,7 @@ from solowire.backplane import (
     Superseded,
     Who,
 )
+from solowire.log_sampler import LogSampler
 from solowire.ring import Ring
 
 log = structlog.get_logger("solowire.router")
@@ -91,6 +92,7 @@ class Router:
     """The only writer of the log and of the ring. Times are seconds, monotonic; wall_offset makes them unix seconds.
 
     stopwatch: reads a clock, in seconds, to learn how long a commit takes. patience: when publishers feel a lag.
+    sampler: for log lines that a peer can cause at will.
     """
 
     def __init__(
@@ -105,7 +107,9 @@ class Router:
         patience: Patience = DEFAULT_PATIENCE,
         watch: Watch | None = None,
         audit: Callable[..., None] = lambda event, **fields: None,
+        sampler: LogSampler | None = None,
     ) -> None:
+        self._sampler = sampler or LogSampler(log)
         self.journal = journal
         self.members = Membership()
         self.coordinator = Coordinator(limits or Limits(), now, now + wall_offset, journal.recall("leases"))
@@ -280,7 +284,7 @@ class Router:
                     return
                 outlet.sent(message)
         except JournalUnavailable as error:
-            log.error("journal_unreadable", shard=outlet.shard, reason=str(error))
+            self._sampler.write("error", "journal_unreadable", shard=outlet.shard, reason=str(error))
 
     def _catch_up(self, outlet: Outlet) -> None:
         self._pump(outlet)
@@ -296,7 +300,7 @@ class Router:
         try:
             answer = replayed(self.journal, message)
         except JournalUnavailable as error:
-            log.error("journal_unreadable", replay=message.after, reason=str(error))
+            self._sampler.write("error", "journal_unreadable", replay=message.after, reason=str(error))
             return  # the shard sends the client away with its cursor, to ask again
         self._send(peer, answer)
 
@@ -340,13 +344,14 @@ class Router:
 
     def _hello(self, peer: bytes, message: Hello, now: float) -> None:
         if message.version != VERSION:
-            log.error("version_mismatch", peer=peer.decode(errors="replace"), theirs=message.version, ours=VERSION)
+            name = peer.decode(errors="replace")
+            self._sampler.write("error", "version_mismatch", peer=name, theirs=message.version, ours=VERSION)
             return
         if message.boot in self.coordinator.fenced:
             self._send(peer, Fenced("it has been fenced off"))
             return
         for other in self.members.hello(peer, message, now):
-            log.warning("shard_superseded", peer=other.name.decode(errors="replace"))
+            self._sampler.write("warning", "shard_superseded", peer=other.name.decode(errors="replace"))
             self._outlets.pop(other.name, None)
             self.coordinator.holders.lost(other.name)
             self._send(other.name, Superseded())
@@ -393,7 +398,7 @@ class Router:
         try:
             leases = self.coordinator.reported(peer, slots, now)
         except Lie as lie:
-            log.error("shard_fenced_off", peer=peer.decode(errors="replace"), reason=str(lie))
+            self._sampler.write("error", "shard_fenced_off", peer=peer.decode(errors="replace"), reason=str(lie))
             self.coordinator.fence_off(peer)
             self._outlets.pop(peer, None)
             self._send(peer, Fenced(str(lie)))
@@ -438,7 +443,8 @@ class Router:
         self._announced = version
         self._ring = Ring(s.index for s in self.members.shards)
         self.journal.note("ring", msgspec.msgpack.encode(_Ring(version, self.members.shards)))
-        log.info("ring_changed", why=why, peer=peer.decode(errors="replace"), shards=sorted(self._ring.shards))
+        name, shards = peer.decode(errors="replace"), sorted(self._ring.shards)
+        self._sampler.write("info", "ring_changed", why=why, peer=name, shards=shards)
         for outlet in self._outlets.values():
             outlet.ring_changed(self._ring, version)
         for member in self.members:

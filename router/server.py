@@ -27,6 +27,7 @@ from solowire.audit import open_audit
 from solowire.backplane import RouterMessage, ShardAddress, ShardStats
 from solowire.bus import Hub
 from solowire.errors import BackplaneError, ConfigError
+from solowire.log_sampler import LogSampler
 from solowire.metrics import Labelled, Metrics, Sample
 from solowire.settings import Settings, make_directories
 from solowire.vitals import Vitals, memory_bytes
@@ -132,6 +133,7 @@ class _Server:
         self._planned: asyncio.Handle | None = None
         self._releasing: asyncio.Handle | None = None
         self._looking: asyncio.Task[None] | None = None
+        self._sampler = LogSampler(log, loop.time, loop.call_later)
         self._hub = Hub(settings.backplane_address, self._received)
         self._audit = open_audit(settings, "router")
         self._vitals = Vitals(self._audit.second)
@@ -145,6 +147,7 @@ class _Server:
             patience=patience_of(settings),
             watch=self._watch(settings),
             audit=self._audit,
+            sampler=self._sampler,
         )
 
     def _watch(self, settings: Settings) -> Watch:
@@ -236,8 +239,13 @@ class _Server:
             message = backplane.decode_from_peer(raw)
         except BackplaneError as error:
             self._router.dropped += 1
-            sender = peer.decode(errors="replace")
-            log.error("backplane_message_dropped", sender=sender, error=str(error), dropped=self._router.dropped)
+            self._sampler.write(
+                "error",
+                "backplane_message_dropped",
+                sender=peer.decode(errors="replace"),
+                error=str(error),
+                dropped=self._router.dropped,
+            )
             return
         self._router.receive(peer, message, self._loop.time())
         if self._planned is None:

@@ -12,6 +12,7 @@ Views are values: users with equal permissions and scopes share one, and so shar
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from functools import lru_cache
@@ -26,6 +27,11 @@ PUBLISH = "events.publish"
 ADMINISTER = "admin"
 ADMINISTRATORS = "admin"
 """The group of whoever may administer."""
+
+
+_PERMISSION = re.compile(r"\*|[\w-]+(\.[\w-]+)*(\.\*)?")
+_EVERY_NAME = frozenset({"", "."})
+"""The root, as hierarchical attributes have it: no token may say it (`solowire.scopes`), and no view believes it."""
 
 
 class Role(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -81,9 +87,10 @@ class View(msgspec.Struct, frozen=True):
 
 
 def view_of(identity: Identity) -> View:
+    """What the identity may see. A scope's value that would stand for all names stands for none."""
     return View(
         frozenset(identity.permissions),
-        tuple(sorted((name, tuple(sorted(set(values)))) for name, values in identity.scopes.items())),
+        tuple(sorted((name, tuple(sorted(set(values) - _EVERY_NAME))) for name, values in identity.scopes.items())),
     )
 
 
@@ -127,6 +134,13 @@ def load_roles(text: str, origin: str) -> dict[str, Role]:
         raise ConfigError(f"roles file {origin}: {error}") from error
     if not roles:
         raise ConfigError(f"roles file {origin}: it defines no role; add [roles.NAME] with permissions = [...]")
+    for name, role in roles.items():
+        if not name.strip():
+            raise ConfigError(f"roles file {origin}: a role has no name; write [roles.NAME]")
+        wrong = [permission for permission in role.permissions if not _PERMISSION.fullmatch(permission)]
+        if wrong:
+            fault = f"the role {name!r} has the permission {wrong[0]!r}, which is none"
+            raise ConfigError(f"roles file {origin}: {fault}; write category.name, category.* or *")
     return roles
 
 

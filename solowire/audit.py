@@ -26,12 +26,14 @@ from typing import Any
 import msgspec
 import structlog
 
+from solowire.data_directory import make_private
 from solowire.settings import Settings
 
 REFUSALS_A_SECOND = 5
 ASKED_BY = "x-solowire-asked-by"
 """The header with which a gateway asks a shard for an administrator: it has written a line about it, too."""
 REOPEN_SECONDS = 1.0
+TELL_SECONDS = 1.0
 CLOSE_SECONDS = 1.0
 GATHER_SECONDS = 0.05
 """To wake the thread for each line would cost more than all the rest of a small request."""
@@ -78,7 +80,8 @@ class _File:
             self._fd = None
 
     def _open(self) -> int:
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(self._path.parent.parent)  # the data directory
+        make_private(self._path.parent)
         fd = self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._size = os.fstat(fd).st_size
         return fd
@@ -147,7 +150,7 @@ class _Lines:
         self._put = self._taken = 0  # bytes, ever
         self._overflown = self._failed = 0  # lines
         self._told = 0  # how many of the lost are in the log
-        self._silent_until = float("-inf")
+        self._silent_until = self._tell_at = float("-inf")
         self._writer = Thread(target=self._write, name="audit", daemon=True)
         self._writer.start()
 
@@ -219,11 +222,12 @@ class _Lines:
             self._silent_until = now + REOPEN_SECONDS
             self._tell(str(error))
         else:
-            if self._overflown + self._failed > self._told:
+            if self._overflown + self._failed > self._told and now >= self._tell_at:
                 self._tell("it could not be written in time")
 
     def _tell(self, reason: str) -> None:
         self._told = self.lost
+        self._tell_at = self._clock() + TELL_SECONDS
         log.error("audit_line_lost", reason=reason, lost=self._told)
 
 

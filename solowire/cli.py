@@ -25,6 +25,7 @@ from pydantic import BaseModel, SecretStr
 
 from solowire import __version__, logs
 from solowire.access import ADMINISTER, PUBLISH, grants
+from solowire.data_directory import TOKEN_FILE, write_private
 from solowire.errors import ClientError, ConfigError, InvalidToken, PublishRefused
 from solowire.settings import Settings, load, secret_of
 
@@ -87,7 +88,7 @@ def up(config: Path | None, **options: Any) -> None:
     from solowire import process
     from solowire.supervisor import Failed, Supervisor
 
-    settings = _load(config, "up", **options)
+    settings = _load_server(config, "up", **options)
     if settings.shard_port is not None:
         raise ConfigError(
             "SOLOWIRE_SHARD_PORT: it is for one shard alone; the shards of `up` take the ports after --port"
@@ -129,6 +130,14 @@ def up(config: Path | None, **options: Any) -> None:
 
 def _say_where(settings: Settings, url: str, secret: str, made: bool) -> None:
     token = _signed(settings, secret, "admin", _role(settings, ADMINISTER, connects=True), TOKEN_SECONDS)
+    if not sys.stdout.isatty():  # a log, a pipe: it is kept where more people read it than should have the token
+        file = settings.data_dir.absolute() / TOKEN_FILE
+        try:
+            write_private(file, token + "\n")
+        except OSError as error:
+            token = f"(can't be written to {file}: {error.strerror}; `solowire token` prints one)"
+        else:
+            token = f"in the file {file}"
     elsewhere = (
         f" --data-dir {shlex.quote(str(settings.data_dir.absolute()))}"
         if "data_dir" in settings.model_fields_set
@@ -158,7 +167,7 @@ def router(config: Path | None, **options: Any) -> None:
     """The router alone, for containers."""
     from router.server import serve
 
-    serve(_load(config, "router", **options))
+    serve(_load_server(config, "router", **options))
 
 
 @cli.command()
@@ -170,7 +179,7 @@ def shard(config: Path | None, index: int, **options: Any) -> None:
     """One shard alone, for containers."""
     from workers.server import serve
 
-    serve(_load(config, "shard", index=index, **options), index)
+    serve(_load_server(config, "shard", index=index, **options), index)
 
 
 @cli.command()
@@ -181,7 +190,7 @@ def gateway(config: Path | None, **options: Any) -> None:
     """The gateway alone, for containers."""
     from gateway.server import serve
 
-    serve(_load(config, "gateway", **options))
+    serve(_load_server(config, "gateway", **options))
 
 
 @cli.group()
@@ -192,20 +201,23 @@ def source() -> None:
 @source.command()
 @click.option("--query-log", type=click.Path(path_type=Path), required=True, help="The query log that named writes.")
 @click.option("--server", default=socket.gethostname, help="What to call the server. [default: this host's name]")
-@click.option("--zones", default="", help="Zones, separated by commas: queries beneath one are labelled with it.")
+@click.option("--zones", help="Zones, separated by commas: queries beneath one are labelled with it.")
 @click.option("--from-start", is_flag=True, help="Begin at the start of the file, not at its end.")
 @remote
-def bind9(config: Path | None, query_log: Path, server: str, zones: str, from_start: bool, **options: Any) -> None:
+def bind9(
+    config: Path | None, query_log: Path, server: str, zones: str | None, from_start: bool, **options: Any
+) -> None:
     """Follows BIND 9's query log and publishes dns_query_log."""
     from solowire import process
     from solowire.publisher import Publisher
     from sources.server import run_bind9
 
     settings = _load(config, "source", **options)
+    labels = _zones(zones)
 
     async def run(stop: asyncio.Event) -> None:
         async with Publisher(settings.url, _token(settings, PUBLISH)) as publisher:
-            await run_bind9(query_log, publisher, server=server, from_start=from_start, zones=_listed(zones), stop=stop)
+            await run_bind9(query_log, publisher, server=server, from_start=from_start, zones=labels, stop=stop)
 
     process.run(run)
 
@@ -213,21 +225,22 @@ def bind9(config: Path | None, query_log: Path, server: str, zones: str, from_st
 @cli.command()
 @click.option("--user", required=True, help="User name.")
 @click.option("--role", default="viewer", show_default=True, help="Role.")
-@click.option("--zones", default="", help="Zones that the user may see, separated by commas. [default: all]")
+@click.option("--zones", help="Zones that the user may see, separated by commas. [default: all]")
 @click.option("--ttl", type=click.FloatRange(min=1), default=3600.0, show_default=True, help="Seconds.")
 @common
-def token(config: Path | None, user: str, role: str, zones: str, ttl: float, **options: Any) -> None:
+def token(config: Path | None, user: str, role: str, zones: str | None, ttl: float, **options: Any) -> None:
     """Prints a token signed with the configured secret."""
     from solowire.roles import roles_of
     from solowire.tokens import Tokens
 
     settings = _load(config, None, **options)
+    scope = _zones(zones)
     roles = roles_of(settings)
     if role not in roles:
         raise ConfigError(f"--role {role}: not known; known are {', '.join(roles)}")
     secret, _ = secret_of(settings, create=False)
     try:
-        signed = _signed(settings, secret, user, role, ttl, _listed(zones))
+        signed = _signed(settings, secret, user, role, ttl, scope)
         Tokens(secret, roles).identify(signed, time.time())
     except (InvalidToken, OverflowError, ValueError) as error:
         raise ConfigError(f"such a token would be refused: {error}") from None
@@ -345,6 +358,15 @@ def _toml(value: object) -> str:
     return json.dumps(value if isinstance(value, (int, float)) else str(value))
 
 
+def _load_server(config: Path | None, role: str, **options: Any) -> Settings:
+    """For a process of the system, or `up`, which says so if it is root."""
+    from solowire.privileges import warn_of_root
+
+    settings = _load(config, role, **options)
+    warn_of_root()
+    return settings
+
+
 def _load(config: Path | None, role: str | None, *, index: int | None = None, **options: Any) -> Settings:
     settings = load(config, **options)
     context = {name: value for name, value in (("role", role), ("shard", index)) if value is not None}
@@ -406,5 +428,15 @@ def _login() -> str:
         return "user"
 
 
-def _listed(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+def _zones(text: str | None) -> tuple[str, ...]:
+    """The names of --zones; () where it was not given. Raises ConfigError for one that is no zone's."""
+    from solowire.scopes import name_fault
+
+    if text is None:
+        return ()
+    names = tuple(part.strip() for part in text.split(","))
+    for name in names:
+        fault, hint = name_fault(name)
+        if fault:
+            raise ConfigError(f"--zones {shlex.quote(text)}: {name!r} {fault}; {hint.replace('the scope', '--zones')}")
+    return names

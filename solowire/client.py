@@ -174,7 +174,7 @@ class Client:
         self.connections = 0  # so many welcomes
         self.last_reason: str | None = None  # why the last connection, or attempt at one, ended; None before the first
         self._reconnect_ms = (reconnect_min * 1000, reconnect_max * 1000)
-        self._backoff = _backoff(*self._reconnect_ms)
+        self._backoff = backoff_of(*self._reconnect_ms)
         self._welcome: Welcome | None = None
         self._granted: list[str] = []
         self._shard: int | None = None
@@ -482,7 +482,7 @@ class Client:
         if (low, high) != self._reconnect_ms and 0 < low <= high:
             self._reconnect_ms = (low, high)
             attempts = self._backoff.attempts
-            self._backoff = _backoff(low, high)
+            self._backoff = backoff_of(low, high)
             self._backoff.attempts = attempts
         self.connections += 1
         self._spacing = 0.0
@@ -759,9 +759,10 @@ def _problem(body: bytes) -> _Problem:
         return _Problem()
 
 
-def _backoff(low_ms: float, high_ms: float) -> Backoff:
+def backoff_of(low_ms: float, high_ms: float, chance: Callable[[], float] = random.random) -> Backoff:
+    """How a client comes back that was told to wait between these two."""
     low, high = low_ms / 1000, high_ms / 1000
-    return Backoff(min(2 * low, high), high, floor=low)
+    return Backoff(min(2 * low, high), high, floor=low, random=chance)
 
 
 def _canonical(filter: Mapping[str, Sequence[str]] | None) -> Filter:

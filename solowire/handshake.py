@@ -144,7 +144,12 @@ def refusal_response(error: RequestError, *, close: bool = True) -> bytes:
     lines = [b"HTTP/1.1 %d %s" % (status, HTTPStatus(status).phrase.encode())]
     lines += [b"%s: %s" % header for header in (*headers, *MORE_HEADERS.get(status, ()))]
     connection = b"connection: upgrade, close" if status == 426 else b"connection: close"
-    lines += [b"content-length: %d" % len(body), b"cache-control: no-store", *([connection] if close else [])]
+    lines += [
+        b"content-length: %d" % len(body),
+        b"cache-control: no-store",
+        b"x-content-type-options: nosniff",
+        *([connection] if close else []),
+    ]
     return b"\r\n".join(lines) + HEAD_END + body
 
 

@@ -19,6 +19,7 @@ from solowire import backplane
 from solowire.backplane import Beat, Heartbeat, Hello, PeerMessage, RingState, RouterMessage, ShardStats, Slots, Who
 from solowire.bus import Spoke
 from solowire.errors import BackplaneError
+from solowire.log_sampler import LogSampler
 
 log = structlog.get_logger("solowire.link")
 
@@ -43,6 +44,7 @@ class Link:
         self._stats = stats
         self._slots = slots
         self._loop = asyncio.get_running_loop()
+        self._sampler = LogSampler(log, self._loop.time, self._loop.call_later)
         self._heard_at = float("-inf")
         self._ring = ("", -1)  # epoch and version, as told last
         self.dropped = 0
@@ -90,7 +92,9 @@ class Link:
             message = backplane.decode_from_router(raw)
         except BackplaneError as error:
             self.dropped += 1
-            log.error("backplane_message_dropped", sender="router", error=str(error))
+            self._sampler.write(
+                "error", "backplane_message_dropped", sender="router", error=str(error), dropped=self.dropped
+            )
             return
         self._heard_at = self._loop.time()
         match message:

@@ -20,6 +20,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, V
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from solowire.access import ADMINISTRATORS
+from solowire.data_directory import close_directory, make_private, read_secret_file
 from solowire.errors import ConfigError
 
 PREFIX = "SOLOWIRE_"
@@ -150,6 +151,10 @@ class Settings(BaseSettings):
     )
     connect_rate: float = Field(1000.0, gt=0, description="new connections per second of the whole system")
     connect_burst: float = Field(2000.0, ge=1, description="new connections that may come at once")
+    connect_rate_per_user: float = Field(
+        10.0, gt=0, description="the same of one user, for each connection that it may have, at each gateway"
+    )
+    connect_burst_per_user: float = Field(200.0, ge=1, description="the same of one user, for each of its connections")
     connect_rate_per_address: float | None = Field(None, gt=0, description="the same of one address; default: no limit")
     connect_burst_per_address: float = Field(50.0, ge=1, description="the same of one address")
     trusted_proxies: Annotated[list[str], NoDecode, BeforeValidator(_split)] = Field(
@@ -234,6 +239,12 @@ class Settings(BaseSettings):
     publish_burst: float = Field(40_000.0, ge=1, description="events that one publisher may send at once")
     publish_held_requests: int = Field(1_000, ge=1, description="publish requests that a gateway holds at a time")
     publish_held_bytes: int = Field(32 * 2**20, ge=2**16, description="their size together")
+    publish_min_body_bytes_per_s: float = Field(
+        4096.0, ge=0, description="a publish request that comes more slowly is ended (408); 0: within a minute"
+    )
+    publish_body_grace_s: float = Field(
+        5.0, gt=0, le=60, description="how long one may fall silent, and how far behind that pace it may fall"
+    )
     lag_soft_s: float = Field(
         1.0, gt=0, le=3600, description="publishers are slowed when a live shard is so far behind the log"
     )
@@ -438,7 +449,9 @@ def _fault(error: Any) -> str:
 def make_directories(settings: Settings) -> None:
     """Makes the data directory and the sockets' directory, closed to others. Raises ConfigError."""
     try:
-        settings.run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(settings.data_dir)
+        close_directory(settings.data_dir)
+        settings.run_dir.mkdir(exist_ok=True, mode=0o700)
         settings.run_dir.chmod(0o700)
     except OSError as error:
         raise ConfigError(
@@ -449,17 +462,21 @@ def make_directories(settings: Settings) -> None:
 def secret_of(settings: Settings, *, create: bool) -> tuple[str, bool]:
     """The secret in force, and whether it was made just now.
 
-    Raises ConfigError if there is none and none may be made.
+    create: the caller is a process of the system, and its data directory is closed to others.
+    Raises ConfigError if there is none and none may be made, or others may read it.
     """
     if settings.secret is not None:
         secret = settings.secret.get_secret_value()
         if create and len(secret.encode()) < 32:
             log.warning("secret_short", bytes=len(secret.encode()), hint="RFC 7518 asks for 32 or more")
+        if create and settings.data_dir.is_dir():
+            make_directories(settings)
         return secret, False
     path = settings.data_dir / "secret"
     try:
-        if create and not path.exists():
+        if create:
             make_directories(settings)
+        if create and not path.exists():
             # Written beside and linked into place, so that of two that start at once both get one whole secret.
             draft = path.with_name(f".secret-{secrets.token_hex(8)}")
             draft.touch(mode=0o600)
@@ -483,7 +500,7 @@ def secret_of(settings: Settings, *, create: bool) -> tuple[str, bool]:
 def _read_secret(path: Path) -> str:
     """Raises ConfigError if it is no secret: an empty one would sign tokens that anyone can make."""
     try:
-        secret = path.read_text().strip()
+        secret = read_secret_file(path).strip()
     except UnicodeDecodeError:
         secret = ""
     if len(secret) < _SECRET_CHARACTERS:

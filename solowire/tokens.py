@@ -32,8 +32,8 @@ import msgspec
 from jwt.algorithms import HMACAlgorithm
 
 from solowire.access import Identity, Role, grants
-from solowire.catalog import CATALOG
 from solowire.errors import InvalidToken
+from solowire.scopes import read_scopes
 
 ALGORITHM = "HS256"
 TICKET_SECONDS = 30.0
@@ -178,7 +178,7 @@ class Tokens:
         if claims.permissions is not None:
             # A token may narrow its role, never widen it.
             permissions = tuple(p for p in claims.permissions if grants(known.permissions, p))
-        identity = Identity(claims.sub, role, permissions, _scopes(claims.scopes), claims.exp, claims.tenant)
+        identity = Identity(claims.sub, role, permissions, read_scopes(claims.scopes), claims.exp, claims.tenant)
         if not _can_be_said(identity):
             raise InvalidToken(
                 "the token's claims hold half a character", hint=r"such as \ud800 without its other half"
@@ -292,19 +292,3 @@ def _can_be_said(identity: Identity) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _scopes(claimed: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
-    """Raises InvalidToken for a name that no event type declares: it would narrow nothing, and show everything."""
-    scopes: dict[str, tuple[str, ...]] = {}
-    for name, values in claimed.items():
-        attribute = "zone" if name == "zones" else name  # `zones` is how people say it
-        if attribute not in CATALOG.attributes:
-            raise InvalidToken(
-                f"the token's scope {name[:64]!r} is no attribute of any event type",
-                hint="scopes are zones, " + ", ".join(sorted(CATALOG.attributes)),
-            )
-        if attribute in scopes:
-            raise InvalidToken("the token has a scope both as 'zone' and as 'zones'", hint="keep one of them")
-        scopes[attribute] = values
-    return scopes

@@ -24,10 +24,8 @@ PURE_ROLE_FILES = (
     *(f"workers/{name}.py" for name in ("reporting", "diagnosis", "giving_way", "limits", "listening")),
     *(f"workers/{name}.py" for name in ("timers", "expiry", "moves", "entrance", "trail")),
     *(f"workers/{name}.py" for name in ("delivery", "routing", "beginning", "answering", "following")),
-    *(
-        f"gateway/{name}.py"
-        for name in ("publishing", "intake", "returning", "addresses", "admission", "tries", "turns")
-    ),
+    *(f"gateway/{name}.py" for name in ("publishing", "intake", "body_deadline", "returning", "addresses")),
+    *(f"gateway/{name}.py" for name in ("admission", "tries", "turns")),
     *(f"gateway/{name}.py" for name in ("body_framing", "frame_scanner")),
     "sources/query_log.py",
 )

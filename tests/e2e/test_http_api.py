@@ -519,6 +519,58 @@ async def test_the_documentation_needs_no_other_host(system: System) -> None:
         assert [url for url in foreign if not url.startswith(system.url)] == []
 
 
+async def test_the_documentation_runs_nothing_but_the_gateways_own_files(system: System) -> None:
+    """The page's policy allows scripts and styles of the gateway alone, and none stands in the page itself."""
+    async with system.http() as http:
+        for path in ("/docs", "/docs/", "/docs/openapi.json", "/docs-assets/oauth2-redirect.html", "/docs/nothing"):
+            policy = (await http.get(path)).headers["content-security-policy"]
+            rules = dict(rule.split(" ", 1) for rule in policy.split("; "))
+            assert rules["default-src"] == rules["frame-ancestors"] == rules["base-uri"] == "'none'"
+            assert rules["script-src"] == rules["style-src"] == rules["connect-src"] == "'self'"
+        page = (await http.get("/docs")).text
+        assert re.findall(r"<script(?![^>]* src=)[^>]*>|<style|\son\w+=|\sstyle=|javascript:", page) == []
+        script = await http.get("/docs/page.js")
+        assert script.headers["content-type"].startswith("text/javascript")
+        assert "SwaggerUIBundle" in script.text
+
+
+async def test_nothing_that_is_answered_is_taken_for_a_page_or_a_script(system: System) -> None:
+    """Whatever the gateway answers, and to whom, says that its type is what it says that it is."""
+    viewer = {"authorization": f"Bearer {system.token('vic', 'viewer')}"}
+    asked = [
+        ("GET", path) for path in ("/healthz", "/readyz", "/metrics", "/v1/catalog", "/docs", "/docs/openapi.json")
+    ]
+    asked += [
+        ("GET", path) for path in ("/docs-assets/swagger-ui.css", "/nowhere", "/v1/stats", "/v1/users/ann", "/ws")
+    ]
+    asked += [("POST", path) for path in ("/v1/connect", "/v1/connect/", "/v1/events", "/v1/events/", "/healthz")]
+    asked += [("GET", "/v1/route"), ("GET", "/v1/route/"), ("GET", "/v1/connect"), ("HEAD", "/healthz")]
+    async with system.http() as http:
+        for method, path in asked:
+            for headers in ({}, viewer):
+                answer = await http.request(method, path, headers=headers)
+                assert answer.headers.get_list("x-content-type-options") == ["nosniff"], (method, path, answer)
+
+
+async def test_no_cache_keeps_a_ticket(system: System) -> None:
+    """Tickets, and what is said of the tokens that were shown for them, are not stored on the way, by any spelling."""
+    shown = {
+        "": 401,
+        "Bearer wrong": 401,
+        f"Bearer {system.token('pub', 'publisher')}": 403,
+        f"Bearer {system.token('ann', 'viewer')}": 200,
+    }
+    async with system.http() as http:
+        for method, path in (("POST", "/v1/connect"), ("GET", "/v1/route")):
+            for token, status in shown.items():
+                for spelling in (path, f"{path}/"):
+                    answer = await http.request(method, spelling, headers={"authorization": token} if token else {})
+                    assert answer.status_code in (status, 204 if status == 200 else status)
+                    assert answer.headers.get_list("cache-control") == ["no-store"], (spelling, answer)
+        for spelling in ("/v1/connect", "/v1/connect/"):
+            assert (await http.get(spelling)).headers["cache-control"] == "no-store"
+
+
 async def test_the_openapi_document_describes_the_routes(system: System) -> None:
     """A machine may read which routes there are, with their methods."""
     async with system.http() as http:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from solowire import backplane
 from solowire.backplane import (
@@ -201,6 +202,21 @@ async def test_what_a_beat_carries_is_received(talk: Talk) -> None:
         talk.say(message)
     await until(lambda: len(talk.received) == 3, "all three are there")
     assert talk.received == [ring, lease, doors]
+
+
+async def test_a_flood_of_garbage_is_a_line_a_second(talk: Talk) -> None:
+    """What the router says and can't be read is counted, and is one line a second with how many there were."""
+    with capture_logs() as logged:
+        talk.start_hub()
+        link = talk.start_link()
+        await until(lambda: talk.hub is not None and talk.hub.send(NAME, b"\xc1"), "the link is there")
+        began = asyncio.get_running_loop().time()
+        for _ in range(999):
+            assert talk.hub is not None
+            assert talk.hub.send(NAME, b"\xc1")
+        await until(lambda: link.dropped == 1000, "all have come")
+        await until(lambda: sum(e.get("count", 0) for e in logged) == 1000, "all are in the log")
+        assert len(logged) <= 2 + asyncio.get_running_loop().time() - began
 
 
 async def test_garbage_is_counted_and_dropped(talk: Talk) -> None:

@@ -382,7 +382,7 @@ def test_an_origin_that_would_never_match(monkeypatch: pytest.MonkeyPatch, text:
 
 def test_every_setting_says_its_unit() -> None:
     """A number of seconds, milliseconds or bytes has its unit in its name; a rate is per second, a burst a count."""
-    units = ("_s", "_ms", "_bytes", "_per_s", "_rate", "_burst", "_per_address")
+    units = ("_s", "_ms", "_bytes", "_per_s", "_rate", "_burst", "_per_address", "_per_user")
     for name, field in Settings.model_fields.items():
         if field.annotation is float:
             assert name.endswith(units), name
