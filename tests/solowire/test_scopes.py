@@ -13,7 +13,7 @@ from solowire.access import Identity, View, view_of
 from solowire.catalog import CATALOG
 from solowire.errors import InvalidToken
 from solowire.scopes import read_scopes
-from solowire.subscriptions import resolve
+from solowire.subscriptions import NO_EVENT, resolve
 
 
 def fault_of(**scopes: Any) -> str:
@@ -106,7 +106,7 @@ def shown(view: View, zone: str) -> bool:
     """Whether an event of that zone is shown."""
     [(_, conditions)] = resolve({"zone_created": ()}, view, CATALOG).selection
     names = {".", zone, *(zone.split(".", n)[-1] for n in range(1, zone.count(".") + 1))}
-    return all(values & names for name, values in conditions if name == "zone")
+    return conditions != NO_EVENT and all(values & names for name, values in conditions if name == "zone")
 
 
 @given(
