@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from solowire.publisher import PublisherStats
 from sources.follow import Follower
 from sources.query_log import Query, parse_query
 from sources.server import run_bind9
@@ -154,10 +155,18 @@ class Memory:
 
     def __init__(self) -> None:
         self.events: list[dict[str, Any]] = []
+        self.stats = PublisherStats()
 
     async def publish(
-        self, type: str, data: dict[str, Any], *, timestamp: str | None = None, source: str | None = None
+        self,
+        type: str,
+        data: dict[str, Any],
+        *,
+        id: str | None = None,
+        timestamp: str | None = None,
+        source: str | None = None,
     ) -> None:
+        self.stats.accepted += 1
         self.events.append({"type": type, "data": data, "timestamp": timestamp, "source": source})
 
     async def drain(self) -> None:
