@@ -271,7 +271,8 @@ class Follower:
         if known is not None and not is_own and status.st_size <= known.end:
             os.close(file)
             return True
-        held = HeldFile(file, LogFile(*found.identity, modified_ns=status.st_mtime_ns), status)
+        head = os.pread(file, HEAD_BYTES, 0)  # by which a copy is known, if it is truncated before it is read
+        held = HeldFile(file, LogFile(*found.identity, head, modified_ns=status.st_mtime_ns), status)
         if known is not None and status.st_size >= known.end:  # it was away, or its writer is late
             held.log.generation = known.generation
             held.go_to(known.end)
@@ -350,8 +351,7 @@ class Follower:
         index = self._held.index(held)
         fresh = HeldFile(held.file, LogFile(*held.identity), os.fstat(held.file))
         before: list[HeldFile] = []
-        # Of what was not read, too, we know how it began.
-        mark = held.log.mark(max(held.offset, len(held.log.head))) if held.log.head else None
+        mark = held.log.mark(held.offset) if held.log.head else None
         rotated = [file for file in self._list_rotated() if file.identity not in {one.identity for one in self._held}]
         for place in reversed(range(len(rotated))):
             copy = open_alike(rotated[place], mark, held.offset, held.mark) if mark is not None else None
@@ -365,8 +365,8 @@ class Follower:
             self._lose(Loss("truncated", size=max(0, held.size - held.offset), is_all=False))
             if held.partial:
                 self._leftover.append(self._line(held, held.partial, held.start, held.offset))
-        if mark is not None:
-            self._keep_mark(held.log, msgspec.structs.replace(mark, end=held.offset))
+            if mark is not None:
+                self._keep_mark(held.log, mark)
         self._held[index : index + 1] = [*before, fresh]
 
     def _hold_copies(self, later: list[RotatedFile]) -> list[HeldFile]:
@@ -443,7 +443,6 @@ class Follower:
     def _line(self, held: HeldFile, raw: bytes, start: int, end: int) -> Line:
         log = held.log
         if log.generation < 0:
-            alike = (log.identity, log.first)
-            before = [m.generation for _, m in self._finished if ((m.device, m.inode), m.first) == alike]
+            before = [mark.generation for _, mark in self._finished if mark.first == log.first]
             log.generation = max(before, default=-1) + 1
         return Line(raw.decode("utf-8", "replace"), log, start, end)

@@ -39,7 +39,7 @@ class HeldFile:
         self.offset = offset
         self.mark = os.pread(self.file, min(MARK_BYTES, offset), max(0, offset - MARK_BYTES))
         self.skipping = bool(self.mark) and not self.mark.endswith(b"\n")
-        self.log.head = os.pread(self.file, min(HEAD_BYTES, offset), 0)
+        self.log.head = os.pread(self.file, HEAD_BYTES, 0)
 
 
 def find_own(path: Path) -> RotatedFile:

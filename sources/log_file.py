@@ -1,8 +1,8 @@
 """One file that a log was written to, known again under another name, after a restart, or as a copy.
 
 A name says nothing, since rotation moves it; device and inode say little, since both are used again. So a file is known
-by them and by how it begins. Of that come the ids of its events, too: the same line has the same id, whoever reads it
-and how often.
+by them and by how it begins. Of how it begins come the ids of its events, and not of device and inode: a copy of it,
+which is all that copytruncate leaves, gives the same line the same id.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ _FIRST_BYTES = 1024  # of a first line
 
 class FileMark(msgspec.Struct, frozen=True, kw_only=True):
     """What is written down of a file. first: digest of its first line. length, digest: of how it begins. end:
-    what was read up to. generation: how many files before it had the same device, inode and first line; -1 if that
-    isn't known yet.
+    what was read up to. generation: how many files before it had the same first line; -1 if that isn't known yet.
     """
 
     device: int
@@ -36,7 +35,7 @@ class FileMark(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LogFile:
-    """A file while it is read. head: its first bytes, as far as they have been read, HEAD_BYTES at most. modified_ns:
+    """A file while it is read. head: its first bytes, as far as they have been seen, HEAD_BYTES at most. modified_ns:
     when it was written to last, as far as is known.
     """
 
@@ -66,21 +65,20 @@ class LogFile:
 
     def mark(self, offset: int) -> FileMark:
         """offset: what has been read up to."""
-        length = min(offset, len(self.head))
         return FileMark(
             device=self.device,
             inode=self.inode,
             first=self.first,
-            length=length,
-            digest=_digest(self.head[:length]),
+            length=len(self.head),
+            digest=_digest(self.head),
             end=offset,
             generation=self.generation,
         )
 
     def event_id(self, offset: int, salt: str) -> str:
-        """The id of the event of the line that begins at `offset`. salt: sets apart the files of different hosts."""
+        """The id of the event of the line that begins at `offset`. salt: sets apart different logs."""
         if not self._key:
-            names = f"{salt}\0{self.device}\0{self.inode}\0{self.generation}\0{self.first}"
+            names = f"{salt}\0{self.generation}\0{self.first}"
             self._key = _digest(names.encode("utf-8", "surrogateescape"))
         return f"{self._key}-{offset}"
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -104,7 +105,7 @@ async def run_bind9(
                 zone_set(zones),
                 stop,
                 store=store,
-                salt=server if checkpoint is None else checkpoint.salt,
+                salt=_salt(server, query_log) if checkpoint is None else checkpoint.salt,
                 acknowledgements=acknowledgements or Acknowledgements(),
             )
             agent.begin(checkpoint, is_at_end=checkpoint is None and not from_start)
@@ -115,6 +116,10 @@ async def run_bind9(
         watch.close()
         if store is not None:
             store.close()
+
+
+def _salt(server: str, query_log: Path) -> str:
+    return f"{server} {os.path.realpath(query_log)}"
 
 
 def _way_out(error: OSError) -> str:
