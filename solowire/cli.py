@@ -191,7 +191,7 @@ def source() -> None:
 
 
 @source.command()
-@click.option("--query-log", type=click.Path(), required=True, help="The query log that named writes.")
+@click.option("--query-log", type=click.Path(readable=False), required=True, help="The query log that named writes.")
 @click.option("--server", default=socket.gethostname, help="What to call the server. [default: this host's name]")
 @click.option("--zones", default="", help="Zones, separated by commas: queries beneath one are labelled with it.")
 @click.option("--from-start", is_flag=True, help="Begin at the file's start, not at its end, if no place is known yet.")

@@ -154,7 +154,6 @@ class LogCondition:
             "query_log_unmatched",
             path=str(self.path),
             reason=reason,
-            lines=self._unmatched,
             sample=_escaped(self._sample),
             hint=_CHANNEL_HINT,
         )

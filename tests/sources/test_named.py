@@ -225,10 +225,10 @@ async def test_no_query_is_lost_by_fast_rotation(tmp_path: Path) -> None:
         await until(lambda: publisher.names()[-1:] == ["last.z.example"])
         stop.set()
         await agent
-        written = [query for line in named.whole.read_text().splitlines() if (query := parse_query(line, None))]
+        written = read_queries(named.whole)
     # What UDP dropped on the way to named was never written.
     assert len(written) > 10_000
-    assert publisher.names() == [query.query_domain for query in written]
+    assert publisher.names() == written
     assert len(set(publisher.ids)) == len(written)
     assert [entry for entry in logs if entry["log_level"] != "info"] == []
     assert logs[-1]["passed_over"] == 0
@@ -253,10 +253,47 @@ async def test_no_query_is_lost_by_kills_of_the_agent_and_fast_rotation(tmp_path
         await until(lambda: publisher.names()[-1:] == ["last.z.example"])
         stop.set()
         await agent
-        written = [query for line in named.whole.read_text().splitlines() if (query := parse_query(line, None))]
+        written = read_queries(named.whole)
     once = dict(zip(publisher.ids, publisher.names(), strict=True))
-    assert list(once.values()) == [query.query_domain for query in written]
+    assert list(once.values()) == written
     assert [entry for entry in logs if entry["log_level"] != "info"] == []
+
+
+async def test_what_a_copy_holds_is_not_lost_by_its_truncation(tmp_path: Path) -> None:
+    """A named under load whose log is copied and truncated: what any of the copies holds is published, once and in
+    order; what was written between copy and truncation is, if it was read in time.
+    """
+    names = [f"q{number}.z.example" for number in range(12_000)]
+    publisher, stop = Memory(), asyncio.Event()
+    options = {"server": "ns1", "from_start": True, "zones": ZONES, "state_dir": tmp_path / "state"}
+    with Named(tmp_path, whole=True) as named:
+        agent = asyncio.create_task(run_bind9(named.log, publisher, stop=stop, **options))  # type: ignore[arg-type]
+        asking = asyncio.create_task(asyncio.to_thread(bombard, named.port, names, 4_000))
+        for number in range(9, 0, -1):
+            await asyncio.sleep(0.25)
+            await asyncio.to_thread(_copy_and_truncate, named.log, f"{named.log}.{number}")
+        await asking
+        await asyncio.to_thread(named.dig, "last.z.example")
+        await until(lambda: publisher.names()[-1:] == ["last.z.example"])
+        stop.set()
+        await agent
+        copies = [tmp_path / f"query.log.{number}" for number in range(9, 0, -1)]
+        copied = [query for copy in (*copies, named.log) for query in read_queries(copy)]
+        written = read_queries(named.whole)
+    assert len(set(publisher.ids)) == len(publisher.ids)
+    assert set(copied) <= set(publisher.names())
+    places = {name: place for place, name in enumerate(written)}
+    order = [places[name] for name in publisher.names() if name != READY]
+    assert order == sorted(order)
+
+
+def _copy_and_truncate(log: Path, copy: str) -> None:
+    shutil.copy(log, copy)
+    os.truncate(log, 0)
+
+
+def read_queries(log: Path) -> list[str]:
+    return [query.query_domain for line in log.read_text().splitlines() if (query := parse_query(line, None))]
 
 
 def bombard(port: int, names: list[str], per_s: float) -> None:
