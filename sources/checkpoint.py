@@ -48,12 +48,12 @@ class CheckpointStore:
     """The place of one log, held from `open()` to `close()` by this process alone."""
 
     def __init__(self, state_dir: Path, log_path: Path) -> None:
-        real = os.path.realpath(log_path)
-        name = re.sub(r"[^A-Za-z0-9._-]", "_", os.path.basename(real))[:64]
-        digest = hashlib.blake2b(os.fsencode(real), digest_size=8).hexdigest()
+        name = name_log(log_path)
         self.log_path = log_path
-        self.path = state_dir / f"{name}-{digest}.json"
-        self._lock = -1
+        self.path = state_dir / f"{_short(name)}.json"
+        # Also under the name of what a link leads to now, so that nobody reads the same file under another.
+        self._lock_paths = [state_dir / f"{_short(path)}.lock" for path in {name, os.path.realpath(log_path)}]
+        self._locks: list[int] = []
 
     def open(self) -> Checkpoint | None:
         """Takes the lock and returns the place, None if there is none yet.
@@ -63,7 +63,8 @@ class CheckpointStore:
         """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._take_lock()
+            for path in self._lock_paths:
+                self._take_lock(path)
             data = self.path.read_bytes()
         except FileNotFoundError:
             return None
@@ -108,12 +109,11 @@ class CheckpointStore:
 
     def close(self) -> None:
         """Gives the lock back. Closing twice does no harm."""
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        while self._locks:
+            os.close(self._locks.pop())
 
-    def _take_lock(self) -> None:
-        lock = os.open(self.path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    def _take_lock(self, path: Path) -> None:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -128,7 +128,18 @@ class CheckpointStore:
             raise
         os.ftruncate(lock, 0)
         os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
-        self._lock = lock
+        self._locks.append(lock)
+
+
+def name_log(path: Path) -> str:
+    """The log's whole name. If it is a link it is the link's: that stays when it leads to another file each day."""
+    return os.path.join(os.path.realpath(path.absolute().parent), path.name)
+
+
+def _short(path: str) -> str:
+    """A file name for a path, readable, and another one for each."""
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", os.path.basename(path))[:64]
+    return f"{name}-{hashlib.blake2b(os.fsencode(path), digest_size=8).hexdigest()}"
 
 
 def _format(data: bytes) -> int:

@@ -257,8 +257,8 @@ class Follower:
             file = os.open(found.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except FileNotFoundError:
             return False
-        except OSError:
-            if is_own:
+        except OSError as error:
+            if is_own or error.errno not in (errno.EACCES, errno.EPERM):  # others may pass: too many open files …
                 raise
             self._found += 1
             self._lose(Loss("a rotated file can't be opened", 1, found.size))

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +21,7 @@ import structlog
 
 from solowire.errors import BufferFull, ConfigError, PublishRefused
 from sources.acknowledgements import Acknowledgements as Acknowledgements  # for the command, too
-from sources.checkpoint import Checkpoint, CheckpointStore
+from sources.checkpoint import Checkpoint, CheckpointStore, name_log
 from sources.directory_watch import DirectoryWatch
 from sources.follow import Follower
 from sources.log_condition import LogCondition
@@ -119,7 +118,7 @@ async def run_bind9(
 
 
 def _salt(server: str, query_log: Path) -> str:
-    return f"{server} {os.path.realpath(query_log)}"
+    return f"{server} {name_log(query_log)}"
 
 
 def _way_out(error: OSError) -> str:
@@ -268,7 +267,7 @@ class _Bind9:
                     return False
                 self.follower.notice()  # the log may be rotated more than once meanwhile
                 self.condition.check(self.follower, self.watch)
-                await self.watch.wait(POLL_S, {drained})
+                await self.wait_for_change(drained)
                 self.waited = waited + self.clock() - begun
                 self.report_if_due()
             drained.result()
@@ -284,11 +283,15 @@ class _Bind9:
             return
         stopping = asyncio.ensure_future(self.stop.wait())
         try:
-            await asyncio.wait({stopping}, timeout=PAUSE_S)
-            if not stopping.done():
-                await self.watch.wait(POLL_S - PAUSE_S, {stopping})
+            await self.wait_for_change(stopping)
         finally:
             stopping.cancel()
+
+    async def wait_for_change(self, other: asyncio.Future[Any]) -> None:
+        """Until something happens to the log, or `other` is done, or for POLL_S; for PAUSE_S at least."""
+        await asyncio.wait({other}, timeout=PAUSE_S)
+        if not other.done():
+            await self.watch.wait(POLL_S - PAUSE_S, {other})
 
     # ------------------------------------------------------------------------------------------ its place
 

@@ -28,7 +28,7 @@ PURE_ROLE_FILES = (
         f"gateway/{name}.py"
         for name in ("publishing", "intake", "returning", "addresses", "admission", "tries", "turns")
     ),
-    "sources/query_log.py",
+    *(f"sources/{name}.py" for name in ("query_log", "syslog_prefix", "acknowledgements", "log_file")),
 )
 CARRIERS = frozenset({"bus", "metrics", "serving", "supervisor", "cli", "link"})
 """Modules of `solowire` by which a pure one would come to sockets in a roundabout way."""

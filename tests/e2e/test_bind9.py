@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.e2e.system import ANSWER_SECONDS, Session, System, end, run, running
@@ -164,6 +165,43 @@ async def test_each_query_is_one_event_over_kills_of_agent_and_gateway(tmp_path:
             finally:
                 assert end(agent) == 0
     assert found == [*names, "last.example"]
+
+
+async def test_what_was_acknowledged_long_ago_is_not_published_again(tmp_path: Path) -> None:
+    """Where the gateway remembers no ids any more (an agent that was away for an hour) the place alone is enough: after
+    a kill, and after an end that waited for the last events.
+    """
+    log, names = tmp_path / "query.log", [f"n{number}.example" for number in range(300)]
+    options = ["--query-log", str(log), "--from-start"]
+    found: list[str] = []
+    with running(tmp_path / "data", 1, {"DUPLICATE_WINDOW_S": 0}) as system:
+        async with system.session(system.token("counter"), HELLO) as session:
+            reading = asyncio.create_task(_read_names(session, found))
+            for turn in range(3):
+                with log.open("a") as file:
+                    file.write("".join(LINE.format(name) for name in names[turn * 100 : turn * 100 + 100]))
+                agent = system.spawn("source", "bind9", *options, "--url", system.url)
+                try:
+                    await until_async(lambda: _offset(tmp_path) == os.path.getsize(log))
+                finally:
+                    agent.send_signal(signal.SIGTERM if turn == 1 else signal.SIGKILL)
+                    assert agent.wait() == (0 if turn == 1 else -signal.SIGKILL)
+            with log.open("a") as file:
+                file.write(LINE.format("last.example"))
+            agent = system.spawn("source", "bind9", *options, "--url", system.url)
+            try:
+                await reading
+            finally:
+                assert end(agent) == 0
+    assert found == [*names, "last.example"]
+
+
+def _offset(tmp_path: Path) -> int:
+    """The place that the agent has written down."""
+    for path in (tmp_path / "data" / "sources").glob("*.json"):
+        offset: int = msgspec.json.decode(path.read_bytes())["offset"]
+        return offset
+    return -1
 
 
 async def _read_names(session: Session, found: list[str]) -> None:

@@ -209,6 +209,22 @@ async def test_two_agents_on_one_log_are_refused(log: Path, state: Path) -> None
         await agent.stop()
 
 
+async def test_a_link_that_leads_to_another_file_each_day_keeps_its_place(log: Path, state: Path) -> None:
+    """The rest of yesterday's file is read, and today's whole, and nothing twice."""
+    gateway = Gateway()
+    for day, names in enumerate((["a"], ["b", "c"])):
+        dated = log.with_name(f"query-2026112{day}.log")
+        add(dated, *names)
+        os.symlink(dated, log.with_name("new"))
+        os.replace(log.with_name("new"), log)
+        async with Agent(log, Link(gateway), state) as agent:
+            await until(lambda names=names: names[-1] in gateway.events.values())  # type: ignore[misc]
+            await agent.stop()
+        add(dated, f"late{day}")
+    assert list(gateway.events.values()) == ["a", "late0", "b", "c"]
+    assert gateway.sent == 4
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b'{"format": 1}', b"[1]", b'{"format": "x"}'])
 async def test_a_damaged_state_is_set_aside_and_said_so(log: Path, state: Path, content: bytes) -> None:
     """A file that holds no place stops nothing, and isn't lost."""
