@@ -46,7 +46,7 @@ class LogCondition:
         self._is_strange = False  # it has been said that its lines are no queries
 
     def inspect(self, is_query: Callable[[str], bool]) -> None:
-        """Look at what the log holds already and nobody is going to read."""
+        """Look at what the log holds already, which nobody may be going to read."""
         try:
             with self.path.open("rb") as file:
                 head = file.read(4096)

@@ -107,7 +107,7 @@ async def run_bind9(
                 salt=_salt(server, query_log) if checkpoint is None else checkpoint.salt,
                 acknowledgements=acknowledgements or Acknowledgements(),
             )
-            agent.begin(checkpoint, is_at_end=checkpoint is None and not from_start)
+            agent.begin(checkpoint)
             await agent.run()
         finally:
             follower.close()
@@ -162,7 +162,7 @@ class _Bind9:
 
     # ------------------------------------------------------------------------------------------ its life
 
-    def begin(self, checkpoint: Checkpoint | None, *, is_at_end: bool) -> None:
+    def begin(self, checkpoint: Checkpoint | None) -> None:
         """Write down where reading begins, before anything is published. Raises ConfigError if it can't be."""
         place = self.follower.place()
         if checkpoint is not None:
@@ -182,7 +182,7 @@ class _Bind9:
                     "directory with --state-dir"
                 ) from None
             self.kept = place
-        if is_at_end:
+        if checkpoint is None:
             self.condition.inspect(lambda text: parse_query(text, None) is not None)
 
     async def run(self) -> None:

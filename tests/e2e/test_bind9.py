@@ -257,9 +257,12 @@ def test_a_missing_log_and_a_strange_one_are_said_at_once(system: System, tmp_pa
     """What is missing and what to do stands on stderr; the agent goes on, and ends when it is asked to."""
     strange = tmp_path / "strange.log"
     strange.write_text("all zones loaded\n" * 100)
+    few = tmp_path / "few.log"
+    few.write_text("root:x:0\nbin:x:1\n")
     for log, options, says in (
         (tmp_path / "no" / "query.log", [], ["query_log_missing", f"the directory {tmp_path}/no doesn't exist"]),
         (strange, [], ["query_log_unmatched", "all zones loaded"]),
+        (few, ["--from-start"], ["query_log_unmatched", "of the 2 lines"]),
         (strange, ["--from-start", "--state-dir", str(tmp_path / "state")], ["query_log_unmatched", "100 lines"]),
     ):
         before = len(system.said())
