@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 import click
 import msgspec
+import structlog
 from pydantic import BaseModel, SecretStr
 
 from solowire import __version__, logs
@@ -199,25 +200,58 @@ def source() -> None:
 
 
 @source.command()
-@click.option("--query-log", type=click.Path(path_type=Path), required=True, help="The query log that named writes.")
+@click.option("--query-log", type=click.Path(readable=False), required=True, help="The query log that named writes.")
 @click.option("--server", default=socket.gethostname, help="What to call the server. [default: this host's name]")
 @click.option("--zones", help="Zones, separated by commas: queries beneath one are labelled with it.")
-@click.option("--from-start", is_flag=True, help="Begin at the start of the file, not at its end.")
+@click.option("--from-start", is_flag=True, help="Begin at the file's start, not at its end, if no place is known yet.")
+@click.option(
+    "--state-dir",
+    type=click.Path(path_type=Path),
+    help="Where the agent keeps its place in the log. [default: sources in the data directory]",
+)
 @remote
 def bind9(
-    config: Path | None, query_log: Path, server: str, zones: str | None, from_start: bool, **options: Any
+    config: Path | None,
+    query_log: str,
+    server: str,
+    zones: str | None,
+    from_start: bool,
+    state_dir: Path | None,
+    **options: Any,
 ) -> None:
-    """Follows BIND 9's query log and publishes dns_query_log."""
+    """Follows BIND 9's query log and publishes dns_query_log.
+
+    It goes on where it stopped, however it ended, and each query becomes one event.
+    """
     from solowire import process
     from solowire.publisher import Publisher
-    from sources.server import run_bind9
+    from sources.server import Acknowledgements, run_bind9
 
     settings = _load(config, "source", **options)
+    if not query_log.strip():
+        raise ConfigError("--query-log is empty: name the file that named writes its queries to")
+
     labels = _zones(zones)
 
     async def run(stop: asyncio.Event) -> None:
-        async with Publisher(settings.url, _token(settings, PUBLISH)) as publisher:
-            await run_bind9(query_log, publisher, server=server, from_start=from_start, zones=labels, stop=stop)
+        acknowledgements = Acknowledgements()
+
+        def refuse(event: dict[str, Any], problem: dict[str, object]) -> None:
+            structlog.get_logger().warning("event_refused", id=event["id"], type=event["type"], problem=problem)
+            acknowledgements.refuse_event(event["id"])
+
+        async with Publisher(settings.url, _token(settings, PUBLISH), on_refused=refuse) as publisher:
+            await run_bind9(
+                Path(query_log),
+                publisher,
+                server=server,
+                from_start=from_start,
+                zones=labels,
+                stop=stop,
+                state_dir=state_dir or settings.data_dir / "sources",
+                acknowledgements=acknowledgements,
+            )
+            await publisher.close()  # what it could not send is read again at the next start
 
     process.run(run)
 

@@ -27,7 +27,7 @@ PURE_ROLE_FILES = (
     *(f"gateway/{name}.py" for name in ("publishing", "intake", "body_deadline", "returning", "addresses")),
     *(f"gateway/{name}.py" for name in ("admission", "tries", "turns")),
     *(f"gateway/{name}.py" for name in ("body_framing", "frame_scanner")),
-    "sources/query_log.py",
+    *(f"sources/{name}.py" for name in ("query_log", "syslog_prefix", "acknowledgements", "log_file")),
 )
 CARRIERS = frozenset({"bus", "metrics", "serving", "supervisor", "cli", "link"})
 """Modules of `solowire` by which a pure one would come to sockets in a roundabout way."""
