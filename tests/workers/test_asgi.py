@@ -8,11 +8,11 @@ from typing import Any
 
 import msgspec
 import pytest
+from workers.asgi import App
 
 from solowire.rates import Rate
 from solowire.tokens import TICKET_SECONDS
 from tests.workers.bench import TOKENS, WALL, Bench
-from workers.asgi import App
 
 PEER = "198.51.100.9"
 

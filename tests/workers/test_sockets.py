@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
+from workers.asgi import App
 
 from solowire.access import ROLES, Identity
 from solowire.client_protocol import Codec
@@ -18,7 +19,6 @@ from solowire.codes import CloseCode
 from solowire.serving import WebServer, listen
 from solowire.tokens import Ticket, Tokens
 from tests.e2e.system import sockets_with
-from workers.asgi import App
 from workers.connection import Connection, State
 from workers.sockets import MemorySockets, Sockets
 from workers.tcp_sockets import TcpSockets
