@@ -142,7 +142,6 @@ async def test_a_limit_of_open_files_is_a_limit_of_connections(scarce: System) -
                 try:
                     session = await stack.enter_async_context(open_session(answer.json()["url"]))
                 except InvalidStatus as refusal:
-                    assert refusal.response.status_code == 503
                     refused.append(msgspec.json.decode(refusal.response.body)["code"])
                     await asyncio.sleep(0.1)
                     continue
