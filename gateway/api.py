@@ -176,6 +176,12 @@ def create_app(
         identity = await _administrator(request, "drain", shard=index)
         return {"shard": index, "users": await gateway.drain(identity, index)}
 
+    @post("/v1/shards/{index:int}/undrain", status_code=202, summary="Keep a shard after all", tags=["administrators"])
+    async def undrain(request: Req, index: int) -> dict[str, int]:
+        """Ends a drain that is under way: the shard takes users again."""
+        identity = await _administrator(request, "undrain", shard=index)
+        return {"shard": index, "users": await gateway.undrain(identity, index)}
+
     @get("/healthz", summary="Alive", security=[{}], tags=["operations"])
     async def healthz() -> dict[str, str]:
         """Whether this process answers at all."""
@@ -227,6 +233,7 @@ def create_app(
             shard,
             user,
             drain,
+            undrain,
             healthz,
             head_healthz,
             readyz,

@@ -40,6 +40,7 @@ from solowire.backplane import (
     RouterMessage,
     ShardAddress,
     ShardStats,
+    Undrain,
 )
 from solowire.errors import InvalidToken, Refused, RequestError
 from solowire.events import Delivery, Event, encode_event
@@ -217,6 +218,17 @@ class Gateway:
         log.info("drain", shard=shard, users=answer.users, by=identity.user)
         return answer.users
 
+    async def undrain(self, identity: Identity, shard: int) -> int:
+        """Tells a shard that is being drained to stay; returns how many users it still has. Raises Refused."""
+        request = next(self._requests)
+        answer: Draining = await self._request(request, Undrain(request, shard, identity.user))
+        if answer.users is None:
+            raise Refused(
+                409, "not_draining", f"shard {shard} is not being drained", "one that has ended must be started again"
+            )
+        log.info("undrain", shard=shard, users=answer.users, by=identity.user)
+        return answer.users
+
     async def finish(self) -> None:
         """Waits a moment for answers that are on their way, and closes. Whoever waited has gone on by then."""
         if self._waiting:
@@ -292,6 +304,8 @@ class Gateway:
                     self.intake.forget()
                 self.epoch, self._version = message.epoch, message.version
                 self._shards = {shard.index: shard for shard in message.shards}
+                if self.ready:
+                    process.report_ready()
                 self._returning.lost(message.lost, self._ring, self._clock())
                 if self._ring.shards != self._shards.keys():
                     self._ring = Ring(self._shards)

@@ -194,8 +194,9 @@ class Coordinator:
             wants[group] = Want(max(before, target), now + WANT_SECONDS)
         holder.wants = wants
         holder.demand = slots.used | {group: want.target for group, want in wants.items()}
-        if self.limits.per_shard is not None:
-            self._sharing.share_the_shard(holder, slots.used, self.limits.per_shard)
+        holder.capacity = slots.capacity
+        if (limit := holder.limit(self.limits.per_shard)) is not None:
+            self._sharing.share_the_shard(holder, slots.used, limit)
 
     def _lease(self, holder: Holder, plan: Plan, answers: int, *, exact: bool = False) -> Lease:
         """The lease that the shard gets by the plan, as far as nobody else holds it.
@@ -222,8 +223,8 @@ class Coordinator:
         if last is not None and last.slots == slots and not exact and chunk <= 2 * (last.spare - wanted) <= 4 * chunk:
             spare = last.spare
         allowed = max(0, holder.held + self.free)
-        if self.limits.per_shard is not None:
-            allowed = min(allowed, max(self.limits.per_shard, sum(used.values())))
+        if (limit := holder.limit(self.limits.per_shard)) is not None:
+            allowed = min(allowed, max(limit, sum(used.values())))
         # What is ahead of need goes first, then what is wanted, and what is reserved last; nothing that is in use.
         own = [name for name in slots if name not in self._sharing.reserved]
         floors = [

@@ -51,6 +51,13 @@ class Holder:
     tight: bool = False  # more would be here than a shard may have
     told: bool = False  # it was sent a lease without having asked, and has not been heard of since
     held: int = 0
+    capacity: int = 0  # connections that its process can have, 0 for no limit
+
+    def limit(self, per_shard: int | None) -> int | None:
+        """How many connections it may have at most: as the setting says, and as its process can."""
+        if not self.capacity:
+            return per_shard
+        return self.capacity if per_shard is None else min(self.capacity, per_shard)
 
     @property
     def late(self) -> bool:

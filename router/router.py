@@ -56,7 +56,9 @@ from solowire.backplane import (
     ShardReport,
     Slots,
     States,
+    StopDraining,
     Superseded,
+    Undrain,
     Who,
 )
 from solowire.log_sampler import LogSampler
@@ -174,6 +176,12 @@ class Router:
                 asked = member is not None and self._send(member.name, DrainNow())
                 users = member.stats.connections if member is not None and asked else None
                 self._audit("draining", user=message.by, shard=message.shard, users=users)
+                self._send(peer, Draining(message.request, users))
+            case Undrain():
+                member = self.members.shard(message.shard)
+                asked = member is not None and member.leaving and self._send(member.name, StopDraining())
+                users = member.stats.connections if member is not None and asked else None
+                self._audit("undraining", user=message.by, shard=message.shard, users=users)
                 self._send(peer, Draining(message.request, users))
             case Leave():
                 self.members.leave(peer)

@@ -6,12 +6,9 @@ What it keeps true: there is always a next tick, whatever fails in this one, and
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
-from pathlib import Path
 
 import structlog
 
@@ -26,7 +23,8 @@ from solowire import backplane, process
 from solowire.audit import open_audit
 from solowire.backplane import RouterMessage, ShardAddress, ShardStats
 from solowire.bus import Hub
-from solowire.errors import BackplaneError, ConfigError
+from solowire.directory_lock import router_lock
+from solowire.errors import BackplaneError
 from solowire.log_sampler import LogSampler
 from solowire.metrics import Labelled, Metrics, Sample
 from solowire.settings import Settings, make_directories
@@ -44,34 +42,8 @@ def serve(settings: Settings) -> None:
     """Runs the router until it is told to stop. Raises ConfigError if it can't start."""
     make_directories(settings)
     with ExitStack() as held:
-        held.enter_context(_Lock(settings.data_dir / "router.lock"))
+        held.enter_context(router_lock(settings))
         process.run(lambda stop: _main(settings, stop))
-
-
-class _Lock:
-    """Held for as long as the process lives, by the kernel: two routers on one log would give out offsets twice."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        self._file = self._path.open("a+")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._file.seek(0)
-            holder = self._file.read().strip() or "another process"
-            self._file.close()
-            raise ConfigError(
-                f"a router (process {holder}) already uses the data directory {self._path.parent}; "
-                "stop it, or choose another with --data-dir"
-            ) from None
-        self._file.truncate(0)
-        self._file.write(f"{os.getpid()}\n")
-        self._file.flush()
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
 
 
 def open_journal(settings: Settings) -> Journal:
@@ -112,6 +84,8 @@ async def _main(settings: Settings, stop: asyncio.Event) -> None:
         server = _Server(loop, journal, settings)
         served = web.start(settings, Metrics(server.samples).render)
         process.calm_collector()
+        process.report_ready()
+        process.report_ready()
         log.info("router_ready", epoch=journal.epoch, last=journal.last, backplane=settings.backplane_address)
         try:
             while not stop.is_set():

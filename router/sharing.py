@@ -132,7 +132,8 @@ class Sharing:
     def _capacity(self) -> int:
         """Slots for shards that are there."""
         most = self._limits.connections - sum(h.held for h in self._holders if not h.live)
-        return most if self._limits.per_shard is None else min(most, len(self._holders.live) * self._limits.per_shard)
+        limits = [holder.limit(self._limits.per_shard) for holder in self._holders.live.values()]
+        return min(most, sum(limit for limit in limits if limit is not None)) if None not in limits else most
 
     def _totals(self) -> tuple[dict[str, int], dict[str, int]]:
         """Of each group, all shards together: what it uses, and what it would use."""

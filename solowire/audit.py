@@ -2,10 +2,10 @@
 
 What it keeps true: one event is one line of JSON, and no line holds a token, a ticket or what an event says. Each
 process writes a file of its own, which only its owner may read. A line that can't be written is lost and counted, and
-nothing else happens: no event waits for the disk, and no process stops or ends for want of it. A thread writes, all
-that has come within GATHER_SECONDS at a time; what waits for it is bounded (WAITING_BYTES), and at the end it has
-CLOSE_SECONDS. A process that is killed loses what it had gathered. A flood of refusals costs a few lines a second:
-after REFUSALS_A_SECOND of one code, the rest of that second is one line with a `count`.
+nothing else happens: no event waits for the disk, and no process stops or ends for want of it. A thread writes
+(`line_writer`), all that has come within GATHER_SECONDS at a time. A process that is killed loses what it had gathered.
+A flood of refusals costs a few lines a second: after REFUSALS_A_SECOND of one code, the rest of that second is one line
+with a `count`.
 
 It goes through structlog, like the logs, with an encoder and a file of its own beneath: a line costs the loop
 some 5 µs, and the thread 2.
@@ -16,31 +16,24 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from threading import Event, Thread
 from typing import Any
 
 import msgspec
 import structlog
 
 from solowire.data_directory import make_private
+from solowire.line_writer import CLOSE_SECONDS, LineSink, LineWriter, StderrSink
 from solowire.settings import Settings
 
 REFUSALS_A_SECOND = 5
 ASKED_BY = "x-solowire-asked-by"
 """The header with which a gateway asks a shard for an administrator: it has written a line about it, too."""
-REOPEN_SECONDS = 1.0
-TELL_SECONDS = 1.0
-CLOSE_SECONDS = 1.0
 GATHER_SECONDS = 0.05
 """To wake the thread for each line would cost more than all the rest of a small request."""
-WAITING_BYTES = 4 * 2**20
-"""Some 20,000 lines. Beyond, lines are lost until the thread has caught up."""
-
-STDERR = 2
 
 log = structlog.get_logger("solowire.audit")
 
@@ -112,17 +105,6 @@ class _File:
         return self._path.with_name(f"{self._path.name}.{number}")
 
 
-class _Stderr:
-    def write(self, line: bytes) -> None:
-        """Raises OSError."""
-        # Past `sys.stderr`: the end of a process would wait for its buffer, and so for whoever reads.
-        while line:
-            line = line[os.write(STDERR, line) :]
-
-    def close(self) -> None:
-        pass
-
-
 class _Nowhere:
     def write(self, line: bytes) -> None:
         pass
@@ -131,110 +113,23 @@ class _Nowhere:
         pass
 
 
-_Sink = _File | _Stderr | _Nowhere
+class _Lines(LineWriter):
+    """structlog's logger beneath: takes finished lines, and loses what can't be written."""
+
+    def __init__(self, sink: LineSink, clock: Callable[[], float]) -> None:
+        super().__init__(sink, clock, name="audit", gather_s=GATHER_SECONDS, lost=_tell)
+
+    msg = LineWriter.write_line
 
 
-class _Lines:
-    """structlog's logger beneath: takes finished lines, and loses what can't be written.
-
-    Lines go to a thread, because a disk or whoever reads standard error may take its time. That loop and thread never
-    wait for each other is why each counts for itself.
-    """
-
-    def __init__(self, sink: _Sink, clock: Callable[[], float]) -> None:
-        self._sink = sink
-        self._clock = clock
-        self._waiting: deque[bytes | Event | None] = deque()
-        self._sleeps = True  # the thread, until `_come` is set
-        self._come, self._hurry = Event(), Event()
-        self._put = self._taken = 0  # bytes, ever
-        self._overflown = self._failed = 0  # lines
-        self._told = 0  # how many of the lost are in the log
-        self._silent_until = self._tell_at = float("-inf")
-        self._writer = Thread(target=self._write, name="audit", daemon=True)
-        self._writer.start()
-
-    @property
-    def lost(self) -> int:
-        """How many lines were lost."""
-        return self._overflown + self._failed
-
-    def msg(self, line: bytes) -> None:
-        if self._put - self._taken > WAITING_BYTES:
-            self._overflown += 1
-            return
-        self._put += len(line)
-        self._waiting.append(line)
-        if self._sleeps:
-            self._sleeps = False
-            self._come.set()
-
-    def unwritable(self) -> None:
-        """A line could not even be made."""
-        self._overflown += 1
-
-    def flush(self, within: float) -> bool:
-        """Waits until what has come so far is written, or lost; False if that took longer than `within` seconds."""
-        done = Event()
-        self._wake_for(done)
-        return done.wait(within)
-
-    def close(self) -> None:
-        self._wake_for(None)
-        self._writer.join(CLOSE_SECONDS)
-        if self._writer.is_alive():
-            self._overflown += len(self._waiting)  # with the line that it is stuck with, and without the None
-
-    def _wake_for(self, what: Event | None) -> None:
-        self._waiting.append(what)
-        self._hurry.set()
-        self._come.set()
-
-    def _write(self) -> None:
-        """The thread."""
-        while True:
-            self._come.wait()
-            self._come.clear()
-            self._hurry.wait(GATHER_SECONDS)
-            self._hurry.clear()
-            self._sleeps = True  # before it looks: whatever comes later wakes it again
-            while self._waiting:
-                line = self._waiting.popleft()
-                if line is None:
-                    self._sink.close()
-                    return
-                if isinstance(line, Event):
-                    line.set()
-                    continue
-                self._write_line(line)
-                self._taken += len(line)
-
-    def _write_line(self, line: bytes) -> None:
-        now = self._clock()
-        if now < self._silent_until:
-            self._failed += 1
-            return
-        try:
-            self._sink.write(line + b"\n")
-        except OSError as error:
-            self._failed += 1
-            # A disk that takes nothing is asked once a second, and not once a line.
-            self._silent_until = now + REOPEN_SECONDS
-            self._tell(str(error))
-        else:
-            if self._overflown + self._failed > self._told and now >= self._tell_at:
-                self._tell("it could not be written in time")
-
-    def _tell(self, reason: str) -> None:
-        self._told = self.lost
-        self._tell_at = self._clock() + TELL_SECONDS
-        log.error("audit_line_lost", reason=reason, lost=self._told)
+def _tell(reason: str, lost: int) -> None:
+    log.error("audit_line_lost", reason=reason, lost=lost)
 
 
 class Audit:
     """Call it with an event and its fields. `second` is to be called about once a second; clock: seconds, monotonic."""
 
-    def __init__(self, sink: _Sink, clock: Callable[[], float] = time.monotonic, **context: Any) -> None:
+    def __init__(self, sink: LineSink, clock: Callable[[], float] = time.monotonic, **context: Any) -> None:
         self._lines = _Lines(sink, clock)
         self._clock = clock
         encoder = msgspec.json.Encoder(enc_hook=str)
@@ -255,7 +150,7 @@ class Audit:
     @property
     def lost(self) -> int:
         """Lines that could not be written."""
-        return self._lines.lost
+        return self._lines.lost_count
 
     def __call__(self, event: str, **fields: Any) -> None:
         if self._off:
@@ -265,7 +160,7 @@ class Audit:
         try:
             self._logger.msg(event, **fields)
         except UnicodeEncodeError:  # half a character, in a name that nobody has checked yet
-            self._lines.unwritable()
+            self._lines.count_lost()
 
     def _too_many(self, code: str) -> bool:
         now = self._clock()
@@ -299,6 +194,6 @@ def open_audit(settings: Settings, name: str, **context: Any) -> Audit:
     if settings.audit == "off":
         return Audit(_Nowhere())
     if settings.audit == "stderr":
-        return Audit(_Stderr(), log="audit", **context)
+        return Audit(StderrSink(), log="audit", **context)
     path = settings.data_dir / "audit" / f"{name}.jsonl"
     return Audit(_File(path, settings.audit_bytes, settings.audit_files), **context)

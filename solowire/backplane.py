@@ -1,11 +1,11 @@
 """The messages between processes: MessagePack arrays with a tag, decoded by one typed decoder for each direction.
 
     peer ──► router   Hello, Heartbeat, Goodbye
-    gateway ──►       Publish, Ask, Drain
+    gateway ──►       Publish, Ask, Drain, Undrain
     shard ──►         Ack, Replay, Leave, Slots, Came
     router ──► peer   Who, Beat, RingState
     ──► gateway       Published, NotPublished, Answer, Draining, and Doors with each Beat
-    ──► shard         Deliver, States, Replayed, DrainNow, Superseded, Diagnose, Lease, Elsewhere, Fenced
+    ──► shard         Deliver, States, Replayed, DrainNow, StopDraining, Superseded, Diagnose, Lease, Elsewhere, Fenced
 
 A peer is a shard or a gateway. It says Hello when it starts, when the router asks Who (because the router has restarted
 and doesn't know it), and when a Beat tells of another ring than it knows; the router answers with the ring, and sends
@@ -119,6 +119,7 @@ class Slots(_Message, tag="slots"):
     fence: of the lease in force, which this confirms; 0 if there is none. used: connections. wanted: how many were
     refused, for want of a slot, since the last Slots. addresses: connections by address, as the lease asks.
     room: how many the lease in force grants in all, 0 if it is over; a router that has restarted doesn't know.
+    capacity: how many its process can have, by its limit of open files; 0 where that is no limit.
     """
 
     asked: int
@@ -127,6 +128,7 @@ class Slots(_Message, tag="slots"):
     wanted: dict[str, int] = {}
     addresses: dict[str, int] = {}
     room: int = 0
+    capacity: _Count = 0
 
 
 class Heartbeat(_Message, tag="beat"):
@@ -199,6 +201,14 @@ class Drain(_Message, tag="drain"):
     by: str = ""
 
 
+class Undrain(_Message, tag="undrain"):
+    """A gateway's wish that a shard that is being drained stays after all. Answered with Draining. by: as in Drain."""
+
+    request: int
+    shard: int
+    by: str = ""
+
+
 class Ask(_Message, tag="ask"):
     """A gateway's question about the whole system. Answered with Answer."""
 
@@ -252,6 +262,10 @@ class Replayed(_Message, tag="replayed"):
     upto: int
     events: list[tuple[int, bytes]]
     refusal: str | None = None
+
+
+class StopDraining(_Message, tag="stop_draining"):
+    """To a shard that is being drained: take users again, and keep those whom the ring then gives you."""
 
 
 class DrainNow(_Message, tag="drain_now"):
@@ -376,7 +390,7 @@ class Answer(_Message, tag="answer"):
     refused_per_s: float = 0.0
 
 
-PeerMessage = Hello | Heartbeat | Publish | Ack | Ask | Goodbye | Replay | Leave | Drain | Slots | Came
+PeerMessage = Hello | Heartbeat | Publish | Ack | Ask | Goodbye | Replay | Leave | Drain | Undrain | Slots | Came
 RouterMessage = (
     Who
     | RingState
@@ -388,6 +402,7 @@ RouterMessage = (
     | States
     | Replayed
     | DrainNow
+    | StopDraining
     | Superseded
     | Draining
     | Lease

@@ -13,9 +13,11 @@ import shlex
 import shutil
 import socket
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,8 +29,9 @@ from pydantic import BaseModel, SecretStr
 from solowire import __version__, logs
 from solowire.access import ADMINISTER, PUBLISH, grants
 from solowire.data_directory import TOKEN_FILE, write_private
+from solowire.directory_lock import router_lock, supervisor_lock
 from solowire.errors import ClientError, ConfigError, InvalidToken, PublishRefused
-from solowire.settings import Settings, load, secret_of
+from solowire.settings import Settings, load, make_directories, secret_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -98,6 +101,7 @@ def up(config: Path | None, **options: Any) -> None:
         settings, ADMINISTER, connects=True
     )  # what every child would refuse, and we at the end, is refused here, once
     _ = settings.backplane_address
+    make_directories(settings)
     secret, made = secret_of(settings, create=True)
     config = config.absolute() if config is not None else None
     status = 0
@@ -105,6 +109,7 @@ def up(config: Path | None, **options: Any) -> None:
     async def run(stop: asyncio.Event) -> None:
         nonlocal status
         supervisor = Supervisor(settings, str(config) if config is not None else None)
+        process.on_reload(supervisor.reload)
         try:
             starting = asyncio.ensure_future(supervisor.start())
             stopping = asyncio.ensure_future(stop.wait())
@@ -114,18 +119,24 @@ def up(config: Path | None, **options: Any) -> None:
                 starting.cancel()
                 return
             starting.result()
-            _say_where(settings, supervisor.gateway_url, secret, made)
+            process.report_ready()
+            # By a thread that nobody waits for: who reads standard output may not read, or have gone.
+            telling = (settings, supervisor.gateway_url, secret, made)
+            threading.Thread(target=_say_where, args=telling, daemon=True).start()
             await supervisor.watch(stop)
-            click.echo("Stopping …", err=True)
+            logs.write("Stopping …")
         except Failed as failed:
             status = failed.status
         except TimeoutError:
-            click.echo("solowire: not everything became ready in time; the log above says why", err=True)
+            logs.write("solowire: not everything became ready in time; the log above says why")
             status = 1
         finally:
             await supervisor.stop()
 
-    process.run(run)
+    with supervisor_lock(settings):
+        with router_lock(settings):
+            pass  # a router that was started alone has it: nothing of ours may join it
+        process.run(run)
     sys.exit(status)
 
 
@@ -159,7 +170,8 @@ def _say_where(settings: Settings, url: str, secret: str, made: bool) -> None:
         f"""  {_command()} publish custom.hello '{{"text": "hello"}}'{elsewhere}""",
         "",
     ]
-    click.echo("\n".join(lines))
+    with suppress(OSError):
+        click.echo("\n".join(lines))
 
 
 @cli.command()
@@ -234,6 +246,7 @@ def bind9(
     labels = _zones(zones)
 
     async def run(stop: asyncio.Event) -> None:
+        process.report_ready()
         acknowledgements = Acknowledgements()
 
         def refuse(event: dict[str, Any], problem: dict[str, object]) -> None:
@@ -359,13 +372,33 @@ def stats(config: Path | None, watch: bool, as_json: bool, **options: Any) -> No
 
 @cli.command()
 @click.argument("shard", type=click.IntRange(0, 255))
+@click.option("--force", is_flag=True, help="Also the last shard, without asking.")
 @remote
-def drain(config: Path | None, shard: int, **options: Any) -> None:
+def drain(config: Path | None, shard: int, force: bool, **options: Any) -> None:
     """Empties SHARD: it takes no new users, sends its own to the others, and ends."""
     from solowire.statistics import drain as drained
+    from solowire.statistics import is_last
 
     settings = _load(config, None, **options)
-    asyncio.run(drained(settings.url, _token(settings, ADMINISTER), shard))
+    token = _token(settings, ADMINISTER)
+    if not force and asyncio.run(is_last(settings.url, token, shard)):
+        text = f"shard {shard} is the last one that takes users: without it nobody can connect"
+        if not sys.stdin.isatty():
+            raise ConfigError(f"{text}; drain it all the same with --force")
+        click.confirm(f"{text}. Drain it all the same?", abort=True)
+    asyncio.run(drained(settings.url, token, shard))
+
+
+@cli.command()
+@click.argument("shard", type=click.IntRange(0, 255))
+@remote
+def undrain(config: Path | None, shard: int, **options: Any) -> None:
+    """Ends the draining of SHARD that is under way: it takes users again."""
+    from solowire.statistics import undrain as undrained
+
+    settings = _load(config, None, **options)
+    users = asyncio.run(undrained(settings.url, _token(settings, ADMINISTER), shard))
+    click.echo(f"shard {shard} stays, with {users:,} users")
 
 
 @cli.command("config")

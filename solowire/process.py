@@ -1,8 +1,11 @@
 """What every process does alike: its loop, its signals, its signs of life, its last words.
 
 It follows sd_notify(3), so that systemd and `up` watch it in the same way: where NOTIFY_SOCKET names a socket, it says
-`READY=1` when it has started and `WATCHDOG=1` from its loop, once a second or as often as WATCHDOG_USEC asks. A loop
-that is stuck says nothing, which is the whole idea.
+`READY=1` when it serves (`report_ready`) and `WATCHDOG=1` from its loop, once a second or as often as WATCHDOG_USEC
+asks. A loop that is stuck says nothing, which is the whole idea.
+
+SIGHUP is what a terminal says when it closes, and what an operator says to a service: a process that was started from a
+terminal ends in order, as by SIGTERM, and any other one calls what `on_reload` was given.
 """
 
 from __future__ import annotations
@@ -19,9 +22,13 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+import structlog
 import uvloop
 
+from solowire import logs
 from solowire.errors import ConfigError
+
+log = structlog.get_logger("solowire.process")
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_MEMORY_MERGE = 67  # prctl(2), Linux 6.4 and newer
@@ -35,6 +42,8 @@ BEATS_IN_TIME = 3
 """So many beats fall into the time after which a silent process is taken for stuck: two may be lost."""
 
 _last_deeds: list[Callable[[], None]] = []
+_reloads: list[Callable[[], None]] = []
+_ready: list[Callable[[], None]] = []
 
 
 def new_id() -> str:
@@ -63,18 +72,49 @@ async def _run(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
         if stop.is_set():
             for deed in _last_deeds:
                 deed()
+            logs.flush()
             os._exit(128 + number)
         notifier.say("STOPPING=1")
         stop.set()
 
+    def reload() -> None:
+        for reload_part in _reloads:
+            try:
+                reload_part()
+            except ConfigError as error:
+                log.error("settings_not_reloaded", reason=str(error), hint="those of before stay in force")
+            except Exception:
+                log.exception("reload_failed")
+
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ask_to_stop, number)
+    if has_terminal():
+        loop.add_signal_handler(signal.SIGHUP, ask_to_stop, signal.SIGHUP)
+    else:
+        loop.add_signal_handler(signal.SIGHUP, reload)
+    _ready[:] = [lambda: notifier.say("READY=1")]
     # Its first step comes when `main` waits for the first time: it has started then.
     beating = loop.create_task(_beat(notifier))
     try:
         await main(stop)
     finally:
         beating.cancel()
+
+
+def report_ready() -> None:
+    """Tells whoever started this process that it serves; once, whatever number of times it is called."""
+    while _ready:
+        _ready.pop()()
+
+
+def on_reload(reload_part: Callable[[], None]) -> None:
+    """Has this called when the settings are to be read again. It may raise ConfigError: those of before stay then."""
+    _reloads.append(reload_part)
+
+
+def has_terminal() -> bool:
+    """Whether the process was started from a terminal that may close; one of `up` is told to end by `up`."""
+    return PARENT not in os.environ and any(os.isatty(number) for number in range(3))
 
 
 class Notifier:
@@ -101,7 +141,6 @@ class Notifier:
 
 
 async def _beat(notifier: Notifier) -> None:
-    notifier.say("READY=1")
     while notifier.wanted:
         notifier.say("WATCHDOG=1")
         await asyncio.sleep(notifier.period)

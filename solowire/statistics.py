@@ -37,6 +37,20 @@ async def show(url: str, token: str | Callable[[], str], *, watch: bool, as_json
                 live.update(table_of(shards, whole, console.width), refresh=True)
 
 
+async def is_last(url: str, token: str | Callable[[], str], shard: int) -> bool:
+    """Whether no other shard takes users. Raises ClientError."""
+    async with httpx.AsyncClient(base_url=url, timeout=5, trust_env=False) as http:
+        staying = {row["shard"] for row in await _ask(http, token) if not row.get("draining")}
+    return staying <= {shard}
+
+
+async def undrain(url: str, token: str | Callable[[], str], shard: int) -> int:
+    """Ends a drain that is under way; returns how many users the shard still has. Raises ClientError."""
+    async with httpx.AsyncClient(base_url=url, timeout=5, trust_env=False) as http:
+        users: int = (await _get(http, token, "POST", f"/v1/shards/{shard}/undrain", 202))["users"]
+    return users
+
+
 async def drain(url: str, token: str | Callable[[], str], shard: int) -> None:
     """Empties a shard, and says how far that has come, until it has gone. Raises ClientError."""
     async with httpx.AsyncClient(base_url=url, timeout=5, trust_env=False) as http:

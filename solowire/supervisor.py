@@ -185,6 +185,11 @@ class Supervisor:
                         while not await self._is_ready(http):
                             await asyncio.sleep(0.05)
 
+    def reload(self) -> None:
+        """Has all children read again what can be."""
+        for child in self._children:
+            _signal(child, signal.SIGHUP)
+
     async def watch(self, stop: asyncio.Event) -> None:
         """Returns when `stop` is set. Raises Failed if a child can't go on."""
         deeds: list[Awaitable[Any]] = [self._keep(child) for child in self._children]

@@ -35,10 +35,13 @@ class _Kept:
 
 
 class Admission:
-    """group_by: `role` or `tenant`. per_address: connections, None for no limit. Times in seconds, monotonic."""
+    """group_by: `role` or `tenant`. per_address: connections, None for no limit. Times in seconds, monotonic.
 
-    def __init__(self, group_by: str = "role", per_address: int | None = None) -> None:
-        self.leases = Leases()
+    capacity: how many connections the process can have, 0 for no limit.
+    """
+
+    def __init__(self, group_by: str = "role", per_address: int | None = None, capacity: int = 0) -> None:
+        self.leases = Leases(capacity)
         self.due = inf  # when `run` has something to do
         self._group_by = group_by
         self._per_address = per_address

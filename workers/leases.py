@@ -28,7 +28,8 @@ ANSWERS_AWAITED = 64
 class Leases:
     """Times in seconds, monotonic. ends: until when slots may be taken. over_at: by when all must be returned."""
 
-    def __init__(self) -> None:
+    def __init__(self, capacity: int = 0) -> None:
+        self._capacity = capacity  # of the process, 0 for no limit
         self.used: dict[str, int] = {}
         self.taken = 0
         self.room = 0
@@ -109,7 +110,7 @@ class Leases:
             del self._sent[next(iter(self._sent))]
         wanted, self._wanted = self._wanted, {}
         room = self.room if now < self.over_at else 0
-        return Slots(self._asked, self.fence, dict(self.used), wanted, addresses or {}, room)
+        return Slots(self._asked, self.fence, dict(self.used), wanted, addresses or {}, room, self._capacity)
 
     def leased(self, lease: Lease) -> bool:
         """Takes a lease of the router; whether it is another one than before. An older one changes nothing."""

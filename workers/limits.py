@@ -10,7 +10,7 @@ from solowire.pacing import Intervals
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """What one shard allows. Times in seconds, rates per second."""
+    """What one shard allows. Times in seconds, rates per second. capacity: of its process, in connections."""
 
     on_duplicate: str = "replace"
     hello_timeout: float = 2.0
@@ -23,6 +23,7 @@ class Limits(msgspec.Struct, frozen=True):
     subscription_burst: float = 60.0
     per_user: int = 1
     per_address: int | None = None
+    capacity: int = 0
     group_by: str = "role"
     reconnect_min_ms: int = 500
     reconnect_max_ms: int = 20_000

@@ -36,9 +36,11 @@ from solowire.backplane import (
     RouterMessage,
     ShardAddress,
     States,
+    StopDraining,
     Superseded,
 )
 from solowire.codes import CloseCode
+from solowire.errors import ConfigError
 from solowire.feed import FlushDelays
 from solowire.link import Link
 from solowire.log import Log
@@ -64,6 +66,7 @@ log = structlog.get_logger("solowire.shard")
 
 OTHER_FILES = 100
 """Open files of a shard that are no connections."""
+FEWEST_FILES = OTHER_FILES + 50
 CLOSING_SECONDS = 1.5
 CLOSING_LOOK_SECONDS = 0.02
 TICK_SECONDS = 1.0
@@ -132,8 +135,15 @@ class _Server:
 
     async def main(self, stop: asyncio.Event) -> int:
         most = min(self._settings.max_connections, self._settings.max_connections_per_shard or sys.maxsize)
-        if (files := process.raise_file_limit()) < most + OTHER_FILES:
-            log.warning("files_few", shard=self._shard.index, limit=files, wanted=most + OTHER_FILES)
+        files = process.raise_file_limit()
+        if (capacity := capacity_of(files)) < most:
+            log.warning(
+                "file_limit_low",
+                shard=self._shard.index,
+                limit=files,
+                connections=capacity,
+                hint="this shard takes no more connections than that; raise the limit of open files (ulimit -n)",
+            )
         if self._settings.merge_memory:
             log.info("memory_merging", shard=self._shard.index, **process.merge_memory())
         metrics = Metrics(self._samples, {"shard": str(self._shard.index)})
@@ -247,6 +257,9 @@ class _Server:
                 self._shard.states(message, now)
             case DrainNow():
                 self._leave(None)
+            case StopDraining():
+                if self._shard.stay(now):
+                    self._link.greet()  # which says that it takes users again
             case Diagnose():
                 log.warning("diagnosis", reason=message.reason, **diagnose(self._shard, self._reporting, now))
             case Superseded():
@@ -266,6 +279,8 @@ class _Server:
         if self._shard.ready != self._was_ready:
             self._was_ready = self._shard.ready
             log.info("shard_ready" if self._was_ready else "shard_not_ready", shard=self._shard.index)
+            if self._was_ready:
+                process.report_ready()
         self._arm()
 
     def _end(self) -> None:
@@ -363,6 +378,17 @@ def _listen_for_api(settings: Settings, index: int) -> tuple[socket.socket, str]
     return sock, api_address((settings.advertise_host or settings.api_host, sock.getsockname()[1]))
 
 
+def capacity_of(files: int) -> int:
+    """How many connections a shard can have with so many open files; a tenth is kept for those that are shaking hands.
+
+    Raises ConfigError if that is next to none.
+    """
+    if files < FEWEST_FILES:
+        raise ConfigError(f"the limit of open files is {files}: a shard needs {FEWEST_FILES}; raise it (ulimit -n)")
+    usable = files - OTHER_FILES
+    return usable - max(10, usable // 10)
+
+
 def limits_of(settings: Settings) -> Limits:
     return Limits(
         on_duplicate=settings.on_duplicate,
@@ -377,6 +403,7 @@ def limits_of(settings: Settings) -> Limits:
         per_user=settings.max_connections_per_user,
         per_address=settings.max_connections_per_address,
         group_by=settings.group_by,
+        capacity=capacity_of(process.raise_file_limit()),
         reconnect_min_ms=settings.reconnect_min_ms,
         reconnect_max_ms=settings.reconnect_max_ms,
         moves_per_second=settings.moves_per_s,

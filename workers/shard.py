@@ -92,7 +92,7 @@ class Shard:
         self._came = came
         limits = limits or Limits()
         self._users = Users(limits.per_user)
-        self._admission = Admission(limits.group_by, limits.per_address)
+        self._admission = Admission(limits.group_by, limits.per_address, limits.capacity)
         self._leased = False  # as of the last look at the clock
         self._giving_way = GivingWay(self._users)
         self._rings = RingHistory(index)
@@ -352,6 +352,15 @@ class Shard:
         self.leaving = True
         log.info("shard_leaves", shard=self.index, users=len(self.connections))
         self._moves.leave(self.connections, now, within)
+
+    def stay(self, now: float) -> bool:
+        """Takes users again after all; False if it was not leaving. Whoever was sent away already goes."""
+        if not self.leaving:
+            return False
+        self.leaving = False
+        log.info("shard_stays", shard=self.index, users=len(self.connections))
+        self._moves.begin((), now)  # the ring in which it is again says who has to move
+        return True
 
     def _move_who_is_due(self, now: float) -> None:
         reason = "draining" if self.leaving else "ring_changed" if self._leased else "no_lease"

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 import structlog
 
-from solowire.audit import REFUSALS_A_SECOND, WAITING_BYTES, Audit, open_audit
+from solowire.audit import REFUSALS_A_SECOND, Audit, open_audit
+from solowire.line_writer import WAITING_BYTES
 from solowire.settings import Settings
 
 
@@ -59,7 +60,7 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
 def _patient() -> Iterator[None]:
     """A close waits for as long as this machine takes to write."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("solowire.audit.CLOSE_SECONDS", 30.0)
+        patch.setattr("solowire.line_writer.CLOSE_SECONDS", 30.0)
         yield
 
 
@@ -218,7 +219,8 @@ def test_it_can_be_off_or_go_to_standard_error(tmp_path: Path, capfdbinary: pyte
 
 UNREAD = """
 from pathlib import Path
-from solowire.audit import WAITING_BYTES, open_audit
+from solowire.audit import open_audit
+from solowire.line_writer import WAITING_BYTES
 from solowire.settings import Settings
 
 audit = open_audit(Settings(data_dir=Path("data"), audit="stderr"), "shard-0", shard=0)
