@@ -30,7 +30,7 @@ class Feeds(Generic[C]):
     def __init__(self, log: Log, pacing: Pacing | None = None, rates: Rates | None = None) -> None:
         self._log = log
         self._pacing = Pacing() if pacing is None else pacing
-        self._flows: Flows[Feed[C]] = Flows(Rates() if rates is None else rates)
+        self._flows: Flows[Feed[C]] = Flows(Rates() if rates is None else rates, log.catalog)
         self._feeds: dict[FeedKey, Feed[C]] = {}
         self._index: dict[Slot, set[Feed[C]]] = {}  # feeds that accept whatever is found there
         self._candidates: dict[Slot, set[Feed[C]]] = {}  # feeds that have further conditions
@@ -69,13 +69,14 @@ class Feeds(Generic[C]):
         """The feeds that accept `entry`. Costs what it finds, and nothing for feeds of other types or values."""
         found: set[Feed[C]] = set()
         index, candidates = self._index, self._candidates
+        terms = entry.terms  # made anew each time
         for name in entry.names:
             everything = (name, "", "")
             found.update(index.get(everything, ()))
             for feed in candidates.get(everything, ()):
                 if feed.accepts(entry):
                     found.add(feed)
-            for attribute, values in entry.terms.items():
+            for attribute, values in terms.items():
                 for value in values:
                     slot = (name, attribute, value)
                     found.update(index.get(slot, ()))

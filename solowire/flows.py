@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator
 from typing import Generic
 
 from solowire.aggregation import F, Flow, Rates
+from solowire.catalog import CATALOG, Catalog
+from solowire.conditions import Conditions, conditions_of, meets
 from solowire.log import Entry
 from solowire.subscriptions import Filter
 
@@ -35,10 +37,11 @@ def _width(condition: tuple[str, frozenset[str]]) -> int:
 class Flows(Generic[F]):
     """All flows of a shard."""
 
-    def __init__(self, rates: Rates) -> None:
+    def __init__(self, rates: Rates, catalog: Catalog = CATALOG) -> None:
         self._rates = rates
+        self._catalog = catalog
         self._flows: dict[tuple[str, Filter], Flow[F]] = {}
-        self._index: dict[Slot, dict[Flow[F], Filter]] = {}
+        self._index: dict[Slot, dict[Flow[F], Conditions]] = {}
 
     def of(self, feed: F, wanted: Iterable[tuple[str, Filter]]) -> dict[str, Flow[F]]:
         """Puts a feed that wants these into its flows; returns them by event type."""
@@ -47,8 +50,9 @@ class Flows(Generic[F]):
             flow = self._flows.get((name, conditions))
             if flow is None:
                 flow = self._flows[name, conditions] = Flow(name, self._rates)
+                ready = conditions_of(conditions, self._catalog)
                 for slot in slots_of(name, conditions):
-                    self._index.setdefault(slot, {})[flow] = conditions
+                    self._index.setdefault(slot, {})[flow] = ready
             flow.add(feed)
             found[name] = flow
         return found
@@ -74,7 +78,7 @@ class Flows(Generic[F]):
                 flows = self._index.get((name, attribute, value))
                 if flows is not None:
                     for flow, conditions in flows.items():
-                        if len(conditions) == 1 or _meets(entry, conditions):
+                        if len(conditions) == 1 or meets(entry.event.attributes, conditions):
                             found[flow] = None
         return found
 
@@ -85,7 +89,3 @@ class Flows(Generic[F]):
             if flow.active:
                 counts[flow.name] += len(flow.feeds)
         return dict(counts)
-
-
-def _meets(entry: Entry, conditions: Filter) -> bool:
-    return all(not values.isdisjoint(entry.terms.get(attribute, ())) for attribute, values in conditions)

@@ -109,7 +109,7 @@ class Pacing:
         overtaken = None
         if older is not None:
             paced.overtaken += 1
-            if at_once or older.terms != entry.terms:
+            if at_once or older.event.attributes != entry.event.attributes:
                 overtaken = Overtaken(older, paced.overtaken)
                 paced.overtaken = 0
         if at_once:

@@ -75,7 +75,11 @@ def parse_filter(raw: Mapping[str, list[str]] | None, catalog: Catalog) -> Filte
             raise InvalidMessage("invalid_filter", f"the filter by {name!r} lists no values", "leave it out to get all")
         if len(values) > MAX_FILTER_VALUES:
             raise InvalidMessage("invalid_filter", f"a filter may list {MAX_FILTER_VALUES} values at most")
-        conditions.append((name, frozenset(attribute.normalize(v) for v in values)))
+        normal = frozenset(attribute.normalize(v) for v in values)
+        fault = next(filter(None, map(attribute.fault, normal)), None)
+        if fault is not None:
+            raise InvalidMessage("invalid_filter", f"the filter by {name!r}: {fault}", "no event can have this value")
+        conditions.append((name, normal))
     return tuple(conditions)
 
 

@@ -295,7 +295,10 @@ def _can_be_said(identity: Identity) -> bool:
 
 
 def _scopes(claimed: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
-    """Raises InvalidToken for a name that no event type declares: it would narrow nothing, and show everything."""
+    """Raises InvalidToken for a name that no event type declares: it would narrow nothing, and show everything.
+
+    Also for a value that no event can have, such as a name of 300 octets.
+    """
     scopes: dict[str, tuple[str, ...]] = {}
     for name, values in claimed.items():
         attribute = "zone" if name == "zones" else name  # `zones` is how people say it
@@ -306,5 +309,9 @@ def _scopes(claimed: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]
             )
         if attribute in scopes:
             raise InvalidToken("the token has a scope both as 'zone' and as 'zones'", hint="keep one of them")
+        declared = CATALOG.attributes[attribute]
+        fault = next(filter(None, (declared.fault(declared.normalize(v)) for v in values)), None)
+        if fault is not None:
+            raise InvalidToken(f"the token's scope {name[:64]!r}: {fault}", hint="no event can have this value")
         scopes[attribute] = values
     return scopes

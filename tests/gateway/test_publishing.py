@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gateway.publishing import JSON_TYPES, MAX_DEPTH, MAX_FAULTS, MSGPACK_TYPES, NDJSON_TYPES, Parser, rfc3339
+from gateway.publishing import JSON_TYPES, MAX_FAULTS, MSGPACK_TYPES, NDJSON_TYPES, Parser, rfc3339
 from solowire.catalog import CATALOG
 from solowire.client_protocol import Codec
 from solowire.errors import InvalidEvents, Refused, RequestError
