@@ -11,10 +11,10 @@ takes along the counts and what there is of the sample up to its cursor, and not
 an interval costs SAMPLE_EVENTS events and a summary.
 
 What it keeps true: each event of a flow is sent or counted for each of its feeds, exactly once, and before their cursor
-is beyond it. Critical ones are never collected. A summary has at most MAX_COLLECTED events, of MAX_COLLECTED_BYTES, and a table of names has at
-most as many rows, so that counts are exact; with more, another begins. Types without a summary (`rpz_hit`) are sampled
-and counted. A flood begins with the first event over the rate, and is over when the rate has not been reached for
-CALM_INTERVALS.
+is beyond it. Critical ones are never collected. A summary has at most MAX_COLLECTED events, of MAX_COLLECTED_BYTES, and
+a table of names has at most as many rows, so that counts are exact; with more, another begins. Types without a summary
+(`rpz_hit`) are sampled and counted. A flood begins with the first event over the rate, and is over when the rate has
+not been reached for CALM_INTERVALS.
 """
 
 from __future__ import annotations

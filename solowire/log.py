@@ -234,6 +234,7 @@ class Log:
         self.catalog = catalog
         self.skipped = skipped if skipped is not None else SkippedEvents()
         self.fragments = FragmentCache(max_bytes // FRAGMENTS)
+        self.unsendable_upto = 0  # a reader below is to begin anew
         self.states_version = 0  # grows whenever what `latest` says changes
         self._max_events = max_events
         self._max_bytes = max_bytes
@@ -259,6 +260,7 @@ class Log:
     def reset(self, position: int) -> None:
         """Forgets everything: the log goes on behind `position`."""
         self.position = self.floor = position
+        self.unsendable_upto = 0
         self.bytes = self.written_bytes = 0
         for kept in (self._entries, self._offsets, self._lasting, self._lasting_offsets, self._older):
             kept.clear()

@@ -16,7 +16,7 @@ from gateway.publishing import JSON_TYPES, MAX_FAULTS, MSGPACK_TYPES, NDJSON_TYP
 from solowire.catalog import CATALOG
 from solowire.client_protocol import Codec
 from solowire.errors import InvalidEvents, Refused, RequestError
-from solowire.events import Delivery, Event, Priority
+from solowire.events import MAX_DEPTH, Delivery, Event, Priority
 from solowire.log import Entry
 
 NOW = datetime(2026, 5, 4, 12, 0, 0, 250_000, UTC)

@@ -181,7 +181,7 @@ def test_an_interval_is_sampled_evenly_and_summed_up_once() -> None:
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from(["a.org", "b.org", "ü.org", 'q"uote.org', "x" * 900 + ".org"]),
+            st.sampled_from(["a.org", "b.org", "ü.org", 'q"uote.org', r"\120" * 200 + ".org"]),
             st.sampled_from(["A", "AAAA", "TYPE65"]),
             st.sampled_from([None, "NOERROR", "SERVFAIL"]),
             st.booleans(),
@@ -211,13 +211,13 @@ def test_counts_are_exact(made: list[tuple[str, str, str | None, bool]]) -> None
     assert data["query_types"] == Counter(kind for _, kind, _, _ in made)
     assert data["rcodes"] == Counter(rcode for _, _, rcode, _ in made if rcode)
     assert data["blocked_queries"] == sum(blocked for *_, blocked in made)
-    assert data["top_names"] == Counter(name for name, *_ in made if len(name) < 900)
+    assert data["top_names"] == Counter(name for name, *_ in made if len(name) < 400)
 
 
 def test_tables_are_short_whatever_is_asked_for() -> None:
     """Thousands of the longest names and types make no summary larger than the room that is kept for it."""
     entries = [
-        query(n, f"{n:04}" + "é" * 150, client_ip=f"2001:db8::{n:x}", query_type=f"T{n}" + "ü" * 100, rcode=f"R{n}")
+        query(n, f"{n:04}" + "é" * 120, client_ip=f"2001:db8::{n:x}", query_type=f"T{n}" + "ü" * 100, rcode=f"R{n}")
         for n in range(3_000)
     ]
     summary = query_stats(entries, 1.0)

@@ -62,9 +62,7 @@ def test_critical_ones_dont_wait() -> None:
 def test_the_overtaken_are_told_at_once_where_other_feeds_accept_them() -> None:
     """A value is counted with those of the same feeds; if a filter could tell them apart they are told apart."""
     pacing = Pacing(Intervals(30.0))
-    made = [state(n) for n in range(5)]
-    for entry, host in zip(made, ("ns1", "ns1", "ns1", "ns2", "ns2"), strict=True):
-        entry.terms = {"host": (host,)}
+    made = [state(n, attributes={"host": host}) for n, host in enumerate(("ns1", "ns1", "ns1", "ns2", "ns2"))]
     told = [pacing.take(entry, float(n))[1] for n, entry in enumerate(made)]
     assert told == [None, None, None, Overtaken(made[2], 2), None]
     assert pacing.release(30.0) == [(1, made[4], 1)]
