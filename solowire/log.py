@@ -87,8 +87,8 @@ class Entry:
     """An event at its offset, with what feeds match it by.
 
     names: the names that a selection may hold for it (`custom.x` is also `custom.*`). size: bytes that it takes, its
-    fragments apart; measured, if it is not given. held: it is a state that has to wait, or that a newer one has overtaken while it waited (see
-    `pacing`): readers pass over it.
+    fragments apart; measured, if it is not given. held: it is a state that has to wait, or that a newer one has
+    overtaken while it waited (see `pacing`): readers pass over it.
 
     log: of which it is; None if of none. Then it keeps all its fragments, and raises what is wrong with its data.
     """
@@ -114,7 +114,7 @@ class Entry:
         Made anew each time, since to hold them would take many times what the event does.
         """
         values = self.event.attributes
-        terms = {name: (value,) for name, value in values.items()}
+        terms: dict[str, tuple[str, ...]] = {name: (value,) for name, value in values.items()}
         for name in self.type.hierarchical:
             if name in values:
                 terms[name] = names_above(values[name])
@@ -254,7 +254,7 @@ class Log:
 
     @property
     def held_bytes(self) -> int:
-        """What it takes with all that it remembers beside its entries; a state that is still among them counts twice."""
+        """What it takes with all that it remembers beside its entries; a state among them counts twice."""
         return self.bytes + self._older_bytes + self._latest_bytes + self.fragments.bytes
 
     def reset(self, position: int) -> None:

@@ -46,7 +46,11 @@ class SkippedEvents:
             return
         self._lines += 1
         self._logger.error(
-            f"event_{kind}", offset=offset, type=type[:SHOWN_CHARACTERS], reason=_shown(reason), hint="it is passed over"
+            f"event_{kind}",
+            offset=offset,
+            type=type[:SHOWN_CHARACTERS],
+            reason=_shown(reason),
+            hint="it is passed over",
         )
 
     def next_second(self) -> None:
