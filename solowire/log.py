@@ -83,10 +83,11 @@ class Entry:
     fragments apart; measured, if it is not given. held: it is a state that has to wait, or that a newer one has
     overtaken while it waited (see `pacing`): readers pass over it.
 
-    log: of which it is; None if of none. Then it keeps all its fragments, and raises what is wrong with its data.
+    is_kept: the log has it; else it is only passed on, and keeps no fragment. log: of which it is; None if of none. Then
+    it keeps all its fragments, and raises what is wrong with its data.
     """
 
-    __slots__ = ("_fragments", "_log", "event", "held", "names", "offset", "size", "type")
+    __slots__ = ("_fragments", "_log", "event", "held", "is_kept", "names", "offset", "size", "type")
 
     def __init__(
         self, offset: int, event: Event, event_type: EventType, log: Log | None = None, size: int | None = None
@@ -97,6 +98,7 @@ class Entry:
         self.held = False
         self.names = (event.type, "custom.*") if event_type.category == "custom" else (event.type,)
         self.size = size if size is not None else _size_of(event)
+        self.is_kept = False
         self._log = log
         self._fragments: Fragments = {}
 
@@ -135,7 +137,8 @@ class Entry:
         except Exception as error:  # whatever is wrong with this one, the others of its frame go out
             self._log.skipped.skip(FAILED, self.offset, self.event.type, error)
             fragment = None
-        self._log.fragments.add(self._fragments, key, fragment)
+        if self.is_kept:
+            self._log.fragments.add(self._fragments, key, fragment)
         return fragment
 
     def _encode(self, codec: Codec, hidden: frozenset[str]) -> bytes | None:
@@ -269,6 +272,7 @@ class Log:
         entry = self.entry(offset, body)
         if entry is None:
             return None
+        entry.is_kept = True
         self._entries.append(entry)
         self._offsets.append(offset)
         if entry.event.delivery is not Delivery.telemetry:
@@ -305,6 +309,7 @@ class Log:
         at = bisect_right(self._offsets, entry.offset)
         if entry.offset <= self.floor or (at and self._offsets[at - 1] == entry.offset):
             return
+        entry.is_kept = True
         self._entries.insert(at, entry)
         self._offsets.insert(at, entry.offset)
         if entry.event.delivery is not Delivery.telemetry:
@@ -328,6 +333,7 @@ class Log:
     def _note_state(self, entry: Entry) -> None:
         if entry.event.delivery is not Delivery.state:
             return
+        entry.is_kept = True
         older = self._latest.pop(entry.state, None)  # so that the dict stays in the order of freshness
         if older is not None:
             self._latest_bytes -= older.size

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from solowire.events import Delivery, Event, Priority, encode_event
+from solowire.events import Delivery, Priority, encode_event
 from tests.events import event
 
 MANY_LABELS = ".".join("a" * 14_000)

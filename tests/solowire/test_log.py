@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -286,3 +289,69 @@ def test_readers_who_want_no_telemetry_pass_over_it() -> None:
         e.offset for e in log.after(0) if e.event.delivery is not Delivery.telemetry
     ]
     assert next(log.after(0)).offset > log.floor
+
+
+# ------------------------------------------------------------------------------------------------------ what it takes
+
+MEASURE = """
+import gc, sys
+from solowire.client_protocol import Codec
+from solowire.events import encode_event
+from solowire.log import Log
+from solowire.vitals import memory_bytes
+from tests.events import event
+
+NAMES = {
+    "127 labels": lambda n: ".".join(f"{n:05}") + ".x" * 122,
+    "4 labels": lambda n: ".".join([f"{n:07}" * 9] * 3 + [(f"{n:07}" * 9)[:61]]),
+    "usual": lambda n: f"host{n}.www.example.com",
+}
+name, codecs, log = NAMES[sys.argv[1]], list(Codec)[: int(sys.argv[2])], Log(max_bytes=2**24, max_events=10**6)
+query = {"client_ip": "192.0.2.1", "query_type": "A"}
+
+
+def fill(first, last):
+    for n in range(first, last):
+        entry = log.append(n, encode_event(event("dns_query_log", {**query, "query_domain": name(n)}, id=f"id-{n}")))
+        assert len(entry.terms["query_domain"]) > 2
+        for codec in codecs:
+            entry.fragment(codec, frozenset())
+        log.trim()
+
+
+fill(1, 200)
+gc.collect()
+before, counted = memory_bytes(), log.held_bytes
+fill(200, 30_000)
+gc.collect()
+print(memory_bytes() - before, log.held_bytes - counted, max(len(name(n)) for n in range(1, 30_000)))
+"""
+
+
+@pytest.mark.parametrize("codecs", [0, 1, 4])
+@pytest.mark.parametrize(("kind", "longest"), [("127 labels", 253), ("4 labels", 253), ("usual", 25)])
+def test_what_it_takes_in_memory_is_what_it_counts(kind: str, longest: int, codecs: int) -> None:
+    """A process with 30,000 queries grows by no more than twice what the log counts, for the longest names, too."""
+    measured = subprocess.run(
+        [sys.executable, "-c", MEASURE, kind, str(codecs)],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    grown, counted, characters = map(int, measured.stdout.split())
+    assert characters == longest
+    assert counted > 2**23
+    assert counted / 3 < grown < 2 * counted
+
+
+def test_sizes_are_measured_however_an_event_is_written() -> None:
+    """What a text takes in memory depends on its widest character: what is long is measured, not taken as it came."""
+    plain, wide = ("x" * 1000, "x" * 999 + "\N{PILE OF POO}")
+    sizes = []
+    for topic in (plain, wide):
+        entry = Log().entry(1, encode_event(event(data={"topic": topic})))
+        assert entry is not None
+        sizes.append(entry.size)
+    assert sizes[1] - sizes[0] > 2_900

@@ -317,8 +317,16 @@ def test_all_custom_types_at_once() -> None:
 
 @pytest.mark.parametrize(
     "raw",
-    [{"nosuch": ["x"]}, {"zone": []}, {"zone": ["x"] * (MAX_FILTER_VALUES + 1)}, {"x" * 60_000: ["x"]}],
-    ids=["unknown", "empty", "many", "long"],
+    [
+        {"nosuch": ["x"]},
+        {"zone": []},
+        {"zone": ["x"] * (MAX_FILTER_VALUES + 1)},
+        {"x" * 60_000: ["x"]},
+        {"zone": ["a", ".".join("a" * 128)]},
+        {"query_domain": ["x" * 254]},
+        {"actor": ["x" * 1025]},
+    ],
+    ids=["unknown", "empty", "many", "long", "labels", "octets", "value"],
 )
 def test_a_wrong_filter_is_refused(raw: dict[str, list[str]]) -> None:
     """A filter that can't mean anything is an error that says so shortly, rather than one that matches nothing."""

@@ -232,6 +232,16 @@ def test_a_scope_that_is_no_attribute(name: str) -> None:
     assert len(str(fault)) < 1000
 
 
+@pytest.mark.parametrize(
+    "scopes", [{"zones": ["a.org", "x" * 254]}, {"zone": [".".join("a" * 128)]}, {"view": ["x" * 1025]}], ids=str
+)
+def test_a_scope_that_no_event_can_be_in(scopes: dict[str, list[str]]) -> None:
+    """A name that DNS does not allow is refused in a scope, as it is in events and filters."""
+    fault = refused(signed(scopes=scopes))
+    assert next(iter(scopes)) in fault.message
+    assert "this one" in fault.message or "and has" in fault.message
+
+
 def test_a_scope_in_both_spellings() -> None:
     """`zone` and `zones` in one token would make one of them be forgotten: it is refused, in either order."""
     for scopes in ({"zones": ["a"], "zone": ["b"]}, {"zone": ["b"], "zones": ["a"]}):
