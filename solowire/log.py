@@ -83,8 +83,8 @@ class Entry:
     fragments apart; measured, if it is not given. held: it is a state that has to wait, or that a newer one has
     overtaken while it waited (see `pacing`): readers pass over it.
 
-    is_kept: the log has it; else it is only passed on, and keeps no fragment. log: of which it is; None if of none. Then
-    it keeps all its fragments, and raises what is wrong with its data.
+    is_kept: the log has it; else it is only passed on, and keeps no fragment. log: of which it is. If of none, it keeps
+    all its fragments, and raises what is wrong with its data.
     """
 
     __slots__ = ("_fragments", "_log", "event", "held", "is_kept", "names", "offset", "size", "type")

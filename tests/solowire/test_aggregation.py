@@ -318,3 +318,27 @@ def test_a_flood_is_flushed_in_frames_that_are_bounded() -> None:
     assert len(frame.payload) < 40_000
     assert frame.events + frame.left == 5_001  # the summary is an event, too
     assert not feed._waits
+
+
+def test_what_a_flow_holds_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However large events are: another summary begins, the oldest of the sample go, and counts are exact."""
+    monkeypatch.setattr("solowire.aggregation.MAX_COLLECTED_BYTES", 100_000)
+    monkeypatch.setattr("solowire.aggregation.SAMPLE_KEPT_BYTES", 20_000)
+    flow: Flow[Listener] = Flow("dns_query_log", Rates(1))
+    flow.add(Listener())
+    collected = 0
+    for n in range(1, 501):
+        entry = query(n, message="x" * 900)
+        if flow.count(entry, n / 1000):
+            flow.collect(entry, n / 1000)
+            collected += 1
+        assert sum(e.size for e in flow._unsummed) < 100_000
+        assert sum(e.size for e in flow._sample) <= 20_000
+    flow.roll(10.0)
+    digest = flow.between(0, 500, 0)
+    assert digest is not None
+    assert digest.total == collected
+    assert flow.summed > 5
+    assert len(digest.summaries) == flow.summed
+    totals = [msgspec.json.decode(summary.event.data)["total_queries"] for summary in digest.summaries]
+    assert sum(totals) == collected
