@@ -14,7 +14,7 @@ from solowire.aggregation import Rates
 from solowire.compaction import Dropped, Lag
 from solowire.events import Delivery, Priority
 from solowire.feed import C, Feed
-from solowire.flows import Flows, Slot, slots_of
+from solowire.flows import Asked, Flows, Slot, slots_of
 from solowire.log import Entry, Log
 from solowire.pacing import Pacing
 from solowire.parts import FeedKey
@@ -34,6 +34,7 @@ class Feeds(Generic[C]):
         self._feeds: dict[FeedKey, Feed[C]] = {}
         self._index: dict[Slot, set[Feed[C]]] = {}  # feeds that accept whatever is found there
         self._candidates: dict[Slot, set[Feed[C]]] = {}  # feeds that have further conditions
+        self._asked = Asked()
 
     def __len__(self) -> int:
         return len(self._feeds)
@@ -50,6 +51,7 @@ class Feeds(Generic[C]):
             feed.summed = {name: flow.summed for name, flow in feed.flows.items()}
             for slot, sure in _slots(key):
                 (self._index if sure else self._candidates).setdefault(slot, set()).add(feed)
+                self._asked.add(slot)
         return feed
 
     def drop(self, feed: Feed[C]) -> None:
@@ -60,6 +62,7 @@ class Feeds(Generic[C]):
         feed.flows = {}
         feed.due = None  # who holds on to it, as a heap of feeds may, finds nothing to do
         for slot, sure in _slots(feed.key):
+            self._asked.discard(slot)
             index = self._index if sure else self._candidates
             index[slot].discard(feed)
             if not index[slot]:
@@ -69,14 +72,13 @@ class Feeds(Generic[C]):
         """The feeds that accept `entry`. Costs what it finds, and nothing for feeds of other types or values."""
         found: set[Feed[C]] = set()
         index, candidates = self._index, self._candidates
-        terms = entry.terms  # made anew each time
         for name in entry.names:
             everything = (name, "", "")
             found.update(index.get(everything, ()))
             for feed in candidates.get(everything, ()):
                 if feed.accepts(entry):
                     found.add(feed)
-            for attribute, values in terms.items():
+            for attribute, values in self._asked.terms(name, entry):
                 for value in values:
                     slot = (name, attribute, value)
                     found.update(index.get(slot, ()))

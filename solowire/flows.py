@@ -1,7 +1,8 @@
 """Which flows an event belongs to: found by its type and the value of one condition, as feeds are.
 
 What it keeps true: a feed is in one flow for each telemetry type that it wants, together with all feeds that have the
-same conditions on it; a flow without feeds is forgotten.
+same conditions on it; a flow without feeds is forgotten. Of an event only those attributes are looked at by whose values
+somebody looks for events of its type: the names above a name are made only where one of them may be found.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Generic
 from solowire.aggregation import F, Flow, Rates
 from solowire.catalog import CATALOG, Catalog
 from solowire.conditions import Conditions, conditions_of, meets
+from solowire.domain_names import names_above
 from solowire.log import Entry
 from solowire.subscriptions import Filter
 
@@ -34,6 +36,39 @@ def _width(condition: tuple[str, frozenset[str]]) -> int:
     return len(condition[1])
 
 
+class Asked:
+    """The attributes by whose values something stands in an index: no others of an event need a look."""
+
+    def __init__(self) -> None:
+        self._slots: dict[str, Counter[str]] = {}  # by event type and attribute: how many
+
+    def add(self, slot: Slot) -> None:
+        name, attribute, _ = slot
+        if attribute:
+            self._slots.setdefault(name, Counter())[attribute] += 1
+
+    def discard(self, slot: Slot) -> None:
+        name, attribute, _ = slot
+        if attribute:
+            slots = self._slots[name]
+            slots[attribute] -= 1
+            if not slots[attribute]:
+                del slots[attribute]
+            if not slots:
+                del self._slots[name]
+
+    def terms(self, name: str, entry: Entry) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """Of an event that is looked for as `name`: each attribute that is asked for, and the values that match it.
+
+        Of a hierarchical one these are the name and all names above it.
+        """
+        values, hierarchical = entry.event.attributes, entry.type.hierarchical
+        for attribute in self._slots.get(name, ()):
+            value = values.get(attribute)
+            if value is not None:
+                yield attribute, names_above(value) if attribute in hierarchical else (value,)
+
+
 class Flows(Generic[F]):
     """All flows of a shard."""
 
@@ -42,6 +77,7 @@ class Flows(Generic[F]):
         self._catalog = catalog
         self._flows: dict[tuple[str, Filter], Flow[F]] = {}
         self._index: dict[Slot, dict[Flow[F], Conditions]] = {}
+        self._asked = Asked()
 
     def of(self, feed: F, wanted: Iterable[tuple[str, Filter]]) -> dict[str, Flow[F]]:
         """Puts a feed that wants these into its flows; returns them by event type."""
@@ -53,6 +89,7 @@ class Flows(Generic[F]):
                 ready = conditions_of(conditions, self._catalog)
                 for slot in slots_of(name, conditions):
                     self._index.setdefault(slot, {})[flow] = ready
+                    self._asked.add(slot)
             flow.add(feed)
             found[name] = flow
         return found
@@ -65,6 +102,7 @@ class Flows(Generic[F]):
             if not flow.feeds:
                 del self._flows[name, conditions]
                 for slot in slots_of(name, conditions):
+                    self._asked.discard(slot)
                     del self._index[slot][flow]
                     if not self._index[slot]:
                         del self._index[slot]
@@ -73,7 +111,7 @@ class Flows(Generic[F]):
         """The flows of an event, whose type is no custom one."""
         name = entry.event.type
         found = dict.fromkeys(self._index.get((name, "", ""), ()))
-        for attribute, values in entry.terms.items():
+        for attribute, values in self._asked.terms(name, entry):
             for value in values:
                 flows = self._index.get((name, attribute, value))
                 if flows is not None:

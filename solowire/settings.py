@@ -188,7 +188,7 @@ class Settings(BaseSettings):
     recent_bytes: int = Field(
         128 * 2**20,
         ge=2**20,
-        description="what a shard's recent log takes in memory; older durable events, and events as written, a quarter each",
+        description="what a shard's recent log takes in memory; older durable events and written ones, a quarter each",
     )
     journal: Literal["sqlite", "memory"] = Field("sqlite", description="where the router keeps its log")
     journal_age_s: float = Field(24 * 3600.0, gt=0, description="how long the router keeps an event, in seconds")
