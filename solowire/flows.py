@@ -1,8 +1,8 @@
 """Which flows an event belongs to: found by its type and the value of one condition, as feeds are.
 
 What it keeps true: a feed is in one flow for each telemetry type that it wants, together with all feeds that have the
-same conditions on it; a flow without feeds is forgotten. Of an event only those attributes are looked at by whose values
-somebody looks for events of its type: the names above a name are made only where one of them may be found.
+same conditions on it; a flow without feeds is forgotten. Of an event only those attributes are looked at that somebody
+filters its type by: the names above a name are made only where one of them may be found.
 """
 
 from __future__ import annotations
