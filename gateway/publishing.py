@@ -14,16 +14,13 @@ import msgspec
 
 from solowire.catalog import Catalog, EventType
 from solowire.errors import InvalidEvent, InvalidEvents, Refused, RequestError
-from solowire.events import Delivery, Event, Priority
+from solowire.events import MAX_DEPTH, Delivery, Event, Priority, is_deeper
 
 JSON_TYPES = ("application/json", "")
 NDJSON_TYPES = ("application/x-ndjson", "application/ndjson", "application/jsonl")
 MSGPACK_TYPES = ("application/msgpack", "application/x-msgpack", "application/vnd.msgpack")
 
 MAX_FAULTS = 100
-
-MAX_DEPTH = 64
-"""Levels of objects and arrays in one event's data. Decoders of clients and our own have bounds too, each another."""
 
 _TOO_DEEP = f"it is nested too deeply: data may have {MAX_DEPTH} levels"
 
@@ -124,7 +121,7 @@ class Parser:
                 "unknown_type",
                 "GET /v1/catalog lists the types; your own begin with custom.",
             )
-        if _deeper(incoming.data, MAX_DEPTH):
+        if is_deeper(incoming.data, MAX_DEPTH):
             raise InvalidEvent(index, "$.data", _TOO_DEEP)
         try:
             attributes = self._catalog.check(event_type, incoming.data)
@@ -160,22 +157,6 @@ class Parser:
             taken=taken,
             publisher=publisher,
         )
-
-
-def _deeper(data: dict[str, Any], levels: int) -> bool:
-    """Whether `data`, as decoded, has more levels of objects and arrays than `levels`."""
-    level: list[Any] = [data]
-    while level:
-        if not levels:
-            return True
-        levels -= 1
-        level = [
-            inner
-            for outer in level
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-            if isinstance(inner, (dict, list))
-        ]
-    return False
 
 
 def rfc3339(moment: datetime) -> str:

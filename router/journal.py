@@ -40,6 +40,14 @@ class JournalUnavailable(Exception):
     """The open group could not be kept, and is forgotten: nothing of it is in the log. The journal goes on."""
 
 
+class JournalHole(JournalUnavailable):
+    """Records are missing, for good. upto: behind this offset the log goes on."""
+
+    def __init__(self, after: int, upto: int) -> None:
+        super().__init__(f"the journal is damaged: records behind {after} are missing")
+        self.upto = upto
+
+
 class Journal(Protocol):
     """What the router needs of its log. Times are unix seconds: they outlive the process."""
 
@@ -65,7 +73,7 @@ class Journal(Protocol):
         """Keeps the open group, and forgets what is over the retention, a part at a time. Raises JournalUnavailable."""
 
     def read(self, after: int, limit: int) -> Sequence[Record]:
-        """At most `limit` records behind `after`, which is not below `floor`."""
+        """At most `limit` records behind `after`, which is not below `floor`. Raises JournalHole."""
 
     def read_personal(self, user: str, after: int, upto: int, limit: int) -> Sequence[Record]:
         """At most `limit` of this user's own records behind `after`, up to and with `upto`."""

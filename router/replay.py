@@ -11,7 +11,7 @@ from itertools import accumulate
 import structlog
 
 from router.dispatch import BYTES_A_MESSAGE
-from router.journal import Journal, JournalUnavailable
+from router.journal import Journal, JournalHole, JournalUnavailable
 from solowire.backplane import Replay, Replayed
 
 log = structlog.get_logger("solowire.router")
@@ -34,6 +34,14 @@ def replayed(journal: Journal, message: Replay) -> Replayed:
     if after < journal.floor:
         return Replayed(message.request, after, [], "retention")
     upto = max(after, min(message.upto, journal.last))
+    try:
+        return _read(journal, message, upto)
+    except JournalHole:
+        return Replayed(message.request, after, [], "retention")
+
+
+def _read(journal: Journal, message: Replay, upto: int) -> Replayed:
+    after = message.after
     events: list[tuple[int, bytes]] = []
     size = 0
     if message.personal:

@@ -20,7 +20,7 @@ import structlog
 
 from router.coordinator import Coordinator, Lie
 from router.dispatch import Outlet
-from router.journal import Appended, Journal, JournalUnavailable
+from router.journal import Appended, Journal, JournalHole, JournalUnavailable
 from router.limits import Limits
 from router.membership import Membership, Peer
 from router.pressure import DEFAULT_PATIENCE, Follower, Marks, Patience, Pressure, pressure
@@ -90,6 +90,15 @@ class _Ring(msgspec.Struct):
     shards: list[ShardAddress]
 
 
+def _recall_ring(journal: Journal) -> _Ring | None:
+    kept = journal.recall("ring")
+    try:
+        return msgspec.msgpack.decode(kept, type=_Ring) if kept is not None else None
+    except Exception as error:  # to be without it costs a move of users, and to stop would cost all
+        log.error("note_unreadable", note="ring", reason=str(error), hint="the ring is made anew")
+        return None
+
+
 class Router:
     """The only writer of the log and of the ring. Times are seconds, monotonic; wall_offset makes them unix seconds.
 
@@ -137,9 +146,8 @@ class Router:
         self._disk_slow = 0.0  # the shorter of the last two: one that was long says nothing of the next
         self._looked_at = float("-inf")
         self._held: deque[tuple[float, bytes, Published]] = deque()  # answers, with the time of their commit
-        kept = journal.recall("ring")
-        if kept is not None:
-            ring = msgspec.msgpack.decode(kept, type=_Ring)
+        ring = _recall_ring(journal)
+        if ring is not None:
             self.members.presume(ring.shards, ring.version, now)
         self._ring = Ring(s.index for s in self.members.shards)
         self._announced = self.members.version
@@ -291,6 +299,9 @@ class Router:
                     outlet.not_sent(message)
                     return
                 outlet.sent(message)
+        except JournalHole as hole:
+            log.error("journal_hole", shard=outlet.shard, reason=str(hole), goes_on_behind=hole.upto)
+            outlet.pass_over(hole.upto)  # what lies before it was sent, or is given up with it
         except JournalUnavailable as error:
             self._sampler.write("error", "journal_unreadable", shard=outlet.shard, reason=str(error))
 

@@ -432,5 +432,5 @@ def decode_from_router(raw: bytes) -> RouterMessage:
 def _decode(decoder: msgspec.msgpack.Decoder[M], raw: bytes) -> M:
     try:
         return decoder.decode(raw)
-    except (msgspec.DecodeError, RecursionError, ValueError) as error:
+    except (msgspec.DecodeError, RecursionError, MemoryError, ValueError) as error:
         raise BackplaneError(str(error)) from None

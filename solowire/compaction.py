@@ -110,7 +110,7 @@ class Reading(Matcher):
     __slots__ = ("_log", "_pacing", "_telemetry", "flows", "left", "position", "released", "seen", "told")
 
     def __init__(self, key: FeedKey, log: Log, pacing: Pacing) -> None:
-        super().__init__(key)
+        super().__init__(key, log.catalog)
         self.position = log.position
         self.flows: Mapping[str, Flow[Any]] = {}  # by event type
         self.seen = pacing.last

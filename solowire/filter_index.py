@@ -15,13 +15,21 @@ proportion to its values; a value that only a few filters list has no bitmap. Nu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from heapq import heappop, heappush
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from solowire.subscriptions import Filter
 
 V = TypeVar("V")
+
+
+class Terms(Protocol):
+    """What an event's attributes match."""
+
+    def get(self, attribute: str) -> Iterable[str]:
+        """The values of a condition on `attribute` that the event meets."""
+
 
 FEW = 8
 """Up to so many filters are listed one by one: bitmaps would be larger, or slower to go through."""
@@ -147,7 +155,7 @@ class FilterIndex(Generic[V]):
         if not table:
             del self._types[name]
 
-    def matching(self, name: str, terms: Mapping[str, Iterable[str]]) -> list[V]:
+    def matching(self, name: str, terms: Terms) -> list[V]:
         """What is held for the type `name` under conditions that these values meet. terms: as an entry's."""
         table = self._types.get(name)
         if table is None:
@@ -158,7 +166,7 @@ class FilterIndex(Generic[V]):
             met = ignoring
             slots = self._slots.get(attribute)
             if slots is not None:
-                for value in terms.get(attribute, ()):
+                for value in terms.get(attribute):
                     slot = slots.get(value)
                     if slot is not None:
                         met |= slot if isinstance(slot, int) else _bitmap_of(slot)

@@ -214,9 +214,9 @@ class Settings(BaseSettings):
         100_000, ge=100, description="events in a shard's recent log; of durable ones a quarter more, for slow readers"
     )
     recent_bytes: int = Field(
-        64 * 2**20,
+        128 * 2**20,
         ge=2**20,
-        description="size of a shard's recent log, and of durable events a quarter more, for slow readers",
+        description="what a shard's recent log takes in memory; older durable events and written ones, a quarter each",
     )
     journal: Literal["sqlite", "memory"] = Field("sqlite", description="where the router keeps its log")
     journal_age_s: float = Field(24 * 3600.0, gt=0, description="how long the router keeps an event, in seconds")

@@ -99,6 +99,9 @@ def parse_filter(raw: Mapping[str, list[str]] | None, catalog: Catalog) -> Filte
             raise InvalidMessage(
                 "invalid_filter", f"a value of the filter by {name!r} is longer than {MAX_VALUE_CHARACTERS} characters"
             )
+        fault = next(filter(None, (attribute.fault(attribute.normalize(value)) for value in values)), None)
+        if fault is not None:
+            raise InvalidMessage("invalid_filter", f"the filter by {name!r}: {fault}", "no event can have this value")
         conditions.append((name, canonical_values(attribute, values)))
     return tuple(conditions)
 

@@ -13,7 +13,7 @@ ROLES = ("gateway", "router", "workers", "sources")
 OURS = ("solowire", *ROLES)
 
 IMPURE = {
-    "settings", "roles", "bus", "link", "metrics", "serving", "logs", "process", "supervisor",
+    "settings", "roles", "bus", "line_writer", "link", "metrics", "serving", "logs", "process", "supervisor",
     "client", "publisher", "cli", "tailing", "statistics", "audit", "vitals", "api_client",
 }  # fmt: skip
 PURE_ROLE_FILES = (

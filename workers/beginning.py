@@ -98,6 +98,9 @@ class Beginning:
         if resume is None or resume.epoch != self._epoch():
             self._welcome(connection, hello, None, "epoch" if resume is not None else None, now)
             return
+        if resume.cursor < self._log.unsendable_upto:
+            self._welcome(connection, hello, None, "retention", now)
+            return
         resolved = resolve(connection.wanted, connection.view, self._catalog)
         key = feed_key(resolved.selection, connection.view, connection.codec, self._catalog)
         connection.become(State.resuming)

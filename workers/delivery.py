@@ -9,6 +9,8 @@ What it keeps true:
 * No event overtakes an answer. Of answers, MAX_ANSWERS wait for a busy socket at most; at that bound it is closed.
 * The log drops nothing that a connection may still get: what waits is flushed first, what one lags behind is counted,
   and when a durable event that one lacks is gone, that one is told and closed.
+* What can't be sent to a feed, for a reason that nobody has thought of, is passed over: its connections come back for
+  what there is now, and all others go on.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
 from itertools import count
 from math import inf
+
+import structlog
 
 from solowire.client_protocol import Notice, ServerMessage
 from solowire.codes import CloseCode
@@ -31,6 +35,8 @@ from solowire.subscriptions import Selection
 from workers.connection import MAX_ANSWERS, Connection
 from workers.slow_readers import FRAME_READS, SEND_READS, TURN_SECONDS, SlowReaders
 from workers.sockets import Sockets
+
+log = structlog.get_logger("solowire.shard")
 
 BLOCKED_LOOK_SECONDS = 0.02
 
@@ -125,7 +131,7 @@ class Delivering:
             return
         lagging: dict[Feed[Connection], list[tuple[Lag, str]]] = {}
         for feed in list(self._feeds):
-            while feed.waits_below(floor):
+            while feed.waits_below(floor) and len(feed):
                 feed.urgent = True
                 self._flush(feed, now)
             lags = [(lag, c.identity.user) for c, lag in feed.behind.items() if not lag.lost and lag.cursor < floor]
@@ -143,6 +149,15 @@ class Delivering:
             self._feeds.lose(gone, lagging)
 
     def _flush(self, feed: Feed[Connection], now: float) -> None:
+        try:
+            self._send_pending(feed, now)
+        except Exception:
+            log.exception("flush_failed", position=self._log.position, hint="what lies up to there is passed over")
+            self._log.unsendable_upto = self._log.position  # nobody is to come back for it
+            for connection in [*feed.current, *feed.behind]:
+                self.too_late(connection, "events between can't be sent: come back for the current state")
+
+    def _send_pending(self, feed: Feed[Connection], now: float) -> None:
         before = feed.place
         frame = feed.flush(now)
         if frame.payload is not None and feed.current:

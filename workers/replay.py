@@ -15,16 +15,11 @@ from collections import deque
 from collections.abc import Callable
 from itertools import count
 
-import msgspec
-import structlog
-
 from solowire import backplane
 from solowire.client_protocol import Hello
 from solowire.feed import Feed
-from solowire.log import Entry, Log
+from solowire.log import Log
 from workers.connection import Connection
-
-log = structlog.get_logger("solowire.shard")
 
 
 class Replay:
@@ -147,7 +142,7 @@ class Replays:
     def _take(self, replay: Replay, message: backplane.Replayed) -> bool:
         """Keeps what the client may see of a part of the log; False if that is too much."""
         for offset, body in message.events:
-            entry = self._entry(offset, body)
+            entry = self._log.entry(offset, body)
             if entry is None or not replay.matcher.accepts(entry):
                 continue
             fragment = replay.matcher.fragment(entry)
@@ -159,22 +154,15 @@ class Replays:
 
     def _take_own(self, replay: Replay, message: backplane.Replayed) -> None:
         for offset, body in message.events:
-            entry = self._entry(offset, body)
+            entry = self._log.entry(offset, body)
             if entry is not None:
                 self._log.insert(entry)
         replay.own_upto = message.upto
 
-    def _entry(self, offset: int, body: bytes) -> Entry | None:
-        try:
-            return self._log.entry(offset, body)
-        except (msgspec.DecodeError, ValueError) as error:
-            log.error("event_undecodable", offset=offset, error=str(error))
-            return None
-
     def _is_too_much(self, replay: Replay) -> bool:
         left = self._max_bytes - replay.size
         behind = self._log.count_after(replay.cursor)
-        if not behind or behind * (self._log.bytes // len(self._log)) * 2 <= left:
+        if not behind or behind * (self._log.written_bytes // len(self._log)) * 2 <= left:
             return False  # however much of it the client sees: the usual case, without looking at each event
         user = replay.connection.identity.user
         for entry in self._log.after(replay.cursor):

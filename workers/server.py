@@ -50,6 +50,7 @@ from solowire.rates import Rate
 from solowire.roles import roles_of
 from solowire.serving import WebServer, listen, listen_unix
 from solowire.settings import Settings, make_directories, secret_of
+from solowire.skipped_events import FAILED, UNDECODABLE, UNKNOWN_TYPE
 from solowire.tokens import Tokens
 from solowire.vitals import Vitals, memory_bytes
 from solowire.wrong_tokens import WrongTokens
@@ -222,6 +223,7 @@ class _Server:
     def _each_second(self) -> None:
         self._reporting.second(self._loop.time())
         self._audit.second()
+        self._shard.log.skipped.next_second()
 
     def _leave(self, within: float | None) -> None:
         if not self._shard.leaving:
@@ -327,7 +329,7 @@ class _Server:
         yield "feeds", "Feeds with at least one connection.", stats.feeds
         yield "lagging_connections", "Connections that are behind their feed, or whose socket is busy.", stats.lagging
         yield "log_offset", "Newest offset in the recent log.", stats.offset
-        yield "log_bytes", "Size of the recent log.", stats.log_bytes
+        yield "log_bytes", "What the recent log takes in memory, nearly.", stats.log_bytes
         yield "events_total", "Events taken from the router.", stats.events
         yield "deliveries_total", "Events times the connections that they were sent to.", stats.deliveries
         yield "frames_total", "Frames of events sent.", stats.frames
@@ -340,10 +342,11 @@ class _Server:
             self._listener.pending_count,
         )
         yield "accept_refusals_total", "Connections refused before anything was read.", self._listener.refused_count
-        totals = self._shard.totals
+        totals, skipped = self._shard.totals, self._shard.log.skipped.totals
         yield "bad_messages_total", "Messages of clients that were answered with an error.", totals["bad_messages"]
-        yield "undecodable_events_total", "Events of the log that could not be decoded.", totals["undecodable"]
-        yield "unknown_types_total", "Events of types that this version does not know.", totals["unknown_types"]
+        yield "undecodable_events_total", "Events of the log that could not be loaded.", skipped[UNDECODABLE]
+        yield "unknown_types_total", "Events of types that this version does not know.", skipped[UNKNOWN_TYPE]
+        yield "failed_events_total", "Events of the log that could not be matched or written.", skipped[FAILED]
         yield (
             "compacted_events_total",
             "Events times the connections for which they were counted, not sent.",

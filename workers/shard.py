@@ -494,7 +494,7 @@ class Shard:
             feeds=len(self.feeds),
             offset=self.log.position,
             oldest=self.log.floor,
-            log_bytes=self.log.bytes,
+            log_bytes=self.log.held_bytes,
             events=t["events"],
             deliveries=t["deliveries"],
             frames=t["frames"],

@@ -328,8 +328,10 @@ def test_all_custom_types_at_once() -> None:
         {"zone": ["x"] * (MAX_FILTER_VALUES + 1)},
         {"x" * 60_000: ["x"]},
         {"actor": ["x", "y" * (MAX_VALUE_CHARACTERS + 1)]},
+        {"zone": ["a", ".".join("a" * 128)]},
+        {"query_domain": ["x" * 254]},
     ],
-    ids=["unknown", "empty", "many", "long", "long value"],
+    ids=["unknown", "empty", "many", "long", "long value", "labels", "octets"],
 )
 def test_a_wrong_filter_is_refused(raw: dict[str, list[str]]) -> None:
     """A filter that can't mean anything is an error that says so shortly, rather than one that matches nothing."""

@@ -9,6 +9,7 @@ import pytest
 from msgspec import structs
 from structlog.testing import capture_logs
 
+from solowire import process
 from solowire.access import ROLES
 from solowire.aggregation import Rates
 from solowire.feed import FlushDelays
@@ -17,7 +18,7 @@ from solowire.settings import Settings, make_directories
 from solowire.tokens import Tokens
 from workers import server
 from workers.limits import Limits
-from workers.server import limits_of
+from workers.server import capacity_of, limits_of
 from workers.shard import Shard
 
 
@@ -52,7 +53,8 @@ def test_all_that_is_set_reaches_the_shard() -> None:
         state_intervals_s={"bulk_progress": 28},
     )
     limits = limits_of(settings)
-    assert limits == Limits(
+    assert limits.capacity == capacity_of(process.raise_file_limit())
+    assert structs.replace(limits, capacity=0) == Limits(
         on_duplicate="reject",
         hello_timeout=3,
         heartbeat=4,
