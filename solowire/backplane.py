@@ -2,7 +2,7 @@
 
     peer ──► router   Hello, Heartbeat, Goodbye
     gateway ──►       Publish, Ask, Drain
-    shard ──►         Ack, Replay, Leave, Slots, Came
+    shard ──►         Ack, Replay, ReplayCancel, Leave, Slots, Came
     router ──► peer   Who, Beat, RingState
     ──► gateway       Published, NotPublished, Answer, Draining, and Doors with each Beat
     ──► shard         Deliver, States, Replayed, DrainNow, Superseded, Diagnose, Lease, Elsewhere, Fenced
@@ -183,6 +183,12 @@ class Replay(_Message, tag="replay"):
     after: int
     upto: int
     personal: bool
+
+
+class ReplayCancel(_Message, tag="replay_cancel"):
+    """The client for whom Replay asked has gone: it needs no answer any more. request: as in Replay."""
+
+    request: int
 
 
 class Leave(_Message, tag="leave"):
@@ -374,7 +380,7 @@ class Answer(_Message, tag="answer"):
     refused_per_s: float = 0.0
 
 
-PeerMessage = Hello | Heartbeat | Publish | Ack | Ask | Goodbye | Replay | Leave | Drain | Slots | Came
+PeerMessage = Hello | Heartbeat | Publish | Ack | Ask | Goodbye | Replay | ReplayCancel | Leave | Drain | Slots | Came
 RouterMessage = (
     Who
     | RingState

@@ -421,6 +421,8 @@ def test_a_new_shard_begins_near_the_end_with_the_states_of_before(world: World)
 
 def ask(world: World, after: int, upto: int, *, epoch: str = "epoch-1", personal: bool = False) -> Replayed:
     world.router.receive(b"shard-0", Replay(9, epoch, "ann", after, upto, personal), world.now)
+    while world.router.replays:
+        world.now = world.router.replays.serve(world.now) or world.now
     [answer] = world.bus.take(b"shard-0", Replayed)
     return answer
 
