@@ -16,16 +16,15 @@ import structlog
 
 from router.dispatch import BYTES_A_MESSAGE
 from router.journal import Journal, JournalUnavailable
-from solowire.backplane import Replay, Replayed
+from solowire.backplane import REPLAY_RECORDS, Replay, Replayed
 
 log = structlog.get_logger("solowire.router")
 
 STATES, STATES_BYTES = 10_000, 16 * 2**20
 
-REPLAY_RECORDS = 1_000
-"""So many records are read for an answer at most, READ_RECORDS at a time for as long as PART_SECONDS haven't passed."""
 READ_RECORDS = 100
 PART_SECONDS = 0.005
+"""For an answer so many records are read at a time, as long as it has room for more and this time isn't over."""
 
 REST = 2.0
 """After an answer the router answers none for so many times as long as that took: live events have most of its time."""

@@ -183,7 +183,11 @@ class _Server:
         yield "ack_delay_seconds", "How long publishers' answers are held back now.", router.pressure.delay
         held = router.coordinator.holders.held
         yield "held_slots", "Connection slots that shards hold, or may still hold.", held
-        yield "replays_waiting", "Questions of shards for what clients have missed, not yet answered.", len(router.replays)
+        yield (
+            "replays_waiting",
+            "Questions of shards for what clients have missed.",
+            len(router.replays),
+        )
         yield "backplane_dropped_total", "Messages of peers that could not be decoded.", router.dropped
         if watch is not None:
             yield "alerts", "Alerts that have begun and not ended.", watch.alerts.raised

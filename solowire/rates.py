@@ -40,6 +40,10 @@ class Rate:
         """When the bucket will be full, after so many have come."""
         return max(full_at, now) + amount * self._each
 
+    def returned(self, full_at: float, amount: float) -> float:
+        """When the bucket will be full, after so many that were taken have been put back."""
+        return full_at - amount * self._each
+
     def take(self, full_at: float, now: float) -> tuple[float, float]:
         """One comes, if it may: when the bucket will be full then, and the seconds to wait, 0 if it has come."""
         wait = self.wait(full_at, now)

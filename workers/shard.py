@@ -33,6 +33,7 @@ from solowire.codes import CloseCode
 from solowire.feeds import Feeds
 from solowire.log import Log
 from solowire.pacing import Pacing
+from solowire.rates import Rate
 from solowire.ring import Ring
 from solowire.tokens import Ticket, Tokens
 from workers.admission import Admission
@@ -48,6 +49,7 @@ from workers.heartbeat import Heartbeats
 from workers.limits import Limits
 from workers.listening import Listening
 from workers.moves import Moves
+from workers.replay_budget import ReplayBudget
 from workers.ring_history import RingHistory
 from workers.routing import Routing
 from workers.sockets import Sockets
@@ -77,8 +79,9 @@ class Shard:
         limits: Limits | None = None,
         catalog: Catalog = CATALOG,
         recent: Log | None = None,
-        ask: Callable[[backplane.Replay], bool] = lambda _: False,
+        ask: Callable[[backplane.Replay | backplane.ReplayCancel], bool] = lambda _: False,
         came: Callable[[Came], bool] = lambda _: False,
+        stopwatch: Callable[[], float] = lambda: 0.0,
         audit: Callable[..., None] = lambda event, **fields: None,
     ) -> None:
         self.index = index
@@ -150,10 +153,12 @@ class Shard:
             self.delivery,
             self._timers,
             self._trail,
+            ReplayBudget(self._users, Rate(limits.replay_rate, limits.replay_burst)),
             roles=roles,
             catalog=catalog,
             limits=limits,
             ask=ask,
+            stopwatch=stopwatch,
             epoch=lambda: self._following.epoch,
             whole_from=self._rings.whole_from,
             begun=lambda connection, now: self._answering.begun(connection, now),
@@ -239,7 +244,7 @@ class Shard:
             return False
         self.delivery.trim(now)
         self._beginning.moved_on(now)
-        self.run(now)
+        self._run_live(now)
         return True
 
     def replayed(self, message: Replayed, now: float) -> None:
@@ -424,7 +429,7 @@ class Shard:
 
     def next_due(self) -> float:
         """When `run` wants to be called next."""
-        times = [self.delivery.due]
+        times = [self.delivery.due, self._beginning.due]
         if self._timers.due is not None:
             times.append(self._timers.due)
         if self._pacing.due is not None:
@@ -440,7 +445,11 @@ class Shard:
         return min(self._admission.due, *times)
 
     def run(self, now: float) -> None:
-        """Does everything that is due."""
+        """Does everything that is due, what was missed by those who come back last."""
+        self._run_live(now)
+        self._beginning.run(now)
+
+    def _run_live(self, now: float) -> None:
         self._admission.run(now)
         self._look_at_lease(now)
         if self._pacing.due is not None and now >= self._pacing.due:
