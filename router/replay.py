@@ -26,8 +26,8 @@ READ_RECORDS = 100
 PART_SECONDS = 0.005
 """For an answer so many records are read at a time, as long as it has room for more and this time isn't over."""
 
-REST = 2.0
-"""After an answer the router answers none for so many times as long as that took: live events have most of its time."""
+REST = 1.0
+"""After an answer there is none for so many times as long as that took: half of the time at least is for others."""
 
 MAX_WAITING = 256
 """Questions of one shard; it asks a few at a time (`SOLOWIRE_REPLAYS`)."""

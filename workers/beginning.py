@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from math import ceil
 
 from solowire import backplane
 from solowire.access import Role
@@ -144,7 +145,7 @@ class Beginning:
 
     def _give_back(self, replay: Replay) -> None:
         """Its user doesn't pay for what was not read in the end."""
-        self._budget.refund(replay.user, replay.cost - int(replay.read))
+        self._budget.refund(replay.user, replay.cost, ceil(replay.read))
 
     def answered(self, message: Replayed, now: float) -> None:
         """What the router says to a question for a client that comes back."""
@@ -204,7 +205,7 @@ class Beginning:
         replay = self._replays.of(connection)
         if connection.state is not State.resuming or replay is None:
             return
-        waits = replay.ahead or self._replays.is_asking
+        waits = self._replays.waits(replay)
         if waits and replay.answers == self._answers:
             self._unavailable(connection, now)
         elif now - replay.began >= self._limits.replay_timeout:

@@ -8,8 +8,8 @@
 What it keeps true: a resume is granted when all of it is here, and not before; it is refused with a reason, or comes to
 nothing because the router is away, and never granted in part. At most `concurrent` replays are worked on at a time, one
 of each user, and none is larger than `max_bytes`; the others wait. Who has had the least of the log read for it comes
-first. The work is done in turns of a millisecond or so, with a rest as long after each: a live event waits for one turn
-at the most. Of a client that has gone nothing is fetched any more, here or at the router.
+first. The work is done in turns of a millisecond or so, with a rest after each: a live event waits for one turn at the
+most. Of a client that has gone nothing is fetched any more, here or at the router.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ RECORDS_A_TURN = 150
 OWN_RECORDS_A_TURN = 30
 """Each of these is put where it belongs in the recent log, which takes longer."""
 MEASURED_A_TURN = 500
+REST = 0.5
+"""After a turn there is none for so many times as long as that took."""
 
 RECENT = 8
 """To look at so many entries of the recent log takes as long as one record of the router's."""
@@ -46,7 +48,6 @@ class Replay:
     """
 
     __slots__ = (
-        "ahead",
         "ahead_size",
         "answers",
         "began",
@@ -92,7 +93,6 @@ class Replay:
         self.fragments: list[tuple[int, bytes]] = []  # with their offsets
         self.size = 0
         self.known = False  # the router has confirmed that the cursor is none of the future
-        self.ahead = False  # and this shard has to get there
         self.request: int | None = None  # what the router has not answered
         self.personal = False  # what was asked last
         self.part: backplane.Replayed | None = None  # the answer, while it is taken in
@@ -136,6 +136,7 @@ class Replays:
         self._requests = count(1)
         self._replays: dict[Connection, Replay] = {}  # all that are not done
         self._waiting: dict[Connection, Replay] = {}  # for a place, who came first first
+        self._ahead: dict[Connection, Replay] = {}  # until this shard is where they are
         self._active: dict[str, Replay] = {}  # who has one, by user
         self._asked: dict[int, Replay] = {}  # of those, for whom the router is asked
         self._ready: dict[Connection, Replay] = {}  # and for whom there is something to do here
@@ -147,10 +148,9 @@ class Replays:
         """When `run` has something to do; infinity if never."""
         return self._turn_at if self._ready else inf
 
-    @property
-    def is_asking(self) -> bool:
-        """Whether the router has a question to answer."""
-        return bool(self._asked)
+    def waits(self, replay: Replay) -> bool:
+        """Whether the router has a question to answer before the replay can go on, or the log to reach its cursor."""
+        return bool(self._asked) or replay.connection in self._ahead
 
     def start(self, replay: Replay) -> None:
         self._replays[replay.connection] = replay
@@ -190,9 +190,9 @@ class Replays:
 
     def moved_on(self) -> None:
         """The log's position has moved."""
-        for replay in [r for r in self._replays.values() if r.ahead] if self._replays else ():
-            if replay.cursor <= self._log.position:
-                replay.ahead = False
+        if self._ahead:
+            for replay in [r for r in self._ahead.values() if r.cursor <= self._log.position]:
+                del self._ahead[replay.connection]
                 self.start(replay)
 
     def run(self, now: float) -> None:
@@ -205,7 +205,7 @@ class Replays:
             self._take(replay, replay.part)
         else:
             self._measure(replay)
-        self._turn_at = now + 2 * (self._stopwatch() - began)
+        self._turn_at = now + (self._stopwatch() - began) * (1 + REST)
 
     # -------------------------------------------------------------------------------------------------- places
 
@@ -225,7 +225,7 @@ class Replays:
             self._gives_places = False
 
     def _end(self, replay: Replay) -> None:
-        for kept in (self._replays, self._waiting, self._ready):
+        for kept in (self._replays, self._waiting, self._ahead, self._ready):
             kept.pop(replay.connection, None)
         self._leave(replay)
         if replay.request is not None:
@@ -253,7 +253,7 @@ class Replays:
         whole_from = self._whole_from(replay.user)
         if cursor > self._log.position:
             if replay.known:
-                replay.ahead = True
+                self._ahead[replay.connection] = replay
                 self._leave(replay)
                 self._give_places()
             else:

@@ -29,12 +29,14 @@ class ReplayBudget:
         user = self._users.get(name)
         if user is None:
             return now
-        full_at = self._rate.taken(user.replays, now, records)
+        before = user.replays
+        full_at = self._rate.taken(before, now, min(records, self._rate.burst))
         user.replays = min(full_at, now + self._rate.refill_seconds)
-        return full_at
+        return self._rate.taken(before, now, records)
 
-    def refund(self, name: str, records: int) -> None:
-        """So many of them were not read after all."""
+    def refund(self, name: str, charged: int, read: int) -> None:
+        """Of so many that were charged at once only so many were read after all."""
         user = self._users.get(name)
-        if user is not None and records > 0:
-            user.replays = self._rate.returned(user.replays, records)
+        left = min(charged, self._rate.burst) - read
+        if user is not None and left > 0:
+            user.replays = self._rate.returned(user.replays, left)

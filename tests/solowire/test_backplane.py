@@ -25,6 +25,7 @@ FROM_PEER: list[Any] = [
     b.Ask(1),
     b.Goodbye(),
     b.Replay(6, "epoch", "alice", 12, 40, True),
+    b.ReplayCancel(6),
     b.Leave(),
     b.Drain(7, 3),
     b.Slots(8, 2**41, {"viewer": 3}, {"admin": 1}, {"192.0.2.7": 2}, 40),

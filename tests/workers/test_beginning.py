@@ -238,16 +238,26 @@ def test_a_client_whose_replay_cannot_be_asked_for_keeps_its_cursor() -> None:
 
 def test_a_replay_that_takes_too_long_is_too_much() -> None:
     """While the router answers nobody is sent away to come again with an ever older cursor: it is told "no" in time."""
-    b = forgetful(replays=1)
+    b = forgetful(replays=1, replay_timeout=15)
     served, waits = comes_back(b, 3, user="ann"), comes_back(b, 3, user="bob")
-    b.wait(4)
-    [question] = b.asked
-    b.shard.replayed(Replayed(question.request, 4, []), b.now)  # a little at a time
+    for upto in range(4, 9):
+        b.wait(2.9)
+        [question] = b.asked.copy()
+        b.asked.clear()
+        assert count_notices(b, served) == count_notices(b, waits)
+        b.shard.replayed(Replayed(question.request, upto, []), b.now)  # a little at a time
     b.wait(4)
     for connection in (served, waits):
-        welcome = b.heard(connection)[0]
+        [welcome] = [m for m in b.heard(connection) if not isinstance(m, c.Notice)]
         assert (welcome.resumed, welcome.reason) == (False, "too_much")
         assert connection.state is State.live
+
+
+def count_notices(b: Bench, connection: Any) -> int:
+    """How many notices the connection got since the last look, and nothing else: that its replay goes on."""
+    messages = b.heard(connection)
+    assert [m.code for m in messages] == [c.REPLAYING] * len(messages)
+    return len(messages)
 
 
 def test_what_a_client_says_during_its_replay_is_obeyed_after_it() -> None:
