@@ -132,7 +132,7 @@ async def test_six_who_ask_for_the_whole_log_and_leave_stop_nobody(full: System)
 async def test_who_has_too_much_read_is_told_when_to_come_again(tmp_path: Path) -> None:
     """Over its budget a user gets an error with the time to wait, keeps its cursor, and then gets all; others do."""
     fill(tmp_path / "data", BATCH)
-    settings = {"RECENT_EVENTS": 1000, "REPLAY_RATE": 2000, "REPLAY_BURST": 8000}
+    settings = {"RECENT_EVENTS": 1000, "REPLAY_RATE": 1000, "REPLAY_BURST": 5000}
     with running(tmp_path / "data", shards=1, settings=settings) as system:
         for user, refused in (("ann", False), ("ann", True), ("bob", False)):
             granted = await system.negotiate(system.token(user, "viewer"))
