@@ -203,7 +203,7 @@ class Settings(BaseSettings):
     )
     replay_burst: float = Field(1_000_000.0, ge=1, description="the same at once, whatever it gets of them")
     replay_timeout_s: float = Field(
-        30.0, ge=1, le=600, description="how long a client that comes back may wait for all it missed, else `too_much`"
+        60.0, ge=1, le=600, description="how long a client that comes back may wait for all it missed, else `too_much`"
     )
     duplicate_window_s: float = Field(600.0, ge=0, description="how long an event's id is remembered")
     credit: int = Field(10_000, ge=100, description="events that may be under way to a shard")

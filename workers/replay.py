@@ -8,8 +8,8 @@
 What it keeps true: a resume is granted when all of it is here, and not before; it is refused with a reason, or comes to
 nothing because the router is away, and never granted in part. At most `concurrent` replays are worked on at a time, one
 of each user, and none is larger than `max_bytes`; the others wait. Who has had the least of the log read for it comes
-first. The work is done in turns of a millisecond or so, with a rest after each: a live event waits for one turn at the
-most. Of a client that has gone nothing is fetched any more, here or at the router.
+first, also before those who are under way. The work is done in turns of a millisecond or so, with a rest after each: a
+live event waits for one turn at the most. Of a client that has gone nothing is fetched any more, here or at the router.
 """
 
 from __future__ import annotations
@@ -35,6 +35,11 @@ OWN_RECORDS_A_TURN = 30
 MEASURED_A_TURN = 500
 REST = 0.5
 """After a turn there is none for so many times as long as that took."""
+
+MOVABLE_BYTES = 256 * 1024
+"""One that holds less leaves its place between two parts to somebody who comes first, and goes on later. Who holds more
+keeps it: what all of them hold is bounded, and so is how long each can go on.
+"""
 
 RECENT = 8
 """To look at so many entries of the recent log takes as long as one record of the router's."""
@@ -232,6 +237,11 @@ class Replays:
             del self._asked[replay.request]
             self._ask(backplane.ReplayCancel(replay.request))
 
+    def _gives_way(self, replay: Replay) -> bool:
+        """Whether somebody who waits comes before one that has a place, and holds little."""
+        others = (r for r in self._waiting.values() if r.user not in self._active)
+        return replay.size <= MOVABLE_BYTES and any(other.rank < replay.rank for other in others)
+
     def _leave(self, replay: Replay) -> None:
         if self._active.get(replay.user) is replay:
             del self._active[replay.user]
@@ -268,6 +278,11 @@ class Replays:
             self._finish(replay, None)
 
     def _fetch(self, replay: Replay, after: int, upto: int, *, personal: bool) -> None:
+        if self._gives_way(replay):
+            self._leave(replay)
+            self._waiting[replay.connection] = replay
+            self._give_places()
+            return
         replay.personal = personal
         replay.measured = replay.measures_upto = replay.ahead_size = 0
         # One who leaves before the answer is here has it read all the same.

@@ -164,6 +164,27 @@ def test_who_had_the_least_read_comes_first() -> None:
     assert b.heard(seldom)[0].resumed
 
 
+def test_a_long_replay_keeps_no_short_one_waiting() -> None:
+    """Whoever has all places for much, and gets nothing of it, leaves them to one who missed less, and goes on then."""
+    b = long_ago(events=1000, replays=2)
+    longest = [comes_back(b, 3, user=f"long-{n}") for n in range(2)]
+    short = comes_back(b, 900, user="short")
+    assert [q.user for q in b.asked] == ["long-0", "long-1"]
+    b.shard.replayed(b._answer(b.asked.pop(0), 50), b.now)
+    b.wait(0)
+    assert [q.user for q in b.asked] == ["long-1", "short"]
+    b.shard.replayed(b._answer(b.asked.pop(1), 10**6), b.now)
+    b.wait(0)
+    assert b.heard(short)[0].resumed
+    assert [(q.user, q.after) for q in b.asked] == [("long-1", 3), ("long-0", 53)]
+    b.answer(at_a_time=200)
+    b.wait(1)
+    for connection in longest:
+        welcome, *rest = b.heard(connection)
+        assert welcome.resumed
+        assert [e.offset for m in rest for e in m.events] == list(range(4, 1001))
+
+
 # ---------------------------------------------------------------------------------------------------- the budget
 
 
