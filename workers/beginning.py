@@ -37,6 +37,8 @@ LOOK_SECONDS = 2.5
 """How often a replay that takes long is looked at. If the router was silent between two looks, its client is sent away
 to try again; else it is told that it goes on.
 """
+LOOKS = 3
+"""At a question so often. If it is not answered then, while others are, it never will be: the journal can't be read."""
 
 HELLO_RECORDS = 100
 """What each hello costs of a user's budget, whatever is read for it."""
@@ -153,6 +155,11 @@ class Beginning:
         self._now = now
         self._replays.answered(message)
 
+    def ask_again(self, now: float) -> None:
+        """The router has answered a hello."""
+        self._now = now
+        self._replays.ask_again()
+
     def moved_on(self, now: float) -> None:
         """The log's position has moved."""
         self._now = now
@@ -206,7 +213,8 @@ class Beginning:
         if connection.state is not State.resuming or replay is None:
             return
         waits = self._replays.waits(replay)
-        if waits and replay.answers == self._answers:
+        replay.unanswered += replay.request is not None
+        if (waits and replay.answers == self._answers) or replay.unanswered > LOOKS:
             self._unavailable(connection, now)
         elif now - replay.began >= self._limits.replay_timeout:
             self._replays.drop(connection)

@@ -68,11 +68,13 @@ class Replay:
         "own_upto",
         "part",
         "personal",
+        "question",
         "rank",
         "read",
         "request",
         "size",
         "taken",
+        "unanswered",
     )
 
     def __init__(
@@ -99,6 +101,8 @@ class Replay:
         self.size = 0
         self.known = False  # the router has confirmed that the cursor is none of the future
         self.request: int | None = None  # what the router has not answered
+        self.question: backplane.Replay | None = None  # what it was asked last
+        self.unanswered = 0  # how often that was looked at before there was an answer
         self.personal = False  # what was asked last
         self.part: backplane.Replayed | None = None  # the answer, while it is taken in
         self.taken = 0  # so many of its events have been
@@ -193,6 +197,12 @@ class Replays:
             replay.part, replay.taken = message, 0
             self._ready[replay.connection] = replay
 
+    def ask_again(self) -> None:
+        """The router may have begun anew, and forgotten what it was asked. To be asked twice costs it nothing more."""
+        for replay in self._asked.values():
+            if replay.question is not None:
+                self._ask(replay.question)
+
     def moved_on(self) -> None:
         """The log's position has moved."""
         if self._ahead:
@@ -284,12 +294,14 @@ class Replays:
             self._give_places()
             return
         replay.personal = personal
+        replay.unanswered = 0
         replay.measured = replay.measures_upto = replay.ahead_size = 0
         # One who leaves before the answer is here has it read all the same.
         replay.read += 1 if personal else min(upto - after, backplane.REPLAY_RECORDS)
         request = replay.request = next(self._requests)
         self._asked[request] = replay
-        self._ask(backplane.Replay(request, self._epoch(), replay.user, after, upto, personal))
+        replay.question = backplane.Replay(request, self._epoch(), replay.user, after, upto, personal)
+        self._ask(replay.question)
 
     def _take(self, replay: Replay, part: backplane.Replayed) -> None:
         """Takes in some of a part of the log: what the client may see of it, or its own events into the log."""

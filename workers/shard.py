@@ -211,6 +211,7 @@ class Shard:
     def ring_changed(self, state: RingState, now: float) -> None:
         """Takes the ring, and sends away whoever it gives to another shard."""
         self._following.greeted(state.epoch, state.last, now)
+        self._beginning.ask_again(now)
         if state.version == self._moves.version and state.since <= self.settled:
             return
         self._moves.version = state.version
@@ -219,7 +220,7 @@ class Shard:
             self._rings.ring_changed(ring, self.log.position, self.log.floor)
         if not ring.shards and not self.leaving:
             return  # nobody could take them
-        moving = [c for c in self.connections if c.state is not State.leaving and not self._owns(c.identity.user)]
+        moving = [c for c in self.connections if c.state is not State.leaving and not self._rings.owns(c.identity.user)]
         if moving:
             log.info("users_move", shard=self.index, users=len(moving), ring=sorted(ring.shards))
         if state.since <= self.settled:
@@ -291,7 +292,7 @@ class Shard:
         self.totals["admitted"] += 1
         self._beginning.expect(connection, now)
         self._expiry.watch(connection, self.wall_offset, now)
-        if self.leaving or not self._owns(identity.user):
+        if self.leaving or not self._rings.owns(identity.user):
             self._send_away(connection, 0.0, "ring_changed", now)  # while the connection was accepted
         else:
             # However long ago the ring changed: where the user was before, its turn to move may not have come yet.
@@ -373,11 +374,8 @@ class Shard:
         self.delivery.say(connection, ReconnectNow(int(after * 1000), reason), now)
         self._timers.at(now + (after + 1.0 if close_after is None else close_after), self._sent_away, connection)
 
-    def _owns(self, user: str) -> bool:
-        return self._rings.owns(user)
-
     def _sent_away(self, connection: Connection, now: float) -> None:
-        owned = self._owns(connection.identity.user)
+        owned = self._rings.owns(connection.identity.user)
         code = CloseCode.restarting if self.leaving or owned else CloseCode.wrong_shard
         self._close(connection, connection.leaves_with or code)
 
@@ -398,7 +396,7 @@ class Shard:
         if not self._leased and now < self._admission.leases.ends:
             self._leased = True
             # Whoever was not yet sent away may stay, if the user is still this shard's.
-            self._moves.leased_again((c for c in self.connections if not self._owns(c.identity.user)), now)
+            self._moves.leased_again((c for c in self.connections if not self._rings.owns(c.identity.user)), now)
         if another:
             self._make_room(now)
         self.run(now)
