@@ -8,8 +8,9 @@
 What it keeps true: a resume is granted when all of it is here, and not before; it is refused with a reason, or comes to
 nothing because the router is away, and never granted in part. At most `concurrent` replays are worked on at a time, one
 of each user, and none is larger than `max_bytes`; the others wait. Who has had the least of the log read for it comes
-first, also before those who are under way. The work is done in turns of a millisecond or so, with a rest after each: a
-live event waits for one turn at the most. Of a client that has gone nothing is fetched any more, here or at the router.
+first, and does not wait for long for a place of one who has had much. The work is done in turns of TURN_SECONDS, with a
+rest after each: a live event waits for one turn at the most. Of a client that has gone nothing is fetched any more,
+here or at the router.
 """
 
 from __future__ import annotations
@@ -29,16 +30,19 @@ from workers.connection import Connection
 
 log = structlog.get_logger("solowire.shard")
 
-RECORDS_A_TURN = 150
-OWN_RECORDS_A_TURN = 30
+RECORDS_A_STEP = 50
+OWN_RECORDS_A_STEP = 10
 """Each of these is put where it belongs in the recent log, which takes longer."""
-MEASURED_A_TURN = 500
+MEASURED_A_STEP = 150
+TURN_SECONDS = 0.0015
+"""A turn ends with the step that is over after that. In one much shorter the rest would be longer than it need be."""
 REST = 0.5
 """After a turn there is none for so many times as long as that took."""
 
+YIELD_RECORDS = 50_000
 MOVABLE_BYTES = 256 * 1024
-"""One that holds less leaves its place between two parts to somebody who comes first, and goes on later. Who holds more
-keeps it: what all of them hold is bounded, and so is how long each can go on.
+"""Who has had so much more read than somebody who waits leaves its place to that one, and goes on later, if it holds no
+more than this. Who holds more keeps it: what all of them hold is bounded, and so is how long each can go on.
 """
 
 RECENT = 8
@@ -48,8 +52,8 @@ RECENT = 8
 class Replay:
     """One client's. cursor: it has, or `fragments` hold, all up to it. matcher: says what it may see of the rest.
 
-    cost: how many records are to be read for it, by the look of it. rank: the smaller, the sooner it gets its turn.
-    began: when, seconds, monotonic. read: records that were asked for, or read here, so far.
+    cost: how many records are to be read for it, by the look of it. read: records that were asked for, or read here, so
+    far. rank: the smaller, the sooner it gets its turn; each record read adds to that. began: when, seconds, monotonic.
     """
 
     __slots__ = (
@@ -119,7 +123,8 @@ class Replay:
 class Replays:
     """done(replay, refusal) is called when all is here (refusal None) or it can't be had. ask: sends to the router.
 
-    stopwatch: reads a clock, in seconds, to learn how long a turn takes.
+    stopwatch: reads a clock, in seconds, to learn how long a turn takes; without it a turn is one step. record_rank:
+    what each record that is read for a replay adds to its rank.
     """
 
     def __init__(
@@ -132,7 +137,8 @@ class Replays:
         epoch: Callable[[], str],
         whole_from: Callable[[str], int],
         done: Callable[[Replay, str | None], None],
-        stopwatch: Callable[[], float] = lambda: 0.0,
+        stopwatch: Callable[[], float] | None = None,
+        record_rank: float = 0.0,
     ) -> None:
         self._log = recent
         self._concurrent = concurrent
@@ -142,6 +148,7 @@ class Replays:
         self._whole_from = whole_from
         self._done = done
         self._stopwatch = stopwatch
+        self._record_rank = record_rank
         self._requests = count(1)
         self._replays: dict[Connection, Replay] = {}  # all that are not done
         self._waiting: dict[Connection, Replay] = {}  # for a place, who came first first
@@ -211,16 +218,23 @@ class Replays:
                 self.start(replay)
 
     def run(self, now: float) -> None:
-        """One turn for the one that comes first."""
-        if not self._ready or now < self._turn_at:
+        """One turn, each step of it for the one that comes first."""
+        if now < self._turn_at:
             return
-        began = self._stopwatch()
-        replay = min(self._ready.values(), key=_rank)
-        if replay.part is not None:
-            self._take(replay, replay.part)
-        else:
-            self._measure(replay)
-        self._turn_at = now + (self._stopwatch() - began) * (1 + REST)
+        clock = self._stopwatch
+        began = clock() if clock is not None else 0.0
+        while self._ready:
+            replay = min(self._ready.values(), key=self._rank)
+            if replay.part is not None:
+                self._take(replay, replay.part)
+            else:
+                self._measure(replay)
+            if clock is None:
+                return
+            took = clock() - began
+            self._turn_at = now + took * (1 + REST)
+            if took >= TURN_SECONDS:
+                return
 
     # -------------------------------------------------------------------------------------------------- places
 
@@ -230,7 +244,9 @@ class Replays:
         self._gives_places = True
         try:
             while self._waiting and len(self._active) < self._concurrent:
-                replay = min((r for r in self._waiting.values() if r.user not in self._active), key=_rank, default=None)
+                replay = min(
+                    (r for r in self._waiting.values() if r.user not in self._active), key=self._rank, default=None
+                )
                 if replay is None:
                     return
                 del self._waiting[replay.connection]
@@ -250,7 +266,11 @@ class Replays:
     def _gives_way(self, replay: Replay) -> bool:
         """Whether somebody who waits comes before one that has a place, and holds little."""
         others = (r for r in self._waiting.values() if r.user not in self._active)
-        return replay.size <= MOVABLE_BYTES and any(other.rank < replay.rank for other in others)
+        rank = self._rank(replay) - YIELD_RECORDS * self._record_rank
+        return replay.size <= MOVABLE_BYTES and any(self._rank(other) < rank for other in others)
+
+    def _rank(self, replay: Replay) -> float:
+        return replay.rank + replay.read * self._record_rank
 
     def _leave(self, replay: Replay) -> None:
         if self._active.get(replay.user) is replay:
@@ -305,7 +325,7 @@ class Replays:
 
     def _take(self, replay: Replay, part: backplane.Replayed) -> None:
         """Takes in some of a part of the log: what the client may see of it, or its own events into the log."""
-        end = replay.taken + (OWN_RECORDS_A_TURN if replay.personal else RECORDS_A_TURN)
+        end = replay.taken + (OWN_RECORDS_A_STEP if replay.personal else RECORDS_A_STEP)
         for offset, body in part.events[replay.taken : end]:
             entry = self._entry(offset, body)
             if entry is None:
@@ -349,20 +369,16 @@ class Replays:
         """Looks at some of what lies behind the cursor and was here when that began."""
         if not replay.measures_upto:
             replay.measured, replay.measures_upto = replay.cursor, self._log.position
-        entries = list(islice(self._log.after(replay.measured), MEASURED_A_TURN))
+        entries = list(islice(self._log.after(replay.measured), MEASURED_A_STEP))
         for entry in entries:
             replay.measured = entry.offset
             if entry.event.user in (None, replay.user) and replay.matcher.accepts(entry):
                 replay.ahead_size += len(replay.matcher.fragment(entry) or b"")
         replay.read += len(entries) / RECENT
-        if len(entries) < MEASURED_A_TURN:
+        if len(entries) < MEASURED_A_STEP:
             replay.measured = replay.measures_upto
         if replay.size + replay.ahead_size > self._max_bytes:
             self._finish(replay, "too_much")
         elif replay.measured >= replay.measures_upto:
             del self._ready[replay.connection]
             self._step(replay)
-
-
-def _rank(replay: Replay) -> float:
-    return replay.rank

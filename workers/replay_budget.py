@@ -19,20 +19,25 @@ class ReplayBudget:
         self._users = users
         self._rate = rate
 
+    @property
+    def record_seconds(self) -> float:
+        """How long it takes until a user may have one more record read."""
+        return self._rate.refill_seconds / self._rate.burst
+
     def wait(self, name: str, records: int, now: float) -> float:
         """Seconds until the user may have so many records read; 0 if it may now."""
         user = self._users.get(name)
         return self._rate.wait(user.replays, now, records) if user is not None else 0.0
 
     def charge(self, name: str, records: int, now: float) -> float:
-        """They will be read; returns a number that is the larger the more was read for the user before."""
+        """They will be read; returns a time that is the later the more was read for the user before."""
         user = self._users.get(name)
         if user is None:
             return now
-        before = user.replays
+        before = max(user.replays, now)
         full_at = self._rate.taken(before, now, min(records, self._rate.burst))
         user.replays = min(full_at, now + self._rate.refill_seconds)
-        return self._rate.taken(before, now, records)
+        return before
 
     def refund(self, name: str, charged: int, read: int) -> None:
         """Of so many that were charged at once only so many were read after all."""

@@ -81,7 +81,7 @@ class Shard:
         recent: Log | None = None,
         ask: Callable[[backplane.Replay | backplane.ReplayCancel], bool] = lambda _: False,
         came: Callable[[Came], bool] = lambda _: False,
-        stopwatch: Callable[[], float] = lambda: 0.0,
+        stopwatch: Callable[[], float] | None = None,
         audit: Callable[..., None] = lambda event, **fields: None,
     ) -> None:
         self.index = index

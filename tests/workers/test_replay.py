@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
+import workers.replay
 from solowire import client_protocol as c
 from solowire.backplane import Deliver, Replayed
 from solowire.log import Log
 from tests.workers.bench import Bench, comes_back, user_who
 from workers.connection import Connection, State
-from workers.replay import MEASURED_A_TURN, RECORDS_A_TURN, REST
+from workers.replay import MEASURED_A_STEP, RECORDS_A_STEP, REST, TURN_SECONDS
 
 
 def long_ago(events: int = 50, **limits: Any) -> Bench:
@@ -53,37 +54,38 @@ def leaves_at_once(b: Bench, cursor: int, user: str = "six") -> str | None:
 
 def test_a_live_event_waits_for_no_replay() -> None:
     """What the router has answered is taken in by turns: an event that comes behind it is sent before."""
-    b = long_ago(10 * RECORDS_A_TURN)
+    b = long_ago(10 * RECORDS_A_STEP)
     honest = live(b)
     back = comes_back(b, 3)
     b.shard.replayed(whole_answer(b), b.now)
     b.publish("custom.live", priority="critical")
     assert len(b.events(honest)) == 1
     assert back.state is State.resuming
+    b.answer()
     b.wait(1)
     welcome, *rest = b.heard(back)
     assert welcome.resumed
-    assert [e.offset for m in rest for e in m.events] == list(range(4, 10 * RECORDS_A_TURN + 2))
+    assert [e.offset for m in rest for e in m.events] == list(range(4, 10 * RECORDS_A_STEP + 2))
 
 
 def test_to_take_a_part_of_the_log_is_not_the_time_for_replays() -> None:
     """A Deliver is acked when it has been taken, however much lies ready for those who come back."""
-    b = long_ago(10 * RECORDS_A_TURN)
+    b = long_ago(10 * RECORDS_A_STEP)
     comes_back(b, 3)
     b.shard.replayed(whole_answer(b), b.now)
     [replay] = b.shard._beginning._replays._ready.values()
     taken = replay.taken
-    assert taken <= RECORDS_A_TURN
+    assert taken <= RECORDS_A_STEP
     for _ in range(10):
         b.publish("custom.live")
     assert replay.taken == taken
     b.shard.run(b.now)
-    assert replay.taken == taken + RECORDS_A_TURN
+    assert replay.taken == taken + RECORDS_A_STEP
 
 
 def test_after_each_turn_there_is_a_rest() -> None:
     """Turns for those who come back are a share of the shard's time, by the clock."""
-    b = long_ago(10 * RECORDS_A_TURN)
+    b = long_ago(10 * RECORDS_A_STEP)
     replays = b.shard._beginning._replays
     clock = iter(range(1000))
     replays._stopwatch = lambda: float(next(clock))
@@ -92,14 +94,31 @@ def test_after_each_turn_there_is_a_rest() -> None:
     assert b.shard._beginning.due == pytest.approx(b.now + 1 + REST)
     [replay] = replays._ready.values()
     b.shard.run(b.now + 1)
-    assert replay.taken == RECORDS_A_TURN
+    assert replay.taken == RECORDS_A_STEP
     b.shard.run(b.now + 1 + REST)
-    assert replay.taken == 2 * RECORDS_A_TURN
+    assert replay.taken == 2 * RECORDS_A_STEP
+
+
+def test_a_turn_takes_steps_until_its_time_is_over() -> None:
+    """A turn is as many steps as fit its time, and is not one of microseconds, which would be mostly rest."""
+    b = long_ago(10 * RECORDS_A_STEP)
+    replays = b.shard._beginning._replays
+    clock = (n * TURN_SECONDS / 3 for n in range(1000))
+    replays._stopwatch = lambda: next(clock)
+    comes_back(b, 3)
+    b.shard.replayed(whole_answer(b), b.now)
+    [replay] = replays._ready.values()
+    assert replay.taken == 3 * RECORDS_A_STEP
+    b.shard.run(b.now + 1)
+    assert replay.taken == 6 * RECORDS_A_STEP
+    b.shard.run(b.now + 2)
+    b.shard.run(b.now + 3)
+    assert not replays._ready
 
 
 def test_what_is_here_is_measured_by_turns() -> None:
     """Whether a client that missed much can have it is found out a little at a time, and so said to be too much."""
-    events = 4 * MEASURED_A_TURN
+    events = 4 * MEASURED_A_STEP
     for replay_bytes, reason in ((events * 150, "too_much"), (events * 300, None)):
         b = Bench(replay_bytes=replay_bytes)
         for _ in range(events):
@@ -164,8 +183,9 @@ def test_who_had_the_least_read_comes_first() -> None:
     assert b.heard(seldom)[0].resumed
 
 
-def test_a_long_replay_keeps_no_short_one_waiting() -> None:
+def test_a_long_replay_keeps_no_short_one_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever has all places for much, and gets nothing of it, leaves them to one who missed less, and goes on then."""
+    monkeypatch.setattr(workers.replay, "YIELD_RECORDS", 40)
     b = long_ago(events=1000, replays=2)
     longest = [comes_back(b, 3, user=f"long-{n}") for n in range(2)]
     short = comes_back(b, 900, user="short")
