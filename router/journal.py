@@ -10,9 +10,9 @@ and therefore begins a new epoch with each start. Both run the suite in `tests/r
 
 from __future__ import annotations
 
-from collections import deque
+from bisect import bisect_right
+from collections import defaultdict, deque
 from collections.abc import Sequence
-from itertools import islice
 from typing import NamedTuple, Protocol
 
 from solowire.backplane import PublishedEvent
@@ -99,6 +99,7 @@ class MemoryJournal:
         self._max_bytes = max_bytes
         self._window = window
         self._records: deque[Record] = deque()
+        self._own: defaultdict[str, deque[Record]] = defaultdict(deque)  # those of them that are one user's alone
         self._group: list[tuple[Record, str | None]] = []  # with the name of the state, if it is one
         self._bytes = 0
         self._last = 0
@@ -139,12 +140,20 @@ class MemoryJournal:
         for record, state in self._group:
             self._records.append(record)
             self._bytes += len(record.body)
+            if record.user is not None:
+                self._own[record.user].append(record)
             if state is not None:
                 self._states[state] = record
         self._last += len(self._group)
         self._group.clear()
         while len(self._records) > self._max_events or self._bytes > self._max_bytes:
-            self._bytes -= len(self._records.popleft().body)
+            gone = self._records.popleft()
+            self._bytes -= len(gone.body)
+            if gone.user is not None:
+                own = self._own[gone.user]
+                own.popleft()
+                if not own:
+                    del self._own[gone.user]
         while self._ids and (self._ids[0][0] < now - self._window or len(self._ids) > MAX_IDS):
             del self._offset_of[self._ids.popleft()[1]]
 
@@ -154,8 +163,9 @@ class MemoryJournal:
         return [self._records[i] for i in range(start, min(start + limit, len(self._records)))]
 
     def read_personal(self, user: str, after: int, upto: int, limit: int) -> Sequence[Record]:
-        found = (r for r in self._records if r.user == user and after < r.offset <= upto)
-        return list(islice(found, limit))
+        own = self._own.get(user, deque())
+        first, last = (bisect_right(own, offset, key=_offset_of) for offset in (after, upto))
+        return [own[i] for i in range(first, min(first + limit, last))]
 
     def states(self, upto: int, limit: int) -> Sequence[Record]:
         floor = self.floor
@@ -170,3 +180,7 @@ class MemoryJournal:
 
     def close(self) -> None:
         pass
+
+
+def _offset_of(record: Record) -> int:
+    return record.offset

@@ -24,7 +24,7 @@ from router.journal import Appended, Journal, JournalHole, JournalUnavailable
 from router.limits import Limits
 from router.membership import Membership, Peer
 from router.pressure import DEFAULT_PATIENCE, Follower, Marks, Patience, Pressure, pressure
-from router.replay import present_states, replayed
+from router.replay import ReplayQueue, present_states
 from router.watch import Said, Watch
 from solowire.backplane import (
     VERSION,
@@ -50,6 +50,7 @@ from solowire.backplane import (
     Published,
     PublishedEvent,
     Replay,
+    ReplayCancel,
     RingState,
     RouterMessage,
     ShardAddress,
@@ -77,7 +78,8 @@ MAX_HELD = 10_000
 LOOK_SECONDS = 0.05
 """How old the last look at the shards' lag may be."""
 
-RETRY_SECONDS = 1.0
+UNAVAILABLE_SECONDS = 1.0
+"""When a publisher is to try again whose events the journal could not keep."""
 
 MOST_OF_ITS_OWN = 1000
 """Events of the router's own that wait for a journal that takes nothing; the oldest are given up, and were logged."""
@@ -140,6 +142,7 @@ class Router:
         self._committed_at = float("-inf")
         self._unavailable = False
         self._stopwatch = stopwatch
+        self.replays = ReplayQueue(journal, send, self._is_level, stopwatch)
         self._patience = patience
         self._marks = Marks(patience.hard)
         self._commit_took = 0.0
@@ -176,7 +179,9 @@ class Router:
             case Hello():
                 self._hello(peer, message, now)
             case Replay():
-                self._replay(peer, message)
+                self.replays.add(peer, message, now)
+            case ReplayCancel():
+                self.replays.cancel(peer, message.request)
             case Ask():
                 self._send(peer, self._answer(message))
             case Drain():
@@ -196,7 +201,7 @@ class Router:
                 self.coordinator.holders.leaves(peer)
                 self._tell_ring("shard_leaves", peer, [])
             case Goodbye():
-                self._outlets.pop(peer, None)
+                self._drop_outlet(peer)
                 self.members.remove(peer)
                 self.coordinator.holders.gone(peer)
                 self._tell_ring("shard_left", peer, [])
@@ -268,7 +273,7 @@ class Router:
                 log.critical("journal_unavailable", reason=str(error), hint="publishers are refused until it is again")
             self._unavailable = True
             for peer, request, _ in answers:
-                self._send(peer, NotPublished(request, "journal_unavailable", str(error), RETRY_SECONDS))
+                self._send(peer, NotPublished(request, "journal_unavailable", str(error), UNAVAILABLE_SECONDS))
             return
         finally:
             took = self._stopwatch() - began
@@ -311,17 +316,15 @@ class Router:
         if message is not None and self._send(outlet.peer, message):
             outlet.sent(message)
 
-    def _replay(self, peer: bytes, message: Replay) -> None:
+    def _is_level(self, peer: bytes) -> bool:
+        """Whether all of the log that is a shard's business is on its way to it.
+
+        Whoever comes from a shard that was ahead of this one is ahead of it, too: it should not be for long.
+        """
         outlet = self._outlets.get(peer)
         if outlet is not None:
-            # Whoever comes from a shard that was ahead of this one is ahead of it, too: it should not be for long.
             self._catch_up(outlet)
-        try:
-            answer = replayed(self.journal, message)
-        except JournalUnavailable as error:
-            self._sampler.write("error", "journal_unreadable", replay=message.after, reason=str(error))
-            return  # the shard sends the client away with its cursor, to ask again
-        self._send(peer, answer)
+        return outlet is None or outlet.cursor >= self.journal.last
 
     # ------------------------------------------------------------------------------------------------- the peers
 
@@ -329,7 +332,7 @@ class Router:
         """Twice a second: who has been silent, and who must be told how far the log has gone."""
         silent = self.members.tick(now)
         for peer in silent:
-            self._outlets.pop(peer.name, None)
+            self._drop_outlet(peer.name)
             self.coordinator.holders.lost(peer.name)
             log.warning("peer_silent", peer=peer.name.decode(errors="replace"))
         self._tell_ring("shard_lost", b"", [(p.address.index, p.stats.connections) for p in silent if p.address])
@@ -371,7 +374,7 @@ class Router:
             return
         for other in self.members.hello(peer, message, now):
             self._sampler.write("warning", "shard_superseded", peer=other.name.decode(errors="replace"))
-            self._outlets.pop(other.name, None)
+            self._drop_outlet(other.name)
             self.coordinator.holders.lost(other.name)
             self._send(other.name, Superseded())
         if message.shard is not None:
@@ -419,7 +422,7 @@ class Router:
         except Lie as lie:
             self._sampler.write("error", "shard_fenced_off", peer=peer.decode(errors="replace"), reason=str(lie))
             self.coordinator.fence_off(peer)
-            self._outlets.pop(peer, None)
+            self._drop_outlet(peer)
             self._send(peer, Fenced(str(lie)))
             self.members.remove(peer)
             self._tell_ring("shard_fenced_off", peer, [])
@@ -436,6 +439,10 @@ class Router:
         word = self.coordinator.word(now)
         if word is not None:
             self.journal.note("leases", word)
+
+    def _drop_outlet(self, peer: bytes) -> None:
+        self._outlets.pop(peer, None)
+        self.replays.forget(peer)
 
     def _outlet(self, peer: bytes, message: Hello, now: float) -> Outlet | None:
         if message.shard is None:

@@ -106,6 +106,7 @@ class _Server:
         self._loop = loop
         self._planned: asyncio.Handle | None = None
         self._releasing: asyncio.Handle | None = None
+        self._replaying: asyncio.Handle | None = None
         self._looking: asyncio.Task[None] | None = None
         self._sampler = LogSampler(log, loop.time, loop.call_later)
         self._hub = Hub(settings.backplane_address, self._received)
@@ -159,6 +160,11 @@ class _Server:
         yield "ack_delay_seconds", "How long publishers' answers are held back now.", router.pressure.delay
         held = router.coordinator.holders.held
         yield "held_slots", "Connection slots that shards hold, or may still hold.", held
+        yield (
+            "replays_waiting",
+            "Questions of shards for what clients have missed.",
+            len(router.replays),
+        )
         yield "backplane_dropped_total", "Messages of peers that could not be decoded.", router.dropped
         if watch is not None:
             yield "alerts", "Alerts that have begun and not ended.", watch.alerts.raised
@@ -185,7 +191,7 @@ class _Server:
         self._tick()
 
     def close(self) -> None:
-        for handle in (self._planned, self._releasing):
+        for handle in (self._planned, self._releasing, self._replaying):
             if handle is not None:
                 handle.cancel()
         if self._looking is not None:
@@ -233,6 +239,14 @@ class _Server:
             self._planned = self._loop.call_at(again, self._dispatch)
         if self._releasing is None:
             self._release()
+        if self._replaying is None and self._router.replays:
+            # Not in this turn: what has arrived by then, and is live, goes first.
+            self._replaying = self._loop.call_soon(self._serve_replay)
+
+    def _serve_replay(self) -> None:
+        self._replaying = None  # first, as below
+        again = self._router.replays.serve(self._loop.time())
+        self._replaying = self._loop.call_at(again, self._serve_replay) if again is not None else None
 
     def _release(self) -> None:
         self._releasing = None  # first: whatever fails below, the next dispatch goes on with it

@@ -2,7 +2,7 @@
 
     peer ──► router   Hello, Heartbeat, Goodbye
     gateway ──►       Publish, Ask, Drain, Undrain
-    shard ──►         Ack, Replay, Leave, Slots, Came
+    shard ──►         Ack, Replay, ReplayCancel, Leave, Slots, Came
     router ──► peer   Who, Beat, RingState
     ──► gateway       Published, NotPublished, Answer, Draining, and Doors with each Beat
     ──► shard         Deliver, States, Replayed, DrainNow, StopDraining, Superseded, Diagnose, Lease, Elsewhere, Fenced
@@ -25,6 +25,8 @@ VERSION = 4
 HEARTBEAT_SECONDS = 0.5
 DEAD_AFTER_SECONDS = 2.4
 """A peer is given up within 3 s of its last word, the router's looking every half second included."""
+REPLAY_RECORDS = 1_000
+"""Of so many records of the log an answer to Replay tells at most."""
 EMPTYING = 0.25
 """When a lease has run out, a shard has so much of the lease's time to send its users away; then the slots are free."""
 
@@ -187,6 +189,12 @@ class Replay(_Message, tag="replay"):
     after: int
     upto: int
     personal: bool
+
+
+class ReplayCancel(_Message, tag="replay_cancel"):
+    """The client for whom Replay asked has gone: it needs no answer any more. request: as in Replay."""
+
+    request: int
 
 
 class Leave(_Message, tag="leave"):
@@ -390,7 +398,9 @@ class Answer(_Message, tag="answer"):
     refused_per_s: float = 0.0
 
 
-PeerMessage = Hello | Heartbeat | Publish | Ack | Ask | Goodbye | Replay | Leave | Drain | Undrain | Slots | Came
+PeerMessage = (
+    Hello | Heartbeat | Publish | Ack | Ask | Goodbye | Replay | ReplayCancel | Leave | Drain | Undrain | Slots | Came
+)
 RouterMessage = (
     Who
     | RingState

@@ -51,6 +51,7 @@ from solowire.backoff import Backoff, retry_after
 from solowire.catalog import CATALOG
 from solowire.client_protocol import (
     MAX_MESSAGE_BYTES,
+    REPLAYING,
     SUBPROTOCOLS,
     ClientMessage,
     Codec,
@@ -116,7 +117,7 @@ class Client:
     asked for one before every connection, and when the server says that the present one is about to expire.
     subscriptions: None means the defaults of the role. filter: goes with them. compress: asks for compressed frames; a
     server that has none sends plain ones. resume: `(epoch, cursor)` of an earlier client. max_buffered: events.
-    connect_timeout: seconds for one attempt, up to the server's `welcome`.
+    connect_timeout: seconds for one attempt, up to the server's `welcome`, or its word that it is still at it.
     reconnect_min, reconnect_max: seconds, until the server has said its own. steady_after: seconds that a connection
     lives before it counts as one that worked. on_gap(reason): events were missed and can't be had any more; called
     between the events before and after. on_notice(notice): at once.
@@ -364,10 +365,10 @@ class Client:
         socket: ClientConnection | None = None
         try:
             try:
-                async with asyncio.timeout(self._connect_timeout):
+                async with asyncio.timeout(self._connect_timeout) as limit:
                     grant = await self._grant(http)
                     socket = await self._open(grant)
-                    welcome = await self._greet(socket)
+                    welcome = await self._greet(socket, limit)
             except TimeoutError:
                 raise _Left(ABNORMAL, f"no connection within {self._connect_timeout} s") from None
             self._begin(socket, welcome)
@@ -452,7 +453,7 @@ class Client:
 
     # ------------------------------------------------------------------------------------------ one connection
 
-    async def _greet(self, socket: ClientConnection) -> Welcome:
+    async def _greet(self, socket: ClientConnection, limit: asyncio.Timeout) -> Welcome:
         resume = None if self._arrived_at is None else Resume(*self._arrived_at)
         id = next(self._ids)
         await _say(socket, msgspec.structs.replace(_hello(self._wanted, self._filter), id=id, resume=resume))
@@ -467,6 +468,9 @@ class Client:
                 if message.retry_after is not msgspec.UNSET:
                     raise _Left(CloseCode.try_later, message.message, after=message.retry_after)
                 raise MessageRefused(message.code, message.message, message.hint)
+            if isinstance(message, Notice) and message.code == REPLAYING:
+                # It gets all that it missed: to leave now would be to ask for it again from the beginning.
+                limit.reschedule(asyncio.get_running_loop().time() + self._connect_timeout)
             await self._handle(message, socket)
 
     def _begin(self, socket: ClientConnection, welcome: Welcome) -> None:

@@ -73,11 +73,23 @@ class InvalidEvents(RequestError):
 
 
 class InvalidMessage(RequestError):
-    """A client's message that can't be understood or obeyed. id: the message's own, to be repeated in the answer."""
+    """A client's message that can't be understood or obeyed. id: the message's own, to be repeated in the answer.
 
-    def __init__(self, code: str, message: str, hint: str = "", id: str | int | None = None) -> None:
+    retry_after: seconds, None if waiting is of no use.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        hint: str = "",
+        id: str | int | None = None,
+        *,
+        retry_after: float | None = None,
+    ) -> None:
         super().__init__(code, message, hint)
         self.id = id
+        self.retry_after = retry_after
 
 
 class InvalidToken(RequestError):

@@ -435,6 +435,11 @@ class Log:
         """The newest entry of each state key, in the order of offsets."""
         return list(self._latest.values())
 
+    @property
+    def state_count(self) -> int:
+        """How many entries `latest` gives."""
+        return len(self._latest)
+
     def count_after(self, cursor: int) -> int:
         """How many entries stand behind `cursor`."""
         return len(self._offsets) - bisect_right(self._offsets, cursor)

@@ -226,6 +226,13 @@ class Settings(BaseSettings):
         32 * 2**20, ge=2**16, description="what one client may get again when it comes back; more is `too_much`"
     )
     replays: int = Field(8, ge=1, description="replays from the router's log that a shard does at a time")
+    replay_rate: float = Field(
+        5_000.0, gt=0, description="events of the log that one user may have read per second when it comes back"
+    )
+    replay_burst: float = Field(1_000_000.0, ge=1, description="the same at once, whatever it gets of them")
+    replay_timeout_s: float = Field(
+        60.0, ge=1, le=600, description="how long a client that comes back may wait for all it missed, else `too_much`"
+    )
     duplicate_window_s: float = Field(600.0, ge=0, description="how long an event's id is remembered")
     credit: int = Field(10_000, ge=100, description="events that may be under way to a shard")
 

@@ -20,7 +20,7 @@ PURE_ROLE_FILES = (
     *(f"router/{name}.py" for name in ("membership", "dispatch", "journal", "router", "replay", "pressure")),
     *(f"router/{name}.py" for name in ("coordinator", "holders", "sharing", "limits", "alerts", "watch")),
     *(f"workers/{name}.py" for name in ("connection", "shard", "sockets", "leases", "admission", "users", "framing")),
-    *(f"workers/{name}.py" for name in ("heartbeat", "replay", "ring_history", "slow_readers")),
+    *(f"workers/{name}.py" for name in ("heartbeat", "replay", "replay_budget", "ring_history", "slow_readers")),
     *(f"workers/{name}.py" for name in ("reporting", "diagnosis", "giving_way", "limits", "listening")),
     *(f"workers/{name}.py" for name in ("timers", "expiry", "moves", "entrance", "trail")),
     *(f"workers/{name}.py" for name in ("delivery", "routing", "beginning", "answering", "following")),

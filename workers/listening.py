@@ -191,14 +191,13 @@ def changed(connection: Connection, message: Subscribe | Unsubscribe, catalog: C
 
 def complaint(error: InvalidMessage) -> Error:
     """What the client is told of it."""
-    retry = error.retry_after if isinstance(error, _TooFast) else msgspec.UNSET
+    retry = error.retry_after if error.retry_after is not None else msgspec.UNSET
     return Error(error.code, error.message[:MAX_ERROR_CHARACTERS], error.hint, error.id, retry)
 
 
 class _TooFast(InvalidMessage):
     def __init__(self, what: str, retry_after: float, id: Id) -> None:
-        super().__init__("rate_limited", f"too many {what}", "slow down", id)
-        self.retry_after = round(retry_after, 3)
+        super().__init__("rate_limited", f"too many {what}", "slow down", id, retry_after=round(retry_after, 3))
 
 
 def _is_pong(connection: Connection, raw: str | bytes) -> bool:

@@ -125,6 +125,7 @@ class _Server:
             limits=limits_of(settings),
             recent=Log(max_events=settings.recent_events, max_bytes=settings.recent_bytes),
             ask=lambda question: self._link.send(question),
+            stopwatch=time.perf_counter,
             came=lambda word: self._link.send(word),
             audit=self._audit,
         )
@@ -412,6 +413,9 @@ def limits_of(settings: Settings) -> Limits:
         moves_per_second=settings.moves_per_s,
         replay_bytes=settings.replay_bytes,
         replays=settings.replays,
+        replay_rate=settings.replay_rate,
+        replay_burst=settings.replay_burst,
+        replay_timeout=settings.replay_timeout_s,
         flush=FlushDelays(
             high=settings.flush_high_ms / 1000,
             normal=settings.flush_normal_ms / 1000,

@@ -422,6 +422,8 @@ def test_a_new_shard_begins_near_the_end_with_the_states_of_before(world: World)
 
 def ask(world: World, after: int, upto: int, *, epoch: str = "epoch-1", personal: bool = False) -> Replayed:
     world.router.receive(b"shard-0", Replay(9, epoch, "ann", after, upto, personal), world.now)
+    while world.router.replays:
+        world.now = world.router.replays.serve(world.now) or world.now
     [answer] = world.bus.take(b"shard-0", Replayed)
     return answer
 
@@ -991,6 +993,7 @@ def test_a_hole_in_the_log_is_a_gap_to_shards_and_keeps_nothing_else_from_them()
     assert [(d.after, d.upto, [o for o, _ in d.events]) for d in bus.take(b"shard-0", Deliver)] == [(5, 8, [6, 7, 8])]
     assert [line["goes_on_behind"] for line in logs if line["event"] == "journal_hole"] == [5]
     router.receive(b"shard-0", Replay(7, "epoch-1", "ann", 1, 8, False), 106.0)
+    router.replays.serve(106.0)
     [answer] = bus.take(b"shard-0", Replayed)
     assert (answer.request, answer.refusal) == (7, "retention")
 

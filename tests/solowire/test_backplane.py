@@ -25,6 +25,7 @@ FROM_PEER: list[Any] = [
     b.Ask(1),
     b.Goodbye(),
     b.Replay(6, "epoch", "alice", 12, 40, True),
+    b.ReplayCancel(6),
     b.Leave(),
     b.Drain(7, 3),
     b.Undrain(8, 3, "root"),

@@ -548,6 +548,22 @@ async def test_server_that_never_welcomes_is_left(fake: Fake) -> None:
         await client.close()
 
 
+async def test_a_server_that_is_still_reading_what_was_missed_is_waited_for(fake: Fake) -> None:
+    """A notice that the replay goes on begins the time for the welcome anew: who left would ask for all of it again."""
+    async with asyncio.TaskGroup() as tasks:
+        resuming = Client(fake.url, "tok", resume=("e1", 5), connect_timeout=2.0, **SOON)
+        entering = tasks.create_task(resuming.__aenter__())
+        peer = await fake.peer()
+        peer.hello = await peer.hear()
+        for _ in range(3):
+            await asyncio.sleep(1.0)
+            await peer.say({"type": "notice", "code": "replaying", "message": "it goes on"})
+        await peer.welcome()
+        client = await entering
+        assert (client.connections, client.gaps) == (1, 0)
+        await client.__aexit__(None, None, None)
+
+
 async def test_goes_when_asked_and_comes_back_when_told(fake: Fake) -> None:
     """A `reconnect` is obeyed with a polite close, and the return is not sooner than it says."""
     async with connected(fake) as (client, peer):

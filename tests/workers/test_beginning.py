@@ -333,18 +333,57 @@ def test_a_client_whose_replay_cannot_be_asked_for_keeps_its_cursor() -> None:
     assert (reconnect.reason, b.closed(connection)) == ("replay_unavailable", 1012)
 
 
+def test_what_a_router_was_asked_before_it_began_anew_is_asked_again() -> None:
+    """A router that restarts forgets who is coming back: the shard asks the same again when it has said hello."""
+    b = forgetful()
+    connection = comes_back(b, 3)
+    [question] = b.asked
+    b.asked.clear()
+    b.tell_ring(0, since=0)
+    assert b.asked == [question]
+    b.answer()
+    b.wait(1)
+    welcome, *rest = b.heard(connection)
+    assert welcome.resumed
+    assert [e.offset for m in rest for e in m.events] == list(range(4, 51))
+
+
+def test_a_client_whose_question_alone_is_not_answered_keeps_its_cursor() -> None:
+    """A part of the log that can't be read is no reason for a "no": its client comes again, while others get theirs."""
+    b = forgetful()
+    unlucky = comes_back(b, 3, user="ann")
+    b.asked.clear()
+    for n in range(12):
+        other = comes_back(b, 10, user=f"user-{n}")
+        b.answer()
+        b.wait(1)
+        assert b.heard(other)[0].resumed
+    assert [m.reason for m in b.heard(unlucky) if isinstance(m, c.ReconnectNow)] == ["replay_unavailable"]
+    assert b.closed(unlucky) == 1012
+
+
 def test_a_replay_that_takes_too_long_is_too_much() -> None:
     """While the router answers nobody is sent away to come again with an ever older cursor: it is told "no" in time."""
-    b = forgetful(replays=1)
+    b = forgetful(replays=1, replay_timeout=15)
     served, waits = comes_back(b, 3, user="ann"), comes_back(b, 3, user="bob")
-    b.wait(4)
-    [question] = b.asked
-    b.shard.replayed(Replayed(question.request, 4, []), b.now)  # a little at a time
+    for upto in range(4, 9):
+        b.wait(2.9)
+        [question] = b.asked.copy()
+        b.asked.clear()
+        assert count_notices(b, served) == count_notices(b, waits)
+        b.shard.replayed(Replayed(question.request, upto, []), b.now)  # a little at a time
     b.wait(4)
     for connection in (served, waits):
-        welcome = b.heard(connection)[0]
+        [welcome] = [m for m in b.heard(connection) if not isinstance(m, c.Notice)]
         assert (welcome.resumed, welcome.reason) == (False, "too_much")
         assert connection.state is State.live
+
+
+def count_notices(b: Bench, connection: Any) -> int:
+    """How many notices the connection got since the last look, and nothing else: that its replay goes on."""
+    messages = b.heard(connection)
+    assert [m.code for m in messages] == [c.REPLAYING] * len(messages)
+    return len(messages)
 
 
 def test_what_a_client_says_during_its_replay_is_obeyed_after_it() -> None:
