@@ -135,10 +135,12 @@ async def test_scrapers_that_read_nothing_hold_nobody_up(system: System, router_
 async def test_a_flood_of_scrapes_is_rendered_once_a_second(system: System, router_port: int) -> None:
     """Whoever asks each process hundreds of times gets one text for a second, on all connections."""
     limits = httpx.Limits(max_connections=20)
-    for port in (system.port, system.port + 1, router_port):
-        async with httpx.AsyncClient(trust_env=False, timeout=ANSWER_SECONDS, verify=False, limits=limits) as http:
+    for place in (system.port, api_of(system), router_port):
+        transport = httpx.AsyncHTTPTransport(uds=str(place) if isinstance(place, Path) else None, limits=limits)
+        host = "localhost" if isinstance(place, Path) else f"127.0.0.1:{place}"
+        async with httpx.AsyncClient(trust_env=False, timeout=ANSWER_SECONDS, transport=transport) as http:
             began = time.monotonic()
-            answers = await asyncio.gather(*(http.get(f"http://127.0.0.1:{port}/metrics") for _ in range(300)))
+            answers = await asyncio.gather(*(http.get(f"http://{host}/metrics") for _ in range(300)))
             took = time.monotonic() - began
         assert {answer.status_code for answer in answers} == {200}
         assert len({answer.text for answer in answers}) <= took + 2

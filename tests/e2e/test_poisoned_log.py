@@ -85,8 +85,8 @@ async def test_a_poisoned_log_starts_and_goes_on(poisoned: System) -> None:
     assert "Traceback" not in said
     assert "labels at most, this one has 14000" in said
     for index in range(2):
-        async with poisoned.http() as http:
-            metrics = (await http.get(f"http://127.0.0.1:{poisoned.port + 1 + index}/metrics")).text
+        async with poisoned.api(index) as http:
+            metrics = (await http.get("/metrics")).text
         [skipped] = [line for line in metrics.splitlines() if line.startswith("solowire_undecodable_events_total{")]
         assert float(skipped.split()[-1]) >= len(POISON) - 3
 
