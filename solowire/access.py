@@ -88,10 +88,14 @@ class View(msgspec.Struct, frozen=True):
 
 def view_of(identity: Identity) -> View:
     """What the identity may see. A scope's value that would stand for all names stands for none."""
-    return View(
-        frozenset(identity.permissions),
-        tuple(sorted((name, tuple(sorted(set(values) - _EVERY_NAME))) for name, values in identity.scopes.items())),
-    )
+    scopes = sorted((name, tuple(sorted(set(values) - _EVERY_NAME))) for name, values in identity.scopes.items())
+    return _shared_view(identity.permissions, tuple(scopes))
+
+
+@lru_cache(maxsize=1024)
+def _shared_view(permissions: tuple[str, ...], scopes: tuple[tuple[str, tuple[str, ...]], ...]) -> View:
+    """One for all connections that may see the same: it takes a KB."""
+    return View(frozenset(permissions), scopes)
 
 
 def group_of(identity: Identity, group_by: str) -> str:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
+from functools import lru_cache
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
 from websockets.datastructures import Headers
-from websockets.exceptions import InvalidHeader
+from websockets.exceptions import InvalidHandshake, InvalidHeader, InvalidMethod, InvalidUpgrade
 from websockets.headers import parse_subprotocol
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
@@ -25,6 +26,7 @@ from solowire.problems import response_of
 HEAD_BYTES = 16 * 1024
 """What a request head may have: tokens and tickets of 8 KB find room."""
 HEAD_END = b"\r\n\r\n"
+_ACCEPTED = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
 _HEADERS = 100
 _SAID = 200
 """How much of what a client says it hears back, and the log has."""
@@ -124,13 +126,19 @@ def accept(head: Head, subprotocol: str | None, more: Iterable[tuple[str, str]] 
     versions = headers.get_all("Sec-WebSocket-Version")
     if len(versions) == 1 and versions[0] != "13":
         raise Refused(426, "websocket_version_not_supported", "only version 13 of the protocol is known", "")
-    protocol = ServerProtocol(subprotocols=[Subprotocol(subprotocol)] if subprotocol else None)
-    response = protocol.accept(Request(head.target, headers, head.method))
-    if response.status_code != 101:
-        raise _refusal(response.status_code, protocol)
-    for name, value in more:
-        response.headers[name] = value
-    return response.serialize()
+    try:
+        key, _, chosen = _judge(subprotocol).process_request(Request(head.target, headers, head.method))
+    except InvalidMethod:
+        raise Refused(405, "method_not_allowed", "a handshake is a GET", "") from None
+    except InvalidUpgrade:
+        raise upgrade_required() from None
+    except InvalidHandshake as error:
+        raise _bad(str(error)) from None
+    lines = [f"{_ACCEPTED}{key}"]
+    if chosen is not None:
+        lines.append(f"Sec-WebSocket-Protocol: {chosen}")
+    lines += [f"{name}: {value}" for name, value in more]
+    return "\r\n".join((*lines, "", "")).encode("latin-1")
 
 
 def upgrade_required() -> Refused:
@@ -153,13 +161,10 @@ def refusal_response(error: RequestError, *, close: bool = True) -> bytes:
     return b"\r\n".join(lines) + HEAD_END + body
 
 
-def _refusal(status: int, protocol: ServerProtocol) -> Refused:
-    fault = str(protocol.handshake_exc)
-    if status == 405:
-        return Refused(405, "method_not_allowed", "a handshake is a GET", "")
-    if status == 426:
-        return upgrade_required()
-    return _bad(fault)
+@lru_cache(maxsize=16)
+def _judge(subprotocol: str | None) -> ServerProtocol:
+    """One for all handshakes that choose the same: what it keeps of each is never asked for."""
+    return ServerProtocol(subprotocols=[Subprotocol(subprotocol)] if subprotocol else None)
 
 
 def _bad(message: str) -> Refused:

@@ -15,7 +15,7 @@ What it keeps true:
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
 from itertools import count
@@ -268,7 +268,7 @@ class Delivering:
         if len(connection.answers) - connection.backlog >= MAX_ANSWERS:
             self.too_late(connection, UNREAD)
             return False
-        connection.answers.append(frame)
+        connection.keep_answers((frame,))
         if connection.feed is not None:
             connection.feed.hold(connection)  # no event may overtake the answer
         self._block((connection,), now)
@@ -276,7 +276,7 @@ class Delivering:
 
     def begin_with(self, connection: Connection, frames: Iterable[str | bytes], now: float) -> None:
         """Sends a connection that has just joined what it begins with: the welcome, and the states or the replay."""
-        connection.answers += frames
+        connection.keep_answers(frames)
         connection.backlog = len(connection.answers)
         if self._sockets.busy(connection):
             self._block((connection,), now)
@@ -296,13 +296,16 @@ class Delivering:
     def _hand_over(self, connection: Connection, now: float) -> None:
         """Sends of what waits for a connection whose socket is free as much as it takes at a time."""
         size = 0
-        while connection.answers and size < HAND_OVER_BYTES:
-            frame = connection.answers.popleft()
+        waiting = connection.answers
+        while isinstance(waiting, deque) and waiting and size < HAND_OVER_BYTES:
+            frame = waiting.popleft()
             connection.backlog = max(0, connection.backlog - 1)
             size += len(frame)
             self._sockets.queue(frame, connection)
         if connection.answers:
             self._block((connection,), now)
+        else:
+            connection.answers = ()
 
     def took(self, connection: Connection, now: float) -> None:
         """Its socket has taken some of what it was busy with. Events wait for the next look, answers don't."""
