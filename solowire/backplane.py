@@ -1,11 +1,11 @@
 """The messages between processes: MessagePack arrays with a tag, decoded by one typed decoder for each direction.
 
     peer ──► router   Hello, Heartbeat, Goodbye
-    gateway ──►       Publish, Ask, Drain
-    shard ──►         Ack, Replay, Leave, Slots, Came
-    router ──► peer   Who, Beat, RingState
-    ──► gateway       Published, NotPublished, Answer, Draining, and Doors with each Beat
-    ──► shard         Deliver, States, Replayed, DrainNow, Superseded, Diagnose, Lease, Elsewhere, Fenced
+    gateway ──►       Publish, Ask, Drain, DisconnectUser, Revoke, Unrevoke
+    shard ──►         Ack, Replay, Leave, Slots, Came, UserDisconnected
+    router ──► peer   Who, Beat, RingState, Revocations
+    ──► gateway       Published, NotPublished, Answer, Draining, UserDisconnected, Revoked, and Doors with each Beat
+    ──► shard         Deliver, States, Replayed, DrainNow, Superseded, Diagnose, Lease, Elsewhere, Fenced, DisconnectUser
 
 A peer is a shard or a gateway. It says Hello when it starts, when the router asks Who (because the router has restarted
 and doesn't know it), and when a Beat tells of another ring than it knows; the router answers with the ring, and sends
@@ -21,7 +21,7 @@ import msgspec
 from solowire.errors import BackplaneError
 from solowire.histogram import BUCKETS
 
-VERSION = 4
+VERSION = 5
 HEARTBEAT_SECONDS = 0.5
 DEAD_AFTER_SECONDS = 2.4
 """A peer is given up within 3 s of its last word, the router's looking every half second included."""
@@ -100,6 +100,7 @@ class Hello(_Message, tag="hello"):
     """boot: the process's. shard: None for a gateway. epoch, offset: up to where a shard's log goes already.
 
     recent: how many events a shard without a log would like to begin with. leaving: it is not to be in the ring again.
+    revocations: the version of those that it knows, -1 if none: it is told them if there are newer ones.
     """
 
     version: int
@@ -110,6 +111,24 @@ class Hello(_Message, tag="hello"):
     credit: _Count = 0
     recent: _Count = 0
     leaving: bool = False
+    revocations: int = -1
+
+
+class Revocation(_Message):
+    """Tokens that are void: of a user, or one by its id (`jti`), or issued before a time, of a user or of all.
+
+    user, token_id, issued_before: None where it doesn't narrow. until: when all of them have expired. Times are unix
+    seconds. by: the administrator who wanted it.
+    """
+
+    id: str
+    user: str | None
+    token_id: str | None
+    issued_before: float | None
+    made_at: float
+    until: float
+    by: str
+    reason: str = ""
 
 
 class Slots(_Message, tag="slots"):
@@ -197,6 +216,64 @@ class Drain(_Message, tag="drain"):
     request: int
     shard: int
     by: str = ""
+
+
+class DisconnectUser(_Message, tag="disconnect_user"):
+    """All connections of a user are to be closed (4410). Answered with UserDisconnected.
+
+    From a gateway to the router, which says it to all shards, with a number of its own, and sums up what they answer.
+    by: the administrator's name.
+    """
+
+    request: int
+    user: str
+    by: str = ""
+
+
+class UserDisconnected(_Message, tag="user_disconnected"):
+    """So many connections were closed. silent: shards that have not answered in time."""
+
+    request: int
+    connections: _Count
+    silent: _Count = 0
+
+
+class Revoke(_Message, tag="revoke"):
+    """A gateway's wish that tokens are void. Answered with Revoked."""
+
+    request: int
+    revocation: Revocation
+
+
+class Unrevoke(_Message, tag="unrevoke"):
+    """… and that they are not any more. Answered with Revoked."""
+
+    request: int
+    id: str
+    by: str = ""
+
+
+class Revoked(_Message, tag="revoked"):
+    """revocation: the one that is in force now, or, for Unrevoke, was; None if there is none, or no room for one more.
+
+    is_kept: whether it is on disk, so that a restart of the router doesn't forget it.
+    """
+
+    request: int
+    revocation: Revocation | None
+    is_kept: bool = True
+
+
+class Revocations(_Message, tag="revocations"):
+    """Changes what tokens are void: `added` and `removed` (ids), for who knows version `after`.
+
+    With `after` None they are all that there are. Who knows another version says hello, and is told all.
+    """
+
+    version: int
+    after: int | None
+    added: list[Revocation]
+    removed: list[str] = []
 
 
 class Ask(_Message, tag="ask"):
@@ -344,12 +421,16 @@ class NotPublished(_Message, tag="refused"):
 
 
 class Beat(_Message, tag="pulse"):
-    """The router is alive, and knows you. version: of its ring. lease: a shard's. doors: a gateway's."""
+    """The router is alive, and knows you. version: of its ring. lease: a shard's. doors: a gateway's.
+
+    revocations: the version of those in force, -1 if it doesn't say.
+    """
 
     epoch: str
     version: int
     lease: Lease | None = None
     doors: Doors | None = None
+    revocations: int = -1
 
 
 class ShardReport(_Message):
@@ -376,7 +457,23 @@ class Answer(_Message, tag="answer"):
     refused_per_s: float = 0.0
 
 
-PeerMessage = Hello | Heartbeat | Publish | Ack | Ask | Goodbye | Replay | Leave | Drain | Slots | Came
+PeerMessage = (
+    Hello
+    | Heartbeat
+    | Publish
+    | Ack
+    | Ask
+    | Goodbye
+    | Replay
+    | Leave
+    | Drain
+    | Slots
+    | Came
+    | DisconnectUser
+    | UserDisconnected
+    | Revoke
+    | Unrevoke
+)
 RouterMessage = (
     Who
     | RingState
@@ -395,6 +492,10 @@ RouterMessage = (
     | Fenced
     | Doors
     | Diagnose
+    | DisconnectUser
+    | UserDisconnected
+    | Revoked
+    | Revocations
 )
 
 M = TypeVar("M")
