@@ -14,13 +14,15 @@ from urllib.parse import parse_qs
 
 import msgspec
 
+from gateway.addresses import said_in
 from gateway.answers import JSON_HEADERS, Scope, answer, failure
+from gateway.forwarding import SECURE, parse_host
 from gateway.gateway import Gateway
 from solowire.backplane import ShardAddress
 from solowire.client_protocol import SUBPROTOCOLS
+from solowire.errors import Refused
 from solowire.tokens import TICKET_SECONDS, bearer
 
-_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:\d+)?")
 _TOKEN = re.compile(rb"[?&]token=([^&#]+)")
 _WAYS = {"/v1/connect": "POST", "/v1/route": "GET"}
 _encode = msgspec.json.Encoder().encode
@@ -65,9 +67,22 @@ class Negotiation:
         """Raises InvalidToken, Refused."""
         headers = dict(scope["headers"])
         shard, ticket = await self._gateway.place(_bearer(headers), self._gateway.addresses.of(scope))
-        url = shard_url(self._shard_url, shard, _scheme(scope, headers), _host(headers))
+        url = shard_url(self._shard_url, shard, *self._origin(scope, headers))
         joined = f"{url}{'&' if '?' in url else '?'}ticket={ticket}"
         return Connect(joined, ticket, shard.index, self._gateway.epoch, int(TICKET_SECONDS), list(SUBPROTOCOLS))
+
+    def _origin(self, scope: Scope, headers: Mapping[bytes, bytes]) -> tuple[str, str]:
+        """The scheme and the host of what the client is told: those by which it has come itself. Raises Refused."""
+        scheme = host = None
+        client = scope.get("client")
+        if client:
+            scheme, host = self._gateway.addresses.asked_for(client[0], said_in(scope))
+        shown = headers.get(b"host", b"").decode("latin-1")
+        host = host or parse_host(shown)
+        if host is None and "{host}" in self._shard_url:
+            fault = f"the Host {shown[:200]!a} is none" if shown else "there is no Host"
+            raise Refused(400, "bad_host", fault, "send the name or address that you use to come here (RFC 9110)")
+        return "wss" if (scheme or scope["scheme"]) in SECURE else "ws", host or ""
 
     async def route(self, scope: Scope) -> dict[str, str]:
         """The answer's headers. The token may be in the query of the request that an edge proxy asks about.
@@ -100,14 +115,3 @@ def _query_token(scope: Scope, headers: Mapping[bytes, bytes]) -> str:
     original = headers.get(b"x-original-uri") or headers.get(b"x-forwarded-uri") or b""
     found = _TOKEN.search(original)
     return found[1].decode("latin-1") if found else ""
-
-
-def _host(headers: Mapping[bytes, bytes]) -> str:
-    """The host that the client used, without its port."""
-    found = _HOST.fullmatch(headers.get(b"host", b"").decode("latin-1"))
-    return found[1] if found else "localhost"
-
-
-def _scheme(scope: Scope, headers: Mapping[bytes, bytes]) -> str:
-    forwarded = headers.get(b"x-forwarded-proto", b"").decode("latin-1")
-    return "wss" if (forwarded or scope["scheme"]) in ("https", "wss") else "ws"

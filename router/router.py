@@ -18,6 +18,7 @@ from collections.abc import Callable
 import msgspec
 import structlog
 
+from router.access_control import AccessControl
 from router.coordinator import Coordinator, Lie
 from router.dispatch import Outlet
 from router.journal import Appended, Journal, JournalUnavailable
@@ -34,6 +35,7 @@ from solowire.backplane import (
     Beat,
     Came,
     Diagnose,
+    DisconnectUser,
     Drain,
     Draining,
     DrainNow,
@@ -50,6 +52,8 @@ from solowire.backplane import (
     Published,
     PublishedEvent,
     Replay,
+    Revocations,
+    Revoke,
     RingState,
     RouterMessage,
     ShardAddress,
@@ -57,6 +61,8 @@ from solowire.backplane import (
     Slots,
     States,
     Superseded,
+    Unrevoke,
+    UserDisconnected,
     Who,
 )
 from solowire.ring import Ring
@@ -109,6 +115,7 @@ class Router:
         self.journal = journal
         self.members = Membership()
         self.coordinator = Coordinator(limits or Limits(), now, now + wall_offset, journal.recall("leases"))
+        self.access = AccessControl(journal, self.members, send, audit, now + wall_offset)
         self.wall_offset = wall_offset
         self.events = 0
         self.duplicates = 0
@@ -171,6 +178,8 @@ class Router:
                 users = member.stats.connections if member is not None and asked else None
                 self._audit("draining", user=message.by, shard=message.shard, users=users)
                 self._send(peer, Draining(message.request, users))
+            case DisconnectUser() | UserDisconnected() | Revoke() | Unrevoke() | Revocations():
+                self.access.receive(peer, message, now, now + self.wall_offset)
             case Leave():
                 self.members.leave(peer)
                 self.coordinator.holders.leaves(peer)
@@ -312,6 +321,7 @@ class Router:
         self._tell_ring("shard_lost", b"", [(p.address.index, p.stats.connections) for p in silent if p.address])
         for name, lease in self.coordinator.tick(now):
             self._send(name, lease)
+        self.access.tick(now, now + self.wall_offset)
         self._note_leases(now)
         self._say_how_it_is(now)
         self._commit(now)  # also with nothing to keep: the journal forgets what is too old
@@ -354,6 +364,7 @@ class Router:
             self.coordinator.holders.joined(peer, message.shard, now)
             if message.leaving:
                 self.coordinator.holders.leaves(peer)
+        self.access.greeted(peer, message)
         outlet = self._outlet(peer, message, now)
         if not self._tell_ring("shard_joined", peer, []):
             self._send(peer, self._ring_state(peer, []))
@@ -384,7 +395,7 @@ class Router:
                 return  # fenced off
         elif member is not None and member.address is None:
             doors = self.coordinator.doors(self.members.gateways)
-        self._send(peer, Beat(self.journal.epoch, self.members.version, lease, doors))
+        self._send(peer, Beat(self.journal.epoch, self.members.version, lease, doors, self.access.version))
         for name, other in others:
             self._send(name, other)
 

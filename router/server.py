@@ -182,6 +182,7 @@ class _Server:
         yield "ack_delay_seconds", "How long publishers' answers are held back now.", router.pressure.delay
         held = router.coordinator.holders.held
         yield "held_slots", "Connection slots that shards hold, or may still hold.", held
+        yield "revocations", "Revocations in force.", router.access.revocations
         yield "backplane_dropped_total", "Messages of peers that could not be decoded.", router.dropped
         if watch is not None:
             yield "alerts", "Alerts that have begun and not ended.", watch.alerts.raised

@@ -1,11 +1,12 @@
 """The messages between processes: MessagePack arrays with a tag, decoded by one typed decoder for each direction.
 
-    peer ──► router   Hello, Heartbeat, Goodbye
+    peer ──► router   Hello, Heartbeat, Goodbye, Revocations
     gateway ──►       Publish, Ask, Drain, DisconnectUser, Revoke, Unrevoke
     shard ──►         Ack, Replay, Leave, Slots, Came, UserDisconnected
     router ──► peer   Who, Beat, RingState, Revocations
     ──► gateway       Published, NotPublished, Answer, Draining, UserDisconnected, Revoked, and Doors with each Beat
-    ──► shard         Deliver, States, Replayed, DrainNow, Superseded, Diagnose, Lease, Elsewhere, Fenced, DisconnectUser
+    ──► shard         Deliver, States, Replayed, DrainNow, Superseded, Diagnose, Lease, Elsewhere, Fenced,
+                      DisconnectUser
 
 A peer is a shard or a gateway. It says Hello when it starts, when the router asks Who (because the router has restarted
 and doesn't know it), and when a Beat tells of another ring than it knows; the router answers with the ring, and sends
@@ -267,7 +268,8 @@ class Revoked(_Message, tag="revoked"):
 class Revocations(_Message, tag="revocations"):
     """Changes what tokens are void: `added` and `removed` (ids), for who knows version `after`.
 
-    With `after` None they are all that there are. Who knows another version says hello, and is told all.
+    With `after` None they are all that there are. Who knows another version says hello, and is told all. A peer whose
+    version is newer than the router's says so itself: the router has lost what it knew.
     """
 
     version: int
@@ -423,7 +425,7 @@ class NotPublished(_Message, tag="refused"):
 class Beat(_Message, tag="pulse"):
     """The router is alive, and knows you. version: of its ring. lease: a shard's. doors: a gateway's.
 
-    revocations: the version of those in force, -1 if it doesn't say.
+    revocations: the version of those in force, -1 if there never were any.
     """
 
     epoch: str
@@ -473,6 +475,7 @@ PeerMessage = (
     | UserDisconnected
     | Revoke
     | Unrevoke
+    | Revocations
 )
 RouterMessage = (
     Who

@@ -84,23 +84,17 @@ class TokenRules(msgspec.Struct, frozen=True):
 _OURS = frozenset(Claims.__struct_fields__)
 _READ_BY_NOBODY = frozenset(["name", "status"])
 """Registered claims (IANA, JSON Web Token Claims) that are called like a scope."""
-_COMMON = frozenset(
-    ["action", "actor", "category", "component", "host", "node", "operation", "server", "severity", "success", "topic"]
-    + ["entity_type", "user", *_READ_BY_NOBODY]
+_COMMON = _READ_BY_NOBODY.union(
+    ("action", "actor", "category", "component", "entity_type", "host", "node", "operation", "server", "severity"),
+    ("success", "topic", "user"),
 )
 """Scopes whose names applications use for other things, too: at the top they are ours only where they have a list."""
 
 
 def _misplaced() -> dict[str, str]:
-    found = {
-        "scope": "scopes",
-        "permission": "permissions",
-        "roles": "role",
-        "tenants": "tenant",
-        "isadmin": "is_admin",
-    }
-    for name in ("scopes", "permissions", "role", "tenant", "is_admin", "type", "temp"):
-        found[name] = name
+    found = {name: name for name in ("scopes", "permissions", "role", "tenant", "is_admin", "type", "temp")}
+    found |= {"scope": "scopes", "permission": "permissions", "roles": "role", "tenants": "tenant"}
+    found["isadmin"] = "is_admin"
     for name in CATALOG.attributes.keys() - _OURS:
         found.setdefault(name, "scopes")
         found.setdefault(f"{name}s", "scopes")
@@ -193,7 +187,7 @@ def _refuse_misplaced(
             hint = f'write it within scopes: {{"scopes": {{{json.dumps(folded)}: […]}}}}'
         else:
             hint = f"it is called {belongs!r}"
-        raise InvalidToken(f"the token has {ascii(name[:64])} beside its claims, where nobody reads it", hint=hint)
+        raise InvalidToken(f"the token has {name[:64]!a} beside its claims, where nobody reads it", hint=hint)
 
 
 # ----------------------------------------------------------------------------------------------- an OpenID provider's

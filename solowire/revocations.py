@@ -5,7 +5,7 @@ have expired. A token that doesn't say when it was issued counts as issued befor
 can't be compared is covered. Finding out takes three look-ups, however many revocations there are, and of them there
 are MAX_REVOCATIONS at most: one more is refused, not another forgotten.
 
-Pure: the router keeps them in its journal (`router.revoking`), and tells all others (`solowire.backplane`).
+Pure: the router keeps them in its journal (`router.revocation_keeper`), and tells all others (`solowire.backplane`).
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from solowire.access import Identity, Proof
-from solowire.backplane import Revocation
+from solowire.backplane import Revocation, Revocations
 
 MAX_REVOCATIONS = 10_000
 
 
 class RevocationTable:
-    """By id. version: as the router counts changes; -1 before it has told any."""
+    """By id. version: as the router counts changes; -1 before there were any."""
 
     def __init__(self) -> None:
         self.version = -1
@@ -61,6 +61,30 @@ class RevocationTable:
             for revocation in self._by_id.values():
                 self._index.add(revocation)
                 self._next_end = min(self._next_end, revocation.until)
+
+    def apply(self, message: Revocations) -> tuple[list[Revocation], bool]:
+        """What the router tells: those that are new here, and whether the router is to be told what is known here.
+
+        A change to another version than the one that is here is not taken: the next Beat has all of them told.
+        """
+        if message.after is None:
+            fresh = [revocation for revocation in message.added if revocation.id not in self._by_id]
+            if message.version < self.version:
+                self.add(fresh)  # the router has lost its journal: nobody is let in because of that
+                return fresh, True
+            self.replace(message.added)
+        elif message.after == self.version:
+            fresh = message.added
+            self.remove(message.removed)
+            self.add(fresh)
+        else:
+            return [], False
+        self.version = message.version
+        return fresh, False
+
+    def whole(self) -> Revocations:
+        """All that are here, as a message."""
+        return Revocations(self.version, None, list(self))
 
     def replace(self, revocations: Iterable[Revocation]) -> None:
         """These are all that there are."""

@@ -225,7 +225,7 @@ class Tokens:
             if header is not None and (header.algorithm != SECRET_ALGORITHM or not self.accepts_secret):
                 if header.algorithm not in PUBLIC_ALGORITHMS:
                     accepted = ", ".join((*PUBLIC_ALGORITHMS, *([SECRET_ALGORITHM] if self.accepts_secret else [])))
-                    fault = f"the token's 'alg' {ascii(header.algorithm[:32])} is not accepted"
+                    fault = f"the token's 'alg' {header.algorithm[:32]!a} is not accepted"
                     raise InvalidToken(fault, hint=f"accepted are {accepted}")
                 if self._keys is None:
                     raise UnknownKey("the keys that tokens are signed with can't be had now", hint="try again")

@@ -14,7 +14,8 @@ OURS = ("solowire", *ROLES)
 
 IMPURE = {
     "settings", "roles", "bus", "link", "metrics", "serving", "logs", "process", "supervisor",
-    "client", "publisher", "cli", "tailing", "statistics", "audit", "vitals",
+    "client", "publisher", "cli", "tailing", "statistics", "audit", "vitals", "key_source", "identity",
+    "identity_settings", "user_commands",
 }  # fmt: skip
 PURE_ROLE_FILES = (
     *(f"router/{name}.py" for name in ("membership", "dispatch", "journal", "router", "replay", "pressure")),
@@ -22,12 +23,14 @@ PURE_ROLE_FILES = (
     *(f"workers/{name}.py" for name in ("connection", "shard", "sockets", "leases", "admission", "users")),
     *(f"workers/{name}.py" for name in ("heartbeat", "replay", "ring_history", "slow_readers")),
     *(f"workers/{name}.py" for name in ("reporting", "diagnosis", "giving_way", "limits", "listening")),
-    *(f"workers/{name}.py" for name in ("timers", "expiry", "moves", "entrance", "trail")),
+    *(f"workers/{name}.py" for name in ("timers", "expiry", "moves", "entrance", "trail", "ejection")),
     *(f"workers/{name}.py" for name in ("delivery", "routing", "beginning", "answering", "following")),
     *(
         f"gateway/{name}.py"
-        for name in ("publishing", "intake", "returning", "addresses", "admission", "tries", "turns")
+        for name in ("publishing", "intake", "returning", "addresses", "admission", "tries", "turns", "forwarding")
     ),
+    "gateway/revocation_requests.py",
+    *(f"router/{name}.py" for name in ("access_control", "revocation_keeper", "user_disconnects")),
     "sources/query_log.py",
 )
 CARRIERS = frozenset({"bus", "metrics", "serving", "supervisor", "cli", "link"})

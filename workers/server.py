@@ -10,7 +10,7 @@ import asyncio
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import structlog
@@ -25,6 +25,7 @@ from solowire.backplane import (
     Ack,
     Deliver,
     Diagnose,
+    DisconnectUser,
     DrainNow,
     Elsewhere,
     Fenced,
@@ -32,14 +33,18 @@ from solowire.backplane import (
     Lease,
     Leave,
     Replayed,
+    Revocations,
     RingState,
     RouterMessage,
     ShardAddress,
     States,
     Superseded,
+    UserDisconnected,
 )
 from solowire.codes import CloseCode
 from solowire.feed import FlushDelays
+from solowire.identity import key_source_of, tokens_of
+from solowire.key_source import MAX_WAITING
 from solowire.link import Link
 from solowire.log import Log
 from solowire.metrics import Distribution, Labelled, Metrics, Sample
@@ -47,7 +52,7 @@ from solowire.pacing import Intervals
 from solowire.rates import Rate
 from solowire.roles import roles_of
 from solowire.serving import WebServer, listen, listen_unix
-from solowire.settings import Settings, make_directories, secret_of
+from solowire.settings import Settings, make_directories
 from solowire.tokens import Tokens
 from solowire.vitals import Vitals, memory_bytes
 from solowire.wrong_tokens import WrongTokens
@@ -76,12 +81,13 @@ def serve(settings: Settings, index: int) -> None:
 
     Exit status: 0, or 1 if another process has taken its place.
     """
-    secret, _ = secret_of(settings, create=True)
+    roles = roles_of(settings)
+    tokens = tokens_of(settings, roles, create=True)
     status = 0
 
     async def main(stop: asyncio.Event) -> None:
         nonlocal status
-        status = await _Server(settings, index, Tokens(secret, roles_of(settings))).main(stop)
+        status = await _Server(settings, index, tokens).main(stop)
 
     process.run(main)
     sys.exit(status)
@@ -108,6 +114,8 @@ class _Server:
         self._address = ShardAddress(
             index, settings.advertise_host or settings.host, self._socket.getsockname()[1], process.new_id(), api
         )
+        self._key_source = key_source_of(settings, tokens)
+        self._waiting_for_keys: set[asyncio.Task[None]] = set()
         self._audit = open_audit(settings, f"shard-{index}", shard=index)
         self._vitals = Vitals(self._each_second)
         self._sockets = TcpSockets()
@@ -122,6 +130,7 @@ class _Server:
             recent=Log(max_events=settings.recent_events, max_bytes=settings.recent_bytes),
             ask=lambda question: self._link.send(question),
             came=lambda word: self._link.send(word),
+            await_keys=self._await_keys,
             audit=self._audit,
         )
         self._reporting = Reporting(
@@ -145,6 +154,7 @@ class _Server:
             wrong_tokens=wrong_tokens,
             reporting=self._reporting,
             audit=self._audit,
+            want_keys=None if self._key_source is None else self._key_source.want,
         )
         clients = ClientPort(
             self._shard,
@@ -171,7 +181,10 @@ class _Server:
             self._received,
             self._reporting.take,
             lambda: self._shard.slots(self._loop.time(), beat=True),
+            lambda: self._tokens.revocations.version,
         )
+        if self._key_source is not None:
+            self._key_source.start()
         server.start()
         listener.start()
         log.info("shard_listening", shard=self._shard.index, port=self._address.port, api=self._address.api)
@@ -192,6 +205,8 @@ class _Server:
         link.close(goodbye=self._shard.empty)  # not before: it says that its slots are free
         self._sockets.finish()
         await server.finish()
+        if self._key_source is not None:
+            await self._key_source.close()
         self._vitals.close()
         self._audit.close()
         return self._status
@@ -202,8 +217,24 @@ class _Server:
         while len(self._sockets) and self._loop.time() < deadline:
             await asyncio.sleep(CLOSING_LOOK_SECONDS)
 
+    def _await_keys(self, act: Callable[[float], None]) -> bool:
+        source = self._key_source
+        if source is None or len(self._waiting_for_keys) >= MAX_WAITING:
+            return False
+
+        async def wait() -> None:
+            await source.refreshed()
+            act(self._loop.time())
+            self._arm()
+
+        task = self._loop.create_task(wait())
+        self._waiting_for_keys.add(task)
+        task.add_done_callback(self._waiting_for_keys.discard)
+        return True
+
     def _tick(self) -> None:
         try:
+            self._tokens.revocations.expire(time.time())
             self._shard.set_clock(self._wall_offset(), self._loop.time())
             self._run()
         except Exception:
@@ -229,6 +260,7 @@ class _Server:
             self._settings.credit,
             self._settings.recent_events,
             self._shard.leaving,
+            self._tokens.revocations.version,
         )
 
     def _received(self, message: RouterMessage) -> None:
@@ -256,6 +288,11 @@ class _Server:
                 self._end()  # a further hello would take the place back
             case Lease():
                 self._shard.leased(message, now)
+            case DisconnectUser():
+                closed = self._shard.ejection.disconnect(message.user)
+                self._link.send(UserDisconnected(message.request, closed))
+            case Revocations():
+                self._revoke(message)
             case Elsewhere():
                 self._shard.elsewhere(message)
             case Fenced():
@@ -267,6 +304,15 @@ class _Server:
             self._was_ready = self._shard.ready
             log.info("shard_ready" if self._was_ready else "shard_not_ready", shard=self._shard.index)
         self._arm()
+
+    def _revoke(self, message: Revocations) -> None:
+        table = self._tokens.revocations
+        fresh, is_newer_here = table.apply(message)
+        if is_newer_here:
+            self._link.send(table.whole())
+        closed = self._shard.ejection.revoke(fresh)
+        if fresh:
+            log.info("tokens_revoked", shard=self._shard.index, revocations=len(fresh), connections=closed)
 
     def _end(self) -> None:
         self._status = 1

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.addresses import Addresses, counted
+from gateway.addresses import Addresses
+from solowire.accept_limits import counted_address as counted
 
 PROXIES = Addresses(["10.0.0.0/8", "192.0.2.7", "2001:db8:f::/48"])
 

@@ -32,7 +32,7 @@ class RevocationKeeper:
         kept = journal.get_metadata(NOTE)
         self.table.replace(msgspec.msgpack.decode(value, type=Revocation) for value in kept.values())
         noted = journal.recall(VERSION_NOTE)
-        self.table.version = msgspec.msgpack.decode(noted, type=int) if noted is not None else 0
+        self.table.version = msgspec.msgpack.decode(noted, type=int) if noted is not None else -1
         self.expire(unix)
 
     @property
@@ -41,7 +41,7 @@ class RevocationKeeper:
 
     def whole(self) -> Revocations:
         """All that are in force, for who knows none of them, or others."""
-        return Revocations(self.version, None, list(self.table))
+        return self.table.whole()
 
     def add(self, revocation: Revocation, unix: float) -> tuple[Revocation | None, bool, Revocations | None]:
         """The one that is in force now, whether that is kept, and what others are to be told.
