@@ -354,9 +354,9 @@ class Gateway:
                 if waiting is not None and not waiting.done():
                     waiting.set_result(message)
             case Revocations():
-                _, is_newer_here = self.tokens.revocations.apply(message)
-                if is_newer_here:
-                    self._link.send(self.tokens.revocations.whole())
+                _, known = self.tokens.revocations.apply(message)
+                if known is not None:
+                    self._link.send(known)
             case Doors():
                 self._admission.told(message, self._clock())
             case RingState():

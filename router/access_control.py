@@ -96,6 +96,8 @@ class AccessControl:
             found, is_kept, told = self._revocations.remove(message.id, unix)
         if told is not None and found is not None:
             self._tell_all(told)
+            if self._members.get(gateway) is None:
+                self._send(gateway, told)  # whoever asks knows what came of it, also if this router has just begun
             about = {name: value for name in _REVOKED_BY if (value := getattr(found, name)) is not None}
             self._audit(action, user=by, revocation=found.id, about=about, is_kept=is_kept)
         self._send(gateway, Revoked(message.request, found, is_kept))

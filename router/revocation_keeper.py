@@ -29,6 +29,7 @@ class RevocationKeeper:
     def __init__(self, journal: Journal, unix: float) -> None:
         self._journal = journal
         self.table = RevocationTable()
+        self.table.epoch = journal.epoch
         kept = journal.get_metadata(NOTE)
         self.table.replace(msgspec.msgpack.decode(value, type=Revocation) for value in kept.values())
         noted = journal.recall(VERSION_NOTE)
@@ -67,12 +68,11 @@ class RevocationKeeper:
 
     def learn(self, message: Revocations, unix: float) -> Revocations | None:
         """What a peer knows; what others are to be told, if that is more than is known here."""
-        if message.version <= self.version:
-            return None
         fresh = [r for r in message.added if r.until > unix and self.table.get(r.id) is None]
         fresh = fresh[: MAX_REVOCATIONS - len(self.table)]
+        if not fresh:
+            return None
         log.warning("revocations_learnt", revocations=len(fresh), hint="the journal did not know them")
-        self.table.version = message.version
         self._change(fresh, [], unix)
         self._keep(fresh, [])
         return self.whole()
@@ -88,7 +88,7 @@ class RevocationKeeper:
         self.table.version = max(before + 1, int(unix * 1000))
         self.table.remove(removed)
         self.table.add(added)
-        return Revocations(self.version, before, added, removed)
+        return Revocations(self.table.epoch, self.version, before, added, removed)
 
     def _keep(self, added: Iterable[Revocation], removed: Iterable[str]) -> bool:
         values: dict[str, bytes | None] = {NOTE + r.id: msgspec.msgpack.encode(r) for r in added}

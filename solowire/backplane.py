@@ -268,10 +268,11 @@ class Revoked(_Message, tag="revoked"):
 class Revocations(_Message, tag="revocations"):
     """Changes what tokens are void: `added` and `removed` (ids), for who knows version `after`.
 
-    With `after` None they are all that there are. Who knows another version says hello, and is told all. A peer whose
-    version is newer than the router's says so itself: the router has lost what it knew.
+    With `after` None they are all that there are. Who knows another version says hello, and is told all. A peer that
+    knows some of another epoch tells them itself: the router has lost the journal in which they were.
     """
 
+    epoch: str
     version: int
     after: int | None
     added: list[Revocation]

@@ -19,9 +19,10 @@ MAX_REVOCATIONS = 10_000
 
 
 class RevocationTable:
-    """By id. version: as the router counts changes; -1 before there were any."""
+    """By id. epoch: of the journal that they are in. version: as the router counts changes, -1 before there were any."""
 
     def __init__(self) -> None:
+        self.epoch = ""
         self.version = -1
         self._by_id: dict[str, Revocation] = {}
         self._index: _Index = _Index()
@@ -62,29 +63,31 @@ class RevocationTable:
                 self._index.add(revocation)
                 self._next_end = min(self._next_end, revocation.until)
 
-    def apply(self, message: Revocations) -> tuple[list[Revocation], bool]:
-        """What the router tells: those that are new here, and whether the router is to be told what is known here.
+    def apply(self, message: Revocations) -> tuple[list[Revocation], Revocations | None]:
+        """What the router tells: those that are new here, and what the router is to be told in its turn, if anything.
 
         A change to another version than the one that is here is not taken: the next Beat has all of them told.
         """
+        known = None
         if message.after is None:
             fresh = [revocation for revocation in message.added if revocation.id not in self._by_id]
-            if message.version < self.version:
-                self.add(fresh)  # the router has lost its journal: nobody is let in because of that
-                return fresh, True
-            self.replace(message.added)
-        elif message.after == self.version:
+            if self._by_id and self.epoch != message.epoch:
+                known = self.whole()  # the router has lost its journal: nobody is let in because of that
+                self.add(fresh)
+            else:
+                self.replace(message.added)
+        elif message.after == self.version and (self.version < 0 or message.epoch == self.epoch):
             fresh = message.added
             self.remove(message.removed)
             self.add(fresh)
         else:
-            return [], False
-        self.version = message.version
-        return fresh, False
+            return [], None
+        self.epoch, self.version = message.epoch, message.version
+        return fresh, known
 
     def whole(self) -> Revocations:
         """All that are here, as a message."""
-        return Revocations(self.version, None, list(self))
+        return Revocations(self.epoch, self.version, None, list(self))
 
     def replace(self, revocations: Iterable[Revocation]) -> None:
         """These are all that there are."""

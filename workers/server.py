@@ -306,10 +306,9 @@ class _Server:
         self._arm()
 
     def _revoke(self, message: Revocations) -> None:
-        table = self._tokens.revocations
-        fresh, is_newer_here = table.apply(message)
-        if is_newer_here:
-            self._link.send(table.whole())
+        fresh, known = self._tokens.revocations.apply(message)
+        if known is not None:
+            self._link.send(known)
         closed = self._shard.ejection.revoke(fresh)
         if fresh:
             log.info("tokens_revoked", shard=self._shard.index, revocations=len(fresh), connections=closed)
