@@ -89,9 +89,8 @@ class KeySource:
         now = self._loop.time()
         if self._round is None and now - self._asked_at >= UNKNOWN_KEY_SECONDS:
             self._round = self._loop.create_future()
-            self._wake.set()
-        if self._round is not None:
             self._asked_at = now
+            self._wake.set()
         return self._round
 
     async def refreshed(self) -> bool:
