@@ -12,19 +12,21 @@ from router.membership import Membership
 from router.revocation_keeper import RevocationKeeper
 from router.user_disconnects import UserDisconnects
 from solowire.backplane import (
+    Disconnected,
+    DisconnectNow,
     DisconnectUser,
     Hello,
+    KnownRevocations,
     Revocations,
     Revoke,
     Revoked,
     RouterMessage,
     Unrevoke,
-    UserDisconnected,
 )
 
 _REVOKED_BY = ("user", "token_id", "issued_before")
 
-Request = DisconnectUser | UserDisconnected | Revoke | Unrevoke | Revocations
+Request = DisconnectUser | Disconnected | Revoke | Unrevoke | KnownRevocations
 
 
 class AccessControl:
@@ -58,12 +60,12 @@ class AccessControl:
         match message:
             case DisconnectUser():
                 self._disconnect(peer, message, now)
-            case UserDisconnected():
+            case Disconnected():
                 for name, answer in self._disconnects.answered(peer, message):
                     self._send(name, answer)
             case Revoke() | Unrevoke():
                 self._revoke(peer, message, unix)
-            case Revocations():
+            case KnownRevocations():
                 learnt = self._revocations.learn(message, unix)
                 if learnt is not None:
                     self._tell_all(learnt)
@@ -85,7 +87,7 @@ class AccessControl:
         for name, answer in answers:
             self._send(name, answer)
         for name in shards:
-            self._send(name, DisconnectUser(number, message.user, message.by))
+            self._send(name, DisconnectNow(number, message.user))
 
     def _revoke(self, gateway: bytes, message: Revoke | Unrevoke, unix: float) -> None:
         if isinstance(message, Revoke):

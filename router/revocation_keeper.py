@@ -14,7 +14,7 @@ import msgspec
 import structlog
 
 from router.journal import Journal
-from solowire.backplane import Revocation, Revocations
+from solowire.backplane import KnownRevocations, Revocation, Revocations
 from solowire.revocations import MAX_REVOCATIONS, RevocationTable
 
 VERSION_NOTE = "revocations"
@@ -66,9 +66,9 @@ class RevocationKeeper:
         told = self._change([], [id], unix)
         return known, self._keep([], [id]), told
 
-    def learn(self, message: Revocations, unix: float) -> Revocations | None:
+    def learn(self, message: KnownRevocations, unix: float) -> Revocations | None:
         """What a peer knows; what others are to be told, if that is more than is known here."""
-        fresh = [r for r in message.added if r.until > unix and self.table.get(r.id) is None]
+        fresh = [r for r in message.revocations if r.until > unix and self.table.get(r.id) is None]
         fresh = fresh[: MAX_REVOCATIONS - len(self.table)]
         if not fresh:
             return None

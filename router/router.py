@@ -35,6 +35,7 @@ from solowire.backplane import (
     Beat,
     Came,
     Diagnose,
+    Disconnected,
     DisconnectUser,
     Drain,
     Draining,
@@ -44,6 +45,7 @@ from solowire.backplane import (
     Goodbye,
     Heartbeat,
     Hello,
+    KnownRevocations,
     Lease,
     Leave,
     NotPublished,
@@ -52,7 +54,6 @@ from solowire.backplane import (
     Published,
     PublishedEvent,
     Replay,
-    Revocations,
     Revoke,
     RingState,
     RouterMessage,
@@ -62,7 +63,6 @@ from solowire.backplane import (
     States,
     Superseded,
     Unrevoke,
-    UserDisconnected,
     Who,
 )
 from solowire.ring import Ring
@@ -178,7 +178,7 @@ class Router:
                 users = member.stats.connections if member is not None and asked else None
                 self._audit("draining", user=message.by, shard=message.shard, users=users)
                 self._send(peer, Draining(message.request, users))
-            case DisconnectUser() | UserDisconnected() | Revoke() | Unrevoke() | Revocations():
+            case DisconnectUser() | Disconnected() | Revoke() | Unrevoke() | KnownRevocations():
                 self.access.receive(peer, message, now, now + self.wall_offset)
             case Leave():
                 self.members.leave(peer)

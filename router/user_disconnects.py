@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from solowire.backplane import UserDisconnected
+from solowire.backplane import Disconnected, UserDisconnected
 
 PATIENCE_SECONDS = 1.0
 MAX_UNDER_WAY = 1000
@@ -45,7 +45,7 @@ class UserDisconnects:
             answers.append(self._finish(self._number))
         return self._number, answers
 
-    def answered(self, shard: bytes, message: UserDisconnected) -> list[tuple[bytes, UserDisconnected]]:
+    def answered(self, shard: bytes, message: Disconnected) -> list[tuple[bytes, UserDisconnected]]:
         question = self._questions.get(message.request)
         if question is None or shard not in question.waits_for:
             return []

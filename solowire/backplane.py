@@ -1,12 +1,12 @@
 """The messages between processes: MessagePack arrays with a tag, decoded by one typed decoder for each direction.
 
-    peer ──► router   Hello, Heartbeat, Goodbye, Revocations
+    peer ──► router   Hello, Heartbeat, Goodbye, KnownRevocations
     gateway ──►       Publish, Ask, Drain, DisconnectUser, Revoke, Unrevoke
-    shard ──►         Ack, Replay, Leave, Slots, Came, UserDisconnected
+    shard ──►         Ack, Replay, Leave, Slots, Came, Disconnected
     router ──► peer   Who, Beat, RingState, Revocations
     ──► gateway       Published, NotPublished, Answer, Draining, UserDisconnected, Revoked, and Doors with each Beat
     ──► shard         Deliver, States, Replayed, DrainNow, Superseded, Diagnose, Lease, Elsewhere, Fenced,
-                      DisconnectUser
+                      DisconnectNow
 
 A peer is a shard or a gateway. It says Hello when it starts, when the router asks Who (because the router has restarted
 and doesn't know it), and when a Beat tells of another ring than it knows; the router answers with the ring, and sends
@@ -220,9 +220,8 @@ class Drain(_Message, tag="drain"):
 
 
 class DisconnectUser(_Message, tag="disconnect_user"):
-    """All connections of a user are to be closed (4410). Answered with UserDisconnected.
+    """A gateway's wish that all connections of a user are closed (4410). Answered with UserDisconnected.
 
-    From a gateway to the router, which says it to all shards, with a number of its own, and sums up what they answer.
     by: the administrator's name.
     """
 
@@ -231,8 +230,22 @@ class DisconnectUser(_Message, tag="disconnect_user"):
     by: str = ""
 
 
+class DisconnectNow(_Message, tag="disconnect_now"):
+    """The router's word to each shard for that, with a number of its own. Answered with Disconnected."""
+
+    request: int
+    user: str
+
+
+class Disconnected(_Message, tag="disconnected"):
+    """The shard has closed so many."""
+
+    request: int
+    connections: _Count
+
+
 class UserDisconnected(_Message, tag="user_disconnected"):
-    """So many connections were closed. silent: shards that have not answered in time."""
+    """So many connections were closed, on all shards. silent: shards that have not answered in time."""
 
     request: int
     connections: _Count
@@ -268,8 +281,8 @@ class Revoked(_Message, tag="revoked"):
 class Revocations(_Message, tag="revocations"):
     """Changes what tokens are void: `added` and `removed` (ids), for who knows version `after`.
 
-    With `after` None they are all that there are. Who knows another version says hello, and is told all. A peer that
-    knows some of another epoch tells them itself: the router has lost the journal in which they were.
+    With `after` None they are all that there are. Who knows another version says hello, and is told all. epoch: of the
+    journal that they are in. A peer that knows some of another says so (KnownRevocations).
     """
 
     epoch: str
@@ -277,6 +290,12 @@ class Revocations(_Message, tag="revocations"):
     after: int | None
     added: list[Revocation]
     removed: list[str] = []
+
+
+class KnownRevocations(_Message, tag="known_revocations"):
+    """What a peer knows of a journal that the router has lost."""
+
+    revocations: list[Revocation]
 
 
 class Ask(_Message, tag="ask"):
@@ -473,10 +492,10 @@ PeerMessage = (
     | Slots
     | Came
     | DisconnectUser
-    | UserDisconnected
+    | Disconnected
     | Revoke
     | Unrevoke
-    | Revocations
+    | KnownRevocations
 )
 RouterMessage = (
     Who
@@ -496,7 +515,7 @@ RouterMessage = (
     | Fenced
     | Doors
     | Diagnose
-    | DisconnectUser
+    | DisconnectNow
     | UserDisconnected
     | Revoked
     | Revocations

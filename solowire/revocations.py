@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from solowire.access import Identity, Proof
-from solowire.backplane import Revocation, Revocations
+from solowire.backplane import KnownRevocations, Revocation, Revocations
 
 MAX_REVOCATIONS = 10_000
 
@@ -63,7 +63,7 @@ class RevocationTable:
                 self._index.add(revocation)
                 self._next_end = min(self._next_end, revocation.until)
 
-    def apply(self, message: Revocations) -> tuple[list[Revocation], Revocations | None]:
+    def apply(self, message: Revocations) -> tuple[list[Revocation], KnownRevocations | None]:
         """What the router tells: those that are new here, and what the router is to be told in its turn, if anything.
 
         A change to another version than the one that is here is not taken: the next Beat has all of them told.
@@ -72,7 +72,9 @@ class RevocationTable:
         if message.after is None:
             fresh = [revocation for revocation in message.added if revocation.id not in self._by_id]
             if self._by_id and self.epoch != message.epoch:
-                known = self.whole()  # the router has lost its journal: nobody is let in because of that
+                known = KnownRevocations(
+                    list(self)
+                )  # the router has lost its journal: nobody is let in because of that
                 self.add(fresh)
             else:
                 self.replace(message.added)

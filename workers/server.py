@@ -25,7 +25,8 @@ from solowire.backplane import (
     Ack,
     Deliver,
     Diagnose,
-    DisconnectUser,
+    Disconnected,
+    DisconnectNow,
     DrainNow,
     Elsewhere,
     Fenced,
@@ -39,7 +40,6 @@ from solowire.backplane import (
     ShardAddress,
     States,
     Superseded,
-    UserDisconnected,
 )
 from solowire.codes import CloseCode
 from solowire.feed import FlushDelays
@@ -288,9 +288,9 @@ class _Server:
                 self._end()  # a further hello would take the place back
             case Lease():
                 self._shard.leased(message, now)
-            case DisconnectUser():
+            case DisconnectNow():
                 closed = self._shard.ejection.disconnect(message.user)
-                self._link.send(UserDisconnected(message.request, closed))
+                self._link.send(Disconnected(message.request, closed))
             case Revocations():
                 self._revoke(message)
             case Elsewhere():
