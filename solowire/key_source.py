@@ -49,6 +49,7 @@ class KeySource:
         self._use = use
         self._refresh_s = refresh_s if self._is_url else min(refresh_s, FILE_SECONDS)
         self._stale_s = stale_s
+        self._fetch_seconds = FETCH_SECONDS
         self._loop = asyncio.get_running_loop()
         self._backoff = Backoff(FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS, floor=FIRST_RETRY_SECONDS / 2)
         self._raw = b""
@@ -126,7 +127,7 @@ class KeySource:
         """How long to wait until the next, in seconds."""
         self.fetches += 1
         try:
-            async with asyncio.timeout(FETCH_SECONDS):
+            async with asyncio.timeout(self._fetch_seconds):
                 raw = await (self._get() if self._is_url else asyncio.to_thread(_read, Path(self._place)))
                 if raw != self._raw or self._keys is None:
                     keys = await asyncio.to_thread(parse_key_set, raw)

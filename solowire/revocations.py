@@ -19,7 +19,7 @@ MAX_REVOCATIONS = 10_000
 
 
 class RevocationTable:
-    """By id. epoch: of the journal that they are in. version: as the router counts changes, -1 before there were any."""
+    """By id. epoch: of the journal that they are in. version: as the router counts changes, -1 before there are any."""
 
     def __init__(self) -> None:
         self.epoch = ""

@@ -133,7 +133,7 @@ def test_no_claim_of_ours_is_passed_over(claims: dict[str, Any]) -> None:
     assert identity.role == claims.get("role", "admin" if claims.get("is_admin") else "viewer")
 
 
-# ------------------------------------------------------------------------------------------------ audience, issuer, life
+# ----------------------------------------------------------------------------------------- audience, issuer, life
 
 
 def test_a_token_for_somebody_else() -> None:
