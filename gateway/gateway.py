@@ -150,8 +150,8 @@ class Gateway:
         try:
             return await self._verified(token)
         except InvalidToken as error:
-            if error.code == "missing_token":
-                raise
+            if error.code in ("missing_token", "token_revoked"):
+                raise  # nobody's guesses
             self.wrong_tokens += 1
             refusal = self._admission.wrong_tokens.shown(address, self._clock())
             if refusal is None:

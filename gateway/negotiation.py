@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import parse_qs
 
 import msgspec
+import structlog
 
 from gateway.addresses import said_in
 from gateway.answers import JSON_HEADERS, Scope, answer, failure
@@ -22,6 +23,8 @@ from solowire.backplane import ShardAddress
 from solowire.client_protocol import SUBPROTOCOLS
 from solowire.errors import Refused
 from solowire.tokens import TICKET_SECONDS, bearer
+
+log = structlog.get_logger("solowire.gateway")
 
 _TOKEN = re.compile(rb"[?&]token=([^&#]+)")
 _WAYS = {"/v1/connect": "POST", "/v1/route": "GET"}
@@ -45,6 +48,7 @@ class Negotiation:
     def __init__(self, gateway: Gateway, shard_url: str) -> None:
         self._gateway = gateway
         self._shard_url = shard_url
+        self._has_warned = False
 
     @staticmethod
     def takes(scope: Scope) -> bool:
@@ -76,13 +80,23 @@ class Negotiation:
         scheme = host = None
         client = scope.get("client")
         if client:
-            scheme, host = self._gateway.addresses.asked_for(client[0], said_in(scope))
+            said = said_in(scope)
+            scheme, host = self._gateway.addresses.asked_for(client[0], said)
+            if (said.x_proto or said.forwarded) and not self._gateway.addresses.trusts(client[0]):
+                self._warn_of_stranger(client[0])
         shown = headers.get(b"host", b"").decode("latin-1")
         host = host or parse_host(shown)
         if host is None and "{host}" in self._shard_url:
             fault = f"the Host {shown[:200]!a} is none" if shown else "there is no Host"
             raise Refused(400, "bad_host", fault, "send the name or address that you use to come here (RFC 9110)")
         return "wss" if (scheme or scope["scheme"]) in SECURE else "ws", host or ""
+
+    def _warn_of_stranger(self, peer: str) -> None:
+        """Once: behind a proxy that nobody has said to trust all clients are sent to the wrong scheme."""
+        if not self._has_warned:
+            self._has_warned = True
+            hint = "if it is a proxy of yours, name it in SOLOWIRE_TRUSTED_PROXIES"
+            log.warning("forwarded_not_believed", peer=peer, hint=hint)
 
     async def route(self, scope: Scope) -> dict[str, str]:
         """The answer's headers. The token may be in the query of the request that an edge proxy asks about.

@@ -125,10 +125,10 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
         yield "loop_lag_seconds", "Lateness of a timer, at most, in the last second.", vitals.loop_lag_s
         yield "audit_lines_lost_total", "Lines of the audit log that could not be written.", audit.lost
         yield "revocations", "Revocations in force.", len(tokens.revocations)
-        if key_source is not None:
-            yield "provider_keys", "Public keys of the provider that are in use.", key_source.keys
-            yield "provider_keys_age_seconds", "How long ago they were read; infinite if never.", key_source.age_s
-            yield "provider_key_failures_total", "Attempts to read them that failed.", key_source.failed
+        keys, age_s, failed = (key_source.keys, key_source.age_s, key_source.failed) if key_source else (0, 0.0, 0)
+        yield "provider_keys", "Public keys of the provider that are in use.", keys
+        yield "provider_keys_age_seconds", "How long ago they were read; infinite if never.", age_s
+        yield "provider_key_failures_total", "Attempts to read them that failed.", failed
         yield "wrong_tokens_total", "Tokens that proved nothing.", gateway.wrong_tokens
         yield "held_answers", "Answers to wrong tokens that are held back now.", gateway.held
         yield "held_answers_total", "Answers to wrong tokens that were held back.", gateway.held_total

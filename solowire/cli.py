@@ -452,12 +452,13 @@ def _role(settings: Settings, permission: str, *, connects: bool = False) -> str
 
 def _signed(settings: Settings, user: str, role: str, ttl: float, zones: tuple[str, ...] = ()) -> str:
     """Raises ConfigError if there is no secret to sign with."""
+    from solowire import process
     from solowire.identity import tokens_of
     from solowire.roles import roles_of
 
     scopes = {"zones": zones} if zones else None
     tokens = tokens_of(settings, roles_of(settings), create=False)
-    return tokens.sign(user, role, now=time.time(), ttl=ttl, scopes=scopes)
+    return tokens.sign(user, role, now=time.time(), ttl=ttl, scopes=scopes, token_id=process.new_id())
 
 
 def _command() -> str:

@@ -44,7 +44,7 @@ _REASONS = {
     CloseCode.restarting: "restarting",
     CloseCode.try_later: "over the limit, try later",
     CloseCode.bad_protocol: "bad protocol",
-    CloseCode.unauthenticated: "not authenticated, or token expired or revoked",
+    CloseCode.unauthenticated: "not authenticated or token expired",
     CloseCode.forbidden: "forbidden",
     CloseCode.no_heartbeat: "no heartbeat",
     CloseCode.replaced: "replaced",

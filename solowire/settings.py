@@ -415,7 +415,7 @@ def _fault(error: Any) -> str:
     message = error["msg"].removeprefix("Value error, ")
     if not place:
         return str(message)
-    shown = "" if place.startswith(_MASKED) else f" (got {error.get('input')!r})"
+    shown = "" if place.partition(".")[0] in _MASKED else f" (got {error.get('input')!r})"
     return f"{PREFIX}{place.upper()}: {message}{shown}"
 
 

@@ -110,11 +110,14 @@ class Tokens:
         now: float,
         ttl: float,
         scopes: Mapping[str, tuple[str, ...]] | None = None,
+        token_id: str = "",
     ) -> str:
-        """A token for `user`, valid `ttl` seconds from `now`."""
+        """A token for `user`, valid `ttl` seconds from `now`. token_id: by which it can be revoked."""
         claims: dict[str, Any] = {"sub": user, "role": role, "iat": int(now), "exp": int(now + ttl)}
         if scopes:
             claims["scopes"] = {name: list(values) for name, values in scopes.items()}
+        if token_id:
+            claims["jti"] = token_id
         for name, allowed in (("iss", self._rules.issuers), ("aud", self._rules.audiences)):
             if allowed and ANY not in allowed:
                 claims[name] = allowed[0]
@@ -232,6 +235,8 @@ class Tokens:
                 if self._keys is None:
                     raise UnknownKey("the keys that tokens are signed with can't be had now", hint="try again")
                 return read_claims(self._keys.verify(token, header), self._rules.mapping), True
+            if not self.accepts_secret:
+                raise InvalidToken("it can't be read: its header is none")
         return read_claims(self._secrets.verify(token)), False
 
 

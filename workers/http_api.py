@@ -63,7 +63,7 @@ class HttpApi:
                 await _answer(send, 200 if ready else 503, {"status": "ready" if ready else "starting"})
             case "/metrics":
                 await _answer_bytes(send, 200, self._metrics(), CONTENT_TYPE.encode())
-            case path if path == "/stats" or scope["raw_path"].startswith(_USERS):
+            case path if path == "/stats" or _raw_path(scope).startswith(_USERS):
                 try:
                     body = self._stats(scope)
                 except RequestError as error:
@@ -79,7 +79,7 @@ class HttpApi:
         Raises InvalidToken, Refused.
         """
         shard, now = self._shard, self._loop.time()
-        raw: bytes = scope["raw_path"].partition(b"?")[0]
+        raw = _raw_path(scope)
         user = decode_user_name(raw.removeprefix(_USERS)) if raw.startswith(_USERS) else None
         self._need_admin(scope, now, {} if user is None else {"about": user})
         if user is not None:
@@ -125,6 +125,12 @@ class HttpApi:
             if not self._tokens.has_keys:
                 raise Refused(503, "keys_unavailable", error.message, "try again in a moment", retry_after=2) from None
             raise
+
+
+def _raw_path(scope: Scope) -> bytes:
+    """As it was sent, without the query: a path that is decoded no longer says where a name ends."""
+    raw: bytes = scope["raw_path"]
+    return raw.partition(b"?")[0]
 
 
 def _peer(scope: Scope) -> str:

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from solowire.metrics import CONTENT_TYPE
-from tests.e2e.system import ANSWER_SECONDS, Session, System, open_session, running
+from tests.e2e.system import ANSWER_SECONDS, Session, System, open_session, refusal, running
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
@@ -379,7 +379,7 @@ async def test_a_trusted_proxys_word_counts(tmp_path_factory: pytest.TempPathFac
         async with proxied.http(proxied.token("proxied")) as http:
             for headers, start in (
                 ({"x-forwarded-proto": "https"}, "wss://edge.example/"),
-                ({"x-forwarded-proto": " HTTPS "}, "wss://edge.example/"),
+                ({"x-forwarded-proto": "HTTPS"}, "wss://edge.example/"),
                 ({"x-forwarded-proto": "https, http"}, "wss://edge.example/"),
                 ({"x-forwarded-proto": "https,http", "x-forwarded-for": "192.0.2.1, 127.0.0.9"}, "wss://edge.example/"),
                 ({"x-forwarded-proto": "http"}, "ws://edge.example/"),
@@ -391,6 +391,20 @@ async def test_a_trusted_proxys_word_counts(tmp_path_factory: pytest.TempPathFac
             ):
                 answer = await http.post("/v1/connect", headers={"host": "edge.example", **headers})
                 assert answer.json()["url"].startswith(start), headers
+        url, origin = f"ws://127.0.0.1:{proxied.port}/ws?token={proxied.token('page')}", "https://edge.example"
+        for name, value in (("X-Forwarded-Host", "edge.example"), ("Forwarded", "host=edge.example")):
+            async with open_session(url, origin=origin, additional_headers={name: value}) as session:
+                await session.ask("welcome", type="hello")
+        assert (await refusal(url, origin=origin))[1]["code"] == "origin_not_allowed"
+
+
+async def test_a_clients_own_word_of_its_host_does_not_count(system: System) -> None:
+    """A page of another site is refused, whatever is said of a host that nobody trusted has seen; it is logged."""
+    url = f"ws://127.0.0.1:{system.port}/ws?token={system.token('page')}"
+    for name, value in (("X-Forwarded-Host", "edge.example"), ("Forwarded", "host=edge.example")):
+        refused = await refusal(url, origin="https://edge.example", additional_headers={name: value})
+        assert refused[1]["code"] == "origin_not_allowed"
+    assert "forwarded_not_believed" in system.output.read_text()
 
 
 async def test_connect_follows_the_template_of_the_settings(small: System) -> None:

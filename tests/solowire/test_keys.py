@@ -117,6 +117,21 @@ def test_the_secret_beside_a_provider() -> None:
     assert not isinstance(refused(tokens_with(KEYS["ES256"].jwk(), accepts_secret=False), token), UnknownKey)
 
 
+@pytest.mark.parametrize("header", [{"typ": 7}, {"typ": ["JWT"]}, {"x": "y" * 3000}], ids=["number", "list", "long"])
+def test_a_header_that_is_hard_to_read_opens_no_way_round(header: dict[str, Any]) -> None:
+    """Where the secret is for tickets alone no token that it has signed is good, whatever its header is like."""
+    token = hs256(SECRET.encode(), **header)
+    refused(tokens_with(KEYS["ES256"].jwk(), accepts_secret=False), token)
+
+
+def test_a_token_without_a_name_of_its_key_is_tried_with_few() -> None:
+    """Else whoever makes up tokens has a hundred signatures checked for each."""
+    many = [SigningKey("EdDSA", f"k{n}").jwk() for n in range(20)]
+    token = jwt.encode(CLAIMS, KEYS["EdDSA"].private, "EdDSA")
+    refused(tokens_with(*many, KEYS["EdDSA"].jwk()), token)
+    assert tokens_with(KEYS["EdDSA"].jwk(), *many).identify(token, NOW).user == "ann"
+
+
 def test_several_secrets() -> None:
     """Each of them is good for tokens and for tickets; the first signs; one that is not among them is not."""
     old, new = "the old secret that is long enough", "the new secret that is long enough"
