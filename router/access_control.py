@@ -81,8 +81,11 @@ class AccessControl:
         self._revocations.expire(unix)
 
     def _disconnect(self, gateway: bytes, message: DisconnectUser, now: float) -> None:
-        shards = {member.name for member in self._members if member.address is not None and not member.presumed}
-        number, answers = self._disconnects.begin(gateway, message.request, set(shards), now)
+        members = [member for member in self._members if member.address is not None]
+        # One that has not said hello since this router began can't be told, and so counts as silent.
+        shards = [member.name for member in members if not member.presumed]
+        waits_for = {member.name for member in members}
+        number, answers = self._disconnects.begin(gateway, message.request, waits_for, now)
         self._audit("disconnecting", user=message.by, about=message.user, shards=len(shards))
         for name, answer in answers:
             self._send(name, answer)

@@ -222,6 +222,23 @@ def test_a_shard_that_does_not_answer_is_not_waited_for() -> None:
     assert alone.sent == [(b"gateway", b.UserDisconnected(6, 0, 0))]
 
 
+def test_a_shard_that_has_not_been_heard_of_since_a_restart_is_silent(tmp_path: Path) -> None:
+    """It may have the user, and can't be told yet: whoever asked is not to think that it is done."""
+    before = on_disk(tmp_path)
+    World(before)
+    before.close()
+    after = on_disk(tmp_path)
+    world = World(after, greet=False)
+    world.say(b"shard-0", shard(0))
+    world.say(b"gateway", b.DisconnectUser(5, "ann"))
+    [(peer, word)] = [(peer, m) for peer, m in world.sent if isinstance(m, b.DisconnectNow)]
+    assert peer == b"shard-0"
+    world.say(b"shard-0", b.Disconnected(word.request, 0))
+    world.router.tick(world.now + PATIENCE_SECONDS)
+    assert world.told(b.UserDisconnected) == [b.UserDisconnected(5, 0, 1)]
+    after.close()
+
+
 @pytest.mark.parametrize("kind", ["memory", "sqlite"])
 def test_metadata_of_a_journal(kind: str, tmp_path: Path) -> None:
     """Several words are put and forgotten together, and found by how their names begin."""
