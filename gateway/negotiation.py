@@ -17,7 +17,7 @@ import structlog
 
 from gateway.addresses import said_in
 from gateway.answers import JSON_HEADERS, Scope, answer, failure
-from gateway.forwarding import SECURE, parse_host
+from gateway.forwarding import NAMES, SECURE, parse_host
 from gateway.gateway import Gateway
 from solowire.backplane import ShardAddress
 from solowire.client_protocol import SUBPROTOCOLS
@@ -26,6 +26,7 @@ from solowire.tokens import TICKET_SECONDS, bearer
 
 log = structlog.get_logger("solowire.gateway")
 
+_FORWARDING = frozenset(name.encode() for name in NAMES)
 _TOKEN = re.compile(rb"[?&]token=([^&#]+)")
 _WAYS = {"/v1/connect": "POST", "/v1/route": "GET"}
 _encode = msgspec.json.Encoder().encode
@@ -79,7 +80,7 @@ class Negotiation:
         """The scheme and the host of what the client is told: those by which it has come itself. Raises Refused."""
         scheme = host = None
         client = scope.get("client")
-        if client:
+        if client and not _FORWARDING.isdisjoint(headers):
             said = said_in(scope)
             scheme, host = self._gateway.addresses.asked_for(client[0], said)
             if (said.x_proto or said.forwarded) and not self._gateway.addresses.trusts(client[0]):
