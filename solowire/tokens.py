@@ -44,7 +44,9 @@ TICKET_SECONDS = 30.0
 MAX_TOKEN_BYTES = 8192
 MAX_TICKET_BYTES = 2 * MAX_TOKEN_BYTES
 """A ticket says what its token said, and more: a shard, an address, the permissions of the role."""
-_CLOCK_SKEW_SECONDS = 5.0
+LEEWAY_SECONDS = 60.0
+"""By how much the clock of whoever signs may be ahead of ours: for `nbf` and `iat`, and not for `exp`."""
+
 _FOR_URL, _FROM_URL = bytes.maketrans(b"+/", b"-_"), bytes.maketrans(b"-_", b"+/")
 _LATEST_UNIX = 253_402_300_799  # the end of the year 9999: what comes later is no date, and most often milliseconds
 KNOWN_TOKENS = 8192
@@ -69,14 +71,16 @@ _decode_ticket = msgspec.json.Decoder(Ticket).decode
 class Tokens:
     """Signs and verifies with its keys and one set of roles.
 
-    secret: one, or several, of which the first signs and all are accepted. accepts_secret: False where tokens are a
-    provider's alone, and the secret is for tickets. has_provider: public keys will be given (`use_keys`).
+    secret: one, or several, of which the first signs and all are accepted. leeway: seconds, for `nbf` and `iat`.
+    accepts_secret: False where tokens are a provider's alone, and the secret is for tickets. has_provider: public keys
+    will be given (`use_keys`).
     """
 
     def __init__(
         self,
         secret: str | Sequence[str],
         roles: Mapping[str, Role],
+        leeway: float = LEEWAY_SECONDS,
         *,
         rules: TokenRules = NO_RULES,
         accepts_secret: bool = True,
@@ -84,6 +88,7 @@ class Tokens:
     ) -> None:
         self.revocations = RevocationTable()
         self.accepts_secret = accepts_secret
+        self._leeway = leeway
         self._secrets = SecretKeys([secret] if isinstance(secret, str) else secret)
         self._ticket_keys = [hmac.digest(key, b"solowire ticket", "sha256") for key in self._secrets.secrets]
         self._has_provider = has_provider
@@ -165,8 +170,12 @@ class Tokens:
             raise InvalidToken("the token's 'exp' is no unix time in seconds")
         if claims.exp <= now:
             raise InvalidToken("the token has expired", code="token_expired", hint="get a new one")
-        if claims.nbf is not UNSET and claims.nbf > now + _CLOCK_SKEW_SECONDS:
-            raise InvalidToken("the token is not valid yet")
+        for name, begins in (("nbf", claims.nbf), ("iat", claims.iat)):
+            if begins is not UNSET and not begins <= now + self._leeway:  # so that NaN is refused too
+                raise InvalidToken(
+                    f"the token is not valid yet: its {name!r} is {begins - now:.0f} s ahead of this machine's clock",
+                    hint="compare the clocks; it is a unix time in seconds",
+                )
         issued_at = None if claims.iat is UNSET else claims.iat
         life = claims.exp - (now if issued_at is None else issued_at)
         if not life <= self._rules.max_life:

@@ -162,7 +162,7 @@ def test_a_token_that_lives_too_long() -> None:
     """It would outlive the revocation that covers it."""
     strict = Tokens(SECRET, ROLES, rules=TokenRules(max_life=3600))
     assert strict.identify(signed(iat=NOW - 3000, exp=NOW + 600), NOW).user == "ann"
-    for claims in ({"exp": NOW + 3601}, {"iat": NOW - 3000, "exp": NOW + 601}, {"iat": float("nan")}):
+    for claims in ({"exp": NOW + 3601}, {"iat": NOW - 3000, "exp": NOW + 601}):
         assert "SOLOWIRE_TOKEN_MAX_LIFE_S" in refused(signed(**claims), strict).hint
 
 
