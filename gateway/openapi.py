@@ -74,6 +74,32 @@ class PublishOperation(Operation):
         )
 
 
+_REVOCATION = Schema(
+    type=OpenAPIType.OBJECT,
+    properties={
+        "user": Schema(type=OpenAPIType.STRING, description="All tokens of this user, also those to come"),
+        "jti": Schema(type=OpenAPIType.STRING, description="The one token with this id"),
+        "issued_before": Schema(
+            type=OpenAPIType.NUMBER,
+            description="Tokens whose `iat` is before this, in unix seconds, or that have none; with `user`: its own",
+        ),
+        "until": Schema(type=OpenAPIType.NUMBER, description="Unix seconds; when all of these tokens have expired"),
+        "reason": Schema(type=OpenAPIType.STRING, description="For those who read the list"),
+    },
+    examples=[{"user": "ann", "reason": "has left"}],
+)
+
+
+@dataclass
+class RevokeOperation(Operation):
+    """`POST /v1/revocations` reads its body strictly, in words of its own."""
+
+    def __post_init__(self) -> None:
+        self.request_body = RequestBody(
+            required=True, content={"application/json": OpenAPIMediaType(schema=_REVOCATION)}
+        )
+
+
 def swagger_ui() -> Path:
     """Where a package keeps Swagger UI's files. Only its files are of use: it is not imported, nor is Flask."""
     return Path(str(distribution("flask-swagger-ui").locate_file("flask_swagger_ui/dist")))

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from solowire.backplane import PublishedEvent
@@ -84,8 +84,17 @@ class Journal(Protocol):
     def note(self, name: str, value: bytes) -> None:
         """Remembers a word of the router's own, if it can: what is lost of it costs nothing but time."""
 
+    def put_metadata(self, values: Mapping[str, bytes | None]) -> bool:
+        """Remembers several such words, and forgets those that are None; whether all of that is kept now.
+
+        What can't be kept at once is kept with the next group that can.
+        """
+
     def recall(self, name: str) -> bytes | None:
         """The word remembered last under `name`, in this process or an earlier one."""
+
+    def get_metadata(self, prefix: str) -> dict[str, bytes]:
+        """All words whose names begin so."""
 
     def close(self) -> None: ...
 
@@ -173,10 +182,21 @@ class MemoryJournal:
         return found[-limit:]
 
     def note(self, name: str, value: bytes) -> None:
-        self._notes[name] = value
+        self.put_metadata({name: value})
+
+    def put_metadata(self, values: Mapping[str, bytes | None]) -> bool:
+        for name, value in values.items():
+            if value is None:
+                self._notes.pop(name, None)
+            else:
+                self._notes[name] = value
+        return True
 
     def recall(self, name: str) -> bytes | None:
         return self._notes.get(name)
+
+    def get_metadata(self, prefix: str) -> dict[str, bytes]:
+        return {name: value for name, value in self._notes.items() if name.startswith(prefix)}
 
     def close(self) -> None:
         pass

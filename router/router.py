@@ -18,6 +18,7 @@ from collections.abc import Callable
 import msgspec
 import structlog
 
+from router.access_control import AccessControl
 from router.coordinator import Coordinator, Lie
 from router.dispatch import Outlet
 from router.journal import Appended, Journal, JournalHole, JournalUnavailable
@@ -34,6 +35,8 @@ from solowire.backplane import (
     Beat,
     Came,
     Diagnose,
+    Disconnected,
+    DisconnectUser,
     Drain,
     Draining,
     DrainNow,
@@ -42,6 +45,7 @@ from solowire.backplane import (
     Goodbye,
     Heartbeat,
     Hello,
+    KnownRevocations,
     Lease,
     Leave,
     NotPublished,
@@ -51,6 +55,7 @@ from solowire.backplane import (
     PublishedEvent,
     Replay,
     ReplayCancel,
+    Revoke,
     RingState,
     RouterMessage,
     ShardAddress,
@@ -60,6 +65,7 @@ from solowire.backplane import (
     StopDraining,
     Superseded,
     Undrain,
+    Unrevoke,
     Who,
 )
 from solowire.log_sampler import LogSampler
@@ -126,6 +132,7 @@ class Router:
         self.journal = journal
         self.members = Membership()
         self.coordinator = Coordinator(limits or Limits(), now, now + wall_offset, journal.recall("leases"))
+        self.access = AccessControl(journal, self.members, send, audit, now + wall_offset)
         self.wall_offset = wall_offset
         self.events = 0
         self.duplicates = 0
@@ -196,6 +203,8 @@ class Router:
                 users = member.stats.connections if member is not None and asked else None
                 self._audit("undraining", user=message.by, shard=message.shard, users=users)
                 self._send(peer, Draining(message.request, users))
+            case DisconnectUser() | Disconnected() | Revoke() | Unrevoke() | KnownRevocations():
+                self.access.receive(peer, message, now, now + self.wall_offset)
             case Leave():
                 self.members.leave(peer)
                 self.coordinator.holders.leaves(peer)
@@ -338,6 +347,7 @@ class Router:
         self._tell_ring("shard_lost", b"", [(p.address.index, p.stats.connections) for p in silent if p.address])
         for name, lease in self.coordinator.tick(now):
             self._send(name, lease)
+        self.access.tick(now, now + self.wall_offset)
         self._note_leases(now)
         self._say_how_it_is(now)
         self._commit(now)  # also with nothing to keep: the journal forgets what is too old
@@ -381,6 +391,7 @@ class Router:
             self.coordinator.holders.joined(peer, message.shard, now)
             if message.leaving:
                 self.coordinator.holders.leaves(peer)
+        self.access.greeted(peer, message)
         outlet = self._outlet(peer, message, now)
         if not self._tell_ring("shard_joined", peer, []):
             self._send(peer, self._ring_state(peer, []))
@@ -411,7 +422,7 @@ class Router:
                 return  # fenced off
         elif member is not None and member.address is None:
             doors = self.coordinator.doors(self.members.gateways)
-        self._send(peer, Beat(self.journal.epoch, self.members.version, lease, doors))
+        self._send(peer, Beat(self.journal.epoch, self.members.version, lease, doors, self.access.version))
         for name, other in others:
             self._send(name, other)
 

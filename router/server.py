@@ -165,6 +165,7 @@ class _Server:
             "Questions of shards for what clients have missed.",
             len(router.replays),
         )
+        yield "revocations", "Revocations in force.", router.access.revocations
         yield "backplane_dropped_total", "Messages of peers that could not be decoded.", router.dropped
         if watch is not None:
             yield "alerts", "Alerts that have begun and not ended.", watch.alerts.raised

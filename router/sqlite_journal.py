@@ -22,7 +22,7 @@ import contextlib
 import math
 import sqlite3
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
@@ -276,7 +276,10 @@ class SqliteJournal:
         try:
             db.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)", group)
             for name in self._unsaved:
-                db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (f"note.{name}", self._notes[name]))
+                if name in self._notes:
+                    db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (f"note.{name}", self._notes[name]))
+                else:
+                    db.execute("DELETE FROM meta WHERE name = ?", (f"note.{name}",))
             if upto > self._floor:
                 db.execute("DELETE FROM events WHERE offset <= ?", (upto,))
             oldest_at = self._at(upto + 1) if upto > self._floor or self._last == 0 else self._oldest_at
@@ -357,13 +360,25 @@ class SqliteJournal:
 
     def note(self, name: str, value: bytes) -> None:
         """On disk at once if it can be, else with the next group that can."""
-        self._notes[name] = value
-        self._unsaved.add(name)
+        self.put_metadata({name: value})
+
+    def put_metadata(self, values: Mapping[str, bytes | None]) -> bool:
+        """One transaction, and one fsync."""
+        for name, value in values.items():
+            if value is None:
+                self._notes.pop(name, None)
+            else:
+                self._notes[name] = value
+            self._unsaved.add(name)
         with contextlib.suppress(sqlite3.Error):
             self._write([], self._floor)
+        return not self._unsaved
 
     def recall(self, name: str) -> bytes | None:
         return self._notes.get(name)
+
+    def get_metadata(self, prefix: str) -> dict[str, bytes]:
+        return {name: value for name, value in self._notes.items() if name.startswith(prefix)}
 
     def close(self) -> None:
         """Forgets the open group. Raises nothing: all that was kept is in the files, whatever becomes of the WAL."""

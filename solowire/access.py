@@ -55,6 +55,22 @@ ROLES: Mapping[str, Role] = {
 }
 
 
+class Proof(msgspec.Struct, frozen=True, array_like=True, eq=False):
+    """The token that proved an identity, as far as it can be revoked. token_id: its `jti`. issued_at: unix seconds.
+
+    It is no part of who somebody is: two identities are equal whichever token proved them, so all proofs are equal.
+    """
+
+    token_id: str = ""
+    issued_at: float | None = None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Proof)
+
+    def __hash__(self) -> int:
+        return 0
+
+
 class Identity(msgspec.Struct, frozen=True):
     """Who a verified token says you are.
 
@@ -67,6 +83,7 @@ class Identity(msgspec.Struct, frozen=True):
     scopes: dict[str, tuple[str, ...]] = {}
     expires: float | None = None
     tenant: str = ""
+    proof: Proof = Proof()
 
     def may(self, permission: str) -> bool:
         return grants(self.permissions, permission)

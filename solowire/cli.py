@@ -90,6 +90,8 @@ def remote(command: F) -> F:
 def up(config: Path | None, **options: Any) -> None:
     """Router, shards and gateway on this machine; Ctrl-C drains and stops."""
     from solowire import process
+    from solowire.identity import tokens_of
+    from solowire.roles import roles_of
     from solowire.supervisor import Failed, Supervisor
 
     settings = _load_server(config, "up", **options)
@@ -102,7 +104,8 @@ def up(config: Path | None, **options: Any) -> None:
     )  # what every child would refuse, and we at the end, is refused here, once
     _ = settings.backplane_address
     make_directories(settings)
-    secret, made = secret_of(settings, create=True)
+    _, made = secret_of(settings, create=True)
+    tokens_of(settings, roles_of(settings), create=False)  # what every child would refuse
     config = config.absolute() if config is not None else None
     status = 0
 
@@ -121,7 +124,7 @@ def up(config: Path | None, **options: Any) -> None:
             starting.result()
             process.report_ready()
             # By a thread that nobody waits for: who reads standard output may not read, or have gone.
-            telling = (settings, supervisor.gateway_url, secret, made)
+            telling = (settings, supervisor.gateway_url, made)
             threading.Thread(target=_say_where, args=telling, daemon=True).start()
             await supervisor.watch(stop)
             logs.write("Stopping …")
@@ -140,9 +143,13 @@ def up(config: Path | None, **options: Any) -> None:
     sys.exit(status)
 
 
-def _say_where(settings: Settings, url: str, secret: str, made: bool) -> None:
-    token = _signed(settings, secret, "admin", _role(settings, ADMINISTER, connects=True), TOKEN_SECONDS)
-    if not sys.stdout.isatty():  # a log, a pipe: it is kept where more people read it than should have the token
+def _say_where(settings: Settings, url: str, made: bool) -> None:
+    role = _role(settings, ADMINISTER, connects=True)
+    signs = settings.accept_secret_tokens
+    token = _signed(settings, "admin", role, TOKEN_SECONDS) if signs else "(your provider makes them)"
+    if (
+        signs and not sys.stdout.isatty()
+    ):  # a log, a pipe: it is kept where more people read it than should have the token
         file = settings.data_dir.absolute() / TOKEN_FILE
         try:
             write_private(file, token + "\n")
@@ -277,18 +284,18 @@ def bind9(
 @common
 def token(config: Path | None, user: str, role: str, zones: str | None, ttl: float, **options: Any) -> None:
     """Prints a token signed with the configured secret."""
+    from solowire.identity import tokens_of
     from solowire.roles import roles_of
-    from solowire.tokens import Tokens
 
     settings = _load(config, None, **options)
     scope = _zones(zones)
     roles = roles_of(settings)
     if role not in roles:
         raise ConfigError(f"--role {role}: not known; known are {', '.join(roles)}")
-    secret, _ = secret_of(settings, create=False)
+    _need_secret_tokens(settings)
     try:
-        signed = _signed(settings, secret, user, role, ttl, scope)
-        Tokens(secret, roles).identify(signed, time.time())
+        signed = _signed(settings, user, role, ttl, scope)
+        tokens_of(settings, roles, create=False).identify(signed, time.time())
     except (InvalidToken, OverflowError, ValueError) as error:
         raise ConfigError(f"such a token would be refused: {error}") from None
     click.echo(signed)
@@ -401,6 +408,62 @@ def undrain(config: Path | None, shard: int, **options: Any) -> None:
     click.echo(f"shard {shard} stays, with {users:,} users")
 
 
+@cli.command()
+@click.argument("user")
+@remote
+def disconnect(config: Path | None, user: str, **options: Any) -> None:
+    """Closes all connections of USER (4410). It may come back: `revoke` keeps it out."""
+    from solowire import user_commands
+
+    settings = _load(config, None, **options)
+    click.echo(user_commands.disconnect(settings.url, _token(settings, ADMINISTER), user))
+
+
+@cli.command()
+@click.option("--user", help="All tokens of this user, also those to come; with --issued-before only those.")
+@click.option("--jti", help="The one token with this id.")
+@click.option(
+    "--issued-before", metavar="TIME", help="Tokens issued before: unix seconds, 2030-12-31T12:00:00Z or now."
+)
+@click.option("--until", metavar="TIME", help="When they have all expired. [default: when they must have]")
+@click.option("--reason", help="For those who read the list.")
+@remote
+def revoke(config: Path | None, **options: Any) -> None:
+    """Makes tokens void: connections that they opened are closed, and they open none."""
+    from solowire import user_commands
+
+    asked = {name: options.pop(name) for name in ("user", "jti", "issued_before", "until", "reason")}
+    for name in ("issued_before", "until"):
+        if asked[name] is not None:
+            asked[name] = user_commands.read_time(asked[name], f"--{name.replace('_', '-')}")
+    settings = _load(config, None, **options)
+    given = {name: value for name, value in asked.items() if value is not None}
+    click.echo(user_commands.revoke(settings.url, _token(settings, ADMINISTER), given))
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@remote
+def revocations(config: Path | None, as_json: bool, **options: Any) -> None:
+    """Lists the revocations in force."""
+    from solowire import user_commands
+
+    settings = _load(config, None, **options)
+    for line in user_commands.list_revocations(settings.url, _token(settings, ADMINISTER), as_json=as_json):
+        click.echo(line)
+
+
+@cli.command()
+@click.argument("revocation", metavar="ID")
+@remote
+def unrevoke(config: Path | None, revocation: str, **options: Any) -> None:
+    """Ends the revocation ID, as `revocations` lists it."""
+    from solowire import user_commands
+
+    settings = _load(config, None, **options)
+    user_commands.unrevoke(settings.url, _token(settings, ADMINISTER), revocation)
+
+
 @cli.command("config")
 @common
 def show_config(config: Path | None, **options: Any) -> None:
@@ -410,7 +473,8 @@ def show_config(config: Path | None, **options: Any) -> None:
         value = getattr(settings, name)
         shown = "" if value is None else _toml(value)
         # What is masked is a comment, too: the rest can be kept as a file for --config.
-        line = f"# {name} = {shown}".rstrip() if value is None or isinstance(value, SecretStr) else f"{name} = {shown}"
+        is_masked = isinstance(value[0] if isinstance(value, list) and value else value, SecretStr)
+        line = f"# {name} = {shown}".rstrip() if value is None or is_masked else f"{name} = {shown}"
         click.echo(f"{line:<48}  # {field.description}" if field.description else line)
 
 
@@ -445,10 +509,17 @@ def _token(settings: Settings, permission: str, *, connects: bool = False) -> st
     """The configured token; else one signed here, anew whenever it is asked for, for a user of this process alone."""
     if settings.token is not None:
         return settings.token.get_secret_value()
-    secret, _ = secret_of(settings, create=False)
+    _need_secret_tokens(settings)
+    secret_of(settings, create=False)  # says now that there is none
     role = _role(settings, permission, connects=connects)
     user = f"cli:{_login()}@{socket.gethostname()}:{os.getpid()}"
-    return lambda: _signed(settings, secret, user, role, TOKEN_SECONDS)
+    return lambda: _signed(settings, user, role, TOKEN_SECONDS)
+
+
+def _need_secret_tokens(settings: Settings) -> None:
+    """Raises ConfigError."""
+    if not settings.accept_secret_tokens:
+        raise ConfigError("SOLOWIRE_ACCEPT_SECRET_TOKENS is false: give a token of your provider with --token")
 
 
 def _role(settings: Settings, permission: str, *, connects: bool = False) -> str:
@@ -470,12 +541,15 @@ def _role(settings: Settings, permission: str, *, connects: bool = False) -> str
     return min(able, key=lambda name: ("*" in able[name].permissions) is not everything)
 
 
-def _signed(settings: Settings, secret: str, user: str, role: str, ttl: float, zones: tuple[str, ...] = ()) -> str:
+def _signed(settings: Settings, user: str, role: str, ttl: float, zones: tuple[str, ...] = ()) -> str:
+    """Raises ConfigError if there is no secret to sign with."""
+    from solowire import process
+    from solowire.identity import tokens_of
     from solowire.roles import roles_of
-    from solowire.tokens import Tokens
 
     scopes = {"zones": zones} if zones else None
-    return Tokens(secret, roles_of(settings)).sign(user, role, now=time.time(), ttl=ttl, scopes=scopes)
+    tokens = tokens_of(settings, roles_of(settings), create=False)
+    return tokens.sign(user, role, now=time.time(), ttl=ttl, scopes=scopes, token_id=process.new_id())
 
 
 def _command() -> str:

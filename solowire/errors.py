@@ -7,6 +7,7 @@
      │    │    InvalidEvent     item with its index and the path of the fault
      │    ├── InvalidMessage   a message on a connection that can't be understood or obeyed
      │    ├── InvalidToken     a token or ticket that proves nothing
+     │    │    └── UnknownKey    … because its key is not known here: not yet, or not any more
      │    └── Refused          HTTP: the request is understood and not granted (limits, no shard, no right)
      ├── ClientError         raised to users of the Python SDK
      │    ├── ConnectionEnded  the server ended the connection for good (a terminal close code)
@@ -97,6 +98,10 @@ class InvalidToken(RequestError):
 
     def __init__(self, message: str, code: str = "invalid_token", hint: str = "") -> None:
         super().__init__(code, message, hint)
+
+
+class UnknownKey(InvalidToken):
+    """A token signed with a public key that is not known here; it may be new, so whoever can reads the keys again."""
 
 
 class Refused(RequestError):

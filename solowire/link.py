@@ -28,6 +28,7 @@ class Link:
     """hello: makes this peer's Hello, each time anew. received: gets all but what the link answers by itself.
 
     stats, slots: what goes along with each heartbeat. What comes along with a Beat is received like other messages.
+    revocations: the version of those that this peer knows.
     """
 
     def __init__(
@@ -38,11 +39,13 @@ class Link:
         received: Callable[[RouterMessage], None],
         stats: Callable[[], ShardStats | None] = lambda: None,
         slots: Callable[[], Slots | None] = lambda: None,
+        revocations: Callable[[], int] = lambda: -1,
     ) -> None:
         self._hello = hello
         self._received = received
         self._stats = stats
         self._slots = slots
+        self._revocations = revocations
         self._loop = asyncio.get_running_loop()
         self._sampler = LogSampler(log, self._loop.time, self._loop.call_later)
         self._heard_at = float("-inf")
@@ -101,7 +104,8 @@ class Link:
             case Who():
                 self.greet()
             case Beat():
-                if (message.epoch, message.version) != self._ring:
+                versions = (message.epoch, message.version, message.revocations)
+                if versions != (*self._ring, self._revocations()):
                     self.greet()
                 for carried in (message.lease, message.doors):
                     if carried is not None:

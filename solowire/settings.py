@@ -22,12 +22,14 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 from solowire.access import ADMINISTRATORS
 from solowire.data_directory import close_directory, make_private, read_secret_file
 from solowire.errors import ConfigError
+from solowire.identity_settings import SECRET_CHARACTERS, IdentitySettings, split_list
+from solowire.key_places import MAX_SECRETS
 
 PREFIX = "SOLOWIRE_"
 _IPC_PATH_LIMIT = 107  # bytes of sun_path in a unix socket's address, unix(7)
-_SECRET_CHARACTERS = 16
 MAX_SHARDS = 256
 _ORIGIN = re.compile(r"\*|null|(?!https://.*:443$|http://.*:80$)[a-z][a-z0-9+.-]*://[^/?#@*\sA-Z]+")
+_MASKED = ("secret", "token", "accepted_secrets")
 _TOKEN = re.compile(r"[\x21-\x7e]+")  # what a header can carry
 
 ADMINISTRATORS_RESERVE = 16
@@ -38,13 +40,6 @@ log = structlog.get_logger("solowire.settings")
 
 def _default_data_dir() -> Path:
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "solowire"
-
-
-def _split(value: Any) -> Any:
-    """A list, also as one text with commas or, as pydantic writes them in the environment, in JSON."""
-    if not isinstance(value, str):
-        return value
-    return [part for piece in value.strip().strip("[]").split(",") if (part := piece.strip(" \t\"'"))]
 
 
 class Group(BaseModel):
@@ -60,7 +55,7 @@ class Group(BaseModel):
 _ANY = Group.model_validate({})
 
 
-class Settings(BaseSettings):
+class Settings(IdentitySettings):
     """Everything that can be set. Times say their unit in their name."""
 
     model_config = SettingsConfigDict(
@@ -73,7 +68,6 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
     )
 
-    secret: SecretStr | None = Field(None, description="signs tokens; made in the data directory if not set")
     data_dir: Path = Field(default_factory=_default_data_dir, description="journal, secret and sockets of one system")
     host: str = Field("127.0.0.1", description="address that gateway and shards listen on")
     port: int = Field(8000, ge=0, le=65535, description="the gateway's port; shards take the ports after it")
@@ -91,7 +85,7 @@ class Settings(BaseSettings):
         description="what clients are told; {scheme}, {host}: of their request; {port}, {shard}: of the shard",
     )
     advertise_host: str | None = Field(None, description="where gateways reach this shard; default: host")
-    allowed_origins: Annotated[list[str], NoDecode, BeforeValidator(_split)] = Field(
+    allowed_origins: Annotated[list[str], NoDecode, BeforeValidator(split_list)] = Field(
         default_factory=list,
         description="sites (https://app.example.com) whose pages may connect, beside the request's own host; * for all",
     )
@@ -157,8 +151,8 @@ class Settings(BaseSettings):
     connect_burst_per_user: float = Field(200.0, ge=1, description="the same of one user, for each of its connections")
     connect_rate_per_address: float | None = Field(None, gt=0, description="the same of one address; default: no limit")
     connect_burst_per_address: float = Field(50.0, ge=1, description="the same of one address")
-    trusted_proxies: Annotated[list[str], NoDecode, BeforeValidator(_split)] = Field(
-        default_factory=list, description="networks, such as 10.0.0.0/8, whose X-Forwarded-For is believed"
+    trusted_proxies: Annotated[list[str], NoDecode, BeforeValidator(split_list)] = Field(
+        default_factory=list, description="networks, such as 10.0.0.0/8, whose X-Forwarded-… or Forwarded is believed"
     )
 
     # What it says of itself: statistics, metrics, alerts, audit.
@@ -278,8 +272,7 @@ class Settings(BaseSettings):
             raise ValueError("publish_held_bytes must not be below publish_max_bytes: one request would not fit")
         if self.lag_soft_s >= self.lag_hard_s:
             raise ValueError("lag_soft_s must be below lag_hard_s")
-        if self.secret is not None and len(self.secret.get_secret_value()) < _SECRET_CHARACTERS:
-            raise ValueError(f"secret must have {_SECRET_CHARACTERS} characters or more")
+        self.check_identity()
         if self.token is not None and not _TOKEN.fullmatch(self.token.get_secret_value()):
             raise ValueError("token must be one word of plain letters, as `solowire token` prints it")
         self._check_limits()
@@ -449,7 +442,7 @@ def _fault(error: Any) -> str:
     message = error["msg"].removeprefix("Value error, ")
     if not place:
         return str(message)
-    shown = "" if place in ("secret", "token") else f" (got {error.get('input')!r})"
+    shown = "" if place.partition(".")[0] in _MASKED else f" (got {error.get('input')!r})"
     return f"{PREFIX}{place.upper()}: {message}{shown}"
 
 
@@ -466,20 +459,35 @@ def make_directories(settings: Settings) -> None:
         ) from None
 
 
-def secret_of(settings: Settings, *, create: bool) -> tuple[str, bool]:
-    """The secret in force, and whether it was made just now.
+def secrets_of(settings: Settings, *, create: bool) -> tuple[list[str], bool]:
+    """The secrets in force, of which the first signs, and whether it was made just now.
 
     create: the caller is a process of the system, and its data directory is closed to others.
     Raises ConfigError if there is none and none may be made, or others may read it.
     """
+    accepted = [secret.get_secret_value() for secret in settings.accepted_secrets]
     if settings.secret is not None:
-        secret = settings.secret.get_secret_value()
-        if create and len(secret.encode()) < 32:
-            log.warning("secret_short", bytes=len(secret.encode()), hint="RFC 7518 asks for 32 or more")
+        made, found = False, [settings.secret.get_secret_value()]
         if create and settings.data_dir.is_dir():
             make_directories(settings)
-        return secret, False
-    path = settings.data_dir / "secret"
+    else:
+        found, made = _secrets_of_file(settings.data_dir / "secret", settings, create)
+    secrets_in_force = list(dict.fromkeys([*found, *accepted]))
+    if len(secrets_in_force) > MAX_SECRETS:
+        raise ConfigError(f"there are {len(secrets_in_force)} secrets, {MAX_SECRETS} are the most")
+    shortest = min(len(secret.encode()) for secret in secrets_in_force)
+    if create and shortest < 32:
+        log.warning("secret_short", bytes=shortest, hint="RFC 7518 asks for 32 or more")
+    return secrets_in_force, made
+
+
+def secret_of(settings: Settings, *, create: bool) -> tuple[str, bool]:
+    """The secret that signs, and whether it was made just now. Raises ConfigError as `secrets_of` does."""
+    found, made = secrets_of(settings, create=create)
+    return found[0], made
+
+
+def _secrets_of_file(path: Path, settings: Settings, create: bool) -> tuple[list[str], bool]:
     try:
         if create:
             make_directories(settings)
@@ -490,12 +498,12 @@ def secret_of(settings: Settings, *, create: bool) -> tuple[str, bool]:
             draft.write_text(secrets.token_urlsafe(48) + "\n")
             try:
                 os.link(draft, path)
-                return _read_secret(path), True
+                return _read_secrets(path), True
             except FileExistsError:
                 pass
             finally:
                 draft.unlink()
-        return _read_secret(path), False
+        return _read_secrets(path), False
     except FileNotFoundError:
         raise ConfigError(
             f"no secret: {path} doesn't exist; set {PREFIX}SECRET, or name the data directory of a running system"
@@ -504,14 +512,14 @@ def secret_of(settings: Settings, *, create: bool) -> tuple[str, bool]:
         raise ConfigError(f"secret file {path}: {error.strerror}") from None
 
 
-def _read_secret(path: Path) -> str:
-    """Raises ConfigError if it is no secret: an empty one would sign tokens that anyone can make."""
+def _read_secrets(path: Path) -> list[str]:
+    """One a line. Raises ConfigError if one is none: an empty one would sign tokens that anyone can make."""
     try:
-        secret = read_secret_file(path).strip()
+        found = [line.strip() for line in read_secret_file(path).strip().splitlines() if line.strip()]
     except UnicodeDecodeError:
-        secret = ""
-    if len(secret) < _SECRET_CHARACTERS:
+        found = []
+    if not found or any(len(secret) < SECRET_CHARACTERS for secret in found):
         raise ConfigError(
-            f"secret file {path}: it must hold {_SECRET_CHARACTERS} characters or more; remove it to get a new one"
+            f"secret file {path}: it must hold {SECRET_CHARACTERS} characters or more; remove it to get a new one"
         )
-    return secret
+    return found

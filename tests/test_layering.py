@@ -15,6 +15,7 @@ OURS = ("solowire", *ROLES)
 IMPURE = {
     "settings", "roles", "bus", "line_writer", "link", "metrics", "serving", "logs", "process", "supervisor",
     "client", "publisher", "cli", "tailing", "statistics", "audit", "vitals", "api_client",
+    "key_source", "identity", "identity_settings", "user_commands",
 }  # fmt: skip
 PURE_ROLE_FILES = (
     *(f"router/{name}.py" for name in ("membership", "dispatch", "journal", "router", "replay", "pressure")),
@@ -22,12 +23,13 @@ PURE_ROLE_FILES = (
     *(f"workers/{name}.py" for name in ("connection", "shard", "sockets", "leases", "admission", "users", "framing")),
     *(f"workers/{name}.py" for name in ("heartbeat", "replay", "replay_budget", "ring_history", "slow_readers")),
     *(f"workers/{name}.py" for name in ("reporting", "diagnosis", "giving_way", "limits", "listening")),
-    *(f"workers/{name}.py" for name in ("timers", "expiry", "moves", "entrance", "trail")),
+    *(f"workers/{name}.py" for name in ("timers", "expiry", "moves", "entrance", "trail", "ejection")),
     *(f"workers/{name}.py" for name in ("delivery", "routing", "beginning", "answering", "following")),
     *(f"gateway/{name}.py" for name in ("publishing", "intake", "body_deadline", "returning", "addresses")),
-    *(f"gateway/{name}.py" for name in ("admission", "tries", "turns")),
+    *(f"gateway/{name}.py" for name in ("admission", "tries", "turns", "forwarding", "revocation_requests")),
     *(f"gateway/{name}.py" for name in ("body_framing", "frame_scanner")),
     *(f"sources/{name}.py" for name in ("query_log", "syslog_prefix", "acknowledgements", "log_file")),
+    *(f"router/{name}.py" for name in ("access_control", "revocation_keeper", "user_disconnects")),
 )
 CARRIERS = frozenset({"bus", "metrics", "serving", "supervisor", "cli", "link"})
 """Modules of `solowire` by which a pure one would come to sockets in a roundabout way."""

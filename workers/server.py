@@ -10,7 +10,7 @@ import asyncio
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import structlog
@@ -25,6 +25,8 @@ from solowire.backplane import (
     Ack,
     Deliver,
     Diagnose,
+    Disconnected,
+    DisconnectNow,
     DrainNow,
     Elsewhere,
     Fenced,
@@ -32,6 +34,7 @@ from solowire.backplane import (
     Lease,
     Leave,
     Replayed,
+    Revocations,
     RingState,
     RouterMessage,
     ShardAddress,
@@ -42,6 +45,8 @@ from solowire.backplane import (
 from solowire.codes import CloseCode
 from solowire.errors import ConfigError
 from solowire.feed import FlushDelays
+from solowire.identity import key_source_of, tokens_of
+from solowire.key_source import MAX_WAITING
 from solowire.link import Link
 from solowire.log import Log
 from solowire.metrics import Distribution, Labelled, Metrics, Sample
@@ -49,7 +54,7 @@ from solowire.pacing import Intervals
 from solowire.rates import Rate
 from solowire.roles import roles_of
 from solowire.serving import WebServer, listen, listen_unix
-from solowire.settings import Settings, make_directories, secret_of
+from solowire.settings import Settings, make_directories
 from solowire.skipped_events import FAILED, UNDECODABLE, UNKNOWN_TYPE
 from solowire.tokens import Tokens
 from solowire.vitals import Vitals, memory_bytes
@@ -80,12 +85,13 @@ def serve(settings: Settings, index: int) -> None:
 
     Exit status: 0, or 1 if another process has taken its place.
     """
-    secret, _ = secret_of(settings, create=True)
+    roles = roles_of(settings)
+    tokens = tokens_of(settings, roles, create=True)
     status = 0
 
     async def main(stop: asyncio.Event) -> None:
         nonlocal status
-        status = await _Server(settings, index, Tokens(secret, roles_of(settings))).main(stop)
+        status = await _Server(settings, index, tokens).main(stop)
 
     process.run(main)
     sys.exit(status)
@@ -112,6 +118,8 @@ class _Server:
         self._address = ShardAddress(
             index, settings.advertise_host or settings.host, self._socket.getsockname()[1], process.new_id(), api
         )
+        self._key_source = key_source_of(settings, tokens)
+        self._waiting_for_keys: set[asyncio.Task[None]] = set()
         self._audit = open_audit(settings, f"shard-{index}", shard=index)
         self._vitals = Vitals(self._each_second)
         self._sockets = TcpSockets()
@@ -127,6 +135,7 @@ class _Server:
             ask=lambda question: self._link.send(question),
             stopwatch=time.perf_counter,
             came=lambda word: self._link.send(word),
+            await_keys=self._await_keys,
             audit=self._audit,
         )
         self._reporting = Reporting(
@@ -157,6 +166,7 @@ class _Server:
             wrong_tokens=wrong_tokens,
             reporting=self._reporting,
             audit=self._audit,
+            want_keys=None if self._key_source is None else self._key_source.want,
         )
         clients = ClientPort(
             self._shard,
@@ -183,7 +193,10 @@ class _Server:
             self._received,
             self._reporting.take,
             lambda: self._shard.slots(self._loop.time(), beat=True),
+            lambda: self._tokens.revocations.version,
         )
+        if self._key_source is not None:
+            self._key_source.start()
         server.start()
         listener.start()
         log.info("shard_listening", shard=self._shard.index, port=self._address.port, api=self._address.api)
@@ -204,6 +217,8 @@ class _Server:
         link.close(goodbye=self._shard.empty)  # not before: it says that its slots are free
         self._sockets.finish()
         await server.finish()
+        if self._key_source is not None:
+            await self._key_source.close()
         self._vitals.close()
         self._audit.close()
         return self._status
@@ -214,8 +229,24 @@ class _Server:
         while len(self._sockets) and self._loop.time() < deadline:
             await asyncio.sleep(CLOSING_LOOK_SECONDS)
 
+    def _await_keys(self, act: Callable[[float], None]) -> bool:
+        source = self._key_source
+        if source is None or len(self._waiting_for_keys) >= MAX_WAITING:
+            return False
+
+        async def wait() -> None:
+            await source.refreshed()
+            act(self._loop.time())
+            self._arm()
+
+        task = self._loop.create_task(wait())
+        self._waiting_for_keys.add(task)
+        task.add_done_callback(self._waiting_for_keys.discard)
+        return True
+
     def _tick(self) -> None:
         try:
+            self._tokens.revocations.expire(time.time())
             self._shard.set_clock(self._wall_offset(), self._loop.time())
             self._run()
         except Exception:
@@ -242,6 +273,7 @@ class _Server:
             self._settings.credit,
             self._settings.recent_events,
             self._shard.leaving,
+            self._tokens.revocations.version,
         )
 
     def _received(self, message: RouterMessage) -> None:
@@ -272,6 +304,11 @@ class _Server:
                 self._end()  # a further hello would take the place back
             case Lease():
                 self._shard.leased(message, now)
+            case DisconnectNow():
+                closed = self._shard.ejection.disconnect(message.user)
+                self._link.send(Disconnected(message.request, closed))
+            case Revocations():
+                self._revoke(message)
             case Elsewhere():
                 self._shard.elsewhere(message)
             case Fenced():
@@ -285,6 +322,14 @@ class _Server:
             if self._was_ready:
                 process.report_ready()
         self._arm()
+
+    def _revoke(self, message: Revocations) -> None:
+        fresh, known = self._tokens.revocations.apply(message)
+        if known is not None:
+            self._link.send(known)
+        closed = self._shard.ejection.revoke(fresh)
+        if fresh:
+            log.info("tokens_revoked", shard=self._shard.index, revocations=len(fresh), connections=closed)
 
     def _end(self) -> None:
         self._status = 1

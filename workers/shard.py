@@ -37,10 +37,11 @@ from solowire.rates import Rate
 from solowire.ring import Ring
 from solowire.tokens import Ticket, Tokens
 from workers.admission import Admission
-from workers.answering import Answering
+from workers.answering import Answering, AwaitKeys, no_keys_to_await
 from workers.beginning import Beginning
 from workers.connection import Connection, State
 from workers.delivery import Delivering
+from workers.ejection import Ejection
 from workers.entrance import Entrance
 from workers.expiry import Expiry
 from workers.following import Following
@@ -82,12 +83,14 @@ class Shard:
         ask: Callable[[backplane.Replay | backplane.ReplayCancel], bool] = lambda _: False,
         came: Callable[[Came], bool] = lambda _: False,
         stopwatch: Callable[[], float] | None = None,
+        await_keys: AwaitKeys = no_keys_to_await,
         audit: Callable[..., None] = lambda event, **fields: None,
     ) -> None:
         self.index = index
         self.log = recent if recent is not None else Log(catalog=catalog)
         self.connections: set[Connection] = set()
         self.wall_offset = wall_offset
+        self.ejection = Ejection(self.connections, self._close)
         self.leaving = False
         self.totals: Counter[str] = Counter()
         self._sockets = sockets
@@ -179,6 +182,7 @@ class Shard:
             catalog=catalog,
             wall_offset=wall_offset,
             close=self._close,
+            await_keys=await_keys,
         )
 
     # ------------------------------------------------------------------------------------- from the router

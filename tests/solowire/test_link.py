@@ -260,6 +260,26 @@ async def test_it_says_hello_again_when_the_router_knows_another_ring(talk: Talk
     await until(lambda: talk.count(Hello), "it asks for the ring")
 
 
+async def test_it_says_hello_again_when_the_router_knows_other_revocations(talk: Talk) -> None:
+    """A change that was lost on its way is asked for with the next beat, and not again when it has come."""
+    known = [-1]
+    talk.start_hub()
+    link = Link(talk.address, NAME.decode(), talk._hello, talk.received.append, revocations=lambda: known[0])
+    talk._links.append(link)
+    await until(lambda: talk.count(Hello), "a hello")
+    talk.say(RingState("e", 1, 0, []))
+    await until(lambda: talk.received, "the ring has come")
+    hellos = talk.count(Hello)
+    talk.say(Beat("e", 1, revocations=7))
+    await until(lambda: talk.count(Hello) > hellos, "another hello")
+    known[0] = 7
+    hellos = talk.count(Hello)
+    talk.say(Beat("e", 1, revocations=7))
+    talk.say(Who())
+    await until(lambda: talk.count(Hello) > hellos, "what comes behind the beat is answered")
+    assert talk.count(Hello) == hellos + 1
+
+
 async def test_it_says_hello_again_to_a_router_that_is_silent(talk: Talk) -> None:
     """Whatever was lost on the way, hello or answer: it is not waited for for ever."""
     talk.start_hub()

@@ -63,7 +63,13 @@ class Site:
 
         shown = [(b"authorization", f"Bearer {token}".encode())] if token is not None else []
         path, _, query = path.partition("?")
-        scope = {"type": "http", "path": path, "query_string": query.encode(), "client": (PEER, 1)}
+        scope = {
+            "type": "http",
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": query.encode(),
+            "client": (PEER, 1),
+        }
         await self.app({**scope, "headers": [*shown, *headers]}, receive, send)
         return Answer(sent)
 
