@@ -97,7 +97,7 @@ async def test_a_question_that_is_refused_is_written_down_with_who_asked() -> No
     line = {"event": "refused", "action": "administer", "address": PEER}
     assert site.lines == [
         {**line, "code": "forbidden", "path": "/stats", "user": "ann", "role": "viewer"},
-        {**line, "code": "invalid_token", "path": "/stats/users/ann"},
+        {**line, "code": "invalid_token", "path": "/stats/users/ann", "about": "ann"},
         {**line, "code": "missing_token", "path": "/stats"},
     ]
 
