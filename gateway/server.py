@@ -51,7 +51,7 @@ def serve(settings: Settings) -> None:
     """Runs the gateway until it is told to stop. Raises ConfigError if it can't start."""
     secret, _ = secret_of(settings, create=True)
     roles = roles_of(settings)
-    process.run(lambda stop: _main(settings, Tokens(secret, roles), roles, stop))
+    process.run(lambda stop: _main(settings, Tokens(secret, roles, settings.token_leeway_s), roles, stop))
 
 
 async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], stop: asyncio.Event) -> None:

@@ -40,7 +40,9 @@ TICKET_SECONDS = 30.0
 MAX_TOKEN_BYTES = 8192
 MAX_TICKET_BYTES = 2 * MAX_TOKEN_BYTES
 """A ticket says what its token said, and more: a shard, an address, the permissions of the role."""
-_CLOCK_SKEW_SECONDS = 5.0
+LEEWAY_SECONDS = 60.0
+"""By how much the clock of whoever signs may be ahead of ours: for `nbf` and `iat`, and not for `exp`."""
+
 _FOR_URL, _FROM_URL = bytes.maketrans(b"+/", b"-_"), bytes.maketrans(b"-_", b"+/")
 _LATEST_UNIX = 253_402_300_799  # the end of the year 9999: what comes later is no date, and most often milliseconds
 KNOWN_TOKENS = 8192
@@ -57,6 +59,7 @@ class _Claims(msgspec.Struct):
     sub: str
     exp: float | None = None
     nbf: float | None = None
+    iat: float | None = None
     role: str | None = None
     is_admin: bool = False
     permissions: tuple[str, ...] | None = None
@@ -111,9 +114,10 @@ class _HS256(HMACAlgorithm):
 
 
 class Tokens:
-    """Signs and verifies with one secret and one set of roles."""
+    """Signs and verifies with one secret and one set of roles. leeway: seconds, for `nbf` and `iat`."""
 
-    def __init__(self, secret: str, roles: Mapping[str, Role]) -> None:
+    def __init__(self, secret: str, roles: Mapping[str, Role], leeway: float = LEEWAY_SECONDS) -> None:
+        self._leeway = leeway
         self._secret = secret.encode()
         self._ticket_key = hmac.digest(self._secret, b"solowire ticket", "sha256")
         # The only algorithm it knows: that refuses `alg: none`, and a public key used as an HMAC secret.
@@ -168,8 +172,12 @@ class Tokens:
             raise InvalidToken("the token's 'exp' is no unix time in seconds")
         if claims.exp <= now:
             raise InvalidToken("the token has expired", code="token_expired", hint="get a new one")
-        if claims.nbf is not None and claims.nbf > now + _CLOCK_SKEW_SECONDS:
-            raise InvalidToken("the token is not valid yet")
+        for name, begins in (("nbf", claims.nbf), ("iat", claims.iat)):
+            if begins is not None and not begins <= now + self._leeway:  # so that NaN is refused too
+                raise InvalidToken(
+                    f"the token is not valid yet: its {name!r} is {begins - now:.0f} s ahead of this machine's clock",
+                    hint="compare the clocks; it is a unix time in seconds",
+                )
         role = claims.role or ("admin" if claims.is_admin else "viewer")
         known = self._roles.get(role)
         if known is None:

@@ -14,7 +14,8 @@ OURS = ("solowire", *ROLES)
 
 IMPURE = {
     "settings", "roles", "bus", "link", "metrics", "serving", "logs", "process", "supervisor",
-    "client", "publisher", "cli", "tailing", "statistics", "audit", "vitals",
+    "client", "publisher", "network_errors", "token_source", "token_renewal",
+    "cli", "tailing", "statistics", "audit", "vitals",
 }  # fmt: skip
 PURE_ROLE_FILES = (
     *(f"router/{name}.py" for name in ("membership", "dispatch", "journal", "router", "replay", "pressure")),

@@ -81,7 +81,7 @@ def serve(settings: Settings, index: int) -> None:
 
     async def main(stop: asyncio.Event) -> None:
         nonlocal status
-        status = await _Server(settings, index, Tokens(secret, roles_of(settings))).main(stop)
+        status = await _Server(settings, index, Tokens(secret, roles_of(settings), settings.token_leeway_s)).main(stop)
 
     process.run(main)
     sys.exit(status)
