@@ -209,9 +209,9 @@ class Client:
         for name, callback in (("on_gap", on_gap), ("on_notice", on_notice), ("on_state", on_state)):
             check_callback(name, callback)
         if codec not in ("json", "msgpack"):
-            raise ValueError(f"codec is 'json' or 'msgpack', not {codec!r}")
+            raise ValueError(f"codec must be 'json' or 'msgpack', not {codec!r}")
         if ssl is not None and not isinstance(ssl, SSLContext):
-            raise TypeError(f"ssl is an ssl.SSLContext, not a {type(ssl).__name__}")
+            raise TypeError(f"ssl must be an ssl.SSLContext, not a {type(ssl).__name__}")
         self._base = check_url(url)
         self._url = self._base + "/v1/connect"
         self._token = TokenSource(token)
@@ -681,7 +681,7 @@ class Client:
                         self._refused_at.append(asyncio.get_running_loop().time())
                         if answer.code != "rate_limited" or answer.retry_after is msgspec.UNSET:
                             raise MessageRefused(answer.code, answer.message, answer.hint)
-                        self._slow_down(slower.next(at_least=_bounded(answer.retry_after)))
+                        self._slow_down(_bounded(answer.retry_after), slower)
                     elif isinstance(answer, kind):
                         return answer
                     elif answer is not None:
@@ -704,10 +704,14 @@ class Client:
         if at > now:
             await asyncio.sleep(at - now)
 
-    def _slow_down(self, after: float) -> None:
-        """The server wants to hear nothing for `after` seconds. Twice that between messages: pongs count, too."""
-        self._spacing = max(self._spacing, 2 * after)
-        self._speak_at = max(self._speak_at, asyncio.get_running_loop().time() + after)
+    def _slow_down(self, after: float, slower: Backoff) -> None:
+        """The server wants to hear nothing for `after` seconds. Twice that between messages: pongs count, too.
+
+        slower: the waits of the message that it refused, which grow even if `after` does not.
+        """
+        self._spacing = max(self._spacing, min(2 * after, MAX_PAUSE_S))
+        wait = slower.next(at_least=after)
+        self._speak_at = max(self._speak_at, asyncio.get_running_loop().time() + wait)
 
     @property
     def _kept(self) -> Wanted:

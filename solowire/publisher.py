@@ -119,7 +119,7 @@ class Publisher:
             check_seconds("retry_for", retry_for)
         check_callback("on_refused", on_refused)
         if ssl is not None and not isinstance(ssl, SSLContext):
-            raise TypeError(f"ssl is an ssl.SSLContext, not a {type(ssl).__name__}")
+            raise TypeError(f"ssl must be an ssl.SSLContext, not a {type(ssl).__name__}")
         self._url = check_url(url) + "/v1/events"
         self._token = TokenSource(token)
         self._bearer = ""
@@ -206,7 +206,7 @@ class Publisher:
             "priority": priority,
             "key": key,
             "user": user,
-            "timestamp": timestamp or _now(),
+            "timestamp": _now() if timestamp is None else timestamp,
             "source": source,
             "correlation_id": correlation_id,
         }
@@ -239,14 +239,16 @@ class Publisher:
         if self._http is None or self._closed:
             raise RuntimeError("enter the publisher first: `async with publisher`")
         if isinstance(events, (str, bytes)) or not isinstance(events, (Mapping, Iterable)):
-            raise TypeError(f"events is a dict or several of them, not a {type(events).__name__}")
+            raise TypeError(f"events must be a dict or several of them, not a {type(events).__name__}")
         items = []
         for index, event in enumerate([events] if isinstance(events, Mapping) else events):
             path = "$" if isinstance(events, Mapping) else f"$[{index}]"
             if not isinstance(event, Mapping):
-                raise TypeError(f"{path} is a dict, not a {type(event).__name__}")
-            whole = {"id": str(uuid.uuid4())} | dict(event)
-            check_json(whole, path)
+                raise TypeError(f"{path} must be a dict, not a {type(event).__name__}")
+            whole = dict(event)
+            if whole.get("id") is None:
+                whole["id"] = str(uuid.uuid4())
+            _check_event(whole, path)
             items.append(msgspec.json.encode(whole))
         answer = await self._settle(items, self._retry_for or 0.0)
         if isinstance(answer, Accepted):
@@ -441,13 +443,17 @@ def _named(problem: Problem, length: int) -> dict[int, Problem]:
 
 def _check_event(event: Mapping[str, Any], path: str) -> None:
     """Raises TypeError or ValueError for what the gateway could not take, or would take for something else."""
-    for name, value in event.items():
-        if name != "data":
-            check_optional_text(f"{path}.{name}", value)
-    data = event["data"]
+    for name in _TEXTS:
+        check_optional_text(f"{path}.{name}", event.get(name))
+    data = event.get("data")
     if not isinstance(data, Mapping):
-        raise TypeError(f"{path}.data is a dict, not a {type(data).__name__}")
-    check_json(data, f"{path}.data")
+        raise TypeError(f"{path}.data must be a dict, not {'None' if data is None else 'a ' + type(data).__name__}")
+    if not isinstance(event.get("type"), str):
+        raise TypeError(f"{path}.type must be a str, the event's type")
+    check_json(event, path)
+
+
+_TEXTS = ("type", "id", "priority", "key", "user", "timestamp", "source", "correlation_id")
 
 
 def _now() -> str:

@@ -27,7 +27,7 @@ FOREIGN_RETRY_AFTER_S = 60.0
 """What is not the gateway's may ask to be left alone for no longer: a page about maintenance says hours."""
 
 TOKEN_PACE_S = 1.0
-"""A token function is asked no sooner than this after a token of it was refused; waits grow from there."""
+"""A token function is asked no sooner than this after it failed or its token was refused; waits grow from there."""
 
 FIRST_TOKEN_S = 30.0
 """How long a token function that has never given a good token is asked on."""
@@ -96,6 +96,7 @@ POLICY: Mapping[Kind, tuple[Action, Action]] = {
 }
 """What to do: before the first success, and after it."""
 
+_OF_TOKENS = frozenset({Kind.token, Kind.no_token, Kind.token_fault})
 _FINAL_CODES = frozenset({"forbidden", "unsupported_subprotocol", "unsupported_media_type"})
 _TICKET_CODES = frozenset({"missing_ticket", "ticket_expired", "ticket_used", "invalid_token", "wrong_shard"})
 _PASSING = frozenset({408, 421, 425, 429})
@@ -155,7 +156,7 @@ def decide_action(fault: Fault, *, succeeded: bool, renewable: bool, trying_s: f
 
 def wait_at_least(fault: Fault) -> float:
     """Seconds that must pass before the next attempt, whatever the backoff says."""
-    return max(fault.after, TOKEN_PACE_S) if fault.kind in (Kind.token, Kind.token_fault) else fault.after
+    return max(fault.after, TOKEN_PACE_S) if fault.kind in _OF_TOKENS else fault.after
 
 
 # ---------------------------------------------------------------------------------------------------- reading faults

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 MAX_DEPTH = 64
-"""Levels of objects and arrays in an event's data that the gateway takes."""
+"""Levels of objects and arrays in an event's data that the gateway takes, the event not counted."""
 
 _MIN_INT, _MAX_INT = -(2**63), 2**64 - 1  # what MessagePack has, which some clients read
 _WORD = re.compile(r"[\x21-\x7e]+")  # what a header can carry
@@ -26,14 +26,14 @@ Token = str | Callable[[], str | Awaitable[str]]
 def check_url(url: object) -> str:
     """The gateway's URL without a slash at its end. Raises TypeError, ValueError."""
     if not isinstance(url, str):
-        raise TypeError(f"url is a str, not {_kind(url)}")
+        raise TypeError(f"url must be a str, not {_kind(url)}")
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         usable = False
     if not usable or parts.query or parts.fragment or re.search(r"[\s\x00-\x1f]", url):
-        raise ValueError(f"the gateway's URL begins with http:// or https:// and a host, not {url!r}")
+        raise ValueError(f"url must begin with http:// or https:// and a host, without a query, not {url!r}")
     return url.rstrip("/")
 
 
@@ -47,23 +47,23 @@ def check_token(token: object) -> Token:
 def check_token_text(token: object, name: str) -> str:
     """A token without white space around it, as a file has it at its end. Raises TypeError, ValueError."""
     if not isinstance(token, str):
-        raise TypeError(f"{name} is a str, not {_kind(token)}")
+        raise TypeError(f"{name} must be a str, not {_kind(token)}")
     token = token.strip()
     if not _WORD.fullmatch(token):
-        raise ValueError(f"{name} is one word of plain ASCII, as a JWT is" if token else f"{name} is empty")
+        raise ValueError(f"{name} must be one word of plain ASCII, as a JWT is" if token else f"{name} is empty")
     return token
 
 
 def check_names(name: str, value: object) -> list[str]:
     """Names in any iterable but a str, bytes or a mapping. Raises TypeError."""
     if isinstance(value, str):
-        raise TypeError(f"{name} is a list of str, not a str: write [{value!r}]")
+        raise TypeError(f"{name} must be a list of str, not a str: write [{value!r}]")
     if isinstance(value, (bytes, bytearray, Mapping)) or not isinstance(value, Iterable):
-        raise TypeError(f"{name} is a list of str, not {_kind(value)}")
+        raise TypeError(f"{name} must be a list of str, not {_kind(value)}")
     names = list(value)
     for index, item in enumerate(names):
         if not isinstance(item, str):
-            raise TypeError(f"{name}[{index}] is a str, not {_kind(item)}")
+            raise TypeError(f"{name}[{index}] must be a str, not {_kind(item)}")
     return names
 
 
@@ -72,11 +72,11 @@ def check_filter(name: str, value: object) -> dict[str, list[str]] | None:
     if value is None:
         return None
     if not isinstance(value, Mapping):
-        raise TypeError(f"{name} is a dict of lists of str, not {_kind(value)}")
+        raise TypeError(f"{name} must be a dict of lists of str, not {_kind(value)}")
     checked: dict[str, list[str]] = {}
     for attribute, values in value.items():
         if not isinstance(attribute, str):
-            raise TypeError(f"the names in {name} are str, not {_kind(attribute)}")
+            raise TypeError(f"the names in {name} must be str, not {_kind(attribute)}")
         checked[attribute] = check_names(f"{name}[{attribute!r}]", values)
     return checked
 
@@ -86,25 +86,27 @@ def check_callback(name: str, value: object) -> None:
     if value is None:
         return
     if not callable(value):
-        raise TypeError(f"{name} is a function, not {_kind(value)}")
+        raise TypeError(f"{name} must be a function, not {_kind(value)}")
     if iscoroutinefunction(value) or iscoroutinefunction(getattr(value, "__call__", None)):  # noqa: B004 - its kind
-        raise TypeError(f"{name} is a plain function: an async one would never be awaited; start a task in it")
+        raise TypeError(f"{name} must be a plain function: an async one would never be awaited; start a task in it")
 
 
 def check_seconds(name: str, value: object, *, least: float = 0.0, above: bool = False) -> None:
     """A number of seconds, finite, from `least`, or above it. Raises TypeError, ValueError."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} is a number of seconds, not {_kind(value)}")
+        raise TypeError(f"{name} must be a number of seconds, not {_kind(value)}")
     if not math.isfinite(value) or value < least or (above and value == least):
-        raise ValueError(f"{name} is a number of seconds {'above' if above else 'of at least'} {least:g}, not {value}")
+        raise ValueError(
+            f"{name} must be a number of seconds {'above' if above else 'of at least'} {least:g}, not {value}"
+        )
 
 
 def check_count(name: str, value: object, *, least: int = 1) -> None:
     """Raises TypeError, ValueError."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} is an int, not {_kind(value)}")
+        raise TypeError(f"{name} must be an int, not {_kind(value)}")
     if value < least:
-        raise ValueError(f"{name} is at least {least}, not {value}")
+        raise ValueError(f"{name} must be at least {least}, not {value}")
 
 
 def check_position(name: str, value: object) -> tuple[str, int] | None:
@@ -112,10 +114,10 @@ def check_position(name: str, value: object) -> tuple[str, int] | None:
     if value is None:
         return None
     if isinstance(value, (str, bytes)) or not isinstance(value, (tuple, list)) or len(value) != 2:
-        raise TypeError(f"{name} is (epoch, cursor), a str and an int, not {_kind(value)}")
+        raise TypeError(f"{name} must be (epoch, cursor), a str and an int, not {_kind(value)}")
     epoch, cursor = value
     if not isinstance(epoch, str) or isinstance(cursor, bool) or not isinstance(cursor, int):
-        raise TypeError(f"{name} is (epoch, cursor), a str and an int, not ({_kind(epoch)}, {_kind(cursor)})")
+        raise TypeError(f"{name} must be (epoch, cursor), a str and an int, not ({_kind(epoch)}, {_kind(cursor)})")
     if not 0 <= cursor <= 2**63 - 1:
         raise ValueError(f"the cursor in {name} is an offset, not {cursor}")
     return epoch, cursor
@@ -127,9 +129,9 @@ def check_optional_text(name: str, value: object) -> None:
         return
     if not isinstance(value, str):
         hint = ": write .isoformat(), with a time zone" if hasattr(value, "isoformat") else ""
-        raise TypeError(f"{name} is a str, not {_kind(value)}{hint}")
+        raise TypeError(f"{name} must be a str, not {_kind(value)}{hint}")
     if not value:
-        raise ValueError(f"{name} is not empty; leave it out")
+        raise ValueError(f"{name} must not be empty; leave it out")
     _check_text(value, name)
 
 
@@ -138,7 +140,7 @@ def check_json(value: Any, path: str) -> None:
 
     Objects have text as keys, arrays are lists or tuples; text is UTF-8, numbers are finite, whole ones of 64 bits.
     """
-    _check_json(value, path, MAX_DEPTH)
+    _check_json(value, path, MAX_DEPTH + 1)
 
 
 def _check_json(value: Any, path: str, levels: int) -> None:
