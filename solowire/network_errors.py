@@ -24,12 +24,13 @@ def no_answer(error: BaseException) -> Fault:
                 return Fault(Kind.no_host, f"can't be reached: no such host: {words}", "is the URL spelt right?")
             return Fault(Kind.unreachable, f"can't be reached: its name can't be looked up: {words}")
         if isinstance(cause, SSLError):
+            reason = getattr(cause, "reason", None)  # one that was raised by hand has none
             hint = (
                 "is it http:// that is spoken there?"
-                if cause.reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST")
+                if reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST")
                 else "pass `ssl`, a context that trusts the certificate"
             )
-            return Fault(Kind.no_tls, f"can't be reached: TLS: {cause.reason or words}: {words}", hint)
+            return Fault(Kind.no_tls, f"can't be reached: TLS: {reason or type(cause).__name__}: {words}", hint)
     return Fault(Kind.unreachable, f"can't be reached: {words}")
 
 

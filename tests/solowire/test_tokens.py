@@ -178,10 +178,27 @@ def test_a_token_whose_end_is_no_time(exp: float) -> None:
     assert "exp" in refused(signed(exp=exp)).message
 
 
-def test_a_token_that_is_not_valid_yet() -> None:
-    """A token for later is refused now; a clock that differs by a few seconds is forgiven."""
-    refused(signed(nbf=NOW + 30))
-    TOKENS.identify(signed(nbf=NOW + 4), NOW)
+@pytest.mark.parametrize("claim", ["nbf", "iat"])
+def test_a_token_that_is_not_valid_yet(claim: str) -> None:
+    """A token for later is refused now, by how much; a clock that is ahead by a minute, or as is set, is forgiven."""
+    TOKENS.identify(signed(**{claim: NOW + 59}), NOW)
+    TOKENS.identify(signed(**{claim: NOW - 10**6}), NOW)
+    told = refused(signed(**{claim: NOW + 90}))
+    assert told.code == "invalid_token"
+    assert f"{claim!r} is 90 s ahead" in told.message
+    refused(signed(**{claim: (NOW + 1) * 1000}))  # milliseconds
+    refused(signed(**{claim: float("nan")}))
+    strict, lax = Tokens(SECRET, ROLES, leeway=0), Tokens(SECRET, ROLES, leeway=600)
+    lax.identify(signed(**{claim: NOW + 599}), NOW)
+    with pytest.raises(InvalidToken):
+        strict.identify(signed(**{claim: NOW + 1}), NOW)
+
+
+def test_leeway_does_not_prolong_a_token() -> None:
+    """An expired token is expired, however lax we are with those that begin."""
+    with pytest.raises(InvalidToken) as expired:
+        Tokens(SECRET, ROLES, leeway=600).identify(signed(exp=NOW - 1), NOW)
+    assert expired.value.code == "token_expired"
 
 
 @pytest.mark.parametrize(
