@@ -444,7 +444,9 @@ def _named(problem: Problem, length: int) -> dict[int, Problem]:
 def _check_event(event: Mapping[str, Any], path: str) -> None:
     """Raises TypeError or ValueError for what the gateway could not take, or would take for something else."""
     for name in _TEXTS:
-        check_optional_text(f"{path}.{name}", event.get(name))
+        value = event.get(name)
+        if value is not None and not (type(value) is str and value):
+            check_optional_text(f"{path}.{name}", value)
     data = event.get("data")
     if not isinstance(data, Mapping):
         raise TypeError(f"{path}.data must be a dict, not {'None' if data is None else 'a ' + type(data).__name__}")

@@ -140,7 +140,30 @@ def check_json(value: Any, path: str) -> None:
 
     Objects have text as keys, arrays are lists or tuples; text is UTF-8, numbers are finite, whole ones of 64 bits.
     """
-    _check_json(value, path, MAX_DEPTH + 1)
+    if not _is_plain(value, MAX_DEPTH + 1):
+        _check_json(value, path, MAX_DEPTH + 1)
+
+
+def _is_plain(value: Any, levels: int) -> bool:
+    """Whether it is all of the usual types, and right. No paths are made here: this is done for every event."""
+    kind = type(value)
+    if kind is str:
+        return bool(value.isascii())
+    if kind is dict:
+        if not levels:
+            return False
+        levels -= 1
+        for key, inner in value.items():
+            if type(key) is not str or not key.isascii() or not _is_plain(inner, levels):
+                return False
+        return True
+    if kind is int:
+        return bool(_MIN_INT <= value <= _MAX_INT)
+    if kind is float:
+        return math.isfinite(value)
+    if kind is list:
+        return levels > 0 and all(_is_plain(inner, levels - 1) for inner in value)
+    return value is None or kind is bool
 
 
 def _check_json(value: Any, path: str, levels: int) -> None:
