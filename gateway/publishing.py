@@ -6,6 +6,7 @@ not larger than allowed; so nothing behind the gateway has to refuse one.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -21,6 +22,8 @@ NDJSON_TYPES = ("application/x-ndjson", "application/ndjson", "application/jsonl
 MSGPACK_TYPES = ("application/msgpack", "application/x-msgpack", "application/vnd.msgpack")
 
 MAX_FAULTS = 100
+
+_LEAP_SECOND = re.compile(r"(\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d):60(?:\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 
 _TOO_DEEP = f"it is nested too deeply: data may have {MAX_DEPTH} levels"
 
@@ -109,7 +112,10 @@ class Parser:
         if isinstance(item, InvalidEvent):
             raise item
         try:
-            incoming = msgspec.convert(item, Incoming)
+            try:
+                incoming = msgspec.convert(item, Incoming)
+            except msgspec.ValidationError:
+                incoming = msgspec.convert(_before_leap_second(item), Incoming)
         except (msgspec.ValidationError, RecursionError) as error:
             raise _fault(index, error, "$") from None
         event_type = self._catalog.get(incoming.type)
@@ -157,6 +163,23 @@ class Parser:
             taken=taken,
             publisher=publisher,
         )
+
+
+def _before_leap_second(item: Any) -> Any:
+    """`item` with a timestamp within a leap second, which no datetime has, put at that minute's last millisecond.
+
+    There are leap seconds at the end of a day in UTC alone (RFC 3339, appendix D); what else says 60 is left as it is.
+    """
+    stamp = item.get("timestamp") if isinstance(item, dict) else None
+    found = _LEAP_SECOND.fullmatch(stamp) if isinstance(stamp, str) else None
+    if found is None:
+        return item
+    text = f"{found[1]}:59.999{found[2]}"
+    try:
+        moment = datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return item
+    return item | {"timestamp": text} if (moment.hour, moment.minute) == (23, 59) else item
 
 
 def rfc3339(moment: datetime) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import getpass
 import json
+import logging
 import os
 import shlex
 import shutil
@@ -30,7 +31,7 @@ from solowire import __version__, logs
 from solowire.access import ADMINISTER, PUBLISH, grants
 from solowire.data_directory import TOKEN_FILE, write_private
 from solowire.directory_lock import router_lock, supervisor_lock
-from solowire.errors import ClientError, ConfigError, InvalidToken, PublishRefused
+from solowire.errors import ClientError, ConfigError, InvalidToken
 from solowire.settings import Settings, load, make_directories, secret_of
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -328,13 +329,7 @@ def publish(
         async with Publisher(settings.url, _token(settings, PUBLISH), retry_for=PUBLISH_SECONDS) as publisher:
             return (await publisher.publish_now(event)).last_offset
 
-    try:
-        click.echo(asyncio.run(run()))
-    except PublishRefused as error:
-        if error.status:
-            raise
-        title, detail = (error.problem.get(part, "no reason given") for part in ("title", "detail"))
-        raise ClientError(f"{settings.url}: {title}: {detail}") from None
+    click.echo(asyncio.run(run()))
 
 
 @cli.command()
@@ -502,6 +497,9 @@ def _load(config: Path | None, role: str | None, *, index: int | None = None, **
     settings = load(config, **options)
     context = {name: value for name, value in (("role", role), ("shard", index)) if value is not None}
     logs.configure(settings.log_level if role else "warning", settings.log_format, **context)
+    if role is None:  # a command tells its user itself what its client meets
+        for name in ("solowire.client", "solowire.publisher"):
+            logging.getLogger(name).setLevel(logging.ERROR)
     return settings
 
 

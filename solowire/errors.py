@@ -10,9 +10,10 @@
      │    │    └── UnknownKey    … because its key is not known here: not yet, or not any more
      │    └── Refused          HTTP: the request is understood and not granted (limits, no shard, no right)
      ├── ClientError         raised to users of the Python SDK
-     │    ├── ConnectionEnded  the server ended the connection for good (a terminal close code)
+     │    ├── ConnectionEnded  there is no connection, and trying again is of no use
      │    ├── MessageRefused   the server answered a message on the connection with an error
-     │    ├── PublishRefused   the gateway refused events that were published
+     │    │    SubscriptionDenied   with `strict`: what was subscribed to is not granted, or is no event type
+     │    ├── PublishRefused   the gateway refused events that were published, or can't be reached
      │    └── BufferFull       the publisher holds as many unsent events as it may
      └── BackplaneError      a message between our own processes that can't be decoded: counted and dropped
 
@@ -118,15 +119,26 @@ class ClientError(SolowireError):
 
 
 class ConnectionEnded(ClientError):
-    """The server ended the connection and coming back is of no use. close_code: WebSocket, reason: in words."""
+    """There is no connection, and coming back is of no use.
 
-    def __init__(self, close_code: int, reason: str) -> None:
+    close_code: WebSocket; of an attempt that failed: the one that means the same. reason: in words; hint: the way out,
+    or "". url: of the gateway. connected: there was a connection, which the server ended.
+    """
+
+    def __init__(self, close_code: int, reason: str, *, hint: str = "", url: str = "", connected: bool = True) -> None:
         super().__init__(close_code, reason)
         self.close_code = close_code
         self.reason = reason
+        self.hint = hint
+        self.url = url
+        self.connected = connected
 
     def __str__(self) -> str:
-        return f"the server ended the connection: {self.close_code} {self.reason}".rstrip()
+        hint = f" ({self.hint})" if self.hint else ""
+        if not self.connected:
+            return f"no connection: {self.url} {self.reason}{hint}"
+        at = f" to {self.url}" if self.url else ""
+        return f"the server ended the connection{at}: {self.close_code} {self.reason}".rstrip() + hint
 
 
 class MessageRefused(ClientError):
@@ -142,17 +154,33 @@ class MessageRefused(ClientError):
         return f"{self.message} ({self.hint})" if self.hint else self.message
 
 
-class PublishRefused(ClientError):
-    """The gateway refused a request for good. status: HTTP (0: never reached). problem: the answer's problem body."""
+class SubscriptionDenied(MessageRefused):
+    """With `strict`: some of what was asked for is not granted. denied: type or pattern → the server's reason."""
 
-    def __init__(self, status: int, problem: dict[str, object]) -> None:
+    def __init__(self, message: str, hint: str, denied: Mapping[str, str]) -> None:
+        super().__init__("subscription_denied", message, hint)
+        self.denied = dict(denied)
+
+
+class PublishRefused(ClientError):
+    """Events were not accepted. status: HTTP (0: no answer). problem: the answer's problem body. url: what was asked.
+
+    hint: the way out, where the answer has none of its own.
+    """
+
+    def __init__(self, status: int, problem: dict[str, object], *, url: str = "", hint: str = "") -> None:
         super().__init__(status, problem)
         self.status = status
         self.problem = problem
+        self.url = url
+        self.hint = hint
 
     def __str__(self) -> str:
-        detail = self.problem.get("detail") or self.problem.get("title") or "no reason given"
-        return f"the gateway answered {self.status}: {detail}"
+        words = self.problem.get("detail") or self.problem.get("title") or "no reason given"
+        hint = self.problem.get("hint") or self.hint
+        who = self.url or "the gateway"
+        text = f"{who} answered {self.status}: {words}" if self.status else f"{who} {words}"
+        return f"{text} ({hint})" if hint else text
 
 
 class BufferFull(ClientError):

@@ -23,6 +23,7 @@ def tokens_of(settings: Settings, roles: Mapping[str, Role], *, create: bool) ->
     return Tokens(
         secrets,
         roles,
+        settings.token_leeway_s,
         rules=settings.token_rules,
         accepts_secret=settings.accept_secret_tokens,
         has_provider=settings.jwks is not None,

@@ -101,7 +101,14 @@ class Settings(IdentitySettings):
     on_duplicate: Literal["replace", "reject"] = Field("replace", description="a second connection of a user")
     hello_timeout_s: float = Field(2.0, gt=0, le=60, description="how long a client may take for its hello")
     heartbeat_s: float = Field(25.0, ge=0.2, le=600, description="a ping this often; two unanswered close (4408)")
-    expiry_notice_s: float = Field(60.0, ge=0, description="how long before its token expires a client is told")
+    expiry_notice_s: float = Field(
+        60.0,
+        ge=0,
+        description="how long before its token expires a client is told; a fifth of its life if that is less",
+    )
+    token_leeway_s: float = Field(
+        60.0, ge=0, le=3600, description="how far nbf and iat of a token may be ahead of this machine's clock"
+    )
     stalled_s: float = Field(
         30.0, gt=0, le=3600, description="how long a socket may take nothing before it is closed (4413)"
     )

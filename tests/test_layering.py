@@ -16,6 +16,7 @@ IMPURE = {
     "settings", "roles", "bus", "line_writer", "link", "metrics", "serving", "logs", "process", "supervisor",
     "client", "publisher", "cli", "tailing", "statistics", "audit", "vitals", "api_client",
     "key_source", "identity", "identity_settings", "user_commands",
+    "network_errors", "token_source", "token_renewal",
 }  # fmt: skip
 PURE_ROLE_FILES = (
     *(f"router/{name}.py" for name in ("membership", "dispatch", "journal", "router", "replay", "pressure")),

@@ -75,6 +75,7 @@ class Connection:
         "leaves_for",
         "leaves_with",
         "looks_at",
+        "notice_s",
         "opened",
         "pings",
         "selection",
@@ -83,8 +84,10 @@ class Connection:
         "socket",
         "state",
         "strikes",
+        "token_ends",
         "view",
         "wanted",
+        "warned_of",
     )
 
     def __init__(
@@ -117,6 +120,9 @@ class Connection:
         self.pings = 0  # of ours that it has not answered
         self.expires: float | None = None  # monotonic
         self.looks_at: float | None = None  # when its expiry is looked at next
+        self.token_ends: float | None = None  # unix: what `notice_s` was reckoned for
+        self.notice_s = 0.0  # how long before its token's end it is told
+        self.warned_of: float | None = None  # unix: the end that it was told of
         self.identity = identity
         self.view: View = view_of(identity)
 

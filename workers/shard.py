@@ -490,7 +490,9 @@ class Shard:
             self._expiry.watch(connection, self.wall_offset, now)
 
     def _token_expires(self, connection: Connection, now: float) -> None:
-        self.delivery.say(connection, Notice("token_expiring", "send refresh with a new token"), now)
+        left = max(0.0, (connection.expires or now) - now)
+        notice = Notice("token_expiring", "send refresh with a new token", after_ms=round(left * 1000))
+        self.delivery.say(connection, notice, now)
 
     def _token_expired(self, connection: Connection) -> None:
         self._close(connection, CloseCode.unauthenticated)

@@ -171,7 +171,8 @@ async def test_drain_on_the_command_line(system: System) -> None:
         assert await gone(third) == 0
         output = await asyncio.to_thread(_drain, system, "7")
         assert output.returncode == 1
-        assert output.stderr.strip() == "solowire: the gateway answered 404: there is no shard 7"
+        told = "solowire: the gateway answered 404: there is no shard 7 (GET /v1/stats/shards lists them)"
+        assert output.stderr.strip() == told
     finally:
         end(third)
 

@@ -210,6 +210,41 @@ def test_times_must_be_unambiguous(timestamp: object) -> None:
 
 
 @pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ("2016-12-31T23:59:60Z", "2016-12-31T23:59:59.999Z"),
+        ("2016-12-31T23:59:60.750Z", "2016-12-31T23:59:59.999Z"),
+        ("2017-01-01T05:29:60.5+05:30", "2016-12-31T23:59:59.999Z"),
+        ("2016-12-31T15:59:60-08:00", "2016-12-31T23:59:59.999Z"),
+    ],
+)
+@pytest.mark.parametrize("content_type", ["application/json", MSGPACK])
+def test_a_leap_second_is_a_time(said: str, kept: str, content_type: str) -> None:
+    """The 61st second of a day's last minute is kept as that minute's last millisecond, in any zone."""
+    item = {"type": "custom.x", "data": {}, "timestamp": said}
+    body = msgspec.msgpack.encode(item) if content_type == MSGPACK else msgspec.json.encode(item)
+    [event] = parse(body, content_type)
+    assert event.timestamp == kept
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "2016-12-31T12:00:60Z",
+        "2016-12-31T23:59:60",
+        "2016-12-31T23:59:61Z",
+        "2016-12-31T23:59:60+05:30",
+        "2016-02-30T23:59:60Z",
+        "2016-12-31T23:60:60Z",
+    ],
+)
+def test_a_second_too_many_is_no_time(said: str) -> None:
+    """Where there are no leap seconds, 60 is refused as before."""
+    [(index, path, _)] = faults({"type": "custom.x", "data": {}, "timestamp": said})
+    assert (index, path) == (0, "$.timestamp")
+
+
+@pytest.mark.parametrize(
     "value",
     [float("nan"), float("inf"), [float("-inf")], b"bytes", {1: "a"}, {None: 1}, NOW, msgspec.msgpack.Ext(5, b"")],
 )
