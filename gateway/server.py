@@ -30,7 +30,7 @@ from solowire.access import Role
 from solowire.audit import open_audit
 from solowire.backplane import ShardStats
 from solowire.handshake import MORE_HEADERS, upgrade_required
-from solowire.identity import key_source_of, tokens_of
+from solowire.identity import key_source_of, reload_identity, tokens_of
 from solowire.metrics import Labelled, Metrics, Sample
 from solowire.problems import response_of
 from solowire.roles import roles_of
@@ -52,6 +52,7 @@ def serve(settings: Settings) -> None:
     """Runs the gateway until it is told to stop. Raises ConfigError if it can't start."""
     roles = roles_of(settings)
     tokens = tokens_of(settings, roles, create=True)
+    process.on_reload(lambda fresh: reload_identity(fresh, tokens, roles))
     process.run(lambda stop: _main(settings, tokens, roles, stop))
 
 

@@ -102,6 +102,12 @@ class Coordinator:
 
     # ------------------------------------------------------------------------------------- who holds leases
 
+    def change_limits(self, limits: Limits) -> None:
+        """From now on these are the limits: leases follow with the next reports of the shards."""
+        self.limits = limits
+        self._sharing = Sharing(limits, self.holders)
+        self.holders.stir()
+
     @property
     def free(self) -> int:
         """Slots that may be granted now; below 0, more are held than the limit allows."""

@@ -84,7 +84,7 @@ async def _main(settings: Settings, stop: asyncio.Event) -> None:
         server = _Server(loop, journal, settings)
         served = web.start(settings, Metrics(server.samples).render)
         process.calm_collector()
-        process.report_ready()
+        process.on_reload(lambda fresh: server.change_limits(limits_of(fresh)))
         process.report_ready()
         log.info("router_ready", epoch=journal.epoch, last=journal.last, backplane=settings.backplane_address)
         try:
@@ -184,6 +184,10 @@ class _Server:
                 self._router.ended(address.boot)
             except (OSError, ValueError, OverflowError):
                 pass  # cut off (TimeoutError is an OSError), or at no address at all, as far as anybody can tell
+
+    def change_limits(self, limits: Limits) -> None:
+        """Has other limits on connections in force."""
+        self._router.coordinator.change_limits(limits)
 
     def tick(self) -> None:
         absent = self._router.coordinator.holders.absent

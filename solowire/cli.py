@@ -495,6 +495,11 @@ def _load_server(config: Path | None, role: str, **options: Any) -> Settings:
 
 def _load(config: Path | None, role: str | None, *, index: int | None = None, **options: Any) -> Settings:
     settings = load(config, **options)
+    if role is not None:
+        from solowire import process
+
+        process.reload_from(lambda: load(config, **options))
+        process.on_reload(lambda fresh: logs.set_level(fresh.log_level))
     context = {name: value for name, value in (("role", role), ("shard", index)) if value is not None}
     logs.configure(settings.log_level if role else "warning", settings.log_format, **context)
     if role is None:  # a command tells its user itself what its client meets

@@ -102,6 +102,13 @@ class Tokens:
         """Whether a provider's tokens can be judged now."""
         return self._keys is not None
 
+    def use_secrets(self, secrets: Sequence[str], roles: Mapping[str, Role]) -> None:
+        """From now on these secrets are accepted, of which the first signs, and these are the roles."""
+        self._secrets = SecretKeys(secrets)
+        self._ticket_keys = [hmac.digest(key, b"solowire ticket", "sha256") for key in self._secrets.secrets]
+        self._roles = roles
+        self._known.clear()
+
     def use_keys(self, keys: PublicKeys | None) -> None:
         """From now on these public keys are a provider's; None if they can't be had, and nobody is to be believed."""
         self._keys = keys

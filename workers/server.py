@@ -10,13 +10,14 @@ import asyncio
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import structlog
 
 from solowire import process
 from solowire.accept_limits import AcceptLimiter
+from solowire.access import Role
 from solowire.aggregation import Rates
 from solowire.api_client import api_address
 from solowire.audit import open_audit
@@ -45,7 +46,7 @@ from solowire.backplane import (
 from solowire.codes import CloseCode
 from solowire.errors import ConfigError
 from solowire.feed import FlushDelays
-from solowire.identity import key_source_of, tokens_of
+from solowire.identity import key_source_of, reload_identity, tokens_of
 from solowire.key_source import MAX_WAITING
 from solowire.link import Link
 from solowire.log import Log
@@ -87,18 +88,19 @@ def serve(settings: Settings, index: int) -> None:
     """
     roles = roles_of(settings)
     tokens = tokens_of(settings, roles, create=True)
+    process.on_reload(lambda fresh: reload_identity(fresh, tokens, roles))
     status = 0
 
     async def main(stop: asyncio.Event) -> None:
         nonlocal status
-        status = await _Server(settings, index, tokens).main(stop)
+        status = await _Server(settings, index, tokens, roles).main(stop)
 
     process.run(main)
     sys.exit(status)
 
 
 class _Server:
-    def __init__(self, settings: Settings, index: int, tokens: Tokens) -> None:
+    def __init__(self, settings: Settings, index: int, tokens: Tokens, roles: Mapping[str, Role]) -> None:
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._tokens = tokens
@@ -127,7 +129,7 @@ class _Server:
             index,
             sockets=self._sockets,
             tokens=tokens,
-            roles=roles_of(settings),
+            roles=roles,
             new_id=process.new_id,
             wall_offset=self._wall_offset(),
             limits=limits_of(settings),
