@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 
 from solowire.errors import Refused
-from solowire.handshake import Head
+from solowire.handshake import Framing
 
-_DIGITS = re.compile(r"[0-9]{1,18}")
+_DIGITS = re.compile(rb"[0-9]{1,18}")
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\x20-\x7e\x80-\xff\t]*)?")
 LINE_BYTES = 4096
 """What a chunk's size line, or a trailer's, may have."""
@@ -82,14 +82,13 @@ class Body:
             raise _bad("a chunk is longer than its size")
 
 
-def body_of(head: Head) -> Body:
+def body_of(head: Framing) -> Body:
     """The body that a request's head announces. Raises Refused."""
-    lengths = head.headers.get_all("Content-Length")
-    codings = head.headers.get_all("Transfer-Encoding")
+    lengths, codings = head.lengths, head.codings
     if codings:
         if lengths:
             raise _bad("there is both a Content-Length and a Transfer-Encoding")
-        if head.version < (1, 1) or len(codings) > 1 or codings[0].strip().lower() != "chunked":
+        if head.version < (1, 1) or len(codings) > 1 or codings[0].lower() != b"chunked":
             raise Refused(501, "transfer_encoding_not_supported", "only chunked is known", "")
         return Body(None)
     if len(lengths) > 1 or (lengths and not _DIGITS.fullmatch(lengths[0])):

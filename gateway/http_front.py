@@ -33,7 +33,7 @@ import structlog
 from gateway.body_framing import Body, body_of
 from solowire.accept_limits import AcceptLimiter, counted_address
 from solowire.errors import Refused, RequestError
-from solowire.handshake import HEAD_BYTES, HEAD_END, Head, parse_head, refusal_response
+from solowire.handshake import HEAD_BYTES, HEAD_END, Head, parse_head, read_framing, refusal_response
 from solowire.serving import BACKLOG
 
 logger = structlog.get_logger("solowire.gateway")
@@ -293,18 +293,18 @@ class ClientConnection(asyncio.BufferedProtocol):
             return False
         raw, self._pending = self._pending[: end + len(HEAD_END)], self._pending[end + len(HEAD_END) :]
         self._forget_idle()
-        head = parse_head(raw)
+        framing = read_framing(raw)
         self._ends_at = None
-        if self._front.takes(head):
+        if framing.upgrades and self._front.takes(head := parse_head(raw)):
             rest, self._pending = self._pending, b""
             self._stage = Stage.relay
             self._front.open_tunnel(self, head, rest)
             return False
-        self._body = body_of(head)
+        self._body = body_of(framing)
         line = raw.index(b"\r\n") + 2
         peer = b"%s: %s %d\r\n" % (self._front.peer_header, self.peer[0].encode(), self.peer[1])
         self._stage = Stage.answer if self._body.is_done else Stage.body
-        self._to_upstream(head.method == "HEAD", raw[:line] + peer + raw[line:])
+        self._to_upstream(framing.method == "HEAD", raw[:line] + peer + raw[line:])
         return True
 
     def _pass_body(self) -> None:

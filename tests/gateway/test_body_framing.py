@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gateway.body_framing import LINE_BYTES, TRAILER_LINES, Body, body_of
 from solowire.errors import Refused
-from solowire.handshake import parse_head
+from solowire.handshake import read_framing
 
 CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 MORE = "more"
@@ -25,7 +25,7 @@ def length_head(length: str) -> bytes:
 def ours(head: bytes, raw: bytes, step: int | None = None) -> Verdict:
     """step: bytes at a time; None: all at once."""
     try:
-        body = body_of(parse_head(head))
+        body = body_of(read_framing(head))
         at = 0
         while at < len(raw) and not body.is_done:
             part = raw[at : at + (step or len(raw))]
@@ -141,7 +141,7 @@ def test_a_length_is_counted(length: int, raw: bytes) -> None:
 def test_a_length_that_is_none_is_refused(length: str) -> None:
     """Signs, other digits, lists, and more than any body could have."""
     with pytest.raises(Refused) as refused:
-        body_of(parse_head(f"POST / HTTP/1.1\r\nContent-Length: {length}\r\n\r\n".encode("latin-1")))
+        body_of(read_framing(f"POST / HTTP/1.1\r\nContent-Length: {length}\r\n\r\n".encode("latin-1")))
     assert (refused.value.status, refused.value.code) == (400, "bad_request")
 
 
@@ -163,15 +163,15 @@ def test_a_length_that_is_none_is_refused(length: str) -> None:
 def test_a_body_that_could_be_measured_in_two_ways_is_refused(first: bytes, more: bytes, status: int) -> None:
     """Two lengths, a length and chunks, other codings, chunks in HTTP/1.0 (RFC 9112, sections 6.1 and 6.3)."""
     with pytest.raises(Refused) as refused:
-        body_of(parse_head(b"POST / HTTP/%s\r\nHost: x\r\n%s\r\n" % (first, more)))
+        body_of(read_framing(b"POST / HTTP/%s\r\nHost: x\r\n%s\r\n" % (first, more)))
     assert refused.value.status == status
 
 
 def test_a_request_without_either_has_no_body() -> None:
     """It is at its end at once; and so is one of no bytes. Upper case is no other coding."""
-    assert body_of(parse_head(b"GET / HTTP/1.1\r\n\r\n")).is_done
-    assert body_of(parse_head(length_head("0"))).is_done
-    assert not body_of(parse_head(CHUNKED.replace(b"chunked", b"Chunked"))).is_done
+    assert body_of(read_framing(b"GET / HTTP/1.1\r\n\r\n")).is_done
+    assert body_of(read_framing(length_head("0"))).is_done
+    assert not body_of(read_framing(CHUNKED.replace(b"chunked", b"Chunked"))).is_done
 
 
 def test_lines_and_trailers_have_a_bound() -> None:

@@ -23,6 +23,7 @@ from solowire.handshake import (
     check_origin,
     offered_subprotocols,
     parse_head,
+    read_framing,
     refusal_response,
     upgrade_required,
 )
@@ -359,3 +360,33 @@ def test_a_hostile_head_costs_no_more_than_its_length(name: bytes, piece: bytes)
             handshake(raw)
         spent.append(time.process_time() - begin)
     assert min(spent) < 0.5
+
+
+HEADER_NAMES = st.sampled_from(
+    ["Content-Length", "TRANSFER-encoding", "Upgrade", "Host", "X-Upgrade", "Content-Lengths"]
+)
+HEADER_LINES = st.lists(
+    st.one_of(
+        st.tuples(HEADER_NAMES, st.text(st.characters(max_codepoint=255), max_size=12)).map(lambda h: f"{h[0]}:{h[1]}"),
+        st.sampled_from(["Upgrade : x", " Upgrade: x", "Upgrade", ":x", "A: b\r\nUpgrade: c", "A: upgrade: x"]),
+    ),
+    max_size=6,
+)
+
+
+@given(HEADER_LINES, st.sampled_from(["GET / HTTP/1.1", "POST /a?b HTTP/1.0", "GET  / HTTP/1.1", "GET / HTTP/11"]))
+def test_the_framing_of_a_head_is_what_the_whole_head_says(lines: list[str], first: str) -> None:
+    """The quick look refuses what the thorough one refuses, and reads the same of what both take."""
+    raw = "\r\n".join((first, *lines, "", "")).encode("latin-1")
+    try:
+        head = parse_head(raw)
+    except Refused as refused:
+        with pytest.raises(Refused) as quick:
+            read_framing(raw)
+        assert (quick.value.status, quick.value.message) == (refused.status, refused.message)
+        return
+    framing = read_framing(raw)
+    assert (framing.method, framing.version) == (head.method, head.version)
+    assert [value.decode("latin-1") for value in framing.lengths] == head.headers.get_all("Content-Length")
+    assert [value.decode("latin-1") for value in framing.codings] == head.headers.get_all("Transfer-Encoding")
+    assert [value.strip(b" \t").decode("latin-1") for value in framing.upgrades] == head.headers.get_all("Upgrade")
