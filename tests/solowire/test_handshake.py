@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import pytest
@@ -19,6 +21,8 @@ from solowire.errors import Refused
 from solowire.handshake import (
     HEAD_BYTES,
     HEAD_END,
+    Framing,
+    Head,
     accept,
     check_origin,
     offered_subprotocols,
@@ -362,6 +366,14 @@ def test_a_hostile_head_costs_no_more_than_its_length(name: bytes, piece: bytes)
     assert min(spent) < 0.5
 
 
+def read_by(reader: Callable[[bytes], Any], raw: bytes) -> Any:
+    """What it reads, or with which status and words it refuses."""
+    try:
+        return reader(raw)
+    except Refused as refused:
+        return refused.status, refused.message
+
+
 HEADER_NAMES = st.sampled_from(
     ["Content-Length", "TRANSFER-encoding", "Upgrade", "Host", "X-Upgrade", "Content-Lengths"]
 )
@@ -378,14 +390,10 @@ HEADER_LINES = st.lists(
 def test_the_framing_of_a_head_is_what_the_whole_head_says(lines: list[str], first: str) -> None:
     """The quick look refuses what the thorough one refuses, and reads the same of what both take."""
     raw = "\r\n".join((first, *lines, "", "")).encode("latin-1")
-    try:
-        head = parse_head(raw)
-    except Refused as refused:
-        with pytest.raises(Refused) as quick:
-            read_framing(raw)
-        assert (quick.value.status, quick.value.message) == (refused.status, refused.message)
+    head, framing = read_by(parse_head, raw), read_by(read_framing, raw)
+    if not isinstance(head, Head) or not isinstance(framing, Framing):
+        assert framing == head  # both refuse it, for the same reason
         return
-    framing = read_framing(raw)
     assert (framing.method, framing.version) == (head.method, head.version)
     assert [value.decode("latin-1") for value in framing.lengths] == head.headers.get_all("Content-Length")
     assert [value.decode("latin-1") for value in framing.codings] == head.headers.get_all("Transfer-Encoding")
