@@ -477,7 +477,8 @@ class Client:
                 raise _Left(fault, error=unavailable.error if fault.kind is Kind.token_fault else None) from None
             except TimeoutError:
                 raise _failed(f"gave no connection within {self._connect_timeout:g} s") from None
-            self._begin(socket, welcome, token)
+            self._renewal.begin(token)
+            self._begin(socket, welcome)
             await self._receive(socket, welcome.heartbeat_s * MISSED_HEARTBEATS)
         except ConnectionClosed as gone:
             code, reason = (ABNORMAL, "") if gone.rcvd is None else (gone.rcvd.code, gone.rcvd.reason)
@@ -558,7 +559,7 @@ class Client:
                 limit.reschedule(asyncio.get_running_loop().time() + self._connect_timeout)
             await self._handle(message, socket)
 
-    def _begin(self, socket: ClientConnection, welcome: Welcome, token: str) -> None:
+    def _begin(self, socket: ClientConnection, welcome: Welcome) -> None:
         self._look_at_denied(welcome.denied, raises=self._strict and not self.connections)
         gap = None
         if self._arrived_at is not None and not welcome.resumed:
@@ -580,7 +581,6 @@ class Client:
         self._live_since = asyncio.get_running_loop().time()
         self._failing_since = None
         self._warnings.reset()
-        self._renewal.begin(token)
         self._socket = socket
         self._up.set()
         log.info("connected to %s as %s", self._base, welcome.user)

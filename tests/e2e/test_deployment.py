@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -52,18 +54,30 @@ class Ingress:
         self._process: subprocess.Popen[str] | None = None
 
     def start(self) -> None:
+        """Returns when it answers."""
         self._write("return 503;")
         self._process = subprocess.Popen([NGINX, *self._options], text=True)
+        deadline = time.monotonic() + ANSWER_SECONDS
+        while not self._answers():
+            assert self._process.poll() is None, (self.place / "error.log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
 
     def answer(self, what: str | None) -> None:
         """None: as the gateway and its shard do."""
         assert self._process is not None
         self._write(what)
-        subprocess.run([NGINX, *self._options, "-s", "reload"], check=True, capture_output=True, timeout=ANSWER_SECONDS)
+        self._process.send_signal(signal.SIGHUP)  # what `nginx -s reload` does
 
     def stop(self) -> None:
         if self._process is not None:
             end(self._process)
+
+    def _answers(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/is", timeout=2, trust_env=False, verify=False).is_success
+        except httpx.HTTPError:
+            return False
 
     @property
     def _options(self) -> list[str]:
