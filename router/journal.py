@@ -79,7 +79,10 @@ class Journal(Protocol):
         """At most `limit` of this user's own records behind `after`, up to and with `upto`."""
 
     def states(self, upto: int, limit: int) -> Sequence[Record]:
-        """The newest record of each state up to and with `upto`: the `limit` newest of them, in their order."""
+        """The newest record of each state up to and with `upto`: the `limit` newest of them, in their order.
+
+        Where there are very many states, those that nobody has heard of for long may be left out.
+        """
 
     def note(self, name: str, value: bytes) -> None:
         """Remembers a word of the router's own, if it can: what is lost of it costs nothing but time."""
