@@ -92,9 +92,9 @@ WITH RECURSIVE names (name) AS (
     SELECT min(state) FROM events WHERE state IS NOT NULL
     UNION ALL SELECT (SELECT min(state) FROM events WHERE state > name) FROM names WHERE name IS NOT NULL
     LIMIT {MANY_STATES + 2}
-)"""
+)"""  # noqa: S608
 
-STATE_COUNT = f"{NAMES} SELECT count(name) FROM names"
+STATE_COUNT = f"{NAMES} SELECT count(name) FROM names"  # noqa: S608
 
 # Of the newest offset of each.
 STATES = f"""{NAMES}, newest (place) AS (
