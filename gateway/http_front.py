@@ -362,6 +362,10 @@ class ClientConnection(asyncio.BufferedProtocol):
     # -------------------------------------------------------------------------------------------------- the ends
 
     @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        return self._front.loop
+
+    @property
     def shared_buffer(self) -> memoryview:
         """Where all connections of this front read into: what is read is taken out at once."""
         return self._front.buffer
