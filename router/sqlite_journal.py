@@ -29,7 +29,7 @@ from pathlib import Path
 
 import structlog
 
-from router.journal import MAX_IDS, Appended, JournalHole, JournalUnavailable, Record
+from router.journal import MAX_IDS, Appended, IdKey, JournalHole, JournalUnavailable, Record, id_key
 from solowire.backplane import PublishedEvent
 from solowire.errors import ConfigError
 
@@ -152,9 +152,9 @@ class SqliteJournal:
         self._max_bytes = max_bytes
         self._window = window
         self._group: list[_Row] = []
-        self._group_ids: list[tuple[float, list[str]]] = []
-        self._offset_of: dict[str, int] = {}
-        self._ids: deque[tuple[float, list[str]]] = deque()  # oldest first; those of one request stand together
+        self._group_ids: list[tuple[float, list[IdKey]]] = []
+        self._offset_of: dict[IdKey, int] = {}
+        self._ids: deque[tuple[float, list[IdKey]]] = deque()  # oldest first; those of one request stand together
         self._unsaved: set[str] = set()  # names of notes
         self._trim_at = float("-inf")
         try:
@@ -201,9 +201,12 @@ class SqliteJournal:
         for at, rows in groupby(newest_first, lambda row: float(row[0])):
             if at < now - self._window:
                 break
-            self._ids.appendleft(
-                (at, [id for _, id, offset in rows if self._offset_of.setdefault(id, offset) == offset])
-            )
+            fresh: list[IdKey] = []
+            for _, id, offset in rows:
+                key = id_key(id) if isinstance(id, str) else b""  # of a damaged row, which is nobody's
+                if self._offset_of.setdefault(key, offset) == offset:
+                    fresh.append(key)
+            self._ids.appendleft((at, fresh))
 
     @property
     def last(self) -> int:
@@ -220,18 +223,19 @@ class SqliteJournal:
     def append(self, events: Sequence[PublishedEvent], now: float) -> Appended:
         offsets: list[int] = []
         duplicates: list[int] = []
-        fresh: list[str] = []
+        fresh: list[IdKey] = []
         offset = self._last + len(self._group)
         for index, event in enumerate(events):
-            known = self._offset_of.get(event.id)
+            key = id_key(event.id)
+            known = self._offset_of.get(key)
             if known is not None:
                 duplicates.append(index)
                 offsets.append(known)
                 continue
             offset += 1
             self._group.append((offset, now, event.id, event.user, event.state, event.body))
-            self._offset_of[event.id] = offset
-            fresh.append(event.id)
+            self._offset_of[key] = offset
+            fresh.append(key)
             offsets.append(offset)
         if fresh:
             self._group_ids.append((now, fresh))
