@@ -14,21 +14,12 @@ import msgspec
 import structlog
 from litestar import Litestar, MediaType, Request, Response, delete, get, head, post
 from litestar.exceptions import HTTPException
-from litestar.static_files import create_static_files_router
 from litestar.types import Message, Scope
 
 from gateway.answers import NO_SNIFFING, NO_STORE, failure
 from gateway.gateway import Gateway
 from gateway.negotiation import Connect, Negotiation
-from gateway.openapi import (
-    ASSETS,
-    DOCS,
-    PAGE_POLICY,
-    PublishOperation,
-    RevokeOperation,
-    openapi_config,
-    swagger_ui,
-)
+from gateway.openapi import DOCS, PAGE_POLICY, PublishOperation, RevokeOperation, openapi_config
 from gateway.posting import Accepted, Posting
 from gateway.revocation_requests import describe_revocation, parse_revocation
 from gateway.shards import Shards
@@ -301,7 +292,6 @@ def create_app(
             readyz,
             head_readyz,
             scrape,
-            create_static_files_router(ASSETS, [swagger_ui()], include_in_schema=False),
         ],
         exception_handlers={Exception: _problem},
         before_send=[_add_headers],

@@ -225,6 +225,10 @@ class Gateway:
         self.intake.sent(room, request, now)
         return request
 
+    def charge_refused(self, identity: Identity, events: int) -> None:
+        """A request was refused for what is in it, and took as long to read as one of so many events."""
+        self.intake.charge(identity.user, events, self._clock())
+
     async def published(self, request: int) -> Published:
         """Returns when the events are in the log. Raises Refused."""
         answer = await self._answer(request)

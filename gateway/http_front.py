@@ -51,6 +51,10 @@ FULL_RESPONSE = refusal_response(
     Refused(503, "too_many_connections", "too many connections are open here", "try again in a moment", 1.0)
 )
 
+NO_ANSWER = Refused(
+    503, "overloaded", "the request was ended before its answer was read", "send it again, with the same ids", 1.0
+)
+
 
 class Stage(Enum):
     """What a connection waits for. One that is passing on a body waits for the answer as well."""
@@ -79,7 +83,8 @@ class HttpFront:
     """takes(head): whether a request is a WebSocket of ours; open_tunnel(client, head, rest): takes such a one over.
 
     trusted(address): whether it is a proxy's, whose connections are not counted by address. max_files: open files of
-    all connections together, tunnels included.
+    all connections together, tunnels included. plain: how heads begin that `takes` is asked about although they ask for
+    no upgrade.
     """
 
     def __init__(
@@ -94,6 +99,7 @@ class HttpFront:
         keepalive_s: float,
         stalled_s: float,
         max_files: int = sys.maxsize,
+        plain: tuple[bytes, ...] = (),
     ) -> None:
         self.upstream = str(upstream)
         self.takes = takes
@@ -104,6 +110,7 @@ class HttpFront:
         self.keepalive_s = keepalive_s
         self.stalled_s = stalled_s
         self._max_files = max_files
+        self.plain = plain
         self.loop = asyncio.get_running_loop()
         self.buffer = memoryview(bytearray(BUFFER_BYTES))  # of whoever reads at the moment: it is taken out at once
         self.clients: set[ClientConnection] = set()
@@ -295,7 +302,8 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._forget_idle()
         framing = read_framing(raw)
         self._ends_at = None
-        if framing.upgrades and self._front.takes(head := parse_head(raw)):
+        may_take = framing.upgrades or raw.startswith(self._front.plain)
+        if may_take and self._front.takes(head := parse_head(raw)):
             rest, self._pending = self._pending, b""
             self._stage = Stage.relay
             self._front.open_tunnel(self, head, rest)
@@ -344,11 +352,15 @@ class ClientConnection(asyncio.BufferedProtocol):
             self._ends_at = self._front.loop.time() + self._front.head_s
         self._advance()
 
-    def upstream_lost(self, *, was_answered: bool) -> None:
-        """Granian has closed its side. was_answered: in the midst of no request."""
+    def upstream_lost(self, *, was_answered: bool, has_begun: bool) -> None:
+        """Granian has closed its side. was_answered: in the midst of no request. has_begun: of an answer."""
         self._upstream = None
-        if not was_answered and self._stage in (Stage.body, Stage.answer):
+        if was_answered or self._stage not in (Stage.body, Stage.answer):
+            return
+        if has_begun:
             self._linger()  # what has come of the answer is all
+        else:  # one that Granian gave while the body still came can be lost with its socket
+            self.refuse(NO_ANSWER)
 
     def _wait_for_head(self) -> None:
         self._stage = Stage.head
@@ -360,6 +372,10 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._resume()
 
     # -------------------------------------------------------------------------------------------------- the ends
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        return self._front.loop
 
     @property
     def shared_buffer(self) -> memoryview:
@@ -475,6 +491,7 @@ class _Upstream(asyncio.BufferedProtocol):
         self._is_dropped = False
         self._is_head_request = False
         self._is_answered = True
+        self._has_begun = False  # the answer
         self._keeps_alive = True
         self._parser = httptools.HttpResponseParser(self)
         self._opening = front.loop.create_task(self._open())
@@ -499,7 +516,7 @@ class _Upstream(asyncio.BufferedProtocol):
 
     def begin_request(self, is_head_request: bool) -> None:
         self._is_head_request = is_head_request
-        self._is_answered = False
+        self._is_answered = self._has_begun = False
 
     def write(self, data: bytes) -> None:
         if self._transport is not None:
@@ -529,6 +546,7 @@ class _Upstream(asyncio.BufferedProtocol):
         if self._is_dropped:
             return
         data = bytes(self._front.buffer[:nbytes])
+        self._has_begun = True
         self._client.transport.write(data)
         try:
             self._parser.feed_data(data)
@@ -555,7 +573,7 @@ class _Upstream(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if not self._is_dropped:
             self._is_dropped = True
-            self._client.upstream_lost(was_answered=self._is_answered)
+            self._client.upstream_lost(was_answered=self._is_answered, has_begun=self._has_begun)
 
     def abort(self) -> None:
         self._is_dropped = True

@@ -8,13 +8,15 @@ What it keeps true: a request is taken as a whole or not at all, and answered on
 publish, or not now, is told so at once, without a look at the body, and its connection ends: nobody's bytes are read
 who has no place for them. What is refused in its midst is read all the same, and forgotten, up to DISCARDED_BYTES.
 
-A body comes at a pace (`gateway.body_deadline`), or is ended with 408.
+A body comes at a pace (`gateway.body_deadline`), or is ended with 408. One that is large is parsed in turns
+(`gateway.parsing_turns`), so that nobody else waits for more than a part of it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -26,6 +28,7 @@ from gateway.answers import JSON_HEADERS, Scope, answer, failure
 from gateway.body_deadline import BodyDeadline, BodyPace
 from gateway.gateway import Gateway
 from gateway.intake import Room
+from gateway.parsing_turns import ParsingTurns
 from gateway.publishing import Parser
 from gateway.trail import Trail, types_of
 from solowire.access import Identity
@@ -37,6 +40,10 @@ from solowire.tokens import bearer
 log = structlog.get_logger("solowire.gateway")
 
 DISCARDED_BYTES = 64 * 2**20
+SMALL_BYTES = 16 * 1024
+"""A body that is no larger is parsed at once, whatever others send: it takes a millisecond or two."""
+REFUSED_BYTES = 256
+"""For what can't be read, or holds what is no event, a publisher pays as for an event of each so many bytes."""
 BODY_SECONDS = 60.0
 """However fast a request comes, it holds room for no longer."""
 
@@ -63,6 +70,7 @@ class Posting:
         self._trail = trail
         self._max_bytes = settings.publish_max_bytes
         self._pace = pace_of(settings)
+        self._turns = ParsingTurns(time.monotonic)
         self._parser = Parser(
             CATALOG, _event_id, max_events=settings.publish_max_events, max_bytes=settings.event_max_bytes
         )
@@ -114,7 +122,17 @@ class Posting:
     ) -> tuple[int, dict[str, int]]:
         """Reads the request and sends it on; its number, and how many of which types. The events are not kept."""
         body = await self._read(headers, receive, room)
-        events = self._parser.parse(body, _text(headers, b"content-type"), datetime.now(UTC), identity.user)
+        wanted = body, _text(headers, b"content-type"), datetime.now(UTC), identity.user
+        try:
+            if len(body) <= SMALL_BYTES:
+                events = self._parser.parse(*wanted)
+            else:
+                events = await self._turns.run(identity.user, self._parser.steps(*wanted))
+        except RequestError:
+            self._gateway.charge_refused(identity, len(body) // REFUSED_BYTES)
+            raise
+        if room.ended:
+            raise self._gateway.intake.slow(room)
         return self._gateway.send(identity, events, room), types_of(events)
 
     async def _read(self, headers: dict[bytes, bytes], receive: Receive, room: Room) -> bytes:

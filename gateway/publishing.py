@@ -1,14 +1,17 @@
 """From the body of a publish request to events: all of them, or every fault there is.
 
 What it keeps true: an event that leaves here fits its type's schema, can be written in JSON and in MessagePack, and is
-not larger than allowed; so nothing behind the gateway has to refuse one.
+not larger than allowed; so nothing behind the gateway has to refuse one. What a body costs is bounded by what its
+events may be, and not by what it holds: it is cut into its items first, and an item is decoded only if it may be an
+event, one in each step, so that whoever runs the steps can do something else between them.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Annotated, Any
 
 import msgspec
@@ -22,6 +25,11 @@ NDJSON_TYPES = ("application/x-ndjson", "application/ndjson", "application/jsonl
 MSGPACK_TYPES = ("application/msgpack", "application/x-msgpack", "application/vnd.msgpack")
 
 MAX_FAULTS = 100
+MAX_SPELLING, MAX_ENVELOPE = 4, 8 * 1024
+"""An item may have so many times the bytes that an event's data may have as plain JSON, blanks and escapes included,
+and so many more for all that is beside the data."""
+
+_LINE = re.compile(rb"\S[^\n]*")
 
 _LEAP_SECOND = re.compile(r"(\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d):60(?:\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 
@@ -48,6 +56,7 @@ _encode_json = msgspec.json.Encoder().encode
 _encode_pack = msgspec.msgpack.Encoder().encode
 _raw_json = msgspec.json.Decoder()
 _raw_pack = msgspec.msgpack.Decoder()
+_PACKED_ARRAYS = (*range(0x90, 0xA0), 0xDC, 0xDD)
 
 
 class Parser:
@@ -60,38 +69,49 @@ class Parser:
         self._new_id = new_id
         self._max_events = max_events
         self._max_bytes = max_bytes
+        self._max_item_bytes = MAX_SPELLING * max_bytes + MAX_ENVELOPE
+        items = Annotated[list[msgspec.Raw], msgspec.Meta(max_length=max_events)]
+        self._cut_json, self._cut_pack = msgspec.json.Decoder(items).decode, msgspec.msgpack.Decoder(items).decode
 
     def parse(self, body: bytes, content_type: str, now: datetime, publisher: str | None = None) -> list[Event]:
-        """The events of a request of `publisher`. now: for those without a timestamp, and when all of them were taken.
+        """All that `steps` yields, at once."""
+        return [event for event in self.steps(body, content_type, now, publisher) if event is not None]
 
+    def steps(
+        self, body: bytes, content_type: str, now: datetime, publisher: str | None = None
+    ) -> Iterator[Event | None]:
+        """The events of a request of `publisher`, one in each step; None for an item that is none, which is told last.
+
+        now: for those without a timestamp, and when all of them were taken.
         Raises InvalidEvents, which names each bad item; Refused (413, 415); RequestError if the body is not readable.
         """
         kind = content_type.partition(";")[0].strip().lower()
         packed = kind in MSGPACK_TYPES
-        items = self._items(body, kind)
+        items = self._cut(body, kind)
         if not items:
             raise RequestError("empty_request", "the request holds no event", "send one object, an array or NDJSON")
-        if len(items) > self._max_events:
-            raise Refused(
-                413, "too_many_events", f"{len(items)} events in one request", f"send {self._max_events} at most"
-            )
         stamp, taken = rfc3339(now), now.timestamp()
-        events: list[Event] = []
         faults: list[InvalidEvent] = []
         for index, item in enumerate(items):
+            event = None
             try:
-                events.append(self._event(index, item, stamp, taken, packed, publisher))
+                decoded = self._decode(index, item, kind)
+                event = self._event(index, decoded, stamp, taken, packed, publisher)
             except InvalidEvent as fault:
                 faults.append(fault)
                 if len(faults) == MAX_FAULTS:
                     break
+            yield event
         if faults:
             raise InvalidEvents(faults)
-        return events
 
-    def _items(self, body: bytes, kind: str) -> list[Any]:
+    def _cut(self, body: bytes, kind: str) -> Sequence[bytes | msgspec.Raw]:
+        """The items as they stand in the body. Raises Refused, RequestError."""
         if kind in NDJSON_TYPES:
-            return list(_lines(body))
+            lines = [found[0] for found in islice(_LINE.finditer(body), self._max_events + 1)]
+            if len(lines) > self._max_events:
+                raise self._too_many()
+            return lines
         if kind not in (*JSON_TYPES, *MSGPACK_TYPES):
             raise Refused(
                 415,
@@ -100,17 +120,38 @@ class Parser:
                 "send application/json, application/x-ndjson or application/msgpack",
             )
         packed = kind in MSGPACK_TYPES
+        if not (body[:1] and body[0] in _PACKED_ARRAYS if packed else body.lstrip()[:1] == b"["):
+            return [body]
         try:
-            decoded = _raw_pack.decode(body) if packed else _raw_json.decode(body)
+            return self._cut_pack(body) if packed else self._cut_json(body)
+        except msgspec.ValidationError:
+            raise self._too_many() from None
         except (msgspec.DecodeError, RecursionError, ValueError) as error:
+            raise _unreadable(error, kind) from None
+
+    def _decode(self, index: int, item: bytes | msgspec.Raw, kind: str) -> Any:
+        """Raises InvalidEvent; RequestError where a fault is the whole body's."""
+        raw = memoryview(item)
+        if len(raw) > self._max_item_bytes:
+            raise InvalidEvent(
+                index,
+                "$",
+                f"{len(raw)} bytes are more than the {self._max_item_bytes} that an event may have, all included",
+                "event_too_big",
+            )
+        try:
+            return _raw_pack.decode(raw) if kind in MSGPACK_TYPES else _raw_json.decode(raw)
+        except (msgspec.DecodeError, RecursionError, ValueError) as error:
+            if kind not in NDJSON_TYPES:
+                raise _unreadable(error, kind) from None
             reason = _TOO_DEEP if isinstance(error, RecursionError) else str(error)
-            name = "MessagePack" if packed else "JSON"
-            raise RequestError("invalid_body", f"the body is not valid {name}: {reason}") from None
-        return decoded if isinstance(decoded, list) else [decoded]
+            raise InvalidEvent(index, "$", f"the line is not valid JSON: {reason}", "invalid_body") from None
+
+    def _too_many(self) -> Refused:
+        most = self._max_events
+        return Refused(413, "too_many_events", f"a request may have {most} events", f"send {most} at most in each")
 
     def _event(self, index: int, item: Any, stamp: str, taken: float, packed: bool, publisher: str | None) -> Event:
-        if isinstance(item, InvalidEvent):
-            raise item
         try:
             try:
                 incoming = msgspec.convert(item, Incoming)
@@ -193,17 +234,10 @@ def _default_key(event_type: EventType, data: dict[str, Any]) -> str | None:
     return "/".join(str(data[field]) for field in event_type.key_fields if data.get(field) is not None) or None
 
 
-def _lines(body: bytes) -> Iterable[Any]:
-    number = 0
-    for line in body.split(b"\n"):
-        if not line.strip():
-            continue
-        try:
-            yield _raw_json.decode(line)
-        except (msgspec.DecodeError, RecursionError, ValueError) as error:
-            reason = _TOO_DEEP if isinstance(error, RecursionError) else str(error)
-            yield InvalidEvent(number, "$", f"the line is not valid JSON: {reason}", "invalid_body")
-        number += 1
+def _unreadable(error: Exception, kind: str) -> RequestError:
+    reason = _TOO_DEEP if isinstance(error, RecursionError) else str(error)
+    name = "MessagePack" if kind in MSGPACK_TYPES else "JSON"
+    return RequestError("invalid_body", f"the body is not valid {name}: {reason}")
 
 
 def _fault(index: int, error: Exception, base: str) -> InvalidEvent:

@@ -15,10 +15,12 @@ from gateway.addresses import Addresses
 from gateway.admission import Admission, Limits
 from gateway.answers import answer
 from gateway.api import create_app
+from gateway.assets import HEADS, Assets
 from gateway.gateway import Gateway
-from gateway.http_front import FILES_OF_HTTP, HttpFront
+from gateway.http_front import FILES_OF_HTTP, ClientConnection, HttpFront
 from gateway.intake import Intake
 from gateway.negotiation import Negotiation
+from gateway.openapi import swagger_ui
 from gateway.posting import Posting
 from gateway.relay import PATHS, Relay
 from gateway.shards import Shards
@@ -29,7 +31,7 @@ from solowire.accept_limits import AcceptLimiter
 from solowire.access import Role
 from solowire.audit import open_audit
 from solowire.backplane import ShardStats
-from solowire.handshake import MORE_HEADERS, upgrade_required
+from solowire.handshake import MORE_HEADERS, Head, upgrade_required
 from solowire.identity import key_source_of, reload_identity, tokens_of
 from solowire.metrics import Labelled, Metrics, Sample
 from solowire.problems import response_of
@@ -94,10 +96,19 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
     )
     negotiation = Negotiation(gateway, settings.shard_url)
     relay = Relay(gateway, allowed_origins=settings.allowed_origins)
+    assets = Assets(swagger_ui())
+
+    def takes(head: Head) -> bool:
+        return relay.takes(head) or assets.takes(head)
+
+    def open_tunnel(client: ClientConnection, head: Head, rest: bytes) -> None:
+        (relay.accept if relay.takes(head) else assets.answer)(client, head, rest)
+
     front = HttpFront(
         settings.run_dir.absolute() / f"g{settings.port or os.getpid()}",
-        takes=relay.takes,
-        open_tunnel=relay.accept,
+        takes=takes,
+        plain=HEADS,
+        open_tunnel=open_tunnel,
         limiter=AcceptLimiter(settings.max_http_connections, settings.max_http_connections_per_address),
         max_files=max(FILES_OF_HTTP, process.raise_file_limit() - OTHER_FILES),
         trusted=gateway.addresses.trusts,

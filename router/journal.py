@@ -13,12 +13,24 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
+from hashlib import blake2b
 from typing import NamedTuple, Protocol
 
 from solowire.backplane import PublishedEvent
 
 MAX_IDS = 2_000_000
 """Above this the window is shorter than set: about 400 MB go to ids then."""
+SHORT_ID = 36
+"""Characters of an id that is remembered as it is; of a longer one, which may take half a kilobyte, its hash is."""
+
+IdKey = str | bytes
+
+
+def id_key(id: str) -> IdKey:
+    """What an event's id is remembered by."""
+    if len(id) <= SHORT_ID and id.isascii():
+        return id
+    return blake2b(id.encode(errors="surrogatepass"), digest_size=16).digest()
 
 
 class Record(NamedTuple):
@@ -79,7 +91,10 @@ class Journal(Protocol):
         """At most `limit` of this user's own records behind `after`, up to and with `upto`."""
 
     def states(self, upto: int, limit: int) -> Sequence[Record]:
-        """The newest record of each state up to and with `upto`: the `limit` newest of them, in their order."""
+        """The newest record of each state up to and with `upto`: the `limit` newest of them, in their order.
+
+        Where there are very many states, those that nobody has heard of for long may be left out.
+        """
 
     def note(self, name: str, value: bytes) -> None:
         """Remembers a word of the router's own, if it can: what is lost of it costs nothing but time."""
@@ -112,8 +127,8 @@ class MemoryJournal:
         self._group: list[tuple[Record, str | None]] = []  # with the name of the state, if it is one
         self._bytes = 0
         self._last = 0
-        self._offset_of: dict[str, int] = {}
-        self._ids: deque[tuple[float, str]] = deque()
+        self._offset_of: dict[IdKey, int] = {}
+        self._ids: deque[tuple[float, IdKey]] = deque()
         self._states: dict[str, Record] = {}
         self._notes: dict[str, bytes] = {}
 
@@ -133,15 +148,16 @@ class MemoryJournal:
         offsets: list[int] = []
         duplicates: list[int] = []
         for index, event in enumerate(events):
-            known = self._offset_of.get(event.id)
+            key = id_key(event.id)
+            known = self._offset_of.get(key)
             if known is not None:
                 duplicates.append(index)
                 offsets.append(known)
                 continue
             offset = self._last + len(self._group) + 1
             self._group.append((Record(offset, event.user, event.body), event.state))
-            self._offset_of[event.id] = offset
-            self._ids.append((now, event.id))
+            self._offset_of[key] = offset
+            self._ids.append((now, key))
             offsets.append(offset)
         return Appended(offsets, duplicates)
 

@@ -36,6 +36,10 @@ class Rate:
         left = full_at - now - (self.burst - min(amount, self.burst)) * self._each
         return left if left > _ROUNDING_SECONDS else 0.0
 
+    def room(self, full_at: float, now: float) -> float:
+        """How many may come now; not below 0."""
+        return max(0.0, self.burst - max(0.0, full_at - now) / self._each)
+
     def taken(self, full_at: float, now: float, amount: float = 1.0) -> float:
         """When the bucket will be full, after so many have come."""
         return max(full_at, now) + amount * self._each
@@ -64,6 +68,10 @@ class Rates:
     def wait(self, address: str, now: float, amount: float = 1.0) -> float:
         """Seconds until so many more may come from there; 0 if they may now."""
         return self.rate.wait(self._full_at.get(address, now), now, amount)
+
+    def room(self, address: str, now: float) -> float:
+        """How many may come from there now."""
+        return self.rate.room(self._full_at.get(address, now), now)
 
     def take(self, address: str, now: float, amount: float = 1.0) -> None:
         """So many have come, which `wait` allowed."""

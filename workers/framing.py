@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import codecs
 import struct
+import sys
 
 from websockets.exceptions import PayloadTooBig, ProtocolError
 from websockets.frames import Close, Opcode
@@ -93,6 +94,7 @@ class Inbound:
 
     Payloads are unmasked, and text is checked, as they come: a fault is found with the byte that makes it one (RFC
     6455, 7.1.7 and 8.1). idle: how many frames have come that completed no message, since that was last set to 0.
+    idle_room: so many may; with one more it ends with `bad_protocol`, and nothing of what came with it is looked at.
     """
 
     __slots__ = (
@@ -107,10 +109,12 @@ class Inbound:
         "_message",
         "_opcode",
         "idle",
+        "idle_room",
     )
 
     def __init__(self) -> None:
         self.idle = 0
+        self.idle_room = sys.maxsize
         self._ended = False  # by a close, or a fault
         self._head = b""  # of a frame, while it is not whole
         self._left = -1  # bytes of the payload that are to come; -1 while a head is
@@ -128,6 +132,9 @@ class Inbound:
         if not self._ended:
             try:
                 self._parse(self._head + data if self._head else data, found)
+            except _TooManyIdleError:
+                found.clear()
+                self._fail(CloseCode.bad_protocol, found)
             except PayloadTooBig:
                 self._fail(CloseCode.too_big, found)
             except ProtocolError:
@@ -227,11 +234,21 @@ class Inbound:
                 self._ended = True
                 found.append((Opcode.CLOSE, data[:2]))
             else:
-                self.idle += 1
+                self._count_idle()
                 found.append((opcode, data))
         elif self._fin and self._kind is not None:
             whole, kind = bytes(self._message), self._kind
             self._kind, self._message, self._check = None, bytearray(), None
             found.append((kind, whole.decode() if kind is Opcode.TEXT else whole))
         else:
-            self.idle += 1
+            self._count_idle()
+
+    def _count_idle(self) -> None:
+        """Raises _TooManyIdleError."""
+        self.idle += 1
+        if self.idle > self.idle_room:
+            raise _TooManyIdleError
+
+
+class _TooManyIdleError(Exception):
+    """More frames that say nothing than the client may send now."""

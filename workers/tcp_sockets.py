@@ -28,7 +28,7 @@ import structlog
 from websockets.frames import Opcode
 
 from solowire.codes import CloseCode
-from solowire.rates import Rate
+from solowire.rates import Rate, Rates
 from workers.connection import Connection
 from workers.framing import (
     PING_FRAME,
@@ -49,19 +49,21 @@ DISCARD_BYTES = 128 * 1024
 EVENTS = 256
 """How many sockets are looked at before the loop does something else."""
 IDLE_FRAMES = Rate(1000.0, 2000.0)
-"""How many frames of one client may say nothing by themselves: pings, pongs, parts of a message. What they say in
+"""How many frames of one user may say nothing by themselves: pings, pongs, parts of a message. What they say in
 messages is limited by others (`workers.listening`)."""
+IDLE_USERS = 10_000
+"""Of so many users it is known how many came last; most send one now and then, and are forgotten at once."""
 
 
 class Socket:
     """One of them.
 
     connection: set by who has it adopted. left: what the kernel has not taken yet, None if nothing. ping: the client's
-    last one, if it is to be answered when `left` has gone. idle_until: the bucket of its IDLE_FRAMES. probed: a ping of
-    ours is to show that the peer speaks WebSocket.
+    last one, if it is to be answered when `left` has gone. probed: a ping of ours is to show that the peer speaks
+    WebSocket.
     """
 
-    __slots__ = ("closing", "connection", "has_ended", "idle_until", "inbound", "left", "number", "ping", "probed")
+    __slots__ = ("closing", "connection", "has_ended", "inbound", "left", "number", "ping", "probed")
 
     connection: Connection
 
@@ -70,7 +72,6 @@ class Socket:
         self.left: deque[memoryview] | None = None
         self.inbound: Inbound | None = None
         self.ping: bytes | None = None
-        self.idle_until = 0.0
         self.closing = False
         self.has_ended = False
         self.probed = False
@@ -94,6 +95,7 @@ class TcpSockets:
         self.ended: Callable[[Connection], None] = _nobody
         self._loop = asyncio.get_running_loop()
         self._watched: dict[int, Socket] = {}
+        self._idle_frames = Rates(IDLE_FRAMES, IDLE_USERS)  # by user: another connection gives nobody more
         # One for all of them: a reader of the loop's for each would cost a handle, and a call of its own each time.
         self._epoll = epoll()
         self._loop.add_reader(self._epoll.fileno(), self._look)
@@ -288,10 +290,13 @@ class TcpSockets:
                     self._answer_probe(sock)
                 return
             inbound = sock.inbound = Inbound()
+        user, now = sock.connection.identity.user, self._loop.time()
+        inbound.idle_room = int(self._idle_frames.room(user, now))
         found = inbound.feed(data)
         spoken = bool(found or inbound.idle)
-        if inbound.idle and self._too_many(sock, inbound):
-            self.broken(sock.connection, CloseCode.bad_protocol)
+        if inbound.idle:
+            self._idle_frames.take(user, now, min(inbound.idle, inbound.idle_room))
+            inbound.idle = 0
         for kind, payload in found:
             if sock.closing:
                 return
@@ -315,14 +320,6 @@ class TcpSockets:
     def _answer_probe(self, sock: Socket) -> None:
         sock.probed = False
         self.answered(sock.connection)
-
-    def _too_many(self, sock: Socket, inbound: Inbound) -> bool:
-        idle, inbound.idle = inbound.idle, 0
-        now = self._loop.time()
-        if IDLE_FRAMES.wait(sock.idle_until, now, idle):
-            return True
-        sock.idle_until = IDLE_FRAMES.taken(sock.idle_until, now, idle)
-        return False
 
 
 def _shut(number: int, how: int) -> None:

@@ -221,7 +221,7 @@ BAD_BODIES: dict[str, tuple[bytes, str, int, str]] = {
     "lone surrogate": (b'{"type":"custom.x","data":{"x":"\\ud800"}}', JSON, 400, "invalid_body"),
     "no MessagePack": (b"\xc1", MSGPACK, 400, "invalid_body"),
     "deep MessagePack": (b"\x91" * 100_000, MSGPACK, 400, "invalid_body"),
-    "MessagePack that promises too much": (b"\xdd\xff\xff\xff\xff", MSGPACK, 400, "invalid_body"),
+    "MessagePack that promises too much": (b"\xdd\xff\xff\xff\xff", MSGPACK, 413, "too_many_events"),
     "form": (b"type=custom.x", "application/x-www-form-urlencoded", 415, "unsupported_media_type"),
     "nonsense type": (b"{}", "nonsense", 415, "unsupported_media_type"),
 }

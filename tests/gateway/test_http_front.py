@@ -319,3 +319,25 @@ def read_by_h11(raw: bytes) -> list[tuple[str, bytes]]:
                 connection.start_next_cycle()
             case _:
                 return found
+
+
+async def test_who_gets_no_answer_from_behind_the_front_is_told_so(tmp_path: Path) -> None:
+    """It was an end without a word, which a client takes for a network's fault; what has begun is only cut."""
+    begun = b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf"
+
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        if b"/begun " in head:
+            writer.write(begun)
+        writer.close()
+
+    async with site(tmp_path) as made, await asyncio.start_unix_server(hang_up, tmp_path / "other"):
+        made.front.upstream = str(tmp_path / "other")
+        for request in (GET, post(b"x" * KILO * KILO), post(b"x" * KILO * KILO)[:-1]):
+            async with connected(made, request) as (reader, _):
+                status, problem = await answer_from(reader)
+                assert status == 503
+                assert b"overloaded" in problem
+                assert await reader.read() == b""
+        async with connected(made, GET.replace(b"/ ", b"/begun ", 1)) as (reader, _):
+            assert await reader.read() == begun

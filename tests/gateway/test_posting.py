@@ -346,3 +346,31 @@ async def test_after_an_answer_to_a_whole_request_the_connection_goes_on(house: 
     client = Client(house.token("ann"), [b"garbage"]).ends()
     assert await house.answers(client) == (400, "invalid_body")
     assert not client.is_last
+
+
+# ------------------------------------------------------------------------------------------------- what it costs
+
+
+async def test_what_is_refused_for_what_is_in_it_is_paid_for_by_its_size(house: House) -> None:
+    """Else one publisher could have a gateway look for faults all the time, and never reach its rate."""
+    bad = b'[{"type":"custom.x","data":1},' + b" " * 39_000 + b"1]"
+    told = [await house.answers(Client(house.token("ann"), [bad]).ends()) for _ in range(9)]
+    assert told[0] == (400, "invalid_events")
+    assert told[-1] == (429, "publish_rate_limited")
+    assert await house.answers(Client(house.token("bob"), EVENTS).ends()) == (200, "")
+
+
+async def test_a_request_whose_place_was_taken_while_it_waited_to_be_parsed_is_not_published(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its place is another's by then, and must not be given back a second time."""
+    monkeypatch.setattr(posting, "SMALL_BYTES", 0)
+
+    async def run(turns: object, publisher: str, steps: Any) -> list[Any]:
+        for user in ("ann", "bob", "cid", "dan"):
+            house.intake.open(user, time.monotonic())
+        return list(steps)
+
+    monkeypatch.setattr("gateway.parsing_turns.ParsingTurns.run", run)
+    assert await house.answers(Client(house.token("ann"), EVENTS).ends()) == (408, "too_slow")
+    assert (house.published, house.intake.requests) == (0, 4)

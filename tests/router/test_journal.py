@@ -22,7 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from structlog.testing import capture_logs
 
 import router.sqlite_journal
-from router.journal import Journal, JournalUnavailable, MemoryJournal, Record
+from router.journal import SHORT_ID, Journal, JournalUnavailable, MemoryJournal, Record
 from router.sqlite_journal import SqliteJournal
 from solowire.backplane import PublishedEvent
 
@@ -246,6 +246,15 @@ def test_reading_begins_behind_the_cursor_and_ends_at_the_limit(make: MakeJourna
     assert offsets(journal.read(4, 3)) == [5, 6, 7]
     assert offsets(journal.read(8, 100)) == [9, 10]
     assert list(journal.read(10, 5)) == []
+
+
+@pytest.mark.parametrize("id", ["x" * 128, "\U0001f600" * 128, "é"])
+def test_a_long_id_is_known_again_and_takes_no_more_memory_than_a_short_one(make: MakeJournal, id: str) -> None:
+    """128 characters may take half a kilobyte each: 2 million of them were 1.6 GB and more of a router's memory."""
+    journal = make()
+    keep(journal, [event(id)])
+    assert list(journal.append([event(id), event(id[:-1] + "y")], 0.0).duplicates) == [0]
+    assert all(len(key) <= SHORT_ID for key in journal._offset_of)  # type: ignore[attr-defined]
 
 
 def test_a_user_s_own_records_are_found(make: MakeJournal) -> None:

@@ -720,3 +720,32 @@ def test_what_is_kept_in_memory_of_the_log_has_a_bound(
             assert sum(len(record.body) for record in journal._tail) <= size
         assert len(journal._tail) >= 20
         assert is_whole(journal)
+
+
+def test_to_find_the_present_states_takes_no_longer_the_more_states_there_are(path: Path) -> None:
+    """A publisher that made up 5 million had the router killed as stuck with each start of a shard: `up` never was up.
+
+    What counts is what SQLite does, and not how fast this machine is.
+    """
+
+    def steps(states: int) -> tuple[int, list[int]]:
+        journal = open_journal(path.with_name(f"{states}"))
+        with closing(journal):
+            for first in range(0, states, 10_000):
+                names = [f"state {n * 7919 % states}" for n in range(first, first + 10_000)]
+                keep(journal, [PublishedEvent(f"{name}", None, b"x", name) for name in names])
+            done = 0
+
+            def count() -> None:
+                nonlocal done
+                done += 1
+
+            journal._db.set_progress_handler(count, 1000)
+            found = [record.offset for record in journal.states(journal.last, 1000)]
+            return done, found
+
+    few, some_found = steps(200_000)
+    many, found = steps(400_000)
+    assert some_found == list(range(199_001, 200_001))
+    assert found == list(range(399_001, 400_001))
+    assert many < 1.2 * few

@@ -18,6 +18,7 @@ from websockets.asyncio.client import connect
 from websockets.frames import Frame, Opcode
 
 from solowire.codes import CloseCode
+from solowire.rates import Rate, Rates
 from tests.workers.test_sockets import LARGE, SECONDS, TcpPeers, close, until_busy
 from workers.connection import Connection
 from workers.tcp_sockets import Socket
@@ -591,6 +592,23 @@ async def test_a_flood_of_frames_that_say_nothing_ends_its_connection(peers: Tcp
             writer.write_eof()
             await until(peers, connection, peers.ended)
     assert peers.broke == [CloseCode.bad_protocol] * 2
+
+
+async def test_frames_that_say_nothing_are_counted_for_the_user_and_not_for_each_connection(peers: TcpPeers) -> None:
+    """Six viewers that came back ten times a second, each time with 2,000 pings, held all others up for 2 s."""
+    peers.sockets._idle_frames = Rates(Rate(0.001, 100), 10)
+    pings = masked(Opcode.PING, b"") * 90
+    async with plain(peers) as (_, reader, writer):
+        writer.write(pings)
+        assert await asyncio.wait_for(reader.readexactly(180), SECONDS) == b"\x8a\x00" * 90
+    async with plain(peers) as (connection, reader, writer):
+        writer.write(pings)
+        told = await asyncio.wait_for(reader.read(), SECONDS)
+        assert b"bad protocol" in told
+        assert b"\x8a\x00" not in told
+        writer.write_eof()
+        await until(peers, connection, peers.ended)
+    assert peers.broke == [CloseCode.bad_protocol]
 
 
 async def test_a_client_that_goes_during_the_handshake_leaves_nothing(peers: TcpPeers) -> None:
