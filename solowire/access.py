@@ -21,6 +21,7 @@ import msgspec
 
 from solowire.catalog import EventType
 from solowire.errors import ConfigError
+from solowire.suggestion import suggest_name
 
 PUBLISH = "events.publish"
 ADMINISTER = "admin"
@@ -122,12 +123,27 @@ def load_roles(text: str, origin: str) -> dict[str, Role]:
     """
     try:
         document = tomllib.loads(text)
+        _check_keys(document, origin)
         roles = msgspec.convert(document, _RolesFile).roles
     except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
         raise ConfigError(f"roles file {origin}: {error}") from error
     if not roles:
         raise ConfigError(f"roles file {origin}: it defines no role; add [roles.NAME] with permissions = [...]")
     return roles
+
+
+def _check_keys(document: Mapping[str, Any], origin: str) -> None:
+    """Raises ConfigError for a key that nothing reads; what else is wrong is told by msgspec."""
+    tables: dict[str, Any] = {"": document}
+    roles = document.get("roles")
+    if isinstance(roles, dict):
+        tables |= {f" in [roles.{name}]": role for name, role in roles.items()}
+    for place, table in tables.items():
+        known = Role.__struct_fields__ if place else _RolesFile.__struct_fields__
+        for key in table if isinstance(table, dict) else ():
+            if key not in known:
+                suggestion = suggest_name(key, known, f"known are {', '.join(known)}")
+                raise ConfigError(f"roles file {origin}: unknown key {key!r}{place}{suggestion}")
 
 
 class _RolesFile(msgspec.Struct, forbid_unknown_fields=True):
