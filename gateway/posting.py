@@ -22,6 +22,7 @@ import msgspec
 import structlog
 
 from gateway.answers import JSON_HEADERS, Scope, answer, failure
+from gateway.content_encoding import decode_content, join_encodings
 from gateway.gateway import Gateway
 from gateway.intake import Room
 from gateway.publishing import Parser
@@ -82,6 +83,8 @@ class Posting:
         """Reads a request and publishes its events. Raises RequestError."""
         gateway, address = self._gateway, self._gateway.addresses.of(scope)
         headers: dict[bytes, bytes] = dict(scope["headers"])
+        if b"content-encoding" in headers:
+            headers[b"content-encoding"] = join_encodings(scope["headers"])
         identity, room = None, None
         try:
             identity = await gateway.identify(bearer(_text(headers, b"authorization")), address)
@@ -113,6 +116,10 @@ class Posting:
     ) -> tuple[int, dict[str, int]]:
         """Reads the request and sends it on; its number, and how many of which types. The events are not kept."""
         body = await self._read(headers, receive, room)
+        if b"content-encoding" in headers:
+            packed = len(body)
+            body = decode_content(body, _text(headers, b"content-encoding"), self._max_bytes)
+            self._gateway.intake.grow(room, max(0, len(body) - packed))
         events = self._parser.parse(body, _text(headers, b"content-type"), datetime.now(UTC), identity.user)
         return self._gateway.send(identity, events, room), types_of(events)
 

@@ -86,7 +86,12 @@ class InvalidToken(RequestError):
 
 
 class Refused(RequestError):
-    """A request that is understood and not granted. status: HTTP. retry_after: seconds, None if it is of no use."""
+    """A request that is understood and not granted. status: HTTP. retry_after: seconds, None if it is of no use.
+
+    headers: more of them for the answer, in lower case.
+    """
+
+    headers: tuple[tuple[str, str], ...] = ()
 
     def __init__(self, status: int, code: str, message: str, hint: str = "", retry_after: float | None = None) -> None:
         super().__init__(code, message, hint)
