@@ -27,8 +27,13 @@ def failure(error: Exception, path: str) -> tuple[int, Headers, bytes]:
     """Status, headers and body for any exception; one that nobody meant is logged, and told without its details."""
     if isinstance(error, RequestError):
         return response_of(error)
-    log.error("unexpected_error", path=path, exc_info=error)
-    body = problem(500, "internal_error", "this is a fault of the gateway, and in its log")
+    log.error("unexpected_error", path=path, exc_info=error, hint="a fault of the gateway: report it with this trace")
+    body = problem(
+        500,
+        "internal_error",
+        "this is a fault of the gateway, and in its log",
+        "an operator finds it there and reports it",
+    )
     return 500, _PROBLEM_HEADERS, msgspec.json.encode(body)
 
 

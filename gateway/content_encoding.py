@@ -125,7 +125,7 @@ def _too_large(max_bytes: int) -> Refused:
         413,
         "too_large",
         f"the body has more than the {max_bytes} bytes that a request may have, once it is decompressed",
-        "send fewer events in each, or have SOLOWIRE_PUBLISH_MAX_BYTES raised",
+        "send fewer events in each; an operator raises SOLOWIRE_PUBLISH_MAX_BYTES",
     )
 
 

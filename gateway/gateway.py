@@ -165,12 +165,22 @@ class Gateway:
     def need_publisher(self, identity: Identity) -> None:
         """Raises Refused for one who may not publish, before anything that they sent is read."""
         if not identity.may(PUBLISH):
-            raise Refused(403, "forbidden", f"publishing needs the permission {PUBLISH}", "use a publisher's token")
+            raise Refused(
+                403,
+                "forbidden",
+                f"publishing needs the permission {PUBLISH}, which the role {identity.role!r} doesn't grant to you",
+                "use a token of another role, such as publisher",
+            )
 
     def need_administrator(self, identity: Identity) -> None:
         """Raises Refused."""
         if not identity.may(ADMINISTER):
-            raise Refused(403, "forbidden", "statistics and draining are for administrators", "")
+            raise Refused(
+                403,
+                "forbidden",
+                f"this is for administrators, and the role {identity.role!r} doesn't grant you {ADMINISTER!r}",
+                "use a token of a role that does, such as admin",
+            )
 
     def make_room(self, identity: Identity) -> Room:
         """For a publish request that is about to be read; to be given to `intake.close`. Raises Refused."""
@@ -245,17 +255,32 @@ class Gateway:
     def _admit(self, identity: Identity, address: str) -> tuple[ShardAddress, str]:
         role = self._roles.get(identity.role)
         if role is not None and not role.may_connect:
-            raise Refused(403, "forbidden", f"the role {identity.role!r} may not open a connection", "")
+            raise Refused(
+                403,
+                "forbidden",
+                f"the role {identity.role!r} may not open a connection",
+                "use a token of another role; a roles file says so by may_connect",
+            )
         now = self._clock()
         self._admission.check(identity, address, now)  # first, since most are refused for that when many come
         index = self._ring.owner(identity.user)
         shard = self._shards.get(index) if index is not None else None
         if shard is None:
-            raise Refused(503, "no_shard", "no shard is ready", "try again in a moment", retry_after=1)
+            raise Refused(
+                503,
+                "no_shard",
+                "no shard is ready to take users",
+                "try again in a moment; /readyz says when",
+                retry_after=1,
+            )
         wait = self._returning.wait(identity.user, now)
         if wait:
             raise Refused(
-                503, "returning", "the user's shard has gone, and its users come back one after the other", "", wait
+                503,
+                "returning",
+                "the user's shard has gone, and its users come back one after the other",
+                "connect again when Retry-After says: it is this user's turn then",
+                wait,
             )
         self._admission.charge(identity, address, now)
         return shard, self.tokens.issue_ticket(identity, shard.index, process.new_id(), time.time(), address)
@@ -309,7 +334,9 @@ class Gateway:
                     self._ring = Ring(self._shards)
                     log.info("ring_changed", shards=sorted(self._shards))
             case _:
-                log.warning("message_not_for_a_gateway", kind=type(message).__name__)
+                log.warning(
+                    "message_not_for_a_gateway", kind=type(message).__name__, hint="do all processes run one version?"
+                )
 
 
 def _state_of(event: Event) -> str | None:

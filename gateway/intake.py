@@ -19,6 +19,8 @@ from solowire.rates import Rate, Rates
 MAX_PUBLISHERS = 10_000
 RETRY_SECONDS = 1.0
 AGAIN = "publish it again with the same ids"
+_RAISE_RATE = "an operator raises SOLOWIRE_PUBLISH_RATE"
+_RAISE_ROOM = "an operator raises SOLOWIRE_PUBLISH_HELD_REQUESTS and SOLOWIRE_PUBLISH_HELD_BYTES"
 _OF_ONE = "one publisher may hold no more than half of what may be under way"
 
 
@@ -101,7 +103,8 @@ class Intake:
         wait = self._publishers.wait(user, now, events)
         if wait:
             self.limited += 1
-            raise Refused(429, "publish_rate_limited", f"a publisher may send {self._rate:g} events/s", AGAIN, wait)
+            message = f"one publisher may send {self._rate:g} events a second to a gateway"
+            raise Refused(429, "publish_rate_limited", message, f"{AGAIN}; {_RAISE_RATE}", wait)
 
     def charge(self, user: str, events: int, now: float) -> None:
         """The publisher has sent so many events, which `check` allowed."""
@@ -154,4 +157,4 @@ class Intake:
 
     def _overloaded(self, message: str = "more is under way to the log than it can take") -> Refused:
         self.overloads += 1
-        return Refused(503, "overloaded", message, AGAIN, RETRY_SECONDS)
+        return Refused(503, "overloaded", message, f"{AGAIN}; {_RAISE_ROOM}", RETRY_SECONDS)

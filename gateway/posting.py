@@ -169,7 +169,8 @@ class Posting:
     def _keep(self, room: Room, piece: int, size: int) -> None:
         """A piece of so many bytes has come, and is kept; with it there are `size`. Raises Refused."""
         if size > self._max_bytes:
-            raise Refused(413, "too_large", f"a request may have {self._max_bytes} bytes", "send fewer events in each")
+            hint = "send fewer events in each; an operator raises SOLOWIRE_PUBLISH_MAX_BYTES"
+            raise Refused(413, "too_large", f"a request may have {self._max_bytes} bytes", hint)
         self._gateway.intake.grow(room, piece)
 
 

@@ -73,7 +73,10 @@ class Parser:
             raise RequestError("empty_request", "the request holds no event", "send one object, an array or NDJSON")
         if len(items) > self._max_events:
             raise Refused(
-                413, "too_many_events", f"{len(items)} events in one request", f"send {self._max_events} at most"
+                413,
+                "too_many_events",
+                f"a request may have {self._max_events} events, and this one has {len(items)}",
+                "send fewer in each; an operator raises SOLOWIRE_PUBLISH_MAX_EVENTS",
             )
         stamp, taken = rfc3339(now), now.timestamp()
         events: list[Event] = []
@@ -105,7 +108,8 @@ class Parser:
         except (msgspec.DecodeError, RecursionError, ValueError) as error:
             reason = _TOO_DEEP if isinstance(error, RecursionError) else str(error)
             name = "MessagePack" if packed else "JSON"
-            raise RequestError("invalid_body", f"the body is not valid {name}: {reason}") from None
+            hint = f"the Content-Type says {kind or JSON_TYPES[0]}: send that, or say what it is"
+            raise RequestError("invalid_body", f"the body is not valid {name}: {reason}", hint) from None
         return decoded if isinstance(decoded, list) else [decoded]
 
     def _event(self, index: int, item: Any, stamp: str, taken: float, packed: bool, publisher: str | None) -> Event:
@@ -139,7 +143,11 @@ class Parser:
             raise InvalidEvent(index, "$.data", f"it can't be sent on: {error}", "out_of_range") from None
         if len(data) > self._max_bytes:
             raise InvalidEvent(
-                index, "$.data", f"{len(data)} bytes are more than the {self._max_bytes} allowed", "event_too_big"
+                index,
+                "$.data",
+                f"{len(data)} bytes of data are more than the {self._max_bytes} that one event may have",
+                "event_too_big",
+                "an operator raises SOLOWIRE_EVENT_MAX_BYTES",
             )
         try:
             timestamp = stamp if incoming.timestamp is None else rfc3339(incoming.timestamp)

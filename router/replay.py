@@ -56,7 +56,9 @@ def present_states(journal: Journal, upto: int) -> list[tuple[int, bytes]]:
     try:
         records = journal.states(upto, STATES)
     except JournalUnavailable as error:
-        log.error("journal_unreadable", states=upto, reason=str(error))
+        log.error(
+            "journal_unreadable", states=upto, reason=str(error), hint="new shards begin without states; see the disk"
+        )
         return []
     sizes = accumulate(len(record.body) for record in reversed(records))
     room = sum(size <= STATES_BYTES for size in sizes)

@@ -195,7 +195,7 @@ class Router:
         retry_after = self.pressure.retry_after
         if retry_after is not None:
             self.refused += 1
-            reason = "a shard or the journal can't follow"
+            reason = "the log or a shard can't follow: it is SOLOWIRE_LAG_HARD_S or more behind"
             self._send(peer, NotPublished(message.request, "overloaded", reason, retry_after))
             return
         appended = self.journal.append(message.events, now + self.wall_offset)
@@ -243,7 +243,9 @@ class Router:
         if (before.retry_after is None) != (self.pressure.retry_after is None):
             lag = max((follower.lag for follower in followers), default=0.0)
             said = "publishers_flow" if self.pressure.retry_after is None else "publishers_refused"
-            log.warning(said, lag_s=round(lag, 2), commit_s=round(self._commit_took, 3), refused=self.refused)
+            hint = "lag_s: a shard is behind; commit_s: the disk of the journal is slow"
+            commit_s = round(self._commit_took, 3)
+            log.warning(said, lag_s=round(lag, 2), commit_s=commit_s, refused=self.refused, hint=hint)
 
     def _commit(self, now: float) -> None:
         answers, self._unanswered = self._unanswered, []
@@ -269,7 +271,7 @@ class Router:
             self._own.clear()
         if self._unavailable and answers:
             self._unavailable = False
-            log.warning("journal_available")
+            log.warning("journal_available", hint="publishers are heard again")
         for peer, request, appended in answers:
             self.events += len(appended.offsets) - len(appended.duplicates)
             self.duplicates += len(appended.duplicates)
@@ -288,7 +290,9 @@ class Router:
                     return
                 outlet.sent(message)
         except JournalUnavailable as error:
-            log.error("journal_unreadable", shard=outlet.shard, reason=str(error))
+            log.error(
+                "journal_unreadable", shard=outlet.shard, reason=str(error), hint="it is tried again; see the disk"
+            )
 
     def _catch_up(self, outlet: Outlet) -> None:
         self._pump(outlet)
@@ -304,7 +308,9 @@ class Router:
         try:
             answer = replayed(self.journal, message)
         except JournalUnavailable as error:
-            log.error("journal_unreadable", replay=message.after, reason=str(error))
+            log.error(
+                "journal_unreadable", replay=message.after, reason=str(error), hint="the client comes back for it"
+            )
             return  # the shard sends the client away with its cursor, to ask again
         self._send(peer, answer)
 
@@ -316,7 +322,8 @@ class Router:
         for peer in silent:
             self._outlets.pop(peer.name, None)
             self.coordinator.holders.lost(peer.name)
-            log.warning("peer_silent", peer=peer.name.decode(errors="replace"))
+            hint = "it has ended or is stuck: its own log says why"
+            log.warning("peer_silent", peer=peer.name.decode(errors="replace"), hint=hint)
         self._tell_ring("shard_lost", b"", [(p.address.index, p.stats.connections) for p in silent if p.address])
         for name, lease in self.coordinator.tick(now):
             self._send(name, lease)
@@ -348,13 +355,20 @@ class Router:
 
     def _hello(self, peer: bytes, message: Hello, now: float) -> None:
         if message.version != VERSION:
-            log.error("version_mismatch", peer=peer.decode(errors="replace"), theirs=message.version, ours=VERSION)
+            log.error(
+                "version_mismatch",
+                peer=peer.decode(errors="replace"),
+                theirs=message.version,
+                ours=VERSION,
+                hint="it is not heard: install the same version for all processes",
+            )
             return
         if message.boot in self.coordinator.fenced:
             self._send(peer, Fenced("it has been fenced off"))
             return
         for other in self.members.hello(peer, message, now):
-            log.warning("shard_superseded", peer=other.name.decode(errors="replace"))
+            hint = "another process began as this shard; the older one ends"
+            log.warning("shard_superseded", peer=other.name.decode(errors="replace"), hint=hint)
             self._outlets.pop(other.name, None)
             self.coordinator.holders.lost(other.name)
             self._send(other.name, Superseded())
@@ -401,7 +415,8 @@ class Router:
         try:
             leases = self.coordinator.reported(peer, slots, now)
         except Lie as lie:
-            log.error("shard_fenced_off", peer=peer.decode(errors="replace"), reason=str(lie))
+            hint = "a fault of that shard: it ends and begins anew; report it with this line"
+            log.error("shard_fenced_off", peer=peer.decode(errors="replace"), reason=str(lie), hint=hint)
             self.coordinator.fence_off(peer)
             self._outlets.pop(peer, None)
             self._send(peer, Fenced(str(lie)))

@@ -211,7 +211,8 @@ class _Server:
         except BackplaneError as error:
             self._router.dropped += 1
             sender = peer.decode(errors="replace")
-            log.error("backplane_message_dropped", sender=sender, error=str(error), dropped=self._router.dropped)
+            dropped, hint = self._router.dropped, "do all processes run one version?"
+            log.error("backplane_message_dropped", sender=sender, error=str(error), dropped=dropped, hint=hint)
             return
         self._router.receive(peer, message, self._loop.time())
         if self._planned is None:

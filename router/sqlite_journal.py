@@ -225,7 +225,7 @@ class SqliteJournal:
             # To delete takes room in the WAL, too. Where there is some for the group alone, publishers come first.
             self._trim_at = now + TRIM_PAUSE_SECONDS
             self._write(group, self._floor)
-            log.warning("journal_not_trimmed", reason=_reason(error))
+            log.warning("journal_not_trimmed", reason=_reason(error), hint="make room on its disk; publishing goes on")
 
     def _due(self, arriving: int, now: float) -> int:
         """Up to which offset the log is to be trimmed now, a chunk at the most; `floor` if nothing is over."""

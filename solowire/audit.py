@@ -121,7 +121,7 @@ class _Lines(LineWriter):
 
 
 def _tell(reason: str, lost: int) -> None:
-    log.error("audit_line_lost", reason=reason, lost=lost)
+    log.error("audit_line_lost", reason=reason, lost=lost, hint="make room on the disk of the data directory")
 
 
 class Audit:

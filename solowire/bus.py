@@ -106,7 +106,8 @@ class _Socket:
     def _drop(self, sender: bytes, parts: int) -> None:
         self.dropped += 1
         sender_name = sender.decode(errors="replace")
-        log.error("backplane_message_dropped", sender=sender_name, error=f"it has {parts} parts", dropped=self.dropped)
+        error, hint = f"it has {parts} parts", "something else than Solowire writes to the router's socket"
+        log.error("backplane_message_dropped", sender=sender_name, error=error, dropped=self.dropped, hint=hint)
 
     def _put(self, parts: list[bytes]) -> bool:
         if self._socket.closed:

@@ -90,7 +90,8 @@ class Link:
             message = backplane.decode_from_router(raw)
         except BackplaneError as error:
             self.dropped += 1
-            log.error("backplane_message_dropped", sender="router", error=str(error))
+            hint = "do all processes run one version?"
+            log.error("backplane_message_dropped", sender="router", error=str(error), hint=hint)
             return
         self._heard_at = self._loop.time()
         match message:

@@ -24,6 +24,7 @@ from solowire.errors import InvalidMessage
 
 MAX_PATTERNS = 200
 MAX_FILTER_VALUES = 200
+_FEWER = "name fewer, or use a wildcard such as dns.*"
 CUSTOM = "custom.*"
 
 Filter = tuple[tuple[str, frozenset[str]], ...]
@@ -74,7 +75,7 @@ def parse_filter(raw: Mapping[str, list[str]] | None, catalog: Catalog) -> Filte
         if not values:
             raise InvalidMessage("invalid_filter", f"the filter by {name!r} lists no values", "leave it out to get all")
         if len(values) > MAX_FILTER_VALUES:
-            raise InvalidMessage("invalid_filter", f"a filter may list {MAX_FILTER_VALUES} values at most")
+            raise InvalidMessage("invalid_filter", f"a filter may list {MAX_FILTER_VALUES} values at most", _FEWER)
         conditions.append((name, frozenset(attribute.normalize(v) for v in values)))
     return tuple(conditions)
 
@@ -82,7 +83,7 @@ def parse_filter(raw: Mapping[str, list[str]] | None, catalog: Catalog) -> Filte
 def check_patterns(patterns: Iterable[str]) -> None:
     """Raises InvalidMessage if there are more than anyone needs."""
     if sum(1 for _ in patterns) > MAX_PATTERNS:
-        raise InvalidMessage("too_many", f"one message may name {MAX_PATTERNS} event types at most")
+        raise InvalidMessage("too_many", f"one message may name {MAX_PATTERNS} event types at most", _FEWER)
 
 
 def expand(pattern: str, catalog: Catalog) -> tuple[str, ...]:

@@ -157,7 +157,12 @@ class _Bind9:
         trouble = None if self.follower.trouble is None else str(self.follower.trouble)
         if trouble != self.trouble:
             if trouble is not None:
-                log.warning("query log can't be opened; trying on", server=self.server, error=trouble)
+                log.warning(
+                    "query log can't be opened; trying on",
+                    server=self.server,
+                    error=trouble,
+                    hint="let this user read it",
+                )
             else:
                 log.info("query log can be opened again", server=self.server)
             self.trouble = trouble

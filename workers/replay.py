@@ -168,7 +168,8 @@ class Replays:
         try:
             return self._log.entry(offset, body)
         except (msgspec.DecodeError, ValueError) as error:
-            log.error("event_undecodable", offset=offset, error=str(error))
+            hint = "no client gets it: a fault of ours, or processes of several versions"
+            log.error("event_undecodable", offset=offset, error=str(error), hint=hint)
             return None
 
     def _is_too_much(self, replay: Replay) -> bool:

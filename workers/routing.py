@@ -78,7 +78,8 @@ class Routing:
 
     def _undecodable(self, offset: int, error: Exception) -> None:
         self._totals["undecodable"] += 1
-        log.error("event_undecodable", offset=offset, error=str(error))
+        hint = "no client gets it: a fault of ours, or processes of several versions"
+        log.error("event_undecodable", offset=offset, error=str(error), hint=hint)
 
     def _route(self, entry: Entry, now: float) -> None:
         self._totals["events"] += 1
