@@ -18,7 +18,15 @@ from litestar.static_files import create_static_files_router
 from gateway.answers import failure
 from gateway.gateway import Gateway
 from gateway.negotiation import Connect, Negotiation
-from gateway.openapi import ASSETS, PublishOperation, openapi_config, swagger_ui
+from gateway.openapi import (
+    ASSETS,
+    PublishOperation,
+    ReadyOperation,
+    document_problems,
+    openapi_config,
+    operation,
+    swagger_ui,
+)
 from gateway.posting import Accepted, Posting
 from gateway.shards import Shards
 from gateway.trail import Trail
@@ -152,7 +160,12 @@ def create_app(
                     return {**_shard(report), "slowest": None, "shard_error": error.code}
         raise Refused(404, "no_such_shard", f"there is no shard {index}", "GET /v1/stats/shards lists them")
 
-    @get("/v1/users/{user:str}", summary="One user's connections", tags=["administrators"])
+    @get(
+        "/v1/users/{user:str}",
+        summary="One user's connections",
+        tags=["administrators"],
+        operation_class=operation(502, 504),
+    )
     async def user(request: Req, user: str) -> dict[str, Any]:
         """Asks the shard that owns the user, and if it has no connection there, the others."""
         await _administrator(request, "stats_user", about=user)
@@ -175,7 +188,13 @@ def create_app(
         identity = await _administrator(request, "drain", shard=index)
         return {"shard": index, "users": await gateway.drain(identity, index)}
 
-    @post("/v1/shards/{index:int}/undrain", status_code=202, summary="Keep a shard after all", tags=["administrators"])
+    @post(
+        "/v1/shards/{index:int}/undrain",
+        status_code=202,
+        summary="Keep a shard after all",
+        tags=["administrators"],
+        operation_class=operation(409),
+    )
     async def undrain(request: Req, index: int) -> dict[str, int]:
         """Ends a drain that is under way: the shard takes users again."""
         identity = await _administrator(request, "undrain", shard=index)
@@ -190,7 +209,7 @@ def create_app(
     async def head_healthz() -> Response[None]:
         return Response(None)
 
-    @get("/readyz", summary="Ready", security=[{}], tags=["operations"])
+    @get("/readyz", summary="Ready", security=[{}], tags=["operations"], operation_class=ReadyOperation)
     async def readyz() -> Response[dict[str, str]]:
         """Whether it can admit users: 503 until then. `router` says whether it can publish, too."""
         if gateway.ready:
@@ -221,7 +240,7 @@ def create_app(
     async def _identity(request: Req) -> Identity:
         return await gateway.identify(_token(request), gateway.addresses.of(request.scope))
 
-    return Litestar(
+    app = Litestar(
         [
             connect,
             route,
@@ -245,6 +264,8 @@ def create_app(
         openapi_config=openapi_config(),
         logging_config=None,
     )
+    document_problems(app)
+    return app
 
 
 def _token(request: Req) -> str:
