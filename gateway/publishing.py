@@ -76,7 +76,7 @@ class Parser:
                 413,
                 "too_many_events",
                 f"a request may have {self._max_events} events, and this one has {len(items)}",
-                "send fewer in each; an operator raises SOLOWIRE_PUBLISH_MAX_EVENTS",
+                f"send {self._max_events} at most in each; an operator raises SOLOWIRE_PUBLISH_MAX_EVENTS",
             )
         stamp, taken = rfc3339(now), now.timestamp()
         events: list[Event] = []

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import getpass
-import json
 import os
 import shlex
 import shutil
@@ -16,20 +15,23 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 import msgspec
-from pydantic import BaseModel, SecretStr
 
 from solowire import __version__, logs
 from solowire.access import ADMINISTER, PUBLISH, grants
+from solowire.completion import SHELLS, VARIABLE, completion_script
 from solowire.directory_lock import router_lock, supervisor_lock
+from solowire.durations import Duration
 from solowire.errors import ClientError, ConfigError, InvalidToken, PublishRefused
+from solowire.scope_options import read_scope_options
 from solowire.settings import Settings, load, make_directories, secret_of
+from solowire.settings_listing import list_settings
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -42,7 +44,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", message="The HMAC key is")  # PyJWT's; `secret_of` says it in our words
     logs.configure("warning", None)  # until the settings say how: what is logged goes to stderr, never between output
     try:
-        cli.main(standalone_mode=False)
+        cli.main(standalone_mode=False, complete_var=VARIABLE)
     except click.exceptions.Exit as end:
         sys.exit(end.exit_code)
     except click.ClickException as error:
@@ -60,7 +62,7 @@ def main() -> None:
         sys.stderr.close()  # whoever read our output has seen enough
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80})
 @click.version_option(__version__, prog_name="solowire")
 def cli() -> None:
     """One live WebSocket per user, whatever the number of tabs, panels and event types."""
@@ -86,7 +88,10 @@ def remote(command: F) -> F:
 @click.option("--shards", type=int, help="Number of shards. [default: one per core]")
 @common
 def up(config: Path | None, **options: Any) -> None:
-    """Router, shards and gateway on this machine; Ctrl-C drains and stops."""
+    """Router, shards and gateway on this machine.
+
+    Ctrl-C drains and stops them.
+    """
     from solowire import process
     from solowire.supervisor import Failed, Supervisor
 
@@ -227,9 +232,26 @@ def bind9(config: Path | None, query_log: Path, server: str, zones: str, from_st
 @click.option("--user", required=True, help="User name.")
 @click.option("--role", default="viewer", show_default=True, help="Role.")
 @click.option("--zones", default="", help="Zones that the user may see, separated by commas. [default: all]")
-@click.option("--ttl", type=click.FloatRange(min=1), default=3600.0, show_default=True, help="Seconds.")
+@click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="What of an attribute, such as view=internal, the user may see; repeatable. [default: all]",
+)
+@click.option("--tenant", default="", help="Whose user it is. [default: nobody's]")
+@click.option("--ttl", type=Duration(), default="1h", show_default=True, help="Its life, such as 90, 30s, 5m, 1h, 2d.")
 @common
-def token(config: Path | None, user: str, role: str, zones: str, ttl: float, **options: Any) -> None:
+def token(
+    config: Path | None,
+    user: str,
+    role: str,
+    zones: str,
+    scopes: tuple[str, ...],
+    tenant: str,
+    ttl: float,
+    **options: Any,
+) -> None:
     """Prints a token signed with the configured secret."""
     from solowire.roles import roles_of
     from solowire.tokens import Tokens
@@ -240,7 +262,7 @@ def token(config: Path | None, user: str, role: str, zones: str, ttl: float, **o
         raise ConfigError(f"--role {role}: not known; known are {', '.join(roles)}")
     secret, _ = secret_of(settings, create=False)
     try:
-        signed = _signed(settings, secret, user, role, ttl, _listed(zones))
+        signed = _signed(settings, secret, user, role, ttl, read_scope_options(_listed(zones), scopes), tenant)
         Tokens(secret, roles).identify(signed, time.time())
     except (InvalidToken, OverflowError, ValueError) as error:
         raise ConfigError(f"such a token would be refused: {error}") from None
@@ -249,18 +271,37 @@ def token(config: Path | None, user: str, role: str, zones: str, ttl: float, **o
 
 @cli.command()
 @click.argument("type")
-@click.argument("data", metavar="JSON")
+@click.argument("data", metavar="JSON", required=False)
 @click.option("--priority", type=click.Choice(["critical", "high", "normal", "low"]), help="[default: the type's]")
 @click.option("--user", help="Only this user gets it.")
 @click.option("--key", help="What a state is the state of.")
 @remote
 def publish(
-    config: Path | None, type: str, data: str, priority: str | None, user: str | None, key: str | None, **options: Any
+    config: Path | None,
+    type: str,
+    data: str | None,
+    priority: str | None,
+    user: str | None,
+    key: str | None,
+    **options: Any,
 ) -> None:
-    """Publishes one event and prints its offset."""
+    """Publishes one event and prints its offset; or many.
+
+    JSON is the event's data, or - to read it from standard input. With - in the place of TYPE each line of standard
+    input is a whole event, {"type": …, "data": {…}}; what a line doesn't say of priority, user and key, the options
+    do.
+    """
+    from solowire.line_publisher import publish_input, read_input
     from solowire.publisher import Publisher
 
+    if (data is None) is not (type == "-"):
+        raise click.UsageError("write TYPE JSON, TYPE - to read the data, or - alone to read events")
     settings = _load(config, None, **options)
+    given = {n: v for n, v in (("priority", priority), ("user", user), ("key", key)) if v is not None}
+    if type == "-":
+        sys.exit(publish_input(settings.url, _token(settings, PUBLISH), given, retry_for=PUBLISH_SECONDS))
+    if data is None or data == "-":
+        data = read_input()
     try:
         payload = msgspec.json.decode(data)  # strict: NaN and numbers out of range would arrive as null
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
@@ -268,7 +309,7 @@ def publish(
     if not isinstance(payload, dict):
         raise ConfigError("JSON: the data of an event is an object, {…}")
     event: dict[str, Any] = {"type": type, "data": payload}
-    event |= {n: v for n, v in (("priority", priority), ("user", user), ("key", key)) if v is not None}
+    event |= given
 
     async def run() -> int:
         async with Publisher(settings.url, _token(settings, PUBLISH), retry_for=PUBLISH_SECONDS) as publisher:
@@ -278,7 +319,8 @@ def publish(
         click.echo(asyncio.run(run()))
     except PublishRefused as error:
         if error.status:
-            raise
+            url = error.url or f"{settings.url}/v1/events"
+            raise PublishRefused(error.status, error.problem, url=url, hint=error.hint) from None
         title, detail = (error.problem.get(part, "no reason given") for part in ("title", "detail"))
         raise ClientError(f"{settings.url}: {title}: {detail}") from None
 
@@ -297,7 +339,10 @@ def tail(
     count: int | None,
     **options: Any,
 ) -> None:
-    """Follows events in the terminal; all that you may see, or TYPES (such as dns.* or security_alert)."""
+    """Follows events in the terminal.
+
+    All that you may see, or TYPES, such as dns.* or security_alert.
+    """
     from solowire.tailing import follow
 
     settings = _load(config, None, **options)
@@ -313,7 +358,7 @@ def tail(
 
 @cli.command()
 @click.option("--watch", is_flag=True, help="Keep the table up to date.")
-@click.option("--json", "as_json", is_flag=True, help="JSON instead of a table.")
+@click.option("--json", "as_json", is_flag=True, help="JSON instead of a table; with --watch a line each second.")
 @remote
 def stats(config: Path | None, watch: bool, as_json: bool, **options: Any) -> None:
     """The shards, in a table."""
@@ -328,7 +373,10 @@ def stats(config: Path | None, watch: bool, as_json: bool, **options: Any) -> No
 @click.option("--force", is_flag=True, help="Also the last shard, without asking.")
 @remote
 def drain(config: Path | None, shard: int, force: bool, **options: Any) -> None:
-    """Empties SHARD: it takes no new users, sends its own to the others, and ends."""
+    """Empties SHARD, and ends it.
+
+    It takes no new users, and sends its own to the others.
+    """
     from solowire.statistics import drain as drained
     from solowire.statistics import is_last
 
@@ -346,7 +394,7 @@ def drain(config: Path | None, shard: int, force: bool, **options: Any) -> None:
 @click.argument("shard", type=click.IntRange(0, 255))
 @remote
 def undrain(config: Path | None, shard: int, **options: Any) -> None:
-    """Ends the draining of SHARD that is under way: it takes users again."""
+    """Ends the draining of SHARD: it takes users again."""
     from solowire.statistics import undrain as undrained
 
     settings = _load(config, None, **options)
@@ -354,34 +402,35 @@ def undrain(config: Path | None, shard: int, **options: Any) -> None:
     click.echo(f"shard {shard} stays, with {users:,} users")
 
 
+@cli.command()
+@click.argument("shell", type=click.Choice(SHELLS))
+def completion(shell: str) -> None:
+    """Prints a script that makes SHELL complete this command.
+
+    For bash: eval "$(solowire completion bash)" in ~/.bashrc; for zsh the same in ~/.zshrc; for fish: solowire
+    completion fish > ~/.config/fish/completions/solowire.fish
+    """
+    click.echo(completion_script(cli, shell))
+
+
 @cli.command("config")
 @common
 def show_config(config: Path | None, **options: Any) -> None:
     """Prints the settings in force, secrets masked."""
     settings = _load(config, None, **options)
-    for name, field in Settings.model_fields.items():
-        value = getattr(settings, name)
-        shown = "" if value is None else _toml(value)
-        # What is masked is a comment, too: the rest can be kept as a file for --config.
-        line = f"# {name} = {shown}".rstrip() if value is None or isinstance(value, SecretStr) else f"{name} = {shown}"
-        click.echo(f"{line:<48}  # {field.description}" if field.description else line)
-
-
-def _toml(value: object) -> str:
-    """As TOML, on one line: what is read again from a file is what is in force."""
-    if isinstance(value, BaseModel):
-        value = value.model_dump(exclude_none=True)
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{json.dumps(name)} = {_toml(part)}" for name, part in value.items()) + "}"
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(_toml, value)) + "]"
-    return json.dumps(value if isinstance(value, (int, float)) else str(value))
+    for line in list_settings(settings):
+        click.echo(line)
 
 
 def _load(config: Path | None, role: str | None, *, index: int | None = None, **options: Any) -> Settings:
     settings = load(config, **options)
     context = {name: value for name, value in (("role", role), ("shard", index)) if value is not None}
     logs.configure(settings.log_level if role else "warning", settings.log_format, **context)
+    if role:
+        try:
+            os.getcwd()
+        except FileNotFoundError:
+            raise ConfigError("the working directory is gone; start from another, such as /") from None
     return settings
 
 
@@ -414,12 +463,20 @@ def _role(settings: Settings, permission: str, *, connects: bool = False) -> str
     return min(able, key=lambda name: ("*" in able[name].permissions) is not everything)
 
 
-def _signed(settings: Settings, secret: str, user: str, role: str, ttl: float, zones: tuple[str, ...] = ()) -> str:
+def _signed(
+    settings: Settings,
+    secret: str,
+    user: str,
+    role: str,
+    ttl: float,
+    scopes: Mapping[str, tuple[str, ...]] | None = None,
+    tenant: str = "",
+) -> str:
     from solowire.roles import roles_of
     from solowire.tokens import Tokens
 
-    scopes = {"zones": zones} if zones else None
-    return Tokens(secret, roles_of(settings)).sign(user, role, now=time.time(), ttl=ttl, scopes=scopes)
+    tokens = Tokens(secret, roles_of(settings))
+    return tokens.sign(user, role, now=time.time(), ttl=ttl, scopes=scopes, tenant=tenant)
 
 
 def _command() -> str:

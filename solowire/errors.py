@@ -129,16 +129,24 @@ class MessageRefused(ClientError):
 
 
 class PublishRefused(ClientError):
-    """The gateway refused a request for good. status: HTTP (0: never reached). problem: the answer's problem body."""
+    """Events were not accepted. status: HTTP (0: no answer). problem: the answer's problem body. url: what was asked.
 
-    def __init__(self, status: int, problem: dict[str, object]) -> None:
+    hint: the way out, where the answer has none of its own.
+    """
+
+    def __init__(self, status: int, problem: dict[str, object], *, url: str = "", hint: str = "") -> None:
         super().__init__(status, problem)
         self.status = status
         self.problem = problem
+        self.url = url
+        self.hint = hint
 
     def __str__(self) -> str:
-        detail = self.problem.get("detail") or self.problem.get("title") or "no reason given"
-        return f"the gateway answered {self.status}: {detail}"
+        words = self.problem.get("detail") or self.problem.get("title") or "no reason given"
+        hint = self.problem.get("hint") or self.hint
+        who = self.url or "the gateway"
+        text = f"{who} answered {self.status}: {words}" if self.status else f"{who} {words}"
+        return f"{text} ({hint})" if hint else text
 
 
 class BufferFull(ClientError):

@@ -131,11 +131,14 @@ class Tokens:
         now: float,
         ttl: float,
         scopes: Mapping[str, tuple[str, ...]] | None = None,
+        tenant: str = "",
     ) -> str:
         """A token for `user`, valid `ttl` seconds from `now`."""
         claims: dict[str, Any] = {"sub": user, "role": role, "iat": int(now), "exp": int(now + ttl)}
         if scopes:
             claims["scopes"] = {name: list(values) for name, values in scopes.items()}
+        if tenant:
+            claims["tenant"] = tenant
         return jwt.encode(claims, self._secret, ALGORITHM)
 
     def identify(self, token: str, now: float) -> Identity:

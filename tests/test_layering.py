@@ -13,8 +13,8 @@ ROLES = ("gateway", "router", "workers", "sources")
 OURS = ("solowire", *ROLES)
 
 IMPURE = {
-    "settings", "roles", "bus", "link", "metrics", "serving", "logs", "process", "supervisor",
-    "client", "publisher", "cli", "tailing", "statistics", "audit", "vitals",
+    "settings", "settings_listing", "roles", "bus", "link", "metrics", "serving", "logs", "process", "supervisor",
+    "client", "publisher", "cli", "tailing", "statistics", "audit", "vitals", "line_publisher",
 }  # fmt: skip
 PURE_ROLE_FILES = (
     *(f"router/{name}.py" for name in ("membership", "dispatch", "journal", "router", "replay", "pressure")),
