@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 import structlog
-from litestar import Litestar, MediaType, Request, Response, get, head, post
+from litestar import Litestar, MediaType, Request, Response, get, post
 from litestar.exceptions import HTTPException
 from litestar.static_files import create_static_files_router
 
@@ -205,20 +205,12 @@ def create_app(
         """Whether this process answers at all."""
         return {"status": "ok"}
 
-    @head("/healthz", security=[{}], include_in_schema=False)
-    async def head_healthz() -> Response[None]:
-        return Response(None)
-
     @get("/readyz", summary="Ready", security=[{}], tags=["operations"], operation_class=ReadyOperation)
     async def readyz() -> Response[dict[str, str]]:
         """Whether it can admit users: 503 until then. `router` says whether it can publish, too."""
         if gateway.ready:
             return Response({"status": "ready", "router": "alive" if gateway.router_alive else "away"})
         return Response({"status": "starting"}, status_code=503, headers={"retry-after": "1"})
-
-    @head("/readyz", security=[{}], include_in_schema=False)
-    async def head_readyz() -> Response[None]:
-        return Response(None) if gateway.ready else Response(None, status_code=503, headers={"retry-after": "1"})
 
     @get("/metrics", summary="Metrics", security=[{}], media_type=MediaType.TEXT, tags=["operations"])
     async def scrape() -> Response[bytes]:
@@ -253,9 +245,7 @@ def create_app(
             drain,
             undrain,
             healthz,
-            head_healthz,
             readyz,
-            head_readyz,
             scrape,
             create_static_files_router(ASSETS, [swagger_ui()], include_in_schema=False),
         ],
