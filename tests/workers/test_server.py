@@ -52,6 +52,7 @@ def test_all_that_is_set_reaches_the_shard() -> None:
         state_intervals_s={"bulk_progress": 28},
     )
     limits = limits_of(settings)
+    limits = structs.replace(limits, capacity=99)  # which is the machine's: its limit of open files
     assert limits == Limits(
         on_duplicate="reject",
         hello_timeout=3,
@@ -64,6 +65,7 @@ def test_all_that_is_set_reaches_the_shard() -> None:
         subscription_burst=11,
         per_user=12,
         per_address=13,
+        capacity=99,
         group_by="tenant",
         reconnect_min_ms=14,
         reconnect_max_ms=15,
