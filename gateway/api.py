@@ -295,11 +295,27 @@ def _shard(report: ShardReport) -> dict[str, Any]:
     }
 
 
+def _explain(error: HTTPException, request: Req) -> tuple[str, str, str]:
+    """Code, detail and hint for what Litestar refuses by itself."""
+    match error.status_code:
+        case 404:
+            return "not_found", f"there is nothing at {request.url.path[:200]!r}", "/docs lists what there is"
+        case 405:
+            allowed = {name.lower(): value for name, value in (error.headers or {}).items()}.get(
+                "allow", "another method"
+            )
+            return "method_not_allowed", f"there is no {request.method} here", f"use {allowed}"
+        case 413:
+            return "too_large", error.detail, "send less at a time; an operator raises SOLOWIRE_PUBLISH_MAX_BYTES"
+        case _:
+            return "bad_request", error.detail, "/docs says what each request is to have"
+
+
 def _problem(request: Req, error: Exception) -> Response[bytes]:
     """Any exception as a problem body; one that nobody meant is logged, and told without its details."""
     if isinstance(error, HTTPException):
-        code = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}.get(error.status_code, "bad_request")
-        body = msgspec.json.encode(problem(error.status_code, code, error.detail))
+        code, detail, hint = _explain(error, request)
+        body = msgspec.json.encode(problem(error.status_code, code, detail, hint))
         return Response(body, status_code=error.status_code, media_type=PROBLEM_TYPE, headers=error.headers)
     status, headers, body = failure(error, request.url.path)
     told = {name.decode(): value.decode() for name, value in headers}

@@ -175,7 +175,12 @@ class Posting:
 
 
 def _too_large() -> Refused:
-    return Refused(413, "too_large", f"{DISCARDED_BYTES} bytes are not even read", "send fewer events in each")
+    return Refused(
+        413,
+        "too_large",
+        f"a request of more than {DISCARDED_BYTES} bytes is not even read",
+        "send fewer events in each",
+    )
 
 
 def _text(headers: dict[bytes, bytes], name: bytes) -> str:
