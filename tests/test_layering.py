@@ -26,7 +26,16 @@ PURE_ROLE_FILES = (
     *(f"workers/{name}.py" for name in ("delivery", "routing", "beginning", "answering", "following")),
     *(
         f"gateway/{name}.py"
-        for name in ("publishing", "intake", "returning", "addresses", "admission", "tries", "turns")
+        for name in (
+            "publishing",
+            "intake",
+            "returning",
+            "addresses",
+            "admission",
+            "tries",
+            "turns",
+            "content_encoding",
+        )
     ),
     "sources/query_log.py",
 )
