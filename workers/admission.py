@@ -96,6 +96,9 @@ class Admission:
         if self.leases.is_at_capacity:
             message = "this shard has as many connections as its limit of open files allows"
             return message, f"{later} raises that limit (ulimit -n) or adds shards"
+        if not self.leases.room:
+            message = "the router has granted this shard no connections, as happens while it joins or returns"
+            return message, f"{later} raises SOLOWIRE_MAX_CONNECTIONS if that lasts"
         message = f"all connections that the group {self.group_of(identity)!r} may have here are taken"
         settings = "SOLOWIRE_MAX_CONNECTIONS, SOLOWIRE_MAX_CONNECTIONS_PER_SHARD or the group's part by SOLOWIRE_GROUPS"
         return message, f"{later} raises {settings}"
