@@ -1,8 +1,10 @@
-"""Whose connection it is: the address that limits count by.
+"""Whose connection it is: the address that limits count by; and by which scheme and host it was asked for.
 
 What it keeps true: an address is believed only if it was seen by us or by a proxy that the operator trusts. So
 `X-Forwarded-For` is read from its right end, over as many trusted proxies as there are: what stands to the left of the
-first address that is none of them was written by whoever wanted to, and counts for nothing.
+first address that is none of them was written by whoever wanted to, and counts for nothing. So is `Forwarded`
+(RFC 7239), and of both only that which the proxies write: the other may be the client's own. What a trusted proxy says
+of scheme and host is believed of the one that has seen the client; of a peer that is none nothing is.
 
 An IPv4 address counts as itself. An IPv6 address counts as its /64, since that is what one customer gets: who counts by
 the single address counts to 2**64.
@@ -14,16 +16,21 @@ from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any
 
+from gateway.forwarding import Element, Said, parse_forwarded, parse_host, parse_lists, parse_scheme, said_of
 from solowire.accept_limits import counted_address
 
 Address = IPv4Address | IPv6Address
 
 
 class Addresses:
-    """trusted: networks, such as 10.0.0.0/8, or single addresses. Raises ValueError for what is neither."""
+    """trusted: networks, such as 10.0.0.0/8, or single addresses. Raises ValueError for what is neither.
 
-    def __init__(self, trusted: Iterable[str] = ()) -> None:
+    header: which headers these proxies write: `x-forwarded`, `forwarded`, or `auto`: `Forwarded` where it is alone.
+    """
+
+    def __init__(self, trusted: Iterable[str] = (), header: str = "auto") -> None:
         self._trusted = [ip_network(network) for network in trusted]
+        self._header = header
 
     def of(self, scope: Mapping[str, Any]) -> str:
         """Whence an ASGI request comes, as it is counted; "" if the server beneath doesn't know."""
@@ -33,24 +40,46 @@ class Addresses:
         peer: str = client[0]
         if not self._trusted:
             return counted_address(peer)
-        forwarded = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"]
-        return self.seen(peer, ",".join(forwarded))
+        return self.client_of(peer, said_in(scope))
 
     def seen(self, peer: str, forwarded: str) -> str:
         """forwarded: X-Forwarded-For, all of them joined by commas."""
+        return self.client_of(peer, Said(forwarded))
+
+    def client_of(self, peer: str, said: Said) -> str:
+        """The client's address, as it is counted. said: what the request's headers say of how it has come."""
         if not self._trusted:
             return counted_address(peer)
-        seen = _parse(peer)
-        if seen is None:
+        address = _parse(peer)
+        if address is None:
             return peer
-        rest = forwarded
-        while rest and self._trusts(seen):
-            rest, _, entry = rest.rpartition(",")
-            further = _parse(_bare(entry.strip()))
+        return _counted(self._walk(address, said)[0])
+
+    def asked_for(self, peer: str, said: Said) -> tuple[str | None, str | None]:
+        """The scheme and the host by which a trusted proxy was asked; None for what none of them says."""
+        address = _parse(peer) if self._trusted else None
+        if address is None or not self._trusts(address):
+            return None, None
+        _, passed = self._walk(address, said)
+        # Of the proxy that has seen the client, or else of the next that says anything.
+        schemes = [scheme for element in reversed(passed) if (scheme := parse_scheme(element.scheme))]
+        hosts = [host for element in reversed(passed) if (host := parse_host(element.host))]
+        return schemes[0] if schemes else None, hosts[0] if hosts else None
+
+    def _walk(self, peer: Address, said: Said) -> tuple[Address, list[Element]]:
+        """The first address that is no trusted proxy's, and what the proxies before it have said."""
+        standard = self._header == "forwarded" or (self._header == "auto" and not said.has_x)
+        elements = parse_forwarded(said.forwarded) if standard else parse_lists(said)
+        seen, passed = peer, []
+        for element in elements:
+            if not self._trusts(seen):
+                break
+            passed.append(element)
+            further = _parse(_bare(element.node))
             if further is None:
                 break  # `unknown`, or nonsense: who passed it on is all that we know
             seen = further
-        return _counted(seen)
+        return seen, passed
 
     def trusts(self, peer: str) -> bool:
         """Whether a peer is a proxy that the operator trusts."""
@@ -59,6 +88,11 @@ class Addresses:
 
     def _trusts(self, address: Address) -> bool:
         return any(address in network for network in self._trusted)
+
+
+def said_in(scope: Mapping[str, Any]) -> Said:
+    """What an ASGI request says of how it has come."""
+    return said_of((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"])
 
 
 def _counted(address: Address) -> str:

@@ -1,12 +1,12 @@
 """Who may ask for a place now: decided before a shard hears of it, and before anything is accepted.
 
-What it keeps true: a refusal says whose doing it is, and when to come again. 429 is the asker's (its address connects
-too fast, has as many connections as it may have, or has shown too many wrong tokens); 503 is the system's (the group is
-full, or more connect than it takes in a second). The router says which doors are closed, with each of its beats; what
-it has not repeated for some beats is no word any more, and the shards decide: a gateway alone never closes a door. At a
-closed one some may try all the same (`gateway.tries`), because a shard may have room for them that nobody else has. Who
-is refused is told a time of its own, within a window that grows with the number of those who wait, so that they don't
-come back all at once. All tables have bounds.
+What it keeps true: a refusal says whose doing it is, and when to come again. 429 is the asker's (it or its address
+connects too fast, its address has as many connections as it may have, or has shown too many wrong tokens); 503 is the
+system's (the group is full, or more connect than it takes in a second). The router says which doors are closed, with
+each of its beats; what it has not repeated for some beats is no word any more, and the shards decide: a gateway alone
+never closes a door. At a closed one some may try all the same (`gateway.tries`), because a shard may have room for them
+that nobody else has. Who is refused is told a time of its own, within a window that grows with the number of those who
+wait, so that they don't come back all at once. All tables have bounds.
 
 Times are seconds of any one clock, unless they are told to clients: those count from now.
 """
@@ -24,6 +24,8 @@ from solowire.errors import Refused
 from solowire.rates import Rate, Rates
 from solowire.wrong_tokens import REMEMBERED_ADDRESSES, WrongTokens
 
+REMEMBERED_USERS = 20_000
+"""Some 4 MB when so many have connected just now."""
 LONGEST_SPREAD_SECONDS = 30.0
 """However many wait: one who hammers at the door must not send the others away for longer."""
 ADMINISTRATORS_RETRY_SECONDS = 1.0
@@ -35,7 +37,10 @@ _RAISE_RATE = f"{_LATER}; an operator raises SOLOWIRE_CONNECT_RATE"
 
 @dataclass(frozen=True)
 class Limits:
-    """Rates are per second, and of all gateways together. rate_per_address: None for no limit.
+    """Rates are per second, and of all gateways together, but for a user's, which are of each gateway: a user's clients
+    come to whichever they are sent to, and should not meet a limit sooner where gateways are many.
+
+    rate_per_address: None for no limit.
 
     groups: those that the settings name; the router says of each of them whether it is closed.
     """
@@ -44,6 +49,8 @@ class Limits:
     burst: float = 2000.0
     rate_per_address: float | None = None
     burst_per_address: float = 50.0
+    rate_per_user: float = 2.0
+    burst_per_user: float = 30.0
     bad_token_rate: float = 1.0
     bad_token_burst: float = 20.0
     group_by: str = "role"
@@ -61,6 +68,7 @@ class Admission:
         self._by_address: Rates | None = None
         if limits.rate_per_address is not None:
             self._by_address = Rates(Rate(limits.rate_per_address, limits.burst_per_address), REMEMBERED_ADDRESSES)
+        self._by_user = Rates(Rate(limits.rate_per_user, limits.burst_per_user), REMEMBERED_USERS)
         self.wrong_tokens = WrongTokens(Rate(limits.bad_token_rate, limits.bad_token_burst))
         self._tries = Tries()
         self._doors_until = float("-inf")
@@ -83,6 +91,15 @@ class Admission:
 
     def check(self, identity: Identity, address: str, now: float) -> None:
         """The identity may ask its shard for a place; one that tries a closed door has tried. Raises Refused."""
+        wait = self._by_user.wait(identity.user, now)
+        if wait:
+            raise Refused(
+                429,
+                "connect_rate_limited",
+                "you connect too fast",
+                "keep the connection that you have, and wait longer after each attempt that fails",
+                wait,
+            )
         heard = now < self._doors_until
         if heard and address in self._full:
             raise Refused(
@@ -115,6 +132,7 @@ class Admission:
     def charge(self, identity: Identity, address: str, now: float) -> None:
         """The identity, which `check` let pass, is sent to its shard: it counts as a new connection."""
         self._full_at = self._rate.taken(self._full_at, now)
+        self._by_user.take(identity.user, now)
         if self._by_address is not None and address:
             self._by_address.take(address, now)
         if not self._is_closed(identity, now):

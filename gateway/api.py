@@ -6,30 +6,39 @@ Refusals are raised anywhere below as `RequestError` and become problem bodies i
 
 from __future__ import annotations
 
+import time
 from functools import cache
 from typing import Any
 
 import msgspec
 import structlog
-from litestar import Litestar, MediaType, Request, Response, get, post
+from litestar import Litestar, MediaType, Request, Response, delete, get, post
 from litestar.exceptions import HTTPException
 from litestar.static_files import create_static_files_router
+from litestar.types import Message, Scope
 
-from gateway.answers import failure
+from gateway.answers import NO_SNIFFING, NO_STORE, failure
+from gateway.content_encoding import need_plain
 from gateway.gateway import Gateway
 from gateway.negotiation import Connect, Negotiation
 from gateway.openapi import (
     ASSETS,
+    DOCS,
+    PAGE_POLICY,
     PublishOperation,
     ReadyOperation,
+    RevokeOperation,
     document_problems,
     openapi_config,
     operation,
     swagger_ui,
 )
 from gateway.posting import Accepted, Posting
+from gateway.revocation_requests import describe_revocation, parse_revocation
 from gateway.shards import Shards
 from gateway.trail import Trail
+from gateway.user_paths import USER
+from solowire import process
 from solowire.access import Identity
 from solowire.backplane import Answer, ShardReport
 from solowire.catalog import CATALOG
@@ -167,7 +176,11 @@ def create_app(
         operation_class=operation(502, 504),
     )
     async def user(request: Req, user: str) -> dict[str, Any]:
-        """Asks the shard that owns the user, and if it has no connection there, the others."""
+        """Asks the shard that owns the user, and if it has no connection there, the others.
+
+        The name is percent-encoded whole: `a/b` is `a%2Fb`.
+        """
+        user = request.scope[USER]  # type: ignore[literal-required]
         await _administrator(request, "stats_user", about=user)
         owner, token = gateway.owner(user), _token(request)
         others = [shard for index, shard in gateway.shards.items() if index != owner]
@@ -199,6 +212,49 @@ def create_app(
         """Ends a drain that is under way: the shard takes users again."""
         identity = await _administrator(request, "undrain", shard=index)
         return {"shard": index, "users": await gateway.undrain(identity, index)}
+
+    @post("/v1/users/{user:str}/disconnect", status_code=200, summary="Disconnect a user", tags=["administrators"])
+    async def disconnect(request: Req, user: str) -> dict[str, Any]:
+        """Closes all connections of the user, wherever they are, with 4410. It doesn't keep the user from coming back.
+
+        `silent_shards` is how many shards did not answer within a second. The name is percent-encoded whole.
+        """
+        user = request.scope[USER]  # type: ignore[literal-required]
+        identity = await _administrator(request, "disconnect", about=user)
+        closed = await gateway.disconnect(identity, user)
+        return {"user": user, "connections": closed.connections, "silent_shards": closed.silent}
+
+    @post(
+        "/v1/revocations",
+        status_code=201,
+        summary="Revoke tokens",
+        tags=["administrators"],
+        operation_class=RevokeOperation,
+    )
+    async def revoke(request: Req) -> dict[str, Any]:
+        """Tokens of a user, one by its `jti`, or all issued before a time are void within a second, everywhere.
+
+        Connections that they have opened are closed with 4401. It holds until the tokens have expired, or `until`.
+        """
+        identity = await _administrator(request, "revoke")
+        need_plain(request.scope["headers"])
+        now, body = time.time(), await request.body()
+        asked = parse_revocation(
+            body, id=process.new_id(), by=identity.user, now=now, longest=settings.token_max_life_s
+        )
+        return describe_revocation(await gateway.revoke(asked))
+
+    @get("/v1/revocations", summary="Revocations in force", tags=["administrators"])
+    async def revocations(request: Req) -> list[dict[str, Any]]:
+        """The oldest first."""
+        await _administrator(request, "revocations")
+        return [describe_revocation(r) for r in sorted(gateway.tokens.revocations, key=lambda r: r.made_at)]
+
+    @delete("/v1/revocations/{revocation:str}", summary="End a revocation", tags=["administrators"])
+    async def unrevoke(request: Req, revocation: str) -> None:
+        """The tokens are good again, as far as no other covers them."""
+        identity = await _administrator(request, "unrevoke", about=revocation)
+        await gateway.unrevoke(identity, revocation)
 
     @get("/healthz", summary="Alive", security=[{}], tags=["operations"])
     async def healthz() -> dict[str, str]:
@@ -244,18 +300,35 @@ def create_app(
             user,
             drain,
             undrain,
+            disconnect,
+            revoke,
+            revocations,
+            unrevoke,
             healthz,
             readyz,
             scrape,
             create_static_files_router(ASSETS, [swagger_ui()], include_in_schema=False),
         ],
         exception_handlers={Exception: _problem},
+        before_send=[_add_headers],
         request_max_body_size=settings.publish_max_bytes,
         openapi_config=openapi_config(),
         logging_config=None,
     )
     document_problems(app)
     return app
+
+
+async def _add_headers(message: Message, scope: Scope) -> None:
+    """What goes along with every answer that Litestar makes, also with those that are none of our routes'."""
+    if message["type"] == "http.response.start":
+        path: str = scope["path"]
+        added = [NO_SNIFFING]
+        if Negotiation.is_about(path):
+            added.append(NO_STORE)
+        elif path.startswith(DOCS):
+            added.append(PAGE_POLICY)
+        message["headers"] = [*message["headers"], *added]
 
 
 def _token(request: Req) -> str:

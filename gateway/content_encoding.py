@@ -52,6 +52,13 @@ def decode_content(body: bytes, content_encoding: str, max_bytes: int) -> bytes:
         raise _invalid(encodings[0], "it ends in its midst") from None
 
 
+def need_plain(headers: Iterable[tuple[bytes, bytes]]) -> None:
+    """Raises Refused if the body of a request that may not be encoded is."""
+    content_encoding = join_encodings(headers).decode("latin-1")
+    if any(name.strip().lower() not in ("", "identity") for name in content_encoding.split(",")):
+        raise refuse_encoding(content_encoding, ())
+
+
 def refuse_encoding(content_encoding: str, encodings: Iterable[str]) -> Refused:
     """The 415 for a body in an encoding that is not one of `encodings`; it tells them as a header, too."""
     known = [*encodings, "identity"]

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from itertools import count
 from typing import Any
 
@@ -27,6 +28,7 @@ from solowire.backplane import (
     VERSION,
     Answer,
     Ask,
+    DisconnectUser,
     Doors,
     Drain,
     Draining,
@@ -36,22 +38,30 @@ from solowire.backplane import (
     Publish,
     Published,
     PublishedEvent,
+    Revocation,
+    Revocations,
+    Revoke,
+    Revoked,
     RingState,
     RouterMessage,
     ShardAddress,
     ShardStats,
     Undrain,
+    Unrevoke,
+    UserDisconnected,
 )
-from solowire.errors import InvalidToken, Refused, RequestError
+from solowire.errors import InvalidToken, Refused, RequestError, UnknownKey
 from solowire.events import Delivery, Event, encode_event
 from solowire.link import Link
+from solowire.log_sampler import LogSampler
 from solowire.refusals import Refusals
+from solowire.revocations import MAX_REVOCATIONS
 from solowire.ring import Ring
 from solowire.tokens import Tokens
 
 log = structlog.get_logger("solowire.gateway")
 
-_AWAY = ("router_away", "the router can't be reached", AGAIN)
+_AWAY = ("router_away", "the router can't be reached", "try again in a moment; events with the same ids")
 _LAST_ANSWERS_SECONDS = 0.5
 _HELD_SECONDS = 1.0
 _MOST_HELD = 256
@@ -61,7 +71,8 @@ _MOST_HELD = 256
 class Gateway:
     """timeout: seconds to wait for the router's answer. pace: users per second that come back from a lost shard.
 
-    stats: what the router is told of this process. trail: into the audit log.
+    stats: what the router is told of this process. trail: into the audit log. refreshed: waits for the keys of a
+    provider to be read again, and says whether they were.
     held: answers to wrong tokens that are held back now; held_total: that were.
     """
 
@@ -78,6 +89,7 @@ class Gateway:
         addresses: Addresses | None = None,
         stats: Callable[[], ShardStats | None] = lambda: None,
         trail: Trail | None = None,
+        refreshed: Callable[[], Awaitable[bool]] | None = None,
     ) -> None:
         self.tokens = tokens
         self.intake = intake
@@ -87,7 +99,9 @@ class Gateway:
         loop = asyncio.get_running_loop()
         self._clock = loop.time
         self._refusals = Refusals(log, loop.call_later)
+        self._sampler = LogSampler(log, loop.time, loop.call_later)
         self._trail = trail or Trail()
+        self._refreshed = refreshed
         self.epoch = ""
         self._roles = roles
         self._timeout = timeout
@@ -98,7 +112,9 @@ class Gateway:
         self._shards: dict[int, ShardAddress] = {}
         self._requests = count(1)
         self._waiting: dict[int, asyncio.Future[Any]] = {}
-        self._link = Link(address, f"gateway-{self._boot}", lambda: Hello(VERSION, self._boot), self._received, stats)
+        self._link = Link(
+            address, f"gateway-{self._boot}", self._hello, self._received, stats, revocations=self._known_version
+        )
 
     @property
     def ready(self) -> bool:
@@ -135,10 +151,10 @@ class Gateway:
         Raises InvalidToken, or Refused where too many wrong ones have come from there, and not at once.
         """
         try:
-            return self.tokens.identify(token, time.time())
+            return await self._verified(token)
         except InvalidToken as error:
-            if error.code == "missing_token":
-                raise
+            if error.code in ("missing_token", "token_revoked"):
+                raise  # nobody's guesses
             self.wrong_tokens += 1
             refusal = self._admission.wrong_tokens.shown(address, self._clock())
             if refusal is None:
@@ -148,6 +164,24 @@ class Gateway:
             raise refusal
         finally:
             del refusal  # else it would hold this frame, which holds it, until the collector comes
+
+    async def _verified(self, token: str) -> Identity:
+        """Raises InvalidToken; Refused if it can't be judged now."""
+        try:
+            return self.tokens.identify(token, time.time())
+        except UnknownKey:
+            if self._refreshed is not None and await self._refreshed():
+                with suppress(UnknownKey):
+                    return self.tokens.identify(token, time.time())
+            if not self.tokens.has_keys:
+                raise Refused(
+                    503,
+                    "keys_unavailable",
+                    "the keys that tokens are signed with can't be had now",
+                    "try again in a moment",
+                    2.0,
+                ) from None
+            raise
 
     async def place(self, token: str, address: str, action: str = "connect") -> tuple[ShardAddress, str]:
         """The shard that owns the user, and a ticket for it. action: as audited. Raises InvalidToken, Refused."""
@@ -190,10 +224,12 @@ class Gateway:
         return self.intake.open(identity.user, self._clock())
 
     def send(self, identity: Identity, events: list[Event], room: Room) -> int:
-        """Puts events on their way to the log; returns the number to wait for with `published`. Raises Refused.
+        """Puts events on their way to the log; returns the number to wait for with `published`.
 
-        identity: of one who may publish, as `need_publisher` said before the events were read.
+        identity: of one who may publish, as `need_publisher` said before the events were read. Raises Refused, and
+        InvalidToken if its token has been revoked meanwhile.
         """
+        self.tokens.check_revoked(identity)  # which may have been while they were read
         now = self._clock()
         self.intake.check(identity.user, len(events), now)
         wire = [PublishedEvent(event.id, event.user, encode_event(event), _state_of(event)) for event in events]
@@ -236,6 +272,43 @@ class Gateway:
             )
         log.info("undrain", shard=shard, users=answer.users, by=identity.user)
         return answer.users
+
+    async def disconnect(self, identity: Identity, user: str) -> UserDisconnected:
+        """Has all connections of a user closed, on whatever shards; how many there were. Raises Refused."""
+        request = next(self._requests)
+        closed: UserDisconnected = await self._request(request, DisconnectUser(request, user, identity.user))
+        log.info("user_disconnected", user=user, connections=closed.connections, by=identity.user)
+        return closed
+
+    async def revoke(self, revocation: Revocation) -> Revocation:
+        """Makes tokens void; the revocation that is in force then. Raises Refused."""
+        request = next(self._requests)
+        answer: Revoked = await self._request(request, Revoke(request, revocation))
+        if answer.revocation is None:
+            raise Refused(
+                409,
+                "too_many_revocations",
+                f"there are {MAX_REVOCATIONS} revocations already",
+                "DELETE /v1/revocations/{id} those of users who can get no token any more, or use issued_before",
+            )
+        self._need_kept(answer)
+        return answer.revocation
+
+    async def unrevoke(self, identity: Identity, id: str) -> Revocation:
+        """Ends a revocation; the one that was. Raises Refused."""
+        request = next(self._requests)
+        answer: Revoked = await self._request(request, Unrevoke(request, id, identity.user))
+        if answer.revocation is None:
+            raise Refused(404, "no_such_revocation", f"there is no revocation {id!r}", "GET /v1/revocations lists them")
+        self._need_kept(answer)
+        return answer.revocation
+
+    @staticmethod
+    def _need_kept(answer: Revoked) -> None:
+        if not answer.is_kept:
+            message = "it is so, but the journal could not keep it: a restart of the router may undo it"
+            hint = "ask for it again in a moment; an operator sees to the journal's disk"
+            raise Refused(503, "journal_unavailable", message, hint, retry_after=1)
 
     async def finish(self) -> None:
         """Waits a moment for answers that are on their way, and closes. Whoever waited has gone on by then."""
@@ -311,13 +384,23 @@ class Gateway:
         finally:
             del self._waiting[number]
 
+    def _known_version(self) -> int:
+        return self.tokens.revocations.version
+
+    def _hello(self) -> Hello:
+        return Hello(VERSION, self._boot, revocations=self._known_version())
+
     def _received(self, message: RouterMessage) -> None:
         match message:
-            case Published() | NotPublished() | Answer() | Draining():
+            case Published() | NotPublished() | Answer() | Draining() | UserDisconnected() | Revoked():
                 self.intake.taken(message.request)
                 waiting = self._waiting.get(message.request)
                 if waiting is not None and not waiting.done():
                     waiting.set_result(message)
+            case Revocations():
+                _, known = self.tokens.revocations.apply(message)
+                if known is not None:
+                    self._link.send(known)
             case Doors():
                 self._admission.told(message, self._clock())
             case RingState():
@@ -334,9 +417,8 @@ class Gateway:
                     self._ring = Ring(self._shards)
                     log.info("ring_changed", shards=sorted(self._shards))
             case _:
-                log.warning(
-                    "message_not_for_a_gateway", kind=type(message).__name__, hint="do all processes run one version?"
-                )
+                hint = "do all processes run one version?"
+                self._sampler.write("warning", "message_not_for_a_gateway", kind=type(message).__name__, hint=hint)
 
 
 def _state_of(event: Event) -> str | None:

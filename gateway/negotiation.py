@@ -13,16 +13,23 @@ from typing import Any
 from urllib.parse import parse_qs
 
 import msgspec
+import structlog
 
-from gateway.answers import JSON_HEADERS, Scope, answer, failure
+from gateway.addresses import said_in
+from gateway.answers import JSON_HEADERS, NO_STORE, Scope, answer, failure
+from gateway.forwarding import NAMES, SECURE, parse_host
 from gateway.gateway import Gateway
 from solowire.backplane import ShardAddress
 from solowire.client_protocol import SUBPROTOCOLS
+from solowire.errors import Refused
 from solowire.tokens import TICKET_SECONDS, bearer
 
-_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:\d+)?")
+log = structlog.get_logger("solowire.gateway")
+
+_FORWARDING = frozenset(name.encode() for name in NAMES)
 _TOKEN = re.compile(rb"[?&]token=([^&#]+)")
 _WAYS = {"/v1/connect": "POST", "/v1/route": "GET"}
+_FOUND_HEADERS = (*JSON_HEADERS, NO_STORE)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -43,6 +50,12 @@ class Negotiation:
     def __init__(self, gateway: Gateway, shard_url: str) -> None:
         self._gateway = gateway
         self._shard_url = shard_url
+        self._has_warned = False
+
+    @staticmethod
+    def is_about(path: str) -> bool:
+        """Whether a request for this path is one of the two, however its end is spelt."""
+        return path.rstrip("/") in _WAYS
 
     @staticmethod
     def takes(scope: Scope) -> bool:
@@ -54,20 +67,45 @@ class Negotiation:
         """Answers a request that it `takes`."""
         try:
             if scope["method"] == "POST":
-                answer(send, 200, JSON_HEADERS, _encode(await self.connect(scope)))
+                answer(send, 200, _FOUND_HEADERS, _encode(await self.connect(scope)))
             else:
                 routed = await self.route(scope)
-                answer(send, 204, [(name.encode(), value.encode()) for name, value in routed.items()], b"")
+                headers = [(name.encode(), value.encode()) for name, value in routed.items()]
+                answer(send, 204, [*headers, NO_STORE], b"")
         except Exception as error:
-            answer(send, *failure(error, scope["path"]))
+            status, told, body = failure(error, scope["path"])
+            answer(send, status, [*told, NO_STORE], body)
 
     async def connect(self, scope: Scope) -> Connect:
         """Raises InvalidToken, Refused."""
         headers = dict(scope["headers"])
         shard, ticket = await self._gateway.place(_bearer(headers), self._gateway.addresses.of(scope))
-        url = shard_url(self._shard_url, shard, _scheme(scope, headers), _host(headers))
+        url = shard_url(self._shard_url, shard, *self._origin(scope, headers))
         joined = f"{url}{'&' if '?' in url else '?'}ticket={ticket}"
         return Connect(joined, ticket, shard.index, self._gateway.epoch, int(TICKET_SECONDS), list(SUBPROTOCOLS))
+
+    def _origin(self, scope: Scope, headers: Mapping[bytes, bytes]) -> tuple[str, str]:
+        """The scheme and the host of what the client is told: those by which it has come itself. Raises Refused."""
+        scheme = host = None
+        client = scope.get("client")
+        if client and not _FORWARDING.isdisjoint(headers):
+            said = said_in(scope)
+            scheme, host = self._gateway.addresses.asked_for(client[0], said)
+            if (said.x_proto or said.forwarded) and not self._gateway.addresses.trusts(client[0]):
+                self._warn_of_stranger(client[0])
+        shown = headers.get(b"host", b"").decode("latin-1")
+        host = host or parse_host(shown)
+        if host is None and "{host}" in self._shard_url:
+            fault = f"the Host {shown[:200]!a} is none" if shown else "there is no Host"
+            raise Refused(400, "bad_host", fault, "send the name or address that you use to come here (RFC 9110)")
+        return "wss" if (scheme or scope["scheme"]) in SECURE else "ws", host or ""
+
+    def _warn_of_stranger(self, peer: str) -> None:
+        """Once: behind a proxy that nobody has said to trust all clients are sent to the wrong scheme."""
+        if not self._has_warned:
+            self._has_warned = True
+            hint = "if it is a proxy of yours, name it in SOLOWIRE_TRUSTED_PROXIES"
+            log.warning("forwarded_not_believed", peer=peer, hint=hint)
 
     async def route(self, scope: Scope) -> dict[str, str]:
         """The answer's headers. The token may be in the query of the request that an edge proxy asks about.
@@ -100,14 +138,3 @@ def _query_token(scope: Scope, headers: Mapping[bytes, bytes]) -> str:
     original = headers.get(b"x-original-uri") or headers.get(b"x-forwarded-uri") or b""
     found = _TOKEN.search(original)
     return found[1].decode("latin-1") if found else ""
-
-
-def _host(headers: Mapping[bytes, bytes]) -> str:
-    """The host that the client used, without its port."""
-    found = _HOST.fullmatch(headers.get(b"host", b"").decode("latin-1"))
-    return found[1] if found else "localhost"
-
-
-def _scheme(scope: Scope, headers: Mapping[bytes, bytes]) -> str:
-    forwarded = headers.get(b"x-forwarded-proto", b"").decode("latin-1")
-    return "wss" if (forwarded or scope["scheme"]) in ("https", "wss") else "ws"

@@ -1,6 +1,8 @@
 """How the HTTP API describes itself, at `/docs` and `/docs/openapi.json`.
 
-Swagger UI comes from a package, not from a CDN: an administrator's network may have no way out.
+Swagger UI comes from a package, not from a CDN: an administrator's network may have no way out. Its page runs only
+scripts that are files of the gateway, and none that stand in it: what an event, a name or an address could smuggle into
+a page that administrators open with their token would be text there and nothing else.
 """
 
 from __future__ import annotations
@@ -10,11 +12,11 @@ from functools import cache
 from http import HTTPStatus
 from importlib.metadata import distribution
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from litestar import Litestar
+from litestar import Litestar, Request, Router, get
 from litestar.openapi.config import OpenAPIConfig
-from litestar.openapi.plugins import SwaggerRenderPlugin
+from litestar.openapi.plugins import OpenAPIRenderPlugin
 from litestar.openapi.spec import (
     Components,
     OpenAPIFormat,
@@ -33,7 +35,14 @@ import solowire
 from solowire.events import Priority
 from solowire.problems import PROBLEM_TYPE
 
+DOCS = "/docs"
 ASSETS = "/docs-assets"
+_SCRIPT = f"{DOCS}/page.js"
+PAGE_POLICY = (
+    b"content-security-policy",
+    b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+)
 
 _TEXT = Schema(type=OpenAPIType.STRING)
 
@@ -189,25 +198,89 @@ class ReadyOperation(ApiOperation):
             answer.content["application/json"] = OpenAPIMediaType(schema=status)
 
 
+_REVOCATION = Schema(
+    type=OpenAPIType.OBJECT,
+    properties={
+        "user": Schema(type=OpenAPIType.STRING, description="All tokens of this user, also those to come"),
+        "jti": Schema(type=OpenAPIType.STRING, description="The one token with this id"),
+        "issued_before": Schema(
+            type=OpenAPIType.NUMBER,
+            description="Tokens whose `iat` is before this, in unix seconds, or that have none; with `user`: its own",
+        ),
+        "until": Schema(type=OpenAPIType.NUMBER, description="Unix seconds; when all of these tokens have expired"),
+        "reason": Schema(type=OpenAPIType.STRING, description="For those who read the list"),
+    },
+    examples=[{"user": "ann", "reason": "has left"}],
+)
+
+
+@dataclass
+class RevokeOperation(ApiOperation):
+    """`POST /v1/revocations` reads its body strictly, in words of its own."""
+
+    more: ClassVar[tuple[int, ...]] = (409, 413, 415)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.request_body = RequestBody(
+            required=True, content={"application/json": OpenAPIMediaType(schema=_REVOCATION)}
+        )
+
+
 def swagger_ui() -> Path:
     """Where a package keeps Swagger UI's files. Only its files are of use: it is not imported, nor is Flask."""
     return Path(str(distribution("flask-swagger-ui").locate_file("flask_swagger_ui/dist")))
 
 
+class _Page(OpenAPIRenderPlugin):
+    """Swagger UI's page. Litestar's own has its script and its style in it, which PAGE_POLICY is against."""
+
+    def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
+        return _PAGE
+
+    def receive_router(self, router: Router) -> None:
+        @get("/page.js", media_type="text/javascript", sync_to_thread=False)
+        def script() -> bytes:
+            return _PAGE_SCRIPT
+
+        router.register(script)
+
+
+_PAGE = f"""\
+<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Solowire gateway</title>
+<link rel="icon" type="image/png" href="{ASSETS}/favicon-32x32.png">
+<link rel="stylesheet" href="{ASSETS}/swagger-ui.css">
+<link rel="stylesheet" href="{ASSETS}/index.css">
+<script src="{ASSETS}/swagger-ui-bundle.js" defer></script>
+<script src="{_SCRIPT}" defer></script>
+</head>
+<body><div id="page"></div></body>
+</html>
+""".encode()
+_PAGE_SCRIPT = f"""\
+SwaggerUIBundle({{
+  url: "{DOCS}/openapi.json",
+  dom_id: "#page",
+  deepLinking: true,
+  showExtensions: true,
+  showCommonExtensions: true,
+  validatorUrl: null,
+}});
+""".encode()
+
+
 def openapi_config() -> OpenAPIConfig:
-    ui = SwaggerRenderPlugin(
-        js_url=f"{ASSETS}/swagger-ui-bundle.js",
-        css_url=f"{ASSETS}/swagger-ui.css",
-        standalone_preset_js_url=f"{ASSETS}/swagger-ui-standalone-preset.js",
-        path="/",
-        favicon=f'<link rel="icon" type="image/png" href="{ASSETS}/favicon-32x32.png">',
-    )
     bearer = SecurityScheme(type="http", scheme="bearer", bearer_format="JWT")
     return OpenAPIConfig(
         title="Solowire gateway",
         version=solowire.__version__,
-        path="/docs",
-        render_plugins=[ui],
+        path=DOCS,
+        render_plugins=[_Page(path="/")],
         components=Components(security_schemes={"bearer": bearer}),
         security=[{"bearer": []}],
     )

@@ -4,9 +4,11 @@ It is answered here, in front of Litestar, because publishers ask it for each ev
 back takes a millisecond, and all of this a fifth of that. Litestar serves the same method for whoever comes by another
 spelling of the path, and documents it.
 
-What it keeps true: a request is taken as a whole or not at all, and answered only when the log has it. What is refused
-is read all the same, and forgotten: an answer to a client that still writes would be lost, since closing a socket with
-unread bytes resets it. Only one that says that it is larger than DISCARDED_BYTES, or is, gets no such courtesy.
+What it keeps true: a request is taken as a whole or not at all, and answered only when the log has it. Who may not
+publish, or not now, is told so at once, without a look at the body, and its connection ends: nobody's bytes are read
+who has no place for them. What is refused in its midst is read all the same, and forgotten, up to DISCARDED_BYTES.
+
+A body comes at a pace (`gateway.body_deadline`), or is ended with 408.
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,6 +23,7 @@ import msgspec
 import structlog
 
 from gateway.answers import JSON_HEADERS, Scope, answer, failure
+from gateway.body_deadline import BodyDeadline, BodyPace
 from gateway.content_encoding import decode_content, join_encodings
 from gateway.gateway import Gateway
 from gateway.intake import Room
@@ -37,7 +39,7 @@ log = structlog.get_logger("solowire.gateway")
 
 DISCARDED_BYTES = 64 * 2**20
 BODY_SECONDS = 60.0
-"""One that sends its request a byte at a time holds room for no longer."""
+"""However fast a request comes, it holds room for no longer."""
 
 Receive = Callable[[], Awaitable[Any]]
 
@@ -61,6 +63,7 @@ class Posting:
         self._gateway = gateway
         self._trail = trail
         self._max_bytes = settings.publish_max_bytes
+        self._pace = pace_of(settings)
         self._parser = Parser(
             CATALOG, _event_id, max_events=settings.publish_max_events, max_bytes=settings.event_max_bytes
         )
@@ -94,9 +97,7 @@ class Posting:
             done = await gateway.published(number)
         except RequestError as error:
             self._trail.refused("publish", error, address, identity)
-            if room is None:
-                with suppress(RequestError):  # whatever is wrong with what nobody wants, the answer is why it isn't
-                    await self._read(headers, receive, None)
+            error.unread = error.unread or room is None
             raise
         finally:
             if room is not None:
@@ -123,30 +124,35 @@ class Posting:
         events = self._parser.parse(body, _text(headers, b"content-type"), datetime.now(UTC), identity.user)
         return self._gateway.send(identity, events, room), types_of(events)
 
-    async def _read(self, headers: dict[bytes, bytes], receive: Receive, room: Room | None) -> bytes:
-        """The request's body, kept in `room`; b"" without one, where it is read and forgotten.
+    async def _read(self, headers: dict[bytes, bytes], receive: Receive, room: Room) -> bytes:
+        """The request's body, kept in `room`.
 
         Raises Refused: when the body has been read, 413 or 503 for one that may not be kept; before that, 408 for one
-        that takes too long, and 413 for one that is too large to be even read and forgotten.
+        that comes too slowly, and 413 for one that is too large to be even read and forgotten.
         Raises RequestError if the client is gone before the end.
         """
-        said = headers.get(b"content-length", b"0")
-        if len(said) > 18 or (said.isdigit() and int(said) > DISCARDED_BYTES):
-            raise _too_large()
+        loop, intake = asyncio.get_running_loop(), self._gateway.intake
         kept: list[bytes] = []
         size = 0
         refused: Refused | None = None
         more = True
+        deadline = BodyDeadline(self._pace, loop.time())
         try:
-            async with asyncio.timeout(BODY_SECONDS):
+            _check_length(headers)
+            async with asyncio.timeout_at(deadline.due) as reading:
+                room.end = lambda: None if reading.expired() else reading.reschedule(loop.time())
                 while more:
                     message = await receive()
                     if message["type"] == "http.disconnect":
                         raise RequestError("client_gone", "the client left before its request was whole")
+                    if room.ended:
+                        raise intake.slow(room)
                     more = message.get("more_body", False)
                     piece: bytes = message.get("body", b"")
                     size += len(piece)
-                    if room is None or refused is not None:
+                    if more:
+                        reading.reschedule(deadline.put_off(len(piece), loop.time()))
+                    if refused is not None:
                         if size > DISCARDED_BYTES:
                             raise _too_large()
                         continue
@@ -155,13 +161,18 @@ class Posting:
                     except Refused as error:
                         refused = error
                         kept.clear()
-                        self._gateway.intake.empty(room)
+                        intake.empty(room)
                     else:
                         kept.append(piece)
         except TimeoutError:
-            raise Refused(
-                408, "too_slow", f"a request must come within {BODY_SECONDS:g} s", "send fewer events in each"
-            ) from None
+            slow = intake.slow(room)
+            slow.unread = True
+            raise slow from None
+        except RequestError as error:
+            error.unread = True
+            raise
+        finally:
+            room.end = _nothing
         if refused is not None:
             raise refused
         return b"".join(kept)
@@ -172,6 +183,22 @@ class Posting:
             hint = "send fewer events in each; an operator raises SOLOWIRE_PUBLISH_MAX_BYTES"
             raise Refused(413, "too_large", f"a request may have {self._max_bytes} bytes", hint)
         self._gateway.intake.grow(room, piece)
+
+
+def pace_of(settings: Settings) -> BodyPace:
+    """How fast a body has to come."""
+    return BodyPace(settings.publish_min_body_bytes_per_s, settings.publish_body_grace_s, BODY_SECONDS)
+
+
+def _nothing() -> None:
+    """Nobody reads the request any more."""
+
+
+def _check_length(headers: dict[bytes, bytes]) -> None:
+    """Raises Refused for a request that says that it is too large to be even read and forgotten."""
+    said = headers.get(b"content-length", b"0")
+    if len(said) > 18 or (said.isdigit() and int(said) > DISCARDED_BYTES):
+        raise _too_large()
 
 
 def _too_large() -> Refused:

@@ -6,6 +6,7 @@ not larger than allowed; so nothing behind the gateway has to refuse one.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -14,7 +15,7 @@ import msgspec
 
 from solowire.catalog import Catalog, EventType
 from solowire.errors import InvalidEvent, InvalidEvents, Refused, RequestError
-from solowire.events import Delivery, Event, Priority
+from solowire.events import MAX_DEPTH, Delivery, Event, Priority, is_deeper
 
 JSON_TYPES = ("application/json", "")
 NDJSON_TYPES = ("application/x-ndjson", "application/ndjson", "application/jsonl")
@@ -22,8 +23,7 @@ MSGPACK_TYPES = ("application/msgpack", "application/x-msgpack", "application/vn
 
 MAX_FAULTS = 100
 
-MAX_DEPTH = 64
-"""Levels of objects and arrays in one event's data. Decoders of clients and our own have bounds too, each another."""
+_LEAP_SECOND = re.compile(r"(\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d):60(?:\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 
 _TOO_DEEP = f"it is nested too deeply: data may have {MAX_DEPTH} levels"
 
@@ -116,7 +116,10 @@ class Parser:
         if isinstance(item, InvalidEvent):
             raise item
         try:
-            incoming = msgspec.convert(item, Incoming)
+            try:
+                incoming = msgspec.convert(item, Incoming)
+            except msgspec.ValidationError:
+                incoming = msgspec.convert(_before_leap_second(item), Incoming)
         except (msgspec.ValidationError, RecursionError) as error:
             raise _fault(index, error, "$") from None
         event_type = self._catalog.get(incoming.type)
@@ -128,7 +131,7 @@ class Parser:
                 "unknown_type",
                 "GET /v1/catalog lists the types; your own begin with custom.",
             )
-        if _deeper(incoming.data, MAX_DEPTH):
+        if is_deeper(incoming.data, MAX_DEPTH):
             raise InvalidEvent(index, "$.data", _TOO_DEEP)
         try:
             attributes = self._catalog.check(event_type, incoming.data)
@@ -170,20 +173,21 @@ class Parser:
         )
 
 
-def _deeper(data: dict[str, Any], levels: int) -> bool:
-    """Whether `data`, as decoded, has more levels of objects and arrays than `levels`."""
-    level: list[Any] = [data]
-    while level:
-        if not levels:
-            return True
-        levels -= 1
-        level = [
-            inner
-            for outer in level
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-            if isinstance(inner, (dict, list))
-        ]
-    return False
+def _before_leap_second(item: Any) -> Any:
+    """`item` with a timestamp within a leap second, which no datetime has, put at that minute's last millisecond.
+
+    There are leap seconds at the end of a day in UTC alone (RFC 3339, appendix D); what else says 60 is left as it is.
+    """
+    stamp = item.get("timestamp") if isinstance(item, dict) else None
+    found = _LEAP_SECOND.fullmatch(stamp) if isinstance(stamp, str) else None
+    if found is None:
+        return item
+    text = f"{found[1]}:59.999{found[2]}"
+    try:
+        moment = datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return item
+    return item | {"timestamp": text} if (moment.hour, moment.minute) == (23, 59) else item
 
 
 def rfc3339(moment: datetime) -> str:

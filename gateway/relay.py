@@ -20,6 +20,7 @@ from urllib.parse import parse_qs
 
 import structlog
 
+from gateway.forwarding import said_of
 from gateway.frame_scanner import FrameScanner
 from gateway.gateway import Gateway
 from gateway.http_front import BUFFER_BYTES, ClientConnection
@@ -90,10 +91,10 @@ class Relay:
 
     async def _connect(self, client: ClientConnection, head: Head, rest: bytes) -> None:
         try:
+            addresses, said = self._gateway.addresses, said_of(head.headers.raw_items())
             # Only here is it known what host a trusted proxy was asked for: the shard is not told of the origin.
-            check_origin(head, self._allowed_origins)
-            forwarded = ",".join(head.headers.get_all("X-Forwarded-For"))
-            address = self._gateway.addresses.seen(client.peer[0], forwarded)
+            check_origin(head, self._allowed_origins, addresses.asked_for(client.peer[0], said)[1])
+            address = addresses.client_of(client.peer[0], said)
             shard, ticket = await self._gateway.place(_token(head), address, "relay")
             relayed = RelayedConnection(self, client, shard)
             await self._open(relayed, shard)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +23,19 @@ from gateway.posting import Posting
 from gateway.relay import PATHS, Relay
 from gateway.shards import Shards
 from gateway.trail import Trail
+from gateway.user_paths import with_user_paths
 from solowire import process
 from solowire.accept_limits import AcceptLimiter
 from solowire.access import Role
 from solowire.audit import open_audit
 from solowire.backplane import ShardStats
 from solowire.handshake import MORE_HEADERS, upgrade_required
+from solowire.identity import key_source_of, reload_identity, tokens_of
 from solowire.metrics import Labelled, Metrics, Sample
 from solowire.problems import response_of
 from solowire.roles import roles_of
 from solowire.serving import WebServer, listen, listen_unix
-from solowire.settings import Settings, make_directories, secret_of
+from solowire.settings import Settings, make_directories
 from solowire.tokens import Tokens
 from solowire.vitals import Vitals, memory_bytes
 
@@ -47,9 +50,10 @@ CLOSING_SECONDS = 1.0
 
 def serve(settings: Settings) -> None:
     """Runs the gateway until it is told to stop. Raises ConfigError if it can't start."""
-    secret, _ = secret_of(settings, create=True)
     roles = roles_of(settings)
-    process.run(lambda stop: _main(settings, Tokens(secret, roles), roles, stop))
+    tokens = tokens_of(settings, roles, create=True)
+    process.on_reload(lambda fresh: reload_identity(fresh, tokens, roles))
+    process.run(lambda stop: _main(settings, tokens, roles, stop))
 
 
 async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], stop: asyncio.Event) -> None:
@@ -61,6 +65,7 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
     def each_second() -> None:
         nonlocal refused, refused_per_s
         audit.second()
+        tokens.revocations.expire(time.time())
         total = gateway.refused.total()
         refused_per_s, refused = float(total - refused), total
 
@@ -73,6 +78,7 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
         )
 
     vitals = Vitals(each_second)
+    key_source = key_source_of(settings, tokens)
     gateway = Gateway(
         settings.backplane_address,
         tokens,
@@ -81,9 +87,10 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
         timeout=settings.publish_timeout_s,
         pace=settings.moves_per_s,
         admission=Admission(limits_of(settings)),
-        addresses=Addresses(settings.trusted_proxies),
+        addresses=Addresses(settings.trusted_proxies, settings.forwarded),
         stats=stats,
         trail=trail,
+        refreshed=None if key_source is None else key_source.refreshed,
     )
     negotiation = Negotiation(gateway, settings.shard_url)
     relay = Relay(gateway, allowed_origins=settings.allowed_origins)
@@ -109,19 +116,25 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
         yield "publish_held_requests", "Publish requests being read, or under way to the router.", intake.requests
         yield "publish_held_bytes", "Their size together.", intake.bytes
         yield "publish_overload_refusals_total", "Publish requests refused for want of room.", intake.overloads
+        yield "publish_slow_requests_total", "Publish requests ended while they were read.", intake.slow_requests
         yield "publish_rate_refusals_total", "Publish requests refused for their publisher's rate.", intake.limited
         yield "backplane_dropped_total", "Messages of the router that could not be decoded.", gateway.dropped
         yield Labelled("refusals_total", "Connections refused, by the problem's code.", "code", gateway.refused)
         yield "loop_lag_seconds", "Lateness of a timer, at most, in the last second.", vitals.loop_lag_s
         yield "audit_lines_lost_total", "Lines of the audit log that could not be written.", audit.lost
+        yield "revocations", "Revocations in force.", len(tokens.revocations)
+        keys, age_s, failed = (key_source.keys, key_source.age_s, key_source.failed) if key_source else (0, 0.0, 0)
+        yield "provider_keys", "Public keys of the provider that are in use.", keys
+        yield "provider_keys_age_seconds", "How long ago they were read; infinite if never.", age_s
+        yield "provider_key_failures_total", "Attempts to read them that failed.", failed
         yield "wrong_tokens_total", "Tokens that proved nothing.", gateway.wrong_tokens
         yield "held_answers", "Answers to wrong tokens that are held back now.", gateway.held
         yield "held_answers_total", "Answers to wrong tokens that were held back.", gateway.held_total
 
     posting = Posting(gateway, settings, trail)
-    http = create_app(gateway, negotiation, posting, settings, Metrics(samples), shards, trail)
+    http = with_user_paths(create_app(gateway, negotiation, posting, settings, Metrics(samples), shards, trail))  # type: ignore[arg-type]
 
-    async def app(scope: Mapping[str, Any], receive: Any, send: Any) -> None:
+    async def app(scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
         if scope["path"] in PATHS:  # without an upgrade, which the front takes itself
             status, headers, body = response_of(upgrade_required())
             answer(send, status, [*headers, *MORE_HEADERS[status]], body)
@@ -130,12 +143,14 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
         elif posting.takes(scope):
             await posting(scope, receive, send)
         elif scope["method"] == "HEAD":  # as GET (RFC 9110, section 9.3.2); Granian leaves the body out
-            await http({**scope, "method": "GET"}, receive, send)  # type: ignore[arg-type]
+            await http({**scope, "method": "GET"}, receive, send)
         else:
-            await http(scope, receive, send)  # type: ignore[arg-type]
+            await http(scope, receive, send)
 
     make_directories(settings)
     server = WebServer(front.wrap(app), listen_unix(Path(front.upstream)), handshake_s=UPSTREAM_SECONDS)
+    if key_source is not None:
+        key_source.start()
     server.start()
     await front.start(sock)
     log.info("gateway_listening", host=settings.host, port=sock.getsockname()[1])
@@ -149,6 +164,8 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
         await server.finish()
         await front.wait_for_ends(CLOSING_SECONDS)
         await shards.close()
+        if key_source is not None:
+            await key_source.close()
         vitals.close()
         audit.close()
 
@@ -170,6 +187,8 @@ def limits_of(settings: Settings) -> Limits:
         burst=settings.connect_burst,
         rate_per_address=settings.connect_rate_per_address,
         burst_per_address=settings.connect_burst_per_address,
+        rate_per_user=settings.connect_rate_per_user * settings.max_connections_per_user,
+        burst_per_user=settings.connect_burst_per_user * settings.max_connections_per_user,
         bad_token_rate=settings.bad_token_rate,
         bad_token_burst=settings.bad_token_burst,
         group_by=settings.group_by,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping
 from typing import Any
-from urllib.parse import quote
 
 import httpx
 
@@ -13,6 +12,7 @@ from solowire.api_client import api_client
 from solowire.audit import ASKED_BY
 from solowire.backplane import ShardAddress
 from solowire.errors import Refused
+from solowire.user_names import encode_user_name
 
 TIMEOUT_SECONDS = 2.0
 AT_A_TIME = 16
@@ -43,7 +43,7 @@ class Shards:
 
         Raises Refused: 404 if there is none; 502, 503 or 504 if a shard that may have one can't be asked.
         """
-        path = f"/stats/users/{quote(user, safe='')}"
+        path = f"/stats/users/{encode_user_name(user)}"
         found = await self._get(owner, path, token) if owner is not None else None
         if found is None:
             room = asyncio.Semaphore(AT_A_TIME)
@@ -68,7 +68,8 @@ class Shards:
         client = self._clients.get(shard.api)
         if client is None:
             while len(self._clients) >= MAX_CLIENTS:  # of shards that have moved meanwhile
-                self._clients.pop(next(iter(self._clients)))
+                old = self._clients.pop(next(iter(self._clients)))
+                asyncio.get_running_loop().create_task(old.aclose())  # it has nothing under way
             client = self._clients[shard.api] = api_client(shard.api, timeout=TIMEOUT_SECONDS)
         return client
 

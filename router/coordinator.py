@@ -26,11 +26,14 @@ from itertools import islice
 from typing import NamedTuple
 
 import msgspec
+import structlog
 
 from router.holders import Granted, Holder, Holders, Want
 from router.limits import Limits
 from router.sharing import Plan, Sharing
 from solowire.backplane import Doors, Lease, ShardAddress, Slots
+
+log = structlog.get_logger("solowire.router")
 
 WANT_SECONDS = 10.0
 """Who was refused a slot is waited for so long: it is kept for the group, if others give way for it."""
@@ -59,6 +62,14 @@ class Word(msgspec.Struct):
     holders: list[ShardAddress]
 
 
+def _read_word(word: bytes | None) -> Word | None:
+    try:
+        return msgspec.msgpack.decode(word, type=Word) if word is not None else None
+    except Exception as error:  # to be without it may cost the limit for one lease's time, and to stop would cost all
+        log.error("note_unreadable", note="leases", reason=str(error), hint="who holds leases is asked of the shards")
+        return None
+
+
 class _Crowded(NamedTuple):
     """full: addresses with as many connections as they may have. watched, tell_from: as in Lease."""
 
@@ -80,8 +91,8 @@ class Coordinator:
         self._unsettled_noted = 0
         self._crowd: tuple[int, _Crowded] | None = None  # as long as nothing has changed of what it is made of
         until = now + limits.held_for()
-        if word is not None:
-            before = msgspec.msgpack.decode(word, type=Word)
+        before = _read_word(word)
+        if before is not None:
             self._fence = max(self._fence, before.fence)
             until = max(until, now + before.held_for)
             for address in before.holders:
@@ -90,6 +101,12 @@ class Coordinator:
         self._alone_at = until  # by then no lease of a coordinator before this one is in force
 
     # ------------------------------------------------------------------------------------- who holds leases
+
+    def change_limits(self, limits: Limits) -> None:
+        """From now on these are the limits: leases follow with the next reports of the shards."""
+        self.limits = limits
+        self._sharing = Sharing(limits, self.holders)
+        self.holders.stir()
 
     @property
     def free(self) -> int:

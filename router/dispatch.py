@@ -106,6 +106,10 @@ class Outlet:
         """A message without events, if the shard hasn't been told how far the log has gone without it."""
         return Deliver(epoch, self.told, self.cursor, []) if self.told < self.cursor else None
 
+    def pass_over(self, upto: int) -> None:
+        """What lies up to there is gone for good; as if it had been trimmed."""
+        self.cursor = self.told = upto
+
     def sent(self, message: Deliver) -> None:
         size = sum(len(body) for _, body in message.events)
         self.told = message.upto

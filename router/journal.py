@@ -10,9 +10,9 @@ and therefore begins a new epoch with each start. Both run the suite in `tests/r
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Sequence
-from itertools import islice
+from bisect import bisect_right
+from collections import defaultdict, deque
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from solowire.backplane import PublishedEvent
@@ -40,6 +40,14 @@ class JournalUnavailable(Exception):
     """The open group could not be kept, and is forgotten: nothing of it is in the log. The journal goes on."""
 
 
+class JournalHole(JournalUnavailable):
+    """Records are missing, for good. upto: behind this offset the log goes on."""
+
+    def __init__(self, after: int, upto: int) -> None:
+        super().__init__(f"the journal is damaged: records behind {after} are missing")
+        self.upto = upto
+
+
 class Journal(Protocol):
     """What the router needs of its log. Times are unix seconds: they outlive the process."""
 
@@ -65,7 +73,7 @@ class Journal(Protocol):
         """Keeps the open group, and forgets what is over the retention, a part at a time. Raises JournalUnavailable."""
 
     def read(self, after: int, limit: int) -> Sequence[Record]:
-        """At most `limit` records behind `after`, which is not below `floor`."""
+        """At most `limit` records behind `after`, which is not below `floor`. Raises JournalHole."""
 
     def read_personal(self, user: str, after: int, upto: int, limit: int) -> Sequence[Record]:
         """At most `limit` of this user's own records behind `after`, up to and with `upto`."""
@@ -76,8 +84,17 @@ class Journal(Protocol):
     def note(self, name: str, value: bytes) -> None:
         """Remembers a word of the router's own, if it can: what is lost of it costs nothing but time."""
 
+    def put_metadata(self, values: Mapping[str, bytes | None]) -> bool:
+        """Remembers several such words, and forgets those that are None; whether all of that is kept now.
+
+        What can't be kept at once is kept with the next group that can.
+        """
+
     def recall(self, name: str) -> bytes | None:
         """The word remembered last under `name`, in this process or an earlier one."""
+
+    def get_metadata(self, prefix: str) -> dict[str, bytes]:
+        """All words whose names begin so."""
 
     def close(self) -> None: ...
 
@@ -91,6 +108,7 @@ class MemoryJournal:
         self._max_bytes = max_bytes
         self._window = window
         self._records: deque[Record] = deque()
+        self._own: defaultdict[str, deque[Record]] = defaultdict(deque)  # those of them that are one user's alone
         self._group: list[tuple[Record, str | None]] = []  # with the name of the state, if it is one
         self._bytes = 0
         self._last = 0
@@ -131,12 +149,20 @@ class MemoryJournal:
         for record, state in self._group:
             self._records.append(record)
             self._bytes += len(record.body)
+            if record.user is not None:
+                self._own[record.user].append(record)
             if state is not None:
                 self._states[state] = record
         self._last += len(self._group)
         self._group.clear()
         while len(self._records) > self._max_events or self._bytes > self._max_bytes:
-            self._bytes -= len(self._records.popleft().body)
+            gone = self._records.popleft()
+            self._bytes -= len(gone.body)
+            if gone.user is not None:
+                own = self._own[gone.user]
+                own.popleft()
+                if not own:
+                    del self._own[gone.user]
         while self._ids and (self._ids[0][0] < now - self._window or len(self._ids) > MAX_IDS):
             del self._offset_of[self._ids.popleft()[1]]
 
@@ -146,8 +172,9 @@ class MemoryJournal:
         return [self._records[i] for i in range(start, min(start + limit, len(self._records)))]
 
     def read_personal(self, user: str, after: int, upto: int, limit: int) -> Sequence[Record]:
-        found = (r for r in self._records if r.user == user and after < r.offset <= upto)
-        return list(islice(found, limit))
+        own = self._own.get(user, deque())
+        first, last = (bisect_right(own, offset, key=_offset_of) for offset in (after, upto))
+        return [own[i] for i in range(first, min(first + limit, last))]
 
     def states(self, upto: int, limit: int) -> Sequence[Record]:
         floor = self.floor
@@ -155,10 +182,25 @@ class MemoryJournal:
         return found[-limit:]
 
     def note(self, name: str, value: bytes) -> None:
-        self._notes[name] = value
+        self.put_metadata({name: value})
+
+    def put_metadata(self, values: Mapping[str, bytes | None]) -> bool:
+        for name, value in values.items():
+            if value is None:
+                self._notes.pop(name, None)
+            else:
+                self._notes[name] = value
+        return True
 
     def recall(self, name: str) -> bytes | None:
         return self._notes.get(name)
 
+    def get_metadata(self, prefix: str) -> dict[str, bytes]:
+        return {name: value for name, value in self._notes.items() if name.startswith(prefix)}
+
     def close(self) -> None:
         pass
+
+
+def _offset_of(record: Record) -> int:
+    return record.offset

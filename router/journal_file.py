@@ -23,6 +23,7 @@ log = structlog.get_logger("solowire.router")
 VERSION = 1
 APPLICATION_ID = 0x534C5752  # "SLWR", for `file` and for us
 PAGE_BYTES = 4096
+LAST_OFFSET = 2**53
 INCREMENTAL = 2  # what PRAGMA auto_vacuum says of it
 
 FREE_PAGES = 256
@@ -97,13 +98,23 @@ def check_file(path: Path) -> bool:
     return True
 
 
+def check_offsets(db: sqlite3.Connection) -> tuple[int, int] | None:
+    """The first and the last offset, None if there are no records. Raises DamagedError for what none can be."""
+    first, last = db.execute("SELECT (SELECT min(offset) FROM events), (SELECT max(offset) FROM events)").fetchone()
+    if first is None:
+        return None
+    if not 0 < first <= last <= LAST_OFFSET:
+        raise DamagedError(f"offsets from {first} to {last}")
+    return first, last
+
+
 @contextlib.contextmanager
 def reveal_damage() -> Iterator[None]:
     """Tells what is wrong with the file from what is wrong with its surroundings."""
     try:
         yield
     except sqlite3.Error as error:
-        code = _code(error)
+        code = error_code(error)
         if code in _DAMAGE or code is None:  # None: Python's own, of text that is no UTF-8
             raise DamagedError(str(error)) from None
         raise
@@ -132,9 +143,10 @@ def compact_file(path: Path, max_age: float, max_events: int, max_bytes: int, no
     """
     with contextlib.closing(connect(path, "rw")) as db, reveal_damage():
         ask = db.execute
-        first, last = ask("SELECT (SELECT min(offset) FROM events), (SELECT max(offset) FROM events)").fetchone()
-        if last is None:
+        found = check_offsets(db)
+        if found is None:
             return
+        first, last = found
         size = ask("PRAGMA page_count").fetchone()[0] * PAGE_BYTES
         used = size - ask("PRAGMA freelist_count").fetchone()[0] * PAGE_BYTES
         kept = last - first + 1
@@ -150,11 +162,13 @@ def compact_file(path: Path, max_age: float, max_events: int, max_bytes: int, no
                 hint = "it is used for new events; to have it back, move the journal away: a new log begins"
                 log.warning("journal_space_kept", journal=str(path), bytes=size, needed=expected, hint=hint)
             return
-        epoch = ask("SELECT value FROM meta WHERE name = 'epoch'").fetchone()[0]
+        if ask("SELECT count(*) FROM events").fetchone()[0] != kept:
+            return  # what is before a hole is given up bit by bit, as the hole is told of
+        epoch = ask("SELECT value FROM meta WHERE name = 'epoch'").fetchone()[0].decode()
         ask("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     draft = Path(f"{path}.new")
     try:
-        create_file(draft, epoch.decode())
+        create_file(draft, epoch)
         with contextlib.closing(connect(draft, "rw")) as db:
             db.execute("ATTACH ? AS old", (f"{path.absolute().as_uri()}?mode=ro",))
             db.execute("BEGIN IMMEDIATE")
@@ -195,11 +209,11 @@ def set_aside(path: Path, damage: str, now: float) -> None:
     )
 
 
-def _code(error: sqlite3.Error) -> int | None:
+def error_code(error: sqlite3.Error) -> int | None:
     extended: int | None = getattr(error, "sqlite_errorcode", None)
     return None if extended is None else extended & 0xFF
 
 
 def explain_error(error: Exception) -> str:
-    code = _code(error) if isinstance(error, sqlite3.Error) else None
+    code = error_code(error) if isinstance(error, sqlite3.Error) else None
     return _REASONS.get(code or 0, str(error))

@@ -18,13 +18,14 @@ from collections.abc import Callable
 import msgspec
 import structlog
 
+from router.access_control import AccessControl
 from router.coordinator import Coordinator, Lie
 from router.dispatch import Outlet
-from router.journal import Appended, Journal, JournalUnavailable
+from router.journal import Appended, Journal, JournalHole, JournalUnavailable
 from router.limits import Limits
 from router.membership import Membership, Peer
 from router.pressure import DEFAULT_PATIENCE, Follower, Marks, Patience, Pressure, pressure
-from router.replay import present_states, replayed
+from router.replay import ReplayQueue, present_states
 from router.watch import Said, Watch
 from solowire.backplane import (
     VERSION,
@@ -34,6 +35,8 @@ from solowire.backplane import (
     Beat,
     Came,
     Diagnose,
+    Disconnected,
+    DisconnectUser,
     Drain,
     Draining,
     DrainNow,
@@ -42,6 +45,7 @@ from solowire.backplane import (
     Goodbye,
     Heartbeat,
     Hello,
+    KnownRevocations,
     Lease,
     Leave,
     NotPublished,
@@ -50,6 +54,8 @@ from solowire.backplane import (
     Published,
     PublishedEvent,
     Replay,
+    ReplayCancel,
+    Revoke,
     RingState,
     RouterMessage,
     ShardAddress,
@@ -59,8 +65,10 @@ from solowire.backplane import (
     StopDraining,
     Superseded,
     Undrain,
+    Unrevoke,
     Who,
 )
+from solowire.log_sampler import LogSampler
 from solowire.ring import Ring
 
 log = structlog.get_logger("solowire.router")
@@ -76,7 +84,8 @@ MAX_HELD = 10_000
 LOOK_SECONDS = 0.05
 """How old the last look at the shards' lag may be."""
 
-RETRY_SECONDS = 1.0
+UNAVAILABLE_SECONDS = 1.0
+"""When a publisher is to try again whose events the journal could not keep."""
 
 MOST_OF_ITS_OWN = 1000
 """Events of the router's own that wait for a journal that takes nothing; the oldest are given up, and were logged."""
@@ -89,10 +98,20 @@ class _Ring(msgspec.Struct):
     shards: list[ShardAddress]
 
 
+def _recall_ring(journal: Journal) -> _Ring | None:
+    kept = journal.recall("ring")
+    try:
+        return msgspec.msgpack.decode(kept, type=_Ring) if kept is not None else None
+    except Exception as error:  # to be without it costs a move of users, and to stop would cost all
+        log.error("note_unreadable", note="ring", reason=str(error), hint="the ring is made anew")
+        return None
+
+
 class Router:
     """The only writer of the log and of the ring. Times are seconds, monotonic; wall_offset makes them unix seconds.
 
     stopwatch: reads a clock, in seconds, to learn how long a commit takes. patience: when publishers feel a lag.
+    sampler: for log lines that a peer can cause at will.
     """
 
     def __init__(
@@ -107,10 +126,13 @@ class Router:
         patience: Patience = DEFAULT_PATIENCE,
         watch: Watch | None = None,
         audit: Callable[..., None] = lambda event, **fields: None,
+        sampler: LogSampler | None = None,
     ) -> None:
+        self._sampler = sampler or LogSampler(log)
         self.journal = journal
         self.members = Membership()
         self.coordinator = Coordinator(limits or Limits(), now, now + wall_offset, journal.recall("leases"))
+        self.access = AccessControl(journal, self.members, send, audit, now + wall_offset)
         self.wall_offset = wall_offset
         self.events = 0
         self.duplicates = 0
@@ -127,15 +149,15 @@ class Router:
         self._committed_at = float("-inf")
         self._unavailable = False
         self._stopwatch = stopwatch
+        self.replays = ReplayQueue(journal, send, self._is_level, stopwatch)
         self._patience = patience
         self._marks = Marks(patience.hard)
         self._commit_took = 0.0
         self._disk_slow = 0.0  # the shorter of the last two: one that was long says nothing of the next
         self._looked_at = float("-inf")
         self._held: deque[tuple[float, bytes, Published]] = deque()  # answers, with the time of their commit
-        kept = journal.recall("ring")
-        if kept is not None:
-            ring = msgspec.msgpack.decode(kept, type=_Ring)
+        ring = _recall_ring(journal)
+        if ring is not None:
             self.members.presume(ring.shards, ring.version, now)
         self._ring = Ring(s.index for s in self.members.shards)
         self._announced = self.members.version
@@ -164,7 +186,9 @@ class Router:
             case Hello():
                 self._hello(peer, message, now)
             case Replay():
-                self._replay(peer, message)
+                self.replays.add(peer, message, now)
+            case ReplayCancel():
+                self.replays.cancel(peer, message.request)
             case Ask():
                 self._send(peer, self._answer(message))
             case Drain():
@@ -179,12 +203,14 @@ class Router:
                 users = member.stats.connections if member is not None and asked else None
                 self._audit("undraining", user=message.by, shard=message.shard, users=users)
                 self._send(peer, Draining(message.request, users))
+            case DisconnectUser() | Disconnected() | Revoke() | Unrevoke() | KnownRevocations():
+                self.access.receive(peer, message, now, now + self.wall_offset)
             case Leave():
                 self.members.leave(peer)
                 self.coordinator.holders.leaves(peer)
                 self._tell_ring("shard_leaves", peer, [])
             case Goodbye():
-                self._outlets.pop(peer, None)
+                self._drop_outlet(peer)
                 self.members.remove(peer)
                 self.coordinator.holders.gone(peer)
                 self._tell_ring("shard_left", peer, [])
@@ -258,7 +284,7 @@ class Router:
                 log.critical("journal_unavailable", reason=str(error), hint="publishers are refused until it is again")
             self._unavailable = True
             for peer, request, _ in answers:
-                self._send(peer, NotPublished(request, "journal_unavailable", str(error), RETRY_SECONDS))
+                self._send(peer, NotPublished(request, "journal_unavailable", str(error), UNAVAILABLE_SECONDS))
             return
         finally:
             took = self._stopwatch() - began
@@ -289,10 +315,13 @@ class Router:
                     outlet.not_sent(message)
                     return
                 outlet.sent(message)
+        except JournalHole as hole:
+            hint = "the file of the journal is damaged: events are lost; restore it, or move it away to begin a new log"
+            log.error("journal_hole", shard=outlet.shard, reason=str(hole), goes_on_behind=hole.upto, hint=hint)
+            outlet.pass_over(hole.upto)  # what lies before it was sent, or is given up with it
         except JournalUnavailable as error:
-            log.error(
-                "journal_unreadable", shard=outlet.shard, reason=str(error), hint="it is tried again; see the disk"
-            )
+            hint = "it is tried again; see the disk"
+            self._sampler.write("error", "journal_unreadable", shard=outlet.shard, reason=str(error), hint=hint)
 
     def _catch_up(self, outlet: Outlet) -> None:
         self._pump(outlet)
@@ -300,19 +329,15 @@ class Router:
         if message is not None and self._send(outlet.peer, message):
             outlet.sent(message)
 
-    def _replay(self, peer: bytes, message: Replay) -> None:
+    def _is_level(self, peer: bytes) -> bool:
+        """Whether all of the log that is a shard's business is on its way to it.
+
+        Whoever comes from a shard that was ahead of this one is ahead of it, too: it should not be for long.
+        """
         outlet = self._outlets.get(peer)
         if outlet is not None:
-            # Whoever comes from a shard that was ahead of this one is ahead of it, too: it should not be for long.
             self._catch_up(outlet)
-        try:
-            answer = replayed(self.journal, message)
-        except JournalUnavailable as error:
-            log.error(
-                "journal_unreadable", replay=message.after, reason=str(error), hint="the client comes back for it"
-            )
-            return  # the shard sends the client away with its cursor, to ask again
-        self._send(peer, answer)
+        return outlet is None or outlet.cursor >= self.journal.last
 
     # ------------------------------------------------------------------------------------------------- the peers
 
@@ -320,13 +345,14 @@ class Router:
         """Twice a second: who has been silent, and who must be told how far the log has gone."""
         silent = self.members.tick(now)
         for peer in silent:
-            self._outlets.pop(peer.name, None)
+            self._drop_outlet(peer.name)
             self.coordinator.holders.lost(peer.name)
             hint = "it has ended or is stuck: its own log says why"
             log.warning("peer_silent", peer=peer.name.decode(errors="replace"), hint=hint)
         self._tell_ring("shard_lost", b"", [(p.address.index, p.stats.connections) for p in silent if p.address])
         for name, lease in self.coordinator.tick(now):
             self._send(name, lease)
+        self.access.tick(now, now + self.wall_offset)
         self._note_leases(now)
         self._say_how_it_is(now)
         self._commit(now)  # also with nothing to keep: the journal forgets what is too old
@@ -355,27 +381,23 @@ class Router:
 
     def _hello(self, peer: bytes, message: Hello, now: float) -> None:
         if message.version != VERSION:
-            log.error(
-                "version_mismatch",
-                peer=peer.decode(errors="replace"),
-                theirs=message.version,
-                ours=VERSION,
-                hint="it is not heard: install the same version for all processes",
-            )
+            name, hint = peer.decode(errors="replace"), "it is not heard: install the same version for all processes"
+            self._sampler.write("error", "version_mismatch", peer=name, theirs=message.version, ours=VERSION, hint=hint)
             return
         if message.boot in self.coordinator.fenced:
             self._send(peer, Fenced("it has been fenced off"))
             return
         for other in self.members.hello(peer, message, now):
-            hint = "another process began as this shard; the older one ends"
-            log.warning("shard_superseded", peer=other.name.decode(errors="replace"), hint=hint)
-            self._outlets.pop(other.name, None)
+            name, hint = other.name.decode(errors="replace"), "another process began as this shard; the older one ends"
+            self._sampler.write("warning", "shard_superseded", peer=name, hint=hint)
+            self._drop_outlet(other.name)
             self.coordinator.holders.lost(other.name)
             self._send(other.name, Superseded())
         if message.shard is not None:
             self.coordinator.holders.joined(peer, message.shard, now)
             if message.leaving:
                 self.coordinator.holders.leaves(peer)
+        self.access.greeted(peer, message)
         outlet = self._outlet(peer, message, now)
         if not self._tell_ring("shard_joined", peer, []):
             self._send(peer, self._ring_state(peer, []))
@@ -406,7 +428,7 @@ class Router:
                 return  # fenced off
         elif member is not None and member.address is None:
             doors = self.coordinator.doors(self.members.gateways)
-        self._send(peer, Beat(self.journal.epoch, self.members.version, lease, doors))
+        self._send(peer, Beat(self.journal.epoch, self.members.version, lease, doors, self.access.version))
         for name, other in others:
             self._send(name, other)
 
@@ -415,10 +437,13 @@ class Router:
         try:
             leases = self.coordinator.reported(peer, slots, now)
         except Lie as lie:
-            hint = "a fault of that shard: it ends and begins anew; report it with this line"
-            log.error("shard_fenced_off", peer=peer.decode(errors="replace"), reason=str(lie), hint=hint)
+            name, hint = (
+                peer.decode(errors="replace"),
+                "a fault of that shard, which begins anew; report this line",
+            )
+            self._sampler.write("error", "shard_fenced_off", peer=name, reason=str(lie), hint=hint)
             self.coordinator.fence_off(peer)
-            self._outlets.pop(peer, None)
+            self._drop_outlet(peer)
             self._send(peer, Fenced(str(lie)))
             self.members.remove(peer)
             self._tell_ring("shard_fenced_off", peer, [])
@@ -435,6 +460,10 @@ class Router:
         word = self.coordinator.word(now)
         if word is not None:
             self.journal.note("leases", word)
+
+    def _drop_outlet(self, peer: bytes) -> None:
+        self._outlets.pop(peer, None)
+        self.replays.forget(peer)
 
     def _outlet(self, peer: bytes, message: Hello, now: float) -> Outlet | None:
         if message.shard is None:
@@ -461,7 +490,8 @@ class Router:
         self._announced = version
         self._ring = Ring(s.index for s in self.members.shards)
         self.journal.note("ring", msgspec.msgpack.encode(_Ring(version, self.members.shards)))
-        log.info("ring_changed", why=why, peer=peer.decode(errors="replace"), shards=sorted(self._ring.shards))
+        name, shards = peer.decode(errors="replace"), sorted(self._ring.shards)
+        self._sampler.write("info", "ring_changed", why=why, peer=name, shards=shards)
         for outlet in self._outlets.values():
             outlet.ring_changed(self._ring, version)
         for member in self.members:

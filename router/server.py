@@ -25,6 +25,7 @@ from solowire.backplane import RouterMessage, ShardAddress, ShardStats
 from solowire.bus import Hub
 from solowire.directory_lock import router_lock
 from solowire.errors import BackplaneError
+from solowire.log_sampler import LogSampler
 from solowire.metrics import Labelled, Metrics, Sample
 from solowire.settings import Settings, make_directories
 from solowire.vitals import Vitals, memory_bytes
@@ -56,7 +57,7 @@ def open_journal(settings: Settings) -> Journal:
             window=settings.duplicate_window_s,
         )
     return SqliteJournal(
-        settings.data_dir / "journal.sqlite3",
+        settings.need_data_dir() / "journal.sqlite3",
         new_epoch=epoch,
         max_age=settings.journal_age_s,
         max_events=settings.journal_events,
@@ -83,7 +84,7 @@ async def _main(settings: Settings, stop: asyncio.Event) -> None:
         server = _Server(loop, journal, settings)
         served = web.start(settings, Metrics(server.samples).render)
         process.calm_collector()
-        process.report_ready()
+        process.on_reload(lambda fresh: server.change_limits(limits_of(fresh)))
         process.report_ready()
         log.info("router_ready", epoch=journal.epoch, last=journal.last, backplane=settings.backplane_address)
         try:
@@ -105,7 +106,9 @@ class _Server:
         self._loop = loop
         self._planned: asyncio.Handle | None = None
         self._releasing: asyncio.Handle | None = None
+        self._replaying: asyncio.Handle | None = None
         self._looking: asyncio.Task[None] | None = None
+        self._sampler = LogSampler(log, loop.time, loop.call_later)
         self._hub = Hub(settings.backplane_address, self._received)
         self._audit = open_audit(settings, "router")
         self._vitals = Vitals(self._audit.second)
@@ -119,6 +122,7 @@ class _Server:
             patience=patience_of(settings),
             watch=self._watch(settings),
             audit=self._audit,
+            sampler=self._sampler,
         )
 
     def _watch(self, settings: Settings) -> Watch:
@@ -156,6 +160,12 @@ class _Server:
         yield "ack_delay_seconds", "How long publishers' answers are held back now.", router.pressure.delay
         held = router.coordinator.holders.held
         yield "held_slots", "Connection slots that shards hold, or may still hold.", held
+        yield (
+            "replays_waiting",
+            "Questions of shards for what clients have missed.",
+            len(router.replays),
+        )
+        yield "revocations", "Revocations in force.", router.access.revocations
         yield "backplane_dropped_total", "Messages of peers that could not be decoded.", router.dropped
         if watch is not None:
             yield "alerts", "Alerts that have begun and not ended.", watch.alerts.raised
@@ -175,6 +185,10 @@ class _Server:
             except (OSError, ValueError, OverflowError):
                 pass  # cut off (TimeoutError is an OSError), or at no address at all, as far as anybody can tell
 
+    def change_limits(self, limits: Limits) -> None:
+        """Has other limits on connections in force."""
+        self._router.coordinator.change_limits(limits)
+
     def tick(self) -> None:
         absent = self._router.coordinator.holders.absent
         if absent and (self._looking is None or self._looking.done()):
@@ -182,7 +196,7 @@ class _Server:
         self._tick()
 
     def close(self) -> None:
-        for handle in (self._planned, self._releasing):
+        for handle in (self._planned, self._releasing, self._replaying):
             if handle is not None:
                 handle.cancel()
         if self._looking is not None:
@@ -210,9 +224,14 @@ class _Server:
             message = backplane.decode_from_peer(raw)
         except BackplaneError as error:
             self._router.dropped += 1
-            sender = peer.decode(errors="replace")
-            dropped, hint = self._router.dropped, "do all processes run one version?"
-            log.error("backplane_message_dropped", sender=sender, error=str(error), dropped=dropped, hint=hint)
+            self._sampler.write(
+                "error",
+                "backplane_message_dropped",
+                sender=peer.decode(errors="replace"),
+                error=str(error),
+                dropped=self._router.dropped,
+                hint="do all processes run one version?",
+            )
             return
         self._router.receive(peer, message, self._loop.time())
         if self._planned is None:
@@ -226,6 +245,14 @@ class _Server:
             self._planned = self._loop.call_at(again, self._dispatch)
         if self._releasing is None:
             self._release()
+        if self._replaying is None and self._router.replays:
+            # Not in this turn: what has arrived by then, and is live, goes first.
+            self._replaying = self._loop.call_soon(self._serve_replay)
+
+    def _serve_replay(self) -> None:
+        self._replaying = None  # first, as below
+        again = self._router.replays.serve(self._loop.time())
+        self._replaying = self._loop.call_at(again, self._serve_replay) if again is not None else None
 
     def _release(self) -> None:
         self._releasing = None  # first: whatever fails below, the next dispatch goes on with it

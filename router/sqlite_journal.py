@@ -11,6 +11,9 @@ start as a whole where that is quick, or where the file was made before the othe
     events  offset → at (unix seconds), id, user, state, body. Offsets stand without a hole from floor + 1 to last
     meta    epoch, and the router's own words as note.NAME
 
+A row of which a part is not what it should be is read all the same, with an empty body: offsets go on, and a shard
+passes over what is no event. Rows that are gone are a hole: what is older is given up when the file is opened.
+
 Where clients and shards stand is nearly always the newest end, so it is held in memory as well and their reads never
 touch the disk. Everything here is synchronous, for one thread, and bounded: a commit trims a small chunk at the most.
 """
@@ -21,13 +24,13 @@ import contextlib
 import math
 import sqlite3
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
 import structlog
 
-from router.journal import MAX_IDS, Appended, JournalUnavailable, Record
+from router.journal import MAX_IDS, Appended, JournalHole, JournalUnavailable, Record
 from router.journal_file import APPLICATION_ID as APPLICATION_ID
 from router.journal_file import (
     FREE_PAGES,
@@ -35,9 +38,11 @@ from router.journal_file import (
     PAGE_BYTES,
     DamagedError,
     check_file,
+    check_offsets,
     compact_file,
     connect,
     create_file,
+    error_code,
     explain_error,
     reveal_damage,
     set_aside,
@@ -70,16 +75,28 @@ PRAGMA wal_autocheckpoint = 1000;
 PRAGMA journal_size_limit = 67108864;
 """
 
+LONGEST_BODY = 256 * 1024
+"""Gateways make none of half of that, whatever they are allowed to take."""
+
+# What is no record of ours is one that nobody can read, and that is nobody's own.
+COLUMNS = f"""offset, CASE WHEN user IS NULL OR typeof(user) = 'text' THEN user ELSE '' END,
+CASE WHEN typeof(body) = 'blob' AND length(body) <= {LONGEST_BODY} THEN body ELSE x'' END"""
+
+LAST_RUN = """
+SELECT offset FROM events AS first WHERE NOT EXISTS (SELECT 1 FROM events WHERE offset = first.offset - 1)
+ORDER BY offset DESC LIMIT 1
+"""
+
 # Steps from name to name along the index, since there may be few states with many records each.
-STATES = """
+STATES = f"""
 WITH RECURSIVE names (name) AS (
     SELECT min(state) FROM events WHERE state IS NOT NULL
     UNION ALL SELECT (SELECT min(state) FROM events WHERE state > name) FROM names WHERE name IS NOT NULL
 ), newest (place) AS (
     SELECT (SELECT max(offset) FROM events WHERE state = name) FROM names WHERE name IS NOT NULL
 )
-SELECT offset, user, body FROM newest JOIN events ON offset = place WHERE place <= ? ORDER BY offset DESC LIMIT ?
-"""
+SELECT {COLUMNS} FROM newest JOIN events ON offset = place WHERE place <= ? ORDER BY offset DESC LIMIT ?
+"""  # noqa: S608
 
 _Row = tuple[int, float, str, str | None, str | None, bytes]
 
@@ -145,8 +162,11 @@ class SqliteJournal:
         words: dict[str, bytes] = dict(ask("SELECT name, value FROM meta"))
         self.epoch = words["epoch"].decode()
         self._notes = {name[5:]: value for name, value in words.items() if name.startswith("note.")}
-        first, last = ask("SELECT (SELECT min(offset) FROM events), (SELECT max(offset) FROM events)").fetchone()
-        self._last: int = last or 0
+        first, last = check_offsets(self._db) or (0, 0)
+        if first and ask("SELECT count(*) FROM events").fetchone()[0] != last - first + 1:
+            [first] = ask(LAST_RUN).fetchone()
+            log.critical("journal_hole", log_begins=first, hint="records before are missing: what is older is given up")
+        self._last: int = last
         self._floor: int = first - 1 if first else 0
         self._oldest_at = self._at(self._floor + 1)
         # Backwards, so that what is read is what is wanted, however long the log.
@@ -264,7 +284,10 @@ class SqliteJournal:
         try:
             db.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)", group)
             for name in self._unsaved:
-                db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (f"note.{name}", self._notes[name]))
+                if name in self._notes:
+                    db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (f"note.{name}", self._notes[name]))
+                else:
+                    db.execute("DELETE FROM meta WHERE name = ?", (f"note.{name}",))
             if upto > self._floor:
                 db.execute("DELETE FROM events WHERE offset <= ?", (upto,))
             for _ in range(release):  # one at a time: Python's module takes a single step of a statement
@@ -305,16 +328,19 @@ class SqliteJournal:
             start = after - self._tail_floor
             return self._tail[start : start + limit]
         found = self._find(
-            "SELECT offset, user, body FROM events WHERE offset > ? ORDER BY offset LIMIT ?", after, limit
+            f"SELECT {COLUMNS} FROM events WHERE offset > ? ORDER BY offset LIMIT ?",  # noqa: S608
+            after,
+            limit,
         )
         if limit > 0 and (not found or found[-1].offset != after + len(found)):
-            raise JournalUnavailable(f"the journal is damaged: records behind {after} are missing")
+            whole = sum(record.offset == after + place for place, record in enumerate(found, 1))
+            raise JournalHole(after + whole, found[whole].offset - 1 if whole < len(found) else self._tail_floor)
         return found
 
     def read_personal(self, user: str, after: int, upto: int, limit: int) -> Sequence[Record]:
         where = "user = ? AND offset > ? AND offset <= ?"
         return self._find(
-            f"SELECT offset, user, body FROM events WHERE {where} ORDER BY offset LIMIT ?",  # noqa: S608
+            f"SELECT {COLUMNS} FROM events WHERE {where} ORDER BY offset LIMIT ?",  # noqa: S608
             user,
             after,
             upto,
@@ -326,21 +352,49 @@ class SqliteJournal:
 
     def _find(self, query: str, *values: object) -> list[Record]:
         try:
-            return [Record(*row) for row in self._db.execute(query, values)]
+            return self._records(query, values)
+        except sqlite3.Error as error:
+            if error_code(error) is not None:
+                raise JournalUnavailable(explain_error(error)) from None
+        # Python's own, of text that is no UTF-8: a user of another name is nobody, and all others are as they were.
+        self._db.text_factory = _decode_any
+        try:
+            return self._records(query, values)
         except sqlite3.Error as error:
             raise JournalUnavailable(explain_error(error)) from None
+        finally:
+            self._db.text_factory = str
+
+    def _records(self, query: str, values: Sequence[object]) -> list[Record]:
+        return [Record(*row) for row in self._db.execute(query, values)]
 
     def note(self, name: str, value: bytes) -> None:
         """On disk at once if it can be, else with the next group that can."""
-        self._notes[name] = value
-        self._unsaved.add(name)
+        self.put_metadata({name: value})
+
+    def put_metadata(self, values: Mapping[str, bytes | None]) -> bool:
+        """One transaction, and one fsync."""
+        for name, value in values.items():
+            if value is None:
+                self._notes.pop(name, None)
+            else:
+                self._notes[name] = value
+            self._unsaved.add(name)
         with contextlib.suppress(sqlite3.Error):
             self._write([], self._floor)
+        return not self._unsaved
 
     def recall(self, name: str) -> bytes | None:
         return self._notes.get(name)
+
+    def get_metadata(self, prefix: str) -> dict[str, bytes]:
+        return {name: value for name, value in self._notes.items() if name.startswith(prefix)}
 
     def close(self) -> None:
         """Forgets the open group. Raises nothing: all that was kept is in the files, whatever becomes of the WAL."""
         with contextlib.suppress(sqlite3.Error):
             self._db.close()
+
+
+def _decode_any(text: bytes) -> str:
+    return text.decode(errors="replace")

@@ -12,6 +12,7 @@ Views are values: users with equal permissions and scopes share one, and so shar
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from functools import lru_cache
@@ -27,6 +28,11 @@ PUBLISH = "events.publish"
 ADMINISTER = "admin"
 ADMINISTRATORS = "admin"
 """The group of whoever may administer."""
+
+
+_PERMISSION = re.compile(r"\*|[\w-]+(\.[\w-]+)*(\.\*)?")
+_EVERY_NAME = frozenset({"", "."})
+"""The root, as hierarchical attributes have it: no token may say it (`solowire.scopes`), and no view believes it."""
 
 
 class Role(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -50,6 +56,22 @@ ROLES: Mapping[str, Role] = {
 }
 
 
+class Proof(msgspec.Struct, frozen=True, array_like=True, eq=False):
+    """The token that proved an identity, as far as it can be revoked. token_id: its `jti`. issued_at: unix seconds.
+
+    It is no part of who somebody is: two identities are equal whichever token proved them, so all proofs are equal.
+    """
+
+    token_id: str = ""
+    issued_at: float | None = None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Proof)
+
+    def __hash__(self) -> int:
+        return 0
+
+
 class Identity(msgspec.Struct, frozen=True):
     """Who a verified token says you are.
 
@@ -62,6 +84,7 @@ class Identity(msgspec.Struct, frozen=True):
     scopes: dict[str, tuple[str, ...]] = {}
     expires: float | None = None
     tenant: str = ""
+    proof: Proof = Proof()
 
     def may(self, permission: str) -> bool:
         return grants(self.permissions, permission)
@@ -82,10 +105,15 @@ class View(msgspec.Struct, frozen=True):
 
 
 def view_of(identity: Identity) -> View:
-    return View(
-        frozenset(identity.permissions),
-        tuple(sorted((name, tuple(sorted(set(values)))) for name, values in identity.scopes.items())),
-    )
+    """What the identity may see. A scope's value that would stand for all names stands for none."""
+    scopes = sorted((name, tuple(sorted(set(values) - _EVERY_NAME))) for name, values in identity.scopes.items())
+    return _shared_view(identity.permissions, tuple(scopes))
+
+
+@lru_cache(maxsize=1024)
+def _shared_view(permissions: tuple[str, ...], scopes: tuple[tuple[str, tuple[str, ...]], ...]) -> View:
+    """One for all connections that may see the same: it takes a KB."""
+    return View(frozenset(permissions), scopes)
 
 
 def group_of(identity: Identity, group_by: str) -> str:
@@ -129,6 +157,13 @@ def load_roles(text: str, origin: str) -> dict[str, Role]:
         raise ConfigError(f"roles file {origin}: {error}") from error
     if not roles:
         raise ConfigError(f"roles file {origin}: it defines no role; add [roles.NAME] with permissions = [...]")
+    for name, role in roles.items():
+        if not name.strip():
+            raise ConfigError(f"roles file {origin}: a role has no name; write [roles.NAME]")
+        wrong = [permission for permission in role.permissions if not _PERMISSION.fullmatch(permission)]
+        if wrong:
+            fault = f"the role {name!r} has the permission {wrong[0]!r}, which is none"
+            raise ConfigError(f"roles file {origin}: {fault}; write category.name, category.* or *")
     return roles
 
 
@@ -143,6 +178,8 @@ def _check_keys(document: Mapping[str, Any], origin: str) -> None:
         for key in table if isinstance(table, dict) else ():
             if key not in known:
                 suggestion = suggest_name(key, known, f"known are {', '.join(known)}")
+                if key in ("scopes", "zones"):
+                    suggestion = "; scopes stand in tokens: a role says what is done, and a token of whom and where"
                 raise ConfigError(f"roles file {origin}: unknown key {key!r}{place}{suggestion}")
 
 

@@ -11,10 +11,10 @@ takes along the counts and what there is of the sample up to its cursor, and not
 an interval costs SAMPLE_EVENTS events and a summary.
 
 What it keeps true: each event of a flow is sent or counted for each of its feeds, exactly once, and before their cursor
-is beyond it. Critical ones are never collected. A summary has at most MAX_COLLECTED events, and a table of names has at
-most as many rows, so that counts are exact; with more, another begins. Types without a summary (`rpz_hit`) are sampled
-and counted. A flood begins with the first event over the rate, and is over when the rate has not been reached for
-CALM_INTERVALS.
+is beyond it. Critical ones are never collected. A summary has at most MAX_COLLECTED events, of MAX_COLLECTED_BYTES, and
+a table of names has at most as many rows, so that counts are exact; with more, another begins. Types without a summary
+(`rpz_hit`) are sampled and counted. A flood begins with the first event over the rate, and is over when the rate has
+not been reached for CALM_INTERVALS.
 """
 
 from __future__ import annotations
@@ -36,6 +36,12 @@ SAMPLE_EVENTS = 20
 each type and frame."""
 
 MAX_COLLECTED = 20_000
+MAX_COLLECTED_BYTES = 32 * 2**20
+"""Of one flow and interval. Usual queries reach the number first."""
+
+SAMPLE_KEPT_BYTES = 2 * 2**20
+"""Of one flow: beyond it the oldest of its samples are forgotten, and only count for those who are behind."""
+
 KEPT_INTERVALS = 30
 """Of so many the sample and the summaries are known, for those who are behind."""
 
@@ -100,8 +106,10 @@ class Flow(Generic[F]):
         self._level: set[F] = set()  # feeds that have sent all that was collected
         self._offsets: list[int] = []  # of what was collected, and has not yet been sent by all feeds
         self._unsummed: list[Entry] = []
+        self._unsummed_bytes = 0
         self._since = 0.0  # when the first of these may have come
-        self._sample: deque[Entry] = deque(maxlen=KEPT_INTERVALS * SAMPLE_EVENTS)
+        self._sample: deque[Entry] = deque()
+        self._sample_bytes = 0
         self._sampled = 0  # in this interval
         self._stride = 1
         self._next_sampled = 0  # this one of the interval's is part of the sample
@@ -154,11 +162,12 @@ class Flow(Generic[F]):
         """Takes an event that was counted; returns the feeds that are due sooner than they were."""
         self._offsets.append(entry.offset)
         self._unsummed.append(entry)
+        self._unsummed_bytes += entry.size
         if self._count >= self._next_sampled and self._sampled < SAMPLE_EVENTS:
             self._next_sampled = self._count + self._stride
             self._sampled += 1
-            self._sample.append(entry)
-        if len(self._unsummed) >= MAX_COLLECTED:
+            self._keep_sampled(entry)
+        if len(self._unsummed) >= MAX_COLLECTED or self._unsummed_bytes >= MAX_COLLECTED_BYTES:
             self._sum_up(now)
             self._level.clear()
             return [feed for feed in self.feeds if feed.waits_for(entry.offset, now)]
@@ -167,11 +176,18 @@ class Flow(Generic[F]):
         waiting, self._level = self._level, set()
         return [feed for feed in waiting if feed.waits_for(entry.offset, self.ends)]
 
+    def _keep_sampled(self, entry: Entry) -> None:
+        self._sample.append(entry)
+        self._sample_bytes += entry.size
+        while len(self._sample) > KEPT_INTERVALS * SAMPLE_EVENTS or self._sample_bytes > SAMPLE_KEPT_BYTES:
+            self._sample_bytes -= self._sample.popleft().size
+
     def _sum_up(self, now: float) -> None:
         if self._unsummed and self.name == _QUERIES:
             self._summaries.append(query_stats(self._unsummed, now - self._since))
             self.summed += 1
         self._unsummed = []
+        self._unsummed_bytes = 0
         self._since = now
 
     def waits(self, summed: int) -> bool:

@@ -25,6 +25,7 @@ from typing import Any
 import msgspec
 import structlog
 
+from solowire.data_directory import make_private
 from solowire.line_writer import CLOSE_SECONDS, LineSink, LineWriter, StderrSink
 from solowire.settings import Settings
 
@@ -72,7 +73,8 @@ class _File:
             self._fd = None
 
     def _open(self) -> int:
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(self._path.parent.parent)  # the data directory
+        make_private(self._path.parent)
         fd = self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._size = os.fstat(fd).st_size
         return fd
@@ -193,5 +195,5 @@ def open_audit(settings: Settings, name: str, **context: Any) -> Audit:
         return Audit(_Nowhere())
     if settings.audit == "stderr":
         return Audit(StderrSink(), log="audit", **context)
-    path = settings.data_dir / "audit" / f"{name}.jsonl"
+    path = settings.need_data_dir() / "audit" / f"{name}.jsonl"
     return Audit(_File(path, settings.audit_bytes, settings.audit_files), **context)

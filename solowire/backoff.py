@@ -45,19 +45,28 @@ class Backoff:
         self.attempts = 0
 
 
-def retry_after(header: str | None, now: float) -> float:
+def retry_after(header: str | None, now: float, date: str | None = None) -> float:
     """Seconds that a Retry-After header asks for, 0.0 if it asks for nothing that can be understood.
 
-    Both forms of RFC 9110, section 10.2.3: seconds, and an HTTP date, which is compared with `now` (unix seconds).
+    Both forms of RFC 9110, section 10.2.3: seconds, and an HTTP date. That is compared with `date`, the answer's own
+    Date header, as our clock may be wrong; with `now` (unix seconds) if there is none.
     """
     if header is None:
         return 0.0
     try:
         seconds = float(header)
     except ValueError:
-        try:
-            date = parsedate_to_datetime(header)
-        except ValueError:
+        until = _unix(header)
+        if until is None:
             return 0.0
-        seconds = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now
+        said_at = None if date is None else _unix(date)
+        seconds = until - (now if said_at is None else said_at)
     return max(0.0, min(seconds, MAX_RETRY_AFTER_S)) if math.isfinite(seconds) else 0.0
+
+
+def _unix(date: str) -> float | None:
+    try:
+        moment = parsedate_to_datetime(date)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        return None

@@ -1,11 +1,12 @@
 """The messages between processes: MessagePack arrays with a tag, decoded by one typed decoder for each direction.
 
-    peer ──► router   Hello, Heartbeat, Goodbye
-    gateway ──►       Publish, Ask, Drain, Undrain
-    shard ──►         Ack, Replay, Leave, Slots, Came
-    router ──► peer   Who, Beat, RingState
-    ──► gateway       Published, NotPublished, Answer, Draining, and Doors with each Beat
-    ──► shard         Deliver, States, Replayed, DrainNow, StopDraining, Superseded, Diagnose, Lease, Elsewhere, Fenced
+    peer ──► router   Hello, Heartbeat, Goodbye, KnownRevocations
+    gateway ──►       Publish, Ask, Drain, Undrain, DisconnectUser, Revoke, Unrevoke
+    shard ──►         Ack, Replay, ReplayCancel, Leave, Slots, Came, Disconnected
+    router ──► peer   Who, Beat, RingState, Revocations
+    ──► gateway       Published, NotPublished, Answer, Draining, UserDisconnected, Revoked, and Doors with each Beat
+    ──► shard         Deliver, States, Replayed, DrainNow, StopDraining, Superseded, Diagnose, Lease, Elsewhere, Fenced,
+                      DisconnectNow
 
 A peer is a shard or a gateway. It says Hello when it starts, when the router asks Who (because the router has restarted
 and doesn't know it), and when a Beat tells of another ring than it knows; the router answers with the ring, and sends
@@ -21,10 +22,12 @@ import msgspec
 from solowire.errors import BackplaneError
 from solowire.histogram import BUCKETS
 
-VERSION = 4
+VERSION = 5
 HEARTBEAT_SECONDS = 0.5
 DEAD_AFTER_SECONDS = 2.4
 """A peer is given up within 3 s of its last word, the router's looking every half second included."""
+REPLAY_RECORDS = 1_000
+"""Of so many records of the log an answer to Replay tells at most."""
 EMPTYING = 0.25
 """When a lease has run out, a shard has so much of the lease's time to send its users away; then the slots are free."""
 
@@ -100,6 +103,7 @@ class Hello(_Message, tag="hello"):
     """boot: the process's. shard: None for a gateway. epoch, offset: up to where a shard's log goes already.
 
     recent: how many events a shard without a log would like to begin with. leaving: it is not to be in the ring again.
+    revocations: the version of those that it knows, -1 if none: it is told them if there are newer ones.
     """
 
     version: int
@@ -110,6 +114,24 @@ class Hello(_Message, tag="hello"):
     credit: _Count = 0
     recent: _Count = 0
     leaving: bool = False
+    revocations: int = -1
+
+
+class Revocation(_Message):
+    """Tokens that are void: of a user, or one by its id (`jti`), or issued before a time, of a user or of all.
+
+    user, token_id, issued_before: None where it doesn't narrow. until: when all of them have expired. Times are unix
+    seconds. by: the administrator who wanted it.
+    """
+
+    id: str
+    user: str | None
+    token_id: str | None
+    issued_before: float | None
+    made_at: float
+    until: float
+    by: str
+    reason: str = ""
 
 
 class Slots(_Message, tag="slots"):
@@ -189,6 +211,12 @@ class Replay(_Message, tag="replay"):
     personal: bool
 
 
+class ReplayCancel(_Message, tag="replay_cancel"):
+    """The client for whom Replay asked has gone: it needs no answer any more. request: as in Replay."""
+
+    request: int
+
+
 class Leave(_Message, tag="leave"):
     """The shard wants no more users and will send its own away; it goes on with its log meanwhile."""
 
@@ -207,6 +235,85 @@ class Undrain(_Message, tag="undrain"):
     request: int
     shard: int
     by: str = ""
+
+
+class DisconnectUser(_Message, tag="disconnect_user"):
+    """A gateway's wish that all connections of a user are closed (4410). Answered with UserDisconnected.
+
+    by: the administrator's name.
+    """
+
+    request: int
+    user: str
+    by: str = ""
+
+
+class DisconnectNow(_Message, tag="disconnect_now"):
+    """The router's word to each shard for that, with a number of its own. Answered with Disconnected."""
+
+    request: int
+    user: str
+
+
+class Disconnected(_Message, tag="disconnected"):
+    """The shard has closed so many."""
+
+    request: int
+    connections: _Count
+
+
+class UserDisconnected(_Message, tag="user_disconnected"):
+    """So many connections were closed, on all shards. silent: shards that have not answered in time."""
+
+    request: int
+    connections: _Count
+    silent: _Count = 0
+
+
+class Revoke(_Message, tag="revoke"):
+    """A gateway's wish that tokens are void. Answered with Revoked."""
+
+    request: int
+    revocation: Revocation
+
+
+class Unrevoke(_Message, tag="unrevoke"):
+    """… and that they are not any more. Answered with Revoked."""
+
+    request: int
+    id: str
+    by: str = ""
+
+
+class Revoked(_Message, tag="revoked"):
+    """revocation: the one that is in force now, or, for Unrevoke, was; None if there is none, or no room for one more.
+
+    is_kept: whether it is on disk, so that a restart of the router doesn't forget it.
+    """
+
+    request: int
+    revocation: Revocation | None
+    is_kept: bool = True
+
+
+class Revocations(_Message, tag="revocations"):
+    """Changes what tokens are void: `added` and `removed` (ids), for who knows version `after`.
+
+    With `after` None they are all that there are. Who knows another version says hello, and is told all. epoch: of the
+    journal that they are in. A peer that knows some of another says so (KnownRevocations).
+    """
+
+    epoch: str
+    version: int
+    after: int | None
+    added: list[Revocation]
+    removed: list[str] = []
+
+
+class KnownRevocations(_Message, tag="known_revocations"):
+    """What a peer knows of a journal that the router has lost."""
+
+    revocations: list[Revocation]
 
 
 class Ask(_Message, tag="ask"):
@@ -358,12 +465,16 @@ class NotPublished(_Message, tag="refused"):
 
 
 class Beat(_Message, tag="pulse"):
-    """The router is alive, and knows you. version: of its ring. lease: a shard's. doors: a gateway's."""
+    """The router is alive, and knows you. version: of its ring. lease: a shard's. doors: a gateway's.
+
+    revocations: the version of those in force, -1 if there never were any.
+    """
 
     epoch: str
     version: int
     lease: Lease | None = None
     doors: Doors | None = None
+    revocations: int = -1
 
 
 class ShardReport(_Message):
@@ -390,7 +501,26 @@ class Answer(_Message, tag="answer"):
     refused_per_s: float = 0.0
 
 
-PeerMessage = Hello | Heartbeat | Publish | Ack | Ask | Goodbye | Replay | Leave | Drain | Undrain | Slots | Came
+PeerMessage = (
+    Hello
+    | Heartbeat
+    | Publish
+    | Ack
+    | Ask
+    | Goodbye
+    | Replay
+    | ReplayCancel
+    | Leave
+    | Drain
+    | Undrain
+    | Slots
+    | Came
+    | DisconnectUser
+    | Disconnected
+    | Revoke
+    | Unrevoke
+    | KnownRevocations
+)
 RouterMessage = (
     Who
     | RingState
@@ -410,6 +540,10 @@ RouterMessage = (
     | Fenced
     | Doors
     | Diagnose
+    | DisconnectNow
+    | UserDisconnected
+    | Revoked
+    | Revocations
 )
 
 M = TypeVar("M")
@@ -432,5 +566,5 @@ def decode_from_router(raw: bytes) -> RouterMessage:
 def _decode(decoder: msgspec.msgpack.Decoder[M], raw: bytes) -> M:
     try:
         return decoder.decode(raw)
-    except (msgspec.DecodeError, RecursionError, ValueError) as error:
+    except (msgspec.DecodeError, RecursionError, MemoryError, ValueError) as error:
         raise BackplaneError(str(error)) from None

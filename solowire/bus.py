@@ -25,6 +25,7 @@ import structlog
 import zmq
 
 from solowire.errors import ConfigError
+from solowire.log_sampler import LogSampler
 
 log = structlog.get_logger("solowire.bus")
 
@@ -63,6 +64,7 @@ class _Socket:
         self._socket.set(zmq.RCVHWM, _HIGH_WATER_MARK)
         self._fd: int = self._socket.get(zmq.FD)  # type: ignore[assignment]
         self._loop = asyncio.get_running_loop()
+        self._sampler = LogSampler(log, self._loop.time, self._loop.call_later)
         self._turn: asyncio.Handle | None = None
         self.dropped = 0  # messages that can't be ours by their form alone
 
@@ -88,8 +90,10 @@ class _Socket:
                 return
             try:
                 self._received(parts)
-            except Exception:  # the turn goes on: no edge tells of what has come behind it
-                log.exception("backplane_message_failed")
+            except Exception as error:  # the turn goes on: no edge tells of what has come behind it
+                self._sampler.write(
+                    "error", "backplane_message_failed", exc_info=error, hint="a fault of ours: report this"
+                )
             if self._socket.closed:
                 return
             size += len(parts[-1])
@@ -105,9 +109,14 @@ class _Socket:
 
     def _drop(self, sender: bytes, parts: int) -> None:
         self.dropped += 1
-        sender_name = sender.decode(errors="replace")
-        error, hint = f"it has {parts} parts", "something else than Solowire writes to the router's socket"
-        log.error("backplane_message_dropped", sender=sender_name, error=error, dropped=self.dropped, hint=hint)
+        self._sampler.write(
+            "error",
+            "backplane_message_dropped",
+            sender=sender.decode(errors="replace"),
+            error=f"it has {parts} parts",
+            dropped=self.dropped,
+            hint="something else than Solowire writes to the router's socket",
+        )
 
     def _put(self, parts: list[bytes]) -> bool:
         if self._socket.closed:

@@ -23,12 +23,15 @@ from typing import Any
 import msgspec
 
 from solowire import payloads as p
+from solowire.domain_names import canonical_name, fault_of_name
 from solowire.events import Delivery, Priority
 
 FAMILY = "custom.*"
 
 _CUSTOM_NAME = re.compile(r"custom\.[a-z0-9_.-]{1,100}")
-_ESCAPE = re.compile(r"\\(?:[0-9]{3}|.)", re.DOTALL)
+MAX_VALUE = 1024
+"""Characters of an attribute's value that is no name: it is there to be compared with, and each event holds it."""
+
 _INT_LIMIT = 2**64  # JSON integers can be longer than Python is willing to print
 
 
@@ -60,13 +63,21 @@ class Attribute(msgspec.Struct, frozen=True):
         """`value` in the one form in which values are compared, for filters and scopes too."""
         return canonical_name(value) if self.hierarchical else value
 
+    def fault(self, value: str) -> str | None:
+        """Why no event may have this value, which is normalized, in words; None if one may."""
+        if self.hierarchical:
+            return fault_of_name(value)
+        if len(value) > MAX_VALUE:
+            return f"filters look at it: it may have {MAX_VALUE} characters, and has {len(value)}"
+        return None
+
 
 class EventType(msgspec.Struct, frozen=True):
     """One event type.
 
     payload: None means any JSON object. permission: needed to see the type at all. sensitive: payload field
     → the permission that shows it. key_fields (`state` types): the payload fields that make the key where
-    the publisher gave none; absent ones are left out.
+    the publisher gave none; absent ones are left out. hierarchical: the names of those attributes that are, by itself.
     """
 
     name: str
@@ -78,6 +89,11 @@ class EventType(msgspec.Struct, frozen=True):
     sensitive: dict[str, str] = {}
     attributes: tuple[Attribute, ...] = ()
     key_fields: tuple[str, ...] = ()
+    hierarchical: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        names = tuple(a.name for a in self.attributes if a.hierarchical)  # asked for with each event: noted once
+        msgspec.structs.force_setattr(self, "hierarchical", names)
 
     @property
     def field_names(self) -> frozenset[str]:
@@ -158,6 +174,11 @@ class Catalog:
             return msgspec.structs.replace(self._custom, name=name)
         return found
 
+    def declared(self, name: str) -> EventType | None:
+        """As `get`, but the family itself for whatever begins with `custom.`: nothing is checked or made."""
+        found = self._by_name.get(name)
+        return self._custom if found is None and name.startswith("custom.") else found
+
     def __getitem__(self, name: str) -> EventType:
         """As `get`, for a name that is known to be there. Raises KeyError."""
         found = self.get(name)
@@ -185,20 +206,12 @@ class Catalog:
         for attribute in type.attributes:
             value = attribute.value(data)
             if value is not None:
+                fault = attribute.fault(value)
+                if fault is not None:
+                    field = next(f for f in attribute.fields if attribute.value({f: data.get(f)}) is not None)
+                    raise msgspec.ValidationError(f"{fault} - at `$.{field}`")
                 attributes[attribute.name] = value
         return attributes
-
-
-def canonical_name(name: str) -> str:
-    r"""A DNS name as hierarchical attributes hold it, and as a filter value must be given to match them.
-
-    Lower case, no last dot (the root stays "."). A dot within a label (`a\.example.com`) is written `\046`,
-    so that it can't be taken for one between labels, which would put the name beneath a zone that it is not
-    in.
-    """
-    if "\\" in name:
-        name = _ESCAPE.sub(lambda found: r"\046" if found[0] == r"\." else found[0], name)
-    return name.lower().removesuffix(".") or "."
 
 
 @cache  # one entry per payload struct

@@ -6,37 +6,30 @@ Imports of the roles stand inside the commands: `solowire token` should not load
 from __future__ import annotations
 
 import asyncio
-import getpass
 import os
 import shlex
 import shutil
 import socket
 import sys
 import threading
-import time
 import warnings
-from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
-import msgspec
+import structlog
 
-from solowire import __version__, logs
-from solowire.access import ADMINISTER, PUBLISH, grants
+from solowire import __version__, cli_events, cli_users, logs
+from solowire.access import ADMINISTER, PUBLISH
+from solowire.cli_options import common, load_server_settings, load_settings, read_zones, remote
+from solowire.cli_tokens import TOKEN_SECONDS, role_for, sign_token, token_for
 from solowire.completion import SHELLS, VARIABLE, completion_script
+from solowire.data_directory import TOKEN_FILE, write_private
 from solowire.directory_lock import router_lock, supervisor_lock
-from solowire.durations import Duration
-from solowire.errors import ClientError, ConfigError, InvalidToken, PublishRefused
-from solowire.scope_options import read_scope_options
-from solowire.settings import Settings, load, make_directories, secret_of
+from solowire.errors import ClientError, ConfigError
+from solowire.settings import Settings, make_directories, secret_of
 from solowire.settings_listing import list_settings
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-TOKEN_SECONDS = 12 * 3600.0
-PUBLISH_SECONDS = 5.0  # for which `publish` tries on: a router or gateway that restarts is back by then
 
 
 def main() -> None:
@@ -68,18 +61,16 @@ def cli() -> None:
     """One live WebSocket per user, whatever the number of tabs, panels and event types."""
 
 
-def common(command: F) -> F:
-    """The options that every command has."""
-    command = click.option("--data-dir", type=click.Path(path_type=Path), help="Data directory of the system.")(command)
-    return click.option("--config", type=click.Path(path_type=Path), help="Settings from a TOML file.")(command)
-
-
-def remote(command: F) -> F:
-    """The options of commands that talk to a running gateway."""
-    command = click.option("--token", help="Token to use. [default: one signed with the secret of the data directory]")(
-        command
-    )
-    return common(click.option("--url", help="The gateway. [default: http://127.0.0.1:8000]")(command))
+for command in (
+    cli_events.publish,
+    cli_events.tail,
+    cli_users.token,
+    cli_users.disconnect,
+    cli_users.revoke,
+    cli_users.revocations,
+    cli_users.unrevoke,
+):
+    cli.add_command(command)
 
 
 @cli.command()
@@ -93,19 +84,22 @@ def up(config: Path | None, **options: Any) -> None:
     Ctrl-C drains and stops them.
     """
     from solowire import process
+    from solowire.identity import tokens_of
+    from solowire.roles import roles_of
     from solowire.supervisor import Failed, Supervisor
 
-    settings = _load(config, "up", **options)
+    settings = load_server_settings(config, "up", **options)
     if settings.shard_port is not None:
         raise ConfigError(
             "SOLOWIRE_SHARD_PORT: it is for one shard alone; the shards of `up` take the ports after --port"
         )
-    _role(
+    role_for(
         settings, ADMINISTER, connects=True
     )  # what every child would refuse, and we at the end, is refused here, once
     _ = settings.backplane_address
     make_directories(settings)
-    secret, made = secret_of(settings, create=True)
+    _, made = secret_of(settings, create=True)
+    tokens_of(settings, roles_of(settings), create=False)  # what every child would refuse
     config = config.absolute() if config is not None else None
     status = 0
 
@@ -124,7 +118,7 @@ def up(config: Path | None, **options: Any) -> None:
             starting.result()
             process.report_ready()
             # By a thread that nobody waits for: who reads standard output may not read, or have gone.
-            telling = (settings, supervisor.gateway_url, secret, made)
+            telling = (settings, supervisor.gateway_url, made)
             threading.Thread(target=_say_where, args=telling, daemon=True).start()
             await supervisor.watch(stop)
             logs.write("Stopping …")
@@ -143,8 +137,20 @@ def up(config: Path | None, **options: Any) -> None:
     sys.exit(status)
 
 
-def _say_where(settings: Settings, url: str, secret: str, made: bool) -> None:
-    token = _signed(settings, secret, "admin", _role(settings, ADMINISTER, connects=True), TOKEN_SECONDS)
+def _say_where(settings: Settings, url: str, made: bool) -> None:
+    role = role_for(settings, ADMINISTER, connects=True)
+    signs = settings.accept_secret_tokens
+    token = sign_token(settings, "admin", role, TOKEN_SECONDS) if signs else "(your provider makes them)"
+    if (
+        signs and not sys.stdout.isatty()
+    ):  # a log, a pipe: it is kept where more people read it than should have the token
+        file = settings.data_dir.absolute() / TOKEN_FILE
+        try:
+            write_private(file, token + "\n")
+        except OSError as error:
+            token = f"(can't be written to {file}: {error.strerror}; `solowire token` prints one)"
+        else:
+            token = f"in the file {file}"
     elsewhere = (
         f" --data-dir {shlex.quote(str(settings.data_dir.absolute()))}"
         if "data_dir" in settings.model_fields_set
@@ -175,7 +181,7 @@ def router(config: Path | None, **options: Any) -> None:
     """The router alone, for containers."""
     from router.server import serve
 
-    serve(_load(config, "router", **options))
+    serve(load_server_settings(config, "router", **options))
 
 
 @cli.command()
@@ -187,7 +193,7 @@ def shard(config: Path | None, index: int, **options: Any) -> None:
     """One shard alone, for containers."""
     from workers.server import serve
 
-    serve(_load(config, "shard", index=index, **options), index)
+    serve(load_server_settings(config, "shard", index=index, **options), index)
 
 
 @cli.command()
@@ -198,7 +204,7 @@ def gateway(config: Path | None, **options: Any) -> None:
     """The gateway alone, for containers."""
     from gateway.server import serve
 
-    serve(_load(config, "gateway", **options))
+    serve(load_server_settings(config, "gateway", **options))
 
 
 @cli.group()
@@ -207,153 +213,61 @@ def source() -> None:
 
 
 @source.command()
-@click.option("--query-log", type=click.Path(path_type=Path), required=True, help="The query log that named writes.")
+@click.option("--query-log", type=click.Path(readable=False), required=True, help="The query log that named writes.")
 @click.option("--server", default=socket.gethostname, help="What to call the server. [default: this host's name]")
-@click.option("--zones", default="", help="Zones, separated by commas: queries beneath one are labelled with it.")
-@click.option("--from-start", is_flag=True, help="Begin at the start of the file, not at its end.")
+@click.option("--zones", help="Zones, separated by commas: queries beneath one are labelled with it.")
+@click.option("--from-start", is_flag=True, help="Begin at the file's start, not at its end, if no place is known yet.")
+@click.option(
+    "--state-dir",
+    type=click.Path(path_type=Path),
+    help="Where the agent keeps its place in the log. [default: sources in the data directory]",
+)
 @remote
-def bind9(config: Path | None, query_log: Path, server: str, zones: str, from_start: bool, **options: Any) -> None:
-    """Follows BIND 9's query log and publishes dns_query_log."""
+def bind9(
+    config: Path | None,
+    query_log: str,
+    server: str,
+    zones: str | None,
+    from_start: bool,
+    state_dir: Path | None,
+    **options: Any,
+) -> None:
+    """Follows BIND 9's query log and publishes dns_query_log.
+
+    It goes on where it stopped, however it ended, and each query becomes one event.
+    """
     from solowire import process
     from solowire.publisher import Publisher
-    from sources.server import run_bind9
+    from sources.server import Acknowledgements, run_bind9
 
-    settings = _load(config, "source", **options)
+    settings = load_settings(config, "source", **options)
+    if not query_log.strip():
+        raise ConfigError("--query-log is empty: name the file that named writes its queries to")
+
+    labels = read_zones(zones)
 
     async def run(stop: asyncio.Event) -> None:
         process.report_ready()
-        async with Publisher(settings.url, _token(settings, PUBLISH)) as publisher:
-            await run_bind9(query_log, publisher, server=server, from_start=from_start, zones=_listed(zones), stop=stop)
+        acknowledgements = Acknowledgements()
+
+        def refuse(event: dict[str, Any], problem: dict[str, object]) -> None:
+            structlog.get_logger().warning("event_refused", id=event["id"], type=event["type"], problem=problem)
+            acknowledgements.refuse_event(event["id"])
+
+        async with Publisher(settings.url, token_for(settings, PUBLISH), on_refused=refuse) as publisher:
+            await run_bind9(
+                Path(query_log),
+                publisher,
+                server=server,
+                from_start=from_start,
+                zones=labels,
+                stop=stop,
+                state_dir=state_dir or settings.need_data_dir() / "sources",
+                acknowledgements=acknowledgements,
+            )
+            await publisher.close()  # what it could not send is read again at the next start
 
     process.run(run)
-
-
-@cli.command()
-@click.option("--user", required=True, help="User name.")
-@click.option("--role", default="viewer", show_default=True, help="Role.")
-@click.option("--zones", default="", help="Zones that the user may see, separated by commas. [default: all]")
-@click.option(
-    "--scope",
-    "scopes",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="What of an attribute, such as view=internal, the user may see; repeatable. [default: all]",
-)
-@click.option("--tenant", default="", help="Whose user it is. [default: nobody's]")
-@click.option("--ttl", type=Duration(), default="1h", show_default=True, help="Its life, such as 90, 30s, 5m, 1h, 2d.")
-@common
-def token(
-    config: Path | None,
-    user: str,
-    role: str,
-    zones: str,
-    scopes: tuple[str, ...],
-    tenant: str,
-    ttl: float,
-    **options: Any,
-) -> None:
-    """Prints a token signed with the configured secret."""
-    from solowire.roles import roles_of
-    from solowire.tokens import Tokens
-
-    settings = _load(config, None, **options)
-    roles = roles_of(settings)
-    if role not in roles:
-        raise ConfigError(f"--role {role}: not known; known are {', '.join(roles)}")
-    secret, _ = secret_of(settings, create=False)
-    try:
-        signed = _signed(settings, secret, user, role, ttl, read_scope_options(_listed(zones), scopes), tenant)
-        Tokens(secret, roles).identify(signed, time.time())
-    except (InvalidToken, OverflowError, ValueError) as error:
-        raise ConfigError(f"such a token would be refused: {error}") from None
-    click.echo(signed)
-
-
-@cli.command()
-@click.argument("type")
-@click.argument("data", metavar="JSON", required=False)
-@click.option("--priority", type=click.Choice(["critical", "high", "normal", "low"]), help="[default: the type's]")
-@click.option("--user", help="Only this user gets it.")
-@click.option("--key", help="What a state is the state of.")
-@remote
-def publish(
-    config: Path | None,
-    type: str,
-    data: str | None,
-    priority: str | None,
-    user: str | None,
-    key: str | None,
-    **options: Any,
-) -> None:
-    """Publishes one event and prints its offset; or many.
-
-    JSON is the event's data, or - to read it from standard input. With - in the place of TYPE each line of standard
-    input is a whole event, {"type": …, "data": {…}}; what a line doesn't say of priority, user and key, the options
-    do.
-    """
-    from solowire.line_publisher import publish_input, read_input
-    from solowire.publisher import Publisher
-
-    if (data is None) is not (type == "-"):
-        raise click.UsageError("write TYPE JSON, TYPE - to read the data, or - alone to read events")
-    settings = _load(config, None, **options)
-    given = {n: v for n, v in (("priority", priority), ("user", user), ("key", key)) if v is not None}
-    if type == "-":
-        sys.exit(publish_input(settings.url, _token(settings, PUBLISH), given, retry_for=PUBLISH_SECONDS))
-    if data is None or data == "-":
-        data = read_input()
-    try:
-        payload = msgspec.json.decode(data)  # strict: NaN and numbers out of range would arrive as null
-    except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise ConfigError(f"JSON: {error}") from None
-    if not isinstance(payload, dict):
-        raise ConfigError("JSON: the data of an event is an object, {…}")
-    event: dict[str, Any] = {"type": type, "data": payload}
-    event |= given
-
-    async def run() -> int:
-        async with Publisher(settings.url, _token(settings, PUBLISH), retry_for=PUBLISH_SECONDS) as publisher:
-            return (await publisher.publish_now(event)).last_offset
-
-    try:
-        click.echo(asyncio.run(run()))
-    except PublishRefused as error:
-        if error.status:
-            url = error.url or f"{settings.url}/v1/events"
-            raise PublishRefused(error.status, error.problem, url=url, hint=error.hint) from None
-        title, detail = (error.problem.get(part, "no reason given") for part in ("title", "detail"))
-        raise ClientError(f"{settings.url}: {title}: {detail}") from None
-
-
-@cli.command()
-@click.argument("types", nargs=-1)
-@click.option("--filter", "filters", multiple=True, metavar="NAME=VALUE", help="Such as zone=example.com; repeatable.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-@click.option("--count", type=click.IntRange(min=1), help="End after so many events.")
-@remote
-def tail(
-    config: Path | None,
-    types: tuple[str, ...],
-    filters: tuple[str, ...],
-    as_json: bool,
-    count: int | None,
-    **options: Any,
-) -> None:
-    """Follows events in the terminal.
-
-    All that you may see, or TYPES, such as dns.* or security_alert.
-    """
-    from solowire.tailing import follow
-
-    settings = _load(config, None, **options)
-    wanted: dict[str, list[str]] = {}
-    for entry in filters:
-        name, sign, value = entry.partition("=")
-        if not sign:
-            raise ConfigError(f"--filter {entry}: write NAME=VALUE")
-        wanted.setdefault(name, []).append(value)
-    token = _token(settings, ADMINISTER, connects=True)
-    asyncio.run(follow(settings.url, token, types, wanted, as_json=as_json, count=count))
 
 
 @cli.command()
@@ -364,8 +278,8 @@ def stats(config: Path | None, watch: bool, as_json: bool, **options: Any) -> No
     """The shards, in a table."""
     from solowire.statistics import show
 
-    settings = _load(config, None, **options)
-    asyncio.run(show(settings.url, _token(settings, ADMINISTER), watch=watch, as_json=as_json))
+    settings = load_settings(config, None, **options)
+    asyncio.run(show(settings.url, token_for(settings, ADMINISTER), watch=watch, as_json=as_json))
 
 
 @cli.command()
@@ -380,8 +294,8 @@ def drain(config: Path | None, shard: int, force: bool, **options: Any) -> None:
     from solowire.statistics import drain as drained
     from solowire.statistics import is_last
 
-    settings = _load(config, None, **options)
-    token = _token(settings, ADMINISTER)
+    settings = load_settings(config, None, **options)
+    token = token_for(settings, ADMINISTER)
     if not force and asyncio.run(is_last(settings.url, token, shard)):
         text = f"shard {shard} is the last one that takes users: without it nobody can connect"
         if not sys.stdin.isatty():
@@ -397,8 +311,8 @@ def undrain(config: Path | None, shard: int, **options: Any) -> None:
     """Ends the draining of SHARD: it takes users again."""
     from solowire.statistics import undrain as undrained
 
-    settings = _load(config, None, **options)
-    users = asyncio.run(undrained(settings.url, _token(settings, ADMINISTER), shard))
+    settings = load_settings(config, None, **options)
+    users = asyncio.run(undrained(settings.url, token_for(settings, ADMINISTER), shard))
     click.echo(f"shard {shard} stays, with {users:,} users")
 
 
@@ -417,66 +331,9 @@ def completion(shell: str) -> None:
 @common
 def show_config(config: Path | None, **options: Any) -> None:
     """Prints the settings in force, secrets masked."""
-    settings = _load(config, None, **options)
+    settings = load_settings(config, None, **options)
     for line in list_settings(settings):
         click.echo(line)
-
-
-def _load(config: Path | None, role: str | None, *, index: int | None = None, **options: Any) -> Settings:
-    settings = load(config, **options)
-    context = {name: value for name, value in (("role", role), ("shard", index)) if value is not None}
-    logs.configure(settings.log_level if role else "warning", settings.log_format, **context)
-    if role:
-        try:
-            os.getcwd()
-        except FileNotFoundError:
-            raise ConfigError("the working directory is gone; start from another, such as /") from None
-    return settings
-
-
-def _token(settings: Settings, permission: str, *, connects: bool = False) -> str | Callable[[], str]:
-    """The configured token; else one signed here, anew whenever it is asked for, for a user of this process alone."""
-    if settings.token is not None:
-        return settings.token.get_secret_value()
-    secret, _ = secret_of(settings, create=False)
-    role = _role(settings, permission, connects=connects)
-    user = f"cli:{_login()}@{socket.gethostname()}:{os.getpid()}"
-    return lambda: _signed(settings, secret, user, role, TOKEN_SECONDS)
-
-
-def _role(settings: Settings, permission: str, *, connects: bool = False) -> str:
-    """The role to sign for: the widest for administrators, else the one that grants little beside `permission`.
-
-    Raises ConfigError if there is none. connects: it must be allowed to open a connection.
-    """
-    from solowire.roles import roles_of
-
-    able = {
-        name: role
-        for name, role in roles_of(settings).items()
-        if grants(role.permissions, permission) and (role.may_connect or not connects)
-    }
-    if not able:
-        which = f"{permission!r} and may connect" if connects else repr(permission)
-        raise ConfigError(f"roles file {settings.roles_file}: no role grants {which}, which is what to sign for here")
-    everything = permission == ADMINISTER
-    return min(able, key=lambda name: ("*" in able[name].permissions) is not everything)
-
-
-def _signed(
-    settings: Settings,
-    secret: str,
-    user: str,
-    role: str,
-    ttl: float,
-    scopes: Mapping[str, tuple[str, ...]] | None = None,
-    tenant: str = "",
-) -> str:
-    from solowire.roles import roles_of
-    from solowire.tokens import Tokens
-
-    tokens = Tokens(secret, roles_of(settings))
-    return tokens.sign(user, role, now=time.time(), ttl=ttl, scopes=scopes, tenant=tenant)
 
 
 def _command() -> str:
@@ -487,14 +344,3 @@ def _command() -> str:
     return (
         "solowire" if found and os.path.realpath(found) == os.path.realpath(sys.argv[0]) else shlex.quote(sys.argv[0])
     )
-
-
-def _login() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "user"
-
-
-def _listed(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())

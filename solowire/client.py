@@ -19,10 +19,16 @@ What it keeps true:
   pong meanwhile closes with 4408, which costs a reconnection and no event.
 * Only this: `hello`, what its methods say, a `pong` for each `ping`, and `refresh` if the token is a callback.
 * It asks no faster than the server lets it: a few messages may be unanswered, one that was `rate_limited` is said
-  again when the server said to, and those behind it wait their turn. Everything that is subscribed to fits one `hello`.
+  again when the server said to, and those behind it wait their turn. After MAX_REFUSALS in a minute, whatever for, all
+  wait, as a server ends a connection at ten: what the SDK says never ends it. Everything that is subscribed to fits one
+  `hello`.
+* It is not silent: an attempt that fails is logged as a warning and told to `on_state`, at once where it is for a new
+  reason, and once a minute while it lasts; so is a subscription that is not granted.
 
 Coming back takes full jitter between the server's `reconnect.min_ms` and a ceiling that doubles up to `max_ms`, and
-begins anew only after a connection that was steady. A `reconnect` message is obeyed without growth.
+begins anew only after a connection that was steady. A `reconnect` message is obeyed without growth, but for one that
+follows on another before there was a steady connection. What a failed attempt means stands in `solowire.retry_policy`,
+and how a token is renewed in `solowire.token_renewal`.
 
 Longer than 500 lines: the connection, what is asked on it and what is buffered of it share one state and one loop.
 """
@@ -34,9 +40,11 @@ import logging
 import random
 import time
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from difflib import get_close_matches
 from itertools import count
+from math import isfinite
 from ssl import SSLContext
 from types import TracebackType
 from typing import Any, Literal, TypeVar, get_args
@@ -47,10 +55,11 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 from websockets.typing import Subprotocol
 
-from solowire.backoff import Backoff, retry_after
+from solowire.backoff import MAX_RETRY_AFTER_S, Backoff
 from solowire.catalog import CATALOG
 from solowire.client_protocol import (
     MAX_MESSAGE_BYTES,
+    REPLAYING,
     SUBPROTOCOLS,
     ClientMessage,
     Codec,
@@ -72,10 +81,36 @@ from solowire.client_protocol import (
     Unsubscribe,
     Welcome,
 )
-from solowire.codes import CloseCode, is_terminal
+from solowire.codes import CloseCode
 from solowire.deflate import SUFFIX
-from solowire.errors import ConnectionEnded, InvalidMessage, MessageRefused
-from solowire.subscriptions import Filter, Wanted, subscribe, unsubscribe
+from solowire.errors import ConnectionEnded, InvalidMessage, MessageRefused, SubscriptionDenied
+from solowire.network_errors import no_answer
+from solowire.retry_policy import (
+    Action,
+    Fault,
+    Kind,
+    WarningPace,
+    close_code_of,
+    closed,
+    decide_action,
+    not_understood,
+    read_answer,
+    wait_at_least,
+)
+from solowire.sdk_arguments import (
+    Token,
+    check_callback,
+    check_count,
+    check_filter,
+    check_names,
+    check_position,
+    check_seconds,
+    check_token_text,
+    check_url,
+)
+from solowire.subscriptions import Denied, Filter, Wanted, subscribe, unsubscribe
+from solowire.token_renewal import TokenRenewal
+from solowire.token_source import TokenSource, TokenUnavailable
 
 MAX_FRAME_BYTES = 16 * 1024 * 1024
 """What the server beneath a shard sends at most. Frames are 64 KB unless a single event is larger."""
@@ -95,7 +130,10 @@ _SUBSCRIPTIONS_BYTES = MAX_MESSAGE_BYTES - 1024
 ABNORMAL = 1006
 """RFC 6455, section 7.4.1: the connection ended without a close code, or never began."""
 
-Token = str | Callable[[], str | Awaitable[str]]
+MAX_REFUSALS = 8
+"""So many refused within REFUSALS_S, and what is said next waits: at ten a server ends the connection."""
+
+REFUSALS_S = 60.0
 
 _A = TypeVar("_A", Subscriptions, Reply)
 
@@ -109,23 +147,37 @@ class Grant(msgspec.Struct, frozen=True):
     shard: int | None = None
 
 
+class ConnectionState(msgspec.Struct, frozen=True):
+    """What `on_state` is told: connected; waiting for the next attempt, in `retry_in` seconds; or ended for good.
+
+    reason: why not connected, in words.
+    """
+
+    name: Literal["connected", "waiting", "ended"]
+    reason: str = ""
+    retry_in: float = 0.0
+
+
 class Client:
     """One user's connection. Both an async context manager and, within it, an async iterator of `ReceivedEvent`.
 
     url: the gateway's, `http://` or `https://`. token: a token, or a function that gives one (plain or async): it is
     asked for one before every connection, and when the server says that the present one is about to expire.
-    subscriptions: None means the defaults of the role. filter: goes with them. compress: asks for compressed frames; a
-    server that has none sends plain ones. resume: `(epoch, cursor)` of an earlier client. max_buffered: events.
-    connect_timeout: seconds for one attempt, up to the server's `welcome`.
+    subscriptions: a list of event types and patterns; None means the defaults of the role. filter: `{attribute:
+    [values]}`, goes with them. strict: raise SubscriptionDenied, on entering and in `subscribe()`, if any of them is
+    not granted, such as one that is misspelt; else that is a warning. compress: asks for compressed frames; a server
+    that has none sends plain ones. resume: `(epoch, cursor)` of an earlier client. max_buffered: events.
+    connect_timeout: seconds for one attempt, up to the server's `welcome`, or its word that it is still at it.
     reconnect_min, reconnect_max: seconds, until the server has said its own. steady_after: seconds that a connection
     lives before it counts as one that worked. on_gap(reason): events were missed and can't be had any more; called
-    between the events before and after. on_notice(notice): at once.
+    between the events before and after. on_notice(notice), on_state(state): at once; all three are plain functions.
 
-    Entering waits for the first `welcome`, for as long as it takes. Entering and iterating raise ConnectionEnded when
-    the server ends the connection for good (a terminal close code, or an HTTP answer that means the same: 401 is 4401,
-    403 is 4403, 409 is 4409, any other that can't succeed or is no gateway's 4400), or for whatever reason if
-    `reconnect` is False; MessageRefused if it does not take the `hello`; and what the token function raises, unless
-    that is an OSError or httpx.TransportError, which is tried again. What had arrived is handed out first.
+    Entering waits for the first `welcome`. What can't work at once raises ConnectionEnded, what may pass (nobody
+    listens, 503) is tried again for as long as it takes, and said: wrap it in `asyncio.timeout` to give up.
+    Entering and iterating raise ConnectionEnded when it is of no use to go on (docs/sdk-retries.md), or for whatever
+    reason if `reconnect` is False; MessageRefused if the server does not take the `hello`; and what the token function
+    raises before it has ever worked, unless that may pass. Later only a ClientError of it ends the client. What had
+    arrived is handed out first. TypeError or ValueError for arguments of another kind.
     """
 
     def __init__(
@@ -135,6 +187,7 @@ class Client:
         *,
         subscriptions: Sequence[str] | None = None,
         filter: Mapping[str, Sequence[str]] | None = None,
+        strict: bool = False,
         codec: Literal["json", "msgpack"] = "json",
         compress: bool = False,
         resume: tuple[str, int] | None = None,
@@ -146,26 +199,39 @@ class Client:
         steady_after: float = 5.0,
         on_gap: Callable[[str], object] | None = None,
         on_notice: Callable[[Notice], object] | None = None,
+        on_state: Callable[[ConnectionState], object] | None = None,
         ssl: SSLContext | None = None,
     ) -> None:
-        if not url.startswith(("http://", "https://")):
-            raise ValueError(f"the gateway's URL begins with http:// or https://, not {url!r}")
-        if max_buffered < 1:
-            raise ValueError("max_buffered is at least 1")
-        self._url = url.rstrip("/") + "/v1/connect"
-        self._token = token
+        check_count("max_buffered", max_buffered)
+        check_seconds("connect_timeout", connect_timeout, above=True)
+        check_seconds("reconnect_min", reconnect_min)
+        check_seconds("reconnect_max", reconnect_max)
+        check_seconds("steady_after", steady_after)
+        for name, callback in (("on_gap", on_gap), ("on_notice", on_notice), ("on_state", on_state)):
+            check_callback(name, callback)
+        if codec not in ("json", "msgpack"):
+            raise ValueError(f"codec must be 'json' or 'msgpack', not {codec!r}")
+        if ssl is not None and not isinstance(ssl, SSLContext):
+            raise TypeError(f"ssl must be an ssl.SSLContext, not a {type(ssl).__name__}")
+        self._base = check_url(url)
+        self._url = self._base + "/v1/connect"
+        self._token = TokenSource(token)
+        self._renewal = TokenRenewal(self._token, self.refresh)
         plain = Codec[codec].value
         self._offers = [Subprotocol(name) for name in ((plain + SUFFIX, plain) if compress else (plain,))]
-        self._filter = _canonical(filter)
+        self._filter = _canonical(check_filter("filter", filter))
+        self._strict = strict
         self._wanted: Wanted | None = None
         if subscriptions is not None:
-            self._wanted = dict.fromkeys(subscriptions, self._filter)
+            self._wanted = dict.fromkeys(check_names("subscriptions", subscriptions), self._filter)
+        resume = check_position("resume", resume)
         self._reconnect = reconnect
         self._connect_timeout = connect_timeout
         self._max_buffered = max_buffered
         self._steady_after = steady_after
         self._on_gap = on_gap
         self._on_notice = on_notice
+        self._on_state = on_state
         self._ssl = ssl
 
         self.gaps = 0
@@ -174,7 +240,7 @@ class Client:
         self.connections = 0  # so many welcomes
         self.last_reason: str | None = None  # why the last connection, or attempt at one, ended; None before the first
         self._reconnect_ms = (reconnect_min * 1000, reconnect_max * 1000)
-        self._backoff = _backoff(*self._reconnect_ms)
+        self._backoff = backoff_of(*self._reconnect_ms)
         self._welcome: Welcome | None = None
         self._granted: list[str] = []
         self._shard: int | None = None
@@ -182,6 +248,10 @@ class Client:
         self._handed_out = resume  # … of what the iteration has given away
         self._live_since: float | None = None
         self._lost_at: float | None = None
+        self._failing_since: float | None = None  # the last success; None: nothing has failed since
+        self._asked_away = 0  # `reconnect` messages in a row, without a steady connection between them
+        self._warnings = WarningPace()
+        self._warned_denied: set[tuple[str, str]] = set()
 
         self._buffer: deque[_Stretch] = deque()
         self._buffered = 0
@@ -196,9 +266,9 @@ class Client:
         self._asks = asyncio.Semaphore(MAX_UNANSWERED)
         self._speak_at = 0.0  # not before, on the loop's clock
         self._spacing = 0.0  # seconds between two messages, once the server has found us too fast
+        self._refused_at: deque[float] = deque(maxlen=MAX_REFUSALS)  # on the loop's clock, of this connection
         self._http: httpx.AsyncClient | None = None
         self._runner: asyncio.Task[None] | None = None
-        self._renewals: set[asyncio.Task[None]] = set()
         self._end: BaseException | None = None
         self._closed = False
 
@@ -278,29 +348,33 @@ class Client:
 
         All of a connection's types and filters together may take 63 KB: they must fit one message when it comes back.
         """
-        raw = None if filter is None else {name: list(values) for name, values in filter.items()}
-        conditions = _canonical(filter)
+        names = check_names("event_types", event_types)
+        raw = check_filter("filter", filter)
+        conditions = _canonical(raw)
 
         def change(wanted: Wanted) -> Wanted:
-            return subscribe(wanted, event_types, conditions)
+            return subscribe(wanted, names, conditions)
 
         with suppress(InvalidMessage):  # the server has the say in what is wrong with it
             _hello(change(self._kept), self._filter)
-        return await self._ask(lambda id: Subscribe(list(event_types), id, raw), Subscriptions, change)
+        granted = await self._ask(lambda id: Subscribe(names, id, raw), Subscriptions, change)
+        self._look_at_denied([denied for denied in granted.denied if denied.type in names], raises=self._strict)
+        return granted
 
     async def unsubscribe(self, event_types: Sequence[str]) -> Subscriptions:
         """Takes event types away. Waits for a connection if there is none; raises MessageRefused."""
+        names = check_names("event_types", event_types)
         return await self._ask(
-            lambda id: Unsubscribe(list(event_types), id),
+            lambda id: Unsubscribe(names, id),
             Subscriptions,
-            lambda wanted: unsubscribe(wanted, event_types, CATALOG),
+            lambda wanted: unsubscribe(wanted, names, CATALOG),
         )
 
     async def refresh(self, token: str) -> dict[str, Any]:
         """Shows a new token of the same user; it is the one to come back with. Raises MessageRefused."""
+        token = check_token_text(token, "token")
         reply = await self._ask(lambda id: Refresh(token, id), Reply)
-        if isinstance(self._token, str):
-            self._token = token
+        self._token.replace(token)
         return reply.data
 
     async def stats(self) -> dict[str, Any]:
@@ -310,10 +384,10 @@ class Client:
     async def close(self) -> None:
         """Ends the connection and the iteration. What is buffered is not handed out; `cursor` stands before it."""
         self._closed = True
-        tasks = [task for task in (self._runner, *self._renewals) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._renewal.close()
+        if self._runner is not None:
+            self._runner.cancel()
+            await asyncio.gather(self._runner, return_exceptions=True)
         if self._http is not None:
             await self._http.aclose()
         self._finish(ConnectionEnded(1000, "closed here"))
@@ -322,61 +396,95 @@ class Client:
 
     async def _run(self, http: httpx.AsyncClient) -> None:
         clock = asyncio.get_running_loop().time
+        self._failing_since = clock()
         try:
             while True:
                 self._live_since = None
                 try:
                     await self._connection(http)
                 except _Left as left:
-                    self.last_reason = f"{left.code} {left.reason}".rstrip()
+                    self.last_reason = left.fault.text
                     now = clock()
                     lived = 0.0 if self._live_since is None else now - self._live_since
-                    if lived:
-                        self._lost_at = now
+                    if self._live_since is not None:
+                        self._lost_at = self._failing_since = now
                     wait = self._wait_after(left, lived)
-                    log.info("connection over: %s %s; coming back in %.2f s", left.code, left.reason, wait)
+                    self._say_what_failed(left, wait, now)
                 await asyncio.sleep(wait)
         except asyncio.CancelledError:
             raise
-        except ConnectionEnded as end:
-            log.info("%s", end)
+        except Exception as end:  # the end, the token function's, or a fault of ours: it is for the user to see
+            log.info("no connection any more: %s", end)
             self._finish(end)
-        except Exception as error:  # the token function's, or a fault of ours: either way it is for the user to see
-            self._finish(error)
+            self._tell(self._on_state, ConnectionState("ended", str(end)))
 
     def _wait_after(self, left: _Left, lived: float) -> float:
-        """Seconds until the next attempt. Raises ConnectionEnded if there shall be none."""
+        """Seconds until the next attempt. Raises what is to be raised if there is none."""
+        fault = left.fault
         if not self._reconnect:
-            raise ConnectionEnded(left.code, left.reason)
-        if left.asked:
-            return left.after + random.uniform(0, max(self._reconnect_ms[0] / 1000, left.after / 10))  # noqa: S311
+            raise self._ended(left)
         steady = lived > 0 and lived >= self._steady_after
         if steady:
             self._backoff.reset()
-        # Only a new token makes a difference, and only once: not to a server that never likes the new one either.
-        renewable = left.code == CloseCode.unauthenticated and callable(self._token) and steady
-        if is_terminal(left.code) and not renewable:
-            raise ConnectionEnded(left.code, left.reason)
-        return self._backoff.next(at_least=left.after)
+            self._asked_away = 0
+        if left.asked:
+            self._asked_away += 1
+            spread = random.uniform(0, max(self._reconnect_ms[0] / 1000, fault.after / 10))  # noqa: S311
+            if self._asked_away == 1:
+                return fault.after + spread
+            return max(fault.after + spread, self._backoff.next(at_least=fault.after))
+        trying = 0.0 if self._failing_since is None else asyncio.get_running_loop().time() - self._failing_since
+        action = decide_action(
+            fault, succeeded=self.connections > 0, renewable=self._token.is_renewable, trying_s=trying
+        )
+        if action is Action.stop and not (fault.kind is Kind.taken and self._may_be_our_own()):
+            raise self._ended(left)
+        at_least = fault.after if steady else wait_at_least(fault)  # a token that lived is followed by a good one
+        return self._backoff.next(at_least=at_least)
+
+    def _ended(self, left: _Left) -> Exception:
+        """What is to be raised when there is no way on."""
+        fault = left.fault
+        if left.error is not None:
+            return left.error
+        if left.code is not None:
+            return ConnectionEnded(left.code, fault.reason, hint=fault.hint, url=self._base)
+        code = close_code_of(fault) if fault.kind in _HAS_CODE else ABNORMAL
+        return ConnectionEnded(code, fault.reason, hint=fault.hint, url=left.url or self._url, connected=False)
+
+    def _say_what_failed(self, left: _Left, wait: float, now: float) -> None:
+        url, text = left.url or self._url, left.fault.text
+        self._tell(self._on_state, ConnectionState("waiting", f"{url} {text}" if left.failed else text, wait))
+        if not left.failed:
+            log.info("connection over: %s; coming back in %.2f s", text, wait)
+        elif self._warnings.is_due(text, now):
+            log.warning("no connection: %s %s; trying again, next in %.2f s", url, text, wait)
+        else:
+            log.info("no connection: %s %s; trying again in %.2f s", url, text, wait)
 
     async def _connection(self, http: httpx.AsyncClient) -> None:
         """One connection from its ticket to its end. Always raises: _Left, or what can't be helped."""
         socket: ClientConnection | None = None
         try:
             try:
-                async with asyncio.timeout(self._connect_timeout):
-                    grant = await self._grant(http)
+                token = await self._token.get(self._connect_timeout)
+                async with asyncio.timeout(self._connect_timeout) as limit:
+                    grant = await self._grant(http, token)
                     socket = await self._open(grant)
-                    welcome = await self._greet(socket)
+                    welcome = await self._greet(socket, limit)
+            except TokenUnavailable as unavailable:
+                fault = unavailable.fault
+                raise _Left(fault, error=unavailable.error if fault.kind is Kind.token_fault else None) from None
             except TimeoutError:
-                raise _Left(ABNORMAL, f"no connection within {self._connect_timeout} s") from None
-            self._begin(socket, welcome)
+                raise _failed(f"gave no connection within {self._connect_timeout:g} s") from None
+            self._begin(socket, welcome, token)
             await self._receive(socket, welcome.heartbeat_s * MISSED_HEARTBEATS)
-        except ConnectionClosed as closed:
-            code, reason = (ABNORMAL, "") if closed.rcvd is None else (closed.rcvd.code, closed.rcvd.reason)
-            raise _Left(code, reason or "connection lost") from None
+        except ConnectionClosed as gone:
+            code, reason = (ABNORMAL, "") if gone.rcvd is None else (gone.rcvd.code, gone.rcvd.reason)
+            raise _over(code, reason or "connection lost") from None
         finally:
             self._socket = None
+            self._renewal.stop()
             if self._end is None:
                 self._up.clear()
             lost, self._asked = self._asked, {}
@@ -385,30 +493,22 @@ class Client:
             if socket is not None:
                 await socket.close()
 
-    async def _grant(self, http: httpx.AsyncClient) -> Grant:
+    async def _grant(self, http: httpx.AsyncClient, token: str) -> Grant:
         try:
-            token = await self._fresh_token()
             response = await http.post(self._url, headers={"Authorization": f"Bearer {token}"})
-        except (OSError, httpx.TransportError) as error:
-            raise _Left(ABNORMAL, f"the gateway can't be reached: {str(error) or type(error).__name__}") from error
+        except (OSError, httpx.RequestError) as error:
+            raise _Left(no_answer(error)) from error
         if not response.is_success:
-            raise self._refused(response.status_code, response.headers.get("retry-after"), response.content)
+            raise _Left(read_answer(response.status_code, response.headers, response.content, time.time()))
         try:
             grant = msgspec.json.decode(response.content, type=Grant)
         except (msgspec.DecodeError, UnicodeError) as error:
-            # At first it is no gateway, as with a 404; later it would be a proxy whose gateway is being deployed.
-            code = ABNORMAL if self.connections else CloseCode.bad_protocol
-            raise _Left(code, f"the gateway's answer can't be understood: {error}") from error
+            raise _Left(not_understood(error)) from error
         self._shard = grant.shard
         return grant
 
-    async def _fresh_token(self) -> str:
-        if isinstance(self._token, str):
-            return self._token
-        token = self._token()
-        return token if isinstance(token, str) else await token
-
     async def _open(self, grant: Grant) -> ClientConnection:
+        url = grant.url.partition("?")[0]  # without the ticket
         try:
             return await connect(
                 grant.url,
@@ -423,25 +523,11 @@ class Client:
             )
         except InvalidStatus as error:
             answer = error.response
-            body = bytes(answer.body or b"")
-            if answer.status_code == 401 or _problem(body).code == "wrong_shard":
-                # It is the ticket that expired, not the token, or the ring has changed since: another one will do.
-                raise _Left(ABNORMAL, "the shard did not take the ticket") from None
-            raise self._refused(answer.status_code, answer.headers.get("retry-after"), body) from None
+            headers = {name.lower(): value for name, value in answer.headers.raw_items()}
+            fault = read_answer(answer.status_code, headers, bytes(answer.body or b""), time.time(), of_shard=True)
+            raise _Left(fault, url=url) from None
         except (OSError, InvalidHandshake, InvalidURI) as error:
-            reason = str(error) or type(error).__name__
-            raise _Left(ABNORMAL, f"shard {grant.shard} can't be reached: {reason}") from error
-
-    def _refused(self, status: int, header: str | None, body: bytes) -> _Left:
-        """What an HTTP answer other than success means."""
-        problem = _problem(body)
-        reason = f"{status} {problem.detail or problem.title}".rstrip()
-        code = _TERMINAL_STATUS.get(status)
-        if code is CloseCode.replaced and self._may_be_our_own():
-            code = CloseCode.try_later
-        elif code is None and 300 <= status < 500 and status not in (408, 425, 429) and not self.connections:
-            code = CloseCode.bad_protocol  # such as 404: not a gateway. Later it would be one that is being deployed
-        return _Left(code or ABNORMAL, reason, after=retry_after(header, time.time()))
+            raise _Left(no_answer(error), url=url) from error
 
     def _may_be_our_own(self) -> bool:
         """Whether the user's other connection, which is in the way, may be our last one, not yet seen as dead."""
@@ -452,7 +538,7 @@ class Client:
 
     # ------------------------------------------------------------------------------------------ one connection
 
-    async def _greet(self, socket: ClientConnection) -> Welcome:
+    async def _greet(self, socket: ClientConnection, limit: asyncio.Timeout) -> Welcome:
         resume = None if self._arrived_at is None else Resume(*self._arrived_at)
         id = next(self._ids)
         await _say(socket, msgspec.structs.replace(_hello(self._wanted, self._filter), id=id, resume=resume))
@@ -461,15 +547,19 @@ class Client:
             if isinstance(message, Welcome):
                 if message.id != id:
                     # The hello came too late, and the server began without it: from here on, and not from our cursor.
-                    raise _Left(ABNORMAL, "the server did not wait for the hello")
+                    raise _failed("did not wait for the hello")
                 return message
             if isinstance(message, Error) and message.id == id:
                 if message.retry_after is not msgspec.UNSET:
-                    raise _Left(CloseCode.try_later, message.message, after=message.retry_after)
+                    raise _failed(f"refused the hello: {message.message}", after=message.retry_after)
                 raise MessageRefused(message.code, message.message, message.hint)
+            if isinstance(message, Notice) and message.code == REPLAYING:
+                # It gets all that it missed: to leave now would be to ask for it again from the beginning.
+                limit.reschedule(asyncio.get_running_loop().time() + self._connect_timeout)
             await self._handle(message, socket)
 
-    def _begin(self, socket: ClientConnection, welcome: Welcome) -> None:
+    def _begin(self, socket: ClientConnection, welcome: Welcome, token: str) -> None:
+        self._look_at_denied(welcome.denied, raises=self._strict and not self.connections)
         gap = None
         if self._arrived_at is not None and not welcome.resumed:
             self.gaps += 1
@@ -479,16 +569,33 @@ class Client:
         self._arrived_at = (welcome.epoch, welcome.cursor)
         self._put(_Stretch(deque(), self._arrived_at, gap))
         low, high = welcome.reconnect.min_ms, welcome.reconnect.max_ms
-        if (low, high) != self._reconnect_ms and 0 < low <= high:
+        if (low, high) != self._reconnect_ms and 0 < low <= high <= MAX_RETRY_AFTER_S * 1000:
             self._reconnect_ms = (low, high)
             attempts = self._backoff.attempts
-            self._backoff = _backoff(low, high)
+            self._backoff = backoff_of(low, high)
             self._backoff.attempts = attempts
         self.connections += 1
         self._spacing = 0.0
+        self._refused_at.clear()
         self._live_since = asyncio.get_running_loop().time()
+        self._failing_since = None
+        self._warnings.reset()
+        self._renewal.begin(token)
         self._socket = socket
         self._up.set()
+        log.info("connected to %s as %s", self._base, welcome.user)
+        self._tell(self._on_state, ConnectionState("connected"))
+
+    def _look_at_denied(self, denied: Sequence[Denied], *, raises: bool) -> None:
+        """Warns of each once. Raises SubscriptionDenied instead, if it is to."""
+        texts = {one.type: _denial(one) for one in denied}
+        if texts and raises:
+            reasons = {one.type: one.reason for one in denied}
+            raise SubscriptionDenied("not granted: " + "; ".join(texts.values()), "", reasons)
+        for one in denied:
+            if (one.type, one.reason) not in self._warned_denied and len(self._warned_denied) < MAX_WARNED:
+                self._warned_denied.add((one.type, one.reason))
+                log.warning("not granted: %s; nothing of it will come", texts[one.type])
 
     async def _receive(self, socket: ClientConnection, patience: float) -> None:
         clock = asyncio.get_running_loop().time
@@ -503,7 +610,7 @@ class Client:
                     await self._handle(await self._next(socket), socket)
         except TimeoutError:
             socket.transport.abort()
-            raise _Left(ABNORMAL, f"no heartbeat within {patience:g} s") from None
+            raise _over(ABNORMAL, f"no heartbeat within {patience:g} s") from None
 
     async def _next(self, socket: ClientConnection) -> ServerMessage | None:
         """The next message. None for one of a type that is newer than this client."""
@@ -518,13 +625,13 @@ class Client:
             self.undecodable += 1
             log.warning("a frame can't be decoded, so the connection is made anew: %s", error)
             await socket.close(1007, "it can't be decoded")
-            raise _Left(1007, "a frame can't be decoded") from None
+            raise _over(1007, "a frame can't be decoded") from None
 
     async def _handle(self, message: ServerMessage | None, socket: ClientConnection) -> None:
         match message:
             case Events():
                 if self._socket is not socket or self._welcome is None:
-                    raise _Left(1002, "the server sent events before its welcome")
+                    raise _over(1002, "the server sent events before its welcome")
                 # Not by its events: in a compacted frame they may be older than that, or in another order.
                 self._arrived_at = (self._welcome.epoch, message.cursor)
                 self.left_out.update(message.compacted)
@@ -538,20 +645,15 @@ class Client:
                 self._answer(message)
             case Notice():
                 self._tell(self._on_notice, message)
-                if message.code == "token_expiring" and callable(self._token):
-                    task = asyncio.create_task(self._renew(), name="solowire token")
-                    self._renewals.add(task)
-                    task.add_done_callback(self._renewals.discard)
+                if message.code == "token_expiring":
+                    if self._token.is_renewable:
+                        self._renewal.on_notice(None if message.after_ms is None else message.after_ms / 1000)
+                    elif self._on_notice is None:
+                        log.warning("the token is about to expire: show a new one by refresh(), or pass a function")
             case ReconnectNow():
-                raise _Left(CloseCode.going_away, message.reason, after=message.after_ms / 1000, asked=True)
+                raise _over(CloseCode.going_away, message.reason, after=message.after_ms / 1000, asked=True)
             case Welcome() | Pong() | None:
                 pass
-
-    async def _renew(self) -> None:
-        try:
-            await self.refresh(await self._fresh_token())
-        except Exception as error:  # the server will close with 4401, and the next connection has a token of its own
-            log.warning("the token was not refreshed: %s", error)
 
     # ------------------------------------------------------------------------------------------ asking
 
@@ -563,6 +665,7 @@ class Client:
             raise RuntimeError("enter the client first: `async with client`")
         self._asking += 1
         self._room.set()
+        slower = Backoff(2 * MIN_PAUSE_S, MAX_PAUSE_S, floor=MIN_PAUSE_S)
         try:
             async with self._asks:
                 while True:
@@ -579,9 +682,10 @@ class Client:
                         await _say(socket, message(id))
                     answer = await asked.answer
                     if isinstance(answer, Error):
+                        self._refused_at.append(asyncio.get_running_loop().time())
                         if answer.code != "rate_limited" or answer.retry_after is msgspec.UNSET:
                             raise MessageRefused(answer.code, answer.message, answer.hint)
-                        self._slow_down(answer.retry_after)
+                        self._slow_down(_bounded(answer.retry_after), slower)
                     elif isinstance(answer, kind):
                         return answer
                     elif answer is not None:
@@ -594,14 +698,24 @@ class Client:
         """Waits until the next message may be said."""
         now = asyncio.get_running_loop().time()
         at = max(now, self._speak_at)
+        if len(self._refused_at) == MAX_REFUSALS:
+            at = max(at, self._refused_at[0] + REFUSALS_S)
+            if at - now > 1 and self._warnings.is_due("refusals", now):
+                log.warning(
+                    "%d messages were refused within a minute: what is asked waits %.0f s", MAX_REFUSALS, at - now
+                )
         self._speak_at = at + self._spacing
         if at > now:
             await asyncio.sleep(at - now)
 
-    def _slow_down(self, after: float) -> None:
-        """The server wants to hear nothing for `after` seconds. Twice that between messages: pongs count, too."""
-        self._spacing = max(self._spacing, 2 * after)
-        self._speak_at = max(self._speak_at, asyncio.get_running_loop().time() + after)
+    def _slow_down(self, after: float, slower: Backoff) -> None:
+        """The server wants to hear nothing for `after` seconds. Twice that between messages: pongs count, too.
+
+        slower: the waits of the message that it refused, which grow even if `after` does not.
+        """
+        self._spacing = max(self._spacing, min(2 * after, MAX_PAUSE_S))
+        wait = slower.next(at_least=after)
+        self._speak_at = max(self._speak_at, asyncio.get_running_loop().time() + wait)
 
     @property
     def _kept(self) -> Wanted:
@@ -674,18 +788,68 @@ class Client:
 
 # ---------------------------------------------------------------------------------------------------- its parts
 
-_TERMINAL_STATUS = {401: CloseCode.unauthenticated, 403: CloseCode.forbidden, 409: CloseCode.replaced}
+MAX_WARNED = 1000
+"""Subscriptions that are not granted and were warned of: whoever asks for ever new ones is not."""
+
+MIN_PAUSE_S, MAX_PAUSE_S = 0.01, 10.0
+"""How long what was `rate_limited` waits at least, growing; and what that grows to."""
+
+_HAS_CODE = frozenset(
+    {Kind.no_gateway, Kind.foreign, Kind.unknown, Kind.token, Kind.final, Kind.taken, Kind.foreign_too_large}
+) | {Kind.too_large, Kind.bad_events}
 
 
 class _Left(Exception):
-    """A connection, or the attempt at one, is over. after: seconds to stay away. asked: the server asked for it."""
+    """A connection, or the attempt at one, is over.
 
-    def __init__(self, code: int, reason: str, *, after: float = 0.0, asked: bool = False) -> None:
-        super().__init__(code, reason)
-        self.code = int(code)
-        self.reason = reason
-        self.after = after
+    code: with which the server closed, None for an attempt that failed. url: what failed, "" for the gateway. asked:
+    the server asked for it. error: what to raise if there is no way on.
+    """
+
+    def __init__(
+        self,
+        fault: Fault,
+        *,
+        code: int | None = None,
+        url: str = "",
+        asked: bool = False,
+        error: Exception | None = None,
+    ) -> None:
+        super().__init__(fault)
+        self.fault = fault
+        self.code = code
+        self.url = url
         self.asked = asked
+        self.error = error
+
+    @property
+    def failed(self) -> bool:
+        return self.code is None
+
+
+def _over(code: int, reason: str, *, after: float = 0.0, asked: bool = False) -> _Left:
+    """A connection has ended. after: seconds to stay away."""
+    fault = msgspec.structs.replace(closed(code, reason), after=_bounded(after))
+    return _Left(fault, code=int(code), asked=asked)
+
+
+def _failed(reason: str, *, after: float = 0.0) -> _Left:
+    """An attempt has failed on the way, in a way that may pass."""
+    return _Left(Fault(Kind.unreachable, reason, after=_bounded(after)))
+
+
+def _bounded(seconds: float) -> float:
+    """What a server asks for, within reason."""
+    return min(max(0.0, seconds), MAX_RETRY_AFTER_S) if isfinite(seconds) else 0.0
+
+
+def _denial(denied: Denied) -> str:
+    if denied.reason != "unknown_type":
+        return f"{denied.type} ({denied.reason}" + (f": {denied.hint})" if denied.hint else ")")
+    known = [*CATALOG.names, *(f"{category}.*" for category in CATALOG.categories), "custom.*", "*"]
+    close = get_close_matches(denied.type, known, 1)
+    hint = f"did you mean {close[0]}?" if close else denied.hint
+    return f"{denied.type!r} is no event type" + (f" ({hint})" if hint else "")
 
 
 class _Asked:
@@ -710,14 +874,6 @@ class _Stretch:
         self.events = events
         self.position = position
         self.gap = gap
-
-
-class _Problem(msgspec.Struct):
-    """The parts of an answer's problem body (RFC 9457) that go into a reason."""
-
-    title: str = ""
-    detail: str = ""
-    code: str = ""
 
 
 class _Typed(msgspec.Struct):
@@ -752,16 +908,10 @@ def _unknown_type(raw: str | bytes, codec: Codec) -> str | None:
     return None if name in _KNOWN else name
 
 
-def _problem(body: bytes) -> _Problem:
-    try:
-        return msgspec.json.decode(body, type=_Problem)
-    except (msgspec.DecodeError, UnicodeError):
-        return _Problem()
-
-
-def _backoff(low_ms: float, high_ms: float) -> Backoff:
+def backoff_of(low_ms: float, high_ms: float, chance: Callable[[], float] = random.random) -> Backoff:
+    """How a client comes back that was told to wait between these two."""
     low, high = low_ms / 1000, high_ms / 1000
-    return Backoff(min(2 * low, high), high, floor=low)
+    return Backoff(min(2 * low, high), high, floor=low, random=chance)
 
 
 def _canonical(filter: Mapping[str, Sequence[str]] | None) -> Filter:

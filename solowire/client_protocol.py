@@ -132,8 +132,12 @@ class Subscriptions(_Message, tag="subscriptions", omit_defaults=False):
     id: Id = None
 
 
+REPLAYING = "replaying"
+"""The code of the notice that the welcome comes later: what the client has missed is still being read."""
+
+
 class Notice(_Message, tag="notice"):
-    """code: gap, slow_consumer, rate_limited, token_expiring, draining, deprecated.
+    """code: gap, slow_consumer, rate_limited, replaying, token_expiring, draining, deprecated.
 
     active: of `slow_consumer`: whether it begins or is over. behind: how many events lay between, at its beginning.
     """

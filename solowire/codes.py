@@ -1,7 +1,5 @@
 """Every close code that Solowire sends, why, and whether a client should come back.
 
-`disconnected` (4410) is for clients to know: nothing sends it before there is a `POST /v1/users/{user}/disconnect`.
-
 Codes 44xx are ours (RFC 6455, section 7.4.2 leaves 4000–4999 to applications). *Terminal* means that coming back
 changes nothing: the SDKs stop. On every other code they come back through `/v1/connect`, with jitter.
 """

@@ -110,7 +110,7 @@ class Reading(Matcher):
     __slots__ = ("_log", "_pacing", "_telemetry", "flows", "left", "position", "released", "seen", "told")
 
     def __init__(self, key: FeedKey, log: Log, pacing: Pacing) -> None:
-        super().__init__(key)
+        super().__init__(key, log.catalog)
         self.position = log.position
         self.flows: Mapping[str, Flow[Any]] = {}  # by event type
         self.seen = pacing.last
@@ -119,7 +119,7 @@ class Reading(Matcher):
         self.told: Counts = self.left
         self._log = log
         self._pacing = pacing
-        types = (log.catalog.get(name) for name, _ in key.selection)
+        types = (log.catalog.declared(name) for name, _ in key.selection)
         self._telemetry = any(t is not None and t.delivery is Delivery.telemetry for t in types)
 
     def read(self, lag: Lag, user: str | None = None, *, compacted: bool = False) -> Frame:

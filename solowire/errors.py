@@ -7,11 +7,13 @@
      │    │    InvalidEvent     item with its index and the path of the fault
      │    ├── InvalidMessage   a message on a connection that can't be understood or obeyed
      │    ├── InvalidToken     a token or ticket that proves nothing
+     │    │    └── UnknownKey    … because its key is not known here: not yet, or not any more
      │    └── Refused          HTTP: the request is understood and not granted (limits, no shard, no right)
      ├── ClientError         raised to users of the Python SDK
-     │    ├── ConnectionEnded  the server ended the connection for good (a terminal close code)
+     │    ├── ConnectionEnded  there is no connection, and trying again is of no use
      │    ├── MessageRefused   the server answered a message on the connection with an error
-     │    ├── PublishRefused   the gateway refused events that were published
+     │    │    SubscriptionDenied   with `strict`: what was subscribed to is not granted, or is no event type
+     │    ├── PublishRefused   the gateway refused events that were published, or can't be reached
      │    └── BufferFull       the publisher holds as many unsent events as it may
      └── BackplaneError      a message between our own processes that can't be decoded: counted and dropped
 
@@ -37,9 +39,11 @@ class RequestError(SolowireError):
 
     code: stable, snake_case, part of the outside contract. message: what is wrong. hint: the way out, or "".
     who: it was, for the audit log alone, where whoever catches it can't know: None, or `user`, `role` and `address`.
+    unread: it is answered before all of the HTTP request was read, so that nothing can follow on its connection.
     """
 
     who: Mapping[str, str] | None = None
+    unread: bool = False
 
     def __init__(self, code: str, message: str, hint: str = "") -> None:
         super().__init__(code, message, hint)
@@ -71,11 +75,23 @@ class InvalidEvents(RequestError):
 
 
 class InvalidMessage(RequestError):
-    """A client's message that can't be understood or obeyed. id: the message's own, to be repeated in the answer."""
+    """A client's message that can't be understood or obeyed. id: the message's own, to be repeated in the answer.
 
-    def __init__(self, code: str, message: str, hint: str = "", id: str | int | None = None) -> None:
+    retry_after: seconds, None if waiting is of no use.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        hint: str = "",
+        id: str | int | None = None,
+        *,
+        retry_after: float | None = None,
+    ) -> None:
         super().__init__(code, message, hint)
         self.id = id
+        self.retry_after = retry_after
 
 
 class InvalidToken(RequestError):
@@ -83,6 +99,10 @@ class InvalidToken(RequestError):
 
     def __init__(self, message: str, code: str = "invalid_token", hint: str = "") -> None:
         super().__init__(code, message, hint)
+
+
+class UnknownKey(InvalidToken):
+    """A token signed with a public key that is not known here; it may be new, so whoever can reads the keys again."""
 
 
 class Refused(RequestError):
@@ -104,15 +124,26 @@ class ClientError(SolowireError):
 
 
 class ConnectionEnded(ClientError):
-    """The server ended the connection and coming back is of no use. close_code: WebSocket, reason: in words."""
+    """There is no connection, and coming back is of no use.
 
-    def __init__(self, close_code: int, reason: str) -> None:
+    close_code: WebSocket; of an attempt that failed: the one that means the same. reason: in words; hint: the way out,
+    or "". url: of the gateway. connected: there was a connection, which the server ended.
+    """
+
+    def __init__(self, close_code: int, reason: str, *, hint: str = "", url: str = "", connected: bool = True) -> None:
         super().__init__(close_code, reason)
         self.close_code = close_code
         self.reason = reason
+        self.hint = hint
+        self.url = url
+        self.connected = connected
 
     def __str__(self) -> str:
-        return f"the server ended the connection: {self.close_code} {self.reason}".rstrip()
+        hint = f" ({self.hint})" if self.hint else ""
+        if not self.connected:
+            return f"no connection: {self.url} {self.reason}{hint}"
+        at = f" to {self.url}" if self.url else ""
+        return f"the server ended the connection{at}: {self.close_code} {self.reason}".rstrip() + hint
 
 
 class MessageRefused(ClientError):
@@ -126,6 +157,14 @@ class MessageRefused(ClientError):
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+class SubscriptionDenied(MessageRefused):
+    """With `strict`: some of what was asked for is not granted. denied: type or pattern → the server's reason."""
+
+    def __init__(self, message: str, hint: str, denied: Mapping[str, str]) -> None:
+        super().__init__("subscription_denied", message, hint)
+        self.denied = dict(denied)
 
 
 class PublishRefused(ClientError):

@@ -8,8 +8,12 @@ validated, so that the commonest view (nothing redacted, JSON) is sent without e
 from __future__ import annotations
 
 from enum import Enum
+from typing import Any
 
 import msgspec
+
+MAX_DEPTH = 64
+"""Levels of objects and arrays in one event's data. Decoders of clients and our own have bounds too, each another."""
 
 
 class Priority(str, Enum):
@@ -55,3 +59,19 @@ class Event(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 encode_event = msgspec.msgpack.Encoder().encode
 decode_event = msgspec.msgpack.Decoder(Event).decode
+
+
+def is_deeper(data: dict[str, Any], levels: int) -> bool:
+    """Whether `data`, as decoded, has more levels of objects and arrays than `levels`."""
+    level: list[Any] = [data]
+    while level:
+        if not levels:
+            return True
+        levels -= 1
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, (dict, list))
+        ]
+    return False

@@ -74,7 +74,7 @@ def feed_key(selection: Selection, view: View, codec: Codec, catalog: Catalog) -
     """The key of the feed for `selection` (already judged by `view`) under `view` and `codec`."""
     hidden = []
     for name, _ in selection:
-        event_type = catalog.get(name)
+        event_type = catalog.declared(name)
         fields = view.hidden(event_type) if event_type is not None else frozenset()
         if fields:
             hidden.append((name, fields))

@@ -1,8 +1,8 @@
 """All feeds of a shard, found by their key or by what matches an entry.
 
-What it keeps true: the feeds that an event matches are found without looking at those it doesn't, by type and by the
-value of one condition. That index may name a feed in vain, so `Feed.accepts` has the last word. A feed that has been
-dropped is found nowhere, has nothing due, and has no say in its flows.
+What it keeps true: the feeds that an event matches are found without looking at those it doesn't (`FilterIndex`). Feeds
+whose selections are equal hold the same one. A feed that has been dropped is found nowhere, has nothing due, and has no
+say in its flows.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from solowire.aggregation import Rates
 from solowire.compaction import Dropped, Lag
 from solowire.events import Delivery, Priority
 from solowire.feed import C, Feed
-from solowire.flows import Flows, Slot, slots_of
+from solowire.filter_index import FilterIndex
+from solowire.flows import Flows
 from solowire.log import Entry, Log
 from solowire.pacing import Pacing
 from solowire.parts import FeedKey
-from solowire.subscriptions import CUSTOM, Filter
+from solowire.subscriptions import CUSTOM, Filter, Selection
 
 
 class Feeds(Generic[C]):
@@ -32,8 +33,8 @@ class Feeds(Generic[C]):
         self._pacing = Pacing() if pacing is None else pacing
         self._flows: Flows[Feed[C]] = Flows(Rates() if rates is None else rates)
         self._feeds: dict[FeedKey, Feed[C]] = {}
-        self._index: dict[Slot, set[Feed[C]]] = {}  # feeds that accept whatever is found there
-        self._candidates: dict[Slot, set[Feed[C]]] = {}  # feeds that have further conditions
+        self._index: FilterIndex[set[Feed[C]]] = FilterIndex()  # of what is no telemetry: flows have one of their own
+        self._shadowing: set[Feed[C]] = set()  # feeds with custom types of which `custom.*` beside them says nothing
 
     def __len__(self) -> int:
         return len(self._feeds)
@@ -46,42 +47,43 @@ class Feeds(Generic[C]):
         feed = self._feeds.get(key)
         if feed is None:
             feed = self._feeds[key] = Feed(key, self._log, self._pacing)
-            feed.flows = self._flows.of(feed, self._telemetry(key))
+            telemetry, others = self._wanted_by(key)
+            feed.flows = self._flows.of(feed, telemetry)
             feed.summed = {name: flow.summed for name, flow in feed.flows.items()}
-            for slot, sure in _slots(key):
-                (self._index if sure else self._candidates).setdefault(slot, set()).add(feed)
+            for name, conditions in others:
+                self._index.get(name, conditions, set).add(feed)
+            if _shadows(key):
+                self._shadowing.add(feed)
         return feed
 
     def drop(self, feed: Feed[C]) -> None:
         """Forgets a feed that has no connections left."""
         if self._feeds.pop(feed.key, None) is None:
             return
-        self._flows.drop(feed, self._telemetry(feed.key))
+        telemetry, others = self._wanted_by(feed.key)
+        self._flows.drop(feed, telemetry)
         feed.flows = {}
         feed.due = None  # who holds on to it, as a heap of feeds may, finds nothing to do
-        for slot, sure in _slots(feed.key):
-            index = self._index if sure else self._candidates
-            index[slot].discard(feed)
-            if not index[slot]:
-                del index[slot]
+        for name, conditions in others:
+            sharing = self._index.find(name, conditions)
+            if sharing is not None:
+                sharing.discard(feed)
+                if not sharing:
+                    self._index.discard(name, conditions)
+        self._shadowing.discard(feed)
 
     def matching(self, entry: Entry) -> set[Feed[C]]:
         """The feeds that accept `entry`. Costs what it finds, and nothing for feeds of other types or values."""
         found: set[Feed[C]] = set()
-        index, candidates = self._index, self._candidates
+        if entry.type.delivery is Delivery.telemetry:
+            return found.union(*(flow.feeds for flow in self._flows.matching(entry)))
+        own = entry.event.type
         for name in entry.names:
-            everything = (name, "", "")
-            found.update(index.get(everything, ()))
-            for feed in candidates.get(everything, ()):
-                if feed.accepts(entry):
-                    found.add(feed)
-            for attribute, values in entry.terms.items():
-                for value in values:
-                    slot = (name, attribute, value)
-                    found.update(index.get(slot, ()))
-                    for feed in candidates.get(slot, ()):
-                        if feed.accepts(entry):
-                            found.add(feed)
+            for feeds in self._index.matching(name, entry.terms):
+                if name == own or not self._shadowing:
+                    found |= feeds
+                else:
+                    found.update(feed for feed in feeds if feed not in self._shadowing or not feed.names(own))
         return found
 
     def dropped(self, lagging: set[Feed[C]], after: int, upto: int) -> Dropped:
@@ -118,14 +120,15 @@ class Feeds(Generic[C]):
                 mine = (e.offset for e in own.get(user, ()) if feed.accepts(e) and feed.shows(e))
                 lag.lost = lag.lost or max(newest.get(feed, -1), *mine, -1) > lag.cursor
 
-    def _telemetry(self, key: FeedKey) -> list[tuple[str, Filter]]:
-        """What of a selection are telemetry types."""
-        found = []
+    def _wanted_by(self, key: FeedKey) -> tuple[Selection, Selection]:
+        """What of a selection are telemetry types, and what are others."""
+        telemetry: list[tuple[str, Filter]] = []
+        others: list[tuple[str, Filter]] = []
         for name, conditions in key.selection:
-            event_type = self._log.catalog.get(name)
-            if event_type is not None and event_type.delivery is Delivery.telemetry and name != CUSTOM:
-                found.append((name, conditions))
-        return found
+            event_type = self._log.catalog.declared(name)
+            collected = event_type is not None and event_type.delivery is Delivery.telemetry and name != CUSTOM
+            (telemetry if collected else others).append((name, conditions))
+        return tuple(telemetry), tuple(others)
 
     @property
     def aggregating(self) -> dict[str, int]:
@@ -146,11 +149,7 @@ class Feeds(Generic[C]):
         return sooner, summed
 
 
-def _slots(key: FeedKey) -> Iterator[tuple[Slot, bool]]:
-    """Where the feed stands in the index, and whether what is found there needs no second look."""
-    # `custom.*` says nothing about a custom type that is named beside it.
-    shadowed = any(name.startswith("custom.") and name != CUSTOM for name, _ in key.selection)
-    for name, conditions in key.selection:
-        sure = not (shadowed and name == CUSTOM)
-        for slot in slots_of(name, conditions):
-            yield slot, sure and len(conditions) <= 1
+def _shadows(key: FeedKey) -> bool:
+    """Whether `custom.*` says nothing about a custom type that is named beside it."""
+    names = [name for name, _ in key.selection if name.startswith("custom.")]
+    return CUSTOM in names and len(names) > 1

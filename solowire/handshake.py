@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
+from functools import lru_cache
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
 from websockets.datastructures import Headers
-from websockets.exceptions import InvalidHeader
+from websockets.exceptions import InvalidHandshake, InvalidHeader, InvalidMethod, InvalidUpgrade
 from websockets.headers import parse_subprotocol
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
@@ -25,7 +26,10 @@ from solowire.problems import response_of
 HEAD_BYTES = 16 * 1024
 """What a request head may have: tokens and tickets of 8 KB find room."""
 HEAD_END = b"\r\n\r\n"
+_ACCEPTED = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
 _HEADERS = 100
+_SAID = 200
+"""How much of what a client says it hears back, and the log has."""
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([\x21-\x7e]+) HTTP/(\d)\.(\d)")
 _HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([\x20-\x7e\x80-\xff\t]*)")
 _PROXY_HINT = (
@@ -62,7 +66,7 @@ def parse_head(raw: bytes) -> Head:
     first = _REQUEST_LINE.fullmatch(lines[0])
     if first is None:
         raise _bad("the first line is no request line, such as GET /ws HTTP/1.1")
-    if len(lines) > _HEADERS:
+    if len(lines) - 1 > _HEADERS:
         raise Refused(431, "too_many_headers", f"a request may have {_HEADERS} headers", "send fewer")
     headers = Headers()
     for line in lines[1:]:
@@ -87,13 +91,17 @@ def check_origin(head: Head, allowed: Collection[str], host: str | None = None) 
     origin = origins[0].lower()
     if "*" in allowed or origin in allowed:
         return
-    own = host if host is not None else head.headers.get("Host", "")
-    if (name := _host_name(origin)) and name == _host_name(f"//{own.lower()}"):
+    if host is None:
+        hosts = head.headers.get_all("Host")
+        if len(hosts) != 1:
+            raise _bad("there must be one Host")
+        host = hosts[0]
+    if (name := _host_name(origin)) and name == _host_name(f"//{host.lower()}"):
         return
     raise Refused(
         403,
         "origin_not_allowed",
-        f"pages of {origin[:200]!r} may not connect here",
+        f"pages of {origin[:_SAID]!r} may not connect here",
         "an operator allows others by SOLOWIRE_ALLOWED_ORIGINS",
     )
 
@@ -123,13 +131,19 @@ def accept(head: Head, subprotocol: str | None, more: Iterable[tuple[str, str]] 
             "the only WebSocket version that is spoken is 13",
             "send Sec-WebSocket-Version: 13",
         )
-    protocol = ServerProtocol(subprotocols=[Subprotocol(subprotocol)] if subprotocol else None)
-    response = protocol.accept(Request(head.target, headers, head.method))
-    if response.status_code != 101:
-        raise _refusal(response.status_code, protocol)
-    for name, value in more:
-        response.headers[name] = value
-    return response.serialize()
+    try:
+        key, _, chosen = _judge(subprotocol).process_request(Request(head.target, headers, head.method))
+    except InvalidMethod:
+        raise Refused(405, "method_not_allowed", "a WebSocket handshake is a GET", "send GET") from None
+    except InvalidUpgrade:
+        raise upgrade_required() from None
+    except InvalidHandshake as error:
+        raise _bad(str(error)) from None
+    lines = [f"{_ACCEPTED}{key}"]
+    if chosen is not None:
+        lines.append(f"Sec-WebSocket-Protocol: {chosen}")
+    lines += [f"{name}: {value}" for name, value in more]
+    return "\r\n".join((*lines, "", "")).encode("latin-1")
 
 
 def upgrade_required() -> Refused:
@@ -143,20 +157,23 @@ def refusal_response(error: RequestError, *, close: bool = True) -> bytes:
     lines = [b"HTTP/1.1 %d %s" % (status, HTTPStatus(status).phrase.encode())]
     lines += [b"%s: %s" % header for header in (*headers, *MORE_HEADERS.get(status, ()))]
     connection = b"connection: upgrade, close" if status == 426 else b"connection: close"
-    lines += [b"content-length: %d" % len(body), b"cache-control: no-store", *([connection] if close else [])]
+    lines += [
+        b"content-length: %d" % len(body),
+        b"cache-control: no-store",
+        b"x-content-type-options: nosniff",
+        *([connection] if close else []),
+    ]
     return b"\r\n".join(lines) + HEAD_END + body
 
 
-def _refusal(status: int, protocol: ServerProtocol) -> Refused:
-    fault = str(protocol.handshake_exc)
-    if status == 405:
-        return Refused(405, "method_not_allowed", "a WebSocket handshake is a GET", "send GET")
-    if status == 426:
-        return upgrade_required()
-    return _bad(fault)
+@lru_cache(maxsize=16)
+def _judge(subprotocol: str | None) -> ServerProtocol:
+    """One for all handshakes that choose the same: what it keeps of each is never asked for."""
+    return ServerProtocol(subprotocols=[Subprotocol(subprotocol)] if subprotocol else None)
 
 
 def _bad(message: str) -> Refused:
+    message = message[:_SAID]  # a client's own words may be in it
     return Refused(400, "bad_handshake", message, "RFC 6455, section 4.1, says what a handshake is to have")
 
 

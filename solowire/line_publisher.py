@@ -19,7 +19,8 @@ import click
 import msgspec
 
 from solowire.errors import ConfigError, PublishRefused
-from solowire.publisher import Publisher, Token
+from solowire.publisher import Publisher
+from solowire.sdk_arguments import Token
 from solowire.suggestion import suggest_name
 
 MAX_LINE_BYTES = 2**20

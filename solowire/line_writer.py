@@ -15,6 +15,8 @@ from typing import Protocol
 
 STDERR = 2
 CLOSE_SECONDS = 1.0
+REPORT_SECONDS = 1.0
+"""Lines that could not be written in time are reported so often, and not once a line."""
 RETRY_SECONDS = 1.0
 """A sink that takes nothing is asked so often, and not once a line."""
 WAITING_BYTES = 4 * 2**20
@@ -67,7 +69,7 @@ class LineWriter:
         self._put = self._taken = 0  # bytes, ever
         self._overflown = self._failed = 0  # lines
         self._reported = 0
-        self._silent_until = float("-inf")
+        self._silent_until = self._reports_at = float("-inf")
         self._writer = Thread(target=self._write, name=name, daemon=True)
         self._writer.start()
 
@@ -141,9 +143,10 @@ class LineWriter:
             self._silent_until = now + RETRY_SECONDS
             self._report(str(error))
         else:
-            if self.lost_count > self._reported:
+            if self.lost_count > self._reported and now >= self._reports_at:
                 self._report("it could not be written in time")
 
     def _report(self, reason: str) -> None:
         self._reported = self.lost_count
+        self._reports_at = self._clock() + REPORT_SECONDS
         self._report_lost(reason, self._reported)

@@ -19,6 +19,7 @@ from solowire import backplane
 from solowire.backplane import Beat, Heartbeat, Hello, PeerMessage, RingState, RouterMessage, ShardStats, Slots, Who
 from solowire.bus import Spoke
 from solowire.errors import BackplaneError
+from solowire.log_sampler import LogSampler
 
 log = structlog.get_logger("solowire.link")
 
@@ -27,6 +28,7 @@ class Link:
     """hello: makes this peer's Hello, each time anew. received: gets all but what the link answers by itself.
 
     stats, slots: what goes along with each heartbeat. What comes along with a Beat is received like other messages.
+    revocations: the version of those that this peer knows.
     """
 
     def __init__(
@@ -37,12 +39,15 @@ class Link:
         received: Callable[[RouterMessage], None],
         stats: Callable[[], ShardStats | None] = lambda: None,
         slots: Callable[[], Slots | None] = lambda: None,
+        revocations: Callable[[], int] = lambda: -1,
     ) -> None:
         self._hello = hello
         self._received = received
         self._stats = stats
         self._slots = slots
+        self._revocations = revocations
         self._loop = asyncio.get_running_loop()
+        self._sampler = LogSampler(log, self._loop.time, self._loop.call_later)
         self._heard_at = float("-inf")
         self._ring = ("", -1)  # epoch and version, as told last
         self.dropped = 0
@@ -90,15 +95,22 @@ class Link:
             message = backplane.decode_from_router(raw)
         except BackplaneError as error:
             self.dropped += 1
-            hint = "do all processes run one version?"
-            log.error("backplane_message_dropped", sender="router", error=str(error), hint=hint)
+            self._sampler.write(
+                "error",
+                "backplane_message_dropped",
+                sender="router",
+                error=str(error),
+                dropped=self.dropped,
+                hint="do all processes run one version?",
+            )
             return
         self._heard_at = self._loop.time()
         match message:
             case Who():
                 self.greet()
             case Beat():
-                if (message.epoch, message.version) != self._ring:
+                versions = (message.epoch, message.version, message.revocations)
+                if versions != (*self._ring, self._revocations()):
                     self.greet()
                 for carried in (message.lease, message.doors):
                     if carried is not None:

@@ -7,14 +7,19 @@ a bound of their own, so that no flood of others takes them from a slow reader (
 entry of each state key, also after it has left the log, for the clients that start without a cursor; it is bounded too,
 and forgets the key that has been quiet longest.
 
-An entry encodes itself at most once for each codec and set of hidden fields, whatever number of feeds it matches.
+Bytes are those that Python takes, nearly: `Entry.size` counts all that an entry holds but its fragments, and those have
+a bound of their own (`fragment_cache`). An entry encodes itself once for each codec and set of hidden fields, whatever
+number of feeds it matches, as long as that bound lets it keep the fragment.
+
+What is no event, or one that nobody may have published, never becomes an entry: it is passed over (`skipped_events`).
 """
 
 from __future__ import annotations
 
 import json
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Mapping
+from sys import getsizeof
 from typing import Any
 
 import msgspec
@@ -22,10 +27,33 @@ import msgspec
 from solowire.access import redact
 from solowire.catalog import CATALOG, Catalog, EventType
 from solowire.client_protocol import Codec
-from solowire.events import Delivery, Event, decode_event
+from solowire.domain_names import fault_of_name, names_above
+from solowire.events import MAX_DEPTH, Delivery, Event, decode_event, is_deeper
+from solowire.fragment_cache import FragmentCache, FragmentKey, Fragments
+from solowire.skipped_events import FAILED, UNDECODABLE, UNKNOWN_TYPE, SkippedEvents, type_in
 
 OLDER = 4
 """Durable events that have left the log may take this part of what the log may: so much on top."""
+
+FRAGMENTS = 4
+"""The same of the fragments that are kept."""
+
+ENTRY_BYTES = 800
+"""What Python takes for an entry, its texts apart: the entry, the event, their dicts, and the places in the log."""
+
+ATTRIBUTE_BYTES = 40
+"""The same for each attribute."""
+
+VALUE_BYTES = ATTRIBUTE_BYTES + 50
+"""The same, with what a text takes beside its characters."""
+
+SHORT_BYTES = 1000
+
+ENVELOPE_BYTES = 200
+"""What goes around an event's data in a frame, nearly."""
+
+_LATEST_UNIX = 1e11
+"""No event was taken later: numbers made of such a time would be none that anybody can be told."""
 
 _NOTHING: frozenset[str] = frozenset()
 _encode_json = msgspec.json.Encoder().encode
@@ -48,26 +76,56 @@ class _Written(msgspec.Struct, omit_defaults=True, gc=False):
     correlation_id: str | None = None
 
 
+class Terms:
+    """Attribute → the values that match it: for a hierarchical one, the name and all names above it.
+
+    These are made when they are asked for, since to hold them would take many times what the event does.
+    """
+
+    __slots__ = ("_attributes", "_hierarchical")
+
+    def __init__(self, attributes: Mapping[str, str], hierarchical: Container[str]) -> None:
+        self._attributes = attributes
+        self._hierarchical = hierarchical
+
+    def get(self, attribute: str) -> tuple[str, ...]:
+        """The values; none for an attribute that the event has not."""
+        value = self._attributes.get(attribute)
+        if value is None:
+            return ()
+        return names_above(value) if attribute in self._hierarchical else (value,)
+
+
 class Entry:
     """An event at its offset, with what feeds match it by.
 
-    names: the names that a selection may hold for it (`custom.x` is also `custom.*`). terms: attribute → the values
-    that match it: for a hierarchical one, the name and all names above it. held: it is a state that has to wait, or
-    that a newer one has overtaken while it waited (see `pacing`): readers pass over it.
+    names: the names that a selection may hold for it (`custom.x` is also `custom.*`). size: bytes that it takes, its
+    fragments apart; measured, if it is not given. held: it is a state that has to wait, or that a newer one has
+    overtaken while it waited (see `pacing`): readers pass over it.
+
+    is_kept: the log has it; else it is only passed on, and keeps no fragment. log: of which it is. If of none, it keeps
+    all its fragments, and raises what is wrong with its data.
     """
 
-    __slots__ = ("_fragments", "event", "held", "names", "offset", "size", "terms", "type")
+    __slots__ = ("_fragments", "_log", "event", "held", "is_kept", "names", "offset", "size", "type")
 
-    def __init__(self, offset: int, event: Event, event_type: EventType) -> None:
+    def __init__(
+        self, offset: int, event: Event, event_type: EventType, log: Log | None = None, size: int | None = None
+    ) -> None:
         self.offset = offset
         self.event = event
         self.type = event_type
         self.held = False
         self.names = (event.type, "custom.*") if event_type.category == "custom" else (event.type,)
-        self.terms = {name: _terms(value, event_type, name) for name, value in event.attributes.items()}
-        # What it takes to hold and, nearly, to send: 200 bytes go to the envelope.
-        self.size = len(event.data) + 200
-        self._fragments: dict[tuple[Codec, frozenset[str]], bytes | None] = {}
+        self.size = size if size is not None else _size_of(event)
+        self.is_kept = False
+        self._log = log
+        self._fragments: Fragments = {}
+
+    @property
+    def terms(self) -> Terms:
+        """What the event's attributes match."""
+        return Terms(self.event.attributes, self.type.hierarchical)
 
     @property
     def state(self) -> tuple[str, str, str | None]:
@@ -75,13 +133,25 @@ class Entry:
         return (self.event.type, self.event.key or "", self.event.user)
 
     def fragment(self, codec: Codec, hidden: frozenset[str]) -> bytes | None:
-        """This event as an element of an `events` frame; None if `hidden` leaves nothing of it."""
+        """This event as an element of an `events` frame; None if `hidden` leaves nothing of it, or it can't be one."""
         key = (codec, hidden)
         try:
             return self._fragments[key]
         except KeyError:
-            fragment = self._fragments[key] = self._encode(codec, hidden)
+            return self._make_fragment(key)
+
+    def _make_fragment(self, key: FragmentKey) -> bytes | None:
+        if self._log is None:
+            fragment = self._fragments[key] = self._encode(*key)
             return fragment
+        try:
+            fragment = self._encode(*key)
+        except Exception as error:  # whatever is wrong with this one, the others of its frame go out
+            self._log.skipped.skip(FAILED, self.offset, self.event.type, error)
+            fragment = None
+        if self.is_kept:
+            self._log.fragments.add(self._fragments, key, fragment)
+        return fragment
 
     def _encode(self, codec: Codec, hidden: frozenset[str]) -> bytes | None:
         event = self.event
@@ -121,19 +191,38 @@ def _int_or_float(digits: str) -> int | float:
     return int(digits) if len(digits) < 19 else float(digits)
 
 
-def _terms(value: str, event_type: EventType, name: str) -> tuple[str, ...]:
-    attribute = event_type.attribute(name)
-    if attribute is None or not attribute.hierarchical:
-        return (value,)
-    labels = value.split(".")
-    return (*(".".join(labels[i:]) for i in range(len(labels))), ".") if value != "." else (".",)
+def _size_of(event: Event) -> int:
+    """Bytes that the event takes as an entry."""
+    values = event.attributes.values()
+    texts = (event.id, event.key, event.user, event.source, event.correlation_id, event.publisher)
+    texts_size = sum(map(getsizeof, texts)) + sum(map(getsizeof, values))
+    return ENTRY_BYTES + len(event.data) + len(values) * ATTRIBUTE_BYTES + texts_size
+
+
+def check_event(event: Event, event_type: EventType) -> None:
+    """Raises an exception for what no gateway accepts today: an older one, or a damaged disk, may have let it in.
+
+    Data that a client can't read would keep from it all other events of the frame, and of each frame like it.
+    """
+    data = _decode_json(event.data)
+    if not isinstance(data, dict):
+        raise ValueError("its data is no object")
+    if event.data.count(b"{") + event.data.count(b"[") > MAX_DEPTH and is_deeper(data, MAX_DEPTH):
+        raise ValueError(f"its data has more than {MAX_DEPTH} levels")
+    if not 0.0 <= event.taken < _LATEST_UNIX:
+        raise ValueError(f"it was taken at {event.taken}")
+    for name in event_type.hierarchical:
+        fault = fault_of_name(event.attributes.get(name, ""))
+        if fault is not None:
+            raise ValueError(f"{name}: {fault}")
 
 
 class Log:
     """The recent log of one shard.
 
-    max_events, max_bytes: what it holds at most; of `older` durable events it holds a quarter of that on top. max_keys:
-    how many state keys it remembers, in as many bytes at most.
+    max_events, max_bytes: what it holds at most; of `older` durable events it holds a quarter of that on top, and of
+    fragments a quarter of the bytes. max_keys: how many state keys it remembers, in as many bytes at most.
+    skipped: where what is no event is noted.
     """
 
     def __init__(
@@ -143,11 +232,16 @@ class Log:
         max_bytes: int = 64 * 2**20,
         max_keys: int = 10_000,
         catalog: Catalog = CATALOG,
+        skipped: SkippedEvents | None = None,
     ) -> None:
         self.position = 0
         self.floor = 0
         self.bytes = 0
+        self.written_bytes = 0  # of its entries as they are sent, nearly
         self.catalog = catalog
+        self.skipped = skipped if skipped is not None else SkippedEvents()
+        self.fragments = FragmentCache(max_bytes // FRAGMENTS)
+        self.unsendable_upto = 0  # a reader below is to begin anew
         self.states_version = 0  # grows whenever what `latest` says changes
         self._max_events = max_events
         self._max_bytes = max_bytes
@@ -165,32 +259,39 @@ class Log:
     def __len__(self) -> int:
         return len(self._entries)
 
+    @property
+    def held_bytes(self) -> int:
+        """What it takes with all that it remembers beside its entries; a state among them counts twice."""
+        return self.bytes + self._older_bytes + self._latest_bytes + self.fragments.bytes
+
     def reset(self, position: int) -> None:
         """Forgets everything: the log goes on behind `position`."""
         self.position = self.floor = position
-        self.bytes = 0
+        self.unsendable_upto = 0
+        self.bytes = self.written_bytes = 0
         for kept in (self._entries, self._offsets, self._lasting, self._lasting_offsets, self._older):
             kept.clear()
         self._older_bytes = 0
         self._latest.clear()
         self._latest_bytes = 0
+        self.fragments.clear()
+        self.skipped.forget()
         self.states_version += 1
         self._newest_for_user.clear()
 
     def append(self, offset: int, body: bytes) -> Entry | None:
-        """Takes one event; None if its type is not known here (a newer gateway's), which skips it.
-
-        Raises msgspec.DecodeError if `body` is no event: the caller counts and drops it.
-        """
+        """Takes one event; None if it is passed over, for which `skipped` has the reason."""
         entry = self.entry(offset, body)
         if entry is None:
             return None
+        entry.is_kept = True
         self._entries.append(entry)
         self._offsets.append(offset)
         if entry.event.delivery is not Delivery.telemetry:
             self._lasting.append(entry)
             self._lasting_offsets.append(offset)
         self.bytes += entry.size
+        self.written_bytes += len(entry.event.data) + ENVELOPE_BYTES
         self.position = offset
         if entry.event.user is not None:
             self._newest_for_user[entry.event.user] = offset
@@ -199,15 +300,28 @@ class Log:
 
     def entry(self, offset: int, body: bytes) -> Entry | None:
         """An event as an entry that is not in the log; otherwise as `append`."""
-        event = decode_event(body)
-        event_type = self.catalog.get(event.type)
-        return Entry(offset, event, event_type) if event_type is not None else None
+        event = None
+        try:
+            event = decode_event(body)
+            event_type = self.catalog.get(event.type)
+            if event_type is not None:
+                check_event(event, event_type)
+                # What is short is measured as it came, which costs nothing: it may take four times that at the most.
+                short = len(body) <= SHORT_BYTES
+                size = ENTRY_BYTES + len(body) + len(event.attributes) * VALUE_BYTES if short else None
+                return Entry(offset, event, event_type, self, size)
+        except Exception as error:  # what is in the log may be anything, and the log has to go on
+            self.skipped.skip(UNDECODABLE, offset, event.type if event is not None else type_in(body), error)
+            return None
+        self.skipped.skip(UNKNOWN_TYPE, offset, event.type, "this version does not know the type")
+        return None
 
     def insert(self, entry: Entry) -> None:
         """Puts an entry where it belongs among those that are here: a user has come whose own events went elsewhere."""
         at = bisect_right(self._offsets, entry.offset)
         if entry.offset <= self.floor or (at and self._offsets[at - 1] == entry.offset):
             return
+        entry.is_kept = True
         self._entries.insert(at, entry)
         self._offsets.insert(at, entry.offset)
         if entry.event.delivery is not Delivery.telemetry:
@@ -215,6 +329,7 @@ class Log:
             self._lasting.insert(at, entry)
             self._lasting_offsets.insert(at, entry.offset)
         self.bytes += entry.size
+        self.written_bytes += len(entry.event.data) + ENVELOPE_BYTES
         user = entry.event.user
         if user is not None:
             self._newest_for_user[user] = max(entry.offset, self._newest_for_user.get(user, 0))
@@ -230,6 +345,7 @@ class Log:
     def _note_state(self, entry: Entry) -> None:
         if entry.event.delivery is not Delivery.state:
             return
+        entry.is_kept = True
         older = self._latest.pop(entry.state, None)  # so that the dict stays in the order of freshness
         if older is not None:
             self._latest_bytes -= older.size
@@ -250,6 +366,7 @@ class Log:
         self.floor = self._offsets[drop - 1]
         for entry in self._entries[:drop]:
             self.bytes -= entry.size
+            self.written_bytes -= len(entry.event.data) + ENVELOPE_BYTES
             user = entry.event.user
             if user is not None and self._newest_for_user.get(user) == entry.offset:
                 del self._newest_for_user[user]
@@ -317,6 +434,11 @@ class Log:
     def latest(self) -> list[Entry]:
         """The newest entry of each state key, in the order of offsets."""
         return list(self._latest.values())
+
+    @property
+    def state_count(self) -> int:
+        """How many entries `latest` gives."""
+        return len(self._latest)
 
     def count_after(self, cursor: int) -> int:
         """How many entries stand behind `cursor`."""

@@ -73,6 +73,11 @@ class _Stream(io.TextIOBase):
         return len(text)
 
 
+def set_level(level: str) -> None:
+    """From now on this and what is above it is logged. Loggers that have logged already keep their level."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())))
+
+
 def _report_lost(reason: str, lost: int) -> None:
     structlog.get_logger("solowire.logs").error("log_lines_lost", reason=reason, lost=lost)
 

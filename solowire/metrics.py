@@ -1,12 +1,13 @@
 """Metrics for Prometheus: the only module that imports prometheus_client.
 
-The data path counts in plain integers. They become metrics only while somebody scrapes, so that a process which can't
-be scraped, or is scraped too often, never slows what it is for. Names are `solowire_<noun>_<unit>[_total]`, in base
-units; labels are few, and none of them is a user.
+The data path counts in plain integers. They become metrics only while somebody scrapes, and once in FRESH_SECONDS
+however many do, so that a process which can't be scraped, or is scraped too often, never slows what it is for. Names
+are `solowire_<noun>_<unit>[_total]`, in base units; labels are few, and none of them is a user.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import accumulate
 from typing import NamedTuple
@@ -18,6 +19,8 @@ from prometheus_client.registry import Collector
 from solowire.histogram import BOUNDS, Histogram
 from solowire.numbers import bounded
 
+FRESH_SECONDS = 1.0
+"""For so long a rendering is given to whoever asks: anybody may, as often as he likes, and each takes milliseconds."""
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -43,10 +46,21 @@ Sample = tuple[str, str, float] | Labelled | Distribution
 
 
 class Metrics(Collector):
-    """Renders what `read` returns at the moment of a scrape. labels: on every sample, such as {"shard": "0"}."""
+    """Renders what `read` returns at the moment of a scrape. labels: on every sample, such as {"shard": "0"}.
 
-    def __init__(self, read: Callable[[], Iterable[Sample]], labels: dict[str, str] | None = None) -> None:
+    clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[], Iterable[Sample]],
+        labels: dict[str, str] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._read = read
+        self._clock = clock
+        self._rendered = b""
+        self._fresh_until = float("-inf")
         self._names = list(labels or {})
         self._labels = list((labels or {}).values())
         self._registry = CollectorRegistry()
@@ -64,7 +78,12 @@ class Metrics(Collector):
                     yield self._family(name, help, (), [((), value)])
 
     def render(self) -> bytes:
-        return generate_latest(self._registry)
+        """The text of a scrape; the last one's, if that is not FRESH_SECONDS old."""
+        now = self._clock()
+        if now >= self._fresh_until:
+            self._rendered = generate_latest(self._registry)
+            self._fresh_until = now + FRESH_SECONDS
+        return self._rendered
 
     def _family(
         self, name: str, help: str, labels: tuple[str, ...], values: Iterable[tuple[tuple[str, ...], float]]

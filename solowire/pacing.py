@@ -12,7 +12,9 @@ the newest `max_keys`. `forgotten` is the newest number that is not.
 A client that comes back may lack a state that was held back where it was before. `may_lack` says which, from when this
 shard's log was where the client stands; where that is not known, it says yes.
 
-Bounded: `max_keys` keys, of which the one that has been quiet longest is forgotten, and released before if need be.
+Bounded: `max_keys` keys, of which the one that has been quiet longest is forgotten, and released before if need be; so
+it is when what is held back takes more than `max_bytes`. Of releases twice as many bytes are kept, so that no number of
+them that is made at once is forgotten before it is sent.
 """
 
 from __future__ import annotations
@@ -72,11 +74,15 @@ class _Paced:
 class Pacing:
     """Of one shard, for all its feeds. Times in seconds, monotonic."""
 
-    def __init__(self, intervals: Intervals | None = None, *, max_keys: int = 10_000) -> None:
+    def __init__(
+        self, intervals: Intervals | None = None, *, max_keys: int = 10_000, max_bytes: int = 32 * 2**20
+    ) -> None:
         self.last = 0  # the newest release's number
         self.forgotten = 0
         self._intervals = intervals or Intervals()
         self._max_keys = max_keys
+        self._max_bytes = max_bytes
+        self._held_bytes = self._released_bytes = 0
         self._keys: dict[Key, _Paced] = {}  # in the order of freshness
         self._due: list[tuple[float, int, Key, _Paced]] = []  # a key at most once
         self._order = count()
@@ -87,6 +93,7 @@ class Pacing:
 
     def reset(self) -> None:
         """Another log: what was held back is void."""
+        self._held_bytes = self._released_bytes = 0
         self._keys.clear()
         self._due.clear()
         self._overdue.clear()
@@ -108,14 +115,16 @@ class Pacing:
         at_once = entry.event.priority is Priority.critical or now >= paced.sent + interval
         overtaken = None
         if older is not None:
+            self._held_bytes -= older.size
             paced.overtaken += 1
-            if at_once or older.terms != entry.terms:
+            if at_once or older.event.attributes != entry.event.attributes:
                 overtaken = Overtaken(older, paced.overtaken)
                 paced.overtaken = 0
         if at_once:
             paced.sent = now
         else:
             paced.held = entry
+            self._held_bytes += entry.size
             entry.held = True
             if not paced.queued:
                 self._queue(entry.state, paced)
@@ -127,10 +136,11 @@ class Pacing:
         heappush(self._due, (paced.sent + self._intervals.of(key[0]), next(self._order), key, paced))
 
     def _bound(self) -> None:
-        while len(self._keys) > self._max_keys:
+        while len(self._keys) > self._max_keys or self._held_bytes > self._max_bytes:
             key = next(iter(self._keys))
             paced = self._keys.pop(key)
             if paced.held is not None:
+                self._held_bytes -= paced.held.size
                 self._overdue.append((key, paced.held, paced.overtaken))
         if len(self._due) > 2 * self._max_keys:  # most are of keys that have been forgotten
             self._due = [due for due in self._due if self._keys.get(due[2]) is due[3]]
@@ -156,6 +166,7 @@ class Pacing:
                 self._queue(key, paced)  # a critical one went in between
                 continue
             entry, paced.held = paced.held, None
+            self._held_bytes -= entry.size
             paced.sent = now
             released.append((self._note(key, entry), entry, paced.overtaken))
             paced.overtaken = 0
@@ -164,12 +175,14 @@ class Pacing:
     def _note(self, key: Key, entry: Entry) -> int:
         entry.held = False
         self.last += 1
-        self._released.pop(key, None)
+        _, before = self._released.pop(key, (0, None))
+        self._released_bytes += entry.size - (before.size if before is not None else 0)
         self._released[key] = (self.last, entry)
         if key[2] is not None:
             self._own[key[2]] = self.last
-        if len(self._released) > self._max_keys:
+        while len(self._released) > self._max_keys or self._released_bytes > 2 * self._max_bytes:
             self.forgotten, oldest = self._released.pop(next(iter(self._released)))
+            self._released_bytes -= oldest.size
             if self._own.get(oldest.event.user or "") == self.forgotten:
                 del self._own[oldest.event.user or ""]
         return self.last

@@ -12,7 +12,9 @@ from collections.abc import Iterable
 import msgspec
 
 from solowire.aggregation import SUMMARY_BYTES, Digest, digest_of, summary_hides
+from solowire.catalog import Catalog
 from solowire.client_protocol import Codec
+from solowire.condition_match import conditions_of, meets
 from solowire.events import Priority
 from solowire.log import Entry
 from solowire.pacing import Key
@@ -38,19 +40,24 @@ class Matcher:
 
     __slots__ = ("_codec", "_hidden", "_plain", "_selection", "key")
 
-    def __init__(self, key: FeedKey) -> None:
+    def __init__(self, key: FeedKey, catalog: Catalog) -> None:
         self.key = key
         self._codec = key.codec  # of frames that hold nothing of one user's own; all others are plain
         self._plain = key.codec.plain
-        self._selection = dict(key.selection)
+        ready = {filter: conditions_of(filter, catalog) for _, filter in key.selection}  # many types share one
+        self._selection = {name: ready[filter] for name, filter in key.selection}
         self._hidden = dict(key.hidden)
+
+    def names(self, name: str) -> bool:
+        """Whether its selection holds the event type `name`, under whatever conditions."""
+        return name in self._selection
 
     def accepts(self, entry: Entry) -> bool:
         """Whether the feed wants `entry`, redaction apart."""
         for name in entry.names:
             conditions = self._selection.get(name)
             if conditions is not None:
-                return all(not values.isdisjoint(entry.terms.get(attr, ())) for attr, values in conditions)
+                return not conditions or meets(entry.event.attributes, conditions)
         return False
 
     def fragment(self, entry: Entry) -> bytes | None:

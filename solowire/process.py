@@ -27,6 +27,7 @@ import uvloop
 
 from solowire import logs
 from solowire.errors import ConfigError
+from solowire.settings import Settings
 
 log = structlog.get_logger("solowire.process")
 
@@ -42,7 +43,8 @@ BEATS_IN_TIME = 3
 """So many beats fall into the time after which a silent process is taken for stuck: two may be lost."""
 
 _last_deeds: list[Callable[[], None]] = []
-_reloads: list[Callable[[], None]] = []
+_reloads: list[Callable[[Settings], None]] = []
+_loaders: list[Callable[[], Settings]] = []
 _ready: list[Callable[[], None]] = []
 
 
@@ -78,13 +80,17 @@ async def _run(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
         stop.set()
 
     def reload() -> None:
-        for reload_part in _reloads:
-            try:
-                reload_part()
-            except ConfigError as error:
-                log.error("settings_not_reloaded", reason=str(error), hint="those of before stay in force")
-            except Exception:
-                log.exception("reload_failed")
+        try:
+            for load in _loaders:
+                settings = load()
+                for reload_part in _reloads:
+                    reload_part(settings)
+        except ConfigError as error:
+            log.error("settings_not_reloaded", reason=str(error), hint="those of before stay in force")
+        except Exception:
+            log.exception("reload_failed")
+        else:
+            log.info("settings_reloaded")
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ask_to_stop, number)
@@ -107,8 +113,13 @@ def report_ready() -> None:
         _ready.pop()()
 
 
-def on_reload(reload_part: Callable[[], None]) -> None:
-    """Has this called when the settings are to be read again. It may raise ConfigError: those of before stay then."""
+def reload_from(load: Callable[[], Settings]) -> None:
+    """How the settings are read again. It may raise ConfigError: those of before stay in force then."""
+    _loaders[:] = [load]
+
+
+def on_reload(reload_part: Callable[[Settings], None]) -> None:
+    """Has this called with the settings that were read again. It may raise ConfigError before it changes anything."""
     _reloads.append(reload_part)
 
 

@@ -12,7 +12,8 @@ What it keeps true:
   instead, the events stay in `unsent`, and the next `publish()` or `drain()` raises why.
 * The buffer has a bound, `buffer_events`; at that bound `publish()` raises BufferFull at once.
 
-What an answer means stands in one table, `_MEANING`.
+What an answer means stands in `solowire.retry_policy`: after one success only what the gateway itself calls final stops
+the publisher. What goes wrong is logged as a warning at once, and once a minute while it lasts.
 """
 
 from __future__ import annotations
@@ -22,10 +23,9 @@ import logging
 import time
 import uuid
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from enum import Enum
 from itertools import islice
 from ssl import SSLContext
 from types import TracebackType
@@ -34,14 +34,34 @@ from typing import Any
 import httpx
 import msgspec
 
-from solowire.backoff import Backoff, retry_after
+from solowire.backoff import Backoff
 from solowire.errors import BufferFull, PublishRefused
+from solowire.network_errors import no_answer
+from solowire.retry_policy import (
+    Action,
+    Fault,
+    Kind,
+    WarningPace,
+    decide_action,
+    not_understood,
+    read_answer,
+    wait_at_least,
+)
+from solowire.sdk_arguments import (
+    Token,
+    check_callback,
+    check_count,
+    check_json,
+    check_optional_text,
+    check_seconds,
+    check_url,
+)
+from solowire.token_source import TokenSource, TokenUnavailable
 
 RETRY_MIN_S = 0.1
 RETRY_MAX_S = 10.0
 """The first and the last ceiling of the wait between two attempts; full jitter."""
 
-Token = str | Callable[[], str | Awaitable[str]]
 Problem = dict[str, object]
 
 log = logging.getLogger("solowire.publisher")
@@ -70,10 +90,12 @@ class Publisher:
     """Publishes events, as an async context manager; leaving it waits `timeout` seconds at most for what is buffered.
 
     url: the gateway's, `http://` or `https://`. token: a token, or a function (plain or async) that gives one; it is
-    asked again when the gateway answers 401. batch: events in one request. linger: seconds that an event waits for
-    company. buffer_events: that are not accepted yet. retry_for: seconds to go on trying what can succeed later (no
-    network, 408, 425, 429, 5xx), then the publisher stops; None means for ever. timeout: seconds for one request.
+    asked again, paced, while the gateway answers 401. batch: events in one request. linger: seconds that an event waits
+    for company. buffer_events: that are not accepted yet. retry_for: seconds to go on trying what can succeed later
+    (docs/sdk-retries.md), then the publisher stops; None means for ever. timeout: seconds for one request.
     on_refused(event, problem): the gateway named this event as one that it doesn't take. event: as it was sent.
+
+    Raises TypeError or ValueError for arguments of another kind.
     """
 
     def __init__(
@@ -89,12 +111,17 @@ class Publisher:
         on_refused: Callable[[dict[str, Any], Problem], object] | None = None,
         ssl: SSLContext | None = None,
     ) -> None:
-        if not url.startswith(("http://", "https://")):
-            raise ValueError(f"the gateway's URL begins with http:// or https://, not {url!r}")
-        if batch < 1 or buffer_events < 1:
-            raise ValueError("batch and buffer_events are at least 1")
-        self._url = url.rstrip("/") + "/v1/events"
-        self._token = token
+        check_count("batch", batch)
+        check_count("buffer_events", buffer_events)
+        check_seconds("linger", linger)
+        check_seconds("timeout", timeout, above=True)
+        if retry_for is not None:
+            check_seconds("retry_for", retry_for)
+        check_callback("on_refused", on_refused)
+        if ssl is not None and not isinstance(ssl, SSLContext):
+            raise TypeError(f"ssl must be an ssl.SSLContext, not a {type(ssl).__name__}")
+        self._url = check_url(url) + "/v1/events"
+        self._token = TokenSource(token)
         self._bearer = ""
         self._batch = batch
         self._linger = linger
@@ -111,6 +138,9 @@ class Publisher:
         self._settled = asyncio.Event()  # nothing is waiting any more, or it never will be sent
         self._settled.set()
         self._stopped: PublishRefused | None = None
+        self._has_succeeded = False
+        self._last_fault: Fault | None = None  # since the last success
+        self._warnings = WarningPace()
         self._http: httpx.AsyncClient | None = None
         self._worker: asyncio.Task[None] | None = None
         self._closed = False
@@ -139,7 +169,8 @@ class Publisher:
                 await self.drain()
         except TimeoutError:
             detail = f"{self._waiting} events were not accepted within {self._timeout:g} s"
-            fault = PublishRefused(0, {"title": "Not sent", "detail": detail})
+            why = f"; it {self._last_fault.text}" if self._last_fault is not None else ""
+            fault = PublishRefused(0, {"detail": f"did not take everything: {detail}{why}"}, url=self._url)
         except PublishRefused as refused:
             fault = refused
         finally:
@@ -165,7 +196,8 @@ class Publisher:
         """Puts one event in the buffer and returns its id, made here if there is none. It does not wait.
 
         timestamp: RFC 3339; now, if there is none, as the event may have to wait. Raises BufferFull; PublishRefused
-        if the publisher has stopped; TypeError or ValueError if `data` holds what JSON can't.
+        if the publisher has stopped; TypeError or ValueError, with its path, for what JSON can't say in `data` (NaN,
+        bytes, sets, Decimal, keys that are no text), and for what is no text and should be.
         """
         self._check()
         if self._waiting >= self._limit:
@@ -174,12 +206,15 @@ class Publisher:
             "priority": priority,
             "key": key,
             "user": user,
-            "timestamp": timestamp or _now(),
+            "timestamp": _now() if timestamp is None else timestamp,
             "source": source,
             "correlation_id": correlation_id,
         }
-        id = id or str(uuid.uuid4())
-        event = {"type": type, "id": id, "data": dict(data)} | {name: v for name, v in given.items() if v is not None}
+        if id is None:
+            id = str(uuid.uuid4())
+        event = {"type": type, "id": id, "data": data} | {name: v for name, v in given.items() if v is not None}
+        _check_event(event, "$")
+        event["data"] = dict(data)
         self._queue.append(msgspec.json.encode(event))  # at once: what happens to `data` later is no concern of it
         self._settled.clear()
         self._arrived.set()
@@ -203,13 +238,23 @@ class Publisher:
         """
         if self._http is None or self._closed:
             raise RuntimeError("enter the publisher first: `async with publisher`")
-        several = [events] if isinstance(events, Mapping) else events
-        items = [msgspec.json.encode({"id": str(uuid.uuid4())} | dict(event)) for event in several]
+        if isinstance(events, (str, bytes)) or not isinstance(events, (Mapping, Iterable)):
+            raise TypeError(f"events must be a dict or several of them, not a {type(events).__name__}")
+        items = []
+        for index, event in enumerate([events] if isinstance(events, Mapping) else events):
+            path = "$" if isinstance(events, Mapping) else f"$[{index}]"
+            if not isinstance(event, Mapping):
+                raise TypeError(f"{path} must be a dict, not a {type(event).__name__}")
+            whole = dict(event)
+            if whole.get("id") is None:
+                whole["id"] = str(uuid.uuid4())
+            _check_event(whole, path)
+            items.append(msgspec.json.encode(whole))
         answer = await self._settle(items, self._retry_for or 0.0)
         if isinstance(answer, Accepted):
             self._count(answer)
             return answer
-        raise PublishRefused(answer.status, answer.problem)
+        raise self._refused(answer)
 
     @property
     def unsent(self) -> list[dict[str, Any]]:
@@ -256,9 +301,11 @@ class Publisher:
                     self._settled.set()
         except PublishRefused as refused:
             self._stop(refused)
-        except Exception as error:  # the token function's, or a fault of ours: not to be met with silence
+        except Exception as error:  # a fault of ours: not to be met with silence
             log.exception("the publisher stopped")
-            self._stop(PublishRefused(0, {"title": "The publisher failed", "detail": repr(error)}))
+            self._stop(
+                PublishRefused(0, {"detail": f"gets nothing more, as the publisher failed: {error!r}"}, url=self._url)
+            )
 
     def _stop(self, refused: PublishRefused) -> None:
         log.error("the publisher stopped with %d events unsent: %s", self._waiting, refused)
@@ -275,20 +322,20 @@ class Publisher:
             if isinstance(answer, Accepted):
                 self._count(answer)
                 continue
-            match answer.means:
-                case _Means.bad_items if bad := _named(answer.problem, len(run)):
+            match answer.kind:
+                case Kind.bad_events if bad := _named(answer.problem, len(run)):
                     for index, problem in bad.items():
                         self._refuse(run[index], problem)
                     rest = [item for index, item in enumerate(run) if index not in bad]
                     if rest:
                         runs.append(rest)
-                case _Means.bad_items | _Means.too_large if len(run) == 1:
+                case Kind.bad_events | Kind.too_large if len(run) == 1:
                     self._refuse(run[0], answer.problem)
-                case _Means.bad_items | _Means.too_large:
+                case Kind.bad_events | Kind.too_large | Kind.foreign_too_large if len(run) > 1:
                     half = len(run) // 2
                     runs += [run[half:], run[:half]]
                 case _:
-                    raise PublishRefused(answer.status, answer.problem)
+                    raise self._refused(answer)
         self._sending = []
 
     def _count(self, answer: Accepted) -> None:
@@ -308,90 +355,71 @@ class Publisher:
 
     # ------------------------------------------------------------------------------------------ requests
 
-    async def _settle(self, items: list[bytes], retry_for: float | None) -> Accepted | _Answer:
-        """Posts `items` until there is an answer that is not "later", or for `retry_for` seconds."""
+    async def _settle(self, items: list[bytes], retry_for: float | None) -> Accepted | Fault:
+        """Posts `items` until the answer is not to be waited out, or for `retry_for` seconds."""
         clock = asyncio.get_running_loop().time
         backoff = Backoff(RETRY_MIN_S, RETRY_MAX_S)
         began = clock()
-        renewed = False
+        is_renewed = False
         while True:
             answer = await self._post(items)
             if isinstance(answer, Accepted):
+                self._has_succeeded, self._last_fault = True, None
+                self._warnings.reset()
                 return answer
-            if answer.means is _Means.wrong_token and callable(self._token) and not renewed:
-                self._bearer, renewed = "", True
-                continue
-            if answer.means is not _Means.later:
+            self._last_fault = answer
+            action = decide_action(
+                answer,
+                succeeded=self._has_succeeded,
+                renewable=self._token.is_renewable,
+                trying_s=clock() - began,
+            )
+            if action is Action.renew:
+                self._bearer = ""
+                if not is_renewed:  # it has most likely just expired
+                    is_renewed = True
+                    continue
+            elif action is not Action.retry and not (action is Action.split_or_retry and len(items) == 1):
                 return answer
-            wait = backoff.next(at_least=answer.after)
+            wait = backoff.next(at_least=wait_at_least(answer))
             if retry_for is not None and clock() - began + wait > retry_for:
                 return answer
-            log.info("%d events not accepted yet (%s); again in %.2f s", len(items), answer, wait)
+            level = logging.WARNING if self._warnings.is_due(answer.text, clock()) else logging.INFO
+            log.log(
+                level, "%d events not accepted yet: %s %s; again in %.2f s", len(items), self._url, answer.text, wait
+            )
             await asyncio.sleep(wait)
             self.stats.retries += 1
 
-    async def _post(self, items: list[bytes]) -> Accepted | _Answer:
+    async def _post(self, items: list[bytes]) -> Accepted | Fault:
         assert self._http is not None  # noqa: S101 - entered
         try:
+            if not self._bearer:
+                self._bearer = await self._token.get(self._timeout)
             async with asyncio.timeout(self._timeout):
-                if not self._bearer:
-                    self._bearer = await self._fresh_token()
                 response = await self._http.post(
                     self._url,
                     content=b"[" + b",".join(items) + b"]",
                     headers={"Authorization": f"Bearer {self._bearer}", "Content-Type": "application/json"},
                 )
-        except (OSError, httpx.TransportError) as error:  # TimeoutError is an OSError
-            reason = str(error) or type(error).__name__
-            return _Answer(0, {"title": "The gateway can't be reached", "detail": reason})
+        except TokenUnavailable as unavailable:
+            return unavailable.fault
+        except (OSError, httpx.RequestError) as error:  # TimeoutError is an OSError
+            return no_answer(error)
         if response.is_success:
             try:
                 return msgspec.json.decode(response.content, type=Accepted)
             except (msgspec.DecodeError, UnicodeError) as error:  # not the gateway's own; the ids make it safe to ask
-                return _Answer(0, {"title": "The answer can't be understood", "detail": str(error)})
-        after = retry_after(response.headers.get("retry-after"), time.time())
-        return _Answer(response.status_code, _problem(response), after)
+                return not_understood(error)
+        return read_answer(response.status_code, response.headers, response.content, time.time())
 
-    async def _fresh_token(self) -> str:
-        if isinstance(self._token, str):
-            return self._token
-        token = self._token()
-        return token if isinstance(token, str) else await token
+    def _refused(self, fault: Fault) -> PublishRefused:
+        has_words = fault.problem.get("detail") or fault.problem.get("title")
+        problem = fault.problem if has_words else fault.problem | {"detail": fault.words}
+        return PublishRefused(fault.status, problem, url=self._url, hint=fault.hint)
 
 
 # ---------------------------------------------------------------------------------------------------- answers
-
-
-class _Means(Enum):
-    later = "the same may succeed later"
-    bad_items = "some of the events can't be accepted"
-    too_large = "fewer at once may succeed"
-    wrong_token = "another token may succeed"  # noqa: S105 - a sentence
-    never = "nothing sent this way will succeed"
-
-
-_MEANING = {
-    0: _Means.later,
-    400: _Means.bad_items,
-    401: _Means.wrong_token,
-    408: _Means.later,
-    413: _Means.too_large,
-    425: _Means.later,
-    429: _Means.later,
-}
-
-
-class _Answer:
-    """An answer other than success. status: 0 if there was none. after: seconds to stay away."""
-
-    def __init__(self, status: int, problem: Problem, after: float = 0.0) -> None:
-        self.status = status
-        self.problem = problem
-        self.after = after
-        self.means = _MEANING.get(status, _Means.later if status >= 500 else _Means.never)
-
-    def __str__(self) -> str:
-        return str(PublishRefused(self.status, self.problem))
 
 
 class _ItemFault(msgspec.Struct):
@@ -413,12 +441,21 @@ def _named(problem: Problem, length: int) -> dict[int, Problem]:
     return {fault.index: msgspec.structs.asdict(fault) for fault in faults if 0 <= fault.index < length}
 
 
-def _problem(response: httpx.Response) -> Problem:
-    try:
-        problem: Problem = msgspec.json.decode(response.content, type=dict[str, object])
-    except (msgspec.DecodeError, UnicodeError):
-        return {"title": response.reason_phrase, "status": response.status_code}
-    return problem
+def _check_event(event: Mapping[str, Any], path: str) -> None:
+    """Raises TypeError or ValueError for what the gateway could not take, or would take for something else."""
+    for name in _TEXTS:
+        value = event.get(name)
+        if value is not None and not (type(value) is str and value):
+            check_optional_text(f"{path}.{name}", value)
+    data = event.get("data")
+    if not isinstance(data, Mapping):
+        raise TypeError(f"{path}.data must be a dict, not {'None' if data is None else 'a ' + type(data).__name__}")
+    if not isinstance(event.get("type"), str):
+        raise TypeError(f"{path}.type must be a str, the event's type")
+    check_json(event, path)
+
+
+_TEXTS = ("type", "id", "priority", "key", "user", "timestamp", "source", "correlation_id")
 
 
 def _now() -> str:

@@ -20,11 +20,11 @@ _ROUNDING_SECONDS = 1e-6
 class Rate:
     """per_second: in the long run. burst: at once."""
 
-    __slots__ = ("_burst", "_each")
+    __slots__ = ("_each", "burst")
 
     def __init__(self, per_second: float, burst: float) -> None:
         self._each = 1 / per_second
-        self._burst = max(burst, 1.0)
+        self.burst = max(burst, 1.0)
 
     @property
     def per_second(self) -> float:
@@ -33,21 +33,25 @@ class Rate:
     @property
     def refill_seconds(self) -> float:
         """How long an empty bucket takes to be full."""
-        return self._burst * self._each
+        return self.burst * self._each
 
     def wait(self, full_at: float, now: float, amount: float = 1.0) -> float:
         """Seconds until so many may come; 0 if they may now. An `amount` of 0 asks whether the bucket is in debt."""
-        left = full_at - now - (self._burst - min(amount, self._burst)) * self._each
+        left = full_at - now - (self.burst - min(amount, self.burst)) * self._each
         return left if left > _ROUNDING_SECONDS else 0.0
 
     def taken(self, full_at: float, now: float, amount: float = 1.0) -> float:
         """When the bucket will be full, after so many have come."""
         return max(full_at, now) + amount * self._each
 
-    def take(self, full_at: float, now: float) -> tuple[float, float]:
-        """One comes, if it may: when the bucket will be full then, and the seconds to wait, 0 if it has come."""
-        wait = self.wait(full_at, now)
-        return (full_at if wait else self.taken(full_at, now)), wait
+    def returned(self, full_at: float, amount: float) -> float:
+        """When the bucket will be full, after so many that were taken have been put back."""
+        return full_at - amount * self._each
+
+    def take(self, full_at: float, now: float, amount: float = 1.0) -> tuple[float, float]:
+        """So many come, if they may: when the bucket will be full then, and the seconds to wait, 0 if they came."""
+        wait = self.wait(full_at, now, amount)
+        return (full_at if wait else self.taken(full_at, now, amount)), wait
 
 
 class Rates:

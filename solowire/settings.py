@@ -24,18 +24,23 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, Pydanti
 
 from solowire.access import ADMINISTRATORS
 from solowire.catalog import CATALOG
+from solowire.data_directory import close_directory, make_private, read_secret_file
 from solowire.environment import find_unknown, is_service_link
 from solowire.errors import ConfigError
 from solowire.events import Delivery
+from solowire.identity_settings import SECRET_CHARACTERS, IdentitySettings, split_list
+from solowire.key_places import MAX_SECRETS
 from solowire.suggestion import suggest_name
 
 PREFIX = "SOLOWIRE_"
 DOTENV = ".env"
 _IPC_PATH_LIMIT = 107  # bytes of sun_path in a unix socket's address, unix(7)
-_SECRET_CHARACTERS = 16
 MAX_SHARDS = 256
+_ORIGIN = re.compile(  # RFC 6454, section 6.2
+    r"\*|null|(?!https://.*:443$|http://.*:80$)[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[^\s/?#@:*\[\]A-Z]+)(:\d+)?"
+)
+_MASKED = ("secret", "token", "accepted_secrets")
 _TOKEN = re.compile(r"[\x21-\x7e]+")  # what a header can carry
-_ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[^\s/?#@:*\[\]]+)(:\d+)?")  # RFC 6454, section 6.2
 
 ADMINISTRATORS_RESERVE = 16
 """Slots for administrators, or a tenth of all if that is less, one at least; unless `groups` says what they have."""
@@ -57,19 +62,6 @@ def _default_data_dir() -> Path:
     return Path(home) / ".local/share/solowire" if home else NO_DATA_DIR
 
 
-def _origins(value: Any) -> Any:
-    """As `_split`, in lower case, as they are compared."""
-    parts = _split(value)
-    return [part.lower() if isinstance(part, str) else part for part in parts] if isinstance(parts, list) else parts
-
-
-def _split(value: Any) -> Any:
-    """A list, also as one text with commas or, as pydantic writes them in the environment, in JSON."""
-    if not isinstance(value, str):
-        return value
-    return [part for piece in value.strip().strip("[]").split(",") if (part := piece.strip(" \t\"'"))]
-
-
 class Group(BaseModel):
     """Who shares connections fairly. weight: of its share. reserved: slots that nobody else gets. limit: of its own."""
 
@@ -83,7 +75,7 @@ class Group(BaseModel):
 _ANY = Group.model_validate({})
 
 
-class Settings(BaseSettings):
+class Settings(IdentitySettings):
     """Everything that can be set. Times say their unit in their name."""
 
     model_config = SettingsConfigDict(
@@ -96,7 +88,6 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
     )
 
-    secret: SecretStr | None = Field(None, description="signs tokens; made in the data directory if not set")
     data_dir: Path = Field(default_factory=_default_data_dir, description="journal, secret and sockets of one system")
     host: str = Field("127.0.0.1", description="address that gateway and shards listen on")
     port: int = Field(8000, ge=0, le=65535, description="the gateway's port; shards take the ports after it")
@@ -114,7 +105,7 @@ class Settings(BaseSettings):
         description="what clients are told; {scheme}, {host}: of their request; {port}, {shard}: of the shard",
     )
     advertise_host: str | None = Field(None, description="where gateways reach this shard; default: host")
-    allowed_origins: Annotated[list[str], NoDecode, BeforeValidator(_origins)] = Field(
+    allowed_origins: Annotated[list[str], NoDecode, BeforeValidator(split_list)] = Field(
         default_factory=list,
         description="sites (https://app.example.com) whose pages may connect, beside the request's own host; * for all",
     )
@@ -130,13 +121,22 @@ class Settings(BaseSettings):
     on_duplicate: Literal["replace", "reject"] = Field("replace", description="a second connection of a user")
     hello_timeout_s: float = Field(2.0, gt=0, le=60, description="how long a client may take for its hello")
     heartbeat_s: float = Field(25.0, ge=0.2, le=600, description="a ping this often; two unanswered close (4408)")
-    expiry_notice_s: float = Field(60.0, ge=0, description="how long before its token expires a client is told")
+    expiry_notice_s: float = Field(
+        60.0,
+        ge=0,
+        description="how long before its token expires a client is told; a fifth of its life if that is less",
+    )
+    token_leeway_s: float = Field(
+        60.0, ge=0, le=3600, description="how far nbf and iat of a token may be ahead of this machine's clock"
+    )
     stalled_s: float = Field(
         30.0, gt=0, le=3600, description="how long a socket may take nothing before it is closed (4413)"
     )
     message_rate: float = Field(20.0, gt=0, description="messages per second from one user")
     message_burst: float = Field(60.0, ge=1, description="messages that one user may send at once")
-    subscription_rate: float = Field(10.0, gt=0, description="hello, subscribe and unsubscribe per second of one user")
+    subscription_rate: float = Field(
+        10.0, gt=0, description="hello, subscribe, unsubscribe, refresh per second of one user; large ones are several"
+    )
     subscription_burst: float = Field(60.0, ge=1, description="such messages that one user may send at once")
     flush_high_ms: float = Field(20.0, ge=0, le=10_000, description="longest that an event of high priority waits")
     flush_normal_ms: float = Field(100.0, ge=0, le=10_000, description="the same of normal priority")
@@ -172,10 +172,14 @@ class Settings(BaseSettings):
     )
     connect_rate: float = Field(1000.0, gt=0, description="new connections per second of the whole system")
     connect_burst: float = Field(2000.0, ge=1, description="new connections that may come at once")
+    connect_rate_per_user: float = Field(
+        10.0, gt=0, description="the same of one user, for each connection that it may have, at each gateway"
+    )
+    connect_burst_per_user: float = Field(200.0, ge=1, description="the same of one user, for each of its connections")
     connect_rate_per_address: float | None = Field(None, gt=0, description="the same of one address; default: no limit")
     connect_burst_per_address: float = Field(50.0, ge=1, description="the same of one address")
-    trusted_proxies: Annotated[list[str], NoDecode, BeforeValidator(_split)] = Field(
-        default_factory=list, description="networks, such as 10.0.0.0/8, whose X-Forwarded-For is believed"
+    trusted_proxies: Annotated[list[str], NoDecode, BeforeValidator(split_list)] = Field(
+        default_factory=list, description="networks, such as 10.0.0.0/8, whose X-Forwarded-… or Forwarded is believed"
     )
 
     # What it says of itself: statistics, metrics, alerts, audit.
@@ -231,9 +235,9 @@ class Settings(BaseSettings):
         100_000, ge=100, description="events in a shard's recent log; of durable ones a quarter more, for slow readers"
     )
     recent_bytes: int = Field(
-        64 * 2**20,
+        128 * 2**20,
         ge=2**20,
-        description="size of a shard's recent log, and of durable events a quarter more, for slow readers",
+        description="what a shard's recent log takes in memory; older durable events and written ones, a quarter each",
     )
     journal: Literal["sqlite", "memory"] = Field("sqlite", description="where the router keeps its log")
     journal_age_s: float = Field(24 * 3600.0, gt=0, description="how long the router keeps an event, in seconds")
@@ -243,6 +247,13 @@ class Settings(BaseSettings):
         32 * 2**20, ge=2**16, description="what one client may get again when it comes back; more is `too_much`"
     )
     replays: int = Field(8, ge=1, description="replays from the router's log that a shard does at a time")
+    replay_rate: float = Field(
+        5_000.0, gt=0, description="events of the log that one user may have read per second when it comes back"
+    )
+    replay_burst: float = Field(1_000_000.0, ge=1, description="the same at once, whatever it gets of them")
+    replay_timeout_s: float = Field(
+        60.0, ge=1, le=600, description="how long a client that comes back may wait for all it missed, else `too_much`"
+    )
     duplicate_window_s: float = Field(600.0, ge=0, description="how long an event's id is remembered")
     credit: int = Field(10_000, ge=100, description="events that may be under way to a shard")
 
@@ -256,6 +267,12 @@ class Settings(BaseSettings):
     publish_burst: float = Field(40_000.0, ge=1, description="events that one publisher may send at once")
     publish_held_requests: int = Field(1_000, ge=1, description="publish requests that a gateway holds at a time")
     publish_held_bytes: int = Field(32 * 2**20, ge=2**16, description="their size together")
+    publish_min_body_bytes_per_s: float = Field(
+        4096.0, ge=0, description="a publish request that comes more slowly is ended (408); 0: within a minute"
+    )
+    publish_body_grace_s: float = Field(
+        5.0, gt=0, le=60, description="how long one may fall silent, and how far behind that pace it may fall"
+    )
     lag_soft_s: float = Field(
         1.0, gt=0, le=3600, description="publishers are slowed when a live shard is so far behind the log"
     )
@@ -277,8 +294,7 @@ class Settings(BaseSettings):
             raise ValueError("publish_held_bytes must not be below publish_max_bytes: one request would not fit")
         if self.lag_soft_s >= self.lag_hard_s:
             raise ValueError("lag_soft_s must be below lag_hard_s")
-        if self.secret is not None and len(self.secret.get_secret_value()) < _SECRET_CHARACTERS:
-            raise ValueError(f"secret must have {_SECRET_CHARACTERS} characters or more")
+        self.check_identity()
         if self.token is not None and not _TOKEN.fullmatch(self.token.get_secret_value()):
             raise ValueError("token must be one word of plain letters, as `solowire token` prints it")
         self._check_limits()
@@ -291,8 +307,8 @@ class Settings(BaseSettings):
         for origin in self.allowed_origins:
             if not _ORIGIN.fullmatch(origin):
                 raise ValueError(
-                    f"allowed_origins: no browser sends {origin!r}; write scheme and host, and the port if it has one, "
-                    "without a path, such as https://app.example.com; * alone allows all"
+                    f"allowed_origins: no browser sends {origin!r}; write https://app.example.com, in lower case, with "
+                    "a port if that is not the usual one, and nothing behind it; * alone allows all"
                 )
         for network in self.trusted_proxies:
             try:
@@ -489,14 +505,16 @@ def _fault(error: Any) -> str:
     message = error["msg"].removeprefix("Value error, ")
     if not place:
         return str(message)
-    shown = "" if place in ("secret", "token") else f" (got {error.get('input')!r})"
+    shown = "" if place.partition(".")[0] in _MASKED else f" (got {error.get('input')!r})"
     return f"{PREFIX}{place.upper()}: {message}{shown}"
 
 
 def make_directories(settings: Settings) -> None:
     """Makes the data directory and the sockets' directory, closed to others. Raises ConfigError."""
     try:
-        settings.run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(settings.need_data_dir())
+        close_directory(settings.data_dir)
+        settings.run_dir.mkdir(exist_ok=True, mode=0o700)
         settings.run_dir.chmod(0o700)
     except OSError as error:
         raise ConfigError(
@@ -504,32 +522,51 @@ def make_directories(settings: Settings) -> None:
         ) from None
 
 
-def secret_of(settings: Settings, *, create: bool) -> tuple[str, bool]:
-    """The secret in force, and whether it was made just now.
+def secrets_of(settings: Settings, *, create: bool) -> tuple[list[str], bool]:
+    """The secrets in force, of which the first signs, and whether it was made just now.
 
-    Raises ConfigError if there is none and none may be made.
+    create: the caller is a process of the system, and its data directory is closed to others.
+    Raises ConfigError if there is none and none may be made, or others may read it.
     """
+    accepted = [secret.get_secret_value() for secret in settings.accepted_secrets]
     if settings.secret is not None:
-        secret = settings.secret.get_secret_value()
-        if create and len(secret.encode()) < 32:
-            log.warning("secret_short", bytes=len(secret.encode()), hint="RFC 7518 asks for 32 or more")
-        return secret, False
-    path = settings.need_data_dir() / "secret"
-    try:
-        if create and not path.exists():
+        made, found = False, [settings.secret.get_secret_value()]
+        if create and settings.data_dir.is_dir():
             make_directories(settings)
+    else:
+        found, made = _secrets_of_file(settings.need_data_dir() / "secret", settings, create)
+    secrets_in_force = list(dict.fromkeys([*found, *accepted]))
+    if len(secrets_in_force) > MAX_SECRETS:
+        raise ConfigError(f"there are {len(secrets_in_force)} secrets, {MAX_SECRETS} are the most")
+    shortest = min(len(secret.encode()) for secret in secrets_in_force)
+    if create and shortest < 32:
+        log.warning("secret_short", bytes=shortest, hint="RFC 7518 asks for 32 or more")
+    return secrets_in_force, made
+
+
+def secret_of(settings: Settings, *, create: bool) -> tuple[str, bool]:
+    """The secret that signs, and whether it was made just now. Raises ConfigError as `secrets_of` does."""
+    found, made = secrets_of(settings, create=create)
+    return found[0], made
+
+
+def _secrets_of_file(path: Path, settings: Settings, create: bool) -> tuple[list[str], bool]:
+    try:
+        if create:
+            make_directories(settings)
+        if create and not path.exists():
             # Written beside and linked into place, so that of two that start at once both get one whole secret.
             draft = path.with_name(f".secret-{secrets.token_hex(8)}")
             draft.touch(mode=0o600)
             draft.write_text(secrets.token_urlsafe(48) + "\n")
             try:
                 os.link(draft, path)
-                return _read_secret(path), True
+                return _read_secrets(path), True
             except FileExistsError:
                 pass
             finally:
                 draft.unlink()
-        return _read_secret(path), False
+        return _read_secrets(path), False
     except FileNotFoundError:
         raise ConfigError(
             f"no secret: {path} doesn't exist; set {PREFIX}SECRET, or name the data directory of a running system"
@@ -538,14 +575,14 @@ def secret_of(settings: Settings, *, create: bool) -> tuple[str, bool]:
         raise ConfigError(f"secret file {path}: {error.strerror}") from None
 
 
-def _read_secret(path: Path) -> str:
-    """Raises ConfigError if it is no secret: an empty one would sign tokens that anyone can make."""
+def _read_secrets(path: Path) -> list[str]:
+    """One a line. Raises ConfigError if one is none: an empty one would sign tokens that anyone can make."""
     try:
-        secret = path.read_text().strip()
+        found = [line.strip() for line in read_secret_file(path).strip().splitlines() if line.strip()]
     except UnicodeDecodeError:
-        secret = ""
-    if len(secret) < _SECRET_CHARACTERS:
+        found = []
+    if not found or any(len(secret) < SECRET_CHARACTERS for secret in found):
         raise ConfigError(
-            f"secret file {path}: it must hold {_SECRET_CHARACTERS} characters or more; remove it to get a new one"
+            f"secret file {path}: it must hold {SECRET_CHARACTERS} characters or more; remove it to get a new one"
         )
-    return secret
+    return found

@@ -15,7 +15,8 @@ def list_settings(settings: Settings) -> Iterator[str]:
     for name, field in Settings.model_fields.items():
         value = getattr(settings, name)
         shown = "" if value is None else _toml(value)
-        is_comment = value is None or isinstance(value, SecretStr) or value == NO_DATA_DIR
+        is_masked = isinstance(value[0] if isinstance(value, list) and value else value, SecretStr)
+        is_comment = value is None or is_masked or value == NO_DATA_DIR
         line = f"# {name} = {shown}".rstrip() if is_comment else f"{name} = {shown}"
         yield f"{line:<48}  # {field.description}" if field.description else line
 

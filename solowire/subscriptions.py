@@ -6,7 +6,9 @@
 
 What it keeps true: a selection holds only types that the view may see, and the view's scopes are conditions of every
 type that declares the attribute, so no filter can widen them. A filter by an attribute that shows a field which the
-view may not see is refused too: matching by it would tell what redaction hides.
+view may not see is refused too: matching by it would tell what redaction hides. Filters and selections are canonical:
+those that mean the same are equal, however they were said, and hold the same sets of values (`conditions`). What one
+connection asks for has bounds, and it takes time in proportion to the message to say what it means.
 
 A filter's value list means "one of", several attributes mean "and"; it narrows the types that declare the attribute
 and leaves the others alone, so that `dns.*` and `system_metrics` can share one filter by zone.
@@ -19,16 +21,35 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from solowire.access import View
-from solowire.catalog import Catalog, EventType
+from solowire.catalog import Attribute, Catalog, EventType
+from solowire.conditions import Values, canonical_values, common_values, shared
 from solowire.errors import InvalidMessage
 
 MAX_PATTERNS = 200
 MAX_FILTER_VALUES = 200
 _FEWER = "name fewer, or use a wildcard such as dns.*"
+_FEWER_VALUES = "list fewer of them, or leave the filter out to get all"
+MAX_VALUES = 1_000
+"""What all filters of one connection list together, those that are equal once."""
+
+MAX_VALUE_CHARACTERS = 1_024
+"""Of one value of a filter. A DNS name of 255 bytes, each of them written as \\DDD, is shorter."""
+
+MAX_HINTS = 10
+"""So many of what is denied come with a hint: a short message of many names must not have a long answer."""
+
+MAX_NAME_CHARACTERS = 128
+"""No event type has a longer name: what is denied is told up to there."""
+
 CUSTOM = "custom.*"
 
-Filter = tuple[tuple[str, frozenset[str]], ...]
-"""Conditions, all of which must hold: (attribute, one of these values). In the order of the attributes' names."""
+Filter = tuple[tuple[str, Values], ...]
+"""Conditions, all of which must hold: (attribute, one of these values). One for each attribute, in the order of the
+attributes' names; canonical.
+"""
+
+NO_EVENT: Filter = (("", shared(frozenset())),)
+"""The one filter that nothing meets."""
 
 Selection = tuple[tuple[str, Filter], ...]
 """Event types, each with the conditions that its events must meet. Sorted, hashable: part of a feed's key."""
@@ -63,7 +84,7 @@ def parse_filter(raw: Mapping[str, list[str]] | None, catalog: Catalog) -> Filte
     if not raw:
         return ()
     known = catalog.attributes
-    conditions = []
+    conditions: list[tuple[str, Values]] = []
     for name, values in sorted(raw.items()):
         attribute = known.get(name)
         if attribute is None:
@@ -75,9 +96,34 @@ def parse_filter(raw: Mapping[str, list[str]] | None, catalog: Catalog) -> Filte
         if not values:
             raise InvalidMessage("invalid_filter", f"the filter by {name!r} lists no values", "leave it out to get all")
         if len(values) > MAX_FILTER_VALUES:
-            raise InvalidMessage("invalid_filter", f"a filter may list {MAX_FILTER_VALUES} values at most", _FEWER)
-        conditions.append((name, frozenset(attribute.normalize(v) for v in values)))
+            most = f"a filter may list {MAX_FILTER_VALUES} values at most"
+            raise InvalidMessage("invalid_filter", most, _FEWER_VALUES)
+        if max(map(len, values)) > MAX_VALUE_CHARACTERS:
+            raise InvalidMessage(
+                "invalid_filter",
+                f"a value of the filter by {name!r} is longer than {MAX_VALUE_CHARACTERS} characters",
+                "no event can have this value",
+            )
+        fault = next(filter(None, (attribute.fault(attribute.normalize(value)) for value in values)), None)
+        if fault is not None:
+            raise InvalidMessage("invalid_filter", f"the filter by {name!r}: {fault}", "no event can have this value")
+        conditions.append((name, canonical_values(attribute, values)))
     return tuple(conditions)
+
+
+def count_values(filters: Iterable[Filter]) -> int:
+    """How many values filters list together, those that are equal once."""
+    return sum(len(values) for conditions in set(filters) for _, values in conditions)
+
+
+def check_values(wanted: Wanted) -> None:
+    """Raises InvalidMessage if a connection's filters list more values than anyone needs."""
+    if count_values(wanted.values()) > MAX_VALUES:
+        raise InvalidMessage(
+            "too_many",
+            f"the filters of one connection may list {MAX_VALUES} values at most, equal filters once",
+            "filter by fewer values, or use the same filter for several event types",
+        )
 
 
 def check_patterns(patterns: Iterable[str]) -> None:
@@ -117,7 +163,11 @@ def wanted_of(
             f"'filters' names {min(unasked)[:64]!r}, which 'subscriptions' does not",
             "name it in both, spelt alike",
         )
-    own = {pattern: parse_filter(raw, catalog) for pattern, raw in (filters or {}).items()}
+    same = {common: common}
+    own = {}
+    for pattern, raw in (filters or {}).items():
+        conditions = parse_filter(raw, catalog)
+        own[pattern] = same.setdefault(conditions, conditions)
     return {pattern: own.get(pattern, common) for pattern in patterns}
 
 
@@ -154,12 +204,19 @@ def unsubscribe(wanted: Wanted, patterns: Iterable[str], catalog: Catalog) -> Wa
                 "one custom type can't be taken out of custom.*",
                 "unsubscribe custom.* and subscribe to those you want",
             )
-        kept = _last(kept, [pattern] if len(staying) == len(names) else staying, filter)
+        for name in [pattern] if len(staying) == len(names) else staying:
+            kept.pop(name, None)  # later ones win, and a key that is assigned again keeps its old place
+            kept[name] = filter
     return kept
 
 
+def without_unknown(wanted: Wanted, catalog: Catalog) -> Wanted:
+    """`wanted` without what names no event type: that is told once, and not kept."""
+    return {pattern: filter for pattern, filter in wanted.items() if expand(pattern, catalog)}
+
+
 def _last(wanted: Wanted, patterns: Iterable[str], filter: Filter) -> Wanted:
-    """`wanted` with `patterns` at its end: later ones win, and a key that is assigned again keeps its old place."""
+    """`wanted` with `patterns` at its end."""
     added = dict.fromkeys(patterns, filter)
     return {pattern: old for pattern, old in wanted.items() if pattern not in added} | added
 
@@ -171,23 +228,24 @@ def resolve(wanted: Wanted, view: View, catalog: Catalog) -> Resolved:
     """
     granted: dict[str, Filter] = {}
     denied: dict[str, Denied] = {}
+    narrowing = _Narrowing(view, catalog)
     for pattern, filter in wanted.items():
         names = expand(pattern, catalog)
         if not names:
-            denied[pattern] = Denied(pattern, "unknown_type", "GET /v1/catalog lists the event types")
+            _deny(denied, pattern, "unknown_type", "GET /v1/catalog lists the event types")
             continue
         refusals = []
         for name in names:
-            event_type = catalog[name]  # expand() names only types of the catalogue
-            refusal = _refusal(name, event_type, filter, view)
+            event_type = catalog.declared(name) or catalog[name]
+            refusal = _refusal(event_type, filter, view)
             if refusal is None:
                 if name == CUSTOM:  # it names all that came before it, as any wildcard does
                     granted = {n: f for n, f in granted.items() if not n.startswith("custom.")}
-                granted[name] = _conditions(event_type, filter, view)
+                granted[name] = narrowing.conditions(event_type, filter)
             else:
                 refusals.append(refusal)
         if len(refusals) == len(names):
-            denied[pattern] = Denied(pattern, refusals[0].reason, refusals[0].hint)
+            _deny(denied, pattern, *refusals[0])
     if CUSTOM in granted:
         # A custom type beside all of them counts only where it differs: equal selections should share a feed.
         same = granted[CUSTOM]
@@ -199,21 +257,66 @@ def _by_name(item: tuple[str, Filter]) -> str:
     return item[0]
 
 
-def _refusal(name: str, event_type: EventType, filter: Filter, view: View) -> Denied | None:
+def _deny(denied: dict[str, Denied], pattern: str, reason: str, hint: str) -> None:
+    told = _told(pattern)
+    denied[told] = Denied(told, reason, hint if len(denied) < MAX_HINTS else "")
+
+
+def _told(pattern: str) -> str:
+    return pattern[:MAX_NAME_CHARACTERS]
+
+
+def _refusal(event_type: EventType, filter: Filter, view: View) -> tuple[str, str] | None:
+    """Why the view may not have the type under this filter, and what to do."""
     if not view.may(event_type.permission):
-        return Denied(name, "forbidden", f"needs the permission {event_type.permission}")
-    hidden = view.hidden(event_type)
-    for attribute, _ in filter:
-        declared = event_type.attribute(attribute)
-        if declared is not None and not hidden.isdisjoint(declared.fields):
-            return Denied(name, "filter", f"you may not see {attribute!r}, so you can't filter by it")
+        return "forbidden", f"needs the permission {event_type.permission}"
+    if filter and event_type.sensitive:
+        hidden = view.hidden(event_type)
+        for attribute, _ in filter:
+            declared = event_type.attribute(attribute)
+            if declared is not None and not hidden.isdisjoint(declared.fields):
+                return "filter", f"you may not see {attribute!r}, so you can't filter by it"
     return None
 
 
-def _conditions(event_type: EventType, filter: Filter, view: View) -> Filter:
-    conditions = [c for c in filter if event_type.attribute(c[0]) is not None]
-    for name, values in view.scopes:
-        attribute = event_type.attribute(name)
-        if attribute is not None:
-            conditions.append((name, frozenset(attribute.normalize(v) for v in values)))
-    return tuple(conditions)
+class _Narrowing:
+    """What filters mean for each event type under one view: worked out once for all types that have equal attributes,
+    and equal filters are one.
+    """
+
+    def __init__(self, view: View, catalog: Catalog) -> None:
+        known = catalog.attributes
+        self._scopes = {name: canonical_values(known[name], values) for name, values in view.scopes if name in known}
+        self._made: dict[tuple[Filter, tuple[Attribute, ...]], Filter] = {}
+        self._same: dict[Filter, Filter] = {}
+
+    def conditions(self, event_type: EventType, filter: Filter) -> Filter:
+        """What of the filter and the scopes narrows the type."""
+        if not filter and not self._scopes:
+            return ()
+        key = (filter, event_type.attributes)
+        made = self._made.get(key)
+        if made is None:
+            made = self._narrow(event_type, filter)
+            made = self._made[key] = self._same.setdefault(made, made)
+        return made
+
+    def _narrow(self, event_type: EventType, filter: Filter) -> Filter:
+        given = dict(filter)
+        conditions: dict[str, Values] = {}
+        for attribute in event_type.attributes:
+            name = attribute.name
+            values, scope = given.get(name), self._scopes.get(name)
+            if values is not None and scope is not None:
+                values = common_values(attribute, values, scope)
+            elif values is None:
+                values = scope
+            if values is not None:
+                if not values:
+                    return NO_EVENT
+                conditions[name] = values
+        return tuple(sorted(conditions.items(), key=_name_of))
+
+
+def _name_of(condition: tuple[str, Values]) -> str:
+    return condition[0]

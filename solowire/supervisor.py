@@ -185,7 +185,7 @@ class Supervisor:
                         while not await self._is_ready(http):
                             await asyncio.sleep(0.05)
 
-    def reload(self) -> None:
+    def reload(self, _: Settings) -> None:
         """Has all children read again what can be."""
         for child in self._children:
             _signal(child, signal.SIGHUP)

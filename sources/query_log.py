@@ -3,21 +3,24 @@
 Pure: text in, values out. A line is a query only if *all* of it has the form that `named` writes, from the
 first character on: a damaged or cut line is skipped, never half understood, and nothing that a client can put
 into a name (BIND escapes white space, parentheses and what isn't ASCII) can pass for another field. The forms
-are those of `ns_client_log()` and `log_query()` in BIND 9.18.
+are those of `ns_client_log()` and `log_query()` in BIND 9.18. What a syslog daemon puts before them is
+`syslog_prefix`'s.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from datetime import UTC, datetime, tzinfo
+from datetime import datetime, tzinfo
 
 import msgspec
 
+from sources.syslog_prefix import MONTHS, has_time, moment, split_syslog, to_utc
+
 EVENT_TYPE = "dns_query_log"
 
-_MONTH_NAMES = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
-_MONTHS = {name: f"{number:02}" for number, name in enumerate(_MONTH_NAMES, start=1)}
+LINE_CHARACTERS = 64 * 1024
+"""A longer line is no query: names have 255 bytes at most, which BIND writes as 1,020 characters."""
 
 # Every repeated class ends at a character that it doesn't contain, or is matched once per line: time stays
 # linear in the line's length. `[!-~]` is ASCII without white space, all that dns_name_format() writes.
@@ -63,24 +66,35 @@ class Query(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     key: str | None = None
 
 
-def parse_query(line: str, tz: tzinfo | None) -> Query | None:
+def parse_query(line: str, tz: tzinfo | None, now: datetime | None = None) -> Query | None:
     """The query that a line tells of, or None if it tells of none. Raises nothing, whatever the line.
+
+    A syslog prefix may stand before it; BIND's own time counts if there are two.
 
     tz: the zone that `named` runs in, for the times that name none; None means this machine's own. In the
     hour that a clock change repeats, such a time is taken for the first of its two: only `print-time
-    iso8601-utc` says which.
+    iso8601-utc` says which. now: with a zone, for syslog's times without a year; see `syslog_prefix.moment`.
     """
-    match = _LINE.fullmatch(line.rstrip("\r\n"))
-    if match is None:
+    if len(line) > LINE_CHARACTERS:
         return None
+    line = line.rstrip("\r\n")
+    match, prefix = _LINE.fullmatch(line), None
+    if match is None:
+        if (parts := split_syslog(line)) is None or (match := _LINE.fullmatch(parts[1])) is None:
+            return None
+        prefix = parts[0]
     fields = match.groupdict()
     port = int(fields["client_port"])
     if port > 65535:
         return None
     timestamp = None
     if fields["time"] is not None:
-        timestamp = _utc(fields["time"], tz)
+        timestamp = _written(to_utc(_iso(fields["time"]), tz))
         if timestamp is None:
+            return None
+    elif prefix is not None and has_time(prefix):
+        timestamp = _written(moment(prefix, tz, now))
+        if timestamp is None and now is not None:
             return None
     return Query(
         timestamp=timestamp,
@@ -96,19 +110,16 @@ def parse_query(line: str, tz: tzinfo | None) -> Query | None:
     )
 
 
-def _utc(time: str, tz: tzinfo | None) -> str | None:
-    """A time of the log as RFC 3339 in UTC; None if there is no such time. (`strptime` costs ten times as
-    much.)"""
-    if time[2] == "-":
-        time = f"{time[7:11]}-{_MONTHS.get(time[3:6], '00')}-{time[:2]}T{time[12:]}"
-    try:
-        moment = datetime.fromisoformat(time)
-        if moment.tzinfo is None and tz is not None:
-            moment = moment.replace(tzinfo=tz)
-        moment = moment.astimezone(UTC)
-    except (ValueError, OverflowError, OSError):
-        return None
-    return moment.replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
+def _iso(time: str) -> str:
+    """A time of BIND's as ISO 8601. (`strptime` costs ten times as much.)"""
+    if time[2] != "-":
+        return time
+    return f"{time[7:11]}-{MONTHS.get(time[3:6], '00')}-{time[:2]}T{time[12:]}"
+
+
+def _written(utc: datetime | None) -> str | None:
+    """RFC 3339, with milliseconds and `Z`."""
+    return None if utc is None else utc.replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
 
 
 def zone_set(zones: Iterable[str]) -> frozenset[str]:

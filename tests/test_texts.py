@@ -18,6 +18,7 @@ REFUSALS = {"Refused": 3, "InvalidMessage": 2, "RequestError": 2}
 """Errors that are told to peers, and the place of the hint among their arguments."""
 LEVELS = ("warning", "error", "critical")
 LOGGERS = ("log", "logger", "write")
+OF_THE_SDK = ("solowire/client", "solowire/publisher", "solowire/token_renewal")
 UNHINTED = {"client_gone"}  # whoever left is told nothing
 
 
@@ -28,12 +29,22 @@ def faults(path: str, text: str) -> list[str]:
         name = getattr(call.func, "id", getattr(call.func, "attr", ""))
         if name in REFUSALS and not has_hint(call, REFUSALS[name]):
             found.append(f"{path}:{call.lineno}: {name} without a hint")
-        if path.startswith("solowire/client") or path.startswith("solowire/publisher"):
+        if path.startswith(OF_THE_SDK):
             continue  # whose log lines are sentences, for the standard library's logging
-        is_log = isinstance(call.func, ast.Attribute) and getattr(call.func.value, "id", "") in LOGGERS
-        if is_log and name in LEVELS and call.args and not any(k.arg in ("hint", None) for k in call.keywords):
-            found.append(f"{path}:{call.lineno}: a log line of level {name} without a hint")
+        level = level_of(call)
+        if level in LEVELS and call.args and not any(k.arg in ("hint", None) for k in call.keywords):
+            found.append(f"{path}:{call.lineno}: a log line of level {level} without a hint")
     return found
+
+
+def level_of(call: ast.Call) -> str:
+    """Of a log line, also of one that is sampled: `_sampler.write("error", …)`; "" for other calls."""
+    if not isinstance(call.func, ast.Attribute):
+        return ""
+    owner = getattr(call.func.value, "id", getattr(call.func.value, "attr", "")).removeprefix("_")
+    if owner == "sampler" and call.func.attr == "write" and isinstance(call.args[0], ast.Constant):
+        return str(call.args[0].value)
+    return call.func.attr if owner in LOGGERS else ""
 
 
 def has_hint(call: ast.Call, place: int) -> bool:
@@ -64,6 +75,8 @@ def test_whoever_is_refused_or_warned_reads_the_way_out(path: str) -> None:
         'raise InvalidMessage("bad", "it is bad")',
         'log.warning("something_wrong", reason=reason)',
         'logger.error("something_wrong")',
+        'self._log.warning("something_wrong")',
+        'self._sampler.write("error", "something_wrong", reason=reason)',
     ],
 )
 def test_finds_what_has_none(text: str) -> None:
@@ -80,6 +93,8 @@ def test_finds_what_has_none(text: str) -> None:
         'log.warning("something_wrong", hint="mend it")',
         'log.warning("diagnosis", **found)',
         'log.exception("fault_of_ours")',
+        'self._sampler.write("warning", "something_wrong", hint="mend it")',
+        'self._file.write("error")',
     ],
 )
 def test_leaves_alone_what_has_one(text: str) -> None:

@@ -26,7 +26,7 @@ from solowire.client_protocol import (
 )
 from solowire.codes import CloseCode
 from solowire.compaction import Lag
-from solowire.errors import InvalidMessage, InvalidToken
+from solowire.errors import InvalidMessage, InvalidToken, UnknownKey
 from solowire.log import Log
 from solowire.subscriptions import Wanted, resolve
 from solowire.tokens import Tokens
@@ -37,6 +37,15 @@ from workers.delivery import Delivering
 from workers.expiry import Expiry
 from workers.listening import Listening, changed, complaint, too_big
 from workers.trail import Trail
+
+_LISTENED_TO = (State.waiting, State.resuming, State.live)
+AwaitKeys = Callable[[Callable[[float], None]], bool]
+"""Has something done, with the time then, when a provider's keys have been read again; False if nobody does that."""
+
+
+def no_keys_to_await(act: Callable[[float], None]) -> bool:
+    """There is no provider."""
+    return False
 
 
 class Answering:
@@ -61,6 +70,7 @@ class Answering:
         catalog: Catalog,
         wall_offset: float,
         close: Callable[[Connection, CloseCode], None],
+        await_keys: AwaitKeys = no_keys_to_await,
     ) -> None:
         self.wall_offset = wall_offset
         self._index = index
@@ -75,6 +85,7 @@ class Answering:
         self._tokens = tokens
         self._catalog = catalog
         self._close = close
+        self._await_keys = await_keys
 
     def take(self, connection: Connection, raw: str | bytes, now: float) -> None:
         """One message of a client that is not told to leave."""
@@ -91,6 +102,7 @@ class Answering:
 
     def begun(self, connection: Connection, now: float) -> None:
         """Obeys what it has said while it was resuming."""
+        self._listening.settle(connection, now)
         early, connection.early = connection.early, []
         for message in early:
             if connection.state is State.live:
@@ -115,6 +127,8 @@ class Answering:
                     self._delivery.say(connection, Pong(message.id, now + self.wall_offset), now)
                 case Hello():
                     self._beginning.begin(connection, message, now)
+                    if connection.state is State.live:
+                        self._listening.settle(connection, now)
                 case Subscribe() | Unsubscribe():
                     self._want(connection, changed(connection, message, self._catalog), now, message.id)
                 case Refresh():
@@ -137,11 +151,26 @@ class Answering:
             return
         lag = Lag(lag.cursor, lag.seen, whole_upto=lag.whole_upto, busy=lag.busy)
         self._delivery.join(connection, resolved.selection, lag, now)
+        self._listening.settle(connection, now)
         self._delivery.run(now)
 
-    def _refresh(self, connection: Connection, message: Refresh, now: float) -> None:
+    def _refresh_again(self, connection: Connection, message: Refresh, now: float) -> None:
+        """The keys of the provider have been read again, or could not be."""
+        if connection.state in _LISTENED_TO:
+            try:
+                self._refresh(connection, message, now, waits=False)
+            except InvalidMessage as error:
+                error.id = message.id
+                self._complain(connection, error, now)
+
+    def _refresh(self, connection: Connection, message: Refresh, now: float, *, waits: bool = True) -> None:
         try:
             identity = self._tokens.identify(message.token, now + self.wall_offset)
+        except UnknownKey as error:
+            if waits and self._await_keys(lambda then: self._refresh_again(connection, message, then)):
+                return
+            code = error.code if self._tokens.has_keys else "keys_unavailable"
+            raise InvalidMessage(code, error.message, error.hint) from None
         except InvalidToken as error:
             raise InvalidMessage(error.code, error.message, error.hint) from None
         if identity.user != connection.identity.user:

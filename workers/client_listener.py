@@ -142,10 +142,10 @@ class ClientListener:
             except (BlockingIOError, ConnectionAbortedError):
                 return
             except OSError as error:
-                if error.errno in _EXHAUSTED:
-                    self._pause(error)
-                    return
-                raise
+                if error.errno not in _EXHAUSTED:
+                    continue  # a fault of that connection's network, accept(2) says: there are others
+                self._pause(error)
+                return
             self._begin(accepted, str(peer[0]))
 
     def _begin(self, accepted: socket.socket, peer: str) -> None:
@@ -154,9 +154,7 @@ class ClientListener:
         is_out_of_files = self._socket_count() + len(self._pending) >= self._max_sockets
         if is_out_of_files or not self._limiter.acquire(address):
             limit = "files" if is_out_of_files else "address" if self._limiter.is_full(address) else "total"
-            with suppress(OSError):
-                accepted.send(FULL_RESPONSES[limit])
-            accepted.close()
+            _turn_away(accepted, limit)
             return
         pending = _Pending(accepted, peer, address, self._loop.time() + self._head_s)
         number = accepted.fileno()
@@ -198,6 +196,7 @@ class ClientListener:
 
     def _hand_over(self, pending: _Pending, head: bytes, rest: bytes) -> None:
         self._forget(pending)
+        pending.data = b""
         try:
             answer = self._handle(AcceptedSocket(pending.socket, pending.peer, head, rest))
         except Exception:  # a fault of ours: it ends this connection, and neither the others nor the process
@@ -261,3 +260,12 @@ class ClientListener:
 
     def _resume(self) -> None:
         self._loop.add_reader(self._listening.fileno(), self._accept)
+
+
+def _turn_away(accepted: socket.socket, limit: str) -> None:
+    """There is no room for it, not even to wait until it has heard so. limit: which one is reached."""
+    with suppress(OSError):
+        accepted.recv(HEAD_BYTES)  # closed with that unread it would be reset, and the answer might be lost
+    with suppress(OSError):
+        accepted.send(FULL_RESPONSES[limit])
+    accepted.close()

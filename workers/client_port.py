@@ -144,7 +144,10 @@ class ClientPort:
 
 
 def _ticket(head: Head) -> str:
-    ticket: str = head.headers.get("X-Solowire-Ticket", "")
+    shown = head.headers.get_all("X-Solowire-Ticket")
+    if len(shown) > 1:
+        raise Refused(400, "bad_handshake", "there is more than one ticket", "send X-Solowire-Ticket once")
+    ticket: str = shown[0] if shown else ""
     if not ticket:
         # The URL of /v1/connect carries the ticket; one who appends it again, with whatever sign, means the same.
         if alone := _TICKET_ALONE.fullmatch(head.query):

@@ -14,6 +14,7 @@ or the replay that it begins with, which is bounded, too, and handed over as its
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from enum import Enum
 from typing import Any
 
@@ -59,6 +60,7 @@ class Connection:
         "answers",
         "backlog",
         "bucket",
+        "charged_items",
         "codec",
         "early",
         "expires",
@@ -68,10 +70,12 @@ class Connection:
         "heard_at",
         "hello_by",
         "identity",
+        "items",
         "kind",
         "leaves_for",
         "leaves_with",
         "looks_at",
+        "notice_s",
         "opened",
         "pings",
         "selection",
@@ -80,8 +84,10 @@ class Connection:
         "socket",
         "state",
         "strikes",
+        "token_ends",
         "view",
         "wanted",
+        "warned_of",
     )
 
     def __init__(
@@ -102,16 +108,21 @@ class Connection:
         self.feed: Feed[Connection] | None = None
         self.wanted: Wanted = {}
         self.selection: Selection = ()
-        self.answers: deque[str | bytes] = deque()
+        self.items = 0  # event types and values of filters in what it asked for and gets: what it takes to look at all
+        self.charged_items = 0  # for so many its last change was charged
+        self.answers: deque[str | bytes] | tuple[()] = ()  # a deque only while something waits: it takes 0.6 KB
         self.backlog = 0  # how many of `answers`, from the first, are states or a replay
         self.early: list[ClientMessage] = []
-        self.strikes: deque[float] = deque(maxlen=MAX_STRIKES)
+        self.strikes: deque[float] | None = None
         self.heard = True
         self.bucket = 0
         self.silent = 0
         self.pings = 0  # of ours that it has not answered
         self.expires: float | None = None  # monotonic
         self.looks_at: float | None = None  # when its expiry is looked at next
+        self.token_ends: float | None = None  # unix: what `notice_s` was reckoned for
+        self.notice_s = 0.0  # how long before its token's end it is told
+        self.warned_of: float | None = None  # unix: the end that it was told of
         self.identity = identity
         self.view: View = view_of(identity)
 
@@ -127,7 +138,16 @@ class Connection:
         self.identity = identity
         self.view = view_of(identity)
 
+    def keep_answers(self, frames: Iterable[str | bytes]) -> None:
+        """These wait behind whatever waits for its socket already."""
+        if isinstance(self.answers, deque):
+            self.answers.extend(frames)
+        else:
+            self.answers = deque(frames)
+
     def strike(self, now: float) -> bool:
         """Notes a bad message; whether that makes ten within a minute."""
+        if self.strikes is None:
+            self.strikes = deque(maxlen=MAX_STRIKES)
         self.strikes.append(now)
         return len(self.strikes) == MAX_STRIKES and now - self.strikes[0] < STRIKE_SECONDS

@@ -9,15 +9,19 @@ What it keeps true:
 * No event overtakes an answer. Of answers, MAX_ANSWERS wait for a busy socket at most; at that bound it is closed.
 * The log drops nothing that a connection may still get: what waits is flushed first, what one lags behind is counted,
   and when a durable event that one lacks is gone, that one is told and closed.
+* What can't be sent to a feed, for a reason that nobody has thought of, is passed over: its connections come back for
+  what there is now, and all others go on.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
 from itertools import count
 from math import inf
+
+import structlog
 
 from solowire.client_protocol import Notice, ServerMessage
 from solowire.codes import CloseCode
@@ -31,6 +35,8 @@ from solowire.subscriptions import Selection
 from workers.connection import MAX_ANSWERS, Connection
 from workers.slow_readers import FRAME_READS, SEND_READS, TURN_SECONDS, SlowReaders
 from workers.sockets import Sockets
+
+log = structlog.get_logger("solowire.shard")
 
 BLOCKED_LOOK_SECONDS = 0.02
 
@@ -84,9 +90,9 @@ class Delivering:
 
     def join(self, connection: Connection, selection: Selection, lag: Lag, now: float) -> Feed[Connection]:
         """From now on it gets what its view allows of `selection`, from where it stands."""
-        connection.selection = selection
         feed = self._feeds.get(feed_key(selection, connection.view, connection.codec, self._log.catalog))
         connection.feed = feed
+        connection.selection = feed.key.selection  # which all hold that want and may see the same
         apart = bool(connection.answers) or self._log.has_for(connection.identity.user, lag.cursor)
         if feed.join(connection, lag, now, apart=apart):
             self.schedule(feed)
@@ -125,7 +131,7 @@ class Delivering:
             return
         lagging: dict[Feed[Connection], list[tuple[Lag, str]]] = {}
         for feed in list(self._feeds):
-            while feed.waits_below(floor):
+            while feed.waits_below(floor) and len(feed):
                 feed.urgent = True
                 self._flush(feed, now)
             lags = [(lag, c.identity.user) for c, lag in feed.behind.items() if not lag.lost and lag.cursor < floor]
@@ -143,6 +149,15 @@ class Delivering:
             self._feeds.lose(gone, lagging)
 
     def _flush(self, feed: Feed[Connection], now: float) -> None:
+        try:
+            self._send_pending(feed, now)
+        except Exception:
+            log.exception("flush_failed", position=self._log.position, hint="what lies up to there is passed over")
+            self._log.unsendable_upto = self._log.position  # nobody is to come back for it
+            for connection in [*feed.current, *feed.behind]:
+                self.too_late(connection, "events between can't be sent: come back for the current state")
+
+    def _send_pending(self, feed: Feed[Connection], now: float) -> None:
         before = feed.place
         frame = feed.flush(now)
         if frame.payload is not None and feed.current:
@@ -253,7 +268,7 @@ class Delivering:
         if len(connection.answers) - connection.backlog >= MAX_ANSWERS:
             self.too_late(connection, UNREAD)
             return False
-        connection.answers.append(frame)
+        connection.keep_answers((frame,))
         if connection.feed is not None:
             connection.feed.hold(connection)  # no event may overtake the answer
         self._block((connection,), now)
@@ -261,7 +276,7 @@ class Delivering:
 
     def begin_with(self, connection: Connection, frames: Iterable[str | bytes], now: float) -> None:
         """Sends a connection that has just joined what it begins with: the welcome, and the states or the replay."""
-        connection.answers += frames
+        connection.keep_answers(frames)
         connection.backlog = len(connection.answers)
         if self._sockets.busy(connection):
             self._block((connection,), now)
@@ -281,13 +296,16 @@ class Delivering:
     def _hand_over(self, connection: Connection, now: float) -> None:
         """Sends of what waits for a connection whose socket is free as much as it takes at a time."""
         size = 0
-        while connection.answers and size < HAND_OVER_BYTES:
-            frame = connection.answers.popleft()
+        waiting = connection.answers
+        while isinstance(waiting, deque) and waiting and size < HAND_OVER_BYTES:
+            frame = waiting.popleft()
             connection.backlog = max(0, connection.backlog - 1)
             size += len(frame)
             self._sockets.queue(frame, connection)
         if connection.answers:
             self._block((connection,), now)
+        else:
+            connection.answers = ()
 
     def took(self, connection: Connection, now: float) -> None:
         """Its socket has taken some of what it was busy with. Events wait for the next look, answers don't."""

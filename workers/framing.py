@@ -209,6 +209,9 @@ class Inbound:
                 if self._check is None:
                     self._check = _utf8()
                 self._check.decode(data, last)
+                part_of_one, _ = self._check.getstate()
+                if part_of_one[:1] == b"\xed" and part_of_one[1:] > b"\x9f":  # for which Python awaits a third byte
+                    raise UnicodeDecodeError("utf-8", part_of_one, 0, 2, "half of a surrogate pair")
             self._message += data
         turn = len(part) % 4
         if turn:

@@ -13,16 +13,19 @@ from urllib.parse import parse_qs
 
 import msgspec
 
+from solowire.access import Identity
 from solowire.audit import ASKED_BY
-from solowire.errors import Refused, RequestError
+from solowire.errors import Refused, RequestError, UnknownKey
 from solowire.metrics import CONTENT_TYPE
 from solowire.numbers import told
 from solowire.problems import response_of
 from solowire.tokens import Tokens, bearer
+from solowire.user_names import decode_user_name
 from solowire.wrong_tokens import WrongTokens
 from workers.reporting import SLOWEST, Reporting
 from workers.shard import Shard
 
+_USERS = b"/stats/users/"
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Any]
@@ -40,6 +43,7 @@ class HttpApi:
         wrong_tokens: WrongTokens,
         reporting: Reporting | None = None,
         audit: Callable[..., None] = lambda event, **fields: None,
+        want_keys: Callable[[], object] | None = None,
     ) -> None:
         self._shard = shard
         self._reporting = reporting or Reporting(shard)
@@ -47,6 +51,7 @@ class HttpApi:
         self._wrong_tokens = wrong_tokens
         self._tokens = tokens
         self._metrics = metrics
+        self._want_keys = want_keys
         self._loop = asyncio.get_running_loop()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -58,7 +63,7 @@ class HttpApi:
                 await _answer(send, 200 if ready else 503, {"status": "ready" if ready else "starting"})
             case "/metrics":
                 await _answer_bytes(send, 200, self._metrics(), CONTENT_TYPE.encode())
-            case path if path == "/stats" or path.startswith("/stats/users/"):
+            case path if path == "/stats" or _raw_path(scope).startswith(_USERS):
                 try:
                     body = self._stats(scope)
                 except RequestError as error:
@@ -82,9 +87,10 @@ class HttpApi:
         Raises InvalidToken, Refused.
         """
         shard, now = self._shard, self._loop.time()
-        self._need_admin(scope, now)
-        user = scope["path"].removeprefix("/stats").removeprefix("/users/")
-        if user:
+        raw = _raw_path(scope)
+        user = decode_user_name(raw.removeprefix(_USERS)) if raw.startswith(_USERS) else None
+        self._need_admin(scope, now, {} if user is None else {"about": user})
+        if user is not None:
             found = self._reporting.user(user, now)
             if not found:
                 raise Refused(
@@ -103,12 +109,13 @@ class HttpApi:
             "slowest": slowest,
         }
 
-    def _need_admin(self, scope: Scope, now: float) -> None:
-        about = {"path": scope["path"], "address": _peer(scope)}
+    def _need_admin(self, scope: Scope, now: float, about: dict[str, str]) -> None:
+        """Raises InvalidToken, Refused."""
+        about |= {"path": scope["path"], "address": _peer(scope)}
         if _header(scope, ASKED_BY.encode()):
             about["via"] = "gateway"  # as the peer says
         try:
-            identity = self._tokens.identify(bearer(_header(scope, b"authorization")), now + self._shard.wall_offset)
+            identity = self._identify(bearer(_header(scope, b"authorization")), now)
             about |= {"user": identity.user, "role": identity.role}
             if not identity.may("admin"):
                 raise Refused(
@@ -122,6 +129,23 @@ class HttpApi:
             finally:
                 del refusal  # else it would hold this frame, which holds it, until the collector comes
         self._audit("administered", action="stats", **about)
+
+    def _identify(self, token: str, now: float) -> Identity:
+        """Raises InvalidToken, Refused."""
+        try:
+            return self._tokens.identify(token, now + self._shard.wall_offset)
+        except UnknownKey as error:
+            if self._want_keys is not None:
+                self._want_keys()
+            if not self._tokens.has_keys:
+                raise Refused(503, "keys_unavailable", error.message, "try again in a moment", retry_after=2) from None
+            raise
+
+
+def _raw_path(scope: Scope) -> bytes:
+    """As it was sent, without the query: a path that is decoded no longer says where a name ends."""
+    raw: bytes = scope["raw_path"]
+    return raw.partition(b"?")[0]
 
 
 def _peer(scope: Scope) -> str:

@@ -2,7 +2,8 @@
 
 What it keeps true: an event for all goes to the feeds that accept it, found without a look at the others; one for a
 user goes to that user's connections, by their feeds, and to nobody else. A state that comes too soon is held back; when
-a newer one goes out in its place, the feeds that would have got it know how many there were.
+a newer one goes out in its place, the feeds that would have got it know how many there were. Whatever is wrong with one
+event, those behind it go on their way.
 """
 
 from __future__ import annotations
@@ -10,18 +11,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sized
 
-import msgspec
-import structlog
-
 from solowire.events import Delivery
 from solowire.feed import Feed, FlushDelays
 from solowire.feeds import Feeds
 from solowire.log import Entry, Log
 from solowire.pacing import Pacing
+from solowire.skipped_events import FAILED
 from workers.connection import Connection
 from workers.users import Users
-
-log = structlog.get_logger("solowire.shard")
 
 _STATE, _TELEMETRY = Delivery.state, Delivery.telemetry  # an enumeration looks its members up by name, each time
 
@@ -53,33 +50,24 @@ class Routing:
     def remember(self, events: Iterable[tuple[int, bytes]]) -> None:
         """Takes the present states, with which a log begins: nobody gets them for that."""
         for offset, body in events:
-            try:
-                entry = self._log.entry(offset, body)
-            except (msgspec.DecodeError, ValueError) as error:
-                self._undecodable(offset, error)
-                continue
+            entry = self._log.entry(offset, body)
             if entry is not None:
                 self._log.remember(entry)
 
     def take(self, events: Iterable[tuple[int, bytes]], now: float) -> None:
-        """Puts events (offset, body) into the log, and those who want them on the way to them."""
+        """Puts events (offset, body) into the log, and those who want them on the way to them.
+
+        One that can't be loaded, or be dealt with, is passed over.
+        """
         for offset, body in events:
             if offset <= self._log.position:
                 continue  # sent again after a reconnect
-            try:
-                entry = self._log.append(offset, body)
-            except (msgspec.DecodeError, ValueError) as error:
-                self._undecodable(offset, error)
-                continue
-            if entry is None:
-                self._totals["unknown_types"] += 1
-            else:
-                self._route(entry, now)
-
-    def _undecodable(self, offset: int, error: Exception) -> None:
-        self._totals["undecodable"] += 1
-        hint = "no client gets it: a fault of ours, or processes of several versions"
-        log.error("event_undecodable", offset=offset, error=str(error), hint=hint)
+            entry = self._log.append(offset, body)
+            if entry is not None:
+                try:
+                    self._route(entry, now)
+                except Exception as error:  # the events behind it are on their way to others
+                    self._log.skipped.skip(FAILED, offset, entry.event.type, error)
 
     def _route(self, entry: Entry, now: float) -> None:
         self._totals["events"] += 1
@@ -122,17 +110,23 @@ class Routing:
     def release(self, now: float) -> None:
         """Sends the states whose interval has ended."""
         for number, entry, overtaken in self._pacing.release(now):
-            if overtaken:
-                self._overtaken(entry, overtaken)
-            delay = self._delays.of(entry.event.priority, len(self._connections))
-            user = entry.event.user
-            if user is None:
-                for feed in self._feeds.matching(entry):
-                    if feed.release(number, None, delay, now):
-                        self._schedule(feed)
-                continue
-            known = self._users.get(user)
-            for connection in known.connections if known is not None else ():
-                own = connection.feed
-                if own is not None and own.accepts(entry) and own.release(number, connection, delay, now):
-                    self._schedule(own)
+            try:
+                self._release(number, entry, overtaken, now)
+            except Exception as error:  # the states behind it are due, too
+                self._log.skipped.skip(FAILED, entry.offset, entry.event.type, error)
+
+    def _release(self, number: int, entry: Entry, overtaken: int, now: float) -> None:
+        if overtaken:
+            self._overtaken(entry, overtaken)
+        delay = self._delays.of(entry.event.priority, len(self._connections))
+        user = entry.event.user
+        if user is None:
+            for feed in self._feeds.matching(entry):
+                if feed.release(number, None, delay, now):
+                    self._schedule(feed)
+            return
+        known = self._users.get(user)
+        for connection in known.connections if known is not None else ():
+            own = connection.feed
+            if own is not None and own.accepts(entry) and own.release(number, connection, delay, now):
+                self._schedule(own)

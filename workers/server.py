@@ -10,13 +10,14 @@ import asyncio
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import structlog
 
 from solowire import process
 from solowire.accept_limits import AcceptLimiter
+from solowire.access import Role
 from solowire.aggregation import Rates
 from solowire.api_client import api_address
 from solowire.audit import open_audit
@@ -25,6 +26,8 @@ from solowire.backplane import (
     Ack,
     Deliver,
     Diagnose,
+    Disconnected,
+    DisconnectNow,
     DrainNow,
     Elsewhere,
     Fenced,
@@ -32,6 +35,7 @@ from solowire.backplane import (
     Lease,
     Leave,
     Replayed,
+    Revocations,
     RingState,
     RouterMessage,
     ShardAddress,
@@ -42,6 +46,8 @@ from solowire.backplane import (
 from solowire.codes import CloseCode
 from solowire.errors import ConfigError
 from solowire.feed import FlushDelays
+from solowire.identity import key_source_of, reload_identity, tokens_of
+from solowire.key_source import MAX_WAITING
 from solowire.link import Link
 from solowire.log import Log
 from solowire.metrics import Distribution, Labelled, Metrics, Sample
@@ -49,7 +55,8 @@ from solowire.pacing import Intervals
 from solowire.rates import Rate
 from solowire.roles import roles_of
 from solowire.serving import WebServer, listen, listen_unix
-from solowire.settings import Settings, make_directories, secret_of
+from solowire.settings import Settings, make_directories
+from solowire.skipped_events import FAILED, UNDECODABLE, UNKNOWN_TYPE
 from solowire.tokens import Tokens
 from solowire.vitals import Vitals, memory_bytes
 from solowire.wrong_tokens import WrongTokens
@@ -79,19 +86,21 @@ def serve(settings: Settings, index: int) -> None:
 
     Exit status: 0, or 1 if another process has taken its place.
     """
-    secret, _ = secret_of(settings, create=True)
+    roles = roles_of(settings)
+    tokens = tokens_of(settings, roles, create=True)
+    process.on_reload(lambda fresh: reload_identity(fresh, tokens, roles))
     status = 0
 
     async def main(stop: asyncio.Event) -> None:
         nonlocal status
-        status = await _Server(settings, index, Tokens(secret, roles_of(settings))).main(stop)
+        status = await _Server(settings, index, tokens, roles).main(stop)
 
     process.run(main)
     sys.exit(status)
 
 
 class _Server:
-    def __init__(self, settings: Settings, index: int, tokens: Tokens) -> None:
+    def __init__(self, settings: Settings, index: int, tokens: Tokens, roles: Mapping[str, Role]) -> None:
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._tokens = tokens
@@ -111,6 +120,8 @@ class _Server:
         self._address = ShardAddress(
             index, settings.advertise_host or settings.host, self._socket.getsockname()[1], process.new_id(), api
         )
+        self._key_source = key_source_of(settings, tokens)
+        self._waiting_for_keys: set[asyncio.Task[None]] = set()
         self._audit = open_audit(settings, f"shard-{index}", shard=index)
         self._vitals = Vitals(self._each_second)
         self._sockets = TcpSockets()
@@ -118,13 +129,15 @@ class _Server:
             index,
             sockets=self._sockets,
             tokens=tokens,
-            roles=roles_of(settings),
+            roles=roles,
             new_id=process.new_id,
             wall_offset=self._wall_offset(),
             limits=limits_of(settings),
             recent=Log(max_events=settings.recent_events, max_bytes=settings.recent_bytes),
             ask=lambda question: self._link.send(question),
+            stopwatch=time.perf_counter,
             came=lambda word: self._link.send(word),
+            await_keys=self._await_keys,
             audit=self._audit,
         )
         self._reporting = Reporting(
@@ -155,6 +168,7 @@ class _Server:
             wrong_tokens=wrong_tokens,
             reporting=self._reporting,
             audit=self._audit,
+            want_keys=None if self._key_source is None else self._key_source.want,
         )
         clients = ClientPort(
             self._shard,
@@ -181,7 +195,10 @@ class _Server:
             self._received,
             self._reporting.take,
             lambda: self._shard.slots(self._loop.time(), beat=True),
+            lambda: self._tokens.revocations.version,
         )
+        if self._key_source is not None:
+            self._key_source.start()
         server.start()
         listener.start()
         log.info("shard_listening", shard=self._shard.index, port=self._address.port, api=self._address.api)
@@ -202,6 +219,8 @@ class _Server:
         link.close(goodbye=self._shard.empty)  # not before: it says that its slots are free
         self._sockets.finish()
         await server.finish()
+        if self._key_source is not None:
+            await self._key_source.close()
         self._vitals.close()
         self._audit.close()
         return self._status
@@ -212,8 +231,24 @@ class _Server:
         while len(self._sockets) and self._loop.time() < deadline:
             await asyncio.sleep(CLOSING_LOOK_SECONDS)
 
+    def _await_keys(self, act: Callable[[float], None]) -> bool:
+        source = self._key_source
+        if source is None or len(self._waiting_for_keys) >= MAX_WAITING:
+            return False
+
+        async def wait() -> None:
+            await source.refreshed()
+            act(self._loop.time())
+            self._arm()
+
+        task = self._loop.create_task(wait())
+        self._waiting_for_keys.add(task)
+        task.add_done_callback(self._waiting_for_keys.discard)
+        return True
+
     def _tick(self) -> None:
         try:
+            self._tokens.revocations.expire(time.time())
             self._shard.set_clock(self._wall_offset(), self._loop.time())
             self._run()
         except Exception:
@@ -222,6 +257,7 @@ class _Server:
     def _each_second(self) -> None:
         self._reporting.second(self._loop.time())
         self._audit.second()
+        self._shard.log.skipped.next_second()
 
     def _leave(self, within: float | None) -> None:
         if not self._shard.leaving:
@@ -239,6 +275,7 @@ class _Server:
             self._settings.credit,
             self._settings.recent_events,
             self._shard.leaving,
+            self._tokens.revocations.version,
         )
 
     def _received(self, message: RouterMessage) -> None:
@@ -269,6 +306,11 @@ class _Server:
                 self._end()  # a further hello would take the place back
             case Lease():
                 self._shard.leased(message, now)
+            case DisconnectNow():
+                closed = self._shard.ejection.disconnect(message.user)
+                self._link.send(Disconnected(message.request, closed))
+            case Revocations():
+                self._revoke(message)
             case Elsewhere():
                 self._shard.elsewhere(message)
             case Fenced():
@@ -284,6 +326,14 @@ class _Server:
             if self._was_ready:
                 process.report_ready()
         self._arm()
+
+    def _revoke(self, message: Revocations) -> None:
+        fresh, known = self._tokens.revocations.apply(message)
+        if known is not None:
+            self._link.send(known)
+        closed = self._shard.ejection.revoke(fresh)
+        if fresh:
+            log.info("tokens_revoked", shard=self._shard.index, revocations=len(fresh), connections=closed)
 
     def _end(self) -> None:
         self._status = 1
@@ -329,7 +379,7 @@ class _Server:
         yield "feeds", "Feeds with at least one connection.", stats.feeds
         yield "lagging_connections", "Connections that are behind their feed, or whose socket is busy.", stats.lagging
         yield "log_offset", "Newest offset in the recent log.", stats.offset
-        yield "log_bytes", "Size of the recent log.", stats.log_bytes
+        yield "log_bytes", "What the recent log takes in memory, nearly.", stats.log_bytes
         yield "events_total", "Events taken from the router.", stats.events
         yield "deliveries_total", "Events times the connections that they were sent to.", stats.deliveries
         yield "frames_total", "Frames of events sent.", stats.frames
@@ -342,10 +392,11 @@ class _Server:
             self._listener.pending_count,
         )
         yield "accept_refusals_total", "Connections refused before anything was read.", self._listener.refused_count
-        totals = self._shard.totals
+        totals, skipped = self._shard.totals, self._shard.log.skipped.totals
         yield "bad_messages_total", "Messages of clients that were answered with an error.", totals["bad_messages"]
-        yield "undecodable_events_total", "Events of the log that could not be decoded.", totals["undecodable"]
-        yield "unknown_types_total", "Events of types that this version does not know.", totals["unknown_types"]
+        yield "undecodable_events_total", "Events of the log that could not be loaded.", skipped[UNDECODABLE]
+        yield "unknown_types_total", "Events of types that this version does not know.", skipped[UNKNOWN_TYPE]
+        yield "failed_events_total", "Events of the log that could not be matched or written.", skipped[FAILED]
         yield (
             "compacted_events_total",
             "Events times the connections for which they were counted, not sent.",
@@ -411,6 +462,9 @@ def limits_of(settings: Settings) -> Limits:
         moves_per_second=settings.moves_per_s,
         replay_bytes=settings.replay_bytes,
         replays=settings.replays,
+        replay_rate=settings.replay_rate,
+        replay_burst=settings.replay_burst,
+        replay_timeout=settings.replay_timeout_s,
         flush=FlushDelays(
             high=settings.flush_high_ms / 1000,
             normal=settings.flush_normal_ms / 1000,

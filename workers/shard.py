@@ -33,13 +33,15 @@ from solowire.codes import CloseCode
 from solowire.feeds import Feeds
 from solowire.log import Log
 from solowire.pacing import Pacing
+from solowire.rates import Rate
 from solowire.ring import Ring
 from solowire.tokens import Ticket, Tokens
 from workers.admission import Admission
-from workers.answering import Answering
+from workers.answering import Answering, AwaitKeys, no_keys_to_await
 from workers.beginning import Beginning
 from workers.connection import Connection, State
 from workers.delivery import Delivering
+from workers.ejection import Ejection
 from workers.entrance import Entrance
 from workers.expiry import Expiry
 from workers.following import Following
@@ -48,6 +50,7 @@ from workers.heartbeat import Heartbeats
 from workers.limits import Limits
 from workers.listening import Listening
 from workers.moves import Moves
+from workers.replay_budget import ReplayBudget
 from workers.ring_history import RingHistory
 from workers.routing import Routing
 from workers.sockets import Sockets
@@ -77,14 +80,17 @@ class Shard:
         limits: Limits | None = None,
         catalog: Catalog = CATALOG,
         recent: Log | None = None,
-        ask: Callable[[backplane.Replay], bool] = lambda _: False,
+        ask: Callable[[backplane.Replay | backplane.ReplayCancel], bool] = lambda _: False,
         came: Callable[[Came], bool] = lambda _: False,
+        stopwatch: Callable[[], float] | None = None,
+        await_keys: AwaitKeys = no_keys_to_await,
         audit: Callable[..., None] = lambda event, **fields: None,
     ) -> None:
         self.index = index
         self.log = recent if recent is not None else Log(catalog=catalog)
         self.connections: set[Connection] = set()
         self.wall_offset = wall_offset
+        self.ejection = Ejection(self.connections, self._close)
         self.leaving = False
         self.totals: Counter[str] = Counter()
         self._sockets = sockets
@@ -151,10 +157,12 @@ class Shard:
             sockets,
             self._timers,
             self._trail,
+            ReplayBudget(self._users, Rate(limits.replay_rate, limits.replay_burst)),
             roles=roles,
             catalog=catalog,
             limits=limits,
             ask=ask,
+            stopwatch=stopwatch,
             epoch=lambda: self._following.epoch,
             whole_from=self._rings.whole_from,
             begun=lambda connection, now: self._answering.begun(connection, now),
@@ -164,7 +172,7 @@ class Shard:
             index,
             self.log,
             self.delivery,
-            Listening(self._users, limits),
+            Listening(self._users, limits, catalog),
             self._beginning,
             self._admission,
             self._expiry,
@@ -174,6 +182,7 @@ class Shard:
             catalog=catalog,
             wall_offset=wall_offset,
             close=self._close,
+            await_keys=await_keys,
         )
 
     # ------------------------------------------------------------------------------------- from the router
@@ -207,6 +216,7 @@ class Shard:
     def ring_changed(self, state: RingState, now: float) -> None:
         """Takes the ring, and sends away whoever it gives to another shard."""
         self._following.greeted(state.epoch, state.last, now)
+        self._beginning.ask_again(now)
         if state.version == self._moves.version and state.since <= self.settled:
             return
         self._moves.version = state.version
@@ -215,7 +225,7 @@ class Shard:
             self._rings.ring_changed(ring, self.log.position, self.log.floor)
         if not ring.shards and not self.leaving:
             return  # nobody could take them
-        moving = [c for c in self.connections if c.state is not State.leaving and not self._owns(c.identity.user)]
+        moving = [c for c in self.connections if c.state is not State.leaving and not self._rings.owns(c.identity.user)]
         if moving:
             log.info("users_move", shard=self.index, users=len(moving), ring=sorted(ring.shards))
         if state.since <= self.settled:
@@ -240,7 +250,7 @@ class Shard:
             return False
         self.delivery.trim(now)
         self._beginning.moved_on(now)
-        self.run(now)
+        self._run_live(now)
         return True
 
     def replayed(self, message: Replayed, now: float) -> None:
@@ -287,7 +297,7 @@ class Shard:
         self.totals["admitted"] += 1
         self._beginning.expect(connection, now)
         self._expiry.watch(connection, self.wall_offset, now)
-        if self.leaving or not self._owns(identity.user):
+        if self.leaving or not self._rings.owns(identity.user):
             self._send_away(connection, 0.0, "ring_changed", now)  # while the connection was accepted
         else:
             # However long ago the ring changed: where the user was before, its turn to move may not have come yet.
@@ -382,11 +392,8 @@ class Shard:
         self.delivery.say(connection, ReconnectNow(int(after * 1000), reason), now)
         self._timers.at(now + (after + 1.0 if close_after is None else close_after), self._sent_away, connection)
 
-    def _owns(self, user: str) -> bool:
-        return self._rings.owns(user)
-
     def _sent_away(self, connection: Connection, now: float) -> None:
-        owned = self._owns(connection.identity.user)
+        owned = self._rings.owns(connection.identity.user)
         code = CloseCode.restarting if self.leaving or owned else CloseCode.wrong_shard
         self._close(connection, connection.leaves_with or code)
 
@@ -407,7 +414,7 @@ class Shard:
         if not self._leased and now < self._admission.leases.ends:
             self._leased = True
             # Whoever was not yet sent away may stay, if the user is still this shard's.
-            self._moves.leased_again((c for c in self.connections if not self._owns(c.identity.user)), now)
+            self._moves.leased_again((c for c in self.connections if not self._rings.owns(c.identity.user)), now)
         if another:
             self._make_room(now)
         self.run(now)
@@ -438,7 +445,7 @@ class Shard:
 
     def next_due(self) -> float:
         """When `run` wants to be called next."""
-        times = [self.delivery.due]
+        times = [self.delivery.due, self._beginning.due]
         if self._timers.due is not None:
             times.append(self._timers.due)
         if self._pacing.due is not None:
@@ -454,7 +461,11 @@ class Shard:
         return min(self._admission.due, *times)
 
     def run(self, now: float) -> None:
-        """Does everything that is due."""
+        """Does everything that is due, what was missed by those who come back last."""
+        self._run_live(now)
+        self._beginning.run(now)
+
+    def _run_live(self, now: float) -> None:
         self._admission.run(now)
         self._look_at_lease(now)
         if self._pacing.due is not None and now >= self._pacing.due:
@@ -479,7 +490,9 @@ class Shard:
             self._expiry.watch(connection, self.wall_offset, now)
 
     def _token_expires(self, connection: Connection, now: float) -> None:
-        self.delivery.say(connection, Notice("token_expiring", "send refresh with a new token"), now)
+        left = max(0.0, (connection.expires or now) - now)
+        notice = Notice("token_expiring", "send refresh with a new token", after_ms=round(left * 1000))
+        self.delivery.say(connection, notice, now)
 
     def _token_expired(self, connection: Connection) -> None:
         self._close(connection, CloseCode.unauthenticated)
@@ -494,7 +507,7 @@ class Shard:
             feeds=len(self.feeds),
             offset=self.log.position,
             oldest=self.log.floor,
-            log_bytes=self.log.bytes,
+            log_bytes=self.log.held_bytes,
             events=t["events"],
             deliveries=t["deliveries"],
             frames=t["frames"],

@@ -22,15 +22,16 @@ GOING = (State.leaving, State.closing, State.gone)
 class User:
     """connections: oldest first. arriving: handshakes under way.
 
-    messages, changes: of what it may say, and subscribe, when the bucket is full again (`solowire.rates`).
+    messages, changes, replays: of what it may say, subscribe, and have read of the log, when the bucket is full again
+    (`solowire.rates`).
     """
 
-    __slots__ = ("arriving", "changes", "connections", "messages")
+    __slots__ = ("arriving", "changes", "connections", "messages", "replays")
 
     def __init__(self) -> None:
         self.connections: list[Connection] = []
         self.arriving = 0
-        self.messages = self.changes = -inf
+        self.messages = self.changes = self.replays = -inf
 
     def staying(self) -> list[Connection]:
         """Those that were not told to leave, oldest first."""
@@ -99,7 +100,7 @@ class Users:
     def _look(self, name: str, user: User) -> None:
         if not user.connections and not user.arriving:
             del self._users[name]
-            if user.messages > -inf or user.changes > -inf:
+            if max(user.messages, user.changes, user.replays) > -inf:
                 self._left[name] = user
                 if len(self._left) > MAX_REMEMBERED:
                     self._left.popitem(last=False)

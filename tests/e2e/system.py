@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -38,9 +39,10 @@ UNDISTURBED = {
     "HELLO_TIMEOUT_S": 60,
     "MESSAGE_BURST": 10_000,
     "SUBSCRIPTION_BURST": 10_000,
+    "CONNECT_BURST_PER_USER": 10_000,
 }
 """Tests count events: none but theirs come, unless a test asks for them. Who is slow to say hello is waited for, and no
-user is limited for what it said in the test before: on a fast machine that was just now.
+user is limited for what it said or did in the test before: on a fast machine that was just now.
 """
 
 
@@ -126,6 +128,12 @@ class System:
         return pid
 
     # ------------------------------------------------------------------------------------------- as its users
+
+    @property
+    def printed_token(self) -> str:
+        """The administrator's token that `up` has made, out of the file that it names."""
+        [path] = re.findall(r"administrator's token +in the file (.+)", self.output.read_text())
+        return Path(path).read_text().strip()
 
     @property
     def secret(self) -> str:
@@ -297,8 +305,11 @@ def has_ipv6() -> bool:
 
 
 def environment(settings: Mapping[str, object] | None = None) -> dict[str, str]:
-    """This process's environment without any setting of Solowire's but `settings`."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("SOLOWIRE_")}
+    """This process's environment without any setting of Solowire's but `settings`.
+
+    It says that it is a container: tests run as root at times, and what is said of that has tests of its own.
+    """
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("SOLOWIRE_")} | {"container": "tests"}
     return kept | {f"SOLOWIRE_{name}": str(value) for name, value in (settings or {}).items()}
 
 

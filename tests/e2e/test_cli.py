@@ -7,6 +7,7 @@ import os
 import re
 import select
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -24,8 +25,9 @@ import pytest
 from websockets.sync.client import connect
 
 from solowire import __version__
+from solowire.data_directory import TOKEN_FILE
 from solowire.settings import Settings
-from tests.e2e.system import ANSWER_SECONDS, READY_SECONDS, System, environment, free_ports, run, running
+from tests.e2e.system import ANSWER_SECONDS, READY_SECONDS, System, end, environment, free_ports, run, running
 
 REMOTE = (["publish", "custom.x", "{}"], ["stats"], ["tail"])
 SECRET = "a secret for tests, of more than 32 bytes"
@@ -198,6 +200,14 @@ def test_a_token_ends_and_is_narrowed_as_asked(place: Path) -> None:
     assert sorted(next(iter(narrow["scopes"].values()))) == ["a.example", "b.example"]
 
 
+@pytest.mark.parametrize("zones", ["", " ", ",", "a.example,", "a.example,,b.example", ".", "*", "*.a.example", "a b"])
+def test_zones_that_are_none_are_one_line(place: Path, zones: str) -> None:
+    """A slip of the keyboard makes no token for all zones: what is no zone is named, with the way out."""
+    line = one_line(solowire(place, "token", "--user", "ann", "--zones", zones, SECRET=SECRET))
+    assert "--zones" in line
+    assert "leave --zones out" in line or "example.com" in line
+
+
 def test_an_unknown_role_is_one_line(place: Path) -> None:
     """A misspelt role names those that there are."""
     line = one_line(solowire(place, "token", "--user", "ann", "--role", "amdin", SECRET=SECRET))
@@ -252,8 +262,7 @@ def test_roles_of_other_names_will_do(place: Path) -> None:
         assert int(printed(published)) > 0
         [shard] = json.loads(printed(own("stats", "--json")))
         assert shard["shard"] == 0
-        [token] = re.findall(r"administrator's token +(\S+)", system.output.read_text())
-        assert connects(system, token).status_code == 200
+        assert connects(system, system.printed_token).status_code == 200
         with tail(system, place, "custom.*", "--count", "1", ROLES_FILE=roles) as tailing:
             assert "(boss)" in tailing.said
             own("publish", "custom.x", "{}")
@@ -387,6 +396,47 @@ def test_what_up_suggests_can_be_typed(place: Path) -> None:
                 line, shell=True, cwd="/", env=environment(), capture_output=True, text=True, timeout=READY_SECONDS
             )
             assert printed(done)
+
+
+def test_the_token_of_an_administrator_is_kept_from_logs(place: Path) -> None:
+    """Where its output is no terminal, `up` names a file that only its owner may read, and no line holds a token."""
+    data = place / "a data dir"
+    with running(data, shards=1) as system:
+        until(lambda: "custom.hello" in system.output.read_text(), "it says where it is")
+        token = system.printed_token
+        assert connects(system, token).status_code == 200
+        assert token not in system.output.read_text()
+        assert "eyJ" not in system.output.read_text()  # how each JWT begins
+        assert stat.S_IMODE((data / TOKEN_FILE).stat().st_mode) == 0o600
+        assert stat.S_IMODE(data.stat().st_mode) == 0o700
+
+
+def test_a_terminal_is_shown_the_token(place: Path) -> None:
+    """Whoever sits before `up` can copy it from there, and no file is made of it."""
+    system = System(place / "data", shards=1)
+    ours, theirs = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "solowire", "up", "--port", str(system.port), "--shards", "1", "--data-dir", "data"],
+        env=system.environment,
+        cwd=place,
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    os.close(theirs)
+    said = b""
+    try:
+        deadline = time.monotonic() + READY_SECONDS
+        while b"custom.hello" not in said:
+            assert select.select([ours], [], [], max(0.0, deadline - time.monotonic()))[0], said
+            said += os.read(ours, 4096)
+        [token] = re.findall(r"administrator's token +(eyJ\S+)", said.decode())
+        assert connects(system, token).status_code == 200
+        assert not (place / "data" / TOKEN_FILE).exists()
+    finally:
+        end(process)
+        os.close(ours)
 
 
 # ------------------------------------------------------------------------------------------- publish

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from solowire.metrics import CONTENT_TYPE
-from tests.e2e.system import ANSWER_SECONDS, Session, System, open_session, running
+from tests.e2e.system import ANSWER_SECONDS, Session, System, open_session, refusal, running
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
@@ -357,10 +357,54 @@ async def test_connect_says_where_and_with_what(system: System) -> None:
     async with system.http(system.token("where")) as http:
         for headers, start in (
             ({"host": "dns.example:8000"}, f"ws://dns.example:{system.port + 1 + shard}/ws?"),
-            ({"host": "dns.example", "x-forwarded-proto": "https"}, f"wss://dns.example:{system.port + 1 + shard}/ws?"),
+            # Nobody has said that this is a proxy.
+            ({"host": "dns.example", "x-forwarded-proto": "https"}, f"ws://dns.example:{system.port + 1 + shard}/ws?"),
             ({"host": "[::1]:8000"}, f"ws://[::1]:{system.port + 1 + shard}/ws?"),
+            ({"host": "[fe80::1%25eth0]:8000"}, f"ws://[fe80::1%25eth0]:{system.port + 1 + shard}/ws?"),
         ):
             assert (await http.post("/v1/connect", headers=headers)).json()["url"].startswith(start)
+
+
+async def test_a_host_that_is_none_is_no_localhost(system: System) -> None:
+    """Who asks for a host that nobody can be sent to is told so, and not sent to itself."""
+    async with system.http(system.token("nowhere")) as http:
+        for host in ("a b", "[::1", "::1", "x:y", "[fe80::1%]", "h/../x", "[1.2.3.4]"):
+            problem_of(await http.post("/v1/connect", headers={"host": host}), 400, "bad_host")
+
+
+async def test_a_trusted_proxys_word_counts(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Scheme and host are those that its client used, whatever the headers are called and however they are written."""
+    settings = {"TRUSTED_PROXIES": "127.0.0.0/8", "SHARD_URL": "{scheme}://{host}/s/{shard}"}
+    with running(tmp_path_factory.mktemp("proxied") / "data", shards=1, settings=settings) as proxied:
+        async with proxied.http(proxied.token("proxied")) as http:
+            for headers, start in (
+                ({"x-forwarded-proto": "https"}, "wss://edge.example/"),
+                ({"x-forwarded-proto": "HTTPS"}, "wss://edge.example/"),
+                ({"x-forwarded-proto": "https, http"}, "wss://edge.example/"),
+                ({"x-forwarded-proto": "https,http", "x-forwarded-for": "192.0.2.1, 127.0.0.9"}, "wss://edge.example/"),
+                ({"x-forwarded-proto": "http"}, "ws://edge.example/"),
+                ({"x-forwarded-proto": "gopher"}, "ws://edge.example/"),
+                ({"x-forwarded-proto": "wss", "x-forwarded-host": "a.example:8443"}, "wss://a.example/"),
+                ({"forwarded": "for=192.0.2.1;proto=https;host=b.example"}, "wss://b.example/"),
+                ({"forwarded": 'For="[2001:db8::1]:99" ; Proto="HTTPS";by=x, for=127.0.0.3'}, "wss://edge.example/"),
+                ({"forwarded": "proto=http", "x-forwarded-proto": "https"}, "wss://edge.example/"),
+            ):
+                answer = await http.post("/v1/connect", headers={"host": "edge.example", **headers})
+                assert answer.json()["url"].startswith(start), headers
+        url, origin = f"ws://127.0.0.1:{proxied.port}/ws?token={proxied.token('page')}", "https://edge.example"
+        for name, value in (("X-Forwarded-Host", "edge.example"), ("Forwarded", "host=edge.example")):
+            async with open_session(url, origin=origin, additional_headers={name: value}) as session:
+                await session.ask("welcome", type="hello")
+        assert (await refusal(url, origin=origin))[1]["code"] == "origin_not_allowed"
+
+
+async def test_a_clients_own_word_of_its_host_does_not_count(system: System) -> None:
+    """A page of another site is refused, whatever is said of a host that nobody trusted has seen; it is logged."""
+    url = f"ws://127.0.0.1:{system.port}/ws?token={system.token('page')}"
+    for name, value in (("X-Forwarded-Host", "edge.example"), ("Forwarded", "host=edge.example")):
+        refused = await refusal(url, origin="https://edge.example", additional_headers={name: value})
+        assert refused[1]["code"] == "origin_not_allowed"
+    assert "forwarded_not_believed" in system.output.read_text()
 
 
 async def test_connect_follows_the_template_of_the_settings(small: System) -> None:
@@ -517,6 +561,58 @@ async def test_the_documentation_needs_no_other_host(system: System) -> None:
             assert answer.content
         foreign = re.findall(r"https?://[^\s\"'<>]+", page.text)
         assert [url for url in foreign if not url.startswith(system.url)] == []
+
+
+async def test_the_documentation_runs_nothing_but_the_gateways_own_files(system: System) -> None:
+    """The page's policy allows scripts and styles of the gateway alone, and none stands in the page itself."""
+    async with system.http() as http:
+        for path in ("/docs", "/docs/", "/docs/openapi.json", "/docs-assets/oauth2-redirect.html", "/docs/nothing"):
+            policy = (await http.get(path)).headers["content-security-policy"]
+            rules = dict(rule.split(" ", 1) for rule in policy.split("; "))
+            assert rules["default-src"] == rules["frame-ancestors"] == rules["base-uri"] == "'none'"
+            assert rules["script-src"] == rules["style-src"] == rules["connect-src"] == "'self'"
+        page = (await http.get("/docs")).text
+        assert re.findall(r"<script(?![^>]* src=)[^>]*>|<style|\son\w+=|\sstyle=|javascript:", page) == []
+        script = await http.get("/docs/page.js")
+        assert script.headers["content-type"].startswith("text/javascript")
+        assert "SwaggerUIBundle" in script.text
+
+
+async def test_nothing_that_is_answered_is_taken_for_a_page_or_a_script(system: System) -> None:
+    """Whatever the gateway answers, and to whom, says that its type is what it says that it is."""
+    viewer = {"authorization": f"Bearer {system.token('vic', 'viewer')}"}
+    asked = [
+        ("GET", path) for path in ("/healthz", "/readyz", "/metrics", "/v1/catalog", "/docs", "/docs/openapi.json")
+    ]
+    asked += [
+        ("GET", path) for path in ("/docs-assets/swagger-ui.css", "/nowhere", "/v1/stats", "/v1/users/ann", "/ws")
+    ]
+    asked += [("POST", path) for path in ("/v1/connect", "/v1/connect/", "/v1/events", "/v1/events/", "/healthz")]
+    asked += [("GET", "/v1/route"), ("GET", "/v1/route/"), ("GET", "/v1/connect"), ("HEAD", "/healthz")]
+    async with system.http() as http:
+        for method, path in asked:
+            for headers in ({}, viewer):
+                answer = await http.request(method, path, headers=headers)
+                assert answer.headers.get_list("x-content-type-options") == ["nosniff"], (method, path, answer)
+
+
+async def test_no_cache_keeps_a_ticket(system: System) -> None:
+    """Tickets, and what is said of the tokens that were shown for them, are not stored on the way, by any spelling."""
+    shown = {
+        "": 401,
+        "Bearer wrong": 401,
+        f"Bearer {system.token('pub', 'publisher')}": 403,
+        f"Bearer {system.token('ann', 'viewer')}": 200,
+    }
+    async with system.http() as http:
+        for method, path in (("POST", "/v1/connect"), ("GET", "/v1/route")):
+            for token, status in shown.items():
+                for spelling in (path, f"{path}/"):
+                    answer = await http.request(method, spelling, headers={"authorization": token} if token else {})
+                    assert answer.status_code in (status, 204 if status == 200 else status)
+                    assert answer.headers.get_list("cache-control") == ["no-store"], (spelling, answer)
+        for spelling in ("/v1/connect", "/v1/connect/"):
+            assert (await http.get(spelling)).headers["cache-control"] == "no-store"
 
 
 async def test_the_openapi_document_describes_the_routes(system: System) -> None:

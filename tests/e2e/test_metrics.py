@@ -7,6 +7,7 @@ import re
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -95,6 +96,11 @@ async def test_metrics_count_what_happens_and_name_nobody(system: System, router
         async with asyncio.timeout(ANSWER_SECONDS):  # connections are counted once a second
             while 'solowire_group_connections{group="admin",shard="0"} 1.0' not in scraped(api_of(system)):
                 await asyncio.sleep(0.1)
+        async with asyncio.timeout(ANSWER_SECONDS):  # and a scrape may be a second old
+            while f"solowire_journal_offset {accepted['last_offset']}.0" not in scraped(router_port):
+                await asyncio.sleep(0.1)
+            while 'solowire_refusals_total{code="missing_token"}' not in scraped(system.port):
+                await asyncio.sleep(0.1)
         texts = [scraped(port) for port in (system.port, api_of(system), router_port)]
     gateway, shard, router = texts
     assert 'solowire_refusals_total{code="missing_token"}' in gateway
@@ -129,6 +135,20 @@ async def test_scrapers_that_read_nothing_hold_nobody_up(system: System, router_
     finally:
         for sock in sockets:
             sock.close()
+
+
+async def test_a_flood_of_scrapes_is_rendered_once_a_second(system: System, router_port: int) -> None:
+    """Whoever asks each process hundreds of times gets one text for a second, on all connections."""
+    limits = httpx.Limits(max_connections=20)
+    for place in (system.port, api_of(system), router_port):
+        transport = httpx.AsyncHTTPTransport(uds=str(place) if isinstance(place, Path) else None, limits=limits)
+        host = "localhost" if isinstance(place, Path) else f"127.0.0.1:{place}"
+        async with httpx.AsyncClient(trust_env=False, timeout=ANSWER_SECONDS, transport=transport) as http:
+            began = time.monotonic()
+            answers = await asyncio.gather(*(http.get(f"http://{host}/metrics") for _ in range(300)))
+            took = time.monotonic() - began
+        assert {answer.status_code for answer in answers} == {200}
+        assert len({answer.text for answer in answers}) <= took + 2
 
 
 def test_a_routers_port_that_was_set_must_be_free(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ from tests.e2e.system import (
     ready,
     run,
     running,
+    sign,
 )
 
 CUSTOM = {"subscriptions": ["custom.*"]}
@@ -242,6 +243,52 @@ def test_a_service_that_is_told_to_reload_goes_on(tmp_path: Path) -> None:
         asyncio.run(serve())
         assert before == [system.pid_of(*command) for command in (("router",), ("shard", "--index", "0"), ("gateway",))]
         assert system.process.poll() is None
+
+
+async def test_a_reload_puts_roles_secrets_and_limits_in_force(tmp_path: Path) -> None:
+    """Of a service, in every process, without a restart; what is wrong changes nothing, and is said."""
+    roles, config = tmp_path / "roles.toml", tmp_path / "solowire.toml"
+    admin = '[roles.admin]\npermissions = ["*"]\ndefaults = ["*"]\n'
+    publisher = '[roles.publisher]\npermissions = ["events.publish"]\nmay_connect = false\n'
+    roles.write_text(admin + publisher)
+    config.write_text(f'roles_file = "{roles}"\nmax_connections = 100\n')
+    system = System(tmp_path / "data", shards=1)
+    system.process = system.spawn("up", "--port", str(system.port), "--shards", "1", "--config", str(config))
+    try:
+        await asyncio.to_thread(system.wait_until, system._all_ready, "it is ready")
+        pid = system.process.pid
+        newcomer = sign("another secret that is long enough, really", "newcomer", "reader")
+        assert await status_of(system, newcomer) == 401
+        roles.write_text(admin + publisher + '[roles.reader]\npermissions = ["custom.read"]\n')
+        secret = system.data_dir / "secret"
+        secret.write_text(secret.read_text() + "another secret that is long enough, really\n")
+        config.write_text(f'roles_file = "{roles}"\nmax_connections = 2\n')
+        os.kill(pid, signal.SIGHUP)
+        async with asyncio.timeout(ANSWER_SECONDS):
+            while await status_of(system, newcomer) != 200:
+                await asyncio.sleep(0.05)
+        async with system.session(newcomer, CUSTOM), contextlib.AsyncExitStack() as stack:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                for n in range(100):  # until the lease is of two
+                    try:
+                        await stack.enter_async_context(system.session(system.token(f"more{n}"), CUSTOM))
+                    except (AssertionError, InvalidStatus):
+                        break
+                    await asyncio.sleep(0.05)
+            assert n < 99
+        roles.write_text("[roles.reader]\npermissions = 7\n")
+        os.kill(pid, signal.SIGHUP)
+        await asyncio.to_thread(
+            system.wait_until, lambda: system.output.read_text().count("settings_not_reloaded") == 2, "both say so"
+        )
+        assert await status_of(system, newcomer) == 200
+    finally:
+        assert system.stop() == 0
+
+
+async def status_of(system: System, token: str) -> int:
+    async with system.http(token) as http:
+        return (await http.post("/v1/connect")).status_code
 
 
 async def test_a_second_up_on_a_live_directory_disturbs_nobody(tmp_path: Path) -> None:

@@ -234,7 +234,7 @@ def test_any_process_gives_signs_of_life_to_systemd(tmp_path: Path, abstract: bo
         systemd.settimeout(LATE_SECONDS)
         system = System(tmp_path / "data")
         system.environment |= {"NOTIFY_SOCKET": name, "WATCHDOG_USEC": "1500000", "SOLOWIRE_PORT": str(system.port)}
-        process = system.spawn("gateway")
+        process = system.spawn("router")
         try:
             heard = [systemd.recv(100) for _ in range(3)]
             assert heard == [b"READY=1", b"WATCHDOG=1", b"WATCHDOG=1"]

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.addresses import Addresses, counted
+from gateway.addresses import Addresses
+from solowire.accept_limits import counted_address
 
 PROXIES = Addresses(["10.0.0.0/8", "192.0.2.7", "2001:db8:f::/48"])
 
@@ -58,8 +59,12 @@ def test_without_proxies_only_the_peer_counts() -> None:
 
 def test_an_ipv6_customer_counts_once() -> None:
     """All addresses of one /64 are one, those of the next are not, and an IPv4 one in IPv6's clothes is itself."""
-    assert counted("2001:db8:0:1::1") == counted("2001:db8:0:1:ffff::9") != counted("2001:db8:0:2::1")
-    assert counted("::ffff:192.0.2.1") == "192.0.2.1"
+    assert (
+        counted_address("2001:db8:0:1::1")
+        == counted_address("2001:db8:0:1:ffff::9")
+        != counted_address("2001:db8:0:2::1")
+    )
+    assert counted_address("::ffff:192.0.2.1") == "192.0.2.1"
 
 
 @pytest.mark.parametrize("network", ["10.0.0.1/8", "10.0.0.0/33", "everyone", "", "10.0.0.0/8, 10.1.0.0/16"])

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
+from heapq import heapify, heappop, heappush
+from random import Random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.admission import LONGEST_SPREAD_SECONDS, Admission, Limits
+from gateway.admission import LONGEST_SPREAD_SECONDS, REMEMBERED_USERS, Admission, Limits
+from gateway.server import limits_of
 from solowire.access import Identity
 from solowire.backplane import DEAD_AFTER_SECONDS, Doors
+from solowire.client import backoff_of
 from solowire.errors import Refused
+from solowire.settings import Settings
 
 HERE = "192.0.2.1"
 
@@ -166,11 +171,72 @@ def test_gateways_share_the_rate() -> None:
 
 def test_the_rate_of_an_address() -> None:
     """One address that connects too fast is told so, 429, and takes nothing from the others."""
-    admission = Admission(Limits(rate=1000.0, burst=100.0, rate_per_address=1.0, burst_per_address=5.0))
+    admission = Admission(Limits(1000.0, 100.0, rate_per_address=1.0, burst_per_address=5.0, burst_per_user=100))
     assert codes(admission, 50, 0.0) == {"": 5, "connect_rate_limited": 45}
     assert refused(ask(admission, viewer(), HERE, 0.0)) == (429, "connect_rate_limited")
     assert codes(admission, 5, 0.0, "192.0.2.2") == {"": 5}
     assert sum(codes(admission, 1, 0.0, f"198.51.100.{n}")[""] for n in range(100)) == 90
+
+
+def test_the_rate_of_a_user() -> None:
+    """A user who asks for ticket after ticket is told so, 429, and no other user notices, from the same address too."""
+    admission = Admission(Limits(rate_per_user=2.0, burst_per_user=5.0))
+    found = [ask(admission, viewer("eve"), HERE, 0.0) for _ in range(50)]
+    assert [refusal is None for refusal in found] == [True] * 5 + [False] * 45
+    assert refused(found[-1]) == (429, "connect_rate_limited")
+    assert found[-1] is not None
+    assert found[-1].retry_after == pytest.approx(0.5)
+    assert ask(admission, viewer("ann"), HERE, 0.0) is None
+    assert ask(admission, viewer("eve"), HERE, 0.5) is None
+    assert ask(admission, Identity("root", "admin", ("*",)), HERE, 0.0) is None
+
+
+def test_what_a_user_may_is_not_less_where_gateways_are_many() -> None:
+    """Its attempts may all come to one of them: so each allows all of it."""
+    admission = Admission(Limits(rate_per_user=2.0, burst_per_user=5.0))
+    admission.told(Doors([], False, 1.0, gateways=50), 0.0)
+    assert [ask(admission, viewer(), HERE, 0.0) is None for _ in range(7)] == [True] * 5 + [False] * 2
+
+
+def test_who_is_refused_for_another_reason_has_had_no_ticket() -> None:
+    """Only tickets count: who waits at a closed door may come in as soon as it opens."""
+    admission = Admission(Limits(rate_per_user=1.0, burst_per_user=1.0))
+    say(admission, Doors(["viewer"], False, 1.0), 0.0)
+    for _ in range(100):
+        assert refused(ask(admission, viewer(), HERE, 0.05)) == (503, "over_limit")
+    say(admission, Doors([], False, 1.0), 0.2)
+    assert ask(admission, viewer(), HERE, 0.2) is None
+
+
+def test_the_users_that_are_remembered_have_a_bound() -> None:
+    """However many connect, those that came last are known."""
+    admission = Admission(Limits(rate=1e9, burst=1e9, rate_per_user=0.01, burst_per_user=1.0))
+    for number in range(REMEMBERED_USERS + 10):
+        assert ask(admission, viewer(f"u{number}"), HERE, 0.0) is None
+    assert len(admission._by_user) == REMEMBERED_USERS
+    assert refused(ask(admission, viewer(f"u{number}"), HERE, 0.0)) == (429, "connect_rate_limited")
+
+
+@given(st.integers(0, 2**32), st.integers(1, 4))
+@settings(max_examples=50, deadline=None)
+def test_clients_that_back_off_never_meet_the_rate_of_their_user(seed: int, connections: int) -> None:
+    """As many clients of one user as may be connected, each refused by its shard every time it comes, for ten minutes:
+    with the default settings none of them is told that it connects too fast.
+    """
+    defaults = Settings(max_connections_per_user=connections)
+    admission = Admission(limits_of(defaults))
+    chance = Random(seed)
+    due = []
+    for client in range(connections):
+        backoff = backoff_of(defaults.reconnect_min_ms, defaults.reconnect_max_ms, chance.random)
+        due.append((0.0, client, backoff))
+    heapify(due)
+    while (now := due[0][0]) < 600:
+        _, client, backoff = heappop(due)
+        assert ask(admission, viewer(), HERE, now) is None
+        if chance.random() < 0.1:
+            backoff.reset()  # it was connected for a while
+        heappush(due, (now + backoff.next(), client, backoff))
 
 
 def test_gateways_share_what_one_address_may() -> None:

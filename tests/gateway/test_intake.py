@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -26,6 +28,17 @@ def refused(call: Any, *arguments: Any) -> Refused:
     return caught.value
 
 
+def hold(it: Intake, user: str, size: int = 0) -> list[Room]:
+    """Requests of `user` of which so many bytes have come, one after the other until one is refused, and no end."""
+    rooms: list[Room] = []
+    with suppress(Refused):
+        while len(rooms) <= 10_000:
+            room = it.open(user, 0.0)
+            rooms.append(room)
+            it.grow(room, size)
+    return rooms
+
+
 def under_way(it: Intake, number: int, now: float = 0.0, size: int = 10, user: str = "ann") -> Room:
     room = it.open(user, now)
     it.grow(room, size)
@@ -40,7 +53,7 @@ def test_requests_beyond_the_bound_are_refused_at_once() -> None:
     error = refused(it.open, "bob", 0.0)
     assert (error.status, error.code, error.retry_after, it.overloads) == (503, "overloaded", 1.0, 1)
     it.close(rooms[0])
-    it.open("bob", 0.0)
+    it.open("dan", 0.0)
 
 
 def test_bytes_beyond_the_bound_are_refused_while_they_are_read() -> None:
@@ -48,12 +61,13 @@ def test_bytes_beyond_the_bound_are_refused_while_they_are_read() -> None:
     it = intake()
     first, second = it.open("ann", 0.0), it.open("bob", 0.0)
     it.grow(first, 600)
-    assert refused(it.grow, second, 600).code == "overloaded"
+    assert refused(it.grow, second, 600).code == "overloaded"  # more than its share
     it.close(second)
     assert (it.requests, it.bytes) == (1, 600)
     it.close(first)
     assert (it.requests, it.bytes) == (0, 0)
-    it.grow(it.open("ann", 0.0), 1000)
+    it.grow(room := it.open("ann", 0.0), 1000)
+    it.sent(room, 1, 0.0)
     assert refused(it.open, "bob", 0.0).code == "overloaded"  # before anything of it is read
 
 
@@ -78,6 +92,69 @@ def test_one_publisher_holds_half_of_the_bytes() -> None:
     it.grow(it.open("bob", 0.0), 300)
     it.close(first)
     it.grow(second, 500)
+
+
+@pytest.mark.parametrize("greedy", range(1, 12))
+def test_whatever_others_hold_without_end_a_newcomer_gets_its_share(greedy: int) -> None:
+    """However many take all the places that they can, and send nothing: another publisher publishes at once."""
+    it = intake(requests=100)
+    held = [room for n in range(greedy) for room in hold(it, f"eve{n}")]
+    honest = [it.open("ann", 0.0) for _ in range(100 // (greedy + 2))]
+    for room in honest:
+        it.grow(room, 1)
+    assert it.requests == len(honest) + sum(not room.ended for room in held) <= 100
+    assert not any(room.ended for room in honest)
+
+
+@pytest.mark.parametrize("greedy", range(1, 12))
+def test_whatever_others_hold_without_end_a_newcomer_has_its_share_of_the_bytes(greedy: int) -> None:
+    """However many send all that is kept of them, and no end of it: another publisher's request is kept and sent on."""
+    it = intake(requests=100, bytes=100_000)
+    for n in range(greedy):
+        hold(it, f"eve{n}", 999)
+    room = it.open("ann", 0.0)
+    for _ in range(10):
+        it.grow(room, 10_000 // (greedy + 2))
+    assert it.bytes <= 100_000
+
+
+def test_a_request_is_ended_that_has_been_read_for_longest() -> None:
+    """Of the publisher with the most it is the oldest that goes; it is told once, and holds nothing afterwards."""
+    it = intake(requests=4)
+    told: list[str] = []
+    rooms = [it.open(user, 0.0) for user in ("eve", "eve", "bob", "cid")]
+    for number, room in enumerate(rooms):
+        room.end = lambda number=number: told.append(f"room {number}")
+    it.grow(rooms[0], 300)
+    it.open("ann", 0.0)
+    assert (told, it.requests, it.bytes, rooms[0].ended) == (["room 0"], 4, 0, True)
+    error = refused(it.grow, rooms[0], 1)
+    assert (error.status, error.code, error.retry_after, it.slow_requests) == (408, "too_slow", 1.0, 1)
+    it.close(rooms[0])
+    it.close(rooms[0])
+    assert it.requests == 4
+    assert refused(it.open, "eve", 0.0).code == "overloaded"  # it has its share, one of four
+
+
+def test_what_is_under_way_to_the_router_is_not_ended() -> None:
+    """It can't be taken back: at the bound a newcomer is refused, until some of it has been taken."""
+    it = intake(requests=4)
+    rooms = [under_way(it, number, user=user) for number, user in enumerate(("eve", "eve", "bob", "cid"))]
+    assert refused(it.open, "ann", 0.0).code == "overloaded"
+    it.taken(0)
+    it.close(rooms[0])
+    it.open("ann", 0.0)
+
+
+def test_who_wants_more_than_its_share_leaves_a_quarter_free() -> None:
+    """Places that nobody wants are for whoever does, but for some that a newcomer finds without anybody's end."""
+    it = intake(requests=100)
+    busy = [it.open(f"user{n}", 0.0) for n in range(20)]
+    busy += hold(it, "user0")
+    assert (len(busy), it.requests) == (20 + 49, 69)  # half of all, though its share were four
+    busy += hold(it, "user1")
+    assert it.requests == 75
+    assert not any(room.ended for room in busy)
 
 
 def test_a_gateway_that_holds_one_request_takes_one_of_anybody() -> None:
@@ -169,12 +246,14 @@ def test_the_bounds_are_those_of_the_settings() -> None:
     said = {"held_requests": 4, "held_bytes": 2**22, "max_bytes": 2**22, "timeout_s": 3, "rate": 10, "burst": 20}
     it = intake_of(load(**{f"publish_{name}": value for name, value in said.items()}))
     rooms = [it.open(user, 0.0) for user in ("ann", "ann", "bob", "cid")]
-    assert refused(it.open, "dan", 0.0).code == "overloaded"
+    assert refused(it.open, "bob", 0.0).code == "overloaded"
     it.close(rooms[0])
     it.grow(rooms[1], 2**22)
+    it.sent(rooms[1], 1, 0.0)
     assert refused(it.grow, rooms[2], 1).code == "overloaded"
+    it.taken(1)
     it.close(rooms[1])
-    it.sent(rooms[2], 1, 0.0)
+    it.sent(rooms[2], 2, 0.0)
     it.close(it.open("dan", 1.5))
     assert refused(it.open, "dan", 1.6).code == "overloaded"
     it.charge("eve", 20, 0.0)
@@ -205,11 +284,20 @@ class Requests(RuleBasedStateMachine):
         self.reading: list[Room] = []
         self.waiting: list[Room] = []
 
-    @rule(user=st.sampled_from(["ann", "bob"]), size=st.integers(0, 500), closes=st.booleans())
+    @rule(user=st.sampled_from(["ann", "bob", "cid", "dan"]), size=st.integers(0, 500), closes=st.booleans())
     def begin(self, user: str, size: int, closes: bool) -> None:
+        publishers = {room.user for room in self.held()} | {user}
         try:
             room = self.it.open(user, self.now)
-        except Refused:
+        except Refused as refusal:
+            if any(room.user == user for room in self.held()) or refusal.code != "overloaded":
+                return
+            # It holds nothing and is refused: then nobody has too much but of what is under way.
+            waited = self.now - min((sent for sent, _ in self.it._under_way.values()), default=self.now)
+            if waited <= 2.0 and self.it.bytes < 1000:
+                reading = Counter(room.user for room in self.held())
+                greedy = {name for name, count in reading.items() if count > max(1.0, 4 / (len(publishers) + 1))}
+                assert not [room for room in self.reading if room.user in greedy and not room.ended]
             return
         try:
             self.it.grow(room, size)
@@ -220,11 +308,16 @@ class Requests(RuleBasedStateMachine):
                 return
         self.reading.append(room)
 
+    def held(self) -> list[Room]:
+        """All that counts: what is being read, waits for its answer, or lies in the router's queue."""
+        under_way = [room for _, room in self.it._under_way.values()]
+        return list({*self.reading, *self.waiting, *under_way} - {room for room in self.reading if room.ended})
+
     @precondition(lambda self: self.reading)
     @rule(fails=st.booleans())
     def send(self, fails: bool) -> None:
         room = self.reading.pop()
-        if fails:
+        if fails or room.ended:
             self.it.close(room)
             return
         self.number += 1

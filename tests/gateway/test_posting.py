@@ -37,7 +37,15 @@ LEAVES = {"type": "http.disconnect"}
 class Client:
     """What one client sends, and what it hears. Behind its pieces it says nothing more: it is slow, or waits."""
 
-    def __init__(self, token: str, pieces: Iterable[bytes], length: int | None = None, *, leaves: bool = False) -> None:
+    def __init__(
+        self,
+        token: str,
+        pieces: Iterable[bytes],
+        length: int | None = None,
+        *,
+        leaves: bool = False,
+        pause: float = 0.0,
+    ) -> None:
         headers = [(b"authorization", f"Bearer {token}".encode())]
         if length is not None:
             headers.append((b"content-length", str(length).encode()))
@@ -46,9 +54,12 @@ class Client:
         self.waits = asyncio.Event()
         self._pieces = iter(pieces)
         self._leaves = leaves
+        self._pause = pause
         self.whole = False
 
     async def receive(self) -> dict[str, Any]:
+        if self._pause:
+            await asyncio.sleep(self._pause)
         piece = next(self._pieces, None)
         if piece is not None:
             return {"type": "http.request", "body": piece, "more_body": True}
@@ -64,6 +75,11 @@ class Client:
         """Its request is whole behind the pieces."""
         self.whole = True
         return self
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the answer says that it is the connection's last."""
+        return (b"connection", b"close") in self.heard[0]["headers"]
 
     @property
     def told(self) -> tuple[int, str]:
@@ -84,8 +100,13 @@ class House:
         self._hub = Hub(address, self._hear)
         trail = Trail(self._note)
         self.gateway = Gateway(address, self.tokens, ROLES, self.intake, timeout=ANSWER_SECONDS, trail=trail)
-        settings = Settings(data_dir=folder, publish_max_bytes=MAX_BYTES)
-        self.posting = Posting(self.gateway, settings, trail)
+        self._folder, self._trail = folder, trail
+        self.set_up()
+
+    def set_up(self, **settings: Any) -> None:
+        """With other settings from now on."""
+        made = Settings(data_dir=self._folder, publish_max_bytes=MAX_BYTES, **settings)
+        self.posting = Posting(self.gateway, made, self._trail)
 
     def token(self, user: str, role: str = "publisher") -> str:
         return self.tokens.sign(user, role, now=time.time(), ttl=60)
@@ -138,8 +159,74 @@ async def test_a_request_in_pieces_is_one_request(house: House) -> None:
 async def test_a_slow_request_is_given_up(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that does not come within its time gets 408, its room is free again, and nothing of it is published."""
     monkeypatch.setattr(posting, "BODY_SECONDS", 0.05)
-    assert await house.answers(Client(house.token("ann"), EVENTS)) == (408, "too_slow")
+    house.set_up(publish_min_body_bytes_per_s=0)
+    client = Client(house.token("ann"), EVENTS)
+    assert await house.answers(client) == (408, "too_slow")
+    assert client.is_last
     assert (house.intake.requests, house.intake.bytes, house.published) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("begins", [b"[", b" " * 30_000], ids=["from the first", "after a fast beginning"])
+async def test_a_request_that_falls_silent_is_given_up_within_the_grace(house: House, begins: bytes) -> None:
+    """Its place is another's again after some seconds, not after a minute."""
+    house.set_up(publish_body_grace_s=0.05)
+    client = Client(house.token("ann"), [begins])
+    assert await house.answers(client) == (408, "too_slow")
+    assert client.is_last
+    assert (house.intake.requests, house.intake.bytes, house.intake.slow_requests) == (0, 0, 1)
+
+
+async def test_a_request_that_trickles_is_given_up(house: House) -> None:
+    """A byte now and then buys no time: below its pace a body is ended, however busy it looks."""
+    house.set_up(publish_body_grace_s=0.1, publish_min_body_bytes_per_s=10_000)
+    client = Client(house.token("ann"), [b" "] * 100_000, pause=0.01)
+    assert await house.answers(client) == (408, "too_slow")
+    assert house.intake.requests == 0
+
+
+async def test_a_request_at_its_pace_is_taken(house: House) -> None:
+    """Who comes in many small pieces, one after the other, is not cut off."""
+    house.set_up(publish_min_body_bytes_per_s=1, publish_body_grace_s=ANSWER_SECONDS)
+    assert await house.answers(Client(house.token("ann"), [b" "] * 20 + EVENTS, pause=0.001).ends()) == (200, "")
+
+
+async def test_two_publishers_with_slow_bodies_stop_nobody_else(house: House) -> None:
+    """All places are taken by bodies that don't end: a third publisher is answered, and who had the most is told."""
+    slow = [Client(house.token(user), EVENTS[:1]) for user in ("eve", "mal", "eve", "mal")]
+    asking = [asyncio.ensure_future(house.answers(client)) for client in slow]
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            while sum(client.waits.is_set() or bool(client.heard) for client in slow) < 4:
+                await asyncio.sleep(0.005)
+        for _ in range(10):
+            assert await house.answers(Client(house.token("ann"), EVENTS).ends()) == (200, "")
+    finally:
+        for task in asking:
+            task.cancel()
+        await asyncio.wait(asking)
+    assert house.published == 20
+
+
+async def test_who_has_to_give_its_place_hears_why(house: House) -> None:
+    """A request that is ended for another publisher is answered with 408 and when to come again, and nothing of it
+    is published.
+    """
+    async with asyncio.TaskGroup() as tasks:
+        slow = [Client(house.token(user), EVENTS[:1]) for user in ("eve", "eve", "bob", "cid")]
+        asking = []
+        for client in slow:
+            asking.append(tasks.create_task(house.answers(client)))
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await client.waits.wait()
+        assert house.intake.requests == 4
+        assert await house.answers(Client(house.token("ann"), EVENTS).ends()) == (200, "")
+        async with asyncio.timeout(ANSWER_SECONDS):
+            assert await asking[0] == (408, "too_slow")
+        assert dict(slow[0].heard[0]["headers"])[b"retry-after"] == b"1"
+        assert slow[0].is_last
+        assert (house.intake.requests, house.intake.slow_requests, house.published) == (3, 1, 2)
+        for task in asking[1:]:
+            task.cancel()
 
 
 async def test_a_client_that_leaves_has_published_nothing(house: House) -> None:
@@ -182,12 +269,14 @@ async def test_what_is_forgotten_holds_no_room_while_it_is_read(house: House) ->
 async def test_a_request_for_which_the_room_ends_is_refused_as_a_whole(house: House) -> None:
     """At the bound of bytes a request in its midst is read to its end, and then refused with 503."""
     others = [house.intake.open(user, 0.0) for user in ("bob", "cid")]
-    for room in others:
+    for number, room in enumerate(others):
         house.intake.grow(room, 45_000)
+        house.intake.sent(room, number, asyncio.get_running_loop().time())
     client = Client(house.token("ann"), [b" " * 9_000, *EVENTS, b" " * 9_000]).ends()
     assert await house.answers(client) == (503, "overloaded")
     assert [name for name, _ in client.heard[0]["headers"]].count(b"retry-after") == 1
     assert (house.intake.requests, house.intake.bytes, house.published) == (2, 90_000, 0)
+    house.intake.forget()
     for room in others:
         house.intake.close(room)
     assert await house.answers(Client(house.token("ann"), EVENTS).ends()) == (200, "")
@@ -199,8 +288,8 @@ async def test_a_publisher_that_sends_nothing_stops_nobody_else(house: House) ->
     asking = [asyncio.ensure_future(house.answers(client)) for client in slow]
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
-            for client in slow:
-                await client.waits.wait()
+            while sum(client.waits.is_set() or bool(client.heard) for client in slow) < 6:
+                await asyncio.sleep(0.005)
         assert house.intake.requests == 2
         assert await house.answers(Client(house.token("ann"), EVENTS).ends()) == (200, "")
     finally:
@@ -279,3 +368,31 @@ async def test_what_can_t_be_decoded_is_refused(
     assert (house.intake.requests, house.intake.bytes) == (0, 0)
     accepted = dict(client.heard[0]["headers"]).get(b"accept-encoding")
     assert (accepted == b"gzip, deflate, zstd, identity") is (answer[0] == 415)
+
+
+@pytest.mark.parametrize("who", [*REFUSED, "no room", "router away"])
+async def test_who_is_refused_is_told_at_once_and_its_connection_ends(house: House, who: str) -> None:
+    """Not a byte of its body is waited for, so that nobody holds a connection with a token that proves nothing."""
+    tokens = {"wrong token": "wrong", "viewer": house.token("vic", "viewer")}
+    if who == "in debt":
+        house.intake.charge("ann", 5000, asyncio.get_running_loop().time())
+    elif who == "no room":
+        for number, user in enumerate(("bob", "bob", "cid", "dan")):
+            house.intake.sent(house.intake.open(user, 0.0), number, asyncio.get_running_loop().time())
+    elif who == "router away":
+        house.gateway.close()
+        async with asyncio.timeout(ANSWER_SECONDS):
+            while house.gateway.router_alive:
+                await asyncio.sleep(0.02)
+    client = Client(tokens.get(who) or house.token("ann"), [])
+    others = {"no room": (503, "overloaded"), "router away": (503, "router_away")}
+    assert await house.answers(client) == (REFUSED | others)[who]
+    assert client.is_last
+    assert not client.waits.is_set()
+
+
+async def test_after_an_answer_to_a_whole_request_the_connection_goes_on(house: House) -> None:
+    """What is at fault in a request that was read to its end is no reason to close."""
+    client = Client(house.token("ann"), [b"garbage"]).ends()
+    assert await house.answers(client) == (400, "invalid_body")
+    assert not client.is_last

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,11 +13,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gateway.publishing import JSON_TYPES, MAX_DEPTH, MAX_FAULTS, MSGPACK_TYPES, NDJSON_TYPES, Parser, rfc3339
-from solowire.catalog import CATALOG
+from gateway.publishing import JSON_TYPES, MAX_FAULTS, MSGPACK_TYPES, NDJSON_TYPES, Parser, rfc3339
+from solowire.catalog import CATALOG, EventType
 from solowire.client_protocol import Codec
 from solowire.errors import InvalidEvents, Refused, RequestError
-from solowire.events import Delivery, Event, Priority
+from solowire.events import MAX_DEPTH, Delivery, Event, Priority
 from solowire.log import Entry
 
 NOW = datetime(2026, 5, 4, 12, 0, 0, 250_000, UTC)
@@ -209,6 +210,41 @@ def test_times_must_be_unambiguous(timestamp: object) -> None:
 
 
 @pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ("2016-12-31T23:59:60Z", "2016-12-31T23:59:59.999Z"),
+        ("2016-12-31T23:59:60.750Z", "2016-12-31T23:59:59.999Z"),
+        ("2017-01-01T05:29:60.5+05:30", "2016-12-31T23:59:59.999Z"),
+        ("2016-12-31T15:59:60-08:00", "2016-12-31T23:59:59.999Z"),
+    ],
+)
+@pytest.mark.parametrize("content_type", ["application/json", MSGPACK])
+def test_a_leap_second_is_a_time(said: str, kept: str, content_type: str) -> None:
+    """The 61st second of a day's last minute is kept as that minute's last millisecond, in any zone."""
+    item = {"type": "custom.x", "data": {}, "timestamp": said}
+    body = msgspec.msgpack.encode(item) if content_type == MSGPACK else msgspec.json.encode(item)
+    [event] = parse(body, content_type)
+    assert event.timestamp == kept
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "2016-12-31T12:00:60Z",
+        "2016-12-31T23:59:60",
+        "2016-12-31T23:59:61Z",
+        "2016-12-31T23:59:60+05:30",
+        "2016-02-30T23:59:60Z",
+        "2016-12-31T23:60:60Z",
+    ],
+)
+def test_a_second_too_many_is_no_time(said: str) -> None:
+    """Where there are no leap seconds, 60 is refused as before."""
+    [(index, path, _)] = faults({"type": "custom.x", "data": {}, "timestamp": said})
+    assert (index, path) == (0, "$.timestamp")
+
+
+@pytest.mark.parametrize(
     "value",
     [float("nan"), float("inf"), [float("-inf")], b"bytes", {1: "a"}, {None: 1}, NOW, msgspec.msgpack.Ext(5, b"")],
 )
@@ -238,6 +274,69 @@ def test_sizes() -> None:
         parse([one] * 4, max_events=3)
     assert (caught.value.status, caught.value.code) == (413, "too_many_events")
     assert faults(one, max_bytes=11) == [(0, "$.data", "event_too_big")]
+
+
+LONGEST = ".".join(["x" * 63] * 3 + ["x" * 61])
+RECORD = {"zone": "a", "name": "a", "type": "A"}
+
+
+@pytest.mark.parametrize("content_type", [JSON, MSGPACK])
+@pytest.mark.parametrize("name", [LONGEST, LONGEST + ".", ".".join("a" * 127), r"\046" * 253])
+def test_the_longest_names_that_dns_allows_are_taken(name: str, content_type: str) -> None:
+    """In each attribute that is a name, of a typed event and of a custom one."""
+    for item in (
+        {"type": "custom.x", "data": {"zone": name}},
+        {"type": "record_created", "data": {**RECORD, "zone": name, "name": name}},
+        {"type": "dns_query_log", "data": {"client_ip": "::1", "query_domain": name, "query_type": "A", "zone": name}},
+    ):
+        [event] = parse(item, content_type)
+        assert name.removesuffix(".") in event.attributes.values()
+
+
+@pytest.mark.parametrize("content_type", [JSON, MSGPACK])
+@pytest.mark.parametrize("name", [LONGEST + "x", ".".join("a" * 128), "." * 200])
+@pytest.mark.parametrize("event_type", [t for t in CATALOG.types if t.hierarchical], ids=lambda t: t.name)
+def test_names_that_dns_does_not_allow_are_refused_by_their_path(
+    event_type: EventType, name: str, content_type: str
+) -> None:
+    """Each attribute that is a name, of every type that has one."""
+    type_name = event_type.name.replace("*", "x")
+    for attribute in event_type.attributes:
+        for field in attribute.fields if attribute.hierarchical else ():
+            data = {**required(event_type), field: name}
+            assert faults({"type": type_name, "data": data}, content_type) == [(0, f"$.data.{field}", "invalid_event")]
+
+
+@pytest.mark.parametrize("event_type", [t for t in CATALOG.types if t.attributes], ids=lambda t: t.name)
+def test_values_that_filters_look_at_are_bounded(event_type: EventType) -> None:
+    """No attribute has more than 1,024 characters: what is longer is refused by its path."""
+    for attribute in event_type.attributes:
+        for field in attribute.fields:
+            data = {**required(event_type), field: "x" * 1025}
+            [(_, path, _)] = faults({"type": event_type.name.replace("*", "x"), "data": data})
+            assert path == f"$.data.{field}"
+
+
+def test_names_in_a_list_are_no_attribute() -> None:
+    """A list of zones is data that nobody filters by, whatever is in it."""
+    [event] = parse({"type": "custom.x", "data": {"zone": ["a.b", ".".join("a" * 5000)], "topic": {"zone": "x"}}})
+    assert event.attributes == {}
+
+
+def required(event_type: EventType) -> dict[str, Any]:
+    """The least data that an event of the type may have."""
+    if event_type.payload is None:
+        return {}
+    values = {str: "a", int: 1, float: 1.0, bool: True}
+    data = {}
+    for field in msgspec.structs.fields(event_type.payload):
+        if field.required:
+            for value in (*values.values(), "info"):
+                with suppress(msgspec.ValidationError):
+                    msgspec.convert(value, field.type)
+                    data[field.name] = value
+                    break
+    return data
 
 
 @pytest.mark.parametrize("body", [b"[]", b"\n", b"\x90"])

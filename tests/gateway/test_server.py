@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import re
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from gateway.admission import Limits
 from gateway.server import intake_of, limits_of
 from solowire import backplane
 from solowire.access import ROLES
-from solowire.backplane import Beat, Doors, Heartbeat, Hello, Publish, RingState, ShardAddress
+from solowire.backplane import Beat, Doors, Heartbeat, Hello, Publish, Published, RingState, ShardAddress
 from solowire.bus import Hub
 from solowire.errors import Refused
 from solowire.settings import Group, Settings
@@ -42,6 +43,7 @@ class Gate:
         self.url = f"http://127.0.0.1:{self.port}"
         self.doors: Doors | None = None
         self.publishing = asyncio.Semaphore(0)  # released for each request that it is sent, and leaves unanswered
+        self.takes = False  # requests to publish
         self.process: subprocess.Popen[str] | None = None
         (folder / "run").mkdir()
         self.output = folder / "gateway.log"
@@ -67,6 +69,8 @@ class Gate:
                 self.hub.send(peer, backplane.encode(RingState("epoch", 1, 0, shards)))
             case Heartbeat():
                 self.hub.send(peer, backplane.encode(Beat("epoch", 1, doors=self.doors)))
+            case Publish(request, events) if self.takes:
+                self.hub.send(peer, backplane.encode(Published(request, "epoch", list(range(1, 1 + len(events))), [])))
             case Publish():
                 self.publishing.release()
 
@@ -136,6 +140,12 @@ def told(answer: httpx.Response) -> tuple[int, str]:
     return answer.status_code, problem["code"]
 
 
+def head_of(path: str, token: str, length: int) -> bytes:
+    """The head of a request to publish."""
+    fields = (f"POST {path} HTTP/1.1", "host: x", f"authorization: Bearer {token}", f"content-length: {length}")
+    return "\r\n".join((*fields, "", "")).encode()
+
+
 async def test_a_closed_door_is_closed_on_every_way(folder: Path) -> None:
     """Over its limit a group is refused with 503 by /v1/connect, /v1/route and the relay, and no other group is."""
     async with gate(folder) as made:
@@ -192,6 +202,26 @@ async def test_an_address_that_connects_too_fast(folder: Path) -> None:
         assert (await made.ask("/v1/connect", token, x_forwarded_for="192.0.2.2")).status_code == 200
 
 
+async def test_a_user_that_connects_too_fast(folder: Path) -> None:
+    """All ways of one user share one rate, from whatever address; another user of the same address goes on."""
+    settings = {"connect_rate_per_user": 0.005, "connect_burst_per_user": 1.5, "max_connections_per_user": 2}
+    async with gate(folder, trusted_proxies="127.0.0.1", **settings) as made:
+        token = made.token("eve")
+        assert (await made.ask("/v1/connect", token)).status_code == 200
+        assert (await made.ask("/v1/route", token, x_forwarded_for="192.0.2.1")).status_code == 204
+        assert (await refusal(f"ws://127.0.0.1:{made.port}/ws?token={token}"))[1]["code"] == "shard_away"
+        for _ in range(3):
+            answer = await made.ask("/v1/connect", token, x_forwarded_for="192.0.2.2")
+            assert told(answer) == (429, "connect_rate_limited")
+        assert 1 <= int(answer.headers["retry-after"]) <= 100
+        assert told(await made.ask("/v1/connect/", token)) == (429, "connect_rate_limited")
+        assert told(await made.ask("/v1/route", token)) == (429, "connect_rate_limited")
+        status, problem = await refusal(f"ws://127.0.0.1:{made.port}/ws?token={token}")
+        assert (status, problem["code"]) == (429, "connect_rate_limited")
+        assert (await made.ask("/v1/connect", made.token("ann"))).status_code == 200
+        assert (await made.ask("/v1/connect", made.token("root", "admin"))).status_code == 200
+
+
 async def test_the_rate_of_the_system(folder: Path) -> None:
     """More connections in a second than the system takes are told 503 and a time; administrators get in."""
     async with gate(folder, connect_rate=0.01, connect_burst=2) as made:
@@ -243,6 +273,44 @@ async def test_refusals_are_one_line_a_second(folder: Path) -> None:
         assert 'solowire_refusals_total{code="over_limit"} 101.0' in await made.metrics()
 
 
+async def test_who_may_not_publish_is_told_before_its_body_comes(folder: Path) -> None:
+    """A request with a wrong token, or of one who may not publish, is answered when its head has come, and its
+    connection is closed; by whatever spelling of the path.
+    """
+    async with gate(folder) as made:
+        for path in ("/v1/events", "/v1/events/"):
+            for token, status in (("wrong", b"401"), (made.token("vic", "viewer"), b"403")):
+                reader, writer = await asyncio.open_connection("127.0.0.1", made.port)
+                writer.write(head_of(path, token, 100_000))
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    answer = await reader.read()  # to the end of the connection
+                assert answer.startswith(b"HTTP/1.1 " + status), answer
+                assert b"connection: close" in answer
+                writer.close()
+
+
+async def test_slow_bodies_of_two_publishers_stop_nobody_else(folder: Path) -> None:
+    """Two take as many places as they get, and send nothing more: the third publisher's requests go through."""
+    async with gate(folder, publish_held_requests=20) as made:
+        made.takes = True
+        writers = []
+        for n in range(60):
+            token = made.token(("eve", "mal")[n % 2], "publisher")
+            _, writer = await asyncio.open_connection("127.0.0.1", made.port)
+            writers.append(writer)
+            writer.write(head_of("/v1/events", token, 1000) + b"[")
+        async with asyncio.timeout(ANSWER_SECONDS):
+            while not re.search(r"solowire_publish_held_requests 1\d\.0", await made.metrics()):
+                await asyncio.sleep(0.1)
+        async with httpx.AsyncClient(base_url=made.url, trust_env=False, timeout=ANSWER_SECONDS, verify=False) as http:
+            headers = {"authorization": f"Bearer {made.token('ann', 'publisher')}"}
+            events = [{"type": "custom.x", "data": {}}]
+            asking = [http.post("/v1/events", headers=headers, json=events) for _ in range(5)]
+            assert [answer.status_code for answer in await asyncio.gather(*asking)] == [200] * 5
+        for writer in writers:
+            writer.close()
+
+
 async def test_a_gateway_that_ends_tells_publishers_to_come_again(folder: Path) -> None:
     """Whoever waits for the log while the gateway is told to end gets 503 with a time, and never a fault."""
     async with gate(folder) as made:
@@ -269,6 +337,9 @@ def test_all_that_is_set_reaches_those_who_refuse() -> None:
         connect_burst=2.5,
         connect_rate_per_address=3.5,
         connect_burst_per_address=4.5,
+        connect_rate_per_user=7.5,
+        connect_burst_per_user=8.5,
+        max_connections_per_user=2,
         bad_token_rate=5.5,
         bad_token_burst=6.5,
         group_by="tenant",
@@ -277,7 +348,7 @@ def test_all_that_is_set_reaches_those_who_refuse() -> None:
         publish_burst=10,
     )
     limits = limits_of(settings)
-    assert limits == Limits(1.5, 2.5, 3.5, 4.5, 5.5, 6.5, "tenant", frozenset({"big", "admin"}))
+    assert limits == Limits(1.5, 2.5, 3.5, 4.5, 15, 17, 5.5, 6.5, "tenant", frozenset({"big", "admin"}))
     default = dataclasses.asdict(Limits())
     assert [name for name, value in dataclasses.asdict(limits).items() if value == default[name]] == []
     intake = intake_of(settings)

@@ -6,12 +6,14 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gateway import shards
 from gateway.shards import Shards
+from solowire.api_client import api_address
 from solowire.backplane import ShardAddress
 from solowire.errors import Refused
 
@@ -35,7 +37,8 @@ async def shard(
         writer.close()
 
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
-        yield ShardAddress(index, "127.0.0.1", server.sockets[0].getsockname()[1], "boot")
+        api = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        yield ShardAddress(index, "192.0.2.1", 9, "boot", api)  # its client port is none of the gateway's business
 
 
 @pytest.fixture
@@ -52,6 +55,23 @@ async def test_the_administrators_token_is_passed_on(asking: Shards) -> None:
         assert await asking.slowest(one, "a.b.c") == [{"user": "ann"}]
     assert b"Authorization: Bearer a.b.c" in heads[0] or b"authorization: Bearer a.b.c" in heads[0]
     assert heads[0].startswith(b"GET /stats ")
+
+
+async def test_a_shard_is_asked_over_its_unix_socket(asking: Shards, tmp_path: Path) -> None:
+    """Where it listens unless an operator says otherwise; and each is asked by connections of its own."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b'HTTP/1.1 200 x\r\nconnection: close\r\ncontent-length: 24\r\n\r\n{"slowest": ["by unix"]}')
+        await writer.drain()
+        writer.close()
+
+    path = tmp_path / "s0"
+    async with await asyncio.start_unix_server(answer, path), shard(200, {"slowest": ["by tcp"]}, 1) as other:
+        local = ShardAddress(0, "192.0.2.1", 9, "boot", api_address(path))
+        assert await asking.slowest(local, "t") == ["by unix"]
+        assert await asking.slowest(other, "t") == ["by tcp"]
+        assert await asking.slowest(local, "t") == ["by unix"]
 
 
 async def test_a_user_is_asked_for_at_its_shard_first_and_then_elsewhere(asking: Shards) -> None:

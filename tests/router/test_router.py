@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import pytest
 from structlog.testing import capture_logs
 
-from router.journal import JournalUnavailable, MemoryJournal
+from router.journal import JournalHole, JournalUnavailable, MemoryJournal, Record
 from router.limits import Limits
 from router.pressure import DEFAULT_PATIENCE, GRACE_SECONDS
 from router.router import GROUP_EVENTS, GROUP_SECONDS, MAX_HELD, SLOW_GROUP_EVENTS, Router
@@ -421,6 +422,8 @@ def test_a_new_shard_begins_near_the_end_with_the_states_of_before(world: World)
 
 def ask(world: World, after: int, upto: int, *, epoch: str = "epoch-1", personal: bool = False) -> Replayed:
     world.router.receive(b"shard-0", Replay(9, epoch, "ann", after, upto, personal), world.now)
+    while world.router.replays:
+        world.now = world.router.replays.serve(world.now) or world.now
     [answer] = world.bus.take(b"shard-0", Replayed)
     return answer
 
@@ -961,3 +964,50 @@ def test_a_goodbye_frees_what_the_shard_held(world: World) -> None:
     assert world.router.coordinator.holders.held == held
     world.router.receive(name, Goodbye(), world.now)
     assert 0 < world.router.coordinator.holders.held < held
+
+
+# ------------------------------------------------------------------------------------------------------------ damage
+
+
+class HoledJournal(MemoryJournal):
+    """Its records 3 to 5 are gone."""
+
+    def read(self, after: int, limit: int) -> Sequence[Record]:
+        if after < 5 and after + limit > 2:
+            raise JournalHole(2, 5)
+        return super().read(after, limit)
+
+
+def test_a_hole_in_the_log_is_a_gap_to_shards_and_keeps_nothing_else_from_them() -> None:
+    """A shard is told where the log goes on, once, and a client that asks for what is gone is refused with a reason."""
+    bus = Bus()
+    router = Router(HoledJournal("epoch-1", max_events=1000, max_bytes=10**9, window=60.0), bus.send)
+    events = [PublishedEvent(f"id-{n}", None, b"%d" % n) for n in range(1, 9)]
+    router.receive(b"gateway-a", Publish(1, events), 100.0)
+    router.dispatch(100.0)
+    with capture_logs() as logs:
+        router.receive(b"shard-0", Hello(VERSION, "b", ShardAddress(0, "h", 1, "b"), "epoch-1", 0, 1000), 100.0)
+        for turn in range(5):
+            router.dispatch(101.0 + turn)
+            router.tick(101.0 + turn)
+    assert [(d.after, d.upto, [o for o, _ in d.events]) for d in bus.take(b"shard-0", Deliver)] == [(5, 8, [6, 7, 8])]
+    assert [line["goes_on_behind"] for line in logs if line["event"] == "journal_hole"] == [5]
+    router.receive(b"shard-0", Replay(7, "epoch-1", "ann", 1, 8, False), 106.0)
+    router.replays.serve(106.0)
+    [answer] = bus.take(b"shard-0", Replayed)
+    assert (answer.request, answer.refusal) == (7, "retention")
+
+
+@pytest.mark.parametrize("garbage", [b"", b"\xc1", b"\x91" * 5_000, b"\x92\x01\x01", "text", 7])
+@pytest.mark.parametrize("name", ["ring", "leases"])
+def test_a_word_that_can_not_be_read_is_none(name: str, garbage: Any) -> None:
+    """The router starts without it, says so, and lets shards and gateways in."""
+    bus = Bus()
+    journal = MemoryJournal("epoch-1", max_events=1000, max_bytes=10**9, window=60.0)
+    journal.note(name, garbage)
+    with capture_logs() as logs:
+        router = Router(journal, bus.send)
+    assert [(line["event"], line["note"]) for line in logs] == [("note_unreadable", name)]
+    router.receive(b"shard-0", Hello(VERSION, "b", ShardAddress(0, "h", 1, "b"), "", 0, 1000), 100.0)
+    [ring] = bus.take(b"shard-0", RingState)
+    assert [shard.index for shard in ring.shards] == [0]

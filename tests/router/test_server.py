@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import MutableMapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec import structs
@@ -15,8 +17,11 @@ from router.journal import MemoryJournal
 from router.limits import Group, Limits
 from router.router import Router
 from router.server import limits_of
-from solowire.backplane import ShardAddress
+from solowire import backplane
+from solowire.backplane import VERSION, Hello, ShardAddress
+from solowire.bus import Spoke
 from solowire.settings import Settings, make_directories
+from tests.e2e.system import ANSWER_SECONDS
 
 
 def test_all_that_is_set_reaches_the_coordinator() -> None:
@@ -47,6 +52,43 @@ def settings(tmp_path: Path) -> Settings:
     made = Settings(data_dir=tmp_path, journal="memory", port=0, audit="off")
     make_directories(made)
     return made
+
+
+async def test_what_one_peer_says_in_a_flood_is_a_line_a_second_of_each_kind(settings: Settings) -> None:
+    """Garbage, another version's hellos, a shard that others take the place of: each is counted, none fills the log."""
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    heard: list[bytes] = []
+    with capture_logs() as lines:
+        running = asyncio.ensure_future(server._main(settings, stop))
+        spoke = Spoke(settings.backplane_address, b"stranger", heard.append)
+        began = loop.time()
+
+        def said(event: str) -> list[MutableMapping[str, Any]]:
+            return [line for line in lines if line["event"] == event]
+
+        async def say(*messages: bytes) -> None:
+            for message in messages:
+                while not spoke.send(message):
+                    await asyncio.sleep(0.005)
+
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await say(*[b"\xc1"] * 500)
+                await say(*[backplane.encode(Hello(VERSION + 1, f"boot-{n}")) for n in range(500)])
+                for n in range(100):
+                    boot = f"boot-{n}"
+                    await say(backplane.encode(Hello(VERSION, boot, ShardAddress(n % 2, "127.0.0.1", 1, boot))))
+                for event, count in (("backplane_message_dropped", 500), ("version_mismatch", 500)):
+                    while sum(line["count"] for line in said(event)) < count:
+                        await asyncio.sleep(0.01)
+                while sum(line["count"] for line in said("ring_changed")) < 2:
+                    await asyncio.sleep(0.01)
+        finally:
+            spoke.close()
+            stop.set()
+            await running
+    for event in ("backplane_message_dropped", "version_mismatch", "shard_superseded", "ring_changed"):
+        assert len(said(event)) <= 2 + loop.time() - began, event
 
 
 async def test_a_tick_that_fails_is_logged_and_not_the_last(

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from router import journal_file
-from router.journal import JournalUnavailable, Record
+from router.journal import JournalHole, JournalUnavailable, Record
 from router.sqlite_journal import RELEASED_PAGES, TRIM_ROWS, VERSION, SqliteJournal
 from solowire.backplane import PublishedEvent
 from solowire.errors import ConfigError
@@ -345,6 +345,78 @@ def test_damage_under_way_is_said_to_readers(path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------- what is not damage
+
+
+ROWS = {
+    "a body that is text": "body = 'text'",
+    "a body that is a number": "body = 7",
+    "a body of 300 MB": "body = zeroblob(300 * 1024 * 1024)",
+    "a user that is no text": "user = x'ff00'",
+    "a user that is a number": "user = 7",
+    "a user that is no UTF-8": "user = CAST(x'ff' AS TEXT)",
+    "a state that is no UTF-8": "state = CAST(x'ff' AS TEXT)",
+}
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_a_row_that_is_not_what_it_should_be_keeps_nobody_from_the_others(path: Path, row: str) -> None:
+    """Its offset is there, with bytes that are no event, or nobody's own; what stands beside it is as it was."""
+    with closing(open_journal(path)) as journal:
+        keep(journal, [PublishedEvent(f"id-{n}", "ann", b"%d" % n, f"state-{n}") for n in range(1, 21)])
+    changed(f"UPDATE events SET {ROWS[row]} WHERE offset = 7")(path)
+    with closing(open_journal(path)) as journal:
+        assert journal.epoch == "epoch-1"
+        found = journal.read(0, 20)
+        assert [record.offset for record in found] == list(range(1, 21))
+        assert [r for r in found if r.offset != 7] == [Record(n, "ann", b"%d" % n) for n in range(1, 21) if n != 7]
+        odd = found[6]
+        assert isinstance(odd.body, bytes)
+        assert len(odd.body) < 2**20
+        assert odd.user is None or isinstance(odd.user, str)
+        assert odd.user == "ann" or "user" in row
+        assert len(journal.read_personal("ann", 0, 20, 20)) >= 19
+        assert len(journal.states(20, 20)) == 20
+        assert keep(journal, some(1, 21)) == [21]
+
+
+def test_a_hole_in_the_log_is_where_it_begins(path: Path) -> None:
+    """Rows that are gone when the file is opened are said once: what is older is given up, and the rest is whole."""
+    with closing(open_journal(path)) as journal:
+        keep(journal, some(50))
+    changed("DELETE FROM events WHERE offset IN (7, 20, 21)")(path)
+    with capture_logs() as logs, closing(open_journal(path)) as journal:
+        assert (journal.epoch, journal.floor, journal.last) == ("epoch-1", 21, 50)
+        assert is_whole(journal)
+        assert [(line["event"], line["log_begins"]) for line in logs] == [("journal_hole", 22)]
+        assert keep(journal, some(1, 51)) == [51]
+    with closing(open_journal(path)) as journal:
+        assert (journal.floor, journal.last, is_whole(journal)) == (21, 51, True)
+
+
+def test_a_hole_under_way_says_where_the_log_goes_on(path: Path) -> None:
+    """Who reads can pass over it, wherever it is met: within what is read, at its beginning, or up to what is new."""
+    with closing(open_journal(path)) as journal:
+        keep(journal, some(20))
+    with closing(open_journal(path)) as journal:
+        keep(journal, some(5, 21))
+        journal._db.execute("DELETE FROM events WHERE offset IN (7, 8, 20)")
+        for after, upto in ((0, 8), (6, 8), (7, 8), (8, 20), (19, 20)):
+            with pytest.raises(JournalHole) as hole:
+                journal.read(after, 20)
+            assert hole.value.upto == upto
+        assert [record.offset for record in journal.read(20, 20)] == list(range(21, 26))
+
+
+@pytest.mark.parametrize("offset", [0, -5, 2**62])
+def test_offsets_that_are_none_are_damage(path: Path, offset: int) -> None:
+    """They would be given to nobody, or leave no room for the next: the file is set aside, and a new log begins."""
+    with closing(open_journal(path)) as journal:
+        keep(journal, some(5))
+    changed(f"UPDATE events SET offset = {offset} WHERE offset = 3")(path)
+    with capture_logs() as logs, closing(open_journal(path, epoch="epoch-2")) as journal:
+        assert (journal.epoch, journal.last) == ("epoch-2", 0)
+        assert keep(journal, some(1)) == [1]
+    assert [line["event"] for line in logs] == ["journal_damaged"]
 
 
 def test_a_newer_version_is_refused_and_untouched(path: Path) -> None:

@@ -172,6 +172,18 @@ def test_roles_come_from_a_file() -> None:
         "[role.noc]\npermissions = []",
         "[roles.noc]\npermissions = []\n[roles.noc]\npermissions = []",
         "[roles.noc\n",
+        "[roles.noc]\npermissions = ['']",
+        "[roles.noc]\npermissions = ['dns.read', ' ']",
+        "[roles.noc]\npermissions = ['dns.read ']",
+        "[roles.noc]\npermissions = ['.*']",
+        "[roles.noc]\npermissions = ['dns*']",
+        "[roles.noc]\npermissions = ['*.read']",
+        "[roles.noc]\npermissions = ['dns.*.read']",
+        "[roles.noc]\npermissions = ['**']",
+        "[roles.noc]\npermissions = ['dns.read', 'dns.']",
+        "[roles.'']\npermissions = ['dns.read']",
+        "[roles.' ']\npermissions = ['dns.read']",
+        "[roles.noc]\npermissions = ['dns.read']\nscopes = {zones = ['']}",
         "roles = \x00",
         "[roles.noc]\npermissions = [\n'dns.*'\n'x'\n",
     ],
@@ -182,6 +194,14 @@ def test_a_wrong_roles_file_is_one_line(text: str) -> None:
         load_roles(text, "roles.toml")
     assert "roles.toml" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_permission_that_is_none_is_named() -> None:
+    """The line says of which role it is, how it is written, and that scopes belong into tokens."""
+    with pytest.raises(ConfigError, match=r"roles\.toml: the role 'noc' has the permission 'dns\*'.*category\.\*"):
+        load_roles("[roles.noc]\npermissions = ['dns*']", "roles.toml")
+    with pytest.raises(ConfigError, match=r"unknown key 'scopes' in \[roles\.noc\]; scopes stand in tokens"):
+        load_roles("[roles.noc]\npermissions = []\nscopes = {zones = ['a.org']}", "roles.toml")
 
 
 @pytest.mark.parametrize("group_by", ["role", "tenant"])

@@ -15,6 +15,7 @@ from solowire.histogram import BUCKETS
 
 ADDRESS = b.ShardAddress(3, "10.0.0.1", 9003, "boot-1")
 STATS = b.ShardStats(connections=7, offset=99, bytes=2**40)
+REVOCATION = b.Revocation("r1", "alice", None, 1.5, 2.5, 3.5, "admin", "has left")
 FROM_PEER: list[Any] = [
     b.Hello(b.VERSION, "boot-1", ADDRESS, "epoch", 12, 1000),
     b.Hello(b.VERSION, "boot-2"),
@@ -25,12 +26,18 @@ FROM_PEER: list[Any] = [
     b.Ask(1),
     b.Goodbye(),
     b.Replay(6, "epoch", "alice", 12, 40, True),
+    b.ReplayCancel(6),
     b.Leave(),
     b.Drain(7, 3),
     b.Undrain(8, 3, "root"),
     b.Slots(8, 2**41, {"viewer": 3}, {"admin": 1}, {"192.0.2.7": 2}, 40),
     b.Heartbeat("boot-1", STATS, b.Slots(9, 2, {})),
     b.Came("alice", 1),
+    b.DisconnectUser(10, "alice", "admin"),
+    b.Disconnected(10, 2),
+    b.Revoke(11, REVOCATION),
+    b.Unrevoke(12, "r1", "admin"),
+    b.KnownRevocations([REVOCATION]),
 ]
 FROM_ROUTER: list[Any] = [
     b.Who(),
@@ -54,6 +61,12 @@ FROM_ROUTER: list[Any] = [
     b.Doors(["viewer"], True, 5.0, ["192.0.2.7"], 2),
     b.Beat("epoch", 4, b.Lease(2, 9, 120.0, {}), None),
     b.Beat("epoch", 4, None, b.Doors([], False, 5.0)),
+    b.Beat("epoch", 4, None, None, 7),
+    b.DisconnectNow(10, "alice"),
+    b.UserDisconnected(10, 2, 1),
+    b.Revoked(11, REVOCATION, False),
+    b.Revoked(12, None),
+    b.Revocations("epoch", 8, 7, [REVOCATION], ["r0"]),
 ]
 DECODERS = [b.decode_from_peer, b.decode_from_router]
 EITHER = [(b.decode_from_peer, m) for m in FROM_PEER] + [(b.decode_from_router, m) for m in FROM_ROUTER]

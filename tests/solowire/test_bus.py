@@ -243,6 +243,27 @@ async def test_a_message_in_parts_is_counted_and_dropped(zmq_bus: Bus, logged: l
         context.term()
 
 
+async def test_a_flood_of_messages_in_parts_is_a_line_a_second(zmq_bus: Bus, logged: list[Any]) -> None:
+    """However many a stranger sends, each is counted, and the log has one line a second that says how many."""
+    hub = zmq_bus.hub()
+    context = zmq.Context()
+    stranger = context.socket(zmq.DEALER)
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    try:
+        stranger.set(zmq.IDENTITY, b"stranger")
+        stranger.connect(zmq_bus.address)
+        for _ in range(3000):
+            stranger.send_multipart([b"one", b"two", b"three"])
+        await until(lambda: hub.dropped == 3000, "all have come")
+        await until(lambda: sum(entry["count"] for entry in logged) == 3000, "all are in the log")
+    finally:
+        stranger.close(0)
+        context.term()
+    assert len(logged) <= 2 + loop.time() - began
+    assert {(entry["event"], entry["sender"]) for entry in logged} == {("backplane_message_dropped", "stranger")}
+
+
 async def test_a_message_that_cant_be_handled_holds_up_none_behind_it(zmq_bus: Bus, logged: list[Any]) -> None:
     """An exception in the callback is an error in the log, and what came along with that message is taken."""
     got: list[bytes] = []
@@ -259,7 +280,9 @@ async def test_a_message_that_cant_be_handled_holds_up_none_behind_it(zmq_bus: B
         assert spoke.send(b"bad")
     assert spoke.send(b"last")
     await until(lambda: got == [b"first", b"last"], "the last one is taken")
-    assert [(e["event"], e["log_level"]) for e in logged] == [("backplane_message_failed", "error")] * 500
+    assert {(e["event"], e["log_level"]) for e in logged} == {("backplane_message_failed", "error")}
+    await until(lambda: sum(e["count"] for e in logged) == 500, "all are counted in the log")
+    assert all(str(e["exc_info"]) == "a fault of ours" for e in logged)
 
 
 async def test_after_its_close_a_socket_takes_nothing(bus: Bus) -> None:

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from solowire.access import View, redact
-from solowire.catalog import CATALOG, FAMILY, Attribute, Catalog, EventType, canonical_name
+from solowire.catalog import CATALOG, FAMILY, Attribute, Catalog, EventType
+from solowire.domain_names import canonical_name
 from solowire.events import Delivery
 
 DECLARED = [t for t in CATALOG.types if t.payload is not None]

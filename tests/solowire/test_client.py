@@ -7,7 +7,7 @@ import re
 import zlib
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
 from typing import Any, Literal
 
@@ -19,10 +19,10 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
-from solowire.client import Client
+from solowire.client import Client, ConnectionState
 from solowire.client_protocol import SUBPROTOCOLS, Notice, ReceivedEvent
 from solowire.codes import TERMINAL
-from solowire.errors import ConnectionEnded, MessageRefused
+from solowire.errors import ConnectionEnded, MessageRefused, SubscriptionDenied
 
 DEADLINE_S = 30.0
 SOON: dict[str, Any] = {"reconnect_min": 0.01, "reconnect_max": 0.02}
@@ -119,9 +119,12 @@ class Fake:
         await peer.welcome(**welcome)
         return peer
 
-    def refuse(self, status: int, *, retry_after: str | None = None, detail: str = "no") -> None:
-        headers = {} if retry_after is None else {"retry-after": retry_after}
-        self.refusals.append((status, headers, msgspec.json.encode({"status": status, "detail": detail})))
+    def refuse(self, status: int, code: str = "no", *, retry_after: str | None = None, detail: str = "no") -> None:
+        """A refusal of the gateway's own."""
+        headers = {"content-type": "application/problem+json"}
+        if retry_after is not None:
+            headers["retry-after"] = retry_after
+        self.refusals.append((status, headers, msgspec.json.encode({"status": status, "code": code, "detail": detail})))
 
     async def shard(self, socket: ServerConnection) -> None:
         self._peers.put_nowait(Peer(socket))
@@ -192,6 +195,15 @@ async def connected(
         accepting = tasks.create_task(fake.accept(**(welcome or {})))
         async with Client(fake.url, token, **(SOON | options)) as client:
             yield client, await accepting
+
+
+async def free_port() -> int:
+    """A port that nobody listens on."""
+    closed = await asyncio.start_server(lambda r, w: None, "127.0.0.1", 0)
+    port: int = closed.sockets[0].getsockname()[1]
+    closed.close()
+    await closed.wait_closed()
+    return port
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -423,34 +435,219 @@ async def test_stays_away_after_a_terminal_close(fake: Fake, code: int) -> None:
     assert len(fake.tokens) == 1
 
 
-async def test_expired_token_is_renewed_once(fake: Fake) -> None:
-    """After 4401 a token function is asked again; if the server doesn't like the new one either, it ends."""
+async def test_expired_token_is_renewed(fake: Fake) -> None:
+    """After 4401 a token function is asked again, paced, for as long as it takes; a token alone ends it."""
     fresh = iter(["t1", "t2", "t3"])
+    clock = asyncio.get_running_loop().time
     async with connected(fake, token=lambda: next(fresh), steady_after=0.0) as (client, peer):
         await peer.socket.close(4401)
         peer = await fake.accept()
         client._steady_after = DEADLINE_S  # from here on no connection is a steady one
+        closed_at = clock()
         await peer.socket.close(4401)
-        with pytest.raises(ConnectionEnded) as ended:
-            await anext(client)
-        assert ended.value.close_code == 4401
-    assert fake.tokens == ["t1", "t2"]
+        await fake.accept()
+        assert clock() - closed_at >= 1
+    assert fake.tokens == ["t1", "t2", "t3"]
 
 
-@pytest.mark.parametrize(("status", "code"), [(401, 4401), (403, 4403), (409, 4409), (404, 4400), (307, 4400)])
-async def test_refused_by_the_gateway_for_good(fake: Fake, status: int, code: int) -> None:
+@pytest.mark.parametrize(
+    ("status", "code", "close"),
+    [
+        (401, "invalid_token", 4401),
+        (403, "forbidden", 4403),
+        (409, "duplicate_connection", 4409),
+        (404, "not_found", 4400),
+        (400, "unsupported_subprotocol", 4400),
+    ],
+)
+async def test_refused_by_the_gateway_for_good(fake: Fake, status: int, code: str, close: int) -> None:
     """An answer of the gateway that can't get better is raised on entering, as the close code that means the same."""
-    fake.refuse(status, detail="so it is")
-    with pytest.raises(ConnectionEnded, match=f"{status} so it is") as ended:
+    fake.refuse(status, code, detail="so it is")
+    with pytest.raises(ConnectionEnded, match=f"{re.escape(fake.url)}/v1/connect answered {status} so it is") as ended:
+        async with Client(fake.url, "tok", **SOON):
+            pass
+    assert ended.value.close_code == close
+
+
+@pytest.mark.parametrize(("status", "code"), [(401, 4401), (403, 4403), (404, 4400), (405, 4400), (307, 4400)])
+async def test_no_gateway_at_first_is_told(fake: Fake, status: int, code: int) -> None:
+    """Another server's answer to the first attempt says that the URL is wrong: it is raised, with a way out."""
+    fake.refusals.append((status, {"content-type": "text/html", "location": "https://x.example/"}, b"<html>"))
+    words = "redirects are not followed" if status == 307 else "no answer of a Solowire gateway"
+    with pytest.raises(ConnectionEnded, match=rf"{re.escape(fake.url)}.* answered {status} .*{words}") as ended:
         async with Client(fake.url, "tok", **SOON):
             pass
     assert ended.value.close_code == code
 
 
+HTML = {"content-type": "text/html"}
+ELSEWHERE: list[tuple[int, dict[str, str], bytes]] = [
+    (404, HTML, b"<html>nginx</html>"),
+    (301, HTML | {"location": "https://elsewhere.example/"}, b""),
+    (403, HTML, b"<html>WAF</html>"),
+    (401, HTML | {"www-authenticate": "Basic"}, b"log in"),
+    (405, HTML, b""),
+    (421, HTML, b""),
+    (410, {}, b""),
+    (502, HTML, b"<html>"),
+    (503, HTML | {"retry-after": "-7"}, b""),
+    (503, HTML | {"retry-after": "Thu, 01 Jan 1970 00:00:00 GMT"}, b""),
+    (200, HTML, b"<html>welcome to nginx"),
+    (204, {}, b""),
+    (400, {"content-type": "application/problem+json"}, b'{"title": "no code"}'),
+    (403, {"content-type": "application/problem+json"}, b'{"status": 403, "code": "RBAC: access denied"}'),
+    (404, {"content-type": "application/json"}, b'{"status": 404, "code": "not_found"}'),
+]
+
+
+async def test_whatever_a_deployment_answers_passes(fake: Fake) -> None:
+    """After one connection nothing that is not the gateway's own ends the client: it comes back with its cursor."""
+    async with connected(fake) as (client, peer):
+        await peer.say(events(1))
+        assert offsets(await take(client, 1)) == [1]
+        fake.refusals += ELSEWHERE
+        peer.socket.transport.abort()
+        peer = await fake.accept()
+        assert peer.hello["resume"] == {"epoch": "e1", "cursor": 1}
+        assert not fake.refusals
+
+
+async def test_shard_that_is_being_deployed_passes(fake: Fake) -> None:
+    """The same of what answers the handshake in the shard's place."""
+    async with connected(fake) as (client, peer):
+        fake.handshake_refusals += [404, 301, 403, 401, 405, 421, 400, 426, 502]
+        await peer.socket.close(1012)
+        await fake.accept()
+        await until(lambda: client.connections == 2)
+
+
+async def test_what_the_gateway_calls_final_is_final_later_too(fake: Fake) -> None:
+    """Its own `forbidden` ends a client that has worked, and so does its own 401 one that has a token alone."""
+    for status, code in ((403, "forbidden"), (401, "token_expired")):
+        fake.tokens.clear()
+        async with connected(fake) as (client, peer):
+            fake.refuse(status, code, detail="not any more")
+            await peer.socket.close(1012)
+            with pytest.raises(ConnectionEnded, match="not any more"):
+                await anext(client)
+        assert len(fake.tokens) == 2
+
+
+@pytest.mark.parametrize("code", ["token_expired", "invalid_token"])
+@pytest.mark.parametrize("at_first", [True, False])
+async def test_stale_token_is_waited_out(fake: Fake, code: str, at_first: bool) -> None:
+    """A token function that gives a stale token for a while is asked on, no more often than once a second."""
+    tokens = iter(["stale", "stale", "good"] if at_first else ["good", "stale", "stale", "good"])
+
+    def refuse() -> None:
+        for _ in range(2):
+            fake.refuse(401, code, detail="stale")
+
+    if at_first:
+        refuse()
+    async with connected(fake, token=lambda: next(tokens)) as (_, peer):
+        if not at_first:
+            refuse()
+            await peer.socket.close(1012)
+            await fake.accept()
+    first, second, third = fake.times[-3:]
+    assert second - first >= 1
+    assert third - second >= 1
+    assert fake.tokens[-1] == "good"
+
+
+async def test_token_function_that_never_gives_a_good_one_ends_at_first(
+    fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before it has ever worked, a token function is asked on for a bounded time."""
+    monkeypatch.setattr("solowire.retry_policy.FIRST_TOKEN_S", 1.5)
+    for _ in range(10):
+        fake.refuse(401, "invalid_token", detail="the signature is wrong")
+    with pytest.raises(ConnectionEnded, match="the signature is wrong"):
+        await Client(fake.url, lambda: "bad", **SOON).__aenter__()
+    assert 2 <= len(fake.tokens) <= 4
+
+
+class IdentityProviderError(Exception):
+    """As HTTP libraries have it."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"{status}")
+        self.status = status
+
+
+async def test_token_function_that_fails_later_is_asked_again(fake: Fake) -> None:
+    """Whatever it raises, or gives in place of a token, passes once there was a connection; a ClientError ends it."""
+    outcomes: deque[Any] = deque(["t1", IdentityProviderError(503), KeyError("cache"), None, "", "a b", "t2\n"])
+
+    async def token() -> str:
+        outcome = outcomes.popleft()
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome  # type: ignore[no-any-return]
+
+    async with connected(fake, token=token) as (client, peer):
+        await peer.socket.close(1012)
+        peer = await fake.accept()
+        assert fake.tokens == ["t1", "t2"]
+        outcomes.append(ConnectionEnded(4401, "logged out"))
+        await peer.socket.close(1012)
+        with pytest.raises(ConnectionEnded, match="logged out"):
+            await anext(client)
+
+
+async def test_no_such_host_is_told() -> None:
+    """A first attempt at a name that does not exist ends at once, and says so."""
+    with pytest.raises(ConnectionEnded, match=r"http://nosuch\.invalid.* no such host") as ended:
+        await Client("http://nosuch.invalid", "tok", **SOON).__aenter__()
+    assert ended.value.close_code == 1006
+
+
+async def test_what_does_not_speak_tls_is_told() -> None:
+    """https:// in front of a plain port ends the first attempt at once."""
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(ConnectionEnded, match=r"TLS.*http://"):
+            await Client(f"https://127.0.0.1:{port}", "tok", **SOON).__aenter__()
+
+
+async def test_waiting_is_not_silent(caplog: pytest.LogCaptureFixture) -> None:
+    """A client without a server warns at the first attempt, once for each reason, and tells its state each time."""
+    states: list[ConnectionState] = []
+    client = Client(f"http://127.0.0.1:{await free_port()}", "tok", on_state=states.append, **SOON)
+    entering = asyncio.create_task(client.__aenter__())
+    await until(lambda: len(states) >= 5)
+    entering.cancel()
+    await asyncio.gather(entering, return_exceptions=True)
+    assert {state.name for state in states} == {"waiting"}
+    assert "can't be reached" in states[0].reason
+    assert [record.levelname for record in caplog.records if "can't be reached" in record.message].count("WARNING") == 1
+
+
+async def test_states_are_told(fake: Fake) -> None:
+    """`on_state` hears of each connection, of each wait with its reason, and of the end."""
+    states: list[ConnectionState] = []
+    async with connected(fake, on_state=states.append) as (client, peer):
+        await peer.socket.close(1012, "restarting")
+        peer = await fake.accept()
+        await peer.socket.close(4409, "replaced")
+        with pytest.raises(ConnectionEnded):
+            await anext(client)
+    assert [state.name for state in states] == ["connected", "waiting", "connected", "ended"]
+    assert "restarting" in states[1].reason
+    assert "one client for each user" in states[3].reason
+
+
 async def test_own_ghost_is_waited_for(fake: Fake) -> None:
     """A 409 just after a lost connection may be about that one, so it is tried again."""
     async with connected(fake) as (client, peer):
-        fake.refuse(409)
+        fake.refuse(409, "duplicate_connection")
         fake.handshake_refusals.append(409)
         peer.socket.transport.abort()
         await fake.accept()
@@ -474,7 +671,7 @@ async def test_waits_as_long_as_the_gateway_asks(fake: Fake) -> None:
         await fake.accept()
         await until(lambda: client.connections == 2)
         _, first, second, third, fourth = fake.times
-        assert client.last_reason == "1006 503 come later"
+        assert client.last_reason == "answered 503 come later"
     assert fourth - third >= 1
     assert third - first < 1
     assert second < third
@@ -492,10 +689,7 @@ async def test_something_else_in_the_gateways_place_is_told(fake: Fake, body: by
 
 async def test_gateway_that_is_not_there_is_waited_for() -> None:
     """Entering goes on trying while nobody listens, until somebody does."""
-    closed = await asyncio.start_server(lambda r, w: None, "127.0.0.1", 0)
-    port = closed.sockets[0].getsockname()[1]
-    closed.close()
-    await closed.wait_closed()
+    port = await free_port()
     fake = Fake()
     client = Client(f"http://127.0.0.1:{port}", "tok", **SOON)
     assert client.last_reason is None
@@ -548,6 +742,22 @@ async def test_server_that_never_welcomes_is_left(fake: Fake) -> None:
         await client.close()
 
 
+async def test_a_server_that_is_still_reading_what_was_missed_is_waited_for(fake: Fake) -> None:
+    """A notice that the replay goes on begins the time for the welcome anew: who left would ask for all of it again."""
+    async with asyncio.TaskGroup() as tasks:
+        resuming = Client(fake.url, "tok", resume=("e1", 5), connect_timeout=2.0, **SOON)
+        entering = tasks.create_task(resuming.__aenter__())
+        peer = await fake.peer()
+        peer.hello = await peer.hear()
+        for _ in range(3):
+            await asyncio.sleep(1.0)
+            await peer.say({"type": "notice", "code": "replaying", "message": "it goes on"})
+        await peer.welcome()
+        client = await entering
+        assert (client.connections, client.gaps) == (1, 0)
+        await client.__aexit__(None, None, None)
+
+
 async def test_goes_when_asked_and_comes_back_when_told(fake: Fake) -> None:
     """A `reconnect` is obeyed with a polite close, and the return is not sooner than it says."""
     async with connected(fake) as (client, peer):
@@ -560,6 +770,17 @@ async def test_goes_when_asked_and_comes_back_when_told(fake: Fake) -> None:
         assert fake.times[-1] - asked >= 0.2
         assert peer.hello["resume"]["cursor"] == 1
         assert client._backoff.attempts == 0
+
+
+async def test_reconnect_in_a_loop_is_obeyed_ever_later(fake: Fake) -> None:
+    """A server that sends the client away as soon as it comes makes it wait longer each time, but the first."""
+    async with connected(fake, reconnect_min=0.0, reconnect_max=20.0) as (client, peer):
+        client._backoff._random = lambda: 1.0
+        for attempts in (0, 1, 2, 3):
+            await peer.say({"type": "reconnect", "after_ms": 0, "reason": "no_lease"})
+            peer = await fake.accept()
+            client._backoff._random = lambda: 1.0
+            assert client._backoff.attempts == attempts
 
 
 async def test_silent_server_is_dead(fake: Fake) -> None:
@@ -752,27 +973,57 @@ async def test_a_rate_limit_without_an_end_is_a_refusal(fake: Fake) -> None:
 
 
 async def test_many_questions_at_once_keep_to_what_a_server_bears(fake: Fake) -> None:
-    """A hundred calls at once, and a server that closes after ten refusals: all of them are answered in the end."""
-    clock = asyncio.get_running_loop().time
-    rate, room, strikes = 200.0, 20.0, 0
+    """A hundred calls at once, of which a server refuses seven for rate: few are under way, and all are answered."""
     async with connected(fake) as (client, peer), asyncio.TaskGroup() as tasks:
         asking = [tasks.create_task(client.stats()) for _ in range(100)]
-        at = clock()
-        for _ in range(100):
-            while True:
-                question = await peer.hear()
-                now = clock()
-                room, at = min(20.0, room + (now - at) * rate), now
-                if room >= 1:
-                    break
-                strikes += 1
-                wait = (1 - room) / rate
-                error = {"type": "error", "code": "rate_limited", "message": "", "retry_after": wait}
+        refused = 0
+        for number in range(107):
+            question = await peer.hear()
+            if number % 4 == 1 and refused < 7:
+                refused += 1
+                error = {"type": "error", "code": "rate_limited", "message": "", "retry_after": 0}
                 await peer.say(error | {"id": question["id"]})
-            room -= 1
-            await peer.say({"type": "reply", "id": question["id"], "data": {}})
+            else:
+                await peer.say({"type": "reply", "id": question["id"], "data": {}})
         assert await asyncio.gather(*asking) == [{}] * 100
-        assert 0 < strikes < 10
+
+
+@pytest.mark.parametrize("error", [{"code": "rate_limited", "retry_after": 0}, {"code": "invalid_message"}])
+async def test_what_a_server_refuses_never_ends_the_connection(
+    fake: Fake, monkeypatch: pytest.MonkeyPatch, error: dict[str, Any]
+) -> None:
+    """Whatever is refused, and whatever for: nine of it never come within the minute in which a server counts."""
+    monkeypatch.setattr("solowire.client.REFUSALS_S", 1.5)
+    monkeypatch.setattr("solowire.client.MAX_PAUSE_S", 0.05)
+    clock = asyncio.get_running_loop().time
+    heard: list[float] = []
+
+    async def ask(client: Client) -> None:
+        for _ in range(20):
+            with suppress(MessageRefused):
+                await client.stats()
+
+    async with connected(fake) as (client, peer), asyncio.TaskGroup() as tasks:
+        asking = tasks.create_task(ask(client))
+        for _ in range(18):
+            question = await peer.hear()
+            heard.append(clock())
+            await peer.say({"type": "error", "message": "", "id": question["id"]} | error)
+        asking.cancel()
+    assert min(ninth - first for first, ninth in zip(heard, heard[8:], strict=False)) >= 1.4
+
+
+@pytest.mark.parametrize("after", [-5, 1e300])
+async def test_a_senseless_wait_is_bounded(fake: Fake, monkeypatch: pytest.MonkeyPatch, after: float) -> None:
+    """A server that asks for no time, or for all of it, gets a pause within reason."""
+    monkeypatch.setattr("solowire.client.MAX_RETRY_AFTER_S", 0.2)
+    async with connected(fake) as (client, peer), asyncio.TaskGroup() as tasks:
+        asking = tasks.create_task(client.subscribe(["a"]))
+        await answer(peer, type="error", code="rate_limited", message="slower", retry_after=after)
+        await answer(peer, "a")
+        await asking
+        await peer.say({"type": "reconnect", "after_ms": int(min(after, 1e15)), "reason": "x"})
+        await fake.accept()
 
 
 async def test_refusals_are_raised_where_they_were_asked_for(fake: Fake) -> None:
@@ -849,6 +1100,101 @@ async def test_expiring_token_is_renewed_by_itself(fake: Fake) -> None:
         assert [notice.code for notice in notices] == ["token_expiring"] * 2
 
 
+EXPIRING = {"type": "notice", "code": "token_expiring", "message": "soon"}
+
+
+async def test_notice_upon_notice_is_answered_ever_later(fake: Fake) -> None:
+    """A server that answers each refresh with another notice gets a few refreshes, and not hundreds a second."""
+    number = 0
+
+    def token() -> str:
+        nonlocal number
+        number += 1
+        return f"t{number}"
+
+    async with connected(fake, token=token) as (_, peer):
+        refreshes = 0
+        with suppress(TimeoutError):
+            async with asyncio.timeout(5):
+                while True:
+                    await peer.say(EXPIRING)
+                    await answer(peer, type="reply", data={})
+                    refreshes += 1
+        assert 2 <= refreshes <= 4
+
+
+async def test_many_notices_are_one_task(fake: Fake) -> None:
+    """However many notices come while a token is fetched, there is one more refresh at most."""
+    asked = 0
+    go_on = asyncio.Event()
+
+    async def token() -> str:
+        nonlocal asked
+        asked += 1
+        if asked > 1:
+            await go_on.wait()
+        return f"t{asked}"
+
+    async with connected(fake, token=token) as (_, peer):
+        for _ in range(100):
+            await peer.say(EXPIRING)
+        await until(lambda: asked == 2)
+        go_on.set()
+        assert (await answer(peer, type="reply", data={}))["token"] == "t2"
+        await peer.say({"type": "ping"})
+        assert (await peer.hear())["type"] == "pong"
+
+
+async def test_cached_token_is_asked_for_again_and_not_shown(fake: Fake) -> None:
+    """A function that gives the present token for a while is asked again in a moment; the server hears one refresh."""
+    tokens = iter(["t1", "t1", "t1", "t2"])
+    async with connected(fake, token=lambda: next(tokens)) as (_, peer):
+        await peer.say(EXPIRING | {"after_ms": 12_000})
+        assert (await answer(peer, type="reply", data={}))["token"] == "t2"
+
+
+async def test_token_that_the_server_refuses_ends_nothing(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused refreshes are followed by others, four times a minute at most."""
+    monkeypatch.setattr("solowire.token_renewal.REFUSED_PACE_S", 0.0)  # then it is a second, which is none of the point
+    tokens = iter(f"t{n}" for n in range(1, 100))
+    async with connected(fake, token=lambda: next(tokens)) as (_, peer):
+        await peer.say(EXPIRING)
+        for number in (2, 3):
+            heard = await answer(peer, type="error", code="token_expired", message="stale")
+            assert heard["token"] == f"t{number}"
+        assert (await answer(peer, type="reply", data={}))["token"] == "t4"
+
+
+async def test_renewal_ends_with_its_connection(fake: Fake) -> None:
+    """What is under way for one connection is not shown on the next, which has a token of its own."""
+    asked = 0
+
+    async def token() -> str:
+        nonlocal asked
+        asked += 1
+        if asked == 2:
+            await asyncio.Event().wait()
+        return f"t{asked}"
+
+    async with connected(fake, token=token) as (_, peer):
+        await peer.say(EXPIRING)
+        await until(lambda: asked == 2)
+        await peer.socket.close(1012)
+        peer = await fake.accept()
+        await peer.say({"type": "ping"})
+        assert (await peer.hear())["type"] == "pong"
+        assert fake.tokens == ["t1", "t3"]
+
+
+async def test_two_clients_of_one_user_do_not_chase_each_other(fake: Fake) -> None:
+    """The one whose place was taken (4409) ends and says why, rather than taking it back."""
+    async with connected(fake) as (client, peer):
+        await peer.socket.close(4409, "replaced")
+        with pytest.raises(ConnectionEnded, match="use one client for each user"):
+            await anext(client)
+    assert len(fake.tokens) == 1
+
+
 async def test_token_function_that_fails(fake: Fake) -> None:
     """A token that can't be fetched for want of a network is tried again; any other fault is the caller's to see."""
     attempts = iter([OSError("down"), httpx.ConnectError("down"), KeyError("bug")])
@@ -919,3 +1265,114 @@ async def test_full_buffer_does_not_hinder_closing(fake: Fake) -> None:
         assert client.cursor == 0
         with pytest.raises(StopAsyncIteration):
             await anext(client)
+
+
+# ---------------------------------------------------------------------------------------------- arguments
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"url": 7}, "url"),
+        ({"token": b"t"}, "token"),
+        ({"token": None}, "token"),
+        ({"subscriptions": "custom.*"}, r"subscriptions.*write \['custom\.\*'\]"),
+        ({"subscriptions": b"custom.*"}, "subscriptions"),
+        ({"subscriptions": {"a": 1}}, "subscriptions"),
+        ({"subscriptions": 7}, "subscriptions"),
+        ({"subscriptions": ["a", None]}, r"subscriptions\[1\]"),
+        ({"filter": {"zone": "example.com"}}, r"filter\['zone'\].*write \['example\.com'\]"),
+        ({"filter": {"zone": [1]}}, r"filter\['zone'\]\[0\]"),
+        ({"filter": {1: ["a"]}}, "filter"),
+        ({"filter": ["zone"]}, "filter"),
+        ({"filter": "zone"}, "filter"),
+        ({"resume": "e1"}, "resume"),
+        ({"resume": ("e1", "7")}, "resume"),
+        ({"resume": ("e1", None)}, "resume"),
+        ({"max_buffered": "9"}, "max_buffered"),
+        ({"max_buffered": 1.5}, "max_buffered"),
+        ({"connect_timeout": "9"}, "connect_timeout"),
+        ({"reconnect_min": None}, "reconnect_min"),
+        ({"on_gap": 7}, "on_gap"),
+        ({"on_notice": asyncio.sleep}, "on_notice.*async"),
+        ({"on_state": asyncio.sleep}, "on_state.*async"),
+        ({"ssl": False}, "ssl"),
+    ],
+)
+def test_arguments_of_another_type_are_refused(wrong: dict[str, Any], words: str) -> None:
+    """Each is a TypeError that names the argument, rather than being taken for something else."""
+    with pytest.raises(TypeError, match=words):
+        Client(**{"url": "http://x", "token": "t", **wrong})
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"url": "http://"},
+        {"url": "http://x?token=y"},
+        {"url": "http://a b"},
+        {"url": "http://[::1"},
+        {"token": ""},
+        {"token": "a b"},
+        {"token": "ü"},
+        {"codec": "xml"},
+        {"resume": ("e1", -1)},
+        {"connect_timeout": 0},
+        {"connect_timeout": float("nan")},
+        {"steady_after": -1.0},
+    ],
+)
+def test_values_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
+    """Each is a ValueError that names what it should be."""
+    with pytest.raises(ValueError, match=r"http|token|codec|resume|seconds"):
+        Client(**{"url": "http://x", "token": "t", **wrong})
+
+
+async def test_arguments_of_methods_are_refused_too(fake: Fake) -> None:
+    """`subscribe`, `unsubscribe` and `refresh` say nothing to the server of what they can't mean."""
+    async with connected(fake) as (client, peer):
+        for wrong in (
+            client.subscribe("custom.*"),
+            client.subscribe(["a"], {"zone": "example.com"}),
+            client.subscribe(["a"], ["zone"]),  # type: ignore[arg-type]
+            client.unsubscribe("custom.*"),
+            client.refresh(None),  # type: ignore[arg-type]
+        ):
+            with pytest.raises(TypeError):
+                await wrong
+        await peer.say({"type": "ping"})
+        assert (await peer.hear())["type"] == "pong"
+
+
+DENIED = [
+    {"type": "dns_query_lgo", "reason": "unknown_type", "hint": "GET /v1/catalog lists the event types"},
+    {"type": "audit_log", "reason": "forbidden", "hint": "needs the permission users.read"},
+]
+
+
+async def test_subscription_that_is_not_granted_is_a_warning(fake: Fake, caplog: pytest.LogCaptureFixture) -> None:
+    """A misspelt type is warned of once, with what was meant, and so is one that the role may not have."""
+    async with connected(fake, subscriptions=["dns_query_lgo"], welcome={"denied": DENIED}) as (client, peer):
+        await peer.socket.close(1012)
+        await fake.accept(denied=DENIED)
+        await until(lambda: client.connections == 2)
+    warnings = [record.message for record in caplog.records if "not granted" in record.message]
+    assert len(warnings) == 2
+    assert "did you mean dns_query_log?" in warnings[0]
+    assert "users.read" in warnings[1]
+
+
+async def test_subscription_that_is_not_granted_is_an_error_if_strict(fake: Fake) -> None:
+    """With `strict` it is raised on entering and by `subscribe`, with the reasons; a later welcome ends nothing."""
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(fake.accept(denied=DENIED))
+        with pytest.raises(SubscriptionDenied, match="did you mean dns_query_log") as refused:
+            await Client(fake.url, "tok", strict=True, **SOON).__aenter__()
+    assert refused.value.denied == {"dns_query_lgo": "unknown_type", "audit_log": "forbidden"}
+    async with connected(fake, strict=True) as (client, peer), asyncio.TaskGroup() as tasks:
+        tasks.create_task(answer(peer, "a", denied=DENIED))
+        with pytest.raises(SubscriptionDenied):
+            await client.subscribe(["dns_query_lgo"])
+        await peer.socket.close(1012)
+        await fake.accept(denied=DENIED)
+        await until(lambda: client.connections == 2)

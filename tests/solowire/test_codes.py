@@ -7,7 +7,7 @@ import pytest
 from solowire.codes import TERMINAL, CloseCode, is_terminal
 
 CONTRACT = {
-    1001: False, 1009: False, 1012: False, 1013: False,
+    1001: False, 1002: False, 1007: False, 1009: False, 1012: False, 1013: False,
     4400: True, 4401: True, 4403: True, 4409: True, 4410: True,
     4408: False, 4413: False, 4421: False,
 }  # fmt: skip

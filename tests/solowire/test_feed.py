@@ -109,7 +109,9 @@ def test_a_dropped_feed_leaves_nothing_behind() -> None:
         feeds.drop(feed)
         feeds.drop(feed)
     assert len(feeds) == 0
-    assert feeds._index == feeds._candidates == {}
+    for index in (feeds._index, feeds._flows._index):
+        assert not index
+        assert index._filters == index._slots == {}
 
 
 def test_equal_views_share_a_feed() -> None:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from solowire import backplane
 from solowire.backplane import (
@@ -203,6 +204,21 @@ async def test_what_a_beat_carries_is_received(talk: Talk) -> None:
     assert talk.received == [ring, lease, doors]
 
 
+async def test_a_flood_of_garbage_is_a_line_a_second(talk: Talk) -> None:
+    """What the router says and can't be read is counted, and is one line a second with how many there were."""
+    with capture_logs() as logged:
+        talk.start_hub()
+        link = talk.start_link()
+        await until(lambda: talk.hub is not None and talk.hub.send(NAME, b"\xc1"), "the link is there")
+        began = asyncio.get_running_loop().time()
+        for _ in range(999):
+            assert talk.hub is not None
+            assert talk.hub.send(NAME, b"\xc1")
+        await until(lambda: link.dropped == 1000, "all have come")
+        await until(lambda: sum(e.get("count", 0) for e in logged) == 1000, "all are in the log")
+        assert len(logged) <= 2 + asyncio.get_running_loop().time() - began
+
+
 async def test_garbage_is_counted_and_dropped(talk: Talk) -> None:
     """What can't be understood is no sign of life, is counted, and stops nothing."""
     talk.start_hub()
@@ -242,6 +258,26 @@ async def test_it_says_hello_again_when_the_router_knows_another_ring(talk: Talk
     talk.heard.clear()
     talk.say(Beat("e", 2))
     await until(lambda: talk.count(Hello), "it asks for the ring")
+
+
+async def test_it_says_hello_again_when_the_router_knows_other_revocations(talk: Talk) -> None:
+    """A change that was lost on its way is asked for with the next beat, and not again when it has come."""
+    known = [-1]
+    talk.start_hub()
+    link = Link(talk.address, NAME.decode(), talk._hello, talk.received.append, revocations=lambda: known[0])
+    talk._links.append(link)
+    await until(lambda: talk.count(Hello), "a hello")
+    talk.say(RingState("e", 1, 0, []))
+    await until(lambda: talk.received, "the ring has come")
+    hellos = talk.count(Hello)
+    talk.say(Beat("e", 1, revocations=7))
+    await until(lambda: talk.count(Hello) > hellos, "another hello")
+    known[0] = 7
+    hellos = talk.count(Hello)
+    talk.say(Beat("e", 1, revocations=7))
+    talk.say(Who())
+    await until(lambda: talk.count(Hello) > hellos, "what comes behind the beat is answered")
+    assert talk.count(Hello) == hellos + 1
 
 
 async def test_it_says_hello_again_to_a_router_that_is_silent(talk: Talk) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -100,11 +103,11 @@ def test_an_unknown_type_is_skipped() -> None:
 
 @pytest.mark.parametrize("body", [b"", b"\xc1", b"not an event", encode_event(event())[:-1], b"\x91" * 50])
 def test_what_is_no_event_is_refused(body: bytes) -> None:
-    """Bytes that are no event raise what the shard counts, and leave the log as it was."""
+    """Bytes that are no event are passed over and counted, once, and leave the log as it was."""
     log = filled(3)
-    with pytest.raises((msgspec.DecodeError, ValueError)):
-        log.append(4, body)
-    assert (log.position, len(log)) == (3, 3)
+    assert log.append(4, body) is None
+    assert log.entry(4, body) is None
+    assert (log.position, len(log), log.skipped.totals) == (3, 3, {"undecodable": 1})
 
 
 def metrics(host: str | None, offset_in_id: int = 0, user: str | None = None) -> bytes:
@@ -158,7 +161,7 @@ def test_knows_whether_someone_has_mail() -> None:
 
 def test_a_reset_forgets_everything() -> None:
     """After a log was lost nothing of the old one can be read, and no old state is shown as current."""
-    log = filled(11, size=500, max_bytes=6_000)
+    log = filled(11, size=500, max_bytes=12_000)
     log.trim()
     assert len(log.older(0, 40)) == 2
     log.append(12, metrics("ns1", user="alice"))
@@ -176,7 +179,7 @@ def test_a_reset_forgets_everything() -> None:
 
 
 @given(
-    st.lists(st.tuples(st.integers(1, 5), st.integers(0, 400)), max_size=60), st.integers(1, 20), st.integers(300, 5000)
+    st.lists(st.tuples(st.integers(1, 5), st.integers(0, 400)), max_size=60), st.integers(1, 20), st.integers(300, 9000)
 )
 @settings(deadline=None, max_examples=60)
 def test_everything_above_the_floor_is_there(steps: list[tuple[int, int]], max_events: int, max_bytes: int) -> None:
@@ -242,21 +245,21 @@ def test_a_number_too_long_for_messagepack_is_sent_as_a_float(number: int) -> No
 
 def test_names_match_themselves_and_what_is_above_them() -> None:
     """A filter for a zone finds the events of all names beneath it, of the root's those of every name."""
-    assert entry(event("zone_created", {"zone": "A.Example.com."})).terms["zone"] == (
+    assert entry(event("zone_created", {"zone": "A.Example.com."})).terms.get("zone") == (
         "a.example.com",
         "example.com",
         "com",
         ".",
     )
-    assert entry(event("zone_created", {"zone": "."})).terms["zone"] == (".",)
-    assert entry(event("system_metrics", {"cpu_usage": 1, "host": "ns1.example.com"})).terms["host"] == (
+    assert entry(event("zone_created", {"zone": "."})).terms.get("zone") == (".",)
+    assert entry(event("system_metrics", {"cpu_usage": 1, "host": "ns1.example.com"})).terms.get("host") == (
         "ns1.example.com",
     )
 
 
 def test_a_dot_within_a_label_is_none_between_labels() -> None:
     r"""The name `a\.example.com` is not beneath `example.com`, and a user of that zone doesn't see it."""
-    assert "example.com" not in entry(event("zone_created", {"zone": r"a\.example.com"})).terms["zone"]
+    assert "example.com" not in entry(event("zone_created", {"zone": r"a\.example.com"})).terms.get("zone")
 
 
 def test_custom_events_have_two_names() -> None:
@@ -286,3 +289,69 @@ def test_readers_who_want_no_telemetry_pass_over_it() -> None:
         e.offset for e in log.after(0) if e.event.delivery is not Delivery.telemetry
     ]
     assert next(log.after(0)).offset > log.floor
+
+
+# ------------------------------------------------------------------------------------------------------ what it takes
+
+MEASURE = """
+import gc, sys
+from solowire.client_protocol import Codec
+from solowire.events import encode_event
+from solowire.log import Log
+from solowire.vitals import memory_bytes
+from tests.events import event
+
+NAMES = {
+    "127 labels": lambda n: ".".join(f"{n:05}") + ".x" * 122,
+    "4 labels": lambda n: ".".join([f"{n:07}" * 9] * 3 + [(f"{n:07}" * 9)[:61]]),
+    "usual": lambda n: f"host{n}.www.example.com",
+}
+name, codecs, log = NAMES[sys.argv[1]], list(Codec)[: int(sys.argv[2])], Log(max_bytes=2**24, max_events=10**6)
+query = {"client_ip": "192.0.2.1", "query_type": "A"}
+
+
+def fill(first, last):
+    for n in range(first, last):
+        entry = log.append(n, encode_event(event("dns_query_log", {**query, "query_domain": name(n)}, id=f"id-{n}")))
+        assert len(entry.terms.get("query_domain")) > 2
+        for codec in codecs:
+            entry.fragment(codec, frozenset())
+        log.trim()
+
+
+fill(1, 200)
+gc.collect()
+before, counted = memory_bytes(), log.held_bytes
+fill(200, 30_000)
+gc.collect()
+print(memory_bytes() - before, log.held_bytes - counted, max(len(name(n)) for n in range(1, 30_000)))
+"""
+
+
+@pytest.mark.parametrize("codecs", [0, 1, 4])
+@pytest.mark.parametrize(("kind", "longest"), [("127 labels", 253), ("4 labels", 253), ("usual", 25)])
+def test_what_it_takes_in_memory_is_what_it_counts(kind: str, longest: int, codecs: int) -> None:
+    """A process with 30,000 queries grows by no more than twice what the log counts, for the longest names, too."""
+    measured = subprocess.run(
+        [sys.executable, "-c", MEASURE, kind, str(codecs)],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    grown, counted, characters = map(int, measured.stdout.split())
+    assert characters == longest
+    assert counted > 2**23
+    assert counted / 3 < grown < 2 * counted
+
+
+def test_sizes_are_measured_however_an_event_is_written() -> None:
+    """What a text takes in memory depends on its widest character: what is long is measured, not taken as it came."""
+    plain, wide = ("x" * 1000, "x" * 999 + "\N{PILE OF POO}")
+    sizes = []
+    for topic in (plain, wide):
+        entry = Log().entry(1, encode_event(event(data={"topic": topic})))
+        assert entry is not None
+        sizes.append(entry.size)
+    assert sizes[1] - sizes[0] > 2_900

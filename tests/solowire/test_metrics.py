@@ -69,3 +69,40 @@ def test_nothing_is_read_until_somebody_scrapes() -> None:
     before = len(read)  # the registry looks once, for names that clash
     metrics.render()
     assert len(read) == before + 1
+
+
+def test_a_flood_of_scrapes_renders_once_a_second() -> None:
+    """Whoever asks within a second gets what the first got; a second later numbers are those of then."""
+    now = 100.0
+    read = []
+
+    def counting() -> Iterator[Sample]:
+        read.append(now)
+        yield "connections", "Open connections.", len(read)
+
+    metrics = Metrics(counting, clock=lambda: now)
+    read.clear()
+    first = metrics.render()
+    assert [metrics.render() for _ in range(1000)] == [first] * 1000
+    now = 100.9
+    assert metrics.render() == first
+    now = 101.0
+    assert metrics.render() != first
+    assert read == [100.0, 101.0]
+
+
+def test_a_reading_that_fails_is_not_kept() -> None:
+    """Whoever asks next gets numbers again, not the fault."""
+    broken = False
+
+    def failing() -> Iterator[Sample]:
+        if broken:
+            raise RuntimeError("no numbers")
+        yield "connections", "Open connections.", 7
+
+    metrics = Metrics(failing)
+    broken = True
+    with pytest.raises(RuntimeError, match="no numbers"):
+        metrics.render()
+    broken = False
+    assert b"solowire_connections 7.0" in metrics.render()

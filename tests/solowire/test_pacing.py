@@ -62,9 +62,7 @@ def test_critical_ones_dont_wait() -> None:
 def test_the_overtaken_are_told_at_once_where_other_feeds_accept_them() -> None:
     """A value is counted with those of the same feeds; if a filter could tell them apart they are told apart."""
     pacing = Pacing(Intervals(30.0))
-    made = [state(n) for n in range(5)]
-    for entry, host in zip(made, ("ns1", "ns1", "ns1", "ns2", "ns2"), strict=True):
-        entry.terms = {"host": (host,)}
+    made = [state(n, attributes={"host": host}) for n, host in enumerate(("ns1", "ns1", "ns1", "ns2", "ns2"))]
     told = [pacing.take(entry, float(n))[1] for n, entry in enumerate(made)]
     assert told == [None, None, None, Overtaken(made[2], 2), None]
     assert pacing.release(30.0) == [(1, made[4], 1)]
@@ -160,6 +158,35 @@ def test_no_key_is_sent_too_often_and_none_loses_its_newest(
         assert [e.offset for _, e in sent[key]] == sorted(e.offset for _, e in sent[key])
         if max_keys > 5:
             assert all(later - earlier >= 10 - 1e-6 for earlier, later in pairwise(times))
+
+
+@pytest.mark.parametrize("large", [10, 1000])
+def test_what_is_held_back_is_bounded_in_bytes(large: int) -> None:
+    """However large values are: those that have been quiet longest go out before their time, and none is lost."""
+    size = state(1).size
+    pacing = Pacing(Intervals(30.0), max_bytes=large * size)
+    for n in range(2_000):
+        pacing.take(state(n, f"key-{n}"), 0.0)
+        pacing.take(state(10_000 + n, f"key-{n}"), 1.0)
+        assert pacing._held_bytes <= large * size
+    early = pacing.release(2.0)
+    assert 2_000 - large <= len(early) <= 2_002 - 0.95 * large
+    assert pacing._released_bytes == sum(e.size for _, e in pacing._released.values()) <= 2 * large * size
+    assert len({e.offset for _, e, _ in [*early, *pacing.release(100.0)]}) == 2_000
+    assert pacing._held_bytes == 0
+    assert pacing.forgotten == pacing.last - len(pacing._released)
+
+
+def test_as_many_releases_as_may_be_held_are_known_until_they_are_sent() -> None:
+    """All that goes out at once is still there for those who are to get it."""
+    size = state(1).size
+    pacing = Pacing(Intervals(30.0), max_bytes=100 * size)
+    for n in range(100):
+        pacing.take(state(n, f"key-{n}"), 0.0)
+        pacing.take(state(1_000 + n, f"key-{n}"), 1.0)
+    for _ in range(2):
+        seen = pacing.last
+        assert len(pacing.release(30.0)) == len(pacing.since(seen))
 
 
 def test_who_comes_back_soon_may_lack_what_was_held_back() -> None:

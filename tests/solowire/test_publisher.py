@@ -6,16 +6,22 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from decimal import Decimal
 from http import HTTPStatus
 from typing import Any
+from uuid import UUID
 
 import httpx
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from solowire.errors import BufferFull, PublishRefused
 from solowire.events import Priority
 from solowire.publisher import Accepted, Publisher
+from solowire.sdk_arguments import check_json
 
 DEADLINE_S = 30.0
 
@@ -23,9 +29,20 @@ Reply = tuple[int, dict[str, str], Any]
 Judge = Callable[[list[dict[str, Any]]], Reply | None]
 
 
+CODES = {400: "invalid_events", 401: "invalid_token", 403: "forbidden", 404: "not_found", 413: "too_large"}
+
+
 def problem(status: int, detail: str = "no", *, retry_after: str | None = None, **more: Any) -> Reply:
-    headers = {} if retry_after is None else {"retry-after": retry_after}
-    return status, headers, {"status": status, "detail": detail, **more}
+    """An answer of the gateway's own."""
+    headers = {"content-type": "application/problem+json"}
+    if retry_after is not None:
+        headers["retry-after"] = retry_after
+    return status, headers, {"status": status, "code": CODES.get(status, "no"), "detail": detail, **more}
+
+
+def page(status: int, **headers: str) -> Reply:
+    """An answer of whatever stands in the gateway's place."""
+    return status, {"content-type": "text/html", **headers}, b"<html>"
 
 
 class Gateway:
@@ -170,9 +187,7 @@ async def test_full_buffer_is_told_at_once(gateway: Gateway) -> None:
 # ---------------------------------------------------------------------------------------------- trouble that passes
 
 
-@pytest.mark.parametrize(
-    "trouble", [problem(429), problem(503), problem(500), problem(408), (200, {}, b"<html>"), None]
-)
+@pytest.mark.parametrize("trouble", [problem(429), problem(503), problem(500), problem(408), page(502), None])
 async def test_repeats_the_same_batch(gateway: Gateway, trouble: Reply | None) -> None:
     """What may succeed later is sent again with the same ids, before anything else: nothing is in the log twice."""
     gateway.script += [trouble, trouble]
@@ -324,7 +339,7 @@ async def test_stops_when_nothing_can_succeed(gateway: Gateway, status: int) -> 
 
 
 async def test_token_function_is_asked_again(gateway: Gateway) -> None:
-    """A token function is asked once, and again when its token is not taken any more; twice in a row it is no use."""
+    """A token function is asked once, and again when its token is not taken any more: at once, then paced."""
     tokens = iter(["t1", "t2", "t3", "t4"])
 
     async def token() -> str:
@@ -337,10 +352,121 @@ async def test_token_function_is_asked_again(gateway: Gateway) -> None:
         await publisher.drain()
     gateway.script += [problem(401)] * 2
     await publish(publisher, 2)
-    with pytest.raises(PublishRefused):
-        await publisher.__aexit__(None, None, None)
-    assert gateway.tokens == ["t1", "t1", "t2", "t2", "t3"]
-    assert gateway.values == [0, 1]
+    await publisher.drain()
+    await publisher.close()
+    assert gateway.tokens == ["t1", "t1", "t2", "t2", "t3", "t4"]
+    assert gateway.times[-1] - gateway.times[-2] >= 1
+    assert gateway.values == [0, 1, 2]
+
+
+async def test_token_function_that_fails_later_is_asked_again(gateway: Gateway) -> None:
+    """Whatever it raises, or gives in place of a token, passes after the first success."""
+    response = httpx.Response(503, request=httpx.Request("GET", "http://idp"))
+    outcomes: deque[Any] = deque(
+        ["t1", httpx.HTTPStatusError("503", request=response.request, response=response), KeyError("x"), None, "t2\n"]
+    )
+
+    async def token() -> str:
+        outcome = outcomes.popleft()
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome  # type: ignore[no-any-return]
+
+    async with Publisher(gateway.url, token) as publisher:
+        await publish(publisher, 0)
+        await publisher.drain()
+        gateway.script.append(problem(401))
+        await publish(publisher, 1)
+        await publisher.drain()
+    assert (gateway.values, gateway.tokens) == ([0, 1], ["t1", "t1", "t2"])
+
+
+ELSEWHERE = [
+    *(page(status) for status in (404, 403, 401, 405, 421, 400, 410, 502, 503, 504, 200)),
+    page(301, location="https://elsewhere.example/"),
+    page(503, **{"retry-after": "-1"}),
+    (404, {"content-type": "application/json"}, {"status": 404, "code": "not_found"}),
+    (403, {"content-type": "application/problem+json"}, {"status": 403, "code": "RBAC: access denied"}),
+    problem(404),
+]
+
+
+async def test_whatever_a_deployment_answers_passes(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After one success nothing that is not the gateway's own stops the publisher or costs an event."""
+    monkeypatch.setattr("solowire.publisher.RETRY_MAX_S", 0.1)
+    refused: list[object] = []
+    async with Publisher(gateway.url, "tok", batch=2, on_refused=lambda *what: refused.append(what)) as publisher:
+        await publish(publisher, 0)
+        await publisher.drain()
+        gateway.script += ELSEWHERE
+        await publish(publisher, 1, 2, 3)
+        await publisher.drain()
+    assert gateway.values == [0, 1, 2, 3]
+    assert refused == []
+
+
+async def test_a_proxy_that_takes_less_is_sent_less(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another's 413 halves the batch, and an event alone is tried again rather than lost."""
+    monkeypatch.setattr("solowire.publisher.RETRY_MAX_S", 0.1)
+    gateway.judge = lambda events: page(413) if len(events) > 2 else None
+    refused: list[object] = []
+    async with Publisher(gateway.url, "tok", on_refused=lambda *what: refused.append(what)) as publisher:
+        await publish(publisher, *range(7))
+        await publisher.drain()
+        gateway.script += [page(413)] * 3
+        await publish(publisher, 7)
+        await publisher.drain()
+    assert gateway.values == list(range(8))
+    assert refused == []
+
+
+@pytest.mark.parametrize("answer", [page(404), page(301), page(400), page(200), problem(404)])
+async def test_no_gateway_at_first_is_told(gateway: Gateway, answer: Reply) -> None:
+    """What is no gateway stops it at the first attempt, and the error names the URL and a way out."""
+    gateway.script.append(answer)
+    publisher = await Publisher(gateway.url, "tok").__aenter__()
+    await publish(publisher, 0)
+    with pytest.raises(PublishRefused, match=gateway.url):
+        await publisher.drain()
+    await publisher.close()
+    assert len(publisher.unsent) == 1
+
+
+async def test_no_such_host_is_told() -> None:
+    """A first attempt at a name that does not exist stops it at once."""
+    publisher = await Publisher("http://nosuch.invalid", "tok").__aenter__()
+    await publish(publisher, 1)
+    with pytest.raises(PublishRefused, match=r"http://nosuch\.invalid.* no such host"):
+        await publisher.drain()
+    await publisher.close()
+
+
+async def test_trouble_is_warned_of_at_once_and_once(gateway: Gateway, caplog: pytest.LogCaptureFixture) -> None:
+    """One warning for each reason, with the URL and what was answered; it leaves no doubt what is waited for."""
+    gateway.script += [problem(503, "the router is away")] * 4
+    async with Publisher(gateway.url, "tok") as publisher:
+        await publish(publisher, 0)
+        await publisher.drain()
+    told = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert len(told) == 1
+    assert f"{gateway.url}/v1/events answered 503 the router is away" in told[0]
+
+
+async def test_leaving_says_what_was_in_the_way(gateway: Gateway) -> None:
+    """Events that are left over are told with what the gateway answered last, and never as \"answered 0\"."""
+    gateway.judge = lambda events: problem(503, "the router is away")
+    with pytest.raises(PublishRefused, match=r"1 events were not accepted.* answered 503 the router is away") as left:
+        async with Publisher(gateway.url, "tok", timeout=0.3) as publisher:
+            await publish(publisher, 0)
+    assert "answered 0" not in str(left.value)
+
+
+async def test_errors_keep_the_servers_hint(gateway: Gateway) -> None:
+    """A refusal is told with its hint and the URL."""
+    gateway.script.append(problem(403, "publishing needs a permission", hint="use a publisher's token"))
+    async with Publisher(gateway.url, "tok") as publisher:
+        with pytest.raises(PublishRefused, match=rf"{gateway.url}/v1/events answered 403.*\(use a publisher's token\)"):
+            await publisher.publish_now({"type": "custom.n", "data": {}})
 
 
 async def test_token_function_that_fails(gateway: Gateway) -> None:
@@ -420,13 +546,105 @@ async def test_closing_within_its_context_is_the_end_of_it(gateway: Gateway) -> 
     assert [event["data"] for event in publisher.unsent] == [{"n": 1}]
 
 
-async def test_refuses_what_json_cannot_hold(gateway: Gateway) -> None:
-    """Data that can't be written as JSON is refused where it is published, and the publisher goes on."""
+LOOP: dict[str, Any] = {}
+LOOP["a"] = LOOP
+
+
+@pytest.mark.parametrize(
+    ("data", "path"),
+    [
+        ({"n": object()}, r"\$\.data\.n "),
+        ({"x": float("nan")}, r"\$\.data\.x is nan"),
+        ({"x": [1, float("-inf")]}, r"\$\.data\.x\[1\] is -inf"),
+        ({"x": b"ab"}, r"\$\.data\.x is a bytes"),
+        ({"x": bytearray(b"ab")}, r"\$\.data\.x"),
+        ({"x": {"y": {1, 2}}}, r"\$\.data\.x\.y is a set"),
+        ({"x": frozenset()}, r"\$\.data\.x"),
+        ({"x": Decimal("1.5")}, r"\$\.data\.x is a Decimal"),
+        ({"x": datetime.now(UTC)}, r"\$\.data\.x is a datetime.*isoformat"),
+        ({"x": UUID(int=1)}, r"\$\.data\.x"),
+        ({1: "a"}, r"\$\.data has the key 1"),
+        ({"a": [{None: 1}]}, r"\$\.data\.a\[0\] has the key None"),
+        ({"x": "\ud800"}, r"\$\.data\.x holds half"),
+        ({"\ud800": 1}, r"\$\.data\[.* holds half"),
+        ({"x": 2**64}, r"\$\.data\.x is a number of more than 64 bits"),
+        ({"x": -(2**63) - 1}, r"\$\.data\.x"),
+        (LOOP, "nested too deeply"),
+        ([1], r"\$\.data must be a dict"),
+        ("text", r"\$\.data must be a dict"),
+        (None, r"\$\.data must be a dict"),
+    ],
+)
+async def test_refuses_what_json_cannot_hold(gateway: Gateway, data: Any, path: str) -> None:
+    """What JSON can't say is refused with its path where it is published, and the publisher goes on."""
     async with Publisher(gateway.url, "tok") as publisher:
-        with pytest.raises(TypeError):
-            await publisher.publish("custom.n", {"n": object()})
+        with pytest.raises((TypeError, ValueError), match=path):
+            await publisher.publish("custom.n", data)
+        with pytest.raises((TypeError, ValueError), match=path.replace(r"\$", r"\$\[1\]")):
+            await publisher.publish_now([{"type": "custom.n", "data": {"n": 1}}, {"type": "custom.n", "data": data}])
         await publish(publisher, 1)
     assert gateway.values == [1]
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False)
+        | st.text(st.characters(exclude_categories=["Cs"])),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner),
+        max_leaves=20,
+    )
+)  # fmt: skip
+def test_takes_what_json_can_hold(value: Any) -> None:
+    """Whatever passes arrives as it is: nothing that JSON can say is refused."""
+    check_json({"x": value}, "$.data")
+    assert msgspec.json.decode(msgspec.json.encode(value)) == value
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"key": 1}, {"user": b"a"}, {"timestamp": datetime.now(UTC)}, {"source": []}, {"id": 7}, {"priority": 1}]
+)
+async def test_refuses_what_is_no_text(gateway: Gateway, wrong: dict[str, Any]) -> None:
+    """The other fields of an event are text, and an empty one is nobody's wish."""
+    [name] = wrong
+    async with Publisher(gateway.url, "tok") as publisher:
+        with pytest.raises(TypeError, match=name):
+            await publisher.publish("custom.n", {"n": 1}, **wrong)
+        with pytest.raises(ValueError, match=name):
+            await publisher.publish("custom.n", {"n": 1}, **{name: ""})
+        with pytest.raises(TypeError, match="type"):
+            await publisher.publish(None, {"n": 1})  # type: ignore[arg-type]
+    assert gateway.values == []
+
+
+@pytest.mark.parametrize("events", ["text", b"bytes", 7, None, [1], ["a"]])
+async def test_publish_now_refuses_what_are_no_events(gateway: Gateway, events: Any) -> None:
+    """What is neither an event nor several is a TypeError."""
+    async with Publisher(gateway.url, "tok") as publisher:
+        with pytest.raises(TypeError, match="dict"):
+            await publisher.publish_now(events)
+    assert gateway.requests == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"url": None},
+        {"token": 7},
+        {"batch": "10"},
+        {"buffer_events": 1.5},
+        {"linger": None},
+        {"timeout": "10"},
+        {"retry_for": "for ever"},
+        {"on_refused": "print"},
+        {"on_refused": asyncio.sleep},
+        {"ssl": True},
+    ],
+)
+def test_arguments_of_another_type_are_refused(wrong: dict[str, Any]) -> None:
+    """Each is a TypeError that names the argument."""
+    [name] = wrong
+    with pytest.raises(TypeError, match=name):
+        Publisher(**{"url": "http://x", "token": "t", **wrong})
 
 
 def test_refuses_settings_that_make_no_sense() -> None:

@@ -455,9 +455,41 @@ def test_a_proxy_that_is_no_network(monkeypatch: pytest.MonkeyPatch, text: str) 
     assert "10.0.0.0/8" in line
 
 
+@pytest.mark.parametrize(
+    "text", ["*", "null", "https://app.example", "http://dev.example:3000,https://[::1]:8443", "app+x://localhost"]
+)
+def test_origins_are_written_as_browsers_send_them(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """One or more, all, or pages that have none."""
+    monkeypatch.setenv("SOLOWIRE_ALLOWED_ORIGINS", text)
+    assert load().allowed_origins == text.split(",")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://app.example/",
+        "https://App.example",
+        "HTTPS://app.example",
+        "app.example",
+        "https://*.example",
+        "https://app.example:443",
+        "http://app.example:80",
+        "https://user@app.example",
+        "https://app.example,other",
+        "https://",
+    ],
+)
+def test_an_origin_that_would_never_match(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """It stops the start with one line that names the setting and shows how it is written, and is no riddle later."""
+    monkeypatch.setenv("SOLOWIRE_ALLOWED_ORIGINS", text)
+    line = fault()
+    assert "allowed_origins" in line
+    assert "https://app.example.com" in line
+
+
 def test_every_setting_says_its_unit() -> None:
     """A number of seconds, milliseconds or bytes has its unit in its name; a rate is per second, a burst a count."""
-    units = ("_s", "_ms", "_bytes", "_per_s", "_rate", "_burst", "_per_address")
+    units = ("_s", "_ms", "_bytes", "_per_s", "_rate", "_burst", "_per_address", "_per_user")
     for name, field in Settings.model_fields.items():
         if field.annotation is float:
             assert name.endswith(units), name

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from random import Random
 from typing import Any
 
 import pytest
@@ -20,10 +22,13 @@ from solowire.subscriptions import (
     CUSTOM,
     MAX_FILTER_VALUES,
     MAX_PATTERNS,
+    MAX_VALUE_CHARACTERS,
+    MAX_VALUES,
     Resolved,
     Selection,
     Wanted,
     check_patterns,
+    check_values,
     expand,
     parse_filter,
     resolve,
@@ -36,7 +41,7 @@ ADMIN = View(frozenset({"*"}))
 VIEWER = View(frozenset(ROLES["viewer"].permissions))
 
 
-def asked(view: View, *patterns: str, **filters: list[str]) -> Resolved:
+def asked(view: View, /, *patterns: str, **filters: list[str]) -> Resolved:
     return resolve(dict.fromkeys(patterns, parse_filter(filters, CATALOG)), view, CATALOG)
 
 
@@ -317,8 +322,16 @@ def test_all_custom_types_at_once() -> None:
 
 @pytest.mark.parametrize(
     "raw",
-    [{"nosuch": ["x"]}, {"zone": []}, {"zone": ["x"] * (MAX_FILTER_VALUES + 1)}, {"x" * 60_000: ["x"]}],
-    ids=["unknown", "empty", "many", "long"],
+    [
+        {"nosuch": ["x"]},
+        {"zone": []},
+        {"zone": ["x"] * (MAX_FILTER_VALUES + 1)},
+        {"x" * 60_000: ["x"]},
+        {"actor": ["x", "y" * (MAX_VALUE_CHARACTERS + 1)]},
+        {"zone": ["a", ".".join("a" * 128)]},
+        {"query_domain": ["x" * 254]},
+    ],
+    ids=["unknown", "empty", "many", "long", "long value", "labels", "octets"],
 )
 def test_a_wrong_filter_is_refused(raw: dict[str, list[str]]) -> None:
     """A filter that can't mean anything is an error that says so shortly, rather than one that matches nothing."""
@@ -385,3 +398,71 @@ def test_one_connection_wants_a_bounded_number_of_types() -> None:
     assert subscribe(wanted, ["custom.a0"], ()) == wanted
     with pytest.raises(InvalidMessage, match=str(MAX_PATTERNS)):
         subscribe(wanted, ["custom.one-more"], ())
+
+
+def test_one_connection_lists_a_bounded_number_of_values() -> None:
+    """In all its filters together, in one message or one after the other; equal filters count once."""
+    names = [f"custom.a{n}" for n in range(MAX_VALUES // MAX_FILTER_VALUES)]
+    filters = {name: {"zone": [f"{name}-{n}" for n in range(MAX_FILTER_VALUES)]} for name in names}
+    wanted = wanted_of([*names, "custom.b"], {"zone": filters[names[0]]["zone"][::-1]}, filters, CATALOG)
+    for more in ({"zone": ["one-more"]}, {"topic": ["one-more"]}):
+        with pytest.raises(InvalidMessage, match=f"{MAX_VALUES} values") as caught:
+            check_values(subscribe(wanted, ["custom.c"], parse_filter(more, CATALOG)))
+        assert (caught.value.code, bool(caught.value.hint)) == ("too_many", True)
+    check_values(wanted)
+    check_values(subscribe(wanted, [names[1]], parse_filter({"topic": ["one-more"]}, CATALOG)))
+
+
+scoped = st.dictionaries(st.sampled_from(["zone", "host"]), st.lists(st.sampled_from(ZONES), max_size=3), max_size=2)
+
+
+@given(patterns, filters, scoped, st.randoms(use_true_random=False))
+@settings(deadline=None, max_examples=200)
+def test_what_means_the_same_is_the_same(
+    wanted: list[str], filter: dict[str, list[str]], scopes: dict[str, list[str]], random: Random
+) -> None:
+    """Another order and spelling, names repeated or beneath others: equal, and the same sets of values."""
+    other = {}
+    for name, values in reversed(filter.items()):
+        again = list(values) * 2
+        if CATALOG.attributes[name].hierarchical:
+            again += ["WWW." + value + "." for value in values if value != "."]
+        random.shuffle(again)
+        other[name] = again
+    view = View(frozenset({"*"}), tuple((name, tuple(values)) for name, values in scopes.items()))
+    again_view = View(frozenset({"*"}), tuple((name, tuple(values[::-1] * 2)) for name, values in scopes.items()))
+    one, two = asked(view, *wanted, **filter).selection, asked(again_view, *wanted, **other).selection
+    assert one == two
+    for (_, conditions), (_, same) in zip(one, two, strict=True):
+        assert all(a[1] is b[1] for a, b in zip(conditions, same, strict=True))
+        assert [name for name, _ in conditions] == sorted({name for name, _ in conditions})
+
+
+def test_a_scope_and_a_filter_are_one_condition() -> None:
+    """What both leave is what is matched by, and nothing is as good as anything else that nothing meets."""
+    view = View(frozenset({"*"}), (("zone", ("a.org", "b.org", "x.c.org")),))
+    [(_, conditions)] = asked(view, "zone_created", zone=["www.a.org", "org", "d.net"]).selection
+    assert conditions == (("zone", {"a.org", "b.org", "x.c.org"}),)
+    nothing = [asked(view, "zone_created", zone=["d.net"]), asked(view, "zone_created", zone=["net"], view=["x"])]
+    nothing.append(asked(View(frozenset({"*"}), (("view", ()),)), "zone_created"))
+    assert len({resolved.selection for resolved in nothing}) == 1
+    assert not accepts(nothing[0].selection, "zone_created", zone="a.org")
+
+
+def test_unsubscribing_from_many_takes_no_longer_for_each() -> None:
+    """What is left is put together in one pass, however much it is."""
+    names = {f"custom.a{n}": () for n in range(MAX_PATTERNS)}
+    steps = 0
+
+    def count(*_: object) -> Any:
+        nonlocal steps
+        steps += 1
+        return count
+
+    before = sys.gettrace()
+    sys.settrace(count)
+    try:
+        unsubscribe(names, ["custom.a0"], CATALOG)
+    finally:
+        sys.settrace(before)
+    assert steps < 60 * MAX_PATTERNS

@@ -178,10 +178,27 @@ def test_a_token_whose_end_is_no_time(exp: float) -> None:
     assert "exp" in refused(signed(exp=exp)).message
 
 
-def test_a_token_that_is_not_valid_yet() -> None:
-    """A token for later is refused now; a clock that differs by a few seconds is forgiven."""
-    refused(signed(nbf=NOW + 30))
-    TOKENS.identify(signed(nbf=NOW + 4), NOW)
+@pytest.mark.parametrize("claim", ["nbf", "iat"])
+def test_a_token_that_is_not_valid_yet(claim: str) -> None:
+    """A token for later is refused now, by how much; a clock that is ahead by a minute, or as is set, is forgiven."""
+    TOKENS.identify(signed(**{claim: NOW + 59}), NOW)
+    TOKENS.identify(signed(**{claim: NOW - 10**6}), NOW)
+    told = refused(signed(**{claim: NOW + 90}))
+    assert told.code == "invalid_token"
+    assert f"{claim!r} is 90 s ahead" in told.message
+    refused(signed(**{claim: (NOW + 1) * 1000}))  # milliseconds
+    refused(signed(**{claim: float("nan")}))
+    strict, lax = Tokens(SECRET, ROLES, leeway=0), Tokens(SECRET, ROLES, leeway=600)
+    lax.identify(signed(**{claim: NOW + 599}), NOW)
+    with pytest.raises(InvalidToken):
+        strict.identify(signed(**{claim: NOW + 1}), NOW)
+
+
+def test_leeway_does_not_prolong_a_token() -> None:
+    """An expired token is expired, however lax we are with those that begin."""
+    with pytest.raises(InvalidToken) as expired:
+        Tokens(SECRET, ROLES, leeway=600).identify(signed(exp=NOW - 1), NOW)
+    assert expired.value.code == "token_expired"
 
 
 @pytest.mark.parametrize(
@@ -230,6 +247,35 @@ def test_a_scope_that_is_no_attribute(name: str) -> None:
     assert "zones" in fault.hint
     assert "client_ip" in fault.hint
     assert len(str(fault)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("scopes", "word"),
+    [
+        ({"zones": [""]}, "empty"),
+        ({"zones": ["a.org", " "]}, "blanks"),
+        ({"zones": ["."]}, "root"),
+        ({"zones": ["*"]}, "wildcard"),
+        ({"zones": [None]}, "$.scopes[...][0]"),
+        ({"zones": [7]}, "$.scopes[...][0]"),
+        ({"zones": [["a.org"]]}, "$.scopes[...][0]"),
+        ({"zones": None}, "$.scopes[...]"),
+        ({"zones": ""}, "$.scopes[...]"),
+        ({"zones": {"a.org": True}}, "$.scopes[...]"),
+        ([], "$.scopes"),
+        ("zones", "$.scopes"),
+        (True, "$.scopes"),
+    ],
+)
+def test_scopes_that_narrow_nothing(scopes: Any, word: str) -> None:
+    """What is no list of names is refused, and never taken for none at all, which would show everything."""
+    assert word in refused(signed(scopes=scopes)).message
+
+
+def test_scopes_that_are_null() -> None:
+    """An application that has no scopes to give leaves them out: null may be its mistake, and shows nothing."""
+    claims = {"sub": "alice", "exp": NOW + 60, "scopes": None}
+    assert "$.scopes" in refused(jwt.encode(claims, SECRET, "HS256")).message
 
 
 def test_a_scope_in_both_spellings() -> None:
@@ -361,7 +407,8 @@ def test_a_large_token_is_not_remembered() -> None:
     """One beyond 2 KB proves the same, each time anew: a bounded number of tokens is a bounded memory."""
     tokens = Tokens(SECRET, ROLES)
     small, large = (
-        tokens.sign("ann", "viewer", now=NOW, ttl=60, scopes={"zones": ("x" * size,)}) for size in (1000, 2000)
+        tokens.sign("ann", "viewer", now=NOW, ttl=60, scopes={"view": tuple(f"{n}" * 500 for n in range(count))})
+        for count in (2, 4)
     )
     assert len(small) < KNOWN_TOKEN_BYTES < len(large)
     for token in (small, large, large):
@@ -418,10 +465,10 @@ def test_a_ticket_carries_an_identity_to_its_shard() -> None:
 def test_the_longest_token_makes_a_ticket_that_is_taken(value: str) -> None:
     """A ticket says more than the token it is made for, and is good all the same; what is longer yet is refused."""
     claims: dict[str, Any] = {"sub": "a" * 256, "is_admin": True, "role": None, "tenant": value * 256}
-    zones = [value]
-    while len(token := signed(**claims, scopes={"zones": [*zones, value * 20]})) <= MAX_TOKEN_BYTES:
-        zones.append(value * 20)
-    token = signed(**claims, scopes={"zones": zones})
+    views = [value]
+    while len(token := signed(**claims, scopes={"view": [*views, f"{len(views)}{value * 20}"]})) <= MAX_TOKEN_BYTES:
+        views.append(f"{len(views)}{value * 20}")
+    token = signed(**claims, scopes={"view": views})
     identity = TOKENS.identify(token, NOW)
     text = TOKENS.issue_ticket(identity, 10**9, "t" * 16, NOW, "2001:db8:ffff:ffff:ffff:ffff:ffff:ffff")
     assert TOKENS.redeem_ticket(text, 10**9, NOW).identity == identity

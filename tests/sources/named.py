@@ -28,7 +28,8 @@ key "{key_name}" {{ algorithm hmac-sha256; secret "{key_secret}"; }};
 logging {{
     channel queries {{ file "{log}" {rotation}; severity info; print-time {print_time};
         print-category {prefix}; print-severity {prefix}; }};
-    category queries {{ queries; }}; category default {{ default_stderr; }};
+    channel whole {{ file "{whole}"; severity info; print-time {print_time}; }};
+    category queries {{ queries; {also} }}; category default {{ default_stderr; }};
 }};
 {view_begin}
 {zones}
@@ -53,7 +54,7 @@ class Named:
 
     dir: an empty directory of the test's own. print_time: as in named.conf. prefix: print category and
     severity. view: put the zones into a view of this name. rotation: such as `versions 3 size 2k`. ipv6:
-    listen on ::1 too.
+    listen on ::1 too. whole: write the same queries to a second file, too, which is never rotated.
     """
 
     def __init__(
@@ -65,9 +66,11 @@ class Named:
         view: str | None = None,
         rotation: str = "",
         ipv6: bool = False,
+        whole: bool = False,
     ) -> None:
         self.dir = dir
         self.log = dir / "query.log"
+        self.whole = dir / "whole.txt"
         self.output = dir / "named.out"
         self.port = 0
         self._print_time = print_time
@@ -75,6 +78,7 @@ class Named:
         self._view = view
         self._rotation = rotation
         self._ipv6 = ipv6
+        self._whole = whole
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Named:
@@ -122,6 +126,8 @@ class Named:
             _CONF.format(
                 dir=self.dir,
                 log=self.log,
+                whole=self.whole,
+                also="whole;" if self._whole else "",
                 port=self.port,
                 listen_v6=f"port {self.port} {{ ::1; }}" if self._ipv6 else "{ none; }",
                 key_name=KEY_NAME,

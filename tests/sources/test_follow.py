@@ -17,6 +17,7 @@ from structlog.testing import capture_logs
 
 import sources.server
 from solowire.errors import BufferFull, ConfigError
+from solowire.publisher import PublisherStats
 from sources.follow import FILES_HELD, LINE_BYTES, READ_BYTES, Follower
 from sources.server import run_bind9
 
@@ -335,6 +336,8 @@ class Memory:
         self.refused = 0
         self.empty = asyncio.Event()
         self.events: list[tuple[str, dict[str, Any], str | None, str | None]] = []
+        self.ids: list[str | None] = []
+        self.stats = PublisherStats()
 
     async def publish(
         self,
@@ -350,10 +353,13 @@ class Memory:
             raise BufferFull(self.limit)
         self.held += 1
         self.events.append((type, data, timestamp, source))
+        self.ids.append(id)
 
     async def drain(self) -> None:
-        await self.empty.wait()
+        if self.held >= self.limit:
+            await self.empty.wait()
         self.held = 0
+        self.stats.accepted = len(self.events)
 
     def names(self) -> list[str]:
         return [data["query_domain"] for _, data, _, _ in self.events]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
+import socket
+import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
+from solowire.publisher import PublisherStats
 from sources.follow import Follower
 from sources.query_log import Query, parse_query
 from sources.server import run_bind9
@@ -154,14 +159,27 @@ class Memory:
 
     def __init__(self) -> None:
         self.events: list[dict[str, Any]] = []
+        self.ids: list[str | None] = []
+        self.stats = PublisherStats()
 
     async def publish(
-        self, type: str, data: dict[str, Any], *, timestamp: str | None = None, source: str | None = None
+        self,
+        type: str,
+        data: dict[str, Any],
+        *,
+        id: str | None = None,
+        timestamp: str | None = None,
+        source: str | None = None,
     ) -> None:
+        self.stats.accepted += 1
+        self.ids.append(id)
         self.events.append({"type": type, "data": data, "timestamp": timestamp, "source": source})
 
     async def drain(self) -> None:
         return
+
+    def names(self) -> list[str]:
+        return [event["data"]["query_domain"] for event in self.events]
 
 
 async def test_the_agent_publishes_what_named_is_asked(tmp_path: Path) -> None:
@@ -191,3 +209,112 @@ async def test_the_agent_publishes_what_named_is_asked(tmp_path: Path) -> None:
         "server_ip": "127.0.0.1",
         "zone": "sub.z.example",
     }
+
+
+async def test_no_query_is_lost_by_fast_rotation(tmp_path: Path) -> None:
+    """A named that rotates at 50 KB, a dozen times a second, and keeps three files: every query that it wrote is
+    published once and in order, and nothing is said to be lost.
+    """
+    names = [f"q{number}.z.example" for number in range(15_000)]
+    publisher, stop = Memory(), asyncio.Event()
+    options = {"server": "ns1", "from_start": True, "zones": ZONES, "state_dir": tmp_path / "state"}
+    with Named(tmp_path, rotation="versions 3 size 50k", whole=True) as named, capture_logs() as logs:
+        agent = asyncio.create_task(run_bind9(named.log, publisher, stop=stop, **options))  # type: ignore[arg-type]
+        await asyncio.to_thread(bombard, named.port, names, 6_000)
+        await asyncio.to_thread(named.dig, "last.z.example")
+        await until(lambda: publisher.names()[-1:] == ["last.z.example"])
+        stop.set()
+        await agent
+        written = read_queries(named.whole)
+    # What UDP dropped on the way to named was never written.
+    assert len(written) > 10_000
+    assert publisher.names() == written
+    assert len(set(publisher.ids)) == len(written)
+    assert [entry for entry in logs if entry["log_level"] != "info"] == []
+    assert logs[-1]["passed_over"] == 0
+
+
+async def test_no_query_is_lost_by_kills_of_the_agent_and_fast_rotation(tmp_path: Path) -> None:
+    """The same, while the agent's task is ended amid its work and begun anew again and again: by their ids all events
+    are there once.
+    """
+    names = [f"q{number}.z.example" for number in range(6_000)]
+    publisher, stop = Memory(), asyncio.Event()
+    options = {"server": "ns1", "from_start": True, "zones": ZONES, "state_dir": tmp_path / "state"}
+    with Named(tmp_path, rotation="versions 20 size 50k", whole=True) as named, capture_logs() as logs:
+        asking = asyncio.create_task(asyncio.to_thread(bombard, named.port, names, 3_000))
+        while not asking.done():
+            agent = asyncio.create_task(run_bind9(named.log, publisher, stop=stop, **options))  # type: ignore[arg-type]
+            await asyncio.wait({asking}, timeout=0.2)
+            agent.cancel()
+            await asyncio.gather(agent, return_exceptions=True)
+        await asyncio.to_thread(named.dig, "last.z.example")
+        agent = asyncio.create_task(run_bind9(named.log, publisher, stop=stop, **options))  # type: ignore[arg-type]
+        await until(lambda: publisher.names()[-1:] == ["last.z.example"])
+        stop.set()
+        await agent
+        written = read_queries(named.whole)
+    once = dict(zip(publisher.ids, publisher.names(), strict=True))
+    assert list(once.values()) == written
+    assert [entry for entry in logs if entry["log_level"] != "info"] == []
+
+
+async def test_what_a_copy_holds_is_not_lost_by_its_truncation(tmp_path: Path) -> None:
+    """A named under load whose log is copied and truncated: what any of the copies holds is published, once and in
+    order; what was written between copy and truncation is, if it was read in time.
+    """
+    names = [f"q{number}.z.example" for number in range(12_000)]
+    publisher, stop = Memory(), asyncio.Event()
+    options = {"server": "ns1", "from_start": True, "zones": ZONES, "state_dir": tmp_path / "state"}
+    with Named(tmp_path, whole=True) as named:
+        agent = asyncio.create_task(run_bind9(named.log, publisher, stop=stop, **options))  # type: ignore[arg-type]
+        asking = asyncio.create_task(asyncio.to_thread(bombard, named.port, names, 4_000))
+        for number in range(9, 0, -1):
+            await asyncio.sleep(0.25)
+            await asyncio.to_thread(_copy_and_truncate, named.log, f"{named.log}.{number}")
+        await asking
+        await asyncio.to_thread(named.dig, "last.z.example")
+        await until(lambda: publisher.names()[-1:] == ["last.z.example"])
+        stop.set()
+        await agent
+        copies = [tmp_path / f"query.log.{number}" for number in range(9, 0, -1)]
+        copied = [query for copy in (*copies, named.log) for query in read_queries(copy)]
+        written = read_queries(named.whole)
+    assert len(set(publisher.ids)) == len(publisher.ids)
+    assert set(copied) <= set(publisher.names())
+    places = {name: place for place, name in enumerate(written)}
+    order = [places[name] for name in publisher.names() if name != READY]
+    assert order == sorted(order)
+
+
+def _copy_and_truncate(log: Path, copy: str) -> None:
+    shutil.copy(log, copy)
+    os.truncate(log, 0)
+
+
+def read_queries(log: Path) -> list[str]:
+    return [query.query_domain for line in log.read_text().splitlines() if (query := parse_query(line, None))]
+
+
+def bombard(port: int, names: list[str], per_s: float) -> None:
+    """Asks for each name once, over UDP, at a bounded rate; the answers are thrown away."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        udp.connect(("127.0.0.1", port))
+        udp.setblocking(False)
+        began = time.monotonic()
+        for asked, name in enumerate(names, start=1):
+            labels = b"".join(bytes([len(label)]) + label.encode() for label in name.split("."))
+            with contextlib.suppress(BlockingIOError):
+                udp.send(struct.pack(">6H", asked % 65536, 0x100, 1, 0, 0, 0) + labels + b"\0\0\1\0\1")
+            with contextlib.suppress(BlockingIOError):
+                while udp.recv(4096):
+                    pass
+            if (ahead := began + asked / per_s - time.monotonic()) > 0.002:
+                time.sleep(ahead)
+
+
+async def until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true in time"
+        await asyncio.sleep(0.02)

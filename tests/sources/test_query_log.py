@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, timedelta, timezone, tzinfo
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sources.query_log import Query, parse_query, payload, zone_of, zone_set
+from sources.query_log import LINE_CHARACTERS, Query, parse_query, payload, zone_of, zone_set
 
 REAL = [  # written by Debian's BIND 9.18, but for the last two: without the client's address in memory, and older
     r"23-Nov-2026 03:59:33.373 client @0x7fbb86a32098 127.0.0.1#39576 (www.z.example): query: www.z.example IN A +E(0)K (127.0.0.1)",
@@ -148,6 +148,101 @@ def test_times_at_the_edge_of_the_calendar_are_no_error(year: str) -> None:
     parse_query(line, None)
 
 
+NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+MESSAGE = REAL[6]
+AT = "2026-11-23T03:59:33.000Z"
+
+
+@pytest.mark.parametrize(
+    ("prefix", "timestamp"),
+    [
+        ("<30>Nov 23 03:59:33 host named[123]: ", AT),
+        ("Nov 23 03:59:33 host named[123]: ", AT),
+        ("Nov 23 03:59:33 host named[123]: queries: info: ", AT),
+        ("Nov 23 03:59:33 2001:db8::1 named[123]: ", AT),
+        ("Nov 23 03:59:33 named[123]: ", AT),
+        ("Nov 23 03:59:33 host named: ", AT),
+        ("Nov 23 2026 03:59:33 host named[123]: ", AT),
+        ("Nov  3 03:59:33 host named[123]: ", "2026-11-03T03:59:33.000Z"),
+        ("Nov 03 03:59:33 host named[123]: ", "2026-11-03T03:59:33.000Z"),
+        ("Nov 23 03:59:33.373445 host named[123]: ", "2026-11-23T03:59:33.373Z"),
+        ("<30>1 2026-11-23T03:59:33.123Z host named 123 - - ", "2026-11-23T03:59:33.123Z"),
+        ("<30>1 2026-11-23T03:59:33.123456+02:00 host named 123 - - ", "2026-11-23T01:59:33.123Z"),
+        ("<30>1 2026-11-23T03:59:33Z host named 123 queries - \ufeff", AT),
+        (r'<30>1 2026-11-23T03:59:33Z - named - - [a@1 k="x] \" y"][b@2] ', AT),
+        ("1 2026-11-23T03:59:33Z host named 123 - - ", AT),
+        ("<30>1 - - named - - - ", None),
+        ("2026-11-23T03:59:33.373445+00:00 host named[123]: ", "2026-11-23T03:59:33.373Z"),
+        ("2026-11-23T03:59:33+0000 host named[123]: ", AT),
+        ("2026-11-23 03:59:33,373 host named[123]: ", "2026-11-23T03:59:33.373Z"),
+        ("<30>2026-11-23T03:59:33+01:00 host named[123]: ", "2026-11-23T02:59:33.000Z"),
+        ("<30>named[123]: ", None),
+    ],
+)
+def test_a_syslog_prefix_is_understood(prefix: str, timestamp: str | None) -> None:
+    """RFC 3164 and 5424 and what rsyslog and journald make of them: the same query, with the prefix's time."""
+    found = parse_query(prefix + MESSAGE, UTC, NOW)
+    assert found is not None
+    assert found.timestamp == timestamp
+    assert msgspec.structs.replace(found, timestamp=None) == query(MESSAGE)
+
+
+def test_binds_own_time_counts_where_there_are_two() -> None:
+    """`print-time` behind a syslog prefix is the time of the query; the prefix's is that of its writing."""
+    found = parse_query("Nov 23 04:00:00 host named[1]: " + REAL[0], UTC, NOW)
+    assert found == query(REAL[0])
+
+
+@pytest.mark.parametrize(
+    ("written", "tz", "now", "utc"),
+    [
+        ("Dec 31 23:59:59", UTC, datetime(2027, 1, 1, tzinfo=UTC), "2026-12-31T23:59:59.000Z"),
+        ("Nov 23 12:00:01", UTC, NOW, "2026-11-23T12:00:01.000Z"),
+        ("Nov 24 12:00:01", UTC, NOW, "2025-11-24T12:00:01.000Z"),
+        ("Feb 29 00:00:00", UTC, NOW, "2024-02-29T00:00:00.000Z"),
+        (
+            "Jan  1 01:00:00",
+            ZoneInfo("Europe/Berlin"),
+            datetime(2026, 12, 31, 23, 59, tzinfo=UTC),
+            "2027-01-01T00:00:00.000Z",
+        ),
+        ("Jan  1 00:00:10", UTC, datetime(2026, 12, 31, 23, 59, 59, tzinfo=UTC), "2027-01-01T00:00:10.000Z"),
+        ("Jun 30 23:59:60", UTC, NOW, "2026-06-30T23:59:59.000Z"),
+    ],
+)
+def test_a_time_without_a_year_is_of_the_latest_that_is_not_to_come(
+    written: str, tz: tzinfo, now: datetime, utc: str
+) -> None:
+    """The year is found so that the time is not in the future, but for what clocks and zones may differ."""
+    found = parse_query(f"{written} host named[1]: {MESSAGE}", tz, now)
+    assert found is not None
+    assert found.timestamp == utc
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "Nov 31 03:59:33 host named[123]: ",
+        "Nov 23 25:59:33 host named[123]: ",
+        "Nov 23 03:59:33 host named[123] ",
+        "Nox 23 03:59:33 host named[123]: ",
+        "<30>1 2026-13-23T03:59:33Z host named 123 - - ",
+        "<30>1 2026-11-23T03:59:33Z host named 123 - ",
+        '<30>1 2026-11-23T03:59:33Z host named 123 - [a="x ',
+        "<3000>Nov 23 03:59:33 host named[123]: ",
+        "Nov 23 03:59:33 host other[1]: he said: ",
+    ],
+)
+def test_a_damaged_prefix_makes_no_query(prefix: str) -> None:
+    """A prefix with a time that doesn't exist, or that is cut or of another program's message, gives None."""
+    assert parse_query(prefix + MESSAGE, UTC, NOW) is None
+
+
+def test_an_overlong_line_is_no_query() -> None:
+    """What is longer than a query can be is not even looked at."""
+    assert parse_query(REAL[0] + " " + "x" * LINE_CHARACTERS, UTC) is None
+
+
 ZONES = [None, UTC, timezone(timedelta(hours=14)), ZoneInfo("Europe/Berlin")]
 
 
@@ -157,13 +252,25 @@ def test_any_text_is_none_or_a_query(line: str, tz: tzinfo | None) -> None:
     assert parse_query(line, tz) is None or "query: " in line
 
 
-@given(st.data(), st.sampled_from(REAL), st.sampled_from(ZONES))
-def test_mutated_real_lines_never_raise(data: st.DataObject, line: str, tz: tzinfo | None) -> None:
+PREFIXES = [
+    "",
+    "<30>Nov 23 03:59:33 host named[123]: ",
+    r'<30>1 2026-11-23T03:59:33.123Z host named 123 - [a@1 k="\"]"] ',
+    "2026-11-23T03:59:33.373445+00:00 host named[123]: ",
+]
+WHOLE = [prefix + line for prefix in PREFIXES for line in REAL]
+NOWS = [None, NOW, datetime(1, 1, 2, tzinfo=UTC), datetime(9998, 12, 31, tzinfo=UTC)]
+
+
+@given(st.data(), st.sampled_from(WHOLE), st.sampled_from(ZONES), st.sampled_from(NOWS))
+def test_mutated_real_lines_never_raise(
+    data: st.DataObject, line: str, tz: tzinfo | None, now: datetime | None
+) -> None:
     """A real line with any piece replaced gives None or a query whose payload can be sent."""
     start = data.draw(st.integers(0, len(line)))
     end = data.draw(st.integers(start, min(len(line), start + 8)))
     piece = data.draw(st.text(max_size=8) | st.text("0123456789-:.#@()%\\ TZ+", max_size=8))
-    found = parse_query(line[:start] + piece + line[end:], tz)
+    found = parse_query(line[:start] + piece + line[end:], tz, now)
     if found is not None:
         assert 0 <= found.client_port <= 65535
         assert found.query_domain.isascii()
@@ -179,13 +286,21 @@ def test_mutated_real_lines_never_raise(data: st.DataObject, line: str, tz: tzin
         "client 1.1.1.1#5 (" + "):" * 30_000,
         "client 1.1.1.1#5: view " + ": query: " * 7_000,
         "client 1.1.1.1#5: view " + ": query: a IN A +" * 4_000,
+        "<30>1 2026-11-23T03:59:33Z h n 1 - [" + '"' * 60_000,
+        "<30>1 2026-11-23T03:59:33Z h n 1 - " + "[a]" * 20_000,
+        "<30>1 2026-11-23T03:59:33Z h n 1 - [" + "\\" * 60_000,
+        "<30>1 2026-11-23T03:59:33Z " + "x" * 60_000,
+        "Nov 23 03:59:33 " + "x" * 60_000,
+        "Nov 23 03:59:33 " + "x[" * 30_000,
+        "Nov 23 03:59:33 h n[1]: " + " " * 60_000,
+        "Nov 23 03:59:33 h n[1]: client 1.1.1.1#5: view " + ": query: a IN A +" * 3_000,
         "client 1.1.1.1#5 (" + ")" * 30_000 + ": view " + ": query: a IN A + (::" * 2_000,
     ],
 )
 def test_long_hostile_lines_take_no_time(line: str) -> None:
     """Lines of 64 KB made to set the pattern back again and again are refused within a fraction of a second."""
     began = time.thread_time()  # what others compute meanwhile doesn't count
-    assert parse_query(line, UTC) is None
+    assert parse_query(line, UTC, NOW) is None
     assert time.thread_time() - began < 0.5
 
 

@@ -9,7 +9,7 @@ import msgspec
 
 from solowire import client_protocol as c
 from solowire.access import ROLES, Identity
-from solowire.backplane import Came, Deliver, Lease, Replay, Replayed, RingState, ShardAddress
+from solowire.backplane import Came, Deliver, Lease, Replay, ReplayCancel, Replayed, RingState, ShardAddress
 from solowire.client_protocol import Codec
 from solowire.events import encode_event
 from solowire.feed import FlushDelays
@@ -94,16 +94,21 @@ class Bench:
         self.came.append(word)
         return True
 
-    def _ask(self, question: Replay) -> bool:
-        self.asked.append(question)
+    def _ask(self, question: Replay | ReplayCancel) -> bool:
+        if isinstance(question, Replay):
+            self.asked.append(question)
+        else:
+            self.asked = [q for q in self.asked if q.request != question.request]
         return True
 
     def answer(self, at_a_time: int = 3) -> int:
         """Answers the shard's questions as the router does, in small parts; how many answers that took."""
         answers = 0
+        self.wait(0)
         while self.asked:
             answers += 1
             self.shard.replayed(self._answer(self.asked.pop(0), at_a_time), self.now)
+            self.wait(0)
         return answers
 
     def _answer(self, q: Replay, at_a_time: int) -> Replayed:

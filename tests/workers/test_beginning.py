@@ -9,9 +9,10 @@ import pytest
 from solowire import client_protocol as c
 from solowire.access import Identity
 from solowire.backplane import Deliver, Replayed
+from solowire.codes import CloseCode
 from solowire.log import Log
 from tests.workers.bench import Bench, comes_back, resumed, user_who
-from workers.connection import State
+from workers.connection import Connection, State
 
 # ---------------------------------------------------------------------------------------------------------------- hello
 
@@ -59,7 +60,7 @@ def test_hello_twice_is_an_error() -> None:
 
 
 def test_without_hello_the_defaults_apply() -> None:
-    """A client that says nothing, such as `wscat`, gets the defaults of its role after two seconds."""
+    """A client whose user says nothing, such as `wscat`, gets the defaults of its role after two seconds."""
     b = Bench()
     connection = b.open("alice", "viewer")
     b.wait(1.9)
@@ -70,6 +71,102 @@ def test_without_hello_the_defaults_apply() -> None:
     assert "record_created" in welcome.subscriptions
     assert "custom.*" in welcome.subscriptions
     assert "gateway_stats" not in welcome.subscriptions
+
+
+def silent(b: Bench, user: str = "alice") -> Connection:
+    """A connection that says nothing, not even what every library of WebSockets says by itself."""
+    connection = b.open(user)
+    b.sockets.silent.add(connection)
+    return connection
+
+
+def test_who_has_said_nothing_at_all_gets_nothing() -> None:
+    """Neither a welcome nor states nor events, however long it waits; it is cut as any other that is not there."""
+    b = Bench()
+    b.publish("system_metrics", {"cpu_usage": 1}, key="ns1")
+    connection, other = silent(b), b.open("bob")
+    for _ in range(10):
+        b.wait(3.0)
+        b.publish("custom.a")
+        b.publish("custom.b", user="alice")
+        assert all(isinstance(m, c.Ping) for m in said_to(b, connection))
+        b.say(other, c.Pong())
+    assert connection.state is State.waiting
+    b.wait(60.0)
+    assert b.closed(connection) == CloseCode.no_heartbeat
+    assert {e.type for e in b.events(other)} == {"system_metrics", "custom.a"}
+
+
+def said_to(b: Bench, connection: Connection) -> list[Any]:
+    return [connection.codec.decode_server(frame) for frame in b.sockets.sent.get(connection, [])]
+
+
+def test_who_answers_late_begins_then() -> None:
+    """With the defaults, once, and with what is live from then on; a sign before its time is over begins nothing."""
+    b = Bench()
+    connection = silent(b)
+    b.wait(1.0)
+    b.shard.show_alive(connection, b.now)
+    assert b.heard(connection) == []
+    b.wait(5.0)
+    b.publish("custom.a")
+    assert b.heard(connection) == []
+    b.shard.show_alive(connection, b.now)
+    b.shard.show_alive(connection, b.now)
+    [welcome] = b.heard(connection)
+    assert (welcome.cursor, welcome.resumed) == (1, False)
+    assert "custom.*" in welcome.subscriptions
+    b.publish("custom.a")
+    b.wait(1.0)
+    assert [e.offset for e in b.events(connection)] == [2]
+
+
+def test_a_hello_that_comes_after_its_time_is_still_a_hello() -> None:
+    """As long as it has not begun without: what it asks for counts, and not the defaults."""
+    b = Bench()
+    connection = silent(b)
+    b.wait(5.0)
+    b.say(connection, c.Hello(subscriptions=["custom.b"], id=7))
+    b.shard.show_alive(connection, b.now)
+    [welcome] = b.heard(connection)
+    assert (welcome.id, welcome.subscriptions) == (7, ["custom.b"])
+
+
+def test_another_message_after_its_time_is_a_sign_as_well() -> None:
+    """It is answered, and then its client begins with the defaults."""
+    b = Bench()
+    connection = silent(b)
+    b.wait(5.0)
+    b.say(connection, c.Ping(3))
+    b.shard.show_alive(connection, b.now)
+    pong, welcome = b.heard(connection)
+    assert isinstance(pong, c.Pong)
+    assert "custom.*" in welcome.subscriptions
+
+
+def test_only_who_has_said_nothing_is_asked_for_a_sign(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once: who has said something else in time begins without, and who has begun is not asked."""
+    b = Bench()
+    asked: list[Connection] = []
+    monkeypatch.setattr(b.sockets, "ping", asked.append)
+    quiet, talks, begun = b.open("alice"), b.open("bob"), b.open("cid")
+    b.wait(1.0)
+    b.say(talks, c.Ping(1))
+    b.say(begun, c.Hello())
+    b.wait(20.0)
+    assert asked == [quiet]
+    assert [connection.state for connection in (quiet, talks, begun)] == [State.waiting, State.live, State.live]
+
+
+def test_who_goes_while_it_is_asked_for_a_sign_is_forgotten() -> None:
+    """A sign that comes then begins nothing."""
+    b = Bench()
+    connection = silent(b)
+    b.wait(5.0)
+    b.shard.gone(connection)
+    b.shard.show_alive(connection, b.now)
+    assert b.heard(connection) == []
+    assert b.shard.empty
 
 
 def test_hello_with_no_subscriptions_gets_none() -> None:
@@ -236,18 +333,57 @@ def test_a_client_whose_replay_cannot_be_asked_for_keeps_its_cursor() -> None:
     assert (reconnect.reason, b.closed(connection)) == ("replay_unavailable", 1012)
 
 
+def test_what_a_router_was_asked_before_it_began_anew_is_asked_again() -> None:
+    """A router that restarts forgets who is coming back: the shard asks the same again when it has said hello."""
+    b = forgetful()
+    connection = comes_back(b, 3)
+    [question] = b.asked
+    b.asked.clear()
+    b.tell_ring(0, since=0)
+    assert b.asked == [question]
+    b.answer()
+    b.wait(1)
+    welcome, *rest = b.heard(connection)
+    assert welcome.resumed
+    assert [e.offset for m in rest for e in m.events] == list(range(4, 51))
+
+
+def test_a_client_whose_question_alone_is_not_answered_keeps_its_cursor() -> None:
+    """A part of the log that can't be read is no reason for a "no": its client comes again, while others get theirs."""
+    b = forgetful()
+    unlucky = comes_back(b, 3, user="ann")
+    b.asked.clear()
+    for n in range(12):
+        other = comes_back(b, 10, user=f"user-{n}")
+        b.answer()
+        b.wait(1)
+        assert b.heard(other)[0].resumed
+    assert [m.reason for m in b.heard(unlucky) if isinstance(m, c.ReconnectNow)] == ["replay_unavailable"]
+    assert b.closed(unlucky) == 1012
+
+
 def test_a_replay_that_takes_too_long_is_too_much() -> None:
     """While the router answers nobody is sent away to come again with an ever older cursor: it is told "no" in time."""
-    b = forgetful(replays=1)
+    b = forgetful(replays=1, replay_timeout=15)
     served, waits = comes_back(b, 3, user="ann"), comes_back(b, 3, user="bob")
-    b.wait(4)
-    [question] = b.asked
-    b.shard.replayed(Replayed(question.request, 4, []), b.now)  # a little at a time
+    for upto in range(4, 9):
+        b.wait(2.9)
+        [question] = b.asked.copy()
+        b.asked.clear()
+        assert count_notices(b, served) == count_notices(b, waits)
+        b.shard.replayed(Replayed(question.request, upto, []), b.now)  # a little at a time
     b.wait(4)
     for connection in (served, waits):
-        welcome = b.heard(connection)[0]
+        [welcome] = [m for m in b.heard(connection) if not isinstance(m, c.Notice)]
         assert (welcome.resumed, welcome.reason) == (False, "too_much")
         assert connection.state is State.live
+
+
+def count_notices(b: Bench, connection: Any) -> int:
+    """How many notices the connection got since the last look, and nothing else: that its replay goes on."""
+    messages = b.heard(connection)
+    assert [m.code for m in messages] == [c.REPLAYING] * len(messages)
+    return len(messages)
 
 
 def test_what_a_client_says_during_its_replay_is_obeyed_after_it() -> None:

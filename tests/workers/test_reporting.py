@@ -292,7 +292,7 @@ def test_the_size_of_the_recent_log_is_reported() -> None:
     b.deliver(*[b.event("custom.a", {"text": "x" * 100}) for _ in range(3)])
     stats = reporting_of(b).report(b.now)
     assert (stats.log_events, stats.offset - before.offset, stats.events - before.events) == (3, 3, 3)
-    assert 300 < stats.log_bytes == b.shard.log.bytes
+    assert 300 < stats.log_bytes == b.shard.log.held_bytes
 
 
 def test_what_is_summed_up_is_reported() -> None:

@@ -71,4 +71,4 @@ def test_a_bad_event_in_a_batch_is_counted() -> None:
     b.shard.deliver(Deliver(b.epoch, 0, 4, [first, (2, b"\xc1"), (3, encode_event(unknown)), last]), b.now)
     b.wait(1)
     assert [e.offset for e in b.events(connection)] == [1, 4]
-    assert (b.shard.totals["undecodable"], b.shard.totals["unknown_types"]) == (1, 1)
+    assert b.shard.log.skipped.totals == {"undecodable": 1, "unknown_type": 1}

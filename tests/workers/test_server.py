@@ -9,6 +9,7 @@ import pytest
 from msgspec import structs
 from structlog.testing import capture_logs
 
+from solowire import process
 from solowire.access import ROLES
 from solowire.aggregation import Rates
 from solowire.feed import FlushDelays
@@ -17,7 +18,7 @@ from solowire.settings import Settings, make_directories
 from solowire.tokens import Tokens
 from workers import server
 from workers.limits import Limits
-from workers.server import limits_of
+from workers.server import capacity_of, limits_of
 from workers.shard import Shard
 
 
@@ -41,6 +42,9 @@ def test_all_that_is_set_reaches_the_shard() -> None:
         moves_per_s=16,
         replay_bytes=2**17,
         replays=18,
+        replay_rate=29,
+        replay_burst=30,
+        replay_timeout_s=31,
         flush_high_ms=19,
         flush_normal_ms=21,
         flush_low_ms=22,
@@ -52,8 +56,8 @@ def test_all_that_is_set_reaches_the_shard() -> None:
         state_intervals_s={"bulk_progress": 28},
     )
     limits = limits_of(settings)
-    limits = structs.replace(limits, capacity=99)  # which is the machine's: its limit of open files
-    assert limits == Limits(
+    assert limits.capacity == capacity_of(process.raise_file_limit())
+    assert structs.replace(limits, capacity=0) == Limits(
         on_duplicate="reject",
         hello_timeout=3,
         heartbeat=4,
@@ -65,13 +69,15 @@ def test_all_that_is_set_reaches_the_shard() -> None:
         subscription_burst=11,
         per_user=12,
         per_address=13,
-        capacity=99,
         group_by="tenant",
         reconnect_min_ms=14,
         reconnect_max_ms=15,
         moves_per_second=16,
         replay_bytes=2**17,
         replays=18,
+        replay_rate=29,
+        replay_burst=30,
+        replay_timeout=31,
         flush=FlushDelays(high=0.019, normal=0.021, low=0.022, per_connection=0.023),
         telemetry=Rates(24, {"rpz_hit": 25}, interval=26),
         states=Intervals(27, {"gateway_stats": 0, "bulk_progress": 28}),
@@ -100,7 +106,7 @@ async def test_a_tick_that_fails_is_logged_and_not_the_last(
     monkeypatch.setattr(Shard, fails, fail)
     with capture_logs() as lines:
         async with asyncio.timeout(30):
-            status = await server._Server(settings, 0, Tokens("s" * 32, ROLES)).main(stop)
+            status = await server._Server(settings, 0, Tokens("s" * 32, ROLES), ROLES).main(stop)
     failed = [(line["log_level"], line["exc_info"]) for line in lines if line["event"] == "tick_failed"]
     assert failed == [("error", True)] * 3
     assert status == 0

@@ -11,14 +11,18 @@ from typing import Any, Protocol
 
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
-from workers.asgi import App
 
-from solowire.access import ROLES, Identity
+from solowire.accept_limits import AcceptLimiter
+from solowire.access import Identity
 from solowire.client_protocol import Codec
 from solowire.codes import CloseCode
-from solowire.serving import WebServer, listen
-from solowire.tokens import Ticket, Tokens
+from solowire.rates import Rate
+from solowire.serving import listen
+from solowire.tokens import Ticket
+from solowire.wrong_tokens import WrongTokens
 from tests.e2e.system import sockets_with
+from workers.client_listener import ClientListener
+from workers.client_port import ClientPort
 from workers.connection import Connection, State
 from workers.sockets import MemorySockets, Sockets
 from workers.tcp_sockets import TcpSockets
@@ -29,13 +33,14 @@ ENOUGH = 1_000
 """So many large frames are more than any kernel holds for a peer that doesn't read."""
 
 ANN = Identity("ann", "admin", ())
-TOKENS = Tokens("a secret that is long enough for HS256, really", ROLES)
 
 
 class Peers(Protocol):
     """The other ends of some sockets."""
 
     sockets: Sockets
+    alive: list[Connection]
+    """Who has answered `Sockets.ping`."""
 
     async def join(self) -> Connection: ...
     async def read(self, connection: Connection) -> str | bytes: ...
@@ -51,6 +56,8 @@ class Peers(Protocol):
 class MemoryPeers:
     def __init__(self) -> None:
         self.sockets = MemorySockets()
+        self.alive: list[Connection] = []
+        self.sockets.answered = self.alive.append
         self._ids = count()
 
     async def join(self) -> Connection:
@@ -73,31 +80,42 @@ class MemoryPeers:
 
 
 class TcpPeers:
-    """Granian with the shard's own ASGI application, a host in the shard's place, and a real client for each socket."""
+    """The shard's own listener and client port, a host in the shard's place, and a real client for each socket."""
 
     asks = False
+    ready = True
 
     def __init__(self) -> None:
         self.sockets: TcpSockets = TcpSockets()
         self.index = 0
-        self.wall_offset = 0.0
         self.totals: Counter[str] = Counter()
         self.seen: list[Connection] = []
         self.ended: set[Connection] = set()
         self.received: list[str | bytes] = []
         self.broke: list[CloseCode] = []
+        self.alive: list[Connection] = []
+        self.admitted = 0
         self.abandoned = 0
         self.have_taken: list[Connection] = []
         self._opened: asyncio.Queue[Connection] = asyncio.Queue()
         self._clients: dict[Connection, ClientConnection] = {}
-        self._listening = listen("127.0.0.1", 0, send_buffer=64 * 1024)
-        self._app = App(self, self.sockets, TOKENS, bytes, lambda: None)  # type: ignore[arg-type]
-        self._server = WebServer(self._app, self._listening)
-        self._server.start()
+        listening = listen("127.0.0.1", 0, send_buffer=64 * 1024)
+        self.port: int = listening.getsockname()[1]
+        clients = ClientPort(self, self.sockets, lambda: None, wrong_tokens=WrongTokens(Rate(1.0, 1.0)))  # type: ignore[arg-type]
+        self.listener = ClientListener(
+            listening,
+            clients.handle,
+            AcceptLimiter(1000, None),
+            head_s=SECONDS,
+            socket_count=lambda: len(self.sockets),
+            max_sockets=10_000,
+        )
+        self.listener.start()
 
-    # what the application asks of its shard
+    # what the client port asks of its shard
 
     def admit(self, ticket: str, now: float) -> Ticket:
+        self.admitted += 1
         return Ticket(ticket, 0.0, 0, Identity(ticket, "admin", ()))  # whose it is tells whose connection it becomes
 
     def open(self, identity: Identity, codec: Codec, socket: Any, now: float, **_: str) -> Connection:
@@ -122,16 +140,14 @@ class TcpPeers:
     def receive(self, connection: Connection, message: str | bytes, now: float) -> None:
         self.received.append(message)
 
+    def show_alive(self, connection: Connection, now: float) -> None:
+        self.alive.append(connection)
+
     def broken(self, connection: Connection, code: CloseCode) -> None:
         self.broke.append(code)
         self.sockets.close(connection, code, code.reason)
 
     # what a test asks of the peers
-
-    @property
-    def port(self) -> int:
-        port: int = self._listening.getsockname()[1]
-        return port
 
     async def join(self) -> Connection:
         client = await connect(f"ws://127.0.0.1:{self.port}/ws?ticket=any", max_queue=1, compression=None, proxy=None)
@@ -146,10 +162,6 @@ class TcpPeers:
     def all_opened(self) -> list[Connection]:
         """Those that nobody has asked for yet."""
         return [self._opened.get_nowait() for _ in range(self._opened.qsize())]
-
-    @property
-    def handlers(self) -> set[asyncio.Task[Any]]:
-        return self._app._handlers
 
     def client(self, connection: Connection) -> ClientConnection:
         return self._clients[connection]
@@ -180,8 +192,7 @@ class TcpPeers:
     async def close(self) -> None:
         for client in self._clients.values():
             client.transport.abort()
-        await self._app.finish(SECONDS)
-        await self._server.finish()
+        self.listener.finish()
         self.sockets.finish()
 
 
@@ -255,6 +266,20 @@ async def test_who_does_not_read_gets_busy_and_keeps_nobody_waiting(peers: Peers
     await until_free(peers, stuck, taken)
     assert peers.sockets.send("now", [stuck]) == []
     assert await peers.read(stuck) == "now", "a frame that was reported as not taken arrived none the less"
+
+
+async def test_who_speaks_websocket_answers_a_ping(peers: Peers) -> None:
+    """By itself, once for each, and whether or not there is something else to be read."""
+    connection, other = await peers.join(), await peers.join()
+    for answers in (1, 2):
+        peers.sockets.send("between", [connection])
+        peers.sockets.ping(connection)
+        assert await peers.read(connection) == "between"
+        async with asyncio.timeout(SECONDS):
+            while len(peers.alive) < answers:
+                await peers.turn()
+    assert peers.alive == [connection] * 2
+    assert other not in peers.alive
 
 
 async def test_a_close_says_its_code_and_reason_after_what_was_sent(peers: Peers) -> None:

@@ -1,4 +1,4 @@
-"""A shard's sockets, taken from Granian after the handshake: real connections, and clients of every kind."""
+"""A shard's sockets, from the handshake on: real connections, and clients of every kind."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ import socket
 import struct
 from collections.abc import AsyncIterator
 from pathlib import Path
-from select import EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN
+from select import EPOLLERR, EPOLLHUP, EPOLLIN
 
 import pytest
 from websockets.asyncio.client import connect
-from websockets.exceptions import InvalidStatus
 from websockets.frames import Frame, Opcode
 
 from solowire.codes import CloseCode
@@ -76,7 +75,7 @@ def watched(number: int) -> int | None:
         with contextlib.suppress(OSError):
             text = Path("/proc/self/fdinfo", listed).read_text()
             found = re.search(rf"tfd: +{number} events: +([0-9a-f]+) .*pos", text)
-            if found and int(found[1], 16) < EPOLLET:  # Granian's own is edge-triggered
+            if found:
                 return int(found[1], 16) & ~(EPOLLERR | EPOLLHUP)
     return None
 
@@ -202,15 +201,18 @@ async def test_one_who_takes_a_part_is_told_from_one_who_takes_nothing(peers: Tc
 
 
 async def test_when_the_process_ends_all_are_over_and_nobody_comes(peers: TcpPeers) -> None:
-    """Also one whose descriptor Granian has closed already, and one who comes in that moment, who may come again."""
+    """One who comes in that moment is not kept, and has no slot: it may come again."""
     connection = await peers.join()
-    sock: Socket = connection.socket
-    peers.sockets._epoll.unregister(sock.number)  # as closing does
     peers.sockets.finish()
-    await asyncio.wait_for(sock.ended, SECONDS)
-    with pytest.raises(InvalidStatus) as refused:
-        await peers.join()
-    assert refused.value.response.status_code == 503
+    assert connection in peers.ended
+    assert connection.socket.number == -1
+    peers.sockets.finish()
+    reader, writer = await asyncio.open_connection("127.0.0.1", peers.port)
+    writer.write(HANDSHAKE)
+    await asyncio.wait_for(reader.read(), SECONDS)
+    writer.transport.abort()
+    assert peers.abandoned == 1
+    assert peers.seen == [connection]
 
 
 async def test_nothing_comes_behind_a_close(peers: TcpPeers) -> None:
@@ -269,10 +271,10 @@ async def test_what_is_no_websocket_is_reported_once(peers: TcpPeers) -> None:
     """What comes behind it is not looked at, however much it is."""
     async with plain(peers) as (connection, reader, writer):
         writer.write(b"\xff" * 500_000)
-        assert b"bad protocol" in await asyncio.wait_for(reader.read(), SECONDS)
+        assert CloseCode.protocol_error.reason.encode() in await asyncio.wait_for(reader.read(), SECONDS)
         writer.write_eof()
         await until(peers, connection, peers.ended)
-        assert peers.broke == [4400]
+        assert peers.broke == [CloseCode.protocol_error]
 
 
 async def test_a_fault_of_ours_ends_that_connection_alone(
@@ -288,7 +290,7 @@ async def test_a_fault_of_ours_ends_that_connection_alone(
     async with plain(peers) as (connection, reader, writer):
         writer.write(masked(Opcode.TEXT, b"what nobody foresaw"))
         await until(peers, connection, peers.ended)
-        assert await asyncio.wait_for(reader.read(), SECONDS) == b"", "Granian said good-bye, as if all were well"
+        assert await asyncio.wait_for(reader.read(), SECONDS) == b"", "there was a good-bye, as if all were well"
     assert peers.sockets.send("and on", [other]) == []
     assert await peers.read(other) == "and on"
     assert "what nobody foresaw" in capsys.readouterr().out
@@ -342,57 +344,226 @@ async def test_connections_that_come_and_go_are_not_mixed_up(peers: TcpPeers) ->
     await asyncio.gather(*(visits(f"u{'x' * (n % 3)}{n}") for n in range(40)))
 
 
-async def test_a_client_that_comes_again_from_the_same_port_gets_nobody_elses(peers: TcpPeers) -> None:
-    """Its first connection was reset before the shard had looked at it: what was meant for that reaches nobody."""
+def reset(client: socket.socket) -> None:
+    """Ends it with a reset, which lets its port be used again at once."""
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+
+
+def come_again(address: tuple[str, int], port: int) -> socket.socket | None:
+    """A new connection from an address that had one; None if somebody else on this machine has the port now."""
+    again = socket.socket()
+    again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        again.bind(address)
+        again.connect(("127.0.0.1", port))
+    except OSError:
+        again.close()
+        return None
+    again.setblocking(False)
+    return again
+
+
+@pytest.mark.parametrize("before", ["reset unseen", "reset after its answer", "HTTP/1.0"])
+@pytest.mark.parametrize("then", ["asks for its health", "says nothing"])
+async def test_a_stranger_at_the_port_of_one_who_has_gone_never_gets_a_frame(
+    peers: TcpPeers, before: str, then: str
+) -> None:
+    """A handshake is reset, or refused, and its port and its number are used again at once by who has no token.
+
+    All that the shard may think to be connected is sent something, as soon as the stranger has been accepted.
+    """
     came_again = 0
-    for n in range(20):
+    for n in range(150):
         client = socket.socket()
         client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         client.bind(("127.0.0.77", 0))  # an address whose ports no other test has used up
         client.connect(("127.0.0.1", peers.port))
         address = client.getsockname()
-        client.sendall(HANDSHAKE.replace(b"any", b"before"))
-        until_read(address)  # by Granian's own threads, while the loop stands still
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        client.close()
-        again = socket.socket()
-        again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            again.bind(address)
-        except OSError:  # somebody else on this machine has the port now
-            again.close()
+        client.sendall(HANDSHAKE if before != "HTTP/1.0" else HANDSHAKE.replace(b"HTTP/1.1", b"HTTP/1.0"))
+        if before == "reset after its answer":
+            await peers.opened()
+        elif before == "HTTP/1.0":
+            client.setblocking(False)
+            async with asyncio.timeout(SECONDS):
+                assert (await asyncio.get_running_loop().sock_recv(client, 4096)).startswith(b"HTTP/1.1 505 ")
+        reset(client)
+        again = come_again(address, peers.port)
+        if again is None:
             continue
         came_again += 1
-        again.connect(("127.0.0.1", peers.port))
-        again.sendall(HANDSHAKE.replace(b"any", b"after"))
-        until_read(address)
         with contextlib.closing(again):
-            again.setblocking(False)
+            got = b""
+            async with asyncio.timeout(SECONDS):
+                if then == "says nothing":
+                    while not is_waited_for(peers, address):
+                        await peers.turn()
+                    peers.sockets.send(f"secret {n}", peers.seen)
+                    with pytest.raises(BlockingIOError):
+                        got += again.recv(4096)
+                else:
+                    again.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+                    while b"}" not in got:
+                        await peers.turn()
+                        peers.sockets.send(f"secret {n}", peers.seen)
+                        with contextlib.suppress(BlockingIOError):
+                            got += again.recv(4096)
+            assert b"secret" not in got
+            assert b"101" not in got
+            reset(again)
+    assert came_again > 50
+    async with asyncio.timeout(SECONDS):
+        while set(peers.seen) - peers.ended or peers.listener.pending_count:
+            await peers.turn()
+    assert len(peers.sockets) == 0
+    assert peers.admitted == len(peers.seen) + peers.abandoned
+
+
+async def test_a_client_that_comes_again_from_the_same_port_gets_its_own(peers: TcpPeers) -> None:
+    """Its first connection was reset before the shard had looked at it: the second is another user's."""
+    came_again = 0
+    for n in range(50):
+        client = socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        client.bind(("127.0.0.78", 0))
+        client.connect(("127.0.0.1", peers.port))
+        address = client.getsockname()
+        client.sendall(HANDSHAKE.replace(b"any", b"before"))
+        reset(client)
+        again = come_again(address, peers.port)
+        if again is None:
+            continue
+        came_again += 1
+        again.sendall(HANDSHAKE.replace(b"any", b"after"))
+        with contextlib.closing(again):
             async with asyncio.timeout(SECONDS):
                 answer = await asyncio.get_running_loop().sock_recv(again, 4096)
                 assert answer.startswith(b"HTTP/1.1 101")
-                while not (opened := [c for c in peers.seen if c not in peers.ended]):
-                    await peers.turn()
-                [connection] = opened
-                assert connection.identity.user == "after"
-                peers.sockets.send(f"{n}", [connection])
-                assert (await asyncio.get_running_loop().sock_recv(again, 4096)).endswith(b"%d" % n)
-        async with asyncio.timeout(SECONDS):
-            while set(peers.seen) - peers.ended:
-                await peers.turn()
+                [connection] = [c for c in peers.seen if c.identity.user == "after" and c not in peers.ended]
+                peers.sockets.send(f"{n}", peers.seen)
+                assert await asyncio.get_running_loop().sock_recv(again, 4096) == b"\x81%c%d" % (len(str(n)), n)
+                reset(again)
+                await until(peers, connection, peers.ended)
     assert came_again
 
 
-def until_read(address: tuple[str, int]) -> None:
-    """Blocks until what was sent from there has been taken from the kernel by the server."""
-    local = f"{int.from_bytes(socket.inet_aton(address[0]), 'little'):08X}:{address[1]:04X}"
-    for _ in range(20_000):
-        lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-        theirs = [line for line in lines if line[2] == local and line[3] == "01"]
-        ours = [line for line in lines if line[1] == local and line[3] == "01"]
-        if theirs and ours and all(line[4] == "00000000:00000000" for line in theirs + ours):
-            return
-    raise AssertionError("the server does not read")
+def is_waited_for(peers: TcpPeers, address: tuple[str, int]) -> bool:
+    """Whether the listener has accepted a connection from there, and waits for its head."""
+    for pending in peers.listener._pending.values():
+        with contextlib.suppress(OSError):  # one that was reset has no peer any more
+            if pending.socket.getpeername() == address:
+                return True
+    return False
+
+
+async def test_what_is_written_after_the_end_goes_nowhere(peers: TcpPeers) -> None:
+    """Its number is another's by then, to whom nothing comes of it, whatever is done with the old one."""
+    async with plain(peers) as (old, _, writer):
+        number = old.socket.number
+        writer.transport.abort()
+        await until(peers, old, peers.ended)
+    sock: Socket = old.socket
+    assert sock.number == -1
+    assert watched(number) is None
+    clients = []
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(20):
+            clients.append(await stack.enter_async_context(plain(peers)))
+            if clients[-1][0].socket.number == number:
+                break
+        else:
+            pytest.fail("the number is not used again")
+        new, reader, _ = clients[-1]
+        assert peers.sockets.send("for the old one", [old]) == []
+        peers.sockets.queue("for the old one", old)
+        peers.sockets.ping(old)
+        peers.sockets.close(old, 1012, "restarting")
+        peers.sockets._over(sock)
+        assert not peers.sockets.busy(old)
+        peers.sockets.send("mine", [new])
+        assert await asyncio.wait_for(reader.readexactly(6), SECONDS) == b"\x81\x04mine"
+        assert new not in peers.ended
+
+
+async def test_a_handshake_of_http_1_0_is_refused_and_leaves_nothing(peers: TcpPeers) -> None:
+    """As nginx speaks it by default: 505, which says how to help it; nothing is admitted."""
+    before = len(descriptors())
+    for _ in range(20):
+        reader, writer = await asyncio.open_connection("127.0.0.1", peers.port)
+        writer.write(HANDSHAKE.replace(b"HTTP/1.1", b"HTTP/1.0"))
+        answer = await asyncio.wait_for(reader.read(), SECONDS)
+        assert answer.startswith(b"HTTP/1.1 505 ")
+        assert b"proxy_http_version 1.1" in answer
+        writer.close()
+    async with asyncio.timeout(SECONDS):
+        while peers.listener.pending_count or len(descriptors()) > before:
+            await peers.turn()
+    assert peers.admitted == 0
+    assert len(peers.sockets) == 0
+
+
+async def test_frames_that_come_with_the_handshake_are_received(peers: TcpPeers) -> None:
+    """Whole ones, half of one, and a good-bye: RFC 6455 forbids none of them, and some clients don't wait."""
+    first, second = masked(Opcode.TEXT, b"one"), masked(Opcode.TEXT, b"two")
+    for rest, more in ((first + second, b""), (first + second[:3], second[3:]), (first, second)):
+        reader, writer = await asyncio.open_connection("127.0.0.1", peers.port)
+        writer.write(HANDSHAKE + rest)
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101")
+        writer.write(more)
+        await until(peers, "two", peers.received)
+        assert peers.received == ["one", "two"]
+        peers.received.clear()
+        writer.transport.abort()
+    reader, writer = await asyncio.open_connection("127.0.0.1", peers.port)
+    writer.write(HANDSHAKE + first + masked(Opcode.CLOSE, b"\x03\xe8") + second)
+    answer = await asyncio.wait_for(reader.read(), SECONDS)
+    assert answer.partition(b"\r\n\r\n")[2] == b"\x88\x02\x03\xe8"
+    assert peers.received == ["one"]
+    writer.close()
+
+
+async def test_answers_arrive_although_more_was_sent_behind_the_close(peers: TcpPeers) -> None:
+    """A socket that is closed with unread bytes is reset, and takes with it what its peer has not read yet."""
+    for last in (masked(Opcode.CLOSE, b"\x03\xe8"), b"\x81\x00"):
+        async with plain(peers) as (connection, reader, writer):
+            writer.transport.pause_reading()  # type: ignore[attr-defined]
+            writer.write(masked(Opcode.TEXT, b"question") + masked(Opcode.PING, b"?") + last + b"x" * 300_000)
+            await until(peers, "question", peers.received)
+            async with asyncio.timeout(SECONDS):
+                while not connection.socket.closing:
+                    await peers.turn()
+                await writer.drain()
+            writer.write_eof()
+            writer.transport.resume_reading()  # type: ignore[attr-defined]
+            answer = await asyncio.wait_for(reader.read(), SECONDS)
+            assert answer.startswith(b"\x8a\x01?\x88")
+            await until(peers, connection, peers.ended)
+
+
+async def test_who_is_pinged_and_says_nothing_is_not_taken_for_alive(peers: TcpPeers) -> None:
+    """Nor is half a frame a sign, or what is no frame; any whole one is, after it has been received."""
+    async with plain(peers) as (connection, reader, writer):
+        peers.sockets.ping(connection)
+        assert await asyncio.wait_for(reader.readexactly(2), SECONDS) == b"\x89\x00"
+        pong = masked(Opcode.PONG, b"")
+        writer.write(pong[:4])
+        for _ in range(20):
+            await peers.turn()
+        assert peers.alive == []
+        writer.write(pong[4:] + pong)
+        await until(peers, connection, peers.alive)
+        assert peers.alive == [connection], "a pong that nobody asked for is none"
+        peers.sockets.ping(connection)
+        writer.write(masked(Opcode.TEXT, b"a message"))
+        async with asyncio.timeout(SECONDS):
+            while len(peers.alive) < 2:
+                await peers.turn()
+        assert peers.received == ["a message"]
+    async with plain(peers) as (other, _, writer):
+        peers.sockets.ping(other)
+        writer.write(b"\xff" * 20)
+        await until(peers, CloseCode.protocol_error, peers.broke)
+        assert other not in peers.alive
 
 
 async def test_a_good_bye_of_one_who_is_behind_cuts_nothing(peers: TcpPeers) -> None:
@@ -422,31 +593,21 @@ async def test_a_flood_of_frames_that_say_nothing_ends_its_connection(peers: Tcp
     assert peers.broke == [CloseCode.bad_protocol] * 2
 
 
-async def test_a_handler_that_is_cancelled_leaves_nothing(peers: TcpPeers) -> None:
-    """As when the loop ends: the connection is over, for the shard and for the kernel."""
-    connection = await peers.join()
-    number = connection.socket.number
-    assert watched(number) == EPOLLIN
-    for handler in list(peers.handlers):
-        handler.cancel()
-    await until(peers, connection, peers.ended)
-    assert watched(number) is None
-
-
 async def test_a_client_that_goes_during_the_handshake_leaves_nothing(peers: TcpPeers) -> None:
     """Its admission is given back, or its connection ends; nothing stays."""
     first = await peers.join()
     before = len(descriptors())
-    for _ in range(50):
-        _, writer = await asyncio.open_connection("127.0.0.1", peers.port)
-        writer.write(HANDSHAKE)
-        writer.transport.abort()
+    for n in range(50):
+        client = socket.socket()
+        client.connect(("127.0.0.1", peers.port))
+        client.sendall(HANDSHAKE)
+        reset(client) if n % 2 else client.close()
     survivor = await peers.join()  # or one of those: which of them it is shows below
-    client = peers.client(survivor)
+    client_of_it = peers.client(survivor)
     async with asyncio.timeout(SECONDS):
         while len(descriptors()) > before + 2:  # both ends of the one that stays
             await peers.turn()
     (stayed,) = {survivor, *peers.all_opened()} - peers.ended - {first}
-    assert peers.abandoned
+    assert peers.admitted == len(peers.seen) + peers.abandoned
     peers.sockets.send(LARGE, [stayed])
-    assert await asyncio.wait_for(client.recv(), SECONDS) == LARGE
+    assert await asyncio.wait_for(client_of_it.recv(), SECONDS) == LARGE

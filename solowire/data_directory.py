@@ -1,0 +1,81 @@
+"""The data directory is its owner's alone: the secret, the log and the sockets in it are worth as much as the system.
+
+What it keeps true: no process runs on a data directory, or with a secret, that others may read. What was made open, as
+by an older version, is closed and said so; but only a directory that is surely ours: to close one that holds somebody
+else's files too, such as /tmp, could stop the whole machine. What can't be closed is refused with the way out.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+import structlog
+
+from solowire.errors import ConfigError
+
+_OTHERS = 0o077
+_OURS = frozenset(["secret", "run", "router.lock", "journal.sqlite3", "audit"])
+"""What makes a directory a data directory."""
+TOKEN_FILE = "administrator.token"  # noqa: S105
+
+log = structlog.get_logger("solowire.settings")
+
+
+def make_private(path: Path) -> None:
+    """Makes a directory with mode 0700, and those above it as usual; one that is there stays so. Raises OSError."""
+    if not path.is_dir():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
+
+
+def close_directory(path: Path) -> None:
+    """Closes an existing data directory to others. Raises ConfigError if it can't be, or had better not be; OSError."""
+    found = path.stat()
+    if not found.st_mode & _OTHERS:
+        return
+    mode = f"{stat.S_IMODE(found.st_mode):04o}"
+    fault = f"data directory {path}: others may enter it (mode {mode})"
+    names = {entry.name for entry in path.iterdir()}
+    if found.st_mode & stat.S_ISVTX or (names and not names & _OURS):
+        raise ConfigError(f"{fault}, and it is not Solowire's alone; name another one, such as {path / 'solowire'}")
+    try:
+        path.chmod(0o700)
+    except OSError as error:
+        raise ConfigError(
+            f"{fault}, and it can't be closed: {error.strerror}; name another one, such as {path / 'solowire'}"
+        ) from None
+    log.warning("data_directory_was_open", path=str(path), mode=mode, hint="it is closed to others now")
+
+
+def read_secret_file(path: Path) -> str:
+    """The text of a file that only its owner may read; it is closed if others may. Raises ConfigError, OSError."""
+    with path.open() as file:
+        mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+        if mode & _OTHERS:
+            try:
+                os.fchmod(file.fileno(), 0o600)
+            except OSError as error:
+                raise ConfigError(
+                    f"secret file {path}: others may use it (mode {mode:04o}), and it can't be closed: "
+                    f"{error.strerror}; make it 0600, or set SOLOWIRE_SECRET"
+                ) from None
+            hint = "it is closed to others now; remove it to get a new one, if anybody may have read it"
+            log.warning("secret_was_open", path=str(path), mode=f"{mode:04o}", hint=hint)
+        return file.read()
+
+
+def write_private(path: Path, text: str) -> None:
+    """A whole file that only its owner may read, in place of the one that is there. Raises OSError."""
+    draft = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
+    try:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w") as file:
+            file.write(text)
+        draft.replace(path)
+    except OSError:
+        with suppress(OSError):
+            draft.unlink()
+        raise

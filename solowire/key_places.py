@@ -1,0 +1,42 @@
+"""Where keys may come from: the places that settings may name. Pure, and light: every command reads settings."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+from solowire.errors import ConfigError
+
+MAX_SECRETS = 8
+"""Secrets that are accepted at a time: each is tried, one after the other."""
+
+
+def is_url(place: str) -> bool:
+    """Whether keys come from there by HTTP; else it is a file's path."""
+    return "://" in place
+
+
+def check_place(place: str) -> None:
+    """Raises ConfigError for where no keys can come from, or may not: who can change them on their way is anybody."""
+    if not is_url(place):
+        return
+    try:
+        parts = urlsplit(place)
+        is_good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_good = False
+    if not is_good:
+        raise ConfigError(f"jwks must be the URL of a JWK set, or a file's path (got {place!r})")
+    if parts.scheme == "http" and not is_loopback(place):
+        raise ConfigError(
+            "jwks must be https://, but for this machine's own addresses: keys must not be changed on their way"
+        )
+
+
+def is_loopback(place: str) -> bool:
+    """Whether a URL leads to this machine."""
+    host = urlsplit(place).hostname or ""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,70 @@
+"""One open file of a log, and how far it has been read."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from pathlib import Path
+
+from sources.log_file import HEAD_BYTES, FileMark, LogFile
+from sources.rotated_files import RotatedFile
+
+MARK_BYTES = 64
+
+
+class HeldFile:
+    """An open file. identity: of the open one, while `log` is of the one that it is a copy of. offset: read up to.
+    partial: of that, a line without its end. size: the most that it was seen to have.
+    """
+
+    def __init__(self, file: int, log: LogFile, status: os.stat_result, offset: int = 0, is_copy: bool = False) -> None:
+        self.file = file
+        self.log = log
+        self.identity = (status.st_dev, status.st_ino)
+        self.size = status.st_size
+        self.offset = offset
+        self.is_copy = is_copy
+        self.mark = b""
+        self.partial = b""
+        self.skipping = False  # until the next newline
+
+    @property
+    def start(self) -> int:
+        """Where the first line begins that has not ended."""
+        return self.offset - len(self.partial)
+
+    def go_to(self, offset: int) -> None:
+        """Go on at `offset`; if it is amid a line, behind that."""
+        self.offset = offset
+        self.mark = os.pread(self.file, min(MARK_BYTES, offset), max(0, offset - MARK_BYTES))
+        self.skipping = bool(self.mark) and not self.mark.endswith(b"\n")
+        self.log.head = os.pread(self.file, HEAD_BYTES, 0)
+
+
+def find_own(path: Path) -> RotatedFile:
+    status = os.stat(path)
+    return RotatedFile(path, "", status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def open_alike(found: RotatedFile, mark: FileMark, offset: int, tail: bytes | None = None) -> HeldFile | None:
+    """Open a file at `offset` if it begins as `mark` says, and has `tail` before that place; None if it doesn't."""
+    try:
+        file = os.open(found.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return None
+    with contextlib.suppress(OSError):
+        status = os.fstat(file)
+        if stat.S_ISREG(status.st_mode) and status.st_size >= offset and mark.begins(file):
+            log = LogFile(mark.device, mark.inode, generation=mark.generation, modified_ns=status.st_mtime_ns)
+            held = HeldFile(file, log, status)
+            held.go_to(offset)
+            if tail is None or held.mark == tail:
+                return held
+    os.close(file)
+    return None
+
+
+def name_kind(mode: int) -> str:
+    kinds = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
+    return kinds.get(stat.S_IFMT(mode), "a device")

@@ -1,0 +1,182 @@
+"""Whether a log can give any queries, and what to say if not: at once, and once a minute as long as it lasts.
+
+Nothing here stops the agent: a log may come later, or get its queries when `rndc querylog on` is said.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from sources.directory_watch import DirectoryWatch
+from sources.follow import Follower, Loss
+
+AGAIN_S = 60.0
+MISSING_S = 5.0  # for which a rotation may leave the path without a file
+UNMATCHED = 100
+UNMATCHED_AFTER_A_MATCH = 10_000  # in a log that named shares with other categories
+_SAMPLE_CHARACTERS = 200
+_PEEK_BYTES = 64 * 1024
+
+log = structlog.get_logger()
+
+_CHANNEL_HINT = (
+    "name the `file` of the channel that named.conf's `logging` gives `category queries`; a `querylog yes` or "
+    "`rndc querylog on` makes named write it"
+)
+
+
+class LogCondition:
+    """Says what is wrong with one log. clock: seconds, that never go back."""
+
+    def __init__(self, path: Path, server: str, clock: Callable[[], float]) -> None:
+        self.path = path
+        self._log = log.bind(server=server)
+        self._clock = clock
+        self._missing_since: float | None = clock() - MISSING_S  # at the start there is no rotation to wait for
+        self._due: dict[str, float] = {}  # when to say again what was said
+        self._trouble: str | None = None
+        self._watch_trouble: str | None = None
+        self._unmatched = 0  # lines since the last query
+        self._has_matched = False
+        self._sample = ""
+        self._is_strange = False  # it has been said that its lines are no queries
+
+    def inspect(self, is_query: Callable[[str], bool]) -> None:
+        """Look at what the log holds already, which nobody may be going to read."""
+        try:
+            with self.path.open("rb") as file:
+                head = file.read(4096)
+                size = os.fstat(file.fileno()).st_size
+                file.seek(max(0, size - _PEEK_BYTES))
+                lines = file.read(_PEEK_BYTES).split(b"\n")[1 if size > _PEEK_BYTES else 0 : -1]
+        except OSError:
+            return
+        if b"\0" in head:
+            self._is_strange = True
+            self._sample = head.decode("utf-8", "replace")
+            self._say_strange("it is a binary file")
+            return
+        texts = [line.decode("utf-8", "replace") for line in lines]
+        if any(is_query(text) for text in texts):
+            self._has_matched = True
+        elif texts:
+            self._is_strange = True
+            self._sample = texts[-1]
+            self._say_strange(f"of the {len(texts)} lines at its end none is a query")
+
+    def match_line(self) -> None:
+        """A line was a query."""
+        self._unmatched = 0
+        self._has_matched = True
+        self._is_strange = False
+
+    def skip_line(self, text: str) -> None:
+        """A line was none."""
+        self._unmatched += 1
+        self._sample = text
+        if self._unmatched >= (UNMATCHED_AFTER_A_MATCH if self._has_matched else UNMATCHED) and not self._is_strange:
+            self._is_strange = True
+            self._due.setdefault("strange", 0.0)
+
+    def check(self, follower: Follower, watch: DirectoryWatch) -> None:
+        """Say what there is to be said now."""
+        losses, follower.losses = follower.losses, []
+        for loss in losses:
+            self._tell_loss(loss)
+        self._tell_trouble(follower.trouble)
+        self._tell_missing(follower.is_missing)
+        if self._is_strange and self._is_due("strange"):
+            self._say_strange(
+                f"of its last {self._unmatched} lines none is a query" if self._unmatched else "no query yet"
+            )
+        trouble = None if watch.trouble is None else watch.trouble.strerror
+        if trouble != self._watch_trouble:
+            self._watch_trouble = trouble
+            if trouble is not None:
+                self._log.warning(
+                    "query_log_polled",
+                    path=str(self.path),
+                    reason=trouble,
+                    hint="no inotify: it is looked at ten times a second, and faster rotations may be missed; let the "
+                    "agent's user list the directory, or raise fs.inotify.max_user_instances and max_user_watches",
+                )
+
+    def _tell_loss(self, loss: Loss) -> None:
+        if loss.is_all and not loss.files and not loss.size:
+            self._log.info("query_log_truncated", path=str(self.path))
+            return
+        self._log.warning(
+            "query log lost",
+            path=str(self.path),
+            reason=loss.reason,
+            files=loss.files,
+            bytes=loss.size,
+            perhaps_more=not loss.is_all,
+            hint="keep more or larger versions, uncompressed, and don't copy and truncate",
+        )
+
+    def _tell_trouble(self, found: OSError | None) -> None:
+        """A rotation may give the log the wrong owner for a moment."""
+        trouble = None if found is None else str(found)
+        if trouble is not None and (trouble != self._trouble or self._is_due("trouble")):
+            self._say_again_later("trouble")
+            hint = "let the agent's user read it"
+            self._log.warning("query log can't be opened; trying on", error=trouble, hint=hint)
+        elif trouble is None and self._trouble is not None:
+            self._log.info("query log can be opened again")
+        self._trouble = trouble
+
+    def _tell_missing(self, is_missing: bool) -> None:
+        now = self._clock()
+        if not is_missing:
+            if "missing" in self._due:
+                del self._due["missing"]
+                self._log.info("query_log_found", path=str(self.path))
+            self._missing_since = None
+            return
+        if self._missing_since is None:
+            self._missing_since = now
+        if now - self._missing_since >= MISSING_S and self._is_due("missing"):
+            self._say_again_later("missing")
+            self._log.warning(
+                "query_log_missing",
+                path=str(self.path),
+                reason=_why_missing(self.path),
+                hint=f"waiting for it; {_CHANNEL_HINT}",
+            )
+
+    def _say_strange(self, reason: str) -> None:
+        self._say_again_later("strange")
+        self._log.warning(
+            "query_log_unmatched",
+            path=str(self.path),
+            reason=reason,
+            sample=_escaped(self._sample),
+            hint=_CHANNEL_HINT,
+        )
+
+    def _is_due(self, what: str) -> bool:
+        return self._clock() >= self._due.get(what, float("-inf"))
+
+    def _say_again_later(self, what: str) -> None:
+        self._due[what] = self._clock() + AGAIN_S
+
+
+def _why_missing(path: Path) -> str:
+    """What exactly is not there."""
+    if path.is_symlink():
+        return f"it is a symbolic link to {os.readlink(path)}, which doesn't exist"
+    for parent in reversed(path.absolute().parents):
+        if not os.path.exists(parent):
+            return f"the directory {parent} doesn't exist"
+    return "no such file"
+
+
+def _escaped(text: str) -> str:
+    """A line as it can be shown: one line, short, without control characters or what else a terminal obeys."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:_SAMPLE_CHARACTERS])
+    return shown + ("…" if len(text) > _SAMPLE_CHARACTERS else "")

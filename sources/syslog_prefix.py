@@ -1,0 +1,86 @@
+"""What a syslog daemon puts before a message of `named`, and the time that it tells.
+
+Pure: text in, values out. The forms are those of RFC 3164 and RFC 5424, as they stand in files: with and without the
+priority, with the traditional time or an ISO one (rsyslog's file format, syslog-ng, `journalctl -o short-iso`), and
+without a host name, as containers write it.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta, tzinfo
+
+_MONTH_NAMES = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
+MONTHS = {name: f"{number:02}" for number, name in enumerate(_MONTH_NAMES, start=1)}
+
+AHEAD = timedelta(hours=14)
+"""How far in the future a time without a year may seem: clocks and zones of two machines differ, by UTC+14 at most."""
+
+_LEAP_YEARS = 8  # between two of them, at most: around 1900 and 2100
+
+# Possessive repetitions, and classes that don't contain what follows them: nothing is tried twice.
+_PREFIX = re.compile(
+    r"""
+    (?: <\d{1,3}> )?+ \d{1,2} \  (?: - | (?P<time5424> [0-9][0-9T:.,Z+-]{18,40} ) ) \  # RFC 5424
+        [!-~]++ \  [!-~]++ \  [!-~]++ \  [!-~]++ [ ]
+        (?: - | (?: \[ (?: [^\]"\\] | \\. | "(?: [^"\\] | \\. )*+" )*+ \] )++ )
+        \ ?+ \ufeff?+
+    | (?: <\d{1,3}> )?+
+      (?: (?P<month> [A-Z][a-z]{2} ) \ {1,2} (?P<day> \d{1,2} ) \  (?: (?P<year> \d{4} ) \  )?
+          (?P<clock> \d\d:\d\d:\d\d (?: [.,]\d{1,9} )?+ )
+        | (?P<iso> \d{4}-\d\d-\d\d[T\ ]\d\d:\d\d:\d\d (?: [.,]\d{1,9} )?+ (?: Z | [+-]\d\d:?\d\d )?+ ) ) [ ]
+      (?: [!-~]{1,255} \  )? [!-9;-Z\\^-~]{1,128}+ (?: \[ [!-Z\\^-~]{0,64}+ \] )?+ : \ *+
+    | <\d{1,3}> [!-9;-Z\\^-~]{1,128}+ (?: \[ [!-Z\\^-~]{0,64}+ \] )?+ : \ *+  # as it is sent to /dev/log without a time
+    """,
+    re.ASCII | re.VERBOSE,
+)
+
+
+def split_syslog(line: str) -> tuple[re.Match[str], str] | None:
+    """The prefix and the message after it; None if the line doesn't begin with one."""
+    match = _PREFIX.match(line)
+    return None if match is None else (match, line[match.end() :])
+
+
+def has_time(prefix: re.Match[str]) -> bool:
+    """Whether the prefix tells a time at all."""
+    return any(prefix[group] is not None for group in ("time5424", "iso", "clock"))
+
+
+def moment(prefix: re.Match[str], tz: tzinfo | None, now: datetime | None) -> datetime | None:
+    """The time that a prefix tells, in UTC; None if it tells none that exists.
+
+    tz: the zone of times that name none; None means this machine's own. now: with a zone; a time without a year is of
+    the latest one in which it is not in the future. Without `now` such a time can't be told.
+    """
+    if (iso := prefix["time5424"] or prefix["iso"]) is not None:
+        return to_utc(iso, tz)
+    if prefix["clock"] is None:
+        return None
+    month, day, clock = MONTHS.get(prefix["month"], "00"), int(prefix["day"]), prefix["clock"]
+    if prefix["year"] is not None:
+        return to_utc(f"{prefix['year']}-{month}-{day:02}T{clock}", tz)
+    if now is None:
+        return None
+    latest = now + AHEAD
+    for year in range(latest.year + 1, latest.year - _LEAP_YEARS - 1, -1):  # + 1: it may be the new year in `tz` alone
+        found = to_utc(f"{year:04}-{month}-{day:02}T{clock}", tz)
+        if found is not None and found <= latest:
+            return found
+    return None
+
+
+def to_utc(time: str, tz: tzinfo | None) -> datetime | None:
+    """An ISO time in UTC; None if there is no such time. A leap second is the last one of its minute."""
+    try:
+        found = datetime.fromisoformat(time)
+    except ValueError:
+        if time[16:19] != ":60":
+            return None
+        return to_utc(f"{time[:16]}:59{time[19:]}", tz)
+    try:
+        if found.tzinfo is None and tz is not None:
+            found = found.replace(tzinfo=tz)
+        return found.astimezone(UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
