@@ -394,9 +394,15 @@ class Router:
             self.coordinator.holders.lost(other.name)
             self._send(other.name, Superseded())
         if message.shard is not None:
+            holder = self.coordinator.holders.live.get(peer)
+            has_left = holder is not None and holder.leaving
             self.coordinator.holders.joined(peer, message.shard, now)
             if message.leaving:
                 self.coordinator.holders.leaves(peer)
+            elif has_left:
+                for shard, lease in self.coordinator.readmit(peer):
+                    self._send(shard, lease)
+                self._note_leases(now)
         self.access.greeted(peer, message)
         outlet = self._outlet(peer, message, now)
         if not self._tell_ring("shard_joined", peer, []):
@@ -437,10 +443,7 @@ class Router:
         try:
             leases = self.coordinator.reported(peer, slots, now)
         except Lie as lie:
-            name, hint = (
-                peer.decode(errors="replace"),
-                "a fault of that shard, which begins anew; report this line",
-            )
+            name, hint = peer.decode(errors="replace"), "a fault of that shard, which begins anew: report it"
             self._sampler.write("error", "shard_fenced_off", peer=name, reason=str(lie), hint=hint)
             self.coordinator.fence_off(peer)
             self._drop_outlet(peer)

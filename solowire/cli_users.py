@@ -62,7 +62,10 @@ def token(
 @click.argument("user")
 @remote
 def disconnect(config: Path | None, user: str, **options: Any) -> None:
-    """Closes all connections of USER (4410). It may come back: `revoke` keeps it out."""
+    """Closes all connections of USER (4410).
+
+    It may come back: `revoke` keeps it out.
+    """
     from solowire import user_commands
 
     settings = load_settings(config, None, **options)
@@ -79,7 +82,10 @@ def disconnect(config: Path | None, user: str, **options: Any) -> None:
 @click.option("--reason", help="For those who read the list.")
 @remote
 def revoke(config: Path | None, **options: Any) -> None:
-    """Makes tokens void: connections that they opened are closed, and they open none."""
+    """Makes tokens void.
+
+    Connections that they opened are closed, and they open none.
+    """
     from solowire import user_commands
 
     asked = {name: options.pop(name) for name in ("user", "jti", "issued_before", "until", "reason")}

@@ -119,6 +119,11 @@ class Refused(RequestError):
         self.retry_after = retry_after
 
 
+NAME_IT = "name the gateway by --url, or SOLOWIRE_URL"
+START = "start a system with `solowire up`, or name the gateway by --url"
+"""Hints for those who ask a gateway on the command line, and where there is none."""
+
+
 class ClientError(SolowireError):
     """What users of the Python SDK catch."""
 

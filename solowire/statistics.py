@@ -12,13 +12,11 @@ import httpx
 from rich.console import Console
 from rich.live import Live
 
-from solowire.errors import ClientError, PublishRefused
+from solowire.errors import NAME_IT, START, ClientError, PublishRefused
 from solowire.shard_table import is_shard, table_of
 
 WATCH_SECONDS = 1.0
 _WIDE = 200
-_NAME_IT = "name the gateway by --url, or SOLOWIRE_URL"
-_START = "start a system with `solowire up`, or name the gateway by --url"
 
 
 async def show(url: str, token: str | Callable[[], str], *, watch: bool, as_json: bool) -> None:
@@ -77,9 +75,7 @@ def _users_of(shard: int, shards: list[dict[str, Any]]) -> int | None:
 async def _ask(http: httpx.AsyncClient, token: str | Callable[[], str]) -> list[dict[str, Any]]:
     body = await _get(http, token, "GET", "/v1/stats/shards", 200)
     if not isinstance(body, list) or not all(map(is_shard, body)):
-        raise ClientError(
-            f"{http.base_url} is no gateway: it answers 200 with other JSON than a gateway's ({_NAME_IT})"
-        )
+        raise ClientError(f"{http.base_url} is no gateway: it answers 200 with other JSON than a gateway's ({NAME_IT})")
     return body
 
 
@@ -94,12 +90,12 @@ async def _get(http: httpx.AsyncClient, token: str | Callable[[], str], method: 
         answer = await http.request(method, path, headers={"authorization": f"Bearer {bearer}"})
     except httpx.HTTPError as error:
         reason = str(error) or type(error).__name__
-        raise ClientError(f"{http.base_url} can't be reached: {reason} ({_START})") from None
+        raise ClientError(f"{http.base_url} can't be reached: {reason} ({START})") from None
     try:
         body = answer.json()
     except ValueError:
         fault = f"it answers {answer.status_code} without JSON"
-        raise ClientError(f"{http.base_url} is no gateway: {fault} ({_NAME_IT})") from None
+        raise ClientError(f"{http.base_url} is no gateway: {fault} ({NAME_IT})") from None
     if answer.status_code != status:
         raise PublishRefused(answer.status_code, body if isinstance(body, dict) else {}, url=f"{http.base_url}{path}")
     return body
