@@ -30,6 +30,10 @@ LONGEST_SPREAD_SECONDS = 30.0
 """However many wait: one who hammers at the door must not send the others away for longer."""
 ADMINISTRATORS_RETRY_SECONDS = 1.0
 
+_LATER = "try again when Retry-After says"
+RAISE_CONNECTIONS = f"{_LATER}; an operator raises SOLOWIRE_MAX_CONNECTIONS, or the group's part by SOLOWIRE_GROUPS"
+_RAISE_RATE = f"{_LATER}; an operator raises SOLOWIRE_CONNECT_RATE"
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -101,8 +105,8 @@ class Admission:
             raise Refused(
                 429,
                 "too_many_from_address",
-                "your address has as many connections as it may have",
-                "close one of them first",
+                "as many connections are open from your address as one address may have",
+                "close one of them first; an operator raises SOLOWIRE_MAX_CONNECTIONS_PER_ADDRESS",
                 self._retry_after * (1 + turn_of(identity.user, b"admission")),
             )
         if self._by_address is not None and address:
@@ -111,15 +115,19 @@ class Admission:
                 raise Refused(
                     429,
                     "connect_rate_limited",
-                    "your address connects too fast",
-                    "wait, and connect less often",
+                    f"more connect from your address than the {self._limits.rate_per_address:g} a second "
+                    "that one address may open",
+                    "wait as long as Retry-After says; an operator raises SOLOWIRE_CONNECT_RATE_PER_ADDRESS",
                     wait + turn_of(identity.user, b"admission") * self._by_address.rate.refill_seconds,
                 )
         if self._is_closed(identity, now) and not self._tries.may(identity.user, now):
-            raise self._come_again("over_limit", "all connections that your group may have are taken", identity, now)
+            group = group_of(identity, self._limits.group_by)
+            message = f"all connections that the group {group!r} may have are taken"
+            raise self._come_again("over_limit", message, RAISE_CONNECTIONS, identity, now)
         # Administrators always get in, also in the midst of everybody's return; they are few.
         if self._rate.wait(self._full_at, now) and not identity.may(ADMINISTER):
-            raise self._come_again("over_rate", "more connect than the system takes in a second", identity, now)
+            message = f"more users connect than the {self._limits.rate:g} a second that the system takes"
+            raise self._come_again("over_rate", message, _RAISE_RATE, identity, now)
 
     def charge(self, identity: Identity, address: str, now: float) -> None:
         """The identity, which `check` let pass, is sent to its shard: it counts as a new connection."""
@@ -144,16 +152,16 @@ class Admission:
         group = group_of(identity, self._limits.group_by)
         return group in self._closed or (self._others_closed and group not in self._limits.groups)
 
-    def _come_again(self, code: str, message: str, identity: Identity, now: float) -> Refused:
+    def _come_again(self, code: str, message: str, hint: str, identity: Identity, now: float) -> Refused:
         """All who are refused stand in a queue that empties at the system's own rate, but for administrators.
 
         Who comes last is told a time in the second half of the queue's length: so no second of it gets much more than
         the rate, however many were refused at once.
         """
         if identity.may(ADMINISTER):
-            return Refused(503, code, message, "try again then", ADMINISTRATORS_RETRY_SECONDS)
+            return Refused(503, code, message, hint, ADMINISTRATORS_RETRY_SECONDS)
         waiting = max(0.0, self._waiting_until - now)
         self._waiting_until = now + min(waiting + self._gateways / self._limits.rate, LONGEST_SPREAD_SECONDS)
         place = turn_of(identity.user, b"admission")
         spread = max(self._retry_after * place, waiting * (1 + place) / 2)
-        return Refused(503, code, message, "try again then", self._retry_after + spread)
+        return Refused(503, code, message, hint, self._retry_after + spread)

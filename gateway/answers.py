@@ -45,8 +45,14 @@ def failure(error: Exception, path: str) -> tuple[int, Headers, bytes]:
     if isinstance(error, RequestError):
         status, told, text = response_of(error)
         return status, ([*told, _END] if error.unread else told), text
-    _sampler.write("error", "unexpected_error", path=path, exc_info=error)
-    body = problem(500, "internal_error", "this is a fault of the gateway, and in its log")
+    hint = "a fault of the gateway: report it with this trace"
+    _sampler.write("error", "unexpected_error", path=path, exc_info=error, hint=hint)
+    body = problem(
+        500,
+        "internal_error",
+        "this is a fault of the gateway, and in its log",
+        "an operator finds it there and reports it",
+    )
     return 500, _PROBLEM_HEADERS, msgspec.json.encode(body)
 
 

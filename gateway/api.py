@@ -12,14 +12,24 @@ from typing import Any
 
 import msgspec
 import structlog
-from litestar import Litestar, MediaType, Request, Response, delete, get, head, post
+from litestar import Litestar, MediaType, Request, Response, delete, get, post
 from litestar.exceptions import HTTPException
 from litestar.types import Message, Scope
 
 from gateway.answers import NO_SNIFFING, NO_STORE, failure
+from gateway.content_encoding import need_plain
 from gateway.gateway import Gateway
 from gateway.negotiation import Connect, Negotiation
-from gateway.openapi import DOCS, PAGE_POLICY, PublishOperation, RevokeOperation, openapi_config
+from gateway.openapi import (
+    DOCS,
+    PAGE_POLICY,
+    PublishOperation,
+    ReadyOperation,
+    RevokeOperation,
+    document_problems,
+    openapi_config,
+    operation,
+)
 from gateway.posting import Accepted, Posting
 from gateway.revocation_requests import describe_revocation, parse_revocation
 from gateway.shards import Shards
@@ -156,7 +166,12 @@ def create_app(
                     return {**_shard(report), "slowest": None, "shard_error": error.code}
         raise Refused(404, "no_such_shard", f"there is no shard {index}", "GET /v1/stats/shards lists them")
 
-    @get("/v1/users/{user:str}", summary="One user's connections", tags=["administrators"])
+    @get(
+        "/v1/users/{user:str}",
+        summary="One user's connections",
+        tags=["administrators"],
+        operation_class=operation(502, 504),
+    )
     async def user(request: Req, user: str) -> dict[str, Any]:
         """Asks the shard that owns the user, and if it has no connection there, the others.
 
@@ -183,7 +198,13 @@ def create_app(
         identity = await _administrator(request, "drain", shard=index)
         return {"shard": index, "users": await gateway.drain(identity, index)}
 
-    @post("/v1/shards/{index:int}/undrain", status_code=202, summary="Keep a shard after all", tags=["administrators"])
+    @post(
+        "/v1/shards/{index:int}/undrain",
+        status_code=202,
+        summary="Keep a shard after all",
+        tags=["administrators"],
+        operation_class=operation(409),
+    )
     async def undrain(request: Req, index: int) -> dict[str, int]:
         """Ends a drain that is under way: the shard takes users again."""
         identity = await _administrator(request, "undrain", shard=index)
@@ -213,6 +234,7 @@ def create_app(
         Connections that they have opened are closed with 4401. It holds until the tokens have expired, or `until`.
         """
         identity = await _administrator(request, "revoke")
+        need_plain(request.scope["headers"])
         now, body = time.time(), await request.body()
         asked = parse_revocation(
             body, id=process.new_id(), by=identity.user, now=now, longest=settings.token_max_life_s
@@ -236,20 +258,12 @@ def create_app(
         """Whether this process answers at all."""
         return {"status": "ok"}
 
-    @head("/healthz", security=[{}], include_in_schema=False)
-    async def head_healthz() -> Response[None]:
-        return Response(None)
-
-    @get("/readyz", summary="Ready", security=[{}], tags=["operations"])
+    @get("/readyz", summary="Ready", security=[{}], tags=["operations"], operation_class=ReadyOperation)
     async def readyz() -> Response[dict[str, str]]:
         """Whether it can admit users: 503 until then. `router` says whether it can publish, too."""
         if gateway.ready:
             return Response({"status": "ready", "router": "alive" if gateway.router_alive else "away"})
         return Response({"status": "starting"}, status_code=503, headers={"retry-after": "1"})
-
-    @head("/readyz", security=[{}], include_in_schema=False)
-    async def head_readyz() -> Response[None]:
-        return Response(None) if gateway.ready else Response(None, status_code=503, headers={"retry-after": "1"})
 
     @get("/metrics", summary="Metrics", security=[{}], media_type=MediaType.TEXT, tags=["operations"])
     async def scrape() -> Response[bytes]:
@@ -271,7 +285,7 @@ def create_app(
     async def _identity(request: Req) -> Identity:
         return await gateway.identify(_token(request), gateway.addresses.of(request.scope))
 
-    return Litestar(
+    app = Litestar(
         [
             connect,
             route,
@@ -288,9 +302,7 @@ def create_app(
             revocations,
             unrevoke,
             healthz,
-            head_healthz,
             readyz,
-            head_readyz,
             scrape,
         ],
         exception_handlers={Exception: _problem},
@@ -299,6 +311,8 @@ def create_app(
         openapi_config=openapi_config(),
         logging_config=None,
     )
+    document_problems(app)
+    return app
 
 
 async def _add_headers(message: Message, scope: Scope) -> None:
@@ -350,11 +364,27 @@ def _shard(report: ShardReport) -> dict[str, Any]:
     }
 
 
+def _explain(error: HTTPException, request: Req) -> tuple[str, str, str]:
+    """Code, detail and hint for what Litestar refuses by itself."""
+    match error.status_code:
+        case 404:
+            return "not_found", f"there is nothing at {request.url.path[:200]!r}", "/docs lists what there is"
+        case 405:
+            allowed = {name.lower(): value for name, value in (error.headers or {}).items()}.get(
+                "allow", "another method"
+            )
+            return "method_not_allowed", f"there is no {request.method} here", f"use {allowed}"
+        case 413:
+            return "too_large", error.detail, "send less at a time; an operator raises SOLOWIRE_PUBLISH_MAX_BYTES"
+        case _:
+            return "bad_request", error.detail, "/docs says what each request is to have"
+
+
 def _problem(request: Req, error: Exception) -> Response[bytes]:
     """Any exception as a problem body; one that nobody meant is logged, and told without its details."""
     if isinstance(error, HTTPException):
-        code = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}.get(error.status_code, "bad_request")
-        body = msgspec.json.encode(problem(error.status_code, code, error.detail))
+        code, detail, hint = _explain(error, request)
+        body = msgspec.json.encode(problem(error.status_code, code, detail, hint))
         return Response(body, status_code=error.status_code, media_type=PROBLEM_TYPE, headers=error.headers)
     status, headers, body = failure(error, request.url.path)
     told = {name.decode(): value.decode() for name, value in headers}

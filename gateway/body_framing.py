@@ -70,7 +70,7 @@ class Body:
             return
         size = _CHUNK_SIZE.fullmatch(line)
         if size is None:
-            raise _bad("the size of a chunk is none")
+            raise _bad("the size of a chunk is no hexadecimal number")
         number = int(size[1], 16)
         self._in_trailer = not number
         self._chunk = number + 2 if number else 0
@@ -89,12 +89,17 @@ def body_of(head: Framing) -> Body:
         if lengths:
             raise _bad("there is both a Content-Length and a Transfer-Encoding")
         if head.version < (1, 1) or len(codings) > 1 or codings[0].lower() != b"chunked":
-            raise Refused(501, "transfer_encoding_not_supported", "only chunked is known", "")
+            raise Refused(
+                501,
+                "transfer_encoding_not_supported",
+                "the only Transfer-Encoding that is understood is chunked, alone",
+                "send the body as it is, or chunked",
+            )
         return Body(None)
     if len(lengths) > 1 or (lengths and not _DIGITS.fullmatch(lengths[0])):
-        raise _bad("the Content-Length is none")
+        raise _bad("the Content-Length is no number, or there are several")
     return Body(int(lengths[0]) if lengths else 0)
 
 
 def _bad(message: str) -> Refused:
-    return Refused(400, "bad_request", message, "")
+    return Refused(400, "bad_request", message, "see RFC 9112: a client or proxy on the way writes HTTP wrongly")

@@ -61,7 +61,7 @@ from solowire.tokens import Tokens
 
 log = structlog.get_logger("solowire.gateway")
 
-_AWAY = ("router_away", "the router can't be reached", AGAIN)
+_AWAY = ("router_away", "the router can't be reached", "try again in a moment; events with the same ids")
 _LAST_ANSWERS_SECONDS = 0.5
 _HELD_SECONDS = 1.0
 _MOST_HELD = 256
@@ -175,7 +175,11 @@ class Gateway:
                     return self.tokens.identify(token, time.time())
             if not self.tokens.has_keys:
                 raise Refused(
-                    503, "keys_unavailable", "the keys that tokens are signed with can't be had now", AGAIN, 2.0
+                    503,
+                    "keys_unavailable",
+                    "the keys that tokens are signed with can't be had now",
+                    "try again in a moment",
+                    2.0,
                 ) from None
             raise
 
@@ -195,12 +199,22 @@ class Gateway:
     def need_publisher(self, identity: Identity) -> None:
         """Raises Refused for one who may not publish, before anything that they sent is read."""
         if not identity.may(PUBLISH):
-            raise Refused(403, "forbidden", f"publishing needs the permission {PUBLISH}", "use a publisher's token")
+            raise Refused(
+                403,
+                "forbidden",
+                f"publishing needs the permission {PUBLISH}, which the role {identity.role!r} doesn't grant to you",
+                "use a token of another role, such as publisher",
+            )
 
     def need_administrator(self, identity: Identity) -> None:
         """Raises Refused."""
         if not identity.may(ADMINISTER):
-            raise Refused(403, "forbidden", "this is for administrators", f"it needs the permission {ADMINISTER}")
+            raise Refused(
+                403,
+                "forbidden",
+                f"this is for administrators, and the role {identity.role!r} doesn't grant you {ADMINISTER!r}",
+                "use a token of a role that does, such as admin",
+            )
 
     def make_room(self, identity: Identity) -> Room:
         """For a publish request that is about to be read; to be given to `intake.close`. Raises Refused."""
@@ -297,7 +311,8 @@ class Gateway:
     def _need_kept(answer: Revoked) -> None:
         if not answer.is_kept:
             message = "it is so, but the journal could not keep it: a restart of the router may undo it"
-            raise Refused(503, "journal_unavailable", message, AGAIN, retry_after=1)
+            hint = "ask for it again in a moment; an operator sees to the journal's disk"
+            raise Refused(503, "journal_unavailable", message, hint, retry_after=1)
 
     async def finish(self) -> None:
         """Waits a moment for answers that are on their way, and closes. Whoever waited has gone on by then."""
@@ -317,17 +332,32 @@ class Gateway:
     def _admit(self, identity: Identity, address: str) -> tuple[ShardAddress, str]:
         role = self._roles.get(identity.role)
         if role is not None and not role.may_connect:
-            raise Refused(403, "forbidden", f"the role {identity.role!r} may not open a connection", "")
+            raise Refused(
+                403,
+                "forbidden",
+                f"the role {identity.role!r} may not open a connection",
+                "use a token of another role; a roles file says so by may_connect",
+            )
         now = self._clock()
         self._admission.check(identity, address, now)  # first, since most are refused for that when many come
         index = self._ring.owner(identity.user)
         shard = self._shards.get(index) if index is not None else None
         if shard is None:
-            raise Refused(503, "no_shard", "no shard is ready", "try again in a moment", retry_after=1)
+            raise Refused(
+                503,
+                "no_shard",
+                "no shard is ready to take users",
+                "try again in a moment; /readyz says when",
+                retry_after=1,
+            )
         wait = self._returning.wait(identity.user, now)
         if wait:
             raise Refused(
-                503, "returning", "the user's shard has gone, and its users come back one after the other", "", wait
+                503,
+                "returning",
+                "the user's shard has gone, and its users come back one after the other",
+                "connect again when Retry-After says: it is this user's turn then",
+                wait,
             )
         self._admission.charge(identity, address, now)
         return shard, self.tokens.issue_ticket(identity, shard.index, process.new_id(), time.time(), address)
@@ -391,7 +421,8 @@ class Gateway:
                     self._ring = Ring(self._shards)
                     log.info("ring_changed", shards=sorted(self._shards))
             case _:
-                self._sampler.write("warning", "message_not_for_a_gateway", kind=type(message).__name__)
+                hint = "do all processes run one version?"
+                self._sampler.write("warning", "message_not_for_a_gateway", kind=type(message).__name__, hint=hint)
 
 
 def _state_of(event: Event) -> str | None:

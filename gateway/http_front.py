@@ -47,9 +47,21 @@ FILES_OF_HTTP, FILES_OF_TUNNEL = 3, 2
 DRAINED_BYTES = 64 * 1024
 """So much of a body that nobody wanted is read and forgotten to keep a connection; with more to come it is closed."""
 
-FULL_RESPONSE = refusal_response(
-    Refused(503, "too_many_connections", "too many connections are open here", "try again in a moment", 1.0)
-)
+_FULL = {
+    "total": ("this gateway has as many HTTP connections as it may have", "SOLOWIRE_MAX_HTTP_CONNECTIONS"),
+    "address": (
+        "as many HTTP connections are open from your address as one address may have",
+        "SOLOWIRE_MAX_HTTP_CONNECTIONS_PER_ADDRESS, or names the proxy in SOLOWIRE_TRUSTED_PROXIES",
+    ),
+    "files": ("this gateway has as many open files as its process may have", "that limit (ulimit -n)"),
+}
+FULL_RESPONSES = {
+    limit: refusal_response(
+        Refused(503, "too_many_connections", message, f"try again in a moment; an operator raises {raised}", 1.0)
+    )
+    for limit, (message, raised) in _FULL.items()
+}
+"""By the limit that is reached."""
 
 NO_ANSWER = Refused(
     503, "overloaded", "the request was ended before its answer was read", "send it again, with the same ids", 1.0
@@ -155,20 +167,24 @@ class HttpFront:
 
         return wrapped
 
-    def admit(self, address: str) -> bool:
-        """Counts a connection of this address, and closes an idle one if there is no room else; False if there is none.
+    def admit(self, address: str) -> str | None:
+        """Counts a connection of this address, and closes an idle one if there is no room else.
+
+        None, or, where there is no room, which limit is reached: `files`, `address` or `total`.
 
         An idle one of the address itself, if that is what is full, else of whichever address has been idle first.
         """
         http = len(self.limiter)
         if FILES_OF_HTTP * http + FILES_OF_TUNNEL * (len(self.clients) - http) >= self._max_files:
             self.limiter.refused += 1
-            return False
+            return "files"
         if not self.limiter.has_room(address):
             own = self.idle.get(address) if self.limiter.is_full(address) else next(iter(self.idle.values()), None)
             if own:
                 next(iter(own)).close_idle()
-        return self.limiter.acquire(address)
+        if self.limiter.acquire(address):
+            return None
+        return "address" if self.limiter.is_full(address) else "total"
 
     def note_idle(self, address: str, client: ClientConnection) -> None:
         """It waits for a next request."""
@@ -217,8 +233,9 @@ class ClientConnection(asyncio.BufferedProtocol):
         peer = transport.get_extra_info("peername") or ("", 0)
         self.peer = (str(peer[0]), int(peer[1]))
         address = "" if front.trusted(self.peer[0]) else counted_address(self.peer[0])
-        if not front.admit(address):
-            self.transport.write(FULL_RESPONSE)
+        full = front.admit(address)
+        if full is not None:
+            self.transport.write(FULL_RESPONSES[full])
             self.transport.close()
             return
         self._address = address
@@ -293,7 +310,9 @@ class ClientConnection(asyncio.BufferedProtocol):
             self._pending = self._pending.lstrip(b"\r\n")  # RFC 9112, section 2.2
         end = self._pending.find(HEAD_END)
         if end > HEAD_BYTES or (end < 0 and len(self._pending) > HEAD_BYTES):
-            raise Refused(431, "head_too_large", f"a request head may have {HEAD_BYTES} bytes", "")
+            raise Refused(
+                431, "head_too_large", f"a request head may have {HEAD_BYTES} bytes", "send fewer or shorter headers"
+            )
         if end < 0:
             if self._pending and self._ends_at is None:
                 self._ends_at = self._front.loop.time() + self._front.head_s
@@ -501,8 +520,18 @@ class _Upstream(asyncio.BufferedProtocol):
             await self._front.loop.create_unix_connection(lambda: self, self._front.upstream)
         except OSError as error:
             if not self._is_dropped:
-                logger.error("upstream_unavailable", reason=str(error))
-                self._client.refuse(Refused(503, "overloaded", "the gateway can't take requests", "try again", 1.0))
+                logger.error(
+                    "upstream_unavailable", reason=str(error), hint="requests are refused until it is there again"
+                )
+                self._client.refuse(
+                    Refused(
+                        503,
+                        "overloaded",
+                        "the gateway can't take requests",
+                        "try again in a moment; its log says why",
+                        1.0,
+                    )
+                )
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -551,7 +580,7 @@ class _Upstream(asyncio.BufferedProtocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:  # Granian's fault, and not the client's
-            logger.error("upstream_unclear", reason=str(error))
+            logger.error("upstream_unclear", reason=str(error), hint="a fault of the gateway: report it with this line")
             self._client.answered(keeps_alive=False)
             return
         if self._is_answered:

@@ -31,6 +31,8 @@ MODEST_RATE, MODEST_BURST = 200.0, 1000.0
 """Events a second, and at once, of a publisher that is no reason for a shard to fall behind."""
 RETRY_SECONDS = 1.0
 AGAIN = "publish it again with the same ids"
+_RAISE_RATE = "an operator raises SOLOWIRE_PUBLISH_RATE"
+_RAISE_ROOM = "an operator raises SOLOWIRE_PUBLISH_HELD_REQUESTS and SOLOWIRE_PUBLISH_HELD_BYTES"
 _RESERVE = 4
 """One part in so many of all room is for those who have less than their share."""
 _OF_ONE = "one publisher may hold no more than its share of what may be under way"
@@ -141,7 +143,8 @@ class Intake:
         wait = self._publishers.wait(user, now, events)
         if wait:
             self.limited += 1
-            raise Refused(429, "publish_rate_limited", f"a publisher may send {self._rate:g} events/s", AGAIN, wait)
+            message = f"one publisher may send {self._rate:g} events a second to a gateway"
+            raise Refused(429, "publish_rate_limited", message, f"{AGAIN}; {_RAISE_RATE}", wait)
 
     def is_modest(self, user: str, events: int, now: float) -> bool:
         """Whether the publisher sends so little, with so many events more, that none of the others slows it."""
@@ -234,7 +237,7 @@ class Intake:
 
     def _overloaded(self, message: str = "more is under way to the log than it can take") -> Refused:
         self.overloads += 1
-        return Refused(503, "overloaded", message, AGAIN, RETRY_SECONDS)
+        return Refused(503, "overloaded", message, f"{AGAIN}; {_RAISE_ROOM}", RETRY_SECONDS)
 
 
 def _is_too_much(wanted: int, together: int, most: int) -> bool:

@@ -26,6 +26,7 @@ import structlog
 
 from gateway.answers import JSON_HEADERS, Scope, answer, failure
 from gateway.body_deadline import BodyDeadline, BodyPace
+from gateway.content_encoding import decode_content, join_encodings
 from gateway.gateway import Gateway
 from gateway.intake import Room
 from gateway.parsing_turns import ParsingTurns
@@ -93,6 +94,8 @@ class Posting:
         """Reads a request and publishes its events. Raises RequestError."""
         gateway, address = self._gateway, self._gateway.addresses.of(scope)
         headers: dict[bytes, bytes] = dict(scope["headers"])
+        if b"content-encoding" in headers:
+            headers[b"content-encoding"] = join_encodings(scope["headers"])
         identity, room = None, None
         try:
             identity = await gateway.identify(bearer(_text(headers, b"authorization")), address)
@@ -122,6 +125,10 @@ class Posting:
     ) -> tuple[int, dict[str, int]]:
         """Reads the request and sends it on; its number, and how many of which types. The events are not kept."""
         body = await self._read(headers, receive, room)
+        if b"content-encoding" in headers:
+            packed = len(body)
+            body = decode_content(body, _text(headers, b"content-encoding"), self._max_bytes)
+            self._gateway.intake.grow(room, max(0, len(body) - packed))
         wanted = body, _text(headers, b"content-type"), datetime.now(UTC), identity.user
         try:
             if len(body) <= SMALL_BYTES:
@@ -191,7 +198,8 @@ class Posting:
     def _keep(self, room: Room, piece: int, size: int) -> None:
         """A piece of so many bytes has come, and is kept; with it there are `size`. Raises Refused."""
         if size > self._max_bytes:
-            raise Refused(413, "too_large", f"a request may have {self._max_bytes} bytes", "send fewer events in each")
+            hint = "send fewer events in each; an operator raises SOLOWIRE_PUBLISH_MAX_BYTES"
+            raise Refused(413, "too_large", f"a request may have {self._max_bytes} bytes", hint)
         self._gateway.intake.grow(room, piece)
 
 
@@ -212,7 +220,12 @@ def _check_length(headers: dict[bytes, bytes]) -> None:
 
 
 def _too_large() -> Refused:
-    return Refused(413, "too_large", f"{DISCARDED_BYTES} bytes are not even read", "send fewer events in each")
+    return Refused(
+        413,
+        "too_large",
+        f"a request of more than {DISCARDED_BYTES} bytes is not even read",
+        "send fewer events in each",
+    )
 
 
 def _text(headers: dict[bytes, bytes], name: bytes) -> str:

@@ -149,7 +149,8 @@ class Parser:
 
     def _too_many(self) -> Refused:
         most = self._max_events
-        return Refused(413, "too_many_events", f"a request may have {most} events", f"send {most} at most in each")
+        hint = f"send {most} at most in each; an operator raises SOLOWIRE_PUBLISH_MAX_EVENTS"
+        return Refused(413, "too_many_events", f"a request may have {most} events", hint)
 
     def _event(self, index: int, item: Any, stamp: str, taken: float, packed: bool, publisher: str | None) -> Event:
         try:
@@ -183,7 +184,11 @@ class Parser:
             raise InvalidEvent(index, "$.data", f"it can't be sent on: {error}", "out_of_range") from None
         if len(data) > self._max_bytes:
             raise InvalidEvent(
-                index, "$.data", f"{len(data)} bytes are more than the {self._max_bytes} allowed", "event_too_big"
+                index,
+                "$.data",
+                f"{len(data)} bytes of data are more than the {self._max_bytes} that one event may have",
+                "event_too_big",
+                "an operator raises SOLOWIRE_EVENT_MAX_BYTES",
             )
         try:
             timestamp = stamp if incoming.timestamp is None else rfc3339(incoming.timestamp)
@@ -237,7 +242,8 @@ def _default_key(event_type: EventType, data: dict[str, Any]) -> str | None:
 def _unreadable(error: Exception, kind: str) -> RequestError:
     reason = _TOO_DEEP if isinstance(error, RecursionError) else str(error)
     name = "MessagePack" if kind in MSGPACK_TYPES else "JSON"
-    return RequestError("invalid_body", f"the body is not valid {name}: {reason}")
+    hint = f"the Content-Type says {kind or JSON_TYPES[0]}: send that, or say what it is"
+    return RequestError("invalid_body", f"the body is not valid {name}: {reason}", hint)
 
 
 def _fault(index: int, error: Exception, base: str) -> InvalidEvent:

@@ -32,6 +32,10 @@ from solowire.tokens import bearer
 
 logger = structlog.get_logger("solowire.relay")
 
+AWAY_HINT = "connect again in a moment: a shard that is lost is started again, or its users go to the others"
+RELAY_FAILED_HINT = "connect again in a moment; the gateway's log says why"
+_UNREACHABLE = "if it goes on while the shard runs, check SOLOWIRE_ADVERTISE_HOST and what is between the two"
+
 PATHS = frozenset({"/ws"})
 """Where WebSockets are served here."""
 OPEN_SECONDS = 5.0
@@ -97,11 +101,11 @@ class Relay:
         except RequestError as error:
             client.refuse(error)
         except asyncio.CancelledError:
-            client.refuse(Refused(503, "restarting", "the gateway is restarting", "connect again", 1.0))
+            client.refuse(Refused(503, "restarting", "the gateway is restarting", "connect again in a moment", 1.0))
             raise
         except Exception:
             logger.exception("relay_failed")
-            client.refuse(Refused(503, "overloaded", "the gateway can't carry this connection", "connect again", 1.0))
+            client.refuse(Refused(503, "overloaded", "the gateway can't carry this connection", RELAY_FAILED_HINT, 1.0))
         else:
             relayed.begin(_handshake(head, ticket) + rest)
 
@@ -111,8 +115,10 @@ class Relay:
             async with asyncio.timeout(OPEN_SECONDS):
                 await self._loop.create_connection(lambda: relayed, shard.host, shard.port)
         except OSError as error:  # a TimeoutError is one
-            logger.warning("shard_unreachable", shard=shard.index, error=str(error))
-            raise Refused(503, "shard_away", f"shard {shard.index} can't be reached", "", retry_after=1) from None
+            logger.warning("shard_unreachable", shard=shard.index, error=str(error), hint=_UNREACHABLE)
+            raise Refused(
+                503, "shard_away", f"shard {shard.index} can't be reached from the gateway", AWAY_HINT, retry_after=1
+            ) from None
 
 
 class RelayedConnection(asyncio.BufferedProtocol):
@@ -226,9 +232,13 @@ class RelayedConnection(asyncio.BufferedProtocol):
         self._timer.cancel()
         self._relay.forget(self)
         if self._answer is not None:
-            logger.warning("shard_unreachable", shard=self._shard.index, error="it closed without an answer")
+            logger.warning(
+                "shard_unreachable", shard=self._shard.index, error="it closed without an answer", hint=_UNREACHABLE
+            )
             self._client.refuse(
-                Refused(503, "shard_away", f"shard {self._shard.index} can't be reached", "", retry_after=1)
+                Refused(
+                    503, "shard_away", f"shard {self._shard.index} closed without an answer", AWAY_HINT, retry_after=1
+                )
             )
         elif self._frames is not None and not self._frames.has_closed and self._frames.at_boundary:
             self._client.close_with(last)

@@ -153,6 +153,8 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
             await negotiation(scope, send)
         elif posting.takes(scope):
             await posting(scope, receive, send)
+        elif scope["method"] == "HEAD":  # as GET (RFC 9110, section 9.3.2); Granian leaves the body out
+            await http({**scope, "method": "GET"}, receive, send)
         else:
             await http(scope, receive, send)
 

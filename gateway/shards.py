@@ -17,6 +17,8 @@ from solowire.user_names import encode_user_name
 TIMEOUT_SECONDS = 2.0
 AT_A_TIME = 16
 MAX_CLIENTS = 512
+_ASK_AGAIN = "ask again in a moment; GET /v1/stats/shards says how the shards are"
+_SAME_SYSTEM = "see that gateway and shards have the same version, secret and roles"
 
 
 class Shards:
@@ -57,7 +59,9 @@ class Shards:
                 for answer in answers:
                     if isinstance(answer, BaseException):
                         raise answer
-                raise Refused(404, "not_connected", "the user has no connection", "")
+                raise Refused(
+                    404, "not_connected", "the user has no connection", "names are compared exactly, case included"
+                )
         return list(found.get("connections", []))
 
     def _client_for(self, shard: ShardAddress) -> httpx.AsyncClient:
@@ -79,11 +83,14 @@ class Shards:
                 return None
             body = answer.json() if answer.status_code == 200 else None
         except httpx.TimeoutException:
-            raise Refused(504, "shard_slow", f"shard {shard.index} doesn't answer", "", retry_after=1) from None
+            message = f"shard {shard.index} has not answered within {TIMEOUT_SECONDS:g} s"
+            raise Refused(504, "shard_slow", message, _ASK_AGAIN, retry_after=1) from None
         except httpx.TransportError:
-            raise Refused(503, "shard_away", f"shard {shard.index} can't be reached", "", retry_after=1) from None
+            message = f"shard {shard.index} can't be reached from the gateway"
+            raise Refused(503, "shard_away", message, _ASK_AGAIN, retry_after=1) from None
         except ValueError:
             body = None
         if not isinstance(body, dict):
-            raise Refused(502, "shard_unclear", f"shard {shard.index} answers {answer.status_code}", "")
+            message = f"shard {shard.index} answered {answer.status_code}, which is not what a gateway asks for"
+            raise Refused(502, "shard_unclear", message, _SAME_SYSTEM)
         return body

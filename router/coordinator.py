@@ -121,6 +121,14 @@ class Coordinator:
             self.fenced.append(holder.address.boot)
         self.holders.lost(name)
 
+    def readmit(self, name: bytes) -> list[tuple[bytes, Lease]]:
+        """The lease of a shard that leaves no more: with slots ahead of need, since gateways send it users at once.
+
+        None for one that has not said yet what it uses: its report is answered with a lease.
+        """
+        holder = self.holders.live.get(name)
+        return self._changed([holder], self._sharing.plan()) if holder is not None and holder.known else []
+
     def tick(self, now: float) -> list[tuple[bytes, Lease]]:
         """Forgets leases that have run out; the leases to send, now that there is more."""
         self.holders.expire(now)

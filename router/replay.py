@@ -65,7 +65,8 @@ class ReplayQueue:
         asked[message.request] = (now, message)
         if len(asked) > MAX_WAITING:
             asked.popitem(last=False)
-            log.warning("replay_dropped", peer=peer.decode(errors="replace"), waiting=len(asked))
+            hint = "that client is sent away, and comes back: more come back at once than the journal answers"
+            log.warning("replay_dropped", peer=peer.decode(errors="replace"), waiting=len(asked), hint=hint)
 
     def cancel(self, peer: bytes, request: int) -> None:
         """The client has gone."""
@@ -97,7 +98,8 @@ class ReplayQueue:
             self._send(peer, read_part(self._journal, message, self._stopwatch))
         except JournalUnavailable as error:
             # The shard sends the client away with its cursor, to ask again.
-            log.error("journal_unreadable", replay=message.after, reason=str(error))
+            hint = "the client comes back for it; see the disk"
+            log.error("journal_unreadable", replay=message.after, reason=str(error), hint=hint)
         self._rests_until = now + (self._stopwatch() - began) * (1 + REST)
         return self._rests_until if self._waiting else None
 
@@ -159,7 +161,9 @@ def present_states(journal: Journal, upto: int) -> list[tuple[int, bytes]]:
     try:
         records = journal.states(upto, STATES)
     except JournalUnavailable as error:
-        log.error("journal_unreadable", states=upto, reason=str(error))
+        log.error(
+            "journal_unreadable", states=upto, reason=str(error), hint="new shards begin without states; see the disk"
+        )
         return []
     sizes = accumulate(len(record.body) for record in reversed(records))
     room = sum(size <= STATES_BYTES for size in sizes)

@@ -222,7 +222,7 @@ class Router:
         retry_after = self.pressure.retry_after
         if retry_after is not None and (self.pressure.refuses_modest or not message.is_modest):
             self.refused += 1
-            reason = "a shard or the journal can't follow"
+            reason = "the log or a shard can't follow: it is SOLOWIRE_LAG_HARD_S or more behind"
             self._send(peer, NotPublished(message.request, "overloaded", reason, retry_after))
             return
         appended = self.journal.append(message.events, now + self.wall_offset)
@@ -272,7 +272,9 @@ class Router:
         if (before.retry_after is None) != (self.pressure.retry_after is None):
             lag = max((follower.lag for follower in followers), default=0.0)
             said = "publishers_flow" if self.pressure.retry_after is None else "publishers_refused"
-            log.warning(said, lag_s=round(lag, 2), commit_s=round(self._commit_took, 3), refused=self.refused)
+            hint = "lag_s: a shard is behind; commit_s: the disk of the journal is slow"
+            commit_s = round(self._commit_took, 3)
+            log.warning(said, lag_s=round(lag, 2), commit_s=commit_s, refused=self.refused, hint=hint)
 
     def _commit(self, now: float) -> None:
         answers, self._unanswered = self._unanswered, []
@@ -298,7 +300,7 @@ class Router:
             self._own.clear()
         if self._unavailable and answers:
             self._unavailable = False
-            log.warning("journal_available")
+            log.warning("journal_available", hint="publishers are heard again")
         for peer, request, appended in answers:
             self.events += len(appended.offsets) - len(appended.duplicates)
             self.duplicates += len(appended.duplicates)
@@ -318,10 +320,12 @@ class Router:
                     return
                 outlet.sent(message)
         except JournalHole as hole:
-            log.error("journal_hole", shard=outlet.shard, reason=str(hole), goes_on_behind=hole.upto)
+            hint = "the file of the journal is damaged: events are lost; restore it, or move it away to begin a new log"
+            log.error("journal_hole", shard=outlet.shard, reason=str(hole), goes_on_behind=hole.upto, hint=hint)
             outlet.pass_over(hole.upto)  # what lies before it was sent, or is given up with it
         except JournalUnavailable as error:
-            self._sampler.write("error", "journal_unreadable", shard=outlet.shard, reason=str(error))
+            hint = "it is tried again; see the disk"
+            self._sampler.write("error", "journal_unreadable", shard=outlet.shard, reason=str(error), hint=hint)
 
     def _catch_up(self, outlet: Outlet) -> None:
         self._pump(outlet)
@@ -347,7 +351,8 @@ class Router:
         for peer in silent:
             self._drop_outlet(peer.name)
             self.coordinator.holders.lost(peer.name)
-            log.warning("peer_silent", peer=peer.name.decode(errors="replace"))
+            hint = "it has ended or is stuck: its own log says why"
+            log.warning("peer_silent", peer=peer.name.decode(errors="replace"), hint=hint)
         self._tell_ring("shard_lost", b"", [(p.address.index, p.stats.connections) for p in silent if p.address])
         for name, lease in self.coordinator.tick(now):
             self._send(name, lease)
@@ -380,21 +385,28 @@ class Router:
 
     def _hello(self, peer: bytes, message: Hello, now: float) -> None:
         if message.version != VERSION:
-            name = peer.decode(errors="replace")
-            self._sampler.write("error", "version_mismatch", peer=name, theirs=message.version, ours=VERSION)
+            name, hint = peer.decode(errors="replace"), "it is not heard: install the same version for all processes"
+            self._sampler.write("error", "version_mismatch", peer=name, theirs=message.version, ours=VERSION, hint=hint)
             return
         if message.boot in self.coordinator.fenced:
             self._send(peer, Fenced("it has been fenced off"))
             return
         for other in self.members.hello(peer, message, now):
-            self._sampler.write("warning", "shard_superseded", peer=other.name.decode(errors="replace"))
+            name, hint = other.name.decode(errors="replace"), "another process began as this shard; the older one ends"
+            self._sampler.write("warning", "shard_superseded", peer=name, hint=hint)
             self._drop_outlet(other.name)
             self.coordinator.holders.lost(other.name)
             self._send(other.name, Superseded())
         if message.shard is not None:
+            holder = self.coordinator.holders.live.get(peer)
+            has_left = holder is not None and holder.leaving
             self.coordinator.holders.joined(peer, message.shard, now)
             if message.leaving:
                 self.coordinator.holders.leaves(peer)
+            elif has_left:
+                for shard, lease in self.coordinator.readmit(peer):
+                    self._send(shard, lease)
+                self._note_leases(now)
         self.access.greeted(peer, message)
         outlet = self._outlet(peer, message, now)
         if not self._tell_ring("shard_joined", peer, []):
@@ -435,7 +447,8 @@ class Router:
         try:
             leases = self.coordinator.reported(peer, slots, now)
         except Lie as lie:
-            self._sampler.write("error", "shard_fenced_off", peer=peer.decode(errors="replace"), reason=str(lie))
+            name, hint = peer.decode(errors="replace"), "a fault of that shard, which begins anew: report it"
+            self._sampler.write("error", "shard_fenced_off", peer=name, reason=str(lie), hint=hint)
             self.coordinator.fence_off(peer)
             self._drop_outlet(peer)
             self._send(peer, Fenced(str(lie)))

@@ -57,7 +57,7 @@ def open_journal(settings: Settings) -> Journal:
             window=settings.duplicate_window_s,
         )
     return SqliteJournal(
-        settings.data_dir / "journal.sqlite3",
+        settings.need_data_dir() / "journal.sqlite3",
         new_epoch=epoch,
         max_age=settings.journal_age_s,
         max_events=settings.journal_events,
@@ -230,6 +230,7 @@ class _Server:
                 sender=peer.decode(errors="replace"),
                 error=str(error),
                 dropped=self._router.dropped,
+                hint="do all processes run one version?",
             )
             return
         self._router.receive(peer, message, self._loop.time())

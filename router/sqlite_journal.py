@@ -4,7 +4,9 @@ What it keeps true, beside what `router.journal` promises: what `commit` has ret
 killed or the power failed; epoch and offsets go on after a restart, for which the newest record is never trimmed; ids
 within the window are known again. A group that can't be written is forgotten as a whole, with its ids, and the next
 one is tried as if nothing had happened. No file that was there is ever overwritten or emptied: one that can't be
-trusted is set aside under a new name, loudly, and one of a newer version is refused.
+trusted is set aside under a new name, loudly, and one of a newer version is refused. What retention no longer keeps is
+given back to the disk but for an eighth of the rest, which the next events take: by each commit a little, and at the
+start as a whole where that is quick, or where the file was made before the other could be done (`compact_file`).
 
     events  offset → at (unix seconds), id, user, state, body. Offsets stand without a hole from floor + 1 to last
     meta    epoch, and the router's own words as note.NAME
@@ -22,43 +24,46 @@ import contextlib
 import math
 import sqlite3
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
 import structlog
 
 from router.journal import MAX_IDS, Appended, IdKey, JournalHole, JournalUnavailable, Record, id_key
+from router.journal_file import APPLICATION_ID as APPLICATION_ID
+from router.journal_file import (
+    FREE_PAGES,
+    INCREMENTAL,
+    PAGE_BYTES,
+    DamagedError,
+    check_file,
+    check_offsets,
+    compact_file,
+    connect,
+    create_file,
+    error_code,
+    explain_error,
+    reveal_damage,
+    set_aside,
+)
+from router.journal_file import VERSION as VERSION
 from solowire.backplane import PublishedEvent
 from solowire.errors import ConfigError
 
 log = structlog.get_logger("solowire.router")
 
-VERSION = 1
-APPLICATION_ID = 0x534C5752  # "SLWR", for `file` and for us
-
-LAST_OFFSET = 2**53
-
 TRIM_ROWS = 1_000
 TRIM_PAUSE_SECONDS = 1.0
 """After a commit that failed and may have done so for its trim, which must not be tried with every group then."""
 
-TAIL_RECORDS, TAIL_BYTES = 50_000, 64 * 2**20
+FAR_OVER_ROWS, MANY_ROWS = 100_000, 5_000
+"""With so many over the retention, as when it has been lowered, so many are trimmed at a time (some 10 ms)."""
 
-# An index holds the rowid, which is the offset, after its own columns: this is (user, offset) and (state, offset).
-SCHEMA = f"""
-PRAGMA page_size = 4096;
-PRAGMA journal_mode = WAL;
-BEGIN;
-CREATE TABLE events (offset INTEGER PRIMARY KEY, at REAL NOT NULL, id TEXT NOT NULL, user TEXT, state TEXT,
-                     body BLOB NOT NULL);
-CREATE INDEX of_user ON events (user) WHERE user IS NOT NULL;
-CREATE INDEX of_state ON events (state) WHERE state IS NOT NULL;
-CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
-PRAGMA application_id = {APPLICATION_ID};
-PRAGMA user_version = {VERSION};
-"""
+RELEASED_PAGES = 256
+"""Given back to the disk with each commit, at most: 1 MB, in a millisecond; four times as many where nothing came."""
+
+TAIL_RECORDS, TAIL_BYTES = 50_000, 64 * 2**20
 
 # secure_delete is on in Debian's SQLite and would write every page that a trim frees. The WAL is copied into the file
 # every 1,000 pages, which a commit has to wait for: more would wait longer, less would do it too often.
@@ -113,21 +118,6 @@ SELECT {COLUMNS} FROM newest JOIN events ON offset = place WHERE place <= ? ORDE
 
 _Row = tuple[int, float, str, str | None, str | None, bytes]
 
-_DAMAGE = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}  # ERROR: no such table
-_REASONS = {
-    sqlite3.SQLITE_FULL: "the journal's disk is full",
-    sqlite3.SQLITE_READONLY: "the journal is read-only",
-    sqlite3.SQLITE_IOERR: "the journal's disk has an I/O error",
-    sqlite3.SQLITE_CORRUPT: "the journal is damaged",
-    sqlite3.SQLITE_NOTADB: "the journal is damaged",
-    sqlite3.SQLITE_BUSY: "another process has locked the journal",
-    sqlite3.SQLITE_CANTOPEN: "the journal's files can't be opened",
-}
-
-
-class _DamagedError(Exception):
-    """The file can't be trusted."""
-
 
 class SqliteJournal:
     """The log in the file `path`, with its -wal and -shm beside it. One process at a time: `router.server` sees to it.
@@ -160,23 +150,26 @@ class SqliteJournal:
         try:
             try:
                 self._open(path, new_epoch, now)
-            except _DamagedError as damage:
-                _set_aside(path, str(damage), now)
+            except DamagedError as damage:
+                set_aside(path, str(damage), now)
                 self._open(path, new_epoch, now)
-        except (OSError, sqlite3.Error, _DamagedError) as error:
-            reason = error.strerror if isinstance(error, OSError) else _reason(error)
+        except (OSError, sqlite3.Error, DamagedError) as error:
+            reason = error.strerror if isinstance(error, OSError) else explain_error(error)
             raise ConfigError(f"journal {path}: {reason}; make it readable and writable, or move it away") from None
         self._tail: list[Record] = []
         self._tail_floor = self._last
         self._tail_bytes = 0
 
     def _open(self, path: Path, new_epoch: str, now: float) -> None:
-        if not _check(path):
-            _create(path, new_epoch)
-        self._db = _connect(path, "rw")
+        if not check_file(path):
+            create_file(path, new_epoch)
+        else:
+            compact_file(path, self._max_age, self._max_events, self._max_bytes, now)
+        self._db = connect(path, "rw")
         try:
             self._db.executescript(TUNING)
-            with _damage():
+            self._releases = self._db.execute("PRAGMA auto_vacuum").fetchone()[0] == INCREMENTAL
+            with reveal_damage():
                 self._load(now)
         except BaseException:
             self._db.close()
@@ -187,13 +180,11 @@ class SqliteJournal:
         words: dict[str, bytes] = dict(ask("SELECT name, value FROM meta"))
         self.epoch = words["epoch"].decode()
         self._notes = {name[5:]: value for name, value in words.items() if name.startswith("note.")}
-        first, last = ask("SELECT (SELECT min(offset) FROM events), (SELECT max(offset) FROM events)").fetchone()
-        if first is not None and not 0 < first <= last <= LAST_OFFSET:
-            raise _DamagedError(f"offsets from {first} to {last}")
-        if first is not None and ask("SELECT count(*) FROM events").fetchone()[0] != last - first + 1:
+        first, last = check_offsets(self._db) or (0, 0)
+        if first and ask("SELECT count(*) FROM events").fetchone()[0] != last - first + 1:
             [first] = ask(LAST_RUN).fetchone()
             log.critical("journal_hole", log_begins=first, hint="records before are missing: what is older is given up")
-        self._last: int = last or 0
+        self._last: int = last
         self._floor: int = first - 1 if first else 0
         self._oldest_at = self._at(self._floor + 1)
         # Backwards, so that what is read is what is wanted, however long the log.
@@ -251,7 +242,7 @@ class SqliteJournal:
             for _, forgotten in ids:
                 for id in forgotten:
                     del self._offset_of[id]
-            raise JournalUnavailable(_reason(error)) from None
+            raise JournalUnavailable(explain_error(error)) from None
         self._ids.extend(ids)
         while self._ids and (self._ids[0][0] < now - self._window or len(self._offset_of) > MAX_IDS):
             for id in self._ids.popleft()[1]:
@@ -261,15 +252,20 @@ class SqliteJournal:
         trims = now >= self._trim_at
         try:
             upto = self._due(len(group), now) if trims else self._floor
-            if group or self._unsaved or upto > self._floor:
-                self._write(group, upto)
+            release = self._pages_to_release(RELEASED_PAGES if group else 4 * RELEASED_PAGES) if trims else 0
+            if group or self._unsaved or upto > self._floor or release:
+                self._write(group, upto, release)
+            if release and not self._pages_to_release(1):
+                self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()  # only then the file becomes shorter
         except sqlite3.Error as error:
             if not group or not trims:
                 raise
             # To delete takes room in the WAL, too. Where there is some for the group alone, publishers come first.
             self._trim_at = now + TRIM_PAUSE_SECONDS
             self._write(group, self._floor)
-            log.warning("journal_not_trimmed", reason=_reason(error))
+            log.warning(
+                "journal_not_trimmed", reason=explain_error(error), hint="make room on its disk; publishing goes on"
+            )
 
     def _due(self, arriving: int, now: float) -> int:
         """Up to which offset the log is to be trimmed now, a chunk at the most; `floor` if nothing is over."""
@@ -279,6 +275,8 @@ class SqliteJournal:
         used = self._used_bytes()
         if used > self._max_bytes:
             over = max(over, math.ceil((used - self._max_bytes) / used * kept))
+        if over > FAR_OVER_ROWS:
+            chunk = min(max(chunk, MANY_ROWS), kept + arriving - 1)
         if self._oldest_at < now - self._max_age:
             young = "SELECT offset FROM events WHERE offset > ? AND offset <= ? AND at >= ? ORDER BY offset LIMIT 1"
             found = self._db.execute(young, (floor, floor + chunk, now - self._max_age)).fetchone()
@@ -286,13 +284,23 @@ class SqliteJournal:
         return floor + max(0, min(over, chunk))
 
     def _used_bytes(self) -> int:
-        pages, free, size = (
-            int(self._db.execute(f"PRAGMA {name}").fetchone()[0])
-            for name in ("page_count", "freelist_count", "page_size")
-        )
-        return (pages - free) * size
+        pages, free = self._pages()
+        return (pages - free) * PAGE_BYTES
 
-    def _write(self, group: list[_Row], upto: int) -> None:
+    def _pages(self) -> tuple[int, int]:
+        """How many the file has, and how many of them are free."""
+        ask = self._db.execute
+        return int(ask("PRAGMA page_count").fetchone()[0]), int(ask("PRAGMA freelist_count").fetchone()[0])
+
+    def _pages_to_release(self, most: int) -> int:
+        """How many pages to give back to the disk now."""
+        if not self._releases:
+            return 0
+        pages, free = self._pages()
+        return max(0, min(most, free - max(FREE_PAGES, (pages - free) // 8)))
+
+    def _write(self, group: list[_Row], upto: int, release: int = 0) -> None:
+        """release: pages to give back to the disk."""
         db = self._db
         db.execute("BEGIN IMMEDIATE")
         try:
@@ -304,6 +312,8 @@ class SqliteJournal:
                     db.execute("DELETE FROM meta WHERE name = ?", (f"note.{name}",))
             if upto > self._floor:
                 db.execute("DELETE FROM events WHERE offset <= ?", (upto,))
+            for _ in range(release):  # one at a time: Python's module takes a single step of a statement
+                db.execute("PRAGMA incremental_vacuum(1)")
             oldest_at = self._at(upto + 1) if upto > self._floor or self._last == 0 else self._oldest_at
             db.execute("COMMIT")
         except BaseException:
@@ -363,21 +373,21 @@ class SqliteJournal:
         try:
             [count] = self._db.execute(STATE_COUNT).fetchone()
         except sqlite3.Error as error:
-            raise JournalUnavailable(_reason(error)) from None
+            raise JournalUnavailable(explain_error(error)) from None
         return self._find(STATES if count <= MANY_STATES else LATEST_STATES, upto, limit)[::-1]
 
     def _find(self, query: str, *values: object) -> list[Record]:
         try:
             return self._records(query, values)
         except sqlite3.Error as error:
-            if _code(error) is not None:
-                raise JournalUnavailable(_reason(error)) from None
+            if error_code(error) is not None:
+                raise JournalUnavailable(explain_error(error)) from None
         # Python's own, of text that is no UTF-8: a user of another name is nobody, and all others are as they were.
         self._db.text_factory = _decode_any
         try:
             return self._records(query, values)
         except sqlite3.Error as error:
-            raise JournalUnavailable(_reason(error)) from None
+            raise JournalUnavailable(explain_error(error)) from None
         finally:
             self._db.text_factory = str
 
@@ -414,93 +424,3 @@ class SqliteJournal:
 
 def _decode_any(text: bytes) -> str:
     return text.decode(errors="replace")
-
-
-def _connect(path: Path, mode: str) -> sqlite3.Connection:
-    return sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", timeout=1.0, uri=True, isolation_level=None)
-
-
-def _check(path: Path) -> bool:
-    """Whether there is a journal, and it is sound and ours. Changes nothing. Raises _DamagedError, ConfigError."""
-    wal = Path(f"{path}-wal")
-    if not path.exists():
-        if wal.exists() and wal.stat().st_size:
-            raise _DamagedError("the file is gone, but its -wal is there")
-        return False
-    with path.open("r+b"):
-        pass  # says more plainly than SQLite what is wrong, if it can't be opened
-    if not path.stat().st_size:
-        raise _DamagedError("the file is empty")
-    # Read only, so that a newer version's file is not even brought up to date from its WAL.
-    with contextlib.closing(_connect(path, "ro")) as db, _damage():
-        if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
-            raise _DamagedError("not a journal of Solowire's")
-        version = db.execute("PRAGMA user_version").fetchone()[0]
-        if version > VERSION:
-            raise ConfigError(
-                f"journal {path}: written by a newer Solowire (format {version}, this one reads {VERSION}); "
-                "install that again, or move the file away to begin a new log"
-            )
-        found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
-        if found != "ok":
-            raise _DamagedError(" ".join(str(found).split()))
-        db.execute("SELECT offset, at, id, user, state, body FROM events LIMIT 1").fetchall()
-        if not db.execute("SELECT value FROM meta WHERE name = 'epoch'").fetchone():
-            raise _DamagedError("it has no epoch")
-    return True
-
-
-@contextlib.contextmanager
-def _damage() -> Iterator[None]:
-    """Tells what is wrong with the file from what is wrong with its surroundings."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        code = _code(error)
-        if code in _DAMAGE or code is None:  # None: Python's own, of text that is no UTF-8
-            raise _DamagedError(str(error)) from None
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise _DamagedError(f"its content is not a journal's: {error}") from None
-
-
-def _create(path: Path, epoch: str) -> None:
-    """Under another name first: a file under its own name is a whole one, whenever the process was killed."""
-    draft = Path(f"{path}.new")
-    for leftover in (draft, Path(f"{draft}-wal"), Path(f"{draft}-shm"), Path(f"{draft}-journal")):
-        leftover.unlink(missing_ok=True)
-    draft.touch(mode=0o600)
-    with contextlib.closing(_connect(draft, "rw")) as db:
-        db.executescript(SCHEMA)
-        db.execute("INSERT INTO meta VALUES ('epoch', ?)", (epoch.encode(),))
-        db.execute("COMMIT")
-    draft.rename(path)
-
-
-def _set_aside(path: Path, damage: str, now: float) -> None:
-    stamp = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%SZ")
-    parts = ("", "-wal", "-shm")
-    aside, more = f"{path}.damaged-{stamp}", 1
-    while any(Path(aside + part).exists() for part in parts):
-        more += 1
-        aside = f"{path}.damaged-{stamp}.{more}"
-    for part in parts:  # the file before its -wal: a journal that lost its newest records must not look sound
-        if Path(f"{path}{part}").exists():
-            Path(f"{path}{part}").rename(aside + part)
-    log.critical(
-        "journal_damaged",
-        journal=str(path),
-        set_aside=aside,
-        damage=damage,
-        hint="a new log begins: what clients and shards have missed of the old one is lost to them",
-    )
-
-
-def _code(error: sqlite3.Error) -> int | None:
-    extended: int | None = getattr(error, "sqlite_errorcode", None)
-    return None if extended is None else extended & 0xFF
-
-
-def _reason(error: Exception) -> str:
-    code = _code(error) if isinstance(error, sqlite3.Error) else None
-    return _REASONS.get(code or 0, str(error))

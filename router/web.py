@@ -7,8 +7,9 @@ from typing import Any
 
 import structlog
 
-from solowire.errors import ConfigError
+from solowire.errors import ConfigError, Refused
 from solowire.metrics import CONTENT_TYPE
+from solowire.problems import response_of
 from solowire.serving import WebServer, listen
 from solowire.settings import Settings
 
@@ -44,12 +45,19 @@ def _app(metrics: Callable[[], bytes]) -> Callable[..., Awaitable[None]]:
             case "/healthz" | "/readyz":
                 await _answer(send, 200, b'{"status":"ok"}', "application/json")
             case _:
-                await _answer(send, 404, b'{"status":404,"code":"not_found"}', "application/problem+json")
+                there_are = "there are /metrics, /healthz, /readyz"
+                status, headers, body = response_of(
+                    Refused(404, "not_found", "there is nothing at this path", there_are)
+                )
+                await _send(send, status, headers, body)
 
     return app
 
 
 async def _answer(send: Send, status: int, body: bytes, content_type: str) -> None:
-    headers = [(b"content-type", content_type.encode())]
+    await _send(send, status, [(b"content-type", content_type.encode())], body)
+
+
+async def _send(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -22,6 +22,7 @@ import msgspec
 
 from solowire.catalog import EventType
 from solowire.errors import ConfigError
+from solowire.suggestion import suggest_name
 
 PUBLISH = "events.publish"
 ADMINISTER = "admin"
@@ -150,6 +151,7 @@ def load_roles(text: str, origin: str) -> dict[str, Role]:
     """
     try:
         document = tomllib.loads(text)
+        _check_keys(document, origin)
         roles = msgspec.convert(document, _RolesFile).roles
     except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
         raise ConfigError(f"roles file {origin}: {error}") from error
@@ -163,6 +165,22 @@ def load_roles(text: str, origin: str) -> dict[str, Role]:
             fault = f"the role {name!r} has the permission {wrong[0]!r}, which is none"
             raise ConfigError(f"roles file {origin}: {fault}; write category.name, category.* or *")
     return roles
+
+
+def _check_keys(document: Mapping[str, Any], origin: str) -> None:
+    """Raises ConfigError for a key that nothing reads; what else is wrong is told by msgspec."""
+    tables: dict[str, Any] = {"": document}
+    roles = document.get("roles")
+    if isinstance(roles, dict):
+        tables |= {f" in [roles.{name}]": role for name, role in roles.items()}
+    for place, table in tables.items():
+        known = Role.__struct_fields__ if place else _RolesFile.__struct_fields__
+        for key in table if isinstance(table, dict) else ():
+            if key not in known:
+                suggestion = suggest_name(key, known, f"known are {', '.join(known)}")
+                if key in ("scopes", "zones"):
+                    suggestion = "; scopes stand in tokens: a role says what is done, and a token of whom and where"
+                raise ConfigError(f"roles file {origin}: unknown key {key!r}{place}{suggestion}")
 
 
 class _RolesFile(msgspec.Struct, forbid_unknown_fields=True):

@@ -123,7 +123,7 @@ class _Lines(LineWriter):
 
 
 def _tell(reason: str, lost: int) -> None:
-    log.error("audit_line_lost", reason=reason, lost=lost)
+    log.error("audit_line_lost", reason=reason, lost=lost, hint="make room on the disk of the data directory")
 
 
 class Audit:
@@ -195,5 +195,5 @@ def open_audit(settings: Settings, name: str, **context: Any) -> Audit:
         return Audit(_Nowhere())
     if settings.audit == "stderr":
         return Audit(StderrSink(), log="audit", **context)
-    path = settings.data_dir / "audit" / f"{name}.jsonl"
+    path = settings.need_data_dir() / "audit" / f"{name}.jsonl"
     return Audit(_File(path, settings.audit_bytes, settings.audit_files), **context)

@@ -91,7 +91,9 @@ class _Socket:
             try:
                 self._received(parts)
             except Exception as error:  # the turn goes on: no edge tells of what has come behind it
-                self._sampler.write("error", "backplane_message_failed", exc_info=error)
+                self._sampler.write(
+                    "error", "backplane_message_failed", exc_info=error, hint="a fault of ours: report this"
+                )
             if self._socket.closed:
                 return
             size += len(parts[-1])
@@ -113,6 +115,7 @@ class _Socket:
             sender=sender.decode(errors="replace"),
             error=f"it has {parts} parts",
             dropped=self.dropped,
+            hint="something else than Solowire writes to the router's socket",
         )
 
     def _put(self, parts: list[bytes]) -> bool:

@@ -6,38 +6,30 @@ Imports of the roles stand inside the commands: `solowire token` should not load
 from __future__ import annotations
 
 import asyncio
-import getpass
-import json
-import logging
 import os
 import shlex
 import shutil
 import socket
 import sys
 import threading
-import time
 import warnings
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
-import msgspec
 import structlog
-from pydantic import BaseModel, SecretStr
 
-from solowire import __version__, logs
-from solowire.access import ADMINISTER, PUBLISH, grants
+from solowire import __version__, cli_events, cli_users, logs
+from solowire.access import ADMINISTER, PUBLISH
+from solowire.cli_options import common, load_server_settings, load_settings, read_zones, remote
+from solowire.cli_tokens import TOKEN_SECONDS, role_for, sign_token, token_for
+from solowire.completion import SHELLS, VARIABLE, completion_script
 from solowire.data_directory import TOKEN_FILE, write_private
 from solowire.directory_lock import router_lock, supervisor_lock
-from solowire.errors import ClientError, ConfigError, InvalidToken
-from solowire.settings import Settings, load, make_directories, secret_of
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-TOKEN_SECONDS = 12 * 3600.0
-PUBLISH_SECONDS = 5.0  # for which `publish` tries on: a router or gateway that restarts is back by then
+from solowire.errors import ClientError, ConfigError
+from solowire.settings import Settings, make_directories, secret_of
+from solowire.settings_listing import list_settings
 
 
 def main() -> None:
@@ -45,7 +37,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", message="The HMAC key is")  # PyJWT's; `secret_of` says it in our words
     logs.configure("warning", None)  # until the settings say how: what is logged goes to stderr, never between output
     try:
-        cli.main(standalone_mode=False)
+        cli.main(standalone_mode=False, complete_var=VARIABLE)
     except click.exceptions.Exit as end:
         sys.exit(end.exit_code)
     except click.ClickException as error:
@@ -63,24 +55,22 @@ def main() -> None:
         sys.stderr.close()  # whoever read our output has seen enough
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80})
 @click.version_option(__version__, prog_name="solowire")
 def cli() -> None:
     """One live WebSocket per user, whatever the number of tabs, panels and event types."""
 
 
-def common(command: F) -> F:
-    """The options that every command has."""
-    command = click.option("--data-dir", type=click.Path(path_type=Path), help="Data directory of the system.")(command)
-    return click.option("--config", type=click.Path(path_type=Path), help="Settings from a TOML file.")(command)
-
-
-def remote(command: F) -> F:
-    """The options of commands that talk to a running gateway."""
-    command = click.option("--token", help="Token to use. [default: one signed with the secret of the data directory]")(
-        command
-    )
-    return common(click.option("--url", help="The gateway. [default: http://127.0.0.1:8000]")(command))
+for command in (
+    cli_events.publish,
+    cli_events.tail,
+    cli_users.token,
+    cli_users.disconnect,
+    cli_users.revoke,
+    cli_users.revocations,
+    cli_users.unrevoke,
+):
+    cli.add_command(command)
 
 
 @cli.command()
@@ -89,18 +79,21 @@ def remote(command: F) -> F:
 @click.option("--shards", type=int, help="Number of shards. [default: one per core]")
 @common
 def up(config: Path | None, **options: Any) -> None:
-    """Router, shards and gateway on this machine; Ctrl-C drains and stops."""
+    """Router, shards and gateway on this machine.
+
+    Ctrl-C drains and stops them.
+    """
     from solowire import process
     from solowire.identity import tokens_of
     from solowire.roles import roles_of
     from solowire.supervisor import Failed, Supervisor
 
-    settings = _load_server(config, "up", **options)
+    settings = load_server_settings(config, "up", **options)
     if settings.shard_port is not None:
         raise ConfigError(
             "SOLOWIRE_SHARD_PORT: it is for one shard alone; the shards of `up` take the ports after --port"
         )
-    _role(
+    role_for(
         settings, ADMINISTER, connects=True
     )  # what every child would refuse, and we at the end, is refused here, once
     _ = settings.backplane_address
@@ -145,9 +138,9 @@ def up(config: Path | None, **options: Any) -> None:
 
 
 def _say_where(settings: Settings, url: str, made: bool) -> None:
-    role = _role(settings, ADMINISTER, connects=True)
+    role = role_for(settings, ADMINISTER, connects=True)
     signs = settings.accept_secret_tokens
-    token = _signed(settings, "admin", role, TOKEN_SECONDS) if signs else "(your provider makes them)"
+    token = sign_token(settings, "admin", role, TOKEN_SECONDS) if signs else "(your provider makes them)"
     if (
         signs and not sys.stdout.isatty()
     ):  # a log, a pipe: it is kept where more people read it than should have the token
@@ -188,7 +181,7 @@ def router(config: Path | None, **options: Any) -> None:
     """The router alone, for containers."""
     from router.server import serve
 
-    serve(_load_server(config, "router", **options))
+    serve(load_server_settings(config, "router", **options))
 
 
 @cli.command()
@@ -200,7 +193,7 @@ def shard(config: Path | None, index: int, **options: Any) -> None:
     """One shard alone, for containers."""
     from workers.server import serve
 
-    serve(_load_server(config, "shard", index=index, **options), index)
+    serve(load_server_settings(config, "shard", index=index, **options), index)
 
 
 @cli.command()
@@ -211,7 +204,7 @@ def gateway(config: Path | None, **options: Any) -> None:
     """The gateway alone, for containers."""
     from gateway.server import serve
 
-    serve(_load_server(config, "gateway", **options))
+    serve(load_server_settings(config, "gateway", **options))
 
 
 @cli.group()
@@ -247,11 +240,11 @@ def bind9(
     from solowire.publisher import Publisher
     from sources.server import Acknowledgements, run_bind9
 
-    settings = _load(config, "source", **options)
+    settings = load_settings(config, "source", **options)
     if not query_log.strip():
         raise ConfigError("--query-log is empty: name the file that named writes its queries to")
 
-    labels = _zones(zones)
+    labels = read_zones(zones)
 
     async def run(stop: asyncio.Event) -> None:
         process.report_ready()
@@ -261,7 +254,7 @@ def bind9(
             structlog.get_logger().warning("event_refused", id=event["id"], type=event["type"], problem=problem)
             acknowledgements.refuse_event(event["id"])
 
-        async with Publisher(settings.url, _token(settings, PUBLISH), on_refused=refuse) as publisher:
+        async with Publisher(settings.url, token_for(settings, PUBLISH), on_refused=refuse) as publisher:
             await run_bind9(
                 Path(query_log),
                 publisher,
@@ -269,7 +262,7 @@ def bind9(
                 from_start=from_start,
                 zones=labels,
                 stop=stop,
-                state_dir=state_dir or settings.data_dir / "sources",
+                state_dir=state_dir or settings.need_data_dir() / "sources",
                 acknowledgements=acknowledgements,
             )
             await publisher.close()  # what it could not send is read again at the next start
@@ -278,98 +271,15 @@ def bind9(
 
 
 @cli.command()
-@click.option("--user", required=True, help="User name.")
-@click.option("--role", default="viewer", show_default=True, help="Role.")
-@click.option("--zones", help="Zones that the user may see, separated by commas. [default: all]")
-@click.option("--ttl", type=click.FloatRange(min=1), default=3600.0, show_default=True, help="Seconds.")
-@common
-def token(config: Path | None, user: str, role: str, zones: str | None, ttl: float, **options: Any) -> None:
-    """Prints a token signed with the configured secret."""
-    from solowire.identity import tokens_of
-    from solowire.roles import roles_of
-
-    settings = _load(config, None, **options)
-    scope = _zones(zones)
-    roles = roles_of(settings)
-    if role not in roles:
-        raise ConfigError(f"--role {role}: not known; known are {', '.join(roles)}")
-    _need_secret_tokens(settings)
-    try:
-        signed = _signed(settings, user, role, ttl, scope)
-        tokens_of(settings, roles, create=False).identify(signed, time.time())
-    except (InvalidToken, OverflowError, ValueError) as error:
-        raise ConfigError(f"such a token would be refused: {error}") from None
-    click.echo(signed)
-
-
-@cli.command()
-@click.argument("type")
-@click.argument("data", metavar="JSON")
-@click.option("--priority", type=click.Choice(["critical", "high", "normal", "low"]), help="[default: the type's]")
-@click.option("--user", help="Only this user gets it.")
-@click.option("--key", help="What a state is the state of.")
-@remote
-def publish(
-    config: Path | None, type: str, data: str, priority: str | None, user: str | None, key: str | None, **options: Any
-) -> None:
-    """Publishes one event and prints its offset."""
-    from solowire.publisher import Publisher
-
-    settings = _load(config, None, **options)
-    try:
-        payload = msgspec.json.decode(data)  # strict: NaN and numbers out of range would arrive as null
-    except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise ConfigError(f"JSON: {error}") from None
-    if not isinstance(payload, dict):
-        raise ConfigError("JSON: the data of an event is an object, {…}")
-    event: dict[str, Any] = {"type": type, "data": payload}
-    event |= {n: v for n, v in (("priority", priority), ("user", user), ("key", key)) if v is not None}
-
-    async def run() -> int:
-        async with Publisher(settings.url, _token(settings, PUBLISH), retry_for=PUBLISH_SECONDS) as publisher:
-            return (await publisher.publish_now(event)).last_offset
-
-    click.echo(asyncio.run(run()))
-
-
-@cli.command()
-@click.argument("types", nargs=-1)
-@click.option("--filter", "filters", multiple=True, metavar="NAME=VALUE", help="Such as zone=example.com; repeatable.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-@click.option("--count", type=click.IntRange(min=1), help="End after so many events.")
-@remote
-def tail(
-    config: Path | None,
-    types: tuple[str, ...],
-    filters: tuple[str, ...],
-    as_json: bool,
-    count: int | None,
-    **options: Any,
-) -> None:
-    """Follows events in the terminal; all that you may see, or TYPES (such as dns.* or security_alert)."""
-    from solowire.tailing import follow
-
-    settings = _load(config, None, **options)
-    wanted: dict[str, list[str]] = {}
-    for entry in filters:
-        name, sign, value = entry.partition("=")
-        if not sign:
-            raise ConfigError(f"--filter {entry}: write NAME=VALUE")
-        wanted.setdefault(name, []).append(value)
-    token = _token(settings, ADMINISTER, connects=True)
-    asyncio.run(follow(settings.url, token, types, wanted, as_json=as_json, count=count))
-
-
-@cli.command()
 @click.option("--watch", is_flag=True, help="Keep the table up to date.")
-@click.option("--json", "as_json", is_flag=True, help="JSON instead of a table.")
+@click.option("--json", "as_json", is_flag=True, help="JSON instead of a table; with --watch a line each second.")
 @remote
 def stats(config: Path | None, watch: bool, as_json: bool, **options: Any) -> None:
     """The shards, in a table."""
     from solowire.statistics import show
 
-    settings = _load(config, None, **options)
-    asyncio.run(show(settings.url, _token(settings, ADMINISTER), watch=watch, as_json=as_json))
+    settings = load_settings(config, None, **options)
+    asyncio.run(show(settings.url, token_for(settings, ADMINISTER), watch=watch, as_json=as_json))
 
 
 @cli.command()
@@ -377,12 +287,15 @@ def stats(config: Path | None, watch: bool, as_json: bool, **options: Any) -> No
 @click.option("--force", is_flag=True, help="Also the last shard, without asking.")
 @remote
 def drain(config: Path | None, shard: int, force: bool, **options: Any) -> None:
-    """Empties SHARD: it takes no new users, sends its own to the others, and ends."""
+    """Empties SHARD, and ends it.
+
+    It takes no new users, and sends its own to the others.
+    """
     from solowire.statistics import drain as drained
     from solowire.statistics import is_last
 
-    settings = _load(config, None, **options)
-    token = _token(settings, ADMINISTER)
+    settings = load_settings(config, None, **options)
+    token = token_for(settings, ADMINISTER)
     if not force and asyncio.run(is_last(settings.url, token, shard)):
         text = f"shard {shard} is the last one that takes users: without it nobody can connect"
         if not sys.stdin.isatty():
@@ -395,164 +308,32 @@ def drain(config: Path | None, shard: int, force: bool, **options: Any) -> None:
 @click.argument("shard", type=click.IntRange(0, 255))
 @remote
 def undrain(config: Path | None, shard: int, **options: Any) -> None:
-    """Ends the draining of SHARD that is under way: it takes users again."""
+    """Ends the draining of SHARD: it takes users again."""
     from solowire.statistics import undrain as undrained
 
-    settings = _load(config, None, **options)
-    users = asyncio.run(undrained(settings.url, _token(settings, ADMINISTER), shard))
+    settings = load_settings(config, None, **options)
+    users = asyncio.run(undrained(settings.url, token_for(settings, ADMINISTER), shard))
     click.echo(f"shard {shard} stays, with {users:,} users")
 
 
 @cli.command()
-@click.argument("user")
-@remote
-def disconnect(config: Path | None, user: str, **options: Any) -> None:
-    """Closes all connections of USER (4410). It may come back: `revoke` keeps it out."""
-    from solowire import user_commands
+@click.argument("shell", type=click.Choice(SHELLS))
+def completion(shell: str) -> None:
+    """Prints a script that makes SHELL complete this command.
 
-    settings = _load(config, None, **options)
-    click.echo(user_commands.disconnect(settings.url, _token(settings, ADMINISTER), user))
-
-
-@cli.command()
-@click.option("--user", help="All tokens of this user, also those to come; with --issued-before only those.")
-@click.option("--jti", help="The one token with this id.")
-@click.option(
-    "--issued-before", metavar="TIME", help="Tokens issued before: unix seconds, 2030-12-31T12:00:00Z or now."
-)
-@click.option("--until", metavar="TIME", help="When they have all expired. [default: when they must have]")
-@click.option("--reason", help="For those who read the list.")
-@remote
-def revoke(config: Path | None, **options: Any) -> None:
-    """Makes tokens void: connections that they opened are closed, and they open none."""
-    from solowire import user_commands
-
-    asked = {name: options.pop(name) for name in ("user", "jti", "issued_before", "until", "reason")}
-    for name in ("issued_before", "until"):
-        if asked[name] is not None:
-            asked[name] = user_commands.read_time(asked[name], f"--{name.replace('_', '-')}")
-    settings = _load(config, None, **options)
-    given = {name: value for name, value in asked.items() if value is not None}
-    click.echo(user_commands.revoke(settings.url, _token(settings, ADMINISTER), given))
-
-
-@cli.command()
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-@remote
-def revocations(config: Path | None, as_json: bool, **options: Any) -> None:
-    """Lists the revocations in force."""
-    from solowire import user_commands
-
-    settings = _load(config, None, **options)
-    for line in user_commands.list_revocations(settings.url, _token(settings, ADMINISTER), as_json=as_json):
-        click.echo(line)
-
-
-@cli.command()
-@click.argument("revocation", metavar="ID")
-@remote
-def unrevoke(config: Path | None, revocation: str, **options: Any) -> None:
-    """Ends the revocation ID, as `revocations` lists it."""
-    from solowire import user_commands
-
-    settings = _load(config, None, **options)
-    user_commands.unrevoke(settings.url, _token(settings, ADMINISTER), revocation)
+    For bash: eval "$(solowire completion bash)" in ~/.bashrc; for zsh the same in ~/.zshrc; for fish: solowire
+    completion fish > ~/.config/fish/completions/solowire.fish
+    """
+    click.echo(completion_script(cli, shell))
 
 
 @cli.command("config")
 @common
 def show_config(config: Path | None, **options: Any) -> None:
     """Prints the settings in force, secrets masked."""
-    settings = _load(config, None, **options)
-    for name, field in Settings.model_fields.items():
-        value = getattr(settings, name)
-        shown = "" if value is None else _toml(value)
-        # What is masked is a comment, too: the rest can be kept as a file for --config.
-        is_masked = isinstance(value[0] if isinstance(value, list) and value else value, SecretStr)
-        line = f"# {name} = {shown}".rstrip() if value is None or is_masked else f"{name} = {shown}"
-        click.echo(f"{line:<48}  # {field.description}" if field.description else line)
-
-
-def _toml(value: object) -> str:
-    """As TOML, on one line: what is read again from a file is what is in force."""
-    if isinstance(value, BaseModel):
-        value = value.model_dump(exclude_none=True)
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{json.dumps(name)} = {_toml(part)}" for name, part in value.items()) + "}"
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(_toml, value)) + "]"
-    return json.dumps(value if isinstance(value, (int, float)) else str(value))
-
-
-def _load_server(config: Path | None, role: str, **options: Any) -> Settings:
-    """For a process of the system, or `up`, which says so if it is root."""
-    from solowire.privileges import warn_of_root
-
-    settings = _load(config, role, **options)
-    warn_of_root()
-    return settings
-
-
-def _load(config: Path | None, role: str | None, *, index: int | None = None, **options: Any) -> Settings:
-    settings = load(config, **options)
-    if role is not None:
-        from solowire import process
-
-        process.reload_from(lambda: load(config, **options))
-        process.on_reload(lambda fresh: logs.set_level(fresh.log_level))
-    context = {name: value for name, value in (("role", role), ("shard", index)) if value is not None}
-    logs.configure(settings.log_level if role else "warning", settings.log_format, **context)
-    if role is None:  # a command tells its user itself what its client meets
-        for name in ("solowire.client", "solowire.publisher"):
-            logging.getLogger(name).setLevel(logging.ERROR)
-    return settings
-
-
-def _token(settings: Settings, permission: str, *, connects: bool = False) -> str | Callable[[], str]:
-    """The configured token; else one signed here, anew whenever it is asked for, for a user of this process alone."""
-    if settings.token is not None:
-        return settings.token.get_secret_value()
-    _need_secret_tokens(settings)
-    secret_of(settings, create=False)  # says now that there is none
-    role = _role(settings, permission, connects=connects)
-    user = f"cli:{_login()}@{socket.gethostname()}:{os.getpid()}"
-    return lambda: _signed(settings, user, role, TOKEN_SECONDS)
-
-
-def _need_secret_tokens(settings: Settings) -> None:
-    """Raises ConfigError."""
-    if not settings.accept_secret_tokens:
-        raise ConfigError("SOLOWIRE_ACCEPT_SECRET_TOKENS is false: give a token of your provider with --token")
-
-
-def _role(settings: Settings, permission: str, *, connects: bool = False) -> str:
-    """The role to sign for: the widest for administrators, else the one that grants little beside `permission`.
-
-    Raises ConfigError if there is none. connects: it must be allowed to open a connection.
-    """
-    from solowire.roles import roles_of
-
-    able = {
-        name: role
-        for name, role in roles_of(settings).items()
-        if grants(role.permissions, permission) and (role.may_connect or not connects)
-    }
-    if not able:
-        which = f"{permission!r} and may connect" if connects else repr(permission)
-        raise ConfigError(f"roles file {settings.roles_file}: no role grants {which}, which is what to sign for here")
-    everything = permission == ADMINISTER
-    return min(able, key=lambda name: ("*" in able[name].permissions) is not everything)
-
-
-def _signed(settings: Settings, user: str, role: str, ttl: float, zones: tuple[str, ...] = ()) -> str:
-    """Raises ConfigError if there is no secret to sign with."""
-    from solowire import process
-    from solowire.identity import tokens_of
-    from solowire.roles import roles_of
-
-    scopes = {"zones": zones} if zones else None
-    tokens = tokens_of(settings, roles_of(settings), create=False)
-    return tokens.sign(user, role, now=time.time(), ttl=ttl, scopes=scopes, token_id=process.new_id())
+    settings = load_settings(config, None, **options)
+    for line in list_settings(settings):
+        click.echo(line)
 
 
 def _command() -> str:
@@ -563,24 +344,3 @@ def _command() -> str:
     return (
         "solowire" if found and os.path.realpath(found) == os.path.realpath(sys.argv[0]) else shlex.quote(sys.argv[0])
     )
-
-
-def _login() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "user"
-
-
-def _zones(text: str | None) -> tuple[str, ...]:
-    """The names of --zones; () where it was not given. Raises ConfigError for one that is no zone's."""
-    from solowire.scopes import name_fault
-
-    if text is None:
-        return ()
-    names = tuple(part.strip() for part in text.split(","))
-    for name in names:
-        fault, hint = name_fault(name)
-        if fault:
-            raise ConfigError(f"--zones {shlex.quote(text)}: {name!r} {fault}; {hint.replace('the scope', '--zones')}")
-    return names

@@ -316,10 +316,11 @@ def _decoded(decode: Any, raw: str | bytes, codec: Codec) -> Any:
     except msgspec.ValidationError as error:
         raise InvalidMessage("invalid_message", str(error), "see docs/protocol.md", _id_of(raw, codec)) from None
     except RecursionError:
-        raise InvalidMessage("invalid_message", "it is nested too deeply") from None
+        raise InvalidMessage("invalid_message", "it is nested too deeply", "see docs/protocol.md") from None
     except (msgspec.DecodeError, UnicodeError, ValueError, OverflowError) as error:
         name = "JSON" if codec.is_json else "MessagePack"
-        raise InvalidMessage("invalid_message", f"it is not valid {name}: {error}") from None
+        hint = f"the subprotocol of this connection says {name}"
+        raise InvalidMessage("invalid_message", f"it is not valid {name}: {error}", hint) from None
 
 
 def _id_of(raw: str | bytes, codec: Codec) -> Id:

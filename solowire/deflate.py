@@ -21,6 +21,8 @@ WORTH_BYTES = 512
 MAX_INFLATED_BYTES = 16 * 1024 * 1024
 """As much as a plain message may have (`client.MAX_FRAME_BYTES`)."""
 
+_HINT = "see docs/protocol.md, Compressed messages"
+
 _LEVEL = 1
 """Level 6 saves 1 to 3 % of a frame's bytes more, for two to four times as long: see `bench.deflate`."""
 
@@ -43,11 +45,11 @@ def inflated(message: str | bytes) -> str | bytes:
     try:
         found = stream.decompress(memoryview(message)[1:], MAX_INFLATED_BYTES + 1)
     except zlib.error as error:
-        raise InvalidMessage("invalid_message", f"it is not valid deflate: {error}") from None
+        raise InvalidMessage("invalid_message", f"it is not valid deflate: {error}", _HINT) from None
     if len(found) > MAX_INFLATED_BYTES:
-        raise InvalidMessage("invalid_message", f"it is more than {MAX_INFLATED_BYTES} bytes when inflated")
+        raise InvalidMessage("invalid_message", f"it is more than {MAX_INFLATED_BYTES} bytes when inflated", _HINT)
     if not stream.eof:
-        raise InvalidMessage("invalid_message", "its deflate stream is cut off")
+        raise InvalidMessage("invalid_message", "its deflate stream is cut off", _HINT)
     if stream.unused_data:
-        raise InvalidMessage("invalid_message", "something follows its deflate stream")
+        raise InvalidMessage("invalid_message", "something follows its deflate stream", _HINT)
     return found

@@ -40,9 +40,9 @@ class DirectoryLock:
 
 def router_lock(settings: Settings) -> DirectoryLock:
     """The router's: two routers on one log would give out offsets twice."""
-    return DirectoryLock(settings.data_dir / "router.lock", "a router")
+    return DirectoryLock(settings.need_data_dir() / "router.lock", "a router")
 
 
 def supervisor_lock(settings: Settings) -> DirectoryLock:
     """That of `up`: the shards of a second one would take the places of the first one's."""
-    return DirectoryLock(settings.data_dir / "up.lock", "a system started by `up`")
+    return DirectoryLock(settings.need_data_dir() / "up.lock", "a system started by `up`")

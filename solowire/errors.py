@@ -106,12 +106,22 @@ class UnknownKey(InvalidToken):
 
 
 class Refused(RequestError):
-    """A request that is understood and not granted. status: HTTP. retry_after: seconds, None if it is of no use."""
+    """A request that is understood and not granted. status: HTTP. retry_after: seconds, None if it is of no use.
+
+    headers: more of them for the answer, in lower case.
+    """
+
+    headers: tuple[tuple[str, str], ...] = ()
 
     def __init__(self, status: int, code: str, message: str, hint: str = "", retry_after: float | None = None) -> None:
         super().__init__(code, message, hint)
         self.status = status
         self.retry_after = retry_after
+
+
+NAME_IT = "name the gateway by --url, or SOLOWIRE_URL"
+START = "start a system with `solowire up`, or name the gateway by --url"
+"""Hints for those who ask a gateway on the command line, and where there is none."""
 
 
 class ClientError(SolowireError):

@@ -101,14 +101,14 @@ def parse_head(raw: bytes) -> Head:
     lines = raw.removesuffix(HEAD_END).split(b"\r\n")
     first = _REQUEST_LINE.fullmatch(lines[0])
     if first is None:
-        raise _bad("the request line is none")
+        raise _bad("the first line is no request line, such as GET /ws HTTP/1.1")
     if len(lines) - 1 > _HEADERS:
-        raise Refused(431, "too_many_headers", f"a request may have {_HEADERS} headers", "")
+        raise Refused(431, "too_many_headers", f"a request may have {_HEADERS} headers", "send fewer")
     headers = Headers()
     for line in lines[1:]:
         header = _HEADER.fullmatch(line)
         if header is None:
-            raise _bad("a header is none")
+            raise _bad("a line is no header, such as Name: value")
         headers[header[1].decode("ascii")] = header[2].strip(b" \t").decode("latin-1")
     return Head(first[1].decode("ascii"), first[2].decode("ascii"), (int(first[3]), int(first[4])), headers)
 
@@ -161,11 +161,16 @@ def accept(head: Head, subprotocol: str | None, more: Iterable[tuple[str, str]] 
         raise _bad("a handshake has no body")
     versions = headers.get_all("Sec-WebSocket-Version")
     if len(versions) == 1 and versions[0] != "13":
-        raise Refused(426, "websocket_version_not_supported", "only version 13 of the protocol is known", "")
+        raise Refused(
+            426,
+            "websocket_version_not_supported",
+            "the only WebSocket version that is spoken is 13",
+            "send Sec-WebSocket-Version: 13",
+        )
     try:
         key, _, chosen = _judge(subprotocol).process_request(Request(head.target, headers, head.method))
     except InvalidMethod:
-        raise Refused(405, "method_not_allowed", "a handshake is a GET", "") from None
+        raise Refused(405, "method_not_allowed", "a WebSocket handshake is a GET", "send GET") from None
     except InvalidUpgrade:
         raise upgrade_required() from None
     except InvalidHandshake as error:

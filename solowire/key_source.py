@@ -140,7 +140,7 @@ class KeySource:
         self._backoff.reset()
         if self.is_failing:
             self.is_failing = False
-            log.warning("keys_available", source=self._place)
+            log.warning("keys_available", source=self._place, hint="tokens of the provider are read again")
         return self._refresh_s * random.uniform(0.9, 1.0)  # noqa: S311
 
     def _give_up(self, reason: str) -> float:

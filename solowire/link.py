@@ -96,7 +96,12 @@ class Link:
         except BackplaneError as error:
             self.dropped += 1
             self._sampler.write(
-                "error", "backplane_message_dropped", sender="router", error=str(error), dropped=self.dropped
+                "error",
+                "backplane_message_dropped",
+                sender="router",
+                error=str(error),
+                dropped=self.dropped,
+                hint="do all processes run one version?",
             )
             return
         self._heard_at = self._loop.time()

@@ -21,7 +21,10 @@ def response_of(error: RequestError) -> tuple[int, list[tuple[bytes, bytes]], by
         return 400, [_CONTENT_TYPE], _faults(error)
     if isinstance(error, Refused):
         seconds = None if error.retry_after is None else max(1, math.ceil(error.retry_after))
-        return _response(error.status, error.code, error.message, error.hint, seconds)
+        status, headers, body = _response(error.status, error.code, error.message, error.hint, seconds)
+        if error.headers:
+            headers = [*headers, *((name.encode(), value.encode("latin-1")) for name, value in error.headers)]
+        return status, headers, body
     if isinstance(error, InvalidToken):
         status = 403 if error.code == "wrong_shard" else 401
         shown = "Bearer" if error.code == "missing_token" else 'Bearer error="invalid_token"'

@@ -27,6 +27,10 @@ class Rate:
         self.burst = max(burst, 1.0)
 
     @property
+    def per_second(self) -> float:
+        return 1 / self._each
+
+    @property
     def refill_seconds(self) -> float:
         """How long an empty bucket takes to be full."""
         return self.burst * self._each

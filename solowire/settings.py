@@ -1,12 +1,14 @@
 """Settings: read once, at start, validated together, and passed down as values.
 
 Later ones win: defaults, the file of `--config`, `.env`, the environment (`SOLOWIRE_…`), options of the command line.
-Whatever is wrong becomes one line that names the setting.
+Whatever is wrong becomes one line that names the setting. The file is longer than others because all that can be set
+stands in one list.
 """
 
 from __future__ import annotations
 
 import os
+import pwd
 import re
 import secrets
 import tomllib
@@ -16,19 +18,27 @@ from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 import structlog
+from dotenv import dotenv_values
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from solowire.access import ADMINISTRATORS
+from solowire.catalog import CATALOG
 from solowire.data_directory import close_directory, make_private, read_secret_file
+from solowire.environment import find_unknown, is_service_link
 from solowire.errors import ConfigError
+from solowire.events import Delivery
 from solowire.identity_settings import SECRET_CHARACTERS, IdentitySettings, split_list
 from solowire.key_places import MAX_SECRETS
+from solowire.suggestion import suggest_name
 
 PREFIX = "SOLOWIRE_"
+DOTENV = ".env"
 _IPC_PATH_LIMIT = 107  # bytes of sun_path in a unix socket's address, unix(7)
 MAX_SHARDS = 256
-_ORIGIN = re.compile(r"\*|null|(?!https://.*:443$|http://.*:80$)[a-z][a-z0-9+.-]*://[^/?#@*\sA-Z]+")
+_ORIGIN = re.compile(  # RFC 6454, section 6.2
+    r"\*|null|(?!https://.*:443$|http://.*:80$)[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[^\s/?#@:*\[\]A-Z]+)(:\d+)?"
+)
 _MASKED = ("secret", "token", "accepted_secrets")
 _TOKEN = re.compile(r"[\x21-\x7e]+")  # what a header can carry
 
@@ -38,8 +48,18 @@ ADMINISTRATORS_RESERVE = 16
 log = structlog.get_logger("solowire.settings")
 
 
+NO_DATA_DIR = Path("~/.local/share/solowire")
+"""Stands for the default where there is no home directory: `run_dir` and `secret_of` refuse it, nothing is made."""
+
+
 def _default_data_dir() -> Path:
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "solowire"
+    if os.environ.get("XDG_DATA_HOME"):
+        return Path(os.environ["XDG_DATA_HOME"]) / "solowire"
+    try:
+        home = os.environ.get("HOME") or pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:
+        home = ""
+    return Path(home) / ".local/share/solowire" if home else NO_DATA_DIR
 
 
 class Group(BaseModel):
@@ -60,7 +80,7 @@ class Settings(IdentitySettings):
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
-        env_file=".env",
+        env_file=DOTENV,
         env_ignore_empty=True,
         extra="ignore",
         frozen=True,
@@ -266,13 +286,8 @@ class Settings(IdentitySettings):
             raise ValueError("reconnect_min_ms must not be above reconnect_max_ms")
         if self.port and self.port + self.shards > 65535:
             raise ValueError(f"port {self.port} leaves no room for {self.shards} shards' ports after it")
-        for name, values in (
-            ("telemetry_types_per_s", self.telemetry_types_per_s),
-            ("state_intervals_s", self.state_intervals_s),
-        ):
-            wrong = [kind for kind, value in values.items() if value < 0]
-            if wrong:
-                raise ValueError(f"{name}: {wrong[0]} must not be below 0")
+        _check_types("telemetry_types_per_s", self.telemetry_types_per_s, Delivery.telemetry)
+        _check_types("state_intervals_s", self.state_intervals_s, Delivery.state)
         if self.publish_max_bytes < self.event_max_bytes:
             raise ValueError("publish_max_bytes must not be below event_max_bytes: one event would not fit")
         if self.publish_held_bytes < self.publish_max_bytes:
@@ -289,17 +304,17 @@ class Settings(IdentitySettings):
             self.shard_url.format(scheme="ws", host="h", port=1, shard=0)
         except (KeyError, IndexError, ValueError, AttributeError):
             raise ValueError("shard_url may hold {scheme}, {host}, {port} and {shard}, nothing else") from None
+        for origin in self.allowed_origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"allowed_origins: no browser sends {origin!r}; write https://app.example.com, in lower case, with "
+                    "a port if that is not the usual one, and nothing behind it; * alone allows all"
+                )
         for network in self.trusted_proxies:
             try:
                 ip_network(network)
             except ValueError as error:
                 raise ValueError(f"trusted_proxies: {error}; write 10.0.0.0/8 or 10.1.2.3") from None
-        for origin in self.allowed_origins:
-            if not _ORIGIN.fullmatch(origin):
-                raise ValueError(
-                    f"allowed_origins: {origin!r} is no origin as browsers send it; write https://app.example.com, "
-                    "in lower case, with a port that is not the usual one, and nothing behind it"
-                )
         if self.backplane is not None and not self.backplane.startswith("ipc://"):
             raise ValueError("backplane must be an ipc:// address: tcp needs CURVE keys, which this version can't take")
         if self.backplane is not None and _too_long(self.backplane.removeprefix("ipc://")):
@@ -344,7 +359,17 @@ class Settings(IdentitySettings):
 
     @property
     def run_dir(self) -> Path:
-        return self.data_dir / "run"
+        """Raises ConfigError if there is no data directory."""
+        return self.need_data_dir() / "run"
+
+    def need_data_dir(self) -> Path:
+        """Raises ConfigError where none is set and there is no home directory for the default one."""
+        if self.data_dir == NO_DATA_DIR:
+            raise ConfigError(
+                f"no data directory: user {os.getuid()} has no home directory for it; "
+                f"name one with --data-dir, or set {PREFIX}DATA_DIR or HOME"
+            )
+        return self.data_dir
 
     @property
     def backplane_address(self) -> str:
@@ -385,6 +410,9 @@ class Settings(IdentitySettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
+        for source in (env_settings, dotenv_settings):
+            if isinstance(source, EnvSettingsSource):
+                source.env_vars = {name: value for name, value in source.env_vars.items() if not _is_link(name, value)}
         return init_settings, env_settings, dotenv_settings, _File(settings_cls)
 
 
@@ -412,20 +440,47 @@ def _is_http(url: str) -> bool:
         return False
 
 
+def _is_link(name: str, value: str | None) -> bool:
+    return name.upper().startswith(PREFIX) and is_service_link(name[len(PREFIX) :], value)
+
+
+def _check_types(name: str, values: dict[str, float], delivery: Delivery) -> None:
+    """Raises ValueError if one of the event types that a setting names is not of this kind, or its value below 0."""
+    for kind, value in values.items():
+        found = CATALOG.get(kind)
+        if found is None or found.delivery is not delivery:
+            fitting = [known for known in CATALOG.names if CATALOG[known].delivery is delivery]
+            fault = "is no event type" if found is None else f"is {found.delivery.value}, not {delivery.value}"
+            raise ValueError(
+                f"{name}: {kind!r} {fault}{suggest_name(kind, fitting, 'there are ' + ', '.join(fitting))}"
+            )
+        if value < 0:
+            raise ValueError(f"{name}: {kind} must not be below 0")
+
+
 def load(config: Path | None = None, **options: Any) -> Settings:
     """The settings in force. options: from the command line, None where not given. Raises ConfigError."""
     _File.values = _read(config) if config is not None else {}
+    faults = find_unknown(os.environ, PREFIX, Settings.model_fields)
+    settings = None
     try:
+        dotenv = dotenv_values(DOTENV) if Path(DOTENV).is_file() else {}
+        faults += [f"{DOTENV}: {fault}" for fault in find_unknown(dotenv, PREFIX, Settings.model_fields)]
         settings = Settings(**{name: value for name, value in options.items() if value is not None})
     except ValidationError as error:
-        raise ConfigError("; ".join(_fault(e) for e in error.errors(include_url=False))) from None
+        faults += [_fault(e) for e in error.errors(include_url=False)]
     except UnicodeDecodeError as error:
-        raise ConfigError(f".env: not valid UTF-8: {error.reason} at byte {error.start}") from None
+        faults.append(f"{DOTENV}: not valid UTF-8: {error.reason} at byte {error.start}")
+    except OSError as error:
+        faults.append(f"{DOTENV}: {error.strerror}; make it readable, or start elsewhere")
     except ValueError as error:  # pydantic-settings: a value that can't even be parsed
-        raise ConfigError(str(error).splitlines()[0]) from None
-    for name in os.environ:
-        if name.startswith(PREFIX) and name[len(PREFIX) :].lower() not in Settings.model_fields:
-            log.warning("setting_unknown", name=name, hint="`solowire config` lists those that are known")
+        faults.append(str(error).splitlines()[0])
+    if settings is None or faults:
+        raise ConfigError("; ".join(faults))
+    for name, value in (dotenv | os.environ).items():
+        if _is_link(name, value) and name[len(PREFIX) :].lower() in Settings.model_fields:
+            hint = "Kubernetes set it, for a service of that name; name a port by --port or a file of --config"
+            log.warning("service_link_ignored", name=name.upper(), value=value, hint=hint)
     return settings
 
 
@@ -439,7 +494,8 @@ def _read(path: Path) -> dict[str, Any]:
     unknown = [name for name in values if name not in Settings.model_fields]
     if unknown:
         raise ConfigError(
-            f"--config {path}: unknown setting {unknown[0]!r}; `solowire config` lists those that are known"
+            f"--config {path}: unknown setting {unknown[0]!r}"
+            + suggest_name(unknown[0], Settings.model_fields, "`solowire config` lists those that are known")
         )
     return values
 
@@ -456,7 +512,7 @@ def _fault(error: Any) -> str:
 def make_directories(settings: Settings) -> None:
     """Makes the data directory and the sockets' directory, closed to others. Raises ConfigError."""
     try:
-        make_private(settings.data_dir)
+        make_private(settings.need_data_dir())
         close_directory(settings.data_dir)
         settings.run_dir.mkdir(exist_ok=True, mode=0o700)
         settings.run_dir.chmod(0o700)
@@ -478,7 +534,7 @@ def secrets_of(settings: Settings, *, create: bool) -> tuple[list[str], bool]:
         if create and settings.data_dir.is_dir():
             make_directories(settings)
     else:
-        found, made = _secrets_of_file(settings.data_dir / "secret", settings, create)
+        found, made = _secrets_of_file(settings.need_data_dir() / "secret", settings, create)
     secrets_in_force = list(dict.fromkeys([*found, *accepted]))
     if len(secrets_in_force) > MAX_SECRETS:
         raise ConfigError(f"there are {len(secrets_in_force)} secrets, {MAX_SECRETS} are the most")

@@ -50,13 +50,14 @@ class SkippedEvents:
             offset=offset,
             type=type[:SHOWN_CHARACTERS],
             reason=_shown(reason),
-            hint="it is passed over",
+            hint="it is passed over: no client gets it; do all processes run one version?",
         )
 
     def next_second(self) -> None:
         """Says how many had no line of their own, and has lines again."""
         if self._unnamed:
-            self._logger.error("events_skipped", more=self._unnamed, last_offset=self._last)
+            hint = "the lines before name some of them"
+            self._logger.error("events_skipped", more=self._unnamed, last_offset=self._last, hint=hint)
         self._lines = self._unnamed = 0
 
     def forget(self) -> None:

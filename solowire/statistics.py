@@ -12,18 +12,22 @@ import httpx
 from rich.console import Console
 from rich.live import Live
 
-from solowire.errors import ClientError, PublishRefused
+from solowire.errors import NAME_IT, START, ClientError, PublishRefused
 from solowire.shard_table import is_shard, table_of
 
+WATCH_SECONDS = 1.0
 _WIDE = 200
 
 
 async def show(url: str, token: str | Callable[[], str], *, watch: bool, as_json: bool) -> None:
     """Prints the shards once, or keeps the table up to date. Raises ClientError."""
     async with httpx.AsyncClient(base_url=url, timeout=5, trust_env=False) as http:
-        if as_json:
+        if as_json and not watch:
             print(json.dumps(await _ask(http, token), indent=2))
             return
+        while as_json:  # until whoever reads has enough: a line has to be whole, and out, before the next is asked for
+            print(json.dumps(await _ask(http, token), separators=(",", ":")), flush=True)
+            await asyncio.sleep(WATCH_SECONDS)
         # Into a pipe the table is as wide as it has to be: nobody's terminal folds it there.
         console = Console() if sys.stdout.isatty() else Console(width=_WIDE)
         shards, whole = await _ask(http, token), await _ask_all(http, token)
@@ -32,7 +36,7 @@ async def show(url: str, token: str | Callable[[], str], *, watch: bool, as_json
             return
         with Live(table_of(shards, whole, console.width), console=console, auto_refresh=False) as live:
             while True:
-                await asyncio.sleep(1)
+                await asyncio.sleep(WATCH_SECONDS)
                 shards, whole = await _ask(http, token), await _ask_all(http, token)
                 live.update(table_of(shards, whole, console.width), refresh=True)
 
@@ -71,7 +75,7 @@ def _users_of(shard: int, shards: list[dict[str, Any]]) -> int | None:
 async def _ask(http: httpx.AsyncClient, token: str | Callable[[], str]) -> list[dict[str, Any]]:
     body = await _get(http, token, "GET", "/v1/stats/shards", 200)
     if not isinstance(body, list) or not all(map(is_shard, body)):
-        raise ClientError(f"{http.base_url} is no gateway: it answers 200 with other JSON than a gateway's")
+        raise ClientError(f"{http.base_url} is no gateway: it answers 200 with other JSON than a gateway's ({NAME_IT})")
     return body
 
 
@@ -85,11 +89,13 @@ async def _get(http: httpx.AsyncClient, token: str | Callable[[], str], method: 
     try:
         answer = await http.request(method, path, headers={"authorization": f"Bearer {bearer}"})
     except httpx.HTTPError as error:
-        raise ClientError(f"{http.base_url} can't be reached: {str(error) or type(error).__name__}") from None
+        reason = str(error) or type(error).__name__
+        raise ClientError(f"{http.base_url} can't be reached: {reason} ({START})") from None
     try:
         body = answer.json()
     except ValueError:
-        raise ClientError(f"{http.base_url} is no gateway: it answers {answer.status_code} without JSON") from None
+        fault = f"it answers {answer.status_code} without JSON"
+        raise ClientError(f"{http.base_url} is no gateway: {fault} ({NAME_IT})") from None
     if answer.status_code != status:
-        raise PublishRefused(answer.status_code, body if isinstance(body, dict) else {})
+        raise PublishRefused(answer.status_code, body if isinstance(body, dict) else {}, url=f"{http.base_url}{path}")
     return body

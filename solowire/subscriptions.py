@@ -27,6 +27,8 @@ from solowire.errors import InvalidMessage
 
 MAX_PATTERNS = 200
 MAX_FILTER_VALUES = 200
+_FEWER = "name fewer, or use a wildcard such as dns.*"
+_FEWER_VALUES = "list fewer of them, or leave the filter out to get all"
 MAX_VALUES = 1_000
 """What all filters of one connection list together, those that are equal once."""
 
@@ -82,7 +84,7 @@ def parse_filter(raw: Mapping[str, list[str]] | None, catalog: Catalog) -> Filte
     if not raw:
         return ()
     known = catalog.attributes
-    conditions = []
+    conditions: list[tuple[str, Values]] = []
     for name, values in sorted(raw.items()):
         attribute = known.get(name)
         if attribute is None:
@@ -94,10 +96,13 @@ def parse_filter(raw: Mapping[str, list[str]] | None, catalog: Catalog) -> Filte
         if not values:
             raise InvalidMessage("invalid_filter", f"the filter by {name!r} lists no values", "leave it out to get all")
         if len(values) > MAX_FILTER_VALUES:
-            raise InvalidMessage("invalid_filter", f"a filter may list {MAX_FILTER_VALUES} values at most")
+            most = f"a filter may list {MAX_FILTER_VALUES} values at most"
+            raise InvalidMessage("invalid_filter", most, _FEWER_VALUES)
         if max(map(len, values)) > MAX_VALUE_CHARACTERS:
             raise InvalidMessage(
-                "invalid_filter", f"a value of the filter by {name!r} is longer than {MAX_VALUE_CHARACTERS} characters"
+                "invalid_filter",
+                f"a value of the filter by {name!r} is longer than {MAX_VALUE_CHARACTERS} characters",
+                "no event can have this value",
             )
         fault = next(filter(None, (attribute.fault(attribute.normalize(value)) for value in values)), None)
         if fault is not None:
@@ -124,7 +129,7 @@ def check_values(wanted: Wanted) -> None:
 def check_patterns(patterns: Iterable[str]) -> None:
     """Raises InvalidMessage if there are more than anyone needs."""
     if sum(1 for _ in patterns) > MAX_PATTERNS:
-        raise InvalidMessage("too_many", f"one message may name {MAX_PATTERNS} event types at most")
+        raise InvalidMessage("too_many", f"one message may name {MAX_PATTERNS} event types at most", _FEWER)
 
 
 def expand(pattern: str, catalog: Catalog) -> tuple[str, ...]:

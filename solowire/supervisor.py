@@ -246,7 +246,8 @@ class Supervisor:
             stuck = self._watchdog.look(loop.time())
             for child in self._children:
                 if child.name in stuck:
-                    log.error("process_stuck", process=child.name, stuck_s=self._settings.stuck_s)
+                    hint = "it is killed and starts again; a machine that is only slow needs a longer SOLOWIRE_STUCK_S"
+                    log.error("process_stuck", process=child.name, stuck_s=self._settings.stuck_s, hint=hint)
                     _signal(child, signal.SIGKILL)  # nothing else ends one that is stopped
             await asyncio.sleep(LOOK_SECONDS)
 
@@ -257,7 +258,8 @@ class Supervisor:
             async with asyncio.timeout_at(deadline):
                 await child.process.wait()
         except TimeoutError:
-            log.error("killed", process=child.name, why="it did not end within its share of grace_s")
+            why, hint = "it did not end within its share of grace_s", "give it longer by SOLOWIRE_GRACE_S"
+            log.error("killed", process=child.name, why=why, hint=hint)
             _signal(child, signal.SIGKILL)
             await child.process.wait()
 
@@ -298,7 +300,7 @@ class Supervisor:
                 start_new_session=True,  # Ctrl-C comes to us alone, and we end them in order
             )
         except OSError as error:
-            log.error("process_not_started", process=child.name, error=str(error))
+            log.error("process_not_started", process=child.name, error=str(error), hint="it is tried again")
         self._watchdog.started(child.name, asyncio.get_running_loop().time())
 
     def _environment(self, child: Child) -> dict[str, str]:
@@ -340,9 +342,12 @@ class Supervisor:
         if not child.ends:
             child.backoff.reset()
         child.ends.append(now)
-        log.error("process_ended", process=child.name, status=status)
+        log.error(
+            "process_ended", process=child.name, status=status, hint="its own lines above say why; it starts again"
+        )
         if len(child.ends) == RESTARTS_A_MINUTE:
-            log.critical("gave_up", process=child.name, ends_in_a_minute=RESTARTS_A_MINUTE)
+            hint = "all processes end now; mend what its lines above name, and start again"
+            log.critical("gave_up", process=child.name, ends_in_a_minute=RESTARTS_A_MINUTE, hint=hint)
             raise Failed(1)
         return child.backoff.next()
 

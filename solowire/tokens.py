@@ -122,12 +122,15 @@ class Tokens:
         now: float,
         ttl: float,
         scopes: Mapping[str, tuple[str, ...]] | None = None,
+        tenant: str = "",
         token_id: str = "",
     ) -> str:
         """A token for `user`, valid `ttl` seconds from `now`. token_id: by which it can be revoked."""
         claims: dict[str, Any] = {"sub": user, "role": role, "iat": int(now), "exp": int(now + ttl)}
         if scopes:
             claims["scopes"] = {name: list(values) for name, values in scopes.items()}
+        if tenant:
+            claims["tenant"] = tenant
         if token_id:
             claims["jti"] = token_id
         for name, allowed in (("iss", self._rules.issuers), ("aud", self._rules.audiences)):

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import httpx
 
-from solowire.errors import ClientError, ConfigError
+from solowire.errors import NAME_IT, START, ClientError, ConfigError, PublishRefused
 from solowire.user_names import encode_user_name
 
 TIMEOUT_SECONDS = 10.0
@@ -77,16 +77,13 @@ def _ask(url: str, token: Token, method: str, path: str, status: int, body: dict
         with httpx.Client(base_url=url, timeout=TIMEOUT_SECONDS, trust_env=False) as http:
             answer = http.request(method, path, headers=headers, json=body)
     except httpx.HTTPError as error:
-        raise ClientError(f"{url} can't be reached: {str(error) or type(error).__name__}") from None
+        raise ClientError(f"{url} can't be reached: {str(error) or type(error).__name__} ({START})") from None
     if answer.status_code == status == 204:
         return None
     try:
         said = answer.json()
     except ValueError:
-        raise ClientError(f"{url} is no gateway: it answers {answer.status_code} without JSON") from None
+        raise ClientError(f"{url} is no gateway: it answers {answer.status_code} without JSON ({NAME_IT})") from None
     if answer.status_code != status:
-        problem = said if isinstance(said, dict) else {}
-        detail = problem.get("detail") or problem.get("title") or "no reason given"
-        hint = f" ({problem['hint']})" if problem.get("hint") else ""
-        raise ClientError(f"{url} answered {answer.status_code}: {detail}{hint}")
+        raise PublishRefused(answer.status_code, said if isinstance(said, dict) else {}, url=f"{url}{path}")
     return said

@@ -38,7 +38,7 @@ class WrongTokens:
                 429,
                 "too_many_wrong_tokens",
                 "too many wrong tokens came from your address",
-                "get a new token; right ones go on working",
+                "get a new token; right ones go on working; an operator raises SOLOWIRE_BAD_TOKEN_RATE",
                 wait,
             )
         self.rates.take(address, now)

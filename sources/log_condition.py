@@ -124,7 +124,8 @@ class LogCondition:
         trouble = None if found is None else str(found)
         if trouble is not None and (trouble != self._trouble or self._is_due("trouble")):
             self._say_again_later("trouble")
-            self._log.warning("query log can't be opened; trying on", error=trouble)
+            hint = "let the agent's user read it"
+            self._log.warning("query log can't be opened; trying on", error=trouble, hint=hint)
         elif trouble is None and self._trouble is not None:
             self._log.info("query log can be opened again")
         self._trouble = trouble

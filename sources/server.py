@@ -230,7 +230,8 @@ class _Bind9:
                 else "the gateway did not take them in time",
             )
         except PublishRefused as refused:
-            log.warning("events_left_unsent", server=self.server, reason=str(refused))
+            hint = "they are read again at the next start, if the place in the log is kept"
+            log.warning("events_left_unsent", server=self.server, reason=str(refused), hint=hint)
 
     # ------------------------------------------------------------------------------------------ reading
 

@@ -13,8 +13,9 @@ ROLES = ("gateway", "router", "workers", "sources")
 OURS = ("solowire", *ROLES)
 
 IMPURE = {
-    "settings", "roles", "bus", "line_writer", "link", "metrics", "serving", "logs", "process", "supervisor",
-    "client", "publisher", "cli", "tailing", "statistics", "audit", "vitals", "api_client",
+    "settings", "settings_listing", "roles", "bus", "line_writer", "link", "metrics", "serving", "logs", "process",
+    "supervisor", "client", "publisher", "cli", "cli_options", "cli_tokens", "cli_users", "cli_events", "tailing",
+    "statistics", "audit", "vitals", "api_client", "line_publisher",
     "key_source", "identity", "identity_settings", "user_commands",
     "network_errors", "token_source", "token_renewal",
 }  # fmt: skip
@@ -28,7 +29,7 @@ PURE_ROLE_FILES = (
     *(f"workers/{name}.py" for name in ("delivery", "routing", "beginning", "answering", "following")),
     *(f"gateway/{name}.py" for name in ("publishing", "intake", "body_deadline", "returning", "addresses")),
     *(f"gateway/{name}.py" for name in ("admission", "tries", "turns", "forwarding", "revocation_requests")),
-    *(f"gateway/{name}.py" for name in ("body_framing", "frame_scanner")),
+    *(f"gateway/{name}.py" for name in ("body_framing", "frame_scanner", "content_encoding")),
     *(f"sources/{name}.py" for name in ("query_log", "syslog_prefix", "acknowledgements", "log_file")),
     *(f"router/{name}.py" for name in ("access_control", "revocation_keeper", "user_disconnects")),
 )

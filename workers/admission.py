@@ -71,8 +71,8 @@ class Admission:
                 raise Refused(
                     429,
                     "too_many_from_address",
-                    f"{self._per_address} connections are open from this address already",
-                    "close one of them first",
+                    f"{self._per_address} connections are open from your address, as many as one may have",
+                    "close one of them first; an operator raises SOLOWIRE_MAX_CONNECTIONS_PER_ADDRESS",
                     retry_after=RETRY_SECONDS,
                 )
             self._addresses[address] += 1
@@ -87,6 +87,21 @@ class Admission:
             return True
         self._count_out(address)
         return False
+
+    def explain_full(self, identity: Identity, now: float) -> tuple[str, str]:
+        """Why `enter` has found no slot, and the way out: which limit it is, and its setting."""
+        later = "try again when Retry-After says; an operator"
+        if now >= self.leases.ends:
+            return "this shard has not heard of the router for SOLOWIRE_LEASE_S", f"{later} sees to the router"
+        if self.leases.is_at_capacity:
+            message = "this shard has as many connections as its limit of open files allows"
+            return message, f"{later} raises that limit (ulimit -n) or adds shards"
+        if not self.leases.room:
+            message = "the router has granted this shard no connections, as happens while it joins or returns"
+            return message, f"{later} raises SOLOWIRE_MAX_CONNECTIONS if that lasts"
+        message = f"all connections that the group {self.group_of(identity)!r} may have here are taken"
+        settings = "SOLOWIRE_MAX_CONNECTIONS, SOLOWIRE_MAX_CONNECTIONS_PER_SHARD or the group's part by SOLOWIRE_GROUPS"
+        return message, f"{later} raises {settings}"
 
     def keep_for(self, user: str, group: str, now: float) -> None:
         """Keeps the slot of the user's connection that is ending now for its next one."""

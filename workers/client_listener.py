@@ -32,12 +32,25 @@ SWEEP_SECONDS = 0.5
 PAUSE_SECONDS = 0.5
 """How long nothing is accepted when the system has no more descriptors or memory for it."""
 _EXHAUSTED = (EMFILE, ENFILE, ENOBUFS, ENOMEM)
+_EXHAUSTED_HINT = "raise the limit of open files (ulimit -n) or the machine's memory, or add shards"
 
-FULL_RESPONSE = refusal_response(
-    Refused(503, "too_many_connections", "too many connections are waiting here", "try again in a moment", 1.0)
-)
+_FULL = {
+    "total": ("as many connections as may be are open here that have sent no request yet", "SOLOWIRE_MAX_PENDING"),
+    "address": (
+        "as many connections of your address as may be are open here that have sent no request yet",
+        "SOLOWIRE_MAX_PENDING_PER_ADDRESS",
+    ),
+    "files": ("this shard has as many open files as its process may have", "that limit (ulimit -n)"),
+}
+FULL_RESPONSES = {
+    limit: refusal_response(
+        Refused(503, "too_many_connections", message, f"try again in a moment; an operator raises {raised}", 1.0)
+    )
+    for limit, (message, raised) in _FULL.items()
+}
+"""By the limit that is reached."""
 HEAD_TOO_LARGE_RESPONSE = refusal_response(
-    Refused(431, "head_too_large", f"a request head may have {HEAD_BYTES} bytes", "")
+    Refused(431, "head_too_large", f"a request head may have {HEAD_BYTES} bytes", "send fewer or shorter headers")
 )
 
 
@@ -138,8 +151,10 @@ class ClientListener:
     def _begin(self, accepted: socket.socket, peer: str) -> None:
         accepted.setblocking(False)
         address = counted_address(peer)
-        if self._socket_count() + len(self._pending) >= self._max_sockets or not self._limiter.acquire(address):
-            _turn_away(accepted)
+        is_out_of_files = self._socket_count() + len(self._pending) >= self._max_sockets
+        if is_out_of_files or not self._limiter.acquire(address):
+            limit = "files" if is_out_of_files else "address" if self._limiter.is_full(address) else "total"
+            _turn_away(accepted, limit)
             return
         pending = _Pending(accepted, peer, address, self._loop.time() + self._head_s)
         number = accepted.fileno()
@@ -233,7 +248,13 @@ class ClientListener:
         pending.socket.close()
 
     def _pause(self, error: OSError) -> None:
-        logger.error("accept_paused", reason=error.strerror, pause_s=PAUSE_SECONDS, sockets=self._socket_count())
+        logger.error(
+            "accept_paused",
+            reason=error.strerror,
+            pause_s=PAUSE_SECONDS,
+            sockets=self._socket_count(),
+            hint=_EXHAUSTED_HINT,
+        )
         self._loop.remove_reader(self._listening.fileno())
         self._resuming = self._loop.call_later(PAUSE_SECONDS, self._resume)
 
@@ -241,10 +262,10 @@ class ClientListener:
         self._loop.add_reader(self._listening.fileno(), self._accept)
 
 
-def _turn_away(accepted: socket.socket) -> None:
-    """There is no room for it, not even to wait until it has heard so."""
+def _turn_away(accepted: socket.socket, limit: str) -> None:
+    """There is no room for it, not even to wait until it has heard so. limit: which one is reached."""
     with suppress(OSError):
         accepted.recv(HEAD_BYTES)  # closed with that unread it would be reset, and the answer might be lost
     with suppress(OSError):
-        accepted.send(FULL_RESPONSE)
+        accepted.send(FULL_RESPONSES[limit])
     accepted.close()

@@ -75,7 +75,9 @@ class ClientPort:
             if head.path in PROBES and not head.wants_websocket:
                 return self._answer_probe(head)
             if head.path != "/ws":
-                raise Refused(404, "not_found", "a shard serves its WebSocket at /ws, and nothing else here", "")
+                raise Refused(
+                    404, "not_found", "a shard serves its WebSocket at /ws, and nothing else here", "ask the gateway"
+                )
             if not head.wants_websocket:
                 raise upgrade_required()
             check_origin(head, self._allowed_origins)

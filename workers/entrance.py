@@ -51,9 +51,16 @@ class Entrance:
         redeemed = self._tokens.redeem_ticket(ticket, self._index, wall)
         try:
             if leaving:
-                raise Refused(503, "draining", "this shard takes no more users", "ask /v1/connect again", retry_after=1)
+                raise Refused(
+                    503,
+                    "draining",
+                    "this shard is being emptied, and takes no more users",
+                    "ask /v1/connect again",
+                    retry_after=1,
+                )
             if not ready:
-                raise Refused(503, "not_ready", f"shard {self._index} is not ready", "try again", retry_after=1)
+                hint = "ask /v1/connect again in a moment"
+                raise Refused(503, "not_ready", f"shard {self._index} is not ready yet", hint, retry_after=1)
             self._take_in(redeemed, now, wall)
         except RequestError as error:
             identity = redeemed.identity
@@ -73,7 +80,12 @@ class Entrance:
                 retry_after=1,
             )
         if self._on_duplicate == "reject" and self._users.full(user):
-            raise Refused(409, "duplicate_connection", "the user is connected already", "close the other one first")
+            raise Refused(
+                409,
+                "duplicate_connection",
+                "the user has as many connections as it may have",
+                "close one of them first; an operator sets SOLOWIRE_MAX_CONNECTIONS_PER_USER and SOLOWIRE_ON_DUPLICATE",
+            )
         self._used.check(redeemed, wall)
         oldest = self._users.oldest(user)
         replaces = oldest is not None and oldest.address == redeemed.address
@@ -86,10 +98,5 @@ class Entrance:
         if oldest is not None:
             self._admission.keep_for(identity.user, oldest.group, now)
             self._replaced(oldest)
-        raise Refused(
-            503,
-            "over_limit",
-            "there are as many connections as there may be",
-            "try again, later",
-            retry_after=1 if oldest is not None else RETRY_SECONDS,
-        )
+        message, hint = self._admission.explain_full(identity, now)
+        raise Refused(503, "over_limit", message, hint, retry_after=1 if oldest is not None else RETRY_SECONDS)

@@ -83,7 +83,8 @@ class Following:
             self._new_epoch(message.epoch, now)
         if message.after > self._log.position:
             if not self._fresh:
-                log.warning("log_astray", shard=self._index, position=self._log.position, got=message.after)
+                position, hint = self._log.position, "it asks the router for what is between"
+                log.warning("log_astray", shard=self._index, position=position, got=message.after, hint=hint)
                 self._astray = True
                 return False
             self._gap(message.after, now)
@@ -95,7 +96,8 @@ class Following:
 
     def _new_epoch(self, epoch: str, now: float) -> None:
         if self.epoch:
-            log.warning("epoch_changed", shard=self._index, old=self.epoch, new=epoch)
+            hint = "the router began a new log: its own log says why"
+            log.warning("epoch_changed", shard=self._index, old=self.epoch, new=epoch, hint=hint)
             self._lost()
         self.epoch = epoch
         self._ready_at = None
@@ -106,7 +108,8 @@ class Following:
     def _gap(self, after: int, now: float) -> None:
         """The router's log no longer has what comes next: everything between is gone for this shard."""
         if self._log.position or self._connections:
-            log.error("gap", shard=self._index, position=self._log.position, log_begins=after)
+            hint = "it was away for longer than the journal keeps: raise SOLOWIRE_JOURNAL_BYTES, _EVENTS or _AGE_S"
+            log.error("gap", shard=self._index, position=self._log.position, log_begins=after, hint=hint)
             self._lost()
         self._begin(after)
 

@@ -71,7 +71,15 @@ class HttpApi:
                     return
                 await _answer(send, 200, body)
             case _:
-                await _problem(send, Refused(404, "not_found", "there is nothing here", ""))
+                await _problem(
+                    send,
+                    Refused(
+                        404,
+                        "not_found",
+                        "there is nothing at this path",
+                        "there are /stats, /metrics, /healthz, /readyz",
+                    ),
+                )
 
     def _stats(self, scope: Scope) -> dict[str, Any]:
         """`/stats` (`?slowest=N` for more or fewer than ten connections) and `/stats/users/{user}`, for administrators.
@@ -85,7 +93,12 @@ class HttpApi:
         if user is not None:
             found = self._reporting.user(user, now)
             if not found:
-                raise Refused(404, "not_connected", f"the user has no connection on shard {shard.index}", "")
+                raise Refused(
+                    404,
+                    "not_connected",
+                    f"the user has no connection on shard {shard.index}",
+                    "ask the gateway, which asks all",
+                )
             return {"user": user, "connections": found}
         asked = parse_qs(scope["query_string"].decode("latin-1")).get("slowest", [""])[0]
         slowest = self._reporting.slowest(now, int(asked[:4]) if asked.isdecimal() else SLOWEST)
@@ -105,7 +118,9 @@ class HttpApi:
             identity = self._identify(bearer(_header(scope, b"authorization")), now)
             about |= {"user": identity.user, "role": identity.role}
             if not identity.may("admin"):
-                raise Refused(403, "forbidden", "statistics are for administrators", "")
+                raise Refused(
+                    403, "forbidden", "statistics are for administrators", "use a token of a role that grants 'admin'"
+                )
         except RequestError as error:
             refusal = self._wrong_tokens.judge(error, _peer(scope), now)
             self._audit("refused", action="administer", code=refusal.code, **about)

@@ -48,6 +48,11 @@ class Leases:
         self._asked = 0
         self._sent: dict[int, float] = {}  # when which Slots were sent, oldest first
 
+    @property
+    def is_at_capacity(self) -> bool:
+        """Whether the process can have no more connections, whatever its lease is."""
+        return 0 < self._capacity <= self.taken
+
     def take(self, group: str, now: float) -> bool:
         """Takes a slot for a connection of `group`; False if there is none."""
         if self.taken < self.room and now < self.ends:

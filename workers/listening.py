@@ -85,10 +85,10 @@ class Listening:
             user.messages, wait = self._messages.take(user.messages, now, max(1.0, len(raw) / MESSAGE_BYTES))
         begins = connection.state is State.waiting and connection.heard_at == connection.opened
         if wait and not begins:
-            raise _TooFast("messages", wait, connection.codec.id_of(raw))
+            raise _TooFast(self._messages, "messages", "MESSAGE_RATE", wait, connection.codec.id_of(raw))
         message = connection.codec.decode(raw)
         if wait and not isinstance(message, Hello):  # which is heard, so that it needn't begin with the defaults
-            raise _TooFast("messages", wait, message.id)
+            raise _TooFast(self._messages, "messages", "MESSAGE_RATE", wait, message.id)
         if connection.state is State.resuming and not isinstance(message, (Ping, Pong)):
             _keep(message, connection)
             return None
@@ -117,7 +117,7 @@ class Listening:
         if wait and (not begins or items > CHANGE_ITEMS):
             if begins:
                 connection.hello_by = now + wait + self._hello_timeout  # so that it can say it again in time
-            raise _TooFast("subscription changes", wait, None)
+            raise _TooFast(self._changes, "subscription changes", "SUBSCRIPTION_RATE", wait, None)
         connection.charged_items = items
 
     def settle(self, connection: Connection, now: float) -> None:
@@ -166,7 +166,7 @@ def first_wanted(connection: Connection, hello: Hello, roles: Mapping[str, Role]
         raise InvalidMessage(
             "already_said_hello",
             "this connection has begun already",
-            "use subscribe and unsubscribe; without a hello within 2 s the role's defaults apply",
+            "use subscribe and unsubscribe; without a hello within SOLOWIRE_HELLO_TIMEOUT_S the role's defaults apply",
         )
     role = roles.get(connection.identity.role)
     patterns = hello.subscriptions
@@ -180,7 +180,9 @@ def first_wanted(connection: Connection, hello: Hello, roles: Mapping[str, Role]
 def changed(connection: Connection, message: Subscribe | Unsubscribe, catalog: Catalog) -> Wanted:
     """What it wants from now on. Raises InvalidMessage."""
     if connection.state is not State.live:
-        raise InvalidMessage("hello_first", "the first message must be hello")
+        raise InvalidMessage(
+            "hello_first", "the first message must be hello", "send it, and this one after the welcome"
+        )
     check_patterns(message.event_types)
     if isinstance(message, Unsubscribe):
         return unsubscribe(connection.wanted, message.event_types, catalog)
@@ -196,8 +198,10 @@ def complaint(error: InvalidMessage) -> Error:
 
 
 class _TooFast(InvalidMessage):
-    def __init__(self, what: str, retry_after: float, id: Id) -> None:
-        super().__init__("rate_limited", f"too many {what}", "slow down", id, retry_after=round(retry_after, 3))
+    def __init__(self, rate: Rate, what: str, setting: str, retry_after: float, id: Id) -> None:
+        hint = f"wait for retry_after seconds; an operator raises SOLOWIRE_{setting}"
+        fault = f"one user may send {rate.per_second:g} {what} a second"
+        super().__init__("rate_limited", fault, hint, id, retry_after=round(retry_after, 3))
 
 
 def _is_pong(connection: Connection, raw: str | bytes) -> bool:
@@ -208,5 +212,7 @@ def _is_pong(connection: Connection, raw: str | bytes) -> bool:
 def _keep(message: ClientMessage, connection: Connection) -> None:
     """For when the connection has begun."""
     if len(connection.early) >= MAX_ANSWERS:
-        raise InvalidMessage("too_early", "too many messages before the welcome", "wait for it", message.id)
+        raise InvalidMessage(
+            "too_early", f"{MAX_ANSWERS} messages may come before the welcome", "wait for the welcome first", message.id
+        )
     connection.early.append(message)

@@ -317,7 +317,9 @@ class _Server:
                 log.error("fenced_off", shard=self._shard.index, reason=message.reason, hint="this process ends")
                 self._end()
             case _:
-                log.warning("message_not_for_a_shard", kind=type(message).__name__)
+                log.warning(
+                    "message_not_for_a_shard", kind=type(message).__name__, hint="do all processes run one version?"
+                )
         if self._shard.ready != self._was_ready:
             self._was_ready = self._shard.ready
             log.info("shard_ready" if self._was_ready else "shard_not_ready", shard=self._shard.index)

@@ -237,13 +237,6 @@ def test_a_short_secret_is_no_noise(place: Path) -> None:
     assert done.stderr == ""
 
 
-def test_a_misspelt_variable_stays_out_of_the_output(place: Path) -> None:
-    """`TOKEN=$(solowire token …)` holds a token alone, whatever there was to warn about."""
-    done = solowire(place, "token", "--user", "ann", SECRET=SECRET, PROT=9000)
-    assert re.fullmatch(r"[\w-]+\.[\w-]+\.[\w-]+\n", printed(done))
-    assert "SOLOWIRE_PROT" in done.stderr
-
-
 def test_a_roles_file_replaces_the_roles(place: Path) -> None:
     """With SOLOWIRE_ROLES_FILE the built-in roles are gone and its own are there."""
     roles = place / "roles.toml"

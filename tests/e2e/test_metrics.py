@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from solowire.api_client import api_address, api_client
 from tests.e2e.system import ANSWER_SECONDS, System, end, free_ports, run, running
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs/operations.md"
@@ -40,6 +41,10 @@ def scraped(place: int | Path) -> str:
         answer = http.get(f"http://{host}/metrics")
     assert answer.status_code == 200
     return answer.text
+
+
+def client_of(place: int | Path) -> httpx.AsyncClient:
+    return api_client(api_address(place if isinstance(place, Path) else ("127.0.0.1", place)), timeout=ANSWER_SECONDS)
 
 
 def api_of(system: System) -> Path:
@@ -173,3 +178,27 @@ def test_a_default_port_that_is_in_use_costs_a_warning(tmp_path: Path) -> None:
             system.wait_until(lambda: "router_ready" in said() and "router_without_metrics" in said(), "it is ready")
         finally:
             assert end(router) == 0
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics"])
+async def test_every_process_answers_head(system: System, router_port: int, path: str) -> None:
+    """Probes ask with HEAD: the same answer without its body, on all ports, and the next request has its own."""
+    ports = [system.port, api_of(system), router_port, *([system.port + 1] if path != "/metrics" else [])]
+    for port in ports:
+        async with client_of(port) as http:
+            told = await http.head(path)
+            whole = await http.get(path)
+            assert (told.status_code, whole.status_code) == (200, 200), port
+            assert told.content == b""
+            assert whole.content
+            assert told.headers["content-type"] == whole.headers["content-type"]
+
+
+async def test_what_is_not_there_says_what_is(system: System, router_port: int) -> None:
+    """The router's and a shard's APIs answer an unknown path with a problem that names those that there are."""
+    for port in (router_port, api_of(system)):
+        async with client_of(port) as http:
+            answer = await http.get("/nothing")
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+        assert "/healthz" in answer.json()["hint"]

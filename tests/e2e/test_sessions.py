@@ -493,12 +493,13 @@ async def test_a_refresh_keeps_the_connection_past_the_first_expiry(quick: Syste
 
 async def test_a_client_that_answers_no_ping_is_closed(impatient: System) -> None:
     """The server pings; who answers stays, and who doesn't is closed with 4408."""
+    begun = int(time.time())
     async with (
         impatient.session(impatient.token("alive")) as alive,
         impatient.session(impatient.token("silent")) as silent,
     ):
         ping = await alive.hear("ping")
-        assert abs(ping["time"] - time.time()) < 5
+        assert begun <= ping["time"] <= time.time()
         await alive.say(type="pong", time=ping["time"])
         closed = asyncio.ensure_future(silent.closed())
         while not closed.done():
@@ -511,9 +512,10 @@ async def test_a_client_that_answers_no_ping_is_closed(impatient: System) -> Non
 async def test_ping_and_stats_are_answered_with_their_id(system: System) -> None:
     """A client can ask whether the line lives, and where it stands."""
     async with system.session(system.token("asks"), CUSTOM) as session:
+        begun = int(time.time())
         pong = await session.ask("pong", type="ping", id="p-1")
         assert pong["id"] == "p-1"
-        assert abs(pong["time"] - time.time()) < 5
+        assert begun <= pong["time"] <= time.time()
         await system.publish(custom("asks"))
         [event] = await session.events(1)
         reply = await session.ask("reply", type="stats", id=99)

@@ -238,10 +238,8 @@ def test_any_process_gives_signs_of_life_to_systemd(tmp_path: Path, abstract: bo
         try:
             heard = [systemd.recv(100) for _ in range(3)]
             assert heard == [b"READY=1", b"WATCHDOG=1", b"WATCHDOG=1"]
-            begun = time.monotonic()
             for _ in range(5):
                 assert systemd.recv(100) == b"WATCHDOG=1"
-            assert time.monotonic() - begun < 5 * 1.5
             os.kill(process.pid, signal.SIGTERM)
             while systemd.recv(100) != b"STOPPING=1":
                 pass
@@ -336,9 +334,7 @@ def test_a_child_that_does_not_end_in_time_is_killed(tmp_path: Path) -> None:
     with short_lived(tmp_path, GRACE_S=4) as system:
         pids = children_of(system)
         os.kill(system.pid_of(*SHARD_0), signal.SIGSTOP)
-        asked = time.monotonic()
         assert end(system.process) == 0  # type: ignore[arg-type]
-        assert time.monotonic() - asked < 4 + 2
         assert lines(system, '"killed"', "shard 0")
         assert not any(map(alive, pids))
 

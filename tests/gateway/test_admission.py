@@ -347,3 +347,30 @@ def test_those_of_one_address_are_spread_too(burst: float) -> None:
     assert min(told) >= 2.0
     assert max(told) <= 2.0 + burst / 0.5
     assert max(told) - min(told) > 0.9 * burst / 0.5
+
+
+def full(*addresses: str, closed: tuple[str, ...] = ()) -> Doors:
+    return Doors(closed=list(closed), others_closed=False, full=list(addresses), retry_after=1, gateways=1)
+
+
+@pytest.mark.parametrize(
+    ("limits", "doors", "code", "words"),
+    [
+        (Limits(), full(closed=("viewer",)), "over_limit", ["'viewer'", "SOLOWIRE_MAX_CONNECTIONS", "SOLOWIRE_GROUPS"]),
+        (Limits(), full(HERE), "too_many_from_address", ["SOLOWIRE_MAX_CONNECTIONS_PER_ADDRESS"]),
+        (
+            Limits(rate_per_address=3, burst_per_address=1),
+            full(),
+            "connect_rate_limited",
+            ["3 a second", "SOLOWIRE_CONNECT_RATE_PER_ADDRESS"],
+        ),
+        (Limits(rate=2, burst=1), full(), "over_rate", ["2 a second", "SOLOWIRE_CONNECT_RATE"]),
+    ],
+)
+def test_each_limit_is_named_with_its_setting(limits: Limits, doors: Doors, code: str, words: list[str]) -> None:
+    """Whoever is refused, and the operator that it asks, reads which limit it was."""
+    admission = Admission(limits)
+    admission.told(doors, 0.0)
+    refusals = [ask(admission, viewer(f"u{number}"), HERE, 0.0) for number in range(20)]
+    told = str(next(refusal for refusal in refusals if refusal is not None and refusal.code == code))
+    assert all(word in told for word in words), told

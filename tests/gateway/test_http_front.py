@@ -148,7 +148,8 @@ async def test_open_files_have_a_limit(tmp_path: Path) -> None:
     async with site(tmp_path, max_files=3) as made, connected(made, GET) as (first, _):
         assert (await answer_from(first))[0] == 200
         async with connected(made, GET) as (reader, _):
-            assert (await answer_from(reader))[0] == 503
+            status, body = await answer_from(reader)
+            assert (status, b"ulimit -n" in body) == (503, True)
 
 
 async def test_what_could_be_read_in_two_ways_is_refused(tmp_path: Path) -> None:
@@ -244,7 +245,8 @@ async def test_the_newest_is_refused_but_one_that_is_only_kept_makes_room(tmp_pa
         silent, half = [await stack.enter_async_context(connected(made, data)) for data in (b"", GET[:9])]
         assert await first.read() == b"", "the idle one made room"
         async with connected(made, GET) as (reader, _):
-            assert (await answer_from(reader))[0] == 503
+            status, body = await answer_from(reader)
+            assert (status, b"SOLOWIRE_MAX_HTTP_CONNECTIONS_PER_ADDRESS" in body) == (503, True)
         assert made.front.limiter.refused == 1
         for reader, writer in (silent, half):
             writer.write(GET if reader is silent[0] else GET[9:])

@@ -6,6 +6,7 @@ Everything is real but for the client, whose messages are the test's own, and th
 from __future__ import annotations
 
 import asyncio
+import gzip
 import time
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
@@ -318,6 +319,55 @@ async def test_the_reason_of_a_refusal_is_not_what_is_wrong_with_the_body(
     client = Client(tokens[who], EVENTS, length, leaves=body == "cut off")
     assert await house.answers(client) == REFUSED[who]
     assert house.audited == [("refused", REFUSED[who][1])]
+
+
+def encoded(token: str, *pieces: bytes, encodings: Iterable[bytes] = (b"gzip",)) -> Client:
+    """A whole request with `Content-Encoding` headers."""
+    client = Client(token, pieces).ends()
+    client.scope["headers"] += [(b"content-encoding", encoding) for encoding in encodings]
+    return client
+
+
+async def test_a_compressed_request_is_published(house: House) -> None:
+    """However it is cut, and it leaves no room taken."""
+    body = gzip.compress(b"".join(EVENTS))
+    assert await house.answers(encoded(house.token("ann"), body[:20], body[20:])) == (200, "")
+    assert house.published == 2
+    assert (house.intake.requests, house.intake.bytes) == (0, 0)
+
+
+async def test_a_compressed_request_counts_as_what_it_becomes(house: House) -> None:
+    """What is under way to the router has its bound in bytes as they are there, not as they came."""
+    other = house.intake.open("bob", 0.0)
+    house.intake.grow(other, 65_000)
+    large = gzip.compress(b"".join(EVENTS) + b" " * 38_000)
+    assert await house.answers(encoded(house.token("ann"), large)) == (503, "overloaded")
+    assert house.published == 0
+    house.intake.close(other)
+    assert await house.answers(encoded(house.token("ann"), large)) == (200, "")
+
+
+@pytest.mark.parametrize(
+    ("body", "encodings", "answer"),
+    [
+        (gzip.compress(bytes(2**20)), [b"gzip"], (413, "too_large")),
+        (b"".join(EVENTS), [b"gzip"], (400, "invalid_body")),
+        (b"".join(EVENTS), [b"br"], (415, "unsupported_encoding")),
+        (gzip.compress(b"".join(EVENTS)), [b"gzip", b"gzip"], (415, "unsupported_encoding")),
+        (gzip.compress(b"".join(EVENTS)), [b"zstd", b"gzip"], (415, "unsupported_encoding")),
+        (b"".join(EVENTS), [b"identity"], (200, "")),
+    ],
+    ids=["bomb", "plain", "br", "twice", "two", "identity"],
+)
+async def test_what_can_t_be_decoded_is_refused(
+    house: House, body: bytes, encodings: list[bytes], answer: tuple[int, str]
+) -> None:
+    """Each with its own answer; several headers are several encodings; and no room stays taken."""
+    client = encoded(house.token("ann"), body, encodings=encodings)
+    assert await house.answers(client) == answer
+    assert (house.intake.requests, house.intake.bytes) == (0, 0)
+    accepted = dict(client.heard[0]["headers"]).get(b"accept-encoding")
+    assert (accepted == b"gzip, deflate, zstd, identity") is (answer[0] == 415)
 
 
 @pytest.mark.parametrize("who", [*REFUSED, "no room", "router away"])

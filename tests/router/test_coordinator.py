@@ -341,6 +341,31 @@ def test_a_shard_that_leaves_gets_nothing_ahead() -> None:
     assert world.processes[0].leases.room == 1
 
 
+def test_a_shard_that_stays_after_all_has_room_at_once() -> None:
+    """Gateways send it users as soon as it is in the ring again: the first needn't be refused for it to ask."""
+    world = World(2, Limits(100))
+    world.beat(2)
+    back = world.processes[0]
+    world.coordinator.holders.leaves(back.name)
+    world.beat(2)
+    assert back.leases.room == 0
+    world.join(back)
+    world.send(world.coordinator.readmit(back.name))
+    world.take(back)
+    assert back.connect("viewer", world.now)
+    assert back.leases.room > 10
+    world.check()
+    world.beat(2)
+    world.check()
+
+
+def test_who_comes_as_a_stranger_is_granted_nothing_before_it_has_said_what_it_uses() -> None:
+    """Nothing is known of it: its first report is answered."""
+    world = World(1, Limits(100))
+    assert world.coordinator.readmit(world.processes[0].name) == []
+    assert world.coordinator.readmit(b"nobody") == []
+
+
 def test_a_lease_that_takes_away_counts_when_it_is_confirmed() -> None:
     """While a smaller lease is on its way its shard may still use the greater one: nobody else gets the difference."""
     world = World(2, Limits(40))
@@ -879,6 +904,12 @@ class Interleavings(RuleBasedStateMachine):
     @rule(at=st.integers(0, 2))
     def leave(self, at: int) -> None:
         self.world.coordinator.holders.leaves(self.process(at).name)
+
+    @rule(at=st.integers(0, 2))
+    def stay(self, at: int) -> None:
+        """It leaves no more: it says hello, and has room at once."""
+        self.hello(at)
+        self.world.send(self.world.coordinator.readmit(self.process(at).name))
 
     @rule()
     def restart_router(self) -> None:

@@ -389,6 +389,27 @@ def test_a_shard_that_wants_to_leave_gets_its_users_events_until_they_are_gone(w
     assert (world.delivered(name), world.delivered(other)) == ([], [2])
 
 
+def test_a_shard_that_stays_has_its_lease_before_anybody_sends_it_users(world: World) -> None:
+    """While it left it had no more than it used: the first who came back to it would be refused for want of a slot."""
+    name, other, gateway = world.join(0), world.join(1), world.gateway()
+    slots(world, name, 1)
+    slots(world, other, 1)
+    world.router.receive(name, Leave(), world.now)
+    slots(world, name, 2)
+    beat = world.bus.take(name, Beat)[-1]
+    assert beat.lease is not None
+    assert beat.lease.spare == 0
+    world.bus.sent.clear()
+    assert world.join(0) == name
+    told = [(peer, type(message)) for peer, message in world.bus.sent]
+    assert told.index((name, Lease)) < told.index((gateway, RingState))
+    [lease] = world.bus.take(name, Lease)
+    assert lease.spare > 10
+    world.bus.sent.clear()
+    world.join(0)  # again, as after a lost message: it has its lease
+    assert world.bus.take(name, Lease) == []
+
+
 def test_the_process_whose_place_is_taken_is_told(world: World) -> None:
     """Two processes can't both be one shard: the older one hears of it, and ends."""
     old = world.join(0)

@@ -20,8 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
+from router import journal_file
 from router.journal import JournalHole, JournalUnavailable, Record
-from router.sqlite_journal import TRIM_ROWS, VERSION, SqliteJournal
+from router.sqlite_journal import RELEASED_PAGES, TRIM_ROWS, VERSION, SqliteJournal
 from solowire.backplane import PublishedEvent
 from solowire.errors import ConfigError
 
@@ -749,3 +750,132 @@ def test_to_find_the_present_states_takes_no_longer_the_more_states_there_are(pa
     assert some_found == list(range(199_001, 200_001))
     assert found == list(range(399_001, 400_001))
     assert many < 1.2 * few
+
+
+# ------------------------------------------------------------------------------------------------------- disk space
+
+
+@contextmanager
+def made_by_an_older_version() -> Iterator[None]:
+    """Journals that are made here can't give pages back, as it was before."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(journal_file, "SCHEMA", journal_file.SCHEMA.replace("PRAGMA auto_vacuum = INCREMENTAL;\n", ""))
+        yield
+
+
+def fill(path: Path, events: int = 20_000, size: int = 300) -> int:
+    """A journal with so many events, as an hour has brought them; how long its file is."""
+    with closing(open_journal(path)) as journal:
+        journal.note("ring", b"\x01")
+        for begin in range(1, events, 1000):
+            keep(journal, some(1000, begin=begin, size=size), NOW + begin * 3600 / events)
+    return path.stat().st_size
+
+
+LOWERED: dict[str, dict[str, float]] = {
+    "bytes": {"max_bytes": 2**20},
+    "events": {"max_events": 1000},
+    "age": {"max_age": 600.0},
+}
+
+
+@pytest.mark.parametrize("limit", LOWERED)
+@pytest.mark.parametrize("age", ["old", "new"])
+def test_a_limit_that_is_lowered_gives_the_disk_its_space_back(path: Path, age: str, limit: str) -> None:
+    """With the next start, whenever the journal was made; what retention keeps is there, with epoch and notes."""
+    with made_by_an_older_version() if age == "old" else contextlib.nullcontext():
+        before = fill(path)
+    with closing(open_journal(path, epoch="another", now=NOW + 3600, **LOWERED[limit])) as journal:  # type: ignore[arg-type]
+        assert (journal.epoch, journal.last, journal.recall("ring")) == ("epoch-1", 20_000, b"\x01")
+        assert 300 < journal.last - journal.floor <= 5000
+        assert is_whole(journal)
+        assert keep(journal, some(1, begin=20_000), NOW + 3600) == [20_000], "a duplicate is known"
+        assert keep(journal, some(10, begin=20_001), NOW + 3600)[0] == 20_001
+        assert is_whole(journal)
+    assert before > 6 * 2**20
+    assert path.stat().st_size < 3 * 2**20
+    assert not list(path.parent.glob("*.new*"))
+    with closing(open_journal(path)) as journal:
+        assert journal.last == 20_010
+
+
+def test_pages_that_are_free_go_back_bit_by_bit(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large journal shrinks while it is used: each commit gives back a bounded part, until little is free."""
+    monkeypatch.setattr(journal_file, "QUICK_BYTES", 0)
+    before = fill(path)
+    sizes = []
+    with closing(open_journal(path, max_bytes=2**20, now=NOW + 3600)) as journal:
+        pages = journal._pages()[0]
+        for commit in range(60):
+            keep(journal, some(1, begin=20_001 + commit), NOW + 3600)
+            left = journal._pages()[0]
+            assert pages - left <= RELEASED_PAGES
+            pages = left
+            sizes.append(path.stat().st_size)
+        assert is_whole(journal)
+    assert before > 6 * 2**20
+    assert sizes[-1] < 3 * 2**20
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_a_journal_that_has_nothing_over_is_not_written_anew(path: Path) -> None:
+    """An old one that fits its limits is opened as it is, and goes on as it did."""
+    with made_by_an_older_version():
+        fill(path, events=5000)
+    before = path.stat().st_ino
+    with closing(open_journal(path, now=NOW + 3600)) as journal:
+        assert keep(journal, some(1, begin=5001), NOW + 3600) == [5001]
+        assert is_whole(journal)
+    assert path.stat().st_ino == before
+
+
+def test_an_old_journal_that_keeps_too_much_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What would take long at the start is not done, but said, with the way out."""
+    with made_by_an_older_version():
+        before = fill(path)
+    monkeypatch.setattr(journal_file, "COMPACTED_BYTES", 2**20)
+    with capture_logs() as logged, closing(open_journal(path, max_bytes=2 * 2**20, now=NOW + 3600)):
+        pass
+    assert [(entry["event"], bool(entry["hint"])) for entry in logged] == [("journal_space_kept", True)]
+    assert path.stat().st_size == before
+
+
+def test_a_kill_in_the_midst_of_writing_anew_costs_nothing(path: Path) -> None:
+    """Before the copy is whole the old file is there, and a copy that was left is none of the log."""
+    with made_by_an_older_version():
+        fill(path)
+    with pytest.MonkeyPatch.context() as patch:
+
+        def killed(self: Path, target: object) -> None:
+            raise KeyboardInterrupt
+
+        create = journal_file.create_file
+
+        def create_and_patch(draft: Path, epoch: str) -> None:
+            create(draft, epoch)
+            patch.setattr(Path, "rename", killed)
+
+        patch.setattr(journal_file, "create_file", create_and_patch)
+        with pytest.raises(KeyboardInterrupt):
+            open_journal(path, max_bytes=2**20, now=NOW + 3600)
+    with closing(open_journal(path, max_bytes=2**20, now=NOW + 3600)) as journal:
+        assert journal.last == 20_000
+        assert is_whole(journal)
+    assert path.stat().st_size < 3 * 2**20
+
+
+def test_without_room_for_a_copy_the_journal_stays_as_it_is(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told, and the log goes on."""
+    with made_by_an_older_version():
+        before = fill(path)
+
+    def full(draft: Path, epoch: str) -> None:
+        draft.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(journal_file, "create_file", full)
+    with capture_logs() as logged, closing(open_journal(path, max_bytes=2**20, now=NOW + 3600)) as journal:
+        assert keep(journal, some(1, begin=20_001), NOW + 3600) == [20_001]
+    assert [entry["event"] for entry in logged] == ["journal_not_compacted"]
+    assert path.stat().st_size <= before + 2**20
+    assert not list(path.parent.glob("*.new*"))

@@ -200,7 +200,7 @@ def test_a_permission_that_is_none_is_named() -> None:
     """The line says of which role it is, how it is written, and that scopes belong into tokens."""
     with pytest.raises(ConfigError, match=r"roles\.toml: the role 'noc' has the permission 'dns\*'.*category\.\*"):
         load_roles("[roles.noc]\npermissions = ['dns*']", "roles.toml")
-    with pytest.raises(ConfigError, match="`scopes`"):
+    with pytest.raises(ConfigError, match=r"unknown key 'scopes' in \[roles\.noc\]; scopes stand in tokens"):
         load_roles("[roles.noc]\npermissions = []\nscopes = {zones = ['a.org']}", "roles.toml")
 
 

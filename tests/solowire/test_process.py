@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from solowire import process
+
 _CHILD = """
 import json
 from pathlib import Path
@@ -48,3 +50,9 @@ def test_memory_is_offered_for_merging_where_the_kernel_takes_it() -> None:
     if "ksm_merge_any" not in stat:
         pytest.skip("this kernel doesn't say whose memory is offered")
     assert "ksm_merge_any: yes" in stat
+
+
+@pytest.mark.parametrize(("asked", "period"), [("1500000", 0.5), ("30000000", 1.0), ("", 1.0), ("0", 1.0), ("x", 1.0)])
+def test_signs_of_life_come_as_often_as_asked(asked: str, period: float) -> None:
+    """Three fall into the time after which silence is taken for stuck, and there is one a second at least."""
+    assert process.Notifier({"WATCHDOG_USEC": asked}).period == period

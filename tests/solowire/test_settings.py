@@ -210,12 +210,119 @@ def test_a_wrong_secret_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "hunter2" not in repr(load(secret="hunter2" * 3))
 
 
-def test_an_unknown_variable_is_warned_about(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A misspelt variable doesn't stop a start, but is told."""
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("SOLOWIRE_PROT", "SOLOWIRE_PORT"),
+        ("solowire_heartbeat", "SOLOWIRE_HEARTBEAT_S"),
+        ("SOLOWIRE_GROUPS__A", "GROUPS"),
+    ],
+)
+@pytest.mark.parametrize("place_of", ["environment", "dotenv"])
+def test_an_unknown_variable_is_refused_by_name(
+    name: str, meant: str, place_of: str, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A misspelt variable would be a setting that is not in force: it is named, with the one that is meant."""
+    if place_of == "environment":
+        monkeypatch.setenv(name, "9000")
+    else:
+        (place / ".env").write_text(f"OTHERS=1\nexport {name}=9000\n")
+    line = fault()
+    assert name in line
+    assert f"did you mean {meant}" in line or meant in line
+    assert (".env" in line) is (place_of == "dotenv")
+
+
+def test_an_unknown_variable_like_no_other_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With nothing like it the line says where the known ones are listed."""
+    monkeypatch.setenv("SOLOWIRE_XYZZY", "")
+    line = fault()
+    assert "SOLOWIRE_XYZZY" in line
+    assert "`solowire config`" in line
+    assert "did you mean" not in line
+
+
+def test_unknown_and_wrong_ones_are_told_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever mends one fault should not meet the next only then."""
     monkeypatch.setenv("SOLOWIRE_PROT", "9000")
+    monkeypatch.setenv("SOLOWIRE_SHARDS", "many")
+    line = fault()
+    assert "SOLOWIRE_PROT" in line
+    assert "SOLOWIRE_SHARDS" in line
+
+
+SERVICE_LINKS = {
+    "SOLOWIRE_SERVICE_HOST": "10.96.3.4",
+    "SOLOWIRE_SERVICE_PORT": "8000",
+    "SOLOWIRE_GATEWAY_SERVICE_HOST": "10.96.3.4",
+    "SOLOWIRE_GATEWAY_SERVICE_PORT_HTTP_WEB": "8000",
+    "SOLOWIRE_GATEWAY_PORT": "tcp://10.96.3.4:8000",
+    "SOLOWIRE_GATEWAY_PORT_8000_TCP": "tcp://10.96.3.4:8000",
+    "SOLOWIRE_GATEWAY_PORT_8000_TCP_PROTO": "tcp",
+    "SOLOWIRE_X_PORT_8000_TCP_PORT": "8000",
+    "SOLOWIRE_X_PORT_8000_TCP_ADDR": "fd00::1",
+    "SOLOWIRE_PORT_53_UDP": "udp://[fd00::1]:53",
+}
+
+
+def test_service_links_are_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kubernetes tells every pod of every service: one that is called solowire-… is no misspelt setting."""
+    for name, value in SERVICE_LINKS.items():
+        monkeypatch.setenv(name, value)
     with capture_logs() as logged:
-        load()
-    assert [(entry["log_level"], entry["name"]) for entry in logged] == [("warning", "SOLOWIRE_PROT")]
+        assert load().port == 8000
+    assert logged == []
+
+
+@pytest.mark.parametrize(("name", "value"), [("PORT", 8000), ("ROUTER_PORT", None), ("SHARD_API_PORT", None)])
+def test_a_service_link_in_the_place_of_a_setting_is_ignored(
+    name: str, value: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service called `solowire` sets SOLOWIRE_PORT=tcp://…, which nobody meant as a port: it is told and left out."""
+    monkeypatch.setenv(f"SOLOWIRE_{name}", "tcp://10.96.3.4:8000")
+    with capture_logs() as logged:
+        assert getattr(load(), name.lower()) == value
+    assert [(entry["event"], entry["name"]) for entry in logged] == [("service_link_ignored", f"SOLOWIRE_{name}")]
+
+
+@pytest.mark.parametrize("value", ["tcp://", "http://10.96.3.4:8000", "10.96.3.4:8000"])
+def test_what_only_looks_like_a_service_link_is_a_wrong_port(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what Kubernetes writes is left out; whatever else is no port stays a fault."""
+    monkeypatch.setenv("SOLOWIRE_PORT", value)
+    assert "SOLOWIRE_PORT" in fault()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"telemetry_types_per_s": {"dns_query_lgo": 5}}, ["telemetry_types_per_s", "dns_query_lgo", "dns_query_log"]),
+        ({"telemetry_types_per_s": {"zone_created": 5}}, ["telemetry_types_per_s", "zone_created", "durable"]),
+        ({"state_intervals_s": {"sytem_metrics": 5}}, ["state_intervals_s", "sytem_metrics", "system_metrics"]),
+        ({"state_intervals_s": {"rpz_hit": 5}}, ["state_intervals_s", "rpz_hit", "telemetry"]),
+        ({"allowed_origins": ["app.example.com"]}, ["allowed_origins", "app.example.com", "https://"]),
+        ({"allowed_origins": ["https://app.example.com/"]}, ["allowed_origins", "https://app.example.com"]),
+    ],
+)
+def test_names_within_settings_are_checked(options: dict[str, Any], words: list[str]) -> None:
+    """A setting for a type, a group or a site that doesn't exist would be in force for nothing."""
+    line = fault(**options)
+    assert all(word in line for word in words), line
+
+
+def test_without_a_home_only_what_needs_the_data_directory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container's user id that nobody knows has no home: who has a token or a secret needs none."""
+
+    def unknown(uid: int) -> None:
+        raise KeyError(uid)
+
+    for name in ("HOME", "XDG_DATA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    assert secret_of(load(secret="a secret of its own, long enough"), create=False)[0].startswith("a secret")
+    for needs in (make_directories, lambda settings: secret_of(settings, create=False), lambda s: s.backplane_address):
+        with pytest.raises(ConfigError, match=r"home directory.*--data-dir"):
+            needs(load())
+    assert load(data_dir=Path("data")).run_dir == Path("data/run")
 
 
 def test_ports_of_shards_follow_the_gateways() -> None:

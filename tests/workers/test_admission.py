@@ -164,3 +164,26 @@ def test_what_is_said_of_addresses_is_what_may_be_too_much() -> None:
     shards.beat(2)
     assert [made.slots(shards.now).addresses for made in shards.admissions] == [{}, {}]
     assert sum(made.leases.taken for made in shards.admissions) == 54
+
+
+@pytest.mark.parametrize(
+    ("capacity", "slots", "spare", "now", "words"),
+    [
+        (0, {"admin": 2}, 0, 0.0, ["'viewer'", "SOLOWIRE_MAX_CONNECTIONS", "SOLOWIRE_GROUPS"]),
+        (0, {}, 0, 0.0, ["granted", "SOLOWIRE_MAX_CONNECTIONS"]),
+        (1, {}, 1, 0.0, ["open files", "ulimit -n"]),
+        (0, {}, 5, 2e6, ["router", "SOLOWIRE_LEASE_S"]),
+    ],
+    ids=["group", "nothing", "files", "lease"],
+)
+def test_who_finds_no_slot_is_told_which_limit_it_is(
+    capacity: int, slots: dict[str, int], spare: int, now: float, words: list[str]
+) -> None:
+    """Each of the limits is named with what raises it: "too many" alone would send an operator searching."""
+    made = Admission(capacity=capacity)
+    made.leased(Lease(1, made.slots(0.0).asked, 1e6, slots, spare, []))
+    for _ in range(capacity):
+        assert made.enter(ANN, "", now)
+    assert not made.enter(ANN, "", now)
+    told = " ".join(made.explain_full(ANN, now))
+    assert all(word in told for word in words), told

@@ -18,7 +18,7 @@ from solowire.errors import Refused
 from solowire.handshake import HEAD_BYTES, HEAD_END, refusal_response
 from solowire.serving import listen
 from workers import client_listener
-from workers.client_listener import FULL_RESPONSE, AcceptedSocket, ClientListener
+from workers.client_listener import FULL_RESPONSES, AcceptedSocket, ClientListener
 
 SECONDS = 30.0
 HEAD = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -176,7 +176,7 @@ async def test_the_newest_of_an_address_is_refused_and_the_older_ones_wait_on() 
             await port.pending(3)
             for _ in range(5):
                 with client(port) as newest:
-                    assert await heard(newest) == FULL_RESPONSE
+                    assert await heard(newest) == FULL_RESPONSES["address"]
             assert port.listener.refused_count == 5
             other = stack.enter_context(client(port, "127.0.0.2"))
             await port.pending(4)
@@ -198,7 +198,7 @@ async def test_all_together_have_a_limit() -> None:
                 stack.enter_context(client(port, f"127.0.0.{n + 1}"))
             await port.pending(3)
             with client(port, "127.0.0.77") as newest:
-                assert await heard(newest) == FULL_RESPONSE
+                assert await heard(newest) == FULL_RESPONSES["total"]
 
 
 async def test_sockets_have_a_limit_that_leaves_files_for_others() -> None:
@@ -212,7 +212,7 @@ async def test_sockets_have_a_limit_that_leaves_files_for_others() -> None:
                 stack.enter_context(client(port))
             await port.pending(2)
             with client(port) as newest:
-                assert await heard(newest) == FULL_RESPONSE
+                assert await heard(newest) == FULL_RESPONSES["files"]
             port.taken.pop().socket.close()
             stack.enter_context(client(port, say=HEAD))
             await port.until(lambda: len(port.taken) == 2)
@@ -223,7 +223,7 @@ async def test_one_that_has_said_its_head_already_hears_that_it_is_full() -> Non
     async with opened(total=0) as port:
         for _ in range(50):
             with client(port, say=HEAD) as made:
-                assert await heard(made) == FULL_RESPONSE
+                assert await heard(made) == FULL_RESPONSES["total"]
 
 
 async def test_silent_sockets_cost_an_honest_handshake_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -315,7 +315,7 @@ async def test_who_does_not_close_after_a_refusal_is_cut(monkeypatch: pytest.Mon
             assert (await heard(one), await heard(two)) == (NO, NO)
             assert len(port.limiter) == port.listener.pending_count == 2
             with client(port, say=HEAD) as third:
-                assert await heard(third) == FULL_RESPONSE
+                assert await heard(third) == FULL_RESPONSES["total"]
             await port.pending(0)
         assert len(port.limiter) == 0
 

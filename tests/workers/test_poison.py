@@ -70,7 +70,8 @@ def test_poison_is_passed_over_counted_and_named_once(name: str) -> None:
         assert marks(b, back) == [first, last]
     assert sum(b.shard.log.skipped.totals.values()) == 1
     [line] = [line for line in logs if line["log_level"] == "error"]
-    assert (line["offset"], line["hint"]) == (poison, "it is passed over")
+    assert line["offset"] == poison
+    assert "it is passed over" in line["hint"]
     assert line["reason"]
     assert len(str(line)) < 700
 
