@@ -19,6 +19,8 @@ What it keeps true:
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import secrets
 import socket
 import sys
@@ -508,6 +510,7 @@ class _Upstream(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._unsent: list[bytes] = []  # until it is connected
         self._is_dropped = False
+        self._is_lost = False  # by Granian, with what it has answered still to be read
         self._is_head_request = False
         self._is_answered = True
         self._has_begun = False  # the answer
@@ -586,7 +589,7 @@ class _Upstream(asyncio.BufferedProtocol):
         if self._is_answered:
             if self._is_head_request:
                 self._parser = httptools.HttpResponseParser(self)  # this one waits for a body that doesn't come
-            self._client.answered(keeps_alive=self._keeps_alive)
+            self._client.answered(keeps_alive=self._keeps_alive and not self._is_lost)
 
     def on_headers_complete(self) -> None:
         """Called by the parser."""
@@ -600,9 +603,18 @@ class _Upstream(asyncio.BufferedProtocol):
             self._keeps_alive = self._parser.should_keep_alive()  # which is known here only
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if exc is not None and not self._is_answered and self._transport is not None:
+            self._read_the_rest(self._transport.get_extra_info("socket").fileno())
         if not self._is_dropped:
             self._is_dropped = True
             self._client.upstream_lost(was_answered=self._is_answered, has_begun=self._has_begun)
+
+    def _read_the_rest(self, descriptor: int) -> None:
+        """An answer that came before the body was whole: writing failed first, so it is in the socket still."""
+        self._is_lost = True
+        with contextlib.suppress(OSError):
+            while not self._is_dropped and (count := os.readv(descriptor, [self._front.buffer])):
+                self.buffer_updated(count)
 
     def abort(self) -> None:
         self._is_dropped = True

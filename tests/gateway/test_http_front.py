@@ -210,6 +210,27 @@ async def test_an_answer_that_comes_before_the_body_is_read(tmp_path: Path) -> N
             assert rest in (b"", b"HTTP/1.1 ")  # whether Granian keeps it is a matter of which came first
 
 
+async def test_an_answer_that_was_given_before_the_body_could_be_sent_on_is_found(tmp_path: Path) -> None:
+    """Granian answers early and closes: sending it more fails before anybody has read what it said."""
+    answer = b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 5\r\n\r\nearly"
+    sent: list[asyncio.StreamWriter] = []
+
+    async def answer_and_close(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        sent[0].write(b"more")  # is there for the front before the answer is
+        writer.write(answer)
+        writer.transport.abort()
+
+    async with site(tmp_path) as made, await asyncio.start_unix_server(answer_and_close, tmp_path / "other"):
+        made.front.upstream = str(tmp_path / "other")
+        for _ in range(20):
+            async with connected(made) as (reader, writer):
+                sent[:] = [writer]
+                writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000\r\n\r\n")
+                assert await answer_from(reader) == (401, b"early")
+                assert await reader.read() == b""
+
+
 async def test_a_client_that_closes_its_half_has_its_answer(tmp_path: Path) -> None:
     """As `nc` does; one that closes in the midst of its body is told to the application as gone."""
     async with site(tmp_path) as made:
