@@ -27,8 +27,6 @@ from solowire.errors import Refused
 from solowire.rates import Rate, Rates
 
 MAX_PUBLISHERS = 10_000
-MODEST_RATE, MODEST_BURST = 200.0, 1000.0
-"""Events a second, and at once, of a publisher that is no reason for a shard to fall behind."""
 RETRY_SECONDS = 1.0
 AGAIN = "publish it again with the same ids"
 _RAISE_RATE = "an operator raises SOLOWIRE_PUBLISH_RATE"
@@ -86,7 +84,6 @@ class Intake:
         self._lost = lost
         self._rate = rate
         self._publishers = Rates(Rate(rate, burst), MAX_PUBLISHERS)
-        self._modest = Rates(Rate(MODEST_RATE, MODEST_BURST), MAX_PUBLISHERS)
         self._under_way: dict[int, tuple[float, Room]] = {}  # in the order in which they were sent
 
     def open(self, user: str, now: float) -> Room:
@@ -145,13 +142,6 @@ class Intake:
             self.limited += 1
             message = f"one publisher may send {self._rate:g} events a second to a gateway"
             raise Refused(429, "publish_rate_limited", message, f"{AGAIN}; {_RAISE_RATE}", wait)
-
-    def is_modest(self, user: str, events: int, now: float) -> bool:
-        """Whether the publisher sends so little, with so many events more, that none of the others slows it."""
-        if self._modest.wait(user, now, events):
-            return False
-        self._modest.take(user, now, events)
-        return True
 
     def charge(self, user: str, events: int, now: float) -> None:
         """The publisher has sent so many events, which `check` allowed."""

@@ -10,9 +10,6 @@ long its last commit took.
     soft…hard   answers leave later, by 0 … longest delay
     ≥ hard      and new requests are refused; what is in the log already is answered all the same
 
-Publishers that send little, as their gateways say, are not slowed, and refused only at MODEST times as much: it is not
-their events that a shard can't follow.
-
 What it keeps true: a shard that is reading on from long ago doesn't slow publishers for GRACE_SECONDS after its hello,
 and has nobody refused until it has been level (below soft) once. So a shard that joins never stops the publishers, and
 one that can't catch up by itself is given the time to.
@@ -28,7 +25,6 @@ from typing import NamedTuple
 from solowire.backplane import DEAD_AFTER_SECONDS
 
 GRACE_SECONDS = 30.0
-MODEST = 4.0
 RETRY_MIN_SECONDS, RETRY_MAX_SECONDS = 1.0, 10.0
 MARK_SECONDS = 0.05
 SILENT_SECONDS = DEAD_AFTER_SECONDS + 0.6  # with the tick that finds it out
@@ -54,14 +50,10 @@ class Follower(NamedTuple):
 
 
 class Pressure(NamedTuple):
-    """delay: seconds that an answer waits after its commit. retry_after: seconds, if new requests are refused.
-
-    refuses_modest: whether those of publishers that send little are refused as well.
-    """
+    """delay: seconds that an answer waits after its commit. retry_after: seconds, if new requests are refused."""
 
     delay: float = 0.0
     retry_after: float | None = None
-    refuses_modest: bool = False
 
 
 def pressure(followers: Iterable[Follower], commit: float, patience: Patience) -> Pressure:
@@ -76,8 +68,7 @@ def pressure(followers: Iterable[Follower], commit: float, patience: Patience) -
     delay = patience.delay * min(1.0, max(0.0, share))
     if refusing < patience.hard:
         return Pressure(delay)
-    retry_after = min(RETRY_MAX_SECONDS, RETRY_MIN_SECONDS + refusing - patience.hard)
-    return Pressure(delay, retry_after, refusing >= MODEST * patience.hard)
+    return Pressure(delay, min(RETRY_MAX_SECONDS, RETRY_MIN_SECONDS + refusing - patience.hard))
 
 
 class Marks:

@@ -155,7 +155,6 @@ class Router:
         self._commit_took = 0.0
         self._disk_slow = 0.0  # the shorter of the last two: one that was long says nothing of the next
         self._looked_at = float("-inf")
-        self._modest: set[tuple[bytes, int]] = set()  # of those that are to be answered
         self._held: deque[tuple[float, bytes, Published]] = deque()  # answers, with the time of their commit
         ring = _recall_ring(journal)
         if ring is not None:
@@ -220,15 +219,13 @@ class Router:
 
     def _publish(self, peer: bytes, message: Publish, now: float) -> None:
         retry_after = self.pressure.retry_after
-        if retry_after is not None and (self.pressure.refuses_modest or not message.is_modest):
+        if retry_after is not None:
             self.refused += 1
             reason = "the log or a shard can't follow: it is SOLOWIRE_LAG_HARD_S or more behind"
             self._send(peer, NotPublished(message.request, "overloaded", reason, retry_after))
             return
         appended = self.journal.append(message.events, now + self.wall_offset)
         self._unanswered.append((peer, message.request, appended))
-        if message.is_modest:
-            self._modest.add((peer, message.request))
         if self.journal.open >= (GROUP_EVENTS if self._disk_slow <= GROUP_SECONDS else SLOW_GROUP_EVENTS):
             self._commit(now)
 
@@ -305,11 +302,10 @@ class Router:
             self.events += len(appended.offsets) - len(appended.duplicates)
             self.duplicates += len(appended.duplicates)
             answer = Published(request, self.journal.epoch, *appended)
-            if (self._held or self.pressure.delay) and (peer, request) not in self._modest:
+            if self._held or self.pressure.delay:
                 self._held.append((now, peer, answer))
             else:
                 self._send(peer, answer)
-        self._modest.clear()
         self.release(now)
 
     def _pump(self, outlet: Outlet) -> None:

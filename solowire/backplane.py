@@ -179,14 +179,10 @@ class PublishedEvent(_Message):
 
 
 class Publish(_Message, tag="publish"):
-    """Events to be put in the log, all or none. request: repeated in the answer.
-
-    is_modest: of a publisher that sends so little that the others, and not it, are to be slowed and refused.
-    """
+    """Events to be put in the log, all or none. request: repeated in the answer."""
 
     request: int
     events: list[PublishedEvent]
-    is_modest: bool = False
 
 
 class Ack(_Message, tag="ack"):

@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from gateway.intake import MAX_PUBLISHERS, MODEST_BURST, MODEST_RATE, Intake, Room
+from gateway.intake import MAX_PUBLISHERS, Intake, Room
 from gateway.server import intake_of
 from solowire.errors import Refused
 from solowire.settings import load
@@ -44,17 +44,6 @@ def under_way(it: Intake, number: int, now: float = 0.0, size: int = 10, user: s
     it.grow(room, size)
     it.sent(room, number, now)
     return room
-
-
-def test_who_sends_little_is_known() -> None:
-    """A burst or a steady stream above the modest rate is none; who has sent none for a while is modest again."""
-    it = intake(rate=1e6, burst=1e6)
-    assert it.is_modest("ann", int(MODEST_BURST), 0.0)
-    assert not it.is_modest("ann", 1, 0.0)
-    assert it.is_modest("ben", 1, 0.0)
-    assert it.is_modest("ann", int(MODEST_RATE), 1.0)
-    assert it.is_modest("ann", 2 * int(MODEST_BURST), 1000.0), "one batch, which is paid for by sending none"
-    assert not it.is_modest("ann", 1, 1001.0)
 
 
 def test_requests_beyond_the_bound_are_refused_at_once() -> None:

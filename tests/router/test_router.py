@@ -100,11 +100,9 @@ class World:
         self.router.receive(name, Hello(VERSION, "g"), self.now)
         return name
 
-    def publish(
-        self, *users: str | None, request: int = 1, peer: bytes = b"gateway-a", is_modest: bool = False
-    ) -> None:
+    def publish(self, *users: str | None, request: int = 1, peer: bytes = b"gateway-a") -> None:
         events = [PublishedEvent(f"id-{next(self._ids)}", user, b"body") for user in users]
-        self.router.receive(peer, Publish(request, events, is_modest), self.now)
+        self.router.receive(peer, Publish(request, events), self.now)
         self.turn()
 
     def turn(self) -> None:
@@ -541,9 +539,9 @@ class Stuck:
             world.router.receive(name, Ack("epoch-1", world.router.journal.last, 1000), world.now)
         world.router.tick(world.now)
 
-    def publish(self, *, is_modest: bool = False) -> int:
+    def publish(self) -> int:
         self.requests += 1
-        self.world.publish(None, request=self.requests, is_modest=is_modest)
+        self.world.publish(None, request=self.requests)
         return self.requests
 
     def answers(self) -> list[int]:
@@ -584,30 +582,6 @@ def test_a_shard_that_lags_delays_answers_and_then_refuses() -> None:
     assert stuck.answers() + stuck.refusals() == []
     stuck.publish()
     assert stuck.answers() == [4]
-
-
-def test_who_sends_little_is_neither_slowed_nor_refused_with_the_others() -> None:
-    """A few who send all that they may are no reason to hold up everybody: until it lasts very long."""
-    stuck = Stuck()
-    stuck.publish()
-    stuck.answers()
-    for _ in range(8):
-        stuck.half_a_second(stuck.names[1])
-    assert stuck.world.router.pressure.delay > 0
-    held = stuck.publish()
-    modest = stuck.publish(is_modest=True)
-    assert stuck.answers() == [modest], "the others' answer waits"
-    for _ in range(6):
-        stuck.half_a_second(stuck.names[1])
-    assert stuck.world.router.pressure.retry_after is not None
-    stuck.publish()
-    modest = stuck.publish(is_modest=True)
-    assert stuck.answers() == [held, modest]
-    assert len(stuck.refusals()) == 1
-    for _ in range(40):
-        stuck.half_a_second(stuck.names[1])
-    stuck.publish(is_modest=True)
-    assert len(stuck.refusals()) == 1
 
 
 def test_a_shard_that_lags_is_noticed_under_a_steady_stream() -> None:
