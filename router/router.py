@@ -221,7 +221,7 @@ class Router:
         retry_after = self.pressure.retry_after
         if retry_after is not None:
             self.refused += 1
-            reason = "the log or a shard can't follow: it is SOLOWIRE_LAG_HARD_S or more behind"
+            reason = "a shard or the journal can't follow: it is SOLOWIRE_LAG_HARD_S or more behind"
             self._send(peer, NotPublished(message.request, "overloaded", reason, retry_after))
             return
         appended = self.journal.append(message.events, now + self.wall_offset)

@@ -322,7 +322,10 @@ class Supervisor:
 
     async def _is_ready(self, http: httpx.AsyncClient) -> bool:
         for other in self._children:
-            if other.process is None or other.process.returncode is not None:
+            status = None if other.process is None else other.process.returncode
+            if status is not None and status < 0:  # killed, and not by what it found wrong: `watch` starts it again
+                return True
+            if other.process is None or status is not None:
                 raise Failed(_status(other.process))
         try:
             answer = await http.get("/readyz")
