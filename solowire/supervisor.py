@@ -323,7 +323,7 @@ class Supervisor:
     async def _is_ready(self, http: httpx.AsyncClient) -> bool:
         for other in self._children:
             status = None if other.process is None else other.process.returncode
-            if status is not None and status < 0:  # killed, and not by what it found wrong: `watch` starts it again
+            if status is not None and status <= 0:  # it was killed or drained, and found nothing wrong: see `watch`
                 return True
             if other.process is None or status is not None:
                 raise Failed(_status(other.process))
