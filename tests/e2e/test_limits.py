@@ -240,6 +240,11 @@ async def test_of_a_users_connections_on_two_shards_the_newest_stay(tmp_path: Pa
             async with asyncio.timeout(SECONDS):
                 while (await system.negotiate(system.token(user)))["shard"] != 1:
                     await asyncio.sleep(0.02)
+            await asyncio.to_thread(
+                system.wait_until,
+                lambda: system.output.read_text().count("shard_ready") == 2,
+                "the second shard is ready",
+            )
             older, newer = sessions[user], []
             while older:
                 newer.append(await enter(user))
