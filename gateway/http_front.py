@@ -14,6 +14,9 @@ What it keeps true:
 * Connections have a limit, in all and of one address, and a time for their head. Where there is no room, one that is
   only kept for a next request makes it; else the newest is refused.
 * An answer reaches its client: behind the last one the connection is closed by the client, or LINGER_SECONDS later.
+
+The file is long because a client's connection and the one to Granian pause, resume and end each other: apart, each
+would have to know the other's states.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ import structlog
 from gateway.body_framing import Body, body_of
 from solowire.accept_limits import AcceptLimiter, counted_address
 from solowire.errors import Refused, RequestError
-from solowire.handshake import HEAD_BYTES, HEAD_END, Head, parse_head, read_framing, refusal_response
+from solowire.handshake import HEAD_BYTES, HEAD_END, Head, full_response, parse_head, read_framing, refusal_response
 from solowire.serving import BACKLOG
 
 logger = structlog.get_logger("solowire.gateway")
@@ -57,12 +60,7 @@ _FULL = {
     ),
     "files": ("this gateway has as many open files as its process may have", "that limit (ulimit -n)"),
 }
-FULL_RESPONSES = {
-    limit: refusal_response(
-        Refused(503, "too_many_connections", message, f"try again in a moment; an operator raises {raised}", 1.0)
-    )
-    for limit, (message, raised) in _FULL.items()
-}
+FULL_RESPONSES = {limit: full_response(*said) for limit, said in _FULL.items()}
 """By the limit that is reached."""
 
 NO_ANSWER = Refused(

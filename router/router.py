@@ -8,6 +8,8 @@ Publishers are answered later, or refused, as long as a shard or the journal can
 It receives a message and the time, and calls `send(peer, message)`, which returns whether the bus took it. A part of
 the log that is not taken is made again when the shard acks or at the next tick; a ring that is not, when the peer sees
 in a Beat that it knows an older one.
+
+The file is long because each kind of message has its few lines here, in which the order of what is told matters.
 """
 
 from __future__ import annotations

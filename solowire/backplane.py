@@ -10,7 +10,7 @@
 
 A peer is a shard or a gateway. It says Hello when it starts, when the router asks Who (because the router has restarted
 and doesn't know it), and when a Beat tells of another ring than it knows; the router answers with the ring, and sends
-the ring again whenever it changes.
+the ring again whenever it changes. The file is long because it is a list of declarations.
 """
 
 from __future__ import annotations

@@ -187,6 +187,12 @@ def upgrade_required() -> Refused:
     return Refused(426, "upgrade_required", "this is a WebSocket: the request must ask for an upgrade", _PROXY_HINT)
 
 
+def full_response(message: str, raised: str) -> bytes:
+    """What a connection beyond a listener's limit is told. raised: what an operator raises for more of them."""
+    hint = f"try again in a moment; an operator raises {raised}"
+    return refusal_response(Refused(503, "too_many_connections", message, hint, 1.0))
+
+
 def refusal_response(error: RequestError, *, close: bool = True) -> bytes:
     """A refusal as a whole HTTP/1.1 answer, after which the connection is closed unless `close` is False."""
     status, headers, body = response_of(error)

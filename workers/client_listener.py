@@ -20,7 +20,7 @@ import structlog
 
 from solowire.accept_limits import AcceptLimiter, counted_address
 from solowire.errors import Refused
-from solowire.handshake import HEAD_BYTES, HEAD_END, refusal_response
+from solowire.handshake import HEAD_BYTES, HEAD_END, full_response, refusal_response
 
 logger = structlog.get_logger("solowire.shard")
 
@@ -42,12 +42,7 @@ _FULL = {
     ),
     "files": ("this shard has as many open files as its process may have", "that limit (ulimit -n)"),
 }
-FULL_RESPONSES = {
-    limit: refusal_response(
-        Refused(503, "too_many_connections", message, f"try again in a moment; an operator raises {raised}", 1.0)
-    )
-    for limit, (message, raised) in _FULL.items()
-}
+FULL_RESPONSES = {limit: full_response(*said) for limit, said in _FULL.items()}
 """By the limit that is reached."""
 HEAD_TOO_LARGE_RESPONSE = refusal_response(
     Refused(431, "head_too_large", f"a request head may have {HEAD_BYTES} bytes", "send fewer or shorter headers")

@@ -15,6 +15,8 @@ What it keeps true:
 
 It reads no clock and touches no socket: `now` is an argument (seconds, monotonic), and `Sockets` is the seam. After
 each call, `next_due` says when `run` wants to be called.
+
+The file is long because it is the one place where connections, log and lease are judged together.
 """
 
 from __future__ import annotations
