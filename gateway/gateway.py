@@ -234,7 +234,7 @@ class Gateway:
         self.intake.check(identity.user, len(events), now)
         wire = [PublishedEvent(event.id, event.user, encode_event(event), _state_of(event)) for event in events]
         request = next(self._requests)
-        self._send(request, Publish(request, wire))
+        self._send(request, Publish(request, wire, identity.user))
         self.intake.charge(identity.user, len(events), now)  # not before: what could not be sent costs nothing
         self.intake.sent(room, request, now)
         return request

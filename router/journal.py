@@ -130,6 +130,7 @@ class MemoryJournal:
         self._offset_of: dict[IdKey, int] = {}
         self._ids: deque[tuple[float, IdKey]] = deque()
         self._states: dict[str, Record] = {}
+        self._state_names: deque[tuple[int, str]] = deque()  # of the records that are states, oldest first
         self._notes: dict[str, bytes] = {}
 
     @property
@@ -169,6 +170,7 @@ class MemoryJournal:
                 self._own[record.user].append(record)
             if state is not None:
                 self._states[state] = record
+                self._state_names.append((record.offset, state))
         self._last += len(self._group)
         self._group.clear()
         while len(self._records) > self._max_events or self._bytes > self._max_bytes:
@@ -179,6 +181,10 @@ class MemoryJournal:
                 own.popleft()
                 if not own:
                     del self._own[gone.user]
+        while self._state_names and self._state_names[0][0] <= self.floor:
+            offset, state = self._state_names.popleft()
+            if self._states[state].offset == offset:  # else it has a newer value
+                del self._states[state]
         while self._ids and (self._ids[0][0] < now - self._window or len(self._ids) > MAX_IDS):
             del self._offset_of[self._ids.popleft()[1]]
 

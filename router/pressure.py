@@ -10,6 +10,10 @@ long its last commit took.
     soft…hard   answers leave later, by 0 … longest delay
     ≥ hard      and new requests are refused; what is in the log already is answered all the same
 
+Of the publishers those feel it who have sent most lately (`router.publisher_load`). The others, who send less than half
+of all, are answered at once, and refused only at REFUSE_ALL times `hard`: then it is not for what is sent that somebody
+can't follow.
+
 What it keeps true: a shard that is reading on from long ago doesn't slow publishers for GRACE_SECONDS after its hello,
 and has nobody refused until it has been level (below soft) once. So a shard that joins never stops the publishers, and
 one that can't catch up by itself is given the time to.
@@ -25,6 +29,7 @@ from typing import NamedTuple
 from solowire.backplane import DEAD_AFTER_SECONDS
 
 GRACE_SECONDS = 30.0
+REFUSE_ALL = 4.0
 RETRY_MIN_SECONDS, RETRY_MAX_SECONDS = 1.0, 10.0
 MARK_SECONDS = 0.05
 SILENT_SECONDS = DEAD_AFTER_SECONDS + 0.6  # with the tick that finds it out
@@ -50,10 +55,14 @@ class Follower(NamedTuple):
 
 
 class Pressure(NamedTuple):
-    """delay: seconds that an answer waits after its commit. retry_after: seconds, if new requests are refused."""
+    """delay: seconds that an answer waits after its commit. retry_after: seconds, if new requests are refused.
+
+    refuses_all: not only those of publishers that send much.
+    """
 
     delay: float = 0.0
     retry_after: float | None = None
+    refuses_all: bool = False
 
 
 def pressure(followers: Iterable[Follower], commit: float, patience: Patience) -> Pressure:
@@ -68,7 +77,8 @@ def pressure(followers: Iterable[Follower], commit: float, patience: Patience) -
     delay = patience.delay * min(1.0, max(0.0, share))
     if refusing < patience.hard:
         return Pressure(delay)
-    return Pressure(delay, min(RETRY_MAX_SECONDS, RETRY_MIN_SECONDS + refusing - patience.hard))
+    retry_after = min(RETRY_MAX_SECONDS, RETRY_MIN_SECONDS + refusing - patience.hard)
+    return Pressure(delay, retry_after, refusing >= REFUSE_ALL * patience.hard)
 
 
 class Marks:

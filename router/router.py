@@ -27,6 +27,7 @@ from router.journal import Appended, Journal, JournalHole, JournalUnavailable
 from router.limits import Limits
 from router.membership import Membership, Peer
 from router.pressure import DEFAULT_PATIENCE, Follower, Marks, Patience, Pressure, pressure
+from router.publisher_load import EVENT_BYTES, PublisherLoad
 from router.replay import ReplayQueue, present_states
 from router.watch import Said, Watch
 from solowire.backplane import (
@@ -141,13 +142,16 @@ class Router:
         self.dropped = 0  # messages that could not be decoded
         self.refused = 0  # publish requests, because of a lag
         self.pressure = Pressure()
+        self._load = PublisherLoad()
         self.watch = watch
         self._audit = audit
         self._own: deque[PublishedEvent] = deque(maxlen=MOST_OF_ITS_OWN)  # not in the log yet
         self._own_open = False  # whether they stand in the journal's open group
         self._send = send
         self._outlets: dict[bytes, Outlet] = {}
-        self._unanswered: list[tuple[bytes, int, Appended]] = []  # of the journal's open group
+        self._unanswered: list[
+            tuple[bytes, int, Appended, bool]
+        ] = []  # of the journal's open group; if it may be slowed
         self._committed_at = float("-inf")
         self._unavailable = False
         self._stopwatch = stopwatch
@@ -220,14 +224,15 @@ class Router:
     # ------------------------------------------------------------------------------------------------- the log
 
     def _publish(self, peer: bytes, message: Publish, now: float) -> None:
-        retry_after = self.pressure.retry_after
-        if retry_after is not None:
+        retry_after, is_heavy = self.pressure.retry_after, self._load.is_heavy(message.publisher)
+        if retry_after is not None and (is_heavy or self.pressure.refuses_all):
             self.refused += 1
             reason = "a shard or the journal can't follow: it is SOLOWIRE_LAG_HARD_S or more behind"
             self._send(peer, NotPublished(message.request, "overloaded", reason, retry_after))
             return
         appended = self.journal.append(message.events, now + self.wall_offset)
-        self._unanswered.append((peer, message.request, appended))
+        self._load.add(message.publisher, sum(EVENT_BYTES + len(event.body) for event in message.events), now)
+        self._unanswered.append((peer, message.request, appended, is_heavy))
         if self.journal.open >= (GROUP_EVENTS if self._disk_slow <= GROUP_SECONDS else SLOW_GROUP_EVENTS):
             self._commit(now)
 
@@ -285,7 +290,7 @@ class Router:
             if not self._unavailable:
                 log.critical("journal_unavailable", reason=str(error), hint="publishers are refused until it is again")
             self._unavailable = True
-            for peer, request, _ in answers:
+            for peer, request, *_ in answers:
                 self._send(peer, NotPublished(request, "journal_unavailable", str(error), UNAVAILABLE_SECONDS))
             return
         finally:
@@ -300,11 +305,11 @@ class Router:
         if self._unavailable and answers:
             self._unavailable = False
             log.warning("journal_available", hint="publishers are heard again")
-        for peer, request, appended in answers:
+        for peer, request, appended, is_heavy in answers:
             self.events += len(appended.offsets) - len(appended.duplicates)
             self.duplicates += len(appended.duplicates)
             answer = Published(request, self.journal.epoch, *appended)
-            if self._held or self.pressure.delay:
+            if is_heavy and (self._held or self.pressure.delay):
                 self._held.append((now, peer, answer))
             else:
                 self._send(peer, answer)

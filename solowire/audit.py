@@ -4,8 +4,9 @@ What it keeps true: one event is one line of JSON, and no line holds a token, a 
 process writes a file of its own, which only its owner may read. A line that can't be written is lost and counted, and
 nothing else happens: no event waits for the disk, and no process stops or ends for want of it. A thread writes
 (`line_writer`), all that has come within GATHER_SECONDS at a time. A process that is killed loses what it had gathered.
-A flood of refusals costs a few lines a second: after REFUSALS_A_SECOND of one code, the rest of that second is one line
-with a `count`.
+A flood costs a few lines a second, so that it can't push out what others did: after REFUSALS_A_SECOND of one code, or
+LINES_A_SECOND of one kind about one user, the rest of that second is one line with a `count`. What administrators do
+has a line each time.
 
 It goes through structlog, like the logs, with an encoder and a file of its own beneath: a line costs the loop
 some 5 µs, and the thread 2.
@@ -16,7 +17,6 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -30,6 +30,9 @@ from solowire.line_writer import CLOSE_SECONDS, LineSink, LineWriter, StderrSink
 from solowire.settings import Settings
 
 REFUSALS_A_SECOND = 5
+LINES_A_SECOND = 10
+SUMMED = frozenset({"published", "connected", "subscribed", "disconnected"})
+"""What somebody may do often: of these the many of one user are summed up."""
 ASKED_BY = "x-solowire-asked-by"
 """The header with which a gateway asks a shard for an administrator: it has written a line about it, too."""
 GATHER_SECONDS = 0.05
@@ -105,6 +108,36 @@ class _File:
         return self._path.with_name(f"{self._path.name}.{number}")
 
 
+class _Group:
+    """The lines of one second that are alike. It knows what those were about that are not written one by one."""
+
+    def __init__(self, about: dict[str, Any], most: int) -> None:
+        self._about = about
+        self._most = most
+        self._seen = 0
+        self._sums: dict[str, int] = {}
+
+    def admit(self, fields: dict[str, Any]) -> bool:
+        """Whether the line is to be written; else it is counted."""
+        self._seen += 1
+        if self._seen <= self._most:
+            return True
+        sums = self._sums
+        for name in ("events", "duplicates"):
+            if name in fields:
+                sums[name] = sums.get(name, 0) + fields[name]
+        if "first" in fields and "last" in fields:
+            sums["first"] = min(sums.get("first", fields["first"]), fields["first"])
+            sums["last"] = max(sums.get("last", fields["last"]), fields["last"])
+        return False
+
+    def summarise(self) -> dict[str, Any] | None:
+        """The fields of the line for all that had none, None if there are none."""
+        if self._seen <= self._most:
+            return None
+        return {**self._about, "count": self._seen - self._most, **self._sums}
+
+
 class _Nowhere:
     def write(self, line: bytes) -> None:
         pass
@@ -145,7 +178,7 @@ class Audit:
             context_class=dict,
         ).bind(**context)
         self._second = float("-inf")  # when the present second began
-        self._refusals: Counter[str] = Counter()  # of the present second, by code
+        self._groups: dict[tuple[str, str], _Group] = {}  # of the present second
 
     @property
     def lost(self) -> int:
@@ -155,28 +188,36 @@ class Audit:
     def __call__(self, event: str, **fields: Any) -> None:
         if self._off:
             return
-        if event == "refused" and self._too_many(str(fields.get("code", ""))):
+        if not self._admit(event, fields):
             return
         try:
             self._logger.msg(event, **fields)
         except UnicodeEncodeError:  # half a character, in a name that nobody has checked yet
             self._lines.count_lost()
 
-    def _too_many(self, code: str) -> bool:
+    def _admit(self, event: str, fields: dict[str, Any]) -> bool:
+        by = "code" if event == "refused" else "user" if event in SUMMED else None
+        if by is None or by not in fields:
+            return True
         now = self._clock()
         if now - self._second >= 1.0:
             self.second()
             self._second = now
-        self._refusals[code] += 1
-        return self._refusals[code] > REFUSALS_A_SECOND
+        key = (event, str(fields[by]))
+        group = self._groups.get(key)
+        if group is None:
+            most = REFUSALS_A_SECOND if event == "refused" else LINES_A_SECOND
+            group = self._groups[key] = _Group({by: key[1]}, most)
+        return group.admit(fields)
 
     def second(self) -> None:
-        """Says how many refusals had no line of their own, if their second is over."""
-        if self._clock() - self._second >= 1.0 and self._refusals:
-            for code, count in self._refusals.items():
-                if count > REFUSALS_A_SECOND:
-                    self._logger.msg("refused", code=code, count=count - REFUSALS_A_SECOND)
-            self._refusals.clear()
+        """Says how many had no line of their own, if their second is over."""
+        if self._clock() - self._second >= 1.0 and self._groups:
+            for (event, _), group in self._groups.items():
+                summary = group.summarise()
+                if summary is not None:
+                    self._logger.msg(event, **summary)
+            self._groups.clear()
 
     def flush(self, within: float = CLOSE_SECONDS) -> bool:
         """Waits until all lines so far are written, or lost; False after `within` seconds. Blocks."""

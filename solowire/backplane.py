@@ -179,10 +179,11 @@ class PublishedEvent(_Message):
 
 
 class Publish(_Message, tag="publish"):
-    """Events to be put in the log, all or none. request: repeated in the answer."""
+    """Events to be put in the log, all or none. request: repeated in the answer. publisher: the user who sends them."""
 
     request: int
     events: list[PublishedEvent]
+    publisher: str = ""
 
 
 class Ack(_Message, tag="ack"):

@@ -69,6 +69,12 @@ class Ingress:
         self._write(what)
         self._process.send_signal(signal.SIGHUP)  # what `nginx -s reload` does
 
+    def has_settled(self) -> bool:
+        """Whether the worker of the old configuration, which may still accept connections, has ended."""
+        assert self._process is not None
+        pid = self._process.pid
+        return len(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()) == 1
+
     def stop(self) -> None:
         if self._process is not None:
             end(self._process)
@@ -128,13 +134,14 @@ def ingress(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ingress]:
 
 
 async def switch(ingress: Ingress, what: str | None) -> None:
-    """Returns when it answers so."""
+    """Returns when it answers so, and nothing answers otherwise."""
     ingress.answer(what)
     expected = f"{what or 'the gateway'!r:.20}"
     async with asyncio.timeout(ANSWER_SECONDS), httpx.AsyncClient(trust_env=False, verify=False) as http:
         while True:
             try:
-                if (await http.get(f"{ingress.url}/is", headers={"connection": "close"})).text == expected:
+                answer = await http.get(f"{ingress.url}/is", headers={"connection": "close"})
+                if answer.text == expected and ingress.has_settled():
                     return
             except httpx.HTTPError:
                 pass

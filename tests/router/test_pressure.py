@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from router.pressure import GRACE_SECONDS, MARK_SECONDS, Follower, Marks, Patience, Pressure, pressure
+from router.pressure import GRACE_SECONDS, MARK_SECONDS, REFUSE_ALL, Follower, Marks, Patience, Pressure, pressure
 
 LIMITS = Patience(soft=1.0, hard=5.0, delay=0.8)
 
@@ -30,7 +30,13 @@ def test_above_the_hard_limit_new_requests_are_refused() -> None:
     """At the hard limit publishers are told to come back, the later the farther it is."""
     assert pressure([level(5.0)], 0.0, LIMITS) == Pressure(0.8, 1.0)
     assert pressure([level(8.0)], 0.0, LIMITS) == Pressure(0.8, 4.0)
-    assert pressure([level(500.0)], 0.0, LIMITS) == Pressure(0.8, 10.0)
+    assert pressure([level(500.0)], 0.0, LIMITS) == Pressure(0.8, 10.0, refuses_all=True)
+
+
+def test_who_sends_little_is_refused_much_later() -> None:
+    """Only what slowing the others does not help against is felt by everybody."""
+    assert not pressure([level(REFUSE_ALL * LIMITS.hard - 0.1)], 0.0, LIMITS).refuses_all
+    assert pressure([level(REFUSE_ALL * LIMITS.hard)], 0.0, LIMITS).refuses_all
 
 
 def test_a_slow_journal_is_felt_as_a_slow_shard_is() -> None:

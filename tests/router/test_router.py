@@ -100,9 +100,11 @@ class World:
         self.router.receive(name, Hello(VERSION, "g"), self.now)
         return name
 
-    def publish(self, *users: str | None, request: int = 1, peer: bytes = b"gateway-a") -> None:
-        events = [PublishedEvent(f"id-{next(self._ids)}", user, b"body") for user in users]
-        self.router.receive(peer, Publish(request, events), self.now)
+    def publish(
+        self, *users: str | None, request: int = 1, peer: bytes = b"gateway-a", publisher: str = "ann", size: int = 4
+    ) -> None:
+        events = [PublishedEvent(f"id-{next(self._ids)}", user, b"body" * (size // 4)) for user in users]
+        self.router.receive(peer, Publish(request, events, publisher), self.now)
         self.turn()
 
     def turn(self) -> None:
@@ -539,9 +541,9 @@ class Stuck:
             world.router.receive(name, Ack("epoch-1", world.router.journal.last, 1000), world.now)
         world.router.tick(world.now)
 
-    def publish(self) -> int:
+    def publish(self, publisher: str = "ann", size: int = 10_000) -> int:
         self.requests += 1
-        self.world.publish(None, request=self.requests)
+        self.world.publish(None, request=self.requests, publisher=publisher, size=size)
         return self.requests
 
     def answers(self) -> list[int]:
@@ -582,6 +584,30 @@ def test_a_shard_that_lags_delays_answers_and_then_refuses() -> None:
     assert stuck.answers() + stuck.refusals() == []
     stuck.publish()
     assert stuck.answers() == [4]
+
+
+def test_who_sends_little_is_neither_slowed_nor_refused_with_those_who_send_much() -> None:
+    """A few who send all that they may are no reason to hold up everybody: until it lasts very long."""
+    stuck = Stuck()
+    stuck.publish()
+    stuck.answers()
+    for _ in range(8):
+        stuck.half_a_second(stuck.names[1])
+    assert stuck.world.router.pressure.delay > 0
+    held = stuck.publish()
+    little = stuck.publish("ben", 100)
+    assert stuck.answers() == [little], "the other's answer waits"
+    for _ in range(6):
+        stuck.half_a_second(stuck.names[1])
+    assert stuck.world.router.pressure.retry_after is not None
+    stuck.publish()
+    little = stuck.publish("ben", 100)
+    assert stuck.answers() == [held, little]
+    assert len(stuck.refusals()) == 1
+    for _ in range(40):
+        stuck.half_a_second(stuck.names[1])
+    stuck.publish("ben", 100)
+    assert len(stuck.refusals()) == 1
 
 
 def test_a_shard_that_lags_is_noticed_under_a_steady_stream() -> None:
@@ -688,7 +714,7 @@ def test_answers_that_are_held_back_have_a_bound() -> None:
     stuck.answers()
     router, now = stuck.world.router, stuck.world.now
     for request in range(MAX_HELD + 5):
-        router.receive(b"gateway-a", Publish(request, [PublishedEvent(f"x{request}", None, b"")]), now)
+        router.receive(b"gateway-a", Publish(request, [PublishedEvent(f"x{request}", None, b"")], "ann"), now)
     router._commit(now)
     assert stuck.answers() == [0, 1, 2, 3, 4]
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import structlog
 
-from solowire.audit import REFUSALS_A_SECOND, Audit, open_audit
+from solowire.audit import LINES_A_SECOND, REFUSALS_A_SECOND, Audit, open_audit
 from solowire.line_writer import WAITING_BYTES
 from solowire.settings import Settings
 
@@ -110,7 +110,7 @@ def test_files_are_rotated_by_size_and_only_so_many_are_kept(tmp_path: Path) -> 
     """No file is larger than set, the newest lines are in the first, and the oldest files go."""
     audit = audit_of(tmp_path, audit_bytes=65536, audit_files=3)
     for number in range(4000):
-        audit("published", user="x" * 50, number=number)
+        audit("administered", user="x" * 50, number=number)
     audit.close()
     files = sorted((tmp_path / "audit").iterdir())
     assert [f.name for f in files] == ["shard-0.jsonl", "shard-0.jsonl.1", "shard-0.jsonl.2"]
@@ -124,8 +124,8 @@ def test_two_processes_may_share_a_file(tmp_path: Path) -> None:
     """Two gateways on one data directory: each follows when the other has begun a new file, and no line is torn."""
     one, other = (audit_of(tmp_path, audit_bytes=65536, audit_files=1000) for _ in range(2))
     for number in range(2000):
-        one("published", number=2 * number, pad="x" * 50)
-        other("published", number=2 * number + 1, pad="x" * 50)
+        one("administered", number=2 * number, pad="x" * 50)
+        other("administered", number=2 * number + 1, pad="x" * 50)
     one.close()
     other.close()
     numbers = [line["number"] for f in (tmp_path / "audit").iterdir() for line in lines_of(f)]
@@ -153,6 +153,25 @@ def test_a_flood_of_refusals_is_a_few_lines_and_a_count(audit: Audit, kept: Kept
     assert len(kept.lines) == REFUSALS_A_SECOND + 4
 
 
+def test_a_flood_of_one_users_lines_is_a_few_and_their_sums(audit: Audit, kept: Kept, clock: Clock) -> None:
+    """A publisher that sends one event at a time pushes no other lines out; where its events stand is told."""
+    for offset in range(1, 1001):
+        audit("published", user="much", events=2, duplicates=1, first=2 * offset, last=2 * offset + 1)
+    audit("published", user="little", events=1, duplicates=0, first=5000, last=5000)
+    for shard in range(LINES_A_SECOND + 1):
+        audit("administered", user="root", action=f"drain {shard}")
+    clock.now += 1.0
+    audit.second()
+    audit.flush()
+    lines = [line for line in kept.lines if line["event"] == "published"]
+    assert [line["user"] for line in lines] == ["much"] * LINES_A_SECOND + ["little", "much"]
+    rest = 1000 - LINES_A_SECOND
+    assert {name: lines[-1][name] for name in ("count", "events", "duplicates", "first", "last")} == {
+        "count": rest, "events": 2 * rest, "duplicates": rest, "first": 2 * (LINES_A_SECOND + 1), "last": 2001,
+    }  # fmt: skip
+    assert len(kept.lines) - len(lines) == LINES_A_SECOND + 1, "an administrator's deeds have a line each"
+
+
 def test_what_is_summed_up_is_told_at_the_end(audit: Audit, kept: Kept) -> None:
     """A process that ends within the second still says how many it refused."""
     for _ in range(10):
@@ -165,7 +184,7 @@ def test_a_disk_that_takes_nothing_loses_lines_and_is_asked_rarely(audit: Audit,
     """Lost lines are counted, nobody hears of them who writes one, and the disk is asked again after a second."""
     kept.broken = True
     for _ in range(100):
-        audit("published", user="ann")
+        audit("administered", user="ann")
     assert audit.flush(10)
     assert (audit.lost, kept.asked) == (100, 1)
     kept.broken = False
@@ -190,15 +209,15 @@ def test_a_line_that_was_cut_off_by_a_full_disk_spoils_no_other(
     """The next line begins on a line of its own."""
     audit = audit_of(tmp_path)
     audit._lines._clock = clock
-    audit("published", number=1)
+    audit("administered", number=1)
     assert audit.flush(10)
     write = os.write
     monkeypatch.setattr(os, "write", lambda fd, line: write(fd, line[:7]))
-    audit("published", number=2)
+    audit("administered", number=2)
     assert audit.flush(10)
     monkeypatch.undo()
     clock.now += 1.0
-    audit("published", number=3)
+    audit("administered", number=3)
     audit.close()
     text = (tmp_path / "audit/shard-0.jsonl").read_text().splitlines()
     assert [json.loads(text[0])["number"], json.loads(text[2])["number"]] == [1, 3]
@@ -225,7 +244,7 @@ from solowire.settings import Settings
 
 audit = open_audit(Settings(data_dir=Path("data"), audit="stderr"), "shard-0", shard=0)
 for number in range(WAITING_BYTES // 1000 + 500):
-    audit("published", number=number, pad="x" * 1000)
+    audit("administered", number=number, pad="x" * 1000)
 print(audit.lost)
 audit.close()
 print(audit.lost)
@@ -266,12 +285,12 @@ def test_what_overflows_is_counted_and_what_waited_is_written(clock: Clock) -> N
     stuck = Stuck()
     audit = Audit(stuck, clock)  # type: ignore[arg-type]
     for number in range(2 * WAITING_BYTES // 1000):
-        audit("published", number=number, pad="x" * 1000)
+        audit("administered", number=number, pad="x" * 1000)
     lost = audit.lost
     assert 0.9 < 2 * lost * 1000 / (2 * WAITING_BYTES) < 1.2
     stuck.free.set()
     assert audit.flush(30)
-    audit("published", number=-1)
+    audit("administered", number=-1)
     audit.close()
     kept = 2 * WAITING_BYTES // 1000 - lost
     assert [line["number"] for line in stuck.lines] == [*range(kept), -1]
