@@ -3,7 +3,8 @@
 Granian holds as much of an unfinished WebSocket message as comes, which can't be set; so no client's socket is given to
 it. Each client's connection has one of its own to Granian, over a Unix socket, and its requests go there one after the
 other, as they came, with one header more that says who the peer is. The header's name is a secret of this process, so
-nobody else can say so.
+nobody else can say so. The few kinds of requests that are asked for all the time are answered here instead
+(`gateway.direct_request`): Granian's way there and back would cost more than the answer.
 
 What it keeps true:
 
@@ -12,33 +13,42 @@ What it keeps true:
   its turn, on a connection that was kept alive as on a new one. A head that two readers could read in two ways is
   refused.
 * Connections have a limit, in all and of one address, and a time for their head. Where there is no room, one that is
-  only kept for a next request makes it; else the newest is refused.
+  only kept for a next request makes it, or one that has sent none of an address that has more than its share; else the
+  newest is refused.
+* Of one address REQUESTS_AT_A_TIME wait for Granian at a time: however many it sends, others wait for a few of them.
 * An answer reaches its client: behind the last one the connection is closed by the client, or LINGER_SECONDS later.
-
-The file is long because a client's connection and the one to Granian pause, resume and end each other: apart, each
-would have to know the other's states.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import secrets
 import socket
 import sys
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from enum import Enum
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-import httptools
 import structlog
 
 from gateway.body_framing import Body, body_of
+from gateway.direct_request import App, DirectRequest
+from gateway.granian_connection import GranianConnection
+from gateway.request_turns import RequestTurns
 from solowire.accept_limits import AcceptLimiter, counted_address
 from solowire.errors import Refused, RequestError
-from solowire.handshake import HEAD_BYTES, HEAD_END, Head, full_response, parse_head, read_framing, refusal_response
+from solowire.handshake import (
+    HEAD_BYTES,
+    HEAD_END,
+    Framing,
+    Head,
+    full_response,
+    parse_head,
+    read_framing,
+    refusal_response,
+)
 from solowire.serving import BACKLOG
 
 logger = structlog.get_logger("solowire.gateway")
@@ -49,6 +59,7 @@ SWEEP_SECONDS = 0.5
 CLOSING_LOOK_SECONDS = 0.02
 FILES_OF_HTTP, FILES_OF_TUNNEL = 3, 2
 """Open files of a connection: the client's, and both ends of the one to Granian, or ours of the one to the shard."""
+REQUESTS_AT_A_TIME = 16
 DRAINED_BYTES = 64 * 1024
 """So much of a body that nobody wanted is read and forgotten to keep a connection; with more to come it is closed."""
 
@@ -72,6 +83,7 @@ class Stage(Enum):
     """What a connection waits for. One that is passing on a body waits for the answer as well."""
 
     head = "head"
+    turn = "turn"  # its address has as many requests under way to Granian as one may have
     body = "body"
     answer = "answer"
     drain = "drain"  # of a body that nobody wanted
@@ -96,7 +108,7 @@ class HttpFront:
 
     trusted(address): whether it is a proxy's, whose connections are not counted by address. max_files: open files of
     all connections together, tunnels included. plain: how heads begin that `takes` is asked about although they ask for
-    no upgrade.
+    no upgrade. direct: by method and path, what answers such a request here.
     """
 
     def __init__(
@@ -112,6 +124,7 @@ class HttpFront:
         stalled_s: float,
         max_files: int = sys.maxsize,
         plain: tuple[bytes, ...] = (),
+        direct: Mapping[tuple[bytes, bytes], App] | None = None,
     ) -> None:
         self.upstream = str(upstream)
         self.takes = takes
@@ -123,9 +136,12 @@ class HttpFront:
         self.stalled_s = stalled_s
         self._max_files = max_files
         self.plain = plain
+        self._direct = direct or {}
+        self.turns: RequestTurns[ClientConnection] = RequestTurns(REQUESTS_AT_A_TIME)
+        self.is_finishing = False
         self.loop = asyncio.get_running_loop()
         self.buffer = memoryview(bytearray(BUFFER_BYTES))  # of whoever reads at the moment: it is taken out at once
-        self.clients: set[ClientConnection] = set()
+        self.clients: dict[ClientConnection, None] = {}  # oldest first
         self.idle: dict[str, dict[ClientConnection, None]] = {}  # kept for a next request, by address, oldest first
         self.peer_header = f"x-peer-{secrets.token_hex(8)}".encode()
         self._server: asyncio.Server | None = None
@@ -137,6 +153,7 @@ class HttpFront:
 
     def finish(self) -> None:
         """Accepts no more, and closes what is open when its answer is out, or at once where there is none."""
+        self.is_finishing = True
         if self._server is not None:
             self._server.close()
         if self._sweeping is not None:
@@ -172,7 +189,8 @@ class HttpFront:
 
         None, or, where there is no room, which limit is reached: `files`, `address` or `total`.
 
-        An idle one of the address itself, if that is what is full, else of whichever address has been idle first.
+        An idle one of the address itself, if that is what is full, else of whichever address has been idle first. Where
+        there is none, and all have no room together, the newest that has sent no request of an address with too many.
         """
         http = len(self.limiter)
         if FILES_OF_HTTP * http + FILES_OF_TUNNEL * (len(self.clients) - http) >= self._max_files:
@@ -182,9 +200,18 @@ class HttpFront:
             own = self.idle.get(address) if self.limiter.is_full(address) else next(iter(self.idle.values()), None)
             if own:
                 next(iter(own)).close_idle()
+            elif (crowded := self.limiter.find_crowded(address)) is not None:
+                silent = (c for c in reversed(self.clients) if c.is_silent_of(crowded))
+                for client in islice(silent, 1):
+                    client.close_idle()
         if self.limiter.acquire(address):
             return None
         return "address" if self.limiter.is_full(address) else "total"
+
+    def find_direct(self, line: bytes) -> App | None:
+        """Who answers a request with this request line here, and not in Granian."""
+        method, target, version = line.split(b" ")
+        return self._direct.get((method, target.partition(b"?")[0])) if version == b"HTTP/1.1" else None
 
     def note_idle(self, address: str, client: ClientConnection) -> None:
         """It waits for a next request."""
@@ -218,7 +245,9 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._ends_at: float | None = None  # when the stage has taken too long
         self._pending = b""  # what has come and could not be passed on yet
         self._body = Body(0)
-        self._upstream: _Upstream | None = None
+        self._granian: GranianConnection | None = None
+        self._request: GranianConnection | DirectRequest | None = None  # who answers the present one
+        self._has_turn = False
         self._tunnel: Tunnel | None = None
         self._is_paused = False  # reading
         self._unread_since: float | None = None  # since when the client has taken nothing of what waits for it
@@ -239,7 +268,7 @@ class ClientConnection(asyncio.BufferedProtocol):
             self.transport.close()
             return
         self._address = address
-        front.clients.add(self)
+        front.clients[self] = None
         self.transport.set_write_buffer_limits(high=BUFFER_BYTES)
         self._ends_at = front.loop.time() + front.head_s
 
@@ -260,12 +289,12 @@ class ClientConnection(asyncio.BufferedProtocol):
             self._tunnel.end()
             return True
         # One that has only closed its half waits for its answer.
-        return self._stage is Stage.answer
+        return self._stage in (Stage.answer, Stage.turn)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._drop_request()
         self.uncount()
-        self._front.clients.discard(self)
-        self._drop_upstream()
+        self._front.clients.pop(self, None)
         if self._tunnel is not None:
             self._tunnel.end()
 
@@ -274,15 +303,15 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._unread_bytes = self.transport.get_write_buffer_size()
         if self._tunnel is not None:
             self._tunnel.pause()
-        elif self._upstream is not None:
-            self._upstream.pause_reading()
+        elif self._request is not None:
+            self._request.pause_reading()
 
     def resume_writing(self) -> None:
         self._unread_since = None
         if self._tunnel is not None:
             self._tunnel.resume()
-        elif self._upstream is not None:
-            self._upstream.resume_reading()
+        elif self._request is not None:
+            self._request.resume_reading()
 
     # ------------------------------------------------------------------------------------------------- one request
 
@@ -317,30 +346,75 @@ class ClientConnection(asyncio.BufferedProtocol):
             if self._pending and self._ends_at is None:
                 self._ends_at = self._front.loop.time() + self._front.head_s
             return False
-        raw, self._pending = self._pending[: end + len(HEAD_END)], self._pending[end + len(HEAD_END) :]
+        raw = self._pending[: end + len(HEAD_END)]
         self._forget_idle()
         framing = read_framing(raw)
         self._ends_at = None
         may_take = framing.upgrades or raw.startswith(self._front.plain)
         if may_take and self._front.takes(head := parse_head(raw)):
-            rest, self._pending = self._pending, b""
+            rest, self._pending = self._pending[len(raw) :], b""
             self._stage = Stage.relay
             self._front.open_tunnel(self, head, rest)
             return False
-        self._body = body_of(framing)
-        line = raw.index(b"\r\n") + 2
-        peer = b"%s: %s %d\r\n" % (self._front.peer_header, self.peer[0].encode(), self.peer[1])
-        self._stage = Stage.answer if self._body.is_done else Stage.body
-        self._to_upstream(framing.method == "HEAD", raw[:line] + peer + raw[line:])
+        body = body_of(framing)
+        line = raw.index(b"\r\n")
+        app = None if body.left is None or framing.expects else self._front.find_direct(raw[:line])
+        if app is None and not self._take_turn():
+            return False
+        self._body, self._pending = body, self._pending[len(raw) :]
+        self._stage = Stage.answer if body.is_done else Stage.body
+        if app is not None:
+            self._request = DirectRequest(self, app, raw, self.peer, has_body=not body.is_done)
+        else:
+            self._begin_granian(framing, raw, line + 2)
         return True
+
+    def _take_turn(self) -> bool:
+        """Whether the request may go to Granian now; else it does when one of the same address has been answered."""
+        if not self._has_turn:
+            address = self._address
+            self._has_turn = not address or self._front.turns.take(address, self)
+            if not self._has_turn:
+                self._stage = Stage.turn
+        return self._has_turn
+
+    def give_turn(self) -> None:
+        """It may go on: another request of its address has ended."""
+        self._has_turn = True
+        self._front.loop.call_soon(self._use_turn)
+
+    def _use_turn(self) -> None:
+        if self._stage is Stage.turn:
+            self._stage = Stage.head
+            self._resume()
+            self._advance()
+
+    def _end_turn(self) -> None:
+        if self._address and (self._has_turn or self._stage is Stage.turn):
+            successor = self._front.turns.leave(self._address, self)
+            if successor is not None:
+                successor.give_turn()
+        self._has_turn = False
+
+    def _begin_granian(self, framing: Framing, head: bytes, line: int) -> None:
+        """line: where the head's second line begins."""
+        if self._granian is None:
+            self._granian = GranianConnection(self, self._front.upstream, self._front.buffer)
+        peer = b"%s: %s %d\r\n" % (self._front.peer_header, self.peer[0].encode(), self.peer[1])
+        self._request = self._granian
+        self._granian.begin_request(framing.method == "HEAD")
+        self._granian.write(head[:line] + peer + head[line:])
 
     def _pass_body(self) -> None:
         size = self._body.measure(self._pending)
         piece, self._pending = self._pending[:size], self._pending[size:]
-        if self._body.is_done:
+        request, is_done = self._request, self._body.is_done
+        if is_done:
             self._stage = Stage.answer
-        if self._upstream is not None:
-            self._upstream.write(piece)
+        if request is not None:
+            request.write(piece)
+            if is_done:
+                request.end_body()
 
     def _drain_body(self) -> None:
         size = self._body.measure(self._pending)
@@ -348,22 +422,27 @@ class ClientConnection(asyncio.BufferedProtocol):
         if self._body.is_done:
             self._wait_for_head()
 
-    def _to_upstream(self, is_head_request: bool, data: bytes) -> None:
-        if self._upstream is None:
-            self._upstream = _Upstream(self, self._front)
-        self._upstream.begin_request(is_head_request)
-        self._upstream.write(data)
+    def write_part(self, data: bytes) -> None:
+        """A part of the answer."""
+        self.transport.write(data)
+
+    def write_answer(self, data: bytes, *, keeps_alive: bool) -> None:
+        """The whole answer. keeps_alive: whether there may be another request."""
+        self.transport.write(data)
+        self._request = None
+        self.answered(keeps_alive=keeps_alive)
 
     def answered(self, *, keeps_alive: bool) -> None:
         """The answer has been passed back whole."""
+        self._end_turn()
         if self._stage is Stage.body:
-            self._drop_upstream()  # which may still wait for the rest
+            self._drop_request()  # which may still wait for the rest
             left = self._body.left
             if left is None or left > DRAINED_BYTES:
                 keeps_alive = False
             else:
                 self._stage = Stage.drain
-        if not keeps_alive or self._has_left:
+        if not keeps_alive or self._has_left or self._front.is_finishing:
             self._linger()
         elif self._stage is not Stage.drain:
             self._wait_for_head()
@@ -373,7 +452,11 @@ class ClientConnection(asyncio.BufferedProtocol):
 
     def upstream_lost(self, *, was_answered: bool, has_begun: bool) -> None:
         """Granian has closed its side. was_answered: in the midst of no request. has_begun: of an answer."""
-        self._upstream = None
+        self._granian = None
+        if self._request is None or isinstance(self._request, DirectRequest):
+            return
+        self._request = None
+        self._end_turn()
         if was_answered or self._stage not in (Stage.body, Stage.answer):
             return
         if has_begun:
@@ -413,7 +496,7 @@ class ClientConnection(asyncio.BufferedProtocol):
 
     def _linger(self) -> None:
         """Closed with unread bytes the connection would be reset, and the last answer might be lost."""
-        self._drop_upstream()
+        self._drop_request()
         self._tunnel = None
         self._pending = b""
         self._stage = Stage.linger
@@ -431,6 +514,10 @@ class ClientConnection(asyncio.BufferedProtocol):
         if self._stage in (Stage.body, Stage.answer):
             return  # the server gives it its answer, or closes
         self.transport.close()
+
+    def is_silent_of(self, address: str) -> bool:
+        """Whether it is of that address, and has not sent a request yet, or is kept for another."""
+        return self._address == address and self._stage is Stage.head
 
     def close_idle(self) -> None:
         """Makes room for somebody else."""
@@ -456,14 +543,17 @@ class ClientConnection(asyncio.BufferedProtocol):
         if self._address is not None:
             self._front.forget_idle(self._address, self)
 
-    def _drop_upstream(self) -> None:
-        if self._upstream is not None:
-            self._upstream.abort()
-            self._upstream = None
+    def _drop_request(self) -> None:
+        self._end_turn()
+        for request in (self._request, self._granian):
+            if request is not None:
+                request.abort()
+        self._request = self._granian = None
 
     def uncount(self) -> None:
         """It counts among the HTTP connections no more: it has ended, or another limit is in force for it."""
         if self._address is not None:
+            self._end_turn()
             self._forget_idle()
             self._front.limiter.release(self._address)
             self._address = None
@@ -497,128 +587,6 @@ class ClientConnection(asyncio.BufferedProtocol):
         waits = self._stage is Stage.relay and self._tunnel is None
         if len(self._pending) >= BUFFER_BYTES or waits:
             self.pause_reading()
-
-
-class _Upstream(asyncio.BufferedProtocol):
-    """The connection to Granian that one client's requests go by."""
-
-    def __init__(self, client: ClientConnection, front: HttpFront) -> None:
-        self._client = client
-        self._front = front
-        self._transport: asyncio.Transport | None = None
-        self._unsent: list[bytes] = []  # until it is connected
-        self._is_dropped = False
-        self._is_lost = False  # by Granian, with what it has answered still to be read
-        self._is_head_request = False
-        self._is_answered = True
-        self._has_begun = False  # the answer
-        self._keeps_alive = True
-        self._parser = httptools.HttpResponseParser(self)
-        self._opening = front.loop.create_task(self._open())
-
-    async def _open(self) -> None:
-        try:
-            await self._front.loop.create_unix_connection(lambda: self, self._front.upstream)
-        except OSError as error:
-            if not self._is_dropped:
-                logger.error(
-                    "upstream_unavailable", reason=str(error), hint="requests are refused until it is there again"
-                )
-                self._client.refuse(
-                    Refused(
-                        503,
-                        "overloaded",
-                        "the gateway can't take requests",
-                        "try again in a moment; its log says why",
-                        1.0,
-                    )
-                )
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        if self._is_dropped:
-            self._transport.abort()
-            return
-        self._transport.set_write_buffer_limits(high=BUFFER_BYTES)
-        self._transport.write(b"".join(self._unsent))
-        self._unsent.clear()
-        self._client.resume_reading()
-
-    def begin_request(self, is_head_request: bool) -> None:
-        self._is_head_request = is_head_request
-        self._is_answered = self._has_begun = False
-
-    def write(self, data: bytes) -> None:
-        if self._transport is not None:
-            self._transport.write(data)
-        else:
-            self._unsent.append(data)
-            self._client.pause_reading()
-
-    def pause_writing(self) -> None:
-        self._client.pause_reading()
-
-    def resume_writing(self) -> None:
-        self._client.resume_reading()
-
-    def pause_reading(self) -> None:
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.pause_reading()
-
-    def resume_reading(self) -> None:
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.resume_reading()
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        return self._front.buffer
-
-    def buffer_updated(self, nbytes: int) -> None:
-        if self._is_dropped:
-            return
-        data = bytes(self._front.buffer[:nbytes])
-        self._has_begun = True
-        self._client.transport.write(data)
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserError as error:  # Granian's fault, and not the client's
-            logger.error("upstream_unclear", reason=str(error), hint="a fault of the gateway: report it with this line")
-            self._client.answered(keeps_alive=False)
-            return
-        if self._is_answered:
-            if self._is_head_request:
-                self._parser = httptools.HttpResponseParser(self)  # this one waits for a body that doesn't come
-            self._client.answered(keeps_alive=self._keeps_alive and not self._is_lost)
-
-    def on_headers_complete(self) -> None:
-        """Called by the parser."""
-        if self._is_head_request:
-            self.on_message_complete()
-
-    def on_message_complete(self) -> None:
-        """Called by the parser, for answers such as 100 Continue as well."""
-        if self._parser.get_status_code() >= 200:
-            self._is_answered = True
-            self._keeps_alive = self._parser.should_keep_alive()  # which is known here only
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if exc is not None and not self._is_answered and self._transport is not None:
-            self._read_the_rest(self._transport.get_extra_info("socket").fileno())
-        if not self._is_dropped:
-            self._is_dropped = True
-            self._client.upstream_lost(was_answered=self._is_answered, has_begun=self._has_begun)
-
-    def _read_the_rest(self, descriptor: int) -> None:
-        """An answer that came before the body was whole: writing failed first, so it is in the socket still."""
-        self._is_lost = True
-        with contextlib.suppress(OSError):
-            while not self._is_dropped and (count := os.readv(descriptor, [self._front.buffer])):
-                self.buffer_updated(count)
-
-    def abort(self) -> None:
-        self._is_dropped = True
-        self._opening.cancel()
-        if self._transport is not None:
-            self._transport.abort()
 
 
 async def _refuse_stranger(send: Any) -> None:

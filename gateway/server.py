@@ -115,6 +115,11 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
         head_s=settings.handshake_s,
         keepalive_s=settings.keepalive_s,
         stalled_s=settings.stalled_s,
+        direct={
+            (b"POST", b"/v1/events"): lambda *request: posting(*request),
+            (b"POST", b"/v1/connect"): lambda scope, _, send: negotiation(scope, send),
+            (b"GET", b"/v1/route"): lambda scope, _, send: negotiation(scope, send),
+        },
     )
     shards = Shards()
 

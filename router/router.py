@@ -420,13 +420,17 @@ class Router:
             self._pump(outlet)
 
     def _came(self, peer: bytes, message: Came) -> None:
-        """Tells the shards that may still have the user. Of each connection that begins: there are none, mostly."""
+        """Tells the shards that may still have a user. Of each connection that begins: there are none, mostly."""
         owner = self._outlets.get(peer)
-        if owner is None or self._ring.owner(message.user) != owner.shard:
-            return  # by an older ring, or from outside it: the newer connections are those of the user's shard now
-        for outlet in self._outlets.values():
-            if outlet is not owner and outlet.owned(message.user):
-                self._send(outlet.peer, Elsewhere(message.user, message.connections))
+        if owner is None:
+            return
+        others = [outlet for outlet in self._outlets.values() if outlet is not owner]
+        for user, connections in message.users if others else ():
+            if self._ring.owner(user) != owner.shard:
+                continue  # by an older ring, or from outside it: the newer connections are those of its shard now
+            for outlet in others:
+                if outlet.owned(user):
+                    self._send(outlet.peer, Elsewhere(user, connections))
 
     # ------------------------------------------------------------------------------------------------- the leases
 

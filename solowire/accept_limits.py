@@ -1,7 +1,8 @@
 """How many connections may be open that have proved nothing yet: in all, and of one address.
 
 What it keeps true: what is counted in is counted out once, and nobody is refused while both counts are below their
-limits. The newest is refused, never an older one ended: whoever opens many keeps none of those waiting who are here.
+limits. Of one address the newest is refused, never an older one ended. Where several addresses fill all the room there
+is, one with less than its fair share gets room from the one with the most (`find_crowded`).
 
 An address counts as `counted_address` says: an IPv6 one as its /64, which is what one customer gets.
 """
@@ -34,6 +35,17 @@ class AcceptLimiter:
         """Whether `acquire` would count one more."""
         return self._open < self._total and not self.is_full(address)
 
+    def find_crowded(self, address: str) -> str | None:
+        """Of which address one is to be ended for one of `address`, where there is no room in all.
+
+        None if that address has its own share of the room already, or has no room of its own.
+        """
+        share = self._total / (len(self._addresses) + 1)
+        if self._open < self._total or self.is_full(address) or self._addresses[address] + 1 > share:
+            return None
+        crowded, count = max(self._addresses.items(), key=_count)
+        return crowded if crowded and count > share else None
+
     def acquire(self, address: str) -> bool:
         """Counts one more of this address; False, and nothing is counted, if there is no room for it."""
         if not self.has_room(address):
@@ -49,6 +61,10 @@ class AcceptLimiter:
         self._addresses[address] -= 1
         if not self._addresses[address]:
             del self._addresses[address]
+
+
+def _count(item: tuple[str, int]) -> int:
+    return item[1]
 
 
 @lru_cache(maxsize=4096)

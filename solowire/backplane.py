@@ -22,7 +22,7 @@ import msgspec
 from solowire.errors import BackplaneError
 from solowire.histogram import BUCKETS
 
-VERSION = 5
+VERSION = 6
 HEARTBEAT_SECONDS = 0.5
 DEAD_AFTER_SECONDS = 2.4
 """A peer is given up within 3 s of its last word, the router's looking every half second included."""
@@ -160,10 +160,12 @@ class Heartbeat(_Message, tag="beat"):
 
 
 class Came(_Message, tag="came"):
-    """A user has one more connection here, so many in all. The router tells the shards that may have older ones."""
+    """Users have one more connection here. The router tells the shards that may have older ones.
 
-    user: str
-    connections: int
+    users: each with how many it has here in all; of one turn of the loop, since a message costs more than a user.
+    """
+
+    users: list[tuple[str, int]]
 
 
 class PublishedEvent(_Message):

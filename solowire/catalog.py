@@ -29,6 +29,8 @@ from solowire.events import Delivery, Priority
 FAMILY = "custom.*"
 
 _CUSTOM_NAME = re.compile(r"custom\.[a-z0-9_.-]{1,100}")
+MADE_TYPES = 1000
+"""Of the family, as many are kept as they were made."""
 MAX_VALUE = 1024
 """Characters of an attribute's value that is no name: it is there to be compared with, and each event holds it."""
 
@@ -153,6 +155,7 @@ class Catalog:
         if len(self._by_name) != len(self.types):
             raise ValueError("two event types have the same name")
         self._custom = self._by_name.get(FAMILY)
+        self._made: dict[str, EventType] = {}  # of the family, by name: asked for with each event
         self.names = tuple(name for name in self._by_name if name != FAMILY)
         categories: dict[str, tuple[str, ...]] = {}
         for t in self.types:
@@ -169,9 +172,11 @@ class Catalog:
 
         `custom.*` itself gives the family: it can be subscribed to, but `check` refuses events of it.
         """
-        found = self._by_name.get(name)
+        found = self._by_name.get(name) or self._made.get(name)
         if found is None and self._custom is not None and _CUSTOM_NAME.fullmatch(name):
-            return msgspec.structs.replace(self._custom, name=name)
+            if len(self._made) >= MADE_TYPES:
+                self._made.clear()
+            found = self._made[name] = msgspec.structs.replace(self._custom, name=name)
         return found
 
     def declared(self, name: str) -> EventType | None:

@@ -37,7 +37,7 @@ _WHOLE_HEAD = re.compile(
     rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) [\x21-\x7e]+ HTTP/(\d)\.(\d)\r\n"
     rb"((?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\x20-\x7e\x80-\xff\t]*\r\n){0,100})\r\n"
 )
-_FRAMING_HEADER = re.compile(rb"(?im)^(content-length|transfer-encoding|upgrade):([^\r\n]*)")
+_FRAMING_HEADER = re.compile(rb"(?im)^(content-length|transfer-encoding|upgrade|expect):([^\r\n]*)")
 _PROXY_HINT = (
     "a proxy in between must pass the upgrade on: in nginx proxy_http_version 1.1, Upgrade and Connection headers"
 )
@@ -49,13 +49,17 @@ MORE_HEADERS: Mapping[int, list[tuple[bytes, bytes]]] = {
 
 
 class Framing(NamedTuple):
-    """What of a request head says where its body ends, and whether the protocol is to change."""
+    """What of a request head says where its body ends, and whether the protocol is to change.
+
+    expects: whether the client waits for a word before it sends its body.
+    """
 
     method: str
     version: tuple[int, int]
     lengths: list[bytes]
     codings: list[bytes]
     upgrades: list[bytes]
+    expects: bool = False
 
 
 def read_framing(raw: bytes) -> Framing:
@@ -67,15 +71,18 @@ def read_framing(raw: bytes) -> Framing:
     lengths: list[bytes] = []
     codings: list[bytes] = []
     upgrades: list[bytes] = []
+    expects = False
     for name, value in _FRAMING_HEADER.findall(found[4]):
         match name[0] | 0x20:
             case 0x63:  # content-length
                 lengths.append(value.strip(b" \t"))
             case 0x74:  # transfer-encoding
                 codings.append(value.strip(b" \t"))
-            case _:
+            case 0x75:  # upgrade
                 upgrades.append(value)
-    return Framing(found[1].decode("ascii"), (int(found[2]), int(found[3])), lengths, codings, upgrades)
+            case _:
+                expects = True
+    return Framing(found[1].decode("ascii"), (int(found[2]), int(found[3])), lengths, codings, upgrades, expects)
 
 
 class Head:

@@ -2,7 +2,8 @@
 
 What it keeps true: a connection costs one descriptor and one entry until its head is whole, for `head_s` seconds at
 most. Of such connections there are no more than `limiter` allows, in all and of one address, and of all sockets
-together no more than `max_sockets`: beyond that the newest is told so and closed, whatever the others do. A refusal
+together no more than `max_sockets`: beyond that the newest is told so and closed, whatever the others do; but where
+addresses with more than their share have all the room, the newest of one of those makes room for another's. A refusal
 reaches its client: the connection is closed when the client has closed it, or LINGER_SECONDS later.
 """
 
@@ -62,7 +63,9 @@ class AcceptedSocket:
 
 
 class _Pending:
-    __slots__ = ("address", "data", "ends_at", "is_refused", "peer", "socket")
+    """is_kept: it is watched. has_ended: it has been closed, or handed over."""
+
+    __slots__ = ("address", "data", "ends_at", "has_ended", "is_kept", "is_refused", "peer", "socket")
 
     def __init__(self, accepted: socket.socket, peer: str, address: str, ends_at: float) -> None:
         self.socket = accepted
@@ -71,6 +74,8 @@ class _Pending:
         self.ends_at = ends_at
         self.data = b""
         self.is_refused = False
+        self.is_kept = False
+        self.has_ended = False
 
 
 class ClientListener:
@@ -147,18 +152,33 @@ class ClientListener:
         accepted.setblocking(False)
         address = counted_address(peer)
         is_out_of_files = self._socket_count() + len(self._pending) >= self._max_sockets
+        if not is_out_of_files and (crowded := self._limiter.find_crowded(address)) is not None:
+            self._make_room(crowded)
         if is_out_of_files or not self._limiter.acquire(address):
             limit = "files" if is_out_of_files else "address" if self._limiter.is_full(address) else "total"
             _turn_away(accepted, limit)
             return
         pending = _Pending(accepted, peer, address, self._loop.time() + self._head_s)
-        number = accepted.fileno()
+        self._read(pending)  # the head has usually come already; else it is waited for
+        if not (pending.is_kept or pending.has_ended):
+            self._keep(pending)
+
+    def _keep(self, pending: _Pending) -> None:
+        """Watches it, and ends it when its time has come."""
+        number = pending.socket.fileno()
+        pending.is_kept = True
         self._pending[number] = pending
         self._epoll.register(number, EPOLLIN)
         self._by_age.append(pending)
         if self._sweeping is None:
             self._sweeping = self._loop.call_later(SWEEP_SECONDS, self._sweep)
-        self._read(pending)  # the head has usually come already
+
+    def _make_room(self, crowded: str) -> None:
+        """Closes the newest of an address that has more than its share."""
+        for pending in reversed(self._by_age):
+            if pending.address == crowded and self._pending.get(pending.socket.fileno()) is pending:
+                self._close(pending)
+                return
 
     def _read_pending(self) -> None:
         for number, _ in self._epoll.poll(0, EVENTS):
@@ -202,16 +222,17 @@ class ClientListener:
             if not self._limiter.acquire(pending.address):
                 pending.socket.close()
                 return
-            number = pending.socket.fileno()
-            self._pending[number] = pending
-            self._epoll.register(number, EPOLLIN)
+            pending.has_ended = False
             self._refuse(pending, answer)
 
     def _refuse(self, pending: _Pending, answer: bytes) -> None:
         pending.is_refused = True
         pending.data = b""
         pending.ends_at = self._loop.time() + LINGER_SECONDS
-        self._by_age.append(pending)
+        if pending.is_kept:
+            self._by_age.append(pending)  # once more, since the order is that of times
+        else:
+            self._keep(pending)
         try:
             pending.socket.send(answer)  # a new socket takes so little at once
             pending.socket.shutdown(socket.SHUT_WR)
@@ -233,9 +254,12 @@ class ClientListener:
         self._sweeping = self._loop.call_later(SWEEP_SECONDS, self._sweep) if left else None
 
     def _forget(self, pending: _Pending) -> None:
-        number = pending.socket.fileno()
-        del self._pending[number]
-        self._epoll.unregister(number)
+        pending.has_ended = True
+        if pending.is_kept:
+            pending.is_kept = False
+            number = pending.socket.fileno()
+            del self._pending[number]
+            self._epoll.unregister(number)
         self._limiter.release(pending.address)
 
     def _close(self, pending: _Pending) -> None:

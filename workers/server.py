@@ -24,6 +24,7 @@ from solowire.audit import open_audit
 from solowire.backplane import (
     VERSION,
     Ack,
+    Came,
     Deliver,
     Diagnose,
     Disconnected,
@@ -125,6 +126,7 @@ class _Server:
         self._audit = open_audit(settings, f"shard-{index}", shard=index)
         self._vitals = Vitals(self._each_second)
         self._sockets = TcpSockets()
+        self._arrivals: list[tuple[str, int]] = []  # users that the router has not been told of
         self._shard = Shard(
             index,
             sockets=self._sockets,
@@ -136,7 +138,7 @@ class _Server:
             recent=Log(max_events=settings.recent_events, max_bytes=settings.recent_bytes),
             ask=lambda question: self._link.send(question),
             stopwatch=time.perf_counter,
-            came=lambda word: self._link.send(word),
+            came=self._note_arrival,
             await_keys=self._await_keys,
             audit=self._audit,
         )
@@ -343,6 +345,16 @@ class _Server:
     def _ack(self) -> None:
         self._told_settled = self._shard.settled
         self._link.send(Ack(self._shard.epoch, self._shard.log.position, self._settings.credit, self._told_settled))
+
+    def _note_arrival(self, user: str, connections: int) -> None:
+        """The router is told of all that come in one turn of the loop at once."""
+        if not self._arrivals:
+            self._loop.call_soon(self._tell_arrivals)
+        self._arrivals.append((user, connections))
+
+    def _tell_arrivals(self) -> None:
+        arrivals, self._arrivals = self._arrivals, []
+        self._link.send(Came(arrivals))
 
     def _arm(self) -> None:
         """One timer for all that the shard has to do at some time."""

@@ -28,7 +28,7 @@ import structlog
 
 from solowire import backplane
 from solowire.access import Identity, Role
-from solowire.backplane import Came, Deliver, Elsewhere, Lease, Replayed, RingState, ShardStats, Slots, States
+from solowire.backplane import Deliver, Elsewhere, Lease, Replayed, RingState, ShardStats, Slots, States
 from solowire.catalog import CATALOG, Catalog
 from solowire.client_protocol import Codec, Notice, ReconnectNow
 from solowire.codes import CloseCode
@@ -83,7 +83,7 @@ class Shard:
         catalog: Catalog = CATALOG,
         recent: Log | None = None,
         ask: Callable[[backplane.Replay | backplane.ReplayCancel], bool] = lambda _: False,
-        came: Callable[[Came], bool] = lambda _: False,
+        came: Callable[[str, int], None] = lambda user, connections: None,
         stopwatch: Callable[[], float] | None = None,
         await_keys: AwaitKeys = no_keys_to_await,
         audit: Callable[..., None] = lambda event, **fields: None,
@@ -304,7 +304,7 @@ class Shard:
         else:
             # However long ago the ring changed: where the user was before, its turn to move may not have come yet.
             known = self._users.get(identity.user)
-            self._came(Came(identity.user, len(known.staying()) if known is not None else 0))
+            self._came(identity.user, len(known.staying()) if known is not None else 0)
         if self._admission.leases.over:
             self._make_room(now)
         return connection

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import h11
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.http_front import HttpFront
+from gateway.http_front import REQUESTS_AT_A_TIME, HttpFront
 from solowire.accept_limits import AcceptLimiter
 from solowire.serving import WebServer, listen, listen_unix
 
@@ -29,11 +30,24 @@ class Site:
         self.port = 0
         self.front: HttpFront
         self.seen: list[dict[str, Any]] = []
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+
+    async def answer_direct(self, scope: Any, receive: Any, send: Any) -> None:
+        """The same, in the front's own loop."""
+
+        async def send_on(message: Any) -> None:
+            send(message)
+
+        if scope["query_string"] == b"fault":
+            raise ValueError(scope["path"])
+        await self.app({**scope, "direct": True}, receive, send_on)
 
     async def app(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         path = scope["path"]
         body = b""
-        if path != "/early":
+        await self.may_answer.wait()
+        if "early" not in path:
             more = True
             while more:
                 message = await receive()
@@ -44,15 +58,22 @@ class Site:
                 more = message.get("more_body", False)
         names = [name for name, _ in scope["headers"]]
         self.seen.append(
-            {"path": path, "method": scope["method"], "body": body, "peer": scope["client"], "names": names}
+            {
+                "path": path,
+                "method": scope["method"],
+                "body": body,
+                "peer": scope["client"],
+                "names": names,
+                "direct": "direct" in scope,
+            }
         )
         answer = body or path.encode()
         if path.startswith("/large"):
             answer = b"x" * 20 * KILO * KILO
         headers = [(b"content-type", b"text/plain")]
-        if path == "/close":
+        if path in ("/close", "/direct-early"):
             headers.append((b"connection", b"close"))
-        await send({"type": "http.response.start", "status": 401 if path == "/early" else 200, "headers": headers})
+        await send({"type": "http.response.start", "status": 401 if "early" in path else 200, "headers": headers})
         await send({"type": "http.response.body", "body": answer})
 
 
@@ -65,6 +86,11 @@ async def site(folder: Path, **limits: Any) -> AsyncIterator[Site]:
         takes=lambda head: False,
         open_tunnel=lambda client, head, rest: None,
         trusted=lambda address: False,
+        direct={
+            (b"POST", b"/direct"): made.answer_direct,
+            (b"POST", b"/direct-early"): made.answer_direct,
+            (b"GET", b"/direct"): made.answer_direct,
+        },
         **{"limiter": AcceptLimiter(100, 100), **times, **limits},
     )
     server = WebServer(front.wrap(made.app), listen_unix(folder / "g"), handshake_s=SECONDS)
@@ -82,8 +108,11 @@ async def site(folder: Path, **limits: Any) -> AsyncIterator[Site]:
 
 
 @contextlib.asynccontextmanager
-async def connected(site: Site, data: bytes = b"") -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
+async def connected(
+    site: Site, data: bytes = b"", address: str = "127.0.0.1"
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """address: whence."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", site.port, local_addr=(address, 0))
     try:
         writer.write(data)
         yield reader, writer
@@ -107,10 +136,15 @@ def chunked(*parts: bytes, path: str = "/") -> bytes:
     return head + b"".join(b"%x;a=b\r\n%s\r\n" % (len(part), part) for part in parts) + b"0\r\nTrailer: t\r\n\r\n"
 
 
-async def test_requests_arrive_in_their_order_however_they_are_sent(tmp_path: Path) -> None:
+@pytest.mark.parametrize("path", ["/", "/direct"])
+async def test_requests_arrive_in_their_order_however_they_are_sent(tmp_path: Path, path: str) -> None:
     """With lengths, in chunks, without bodies, all in one piece or byte by byte, on one connection."""
-    requests = [post(b"one"), chunked(b"t", b"wo"), GET, post(b""), post(b"x" * 100 * KILO), chunked(), GET]
-    expected = [b"one", b"two", b"/", b"/", b"x" * 100 * KILO, b"/", b"/"]
+    large, end = b"x" * 100 * KILO, path.encode()
+    requests = [
+        *(post(b"one", path), chunked(b"t", b"wo", path=path), GET, post(b"", path), post(large, path)),
+        *(chunked(path=path), GET),
+    ]
+    expected = [b"one", b"two", b"/", end, large, end, b"/"]
     async with site(tmp_path) as made:
         async with connected(made, b"".join(requests)) as (reader, _):
             assert [await answer_from(reader) for _ in expected] == [(200, body) for body in expected]
@@ -121,6 +155,108 @@ async def test_requests_arrive_in_their_order_however_they_are_sent(tmp_path: Pa
             assert [await answer_from(reader) for _ in range(4)] == [(200, body) for body in expected[:4]]
             port = writer.get_extra_info("sockname")[1]
         assert made.seen[-1]["peer"] == ("127.0.0.1", str(port))
+        is_direct = path == "/direct"  # but for what comes in chunks
+        assert [seen["direct"] for seen in made.seen[:4]] == [is_direct, False, False, is_direct]
+
+
+async def test_what_is_answered_at_once_is_read_as_strictly(tmp_path: Path) -> None:
+    """Two Hosts are refused; its query is no part of its path; old clients and those that ask first go to Granian."""
+    twice = post(b"x", "/direct").replace(b"Host: x\r\n", b"Host: x\r\nHost: y\r\n")
+    old = b"POST /direct HTTP/1.0\r\nContent-Length: 1\r\n\r\nx"
+    asking = b"POST /direct HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\nx"
+    async with site(tmp_path) as made:
+        async with connected(made, twice) as (reader, _):
+            status, body = await answer_from(reader)
+            assert (status, b"bad_host" in body) == (400, True)
+            assert await reader.read() == b""
+        for request in (old, asking):
+            async with connected(made, request) as (reader, writer):
+                writer.write_eof()
+                assert b" 200 OK" in await reader.read()
+        async with connected(made, GET.replace(b"/ ", b"/direct?a=%20b ", 1)) as (reader, _):
+            assert await answer_from(reader) == (200, b"/direct")
+        async with connected(made, GET.replace(b"/ ", b"/directly ", 1)) as (reader, _):
+            assert await answer_from(reader) == (200, b"/directly")
+        assert [seen["direct"] for seen in made.seen] == [False, False, True, False]
+
+
+async def test_a_fault_of_what_answers_at_once_is_told_and_ends_one_connection(tmp_path: Path) -> None:
+    """The client has a problem body, and the next one an answer."""
+    async with site(tmp_path) as made:
+        async with connected(made, GET.replace(b"/ ", b"/direct?fault ", 1) + GET) as (reader, _):
+            status, body = await answer_from(reader)
+            assert (status, b"internal_error" in body) == (500, True)
+            assert await reader.read() == b""
+        async with connected(made, GET.replace(b"/ ", b"/direct ", 1)) as (reader, _):
+            assert await answer_from(reader) == (200, b"/direct")
+
+
+async def test_an_answer_at_once_before_the_body_is_read(tmp_path: Path) -> None:
+    """It reaches its client, which has sent megabytes that nobody wanted, and the connection ends."""
+    async with site(tmp_path) as made, connected(made) as (reader, writer):
+        writer.write(post(b"x" * 8 * KILO * KILO, "/direct-early"))
+        assert (await answer_from(reader))[0] == 401
+        assert await reader.read() == b""
+
+
+async def test_who_leaves_in_the_midst_of_a_body_is_missed(tmp_path: Path) -> None:
+    """What answers at once hears of it; and what it doesn't ask for yet waits at the client's."""
+    async with site(tmp_path) as made:
+        made.may_answer.clear()
+        async with connected(made, post(b"x" * 8 * KILO * KILO, "/direct")[:-1]) as (_, writer):
+            while not made.front.clients:
+                await asyncio.sleep(0.01)
+            [client] = made.front.clients
+            while client.transport.is_reading():
+                await asyncio.sleep(0.01)
+            assert writer.transport.get_write_buffer_size() > KILO * KILO
+            made.may_answer.set()
+            await writer.drain()
+        while not made.seen:
+            await asyncio.sleep(0.01)
+        assert made.seen == [{"path": "/direct", "left": True}]
+
+
+async def test_the_requests_of_a_flood_wait_for_each_other(tmp_path: Path) -> None:
+    """One address has so many under way in Granian; another's go on at once, and all are answered in the end."""
+    async with site(tmp_path) as made, contextlib.AsyncExitStack() as stack:
+        made.may_answer.clear()
+        many = 3 * REQUESTS_AT_A_TIME
+        flood = [await stack.enter_async_context(connected(made, GET + post(b"two"), "127.0.0.2")) for _ in range(many)]
+        under_way = made.front.turns
+        while len(made.front.clients) < many or not len(under_way):
+            await asyncio.sleep(0.01)
+        async with connected(made, GET) as (reader, writer):
+            while len(under_way) < 2:
+                await asyncio.sleep(0.01)
+            for _, leaving in flood[-2:] + flood[:2]:  # of those that wait, and of those under way
+                leaving.transport.abort()
+            writer.write_eof()
+            made.may_answer.set()
+            assert await answer_from(reader) == (200, b"/")
+            assert await reader.read() == b""
+        for reader, _ in flood[2:-2]:
+            assert [await answer_from(reader) for _ in range(2)] == [(200, b"/"), (200, b"two")]
+        while len(under_way):
+            await asyncio.sleep(0.01)
+
+
+async def test_addresses_that_fill_all_the_room_make_some_for_another(tmp_path: Path) -> None:
+    """Whoever has less than its share is let in, in the place of the newest that has sent nothing of who has most."""
+    async with site(tmp_path, limiter=AcceptLimiter(6, 4)) as made, contextlib.AsyncExitStack() as stack:
+        for address, count in (("127.0.0.2", 4), ("127.0.0.3", 2)):
+            silent = [await stack.enter_async_context(connected(made, b"", address)) for _ in range(count)]
+            if count == 4:
+                most = silent
+        while len(made.front.clients) < 6:
+            await asyncio.sleep(0.01)
+        async with connected(made, GET) as (reader, _):
+            assert await answer_from(reader) == (200, b"/")
+            assert await most[-1][0].read() == b"", "the newest of the most"
+            assert made.front.limiter.refused == 0
+        async with connected(made, GET, "127.0.0.2") as (reader, _), connected(made, GET, "127.0.0.2") as (other, _):
+            assert (await answer_from(reader))[0] == 200, "there is room"
+            assert (await answer_from(other))[0] == 503, "it has its share"
 
 
 async def test_a_head_request_has_no_body_and_the_next_one_has(tmp_path: Path) -> None:
@@ -300,6 +436,8 @@ REQUESTS = st.lists(
     st.one_of(
         st.just(GET),
         st.binary(max_size=300).map(post),
+        st.binary(max_size=300).map(lambda body: post(body, "/direct")),
+        st.just(GET.replace(b"/ ", b"/direct ", 1)),
         st.lists(st.binary(min_size=1, max_size=50), max_size=4).map(lambda parts: chunked(*parts)),
     ),
     min_size=1,

@@ -966,11 +966,11 @@ def test_the_older_shard_hears_of_a_user_who_has_come_to_another(world: World) -
     world.settle(name)
     other = world.join(1)
     user = next(f"user{n}" for n in range(100) if Ring([0, 1]).owner(f"user{n}") == 1)
-    world.router.receive(other, Came(user, 1), world.now)
+    world.router.receive(other, Came([(user, 1)]), world.now)
     assert world.bus.take(name, Elsewhere) == [Elsewhere(user, 1)]
     assert world.bus.take(other, Elsewhere) == []
     world.settle(name)
-    world.router.receive(other, Came(user, 1), world.now)
+    world.router.receive(other, Came([(user, 1)]), world.now)
     assert world.bus.take(name, Elsewhere) == []
 
 
@@ -979,9 +979,9 @@ def test_a_shard_that_does_not_own_a_user_ends_none_of_its_connections(world: Wo
     name = world.join(0)
     other = world.join(1)
     user = next(f"user{n}" for n in range(100) if Ring([0, 1]).owner(f"user{n}") == 1)
-    world.router.receive(name, Came(user, 1), world.now)
+    world.router.receive(name, Came([(user, 1)]), world.now)
     assert world.bus.take(other, Elsewhere) == []
-    world.router.receive(b"nobody", Came(user, 1), world.now)
+    world.router.receive(b"nobody", Came([(user, 1)]), world.now)
     assert world.bus.take(other, Elsewhere) == []
 
 

@@ -32,7 +32,7 @@ FROM_PEER: list[Any] = [
     b.Undrain(8, 3, "root"),
     b.Slots(8, 2**41, {"viewer": 3}, {"admin": 1}, {"192.0.2.7": 2}, 40),
     b.Heartbeat("boot-1", STATS, b.Slots(9, 2, {})),
-    b.Came("alice", 1),
+    b.Came([("alice", 1)]),
     b.DisconnectUser(10, "alice", "admin"),
     b.Disconnected(10, 2),
     b.Revoke(11, REVOCATION),

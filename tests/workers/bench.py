@@ -9,7 +9,7 @@ import msgspec
 
 from solowire import client_protocol as c
 from solowire.access import ROLES, Identity
-from solowire.backplane import Came, Deliver, Lease, Replay, ReplayCancel, Replayed, RingState, ShardAddress
+from solowire.backplane import Deliver, Lease, Replay, ReplayCancel, Replayed, RingState, ShardAddress
 from solowire.client_protocol import Codec
 from solowire.events import encode_event
 from solowire.feed import FlushDelays
@@ -54,7 +54,7 @@ class Bench:
         )
         self.sockets.answered = lambda connection: self.shard.show_alive(connection, self.now)
         self.told: list[dict[str, Any]] = []  # what the audit log has
-        self.came: list[Came] = []
+        self.came: list[tuple[str, int]] = []
         self.fence = 0
         self.lease(spare=1_000_000, seconds=leased_for)
         self.epoch = "epoch-1"
@@ -90,9 +90,8 @@ class Bench:
         asked = self.shard.slots(self.now).asked
         self.shard.leased(Lease(self.fence, asked, seconds, slots, spare), self.now)
 
-    def _tell(self, word: Came) -> bool:
-        self.came.append(word)
-        return True
+    def _tell(self, user: str, connections: int) -> None:
+        self.came.append((user, connections))
 
     def _ask(self, question: Replay | ReplayCancel) -> bool:
         if isinstance(question, Replay):

@@ -201,6 +201,23 @@ async def test_all_together_have_a_limit() -> None:
                 assert await heard(newest) == FULL_RESPONSES["total"]
 
 
+async def test_addresses_that_fill_all_the_room_make_some_for_another() -> None:
+    """Whoever has less than its share is let in, in the place of the newest of the address that has most."""
+    async with opened(total=6) as port:
+        with contextlib.ExitStack() as stack:
+            most = [stack.enter_context(client(port, "127.0.0.2")) for _ in range(4)]
+            for n in range(2):
+                stack.enter_context(client(port, f"127.0.0.{n + 3}"))
+            await port.pending(6)
+            stack.enter_context(client(port, "127.0.0.77"))
+            assert await heard(most[-1]) == b""
+            assert all(is_open(made) for made in most[:-1])
+            await port.pending(6)
+            assert port.listener.refused_count == 0
+            with client(port, "127.0.0.2") as newest:
+                assert await heard(newest) == FULL_RESPONSES["total"], "it has its share"
+
+
 async def test_sockets_have_a_limit_that_leaves_files_for_others() -> None:
     """Those that were taken over and those that wait are counted together; one that ends makes room."""
     async with opened(max_sockets=4) as port:

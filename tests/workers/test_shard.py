@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from solowire import client_protocol as c
-from solowire.backplane import EMPTYING, Came, Deliver, Elsewhere
+from solowire.backplane import EMPTYING, Deliver, Elsewhere
 from solowire.client_protocol import MAX_MESSAGE_BYTES, Codec
 from solowire.codes import CloseCode
 from solowire.errors import InvalidToken, Refused
@@ -589,7 +589,7 @@ def test_the_router_hears_of_each_connection() -> None:
     b.connect("alice")
     b.wait(10_000)
     b.connect("alice")
-    assert b.came == [Came("alice", 1), Came("alice", 2)]
+    assert b.came == [("alice", 1), ("alice", 2)]
 
 
 def test_the_router_does_not_hear_of_a_connection_that_is_sent_away() -> None:

@@ -1,0 +1,57 @@
+"""Whose requests go on to Granian: of each address so many at a time, the others in the order in which they came.
+
+What it keeps true: whoever waits gets the turn of one of its address that has ended, and nobody waits where fewer are
+under way than may be. So the requests of a flood wait for each other, and not everybody else's for them.
+"""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+RequestT = TypeVar("RequestT")
+
+
+class _Address(Generic[RequestT]):
+    __slots__ = ("count", "waiting")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.waiting: dict[RequestT, None] = {}
+
+
+class RequestTurns(Generic[RequestT]):
+    """at_a_time: requests of one address. Of those that wait there are as many as the address has connections."""
+
+    def __init__(self, at_a_time: int) -> None:
+        self._at_a_time = at_a_time
+        self._addresses: dict[str, _Address[RequestT]] = {}
+
+    def __len__(self) -> int:
+        """Addresses that have requests under way."""
+        return len(self._addresses)
+
+    def take(self, address: str, request: RequestT) -> bool:
+        """Whether the request may go on; else `leave` returns it once it may."""
+        kept = self._addresses.get(address)
+        if kept is None:
+            kept = self._addresses[address] = _Address()
+        if kept.count >= self._at_a_time:
+            kept.waiting[request] = None
+            return False
+        kept.count += 1
+        return True
+
+    def leave(self, address: str, request: RequestT) -> RequestT | None:
+        """The request has ended, or waits no more; which other one has its turn now, if any."""
+        kept = self._addresses[address]
+        if request in kept.waiting:
+            del kept.waiting[request]
+            return None
+        if kept.waiting:
+            successor = next(iter(kept.waiting))
+            del kept.waiting[successor]
+            return successor
+        kept.count -= 1
+        if not kept.count:
+            del self._addresses[address]
+        return None
