@@ -1,8 +1,8 @@
 """A thread that writes lines, so that nobody else waits for a disk or for whoever reads a pipe.
 
 What it keeps true: `write_line` never blocks and never fails. What waits is bounded (WAITING_BYTES); beyond it lines
-are lost and counted, and so are those that can't be written. Lines are written whole and in their order. At the end
-the thread has CLOSE_SECONDS.
+are lost and counted, and so are those that can't be written, with those of the same write. Lines are written whole and
+in their order. At the end the thread has CLOSE_SECONDS.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ REPORT_SECONDS = 1.0
 """Lines that could not be written in time are reported so often, and not once a line."""
 RETRY_SECONDS = 1.0
 """A sink that takes nothing is asked so often, and not once a line."""
+WRITE_BYTES = 4096
+"""What is written at a time, since a call costs more than a line: so much a pipe that others write to takes whole."""
 WAITING_BYTES = 4 * 2**20
 """Some 20,000 lines."""
 
@@ -26,8 +28,8 @@ WAITING_BYTES = 4 * 2**20
 class LineSink(Protocol):
     """Where lines end up."""
 
-    def write(self, line: bytes) -> None:
-        """Writes a line, its end included. May block. Raises OSError."""
+    def write(self, lines: bytes) -> None:
+        """Writes whole lines, the last one's end included. May block. Raises OSError."""
 
     def close(self) -> None: ...
 
@@ -35,9 +37,9 @@ class LineSink(Protocol):
 class StderrSink:
     """Standard error, past `sys.stderr`: the end of a process would wait for its buffer, and so for whoever reads."""
 
-    def write(self, line: bytes) -> None:
-        while line:
-            line = line[os.write(STDERR, line) :]
+    def write(self, lines: bytes) -> None:
+        while lines:
+            lines = lines[os.write(STDERR, lines) :]
 
     def close(self) -> None:
         pass
@@ -68,6 +70,7 @@ class LineWriter:
         self._has_come, self._hurry = Event(), Event()
         self._put = self._taken = 0  # bytes, ever
         self._overflown = self._failed = 0  # lines
+        self._writing = 0  # lines of the write that is under way
         self._reported = 0
         self._silent_until = self._reports_at = float("-inf")
         self._writer = Thread(target=self._write, name=name, daemon=True)
@@ -104,7 +107,7 @@ class LineWriter:
         self._wake_for(None)
         self._writer.join(CLOSE_SECONDS)
         if self._writer.is_alive():
-            self._overflown += len(self._waiting)  # with the line that it is stuck with, and without the None
+            self._overflown += self._writing + len(self._waiting) - 1  # without the None
 
     def _wake_for(self, what: Event | None) -> None:
         self._waiting.append(what)
@@ -120,26 +123,41 @@ class LineWriter:
                 self._hurry.wait(self._gather_s)
                 self._hurry.clear()
             self._is_asleep = True  # before it looks: whatever comes later wakes it again
+            lines: list[bytes] = []
+            size = 0
             while self._waiting:
-                line = self._waiting.popleft()
+                line = self._waiting[0]  # and it stays there, to be counted, as long as those before it are written
+                if not isinstance(line, bytes) or size + len(line) >= WRITE_BYTES:
+                    self._write_lines(lines, size)
+                    lines, size = [], 0
+                self._waiting.popleft()
                 if line is None:
                     self._sink.close()
                     return
                 if isinstance(line, Event):
                     line.set()
-                    continue
-                self._write_line(line)
-                self._taken += len(line)
+                else:
+                    lines.append(line)
+                    size += len(line) + 1
+            self._write_lines(lines, size)
 
-    def _write_line(self, line: bytes) -> None:
+    def _write_lines(self, lines: list[bytes], size: int) -> None:
+        """size: theirs together, their ends included."""
+        if lines:
+            self._writing = len(lines)
+            self._try_to_write(lines)
+            self._writing = 0
+            self._taken += size - len(lines)
+
+    def _try_to_write(self, lines: list[bytes]) -> None:
         now = self._clock()
         if now < self._silent_until:
-            self._failed += 1
+            self._failed += len(lines)
             return
         try:
-            self._sink.write(line + b"\n")
+            self._sink.write(b"\n".join(lines) + b"\n")
         except OSError as error:
-            self._failed += 1
+            self._failed += len(lines)
             self._silent_until = now + RETRY_SECONDS
             self._report(str(error))
         else:
