@@ -17,10 +17,14 @@ help: ## this list
 install: .venv/installed ## the virtual environment with everything that was tested together
 
 .venv/installed: pyproject.toml constraints.txt .ci/install
-	@.ci/install "$(PYTHON)"
+	@.ci/install "$(PYTHON)" server,dev,bench
+	@touch $@ .venv/serves
+
+.venv/serves: pyproject.toml constraints.txt .ci/install
+	@.ci/install "$(PYTHON)" server
 	@touch $@
 
-up: install ## the whole system on this machine; UP="--port 9000 --shards 4" passes options on
+up: .venv/serves ## the whole system on this machine; UP="--port 9000 --shards 4" passes options on
 	@exec $(BIN)/solowire up $(UP)
 
 test: install system-packages ## all tests, two files at a time, real processes and a real named included; TEST="tests/router" chooses
@@ -46,6 +50,7 @@ check: install ## format, lint, types and layering; takes seconds
 	@$(BIN)/ruff format --check -q .
 	@$(BIN)/ruff check -q .
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo >/dev/null || $(BIN)/lint-imports --no-logo
 	@$(BIN)/pytest -q tests/test_layering.py
 
 format: install ## put the sources into the one form

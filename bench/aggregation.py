@@ -15,16 +15,16 @@ import sys
 import time
 from pathlib import Path
 
-from solowire.access import View
-from solowire.aggregation import Rates
-from solowire.catalog import CATALOG
-from solowire.client_protocol import Codec
-from solowire.compaction import Lag
-from solowire.events import Event, Priority, encode_event
-from solowire.feed import feed_key
-from solowire.feeds import Feeds
-from solowire.log import Log
-from solowire.subscriptions import parse_filter, resolve
+from solowire.domains.dns.event_types import CATALOG
+from solowire.fanout.aggregation import Rates
+from solowire.fanout.catch_up import Lag
+from solowire.fanout.feed import feed_key
+from solowire.fanout.feed_index import Feeds
+from solowire.fanout.recent_log import Log
+from solowire.model.access import View
+from solowire.model.events import Event, Priority, encode_event
+from solowire.model.subscriptions import parse_filter, resolve
+from solowire.protocol.messages import Codec
 
 PER_SECOND = 20_000
 BATCH = 100

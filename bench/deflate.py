@@ -16,10 +16,10 @@ from random import Random
 import msgspec
 
 from bench.aggregation import queries
-from solowire.client_protocol import Codec
-from solowire.deflate import MARK
-from solowire.events import decode_event, encode_event
-from solowire.log import Log
+from solowire.fanout.recent_log import Log
+from solowire.model.events import decode_event, encode_event
+from solowire.protocol.deflate import MARK
+from solowire.protocol.messages import Codec
 
 EVENTS = (1, 2, 5, 10, 50, 150)
 LEVELS = (1, 3, 6)
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def _press(body: bytes, level: int) -> bytes:
-    """As `solowire.deflate.deflated` does it."""
+    """As `solowire.protocol.deflate.deflated` does it."""
     return MARK + zlib.compress(body, level, wbits=-15)
 
 

@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from bench.crowd import Client, Visit
 from bench.report import Target
-from solowire.codes import CloseCode
+from solowire.protocol.close_codes import CloseCode
 
 SLACK_S = 1.0
 ADMIN_AWAY_S = 10.0

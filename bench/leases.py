@@ -15,10 +15,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from solowire.access import Identity
-from solowire.backplane import Lease
-from workers.admission import Admission
-from workers.leases import Leases
+from solowire.backplane.messages import Lease
+from solowire.model.access import Identity
+from solowire.workers.capacity.lease import Leases
+from solowire.workers.capacity.slots import Admission
 
 ROUNDS = 15
 TARGET_NS = 2_000

@@ -34,7 +34,7 @@ from bench.publishers import HELD_BATCHES, Flood, Tally, offer
 from bench.report import Case, Measure, Row, Target, environment, write
 from bench.watch import Memory, during, roles
 from solowire.errors import BufferFull, ClientError
-from solowire.settings import Settings
+from solowire.runtime.settings import Settings
 from tests.chaos.load import Ledger, WatchedPublisher
 from tests.chaos.oracle import Made
 from tests.e2e.system import UNDISTURBED, System, running

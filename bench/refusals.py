@@ -6,7 +6,7 @@ process is their router: it tells the gateway that all groups are full and never
 shard refuses (`not_ready`) after it has verified the ticket.
 Beside each the floor: the same attempts, in turn, at `bench.refusing`, which does nothing but refuse on that server.
 A row is void if the load fell behind, or if an answer was anything but a refusal that says when to try again; but for
-the few whom a gateway sends on to their shard, though their group is full (`gateway.tries`).
+the few whom a gateway sends on to their shard, though their group is full (`solowire.gateway.admission.probe_limiter`).
 Exit status: 0; 1 if a row is void or a target missed; 2 if a case could not run at all.
 """
 
@@ -35,11 +35,11 @@ from bench.receiver import Receiver, upgrade
 from bench.report import Case, Measure, Row, environment, write
 from bench.server import START_TIMEOUT_S
 from bench.solowire_system import JSON, Solowire, Ticket, alone, bearer, signed
-from solowire import backplane
-from solowire.access import ROLES
-from solowire.backplane import Beat, Doors, Heartbeat, Hello, RingState, ShardAddress
-from solowire.bus import Hub
-from solowire.tokens import Tokens
+from solowire.auth.tokens import Tokens
+from solowire.backplane import messages as backplane
+from solowire.backplane.messages import Beat, Doors, Heartbeat, Hello, RingState, ShardAddress
+from solowire.backplane.zmq_transport import Hub
+from solowire.model.access import ROLES
 
 PER_SECOND = 2000
 FULL_AT = 50

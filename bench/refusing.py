@@ -12,9 +12,9 @@ from typing import Any
 import uvloop
 
 from solowire.errors import Refused
-from solowire.problems import response_of
-from solowire.process import calm_collector
-from solowire.serving import WebServer, listen
+from solowire.protocol.problem_details import response_of
+from solowire.runtime.http_server import WebServer, listen
+from solowire.runtime.process import calm_collector
 
 _STATUS, _HEADERS, _BODY = response_of(Refused(503, "over_limit", "a floor has no room", "", retry_after=1))
 

@@ -11,35 +11,35 @@ from typing import Any
 
 import structlog
 
-from gateway.addresses import Addresses
-from gateway.admission import Admission, Limits
-from gateway.answers import answer
-from gateway.api import create_app
-from gateway.assets import HEADS, Assets
-from gateway.gateway import Gateway
-from gateway.http_front import FILES_OF_HTTP, ClientConnection, HttpFront
-from gateway.intake import Intake
-from gateway.negotiation import Negotiation
-from gateway.openapi import swagger_ui
-from gateway.posting import Posting
-from gateway.relay import PATHS, Relay
-from gateway.shards import Shards
-from gateway.trail import Trail
-from gateway.user_paths import with_user_paths
-from solowire import process
-from solowire.accept_limits import AcceptLimiter
-from solowire.access import Role
-from solowire.audit import open_audit
-from solowire.backplane import ShardStats
-from solowire.handshake import MORE_HEADERS, Head, upgrade_required
-from solowire.identity import key_source_of, reload_identity, tokens_of
-from solowire.metrics import Labelled, Metrics, Sample
-from solowire.problems import response_of
-from solowire.roles import roles_of
-from solowire.serving import WebServer, listen, listen_unix
-from solowire.settings import Settings, make_directories
-from solowire.tokens import Tokens
-from solowire.vitals import Vitals, memory_bytes
+from solowire.algorithms.accept_limiter import AcceptLimiter
+from solowire.auth.tokens import Tokens
+from solowire.backplane.messages import ShardStats
+from solowire.gateway.admission.client_address import Addresses
+from solowire.gateway.admission.connect_limiter import Admission, Limits
+from solowire.gateway.audit_events import Trail
+from solowire.gateway.front.http_front import FILES_OF_HTTP, ClientConnection, HttpFront
+from solowire.gateway.front.relay import PATHS, Relay
+from solowire.gateway.http.api import create_app
+from solowire.gateway.http.assets import HEADS, Assets
+from solowire.gateway.http.connect_endpoint import Negotiation
+from solowire.gateway.http.events_endpoint import Posting
+from solowire.gateway.http.openapi import swagger_ui
+from solowire.gateway.http.responses import answer
+from solowire.gateway.http.shard_client import Shards
+from solowire.gateway.http.user_paths import with_user_paths
+from solowire.gateway.publish.publish_limiter import Intake
+from solowire.gateway.router_client import Gateway
+from solowire.model.access import Role
+from solowire.observability.audit import open_audit
+from solowire.observability.loop_monitor import Vitals, memory_bytes
+from solowire.observability.metrics import Labelled, Metrics, Sample
+from solowire.protocol.opening_handshake import MORE_HEADERS, Head, upgrade_required
+from solowire.protocol.problem_details import response_of
+from solowire.runtime import process
+from solowire.runtime.http_server import WebServer, listen, listen_unix
+from solowire.runtime.identity import key_source_of, reload_identity, tokens_of
+from solowire.runtime.roles import roles_of
+from solowire.runtime.settings import Settings, make_directories
 
 log = structlog.get_logger("solowire.gateway")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from solowire.backplane import DEAD_AFTER_SECONDS, Hello, ShardAddress, ShardStats
+from solowire.backplane.messages import DEAD_AFTER_SECONDS, Hello, ShardAddress, ShardStats
 
 PAUSE_SECONDS = DEAD_AFTER_SECONDS / 2
 """Ticks come twice a second: one that comes so late tells of a router that was stopped or stuck."""

@@ -3,7 +3,8 @@
 What it keeps true: a publisher is answered after the journal has kept its events, and nobody is given an event before;
 the ring and its version outlive the process, in the journal, so that a restart moves nobody. How many connections each
 shard may have is the coordinator's to say; what it must know again is in the journal, too, before anybody hears of it.
-Publishers are answered later, or refused, as long as a shard or the journal can't follow (`router.pressure`).
+Publishers are answered later, or refused, as long as a shard or the journal can't follow
+(`solowire.router.log.backpressure`).
 
 It receives a message and the time, and calls `send(peer, message)`, which returns whether the bus took it. A part of
 the log that is not taken is made again when the shard acks or at the next tick; a ring that is not, when the peer sees
@@ -20,17 +21,9 @@ from collections.abc import Callable
 import msgspec
 import structlog
 
-from router.access_control import AccessControl
-from router.coordinator import Coordinator, Lie
-from router.dispatch import Outlet
-from router.journal import Appended, Journal, JournalHole, JournalUnavailable
-from router.limits import Limits
-from router.membership import Membership, Peer
-from router.pressure import DEFAULT_PATIENCE, Follower, Marks, Patience, Pressure, pressure
-from router.publisher_load import EVENT_BYTES, PublisherLoad
-from router.replay import ReplayQueue, present_states
-from router.watch import Said, Watch
-from solowire.backplane import (
+from solowire.algorithms.hash_ring import Ring
+from solowire.algorithms.log_sampler import LogSampler
+from solowire.backplane.messages import (
     VERSION,
     Ack,
     Answer,
@@ -71,8 +64,16 @@ from solowire.backplane import (
     Unrevoke,
     Who,
 )
-from solowire.log_sampler import LogSampler
-from solowire.ring import Ring
+from solowire.router.access.access_control import AccessControl
+from solowire.router.leases.config import Limits
+from solowire.router.leases.coordinator import Coordinator, Lie
+from solowire.router.log.backpressure import DEFAULT_PATIENCE, Follower, Marks, Patience, Pressure, pressure
+from solowire.router.log.journal import Appended, Journal, JournalHole, JournalUnavailable
+from solowire.router.log.publisher_load import EVENT_BYTES, PublisherLoad
+from solowire.router.log.replay_queue import ReplayQueue, present_states
+from solowire.router.log.shard_cursor import Outlet
+from solowire.router.membership import Membership, Peer
+from solowire.router.monitoring.monitor import Said, Watch
 
 log = structlog.get_logger("solowire.router")
 

@@ -12,23 +12,24 @@ from contextlib import ExitStack, closing
 
 import structlog
 
-from router import web
-from router.journal import Journal, MemoryJournal
-from router.limits import Group, Limits
-from router.pressure import Patience
-from router.router import Router
-from router.sqlite_journal import SqliteJournal
-from router.watch import Thresholds, Watch
-from solowire import backplane, process
-from solowire.audit import open_audit
-from solowire.backplane import RouterMessage, ShardAddress, ShardStats
-from solowire.bus import Hub
-from solowire.directory_lock import router_lock
+from solowire.algorithms.log_sampler import LogSampler
+from solowire.backplane import messages as backplane
+from solowire.backplane.messages import RouterMessage, ShardAddress, ShardStats
+from solowire.backplane.zmq_transport import Hub
 from solowire.errors import BackplaneError
-from solowire.log_sampler import LogSampler
-from solowire.metrics import Labelled, Metrics, Sample
-from solowire.settings import Settings, make_directories
-from solowire.vitals import Vitals, memory_bytes
+from solowire.observability.audit import open_audit
+from solowire.observability.loop_monitor import Vitals, memory_bytes
+from solowire.observability.metrics import Labelled, Metrics, Sample
+from solowire.router import http as web
+from solowire.router.leases.config import Group, Limits
+from solowire.router.log.backpressure import Patience
+from solowire.router.log.journal import Journal, MemoryJournal
+from solowire.router.log.sqlite_journal import SqliteJournal
+from solowire.router.monitoring.monitor import Thresholds, Watch
+from solowire.router.router import Router
+from solowire.runtime import process
+from solowire.runtime.directory_lock import router_lock
+from solowire.runtime.settings import Settings, make_directories
 
 log = structlog.get_logger("solowire.router")
 

@@ -1,9 +1,70 @@
 """Solowire: one live WebSocket per user, whatever the number of tabs, panels and event types.
 
-This package holds what all processes share. Its modules do no I/O, read no clock and know no socket, except `settings`,
-`roles`, `bus`, `link`, `metrics`, `serving`, `logs`, `process`, `supervisor`, the SDK (`client`, `publisher`) and the
-command line (`cli`, `tailing`, `statistics`). The roles live beside it: `gateway` (the edge), `router` (the log, the
-ring, dispatch), `workers` (the shards), `sources` (the agents).
+The names here are the Python SDK. They are imported when they are asked for: the servers need none of them.
+
+    algorithms, errors ◄─ model ◄─ domains ◄─ protocol, auth, backplane, runtime
+        ◄─ observability, fanout, sdk ◄─ gateway, router, workers, sources ◄─ cli
 """
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from solowire.errors import (
+        BufferFull,
+        ClientError,
+        ConnectionEnded,
+        MessageRefused,
+        PublishRefused,
+        SolowireError,
+        SubscriptionDenied,
+    )
+    from solowire.protocol.close_codes import CloseCode
+    from solowire.protocol.messages import Notice
+    from solowire.protocol.messages import ReceivedEvent as Event
+    from solowire.sdk.client import Client, ConnectionState
+    from solowire.sdk.publisher import Accepted, Publisher, PublisherStats
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "Accepted",
+    "BufferFull",
+    "Client",
+    "ClientError",
+    "CloseCode",
+    "ConnectionEnded",
+    "ConnectionState",
+    "Event",
+    "MessageRefused",
+    "Notice",
+    "PublishRefused",
+    "Publisher",
+    "PublisherStats",
+    "SolowireError",
+    "SubscriptionDenied",
+]
+
+_PLACES = {
+    "errors": "BufferFull ClientError ConnectionEnded MessageRefused PublishRefused SolowireError SubscriptionDenied",
+    "protocol.close_codes": "CloseCode",
+    "protocol.messages": "Notice ReceivedEvent",
+    "sdk.client": "Client ConnectionState",
+    "sdk.publisher": "Accepted Publisher PublisherStats",
+}
+_MODULES = {name: f"solowire.{module}" for module, names in _PLACES.items() for name in names.split()}
+_OTHER_NAMES = {"Event": "ReceivedEvent"}  # of what a client gets, which is the only event that its user sees
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'solowire' has no attribute {name!r}")
+    real = _OTHER_NAMES.get(name, name)
+    value = globals()[name] = getattr(import_module(_MODULES[real]), real)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

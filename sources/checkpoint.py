@@ -16,7 +16,7 @@ import msgspec
 import structlog
 
 from solowire.errors import ConfigError
-from sources.log_file import FileMark
+from solowire.sources.log_file import FileMark
 
 FORMAT = 1
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import structlog
 
-from sources.directory_watch import DirectoryWatch
-from sources.follow import Follower, Loss
+from solowire.sources.directory_watch import DirectoryWatch
+from solowire.sources.file_follower import Follower, Loss
 
 AGAIN_S = 60.0
 MISSING_S = 5.0  # for which a rotation may leave the path without a file

@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
-from solowire.events import Delivery, Priority, encode_event
-from tests.events import event
+from solowire.model.events import Delivery, Priority, encode_event
+from tests.factories import event
 
 MANY_LABELS = ".".join("a" * 14_000)
 

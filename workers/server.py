@@ -15,13 +15,12 @@ from pathlib import Path
 
 import structlog
 
-from solowire import process
-from solowire.accept_limits import AcceptLimiter
-from solowire.access import Role
-from solowire.aggregation import Rates
-from solowire.api_client import api_address
-from solowire.audit import open_audit
-from solowire.backplane import (
+from solowire.algorithms.accept_limiter import AcceptLimiter
+from solowire.algorithms.token_bucket import Rate
+from solowire.auth.failed_auth_limiter import WrongTokens
+from solowire.auth.key_source import MAX_WAITING
+from solowire.auth.tokens import Tokens
+from solowire.backplane.messages import (
     VERSION,
     Ack,
     Came,
@@ -44,31 +43,32 @@ from solowire.backplane import (
     StopDraining,
     Superseded,
 )
-from solowire.codes import CloseCode
+from solowire.backplane.router_link import Link
 from solowire.errors import ConfigError
-from solowire.feed import FlushDelays
-from solowire.identity import key_source_of, reload_identity, tokens_of
-from solowire.key_source import MAX_WAITING
-from solowire.link import Link
-from solowire.log import Log
-from solowire.metrics import Distribution, Labelled, Metrics, Sample
-from solowire.pacing import Intervals
-from solowire.rates import Rate
-from solowire.roles import roles_of
-from solowire.serving import WebServer, listen, listen_unix
-from solowire.settings import Settings, make_directories
-from solowire.skipped_events import FAILED, UNDECODABLE, UNKNOWN_TYPE
-from solowire.tokens import Tokens
-from solowire.vitals import Vitals, memory_bytes
-from solowire.wrong_tokens import WrongTokens
-from workers.client_listener import ClientListener
-from workers.client_port import ClientPort
-from workers.diagnosis import diagnose
-from workers.http_api import HttpApi
-from workers.limits import Limits
-from workers.reporting import Reporting
-from workers.shard import Shard
-from workers.tcp_sockets import TcpSockets
+from solowire.fanout.aggregation import Rates
+from solowire.fanout.conflation import Intervals
+from solowire.fanout.feed import FlushDelays
+from solowire.fanout.recent_log import Log
+from solowire.fanout.skipped_events import FAILED, UNDECODABLE, UNKNOWN_TYPE
+from solowire.model.access import Role
+from solowire.observability.audit import open_audit
+from solowire.observability.loop_monitor import Vitals, memory_bytes
+from solowire.observability.metrics import Distribution, Labelled, Metrics, Sample
+from solowire.protocol.close_codes import CloseCode
+from solowire.runtime import process
+from solowire.runtime.api_client import api_address
+from solowire.runtime.http_server import WebServer, listen, listen_unix
+from solowire.runtime.identity import key_source_of, reload_identity, tokens_of
+from solowire.runtime.roles import roles_of
+from solowire.runtime.settings import Settings, make_directories
+from solowire.workers.app import HttpApi
+from solowire.workers.config import Limits
+from solowire.workers.net.client_listener import ClientListener
+from solowire.workers.net.client_port import ClientPort
+from solowire.workers.net.tcp_sockets import TcpSockets
+from solowire.workers.shard import Shard
+from solowire.workers.stats.diagnosis import diagnose
+from solowire.workers.stats.report import Reporting
 
 log = structlog.get_logger("solowire.shard")
 

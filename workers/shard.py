@@ -26,39 +26,40 @@ from collections.abc import Callable, Mapping
 
 import structlog
 
-from solowire import backplane
-from solowire.access import Identity, Role
-from solowire.backplane import Deliver, Elsewhere, Lease, Replayed, RingState, ShardStats, Slots, States
-from solowire.catalog import CATALOG, Catalog
-from solowire.client_protocol import Codec, Notice, ReconnectNow
-from solowire.codes import CloseCode
-from solowire.feeds import Feeds
-from solowire.log import Log
-from solowire.pacing import Pacing
-from solowire.rates import Rate
-from solowire.ring import Ring
-from solowire.tokens import Ticket, Tokens
-from workers.admission import Admission
-from workers.answering import Answering, AwaitKeys, no_keys_to_await
-from workers.beginning import Beginning
-from workers.connection import Connection, State
-from workers.delivery import Delivering
-from workers.ejection import Ejection
-from workers.entrance import Entrance
-from workers.expiry import Expiry
-from workers.following import Following
-from workers.giving_way import GivingWay
-from workers.heartbeat import Heartbeats
-from workers.limits import Limits
-from workers.listening import Listening
-from workers.moves import Moves
-from workers.replay_budget import ReplayBudget
-from workers.ring_history import RingHistory
-from workers.routing import Routing
-from workers.sockets import Sockets
-from workers.timers import Timers
-from workers.trail import Trail
-from workers.users import GOING, Users
+from solowire.algorithms.hash_ring import Ring
+from solowire.algorithms.token_bucket import Rate
+from solowire.auth.tokens import Ticket, Tokens
+from solowire.backplane import messages as backplane
+from solowire.backplane.messages import Deliver, Elsewhere, Lease, Replayed, RingState, ShardStats, Slots, States
+from solowire.domains.dns.event_types import CATALOG
+from solowire.fanout.conflation import Pacing
+from solowire.fanout.feed_index import Feeds
+from solowire.fanout.recent_log import Log
+from solowire.model.access import Identity, Role
+from solowire.model.catalog import Catalog
+from solowire.protocol.close_codes import CloseCode
+from solowire.protocol.messages import Codec, Notice, ReconnectNow
+from solowire.workers.capacity.eviction import GivingWay
+from solowire.workers.capacity.rebalancing import Moves
+from solowire.workers.capacity.slots import Admission
+from solowire.workers.config import Limits
+from solowire.workers.connections.audit_events import Trail
+from solowire.workers.connections.connection import Connection, State
+from solowire.workers.connections.ejection import Ejection
+from solowire.workers.connections.expiry import Expiry
+from solowire.workers.connections.heartbeat import Heartbeats
+from solowire.workers.connections.sockets import Sockets
+from solowire.workers.connections.timers import Timers
+from solowire.workers.connections.users import GOING, Users
+from solowire.workers.delivery.dispatcher import Delivering
+from solowire.workers.delivery.event_router import Routing
+from solowire.workers.delivery.log_follower import Following
+from solowire.workers.delivery.ring_history import RingHistory
+from solowire.workers.session.commands import Answering, AwaitKeys, no_keys_to_await
+from solowire.workers.session.handshake import Beginning
+from solowire.workers.session.inbound_limits import Listening
+from solowire.workers.session.replay_budget import ReplayBudget
+from solowire.workers.session.ticket_gate import Entrance
 
 log = structlog.get_logger("solowire.shard")
 

@@ -23,9 +23,9 @@ from bench.receiver import histogram, percentiles
 from bench.report import Case, Measure, Row
 from bench.server import START_TIMEOUT_S
 from bench.solowire_system import Solowire, alone
-from router.sqlite_journal import SqliteJournal
-from solowire.backplane import VERSION, Hello, NotPublished, Publish, Published, PublishedEvent, RouterMessage
-from solowire.link import Link
+from solowire.backplane.messages import VERSION, Hello, NotPublished, Publish, Published, PublishedEvent, RouterMessage
+from solowire.backplane.router_link import Link
+from solowire.router.log.sqlite_journal import SqliteJournal
 
 BATCH = 100
 UNDER_WAY = 16

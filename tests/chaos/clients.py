@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 from websockets.asyncio.client import ClientConnection
 
-from solowire.client import Client
-from solowire.client_protocol import Welcome
 from solowire.errors import ClientError
+from solowire.protocol.messages import Welcome
+from solowire.sdk.client import Client
 from tests.chaos.checker import Arrival, Story
 from tests.chaos.oracle import Made, Who
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from solowire.publisher import Accepted, Publisher
+from solowire.sdk.publisher import Accepted, Publisher
 from tests.chaos.checker import ALTERED, REFUSED, Ack, Violation
 from tests.chaos.oracle import Made
 

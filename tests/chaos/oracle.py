@@ -1,7 +1,7 @@
 """Who must get what, said a second time and in another way than Solowire says it: the chaos suite's own judgement.
 
-It shares no code with `solowire.access`, `subscriptions` or `feed`. It knows only the event types that the load makes,
-and of them what the catalogue and docs/protocol.md promise.
+It shares no code with `solowire.model.access`, `subscriptions` or `feed`. It knows only the event types that the load
+makes, and of them what the catalogue and docs/protocol.md promise.
 """
 
 from __future__ import annotations

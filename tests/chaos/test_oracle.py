@@ -7,13 +7,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from solowire.access import ROLES, Identity, view_of
-from solowire.catalog import CATALOG
-from solowire.client_protocol import Codec
-from solowire.events import Event
-from solowire.feed import Feed, feed_key
-from solowire.log import Entry, Log
-from solowire.subscriptions import parse_filter, resolve
+from solowire.domains.dns.event_types import CATALOG
+from solowire.fanout.feed import Feed, feed_key
+from solowire.fanout.recent_log import Entry, Log
+from solowire.model.access import ROLES, Identity, view_of
+from solowire.model.events import Event
+from solowire.model.subscriptions import parse_filter, resolve
+from solowire.protocol.messages import Codec
 from tests.chaos.clients import population
 from tests.chaos.load import Maker
 from tests.chaos.oracle import Made, Who, due

@@ -24,7 +24,7 @@ import msgspec
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from solowire.api_client import api_client
+from solowire.runtime.api_client import api_client
 
 READY_SECONDS = 60.0
 ANSWER_SECONDS = 30.0
@@ -177,7 +177,7 @@ class System:
 
     def user_on(self, shard: int, prefix: str = "user") -> str:
         """The first user called `prefix`0, 1, … that the full ring gives to `shard`."""
-        from solowire.ring import Ring
+        from solowire.algorithms.hash_ring import Ring
 
         ring = Ring(range(self.shards))
         return next(f"{prefix}{i}" for i in range(10_000) if ring.owner(f"{prefix}{i}") == shard)

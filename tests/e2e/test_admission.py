@@ -12,9 +12,9 @@ import jwt
 import msgspec
 import pytest
 
-from solowire.access import ROLES, Identity
-from solowire.settings import Settings
-from solowire.tokens import Tokens
+from solowire.auth.tokens import Tokens
+from solowire.model.access import ROLES, Identity
+from solowire.runtime.settings import Settings
 from tests.e2e.system import ANSWER_SECONDS, System, open_session, refusal, running, sign
 
 BAD_TOKENS: dict[str, tuple[str, Callable[[System], str]]] = {

@@ -9,7 +9,7 @@ from pathlib import Path
 import kosoku
 import pytest
 
-from solowire.backplane import ShardAddress
+from solowire.backplane.messages import ShardAddress
 from tests.e2e.system import ANSWER_SECONDS
 from tests.gateway.relay_harness import OneShardGateway, relay_front
 from tests.workers.echo import Echo

@@ -12,9 +12,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from solowire.backplane import VERSION, Ack, Deliver, Hello, RouterMessage, ShardAddress
-from solowire.link import Link
-from solowire.publisher import Publisher
+from solowire.backplane.messages import VERSION, Ack, Deliver, Hello, RouterMessage, ShardAddress
+from solowire.backplane.router_link import Link
+from solowire.sdk.publisher import Publisher
 from tests.e2e.system import ANSWER_SECONDS, System, end, published, running
 
 RATE, BURST = 50, 20

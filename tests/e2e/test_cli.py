@@ -25,9 +25,9 @@ import pytest
 from websockets.sync.client import connect
 
 from solowire import __version__
-from solowire.data_directory import TOKEN_FILE
-from solowire.settings import Settings
-from tests.e2e.system import ANSWER_SECONDS, READY_SECONDS, System, end, environment, free_ports, run, running
+from solowire.runtime.data_directory import TOKEN_FILE
+from solowire.runtime.settings import Settings
+from tests.e2e.system import ANSWER_SECONDS, READY_SECONDS, System, end, environment, free_ports, ready, run, running
 
 REMOTE = (["publish", "custom.x", "{}"], ["stats"], ["tail"])
 SECRET = "a secret for tests, of more than 32 bytes"
@@ -409,6 +409,30 @@ def test_the_token_of_an_administrator_is_kept_from_logs(place: Path) -> None:
         assert "eyJ" not in system.output.read_text()  # how each JWT begins
         assert stat.S_IMODE((data / TOKEN_FILE).stat().st_mode) == 0o600
         assert stat.S_IMODE(data.stat().st_mode) == 0o700
+
+
+def test_files_of_the_users_own_are_not_run(place: Path) -> None:
+    """`up` in a folder with modules that are called like ours, or like the standard library's, runs none of them."""
+    for name in ("gateway", "router", "logging", "zmq", "solowire"):
+        (place / f"{name}.py").write_text("raise SystemExit('this is not what was meant')\n")
+    for name in ("workers", "sources", "asyncio"):
+        (place / name).mkdir()
+        (place / name / "__init__.py").write_text("raise SystemExit('this is not what was meant')\n")
+    system = System(place / "data", shards=1)
+    command = [str(Path(sys.executable).with_name("solowire")), "up", "--port", str(system.port), "--shards", "1"]
+    with (place / "output").open("w") as output:
+        process = subprocess.Popen(
+            [*command, "--data-dir", "data"], env=system.environment, cwd=place, stdout=output, stderr=output, text=True
+        )
+        try:
+            deadline = time.monotonic() + READY_SECONDS
+            while not ready(f"http://127.0.0.1:{system.port}"):
+                assert process.poll() is None, (place / "output").read_text()
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        finally:
+            end(process)
+    assert "not what was meant" not in (place / "output").read_text()
 
 
 def test_a_terminal_is_shown_the_token(place: Path) -> None:

@@ -14,9 +14,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from solowire.client import Client
 from solowire.errors import ConnectionEnded, PublishRefused
-from solowire.publisher import Publisher
+from solowire.sdk.client import Client
+from solowire.sdk.publisher import Publisher
 from tests.e2e.system import ANSWER_SECONDS, System, end, environment, free_ports, running
 
 DEPLOYMENT_S = 2.0

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from solowire.client import Client
-from solowire.ring import Ring
+from solowire.algorithms.hash_ring import Ring
+from solowire.sdk.client import Client
 from tests.e2e.system import READY_SECONDS, System, end, published, ready, running
 
 SETTINGS = {"HEARTBEAT_S": 5, "RECONNECT_MIN_MS": 20, "RECONNECT_MAX_MS": 200, "MOVES_PER_S": 50}

@@ -13,7 +13,7 @@ import httpx
 import msgspec
 import pytest
 
-from solowire.metrics import CONTENT_TYPE
+from solowire.observability.metrics import CONTENT_TYPE
 from tests.e2e.system import ANSWER_SECONDS, Session, System, open_session, refusal, running
 
 JSON = "application/json"

@@ -15,9 +15,10 @@ import msgspec
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from solowire import backplane
-from solowire.access import ROLES, Identity
-from solowire.backplane import (
+from solowire.algorithms.hash_ring import Ring
+from solowire.auth.tokens import Tokens
+from solowire.backplane import messages as backplane
+from solowire.backplane.messages import (
     VERSION,
     Beat,
     Fenced,
@@ -30,9 +31,8 @@ from solowire.backplane import (
     ShardAddress,
     Slots,
 )
-from solowire.bus import Hub, Spoke
-from solowire.ring import Ring
-from solowire.tokens import Tokens
+from solowire.backplane.zmq_transport import Hub, Spoke
+from solowire.model.access import ROLES, Identity
 from tests.e2e.system import Session, System, end, open_session, ready, running
 
 SECONDS = 60.0

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from solowire.api_client import api_address, api_client
+from solowire.runtime.api_client import api_address, api_client
 from tests.e2e.system import ANSWER_SECONDS, System, end, free_ports, run, running
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs/operations.md"

@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from router.sqlite_journal import SqliteJournal
-from solowire.backplane import PublishedEvent
+from solowire.backplane.messages import PublishedEvent
+from solowire.router.log.sqlite_journal import SqliteJournal
 from tests.e2e.system import Session, System, running
 from tests.poison import MANY_LABELS, ODD, POISON, body
 

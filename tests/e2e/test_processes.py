@@ -23,10 +23,10 @@ import pytest
 import zmq
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from router.sqlite_journal import APPLICATION_ID
-from solowire import backplane
-from solowire.backplane import VERSION, Heartbeat, Hello, Publish, PublishedEvent, Who
-from solowire.ring import Ring
+from solowire.algorithms.hash_ring import Ring
+from solowire.backplane import messages as backplane
+from solowire.backplane.messages import VERSION, Heartbeat, Hello, Publish, PublishedEvent, Who
+from solowire.router.log.sqlite_journal import APPLICATION_ID
 from tests.e2e.system import ANSWER_SECONDS, Session, System, end, open_session, ready, run, running
 
 HELLO = {"subscriptions": ["custom.*"]}

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
-from solowire.backplane import ShardAddress
-from solowire.tokens import MAX_TOKEN_BYTES
+from solowire.auth.tokens import MAX_TOKEN_BYTES
+from solowire.backplane.messages import ShardAddress
 from tests.e2e.system import (
     ANSWER_SECONDS,
     Session,

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from router.sqlite_journal import SqliteJournal
-from solowire.backplane import PublishedEvent
-from solowire.events import encode_event
+from solowire.backplane.messages import PublishedEvent
+from solowire.model.events import encode_event
+from solowire.router.log.sqlite_journal import SqliteJournal
 from tests.e2e.system import ANSWER_SECONDS, Session, System, open_session, running
-from tests.events import event
+from tests.factories import event
 
 EVENTS, BATCH, ZONES = 220_000, 5_000, 50
 """What the journal has when the system starts, so that more than half of it is in no shard's recent log."""

@@ -272,7 +272,7 @@ async def test_an_event_for_one_user_reaches_that_user_alone(system: System) -> 
 
 
 def _owned_by(system: System, shard: int) -> set[str]:
-    from solowire.ring import Ring
+    from solowire.algorithms.hash_ring import Ring
 
     ring = Ring(range(system.shards))
     return {u for u in (f"personal{i}" for i in range(100)) if ring.owner(u) == shard}

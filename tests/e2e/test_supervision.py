@@ -19,7 +19,7 @@ import httpx
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from solowire.supervisor import READY_SECONDS, Ear, Watchdog
+from solowire.cli.supervisor import READY_SECONDS, Ear, Watchdog
 from tests.e2e.system import System, alive, end, free_ports, run, running
 
 ROUTER, GATEWAY = ("router",), ("gateway",)

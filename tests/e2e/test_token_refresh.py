@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from solowire.client import Client
-from solowire.client_protocol import Notice
 from solowire.errors import ConnectionEnded
+from solowire.protocol.messages import Notice
+from solowire.sdk.client import Client
 from tests.e2e.system import ANSWER_SECONDS, System
 
 WATCHED_S = 63.0

@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator, Collection
 from pathlib import Path
 from typing import Any, cast
 
-from gateway.addresses import Addresses
-from gateway.gateway import Gateway
-from gateway.http_front import HttpFront
-from gateway.relay import Relay
-from solowire.accept_limits import AcceptLimiter
-from solowire.backplane import ShardAddress
-from solowire.serving import listen
+from solowire.algorithms.accept_limiter import AcceptLimiter
+from solowire.backplane.messages import ShardAddress
+from solowire.gateway.admission.client_address import Addresses
+from solowire.gateway.front.http_front import HttpFront
+from solowire.gateway.front.relay import Relay
+from solowire.gateway.router_client import Gateway
+from solowire.runtime.http_server import listen
 
 SECONDS = 30.0
 

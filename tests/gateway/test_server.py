@@ -20,15 +20,15 @@ import httpx
 import msgspec
 import pytest
 
-from gateway.admission import Limits
-from gateway.server import intake_of, limits_of
-from solowire import backplane
-from solowire.access import ROLES
-from solowire.backplane import Beat, Doors, Heartbeat, Hello, Publish, Published, RingState, ShardAddress
-from solowire.bus import Hub
+from solowire.auth.tokens import Tokens
+from solowire.backplane import messages as backplane
+from solowire.backplane.messages import Beat, Doors, Heartbeat, Hello, Publish, Published, RingState, ShardAddress
+from solowire.backplane.zmq_transport import Hub
 from solowire.errors import Refused
-from solowire.settings import Group, Settings
-from solowire.tokens import Tokens
+from solowire.gateway.admission.connect_limiter import Limits
+from solowire.gateway.server import intake_of, limits_of
+from solowire.model.access import ROLES
+from solowire.runtime.settings import Group, Settings
 from tests.e2e.system import ANSWER_SECONDS, READY_SECONDS, end, environment, free_ports, refusal, sign, whole_lines
 
 SECRET = "a secret of a test, long enough to sign"

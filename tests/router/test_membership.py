@@ -6,8 +6,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from router.membership import Membership, Peer
-from solowire.backplane import DEAD_AFTER_SECONDS, VERSION, Hello, ShardAddress, ShardStats
+from solowire.backplane.messages import DEAD_AFTER_SECONDS, VERSION, Hello, ShardAddress, ShardStats
+from solowire.router.membership import Membership, Peer
 
 SILENT = DEAD_AFTER_SECONDS + 0.1
 

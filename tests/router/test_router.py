@@ -8,12 +8,8 @@ from typing import Any, TypeVar
 import pytest
 from structlog.testing import capture_logs
 
-from router.journal import JournalHole, JournalUnavailable, MemoryJournal, Record
-from router.limits import Limits
-from router.pressure import DEFAULT_PATIENCE, GRACE_SECONDS
-from router.router import GROUP_EVENTS, GROUP_SECONDS, MAX_HELD, SLOW_GROUP_EVENTS, Router
-from router.watch import Watch
-from solowire.backplane import (
+from solowire.algorithms.hash_ring import Ring
+from solowire.backplane.messages import (
     DEAD_AFTER_SECONDS,
     VERSION,
     Ack,
@@ -46,8 +42,12 @@ from solowire.backplane import (
     Superseded,
     Who,
 )
-from solowire.events import decode_event
-from solowire.ring import Ring
+from solowire.model.events import decode_event
+from solowire.router.leases.config import Limits
+from solowire.router.log.backpressure import DEFAULT_PATIENCE, GRACE_SECONDS
+from solowire.router.log.journal import JournalHole, JournalUnavailable, MemoryJournal, Record
+from solowire.router.monitoring.monitor import Watch
+from solowire.router.router import GROUP_EVENTS, GROUP_SECONDS, MAX_HELD, SLOW_GROUP_EVENTS, Router
 
 M = TypeVar("M", bound=RouterMessage)
 
@@ -872,7 +872,7 @@ def test_what_is_to_be_said_waits_for_a_journal_that_takes_nothing() -> None:
 
 def test_what_waits_to_be_said_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     """However long the journal takes nothing, only so much of the router's own waits for it."""
-    monkeypatch.setattr("router.router.MOST_OF_ITS_OWN", 20)
+    monkeypatch.setattr("solowire.router.router.MOST_OF_ITS_OWN", 20)
     journal = Failing("epoch-1", max_events=1000, max_bytes=10**9, window=3600.0)
     world = Alarmed(journal, stats_every=0.5)
     name = world.join(0)

@@ -12,15 +12,15 @@ import pytest
 from msgspec import structs
 from structlog.testing import capture_logs
 
-from router import server
-from router.journal import MemoryJournal
-from router.limits import Group, Limits
-from router.router import Router
-from router.server import limits_of
-from solowire import backplane
-from solowire.backplane import VERSION, Hello, ShardAddress
-from solowire.bus import Spoke
-from solowire.settings import Settings, make_directories
+from solowire.backplane import messages as backplane
+from solowire.backplane.messages import VERSION, Hello, ShardAddress
+from solowire.backplane.zmq_transport import Spoke
+from solowire.router import server
+from solowire.router.leases.config import Group, Limits
+from solowire.router.log.journal import MemoryJournal
+from solowire.router.router import Router
+from solowire.router.server import limits_of
+from solowire.runtime.settings import Settings, make_directories
 from tests.e2e.system import ANSWER_SECONDS
 
 

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from solowire.errors import BufferFull, ConfigError
-from solowire.publisher import PublisherStats
-from sources.acknowledgements import Acknowledgements
-from sources.checkpoint import Checkpoint, CheckpointStore
-from sources.log_file import LogFile, Place
-from sources.server import run_bind9
+from solowire.sdk.publisher import PublisherStats
+from solowire.sources.acknowledgements import Acknowledgements
+from solowire.sources.bind9 import run_bind9
+from solowire.sources.checkpoint import Checkpoint, CheckpointStore
+from solowire.sources.log_file import LogFile, Place
 
 LINE = "2026-11-23T11:33:34.500Z client @0x7f 127.0.0.1#56031 ({0}): query: {0} IN A +E(0)K (127.0.0.1)\n"
 

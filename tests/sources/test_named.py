@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from solowire.publisher import PublisherStats
-from sources.follow import Follower
-from sources.query_log import Query, parse_query
-from sources.server import run_bind9
+from solowire.sdk.publisher import PublisherStats
+from solowire.sources.bind9 import run_bind9
+from solowire.sources.file_follower import Follower
+from solowire.sources.query_log import Query, parse_query
 from tests.e2e.system import has_ipv6
 from tests.sources.named import KEY_NAME, READY, ZONES, Named, find
 

@@ -13,11 +13,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-import sources.follow
-from sources.checkpoint import Checkpoint
-from sources.directory_watch import DirectoryWatch
-from sources.follow import Follower
-from sources.log_file import Line, Place
+from solowire.sources import file_follower
+from solowire.sources.checkpoint import Checkpoint
+from solowire.sources.directory_watch import DirectoryWatch
+from solowire.sources.file_follower import Follower
+from solowire.sources.log_file import Line, Place
 
 
 @pytest.fixture
@@ -253,7 +253,7 @@ def test_removed_files_that_wait_take_no_more_than_their_share_of_the_disk(
     log: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of files that are held open and that nobody else has any more the oldest are let go, and counted."""
-    monkeypatch.setattr(sources.follow, "REMOVED_BYTES", 10)
+    monkeypatch.setattr(file_follower, "REMOVED_BYTES", 10)
     follower = Follower(log)
     for number in range(8):
         add(log, f"{number}\n")

@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from solowire.accept_limits import AcceptLimiter
-from solowire.access import Identity
-from solowire.client_protocol import Codec
-from solowire.codes import CloseCode
+from solowire.algorithms.accept_limiter import AcceptLimiter
 from solowire.errors import RequestError
-from solowire.handshake import accept, parse_head, refusal_response
-from solowire.serving import listen
-from workers.client_listener import AcceptedSocket, ClientListener
-from workers.connection import Connection
-from workers.tcp_sockets import TcpSockets
+from solowire.model.access import Identity
+from solowire.protocol.close_codes import CloseCode
+from solowire.protocol.messages import Codec
+from solowire.protocol.opening_handshake import accept, parse_head, refusal_response
+from solowire.runtime.http_server import listen
+from solowire.workers.connections.connection import Connection
+from solowire.workers.net.client_listener import AcceptedSocket, ClientListener
+from solowire.workers.net.tcp_sockets import TcpSockets
 
 ANN = Identity("ann", "admin", ())
 

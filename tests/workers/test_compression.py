@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from solowire import client_protocol as c
-from solowire.client_protocol import Codec
-from solowire.deflate import MARK, deflated
-from solowire.log import Log
-from tests.workers.bench import QUERY, Bench
-from workers.connection import Connection
+from solowire.fanout.recent_log import Log
+from solowire.protocol import messages as c
+from solowire.protocol.deflate import MARK, deflated
+from solowire.protocol.messages import Codec
+from solowire.workers.connections.connection import Connection
+from tests.workers.harness import QUERY, Bench
 
 COMPRESSED = [codec for codec in Codec if codec.deflates]
 codecs = pytest.mark.parametrize("codec", COMPRESSED)
@@ -37,7 +37,7 @@ class Presses:
 @pytest.fixture
 def presses(monkeypatch: pytest.MonkeyPatch) -> Presses:
     found = Presses()
-    monkeypatch.setattr("solowire.client_protocol.deflated", found)
+    monkeypatch.setattr("solowire.protocol.messages.deflated", found)
     return found
 
 

@@ -11,17 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from solowire import client_protocol as c
-from solowire.aggregation import Rates
-from solowire.backplane import Deliver, States
-from solowire.client_protocol import Codec
-from solowire.compaction import Reading
-from solowire.log import Log
-from solowire.pacing import Intervals
-from solowire.skipped_events import LINES_A_SECOND, SkippedEvents
+from solowire.backplane.messages import Deliver, States
+from solowire.fanout.aggregation import Rates
+from solowire.fanout.catch_up import Reading
+from solowire.fanout.conflation import Intervals
+from solowire.fanout.recent_log import Log
+from solowire.fanout.skipped_events import LINES_A_SECOND, SkippedEvents
+from solowire.protocol import messages as c
+from solowire.protocol.messages import Codec
+from solowire.workers.connections.connection import Connection
 from tests.poison import MANY_LABELS, ODD, POISON
-from tests.workers.bench import QUERY, Bench
-from workers.connection import Connection
+from tests.workers.harness import QUERY, Bench
 
 READERS: list[dict[str, Any]] = [
     {"user": "ann", "role": "admin", "subscriptions": ["*"]},

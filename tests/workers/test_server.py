@@ -9,17 +9,17 @@ import pytest
 from msgspec import structs
 from structlog.testing import capture_logs
 
-from solowire import process
-from solowire.access import ROLES
-from solowire.aggregation import Rates
-from solowire.feed import FlushDelays
-from solowire.pacing import Intervals
-from solowire.settings import Settings, make_directories
-from solowire.tokens import Tokens
-from workers import server
-from workers.limits import Limits
-from workers.server import capacity_of, limits_of
-from workers.shard import Shard
+from solowire.auth.tokens import Tokens
+from solowire.fanout.aggregation import Rates
+from solowire.fanout.conflation import Intervals
+from solowire.fanout.feed import FlushDelays
+from solowire.model.access import ROLES
+from solowire.runtime import process
+from solowire.runtime.settings import Settings, make_directories
+from solowire.workers import server
+from solowire.workers.config import Limits
+from solowire.workers.server import capacity_of, limits_of
+from solowire.workers.shard import Shard
 
 
 def test_all_that_is_set_reaches_the_shard() -> None:

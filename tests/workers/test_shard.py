@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from solowire import client_protocol as c
-from solowire.backplane import EMPTYING, Deliver, Elsewhere
-from solowire.client_protocol import MAX_MESSAGE_BYTES, Codec
-from solowire.codes import CloseCode
+from solowire.algorithms.hash_ring import Ring
+from solowire.backplane.messages import EMPTYING, Deliver, Elsewhere
 from solowire.errors import InvalidToken, Refused
-from solowire.ring import Ring
-from tests.workers.bench import TOKENS, WALL, Bench, stuck, user_who
-from workers.connection import State
+from solowire.protocol import messages as c
+from solowire.protocol.close_codes import CloseCode
+from solowire.protocol.messages import MAX_MESSAGE_BYTES, Codec
+from solowire.workers.connections.connection import State
+from tests.workers.harness import TOKENS, WALL, Bench, stuck, user_who
 
 # ----------------------------------------------------------------------------------------------- one connection
 

@@ -9,11 +9,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from solowire import client_protocol as c
-from solowire.subscriptions import MAX_HINTS, MAX_NAME_CHARACTERS, MAX_PATTERNS, MAX_VALUES
-from tests.workers.bench import Bench
-from workers.connection import Connection, State
-from workers.listening import CHANGE_ITEMS, MAX_ERROR_CHARACTERS, MAX_ITEMS
+from solowire.model.subscriptions import MAX_HINTS, MAX_NAME_CHARACTERS, MAX_PATTERNS, MAX_VALUES
+from solowire.protocol import messages as c
+from solowire.workers.connections.connection import Connection, State
+from solowire.workers.session.inbound_limits import CHANGE_ITEMS, MAX_ERROR_CHARACTERS, MAX_ITEMS
+from tests.workers.harness import Bench
 
 MANY = 190
 

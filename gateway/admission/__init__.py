@@ -1,0 +1,1 @@
+"""Who may connect now, and whose connection it is."""

@@ -1,0 +1,127 @@
+"""Whose connection it is: the address that limits count by; and by which scheme and host it was asked for.
+
+What it keeps true: an address is believed only if it was seen by us or by a proxy that the operator trusts. So
+`X-Forwarded-For` is read from its right end, over as many trusted proxies as there are: what stands to the left of the
+first address that is none of them was written by whoever wanted to, and counts for nothing. So is `Forwarded`
+(RFC 7239), and of both only that which the proxies write: the other may be the client's own. What a trusted proxy says
+of scheme and host is believed of the one that has seen the client; of a peer that is none nothing is.
+
+An IPv4 address counts as itself. An IPv6 address counts as its /64, since that is what one customer gets: who counts by
+the single address counts to 2**64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Any
+
+from solowire.algorithms.accept_limiter import counted_address
+from solowire.gateway.admission.forwarding import (
+    Element,
+    Said,
+    parse_forwarded,
+    parse_host,
+    parse_lists,
+    parse_scheme,
+    said_of,
+)
+
+Address = IPv4Address | IPv6Address
+
+
+class Addresses:
+    """trusted: networks, such as 10.0.0.0/8, or single addresses. Raises ValueError for what is neither.
+
+    header: which headers these proxies write: `x-forwarded`, `forwarded`, or `auto`: `Forwarded` where it is alone.
+    """
+
+    def __init__(self, trusted: Iterable[str] = (), header: str = "auto") -> None:
+        self._trusted = [ip_network(network) for network in trusted]
+        self._header = header
+
+    def of(self, scope: Mapping[str, Any]) -> str:
+        """Whence an ASGI request comes, as it is counted; "" if the server beneath doesn't know."""
+        client = scope.get("client")
+        if not client:
+            return ""
+        peer: str = client[0]
+        if not self._trusted:
+            return counted_address(peer)
+        return self.client_of(peer, said_in(scope))
+
+    def seen(self, peer: str, forwarded: str) -> str:
+        """forwarded: X-Forwarded-For, all of them joined by commas."""
+        return self.client_of(peer, Said(forwarded))
+
+    def client_of(self, peer: str, said: Said) -> str:
+        """The client's address, as it is counted. said: what the request's headers say of how it has come."""
+        if not self._trusted:
+            return counted_address(peer)
+        address = _parse(peer)
+        if address is None:
+            return peer
+        return _counted(self._walk(address, said)[0])
+
+    def asked_for(self, peer: str, said: Said) -> tuple[str | None, str | None]:
+        """The scheme and the host by which a trusted proxy was asked; None for what none of them says."""
+        address = _parse(peer) if self._trusted else None
+        if address is None or not self._trusts(address):
+            return None, None
+        _, passed = self._walk(address, said)
+        # Of the proxy that has seen the client, or else of the next that says anything.
+        schemes = [scheme for element in reversed(passed) if (scheme := parse_scheme(element.scheme))]
+        hosts = [host for element in reversed(passed) if (host := parse_host(element.host))]
+        return schemes[0] if schemes else None, hosts[0] if hosts else None
+
+    def _walk(self, peer: Address, said: Said) -> tuple[Address, list[Element]]:
+        """The first address that is no trusted proxy's, and what the proxies before it have said."""
+        standard = self._header == "forwarded" or (self._header == "auto" and not said.has_x)
+        elements = parse_forwarded(said.forwarded) if standard else parse_lists(said)
+        seen, passed = peer, []
+        for element in elements:
+            if not self._trusts(seen):
+                break
+            passed.append(element)
+            further = _parse(_bare(element.node))
+            if further is None:
+                break  # `unknown`, or nonsense: who passed it on is all that we know
+            seen = further
+        return seen, passed
+
+    def trusts(self, peer: str) -> bool:
+        """Whether a peer is a proxy that the operator trusts."""
+        address = _parse(peer) if self._trusted else None
+        return address is not None and self._trusts(address)
+
+    def _trusts(self, address: Address) -> bool:
+        return any(address in network for network in self._trusted)
+
+
+def said_in(scope: Mapping[str, Any]) -> Said:
+    """What an ASGI request says of how it has come."""
+    return said_of((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"])
+
+
+def _counted(address: Address) -> str:
+    if isinstance(address, IPv4Address):
+        return str(address)
+    return str(IPv6Network((int(address) >> 64 << 64, 64)))
+
+
+def _parse(text: str) -> Address | None:
+    try:
+        address = ip_address(text.partition("%")[0])  # without the zone of a link-local one
+    except ValueError:
+        return None
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return address
+
+
+def _bare(entry: str) -> str:
+    """An entry without port, brackets and quotes, as some proxies write them."""
+    entry = entry.strip('"')
+    if entry.startswith("["):
+        return entry[1:].partition("]")[0]
+    return entry.partition(":")[0] if entry.count(":") == 1 else entry

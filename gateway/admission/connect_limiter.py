@@ -1,0 +1,167 @@
+"""Who may ask for a place now: decided before a shard hears of it, and before anything is accepted.
+
+What it keeps true: a refusal says whose doing it is, and when to come again. 429 is the asker's (it or its address
+connects too fast, its address has as many connections as it may have, or has shown too many wrong tokens); 503 is the
+system's (the group is full, or more connect than it takes in a second). The router says which doors are closed, with
+each of its beats; what it has not repeated for some beats is no word any more, and the shards decide: a gateway alone
+never closes a door. At a closed one some may try all the same (`solowire.gateway.admission.probe_limiter`), because a
+shard may have room for them that nobody else has. Who is refused is told a time of its own, within a window that grows
+with the number of those who wait, so that they don't come back all at once. All tables have bounds.
+
+Times are seconds of any one clock, unless they are told to clients: those count from now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from dataclasses import dataclass
+
+from solowire.algorithms.token_bucket import Rate, Rates
+from solowire.auth.failed_auth_limiter import REMEMBERED_ADDRESSES, WrongTokens
+from solowire.backplane.messages import DEAD_AFTER_SECONDS, Doors
+from solowire.errors import Refused
+from solowire.gateway.admission.jitter import turn_of
+from solowire.gateway.admission.probe_limiter import Tries
+from solowire.model.access import ADMINISTER, Identity, group_of
+
+REMEMBERED_USERS = 20_000
+"""Some 4 MB when so many have connected just now."""
+LONGEST_SPREAD_SECONDS = 30.0
+"""However many wait: one who hammers at the door must not send the others away for longer."""
+ADMINISTRATORS_RETRY_SECONDS = 1.0
+
+_LATER = "try again when Retry-After says"
+RAISE_CONNECTIONS = f"{_LATER}; an operator raises SOLOWIRE_MAX_CONNECTIONS, or the group's part by SOLOWIRE_GROUPS"
+_RAISE_RATE = f"{_LATER}; an operator raises SOLOWIRE_CONNECT_RATE"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Rates are per second, and of all gateways together, but for a user's, which are of each gateway: a user's clients
+    come to whichever they are sent to, and should not meet a limit sooner where gateways are many.
+
+    rate_per_address: None for no limit.
+
+    groups: those that the settings name; the router says of each of them whether it is closed.
+    """
+
+    rate: float = 1000.0
+    burst: float = 2000.0
+    rate_per_address: float | None = None
+    burst_per_address: float = 50.0
+    rate_per_user: float = 2.0
+    burst_per_user: float = 30.0
+    bad_token_rate: float = 1.0
+    bad_token_burst: float = 20.0
+    group_by: str = "role"
+    groups: Container[str] = ()
+
+
+class Admission:
+    """`told` of the doors, it is asked by `check` for who wants a place, `wrong_tokens` for who showed one."""
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self._limits = limits = limits or Limits()
+        self._gateways = 1
+        self._rate = Rate(limits.rate, limits.burst)
+        self._full_at = float("-inf")
+        self._by_address: Rates | None = None
+        if limits.rate_per_address is not None:
+            self._by_address = Rates(Rate(limits.rate_per_address, limits.burst_per_address), REMEMBERED_ADDRESSES)
+        self._by_user = Rates(Rate(limits.rate_per_user, limits.burst_per_user), REMEMBERED_USERS)
+        self.wrong_tokens = WrongTokens(Rate(limits.bad_token_rate, limits.bad_token_burst))
+        self._tries = Tries()
+        self._doors_until = float("-inf")
+        self._closed: frozenset[str] = frozenset()
+        self._others_closed = False
+        self._full: frozenset[str] = frozenset()
+        self._retry_after = 1.0
+        self._waiting_until = float("-inf")
+
+    def told(self, doors: Doors, now: float) -> None:
+        """The router's newest word."""
+        self._doors_until = now + DEAD_AFTER_SECONDS
+        self._closed = frozenset(doors.closed)
+        self._others_closed = doors.others_closed
+        self._full = frozenset(doors.full)
+        self._retry_after = doors.retry_after
+        if doors.gateways != self._gateways:
+            self._gateways = max(1, doors.gateways)
+            self._share()
+
+    def check(self, identity: Identity, address: str, now: float) -> None:
+        """The identity may ask its shard for a place; one that tries a closed door has tried. Raises Refused."""
+        wait = self._by_user.wait(identity.user, now)
+        if wait:
+            raise Refused(
+                429,
+                "connect_rate_limited",
+                "you connect too fast",
+                "keep the connection that you have, and wait longer after each attempt that fails",
+                wait,
+            )
+        heard = now < self._doors_until
+        if heard and address in self._full:
+            raise Refused(
+                429,
+                "too_many_from_address",
+                "as many connections are open from your address as one address may have",
+                "close one of them first; an operator raises SOLOWIRE_MAX_CONNECTIONS_PER_ADDRESS",
+                self._retry_after * (1 + turn_of(identity.user, b"admission")),
+            )
+        if self._by_address is not None and address:
+            wait = self._by_address.wait(address, now)
+            if wait:
+                raise Refused(
+                    429,
+                    "connect_rate_limited",
+                    f"more connect from your address than the {self._limits.rate_per_address:g} a second "
+                    "that one address may open",
+                    "wait as long as Retry-After says; an operator raises SOLOWIRE_CONNECT_RATE_PER_ADDRESS",
+                    wait + turn_of(identity.user, b"admission") * self._by_address.rate.refill_seconds,
+                )
+        if self._is_closed(identity, now) and not self._tries.may(identity.user, now):
+            group = group_of(identity, self._limits.group_by)
+            message = f"all connections that the group {group!r} may have are taken"
+            raise self._come_again("over_limit", message, RAISE_CONNECTIONS, identity, now)
+        # Administrators always get in, also in the midst of everybody's return; they are few.
+        if self._rate.wait(self._full_at, now) and not identity.may(ADMINISTER):
+            message = f"more users connect than the {self._limits.rate:g} a second that the system takes"
+            raise self._come_again("over_rate", message, _RAISE_RATE, identity, now)
+
+    def charge(self, identity: Identity, address: str, now: float) -> None:
+        """The identity, which `check` let pass, is sent to its shard: it counts as a new connection."""
+        self._full_at = self._rate.taken(self._full_at, now)
+        self._by_user.take(identity.user, now)
+        if self._by_address is not None and address:
+            self._by_address.take(address, now)
+        if not self._is_closed(identity, now):
+            self._tries.let_in(identity.user, now)
+
+    def _share(self) -> None:
+        """Each gateway takes its part of what the settings allow; a burst of one at the least."""
+        limits, gateways = self._limits, self._gateways
+        self._rate = Rate(limits.rate / gateways, limits.burst / gateways)
+        if self._by_address is not None and limits.rate_per_address is not None:
+            self._by_address.rate = Rate(limits.rate_per_address / gateways, limits.burst_per_address / gateways)
+        self.wrong_tokens.rates.rate = Rate(limits.bad_token_rate / gateways, limits.bad_token_burst / gateways)
+
+    def _is_closed(self, identity: Identity, now: float) -> bool:
+        if now >= self._doors_until:
+            return False
+        group = group_of(identity, self._limits.group_by)
+        return group in self._closed or (self._others_closed and group not in self._limits.groups)
+
+    def _come_again(self, code: str, message: str, hint: str, identity: Identity, now: float) -> Refused:
+        """All who are refused stand in a queue that empties at the system's own rate, but for administrators.
+
+        Who comes last is told a time in the second half of the queue's length: so no second of it gets much more than
+        the rate, however many were refused at once.
+        """
+        if identity.may(ADMINISTER):
+            return Refused(503, code, message, hint, ADMINISTRATORS_RETRY_SECONDS)
+        waiting = max(0.0, self._waiting_until - now)
+        self._waiting_until = now + min(waiting + self._gateways / self._limits.rate, LONGEST_SPREAD_SECONDS)
+        place = turn_of(identity.user, b"admission")
+        spread = max(self._retry_after * place, waiting * (1 + place) / 2)
+        return Refused(503, code, message, hint, self._retry_after + spread)

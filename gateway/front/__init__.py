@@ -1,0 +1,1 @@
+"""The gateway's public port: connections, requests, and WebSockets that are passed on."""

@@ -1,0 +1,267 @@
+"""The relay: carries a WebSocket for a client that can't go to its shard directly.
+
+The client's own handshake goes to the shard, with a ticket in it, and the shard's answer comes back: what is accepted
+or refused is decided there. From then on bytes pass, and no frame is taken apart.
+
+What it keeps true: bytes, close codes and refusals pass through as they are, both ways; in each direction there are
+`http_front.BUFFER_BYTES` at most, and one read, so a reader that is slow slows the writer behind it, and nothing piles
+up here. A client that takes nothing for `stalled_s` is cut: the shard would do that, but its word can't get past a
+socket that nobody reads. Where the shard or this gateway goes without a word, the client is told 1012, unless that
+would fall into the midst of a frame.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import Collection
+from typing import cast
+from urllib.parse import parse_qs
+
+import structlog
+
+from solowire.auth.tokens import bearer
+from solowire.backplane.messages import ShardAddress
+from solowire.errors import Refused, RequestError
+from solowire.gateway.admission.forwarding import said_of
+from solowire.gateway.front.frame_scanner import FrameScanner
+from solowire.gateway.front.http_front import BUFFER_BYTES, ClientConnection
+from solowire.gateway.router_client import Gateway
+from solowire.protocol.close_codes import CloseCode
+from solowire.protocol.opening_handshake import HEAD_BYTES, HEAD_END, Head, check_origin
+
+logger = structlog.get_logger("solowire.relay")
+
+AWAY_HINT = "connect again in a moment: a shard that is lost is started again, or its users go to the others"
+RELAY_FAILED_HINT = "connect again in a moment; the gateway's log says why"
+_UNREACHABLE = "if it goes on while the shard runs, check SOLOWIRE_ADVERTISE_HOST and what is between the two"
+
+PATHS = frozenset({"/ws"})
+"""Where WebSockets are served here."""
+OPEN_SECONDS = 5.0
+_PASSED_ON = ("host", "connection", "upgrade", "content-length", "transfer-encoding")
+"""Of a handshake's headers, beside those that begin with sec-websocket-: what a shard judges it by."""
+_RESTARTING_FRAME = struct.pack("!BBH", 0x88, 2 + len(CloseCode.restarting.reason), CloseCode.restarting) + (
+    CloseCode.restarting.reason.encode()
+)
+
+
+class Relay:
+    """All that a gateway carries. allowed_origins: as `check_origin` says. carried_total: since the start."""
+
+    def __init__(self, gateway: Gateway, *, allowed_origins: Collection[str] = ()) -> None:
+        self._gateway = gateway
+        self._allowed_origins = allowed_origins
+        self._opening: set[asyncio.Task[None]] = set()
+        self._carried: set[RelayedConnection] = set()
+        self._loop = asyncio.get_running_loop()
+        self.carried_total = 0
+
+    @property
+    def open(self) -> int:
+        """How many it carries now."""
+        return len(self._carried)
+
+    @staticmethod
+    def takes(head: Head) -> bool:
+        """Whether a request is for it."""
+        return head.path in PATHS and head.wants_websocket
+
+    def accept(self, client: ClientConnection, head: Head, rest: bytes) -> None:
+        """Carries a client whose request it `takes`, or refuses it. rest: what it sent together with its request."""
+        task = self._loop.create_task(self._connect(client, head, rest))
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
+
+    def close(self) -> None:
+        """Ends all that it carries with 1012, before the process ends: the clients come back to another gateway."""
+        for task in self._opening:
+            task.cancel()
+        for relayed in list(self._carried):
+            relayed.close()
+
+    def begin(self, relayed: RelayedConnection) -> None:
+        """A shard has accepted."""
+        self._carried.add(relayed)
+        self.carried_total += 1
+
+    def forget(self, relayed: RelayedConnection) -> None:
+        """It has ended."""
+        self._carried.discard(relayed)
+
+    async def _connect(self, client: ClientConnection, head: Head, rest: bytes) -> None:
+        try:
+            addresses, said = self._gateway.addresses, said_of(head.headers.raw_items())
+            # Only here is it known what host a trusted proxy was asked for: the shard is not told of the origin.
+            check_origin(head, self._allowed_origins, addresses.asked_for(client.peer[0], said)[1])
+            address = addresses.client_of(client.peer[0], said)
+            shard, ticket = await self._gateway.place(_token(head), address, "relay")
+            relayed = RelayedConnection(self, client, shard)
+            await self._open(relayed, shard)
+        except RequestError as error:
+            client.refuse(error)
+        except asyncio.CancelledError:
+            client.refuse(Refused(503, "restarting", "the gateway is restarting", "connect again in a moment", 1.0))
+            raise
+        except Exception:
+            logger.exception("relay_failed")
+            client.refuse(Refused(503, "overloaded", "the gateway can't carry this connection", RELAY_FAILED_HINT, 1.0))
+        else:
+            relayed.begin(_handshake(head, ticket) + rest)
+
+    async def _open(self, relayed: RelayedConnection, shard: ShardAddress) -> None:
+        """Raises Refused."""
+        try:
+            async with asyncio.timeout(OPEN_SECONDS):
+                await self._loop.create_connection(lambda: relayed, shard.host, shard.port)
+        except OSError as error:  # a TimeoutError is one
+            logger.warning("shard_unreachable", shard=shard.index, error=str(error), hint=_UNREACHABLE)
+            raise Refused(
+                503, "shard_away", f"shard {shard.index} can't be reached from the gateway", AWAY_HINT, retry_after=1
+            ) from None
+
+
+class RelayedConnection(asyncio.BufferedProtocol):
+    """One client's, with its shard's side as the protocol that this is."""
+
+    def __init__(self, relay: Relay, client: ClientConnection, shard: ShardAddress) -> None:
+        self._relay = relay
+        self._client = client
+        self._shard = shard
+        self._transport: asyncio.Transport
+        self._buffer = client.shared_buffer
+        self._answer: bytes | None = b""  # the shard's, until it is whole
+        self._frames: FrameScanner | None = None  # since the shard has accepted
+        self._is_over = False
+        self._timer: asyncio.TimerHandle
+
+    def begin(self, handshake: bytes) -> None:
+        """Sends the client's handshake to the shard, which has OPEN_SECONDS to answer."""
+        self._transport.write(handshake)
+        self._timer = asyncio.get_running_loop().call_later(OPEN_SECONDS, self._give_up)
+        self._client.start_tunnel(self)
+
+    def close(self) -> None:
+        """The gateway goes."""
+        self._finish(_RESTARTING_FRAME)
+
+    # ------------------------------------------------------------------------------------------ the shard's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=BUFFER_BYTES)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        data = bytes(self._buffer[:nbytes])
+        if self._is_over:
+            return
+        if self._answer is None:
+            if self._frames is not None:
+                self._frames.advance(data)
+        else:
+            data = self._take_answer(data)
+        if data:
+            self._client.transport.write(data)
+
+    def _take_answer(self, data: bytes) -> bytes:
+        """The shard's answer to the handshake, and what comes behind it, if it is whole; else nothing yet."""
+        whole = (self._answer or b"") + data
+        end = whole.find(HEAD_END)
+        if end < 0:
+            self._answer = whole
+            if len(whole) > HEAD_BYTES:
+                self._give_up()
+            return b""
+        self._answer = None
+        self._timer.cancel()
+        if whole.startswith(b"HTTP/1.1 101 "):
+            self._frames = FrameScanner()
+            self._frames.advance(whole[end + len(HEAD_END) :])
+            self._client.uncount()
+            self._relay.begin(self)
+        return whole
+
+    def eof_received(self) -> bool:
+        self._finish(_RESTARTING_FRAME)
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._finish(_RESTARTING_FRAME)
+
+    def pause_writing(self) -> None:
+        self._client.pause_reading()
+
+    def resume_writing(self) -> None:
+        self._client.resume_reading()
+
+    # ----------------------------------------------------------------------------------------- the client's side
+
+    def receive(self, data: bytes) -> None:
+        if not self._is_over:
+            self._transport.write(data)
+
+    def end(self) -> None:
+        """The client has gone, or says no more."""
+        if self._is_over:
+            return
+        self._is_over = True
+        self._timer.cancel()
+        self._relay.forget(self)
+        # The shard hears what was said before, and then of the end.
+        self._transport.close()
+        self._client.close_with(b"")
+
+    def pause(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    # -------------------------------------------------------------------------------------------------- the ends
+
+    def _finish(self, last: bytes) -> None:
+        """The shard's side is over. last: told to a client that was accepted and has heard no good-bye."""
+        if self._is_over:
+            return
+        self._is_over = True
+        self._timer.cancel()
+        self._relay.forget(self)
+        if self._answer is not None:
+            logger.warning(
+                "shard_unreachable", shard=self._shard.index, error="it closed without an answer", hint=_UNREACHABLE
+            )
+            self._client.refuse(
+                Refused(
+                    503, "shard_away", f"shard {self._shard.index} closed without an answer", AWAY_HINT, retry_after=1
+                )
+            )
+        elif self._frames is not None and not self._frames.has_closed and self._frames.at_boundary:
+            self._client.close_with(last)
+        else:
+            self._client.close_with(b"")
+        self._transport.close()
+
+    def _give_up(self) -> None:
+        self._finish(b"")
+
+
+def _handshake(head: Head, ticket: str) -> bytes:
+    """The client's handshake as the shard gets it: what it is judged by, whatever it is, and the ticket."""
+    lines = [f"{head.method} /ws HTTP/{head.version[0]}.{head.version[1]}"]
+    for name, value in head.headers.raw_items():
+        if name.lower() in _PASSED_ON or name.lower().startswith("sec-websocket-"):
+            lines.append(f"{name}: {value}")
+    lines += [f"X-Solowire-Ticket: {ticket}", "X-Solowire-Relayed: 1", "", ""]
+    return "\r\n".join(lines).encode("latin-1")
+
+
+def _token(head: Head) -> str:
+    for value in head.headers.get_all("Authorization"):
+        if token := bearer(value):
+            return token
+    return parse_qs(head.query).get("token", [""])[0]

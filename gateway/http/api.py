@@ -1,0 +1,391 @@
+"""The gateway's HTTP routes (design, section 7), on Litestar.
+
+Refusals are raised anywhere below as `RequestError` and become problem bodies in one place, `answers.failure`: here by
+`_problem`, and in front of Litestar (`negotiation`, `posting`), where what is asked for all the time is answered.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import cache
+from typing import Any
+
+import msgspec
+import structlog
+from litestar import Litestar, MediaType, Request, Response, delete, get, post
+from litestar.exceptions import HTTPException
+from litestar.types import Message, Scope
+
+from solowire.auth.tokens import bearer
+from solowire.backplane.messages import Answer, ShardReport
+from solowire.domains.dns.event_types import CATALOG
+from solowire.errors import Refused, RequestError
+from solowire.gateway.audit_events import Trail
+from solowire.gateway.http.connect_endpoint import Connect, Negotiation
+from solowire.gateway.http.events_endpoint import Accepted, Posting
+from solowire.gateway.http.openapi import (
+    DOCS,
+    PAGE_POLICY,
+    PublishOperation,
+    ReadyOperation,
+    RevokeOperation,
+    document_problems,
+    openapi_config,
+    operation,
+)
+from solowire.gateway.http.responses import NO_SNIFFING, NO_STORE, failure
+from solowire.gateway.http.revocation_requests import describe_revocation, parse_revocation
+from solowire.gateway.http.shard_client import Shards
+from solowire.gateway.http.user_paths import USER
+from solowire.gateway.publish.content_encoding import need_plain
+from solowire.gateway.router_client import Gateway
+from solowire.model.access import Identity
+from solowire.observability.metrics import CONTENT_TYPE
+from solowire.observability.stats_summary import together, told
+from solowire.protocol.problem_details import PROBLEM_TYPE, problem
+from solowire.runtime import process
+from solowire.runtime.settings import Settings
+
+log = structlog.get_logger("solowire.gateway")
+
+Req = Request[Any, Any, Any]
+
+
+class Totals(msgspec.Struct):
+    """The whole system. Totals since each process's start; …_per_s: of the last second; latency_s: p50, p95, p99.
+
+    oldest_cursor_s, loop_lag_s, events_per_s: of all shards the largest. behind: offsets that the slowest has to go.
+    refused, refused_per_s: by shards and gateways. memory_bytes: of the shards.
+    """
+
+    epoch: str
+    last_offset: int
+    events: int
+    duplicates: int
+    gateways: int
+    shards: int
+    connections: int
+    deliveries: int
+    frames: int
+    bytes: int
+    behind: int
+    feeds: int
+    lagging: int
+    log_events: int
+    log_bytes: int
+    admitted: int
+    refused: int
+    groups: dict[str, int]
+    codecs: dict[str, int]
+    kinds: dict[str, int]
+    aggregating: dict[str, int]
+    events_per_s: float
+    deliveries_per_s: float
+    frames_per_s: float
+    bytes_per_s: float
+    refused_per_s: float
+    latency_s: dict[str, float | None]
+    oldest_cursor_s: float
+    loop_lag_s: float
+    memory_bytes: int
+    lease_used: int
+    lease_granted: int
+
+
+def create_app(
+    gateway: Gateway,
+    negotiation: Negotiation,
+    posting: Posting,
+    settings: Settings,
+    metrics: Any,
+    asked: Shards | None = None,
+    trail: Trail | None = None,
+) -> Litestar:
+    """The ASGI application for everything on the gateway that is not a WebSocket.
+
+    asked: for what only shards know. trail: to the audit log.
+    """
+    asked, trail = asked or Shards(), trail or Trail()
+
+    @post("/v1/connect", status_code=200, summary="Where to connect", tags=["clients"])
+    async def connect(request: Req) -> Connect:
+        """Takes a Bearer token, answers with the URL of the user's shard and a ticket for it."""
+        return await negotiation.connect(request.scope)
+
+    @get("/v1/route", status_code=204, summary="Which upstream owns the user", tags=["edge proxies"])
+    async def route(request: Req) -> Response[None]:
+        """For nginx `auth_request` and Envoy `ext_authz`: the answer is in the headers."""
+        return Response(None, status_code=204, headers=await negotiation.route(request.scope))
+
+    @post(
+        "/v1/events",
+        status_code=200,
+        summary="Publish events",
+        tags=["publishers"],
+        operation_class=PublishOperation,
+        request_max_body_size=None,  # posting sees to that
+    )
+    async def publish(request: Req) -> Accepted:
+        """Takes one event, an array of them or NDJSON, in JSON or MessagePack; all are accepted, or none.
+
+        Answers when the log has them. An event whose `id` was seen before is a duplicate: not published again.
+        """
+        return await posting.publish(request.scope, request.receive)
+
+    @get("/v1/catalog", summary="The event types", security=[{}], tags=["publishers"])
+    async def catalog() -> Response[bytes]:
+        """Event types with schemas, permissions and delivery."""
+        return Response(_catalog(), media_type=MediaType.JSON)
+
+    @get("/v1/stats", summary="Totals", tags=["administrators"])
+    async def stats(request: Req) -> Totals:
+        await _administrator(request, "stats")
+        return _totals(await gateway.ask())
+
+    @get("/v1/stats/shards", summary="All shards", tags=["administrators"])
+    async def shards(request: Req) -> list[dict[str, Any]]:
+        await _administrator(request, "stats_shards")
+        answer = await gateway.ask()
+        return [_shard(report) for report in answer.shards]
+
+    @get("/v1/stats/shards/{index:int}", summary="One shard", tags=["administrators"])
+    async def shard(request: Req, index: int) -> dict[str, Any]:
+        """Its numbers and, from the shard itself, its slowest connections.
+
+        A shard that doesn't answer has `slowest` null and the reason as `shard_error`: what the router knows of it is
+        worth the more then.
+        """
+        await _administrator(request, "stats_shard", shard=index)
+        answer = await gateway.ask()
+        for report in answer.shards:
+            if report.address.index == index:
+                try:
+                    slowest = await asked.slowest(report.address, _token(request))
+                    return {**_shard(report), "slowest": slowest}
+                except Refused as error:
+                    return {**_shard(report), "slowest": None, "shard_error": error.code}
+        raise Refused(404, "no_such_shard", f"there is no shard {index}", "GET /v1/stats/shards lists them")
+
+    @get(
+        "/v1/users/{user:str}",
+        summary="One user's connections",
+        tags=["administrators"],
+        operation_class=operation(502, 504),
+    )
+    async def user(request: Req, user: str) -> dict[str, Any]:
+        """Asks the shard that owns the user, and if it has no connection there, the others.
+
+        The name is percent-encoded whole: `a/b` is `a%2Fb`.
+        """
+        user = request.scope[USER]  # type: ignore[literal-required]
+        await _administrator(request, "stats_user", about=user)
+        owner, token = gateway.owner(user), _token(request)
+        others = [shard for index, shard in gateway.shards.items() if index != owner]
+        first = gateway.shards.get(owner) if owner is not None else None
+        try:
+            found = await asked.user(user, first, others, token)
+        except Refused as error:
+            if error.code != "not_connected":
+                raise
+            # A shard that is being drained is in no ring, and still has those whose turn to move hasn't come.
+            drained = [report.address for report in (await gateway.ask()).shards if report.draining]
+            found = await asked.user(user, None, drained, token)
+        return {"user": user, "connections": found}
+
+    @post("/v1/shards/{index:int}/drain", status_code=202, summary="Empty a shard", tags=["administrators"])
+    async def drain(request: Req, index: int) -> dict[str, int]:
+        """The shard takes no new users, sends its own to the others at the set pace, and ends."""
+        identity = await _administrator(request, "drain", shard=index)
+        return {"shard": index, "users": await gateway.drain(identity, index)}
+
+    @post(
+        "/v1/shards/{index:int}/undrain",
+        status_code=202,
+        summary="Keep a shard after all",
+        tags=["administrators"],
+        operation_class=operation(409),
+    )
+    async def undrain(request: Req, index: int) -> dict[str, int]:
+        """Ends a drain that is under way: the shard takes users again."""
+        identity = await _administrator(request, "undrain", shard=index)
+        return {"shard": index, "users": await gateway.undrain(identity, index)}
+
+    @post("/v1/users/{user:str}/disconnect", status_code=200, summary="Disconnect a user", tags=["administrators"])
+    async def disconnect(request: Req, user: str) -> dict[str, Any]:
+        """Closes all connections of the user, wherever they are, with 4410. It doesn't keep the user from coming back.
+
+        `silent_shards` is how many shards did not answer within a second. The name is percent-encoded whole.
+        """
+        user = request.scope[USER]  # type: ignore[literal-required]
+        identity = await _administrator(request, "disconnect", about=user)
+        closed = await gateway.disconnect(identity, user)
+        return {"user": user, "connections": closed.connections, "silent_shards": closed.silent}
+
+    @post(
+        "/v1/revocations",
+        status_code=201,
+        summary="Revoke tokens",
+        tags=["administrators"],
+        operation_class=RevokeOperation,
+    )
+    async def revoke(request: Req) -> dict[str, Any]:
+        """Tokens of a user, one by its `jti`, or all issued before a time are void within a second, everywhere.
+
+        Connections that they have opened are closed with 4401. It holds until the tokens have expired, or `until`.
+        """
+        identity = await _administrator(request, "revoke")
+        need_plain(request.scope["headers"])
+        now, body = time.time(), await request.body()
+        asked = parse_revocation(
+            body, id=process.new_id(), by=identity.user, now=now, longest=settings.token_max_life_s
+        )
+        return describe_revocation(await gateway.revoke(asked))
+
+    @get("/v1/revocations", summary="Revocations in force", tags=["administrators"])
+    async def revocations(request: Req) -> list[dict[str, Any]]:
+        """The oldest first."""
+        await _administrator(request, "revocations")
+        return [describe_revocation(r) for r in sorted(gateway.tokens.revocations, key=lambda r: r.made_at)]
+
+    @delete("/v1/revocations/{revocation:str}", summary="End a revocation", tags=["administrators"])
+    async def unrevoke(request: Req, revocation: str) -> None:
+        """The tokens are good again, as far as no other covers them."""
+        identity = await _administrator(request, "unrevoke", about=revocation)
+        await gateway.unrevoke(identity, revocation)
+
+    @get("/healthz", summary="Alive", security=[{}], tags=["operations"])
+    async def healthz() -> dict[str, str]:
+        """Whether this process answers at all."""
+        return {"status": "ok"}
+
+    @get("/readyz", summary="Ready", security=[{}], tags=["operations"], operation_class=ReadyOperation)
+    async def readyz() -> Response[dict[str, str]]:
+        """Whether it can admit users: 503 until then. `router` says whether it can publish, too."""
+        if gateway.ready:
+            return Response({"status": "ready", "router": "alive" if gateway.router_alive else "away"})
+        return Response({"status": "starting"}, status_code=503, headers={"retry-after": "1"})
+
+    @get("/metrics", summary="Metrics", security=[{}], media_type=MediaType.TEXT, tags=["operations"])
+    async def scrape() -> Response[bytes]:
+        """Prometheus metrics of this process."""
+        return Response(metrics.render(), headers={"content-type": CONTENT_TYPE})
+
+    async def _administrator(request: Req, action: str, **about: Any) -> Identity:
+        """Who asks. Raises InvalidToken, Refused."""
+        identity = None
+        try:
+            identity = await _identity(request)
+            gateway.need_administrator(identity)
+        except RequestError as error:
+            trail.refused(action, error, gateway.addresses.of(request.scope), identity, **about)
+            raise
+        trail.administered(identity, action, gateway.addresses.of(request.scope), **about)
+        return identity
+
+    async def _identity(request: Req) -> Identity:
+        return await gateway.identify(_token(request), gateway.addresses.of(request.scope))
+
+    app = Litestar(
+        [
+            connect,
+            route,
+            publish,
+            catalog,
+            stats,
+            shards,
+            shard,
+            user,
+            drain,
+            undrain,
+            disconnect,
+            revoke,
+            revocations,
+            unrevoke,
+            healthz,
+            readyz,
+            scrape,
+        ],
+        exception_handlers={Exception: _problem},
+        before_send=[_add_headers],
+        request_max_body_size=settings.publish_max_bytes,
+        openapi_config=openapi_config(),
+        logging_config=None,
+    )
+    document_problems(app)
+    return app
+
+
+async def _add_headers(message: Message, scope: Scope) -> None:
+    """What goes along with every answer that Litestar makes, also with those that are none of our routes'."""
+    if message["type"] == "http.response.start":
+        path: str = scope["path"]
+        added = [NO_SNIFFING]
+        if Negotiation.is_about(path):
+            added.append(NO_STORE)
+        elif path.startswith(DOCS):
+            added.append(PAGE_POLICY)
+        message["headers"] = [*message["headers"], *added]
+
+
+def _token(request: Req) -> str:
+    return bearer(request.headers.get("authorization", ""))
+
+
+@cache
+def _catalog() -> bytes:
+    return msgspec.json.encode({"types": CATALOG.describe(), "categories": dict(CATALOG.categories)})
+
+
+def _totals(answer: Answer) -> Totals:
+    stats = [report.stats for report in answer.shards]
+    whole = together(stats)
+    whole["refused"] += answer.refused
+    whole["refused_per_s"] = round(whole["refused_per_s"] + answer.refused_per_s, 1)
+    return Totals(
+        epoch=answer.epoch,
+        last_offset=answer.last,
+        events=answer.events,
+        duplicates=answer.duplicates,
+        gateways=answer.gateways,
+        shards=len(stats),
+        behind=max((report.behind for report in answer.shards), default=0),
+        **whole,
+    )
+
+
+def _shard(report: ShardReport) -> dict[str, Any]:
+    return {
+        "shard": report.address.index,
+        "address": report.address.authority,
+        "in_flight": report.in_flight,
+        "behind": report.behind,
+        "draining": report.draining,
+        **told(report.stats),
+    }
+
+
+def _explain(error: HTTPException, request: Req) -> tuple[str, str, str]:
+    """Code, detail and hint for what Litestar refuses by itself."""
+    match error.status_code:
+        case 404:
+            return "not_found", f"there is nothing at {request.url.path[:200]!r}", "/docs lists what there is"
+        case 405:
+            allowed = {name.lower(): value for name, value in (error.headers or {}).items()}.get(
+                "allow", "another method"
+            )
+            return "method_not_allowed", f"there is no {request.method} here", f"use {allowed}"
+        case 413:
+            return "too_large", error.detail, "send less at a time; an operator raises SOLOWIRE_PUBLISH_MAX_BYTES"
+        case _:
+            return "bad_request", error.detail, "/docs says what each request is to have"
+
+
+def _problem(request: Req, error: Exception) -> Response[bytes]:
+    """Any exception as a problem body; one that nobody meant is logged, and told without its details."""
+    if isinstance(error, HTTPException):
+        code, detail, hint = _explain(error, request)
+        body = msgspec.json.encode(problem(error.status_code, code, detail, hint))
+        return Response(body, status_code=error.status_code, media_type=PROBLEM_TYPE, headers=error.headers)
+    status, headers, body = failure(error, request.url.path)
+    told = {name.decode(): value.decode() for name, value in headers}
+    return Response(body, status_code=status, headers=told)

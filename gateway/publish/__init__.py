@@ -1,0 +1,1 @@
+"""From the body of a publish request to events, within limits."""

@@ -1,0 +1,254 @@
+"""From the body of a publish request to events: all of them, or every fault there is.
+
+What it keeps true: an event that leaves here fits its type's schema, can be written in JSON and in MessagePack, and is
+not larger than allowed; so nothing behind the gateway has to refuse one. What a body costs is bounded by what its
+events may be, and not by what it holds: it is cut into its items first, and an item is decoded only if it may be an
+event, one in each step, so that whoever runs the steps can do something else between them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Annotated, Any
+
+import msgspec
+
+from solowire.errors import InvalidEvent, InvalidEvents, Refused, RequestError
+from solowire.model.catalog import Catalog, EventType
+from solowire.model.events import MAX_DEPTH, Delivery, Event, Priority, is_deeper
+
+JSON_TYPES = ("application/json", "")
+NDJSON_TYPES = ("application/x-ndjson", "application/ndjson", "application/jsonl")
+MSGPACK_TYPES = ("application/msgpack", "application/x-msgpack", "application/vnd.msgpack")
+
+MAX_FAULTS = 100
+MAX_SPELLING, MAX_ENVELOPE = 4, 8 * 1024
+"""An item may have so many times the bytes that an event's data may have as plain JSON, blanks and escapes included,
+and so many more for all that is beside the data."""
+
+_LINE = re.compile(rb"\S[^\n]*")
+
+_LEAP_SECOND = re.compile(r"(\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d):60(?:\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+
+_TOO_DEEP = f"it is nested too deeply: data may have {MAX_DEPTH} levels"
+
+_Text = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+
+
+class Incoming(msgspec.Struct, forbid_unknown_fields=True):
+    """An event as it is published (design, section 7). timestamp: RFC 3339 with an offset."""
+
+    type: str
+    data: dict[str, Any]
+    id: Annotated[str, msgspec.Meta(min_length=1, max_length=128)] | None = None
+    priority: Priority | None = None
+    key: _Text | None = None
+    user: _Text | None = None
+    timestamp: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
+    source: _Text | None = None
+    correlation_id: _Text | None = None
+
+
+_encode_json = msgspec.json.Encoder().encode
+_encode_pack = msgspec.msgpack.Encoder().encode
+_raw_json = msgspec.json.Decoder()
+_raw_pack = msgspec.msgpack.Decoder()
+_PACKED_ARRAYS = (*range(0x90, 0xA0), 0xDC, 0xDD)
+
+
+class Parser:
+    """Parses publish requests. max_events: in one request. max_bytes: of one event's data, as JSON."""
+
+    def __init__(
+        self, catalog: Catalog, new_id: Callable[[], str], *, max_events: int = 5000, max_bytes: int = 32 * 1024
+    ) -> None:
+        self._catalog = catalog
+        self._new_id = new_id
+        self._max_events = max_events
+        self._max_bytes = max_bytes
+        self._max_item_bytes = MAX_SPELLING * max_bytes + MAX_ENVELOPE
+        items = Annotated[list[msgspec.Raw], msgspec.Meta(max_length=max_events)]
+        self._cut_json, self._cut_pack = msgspec.json.Decoder(items).decode, msgspec.msgpack.Decoder(items).decode
+
+    def parse(self, body: bytes, content_type: str, now: datetime, publisher: str | None = None) -> list[Event]:
+        """All that `steps` yields, at once."""
+        return [event for event in self.steps(body, content_type, now, publisher) if event is not None]
+
+    def steps(
+        self, body: bytes, content_type: str, now: datetime, publisher: str | None = None
+    ) -> Iterator[Event | None]:
+        """The events of a request of `publisher`, one in each step; None for an item that is none, which is told last.
+
+        now: for those without a timestamp, and when all of them were taken.
+        Raises InvalidEvents, which names each bad item; Refused (413, 415); RequestError if the body is not readable.
+        """
+        kind = content_type.partition(";")[0].strip().lower()
+        packed = kind in MSGPACK_TYPES
+        items = self._cut(body, kind)
+        if not items:
+            raise RequestError("empty_request", "the request holds no event", "send one object, an array or NDJSON")
+        stamp, taken = rfc3339(now), now.timestamp()
+        faults: list[InvalidEvent] = []
+        for index, item in enumerate(items):
+            event = None
+            try:
+                decoded = self._decode(index, item, kind)
+                event = self._event(index, decoded, stamp, taken, packed, publisher)
+            except InvalidEvent as fault:
+                faults.append(fault)
+                if len(faults) == MAX_FAULTS:
+                    break
+            yield event
+        if faults:
+            raise InvalidEvents(faults)
+
+    def _cut(self, body: bytes, kind: str) -> Sequence[bytes | msgspec.Raw]:
+        """The items as they stand in the body. Raises Refused, RequestError."""
+        if kind in NDJSON_TYPES:
+            lines = [found[0] for found in islice(_LINE.finditer(body), self._max_events + 1)]
+            if len(lines) > self._max_events:
+                raise self._too_many()
+            return lines
+        if kind not in (*JSON_TYPES, *MSGPACK_TYPES):
+            raise Refused(
+                415,
+                "unsupported_media_type",
+                f"{kind!r} is not understood",
+                "send application/json, application/x-ndjson or application/msgpack",
+            )
+        packed = kind in MSGPACK_TYPES
+        if not (body[:1] and body[0] in _PACKED_ARRAYS if packed else body.lstrip()[:1] == b"["):
+            return [body]
+        try:
+            return self._cut_pack(body) if packed else self._cut_json(body)
+        except msgspec.ValidationError:
+            raise self._too_many() from None
+        except (msgspec.DecodeError, RecursionError, ValueError) as error:
+            raise _unreadable(error, kind) from None
+
+    def _decode(self, index: int, item: bytes | msgspec.Raw, kind: str) -> Any:
+        """Raises InvalidEvent; RequestError where a fault is the whole body's."""
+        raw = memoryview(item)
+        if len(raw) > self._max_item_bytes:
+            raise InvalidEvent(
+                index,
+                "$",
+                f"{len(raw)} bytes are more than the {self._max_item_bytes} that an event may have, all included",
+                "event_too_big",
+            )
+        try:
+            return _raw_pack.decode(raw) if kind in MSGPACK_TYPES else _raw_json.decode(raw)
+        except (msgspec.DecodeError, RecursionError, ValueError) as error:
+            if kind not in NDJSON_TYPES:
+                raise _unreadable(error, kind) from None
+            reason = _TOO_DEEP if isinstance(error, RecursionError) else str(error)
+            raise InvalidEvent(index, "$", f"the line is not valid JSON: {reason}", "invalid_body") from None
+
+    def _too_many(self) -> Refused:
+        most = self._max_events
+        hint = f"send {most} at most in each; an operator raises SOLOWIRE_PUBLISH_MAX_EVENTS"
+        return Refused(413, "too_many_events", f"a request may have {most} events", hint)
+
+    def _event(self, index: int, item: Any, stamp: str, taken: float, packed: bool, publisher: str | None) -> Event:
+        try:
+            try:
+                incoming = msgspec.convert(item, Incoming)
+            except msgspec.ValidationError:
+                incoming = msgspec.convert(_before_leap_second(item), Incoming)
+        except (msgspec.ValidationError, RecursionError) as error:
+            raise _fault(index, error, "$") from None
+        event_type = self._catalog.get(incoming.type)
+        if event_type is None:
+            raise InvalidEvent(
+                index,
+                "$.type",
+                f"unknown event type {incoming.type[:128]!r}",
+                "unknown_type",
+                "GET /v1/catalog lists the types; your own begin with custom.",
+            )
+        if is_deeper(incoming.data, MAX_DEPTH):
+            raise InvalidEvent(index, "$.data", _TOO_DEEP)
+        try:
+            attributes = self._catalog.check(event_type, incoming.data)
+            data = _encode_json(incoming.data)
+            _encode_pack(incoming.data)  # a client that reads MessagePack must be able to get it, too
+            if packed and _raw_json.decode(data) != incoming.data:
+                # NaN would become null, bytes Base64, numbers as keys text: no client would get what was published.
+                raise ValueError("it holds what JSON can't say, such as NaN, bytes, or keys that are no text")
+        except (msgspec.ValidationError, RecursionError) as error:
+            raise _fault(index, error, "$.data") from None
+        except (OverflowError, TypeError, ValueError) as error:
+            raise InvalidEvent(index, "$.data", f"it can't be sent on: {error}", "out_of_range") from None
+        if len(data) > self._max_bytes:
+            raise InvalidEvent(
+                index,
+                "$.data",
+                f"{len(data)} bytes of data are more than the {self._max_bytes} that one event may have",
+                "event_too_big",
+                "an operator raises SOLOWIRE_EVENT_MAX_BYTES",
+            )
+        try:
+            timestamp = stamp if incoming.timestamp is None else rfc3339(incoming.timestamp)
+        except OverflowError:
+            raise InvalidEvent(index, "$.timestamp", "it is no year in UTC", "out_of_range") from None
+        return Event(
+            id=incoming.id or self._new_id(),
+            type=incoming.type,
+            data=data,
+            priority=incoming.priority or event_type.priority,
+            delivery=event_type.delivery,
+            timestamp=timestamp,
+            key=incoming.key or _default_key(event_type, incoming.data),
+            user=incoming.user,
+            attributes=attributes,
+            source=incoming.source,
+            correlation_id=incoming.correlation_id,
+            taken=taken,
+            publisher=publisher,
+        )
+
+
+def _before_leap_second(item: Any) -> Any:
+    """`item` with a timestamp within a leap second, which no datetime has, put at that minute's last millisecond.
+
+    There are leap seconds at the end of a day in UTC alone (RFC 3339, appendix D); what else says 60 is left as it is.
+    """
+    stamp = item.get("timestamp") if isinstance(item, dict) else None
+    found = _LEAP_SECOND.fullmatch(stamp) if isinstance(stamp, str) else None
+    if found is None:
+        return item
+    text = f"{found[1]}:59.999{found[2]}"
+    try:
+        moment = datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return item
+    return item | {"timestamp": text} if (moment.hour, moment.minute) == (23, 59) else item
+
+
+def rfc3339(moment: datetime) -> str:
+    """`moment` in UTC, with `Z`."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _default_key(event_type: EventType, data: dict[str, Any]) -> str | None:
+    if event_type.delivery is not Delivery.state:
+        return None
+    return "/".join(str(data[field]) for field in event_type.key_fields if data.get(field) is not None) or None
+
+
+def _unreadable(error: Exception, kind: str) -> RequestError:
+    reason = _TOO_DEEP if isinstance(error, RecursionError) else str(error)
+    name = "MessagePack" if kind in MSGPACK_TYPES else "JSON"
+    hint = f"the Content-Type says {kind or JSON_TYPES[0]}: send that, or say what it is"
+    return RequestError("invalid_body", f"the body is not valid {name}: {reason}", hint)
+
+
+def _fault(index: int, error: Exception, base: str) -> InvalidEvent:
+    """msgspec says "… - at `$.x`": the path goes where it belongs."""
+    if isinstance(error, RecursionError):
+        return InvalidEvent(index, base, _TOO_DEEP)
+    message, _, path = str(error).partition(" - at `")
+    return InvalidEvent(index, base + path.rstrip("`").removeprefix("$"), message)

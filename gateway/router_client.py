@@ -1,0 +1,432 @@
+"""What the gateway knows and does, HTTP apart: the ring as it was told last, tickets, requests to the router.
+
+It keeps no state that another gateway would miss. While the router is away it goes on admitting users by the ring
+that it knows; publishing is refused, with a word when to try again, because only the router can say that an event is
+kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from itertools import count
+from typing import Any
+
+import structlog
+
+from solowire.algorithms.hash_ring import Ring
+from solowire.algorithms.log_sampler import LogSampler
+from solowire.auth.revocations import MAX_REVOCATIONS
+from solowire.auth.tokens import Tokens
+from solowire.backplane.messages import (
+    VERSION,
+    Answer,
+    Ask,
+    DisconnectUser,
+    Doors,
+    Drain,
+    Draining,
+    Hello,
+    NotPublished,
+    PeerMessage,
+    Publish,
+    Published,
+    PublishedEvent,
+    Revocation,
+    Revocations,
+    Revoke,
+    Revoked,
+    RingState,
+    RouterMessage,
+    ShardAddress,
+    ShardStats,
+    Undrain,
+    Unrevoke,
+    UserDisconnected,
+)
+from solowire.backplane.router_link import Link
+from solowire.errors import InvalidToken, Refused, RequestError, UnknownKey
+from solowire.gateway.admission.client_address import Addresses
+from solowire.gateway.admission.connect_limiter import Admission
+from solowire.gateway.admission.reconnect_ramp import Returning
+from solowire.gateway.audit_events import Trail
+from solowire.gateway.publish.publish_limiter import AGAIN, Intake, Room
+from solowire.model.access import ADMINISTER, PUBLISH, Identity, Role
+from solowire.model.events import Delivery, Event, encode_event
+from solowire.observability.rejection_log import Refusals
+from solowire.runtime import process
+
+log = structlog.get_logger("solowire.gateway")
+
+_AWAY = ("router_away", "the router can't be reached", "try again in a moment; events with the same ids")
+_LAST_ANSWERS_SECONDS = 0.5
+_HELD_SECONDS = 1.0
+_MOST_HELD = 256
+"""Answers to wrong tokens that are held back at a time; any more are given at once."""
+
+
+class Gateway:
+    """timeout: seconds to wait for the router's answer. pace: users per second that come back from a lost shard.
+
+    stats: what the router is told of this process. trail: into the audit log. refreshed: waits for the keys of a
+    provider to be read again, and says whether they were.
+    held: answers to wrong tokens that are held back now; held_total: that were.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        tokens: Tokens,
+        roles: Mapping[str, Role],
+        intake: Intake,
+        *,
+        timeout: float,
+        pace: float = 500.0,
+        admission: Admission | None = None,
+        addresses: Addresses | None = None,
+        stats: Callable[[], ShardStats | None] = lambda: None,
+        trail: Trail | None = None,
+        refreshed: Callable[[], Awaitable[bool]] | None = None,
+    ) -> None:
+        self.tokens = tokens
+        self.intake = intake
+        self.addresses = addresses or Addresses()
+        self.wrong_tokens = self.held = self.held_total = 0
+        self._admission = admission or Admission()
+        loop = asyncio.get_running_loop()
+        self._clock = loop.time
+        self._refusals = Refusals(log, loop.call_later)
+        self._sampler = LogSampler(log, loop.time, loop.call_later)
+        self._trail = trail or Trail()
+        self._refreshed = refreshed
+        self.epoch = ""
+        self._roles = roles
+        self._timeout = timeout
+        self._boot = process.new_id()
+        self._ring = Ring()
+        self._version = -1  # of the ring, within the epoch
+        self._returning = Returning(pace)
+        self._shards: dict[int, ShardAddress] = {}
+        self._requests = count(1)
+        self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._link = Link(
+            address, f"gateway-{self._boot}", self._hello, self._received, stats, revocations=self._known_version
+        )
+
+    @property
+    def ready(self) -> bool:
+        """Whether it can admit users: it knows the ring, be the router away or not."""
+        return bool(self._shards)
+
+    @property
+    def shards(self) -> dict[int, ShardAddress]:
+        """Those that take users, by their indexes."""
+        return self._shards
+
+    @property
+    def router_alive(self) -> bool:
+        """Whether it can publish."""
+        return self._link.router_alive
+
+    @property
+    def dropped(self) -> int:
+        """How many of the router's messages could not be decoded."""
+        return self._link.dropped
+
+    def owner(self, user: str) -> int | None:
+        """The shard that owns the user."""
+        return self._ring.owner(user)
+
+    @property
+    def refused(self) -> Counter[str]:
+        """How many who wanted a place got none, by the problem's code."""
+        return self._refusals.totals
+
+    async def identify(self, token: str, address: str) -> Identity:
+        """Whom a token proves. address: whence it came, as `addresses` counts it.
+
+        Raises InvalidToken, or Refused where too many wrong ones have come from there, and not at once.
+        """
+        try:
+            return await self._verified(token)
+        except InvalidToken as error:
+            if error.code in ("missing_token", "token_revoked"):
+                raise  # nobody's guesses
+            self.wrong_tokens += 1
+            refusal = self._admission.wrong_tokens.shown(address, self._clock())
+            if refusal is None:
+                raise
+        await self._hold(refusal)
+        try:
+            raise refusal
+        finally:
+            del refusal  # else it would hold this frame, which holds it, until the collector comes
+
+    async def _verified(self, token: str) -> Identity:
+        """Raises InvalidToken; Refused if it can't be judged now."""
+        try:
+            return self.tokens.identify(token, time.time())
+        except UnknownKey:
+            if self._refreshed is not None and await self._refreshed():
+                with suppress(UnknownKey):
+                    return self.tokens.identify(token, time.time())
+            if not self.tokens.has_keys:
+                raise Refused(
+                    503,
+                    "keys_unavailable",
+                    "the keys that tokens are signed with can't be had now",
+                    "try again in a moment",
+                    2.0,
+                ) from None
+            raise
+
+    async def place(self, token: str, address: str, action: str = "connect") -> tuple[ShardAddress, str]:
+        """The shard that owns the user, and a ticket for it. action: as audited. Raises InvalidToken, Refused."""
+        # Most who are refused come back with a token that is known: to await something would double what that costs.
+        identity = self.tokens.known(token, time.time())
+        try:
+            if identity is None:
+                identity = await self.identify(token, address)
+            return self._admit(identity, address)
+        except RequestError as error:
+            self._refusals.count(error)
+            self._trail.refused(action, error, address, identity)
+            raise
+
+    def need_publisher(self, identity: Identity) -> None:
+        """Raises Refused for one who may not publish, before anything that they sent is read."""
+        if not identity.may(PUBLISH):
+            raise Refused(
+                403,
+                "forbidden",
+                f"publishing needs the permission {PUBLISH}, which the role {identity.role!r} doesn't grant to you",
+                "use a token of another role, such as publisher",
+            )
+
+    def need_administrator(self, identity: Identity) -> None:
+        """Raises Refused."""
+        if not identity.may(ADMINISTER):
+            raise Refused(
+                403,
+                "forbidden",
+                f"this is for administrators, and the role {identity.role!r} doesn't grant you {ADMINISTER!r}",
+                "use a token of a role that does, such as admin",
+            )
+
+    def make_room(self, identity: Identity) -> Room:
+        """For a publish request that is about to be read; to be given to `intake.close`. Raises Refused."""
+        if not self._link.router_alive:
+            self.intake.forget()
+            raise Refused(503, *_AWAY, retry_after=1)
+        return self.intake.open(identity.user, self._clock())
+
+    def send(self, identity: Identity, events: list[Event], room: Room) -> int:
+        """Puts events on their way to the log; returns the number to wait for with `published`.
+
+        identity: of one who may publish, as `need_publisher` said before the events were read. Raises Refused, and
+        InvalidToken if its token has been revoked meanwhile.
+        """
+        self.tokens.check_revoked(identity)  # which may have been while they were read
+        now = self._clock()
+        self.intake.check(identity.user, len(events), now)
+        wire = [PublishedEvent(event.id, event.user, encode_event(event), _state_of(event)) for event in events]
+        request = next(self._requests)
+        self._send(request, Publish(request, wire, identity.user))
+        self.intake.charge(identity.user, len(events), now)  # not before: what could not be sent costs nothing
+        self.intake.sent(room, request, now)
+        return request
+
+    def charge_refused(self, identity: Identity, events: int) -> None:
+        """A request was refused for what is in it, and took as long to read as one of so many events."""
+        self.intake.charge(identity.user, events, self._clock())
+
+    async def published(self, request: int) -> Published:
+        """Returns when the events are in the log. Raises Refused."""
+        answer = await self._answer(request)
+        if isinstance(answer, NotPublished):
+            raise Refused(503, answer.code, answer.message, AGAIN, answer.retry_after)
+        published: Published = answer
+        return published
+
+    async def ask(self) -> Answer:
+        """The router's numbers. Raises Refused."""
+        request = next(self._requests)
+        answer: Answer = await self._request(request, Ask(request))
+        return answer
+
+    async def drain(self, identity: Identity, shard: int) -> int:
+        """Tells a shard to send its users away and end; returns how many there are. Raises Refused."""
+        request = next(self._requests)
+        answer: Draining = await self._request(request, Drain(request, shard, identity.user))
+        if answer.users is None:
+            raise Refused(404, "no_such_shard", f"there is no shard {shard}", "GET /v1/stats/shards lists them")
+        log.info("drain", shard=shard, users=answer.users, by=identity.user)
+        return answer.users
+
+    async def undrain(self, identity: Identity, shard: int) -> int:
+        """Tells a shard that is being drained to stay; returns how many users it still has. Raises Refused."""
+        request = next(self._requests)
+        answer: Draining = await self._request(request, Undrain(request, shard, identity.user))
+        if answer.users is None:
+            raise Refused(
+                409, "not_draining", f"shard {shard} is not being drained", "one that has ended must be started again"
+            )
+        log.info("undrain", shard=shard, users=answer.users, by=identity.user)
+        return answer.users
+
+    async def disconnect(self, identity: Identity, user: str) -> UserDisconnected:
+        """Has all connections of a user closed, on whatever shards; how many there were. Raises Refused."""
+        request = next(self._requests)
+        closed: UserDisconnected = await self._request(request, DisconnectUser(request, user, identity.user))
+        log.info("user_disconnected", user=user, connections=closed.connections, by=identity.user)
+        return closed
+
+    async def revoke(self, revocation: Revocation) -> Revocation:
+        """Makes tokens void; the revocation that is in force then. Raises Refused."""
+        request = next(self._requests)
+        answer: Revoked = await self._request(request, Revoke(request, revocation))
+        if answer.revocation is None:
+            raise Refused(
+                409,
+                "too_many_revocations",
+                f"there are {MAX_REVOCATIONS} revocations already",
+                "DELETE /v1/revocations/{id} those of users who can get no token any more, or use issued_before",
+            )
+        self._need_kept(answer)
+        return answer.revocation
+
+    async def unrevoke(self, identity: Identity, id: str) -> Revocation:
+        """Ends a revocation; the one that was. Raises Refused."""
+        request = next(self._requests)
+        answer: Revoked = await self._request(request, Unrevoke(request, id, identity.user))
+        if answer.revocation is None:
+            raise Refused(404, "no_such_revocation", f"there is no revocation {id!r}", "GET /v1/revocations lists them")
+        self._need_kept(answer)
+        return answer.revocation
+
+    @staticmethod
+    def _need_kept(answer: Revoked) -> None:
+        if not answer.is_kept:
+            message = "it is so, but the journal could not keep it: a restart of the router may undo it"
+            hint = "ask for it again in a moment; an operator sees to the journal's disk"
+            raise Refused(503, "journal_unavailable", message, hint, retry_after=1)
+
+    async def finish(self) -> None:
+        """Waits a moment for answers that are on their way, and closes. Whoever waited has gone on by then."""
+        if self._waiting:
+            await asyncio.wait(self._waiting.values(), timeout=_LAST_ANSWERS_SECONDS)
+        self.close()
+        while self._waiting:
+            await asyncio.sleep(0)
+
+    def close(self) -> None:
+        """Whoever still waits for the router is told that it is away."""
+        self._link.close()
+        for waiting in self._waiting.values():
+            if not waiting.done():
+                waiting.set_exception(Refused(503, *_AWAY, retry_after=1))
+
+    def _admit(self, identity: Identity, address: str) -> tuple[ShardAddress, str]:
+        role = self._roles.get(identity.role)
+        if role is not None and not role.may_connect:
+            raise Refused(
+                403,
+                "forbidden",
+                f"the role {identity.role!r} may not open a connection",
+                "use a token of another role; a roles file says so by may_connect",
+            )
+        now = self._clock()
+        self._admission.check(identity, address, now)  # first, since most are refused for that when many come
+        index = self._ring.owner(identity.user)
+        shard = self._shards.get(index) if index is not None else None
+        if shard is None:
+            raise Refused(
+                503,
+                "no_shard",
+                "no shard is ready to take users",
+                "try again in a moment; /readyz says when",
+                retry_after=1,
+            )
+        wait = self._returning.wait(identity.user, now)
+        if wait:
+            raise Refused(
+                503,
+                "returning",
+                "the user's shard has gone, and its users come back one after the other",
+                "connect again when Retry-After says: it is this user's turn then",
+                wait,
+            )
+        self._admission.charge(identity, address, now)
+        return shard, self.tokens.issue_ticket(identity, shard.index, process.new_id(), time.time(), address)
+
+    async def _hold(self, refusal: Refused) -> None:
+        if self.held < _MOST_HELD:
+            self.held += 1
+            self.held_total += 1
+            try:
+                await asyncio.sleep(min(refusal.retry_after or 0.0, _HELD_SECONDS))
+            finally:
+                self.held -= 1
+
+    async def _request(self, number: int, message: PeerMessage) -> Any:
+        self._send(number, message)
+        return await self._answer(number)
+
+    def _send(self, number: int, message: PeerMessage) -> None:
+        if not self._link.router_alive or not self._link.send(message):
+            raise Refused(503, *_AWAY, retry_after=1)
+        self._waiting[number] = asyncio.get_running_loop().create_future()
+
+    async def _answer(self, number: int) -> Any:
+        try:
+            return await asyncio.wait_for(self._waiting[number], self._timeout)
+        except TimeoutError:
+            raise Refused(503, *_AWAY, retry_after=1) from None
+        finally:
+            del self._waiting[number]
+
+    def _known_version(self) -> int:
+        return self.tokens.revocations.version
+
+    def _hello(self) -> Hello:
+        return Hello(VERSION, self._boot, revocations=self._known_version())
+
+    def _received(self, message: RouterMessage) -> None:
+        match message:
+            case Published() | NotPublished() | Answer() | Draining() | UserDisconnected() | Revoked():
+                self.intake.taken(message.request)
+                waiting = self._waiting.get(message.request)
+                if waiting is not None and not waiting.done():
+                    waiting.set_result(message)
+            case Revocations():
+                _, known = self.tokens.revocations.apply(message)
+                if known is not None:
+                    self._link.send(known)
+            case Doors():
+                self._admission.told(message, self._clock())
+            case RingState():
+                if message.epoch != self.epoch or message.version == self._version:
+                    # No change is told, but a hello answered: the router is another, or was away. If it told a change
+                    # as well, its next answer frees what was under way.
+                    self.intake.forget()
+                self.epoch, self._version = message.epoch, message.version
+                self._shards = {shard.index: shard for shard in message.shards}
+                if self.ready:
+                    process.report_ready()
+                self._returning.lost(message.lost, self._ring, self._clock())
+                if self._ring.shards != self._shards.keys():
+                    self._ring = Ring(self._shards)
+                    log.info("ring_changed", shards=sorted(self._shards))
+            case _:
+                hint = "do all processes run one version?"
+                self._sampler.write("warning", "message_not_for_a_gateway", kind=type(message).__name__, hint=hint)
+
+
+def _state_of(event: Event) -> str | None:
+    """The name of the state that the event is the newest word about."""
+    if event.delivery is not Delivery.state:
+        return None
+    return "\0".join((event.type, event.key or "", event.user or ""))

@@ -1,0 +1,1 @@
+"""Who is thrown out, and who hears of it."""

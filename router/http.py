@@ -1,0 +1,63 @@
+"""The router's own web server: whether it is alive, and its metrics. Nobody needs it to serve users."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import structlog
+
+from solowire.errors import ConfigError, Refused
+from solowire.observability.metrics import CONTENT_TYPE
+from solowire.protocol.problem_details import response_of
+from solowire.runtime.http_server import WebServer, listen
+from solowire.runtime.settings import Settings
+
+log = structlog.get_logger("solowire.router")
+
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+def start(settings: Settings, metrics: Callable[[], bytes]) -> WebServer | None:
+    """Serves on the router's port; None where the default one can't be had. Raises ConfigError for one that was set."""
+    port = settings.port_of_router
+    if port is None:
+        log.warning("router_without_metrics", hint="no port is left above the shards': set SOLOWIRE_ROUTER_PORT")
+        return None
+    try:
+        sock = listen(settings.api_host, port)
+    except ConfigError as error:
+        if settings.router_port is not None:
+            raise ConfigError(f"SOLOWIRE_ROUTER_PORT: {error}") from None
+        log.warning("router_without_metrics", reason=str(error), hint="set SOLOWIRE_ROUTER_PORT")
+        return None
+    server = WebServer(_app(metrics), sock)
+    server.start()
+    log.info("router_listening", host=settings.api_host, port=sock.getsockname()[1])
+    return server
+
+
+def _app(metrics: Callable[[], bytes]) -> Callable[..., Awaitable[None]]:
+    async def app(scope: Mapping[str, Any], receive: Any, send: Send) -> None:
+        match scope["path"]:
+            case "/metrics":
+                await _answer(send, 200, metrics(), CONTENT_TYPE)
+            case "/healthz" | "/readyz":
+                await _answer(send, 200, b'{"status":"ok"}', "application/json")
+            case _:
+                there_are = "there are /metrics, /healthz, /readyz"
+                status, headers, body = response_of(
+                    Refused(404, "not_found", "there is nothing at this path", there_are)
+                )
+                await _send(send, status, headers, body)
+
+    return app
+
+
+async def _answer(send: Send, status: int, body: bytes, content_type: str) -> None:
+    await _send(send, status, [(b"content-type", content_type.encode())], body)
+
+
+async def _send(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

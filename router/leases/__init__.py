@@ -1,0 +1,1 @@
+"""Which shard may hold how many connections."""

@@ -1,0 +1,159 @@
+"""Who is to have what: the plan for all shards together, by group, and each shard's part of it.
+
+What it keeps true: a group below its share gets in, and those above theirs give way, no further than needed
+(`solowire.algorithms.fair_share`). The plan gives no more than there is for shards that are there, and nobody gives way
+at one shard to let another of the group in. It is made anew when something has changed of what it is made of, not
+before.
+
+It says what would be fair; what may be granted of that, while others still hold it, is the coordinator's to say.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from solowire.algorithms.fair_share import Claim, Filling, shares
+from solowire.router.leases.config import Limits
+from solowire.router.leases.lease_holders import Holder, Holders
+
+SPLITS_KEPT = 100
+"""Of so many groups, beyond twice those that there are, it is remembered how their slots were split."""
+
+_NOBODYS = "\0"  # a group that nobody is in
+
+_Split = tuple[int, dict[str, int], dict[str, int]]
+
+
+@dataclass(slots=True)
+class Plan:
+    """shares: of each group. left: what nobody claims."""
+
+    live: list[Holder]  # that take users
+    shares: dict[str, int]
+    left: int
+    parts: dict[str, dict[str, int]] = field(default_factory=dict)  # of a group, at each shard, by boot
+
+
+class Sharing:
+    """reserved, capped: groups that have slots reserved, or a limit of their own. own: both."""
+
+    def __init__(self, limits: Limits, holders: Holders) -> None:
+        self.reserved = {name for name, group in limits.groups.items() if group.reserved}
+        self.capped = {name: group.limit for name, group in sorted(limits.groups.items()) if group.limit is not None}
+        self.own = self.reserved | self.capped.keys()  # they have slots of their own also while there is room
+        self._limits = limits
+        self._holders = holders
+        # As long as nothing that they are made of has changed (`Holders.stirred`).
+        self._planned: tuple[int, Plan] | None = None
+        self._shut: tuple[int, list[str], bool] | None = None
+        self._splits: dict[str, tuple[_Split, dict[str, int]]] = {}  # and what they were made of
+
+    def plan(self) -> Plan:
+        """The one that holds now."""
+        if self._planned is not None and self._planned[0] == self._holders.stirred:
+            return self._planned[1]
+        used, demand = self._totals()
+        filling = Filling(self._capacity(), self._claims(demand, used))
+        live = [holder for holder in self._holders.live.values() if holder.known and not holder.leaving]
+        live.sort(key=lambda holder: holder.address.index)
+        plan = Plan(live, filling.shares(), filling.left)
+        for name, limit in self.capped.items():
+            # It may use no spare slot, so it has some of its own ahead of need.
+            ahead = min(max(0, limit - plan.shares[name]), plan.left // (len(self.capped) + 1))
+            plan.shares[name] += ahead
+            plan.left -= ahead
+        self._planned = self._holders.stirred, plan
+        if len(self._splits) > 2 * len(plan.shares) + SPLITS_KEPT:
+            self._splits.clear()
+        return plan
+
+    def split(self, name: str, plan: Plan) -> dict[str, int]:
+        """The group's slots at each shard, by boot. Nobody gives way at one shard to let another of the group in."""
+        if name in plan.parts:
+            return plan.parts[name]
+        share = plan.shares.get(name, 0)
+        demand = {h.address.boot: n for h in self._holders.live.values() if (n := h.demand.get(name, 0))}
+        used = {
+            h.address.boot: min(n, h.demand.get(name, 0))
+            for h in self._holders.live.values()
+            if (n := h.used.get(name, 0))
+        }
+        spread = share - sum(demand.values())
+        if spread <= 0:
+            before = self._splits.get(name)
+            if before is not None and before[0] == (share, demand, used):
+                parts = before[1]
+            else:
+                parts = _split(share, demand, used)
+                self._splits[name] = (share, demand, used), parts
+        else:
+            parts = dict(demand)
+            for place, holder in enumerate(plan.live):  # what is reserved, and not in use
+                boot = holder.address.boot
+                parts[boot] = parts.get(boot, 0) + (spread + len(plan.live) - 1 - place) // len(plan.live)
+        plan.parts[name] = parts
+        return parts
+
+    def chunk(self, holder: Holder, plan: Plan) -> int:
+        """Slots for any group, ahead of need: of what nobody claims half, split; of the last few, one each."""
+        if holder.leaving or holder.tight:
+            return 0
+        return plan.left // (2 * len(plan.live)) or int(plan.live.index(holder) < plan.left)
+
+    def share_the_shard(self, holder: Holder, used: Mapping[str, int], most: int) -> None:
+        """Where more would be at a shard than it may have, no group wants more of the shard than its fair share."""
+        claims = {}
+        for name in holder.demand.keys() | self.reserved:
+            group = self._limits.group(name)
+            reserved = -(-group.reserved // max(1, len(self._holders.live)))
+            claims[name] = Claim(holder.demand.get(name, 0), group.weight, reserved, held=used.get(name, 0))
+        filling = Filling(most, claims)
+        holder.tight = filling.wanted > most
+        if holder.tight:
+            holder.demand = filling.shares()
+
+    def closed(self) -> tuple[list[str], bool]:
+        """Groups that would get no slot now, and whether any other would get none either."""
+        if self._shut is None or self._shut[0] != self._holders.stirred:
+            used, demand = self._totals()
+            filling = Filling(self._capacity(), self._claims(dict.fromkeys(demand, 0) | used, used))
+            closed = sorted(n for n in demand.keys() | self._limits.groups.keys() if not filling.one_more(n))
+            self._shut = self._holders.stirred, closed, not filling.one_more(_NOBODYS)
+        return self._shut[1:]
+
+    def _claims(self, demand: Mapping[str, int], used: Mapping[str, int]) -> dict[str, Claim]:
+        claims = {}
+        for name in demand.keys() | self._limits.groups.keys():
+            group = self._limits.group(name)
+            claims[name] = Claim(demand.get(name, 0), group.weight, group.reserved, group.limit, used.get(name, 0))
+        return claims
+
+    def _capacity(self) -> int:
+        """Slots for shards that are there."""
+        most = self._limits.connections - sum(h.held for h in self._holders if not h.live)
+        limits = [holder.limit(self._limits.per_shard) for holder in self._holders.live.values()]
+        return min(most, sum(limit for limit in limits if limit is not None)) if None not in limits else most
+
+    def _totals(self) -> tuple[dict[str, int], dict[str, int]]:
+        """Of each group, all shards together: what it uses, and what it would use."""
+        used: Counter[str] = Counter()
+        demand: Counter[str] = Counter()
+        for holder in self._holders.live.values():
+            used.update(holder.used)
+            demand.update(holder.demand)
+        return used, demand
+
+
+def _split(share: int, demand: dict[str, int], used: dict[str, int]) -> dict[str, int]:
+    """`share` slots, which are not more than `demand`, by shard: none gives up one for another."""
+    held = sum(used.values())
+    if share == held:
+        return used
+    if share == sum(demand.values()):
+        return demand
+    if share < held:
+        return shares(share, {boot: Claim(n, held=n) for boot, n in used.items()})  # where most are, they go
+    more = shares(share - held, {boot: Claim(n - used.get(boot, 0)) for boot, n in demand.items()})
+    return {boot: used.get(boot, 0) + n for boot, n in more.items()}

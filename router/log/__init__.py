@@ -1,0 +1,1 @@
+"""The router's log: kept, read again, and sent on to each shard."""

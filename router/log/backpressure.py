@@ -1,0 +1,105 @@
+"""How the router pushes back on publishers when a shard or the journal can't follow: later answers, then refusals.
+
+A shard's *lag* is the age of the oldest offset that is its business and that it has not acked, sent or not: so it tells
+of a shard without credit, too. It is looked at as of the shard's last word, since a shard that is silent is for the
+membership to judge: one that has died was level when it was last heard, and slows nobody. The journal's lag is how
+long its last commit took.
+
+    lag         what happens
+    < soft      nothing
+    soft…hard   answers leave later, by 0 … longest delay
+    ≥ hard      and new requests are refused; what is in the log already is answered all the same
+
+Of the publishers those feel it who have sent most lately (`solowire.router.log.publisher_load`). The others, who send
+less than half of all, are answered at once, and refused only at REFUSE_ALL times `hard`: then it is not for what is
+sent that somebody can't follow.
+
+What it keeps true: a shard that is reading on from long ago doesn't slow publishers for GRACE_SECONDS after its hello,
+and has nobody refused until it has been level (below soft) once. So a shard that joins never stops the publishers, and
+one that can't catch up by itself is given the time to.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from math import ceil
+from typing import NamedTuple
+
+from solowire.backplane.messages import DEAD_AFTER_SECONDS
+
+GRACE_SECONDS = 30.0
+REFUSE_ALL = 4.0
+RETRY_MIN_SECONDS, RETRY_MAX_SECONDS = 1.0, 10.0
+MARK_SECONDS = 0.05
+SILENT_SECONDS = DEAD_AFTER_SECONDS + 0.6  # with the tick that finds it out
+
+
+class Patience(NamedTuple):
+    """soft, hard: seconds of lag. delay: seconds, what an answer is held back by just below `hard`."""
+
+    soft: float = 1.0
+    hard: float = 5.0
+    delay: float = 1.0
+
+
+DEFAULT_PATIENCE = Patience()
+
+
+class Follower(NamedTuple):
+    """A live shard. lag: seconds. level: whether it has been so since its first hello. since: seconds from that."""
+
+    lag: float
+    level: bool
+    since: float
+
+
+class Pressure(NamedTuple):
+    """delay: seconds that an answer waits after its commit. retry_after: seconds, if new requests are refused.
+
+    refuses_all: not only those of publishers that send much.
+    """
+
+    delay: float = 0.0
+    retry_after: float | None = None
+    refuses_all: bool = False
+
+
+def pressure(followers: Iterable[Follower], commit: float, patience: Patience) -> Pressure:
+    """What publishers are to feel. commit: seconds that the last one took."""
+    worst, refusing = commit, commit
+    for follower in followers:
+        if follower.level:
+            refusing = max(refusing, follower.lag)
+        if follower.level or follower.since > GRACE_SECONDS:
+            worst = max(worst, follower.lag)
+    share = (worst - patience.soft) / (patience.hard - patience.soft)
+    delay = patience.delay * min(1.0, max(0.0, share))
+    if refusing < patience.hard:
+        return Pressure(delay)
+    retry_after = min(RETRY_MAX_SECONDS, RETRY_MIN_SECONDS + refusing - patience.hard)
+    return Pressure(delay, retry_after, refusing >= REFUSE_ALL * patience.hard)
+
+
+class Marks:
+    """When offsets were kept, as exact as MARK_SECONDS. Times: monotonic.
+
+    hard: seconds as far back as which it is known at the time of a shard's last word, SILENT_SECONDS ago at most.
+    """
+
+    def __init__(self, hard: float) -> None:
+        self._marks: deque[tuple[int, float]] = deque(maxlen=ceil((hard + SILENT_SECONDS) / MARK_SECONDS) + 2)
+
+    def kept(self, first: int, now: float) -> None:
+        """Offsets from `first` on are in the log now."""
+        if not self._marks or now - self._marks[-1][1] >= MARK_SECONDS:
+            self._marks.append((first, now))
+
+    def age(self, offset: int, at: float) -> float:
+        """How long `offset` had been in the log at the time `at`; of what is older than all marks, at least so long."""
+        found = at
+        for first, kept_at in reversed(self._marks):
+            found = kept_at
+            if first <= offset:
+                break
+        return max(0.0, at - found)

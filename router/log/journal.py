@@ -1,0 +1,228 @@
+"""The router's log, behind a small interface, and its in-memory form.
+
+What it keeps true: offsets of one epoch grow by one from 1 and are never given twice to what was kept; whatever is
+behind `floor` can be read; an event id seen within the window is a duplicate and gets the offset that it has already.
+
+Events are appended to an open group and kept by `commit`: until then nobody can read them, and a group that can't be
+kept is forgotten as a whole. `solowire.router.log.sqlite_journal` keeps them on disk; the one here loses its log with
+its process, and therefore begins a new epoch with each start. Both run the suite in `tests/router/log/test_journal.py`.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import defaultdict, deque
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+from typing import NamedTuple, Protocol
+
+from solowire.backplane.messages import PublishedEvent
+
+MAX_IDS = 2_000_000
+"""Above this the window is shorter than set: about 400 MB go to ids then."""
+SHORT_ID = 36
+"""Characters of an id that is remembered as it is; of a longer one, which may take half a kilobyte, its hash is."""
+
+IdKey = str | bytes
+
+
+def id_key(id: str) -> IdKey:
+    """What an event's id is remembered by."""
+    if len(id) <= SHORT_ID and id.isascii():
+        return id
+    return blake2b(id.encode(errors="surrogatepass"), digest_size=16).digest()
+
+
+class Record(NamedTuple):
+    """One event in the log. user: whose alone it is, or None."""
+
+    offset: int
+    user: str | None
+    body: bytes
+
+
+class Appended(NamedTuple):
+    """offsets: one for each event, in their order. duplicates: the indexes of those that were there already."""
+
+    offsets: list[int]
+    duplicates: list[int]
+
+
+class JournalUnavailable(Exception):
+    """The open group could not be kept, and is forgotten: nothing of it is in the log. The journal goes on."""
+
+
+class JournalHole(JournalUnavailable):
+    """Records are missing, for good. upto: behind this offset the log goes on."""
+
+    def __init__(self, after: int, upto: int) -> None:
+        super().__init__(f"the journal is damaged: records behind {after} are missing")
+        self.upto = upto
+
+
+class Journal(Protocol):
+    """What the router needs of its log. Times are unix seconds: they outlive the process."""
+
+    @property
+    def epoch(self) -> str: ...
+
+    @property
+    def last(self) -> int:
+        """The newest offset that is kept, 0 before the first."""
+
+    @property
+    def floor(self) -> int:
+        """Everything that is kept after this offset can be read."""
+
+    @property
+    def open(self) -> int:
+        """How many events stand in the open group."""
+
+    def append(self, events: Sequence[PublishedEvent], now: float) -> Appended:
+        """Puts them in the open group, which `commit` keeps."""
+
+    def commit(self, now: float) -> None:
+        """Keeps the open group, and forgets what is over the retention, a part at a time. Raises JournalUnavailable."""
+
+    def read(self, after: int, limit: int) -> Sequence[Record]:
+        """At most `limit` records behind `after`, which is not below `floor`. Raises JournalHole."""
+
+    def read_personal(self, user: str, after: int, upto: int, limit: int) -> Sequence[Record]:
+        """At most `limit` of this user's own records behind `after`, up to and with `upto`."""
+
+    def states(self, upto: int, limit: int) -> Sequence[Record]:
+        """The newest record of each state up to and with `upto`: the `limit` newest of them, in their order.
+
+        Where there are very many states, those that nobody has heard of for long may be left out.
+        """
+
+    def note(self, name: str, value: bytes) -> None:
+        """Remembers a word of the router's own, if it can: what is lost of it costs nothing but time."""
+
+    def put_metadata(self, values: Mapping[str, bytes | None]) -> bool:
+        """Remembers several such words, and forgets those that are None; whether all of that is kept now.
+
+        What can't be kept at once is kept with the next group that can.
+        """
+
+    def recall(self, name: str) -> bytes | None:
+        """The word remembered last under `name`, in this process or an earlier one."""
+
+    def get_metadata(self, prefix: str) -> dict[str, bytes]:
+        """All words whose names begin so."""
+
+    def close(self) -> None: ...
+
+
+class MemoryJournal:
+    """A bounded log in memory. window: seconds for which ids are remembered, of MAX_IDS events at the most."""
+
+    def __init__(self, epoch: str, *, max_events: int, max_bytes: int, window: float) -> None:
+        self.epoch = epoch
+        self._max_events = max_events
+        self._max_bytes = max_bytes
+        self._window = window
+        self._records: deque[Record] = deque()
+        self._own: defaultdict[str, deque[Record]] = defaultdict(deque)  # those of them that are one user's alone
+        self._group: list[tuple[Record, str | None]] = []  # with the name of the state, if it is one
+        self._bytes = 0
+        self._last = 0
+        self._offset_of: dict[IdKey, int] = {}
+        self._ids: deque[tuple[float, IdKey]] = deque()
+        self._states: dict[str, Record] = {}
+        self._state_names: deque[tuple[int, str]] = deque()  # of the records that are states, oldest first
+        self._notes: dict[str, bytes] = {}
+
+    @property
+    def last(self) -> int:
+        return self._last
+
+    @property
+    def floor(self) -> int:
+        return self._last - len(self._records)
+
+    @property
+    def open(self) -> int:
+        return len(self._group)
+
+    def append(self, events: Sequence[PublishedEvent], now: float) -> Appended:
+        offsets: list[int] = []
+        duplicates: list[int] = []
+        for index, event in enumerate(events):
+            key = id_key(event.id)
+            known = self._offset_of.get(key)
+            if known is not None:
+                duplicates.append(index)
+                offsets.append(known)
+                continue
+            offset = self._last + len(self._group) + 1
+            self._group.append((Record(offset, event.user, event.body), event.state))
+            self._offset_of[key] = offset
+            self._ids.append((now, key))
+            offsets.append(offset)
+        return Appended(offsets, duplicates)
+
+    def commit(self, now: float) -> None:
+        for record, state in self._group:
+            self._records.append(record)
+            self._bytes += len(record.body)
+            if record.user is not None:
+                self._own[record.user].append(record)
+            if state is not None:
+                self._states[state] = record
+                self._state_names.append((record.offset, state))
+        self._last += len(self._group)
+        self._group.clear()
+        while len(self._records) > self._max_events or self._bytes > self._max_bytes:
+            gone = self._records.popleft()
+            self._bytes -= len(gone.body)
+            if gone.user is not None:
+                own = self._own[gone.user]
+                own.popleft()
+                if not own:
+                    del self._own[gone.user]
+        while self._state_names and self._state_names[0][0] <= self.floor:
+            offset, state = self._state_names.popleft()
+            if self._states[state].offset == offset:  # else it has a newer value
+                del self._states[state]
+        while self._ids and (self._ids[0][0] < now - self._window or len(self._ids) > MAX_IDS):
+            del self._offset_of[self._ids.popleft()[1]]
+
+    def read(self, after: int, limit: int) -> Sequence[Record]:
+        start = max(0, after - self.floor)
+        # Readers stand near the new end, and a deque finds those places fast.
+        return [self._records[i] for i in range(start, min(start + limit, len(self._records)))]
+
+    def read_personal(self, user: str, after: int, upto: int, limit: int) -> Sequence[Record]:
+        own = self._own.get(user, deque())
+        first, last = (bisect_right(own, offset, key=_offset_of) for offset in (after, upto))
+        return [own[i] for i in range(first, min(first + limit, last))]
+
+    def states(self, upto: int, limit: int) -> Sequence[Record]:
+        floor = self.floor
+        found = sorted(record for record in self._states.values() if floor < record.offset <= upto)
+        return found[-limit:]
+
+    def note(self, name: str, value: bytes) -> None:
+        self.put_metadata({name: value})
+
+    def put_metadata(self, values: Mapping[str, bytes | None]) -> bool:
+        for name, value in values.items():
+            if value is None:
+                self._notes.pop(name, None)
+            else:
+                self._notes[name] = value
+        return True
+
+    def recall(self, name: str) -> bytes | None:
+        return self._notes.get(name)
+
+    def get_metadata(self, prefix: str) -> dict[str, bytes]:
+        return {name: value for name, value in self._notes.items() if name.startswith(prefix)}
+
+    def close(self) -> None:
+        pass
+
+
+def _offset_of(record: Record) -> int:
+    return record.offset

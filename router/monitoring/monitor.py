@@ -1,0 +1,250 @@
+"""What the router says about the system: the numbers of all processes, and when they are alarming.
+
+What it keeps true: what the log lines and the events say of one look are the same numbers; an event of the router's own
+is checked like anybody's, and has a bound, however many groups there are; and so has what it remembers, MARKS moments
+of the log beside what `solowire.router.monitoring.alerts` does.
+
+It is asked twice a second and returns what to say: events of the router's own (`system_alert` to administrators,
+`gateway_stats` each `stats_every` seconds, one for each shard and one for `all`), and which shards are to log a
+diagnosis. Log lines it writes itself.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import msgspec
+import structlog
+
+from solowire.backplane.messages import PublishedEvent, ShardReport, ShardStats
+from solowire.domains.dns.event_types import CATALOG
+from solowire.model.events import Delivery, Event, encode_event
+from solowire.observability.stats_summary import TALLIES, bounded, together, told
+from solowire.router.monitoring.alerts import Alert, Alerts, Reading
+
+log = structlog.get_logger("solowire.router")
+
+MARKS = 1200
+"""Ten minutes of marks, two a second: an event that has waited for longer is said to have waited so long."""
+
+
+class Thresholds(NamedTuple):
+    """Of alerts, by metric: their names are those of the events, the log and the docs. after, over: as for Alerts."""
+
+    lag_seconds: float = 2.0
+    queue_age_seconds: float = 10.0
+    loop_lag_seconds: float = 0.5
+    memory_bytes: float = 4 * 2**30
+    lease_use_percent: float = 95.0
+    aggregating_feeds: float = 1.0
+    refused_per_second: float = 20.0
+
+
+TEXTS = {
+    "lag_seconds": ("its oldest unacknowledged event is {0:.1f} s old", "s"),
+    "queue_age_seconds": ("its slowest connection gets next what is {0:.1f} s old", "s"),
+    "loop_lag_seconds": ("its loop was late by {0:.2f} s", "s"),
+    "memory_bytes": ("it uses {0:,.0f} bytes of memory", "bytes"),
+    "lease_use_percent": ("it uses {0:.0f} % of its lease", "%"),
+    "aggregating_feeds": ("{1} is summed up for {0:.0f} feeds", "feeds"),
+    "refused_per_second": ("{0:.0f} connections a second are refused", "per second"),
+}
+"""What an alert says, and the unit of its threshold."""
+
+PERFORMANCE = frozenset({"lag_seconds", "queue_age_seconds", "loop_lag_seconds", "memory_bytes"})
+"""Alerts upon which a shard logs a diagnosis."""
+
+
+class Process(NamedTuple):
+    """One process, as its last report says. name: on the bus, None for the router itself. report: a shard's."""
+
+    component: str
+    name: bytes | None
+    stats: ShardStats
+    report: ShardReport | None = None
+
+
+class Said(NamedTuple):
+    """What is to be done: events for the log, and (shard's name on the bus, metric) of those to diagnose themselves."""
+
+    events: list[PublishedEvent]
+    diagnoses: list[tuple[bytes, str]]
+
+
+class Watch:
+    """Times: seconds, monotonic; wall: unix seconds. own: memory and loop lag of the router. stats_every: 0: never."""
+
+    def __init__(
+        self,
+        *,
+        new_id: Callable[[], str],
+        thresholds: Thresholds | None = None,
+        after: float = 3.0,
+        over: float = 10.0,
+        stats_every: float = 0.0,
+        own: Callable[[], ShardStats] = ShardStats,
+    ) -> None:
+        self.alerts = Alerts((thresholds or Thresholds())._asdict(), after=after, over=over)
+        self.begun = 0
+        self._new_id = new_id
+        self._stats_every = stats_every
+        self._stats_due: float | None = None
+        self._own = own
+        self._marks: deque[tuple[float, int]] = deque(maxlen=MARKS)  # when the log had come to which offset
+
+    def look(
+        self,
+        shards: Iterable[tuple[bytes, ShardReport]],
+        gateways: Iterable[tuple[bytes, ShardStats]],
+        last: int,
+        now: float,
+        wall: float,
+    ) -> Said:
+        """What there is to say about these numbers. gateways: by name on the bus. last: the newest offset."""
+        processes = [Process(f"shard {r.address.index}", name, r.stats, r) for name, r in shards]
+        known = list(gateways)
+        # By the name of each: by its place in the list, an alert would end and begin with each one that comes or goes.
+        others = [Process(component_of(name), None, stats) for name, stats in known]
+        self._mark(last, now)
+        readings = [reading for p in (*processes, *others) for reading in self._readings(p, last, now)]
+        readings += self._readings(Process("router", None, self._own()), last, now)
+        refused = sum(p.stats.refused_per_s for p in (*processes, *others))
+        readings.append(Reading("solowire", "refused_per_second", refused))
+        said = Said([], [])
+        names = {p.component: p.name for p in processes}
+        for alert in self.alerts.look(readings, now):
+            self.begun += alert.began
+            said.events.append(self._alert(alert, wall))
+            name = names.get(alert.reading.component)
+            if alert.began and name is not None and alert.reading.metric in PERFORMANCE:
+                said.diagnoses.append((name, alert.reading.metric))
+        if self._stats_due is None:
+            self._stats_due = now + self._stats_every
+        if self._stats_every and now >= self._stats_due:
+            self._stats_due = now + self._stats_every
+            reports = [p.report for p in processes if p.report is not None]
+            said.events.extend(self._stats(reports, len(known), refused, wall))
+        return said
+
+    def _mark(self, last: int, now: float) -> None:
+        if not self._marks or self._marks[-1][1] != last:
+            self._marks.append((now, last))
+
+    def _age(self, acked: int, now: float) -> float:
+        """For how long the oldest offset behind `acked` has been in the log, seconds; exact to half a second."""
+        age = 0.0
+        for at, offset in reversed(self._marks):
+            if offset <= acked:
+                break
+            age = now - at
+        return age
+
+    def _readings(self, process: Process, last: int, now: float) -> Iterable[Reading]:
+        component, _, stats, report = process
+        yield Reading(component, "loop_lag_seconds", stats.loop_lag_s)
+        yield Reading(component, "memory_bytes", stats.memory_bytes)
+        if report is None:
+            return
+        behind = f"; {report.behind:,} offsets behind" if report.behind else ""
+        yield Reading(component, "lag_seconds", self._age(last - report.behind, now), note=behind)
+        lagging = f"; {stats.lagging:,} connections lag"
+        yield Reading(component, "queue_age_seconds", stats.oldest_cursor_s, note=lagging)
+        if stats.lease_granted:
+            note = f"; {stats.lease_used:,} of {stats.lease_granted:,}"
+            yield Reading(component, "lease_use_percent", 100 * stats.lease_used / stats.lease_granted, note=note)
+        for name, feeds in stats.aggregating.items():
+            yield Reading(component, "aggregating_feeds", feeds, name)
+
+    def _alert(self, alert: Alert, wall: float) -> PublishedEvent:
+        component, metric, value, about, note = alert.reading
+        text, unit = TEXTS[metric]
+        now, threshold = text.format(value, about) + note, f"threshold {alert.threshold:,.10g} {unit}"
+        message = f"{component}: {now} ({threshold})"
+        if not alert.began:
+            message = (
+                f"{component}: over after {alert.seconds:,.0f} s: {now} ({alert.highest:,.4g} at most, {threshold})"
+            )
+        severity = "warning" if alert.began else "info"
+        write = log.warning if alert.began else log.info
+        write(
+            "alert" if alert.began else "alert_over",
+            component=component,
+            metric=metric,
+            value=round(value, 3),
+            threshold=alert.threshold,
+            **({"about": about} if about else {}),
+            **({} if alert.began else {"seconds": round(alert.seconds, 1), "highest": round(alert.highest, 3)}),
+        )
+        data = {
+            "severity": severity,
+            "message": message,
+            "component": component,
+            "metric": metric,
+            "value": round(value, 3),
+            "threshold": alert.threshold,
+            "details": {"state": "began" if alert.began else "over", **({"about": about} if about else {})},
+        }
+        return self._event("system_alert", data, wall)
+
+    def _stats(
+        self, reports: list[ShardReport], gateways: int, refused: float, wall: float
+    ) -> Iterable[PublishedEvent]:
+        for report in reports:
+            data = {**_payload(told(report.stats)), "node": f"shard {report.address.index}", "lag": report.behind}
+            yield self._event("gateway_stats", data, wall)
+        whole = _payload(together(report.stats for report in reports))
+        lag = max((report.behind for report in reports), default=0)
+        more = {"node": "all", "shards": len(reports), "gateways": gateways, "lag": lag, "refused_per_second": refused}
+        yield self._event("gateway_stats", {**whole, **more}, wall)
+
+    def _event(self, name: str, data: dict[str, Any], wall: float) -> PublishedEvent:
+        """An event like any publisher's. Its payload is checked like any other's, too."""
+        event_type = CATALOG[name]
+        state = event_type.delivery is Delivery.state
+        key = data["node"] if state else None
+        moment = datetime.fromtimestamp(wall, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        event = Event(
+            id=self._new_id(),
+            type=name,
+            data=msgspec.json.encode(data),
+            priority=event_type.priority,
+            delivery=event_type.delivery,
+            timestamp=moment,
+            key=key,
+            attributes=CATALOG.check(event_type, data),
+            source="solowire",
+            taken=wall,
+            publisher="router",
+        )
+        return PublishedEvent(event.id, None, encode_event(event), f"{name}\0{key}\0" if state else None)
+
+
+def component_of(gateway: bytes) -> str:
+    """What a gateway is called in alerts, given its name on the bus, which the router logs, too."""
+    return "gateway " + gateway.decode(errors="replace").removeprefix("gateway-")
+
+
+def _payload(numbers: dict[str, Any]) -> dict[str, Any]:
+    """`payloads.GatewayStats` of a shard's numbers, or of all shards'."""
+    latency = numbers["latency_s"]
+    data = {
+        "connections": numbers["connections"],
+        "feeds": numbers["feeds"],
+        "events_per_second": numbers["events_per_s"],
+        "deliveries_per_second": numbers["deliveries_per_s"],
+        "frames_per_second": numbers["frames_per_s"],
+        "bytes_per_second": numbers["bytes_per_s"],
+        "refused_per_second": numbers["refused_per_s"],
+        "lagging": numbers["lagging"],
+        "oldest_cursor_s": numbers["oldest_cursor_s"],
+        "log_bytes": numbers["log_bytes"],
+        "memory_bytes": numbers["memory_bytes"],
+        "loop_lag_ms": round(1000 * numbers["loop_lag_s"], 1),
+        "lease_used": numbers["lease_used"],
+        "lease_granted": numbers["lease_granted"],
+        **{name: bounded(numbers[name]) for name in TALLIES},
+    }
+    return data | {f"latency_{p}_ms": round(1000 * s, 2) for p, s in latency.items() if s is not None}

@@ -1,0 +1,1 @@
+"""Algorithms that know nothing of Solowire: the hash ring, fair shares, rates, backoff, histograms."""

@@ -1,0 +1,74 @@
+"""Log lines that one peer could cause at will, sampled: the first at once, then one a second with how many there were.
+
+What it keeps true: of one event there is one line a second at most, each says how many it stands for (`count`), and
+none is left out of the counts. A line's other fields are those of the newest. Events are ours, and few.
+
+Refusals by their code, which are nobody's fault and expected in numbers, have `solowire.observability.rejection_log`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+PERIOD_SECONDS = 1.0
+
+
+class _Waiting:
+    """What has not been written of one event. until: when its second is over."""
+
+    __slots__ = ("count", "fields", "level", "until")
+
+    def __init__(self, until: float) -> None:
+        self.until = until
+        self.count = 0
+        self.level = ""
+        self.fields: dict[str, Any] = {}
+
+
+class LogSampler:
+    """logger: structlog's. clock: seconds, monotonic. later: calls a function after so many seconds.
+
+    Without the two every line is written.
+    """
+
+    def __init__(
+        self,
+        logger: Any,
+        clock: Callable[[], float] | None = None,
+        later: Callable[[float, Callable[[], None]], object] | None = None,
+    ) -> None:
+        self._logger = logger
+        self._clock = clock
+        self._later = later
+        self._waiting: dict[str, _Waiting] = {}
+
+    def write(self, level: str, event: str, **fields: Any) -> None:
+        """One more of this event; level: such as `error`."""
+        if self._clock is None or self._later is None:
+            self._put(level, event, 1, fields)
+            return
+        now = self._clock()
+        waiting = self._waiting.get(event)
+        if waiting is not None and now < waiting.until + PERIOD_SECONDS:
+            waiting.count += 1
+            waiting.level, waiting.fields = level, fields
+            return
+        # Its second is long over: whoever was to say so is gone, as with an event loop that has ended.
+        missed = waiting.count if waiting is not None else 0
+        self._waiting[event] = _Waiting(now + PERIOD_SECONDS)
+        self._later(PERIOD_SECONDS, partial(self._second, event))
+        self._put(level, event, missed + 1, fields)
+
+    def _second(self, event: str) -> None:
+        """A second is over: what came in it is written, and the next begins; if nothing came, a line goes at once."""
+        waiting = self._waiting.pop(event, None)
+        if waiting is None or not waiting.count or self._clock is None or self._later is None:
+            return
+        self._waiting[event] = _Waiting(self._clock() + PERIOD_SECONDS)
+        self._later(PERIOD_SECONDS, partial(self._second, event))
+        self._put(waiting.level, event, waiting.count, waiting.fields)
+
+    def _put(self, level: str, event: str, count: int, fields: dict[str, Any]) -> None:
+        getattr(self._logger, level)(event, count=count, **fields)

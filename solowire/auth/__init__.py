@@ -1,0 +1,1 @@
+"""Whom to believe: tokens, tickets, keys, claims and revocations."""

@@ -1,0 +1,284 @@
+"""What the claims of a token say, whoever's words they are in: our own contract, or an OpenID provider's.
+
+What it keeps true: what was meant to narrow a token is never passed over. A claim of ours in the wrong place, under a
+name that is nearly ours, or of the wrong type refuses the token and is named; `null` is of the wrong type. What is none
+of ours is left alone, whatever it is (docs/tokens.md lists both).
+
+A token that the secret has signed speaks our contract. One that a key of `jwks` has signed is put into it by a
+`ClaimMapping`, and what that names must be there: what a provider leaves out gives nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Container, Mapping
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from solowire.domains.dns.event_types import CATALOG
+from solowire.errors import InvalidToken
+
+ANY = "*"
+"""In place of an issuer or an audience: each is good, none is asked for."""
+MAX_ROLE_VALUES = 500
+
+
+class Claims(msgspec.Struct):
+    """What we read of a token, in the words of our contract.
+
+    The application that Solowire serves has `is_admin` where ours have `role`, and leaves it out of tokens that were
+    refreshed: neither of the two means "not an admin", which is a viewer.
+    """
+
+    sub: str
+    exp: float | UnsetType = UNSET
+    nbf: float | UnsetType = UNSET
+    iat: float | UnsetType = UNSET
+    iss: str | UnsetType = UNSET
+    aud: str | tuple[str, ...] | UnsetType = UNSET
+    role: str | UnsetType = UNSET
+    is_admin: bool = False
+    permissions: tuple[str, ...] | UnsetType = UNSET
+    scopes: dict[str, tuple[str, ...]] = {}
+    tenant: Annotated[str, msgspec.Meta(max_length=256)] = ""
+    type: str | UnsetType = UNSET
+    temp: bool = False
+    jti: Annotated[str, msgspec.Meta(max_length=256)] = ""
+
+
+class ClaimMapping(msgspec.Struct, frozen=True):
+    """Which claims of a provider's tokens say what. A name is that of a claim, or a path with dots such as a.b.
+
+    scope_claims: scope → the claim with its values. roles: value of the role claim → our role; of a token with several
+    the first here counts. default_role: of a token that names none of ours; None refuses it.
+    """
+
+    user: str = "sub"
+    role: str = "role"
+    tenant: str = "tenant"
+    scopes: str = "scopes"
+    scope_claims: Mapping[str, str] = {}
+    roles: Mapping[str, str] = {}
+    default_role: str | None = None
+
+    def names(self) -> frozenset[str]:
+        """Every claim that it reads."""
+        return frozenset((self.user, self.role, self.tenant, self.scopes, *self.scope_claims.values()))
+
+
+class TokenRules(msgspec.Struct, frozen=True):
+    """What a token has to say beside whose it is.
+
+    issuers, audiences: any one of them, ANY for whichever; none of them given, `iss` is not looked at, and a token with
+    an `aud` is for somebody else (RFC 7519, section 4.1.3). max_life: seconds from its `iat`, or from now, to its end.
+    """
+
+    issuers: tuple[str, ...] = ()
+    audiences: tuple[str, ...] = ()
+    max_life: float = 366 * 86400.0
+    mapping: ClaimMapping = ClaimMapping()
+
+
+_OURS = frozenset(Claims.__struct_fields__)
+_READ_BY_NOBODY = frozenset(["name", "status"])
+"""Registered claims (IANA, JSON Web Token Claims) that are called like a scope."""
+_COMMON = _READ_BY_NOBODY.union(
+    ("action", "actor", "category", "component", "entity_type", "host", "node", "operation", "server", "severity"),
+    ("success", "topic", "user"),
+)
+"""Scopes whose names applications use for other things, too: at the top they are ours only where they have a list."""
+
+
+def _misplaced() -> dict[str, str]:
+    found = {name: name for name in ("scopes", "permissions", "role", "tenant", "is_admin", "type", "temp")}
+    found |= {"scope": "scopes", "permission": "permissions", "roles": "role", "tenants": "tenant"}
+    found["isadmin"] = "is_admin"
+    for name in CATALOG.attributes.keys() - _OURS:
+        found.setdefault(name, "scopes")
+        found.setdefault(f"{name}s", "scopes")
+    return found
+
+
+_OAUTH_TEXTS = frozenset(["scope", "scopes"])
+"""One text of these is OAuth's scope (RFC 8693, section 4.2), which is none of ours."""
+_MISPLACED: Mapping[str, str] = _misplaced()
+"""Folded names that are a claim of ours in another spelling, or at another place → where it belongs."""
+
+_decode_object = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+def read_claims(payload: bytes, mapping: ClaimMapping | None = None) -> Claims:
+    """The claims of a token whose signature is good. mapping: of a provider's. Raises InvalidToken."""
+    said = _object(payload)
+    if mapping is None:
+        _refuse_misplaced(said)
+    else:
+        said = _mapped(said, mapping)
+    try:
+        return msgspec.convert(said, Claims)
+    except msgspec.ValidationError as error:
+        raise InvalidToken(
+            f"its claims are not what they should be: {error}", hint="docs/tokens.md lists them"
+        ) from None
+
+
+def check_audience(claims: Claims, rules: TokenRules) -> None:
+    """Raises InvalidToken for a token that another issuer has made, or that is for somebody else."""
+    if rules.issuers and ANY not in rules.issuers and claims.iss not in rules.issuers:
+        said = "no 'iss'" if claims.iss is UNSET else f"the 'iss' {claims.iss[:200]!r}"
+        raise InvalidToken(f"the token has {said}, which is not trusted here", hint="SOLOWIRE_TOKEN_ISSUERS lists them")
+    if ANY in rules.audiences:
+        return
+    audiences = () if claims.aud is UNSET else (claims.aud,) if isinstance(claims.aud, str) else claims.aud
+    if rules.audiences and not set(audiences) & set(rules.audiences):
+        said = f"is for {str(audiences[0])[:200]!r}" if audiences else "has no 'aud'"
+        raise InvalidToken(
+            f"the token {said}, and not for this system", hint="SOLOWIRE_TOKEN_AUDIENCES lists its names"
+        )
+    if not rules.audiences and claims.aud is not UNSET:
+        raise InvalidToken(
+            "the token has an 'aud', and this system has no name that it could be for",
+            hint="set SOLOWIRE_TOKEN_AUDIENCES to what the tokens for it have there, or leave 'aud' out",
+        )
+
+
+def unreadable(error: Exception) -> InvalidToken:
+    """What to raise of a token that a library could not read."""
+    # PyJWT quotes the header, in which anybody may write what UTF-8 can't say.
+    reason = str(error).encode("ascii", "backslashreplace").decode()
+    return InvalidToken(f"it can't be read: {reason}")
+
+
+def _object(payload: bytes) -> dict[str, Any]:
+    try:
+        return _decode_object(payload)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        pass  # Python's JSON reads more, such as NaN and half a character: it finds the words for those
+    try:
+        said = json.loads(payload)
+    except (ValueError, RecursionError) as error:
+        raise unreadable(error) from None
+    if not isinstance(said, dict):
+        raise InvalidToken("its claims are not what they should be: they are no object")
+    return said
+
+
+def _refuse_misplaced(
+    said: Mapping[str, Any], read: frozenset[str] = _OURS, elsewhere: frozenset[str] = frozenset()
+) -> None:
+    """Raises InvalidToken for a name that is a claim of ours, but for its place or its spelling.
+
+    read: names that somebody reads. elsewhere: claims of ours that a mapping finds under other names.
+    """
+    for name in said:
+        if name in read:
+            continue
+        folded = name.casefold().replace("-", "_")
+        belongs = _MISPLACED.get(folded)
+        if belongs is None or belongs in elsewhere:
+            continue
+        if folded in _OAUTH_TEXTS and isinstance(said[name], str):
+            continue
+        if (folded if folded in _COMMON else folded.removesuffix("s")) in _COMMON and not isinstance(said[name], list):
+            continue
+        if belongs == "scopes" and folded not in _OAUTH_TEXTS:
+            hint = f'write it within scopes: {{"scopes": {{{json.dumps(folded)}: […]}}}}'
+        else:
+            hint = f"it is called {belongs!r}"
+        raise InvalidToken(f"the token has {name[:64]!a} beside its claims, where nobody reads it", hint=hint)
+
+
+# ----------------------------------------------------------------------------------------------- an OpenID provider's
+
+_AS_THEY_ARE = ("sub", "exp", "nbf", "iat", "iss", "aud", "jti", "type", "temp", "permissions")
+_OF_OURS_ALONE = ("is_admin",)
+"""Not read of a provider's tokens: there it is the role claim that says it."""
+
+
+def _mapped(said: Mapping[str, Any], mapping: ClaimMapping) -> dict[str, Any]:
+    """A provider's claims in our words. Raises InvalidToken."""
+    named = mapping.names()
+    read = named.union((name.partition(".")[0] for name in named), _AS_THEY_ARE, _OF_OURS_ALONE)
+    elsewhere = frozenset(name for name in ("role", "tenant") if getattr(mapping, name) != name)
+    _refuse_misplaced(said, read, elsewhere)
+    ours = {name: said[name] for name in _AS_THEY_ARE if name in said}
+    ours["sub"] = _text(said, mapping.user, "the user")
+    ours["role"] = _role(said, mapping)
+    if (tenant := _find(said, mapping.tenant)) is not UNSET:
+        ours["tenant"] = tenant
+    ours["scopes"] = _scopes(said, mapping)
+    return ours
+
+
+def _find(said: Mapping[str, Any], name: str) -> Any:
+    """The claim of this name, or what its path leads to; UNSET if there is none."""
+    if name in said:
+        return said[name]
+    found: Any = said
+    for part in name.split("."):
+        if not isinstance(found, dict) or part not in found:
+            return UNSET
+        found = found[part]
+    return found
+
+
+def _text(said: Mapping[str, Any], name: str, what: str) -> str:
+    found = _find(said, name)
+    if not isinstance(found, str):
+        fault = "is not there" if found is UNSET else "is no text"
+        raise InvalidToken(f"the token's claim {name!r}, which says {what}, {fault}", hint="SOLOWIRE_CLAIM_… name them")
+    return found
+
+
+def _role(said: Mapping[str, Any], mapping: ClaimMapping) -> str:
+    """The one role that the claim gives."""
+    found = _find(said, mapping.role)
+    values = [found] if isinstance(found, str) else [] if found is UNSET else found
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise InvalidToken(
+            f"the token's claim {mapping.role!r}, which says the role, is neither a text nor a list of texts"
+        )
+    if len(values) > MAX_ROLE_VALUES:
+        raise InvalidToken(
+            f"the token's claim {mapping.role!r} has {len(values)} values, {MAX_ROLE_VALUES} are the most"
+        )
+    if mapping.roles:
+        ours = [role for value, role in mapping.roles.items() if value in values][:1]
+    else:
+        ours = values
+    if len(ours) == 1:
+        return ours[0]
+    if not ours and mapping.default_role is not None:
+        return mapping.default_role
+    said_values = ", ".join(map(ascii, values[:10])) or "nothing"
+    raise InvalidToken(
+        f"the token's claim {mapping.role!r} says {said_values}: that is not one role",
+        hint="SOLOWIRE_CLAIM_ROLES says which value means which role, SOLOWIRE_DEFAULT_ROLE what none of them means",
+    )
+
+
+def _scopes(said: Mapping[str, Any], mapping: ClaimMapping) -> Any:
+    found = _find(said, mapping.scopes)
+    if found is UNSET or (mapping.scopes in _OAUTH_TEXTS and isinstance(found, str)):
+        found = {}
+    if not isinstance(found, dict) or not mapping.scope_claims:
+        return found
+    scopes = dict(found)
+    for scope, name in mapping.scope_claims.items():
+        values = _find(said, name)
+        if values is UNSET:
+            continue
+        if scope in scopes:
+            raise InvalidToken(
+                f"the token has the scope {scope!r} twice: in {name!r} and in {mapping.scopes!r}",
+                hint="keep one of them",
+            )
+        scopes[scope] = [values] if isinstance(values, str) else values
+    return scopes
+
+
+def missing_scopes(scopes: Container[str], mapping: ClaimMapping) -> list[str]:
+    """The claims that should have narrowed a token with these scopes, and are not in it."""
+    return [name for scope, name in mapping.scope_claims.items() if scope not in scopes]

@@ -1,0 +1,573 @@
+"""The messages between processes: MessagePack arrays with a tag, decoded by one typed decoder for each direction.
+
+    peer ──► router   Hello, Heartbeat, Goodbye, KnownRevocations
+    gateway ──►       Publish, Ask, Drain, Undrain, DisconnectUser, Revoke, Unrevoke
+    shard ──►         Ack, Replay, ReplayCancel, Leave, Slots, Came, Disconnected
+    router ──► peer   Who, Beat, RingState, Revocations
+    ──► gateway       Published, NotPublished, Answer, Draining, UserDisconnected, Revoked, and Doors with each Beat
+    ──► shard         Deliver, States, Replayed, DrainNow, StopDraining, Superseded, Diagnose, Lease, Elsewhere, Fenced,
+                      DisconnectNow
+
+A peer is a shard or a gateway. It says Hello when it starts, when the router asks Who (because the router has restarted
+and doesn't know it), and when a Beat tells of another ring than it knows; the router answers with the ring, and sends
+the ring again whenever it changes. The file is long because it is a list of declarations.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeVar
+
+import msgspec
+
+from solowire.algorithms.histogram import BUCKETS
+from solowire.errors import BackplaneError
+
+VERSION = 6
+HEARTBEAT_SECONDS = 0.5
+DEAD_AFTER_SECONDS = 2.4
+"""A peer is given up within 3 s of its last word, the router's looking every half second included."""
+REPLAY_RECORDS = 1_000
+"""Of so many records of the log an answer to Replay tells at most."""
+EMPTYING = 0.25
+"""When a lease has run out, a shard has so much of the lease's time to send its users away; then the slots are free."""
+
+
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]  # a thousand of them can be summed in 63 bits
+_Offset = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+_Total = Annotated[int, msgspec.Meta(ge=0, le=2**60)]  # of bytes, since a process began
+_Number = Annotated[float, msgspec.Meta(ge=0, le=1e18)]  # which NaN is not, nor infinity
+
+
+class _Message(msgspec.Struct, array_like=True, gc=False):
+    pass
+
+
+class ShardAddress(_Message):
+    """Where a shard serves its clients. boot: new for each start of its process. api: where its HTTP API is
+    (`api_client`)."""
+
+    index: int
+    host: str
+    port: int
+    boot: str
+    api: str = ""
+
+    @property
+    def authority(self) -> str:
+        """Host and port as a URL has them (RFC 3986, section 3.2): an IPv6 address stands in brackets."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+class ShardStats(_Message):
+    """One second's word of a shard about itself. Totals since its start, unless they are states.
+
+    groups, codecs, kinds: connections by each. …_per_s: over the last second. latency: how often an event took how long
+    from the gateway to the sockets, counts of `histogram` over the last ten seconds. oldest_cursor_s: for how long the
+    event has been on its way that the last of the lagging connections gets next. loop_lag_s: by how much a timer was
+    late at most, in the last second. aggregating: feeds by the event type that they get summed up at present.
+    A gateway says `refused`, `refused_per_s`, `memory_bytes` and `loop_lag_s` alone.
+    """
+
+    connections: _Count = 0
+    feeds: _Count = 0
+    lagging: _Count = 0
+    offset: _Count = 0
+    oldest: _Count = 0
+    log_bytes: _Count = 0
+    events: _Count = 0
+    deliveries: _Count = 0
+    frames: _Count = 0
+    bytes: _Total = 0
+    admitted: _Count = 0
+    refused: _Count = 0
+    groups: dict[str, _Count] = {}
+    codecs: dict[str, _Count] = {}
+    kinds: dict[str, _Count] = {}
+    events_per_s: _Number = 0.0
+    deliveries_per_s: _Number = 0.0
+    frames_per_s: _Number = 0.0
+    bytes_per_s: _Number = 0.0
+    refused_per_s: _Number = 0.0
+    latency: Annotated[list[_Count], msgspec.Meta(max_length=BUCKETS)] = []
+    oldest_cursor_s: _Number = 0.0
+    log_events: _Count = 0
+    memory_bytes: _Count = 0
+    loop_lag_s: _Number = 0.0
+    lease_used: _Count = 0
+    lease_granted: _Count = 0
+    aggregating: dict[str, _Count] = {}
+
+
+class Hello(_Message, tag="hello"):
+    """boot: the process's. shard: None for a gateway. epoch, offset: up to where a shard's log goes already.
+
+    recent: how many events a shard without a log would like to begin with. leaving: it is not to be in the ring again.
+    revocations: the version of those that it knows, -1 if none: it is told them if there are newer ones.
+    """
+
+    version: int
+    boot: str
+    shard: ShardAddress | None = None
+    epoch: str = ""
+    offset: _Offset = 0
+    credit: _Count = 0
+    recent: _Count = 0
+    leaving: bool = False
+    revocations: int = -1
+
+
+class Revocation(_Message):
+    """Tokens that are void: of a user, or one by its id (`jti`), or issued before a time, of a user or of all.
+
+    user, token_id, issued_before: None where it doesn't narrow. until: when all of them have expired. Times are unix
+    seconds. by: the administrator who wanted it.
+    """
+
+    id: str
+    user: str | None
+    token_id: str | None
+    issued_before: float | None
+    made_at: float
+    until: float
+    by: str
+    reason: str = ""
+
+
+class Slots(_Message, tag="slots"):
+    """What a shard uses of its lease. Answered with Lease; part of each heartbeat, and sent when it needs more.
+
+    asked: grows with each one; the answer repeats it, so that the shard counts the lease's time from when it asked.
+    fence: of the lease in force, which this confirms; 0 if there is none. used: connections. wanted: how many were
+    refused, for want of a slot, since the last Slots. addresses: connections by address, as the lease asks.
+    room: how many the lease in force grants in all, 0 if it is over; a router that has restarted doesn't know.
+    capacity: how many its process can have, by its limit of open files; 0 where that is no limit.
+    """
+
+    asked: int
+    fence: int
+    used: dict[str, int]
+    wanted: dict[str, int] = {}
+    addresses: dict[str, int] = {}
+    room: int = 0
+    capacity: _Count = 0
+
+
+class Heartbeat(_Message, tag="beat"):
+    boot: str
+    stats: ShardStats | None = None
+    slots: Slots | None = None
+
+
+class Came(_Message, tag="came"):
+    """Users have one more connection here. The router tells the shards that may have older ones.
+
+    users: each with how many it has here in all; of one turn of the loop, since a message costs more than a user.
+    """
+
+    users: list[tuple[str, int]]
+
+
+class PublishedEvent(_Message):
+    """What the router must know of an event, and the event itself as bytes (`events.encode_event`).
+
+    state: for an event that is one, the state's name; the newest event of a name is its present value.
+    """
+
+    id: str
+    user: str | None
+    body: bytes
+    state: str | None = None
+
+
+class Publish(_Message, tag="publish"):
+    """Events to be put in the log, all or none. request: repeated in the answer. publisher: the user who sends them."""
+
+    request: int
+    events: list[PublishedEvent]
+    publisher: str = ""
+
+
+class Ack(_Message, tag="ack"):
+    """All up to `offset` has been taken into the shard's log; `credit` events may be under way beyond it.
+
+    settled: the newest ring, by its version, whose moves are done: all users that it takes away have been sent away.
+    """
+
+    epoch: str
+    offset: _Offset
+    credit: _Count
+    settled: int = -1
+
+
+class Replay(_Message, tag="replay"):
+    """Asks for the log behind `after`, up to and with `upto`, as far as it concerns `user`. Answered with Replayed.
+
+    personal: only what is for this user alone. With `upto` = `after` it asks no more than whether `after` is known.
+    """
+
+    request: int
+    epoch: str
+    user: str
+    after: int
+    upto: int
+    personal: bool
+
+
+class ReplayCancel(_Message, tag="replay_cancel"):
+    """The client for whom Replay asked has gone: it needs no answer any more. request: as in Replay."""
+
+    request: int
+
+
+class Leave(_Message, tag="leave"):
+    """The shard wants no more users and will send its own away; it goes on with its log meanwhile."""
+
+
+class Drain(_Message, tag="drain"):
+    """A gateway's wish that a shard leaves. Answered with Draining. by: the administrator's name."""
+
+    request: int
+    shard: int
+    by: str = ""
+
+
+class Undrain(_Message, tag="undrain"):
+    """A gateway's wish that a shard that is being drained stays after all. Answered with Draining. by: as in Drain."""
+
+    request: int
+    shard: int
+    by: str = ""
+
+
+class DisconnectUser(_Message, tag="disconnect_user"):
+    """A gateway's wish that all connections of a user are closed (4410). Answered with UserDisconnected.
+
+    by: the administrator's name.
+    """
+
+    request: int
+    user: str
+    by: str = ""
+
+
+class DisconnectNow(_Message, tag="disconnect_now"):
+    """The router's word to each shard for that, with a number of its own. Answered with Disconnected."""
+
+    request: int
+    user: str
+
+
+class Disconnected(_Message, tag="disconnected"):
+    """The shard has closed so many."""
+
+    request: int
+    connections: _Count
+
+
+class UserDisconnected(_Message, tag="user_disconnected"):
+    """So many connections were closed, on all shards. silent: shards that have not answered in time."""
+
+    request: int
+    connections: _Count
+    silent: _Count = 0
+
+
+class Revoke(_Message, tag="revoke"):
+    """A gateway's wish that tokens are void. Answered with Revoked."""
+
+    request: int
+    revocation: Revocation
+
+
+class Unrevoke(_Message, tag="unrevoke"):
+    """… and that they are not any more. Answered with Revoked."""
+
+    request: int
+    id: str
+    by: str = ""
+
+
+class Revoked(_Message, tag="revoked"):
+    """revocation: the one that is in force now, or, for Unrevoke, was; None if there is none, or no room for one more.
+
+    is_kept: whether it is on disk, so that a restart of the router doesn't forget it.
+    """
+
+    request: int
+    revocation: Revocation | None
+    is_kept: bool = True
+
+
+class Revocations(_Message, tag="revocations"):
+    """Changes what tokens are void: `added` and `removed` (ids), for who knows version `after`.
+
+    With `after` None they are all that there are. Who knows another version says hello, and is told all. epoch: of the
+    journal that they are in. A peer that knows some of another says so (KnownRevocations).
+    """
+
+    epoch: str
+    version: int
+    after: int | None
+    added: list[Revocation]
+    removed: list[str] = []
+
+
+class KnownRevocations(_Message, tag="known_revocations"):
+    """What a peer knows of a journal that the router has lost."""
+
+    revocations: list[Revocation]
+
+
+class Ask(_Message, tag="ask"):
+    """A gateway's question about the whole system. Answered with Answer."""
+
+    request: int
+
+
+class Goodbye(_Message, tag="bye"):
+    """The peer ends now, in order."""
+
+
+class Who(_Message, tag="who"):
+    """The router doesn't know you: say Hello."""
+
+
+class RingState(_Message, tag="ring"):
+    """The shards that take users. version grows with each change within an epoch. last: the log's newest offset.
+
+    since: the oldest ring by which the receiver, a shard, still gets its users' own events: whom a ring from then on
+    took away may stay until it is their turn. lost: (index, connections) of shards that this change has taken away.
+    """
+
+    epoch: str
+    version: int
+    last: int
+    shards: list[ShardAddress]
+    since: int = 0
+    lost: list[tuple[int, int]] = []
+
+
+class Deliver(_Message, tag="deliver"):
+    """The log from behind `after` up to and with `upto`: all of it that is this shard's business."""
+
+    epoch: str
+    after: int
+    upto: int
+    events: list[tuple[int, bytes]]
+
+
+class States(_Message, tag="states"):
+    """A shard's log begins anew, behind `upto`. events: the present value of each state there, (offset, event)."""
+
+    epoch: str
+    upto: int
+    events: list[tuple[int, bytes]]
+
+
+class Replayed(_Message, tag="replayed"):
+    """The log up to and with `upto`. refusal: why it can't be had: `epoch`, `future` or `retention`."""
+
+    request: int
+    upto: int
+    events: list[tuple[int, bytes]]
+    refusal: str | None = None
+
+
+class StopDraining(_Message, tag="stop_draining"):
+    """To a shard that is being drained: take users again, and keep those whom the ring then gives you."""
+
+
+class DrainNow(_Message, tag="drain_now"):
+    """An administrator wants the shard to leave."""
+
+
+class Diagnose(_Message, tag="diagnose"):
+    """The shard is to log what makes it slow. reason: the alert's metric."""
+
+    reason: str
+
+
+class Superseded(_Message, tag="superseded"):
+    """Another process has said hello as the same shard, later: the receiver is to end."""
+
+
+class Draining(_Message, tag="draining"):
+    """users: how many the shard has to send away; None if there is no such shard."""
+
+    request: int
+    users: int | None
+
+
+class Lease(_Message, tag="lease"):
+    """How many connections a shard may have: those of `slots`, by group, and `spare` more of any group.
+
+    A lease takes the place of those with a smaller `fence`, and prolongs the one with the same. It holds for `seconds`
+    from when the shard sent the Slots that it answers, or, if it answers none (0), for as long as the lease before.
+    Where it grants less than is used, the shard makes room. capped: groups that may use no spare slot, since they have
+    a limit of their own.
+    full: addresses that may open no further connection. tell_from: the shard is to say which addresses have so many
+    connections or more, and, however many those have, what the `watched` ones have; 0: of none.
+    """
+
+    fence: int
+    answers: int
+    seconds: float
+    slots: dict[str, int]
+    spare: int = 0
+    capped: list[str] = []
+    full: list[str] = []
+    tell_from: int = 0
+    watched: list[str] = []
+
+
+class Elsewhere(_Message, tag="elsewhere"):
+    """The user has so many newer connections on another shard: of those here only the newest may stay beside them."""
+
+    user: str
+    connections: int
+
+
+class Fenced(_Message, tag="fenced"):
+    """The shard has said what can't be true of its lease, and is no shard any more: it is to end."""
+
+    reason: str
+
+
+class Doors(_Message, tag="doors"):
+    """What a gateway needs to refuse a user before a shard has to. Part of each Beat to a gateway, which hears it as a
+    message of its own (`solowire.backplane.router_link`).
+
+    closed: groups that would get no slot now. others_closed: whether that holds for a group that nobody is in yet.
+    retry_after: seconds. full: addresses with as many connections as they may have. gateways: how many there are.
+    """
+
+    closed: list[str]
+    others_closed: bool
+    retry_after: float
+    full: list[str] = []
+    gateways: int = 1
+
+
+class Published(_Message, tag="published"):
+    """They are in the log. offsets: one for each event. duplicates: indexes of those that were there already."""
+
+    request: int
+    epoch: str
+    offsets: list[int]
+    duplicates: list[int]
+
+
+class NotPublished(_Message, tag="refused"):
+    """None of them is in the log. retry_after: seconds."""
+
+    request: int
+    code: str
+    message: str
+    retry_after: float
+
+
+class Beat(_Message, tag="pulse"):
+    """The router is alive, and knows you. version: of its ring. lease: a shard's. doors: a gateway's.
+
+    revocations: the version of those in force, -1 if there never were any.
+    """
+
+    epoch: str
+    version: int
+    lease: Lease | None = None
+    doors: Doors | None = None
+    revocations: int = -1
+
+
+class ShardReport(_Message):
+    """What the router knows of a shard. in_flight: events sent and not acked. behind: offsets not yet acked."""
+
+    address: ShardAddress
+    stats: ShardStats
+    in_flight: int
+    behind: int
+    draining: bool = False
+
+
+class Answer(_Message, tag="answer"):
+    """refused, refused_per_s: of all gateways; `shards` say their own."""
+
+    request: int
+    epoch: str
+    last: int
+    events: int
+    duplicates: int
+    shards: list[ShardReport]
+    gateways: int
+    refused: int = 0
+    refused_per_s: float = 0.0
+
+
+PeerMessage = (
+    Hello
+    | Heartbeat
+    | Publish
+    | Ack
+    | Ask
+    | Goodbye
+    | Replay
+    | ReplayCancel
+    | Leave
+    | Drain
+    | Undrain
+    | Slots
+    | Came
+    | DisconnectUser
+    | Disconnected
+    | Revoke
+    | Unrevoke
+    | KnownRevocations
+)
+RouterMessage = (
+    Who
+    | RingState
+    | Deliver
+    | Published
+    | NotPublished
+    | Beat
+    | Answer
+    | States
+    | Replayed
+    | DrainNow
+    | StopDraining
+    | Superseded
+    | Draining
+    | Lease
+    | Elsewhere
+    | Fenced
+    | Doors
+    | Diagnose
+    | DisconnectNow
+    | UserDisconnected
+    | Revoked
+    | Revocations
+)
+
+M = TypeVar("M")
+
+encode = msgspec.msgpack.Encoder().encode
+_from_peer: msgspec.msgpack.Decoder[PeerMessage] = msgspec.msgpack.Decoder(PeerMessage)
+_from_router: msgspec.msgpack.Decoder[RouterMessage] = msgspec.msgpack.Decoder(RouterMessage)
+
+
+def decode_from_peer(raw: bytes) -> PeerMessage:
+    """Raises BackplaneError for anything that is not one of ours."""
+    return _decode(_from_peer, raw)
+
+
+def decode_from_router(raw: bytes) -> RouterMessage:
+    """Raises BackplaneError for anything that is not one of ours."""
+    return _decode(_from_router, raw)
+
+
+def _decode(decoder: msgspec.msgpack.Decoder[M], raw: bytes) -> M:
+    try:
+        return decoder.decode(raw)
+    except (msgspec.DecodeError, RecursionError, MemoryError, ValueError) as error:
+        raise BackplaneError(str(error)) from None

@@ -1,0 +1,1 @@
+"""The command `solowire`. It imports everything, and nobody imports it."""

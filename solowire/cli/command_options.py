@@ -1,0 +1,75 @@
+"""What commands of `solowire` have in common: their options, and the settings that these are part of."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from solowire.errors import ConfigError
+from solowire.runtime import logging as logs
+from solowire.runtime.settings import Settings, load
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def common(command: F) -> F:
+    """The options that every command has."""
+    command = click.option("--data-dir", type=click.Path(path_type=Path), help="Data directory of the system.")(command)
+    return click.option("--config", type=click.Path(path_type=Path), help="Settings from a TOML file.")(command)
+
+
+def remote(command: F) -> F:
+    """The options of commands that talk to a running gateway."""
+    command = click.option("--token", help="Token to use. [default: one signed with the secret of the data directory]")(
+        command
+    )
+    return common(click.option("--url", help="The gateway. [default: http://127.0.0.1:8000]")(command))
+
+
+def load_server_settings(config: Path | None, role: str, **options: Any) -> Settings:
+    """For a process of the system, or `up`, which says so if it is root."""
+    from solowire.runtime.privileges import warn_of_root
+
+    settings = load_settings(config, role, **options)
+    warn_of_root()
+    return settings
+
+
+def load_settings(config: Path | None, role: str | None, *, index: int | None = None, **options: Any) -> Settings:
+    settings = load(config, **options)
+    if role is not None:
+        from solowire.runtime import process
+
+        process.reload_from(lambda: load(config, **options))
+        process.on_reload(lambda fresh: logs.set_level(fresh.log_level))
+    context = {name: value for name, value in (("role", role), ("shard", index)) if value is not None}
+    logs.configure(settings.log_level if role else "warning", settings.log_format, **context)
+    if role:
+        try:
+            os.getcwd()
+        except FileNotFoundError:
+            raise ConfigError("the working directory is gone; start from another, such as /") from None
+    else:  # a command tells its user itself what its client meets
+        for name in ("solowire.client", "solowire.publisher"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+    return settings
+
+
+def read_zones(text: str | None) -> tuple[str, ...]:
+    """The names of --zones; () where it was not given. Raises ConfigError for one that is no zone's."""
+    from solowire.auth.scopes import name_fault
+
+    if text is None:
+        return ()
+    names = tuple(part.strip() for part in text.split(","))
+    for name in names:
+        fault, hint = name_fault(name)
+        if fault:
+            raise ConfigError(f"--zones {shlex.quote(text)}: {name!r} {fault}; {hint.replace('the scope', '--zones')}")
+    return names

@@ -1,0 +1,75 @@
+"""The tokens that commands of `solowire` use: the one that is given, or one that is signed here."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping
+
+from solowire.errors import ConfigError
+from solowire.model.access import ADMINISTER, grants
+from solowire.runtime.settings import Settings, secret_of
+
+TOKEN_SECONDS = 12 * 3600.0
+
+
+def token_for(settings: Settings, permission: str, *, connects: bool = False) -> str | Callable[[], str]:
+    """The configured token; else one signed here, anew whenever it is asked for, for a user of this process alone."""
+    if settings.token is not None:
+        return settings.token.get_secret_value()
+    need_secret_tokens(settings)
+    secret_of(settings, create=False)  # says now that there is none
+    role = role_for(settings, permission, connects=connects)
+    user = f"cli:{_login()}@{socket.gethostname()}:{os.getpid()}"
+    return lambda: sign_token(settings, user, role, TOKEN_SECONDS)
+
+
+def need_secret_tokens(settings: Settings) -> None:
+    """Raises ConfigError."""
+    if not settings.accept_secret_tokens:
+        raise ConfigError("SOLOWIRE_ACCEPT_SECRET_TOKENS is false: give a token of your provider with --token")
+
+
+def role_for(settings: Settings, permission: str, *, connects: bool = False) -> str:
+    """The role to sign for: the widest for administrators, else the one that grants little beside `permission`.
+
+    Raises ConfigError if there is none. connects: it must be allowed to open a connection.
+    """
+    from solowire.runtime.roles import roles_of
+
+    able = {
+        name: role
+        for name, role in roles_of(settings).items()
+        if grants(role.permissions, permission) and (role.may_connect or not connects)
+    }
+    if not able:
+        which = f"{permission!r} and may connect" if connects else repr(permission)
+        raise ConfigError(f"roles file {settings.roles_file}: no role grants {which}, which is what to sign for here")
+    everything = permission == ADMINISTER
+    return min(able, key=lambda name: ("*" in able[name].permissions) is not everything)
+
+
+def sign_token(
+    settings: Settings,
+    user: str,
+    role: str,
+    ttl: float,
+    scopes: Mapping[str, tuple[str, ...]] | None = None,
+    tenant: str = "",
+) -> str:
+    """Raises ConfigError if there is no secret to sign with."""
+    from solowire.runtime import process
+    from solowire.runtime.identity import tokens_of
+    from solowire.runtime.roles import roles_of
+
+    tokens = tokens_of(settings, roles_of(settings), create=False)
+    return tokens.sign(user, role, now=time.time(), ttl=ttl, scopes=scopes, tenant=tenant, token_id=process.new_id())
+
+
+def _login() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "user"

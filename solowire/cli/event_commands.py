@@ -1,0 +1,98 @@
+"""The commands of `solowire` about events: publishing and following them."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from solowire.cli.command_options import load_settings, remote
+from solowire.cli.command_tokens import token_for
+from solowire.errors import ConfigError
+from solowire.model.access import ADMINISTER, PUBLISH
+
+PUBLISH_SECONDS = 5.0  # for which `publish` tries on: a router or gateway that restarts is back by then
+
+
+@click.command()
+@click.argument("type")
+@click.argument("data", metavar="JSON", required=False)
+@click.option("--priority", type=click.Choice(["critical", "high", "normal", "low"]), help="[default: the type's]")
+@click.option("--user", help="Only this user gets it.")
+@click.option("--key", help="What a state is the state of.")
+@remote
+def publish(
+    config: Path | None,
+    type: str,
+    data: str | None,
+    priority: str | None,
+    user: str | None,
+    key: str | None,
+    **options: Any,
+) -> None:
+    """Publishes one event and prints its offset; or many.
+
+    JSON is the event's data, or - to read it from standard input. With - in the place of TYPE each line of standard
+    input is a whole event, {"type": …, "data": {…}}; what a line doesn't say of priority, user and key, the options
+    do.
+    """
+    from solowire.cli.line_publisher import publish_input, read_input
+    from solowire.sdk.publisher import Publisher
+
+    if (data is None) is not (type == "-"):
+        raise click.UsageError("write TYPE JSON, TYPE - to read the data, or - alone to read events")
+    settings = load_settings(config, None, **options)
+    given = {n: v for n, v in (("priority", priority), ("user", user), ("key", key)) if v is not None}
+    if type == "-":
+        sys.exit(publish_input(settings.url, token_for(settings, PUBLISH), given, retry_for=PUBLISH_SECONDS))
+    if data is None or data == "-":
+        data = read_input()
+    try:
+        payload = msgspec.json.decode(data)  # strict: NaN and numbers out of range would arrive as null
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise ConfigError(f"JSON: {error}") from None
+    if not isinstance(payload, dict):
+        raise ConfigError("JSON: the data of an event is an object, {…}")
+    event: dict[str, Any] = {"type": type, "data": payload}
+    event |= given
+
+    async def run() -> int:
+        async with Publisher(settings.url, token_for(settings, PUBLISH), retry_for=PUBLISH_SECONDS) as publisher:
+            return (await publisher.publish_now(event)).last_offset
+
+    click.echo(asyncio.run(run()))
+
+
+@click.command()
+@click.argument("types", nargs=-1)
+@click.option("--filter", "filters", multiple=True, metavar="NAME=VALUE", help="Such as zone=example.com; repeatable.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--count", type=click.IntRange(min=1), help="End after so many events.")
+@remote
+def tail(
+    config: Path | None,
+    types: tuple[str, ...],
+    filters: tuple[str, ...],
+    as_json: bool,
+    count: int | None,
+    **options: Any,
+) -> None:
+    """Follows events in the terminal.
+
+    All that you may see, or TYPES, such as dns.* or security_alert.
+    """
+    from solowire.cli.tail import follow
+
+    settings = load_settings(config, None, **options)
+    wanted: dict[str, list[str]] = {}
+    for entry in filters:
+        name, sign, value = entry.partition("=")
+        if not sign:
+            raise ConfigError(f"--filter {entry}: write NAME=VALUE")
+        wanted.setdefault(name, []).append(value)
+    token = token_for(settings, ADMINISTER, connects=True)
+    asyncio.run(follow(settings.url, token, types, wanted, as_json=as_json, count=count))

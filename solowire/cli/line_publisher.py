@@ -1,0 +1,238 @@
+"""`solowire publish -`: events from lines of JSON, published as they come, with the line of each that is refused.
+
+What it keeps true: an event that is refused, here or by the gateway, is named by its line and keeps no other from being
+published; of those that are under way, MOST_WAITING at most are held, and so of their lines. A line longer than
+MAX_LINE_BYTES is refused without being held.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+
+import click
+import msgspec
+
+from solowire.algorithms.name_suggestion import suggest_name
+from solowire.errors import ConfigError, PublishRefused
+from solowire.sdk.arguments import Token
+from solowire.sdk.publisher import Publisher
+
+MAX_LINE_BYTES = 2**20
+MOST_WAITING = 10_000
+BATCH = 500
+MAX_INPUT_BYTES = 2**20
+"""Of one event's data on standard input."""
+MOST_COMPLAINTS = 100
+"""Of refused lines that are named; the others are counted."""
+READ_BYTES = 64 * 1024
+READ_AHEAD = 4  # pieces that are read and not split into lines yet
+FIELDS = ("type", "data", "id", "priority", "key", "user", "timestamp", "source", "correlation_id")
+
+
+def publish_input(url: str, token: Token, defaults: Mapping[str, str], *, retry_for: float) -> int:
+    """Publishes the lines of standard input and prints what became of them; the exit status. Raises ClientError."""
+    check_input()
+    complaints = 0
+
+    def complain(line: int, text: str) -> None:
+        nonlocal complaints
+        complaints += 1
+        if complaints <= MOST_COMPLAINTS:
+            click.echo(f"solowire: line {line}: {text}", err=True)
+        elif complaints == MOST_COMPLAINTS + 1:
+            click.echo("solowire: more lines are refused; they are counted below", err=True)
+
+    logging.getLogger("solowire.publisher").setLevel(logging.CRITICAL)  # what it would say is said here
+    if sys.stdin.isatty():
+        click.echo("Reading events, one a line; Ctrl-D ends.", err=True)
+
+    async def run() -> Summary:
+        publisher = LinePublisher(url, token, defaults=defaults, complain=complain, retry_for=retry_for)
+        return await publisher.publish(read_pieces(sys.stdin.fileno()))
+
+    summary = asyncio.run(run())
+    click.echo(str(summary))
+    if summary.stopped is not None:
+        raise summary.stopped
+    return 1 if summary.refused else 0
+
+
+def check_input() -> None:
+    """Raises ConfigError where there is no standard input, as after `<&-`."""
+    if sys.stdin is None:
+        raise ConfigError("standard input is closed; write events into it, or name them on the command line")
+
+
+def read_input() -> str:
+    """The data of an event, from standard input. Raises ConfigError for what is no text, or far too long."""
+    check_input()
+    raw = sys.stdin.buffer.read(MAX_INPUT_BYTES + 1)
+    if len(raw) > MAX_INPUT_BYTES:
+        raise ConfigError(f"standard input: more than {MAX_INPUT_BYTES} bytes are no event's data")
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"standard input: not valid UTF-8: {error.reason} at byte {error.start}") from None
+
+
+class Summary(msgspec.Struct):
+    """What became of the lines. stopped: why the rest was not sent, None if all was."""
+
+    accepted: int = 0
+    duplicates: int = 0
+    refused: int = 0
+    unsent: int = 0
+    stopped: PublishRefused | None = None
+
+    def __str__(self) -> str:
+        parts = [f"{self.accepted:,} published", f"{self.duplicates:,} duplicates", f"{self.refused:,} refused"]
+        return ", ".join([*parts, *([f"{self.unsent:,} not sent"] if self.unsent else [])])
+
+
+class LinePublisher:
+    """defaults: fields of an event that a line doesn't give. complain(line, text): of each that is refused.
+
+    retry_for: seconds that a gateway may be away.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: Token,
+        *,
+        defaults: Mapping[str, str],
+        complain: Callable[[int, str], None],
+        retry_for: float,
+    ) -> None:
+        self._url = url
+        self._defaults = defaults
+        self._complain = complain
+        self._lines: dict[str, int] = {}  # event id → its line, of those that are not settled
+        self._publisher = Publisher(
+            url,
+            token,
+            batch=BATCH,
+            buffer_events=2 * MOST_WAITING,
+            retry_for=retry_for,
+            on_refused=lambda event, problem: self._refuse(self._lines.get(event["id"], 0), describe_fault(problem)),
+        )
+        self._summary = Summary()
+
+    async def publish(self, pieces: AsyncIterator[bytes]) -> Summary:
+        """Publishes the lines of a stream that comes in pieces, until its end or until the gateway takes no more."""
+        summary, number = self._summary, 0
+        async with self._publisher as publisher:
+            try:
+                async for line in split_lines(pieces):
+                    number += 1
+                    await self._take(number, line)
+                await publisher.drain()
+            except PublishRefused as stopped:
+                summary.stopped = PublishRefused(
+                    stopped.status, stopped.problem, url=stopped.url or self._url, hint=stopped.hint
+                )
+                summary.unsent = len(publisher.unsent)
+            await publisher.close()
+        summary.accepted, summary.duplicates = publisher.stats.accepted, publisher.stats.duplicates
+        return summary
+
+    async def _take(self, number: int, line: bytes | None) -> None:
+        if line is not None and not line.strip():
+            return
+        try:
+            event = {**self._defaults, **parse_line(line)}
+            if not isinstance(event.get("data"), dict):
+                raise ValueError("it has no data, which is an object, {…}")
+            id = await self._publisher.publish(**event)
+        except (ValueError, TypeError) as error:
+            self._refuse(number, str(error))
+            return
+        self._lines[id] = number
+        if len(self._lines) >= MOST_WAITING:
+            await self._publisher.drain()
+            self._lines.clear()
+
+    def _refuse(self, number: int, text: str) -> None:
+        self._summary.refused += 1
+        self._complain(number, text)
+
+
+def parse_line(line: bytes | None) -> dict[str, Any]:
+    """The event of one line; None stands for one that is too long. Raises ValueError for what is none."""
+    if line is None:
+        raise ValueError(f"it is longer than {MAX_LINE_BYTES} bytes; publish smaller events")
+    try:
+        event = msgspec.json.decode(line)
+    except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
+        raise ValueError(f"it is not valid JSON: {error}") from None
+    if not isinstance(event, dict):
+        raise ValueError('it is no object, such as {"type": "custom.hello", "data": {"text": "hello"}}')
+    for name, value in event.items():
+        if name not in FIELDS:
+            known = f"an event has {', '.join(FIELDS)}"
+            raise ValueError(f"it has an unknown field {name[:64]!r}{suggest_name(name, FIELDS, known)}")
+        if name != "data" and not isinstance(value, str) and value is not None:
+            raise ValueError(f"its {name} is no text")
+    if not isinstance(event.get("type"), str):
+        raise ValueError("it has no type; GET /v1/catalog lists them, your own begin with custom.")
+    return event
+
+
+def describe_fault(problem: Mapping[str, object]) -> str:
+    """What the gateway says of an event that it refuses: of the event itself, or of the request that was it alone."""
+    words = problem.get("message") or problem.get("detail") or problem.get("title") or "no reason given"
+    path = f"{problem['path']}: " if problem.get("path") else ""
+    hint = f" ({problem['hint']})" if problem.get("hint") else ""
+    return f"{path}{words}{hint}"
+
+
+async def split_lines(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes | None]:
+    """Lines without their ends, of which the last needs none; None for each that is longer than MAX_LINE_BYTES."""
+    held = b""
+    is_too_long = False
+    async for piece in pieces:
+        *whole, held = (held + piece).split(b"\n")
+        for line in whole:
+            yield None if is_too_long or len(line) > MAX_LINE_BYTES else line
+            is_too_long = False
+        if len(held) > MAX_LINE_BYTES:
+            held, is_too_long = b"", True
+    if held or is_too_long:
+        yield None if is_too_long else held
+
+
+async def read_pieces(descriptor: int) -> AsyncIterator[bytes]:
+    """What comes from a file or pipe, as it comes.
+
+    It is read by a thread that nobody has to wait for, since a terminal may say nothing. The thread is READ_AHEAD
+    pieces ahead at most.
+    """
+    loop = asyncio.get_running_loop()
+    queue: asyncio.Queue[bytes | OSError] = asyncio.Queue()
+    room = threading.Semaphore(READ_AHEAD)
+
+    def read() -> None:
+        piece: bytes | OSError = b"-"
+        while piece and not isinstance(piece, OSError):
+            room.acquire()
+            try:
+                piece = os.read(descriptor, READ_BYTES)  # no stream, whose lock would outlive the thread
+            except OSError as error:
+                piece = error
+            try:
+                loop.call_soon_threadsafe(queue.put_nowait, piece)
+            except RuntimeError:  # the loop is closed: nobody wants it any more
+                return
+
+    threading.Thread(target=read, daemon=True).start()
+    while piece := await queue.get():
+        if isinstance(piece, OSError):
+            raise piece
+        room.release()
+        yield piece

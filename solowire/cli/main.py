@@ -1,0 +1,349 @@
+"""The command `solowire` (design, section 7). Exit status: 0, 1 for what failed, 2 for a wrong setting or usage.
+
+Imports of the roles stand inside the commands: `solowire token` should not load a web server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import shutil
+import socket
+import sys
+import threading
+import warnings
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import click
+import structlog
+
+from solowire import __version__
+from solowire.cli import event_commands as cli_events
+from solowire.cli import user_commands as cli_users
+from solowire.cli.command_options import common, load_server_settings, load_settings, read_zones, remote
+from solowire.cli.command_tokens import TOKEN_SECONDS, role_for, sign_token, token_for
+from solowire.cli.completion import SHELLS, VARIABLE, completion_script
+from solowire.errors import ClientError, ConfigError
+from solowire.model.access import ADMINISTER, PUBLISH
+from solowire.runtime import logging as logs
+from solowire.runtime.data_directory import TOKEN_FILE, write_private
+from solowire.runtime.directory_lock import router_lock, supervisor_lock
+from solowire.runtime.settings import Settings, make_directories, secret_of
+from solowire.runtime.settings_listing import list_settings
+
+
+def main() -> None:
+    """The console script."""
+    warnings.filterwarnings("ignore", message="The HMAC key is")  # PyJWT's; `secret_of` says it in our words
+    logs.configure("warning", None)  # until the settings say how: what is logged goes to stderr, never between output
+    try:
+        cli.main(standalone_mode=False, complete_var=VARIABLE)
+    except click.exceptions.Exit as end:
+        sys.exit(end.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except ConfigError as error:
+        click.echo(f"solowire: {error}", err=True)
+        sys.exit(2)
+    except ClientError as error:
+        click.echo(f"solowire: {error}", err=True)
+        sys.exit(1)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()  # whoever read our output has seen enough
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80})
+@click.version_option(__version__, prog_name="solowire")
+def cli() -> None:
+    """One live WebSocket per user, whatever the number of tabs, panels and event types."""
+
+
+for command in (
+    cli_events.publish,
+    cli_events.tail,
+    cli_users.token,
+    cli_users.disconnect,
+    cli_users.revoke,
+    cli_users.revocations,
+    cli_users.unrevoke,
+):
+    cli.add_command(command)
+
+
+@cli.command()
+@click.option("--host", help="Address to listen on. [default: 127.0.0.1]")
+@click.option("--port", type=int, help="The gateway's port; shards take the ports after it. [default: 8000]")
+@click.option("--shards", type=int, help="Number of shards. [default: one per core]")
+@common
+def up(config: Path | None, **options: Any) -> None:
+    """Router, shards and gateway on this machine.
+
+    Ctrl-C drains and stops them.
+    """
+    from solowire.cli.supervisor import Failed, Supervisor
+    from solowire.runtime import process
+    from solowire.runtime.identity import tokens_of
+    from solowire.runtime.roles import roles_of
+
+    settings = load_server_settings(config, "up", **options)
+    if settings.shard_port is not None:
+        raise ConfigError(
+            "SOLOWIRE_SHARD_PORT: it is for one shard alone; the shards of `up` take the ports after --port"
+        )
+    role_for(
+        settings, ADMINISTER, connects=True
+    )  # what every child would refuse, and we at the end, is refused here, once
+    _ = settings.backplane_address
+    make_directories(settings)
+    _, made = secret_of(settings, create=True)
+    tokens_of(settings, roles_of(settings), create=False)  # what every child would refuse
+    config = config.absolute() if config is not None else None
+    status = 0
+
+    async def run(stop: asyncio.Event) -> None:
+        nonlocal status
+        supervisor = Supervisor(settings, str(config) if config is not None else None)
+        process.on_reload(supervisor.reload)
+        try:
+            starting = asyncio.ensure_future(supervisor.start())
+            stopping = asyncio.ensure_future(stop.wait())
+            await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+            stopping.cancel()
+            if not starting.done():
+                starting.cancel()
+                return
+            starting.result()
+            process.report_ready()
+            # By a thread that nobody waits for: who reads standard output may not read, or have gone.
+            telling = (settings, supervisor.gateway_url, made)
+            threading.Thread(target=_say_where, args=telling, daemon=True).start()
+            await supervisor.watch(stop)
+            logs.write("Stopping …")
+        except Failed as failed:
+            status = failed.status
+        except TimeoutError:
+            logs.write("solowire: not everything became ready in time; the log above says why")
+            status = 1
+        finally:
+            await supervisor.stop()
+
+    with supervisor_lock(settings):
+        with router_lock(settings):
+            pass  # a router that was started alone has it: nothing of ours may join it
+        process.run(run)
+    sys.exit(status)
+
+
+def _say_where(settings: Settings, url: str, made: bool) -> None:
+    role = role_for(settings, ADMINISTER, connects=True)
+    signs = settings.accept_secret_tokens
+    token = sign_token(settings, "admin", role, TOKEN_SECONDS) if signs else "(your provider makes them)"
+    if (
+        signs and not sys.stdout.isatty()
+    ):  # a log, a pipe: it is kept where more people read it than should have the token
+        file = settings.data_dir.absolute() / TOKEN_FILE
+        try:
+            write_private(file, token + "\n")
+        except OSError as error:
+            token = f"(can't be written to {file}: {error.strerror}; `solowire token` prints one)"
+        else:
+            token = f"in the file {file}"
+    elsewhere = (
+        f" --data-dir {shlex.quote(str(settings.data_dir.absolute()))}"
+        if "data_dir" in settings.model_fields_set
+        else ""
+    )
+    elsewhere += f" --url {url}" if url != Settings.model_fields["url"].default else ""
+    lines = ["", f"Solowire is ready: {settings.shards} shard{'s' if settings.shards > 1 else ''}.", ""]
+    if made:
+        lines.append(f"  a secret was made        {settings.data_dir / 'secret'}")
+    lines += [
+        f"  gateway                  {url}",
+        f"  API documentation        {url}/docs",
+        f"  administrator's token    {token}",
+        "",
+        "Follow events, in another terminal:",
+        f"  {_command()} tail{elsewhere}",
+        "and publish one:",
+        f"""  {_command()} publish custom.hello '{{"text": "hello"}}'{elsewhere}""",
+        "",
+    ]
+    with suppress(OSError):
+        click.echo("\n".join(lines))
+
+
+@cli.command()
+@common
+def router(config: Path | None, **options: Any) -> None:
+    """The router alone, for containers."""
+    from solowire.router.server import serve
+
+    serve(load_server_settings(config, "router", **options))
+
+
+@cli.command()
+@click.option("--index", type=click.IntRange(0, 255), required=True, help="Which shard it is, from 0.")
+@click.option("--host", help="Address to listen on. [default: 127.0.0.1]")
+@click.option("--port", "shard_port", type=int, help="Port to listen on. [default: the gateway's + 1 + index]")
+@common
+def shard(config: Path | None, index: int, **options: Any) -> None:
+    """One shard alone, for containers."""
+    from solowire.workers.server import serve
+
+    serve(load_server_settings(config, "shard", index=index, **options), index)
+
+
+@cli.command()
+@click.option("--host", help="Address to listen on. [default: 127.0.0.1]")
+@click.option("--port", type=int, help="Port to listen on. [default: 8000]")
+@common
+def gateway(config: Path | None, **options: Any) -> None:
+    """The gateway alone, for containers."""
+    from solowire.gateway.server import serve
+
+    serve(load_server_settings(config, "gateway", **options))
+
+
+@cli.group()
+def source() -> None:
+    """Agents that turn real systems into events."""
+
+
+@source.command()
+@click.option("--query-log", type=click.Path(readable=False), required=True, help="The query log that named writes.")
+@click.option("--server", default=socket.gethostname, help="What to call the server. [default: this host's name]")
+@click.option("--zones", help="Zones, separated by commas: queries beneath one are labelled with it.")
+@click.option("--from-start", is_flag=True, help="Begin at the file's start, not at its end, if no place is known yet.")
+@click.option(
+    "--state-dir",
+    type=click.Path(path_type=Path),
+    help="Where the agent keeps its place in the log. [default: sources in the data directory]",
+)
+@remote
+def bind9(
+    config: Path | None,
+    query_log: str,
+    server: str,
+    zones: str | None,
+    from_start: bool,
+    state_dir: Path | None,
+    **options: Any,
+) -> None:
+    """Follows BIND 9's query log and publishes dns_query_log.
+
+    It goes on where it stopped, however it ended, and each query becomes one event.
+    """
+    from solowire.runtime import process
+    from solowire.sdk.publisher import Publisher
+    from solowire.sources.bind9 import Acknowledgements, run_bind9
+
+    settings = load_settings(config, "source", **options)
+    if not query_log.strip():
+        raise ConfigError("--query-log is empty: name the file that named writes its queries to")
+
+    labels = read_zones(zones)
+
+    async def run(stop: asyncio.Event) -> None:
+        process.report_ready()
+        acknowledgements = Acknowledgements()
+
+        def refuse(event: dict[str, Any], problem: dict[str, object]) -> None:
+            structlog.get_logger().warning("event_refused", id=event["id"], type=event["type"], problem=problem)
+            acknowledgements.refuse_event(event["id"])
+
+        async with Publisher(settings.url, token_for(settings, PUBLISH), on_refused=refuse) as publisher:
+            await run_bind9(
+                Path(query_log),
+                publisher,
+                server=server,
+                from_start=from_start,
+                zones=labels,
+                stop=stop,
+                state_dir=state_dir or settings.need_data_dir() / "sources",
+                acknowledgements=acknowledgements,
+            )
+            await publisher.close()  # what it could not send is read again at the next start
+
+    process.run(run)
+
+
+@cli.command()
+@click.option("--watch", is_flag=True, help="Keep the table up to date.")
+@click.option("--json", "as_json", is_flag=True, help="JSON instead of a table; with --watch a line each second.")
+@remote
+def stats(config: Path | None, watch: bool, as_json: bool, **options: Any) -> None:
+    """The shards, in a table."""
+    from solowire.cli.stats import show
+
+    settings = load_settings(config, None, **options)
+    asyncio.run(show(settings.url, token_for(settings, ADMINISTER), watch=watch, as_json=as_json))
+
+
+@cli.command()
+@click.argument("shard", type=click.IntRange(0, 255))
+@click.option("--force", is_flag=True, help="Also the last shard, without asking.")
+@remote
+def drain(config: Path | None, shard: int, force: bool, **options: Any) -> None:
+    """Empties SHARD, and ends it.
+
+    It takes no new users, and sends its own to the others.
+    """
+    from solowire.cli.stats import drain as drained
+    from solowire.cli.stats import is_last
+
+    settings = load_settings(config, None, **options)
+    token = token_for(settings, ADMINISTER)
+    if not force and asyncio.run(is_last(settings.url, token, shard)):
+        text = f"shard {shard} is the last one that takes users: without it nobody can connect"
+        if not sys.stdin.isatty():
+            raise ConfigError(f"{text}; drain it all the same with --force")
+        click.confirm(f"{text}. Drain it all the same?", abort=True)
+    asyncio.run(drained(settings.url, token, shard))
+
+
+@cli.command()
+@click.argument("shard", type=click.IntRange(0, 255))
+@remote
+def undrain(config: Path | None, shard: int, **options: Any) -> None:
+    """Ends the draining of SHARD: it takes users again."""
+    from solowire.cli.stats import undrain as undrained
+
+    settings = load_settings(config, None, **options)
+    users = asyncio.run(undrained(settings.url, token_for(settings, ADMINISTER), shard))
+    click.echo(f"shard {shard} stays, with {users:,} users")
+
+
+@cli.command()
+@click.argument("shell", type=click.Choice(SHELLS))
+def completion(shell: str) -> None:
+    """Prints a script that makes SHELL complete this command.
+
+    For bash: eval "$(solowire completion bash)" in ~/.bashrc; for zsh the same in ~/.zshrc; for fish: solowire
+    completion fish > ~/.config/fish/completions/solowire.fish
+    """
+    click.echo(completion_script(cli, shell))
+
+
+@cli.command("config")
+@common
+def show_config(config: Path | None, **options: Any) -> None:
+    """Prints the settings in force, secrets masked."""
+    settings = load_settings(config, None, **options)
+    for line in list_settings(settings):
+        click.echo(line)
+
+
+def _command() -> str:
+    """This command, as it can be typed here."""
+    if Path(sys.argv[0]).name == "__main__.py":
+        return f"{shlex.quote(sys.executable)} -m solowire"
+    found = shutil.which("solowire")
+    return (
+        "solowire" if found and os.path.realpath(found) == os.path.realpath(sys.argv[0]) else shlex.quote(sys.argv[0])
+    )

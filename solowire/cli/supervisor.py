@@ -1,0 +1,389 @@
+"""`solowire up`: router, shards and gateway on this machine, started, watched and ended together.
+
+What it keeps true:
+* The processes that it started end with it, in the order in which users lose least (gateway, shards, router) and within
+  the grace period; also when it is killed itself (`process` sees to that).
+* One that ends by itself is started again, after a pause that grows and is never the same; all but a shard that was
+  drained on purpose. One that keeps ending ends everything, loudly. Each is watched by a task of its own, so that
+  nobody waits for another's pause.
+* One whose loop is stuck, or that is stopped, is killed, and so started again. It is found by its silence: each child
+  says `WATCHDOG=1` to a socket of its own, as it would to systemd (sd_notify(3)).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections import deque
+from collections.abc import Awaitable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import structlog
+
+from solowire.algorithms.backoff import Backoff
+from solowire.errors import ConfigError
+from solowire.runtime import process
+from solowire.runtime.api_client import api_address, api_client
+from solowire.runtime.http_server import listen
+from solowire.runtime.settings import Settings, make_directories
+
+log = structlog.get_logger("solowire.up")
+
+READY_SECONDS = 60.0
+RESTARTS_A_MINUTE = 5
+FIRST_PAUSE_SECONDS = 0.2
+LONGEST_PAUSE_SECONDS = 5.0
+LOOK_SECONDS = 0.1
+"""How often the children's signs of life are read: five times or more in the shortest `stuck_s`."""
+
+WRONG_SETTINGS = 2
+SUN_PATH_BYTES = 107  # what the address of a unix socket may hold, unix(7)
+DATAGRAMS_AT_ONCE = 100
+
+GATEWAY_SHARE, SHARDS_SHARE, ROUTER_SHARE = 0.2, 0.65, 0.15
+"""Of the grace period. Shards have users to send away; the others only have to let go."""
+TOLD_OF_SHARE = 0.8
+"""What a child is told to end within, of its share: it should be done before it is killed."""
+
+
+@dataclass(eq=False)
+class Child:
+    """One process. arguments: of `python -m solowire`. share: of the grace period, for its end."""
+
+    name: str
+    arguments: list[str]
+    api: str | None
+    share: float
+    may_leave: bool = False  # ending with status 0 is its right: it was drained
+    process: asyncio.subprocess.Process | None = None
+    ear: Ear | None = None
+    ends: deque[float] = field(default_factory=lambda: deque(maxlen=RESTARTS_A_MINUTE))
+    backoff: Backoff = field(
+        default_factory=lambda: Backoff(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, floor=FIRST_PAUSE_SECONDS / 2)
+    )
+
+
+class Failed(Exception):
+    """A child can't run. status: what `up` ends with."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+class Watchdog:
+    """Which children are stuck: those that have been silent for `stuck_s`, or READY_SECONDS if they only start.
+
+    Times are seconds, monotonic. Who was named once is not named again before it has been started again.
+    """
+
+    def __init__(self, stuck_s: float) -> None:
+        self._stuck_s = stuck_s
+        self._looked_at: float | None = None
+        self._due: dict[str, float] = {}
+
+    def started(self, name: str, now: float) -> None:
+        self._due[name] = now + READY_SECONDS
+
+    def heard(self, name: str, now: float) -> None:
+        if name in self._due:
+            self._due[name] = now + self._stuck_s
+
+    def ended(self, name: str) -> None:
+        self._due.pop(name, None)
+
+    def look(self, now: float) -> list[str]:
+        """Those that are stuck. To be called often.
+
+        A call that comes late tells of a pause of the supervisor itself (a suspended machine, SIGSTOP). What the
+        children did meanwhile nobody can know, so the pause is not held against them.
+        """
+        if self._looked_at is not None and now - self._looked_at > self._stuck_s / 2:
+            pause = now - self._looked_at
+            self._due = {name: due + pause for name, due in self._due.items()}
+        self._looked_at = now
+        stuck = [name for name, due in self._due.items() if due < now]
+        for name in stuck:
+            del self._due[name]
+        return stuck
+
+
+class Ear:
+    """The socket to which one child gives its signs of life: a file in the run directory, which only we may enter."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises ConfigError."""
+        self.path = path
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            self._socket.bind(str(path))
+        except OSError as error:
+            self._socket.close()
+            raise ConfigError(f"can't make the socket {path}: {error.strerror or error}") from None
+        self._socket.setblocking(False)
+
+    def heard(self) -> bool:
+        """Whether the child has given a sign of life since the last call."""
+        found = False
+        with suppress(BlockingIOError):
+            for _ in range(DATAGRAMS_AT_ONCE):
+                lines = self._socket.recv(4096).split(b"\n")
+                found = found or b"WATCHDOG=1" in lines or b"READY=1" in lines
+        return found
+
+    def close(self) -> None:
+        self._socket.close()
+        self.path.unlink(missing_ok=True)
+
+
+class Supervisor:
+    """config: the file of --config, which the children read, too."""
+
+    def __init__(self, settings: Settings, config: str | None) -> None:
+        self._settings = settings
+        self._common = ["--config", config] if config is not None else []
+        base = f"http://{_reachable(settings.host)}"
+        self.gateway_url = f"{base}:{settings.port}"
+        self._router = Child("router", ["router"], None, ROUTER_SHARE)
+        self._shards = [
+            Child(
+                f"shard {i}",
+                ["shard", "--index", str(i)],
+                api_address(settings.api_of_shard(i)),
+                SHARDS_SHARE,
+                may_leave=True,
+            )
+            for i in range(settings.shards)
+        ]
+        self._gateway = Child("gateway", ["gateway"], self.gateway_url.removeprefix("http://"), GATEWAY_SHARE)
+        self._watchdog = Watchdog(settings.stuck_s)
+
+    @property
+    def _children(self) -> list[Child]:
+        return [self._router, *self._shards, self._gateway]
+
+    async def start(self) -> None:
+        """Starts everything; returns when all of it is ready. Raises ConfigError, Failed, TimeoutError."""
+        if self._settings.port == 0:
+            raise ConfigError("SOLOWIRE_PORT: `up` needs a port of its own, 0 is for single processes")
+        self._check_ports()
+        self._open_ears()
+        process.before_sudden_end(self.kill)
+        for child in self._children:
+            await self._spawn(child)
+        async with asyncio.timeout(READY_SECONDS):
+            for child in self._children:
+                if child.api is not None:
+                    async with api_client(child.api, timeout=2) as http:
+                        while not await self._is_ready(http):
+                            await asyncio.sleep(0.05)
+
+    def reload(self, _: Settings) -> None:
+        """Has all children read again what can be."""
+        for child in self._children:
+            _signal(child, signal.SIGHUP)
+
+    async def watch(self, stop: asyncio.Event) -> None:
+        """Returns when `stop` is set. Raises Failed if a child can't go on."""
+        deeds: list[Awaitable[Any]] = [self._keep(child) for child in self._children]
+        tasks = [asyncio.ensure_future(deed) for deed in (*deeds, self._kill_the_stuck(), stop.wait())]
+        waiting = set(tasks)
+        try:
+            while not stop.is_set():
+                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def stop(self) -> None:
+        """Ends all children, in order, within the grace period; what one group leaves of its share the next may use."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time()
+        for group in ([self._gateway], self._shards, [self._router]):
+            deadline += self._settings.grace_s * group[0].share
+            for child in group:
+                _signal(child, signal.SIGTERM)
+            for child in group:
+                await self._end(child, deadline)
+        for child in self._children:
+            if child.ear is not None:
+                child.ear.close()
+
+    def kill(self) -> None:
+        """Ends all children at once."""
+        for child in self._children:
+            _signal(child, signal.SIGKILL)
+            if child.ear is not None:
+                child.ear.close()
+
+    async def _keep(self, child: Child) -> None:
+        """Starts the child again whenever it ends. Returns when it was drained. Raises Failed."""
+        while True:
+            status = await child.process.wait() if child.process is not None else None
+            self._watchdog.ended(child.name)
+            if status == 0 and child.may_leave:
+                log.info("process_drained", process=child.name)
+                return
+            await asyncio.sleep(self._pause_after(child, status))
+            await self._spawn(child)
+
+    async def _kill_the_stuck(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            for child in self._children:
+                if child.ear is not None and child.ear.heard():
+                    self._watchdog.heard(child.name, loop.time())
+            stuck = self._watchdog.look(loop.time())
+            for child in self._children:
+                if child.name in stuck:
+                    hint = "it is killed and starts again; a machine that is only slow needs a longer SOLOWIRE_STUCK_S"
+                    log.error("process_stuck", process=child.name, stuck_s=self._settings.stuck_s, hint=hint)
+                    _signal(child, signal.SIGKILL)  # nothing else ends one that is stopped
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _end(self, child: Child, deadline: float) -> None:
+        if child.process is None:
+            return
+        try:
+            async with asyncio.timeout_at(deadline):
+                await child.process.wait()
+        except TimeoutError:
+            why, hint = "it did not end within its share of grace_s", "give it longer by SOLOWIRE_GRACE_S"
+            log.error("killed", process=child.name, why=why, hint=hint)
+            _signal(child, signal.SIGKILL)
+            await child.process.wait()
+
+    def _check_ports(self) -> None:
+        for port in (self._settings.port, *map(self._settings.port_of_shard, range(self._settings.shards))):
+            listen(self._settings.host, port).close()
+
+    def _open_ears(self) -> None:
+        """Raises ConfigError."""
+        make_directories(self._settings)
+        directory = self._settings.run_dir.absolute()
+        # The process id keeps a second `up` on this directory, which its router will refuse, from taking our sockets.
+        paths = {child: directory / f"up-{os.getpid()}-{child.name.replace(' ', '-')}" for child in self._children}
+        longest = max(paths.values(), key=lambda path: len(os.fsencode(path)))
+        if len(os.fsencode(longest)) > SUN_PATH_BYTES:
+            raise ConfigError(
+                f"the data directory's path is too long for a unix socket: {longest} is over {SUN_PATH_BYTES} bytes; "
+                "choose a shorter one with --data-dir"
+            )
+        _sweep(directory)
+        for child, path in paths.items():
+            child.ear = Ear(path)
+
+    async def _spawn(self, child: Child) -> None:
+        """Where the system can't start a process, child.process is None, as if it had ended at once."""
+        if child.ear is not None:
+            child.ear.heard()  # what the process before it said is no sign of this one's life
+        child.process = None
+        try:
+            child.process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-P",  # whatever lies where `up` was started is none of ours
+                "-m",
+                "solowire",
+                *child.arguments,
+                *self._common,
+                env=self._environment(child),
+                stdin=asyncio.subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C comes to us alone, and we end them in order
+            )
+        except OSError as error:
+            log.error("process_not_started", process=child.name, error=str(error), hint="it is tried again")
+        self._watchdog.started(child.name, asyncio.get_running_loop().time())
+
+    def _environment(self, child: Child) -> dict[str, str]:
+        s = self._settings
+        environment = {
+            **os.environ,
+            process.PARENT: str(os.getpid()),
+            process.WATCHDOG: str(int(s.stuck_s * 1e6)),
+            "SOLOWIRE_DATA_DIR": str(s.data_dir.absolute()),
+            "SOLOWIRE_HOST": s.host,
+            "SOLOWIRE_PORT": str(s.port),
+            "SOLOWIRE_SHARDS": str(s.shards),
+            "SOLOWIRE_LOG_LEVEL": s.log_level,
+            "SOLOWIRE_GRACE_S": str(s.grace_s * child.share * TOLD_OF_SHARE),
+        }
+        if child.ear is not None:
+            environment[process.NOTIFY] = str(child.ear.path)
+        return environment
+
+    async def _is_ready(self, http: httpx.AsyncClient) -> bool:
+        for other in self._children:
+            status = None if other.process is None else other.process.returncode
+            if status is not None and status <= 0:  # it was killed or drained, and found nothing wrong: see `watch`
+                return True
+            if other.process is None or status is not None:
+                raise Failed(_status(other.process))
+        try:
+            answer = await http.get("/readyz")
+        except httpx.HTTPError:
+            return False
+        return answer.status_code == 200
+
+    def _pause_after(self, child: Child, status: int | None) -> float:
+        """How long to wait before a child that has ended is started again, in seconds. Raises Failed.
+
+        Wrong settings are no reason to give up sooner: it has run with them. What it found wrong may pass, such as a
+        port that a connection of somebody else's holds.
+        """
+        now = asyncio.get_running_loop().time()
+        while child.ends and now - child.ends[0] > 60:
+            child.ends.popleft()
+        if not child.ends:
+            child.backoff.reset()
+        child.ends.append(now)
+        log.error(
+            "process_ended", process=child.name, status=status, hint="its own lines above say why; it starts again"
+        )
+        if len(child.ends) == RESTARTS_A_MINUTE:
+            hint = "all processes end now; mend what its lines above name, and start again"
+            log.critical("gave_up", process=child.name, ends_in_a_minute=RESTARTS_A_MINUTE, hint=hint)
+            raise Failed(1)
+        return child.backoff.next()
+
+
+def _signal(child: Child, number: int) -> None:
+    if child.process is not None and child.process.returncode is None:
+        with suppress(ProcessLookupError):  # it has ended just now
+            child.process.send_signal(number)
+
+
+def _sweep(directory: Path) -> None:
+    """Removes the sockets that an `up` left which was killed: those that nobody listens on."""
+    for path in directory.glob("up-*"):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe, suppress(OSError):
+            try:
+                probe.connect(str(path))
+            except ConnectionRefusedError:
+                path.unlink()
+
+
+def _status(ended: asyncio.subprocess.Process | None) -> int:
+    return WRONG_SETTINGS if ended is not None and ended.returncode == WRONG_SETTINGS else 1
+
+
+def _reachable(host: str) -> str:
+    """The address to reach a server at that listens on `host`."""
+    if host in ("0.0.0.0", ""):  # noqa: S104
+        return "127.0.0.1"
+    if host == "::":
+        return "[::1]"
+    try:
+        socket.inet_pton(socket.AF_INET6, host)
+    except OSError:
+        return host
+    return f"[{host}]"

@@ -1,0 +1,1 @@
+"""What the applications' domains register with the general core."""

@@ -1,0 +1,1 @@
+"""The domain of DNS administration: its event types and what they mean."""

@@ -1,0 +1,147 @@
+"""The event types of DNS administration, each declared once: payload, permission, delivery, what it hides, what filters
+see.
+
+It is one domain's catalogue. The core is given it, and knows none of these names.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import msgspec
+
+from solowire.domains.dns import payloads as p
+from solowire.model.catalog import FAMILY, Attribute, Catalog, EventType
+from solowire.model.events import Delivery, Priority
+
+DURABLE, STATE, TELEMETRY = Delivery.durable, Delivery.state, Delivery.telemetry
+HIGH = Priority.high
+
+
+def _plain(*names: str) -> tuple[Attribute, ...]:
+    return tuple(Attribute(name, (name,)) for name in names)
+
+
+_ZONE = Attribute("zone", ("zone",), hierarchical=True)
+_DOMAIN = Attribute("query_domain", ("query_domain",), hierarchical=True)
+
+_ALERT = (Attribute("severity", ("level",)), *_plain("forwarder_id", "type"))
+_ZONES = (_ZONE, *_plain("zone_type", "view", "actor"))
+_TRANSFER = (*_ZONES, *_plain("operation_id"))
+_RECORD = (
+    _ZONE,
+    Attribute("name", ("name",), hierarchical=True),
+    Attribute("record_type", ("type",)),
+    *_plain("view", "actor"),
+)
+_QUERY = (
+    Attribute("zone", ("zone", "query_domain"), hierarchical=True),
+    _DOMAIN,
+    *_plain("client_ip", "query_type", "rcode", "blocked", "server", "view"),
+)
+_CONFIG = (_ZONE, *_plain("entity_type", "component", "action", "actor"))
+_FINDING = (_ZONE, _DOMAIN, *_plain("severity", "threat_type", "client_ip", "query_type"))
+_HIT = (_ZONE, _DOMAIN, *_plain("client_ip", "query_type", "action"))
+_BACKUP = (_ZONE, *_plain("backup_id", "host", "actor"))
+_SESSION = _plain("user", "role", "client_ip")
+_BULK = (_ZONE, *_plain("operation_id", "operation", "actor"))
+_AUDIT = (_ZONE, *_plain("actor", "action", "entity_type", "severity", "client_ip"))
+
+_IP = {"client_ip": "sensitive.client_ip"}
+_TSIG = {"tsig_key": "sensitive.tsig_key"}
+_UPDATER = {"client": "sensitive.client_ip", **_TSIG}
+_PATH = {"path": "sensitive.path"}
+_DIFF = {"before": "sensitive.config_diff", "after": "sensitive.config_diff"}
+_DETAILS = {"details": "sensitive.details"}  # a free object, in which what a type hides is usual: see `_type`
+_PERSON = {
+    **_IP,
+    "session_id": "sensitive.session_id",
+    "user_agent": "sensitive.user_agent",
+}
+
+
+def _type(
+    category: str,
+    name: str,
+    payload: type[msgspec.Struct] | None,
+    delivery: Delivery,
+    attributes: tuple[Attribute, ...] = (),
+    sensitive: dict[str, str] | None = None,
+    *,
+    key: tuple[str, ...] = (),
+    priority: Priority = Priority.normal,
+    permission: str = "",
+) -> EventType:
+    needed = permission or f"{category}.read"
+    guarded = {**sensitive, **_DETAILS} if sensitive else {}
+    return EventType(name, category, payload, needed, delivery, priority, guarded, attributes, key)
+
+
+_health, _dns, _security, _system = (partial(_type, c) for c in ("health", "dns", "security", "system"))
+_user = partial(_type, "user", permission="users.read")
+_bulk, _audit, _custom = (partial(_type, c) for c in ("bulk", "audit", "custom"))
+_admin = partial(_type, "system", permission="admin.read")
+
+CATALOG = Catalog(
+    (
+        _health("health_update", p.HealthUpdate, STATE),
+        _health("health_alert", p.HealthAlert, DURABLE, _ALERT, priority=HIGH),
+        _health(
+            "forwarder_status_change",
+            p.ForwarderStatusChange,
+            DURABLE,
+            _plain("forwarder_id", "new_status"),
+            priority=HIGH,
+        ),
+        _health(
+            "forwarder_health",
+            p.ForwarderHealth,
+            STATE,
+            _plain("forwarder_id", "status"),
+            key=("forwarder_id",),
+        ),
+        _dns("zone_created", p.ZoneCreated, DURABLE, _ZONES, _UPDATER),
+        _dns("zone_updated", p.ZoneUpdated, DURABLE, _ZONES, {**_UPDATER, **_DIFF}),
+        _dns("zone_deleted", p.ZoneDeleted, DURABLE, _ZONES, _UPDATER),
+        _dns("zone_imported", p.ZoneImported, DURABLE, _TRANSFER, {**_UPDATER, **_PATH}),
+        _dns("zone_exported", p.ZoneExported, DURABLE, _TRANSFER, {**_UPDATER, **_PATH}),
+        _dns("record_created", p.RecordCreated, DURABLE, _RECORD, _UPDATER),
+        _dns("record_updated", p.RecordUpdated, DURABLE, _RECORD, _UPDATER),
+        _dns("record_deleted", p.RecordDeleted, DURABLE, _RECORD, _UPDATER),
+        _dns("record_imported", p.RecordImported, DURABLE, _TRANSFER, {**_UPDATER, **_PATH}),
+        _dns("record_exported", p.RecordExported, DURABLE, _TRANSFER, {**_UPDATER, **_PATH}),
+        _dns("bind_reload", p.BindReload, DURABLE, (_ZONE, *_plain("server", "success"))),
+        _dns("config_change", p.ConfigChange, DURABLE, _CONFIG, _DIFF | _PATH | {"diff": _DIFF["after"]}),
+        _dns("dns_query_log", p.DnsQueryLog, TELEMETRY, _QUERY, {**_IP, **_TSIG}),
+        _dns(
+            "dns_query_stats",
+            p.DnsQueryStats,
+            STATE,
+            (_ZONE, *_plain("server", "view")),
+            {"top_clients": "sensitive.client_ip"},
+            key=("server", "view", "zone"),
+        ),
+        _security("security_alert", p.SecurityAlert, DURABLE, _FINDING, _IP, priority=HIGH),
+        _security("threat_detected", p.ThreatDetected, DURABLE, _FINDING, _IP, priority=HIGH),
+        _security("rpz_update", p.RpzUpdate, DURABLE, (_ZONE, *_plain("category", "actor"))),
+        _security("rpz_hit", p.RpzHit, TELEMETRY, _HIT, _IP),
+        _system("system_metrics", p.SystemMetrics, STATE, _plain("host"), key=("host",)),
+        _system("system_status", p.SystemStatus, STATE, _plain("host", "component"), key=("host", "component")),
+        _admin("system_alert", p.SystemAlert, DURABLE, _plain("severity", "host", "component"), priority=HIGH),
+        _admin("gateway_stats", p.GatewayStats, STATE, _plain("node"), key=("node",)),
+        _system("backup_started", p.BackupStarted, DURABLE, _BACKUP, _PATH),
+        _system("backup_completed", p.BackupCompleted, DURABLE, _BACKUP, _PATH),
+        _system("backup_failed", p.BackupFailed, DURABLE, _BACKUP, _PATH, priority=HIGH),
+        _user("user_login", p.UserLogin, DURABLE, _SESSION, _PERSON),
+        _user("user_logout", p.UserLogout, DURABLE, _SESSION, _PERSON),
+        _user("session_created", p.SessionCreated, DURABLE, _SESSION, _PERSON),
+        _user("session_expired", p.SessionExpired, DURABLE, _SESSION, _PERSON),
+        _bulk("bulk_started", p.BulkStarted, DURABLE, _BULK),
+        _bulk("bulk_progress", p.BulkProgress, STATE, _BULK, key=("operation_id",)),
+        _bulk("bulk_completed", p.BulkCompleted, DURABLE, _BULK),
+        _bulk("bulk_failed", p.BulkFailed, DURABLE, _BULK, priority=HIGH),
+        _audit("audit_log", p.AuditLog, DURABLE, _AUDIT, {**_PERSON, **_DIFF}),
+        _audit("audit_event", p.AuditEvent, DURABLE, _AUDIT, {**_PERSON, **_DIFF}),
+        _custom(FAMILY, None, DURABLE, (_ZONE, *_plain("topic"))),
+    )
+)

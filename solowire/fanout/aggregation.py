@@ -1,0 +1,293 @@
+"""Floods of telemetry: summed up instead of sent one by one, while they last.
+
+    below the rate    every event goes to its feeds, as any other
+    above it          its *flow* collects the events: of each interval an even sample is sent, the others are counted,
+                      and when it ends one summary of all of them goes out (`dns_query_log` turns into one
+                      `dns_query_stats`)
+
+A flow is what feeds with the same conditions on a telemetry type have in common: its events are counted, collected,
+sampled and summed up once, whatever number of feeds it has. What else goes out on a feed in the middle of an interval
+takes along the counts and what there is of the sample up to its cursor, and nothing more: however often that happens,
+an interval costs SAMPLE_EVENTS events and a summary.
+
+What it keeps true: each event of a flow is sent or counted for each of its feeds, exactly once, and before their cursor
+is beyond it. Critical ones are never collected. A summary has at most MAX_COLLECTED events, of MAX_COLLECTED_BYTES, and
+a table of names has at most as many rows, so that counts are exact; with more, another begins. Types without a summary
+(`rpz_hit`) are sampled and counted. A flood begins with the first event over the rate, and is over when the rate has
+not been reached for CALM_INTERVALS.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import Counter, deque
+from collections.abc import Hashable, Sequence
+from itertools import islice, takewhile
+from typing import Generic, Protocol, TypeVar
+
+import msgspec
+
+from solowire.domains.dns.event_types import CATALOG
+from solowire.fanout.recent_log import Entry
+from solowire.model.events import Event, Priority
+
+SAMPLE_EVENTS = 20
+"""How many events stand for those that are left out, at most: of each flow and interval, and, for a slow reader, of
+each type and frame."""
+
+MAX_COLLECTED = 20_000
+MAX_COLLECTED_BYTES = 32 * 2**20
+"""Of one flow and interval. Usual queries reach the number first."""
+
+SAMPLE_KEPT_BYTES = 2 * 2**20
+"""Of one flow: beyond it the oldest of its samples are forgotten, and only count for those who are behind."""
+
+KEPT_INTERVALS = 30
+"""Of so many the sample and the summaries are known, for those who are behind."""
+
+CALM_INTERVALS = 3
+
+SUMMARY_BYTES = 12 * 1024
+"""What a summary may take in a frame. Its tables are cut to less than that."""
+
+TOP_ROWS = 10
+KIND_ROWS = 20
+_MAX_NAME_BYTES = 400  # as JSON; a DNS name in presentation form can be longer, but that is one nobody looks for
+
+_QUERIES, _STATS = "dns_query_log", "dns_query_stats"
+
+
+class Rates(msgspec.Struct, frozen=True):
+    """Above how many events per second, of one type and for one feed, telemetry is summed up. interval: seconds."""
+
+    rate: float = float("inf")
+    rates: dict[str, float] = {}
+    interval: float = 1.0
+
+    def of(self, name: str) -> float:
+        return self.rates.get(name, self.rate)
+
+
+class Waiting(Protocol):
+    """What a flow needs of a feed."""
+
+    def waits_for(self, offset: int, until: float) -> bool:
+        """An event at `offset` will be sent at `until`, or with what is sent sooner; whether the feed is due sooner."""
+
+
+F = TypeVar("F", bound=Waiting)
+
+
+class Digest(msgspec.Struct, frozen=True):
+    """What is sent for a run of events: some of them, and summaries, if their type has them. total: of the run."""
+
+    total: int
+    sample: Sequence[Entry]
+    summaries: Sequence[Entry]
+
+
+class Flow(Generic[F]):
+    """The events of one telemetry type that meet the same conditions.
+
+    active: they are being summed up. began: behind which offset. summed: how many summaries there have been.
+    """
+
+    def __init__(self, name: str, rates: Rates) -> None:
+        self.name = name
+        self.feeds: set[F] = set()
+        self.active = False
+        self.began = 0
+        self.summed = 0
+        self.ends = float("-inf")  # of the interval
+        self._interval = rates.interval
+        self._limit = rates.of(name) * rates.interval
+        self._count = 0
+        self._calm = 0
+        self._level: set[F] = set()  # feeds that have sent all that was collected
+        self._offsets: list[int] = []  # of what was collected, and has not yet been sent by all feeds
+        self._unsummed: list[Entry] = []
+        self._unsummed_bytes = 0
+        self._since = 0.0  # when the first of these may have come
+        self._sample: deque[Entry] = deque()
+        self._sample_bytes = 0
+        self._sampled = 0  # in this interval
+        self._stride = 1
+        self._next_sampled = 0  # this one of the interval's is part of the sample
+        self._summaries: deque[Entry] = deque(maxlen=KEPT_INTERVALS)
+
+    def add(self, feed: F) -> None:
+        """A feed that has nothing to send of what was collected."""
+        self.feeds.add(feed)
+        self._level.add(feed)
+
+    def discard(self, feed: F) -> None:
+        self.feeds.discard(feed)
+        self._level.discard(feed)
+        self._forget_what_all_have()
+
+    def count(self, entry: Entry, now: float) -> bool:
+        """Notes that one more event has come; whether it is to be collected. Time in seconds, monotonic."""
+        if now >= self.ends:
+            self.roll(now)
+        self._count += 1
+        if self._count > self._limit and not self.active:
+            self.active = True
+            self.began = entry.offset - 1
+            self._calm = 0
+            self._since = now
+            self._stride = max(1, -(-int(self._limit) // SAMPLE_EVENTS))
+            self._next_sampled = self._count
+            if not self._offsets:  # else it had just been over, and some have still to send what it collected
+                self._level = set(self.feeds)
+        return self.active
+
+    def roll(self, now: float) -> None:
+        """Begins another interval, if this one has ended."""
+        if now < self.ends:
+            return
+        self._sum_up(self.ends)
+        if self.active:
+            # Intervals in which nothing came at all are calm ones, too.
+            calm = 0 if self._count > self._limit else self._calm + 1
+            self._calm = calm + int((now - self.ends) / self._interval)
+            self.active = self._calm < CALM_INTERVALS
+        # So that the sample is even, if as many come as before.
+        self._stride = max(1, -(-self._count // SAMPLE_EVENTS))
+        self._next_sampled = 1
+        self._sampled = self._count = 0
+        self._since = now
+        self.ends = now + self._interval
+
+    def collect(self, entry: Entry, now: float) -> list[F]:
+        """Takes an event that was counted; returns the feeds that are due sooner than they were."""
+        self._offsets.append(entry.offset)
+        self._unsummed.append(entry)
+        self._unsummed_bytes += entry.size
+        if self._count >= self._next_sampled and self._sampled < SAMPLE_EVENTS:
+            self._next_sampled = self._count + self._stride
+            self._sampled += 1
+            self._keep_sampled(entry)
+        if len(self._unsummed) >= MAX_COLLECTED or self._unsummed_bytes >= MAX_COLLECTED_BYTES:
+            self._sum_up(now)
+            self._level.clear()
+            return [feed for feed in self.feeds if feed.waits_for(entry.offset, now)]
+        if not self._level:
+            return []
+        waiting, self._level = self._level, set()
+        return [feed for feed in waiting if feed.waits_for(entry.offset, self.ends)]
+
+    def _keep_sampled(self, entry: Entry) -> None:
+        self._sample.append(entry)
+        self._sample_bytes += entry.size
+        while len(self._sample) > KEPT_INTERVALS * SAMPLE_EVENTS or self._sample_bytes > SAMPLE_KEPT_BYTES:
+            self._sample_bytes -= self._sample.popleft().size
+
+    def _sum_up(self, now: float) -> None:
+        if self._unsummed and self.name == _QUERIES:
+            self._summaries.append(query_stats(self._unsummed, now - self._since))
+            self.summed += 1
+        self._unsummed = []
+        self._unsummed_bytes = 0
+        self._since = now
+
+    def waits(self, summed: int) -> bool:
+        """Whether a feed that has sent so many of the summaries has something to send, now or when it ends."""
+        return self.active or bool(self._offsets) or summed < self.summed
+
+    def between(self, after: int, upto: int, summed: int) -> Digest | None:
+        """What is to be sent of what was collected behind one offset and up to another, and of the summaries behind
+        the first `summed` that end there; None if there is nothing.
+        """
+        first = bisect_right(self._offsets, after)
+        total = bisect_right(self._offsets, upto) - first
+        new = min(self.summed - summed, len(self._summaries))
+        summaries = [s for s in islice(self._summaries, len(self._summaries) - new, None) if s.offset <= upto]
+        if not total and not summaries:
+            return None
+        return Digest(total, self.sample_between(after, upto) if total else (), summaries)
+
+    def summed_upto(self, offset: int) -> int:
+        """How many of the summaries end there."""
+        return self.summed - sum(1 for _ in takewhile(lambda s: s.offset > offset, reversed(self._summaries)))
+
+    def sample_between(self, after: int, upto: int) -> Sequence[Entry]:
+        """What it sends of what lies behind one offset and up to another, as far as it knows."""
+        return _between(self._sample, after, upto)
+
+    def summaries_between(self, after: int, upto: int) -> Sequence[Entry]:
+        """The summaries whose last event lies there, as `sample_between`."""
+        return _between(self._summaries, after, upto)
+
+    def is_level(self, feed: F) -> None:
+        """The feed has sent everything that was collected; one that has gone has no say in it."""
+        if feed in self.feeds:
+            self._level.add(feed)
+            self._forget_what_all_have()
+
+    def _forget_what_all_have(self) -> None:
+        if self._offsets and self._level == self.feeds:
+            self._offsets = []
+
+
+def _between(entries: Sequence[Entry], after: int, upto: int) -> Sequence[Entry]:
+    found = []
+    for entry in reversed(entries):  # nearly always the newest are wanted
+        if entry.offset <= after:
+            break
+        if entry.offset <= upto:
+            found.append(entry)
+    found.reverse()
+    return found
+
+
+def digest_of(name: str, entries: Sequence[Entry], seconds: float) -> Digest:
+    """Of a slow reader's events of one type, in the order of offsets, at least one, that came within `seconds`."""
+    if len(entries) <= SAMPLE_EVENTS:
+        return Digest(len(entries), entries, ())
+    stride = -(-len(entries) // SAMPLE_EVENTS)
+    summaries = [query_stats(entries, seconds)] if name == _QUERIES else []
+    return Digest(len(entries), entries[stride - 1 :: stride], summaries)
+
+
+def query_stats(entries: Sequence[Entry], seconds: float) -> Entry:
+    """A `dns_query_stats` of these queries, which came within `seconds`, at the offset of the last; its data is the
+    same for all who may see it.
+    """
+    attributes = [entry.event.attributes for entry in entries]
+    last = entries[-1]
+    seconds = max(round(seconds, 3), 0.001)
+    data = {
+        "queries_per_second": round(len(entries) / seconds, 1),
+        "window_s": seconds,
+        "total_queries": len(entries),
+        "blocked_queries": sum(1 for a in attributes if a.get("blocked") == "true"),
+        "query_types": _table([a.get("query_type") for a in attributes], KIND_ROWS),
+        "rcodes": _table([a.get("rcode") for a in attributes], KIND_ROWS),
+        "top_names": _table([a.get("query_domain") for a in attributes], TOP_ROWS),
+        "top_clients": _table([a.get("client_ip") for a in attributes], TOP_ROWS),
+    }
+    event_type = CATALOG[_STATS]
+    event = Event(
+        id=f"aggregate-{entries[0].offset}-{last.offset}",
+        type=_STATS,
+        data=msgspec.json.encode(data),
+        priority=Priority.normal,
+        delivery=event_type.delivery,
+        timestamp=last.event.timestamp,
+        key="aggregate",
+        source="solowire",
+    )
+    return Entry(last.offset, event, event_type)
+
+
+def summary_hides(hidden: frozenset[str]) -> frozenset[str]:
+    """The fields of a summary that are not for a view from which `hidden` is hidden of the events."""
+    return frozenset({"top_clients"}) if "client_ip" in hidden else frozenset()
+
+
+def _table(values: Sequence[Hashable], rows: int) -> dict[str, int]:
+    """The commonest values, commonest first."""
+    counts = Counter(values)
+    counts.pop(None, None)
+    common = ((str(value), n) for value, n in counts.most_common(2 * rows))
+    return dict(islice(((v, n) for v, n in common if len(msgspec.json.encode(v)) <= _MAX_NAME_BYTES), rows))

@@ -1,0 +1,54 @@
+"""Which flows an event belongs to: found by its type and the values of its attributes, as feeds are (`FilterIndex`).
+
+What it keeps true: a feed is in one flow for each telemetry type that it wants, together with all feeds that have the
+same conditions on it; a flow without feeds is forgotten.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from functools import partial
+from typing import Generic
+
+from solowire.fanout.aggregation import F, Flow, Rates
+from solowire.fanout.filter_index import FilterIndex
+from solowire.fanout.recent_log import Entry
+from solowire.model.subscriptions import Filter
+
+
+class Flows(Generic[F]):
+    """All flows of a shard."""
+
+    def __init__(self, rates: Rates) -> None:
+        self._rates = rates
+        self._index: FilterIndex[Flow[F]] = FilterIndex()
+
+    def of(self, feed: F, wanted: Iterable[tuple[str, Filter]]) -> dict[str, Flow[F]]:
+        """Puts a feed that wants these into its flows; returns them by event type."""
+        found = {}
+        for name, conditions in wanted:
+            flow = found[name] = self._index.get(name, conditions, partial(Flow[F], name, self._rates))
+            flow.add(feed)
+        return found
+
+    def drop(self, feed: F, wanted: Iterable[tuple[str, Filter]]) -> None:
+        """Takes a feed out of the flows that it was put into."""
+        for name, conditions in wanted:
+            flow = self._index.find(name, conditions)
+            if flow is not None:
+                flow.discard(feed)
+                if not flow.feeds:
+                    self._index.discard(name, conditions)
+
+    def matching(self, entry: Entry) -> Iterable[Flow[F]]:
+        """The flows of an event, whose type is no custom one."""
+        return self._index.matching(entry.event.type, entry.terms)
+
+    def active(self) -> dict[str, int]:
+        """Of each type that is being summed up, for how many feeds."""
+        counts: Counter[str] = Counter()
+        for flow in self._index:
+            if flow.active:
+                counts[flow.name] += len(flow.feeds)
+        return dict(counts)

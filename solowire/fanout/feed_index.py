@@ -1,0 +1,155 @@
+"""All feeds of a shard, found by their key or by what matches an entry.
+
+What it keeps true: the feeds that an event matches are found without looking at those it doesn't (`FilterIndex`). Feeds
+whose selections are equal hold the same one. A feed that has been dropped is found nowhere, has nothing due, and has no
+say in its flows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Generic
+
+from solowire.fanout.aggregation import Rates
+from solowire.fanout.aggregation_index import Flows
+from solowire.fanout.catch_up import Dropped, Lag
+from solowire.fanout.conflation import Pacing
+from solowire.fanout.feed import C, Feed
+from solowire.fanout.filter_index import FilterIndex
+from solowire.fanout.frame_builder import FeedKey
+from solowire.fanout.recent_log import Entry, Log
+from solowire.model.events import Delivery, Priority
+from solowire.model.subscriptions import CUSTOM, Filter, Selection
+
+
+class Feeds(Generic[C]):
+    """All feeds of one shard.
+
+    aggregating: of each telemetry type that is being summed up, for how many feeds.
+    """
+
+    def __init__(self, log: Log, pacing: Pacing | None = None, rates: Rates | None = None) -> None:
+        self._log = log
+        self._pacing = Pacing() if pacing is None else pacing
+        self._flows: Flows[Feed[C]] = Flows(Rates() if rates is None else rates)
+        self._feeds: dict[FeedKey, Feed[C]] = {}
+        self._index: FilterIndex[set[Feed[C]]] = FilterIndex()  # of what is no telemetry: flows have one of their own
+        self._shadowing: set[Feed[C]] = set()  # feeds with custom types of which `custom.*` beside them says nothing
+
+    def __len__(self) -> int:
+        return len(self._feeds)
+
+    def __iter__(self) -> Iterator[Feed[C]]:
+        return iter(self._feeds.values())
+
+    def get(self, key: FeedKey) -> Feed[C]:
+        """The feed of this key; made if there is none."""
+        feed = self._feeds.get(key)
+        if feed is None:
+            feed = self._feeds[key] = Feed(key, self._log, self._pacing)
+            telemetry, others = self._wanted_by(key)
+            feed.flows = self._flows.of(feed, telemetry)
+            feed.summed = {name: flow.summed for name, flow in feed.flows.items()}
+            for name, conditions in others:
+                self._index.get(name, conditions, set).add(feed)
+            if _shadows(key):
+                self._shadowing.add(feed)
+        return feed
+
+    def drop(self, feed: Feed[C]) -> None:
+        """Forgets a feed that has no connections left."""
+        if self._feeds.pop(feed.key, None) is None:
+            return
+        telemetry, others = self._wanted_by(feed.key)
+        self._flows.drop(feed, telemetry)
+        feed.flows = {}
+        feed.due = None  # who holds on to it, as a heap of feeds may, finds nothing to do
+        for name, conditions in others:
+            sharing = self._index.find(name, conditions)
+            if sharing is not None:
+                sharing.discard(feed)
+                if not sharing:
+                    self._index.discard(name, conditions)
+        self._shadowing.discard(feed)
+
+    def matching(self, entry: Entry) -> set[Feed[C]]:
+        """The feeds that accept `entry`. Costs what it finds, and nothing for feeds of other types or values."""
+        found: set[Feed[C]] = set()
+        if entry.type.delivery is Delivery.telemetry:
+            return found.union(*(flow.feeds for flow in self._flows.matching(entry)))
+        own = entry.event.type
+        for name in entry.names:
+            for feeds in self._index.matching(name, entry.terms):
+                if name == own or not self._shadowing:
+                    found |= feeds
+                else:
+                    found.update(feed for feed in feeds if feed not in self._shadowing or not feed.names(own))
+        return found
+
+    def dropped(self, lagging: set[Feed[C]], after: int, upto: int) -> Dropped:
+        """What these feeds want of the entries behind one offset and up to another, of which the log forgets all."""
+        found = Dropped()
+        for entry in self._log.after(after):
+            if entry.offset > upto:
+                break
+            if entry.held:
+                continue
+            if entry.event.user is not None:
+                found.own.setdefault(entry.event.user, []).append(entry)
+            elif entry.event.delivery is Delivery.telemetry:
+                for flow in self._flows.matching(entry):
+                    found.telemetry.setdefault(flow, []).append(entry.offset)
+            else:
+                for feed in self.matching(entry) & lagging:
+                    found.others.setdefault(feed, []).append(entry)
+        return found
+
+    def lose(self, gone: list[Entry], lagging: Mapping[Feed[C], Iterable[tuple[Lag, str]]]) -> None:
+        """Marks as lost those of the connections, each with its user, who lack one of these durable events."""
+        newest: dict[Feed[C], int] = {}
+        own: dict[str, list[Entry]] = {}
+        for entry in gone:
+            if entry.event.user is not None:
+                own.setdefault(entry.event.user, []).append(entry)
+                continue
+            for feed in self.matching(entry) & lagging.keys():
+                if feed.shows(entry):
+                    newest[feed] = entry.offset
+        for feed, lags in lagging.items():
+            for lag, user in lags:
+                mine = (e.offset for e in own.get(user, ()) if feed.accepts(e) and feed.shows(e))
+                lag.lost = lag.lost or max(newest.get(feed, -1), *mine, -1) > lag.cursor
+
+    def _wanted_by(self, key: FeedKey) -> tuple[Selection, Selection]:
+        """What of a selection are telemetry types, and what are others."""
+        telemetry: list[tuple[str, Filter]] = []
+        others: list[tuple[str, Filter]] = []
+        for name, conditions in key.selection:
+            event_type = self._log.catalog.declared(name)
+            collected = event_type is not None and event_type.delivery is Delivery.telemetry and name != CUSTOM
+            (telemetry if collected else others).append((name, conditions))
+        return tuple(telemetry), tuple(others)
+
+    @property
+    def aggregating(self) -> dict[str, int]:
+        """Of each telemetry type that is summed up at present: for how many feeds."""
+        return self._flows.active()
+
+    def add_telemetry(self, entry: Entry, delay: float, now: float) -> tuple[list[Feed[C]], bool]:
+        """Takes a telemetry event that is for all; the feeds that are due sooner by it, and whether it is summed up."""
+        sooner: list[Feed[C]] = []
+        summed = False
+        critical = entry.event.priority is Priority.critical
+        for flow in self._flows.matching(entry):
+            if flow.count(entry, now) and not critical:
+                summed = True
+                sooner += flow.collect(entry, now)
+            else:
+                sooner += [feed for feed in flow.feeds if feed.add(entry, delay, now)]
+        return sooner, summed
+
+
+def _shadows(key: FeedKey) -> bool:
+    """Whether `custom.*` says nothing about a custom type that is named beside it."""
+    names = [name for name, _ in key.selection if name.startswith("custom.")]
+    return CUSTOM in names and len(names) > 1

@@ -1,0 +1,223 @@
+"""The catalogue: every event type, declared once, with all that the rest of Solowire knows about it.
+
+    name ─► EventType ─► payload               what fits
+                         permission            who may see it
+                         sensitive             who may see which field
+                         attributes            what filters and scopes look at
+                         delivery, priority    what a reader is promised
+
+What it keeps true: names are unique; sensitive fields, key fields and attributes name declared fields;
+nothing in it ever changes. `custom.*` is the one *family*: any `custom.NAME` is a type of its own, made
+when it is asked for and not kept, so that publishers who make up names cost no memory.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from functools import cache
+from inspect import cleandoc
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
+
+from solowire.model.domain_names import canonical_name, fault_of_name
+from solowire.model.events import Delivery, Priority
+
+FAMILY = "custom.*"
+
+_CUSTOM_NAME = re.compile(r"custom\.[a-z0-9_.-]{1,100}")
+MADE_TYPES = 1000
+"""Of the family, as many are kept as they were made."""
+MAX_VALUE = 1024
+"""Characters of an attribute's value that is no name: it is there to be compared with, and each event holds it."""
+
+_INT_LIMIT = 2**64  # JSON integers can be longer than Python is willing to print
+
+
+class Attribute(msgspec.Struct, frozen=True):
+    """A value of an event that filters and scopes look at.
+
+    fields: the first of them that is a non-empty string, an integer or a boolean gives the value.
+    hierarchical: values are DNS names, and a filter value matches itself and every name beneath it.
+    """
+
+    name: str
+    fields: tuple[str, ...]
+    hierarchical: bool = False
+
+    def value(self, data: Mapping[str, Any]) -> str | None:
+        """The value in `data` as text, None if it has none. Names come in lower case without the last dot."""
+        for field in self.fields:
+            found = data.get(field)
+            if isinstance(found, str):
+                if found:
+                    return self.normalize(found)
+            elif isinstance(found, bool):
+                return "true" if found else "false"
+            elif isinstance(found, int) and -_INT_LIMIT < found < _INT_LIMIT:
+                return str(found)
+        return None
+
+    def normalize(self, value: str) -> str:
+        """`value` in the one form in which values are compared, for filters and scopes too."""
+        return canonical_name(value) if self.hierarchical else value
+
+    def fault(self, value: str) -> str | None:
+        """Why no event may have this value, which is normalized, in words; None if one may."""
+        if self.hierarchical:
+            return fault_of_name(value)
+        if len(value) > MAX_VALUE:
+            return f"filters look at it: it may have {MAX_VALUE} characters, and has {len(value)}"
+        return None
+
+
+class EventType(msgspec.Struct, frozen=True):
+    """One event type.
+
+    payload: None means any JSON object. permission: needed to see the type at all. sensitive: payload field
+    → the permission that shows it. key_fields (`state` types): the payload fields that make the key where
+    the publisher gave none; absent ones are left out. hierarchical: the names of those attributes that are, by itself.
+    """
+
+    name: str
+    category: str
+    payload: type[msgspec.Struct] | None
+    permission: str
+    delivery: Delivery
+    priority: Priority = Priority.normal
+    sensitive: dict[str, str] = {}
+    attributes: tuple[Attribute, ...] = ()
+    key_fields: tuple[str, ...] = ()
+    hierarchical: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        names = tuple(a.name for a in self.attributes if a.hierarchical)  # asked for with each event: noted once
+        msgspec.structs.force_setattr(self, "hierarchical", names)
+
+    @property
+    def field_names(self) -> frozenset[str]:
+        """The declared payload fields; empty where any object fits."""
+        return _field_names(self.payload)
+
+    def attribute(self, name: str) -> Attribute | None:
+        """The attribute called `name`, None if the type has none."""
+        for attribute in self.attributes:
+            if attribute.name == name:
+                return attribute
+        return None
+
+    @property
+    def summary(self) -> str:
+        """One sentence: the first line of the payload's docstring."""
+        if self.payload is None:
+            return "An event of the application's own; any JSON object."
+        return (self.payload.__doc__ or "").strip().partition("\n")[0]
+
+    def schema(self) -> dict[str, Any]:
+        """A self-contained JSON Schema (2020-12) of the payload."""
+        if self.payload is None:
+            return {"type": "object"}
+        schema = msgspec.json.schema(self.payload)
+        for definition in schema.get("$defs", {}).values():
+            if "description" in definition:
+                definition["description"] = cleandoc(definition["description"])
+        return schema
+
+    def describe(self) -> dict[str, Any]:
+        """The type as plain JSON values, for people and clients to read."""
+        return {
+            "name": self.name,
+            "category": self.category,
+            "summary": self.summary,
+            "permission": self.permission,
+            "delivery": self.delivery.value,
+            "priority": self.priority.value,
+            "sensitive": dict(self.sensitive),
+            "attributes": [msgspec.to_builtins(attribute) for attribute in self.attributes],
+            "key_fields": list(self.key_fields),
+            "schema": self.schema(),
+        }
+
+
+class Catalog:
+    """An immutable lookup over event types. ValueError if two have one name or disagree on an attribute.
+
+    types: all, with the family. names: those that can be published as they stand, so without the family.
+    categories: the names in each, with the family. attributes: all that any type declares, by name.
+    """
+
+    def __init__(self, types: Iterable[EventType]) -> None:
+        self.types = tuple(types)
+        self._by_name = {t.name: t for t in self.types}
+        if len(self._by_name) != len(self.types):
+            raise ValueError("two event types have the same name")
+        self._custom = self._by_name.get(FAMILY)
+        self._made: dict[str, EventType] = {}  # of the family, by name: asked for with each event
+        self.names = tuple(name for name in self._by_name if name != FAMILY)
+        categories: dict[str, tuple[str, ...]] = {}
+        for t in self.types:
+            categories[t.category] = (*categories.get(t.category, ()), t.name)
+        self.categories: Mapping[str, tuple[str, ...]] = MappingProxyType(categories)
+        attributes: dict[str, Attribute] = {}
+        for attribute in (a for t in self.types for a in t.attributes):
+            if attributes.setdefault(attribute.name, attribute).hierarchical != attribute.hierarchical:
+                raise ValueError(f"attribute {attribute.name} is hierarchical in some event types only")
+        self.attributes: Mapping[str, Attribute] = MappingProxyType(attributes)
+
+    def get(self, name: str) -> EventType | None:
+        """The type called `name`; for `custom.NAME` one made on the fly; None if there is none.
+
+        `custom.*` itself gives the family: it can be subscribed to, but `check` refuses events of it.
+        """
+        found = self._by_name.get(name) or self._made.get(name)
+        if found is None and self._custom is not None and _CUSTOM_NAME.fullmatch(name):
+            if len(self._made) >= MADE_TYPES:
+                self._made.clear()
+            found = self._made[name] = msgspec.structs.replace(self._custom, name=name)
+        return found
+
+    def declared(self, name: str) -> EventType | None:
+        """As `get`, but the family itself for whatever begins with `custom.`: nothing is checked or made."""
+        found = self._by_name.get(name)
+        return self._custom if found is None and name.startswith("custom.") else found
+
+    def __getitem__(self, name: str) -> EventType:
+        """As `get`, for a name that is known to be there. Raises KeyError."""
+        found = self.get(name)
+        if found is None:
+            raise KeyError(name)
+        return found
+
+    def describe(self) -> list[dict[str, Any]]:
+        """All types as plain JSON values, for `GET /v1/catalog`. Made anew on each call, in tens of ms."""
+        return [t.describe() for t in self.types]
+
+    def check(self, type: EventType, data: object) -> dict[str, str]:
+        """Validate `data`, the decoded JSON of a payload, and return the event's attributes by name.
+
+        Raises msgspec.ValidationError; its text ends with the path of the fault (``- at `$.zone` ``),
+        unless the fault is the whole object's, such as a required field that is missing.
+        """
+        if type.payload is not None:
+            msgspec.convert(data, type.payload)
+        elif type.name == FAMILY:
+            raise msgspec.ValidationError("`custom.*` stands for many types: publish `custom.` and a name")
+        if not isinstance(data, dict):
+            raise msgspec.ValidationError("Expected `object`: the data of an event is a JSON object")
+        attributes = {}
+        for attribute in type.attributes:
+            value = attribute.value(data)
+            if value is not None:
+                fault = attribute.fault(value)
+                if fault is not None:
+                    field = next(f for f in attribute.fields if attribute.value({f: data.get(f)}) is not None)
+                    raise msgspec.ValidationError(f"{fault} - at `$.{field}`")
+                attributes[attribute.name] = value
+        return attributes
+
+
+@cache  # one entry per payload struct
+def _field_names(payload: type[msgspec.Struct] | None) -> frozenset[str]:
+    return frozenset() if payload is None else frozenset(payload.__struct_fields__)

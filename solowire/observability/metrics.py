@@ -1,0 +1,102 @@
+"""Metrics for Prometheus: the only module that imports prometheus_client.
+
+The data path counts in plain integers. They become metrics only while somebody scrapes, and once in FRESH_SECONDS
+however many do, so that a process which can't be scraped, or is scraped too often, never slows what it is for. Names
+are `solowire_<noun>_<unit>[_total]`, in base units; labels are few, and none of them is a user.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import accumulate
+from typing import NamedTuple
+
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from solowire.algorithms.histogram import BOUNDS, Histogram
+from solowire.observability.stats_summary import bounded
+
+FRESH_SECONDS = 1.0
+"""For so long a rendering is given to whoever asks: anybody may, as often as he likes, and each takes milliseconds."""
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Labelled(NamedTuple):
+    """One number for each value of a label, such as {"viewer": 3}; told as `bounded` has them. Otherwise as Sample."""
+
+    name: str
+    help: str
+    label: str
+    values: Mapping[str, float]
+
+
+class Distribution(NamedTuple):
+    """How long something took, in seconds. Otherwise as Sample."""
+
+    name: str
+    help: str
+    histogram: Histogram
+
+
+Sample = tuple[str, str, float] | Labelled | Distribution
+"""Name without the prefix `solowire_`, help, value. A name that ends in `_total` is a counter, others are gauges."""
+
+
+class Metrics(Collector):
+    """Renders what `read` returns at the moment of a scrape. labels: on every sample, such as {"shard": "0"}.
+
+    clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[], Iterable[Sample]],
+        labels: dict[str, str] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._read = read
+        self._clock = clock
+        self._rendered = b""
+        self._fresh_until = float("-inf")
+        self._names = list(labels or {})
+        self._labels = list((labels or {}).values())
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        self._registry.register(self)
+
+    def collect(self) -> Iterator[Metric]:
+        for sample in self._read():
+            match sample:
+                case Labelled(name, help, label, values):
+                    yield self._family(name, help, (label,), [((v,), n) for v, n in bounded(values).items()])
+                case Distribution(name, help, histogram):
+                    yield self._histogram(name, help, histogram)
+                case (name, help, value):
+                    yield self._family(name, help, (), [((), value)])
+
+    def render(self) -> bytes:
+        """The text of a scrape; the last one's, if that is not FRESH_SECONDS old."""
+        now = self._clock()
+        if now >= self._fresh_until:
+            self._rendered = generate_latest(self._registry)
+            self._fresh_until = now + FRESH_SECONDS
+        return self._rendered
+
+    def _family(
+        self, name: str, help: str, labels: tuple[str, ...], values: Iterable[tuple[tuple[str, ...], float]]
+    ) -> Metric:
+        kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+        family = kind(f"solowire_{name}", help, labels=[*self._names, *labels])
+        for of, value in values:
+            family.add_metric([*self._labels, *of], value)
+        return family
+
+    def _histogram(self, name: str, help: str, histogram: Histogram) -> Metric:
+        family = HistogramMetricFamily(f"solowire_{name}", help, labels=self._names)
+        bounds = [*map(str, BOUNDS), "+Inf"]
+        buckets = list(zip(bounds, accumulate(histogram.counts), strict=True))
+        family.add_metric(self._labels, buckets, histogram.sum)
+        return family

@@ -1,0 +1,215 @@
+"""What every process does alike: its loop, its signals, its signs of life, its last words.
+
+It follows sd_notify(3), so that systemd and `up` watch it in the same way: where NOTIFY_SOCKET names a socket, it says
+`READY=1` when it serves (`report_ready`) and `WATCHDOG=1` from its loop, once a second or as often as WATCHDOG_USEC
+asks. A loop that is stuck says nothing, which is the whole idea.
+
+SIGHUP is what a terminal says when it closes, and what an operator says to a service: a process that was started from a
+terminal ends in order, as by SIGTERM, and any other one calls what `on_reload` was given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import gc
+import os
+import resource
+import secrets
+import signal
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import structlog
+import uvloop
+
+from solowire.errors import ConfigError
+from solowire.runtime import logging as logs
+from solowire.runtime.settings import Settings
+
+log = structlog.get_logger("solowire.process")
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_MEMORY_MERGE = 67  # prctl(2), Linux 6.4 and newer
+_KSM = Path("/sys/kernel/mm/ksm")
+PARENT = "_SOLOWIRE_PARENT"
+NOTIFY = "NOTIFY_SOCKET"
+WATCHDOG = "WATCHDOG_USEC"
+
+BEAT_SECONDS = 1.0
+BEATS_IN_TIME = 3
+"""So many beats fall into the time after which a silent process is taken for stuck: two may be lost."""
+
+_last_deeds: list[Callable[[], None]] = []
+_reloads: list[Callable[[Settings], None]] = []
+_loaders: list[Callable[[], Settings]] = []
+_ready: list[Callable[[], None]] = []
+
+
+def new_id() -> str:
+    """A random id of 16 characters, for sessions, tickets, boots and epochs."""
+    return secrets.token_hex(8)
+
+
+def run(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
+    """Runs `main(stop)` on uvloop; `stop` is set by SIGTERM or SIGINT, and a second signal ends the process at once."""
+    _die_with_parent()
+    raise_file_limit()
+    uvloop.run(_run(main))
+
+
+def before_sudden_end(deed: Callable[[], None]) -> None:
+    """Has `deed` done when a second signal ends the process at once, with no time for `finally`."""
+    _last_deeds.append(deed)
+
+
+async def _run(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    notifier = Notifier(os.environ)
+
+    def ask_to_stop(number: int) -> None:
+        if stop.is_set():
+            for deed in _last_deeds:
+                deed()
+            logs.flush()
+            os._exit(128 + number)
+        notifier.say("STOPPING=1")
+        stop.set()
+
+    def reload() -> None:
+        try:
+            for load in _loaders:
+                settings = load()
+                for reload_part in _reloads:
+                    reload_part(settings)
+        except ConfigError as error:
+            log.error("settings_not_reloaded", reason=str(error), hint="those of before stay in force")
+        except Exception:
+            log.exception("reload_failed")
+        else:
+            log.info("settings_reloaded")
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ask_to_stop, number)
+    if has_terminal():
+        loop.add_signal_handler(signal.SIGHUP, ask_to_stop, signal.SIGHUP)
+    else:
+        loop.add_signal_handler(signal.SIGHUP, reload)
+    _ready[:] = [lambda: notifier.say("READY=1")]
+    # Its first step comes when `main` waits for the first time: it has started then.
+    beating = loop.create_task(_beat(notifier))
+    try:
+        await main(stop)
+    finally:
+        beating.cancel()
+
+
+def report_ready() -> None:
+    """Tells whoever started this process that it serves; once, whatever number of times it is called."""
+    while _ready:
+        _ready.pop()()
+
+
+def reload_from(load: Callable[[], Settings]) -> None:
+    """How the settings are read again. It may raise ConfigError: those of before stay in force then."""
+    _loaders[:] = [load]
+
+
+def on_reload(reload_part: Callable[[Settings], None]) -> None:
+    """Has this called with the settings that were read again. It may raise ConfigError before it changes anything."""
+    _reloads.append(reload_part)
+
+
+def has_terminal() -> bool:
+    """Whether the process was started from a terminal that may close; one of `up` is told to end by `up`."""
+    return PARENT not in os.environ and any(os.isatty(number) for number in range(3))
+
+
+class Notifier:
+    """Tells whoever started this process how it is. What can't be told is left untold: it must not stop the process."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self.period = _period(environment.get(WATCHDOG, ""))
+        address = environment.get(NOTIFY, "")
+        # A path, or a name in the abstract namespace, which sd_notify(3) writes with @ for the NUL.
+        self._address = "\0" + address[1:] if address.startswith("@") else address
+        self._socket = None
+        if address.startswith(("/", "@")):
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            self._socket.setblocking(False)
+
+    @property
+    def wanted(self) -> bool:
+        return self._socket is not None
+
+    def say(self, state: str) -> None:
+        if self._socket is not None:
+            with suppress(OSError):  # nobody reads, or nobody is there any more
+                self._socket.sendto(state.encode(), self._address)
+
+
+async def _beat(notifier: Notifier) -> None:
+    while notifier.wanted:
+        notifier.say("WATCHDOG=1")
+        await asyncio.sleep(notifier.period)
+
+
+def _period(microseconds: str) -> float:
+    """How often to beat, in seconds, if silence is taken for stuck after so long."""
+    if not microseconds.isdecimal() or int(microseconds) == 0:
+        return BEAT_SECONDS
+    return min(BEAT_SECONDS, int(microseconds) / 1e6 / BEATS_IN_TIME)
+
+
+def raise_file_limit() -> int:
+    """Takes as many open files as the hard limit allows, since each connection is one; returns how many it has then."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def calm_collector() -> None:
+    """Takes what start-up made out of the garbage collector's sight, and lets it look less often.
+
+    Our messages and frames hold no cycles, so a full collection over the recent log finds nothing and stops the loop.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 50, 100)
+
+
+def merge_memory() -> dict[str, object]:
+    """Offers this process's memory to same-page merging; what came of it, to be logged.
+
+    The kernel keeps pages of the same content once for all, where the host has its merging on. It finds them in the
+    background, at the host's own pace.
+    """
+    offered = ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_MEMORY_MERGE, 1, 0, 0, 0) == 0
+    reason = "" if offered else os.strerror(ctypes.get_errno())
+    found: dict[str, object] = {"offered": offered, **({"reason": reason} if reason else {})}
+    for name in ("run", "use_zero_pages"):
+        try:
+            found[f"host_{name}"] = (_KSM / name).read_text().strip() == "1"
+        except OSError:
+            found[f"host_{name}"] = False
+    return found
+
+
+def _die_with_parent() -> None:
+    """A child of `up` ends with it, even when it is killed: no orphan holds a port or a socket.
+
+    By SIGKILL, which also ends one that is stuck or stopped. Nothing that was acknowledged is lost by it: the journal
+    commits before it acknowledges.
+    """
+    parent = os.environ.get(PARENT)
+    if parent is None:
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    # After the call, not before: a parent that ended in between would never be noticed.
+    if os.getppid() != int(parent):
+        raise ConfigError("the supervisor that started this process is gone")

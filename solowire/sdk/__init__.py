@@ -1,0 +1,1 @@
+"""The Python SDK: reading and publishing events."""

@@ -1,0 +1,68 @@
+"""From an error of the network, or of the token function, to the fault that the retry policy knows."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from ssl import SSLError
+from typing import Any
+
+import httpx
+
+from solowire.sdk.retry_policy import Fault, Kind
+
+_PASSING_STATUS = frozenset({408, 425, 429, *range(500, 600)})
+
+
+def no_answer(error: BaseException) -> Fault:
+    """The fault that an error of the network is."""
+    chain = list(_causes(error))
+    words = next((str(cause) for cause in reversed(chain) if str(cause)), type(error).__name__)
+    for cause in chain:
+        if isinstance(cause, socket.gaierror):
+            if cause.errno in (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)):
+                return Fault(Kind.no_host, f"can't be reached: no such host: {words}", "is the URL spelt right?")
+            return Fault(Kind.unreachable, f"can't be reached: its name can't be looked up: {words}")
+        if isinstance(cause, SSLError):
+            reason = getattr(cause, "reason", None)  # one that was raised by hand has none
+            hint = (
+                "is it http:// that is spoken there?"
+                if reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST")
+                else "pass `ssl`, a context that trusts the certificate"
+            )
+            return Fault(Kind.no_tls, f"can't be reached: TLS: {reason or type(cause).__name__}: {words}", hint)
+    return Fault(Kind.unreachable, f"can't be reached: {words}")
+
+
+def no_token(error: BaseException) -> Fault:
+    """The fault that an error of the token function is."""
+    words = str(error)
+    name = type(error).__name__
+    reason = f"gets no request: the token function failed: {name}: {words}" if words else f"gets no request: {name}"
+    passing = isinstance(error, (OSError, httpx.TransportError)) or _status_of(error) in _PASSING_STATUS
+    return Fault(Kind.no_token if passing else Kind.token_fault, reason)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and what led to it, groups taken apart; bounded, as chains may be circles."""
+    waiting, seen = [error], 0
+    while waiting and seen < 32:
+        cause = waiting.pop(0)
+        seen += 1
+        yield cause
+        if isinstance(cause, BaseExceptionGroup):
+            waiting += cause.exceptions
+        if (before := cause.__cause__ or cause.__context__) is not None:
+            waiting.append(before)
+
+
+def _status_of(error: BaseException) -> int:
+    """The HTTP status that an error of httpx, aiohttp or the like carries; 0 if it carries none."""
+    place: Any = error
+    for path in (("response", "status_code"), ("status",), ("code",)):
+        place = error
+        for name in path:
+            place = getattr(place, name, None)
+        if isinstance(place, int):
+            return place
+    return 0

@@ -1,0 +1,462 @@
+"""The Python SDK's writer: events into a bounded buffer, and from there to the gateway in batches.
+
+    async with Publisher("https://gateway.example", token) as publisher:
+        await publisher.publish("record_updated", {"zone": "example.com", …})
+
+What it keeps true:
+
+* Every event has an id before it is first sent, and keeps it: a batch whose answer was lost is sent again as it was,
+  and what the log has already is answered as a duplicate. So "at least once" on the wire is once in the log.
+* Order: one request at a time, and nothing behind a batch is sent before the batch is settled.
+* An event leaves the buffer only when it is accepted, or refused by name (`on_refused`). When the publisher stops
+  instead, the events stay in `unsent`, and the next `publish()` or `drain()` raises why.
+* The buffer has a bound, `buffer_events`; at that bound `publish()` raises BufferFull at once.
+
+What an answer means stands in `solowire.sdk.retry_policy`: after one success only what the gateway itself calls final
+stops the publisher. What goes wrong is logged as a warning at once, and once a minute while it lasts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from itertools import islice
+from ssl import SSLContext
+from types import TracebackType
+from typing import Any
+
+import httpx
+import msgspec
+
+from solowire.algorithms.backoff import Backoff
+from solowire.errors import BufferFull, PublishRefused
+from solowire.sdk.arguments import (
+    Token,
+    check_callback,
+    check_count,
+    check_json,
+    check_optional_text,
+    check_seconds,
+    check_url,
+)
+from solowire.sdk.network_errors import no_answer
+from solowire.sdk.retry_policy import (
+    Action,
+    Fault,
+    Kind,
+    WarningPace,
+    decide_action,
+    not_understood,
+    read_answer,
+    wait_at_least,
+)
+from solowire.sdk.token_source import TokenSource, TokenUnavailable
+
+RETRY_MIN_S = 0.1
+RETRY_MAX_S = 10.0
+"""The first and the last ceiling of the wait between two attempts; full jitter."""
+
+Problem = dict[str, object]
+
+log = logging.getLogger("solowire.publisher")
+
+
+class Accepted(msgspec.Struct, frozen=True):
+    """Events that are in the log. accepted: without the duplicates, which keep the offset that they had."""
+
+    epoch: str
+    first_offset: int
+    last_offset: int
+    accepted: int
+    duplicates: int
+
+
+class PublisherStats(msgspec.Struct):
+    """Counts since the publisher began; events, but for `retries`, which are requests."""
+
+    accepted: int = 0
+    duplicates: int = 0
+    refused: int = 0
+    retries: int = 0
+
+
+class Publisher:
+    """Publishes events, as an async context manager; leaving it waits `timeout` seconds at most for what is buffered.
+
+    url: the gateway's, `http://` or `https://`. token: a token, or a function (plain or async) that gives one; it is
+    asked again, paced, while the gateway answers 401. batch: events in one request. linger: seconds that an event waits
+    for company. buffer_events: that are not accepted yet. retry_for: seconds to go on trying what can succeed later
+    (docs/sdk-retries.md), then the publisher stops; None means for ever. timeout: seconds for one request.
+    on_refused(event, problem): the gateway named this event as one that it doesn't take. event: as it was sent.
+
+    Raises TypeError or ValueError for arguments of another kind.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: Token,
+        *,
+        batch: int = 100,
+        linger: float = 0.005,
+        buffer_events: int = 10_000,
+        retry_for: float | None = None,
+        timeout: float = 10.0,
+        on_refused: Callable[[dict[str, Any], Problem], object] | None = None,
+        ssl: SSLContext | None = None,
+    ) -> None:
+        check_count("batch", batch)
+        check_count("buffer_events", buffer_events)
+        check_seconds("linger", linger)
+        check_seconds("timeout", timeout, above=True)
+        if retry_for is not None:
+            check_seconds("retry_for", retry_for)
+        check_callback("on_refused", on_refused)
+        if ssl is not None and not isinstance(ssl, SSLContext):
+            raise TypeError(f"ssl must be an ssl.SSLContext, not a {type(ssl).__name__}")
+        self._url = check_url(url) + "/v1/events"
+        self._token = TokenSource(token)
+        self._bearer = ""
+        self._batch = batch
+        self._linger = linger
+        self._limit = buffer_events
+        self._retry_for = retry_for
+        self._timeout = timeout
+        self._on_refused = on_refused
+        self._ssl = ssl
+        self.stats = PublisherStats()
+        self._queue: deque[bytes] = deque()
+        self._sending: list[bytes] = []  # the batch that was taken out of the queue, as far as it is not settled
+        self._arrived = asyncio.Event()  # there is something in the queue
+        self._enough = asyncio.Event()  # there is a batch in it, or someone waits in drain()
+        self._settled = asyncio.Event()  # nothing is waiting any more, or it never will be sent
+        self._settled.set()
+        self._stopped: PublishRefused | None = None
+        self._has_succeeded = False
+        self._last_fault: Fault | None = None  # since the last success
+        self._warnings = WarningPace()
+        self._http: httpx.AsyncClient | None = None
+        self._worker: asyncio.Task[None] | None = None
+        self._closed = False
+
+    # ------------------------------------------------------------------------------------------ for its users
+
+    async def __aenter__(self) -> Publisher:
+        if self._worker is not None or self._closed:
+            raise RuntimeError("a publisher is entered once")
+        self._http = httpx.AsyncClient(trust_env=False, timeout=self._timeout, verify=self._ssl or True)
+        self._worker = asyncio.create_task(self._work(), name="solowire publisher")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Raises PublishRefused if events are left over, unless something else is being raised: then it is logged.
+
+        One that was closed before does neither: what is left over was left on purpose.
+        """
+        if self._closed:
+            return
+        fault: PublishRefused | None = None
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self.drain()
+        except TimeoutError:
+            detail = f"{self._waiting} events were not accepted within {self._timeout:g} s"
+            why = f"; it {self._last_fault.text}" if self._last_fault is not None else ""
+            fault = PublishRefused(0, {"detail": f"did not take everything: {detail}{why}"}, url=self._url)
+        except PublishRefused as refused:
+            fault = refused
+        finally:
+            await self.close()
+        if fault is not None:
+            if error is None:
+                raise fault
+            log.error("%d events are left over: %s", self._waiting, fault)
+
+    async def publish(
+        self,
+        type: str,
+        data: Mapping[str, Any],
+        *,
+        id: str | None = None,
+        priority: str | None = None,
+        key: str | None = None,
+        user: str | None = None,
+        timestamp: str | None = None,
+        source: str | None = None,
+        correlation_id: str | None = None,
+    ) -> str:
+        """Puts one event in the buffer and returns its id, made here if there is none. It does not wait.
+
+        timestamp: RFC 3339; now, if there is none, as the event may have to wait. Raises BufferFull; PublishRefused
+        if the publisher has stopped; TypeError or ValueError, with its path, for what JSON can't say in `data` (NaN,
+        bytes, sets, Decimal, keys that are no text), and for what is no text and should be.
+        """
+        self._check()
+        if self._waiting >= self._limit:
+            raise BufferFull(self._limit)
+        given = {
+            "priority": priority,
+            "key": key,
+            "user": user,
+            "timestamp": _now() if timestamp is None else timestamp,
+            "source": source,
+            "correlation_id": correlation_id,
+        }
+        if id is None:
+            id = str(uuid.uuid4())
+        event = {"type": type, "id": id, "data": data} | {name: v for name, v in given.items() if v is not None}
+        _check_event(event, "$")
+        event["data"] = dict(data)
+        self._queue.append(msgspec.json.encode(event))  # at once: what happens to `data` later is no concern of it
+        self._settled.clear()
+        self._arrived.set()
+        if len(self._queue) >= self._batch:
+            self._enough.set()
+        return id
+
+    async def drain(self) -> None:
+        """Waits until everything that was published is accepted (or refused by name). Raises PublishRefused."""
+        self._check()
+        if self._queue:
+            self._enough.set()
+        await self._settled.wait()
+        self._check()
+
+    async def publish_now(self, events: Mapping[str, Any] | Iterable[Mapping[str, Any]]) -> Accepted:
+        """Posts one event or several, as the gateway takes them, past the buffer; ids are added where there are none.
+
+        Raises PublishRefused, with nothing accepted, for whatever is not success; what can succeed later is tried
+        again only if `retry_for` is set, and so long.
+        """
+        if self._http is None or self._closed:
+            raise RuntimeError("enter the publisher first: `async with publisher`")
+        if isinstance(events, (str, bytes)) or not isinstance(events, (Mapping, Iterable)):
+            raise TypeError(f"events must be a dict or several of them, not a {type(events).__name__}")
+        items = []
+        for index, event in enumerate([events] if isinstance(events, Mapping) else events):
+            path = "$" if isinstance(events, Mapping) else f"$[{index}]"
+            if not isinstance(event, Mapping):
+                raise TypeError(f"{path} must be a dict, not a {type(event).__name__}")
+            whole = dict(event)
+            if whole.get("id") is None:
+                whole["id"] = str(uuid.uuid4())
+            _check_event(whole, path)
+            items.append(msgspec.json.encode(whole))
+        answer = await self._settle(items, self._retry_for or 0.0)
+        if isinstance(answer, Accepted):
+            self._count(answer)
+            return answer
+        raise self._refused(answer)
+
+    @property
+    def unsent(self) -> list[dict[str, Any]]:
+        """The events that are neither accepted nor refused, in order: to be kept, if the publisher has stopped."""
+        return [msgspec.json.decode(item) for item in (*self._sending, *self._queue)]
+
+    async def close(self) -> None:
+        """Stops without waiting for what is buffered, which stays in `unsent`."""
+        self._closed = True
+        if self._worker is not None:
+            self._worker.cancel()
+            await asyncio.wait({self._worker})
+        if self._http is not None:
+            await self._http.aclose()
+        self._settled.set()
+
+    # ------------------------------------------------------------------------------------------ the task
+
+    @property
+    def _waiting(self) -> int:
+        return len(self._queue) + len(self._sending)
+
+    def _check(self) -> None:
+        if self._stopped is not None:
+            raise self._stopped
+        if self._worker is None or self._closed:
+            raise RuntimeError("a publisher is used within `async with publisher`")
+
+    async def _work(self) -> None:
+        try:
+            while True:
+                await self._arrived.wait()
+                if len(self._queue) < self._batch:
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(self._linger):
+                            await self._enough.wait()
+                self._sending = list(islice(self._queue, self._batch))
+                for _ in self._sending:
+                    self._queue.popleft()
+                await self._deliver()
+                if not self._queue:
+                    self._arrived.clear()
+                    self._enough.clear()
+                    self._settled.set()
+        except PublishRefused as refused:
+            self._stop(refused)
+        except Exception as error:  # a fault of ours: not to be met with silence
+            log.exception("the publisher stopped")
+            self._stop(
+                PublishRefused(0, {"detail": f"gets nothing more, as the publisher failed: {error!r}"}, url=self._url)
+            )
+
+    def _stop(self, refused: PublishRefused) -> None:
+        log.error("the publisher stopped with %d events unsent: %s", self._waiting, refused)
+        self._stopped = refused
+        self._settled.set()
+
+    async def _deliver(self) -> None:
+        """Settles the batch in `_sending`, in as many requests as it takes. Raises PublishRefused to stop."""
+        runs = [self._sending]  # the first one last
+        while runs:
+            self._sending = [item for run in reversed(runs) for item in run]
+            run = runs.pop()
+            answer = await self._settle(run, self._retry_for)
+            if isinstance(answer, Accepted):
+                self._count(answer)
+                continue
+            match answer.kind:
+                case Kind.bad_events if bad := _named(answer.problem, len(run)):
+                    for index, problem in bad.items():
+                        self._refuse(run[index], problem)
+                    rest = [item for index, item in enumerate(run) if index not in bad]
+                    if rest:
+                        runs.append(rest)
+                case Kind.bad_events | Kind.too_large if len(run) == 1:
+                    self._refuse(run[0], answer.problem)
+                case Kind.bad_events | Kind.too_large | Kind.foreign_too_large if len(run) > 1:
+                    half = len(run) // 2
+                    runs += [run[half:], run[:half]]
+                case _:
+                    raise self._refused(answer)
+        self._sending = []
+
+    def _count(self, answer: Accepted) -> None:
+        self.stats.accepted += answer.accepted
+        self.stats.duplicates += answer.duplicates
+
+    def _refuse(self, item: bytes, problem: Problem) -> None:
+        self.stats.refused += 1
+        event: dict[str, Any] = msgspec.json.decode(item)
+        if self._on_refused is None:
+            log.warning("event %s (%s) was refused: %s", event["id"], event["type"], problem)
+            return
+        try:
+            self._on_refused(event, problem)
+        except Exception:  # the user's code: its fault must not stop the others' events
+            log.exception("on_refused failed")
+
+    # ------------------------------------------------------------------------------------------ requests
+
+    async def _settle(self, items: list[bytes], retry_for: float | None) -> Accepted | Fault:
+        """Posts `items` until the answer is not to be waited out, or for `retry_for` seconds."""
+        clock = asyncio.get_running_loop().time
+        backoff = Backoff(RETRY_MIN_S, RETRY_MAX_S)
+        began = clock()
+        is_renewed = False
+        while True:
+            answer = await self._post(items)
+            if isinstance(answer, Accepted):
+                self._has_succeeded, self._last_fault = True, None
+                self._warnings.reset()
+                return answer
+            self._last_fault = answer
+            action = decide_action(
+                answer,
+                succeeded=self._has_succeeded,
+                renewable=self._token.is_renewable,
+                trying_s=clock() - began,
+            )
+            if action is Action.renew:
+                self._bearer = ""
+                if not is_renewed:  # it has most likely just expired
+                    is_renewed = True
+                    continue
+            elif action is not Action.retry and not (action is Action.split_or_retry and len(items) == 1):
+                return answer
+            wait = backoff.next(at_least=wait_at_least(answer))
+            if retry_for is not None and clock() - began + wait > retry_for:
+                return answer
+            level = logging.WARNING if self._warnings.is_due(answer.text, clock()) else logging.INFO
+            log.log(
+                level, "%d events not accepted yet: %s %s; again in %.2f s", len(items), self._url, answer.text, wait
+            )
+            await asyncio.sleep(wait)
+            self.stats.retries += 1
+
+    async def _post(self, items: list[bytes]) -> Accepted | Fault:
+        assert self._http is not None  # noqa: S101 - entered
+        try:
+            if not self._bearer:
+                self._bearer = await self._token.get(self._timeout)
+            async with asyncio.timeout(self._timeout):
+                response = await self._http.post(
+                    self._url,
+                    content=b"[" + b",".join(items) + b"]",
+                    headers={"Authorization": f"Bearer {self._bearer}", "Content-Type": "application/json"},
+                )
+        except TokenUnavailable as unavailable:
+            return unavailable.fault
+        except (OSError, httpx.RequestError) as error:  # TimeoutError is an OSError
+            return no_answer(error)
+        if response.is_success:
+            try:
+                return msgspec.json.decode(response.content, type=Accepted)
+            except (msgspec.DecodeError, UnicodeError) as error:  # not the gateway's own; the ids make it safe to ask
+                return not_understood(error)
+        return read_answer(response.status_code, response.headers, response.content, time.time())
+
+    def _refused(self, fault: Fault) -> PublishRefused:
+        has_words = fault.problem.get("detail") or fault.problem.get("title")
+        problem = fault.problem if has_words else fault.problem | {"detail": fault.words}
+        return PublishRefused(fault.status, problem, url=self._url, hint=fault.hint)
+
+
+# ---------------------------------------------------------------------------------------------------- answers
+
+
+class _ItemFault(msgspec.Struct):
+    """One entry of `errors` in the problem body of a 400."""
+
+    index: int
+    path: str = "$"
+    message: str = ""
+    code: str = "invalid_event"
+    hint: str = ""
+
+
+def _named(problem: Problem, length: int) -> dict[int, Problem]:
+    """The faults that a 400 names, by the place of their events in the request; empty if it names none of them."""
+    try:
+        faults = msgspec.convert(problem.get("errors"), list[_ItemFault])
+    except msgspec.ValidationError:
+        return {}
+    return {fault.index: msgspec.structs.asdict(fault) for fault in faults if 0 <= fault.index < length}
+
+
+def _check_event(event: Mapping[str, Any], path: str) -> None:
+    """Raises TypeError or ValueError for what the gateway could not take, or would take for something else."""
+    for name in _TEXTS:
+        value = event.get(name)
+        if value is not None and not (type(value) is str and value):
+            check_optional_text(f"{path}.{name}", value)
+    data = event.get("data")
+    if not isinstance(data, Mapping):
+        raise TypeError(f"{path}.data must be a dict, not {'None' if data is None else 'a ' + type(data).__name__}")
+    if not isinstance(event.get("type"), str):
+        raise TypeError(f"{path}.type must be a str, the event's type")
+    check_json(event, path)
+
+
+_TEXTS = ("type", "id", "priority", "key", "user", "timestamp", "source", "correlation_id")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,288 @@
+"""What the SDK makes of everything that is not success: one policy for Client, Publisher and sources.
+
+Whatever comes instead of success is a `Fault` of one `Kind`, and `POLICY` says what follows from it: before the first
+success, when it tells that something is set up wrongly, and after it, when it tells of a deployment, a proxy without
+its server, or a laptop that has just woken. docs/sdk-retries.md shows the same table, and a test that they agree.
+
+What it keeps true: after one success nothing is final but what the gateway itself says is. The gateway's own answers
+are `application/problem+json` with a `code` (RFC 9457); anybody may answer 404 in its place.
+
+Pure: the time, unix seconds, is an argument.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from enum import Enum
+from http import HTTPStatus
+
+import msgspec
+
+from solowire.algorithms.backoff import MAX_RETRY_AFTER_S, retry_after
+from solowire.protocol.close_codes import CloseCode, is_terminal
+from solowire.protocol.problem_details import PROBLEM_TYPE
+
+FOREIGN_RETRY_AFTER_S = 60.0
+"""What is not the gateway's may ask to be left alone for no longer: a page about maintenance says hours."""
+
+TOKEN_PACE_S = 1.0
+"""A token function is asked no sooner than this after it failed or its token was refused; waits grow from there."""
+
+FIRST_TOKEN_S = 30.0
+"""How long a token function that has never given a good token is asked on."""
+
+REPEAT_WARNING_S = 60.0
+
+_CODE = re.compile(r"[a-z0-9_]{1,64}")
+_SHOWN = 300  # characters of somebody's words that go into an error
+
+
+class Action(Enum):
+    """What to do about a fault."""
+
+    retry = "try again, with backoff"
+    renew = "ask the token function for another token and try again, with backoff; without a function: raise"
+    renew_at_first = "the same, for 30 s at most"
+    split = "send fewer at once; a single event is handed back (`on_refused`)"
+    split_or_retry = "send fewer at once; a single event: try again, with backoff"
+    stop = "raise"
+
+
+class Kind(Enum):
+    """What came instead of success. Its value says it in words."""
+
+    unreachable = "no answer: refused, reset, timed out, no network, the resolver is away"
+    no_host = "no such host"
+    no_tls = "TLS fails: certificate, name, protocol"
+    passing = "408, 421, 425, 429 or 5xx, whoever says it"
+    no_gateway = "success that is no answer of the gateway's (HTML, another server's JSON)"
+    foreign = "any other status without the gateway's own problem body: 301, 401, 403, 404, 405 …"
+    unknown = "the gateway's own problem body with any other code"
+    token = "the gateway's own 401, or a close with 4401"  # noqa: S105 - a sentence
+    final = "the gateway's own `forbidden`, `unsupported_subprotocol`, `unsupported_media_type`"
+    taken = "the gateway's own `duplicate_connection`"
+    ticket = "the shard's own refusal of a ticket"
+    bad_events = "the gateway's own 400 to events"
+    too_large = "the gateway's own 413"
+    foreign_too_large = "413 without the gateway's own problem body"
+    no_token = "the token function raises OSError, TimeoutError, or an HTTP error that passes (408, 429, 5xx)"  # noqa: S105
+    token_fault = "the token function raises something else, or gives no token"  # noqa: S105
+    closed = "a close code that is not final, or a connection that breaks"
+    closed_for_good = "a close with 4400, 4403, 4409 or 4410"
+
+
+_RETRY, _STOP = Action.retry, Action.stop
+
+POLICY: Mapping[Kind, tuple[Action, Action]] = {
+    Kind.unreachable: (_RETRY, _RETRY),
+    Kind.no_host: (_STOP, _RETRY),
+    Kind.no_tls: (_STOP, _RETRY),
+    Kind.passing: (_RETRY, _RETRY),
+    Kind.no_gateway: (_STOP, _RETRY),
+    Kind.foreign: (_STOP, _RETRY),
+    Kind.unknown: (_STOP, _RETRY),
+    Kind.token: (Action.renew_at_first, Action.renew),
+    Kind.final: (_STOP, _STOP),
+    Kind.taken: (_STOP, _STOP),
+    Kind.ticket: (_RETRY, _RETRY),
+    Kind.bad_events: (Action.split, Action.split),
+    Kind.too_large: (Action.split, Action.split),
+    Kind.foreign_too_large: (Action.split_or_retry, Action.split_or_retry),
+    Kind.no_token: (_RETRY, _RETRY),
+    Kind.token_fault: (_STOP, _RETRY),
+    Kind.closed: (_RETRY, _RETRY),
+    Kind.closed_for_good: (_STOP, _STOP),
+}
+"""What to do: before the first success, and after it."""
+
+_OF_TOKENS = frozenset({Kind.token, Kind.no_token, Kind.token_fault})
+_FINAL_CODES = frozenset({"forbidden", "unsupported_subprotocol", "unsupported_media_type"})
+_TICKET_CODES = frozenset({"missing_ticket", "ticket_expired", "ticket_used", "invalid_token", "wrong_shard"})
+_PASSING = frozenset({408, 421, 425, 429})
+
+_CLOSE_HINTS: Mapping[int, str] = {
+    CloseCode.unauthenticated: "give the client a function that gives a new token, in place of a token",
+    CloseCode.forbidden: "the token's role may not do this",
+    CloseCode.replaced: "another connection of the same user took its place: use one client for each user",
+}
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """The parts of a problem body (RFC 9457) that are looked at. code: "" if it is none of the gateway's."""
+
+    title: str = ""
+    detail: str = ""
+    code: str = ""
+    hint: str = ""
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """What came instead of success. status: HTTP; 0: no answer. reason: in words, behind the URL as their subject.
+
+    after: seconds that it asks to be left alone. problem: the answer's body, if it is an object in JSON.
+    """
+
+    kind: Kind
+    reason: str
+    hint: str = ""
+    status: int = 0
+    after: float = 0.0
+    problem: dict[str, object] = {}
+
+    @property
+    def text(self) -> str:
+        """The reason, and the way out."""
+        return f"{self.reason} ({self.hint})" if self.hint else self.reason
+
+    @property
+    def words(self) -> str:
+        """The reason without the status, where there is one."""
+        return self.reason.removeprefix(f"answered {self.status} ")
+
+
+def decide_action(fault: Fault, *, succeeded: bool, renewable: bool, trying_s: float = 0.0) -> Action:
+    """What to do: `retry`, `split`, `split_or_retry` or `stop`, or `renew` with a token function alone.
+
+    succeeded: once at least. renewable: there is a token function. trying_s: for how long there was no success.
+    """
+    action = POLICY[fault.kind][succeeded]
+    if action in (Action.renew, Action.renew_at_first) and not renewable:
+        return Action.stop
+    if action is Action.renew_at_first:
+        return Action.renew if trying_s < FIRST_TOKEN_S else Action.stop
+    return action
+
+
+def wait_at_least(fault: Fault) -> float:
+    """Seconds that must pass before the next attempt, whatever the backoff says."""
+    return max(fault.after, TOKEN_PACE_S) if fault.kind in _OF_TOKENS else fault.after
+
+
+# ---------------------------------------------------------------------------------------------------- reading faults
+
+
+def read_answer(status: int, headers: Mapping[str, str], body: bytes, now: float, *, of_shard: bool = False) -> Fault:
+    """The fault that an HTTP answer other than success is. headers: by lower-case names, or case-insensitive.
+
+    of_shard: it answers the handshake of a WebSocket, for which there was a ticket.
+    """
+    problem = _object(body)
+    own = _own(status, headers.get("content-type") or "", problem)
+    kind = _kind_of(status, own.code, of_shard)
+    asked = retry_after(headers.get("retry-after"), now, date=headers.get("date"))
+    after = min(asked, MAX_RETRY_AFTER_S if own.code else FOREIGN_RETRY_AFTER_S)
+    said = own if own.code else _words(problem)
+    reason = f"answered {status} {(said.detail or said.title or _phrase(status))[:_SHOWN]}".rstrip()
+    return Fault(kind, reason, own.hint[:_SHOWN] or _hint_of(status, kind, headers), status, after, problem)
+
+
+def not_understood(error: Exception) -> Fault:
+    """The fault that a body is which comes with success, and is not the gateway's."""
+    return Fault(
+        Kind.no_gateway,
+        f"answered what can't be understood: {error}",
+        "there is something else than a Solowire gateway; is the URL right?",
+    )
+
+
+def closed(code: int, reason: str) -> Fault:
+    """The fault that the end of a WebSocket is."""
+    if code == CloseCode.unauthenticated:
+        kind = Kind.token
+    else:
+        kind = Kind.closed_for_good if is_terminal(code) else Kind.closed
+    return Fault(kind, reason, _CLOSE_HINTS.get(code, ""))
+
+
+def close_code_of(fault: Fault) -> CloseCode:
+    """The close code that means the same as an answer after which it is of no use to come back."""
+    match fault.status:
+        case 401:
+            return CloseCode.unauthenticated
+        case 403:
+            return CloseCode.forbidden
+        case 409:
+            return CloseCode.replaced
+        case _:
+            return CloseCode.bad_protocol
+
+
+def _kind_of(status: int, code: str, of_shard: bool) -> Kind:
+    """code: the gateway's own, "" if it did not answer."""
+    if of_shard and (code in _TICKET_CODES or status == 401):
+        return Kind.ticket
+    if status >= 500 or status in _PASSING:
+        return Kind.passing
+    if not code:
+        return Kind.foreign_too_large if status == 413 else Kind.foreign
+    if code in _FINAL_CODES:
+        return Kind.final
+    if code == "duplicate_connection":
+        return Kind.taken
+    match status:
+        case 401:
+            return Kind.token
+        case 413:
+            return Kind.too_large
+        case 400 if code in ("invalid_events", "invalid_body", "empty_request"):
+            return Kind.bad_events
+        case _:
+            return Kind.unknown
+
+
+def _hint_of(status: int, kind: Kind, headers: Mapping[str, str]) -> str:
+    if kind is not Kind.foreign:
+        return ""
+    place = headers.get("location")
+    if 300 <= status < 400 and place:
+        return f"it leads to {place[:_SHOWN]}: redirects are not followed, use the URL that it ends at"
+    return "that is no answer of a Solowire gateway; is the URL right, and does the proxy pass /v1/ and /ws on?"
+
+
+def _own(status: int, content_type: str, problem: dict[str, object]) -> Problem:
+    """The gateway's own problem body; an empty one if it is anybody else's."""
+    if content_type.partition(";")[0].strip().lower() != PROBLEM_TYPE or problem.get("status") != status:
+        return Problem()
+    own = _words(problem)
+    return own if _CODE.fullmatch(own.code) else Problem()
+
+
+def _words(problem: dict[str, object]) -> Problem:
+    try:
+        return msgspec.convert({k: problem[k] for k in Problem.__struct_fields__ if k in problem}, Problem)
+    except msgspec.ValidationError:
+        return Problem()
+
+
+def _object(body: bytes) -> dict[str, object]:
+    try:
+        return msgspec.json.decode(body, type=dict[str, object])
+    except (msgspec.DecodeError, UnicodeError, RecursionError, ValueError):
+        return {}
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return ""
+
+
+class WarningPace:
+    """Which of many warnings are told: one that says something new, and one a minute of what goes on."""
+
+    def __init__(self) -> None:
+        self._text = ""
+        self._told_at = float("-inf")
+
+    def is_due(self, text: str, now: float) -> bool:
+        """Whether to tell it. now: seconds, monotonic."""
+        if text == self._text and now - self._told_at < REPEAT_WARNING_S:
+            return False
+        self._text, self._told_at = text, now
+        return True
+
+    def reset(self) -> None:
+        """It works again."""
+        self._text = ""

@@ -1,0 +1,57 @@
+"""Where the SDK gets its token: a fixed one, or a function of the application's that gives one."""
+
+from __future__ import annotations
+
+import asyncio
+from inspect import isawaitable
+
+from solowire.errors import ClientError
+from solowire.sdk.arguments import Token, check_token, check_token_text
+from solowire.sdk.network_errors import no_token
+from solowire.sdk.retry_policy import Fault
+
+
+class TokenUnavailable(Exception):
+    """The token function gave none. fault: what that is to the policy. error: what it raised."""
+
+    def __init__(self, fault: Fault, error: Exception) -> None:
+        super().__init__(fault.reason)
+        self.fault = fault
+        self.error = error
+
+
+class TokenSource:
+    """token: a token, or a function, plain or async, that gives one."""
+
+    def __init__(self, token: Token) -> None:
+        self._token = check_token(token)
+
+    @property
+    def is_renewable(self) -> bool:
+        """Whether asking again may give another one."""
+        return callable(self._token)
+
+    def replace(self, token: str) -> None:
+        """The fixed token has been replaced; a function stays what it is."""
+        if not self.is_renewable:
+            self._token = token
+
+    async def get(self, timeout: float) -> str:
+        """The token to show now. Raises TokenUnavailable; a ClientError of the function's own passes: it ends it all.
+
+        timeout: seconds. A plain function that waits holds up the whole event loop: let it be async.
+        """
+        if isinstance(self._token, str):
+            return self._token
+        try:
+            async with asyncio.timeout(timeout):
+                given = self._token()
+                token = await given if isawaitable(given) else given
+            return check_token_text(token, "what the token function gives")
+        except ClientError:
+            raise
+        except TimeoutError as error:
+            told = error if str(error) else TimeoutError(f"it gave none within {timeout:g} s")
+            raise TokenUnavailable(no_token(told), error) from error
+        except Exception as error:
+            raise TokenUnavailable(no_token(error), error) from error

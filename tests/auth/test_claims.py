@@ -1,0 +1,274 @@
+"""What a token says: what was meant to narrow it is never passed over, and a provider's words are put into ours."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from solowire.auth.claims import ANY, ClaimMapping, Claims, TokenRules, read_claims
+from solowire.auth.tokens import Tokens
+from solowire.domains.dns.event_types import CATALOG
+from solowire.errors import InvalidToken
+from solowire.model.access import ROLES, Identity
+
+SECRET = "a secret that is long enough for HS256, really"
+NOW = 1_800_000_000.0
+TOKENS = Tokens(SECRET, ROLES)
+
+
+def signed(**claims: Any) -> str:
+    return jwt.encode({"sub": "ann", "role": "viewer", "exp": NOW + 60, **claims}, SECRET, "HS256")
+
+
+def refused(token: str, tokens: Tokens = TOKENS) -> InvalidToken:
+    with pytest.raises(InvalidToken) as caught:
+        tokens.identify(token, NOW)
+    assert caught.value.code == "invalid_token"
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("zones", ["example.com"]),
+        ("zones", []),
+        ("zones", None),
+        ("zone", "example.com"),
+        ("Zones", ["example.com"]),
+        ("view", "internal"),
+        ("views", ["internal"]),
+        ("client_ip", ["10.0.0.1"]),
+        ("client-ip", ["10.0.0.1"]),
+        ("query_domain", "example.com"),
+        ("server", ["ns1"]),
+        ("servers", ["ns1"]),
+        ("user", ["ann"]),
+        ("scope", {"zones": ["example.com"]}),
+        ("scope", ["example.com"]),
+        ("Scopes", {"zones": ["example.com"]}),
+        ("permission", ["dns.read"]),
+        ("Permissions", []),
+        ("roles", ["viewer"]),
+        ("Role", "publisher"),
+        ("ROLE", "publisher"),
+        ("Tenant", "t"),
+        ("tenants", ["t"]),
+        ("isAdmin", False),
+        ("is-admin", False),
+        ("Type", "refresh"),
+        ("TEMP", True),
+    ],
+)
+def test_a_claim_of_ours_in_the_wrong_place(name: str, value: object) -> None:
+    """A token that was meant to be narrower is refused by the claim's name, with where it belongs."""
+    error = refused(signed(**{name: value}))
+    assert repr(name) in error.message
+    assert error.hint
+
+
+def test_zones_at_the_top_say_how_to_write_them() -> None:
+    """The commonest mistake gets the very words to write instead."""
+    assert '{"scopes": {"zones": […]}}' in refused(signed(zones=["example.com"])).hint
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["sub", "exp", "nbf", "iat", "iss", "role", "is_admin", "permissions", "scopes", "tenant", "type", "temp", "jti"],
+)
+@pytest.mark.parametrize("value", [None, {"x": 1}, [1], 1.5, [["x"]]], ids=json.dumps)
+def test_a_claim_of_the_wrong_type(name: str, value: object) -> None:
+    """It is named, and `null` is of the wrong type: what says nothing is left out."""
+    if value == 1.5 and name in ("exp", "nbf", "iat"):
+        return
+    error = refused(
+        jwt.api_jws.encode(json.dumps({"sub": "ann", "exp": NOW + 60, name: value}).encode(), SECRET, "HS256")
+    )
+    assert f"$.{name}" in error.message
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"scope": "openid profile"},
+        {"name": "Ann"},
+        {"status": {"status_list": {}}},
+        {"user": "ann"},
+        {"user": {"id": 1}},
+        {"server": "auth-1"},
+        {"user_id": 7},
+        {"email": "ann@example.com", "groups": ["x"], "azp": "x", "sid": "x"},
+        {"zoneinfo": "Europe/Berlin"},
+        {"iss": "https://app.example"},
+    ],
+)
+def test_what_is_none_of_ours_is_left_alone(claims: dict[str, Any]) -> None:
+    """Claims that applications and providers write for others change nothing."""
+    assert TOKENS.identify(signed(**claims), NOW) == TOKENS.identify(signed(), NOW)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(sorted({*Claims.__struct_fields__, *CATALOG.attributes, "zones", "scope", "Role", "roles"})),
+        st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.lists(st.text(max_size=3), max_size=2),
+        max_size=4,
+    )
+)
+@settings(deadline=None, max_examples=200)
+def test_no_claim_of_ours_is_passed_over(claims: dict[str, Any]) -> None:
+    """A token is refused, or all of its claims of ours are in the identity: whatever stands where."""
+    try:
+        identity = TOKENS.identify(jwt.encode({"sub": "ann", "exp": NOW + 60} | claims, SECRET, "HS256"), NOW)
+    except (InvalidToken, TypeError):
+        return
+    except jwt.PyJWTError:
+        return  # PyJWT itself makes no such token
+    assert not {"zone", "zones", "roles", "Role", "view", "client_ip"} & claims.keys()
+    assert identity.role == claims.get("role", "admin" if claims.get("is_admin") else "viewer")
+
+
+# ----------------------------------------------------------------------------------------- audience, issuer, life
+
+
+def test_a_token_for_somebody_else() -> None:
+    """Who has no name takes no token that has an audience, and who has takes none that is for others (RFC 7519)."""
+    assert "aud" in refused(signed(aud="billing")).message
+    ours = Tokens(SECRET, ROLES, rules=TokenRules(audiences=("solowire", "sw2")))
+    for aud in ("solowire", ["billing", "sw2"]):
+        assert ours.identify(signed(aud=aud), NOW).user == "ann"
+    for claims in ({}, {"aud": "billing"}, {"aud": []}, {"aud": ["Solowire"]}):
+        assert "SOLOWIRE_TOKEN_AUDIENCES" in refused(signed(**claims), ours).hint
+    anybodys = Tokens(SECRET, ROLES, rules=TokenRules(audiences=(ANY,)))
+    for claims in ({}, {"aud": "billing"}):
+        assert anybodys.identify(signed(**claims), NOW).user == "ann"
+
+
+def test_a_token_of_another_issuer() -> None:
+    """Where issuers are named, each token has to be one of theirs."""
+    ours = Tokens(SECRET, ROLES, rules=TokenRules(issuers=("https://a.example",)))
+    assert ours.identify(signed(iss="https://a.example"), NOW).user == "ann"
+    for claims in ({}, {"iss": "https://a.example/"}, {"iss": "https://b.example"}):
+        assert "SOLOWIRE_TOKEN_ISSUERS" in refused(signed(**claims), ours).hint
+    assert ours.identify(ours.sign("ann", "viewer", now=NOW, ttl=60), NOW).user == "ann"
+
+
+def test_a_token_that_lives_too_long() -> None:
+    """It would outlive the revocation that covers it."""
+    strict = Tokens(SECRET, ROLES, rules=TokenRules(max_life=3600))
+    assert strict.identify(signed(iat=NOW - 3000, exp=NOW + 600), NOW).user == "ann"
+    for claims in ({"exp": NOW + 3601}, {"iat": NOW - 3000, "exp": NOW + 601}):
+        assert "SOLOWIRE_TOKEN_MAX_LIFE_S" in refused(signed(**claims), strict).hint
+
+
+# ----------------------------------------------------------------------------------------------------- a provider's
+
+
+def mapped(mapping: ClaimMapping, **claims: Any) -> Claims:
+    return read_claims(json.dumps({"sub": "1", "exp": NOW + 60, **claims}).encode(), mapping)
+
+
+def test_a_mapping_finds_claims_by_name_and_by_path() -> None:
+    """The exact name goes first, since providers name claims by URLs; dots lead into objects."""
+    mapping = ClaimMapping(
+        "preferred_username", "https://x.example/role", "org.name", scope_claims={"zone": "attributes.zones"}
+    )
+    claims = mapped(
+        mapping,
+        preferred_username="ann",
+        **{"https://x.example/role": "viewer"},
+        org={"name": "t"},
+        attributes={"zones": "example.com"},
+    )
+    assert (claims.sub, claims.role, claims.tenant) == ("ann", "viewer", "t")
+    assert claims.scopes == {"zone": ("example.com",)}
+
+
+@pytest.mark.parametrize(
+    ("values", "role"),
+    [
+        (["a"], "admin"),
+        (["x", "v", "a"], "admin"),
+        ("v", "viewer"),
+        (["x"], None),
+        ([], None),
+        (None, None),
+        (7, None),
+        ([["a"]], None),
+        ({"a": 1}, None),
+        (["admin"], None),
+        (["x"] * 501, None),
+    ],
+)
+def test_the_role_of_several_values(values: object, role: str | None) -> None:
+    """The first that the operator has named counts; what names none is refused, also a role's own name."""
+    mapping = ClaimMapping(role="groups", roles={"a": "admin", "v": "viewer"})
+    if role is None:
+        with pytest.raises(InvalidToken):
+            mapped(mapping, **({} if values is None else {"groups": values}))
+    else:
+        assert mapped(mapping, groups=values).role == role
+
+
+def test_a_role_that_nobody_gives() -> None:
+    """Without a default nobody of a provider is a viewer only because it knows them."""
+    with pytest.raises(InvalidToken, match="SOLOWIRE_DEFAULT_ROLE"):
+        mapped(ClaimMapping())
+    assert mapped(ClaimMapping(default_role="viewer")).role == "viewer"
+    with pytest.raises(InvalidToken):
+        mapped(ClaimMapping(default_role="viewer"), role=["viewer", "admin"])
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"zones": ["a.org"]},
+        {"scopes": ["a.org"]},
+        {"scopes": {"zones": "a.org"}},
+        {"role": "viewer", "Role": "x"},
+        {"scopes": {"zone": ["b"]}, "z": ["a"]},
+        {"z": 7},
+        {"z": {"a": 1}},
+    ],
+)
+def test_a_providers_claims_that_are_nearly_ours(claims: dict[str, Any]) -> None:
+    """What would narrow, in the wrong place or twice, refuses a provider's token as it does ours."""
+    with pytest.raises(InvalidToken):
+        mapped(ClaimMapping(default_role="viewer", scope_claims={"zone": "z"}), **claims)
+
+
+def test_names_that_a_mapping_has_replaced_are_left_alone() -> None:
+    """Where `groups` says the role, a provider's own `role` and `roles` are none of ours."""
+    mapping = ClaimMapping(role="groups", tenant="org")
+    claims = mapped(mapping, groups="viewer", role="Administrator", roles=["x"], tenant={"id": 1}, org="t")
+    assert (claims.role, claims.tenant) == ("viewer", "t")
+    assert mapped(ClaimMapping(role="roles"), roles=["viewer"], scopes="openid x").scopes == {}
+
+
+# ----------------------------------------------------------------------------------------------------- what is written
+
+
+def test_the_examples_of_the_docs_are_true() -> None:
+    """Each example of docs/tokens.md is accepted, or refused, as it says there."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "tokens.md").read_text()
+    found = re.findall(r"^\| `(\{.*\})` \| (accepted|refused)", page, re.MULTILINE)
+    assert len(found) > 15
+    for text, verdict in found:
+        claims = {"sub": "ann", "exp": NOW + 60} | json.loads(text.replace("\\|", "|"))
+        token = jwt.encode(claims, SECRET, "HS256")
+        if verdict == "refused":
+            refused(token)
+        else:
+            assert isinstance(TOKENS.identify(token, NOW), Identity), text
+
+
+def test_each_claim_has_its_place_in_the_docs() -> None:
+    """A claim that is read is documented."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "tokens.md").read_text()
+    for name in Claims.__struct_fields__:
+        assert f"| `{name}` |" in page, name

@@ -1,0 +1,165 @@
+"""Reading a provider's keys: bounded in time, size and number, and what was read stays good while nothing comes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from solowire.auth import key_source
+from solowire.auth.key_source import KeySource
+from solowire.auth.keys import PublicKeys
+from tests.jwks_server import JwksServer, SigningKey
+
+FIRST, SECOND = SigningKey("ES256", "first"), SigningKey("ES256", "second")
+DEADLINE = 20.0
+
+
+@pytest.fixture
+def server() -> Iterator[JwksServer]:
+    with JwksServer(FIRST) as made:
+        yield made
+
+
+class Reader:
+    """A source, and what it has given."""
+
+    def __init__(self, place: str, refresh_s: float = 3600.0, stale_s: float = 3600.0) -> None:
+        self.given: list[PublicKeys | None] = []
+        self.source = KeySource(place, self.given.append, refresh_s=refresh_s, stale_s=stale_s)
+
+    async def __aenter__(self) -> Reader:
+        self.source.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.source.close()
+
+    @property
+    def ids(self) -> list[list[str] | None]:
+        return [None if keys is None else keys.ids for keys in self.given]
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    async with asyncio.timeout(DEADLINE):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def test_keys_are_read_and_read_again(server: JwksServer) -> None:
+    """What has not changed is not given again; what has is."""
+    async with Reader(server.url, refresh_s=0.1) as reader:
+        await until(lambda: len(server.fetches) >= 3)
+        assert reader.ids == [["first"]]
+        server.document = {"keys": [SECOND.jwk()]}
+        await until(lambda: len(reader.given) == 2)
+        assert reader.ids == [["first"], ["second"]]
+        assert reader.source.keys == 1
+
+
+@pytest.mark.parametrize("fault", ["status", "redirect", "html", "empty", "large", "gzip", "gone"])
+async def test_what_is_no_set_leaves_the_keys_in_use(server: JwksServer, fault: str) -> None:
+    """Whatever else comes, or nothing: the keys of before stay, it is tried again, and found again."""
+    async with Reader(server.url, refresh_s=0.05) as reader:
+        await until(lambda: reader.given)
+        if fault == "status":
+            server.status = 500
+        elif fault == "redirect":
+            server.status, server.headers = 302, {"location": "http://127.0.0.1:1/"}
+        elif fault == "html":
+            server.body = b"<html>"
+        elif fault == "empty":
+            server.document = {"keys": []}
+        elif fault == "large":
+            server.body = b" " * key_source.MAX_BYTES + json.dumps(server.document).encode()
+        elif fault == "gzip":
+            server.headers, server.body = {"content-encoding": "gzip"}, b"\x1f\x8b" + b"x" * 100
+        else:
+            server.delay_s, key_source_seconds = 0.3, 0.1
+            reader.source._fetch_seconds = key_source_seconds
+        await until(lambda: reader.source.failed >= 2)
+        assert reader.source.is_failing
+        assert reader.ids == [["first"]]
+        server.status, server.body, server.headers, server.delay_s = 200, None, {}, 0.0
+        server.document = {"keys": [SECOND.jwk()]}
+        await until(lambda: len(reader.given) == 2)
+        assert reader.ids == [["first"], ["second"]]
+        assert not reader.source.is_failing
+
+
+async def test_keys_that_are_too_old_are_none(server: JwksServer) -> None:
+    """For a while they are used without being read; then nobody is believed, until they are read again."""
+    async with Reader(server.url, refresh_s=0.05, stale_s=0.5) as reader:
+        await until(lambda: reader.given)
+        server.status = 503
+        await until(lambda: reader.ids == [["first"], None])
+        server.status = 200
+        await until(lambda: reader.ids == [["first"], None, ["first"]])
+
+
+async def test_a_key_that_is_not_known_is_worth_one_fetch(server: JwksServer) -> None:
+    """All who show one wait for the same, and those of the next seconds for none."""
+    async with Reader(server.url) as reader:
+        await until(lambda: reader.given)
+        server.document = {"keys": [SECOND.jwk()]}
+        assert all(await asyncio.gather(*(reader.source.refreshed() for _ in range(100))))
+        assert reader.ids == [["first"], ["second"]]
+        assert len(server.fetches) == 2
+        assert not any(await asyncio.gather(*(reader.source.refreshed() for _ in range(100))))
+        assert len(server.fetches) == 2
+
+
+async def test_too_many_do_not_wait(server: JwksServer) -> None:
+    """More than so many are told at once that their key is not known."""
+    server.delay_s = 0.5
+    async with Reader(server.url) as reader:
+        found = await asyncio.gather(*(reader.source.refreshed() for _ in range(key_source.MAX_WAITING + 5)))
+        assert found.count(False) == 5
+
+
+async def test_the_loop_waits_for_nothing(server: JwksServer) -> None:
+    """While an answer is slow to come and large to take apart everything else goes on."""
+    server.delay_s = 0.5
+    keys = [SigningKey("ES256", f"k{n}").jwk() for n in range(90)]
+    server.document = {"keys": keys}
+    loop = asyncio.get_running_loop()
+    async with Reader(server.url) as reader:
+        ticks = 0
+        while not reader.given:
+            await asyncio.sleep(0)
+            ticks += 1
+        assert ticks > 100
+        assert loop.time() > 0
+        assert len(reader.given[0] or ()) == 90
+
+
+async def test_a_file_is_read_again_when_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is not there, a folder, or what is too large are faults as any; what comes later is taken."""
+    monkeypatch.setattr(key_source, "FILE_SECONDS", 0.05)
+    place = tmp_path / "keys.json"
+    async with Reader(str(place)) as reader:
+        await until(lambda: reader.source.failed)
+        place.write_text(json.dumps({"keys": [FIRST.jwk()]}))
+        await until(lambda: reader.given)
+        failed = reader.source.failed
+        place.write_bytes(b"x" * (key_source.MAX_BYTES + 1))
+        await until(lambda: reader.source.failed > failed)
+        place.unlink()
+        place.mkdir()
+        failed = reader.source.failed
+        await until(lambda: reader.source.failed > failed)
+        assert reader.ids == [["first"]]
+
+
+async def test_it_closes_in_the_midst_of_a_fetch(server: JwksServer) -> None:
+    """Nobody waits for a provider that takes its time when a process ends."""
+    server.delay_s = 3.0
+    began = time.monotonic()
+    async with Reader(server.url):
+        await until(lambda: server.fetches)
+    assert time.monotonic() - began < 2.5

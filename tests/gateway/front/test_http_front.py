@@ -1,0 +1,504 @@
+"""The gateway's public port in front of a real Granian: every request arrives as it was sent, and in its turn."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import h11
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from solowire.algorithms.accept_limiter import AcceptLimiter
+from solowire.gateway.front.http_front import REQUESTS_AT_A_TIME, HttpFront
+from solowire.runtime.http_server import WebServer, listen, listen_unix
+
+SECONDS = 30.0
+KILO = 1024
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+class Site:
+    """A front over an application that tells what it was asked. bodies: how much of a body it takes; None: all."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.front: HttpFront
+        self.seen: list[dict[str, Any]] = []
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+
+    async def answer_direct(self, scope: Any, receive: Any, send: Any) -> None:
+        """The same, in the front's own loop."""
+
+        async def send_on(message: Any) -> None:
+            send(message)
+
+        if scope["query_string"] == b"fault":
+            raise ValueError(scope["path"])
+        await self.app({**scope, "direct": True}, receive, send_on)
+
+    async def app(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        path = scope["path"]
+        body = b""
+        await self.may_answer.wait()
+        if "early" not in path:
+            more = True
+            while more:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    self.seen.append({"path": path, "left": True})
+                    return
+                body += message.get("body", b"")
+                more = message.get("more_body", False)
+        names = [name for name, _ in scope["headers"]]
+        self.seen.append(
+            {
+                "path": path,
+                "method": scope["method"],
+                "body": body,
+                "peer": scope["client"],
+                "names": names,
+                "direct": "direct" in scope,
+            }
+        )
+        answer = body or path.encode()
+        if path.startswith("/large"):
+            answer = b"x" * 20 * KILO * KILO
+        headers = [(b"content-type", b"text/plain")]
+        if path in ("/close", "/direct-early"):
+            headers.append((b"connection", b"close"))
+        await send({"type": "http.response.start", "status": 401 if "early" in path else 200, "headers": headers})
+        await send({"type": "http.response.body", "body": answer})
+
+
+@contextlib.asynccontextmanager
+async def site(folder: Path, **limits: Any) -> AsyncIterator[Site]:
+    made = Site()
+    times = {"head_s": SECONDS, "keepalive_s": SECONDS, "stalled_s": SECONDS}
+    front = made.front = HttpFront(
+        folder / "g",
+        takes=lambda head: False,
+        open_tunnel=lambda client, head, rest: None,
+        trusted=lambda address: False,
+        direct={
+            (b"POST", b"/direct"): made.answer_direct,
+            (b"POST", b"/direct-early"): made.answer_direct,
+            (b"GET", b"/direct"): made.answer_direct,
+        },
+        **{"limiter": AcceptLimiter(100, 100), **times, **limits},
+    )
+    server = WebServer(front.wrap(made.app), listen_unix(folder / "g"), handshake_s=SECONDS)
+    server.start()
+    listening = listen("127.0.0.1", 0)
+    made.port = listening.getsockname()[1]
+    await front.start(listening)
+    try:
+        async with asyncio.timeout(SECONDS):
+            yield made
+    finally:
+        front.finish()
+        await front.wait_for_ends(0.2)
+        await server.finish()
+
+
+@contextlib.asynccontextmanager
+async def connected(
+    site: Site, data: bytes = b"", address: str = "127.0.0.1"
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """address: whence."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", site.port, local_addr=(address, 0))
+    try:
+        writer.write(data)
+        yield reader, writer
+    finally:
+        writer.transport.abort()
+
+
+async def answer_from(reader: asyncio.StreamReader) -> tuple[int, bytes]:
+    """Status and body of the next answer, all of which have a length here."""
+    head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+    size = int(head.partition("content-length: ")[2].split("\r\n")[0])
+    return int(head.split()[1]), await reader.readexactly(size)
+
+
+def post(body: bytes, path: str = "/") -> bytes:
+    return b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (path.encode(), len(body), body)
+
+
+def chunked(*parts: bytes, path: str = "/") -> bytes:
+    head = b"POST %s HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" % path.encode()
+    return head + b"".join(b"%x;a=b\r\n%s\r\n" % (len(part), part) for part in parts) + b"0\r\nTrailer: t\r\n\r\n"
+
+
+@pytest.mark.parametrize("path", ["/", "/direct"])
+async def test_requests_arrive_in_their_order_however_they_are_sent(tmp_path: Path, path: str) -> None:
+    """With lengths, in chunks, without bodies, all in one piece or byte by byte, on one connection."""
+    large, end = b"x" * 100 * KILO, path.encode()
+    requests = [
+        *(post(b"one", path), chunked(b"t", b"wo", path=path), GET, post(b"", path), post(large, path)),
+        *(chunked(path=path), GET),
+    ]
+    expected = [b"one", b"two", b"/", end, large, end, b"/"]
+    async with site(tmp_path) as made:
+        async with connected(made, b"".join(requests)) as (reader, _):
+            assert [await answer_from(reader) for _ in expected] == [(200, body) for body in expected]
+        async with connected(made) as (reader, writer):
+            for byte in b"".join(requests[:4]):
+                writer.write(bytes([byte]))
+                await writer.drain()
+            assert [await answer_from(reader) for _ in range(4)] == [(200, body) for body in expected[:4]]
+            port = writer.get_extra_info("sockname")[1]
+        assert made.seen[-1]["peer"] == ("127.0.0.1", str(port))
+        is_direct = path == "/direct"  # but for what comes in chunks
+        assert [seen["direct"] for seen in made.seen[:4]] == [is_direct, False, False, is_direct]
+
+
+async def test_what_is_answered_at_once_is_read_as_strictly(tmp_path: Path) -> None:
+    """Two Hosts are refused; its query is no part of its path; old clients and those that ask first go to Granian."""
+    twice = post(b"x", "/direct").replace(b"Host: x\r\n", b"Host: x\r\nHost: y\r\n")
+    old = b"POST /direct HTTP/1.0\r\nContent-Length: 1\r\n\r\nx"
+    asking = b"POST /direct HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\nx"
+    async with site(tmp_path) as made:
+        async with connected(made, twice) as (reader, _):
+            status, body = await answer_from(reader)
+            assert (status, b"bad_host" in body) == (400, True)
+            assert await reader.read() == b""
+        for request in (old, asking):
+            async with connected(made, request) as (reader, writer):
+                writer.write_eof()
+                assert b" 200 OK" in await reader.read()
+        async with connected(made, GET.replace(b"/ ", b"/direct?a=%20b ", 1)) as (reader, _):
+            assert await answer_from(reader) == (200, b"/direct")
+        async with connected(made, GET.replace(b"/ ", b"/directly ", 1)) as (reader, _):
+            assert await answer_from(reader) == (200, b"/directly")
+        assert [seen["direct"] for seen in made.seen] == [False, False, True, False]
+
+
+async def test_a_fault_of_what_answers_at_once_is_told_and_ends_one_connection(tmp_path: Path) -> None:
+    """The client has a problem body, and the next one an answer."""
+    async with site(tmp_path) as made:
+        async with connected(made, GET.replace(b"/ ", b"/direct?fault ", 1) + GET) as (reader, _):
+            status, body = await answer_from(reader)
+            assert (status, b"internal_error" in body) == (500, True)
+            assert await reader.read() == b""
+        async with connected(made, GET.replace(b"/ ", b"/direct ", 1)) as (reader, _):
+            assert await answer_from(reader) == (200, b"/direct")
+
+
+async def test_an_answer_at_once_before_the_body_is_read(tmp_path: Path) -> None:
+    """It reaches its client, which has sent megabytes that nobody wanted, and the connection ends."""
+    async with site(tmp_path) as made, connected(made) as (reader, writer):
+        writer.write(post(b"x" * 8 * KILO * KILO, "/direct-early"))
+        assert (await answer_from(reader))[0] == 401
+        assert await reader.read() == b""
+
+
+async def test_who_leaves_in_the_midst_of_a_body_is_missed(tmp_path: Path) -> None:
+    """What answers at once hears of it; and what it doesn't ask for yet waits at the client's."""
+    async with site(tmp_path) as made:
+        made.may_answer.clear()
+        async with connected(made, post(b"x" * 8 * KILO * KILO, "/direct")[:-1]) as (_, writer):
+            while not made.front.clients:
+                await asyncio.sleep(0.01)
+            [client] = made.front.clients
+            while client.transport.is_reading():
+                await asyncio.sleep(0.01)
+            assert writer.transport.get_write_buffer_size() > KILO * KILO
+            made.may_answer.set()
+            await writer.drain()
+        while not made.seen:
+            await asyncio.sleep(0.01)
+        assert made.seen == [{"path": "/direct", "left": True}]
+
+
+async def test_the_requests_of_a_flood_wait_for_each_other(tmp_path: Path) -> None:
+    """One address has so many under way in Granian; another's go on at once, and all are answered in the end."""
+    async with site(tmp_path) as made, contextlib.AsyncExitStack() as stack:
+        made.may_answer.clear()
+        many = 3 * REQUESTS_AT_A_TIME
+        flood = [await stack.enter_async_context(connected(made, GET + post(b"two"), "127.0.0.2")) for _ in range(many)]
+        under_way = made.front.turns
+        while len(made.front.clients) < many or not len(under_way):
+            await asyncio.sleep(0.01)
+        async with connected(made, GET) as (reader, writer):
+            while len(under_way) < 2:
+                await asyncio.sleep(0.01)
+            for _, leaving in flood[-2:] + flood[:2]:  # of those that wait, and of those under way
+                leaving.transport.abort()
+            writer.write_eof()
+            made.may_answer.set()
+            assert await answer_from(reader) == (200, b"/")
+            assert await reader.read() == b""
+        for reader, _ in flood[2:-2]:
+            assert [await answer_from(reader) for _ in range(2)] == [(200, b"/"), (200, b"two")]
+        while len(under_way):
+            await asyncio.sleep(0.01)
+
+
+async def test_addresses_that_fill_all_the_room_make_some_for_another(tmp_path: Path) -> None:
+    """Whoever has less than its share is let in, in the place of the newest that has sent nothing of who has most."""
+    async with site(tmp_path, limiter=AcceptLimiter(6, 4)) as made, contextlib.AsyncExitStack() as stack:
+        for address, count in (("127.0.0.2", 4), ("127.0.0.3", 2)):
+            silent = [await stack.enter_async_context(connected(made, b"", address)) for _ in range(count)]
+            if count == 4:
+                most = silent
+        while len(made.front.clients) < 6:
+            await asyncio.sleep(0.01)
+        async with connected(made, GET) as (reader, _):
+            assert await answer_from(reader) == (200, b"/")
+            assert await most[-1][0].read() == b"", "the newest of the most"
+            assert made.front.limiter.refused == 0
+        async with connected(made, GET, "127.0.0.2") as (reader, _), connected(made, GET, "127.0.0.2") as (other, _):
+            assert (await answer_from(reader))[0] == 200, "there is room"
+            assert (await answer_from(other))[0] == 503, "it has its share"
+
+
+async def test_a_head_request_has_no_body_and_the_next_one_has(tmp_path: Path) -> None:
+    """The answer to HEAD says a length and has none; whoever counts on it would wait for ever."""
+    async with site(tmp_path) as made, connected(made, GET.replace(b"GET", b"HEAD") + GET) as (reader, _):
+        assert b"content-length: 1\r\n" in await reader.readuntil(b"\r\n\r\n")
+        assert await answer_from(reader) == (200, b"/")
+
+
+async def test_old_clients_and_those_that_ask_before_they_send(tmp_path: Path) -> None:
+    """HTTP/1.0 is answered and closed; `Expect: 100-continue` is answered twice."""
+    async with site(tmp_path) as made:
+        async with connected(made, b"GET / HTTP/1.0\r\n\r\n") as (reader, _):
+            assert await answer_from(reader) == (200, b"/")
+            assert await reader.read() == b""
+        head = post(b"body").replace(b"Host", b"Expect: 100-continue\r\nHost").removesuffix(b"body")
+        async with connected(made, head) as (reader, writer):
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100 ")
+            writer.write(b"body" + GET)
+            assert [await answer_from(reader) for _ in range(2)] == [(200, b"body"), (200, b"/")]
+
+
+async def test_open_files_have_a_limit(tmp_path: Path) -> None:
+    """Beyond it a connection is refused at once, and the process never runs out."""
+    async with site(tmp_path, max_files=3) as made, connected(made, GET) as (first, _):
+        assert (await answer_from(first))[0] == 200
+        async with connected(made, GET) as (reader, _):
+            status, body = await answer_from(reader)
+            assert (status, b"ulimit -n" in body) == (503, True)
+
+
+async def test_what_could_be_read_in_two_ways_is_refused(tmp_path: Path) -> None:
+    """Both framings, two lengths, foreign codings, folded headers, line feeds alone, chunks of no size."""
+    wrong = {
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n": 400,
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd": 400,
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: +3\r\n\r\nabc": 400,
+        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n": 501,
+        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n": 400,
+        b"GET / HTTP/1.1\r\nHost: x\r\n folded\r\n\r\n": 400,
+        b"GET / HTTP/1.1\nHost: x\r\n\r\n": 400,
+        b"GET  / HTTP/1.1\r\nHost: x\r\n\r\n": 400,
+        b"GET / HTTP/1.1\r\nHost: x\r\nA: \0\r\n\r\n": 400,
+        b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n": 400,
+        b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 17 * KILO + b"\r\n\r\n": 431,
+        chunked().replace(b"0\r\n", b"g\r\n"): 400,
+        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabcd\r\n0\r\n\r\n": 400,
+    }
+    async with site(tmp_path) as made:
+        for raw, status in wrong.items():
+            async with connected(made, raw) as (reader, _):
+                assert (await answer_from(reader))[0] == status, raw
+                assert await reader.read() == b"", raw
+        assert all(seen.get("left") for seen in made.seen)
+
+
+async def test_nobody_says_whose_peer_it_is_but_the_front(tmp_path: Path) -> None:
+    """The header that says so is the front's secret; what has not come through it is refused."""
+    async with site(tmp_path) as made:
+        forged = GET.replace(b"Host: x", b"X-Peer: 1.2.3.4 5\r\nHost: x")
+        async with connected(made, forged) as (reader, _):
+            assert (await answer_from(reader))[0] == 200
+        assert made.seen[-1]["peer"][0] == "127.0.0.1"
+        assert made.seen[-1]["names"] == [b"x-peer", b"host"]
+        reader, writer = await asyncio.open_unix_connection(str(tmp_path / "g"))
+        writer.write(GET)
+        assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 400")
+        writer.close()
+
+
+async def test_an_answer_that_comes_before_the_body_is_read(tmp_path: Path) -> None:
+    """A client that goes on writing gets it whole, and the connection ends, unless little was to come."""
+    async with site(tmp_path) as made:
+        long = b"POST /early HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000\r\n\r\n"
+        async with connected(made, long) as (reader, writer):
+            assert await answer_from(reader) == (401, b"/early")
+            with contextlib.suppress(ConnectionError):
+                for _ in range(100):
+                    writer.write(b"x" * KILO)
+                    await writer.drain()
+            assert await reader.read() == b""
+        short = b"POST /early HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n"
+        async with connected(made, short) as (reader, writer):
+            assert await answer_from(reader) == (401, b"/early")
+            writer.write(b"abcde" + GET)
+            rest = await asyncio.wait_for(reader.read(9), SECONDS)
+            assert rest in (b"", b"HTTP/1.1 ")  # whether Granian keeps it is a matter of which came first
+
+
+async def test_an_answer_that_was_given_before_the_body_could_be_sent_on_is_found(tmp_path: Path) -> None:
+    """Granian answers early and closes: sending it more fails before anybody has read what it said."""
+    answer = b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 5\r\n\r\nearly"
+    sent: list[asyncio.StreamWriter] = []
+
+    async def answer_and_close(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        sent[0].write(b"more")  # is there for the front before the answer is
+        writer.write(answer)
+        writer.transport.abort()
+
+    async with site(tmp_path) as made, await asyncio.start_unix_server(answer_and_close, tmp_path / "other"):
+        made.front.upstream = str(tmp_path / "other")
+        for _ in range(20):
+            async with connected(made) as (reader, writer):
+                sent[:] = [writer]
+                writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000\r\n\r\n")
+                assert await answer_from(reader) == (401, b"early")
+                assert await reader.read() == b""
+
+
+async def test_a_client_that_closes_its_half_has_its_answer(tmp_path: Path) -> None:
+    """As `nc` does; one that closes in the midst of its body is told to the application as gone."""
+    async with site(tmp_path) as made:
+        async with connected(made, post(b"all")) as (reader, writer):
+            writer.write_eof()
+            assert await answer_from(reader) == (200, b"all")
+            assert await reader.read() == b""
+        async with connected(made, post(b"all")[:-1]) as (reader, writer):
+            writer.write_eof()
+            assert await reader.read() == b""
+        while not any(seen.get("left") for seen in made.seen):
+            await asyncio.sleep(0.01)
+
+
+async def test_the_time_for_a_head_and_for_a_next_request(tmp_path: Path) -> None:
+    """Who says nothing, half a head, or nothing more after an answer is closed when its time is over."""
+    async with site(tmp_path, head_s=0.3, keepalive_s=0.3) as made:
+        for data in (b"", GET[:10], GET + GET[:10]):
+            async with connected(made, data) as (reader, _):
+                if data.startswith(GET):
+                    await answer_from(reader)
+                assert await reader.read() == b""
+        async with connected(made, GET) as (reader, _):
+            await answer_from(reader)
+            assert await reader.read() == b""
+
+
+async def test_the_newest_is_refused_but_one_that_is_only_kept_makes_room(tmp_path: Path) -> None:
+    """Connections that wait for nothing are closed for newer ones; those that have not said all yet are not."""
+    async with site(tmp_path, limiter=AcceptLimiter(3, 2)) as made, contextlib.AsyncExitStack() as stack:
+        first, _ = await stack.enter_async_context(connected(made, GET))
+        await answer_from(first)
+        silent, half = [await stack.enter_async_context(connected(made, data)) for data in (b"", GET[:9])]
+        assert await first.read() == b"", "the idle one made room"
+        async with connected(made, GET) as (reader, _):
+            status, body = await answer_from(reader)
+            assert (status, b"SOLOWIRE_MAX_HTTP_CONNECTIONS_PER_ADDRESS" in body) == (503, True)
+        assert made.front.limiter.refused == 1
+        for reader, writer in (silent, half):
+            writer.write(GET if reader is silent[0] else GET[9:])
+            assert await answer_from(reader) == (200, b"/")
+
+
+async def test_a_client_that_reads_nothing_is_cut_and_costs_little(tmp_path: Path) -> None:
+    """Of twenty megabytes no more is held here than fits the buffers, until it has taken nothing for too long."""
+    async with site(tmp_path, stalled_s=0.5) as made, connected(made, GET.replace(b"/ ", b"/large ")) as (_, writer):
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        while not made.front.clients:
+            await asyncio.sleep(0.01)
+        [client] = made.front.clients
+        held = 0
+        while made.front.clients:
+            held = max(held, client.transport.get_write_buffer_size())
+            await asyncio.sleep(0.01)
+        assert 0 < held <= 3 * 64 * KILO
+
+
+async def test_where_granian_is_not_there_it_is_said(tmp_path: Path) -> None:
+    """A request that can't be passed on is refused, and nothing is left waiting."""
+    async with site(tmp_path) as made:
+        made.front.upstream += "-gone"
+        async with connected(made, GET) as (reader, _):
+            assert (await answer_from(reader))[0] == 503
+
+
+REQUESTS = st.lists(
+    st.one_of(
+        st.just(GET),
+        st.binary(max_size=300).map(post),
+        st.binary(max_size=300).map(lambda body: post(body, "/direct")),
+        st.just(GET.replace(b"/ ", b"/direct ", 1)),
+        st.lists(st.binary(min_size=1, max_size=50), max_size=4).map(lambda parts: chunked(*parts)),
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(REQUESTS, st.data())
+async def test_any_requests_in_any_pieces_are_read_as_h11_reads_them(
+    tmp_path: Path, requests: list[bytes], data: st.DataObject
+) -> None:
+    """The application sees the same methods and bodies that h11 makes of the same bytes."""
+    raw = b"".join(requests)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(raw)), max_size=8)))
+    pieces = [raw[a:b] for a, b in zip([0, *cuts], [*cuts, len(raw)], strict=True)]
+    async with site(tmp_path) as made, connected(made) as (reader, writer):
+        for piece in pieces:
+            writer.write(piece)
+            await asyncio.sleep(0)
+        for _ in requests:
+            assert (await answer_from(reader))[0] == 200
+        assert [(seen["method"], seen["body"]) for seen in made.seen] == read_by_h11(raw)
+    gc.collect()
+
+
+def read_by_h11(raw: bytes) -> list[tuple[str, bytes]]:
+    connection = h11.Connection(h11.SERVER)
+    connection.receive_data(raw)
+    found: list[tuple[str, bytes]] = []
+    while True:
+        match connection.next_event():
+            case h11.Request(method=method):
+                found.append((method.decode(), b""))
+            case h11.Data(data=piece):
+                found[-1] = (found[-1][0], found[-1][1] + bytes(piece))
+            case h11.EndOfMessage():
+                connection.send(h11.Response(status_code=200, headers=[("content-length", "0")]))
+                connection.send(h11.EndOfMessage())
+                connection.start_next_cycle()
+            case _:
+                return found
+
+
+async def test_who_gets_no_answer_from_behind_the_front_is_told_so(tmp_path: Path) -> None:
+    """It was an end without a word, which a client takes for a network's fault; what has begun is only cut."""
+    begun = b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf"
+
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        if b"/begun " in head:
+            writer.write(begun)
+        writer.close()
+
+    async with site(tmp_path) as made, await asyncio.start_unix_server(hang_up, tmp_path / "other"):
+        made.front.upstream = str(tmp_path / "other")
+        for request in (GET, post(b"x" * KILO * KILO), post(b"x" * KILO * KILO)[:-1]):
+            async with connected(made, request) as (reader, _):
+                status, problem = await answer_from(reader)
+                assert status == 503
+                assert b"overloaded" in problem
+                assert await reader.read() == b""
+        async with connected(made, GET.replace(b"/ ", b"/begun ", 1)) as (reader, _):
+            assert await reader.read() == begun

@@ -1,0 +1,26 @@
+"""User names in URLs: each has one of its own."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from solowire.errors import Refused
+from solowire.protocol.user_names import decode_user_name, encode_user_name
+
+
+@given(st.text(min_size=1, max_size=256))
+def test_any_name_survives_a_path(user: str) -> None:
+    """Whatever UTF-8 can say comes back as it was, in a segment that nobody takes apart."""
+    segment = encode_user_name(user)
+    assert decode_user_name(segment.encode("ascii")) == user
+    assert not set(segment) & set("/?#. ")
+
+
+@pytest.mark.parametrize("raw", [b"%", b"%4", b"%zz", b"%FF", b"%ED%A0%80", b"\xff", b"a%2"])
+def test_what_is_no_name(raw: bytes) -> None:
+    """What is no percent-encoding of UTF-8 stands for nobody."""
+    with pytest.raises(Refused) as caught:
+        decode_user_name(raw)
+    assert (caught.value.status, caught.value.code) == (400, "invalid_user_name")

@@ -1,0 +1,472 @@
+"""The router's log: what it promises to publishers and shards, in memory and on disk alike.
+
+The last part drives both through whatever Hypothesis can think of: requests, repetitions, commits that fail, restarts;
+and compares what is read with what a list says.
+"""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+from unittest import mock
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from structlog.testing import capture_logs
+
+from solowire.backplane.messages import PublishedEvent
+from solowire.router.log import sqlite_journal
+from solowire.router.log.journal import SHORT_ID, Journal, JournalUnavailable, MemoryJournal, Record
+from solowire.router.log.sqlite_journal import SqliteJournal
+
+MakeJournal = Callable[..., Journal]
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeJournal]:
+    """Makes a journal; its bounds can be chosen."""
+    made: list[Journal] = []
+
+    def make(max_events: int = 1000, window: float = 60.0) -> Journal:
+        if request.param == "memory":
+            return MemoryJournal("epoch", max_events=max_events, max_bytes=1_000_000, window=window)
+        made.append(on_disk(tmp_path / "journal.sqlite3", max_events=max_events, window=window))
+        return made[-1]
+
+    yield make
+    for journal in made:
+        journal.close()
+
+
+def on_disk(path: Path, max_events: int = 1000, window: float = 60.0, now: float = 0.0) -> SqliteJournal:
+    return SqliteJournal(
+        path, new_epoch="epoch", max_age=1e9, max_events=max_events, max_bytes=2**30, window=window, now=now
+    )
+
+
+def event(id: str, user: str | None = None, body: bytes = b"body", state: str | None = None) -> PublishedEvent:
+    return PublishedEvent(id, user, body, state)
+
+
+def some(count: int, begin: int = 0) -> list[PublishedEvent]:
+    return [event(f"id-{n}", body=b"%d" % n) for n in range(begin, begin + count)]
+
+
+def keep(journal: Journal, events: Sequence[PublishedEvent], now: float = 0.0) -> tuple[list[int], list[int]]:
+    """Appends and commits."""
+    appended = journal.append(events, now)
+    journal.commit(now)
+    return appended
+
+
+def read_all(journal: Journal) -> Sequence[Record]:
+    return journal.read(journal.floor, 1_000_000)
+
+
+def offsets(records: Sequence[Record]) -> list[int]:
+    return [record.offset for record in records]
+
+
+# ------------------------------------------------------------------------------------------------- append and commit
+
+
+def test_an_empty_log_begins_at_offset_one(make: MakeJournal) -> None:
+    """A new log holds nothing, stands at 0, and its first event gets offset 1."""
+    journal = make()
+    assert (journal.epoch, journal.last, journal.floor, list(journal.read(0, 10))) == ("epoch", 0, 0, [])
+    assert keep(journal, some(1)) == ([1], [])
+    assert (journal.last, journal.floor) == (1, 0)
+
+
+def test_nobody_reads_an_event_before_it_is_kept(make: MakeJournal) -> None:
+    """The open group has its offsets and is counted, and is not in the log before the commit."""
+    journal = make()
+    keep(journal, some(2))
+    assert journal.append(some(2, begin=2), 0.0).offsets == [3, 4]
+    assert (journal.open, journal.last, offsets(read_all(journal))) == (2, 2, [1, 2])
+    journal.commit(0.0)
+    assert (journal.open, journal.last, offsets(read_all(journal))) == (0, 4, [1, 2, 3, 4])
+
+
+def test_a_group_takes_several_requests(make: MakeJournal) -> None:
+    """Publishers that come together share a commit, each with its own offsets, without a hole between them."""
+    journal = make()
+    assert journal.append(some(3), 0.0).offsets == [1, 2, 3]
+    assert journal.append(some(2, begin=3), 0.0).offsets == [4, 5]
+    journal.commit(0.0)
+    assert journal.append(some(1, begin=5), 0.0).offsets == [6]
+    journal.commit(0.0)
+    assert [record.body for record in read_all(journal)] == [b"0", b"1", b"2", b"3", b"4", b"5"]
+
+
+def test_a_record_keeps_user_and_body(make: MakeJournal) -> None:
+    """What is read is what was published: offset, whose it is, and the bytes, whatever they are."""
+    journal = make()
+    keep(journal, [event("a", "ann", b"\x00\xff"), event("ü\0", None, b""), event("c", "", b"for nobody")])
+    assert list(read_all(journal)) == [
+        Record(1, "ann", b"\x00\xff"),
+        Record(2, None, b""),
+        Record(3, "", b"for nobody"),
+    ]
+
+
+def test_an_empty_batch_changes_nothing(make: MakeJournal) -> None:
+    """Publishing nothing is answered with nothing, and a commit of nothing is none."""
+    journal = make()
+    assert keep(journal, []) == ([], [])
+    assert (journal.open, journal.last) == (0, 0)
+
+
+# -------------------------------------------------------------------------------------------------------- duplicates
+
+
+def test_a_batch_published_again_is_all_duplicates(make: MakeJournal) -> None:
+    """A publisher that repeats a request gets the same offsets, and the log has each event once."""
+    journal = make()
+    first, _ = keep(journal, some(3))
+    assert keep(journal, some(3), 1.0) == (first, [0, 1, 2])
+    assert len(read_all(journal)) == 3
+
+
+def test_a_batch_published_again_before_the_commit_is_all_duplicates(make: MakeJournal) -> None:
+    """The open group is looked through as well."""
+    journal = make()
+    journal.append(some(3), 0.0)
+    assert journal.append(some(4), 0.0) == ([1, 2, 3, 4], [0, 1, 2])
+    journal.commit(0.0)
+    assert offsets(read_all(journal)) == [1, 2, 3, 4]
+
+
+def test_a_duplicate_within_a_batch_is_named_by_its_index(make: MakeJournal) -> None:
+    """The same id twice in one request is one event: the second is a duplicate of the first."""
+    journal = make()
+    assert keep(journal, [event("a"), event("b"), event("a"), event("c")]) == ([1, 2, 1, 3], [2])
+    assert journal.last == 3
+
+
+def test_a_batch_of_old_and_new_keeps_the_order_of_its_events(make: MakeJournal) -> None:
+    """Where some events of a request are known already, the new ones get the next offsets, each at its place."""
+    journal = make()
+    keep(journal, some(2))
+    assert keep(journal, [event("new-1"), event("id-1"), event("new-2"), event("id-0")]) == ([3, 2, 4, 1], [1, 3])
+
+
+def test_an_id_is_forgotten_after_the_window(make: MakeJournal) -> None:
+    """Within the window an id is a duplicate; after the next commit behind it, it is a new event."""
+    journal = make(window=10.0)
+    keep(journal, [event("a")], 100.0)
+    assert keep(journal, [event("a")], 110.0) == ([1], [0])
+    journal.commit(110.1)
+    assert keep(journal, [event("a")], 110.1) == ([2], [])
+
+
+def test_a_duplicate_does_not_lengthen_the_window(make: MakeJournal) -> None:
+    """The window counts from the event, not from its last repetition, so that it ends for a stubborn publisher."""
+    journal = make(window=10.0)
+    keep(journal, [event("a")], 0.0)
+    keep(journal, [event("a")], 9.0)
+    journal.commit(11.0)
+    assert keep(journal, [event("a")], 11.0)[1] == []
+
+
+def test_the_requests_of_a_group_have_windows_of_their_own(make: MakeJournal) -> None:
+    """An id is not forgotten with an older one that it shared a commit with."""
+    journal = make(window=10.0)
+    journal.append([event("a")], 0.0)
+    journal.append([event("b")], 5.0)
+    journal.commit(5.0)
+    journal.commit(12.0)
+    assert journal.append([event("b"), event("a")], 12.0) == ([2, 3], [0])
+
+
+def test_a_duplicate_is_known_after_its_event_was_trimmed(make: MakeJournal) -> None:
+    """Idempotence does not depend on how much the log holds."""
+    journal = make(max_events=2)
+    keep(journal, [event("old")], 0.0)
+    keep(journal, some(5), 1.0)
+    assert journal.floor >= 1
+    assert keep(journal, [event("old")], 2.0) == ([1], [0])
+
+
+def test_the_number_of_ids_is_bounded(make: MakeJournal) -> None:
+    """Over MAX_IDS the oldest are forgotten before their time, so that memory has a bound at any rate."""
+    with (
+        mock.patch("solowire.router.log.journal.MAX_IDS", 4),
+        mock.patch("solowire.router.log.sqlite_journal.MAX_IDS", 4),
+    ):
+        journal = make()
+        for n in range(6):
+            keep(journal, some(1, begin=n))
+        assert journal.append(some(6), 0.0) == ([7, 8, 3, 4, 5, 6], [2, 3, 4, 5])
+
+
+# --------------------------------------------------------------------------------------------------------- retention
+
+
+def test_the_number_of_events_is_bounded(make: MakeJournal) -> None:
+    """Over its bound the log loses its oldest events, and says so in its floor."""
+    journal = make(max_events=10)
+    for batch in range(5):
+        keep(journal, some(7, begin=batch * 7))
+    assert (journal.last, journal.floor) == (35, 25)
+    assert offsets(read_all(journal)) == list(range(26, 36))
+
+
+def test_a_batch_larger_than_the_log_keeps_its_end(make: MakeJournal) -> None:
+    """A single request beyond the bound is accepted; what does not fit is behind the floor."""
+    journal = make(max_events=10)
+    assert keep(journal, some(25))[0] == list(range(1, 26))
+    journal.commit(0.0)
+    assert journal.floor == 15
+    assert offsets(read_all(journal)) == list(range(16, 26))
+
+
+def test_the_bytes_in_memory_are_bounded() -> None:
+    """Large events push out old ones just as many events do. (On disk it is the file's pages that count.)"""
+    journal = MemoryJournal("epoch", max_events=1000, max_bytes=1000, window=60.0)
+    for n in range(10):
+        keep(journal, [event(f"big-{n}", body=b"x" * 300)])
+    assert (journal.last, journal.floor) == (10, 7)
+    keep(journal, [event("huge", body=b"x" * 2000)])
+    assert (journal.last, journal.floor, list(read_all(journal))) == (11, 11, [])
+    assert keep(journal, [event("small")])[0] == [12]
+
+
+# ------------------------------------------------------------------------------------------------------------- reads
+
+
+def test_reading_begins_behind_the_cursor_and_ends_at_the_limit(make: MakeJournal) -> None:
+    """A reader gets what is behind its cursor, and no more than it asks for."""
+    journal = make()
+    keep(journal, some(10))
+    assert offsets(journal.read(4, 3)) == [5, 6, 7]
+    assert offsets(journal.read(8, 100)) == [9, 10]
+    assert list(journal.read(10, 5)) == []
+
+
+@pytest.mark.parametrize("id", ["x" * 128, "\U0001f600" * 128, "é"])
+def test_a_long_id_is_known_again_and_takes_no_more_memory_than_a_short_one(make: MakeJournal, id: str) -> None:
+    """128 characters may take half a kilobyte each: 2 million of them were 1.6 GB and more of a router's memory."""
+    journal = make()
+    keep(journal, [event(id)])
+    assert list(journal.append([event(id), event(id[:-1] + "y")], 0.0).duplicates) == [0]
+    assert all(len(key) <= SHORT_ID for key in journal._offset_of)  # type: ignore[attr-defined]
+
+
+def test_a_user_s_own_records_are_found(make: MakeJournal) -> None:
+    """What is for one user alone is read without everybody else's, between two cursors."""
+    journal = make()
+    keep(journal, [event(f"{n}", ("ann", "bob", None)[n % 3]) for n in range(12)])
+    assert offsets(journal.read_personal("ann", 0, 12, 100)) == [1, 4, 7, 10]
+    assert offsets(journal.read_personal("ann", 1, 9, 100)) == [4, 7]
+    assert offsets(journal.read_personal("ann", 0, 12, 3)) == [1, 4, 7]
+    assert list(journal.read_personal("eve", 0, 12, 100)) == []
+
+
+def test_the_newest_record_of_each_state_is_found(make: MakeJournal) -> None:
+    """A shard that starts gets the present value of each state, oldest first, and the newest of them if too many."""
+    journal = make()
+    for n, state in enumerate(["cpu", None, "disk", "cpu", "net", None]):
+        keep(journal, [event(f"{n}", state=state)])
+    assert offsets(journal.states(6, 100)) == [3, 4, 5]
+    assert offsets(journal.states(4, 100)) == [3, 4]
+    assert offsets(journal.states(6, 2)) == [4, 5]
+
+
+def test_a_state_that_was_trimmed_is_none(make: MakeJournal) -> None:
+    """What is behind the floor can't be had, its present value either."""
+    journal = make(max_events=2)
+    keep(journal, [event("a", state="old")])
+    keep(journal, [event("b", state="new"), event("c")])
+    assert offsets(journal.states(3, 10)) == [2]
+
+
+def test_a_word_is_remembered(make: MakeJournal) -> None:
+    """The router's own words are kept by name, the last one of each."""
+    journal = make()
+    assert journal.recall("ring") is None
+    journal.note("ring", b"1")
+    journal.note("other", b"")
+    journal.note("ring", b"\x00two")
+    assert (journal.recall("ring"), journal.recall("other")) == (b"\x00two", b"")
+
+
+@given(st.lists(st.lists(st.integers(0, 30), max_size=12), max_size=12), st.integers(1, 20))
+def test_every_id_has_one_offset_and_every_offset_one_event(batches: list[list[int]], max_events: int) -> None:
+    """Whatever is repeated in whatever order: one id, one offset; offsets without holes; the newest ones readable."""
+    journal = MemoryJournal("epoch", max_events=max_events, max_bytes=10**6, window=1e9)
+    offset_of: dict[int, int] = {}
+    for batch in batches:
+        given_offsets, duplicates = keep(journal, [event(str(n), body=b"%d" % n) for n in batch])
+        for index, (n, offset) in enumerate(zip(batch, given_offsets, strict=True)):
+            assert (n in offset_of) == (index in duplicates)
+            assert offset_of.setdefault(n, offset) == offset
+    assert sorted(offset_of.values()) == list(range(1, journal.last + 1))
+    readable = read_all(journal)
+    assert offsets(readable) == list(range(journal.floor + 1, journal.last + 1))
+    assert all(offset_of[int(record.body)] == record.offset for record in readable)
+    assert len(readable) == min(max_events, journal.last)
+
+
+# ------------------------------------------------------------------------------------------- whatever comes, in a model
+
+
+class Kept(NamedTuple):
+    at: float
+    id: str
+    record: Record
+    state: str | None
+
+
+EVENTS = st.lists(
+    st.builds(
+        event,
+        st.integers(0, 40).map(str) | st.text(max_size=3),
+        st.none() | st.sampled_from(["ann", "bob"]),
+        st.binary(max_size=5) | st.integers(2000, 9000).map(bytes),  # some larger than SQLite's pages
+        st.none() | st.sampled_from(["cpu", "disk", "net"]),
+    ),
+    max_size=8,
+)
+MAX_EVENTS, WINDOW, TAIL = 20, 10.0, 7
+
+
+class InMemory(RuleBasedStateMachine):
+    """A journal beside a list of all that was ever kept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 1000.0
+        self.log: list[Kept] = []
+        self.group: list[Kept] = []
+        self.known: dict[str, tuple[float, int]] = {}
+        self.notes: dict[str, bytes] = {}
+        self.journal: Journal = self.begin()
+
+    def begin(self) -> Journal:
+        return MemoryJournal("epoch", max_events=MAX_EVENTS, max_bytes=10**9, window=WINDOW)
+
+    @property
+    def kept(self) -> list[Record]:
+        return [kept.record for kept in self.log[-MAX_EVENTS:]]
+
+    @rule(events=EVENTS)
+    def append(self, events: list[PublishedEvent]) -> None:
+        expected: tuple[list[int], list[int]] = ([], [])
+        for index, e in enumerate(events):
+            if e.id in self.known:
+                expected[1].append(index)
+            else:
+                offset = len(self.log) + len(self.group) + 1
+                self.group.append(Kept(self.now, e.id, Record(offset, e.user, e.body), e.state))
+                self.known[e.id] = (self.now, offset)
+            expected[0].append(self.known[e.id][1])
+        assert self.journal.append(events, self.now) == expected
+
+    @rule(seconds=st.sampled_from([0.0, 0.5, 4.0, 30.0]))
+    def commit(self, seconds: float) -> None:
+        self.now += seconds
+        self.journal.commit(self.now)
+        self.log += self.group
+        self.group = []
+        self.known = {id: known for id, known in self.known.items() if known[0] >= self.now - WINDOW}
+
+    @rule(name=st.sampled_from(["ring", "x"]), value=st.binary(max_size=3))
+    def note(self, name: str, value: bytes) -> None:
+        self.journal.note(name, value)
+        self.notes[name] = value
+
+    @rule(back=st.integers(0, MAX_EVENTS + 5), limit=st.integers(1, 30))
+    def read(self, back: int, limit: int) -> None:
+        after = max(len(self.log) - back, self.journal.floor)
+        assert list(self.journal.read(after, limit)) == [r for r in self.kept if r.offset > after][:limit]
+
+    @rule(user=st.sampled_from(["ann", "bob", "eve"]), after=st.integers(0, 60), more=st.integers(0, 60))
+    def read_personal(self, user: str, after: int, more: int) -> None:
+        found = [r for r in self.kept if r.user == user and after < r.offset <= after + more]
+        assert list(self.journal.read_personal(user, after, after + more, 5)) == found[:5]
+
+    @rule(back=st.integers(0, 10), limit=st.integers(1, 5))
+    def states(self, back: int, limit: int) -> None:
+        upto = len(self.log) - back
+        newest = {kept.state: kept.record for kept in self.log if kept.state is not None}
+        found = sorted(r for r in newest.values() if self.journal.floor < r.offset <= upto)
+        assert list(self.journal.states(upto, limit)) == found[-limit:]
+
+    @invariant()
+    def stands_where_it_should(self) -> None:
+        journal = self.journal
+        assert (journal.epoch, journal.last, journal.open) == ("epoch", len(self.log), len(self.group))
+        assert journal.floor == max(0, len(self.log) - MAX_EVENTS)
+        assert {name: journal.recall(name) for name in self.notes} == self.notes
+
+
+class OnDisk(InMemory):
+    """The same, and the disk fills up, and the process starts again."""
+
+    def begin(self) -> Journal:
+        self.patch = mock.patch.multiple(sqlite_journal, TAIL_RECORDS=TAIL)
+        self.patch.start()
+        self.folder = Path(tempfile.mkdtemp())
+        return self.open()
+
+    def open(self) -> Journal:
+        return on_disk(self.folder / "journal.sqlite3", MAX_EVENTS, WINDOW, self.now)
+
+    @rule(clean=st.booleans())
+    def restart(self, clean: bool) -> None:
+        """The open group is lost, nothing else is; ids are known again as far as their records are kept."""
+        before = self.journal
+        if not clean:  # what a killed process leaves behind: a WAL that was not copied into the file
+            aside = self.folder / "aside"
+            shutil.copytree(self.folder, aside)
+            before.close()
+            for part in aside.iterdir():
+                part.replace(self.folder / part.name)
+            aside.rmdir()
+        before.close()
+        self.group = []
+        self.journal = self.open()
+        self.known = {
+            kept.id: (kept.at, kept.record.offset) for kept in self.log[-MAX_EVENTS:] if kept.at >= self.now - WINDOW
+        }
+
+    @precondition(lambda self: self.group)
+    @rule()
+    def commit_without_room(self) -> None:
+        """The group is forgotten, its ids too, and everything else stays as it is."""
+        with no_room(), capture_logs(), pytest.raises(JournalUnavailable):
+            self.journal.commit(self.now)
+        for kept in self.group:
+            del self.known[kept.id]
+        self.group = []
+        self.now += 2.0  # for a moment nothing is trimmed
+
+    def teardown(self) -> None:
+        self.journal.close()
+        self.patch.stop()
+        shutil.rmtree(self.folder)
+
+
+@contextmanager
+def no_room() -> Iterator[None]:
+    """No file of this process can be written: what a full disk is to SQLite, with another number of the error."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+TestInMemory = InMemory.TestCase
+TestInMemory.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestOnDisk = OnDisk.TestCase
+TestOnDisk.settings = settings(max_examples=25, stateful_step_count=40, deadline=None)

@@ -1,0 +1,61 @@
+"""Who gives way: as many as have to, and the right ones."""
+
+from __future__ import annotations
+
+from solowire.model.access import Identity
+from solowire.protocol.messages import Codec
+from solowire.workers.capacity.eviction import GivingWay
+from solowire.workers.connections.connection import Connection, State
+from solowire.workers.connections.users import Users
+
+
+class Place:
+    """Some connections, the first of which was heard of longest ago."""
+
+    def __init__(self, *users: str, group: str = "viewer") -> None:
+        self.users = Users(9)
+        self.giving_way = GivingWay(self.users)
+        self.connections: list[Connection] = []
+        for at, user in enumerate(users):
+            connection = Connection(f"s{at}", Identity(user, group, ()), Codec.json, None, group=group)
+            connection.heard_at = float(at)
+            self.users.add(connection)
+            self.connections.append(connection)
+
+    def chosen(self, **excess: int) -> list[int]:
+        """The places of those who have to go."""
+        return [self.connections.index(c) for c in self.giving_way.choose(excess, self.connections)]
+
+    def send_away(self, at: int) -> None:
+        self.giving_way.goes(self.connections[at])
+        self.connections[at].become(State.leaving)
+
+
+def test_the_longest_idle_go() -> None:
+    """So many as have to, those first of whom nothing was heard for longest."""
+    place = Place("a", "b", "c", "d")
+    assert place.chosen(viewer=2) == [0, 1]
+    assert place.chosen(operator=2) == []
+    assert place.chosen() == []
+
+
+def test_a_legacy_duplicate_goes_first() -> None:
+    """A user's second connection of the old frontend can be done without; its only one can't."""
+    place = Place("a", "b", "c", "c")
+    place.connections[1].kind = place.connections[3].kind = "legacy"
+    assert place.chosen(viewer=2) == [3, 0]
+
+
+def test_those_who_go_already_count_until_they_are_gone() -> None:
+    """Nobody is sent away for a slot that another is about to leave, nor twice for the same one."""
+    place = Place("a", "b", "c")
+    place.send_away(0)
+    assert place.chosen(viewer=1) == []
+    assert place.chosen(viewer=2) == [1]
+    gone = place.connections[0]
+    place.giving_way.goes(gone)
+    gone.become(State.closing)
+    assert place.chosen(viewer=1) == []
+    place.giving_way.gone(gone)
+    gone.become(State.gone)
+    assert place.chosen(viewer=1) == [1]

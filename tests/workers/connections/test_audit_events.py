@@ -1,0 +1,117 @@
+"""What the audit log has of a shard's connections, told by a shard on sockets in memory."""
+
+from __future__ import annotations
+
+import pytest
+
+from solowire.fanout.recent_log import Log
+from solowire.protocol import messages as c
+from solowire.protocol.messages import Codec
+from tests.workers.harness import Bench, user_who
+
+
+def test_the_life_of_a_connection_is_four_lines() -> None:
+    """Connected, subscribed, subscribed to something else, disconnected: with who, whence and which session."""
+    b = Bench()
+    ticket = b.shard.admit(b.ticket("ann"), b.now)
+    connection = b.shard.open(ticket.identity, Codec.json, None, b.now, address="192.0.2.7", kind="relayed")
+    b.say(connection, c.Hello(subscriptions=["custom.*", "user.*"]))
+    b.say(connection, c.Subscribe(["security_alert"]))
+    b.shard.gone(connection)
+    who = {"user": "ann", "role": "viewer", "address": "192.0.2.7", "session": connection.session}
+    assert all(line.items() >= who.items() for line in b.told)
+    assert [line["event"] for line in b.told] == ["connected", "subscribed", "subscribed", "disconnected"]
+    connected, first, then, ended = b.told
+    assert (connected["codec"], connected["kind"]) == ("json", "relayed")
+    assert first["subscriptions"] == ["custom.*", "user.*"]
+    assert first["denied"]
+    assert then["subscriptions"] == ["custom.*", "user.*", "security_alert"]
+    assert (ended["code"], ended["reason"]) == (None, "the client has gone")
+
+
+def test_who_is_closed_is_told_once_with_the_code() -> None:
+    """A replaced connection is one `disconnected`, not a second one when its socket has gone."""
+    b = Bench()
+    old = b.connect("ann")
+    b.connect("ann")
+    b.shard.gone(old)
+    ended = [line for line in b.told if line["event"] == "disconnected"]
+    assert [(line["session"], line["code"]) for line in ended] == [(old.session, 4409)]
+
+
+def ended(b: Bench) -> list[tuple[int | None, str]]:
+    return sorted((line["code"], line["reason"]) for line in b.told if line["event"] == "disconnected")
+
+
+def test_a_drain_is_the_reason_that_is_told() -> None:
+    """Whether the client goes by itself when it was told, or has to be closed: the log says `draining`."""
+    b = Bench()
+    obedient = b.connect("ann")
+    closed = b.connect("bob")
+    b.shard.leave(b.now)
+    b.wait(0.5)
+    b.shard.gone(obedient)
+    assert ended(b) == [(None, "draining")]
+    b.wait(3.0)
+    assert [line for line in b.told if line.get("code") == 1012 and line["reason"] == "draining"]
+    b.shard.gone(closed)
+    assert b.shard.drained
+
+
+def test_a_changed_ring_is_the_reason_that_is_told() -> None:
+    """Who moves to another shard is told of with 4421."""
+    b = Bench()
+    b.connect(user_who((0, 1), 1))
+    b.ring(0, 1)
+    b.wait(3.0)
+    assert ended(b) == [(4421, "ring_changed")]
+
+
+def test_who_gives_way_is_told_of_with_the_limit() -> None:
+    """An eviction is 1013 `over_limit`."""
+    b = Bench()
+    for user in ("ann", "bob", "cid"):
+        b.connect(user)
+    b.lease(viewer=1)
+    b.wait(1.0)
+    assert ended(b) == [(1013, "over_limit")] * 2
+
+
+def test_a_lease_that_has_run_out_is_the_reason_for_all() -> None:
+    """Who was told and who was not, because his turn had not come: all are `no_lease`."""
+    b = Bench(leased_for=100.0, heartbeat=600.0)
+    for n in range(10):
+        b.connect(f"user-{n}")
+    b.now += 130.0  # the process was stopped
+    b.shard.run(b.now)
+    assert ended(b) == [(1012, "no_lease")] * 10
+    b = Bench(leased_for=100.0, heartbeat=600.0)
+    for n in range(10):
+        b.connect(f"user-{n}")
+    b.wait(126.0)
+    assert ended(b) == [(1012, "no_lease")] * 10
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_a_reader_that_is_too_slow_is_told_of(lost: bool) -> None:
+    """What it lacks has left the log, or its socket took nothing for too long: one line with 4413 either way."""
+    b = Bench(recent=Log(max_events=20))
+    connection = b.connect("ann", subscriptions=["custom.*"])
+    b.sockets.stuck.add(connection)
+    for _ in range(100 if lost else 5):
+        b.publish("custom.a")
+        b.wait(0.2)
+    if lost:
+        b.sockets.unstick(connection)
+    b.wait(1.0 if lost else 31.0)
+    assert ended(b) == [(4413, "too slow, come back and resume")]
+
+
+def test_a_thousand_subscriptions_are_no_long_line() -> None:
+    """So many are named, and the rest counted."""
+    b = Bench()
+    connection = b.open("ann")
+    b.say(connection, c.Hello(subscriptions=[f"custom.t{n}" for n in range(200)]))
+    line = b.told[-1]
+    assert len(line["subscriptions"]) == 50
+    assert line["more"] == 150

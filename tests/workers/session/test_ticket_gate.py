@@ -1,0 +1,114 @@
+"""Whom a ticket lets in, and what a refusal leaves behind."""
+
+from __future__ import annotations
+
+import pytest
+
+from solowire.auth.tokens import Ticket, Tokens
+from solowire.backplane.messages import Lease
+from solowire.errors import InvalidToken, Refused
+from solowire.model.access import ROLES, Identity
+from solowire.protocol.messages import Codec
+from solowire.workers.capacity.slots import Admission
+from solowire.workers.connections.connection import Connection
+from solowire.workers.connections.users import Users
+from solowire.workers.session.ticket_gate import Entrance
+
+TOKENS = Tokens("a secret that is long enough for anybody", ROLES)
+ALICE = Identity("alice", "viewer", ())
+WALL = 1_800_000_000.0
+
+
+class Place:
+    """The entrance of shard 0 with so many slots, which owns everybody whose name doesn't begin with z."""
+
+    def __init__(self, slots: int, on_duplicate: str = "replace") -> None:
+        self.users = Users(1)
+        self.admission = Admission()
+        self.admission.leased(Lease(1, self.admission.slots(0.0).asked, 1e6, {}, slots, []))
+        self.replaced: list[Connection] = []
+        self.entrance = Entrance(
+            0,
+            TOKENS,
+            self.users,
+            self.admission,
+            on_duplicate,
+            owns=lambda user: not user.startswith("z"),
+            replaced=self.replaced.append,
+        )
+
+    def admit(self, ticket: str, *, leaving: bool = False, ready: bool = True) -> Ticket:
+        return self.entrance.admit(ticket, 0.0, WALL, leaving=leaving, ready=ready)
+
+    def here(self, identity: Identity = ALICE) -> Connection:
+        """One that has come in."""
+        admitted = self.admit(ticket(identity.user, "first"))
+        connection = Connection("s", admitted.identity, Codec.json, None, group="viewer")
+        self.users.add(connection)
+        return connection
+
+
+def ticket(user: str = "alice", jti: str = "a", shard: int = 0) -> str:
+    return TOKENS.issue_ticket(Identity(user, "viewer", ()), shard, jti, WALL, "192.0.2.7")
+
+
+def test_a_ticket_lets_in_once() -> None:
+    """With a slot, and as a handshake of its user; a second time it is refused, and takes nothing."""
+    place = Place(5)
+    assert place.admit(ticket()).identity.user == "alice"
+    assert place.users.full("alice")
+    with pytest.raises(InvalidToken) as caught:
+        place.admit(ticket())
+    assert caught.value.code == "ticket_used"
+    assert place.admission.taken == 1
+
+
+@pytest.mark.parametrize(
+    ("user", "state", "code"),
+    [
+        ("alice", {"leaving": True, "ready": False}, "draining"),
+        ("alice", {"ready": False}, "not_ready"),
+        ("zoe", {}, "wrong_shard"),
+    ],
+)
+def test_a_refusal_says_who_it_was(user: str, state: dict[str, bool], code: str) -> None:
+    """For the audit log, if the ticket is good; nothing is taken, and whoever may come later comes with it."""
+    place = Place(5)
+    with pytest.raises(Refused) as caught:
+        place.admit(ticket(user), **state)
+    assert (caught.value.status, caught.value.code) == (503, code)
+    assert caught.value.who == {"user": user, "role": "viewer", "address": "192.0.2.7"}
+    assert place.admission.taken == 0
+    if user == "alice":
+        place.admit(ticket(user))
+
+
+def test_a_ticket_stays_good_until_there_is_a_slot() -> None:
+    """Who is refused for want of one tries again with the same ticket."""
+    place = Place(1)
+    place.here(Identity("bob", "viewer", ()))
+    with pytest.raises(Refused) as caught:
+        place.admit(ticket())
+    assert (caught.value.code, place.replaced) == ("over_limit", [])
+    place.admission.leave("bob", "viewer", "")
+    assert place.admit(ticket()).identity.user == "alice"
+
+
+def test_a_user_without_a_slot_gives_its_older_one_for_it() -> None:
+    """When all are taken, its own older connection ends, and its slot is kept for its next try."""
+    place = Place(1)
+    older = place.here()
+    with pytest.raises(Refused) as caught:
+        place.admit(ticket())
+    assert (caught.value.retry_after, place.replaced) == (1, [older])
+    place.admission.leave("alice", "viewer", "")
+    place.admit(ticket())
+
+
+def test_a_duplicate_may_be_refused() -> None:
+    """Where the setting says so it is the newer one that doesn't get in."""
+    place = Place(5, "reject")
+    place.here()
+    with pytest.raises(Refused) as caught:
+        place.admit(ticket())
+    assert (caught.value.status, caught.value.code) == (409, "duplicate_connection")

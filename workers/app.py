@@ -1,0 +1,177 @@
+"""A shard's HTTP API, on Granian: `/stats`, `/healthz`, `/readyz`, `/metrics`.
+
+It listens where only the system's own processes reach it, unless an operator says otherwise: metrics name tenants. Each
+administrator's question, granted or not, is told to the audit log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+from urllib.parse import parse_qs
+
+import msgspec
+
+from solowire.auth.failed_auth_limiter import WrongTokens
+from solowire.auth.tokens import Tokens, bearer
+from solowire.errors import Refused, RequestError, UnknownKey
+from solowire.model.access import Identity
+from solowire.observability.audit import ASKED_BY
+from solowire.observability.metrics import CONTENT_TYPE
+from solowire.observability.stats_summary import told
+from solowire.protocol.problem_details import response_of
+from solowire.protocol.user_names import decode_user_name
+from solowire.workers.shard import Shard
+from solowire.workers.stats.report import SLOWEST, Reporting
+
+_USERS = b"/stats/users/"
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Any]
+
+
+class HttpApi:
+    """The ASGI application of one shard. wrong_tokens: how many, of one address, are told what is wrong with them."""
+
+    def __init__(
+        self,
+        shard: Shard,
+        tokens: Tokens,
+        metrics: Callable[[], bytes],
+        *,
+        wrong_tokens: WrongTokens,
+        reporting: Reporting | None = None,
+        audit: Callable[..., None] = lambda event, **fields: None,
+        want_keys: Callable[[], object] | None = None,
+    ) -> None:
+        self._shard = shard
+        self._reporting = reporting or Reporting(shard)
+        self._audit = audit
+        self._wrong_tokens = wrong_tokens
+        self._tokens = tokens
+        self._metrics = metrics
+        self._want_keys = want_keys
+        self._loop = asyncio.get_running_loop()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        match scope["path"]:
+            case "/healthz":
+                await _answer(send, 200, {"status": "ok"})
+            case "/readyz":
+                ready = self._shard.ready
+                await _answer(send, 200 if ready else 503, {"status": "ready" if ready else "starting"})
+            case "/metrics":
+                await _answer_bytes(send, 200, self._metrics(), CONTENT_TYPE.encode())
+            case path if path == "/stats" or _raw_path(scope).startswith(_USERS):
+                try:
+                    body = self._stats(scope)
+                except RequestError as error:
+                    await _problem(send, error)
+                    return
+                await _answer(send, 200, body)
+            case _:
+                await _problem(
+                    send,
+                    Refused(
+                        404,
+                        "not_found",
+                        "there is nothing at this path",
+                        "there are /stats, /metrics, /healthz, /readyz",
+                    ),
+                )
+
+    def _stats(self, scope: Scope) -> dict[str, Any]:
+        """`/stats` (`?slowest=N` for more or fewer than ten connections) and `/stats/users/{user}`, for administrators.
+
+        Raises InvalidToken, Refused.
+        """
+        shard, now = self._shard, self._loop.time()
+        raw = _raw_path(scope)
+        user = decode_user_name(raw.removeprefix(_USERS)) if raw.startswith(_USERS) else None
+        self._need_admin(scope, now, {} if user is None else {"about": user})
+        if user is not None:
+            found = self._reporting.user(user, now)
+            if not found:
+                raise Refused(
+                    404,
+                    "not_connected",
+                    f"the user has no connection on shard {shard.index}",
+                    "ask the gateway, which asks all",
+                )
+            return {"user": user, "connections": found}
+        asked = parse_qs(scope["query_string"].decode("latin-1")).get("slowest", [""])[0]
+        slowest = self._reporting.slowest(now, int(asked[:4]) if asked.isdecimal() else SLOWEST)
+        return {
+            "shard": shard.index,
+            "ready": shard.ready,
+            **told(self._reporting.report(now)),
+            "slowest": slowest,
+        }
+
+    def _need_admin(self, scope: Scope, now: float, about: dict[str, str]) -> None:
+        """Raises InvalidToken, Refused."""
+        about |= {"path": scope["path"], "address": _peer(scope)}
+        if _header(scope, ASKED_BY.encode()):
+            about["via"] = "gateway"  # as the peer says
+        try:
+            identity = self._identify(bearer(_header(scope, b"authorization")), now)
+            about |= {"user": identity.user, "role": identity.role}
+            if not identity.may("admin"):
+                raise Refused(
+                    403, "forbidden", "statistics are for administrators", "use a token of a role that grants 'admin'"
+                )
+        except RequestError as error:
+            refusal = self._wrong_tokens.judge(error, _peer(scope), now)
+            self._audit("refused", action="administer", code=refusal.code, **about)
+            try:
+                raise refusal from None
+            finally:
+                del refusal  # else it would hold this frame, which holds it, until the collector comes
+        self._audit("administered", action="stats", **about)
+
+    def _identify(self, token: str, now: float) -> Identity:
+        """Raises InvalidToken, Refused."""
+        try:
+            return self._tokens.identify(token, now + self._shard.wall_offset)
+        except UnknownKey as error:
+            if self._want_keys is not None:
+                self._want_keys()
+            if not self._tokens.has_keys:
+                raise Refused(503, "keys_unavailable", error.message, "try again in a moment", retry_after=2) from None
+            raise
+
+
+def _raw_path(scope: Scope) -> bytes:
+    """As it was sent, without the query: a path that is decoded no longer says where a name ends."""
+    raw: bytes = scope["raw_path"]
+    return raw.partition(b"?")[0]
+
+
+def _peer(scope: Scope) -> str:
+    client = scope.get("client")
+    return str(client[0]) if client else ""
+
+
+def _header(scope: Scope, name: bytes) -> str:
+    for key, value in scope["headers"]:
+        if key == name:
+            text: str = value.decode("latin-1")
+            return text
+    return ""
+
+
+async def _problem(send: Send, error: RequestError) -> None:
+    status, headers, body = response_of(error)
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _answer(send: Send, status: int, body: dict[str, Any]) -> None:
+    await _answer_bytes(send, status, msgspec.json.encode(body), b"application/json")
+
+
+async def _answer_bytes(send: Send, status: int, body: bytes, content_type: bytes) -> None:
+    headers = [(b"content-type", content_type)]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,1 @@
+"""Which connections there is room for, and which have to go."""

@@ -1,0 +1,38 @@
+"""What one shard allows."""
+
+from __future__ import annotations
+
+import msgspec
+
+from solowire.fanout.aggregation import Rates
+from solowire.fanout.conflation import Intervals
+from solowire.fanout.feed import FlushDelays
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What one shard allows. Times in seconds, rates per second. capacity: of its process, in connections."""
+
+    on_duplicate: str = "replace"
+    hello_timeout: float = 2.0
+    heartbeat: float = 25.0
+    expiry_notice: float = 60.0
+    stalled: float = 30.0
+    message_rate: float = 20.0
+    message_burst: float = 60.0
+    subscription_rate: float = 10.0
+    subscription_burst: float = 60.0
+    per_user: int = 1
+    per_address: int | None = None
+    capacity: int = 0
+    group_by: str = "role"
+    reconnect_min_ms: int = 500
+    reconnect_max_ms: int = 20_000
+    moves_per_second: float = 500.0
+    replay_bytes: int = 32 * 2**20
+    replays: int = 8
+    replay_rate: float = 5_000.0
+    replay_burst: float = 1_000_000.0
+    replay_timeout: float = 60.0
+    flush: FlushDelays = FlushDelays()
+    telemetry: Rates = Rates()
+    states: Intervals = Intervals()

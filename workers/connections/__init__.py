@@ -1,0 +1,1 @@
+"""One user's connections, from their first message to their end."""

@@ -1,0 +1,48 @@
+"""What the audit log is told of a shard's connections.
+
+What it keeps true: each line says who it is about; of what somebody wishes it names AUDITED_SUBSCRIPTIONS at most, and
+how many more there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from solowire.model.subscriptions import Resolved
+from solowire.workers.connections.connection import Connection
+
+AUDITED_SUBSCRIPTIONS = 50
+"""How many of a client's wishes a line of the audit log names."""
+
+
+class Trail:
+    """audit(event, **fields): writes a line."""
+
+    def __init__(self, audit: Callable[..., None]) -> None:
+        self._audit = audit
+
+    def connected(self, connection: Connection) -> None:
+        self._tell("connected", connection, codec=connection.codec.label, kind=connection.kind)
+
+    def subscribed(self, connection: Connection, resolved: Resolved) -> None:
+        """It has said what it wants, or another token has changed what it gets of that."""
+        patterns, denied = list(connection.wanted), [d.type for d in resolved.denied]
+        most = AUDITED_SUBSCRIPTIONS
+        more = max(0, len(patterns) - most) + max(0, len(denied) - most)
+        fields = {"denied": denied[:most]} if denied else {}
+        self._tell("subscribed", connection, subscriptions=patterns[:most], more=more, **fields)
+
+    def disconnected(self, connection: Connection, code: int | None, reason: str) -> None:
+        """code: of the close, None if the client has gone by itself."""
+        self._tell("disconnected", connection, code=code, reason=connection.leaves_for or reason)
+
+    def _tell(self, event: str, connection: Connection, **fields: object) -> None:
+        identity = connection.identity
+        self._audit(
+            event,
+            user=identity.user,
+            role=identity.role,
+            address=connection.address,
+            session=connection.session,
+            **fields,
+        )

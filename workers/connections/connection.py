@@ -1,0 +1,155 @@
+"""One user's connection, as its shard sees it, and the states it goes through.
+
+    waiting ──hello, or 2 s──► live ──sent away──► leaving ──► closing ──► gone
+       │        └──► resuming ───▲│                   │           ▲
+       └────────────────┴─────────┴───────────────────┴───────────┘
+
+One that is resuming waits for what the shard asks the router for; what the client says meanwhile is kept for then. One
+that is leaving has been told to go to another shard: nobody listens to it any more, and it gets no more events. A
+connection belongs to a feed exactly while it is live. Nothing is queued for it but what it asked for itself: answers
+that came while its socket was busy, at most MAX_ANSWERS, at which bound it is closed as too slow; and, once, the states
+or the replay that it begins with, which is bounded, too, and handed over as its socket takes it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from enum import Enum
+from typing import Any
+
+import structlog
+
+from solowire.fanout.feed import Feed
+from solowire.model.access import Identity, View, view_of
+from solowire.model.subscriptions import Selection, Wanted
+from solowire.protocol.close_codes import CloseCode
+from solowire.protocol.messages import ClientMessage, Codec
+
+log = structlog.get_logger("solowire.shard")
+
+MAX_ANSWERS = 16
+MAX_STRIKES = 10
+STRIKE_SECONDS = 60.0
+
+
+class State(Enum):
+    waiting = "waiting"
+    resuming = "resuming"
+    live = "live"
+    leaving = "leaving"
+    closing = "closing"
+    gone = "gone"
+
+
+TRANSITIONS = {
+    State.waiting: {State.resuming, State.live, State.leaving, State.closing, State.gone},
+    State.resuming: {State.live, State.leaving, State.closing, State.gone},
+    State.live: {State.leaving, State.closing, State.gone},
+    State.leaving: {State.closing, State.gone},
+    State.closing: {State.gone},
+    State.gone: set[State](),
+}
+
+
+class Connection:
+    """One WebSocket. `socket` is whatever the seam (`solowire.workers.connections.sockets`) needs to reach it; nobody
+    else
+    looks at it."""
+
+    __slots__ = (
+        "address",
+        "answers",
+        "backlog",
+        "bucket",
+        "charged_items",
+        "codec",
+        "early",
+        "expires",
+        "feed",
+        "group",
+        "heard",
+        "heard_at",
+        "hello_by",
+        "identity",
+        "items",
+        "kind",
+        "leaves_for",
+        "leaves_with",
+        "looks_at",
+        "notice_s",
+        "opened",
+        "pings",
+        "selection",
+        "session",
+        "silent",
+        "socket",
+        "state",
+        "strikes",
+        "token_ends",
+        "view",
+        "wanted",
+        "warned_of",
+    )
+
+    def __init__(
+        self, session: str, identity: Identity, codec: Codec, socket: Any, *, group: str = "", address: str = ""
+    ) -> None:
+        self.session = session
+        self.group = group  # whose slot it has
+        self.address = address  # whence it was asked for
+        self.kind = "direct"  # or "relayed", by the gateway
+        self.opened = 0.0  # monotonic
+        self.hello_by = 0.0  # monotonic: when it begins without a hello
+        self.heard_at = 0.0  # when it last said something that was no answer to a ping
+        self.leaves_for = ""  # why it was told to leave
+        self.leaves_with: CloseCode | None = None  # what it is closed with when it was told to leave
+        self.codec = codec
+        self.socket = socket
+        self.state = State.waiting
+        self.feed: Feed[Connection] | None = None
+        self.wanted: Wanted = {}
+        self.selection: Selection = ()
+        self.items = 0  # event types and values of filters in what it asked for and gets: what it takes to look at all
+        self.charged_items = 0  # for so many its last change was charged
+        self.answers: deque[str | bytes] | tuple[()] = ()  # a deque only while something waits: it takes 0.6 KB
+        self.backlog = 0  # how many of `answers`, from the first, are states or a replay
+        self.early: list[ClientMessage] = []
+        self.strikes: deque[float] | None = None
+        self.heard = True
+        self.bucket = 0
+        self.silent = 0
+        self.pings = 0  # of ours that it has not answered
+        self.expires: float | None = None  # monotonic
+        self.looks_at: float | None = None  # when its expiry is looked at next
+        self.token_ends: float | None = None  # unix: what `notice_s` was reckoned for
+        self.notice_s = 0.0  # how long before its token's end it is told
+        self.warned_of: float | None = None  # unix: the end that it was told of
+        self.identity = identity
+        self.view: View = view_of(identity)
+
+    def become(self, state: State) -> None:
+        """Changes the state. Raises ValueError for a transition that the table doesn't have."""
+        if state not in TRANSITIONS[self.state]:
+            raise ValueError(f"connection {self.session}: {self.state.value} can't become {state.value}")
+        log.debug("connection", session=self.session, was=self.state.value, becomes=state.value)
+        self.state = state
+
+    def identify(self, identity: Identity) -> None:
+        """Takes another identity of the same user: a refreshed token."""
+        self.identity = identity
+        self.view = view_of(identity)
+
+    def keep_answers(self, frames: Iterable[str | bytes]) -> None:
+        """These wait behind whatever waits for its socket already."""
+        if isinstance(self.answers, deque):
+            self.answers.extend(frames)
+        else:
+            self.answers = deque(frames)
+
+    def strike(self, now: float) -> bool:
+        """Notes a bad message; whether that makes ten within a minute."""
+        if self.strikes is None:
+            self.strikes = deque(maxlen=MAX_STRIKES)
+        self.strikes.append(now)
+        return len(self.strikes) == MAX_STRIKES and now - self.strikes[0] < STRIKE_SECONDS

@@ -1,0 +1,1 @@
+"""What of the log goes to which sockets, and when."""

@@ -1,0 +1,132 @@
+"""Which feeds an event goes to: each event as it comes, and each state whose time has come.
+
+What it keeps true: an event for all goes to the feeds that accept it, found without a look at the others; one for a
+user goes to that user's connections, by their feeds, and to nobody else. A state that comes too soon is held back; when
+a newer one goes out in its place, the feeds that would have got it know how many there were. Whatever is wrong with one
+event, those behind it go on their way.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sized
+
+from solowire.fanout.conflation import Pacing
+from solowire.fanout.feed import Feed, FlushDelays
+from solowire.fanout.feed_index import Feeds
+from solowire.fanout.recent_log import Entry, Log
+from solowire.fanout.skipped_events import FAILED
+from solowire.model.events import Delivery
+from solowire.workers.connections.connection import Connection
+from solowire.workers.connections.users import Users
+
+_STATE, _TELEMETRY = Delivery.state, Delivery.telemetry  # an enumeration looks its members up by name, each time
+
+
+class Routing:
+    """connections: those that there are. totals: where it counts. schedule(feed): called when one is due sooner."""
+
+    def __init__(
+        self,
+        recent: Log,
+        pacing: Pacing,
+        feeds: Feeds[Connection],
+        users: Users,
+        connections: Sized,
+        totals: Counter[str],
+        *,
+        delays: FlushDelays,
+        schedule: Callable[[Feed[Connection]], None],
+    ) -> None:
+        self._log = recent
+        self._pacing = pacing
+        self._feeds = feeds
+        self._users = users
+        self._connections = connections
+        self._totals = totals
+        self._delays = delays
+        self._schedule = schedule
+
+    def remember(self, events: Iterable[tuple[int, bytes]]) -> None:
+        """Takes the present states, with which a log begins: nobody gets them for that."""
+        for offset, body in events:
+            entry = self._log.entry(offset, body)
+            if entry is not None:
+                self._log.remember(entry)
+
+    def take(self, events: Iterable[tuple[int, bytes]], now: float) -> None:
+        """Puts events (offset, body) into the log, and those who want them on the way to them.
+
+        One that can't be loaded, or be dealt with, is passed over.
+        """
+        for offset, body in events:
+            if offset <= self._log.position:
+                continue  # sent again after a reconnect
+            entry = self._log.append(offset, body)
+            if entry is not None:
+                try:
+                    self._route(entry, now)
+                except Exception as error:  # the events behind it are on their way to others
+                    self._log.skipped.skip(FAILED, offset, entry.event.type, error)
+
+    def _route(self, entry: Entry, now: float) -> None:
+        self._totals["events"] += 1
+        event = entry.event
+        delivery = event.delivery
+        if delivery is _STATE and not self._is_due(entry, now):
+            return
+        delay = self._delays.of(event.priority, len(self._connections))
+        user = event.user
+        if user is None:
+            if delivery is _TELEMETRY:
+                sooner, summed = self._feeds.add_telemetry(entry, delay, now)
+                self._totals["aggregated"] += summed
+                for feed in sooner:
+                    self._schedule(feed)
+                return
+            for feed in self._feeds.matching(entry):
+                if feed.add(entry, delay, now):
+                    self._schedule(feed)
+            return
+        known = self._users.get(user)
+        for connection in known.connections if known is not None else ():
+            own = connection.feed
+            if own is not None and own.accepts(entry) and own.add_for(connection, entry, delay, now):
+                self._schedule(own)
+
+    def _is_due(self, entry: Entry, now: float) -> bool:
+        """Whether a state may be sent at once; else it is held back."""
+        due, overtaken = self._pacing.take(entry, now)
+        if overtaken is not None:
+            self._overtaken(overtaken.last, overtaken.states)
+        return due
+
+    def _overtaken(self, last: Entry, states: int) -> None:
+        self._totals["overtaken"] += states
+        for feed in self._feeds.matching(last) if last.event.user is None else ():
+            if feed.shows(last):
+                feed.leave_out(last.event.type, states)
+
+    def release(self, now: float) -> None:
+        """Sends the states whose interval has ended."""
+        for number, entry, overtaken in self._pacing.release(now):
+            try:
+                self._release(number, entry, overtaken, now)
+            except Exception as error:  # the states behind it are due, too
+                self._log.skipped.skip(FAILED, entry.offset, entry.event.type, error)
+
+    def _release(self, number: int, entry: Entry, overtaken: int, now: float) -> None:
+        if overtaken:
+            self._overtaken(entry, overtaken)
+        delay = self._delays.of(entry.event.priority, len(self._connections))
+        user = entry.event.user
+        if user is None:
+            for feed in self._feeds.matching(entry):
+                if feed.release(number, None, delay, now):
+                    self._schedule(feed)
+            return
+        known = self._users.get(user)
+        for connection in known.connections if known is not None else ():
+            own = connection.feed
+            if own is not None and own.accepts(entry) and own.release(number, connection, delay, now):
+                self._schedule(own)

@@ -1,0 +1,1 @@
+"""The shard's client port: sockets and frames."""

@@ -1,0 +1,158 @@
+"""The WebSocket handshakes at a shard's client port: who is let in, and what a refusal says.
+
+What it keeps true: a connection is accepted after its ticket is found good and its slot is taken, in one go, so nothing
+can come between; from then on its socket is `sockets`' own. Each refusal is told to the audit log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Collection
+from urllib.parse import parse_qs
+
+import structlog
+
+from solowire.auth.failed_auth_limiter import WrongTokens
+from solowire.errors import InvalidToken, Refused, RequestError
+from solowire.observability.rejection_log import Refusals
+from solowire.protocol.messages import choose
+from solowire.protocol.opening_handshake import (
+    Head,
+    accept,
+    check_origin,
+    offered_subprotocols,
+    parse_head,
+    refusal_response,
+    upgrade_required,
+)
+from solowire.workers.connections.connection import Connection
+from solowire.workers.net.client_listener import AcceptedSocket
+from solowire.workers.net.tcp_sockets import TcpSockets
+from solowire.workers.shard import Shard
+
+logger = structlog.get_logger("solowire.shard")
+
+PROBES = ("/healthz", "/readyz")
+"""Answered here too, for load balancers that see this port alone: they tell nothing of anybody."""
+_TICKET_ALONE = re.compile(r"ticket=([A-Za-z0-9._=-]+)")
+"""The whole query of a URL as gateways make them, in which nothing is to be decoded."""
+
+
+class ClientPort:
+    """changed() is called after anything that may have moved `Shard.next_due`.
+
+    wrong_tokens: how many, of one address, are told what is wrong with them. allowed_origins: as `check_origin` says.
+    """
+
+    def __init__(
+        self,
+        shard: Shard,
+        sockets: TcpSockets,
+        changed: Callable[[], None],
+        *,
+        wrong_tokens: WrongTokens,
+        allowed_origins: Collection[str] = (),
+        audit: Callable[..., None] = lambda event, **fields: None,
+    ) -> None:
+        sockets.received, sockets.broken, sockets.answered = self._received, shard.broken, self._answered
+        sockets.heard, sockets.took, sockets.ended = changed, self._took, self._ended
+        self._shard = shard
+        self._sockets = sockets
+        self._changed = changed
+        self._wrong_tokens = wrong_tokens
+        self._allowed_origins = allowed_origins
+        self._audit = audit
+        loop = asyncio.get_running_loop()
+        self._now = loop.time
+        self._refusals = Refusals(logger, loop.call_later)
+
+    def handle(self, accepted: AcceptedSocket) -> bytes | None:
+        """Takes the connection over, or returns the HTTP answer that refuses it."""
+        shard, now = self._shard, self._now()
+        try:
+            head = parse_head(accepted.head)
+            if head.path in PROBES and not head.wants_websocket:
+                return self._answer_probe(head)
+            if head.path != "/ws":
+                raise Refused(
+                    404, "not_found", "a shard serves its WebSocket at /ws, and nothing else here", "ask the gateway"
+                )
+            if not head.wants_websocket:
+                raise upgrade_required()
+            check_origin(head, self._allowed_origins)
+            codec, subprotocol = choose(offered_subprotocols(head))
+            answer = accept(head, subprotocol, [("X-Solowire-Shard", str(shard.index))])
+            admitted = shard.admit(_ticket(head), now)
+        except RequestError as error:
+            shard.totals["refused"] += 1
+            if shard.asks:  # Whoever has to end for it says so itself, when it has gone: nothing else is due by it.
+                self._changed()
+            return self._refuse(accepted.peer, error, now)
+        sock = None
+        try:
+            accepted.socket.send(answer)  # a new socket takes so little at once
+            sock = self._sockets.adopt(accepted.socket)
+            sock.connection = shard.open(
+                admitted.identity,
+                codec,
+                sock,
+                now,
+                address=admitted.address,
+                kind="relayed" if "X-Solowire-Relayed" in head.headers else "direct",
+            )
+        except BaseException as error:
+            shard.abandon(admitted.identity, admitted.address)
+            if sock is not None:
+                self._sockets.discard(sock)
+            if sock is None and isinstance(error, OSError):  # the client has gone
+                accepted.socket.close()
+                return None
+            raise
+        if accepted.rest:
+            self._sockets.feed(sock, accepted.rest)
+        self._changed()
+        return None
+
+    def _answer_probe(self, head: Head) -> bytes:
+        is_fine = head.path == "/healthz" or self._shard.ready
+        body = b'{"status":"%s"}' % (b"starting" if not is_fine else b"ok" if head.path == "/healthz" else b"ready")
+        status = b"200 OK" if is_fine else b"503 Service Unavailable"
+        lines = b"HTTP/1.1 %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
+        return lines % (status, len(body)) + (b"" if head.method == "HEAD" else body)
+
+    def _received(self, connection: Connection, message: str | bytes) -> None:
+        self._shard.receive(connection, message, self._now())
+
+    def _answered(self, connection: Connection) -> None:
+        self._shard.show_alive(connection, self._now())
+
+    def _took(self, connection: Connection) -> None:
+        self._shard.delivery.took(connection, self._now())
+
+    def _ended(self, connection: Connection) -> None:
+        self._shard.gone(connection)
+        self._changed()
+
+    def _refuse(self, peer: str, error: RequestError, now: float) -> bytes:
+        error = self._wrong_tokens.judge(error, peer, now)
+        # The peer of one that comes through a relay or a proxy is that one's: the ticket knows better.
+        who = error.who or {"address": peer}
+        self._audit("refused", action="connect", code=error.code, **who)
+        self._refusals.count(error)
+        return refusal_response(error)
+
+
+def _ticket(head: Head) -> str:
+    shown = head.headers.get_all("X-Solowire-Ticket")
+    if len(shown) > 1:
+        raise Refused(400, "bad_handshake", "there is more than one ticket", "send X-Solowire-Ticket once")
+    ticket: str = shown[0] if shown else ""
+    if not ticket:
+        # The URL of /v1/connect carries the ticket; one who appends it again, with whatever sign, means the same.
+        if alone := _TICKET_ALONE.fullmatch(head.query):
+            return alone[1]
+        ticket = parse_qs(head.query.replace("?", "&")).get("ticket", [""])[0]
+    if not ticket:
+        raise InvalidToken("there is no ticket", code="missing_ticket", hint="ask /v1/connect for one")
+    return ticket

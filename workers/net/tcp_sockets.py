@@ -1,0 +1,335 @@
+"""The sockets of a shard's clients: WebSockets that this process has accepted itself, written to and read from here.
+
+A frame written by the loop itself costs what the kernel takes (docs/decisions/0001-own-listener.md has the figures).
+
+What it keeps true:
+
+* A descriptor is used from `adopt`, which is given the accepted socket, until the end of the connection, when it is
+  closed here and nowhere else. So what is written goes to the peer whose handshake was answered, or nowhere.
+* Nothing is waited for. What the kernel doesn't take at once is kept, and written when it takes more; a connection of
+  which something is kept is *busy*, and there is no other signal of backpressure.
+* Frames arrive whole and in the order in which they were handed over; of a close frame all is said before it.
+* `ended` is called once for each, whatever ends it: at once when the client goes or says good-bye, CLOSE_SECONDS after
+  our close at most.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections import deque
+from collections.abc import Callable, Iterable
+from select import EPOLLIN, EPOLLOUT, epoll
+from typing import Any
+
+import structlog
+from websockets.frames import Opcode
+
+from solowire.algorithms.token_bucket import Rate, Rates
+from solowire.protocol.close_codes import CloseCode
+from solowire.workers.connections.connection import Connection
+from solowire.workers.net.frames import (
+    PING_FRAME,
+    Inbound,
+    close_answer,
+    close_frame,
+    frame_of,
+    pong_frame,
+    whole_message,
+)
+
+log = structlog.get_logger("solowire.shard")
+
+CLOSE_SECONDS = 1.0
+READ_BYTES = 16 * 1024
+DISCARD_BYTES = 128 * 1024
+"""What is read at a time of one that is being closed: it says what nobody hears, and is to come to its end."""
+EVENTS = 256
+"""How many sockets are looked at before the loop does something else."""
+IDLE_FRAMES = Rate(1000.0, 2000.0)
+"""How many frames of one user may say nothing by themselves: pings, pongs, parts of a message. What they say in
+messages is limited by others (`solowire.workers.session.inbound_limits`)."""
+IDLE_USERS = 10_000
+"""Of so many users it is known how many came last; most send one now and then, and are forgotten at once."""
+
+
+class Socket:
+    """One of them.
+
+    connection: set by who has it adopted. left: what the kernel has not taken yet, None if nothing. ping: the client's
+    last one, if it is to be answered when `left` has gone. probed: a ping of ours is to show that the peer speaks
+    WebSocket.
+    """
+
+    __slots__ = ("closing", "connection", "has_ended", "inbound", "left", "number", "ping", "probed")
+
+    connection: Connection
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.left: deque[memoryview] | None = None
+        self.inbound: Inbound | None = None
+        self.ping: bytes | None = None
+        self.closing = False
+        self.has_ended = False
+        self.probed = False
+
+
+class TcpSockets:
+    """`solowire.workers.connections.sockets.Sockets` over TCP, and what comes in by them.
+
+    received(connection, message) is called for each message of a client; broken(connection, code) when one breaks the
+    protocol: it has to close the connection; answered(connection) when one that was probed has sent any frame;
+    heard() after all that has come in at a time. took(connection): its peer has taken some of what it was busy with, or
+    all. ended(connection): its socket is gone.
+    """
+
+    def __init__(self) -> None:
+        self.received: Callable[[Connection, str | bytes], None] = _nobody
+        self.broken: Callable[[Connection, CloseCode], None] = _nobody
+        self.answered: Callable[[Connection], None] = _nobody
+        self.heard: Callable[[], None] = _nobody
+        self.took: Callable[[Connection], None] = _nobody
+        self.ended: Callable[[Connection], None] = _nobody
+        self._loop = asyncio.get_running_loop()
+        self._watched: dict[int, Socket] = {}
+        self._idle_frames = Rates(IDLE_FRAMES, IDLE_USERS)  # by user: another connection gives nobody more
+        # One for all of them: a reader of the loop's for each would cost a handle, and a call of its own each time.
+        self._epoll = epoll()
+        self._loop.add_reader(self._epoll.fileno(), self._look)
+
+    # ------------------------------------------------------------------------------------------ begin and end
+
+    def __len__(self) -> int:
+        return len(self._watched)
+
+    def adopt(self, accepted: socket.socket) -> Socket:
+        """Takes a socket whose handshake has been answered, and is the only one to use it from now on.
+
+        The caller sets `.connection` before the loop has its turn again. Raises OSError, and the socket is closed.
+        """
+        number = accepted.detach()
+        try:
+            self._epoll.register(number, EPOLLIN)
+        except (OSError, ValueError) as error:  # ValueError: this process is about to end
+            os.close(number)
+            raise OSError(str(error)) from None
+        sock = self._watched[number] = Socket(number)
+        return sock
+
+    def discard(self, sock: Socket) -> None:
+        """Closes one whose connection has not come about; `ended` is not called for it."""
+        sock.has_ended = True
+        self._over(sock)
+
+    def feed(self, sock: Socket, data: bytes) -> None:
+        """What the client has sent together with its handshake."""
+        self._take_in_safely(sock, data)
+
+    def finish(self) -> None:
+        """Closes what is still open; no more will come."""
+        if self._epoll.closed:
+            return
+        for sock in list(self._watched.values()):
+            self._over(sock)
+        self._loop.remove_reader(self._epoll.fileno())
+        self._epoll.close()
+
+    def _over(self, sock: Socket) -> None:
+        number = sock.number
+        if number < 0:
+            return
+        sock.number = -1  # which nothing can be written to: the number may be another's from here on
+        sock.closing = True
+        sock.left = None
+        del self._watched[number]
+        self._epoll.unregister(number)
+        os.close(number)
+        self._end(sock)
+
+    def _end(self, sock: Socket) -> None:
+        if not sock.has_ended:
+            sock.has_ended = True
+            self.ended(sock.connection)
+
+    # ------------------------------------------------------------------------------------------------- sending
+
+    def send(self, frame: str | bytes, connections: Iterable[Connection]) -> list[Connection]:
+        raw = frame_of(frame)  # one for all
+        size = len(raw)
+        busy = []
+        for connection in connections:
+            sock: Socket = connection.socket
+            if sock.left is not None:
+                busy.append(connection)
+                continue
+            try:  # `_write` written out: once for every frame and connection
+                taken = os.write(sock.number, raw)
+            except BlockingIOError:
+                taken = 0
+            except OSError:
+                continue  # it has gone, which its reader hears
+            if taken < size:
+                self._keep(sock, memoryview(raw)[taken:])
+        return busy
+
+    def queue(self, frame: str | bytes, connection: Connection) -> None:
+        sock: Socket = connection.socket
+        if not sock.closing:  # nothing comes behind a close frame
+            self._write(sock, frame_of(frame))
+
+    def busy(self, connection: Connection) -> bool:
+        return connection.socket.left is not None
+
+    def close(self, connection: Connection, code: int, reason: str) -> None:
+        sock: Socket = connection.socket
+        if not sock.closing:
+            self._close(sock, close_frame(code, reason))
+            self._loop.call_later(CLOSE_SECONDS, self._over, sock)
+
+    def ping(self, connection: Connection) -> None:
+        """Asks its client for a sign that it speaks WebSocket; `answered` is called when it gives one."""
+        sock: Socket = connection.socket
+        sock.probed = True
+        if not sock.closing:
+            self._write(sock, PING_FRAME)
+
+    def _close(self, sock: Socket, last: bytes) -> None:
+        """What is said is all: the client sees the end behind it, and closes for its part, which is our end."""
+        sock.closing = True
+        self._write(sock, last)
+        if sock.left is None:
+            _shut(sock.number, socket.SHUT_WR)
+
+    def _write(self, sock: Socket, raw: bytes) -> None:
+        if sock.left is not None:
+            sock.left.append(memoryview(raw))
+            return
+        try:
+            taken = os.write(sock.number, raw)
+        except BlockingIOError:
+            taken = 0
+        except OSError:
+            return  # it has gone, which its reader hears
+        if taken < len(raw):
+            self._keep(sock, memoryview(raw)[taken:])
+
+    def _keep(self, sock: Socket, rest: memoryview) -> None:
+        sock.left = deque((rest,))
+        self._epoll.modify(sock.number, EPOLLIN | EPOLLOUT)
+
+    def _write_on(self, sock: Socket) -> None:
+        left = sock.left
+        while left:
+            try:
+                taken = os.write(sock.number, left[0])
+            except BlockingIOError:
+                break
+            except OSError:
+                left.clear()  # it has gone, which its reader hears
+                break
+            if taken < len(left[0]):
+                left[0] = left[0][taken:]
+                break
+            left.popleft()
+        if left:
+            if not sock.closing:
+                self.took(sock.connection)
+            return
+        sock.left = None
+        self._epoll.modify(sock.number, EPOLLIN)
+        if sock.closing:
+            _shut(sock.number, socket.SHUT_WR)
+        elif sock.ping is not None:
+            ping, sock.ping = sock.ping, None
+            self._write(sock, pong_frame(ping))
+        if not sock.closing:
+            self.took(sock.connection)
+
+    # ------------------------------------------------------------------------------------------------ receiving
+
+    def _look(self) -> None:
+        for number, events in self._epoll.poll(0, EVENTS):
+            sock = self._watched.get(number)
+            if sock is None:
+                continue
+            if events & EPOLLOUT:
+                self._write_on(sock)
+            if events & ~EPOLLOUT:
+                self._read(sock)
+        self.heard()
+
+    def _read(self, sock: Socket) -> None:
+        try:
+            data = os.read(sock.number, DISCARD_BYTES if sock.closing else READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._over(sock)
+        elif not sock.closing:  # else it is read only to see the end of it
+            self._take_in_safely(sock, data)
+
+    def _take_in_safely(self, sock: Socket, data: bytes) -> None:
+        try:
+            self._take_in(sock, data)
+        except Exception:  # a fault of ours: it ends this connection, and neither the others nor the process
+            log.exception("message_failed", session=sock.connection.session)
+            self._over(sock)
+
+    def _take_in(self, sock: Socket, data: bytes) -> None:
+        inbound = sock.inbound
+        if inbound is None:
+            message = whole_message(data)
+            if message is not None:
+                self.received(sock.connection, message)
+                if sock.probed:
+                    self._answer_probe(sock)
+                return
+            inbound = sock.inbound = Inbound()
+        user, now = sock.connection.identity.user, self._loop.time()
+        inbound.idle_room = int(self._idle_frames.room(user, now))
+        found = inbound.feed(data)
+        spoken = bool(found or inbound.idle)
+        if inbound.idle:
+            self._idle_frames.take(user, now, min(inbound.idle, inbound.idle_room))
+            inbound.idle = 0
+        for kind, payload in found:
+            if sock.closing:
+                return
+            if isinstance(kind, CloseCode):
+                self.broken(sock.connection, kind)
+            elif kind is Opcode.PING:
+                if sock.left is None:
+                    self._write(sock, pong_frame(payload))
+                else:  # the last ping stands for all (RFC 6455, 5.5.3): who doesn't read has one kept, and no more
+                    sock.ping = payload  # type: ignore[assignment]
+            elif kind is Opcode.CLOSE:
+                self._close(sock, close_answer(payload))
+                self._end(sock)
+                # Closed with unread bytes it would be reset, and the client might never see our answer.
+                self._loop.call_later(CLOSE_SECONDS, self._over, sock)
+            elif kind is not Opcode.PONG:
+                self.received(sock.connection, payload)
+        if sock.probed and spoken and not sock.closing:
+            self._answer_probe(sock)
+
+    def _answer_probe(self, sock: Socket) -> None:
+        sock.probed = False
+        self.answered(sock.connection)
+
+
+def _shut(number: int, how: int) -> None:
+    with contextlib.suppress(OSError):  # the client was faster
+        held = socket.socket(socket.AF_INET6, socket.SOCK_STREAM, 0, fileno=number)
+        try:
+            held.shutdown(how)
+        finally:
+            held.detach()
+
+
+def _nobody(*what: Any) -> None:
+    raise RuntimeError("nobody receives yet")

@@ -1,0 +1,1 @@
+"""What a client says, and what comes of it."""

@@ -1,0 +1,219 @@
+"""What of the things that a client says is listened to: how long, how many, and when.
+
+What it keeps true: a user's clients together are heard no more often than `Limits` says, and change what they want no
+more often; a message too many is answered, and not obeyed. Both are counted by size: a long message counts for several,
+and so does a change of many event types and values of filters, those that it names or those that it results in. What
+answers our own pings costs nothing of that, and a client's first hello is heard whatever was said before, unless it is
+a large one. What comes while a connection is resuming is kept for its beginning, MAX_ANSWERS messages at most, and
+beyond that refused.
+
+It changes nothing but the counts: what a message asks for is returned, and the shard does it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from solowire.algorithms.token_bucket import Rate
+from solowire.domains.dns.event_types import CATALOG
+from solowire.errors import InvalidMessage
+from solowire.model.access import Role
+from solowire.model.catalog import Catalog
+from solowire.model.subscriptions import (
+    Selection,
+    Wanted,
+    check_patterns,
+    check_values,
+    count_values,
+    parse_filter,
+    subscribe,
+    unsubscribe,
+    wanted_of,
+    without_unknown,
+)
+from solowire.protocol.messages import (
+    MAX_MESSAGE_BYTES,
+    ClientMessage,
+    Error,
+    Hello,
+    Id,
+    Ping,
+    Pong,
+    Refresh,
+    Subscribe,
+    Unsubscribe,
+)
+from solowire.workers.config import Limits
+from solowire.workers.connections.connection import MAX_ANSWERS, Connection, State
+from solowire.workers.connections.users import User, Users
+
+PONG_BYTES = 128
+"""What a pong may take that answers our ping; a longer one counts like any message."""
+
+
+MESSAGE_BYTES = 8 * 1024
+"""A message that is longer than that counts for as many as it has so many bytes."""
+
+CHANGE_ITEMS = 200
+"""A change of more event types and values of filters than that counts for as many as it has so many of them."""
+
+MAX_ITEMS = 25_000
+"""So many of them may the connections of one user have together: some megabytes."""
+
+MAX_ERROR_CHARACTERS = 500
+
+
+class Listening:
+    """users: where what each has said is counted."""
+
+    def __init__(self, users: Users, limits: Limits, catalog: Catalog = CATALOG) -> None:
+        self._users = users
+        self._catalog = catalog
+        self._messages = Rate(limits.message_rate, limits.message_burst)
+        self._changes = Rate(limits.subscription_rate, limits.subscription_burst)
+        self._hello_timeout = limits.hello_timeout
+
+    def take(self, connection: Connection, raw: str | bytes, now: float) -> ClientMessage | None:
+        """The message that is to be obeyed, None if none is now. Raises InvalidMessage, for one too many as well."""
+        if connection.pings and _is_pong(connection, raw):
+            connection.pings -= 1  # we have asked for it: it is none of the messages that are limited
+            return None
+        user = self._users.get(connection.identity.user)
+        wait = 0.0
+        if user is not None:
+            user.messages, wait = self._messages.take(user.messages, now, max(1.0, len(raw) / MESSAGE_BYTES))
+        begins = connection.state is State.waiting and connection.heard_at == connection.opened
+        if wait and not begins:
+            raise _TooFast(self._messages, "messages", "MESSAGE_RATE", wait, connection.codec.id_of(raw))
+        message = connection.codec.decode(raw)
+        if wait and not isinstance(message, Hello):  # which is heard, so that it needn't begin with the defaults
+            raise _TooFast(self._messages, "messages", "MESSAGE_RATE", wait, message.id)
+        if connection.state is State.resuming and not isinstance(message, (Ping, Pong)):
+            _keep(message, connection)
+            return None
+        return message
+
+    def count(self, connection: Connection, message: ClientMessage, now: float) -> None:
+        """The message is about to be obeyed. Raises InvalidMessage if it is a change of subscriptions too many."""
+        if not isinstance(message, Pong):
+            connection.heard_at = now
+        user = self._users.get(connection.identity.user)
+        if user is not None and isinstance(message, (Hello, Subscribe, Unsubscribe, Refresh)):
+            self._count_change(user, connection, message, now)
+
+    def _count_change(
+        self, user: User, connection: Connection, message: Hello | Subscribe | Unsubscribe | Refresh, now: float
+    ) -> None:
+        items = connection.items + _items_of(message)
+        if items + sum(c.items for c in user.connections if c is not connection) > MAX_ITEMS:
+            raise InvalidMessage(
+                "too_many",
+                f"your connections together may have {MAX_ITEMS} event types and values of filters at most",
+                "filter by fewer values, or have fewer connections",
+            )
+        user.changes, wait = self._changes.take(user.changes, now, _cost_of(items))
+        begins = connection.state is State.waiting
+        if wait and (not begins or items > CHANGE_ITEMS):
+            if begins:
+                connection.hello_by = now + wait + self._hello_timeout  # so that it can say it again in time
+            raise _TooFast(self._changes, "subscription changes", "SUBSCRIPTION_RATE", wait, None)
+        connection.charged_items = items
+
+    def settle(self, connection: Connection, now: float) -> None:
+        """It has joined its feed: charges what its change has turned out to be more, and drops what has no meaning."""
+        connection.wanted = without_unknown(connection.wanted, self._catalog)
+        connection.items = len(connection.wanted) + _size_of(connection.selection)
+        more = _cost_of(connection.items) - _cost_of(connection.charged_items)
+        user = self._users.get(connection.identity.user)
+        if user is not None and more > 0:
+            user.changes = self._changes.taken(user.changes, now, more)
+
+
+def _cost_of(items: int) -> float:
+    """Of how many changes one counts that has so many items."""
+    return max(1.0, items / CHANGE_ITEMS)
+
+
+def _items_of(message: Hello | Subscribe | Unsubscribe | Refresh) -> int:
+    """How many event types and values of filters a message names."""
+    if isinstance(message, Refresh):
+        return 0
+    if isinstance(message, Hello):
+        names = len(message.subscriptions or ())
+        filters = [message.filter or {}, *(message.filters or {}).values()]
+    else:
+        names = len(message.event_types)
+        filters = [message.filter or {}] if isinstance(message, Subscribe) else []
+    return names + sum(len(values) for filter in filters for values in filter.values())
+
+
+def _size_of(selection: Selection) -> int:
+    """How many event types and values a selection has; a filter counts once, as it is in the index."""
+    return len(selection) + count_values(conditions for _, conditions in selection)
+
+
+def too_big(raw: str | bytes) -> bool:
+    """Whether a message is larger than any may be."""
+    if isinstance(raw, str) and 4 * len(raw) > MAX_MESSAGE_BYTES:
+        raw = raw.encode(errors="surrogatepass")
+    return len(raw) > MAX_MESSAGE_BYTES
+
+
+def first_wanted(connection: Connection, hello: Hello, roles: Mapping[str, Role], catalog: Catalog) -> Wanted:
+    """What it wants from the beginning: its role's defaults, if it says nothing. Raises InvalidMessage."""
+    if connection.state is not State.waiting:
+        raise InvalidMessage(
+            "already_said_hello",
+            "this connection has begun already",
+            "use subscribe and unsubscribe; without a hello within SOLOWIRE_HELLO_TIMEOUT_S the role's defaults apply",
+        )
+    role = roles.get(connection.identity.role)
+    patterns = hello.subscriptions
+    if patterns is None:
+        patterns = list(role.defaults) if role is not None else []
+    wanted = wanted_of(patterns, hello.filter, hello.filters, catalog)
+    check_values(wanted)
+    return wanted
+
+
+def changed(connection: Connection, message: Subscribe | Unsubscribe, catalog: Catalog) -> Wanted:
+    """What it wants from now on. Raises InvalidMessage."""
+    if connection.state is not State.live:
+        raise InvalidMessage(
+            "hello_first", "the first message must be hello", "send it, and this one after the welcome"
+        )
+    check_patterns(message.event_types)
+    if isinstance(message, Unsubscribe):
+        return unsubscribe(connection.wanted, message.event_types, catalog)
+    wanted = subscribe(connection.wanted, message.event_types, parse_filter(message.filter, catalog))
+    check_values(wanted)
+    return wanted
+
+
+def complaint(error: InvalidMessage) -> Error:
+    """What the client is told of it."""
+    retry = error.retry_after if error.retry_after is not None else msgspec.UNSET
+    return Error(error.code, error.message[:MAX_ERROR_CHARACTERS], error.hint, error.id, retry)
+
+
+class _TooFast(InvalidMessage):
+    def __init__(self, rate: Rate, what: str, setting: str, retry_after: float, id: Id) -> None:
+        hint = f"wait for retry_after seconds; an operator raises SOLOWIRE_{setting}"
+        fault = f"one user may send {rate.per_second:g} {what} a second"
+        super().__init__("rate_limited", fault, hint, id, retry_after=round(retry_after, 3))
+
+
+def _is_pong(connection: Connection, raw: str | bytes) -> bool:
+    """Looks into short messages only. Raises InvalidMessage for one that can't be read."""
+    return len(raw) <= PONG_BYTES and isinstance(connection.codec.decode(raw), Pong)
+
+
+def _keep(message: ClientMessage, connection: Connection) -> None:
+    """For when the connection has begun."""
+    if len(connection.early) >= MAX_ANSWERS:
+        raise InvalidMessage(
+            "too_early", f"{MAX_ANSWERS} messages may come before the welcome", "wait for the welcome first", message.id
+        )
+    connection.early.append(message)

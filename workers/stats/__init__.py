@@ -1,0 +1,1 @@
+"""What a shard says of itself."""

@@ -1,0 +1,57 @@
+"""For how long what a connection gets next has been on its way.
+
+What it keeps true: only events that the connection's feed wants count, so a stuck socket of a quiet feed does not grow
+old by what others get. One answer looks through MOST_ENTRIES of the log at most, whatever is asked: what lies further
+on is said to have the age 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from solowire.fanout.feed import Feed
+from solowire.fanout.recent_log import Entry
+from solowire.workers.connections.connection import Connection
+from solowire.workers.shard import Shard
+
+MOST_ENTRIES = 5_000
+"""At about a microsecond each."""
+
+
+class Ages:
+    """For one answer, at one time. now: seconds, monotonic."""
+
+    def __init__(self, shard: Shard, now: float) -> None:
+        self._log = shard.log
+        self._wall = now + shard.wall_offset
+        self._left = MOST_ENTRIES
+
+    def of(self, connection: Connection) -> float:
+        """Of the event that it gets next, in seconds; 0 if there is none, or nobody knows."""
+        return self.oldest((connection,))
+
+    def oldest(self, connections: Iterable[Connection]) -> float:
+        """The largest of these connections' ages."""
+        cursors: dict[Feed[Connection], dict[str, int]] = {}  # of each user, the last of its connections
+        for connection in connections:
+            feed = connection.feed
+            if feed is not None:
+                cursor, known = feed.cursor_of(connection), cursors.setdefault(feed, {})
+                user = connection.identity.user
+                known[user] = min(cursor, known.get(user, cursor))
+        found: Entry | None = None
+        for feed, users in sorted(cursors.items(), key=lambda pair: min(pair[1].values())):
+            found = self._first(feed, users, found) or found
+        return max(0.0, self._wall - found.event.taken) if found is not None and found.event.taken else 0.0
+
+    def _first(self, feed: Feed[Connection], users: Mapping[str, int], before: Entry | None) -> Entry | None:
+        """The first entry that one of these gets; None if none comes before that one."""
+        for entry in self._log.after(min(users.values())):
+            if self._left <= 0 or (before is not None and entry.offset >= before.offset):
+                return None
+            self._left -= 1
+            user = entry.event.user
+            mine = user is None or users.get(user, entry.offset) < entry.offset
+            if mine and not entry.held and feed.accepts(entry) and feed.shows(entry):
+                return entry
+        return None

@@ -1,0 +1,70 @@
+"""Why a shard is slow, as far as it can tell: for the log, when an alert asks.
+
+It looks at everything once, which takes some milliseconds, and only then: nothing of this is counted before.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from solowire.fanout.feed import Feed
+from solowire.workers.connections.connection import Connection
+from solowire.workers.shard import Shard
+from solowire.workers.stats.cursor_age import Ages
+from solowire.workers.stats.report import Reporting
+
+MOST = 5
+NEWEST_ENTRIES = 10_000
+TYPES_NAMED = 8
+
+
+def diagnose(shard: Shard, reporting: Reporting, now: float) -> dict[str, Any]:
+    """The slowest feeds, the largest frames, the top publishers and types, and the connections that lag."""
+    feeds = list(shard.feeds)
+    slowest = sorted((f for f in feeds if any(f.lags())), key=_oldest)
+    largest = sorted((f for f in feeds if f.largest), key=lambda feed: -feed.largest)
+    newest = shard.log.newest(NEWEST_ENTRIES)
+    return {
+        "connections": len(shard.connections),
+        "feeds": len(feeds),
+        "slowest_feeds": [_slow(feed, shard, now) for feed in slowest[:MOST]],
+        "largest_frames": [{"bytes": feed.largest, **_about(feed)} for feed in largest[:MOST]],
+        "top_publishers": _top(Counter(entry.event.publisher or "unknown" for entry in newest)),
+        "top_types": _top(Counter(entry.event.type for entry in newest)),
+        "of_events": len(newest),
+        "lagging": len(shard.delivery.lagging()),
+        "slowest_connections": [
+            {name: about[name] for name in ("user", "session", "address", "behind", "seconds", "lagging_s")}
+            for about in reporting.slowest(now, MOST)
+        ],
+    }
+
+
+def _oldest(feed: Feed[Connection]) -> int:
+    return min(lag.cursor for _, lag in feed.lags())
+
+
+def _slow(feed: Feed[Connection], shard: Shard, now: float) -> dict[str, Any]:
+    return {
+        **_about(feed),
+        "behind": sum(1 for _ in feed.lags()),
+        "offsets": shard.log.position - _oldest(feed),
+        "seconds": round(Ages(shard, now).oldest(c for c, _ in feed.lags()), 3),
+    }
+
+
+def _about(feed: Feed[Connection]) -> dict[str, Any]:
+    """What it selects, in short: types without their filters' values."""
+    names = [name for name, _ in feed.key.selection]
+    return {
+        "connections": len(feed),
+        "codec": feed.key.codec.label,
+        "types": names[:TYPES_NAMED],
+        "types_more": max(0, len(names) - TYPES_NAMED),
+        "filtered": sum(bool(conditions) for _, conditions in feed.key.selection),
+    }
+
+
+def _top(counted: Counter[str]) -> dict[str, int]:
+    return dict(counted.most_common(MOST))

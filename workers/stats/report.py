@@ -1,0 +1,168 @@
+"""What a shard says of itself: a report once a second, its slowest connections, one user's connections.
+
+What it keeps true: reading numbers costs the data path nothing. Totals are what the shard counts anyway; rates are the
+difference between two reports; what is counted by group, codec and kind is counted here, once a second, over all
+connections (2 ms for ten thousand), since counting as they come and go would have to know of every change of a role.
+A connection lags that is behind its feed: its socket is busy, or it is slow and waits for its turn.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import msgspec
+
+from solowire.backplane.messages import ShardStats
+from solowire.workers.connections.connection import Connection
+from solowire.workers.shard import Shard
+from solowire.workers.stats.cursor_age import Ages
+
+LATENCY_SECONDS = 10
+"""For how long a latency counts in what is reported: a second of a quiet shard would say little."""
+
+SLOWEST = 10
+
+
+class _Mark(NamedTuple):
+    """The totals at a time."""
+
+    at: float
+    events: int
+    deliveries: int
+    frames: int
+    bytes: int
+    refused: int
+    latency: list[int]
+
+
+_Kinds = tuple[dict[str, int], dict[str, int], dict[str, int]]
+
+
+class Reporting:
+    """Times: seconds, monotonic. memory: bytes. loop_lag: seconds."""
+
+    def __init__(
+        self,
+        shard: Shard,
+        *,
+        memory: Callable[[], int] = lambda: 0,
+        loop_lag: Callable[[], float] = lambda: 0.0,
+    ) -> None:
+        self._shard = shard
+        self._memory = memory
+        self._loop_lag = loop_lag
+        self._marks: deque[_Mark] = deque(maxlen=LATENCY_SECONDS + 1)
+        self._rates: dict[str, float] = {}
+        self._counted: dict[str, Any] = {}
+        self._next: ShardStats | None = None
+        self._kinds: _Kinds = ({}, {}, {})
+        self._version = (0, 0, 0)  # of what `_kinds` counts
+
+    def second(self, now: float) -> None:
+        """Makes the next report. To be called once a second."""
+        mark = self._mark(now)
+        if self._marks:
+            last = self._marks[-1]
+            self._rates = {
+                f"{name}_per_s": round(max(0, getattr(mark, name) - getattr(last, name)) / (now - last.at), 1)
+                for name in ("events", "deliveries", "frames", "bytes", "refused")
+            }
+        self._marks.append(mark)
+        self._counted = self._count(now)
+        self._next = self.report(now)
+
+    def take(self) -> ShardStats | None:
+        """The newest report, for the next heartbeat; None if one has had it."""
+        taken, self._next = self._next, None
+        return taken
+
+    def report(self, now: float) -> ShardStats:
+        """The totals of now, and what the last second has counted: however often somebody asks, it is counted once."""
+        if not self._counted:
+            self._counted = self._count(now)
+        return msgspec.structs.replace(self._shard.stats(), **self._counted)
+
+    def _count(self, now: float) -> dict[str, Any]:
+        """What takes a look at every connection, and what it is compared with."""
+        shard = self._shard
+        groups, codecs, kinds = self._kinds_of_connections()
+        used, granted = shard.lease
+        before = self._marks[0].latency if self._marks else []
+        latency = shard.delivery.latency.counts
+        lagging = shard.delivery.lagging()
+        return dict(
+            lagging=len(lagging),
+            groups=groups,
+            codecs=codecs,
+            kinds=kinds,
+            latency=[new - old for new, old in zip(latency, before, strict=True)] if before else list(latency),
+            oldest_cursor_s=round(Ages(shard, now).oldest(lagging), 3),
+            log_events=len(shard.log),
+            memory_bytes=self._memory(),
+            loop_lag_s=round(self._loop_lag(), 4),
+            lease_used=used,
+            lease_granted=granted,
+            aggregating=shard.feeds.aggregating,
+            **self._rates,
+        )
+
+    def _kinds_of_connections(self) -> _Kinds:
+        """By group, codec and kind. Looks at ten thousand of them only if one has come, gone or changed its group."""
+        connections, totals = self._shard.connections, self._shard.totals
+        version = (totals["admitted"], totals["regrouped"], len(connections))
+        if version != self._version:
+            self._version = version
+            self._kinds = (
+                dict(Counter([c.group for c in connections])),
+                dict(Counter([c.codec.label for c in connections])),
+                dict(Counter([c.kind for c in connections])),
+            )
+        return self._kinds
+
+    def slowest(self, now: float, count: int = SLOWEST) -> list[dict[str, Any]]:
+        """Of the connections that lag those that are furthest behind, as `_about`, the furthest first."""
+        lagging = sorted(self._shard.delivery.lagging(), key=lambda c: _cursor(c, self._shard))
+        ages = Ages(self._shard, now)
+        return [self._about(c, ages, now) for c in lagging[:count]]
+
+    def user(self, user: str, now: float) -> list[dict[str, Any]]:
+        """The user's connections here, as `_about` and with their subscriptions."""
+        ages = Ages(self._shard, now)
+        return [
+            {**self._about(c, ages, now), "subscriptions": [name for name, _ in c.selection]}
+            for c in self._shard.connections
+            if c.identity.user == user
+        ]
+
+    def _about(self, connection: Connection, ages: Ages, now: float) -> dict[str, Any]:
+        """behind: offsets. seconds: age of the event that it gets next. lagging_s: for how long its socket is busy."""
+        shard = self._shard
+        cursor = _cursor(connection, shard)
+        since = shard.delivery.blocked.get(connection)
+        return {
+            "user": connection.identity.user,
+            "session": connection.session,
+            "shard": shard.index,
+            "role": connection.identity.role,
+            "group": connection.group,
+            "address": connection.address,
+            "codec": connection.codec.label,
+            "kind": connection.kind,
+            "state": connection.state.value,
+            "connected_s": round(now - connection.opened, 3),
+            "cursor": cursor,
+            "behind": shard.log.position - cursor,
+            "seconds": round(ages.of(connection), 3),
+            "lagging_s": round(now - since, 3) if since is not None else 0.0,
+        }
+
+    def _mark(self, now: float) -> _Mark:
+        t = self._shard.totals
+        counts = list(self._shard.delivery.latency.counts)
+        return _Mark(now, t["events"], t["deliveries"], t["frames"], t["bytes"], t["refused"], counts)
+
+
+def _cursor(connection: Connection, shard: Shard) -> int:
+    return connection.feed.cursor_of(connection) if connection.feed is not None else shard.log.position
