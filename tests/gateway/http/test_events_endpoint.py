@@ -336,6 +336,25 @@ async def test_a_compressed_request_is_published(house: House) -> None:
     assert (house.intake.requests, house.intake.bytes) == (0, 0)
 
 
+async def test_a_compressed_request_gives_others_their_turn(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is decompressed in steps, between which the loop does whatever else is due."""
+    monkeypatch.setattr("solowire.gateway.publish.content_encoding.STEP_BYTES", 1000)
+    monkeypatch.setattr("solowire.gateway.publish.parsing_turns.TURN_SECONDS", 0.0)
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    counting = asyncio.create_task(count())
+    body = gzip.compress(b"".join(EVENTS) + b" " * 38_000)
+    assert await house.answers(encoded(house.token("ann"), body)) == (200, "")
+    counting.cancel()
+    assert turns > 30
+
+
 async def test_a_compressed_request_counts_as_what_it_becomes(house: House) -> None:
     """What is under way to the router has its bound in bytes as they are there, not as they came."""
     other = house.intake.open("bob", 0.0)

@@ -12,7 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from solowire.errors import Refused, RequestError
-from solowire.gateway.publish.content_encoding import ENCODINGS, MAX_PARTS, decode_content, join_encodings
+from solowire.gateway.publish.content_encoding import (
+    ENCODINGS,
+    MAX_PARTS,
+    STEP_BYTES,
+    decode_content,
+    decode_steps,
+    join_encodings,
+)
 from solowire.protocol.problem_details import response_of
 
 BODY = b'{"type":"custom.x","data":{"text":"' + bytes(range(32, 34)) * 500 + b'"}}'
@@ -166,3 +173,13 @@ def test_whatever_comes_is_data_or_a_told_fault(encoding: str, data: bytes, cut:
         found, code = b"", error.code
     assert len(found) <= 100
     assert code in ("", "invalid_body", "too_large")
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+def test_a_step_makes_little(encoding: str) -> None:
+    """However much a few bytes stand for, whoever decodes them can stop after each piece."""
+    plain = bytes(50 * STEP_BYTES + 1)
+    pieces = list(decode_steps(ENCODERS[encoding](plain), encoding, len(plain)))
+    assert b"".join(piece for piece in pieces if piece is not None) == plain
+    assert len(pieces) > 50
+    assert all(len(piece or b"") <= STEP_BYTES for piece in pieces)
