@@ -72,7 +72,7 @@ load: install ## users and publishers by locust against a running system; LOAD="
 
 docs: .venv/documents ## the pages as a site in site/; docs/settings.md is made anew from the models
 	@$(BIN)/python docs/make_settings.py
-	@$(BIN)/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict # with --quiet it would not see its own warnings
 
 pictures: docs/pictures/rooms.svg ## the pictures of docs/, from their text sources
 
