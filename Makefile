@@ -9,7 +9,7 @@ BENCH ?=
 LOAD ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install up test chaos overload check format bench bench-compare load system-packages
+.PHONY: help install up test chaos overload check format bench bench-compare load docs pictures system-packages
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -22,6 +22,10 @@ install: .venv/installed ## the virtual environment with everything that was tes
 
 .venv/serves: pyproject.toml constraints.txt .ci/install
 	@.ci/install "$(PYTHON)" server
+	@touch $@
+
+.venv/documents: pyproject.toml constraints.txt .ci/install
+	@.ci/install "$(PYTHON)" server,docs
 	@touch $@
 
 up: .venv/serves ## the whole system on this machine; UP="--port 9000 --shards 4" passes options on
@@ -65,3 +69,13 @@ bench-compare: install system-packages ## the same cases of another revision and
 
 load: install ## users and publishers by locust against a running system; LOAD="--headless -u 100 -t 60s"
 	@$(BIN)/python -m locust -f bench/locustfile.py --host http://127.0.0.1:8000 $(LOAD)
+
+docs: .venv/documents ## the pages as a site in site/; docs/settings.md is made anew from the models
+	@$(BIN)/python docs/make_settings.py
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict # with --quiet it would not see its own warnings
+
+pictures: docs/pictures/rooms.svg ## the pictures of docs/, from their text sources
+
+docs/pictures/%.svg: docs/pictures/%.dot
+	@command -v dot >/dev/null || .ci/system-packages graphviz
+	@dot -Tsvg $< -o $@

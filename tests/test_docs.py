@@ -1,0 +1,161 @@
+"""The pages for people: what they name is there, and what is made from the sources is as the sources are."""
+
+from __future__ import annotations
+
+import html
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from docs.make_settings import PAGE, render_page
+from solowire.runtime.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted(DOCS.rglob("*.md"))]
+PICTURE = DOCS / "pictures/rooms.dot"
+
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
+_SOURCE = re.compile(r"(?<![\w./…-])((?:[\w-]+/)+[\w-]+\.py)\b(?:::(\w+))?")
+_SETTING = re.compile(r"SOLOWIRE_[A-Z0-9_]+")
+_FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+NO_SETTINGS = {"SOLOWIRE_GATEWAY_SERVICE_HOST"}
+"""Variables that pages speak of although nothing reads them."""
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def broken_links(page: Path, text: str) -> list[str]:
+    """Relative links that lead to nothing."""
+    links = (link.partition("#")[0] for link in _LINK.findall(_FENCED.sub("", text)) if ":" not in link)
+    return [link for link in links if link and not (page.parent / link).exists()]
+
+
+def missing_sources(text: str) -> list[str]:
+    """Paths of Python files, and tests in them, that are not there. They are told from the repository's top."""
+    missing = []
+    for path, test in _SOURCE.findall(text):
+        if not (ROOT / path).is_file():
+            missing.append(path)
+        elif test and not re.search(rf"\b(def |class |){test}\b( =|[(:])", (ROOT / path).read_text(encoding="utf-8")):
+            missing.append(f"{path}::{test}")
+    return missing
+
+
+def unknown_settings(text: str) -> list[str]:
+    """Names of settings that are none. One that ends in an underscore stands for all that begin so."""
+    known = set(re.findall(r"`(SOLOWIRE_\w+)`", render_page())) | NO_SETTINGS
+    return [
+        name
+        for name in _SETTING.findall(text)
+        if name not in known and not (name.endswith("_") and any(k.startswith(name) for k in known))
+    ]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_somewhere(page: Path) -> None:
+    """Whoever follows a link of a page finds a file."""
+    assert broken_links(page, page.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_sources_that_are_named_exist(page: Path) -> None:
+    """A page says where something lives, and it lives there."""
+    assert missing_sources(page.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_settings_that_are_named_exist(page: Path) -> None:
+    """A page doesn't send anybody to a setting that has another name now."""
+    assert unknown_settings(page.read_text(encoding="utf-8")) == []
+
+
+def test_the_checks_find_what_is_wrong() -> None:
+    """They look at the pages, and not past them."""
+    assert broken_links(DOCS / "x.md", "[a](nowhere.md#part) [b](settings.md) [c](https://x.example/) [d](#d)") == [
+        "nowhere.md"
+    ]
+    assert missing_sources("`router/nowhere.py`, (router/router.py), tests/test_docs.py::test_nothing_such") == [
+        "router/nowhere.py",
+        "tests/test_docs.py::test_nothing_such",
+    ]
+    assert unknown_settings("SOLOWIRE_PORT SOLOWIRE_PROT SOLOWIRE_MAX_") == ["SOLOWIRE_PROT"]
+
+
+def test_the_list_of_settings_is_new() -> None:
+    """docs/settings.md is what the models say."""
+    assert PAGE.read_text(encoding="utf-8") == render_page(), "it is old: run .venv/bin/python docs/make_settings.py"
+
+
+def test_the_list_has_each_setting() -> None:
+    """None is left out, and none stands there twice."""
+    names = re.findall(r"^\| `SOLOWIRE_(\w+)`", render_page(), re.MULTILINE)
+    assert sorted(names) == sorted(name.upper() for name in Settings.model_fields)
+
+
+def test_nested_settings_are_parts_of_the_list() -> None:
+    """A model of settings becomes a part with a title of its own, and names of its settings begin with the model's."""
+
+    class Flush(BaseModel):
+        """When a frame is sent."""
+
+        high_ms: float = Field(20.0, ge=0, description="longest wait of high priority")
+
+    class Some(BaseSettings):
+        model_config = SettingsConfigDict(env_nested_delimiter="__")
+        port: int = Field(8000, gt=0, description="where it listens")
+        flush: Flush = Flush(high_ms=20.0)
+
+    page = render_page(Some, {"port": "Where"})
+    assert "## Where\n" in page
+    assert "| `SOLOWIRE_PORT` | whole number | 8000 | > 0 | where it listens |\n" in page
+    assert "## `[flush]`: When a frame is sent\n" in page
+    assert "| `SOLOWIRE_FLUSH__HIGH_MS` | number | 20 | ≥ 0 | longest wait of high priority |\n" in page
+
+
+def test_a_part_without_a_title_is_refused() -> None:
+    """Whoever adds or renames settings is told what the script lacks."""
+
+    class Some(BaseSettings):
+        port: int = 8000
+
+    with pytest.raises(ValueError, match="'port' needs a title in TITLES"):
+        render_page(Some, {})
+    with pytest.raises(ValueError, match="TITLES names what is no setting: prot"):
+        render_page(Some, {"port": "Where", "prot": "There"})
+
+
+def test_the_picture_of_the_rooms_is_that_of_the_contracts() -> None:
+    """Each line of the picture has the rooms of one layer, from the top, and the SVG has been made from it."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    [layers] = [contract["layers"] for contract in contracts if contract["type"] == "layers"]
+    lines = re.findall(r"\[label=<(.*?)>\]", PICTURE.read_text(encoding="utf-8"), re.DOTALL)
+    drawn = [re.findall(r"<b>(\w+)</b>", line) for line in lines]
+    assert drawn == [re.findall(r"\w+", layer) for layer in layers]
+    texts = [
+        re.findall(r">([^<>]+)<", text) for text in ("".join(lines), PICTURE.with_suffix(".svg").read_text("utf-8"))
+    ]
+    said, shown = (set(html.unescape(" ".join(text)).split()) for text in texts)
+    assert said - shown == set(), "the SVG is old: touch docs/pictures/rooms.dot && make pictures"
+
+
+def test_each_page_is_in_the_site() -> None:
+    """`make docs` shows every page, but for those that mkdocs.yml leaves out on purpose."""
+    site = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    listed = set(re.findall(r"[\w./-]+\.md\b", site))
+    assert {page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md")} == listed
+
+
+def test_each_decision_is_in_the_list() -> None:
+    """Records have numbers without a hole, and their list, and the architecture, lead to each."""
+    records = sorted(path.name for path in (DOCS / "decisions").glob("[0-9]*.md"))
+    assert [int(name[:4]) for name in records] == list(range(1, len(records) + 1))
+    for page in (DOCS / "decisions/README.md", DOCS / "architecture.md"):
+        text = page.read_text(encoding="utf-8")
+        assert [name for name in records if f"{name})" not in text] == []
