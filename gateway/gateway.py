@@ -360,7 +360,8 @@ class Gateway:
                 wait,
             )
         self._admission.charge(identity, address, now)
-        return shard, self.tokens.issue_ticket(identity, shard.index, process.new_id(), time.time(), address)
+        ticket = self.tokens.issue_ticket(identity, shard.index, process.new_id(), time.time(), address, shard.boot)
+        return shard, ticket
 
     async def _hold(self, refusal: Refused) -> None:
         if self.held < _MOST_HELD:

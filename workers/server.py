@@ -139,6 +139,7 @@ class _Server:
             came=lambda word: self._link.send(word),
             await_keys=self._await_keys,
             audit=self._audit,
+            boot=self._address.boot,
         )
         self._reporting = Reporting(
             self._shard,
