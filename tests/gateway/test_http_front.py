@@ -210,6 +210,18 @@ async def test_an_answer_that_comes_before_the_body_is_read(tmp_path: Path) -> N
             assert rest in (b"", b"HTTP/1.1 ")  # whether Granian keeps it is a matter of which came first
 
 
+async def test_a_body_that_nobody_reads_costs_the_next_request_nothing(tmp_path: Path) -> None:
+    """Granian closes its side behind the answer. The next request may be another user's, by a proxy that keeps us."""
+    unread = post(b"x" * 200 * KILO, path="/early")
+    unreadable = chunked(b"x", path="/early").replace(b"Trailer: t", b"no trailer")
+    async with site(tmp_path) as made:
+        for first in (unread, unreadable) * 30:
+            async with connected(made, first + GET) as (reader, _):
+                assert (await answer_from(reader))[0] == 401
+                with contextlib.suppress(asyncio.IncompleteReadError):  # the end, after an answer that says so
+                    assert await answer_from(reader) == (200, b"/")
+
+
 async def test_an_answer_that_was_given_before_the_body_could_be_sent_on_is_found(tmp_path: Path) -> None:
     """Granian answers early and closes: sending it more fails before anybody has read what it said."""
     answer = b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 5\r\n\r\nearly"
