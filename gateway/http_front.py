@@ -218,7 +218,6 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._ends_at: float | None = None  # when the stage has taken too long
         self._pending = b""  # what has come and could not be passed on yet
         self._body = Body(0)
-        self._has_body = False
         self._upstream: _Upstream | None = None
         self._tunnel: Tunnel | None = None
         self._is_paused = False  # reading
@@ -329,7 +328,6 @@ class ClientConnection(asyncio.BufferedProtocol):
             self._front.open_tunnel(self, head, rest)
             return False
         self._body = body_of(framing)
-        self._has_body = not self._body.is_done
         line = raw.index(b"\r\n") + 2
         peer = b"%s: %s %d\r\n" % (self._front.peer_header, self.peer[0].encode(), self.peer[1])
         self._stage = Stage.answer if self._body.is_done else Stage.body
@@ -356,10 +354,8 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._upstream.begin_request(is_head_request)
         self._upstream.write(data)
 
-    def answered(self, *, keeps_alive: bool, refuses: bool = False) -> None:
-        """The answer has been passed back whole. refuses: the request's body may not have been read."""
-        if refuses and self._has_body:
-            self._drop_upstream()  # Granian may be closing it: the next request would be lost
+    def answered(self, *, keeps_alive: bool) -> None:
+        """The answer has been passed back whole."""
         if self._stage is Stage.body:
             self._drop_upstream()  # which may still wait for the rest
             left = self._body.left
@@ -517,7 +513,6 @@ class _Upstream(asyncio.BufferedProtocol):
         self._is_answered = True
         self._has_begun = False  # the answer
         self._keeps_alive = True
-        self._refuses = False
         self._parser = httptools.HttpResponseParser(self)
         self._opening = front.loop.create_task(self._open())
 
@@ -592,7 +587,7 @@ class _Upstream(asyncio.BufferedProtocol):
         if self._is_answered:
             if self._is_head_request:
                 self._parser = httptools.HttpResponseParser(self)  # this one waits for a body that doesn't come
-            self._client.answered(keeps_alive=self._keeps_alive and not self._is_lost, refuses=self._refuses)
+            self._client.answered(keeps_alive=self._keeps_alive and not self._is_lost)
 
     def on_headers_complete(self) -> None:
         """Called by the parser."""
@@ -604,7 +599,6 @@ class _Upstream(asyncio.BufferedProtocol):
         if self._parser.get_status_code() >= 200:
             self._is_answered = True
             self._keeps_alive = self._parser.should_keep_alive()  # which is known here only
-            self._refuses = self._parser.get_status_code() >= 300
 
     def connection_lost(self, exc: Exception | None) -> None:
         if exc is not None and not self._is_answered and self._transport is not None:
