@@ -325,6 +325,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         if may_take and self._front.takes(head := parse_head(raw)):
             rest, self._pending = self._pending, b""
             self._stage = Stage.relay
+            self._drop_upstream()  # of requests before it: a tunnel has no use for it
             self._front.open_tunnel(self, head, rest)
             return False
         self._body = body_of(framing)

@@ -243,6 +243,25 @@ async def test_an_answer_that_was_given_before_the_body_could_be_sent_on_is_foun
                 assert await reader.read() == b""
 
 
+async def test_whoever_is_taken_over_keeps_nothing_of_granian(tmp_path: Path) -> None:
+    """A tunnel counts as two open files: the connection that its client's requests went by before is closed."""
+    ended: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def answer_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+        ended.put_nowait(await reader.read())
+        writer.close()
+
+    async with site(tmp_path) as made, await asyncio.start_unix_server(answer_once, tmp_path / "other"):
+        made.front.upstream = str(tmp_path / "other")
+        made.front.takes = lambda head: head.path == "/tunnel"
+        async with connected(made, GET) as (reader, writer):
+            assert await answer_from(reader) == (200, b"ok")
+            writer.write(b"GET /tunnel HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n\r\n")
+            assert await asyncio.wait_for(ended.get(), SECONDS) == b""
+
+
 async def test_a_client_that_closes_its_half_has_its_answer(tmp_path: Path) -> None:
     """As `nc` does; one that closes in the midst of its body is told to the application as gone."""
     async with site(tmp_path) as made:
