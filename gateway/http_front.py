@@ -407,8 +407,8 @@ class ClientConnection(asyncio.BufferedProtocol):
         self.close_with(refusal_response(error))
 
     def close_with(self, last: bytes) -> None:
-        """Says the last there is to say, and closes."""
-        if not self.transport.is_closing():
+        """Says the last there is to say, and closes; once."""
+        if self._stage is not Stage.linger and not self.transport.is_closing():
             self.transport.write(last)
             self._linger()
 
