@@ -177,7 +177,7 @@ def create_app(
 
         The name is percent-encoded whole: `a/b` is `a%2Fb`.
         """
-        user = request.scope[USER]  # type: ignore[literal-required]
+        user = _named(request)
         await _administrator(request, "stats_user", about=user)
         owner, token = gateway.owner(user), _token(request)
         others = [shard for index, shard in gateway.shards.items() if index != owner]
@@ -216,7 +216,7 @@ def create_app(
 
         `silent_shards` is how many shards did not answer within a second. The name is percent-encoded whole.
         """
-        user = request.scope[USER]  # type: ignore[literal-required]
+        user = _named(request)
         identity = await _administrator(request, "disconnect", about=user)
         closed = await gateway.disconnect(identity, user)
         return {"user": user, "connections": closed.connections, "silent_shards": closed.silent}
@@ -329,6 +329,14 @@ async def _add_headers(message: Message, scope: Scope) -> None:
 
 def _token(request: Req) -> str:
     return bearer(request.headers.get("authorization", ""))
+
+
+def _named(request: Req) -> str:
+    """The user whom the path names. Raises Refused: spelt in another way it has come past `with_user_paths`."""
+    named: str | None = request.scope.get(USER)  # type: ignore[assignment]
+    if named is None:
+        raise Refused(404, "not_found", "a user has one path", "/v1/users/{user}, spelt so up to the name")
+    return named
 
 
 @cache

@@ -51,7 +51,7 @@ from solowire.backplane import (
     UserDisconnected,
 )
 from solowire.errors import InvalidToken, Refused, RequestError, UnknownKey
-from solowire.events import Delivery, Event, encode_event
+from solowire.events import Delivery, Event, encode_event, name_state
 from solowire.link import Link
 from solowire.log_sampler import LogSampler
 from solowire.refusals import Refusals
@@ -360,7 +360,8 @@ class Gateway:
                 wait,
             )
         self._admission.charge(identity, address, now)
-        return shard, self.tokens.issue_ticket(identity, shard.index, process.new_id(), time.time(), address)
+        ticket = self.tokens.issue_ticket(identity, shard.index, process.new_id(), time.time(), address, shard.boot)
+        return shard, ticket
 
     async def _hold(self, refusal: Refused) -> None:
         if self.held < _MOST_HELD:
@@ -429,4 +430,4 @@ def _state_of(event: Event) -> str | None:
     """The name of the state that the event is the newest word about."""
     if event.delivery is not Delivery.state:
         return None
-    return "\0".join((event.type, event.key or "", event.user or ""))
+    return name_state(event.type, event.key, event.user)

@@ -354,6 +354,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         if may_take and self._front.takes(head := parse_head(raw)):
             rest, self._pending = self._pending[len(raw) :], b""
             self._stage = Stage.relay
+            self._drop_request()  # of requests before it: a tunnel has no use for it
             self._front.open_tunnel(self, head, rest)
             return False
         body = body_of(framing)
@@ -489,8 +490,8 @@ class ClientConnection(asyncio.BufferedProtocol):
         self.close_with(refusal_response(error))
 
     def close_with(self, last: bytes) -> None:
-        """Says the last there is to say, and closes."""
-        if not self.transport.is_closing():
+        """Says the last there is to say, and closes; once."""
+        if self._stage is not Stage.linger and not self.transport.is_closing():
             self.transport.write(last)
             self._linger()
 

@@ -25,6 +25,7 @@ from gateway.posting import Posting
 from gateway.relay import PATHS, Relay
 from gateway.shards import Shards
 from gateway.trail import Trail
+from gateway.unread_bodies import with_ends
 from gateway.user_paths import with_user_paths
 from solowire import process
 from solowire.accept_limits import AcceptLimiter
@@ -164,7 +165,7 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
             await http(scope, receive, send)
 
     make_directories(settings)
-    server = WebServer(front.wrap(app), listen_unix(Path(front.upstream)), handshake_s=UPSTREAM_SECONDS)
+    server = WebServer(front.wrap(with_ends(app)), listen_unix(Path(front.upstream)), handshake_s=UPSTREAM_SECONDS)
     if key_source is not None:
         key_source.start()
     server.start()

@@ -22,7 +22,7 @@ import structlog
 from router.alerts import Alert, Alerts, Reading
 from solowire.backplane import PublishedEvent, ShardReport, ShardStats
 from solowire.catalog import CATALOG
-from solowire.events import Delivery, Event, encode_event
+from solowire.events import Delivery, Event, encode_event, name_state
 from solowire.numbers import TALLIES, bounded, together, told
 
 log = structlog.get_logger("solowire.router")
@@ -219,7 +219,7 @@ class Watch:
             taken=wall,
             publisher="router",
         )
-        return PublishedEvent(event.id, None, encode_event(event), f"{name}\0{key}\0" if state else None)
+        return PublishedEvent(event.id, None, encode_event(event), name_state(name, key, None) if state else None)
 
 
 def component_of(gateway: bytes) -> str:

@@ -4,8 +4,8 @@ A token is a JWT (RFC 7519), and PyJWT decides whether its signature is good: by
 of an OpenID provider's (`solowire.keys`). `solowire.claims` says what it says. A ticket is for us alone and made for
 each who connects, so it is what costs least: JSON of a fixed shape and its keyed BLAKE2b (RFC 7693), both in base64,
 with a dot between them. It is signed with a key derived from the secret, so that neither can ever pass for the other,
-lives 30 seconds, names its shard, and is good for one use: `UsedTickets` remembers those seen until they would have
-expired anyway.
+lives 30 seconds, names its shard and that one's process, and is good for one use: `UsedTickets` remembers those seen
+until they would have expired anyway.
 
 What it keeps true: nobody is anybody but by a signature made with a key that is accepted, only until that ends, and
 only as long as no revocation covers it; a token never gives more than its role has; what a token says, JSON in UTF-8
@@ -55,13 +55,17 @@ NO_RULES = TokenRules()
 
 
 class Ticket(msgspec.Struct):
-    """An admission: this identity, to this shard, until `exp`, once (`jti`). address: whence it was asked for."""
+    """An admission: this identity, to this shard, until `exp`, once (`jti`). address: whence it was asked for.
+
+    boot: the shard's process that it is for, which alone knows whether it was used; "" if it is not told.
+    """
 
     jti: str
     exp: float
     shard: int
     identity: Identity
     address: str = ""
+    boot: str = ""
 
 
 _encode_ticket = msgspec.json.Encoder().encode
@@ -213,8 +217,10 @@ class Tokens:
             )
         return identity
 
-    def issue_ticket(self, identity: Identity, shard: int, jti: str, now: float, address: str = "") -> str:
-        ticket = Ticket(jti, now + TICKET_SECONDS, shard, identity, address)
+    def issue_ticket(
+        self, identity: Identity, shard: int, jti: str, now: float, address: str = "", boot: str = ""
+    ) -> str:
+        ticket = Ticket(jti, now + TICKET_SECONDS, shard, identity, address, boot)
         said = _base64url(_encode_ticket(ticket))
         return (said + b"." + _ticket_signature(said, self._ticket_keys[0])).decode("ascii")
 

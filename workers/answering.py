@@ -35,7 +35,7 @@ from workers.beginning import Beginning, rfc3339
 from workers.connection import Connection, State
 from workers.delivery import Delivering
 from workers.expiry import Expiry
-from workers.listening import Listening, changed, complaint, too_big
+from workers.listening import Listening, changed, complaint, keep, too_big
 from workers.trail import Trail
 
 _LISTENED_TO = (State.waiting, State.resuming, State.live)
@@ -158,7 +158,10 @@ class Answering:
         """The keys of the provider have been read again, or could not be."""
         if connection.state in _LISTENED_TO:
             try:
-                self._refresh(connection, message, now, waits=False)
+                if connection.state is State.resuming:
+                    keep(message, connection)  # what is read for it is judged by the rights that it came with
+                else:
+                    self._refresh(connection, message, now, waits=False)
             except InvalidMessage as error:
                 error.id = message.id
                 self._complain(connection, error, now)

@@ -141,6 +141,7 @@ class _Server:
             came=self._note_arrival,
             await_keys=self._await_keys,
             audit=self._audit,
+            boot=self._address.boot,
         )
         self._reporting = Reporting(
             self._shard,

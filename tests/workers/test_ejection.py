@@ -19,6 +19,7 @@ from solowire.tokens import Tokens
 from tests.jwks_server import SigningKey
 from tests.workers.bench import SECRET, TOKENS, WALL, Bench
 from workers.answering import no_keys_to_await
+from workers.connection import State
 
 
 def revocation(user: str | None = None, token_id: str | None = None, before: float | None = None) -> Revocation:
@@ -143,3 +144,26 @@ def test_keys_that_cannot_be_had() -> None:
     b.say(connection, c.Refresh(token(NEW), "r"))
     [error] = b.heard(connection)
     assert (error.id, error.code) == ("r", "keys_unavailable")
+
+
+def test_a_refresh_that_waits_for_its_key_while_the_client_comes_back() -> None:
+    """It holds from where the client has got what it had missed, by the rights that it had until then; as if it had
+    been said meanwhile. Whatever is for other rights is never sent behind its answer.
+    """
+    b = Provided()
+    b.use(OLD)
+    b.event("custom.a", {"zone": "other.example"})
+    b.deliver()
+    connection = b.open("alice")
+    b.say(connection, c.Refresh(token(NEW, scopes={"zones": ["example.com"]}), "r"))
+    b.say(connection, c.Hello(subscriptions=["custom.*"], resume=c.Resume("epoch-1", 0)))
+    assert connection.state is State.resuming
+    b.use(OLD, NEW)
+    b.waits.pop()(b.now)
+    b.answer()
+    b.wait(1)
+    told = [type(m).__name__ for m in b.heard(connection)]
+    assert told == ["Welcome", "Events", "Reply", "Subscriptions"]
+    b.publish("custom.a", {"zone": "other.example"})
+    b.wait(1)
+    assert b.events(connection) == []
