@@ -1,13 +1,14 @@
 """Request bodies that come compressed: `Content-Encoding` (RFC 9110, section 8.4).
 
 What it keeps true: whatever a body claims to become, no more is made of it than it may have and a few KiB, so that a
-small one that stands for gigabytes costs no more than a large one. One encoding is undone; several are refused.
+small one that stands for gigabytes costs no more than a large one; and what it costs is done in small steps. One
+encoding is undone; several are refused.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import zstandard
 
@@ -18,7 +19,8 @@ _ALIASES = {"x-gzip": "gzip"}  # RFC 9110, section 8.4.1.3
 _GZIP_BITS, _ZLIB_BITS, _RAW_BITS = 31, 15, -15  # of zlib's wbits: which format it reads
 _WINDOW_BYTES = 8 * 2**20
 """More a frame of zstd may not ask for: it is memory that its header alone makes a decoder take (RFC 9659)."""
-_MEASURED_BYTES = 64 * 1024
+STEP_BYTES = 64 * 1024
+"""Decoded in a step."""
 _FED_BYTES = 16 * 1024
 """Given to a decoder at a time. It copies what follows the end of a part, so one with many parts must not be whole."""
 MAX_PARTS = 1000
@@ -31,21 +33,29 @@ def join_encodings(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
 
 
 def decode_content(body: bytes, content_encoding: str, max_bytes: int) -> bytes:
-    """The body as it was before it was encoded. content_encoding: the header's value.
+    """All that `decode_steps` yields, at once."""
+    return b"".join(piece for piece in decode_steps(body, content_encoding, max_bytes) if piece is not None)
 
-    Raises Refused: 413 if it has more than `max_bytes`, 415 for an encoding that is not one of ENCODINGS.
-    Raises RequestError if it is not what it says.
+
+def decode_steps(body: bytes, content_encoding: str, max_bytes: int) -> Iterator[bytes | None]:
+    """The body as it was before it was encoded, in pieces; None after a step that made none of it.
+
+    A step takes a fraction of a millisecond, so that whoever runs them can do something else between them.
+    content_encoding: the header's value. Raises Refused: 413 if it has more than `max_bytes`, 415 for an encoding that
+    is not one of ENCODINGS. Raises RequestError if it is not what it says.
     """
     names = [part.strip().lower() for part in content_encoding.split(",")]
     encodings = [_ALIASES.get(name, name) for name in names if name not in ("", "identity")]
     if not encodings:
-        return body
+        yield body
+        return
     if len(encodings) > 1 or encodings[0] not in ENCODINGS:
         raise refuse_encoding(content_encoding, ENCODINGS)
     try:
         if encodings[0] == "zstd":
-            return _decode_zstd(body, max_bytes)
-        return _inflate(body, _GZIP_BITS if encodings[0] == "gzip" else _bits_of_deflate(body), max_bytes)
+            yield from _decode_zstd(body, max_bytes)
+        else:
+            yield from _inflate(body, _GZIP_BITS if encodings[0] == "gzip" else _bits_of_deflate(body), max_bytes)
     except (zlib.error, zstandard.ZstdError) as error:
         raise _invalid(encodings[0], str(error)) from None
     except EOFError:
@@ -73,9 +83,8 @@ def refuse_encoding(content_encoding: str, encodings: Iterable[str]) -> Refused:
     return refused
 
 
-def _inflate(body: bytes, bits: int, max_bytes: int) -> bytes:
+def _inflate(body: bytes, bits: int, max_bytes: int) -> Iterator[bytes | None]:
     """gzip may have several members, one after the other (RFC 1952, section 2.2)."""
-    pieces: list[bytes] = []
     size = position = members = 0
     while position < len(body) or not members:
         decoder = zlib.decompressobj(bits)
@@ -84,15 +93,15 @@ def _inflate(body: bytes, bits: int, max_bytes: int) -> bytes:
             raise zlib.error(f"more follows its end at byte {position}")
         while not decoder.eof:
             fed = body[position : position + _FED_BYTES]
-            if not fed:
+            piece = decoder.decompress(fed, STEP_BYTES)
+            if not (fed or piece or decoder.eof):
                 raise EOFError
-            piece = decoder.decompress(fed, max_bytes - size + 1)
             size += len(piece)
             if size > max_bytes:
                 raise _too_large(max_bytes)
-            pieces.append(piece)
-            position += len(fed) - len(decoder.unused_data)
-    return b"".join(pieces)
+            left = decoder.unused_data if decoder.eof else decoder.unconsumed_tail
+            position += len(fed) - len(left)
+            yield piece or None
 
 
 def _bits_of_deflate(body: bytes) -> int:
@@ -101,17 +110,17 @@ def _bits_of_deflate(body: bytes) -> int:
     return _ZLIB_BITS if is_zlib else _RAW_BITS
 
 
-def _decode_zstd(body: bytes, max_bytes: int) -> bytes:
+def _decode_zstd(body: bytes, max_bytes: int) -> Iterator[bytes | None]:
     """It may have several frames, one after the other (RFC 8878, section 3)."""
     decompressor = zstandard.ZstdDecompressor(max_window_size=_WINDOW_BYTES)
     # Its decoders say either how much they make, or that the end is missing: so it is measured first.
     reader = decompressor.stream_reader(body, read_across_frames=True)
     size = 0
-    while piece := reader.read(_MEASURED_BYTES):
+    while piece := reader.read(STEP_BYTES):
         size += len(piece)
         if size > max_bytes:
             raise _too_large(max_bytes)
-    pieces: list[bytes] = []
+        yield None
     position = frames = 0
     while position < len(body) or not frames:
         decoder = decompressor.decompressobj()
@@ -122,9 +131,8 @@ def _decode_zstd(body: bytes, max_bytes: int) -> bytes:
             fed = body[position : position + _FED_BYTES]
             if not fed:
                 raise EOFError
-            pieces.append(decoder.decompress(fed))
+            yield decoder.decompress(fed) or None
             position += len(fed) - len(decoder.unused_data)
-    return b"".join(pieces)
 
 
 def _too_large(max_bytes: int) -> Refused:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -26,7 +26,7 @@ import structlog
 
 from gateway.answers import JSON_HEADERS, Scope, answer, failure
 from gateway.body_deadline import BodyDeadline, BodyPace
-from gateway.content_encoding import decode_content, join_encodings
+from gateway.content_encoding import STEP_BYTES, decode_steps, join_encodings
 from gateway.gateway import Gateway
 from gateway.intake import Room
 from gateway.parsing_turns import ParsingTurns
@@ -126,9 +126,7 @@ class Posting:
         """Reads the request and sends it on; its number, and how many of which types. The events are not kept."""
         body = await self._read(headers, receive, room)
         if b"content-encoding" in headers:
-            packed = len(body)
-            body = decode_content(body, _text(headers, b"content-encoding"), self._max_bytes)
-            self._gateway.intake.grow(room, max(0, len(body) - packed))
+            body = await self._decode(body, _text(headers, b"content-encoding"), identity, room)
         wanted = body, _text(headers, b"content-type"), datetime.now(UTC), identity.user
         try:
             if len(body) <= SMALL_BYTES:
@@ -141,6 +139,28 @@ class Posting:
         if room.ended:
             raise self._gateway.intake.slow(room)
         return self._gateway.send(identity, events, room), types_of(events)
+
+    async def _decode(self, body: bytes, encoding: str, identity: Identity, room: Room) -> bytes:
+        """The body without its encoding, kept in `room`. In turns, since a few bytes may stand for many.
+
+        Raises RequestError; its publisher pays for it, as for what was made of it until then.
+        """
+        made, worked = 0, STEP_BYTES
+
+        def keep() -> Iterator[bytes | None]:
+            nonlocal made, worked
+            for piece in decode_steps(body, encoding, self._max_bytes):
+                worked += STEP_BYTES if piece is None else len(piece)
+                if piece is not None:
+                    self._gateway.intake.grow(room, max(0, made + len(piece) - max(made, len(body))))
+                    made += len(piece)
+                yield piece
+
+        try:
+            return b"".join(await self._turns.run(identity.user, keep()))
+        except RequestError:
+            self._gateway.charge_refused(identity, max(worked, len(body)) // REFUSED_BYTES)
+            raise
 
     async def _read(self, headers: dict[bytes, bytes], receive: Receive, room: Room) -> bytes:
         """The request's body, kept in `room`.

@@ -61,6 +61,7 @@ from solowire.skipped_events import FAILED, UNDECODABLE, UNKNOWN_TYPE
 from solowire.tokens import Tokens
 from solowire.vitals import Vitals, memory_bytes
 from solowire.wrong_tokens import WrongTokens
+from workers.ack_pacing import AckPacing
 from workers.client_listener import ClientListener
 from workers.client_port import ClientPort
 from workers.diagnosis import diagnose
@@ -109,6 +110,7 @@ class _Server:
         self._timer_due = float("inf")
         self._was_ready = False
         self._told_settled = -1
+        self._acks = AckPacing(settings.credit)
         self._done = asyncio.Event()
         self._status = 0
         self._socket = listen(
@@ -286,7 +288,9 @@ class _Server:
         match message:
             case Deliver():
                 if self._shard.deliver(message, now):
-                    self._ack()
+                    size = sum(len(body) for _, body in message.events)
+                    if self._acks.arrived(len(message.events), size, now):
+                        self._ack()
                 else:
                     self._link.greet()
             case RingState():
@@ -344,6 +348,7 @@ class _Server:
         self._done.set()
 
     def _ack(self) -> None:
+        self._acks.told(self._loop.time())
         self._told_settled = self._shard.settled
         self._link.send(Ack(self._shard.epoch, self._shard.log.position, self._settings.credit, self._told_settled))
 
@@ -359,13 +364,13 @@ class _Server:
 
     def _arm(self) -> None:
         """One timer for all that the shard has to do at some time."""
-        if self._shard.settled != self._told_settled:
+        if self._shard.settled != self._told_settled or self._loop.time() >= self._acks.due:
             self._ack()
         if self._shard.asks and self._link.router_alive:
             self._link.send(self._shard.slots(self._loop.time()))
         if self._shard.drained:
             self._done.set()
-        due = self._shard.next_due()
+        due = min(self._shard.next_due(), self._acks.due)
         if self._timer is not None:
             if self._timer_due <= due:
                 return
