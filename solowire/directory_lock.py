@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from solowire.errors import ConfigError
 from solowire.settings import Settings
 
 
-class DirectoryLock:
+class DirectoryLock(AbstractContextManager[None]):
     """A context manager. path: the lock's file, in the data directory. holder: what holds it, in words."""
 
     def __init__(self, path: Path, holder: str) -> None:
@@ -41,6 +42,16 @@ class DirectoryLock:
 def router_lock(settings: Settings) -> DirectoryLock:
     """The router's: two routers on one log would give out offsets twice."""
     return DirectoryLock(settings.need_data_dir() / "router.lock", "a router")
+
+
+def shard_lock(settings: Settings, index: int) -> AbstractContextManager[None]:
+    """A shard's, where its HTTP API is a socket in the data directory: a second one would take it, and its users.
+
+    Shards with data directories of their own are the router's to tell apart: the later one is the shard.
+    """
+    if not isinstance(settings.api_of_shard(index), Path):
+        return nullcontext()
+    return DirectoryLock(settings.need_data_dir() / f"shard-{index}.lock", f"shard {index}")
 
 
 def supervisor_lock(settings: Settings) -> DirectoryLock:

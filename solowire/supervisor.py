@@ -31,7 +31,7 @@ from solowire import process
 from solowire.api_client import api_address, api_client
 from solowire.backoff import Backoff
 from solowire.errors import ConfigError
-from solowire.serving import listen
+from solowire.serving import listen, remove_dead_sockets
 from solowire.settings import Settings, make_directories
 
 log = structlog.get_logger("solowire.up")
@@ -279,7 +279,7 @@ class Supervisor:
                 f"the data directory's path is too long for a unix socket: {longest} is over {SUN_PATH_BYTES} bytes; "
                 "choose a shorter one with --data-dir"
             )
-        _sweep(directory)
+        remove_dead_sockets(directory, "up-", socket.SOCK_DGRAM)
         for child, path in paths.items():
             child.ear = Ear(path)
 
@@ -359,16 +359,6 @@ def _signal(child: Child, number: int) -> None:
     if child.process is not None and child.process.returncode is None:
         with suppress(ProcessLookupError):  # it has ended just now
             child.process.send_signal(number)
-
-
-def _sweep(directory: Path) -> None:
-    """Removes the sockets that an `up` left which was killed: those that nobody listens on."""
-    for path in directory.glob("up-*"):
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe, suppress(OSError):
-            try:
-                probe.connect(str(path))
-            except ConnectionRefusedError:
-                path.unlink()
 
 
 def _status(ended: asyncio.subprocess.Process | None) -> int:

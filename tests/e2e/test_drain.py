@@ -14,7 +14,7 @@ import pytest
 
 from solowire.client import Client
 from solowire.ring import Ring
-from tests.e2e.system import READY_SECONDS, System, end, published, ready, running
+from tests.e2e.system import READY_SECONDS, System, end, environment, published, ready, running
 
 SETTINGS = {"HEARTBEAT_S": 5, "RECONNECT_MIN_MS": 20, "RECONNECT_MAX_MS": 200, "MOVES_PER_S": 50}
 USERS = [f"user-{n}" for n in range(12)]
@@ -183,12 +183,16 @@ async def test_only_administrators_drain(system: System) -> None:
         assert (await http.post("/v1/shards/0/drain")).status_code == 403
 
 
-async def test_a_second_process_of_one_shard_takes_its_place(system: System) -> None:
+async def test_a_second_process_of_one_shard_takes_its_place(system: System, tmp_path: Path) -> None:
     """Of two processes with one index the later one is the shard: the other ends, and users are served on."""
     user = next(u for u in USERS if Ring([0, 1]).owner(u) == 0)
     reader = Reader(system, user)
     await reader.begin()
-    first = system.spawn("shard", "--index", "0", "--port", str(system.port + 3))
+    # As in another container: on the same data directory it would be refused.
+    router = f"ipc://{system.data_dir}/run/router"
+    elsewhere = {"DATA_DIR": tmp_path / "elsewhere", "BACKPLANE": router, "SECRET": system.secret}
+    command = [sys.executable, "-m", "solowire", "shard", "--index", "0", "--port", str(system.port + 3)]
+    first = subprocess.Popen(command, env=system.environment | environment(elsewhere), cwd=tmp_path, text=True)
     try:
         async with asyncio.timeout(READY_SECONDS):
             while reader.client.connections < 2:
