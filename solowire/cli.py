@@ -28,7 +28,7 @@ from solowire.completion import SHELLS, VARIABLE, completion_script
 from solowire.data_directory import TOKEN_FILE, write_private
 from solowire.directory_lock import router_lock, supervisor_lock
 from solowire.errors import ClientError, ConfigError
-from solowire.settings import Settings, make_directories, secret_of
+from solowire.settings import Settings, make_data_directory, make_directories, secret_of
 from solowire.settings_listing import list_settings
 
 
@@ -245,9 +245,9 @@ def bind9(
         raise ConfigError("--query-log is empty: name the file that named writes its queries to")
 
     labels = read_zones(zones)
+    places = state_dir or make_data_directory(settings) / "sources"
 
     async def run(stop: asyncio.Event) -> None:
-        process.report_ready()
         acknowledgements = Acknowledgements()
 
         def refuse(event: dict[str, Any], problem: dict[str, object]) -> None:
@@ -262,8 +262,9 @@ def bind9(
                 from_start=from_start,
                 zones=labels,
                 stop=stop,
-                state_dir=state_dir or settings.need_data_dir() / "sources",
+                state_dir=places,
                 acknowledgements=acknowledgements,
+                begun=process.report_ready,
             )
             await publisher.close()  # what it could not send is read again at the next start
 

@@ -509,6 +509,16 @@ def _fault(error: Any) -> str:
     return f"{PREFIX}{place.upper()}: {message}{shown}"
 
 
+def make_data_directory(settings: Settings) -> Path:
+    """Makes the data directory, if it isn't there, for its owner alone. Raises ConfigError."""
+    directory = settings.need_data_dir()
+    try:
+        make_private(directory)
+    except OSError as error:
+        raise ConfigError(f"data directory {directory}: {error.strerror}; choose another with --data-dir") from None
+    return directory
+
+
 def make_directories(settings: Settings) -> None:
     """Makes the data directory and the sockets' directory, closed to others. Raises ConfigError."""
     try:

@@ -188,11 +188,7 @@ async def test_a_second_process_of_one_shard_takes_its_place(system: System, tmp
     user = next(u for u in USERS if Ring([0, 1]).owner(u) == 0)
     reader = Reader(system, user)
     await reader.begin()
-    # As in another container: on the same data directory it would be refused.
-    router = f"ipc://{system.data_dir}/run/router"
-    elsewhere = {"DATA_DIR": tmp_path / "elsewhere", "BACKPLANE": router, "SECRET": system.secret}
-    command = [sys.executable, "-m", "solowire", "shard", "--index", "0", "--port", str(system.port + 3)]
-    first = subprocess.Popen(command, env=system.environment | environment(elsewhere), cwd=tmp_path, text=True)
+    first = _spawn_elsewhere(system, tmp_path / "elsewhere")
     try:
         async with asyncio.timeout(READY_SECONDS):
             while reader.client.connections < 2:
@@ -204,6 +200,14 @@ async def test_a_second_process_of_one_shard_takes_its_place(system: System, tmp
     finally:
         end(first)
         await reader.end()
+
+
+def _spawn_elsewhere(system: System, data_dir: Path) -> subprocess.Popen[str]:
+    """Shard 0 as in another container: on the same data directory it would be refused."""
+    router = f"ipc://{system.data_dir}/run/router"
+    own = environment({"DATA_DIR": data_dir, "BACKPLANE": router, "SECRET": system.secret})
+    command = [sys.executable, "-m", "solowire", "shard", "--index", "0", "--port", str(system.port + 3)]
+    return subprocess.Popen(command, env=system.environment | own, cwd=data_dir.parent, text=True)
 
 
 def _drain(system: System, shard: str) -> subprocess.CompletedProcess[str]:
