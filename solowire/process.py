@@ -28,13 +28,13 @@ import uvloop
 from solowire import logs
 from solowire.errors import ConfigError
 from solowire.settings import Settings
+from solowire.terminal import PARENT, has_terminal
 
 log = structlog.get_logger("solowire.process")
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_MEMORY_MERGE = 67  # prctl(2), Linux 6.4 and newer
 _KSM = Path("/sys/kernel/mm/ksm")
-PARENT = "_SOLOWIRE_PARENT"
 NOTIFY = "NOTIFY_SOCKET"
 WATCHDOG = "WATCHDOG_USEC"
 
@@ -121,11 +121,6 @@ def reload_from(load: Callable[[], Settings]) -> None:
 def on_reload(reload_part: Callable[[Settings], None]) -> None:
     """Has this called with the settings that were read again. It may raise ConfigError before it changes anything."""
     _reloads.append(reload_part)
-
-
-def has_terminal() -> bool:
-    """Whether the process was started from a terminal that may close; one of `up` is told to end by `up`."""
-    return PARENT not in os.environ and any(os.isatty(number) for number in range(3))
 
 
 class Notifier:

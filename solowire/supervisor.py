@@ -33,6 +33,7 @@ from solowire.backoff import Backoff
 from solowire.errors import ConfigError
 from solowire.serving import listen, remove_dead_sockets
 from solowire.settings import Settings, make_directories
+from solowire.terminal import PARENT
 
 log = structlog.get_logger("solowire.up")
 
@@ -62,6 +63,8 @@ class Child:
     api: str | None
     share: float
     may_leave: bool = False  # ending with status 0 is its right: it was drained
+    has_begun: bool = False  # it has given a sign of life, and so knows what signals mean
+    reloads: bool = False  # it is to be told to, when it has begun
     process: asyncio.subprocess.Process | None = None
     ear: Ear | None = None
     ends: deque[float] = field(default_factory=lambda: deque(maxlen=RESTARTS_A_MINUTE))
@@ -183,12 +186,14 @@ class Supervisor:
                 if child.api is not None:
                     async with api_client(child.api, timeout=2) as http:
                         while not await self._is_ready(http):
+                            self._listen()
                             await asyncio.sleep(0.05)
 
     def reload(self, _: Settings) -> None:
         """Has all children read again what can be."""
         for child in self._children:
-            _signal(child, signal.SIGHUP)
+            child.reloads = True
+        self._listen()
 
     async def watch(self, stop: asyncio.Event) -> None:
         """Returns when `stop` is set. Raises Failed if a child can't go on."""
@@ -240,9 +245,7 @@ class Supervisor:
     async def _kill_the_stuck(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            for child in self._children:
-                if child.ear is not None and child.ear.heard():
-                    self._watchdog.heard(child.name, loop.time())
+            self._listen()
             stuck = self._watchdog.look(loop.time())
             for child in self._children:
                 if child.name in stuck:
@@ -250,6 +253,17 @@ class Supervisor:
                     log.error("process_stuck", process=child.name, stuck_s=self._settings.stuck_s, hint=hint)
                     _signal(child, signal.SIGKILL)  # nothing else ends one that is stopped
             await asyncio.sleep(LOOK_SECONDS)
+
+    def _listen(self) -> None:
+        """Takes in the children's signs of life, and tells those to reload that can be told by now."""
+        now = asyncio.get_running_loop().time()
+        for child in self._children:
+            if child.ear is not None and child.ear.heard():
+                child.has_begun = True
+                self._watchdog.heard(child.name, now)
+            if child.reloads and child.has_begun:  # before, SIGHUP would kill it
+                child.reloads = False
+                _signal(child, signal.SIGHUP)
 
     async def _end(self, child: Child, deadline: float) -> None:
         if child.process is None:
@@ -287,7 +301,7 @@ class Supervisor:
         """Where the system can't start a process, child.process is None, as if it had ended at once."""
         if child.ear is not None:
             child.ear.heard()  # what the process before it said is no sign of this one's life
-        child.process = None
+        child.process, child.has_begun = None, False
         try:
             child.process = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -307,7 +321,7 @@ class Supervisor:
         s = self._settings
         environment = {
             **os.environ,
-            process.PARENT: str(os.getpid()),
+            PARENT: str(os.getpid()),
             process.WATCHDOG: str(int(s.stuck_s * 1e6)),
             "SOLOWIRE_DATA_DIR": str(s.data_dir.absolute()),
             "SOLOWIRE_HOST": s.host,
