@@ -3,9 +3,9 @@
 What it keeps true:
 * The processes that it started end with it, in the order in which users lose least (gateway, shards, router) and within
   the grace period; also when it is killed itself (`process` sees to that).
-* One that ends by itself is started again, after a pause that grows and is never the same; all but a shard that was
-  drained on purpose. One that keeps ending ends everything, loudly. Each is watched by a task of its own, so that
-  nobody waits for another's pause.
+* One that ends, by itself or by somebody else's signal, is started again, after a pause that grows and is never the
+  same; all but a shard that was drained on purpose. One that keeps ending ends everything, loudly. Each is watched by a
+  task of its own, so that nobody waits for another's pause.
 * One whose loop is stuck, or that is stopped, is killed, and so started again. It is found by its silence: each child
   says `WATCHDOG=1` to a socket of its own, as it would to systemd (sd_notify(3)).
 """
@@ -62,7 +62,7 @@ class Child:
     arguments: list[str]
     api: str | None
     share: float
-    may_leave: bool = False  # ending with status 0 is its right: it was drained
+    may_leave: bool = False  # ending with status 0 is its right, if no signal was the reason: it was drained
     has_begun: bool = False  # it has given a sign of life, and so knows what signals mean
     reloads: bool = False  # it is to be told to, when it has begun
     process: asyncio.subprocess.Process | None = None
@@ -119,7 +119,10 @@ class Watchdog:
 
 
 class Ear:
-    """The socket to which one child gives its signs of life: a file in the run directory, which only we may enter."""
+    """The socket to which one child gives its signs of life: a file in the run directory, which only we may enter.
+
+    is_stopping: the child says that a signal has told it to end.
+    """
 
     def __init__(self, path: Path) -> None:
         """Raises ConfigError."""
@@ -131,6 +134,7 @@ class Ear:
             self._socket.close()
             raise ConfigError(f"can't make the socket {path}: {error.strerror or error}") from None
         self._socket.setblocking(False)
+        self.is_stopping = False
 
     def heard(self) -> bool:
         """Whether the child has given a sign of life since the last call."""
@@ -139,7 +143,13 @@ class Ear:
             for _ in range(DATAGRAMS_AT_ONCE):
                 lines = self._socket.recv(4096).split(b"\n")
                 found = found or b"WATCHDOG=1" in lines or b"READY=1" in lines
+                self.is_stopping = self.is_stopping or b"STOPPING=1" in lines
         return found
+
+    def forget(self) -> None:
+        """Forgets what was said before, by a process that has ended."""
+        self.heard()
+        self.is_stopping = False
 
     def close(self) -> None:
         self._socket.close()
@@ -236,7 +246,10 @@ class Supervisor:
         while True:
             status = await child.process.wait() if child.process is not None else None
             self._watchdog.ended(child.name)
-            if status == 0 and child.may_leave:
+            if child.ear is not None:
+                child.ear.heard()
+            is_told = child.ear is not None and child.ear.is_stopping  # by somebody else: it is missed
+            if status == 0 and child.may_leave and not is_told:
                 log.info("process_drained", process=child.name)
                 return
             await asyncio.sleep(self._pause_after(child, status))
@@ -300,7 +313,7 @@ class Supervisor:
     async def _spawn(self, child: Child) -> None:
         """Where the system can't start a process, child.process is None, as if it had ended at once."""
         if child.ear is not None:
-            child.ear.heard()  # what the process before it said is no sign of this one's life
+            child.ear.forget()
         child.process, child.has_begun = None, False
         try:
             child.process = await asyncio.create_subprocess_exec(
