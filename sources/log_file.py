@@ -65,12 +65,13 @@ class LogFile:
 
     def mark(self, offset: int) -> FileMark:
         """offset: what has been read up to."""
+        head = self.head if self.head.strip(b"\0") else b""  # a hole says nothing of what the file is
         return FileMark(
             device=self.device,
             inode=self.inode,
             first=self.first,
-            length=len(self.head),
-            digest=_digest(self.head),
+            length=len(head),
+            digest=_digest(head),
             end=offset,
             generation=self.generation,
         )
