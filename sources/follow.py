@@ -201,7 +201,7 @@ class Follower:
             if status.st_size < newest.size or (changed and not newest.begins_as_before()):
                 self._restart(newest)
             else:
-                if changed and not newest.log.head:
+                if not newest.log.head and (changed or status.st_size):  # times are no finer than a few milliseconds
                     self._hold_unseen_copies(newest, newest.log.modified_ns)
                 newest.size = status.st_size
                 newest.log.modified_ns = status.st_mtime_ns
