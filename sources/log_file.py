@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from typing import Annotated
 
 import msgspec
 
@@ -24,9 +25,9 @@ class FileMark(msgspec.Struct, frozen=True, kw_only=True):
     device: int
     inode: int
     first: str
-    length: int
+    length: Annotated[int, msgspec.Meta(ge=0, le=HEAD_BYTES)]
     digest: str
-    end: int
+    end: Annotated[int, msgspec.Meta(ge=0)]
     generation: int
 
     def begins(self, file: int) -> bool:
