@@ -6,6 +6,7 @@ Imports of the roles stand inside the commands: `solowire token` should not load
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import shlex
 import shutil
@@ -31,6 +32,8 @@ from solowire.errors import ClientError, ConfigError
 from solowire.settings import Settings, make_data_directory, make_directories, secret_of
 from solowire.settings_listing import list_settings
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
 
 def main() -> None:
     """The console script."""
@@ -53,6 +56,12 @@ def main() -> None:
         sys.exit(130)
     except BrokenPipeError:
         sys.stderr.close()  # whoever read our output has seen enough
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what waits there would be tried again at the end
+        click.echo(f"solowire: standard output can't be written: {error.strerror}", err=True)
+        sys.exit(1)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80})

@@ -266,7 +266,7 @@ def test_a_state_with_numbers_that_cannot_be(log: Path, state: Path, old: bytes,
     aside = store.path.with_suffix(".damaged")
     aside.rename(store.path)
     aside.mkdir()
-    with pytest.raises(ConfigError, match="can't be set aside: .*--state-dir"):
+    with pytest.raises(ConfigError, match=r"can't be set aside: .*--state-dir"):
         store.open()
     store.close()
 
