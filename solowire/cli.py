@@ -52,6 +52,11 @@ def main() -> None:
     except ClientError as error:
         click.echo(f"solowire: {error}", err=True)
         sys.exit(1)
+    except UnicodeEncodeError as error:
+        if not any("\udc80" <= character <= "\udcff" for argument in sys.argv for character in argument):
+            raise
+        click.echo(f"solowire: what is written on the command line is not UTF-8: {error.object[:80]!a}", err=True)
+        sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
     except BrokenPipeError:

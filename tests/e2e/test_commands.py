@@ -206,6 +206,30 @@ def test_an_event_that_cannot_be_is_one_line(place: Path, arguments: list[str]) 
     assert "$." in one_line(done)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["disconnect", b"\xff"],
+        ["revoke", "--user", b"a\xfe"],
+        ["unrevoke", b"\xff"],
+        ["revoke", "--issued-before", "nan"],
+        ["revoke", "--user", "ann", "--until", "1e400"],
+    ],
+    ids=["disconnect", "revoke", "unrevoke", "nan", "infinite"],
+)
+def test_arguments_that_nobody_can_have_are_one_line(place: Path, arguments: list[str | bytes]) -> None:
+    """A name that is no text, and a time that is none."""
+    done = subprocess.run(
+        [sys.executable, "-m", "solowire", *arguments, "--token", "a.b.c"],
+        cwd=place,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=READY_SECONDS,
+    )
+    assert one_line(done).startswith("solowire: ")
+
+
 @pytest.mark.parametrize("command", ["config", "--help", "completion bash", "token --user a"])
 def test_an_output_that_takes_nothing_is_one_line(place: Path, command: str) -> None:
     """A full disk behind standard output is said, and is no success."""
