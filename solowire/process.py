@@ -38,6 +38,8 @@ _KSM = Path("/sys/kernel/mm/ksm")
 NOTIFY = "NOTIFY_SOCKET"
 WATCHDOG = "WATCHDOG_USEC"
 
+FEWEST_FILES = 64
+"""Open files, below which a library ends the process instead of an error."""
 BEAT_SECONDS = 1.0
 BEATS_IN_TIME = 3
 """So many beats fall into the time after which a silent process is taken for stuck: two may be lost."""
@@ -54,9 +56,13 @@ def new_id() -> str:
 
 
 def run(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
-    """Runs `main(stop)` on uvloop; `stop` is set by SIGTERM or SIGINT, and a second signal ends the process at once."""
+    """Runs `main(stop)` on uvloop; `stop` is set by SIGTERM or SIGINT, and a second signal ends the process at once.
+
+    Raises ConfigError where there are too few open files to start at all.
+    """
     _die_with_parent()
-    raise_file_limit()
+    if (files := raise_file_limit()) < FEWEST_FILES:
+        raise ConfigError(f"the limit of open files is {files}, {FEWEST_FILES} are needed; raise it (ulimit -n)")
     uvloop.run(_run(main))
 
 
