@@ -62,7 +62,7 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()  # whoever read our output has seen enough
     except OSError as error:
-        if error.errno not in _FULL:
+        if error.errno not in _FULL or error.filename is not None:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what waits there would be tried again at the end
         click.echo(f"solowire: standard output can't be written: {error.strerror}", err=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 
 from solowire.errors import ConfigError
@@ -31,9 +31,9 @@ class DirectoryLock(AbstractContextManager[None]):
                 f"{self._holder} (process {process}) already uses the data directory {self._path.parent}; "
                 "stop it, or choose another with --data-dir"
             ) from None
-        self._file.truncate(0)
-        self._file.write(f"{os.getpid()}\n")
-        self._file.flush()
+        with suppress(OSError):  # a full disk: then nobody can say who has it
+            os.ftruncate(self._file.fileno(), 0)
+            os.write(self._file.fileno(), f"{os.getpid()}\n".encode())
 
     def __exit__(self, *_: object) -> None:
         self._file.close()

@@ -567,15 +567,15 @@ def _secrets_of_file(path: Path, settings: Settings, create: bool) -> tuple[list
         if create and not path.exists():
             # Written beside and linked into place, so that of two that start at once both get one whole secret.
             draft = path.with_name(f".secret-{secrets.token_hex(8)}")
-            draft.touch(mode=0o600)
-            draft.write_text(secrets.token_urlsafe(48) + "\n")
             try:
+                draft.touch(mode=0o600)
+                draft.write_text(secrets.token_urlsafe(48) + "\n")
                 os.link(draft, path)
                 return _read_secrets(path), True
             except FileExistsError:
                 pass
             finally:
-                draft.unlink()
+                draft.unlink(missing_ok=True)
         return _read_secrets(path), False
     except FileNotFoundError:
         raise ConfigError(
