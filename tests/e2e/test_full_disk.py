@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
     try:
         file = os.open(folder / "fill", os.O_WRONLY | os.O_CREAT)
         for size in (4096, 1):
-            with pytest.raises(OSError, match="No space"):
+            with contextlib.suppress(OSError):
                 while True:
                     os.write(file, b"x" * size)
         os.close(file)
