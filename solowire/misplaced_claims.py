@@ -4,7 +4,7 @@ Pure. What it keeps true: what would narrow a token, and would be passed over, i
 
 * the names beside ours, whatever their case, blanks and signs (`Zones`, `clientIp`, `JTI`), also with a namespace
   before them, as OpenID providers want it (`https://app.example/zones`);
-* names that speak of zones (`dns_zones`), where they have a list;
+* names that speak of zones (`dns_zones`), where they have a list, and the token is our own;
 * objects that are none of ours, for lists called `zone` or `zones`, and objects called `scopes`.
 """
 
@@ -73,13 +73,16 @@ class MisplacedClaims:
     ) -> Misplaced | None:
         """The first of a token's claims that is misplaced.
 
-        read: names that somebody reads, ours by default. elsewhere: claims of ours that are read under other names.
+        read: names that somebody reads, ours by default; of a provider's tokens those of its mapping: what else speaks
+        of zones there is the provider's business. elsewhere: claims of ours that are read under other names.
         """
-        read = self._ours if read is None else read
+        is_ours, read = read is None, self._ours if read is None else read
         for name, value in said.items():
             if name in read:
                 continue
             hint = self._hint_at_top(name, value, elsewhere)
+            if hint is None and is_ours and _speaks_of_zones(name, value):
+                hint = _hint_of_scope("zones")
             if hint is not None:
                 return Misplaced(name, None, hint)
             for inner, inner_value in _walk(value):
@@ -93,8 +96,7 @@ class MisplacedClaims:
         known = self._known.get(_fold(last))
         is_list = isinstance(value, list)
         if known is None or (known.belongs != "scopes" and last != name):
-            speaks_of_zones = is_list and not _ZONES.isdisjoint(words := _words(last)) and "time" not in words
-            return _hint_of_scope("zones") if speaks_of_zones else None
+            return None
         spelling = known.spelling
         if known.belongs in elsewhere or (spelling in OAUTH_TEXTS and isinstance(value, str)):
             return None
@@ -117,8 +119,9 @@ def _narrows_within(name: str, value: object) -> bool:
     return (folded in _ZONES and isinstance(value, list)) or (folded in OAUTH_TEXTS and isinstance(value, dict))
 
 
-def _words(name: str) -> set[str]:
-    return {word.casefold() for word in _WORD.findall(name)}
+def _speaks_of_zones(name: str, value: object) -> bool:
+    words = {word.casefold() for word in _WORD.findall(name)}
+    return isinstance(value, list) and not _ZONES.isdisjoint(words) and "time" not in words
 
 
 def _walk(value: object) -> Iterator[tuple[str, object]]:
