@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import socket
 import time
 from collections.abc import Iterator, Mapping, MutableMapping
 from pathlib import Path
@@ -37,7 +37,7 @@ from solowire.identity import key_source_of, reload_identity, tokens_of
 from solowire.metrics import Labelled, Metrics, Sample
 from solowire.problems import response_of
 from solowire.roles import roles_of
-from solowire.serving import WebServer, listen, listen_unix
+from solowire.serving import WebServer, listen, listen_unix, remove_dead_sockets
 from solowire.settings import Settings, make_directories
 from solowire.tokens import Tokens
 from solowire.vitals import Vitals, memory_bytes
@@ -106,7 +106,8 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
         (relay.accept if relay.takes(head) else assets.answer)(client, head, rest)
 
     front = HttpFront(
-        settings.run_dir.absolute() / f"g{settings.port or os.getpid()}",
+        # A name of its own: several gateways of one data directory may have the same port, each at its address.
+        settings.run_dir.absolute() / f"g{settings.port}-{process.new_id()[:8]}",
         takes=takes,
         plain=HEADS,
         open_tunnel=open_tunnel,
@@ -165,6 +166,7 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
             await http(scope, receive, send)
 
     make_directories(settings)
+    remove_dead_sockets(settings.run_dir, "g", socket.SOCK_STREAM)
     server = WebServer(front.wrap(with_ends(app)), listen_unix(Path(front.upstream)), handshake_s=UPSTREAM_SECONDS)
     if key_source is not None:
         key_source.start()
@@ -179,6 +181,7 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
         front.finish()
         await gateway.finish()
         await server.finish()
+        Path(front.upstream).unlink(missing_ok=True)  # noqa: ASYNC240 -- a name in a local directory
         await front.wait_for_ends(CLOSING_SECONDS)
         await shards.close()
         if key_source is not None:

@@ -17,8 +17,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from solowire.catalog import CATALOG
 from solowire.errors import InvalidToken
+from solowire.misplaced_claims import OAUTH_TEXTS, MisplacedClaims
 
 ANY = "*"
 """In place of an issuer or an audience: each is good, none is asked for."""
@@ -81,30 +81,7 @@ class TokenRules(msgspec.Struct, frozen=True):
     mapping: ClaimMapping = ClaimMapping()
 
 
-_OURS = frozenset(Claims.__struct_fields__)
-_READ_BY_NOBODY = frozenset(["name", "status"])
-"""Registered claims (IANA, JSON Web Token Claims) that are called like a scope."""
-_COMMON = _READ_BY_NOBODY.union(
-    ("action", "actor", "category", "component", "entity_type", "host", "node", "operation", "server", "severity"),
-    ("success", "topic", "user"),
-)
-"""Scopes whose names applications use for other things, too: at the top they are ours only where they have a list."""
-
-
-def _misplaced() -> dict[str, str]:
-    found = {name: name for name in ("scopes", "permissions", "role", "tenant", "is_admin", "type", "temp")}
-    found |= {"scope": "scopes", "permission": "permissions", "roles": "role", "tenants": "tenant"}
-    found["isadmin"] = "is_admin"
-    for name in CATALOG.attributes.keys() - _OURS:
-        found.setdefault(name, "scopes")
-        found.setdefault(f"{name}s", "scopes")
-    return found
-
-
-_OAUTH_TEXTS = frozenset(["scope", "scopes"])
-"""One text of these is OAuth's scope (RFC 8693, section 4.2), which is none of ours."""
-_MISPLACED: Mapping[str, str] = _misplaced()
-"""Folded names that are a claim of ours in another spelling, or at another place → where it belongs."""
+_MISPLACED = MisplacedClaims(Claims.__struct_fields__)
 
 _decode_object = msgspec.json.Decoder(dict[str, Any]).decode
 
@@ -166,28 +143,14 @@ def _object(payload: bytes) -> dict[str, Any]:
 
 
 def _refuse_misplaced(
-    said: Mapping[str, Any], read: frozenset[str] = _OURS, elsewhere: frozenset[str] = frozenset()
+    said: Mapping[str, Any], read: Container[str] | None = None, elsewhere: Container[str] = ()
 ) -> None:
-    """Raises InvalidToken for a name that is a claim of ours, but for its place or its spelling.
-
-    read: names that somebody reads. elsewhere: claims of ours that a mapping finds under other names.
-    """
-    for name in said:
-        if name in read:
-            continue
-        folded = name.casefold().replace("-", "_")
-        belongs = _MISPLACED.get(folded)
-        if belongs is None or belongs in elsewhere:
-            continue
-        if folded in _OAUTH_TEXTS and isinstance(said[name], str):
-            continue
-        if (folded if folded in _COMMON else folded.removesuffix("s")) in _COMMON and not isinstance(said[name], list):
-            continue
-        if belongs == "scopes" and folded not in _OAUTH_TEXTS:
-            hint = f'write it within scopes: {{"scopes": {{{json.dumps(folded)}: […]}}}}'
-        else:
-            hint = f"it is called {belongs!r}"
-        raise InvalidToken(f"the token has {name[:64]!a} beside its claims, where nobody reads it", hint=hint)
+    """Raises InvalidToken for what `MisplacedClaims.find` finds."""
+    found = _MISPLACED.find(said, read, elsewhere)
+    if found is None:
+        return
+    place = "beside its claims" if found.within is None else f"within {found.within[:64]!a}"
+    raise InvalidToken(f"the token has {found.name[:64]!a} {place}, where nobody reads it", hint=found.hint)
 
 
 # ----------------------------------------------------------------------------------------------- an OpenID provider's
@@ -261,7 +224,7 @@ def _role(said: Mapping[str, Any], mapping: ClaimMapping) -> str:
 
 def _scopes(said: Mapping[str, Any], mapping: ClaimMapping) -> Any:
     found = _find(said, mapping.scopes)
-    if found is UNSET or (mapping.scopes in _OAUTH_TEXTS and isinstance(found, str)):
+    if found is UNSET or (mapping.scopes in OAUTH_TEXTS and isinstance(found, str)):
         found = {}
     if not isinstance(found, dict) or not mapping.scope_claims:
         return found

@@ -64,7 +64,11 @@ def publish(
         async with Publisher(settings.url, token_for(settings, PUBLISH), retry_for=PUBLISH_SECONDS) as publisher:
             return (await publisher.publish_now(event)).last_offset
 
-    click.echo(asyncio.run(run()))
+    try:
+        offset = asyncio.run(run())
+    except (TypeError, ValueError) as error:  # what the SDK says of an event that can't be
+        raise ConfigError(str(error)) from None
+    click.echo(offset)
 
 
 @click.command()

@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 import threading
+from codecs import BOM_UTF8
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
@@ -76,7 +77,7 @@ def read_input() -> str:
     if len(raw) > MAX_INPUT_BYTES:
         raise ConfigError(f"standard input: more than {MAX_INPUT_BYTES} bytes are no event's data")
     try:
-        return raw.decode()
+        return raw.removeprefix(BOM_UTF8).decode()
     except UnicodeDecodeError as error:
         raise ConfigError(f"standard input: not valid UTF-8: {error.reason} at byte {error.start}") from None
 
@@ -168,7 +169,7 @@ def parse_line(line: bytes | None) -> dict[str, Any]:
     if line is None:
         raise ValueError(f"it is longer than {MAX_LINE_BYTES} bytes; publish smaller events")
     try:
-        event = msgspec.json.decode(line)
+        event = msgspec.json.decode(line.removeprefix(BOM_UTF8))
     except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
         raise ValueError(f"it is not valid JSON: {error}") from None
     if not isinstance(event, dict):

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,17 @@ def listen_unix(path: Path) -> socket.socket:
         raise ConfigError(f"can't listen on {path}: {error.strerror or error}") from None
     sock.setblocking(False)
     return sock
+
+
+def remove_dead_sockets(directory: Path, prefix: str, kind: socket.SocketKind) -> None:
+    """Removes the Unix sockets whose processes were killed: those whose names begin so, and that nobody listens on."""
+    for path in directory.glob(f"{prefix}*"):
+        with socket.socket(socket.AF_UNIX, kind) as probe, suppress(OSError):
+            probe.setblocking(False)
+            try:
+                probe.connect(str(path))
+            except ConnectionRefusedError:
+                path.unlink()
 
 
 class WebServer(Server):

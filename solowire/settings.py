@@ -509,6 +509,16 @@ def _fault(error: Any) -> str:
     return f"{PREFIX}{place.upper()}: {message}{shown}"
 
 
+def make_data_directory(settings: Settings) -> Path:
+    """Makes the data directory, if it isn't there, for its owner alone. Raises ConfigError."""
+    directory = settings.need_data_dir()
+    try:
+        make_private(directory)
+    except OSError as error:
+        raise ConfigError(f"data directory {directory}: {error.strerror}; choose another with --data-dir") from None
+    return directory
+
+
 def make_directories(settings: Settings) -> None:
     """Makes the data directory and the sockets' directory, closed to others. Raises ConfigError."""
     try:
@@ -557,15 +567,15 @@ def _secrets_of_file(path: Path, settings: Settings, create: bool) -> tuple[list
         if create and not path.exists():
             # Written beside and linked into place, so that of two that start at once both get one whole secret.
             draft = path.with_name(f".secret-{secrets.token_hex(8)}")
-            draft.touch(mode=0o600)
-            draft.write_text(secrets.token_urlsafe(48) + "\n")
             try:
+                draft.touch(mode=0o600)
+                draft.write_text(secrets.token_urlsafe(48) + "\n")
                 os.link(draft, path)
                 return _read_secrets(path), True
             except FileExistsError:
                 pass
             finally:
-                draft.unlink()
+                draft.unlink(missing_ok=True)
         return _read_secrets(path), False
     except FileNotFoundError:
         raise ConfigError(

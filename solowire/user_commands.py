@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
+from math import isfinite
 from typing import Any
 from urllib.parse import quote
 
@@ -47,10 +49,9 @@ def read_time(text: str, option: str) -> float:
     """Unix seconds, an RFC 3339 time, or `now`. Raises ConfigError."""
     if text == "now":
         return time.time()
-    try:
-        return float(text)
-    except ValueError:
-        pass
+    with suppress(ValueError):
+        if isfinite(seconds := float(text)):
+            return seconds
     try:
         found = datetime.fromisoformat(text)
     except ValueError:

@@ -11,6 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 import structlog
@@ -45,6 +46,7 @@ from solowire.backplane import (
     Superseded,
 )
 from solowire.codes import CloseCode
+from solowire.directory_lock import shard_lock
 from solowire.errors import ConfigError
 from solowire.feed import FlushDelays
 from solowire.identity import key_source_of, reload_identity, tokens_of
@@ -97,7 +99,11 @@ def serve(settings: Settings, index: int) -> None:
         nonlocal status
         status = await _Server(settings, index, tokens, roles).main(stop)
 
-    process.run(main)
+    with ExitStack() as held:
+        if isinstance(settings.api_of_shard(index), Path):
+            make_directories(settings)
+        held.enter_context(shard_lock(settings, index))
+        process.run(main)
     sys.exit(status)
 
 
@@ -443,7 +449,6 @@ def _listen_for_api(settings: Settings, index: int) -> tuple[socket.socket, str]
     """The listening socket of the HTTP API, and its address as others of the system reach it. Raises ConfigError."""
     place = settings.api_of_shard(index)
     if isinstance(place, Path):
-        make_directories(settings)
         return listen_unix(place), api_address(place)
     sock = listen(*place)
     return sock, api_address((settings.advertise_host or settings.api_host, sock.getsockname()[1]))

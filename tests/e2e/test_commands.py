@@ -189,6 +189,65 @@ def test_a_closed_standard_input_is_one_line(place: Path, arguments: str) -> Non
     assert "standard input is closed" in one_line(done)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["custom.x", '{"x": 18446744073709551616}'],
+        ["custom.x", '{"x": "' + "y" * 100_000 + '"}', "--user", ""],
+        ["custom.x", "{}", "--key", ""],
+        ["", "{}"],
+    ],
+    ids=["big", "user", "key", "type"],
+)
+def test_an_event_that_cannot_be_is_one_line(place: Path, arguments: list[str]) -> None:
+    """What the SDK refuses is named on the command line, too."""
+    done = solowire(place, "publish", *arguments, "--token", "a.b.c")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "$." in one_line(done)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["disconnect", b"\xff"],
+        ["revoke", "--user", b"a\xfe"],
+        ["unrevoke", b"\xff"],
+        ["revoke", "--issued-before", "nan"],
+        ["revoke", "--user", "ann", "--until", "1e400"],
+    ],
+    ids=["disconnect", "revoke", "unrevoke", "nan", "infinite"],
+)
+def test_arguments_that_nobody_can_have_are_one_line(place: Path, arguments: list[str | bytes]) -> None:
+    """A name that is no text, and a time that is none."""
+    done = subprocess.run(
+        [sys.executable, "-m", "solowire", *arguments, "--token", "a.b.c"],
+        cwd=place,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=READY_SECONDS,
+    )
+    assert one_line(done).startswith("solowire: ")
+
+
+@pytest.mark.parametrize("command", ["config", "--help", "completion bash", "token --user a"])
+def test_an_output_that_takes_nothing_is_one_line(place: Path, command: str) -> None:
+    """A full disk behind standard output is said, and is no success."""
+    script = f"exec {sys.executable} -m solowire {command} >/dev/full"
+    settings = environment({"SECRET": "a secret that is long enough, really"})
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=place, env=settings, capture_output=True, text=True, timeout=READY_SECONDS
+    )
+    assert one_line(done, 1) == "solowire: standard output can't be written: No space left on device"
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(system: System, place: Path) -> None:
+    """As Windows' programs write it."""
+    done = feed(system, place, b"\xef\xbb\xbf" + lines(event(0), event(1)), "-")
+    assert printed(done) == "2 published, 0 duplicates, 0 refused\n"
+    assert printed(feed(system, place, b'\xef\xbb\xbf{"x": 1}', "custom.line", "-")).strip().isdecimal()
+
+
 def test_wrong_arguments_of_publish_are_usage(place: Path) -> None:
     """A type without data, or data beside whole events."""
     for done in together(*(partial(solowire, place, "publish", *a) for a in (["custom.x"], ["-", "{}"], []))):
