@@ -102,6 +102,7 @@ from solowire.sdk_arguments import (
     check_callback,
     check_count,
     check_filter,
+    check_flag,
     check_names,
     check_position,
     check_seconds,
@@ -207,6 +208,10 @@ class Client:
         check_seconds("reconnect_min", reconnect_min)
         check_seconds("reconnect_max", reconnect_max)
         check_seconds("steady_after", steady_after)
+        if reconnect_min > reconnect_max:
+            raise ValueError(f"reconnect_min must be no more seconds than reconnect_max, not {reconnect_min}")
+        for name, flag in (("strict", strict), ("compress", compress), ("reconnect", reconnect)):
+            check_flag(name, flag)
         for name, callback in (("on_gap", on_gap), ("on_notice", on_notice), ("on_state", on_state)):
             check_callback(name, callback)
         if codec not in ("json", "msgpack"):
@@ -412,6 +417,8 @@ class Client:
                     self._say_what_failed(left, wait, now)
                 await asyncio.sleep(wait)
         except asyncio.CancelledError:
+            if not self._closed:  # by whoever cancels all tasks: who waits for us must not wait for ever
+                self._finish(ConnectionEnded(ABNORMAL, "the client's task was cancelled", url=self._base))
             raise
         except Exception as end:  # the end, the token function's, or a fault of ours: it is for the user to see
             log.info("no connection any more: %s", end)
@@ -511,7 +518,7 @@ class Client:
     async def _open(self, grant: Grant) -> ClientConnection:
         url = grant.url.partition("?")[0]  # without the ticket
         try:
-            return await connect(
+            return await _Connect(
                 grant.url,
                 subprotocols=self._offers,
                 proxy=None,
@@ -527,7 +534,9 @@ class Client:
             headers = {name.lower(): value for name, value in answer.headers.raw_items()}
             fault = read_answer(answer.status_code, headers, bytes(answer.body or b""), time.time(), of_shard=True)
             raise _Left(fault, url=url) from None
-        except (OSError, InvalidHandshake, InvalidURI) as error:
+        except (InvalidURI, ValueError) as error:  # ValueError: what `urllib` or IDNA make of a host
+            raise _Left(not_understood(error)) from error
+        except (OSError, InvalidHandshake) as error:
             raise _Left(no_answer(error), url=url) from error
 
     def _may_be_our_own(self) -> bool:
@@ -797,6 +806,13 @@ MIN_PAUSE_S, MAX_PAUSE_S = 0.01, 10.0
 _HAS_CODE = frozenset(
     {Kind.no_gateway, Kind.foreign, Kind.unknown, Kind.token, Kind.final, Kind.taken, Kind.foreign_too_large}
 ) | {Kind.too_large, Kind.bad_events}
+
+
+class _Connect(connect):
+    """Follows no redirects, as `/v1/connect` follows none: ten requests for each attempt, to wherever it is told."""
+
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        return exc
 
 
 class _Left(Exception):

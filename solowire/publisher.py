@@ -301,6 +301,10 @@ class Publisher:
                     self._settled.set()
         except PublishRefused as refused:
             self._stop(refused)
+        except asyncio.CancelledError:
+            if not self._closed:  # by whoever cancels all tasks: who waits in drain() must not wait for ever
+                self._stop(PublishRefused(0, {"detail": "gets nothing more: the task was cancelled"}, url=self._url))
+            raise
         except Exception as error:  # a fault of ours: not to be met with silence
             log.exception("the publisher stopped")
             self._stop(
