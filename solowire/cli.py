@@ -6,6 +6,7 @@ Imports of the roles stand inside the commands: `solowire token` should not load
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import shlex
 import shutil
@@ -35,6 +36,9 @@ from solowire.settings_listing import list_settings
 def main() -> None:
     """The console script."""
     warnings.filterwarnings("ignore", message="The HMAC key is")  # PyJWT's; `secret_of` says it in our words
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # an old locale lacks characters: no reason to end
     logs.configure("warning", None)  # until the settings say how: what is logged goes to stderr, never between output
     try:
         cli.main(standalone_mode=False, complete_var=VARIABLE)

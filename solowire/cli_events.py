@@ -62,7 +62,10 @@ def publish(
 
     async def run() -> int:
         async with Publisher(settings.url, token_for(settings, PUBLISH), retry_for=PUBLISH_SECONDS) as publisher:
-            return (await publisher.publish_now(event)).last_offset
+            try:
+                return (await publisher.publish_now(event)).last_offset
+            except (TypeError, ValueError) as error:  # of what the options say: an empty name, say
+                raise ConfigError(str(error).removeprefix("$.")) from None
 
     click.echo(asyncio.run(run()))
 

@@ -597,7 +597,7 @@ class Client:
 
     def _look_at_denied(self, denied: Sequence[Denied], *, raises: bool) -> None:
         """Warns of each once. Raises SubscriptionDenied instead, if it is to."""
-        texts = {one.type: _denial(one) for one in denied}
+        texts = {one.type: describe_denial(one) for one in denied}
         if texts and raises:
             reasons = {one.type: one.reason for one in denied}
             raise SubscriptionDenied("not granted: " + "; ".join(texts.values()), "", reasons)
@@ -859,7 +859,8 @@ def _bounded(seconds: float) -> float:
     return min(max(0.0, seconds), MAX_RETRY_AFTER_S) if isfinite(seconds) else 0.0
 
 
-def _denial(denied: Denied) -> str:
+def describe_denial(denied: Denied) -> str:
+    """Why a subscription is not granted, and what was meant, in words."""
     if denied.reason != "unknown_type":
         return f"{denied.type} ({denied.reason}" + (f": {denied.hint})" if denied.hint else ")")
     known = [*CATALOG.names, *(f"{category}.*" for category in CATALOG.categories), "custom.*", "*"]

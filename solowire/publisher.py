@@ -447,6 +447,8 @@ def _named(problem: Problem, length: int) -> dict[int, Problem]:
 
 def _check_event(event: Mapping[str, Any], path: str) -> None:
     """Raises TypeError or ValueError for what the gateway could not take, or would take for something else."""
+    if event.get("type") == "":
+        raise ValueError(f"{path}.type must not be empty: GET /v1/catalog lists the types")
     for name in _TEXTS:
         value = event.get(name)
         if value is not None and not (type(value) is str and value):

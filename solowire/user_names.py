@@ -15,7 +15,7 @@ _MALFORMED = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
 
 def encode_user_name(user: str) -> str:
-    """As one segment of a path. Dots, too: clients take `.` and `..` out of paths by themselves."""
+    """As one segment of a path. Dots, too: clients take `.` and `..` out of paths by themselves. Raises ValueError."""
     return quote(user, safe="").replace(".", "%2E")
 
 
