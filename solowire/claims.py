@@ -144,11 +144,14 @@ def check_audience(claims: Claims, rules: TokenRules) -> None:
         )
 
 
+NO_JWT = "a token is a JWT, three parts with dots between them; `solowire token` makes one"
+
+
 def unreadable(error: Exception) -> InvalidToken:
     """What to raise of a token that a library could not read."""
     # PyJWT quotes the header, in which anybody may write what UTF-8 can't say.
     reason = str(error).encode("ascii", "backslashreplace").decode()
-    return InvalidToken(f"it can't be read: {reason}")
+    return InvalidToken(f"the token can't be read: {reason}", hint=NO_JWT)
 
 
 def _object(payload: bytes) -> dict[str, Any]:
