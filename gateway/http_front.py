@@ -38,7 +38,16 @@ import structlog
 from gateway.body_framing import Body, body_of
 from solowire.accept_limits import AcceptLimiter, counted_address
 from solowire.errors import Refused, RequestError
-from solowire.handshake import HEAD_BYTES, HEAD_END, Head, full_response, parse_head, read_framing, refusal_response
+from solowire.handshake import (
+    HEAD_BYTES,
+    HEAD_END,
+    Head,
+    check_beginning,
+    full_response,
+    parse_head,
+    read_framing,
+    refusal_response,
+)
 from solowire.serving import BACKLOG
 
 logger = structlog.get_logger("solowire.gateway")
@@ -313,6 +322,8 @@ class ClientConnection(asyncio.BufferedProtocol):
             raise Refused(
                 431, "head_too_large", f"a request head may have {HEAD_BYTES} bytes", "send fewer or shorter headers"
             )
+        if self._pending:
+            check_beginning(self._pending)
         if end < 0:
             if self._pending and self._ends_at is None:
                 self._ends_at = self._front.loop.time() + self._front.head_s

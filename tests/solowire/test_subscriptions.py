@@ -336,8 +336,10 @@ def test_all_custom_types_at_once() -> None:
         {"query_domain": ["*.example.com"]},
         {"zone": ["example.com\n"]},
     ],
-    ids=["unknown", "empty", "many", "long", "long value", "labels", "octets"]
-    + ["no name", "blank", "all", "wildcard", "newline"],
+    ids=[
+        *("unknown", "empty", "many", "long", "long value", "labels", "octets"),
+        *("no name", "blank", "all", "wildcard", "newline"),
+    ],
 )
 def test_a_wrong_filter_is_refused(raw: dict[str, list[str]]) -> None:
     """A filter that can't mean anything is an error that says so shortly, rather than one that matches nothing."""
