@@ -40,7 +40,7 @@ import logging
 import random
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
 from itertools import count
@@ -109,7 +109,7 @@ from solowire.sdk_arguments import (
     check_token_text,
     check_url,
 )
-from solowire.subscriptions import Denied, Filter, Wanted, subscribe, unsubscribe
+from solowire.subscriptions import Denied, Filter, Wanted, find_idle, subscribe, unsubscribe
 from solowire.token_renewal import TokenRenewal
 from solowire.token_source import TokenSource, TokenUnavailable
 
@@ -257,6 +257,7 @@ class Client:
         self._asked_away = 0  # `reconnect` messages in a row, without a steady connection between them
         self._warnings = WarningPace()
         self._warned_denied: set[tuple[str, str]] = set()
+        self._warned_idle: set[str] = set()  # attributes, of which there are few
 
         self._buffer: deque[_Stretch] = deque()
         self._buffered = 0
@@ -364,6 +365,7 @@ class Client:
             _hello(change(self._kept), self._filter)
         granted = await self._ask(lambda id: Subscribe(names, id, raw), Subscriptions, change)
         self._look_at_denied([denied for denied in granted.denied if denied.type in names], raises=self._strict)
+        self._look_at_idle(conditions, names)
         return granted
 
     async def unsubscribe(self, event_types: Sequence[str]) -> Subscriptions:
@@ -576,6 +578,7 @@ class Client:
             gap = welcome.reason or "unknown"
         self._welcome = welcome
         self._granted = welcome.subscriptions
+        self._look_at_idle(self._filter, self._granted)
         self._arrived_at = (welcome.epoch, welcome.cursor)
         self._put(_Stretch(deque(), self._arrived_at, gap))
         low, high = welcome.reconnect.min_ms, welcome.reconnect.max_ms
@@ -605,6 +608,13 @@ class Client:
             if (one.type, one.reason) not in self._warned_denied and len(self._warned_denied) < MAX_WARNED:
                 self._warned_denied.add((one.type, one.reason))
                 log.warning("not granted: %s; nothing of it will come", texts[one.type])
+
+    def _look_at_idle(self, filter: Filter, names: Iterable[str]) -> None:
+        """Warns once of what is filtered by and no type has: all events of these types come."""
+        for name in find_idle(filter, names, CATALOG):
+            if name not in self._warned_idle:
+                self._warned_idle.add(name)
+                log.warning("the filter by %r narrows nothing: no event type that it goes with has that", name)
 
     async def _receive(self, socket: ClientConnection, patience: float) -> None:
         clock = asyncio.get_running_loop().time

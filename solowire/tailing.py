@@ -11,10 +11,12 @@ import msgspec
 from rich.console import Console
 from rich.text import Text
 
+from solowire.catalog import CATALOG
 from solowire.client import Client, ConnectionState, describe_denial
 from solowire.client_protocol import Notice, ReceivedEvent, Welcome
 from solowire.errors import SubscriptionDenied
 from solowire.retry_policy import WarningPace
+from solowire.subscriptions import find_idle
 
 PATIENCE_SECONDS = 2.0
 _STYLES = {"critical": "bold red", "high": "yellow", "normal": "", "low": "dim"}
@@ -73,6 +75,8 @@ async def follow(
     async with client:
         if client.welcome is not None:
             _greet(notes, client.welcome, client.shard)
+            for name in find_idle(tuple((n, frozenset(v)) for n, v in filter.items()), client.subscriptions, CATALOG):
+                notes.print(f"--filter {name}=… narrows nothing: none of these event types has it", style="yellow")
             if types and not client.subscriptions:  # it would wait for ever, for nothing
                 raise SubscriptionDenied("nothing of it can be followed", "`solowire tail` alone follows all", {})
         seen = 0

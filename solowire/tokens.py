@@ -287,9 +287,12 @@ class UsedTickets:
         self._order.append((now + TICKET_SECONDS, ticket.jti))
 
 
+_SHOW_IT = "send 'Authorization: Bearer …', or open /ws?token=…, in a browser"
+
+
 def _check_length(text: str, most: int) -> None:
     if not text:
-        raise InvalidToken("there is no token", code="missing_token", hint="send 'Authorization: Bearer …'")
+        raise InvalidToken("there is no token", code="missing_token", hint=_SHOW_IT)
     if len(text) > most:
         raise InvalidToken(f"it is longer than {most} bytes", hint="leave claims out that are not needed here")
 

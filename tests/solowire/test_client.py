@@ -1435,6 +1435,24 @@ async def test_subscription_that_is_not_granted_is_a_warning(fake: Fake, caplog:
     assert "users.read" in warnings[1]
 
 
+async def test_a_filter_that_narrows_nothing_is_a_warning(fake: Fake, caplog: pytest.LogCaptureFixture) -> None:
+    """One by what no event type of its has is warned of once, as all events of these come; others are not."""
+    async with connected(
+        fake,
+        subscriptions=["record_updated"],
+        filter={"zone": ["example.com"], "backup_id": ["7"]},
+        welcome={"subscriptions": ["record_updated"]},
+    ) as (client, peer):
+        await peer.socket.close(1012)
+        peer = await fake.accept()
+        await until(lambda: client.connections == 2)
+        subscribing = asyncio.create_task(client.subscribe(["rpz_hit"], {"host": ["ns1"], "zone": ["example.com"]}))
+        await answer(peer, "record_updated", "rpz_hit")
+        await subscribing
+    idle = [record.message for record in caplog.records if "narrows nothing" in record.message]
+    assert [re.findall("'(.+)'", message) for message in idle] == [["backup_id"], ["host"]]
+
+
 async def test_subscription_that_is_not_granted_is_an_error_if_strict(fake: Fake) -> None:
     """With `strict` it is raised on entering and by `subscribe`, with the reasons; a later welcome ends nothing."""
     async with asyncio.TaskGroup() as tasks:

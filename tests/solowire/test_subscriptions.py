@@ -335,10 +335,13 @@ def test_all_custom_types_at_once() -> None:
         {"zone": ["*"]},
         {"query_domain": ["*.example.com"]},
         {"zone": ["example.com\n"]},
+        {"severity": ["high", "hihg"]},
+        {"blocked": ["True"]},
+        {"success": ["y" * 1000]},
     ],
     ids=[
         *("unknown", "empty", "many", "long", "long value", "labels", "octets"),
-        *("no name", "blank", "all", "wildcard", "newline"),
+        *("no name", "blank", "all", "wildcard", "newline", "severity", "yes", "no value"),
     ],
 )
 def test_a_wrong_filter_is_refused(raw: dict[str, list[str]]) -> None:
