@@ -120,7 +120,7 @@ def read_claims(payload: bytes, mapping: ClaimMapping | None = None) -> Claims:
         return msgspec.convert(said, Claims)
     except msgspec.ValidationError as error:
         raise InvalidToken(
-            f"its claims are not what they should be: {error}", hint="docs/tokens.md lists them"
+            f"the token's claims are not what they should be: {error}", hint="docs/tokens.md lists them"
         ) from None
 
 
@@ -164,7 +164,7 @@ def _object(payload: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise unreadable(error) from None
     if not isinstance(said, dict):
-        raise InvalidToken("its claims are not what they should be: they are no object")
+        raise InvalidToken("the token's claims are not what they should be: they are no object")
     return said
 
 
