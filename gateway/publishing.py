@@ -144,6 +144,7 @@ class Parser:
                 "$",
                 f"{len(raw)} bytes are more than the {self._max_item_bytes} that an event may have, all included",
                 "event_too_big",
+                "send what is large elsewhere, and its address here; an operator raises SOLOWIRE_EVENT_MAX_BYTES",
             )
         try:
             return _raw_pack.decode(raw) if kind in MSGPACK_TYPES else _raw_json.decode(raw)

@@ -199,6 +199,8 @@ def check_beginning(data: bytes) -> None:
     if data[0] in _METHOD_BEGINNINGS:
         if data.startswith(b"PROXY "):
             raise Refused(400, "not_http", "the PROXY protocol is not spoken here", _PROXY_PROTOCOL_HINT)
+        if data.startswith(b"PRI * HTTP/2"):
+            raise Refused(400, "not_http", "HTTP/2 is not spoken here", "let clients, or the proxy, use HTTP/1.1")
         return
     if data[0] == _TLS_HANDSHAKE:
         raise Refused(400, "not_http", "TLS is not spoken here", "use http:// and ws://, or a proxy that ends TLS")

@@ -295,6 +295,18 @@ def test_a_locale_that_lacks_characters_ends_nothing(system: System, place: Path
     assert "127.0.0.1" in printed(done)
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_streams_end_nothing(system: System, place: Path, closed: str) -> None:
+    """Without standard output, or error, a command does what it does, and says nothing of ours."""
+    where = f"--data-dir {system.data_dir} --url {system.url}"
+    for command in ("stats", "publish custom.x '{}'"):
+        line = f"exec {sys.executable} -m solowire {command} {where} {closed}"
+        done = subprocess.run(
+            ["/bin/sh", "-c", line], env=environment(), cwd=place, capture_output=True, text=True, timeout=READY_SECONDS
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_tail_of_nothing_ends(system: System, place: Path) -> None:
     """Where nothing that was named can be followed, it says what was meant, and does not wait for ever."""
     done = ask(system, place, "tail", "dns_query_lgo")

@@ -237,10 +237,11 @@ TLS_HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
     [
         (TLS_HELLO, "TLS is not spoken here"),
         (b"PROXY TCP4 192.0.2.1 192.0.2.2 5 6\r\n", "PROXY protocol"),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "HTTP/2"),
         (b"\x00\x01", "no HTTP request"),
         (b"\r\n\r\n\x00\r\nQUIT\n", "no HTTP request"),
     ],
-    ids=["tls", "proxy-1", "binary", "proxy-2"],
+    ids=["tls", "proxy-1", "http-2", "binary", "proxy-2"],
 )
 async def test_what_is_no_http_is_told_so_at_once(system: System, data: bytes, words: str, way: str) -> None:
     """Its sender is not left waiting for the time of a handshake, which looks like a slow network."""
