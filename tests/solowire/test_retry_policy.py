@@ -223,3 +223,22 @@ def test_reasons_that_take_turns_or_count_are_no_news() -> None:
     assert sum(turns) == 4
     assert sum(pace.is_due(f"its nbf is {90 - n} s ahead", n) for n in range(60)) == 1
     assert all(pace.is_due("x" * n, 0) for n in range(1, 1000))
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (TimeoutError(), "gave no answer in time"),
+        (httpx.ConnectTimeout(""), "gave no answer in time"),
+        (httpx.ReadTimeout(""), "gave no answer in time"),
+        (ConnectionResetError(), "the connection failed (ConnectionResetError)"),
+        (httpx.ReadError(""), "the connection failed (ReadError)"),
+        (ConnectionRefusedError(111, "Connection refused"), "Connection refused"),
+    ],
+    ids=repr,
+)
+def test_an_error_without_words_is_told_in_ours(error: Exception, words: str) -> None:
+    """The bare name of a library's exception tells nobody what to do."""
+    fault = no_answer(error)
+    assert words in fault.reason
+    assert fault.kind is Kind.unreachable
