@@ -266,6 +266,8 @@ def _fault(index: int, error: Exception, base: str, kind: type[msgspec.Struct] |
 
 
 def _type_hint(name: str, known: Iterable[str]) -> str:
+    if name.startswith("custom."):
+        return "behind custom. come 1 to 100 lower-case letters, digits, _ . and -"
     meant = find_match(name, known)
     return f"did you mean {meant!r}?" if meant else "GET /v1/catalog lists the types; your own begin with custom."
 

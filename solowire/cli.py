@@ -251,6 +251,8 @@ def bind9(
     if not query_log.strip():
         raise ConfigError("--query-log is empty: name the file that named writes its queries to")
 
+    if not server.strip():
+        raise ConfigError("--server is empty: name the server, or leave it out for this host's name")
     labels = read_zones(zones)
 
     async def run(stop: asyncio.Event) -> None:

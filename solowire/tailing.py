@@ -17,6 +17,7 @@ from solowire.client_protocol import Notice, ReceivedEvent, Welcome
 from solowire.errors import SubscriptionDenied
 from solowire.retry_policy import WarningPace
 from solowire.subscriptions import find_idle
+from solowire.user_names import one_line
 
 PATIENCE_SECONDS = 2.0
 _STYLES = {"critical": "bold red", "high": "yellow", "normal": "", "low": "dim"}
@@ -97,7 +98,7 @@ def line_of(event: ReceivedEvent) -> Text:
     line = Text(f"{event.offset:>8} ", style="dim")
     line.append(f"{event.timestamp} ", style="dim")
     line.append(f"{event.type} ", style=f"bold cyan {_STYLES[event.priority]}".strip())
-    line.append(msgspec.json.encode(event.data).decode(), style=_STYLES[event.priority])
+    line.append(one_line(msgspec.json.encode(event.data).decode()), style=_STYLES[event.priority])
     return line
 
 

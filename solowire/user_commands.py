@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from solowire.errors import NAME_IT, ClientError, ConfigError
 from solowire.gateway_requests import GatewayRequests, Token
-from solowire.user_names import encode_user_name
+from solowire.user_names import encode_user_name, one_line
 
 
 def disconnect(url: str, token: Token, user: str) -> str:
@@ -23,8 +23,10 @@ def disconnect(url: str, token: Token, user: str) -> str:
     done = _ask(url, token, "POST", path, 200, read=lambda body: (int(body["connections"]), int(body["silent_shards"])))
     connections, silent = done
     if silent:
-        raise ClientError(f"{user}: {connections} closed, but {silent} shards did not answer; try again in a moment")
-    return f"{user}: {connections} connection{'' if connections == 1 else 's'} closed"
+        raise ClientError(
+            f"{one_line(user)}: {connections} closed, but {silent} shards did not answer; try again in a moment"
+        )
+    return f"{one_line(user)}: {connections} connection{'' if connections == 1 else 's'} closed"
 
 
 def revoke(url: str, token: Token, asked: dict[str, Any]) -> str:
@@ -74,7 +76,8 @@ def _line(revocation: dict[str, Any]) -> str:
     if "issued_before" in revocation:
         said.append(f"issued before {_date(revocation['issued_before'])}")
     reason = f": {revocation['reason']}" if revocation.get("reason") else ""
-    return f"{revocation['id']}  {', '.join(said)}  until {_date(revocation['until'])}  by {revocation['by']}{reason}"
+    line = f"{revocation['id']}  {', '.join(said)}  until {_date(revocation['until'])}  by {revocation['by']}{reason}"
+    return one_line(line)
 
 
 def _date(unix: float) -> str:

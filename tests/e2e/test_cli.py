@@ -453,7 +453,7 @@ def test_publish_prints_the_offset(system: System, place: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
-        (["custom.x", "{"], 2, ["JSON"]),
+        (["custom.x", "{"], 2, ["JSON", "single quotes"]),
         (["custom.x", "[1]"], 2, ["JSON", "object"]),
         (["custom.x", '{"n": NaN}'], 2, ["JSON"]),
         (["no_such_type", "{}"], 1, ["no_such_type"]),

@@ -265,6 +265,7 @@ def test_what_is_no_gateway_is_told_with_the_way_out(place: Path) -> None:
         (["revoke", "--issued-before", "inf"], "--issued-before inf: write"),
         (["unrevoke", ".."], "no revocation has it"),
         (["source", "bind9", "--query-log", "q.log", "--server", b"\xff"], "UTF-8"),
+        (["source", "bind9", "--query-log", "q.log", "--server", " "], "--server is empty"),
     ],
     ids=str,
 )
@@ -346,6 +347,8 @@ def test_what_a_token_can_t_have_is_told(place: Path) -> None:
     for wrong, words in (
         (["--ttl", "soon"], ["30s, 5m, 1h, 2d"]),
         (["--ttl", "0"], ["one second"]),
+        (["--ttl", "nan"], ["30s, 5m, 1h, 2d"]),
+        (["--ttl", "infd"], ["30s, 5m, 1h, 2d"]),
         (["--scope", "internal"], ["NAME=VALUE"]),
         (["--scope", "veiw=x"], ["did you mean 'view'"]),
     ):

@@ -553,6 +553,7 @@ def test_each_item_is_a_step_of_its_own() -> None:
     [
         ({"type": "record_updatd", "data": {}}, "did you mean 'record_updated'?"),
         ({"type": "Custom", "data": {}}, "begin with custom."),
+        ({"type": "custom.Deploy", "data": {}}, "lower-case letters"),
         ({"type": "custom.x", "data": {}, "prioritty": "low"}, "did you mean 'priority'?"),
         ({"type": "custom.x", "data": {}, "colour": "red"}, "an event has type, data"),
         ({"type": "custom.x", "data": {}, "priority": "urgent"}, "one of critical, high, normal, low"),
