@@ -14,6 +14,7 @@ import msgspec
 import structlog
 from litestar import Litestar, MediaType, Request, Response, delete, get, post
 from litestar.exceptions import HTTPException
+from litestar.routes import HTTPRoute
 from litestar.types import Message, Scope
 
 from gateway.answers import NO_SNIFFING, NO_STORE, failure
@@ -324,7 +325,23 @@ async def _add_headers(message: Message, scope: Scope) -> None:
             added.append(NO_STORE)
         elif path.startswith(DOCS):
             added.append(PAGE_POLICY)
-        message["headers"] = [*message["headers"], *added]
+        headers = [*message["headers"], *added]
+        message["headers"] = [
+            (name, _all_methods(value.decode(), scope).encode() if name.lower() == b"allow" else value)
+            for name, value in headers
+        ]
+
+
+def _all_methods(allowed: str, scope: Scope) -> str:
+    """An `Allow` with all methods of the path: Litestar leaves out handlers that were added later, and HEAD.
+
+    HEAD is answered as GET, where requests come in.
+    """
+    methods = set(allowed.replace(" ", "").split(","))
+    for route in scope["litestar_app"].routes:
+        if isinstance(route, HTTPRoute) and route.path == scope.get("path_template"):
+            methods |= route.methods
+    return ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
 
 
 def _token(request: Req) -> str:
@@ -378,10 +395,9 @@ def _explain(error: HTTPException, request: Req) -> tuple[str, str, str]:
         case 404:
             return "not_found", f"there is nothing at {request.url.path[:200]!r}", "/docs lists what there is"
         case 405:
-            allowed = {name.lower(): value for name, value in (error.headers or {}).items()}.get(
-                "allow", "another method"
-            )
-            return "method_not_allowed", f"there is no {request.method} here", f"use {allowed}"
+            allowed = {name.lower(): value for name, value in (error.headers or {}).items()}.get("allow", "")
+            hint = f"use {_all_methods(allowed, request.scope)}" if allowed else "use another method"
+            return "method_not_allowed", f"there is no {request.method} here", hint
         case 413:
             return "too_large", error.detail, "send less at a time; an operator raises SOLOWIRE_PUBLISH_MAX_BYTES"
         case _:

@@ -44,6 +44,7 @@ from solowire.handshake import (
     HEAD_END,
     Framing,
     Head,
+    check_beginning,
     full_response,
     parse_head,
     read_framing,
@@ -342,6 +343,8 @@ class ClientConnection(asyncio.BufferedProtocol):
             raise Refused(
                 431, "head_too_large", f"a request head may have {HEAD_BYTES} bytes", "send fewer or shorter headers"
             )
+        if self._pending:
+            check_beginning(self._pending)
         if end < 0:
             if self._pending and self._ends_at is None:
                 self._ends_at = self._front.loop.time() + self._front.head_s

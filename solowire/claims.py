@@ -97,7 +97,7 @@ def read_claims(payload: bytes, mapping: ClaimMapping | None = None) -> Claims:
         return msgspec.convert(said, Claims)
     except msgspec.ValidationError as error:
         raise InvalidToken(
-            f"its claims are not what they should be: {error}", hint="docs/tokens.md lists them"
+            f"the token's claims are not what they should be: {error}", hint="docs/tokens.md lists them"
         ) from None
 
 
@@ -121,11 +121,14 @@ def check_audience(claims: Claims, rules: TokenRules) -> None:
         )
 
 
+NO_JWT = "a token is a JWT, three parts with dots between them; `solowire token` makes one"
+
+
 def unreadable(error: Exception) -> InvalidToken:
     """What to raise of a token that a library could not read."""
     # PyJWT quotes the header, in which anybody may write what UTF-8 can't say.
     reason = str(error).encode("ascii", "backslashreplace").decode()
-    return InvalidToken(f"it can't be read: {reason}")
+    return InvalidToken(f"the token can't be read: {reason}", hint=NO_JWT)
 
 
 def _object(payload: bytes) -> dict[str, Any]:
@@ -138,7 +141,7 @@ def _object(payload: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise unreadable(error) from None
     if not isinstance(said, dict):
-        raise InvalidToken("its claims are not what they should be: they are no object")
+        raise InvalidToken("the token's claims are not what they should be: they are no object")
     return said
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import io
 import os
 import shlex
 import shutil
@@ -38,6 +39,12 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 def main() -> None:
     """The console script."""
     warnings.filterwarnings("ignore", message="The HMAC key is")  # PyJWT's; `secret_of` says it in our words
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed, as by `>&-`; this takes its descriptor, too
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - for as long as the process lives
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # an old locale lacks characters: no reason to end
     logs.configure("warning", None)  # until the settings say how: what is logged goes to stderr, never between output
     try:
         cli.main(standalone_mode=False, complete_var=VARIABLE)
@@ -258,6 +265,8 @@ def bind9(
     if not query_log.strip():
         raise ConfigError("--query-log is empty: name the file that named writes its queries to")
 
+    if not server.strip():
+        raise ConfigError("--server is empty: name the server, or leave it out for this host's name")
     labels = read_zones(zones)
     places = state_dir or make_data_directory(settings) / "sources"
 

@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 import threading
+import time
 from codecs import BOM_UTF8
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
@@ -20,7 +21,9 @@ import click
 import msgspec
 
 from solowire.errors import ConfigError, PublishRefused
-from solowire.publisher import Publisher
+from solowire.gateway_requests import PATIENCE_S
+from solowire.publisher import Accepted, Publisher
+from solowire.retry_policy import Fault, WarningPace
 from solowire.sdk_arguments import Token
 from solowire.suggestion import suggest_name
 
@@ -99,7 +102,7 @@ class Summary(msgspec.Struct):
 class LinePublisher:
     """defaults: fields of an event that a line doesn't give. complain(line, text): of each that is refused.
 
-    retry_for: seconds that a gateway may be away.
+    retry_for: seconds that a gateway may be away before it has taken anything.
     """
 
     def __init__(
@@ -115,7 +118,7 @@ class LinePublisher:
         self._defaults = defaults
         self._complain = complain
         self._lines: dict[str, int] = {}  # event id → its line, of those that are not settled
-        self._publisher = Publisher(
+        self._publisher = _PatientPublisher(
             url,
             token,
             batch=BATCH,
@@ -162,6 +165,30 @@ class LinePublisher:
     def _refuse(self, number: int, text: str) -> None:
         self._summary.refused += 1
         self._complain(number, text)
+
+
+class _PatientPublisher(Publisher):
+    """Once the gateway has taken something, it waits for it as long as it takes, and says so: lines are read from what
+    goes on, such as a log, and whoever writes them can't send them again.
+    """
+
+    async def _settle(self, items: list[bytes], retry_for: float | None) -> Accepted | Fault:
+        if not self._has_succeeded:
+            return await super()._settle(items, retry_for)
+        pace, was_said = WarningPace(), False
+        settling = asyncio.ensure_future(super()._settle(items, None))
+        try:
+            while not (await asyncio.wait({settling}, timeout=PATIENCE_S))[0]:
+                fault = self._last_fault
+                reason = "gives no answer" if fault is None else fault.text
+                if pace.is_due(reason, time.monotonic()):
+                    click.echo(f"solowire: not published yet: {self._url} {reason}; trying on, Ctrl-C ends", err=True)
+                    was_said = True
+        finally:
+            settling.cancel()
+        if was_said:
+            click.echo(f"solowire: {self._url} answers again", err=True)
+        return settling.result()
 
 
 def parse_line(line: bytes | None) -> dict[str, Any]:

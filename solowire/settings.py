@@ -486,7 +486,7 @@ def load(config: Path | None = None, **options: Any) -> Settings:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        values = tomllib.loads(path.read_text())
+        values = tomllib.loads(path.read_text("utf-8-sig"))  # editors on Windows begin a file so
     except OSError as error:
         raise ConfigError(f"--config {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -505,6 +505,9 @@ def _fault(error: Any) -> str:
     message = error["msg"].removeprefix("Value error, ")
     if not place:
         return str(message)
+    if error["type"] == "extra_forbidden":
+        known = f"a group has {', '.join(Group.model_fields)}"
+        message = f"there is no such thing{suggest_name(str(error['loc'][-1]), Group.model_fields, known)}"
     shown = "" if place.partition(".")[0] in _MASKED else f" (got {error.get('input')!r})"
     return f"{PREFIX}{place.upper()}: {message}{shown}"
 

@@ -33,7 +33,7 @@ import msgspec
 from msgspec import UNSET
 
 from solowire.access import ADMINISTER, Identity, Proof, Role, grants
-from solowire.claims import ANY, Claims, TokenRules, check_audience, missing_scopes, read_claims
+from solowire.claims import ANY, NO_JWT, Claims, TokenRules, check_audience, missing_scopes, read_claims
 from solowire.errors import InvalidToken, UnknownKey
 from solowire.keys import PUBLIC_ALGORITHMS, SECRET_ALGORITHM, PublicKeys, SecretKeys, read_header
 from solowire.revocations import RevocationTable
@@ -261,7 +261,7 @@ class Tokens:
                     raise UnknownKey("the keys that tokens are signed with can't be had now", hint="try again")
                 return read_claims(self._keys.verify(token, header), self._rules.mapping), True
             if not self.accepts_secret:
-                raise InvalidToken("it can't be read: its header is none")
+                raise InvalidToken("the token can't be read: its header is none", hint=NO_JWT)
         return read_claims(self._secrets.verify(token)), False
 
 
@@ -293,11 +293,14 @@ class UsedTickets:
         self._order.append((now + TICKET_SECONDS, ticket.jti))
 
 
+_SHOW_IT = "send 'Authorization: Bearer …', or open /ws?token=…, in a browser"
+
+
 def _check_length(text: str, most: int) -> None:
     if not text:
-        raise InvalidToken("there is no token", code="missing_token", hint="send 'Authorization: Bearer …'")
+        raise InvalidToken("there is no token", code="missing_token", hint=_SHOW_IT)
     if len(text) > most:
-        raise InvalidToken(f"it is longer than {most} bytes")
+        raise InvalidToken(f"it is longer than {most} bytes", hint="leave claims out that are not needed here")
 
 
 def _base64url(raw: bytes) -> bytes:

@@ -17,7 +17,7 @@ IMPURE = {
     "supervisor", "client", "publisher", "cli", "cli_options", "cli_tokens", "cli_users", "cli_events", "tailing",
     "statistics", "audit", "vitals", "api_client", "line_publisher",
     "key_source", "identity", "identity_settings", "user_commands",
-    "network_errors", "token_source", "token_renewal",
+    "network_errors", "token_source", "token_renewal", "gateway_requests",
 }  # fmt: skip
 PURE_ROLE_FILES = (
     *(f"router/{name}.py" for name in ("membership", "dispatch", "journal", "router", "replay", "pressure")),
