@@ -55,7 +55,7 @@ from solowire.gateway.admission.reconnect_ramp import Returning
 from solowire.gateway.audit_events import Trail
 from solowire.gateway.publish.publish_limiter import AGAIN, Intake, Room
 from solowire.model.access import ADMINISTER, PUBLISH, Identity, Role
-from solowire.model.events import Delivery, Event, encode_event
+from solowire.model.events import Delivery, Event, encode_event, name_state
 from solowire.observability.rejection_log import Refusals
 from solowire.runtime import process
 
@@ -360,7 +360,8 @@ class Gateway:
                 wait,
             )
         self._admission.charge(identity, address, now)
-        return shard, self.tokens.issue_ticket(identity, shard.index, process.new_id(), time.time(), address)
+        ticket = self.tokens.issue_ticket(identity, shard.index, process.new_id(), time.time(), address, shard.boot)
+        return shard, ticket
 
     async def _hold(self, refusal: Refused) -> None:
         if self.held < _MOST_HELD:
@@ -429,4 +430,4 @@ def _state_of(event: Event) -> str | None:
     """The name of the state that the event is the newest word about."""
     if event.delivery is not Delivery.state:
         return None
-    return "\0".join((event.type, event.key or "", event.user or ""))
+    return name_state(event.type, event.key, event.user)

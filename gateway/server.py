@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import socket
 import time
 from collections.abc import Iterator, Mapping, MutableMapping
 from pathlib import Path
@@ -19,6 +19,7 @@ from solowire.gateway.admission.connect_limiter import Admission, Limits
 from solowire.gateway.audit_events import Trail
 from solowire.gateway.front.http_front import FILES_OF_HTTP, ClientConnection, HttpFront
 from solowire.gateway.front.relay import PATHS, Relay
+from solowire.gateway.front.unread_bodies import with_ends
 from solowire.gateway.http.api import create_app
 from solowire.gateway.http.assets import HEADS, Assets
 from solowire.gateway.http.connect_endpoint import Negotiation
@@ -36,7 +37,7 @@ from solowire.observability.metrics import Labelled, Metrics, Sample
 from solowire.protocol.opening_handshake import MORE_HEADERS, Head, upgrade_required
 from solowire.protocol.problem_details import response_of
 from solowire.runtime import process
-from solowire.runtime.http_server import WebServer, listen, listen_unix
+from solowire.runtime.http_server import WebServer, listen, listen_unix, remove_dead_sockets
 from solowire.runtime.identity import key_source_of, reload_identity, tokens_of
 from solowire.runtime.roles import roles_of
 from solowire.runtime.settings import Settings, make_directories
@@ -105,7 +106,8 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
         (relay.accept if relay.takes(head) else assets.answer)(client, head, rest)
 
     front = HttpFront(
-        settings.run_dir.absolute() / f"g{settings.port or os.getpid()}",
+        # A name of its own: several gateways of one data directory may have the same port, each at its address.
+        settings.run_dir.absolute() / f"g{settings.port}-{process.new_id()[:8]}",
         takes=takes,
         plain=HEADS,
         open_tunnel=open_tunnel,
@@ -164,7 +166,8 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
             await http(scope, receive, send)
 
     make_directories(settings)
-    server = WebServer(front.wrap(app), listen_unix(Path(front.upstream)), handshake_s=UPSTREAM_SECONDS)
+    remove_dead_sockets(settings.run_dir, "g", socket.SOCK_STREAM)
+    server = WebServer(front.wrap(with_ends(app)), listen_unix(Path(front.upstream)), handshake_s=UPSTREAM_SECONDS)
     if key_source is not None:
         key_source.start()
     server.start()
@@ -178,6 +181,7 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
         front.finish()
         await gateway.finish()
         await server.finish()
+        Path(front.upstream).unlink(missing_ok=True)  # noqa: ASYNC240 -- a name in a local directory
         await front.wait_for_ends(CLOSING_SECONDS)
         await shards.close()
         if key_source is not None:

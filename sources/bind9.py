@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -76,14 +76,16 @@ async def run_bind9(
     stop: asyncio.Event,
     state_dir: Path | None = None,
     acknowledgements: Acknowledgements | None = None,
+    begun: Callable[[], None] = lambda: None,
 ) -> None:
     """Publish every query of a BIND 9 query log as `dns_query_log`, until `stop` is set.
 
     query_log: the file of the channel, which need not exist yet. server: the name server's name, the events'
     `source`. from_start: also what the file holds already, if no place is known. zones: names of the zones to be told
     in the events. state_dir: where the place is kept; nowhere if None. acknowledgements: the ones that the publisher
-    tells of refused events. Times without a zone are this machine's. Raises ConfigError if the file is there and can't
-    be read, or the place can't be kept; PublishRefused if the publisher has stopped.
+    tells of refused events. begun: called when nothing stands in the way of reading any more. Times without a zone are
+    this machine's. Raises ConfigError if the file is there and can't be read, or the place can't be kept;
+    PublishRefused if the publisher has stopped.
     """
     store = None if state_dir is None else CheckpointStore(state_dir, query_log)
     watch = DirectoryWatch(query_log)
@@ -108,6 +110,7 @@ async def run_bind9(
                 acknowledgements=acknowledgements or Acknowledgements(),
             )
             agent.begin(checkpoint)
+            begun()
             await agent.run()
         finally:
             follower.close()

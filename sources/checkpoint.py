@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 import structlog
@@ -35,7 +36,7 @@ class Checkpoint(msgspec.Struct, kw_only=True):
     path: str
     salt: str
     file: FileMark | None
-    offset: int
+    offset: Annotated[int, msgspec.Meta(ge=0)]
     modified_ns: int
     finished: list[FileMark]
 
@@ -81,7 +82,13 @@ class CheckpointStore:
             return msgspec.json.decode(data, type=Checkpoint)
         except (msgspec.DecodeError, UnicodeError) as error:
             aside = self.path.with_suffix(".damaged")
-            self.path.replace(aside)
+            try:
+                self.path.replace(aside)
+            except OSError as refused:
+                raise ConfigError(
+                    f"the agent's state {self.path} is damaged ({error}), and it can't be set aside: "
+                    f"{refused.strerror}; remove it, or choose another directory with --state-dir"
+                ) from None
             log.error(
                 "agent_state_damaged",
                 path=str(aside),

@@ -8,9 +8,12 @@ What a `Follower` keeps true:
   out of order.
 * The newest file seen is always held open, so its inode can't be given to the next one: another inode is
   another file. Files that came and were renamed between two looks are found beside the log, behind the newest held.
-* `mark`, the last bytes before the place read up to, must still stand there at the next read. If not, the
-  file was truncated, even if it has since grown past that place, and is read again from its start; before that, the
-  rest of what it held from the copy that was made of it, if there is one.
+* `mark`, the last bytes before the place read up to, must still stand there at the next read, and the file must begin
+  as it did. If not, the file was truncated, even if it has since grown past that place, and is read again from its
+  start; before that, the rest of what it held from the copy that was made of it, if there is one. Any other copy of
+  what is read is left alone.
+* NUL bytes are no text: they stand where a writer went on at its old place in a file that was truncated, or where a
+  machine has crashed. A line begins behind them.
 * Memory is bounded: READ_BYTES per call, LINE_BYTES of an unfinished line, FILES_HELD files. With so many held, one
   that has been read to its end is let go for a newer; if there is none, the newer ones wait beside the log. Disk is
   bounded, too: of held files that nobody else has any more, REMOVED_BYTES are kept.
@@ -30,7 +33,7 @@ import msgspec
 
 from solowire.sources.checkpoint import Checkpoint
 from solowire.sources.directory_watch import DirectoryWatch
-from solowire.sources.held_file import MARK_BYTES, HeldFile, find_own, name_kind, open_alike
+from solowire.sources.held_file import MARK_BYTES, HeldFile, find_own, is_part, name_kind, open_alike
 from solowire.sources.log_file import HEAD_BYTES, FileMark, Line, LogFile, Place
 from solowire.sources.rotated_files import RotatedFile, find_rotated
 
@@ -194,9 +197,12 @@ class Follower:
         if newest is not None and newest.identity == (status.st_dev, status.st_ino):
             if self._watch is not None:
                 self._came, self._found = self._watch.came, 0  # it was renamed, and renamed back
-            if status.st_size < newest.size:
+            changed = status.st_mtime_ns != newest.log.modified_ns
+            if status.st_size < newest.size or (changed and not newest.begins_as_before()):
                 self._restart(newest)
             else:
+                if not newest.log.head and (changed or status.st_size):  # times are no finer than a few milliseconds
+                    self._hold_unseen_copies(newest, newest.log.modified_ns)
                 newest.size = status.st_size
                 newest.log.modified_ns = status.st_mtime_ns
                 if not newest.log.head and newest.size:
@@ -267,8 +273,8 @@ class Follower:
         if (status.st_dev, status.st_ino) != found.identity:
             os.close(file)
             return False
-        known = self._known(file, status)
-        if known is not None and not is_own and status.st_size <= known.end:
+        known = self._known(file, status, is_own)
+        if not is_own and ((known is not None and status.st_size <= known.end) or self._is_copy(file)):
             os.close(file)
             return True
         head = os.pread(file, HEAD_BYTES, 0)  # by which a copy is known, if it is truncated before it is read
@@ -276,15 +282,33 @@ class Follower:
         if known is not None and status.st_size >= known.end:  # it was away, or its writer is late
             held.log.generation = known.generation
             held.go_to(known.end)
+        for copy in [one for one in self._held if not one.offset and is_part(one.file, file)]:
+            self._held.remove(copy)
+            os.close(copy.file)
         self._held.append(held)
         self._found += 1
         return True
 
-    def _known(self, file: int, status: os.stat_result) -> FileMark | None:
+    def _known(self, file: int, status: os.stat_result, is_own: bool = False) -> FileMark | None:
+        """The mark of a file that was finished, if it is that one, or a copy of it with nothing more in it."""
         for _, mark in reversed(self._finished):
-            if (mark.device, mark.inode) == (status.st_dev, status.st_ino) and mark.length and mark.begins(file):
+            same = (mark.device, mark.inode) == (status.st_dev, status.st_ino)
+            if (same or (status.st_size <= mark.end and not is_own)) and mark.length and mark.begins(file):
                 return mark
         return None
+
+    def _is_copy(self, file: int) -> bool:
+        """Whether an open file beside the log is a copy of what is, or will be, read under another name."""
+        if any(is_part(file, held.file) for held in self._held):
+            return True
+        try:
+            own = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError:
+            return False
+        try:
+            return is_part(file, own)
+        finally:
+            os.close(own)
 
     def _list_rotated(self) -> list[RotatedFile]:
         try:
@@ -343,13 +367,17 @@ class Follower:
             if held is not None:
                 held.is_copy = found in others
                 self._held.append(held)
+                if not mark.length and found.path == self.path:
+                    self._hold_unseen_copies(held, self._since_ns)
                 return
         self._lose(Loss("the file that was read last is gone, or was truncated", is_all=False))
 
     def _restart(self, held: HeldFile) -> None:
         """A held file was truncated: read what is left of it elsewhere, and then what it holds now."""
         index = self._held.index(held)
-        fresh = HeldFile(held.file, LogFile(*held.identity), os.fstat(held.file))
+        status = os.fstat(held.file)
+        head = os.pread(held.file, HEAD_BYTES, 0)
+        fresh = HeldFile(held.file, LogFile(*held.identity, head, modified_ns=status.st_mtime_ns), status)
         before: list[HeldFile] = []
         mark = held.log.mark(held.offset) if held.log.head else None
         rotated = [file for file in self._list_rotated() if file.identity not in {one.identity for one in self._held}]
@@ -369,6 +397,13 @@ class Follower:
                 self._keep_mark(held.log, mark)
         self._held[index : index + 1] = [*before, fresh]
 
+    def _hold_unseen_copies(self, held: HeldFile, since_ns: int) -> None:
+        """A held file was empty, and has been written to: whatever came and was truncated away before is in copies."""
+        known = {one.identity for one in self._held}
+        rotated = [file for file in self._list_rotated() if file.identity not in known]
+        place = self._held.index(held)
+        self._held[place:place] = self._hold_copies([file for file in rotated if file.modified_ns >= since_ns])
+
     def _hold_copies(self, later: list[RotatedFile]) -> list[HeldFile]:
         """Copies that were made after the one that was found: the file was truncated more than once."""
         copies = []
@@ -378,7 +413,7 @@ class Follower:
             except OSError:
                 continue
             status = os.fstat(file)
-            if self._known(file, status) is not None:
+            if self._known(file, status) is not None or self._is_copy(file):
                 os.close(file)
                 continue
             log = LogFile(status.st_dev, status.st_ino, modified_ns=status.st_mtime_ns)
@@ -422,8 +457,12 @@ class Follower:
         *ended, rest = (held.partial + new).split(b"\n")
         held.mark = data[-MARK_BYTES:]
         lines = []
+        has_nuls = b"\0" in new
         for raw in ended:
             end = start + len(raw) + 1
+            if has_nuls and b"\0" in raw:
+                place, raw = _cut_nuls(start, raw.rstrip(b"\0"))
+                held.skipping, start = held.skipping and place == start, place
             if held.skipping:
                 held.skipping = False
             elif len(raw) > LINE_BYTES:
@@ -431,6 +470,9 @@ class Follower:
             else:
                 lines.append(self._line(held, raw, start, end))
             start = end
+        if has_nuls and b"\0" in rest:
+            rest = _cut_nuls(0, rest)[1]
+            held.skipping = False
         if held.skipping:
             rest = b""
         if len(rest) > LINE_BYTES:
@@ -446,3 +488,9 @@ class Follower:
             before = [mark.generation for _, mark in self._finished if mark.first == log.first]
             log.generation = max(before, default=-1) + 1
         return Line(raw.decode("utf-8", "replace"), log, start, end)
+
+
+def _cut_nuls(start: int, raw: bytes) -> tuple[int, bytes]:
+    """What stands behind the last NUL byte, and where it begins."""
+    length = raw.rfind(b"\0") + 1
+    return start + length, raw[length:]

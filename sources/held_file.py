@@ -38,8 +38,21 @@ class HeldFile:
         """Go on at `offset`; if it is amid a line, behind that."""
         self.offset = offset
         self.mark = os.pread(self.file, min(MARK_BYTES, offset), max(0, offset - MARK_BYTES))
-        self.skipping = bool(self.mark) and not self.mark.endswith(b"\n")
+        self.skipping = bool(self.mark) and not self.mark.endswith((b"\n", b"\0"))
         self.log.head = os.pread(self.file, HEAD_BYTES, 0)
+
+    def begins_as_before(self) -> bool:
+        """Whether its first bytes are still those that were seen. Raises OSError."""
+        return os.pread(self.file, len(self.log.head), 0) == self.log.head
+
+
+def is_part(copy: int, file: int) -> bool:
+    """Whether an open file has what another one begins with, as far as can be told, and no more. Raises OSError."""
+    size = os.fstat(copy).st_size
+    if not size or size > os.fstat(file).st_size:
+        return False
+    places = (0, max(0, size - HEAD_BYTES))
+    return all(os.pread(file, HEAD_BYTES, at)[: size - at] == os.pread(copy, HEAD_BYTES, at) for at in places)
 
 
 def find_own(path: Path) -> RotatedFile:

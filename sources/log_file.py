@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from typing import Annotated
 
 import msgspec
 
@@ -24,9 +25,9 @@ class FileMark(msgspec.Struct, frozen=True, kw_only=True):
     device: int
     inode: int
     first: str
-    length: int
+    length: Annotated[int, msgspec.Meta(ge=0, le=HEAD_BYTES)]
     digest: str
-    end: int
+    end: Annotated[int, msgspec.Meta(ge=0)]
     generation: int
 
     def begins(self, file: int) -> bool:
@@ -65,12 +66,13 @@ class LogFile:
 
     def mark(self, offset: int) -> FileMark:
         """offset: what has been read up to."""
+        head = self.head if self.head.strip(b"\0") else b""  # a hole says nothing of what the file is
         return FileMark(
             device=self.device,
             inode=self.inode,
             first=self.first,
-            length=len(self.head),
-            digest=_digest(self.head),
+            length=len(head),
+            digest=_digest(head),
             end=offset,
             generation=self.generation,
         )

@@ -11,6 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 import structlog
@@ -57,12 +58,14 @@ from solowire.observability.metrics import Distribution, Labelled, Metrics, Samp
 from solowire.protocol.close_codes import CloseCode
 from solowire.runtime import process
 from solowire.runtime.api_client import api_address
+from solowire.runtime.directory_lock import shard_lock
 from solowire.runtime.http_server import WebServer, listen, listen_unix
 from solowire.runtime.identity import key_source_of, reload_identity, tokens_of
 from solowire.runtime.roles import roles_of
 from solowire.runtime.settings import Settings, make_directories
 from solowire.workers.app import HttpApi
 from solowire.workers.config import Limits
+from solowire.workers.delivery.ack_pacing import AckPacing
 from solowire.workers.net.client_listener import ClientListener
 from solowire.workers.net.client_port import ClientPort
 from solowire.workers.net.tcp_sockets import TcpSockets
@@ -96,7 +99,11 @@ def serve(settings: Settings, index: int) -> None:
         nonlocal status
         status = await _Server(settings, index, tokens, roles).main(stop)
 
-    process.run(main)
+    with ExitStack() as held:
+        if isinstance(settings.api_of_shard(index), Path):
+            make_directories(settings)
+        held.enter_context(shard_lock(settings, index))
+        process.run(main)
     sys.exit(status)
 
 
@@ -109,6 +116,7 @@ class _Server:
         self._timer_due = float("inf")
         self._was_ready = False
         self._told_settled = -1
+        self._acks = AckPacing(settings.credit)
         self._done = asyncio.Event()
         self._status = 0
         self._socket = listen(
@@ -141,6 +149,7 @@ class _Server:
             came=self._note_arrival,
             await_keys=self._await_keys,
             audit=self._audit,
+            boot=self._address.boot,
         )
         self._reporting = Reporting(
             self._shard,
@@ -285,7 +294,9 @@ class _Server:
         match message:
             case Deliver():
                 if self._shard.deliver(message, now):
-                    self._ack()
+                    size = sum(len(body) for _, body in message.events)
+                    if self._acks.arrived(len(message.events), size, now):
+                        self._ack()
                 else:
                     self._link.greet()
             case RingState():
@@ -343,6 +354,7 @@ class _Server:
         self._done.set()
 
     def _ack(self) -> None:
+        self._acks.told(self._loop.time())
         self._told_settled = self._shard.settled
         self._link.send(Ack(self._shard.epoch, self._shard.log.position, self._settings.credit, self._told_settled))
 
@@ -358,13 +370,13 @@ class _Server:
 
     def _arm(self) -> None:
         """One timer for all that the shard has to do at some time."""
-        if self._shard.settled != self._told_settled:
+        if self._shard.settled != self._told_settled or self._loop.time() >= self._acks.due:
             self._ack()
         if self._shard.asks and self._link.router_alive:
             self._link.send(self._shard.slots(self._loop.time()))
         if self._shard.drained:
             self._done.set()
-        due = self._shard.next_due()
+        due = min(self._shard.next_due(), self._acks.due)
         if self._timer is not None:
             if self._timer_due <= due:
                 return
@@ -437,7 +449,6 @@ def _listen_for_api(settings: Settings, index: int) -> tuple[socket.socket, str]
     """The listening socket of the HTTP API, and its address as others of the system reach it. Raises ConfigError."""
     place = settings.api_of_shard(index)
     if isinstance(place, Path):
-        make_directories(settings)
         return listen_unix(place), api_address(place)
     sock = listen(*place)
     return sock, api_address((settings.advertise_host or settings.api_host, sock.getsockname()[1]))

@@ -69,7 +69,7 @@ COME_BACK_SECONDS = 5.0
 
 
 class Shard:
-    """One shard's decisions. wall_offset: what to add to a monotonic time to get unix seconds."""
+    """One shard's decisions. wall_offset: what to add to a monotonic time to get unix seconds. boot: its process's."""
 
     def __init__(
         self,
@@ -88,6 +88,7 @@ class Shard:
         stopwatch: Callable[[], float] | None = None,
         await_keys: AwaitKeys = no_keys_to_await,
         audit: Callable[..., None] = lambda event, **fields: None,
+        boot: str = "",
     ) -> None:
         self.index = index
         self.log = recent if recent is not None else Log(catalog=catalog)
@@ -120,6 +121,7 @@ class Shard:
             limits.on_duplicate,
             owns=self._rings.owns,
             replaced=lambda connection: self._close(connection, CloseCode.replaced),
+            boot=boot,
         )
         self._pacing = Pacing(limits.states, max_keys=self.log.max_keys)
         self.feeds: Feeds[Connection] = Feeds(self.log, self._pacing, limits.telemetry)

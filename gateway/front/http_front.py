@@ -44,6 +44,7 @@ from solowire.protocol.opening_handshake import (
     HEAD_END,
     Framing,
     Head,
+    check_beginning,
     full_response,
     parse_head,
     read_framing,
@@ -342,6 +343,8 @@ class ClientConnection(asyncio.BufferedProtocol):
             raise Refused(
                 431, "head_too_large", f"a request head may have {HEAD_BYTES} bytes", "send fewer or shorter headers"
             )
+        if self._pending:
+            check_beginning(self._pending)
         if end < 0:
             if self._pending and self._ends_at is None:
                 self._ends_at = self._front.loop.time() + self._front.head_s
@@ -354,6 +357,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         if may_take and self._front.takes(head := parse_head(raw)):
             rest, self._pending = self._pending[len(raw) :], b""
             self._stage = Stage.relay
+            self._drop_request()  # of requests before it: a tunnel has no use for it
             self._front.open_tunnel(self, head, rest)
             return False
         body = body_of(framing)
@@ -489,8 +493,8 @@ class ClientConnection(asyncio.BufferedProtocol):
         self.close_with(refusal_response(error))
 
     def close_with(self, last: bytes) -> None:
-        """Says the last there is to say, and closes."""
-        if not self.transport.is_closing():
+        """Says the last there is to say, and closes; once."""
+        if self._stage is not Stage.linger and not self.transport.is_closing():
             self.transport.write(last)
             self._linger()
 

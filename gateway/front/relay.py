@@ -136,10 +136,10 @@ class RelayedConnection(asyncio.BufferedProtocol):
         self._timer: asyncio.TimerHandle
 
     def begin(self, handshake: bytes) -> None:
-        """Sends the client's handshake to the shard, which has OPEN_SECONDS to answer."""
-        self._transport.write(handshake)
-        self._timer = asyncio.get_running_loop().call_later(OPEN_SECONDS, self._give_up)
-        self._client.start_tunnel(self)
+        """Sends the client's handshake to the shard, unless that has refused the connection by itself meanwhile."""
+        if not self._is_over:
+            self._transport.write(handshake)
+            self._client.start_tunnel(self)
 
     def close(self) -> None:
         """The gateway goes."""
@@ -150,6 +150,7 @@ class RelayedConnection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=BUFFER_BYTES)
+        self._timer = asyncio.get_running_loop().call_later(OPEN_SECONDS, self._give_up)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._buffer

@@ -14,6 +14,7 @@ import msgspec
 import structlog
 from litestar import Litestar, MediaType, Request, Response, delete, get, post
 from litestar.exceptions import HTTPException
+from litestar.routes import HTTPRoute
 from litestar.types import Message, Scope
 
 from solowire.auth.tokens import bearer
@@ -177,7 +178,7 @@ def create_app(
 
         The name is percent-encoded whole: `a/b` is `a%2Fb`.
         """
-        user = request.scope[USER]  # type: ignore[literal-required]
+        user = _named(request)
         await _administrator(request, "stats_user", about=user)
         owner, token = gateway.owner(user), _token(request)
         others = [shard for index, shard in gateway.shards.items() if index != owner]
@@ -216,7 +217,7 @@ def create_app(
 
         `silent_shards` is how many shards did not answer within a second. The name is percent-encoded whole.
         """
-        user = request.scope[USER]  # type: ignore[literal-required]
+        user = _named(request)
         identity = await _administrator(request, "disconnect", about=user)
         closed = await gateway.disconnect(identity, user)
         return {"user": user, "connections": closed.connections, "silent_shards": closed.silent}
@@ -324,11 +325,35 @@ async def _add_headers(message: Message, scope: Scope) -> None:
             added.append(NO_STORE)
         elif path.startswith(DOCS):
             added.append(PAGE_POLICY)
-        message["headers"] = [*message["headers"], *added]
+        headers = [*message["headers"], *added]
+        message["headers"] = [
+            (name, _all_methods(value.decode(), scope).encode() if name.lower() == b"allow" else value)
+            for name, value in headers
+        ]
+
+
+def _all_methods(allowed: str, scope: Scope) -> str:
+    """An `Allow` with all methods of the path: Litestar leaves out handlers that were added later, and HEAD.
+
+    HEAD is answered as GET, where requests come in.
+    """
+    methods = set(allowed.replace(" ", "").split(","))
+    for route in scope["litestar_app"].routes:
+        if isinstance(route, HTTPRoute) and route.path == scope.get("path_template"):
+            methods |= route.methods
+    return ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
 
 
 def _token(request: Req) -> str:
     return bearer(request.headers.get("authorization", ""))
+
+
+def _named(request: Req) -> str:
+    """The user whom the path names. Raises Refused: spelt in another way it has come past `with_user_paths`."""
+    named: str | None = request.scope.get(USER)  # type: ignore[assignment]
+    if named is None:
+        raise Refused(404, "not_found", "a user has one path", "/v1/users/{user}, spelt so up to the name")
+    return named
 
 
 @cache
@@ -370,10 +395,9 @@ def _explain(error: HTTPException, request: Req) -> tuple[str, str, str]:
         case 404:
             return "not_found", f"there is nothing at {request.url.path[:200]!r}", "/docs lists what there is"
         case 405:
-            allowed = {name.lower(): value for name, value in (error.headers or {}).items()}.get(
-                "allow", "another method"
-            )
-            return "method_not_allowed", f"there is no {request.method} here", f"use {allowed}"
+            allowed = {name.lower(): value for name, value in (error.headers or {}).items()}.get("allow", "")
+            hint = f"use {_all_methods(allowed, request.scope)}" if allowed else "use another method"
+            return "method_not_allowed", f"there is no {request.method} here", hint
         case 413:
             return "too_large", error.detail, "send less at a time; an operator raises SOLOWIRE_PUBLISH_MAX_BYTES"
         case _:

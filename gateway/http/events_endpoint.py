@@ -19,7 +19,6 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime
-from itertools import islice
 from typing import Any
 
 import msgspec
@@ -31,7 +30,7 @@ from solowire.errors import Refused, RequestError
 from solowire.gateway.audit_events import Trail, types_of
 from solowire.gateway.http.responses import JSON_HEADERS, Scope, answer, failure
 from solowire.gateway.publish.body_deadline import BodyDeadline, BodyPace
-from solowire.gateway.publish.content_encoding import decode_steps, join_encodings
+from solowire.gateway.publish.content_encoding import STEP_BYTES, decode_steps, join_encodings
 from solowire.gateway.publish.event_parser import Parser
 from solowire.gateway.publish.parsing_turns import ParsingTurns
 from solowire.gateway.publish.publish_limiter import Room
@@ -44,8 +43,6 @@ log = structlog.get_logger("solowire.gateway")
 DISCARDED_BYTES = 64 * 2**20
 SMALL_BYTES = 16 * 1024
 """A body that is no larger is parsed at once, whatever others send: it takes a millisecond or two."""
-INLINE_STEPS = 4
-"""A compressed body that is whole after so many steps is taken at once, whatever others send."""
 REFUSED_BYTES = 256
 """For what can't be read, or holds what is no event, a publisher pays as for an event of each so many bytes."""
 BODY_SECONDS = 60.0
@@ -143,24 +140,27 @@ class Posting:
             raise self._gateway.intake.slow(room)
         return self._gateway.send(identity, events, room), types_of(events)
 
-    async def _decode(self, body: bytes, content_encoding: str, identity: Identity, room: Room) -> bytes:
-        """What the body was before it was compressed, kept in `room` in its place. Raises RequestError."""
-        intake = self._gateway.intake
+    async def _decode(self, body: bytes, encoding: str, identity: Identity, room: Room) -> bytes:
+        """The body without its encoding, kept in `room`. In turns, since a few bytes may stand for many.
 
-        def steps() -> Iterator[bytes | None]:
-            for piece in decode_steps(body, content_encoding, self._max_bytes):
-                if piece:
-                    intake.grow(room, len(piece))
+        Raises RequestError; its publisher pays for it, as for what was made of it until then.
+        """
+        made, worked = 0, STEP_BYTES
+
+        def keep() -> Iterator[bytes | None]:
+            nonlocal made, worked
+            for piece in decode_steps(body, encoding, self._max_bytes):
+                worked += STEP_BYTES if piece is None else len(piece)
+                if piece is not None:
+                    self._gateway.intake.grow(room, max(0, made + len(piece) - max(made, len(body))))
+                    made += len(piece)
                 yield piece
 
-        remaining = steps()
-        pieces = list(islice(remaining, INLINE_STEPS))  # most are done by then, and wait for nobody
-        if len(pieces) == INLINE_STEPS:
-            pieces += await self._turns.run(identity.user, remaining)
-        decoded = b"".join(filter(None, pieces))
-        intake.empty(room)
-        intake.grow(room, len(decoded))
-        return decoded
+        try:
+            return b"".join(await self._turns.run(identity.user, keep()))
+        except RequestError:
+            self._gateway.charge_refused(identity, max(worked, len(body)) // REFUSED_BYTES)
+            raise
 
     async def _read(self, headers: dict[bytes, bytes], receive: Receive, room: Room) -> bytes:
         """The request's body, kept in `room`.

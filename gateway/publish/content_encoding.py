@@ -1,8 +1,8 @@
 """Request bodies that come compressed: `Content-Encoding` (RFC 9110, section 8.4).
 
 What it keeps true: whatever a body claims to become, no more is made of it than it may have and a few KiB, so that a
-small one that stands for gigabytes costs no more than a large one. It is made in steps of STEP_BYTES, or of one frame's
-part, so that whoever undoes it can do something else between them. One encoding is undone; several are refused.
+small one that stands for gigabytes costs no more than a large one; and what it costs is done in small steps. One
+encoding is undone; several are refused.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ _GZIP_BITS, _ZLIB_BITS, _RAW_BITS = 31, 15, -15  # of zlib's wbits: which format
 _WINDOW_BYTES = 8 * 2**20
 """More a frame of zstd may not ask for: it is memory that its header alone makes a decoder take (RFC 9659)."""
 STEP_BYTES = 64 * 1024
+"""Decoded in a step."""
 _FED_BYTES = 16 * 1024
 """Given to a decoder at a time. It copies what follows the end of a part, so one with many parts must not be whole."""
 MAX_PARTS = 1000
@@ -32,17 +33,16 @@ def join_encodings(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
 
 
 def decode_content(body: bytes, content_encoding: str, max_bytes: int) -> bytes:
-    """The body as it was before it was encoded, all at once; otherwise as `decode_steps`."""
+    """All that `decode_steps` yields, at once."""
     return b"".join(piece for piece in decode_steps(body, content_encoding, max_bytes) if piece is not None)
 
 
 def decode_steps(body: bytes, content_encoding: str, max_bytes: int) -> Iterator[bytes | None]:
-    """The pieces of a body as it was before it was encoded; None for a step that makes none.
+    """The body as it was before it was encoded, in pieces; None after a step that made none of it.
 
-    content_encoding: the header's value.
-
-    Raises Refused: 413 if it has more than `max_bytes`, 415 for an encoding that is not one of ENCODINGS.
-    Raises RequestError if it is not what it says.
+    A step takes a fraction of a millisecond, so that whoever runs them can do something else between them.
+    content_encoding: the header's value. Raises Refused: 413 if it has more than `max_bytes`, 415 for an encoding that
+    is not one of ENCODINGS. Raises RequestError if it is not what it says.
     """
     names = [part.strip().lower() for part in content_encoding.split(",")]
     encodings = [_ALIASES.get(name, name) for name in names if name not in ("", "identity")]
@@ -54,8 +54,8 @@ def decode_steps(body: bytes, content_encoding: str, max_bytes: int) -> Iterator
     try:
         if encodings[0] == "zstd":
             yield from _decode_zstd(body, max_bytes)
-            return
-        yield from _inflate(body, _GZIP_BITS if encodings[0] == "gzip" else _bits_of_deflate(body), max_bytes)
+        else:
+            yield from _inflate(body, _GZIP_BITS if encodings[0] == "gzip" else _bits_of_deflate(body), max_bytes)
     except (zlib.error, zstandard.ZstdError) as error:
         raise _invalid(encodings[0], str(error)) from None
     except EOFError:
@@ -83,7 +83,7 @@ def refuse_encoding(content_encoding: str, encodings: Iterable[str]) -> Refused:
     return refused
 
 
-def _inflate(body: bytes, bits: int, max_bytes: int) -> Iterator[bytes]:
+def _inflate(body: bytes, bits: int, max_bytes: int) -> Iterator[bytes | None]:
     """gzip may have several members, one after the other (RFC 1952, section 2.2)."""
     size = position = members = 0
     while position < len(body) or not members:
@@ -92,18 +92,16 @@ def _inflate(body: bytes, bits: int, max_bytes: int) -> Iterator[bytes]:
         if members > (MAX_PARTS if bits == _GZIP_BITS else 1):
             raise zlib.error(f"more follows its end at byte {position}")
         while not decoder.eof:
-            fed = decoder.unconsumed_tail
-            if not fed:
-                fed = body[position : position + _FED_BYTES]
-                position += len(fed)
-            piece = decoder.decompress(fed, min(STEP_BYTES, max_bytes - size + 1))
+            fed = body[position : position + _FED_BYTES]
+            piece = decoder.decompress(fed, STEP_BYTES)
             if not (fed or piece or decoder.eof):
                 raise EOFError
             size += len(piece)
             if size > max_bytes:
                 raise _too_large(max_bytes)
-            yield piece
-        position -= len(decoder.unused_data)
+            left = decoder.unused_data if decoder.eof else decoder.unconsumed_tail
+            position += len(fed) - len(left)
+            yield piece or None
 
 
 def _bits_of_deflate(body: bytes) -> int:
@@ -133,7 +131,7 @@ def _decode_zstd(body: bytes, max_bytes: int) -> Iterator[bytes | None]:
             fed = body[position : position + _FED_BYTES]
             if not fed:
                 raise EOFError
-            yield decoder.decompress(fed)
+            yield decoder.decompress(fed) or None
             position += len(fed) - len(decoder.unused_data)
 
 

@@ -9,13 +9,15 @@ event, one in each step, so that whoever runs the steps can do something else be
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from itertools import islice
 from typing import Annotated, Any
 
 import msgspec
 
+from solowire.algorithms.name_suggestion import find_match
 from solowire.errors import InvalidEvent, InvalidEvents, Refused, RequestError
 from solowire.model.catalog import Catalog, EventType
 from solowire.model.events import MAX_DEPTH, Delivery, Event, Priority, is_deeper
@@ -34,6 +36,10 @@ _LINE = re.compile(rb"\S[^\n]*")
 _LEAP_SECOND = re.compile(r"(\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d):60(?:\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 
 _TOO_DEEP = f"it is nested too deeply: data may have {MAX_DEPTH} levels"
+
+_UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
+_TOLD = 300
+"""Characters of a fault that are told."""
 
 _Text = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 
@@ -138,6 +144,7 @@ class Parser:
                 "$",
                 f"{len(raw)} bytes are more than the {self._max_item_bytes} that an event may have, all included",
                 "event_too_big",
+                "send what is large elsewhere, and its address here; an operator raises SOLOWIRE_EVENT_MAX_BYTES",
             )
         try:
             return _raw_pack.decode(raw) if kind in MSGPACK_TYPES else _raw_json.decode(raw)
@@ -159,7 +166,7 @@ class Parser:
             except msgspec.ValidationError:
                 incoming = msgspec.convert(_before_leap_second(item), Incoming)
         except (msgspec.ValidationError, RecursionError) as error:
-            raise _fault(index, error, "$") from None
+            raise _fault(index, error, "$", Incoming) from None
         event_type = self._catalog.get(incoming.type)
         if event_type is None:
             raise InvalidEvent(
@@ -167,7 +174,7 @@ class Parser:
                 "$.type",
                 f"unknown event type {incoming.type[:128]!r}",
                 "unknown_type",
-                "GET /v1/catalog lists the types; your own begin with custom.",
+                _type_hint(incoming.type, self._catalog.names),
             )
         if is_deeper(incoming.data, MAX_DEPTH):
             raise InvalidEvent(index, "$.data", _TOO_DEEP)
@@ -179,7 +186,7 @@ class Parser:
                 # NaN would become null, bytes Base64, numbers as keys text: no client would get what was published.
                 raise ValueError("it holds what JSON can't say, such as NaN, bytes, or keys that are no text")
         except (msgspec.ValidationError, RecursionError) as error:
-            raise _fault(index, error, "$.data") from None
+            raise _fault(index, error, "$.data", event_type.payload) from None
         except (OverflowError, TypeError, ValueError) as error:
             raise InvalidEvent(index, "$.data", f"it can't be sent on: {error}", "out_of_range") from None
         if len(data) > self._max_bytes:
@@ -246,9 +253,51 @@ def _unreadable(error: Exception, kind: str) -> RequestError:
     return RequestError("invalid_body", f"the body is not valid {name}: {reason}", hint)
 
 
-def _fault(index: int, error: Exception, base: str) -> InvalidEvent:
-    """msgspec says "… - at `$.x`": the path goes where it belongs."""
+def _fault(index: int, error: Exception, base: str, kind: type[msgspec.Struct] | None) -> InvalidEvent:
+    """msgspec says "… - at `$.x`": the path goes where it belongs. kind: what did not fit."""
     if isinstance(error, RecursionError):
         return InvalidEvent(index, base, _TOO_DEEP)
     message, _, path = str(error).partition(" - at `")
-    return InvalidEvent(index, base + path.rstrip("`").removeprefix("$"), message)
+    path = path.rstrip("`").removeprefix("$")
+    hint = _hint_for(message, path, kind)
+    if len(message) > _TOLD:  # an unknown name is in it, whole
+        message = message[:_TOLD] + "…"
+    return InvalidEvent(index, base + path, message, hint=hint)
+
+
+def _type_hint(name: str, known: Iterable[str]) -> str:
+    if name.startswith("custom."):
+        return "behind custom. come 1 to 100 lower-case letters, digits, _ . and -"
+    meant = find_match(name, known)
+    return f"did you mean {meant!r}?" if meant else "GET /v1/catalog lists the types; your own begin with custom."
+
+
+def _hint_for(message: str, path: str, kind: type[msgspec.Struct] | None) -> str:
+    """The way out, where one can be named: the names or values that there are."""
+    if kind is None:
+        return ""
+    if found := _UNKNOWN_FIELD.fullmatch(message):
+        names = kind.__struct_encode_fields__
+        meant = find_match(found[1], names)
+        return f"did you mean {meant!r}?" if meant else f"an event has {', '.join(names)}"
+    if message.startswith("Invalid enum value"):
+        values = _values_of(kind, path.removeprefix("."))
+        return f"one of {', '.join(values)}" if values else ""
+    if "RFC3339" in message:
+        return "such as 2030-12-31T12:00:00Z"
+    return ""
+
+
+@cache
+def _values_of(kind: type[msgspec.Struct], field: str) -> tuple[str, ...]:
+    """The values that a field of the struct may have, if they can be listed."""
+    for info in msgspec.structs.fields(kind):
+        if info.encode_name == field:
+            described = msgspec.inspect.type_info(info.type)
+            types = described.types if isinstance(described, msgspec.inspect.UnionType) else (described,)
+            for one in types:
+                if isinstance(one, msgspec.inspect.LiteralType):
+                    return tuple(map(str, one.values))
+                if isinstance(one, msgspec.inspect.EnumType):
+                    return tuple(str(member.value) for member in one.cls)
+    return ()

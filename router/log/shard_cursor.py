@@ -38,6 +38,7 @@ class Outlet:
         self.bytes_in_flight = 0
         self.level = False  # whether it has followed the log closely since its process said hello
         self.begun_at = 0.0  # when that was, monotonic
+        self._record_bytes = 1  # of one, by those that were read last
         self._rings = [(version, ring)]  # oldest first; the last one is the present one
         self._sent: deque[tuple[int, int, int]] = deque()  # (upto, events, bytes) of messages that aren't acked
 
@@ -91,7 +92,10 @@ class Outlet:
                 return None
             events: list[tuple[int, bytes]] = []
             size = 0
-            for offset, user, body in journal.read(self.cursor, room):
+            records = journal.read(self.cursor, min(room, BYTES_A_MESSAGE // self._record_bytes + 1))
+            # What is read and doesn't fit is read again: of large events as few are asked for as fit.
+            self._record_bytes = sum(len(record.body) for record in records) // max(1, len(records)) + 1
+            for offset, user, body in records:
                 self.cursor = offset
                 if user is None or self.owns(user):
                     events.append((offset, body))

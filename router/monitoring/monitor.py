@@ -21,7 +21,7 @@ import structlog
 
 from solowire.backplane.messages import PublishedEvent, ShardReport, ShardStats
 from solowire.domains.dns.event_types import CATALOG
-from solowire.model.events import Delivery, Event, encode_event
+from solowire.model.events import Delivery, Event, encode_event, name_state
 from solowire.observability.stats_summary import TALLIES, bounded, together, told
 from solowire.router.monitoring.alerts import Alert, Alerts, Reading
 
@@ -219,7 +219,7 @@ class Watch:
             taken=wall,
             publisher="router",
         )
-        return PublishedEvent(event.id, None, encode_event(event), f"{name}\0{key}\0" if state else None)
+        return PublishedEvent(event.id, None, encode_event(event), name_state(name, key, None) if state else None)
 
 
 def component_of(gateway: bytes) -> str:

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from solowire.domains.dns.event_types import CATALOG
+from solowire.auth.misplaced_claims import OAUTH_TEXTS, MisplacedClaims
 from solowire.errors import InvalidToken
 
 ANY = "*"
@@ -81,30 +81,7 @@ class TokenRules(msgspec.Struct, frozen=True):
     mapping: ClaimMapping = ClaimMapping()
 
 
-_OURS = frozenset(Claims.__struct_fields__)
-_READ_BY_NOBODY = frozenset(["name", "status"])
-"""Registered claims (IANA, JSON Web Token Claims) that are called like a scope."""
-_COMMON = _READ_BY_NOBODY.union(
-    ("action", "actor", "category", "component", "entity_type", "host", "node", "operation", "server", "severity"),
-    ("success", "topic", "user"),
-)
-"""Scopes whose names applications use for other things, too: at the top they are ours only where they have a list."""
-
-
-def _misplaced() -> dict[str, str]:
-    found = {name: name for name in ("scopes", "permissions", "role", "tenant", "is_admin", "type", "temp")}
-    found |= {"scope": "scopes", "permission": "permissions", "roles": "role", "tenants": "tenant"}
-    found["isadmin"] = "is_admin"
-    for name in CATALOG.attributes.keys() - _OURS:
-        found.setdefault(name, "scopes")
-        found.setdefault(f"{name}s", "scopes")
-    return found
-
-
-_OAUTH_TEXTS = frozenset(["scope", "scopes"])
-"""One text of these is OAuth's scope (RFC 8693, section 4.2), which is none of ours."""
-_MISPLACED: Mapping[str, str] = _misplaced()
-"""Folded names that are a claim of ours in another spelling, or at another place → where it belongs."""
+_MISPLACED = MisplacedClaims(Claims.__struct_fields__)
 
 _decode_object = msgspec.json.Decoder(dict[str, Any]).decode
 
@@ -120,7 +97,7 @@ def read_claims(payload: bytes, mapping: ClaimMapping | None = None) -> Claims:
         return msgspec.convert(said, Claims)
     except msgspec.ValidationError as error:
         raise InvalidToken(
-            f"its claims are not what they should be: {error}", hint="docs/tokens.md lists them"
+            f"the token's claims are not what they should be: {error}", hint="docs/tokens.md lists them"
         ) from None
 
 
@@ -144,11 +121,14 @@ def check_audience(claims: Claims, rules: TokenRules) -> None:
         )
 
 
+NO_JWT = "a token is a JWT, three parts with dots between them; `solowire token` makes one"
+
+
 def unreadable(error: Exception) -> InvalidToken:
     """What to raise of a token that a library could not read."""
     # PyJWT quotes the header, in which anybody may write what UTF-8 can't say.
     reason = str(error).encode("ascii", "backslashreplace").decode()
-    return InvalidToken(f"it can't be read: {reason}")
+    return InvalidToken(f"the token can't be read: {reason}", hint=NO_JWT)
 
 
 def _object(payload: bytes) -> dict[str, Any]:
@@ -161,33 +141,19 @@ def _object(payload: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise unreadable(error) from None
     if not isinstance(said, dict):
-        raise InvalidToken("its claims are not what they should be: they are no object")
+        raise InvalidToken("the token's claims are not what they should be: they are no object")
     return said
 
 
 def _refuse_misplaced(
-    said: Mapping[str, Any], read: frozenset[str] = _OURS, elsewhere: frozenset[str] = frozenset()
+    said: Mapping[str, Any], read: Container[str] | None = None, elsewhere: Container[str] = ()
 ) -> None:
-    """Raises InvalidToken for a name that is a claim of ours, but for its place or its spelling.
-
-    read: names that somebody reads. elsewhere: claims of ours that a mapping finds under other names.
-    """
-    for name in said:
-        if name in read:
-            continue
-        folded = name.casefold().replace("-", "_")
-        belongs = _MISPLACED.get(folded)
-        if belongs is None or belongs in elsewhere:
-            continue
-        if folded in _OAUTH_TEXTS and isinstance(said[name], str):
-            continue
-        if (folded if folded in _COMMON else folded.removesuffix("s")) in _COMMON and not isinstance(said[name], list):
-            continue
-        if belongs == "scopes" and folded not in _OAUTH_TEXTS:
-            hint = f'write it within scopes: {{"scopes": {{{json.dumps(folded)}: […]}}}}'
-        else:
-            hint = f"it is called {belongs!r}"
-        raise InvalidToken(f"the token has {name[:64]!a} beside its claims, where nobody reads it", hint=hint)
+    """Raises InvalidToken for what `MisplacedClaims.find` finds."""
+    found = _MISPLACED.find(said, read, elsewhere)
+    if found is None:
+        return
+    place = "beside its claims" if found.within is None else f"within {found.within[:64]!a}"
+    raise InvalidToken(f"the token has {found.name[:64]!a} {place}, where nobody reads it", hint=found.hint)
 
 
 # ----------------------------------------------------------------------------------------------- an OpenID provider's
@@ -261,7 +227,7 @@ def _role(said: Mapping[str, Any], mapping: ClaimMapping) -> str:
 
 def _scopes(said: Mapping[str, Any], mapping: ClaimMapping) -> Any:
     found = _find(said, mapping.scopes)
-    if found is UNSET or (mapping.scopes in _OAUTH_TEXTS and isinstance(found, str)):
+    if found is UNSET or (mapping.scopes in OAUTH_TEXTS and isinstance(found, str)):
         found = {}
     if not isinstance(found, dict) or not mapping.scope_claims:
         return found

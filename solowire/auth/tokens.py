@@ -4,8 +4,8 @@ A token is a JWT (RFC 7519), and PyJWT decides whether its signature is good: by
 of an OpenID provider's (`solowire.auth.keys`). `solowire.auth.claims` says what it says. A ticket is for us alone and
 made for each who connects, so it is what costs least: JSON of a fixed shape and its keyed BLAKE2b (RFC 7693), both in
 base64, with a dot between them. It is signed with a key derived from the secret, so that neither can ever pass for the
-other, lives 30 seconds, names its shard, and is good for one use: `UsedTickets` remembers those seen until they would
-have expired anyway.
+other, lives 30 seconds, names its shard and that one's process, and is good for one use: `UsedTickets` remembers those
+seen until they would have expired anyway.
 
 What it keeps true: nobody is anybody but by a signature made with a key that is accepted, only until that ends, and
 only as long as no revocation covers it; a token never gives more than its role has; what a token says, JSON in UTF-8
@@ -32,7 +32,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
-from solowire.auth.claims import ANY, Claims, TokenRules, check_audience, missing_scopes, read_claims
+from solowire.auth.claims import ANY, NO_JWT, Claims, TokenRules, check_audience, missing_scopes, read_claims
 from solowire.auth.keys import PUBLIC_ALGORITHMS, SECRET_ALGORITHM, PublicKeys, SecretKeys, read_header
 from solowire.auth.revocations import RevocationTable
 from solowire.auth.scopes import read_scopes
@@ -55,13 +55,17 @@ NO_RULES = TokenRules()
 
 
 class Ticket(msgspec.Struct):
-    """An admission: this identity, to this shard, until `exp`, once (`jti`). address: whence it was asked for."""
+    """An admission: this identity, to this shard, until `exp`, once (`jti`). address: whence it was asked for.
+
+    boot: the shard's process that it is for, which alone knows whether it was used; "" if it is not told.
+    """
 
     jti: str
     exp: float
     shard: int
     identity: Identity
     address: str = ""
+    boot: str = ""
 
 
 _encode_ticket = msgspec.json.Encoder().encode
@@ -213,8 +217,10 @@ class Tokens:
             )
         return identity
 
-    def issue_ticket(self, identity: Identity, shard: int, jti: str, now: float, address: str = "") -> str:
-        ticket = Ticket(jti, now + TICKET_SECONDS, shard, identity, address)
+    def issue_ticket(
+        self, identity: Identity, shard: int, jti: str, now: float, address: str = "", boot: str = ""
+    ) -> str:
+        ticket = Ticket(jti, now + TICKET_SECONDS, shard, identity, address, boot)
         said = _base64url(_encode_ticket(ticket))
         return (said + b"." + _ticket_signature(said, self._ticket_keys[0])).decode("ascii")
 
@@ -255,7 +261,7 @@ class Tokens:
                     raise UnknownKey("the keys that tokens are signed with can't be had now", hint="try again")
                 return read_claims(self._keys.verify(token, header), self._rules.mapping), True
             if not self.accepts_secret:
-                raise InvalidToken("it can't be read: its header is none")
+                raise InvalidToken("the token can't be read: its header is none", hint=NO_JWT)
         return read_claims(self._secrets.verify(token)), False
 
 
@@ -287,11 +293,14 @@ class UsedTickets:
         self._order.append((now + TICKET_SECONDS, ticket.jti))
 
 
+_SHOW_IT = "send 'Authorization: Bearer …', or open /ws?token=…, in a browser"
+
+
 def _check_length(text: str, most: int) -> None:
     if not text:
-        raise InvalidToken("there is no token", code="missing_token", hint="send 'Authorization: Bearer …'")
+        raise InvalidToken("there is no token", code="missing_token", hint=_SHOW_IT)
     if len(text) > most:
-        raise InvalidToken(f"it is longer than {most} bytes")
+        raise InvalidToken(f"it is longer than {most} bytes", hint="leave claims out that are not needed here")
 
 
 def _base64url(raw: bytes) -> bytes:

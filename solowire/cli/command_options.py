@@ -42,6 +42,7 @@ def load_server_settings(config: Path | None, role: str, **options: Any) -> Sett
 
 
 def load_settings(config: Path | None, role: str | None, *, index: int | None = None, **options: Any) -> Settings:
+    _check_texts()
     settings = load(config, **options)
     if role is not None:
         from solowire.runtime import process
@@ -59,6 +60,19 @@ def load_settings(config: Path | None, role: str | None, *, index: int | None = 
         for name in ("solowire.client", "solowire.publisher"):
             logging.getLogger(name).setLevel(logging.ERROR)
     return settings
+
+
+def _check_texts() -> None:
+    """Raises ConfigError for an argument that nothing could send on: what UTF-8 can't say. Paths may be anything."""
+    context = click.get_current_context(silent=True)
+    if context is None:
+        return
+    for parameter in context.command.params:
+        value = context.params.get(parameter.name or "")
+        for text in value if isinstance(value, (list, tuple)) else (value,):
+            if isinstance(text, str) and any("\ud800" <= letter <= "\udfff" for letter in text):
+                name = parameter.opts[0] if isinstance(parameter, click.Option) else parameter.make_metavar(context)
+                raise ConfigError(f"{name} {text!a}: that is not UTF-8, as all that is sent on has to be")
 
 
 def read_zones(text: str | None) -> tuple[str, ...]:

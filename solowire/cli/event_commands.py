@@ -15,6 +15,7 @@ from solowire.cli.command_tokens import token_for
 from solowire.errors import ConfigError
 from solowire.model.access import ADMINISTER, PUBLISH
 
+EXAMPLE = '{"text": "hello"}'
 PUBLISH_SECONDS = 5.0  # for which `publish` tries on: a router or gateway that restarts is back by then
 
 
@@ -54,7 +55,7 @@ def publish(
     try:
         payload = msgspec.json.decode(data)  # strict: NaN and numbers out of range would arrive as null
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise ConfigError(f"JSON: {error}") from None
+        raise ConfigError(f"JSON: {error}; write an object in single quotes, such as '{EXAMPLE}'") from None
     if not isinstance(payload, dict):
         raise ConfigError("JSON: the data of an event is an object, {…}")
     event: dict[str, Any] = {"type": type, "data": payload}
@@ -62,9 +63,16 @@ def publish(
 
     async def run() -> int:
         async with Publisher(settings.url, token_for(settings, PUBLISH), retry_for=PUBLISH_SECONDS) as publisher:
-            return (await publisher.publish_now(event)).last_offset
+            try:
+                return (await publisher.publish_now(event)).last_offset
+            except (TypeError, ValueError) as error:  # of what the options say: an empty name, say
+                raise ConfigError(str(error).removeprefix("$.")) from None
 
-    click.echo(asyncio.run(run()))
+    try:
+        offset = asyncio.run(run())
+    except (TypeError, ValueError) as error:  # what the SDK says of an event that can't be
+        raise ConfigError(str(error)) from None
+    click.echo(offset)
 
 
 @click.command()

@@ -12,6 +12,8 @@ import logging
 import os
 import sys
 import threading
+import time
+from codecs import BOM_UTF8
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
@@ -19,9 +21,11 @@ import click
 import msgspec
 
 from solowire.algorithms.name_suggestion import suggest_name
+from solowire.cli.gateway_requests import PATIENCE_S
 from solowire.errors import ConfigError, PublishRefused
 from solowire.sdk.arguments import Token
-from solowire.sdk.publisher import Publisher
+from solowire.sdk.publisher import Accepted, Publisher
+from solowire.sdk.retry_policy import Fault, WarningPace
 
 MAX_LINE_BYTES = 2**20
 MOST_WAITING = 10_000
@@ -76,7 +80,7 @@ def read_input() -> str:
     if len(raw) > MAX_INPUT_BYTES:
         raise ConfigError(f"standard input: more than {MAX_INPUT_BYTES} bytes are no event's data")
     try:
-        return raw.decode()
+        return raw.removeprefix(BOM_UTF8).decode()
     except UnicodeDecodeError as error:
         raise ConfigError(f"standard input: not valid UTF-8: {error.reason} at byte {error.start}") from None
 
@@ -98,7 +102,7 @@ class Summary(msgspec.Struct):
 class LinePublisher:
     """defaults: fields of an event that a line doesn't give. complain(line, text): of each that is refused.
 
-    retry_for: seconds that a gateway may be away.
+    retry_for: seconds that a gateway may be away before it has taken anything.
     """
 
     def __init__(
@@ -114,7 +118,7 @@ class LinePublisher:
         self._defaults = defaults
         self._complain = complain
         self._lines: dict[str, int] = {}  # event id → its line, of those that are not settled
-        self._publisher = Publisher(
+        self._publisher = _PatientPublisher(
             url,
             token,
             batch=BATCH,
@@ -163,12 +167,36 @@ class LinePublisher:
         self._complain(number, text)
 
 
+class _PatientPublisher(Publisher):
+    """Once the gateway has taken something, it waits for it as long as it takes, and says so: lines are read from what
+    goes on, such as a log, and whoever writes them can't send them again.
+    """
+
+    async def _settle(self, items: list[bytes], retry_for: float | None) -> Accepted | Fault:
+        if not self._has_succeeded:
+            return await super()._settle(items, retry_for)
+        pace, was_said = WarningPace(), False
+        settling = asyncio.ensure_future(super()._settle(items, None))
+        try:
+            while not (await asyncio.wait({settling}, timeout=PATIENCE_S))[0]:
+                fault = self._last_fault
+                reason = "gives no answer" if fault is None else fault.text
+                if pace.is_due(reason, time.monotonic()):
+                    click.echo(f"solowire: not published yet: {self._url} {reason}; trying on, Ctrl-C ends", err=True)
+                    was_said = True
+        finally:
+            settling.cancel()
+        if was_said:
+            click.echo(f"solowire: {self._url} answers again", err=True)
+        return settling.result()
+
+
 def parse_line(line: bytes | None) -> dict[str, Any]:
     """The event of one line; None stands for one that is too long. Raises ValueError for what is none."""
     if line is None:
         raise ValueError(f"it is longer than {MAX_LINE_BYTES} bytes; publish smaller events")
     try:
-        event = msgspec.json.decode(line)
+        event = msgspec.json.decode(line.removeprefix(BOM_UTF8))
     except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
         raise ValueError(f"it is not valid JSON: {error}") from None
     if not isinstance(event, dict):

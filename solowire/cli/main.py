@@ -6,6 +6,8 @@ Imports of the roles stand inside the commands: `solowire token` should not load
 from __future__ import annotations
 
 import asyncio
+import errno
+import io
 import os
 import shlex
 import shutil
@@ -31,13 +33,21 @@ from solowire.model.access import ADMINISTER, PUBLISH
 from solowire.runtime import logging as logs
 from solowire.runtime.data_directory import TOKEN_FILE, write_private
 from solowire.runtime.directory_lock import router_lock, supervisor_lock
-from solowire.runtime.settings import Settings, make_directories, secret_of
+from solowire.runtime.settings import Settings, make_data_directory, make_directories, secret_of
 from solowire.runtime.settings_listing import list_settings
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def main() -> None:
     """The console script."""
     warnings.filterwarnings("ignore", message="The HMAC key is")  # PyJWT's; `secret_of` says it in our words
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed, as by `>&-`; this takes its descriptor, too
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - for as long as the process lives
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # an old locale lacks characters: no reason to end
     logs.configure("warning", None)  # until the settings say how: what is logged goes to stderr, never between output
     try:
         cli.main(standalone_mode=False, complete_var=VARIABLE)
@@ -52,10 +62,21 @@ def main() -> None:
     except ClientError as error:
         click.echo(f"solowire: {error}", err=True)
         sys.exit(1)
+    except UnicodeEncodeError as error:
+        if not any("\udc80" <= character <= "\udcff" for argument in sys.argv for character in argument):
+            raise
+        click.echo(f"solowire: what is written on the command line is not UTF-8: {error.object[:80]!a}", err=True)
+        sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
     except BrokenPipeError:
         sys.stderr.close()  # whoever read our output has seen enough
+    except OSError as error:
+        if error.errno not in _FULL or error.filename is not None:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what waits there would be tried again at the end
+        click.echo(f"solowire: standard output can't be written: {error.strerror}", err=True)
+        sys.exit(1)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80})
@@ -247,10 +268,12 @@ def bind9(
     if not query_log.strip():
         raise ConfigError("--query-log is empty: name the file that named writes its queries to")
 
+    if not server.strip():
+        raise ConfigError("--server is empty: name the server, or leave it out for this host's name")
     labels = read_zones(zones)
+    places = state_dir or make_data_directory(settings) / "sources"
 
     async def run(stop: asyncio.Event) -> None:
-        process.report_ready()
         acknowledgements = Acknowledgements()
 
         def refuse(event: dict[str, Any], problem: dict[str, object]) -> None:
@@ -265,8 +288,9 @@ def bind9(
                 from_start=from_start,
                 zones=labels,
                 stop=stop,
-                state_dir=state_dir or settings.need_data_dir() / "sources",
+                state_dir=places,
                 acknowledgements=acknowledgements,
+                begun=process.report_ready,
             )
             await publisher.close()  # what it could not send is read again at the next start
 

@@ -3,9 +3,9 @@
 What it keeps true:
 * The processes that it started end with it, in the order in which users lose least (gateway, shards, router) and within
   the grace period; also when it is killed itself (`process` sees to that).
-* One that ends by itself is started again, after a pause that grows and is never the same; all but a shard that was
-  drained on purpose. One that keeps ending ends everything, loudly. Each is watched by a task of its own, so that
-  nobody waits for another's pause.
+* One that ends, by itself or by somebody else's signal, is started again, after a pause that grows and is never the
+  same; all but a shard that was drained on purpose. One that keeps ending ends everything, loudly. Each is watched by a
+  task of its own, so that nobody waits for another's pause.
 * One whose loop is stuck, or that is stopped, is killed, and so started again. It is found by its silence: each child
   says `WATCHDOG=1` to a socket of its own, as it would to systemd (sd_notify(3)).
 """
@@ -31,8 +31,9 @@ from solowire.algorithms.backoff import Backoff
 from solowire.errors import ConfigError
 from solowire.runtime import process
 from solowire.runtime.api_client import api_address, api_client
-from solowire.runtime.http_server import listen
+from solowire.runtime.http_server import listen, remove_dead_sockets
 from solowire.runtime.settings import Settings, make_directories
+from solowire.runtime.terminal import PARENT
 
 log = structlog.get_logger("solowire.up")
 
@@ -61,7 +62,9 @@ class Child:
     arguments: list[str]
     api: str | None
     share: float
-    may_leave: bool = False  # ending with status 0 is its right: it was drained
+    may_leave: bool = False  # ending with status 0 is its right, if no signal was the reason: it was drained
+    has_begun: bool = False  # it has given a sign of life, and so knows what signals mean
+    reloads: bool = False  # it is to be told to, when it has begun
     process: asyncio.subprocess.Process | None = None
     ear: Ear | None = None
     ends: deque[float] = field(default_factory=lambda: deque(maxlen=RESTARTS_A_MINUTE))
@@ -116,7 +119,10 @@ class Watchdog:
 
 
 class Ear:
-    """The socket to which one child gives its signs of life: a file in the run directory, which only we may enter."""
+    """The socket to which one child gives its signs of life: a file in the run directory, which only we may enter.
+
+    is_stopping: the child says that a signal has told it to end.
+    """
 
     def __init__(self, path: Path) -> None:
         """Raises ConfigError."""
@@ -128,6 +134,7 @@ class Ear:
             self._socket.close()
             raise ConfigError(f"can't make the socket {path}: {error.strerror or error}") from None
         self._socket.setblocking(False)
+        self.is_stopping = False
 
     def heard(self) -> bool:
         """Whether the child has given a sign of life since the last call."""
@@ -136,7 +143,13 @@ class Ear:
             for _ in range(DATAGRAMS_AT_ONCE):
                 lines = self._socket.recv(4096).split(b"\n")
                 found = found or b"WATCHDOG=1" in lines or b"READY=1" in lines
+                self.is_stopping = self.is_stopping or b"STOPPING=1" in lines
         return found
+
+    def forget(self) -> None:
+        """Forgets what was said before, by a process that has ended."""
+        self.heard()
+        self.is_stopping = False
 
     def close(self) -> None:
         self._socket.close()
@@ -183,12 +196,14 @@ class Supervisor:
                 if child.api is not None:
                     async with api_client(child.api, timeout=2) as http:
                         while not await self._is_ready(http):
+                            self._listen()
                             await asyncio.sleep(0.05)
 
     def reload(self, _: Settings) -> None:
         """Has all children read again what can be."""
         for child in self._children:
-            _signal(child, signal.SIGHUP)
+            child.reloads = True
+        self._listen()
 
     async def watch(self, stop: asyncio.Event) -> None:
         """Returns when `stop` is set. Raises Failed if a child can't go on."""
@@ -231,7 +246,10 @@ class Supervisor:
         while True:
             status = await child.process.wait() if child.process is not None else None
             self._watchdog.ended(child.name)
-            if status == 0 and child.may_leave:
+            if child.ear is not None:
+                child.ear.heard()
+            is_told = child.ear is not None and child.ear.is_stopping  # by somebody else: it is missed
+            if status == 0 and child.may_leave and not is_told:
                 log.info("process_drained", process=child.name)
                 return
             await asyncio.sleep(self._pause_after(child, status))
@@ -240,9 +258,7 @@ class Supervisor:
     async def _kill_the_stuck(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            for child in self._children:
-                if child.ear is not None and child.ear.heard():
-                    self._watchdog.heard(child.name, loop.time())
+            self._listen()
             stuck = self._watchdog.look(loop.time())
             for child in self._children:
                 if child.name in stuck:
@@ -250,6 +266,17 @@ class Supervisor:
                     log.error("process_stuck", process=child.name, stuck_s=self._settings.stuck_s, hint=hint)
                     _signal(child, signal.SIGKILL)  # nothing else ends one that is stopped
             await asyncio.sleep(LOOK_SECONDS)
+
+    def _listen(self) -> None:
+        """Takes in the children's signs of life, and tells those to reload that can be told by now."""
+        now = asyncio.get_running_loop().time()
+        for child in self._children:
+            if child.ear is not None and child.ear.heard():
+                child.has_begun = True
+                self._watchdog.heard(child.name, now)
+            if child.reloads and child.has_begun:  # before, SIGHUP would kill it
+                child.reloads = False
+                _signal(child, signal.SIGHUP)
 
     async def _end(self, child: Child, deadline: float) -> None:
         if child.process is None:
@@ -279,15 +306,15 @@ class Supervisor:
                 f"the data directory's path is too long for a unix socket: {longest} is over {SUN_PATH_BYTES} bytes; "
                 "choose a shorter one with --data-dir"
             )
-        _sweep(directory)
+        remove_dead_sockets(directory, "up-", socket.SOCK_DGRAM)
         for child, path in paths.items():
             child.ear = Ear(path)
 
     async def _spawn(self, child: Child) -> None:
         """Where the system can't start a process, child.process is None, as if it had ended at once."""
         if child.ear is not None:
-            child.ear.heard()  # what the process before it said is no sign of this one's life
-        child.process = None
+            child.ear.forget()
+        child.process, child.has_begun = None, False
         try:
             child.process = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -308,7 +335,7 @@ class Supervisor:
         s = self._settings
         environment = {
             **os.environ,
-            process.PARENT: str(os.getpid()),
+            PARENT: str(os.getpid()),
             process.WATCHDOG: str(int(s.stuck_s * 1e6)),
             "SOLOWIRE_DATA_DIR": str(s.data_dir.absolute()),
             "SOLOWIRE_HOST": s.host,
@@ -360,16 +387,6 @@ def _signal(child: Child, number: int) -> None:
     if child.process is not None and child.process.returncode is None:
         with suppress(ProcessLookupError):  # it has ended just now
             child.process.send_signal(number)
-
-
-def _sweep(directory: Path) -> None:
-    """Removes the sockets that an `up` left which was killed: those that nobody listens on."""
-    for path in directory.glob("up-*"):
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe, suppress(OSError):
-            try:
-                probe.connect(str(path))
-            except ConnectionRefusedError:
-                path.unlink()
 
 
 def _status(ended: asyncio.subprocess.Process | None) -> int:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 from rich.console import Console
 from rich.text import Text
 
+from solowire.domains.dns.event_types import CATALOG
+from solowire.errors import SubscriptionDenied
+from solowire.model.subscriptions import find_idle
 from solowire.protocol.messages import Notice, ReceivedEvent, Welcome
-from solowire.sdk.client import Client
+from solowire.protocol.user_names import one_line
+from solowire.sdk.client import Client, ConnectionState, describe_denial
+from solowire.sdk.retry_policy import WarningPace
 
 PATIENCE_SECONDS = 2.0
 _STYLES = {"critical": "bold red", "high": "yellow", "normal": "", "low": "dim"}
@@ -34,6 +40,12 @@ async def follow(
     def lost(reason: str) -> None:
         notes.print(f"events may be missing here: {reason}", style="yellow")
 
+    state = ConnectionState("waiting", "no answer")
+
+    def remember(now: ConnectionState) -> None:
+        nonlocal state
+        state = now
+
     client = Client(
         url,
         token,
@@ -41,32 +53,44 @@ async def follow(
         filter=filter or None,
         on_gap=lost,
         on_notice=lambda notice: _note(notes, notice),
+        on_state=remember,
     )
 
-    async def waiting() -> None:
-        told = ""
+    async def watch() -> None:
+        """Says what is waited for, and when that is over; nothing of what lasts no longer than PATIENCE_SECONDS."""
+        pace, was_said = WarningPace(), False
         while True:
             await asyncio.sleep(PATIENCE_SECONDS)
             reason = client.last_reason or "no answer"
-            if reason != told:
-                notes.print(f"not connected to {url} yet ({reason}); trying on, Ctrl-C ends", style="yellow")
-                told = reason
+            if state.name == "waiting" and pace.is_due(reason, time.monotonic()):
+                yet = "" if client.connections else " yet"
+                notes.print(f"not connected to {url}{yet} ({reason}); trying on, Ctrl-C ends", style="yellow")
+                was_said = True
+            elif state.name == "connected":
+                if was_said and client.connections > 1:
+                    notes.print("connected again", style="green")
+                was_said = False
+                pace.reset()
 
-    patience = asyncio.create_task(waiting())
+    watching = asyncio.create_task(watch())
     async with client:
-        patience.cancel()
         if client.welcome is not None:
             _greet(notes, client.welcome, client.shard)
+            for name in find_idle(tuple((n, frozenset(v)) for n, v in filter.items()), client.subscriptions, CATALOG):
+                notes.print(f"--filter {name}=… narrows nothing: none of these event types has it", style="yellow")
+            if types and not client.subscriptions:  # it would wait for ever, for nothing
+                raise SubscriptionDenied("nothing of it can be followed", "`solowire tail` alone follows all", {})
         seen = 0
         async for event in client:
             if as_json:
-                sys.stdout.write(msgspec.json.encode(event).decode() + "\n")
-                sys.stdout.flush()
+                sys.stdout.buffer.write(msgspec.json.encode(event) + b"\n")  # JSON is UTF-8, whatever the locale is
+                sys.stdout.buffer.flush()
             else:
                 out.print(line_of(event))
             seen += 1
             if seen == count:
-                return
+                break
+    watching.cancel()
 
 
 def line_of(event: ReceivedEvent) -> Text:
@@ -74,7 +98,7 @@ def line_of(event: ReceivedEvent) -> Text:
     line = Text(f"{event.offset:>8} ", style="dim")
     line.append(f"{event.timestamp} ", style="dim")
     line.append(f"{event.type} ", style=f"bold cyan {_STYLES[event.priority]}".strip())
-    line.append(msgspec.json.encode(event.data).decode(), style=_STYLES[event.priority])
+    line.append(one_line(msgspec.json.encode(event.data).decode()), style=_STYLES[event.priority])
     return line
 
 
@@ -82,7 +106,7 @@ def _greet(notes: Console, welcome: Welcome, shard: int | None) -> None:
     types = len(welcome.subscriptions)
     notes.print(f"connected as {welcome.user} ({welcome.role}) on shard {shard}: {types} event types", style="green")
     for denied in welcome.denied:
-        notes.print(f"not granted: {denied.type}: {denied.reason}. {denied.hint}", style="yellow")
+        notes.print(f"not granted: {describe_denial(denied)}", style="yellow")
 
 
 def _note(notes: Console, notice: Notice) -> None:

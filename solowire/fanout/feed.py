@@ -20,7 +20,7 @@ A feed decides and returns; who calls it sends.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from itertools import accumulate
+from itertools import dropwhile
 from typing import Generic, TypeVar
 
 import msgspec
@@ -30,6 +30,7 @@ from solowire.fanout.catch_up import COMPACTED_BYTES, MAX_EVENTS_BYTES, Frame, L
 from solowire.fanout.conflation import Pacing
 from solowire.fanout.frame_builder import NOTHING, FeedKey, Parts
 from solowire.fanout.recent_log import Entry, Log
+from solowire.fanout.snapshot import Snapshot
 from solowire.model.access import View
 from solowire.model.catalog import Catalog
 from solowire.model.events import Priority
@@ -103,8 +104,7 @@ class Feed(Reading, Generic[C]):
 
     def __init__(self, key: FeedKey, log: Log, pacing: Pacing | None = None) -> None:
         super().__init__(key, log, Pacing() if pacing is None else pacing)
-        # The states' version, the offset before the oldest, all frames but the last, and the pieces of the last.
-        self._snapshot: tuple[int, int | None, list[str | bytes], list[tuple[int, bytes]]] | None = None
+        self._snapshot: Snapshot | None = None
         self.current: set[C] = set()
         self.behind: dict[C, Lag] = {}
         self.reading: dict[C, Lag] = {}  # those of them that are not set aside; who comes first is next
@@ -255,47 +255,42 @@ class Feed(Reading, Generic[C]):
             return True
         return False
 
-    def frames_of(self, pieces: Sequence[tuple[int, bytes]], upto: int, *, shared: bool = False) -> list[str | bytes]:
-        """Frames of these (offset, fragment) in their order. Their reader then stands at `upto`.
+    def frames_of(self, pieces: Sequence[tuple[int, bytes]], upto: int) -> Iterator[str | bytes]:
+        """Frames of these (offset, fragment) in their order, made as they are taken; their reader then is at `upto`.
 
         Each says how far it goes itself, so that one who is cut off between two of them comes back for the rest alone.
-        shared: they are for many, and so worth compressing.
         """
-        runs = list(_cut([fragment for _, fragment in pieces]))
-        reached = (pieces[at - 1][0] for at in accumulate(map(len, runs)))
-        codec = self._codec if shared else self._plain
-        return [
-            codec.events(upto if run is runs[-1] else offset, run) for run, offset in zip(runs, reached, strict=True)
-        ]
+        taken = 0
+        for run in _cut(fragment for _, fragment in pieces):
+            taken += len(run)
+            yield self._plain.events(upto if taken == len(pieces) else pieces[taken - 1][0], run)
 
-    def older_frames(self, entries: Iterable[Entry], cursor: int) -> list[str | bytes]:
-        """Frames of those of these that the feed wants, for one who stands further on, at `cursor`, and stays there.
-
-        A count of zero in `compacted` says that events of the type are out of order.
+    def older_frames(self, entries: Iterable[Entry], cursor: int) -> Iterator[str | bytes]:
+        """Frames of those of these that the feed wants, for one who stands further on, at `cursor`, and stays there;
+        made as they are taken. A count of zero in `compacted` says that events of the type are out of order.
         """
-        wanted = sorted((e.offset, e.event.type, f) for e in entries if self.accepts(e) and (f := self.fragment(e)))
-        types = dict.fromkeys((name for _, name, _ in wanted), 0)
-        return [self._plain.events(cursor, run, types) for run in _cut([fragment for _, _, fragment in wanted])]
+        wanted = sorted((entry for entry in entries if self.accepts(entry)), key=_offset_of)
+        types = dict.fromkeys((entry.event.type for entry in wanted), 0)
+        fragments = (fragment for entry in wanted if (fragment := self.fragment(entry)) is not None)
+        return (self._plain.events(cursor, run, types) for run in _cut(fragments))
 
-    def states(self, user: str, upto: int) -> tuple[int | None, list[str | bytes]]:
-        """The present value of each state that the feed wants, in frames, and the offset before the oldest, if any.
-
-        All but the last frame are made once for all of the feed's connections, unless `user` has states of its own.
+    def states(self, user: str, upto: int) -> tuple[int | None, Iterator[str | bytes]]:
+        """The offset before the oldest of the present states that the feed wants, if any, and the frames of all, which
+        are made as they are taken; most once for all of the feed's connections, unless `user` has states of its own.
         """
-        version, latest = self._log.states_version, self._log.latest()
+        snapshot, version, latest = self._snapshot, self._log.states_version, self._log.latest()
         mine = any(e.event.user == user for e in latest)
-        if mine or self._snapshot is None or self._snapshot[0] != version:
-            entries = (e for e in latest if e.event.user in (None, user) and self.accepts(e))
-            pieces = sorted((e.offset, f) for e in entries if (f := self.fragment(e)) is not None)
-            runs = list(_cut([fragment for _, fragment in pieces]))
-            last = len(pieces) - len(runs[-1]) if runs else 0
-            shared = self.frames_of(pieces[:last], pieces[last - 1][0], shared=not mine) if last else []
-            snapshot = (version, pieces[0][0] - 1 if pieces else None, shared, pieces[last:])
+        if mine or snapshot is None or snapshot.version != version:
+            wanted = (e for e in latest if e.event.user in (None, user) and self.accepts(e))
+            entries = list(dropwhile(lambda e: self.fragment(e) is None, sorted(wanted, key=_offset_of)))
+            snapshot = Snapshot(version, entries, self._codec, self._plain, shared=not mine)
             if not mine:
                 self._snapshot = snapshot
-        else:
-            snapshot = self._snapshot
-        return snapshot[1], snapshot[2] + self.frames_of(snapshot[3], upto)
+        return snapshot.before, snapshot.frames(self, upto)
+
+    def forget_states(self) -> None:
+        """It is dropped: whoever holds on to it does not hold on to what its connections began with."""
+        self._snapshot = None
 
     def flush(self, now: float) -> Frame:
         """What all current connections get now: everything pending. Moves `position`, and with it their cursors.
@@ -442,3 +437,7 @@ def _cut(fragments: Iterable[bytes]) -> Iterator[list[bytes]]:
         run.append(fragment)
     if run:
         yield run
+
+
+def _offset_of(entry: Entry) -> int:
+    return entry.offset

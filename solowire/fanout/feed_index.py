@@ -63,6 +63,7 @@ class Feeds(Generic[C]):
         telemetry, others = self._wanted_by(feed.key)
         self._flows.drop(feed, telemetry)
         feed.flows = {}
+        feed.forget_states()
         feed.due = None  # who holds on to it, as a heap of feeds may, finds nothing to do
         for name, conditions in others:
             sharing = self._index.find(name, conditions)

@@ -145,7 +145,8 @@ class Catalog:
     """An immutable lookup over event types. ValueError if two have one name or disagree on an attribute.
 
     types: all, with the family. names: those that can be published as they stand, so without the family.
-    categories: the names in each, with the family. attributes: all that any type declares, by name.
+    categories: the names in each, with the family. attributes: all that any type declares, by name. values: of those
+    attributes that have few, such as a severity, all of them.
     """
 
     def __init__(self, types: Iterable[EventType]) -> None:
@@ -165,6 +166,20 @@ class Catalog:
             if attributes.setdefault(attribute.name, attribute).hierarchical != attribute.hierarchical:
                 raise ValueError(f"attribute {attribute.name} is hierarchical in some event types only")
         self.attributes: Mapping[str, Attribute] = MappingProxyType(attributes)
+        listed = {name: self._list_values(name) for name in attributes}
+        self.values: Mapping[str, frozenset[str]] = MappingProxyType({n: v for n, v in listed.items() if v is not None})
+
+    def _list_values(self, attribute: str) -> frozenset[str] | None:
+        """All values that events can have of the attribute; None where they can't be listed."""
+        values: frozenset[str] = frozenset()
+        for event_type in self.types:
+            declared = event_type.attribute(attribute)
+            for field in declared.fields if declared is not None else ():
+                of_field = _values_of(event_type.payload, field)
+                if of_field is None:
+                    return None
+                values |= of_field
+        return values
 
     def get(self, name: str) -> EventType | None:
         """The type called `name`; for `custom.NAME` one made on the fly; None if there is none.
@@ -221,3 +236,20 @@ class Catalog:
 @cache  # one entry per payload struct
 def _field_names(payload: type[msgspec.Struct] | None) -> frozenset[str]:
     return frozenset() if payload is None else frozenset(payload.__struct_fields__)
+
+
+def _values_of(payload: type[msgspec.Struct] | None, field: str) -> frozenset[str] | None:
+    """The values of a field, as an attribute has them; None where they can't be listed."""
+    found = next((f for f in msgspec.structs.fields(payload) if f.name == field), None) if payload else None
+    if found is None:
+        return None
+    described = msgspec.inspect.type_info(found.type)
+    values: set[str] = set()
+    for kind in described.types if isinstance(described, msgspec.inspect.UnionType) else (described,):
+        if isinstance(kind, msgspec.inspect.LiteralType):
+            values |= set(map(str, kind.values))
+        elif isinstance(kind, msgspec.inspect.BoolType):
+            values |= {"true", "false"}
+        elif not isinstance(kind, msgspec.inspect.NoneType):
+            return None
+    return frozenset(values)

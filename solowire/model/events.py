@@ -61,6 +61,15 @@ encode_event = msgspec.msgpack.Encoder().encode
 decode_event = msgspec.msgpack.Decoder(Event).decode
 
 
+def name_state(type: str, key: str | None, user: str | None) -> str:
+    """What a state is called in the journal, which keeps the newest event of each name; no two have the same.
+
+    Type, key and user stand between NULs, of which none is left in the key; in a type there are none.
+    """
+    key = (key or "").replace("\1", "\1\1").replace("\0", "\1\2")
+    return f"{type}\0{key}\0{user or ''}"
+
+
 def is_deeper(data: dict[str, Any], levels: int) -> bool:
     """Whether `data`, as decoded, has more levels of objects and arrays than `levels`."""
     level: list[Any] = [data]

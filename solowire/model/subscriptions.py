@@ -104,11 +104,44 @@ def parse_filter(raw: Mapping[str, list[str]] | None, catalog: Catalog) -> Filte
                 f"a value of the filter by {name!r} is longer than {MAX_VALUE_CHARACTERS} characters",
                 "no event can have this value",
             )
+        if attribute.hierarchical:
+            _check_names(name, values)
+        elif (listed := catalog.values.get(name)) is not None and (wrong := sorted(set(values) - listed)):
+            raise InvalidMessage(
+                "invalid_filter",
+                f"the filter by {name!r}: no event has {wrong[0][:64]!r}",
+                f"its values are {', '.join(sorted(listed))}",
+            )
         fault = next(filter(None, (attribute.fault(attribute.normalize(value)) for value in values)), None)
         if fault is not None:
             raise InvalidMessage("invalid_filter", f"the filter by {name!r}: {fault}", "no event can have this value")
         conditions.append((name, canonical_values(attribute, values)))
     return tuple(conditions)
+
+
+def _check_names(attribute: str, values: Iterable[str]) -> None:
+    """Raises InvalidMessage for what would mean all names, or none, where one was meant."""
+    for value in values:
+        if not value.strip():
+            fault, hint = "is empty, and would let every name through", "leave the filter out to get all"
+        elif value == "*" or value.startswith("*."):
+            fault, hint = (
+                "is a wildcard",
+                "a name lets through all names beneath it: write example.com for *.example.com",
+            )
+        elif value != value.strip():
+            fault, hint = "has blanks around it", "write the name alone, such as example.com"
+        else:
+            continue
+        raise InvalidMessage("invalid_filter", f"the filter by {attribute!r}: {value[:64]!r} {fault}", hint)
+
+
+def find_idle(filter: Filter, patterns: Iterable[str], catalog: Catalog) -> list[str]:
+    """The attributes that a filter asks for and that no type which the patterns name declares: they narrow nothing."""
+    types = [catalog.declared(name) for pattern in patterns for name in expand(pattern, catalog)]
+    if not any(types):
+        return []
+    return [name for name, _ in filter if not any(t is not None and t.attribute(name) is not None for t in types)]
 
 
 def count_values(filters: Iterable[Filter]) -> int:

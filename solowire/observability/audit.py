@@ -148,7 +148,12 @@ class _Nowhere:
 
 
 def _tell(reason: str, lost: int) -> None:
-    log.error("audit_line_lost", reason=reason, lost=lost, hint="make room on the disk of the data directory")
+    log.error(
+        "audit_line_lost",
+        reason=reason,
+        lost=lost,
+        hint="make room on the disk of the data directory, where audit/ must be a directory that can be written",
+    )
 
 
 class Audit:

@@ -10,12 +10,14 @@ Only such frames are ever compressed; whoever reads is ready for any message of 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from enum import Enum
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 import msgspec
 
+from solowire.algorithms.name_suggestion import find_match
 from solowire.errors import InvalidMessage
 from solowire.model.subscriptions import Denied
 from solowire.protocol.deflate import SUFFIX, deflated, inflated
@@ -35,17 +37,21 @@ class _Message(msgspec.Struct, tag_field="type", omit_defaults=True, gc=False):
     pass
 
 
+class _Request(_Message, forbid_unknown_fields=True):
+    """Of a client alone. A field that is misspelt is refused: a `hello` without its `subscriptions` asks for all."""
+
+
 # ---------------------------------------------------------------------------------------------- client → server
 
 
-class Resume(msgspec.Struct, frozen=True):
+class Resume(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where the client stands: everything up to `cursor` of `epoch` has arrived."""
 
     epoch: str
     cursor: Offset
 
 
-class Hello(_Message, tag="hello"):
+class Hello(_Request, tag="hello"):
     """The first message. subscriptions: None means the defaults of the role, [] means none.
 
     filter: for all of them, but for those that `filters` names: each of these has its own there.
@@ -58,13 +64,13 @@ class Hello(_Message, tag="hello"):
     filters: dict[str, dict[str, list[str]]] | None = None
 
 
-class Subscribe(_Message, tag="subscribe"):
+class Subscribe(_Request, tag="subscribe"):
     event_types: list[str]
     id: Id = None
     filter: dict[str, list[str]] | None = None
 
 
-class Unsubscribe(_Message, tag="unsubscribe"):
+class Unsubscribe(_Request, tag="unsubscribe"):
     event_types: list[str]
     id: Id = None
 
@@ -82,14 +88,14 @@ class Pong(_Message, tag="pong"):
     time: float | None = None
 
 
-class Refresh(_Message, tag="refresh"):
+class Refresh(_Request, tag="refresh"):
     """A new token for the same user."""
 
     token: str
     id: Id = None
 
 
-class Stats(_Message, tag="stats"):
+class Stats(_Request, tag="stats"):
     """Asks for what the shard knows of this connection."""
 
     id: Id = None
@@ -279,6 +285,13 @@ class Codec(Enum):
         return inflated(raw) if self.deflates else raw
 
 
+_TYPES = tuple(str(kind.__struct_config__.tag) for kind in get_args(ClientMessage))
+_FIELDS = tuple(dict.fromkeys(name for kind in (*get_args(ClientMessage), Resume) for name in kind.__struct_fields__))
+_UNKNOWN_FIELD = re.compile(r"unknown field `([^`]*)")
+_UNKNOWN_TYPE = re.compile(r"Invalid value '(.*)' - at `\$\.type`", re.DOTALL)
+_TOLD = 300
+"""Characters of a fault that are told."""
+
 _CODECS = {codec.value: codec for codec in Codec}
 
 
@@ -314,13 +327,31 @@ def _decoded(decode: Any, raw: str | bytes, codec: Codec) -> Any:
             raw = raw.encode()
         return decode(raw)
     except msgspec.ValidationError as error:
-        raise InvalidMessage("invalid_message", str(error), "see docs/protocol.md", _id_of(raw, codec)) from None
+        text = str(error)
+        hint = _hint_for(text)
+        if len(text) > _TOLD:  # a name out of the message is in it, whole
+            text = text[:_TOLD] + "…"
+        raise InvalidMessage("invalid_message", text, hint, _id_of(raw, codec)) from None
     except RecursionError:
         raise InvalidMessage("invalid_message", "it is nested too deeply", "see docs/protocol.md") from None
     except (msgspec.DecodeError, UnicodeError, ValueError, OverflowError) as error:
         name = "JSON" if codec.is_json else "MessagePack"
         hint = f"the subprotocol of this connection says {name}"
         raise InvalidMessage("invalid_message", f"it is not valid {name}: {error}", hint) from None
+
+
+def _hint_for(text: str) -> str:
+    """The way out of what msgspec says of a client's message."""
+    if found := _UNKNOWN_FIELD.search(text):
+        return _suggest(found[1], _FIELDS)
+    if found := _UNKNOWN_TYPE.search(text):
+        return _suggest(found[1], _TYPES)
+    return "see docs/protocol.md"
+
+
+def _suggest(wrong: str, known: Sequence[str]) -> str:
+    match = find_match(wrong, known)
+    return f"did you mean {match!r}?" if match else f"known are {', '.join(known)}"
 
 
 def _id_of(raw: str | bytes, codec: Codec) -> Id:

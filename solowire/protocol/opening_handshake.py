@@ -11,6 +11,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
 from http import HTTPStatus
+from string import ascii_letters
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -192,6 +193,31 @@ def accept(head: Head, subprotocol: str | None, more: Iterable[tuple[str, str]] 
 def upgrade_required() -> Refused:
     """For a plain request where a WebSocket is served."""
     return Refused(426, "upgrade_required", "this is a WebSocket: the request must ask for an upgrade", _PROXY_HINT)
+
+
+def check_beginning(data: bytes) -> None:
+    """Raises Refused where no HTTP request begins like that.
+
+    Whoever speaks TLS, or a proxy's own protocol, to a plain port would hear nothing until it is cut, and take that for
+    a slow network.
+
+    data: what has come until now, not empty.
+    """
+    if data[0] in _METHOD_BEGINNINGS:
+        if data.startswith(b"PROXY "):
+            raise Refused(400, "not_http", "the PROXY protocol is not spoken here", _PROXY_PROTOCOL_HINT)
+        if data.startswith(b"PRI * HTTP/2"):
+            raise Refused(400, "not_http", "HTTP/2 is not spoken here", "let clients, or the proxy, use HTTP/1.1")
+        return
+    if data[0] == _TLS_HANDSHAKE:
+        raise Refused(400, "not_http", "TLS is not spoken here", "use http:// and ws://, or a proxy that ends TLS")
+    raise Refused(400, "not_http", "that is no HTTP request", "HTTP/1.1 is spoken here, and WebSockets")
+
+
+_METHOD_BEGINNINGS = frozenset(b"!#$%&'*+-.^_`|~0123456789" + ascii_letters.encode() + b"\r\n")
+"""The characters of a token (RFC 9110, section 5.6.2), and an empty line that may come before."""
+_TLS_HANDSHAKE = 0x16
+_PROXY_PROTOCOL_HINT = "let the proxy write X-Forwarded-For and name it in SOLOWIRE_TRUSTED_PROXIES"
 
 
 def full_response(message: str, raised: str) -> bytes:

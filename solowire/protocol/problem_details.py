@@ -49,7 +49,9 @@ def _faults(error: InvalidEvents) -> bytes:
     faults = [
         {"index": f.index, "path": f.path, "message": f.message, "code": f.code, "hint": f.hint} for f in error.faults
     ]
-    body = problem(400, error.code, error.message, "nothing of this request was published", errors=faults)
+    nothing = "nothing of this request was published"
+    hint = f"{error.hint}; {nothing}" if error.hint else nothing
+    body = problem(400, error.code, error.message, hint, errors=faults)
     return msgspec.json.encode(body)
 
 

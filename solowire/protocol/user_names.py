@@ -15,7 +15,7 @@ _MALFORMED = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
 
 def encode_user_name(user: str) -> str:
-    """As one segment of a path. Dots, too: clients take `.` and `..` out of paths by themselves."""
+    """As one segment of a path. Dots, too: clients take `.` and `..` out of paths by themselves. Raises ValueError."""
     return quote(user, safe="").replace(".", "%2E")
 
 
@@ -29,3 +29,8 @@ def decode_user_name(raw: bytes) -> str:
         reason = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
         hint = "percent-encode the whole name, in UTF-8: / is %2F, % is %25"
         raise Refused(400, "invalid_user_name", f"the user's name in the path can't be read: {reason}", hint) from None
+
+
+def one_line(text: str) -> str:
+    """The text with all that a terminal would obey, such as line ends, as escapes: anybody may be called anything."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)

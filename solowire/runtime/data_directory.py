@@ -18,7 +18,7 @@ import structlog
 from solowire.errors import ConfigError
 
 _OTHERS = 0o077
-_OURS = frozenset(["secret", "run", "router.lock", "journal.sqlite3", "audit"])
+_OURS = frozenset(["secret", "run", "router.lock", "journal.sqlite3", "audit", "sources"])
 """What makes a directory a data directory."""
 TOKEN_FILE = "administrator.token"  # noqa: S105
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 
 from solowire.errors import ConfigError
 from solowire.runtime.settings import Settings
 
 
-class DirectoryLock:
+class DirectoryLock(AbstractContextManager[None]):
     """A context manager. path: the lock's file, in the data directory. holder: what holds it, in words."""
 
     def __init__(self, path: Path, holder: str) -> None:
@@ -30,9 +31,9 @@ class DirectoryLock:
                 f"{self._holder} (process {process}) already uses the data directory {self._path.parent}; "
                 "stop it, or choose another with --data-dir"
             ) from None
-        self._file.truncate(0)
-        self._file.write(f"{os.getpid()}\n")
-        self._file.flush()
+        with suppress(OSError):  # a full disk: then nobody can say who has it
+            os.ftruncate(self._file.fileno(), 0)
+            os.write(self._file.fileno(), f"{os.getpid()}\n".encode())
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
@@ -41,6 +42,16 @@ class DirectoryLock:
 def router_lock(settings: Settings) -> DirectoryLock:
     """The router's: two routers on one log would give out offsets twice."""
     return DirectoryLock(settings.need_data_dir() / "router.lock", "a router")
+
+
+def shard_lock(settings: Settings, index: int) -> AbstractContextManager[None]:
+    """A shard's, where its HTTP API is a socket in the data directory: a second one would take it, and its users.
+
+    Shards with data directories of their own are the router's to tell apart: the later one is the shard.
+    """
+    if not isinstance(settings.api_of_shard(index), Path):
+        return nullcontext()
+    return DirectoryLock(settings.need_data_dir() / f"shard-{index}.lock", f"shard {index}")
 
 
 def supervisor_lock(settings: Settings) -> DirectoryLock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import click
@@ -15,9 +16,12 @@ def parse_duration(text: str) -> float:
     if number[-1:].lower() in SECONDS:
         number, unit = number[:-1], SECONDS[number[-1:].lower()]
     try:
-        return float(number) * unit
+        seconds = float(number) * unit
     except ValueError:
-        raise ValueError(f"{text!r} is no duration: write seconds, or 30s, 5m, 1h, 2d") from None
+        seconds = math.nan
+    if not math.isfinite(seconds):
+        raise ValueError(f"{text!r} is no duration: write seconds, or 30s, 5m, 1h, 2d")
+    return seconds
 
 
 class Duration(click.ParamType[float]):

@@ -8,9 +8,11 @@ process.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +33,17 @@ HEAD_BYTES = 64 * 1024
 """What a request head may have, and so the memory that an unfinished one may take."""
 
 
+_HOST_HINT = "name an address of this machine with --host, such as 127.0.0.1, or 0.0.0.0 for all"
+
+
 def listen(host: str, port: int, *, send_buffer: int | None = None, stalled_s: float = 30.0) -> socket.socket:
     """A listening TCP socket. send_buffer: SO_SNDBUF of its connections, bytes. Raises ConfigError."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         sock = socket.socket(family, socket.SOCK_STREAM)
-    except OSError as error:
-        raise ConfigError(f"can't listen on {host}:{port}: {error.strerror or error}") from None
+    except (OSError, UnicodeError) as error:  # UnicodeError: what IDNA makes of a name such as a..b
+        reason = (error.strerror if isinstance(error, OSError) else None) or "that is no host's name"
+        raise ConfigError(f"can't listen on {host}:{port}: {reason}; {_HOST_HINT}") from None
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -53,8 +59,9 @@ def listen(host: str, port: int, *, send_buffer: int | None = None, stalled_s: f
         sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
-        reason = "the port is in use" if error.errno == 98 else (error.strerror or str(error))
-        raise ConfigError(f"can't listen on {host}:{port}: {reason}; choose another with --port") from None
+        reason = "the port is in use" if error.errno == errno.EADDRINUSE else (error.strerror or str(error))
+        hint = _HOST_HINT if error.errno == errno.EADDRNOTAVAIL else "choose another with --port"
+        raise ConfigError(f"can't listen on {host}:{port}: {reason}; {hint}") from None
     sock.setblocking(False)
     return sock
 
@@ -79,6 +86,17 @@ def listen_unix(path: Path) -> socket.socket:
         raise ConfigError(f"can't listen on {path}: {error.strerror or error}") from None
     sock.setblocking(False)
     return sock
+
+
+def remove_dead_sockets(directory: Path, prefix: str, kind: socket.SocketKind) -> None:
+    """Removes the Unix sockets whose processes were killed: those whose names begin so, and that nobody listens on."""
+    for path in directory.glob(f"{prefix}*"):
+        with socket.socket(socket.AF_UNIX, kind) as probe, suppress(OSError):
+            probe.setblocking(False)
+            try:
+                probe.connect(str(path))
+            except ConnectionRefusedError:
+                path.unlink()
 
 
 class WebServer(Server):

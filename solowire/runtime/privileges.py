@@ -15,7 +15,7 @@ from pathlib import Path
 
 import structlog
 
-from solowire.runtime.process import PARENT
+from solowire.runtime.terminal import PARENT
 
 _FILES = (".dockerenv", "run/.containerenv", "run/systemd/container")
 _VARIABLES = ("container", "KUBERNETES_SERVICE_HOST")

@@ -28,16 +28,18 @@ import uvloop
 from solowire.errors import ConfigError
 from solowire.runtime import logging as logs
 from solowire.runtime.settings import Settings
+from solowire.runtime.terminal import PARENT, has_terminal
 
 log = structlog.get_logger("solowire.process")
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_MEMORY_MERGE = 67  # prctl(2), Linux 6.4 and newer
 _KSM = Path("/sys/kernel/mm/ksm")
-PARENT = "_SOLOWIRE_PARENT"
 NOTIFY = "NOTIFY_SOCKET"
 WATCHDOG = "WATCHDOG_USEC"
 
+FEWEST_FILES = 64
+"""Open files, below which a library ends the process instead of an error."""
 BEAT_SECONDS = 1.0
 BEATS_IN_TIME = 3
 """So many beats fall into the time after which a silent process is taken for stuck: two may be lost."""
@@ -54,9 +56,13 @@ def new_id() -> str:
 
 
 def run(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
-    """Runs `main(stop)` on uvloop; `stop` is set by SIGTERM or SIGINT, and a second signal ends the process at once."""
+    """Runs `main(stop)` on uvloop; `stop` is set by SIGTERM or SIGINT, and a second signal ends the process at once.
+
+    Raises ConfigError where there are too few open files to start at all.
+    """
     _die_with_parent()
-    raise_file_limit()
+    if (files := raise_file_limit()) < FEWEST_FILES:
+        raise ConfigError(f"the limit of open files is {files}, {FEWEST_FILES} are needed; raise it (ulimit -n)")
     uvloop.run(_run(main))
 
 
@@ -121,11 +127,6 @@ def reload_from(load: Callable[[], Settings]) -> None:
 def on_reload(reload_part: Callable[[Settings], None]) -> None:
     """Has this called with the settings that were read again. It may raise ConfigError before it changes anything."""
     _reloads.append(reload_part)
-
-
-def has_terminal() -> bool:
-    """Whether the process was started from a terminal that may close; one of `up` is told to end by `up`."""
-    return PARENT not in os.environ and any(os.isatty(number) for number in range(3))
 
 
 class Notifier:

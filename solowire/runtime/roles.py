@@ -34,7 +34,7 @@ def roles_of(settings: Settings) -> dict[str, Role]:
         roles = dict(ROLES)
     else:
         try:
-            roles = load_roles(settings.roles_file.read_text(), str(settings.roles_file))
+            roles = load_roles(settings.roles_file.read_text("utf-8-sig"), str(settings.roles_file))
         except OSError as error:
             raise ConfigError(f"roles file {settings.roles_file}: {error.strerror or error}") from None
         except UnicodeDecodeError as error:

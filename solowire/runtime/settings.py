@@ -486,7 +486,7 @@ def load(config: Path | None = None, **options: Any) -> Settings:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        values = tomllib.loads(path.read_text())
+        values = tomllib.loads(path.read_text("utf-8-sig"))  # editors on Windows begin a file so
     except OSError as error:
         raise ConfigError(f"--config {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -505,8 +505,21 @@ def _fault(error: Any) -> str:
     message = error["msg"].removeprefix("Value error, ")
     if not place:
         return str(message)
+    if error["type"] == "extra_forbidden":
+        known = f"a group has {', '.join(Group.model_fields)}"
+        message = f"there is no such thing{suggest_name(str(error['loc'][-1]), Group.model_fields, known)}"
     shown = "" if place.partition(".")[0] in _MASKED else f" (got {error.get('input')!r})"
     return f"{PREFIX}{place.upper()}: {message}{shown}"
+
+
+def make_data_directory(settings: Settings) -> Path:
+    """Makes the data directory, if it isn't there, for its owner alone. Raises ConfigError."""
+    directory = settings.need_data_dir()
+    try:
+        make_private(directory)
+    except OSError as error:
+        raise ConfigError(f"data directory {directory}: {error.strerror}; choose another with --data-dir") from None
+    return directory
 
 
 def make_directories(settings: Settings) -> None:
@@ -557,15 +570,15 @@ def _secrets_of_file(path: Path, settings: Settings, create: bool) -> tuple[list
         if create and not path.exists():
             # Written beside and linked into place, so that of two that start at once both get one whole secret.
             draft = path.with_name(f".secret-{secrets.token_hex(8)}")
-            draft.touch(mode=0o600)
-            draft.write_text(secrets.token_urlsafe(48) + "\n")
             try:
+                draft.touch(mode=0o600)
+                draft.write_text(secrets.token_urlsafe(48) + "\n")
                 os.link(draft, path)
                 return _read_secrets(path), True
             except FileExistsError:
                 pass
             finally:
-                draft.unlink()
+                draft.unlink(missing_ok=True)
         return _read_secrets(path), False
     except FileNotFoundError:
         raise ConfigError(

@@ -34,6 +34,8 @@ def check_url(url: object) -> str:
         usable = False
     if not usable or parts.query or parts.fragment or re.search(r"[\s\x00-\x1f]", url):
         raise ValueError(f"url must begin with http:// or https:// and a host, without a query, not {url!r}")
+    if "@" in parts.netloc:  # HTTP would send it in the token's place, and errors would show it
+        raise ValueError("url must hold no user name or password: what says who you are is `token`")
     return url.rstrip("/")
 
 
@@ -64,6 +66,7 @@ def check_names(name: str, value: object) -> list[str]:
     for index, item in enumerate(names):
         if not isinstance(item, str):
             raise TypeError(f"{name}[{index}] must be a str, not {_kind(item)}")
+        _check_text(item, f"{name}[{index}]")
     return names
 
 
@@ -77,6 +80,7 @@ def check_filter(name: str, value: object) -> dict[str, list[str]] | None:
     for attribute, values in value.items():
         if not isinstance(attribute, str):
             raise TypeError(f"the names in {name} must be str, not {_kind(attribute)}")
+        _check_text(attribute, name)
         checked[attribute] = check_names(f"{name}[{attribute!r}]", values)
     return checked
 
@@ -89,6 +93,12 @@ def check_callback(name: str, value: object) -> None:
         raise TypeError(f"{name} must be a function, not {_kind(value)}")
     if iscoroutinefunction(value) or iscoroutinefunction(getattr(value, "__call__", None)):  # noqa: B004 - its kind
         raise TypeError(f"{name} must be a plain function: an async one would never be awaited; start a task in it")
+
+
+def check_flag(name: str, value: object) -> None:
+    """True or False: "no", of a configuration, would be true. Raises TypeError."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, not {_kind(value)}")
 
 
 def check_seconds(name: str, value: object, *, least: float = 0.0, above: bool = False) -> None:
@@ -118,6 +128,7 @@ def check_position(name: str, value: object) -> tuple[str, int] | None:
     epoch, cursor = value
     if not isinstance(epoch, str) or isinstance(cursor, bool) or not isinstance(cursor, int):
         raise TypeError(f"{name} must be (epoch, cursor), a str and an int, not ({_kind(epoch)}, {_kind(cursor)})")
+    _check_text(epoch, f"the epoch in {name}")
     if not 0 <= cursor <= 2**63 - 1:
         raise ValueError(f"the cursor in {name} is an offset, not {cursor}")
     return epoch, cursor

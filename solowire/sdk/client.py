@@ -40,7 +40,7 @@ import logging
 import random
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
 from itertools import count
@@ -58,7 +58,7 @@ from websockets.typing import Subprotocol
 from solowire.algorithms.backoff import MAX_RETRY_AFTER_S, Backoff
 from solowire.domains.dns.event_types import CATALOG
 from solowire.errors import ConnectionEnded, InvalidMessage, MessageRefused, SubscriptionDenied
-from solowire.model.subscriptions import Denied, Filter, Wanted, subscribe, unsubscribe
+from solowire.model.subscriptions import Denied, Filter, Wanted, find_idle, subscribe, unsubscribe
 from solowire.protocol.close_codes import CloseCode
 from solowire.protocol.deflate import SUFFIX
 from solowire.protocol.messages import (
@@ -90,6 +90,7 @@ from solowire.sdk.arguments import (
     check_callback,
     check_count,
     check_filter,
+    check_flag,
     check_names,
     check_position,
     check_seconds,
@@ -207,6 +208,10 @@ class Client:
         check_seconds("reconnect_min", reconnect_min)
         check_seconds("reconnect_max", reconnect_max)
         check_seconds("steady_after", steady_after)
+        if reconnect_min > reconnect_max:
+            raise ValueError(f"reconnect_min must be no more seconds than reconnect_max, not {reconnect_min}")
+        for name, flag in (("strict", strict), ("compress", compress), ("reconnect", reconnect)):
+            check_flag(name, flag)
         for name, callback in (("on_gap", on_gap), ("on_notice", on_notice), ("on_state", on_state)):
             check_callback(name, callback)
         if codec not in ("json", "msgpack"):
@@ -252,6 +257,7 @@ class Client:
         self._asked_away = 0  # `reconnect` messages in a row, without a steady connection between them
         self._warnings = WarningPace()
         self._warned_denied: set[tuple[str, str]] = set()
+        self._warned_idle: set[str] = set()  # attributes, of which there are few
 
         self._buffer: deque[_Stretch] = deque()
         self._buffered = 0
@@ -359,6 +365,7 @@ class Client:
             _hello(change(self._kept), self._filter)
         granted = await self._ask(lambda id: Subscribe(names, id, raw), Subscriptions, change)
         self._look_at_denied([denied for denied in granted.denied if denied.type in names], raises=self._strict)
+        self._look_at_idle(conditions, names)
         return granted
 
     async def unsubscribe(self, event_types: Sequence[str]) -> Subscriptions:
@@ -412,6 +419,8 @@ class Client:
                     self._say_what_failed(left, wait, now)
                 await asyncio.sleep(wait)
         except asyncio.CancelledError:
+            if not self._closed:  # by whoever cancels all tasks: who waits for us must not wait for ever
+                self._finish(ConnectionEnded(ABNORMAL, "the client's task was cancelled", url=self._base))
             raise
         except Exception as end:  # the end, the token function's, or a fault of ours: it is for the user to see
             log.info("no connection any more: %s", end)
@@ -511,7 +520,7 @@ class Client:
     async def _open(self, grant: Grant) -> ClientConnection:
         url = grant.url.partition("?")[0]  # without the ticket
         try:
-            return await connect(
+            return await _Connect(
                 grant.url,
                 subprotocols=self._offers,
                 proxy=None,
@@ -527,7 +536,9 @@ class Client:
             headers = {name.lower(): value for name, value in answer.headers.raw_items()}
             fault = read_answer(answer.status_code, headers, bytes(answer.body or b""), time.time(), of_shard=True)
             raise _Left(fault, url=url) from None
-        except (OSError, InvalidHandshake, InvalidURI) as error:
+        except (InvalidURI, ValueError) as error:  # ValueError: what `urllib` or IDNA make of a host
+            raise _Left(not_understood(error)) from error
+        except (OSError, InvalidHandshake) as error:
             raise _Left(no_answer(error), url=url) from error
 
     def _may_be_our_own(self) -> bool:
@@ -567,6 +578,7 @@ class Client:
             gap = welcome.reason or "unknown"
         self._welcome = welcome
         self._granted = welcome.subscriptions
+        self._look_at_idle(self._filter, self._granted)
         self._arrived_at = (welcome.epoch, welcome.cursor)
         self._put(_Stretch(deque(), self._arrived_at, gap))
         low, high = welcome.reconnect.min_ms, welcome.reconnect.max_ms
@@ -588,7 +600,7 @@ class Client:
 
     def _look_at_denied(self, denied: Sequence[Denied], *, raises: bool) -> None:
         """Warns of each once. Raises SubscriptionDenied instead, if it is to."""
-        texts = {one.type: _denial(one) for one in denied}
+        texts = {one.type: describe_denial(one) for one in denied}
         if texts and raises:
             reasons = {one.type: one.reason for one in denied}
             raise SubscriptionDenied("not granted: " + "; ".join(texts.values()), "", reasons)
@@ -596,6 +608,13 @@ class Client:
             if (one.type, one.reason) not in self._warned_denied and len(self._warned_denied) < MAX_WARNED:
                 self._warned_denied.add((one.type, one.reason))
                 log.warning("not granted: %s; nothing of it will come", texts[one.type])
+
+    def _look_at_idle(self, filter: Filter, names: Iterable[str]) -> None:
+        """Warns once of what is filtered by and no type has: all events of these types come."""
+        for name in find_idle(filter, names, CATALOG):
+            if name not in self._warned_idle:
+                self._warned_idle.add(name)
+                log.warning("the filter by %r narrows nothing: no event type that it goes with has that", name)
 
     async def _receive(self, socket: ClientConnection, patience: float) -> None:
         clock = asyncio.get_running_loop().time
@@ -799,6 +818,13 @@ _HAS_CODE = frozenset(
 ) | {Kind.too_large, Kind.bad_events}
 
 
+class _Connect(connect):
+    """Follows no redirects, as `/v1/connect` follows none: ten requests for each attempt, to wherever it is told."""
+
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        return exc
+
+
 class _Left(Exception):
     """A connection, or the attempt at one, is over.
 
@@ -843,7 +869,8 @@ def _bounded(seconds: float) -> float:
     return min(max(0.0, seconds), MAX_RETRY_AFTER_S) if isfinite(seconds) else 0.0
 
 
-def _denial(denied: Denied) -> str:
+def describe_denial(denied: Denied) -> str:
+    """Why a subscription is not granted, and what was meant, in words."""
     if denied.reason != "unknown_type":
         return f"{denied.type} ({denied.reason}" + (f": {denied.hint})" if denied.hint else ")")
     known = [*CATALOG.names, *(f"{category}.*" for category in CATALOG.categories), "custom.*", "*"]

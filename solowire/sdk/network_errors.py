@@ -17,7 +17,11 @@ _PASSING_STATUS = frozenset({408, 425, 429, *range(500, 600)})
 def no_answer(error: BaseException) -> Fault:
     """The fault that an error of the network is."""
     chain = list(_causes(error))
-    words = next((str(cause) for cause in reversed(chain) if str(cause)), type(error).__name__)
+    words = next((str(cause) for cause in reversed(chain) if str(cause)), "")
+    if not words:  # then the name of an error's type is all that there is, and means nothing to most
+        if any(isinstance(cause, (TimeoutError, httpx.TimeoutException)) for cause in chain):
+            return Fault(Kind.unreachable, "gave no answer in time")
+        words = f"the connection failed ({type(error).__name__})"
     for cause in chain:
         if isinstance(cause, socket.gaierror):
             if cause.errno in (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)):

@@ -301,6 +301,10 @@ class Publisher:
                     self._settled.set()
         except PublishRefused as refused:
             self._stop(refused)
+        except asyncio.CancelledError:
+            if not self._closed:  # by whoever cancels all tasks: who waits in drain() must not wait for ever
+                self._stop(PublishRefused(0, {"detail": "gets nothing more: the task was cancelled"}, url=self._url))
+            raise
         except Exception as error:  # a fault of ours: not to be met with silence
             log.exception("the publisher stopped")
             self._stop(
@@ -443,6 +447,8 @@ def _named(problem: Problem, length: int) -> dict[int, Problem]:
 
 def _check_event(event: Mapping[str, Any], path: str) -> None:
     """Raises TypeError or ValueError for what the gateway could not take, or would take for something else."""
+    if event.get("type") == "":
+        raise ValueError(f"{path}.type must not be empty: GET /v1/catalog lists the types")
     for name in _TEXTS:
         value = event.get(name)
         if value is not None and not (type(value) is str and value):

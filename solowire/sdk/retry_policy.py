@@ -34,6 +34,10 @@ FIRST_TOKEN_S = 30.0
 
 REPEAT_WARNING_S = 60.0
 
+MAX_REASONS = 16
+"""So many reasons are remembered as told."""
+
+_NUMBER = re.compile(r"\d+")
 _CODE = re.compile(r"[a-z0-9_]{1,64}")
 _SHOWN = 300  # characters of somebody's words that go into an error
 
@@ -102,7 +106,7 @@ _TICKET_CODES = frozenset({"missing_ticket", "ticket_expired", "ticket_used", "i
 _PASSING = frozenset({408, 421, 425, 429})
 
 _CLOSE_HINTS: Mapping[int, str] = {
-    CloseCode.unauthenticated: "give the client a function that gives a new token, in place of a token",
+    CloseCode.unauthenticated: "a client that is given a function for its token goes on with a new one",
     CloseCode.forbidden: "the token's role may not do this",
     CloseCode.replaced: "another connection of the same user took its place: use one client for each user",
 }
@@ -270,19 +274,25 @@ def _phrase(status: int) -> str:
 
 
 class WarningPace:
-    """Which of many warnings are told: one that says something new, and one a minute of what goes on."""
+    """Which of many warnings are told: one that says something new, and one a minute of what goes on.
+
+    Reasons that take turns, as those of two servers behind one address do, are no news, nor are numbers that count.
+    """
 
     def __init__(self) -> None:
-        self._text = ""
-        self._told_at = float("-inf")
+        self._told_at: dict[str, float] = {}  # by text, the oldest first; of MAX_REASONS at most
 
     def is_due(self, text: str, now: float) -> bool:
         """Whether to tell it. now: seconds, monotonic."""
-        if text == self._text and now - self._told_at < REPEAT_WARNING_S:
+        text = _NUMBER.sub("0", text)
+        if now - self._told_at.get(text, float("-inf")) < REPEAT_WARNING_S:
             return False
-        self._text, self._told_at = text, now
+        self._told_at.pop(text, None)
+        self._told_at[text] = now
+        if len(self._told_at) > MAX_REASONS:
+            del self._told_at[next(iter(self._told_at))]
         return True
 
     def reset(self) -> None:
         """It works again."""
-        self._text = ""
+        self._told_at.clear()

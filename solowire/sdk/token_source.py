@@ -50,6 +50,13 @@ class TokenSource:
             return check_token_text(token, "what the token function gives")
         except ClientError:
             raise
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # Not we: what the function itself waited for. Let through, it would end our task, and nobody would know.
+            told = TimeoutError("what it waited for was cancelled")
+            raise TokenUnavailable(no_token(told), told) from error
         except TimeoutError as error:
             told = error if str(error) else TimeoutError(f"it gave none within {timeout:g} s")
             raise TokenUnavailable(no_token(told), error) from error

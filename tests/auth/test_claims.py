@@ -64,12 +64,33 @@ def refused(token: str, tokens: Tokens = TOKENS) -> InvalidToken:
         ("is-admin", False),
         ("Type", "refresh"),
         ("TEMP", True),
+        ("Aud", "billing"),
+        ("AUD", ["billing"]),
+        ("ISS", "https://b.example"),
+        ("JTI", "0b2f"),
+        ("Jti", "0b2f"),
+        ("Nbf", NOW + 1000),
+        ("IAT", NOW - 1000),
+        ("clientIp", ["10.0.0.1"]),
+        (" zones", ["example.com"]),
+        ("zones ", ["example.com"]),
+        ("\uff5aones", ["example.com"]),
+        ("dns_zones", ["example.com"]),
+        ("allowedZones", ["example.com"]),
+        ("zone-names", ["example.com"]),
+        ("https://app.example/zones", ["example.com"]),
+        ("https://app.example/zone", "example.com"),
+        ("urn:app:scopes", {"zones": ["example.com"]}),
+        ("solowire", {"zones": ["example.com"]}),
+        ("data", {"x": [{"zone": ["example.com"]}]}),
+        ("claims", {"scopes": {"zones": ["example.com"]}}),
+        ("user", {"scopes": {"view": ["internal"]}}),
     ],
 )
 def test_a_claim_of_ours_in_the_wrong_place(name: str, value: object) -> None:
     """A token that was meant to be narrower is refused by the claim's name, with where it belongs."""
     error = refused(signed(**{name: value}))
-    assert repr(name) in error.message
+    assert ascii(name) in error.message
     assert error.hint
 
 
@@ -106,6 +127,11 @@ def test_a_claim_of_the_wrong_type(name: str, value: object) -> None:
         {"email": "ann@example.com", "groups": ["x"], "azp": "x", "sid": "x"},
         {"zoneinfo": "Europe/Berlin"},
         {"iss": "https://app.example"},
+        {"user": {"id": 1, "role": "x", "name": "Ann", "zone": "eu-west-1", "scopes": ["a"], "permissions": ["b"]}},
+        {"realm_access": {"roles": ["x"]}, "resource_access": {"account": {"roles": ["x"]}}},
+        {"authorization": {"permissions": [{"rsname": "x", "scopes": ["read"]}]}},
+        {"https://app.example/roles": ["x"], "https://app.example/name": "Ann", "urn:x:scope": "openid"},
+        {"time_zone": "Europe/Berlin", "zones_count": 3, "amr": ["pwd"], "nonce": "x"},
     ],
 )
 def test_what_is_none_of_ours_is_left_alone(claims: dict[str, Any]) -> None:
@@ -240,6 +266,19 @@ def test_a_providers_claims_that_are_nearly_ours(claims: dict[str, Any]) -> None
     """What would narrow, in the wrong place or twice, refuses a provider's token as it does ours."""
     with pytest.raises(InvalidToken):
         mapped(ClaimMapping(default_role="viewer", scope_claims={"zone": "z"}), **claims)
+
+
+def test_a_providers_scopes_that_nothing_maps() -> None:
+    """Who has forgotten to say which claim has the zones hears of it, and nobody sees all of them meanwhile."""
+    mapping = ClaimMapping(default_role="viewer", scope_claims={"zone": "attributes.dns.zones"})
+    nested = {"attributes": {"dns": {"zones": ["a.org"]}, "x": 1}}
+    assert mapped(mapping, **nested).scopes == {"zone": ("a.org",)}
+    for claims in (nested, {"https://x.example/zones": ["a.org"]}):
+        with pytest.raises(InvalidToken, match="zones"):
+            mapped(ClaimMapping(default_role="viewer"), **claims)
+    for name in ("dns_zones", "https://x.example/zones"):
+        by_name = ClaimMapping(default_role="viewer", scope_claims={"zone": name})
+        assert mapped(by_name, **{name: ["a.org"]}).scopes == {"zone": ("a.org",)}
 
 
 def test_names_that_a_mapping_has_replaced_are_left_alone() -> None:

@@ -18,7 +18,7 @@ import jwt
 import pytest
 
 from tests.e2e.system import ANSWER_SECONDS, READY_SECONDS, System, environment, free_ports, run
-from tests.e2e.test_cli import SECRET, another_program, one_line, place, printed, solowire, tail, together
+from tests.e2e.test_cli import SECRET, another_program, ask, one_line, place, printed, solowire, tail, together
 
 __all__ = ["place"]  # a fixture
 
@@ -189,6 +189,65 @@ def test_a_closed_standard_input_is_one_line(place: Path, arguments: str) -> Non
     assert "standard input is closed" in one_line(done)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["custom.x", '{"x": 18446744073709551616}'],
+        ["custom.x", '{"x": "' + "y" * 100_000 + '"}', "--user", ""],
+        ["custom.x", "{}", "--key", ""],
+        ["", "{}"],
+    ],
+    ids=["big", "user", "key", "type"],
+)
+def test_an_event_that_cannot_be_is_one_line(place: Path, arguments: list[str]) -> None:
+    """What the SDK refuses is named on the command line, too."""
+    done = solowire(place, "publish", *arguments, "--token", "a.b.c")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "$." in one_line(done)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["disconnect", b"\xff"],
+        ["revoke", "--user", b"a\xfe"],
+        ["unrevoke", b"\xff"],
+        ["revoke", "--issued-before", "nan"],
+        ["revoke", "--user", "ann", "--until", "1e400"],
+    ],
+    ids=["disconnect", "revoke", "unrevoke", "nan", "infinite"],
+)
+def test_arguments_that_nobody_can_have_are_one_line(place: Path, arguments: list[str | bytes]) -> None:
+    """A name that is no text, and a time that is none."""
+    done = subprocess.run(
+        [sys.executable, "-m", "solowire", *arguments, "--token", "a.b.c"],
+        cwd=place,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=READY_SECONDS,
+    )
+    assert one_line(done).startswith("solowire: ")
+
+
+@pytest.mark.parametrize("command", ["config", "--help", "completion bash", "token --user a"])
+def test_an_output_that_takes_nothing_is_one_line(place: Path, command: str) -> None:
+    """A full disk behind standard output is said, and is no success."""
+    script = f"exec {sys.executable} -m solowire {command} >/dev/full"
+    settings = environment({"SECRET": "a secret that is long enough, really"})
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=place, env=settings, capture_output=True, text=True, timeout=READY_SECONDS
+    )
+    assert one_line(done, 1) == "solowire: standard output can't be written: No space left on device"
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(system: System, place: Path) -> None:
+    """As Windows' programs write it."""
+    done = feed(system, place, b"\xef\xbb\xbf" + lines(event(0), event(1)), "-")
+    assert printed(done) == "2 published, 0 duplicates, 0 refused\n"
+    assert printed(feed(system, place, b'\xef\xbb\xbf{"x": 1}', "custom.line", "-")).strip().isdecimal()
+
+
 def test_wrong_arguments_of_publish_are_usage(place: Path) -> None:
     """A type without data, or data beside whole events."""
     for done in together(*(partial(solowire, place, "publish", *a) for a in (["custom.x"], ["-", "{}"], []))):
@@ -249,6 +308,72 @@ def test_what_is_no_gateway_is_told_with_the_way_out(place: Path) -> None:
     assert "`solowire up`" in one_line(solowire(place, "stats", "--url", gone, SECRET=SECRET), status=1)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["publish", "", "{}"], "type must not be empty"),
+        (["publish", "custom.x", "{}", "--user", ""], "user must not be empty"),
+        (["publish", "custom.x", "{}", "--key", ""], "key must not be empty"),
+        (["publish", b"custom.\xff", "{}"], "UTF-8"),
+        (["publish", "custom.x", "{}", "--user", b"\xff"], "UTF-8"),
+        (["tail", b"custom.\xff"], "UTF-8"),
+        (["tail", "--filter", b"zone=\xff"], "UTF-8"),
+        (["disconnect", b"\xff"], "UTF-8"),
+        (["revoke", "--user", b"\xff"], "UTF-8"),
+        (["revoke", "--user", "ann", "--until", "nan"], "--until nan: write"),
+        (["revoke", "--issued-before", "inf"], "--issued-before inf: write"),
+        (["unrevoke", ".."], "no revocation has it"),
+        (["source", "bind9", "--query-log", "q.log", "--server", b"\xff"], "UTF-8"),
+        (["source", "bind9", "--query-log", "q.log", "--server", " "], "--server is empty"),
+    ],
+    ids=str,
+)
+def test_arguments_that_can_t_be_sent_are_one_line(place: Path, arguments: list[str], words: str) -> None:
+    """What an option may not say is told by its name, before anything is asked, and without a traceback."""
+    command = [sys.executable, "-m", "solowire", *arguments, "--url", f"http://127.0.0.1:{free_ports(1)}"]
+    done = subprocess.run(
+        command, env=environment({"SECRET": SECRET}), cwd=place, capture_output=True, text=True, timeout=READY_SECONDS
+    )
+    assert words in one_line(done)
+
+
+@pytest.mark.parametrize("body", [b"[]", b'{"x": 1}', b"7", b'["x"]'])
+def test_other_json_in_a_gateway_s_place_is_one_line(place: Path, body: bytes) -> None:
+    """What answers 200 with JSON that is no gateway's is named as such by the commands about users, too."""
+    with another_program(body) as url:
+        commands = [["disconnect", "ann"], *([["revocations"]] if body != b"[]" else [])]
+        for done in together(*(partial(solowire, place, *c, "--url", url, SECRET=SECRET) for c in commands)):
+            assert f"{url} is no gateway" in one_line(done, status=1)
+
+
+def test_a_locale_that_lacks_characters_ends_nothing(system: System, place: Path) -> None:
+    """A table's dash is written as an escape; JSON is UTF-8 all the same."""
+    where = ["--data-dir", str(system.data_dir), "--url", system.url]
+    old = environment() | {"PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "solowire", "stats", *where]
+    done = subprocess.run(command, env=old, cwd=place, capture_output=True, text=True, timeout=READY_SECONDS)
+    assert "127.0.0.1" in printed(done)
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_streams_end_nothing(system: System, place: Path, closed: str) -> None:
+    """Without standard output, or error, a command does what it does, and says nothing of ours."""
+    where = f"--data-dir {system.data_dir} --url {system.url}"
+    for command in ("stats", "publish custom.x '{}'"):
+        line = f"exec {sys.executable} -m solowire {command} {where} {closed}"
+        done = subprocess.run(
+            ["/bin/sh", "-c", line], env=environment(), cwd=place, capture_output=True, text=True, timeout=READY_SECONDS
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_tail_of_nothing_ends(system: System, place: Path) -> None:
+    """Where nothing that was named can be followed, it says what was meant, and does not wait for ever."""
+    done = ask(system, place, "tail", "dns_query_lgo")
+    assert done.returncode == 1
+    assert "did you mean dns_query_log?" in done.stderr
+
+
 # ------------------------------------------------------------------------------------------------------------ token
 
 
@@ -281,6 +406,8 @@ def test_what_a_token_can_t_have_is_told(place: Path) -> None:
     for wrong, words in (
         (["--ttl", "soon"], ["30s, 5m, 1h, 2d"]),
         (["--ttl", "0"], ["one second"]),
+        (["--ttl", "nan"], ["30s, 5m, 1h, 2d"]),
+        (["--ttl", "infd"], ["30s, 5m, 1h, 2d"]),
         (["--scope", "internal"], ["NAME=VALUE"]),
         (["--scope", "veiw=x"], ["did you mean 'view'"]),
     ):

@@ -14,7 +14,7 @@ import pytest
 
 from solowire.algorithms.hash_ring import Ring
 from solowire.sdk.client import Client
-from tests.e2e.system import READY_SECONDS, System, end, published, ready, running
+from tests.e2e.system import READY_SECONDS, System, end, environment, published, ready, running
 
 SETTINGS = {"HEARTBEAT_S": 5, "RECONNECT_MIN_MS": 20, "RECONNECT_MAX_MS": 200, "MOVES_PER_S": 50}
 USERS = [f"user-{n}" for n in range(12)]
@@ -183,12 +183,12 @@ async def test_only_administrators_drain(system: System) -> None:
         assert (await http.post("/v1/shards/0/drain")).status_code == 403
 
 
-async def test_a_second_process_of_one_shard_takes_its_place(system: System) -> None:
+async def test_a_second_process_of_one_shard_takes_its_place(system: System, tmp_path: Path) -> None:
     """Of two processes with one index the later one is the shard: the other ends, and users are served on."""
     user = next(u for u in USERS if Ring([0, 1]).owner(u) == 0)
     reader = Reader(system, user)
     await reader.begin()
-    first = system.spawn("shard", "--index", "0", "--port", str(system.port + 3))
+    first = _spawn_elsewhere(system, tmp_path / "elsewhere")
     try:
         async with asyncio.timeout(READY_SECONDS):
             while reader.client.connections < 2:
@@ -200,6 +200,14 @@ async def test_a_second_process_of_one_shard_takes_its_place(system: System) -> 
     finally:
         end(first)
         await reader.end()
+
+
+def _spawn_elsewhere(system: System, data_dir: Path) -> subprocess.Popen[str]:
+    """Shard 0 as in another container: on the same data directory it would be refused."""
+    router = f"ipc://{system.data_dir}/run/router"
+    own = environment({"DATA_DIR": data_dir, "BACKPLANE": router, "SECRET": system.secret})
+    command = [sys.executable, "-m", "solowire", "shard", "--index", "0", "--port", str(system.port + 3)]
+    return subprocess.Popen(command, env=system.environment | own, cwd=data_dir.parent, text=True)
 
 
 def _drain(system: System, shard: str) -> subprocess.CompletedProcess[str]:

@@ -596,6 +596,27 @@ async def test_nothing_that_is_answered_is_taken_for_a_page_or_a_script(system: 
                 assert answer.headers.get_list("x-content-type-options") == ["nosniff"], (method, path, answer)
 
 
+async def test_allow_names_all_methods_of_a_path(system: System) -> None:
+    """OPTIONS and 405 name each method that is answered, HEAD included, and none that is not."""
+    expected = {
+        "/v1/revocations": {"GET", "HEAD", "OPTIONS", "POST"},
+        "/v1/revocations/x": {"DELETE", "OPTIONS"},
+        "/v1/events": {"OPTIONS", "POST"},
+        "/v1/users/ann": {"GET", "HEAD", "OPTIONS"},
+        "/v1/shards/0/drain": {"OPTIONS", "POST"},
+        "/healthz": {"GET", "HEAD", "OPTIONS"},
+        "/docs": {"GET", "HEAD", "OPTIONS"},
+    }
+    async with system.http(system.token("root")) as http:
+        for path, methods in expected.items():
+            for asked, status in (("OPTIONS", 204), ("PATCH", 405)):
+                answer = await http.request(asked, path)
+                assert answer.status_code == status
+                assert set(answer.headers["allow"].split(", ")) == methods, (asked, path)
+            if "HEAD" in methods and path != "/v1/users/ann":
+                assert (await http.head(path)).status_code == 200
+
+
 async def test_no_cache_keeps_a_ticket(system: System) -> None:
     """Tickets, and what is said of the tokens that were shown for them, are not stored on the way, by any spelling."""
     shown = {

@@ -166,21 +166,32 @@ async def test_a_limit_of_open_files_is_a_limit_of_connections(scarce: System) -
     assert said.count("accept_paused") <= 1
 
 
-def test_too_few_files_to_serve_anybody_is_one_line(tmp_path: Path) -> None:
-    """A shard that could have no connection says so, with what to do, and ends with status 2."""
+@pytest.mark.parametrize(
+    ("command", "files"),
+    [
+        ("shard --index 0", 120),
+        ("shard --index 0", 40),
+        ("router", 40),
+        ("gateway", 40),
+        ("up", 40),
+        ("source bind9 --query-log q.log --token x", 40),
+    ],
+)
+def test_too_few_files_to_serve_anybody_is_one_line(command: str, files: int, tmp_path: Path) -> None:
+    """A process that could not run, or have no connection, says so, with what to do, and ends with status 2."""
     done = subprocess.run(
-        [sys.executable, "-m", "solowire", "shard", "--index", "0", "--data-dir", str(tmp_path / "d")],
+        [sys.executable, "-m", "solowire", *command.split(), "--data-dir", str(tmp_path / "d")],
         env=environment({"PORT": free_ports(2)}),
         cwd=tmp_path,
         capture_output=True,
         text=True,
         timeout=READY_SECONDS,
         check=False,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (120, 120)),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (files, files)),
     )
     assert done.returncode == 2
     [line] = [line for line in done.stderr.splitlines() if line.startswith("solowire:")]
-    assert "open files is 120" in line
+    assert f"open files is {files}" in line
     assert "Traceback" not in done.stderr
 
 

@@ -27,7 +27,7 @@ from solowire.algorithms.hash_ring import Ring
 from solowire.backplane import messages as backplane
 from solowire.backplane.messages import VERSION, Heartbeat, Hello, Publish, PublishedEvent, Who
 from solowire.router.log.sqlite_journal import APPLICATION_ID
-from tests.e2e.system import ANSWER_SECONDS, Session, System, end, open_session, ready, run, running
+from tests.e2e.system import ANSWER_SECONDS, Session, System, end, open_session, ready, refusal, run, running
 
 HELLO = {"subscriptions": ["custom.*"]}
 QUIET = {"HEARTBEAT_S": 60, "STUCK_S": 60}  # no pings: what a client hears is what happened
@@ -337,6 +337,23 @@ async def test_a_killed_shard_comes_back(up: System) -> None:
         assert up.pid_of("shard", "--index", "1") != old
         last = await published(up, custom("last"))
         assert [event["offset"] for event in await bystander.events(2)] == [seen, last]
+    up.wait_until(up._all_ready, "it is whole again")
+
+
+async def test_a_used_ticket_is_used_after_its_shard_was_killed(up: System) -> None:
+    """It is in a URL, and so in the log of each proxy on the way: whoever reads it there doesn't get in with it."""
+    user = up.user_on(1, "used")
+    used = (await up.negotiate(up.token(user)))["url"]
+    async with open_session(used) as session:
+        await session.ask("welcome", type="hello")
+        os.kill(up.pid_of("shard", "--index", "1"), signal.SIGKILL)
+        await session.closed()
+    shard = f"http://127.0.0.1:{up.port + 2}"
+    up.wait_until(lambda: ready(shard), "the shard is ready")
+    status, problem = await refusal(used)
+    assert (status, problem["code"]) == (503, "wrong_shard")
+    async with arriving(up, user, shard=1):
+        pass
     up.wait_until(up._all_ready, "it is whole again")
 
 

@@ -273,6 +273,21 @@ async def test_a_name_that_no_token_can_have(strict: System, path: str) -> None:
     assert '"code":"invalid_user_name"' in answer
 
 
+@pytest.mark.parametrize("way", ["/v1/%75sers/ann", "/v1//users/ann", "//v1/users/ann"])
+@pytest.mark.parametrize(("method", "end"), [("GET", ""), ("POST", "/disconnect")])
+async def test_users_have_one_path(strict: System, way: str, method: str, end: str) -> None:
+    """Spelt in another way it names nobody, whoever asks, and is no fault of the gateway."""
+    for token in ("", strict.token("administrator")):
+        raw = f"{method} {way}{end} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n"
+        reader, writer = await asyncio.open_connection("127.0.0.1", strict.port)
+        writer.write(raw.encode())
+        answer = (await reader.read()).decode()
+        writer.close()
+        assert answer.startswith("HTTP/1.1 404 "), answer
+        assert json.loads(answer.partition("\r\n\r\n")[2])["code"] == "not_found"
+    assert "unexpected_error" not in strict.output.read_text()
+
+
 async def test_the_commands_throw_out(strict: System) -> None:
     """`disconnect`, `revoke`, `revocations` and `unrevoke` do what the API does, and say what came of it."""
 

@@ -15,6 +15,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from solowire.errors import ConnectionEnded
+from solowire.sdk.client import Client
 from tests.e2e.system import ANSWER_SECONDS, System, end, free_ports, open_session, refusal, running
 
 HELLO = {"subscriptions": ["custom.*"]}
@@ -224,6 +226,37 @@ async def test_a_handshake_that_is_none_is_refused(system: System, fault: str, w
     if direct:
         async with open_session(url) as session:
             await session.ask("welcome", type="hello", **HELLO)
+
+
+TLS_HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
+
+
+@pytest.mark.parametrize("way", ["gateway", "shard"])
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (TLS_HELLO, "TLS is not spoken here"),
+        (b"PROXY TCP4 192.0.2.1 192.0.2.2 5 6\r\n", "PROXY protocol"),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "HTTP/2"),
+        (b"\x00\x01", "no HTTP request"),
+        (b"\r\n\r\n\x00\r\nQUIT\n", "no HTTP request"),
+    ],
+    ids=["tls", "proxy-1", "http-2", "binary", "proxy-2"],
+)
+async def test_what_is_no_http_is_told_so_at_once(system: System, data: bytes, words: str, way: str) -> None:
+    """Its sender is not left waiting for the time of a handshake, which looks like a slow network."""
+    if (data[:2], way) == (b"\r\n", "shard"):
+        pytest.skip("there an empty line is an empty head, and refused as such")
+    status, problem = await answer_of(system.port + (way == "shard"), data)
+    assert (status, problem["code"]) == (400, "not_http")
+    assert words in problem["detail"]
+    assert problem["hint"]
+
+
+async def test_https_to_the_plain_port_is_told_by_the_sdk(system: System) -> None:
+    """A wrong scheme ends a client's first attempt with the way out, and does not time out for ever."""
+    with pytest.raises(ConnectionEnded, match="is it http://"):
+        await Client(f"https://127.0.0.1:{system.port}", "tok", connect_timeout=ANSWER_SECONDS).__aenter__()
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from solowire.cli.supervisor import READY_SECONDS, Ear, Watchdog
-from tests.e2e.system import System, alive, end, free_ports, run, running
+from tests.e2e.system import System, alive, end, free_ports, ready, run, running
 
 ROUTER, GATEWAY = ("router",), ("gateway",)
 SHARD_0, SHARD_1 = ("shard", "--index", "0"), ("shard", "--index", "1")
@@ -280,10 +280,11 @@ def test_a_path_too_long_for_the_sockets_of_up_is_one_line(tmp_path: Path) -> No
 
 
 async def test_a_drained_shard_is_not_started_again(tmp_path: Path) -> None:
-    """A shard that ends by itself with status 0 was drained; a gateway that does so is started again."""
+    """An administrator has drained it; a gateway that ends with status 0 is started again."""
     with short_lived(tmp_path) as system:
         shard, gateway = system.pid_of(*SHARD_1), system.pid_of(*GATEWAY)
-        os.kill(shard, signal.SIGTERM)
+        async with system.http(system.token("root")) as http:
+            assert (await http.post("/v1/shards/1/drain")).status_code == 202
         system.wait_until(lambda: bool(lines(system, "process_drained", "shard 1")), "it was drained")
         assert not alive(shard)
         os.kill(gateway, signal.SIGTERM)
@@ -293,6 +294,18 @@ async def test_a_drained_shard_is_not_started_again(tmp_path: Path) -> None:
         assert len(lines(system, "process_drained")) == 1
         assert not lines(system, "process_ended", "shard")
         assert end(system.process) == 0  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_a_shard_that_somebody_else_ends_is_started_again(number: signal.Signals, tmp_path: Path) -> None:
+    """It sends its users away and ends with status 0, as a drained one does; but nobody has drained it."""
+    with short_lived(tmp_path) as system:
+        pid = system.pid_of(*SHARD_0)
+        os.kill(pid, number)
+        until(lambda: bool(lines(system, "process_ended", "shard 0")), "it has ended")
+        system.wait_until(lambda: ready(f"http://127.0.0.1:{system.port + 1}"), "it is back")
+        assert system.pid_of(*SHARD_0) != pid
+        assert not lines(system, "process_drained")
 
 
 # ------------------------------------------------------------------------------------------- the end of up

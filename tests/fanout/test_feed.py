@@ -243,7 +243,7 @@ def test_frames_are_bounded_however_they_are_made(sizes: list[int], codec: Codec
     feed = feed_of(log, "custom.*", codec=codec)
     entries = list(log.after(0))
     pieces = [(e.offset, f) for e in entries if (f := feed.fragment(e)) is not None]
-    listed = feed.frames_of(pieces, log.position)
+    listed = list(feed.frames_of(pieces, log.position))
 
     def read() -> Iterator[str | bytes | None]:
         cursor = 0

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from solowire.model.events import Delivery, Event, Priority, decode_event, encode_event
+from solowire.model.events import Delivery, Event, Priority, decode_event, encode_event, name_state
 
 text = st.text(max_size=20)
 maybe = st.none() | text
@@ -65,3 +65,15 @@ def test_priorities_and_deliveries_are_the_contracts() -> None:
     assert [p.value for p in Priority] == ["critical", "high", "normal", "low"]
     assert [d.value for d in Delivery] == ["durable", "state", "telemetry"]
     assert msgspec.json.encode(Priority.low) == b'"low"'
+
+
+odd = st.text(st.sampled_from("\0\1\2a"), max_size=4)
+
+
+@given(first=st.tuples(odd, odd), second=st.tuples(odd, odd))
+@example(first=("a\0b", ""), second=("a", "b\0"))
+@example(first=("\1\2", ""), second=("\0", ""))
+def test_no_two_states_have_one_name(first: tuple[str, str], second: tuple[str, str]) -> None:
+    """Whatever is in keys and users' names: else one user's own state would take the place of another's."""
+    assert (name_state("bulk_progress", *first) == name_state("bulk_progress", *second)) == (first == second)
+    assert name_state("bulk_progress", "a", None) == "bulk_progress\0a\0"

@@ -330,8 +330,19 @@ def test_all_custom_types_at_once() -> None:
         {"actor": ["x", "y" * (MAX_VALUE_CHARACTERS + 1)]},
         {"zone": ["a", ".".join("a" * 128)]},
         {"query_domain": ["x" * 254]},
+        {"zone": ["example.com", ""]},
+        {"name": [" "]},
+        {"zone": ["*"]},
+        {"query_domain": ["*.example.com"]},
+        {"zone": ["example.com\n"]},
+        {"severity": ["high", "hihg"]},
+        {"blocked": ["True"]},
+        {"success": ["y" * 1000]},
     ],
-    ids=["unknown", "empty", "many", "long", "long value", "labels", "octets"],
+    ids=[
+        *("unknown", "empty", "many", "long", "long value", "labels", "octets"),
+        *("no name", "blank", "all", "wildcard", "newline", "severity", "yes", "no value"),
+    ],
 )
 def test_a_wrong_filter_is_refused(raw: dict[str, list[str]]) -> None:
     """A filter that can't mean anything is an error that says so shortly, rather than one that matches nothing."""

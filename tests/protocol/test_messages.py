@@ -282,3 +282,36 @@ def test_a_length_that_promises_gigabytes_is_refused(tail: bytes) -> None:
     """A few bytes that announce four thousand million more cost a refusal and no memory."""
     refused(Codec.msgpack, b"\x82\xa4type\xa9subscribe\xabevent_types" + tail)
     refused(Codec.msgpack, tail)
+
+
+@pytest.mark.parametrize("codec", Codec)
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        ({"type": "hello", "subscription": ["custom.*"]}, "did you mean 'subscriptions'"),
+        ({"type": "hello", "subscriptions": ["custom.*"], "filtr": {}}, "did you mean 'filter'"),
+        ({"type": "hello", "resume": {"epoch": "e", "cursor": 1, "cursr": 2}}, "did you mean 'cursor'"),
+        ({"type": "subscribe", "event_types": [], "filters": {}}, "filters"),
+        ({"type": "unsubscribe", "event_types": [], "x": 1}, "known are"),
+        ({"type": "refresh", "token": "t", "x" * 5000: 1}, "unknown field"),
+        ({"type": "helo"}, "did you mean 'hello'"),
+        ({"type": "publish"}, "known are hello"),
+        ({"type": "y" * 5000}, "Invalid value"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_what_is_misspelt_is_refused_with_what_was_meant(codec: Codec, message: dict[str, Any], words: str) -> None:
+    """A `hello` whose `subscriptions` are misspelt asks for nothing, rather than for all; answers stay short."""
+    raw = msgspec.json.encode(message) if codec.is_json else msgspec.msgpack.encode(message)
+    with pytest.raises(InvalidMessage) as caught:
+        codec.decode(raw)
+    assert words in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("codec", Codec)
+def test_a_client_may_be_older_than_what_the_server_says(codec: Codec) -> None:
+    """Fields of the server's messages, and of pings and pongs, that a version does not know are passed over."""
+    ping = {"type": "ping", "newer": 1}
+    raw = msgspec.json.encode(ping) if codec.is_json else msgspec.msgpack.encode(ping)
+    assert codec.decode_server(raw) == codec.decode(raw)

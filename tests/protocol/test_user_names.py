@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from solowire.errors import Refused
-from solowire.protocol.user_names import decode_user_name, encode_user_name
+from solowire.protocol.user_names import decode_user_name, encode_user_name, one_line
 
 
 @given(st.text(min_size=1, max_size=256))
@@ -24,3 +24,9 @@ def test_what_is_no_name(raw: bytes) -> None:
     with pytest.raises(Refused) as caught:
         decode_user_name(raw)
     assert (caught.value.status, caught.value.code) == (400, "invalid_user_name")
+
+
+def test_a_name_stays_one_line() -> None:
+    """What a terminal would obey is written as an escape, and all else as it is."""
+    assert one_line("a\nb\x1b[31mc\x9bd\u2028e") == r"a\nb\x1b[31mc\x9bd\u2028e"
+    assert one_line("Zoë ann@example.com/1 漢字") == "Zoë ann@example.com/1 漢字"

@@ -7,6 +7,9 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
+import pytest
+
+from solowire.errors import ConfigError
 from solowire.runtime.http_server import HEAD_BYTES, WebServer, listen
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -87,3 +90,11 @@ async def test_a_head_has_a_bound() -> None:
         writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n" + b"x-more: " + b"x" * HEAD_BYTES)
         assert (await reader.read(12)) == b"HTTP/1.1 431"
         writer.close()
+
+
+@pytest.mark.parametrize("host", ["nosuch.invalid", "http://x", "a..b", "192.0.2.1", "x" * 70 + ".invalid"])
+def test_a_host_that_is_not_here_is_one_line_with_the_way_out(host: str) -> None:
+    """Whatever the resolver or the kernel make of it, it is the host that is to be changed, and not the port."""
+    with pytest.raises(ConfigError, match="--host") as refused:
+        listen(host, 0)
+    assert "--port" not in str(refused.value)

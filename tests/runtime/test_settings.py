@@ -148,6 +148,20 @@ def test_an_unknown_setting_in_the_file_is_named(place: Path) -> None:
     assert "solowire.toml" in line
 
 
+def test_a_file_may_begin_as_editors_on_windows_begin_it(place: Path) -> None:
+    """A byte order mark is no fault of the file's, and what is not ASCII is UTF-8 whatever the locale is."""
+    path = place / "bom.toml"
+    path.write_bytes("\ufeffshards = 3\ntoken_issuers = ['https://ü.example']\n".encode())
+    assert load(path).shards == 3
+
+
+def test_a_misspelt_part_of_a_group_is_told_with_what_was_meant(place: Path) -> None:
+    """It is refused by its name."""
+    line = fault(toml(place, "groups = {admin = {wieght = 2}}"))
+    assert "WIEGHT" in line
+    assert "did you mean 'weight'?" in line
+
+
 def test_a_file_that_is_not_toml_is_named(place: Path) -> None:
     """A syntax error tells file and line."""
     line = fault(toml(place, "port = 8000\nport: 1\n"))

@@ -103,6 +103,7 @@ class Fake:
         self.tokens: list[str] = []
         self.refusals: deque[tuple[int, dict[str, str], bytes]] = deque()
         self.handshake_refusals: deque[int] = deque()
+        self.redirects: deque[str | None] = deque()
         self.times: list[float] = []
         self._peers: asyncio.Queue[Peer] = asyncio.Queue()
         self._shard: Server | None = None
@@ -134,6 +135,11 @@ class Fake:
         assert request.path == "/ws?ticket=t"
         if self.handshake_refusals:
             return socket.respond(HTTPStatus(self.handshake_refusals.popleft()), "")
+        if self.redirects:
+            answer = socket.respond(HTTPStatus.FOUND, "")
+            if (location := self.redirects.popleft()) is not None:
+                answer.headers["Location"] = location
+            return answer
         return None
 
     def choose(self, _: ServerConnection, offered: Sequence[Subprotocol]) -> Subprotocol | None:
@@ -367,7 +373,7 @@ async def test_is_used_within_its_context(fake: Fake) -> None:
 def test_refuses_settings_that_make_no_sense() -> None:
     """A URL that is not the gateway's and bounds that contradict each other are refused at once."""
     for wrong in ({"url": "ws://x"}, {"max_buffered": 0}, {"reconnect_min": 2.0, "reconnect_max": 1.0}):
-        with pytest.raises(ValueError, match=r"http|max_buffered|floor"):
+        with pytest.raises(ValueError, match=r"http|max_buffered|reconnect_min"):
             Client(**{"url": "http://x", "token": "t", **wrong})  # type: ignore[arg-type]
 
 
@@ -685,6 +691,38 @@ async def test_something_else_in_the_gateways_place_is_told(fake: Fake, body: by
         async with Client(fake.url, "tok", **SOON):
             pass
     assert ended.value.close_code == 4400
+
+
+@pytest.mark.parametrize(
+    "url", ["foo", "http://x/ws", "ws:///ws", "ws://x:99999/ws", "ws://[::/ws", f"ws://{'a' * 70}.ü/ws"]
+)
+async def test_a_shards_url_that_is_none_is_no_gateways_answer(fake: Fake, url: str) -> None:
+    """It ends the first attempt, and passes later, whatever the libraries raise for it."""
+    answer = (200, {}, msgspec.json.encode({"url": url}))
+    fake.refusals.append(answer)
+    with pytest.raises(ConnectionEnded, match="can't be understood"):
+        async with Client(fake.url, "tok", **SOON):
+            pass
+    async with connected(fake) as (client, peer):
+        fake.refusals.append(answer)
+        await peer.socket.close(1012)
+        await fake.accept()
+        await until(lambda: client.connections == 2)
+
+
+@pytest.mark.parametrize("location", [None, "/ws?ticket=t", "http://[::", "ws://127.0.0.1:1/x"])
+async def test_a_redirect_of_a_handshake_is_not_followed(fake: Fake, location: str | None) -> None:
+    """It is an answer like any other that is no gateway's: one request, final at first, and passing later."""
+    async with connected(fake) as (client, peer):
+        fake.redirects.append(location)
+        await peer.socket.close(1012)
+        await fake.accept()
+        await until(lambda: client.connections == 2)
+        assert "answered 302" in str(client.last_reason)
+    fake.redirects.append(location)
+    with pytest.raises(ConnectionEnded, match="answered 302"):
+        async with Client(fake.url, "tok", **SOON):
+            pass
 
 
 async def test_gateway_that_is_not_there_is_waited_for() -> None:
@@ -1209,6 +1247,30 @@ async def test_token_function_that_fails(fake: Fake) -> None:
             pass
 
 
+async def test_a_token_function_whose_own_wait_is_cancelled_is_asked_again(fake: Fake) -> None:
+    """A CancelledError of the token function's own is a fault that passes: it does not leave whoever enters waiting."""
+    attempts = iter([True, False])
+
+    async def token() -> str:
+        if next(attempts):
+            waiting = asyncio.create_task(asyncio.sleep(DEADLINE_S))
+            waiting.cancel()
+            await waiting
+        return "t"
+
+    async with connected(fake, token=token) as (client, _):
+        assert "cancelled" in str(client.last_reason)
+
+
+async def test_a_client_whose_task_is_cancelled_says_so(fake: Fake) -> None:
+    """Whoever iterates gets ConnectionEnded, rather than waiting for ever."""
+    async with connected(fake) as (client, _):
+        (task,) = (task for task in asyncio.all_tasks() if task.get_name() == "solowire client")
+        task.cancel()
+        with pytest.raises(ConnectionEnded, match="cancelled"):
+            await anext(client)
+
+
 async def test_faulty_callbacks_end_nothing(fake: Fake) -> None:
     """A callback that raises is logged, and events go on."""
 
@@ -1299,6 +1361,9 @@ async def test_full_buffer_does_not_hinder_closing(fake: Fake) -> None:
         ({"on_notice": asyncio.sleep}, "on_notice.*async"),
         ({"on_state": asyncio.sleep}, "on_state.*async"),
         ({"ssl": False}, "ssl"),
+        ({"strict": "no"}, "strict"),
+        ({"compress": "false"}, "compress"),
+        ({"reconnect": None}, "reconnect"),
     ],
 )
 def test_arguments_of_another_type_are_refused(wrong: dict[str, Any], words: str) -> None:
@@ -1322,12 +1387,20 @@ def test_arguments_of_another_type_are_refused(wrong: dict[str, Any], words: str
         {"connect_timeout": 0},
         {"connect_timeout": float("nan")},
         {"steady_after": -1.0},
+        {"reconnect_min": 5.0, "reconnect_max": 1.0},
+        {"url": "http://ann:secret@x"},
+        {"subscriptions": ["custom.\udcff"]},
+        {"filter": {"zone": ["\udcff"]}},
+        {"filter": {"\udcff": ["a"]}},
+        {"resume": ("\udcff", 1)},
     ],
 )
 def test_values_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
-    """Each is a ValueError that names what it should be."""
-    with pytest.raises(ValueError, match=r"http|token|codec|resume|seconds"):
+    """Each is a ValueError that names what it should be, and no password."""
+    with pytest.raises(ValueError, match=r"http|token|codec|resume|seconds|subscriptions|filter") as refused:
         Client(**{"url": "http://x", "token": "t", **wrong})
+    assert not isinstance(refused.value, UnicodeError)
+    assert "secret" not in str(refused.value)
 
 
 async def test_arguments_of_methods_are_refused_too(fake: Fake) -> None:
@@ -1362,6 +1435,24 @@ async def test_subscription_that_is_not_granted_is_a_warning(fake: Fake, caplog:
     assert len(warnings) == 2
     assert "did you mean dns_query_log?" in warnings[0]
     assert "users.read" in warnings[1]
+
+
+async def test_a_filter_that_narrows_nothing_is_a_warning(fake: Fake, caplog: pytest.LogCaptureFixture) -> None:
+    """One by what no event type of its has is warned of once, as all events of these come; others are not."""
+    async with connected(
+        fake,
+        subscriptions=["record_updated"],
+        filter={"zone": ["example.com"], "backup_id": ["7"]},
+        welcome={"subscriptions": ["record_updated"]},
+    ) as (client, peer):
+        await peer.socket.close(1012)
+        peer = await fake.accept()
+        await until(lambda: client.connections == 2)
+        subscribing = asyncio.create_task(client.subscribe(["rpz_hit"], {"host": ["ns1"], "zone": ["example.com"]}))
+        await answer(peer, "record_updated", "rpz_hit")
+        await subscribing
+    idle = [record.message for record in caplog.records if "narrows nothing" in record.message]
+    assert [re.findall("'(.+)'", message) for message in idle] == [["backup_id"], ["host"]]
 
 
 async def test_subscription_that_is_not_granted_is_an_error_if_strict(fake: Fake) -> None:

@@ -359,6 +359,36 @@ async def test_token_function_is_asked_again(gateway: Gateway) -> None:
     assert gateway.values == [0, 1, 2]
 
 
+async def test_a_token_function_whose_own_wait_is_cancelled_is_asked_again(gateway: Gateway) -> None:
+    """A CancelledError of the token function's own is a fault that passes, and nobody waits in vain."""
+    attempts = iter([True, False])
+
+    async def token() -> str:
+        if next(attempts):
+            raise asyncio.CancelledError
+        return "t"
+
+    async with Publisher(gateway.url, token) as publisher:
+        await publish(publisher, 1)
+        await publisher.drain()
+    assert gateway.values == [1]
+
+
+async def test_a_publisher_whose_task_is_cancelled_says_so(gateway: Gateway) -> None:
+    """Whoever waits in drain() gets PublishRefused, rather than waiting for ever."""
+    gateway.open.clear()
+    publisher = await Publisher(gateway.url, "t").__aenter__()
+    await publish(publisher, 1)
+    draining = asyncio.create_task(publisher.drain())
+    await until(lambda: bool(gateway.requests))
+    (task,) = (task for task in asyncio.all_tasks() if task.get_name() == "solowire publisher")
+    task.cancel()
+    with pytest.raises(PublishRefused, match="cancelled"):
+        await draining
+    await publisher.close()
+    assert len(publisher.unsent) == 1
+
+
 async def test_token_function_that_fails_later_is_asked_again(gateway: Gateway) -> None:
     """Whatever it raises, or gives in place of a token, passes after the first success."""
     response = httpx.Response(503, request=httpx.Request("GET", "http://idp"))

@@ -214,3 +214,31 @@ def test_warnings_are_told_at_once_and_once_a_minute() -> None:
     assert said == [True, False, True, False, True, True]
     pace.reset()
     assert pace.is_due("a", 121)
+
+
+def test_reasons_that_take_turns_or_count_are_no_news() -> None:
+    """Two servers behind one address, or seconds that count down, bring one warning a minute each; many are bounded."""
+    pace = WarningPace()
+    turns = [pace.is_due(text, now) for now in range(0, 120, 2) for text in ("answered 502", "can't be reached")]
+    assert sum(turns) == 4
+    assert sum(pace.is_due(f"its nbf is {90 - n} s ahead", n) for n in range(60)) == 1
+    assert all(pace.is_due("x" * n, 0) for n in range(1, 1000))
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (TimeoutError(), "gave no answer in time"),
+        (httpx.ConnectTimeout(""), "gave no answer in time"),
+        (httpx.ReadTimeout(""), "gave no answer in time"),
+        (ConnectionResetError(), "the connection failed (ConnectionResetError)"),
+        (httpx.ReadError(""), "the connection failed (ReadError)"),
+        (ConnectionRefusedError(111, "Connection refused"), "Connection refused"),
+    ],
+    ids=repr,
+)
+def test_an_error_without_words_is_told_in_ours(error: Exception, words: str) -> None:
+    """The bare name of a library's exception tells nobody what to do."""
+    fault = no_answer(error)
+    assert words in fault.reason
+    assert fault.kind is Kind.unreachable

@@ -20,6 +20,7 @@ from solowire.sdk.publisher import PublisherStats
 from solowire.sources.acknowledgements import Acknowledgements
 from solowire.sources.bind9 import run_bind9
 from solowire.sources.checkpoint import Checkpoint, CheckpointStore
+from solowire.sources.file_follower import Follower
 from solowire.sources.log_file import LogFile, Place
 
 LINE = "2026-11-23T11:33:34.500Z client @0x7f 127.0.0.1#56031 ({0}): query: {0} IN A +E(0)K (127.0.0.1)\n"
@@ -240,6 +241,34 @@ async def test_a_damaged_state_is_set_aside_and_said_so(log: Path, state: Path, 
     assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == ["agent_state_damaged"]
     assert store.path.with_suffix(".damaged").read_bytes() == content
     assert msgspec.json.decode(store.path.read_bytes(), type=Checkpoint).offset == len(LINE.format("a"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [(b'"length":', b'"length":9'), (b'"offset":', b'"offset":-'), (b'"end":', b'"end":-')]
+)
+def test_a_state_with_numbers_that_cannot_be(log: Path, state: Path, old: bytes, new: bytes) -> None:
+    """One damaged digit is a damaged file, whatever a reader would make of it; one that can't be set aside is said."""
+    add(log, *map(str, range(100)))
+    store = CheckpointStore(state, log)
+    assert store.open() is None
+    follower = Follower(log, from_start=True)
+    follower.read()
+    store.save(follower.checkpoint(follower.place(), "ns1"))
+    follower.close()
+    content = store.path.read_bytes()
+    assert old in content
+    store.path.write_bytes(content.replace(old, new))
+    store.close()
+    with capture_logs() as logs:
+        assert store.open() is None
+    assert [entry["event"] for entry in logs] == ["agent_state_damaged"]
+    store.close()
+    aside = store.path.with_suffix(".damaged")
+    aside.rename(store.path)
+    aside.mkdir()
+    with pytest.raises(ConfigError, match=r"can't be set aside: .*--state-dir"):
+        store.open()
+    store.close()
 
 
 async def test_a_state_of_a_newer_version_stops_the_start(log: Path, state: Path) -> None:

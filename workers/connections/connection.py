@@ -8,13 +8,13 @@ One that is resuming waits for what the shard asks the router for; what the clie
 that is leaving has been told to go to another shard: nobody listens to it any more, and it gets no more events. A
 connection belongs to a feed exactly while it is live. Nothing is queued for it but what it asked for itself: answers
 that came while its socket was busy, at most MAX_ANSWERS, at which bound it is closed as too slow; and, once, the states
-or the replay that it begins with, which is bounded, too, and handed over as its socket takes it.
+or the replay that it begins with, which is bounded, too, and handed over, and written, as its socket takes it.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from enum import Enum
 from typing import Any
 
@@ -31,6 +31,10 @@ log = structlog.get_logger("solowire.shard")
 MAX_ANSWERS = 16
 MAX_STRIKES = 10
 STRIKE_SECONDS = 60.0
+
+
+Answer = str | bytes | Iterator[str | bytes]
+"""A frame that waits for a socket, or frames that are made when it takes them."""
 
 
 class State(Enum):
@@ -112,7 +116,7 @@ class Connection:
         self.selection: Selection = ()
         self.items = 0  # event types and values of filters in what it asked for and gets: what it takes to look at all
         self.charged_items = 0  # for so many its last change was charged
-        self.answers: deque[str | bytes] | tuple[()] = ()  # a deque only while something waits: it takes 0.6 KB
+        self.answers: deque[Answer] | tuple[()] = ()  # a deque only while something waits: it takes 0.6 KB
         self.backlog = 0  # how many of `answers`, from the first, are states or a replay
         self.early: list[ClientMessage] = []
         self.strikes: deque[float] | None = None
@@ -140,7 +144,7 @@ class Connection:
         self.identity = identity
         self.view = view_of(identity)
 
-    def keep_answers(self, frames: Iterable[str | bytes]) -> None:
+    def keep_answers(self, frames: Iterable[Answer]) -> None:
         """These wait behind whatever waits for its socket already."""
         if isinstance(self.answers, deque):
             self.answers.extend(frames)

@@ -32,7 +32,7 @@ from solowire.fanout.recent_log import Log
 from solowire.model.subscriptions import Selection
 from solowire.protocol.close_codes import CloseCode
 from solowire.protocol.messages import Notice, ServerMessage
-from solowire.workers.connections.connection import MAX_ANSWERS, Connection
+from solowire.workers.connections.connection import MAX_ANSWERS, Answer, Connection
 from solowire.workers.connections.sockets import Sockets
 from solowire.workers.delivery.slow_consumers import FRAME_READS, SEND_READS, TURN_SECONDS, SlowReaders
 
@@ -44,6 +44,10 @@ UNREAD = "you don't read the answers to what you ask"
 
 HAND_OVER_BYTES = 256 * 1024
 """Of a replay, at a time. A socket that has taken that gets more at once: the log goes on meanwhile."""
+
+
+MADE_BYTES = HAND_OVER_BYTES // 8
+"""Of them a frame that is made when it is handed over counts as so many at least."""
 
 
 class Delivering:
@@ -114,6 +118,7 @@ class Delivering:
     def forget(self, connection: Connection) -> None:
         """It has ended."""
         self.leave(connection)
+        connection.answers, connection.backlog = (), 0  # a timer may hold on to it for an hour
         self.blocked.pop(connection, None)
         self._slow.discard(connection)
 
@@ -274,7 +279,7 @@ class Delivering:
         self._block((connection,), now)
         return True
 
-    def begin_with(self, connection: Connection, frames: Iterable[str | bytes], now: float) -> None:
+    def begin_with(self, connection: Connection, frames: Iterable[Answer], now: float) -> None:
         """Sends a connection that has just joined what it begins with: the welcome, and the states or the replay."""
         connection.keep_answers(frames)
         connection.backlog = len(connection.answers)
@@ -298,10 +303,15 @@ class Delivering:
         size = 0
         waiting = connection.answers
         while isinstance(waiting, deque) and waiting and size < HAND_OVER_BYTES:
-            frame = waiting.popleft()
-            connection.backlog = max(0, connection.backlog - 1)
-            size += len(frame)
-            self._sockets.queue(frame, connection)
+            first = waiting[0]
+            frame = first if isinstance(first, (str, bytes)) else next(first, None)
+            if frame is None or frame is first:
+                waiting.popleft()
+                connection.backlog = max(0, connection.backlog - 1)
+            if frame is not None:
+                # One that is made now takes a while, however small it is when it is compressed.
+                size += len(frame) if frame is first else max(len(frame), MADE_BYTES)
+                self._sockets.queue(frame, connection)
         if connection.answers:
             self._block((connection,), now)
         else:

@@ -21,7 +21,7 @@ import structlog
 
 from solowire.algorithms.accept_limiter import AcceptLimiter, counted_address
 from solowire.errors import Refused
-from solowire.protocol.opening_handshake import HEAD_BYTES, HEAD_END, full_response, refusal_response
+from solowire.protocol.opening_handshake import HEAD_BYTES, HEAD_END, check_beginning, full_response, refusal_response
 
 logger = structlog.get_logger("solowire.shard")
 
@@ -201,6 +201,11 @@ class ClientListener:
     def _take(self, pending: _Pending, data: bytes) -> None:
         whole = pending.data + data if pending.data else data
         end = whole.find(HEAD_END, max(0, len(pending.data) - len(HEAD_END) + 1))
+        try:
+            check_beginning(whole)
+        except Refused as fault:
+            self._refuse(pending, refusal_response(fault))
+            return
         if end < 0 and len(whole) <= HEAD_BYTES:
             pending.data = whole
         elif end < 0 or end > HEAD_BYTES:

@@ -36,7 +36,7 @@ from solowire.workers.connections.connection import Connection, State
 from solowire.workers.connections.expiry import Expiry
 from solowire.workers.delivery.dispatcher import Delivering
 from solowire.workers.session.handshake import Beginning, rfc3339
-from solowire.workers.session.inbound_limits import Listening, changed, complaint, too_big
+from solowire.workers.session.inbound_limits import Listening, changed, complaint, keep, too_big
 
 _LISTENED_TO = (State.waiting, State.resuming, State.live)
 AwaitKeys = Callable[[Callable[[float], None]], bool]
@@ -158,7 +158,10 @@ class Answering:
         """The keys of the provider have been read again, or could not be."""
         if connection.state in _LISTENED_TO:
             try:
-                self._refresh(connection, message, now, waits=False)
+                if connection.state is State.resuming:
+                    keep(message, connection)  # what is read for it is judged by the rights that it came with
+                else:
+                    self._refresh(connection, message, now, waits=False)
             except InvalidMessage as error:
                 error.id = message.id
                 self._complain(connection, error, now)

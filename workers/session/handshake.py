@@ -10,7 +10,7 @@ this order; and no cursor that is told is ahead of what the client has got by th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from math import ceil
 
@@ -262,12 +262,14 @@ class Beginning:
         feed = self._delivery.join(connection, resolved.selection, lag, now)
         if replay is not None:
             told = replay.hello.resume.cursor if replay.hello.resume else 0
-            frames = self._held_back(feed, connection.identity.user, told)
-            if replay.fragments:
-                frames += feed.frames_of(replay.fragments, replay.cursor)
+            frames = [
+                self._held_back(feed, connection.identity.user, told),
+                feed.frames_of(replay.fragments, replay.cursor),
+            ]
         else:
             # A cursor says what has arrived: one that is cut off before the states must come back for them.
-            before, frames = feed.states(connection.identity.user, self._log.position)
+            before, states = feed.states(connection.identity.user, self._log.position)
+            frames = [states]
             told = self._log.position if before is None else before
         welcome = Welcome(
             session=connection.session,
@@ -288,7 +290,7 @@ class Beginning:
         self._trail.subscribed(connection, resolved)
         self._delivery.run(now)
 
-    def _held_back(self, feed: Feed[Connection], user: str, cursor: int) -> list[str | bytes]:
+    def _held_back(self, feed: Feed[Connection], user: str, cursor: int) -> Iterator[str | bytes]:
         """The states that the client may not have got where it was, because they were held back there."""
         lacks = (e for e in self._pacing.may_lack(self._log.latest(), cursor) if e.event.user in (None, user))
         return feed.older_frames(lacks, cursor)

@@ -91,7 +91,7 @@ class Listening:
         if wait and not isinstance(message, Hello):  # which is heard, so that it needn't begin with the defaults
             raise _TooFast(self._messages, "messages", "MESSAGE_RATE", wait, message.id)
         if connection.state is State.resuming and not isinstance(message, (Ping, Pong)):
-            _keep(message, connection)
+            keep(message, connection)
             return None
         return message
 
@@ -210,8 +210,8 @@ def _is_pong(connection: Connection, raw: str | bytes) -> bool:
     return len(raw) <= PONG_BYTES and isinstance(connection.codec.decode(raw), Pong)
 
 
-def _keep(message: ClientMessage, connection: Connection) -> None:
-    """For when the connection has begun."""
+def keep(message: ClientMessage, connection: Connection) -> None:
+    """For when the connection has begun. Raises InvalidMessage if too many are kept."""
     if len(connection.early) >= MAX_ANSWERS:
         raise InvalidMessage(
             "too_early", f"{MAX_ANSWERS} messages may come before the welcome", "wait for the welcome first", message.id

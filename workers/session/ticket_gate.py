@@ -1,8 +1,9 @@
 """Whom a ticket lets in.
 
-What it keeps true: a ticket lets in once, and only to the shard that owns its user; one that is refused for want of a
-slot stays good. Whoever is let in has a slot, and counts among the user's handshakes, before anything is accepted. A
-user who finds no slot while it has as many connections here as it may ends its oldest, and gets in with its next try.
+What it keeps true: a ticket lets in once, and only to the shard that owns its user, and to that process of it that it
+was made for, since another does not know whether it was used; one that is refused for want of a slot stays good.
+Whoever is let in has a slot, and counts among the user's handshakes, before anything is accepted. A user who finds no
+slot while it has as many connections here as it may ends its oldest, and gets in with its next try.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from solowire.workers.connections.users import Users
 class Entrance:
     """index: the shard's. on_duplicate: `replace` or `reject`. owns(user): whether the ring gives it to this shard.
 
-    replaced(connection): called when one has to end so that its user gets in with its next try.
+    replaced(connection): called when one has to end so that its user gets in with its next try. boot: of this process.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class Entrance:
         *,
         owns: Callable[[str], bool],
         replaced: Callable[[Connection], None],
+        boot: str = "",
     ) -> None:
         self._index = index
         self._tokens = tokens
@@ -41,6 +43,7 @@ class Entrance:
         self._on_duplicate = on_duplicate
         self._owns = owns
         self._replaced = replaced
+        self._boot = boot
         self._used = UsedTickets()
 
     def admit(self, ticket: str, now: float, wall: float, *, leaving: bool, ready: bool) -> Ticket:
@@ -76,6 +79,14 @@ class Entrance:
                 503,
                 "wrong_shard",
                 "the user belongs to another shard now",
+                "ask /v1/connect again",
+                retry_after=1,
+            )
+        if redeemed.boot not in ("", self._boot):  # which one before this one took, nobody knows any more
+            raise Refused(
+                503,
+                "wrong_shard",
+                "the shard was started again since the ticket was made",
                 "ask /v1/connect again",
                 retry_after=1,
             )

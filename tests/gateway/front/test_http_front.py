@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from solowire.algorithms.accept_limiter import AcceptLimiter
 from solowire.gateway.front.http_front import REQUESTS_AT_A_TIME, HttpFront
+from solowire.gateway.front.unread_bodies import with_ends
 from solowire.runtime.http_server import WebServer, listen, listen_unix
 
 SECONDS = 30.0
@@ -47,7 +48,7 @@ class Site:
         path = scope["path"]
         body = b""
         await self.may_answer.wait()
-        if "early" not in path:
+        if "early" not in path and path != "/unread":
             more = True
             while more:
                 message = await receive()
@@ -93,7 +94,7 @@ async def site(folder: Path, **limits: Any) -> AsyncIterator[Site]:
         },
         **{"limiter": AcceptLimiter(100, 100), **times, **limits},
     )
-    server = WebServer(front.wrap(made.app), listen_unix(folder / "g"), handshake_s=SECONDS)
+    server = WebServer(front.wrap(with_ends(made.app)), listen_unix(folder / "g"), handshake_s=SECONDS)
     server.start()
     listening = listen("127.0.0.1", 0)
     made.port = listening.getsockname()[1]
@@ -346,6 +347,17 @@ async def test_an_answer_that_comes_before_the_body_is_read(tmp_path: Path) -> N
             assert rest in (b"", b"HTTP/1.1 ")  # whether Granian keeps it is a matter of which came first
 
 
+async def test_a_body_that_nobody_reads_costs_the_next_request_nothing(tmp_path: Path) -> None:
+    """Granian closes its side behind the answer. The next request may be another user's, by a proxy that keeps us."""
+    unread = [post(b"x" * 200 * KILO, path="/early"), post(b"x" * 200 * KILO, path="/unread")]
+    unreadable = [chunked(b"x", path=path).replace(b"Trailer: t", b"no trailer") for path in ("/early", "/unread")]
+    async with site(tmp_path) as made:
+        for first in (*unread, *unreadable) * 20:
+            async with connected(made, first + GET) as (reader, _):
+                assert (await answer_from(reader))[0] in (200, 401)
+                assert await reader.read() == b""
+
+
 async def test_an_answer_that_was_given_before_the_body_could_be_sent_on_is_found(tmp_path: Path) -> None:
     """Granian answers early and closes: sending it more fails before anybody has read what it said."""
     answer = b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 5\r\n\r\nearly"
@@ -365,6 +377,25 @@ async def test_an_answer_that_was_given_before_the_body_could_be_sent_on_is_foun
                 writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000\r\n\r\n")
                 assert await answer_from(reader) == (401, b"early")
                 assert await reader.read() == b""
+
+
+async def test_whoever_is_taken_over_keeps_nothing_of_granian(tmp_path: Path) -> None:
+    """A tunnel counts as two open files: the connection that its client's requests went by before is closed."""
+    ended: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def answer_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+        ended.put_nowait(await reader.read())
+        writer.close()
+
+    async with site(tmp_path) as made, await asyncio.start_unix_server(answer_once, tmp_path / "other"):
+        made.front.upstream = str(tmp_path / "other")
+        made.front.takes = lambda head: head.path == "/tunnel"
+        async with connected(made, GET) as (reader, writer):
+            assert await answer_from(reader) == (200, b"ok")
+            writer.write(b"GET /tunnel HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n\r\n")
+            assert await asyncio.wait_for(ended.get(), SECONDS) == b""
 
 
 async def test_a_client_that_closes_its_half_has_its_answer(tmp_path: Path) -> None:

@@ -443,3 +443,34 @@ async def test_a_request_whose_place_was_taken_while_it_waited_to_be_parsed_is_n
     monkeypatch.setattr("solowire.gateway.publish.parsing_turns.ParsingTurns.run", run)
     assert await house.answers(Client(house.token("ann"), EVENTS).ends()) == (408, "too_slow")
     assert (house.published, house.intake.requests) == (0, 4)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [gzip.compress(bytes(2**20)), gzip.compress(bytes(MAX_BYTES))[:-5]],
+    ids=["too large", "cut off"],
+)
+async def test_what_is_refused_while_it_is_decompressed_is_paid_for_as_well(house: House, body: bytes) -> None:
+    """A few bytes that stand for many are as much work, and could be sent all the time."""
+    told = [await house.answers(encoded(house.token("ann"), body)) for _ in range(9)]
+    assert told[0] in {(413, "too_large"), (400, "invalid_body")}
+    assert told[-1] == (429, "publish_rate_limited")
+    assert await house.answers(Client(house.token("bob"), EVENTS).ends()) == (200, "")
+    assert (house.intake.requests, house.intake.bytes) == (0, 0)
+
+
+async def test_no_more_is_decompressed_than_there_is_room_for(house: House) -> None:
+    """What it becomes counts while it is made, and not only when all of it is there."""
+    other = house.intake.open("bob", 0.0)
+    house.intake.grow(other, 95_000)
+    most = []
+
+    def note(room: Any, size: int) -> None:
+        grow(room, size)
+        most.append(house.intake.bytes)
+
+    grow, house.intake.grow = house.intake.grow, note  # type: ignore[method-assign]
+    large = gzip.compress(b"".join(EVENTS) + b" " * 38_000)
+    assert await house.answers(encoded(house.token("ann"), large)) == (503, "overloaded")
+    assert max(most, default=0) <= 100_000
+    assert house.published == 0

@@ -12,14 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from solowire.errors import Refused, RequestError
-from solowire.gateway.publish.content_encoding import (
-    ENCODINGS,
-    MAX_PARTS,
-    STEP_BYTES,
-    decode_content,
-    decode_steps,
-    join_encodings,
-)
+from solowire.gateway.publish.content_encoding import ENCODINGS, MAX_PARTS, decode_content, decode_steps, join_encodings
 from solowire.protocol.problem_details import response_of
 
 BODY = b'{"type":"custom.x","data":{"text":"' + bytes(range(32, 34)) * 500 + b'"}}'
@@ -175,11 +168,24 @@ def test_whatever_comes_is_data_or_a_told_fault(encoding: str, data: bytes, cut:
     assert code in ("", "invalid_body", "too_large")
 
 
-@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
-def test_a_step_makes_little(encoding: str) -> None:
-    """However much a few bytes stand for, whoever decodes them can stop after each piece."""
-    plain = bytes(50 * STEP_BYTES + 1)
-    pieces = list(decode_steps(ENCODERS[encoding](plain), encoding, len(plain)))
-    assert b"".join(piece for piece in pieces if piece is not None) == plain
-    assert len(pieces) > 50
-    assert all(len(piece or b"") <= STEP_BYTES for piece in pieces)
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "Deflate", "zstd"])
+def test_what_a_few_bytes_stand_for_is_made_in_small_steps(encoding: str) -> None:
+    """A few KB make 4 MiB: others have their turn in between."""
+    data = bytes(4 * 2**20)
+    body = ENCODERS[encoding](data)
+    assert len(body) < 16 * 1024
+    pieces = list(decode_steps(body, encoding, len(data)))
+    made = [piece for piece in pieces if piece is not None]
+    assert b"".join(made) == data
+    assert len(pieces) > 60
+
+
+@given(st.binary(max_size=400), st.integers(1, 2000), st.integers(0, 400))
+def test_steps_make_what_zlib_makes_at_once(data: bytes, times: int, cut: int) -> None:
+    """Wherever a step ends, within one member or several, and whatever is missing at the end."""
+    whole = data * times
+    body = gzip.compress(whole) + gzip.compress(data)
+    assert decode_content(body, "gzip", len(whole) + len(data)) == gzip.decompress(body)
+    cut_off = body[: len(gzip.compress(whole)) - 1 - cut]
+    with pytest.raises(RequestError):
+        decode_content(cut_off, "gzip", len(whole) + len(data))

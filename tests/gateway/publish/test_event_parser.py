@@ -22,6 +22,7 @@ from solowire.gateway.publish.event_parser import JSON_TYPES, MAX_FAULTS, MSGPAC
 from solowire.model.catalog import EventType
 from solowire.model.events import MAX_DEPTH, Delivery, Event, Priority
 from solowire.protocol.messages import Codec
+from solowire.protocol.problem_details import response_of
 
 NOW = datetime(2026, 5, 4, 12, 0, 0, 250_000, UTC)
 JSON, NDJSON, MSGPACK = "application/json", "application/x-ndjson", "application/msgpack"
@@ -546,3 +547,28 @@ def test_each_item_is_a_step_of_its_own() -> None:
     assert [event and event.type for event in itertools.islice(steps, 3)] == ["custom.x", None, "custom.y"]
     with pytest.raises(InvalidEvents):
         next(steps)
+
+
+@pytest.mark.parametrize(
+    ("event", "words"),
+    [
+        ({"type": "record_updatd", "data": {}}, "did you mean 'record_updated'?"),
+        ({"type": "Custom", "data": {}}, "begin with custom."),
+        ({"type": "custom.Deploy", "data": {}}, "lower-case letters"),
+        ({"type": "custom.x", "data": {}, "prioritty": "low"}, "did you mean 'priority'?"),
+        ({"type": "custom.x", "data": {}, "colour": "red"}, "an event has type, data"),
+        ({"type": "custom.x", "data": {}, "priority": "urgent"}, "one of critical, high, normal, low"),
+        ({"type": "security_alert", "data": {"severity": "hihg"}}, "one of critical, error, high"),
+        ({"type": "custom.x", "data": {}, "timestamp": "yesterday"}, "such as 2030-12-31T12:00:00Z"),
+        ({"type": "custom.x", "data": {}, "y" * 5000: 1}, "an event has"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_fault_names_the_way_out(event: dict[str, Any], words: str) -> None:
+    """What was meant, or all that there is: in the hint of the event, and in that of the answer, which stay short."""
+    with pytest.raises(InvalidEvents) as caught:
+        Parser(CATALOG, lambda: "id").parse(msgspec.json.encode(event), JSON, datetime.now(UTC))
+    assert words in caught.value.faults[0].hint
+    _, _, body = response_of(caught.value)
+    assert words in msgspec.json.decode(body)["hint"]
+    assert len(body) < 2500

@@ -266,3 +266,30 @@ class Dispatch(RuleBasedStateMachine):
 
 TestDispatch = Dispatch.TestCase
 TestDispatch.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+
+
+def test_of_large_events_no_more_are_read_than_are_sent() -> None:
+    """Else a shard that begins with a log of them would have the router read it many times over, and serve nobody."""
+    log = journal()
+    for _ in range(10):
+        publish(log, *[None] * 100, body=b"x" * 31_000)
+    read = []
+
+    class Counting:
+        epoch, floor, last = log.epoch, log.floor, log.last
+
+        def read(self, after: int, limit: int) -> object:
+            records = log.read(after, limit)
+            read.append(len(records))
+            return records
+
+    outlet = Outlet(0, b"shard", 0, 10_000, RING, 1)
+    sent: list[int] = []
+    while outlet.cursor < log.last:
+        message = outlet.next(Counting())  # type: ignore[arg-type]
+        if message is not None:
+            outlet.sent(message)
+            sent += [offset for offset, _ in message.events]
+        outlet.ack(outlet.told, 10_000)
+    assert sent == list(range(1, log.last + 1))
+    assert sum(read) < 1.5 * len(sent) + EVENTS_A_MESSAGE

@@ -16,6 +16,7 @@ from solowire.errors import InvalidToken
 from solowire.model.access import ROLES, Identity, Proof
 from solowire.protocol import messages as c
 from solowire.protocol.close_codes import CloseCode
+from solowire.workers.connections.connection import State
 from solowire.workers.session.commands import no_keys_to_await
 from tests.jwks_server import SigningKey
 from tests.workers.harness import SECRET, TOKENS, WALL, Bench
@@ -143,3 +144,26 @@ def test_keys_that_cannot_be_had() -> None:
     b.say(connection, c.Refresh(token(NEW), "r"))
     [error] = b.heard(connection)
     assert (error.id, error.code) == ("r", "keys_unavailable")
+
+
+def test_a_refresh_that_waits_for_its_key_while_the_client_comes_back() -> None:
+    """It holds from where the client has got what it had missed, by the rights that it had until then; as if it had
+    been said meanwhile. Whatever is for other rights is never sent behind its answer.
+    """
+    b = Provided()
+    b.use(OLD)
+    b.event("custom.a", {"zone": "other.example"})
+    b.deliver()
+    connection = b.open("alice")
+    b.say(connection, c.Refresh(token(NEW, scopes={"zones": ["example.com"]}), "r"))
+    b.say(connection, c.Hello(subscriptions=["custom.*"], resume=c.Resume("epoch-1", 0)))
+    assert connection.state is State.resuming
+    b.use(OLD, NEW)
+    b.waits.pop()(b.now)
+    b.answer()
+    b.wait(1)
+    told = [type(m).__name__ for m in b.heard(connection)]
+    assert told == ["Welcome", "Events", "Reply", "Subscriptions"]
+    b.publish("custom.a", {"zone": "other.example"})
+    b.wait(1)
+    assert b.events(connection) == []

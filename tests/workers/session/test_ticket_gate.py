@@ -35,6 +35,7 @@ class Place:
             on_duplicate,
             owns=lambda user: not user.startswith("z"),
             replaced=self.replaced.append,
+            boot="this",
         )
 
     def admit(self, ticket: str, *, leaving: bool = False, ready: bool = True) -> Ticket:
@@ -81,6 +82,21 @@ def test_a_refusal_says_who_it_was(user: str, state: dict[str, bool], code: str)
     assert place.admission.taken == 0
     if user == "alice":
         place.admit(ticket(user))
+
+
+@pytest.mark.parametrize(("boot", "comes_in"), [("this", True), ("", True), ("before", False)])
+def test_a_ticket_is_for_the_process_that_it_was_made_for(boot: str, comes_in: bool) -> None:
+    """One that was made for the shard's process before this one may have been used there; "": it says of none."""
+    place = Place(5)
+    shown = TOKENS.issue_ticket(ALICE, 0, "a", WALL, boot=boot)
+    if comes_in:
+        assert place.admit(shown).identity.user == "alice"
+        return
+    with pytest.raises(Refused) as caught:
+        place.admit(shown)
+    assert (caught.value.status, caught.value.code) == (503, "wrong_shard")
+    assert "/v1/connect" in caught.value.hint
+    assert place.admission.taken == 0
 
 
 def test_a_ticket_stays_good_until_there_is_a_slot() -> None:

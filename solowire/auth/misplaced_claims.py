@@ -1,0 +1,136 @@
+"""Claims of ours at a place, or in a spelling, where nobody reads them: what a token that was meant to be narrow has.
+
+Pure. What it keeps true: what would narrow a token, and would be passed over, is found. Looked through are
+
+* the names beside ours, whatever their case, blanks and signs (`Zones`, `clientIp`, `JTI`), also with a namespace
+  before them, as OpenID providers want it (`https://app.example/zones`);
+* names that speak of zones (`dns_zones`), where they have a list, and the token is our own;
+* objects that are none of ours, for lists called `zone` or `zones`, and objects called `scopes`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Container, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from solowire.domains.dns.event_types import CATALOG
+
+OAUTH_TEXTS = frozenset(["scope", "scopes"])
+"""One text of these is OAuth's scope (RFC 8693, section 4.2), which is none of ours."""
+_REGISTERED = frozenset(["name", "status"])
+"""Registered claims (IANA, JSON Web Token Claims) that are called like a scope."""
+_COMMON = _REGISTERED.union(
+    ("action", "actor", "category", "component", "entity_type", "host", "node", "operation", "server", "severity"),
+    ("success", "topic", "user"),
+)
+"""Scopes whose names applications use for other things, too: at the top they are ours only where they have a list."""
+_ZONES = frozenset(["zone", "zones"])
+_LAST_PART = re.compile(r"[^/:#]*\Z")
+_WORD = re.compile(r"[A-Z]*[^A-Z\W_]+|[A-Z]+")
+
+
+class Misplaced(NamedTuple):
+    """name: as it stands in the token. within: the claim that it stands in, if it isn't at the top."""
+
+    name: str
+    within: str | None
+    hint: str
+
+
+class _Known(NamedTuple):
+    spelling: str
+    belongs: str  # the claim of ours that it is, or is a part of
+
+
+def _fold(name: str) -> str:
+    """Letters and digits alone, in small letters."""
+    return "".join(filter(str.isalnum, unicodedata.normalize("NFKC", name).casefold()))
+
+
+def _known(ours: Container[str], names: tuple[str, ...]) -> dict[str, _Known]:
+    found = {name: _Known(name, name) for name in names}
+    found |= {name: _Known(name, f"{name}s") for name in ("scope", "permission")}
+    found |= {f"{name}s": _Known(name, name) for name in ("role", "tenant")}
+    for name in CATALOG.attributes:
+        if name not in ours:
+            found.setdefault(name, _Known(name, "scopes"))
+            found.setdefault(f"{name}s", _Known(f"{name}s", "scopes"))
+    return {_fold(name): known for name, known in found.items()}
+
+
+class MisplacedClaims:
+    """ours: the names of our claims."""
+
+    def __init__(self, ours: tuple[str, ...]) -> None:
+        self._ours = frozenset(ours)
+        self._known = _known(self._ours, ours)
+
+    def find(
+        self, said: Mapping[str, Any], read: Container[str] | None = None, elsewhere: Container[str] = ()
+    ) -> Misplaced | None:
+        """The first of a token's claims that is misplaced.
+
+        read: names that somebody reads, ours by default; of a provider's tokens those of its mapping: what else speaks
+        of zones there is the provider's business. elsewhere: claims of ours that are read under other names.
+        """
+        is_ours, read = read is None, self._ours if read is None else read
+        for name, value in said.items():
+            if name in read:
+                continue
+            hint = self._hint_at_top(name, value, elsewhere)
+            if hint is None and is_ours and _speaks_of_zones(name, value):
+                hint = _hint_of_scope("zones")
+            if hint is not None:
+                return Misplaced(name, None, hint)
+            for inner, inner_value in _walk(value):
+                if _narrows_within(inner, inner_value):
+                    return Misplaced(inner, name, _hint_of_scope(_fold(inner)))
+        return None
+
+    def _hint_at_top(self, name: str, value: object, elsewhere: Container[str]) -> str | None:
+        """Where it belongs; None for what is none of ours."""
+        last = _LAST_PART.findall(name)[0]
+        known = self._known.get(_fold(last))
+        is_list = isinstance(value, list)
+        if known is None or (known.belongs != "scopes" and last != name):
+            return None
+        spelling = known.spelling
+        if known.belongs in elsewhere or (spelling in OAUTH_TEXTS and isinstance(value, str)):
+            return None
+        if spelling in OAUTH_TEXTS or known.belongs != "scopes":
+            return f"it is called {known.belongs!r}"
+        is_common = spelling in _COMMON or spelling.removesuffix("s") in _COMMON
+        if (is_common or (last != name and spelling not in _ZONES)) and not is_list:
+            return None
+        return _hint_of_scope(spelling)
+
+
+def _hint_of_scope(name: str) -> str:
+    if name in OAUTH_TEXTS:
+        return "it is called 'scopes', and stands beside 'sub'"
+    return f'write it within scopes: {{"scopes": {{{json.dumps(name)}: […]}}}}'
+
+
+def _narrows_within(name: str, value: object) -> bool:
+    folded = _fold(name)
+    return (folded in _ZONES and isinstance(value, list)) or (folded in OAUTH_TEXTS and isinstance(value, dict))
+
+
+def _speaks_of_zones(name: str, value: object) -> bool:
+    words = {word.casefold() for word in _WORD.findall(name)}
+    return isinstance(value, list) and not _ZONES.isdisjoint(words) and "time" not in words
+
+
+def _walk(value: object) -> Iterator[tuple[str, object]]:
+    """All names within it, however deep, and what they have. (No recursion: a token may be 4,000 levels deep.)"""
+    waiting = [value]
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, dict):
+            yield from found.items()
+            waiting.extend(found.values())
+        elif isinstance(found, list):
+            waiting.extend(found)

@@ -1,0 +1,116 @@
+"""States that are large: who begins with them costs what its socket takes, and nothing when it has gone."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Iterator
+
+import pytest
+
+from solowire.fanout.recent_log import Log
+from solowire.fanout.snapshot import KEPT_BYTES
+from solowire.protocol import messages as c
+from solowire.protocol.messages import Codec
+from solowire.workers.connections.connection import Connection
+from solowire.workers.delivery.dispatcher import HAND_OVER_BYTES
+from tests.workers.harness import Bench
+
+STATES = 2_000
+STATE_BYTES = 10_000
+CODECS = [Codec.json, Codec.msgpack_deflate]
+
+
+def full_of_states() -> Bench:
+    """A shard with 20 MB of states, more than half of it behind what a feed keeps in frames."""
+    b = Bench(recent=Log(max_bytes=2 * STATES * STATE_BYTES))
+    data = {"cpu_usage": 1, "message": "x" * STATE_BYTES}
+    b.deliver(*(b.event("system_metrics", data, key=f"host {number}") for number in range(STATES)))
+    assert STATES * STATE_BYTES > 2 * KEPT_BYTES
+    return b
+
+
+def begin(b: Bench, user: str, codec: Codec, *, takes: bool = False) -> Connection:
+    """Says hello, with a socket that takes what it is given at first and no more, unless it `takes`."""
+    connection = b.open(user, codec=codec)
+    if not takes:
+        b.sockets.stuck.add(connection)
+    b.say(connection, c.Hello(subscriptions=["system.*"]))
+    return connection
+
+
+def end(b: Bench, connection: Connection) -> None:
+    b.shard.gone(connection)
+    del b.sockets.sent[connection]
+
+
+@pytest.fixture
+def allocated() -> Iterator[None]:
+    tracemalloc.start()
+    yield
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_what_a_connection_begins_with_is_written_when_its_socket_takes_it(codec: Codec, allocated: None) -> None:
+    """Whoever says hello and does not read would else have a shard hold all of it, for each connection anew."""
+    b = full_of_states()
+    tracemalloc.reset_peak()
+    before, _ = tracemalloc.get_traced_memory()
+    connections = []
+    for number in range(10):
+        b.publish("system_metrics", {"cpu_usage": 2}, key="another")  # so that no two begin with the same
+        connections.append(begin(b, f"user-{number}", codec))
+    _, peak = tracemalloc.get_traced_memory()
+    assert peak - before < 20 * HAND_OVER_BYTES + KEPT_BYTES < STATES * STATE_BYTES
+    assert all(len(b.sockets.sent[connection]) <= 1 + 8 for connection in connections)
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_who_has_gone_leaves_nothing_behind(codec: Codec, allocated: None) -> None:
+    """Neither the connection, which a timer may know for an hour, nor a feed that others hold on to for a moment."""
+    b = full_of_states()
+    gone = []
+    before, _ = tracemalloc.get_traced_memory()
+    for number in range(20):
+        connection = begin(b, f"user-{number}", codec, takes=number % 2 == 0)
+        end(b, connection)
+        gone.append((connection, connection.feed))
+        assert not connection.answers
+        assert connection.backlog == 0
+    left, _ = tracemalloc.get_traced_memory()
+    assert left - before < KEPT_BYTES / 2
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_all_states_come_once_and_before_what_is_new(codec: Codec) -> None:
+    """However slowly the socket takes them, and with what has come meanwhile behind them."""
+    b = full_of_states()
+    connection = begin(b, "alice", codec)
+    last = b.offset
+    new = b.publish("system_status", {"host": "a"}, key="a")
+    for _ in range(STATES):
+        b.wait(0.05)
+        b.sockets.take_all(connection)
+        b.shard.delivery.took(connection, b.now)
+    b.sockets.unstick(connection)
+    b.wait(2)
+    welcome, *frames = b.heard(connection)
+    assert isinstance(welcome, c.Welcome)
+    assert [e.offset for frame in frames for e in frame.events] == [*range(1, last + 1), new]
+    cursors = [frame.cursor for frame in frames]
+    assert cursors == sorted(cursors)
+    assert all(frame.events[-1].offset <= frame.cursor for frame in frames)
+    assert cursors[-2:] == [last, new]
+
+
+def test_two_who_begin_with_the_same_get_the_same() -> None:
+    """What is kept of it, and what each has made for itself, taken in turns."""
+    b = full_of_states()
+    connections = [begin(b, user, Codec.json) for user in ("alice", "bob")]
+    for _ in range(2 * STATES):
+        for connection in connections:
+            b.sockets.take_all(connection)
+            b.shard.delivery.took(connection, b.now)
+    alice, bob = (b.sockets.sent[connection][1:] for connection in connections)
+    assert alice == bob
+    assert [e.offset for f in alice for e in Codec.json.decode_server(f).events] == list(range(1, STATES + 1))
