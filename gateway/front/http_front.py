@@ -16,6 +16,7 @@ What it keeps true:
   only kept for a next request makes it, or one that has sent none of an address that has more than its share; else the
   newest is refused.
 * Of one address REQUESTS_AT_A_TIME wait for Granian at a time: however many it sends, others wait for a few of them.
+  One that waits for its client, to read or to send, or for longer than TURN_SECONDS, keeps none of its address waiting.
 * An answer reaches its client: behind the last one the connection is closed by the client, or LINGER_SECONDS later.
 """
 
@@ -61,6 +62,7 @@ CLOSING_LOOK_SECONDS = 0.02
 FILES_OF_HTTP, FILES_OF_TUNNEL = 3, 2
 """Open files of a connection: the client's, and both ends of the one to Granian, or ours of the one to the shard."""
 REQUESTS_AT_A_TIME = 16
+TURN_SECONDS = 1.0
 DRAINED_BYTES = 64 * 1024
 """So much of a body that nobody wanted is read and forgotten to keep a connection; with more to come it is closed."""
 
@@ -249,6 +251,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._granian: GranianConnection | None = None
         self._request: GranianConnection | DirectRequest | None = None  # who answers the present one
         self._has_turn = False
+        self._turn_ends_at = 0.0
         self._tunnel: Tunnel | None = None
         self._is_paused = False  # reading
         self._unread_since: float | None = None  # since when the client has taken nothing of what waits for it
@@ -302,6 +305,7 @@ class ClientConnection(asyncio.BufferedProtocol):
     def pause_writing(self) -> None:
         self._unread_since = self._front.loop.time()
         self._unread_bytes = self.transport.get_write_buffer_size()
+        self._end_turn()
         if self._tunnel is not None:
             self._tunnel.pause()
         elif self._request is not None:
@@ -380,11 +384,13 @@ class ClientConnection(asyncio.BufferedProtocol):
             self._has_turn = not address or self._front.turns.take(address, self)
             if not self._has_turn:
                 self._stage = Stage.turn
+            self._turn_ends_at = self._front.loop.time() + TURN_SECONDS
         return self._has_turn
 
     def give_turn(self) -> None:
         """It may go on: another request of its address has ended."""
         self._has_turn = True
+        self._turn_ends_at = self._front.loop.time() + TURN_SECONDS
         self._front.loop.call_soon(self._use_turn)
 
     def _use_turn(self) -> None:
@@ -530,6 +536,8 @@ class ClientConnection(asyncio.BufferedProtocol):
 
     def check_time(self, now: float) -> None:
         """Cuts the connection if it has taken too long."""
+        if self._has_turn and now >= self._turn_ends_at:
+            self._end_turn()
         if self._unread_since is not None:
             size = self.transport.get_write_buffer_size()
             if size < self._unread_bytes:

@@ -76,7 +76,7 @@ def test_what_a_wildcard_results_in_counts() -> None:
     """A filter by many attributes means another thing for nearly every event type: that is paid for after it."""
     b = Bench(subscription_burst=10.0, subscription_rate=1.0)
     connection = b.connect(role="admin", subscriptions=[])
-    filter = {a: [f"{a}{n}" for n in range(150)] for a in ("zone", "actor", "view", "severity", "name")}
+    filter = {a: [f"{a}{n}" for n in range(150)] for a in ("zone", "actor", "view", "operation_id", "name")}
     assert code_of(said(b, connection, c.Subscribe(["*"], filter=filter))) is None
     answer = said(b, connection, c.Subscribe(["custom.a"]))
     assert answer.code == "rate_limited"
@@ -141,7 +141,7 @@ def test_who_never_says_it_again_begins_with_the_defaults() -> None:
 def test_one_user_has_a_bounded_number_of_values() -> None:
     """Over all its connections together; the others of the shard are not concerned, and who leaves makes room."""
     b = Bench(subscription_burst=1e6, per_user=99, message_burst=1e6)
-    filter = {a: [f"{a}{n}" for n in range(MANY)] for a in ("zone", "actor", "view", "severity", "name")}
+    filter = {a: [f"{a}{n}" for n in range(MANY)] for a in ("zone", "actor", "view", "operation_id", "name")}
     made = []
     for _ in range(99):
         connection = b.open(role="admin")

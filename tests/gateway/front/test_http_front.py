@@ -242,6 +242,19 @@ async def test_the_requests_of_a_flood_wait_for_each_other(tmp_path: Path) -> No
             await asyncio.sleep(0.01)
 
 
+@pytest.mark.parametrize(
+    "request_", [GET.replace(b"/ ", b"/large ", 1), post(b"x" * KILO)[:-1]], ids=["reads", "sends"]
+)
+async def test_a_request_that_waits_for_its_client_keeps_no_other_waiting(tmp_path: Path, request_: bytes) -> None:
+    """However many of one address don't read their answers, or don't send their bodies, the next one is answered."""
+    async with site(tmp_path) as made, contextlib.AsyncExitStack() as stack:
+        for _ in range(2 * REQUESTS_AT_A_TIME):
+            _, writer = await stack.enter_async_context(connected(made, request_))
+            writer.transport.pause_reading()  # type: ignore[attr-defined]
+        async with connected(made, GET) as (reader, _):
+            assert await answer_from(reader) == (200, b"/")
+
+
 async def test_addresses_that_fill_all_the_room_make_some_for_another(tmp_path: Path) -> None:
     """Whoever has less than its share is let in, in the place of the newest that has sent nothing of who has most."""
     async with site(tmp_path, limiter=AcceptLimiter(6, 4)) as made, contextlib.AsyncExitStack() as stack:
