@@ -30,7 +30,8 @@ def canonical_name(name: str) -> str:
     """
     if "\\" in name:
         name = _ESCAPE.sub(lambda found: r"\046" if found[0] == r"\." else found[0], name)
-    return name.lower().removesuffix(".") or "."
+    name = name.lower()
+    return name if name.endswith("..") else name.removesuffix(".") or "."  # what is no name stays none
 
 
 def fault_of_name(name: str) -> str | None:

@@ -297,7 +297,7 @@ MEASURE = """
 import gc, sys
 from solowire.protocol.messages import Codec
 from solowire.model.events import encode_event
-from solowire.log import Log
+from solowire.fanout.recent_log import Log
 from solowire.observability.loop_monitor import memory_bytes
 from tests.factories import event
 

@@ -9,7 +9,7 @@ import sys
 def test_a_full_log_disk_costs_lines_and_nothing_else() -> None:
     """A process whose standard error can't be written goes on."""
     code = (
-        "from solowire import logs; import structlog; logs.configure('info', 'json', role='x');"
+        "from solowire.runtime import logging as logs; import structlog; logs.configure('info', 'json', role='x');"
         "structlog.get_logger('a').error('lost'); structlog.get_logger('a').critical('lost'); print('alive')"
     )
     with open("/dev/full", "w") as full:

@@ -7,10 +7,10 @@ import socket
 from pathlib import Path
 
 import pytest
-from tests.gateway.test_http_front import SECONDS, Site, answer_from, connected, site
 
 from solowire.gateway.http.assets import HEADS, PIECE_BYTES, Assets
 from solowire.gateway.http.openapi import ASSETS
+from tests.gateway.front.test_http_front import SECONDS, Site, answer_from, connected, site
 
 LARGE = bytes(range(256)) * 80_000  # more than any socket takes
 GET = f"GET {ASSETS}/large.js HTTP/1.1\r\nHost: x\r\n\r\n".encode()

@@ -14,7 +14,6 @@ from pathlib import Path
 from select import EPOLLERR, EPOLLHUP, EPOLLIN
 
 import pytest
-from tests.workers.test_sockets import LARGE, SECONDS, TcpPeers, close, until_busy
 from websockets.asyncio.client import connect
 from websockets.frames import Frame, Opcode
 
@@ -22,6 +21,7 @@ from solowire.algorithms.token_bucket import Rate, Rates
 from solowire.protocol.close_codes import CloseCode
 from solowire.workers.connections.connection import Connection
 from solowire.workers.net.tcp_sockets import Socket
+from tests.workers.connections.test_sockets import LARGE, SECONDS, TcpPeers, close, until_busy
 
 HANDSHAKE = (
     b"GET /ws?ticket=any HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
