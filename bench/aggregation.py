@@ -16,11 +16,11 @@ import time
 from pathlib import Path
 
 from solowire.domains.dns.event_types import CATALOG
-from solowire.fanout.aggregation import Rates
-from solowire.fanout.catch_up import Lag
-from solowire.fanout.feed import feed_key
-from solowire.fanout.feed_index import Feeds
-from solowire.fanout.recent_log import Log
+from solowire.fanout.aggregation import AggregationLimits
+from solowire.fanout.catch_up import ReaderPosition
+from solowire.fanout.feed import build_feed_key
+from solowire.fanout.feed_index import FeedIndex
+from solowire.fanout.recent_log import RecentLog
 from solowire.model.access import View
 from solowire.model.events import Event, Priority, encode_event
 from solowire.model.subscriptions import parse_filter, resolve
@@ -55,28 +55,28 @@ def queries(count: int) -> list[bytes]:
             priority=Priority.normal,
             delivery=event_type.delivery,
             timestamp="2026-01-01T00:00:00.000Z",
-            attributes=CATALOG.check(event_type, data),
+            attributes=CATALOG.validate_data(event_type, data),
         )
         found.append(encode_event(event))
     return found
 
 
-def feeds_of(log: Log, count: int, by_zone: bool, rates: Rates) -> Feeds[int]:
+def feeds_of(log: RecentLog, count: int, by_zone: bool, rates: AggregationLimits) -> FeedIndex[int]:
     """`count` feeds with a reader each: of a zone each, or all of everything, told apart by a type that never comes."""
-    feeds: Feeds[int] = Feeds(log, rates=rates)
+    feeds: FeedIndex[int] = FeedIndex(log, rates=rates)
     view = View(frozenset({"*"}))
     for n in range(count):
         wanted = {f"custom.c{n}": parse_filter(None, CATALOG)}
         zone = {"zone": [f"zone{n}.example"]} if by_zone else None
         wanted["dns_query_log"] = parse_filter(zone, CATALOG)
-        key = feed_key(resolve(wanted, view, CATALOG).selection, view, Codec.json, CATALOG)
-        feeds.get(key).join(n, Lag(0), 0.0)
+        key = build_feed_key(resolve(wanted, view, CATALOG).selection, view, Codec.json, CATALOG)
+        feeds.get(key).add_connection(n, ReaderPosition(0), 0.0)
     return feeds
 
 
-def microseconds(bodies: list[bytes], feeds: int | None, by_zone: bool, rates: Rates) -> tuple[float, int]:
+def microseconds(bodies: list[bytes], feeds: int | None, by_zone: bool, rates: AggregationLimits) -> tuple[float, int]:
     """CPU time for each event, and how many bytes of frames were built. feeds: None appends to the log only."""
-    log = Log()
+    log = RecentLog()
     found = feeds_of(log, feeds or 0, by_zone, rates)
     built = 0
     now = 1.0
@@ -89,7 +89,7 @@ def microseconds(bodies: list[bytes], feeds: int | None, by_zone: bool, rates: R
         log.trim()
         now += BATCH / PER_SECOND
         for feed in found:
-            if feed.due is not None and feed.due <= now:
+            if feed.flush_at is not None and feed.flush_at <= now:
                 built += len(feed.flush(now).payload or "")
     return (time.process_time() - begin) / len(bodies) * 1e6, built
 
@@ -103,7 +103,7 @@ def main() -> int:
     rounds = 1 if chosen.quick else 3
 
     def best(feeds: int | None, by_zone: bool, rate: float) -> tuple[float, int]:
-        return min(microseconds(bodies, feeds, by_zone, Rates(rate)) for _ in range(rounds))
+        return min(microseconds(bodies, feeds, by_zone, AggregationLimits(rate)) for _ in range(rounds))
 
     alone, _ = best(None, False, 0)
     lines = [

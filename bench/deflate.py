@@ -16,7 +16,7 @@ from random import Random
 import msgspec
 
 from bench.aggregation import queries
-from solowire.fanout.recent_log import Log
+from solowire.fanout.recent_log import RecentLog
 from solowire.model.events import decode_event, encode_event
 from solowire.protocol.deflate import MARK
 from solowire.protocol.messages import Codec
@@ -28,7 +28,7 @@ ROUND_S = 0.01
 
 
 def main() -> None:
-    log, chance = Log(), Random(4)
+    log, chance = RecentLog(), Random(4)
     bodies = (
         encode_event(msgspec.structs.replace(decode_event(body), id=chance.randbytes(16).hex()))
         for body in queries(max(EVENTS))
@@ -38,7 +38,9 @@ def main() -> None:
     lines.append("| --- " * (len(LEVELS) + 4) + "|")
     for codec in (Codec.json, Codec.msgpack):
         for events in EVENTS:
-            frame = codec.events(events, [entry.fragment(codec, frozenset()) or b"" for entry in entries[:events]])
+            frame = codec.encode_events(
+                events, [entry.get_fragment(codec, frozenset()) or b"" for entry in entries[:events]]
+            )
             body = frame.encode() if isinstance(frame, str) else frame
             cells = [codec.label, str(events), f"{len(body):,}"]
             for level in LEVELS:

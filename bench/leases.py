@@ -17,8 +17,8 @@ from pathlib import Path
 
 from solowire.backplane.messages import Lease
 from solowire.model.access import Identity
-from solowire.workers.capacity.lease import Leases
-from solowire.workers.capacity.slots import Admission
+from solowire.workers.capacity.lease import ShardLease
+from solowire.workers.capacity.slots import SlotManager
 
 ROUNDS = 15
 TARGET_NS = 2_000
@@ -59,48 +59,48 @@ def _median(once: Callable[[], float]) -> float:
 
 
 def _leases(lease: Lease) -> float:
-    leases = Leases()
-    leases.slots(0.0)
-    leases.leased(lease)
+    leases = ShardLease()
+    leases.usage_report(0.0)
+    leases.apply(lease)
     groups = GROUPS * (SLOTS // len(GROUPS))
 
     def once() -> float:
         begun = time.process_time_ns()
         for group in groups:
-            leases.take(group, 1.0)
+            leases.acquire(group, 1.0)
         for group in groups:
-            leases.give_back(group)
+            leases.release(group)
         return (time.process_time_ns() - begun) / len(groups)
 
     return _median(once)
 
 
 def _refused() -> float:
-    leases = Leases()
-    leases.slots(0.0)
-    leases.leased(Lease(1, 1, 1e9, {}))
+    leases = ShardLease()
+    leases.usage_report(0.0)
+    leases.apply(Lease(1, 1, 1e9, {}))
 
     def once() -> float:
         begun = time.process_time_ns()
         for _ in range(SLOTS):
-            leases.take("viewer", 1.0)
+            leases.acquire("viewer", 1.0)
         return (time.process_time_ns() - begun) / SLOTS
 
     return _median(once)
 
 
 def _admission() -> float:
-    admission = Admission("role", SLOTS)
-    admission.slots(0.0)
-    admission.leased(Lease(1, 1, 1e9, {}, SLOTS))
+    admission = SlotManager("role", SLOTS)
+    admission.usage_report(0.0)
+    admission.apply_lease(Lease(1, 1, 1e9, {}, SLOTS))
     identity = Identity("ann", "viewer", ())
 
     def once() -> float:
         begun = time.process_time_ns()
         for _ in range(SLOTS):
-            admission.enter(identity, "192.0.2.7", 1.0)
+            admission.acquire(identity, "192.0.2.7", 1.0)
         for _ in range(SLOTS):
-            admission.leave("ann", "viewer", "192.0.2.7")
+            admission.release("ann", "viewer", "192.0.2.7")
         return (time.process_time_ns() - begun) / SLOTS
 
     return _median(once)

@@ -37,8 +37,8 @@ from bench.server import START_TIMEOUT_S
 from bench.solowire_system import JSON, Solowire, Ticket, alone, bearer, signed
 from solowire.auth.tokens import Tokens
 from solowire.backplane import messages as backplane
-from solowire.backplane.messages import Beat, Doors, Heartbeat, Hello, RingState, ShardAddress
-from solowire.backplane.zmq_transport import Hub
+from solowire.backplane.messages import AdmissionState, Heartbeat, HeartbeatResponse, Join, RingState, ShardAddress
+from solowire.backplane.zmq_transport import RouterSocket
 from solowire.model.access import ROLES
 
 PER_SECOND = 2000
@@ -171,19 +171,19 @@ def _floor(target: Target) -> Iterator[None]:
 def _fake_router(address: str) -> None:
     async def run() -> None:
         ring = RingState("bench", 1, 0, [ShardAddress(0, HOST, 1, "bench")])
-        doors = Doors([ROLE], True, 1.0)
+        doors = AdmissionState([ROLE], True, 1.0)
 
         def received(peer: bytes, raw: bytes) -> None:
             if not peer.startswith(b"gateway"):
                 return
             match backplane.decode_from_peer(raw):
-                case Hello():
+                case Join():
                     hub.send(peer, backplane.encode(ring))
                     hub.send(peer, backplane.encode(doors))
                 case Heartbeat():
-                    hub.send(peer, backplane.encode(Beat("bench", 1, doors=doors)))
+                    hub.send(peer, backplane.encode(HeartbeatResponse("bench", 1, admission_state=doors)))
 
-        hub = Hub(address, received)
+        hub = RouterSocket(address, received)
         await asyncio.Event().wait()
 
     asyncio.run(run())

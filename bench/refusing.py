@@ -11,12 +11,14 @@ from typing import Any
 
 import uvloop
 
-from solowire.errors import Refused
-from solowire.protocol.problem_details import response_of
+from solowire.errors import RequestRejected
+from solowire.protocol.problem_details import to_http_response
 from solowire.runtime.http_server import WebServer, listen
-from solowire.runtime.process import calm_collector
+from solowire.runtime.process import tune_gc
 
-_STATUS, _HEADERS, _BODY = response_of(Refused(503, "over_limit", "a floor has no room", "", retry_after=1))
+_STATUS, _HEADERS, _BODY = to_http_response(
+    RequestRejected(503, "over_limit", "a floor has no room", "", retry_after=1)
+)
 
 
 async def refuse(scope: Any, receive: Any, send: Any) -> None:
@@ -30,7 +32,7 @@ async def refuse(scope: Any, receive: Any, send: Any) -> None:
 
 async def main(port: int) -> None:
     WebServer(refuse, listen("127.0.0.1", port)).start()
-    calm_collector()
+    tune_gc()
     await asyncio.Event().wait()
 
 

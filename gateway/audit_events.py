@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from solowire.backplane.messages import Published
+from solowire.backplane.messages import PublishAck
 from solowire.errors import RequestError
 from solowire.model.access import Identity
 from solowire.model.events import Event
@@ -14,18 +14,18 @@ from solowire.model.events import Event
 MOST_TYPES = 20
 
 
-def types_of(events: Iterable[Event]) -> dict[str, int]:
+def count_types(events: Iterable[Event]) -> dict[str, int]:
     """How many there are of each type; of the MOST_TYPES commonest."""
     return dict(Counter(event.type for event in events).most_common(MOST_TYPES))
 
 
-class Trail:
-    """audit: the audit log, as `solowire.observability.audit.Audit`. address: whence a request came."""
+class GatewayAudit:
+    """audit: the audit log, as `solowire.observability.audit.AuditWriter`. address: whence a request came."""
 
     def __init__(self, audit: Callable[..., None] = lambda event, **fields: None) -> None:
         self._audit = audit
 
-    def refused(
+    def record_rejection(
         self, action: str, error: RequestError, address: str, identity: Identity | None = None, **about: Any
     ) -> None:
         """action: what was refused. identity: who it was, if that is known."""
@@ -33,10 +33,10 @@ class Trail:
             about = {"user": identity.user, "role": identity.role, **about}
         self._audit("refused", code=error.code, action=action, address=address, **about)
 
-    def administered(self, identity: Identity, action: str, address: str, **about: Any) -> None:
+    def record_administration(self, identity: Identity, action: str, address: str, **about: Any) -> None:
         self._audit("administered", user=identity.user, role=identity.role, address=address, action=action, **about)
 
-    def published(self, identity: Identity, types: dict[str, int], done: Published, address: str) -> None:
+    def record_publish(self, identity: Identity, types: dict[str, int], done: PublishAck, address: str) -> None:
         """types: of the request's events, which themselves are not kept until the log has them."""
         self._audit(
             "published",

@@ -23,52 +23,52 @@ from solowire.auth.revocations import MAX_REVOCATIONS
 from solowire.auth.tokens import Tokens
 from solowire.backplane.messages import (
     VERSION,
-    Answer,
-    Ask,
-    DisconnectUser,
-    Doors,
-    Drain,
-    Draining,
-    Hello,
-    NotPublished,
+    AdmissionState,
+    DisconnectRequest,
+    DisconnectResponse,
+    DrainRequest,
+    DrainResponse,
+    Join,
     PeerMessage,
-    Publish,
-    Published,
+    PublishAck,
     PublishedEvent,
+    PublishNack,
+    PublishRequest,
     Revocation,
-    Revocations,
-    Revoke,
-    Revoked,
+    RevocationUpdate,
+    RevokeRequest,
+    RevokeResponse,
     RingState,
     RouterMessage,
     ShardAddress,
     ShardStats,
-    Undrain,
-    Unrevoke,
-    UserDisconnected,
+    StatsRequest,
+    StatsResponse,
+    UndrainRequest,
+    UnrevokeRequest,
 )
-from solowire.backplane.router_link import Link
-from solowire.errors import InvalidToken, Refused, RequestError, UnknownKey
-from solowire.gateway.admission.client_address import Addresses
-from solowire.gateway.admission.connect_limiter import Admission
-from solowire.gateway.admission.reconnect_ramp import Returning
-from solowire.gateway.audit_events import Trail
-from solowire.gateway.publish.publish_limiter import AGAIN, Intake, Room
+from solowire.backplane.router_link import RouterLink
+from solowire.errors import InvalidToken, RequestError, RequestRejected, UnknownKey
+from solowire.gateway.admission.client_address import ClientAddressResolver
+from solowire.gateway.admission.connect_limiter import ConnectLimiter
+from solowire.gateway.admission.reconnect_ramp import ReconnectRamp
+from solowire.gateway.audit_events import GatewayAudit
+from solowire.gateway.publish.publish_limiter import AGAIN, PublishLimiter, Reservation
 from solowire.model.access import ADMINISTER, PUBLISH, Identity, Role
 from solowire.model.events import Delivery, Event, encode_event, name_state
-from solowire.observability.rejection_log import Refusals
+from solowire.observability.rejection_log import RejectionLog
 from solowire.runtime import process
 
-log = structlog.get_logger("solowire.gateway")
+logger = structlog.get_logger("solowire.gateway")
 
-_AWAY = ("router_away", "the router can't be reached", "try again in a moment; events with the same ids")
+_UNAVAILABLE = ("router_away", "the router can't be reached", "try again in a moment; events with the same ids")
 _LAST_ANSWERS_SECONDS = 0.5
 _HELD_SECONDS = 1.0
 _MOST_HELD = 256
 """Answers to wrong tokens that are held back at a time; any more are given at once."""
 
 
-class Gateway:
+class RouterClient:
     """timeout: seconds to wait for the router's answer. pace: users per second that come back from a lost shard.
 
     stats: what the router is told of this process. trail: into the audit log. refreshed: waits for the keys of a
@@ -81,43 +81,48 @@ class Gateway:
         address: str,
         tokens: Tokens,
         roles: Mapping[str, Role],
-        intake: Intake,
+        publish_limiter: PublishLimiter,
         *,
         timeout: float,
         pace: float = 500.0,
-        admission: Admission | None = None,
-        addresses: Addresses | None = None,
+        connect_limiter: ConnectLimiter | None = None,
+        addresses: ClientAddressResolver | None = None,
         stats: Callable[[], ShardStats | None] = lambda: None,
-        trail: Trail | None = None,
-        refreshed: Callable[[], Awaitable[bool]] | None = None,
+        audit: GatewayAudit | None = None,
+        refresh_keys: Callable[[], Awaitable[bool]] | None = None,
     ) -> None:
         self.tokens = tokens
-        self.intake = intake
-        self.addresses = addresses or Addresses()
-        self.wrong_tokens = self.held = self.held_total = 0
-        self._admission = admission or Admission()
+        self.publish_limiter = publish_limiter
+        self.addresses = addresses or ClientAddressResolver()
+        self.auth_failures = self.delayed_responses = self.delayed_responses_total = 0
+        self._connect_limiter = connect_limiter or ConnectLimiter()
         loop = asyncio.get_running_loop()
         self._clock = loop.time
-        self._refusals = Refusals(log, loop.call_later)
-        self._sampler = LogSampler(log, loop.time, loop.call_later)
-        self._trail = trail or Trail()
-        self._refreshed = refreshed
+        self._rejection_log = RejectionLog(logger, loop.call_later)
+        self._sampler = LogSampler(logger, loop.time, loop.call_later)
+        self._audit = audit or GatewayAudit()
+        self._refresh_keys = refresh_keys
         self.epoch = ""
         self._roles = roles
         self._timeout = timeout
-        self._boot = process.new_id()
+        self._incarnation = process.new_id()
         self._ring = Ring()
-        self._version = -1  # of the ring, within the epoch
-        self._returning = Returning(pace)
+        self._ring_version = -1  # of the ring, within the epoch
+        self._reconnect_ramp = ReconnectRamp(pace)
         self._shards: dict[int, ShardAddress] = {}
         self._requests = count(1)
         self._waiting: dict[int, asyncio.Future[Any]] = {}
-        self._link = Link(
-            address, f"gateway-{self._boot}", self._hello, self._received, stats, revocations=self._known_version
+        self._link = RouterLink(
+            address,
+            f"gateway-{self._incarnation}",
+            self._make_join,
+            self._on_message,
+            stats,
+            revocations=self._revocations_version,
         )
 
     @property
-    def ready(self) -> bool:
+    def is_ready(self) -> bool:
         """Whether it can admit users: it knows the ring, be the router away or not."""
         return bool(self._shards)
 
@@ -127,23 +132,23 @@ class Gateway:
         return self._shards
 
     @property
-    def router_alive(self) -> bool:
+    def is_router_alive(self) -> bool:
         """Whether it can publish."""
-        return self._link.router_alive
+        return self._link.is_router_alive
 
     @property
-    def dropped(self) -> int:
+    def dropped_count(self) -> int:
         """How many of the router's messages could not be decoded."""
-        return self._link.dropped
+        return self._link.dropped_count
 
     def owner(self, user: str) -> int | None:
         """The shard that owns the user."""
         return self._ring.owner(user)
 
     @property
-    def refused(self) -> Counter[str]:
+    def rejections(self) -> Counter[str]:
         """How many who wanted a place got none, by the problem's code."""
-        return self._refusals.totals
+        return self._rejection_log.totals
 
     async def identify(self, token: str, address: str) -> Identity:
         """Whom a token proves. address: whence it came, as `addresses` counts it.
@@ -151,30 +156,30 @@ class Gateway:
         Raises InvalidToken, or Refused where too many wrong ones have come from there, and not at once.
         """
         try:
-            return await self._verified(token)
+            return await self._verify_token(token)
         except InvalidToken as error:
             if error.code in ("missing_token", "token_revoked"):
                 raise  # nobody's guesses
-            self.wrong_tokens += 1
-            refusal = self._admission.wrong_tokens.shown(address, self._clock())
+            self.auth_failures += 1
+            refusal = self._connect_limiter.failed_auth.record_failure(address, self._clock())
             if refusal is None:
                 raise
-        await self._hold(refusal)
+        await self._delay_rejection(refusal)
         try:
             raise refusal
         finally:
             del refusal  # else it would hold this frame, which holds it, until the collector comes
 
-    async def _verified(self, token: str) -> Identity:
+    async def _verify_token(self, token: str) -> Identity:
         """Raises InvalidToken; Refused if it can't be judged now."""
         try:
             return self.tokens.identify(token, time.time())
         except UnknownKey:
-            if self._refreshed is not None and await self._refreshed():
+            if self._refresh_keys is not None and await self._refresh_keys():
                 with suppress(UnknownKey):
                     return self.tokens.identify(token, time.time())
             if not self.tokens.has_keys:
-                raise Refused(
+                raise RequestRejected(
                     503,
                     "keys_unavailable",
                     "the keys that tokens are signed with can't be had now",
@@ -183,23 +188,23 @@ class Gateway:
                 ) from None
             raise
 
-    async def place(self, token: str, address: str, action: str = "connect") -> tuple[ShardAddress, str]:
+    async def assign_shard(self, token: str, address: str, action: str = "connect") -> tuple[ShardAddress, str]:
         """The shard that owns the user, and a ticket for it. action: as audited. Raises InvalidToken, Refused."""
         # Most who are refused come back with a token that is known: to await something would double what that costs.
-        identity = self.tokens.known(token, time.time())
+        identity = self.tokens.cached_identity(token, time.time())
         try:
             if identity is None:
                 identity = await self.identify(token, address)
             return self._admit(identity, address)
         except RequestError as error:
-            self._refusals.count(error)
-            self._trail.refused(action, error, address, identity)
+            self._rejection_log.record(error)
+            self._audit.record_rejection(action, error, address, identity)
             raise
 
     def need_publisher(self, identity: Identity) -> None:
         """Raises Refused for one who may not publish, before anything that they sent is read."""
-        if not identity.may(PUBLISH):
-            raise Refused(
+        if not identity.has_permission(PUBLISH):
+            raise RequestRejected(
                 403,
                 "forbidden",
                 f"publishing needs the permission {PUBLISH}, which the role {identity.role!r} doesn't grant to you",
@@ -208,88 +213,88 @@ class Gateway:
 
     def need_administrator(self, identity: Identity) -> None:
         """Raises Refused."""
-        if not identity.may(ADMINISTER):
-            raise Refused(
+        if not identity.has_permission(ADMINISTER):
+            raise RequestRejected(
                 403,
                 "forbidden",
                 f"this is for administrators, and the role {identity.role!r} doesn't grant you {ADMINISTER!r}",
                 "use a token of a role that does, such as admin",
             )
 
-    def make_room(self, identity: Identity) -> Room:
+    def reserve_publish(self, identity: Identity) -> Reservation:
         """For a publish request that is about to be read; to be given to `intake.close`. Raises Refused."""
-        if not self._link.router_alive:
-            self.intake.forget()
-            raise Refused(503, *_AWAY, retry_after=1)
-        return self.intake.open(identity.user, self._clock())
+        if not self._link.is_router_alive:
+            self.publish_limiter.reset()
+            raise RequestRejected(503, *_UNAVAILABLE, retry_after=1)
+        return self.publish_limiter.reserve(identity.user, self._clock())
 
-    def send(self, identity: Identity, events: list[Event], room: Room) -> int:
-        """Puts events on their way to the log; returns the number to wait for with `published`.
+    def send_events(self, identity: Identity, events: list[Event], room: Reservation) -> int:
+        """Puts events on their way to the log; returns the number to wait for with `wait_for_ack`.
 
         identity: of one who may publish, as `need_publisher` said before the events were read. Raises Refused, and
         InvalidToken if its token has been revoked meanwhile.
         """
         self.tokens.check_revoked(identity)  # which may have been while they were read
         now = self._clock()
-        self.intake.check(identity.user, len(events), now)
-        wire = [PublishedEvent(event.id, event.user, encode_event(event), _state_of(event)) for event in events]
+        self.publish_limiter.check(identity.user, len(events), now)
+        wire = [PublishedEvent(event.id, event.user, encode_event(event), _state_name(event)) for event in events]
         request = next(self._requests)
-        self._send(request, Publish(request, wire, identity.user))
-        self.intake.charge(identity.user, len(events), now)  # not before: what could not be sent costs nothing
-        self.intake.sent(room, request, now)
+        self._send_request(request, PublishRequest(request, wire, identity.user))
+        self.publish_limiter.charge(identity.user, len(events), now)  # not before: what could not be sent costs nothing
+        self.publish_limiter.mark_sent(room, request, now)
         return request
 
     def charge_refused(self, identity: Identity, events: int) -> None:
         """A request was refused for what is in it, and took as long to read as one of so many events."""
-        self.intake.charge(identity.user, events, self._clock())
+        self.publish_limiter.charge(identity.user, events, self._clock())
 
-    async def published(self, request: int) -> Published:
+    async def wait_for_ack(self, request: int) -> PublishAck:
         """Returns when the events are in the log. Raises Refused."""
-        answer = await self._answer(request)
-        if isinstance(answer, NotPublished):
-            raise Refused(503, answer.code, answer.message, AGAIN, answer.retry_after)
-        published: Published = answer
+        answer = await self._wait_for_answer(request)
+        if isinstance(answer, PublishNack):
+            raise RequestRejected(503, answer.code, answer.message, AGAIN, answer.retry_after)
+        published: PublishAck = answer
         return published
 
-    async def ask(self) -> Answer:
+    async def fetch_stats(self) -> StatsResponse:
         """The router's numbers. Raises Refused."""
         request = next(self._requests)
-        answer: Answer = await self._request(request, Ask(request))
+        answer: StatsResponse = await self._request(request, StatsRequest(request))
         return answer
 
-    async def drain(self, identity: Identity, shard: int) -> int:
+    async def drain_shard(self, identity: Identity, shard: int) -> int:
         """Tells a shard to send its users away and end; returns how many there are. Raises Refused."""
         request = next(self._requests)
-        answer: Draining = await self._request(request, Drain(request, shard, identity.user))
+        answer: DrainResponse = await self._request(request, DrainRequest(request, shard, identity.user))
         if answer.users is None:
-            raise Refused(404, "no_such_shard", f"there is no shard {shard}", "GET /v1/stats/shards lists them")
-        log.info("drain", shard=shard, users=answer.users, by=identity.user)
+            raise RequestRejected(404, "no_such_shard", f"there is no shard {shard}", "GET /v1/stats/shards lists them")
+        logger.info("drain", shard=shard, users=answer.users, by=identity.user)
         return answer.users
 
-    async def undrain(self, identity: Identity, shard: int) -> int:
+    async def undrain_shard(self, identity: Identity, shard: int) -> int:
         """Tells a shard that is being drained to stay; returns how many users it still has. Raises Refused."""
         request = next(self._requests)
-        answer: Draining = await self._request(request, Undrain(request, shard, identity.user))
+        answer: DrainResponse = await self._request(request, UndrainRequest(request, shard, identity.user))
         if answer.users is None:
-            raise Refused(
+            raise RequestRejected(
                 409, "not_draining", f"shard {shard} is not being drained", "one that has ended must be started again"
             )
-        log.info("undrain", shard=shard, users=answer.users, by=identity.user)
+        logger.info("undrain", shard=shard, users=answer.users, by=identity.user)
         return answer.users
 
-    async def disconnect(self, identity: Identity, user: str) -> UserDisconnected:
+    async def disconnect_user(self, identity: Identity, user: str) -> DisconnectResponse:
         """Has all connections of a user closed, on whatever shards; how many there were. Raises Refused."""
         request = next(self._requests)
-        closed: UserDisconnected = await self._request(request, DisconnectUser(request, user, identity.user))
-        log.info("user_disconnected", user=user, connections=closed.connections, by=identity.user)
+        closed: DisconnectResponse = await self._request(request, DisconnectRequest(request, user, identity.user))
+        logger.info("user_disconnected", user=user, connections=closed.connections, by=identity.user)
         return closed
 
     async def revoke(self, revocation: Revocation) -> Revocation:
         """Makes tokens void; the revocation that is in force then. Raises Refused."""
         request = next(self._requests)
-        answer: Revoked = await self._request(request, Revoke(request, revocation))
+        answer: RevokeResponse = await self._request(request, RevokeRequest(request, revocation))
         if answer.revocation is None:
-            raise Refused(
+            raise RequestRejected(
                 409,
                 "too_many_revocations",
                 f"there are {MAX_REVOCATIONS} revocations already",
@@ -301,18 +306,20 @@ class Gateway:
     async def unrevoke(self, identity: Identity, id: str) -> Revocation:
         """Ends a revocation; the one that was. Raises Refused."""
         request = next(self._requests)
-        answer: Revoked = await self._request(request, Unrevoke(request, id, identity.user))
+        answer: RevokeResponse = await self._request(request, UnrevokeRequest(request, id, identity.user))
         if answer.revocation is None:
-            raise Refused(404, "no_such_revocation", f"there is no revocation {id!r}", "GET /v1/revocations lists them")
+            raise RequestRejected(
+                404, "no_such_revocation", f"there is no revocation {id!r}", "GET /v1/revocations lists them"
+            )
         self._need_kept(answer)
         return answer.revocation
 
     @staticmethod
-    def _need_kept(answer: Revoked) -> None:
+    def _need_kept(answer: RevokeResponse) -> None:
         if not answer.is_kept:
             message = "it is so, but the journal could not keep it: a restart of the router may undo it"
             hint = "ask for it again in a moment; an operator sees to the journal's disk"
-            raise Refused(503, "journal_unavailable", message, hint, retry_after=1)
+            raise RequestRejected(503, "journal_unavailable", message, hint, retry_after=1)
 
     async def finish(self) -> None:
         """Waits a moment for answers that are on their way, and closes. Whoever waited has gone on by then."""
@@ -327,106 +334,115 @@ class Gateway:
         self._link.close()
         for waiting in self._waiting.values():
             if not waiting.done():
-                waiting.set_exception(Refused(503, *_AWAY, retry_after=1))
+                waiting.set_exception(RequestRejected(503, *_UNAVAILABLE, retry_after=1))
 
     def _admit(self, identity: Identity, address: str) -> tuple[ShardAddress, str]:
         role = self._roles.get(identity.role)
         if role is not None and not role.may_connect:
-            raise Refused(
+            raise RequestRejected(
                 403,
                 "forbidden",
                 f"the role {identity.role!r} may not open a connection",
                 "use a token of another role; a roles file says so by may_connect",
             )
         now = self._clock()
-        self._admission.check(identity, address, now)  # first, since most are refused for that when many come
+        self._connect_limiter.check(identity, address, now)  # first, since most are refused for that when many come
         index = self._ring.owner(identity.user)
         shard = self._shards.get(index) if index is not None else None
         if shard is None:
-            raise Refused(
+            raise RequestRejected(
                 503,
                 "no_shard",
                 "no shard is ready to take users",
                 "try again in a moment; /readyz says when",
                 retry_after=1,
             )
-        wait = self._returning.wait(identity.user, now)
+        wait = self._reconnect_ramp.delay_for(identity.user, now)
         if wait:
-            raise Refused(
+            raise RequestRejected(
                 503,
                 "returning",
                 "the user's shard has gone, and its users come back one after the other",
                 "connect again when Retry-After says: it is this user's turn then",
                 wait,
             )
-        self._admission.charge(identity, address, now)
-        ticket = self.tokens.issue_ticket(identity, shard.index, process.new_id(), time.time(), address, shard.boot)
+        self._connect_limiter.record(identity, address, now)
+        ticket = self.tokens.issue_ticket(
+            identity, shard.index, process.new_id(), time.time(), address, shard.incarnation
+        )
         return shard, ticket
 
-    async def _hold(self, refusal: Refused) -> None:
-        if self.held < _MOST_HELD:
-            self.held += 1
-            self.held_total += 1
+    async def _delay_rejection(self, refusal: RequestRejected) -> None:
+        if self.delayed_responses < _MOST_HELD:
+            self.delayed_responses += 1
+            self.delayed_responses_total += 1
             try:
                 await asyncio.sleep(min(refusal.retry_after or 0.0, _HELD_SECONDS))
             finally:
-                self.held -= 1
+                self.delayed_responses -= 1
 
     async def _request(self, number: int, message: PeerMessage) -> Any:
-        self._send(number, message)
-        return await self._answer(number)
+        self._send_request(number, message)
+        return await self._wait_for_answer(number)
 
-    def _send(self, number: int, message: PeerMessage) -> None:
-        if not self._link.router_alive or not self._link.send(message):
-            raise Refused(503, *_AWAY, retry_after=1)
+    def _send_request(self, number: int, message: PeerMessage) -> None:
+        if not self._link.is_router_alive or not self._link.send(message):
+            raise RequestRejected(503, *_UNAVAILABLE, retry_after=1)
         self._waiting[number] = asyncio.get_running_loop().create_future()
 
-    async def _answer(self, number: int) -> Any:
+    async def _wait_for_answer(self, number: int) -> Any:
         try:
             return await asyncio.wait_for(self._waiting[number], self._timeout)
         except TimeoutError:
-            raise Refused(503, *_AWAY, retry_after=1) from None
+            raise RequestRejected(503, *_UNAVAILABLE, retry_after=1) from None
         finally:
             del self._waiting[number]
 
-    def _known_version(self) -> int:
+    def _revocations_version(self) -> int:
         return self.tokens.revocations.version
 
-    def _hello(self) -> Hello:
-        return Hello(VERSION, self._boot, revocations=self._known_version())
+    def _make_join(self) -> Join:
+        return Join(VERSION, self._incarnation, revocations_version=self._revocations_version())
 
-    def _received(self, message: RouterMessage) -> None:
+    def _on_message(self, message: RouterMessage) -> None:
         match message:
-            case Published() | NotPublished() | Answer() | Draining() | UserDisconnected() | Revoked():
-                self.intake.taken(message.request)
+            case (
+                PublishAck()
+                | PublishNack()
+                | StatsResponse()
+                | DrainResponse()
+                | DisconnectResponse()
+                | RevokeResponse()
+            ):
+                self.publish_limiter.mark_received(message.request)
                 waiting = self._waiting.get(message.request)
                 if waiting is not None and not waiting.done():
                     waiting.set_result(message)
-            case Revocations():
-                _, known = self.tokens.revocations.apply(message)
+            case RevocationUpdate():
+                _, known = self.tokens.revocations.apply_update(message)
                 if known is not None:
                     self._link.send(known)
-            case Doors():
-                self._admission.told(message, self._clock())
+            case AdmissionState():
+                self._connect_limiter.update(message, self._clock())
             case RingState():
-                if message.epoch != self.epoch or message.version == self._version:
+                if message.epoch != self.epoch or message.version == self._ring_version:
                     # No change is told, but a hello answered: the router is another, or was away. If it told a change
                     # as well, its next answer frees what was under way.
-                    self.intake.forget()
-                self.epoch, self._version = message.epoch, message.version
+                    self.publish_limiter.reset()
+                self.epoch, self._ring_version = message.epoch, message.version
                 self._shards = {shard.index: shard for shard in message.shards}
-                if self.ready:
+                if self.is_ready:
                     process.report_ready()
-                self._returning.lost(message.lost, self._ring, self._clock())
+                self._reconnect_ramp.start(message.removed_shards, self._ring, self._clock())
                 if self._ring.shards != self._shards.keys():
                     self._ring = Ring(self._shards)
-                    log.info("ring_changed", shards=sorted(self._shards))
+                    logger.info("ring_changed", shards=sorted(self._shards))
             case _:
                 hint = "do all processes run one version?"
                 self._sampler.write("warning", "message_not_for_a_gateway", kind=type(message).__name__, hint=hint)
 
 
-def _state_of(event: Event) -> str | None:
+def _state_name(event: Event) -> str | None:
     """The name of the state that the event is the newest word about."""
     if event.delivery is not Delivery.state:
         return None

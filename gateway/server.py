@@ -14,35 +14,35 @@ import structlog
 from solowire.algorithms.accept_limiter import AcceptLimiter
 from solowire.auth.tokens import Tokens
 from solowire.backplane.messages import ShardStats
-from solowire.gateway.admission.client_address import Addresses
-from solowire.gateway.admission.connect_limiter import Admission, Limits
-from solowire.gateway.audit_events import Trail
+from solowire.gateway.admission.client_address import ClientAddressResolver
+from solowire.gateway.admission.connect_limiter import ConnectLimiter, ConnectLimits
+from solowire.gateway.audit_events import GatewayAudit
 from solowire.gateway.front.http_front import FILES_OF_HTTP, ClientConnection, HttpFront
 from solowire.gateway.front.relay import PATHS, Relay
 from solowire.gateway.front.unread_bodies import with_ends
 from solowire.gateway.http.api import create_app
 from solowire.gateway.http.assets import HEADS, Assets
-from solowire.gateway.http.connect_endpoint import Negotiation
-from solowire.gateway.http.events_endpoint import Posting
-from solowire.gateway.http.openapi import swagger_ui
-from solowire.gateway.http.responses import answer
-from solowire.gateway.http.shard_client import Shards
+from solowire.gateway.http.connect_endpoint import ConnectEndpoint
+from solowire.gateway.http.events_endpoint import EventsEndpoint
+from solowire.gateway.http.openapi import find_swagger_ui
+from solowire.gateway.http.responses import send_response
+from solowire.gateway.http.shard_client import ShardClient
 from solowire.gateway.http.user_paths import with_user_paths
-from solowire.gateway.publish.publish_limiter import Intake
-from solowire.gateway.router_client import Gateway
+from solowire.gateway.publish.publish_limiter import PublishLimiter
+from solowire.gateway.router_client import RouterClient
 from solowire.model.access import Role
 from solowire.observability.audit import open_audit
-from solowire.observability.loop_monitor import Vitals, memory_bytes
-from solowire.observability.metrics import Labelled, Metrics, Sample
-from solowire.protocol.opening_handshake import MORE_HEADERS, Head, upgrade_required
-from solowire.protocol.problem_details import response_of
+from solowire.observability.loop_monitor import LoopMonitor, memory_bytes
+from solowire.observability.metrics import LabelledSample, Metrics, Sample
+from solowire.protocol.opening_handshake import MORE_HEADERS, Head, make_upgrade_required
+from solowire.protocol.problem_details import to_http_response
 from solowire.runtime import process
 from solowire.runtime.http_server import WebServer, listen, listen_unix, remove_dead_sockets
-from solowire.runtime.identity import key_source_of, reload_identity, tokens_of
-from solowire.runtime.roles import roles_of
+from solowire.runtime.identity import make_key_source, make_tokens, reload_identity
+from solowire.runtime.roles import load_roles
 from solowire.runtime.settings import Settings, make_directories
 
-log = structlog.get_logger("solowire.gateway")
+logger = structlog.get_logger("solowire.gateway")
 
 OTHER_FILES = 100
 """Open files of a gateway that are no connections of clients."""
@@ -53,8 +53,8 @@ CLOSING_SECONDS = 1.0
 
 def serve(settings: Settings) -> None:
     """Runs the gateway until it is told to stop. Raises ConfigError if it can't start."""
-    roles = roles_of(settings)
-    tokens = tokens_of(settings, roles, create=True)
+    roles = load_roles(settings)
+    tokens = make_tokens(settings, roles, create=True)
     process.on_reload(lambda fresh: reload_identity(fresh, tokens, roles))
     process.run(lambda stop: _main(settings, tokens, roles, stop))
 
@@ -62,14 +62,14 @@ def serve(settings: Settings) -> None:
 async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], stop: asyncio.Event) -> None:
     sock = listen(settings.host, settings.port, send_buffer=settings.send_buffer_bytes, stalled_s=settings.stalled_s)
     audit = open_audit(settings, "gateway")
-    trail = Trail(audit)
+    trail = GatewayAudit(audit)
     refused, refused_per_s = 0, 0.0
 
     def each_second() -> None:
         nonlocal refused, refused_per_s
-        audit.second()
+        audit.flush_suppressed()
         tokens.revocations.expire(time.time())
-        total = gateway.refused.total()
+        total = gateway.rejections.total()
         refused_per_s, refused = float(total - refused), total
 
     def stats() -> ShardStats:
@@ -80,40 +80,40 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
             loop_lag_s=round(vitals.loop_lag_s, 4),
         )
 
-    vitals = Vitals(each_second)
-    key_source = key_source_of(settings, tokens)
-    gateway = Gateway(
+    vitals = LoopMonitor(each_second)
+    key_source = make_key_source(settings, tokens)
+    gateway = RouterClient(
         settings.backplane_address,
         tokens,
         roles,
-        intake_of(settings),
+        make_publish_limiter(settings),
         timeout=settings.publish_timeout_s,
         pace=settings.moves_per_s,
-        admission=Admission(limits_of(settings)),
-        addresses=Addresses(settings.trusted_proxies, settings.forwarded),
+        connect_limiter=ConnectLimiter(make_connect_limits(settings)),
+        addresses=ClientAddressResolver(settings.trusted_proxies, settings.forwarded),
         stats=stats,
-        trail=trail,
-        refreshed=None if key_source is None else key_source.refreshed,
+        audit=trail,
+        refresh_keys=None if key_source is None else key_source.wait_for_refresh,
     )
-    negotiation = Negotiation(gateway, settings.shard_url)
+    negotiation = ConnectEndpoint(gateway, settings.shard_url)
     relay = Relay(gateway, allowed_origins=settings.allowed_origins)
-    assets = Assets(swagger_ui())
+    assets = Assets(find_swagger_ui())
 
     def takes(head: Head) -> bool:
-        return relay.takes(head) or assets.takes(head)
+        return relay.can_handle(head) or assets.can_handle(head)
 
     def open_tunnel(client: ClientConnection, head: Head, rest: bytes) -> None:
-        (relay.accept if relay.takes(head) else assets.answer)(client, head, rest)
+        (relay.accept_client if relay.can_handle(head) else assets.serve_file)(client, head, rest)
 
     front = HttpFront(
         # A name of its own: several gateways of one data directory may have the same port, each at its address.
         settings.run_dir.absolute() / f"g{settings.port}-{process.new_id()[:8]}",
-        takes=takes,
-        plain=HEADS,
+        can_tunnel=takes,
+        plain_heads=HEADS,
         open_tunnel=open_tunnel,
         limiter=AcceptLimiter(settings.max_http_connections, settings.max_http_connections_per_address),
         max_files=max(FILES_OF_HTTP, process.raise_file_limit() - OTHER_FILES),
-        trusted=gateway.addresses.trusts,
+        is_trusted=gateway.addresses.is_trusted,
         head_s=settings.handshake_s,
         keepalive_s=settings.keepalive_s,
         stalled_s=settings.stalled_s,
@@ -123,42 +123,50 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
             (b"GET", b"/v1/route"): lambda scope, _, send: negotiation(scope, send),
         },
     )
-    shards = Shards()
+    shards = ShardClient()
 
     def samples() -> Iterator[Sample]:
-        yield "relayed_connections", "WebSockets that this gateway carries.", relay.open
+        yield "relayed_connections", "WebSockets that this gateway carries.", relay.open_count
         yield "http_connections", "HTTP connections that are open.", len(front.limiter)
-        yield "accept_refusals_total", "Connections refused before anything was read.", front.limiter.refused
-        yield "relayed_connections_total", "WebSockets that it has carried.", relay.carried_total
-        intake = gateway.intake
+        yield "accept_refusals_total", "Connections refused before anything was read.", front.limiter.rejected_count
+        yield "relayed_connections_total", "WebSockets that it has carried.", relay.opened_count
+        intake = gateway.publish_limiter
         yield "publish_held_requests", "Publish requests being read, or under way to the router.", intake.requests
         yield "publish_held_bytes", "Their size together.", intake.bytes
-        yield "publish_overload_refusals_total", "Publish requests refused for want of room.", intake.overloads
-        yield "publish_slow_requests_total", "Publish requests ended while they were read.", intake.slow_requests
-        yield "publish_rate_refusals_total", "Publish requests refused for their publisher's rate.", intake.limited
-        yield "backplane_dropped_total", "Messages of the router that could not be decoded.", gateway.dropped
-        yield Labelled("refusals_total", "Connections refused, by the problem's code.", "code", gateway.refused)
+        yield "publish_overload_refusals_total", "Publish requests refused for want of room.", intake.overload_count
+        yield "publish_slow_requests_total", "Publish requests ended while they were read.", intake.slow_count
+        yield (
+            "publish_rate_refusals_total",
+            "Publish requests refused for their publisher's rate.",
+            intake.rate_limited_count,
+        )
+        yield "backplane_dropped_total", "Messages of the router that could not be decoded.", gateway.dropped_count
+        yield LabelledSample(
+            "refusals_total", "Connections refused, by the problem's code.", "code", gateway.rejections
+        )
         yield "loop_lag_seconds", "Lateness of a timer, at most, in the last second.", vitals.loop_lag_s
-        yield "audit_lines_lost_total", "Lines of the audit log that could not be written.", audit.lost
+        yield "audit_lines_lost_total", "Lines of the audit log that could not be written.", audit.lost_count
         yield "revocations", "Revocations in force.", len(tokens.revocations)
-        keys, age_s, failed = (key_source.keys, key_source.age_s, key_source.failed) if key_source else (0, 0.0, 0)
+        keys, age_s, failed = (
+            (key_source.key_count, key_source.age_s, key_source.failed_count) if key_source else (0, 0.0, 0)
+        )
         yield "provider_keys", "Public keys of the provider that are in use.", keys
         yield "provider_keys_age_seconds", "How long ago they were read; infinite if never.", age_s
         yield "provider_key_failures_total", "Attempts to read them that failed.", failed
-        yield "wrong_tokens_total", "Tokens that proved nothing.", gateway.wrong_tokens
-        yield "held_answers", "Answers to wrong tokens that are held back now.", gateway.held
-        yield "held_answers_total", "Answers to wrong tokens that were held back.", gateway.held_total
+        yield "wrong_tokens_total", "Tokens that proved nothing.", gateway.auth_failures
+        yield "held_answers", "Answers to wrong tokens that are held back now.", gateway.delayed_responses
+        yield "held_answers_total", "Answers to wrong tokens that were held back.", gateway.delayed_responses_total
 
-    posting = Posting(gateway, settings, trail)
+    posting = EventsEndpoint(gateway, settings, trail)
     http = with_user_paths(create_app(gateway, negotiation, posting, settings, Metrics(samples), shards, trail))  # type: ignore[arg-type]
 
     async def app(scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
         if scope["path"] in PATHS:  # without an upgrade, which the front takes itself
-            status, headers, body = response_of(upgrade_required())
-            answer(send, status, [*headers, *MORE_HEADERS[status]], body)
-        elif negotiation.takes(scope):
+            status, headers, body = to_http_response(make_upgrade_required())
+            send_response(send, status, [*headers, *MORE_HEADERS[status]], body)
+        elif negotiation.can_handle(scope):
             await negotiation(scope, send)
-        elif posting.takes(scope):
+        elif posting.can_handle(scope):
             await posting(scope, receive, send)
         elif scope["method"] == "HEAD":  # as GET (RFC 9110, section 9.3.2); Granian leaves the body out
             await http({**scope, "method": "GET"}, receive, send)
@@ -172,8 +180,8 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
         key_source.start()
     server.start()
     await front.start(sock)
-    log.info("gateway_listening", host=settings.host, port=sock.getsockname()[1])
-    process.calm_collector()
+    logger.info("gateway_listening", host=settings.host, port=sock.getsockname()[1])
+    process.tune_gc()
     try:
         await stop.wait()
     finally:
@@ -190,19 +198,19 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
         audit.close()
 
 
-def intake_of(settings: Settings) -> Intake:
-    return Intake(
+def make_publish_limiter(settings: Settings) -> PublishLimiter:
+    return PublishLimiter(
         requests=settings.publish_held_requests,
         bytes=settings.publish_held_bytes,
-        patience=settings.publish_timeout_s / 2,
-        lost=settings.publish_timeout_s * 2,
+        max_age_s=settings.publish_timeout_s / 2,
+        lost_after_s=settings.publish_timeout_s * 2,
         rate=settings.publish_rate,
         burst=settings.publish_burst,
     )
 
 
-def limits_of(settings: Settings) -> Limits:
-    return Limits(
+def make_connect_limits(settings: Settings) -> ConnectLimits:
+    return ConnectLimits(
         rate=settings.connect_rate,
         burst=settings.connect_burst,
         rate_per_address=settings.connect_rate_per_address,

@@ -7,33 +7,33 @@ from typing import Any
 
 import structlog
 
-from solowire.errors import ConfigError, Refused
+from solowire.errors import ConfigError, RequestRejected
 from solowire.observability.metrics import CONTENT_TYPE
-from solowire.protocol.problem_details import response_of
+from solowire.protocol.problem_details import to_http_response
 from solowire.runtime.http_server import WebServer, listen
 from solowire.runtime.settings import Settings
 
-log = structlog.get_logger("solowire.router")
+logger = structlog.get_logger("solowire.router")
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
-def start(settings: Settings, metrics: Callable[[], bytes]) -> WebServer | None:
+def start_http_server(settings: Settings, metrics: Callable[[], bytes]) -> WebServer | None:
     """Serves on the router's port; None where the default one can't be had. Raises ConfigError for one that was set."""
-    port = settings.port_of_router
+    port = settings.router_metrics_port
     if port is None:
-        log.warning("router_without_metrics", hint="no port is left above the shards': set SOLOWIRE_ROUTER_PORT")
+        logger.warning("router_without_metrics", hint="no port is left above the shards': set SOLOWIRE_ROUTER_PORT")
         return None
     try:
         sock = listen(settings.api_host, port)
     except ConfigError as error:
         if settings.router_port is not None:
             raise ConfigError(f"SOLOWIRE_ROUTER_PORT: {error}") from None
-        log.warning("router_without_metrics", reason=str(error), hint="set SOLOWIRE_ROUTER_PORT")
+        logger.warning("router_without_metrics", reason=str(error), hint="set SOLOWIRE_ROUTER_PORT")
         return None
     server = WebServer(_app(metrics), sock)
     server.start()
-    log.info("router_listening", host=settings.api_host, port=sock.getsockname()[1])
+    logger.info("router_listening", host=settings.api_host, port=sock.getsockname()[1])
     return server
 
 
@@ -46,8 +46,8 @@ def _app(metrics: Callable[[], bytes]) -> Callable[..., Awaitable[None]]:
                 await _answer(send, 200, b'{"status":"ok"}', "application/json")
             case _:
                 there_are = "there are /metrics, /healthz, /readyz"
-                status, headers, body = response_of(
-                    Refused(404, "not_found", "there is nothing at this path", there_are)
+                status, headers, body = to_http_response(
+                    RequestRejected(404, "not_found", "there is nothing at this path", there_are)
                 )
                 await _send(send, status, headers, body)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from solowire.backplane.messages import DEAD_AFTER_SECONDS, Hello, ShardAddress, ShardStats
+from solowire.backplane.messages import DEAD_AFTER_SECONDS, Join, ShardAddress, ShardStats
 
 PAUSE_SECONDS = DEAD_AFTER_SECONDS / 2
 """Ticks come twice a second: one that comes so late tells of a router that was stopped or stuck."""
@@ -21,11 +21,11 @@ class Peer:
     """A shard or a gateway (address None). heard_at: seconds, monotonic. presumed: it has not said hello yet."""
 
     name: bytes
-    boot: str
+    incarnation: str
     address: ShardAddress | None
-    heard_at: float
-    leaving: bool = False
-    presumed: bool = False
+    last_heard_at: float
+    is_draining: bool = False
+    is_presumed: bool = False
     stats: ShardStats = field(default_factory=ShardStats)
 
 
@@ -40,22 +40,22 @@ class Membership:
     def __iter__(self) -> Iterator[Peer]:
         return iter(list(self._peers.values()))
 
-    def get(self, name: bytes) -> Peer | None:
+    def get_peer(self, name: bytes) -> Peer | None:
         return self._peers.get(name)
 
-    def shard(self, index: int) -> Peer | None:
+    def find_shard(self, index: int) -> Peer | None:
         """The peer that is the shard of this index, leaving or not."""
         found = (p for p in self._peers.values() if p.address is not None and p.address.index == index)
-        return next((p for p in found if not p.presumed), None)
+        return next((p for p in found if not p.is_presumed), None)
 
     @property
     def shards(self) -> list[ShardAddress]:
         """Those that are in the ring, in the order of their indexes."""
-        found = [p.address for p in self._peers.values() if p.address is not None and not p.leaving]
+        found = [p.address for p in self._peers.values() if p.address is not None and not p.is_draining]
         return sorted(found, key=lambda address: address.index)
 
     @property
-    def gateways(self) -> int:
+    def gateway_count(self) -> int:
         return sum(p.address is None for p in self._peers.values())
 
     def presume(self, shards: Iterable[ShardAddress], version: int, now: float) -> None:
@@ -63,17 +63,17 @@ class Membership:
         self.version = version
         for address in shards:
             name = b"presumed-%d" % address.index
-            self._peers[name] = Peer(name, address.boot, address, now, presumed=True)
+            self._peers[name] = Peer(name, address.incarnation, address, now, is_presumed=True)
 
-    def hello(self, name: bytes, message: Hello, now: float) -> list[Peer]:
+    def add_peer(self, name: bytes, message: Join, now: float) -> list[Peer]:
         """Takes a peer in. Returns the processes whose place it takes."""
         known = self._peers.get(name)
-        if known is not None and known.boot == message.boot and known.address == message.shard:
-            known.heard_at = now
-            if known.leaving != message.leaving:
+        if known is not None and known.incarnation == message.incarnation and known.address == message.shard:
+            known.last_heard_at = now
+            if known.is_draining != message.is_draining:
                 before = self.shards
-                known.leaving = message.leaving
-                self._count(before)
+                known.is_draining = message.is_draining
+                self._update_version(before)
             return []
         before = self.shards
         superseded = []
@@ -81,35 +81,35 @@ class Membership:
             for other in self:
                 if other.address is not None and other.address.index == message.shard.index:
                     del self._peers[other.name]
-                    if not other.presumed and other.name != name:
+                    if not other.is_presumed and other.name != name:
                         superseded.append(other)
-        self._peers[name] = Peer(name, message.boot, message.shard, now, message.leaving)
-        self._count(before)
+        self._peers[name] = Peer(name, message.incarnation, message.shard, now, message.is_draining)
+        self._update_version(before)
         return superseded
 
-    def beat(self, name: bytes, boot: str, stats: ShardStats | None, now: float) -> bool:
+    def record_heartbeat(self, name: bytes, boot: str, stats: ShardStats | None, now: float) -> bool:
         """False if the peer is not known, and must be asked who it is."""
         peer = self._peers.get(name)
-        if peer is None or peer.boot != boot:
+        if peer is None or peer.incarnation != boot:
             return False
-        peer.heard_at = now
+        peer.last_heard_at = now
         if stats is not None:
             peer.stats = stats
         return True
 
-    def leave(self, name: bytes) -> None:
+    def mark_draining(self, name: bytes) -> None:
         """The shard wants no more users; it stays a peer."""
         before = self.shards
         peer = self._peers.get(name)
         if peer is not None:
-            peer.leaving = True
-        self._count(before)
+            peer.is_draining = True
+        self._update_version(before)
 
-    def remove(self, name: bytes) -> None:
+    def remove_peer(self, name: bytes) -> None:
         """The peer has said goodbye."""
         before = self.shards
         self._peers.pop(name, None)
-        self._count(before)
+        self._update_version(before)
 
     def tick(self, now: float) -> list[Peer]:
         """Removes who has been silent for too long; returns them.
@@ -119,15 +119,15 @@ class Membership:
         """
         if self._ticked_at is not None and now - self._ticked_at > PAUSE_SECONDS:
             for peer in self._peers.values():
-                peer.heard_at += now - self._ticked_at
+                peer.last_heard_at += now - self._ticked_at
         self._ticked_at = now
-        silent = [p for p in self._peers.values() if now - p.heard_at > DEAD_AFTER_SECONDS]
+        silent = [p for p in self._peers.values() if now - p.last_heard_at > DEAD_AFTER_SECONDS]
         before = self.shards
         for peer in silent:
             del self._peers[peer.name]
-        self._count(before)
+        self._update_version(before)
         return silent
 
-    def _count(self, before: list[ShardAddress]) -> None:
+    def _update_version(self, before: list[ShardAddress]) -> None:
         if before != self.shards:
             self.version += 1

@@ -15,26 +15,26 @@ import structlog
 from solowire.algorithms.log_sampler import LogSampler
 from solowire.backplane import messages as backplane
 from solowire.backplane.messages import RouterMessage, ShardAddress, ShardStats
-from solowire.backplane.zmq_transport import Hub
+from solowire.backplane.zmq_transport import RouterSocket
 from solowire.errors import BackplaneError
 from solowire.observability.audit import open_audit
-from solowire.observability.loop_monitor import Vitals, memory_bytes
-from solowire.observability.metrics import Labelled, Metrics, Sample
+from solowire.observability.loop_monitor import LoopMonitor, memory_bytes
+from solowire.observability.metrics import LabelledSample, Metrics, Sample
 from solowire.router import http as web
-from solowire.router.leases.config import Group, Limits
-from solowire.router.log.backpressure import Patience
+from solowire.router.leases.config import GroupQuota, LeaseConfig
+from solowire.router.log.backpressure import BackpressureThresholds
 from solowire.router.log.journal import Journal, MemoryJournal
 from solowire.router.log.sqlite_journal import SqliteJournal
-from solowire.router.monitoring.monitor import Thresholds, Watch
+from solowire.router.monitoring.monitor import Monitor, Thresholds
 from solowire.router.router import Router
 from solowire.runtime import process
 from solowire.runtime.directory_lock import router_lock
 from solowire.runtime.settings import Settings, make_directories
 
-log = structlog.get_logger("solowire.router")
+logger = structlog.get_logger("solowire.router")
 
 TICK_SECONDS = 0.5
-KNOCK_SECONDS = 0.5
+PROBE_SECONDS = 0.5
 RELEASE_SECONDS = 0.02
 LONGEST_DELAY_SECONDS = 1.0
 
@@ -68,26 +68,26 @@ def open_journal(settings: Settings) -> Journal:
     )
 
 
-def limits_of(settings: Settings) -> Limits:
-    groups = {n: Group(group.weight, group.reserved, group.limit) for n, group in settings.groups_in_force.items()}
-    return Limits(
+def make_lease_config(settings: Settings) -> LeaseConfig:
+    groups = {n: GroupQuota(group.weight, group.reserved, group.limit) for n, group in settings.groups_in_force.items()}
+    return LeaseConfig(
         connections=settings.max_connections,
         per_shard=settings.max_connections_per_shard,
         per_address=settings.max_connections_per_address,
         groups=groups,
-        lease=settings.lease_s,
+        lease_s=settings.lease_s,
     )
 
 
 async def _main(settings: Settings, stop: asyncio.Event) -> None:
     loop = asyncio.get_running_loop()
     with closing(open_journal(settings)) as journal:
-        server = _Server(loop, journal, settings)
-        served = web.start(settings, Metrics(server.samples).render)
-        process.calm_collector()
-        process.on_reload(lambda fresh: server.change_limits(limits_of(fresh)))
+        server = _RouterServer(loop, journal, settings)
+        served = web.start_http_server(settings, Metrics(server.read_samples).render)
+        process.tune_gc()
+        process.on_reload(lambda fresh: server.change_limits(make_lease_config(fresh)))
         process.report_ready()
-        log.info("router_ready", epoch=journal.epoch, last=journal.last, backplane=settings.backplane_address)
+        logger.info("router_ready", epoch=journal.epoch, last=journal.last_offset, backplane=settings.backplane_address)
         try:
             while not stop.is_set():
                 try:
@@ -100,7 +100,7 @@ async def _main(settings: Settings, stop: asyncio.Event) -> None:
                 await served.finish()
 
 
-class _Server:
+class _RouterServer:
     """The router on its bus."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, journal: Journal, settings: Settings) -> None:
@@ -108,26 +108,26 @@ class _Server:
         self._planned: asyncio.Handle | None = None
         self._releasing: asyncio.Handle | None = None
         self._replaying: asyncio.Handle | None = None
-        self._looking: asyncio.Task[None] | None = None
-        self._sampler = LogSampler(log, loop.time, loop.call_later)
-        self._hub = Hub(settings.backplane_address, self._received)
+        self._probing: asyncio.Task[None] | None = None
+        self._sampler = LogSampler(logger, loop.time, loop.call_later)
+        self._socket = RouterSocket(settings.backplane_address, self._on_message)
         self._audit = open_audit(settings, "router")
-        self._vitals = Vitals(self._audit.second)
+        self._loop_monitor = LoopMonitor(self._audit.flush_suppressed)
         self._router = Router(
             journal,
             self._send,
             now=loop.time(),
             wall_offset=self._wall_offset(),
             stopwatch=time.monotonic,
-            limits=limits_of(settings),
-            patience=patience_of(settings),
-            watch=self._watch(settings),
+            limits=make_lease_config(settings),
+            thresholds=make_thresholds(settings),
+            monitor=self._make_monitor(settings),
             audit=self._audit,
             sampler=self._sampler,
         )
 
-    def _watch(self, settings: Settings) -> Watch:
-        return Watch(
+    def _make_monitor(self, settings: Settings) -> Monitor:
+        return Monitor(
             new_id=process.new_id,
             thresholds=Thresholds(
                 lag_seconds=settings.alert_lag_s,
@@ -140,71 +140,75 @@ class _Server:
             after=settings.alert_after_s,
             over=settings.alert_over_s,
             stats_every=settings.stats_event_s,
-            own=lambda: ShardStats(memory_bytes=memory_bytes(), loop_lag_s=self._vitals.loop_lag_s),
+            own=lambda: ShardStats(memory_bytes=memory_bytes(), loop_lag_s=self._loop_monitor.loop_lag_s),
         )
 
-    def samples(self) -> Iterator[Sample]:
+    def read_samples(self) -> Iterator[Sample]:
         """For /metrics."""
-        router, watch = self._router, self._router.watch
+        router, watch = self._router, self._router.monitor
         yield "events_total", "Events of publishers that this process has put in the log.", router.events
         yield "duplicates_total", "Events that were in the log already.", router.duplicates
-        yield "journal_offset", "Newest offset in the log.", router.journal.last
-        yield "journal_floor_offset", "Offset behind which the log begins.", router.journal.floor
-        yield "gateways", "Gateways that are there.", router.members.gateways
+        yield "journal_offset", "Newest offset in the log.", router.journal.last_offset
+        yield "journal_floor_offset", "Offset behind which the log begins.", router.journal.start_offset
+        yield "gateways", "Gateways that are there.", router.members.gateway_count
         yield "shards", "Shards in the ring.", len(router.members.shards)
-        reports = router.reports()
+        reports = router.make_reports()
         behind = {str(r.address.index): float(r.behind) for r in reports}
-        yield Labelled("shard_behind_offsets", "Offsets that a shard has not acknowledged.", "shard", behind)
+        yield LabelledSample("shard_behind_offsets", "Offsets that a shard has not acknowledged.", "shard", behind)
         in_flight = {str(r.address.index): float(r.in_flight) for r in reports}
-        yield Labelled("shard_in_flight_events", "Events under way to a shard.", "shard", in_flight)
-        yield "publish_refusals_total", "Publish requests refused because a shard or the journal lags.", router.refused
-        yield "ack_delay_seconds", "How long publishers' answers are held back now.", router.pressure.delay
-        held = router.coordinator.holders.held
+        yield LabelledSample("shard_in_flight_events", "Events under way to a shard.", "shard", in_flight)
+        yield (
+            "publish_refusals_total",
+            "Publish requests refused because a shard or the journal lags.",
+            router.rejected_count,
+        )
+        yield "ack_delay_seconds", "How long publishers' answers are held back now.", router.backpressure.delay
+        held = router.coordinator.registry.held_slots
         yield "held_slots", "Connection slots that shards hold, or may still hold.", held
         yield (
             "replays_waiting",
             "Questions of shards for what clients have missed.",
             len(router.replays),
         )
-        yield "revocations", "Revocations in force.", router.access.revocations
-        yield "backplane_dropped_total", "Messages of peers that could not be decoded.", router.dropped
+        yield "revocations", "Revocations in force.", router.access.revocation_count
+        yield "backplane_dropped_total", "Messages of peers that could not be decoded.", router.dropped_count
         if watch is not None:
-            yield "alerts", "Alerts that have begun and not ended.", watch.alerts.raised
-            yield "alerts_begun_total", "Alerts that have begun.", watch.begun
-        yield "loop_lag_seconds", "Lateness of a timer, at most, in the last second.", self._vitals.loop_lag_s
-        yield "audit_lines_lost_total", "Lines of the audit log that could not be written.", self._audit.lost
+            yield "alerts", "Alerts that have begun and not ended.", watch.alerts.raised_count
+            yield "alerts_begun_total", "Alerts that have begun.", watch.fired_count
+        yield "loop_lag_seconds", "Lateness of a timer, at most, in the last second.", self._loop_monitor.loop_lag_s
+        yield "audit_lines_lost_total", "Lines of the audit log that could not be written.", self._audit.lost_count
 
-    async def _look_for(self, absent: list[ShardAddress]) -> None:
+    async def _probe_absent(self, absent: list[ShardAddress]) -> None:
         """Asks where shards were that are not heard of. If nobody listens, the kernel says that they have ended."""
         for address in absent:
             try:
-                async with asyncio.timeout(KNOCK_SECONDS):
+                async with asyncio.timeout(PROBE_SECONDS):
                     _, writer = await asyncio.open_connection(address.host, address.port)
                 writer.close()
             except ConnectionRefusedError:
-                self._router.ended(address.boot)
+                self._router.confirm_dead(address.incarnation)
             except (OSError, ValueError, OverflowError):
                 pass  # cut off (TimeoutError is an OSError), or at no address at all, as far as anybody can tell
 
-    def change_limits(self, limits: Limits) -> None:
+    def change_limits(self, limits: LeaseConfig) -> None:
         """Has other limits on connections in force."""
         self._router.coordinator.change_limits(limits)
 
     def tick(self) -> None:
-        absent = self._router.coordinator.holders.absent
-        if absent and (self._looking is None or self._looking.done()):
-            self._looking = self._loop.create_task(self._look_for(absent))
+        absent = self._router.coordinator.registry.absent_shards
+        if absent and (self._probing is None or self._probing.done()):
+            self._probing = self._loop.create_task(self._probe_absent(absent))
         self._tick()
 
     def close(self) -> None:
         for handle in (self._planned, self._releasing, self._replaying):
             if handle is not None:
                 handle.cancel()
-        if self._looking is not None:
-            self._looking.cancel()
+        if self._probing is not None:
+            self._probing.cancel()
         self._tick()  # keeps and answers what has come
-        self._hub.close()
-        self._vitals.close()
+        self._socket.close()
+        self._loop_monitor.close()
         self._audit.close()
 
     def _tick(self) -> None:
@@ -212,25 +216,25 @@ class _Server:
             self._router.wall_offset = self._wall_offset()
             self._router.tick(self._loop.time())
         except Exception:
-            log.exception("tick_failed")
+            logger.exception("tick_failed")
 
     def _wall_offset(self) -> float:
         return time.time() - self._loop.time()
 
     def _send(self, peer: bytes, message: RouterMessage) -> bool:
-        return self._hub.send(peer, backplane.encode(message))
+        return self._socket.send(peer, backplane.encode(message))
 
-    def _received(self, peer: bytes, raw: bytes) -> None:
+    def _on_message(self, peer: bytes, raw: bytes) -> None:
         try:
             message = backplane.decode_from_peer(raw)
         except BackplaneError as error:
-            self._router.dropped += 1
+            self._router.dropped_count += 1
             self._sampler.write(
                 "error",
                 "backplane_message_dropped",
                 sender=peer.decode(errors="replace"),
                 error=str(error),
-                dropped=self._router.dropped,
+                dropped=self._router.dropped_count,
                 hint="do all processes run one version?",
             )
             return
@@ -252,16 +256,16 @@ class _Server:
 
     def _serve_replay(self) -> None:
         self._replaying = None  # first, as below
-        again = self._router.replays.serve(self._loop.time())
+        again = self._router.replays.serve_next(self._loop.time())
         self._replaying = self._loop.call_at(again, self._serve_replay) if again is not None else None
 
     def _release(self) -> None:
         self._releasing = None  # first: whatever fails below, the next dispatch goes on with it
-        held = self._router.release(self._loop.time())
+        held = self._router.release_answers(self._loop.time())
         self._releasing = self._loop.call_later(RELEASE_SECONDS, self._release) if held else None
 
 
-def patience_of(settings: Settings) -> Patience:
+def make_thresholds(settings: Settings) -> BackpressureThresholds:
     # An answer that is held back must reach a gateway that still waits for it.
     delay = min(LONGEST_DELAY_SECONDS, settings.publish_timeout_s / 4)
-    return Patience(settings.lag_soft_s, settings.lag_hard_s, delay)
+    return BackpressureThresholds(settings.lag_soft_s, settings.lag_hard_s, delay)

@@ -43,7 +43,7 @@ class RequestError(SolowireError):
     """
 
     who: Mapping[str, str] | None = None
-    unread: bool = False
+    is_unread: bool = False
 
     def __init__(self, code: str, message: str, hint: str = "") -> None:
         super().__init__(code, message, hint)
@@ -105,7 +105,7 @@ class UnknownKey(InvalidToken):
     """A token signed with a public key that is not known here; it may be new, so whoever can reads the keys again."""
 
 
-class Refused(RequestError):
+class RequestRejected(RequestError):
     """A request that is understood and not granted. status: HTTP. retry_after: seconds, None if it is of no use.
 
     headers: more of them for the answer, in lower case.

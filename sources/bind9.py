@@ -23,10 +23,10 @@ from solowire.errors import BufferFull, ConfigError, PublishRefused
 from solowire.sources.acknowledgements import Acknowledgements as Acknowledgements  # for the command, too
 from solowire.sources.checkpoint import Checkpoint, CheckpointStore, name_log
 from solowire.sources.directory_watch import DirectoryWatch
-from solowire.sources.file_follower import Follower
+from solowire.sources.file_follower import FileFollower
 from solowire.sources.log_condition import LogCondition
 from solowire.sources.log_file import Line, Place
-from solowire.sources.query_log import EVENT_TYPE, parse_query, payload, zone_set
+from solowire.sources.query_log import EVENT_TYPE, make_payload, normalize_zones, parse_query
 
 POLL_S = 0.1
 PAUSE_S = 0.01  # at least, between two reads to the end: so that busy logs are read in batches
@@ -35,7 +35,7 @@ STOP_S = 5.0  # for which the last events may wait for their acknowledgement
 REPORT_S = 60.0
 _LINES_AT_ONCE = 250  # before the publisher has its turn, and the path is looked at
 
-log = structlog.get_logger()
+logger = structlog.get_logger()
 
 
 class PublisherCounts(Protocol):
@@ -45,7 +45,7 @@ class PublisherCounts(Protocol):
     duplicates: int
 
 
-class Publisher(Protocol):
+class EventPublisher(Protocol):
     """What agents need of `solowire.sdk.publisher`. `publish` raises BufferFull; `drain` waits for room. It settles
     events in the order in which it got them.
     """
@@ -68,7 +68,7 @@ class Publisher(Protocol):
 
 async def run_bind9(
     query_log: Path,
-    publisher: Publisher,
+    publisher: EventPublisher,
     *,
     server: str,
     from_start: bool,
@@ -90,26 +90,26 @@ async def run_bind9(
     store = None if state_dir is None else CheckpointStore(state_dir, query_log)
     watch = DirectoryWatch(query_log)
     try:
-        checkpoint = None if store is None else store.open()
+        checkpoint = None if store is None else store.load_checkpoint()
         try:
-            follower = Follower(query_log, from_start, checkpoint=checkpoint, watch=watch)
+            follower = FileFollower(query_log, from_start, checkpoint=checkpoint, watch=watch)
         except OSError as error:
             raise ConfigError(
                 f"the query log {query_log} can't be read: {error.strerror}; {_way_out(error)}"
             ) from error
         try:
-            agent = _Bind9(
+            agent = _Bind9Agent(
                 follower,
                 watch,
                 publisher,
                 server,
-                zone_set(zones),
+                normalize_zones(zones),
                 stop,
                 store=store,
                 salt=_salt(server, query_log) if checkpoint is None else checkpoint.salt,
                 acknowledgements=acknowledgements or Acknowledgements(),
             )
-            agent.begin(checkpoint)
+            agent.save_first_place(checkpoint)
             begun()
             await agent.run()
         finally:
@@ -130,12 +130,12 @@ def _way_out(error: OSError) -> str:
     return "name the file that named writes"
 
 
-class _Bind9:
+class _Bind9Agent:
     def __init__(
         self,
-        follower: Follower,
+        follower: FileFollower,
         watch: DirectoryWatch,
-        publisher: Publisher,
+        publisher: EventPublisher,
         server: str,
         zones: frozenset[str],
         stop: asyncio.Event,
@@ -154,22 +154,22 @@ class _Bind9:
         self.salt = salt
         self.acknowledgements = acknowledgements
         self.condition = LogCondition(follower.path, server, self.clock)
-        self.kept: Place | None = None
-        self.keep_trouble_at = 0.0
+        self.saved_place: Place | None = None
+        self.report_trouble_at = 0.0
         self.has_ended = asyncio.Event()
         self.lines = 0
         self.queries = 0
         self.skipped = 0
-        self.waited = 0.0  # seconds, for a publisher that was full
+        self.waited_s = 0.0  # seconds, for a publisher that was full
         self.report_at = 0.0
 
     # ------------------------------------------------------------------------------------------ its life
 
-    def begin(self, checkpoint: Checkpoint | None) -> None:
+    def save_first_place(self, checkpoint: Checkpoint | None) -> None:
         """Write down where reading begins, before anything is published. Raises ConfigError if it can't be."""
-        place = self.follower.place()
+        place = self.follower.current_place()
         if checkpoint is not None:
-            log.info(
+            logger.info(
                 "query_log_resumed",
                 server=self.server,
                 path=str(self.follower.path),
@@ -178,53 +178,53 @@ class _Bind9:
             )
         if self.store is not None:
             try:
-                self.store.save(self.follower.checkpoint(place, self.salt))
+                self.store.save(self.follower.make_checkpoint(place, self.salt))
             except OSError as error:
                 raise ConfigError(
                     f"the agent's state can't be kept in {self.store.path.parent}: {error.strerror}; choose another "
                     "directory with --state-dir"
                 ) from None
-            self.kept = place
+            self.saved_place = place
         if checkpoint is None:
             self.condition.inspect(lambda text: parse_query(text, None) is not None)
 
     async def run(self) -> None:
         self.report_at = self.clock() + REPORT_S
-        keeping = asyncio.create_task(self.keep_place_often(), name="keep place")
+        keeping = asyncio.create_task(self.keep_saving_place(), name="keep place")
         try:
-            await self.read_on()
-            await self.settle_last()
+            await self.read_lines()
+            await self.drain_publisher()
         finally:
             self.has_ended.set()  # not cancelled: what it is writing must not come after our last word
             await keeping
-            await self.keep_place()
+            await self.save_place()
             self.condition.check(self.follower, self.watch)
             self.report()
 
-    async def read_on(self) -> None:
+    async def read_lines(self) -> None:
         while not self.stop.is_set():
             lines = self.follower.read_lines()
             self.condition.check(self.follower, self.watch)
             now = datetime.now(UTC)
             for number, line in enumerate(lines, start=1):
-                if not await self.handle(line, now):
+                if not await self.publish_line(line, now):
                     return
                 if number % _LINES_AT_ONCE == 0:
                     await asyncio.sleep(0)
-                    self.follower.notice()
-            if (place := self.follower.place()) is not None:
+                    self.follower.hold_new_files()
+            if (place := self.follower.current_place()) is not None:
                 self.acknowledgements.pass_line(place)
             self.report_if_due()
-            await self.pause()
+            await self.wait_for_lines()
 
-    async def settle_last(self) -> None:
+    async def drain_publisher(self) -> None:
         """Wait for what is under way; what isn't acknowledged then is read again at the next start."""
         try:
             async with asyncio.timeout(STOP_S):
                 await self.publisher.drain()
         except TimeoutError:
-            self.settle()
-            log.warning(
+            self.settle_acknowledged()
+            logger.warning(
                 "events_left_unsent",
                 server=self.server,
                 events=len(self.acknowledgements),
@@ -234,11 +234,11 @@ class _Bind9:
             )
         except PublishRefused as refused:
             hint = "they are read again at the next start, if the place in the log is kept"
-            log.warning("events_left_unsent", server=self.server, reason=str(refused), hint=hint)
+            logger.warning("events_left_unsent", server=self.server, reason=str(refused), hint=hint)
 
     # ------------------------------------------------------------------------------------------ reading
 
-    async def handle(self, line: Line, now: datetime) -> bool:
+    async def publish_line(self, line: Line, now: datetime) -> bool:
         """Publish one line, however long it takes. False if the agent was stopped first."""
         self.lines += 1
         query = parse_query(line.text, None, now)
@@ -248,31 +248,31 @@ class _Bind9:
             self.acknowledgements.pass_line(Place(line.file, line.end))
             return True
         self.condition.match_line()
-        data = payload(query, self.zones)
-        id = line.file.event_id(line.start, self.salt)
+        data = make_payload(query, self.zones)
+        id = line.file.make_event_id(line.start, self.salt)
         while True:
             try:
                 await self.publisher.publish(EVENT_TYPE, data, id=id, timestamp=query.timestamp, source=self.server)
             except BufferFull:
-                if not await self.room():
+                if not await self.wait_for_room():
                     return False
             else:
                 self.queries += 1
                 self.acknowledgements.add_event(id, Place(line.file, line.end))
                 return True
 
-    async def room(self) -> bool:
+    async def wait_for_room(self) -> bool:
         """Wait until the publisher has room. False if the agent was stopped first."""
         drained = asyncio.ensure_future(self.publisher.drain())
-        begun, waited = self.clock(), self.waited
+        begun, waited = self.clock(), self.waited_s
         try:
             while not drained.done():
                 if self.stop.is_set():
                     return False
-                self.follower.notice()  # the log may be rotated more than once meanwhile
+                self.follower.hold_new_files()  # the log may be rotated more than once meanwhile
                 self.condition.check(self.follower, self.watch)
                 await self.wait_for_change(drained)
-                self.waited = waited + self.clock() - begun
+                self.waited_s = waited + self.clock() - begun
                 self.report_if_due()
             drained.result()
             return True
@@ -280,7 +280,7 @@ class _Bind9:
             drained.cancel()
             await asyncio.gather(drained, return_exceptions=True)
 
-    async def pause(self) -> None:
+    async def wait_for_lines(self) -> None:
         """Until there is more to be read, or the publisher has had its turn if there is more already."""
         if self.follower.is_behind:
             await asyncio.sleep(0)
@@ -299,30 +299,30 @@ class _Bind9:
 
     # ------------------------------------------------------------------------------------------ its place
 
-    def settle(self) -> None:
+    def settle_acknowledged(self) -> None:
         """Take in what the publisher has had acknowledged."""
         stats = self.publisher.stats
         self.acknowledgements.settle_events(stats.accepted + stats.duplicates)
 
-    async def keep_place_often(self) -> None:
+    async def keep_saving_place(self) -> None:
         ended = asyncio.ensure_future(self.has_ended.wait())
         while not ended.done():
             await asyncio.wait({ended}, timeout=KEEP_S)
-            await self.keep_place()
+            await self.save_place()
 
-    async def keep_place(self) -> None:
+    async def save_place(self) -> None:
         """Write down the place up to which all is acknowledged, if it has moved."""
-        self.settle()
+        self.settle_acknowledged()
         place = self.acknowledgements.place
-        if self.store is None or place is None or place == self.kept:
+        if self.store is None or place is None or place == self.saved_place:
             return
-        checkpoint = self.follower.checkpoint(place, self.salt)
+        checkpoint = self.follower.make_checkpoint(place, self.salt)
         try:
             await asyncio.to_thread(self.store.save, checkpoint)
         except OSError as error:
-            if self.clock() >= self.keep_trouble_at:
-                self.keep_trouble_at = self.clock() + REPORT_S
-                log.warning(
+            if self.clock() >= self.report_trouble_at:
+                self.report_trouble_at = self.clock() + REPORT_S
+                logger.warning(
                     "agent_state_not_kept",
                     server=self.server,
                     path=str(self.store.path),
@@ -330,7 +330,7 @@ class _Bind9:
                     hint="trying on; if the agent were killed now, it would publish again what it has published since",
                 )
         else:
-            self.kept = place
+            self.saved_place = place
 
     # ------------------------------------------------------------------------------------------ its reports
 
@@ -351,7 +351,7 @@ class _Bind9:
         read that much later.
         """
         lost = {"lost_bytes": self.follower.lost_bytes} if self.follower.lost_bytes else {}
-        log.info(
+        logger.info(
             "query log read",
             server=self.server,
             lines=self.lines,
@@ -360,5 +360,5 @@ class _Bind9:
             dropped=self.follower.dropped,
             passed_over=self.follower.passed_over,
             **lost,
-            waited_s=round(self.waited, 1),
+            waited_s=round(self.waited_s, 1),
         )

@@ -21,15 +21,15 @@ from solowire.sources.log_file import FileMark
 
 FORMAT = 1
 
-log = structlog.get_logger()
+logger = structlog.get_logger()
 
 
 class Checkpoint(msgspec.Struct, kw_only=True):
     """A place in a log.
 
-    salt: of the events' ids, see `LogFile.event_id`. file: None if there was none yet. offset: read up to. modified_ns:
-    of the file, or of what was there when there was no file: what is newer has not been read. finished: the files that
-    were read before it, the newest last.
+    salt: of the events' ids, see `LogFile.make_event_id`. file: None if there was none yet. offset: read up to.
+    modified_ns: of the file, or of what was there when there was no file: what is newer has not been read. finished:
+    the files that were read before it, the newest last.
     """
 
     format: int = FORMAT
@@ -46,7 +46,7 @@ class _Versioned(msgspec.Struct):
 
 
 class CheckpointStore:
-    """The place of one log, held from `open()` to `close()` by this process alone."""
+    """The place of one log, held from `load_checkpoint()` to `close()` by this process alone."""
 
     def __init__(self, state_dir: Path, log_path: Path) -> None:
         name = name_log(log_path)
@@ -56,7 +56,7 @@ class CheckpointStore:
         self._lock_paths = [state_dir / f"{_short(path)}.lock" for path in {name, os.path.realpath(log_path)}]
         self._locks: list[int] = []
 
-    def open(self) -> Checkpoint | None:
+    def load_checkpoint(self) -> Checkpoint | None:
         """Takes the lock and returns the place, None if there is none yet.
 
         Raises ConfigError: another agent holds it, the directory can't be used, or the file is of a newer version. A
@@ -89,7 +89,7 @@ class CheckpointStore:
                     f"the agent's state {self.path} is damaged ({error}), and it can't be set aside: "
                     f"{refused.strerror}; remove it, or choose another directory with --state-dir"
                 ) from None
-            log.error(
+            logger.error(
                 "agent_state_damaged",
                 path=str(aside),
                 reason=str(error),

@@ -1,6 +1,6 @@
 """Following a log file that grows, is rotated and is truncated: each line once and in order.
 
-What a `Follower` keeps true:
+What a `FileFollower` keeps true:
 
 * A file is left only when a later one at the same path has content. One process writes the log, so it is done
   with the old file by then; before, it may still write there, though the path names a new and empty file
@@ -42,7 +42,7 @@ LINE_BYTES = 64 * 1024
 FILES_HELD = 256
 REMOVED_BYTES = 2**30
 _FINISHED_KEPT = 64
-_LOOKS = 5
+_ATTEMPTS = 5
 
 
 class Loss(msgspec.Struct, frozen=True):
@@ -54,7 +54,7 @@ class Loss(msgspec.Struct, frozen=True):
     is_all: bool = True
 
 
-class Follower:
+class FileFollower:
     """Reads the lines that are added to the file at `path`, which need not exist yet.
 
     from_start: read also what the file holds already; otherwise begin at its end. A file that comes later is
@@ -98,7 +98,7 @@ class Follower:
             self._finished.extend((0, mark) for mark in checkpoint.finished)
             if checkpoint.file is not None:
                 self._resume(checkpoint.file, checkpoint.offset)
-        self.notice()
+        self.hold_new_files()
         if self.trouble is not None:
             self.close()
             raise self.trouble
@@ -115,7 +115,7 @@ class Follower:
         Bytes that aren't UTF-8 become U+FFFD. Doesn't wait; an empty list means that there is nothing more
         for now.
         """
-        self.notice()
+        self.hold_new_files()
         self.is_behind = False
         lines, self._leftover = self._leftover, []
         while self._held and not lines:
@@ -134,7 +134,7 @@ class Follower:
                 lines, self._leftover = self._leftover, []
             elif len(data) > len(first.mark):
                 self.is_behind = superseded or len(data) >= READ_BYTES
-                return self._take(first, data)
+                return self._split_lines(first, data)
             elif superseded:
                 lines = self._finish(first)
             else:
@@ -142,11 +142,11 @@ class Follower:
         self.is_behind = bool(lines)
         return lines
 
-    def notice(self) -> None:
+    def hold_new_files(self) -> None:
         """Hold on to new files at the path, without reading them. For callers that can't read for a while."""
         try:
-            for _ in range(_LOOKS):
-                if self._look():
+            for _ in range(_ATTEMPTS):
+                if self._check_path():
                     break
         except FileNotFoundError:
             self.trouble = None
@@ -158,13 +158,13 @@ class Follower:
             self.trouble = None
             self.is_missing = False
 
-    def place(self) -> Place | None:
+    def current_place(self) -> Place | None:
         """Up to where all lines have been handed out; None if that can't be said, or there is no file yet."""
         if not self._held or self._leftover:
             return None
         return Place(self._held[0].log, self._held[0].start)
 
-    def checkpoint(self, place: Place | None, salt: str) -> Checkpoint:
+    def make_checkpoint(self, place: Place | None, salt: str) -> Checkpoint:
         """What to write down, so that a follower goes on at `place`; None: where there was no file yet."""
         # A file that was finished, and is not acknowledged, is to be read again, with those after it.
         end = None if place is None else place.file.number
@@ -172,7 +172,7 @@ class Follower:
         return Checkpoint(
             path=str(self.path),
             salt=salt,
-            file=None if place is None else place.file.mark(place.offset),
+            file=None if place is None else place.file.make_mark(place.offset),
             offset=0 if place is None else place.offset,
             modified_ns=self._since_ns if place is None else place.file.modified_ns,
             finished=finished,
@@ -186,7 +186,7 @@ class Follower:
 
     # ------------------------------------------------------------------------------------------ new files
 
-    def _look(self) -> bool:
+    def _check_path(self) -> bool:
         """One look at the path. False if what it shows has changed meanwhile. Raises OSError."""
         if self._watch is not None:
             self._watch.read_events()
@@ -218,7 +218,7 @@ class Follower:
             return False
         for identity in self._waiting.keys() - {file.identity for file in new}:
             self._found += 1
-            self._lose(Loss("rotated away before it was read", 1, self._waiting[identity]))
+            self._record_loss(Loss("rotated away before it was read", 1, self._waiting[identity]))
         self._waiting = {}
         for index, file in enumerate(new):
             if len(self._held) >= FILES_HELD and not self._let_go():
@@ -267,13 +267,13 @@ class Follower:
             if is_own or error.errno not in (errno.EACCES, errno.EPERM):  # others may pass: too many open files …
                 raise
             self._found += 1
-            self._lose(Loss("a rotated file can't be opened", 1, found.size))
+            self._record_loss(Loss("a rotated file can't be opened", 1, found.size))
             return True
         status = os.fstat(file)
         if (status.st_dev, status.st_ino) != found.identity:
             os.close(file)
             return False
-        known = self._known(file, status, is_own)
+        known = self._find_mark(file, status, is_own)
         if not is_own and ((known is not None and status.st_size <= known.end) or self._is_copy(file)):
             os.close(file)
             return True
@@ -289,11 +289,11 @@ class Follower:
         self._found += 1
         return True
 
-    def _known(self, file: int, status: os.stat_result, is_own: bool = False) -> FileMark | None:
+    def _find_mark(self, file: int, status: os.stat_result, is_own: bool = False) -> FileMark | None:
         """The mark of a file that was finished, if it is that one, or a copy of it with nothing more in it."""
         for _, mark in reversed(self._finished):
             same = (mark.device, mark.inode) == (status.st_dev, status.st_ino)
-            if (same or (status.st_size <= mark.end and not is_own)) and mark.length and mark.begins(file):
+            if (same or (status.st_size <= mark.end and not is_own)) and mark.length and mark.is_start_of(file):
                 return mark
         return None
 
@@ -324,13 +324,13 @@ class Follower:
                 self._came = self._watch.came
             self._found = 0
             if removed:
-                self._lose(Loss("files may have come and gone between two looks", is_all=False))
+                self._record_loss(Loss("files may have come and gone between two looks", is_all=False))
             return
         self._watch.read_events()
         if find_own(self.path).identity == self._held[-1].identity:  # all that came until now has come before it
             missed = self._watch.came - self._came - self._found
             if missed > 0:
-                self._lose(Loss("rotated away before it was seen", missed, is_all=False))
+                self._record_loss(Loss("rotated away before it was seen", missed, is_all=False))
             self._came, self._found = self._watch.came, 0
 
     def _let_go(self) -> bool:
@@ -350,7 +350,9 @@ class Follower:
         while total > REMOVED_BYTES and len(self._held) > 1:
             first = self._held[0]
             total -= sizes.pop(0)
-            self._lose(Loss("too much was waiting to be read", 1, max(0, os.fstat(first.file).st_size - first.start)))
+            self._record_loss(
+                Loss("too much was waiting to be read", 1, max(0, os.fstat(first.file).st_size - first.start))
+            )
             self._finish(first)
 
     # ------------------------------------------------------------------------------------------ places
@@ -370,7 +372,7 @@ class Follower:
                 if not mark.length and found.path == self.path:
                     self._hold_unseen_copies(held, self._since_ns)
                 return
-        self._lose(Loss("the file that was read last is gone, or was truncated", is_all=False))
+        self._record_loss(Loss("the file that was read last is gone, or was truncated", is_all=False))
 
     def _restart(self, held: HeldFile) -> None:
         """A held file was truncated: read what is left of it elsewhere, and then what it holds now."""
@@ -379,7 +381,7 @@ class Follower:
         head = os.pread(held.file, HEAD_BYTES, 0)
         fresh = HeldFile(held.file, LogFile(*held.identity, head, modified_ns=status.st_mtime_ns), status)
         before: list[HeldFile] = []
-        mark = held.log.mark(held.offset) if held.log.head else None
+        mark = held.log.make_mark(held.offset) if held.log.head else None
         rotated = [file for file in self._list_rotated() if file.identity not in {one.identity for one in self._held}]
         for place in reversed(range(len(rotated))):
             copy = open_alike(rotated[place], mark, held.offset, held.mark) if mark is not None else None
@@ -387,12 +389,12 @@ class Follower:
                 copy.log, copy.mark, copy.partial, copy.skipping = held.log, held.mark, held.partial, held.skipping
                 copy.is_copy = True
                 before = [copy, *self._hold_copies(rotated[place + 1 :])]
-                self._lose(Loss("truncated", size=max(0, held.size - copy.size)))
+                self._record_loss(Loss("truncated", size=max(0, held.size - copy.size)))
                 break
         else:
-            self._lose(Loss("truncated", size=max(0, held.size - held.offset), is_all=False))
+            self._record_loss(Loss("truncated", size=max(0, held.size - held.offset), is_all=False))
             if held.partial:
-                self._leftover.append(self._line(held, held.partial, held.start, held.offset))
+                self._leftover.append(self._make_line(held, held.partial, held.start, held.offset))
             if mark is not None:
                 self._keep_mark(held.log, mark)
         self._held[index : index + 1] = [*before, fresh]
@@ -413,7 +415,7 @@ class Follower:
             except OSError:
                 continue
             status = os.fstat(file)
-            if self._known(file, status) is not None or self._is_copy(file):
+            if self._find_mark(file, status) is not None or self._is_copy(file):
                 os.close(file)
                 continue
             log = LogFile(status.st_dev, status.st_ino, modified_ns=status.st_mtime_ns)
@@ -422,9 +424,9 @@ class Follower:
 
     def _finish(self, held: HeldFile) -> list[Line]:
         """Leave a file. A last line that never got its newline is handed out as it is."""
-        lines = [self._line(held, held.partial, held.start, held.offset)] if held.partial else []
+        lines = [self._make_line(held, held.partial, held.start, held.offset)] if held.partial else []
         if held.log.head:
-            mark = held.log.mark(held.offset)
+            mark = held.log.make_mark(held.offset)
             self._keep_mark(held.log, mark)
             if held.identity != held.log.identity:
                 device, inode = held.identity
@@ -440,14 +442,14 @@ class Follower:
             log.number = self._number
         self._finished.append((log.number, mark))
 
-    def _lose(self, loss: Loss) -> None:
+    def _record_loss(self, loss: Loss) -> None:
         self.losses.append(loss)
         self.passed_over += loss.files
         self.lost_bytes += loss.size
 
     # ------------------------------------------------------------------------------------------ lines
 
-    def _take(self, held: HeldFile, data: bytes) -> list[Line]:
+    def _split_lines(self, held: HeldFile, data: bytes) -> list[Line]:
         """data: the mark, then what is new."""
         new = data[len(held.mark) :]
         held.log.extend(held.offset, new)
@@ -468,7 +470,7 @@ class Follower:
             elif len(raw) > LINE_BYTES:
                 self.dropped += 1
             else:
-                lines.append(self._line(held, raw, start, end))
+                lines.append(self._make_line(held, raw, start, end))
             start = end
         if has_nuls and b"\0" in rest:
             rest = _cut_nuls(0, rest)[1]
@@ -482,7 +484,7 @@ class Follower:
         held.partial = rest
         return lines
 
-    def _line(self, held: HeldFile, raw: bytes, start: int, end: int) -> Line:
+    def _make_line(self, held: HeldFile, raw: bytes, start: int, end: int) -> Line:
         log = held.log
         if log.generation < 0:
             before = [mark.generation for _, mark in self._finished if mark.first == log.first]

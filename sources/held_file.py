@@ -68,7 +68,7 @@ def open_alike(found: RotatedFile, mark: FileMark, offset: int, tail: bytes | No
         return None
     with contextlib.suppress(OSError):
         status = os.fstat(file)
-        if stat.S_ISREG(status.st_mode) and status.st_size >= offset and mark.begins(file):
+        if stat.S_ISREG(status.st_mode) and status.st_size >= offset and mark.is_start_of(file):
             log = LogFile(mark.device, mark.inode, generation=mark.generation, modified_ns=status.st_mtime_ns)
             held = HeldFile(file, log, status)
             held.go_to(offset)

@@ -12,7 +12,7 @@ from pathlib import Path
 import structlog
 
 from solowire.sources.directory_watch import DirectoryWatch
-from solowire.sources.file_follower import Follower, Loss
+from solowire.sources.file_follower import FileFollower, Loss
 
 AGAIN_S = 60.0
 MISSING_S = 5.0  # for which a rotation may leave the path without a file
@@ -21,7 +21,7 @@ UNMATCHED_AFTER_A_MATCH = 10_000  # in a log that named shares with other catego
 _SAMPLE_CHARACTERS = 200
 _PEEK_BYTES = 64 * 1024
 
-log = structlog.get_logger()
+logger = structlog.get_logger()
 
 _CHANNEL_HINT = (
     "name the `file` of the channel that named.conf's `logging` gives `category queries`; a `querylog yes` or "
@@ -34,7 +34,7 @@ class LogCondition:
 
     def __init__(self, path: Path, server: str, clock: Callable[[], float]) -> None:
         self.path = path
-        self._log = log.bind(server=server)
+        self._log = logger.bind(server=server)
         self._clock = clock
         self._missing_since: float | None = clock() - MISSING_S  # at the start there is no rotation to wait for
         self._due: dict[str, float] = {}  # when to say again what was said
@@ -82,7 +82,7 @@ class LogCondition:
             self._is_strange = True
             self._due.setdefault("strange", 0.0)
 
-    def check(self, follower: Follower, watch: DirectoryWatch) -> None:
+    def check(self, follower: FileFollower, watch: DirectoryWatch) -> None:
         """Say what there is to be said now."""
         losses, follower.losses = follower.losses, []
         for loss in losses:

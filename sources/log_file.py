@@ -30,7 +30,7 @@ class FileMark(msgspec.Struct, frozen=True, kw_only=True):
     end: Annotated[int, msgspec.Meta(ge=0)]
     generation: int
 
-    def begins(self, file: int) -> bool:
+    def is_start_of(self, file: int) -> bool:
         """Whether the open file `file` begins as the marked one did. Raises OSError."""
         return _digest(os.pread(file, self.length, 0)) == self.digest
 
@@ -64,7 +64,7 @@ class LogFile:
         if offset <= len(self.head) < HEAD_BYTES:
             self.head = (self.head[:offset] + data)[:HEAD_BYTES]
 
-    def mark(self, offset: int) -> FileMark:
+    def make_mark(self, offset: int) -> FileMark:
         """offset: what has been read up to."""
         head = self.head if self.head.strip(b"\0") else b""  # a hole says nothing of what the file is
         return FileMark(
@@ -77,7 +77,7 @@ class LogFile:
             generation=self.generation,
         )
 
-    def event_id(self, offset: int, salt: str) -> str:
+    def make_event_id(self, offset: int, salt: str) -> str:
         """The id of the event of the line that begins at `offset`. salt: sets apart different logs."""
         if not self._key:
             names = f"{salt}\0{self.generation}\0{self.first}"

@@ -15,7 +15,7 @@ from datetime import datetime, tzinfo
 
 import msgspec
 
-from solowire.sources.syslog_prefix import MONTHS, has_time, moment, split_syslog, to_utc
+from solowire.sources.syslog_prefix import MONTHS, has_time, parse_moment, split_syslog, to_utc
 
 EVENT_TYPE = "dns_query_log"
 
@@ -93,7 +93,7 @@ def parse_query(line: str, tz: tzinfo | None, now: datetime | None = None) -> Qu
         if timestamp is None:
             return None
     elif prefix is not None and has_time(prefix):
-        timestamp = _written(moment(prefix, tz, now))
+        timestamp = _written(parse_moment(prefix, tz, now))
         if timestamp is None and now is not None:
             return None
     return Query(
@@ -122,14 +122,14 @@ def _written(utc: datetime | None) -> str | None:
     return None if utc is None else utc.replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
 
 
-def zone_set(zones: Iterable[str]) -> frozenset[str]:
-    """Zone names as an operator writes them, in the spelling that `zone_of` looks for: small, no final
+def normalize_zones(zones: Iterable[str]) -> frozenset[str]:
+    """Zone names as an operator writes them, in the spelling that `find_zone` looks for: small, no final
     dot."""
     return frozenset(zone.strip().lower().removesuffix(".") or "." for zone in zones if zone.strip())
 
 
-def zone_of(name: str, zones: frozenset[str]) -> str | None:
-    """The longest of the zones (from `zone_set`) that covers the name. An escaped dot parts no labels."""
+def find_zone(name: str, zones: frozenset[str]) -> str | None:
+    """The longest of the zones (from `normalize_zones`) that covers the name. An escaped dot parts no labels."""
     if not zones:
         return None
     name = name.lower()
@@ -141,7 +141,7 @@ def zone_of(name: str, zones: frozenset[str]) -> str | None:
     return "." if "." in zones else None
 
 
-def payload(query: Query, zones: frozenset[str]) -> dict[str, str]:
+def make_payload(query: Query, zones: frozenset[str]) -> dict[str, str]:
     """The data of a `dns_query_log` event. `view` and `zone` are there only where there is one."""
     data = {
         "client_ip": query.client_ip,
@@ -153,7 +153,7 @@ def payload(query: Query, zones: frozenset[str]) -> dict[str, str]:
     }
     if query.view is not None:
         data["view"] = query.view
-    zone = zone_of(query.query_domain, zones)
+    zone = find_zone(query.query_domain, zones)
     if zone is not None:
         data["zone"] = zone
     return data

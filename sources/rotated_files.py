@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 _COMPRESSED = (".gz", ".xz", ".zst", ".bz2", ".lz4", ".lzma", ".Z")
 _NUMBER = re.compile(r"\d{1,6}", re.ASCII)
-_LOOKS = 5
+_ATTEMPTS = 5
 
 
 class RotatedFile(NamedTuple):
@@ -38,9 +38,11 @@ def find_rotated(log: Path) -> list[RotatedFile]:
 
     If the log is a symbolic link, the files beside the link and beside what it names.
     """
-    for _ in range(_LOOKS):  # until no rotation comes in between: a directory is not read in one moment
-        found = _look(log)
-        if [(file.path, file.identity) for file in found] == [(file.path, file.identity) for file in _look(log)]:
+    for _ in range(_ATTEMPTS):  # until no rotation comes in between: a directory is not read in one moment
+        found = _scan_directory(log)
+        if [(file.path, file.identity) for file in found] == [
+            (file.path, file.identity) for file in _scan_directory(log)
+        ]:
             break
     return order_rotated(found)
 
@@ -55,7 +57,7 @@ def order_rotated(files: list[RotatedFile]) -> list[RotatedFile]:
     return sorted(files, key=lambda file: file.modified_ns)
 
 
-def _look(log: Path) -> list[RotatedFile]:
+def _scan_directory(log: Path) -> list[RotatedFile]:
     found = {}
     target = Path(os.path.realpath(log))
     for beside in dict.fromkeys((log.absolute(), target)):

@@ -47,7 +47,7 @@ def has_time(prefix: re.Match[str]) -> bool:
     return any(prefix[group] is not None for group in ("time5424", "iso", "clock"))
 
 
-def moment(prefix: re.Match[str], tz: tzinfo | None, now: datetime | None) -> datetime | None:
+def parse_moment(prefix: re.Match[str], tz: tzinfo | None, now: datetime | None) -> datetime | None:
     """The time that a prefix tells, in UTC; None if it tells none that exists.
 
     tz: the zone of times that name none; None means this machine's own. now: with a zone; a time without a year is of

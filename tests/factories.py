@@ -19,6 +19,6 @@ def event(name: str = "custom.a", data: dict[str, Any] | None = None, **more: An
         priority=more.pop("priority", Priority.normal),
         delivery=event_type.delivery,
         timestamp="2026-01-01T00:00:00Z",
-        attributes=CATALOG.check(event_type, data),
+        attributes=CATALOG.validate_data(event_type, data),
         **more,
     )

@@ -14,7 +14,7 @@ MODULES = sorted(
     for package in ("solowire", "gateway", "router", "workers", "sources")
     for path in (ROOT / package).rglob("*.py")
 )
-REFUSALS = {"Refused": 3, "InvalidMessage": 2, "RequestError": 2}
+REFUSALS = {"RequestRejected": 3, "InvalidMessage": 2, "RequestError": 2}
 """Errors that are told to peers, and the place of the hint among their arguments."""
 LEVELS = ("warning", "error", "critical")
 LOGGERS = ("log", "logger", "write")
@@ -69,9 +69,9 @@ def test_whoever_is_refused_or_warned_reads_the_way_out(path: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        'raise Refused(503, "full", "there is no room")',
-        'raise Refused(503, "full", "there is no room", "")',
-        'raise Refused(503, "full", "there is no room", retry_after=1)',
+        'raise RequestRejected(503, "full", "there is no room")',
+        'raise RequestRejected(503, "full", "there is no room", "")',
+        'raise RequestRejected(503, "full", "there is no room", retry_after=1)',
         'raise InvalidMessage("bad", "it is bad")',
         'log.warning("something_wrong", reason=reason)',
         'logger.error("something_wrong")',
@@ -87,8 +87,8 @@ def test_finds_what_has_none(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        'raise Refused(503, "full", "there is no room", "try again")',
-        "raise Refused(503, *_AWAY, retry_after=1)",
+        'raise RequestRejected(503, "full", "there is no room", "try again")',
+        "raise RequestRejected(503, *_AWAY, retry_after=1)",
         'raise InvalidMessage("bad", "it is bad", hint=hint)',
         'log.warning("something_wrong", hint="mend it")',
         'log.warning("diagnosis", **found)',

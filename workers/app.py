@@ -13,17 +13,17 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from solowire.auth.failed_auth_limiter import WrongTokens
-from solowire.auth.tokens import Tokens, bearer
-from solowire.errors import Refused, RequestError, UnknownKey
+from solowire.auth.failed_auth_limiter import FailedAuthLimiter
+from solowire.auth.tokens import Tokens, parse_bearer
+from solowire.errors import RequestError, RequestRejected, UnknownKey
 from solowire.model.access import Identity
 from solowire.observability.audit import ASKED_BY
 from solowire.observability.metrics import CONTENT_TYPE
-from solowire.observability.stats_summary import told
-from solowire.protocol.problem_details import response_of
+from solowire.observability.stats_summary import stats_to_dict
+from solowire.protocol.problem_details import to_http_response
 from solowire.protocol.user_names import decode_user_name
 from solowire.workers.shard import Shard
-from solowire.workers.stats.report import SLOWEST, Reporting
+from solowire.workers.stats.report import SLOWEST, ShardReporter
 
 _USERS = b"/stats/users/"
 Scope = MutableMapping[str, Any]
@@ -40,13 +40,13 @@ class HttpApi:
         tokens: Tokens,
         metrics: Callable[[], bytes],
         *,
-        wrong_tokens: WrongTokens,
-        reporting: Reporting | None = None,
+        wrong_tokens: FailedAuthLimiter,
+        reporting: ShardReporter | None = None,
         audit: Callable[..., None] = lambda event, **fields: None,
         want_keys: Callable[[], object] | None = None,
     ) -> None:
         self._shard = shard
-        self._reporting = reporting or Reporting(shard)
+        self._reporter = reporting or ShardReporter(shard)
         self._audit = audit
         self._wrong_tokens = wrong_tokens
         self._tokens = tokens
@@ -57,23 +57,23 @@ class HttpApi:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         match scope["path"]:
             case "/healthz":
-                await _answer(send, 200, {"status": "ok"})
+                await _send_json(send, 200, {"status": "ok"})
             case "/readyz":
-                ready = self._shard.ready
-                await _answer(send, 200 if ready else 503, {"status": "ready" if ready else "starting"})
+                ready = self._shard.is_ready
+                await _send_json(send, 200 if ready else 503, {"status": "ready" if ready else "starting"})
             case "/metrics":
-                await _answer_bytes(send, 200, self._metrics(), CONTENT_TYPE.encode())
+                await _send_bytes(send, 200, self._metrics(), CONTENT_TYPE.encode())
             case path if path == "/stats" or _raw_path(scope).startswith(_USERS):
                 try:
                     body = self._stats(scope)
                 except RequestError as error:
-                    await _problem(send, error)
+                    await _send_problem(send, error)
                     return
-                await _answer(send, 200, body)
+                await _send_json(send, 200, body)
             case _:
-                await _problem(
+                await _send_problem(
                     send,
-                    Refused(
+                    RequestRejected(
                         404,
                         "not_found",
                         "there is nothing at this path",
@@ -89,11 +89,11 @@ class HttpApi:
         shard, now = self._shard, self._loop.time()
         raw = _raw_path(scope)
         user = decode_user_name(raw.removeprefix(_USERS)) if raw.startswith(_USERS) else None
-        self._need_admin(scope, now, {} if user is None else {"about": user})
+        self._require_admin(scope, now, {} if user is None else {"about": user})
         if user is not None:
-            found = self._reporting.user(user, now)
+            found = self._reporter.list_user(user, now)
             if not found:
-                raise Refused(
+                raise RequestRejected(
                     404,
                     "not_connected",
                     f"the user has no connection on shard {shard.index}",
@@ -101,28 +101,28 @@ class HttpApi:
                 )
             return {"user": user, "connections": found}
         asked = parse_qs(scope["query_string"].decode("latin-1")).get("slowest", [""])[0]
-        slowest = self._reporting.slowest(now, int(asked[:4]) if asked.isdecimal() else SLOWEST)
+        slowest = self._reporter.list_slowest(now, int(asked[:4]) if asked.isdecimal() else SLOWEST)
         return {
             "shard": shard.index,
-            "ready": shard.ready,
-            **told(self._reporting.report(now)),
+            "ready": shard.is_ready,
+            **stats_to_dict(self._reporter.build_report(now)),
             "slowest": slowest,
         }
 
-    def _need_admin(self, scope: Scope, now: float, about: dict[str, str]) -> None:
+    def _require_admin(self, scope: Scope, now: float, about: dict[str, str]) -> None:
         """Raises InvalidToken, Refused."""
         about |= {"path": scope["path"], "address": _peer(scope)}
         if _header(scope, ASKED_BY.encode()):
             about["via"] = "gateway"  # as the peer says
         try:
-            identity = self._identify(bearer(_header(scope, b"authorization")), now)
+            identity = self._identify(parse_bearer(_header(scope, b"authorization")), now)
             about |= {"user": identity.user, "role": identity.role}
-            if not identity.may("admin"):
-                raise Refused(
+            if not identity.has_permission("admin"):
+                raise RequestRejected(
                     403, "forbidden", "statistics are for administrators", "use a token of a role that grants 'admin'"
                 )
         except RequestError as error:
-            refusal = self._wrong_tokens.judge(error, _peer(scope), now)
+            refusal = self._wrong_tokens.limit_error(error, _peer(scope), now)
             self._audit("refused", action="administer", code=refusal.code, **about)
             try:
                 raise refusal from None
@@ -138,7 +138,9 @@ class HttpApi:
             if self._want_keys is not None:
                 self._want_keys()
             if not self._tokens.has_keys:
-                raise Refused(503, "keys_unavailable", error.message, "try again in a moment", retry_after=2) from None
+                raise RequestRejected(
+                    503, "keys_unavailable", error.message, "try again in a moment", retry_after=2
+                ) from None
             raise
 
 
@@ -161,17 +163,17 @@ def _header(scope: Scope, name: bytes) -> str:
     return ""
 
 
-async def _problem(send: Send, error: RequestError) -> None:
-    status, headers, body = response_of(error)
+async def _send_problem(send: Send, error: RequestError) -> None:
+    status, headers, body = to_http_response(error)
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 
-async def _answer(send: Send, status: int, body: dict[str, Any]) -> None:
-    await _answer_bytes(send, status, msgspec.json.encode(body), b"application/json")
+async def _send_json(send: Send, status: int, body: dict[str, Any]) -> None:
+    await _send_bytes(send, status, msgspec.json.encode(body), b"application/json")
 
 
-async def _answer_bytes(send: Send, status: int, body: bytes, content_type: bytes) -> None:
+async def _send_bytes(send: Send, status: int, body: bytes, content_type: bytes) -> None:
     headers = [(b"content-type", content_type)]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import msgspec
 
-from solowire.fanout.aggregation import Rates
-from solowire.fanout.conflation import Intervals
+from solowire.fanout.aggregation import AggregationLimits
+from solowire.fanout.conflation import ConflationIntervals
 from solowire.fanout.feed import FlushDelays
 
 
-class Limits(msgspec.Struct, frozen=True):
+class ShardConfig(msgspec.Struct, frozen=True):
     """What one shard allows. Times in seconds, rates per second. capacity: of its process, in connections."""
 
     on_duplicate: str = "replace"
@@ -34,5 +34,5 @@ class Limits(msgspec.Struct, frozen=True):
     replay_burst: float = 1_000_000.0
     replay_timeout: float = 60.0
     flush: FlushDelays = FlushDelays()
-    telemetry: Rates = Rates()
-    states: Intervals = Intervals()
+    telemetry: AggregationLimits = AggregationLimits()
+    states: ConflationIntervals = ConflationIntervals()

@@ -18,68 +18,68 @@ import structlog
 
 from solowire.algorithms.accept_limiter import AcceptLimiter
 from solowire.algorithms.token_bucket import Rate
-from solowire.auth.failed_auth_limiter import WrongTokens
+from solowire.auth.failed_auth_limiter import FailedAuthLimiter
 from solowire.auth.key_source import MAX_WAITING
 from solowire.auth.tokens import Tokens
 from solowire.backplane.messages import (
     VERSION,
-    Ack,
-    Came,
-    Deliver,
     Diagnose,
-    Disconnected,
-    DisconnectNow,
-    DrainNow,
-    Elsewhere,
+    DisconnectCommand,
+    DisconnectReport,
+    DrainCommand,
     Fenced,
-    Hello,
+    Join,
     Lease,
-    Leave,
-    Replayed,
-    Revocations,
+    LogAck,
+    LogBatch,
+    ReplayResponse,
+    RevocationUpdate,
     RingState,
     RouterMessage,
     ShardAddress,
-    States,
-    StopDraining,
+    StartDraining,
+    StateSnapshot,
     Superseded,
+    UndrainCommand,
+    UserConnectedElsewhere,
+    UsersConnected,
 )
-from solowire.backplane.router_link import Link
+from solowire.backplane.router_link import RouterLink
 from solowire.errors import ConfigError
-from solowire.fanout.aggregation import Rates
-from solowire.fanout.conflation import Intervals
+from solowire.fanout.aggregation import AggregationLimits
+from solowire.fanout.conflation import ConflationIntervals
 from solowire.fanout.feed import FlushDelays
-from solowire.fanout.recent_log import Log
+from solowire.fanout.recent_log import RecentLog
 from solowire.fanout.skipped_events import FAILED, UNDECODABLE, UNKNOWN_TYPE
 from solowire.model.access import Role
 from solowire.observability.audit import open_audit
-from solowire.observability.loop_monitor import Vitals, memory_bytes
-from solowire.observability.metrics import Distribution, Labelled, Metrics, Sample
+from solowire.observability.loop_monitor import LoopMonitor, memory_bytes
+from solowire.observability.metrics import Distribution, LabelledSample, Metrics, Sample
 from solowire.protocol.close_codes import CloseCode
 from solowire.runtime import process
 from solowire.runtime.api_client import api_address
 from solowire.runtime.directory_lock import shard_lock
 from solowire.runtime.http_server import WebServer, listen, listen_unix
-from solowire.runtime.identity import key_source_of, reload_identity, tokens_of
-from solowire.runtime.roles import roles_of
+from solowire.runtime.identity import make_key_source, make_tokens, reload_identity
+from solowire.runtime.roles import load_roles
 from solowire.runtime.settings import Settings, make_directories
 from solowire.workers.app import HttpApi
-from solowire.workers.config import Limits
+from solowire.workers.config import ShardConfig
 from solowire.workers.delivery.ack_pacing import AckPacing
 from solowire.workers.net.client_listener import ClientListener
 from solowire.workers.net.client_port import ClientPort
 from solowire.workers.net.tcp_sockets import TcpSockets
 from solowire.workers.shard import Shard
 from solowire.workers.stats.diagnosis import diagnose
-from solowire.workers.stats.report import Reporting
+from solowire.workers.stats.report import ShardReporter
 
-log = structlog.get_logger("solowire.shard")
+logger = structlog.get_logger("solowire.shard")
 
 OTHER_FILES = 100
 """Open files of a shard that are no connections."""
 FEWEST_FILES = OTHER_FILES + 50
 CLOSING_SECONDS = 1.5
-CLOSING_LOOK_SECONDS = 0.02
+CLOSING_CHECK_SECONDS = 0.02
 TICK_SECONDS = 1.0
 GRACE_SHARE = 0.6
 """How much of the grace period goes to telling the users; the rest is for closing."""
@@ -90,38 +90,38 @@ def serve(settings: Settings, index: int) -> None:
 
     Exit status: 0, or 1 if another process has taken its place.
     """
-    roles = roles_of(settings)
-    tokens = tokens_of(settings, roles, create=True)
+    roles = load_roles(settings)
+    tokens = make_tokens(settings, roles, create=True)
     process.on_reload(lambda fresh: reload_identity(fresh, tokens, roles))
     status = 0
 
     async def main(stop: asyncio.Event) -> None:
         nonlocal status
-        status = await _Server(settings, index, tokens, roles).main(stop)
+        status = await _ShardServer(settings, index, tokens, roles).main(stop)
 
     with ExitStack() as held:
-        if isinstance(settings.api_of_shard(index), Path):
+        if isinstance(settings.find_shard_api(index), Path):
             make_directories(settings)
         held.enter_context(shard_lock(settings, index))
         process.run(main)
     sys.exit(status)
 
 
-class _Server:
+class _ShardServer:
     def __init__(self, settings: Settings, index: int, tokens: Tokens, roles: Mapping[str, Role]) -> None:
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._tokens = tokens
         self._timer: asyncio.Handle | None = None
-        self._timer_due = float("inf")
+        self._timer_due_at = float("inf")
         self._was_ready = False
-        self._told_settled = -1
+        self._acked_version = -1
         self._acks = AckPacing(settings.credit)
         self._done = asyncio.Event()
         self._status = 0
         self._socket = listen(
             settings.host,
-            settings.port_of_shard(index),
+            settings.find_shard_port(index),
             send_buffer=settings.send_buffer_bytes,
             stalled_s=settings.stalled_s,
         )
@@ -129,10 +129,10 @@ class _Server:
         self._address = ShardAddress(
             index, settings.advertise_host or settings.host, self._socket.getsockname()[1], process.new_id(), api
         )
-        self._key_source = key_source_of(settings, tokens)
+        self._key_source = make_key_source(settings, tokens)
         self._waiting_for_keys: set[asyncio.Task[None]] = set()
         self._audit = open_audit(settings, f"shard-{index}", shard=index)
-        self._vitals = Vitals(self._each_second)
+        self._vitals = LoopMonitor(self._each_second)
         self._sockets = TcpSockets()
         self._arrivals: list[tuple[str, int]] = []  # users that the router has not been told of
         self._shard = Shard(
@@ -142,16 +142,16 @@ class _Server:
             roles=roles,
             new_id=process.new_id,
             wall_offset=self._wall_offset(),
-            limits=limits_of(settings),
-            recent=Log(max_events=settings.recent_events, max_bytes=settings.recent_bytes),
+            limits=build_shard_config(settings),
+            recent=RecentLog(max_events=settings.recent_events, max_bytes=settings.recent_bytes),
             ask=lambda question: self._link.send(question),
             stopwatch=time.perf_counter,
             came=self._note_arrival,
             await_keys=self._await_keys,
             audit=self._audit,
-            boot=self._address.boot,
+            boot=self._address.incarnation,
         )
-        self._reporting = Reporting(
+        self._reporter = ShardReporter(
             self._shard,
             memory=memory_bytes,
             loop_lag=lambda: self._vitals.loop_lag_s,
@@ -160,8 +160,8 @@ class _Server:
     async def main(self, stop: asyncio.Event) -> int:
         most = min(self._settings.max_connections, self._settings.max_connections_per_shard or sys.maxsize)
         files = process.raise_file_limit()
-        if (capacity := capacity_of(files)) < most:
-            log.warning(
+        if (capacity := compute_capacity(files)) < most:
+            logger.warning(
                 "file_limit_low",
                 shard=self._shard.index,
                 limit=files,
@@ -169,22 +169,22 @@ class _Server:
                 hint="this shard takes no more connections than that; raise the limit of open files (ulimit -n)",
             )
         if self._settings.merge_memory:
-            log.info("memory_merging", shard=self._shard.index, **process.merge_memory())
-        metrics = Metrics(self._samples, {"shard": str(self._shard.index)})
-        wrong_tokens = WrongTokens(Rate(self._settings.bad_token_rate, self._settings.bad_token_burst))
+            logger.info("memory_merging", shard=self._shard.index, **process.merge_memory())
+        metrics = Metrics(self._collect_samples, {"shard": str(self._shard.index)})
+        wrong_tokens = FailedAuthLimiter(Rate(self._settings.bad_token_rate, self._settings.bad_token_burst))
         api = HttpApi(
             self._shard,
             self._tokens,
             metrics.render,
             wrong_tokens=wrong_tokens,
-            reporting=self._reporting,
+            reporting=self._reporter,
             audit=self._audit,
-            want_keys=None if self._key_source is None else self._key_source.want,
+            want_keys=None if self._key_source is None else self._key_source.request_refresh,
         )
         clients = ClientPort(
             self._shard,
             self._sockets,
-            self._arm,
+            self._schedule_run,
             wrong_tokens=wrong_tokens,
             allowed_origins=self._settings.allowed_origins,
             audit=self._audit,
@@ -199,35 +199,35 @@ class _Server:
         )
         server = WebServer(api, self._api_socket, handshake_s=self._settings.keepalive_s)
         # Before the server starts: what is refused here should end the process without Granian's threads in its way.
-        link = self._link = Link(
+        link = self._link = RouterLink(
             self._settings.backplane_address,
-            f"shard-{self._shard.index}-{self._address.boot}",
-            self._hello,
-            self._received,
-            self._reporting.take,
-            lambda: self._shard.slots(self._loop.time(), beat=True),
+            f"shard-{self._shard.index}-{self._address.incarnation}",
+            self._build_hello,
+            self._on_message,
+            self._reporter.take_report,
+            lambda: self._shard.lease_usage_report(self._loop.time(), beat=True),
             lambda: self._tokens.revocations.version,
         )
         if self._key_source is not None:
             self._key_source.start()
         server.start()
         listener.start()
-        log.info("shard_listening", shard=self._shard.index, port=self._address.port, api=self._address.api)
-        process.calm_collector()
+        logger.info("shard_listening", shard=self._shard.index, port=self._address.port, api=self._address.api)
+        process.tune_gc()
         told = asyncio.ensure_future(stop.wait())
         done = asyncio.ensure_future(self._done.wait())
         while not told.done() and not done.done():
             self._tick()
             await asyncio.wait((told, done), timeout=TICK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         if told.done() and not done.done():
-            self._leave(self._settings.grace_s * GRACE_SHARE)
+            self._start_drain(self._settings.grace_s * GRACE_SHARE)
             await asyncio.wait((done,), timeout=self._settings.grace_s * GRACE_SHARE + CLOSING_SECONDS)
         for waiting in (told, done):
             waiting.cancel()
         listener.finish()
         self._shard.close_all(CloseCode.restarting)
         await self._wait_for_ends(CLOSING_SECONDS)
-        link.close(goodbye=self._shard.empty)  # not before: it says that its slots are free
+        link.close(goodbye=self._shard.is_empty)  # not before: it says that its slots are free
         self._sockets.finish()
         await server.finish()
         if self._key_source is not None:
@@ -240,7 +240,7 @@ class _Server:
         """Waits until all connections that are being closed have ended."""
         deadline = self._loop.time() + seconds
         while len(self._sockets) and self._loop.time() < deadline:
-            await asyncio.sleep(CLOSING_LOOK_SECONDS)
+            await asyncio.sleep(CLOSING_CHECK_SECONDS)
 
     def _await_keys(self, act: Callable[[float], None]) -> bool:
         source = self._key_source
@@ -248,9 +248,9 @@ class _Server:
             return False
 
         async def wait() -> None:
-            await source.refreshed()
+            await source.wait_for_refresh()
             act(self._loop.time())
-            self._arm()
+            self._schedule_run()
 
         task = self._loop.create_task(wait())
         self._waiting_for_keys.add(task)
@@ -263,125 +263,125 @@ class _Server:
             self._shard.set_clock(self._wall_offset(), self._loop.time())
             self._run()
         except Exception:
-            log.exception("tick_failed", shard=self._shard.index)
+            logger.exception("tick_failed", shard=self._shard.index)
 
     def _each_second(self) -> None:
-        self._reporting.second(self._loop.time())
-        self._audit.second()
+        self._reporter.update(self._loop.time())
+        self._audit.flush_suppressed()
         self._shard.log.skipped.next_second()
 
-    def _leave(self, within: float | None) -> None:
-        if not self._shard.leaving:
-            self._link.send(Leave())
-        self._shard.leave(self._loop.time(), within)
-        self._arm()
+    def _start_drain(self, within: float | None) -> None:
+        if not self._shard.is_draining:
+            self._link.send(StartDraining())
+        self._shard.start_drain(self._loop.time(), within)
+        self._schedule_run()
 
-    def _hello(self) -> Hello:
-        return Hello(
+    def _build_hello(self) -> Join:
+        return Join(
             VERSION,
-            self._address.boot,
+            self._address.incarnation,
             self._address,
             self._shard.epoch,
             self._shard.log.position,
             self._settings.credit,
             self._settings.recent_events,
-            self._shard.leaving,
+            self._shard.is_draining,
             self._tokens.revocations.version,
         )
 
-    def _received(self, message: RouterMessage) -> None:
+    def _on_message(self, message: RouterMessage) -> None:
         now = self._loop.time()
         match message:
-            case Deliver():
-                if self._shard.deliver(message, now):
+            case LogBatch():
+                if self._shard.on_batch(message, now):
                     size = sum(len(body) for _, body in message.events)
                     if self._acks.arrived(len(message.events), size, now):
-                        self._ack()
+                        self._send_ack()
                 else:
-                    self._link.greet()
+                    self._link.send_join()
             case RingState():
-                self._shard.ring_changed(message, now)
-            case Replayed():
-                self._shard.replayed(message, now)
-            case States():
-                self._shard.states(message, now)
-            case DrainNow():
-                self._leave(None)
-            case StopDraining():
-                if self._shard.stay(now):
-                    self._link.greet()  # which says that it takes users again
+                self._shard.on_ring(message, now)
+            case ReplayResponse():
+                self._shard.on_replay_response(message, now)
+            case StateSnapshot():
+                self._shard.on_snapshot(message, now)
+            case DrainCommand():
+                self._start_drain(None)
+            case UndrainCommand():
+                if self._shard.cancel_drain(now):
+                    self._link.send_join()  # which says that it takes users again
             case Diagnose():
-                log.warning("diagnosis", reason=message.reason, **diagnose(self._shard, self._reporting, now))
+                logger.warning("diagnosis", reason=message.reason, **diagnose(self._shard, self._reporter, now))
             case Superseded():
-                log.error(
+                logger.error(
                     "superseded", shard=self._shard.index, hint="another process runs as this shard; this one ends"
                 )
-                self._end()  # a further hello would take the place back
+                self._end_process()  # a further hello would take the place back
             case Lease():
-                self._shard.leased(message, now)
-            case DisconnectNow():
+                self._shard.on_lease(message, now)
+            case DisconnectCommand():
                 closed = self._shard.ejection.disconnect(message.user)
-                self._link.send(Disconnected(message.request, closed))
-            case Revocations():
+                self._link.send(DisconnectReport(message.request, closed))
+            case RevocationUpdate():
                 self._revoke(message)
-            case Elsewhere():
-                self._shard.elsewhere(message)
+            case UserConnectedElsewhere():
+                self._shard.on_newer_elsewhere(message)
             case Fenced():
-                log.error("fenced_off", shard=self._shard.index, reason=message.reason, hint="this process ends")
-                self._end()
+                logger.error("fenced_off", shard=self._shard.index, reason=message.reason, hint="this process ends")
+                self._end_process()
             case _:
-                log.warning(
+                logger.warning(
                     "message_not_for_a_shard", kind=type(message).__name__, hint="do all processes run one version?"
                 )
-        if self._shard.ready != self._was_ready:
-            self._was_ready = self._shard.ready
-            log.info("shard_ready" if self._was_ready else "shard_not_ready", shard=self._shard.index)
+        if self._shard.is_ready != self._was_ready:
+            self._was_ready = self._shard.is_ready
+            logger.info("shard_ready" if self._was_ready else "shard_not_ready", shard=self._shard.index)
             if self._was_ready:
                 process.report_ready()
-        self._arm()
+        self._schedule_run()
 
-    def _revoke(self, message: Revocations) -> None:
-        fresh, known = self._tokens.revocations.apply(message)
+    def _revoke(self, message: RevocationUpdate) -> None:
+        fresh, known = self._tokens.revocations.apply_update(message)
         if known is not None:
             self._link.send(known)
         closed = self._shard.ejection.revoke(fresh)
         if fresh:
-            log.info("tokens_revoked", shard=self._shard.index, revocations=len(fresh), connections=closed)
+            logger.info("tokens_revoked", shard=self._shard.index, revocations=len(fresh), connections=closed)
 
-    def _end(self) -> None:
+    def _end_process(self) -> None:
         self._status = 1
         self._link.close(goodbye=False)  # its users are still here
         self._done.set()
 
-    def _ack(self) -> None:
+    def _send_ack(self) -> None:
         self._acks.told(self._loop.time())
-        self._told_settled = self._shard.settled
-        self._link.send(Ack(self._shard.epoch, self._shard.log.position, self._settings.credit, self._told_settled))
+        self._acked_version = self._shard.completed_version
+        self._link.send(LogAck(self._shard.epoch, self._shard.log.position, self._settings.credit, self._acked_version))
 
     def _note_arrival(self, user: str, connections: int) -> None:
         """The router is told of all that come in one turn of the loop at once."""
         if not self._arrivals:
-            self._loop.call_soon(self._tell_arrivals)
+            self._loop.call_soon(self._send_arrivals)
         self._arrivals.append((user, connections))
 
-    def _tell_arrivals(self) -> None:
+    def _send_arrivals(self) -> None:
         arrivals, self._arrivals = self._arrivals, []
-        self._link.send(Came(arrivals))
+        self._link.send(UsersConnected(arrivals))
 
-    def _arm(self) -> None:
+    def _schedule_run(self) -> None:
         """One timer for all that the shard has to do at some time."""
-        if self._shard.settled != self._told_settled or self._loop.time() >= self._acks.due:
-            self._ack()
-        if self._shard.asks and self._link.router_alive:
-            self._link.send(self._shard.slots(self._loop.time()))
-        if self._shard.drained:
+        if self._shard.completed_version != self._acked_version or self._loop.time() >= self._acks.due:
+            self._send_ack()
+        if self._shard.wants_lease_report and self._link.is_router_alive:
+            self._link.send(self._shard.lease_usage_report(self._loop.time()))
+        if self._shard.is_drained:
             self._done.set()
         due = min(self._shard.next_due(), self._acks.due)
         if self._timer is not None:
-            if self._timer_due <= due:
+            if self._timer_due_at <= due:
                 return
             self._timer.cancel()
-        self._timer_due = due
+        self._timer_due_at = due
         self._timer = self._loop.call_at(due, self._run) if due != float("inf") else None
 
     def _run(self) -> None:
@@ -389,17 +389,17 @@ class _Server:
             self._timer.cancel()
             self._timer = None
         self._shard.run(self._loop.time())
-        self._arm()
+        self._schedule_run()
 
     def _wall_offset(self) -> float:
         return time.time() - self._loop.time()
 
-    def _samples(self) -> Iterator[Sample]:
-        stats = self._reporting.report(self._loop.time())
+    def _collect_samples(self) -> Iterator[Sample]:
+        stats = self._reporter.build_report(self._loop.time())
         yield "connections", "Open connections.", stats.connections
-        yield Labelled("group_connections", "Open connections by group.", "group", stats.groups)
-        yield Labelled("codec_connections", "Open connections by codec.", "codec", stats.codecs)
-        yield Labelled("kind_connections", "Open connections by kind: direct or relayed.", "kind", stats.kinds)
+        yield LabelledSample("group_connections", "Open connections by group.", "group", stats.groups)
+        yield LabelledSample("codec_connections", "Open connections by codec.", "codec", stats.codecs)
+        yield LabelledSample("kind_connections", "Open connections by kind: direct or relayed.", "kind", stats.kinds)
         yield "feeds", "Feeds with at least one connection.", stats.feeds
         yield "lagging_connections", "Connections that are behind their feed, or whose socket is busy.", stats.lagging
         yield "log_offset", "Newest offset in the recent log.", stats.offset
@@ -429,11 +429,11 @@ class _Server:
         yield "aggregated_events_total", "Telemetry events that were summed up.", totals["aggregated"]
         yield "overtaken_states_total", "States that were held back until a newer one came.", totals["overtaken"]
         yield "slow_readers_total", "Times that a connection began to be compacted.", totals["slow"]
-        yield "backplane_dropped_total", "Messages of the router that could not be decoded.", self._link.dropped
+        yield "backplane_dropped_total", "Messages of the router that could not be decoded.", self._link.dropped_count
         yield Distribution(
             "delivery_latency_seconds",
             "From the gateway to the sockets: of each frame its oldest event, for each connection.",
-            self._shard.delivery.latency,
+            self._shard.dispatcher.latency,
         )
         yield "oldest_cursor_seconds", "Age of the event that the slowest connection gets next.", stats.oldest_cursor_s
         yield "log_events", "Events in the recent log.", stats.log_events
@@ -441,20 +441,20 @@ class _Server:
         yield "lease_used_slots", "Slots of the lease that are used.", stats.lease_used
         yield "lease_granted_slots", "Slots of the lease.", stats.lease_granted
         aggregating = stats.aggregating
-        yield Labelled("aggregating_feeds", "Feeds that get a type summed up at present.", "type", aggregating)
-        yield "audit_lines_lost_total", "Lines of the audit log that could not be written.", self._audit.lost
+        yield LabelledSample("aggregating_feeds", "Feeds that get a type summed up at present.", "type", aggregating)
+        yield "audit_lines_lost_total", "Lines of the audit log that could not be written.", self._audit.lost_count
 
 
 def _listen_for_api(settings: Settings, index: int) -> tuple[socket.socket, str]:
     """The listening socket of the HTTP API, and its address as others of the system reach it. Raises ConfigError."""
-    place = settings.api_of_shard(index)
+    place = settings.find_shard_api(index)
     if isinstance(place, Path):
         return listen_unix(place), api_address(place)
     sock = listen(*place)
     return sock, api_address((settings.advertise_host or settings.api_host, sock.getsockname()[1]))
 
 
-def capacity_of(files: int) -> int:
+def compute_capacity(files: int) -> int:
     """How many connections a shard can have with so many open files; a tenth is kept for those that are shaking hands.
 
     Raises ConfigError if that is next to none.
@@ -465,8 +465,8 @@ def capacity_of(files: int) -> int:
     return usable - max(10, usable // 10)
 
 
-def limits_of(settings: Settings) -> Limits:
-    return Limits(
+def build_shard_config(settings: Settings) -> ShardConfig:
+    return ShardConfig(
         on_duplicate=settings.on_duplicate,
         hello_timeout=settings.hello_timeout_s,
         heartbeat=settings.heartbeat_s,
@@ -479,7 +479,7 @@ def limits_of(settings: Settings) -> Limits:
         per_user=settings.max_connections_per_user,
         per_address=settings.max_connections_per_address,
         group_by=settings.group_by,
-        capacity=capacity_of(process.raise_file_limit()),
+        capacity=compute_capacity(process.raise_file_limit()),
         reconnect_min_ms=settings.reconnect_min_ms,
         reconnect_max_ms=settings.reconnect_max_ms,
         moves_per_second=settings.moves_per_s,
@@ -494,9 +494,9 @@ def limits_of(settings: Settings) -> Limits:
             low=settings.flush_low_ms / 1000,
             per_connection=settings.flush_per_connection_ms / 1000,
         ),
-        telemetry=Rates(
+        telemetry=AggregationLimits(
             settings.telemetry_per_s, settings.telemetry_types_per_s, interval=settings.telemetry_interval_s
         ),
         # How often these come has a setting of its own.
-        states=Intervals(settings.state_interval_s, {"gateway_stats": 0.0, **settings.state_intervals_s}),
+        states=ConflationIntervals(settings.state_interval_s, {"gateway_stats": 0.0, **settings.state_intervals_s}),
     )

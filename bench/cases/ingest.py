@@ -23,8 +23,16 @@ from bench.receiver import histogram, percentiles
 from bench.report import Case, Measure, Row
 from bench.server import START_TIMEOUT_S
 from bench.solowire_system import Solowire, alone
-from solowire.backplane.messages import VERSION, Hello, NotPublished, Publish, Published, PublishedEvent, RouterMessage
-from solowire.backplane.router_link import Link
+from solowire.backplane.messages import (
+    VERSION,
+    Join,
+    PublishAck,
+    PublishedEvent,
+    PublishNack,
+    PublishRequest,
+    RouterMessage,
+)
+from solowire.backplane.router_link import RouterLink
 from solowire.router.log.sqlite_journal import SqliteJournal
 
 BATCH = 100
@@ -136,7 +144,7 @@ def _open(folder: Path, kept: int) -> SqliteJournal:
 
 def _fill(log: SqliteJournal, groups: list[list[PublishedEvent]]) -> tuple[dict[str, float], list[str]]:
     took: list[float] = []
-    last = log.last
+    last = log.last_offset
     cpu, start = time.process_time(), time.perf_counter()
     for group in groups:
         now, begin = time.time(), time.perf_counter()
@@ -145,7 +153,9 @@ def _fill(log: SqliteJournal, groups: list[list[PublishedEvent]]) -> tuple[dict[
         took.append(time.perf_counter() - begin)
     cpu, wall = time.process_time() - cpu, time.perf_counter() - start
     events = len(groups) * BATCH
-    faults = [] if log.last == last + events else [f"{log.last - last:,} of {events:,} events are in the log"]
+    faults = (
+        [] if log.last_offset == last + events else [f"{log.last_offset - last:,} of {events:,} events are in the log"]
+    )
     rates = {"events/s": events / wall, "events per CPU-second": events / cpu, "CPU per event": cpu / events * 1e6}
     return rates | _latencies(took), faults
 
@@ -156,8 +166,8 @@ def _reopened(folder: Path, kept: int, name: str) -> Row:
     log = _open(folder, kept)
     opened = time.perf_counter()
     with contextlib.closing(log):
-        read, place = 0, log.floor
-        while place < log.last and read < 200_000:
+        read, place = 0, log.start_offset
+        while place < log.last_offset and read < 200_000:
             records = log.read(place, 200)
             read += len(records)
             place = records[-1].offset
@@ -193,7 +203,7 @@ class _Gateway:
     """Sends batches, so many under way at a time, and checks the answers."""
 
     def __init__(self, address: str) -> None:
-        self._link = Link(address, "gateway-bench", lambda: Hello(VERSION, "bench"), self._received)
+        self._link = RouterLink(address, "gateway-bench", lambda: Join(VERSION, "bench"), self._received)
         self._sent: dict[int, float] = {}
         self._waiting: list[list[PublishedEvent]] = []
         self._request = 0
@@ -216,7 +226,7 @@ class _Gateway:
 
     async def ready(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
-        while not self._link.router_alive:
+        while not self._link.is_router_alive:
             if time.monotonic() > deadline:
                 raise BenchError("the router does not answer on its backplane")
             await asyncio.sleep(0.02)
@@ -228,7 +238,7 @@ class _Gateway:
         if self._waiting:
             self._request += 1
             self._sent[self._request] = time.perf_counter()
-            if not self._link.send(Publish(self._request, self._waiting.pop())):
+            if not self._link.send(PublishRequest(self._request, self._waiting.pop())):
                 self._faults.append("ZeroMQ did not take a request")
                 self._done.set()
         elif not self._sent:
@@ -236,14 +246,14 @@ class _Gateway:
 
     def _received(self, message: RouterMessage) -> None:
         match message:
-            case Published():
+            case PublishAck():
                 self._took.append(time.perf_counter() - self._sent.pop(message.request))
                 expected = list(range(self._next, self._next + BATCH))
                 if message.offsets != expected or message.duplicates:
                     self._faults.append(f"a batch got other offsets than {self._next} and those that follow")
                 self._next = message.offsets[-1] + 1
                 self._send()
-            case NotPublished():
+            case PublishNack():
                 self._faults.append(f"a batch was refused: {message.message}")
                 self._sent.pop(message.request)
                 self._send()

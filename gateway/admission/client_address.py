@@ -19,18 +19,18 @@ from typing import Any
 from solowire.algorithms.accept_limiter import counted_address
 from solowire.gateway.admission.forwarding import (
     Element,
-    Said,
+    ForwardingHeaders,
+    collect_forwarding,
     parse_forwarded,
     parse_host,
     parse_lists,
     parse_scheme,
-    said_of,
 )
 
 Address = IPv4Address | IPv6Address
 
 
-class Addresses:
+class ClientAddressResolver:
     """trusted: networks, such as 10.0.0.0/8, or single addresses. Raises ValueError for what is neither.
 
     header: which headers these proxies write: `x-forwarded`, `forwarded`, or `auto`: `Forwarded` where it is alone.
@@ -40,7 +40,7 @@ class Addresses:
         self._trusted = [ip_network(network) for network in trusted]
         self._header = header
 
-    def of(self, scope: Mapping[str, Any]) -> str:
+    def resolve_scope(self, scope: Mapping[str, Any]) -> str:
         """Whence an ASGI request comes, as it is counted; "" if the server beneath doesn't know."""
         client = scope.get("client")
         if not client:
@@ -48,13 +48,13 @@ class Addresses:
         peer: str = client[0]
         if not self._trusted:
             return counted_address(peer)
-        return self.client_of(peer, said_in(scope))
+        return self.resolve_client(peer, read_forwarding(scope))
 
-    def seen(self, peer: str, forwarded: str) -> str:
+    def resolve_forwarded(self, peer: str, forwarded: str) -> str:
         """forwarded: X-Forwarded-For, all of them joined by commas."""
-        return self.client_of(peer, Said(forwarded))
+        return self.resolve_client(peer, ForwardingHeaders(forwarded))
 
-    def client_of(self, peer: str, said: Said) -> str:
+    def resolve_client(self, peer: str, said: ForwardingHeaders) -> str:
         """The client's address, as it is counted. said: what the request's headers say of how it has come."""
         if not self._trusted:
             return counted_address(peer)
@@ -63,10 +63,10 @@ class Addresses:
             return peer
         return _counted(self._walk(address, said)[0])
 
-    def asked_for(self, peer: str, said: Said) -> tuple[str | None, str | None]:
+    def resolve_origin(self, peer: str, said: ForwardingHeaders) -> tuple[str | None, str | None]:
         """The scheme and the host by which a trusted proxy was asked; None for what none of them says."""
         address = _parse(peer) if self._trusted else None
-        if address is None or not self._trusts(address):
+        if address is None or not self._is_trusted(address):
             return None, None
         _, passed = self._walk(address, said)
         # Of the proxy that has seen the client, or else of the next that says anything.
@@ -74,13 +74,13 @@ class Addresses:
         hosts = [host for element in reversed(passed) if (host := parse_host(element.host))]
         return schemes[0] if schemes else None, hosts[0] if hosts else None
 
-    def _walk(self, peer: Address, said: Said) -> tuple[Address, list[Element]]:
+    def _walk(self, peer: Address, said: ForwardingHeaders) -> tuple[Address, list[Element]]:
         """The first address that is no trusted proxy's, and what the proxies before it have said."""
-        standard = self._header == "forwarded" or (self._header == "auto" and not said.has_x)
+        standard = self._header == "forwarded" or (self._header == "auto" and not said.has_x_forwarded)
         elements = parse_forwarded(said.forwarded) if standard else parse_lists(said)
         seen, passed = peer, []
         for element in elements:
-            if not self._trusts(seen):
+            if not self._is_trusted(seen):
                 break
             passed.append(element)
             further = _parse(_bare(element.node))
@@ -89,18 +89,18 @@ class Addresses:
             seen = further
         return seen, passed
 
-    def trusts(self, peer: str) -> bool:
+    def is_trusted(self, peer: str) -> bool:
         """Whether a peer is a proxy that the operator trusts."""
         address = _parse(peer) if self._trusted else None
-        return address is not None and self._trusts(address)
+        return address is not None and self._is_trusted(address)
 
-    def _trusts(self, address: Address) -> bool:
+    def _is_trusted(self, address: Address) -> bool:
         return any(address in network for network in self._trusted)
 
 
-def said_in(scope: Mapping[str, Any]) -> Said:
+def read_forwarding(scope: Mapping[str, Any]) -> ForwardingHeaders:
     """What an ASGI request says of how it has come."""
-    return said_of((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"])
+    return collect_forwarding((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"])
 
 
 def _counted(address: Address) -> str:

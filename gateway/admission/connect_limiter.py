@@ -16,13 +16,13 @@ from __future__ import annotations
 from collections.abc import Container
 from dataclasses import dataclass
 
-from solowire.algorithms.token_bucket import Rate, Rates
-from solowire.auth.failed_auth_limiter import REMEMBERED_ADDRESSES, WrongTokens
-from solowire.backplane.messages import DEAD_AFTER_SECONDS, Doors
-from solowire.errors import Refused
-from solowire.gateway.admission.jitter import turn_of
-from solowire.gateway.admission.probe_limiter import Tries
-from solowire.model.access import ADMINISTER, Identity, group_of
+from solowire.algorithms.token_bucket import BucketTable, Rate
+from solowire.auth.failed_auth_limiter import REMEMBERED_ADDRESSES, FailedAuthLimiter
+from solowire.backplane.messages import DEAD_AFTER_SECONDS, AdmissionState
+from solowire.errors import RequestRejected
+from solowire.gateway.admission.jitter import jitter_fraction
+from solowire.gateway.admission.probe_limiter import ProbeLimiter
+from solowire.model.access import ADMINISTER, Identity, find_group
 
 REMEMBERED_USERS = 20_000
 """Some 4 MB when so many have connected just now."""
@@ -36,7 +36,7 @@ _RAISE_RATE = f"{_LATER}; an operator raises SOLOWIRE_CONNECT_RATE"
 
 
 @dataclass(frozen=True)
-class Limits:
+class ConnectLimits:
     """Rates are per second, and of all gateways together, but for a user's, which are of each gateway: a user's clients
     come to whichever they are sent to, and should not meet a limit sooner where gateways are many.
 
@@ -57,111 +57,113 @@ class Limits:
     groups: Container[str] = ()
 
 
-class Admission:
-    """`told` of the doors, it is asked by `check` for who wants a place, `wrong_tokens` for who showed one."""
+class ConnectLimiter:
+    """`told` of the doors, it is asked by `check` for who wants a place, `failed_auth` for who showed one."""
 
-    def __init__(self, limits: Limits | None = None) -> None:
-        self._limits = limits = limits or Limits()
+    def __init__(self, limits: ConnectLimits | None = None) -> None:
+        self._limits = limits = limits or ConnectLimits()
         self._gateways = 1
         self._rate = Rate(limits.rate, limits.burst)
         self._full_at = float("-inf")
-        self._by_address: Rates | None = None
+        self._by_address: BucketTable | None = None
         if limits.rate_per_address is not None:
-            self._by_address = Rates(Rate(limits.rate_per_address, limits.burst_per_address), REMEMBERED_ADDRESSES)
-        self._by_user = Rates(Rate(limits.rate_per_user, limits.burst_per_user), REMEMBERED_USERS)
-        self.wrong_tokens = WrongTokens(Rate(limits.bad_token_rate, limits.bad_token_burst))
-        self._tries = Tries()
-        self._doors_until = float("-inf")
-        self._closed: frozenset[str] = frozenset()
-        self._others_closed = False
-        self._full: frozenset[str] = frozenset()
+            self._by_address = BucketTable(
+                Rate(limits.rate_per_address, limits.burst_per_address), REMEMBERED_ADDRESSES
+            )
+        self._by_user = BucketTable(Rate(limits.rate_per_user, limits.burst_per_user), REMEMBERED_USERS)
+        self.failed_auth = FailedAuthLimiter(Rate(limits.bad_token_rate, limits.bad_token_burst))
+        self._probes = ProbeLimiter()
+        self._state_until = float("-inf")
+        self._full_groups: frozenset[str] = frozenset()
+        self._unknown_groups_full = False
+        self._full_addresses: frozenset[str] = frozenset()
         self._retry_after = 1.0
         self._waiting_until = float("-inf")
 
-    def told(self, doors: Doors, now: float) -> None:
+    def update(self, doors: AdmissionState, now: float) -> None:
         """The router's newest word."""
-        self._doors_until = now + DEAD_AFTER_SECONDS
-        self._closed = frozenset(doors.closed)
-        self._others_closed = doors.others_closed
-        self._full = frozenset(doors.full)
+        self._state_until = now + DEAD_AFTER_SECONDS
+        self._full_groups = frozenset(doors.full_groups)
+        self._unknown_groups_full = doors.unknown_groups_full
+        self._full_addresses = frozenset(doors.full_addresses)
         self._retry_after = doors.retry_after
-        if doors.gateways != self._gateways:
-            self._gateways = max(1, doors.gateways)
-            self._share()
+        if doors.gateway_count != self._gateways:
+            self._gateways = max(1, doors.gateway_count)
+            self._divide_rates()
 
     def check(self, identity: Identity, address: str, now: float) -> None:
         """The identity may ask its shard for a place; one that tries a closed door has tried. Raises Refused."""
-        wait = self._by_user.wait(identity.user, now)
+        wait = self._by_user.wait_seconds(identity.user, now)
         if wait:
-            raise Refused(
+            raise RequestRejected(
                 429,
                 "connect_rate_limited",
                 "you connect too fast",
                 "keep the connection that you have, and wait longer after each attempt that fails",
                 wait,
             )
-        heard = now < self._doors_until
-        if heard and address in self._full:
-            raise Refused(
+        heard = now < self._state_until
+        if heard and address in self._full_addresses:
+            raise RequestRejected(
                 429,
                 "too_many_from_address",
                 "as many connections are open from your address as one address may have",
                 "close one of them first; an operator raises SOLOWIRE_MAX_CONNECTIONS_PER_ADDRESS",
-                self._retry_after * (1 + turn_of(identity.user, b"admission")),
+                self._retry_after * (1 + jitter_fraction(identity.user, b"admission")),
             )
         if self._by_address is not None and address:
-            wait = self._by_address.wait(address, now)
+            wait = self._by_address.wait_seconds(address, now)
             if wait:
-                raise Refused(
+                raise RequestRejected(
                     429,
                     "connect_rate_limited",
                     f"more connect from your address than the {self._limits.rate_per_address:g} a second "
                     "that one address may open",
                     "wait as long as Retry-After says; an operator raises SOLOWIRE_CONNECT_RATE_PER_ADDRESS",
-                    wait + turn_of(identity.user, b"admission") * self._by_address.rate.refill_seconds,
+                    wait + jitter_fraction(identity.user, b"admission") * self._by_address.bucket_rate.refill_seconds,
                 )
-        if self._is_closed(identity, now) and not self._tries.may(identity.user, now):
-            group = group_of(identity, self._limits.group_by)
+        if self._is_group_full(identity, now) and not self._probes.allow(identity.user, now):
+            group = find_group(identity, self._limits.group_by)
             message = f"all connections that the group {group!r} may have are taken"
-            raise self._come_again("over_limit", message, RAISE_CONNECTIONS, identity, now)
+            raise self._make_rejection("over_limit", message, RAISE_CONNECTIONS, identity, now)
         # Administrators always get in, also in the midst of everybody's return; they are few.
-        if self._rate.wait(self._full_at, now) and not identity.may(ADMINISTER):
+        if self._rate.wait_seconds(self._full_at, now) and not identity.has_permission(ADMINISTER):
             message = f"more users connect than the {self._limits.rate:g} a second that the system takes"
-            raise self._come_again("over_rate", message, _RAISE_RATE, identity, now)
+            raise self._make_rejection("over_rate", message, _RAISE_RATE, identity, now)
 
-    def charge(self, identity: Identity, address: str, now: float) -> None:
+    def record(self, identity: Identity, address: str, now: float) -> None:
         """The identity, which `check` let pass, is sent to its shard: it counts as a new connection."""
-        self._full_at = self._rate.taken(self._full_at, now)
-        self._by_user.take(identity.user, now)
+        self._full_at = self._rate.full_after(self._full_at, now)
+        self._by_user.charge_tokens(identity.user, now)
         if self._by_address is not None and address:
-            self._by_address.take(address, now)
-        if not self._is_closed(identity, now):
-            self._tries.let_in(identity.user, now)
+            self._by_address.charge_tokens(address, now)
+        if not self._is_group_full(identity, now):
+            self._probes.remember(identity.user, now)
 
-    def _share(self) -> None:
+    def _divide_rates(self) -> None:
         """Each gateway takes its part of what the settings allow; a burst of one at the least."""
         limits, gateways = self._limits, self._gateways
         self._rate = Rate(limits.rate / gateways, limits.burst / gateways)
         if self._by_address is not None and limits.rate_per_address is not None:
-            self._by_address.rate = Rate(limits.rate_per_address / gateways, limits.burst_per_address / gateways)
-        self.wrong_tokens.rates.rate = Rate(limits.bad_token_rate / gateways, limits.bad_token_burst / gateways)
+            self._by_address.bucket_rate = Rate(limits.rate_per_address / gateways, limits.burst_per_address / gateways)
+        self.failed_auth.buckets.bucket_rate = Rate(limits.bad_token_rate / gateways, limits.bad_token_burst / gateways)
 
-    def _is_closed(self, identity: Identity, now: float) -> bool:
-        if now >= self._doors_until:
+    def _is_group_full(self, identity: Identity, now: float) -> bool:
+        if now >= self._state_until:
             return False
-        group = group_of(identity, self._limits.group_by)
-        return group in self._closed or (self._others_closed and group not in self._limits.groups)
+        group = find_group(identity, self._limits.group_by)
+        return group in self._full_groups or (self._unknown_groups_full and group not in self._limits.groups)
 
-    def _come_again(self, code: str, message: str, hint: str, identity: Identity, now: float) -> Refused:
+    def _make_rejection(self, code: str, message: str, hint: str, identity: Identity, now: float) -> RequestRejected:
         """All who are refused stand in a queue that empties at the system's own rate, but for administrators.
 
         Who comes last is told a time in the second half of the queue's length: so no second of it gets much more than
         the rate, however many were refused at once.
         """
-        if identity.may(ADMINISTER):
-            return Refused(503, code, message, hint, ADMINISTRATORS_RETRY_SECONDS)
+        if identity.has_permission(ADMINISTER):
+            return RequestRejected(503, code, message, hint, ADMINISTRATORS_RETRY_SECONDS)
         waiting = max(0.0, self._waiting_until - now)
         self._waiting_until = now + min(waiting + self._gateways / self._limits.rate, LONGEST_SPREAD_SECONDS)
-        place = turn_of(identity.user, b"admission")
+        place = jitter_fraction(identity.user, b"admission")
         spread = max(self._retry_after * place, waiting * (1 + place) / 2)
-        return Refused(503, code, message, hint, self._retry_after + spread)
+        return RequestRejected(503, code, message, hint, self._retry_after + spread)

@@ -22,7 +22,7 @@ SECURE = ("https", "wss")
 _SCHEMES = ("http", "ws", *SECURE)
 
 
-class Said(NamedTuple):
+class ForwardingHeaders(NamedTuple):
     """The headers of a request, each as one list: those that came several times are joined by commas."""
 
     x_for: str = ""
@@ -31,7 +31,7 @@ class Said(NamedTuple):
     forwarded: str = ""
 
     @property
-    def has_x(self) -> bool:
+    def has_x_forwarded(self) -> bool:
         return bool(self.x_for or self.x_proto or self.x_host)
 
 
@@ -43,16 +43,16 @@ class Element(NamedTuple):
     host: str = ""
 
 
-NAMES = ("x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "forwarded")
+FORWARDING_HEADERS = ("x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "forwarded")
 
 
-def said_of(headers: Iterable[tuple[str, str]]) -> Said:
+def collect_forwarding(headers: Iterable[tuple[str, str]]) -> ForwardingHeaders:
     """headers: names in whatever case."""
-    found: dict[str, list[str]] = {name: [] for name in NAMES}
+    found: dict[str, list[str]] = {name: [] for name in FORWARDING_HEADERS}
     for name, value in headers:
         if (folded := name.lower()) in found:
             found[folded].append(value)
-    return Said(*(",".join(found[name]) for name in NAMES))
+    return ForwardingHeaders(*(",".join(found[name]) for name in FORWARDING_HEADERS))
 
 
 def parse_forwarded(text: str) -> list[Element]:
@@ -68,7 +68,7 @@ def parse_forwarded(text: str) -> list[Element]:
     return elements
 
 
-def parse_lists(said: Said) -> list[Element]:
+def parse_lists(said: ForwardingHeaders) -> list[Element]:
     """The elements of the X-Forwarded-… lists, the nearest proxy's first.
 
     Where a list is as long as that of the addresses each proxy has written into both; else what was asked for first is

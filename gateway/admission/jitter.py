@@ -8,6 +8,6 @@ from __future__ import annotations
 from hashlib import blake2b
 
 
-def turn_of(user: str, among: bytes) -> float:
+def jitter_fraction(user: str, salt: bytes) -> float:
     """In [0, 1). among: whom (16 bytes at most); among others the user's place is another."""
-    return int.from_bytes(blake2b(user.encode(), digest_size=4, person=among).digest(), "big") / 2**32
+    return int.from_bytes(blake2b(user.encode(), digest_size=4, person=salt).digest(), "big") / 2**32

@@ -23,39 +23,39 @@ TRIES = 3
 STRANGER_SECONDS = 10.0
 
 
-class Tries:
+class ProbeLimiter:
     """strangers: how many of those who are not known may try, per second."""
 
     def __init__(self, strangers: float = 10.0) -> None:
         self._known: OrderedDict[str, tuple[float, float]] = OrderedDict()  # when its bucket is full; known until
         self._rate = Rate(1 / RETRY_SECONDS, TRIES)
-        self._pause = 1 / strangers
+        self._stranger_pause_s = 1 / strangers
         self._stranger_at = -inf  # from then on the next of them may
 
     def __len__(self) -> int:
         return len(self._known)
 
-    def let_in(self, user: str, now: float) -> None:
+    def remember(self, user: str, now: float) -> None:
         """The user was sent to its shard through an open door."""
         full_at, _ = self._known.get(user, (now, inf))
-        self._note(user, full_at, inf)
+        self._store(user, full_at, inf)
 
-    def may(self, user: str, now: float) -> bool:
+    def allow(self, user: str, now: float) -> bool:
         """Whether the user may try, which then counts as one."""
         known = self._known.get(user)
         if known is not None and now < known[1]:
             full_at, until = known
-            if self._rate.wait(full_at, now):
+            if self._rate.wait_seconds(full_at, now):
                 return False
         elif now < self._stranger_at:
             return False
         else:
-            self._stranger_at = now + self._pause
+            self._stranger_at = now + self._stranger_pause_s
             full_at, until = now, now + STRANGER_SECONDS
-        self._note(user, self._rate.taken(full_at, now), until)
+        self._store(user, self._rate.full_after(full_at, now), until)
         return True
 
-    def _note(self, user: str, full_at: float, until: float) -> None:
+    def _store(self, user: str, full_at: float, until: float) -> None:
         self._known[user] = (full_at, until)
         self._known.move_to_end(user)
         if len(self._known) > KNOWN_USERS:

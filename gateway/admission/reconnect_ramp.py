@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from solowire.algorithms.hash_ring import Ring
-from solowire.gateway.admission.jitter import turn_of
+from solowire.gateway.admission.jitter import jitter_fraction
 
 SHORTEST_SECONDS = 1.0
 """What can be back within this needs no order."""
@@ -19,28 +19,28 @@ SHORTEST_SECONDS = 1.0
 class _Window(NamedTuple):
     ring: Ring  # as it was
     shard: int
-    begins: float
-    seconds: float
+    begins_at: float
+    duration_s: float
 
 
-class Returning:
+class ReconnectRamp:
     """pace: users per second. Times in seconds, of any one clock."""
 
     def __init__(self, pace: float) -> None:
         self._pace = pace
         self._windows: list[_Window] = []
 
-    def lost(self, shards: Iterable[tuple[int, int]], before: Ring, now: float) -> None:
+    def start(self, shards: Iterable[tuple[int, int]], before: Ring, now: float) -> None:
         """These shards (index, users) have gone; `before` says whose they were."""
-        self._windows = [w for w in self._windows if now < w.begins + w.seconds]
+        self._windows = [w for w in self._windows if now < w.begins_at + w.duration_s]
         for shard, users in shards:
             if users / self._pace > SHORTEST_SECONDS:
                 self._windows.append(_Window(before, shard, now, users / self._pace))
 
-    def wait(self, user: str, now: float) -> float:
+    def delay_for(self, user: str, now: float) -> float:
         """Seconds until the user's turn; 0 if it may come now."""
         for window in self._windows:
-            left = window.begins + turn_of(user, b"returning") * window.seconds - now
+            left = window.begins_at + jitter_fraction(user, b"returning") * window.duration_s - now
             if left > 0 and window.ring.owner(user) == window.shard:
                 return left
         return 0.0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from solowire.errors import Refused
+from solowire.errors import RequestRejected
 from solowire.protocol.opening_handshake import Framing
 
 _DIGITS = re.compile(rb"[0-9]{1,18}")
@@ -53,11 +53,11 @@ class Body:
         part = data[at:] if end < 0 else data[at : end + 1]
         self._line += part
         if len(self._line) > LINE_BYTES:
-            raise _bad("a line of the chunked body is too long")
+            raise _make_bad_request("a line of the chunked body is too long")
         if end >= 0:
             line, self._line = self._line, b""
             if not line.endswith(b"\r\n"):
-                raise _bad("a line of the chunked body ends without a carriage return")
+                raise _make_bad_request("a line of the chunked body ends without a carriage return")
             self._read_line(line[:-2])
         return len(part)
 
@@ -65,12 +65,12 @@ class Body:
         if self._in_trailer:
             self._trailer_lines += 1
             if self._trailer_lines > TRAILER_LINES:
-                raise _bad("the chunked body has too many trailers")
+                raise _make_bad_request("the chunked body has too many trailers")
             self.is_done = not line
             return
         size = _CHUNK_SIZE.fullmatch(line)
         if size is None:
-            raise _bad("the size of a chunk is no hexadecimal number")
+            raise _make_bad_request("the size of a chunk is no hexadecimal number")
         number = int(size[1], 16)
         self._in_trailer = not number
         self._chunk = number + 2 if number else 0
@@ -79,17 +79,17 @@ class Body:
         """part: the last bytes of a chunk of which `left` were to come, its line end included."""
         expected = b"\r\n"[max(0, 2 - left) :][: len(part) - max(0, left - 2)]
         if not part.endswith(expected):
-            raise _bad("a chunk is longer than its size")
+            raise _make_bad_request("a chunk is longer than its size")
 
 
-def body_of(head: Framing) -> Body:
+def make_body(head: Framing) -> Body:
     """The body that a request's head announces. Raises Refused."""
     lengths, codings = head.lengths, head.codings
     if codings:
         if lengths:
-            raise _bad("there is both a Content-Length and a Transfer-Encoding")
+            raise _make_bad_request("there is both a Content-Length and a Transfer-Encoding")
         if head.version < (1, 1) or len(codings) > 1 or codings[0].lower() != b"chunked":
-            raise Refused(
+            raise RequestRejected(
                 501,
                 "transfer_encoding_not_supported",
                 "the only Transfer-Encoding that is understood is chunked, alone",
@@ -97,9 +97,11 @@ def body_of(head: Framing) -> Body:
             )
         return Body(None)
     if len(lengths) > 1 or (lengths and not _DIGITS.fullmatch(lengths[0])):
-        raise _bad("the Content-Length is no number, or there are several")
+        raise _make_bad_request("the Content-Length is no number, or there are several")
     return Body(int(lengths[0]) if lengths else 0)
 
 
-def _bad(message: str) -> Refused:
-    return Refused(400, "bad_request", message, "see RFC 9112: a client or proxy on the way writes HTTP wrongly")
+def _make_bad_request(message: str) -> RequestRejected:
+    return RequestRejected(
+        400, "bad_request", message, "see RFC 9112: a client or proxy on the way writes HTTP wrongly"
+    )

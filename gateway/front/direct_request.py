@@ -19,14 +19,14 @@ from typing import Any, Protocol
 
 import structlog
 
-from solowire.errors import Refused, RequestError
+from solowire.errors import RequestError, RequestRejected
 
 logger = structlog.get_logger("solowire.gateway")
 
 BUFFER_BYTES = 64 * 1024
 _HEADER = re.compile(rb"([^:\r\n]+):[ \t]*([^\r\n]*?)[ \t]*\r\n")
 _GONE = {"type": "http.disconnect"}
-_FAULT = Refused(
+_FAULT = RequestRejected(
     500, "internal_error", "this is a fault of the gateway, and in its log", "an operator finds it there and reports it"
 )
 
@@ -34,7 +34,7 @@ App = Callable[[MutableMapping[str, Any], Callable[[], Awaitable[Any]], Callable
 """Answers by calling `send`, which need not be awaited, with the start of the answer and with all of its body."""
 
 
-class Client(Protocol):
+class DirectClient(Protocol):
     """The connection that the request has come by."""
 
     def write_answer(self, data: bytes, *, keeps_alive: bool) -> None: ...
@@ -49,7 +49,7 @@ class Client(Protocol):
 class DirectRequest:
     """head: whole, of HTTP/1.1, with one Host at most. peer: address and port of who has sent it. Raises Refused."""
 
-    def __init__(self, client: Client, app: App, head: bytes, peer: tuple[str, int], *, has_body: bool) -> None:
+    def __init__(self, client: DirectClient, app: App, head: bytes, peer: tuple[str, int], *, has_body: bool) -> None:
         self._client = client
         self._pieces: list[bytes] = []
         self._size = 0
@@ -126,7 +126,7 @@ def read_scope(head: bytes, peer: tuple[str, int]) -> MutableMapping[str, Any]:
     path, _, query = target.partition(b"?")
     headers = [(name.lower(), value) for name, value in _HEADER.findall(block)]
     if sum(name == b"host" for name, _ in headers) > 1:
-        raise Refused(400, "bad_host", "there is more than one Host", "send one (RFC 9112, section 3.2)")
+        raise RequestRejected(400, "bad_host", "there is more than one Host", "send one (RFC 9112, section 3.2)")
     return {
         "type": "http",
         "asgi": {"version": "3.0"},

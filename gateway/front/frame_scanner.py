@@ -1,7 +1,7 @@
 """Where a server's WebSocket frames end in a stream of bytes that is passed on without being taken apart.
 
-What it keeps true: `at_boundary` says whether a frame could be put in now; of what passes nothing is kept but a frame's
-head that is not whole.
+What it keeps true: `is_at_boundary` says whether a frame could be put in now; of what passes nothing is kept but a
+frame's head that is not whole.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class FrameScanner:
         self._head = b""
 
     @property
-    def at_boundary(self) -> bool:
+    def is_at_boundary(self) -> bool:
         return not self._left and not self._head
 
     def advance(self, data: bytes) -> None:

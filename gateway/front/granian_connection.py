@@ -15,21 +15,21 @@ from typing import Protocol, cast
 import httptools
 import structlog
 
-from solowire.errors import Refused, RequestError
+from solowire.errors import RequestError, RequestRejected
 
 logger = structlog.get_logger("solowire.gateway")
 
 BUFFER_BYTES = 64 * 1024
 
 
-class Client(Protocol):
+class GranianClient(Protocol):
     """The connection whose requests these are."""
 
     def write_part(self, data: bytes) -> None: ...
 
-    def answered(self, *, keeps_alive: bool) -> None: ...
+    def on_answered(self, *, keeps_alive: bool) -> None: ...
 
-    def upstream_lost(self, *, was_answered: bool, has_begun: bool) -> None: ...
+    def on_upstream_lost(self, *, was_answered: bool, has_begun: bool) -> None: ...
 
     def refuse(self, error: RequestError) -> None: ...
 
@@ -41,7 +41,7 @@ class Client(Protocol):
 class GranianConnection(asyncio.BufferedProtocol):
     """path: of Granian's Unix socket. buffer: where all connections of this thread read into."""
 
-    def __init__(self, client: Client, path: str, buffer: memoryview) -> None:
+    def __init__(self, client: GranianClient, path: str, buffer: memoryview) -> None:
         self._client = client
         self._path = path
         self._buffer = buffer
@@ -66,7 +66,7 @@ class GranianConnection(asyncio.BufferedProtocol):
                     "upstream_unavailable", reason=str(error), hint="requests are refused until it is there again"
                 )
                 self._client.refuse(
-                    Refused(
+                    RequestRejected(
                         503,
                         "overloaded",
                         "the gateway can't take requests",
@@ -126,12 +126,12 @@ class GranianConnection(asyncio.BufferedProtocol):
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:  # Granian's fault, and not the client's
             logger.error("upstream_unclear", reason=str(error), hint="a fault of the gateway: report it with this line")
-            self._client.answered(keeps_alive=False)
+            self._client.on_answered(keeps_alive=False)
             return
         if self._is_answered:
             if self._is_head_request:
                 self._parser = httptools.HttpResponseParser(self)  # this one waits for a body that doesn't come
-            self._client.answered(keeps_alive=self._keeps_alive and not self._is_lost)
+            self._client.on_answered(keeps_alive=self._keeps_alive and not self._is_lost)
 
     def on_headers_complete(self) -> None:
         """Called by the parser."""
@@ -149,7 +149,7 @@ class GranianConnection(asyncio.BufferedProtocol):
             self._read_the_rest(self._transport.get_extra_info("socket").fileno())
         if not self._is_dropped:
             self._is_dropped = True
-            self._client.upstream_lost(was_answered=self._is_answered, has_begun=self._has_begun)
+            self._client.on_upstream_lost(was_answered=self._is_answered, has_begun=self._has_begun)
 
     def _read_the_rest(self, descriptor: int) -> None:
         """An answer that came before the body was whole: writing failed first, so it is in the socket still."""

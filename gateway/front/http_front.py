@@ -35,8 +35,8 @@ from typing import Any, Protocol, cast
 import structlog
 
 from solowire.algorithms.accept_limiter import AcceptLimiter, counted_address
-from solowire.errors import Refused, RequestError
-from solowire.gateway.front.body_framing import Body, body_of
+from solowire.errors import RequestError, RequestRejected
+from solowire.gateway.front.body_framing import Body, make_body
 from solowire.gateway.front.direct_request import App, DirectRequest
 from solowire.gateway.front.granian_connection import GranianConnection
 from solowire.gateway.front.request_turns import RequestTurns
@@ -46,10 +46,10 @@ from solowire.protocol.opening_handshake import (
     Framing,
     Head,
     check_beginning,
-    full_response,
     parse_head,
     read_framing,
-    refusal_response,
+    render_full,
+    render_rejection,
 )
 from solowire.runtime.http_server import BACKLOG
 
@@ -58,7 +58,7 @@ logger = structlog.get_logger("solowire.gateway")
 BUFFER_BYTES = 64 * 1024
 LINGER_SECONDS = 2.0
 SWEEP_SECONDS = 0.5
-CLOSING_LOOK_SECONDS = 0.02
+CLOSING_POLL_SECONDS = 0.02
 FILES_OF_HTTP, FILES_OF_TUNNEL = 3, 2
 """Open files of a connection: the client's, and both ends of the one to Granian, or ours of the one to the shard."""
 REQUESTS_AT_A_TIME = 16
@@ -74,10 +74,10 @@ _FULL = {
     ),
     "files": ("this gateway has as many open files as its process may have", "that limit (ulimit -n)"),
 }
-FULL_RESPONSES = {limit: full_response(*said) for limit, said in _FULL.items()}
+FULL_RESPONSES = {limit: render_full(*said) for limit, said in _FULL.items()}
 """By the limit that is reached."""
 
-NO_ANSWER = Refused(
+NO_ANSWER = RequestRejected(
     503, "overloaded", "the request was ended before its answer was read", "send it again, with the same ids", 1.0
 )
 
@@ -110,35 +110,35 @@ class HttpFront:
     """takes(head): whether a request is a WebSocket of ours; open_tunnel(client, head, rest): takes such a one over.
 
     trusted(address): whether it is a proxy's, whose connections are not counted by address. max_files: open files of
-    all connections together, tunnels included. plain: how heads begin that `takes` is asked about although they ask for
-    no upgrade. direct: by method and path, what answers such a request here.
+    all connections together, tunnels included. plain: how heads begin that `can_tunnel` is asked about although they
+    ask for no upgrade. direct: by method and path, what answers such a request here.
     """
 
     def __init__(
         self,
         upstream: Path,
         *,
-        takes: Callable[[Head], bool],
+        can_tunnel: Callable[[Head], bool],
         open_tunnel: Callable[[ClientConnection, Head, bytes], None],
         limiter: AcceptLimiter,
-        trusted: Callable[[str], bool],
+        is_trusted: Callable[[str], bool],
         head_s: float,
         keepalive_s: float,
         stalled_s: float,
         max_files: int = sys.maxsize,
-        plain: tuple[bytes, ...] = (),
+        plain_heads: tuple[bytes, ...] = (),
         direct: Mapping[tuple[bytes, bytes], App] | None = None,
     ) -> None:
         self.upstream = str(upstream)
-        self.takes = takes
+        self.can_tunnel = can_tunnel
         self.open_tunnel = open_tunnel
         self.limiter = limiter
-        self.trusted = trusted
+        self.is_trusted = is_trusted
         self.head_s = head_s
         self.keepalive_s = keepalive_s
         self.stalled_s = stalled_s
         self._max_files = max_files
-        self.plain = plain
+        self.plain_heads = plain_heads
         self._direct = direct or {}
         self.turns: RequestTurns[ClientConnection] = RequestTurns(REQUESTS_AT_A_TIME)
         self.is_finishing = False
@@ -168,7 +168,7 @@ class HttpFront:
         """Waits until all connections have ended, and cuts those that have not by then."""
         deadline = self.loop.time() + seconds
         while self.clients and self.loop.time() < deadline:
-            await asyncio.sleep(CLOSING_LOOK_SECONDS)
+            await asyncio.sleep(CLOSING_POLL_SECONDS)
         for client in list(self.clients):
             client.transport.abort()
 
@@ -197,14 +197,14 @@ class HttpFront:
         """
         http = len(self.limiter)
         if FILES_OF_HTTP * http + FILES_OF_TUNNEL * (len(self.clients) - http) >= self._max_files:
-            self.limiter.refused += 1
+            self.limiter.rejected_count += 1
             return "files"
         if not self.limiter.has_room(address):
             own = self.idle.get(address) if self.limiter.is_full(address) else next(iter(self.idle.values()), None)
             if own:
                 next(iter(own)).close_idle()
             elif (crowded := self.limiter.find_crowded(address)) is not None:
-                silent = (c for c in reversed(self.clients) if c.is_silent_of(crowded))
+                silent = (c for c in reversed(self.clients) if c.is_idle_of(crowded))
                 for client in islice(silent, 1):
                     client.close_idle()
         if self.limiter.acquire(address):
@@ -265,7 +265,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         front = self._front
         peer = transport.get_extra_info("peername") or ("", 0)
         self.peer = (str(peer[0]), int(peer[1]))
-        address = "" if front.trusted(self.peer[0]) else counted_address(self.peer[0])
+        address = "" if front.is_trusted(self.peer[0]) else counted_address(self.peer[0])
         full = front.admit(address)
         if full is not None:
             self.transport.write(FULL_RESPONSES[full])
@@ -297,7 +297,7 @@ class ClientConnection(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._drop_request()
-        self.uncount()
+        self.release_slot()
         self._front.clients.pop(self, None)
         if self._tunnel is not None:
             self._tunnel.end()
@@ -305,7 +305,7 @@ class ClientConnection(asyncio.BufferedProtocol):
     def pause_writing(self) -> None:
         self._unread_since = self._front.loop.time()
         self._unread_bytes = self.transport.get_write_buffer_size()
-        self._end_turn()
+        self._release_turn()
         if self._tunnel is not None:
             self._tunnel.pause()
         elif self._request is not None:
@@ -325,7 +325,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         try:
             while self._pending:
                 if self._stage is Stage.head:
-                    if not self._take_head():
+                    if not self._handle_head():
                         break
                 elif self._stage is Stage.body:
                     self._pass_body()
@@ -338,13 +338,13 @@ class ClientConnection(asyncio.BufferedProtocol):
             return
         self._pause_if_full()
 
-    def _take_head(self) -> bool:
+    def _handle_head(self) -> bool:
         """Whether a head was there, and has been dealt with. Raises Refused."""
         if self._pending.startswith(b"\r\n"):
             self._pending = self._pending.lstrip(b"\r\n")  # RFC 9112, section 2.2
         end = self._pending.find(HEAD_END)
         if end > HEAD_BYTES or (end < 0 and len(self._pending) > HEAD_BYTES):
-            raise Refused(
+            raise RequestRejected(
                 431, "head_too_large", f"a request head may have {HEAD_BYTES} bytes", "send fewer or shorter headers"
             )
         if self._pending:
@@ -357,17 +357,17 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._forget_idle()
         framing = read_framing(raw)
         self._ends_at = None
-        may_take = framing.upgrades or raw.startswith(self._front.plain)
-        if may_take and self._front.takes(head := parse_head(raw)):
+        may_take = framing.upgrades or raw.startswith(self._front.plain_heads)
+        if may_take and self._front.can_tunnel(head := parse_head(raw)):
             rest, self._pending = self._pending[len(raw) :], b""
             self._stage = Stage.relay
             self._drop_request()  # of requests before it: a tunnel has no use for it
             self._front.open_tunnel(self, head, rest)
             return False
-        body = body_of(framing)
+        body = make_body(framing)
         line = raw.index(b"\r\n")
         app = None if body.left is None or framing.expects else self._front.find_direct(raw[:line])
-        if app is None and not self._take_turn():
+        if app is None and not self._acquire_turn():
             return False
         self._body, self._pending = body, self._pending[len(raw) :]
         self._stage = Stage.answer if body.is_done else Stage.body
@@ -377,17 +377,17 @@ class ClientConnection(asyncio.BufferedProtocol):
             self._begin_granian(framing, raw, line + 2)
         return True
 
-    def _take_turn(self) -> bool:
+    def _acquire_turn(self) -> bool:
         """Whether the request may go to Granian now; else it does when one of the same address has been answered."""
         if not self._has_turn:
             address = self._address
-            self._has_turn = not address or self._front.turns.take(address, self)
+            self._has_turn = not address or self._front.turns.acquire_turn(address, self)
             if not self._has_turn:
                 self._stage = Stage.turn
             self._turn_ends_at = self._front.loop.time() + TURN_SECONDS
         return self._has_turn
 
-    def give_turn(self) -> None:
+    def on_turn(self) -> None:
         """It may go on: another request of its address has ended."""
         self._has_turn = True
         self._turn_ends_at = self._front.loop.time() + TURN_SECONDS
@@ -399,11 +399,11 @@ class ClientConnection(asyncio.BufferedProtocol):
             self._resume()
             self._advance()
 
-    def _end_turn(self) -> None:
+    def _release_turn(self) -> None:
         if self._address and (self._has_turn or self._stage is Stage.turn):
-            successor = self._front.turns.leave(self._address, self)
+            successor = self._front.turns.release_turn(self._address, self)
             if successor is not None:
-                successor.give_turn()
+                successor.on_turn()
         self._has_turn = False
 
     def _begin_granian(self, framing: Framing, head: bytes, line: int) -> None:
@@ -440,11 +440,11 @@ class ClientConnection(asyncio.BufferedProtocol):
         """The whole answer. keeps_alive: whether there may be another request."""
         self.transport.write(data)
         self._request = None
-        self.answered(keeps_alive=keeps_alive)
+        self.on_answered(keeps_alive=keeps_alive)
 
-    def answered(self, *, keeps_alive: bool) -> None:
+    def on_answered(self, *, keeps_alive: bool) -> None:
         """The answer has been passed back whole."""
-        self._end_turn()
+        self._release_turn()
         if self._stage is Stage.body:
             self._drop_request()  # which may still wait for the rest
             left = self._body.left
@@ -460,13 +460,13 @@ class ClientConnection(asyncio.BufferedProtocol):
             self._ends_at = self._front.loop.time() + self._front.head_s
         self._advance()
 
-    def upstream_lost(self, *, was_answered: bool, has_begun: bool) -> None:
+    def on_upstream_lost(self, *, was_answered: bool, has_begun: bool) -> None:
         """Granian has closed its side. was_answered: in the midst of no request. has_begun: of an answer."""
         self._granian = None
         if self._request is None or isinstance(self._request, DirectRequest):
             return
         self._request = None
-        self._end_turn()
+        self._release_turn()
         if was_answered or self._stage not in (Stage.body, Stage.answer):
             return
         if has_begun:
@@ -496,7 +496,7 @@ class ClientConnection(asyncio.BufferedProtocol):
 
     def refuse(self, error: RequestError) -> None:
         """Answers with a refusal, and closes."""
-        self.close_with(refusal_response(error))
+        self.close_with(render_rejection(error))
 
     def close_with(self, last: bytes) -> None:
         """Says the last there is to say, and closes; once."""
@@ -525,19 +525,19 @@ class ClientConnection(asyncio.BufferedProtocol):
             return  # the server gives it its answer, or closes
         self.transport.close()
 
-    def is_silent_of(self, address: str) -> bool:
+    def is_idle_of(self, address: str) -> bool:
         """Whether it is of that address, and has not sent a request yet, or is kept for another."""
         return self._address == address and self._stage is Stage.head
 
     def close_idle(self) -> None:
         """Makes room for somebody else."""
-        self.uncount()
+        self.release_slot()
         self._linger()
 
     def check_time(self, now: float) -> None:
         """Cuts the connection if it has taken too long."""
         if self._has_turn and now >= self._turn_ends_at:
-            self._end_turn()
+            self._release_turn()
         if self._unread_since is not None:
             size = self.transport.get_write_buffer_size()
             if size < self._unread_bytes:
@@ -556,16 +556,16 @@ class ClientConnection(asyncio.BufferedProtocol):
             self._front.forget_idle(self._address, self)
 
     def _drop_request(self) -> None:
-        self._end_turn()
+        self._release_turn()
         for request in (self._request, self._granian):
             if request is not None:
                 request.abort()
         self._request = self._granian = None
 
-    def uncount(self) -> None:
+    def release_slot(self) -> None:
         """It counts among the HTTP connections no more: it has ended, or another limit is in force for it."""
         if self._address is not None:
-            self._end_turn()
+            self._release_turn()
             self._forget_idle()
             self._front.limiter.release(self._address)
             self._address = None

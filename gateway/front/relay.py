@@ -20,19 +20,19 @@ from urllib.parse import parse_qs
 
 import structlog
 
-from solowire.auth.tokens import bearer
+from solowire.auth.tokens import parse_bearer
 from solowire.backplane.messages import ShardAddress
-from solowire.errors import Refused, RequestError
-from solowire.gateway.admission.forwarding import said_of
+from solowire.errors import RequestError, RequestRejected
+from solowire.gateway.admission.forwarding import collect_forwarding
 from solowire.gateway.front.frame_scanner import FrameScanner
 from solowire.gateway.front.http_front import BUFFER_BYTES, ClientConnection
-from solowire.gateway.router_client import Gateway
+from solowire.gateway.router_client import RouterClient
 from solowire.protocol.close_codes import CloseCode
 from solowire.protocol.opening_handshake import HEAD_BYTES, HEAD_END, Head, check_origin
 
 logger = structlog.get_logger("solowire.relay")
 
-AWAY_HINT = "connect again in a moment: a shard that is lost is started again, or its users go to the others"
+UNAVAILABLE_HINT = "connect again in a moment: a shard that is lost is started again, or its users go to the others"
 RELAY_FAILED_HINT = "connect again in a moment; the gateway's log says why"
 _UNREACHABLE = "if it goes on while the shard runs, check SOLOWIRE_ADVERTISE_HOST and what is between the two"
 
@@ -49,26 +49,27 @@ _RESTARTING_FRAME = struct.pack("!BBH", 0x88, 2 + len(CloseCode.restarting.reaso
 class Relay:
     """All that a gateway carries. allowed_origins: as `check_origin` says. carried_total: since the start."""
 
-    def __init__(self, gateway: Gateway, *, allowed_origins: Collection[str] = ()) -> None:
+    def __init__(self, gateway: RouterClient, *, allowed_origins: Collection[str] = ()) -> None:
         self._gateway = gateway
         self._allowed_origins = allowed_origins
         self._opening: set[asyncio.Task[None]] = set()
         self._carried: set[RelayedConnection] = set()
         self._loop = asyncio.get_running_loop()
-        self.carried_total = 0
+        self.opened_count = 0
 
     @property
-    def open(self) -> int:
+    def open_count(self) -> int:
         """How many it carries now."""
         return len(self._carried)
 
     @staticmethod
-    def takes(head: Head) -> bool:
+    def can_handle(head: Head) -> bool:
         """Whether a request is for it."""
-        return head.path in PATHS and head.wants_websocket
+        return head.path in PATHS and head.is_websocket_request
 
-    def accept(self, client: ClientConnection, head: Head, rest: bytes) -> None:
-        """Carries a client whose request it `takes`, or refuses it. rest: what it sent together with its request."""
+    def accept_client(self, client: ClientConnection, head: Head, rest: bytes) -> None:
+        """Carries a client whose request it `can_handle`, or refuses it. rest: what it sent together with its
+        request."""
         task = self._loop.create_task(self._connect(client, head, rest))
         self._opening.add(task)
         task.add_done_callback(self._opening.discard)
@@ -80,34 +81,38 @@ class Relay:
         for relayed in list(self._carried):
             relayed.close()
 
-    def begin(self, relayed: RelayedConnection) -> None:
+    def add_connection(self, relayed: RelayedConnection) -> None:
         """A shard has accepted."""
         self._carried.add(relayed)
-        self.carried_total += 1
+        self.opened_count += 1
 
-    def forget(self, relayed: RelayedConnection) -> None:
+    def remove_connection(self, relayed: RelayedConnection) -> None:
         """It has ended."""
         self._carried.discard(relayed)
 
     async def _connect(self, client: ClientConnection, head: Head, rest: bytes) -> None:
         try:
-            addresses, said = self._gateway.addresses, said_of(head.headers.raw_items())
+            addresses, said = self._gateway.addresses, collect_forwarding(head.headers.raw_items())
             # Only here is it known what host a trusted proxy was asked for: the shard is not told of the origin.
-            check_origin(head, self._allowed_origins, addresses.asked_for(client.peer[0], said)[1])
-            address = addresses.client_of(client.peer[0], said)
-            shard, ticket = await self._gateway.place(_token(head), address, "relay")
+            check_origin(head, self._allowed_origins, addresses.resolve_origin(client.peer[0], said)[1])
+            address = addresses.resolve_client(client.peer[0], said)
+            shard, ticket = await self._gateway.assign_shard(_read_token(head), address, "relay")
             relayed = RelayedConnection(self, client, shard)
             await self._open(relayed, shard)
         except RequestError as error:
             client.refuse(error)
         except asyncio.CancelledError:
-            client.refuse(Refused(503, "restarting", "the gateway is restarting", "connect again in a moment", 1.0))
+            client.refuse(
+                RequestRejected(503, "restarting", "the gateway is restarting", "connect again in a moment", 1.0)
+            )
             raise
         except Exception:
             logger.exception("relay_failed")
-            client.refuse(Refused(503, "overloaded", "the gateway can't carry this connection", RELAY_FAILED_HINT, 1.0))
+            client.refuse(
+                RequestRejected(503, "overloaded", "the gateway can't carry this connection", RELAY_FAILED_HINT, 1.0)
+            )
         else:
-            relayed.begin(_handshake(head, ticket) + rest)
+            relayed.send_handshake(_make_handshake(head, ticket) + rest)
 
     async def _open(self, relayed: RelayedConnection, shard: ShardAddress) -> None:
         """Raises Refused."""
@@ -116,8 +121,12 @@ class Relay:
                 await self._loop.create_connection(lambda: relayed, shard.host, shard.port)
         except OSError as error:  # a TimeoutError is one
             logger.warning("shard_unreachable", shard=shard.index, error=str(error), hint=_UNREACHABLE)
-            raise Refused(
-                503, "shard_away", f"shard {shard.index} can't be reached from the gateway", AWAY_HINT, retry_after=1
+            raise RequestRejected(
+                503,
+                "shard_away",
+                f"shard {shard.index} can't be reached from the gateway",
+                UNAVAILABLE_HINT,
+                retry_after=1,
             ) from None
 
 
@@ -135,7 +144,7 @@ class RelayedConnection(asyncio.BufferedProtocol):
         self._is_over = False
         self._timer: asyncio.TimerHandle
 
-    def begin(self, handshake: bytes) -> None:
+    def send_handshake(self, handshake: bytes) -> None:
         """Sends the client's handshake to the shard, unless that has refused the connection by itself meanwhile."""
         if not self._is_over:
             self._transport.write(handshake)
@@ -163,11 +172,11 @@ class RelayedConnection(asyncio.BufferedProtocol):
             if self._frames is not None:
                 self._frames.advance(data)
         else:
-            data = self._take_answer(data)
+            data = self._read_answer(data)
         if data:
             self._client.transport.write(data)
 
-    def _take_answer(self, data: bytes) -> bytes:
+    def _read_answer(self, data: bytes) -> bytes:
         """The shard's answer to the handshake, and what comes behind it, if it is whole; else nothing yet."""
         whole = (self._answer or b"") + data
         end = whole.find(HEAD_END)
@@ -181,8 +190,8 @@ class RelayedConnection(asyncio.BufferedProtocol):
         if whole.startswith(b"HTTP/1.1 101 "):
             self._frames = FrameScanner()
             self._frames.advance(whole[end + len(HEAD_END) :])
-            self._client.uncount()
-            self._relay.begin(self)
+            self._client.release_slot()
+            self._relay.add_connection(self)
         return whole
 
     def eof_received(self) -> bool:
@@ -210,7 +219,7 @@ class RelayedConnection(asyncio.BufferedProtocol):
             return
         self._is_over = True
         self._timer.cancel()
-        self._relay.forget(self)
+        self._relay.remove_connection(self)
         # The shard hears what was said before, and then of the end.
         self._transport.close()
         self._client.close_with(b"")
@@ -231,17 +240,21 @@ class RelayedConnection(asyncio.BufferedProtocol):
             return
         self._is_over = True
         self._timer.cancel()
-        self._relay.forget(self)
+        self._relay.remove_connection(self)
         if self._answer is not None:
             logger.warning(
                 "shard_unreachable", shard=self._shard.index, error="it closed without an answer", hint=_UNREACHABLE
             )
             self._client.refuse(
-                Refused(
-                    503, "shard_away", f"shard {self._shard.index} closed without an answer", AWAY_HINT, retry_after=1
+                RequestRejected(
+                    503,
+                    "shard_away",
+                    f"shard {self._shard.index} closed without an answer",
+                    UNAVAILABLE_HINT,
+                    retry_after=1,
                 )
             )
-        elif self._frames is not None and not self._frames.has_closed and self._frames.at_boundary:
+        elif self._frames is not None and not self._frames.has_closed and self._frames.is_at_boundary:
             self._client.close_with(last)
         else:
             self._client.close_with(b"")
@@ -251,7 +264,7 @@ class RelayedConnection(asyncio.BufferedProtocol):
         self._finish(b"")
 
 
-def _handshake(head: Head, ticket: str) -> bytes:
+def _make_handshake(head: Head, ticket: str) -> bytes:
     """The client's handshake as the shard gets it: what it is judged by, whatever it is, and the ticket."""
     lines = [f"{head.method} /ws HTTP/{head.version[0]}.{head.version[1]}"]
     for name, value in head.headers.raw_items():
@@ -261,8 +274,8 @@ def _handshake(head: Head, ticket: str) -> bytes:
     return "\r\n".join(lines).encode("latin-1")
 
 
-def _token(head: Head) -> str:
+def _read_token(head: Head) -> str:
     for value in head.headers.get_all("Authorization"):
-        if token := bearer(value):
+        if token := parse_bearer(value):
             return token
     return parse_qs(head.query).get("token", [""])[0]

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 RequestT = TypeVar("RequestT")
 
 
-class _Address(Generic[RequestT]):
+class _AddressQueue(Generic[RequestT]):
     __slots__ = ("count", "waiting")
 
     def __init__(self) -> None:
@@ -24,24 +24,24 @@ class RequestTurns(Generic[RequestT]):
 
     def __init__(self, at_a_time: int) -> None:
         self._at_a_time = at_a_time
-        self._addresses: dict[str, _Address[RequestT]] = {}
+        self._addresses: dict[str, _AddressQueue[RequestT]] = {}
 
     def __len__(self) -> int:
         """Addresses that have requests under way."""
         return len(self._addresses)
 
-    def take(self, address: str, request: RequestT) -> bool:
-        """Whether the request may go on; else `leave` returns it once it may."""
+    def acquire_turn(self, address: str, request: RequestT) -> bool:
+        """Whether the request may go on; else `release_turn` returns it once it may."""
         kept = self._addresses.get(address)
         if kept is None:
-            kept = self._addresses[address] = _Address()
+            kept = self._addresses[address] = _AddressQueue()
         if kept.count >= self._at_a_time:
             kept.waiting[request] = None
             return False
         kept.count += 1
         return True
 
-    def leave(self, address: str, request: RequestT) -> RequestT | None:
+    def release_turn(self, address: str, request: RequestT) -> RequestT | None:
         """The request has ended, or waits no more; which other one has its turn now, if any."""
         kept = self._addresses[address]
         if request in kept.waiting:

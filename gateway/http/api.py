@@ -1,7 +1,8 @@
 """The gateway's HTTP routes (design, section 7), on Litestar.
 
 Refusals are raised anywhere below as `RequestError` and become problem bodies in one place, `answers.failure`: here by
-`_problem`, and in front of Litestar (`negotiation`, `posting`), where what is asked for all the time is answered.
+`_problem`, and in front of Litestar (`connect_endpoint`, `events_endpoint`), where what is asked for all the time is
+answered.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from litestar.exceptions import HTTPException
 from litestar.routes import HTTPRoute
 from litestar.types import Message, Scope
 
-from solowire.auth.tokens import bearer
-from solowire.backplane.messages import Answer, ShardReport
+from solowire.auth.tokens import parse_bearer
+from solowire.backplane.messages import ShardReport, StatsResponse
 from solowire.domains.dns.event_types import CATALOG
-from solowire.errors import Refused, RequestError
-from solowire.gateway.audit_events import Trail
-from solowire.gateway.http.connect_endpoint import Connect, Negotiation
-from solowire.gateway.http.events_endpoint import Accepted, Posting
+from solowire.errors import RequestError, RequestRejected
+from solowire.gateway.audit_events import GatewayAudit
+from solowire.gateway.http.connect_endpoint import ConnectEndpoint, ConnectGrant
+from solowire.gateway.http.events_endpoint import EventsAccepted, EventsEndpoint
 from solowire.gateway.http.openapi import (
     DOCS,
     PAGE_POLICY,
@@ -31,23 +32,23 @@ from solowire.gateway.http.openapi import (
     ReadyOperation,
     RevokeOperation,
     document_problems,
-    openapi_config,
-    operation,
+    make_openapi_config,
+    make_operation,
 )
-from solowire.gateway.http.responses import NO_SNIFFING, NO_STORE, failure
+from solowire.gateway.http.responses import NO_SNIFFING, NO_STORE, exception_to_response
 from solowire.gateway.http.revocation_requests import describe_revocation, parse_revocation
-from solowire.gateway.http.shard_client import Shards
+from solowire.gateway.http.shard_client import ShardClient
 from solowire.gateway.http.user_paths import USER
 from solowire.gateway.publish.content_encoding import need_plain
-from solowire.gateway.router_client import Gateway
+from solowire.gateway.router_client import RouterClient
 from solowire.model.access import Identity
 from solowire.observability.metrics import CONTENT_TYPE
-from solowire.observability.stats_summary import together, told
-from solowire.protocol.problem_details import PROBLEM_TYPE, problem
+from solowire.observability.stats_summary import aggregate, stats_to_dict
+from solowire.protocol.problem_details import PROBLEM_TYPE, make_problem
 from solowire.runtime import process
 from solowire.runtime.settings import Settings
 
-log = structlog.get_logger("solowire.gateway")
+logger = structlog.get_logger("solowire.gateway")
 
 Req = Request[Any, Any, Any]
 
@@ -94,29 +95,29 @@ class Totals(msgspec.Struct):
 
 
 def create_app(
-    gateway: Gateway,
-    negotiation: Negotiation,
-    posting: Posting,
+    gateway: RouterClient,
+    connect_endpoint: ConnectEndpoint,
+    events_endpoint: EventsEndpoint,
     settings: Settings,
     metrics: Any,
-    asked: Shards | None = None,
-    trail: Trail | None = None,
+    shard_client: ShardClient | None = None,
+    audit: GatewayAudit | None = None,
 ) -> Litestar:
     """The ASGI application for everything on the gateway that is not a WebSocket.
 
     asked: for what only shards know. trail: to the audit log.
     """
-    asked, trail = asked or Shards(), trail or Trail()
+    shard_client, audit = shard_client or ShardClient(), audit or GatewayAudit()
 
     @post("/v1/connect", status_code=200, summary="Where to connect", tags=["clients"])
-    async def connect(request: Req) -> Connect:
+    async def connect(request: Req) -> ConnectGrant:
         """Takes a Bearer token, answers with the URL of the user's shard and a ticket for it."""
-        return await negotiation.connect(request.scope)
+        return await connect_endpoint.make_grant(request.scope)
 
     @get("/v1/route", status_code=204, summary="Which upstream owns the user", tags=["edge proxies"])
     async def route(request: Req) -> Response[None]:
         """For nginx `auth_request` and Envoy `ext_authz`: the answer is in the headers."""
-        return Response(None, status_code=204, headers=await negotiation.route(request.scope))
+        return Response(None, status_code=204, headers=await connect_endpoint.make_route(request.scope))
 
     @post(
         "/v1/events",
@@ -126,12 +127,12 @@ def create_app(
         operation_class=PublishOperation,
         request_max_body_size=None,  # posting sees to that
     )
-    async def publish(request: Req) -> Accepted:
+    async def publish(request: Req) -> EventsAccepted:
         """Takes one event, an array of them or NDJSON, in JSON or MessagePack; all are accepted, or none.
 
         Answers when the log has them. An event whose `id` was seen before is a duplicate: not published again.
         """
-        return await posting.publish(request.scope, request.receive)
+        return await events_endpoint.publish_events(request.scope, request.receive)
 
     @get("/v1/catalog", summary="The event types", security=[{}], tags=["publishers"])
     async def catalog() -> Response[bytes]:
@@ -141,13 +142,13 @@ def create_app(
     @get("/v1/stats", summary="Totals", tags=["administrators"])
     async def stats(request: Req) -> Totals:
         await _administrator(request, "stats")
-        return _totals(await gateway.ask())
+        return _sum_totals(await gateway.fetch_stats())
 
     @get("/v1/stats/shards", summary="All shards", tags=["administrators"])
     async def shards(request: Req) -> list[dict[str, Any]]:
         await _administrator(request, "stats_shards")
-        answer = await gateway.ask()
-        return [_shard(report) for report in answer.shards]
+        answer = await gateway.fetch_stats()
+        return [_shard_to_dict(report) for report in answer.shards]
 
     @get("/v1/stats/shards/{index:int}", summary="One shard", tags=["administrators"])
     async def shard(request: Req, index: int) -> dict[str, Any]:
@@ -157,21 +158,21 @@ def create_app(
         worth the more then.
         """
         await _administrator(request, "stats_shard", shard=index)
-        answer = await gateway.ask()
+        answer = await gateway.fetch_stats()
         for report in answer.shards:
             if report.address.index == index:
                 try:
-                    slowest = await asked.slowest(report.address, _token(request))
-                    return {**_shard(report), "slowest": slowest}
-                except Refused as error:
-                    return {**_shard(report), "slowest": None, "shard_error": error.code}
-        raise Refused(404, "no_such_shard", f"there is no shard {index}", "GET /v1/stats/shards lists them")
+                    slowest = await shard_client.fetch_slowest(report.address, _token(request))
+                    return {**_shard_to_dict(report), "slowest": slowest}
+                except RequestRejected as error:
+                    return {**_shard_to_dict(report), "slowest": None, "shard_error": error.code}
+        raise RequestRejected(404, "no_such_shard", f"there is no shard {index}", "GET /v1/stats/shards lists them")
 
     @get(
         "/v1/users/{user:str}",
         summary="One user's connections",
         tags=["administrators"],
-        operation_class=operation(502, 504),
+        operation_class=make_operation(502, 504),
     )
     async def user(request: Req, user: str) -> dict[str, Any]:
         """Asks the shard that owns the user, and if it has no connection there, the others.
@@ -184,32 +185,32 @@ def create_app(
         others = [shard for index, shard in gateway.shards.items() if index != owner]
         first = gateway.shards.get(owner) if owner is not None else None
         try:
-            found = await asked.user(user, first, others, token)
-        except Refused as error:
+            found = await shard_client.fetch_user(user, first, others, token)
+        except RequestRejected as error:
             if error.code != "not_connected":
                 raise
             # A shard that is being drained is in no ring, and still has those whose turn to move hasn't come.
-            drained = [report.address for report in (await gateway.ask()).shards if report.draining]
-            found = await asked.user(user, None, drained, token)
+            drained = [report.address for report in (await gateway.fetch_stats()).shards if report.is_draining]
+            found = await shard_client.fetch_user(user, None, drained, token)
         return {"user": user, "connections": found}
 
     @post("/v1/shards/{index:int}/drain", status_code=202, summary="Empty a shard", tags=["administrators"])
     async def drain(request: Req, index: int) -> dict[str, int]:
         """The shard takes no new users, sends its own to the others at the set pace, and ends."""
         identity = await _administrator(request, "drain", shard=index)
-        return {"shard": index, "users": await gateway.drain(identity, index)}
+        return {"shard": index, "users": await gateway.drain_shard(identity, index)}
 
     @post(
         "/v1/shards/{index:int}/undrain",
         status_code=202,
         summary="Keep a shard after all",
         tags=["administrators"],
-        operation_class=operation(409),
+        operation_class=make_operation(409),
     )
     async def undrain(request: Req, index: int) -> dict[str, int]:
         """Ends a drain that is under way: the shard takes users again."""
         identity = await _administrator(request, "undrain", shard=index)
-        return {"shard": index, "users": await gateway.undrain(identity, index)}
+        return {"shard": index, "users": await gateway.undrain_shard(identity, index)}
 
     @post("/v1/users/{user:str}/disconnect", status_code=200, summary="Disconnect a user", tags=["administrators"])
     async def disconnect(request: Req, user: str) -> dict[str, Any]:
@@ -219,8 +220,8 @@ def create_app(
         """
         user = _named(request)
         identity = await _administrator(request, "disconnect", about=user)
-        closed = await gateway.disconnect(identity, user)
-        return {"user": user, "connections": closed.connections, "silent_shards": closed.silent}
+        closed = await gateway.disconnect_user(identity, user)
+        return {"user": user, "connections": closed.connections, "silent_shards": closed.silent_shards}
 
     @post(
         "/v1/revocations",
@@ -262,8 +263,8 @@ def create_app(
     @get("/readyz", summary="Ready", security=[{}], tags=["operations"], operation_class=ReadyOperation)
     async def readyz() -> Response[dict[str, str]]:
         """Whether it can admit users: 503 until then. `router` says whether it can publish, too."""
-        if gateway.ready:
-            return Response({"status": "ready", "router": "alive" if gateway.router_alive else "away"})
+        if gateway.is_ready:
+            return Response({"status": "ready", "router": "alive" if gateway.is_router_alive else "away"})
         return Response({"status": "starting"}, status_code=503, headers={"retry-after": "1"})
 
     @get("/metrics", summary="Metrics", security=[{}], media_type=MediaType.TEXT, tags=["operations"])
@@ -278,13 +279,13 @@ def create_app(
             identity = await _identity(request)
             gateway.need_administrator(identity)
         except RequestError as error:
-            trail.refused(action, error, gateway.addresses.of(request.scope), identity, **about)
+            audit.record_rejection(action, error, gateway.addresses.resolve_scope(request.scope), identity, **about)
             raise
-        trail.administered(identity, action, gateway.addresses.of(request.scope), **about)
+        audit.record_administration(identity, action, gateway.addresses.resolve_scope(request.scope), **about)
         return identity
 
     async def _identity(request: Req) -> Identity:
-        return await gateway.identify(_token(request), gateway.addresses.of(request.scope))
+        return await gateway.identify(_token(request), gateway.addresses.resolve_scope(request.scope))
 
     app = Litestar(
         [
@@ -309,7 +310,7 @@ def create_app(
         exception_handlers={Exception: _problem},
         before_send=[_add_headers],
         request_max_body_size=settings.publish_max_bytes,
-        openapi_config=openapi_config(),
+        openapi_config=make_openapi_config(),
         logging_config=None,
     )
     document_problems(app)
@@ -321,7 +322,7 @@ async def _add_headers(message: Message, scope: Scope) -> None:
     if message["type"] == "http.response.start":
         path: str = scope["path"]
         added = [NO_SNIFFING]
-        if Negotiation.is_about(path):
+        if ConnectEndpoint.is_endpoint_path(path):
             added.append(NO_STORE)
         elif path.startswith(DOCS):
             added.append(PAGE_POLICY)
@@ -345,14 +346,14 @@ def _all_methods(allowed: str, scope: Scope) -> str:
 
 
 def _token(request: Req) -> str:
-    return bearer(request.headers.get("authorization", ""))
+    return parse_bearer(request.headers.get("authorization", ""))
 
 
 def _named(request: Req) -> str:
     """The user whom the path names. Raises Refused: spelt in another way it has come past `with_user_paths`."""
     named: str | None = request.scope.get(USER)  # type: ignore[assignment]
     if named is None:
-        raise Refused(404, "not_found", "a user has one path", "/v1/users/{user}, spelt so up to the name")
+        raise RequestRejected(404, "not_found", "a user has one path", "/v1/users/{user}, spelt so up to the name")
     return named
 
 
@@ -361,14 +362,14 @@ def _catalog() -> bytes:
     return msgspec.json.encode({"types": CATALOG.describe(), "categories": dict(CATALOG.categories)})
 
 
-def _totals(answer: Answer) -> Totals:
+def _sum_totals(answer: StatsResponse) -> Totals:
     stats = [report.stats for report in answer.shards]
-    whole = together(stats)
+    whole = aggregate(stats)
     whole["refused"] += answer.refused
     whole["refused_per_s"] = round(whole["refused_per_s"] + answer.refused_per_s, 1)
     return Totals(
         epoch=answer.epoch,
-        last_offset=answer.last,
+        last_offset=answer.last_offset,
         events=answer.events,
         duplicates=answer.duplicates,
         gateways=answer.gateways,
@@ -378,14 +379,14 @@ def _totals(answer: Answer) -> Totals:
     )
 
 
-def _shard(report: ShardReport) -> dict[str, Any]:
+def _shard_to_dict(report: ShardReport) -> dict[str, Any]:
     return {
         "shard": report.address.index,
         "address": report.address.authority,
         "in_flight": report.in_flight,
         "behind": report.behind,
-        "draining": report.draining,
-        **told(report.stats),
+        "draining": report.is_draining,
+        **stats_to_dict(report.stats),
     }
 
 
@@ -408,8 +409,8 @@ def _problem(request: Req, error: Exception) -> Response[bytes]:
     """Any exception as a problem body; one that nobody meant is logged, and told without its details."""
     if isinstance(error, HTTPException):
         code, detail, hint = _explain(error, request)
-        body = msgspec.json.encode(problem(error.status_code, code, detail, hint))
+        body = msgspec.json.encode(make_problem(error.status_code, code, detail, hint))
         return Response(body, status_code=error.status_code, media_type=PROBLEM_TYPE, headers=error.headers)
-    status, headers, body = failure(error, request.url.path)
+    status, headers, body = exception_to_response(error, request.url.path)
     told = {name.decode(): value.decode() for name, value in headers}
     return Response(body, status_code=status, headers=told)

@@ -30,12 +30,12 @@ class Assets:
         self._files = {f"{ASSETS}/{path.name}": path for path in folder.iterdir() if path.is_file()}
         self._read: dict[str, bytes] = {}
 
-    def takes(self, head: Head) -> bool:
+    def can_handle(self, head: Head) -> bool:
         """Whether a request is for one of them; whatever else is asked for is not there."""
-        return head.path in self._files and head.method in _METHODS and not head.wants_websocket
+        return head.path in self._files and head.method in _METHODS and not head.is_websocket_request
 
-    def answer(self, client: ClientConnection, head: Head, rest: bytes) -> None:
-        """Answers a request that it `takes`, as the connection's last."""
+    def serve_file(self, client: ClientConnection, head: Head, rest: bytes) -> None:
+        """Answers a request that it `can_handle`, as the connection's last."""
         if head.path not in self._read:
             self._read[head.path] = self._files[head.path].read_bytes()
         content = self._read[head.path]

@@ -15,25 +15,25 @@ from urllib.parse import parse_qs
 import msgspec
 import structlog
 
-from solowire.auth.tokens import TICKET_SECONDS, bearer
+from solowire.auth.tokens import TICKET_SECONDS, parse_bearer
 from solowire.backplane.messages import ShardAddress
-from solowire.errors import Refused
-from solowire.gateway.admission.client_address import said_in
-from solowire.gateway.admission.forwarding import NAMES, SECURE, parse_host
-from solowire.gateway.http.responses import JSON_HEADERS, NO_STORE, Scope, answer, failure
-from solowire.gateway.router_client import Gateway
+from solowire.errors import RequestRejected
+from solowire.gateway.admission.client_address import read_forwarding
+from solowire.gateway.admission.forwarding import FORWARDING_HEADERS, SECURE, parse_host
+from solowire.gateway.http.responses import JSON_HEADERS, NO_STORE, Scope, exception_to_response, send_response
+from solowire.gateway.router_client import RouterClient
 from solowire.protocol.messages import SUBPROTOCOLS
 
-log = structlog.get_logger("solowire.gateway")
+logger = structlog.get_logger("solowire.gateway")
 
-_FORWARDING = frozenset(name.encode() for name in NAMES)
+_FORWARDING = frozenset(name.encode() for name in FORWARDING_HEADERS)
 _TOKEN = re.compile(rb"[?&]token=([^&#]+)")
-_WAYS = {"/v1/connect": "POST", "/v1/route": "GET"}
+_METHODS = {"/v1/connect": "POST", "/v1/route": "GET"}
 _FOUND_HEADERS = (*JSON_HEADERS, NO_STORE)
 _encode = msgspec.json.Encoder().encode
 
 
-class Connect(msgspec.Struct):
+class ConnectGrant(msgspec.Struct):
     """Where to connect. url: ready to be opened. ticket: also in the url; good for `expires_in` seconds, once."""
 
     url: str
@@ -44,60 +44,62 @@ class Connect(msgspec.Struct):
     subprotocols: list[str]
 
 
-class Negotiation:
+class ConnectEndpoint:
     """shard_url: the template of what clients are told, as in the settings."""
 
-    def __init__(self, gateway: Gateway, shard_url: str) -> None:
+    def __init__(self, gateway: RouterClient, shard_url: str) -> None:
         self._gateway = gateway
         self._shard_url = shard_url
         self._has_warned = False
 
     @staticmethod
-    def is_about(path: str) -> bool:
+    def is_endpoint_path(path: str) -> bool:
         """Whether a request for this path is one of the two, however its end is spelt."""
-        return path.rstrip("/") in _WAYS
+        return path.rstrip("/") in _METHODS
 
     @staticmethod
-    def takes(scope: Scope) -> bool:
+    def can_handle(scope: Scope) -> bool:
         """Whether this HTTP request is one of the two."""
         method: str = scope["method"]
-        return _WAYS.get(scope["path"]) == method
+        return _METHODS.get(scope["path"]) == method
 
     async def __call__(self, scope: Scope, send: Any) -> None:
-        """Answers a request that it `takes`."""
+        """Answers a request that it `can_handle`."""
         try:
             if scope["method"] == "POST":
-                answer(send, 200, _FOUND_HEADERS, _encode(await self.connect(scope)))
+                send_response(send, 200, _FOUND_HEADERS, _encode(await self.make_grant(scope)))
             else:
-                routed = await self.route(scope)
+                routed = await self.make_route(scope)
                 headers = [(name.encode(), value.encode()) for name, value in routed.items()]
-                answer(send, 204, [*headers, NO_STORE], b"")
+                send_response(send, 204, [*headers, NO_STORE], b"")
         except Exception as error:
-            status, told, body = failure(error, scope["path"])
-            answer(send, status, [*told, NO_STORE], body)
+            status, told, body = exception_to_response(error, scope["path"])
+            send_response(send, status, [*told, NO_STORE], body)
 
-    async def connect(self, scope: Scope) -> Connect:
+    async def make_grant(self, scope: Scope) -> ConnectGrant:
         """Raises InvalidToken, Refused."""
         headers = dict(scope["headers"])
-        shard, ticket = await self._gateway.place(_bearer(headers), self._gateway.addresses.of(scope))
-        url = shard_url(self._shard_url, shard, *self._origin(scope, headers))
+        shard, ticket = await self._gateway.assign_shard(_bearer(headers), self._gateway.addresses.resolve_scope(scope))
+        url = format_shard_url(self._shard_url, shard, *self._origin(scope, headers))
         joined = f"{url}{'&' if '?' in url else '?'}ticket={ticket}"
-        return Connect(joined, ticket, shard.index, self._gateway.epoch, int(TICKET_SECONDS), list(SUBPROTOCOLS))
+        return ConnectGrant(joined, ticket, shard.index, self._gateway.epoch, int(TICKET_SECONDS), list(SUBPROTOCOLS))
 
     def _origin(self, scope: Scope, headers: Mapping[bytes, bytes]) -> tuple[str, str]:
         """The scheme and the host of what the client is told: those by which it has come itself. Raises Refused."""
         scheme = host = None
         client = scope.get("client")
         if client and not _FORWARDING.isdisjoint(headers):
-            said = said_in(scope)
-            scheme, host = self._gateway.addresses.asked_for(client[0], said)
-            if (said.x_proto or said.forwarded) and not self._gateway.addresses.trusts(client[0]):
+            said = read_forwarding(scope)
+            scheme, host = self._gateway.addresses.resolve_origin(client[0], said)
+            if (said.x_proto or said.forwarded) and not self._gateway.addresses.is_trusted(client[0]):
                 self._warn_of_stranger(client[0])
         shown = headers.get(b"host", b"").decode("latin-1")
         host = host or parse_host(shown)
         if host is None and "{host}" in self._shard_url:
             fault = f"the Host {shown[:200]!a} is none" if shown else "there is no Host"
-            raise Refused(400, "bad_host", fault, "send the name or address that you use to come here (RFC 9110)")
+            raise RequestRejected(
+                400, "bad_host", fault, "send the name or address that you use to come here (RFC 9110)"
+            )
         return "wss" if (scheme or scope["scheme"]) in SECURE else "ws", host or ""
 
     def _warn_of_stranger(self, peer: str) -> None:
@@ -105,16 +107,16 @@ class Negotiation:
         if not self._has_warned:
             self._has_warned = True
             hint = "if it is a proxy of yours, name it in SOLOWIRE_TRUSTED_PROXIES"
-            log.warning("forwarded_not_believed", peer=peer, hint=hint)
+            logger.warning("forwarded_not_believed", peer=peer, hint=hint)
 
-    async def route(self, scope: Scope) -> dict[str, str]:
+    async def make_route(self, scope: Scope) -> dict[str, str]:
         """The answer's headers. The token may be in the query of the request that an edge proxy asks about.
 
         Raises InvalidToken, Refused.
         """
         headers = dict(scope["headers"])
         token = _bearer(headers) or _query_token(scope, headers)
-        shard, ticket = await self._gateway.place(token, self._gateway.addresses.of(scope))
+        shard, ticket = await self._gateway.assign_shard(token, self._gateway.addresses.resolve_scope(scope))
         return {
             "x-solowire-upstream": shard.authority,
             "x-solowire-shard": str(shard.index),
@@ -122,13 +124,13 @@ class Negotiation:
         }
 
 
-def shard_url(template: str, shard: ShardAddress, scheme: str, host: str) -> str:
+def format_shard_url(template: str, shard: ShardAddress, scheme: str, host: str) -> str:
     return template.format(scheme=scheme, host=host, port=shard.port, shard=shard.index)
 
 
 def _bearer(headers: Mapping[bytes, bytes]) -> str:
     shown = headers.get(b"authorization")
-    return bearer(shown.decode("latin-1")) if shown else ""
+    return parse_bearer(shown.decode("latin-1")) if shown else ""
 
 
 def _query_token(scope: Scope, headers: Mapping[bytes, bytes]) -> str:

@@ -24,21 +24,21 @@ from typing import Any
 import msgspec
 import structlog
 
-from solowire.auth.tokens import bearer
+from solowire.auth.tokens import parse_bearer
 from solowire.domains.dns.event_types import CATALOG
-from solowire.errors import Refused, RequestError
-from solowire.gateway.audit_events import Trail, types_of
-from solowire.gateway.http.responses import JSON_HEADERS, Scope, answer, failure
+from solowire.errors import RequestError, RequestRejected
+from solowire.gateway.audit_events import GatewayAudit, count_types
+from solowire.gateway.http.responses import JSON_HEADERS, Scope, exception_to_response, send_response
 from solowire.gateway.publish.body_deadline import BodyDeadline, BodyPace
 from solowire.gateway.publish.content_encoding import STEP_BYTES, decode_steps, join_encodings
-from solowire.gateway.publish.event_parser import Parser
+from solowire.gateway.publish.event_parser import EventParser
 from solowire.gateway.publish.parsing_turns import ParsingTurns
-from solowire.gateway.publish.publish_limiter import Room
-from solowire.gateway.router_client import Gateway
+from solowire.gateway.publish.publish_limiter import Reservation
+from solowire.gateway.router_client import RouterClient
 from solowire.model.access import Identity
 from solowire.runtime.settings import Settings
 
-log = structlog.get_logger("solowire.gateway")
+logger = structlog.get_logger("solowire.gateway")
 
 DISCARDED_BYTES = 64 * 2**20
 SMALL_BYTES = 16 * 1024
@@ -53,7 +53,7 @@ Receive = Callable[[], Awaitable[Any]]
 _encode = msgspec.json.Encoder().encode
 
 
-class Accepted(msgspec.Struct):
+class EventsAccepted(msgspec.Struct):
     """Events that are in the log. accepted: without the duplicates, which keep the offset that they had."""
 
     epoch: str
@@ -63,56 +63,56 @@ class Accepted(msgspec.Struct):
     duplicates: int
 
 
-class Posting:
+class EventsEndpoint:
     """trail: to the audit log."""
 
-    def __init__(self, gateway: Gateway, settings: Settings, trail: Trail) -> None:
+    def __init__(self, gateway: RouterClient, settings: Settings, audit: GatewayAudit) -> None:
         self._gateway = gateway
-        self._trail = trail
+        self._audit = audit
         self._max_bytes = settings.publish_max_bytes
-        self._pace = pace_of(settings)
+        self._pace = make_body_pace(settings)
         self._turns = ParsingTurns(time.monotonic)
-        self._parser = Parser(
+        self._parser = EventParser(
             CATALOG, _event_id, max_events=settings.publish_max_events, max_bytes=settings.event_max_bytes
         )
 
     @staticmethod
-    def takes(scope: Scope) -> bool:
+    def can_handle(scope: Scope) -> bool:
         """Whether this HTTP request is one."""
         return bool(scope["path"] == "/v1/events" and scope["method"] == "POST")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Any) -> None:
-        """Answers a request that it `takes`."""
+        """Answers a request that it `can_handle`."""
         try:
-            accepted = await self.publish(scope, receive)
+            accepted = await self.publish_events(scope, receive)
         except Exception as error:
-            answer(send, *failure(error, scope["path"]))
+            send_response(send, *exception_to_response(error, scope["path"]))
         else:
-            answer(send, 200, JSON_HEADERS, _encode(accepted))
+            send_response(send, 200, JSON_HEADERS, _encode(accepted))
 
-    async def publish(self, scope: Scope, receive: Receive) -> Accepted:
+    async def publish_events(self, scope: Scope, receive: Receive) -> EventsAccepted:
         """Reads a request and publishes its events. Raises RequestError."""
-        gateway, address = self._gateway, self._gateway.addresses.of(scope)
+        gateway, address = self._gateway, self._gateway.addresses.resolve_scope(scope)
         headers: dict[bytes, bytes] = dict(scope["headers"])
         if b"content-encoding" in headers:
             headers[b"content-encoding"] = join_encodings(scope["headers"])
         identity, room = None, None
         try:
-            identity = await gateway.identify(bearer(_text(headers, b"authorization")), address)
+            identity = await gateway.identify(parse_bearer(_text(headers, b"authorization")), address)
             gateway.need_publisher(identity)
-            room = gateway.make_room(identity)
-            number, types = await self._take(headers, receive, identity, room)
-            done = await gateway.published(number)
+            room = gateway.reserve_publish(identity)
+            number, types = await self._forward_events(headers, receive, identity, room)
+            done = await gateway.wait_for_ack(number)
         except RequestError as error:
-            self._trail.refused("publish", error, address, identity)
-            error.unread = error.unread or room is None
+            self._audit.record_rejection("publish", error, address, identity)
+            error.is_unread = error.is_unread or room is None
             raise
         finally:
             if room is not None:
-                gateway.intake.close(room)
-        log.debug("published", user=identity.user, events=len(done.offsets), last=done.offsets[-1])
-        self._trail.published(identity, types, done, address)
-        return Accepted(
+                gateway.publish_limiter.release(room)
+        logger.debug("published", user=identity.user, events=len(done.offsets), last=done.offsets[-1])
+        self._audit.record_publish(identity, types, done, address)
+        return EventsAccepted(
             done.epoch,
             min(done.offsets),
             max(done.offsets),
@@ -120,11 +120,11 @@ class Posting:
             len(done.duplicates),
         )
 
-    async def _take(
-        self, headers: dict[bytes, bytes], receive: Receive, identity: Identity, room: Room
+    async def _forward_events(
+        self, headers: dict[bytes, bytes], receive: Receive, identity: Identity, room: Reservation
     ) -> tuple[int, dict[str, int]]:
         """Reads the request and sends it on; its number, and how many of which types. The events are not kept."""
-        body = await self._read(headers, receive, room)
+        body = await self._read_body(headers, receive, room)
         if b"content-encoding" in headers:
             body = await self._decode(body, _text(headers, b"content-encoding"), identity, room)
         wanted = body, _text(headers, b"content-type"), datetime.now(UTC), identity.user
@@ -132,15 +132,15 @@ class Posting:
             if len(body) <= SMALL_BYTES:
                 events = self._parser.parse(*wanted)
             else:
-                events = await self._turns.run(identity.user, self._parser.steps(*wanted))
+                events = await self._turns.run(identity.user, self._parser.iter_events(*wanted))
         except RequestError:
             self._gateway.charge_refused(identity, len(body) // REFUSED_BYTES)
             raise
-        if room.ended:
-            raise self._gateway.intake.slow(room)
-        return self._gateway.send(identity, events, room), types_of(events)
+        if room.is_evicted:
+            raise self._gateway.publish_limiter.reject_slow(room)
+        return self._gateway.send_events(identity, events, room), count_types(events)
 
-    async def _decode(self, body: bytes, encoding: str, identity: Identity, room: Room) -> bytes:
+    async def _decode(self, body: bytes, encoding: str, identity: Identity, room: Reservation) -> bytes:
         """The body without its encoding, kept in `room`. In turns, since a few bytes may stand for many.
 
         Raises RequestError; its publisher pays for it, as for what was made of it until then.
@@ -152,7 +152,7 @@ class Posting:
             for piece in decode_steps(body, encoding, self._max_bytes):
                 worked += STEP_BYTES if piece is None else len(piece)
                 if piece is not None:
-                    self._gateway.intake.grow(room, max(0, made + len(piece) - max(made, len(body))))
+                    self._gateway.publish_limiter.grow(room, max(0, made + len(piece) - max(made, len(body))))
                     made += len(piece)
                 yield piece
 
@@ -162,68 +162,68 @@ class Posting:
             self._gateway.charge_refused(identity, max(worked, len(body)) // REFUSED_BYTES)
             raise
 
-    async def _read(self, headers: dict[bytes, bytes], receive: Receive, room: Room) -> bytes:
+    async def _read_body(self, headers: dict[bytes, bytes], receive: Receive, room: Reservation) -> bytes:
         """The request's body, kept in `room`.
 
         Raises Refused: when the body has been read, 413 or 503 for one that may not be kept; before that, 408 for one
         that comes too slowly, and 413 for one that is too large to be even read and forgotten.
         Raises RequestError if the client is gone before the end.
         """
-        loop, intake = asyncio.get_running_loop(), self._gateway.intake
+        loop, intake = asyncio.get_running_loop(), self._gateway.publish_limiter
         kept: list[bytes] = []
         size = 0
-        refused: Refused | None = None
+        refused: RequestRejected | None = None
         more = True
         deadline = BodyDeadline(self._pace, loop.time())
         try:
             _check_length(headers)
             async with asyncio.timeout_at(deadline.due) as reading:
-                room.end = lambda: None if reading.expired() else reading.reschedule(loop.time())
+                room.on_evicted = lambda: None if reading.expired() else reading.reschedule(loop.time())
                 while more:
                     message = await receive()
                     if message["type"] == "http.disconnect":
                         raise RequestError("client_gone", "the client left before its request was whole")
-                    if room.ended:
-                        raise intake.slow(room)
+                    if room.is_evicted:
+                        raise intake.reject_slow(room)
                     more = message.get("more_body", False)
                     piece: bytes = message.get("body", b"")
                     size += len(piece)
                     if more:
-                        reading.reschedule(deadline.put_off(len(piece), loop.time()))
+                        reading.reschedule(deadline.extend(len(piece), loop.time()))
                     if refused is not None:
                         if size > DISCARDED_BYTES:
-                            raise _too_large()
+                            raise _make_too_large()
                         continue
                     try:
-                        self._keep(room, len(piece), size)
-                    except Refused as error:
+                        self._reserve_piece(room, len(piece), size)
+                    except RequestRejected as error:
                         refused = error
                         kept.clear()
-                        intake.empty(room)
+                        intake.discard_body(room)
                     else:
                         kept.append(piece)
         except TimeoutError:
-            slow = intake.slow(room)
-            slow.unread = True
+            slow = intake.reject_slow(room)
+            slow.is_unread = True
             raise slow from None
         except RequestError as error:
-            error.unread = True
+            error.is_unread = True
             raise
         finally:
-            room.end = _nothing
+            room.on_evicted = _nothing
         if refused is not None:
             raise refused
         return b"".join(kept)
 
-    def _keep(self, room: Room, piece: int, size: int) -> None:
+    def _reserve_piece(self, room: Reservation, piece: int, size: int) -> None:
         """A piece of so many bytes has come, and is kept; with it there are `size`. Raises Refused."""
         if size > self._max_bytes:
             hint = "send fewer events in each; an operator raises SOLOWIRE_PUBLISH_MAX_BYTES"
-            raise Refused(413, "too_large", f"a request may have {self._max_bytes} bytes", hint)
-        self._gateway.intake.grow(room, piece)
+            raise RequestRejected(413, "too_large", f"a request may have {self._max_bytes} bytes", hint)
+        self._gateway.publish_limiter.grow(room, piece)
 
 
-def pace_of(settings: Settings) -> BodyPace:
+def make_body_pace(settings: Settings) -> BodyPace:
     """How fast a body has to come."""
     return BodyPace(settings.publish_min_body_bytes_per_s, settings.publish_body_grace_s, BODY_SECONDS)
 
@@ -236,11 +236,11 @@ def _check_length(headers: dict[bytes, bytes]) -> None:
     """Raises Refused for a request that says that it is too large to be even read and forgotten."""
     said = headers.get(b"content-length", b"0")
     if len(said) > 18 or (said.isdigit() and int(said) > DISCARDED_BYTES):
-        raise _too_large()
+        raise _make_too_large()
 
 
-def _too_large() -> Refused:
-    return Refused(
+def _make_too_large() -> RequestRejected:
+    return RequestRejected(
         413,
         "too_large",
         f"a request of more than {DISCARDED_BYTES} bytes is not even read",

@@ -125,23 +125,28 @@ _HEADERS = {
 class ApiOperation(Operation):
     """An operation with all answers that it may get: Litestar sees only the good ones.
 
-    more: statuses of problems that it may be answered beside those of all, of those with a token, and of those with a
+    more_statuses: those of problems that it may be answered beside those of all, of those with a token, and of those with a
     path that may lead nowhere.
     """
 
-    more: ClassVar[tuple[int, ...]] = ()
+    more_statuses: ClassVar[tuple[int, ...]] = ()
 
     def __post_init__(self) -> None:
         is_open = self.security == [{}]
-        statuses = {*_ALWAYS, *self.more, *(() if is_open else _WITH_TOKEN), *((404,) if self.parameters else ())}
+        statuses = {
+            *_ALWAYS,
+            *self.more_statuses,
+            *(() if is_open else _WITH_TOKEN),
+            *((404,) if self.parameters else ()),
+        }
         good = {status: answer for status, answer in (self.responses or {}).items() if int(status) < 400}
         self.responses = good | {str(status): _problem_answer(status) for status in sorted(statuses)}
 
 
 @cache
-def operation(*more: int) -> type[ApiOperation]:
+def make_operation(*more: int) -> type[ApiOperation]:
     """The class of operations with these statuses of problems beside the usual ones."""
-    return type("ApiOperation", (ApiOperation,), {"more": more})
+    return type("ApiOperation", (ApiOperation,), {"more_statuses": more})
 
 
 def document_problems(app: Litestar) -> None:
@@ -171,7 +176,7 @@ def _problem_answer(status: int) -> OpenAPIResponse:
 class PublishOperation(ApiOperation):
     """`POST /v1/events` reads its body itself, in three forms and three encodings: Litestar can't see which."""
 
-    more: ClassVar[tuple[int, ...]] = (408, 413, 415)
+    more_statuses: ClassVar[tuple[int, ...]] = (408, 413, 415)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -218,7 +223,7 @@ _REVOCATION = Schema(
 class RevokeOperation(ApiOperation):
     """`POST /v1/revocations` reads its body strictly, in words of its own."""
 
-    more: ClassVar[tuple[int, ...]] = (409, 413, 415)
+    more_statuses: ClassVar[tuple[int, ...]] = (409, 413, 415)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -227,7 +232,7 @@ class RevokeOperation(ApiOperation):
         )
 
 
-def swagger_ui() -> Path:
+def find_swagger_ui() -> Path:
     """Where a package keeps Swagger UI's files. Only its files are of use: it is not imported, nor is Flask."""
     return Path(str(distribution("flask-swagger-ui").locate_file("flask_swagger_ui/dist")))
 
@@ -274,7 +279,7 @@ SwaggerUIBundle({{
 """.encode()
 
 
-def openapi_config() -> OpenAPIConfig:
+def make_openapi_config() -> OpenAPIConfig:
     bearer = SecurityScheme(type="http", scheme="bearer", bearer_format="JWT")
     return OpenAPIConfig(
         title="Solowire gateway",

@@ -15,9 +15,9 @@ import structlog
 
 from solowire.algorithms.log_sampler import LogSampler
 from solowire.errors import RequestError
-from solowire.protocol.problem_details import PROBLEM_TYPE, problem, response_of
+from solowire.protocol.problem_details import PROBLEM_TYPE, make_problem, to_http_response
 
-log = structlog.get_logger("solowire.gateway")
+logger = structlog.get_logger("solowire.gateway")
 
 Scope = Mapping[str, Any]
 Headers = Iterable[tuple[bytes, bytes]]
@@ -32,22 +32,22 @@ _END = (b"connection", b"close")
 _PROBLEM_HEADERS = ((b"content-type", PROBLEM_TYPE.encode()),)
 
 
-def _later(seconds: float, do: Callable[[], None]) -> None:
+def _call_later(seconds: float, do: Callable[[], None]) -> None:
     asyncio.get_running_loop().call_later(seconds, do)
 
 
-_sampler = LogSampler(log, time.monotonic, _later)
+_sampler = LogSampler(logger, time.monotonic, _call_later)
 """A fault of ours that a request can bring about is one that it brings about as often as its sender likes."""
 
 
-def failure(error: Exception, path: str) -> tuple[int, Headers, bytes]:
+def exception_to_response(error: Exception, path: str) -> tuple[int, Headers, bytes]:
     """Status, headers and body for any exception; one that nobody meant is logged, and told without its details."""
     if isinstance(error, RequestError):
-        status, told, text = response_of(error)
-        return status, ([*told, _END] if error.unread else told), text
+        status, told, text = to_http_response(error)
+        return status, ([*told, _END] if error.is_unread else told), text
     hint = "a fault of the gateway: report it with this trace"
     _sampler.write("error", "unexpected_error", path=path, exc_info=error, hint=hint)
-    body = problem(
+    body = make_problem(
         500,
         "internal_error",
         "this is a fault of the gateway, and in its log",
@@ -56,7 +56,7 @@ def failure(error: Exception, path: str) -> tuple[int, Headers, bytes]:
     return 500, _PROBLEM_HEADERS, msgspec.json.encode(body)
 
 
-def answer(send: Any, status: int, headers: Headers, body: bytes) -> None:
+def send_response(send: Any, status: int, headers: Headers, body: bytes) -> None:
     """Sends a whole response. A send of Granian's starts by itself, and is not awaited."""
     send({"type": "http.response.start", "status": status, "headers": [*headers, NO_SNIFFING]})
     send({"type": "http.response.body", "body": body})

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import msgspec
 
 from solowire.backplane.messages import Revocation
-from solowire.errors import Refused
+from solowire.errors import RequestRejected
 
 LEEWAY_SECONDS = 60.0
 _Text = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
@@ -60,6 +60,6 @@ def describe_revocation(revocation: Revocation) -> dict[str, Any]:
     }
 
 
-def _invalid(message: str) -> Refused:
+def _invalid(message: str) -> RequestRejected:
     hint = 'such as {"user": "ann"}, {"jti": "…"} or {"issued_before": 1800000000}'
-    return Refused(400, "invalid_revocation", message, hint)
+    return RequestRejected(400, "invalid_revocation", message, hint)

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 from solowire.backplane.messages import ShardAddress
-from solowire.errors import Refused
+from solowire.errors import RequestRejected
 from solowire.observability.audit import ASKED_BY
 from solowire.protocol.user_names import encode_user_name
 from solowire.runtime.api_client import api_client
@@ -21,7 +21,7 @@ _ASK_AGAIN = "ask again in a moment; GET /v1/stats/shards says how the shards ar
 _SAME_SYSTEM = "see that gateway and shards have the same version, secret and roles"
 
 
-class Shards:
+class ShardClient:
     """Asks shards with the administrator's own token: a shard lets nobody in whom it doesn't know itself."""
 
     def __init__(self) -> None:
@@ -31,12 +31,12 @@ class Shards:
         for client in self._clients.values():
             await client.aclose()
 
-    async def slowest(self, shard: ShardAddress, token: str) -> list[Any]:
+    async def fetch_slowest(self, shard: ShardAddress, token: str) -> list[Any]:
         """The shard's slowest connections. Raises Refused (502, 503, 504) if it can't be asked."""
         found = await self._get(shard, "/stats", token)
         return list((found or {}).get("slowest", []))
 
-    async def user(
+    async def fetch_user(
         self, user: str, owner: ShardAddress | None, others: Iterable[ShardAddress], token: str
     ) -> list[Any]:
         """The user's connections: on the shard that owns it, or else wherever it still is.
@@ -59,7 +59,7 @@ class Shards:
                 for answer in answers:
                     if isinstance(answer, BaseException):
                         raise answer
-                raise Refused(
+                raise RequestRejected(
                     404, "not_connected", "the user has no connection", "names are compared exactly, case included"
                 )
         return list(found.get("connections", []))
@@ -84,13 +84,13 @@ class Shards:
             body = answer.json() if answer.status_code == 200 else None
         except httpx.TimeoutException:
             message = f"shard {shard.index} has not answered within {TIMEOUT_SECONDS:g} s"
-            raise Refused(504, "shard_slow", message, _ASK_AGAIN, retry_after=1) from None
+            raise RequestRejected(504, "shard_slow", message, _ASK_AGAIN, retry_after=1) from None
         except httpx.TransportError:
             message = f"shard {shard.index} can't be reached from the gateway"
-            raise Refused(503, "shard_away", message, _ASK_AGAIN, retry_after=1) from None
+            raise RequestRejected(503, "shard_away", message, _ASK_AGAIN, retry_after=1) from None
         except ValueError:
             body = None
         if not isinstance(body, dict):
             message = f"shard {shard.index} answered {answer.status_code}, which is not what a gateway asks for"
-            raise Refused(502, "shard_unclear", message, _SAME_SYSTEM)
+            raise RequestRejected(502, "shard_unclear", message, _SAME_SYSTEM)
         return body

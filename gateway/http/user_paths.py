@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from solowire.errors import Refused
-from solowire.gateway.http.responses import answer, failure
+from solowire.errors import RequestRejected
+from solowire.gateway.http.responses import exception_to_response, send_response
 from solowire.protocol.user_names import decode_user_name
 
 USER = "solowire.user"
@@ -29,8 +29,8 @@ def with_user_paths(app: App) -> App:
         if raw.startswith(_PREFIX):
             try:
                 scope = {**scope, **_read(raw.removeprefix(_PREFIX), scope["method"])}
-            except Refused as error:
-                answer(send, *failure(error, scope["path"]))
+            except RequestRejected as error:
+                send_response(send, *exception_to_response(error, scope["path"]))
                 return
         await app(scope, receive, send)
 
@@ -42,6 +42,8 @@ def _read(rest: bytes, method: str) -> dict[str, Any]:
     suffix = _DISCONNECT if method == "POST" and rest.endswith(_DISCONNECT) else b""
     user = decode_user_name(rest.removesuffix(suffix))
     if not user:
-        raise Refused(404, "not_found", "there is no user's name in the path", "/v1/users/{user}, percent-encoded")
+        raise RequestRejected(
+            404, "not_found", "there is no user's name in the path", "/v1/users/{user}, percent-encoded"
+        )
     path = f"{_PREFIX.decode()}{user.encode().hex()}{suffix.decode()}"
     return {"path": path, "raw_path": path.encode(), USER: user}

@@ -31,7 +31,7 @@ class BodyDeadline:
         self._last = now + pace.most_s
         self.due = min(self._last, now + pace.grace_s) if pace.bytes_per_s else self._last
 
-    def put_off(self, bytes: int, now: float) -> float:
+    def extend(self, bytes: int, now: float) -> float:
         """So many bytes have come; when the rest is due."""
         pace = self._pace
         if pace.bytes_per_s:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 
 import zstandard
 
-from solowire.errors import Refused, RequestError
+from solowire.errors import RequestError, RequestRejected
 
 ENCODINGS = ("gzip", "deflate", "zstd")
 _ALIASES = {"x-gzip": "gzip"}  # RFC 9110, section 8.4.1.3
@@ -69,11 +69,11 @@ def need_plain(headers: Iterable[tuple[bytes, bytes]]) -> None:
         raise refuse_encoding(content_encoding, ())
 
 
-def refuse_encoding(content_encoding: str, encodings: Iterable[str]) -> Refused:
+def refuse_encoding(content_encoding: str, encodings: Iterable[str]) -> RequestRejected:
     """The 415 for a body in an encoding that is not one of `encodings`; it tells them as a header, too."""
     known = [*encodings, "identity"]
     several = "," in content_encoding
-    refused = Refused(
+    refused = RequestRejected(
         415,
         "unsupported_encoding",
         f"the Content-Encoding {content_encoding[:64]!r} is not understood here",
@@ -135,8 +135,8 @@ def _decode_zstd(body: bytes, max_bytes: int) -> Iterator[bytes | None]:
             position += len(fed) - len(decoder.unused_data)
 
 
-def _too_large(max_bytes: int) -> Refused:
-    return Refused(
+def _too_large(max_bytes: int) -> RequestRejected:
+    return RequestRejected(
         413,
         "too_large",
         f"the body has more than the {max_bytes} bytes that a request may have, once it is decompressed",

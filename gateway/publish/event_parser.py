@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import msgspec
 
 from solowire.algorithms.name_suggestion import find_match
-from solowire.errors import InvalidEvent, InvalidEvents, Refused, RequestError
+from solowire.errors import InvalidEvent, InvalidEvents, RequestError, RequestRejected
 from solowire.model.catalog import Catalog, EventType
 from solowire.model.events import MAX_DEPTH, Delivery, Event, Priority, is_deeper
 
@@ -44,7 +44,7 @@ _TOLD = 300
 _Text = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 
 
-class Incoming(msgspec.Struct, forbid_unknown_fields=True):
+class IncomingEvent(msgspec.Struct, forbid_unknown_fields=True):
     """An event as it is published (design, section 7). timestamp: RFC 3339 with an offset."""
 
     type: str
@@ -65,7 +65,7 @@ _raw_pack = msgspec.msgpack.Decoder()
 _PACKED_ARRAYS = (*range(0x90, 0xA0), 0xDC, 0xDD)
 
 
-class Parser:
+class EventParser:
     """Parses publish requests. max_events: in one request. max_bytes: of one event's data, as JSON."""
 
     def __init__(
@@ -80,10 +80,10 @@ class Parser:
         self._cut_json, self._cut_pack = msgspec.json.Decoder(items).decode, msgspec.msgpack.Decoder(items).decode
 
     def parse(self, body: bytes, content_type: str, now: datetime, publisher: str | None = None) -> list[Event]:
-        """All that `steps` yields, at once."""
-        return [event for event in self.steps(body, content_type, now, publisher) if event is not None]
+        """All that `iter_events` yields, at once."""
+        return [event for event in self.iter_events(body, content_type, now, publisher) if event is not None]
 
-    def steps(
+    def iter_events(
         self, body: bytes, content_type: str, now: datetime, publisher: str | None = None
     ) -> Iterator[Event | None]:
         """The events of a request of `publisher`, one in each step; None for an item that is none, which is told last.
@@ -96,13 +96,13 @@ class Parser:
         items = self._cut(body, kind)
         if not items:
             raise RequestError("empty_request", "the request holds no event", "send one object, an array or NDJSON")
-        stamp, taken = rfc3339(now), now.timestamp()
+        stamp, taken = format_rfc3339(now), now.timestamp()
         faults: list[InvalidEvent] = []
         for index, item in enumerate(items):
             event = None
             try:
                 decoded = self._decode(index, item, kind)
-                event = self._event(index, decoded, stamp, taken, packed, publisher)
+                event = self._make_event(index, decoded, stamp, taken, packed, publisher)
             except InvalidEvent as fault:
                 faults.append(fault)
                 if len(faults) == MAX_FAULTS:
@@ -116,10 +116,10 @@ class Parser:
         if kind in NDJSON_TYPES:
             lines = [found[0] for found in islice(_LINE.finditer(body), self._max_events + 1)]
             if len(lines) > self._max_events:
-                raise self._too_many()
+                raise self._make_too_many()
             return lines
         if kind not in (*JSON_TYPES, *MSGPACK_TYPES):
-            raise Refused(
+            raise RequestRejected(
                 415,
                 "unsupported_media_type",
                 f"{kind!r} is not understood",
@@ -131,7 +131,7 @@ class Parser:
         try:
             return self._cut_pack(body) if packed else self._cut_json(body)
         except msgspec.ValidationError:
-            raise self._too_many() from None
+            raise self._make_too_many() from None
         except (msgspec.DecodeError, RecursionError, ValueError) as error:
             raise _unreadable(error, kind) from None
 
@@ -154,19 +154,21 @@ class Parser:
             reason = _TOO_DEEP if isinstance(error, RecursionError) else str(error)
             raise InvalidEvent(index, "$", f"the line is not valid JSON: {reason}", "invalid_body") from None
 
-    def _too_many(self) -> Refused:
+    def _make_too_many(self) -> RequestRejected:
         most = self._max_events
         hint = f"send {most} at most in each; an operator raises SOLOWIRE_PUBLISH_MAX_EVENTS"
-        return Refused(413, "too_many_events", f"a request may have {most} events", hint)
+        return RequestRejected(413, "too_many_events", f"a request may have {most} events", hint)
 
-    def _event(self, index: int, item: Any, stamp: str, taken: float, packed: bool, publisher: str | None) -> Event:
+    def _make_event(
+        self, index: int, item: Any, stamp: str, taken: float, packed: bool, publisher: str | None
+    ) -> Event:
         try:
             try:
-                incoming = msgspec.convert(item, Incoming)
+                incoming = msgspec.convert(item, IncomingEvent)
             except msgspec.ValidationError:
-                incoming = msgspec.convert(_before_leap_second(item), Incoming)
+                incoming = msgspec.convert(_before_leap_second(item), IncomingEvent)
         except (msgspec.ValidationError, RecursionError) as error:
-            raise _fault(index, error, "$", Incoming) from None
+            raise _fault(index, error, "$", IncomingEvent) from None
         event_type = self._catalog.get(incoming.type)
         if event_type is None:
             raise InvalidEvent(
@@ -179,7 +181,7 @@ class Parser:
         if is_deeper(incoming.data, MAX_DEPTH):
             raise InvalidEvent(index, "$.data", _TOO_DEEP)
         try:
-            attributes = self._catalog.check(event_type, incoming.data)
+            attributes = self._catalog.validate_data(event_type, incoming.data)
             data = _encode_json(incoming.data)
             _encode_pack(incoming.data)  # a client that reads MessagePack must be able to get it, too
             if packed and _raw_json.decode(data) != incoming.data:
@@ -198,7 +200,7 @@ class Parser:
                 "an operator raises SOLOWIRE_EVENT_MAX_BYTES",
             )
         try:
-            timestamp = stamp if incoming.timestamp is None else rfc3339(incoming.timestamp)
+            timestamp = stamp if incoming.timestamp is None else format_rfc3339(incoming.timestamp)
         except OverflowError:
             raise InvalidEvent(index, "$.timestamp", "it is no year in UTC", "out_of_range") from None
         return Event(
@@ -235,7 +237,7 @@ def _before_leap_second(item: Any) -> Any:
     return item | {"timestamp": text} if (moment.hour, moment.minute) == (23, 59) else item
 
 
-def rfc3339(moment: datetime) -> str:
+def format_rfc3339(moment: datetime) -> str:
     """`moment` in UTC, with `Z`."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 

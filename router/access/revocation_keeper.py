@@ -14,13 +14,13 @@ import msgspec
 import structlog
 
 from solowire.auth.revocations import MAX_REVOCATIONS, RevocationTable
-from solowire.backplane.messages import KnownRevocations, Revocation, Revocations
+from solowire.backplane.messages import KnownRevocations, Revocation, RevocationUpdate
 from solowire.router.log.journal import Journal
 
-VERSION_NOTE = "revocations"
-NOTE = "revocation."
+VERSION_KEY = "revocations"
+KEY_PREFIX = "revocation."
 
-log = structlog.get_logger("solowire.router")
+logger = structlog.get_logger("solowire.router")
 
 
 class RevocationKeeper:
@@ -30,9 +30,9 @@ class RevocationKeeper:
         self._journal = journal
         self.table = RevocationTable()
         self.table.epoch = journal.epoch
-        kept = journal.get_metadata(NOTE)
+        kept = journal.get_metadata(KEY_PREFIX)
         self.table.replace(msgspec.msgpack.decode(value, type=Revocation) for value in kept.values())
-        noted = journal.recall(VERSION_NOTE)
+        noted = journal.get_metadata_item(VERSION_KEY)
         self.table.version = msgspec.msgpack.decode(noted, type=int) if noted is not None else -1
         self.expire(unix)
 
@@ -40,57 +40,57 @@ class RevocationKeeper:
     def version(self) -> int:
         return self.table.version
 
-    def whole(self) -> Revocations:
+    def make_snapshot(self) -> RevocationUpdate:
         """All that are in force, for who knows none of them, or others."""
-        return self.table.whole()
+        return self.table.make_snapshot()
 
-    def add(self, revocation: Revocation, unix: float) -> tuple[Revocation | None, bool, Revocations | None]:
+    def add(self, revocation: Revocation, unix: float) -> tuple[Revocation | None, bool, RevocationUpdate | None]:
         """The one that is in force now, whether that is kept, and what others are to be told.
 
         One that says the same as another takes its place, and keeps its id. None if there is no room for one more.
         """
-        same = self.table.same_as(revocation)
+        same = self.table.find_equal(revocation)
         if same is None and len(self.table) >= MAX_REVOCATIONS:
             return None, True, None
         if same is not None:
             until = max(same.until, revocation.until)
             revocation = msgspec.structs.replace(revocation, id=same.id, until=until)
         told = self._change([revocation], [], unix)
-        return revocation, self._keep([revocation], []), told
+        return revocation, self._persist_change([revocation], []), told
 
-    def remove(self, id: str, unix: float) -> tuple[Revocation | None, bool, Revocations | None]:
+    def remove(self, id: str, unix: float) -> tuple[Revocation | None, bool, RevocationUpdate | None]:
         """The one that was in force, if there was one; the rest as of `add`."""
         known = self.table.get(id)
         if known is None:
             return None, True, None
         told = self._change([], [id], unix)
-        return known, self._keep([], [id]), told
+        return known, self._persist_change([], [id]), told
 
-    def learn(self, message: KnownRevocations, unix: float) -> Revocations | None:
+    def merge_known(self, message: KnownRevocations, unix: float) -> RevocationUpdate | None:
         """What a peer knows; what others are to be told, if that is more than is known here."""
         fresh = [r for r in message.revocations if r.until > unix and self.table.get(r.id) is None]
         fresh = fresh[: MAX_REVOCATIONS - len(self.table)]
         if not fresh:
             return None
-        log.warning("revocations_learnt", revocations=len(fresh), hint="the journal did not know them")
+        logger.warning("revocations_learnt", revocations=len(fresh), hint="the journal did not know them")
         self._change(fresh, [], unix)
-        self._keep(fresh, [])
-        return self.whole()
+        self._persist_change(fresh, [])
+        return self.make_snapshot()
 
     def expire(self, unix: float) -> None:
         """Forgets those that cover nothing any more. The others do so by themselves, so they are not told."""
         gone = self.table.expire(unix)
         if gone:
-            self._journal.put_metadata({NOTE + id: None for id in gone})
+            self._journal.put_metadata({KEY_PREFIX + id: None for id in gone})
 
-    def _change(self, added: list[Revocation], removed: list[str], unix: float) -> Revocations:
+    def _change(self, added: list[Revocation], removed: list[str], unix: float) -> RevocationUpdate:
         before = self.version
         self.table.version = max(before + 1, int(unix * 1000))
         self.table.remove(removed)
         self.table.add(added)
-        return Revocations(self.table.epoch, self.version, before, added, removed)
+        return RevocationUpdate(self.table.epoch, self.version, before, added, removed)
 
-    def _keep(self, added: Iterable[Revocation], removed: Iterable[str]) -> bool:
-        values: dict[str, bytes | None] = {NOTE + r.id: msgspec.msgpack.encode(r) for r in added}
-        values |= {NOTE + id: None for id in removed}
-        return self._journal.put_metadata({**values, VERSION_NOTE: msgspec.msgpack.encode(self.version)})
+    def _persist_change(self, added: Iterable[Revocation], removed: Iterable[str]) -> bool:
+        values: dict[str, bytes | None] = {KEY_PREFIX + r.id: msgspec.msgpack.encode(r) for r in added}
+        values |= {KEY_PREFIX + id: None for id in removed}
+        return self._journal.put_metadata({**values, VERSION_KEY: msgspec.msgpack.encode(self.version)})

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from solowire.backplane.messages import Disconnected, UserDisconnected
+from solowire.backplane.messages import DisconnectReport, DisconnectResponse
 
 PATIENCE_SECONDS = 1.0
 MAX_UNDER_WAY = 1000
 
 
 @dataclass
-class _Question:
+class _PendingDisconnect:
     """gateway, request: to be answered. due: seconds, monotonic."""
 
     gateway: bytes
     request: int
-    due: float
-    waits_for: set[bytes] = field(default_factory=set)
+    due_at: float
+    pending_shards: set[bytes] = field(default_factory=set)
     connections: int = 0
 
 
@@ -30,34 +30,36 @@ class UserDisconnects:
 
     def __init__(self) -> None:
         self._number = 0
-        self._questions: dict[int, _Question] = {}
+        self._pending: dict[int, _PendingDisconnect] = {}
 
-    def begin(
+    def start_disconnect(
         self, gateway: bytes, request: int, shards: set[bytes], now: float
-    ) -> tuple[int, list[tuple[bytes, UserDisconnected]]]:
+    ) -> tuple[int, list[tuple[bytes, DisconnectResponse]]]:
         """The number that the shards are to repeat, and answers that are due by it."""
         answers = []
-        if len(self._questions) >= MAX_UNDER_WAY:
-            answers.append(self._finish(next(iter(self._questions))))
+        if len(self._pending) >= MAX_UNDER_WAY:
+            answers.append(self._finish(next(iter(self._pending))))
         self._number += 1
-        self._questions[self._number] = _Question(gateway, request, now + PATIENCE_SECONDS, shards)
+        self._pending[self._number] = _PendingDisconnect(gateway, request, now + PATIENCE_SECONDS, shards)
         if not shards:
             answers.append(self._finish(self._number))
         return self._number, answers
 
-    def answered(self, shard: bytes, message: Disconnected) -> list[tuple[bytes, UserDisconnected]]:
-        question = self._questions.get(message.request)
-        if question is None or shard not in question.waits_for:
+    def record_report(self, shard: bytes, message: DisconnectReport) -> list[tuple[bytes, DisconnectResponse]]:
+        question = self._pending.get(message.request)
+        if question is None or shard not in question.pending_shards:
             return []
-        question.waits_for.discard(shard)
+        question.pending_shards.discard(shard)
         question.connections += message.connections
-        return [] if question.waits_for else [self._finish(message.request)]
+        return [] if question.pending_shards else [self._finish(message.request)]
 
-    def give_up(self, now: float) -> list[tuple[bytes, UserDisconnected]]:
+    def expire_overdue(self, now: float) -> list[tuple[bytes, DisconnectResponse]]:
         """Answers to those that have waited for long enough."""
-        late = [number for number, question in self._questions.items() if question.due <= now]
+        late = [number for number, question in self._pending.items() if question.due_at <= now]
         return [self._finish(number) for number in late]
 
-    def _finish(self, number: int) -> tuple[bytes, UserDisconnected]:
-        question = self._questions.pop(number)
-        return question.gateway, UserDisconnected(question.request, question.connections, len(question.waits_for))
+    def _finish(self, number: int) -> tuple[bytes, DisconnectResponse]:
+        question = self._pending.pop(number)
+        return question.gateway, DisconnectResponse(
+            question.request, question.connections, len(question.pending_shards)
+        )

@@ -14,9 +14,9 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from solowire.algorithms.fair_share import Claim, Filling, shares
-from solowire.router.leases.config import Limits
-from solowire.router.leases.lease_holders import Holder, Holders
+from solowire.algorithms.fair_share import Claim, MaxMinFill, share_slots
+from solowire.router.leases.config import LeaseConfig
+from solowire.router.leases.lease_holders import LeaseHolder, LeaseRegistry
 
 SPLITS_KEPT = 100
 """Of so many groups, beyond twice those that there are, it is remembered how their slots were split."""
@@ -27,56 +27,56 @@ _Split = tuple[int, dict[str, int], dict[str, int]]
 
 
 @dataclass(slots=True)
-class Plan:
+class Allocation:
     """shares: of each group. left: what nobody claims."""
 
-    live: list[Holder]  # that take users
+    live: list[LeaseHolder]  # that take users
     shares: dict[str, int]
-    left: int
+    unclaimed: int
     parts: dict[str, dict[str, int]] = field(default_factory=dict)  # of a group, at each shard, by boot
 
 
-class Sharing:
+class Allocator:
     """reserved, capped: groups that have slots reserved, or a limit of their own. own: both."""
 
-    def __init__(self, limits: Limits, holders: Holders) -> None:
+    def __init__(self, limits: LeaseConfig, holders: LeaseRegistry) -> None:
         self.reserved = {name for name, group in limits.groups.items() if group.reserved}
         self.capped = {name: group.limit for name, group in sorted(limits.groups.items()) if group.limit is not None}
         self.own = self.reserved | self.capped.keys()  # they have slots of their own also while there is room
         self._limits = limits
         self._holders = holders
-        # As long as nothing that they are made of has changed (`Holders.stirred`).
-        self._planned: tuple[int, Plan] | None = None
-        self._shut: tuple[int, list[str], bool] | None = None
+        # As long as nothing that they are made of has changed (`LeaseRegistry.revision`).
+        self._allocation: tuple[int, Allocation] | None = None
+        self._full_groups: tuple[int, list[str], bool] | None = None
         self._splits: dict[str, tuple[_Split, dict[str, int]]] = {}  # and what they were made of
 
-    def plan(self) -> Plan:
+    def allocate(self) -> Allocation:
         """The one that holds now."""
-        if self._planned is not None and self._planned[0] == self._holders.stirred:
-            return self._planned[1]
+        if self._allocation is not None and self._allocation[0] == self._holders.revision:
+            return self._allocation[1]
         used, demand = self._totals()
-        filling = Filling(self._capacity(), self._claims(demand, used))
-        live = [holder for holder in self._holders.live.values() if holder.known and not holder.leaving]
+        filling = MaxMinFill(self._capacity(), self._claims(demand, used))
+        live = [holder for holder in self._holders.live.values() if holder.has_reported and not holder.is_draining]
         live.sort(key=lambda holder: holder.address.index)
-        plan = Plan(live, filling.shares(), filling.left)
+        plan = Allocation(live, filling.compute_shares(), filling.unclaimed)
         for name, limit in self.capped.items():
             # It may use no spare slot, so it has some of its own ahead of need.
-            ahead = min(max(0, limit - plan.shares[name]), plan.left // (len(self.capped) + 1))
+            ahead = min(max(0, limit - plan.shares[name]), plan.unclaimed // (len(self.capped) + 1))
             plan.shares[name] += ahead
-            plan.left -= ahead
-        self._planned = self._holders.stirred, plan
+            plan.unclaimed -= ahead
+        self._allocation = self._holders.revision, plan
         if len(self._splits) > 2 * len(plan.shares) + SPLITS_KEPT:
             self._splits.clear()
         return plan
 
-    def split(self, name: str, plan: Plan) -> dict[str, int]:
+    def per_shard(self, name: str, plan: Allocation) -> dict[str, int]:
         """The group's slots at each shard, by boot. Nobody gives way at one shard to let another of the group in."""
         if name in plan.parts:
             return plan.parts[name]
         share = plan.shares.get(name, 0)
-        demand = {h.address.boot: n for h in self._holders.live.values() if (n := h.demand.get(name, 0))}
+        demand = {h.address.incarnation: n for h in self._holders.live.values() if (n := h.demand.get(name, 0))}
         used = {
-            h.address.boot: min(n, h.demand.get(name, 0))
+            h.address.incarnation: min(n, h.demand.get(name, 0))
             for h in self._holders.live.values()
             if (n := h.used.get(name, 0))
         }
@@ -86,54 +86,54 @@ class Sharing:
             if before is not None and before[0] == (share, demand, used):
                 parts = before[1]
             else:
-                parts = _split(share, demand, used)
+                parts = _split_slots(share, demand, used)
                 self._splits[name] = (share, demand, used), parts
         else:
             parts = dict(demand)
             for place, holder in enumerate(plan.live):  # what is reserved, and not in use
-                boot = holder.address.boot
+                boot = holder.address.incarnation
                 parts[boot] = parts.get(boot, 0) + (spread + len(plan.live) - 1 - place) // len(plan.live)
         plan.parts[name] = parts
         return parts
 
-    def chunk(self, holder: Holder, plan: Plan) -> int:
+    def lookahead(self, holder: LeaseHolder, plan: Allocation) -> int:
         """Slots for any group, ahead of need: of what nobody claims half, split; of the last few, one each."""
-        if holder.leaving or holder.tight:
+        if holder.is_draining or holder.is_shard_full:
             return 0
-        return plan.left // (2 * len(plan.live)) or int(plan.live.index(holder) < plan.left)
+        return plan.unclaimed // (2 * len(plan.live)) or int(plan.live.index(holder) < plan.unclaimed)
 
-    def share_the_shard(self, holder: Holder, used: Mapping[str, int], most: int) -> None:
+    def cap_to_shard(self, holder: LeaseHolder, used: Mapping[str, int], most: int) -> None:
         """Where more would be at a shard than it may have, no group wants more of the shard than its fair share."""
         claims = {}
         for name in holder.demand.keys() | self.reserved:
-            group = self._limits.group(name)
+            group = self._limits.get_group(name)
             reserved = -(-group.reserved // max(1, len(self._holders.live)))
             claims[name] = Claim(holder.demand.get(name, 0), group.weight, reserved, held=used.get(name, 0))
-        filling = Filling(most, claims)
-        holder.tight = filling.wanted > most
-        if holder.tight:
-            holder.demand = filling.shares()
+        filling = MaxMinFill(most, claims)
+        holder.is_shard_full = filling.total_demand > most
+        if holder.is_shard_full:
+            holder.demand = filling.compute_shares()
 
-    def closed(self) -> tuple[list[str], bool]:
+    def full_groups(self) -> tuple[list[str], bool]:
         """Groups that would get no slot now, and whether any other would get none either."""
-        if self._shut is None or self._shut[0] != self._holders.stirred:
+        if self._full_groups is None or self._full_groups[0] != self._holders.revision:
             used, demand = self._totals()
-            filling = Filling(self._capacity(), self._claims(dict.fromkeys(demand, 0) | used, used))
-            closed = sorted(n for n in demand.keys() | self._limits.groups.keys() if not filling.one_more(n))
-            self._shut = self._holders.stirred, closed, not filling.one_more(_NOBODYS)
-        return self._shut[1:]
+            filling = MaxMinFill(self._capacity(), self._claims(dict.fromkeys(demand, 0) | used, used))
+            closed = sorted(n for n in demand.keys() | self._limits.groups.keys() if not filling.can_add_one(n))
+            self._full_groups = self._holders.revision, closed, not filling.can_add_one(_NOBODYS)
+        return self._full_groups[1:]
 
     def _claims(self, demand: Mapping[str, int], used: Mapping[str, int]) -> dict[str, Claim]:
         claims = {}
         for name in demand.keys() | self._limits.groups.keys():
-            group = self._limits.group(name)
+            group = self._limits.get_group(name)
             claims[name] = Claim(demand.get(name, 0), group.weight, group.reserved, group.limit, used.get(name, 0))
         return claims
 
     def _capacity(self) -> int:
         """Slots for shards that are there."""
-        most = self._limits.connections - sum(h.held for h in self._holders if not h.live)
-        limits = [holder.limit(self._limits.per_shard) for holder in self._holders.live.values()]
+        most = self._limits.connections - sum(h.held_slots for h in self._holders if not h.is_live)
+        limits = [holder.connection_limit(self._limits.per_shard) for holder in self._holders.live.values()]
         return min(most, sum(limit for limit in limits if limit is not None)) if None not in limits else most
 
     def _totals(self) -> tuple[dict[str, int], dict[str, int]]:
@@ -146,7 +146,7 @@ class Sharing:
         return used, demand
 
 
-def _split(share: int, demand: dict[str, int], used: dict[str, int]) -> dict[str, int]:
+def _split_slots(share: int, demand: dict[str, int], used: dict[str, int]) -> dict[str, int]:
     """`share` slots, which are not more than `demand`, by shard: none gives up one for another."""
     held = sum(used.values())
     if share == held:
@@ -154,6 +154,6 @@ def _split(share: int, demand: dict[str, int], used: dict[str, int]) -> dict[str
     if share == sum(demand.values()):
         return demand
     if share < held:
-        return shares(share, {boot: Claim(n, held=n) for boot, n in used.items()})  # where most are, they go
-    more = shares(share - held, {boot: Claim(n - used.get(boot, 0)) for boot, n in demand.items()})
+        return share_slots(share, {boot: Claim(n, held=n) for boot, n in used.items()})  # where most are, they go
+    more = share_slots(share - held, {boot: Claim(n - used.get(boot, 0)) for boot, n in demand.items()})
     return {boot: used.get(boot, 0) + n for boot, n in more.items()}

@@ -14,7 +14,7 @@ refuse somebody who may come in, and then one to each shard that has to give way
 
 After a restart it knows from `word` who held leases. It grants nothing more until each of them has confirmed a lease of
 its own, or none of the old ones can be in force. What a shard says until then is believed, within the limit; later its
-reports must fit what it holds: one that doesn't is a lie, and `Lie` is raised.
+reports must fit what it holds: one that doesn't is a lie, and `LeaseViolation` is raised.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from typing import NamedTuple
 import msgspec
 import structlog
 
-from solowire.backplane.messages import Doors, Lease, ShardAddress, Slots
-from solowire.router.leases.allocation import Plan, Sharing
-from solowire.router.leases.config import Limits
-from solowire.router.leases.lease_holders import Granted, Holder, Holders, Want
+from solowire.backplane.messages import AdmissionState, Lease, LeaseUsage, ShardAddress
+from solowire.router.leases.allocation import Allocation, Allocator
+from solowire.router.leases.config import LeaseConfig
+from solowire.router.leases.lease_holders import Grant, LeaseHolder, LeaseRegistry, PendingDemand
 
-log = structlog.get_logger("solowire.router")
+logger = structlog.get_logger("solowire.router")
 
 WANT_SECONDS = 10.0
 """Who was refused a slot is waited for so long: it is kept for the group, if others give way for it."""
@@ -50,11 +50,11 @@ ADDRESSES = 500
 RETRY_SECONDS = 5.0
 
 
-class Lie(Exception):
+class LeaseViolation(Exception):
     """A shard has said what can't be true of its lease. `str()` says what."""
 
 
-class Word(msgspec.Struct):
+class CoordinatorSnapshot(msgspec.Struct):
     """What must be known after a restart: a fence above all that were given, who held leases and for how long (s)."""
 
     fence: int
@@ -62,168 +62,182 @@ class Word(msgspec.Struct):
     holders: list[ShardAddress]
 
 
-def _read_word(word: bytes | None) -> Word | None:
+def _decode_snapshot(word: bytes | None) -> CoordinatorSnapshot | None:
     try:
-        return msgspec.msgpack.decode(word, type=Word) if word is not None else None
+        return msgspec.msgpack.decode(word, type=CoordinatorSnapshot) if word is not None else None
     except Exception as error:  # to be without it may cost the limit for one lease's time, and to stop would cost all
-        log.error("note_unreadable", note="leases", reason=str(error), hint="who holds leases is asked of the shards")
+        logger.error(
+            "note_unreadable", note="leases", reason=str(error), hint="who holds leases is asked of the shards"
+        )
         return None
 
 
-class _Crowded(NamedTuple):
+class AddressPressure(NamedTuple):
     """full: addresses with as many connections as they may have. watched, tell_from: as in Lease."""
 
-    full: list[str]
-    watched: list[str]
-    tell_from: int
+    full_addresses: list[str]
+    tracked_addresses: list[str]
+    report_threshold: int
 
 
 class Coordinator:
     """Times are seconds, monotonic, except `unix`. word: of the coordinator before, if there is one."""
 
-    def __init__(self, limits: Limits, now: float = 0.0, unix: float = 0.0, word: bytes | None = None) -> None:
+    def __init__(self, limits: LeaseConfig, now: float = 0.0, unix: float = 0.0, snapshot: bytes | None = None) -> None:
         self.limits = limits
         self.fenced: deque[str] = deque(maxlen=FENCED_KEPT)  # boots that have lied
-        self.holders = Holders(limits.held_for())
-        self._sharing = Sharing(limits, self.holders)
+        self.registry = LeaseRegistry(limits.hold_seconds())
+        self._allocator = Allocator(limits, self.registry)
         self._fence = int(unix * 1000)
-        self._noted = Word(0, 0.0, [])
+        self._last_snapshot = CoordinatorSnapshot(0, 0.0, [])
         self._unsettled_noted = 0
-        self._crowd: tuple[int, _Crowded] | None = None  # as long as nothing has changed of what it is made of
-        until = now + limits.held_for()
-        before = _read_word(word)
+        self._cached_pressure: tuple[int, AddressPressure] | None = (
+            None  # as long as nothing has changed of what it is made of
+        )
+        until = now + limits.hold_seconds()
+        before = _decode_snapshot(snapshot)
         if before is not None:
             self._fence = max(self._fence, before.fence)
             until = max(until, now + before.held_for)
             for address in before.holders:
-                self.holders.presume(address, until)
+                self.registry.presume(address, until)
         self._first_fence = self._fence + 1
         self._alone_at = until  # by then no lease of a coordinator before this one is in force
 
     # ------------------------------------------------------------------------------------- who holds leases
 
-    def change_limits(self, limits: Limits) -> None:
+    def change_limits(self, limits: LeaseConfig) -> None:
         """From now on these are the limits: leases follow with the next reports of the shards."""
         self.limits = limits
-        self._sharing = Sharing(limits, self.holders)
-        self.holders.stir()
+        self._allocator = Allocator(limits, self.registry)
+        self.registry.touch()
 
     @property
-    def free(self) -> int:
+    def free_slots(self) -> int:
         """Slots that may be granted now; below 0, more are held than the limit allows."""
-        free = self.limits.connections - self.holders.held
-        return free if self.holders.settled else min(0, free)
+        free = self.limits.connections - self.registry.held_slots
+        return free if self.registry.is_current_term else min(0, free)
 
     def fence_off(self, name: bytes) -> None:
         """The shard has lied, and is none any more; what it holds stays held."""
-        holder = self.holders.live.get(name)
+        holder = self.registry.live.get(name)
         if holder is not None:
-            self.fenced.append(holder.address.boot)
-        self.holders.lost(name)
+            self.fenced.append(holder.address.incarnation)
+        self.registry.mark_lost(name)
 
     def readmit(self, name: bytes) -> list[tuple[bytes, Lease]]:
         """The lease of a shard that leaves no more: with slots ahead of need, since gateways send it users at once.
 
         None for one that has not said yet what it uses: its report is answered with a lease.
         """
-        holder = self.holders.live.get(name)
-        return self._changed([holder], self._sharing.plan()) if holder is not None and holder.known else []
+        holder = self.registry.live.get(name)
+        return (
+            self._make_changed_leases([holder], self._allocator.allocate())
+            if holder is not None and holder.has_reported
+            else []
+        )
 
     def tick(self, now: float) -> list[tuple[bytes, Lease]]:
         """Forgets leases that have run out; the leases to send, now that there is more."""
-        self.holders.expire(now)
-        return self._give_the_short()
+        self.registry.expire(now)
+        return self._grant_waiting()
 
-    def word(self, now: float) -> bytes | None:
+    def snapshot(self, now: float) -> bytes | None:
         """What is to be noted for a coordinator to come, if that has changed since it was asked last."""
-        holders = [h.address for h in self.holders if h.known or not h.live or not h.settled]
-        unsettled = [h.until - now for h in self.holders if not h.settled]
-        same = holders == self._noted.holders and len(unsettled) == self._unsettled_noted
-        if self._fence < self._noted.fence and same:
+        holders = [h.address for h in self.registry if h.has_reported or not h.is_live or not h.is_current_term]
+        unsettled = [h.expires_at - now for h in self.registry if not h.is_current_term]
+        same = holders == self._last_snapshot.holders and len(unsettled) == self._unsettled_noted
+        if self._fence < self._last_snapshot.fence and same:
             return None
         self._unsettled_noted = len(unsettled)
         # What the coordinator before has granted may hold for longer than what this one grants.
-        self._noted = Word(self._fence + FENCES_NOTED, max(self.limits.held_for(), *unsettled, 0.0), holders)
-        return msgspec.msgpack.encode(self._noted)
+        self._last_snapshot = CoordinatorSnapshot(
+            self._fence + FENCES_NOTED, max(self.limits.hold_seconds(), *unsettled, 0.0), holders
+        )
+        return msgspec.msgpack.encode(self._last_snapshot)
 
     # ------------------------------------------------------------------------------------------ what they say
 
-    def reported(self, name: bytes, slots: Slots, now: float) -> list[tuple[bytes, Lease]]:
+    def on_usage_report(self, name: bytes, slots: LeaseUsage, now: float) -> list[tuple[bytes, Lease]]:
         """What a shard says it uses. Returns leases to send: first the answer, then what others are to be told.
 
         Nothing, if the shard is not known or has said something newer. Raises Lie.
         """
-        holder = self.holders.live.get(name)
-        if holder is None or slots.asked <= holder.asked:
+        holder = self.registry.live.get(name)
+        if holder is None or slots.seq <= holder.last_seq:
             return []
         if any(count < 1 for count in slots.used.values()):
-            raise Lie("it uses less than nothing")
-        before = holder.known, holder.used, holder.demand, holder.addresses
-        if holder.known and holder.settled:
-            self._check(holder, slots)
+            raise LeaseViolation("it uses less than nothing")
+        before = holder.has_reported, holder.used, holder.demand, holder.addresses
+        if holder.has_reported and holder.is_current_term:
+            self._verify_report(holder, slots)
         else:
-            self._believe(holder, slots, now)
-        holder.asked, holder.told = slots.asked, False
-        holder.until = max(holder.until, now + self.limits.held_for())
+            self._adopt_report(holder, slots, now)
+        holder.last_seq, holder.revocation_sent = slots.seq, False
+        holder.expires_at = max(holder.expires_at, now + self.limits.hold_seconds())
         while len(holder.leases) > 1 and holder.leases[0].fence < slots.fence:
             del holder.leases[0]
-        self._note_wants(holder, slots, now)
+        self._update_demand(holder, slots, now)
         holder.used = slots.used
         holder.addresses = dict(islice(slots.addresses.items(), ADDRESSES))
-        holder.count()
-        if (holder.known, holder.used, holder.demand, holder.addresses) != before:
-            self.holders.stir()
-        plan = self._sharing.plan()
-        answer = self._lease(holder, plan, slots.asked, exact=any(other.short for other in self.holders.live.values()))
-        others = self._recall(holder, plan) if holder.short else []
-        return [(name, answer), *others, *self._give_the_short(plan, but=holder)]
+        holder.recount_held()
+        if (holder.has_reported, holder.used, holder.demand, holder.addresses) != before:
+            self.registry.touch()
+        plan = self._allocator.allocate()
+        answer = self._make_lease(
+            holder, plan, slots.seq, exact=any(other.is_short for other in self.registry.live.values())
+        )
+        others = self._revoke_excess(holder, plan) if holder.is_short else []
+        return [(name, answer), *others, *self._grant_waiting(plan, but=holder)]
 
-    def _check(self, holder: Holder, slots: Slots) -> None:
+    def _verify_report(self, holder: LeaseHolder, slots: LeaseUsage) -> None:
         if slots.fence and slots.fence not in {lease.fence for lease in holder.leases}:
-            raise Lie(f"it confirms the lease {slots.fence}, which it was not given")
+            raise LeaseViolation(f"it confirms the lease {slots.fence}, which it was not given")
         used = sum(slots.used.values())
-        if used > holder.held:
-            raise Lie(f"it uses {used} slots and holds {holder.held}")
+        if used > holder.held_slots:
+            raise LeaseViolation(f"it uses {used} slots and holds {holder.held_slots}")
 
-    def _believe(self, holder: Holder, slots: Slots, now: float) -> None:
+    def _adopt_report(self, holder: LeaseHolder, slots: LeaseUsage, now: float) -> None:
         """What is said by a process that may have leases of a coordinator before this one, also such as come only now.
 
         Where it has one of this one that is not known any more, that has run out.
         """
         used, limit = sum(slots.used.values()), self.limits.connections
         if used > limit:
-            raise Lie(f"it uses {used} slots, where there are {limit}")
-        if not 0 <= slots.room <= limit or not 0 <= slots.fence <= MAX_FENCE:
-            raise Lie(f"it has the lease {slots.fence} of {slots.room} slots, where there are {limit}")
+            raise LeaseViolation(f"it uses {used} slots, where there are {limit}")
+        if not 0 <= slots.total <= limit or not 0 <= slots.fence <= MAX_FENCE:
+            raise LeaseViolation(f"it has the lease {slots.fence} of {slots.total} slots, where there are {limit}")
         # Of a process that is not known from before, none at all is as good: it has just begun.
-        foreign = slots.fence < self._first_fence and now < self._alone_at and (slots.fence > 0 or not holder.settled)
+        foreign = (
+            slots.fence < self._first_fence and now < self._alone_at and (slots.fence > 0 or not holder.is_current_term)
+        )
         ours = [lease for lease in holder.leases if lease.fence >= self._first_fence]
         if foreign or all(lease.fence != slots.fence for lease in ours):
-            ours.insert(0, Granted(slots.fence, slots.room if foreign else 0))
+            ours.insert(0, Grant(slots.fence, slots.total if foreign else 0))
         holder.leases = ours
-        holder.settled = not foreign
-        holder.known = True
+        holder.is_current_term = not foreign
+        holder.has_reported = True
         self._fence = max(self._fence, slots.fence)
 
-    def _note_wants(self, holder: Holder, slots: Slots, now: float) -> None:
+    def _update_demand(self, holder: LeaseHolder, slots: LeaseUsage, now: float) -> None:
         wants = {}
-        for group, want in holder.wants.items():
+        for group, want in holder.pending.items():
             used = slots.used.get(group, 0)
             # Who has left since has made room for one of those who were refused.
             target = want.target - max(0, holder.used.get(group, 0) - used)
-            if want.until > now and target > used:
-                wants[group] = Want(target, want.until)
+            if want.expires_at > now and target > used:
+                wants[group] = PendingDemand(target, want.expires_at)
         for group, refused in islice(slots.wanted.items(), WANTED_GROUPS):
             before = wants[group].target if group in wants else 0
             target = slots.used.get(group, 0) + min(max(1, refused), self.limits.connections)
-            wants[group] = Want(max(before, target), now + WANT_SECONDS)
-        holder.wants = wants
+            wants[group] = PendingDemand(max(before, target), now + WANT_SECONDS)
+        holder.pending = wants
         holder.demand = slots.used | {group: want.target for group, want in wants.items()}
         holder.capacity = slots.capacity
-        if (limit := holder.limit(self.limits.per_shard)) is not None:
-            self._sharing.share_the_shard(holder, slots.used, limit)
+        if (limit := holder.connection_limit(self.limits.per_shard)) is not None:
+            self._allocator.cap_to_shard(holder, slots.used, limit)
 
-    def _lease(self, holder: Holder, plan: Plan, answers: int, *, exact: bool = False) -> Lease:
+    def _make_lease(self, holder: LeaseHolder, plan: Allocation, answers: int, *, exact: bool = False) -> Lease:
         """The lease that the shard gets by the plan, as far as nobody else holds it.
 
         exact: with no more to spare than the plan has for it; else what it has is left alone as long as it will do.
@@ -231,99 +245,114 @@ class Coordinator:
         used, demand = holder.used, holder.demand
         slots: dict[str, int] = {}
         needed = wanted = taken = 0  # of these the latter two by groups that have no slots of their own
-        for name in demand.keys() | self._sharing.own:
-            if plan.left and not holder.tight and name not in self._sharing.own:
+        for name in demand.keys() | self._allocator.own:
+            if plan.unclaimed and not holder.is_shard_full and name not in self._allocator.own:
                 # There is room: slots for whoever comes, so that the lease needn't change with each who does.
                 wanted += demand[name]
                 taken += used.get(name, 0)
                 continue
-            part = self._sharing.split(name, plan).get(holder.address.boot, 0)
-            needed += part if name in self._sharing.reserved else min(part, demand.get(name, 0))
+            part = self._allocator.per_shard(name, plan).get(holder.address.incarnation, 0)
+            needed += part if name in self._allocator.reserved else min(part, demand.get(name, 0))
             if part:
                 slots[name] = part
         needed += wanted
-        capped, crowded, last = list(self._sharing.capped), self._crowded(), holder.last
-        chunk = self._sharing.chunk(holder, plan)
+        capped, crowded, last = list(self._allocator.capped), self._address_pressure(), holder.last_lease
+        chunk = self._allocator.lookahead(holder, plan)
         spare = wanted + chunk
-        if last is not None and last.slots == slots and not exact and chunk <= 2 * (last.spare - wanted) <= 4 * chunk:
-            spare = last.spare
-        allowed = max(0, holder.held + self.free)
-        if (limit := holder.limit(self.limits.per_shard)) is not None:
+        if (
+            last is not None
+            and last.slots == slots
+            and not exact
+            and chunk <= 2 * (last.shared_slots - wanted) <= 4 * chunk
+        ):
+            spare = last.shared_slots
+        allowed = max(0, holder.held_slots + self.free_slots)
+        if (limit := holder.connection_limit(self.limits.per_shard)) is not None:
             allowed = min(allowed, max(limit, sum(used.values())))
         # What is ahead of need goes first, then what is wanted, and what is reserved last; nothing that is in use.
-        own = [name for name in slots if name not in self._sharing.reserved]
+        own = [name for name in slots if name not in self._allocator.reserved]
         floors = [
             (None, wanted),
             *((name, demand.get(name, 0)) for name in own),
             (None, taken),
             *((name, used.get(name, 0)) for name in own),
-            *((name, used.get(name, 0)) for name in slots if name in self._sharing.reserved),
+            *((name, used.get(name, 0)) for name in slots if name in self._allocator.reserved),
         ]
-        if holder.late:
+        if holder.is_expired:
             floors += [(None, 0), *((name, 0) for name in slots)]
-        spare = _fit(slots, spare, allowed, floors)
+        spare = _trim_to(slots, spare, allowed, floors)
         room = sum(slots.values()) + spare
-        holder.short = room < needed
+        holder.is_short = room < needed
         if last is not None:
-            same = (last.slots, last.spare, last.capped) == (slots, spare, capped)
+            same = (last.slots, last.shared_slots, last.groups_without_shared) == (slots, spare, capped)
             if same or len(holder.leases) > UNCONFIRMED:
-                return msgspec.structs.replace(last, answers=answers, **crowded._asdict())
+                return msgspec.structs.replace(last, in_reply_to=answers, **crowded._asdict())
         self._fence += 1
-        lease = holder.last = Lease(self._fence, answers, self.limits.lease, slots, spare, capped, **crowded._asdict())
-        holder.leases.append(Granted(lease.fence, room))
-        holder.held = max(holder.held, room)
+        lease = holder.last_lease = Lease(
+            self._fence, answers, self.limits.lease_s, slots, spare, capped, **crowded._asdict()
+        )
+        holder.leases.append(Grant(lease.fence, room))
+        holder.held_slots = max(holder.held_slots, room)
         return lease
 
-    def _recall(self, short: Holder, plan: Plan) -> list[tuple[bytes, Lease]]:
+    def _revoke_excess(self, short: LeaseHolder, plan: Allocation) -> list[tuple[bytes, Lease]]:
         """Leases for those who hold more than the plan gives them, since `short` has less."""
-        others = [holder for holder in self.holders.live.values() if holder is not short and holder.known]
-        return self._changed(others, plan)
+        others = [holder for holder in self.registry.live.values() if holder is not short and holder.has_reported]
+        return self._make_changed_leases(others, plan)
 
-    def _give_the_short(self, plan: Plan | None = None, but: Holder | None = None) -> list[tuple[bytes, Lease]]:
+    def _grant_waiting(
+        self, plan: Allocation | None = None, but: LeaseHolder | None = None
+    ) -> list[tuple[bytes, Lease]]:
         """Leases for those who wait for others to give way, now that some have."""
-        waiting = [holder for holder in self.holders.live.values() if holder.short and holder is not but]
-        return self._changed(waiting, plan or self._sharing.plan()) if waiting and self.free > 0 else []
+        waiting = [holder for holder in self.registry.live.values() if holder.is_short and holder is not but]
+        return (
+            self._make_changed_leases(waiting, plan or self._allocator.allocate())
+            if waiting and self.free_slots > 0
+            else []
+        )
 
-    def _changed(self, holders: Iterable[Holder], plan: Plan) -> list[tuple[bytes, Lease]]:
+    def _make_changed_leases(self, holders: Iterable[LeaseHolder], plan: Allocation) -> list[tuple[bytes, Lease]]:
         """The leases of these, where they are others than before; one to each until it is heard of again."""
         found = []
         for holder in holders:
-            before = holder.last
-            if not holder.told:
-                lease = self._lease(holder, plan, 0, exact=True)
+            before = holder.last_lease
+            if not holder.revocation_sent:
+                lease = self._make_lease(holder, plan, 0, exact=True)
                 if before is None or lease.fence != before.fence:
-                    holder.told = True
+                    holder.revocation_sent = True
                     found.append((holder.name, lease))
         return found
 
-    def _crowded(self) -> _Crowded:
+    def _address_pressure(self) -> AddressPressure:
         """An address at its limit has at some shard its part of that, or more: then all say what they have."""
         if self.limits.per_address is None:
-            return _NONE_CROWDED
-        if self._crowd is not None and self._crowd[0] == self.holders.stirred:
-            return self._crowd[1]
-        tell_from = -(-self.limits.per_address // max(1, len(self.holders.live)))
+            return _NO_PRESSURE
+        if self._cached_pressure is not None and self._cached_pressure[0] == self.registry.revision:
+            return self._cached_pressure[1]
+        tell_from = -(-self.limits.per_address // max(1, len(self.registry.live)))
         counts: Counter[str] = Counter()
         many: set[str] = set()
-        for holder in self.holders:
+        for holder in self.registry:
             counts.update(holder.addresses)
             many.update(address for address, number in holder.addresses.items() if number >= tell_from)
         full = sorted(address for address in many if counts[address] >= self.limits.per_address)
         watched = sorted(nlargest(ADDRESSES, many, key=counts.__getitem__))
-        crowded = _Crowded(full[:FULL_ADDRESSES], watched, tell_from)
-        self._crowd = self.holders.stirred, crowded
+        crowded = AddressPressure(full[:FULL_ADDRESSES], watched, tell_from)
+        self._cached_pressure = self.registry.revision, crowded
         return crowded
 
-    def doors(self, gateways: int) -> Doors:
+    def admission_state(self, gateways: int) -> AdmissionState:
         """Which groups would get no slot now."""
-        closed, others_closed = self._sharing.closed()
-        return Doors(closed, others_closed, RETRY_SECONDS, self._crowded().full, max(1, gateways))
+        closed, others_closed = self._allocator.full_groups()
+        return AdmissionState(
+            closed, others_closed, RETRY_SECONDS, self._address_pressure().full_addresses, max(1, gateways)
+        )
 
 
-_NONE_CROWDED = _Crowded([], [], 0)
+_NO_PRESSURE = AddressPressure([], [], 0)
 
 
-def _fit(slots: dict[str, int], spare: int, allowed: int, floors: Iterable[tuple[str | None, int]]) -> int:
+def _trim_to(slots: dict[str, int], spare: int, allowed: int, floors: Iterable[tuple[str | None, int]]) -> int:
     """Cuts `slots` and `spare` (None), which it returns, down to these floors in turn, until all are `allowed`."""
     excess = sum(slots.values()) + spare - allowed
     for name, floor in floors:

@@ -15,155 +15,155 @@ from typing import NamedTuple
 from solowire.backplane.messages import Lease, ShardAddress
 
 
-class Granted(NamedTuple):
+class Grant(NamedTuple):
     """A lease, and all its slots."""
 
     fence: int
-    room: int
+    total: int
 
 
-class Want(NamedTuple):
+class PendingDemand(NamedTuple):
     """A group that was refused at a shard: it would use so many there. until: monotonic."""
 
     target: int
-    until: float
+    expires_at: float
 
 
 @dataclass(slots=True, eq=False)
-class Holder:
+class LeaseHolder:
     """A process that may use slots. until: nobody uses its leases then. leases: first the one that it confirmed."""
 
     name: bytes
     address: ShardAddress
-    until: float
-    live: bool = True
-    leaving: bool = False
-    known: bool = False  # it has said what it uses
-    settled: bool = True  # no lease but ours can be in force at it, or come to be
-    asked: int = 0
+    expires_at: float
+    is_live: bool = True
+    is_draining: bool = False
+    has_reported: bool = False  # it has said what it uses
+    is_current_term: bool = True  # no lease but ours can be in force at it, or come to be
+    last_seq: int = 0
     used: dict[str, int] = field(default_factory=dict)
     demand: dict[str, int] = field(default_factory=dict)
-    wants: dict[str, Want] = field(default_factory=dict)
+    pending: dict[str, PendingDemand] = field(default_factory=dict)
     addresses: dict[str, int] = field(default_factory=dict)
-    leases: list[Granted] = field(default_factory=list)
-    last: Lease | None = None  # the newest that was sent
-    short: bool = False  # it has less than its groups' shares are: others must give way first
-    tight: bool = False  # more would be here than a shard may have
-    told: bool = False  # it was sent a lease without having asked, and has not been heard of since
-    held: int = 0
+    leases: list[Grant] = field(default_factory=list)
+    last_lease: Lease | None = None  # the newest that was sent
+    is_short: bool = False  # it has less than its groups' shares are: others must give way first
+    is_shard_full: bool = False  # more would be here than a shard may have
+    revocation_sent: bool = False  # it was sent a lease without having asked, and has not been heard of since
+    held_slots: int = 0
     capacity: int = 0  # connections that its process can have, 0 for no limit
 
-    def limit(self, per_shard: int | None) -> int | None:
+    def connection_limit(self, per_shard: int | None) -> int | None:
         """How many connections it may have at most: as the setting says, and as its process can."""
         if not self.capacity:
             return per_shard
         return self.capacity if per_shard is None else min(self.capacity, per_shard)
 
     @property
-    def late(self) -> bool:
+    def is_expired(self) -> bool:
         """By the lease that it confirms it has nothing: what it uses it is closing, and others may have the slots."""
-        return not self.leases or not self.leases[0].room
+        return not self.leases or not self.leases[0].total
 
-    def count(self) -> None:
+    def recount_held(self) -> None:
         """Counts anew what it holds."""
-        self.held = max([sum(self.used.values()), *(lease.room for lease in self.leases)])
+        self.held_slots = max([sum(self.used.values()), *(lease.total for lease in self.leases)])
 
 
-class Holders:
+class LeaseRegistry:
     """All of them. Times are seconds, monotonic. held_for: how long after an answer a shard may still have connections.
 
     stirred: counts the changes of who is there and of what they use or would use, for whoever keeps what is made of it.
     """
 
-    def __init__(self, held_for: float) -> None:
-        self.stirred = 0
-        self.live: dict[bytes, Holder] = {}  # by the peer's name
-        self._held_for = held_for
-        self._all: dict[str, Holder] = {}  # by boot
+    def __init__(self, hold_s: float) -> None:
+        self.revision = 0
+        self.live: dict[bytes, LeaseHolder] = {}  # by the peer's name
+        self._hold_s = hold_s
+        self._all: dict[str, LeaseHolder] = {}  # by boot
 
     def __len__(self) -> int:
         return len(self._all)
 
-    def __iter__(self) -> Iterator[Holder]:
+    def __iter__(self) -> Iterator[LeaseHolder]:
         return iter(self._all.values())
 
     @property
-    def held(self) -> int:
+    def held_slots(self) -> int:
         """Slots that may be in use, at shards that are there and at those that were."""
-        return sum(holder.held for holder in self._all.values())
+        return sum(holder.held_slots for holder in self._all.values())
 
     @property
-    def settled(self) -> bool:
+    def is_current_term(self) -> bool:
         """Whether no lease of a coordinator before this one is in force anywhere, or can come to be."""
-        return all(holder.settled for holder in self._all.values())
+        return all(holder.is_current_term for holder in self._all.values())
 
-    def stir(self) -> None:
+    def touch(self) -> None:
         """Who is there, what they use or what they would use is not what it was."""
-        self.stirred += 1
+        self.revision += 1
 
     def presume(self, address: ShardAddress, until: float) -> None:
         """It held a lease of the coordinator before, and may do so until then."""
-        self._all[address.boot] = Holder(b"", address, until, live=False, settled=False)
+        self._all[address.incarnation] = LeaseHolder(b"", address, until, is_live=False, is_current_term=False)
 
-    def joined(self, name: bytes, address: ShardAddress, now: float) -> None:
+    def add_shard(self, name: bytes, address: ShardAddress, now: float) -> None:
         """A shard has said hello. Whoever was in its place is gone, and so is what it held."""
         place = address.index, address.host, address.port
         for other in list(self._all.values()):
-            if other.address.boot != address.boot:
+            if other.address.incarnation != address.incarnation:
                 if (other.address.index, other.address.host, other.address.port) == place:
                     self._drop(other)
                 elif other.name == name:
-                    self.lost(name)
-        holder = self._all.get(address.boot)
+                    self.mark_lost(name)
+        holder = self._all.get(address.incarnation)
         if holder is None:
-            holder = self._all[address.boot] = Holder(name, address, now + self._held_for)
-        holder.name, holder.live, holder.leaving = name, True, False
+            holder = self._all[address.incarnation] = LeaseHolder(name, address, now + self._hold_s)
+        holder.name, holder.is_live, holder.is_draining = name, True, False
         self.live[name] = holder
-        self.stir()
+        self.touch()
 
-    def leaves(self, name: bytes) -> None:
+    def mark_draining(self, name: bytes) -> None:
         """The shard takes no more users."""
         holder = self.live.get(name)
         if holder is not None:
-            holder.leaving = True
-            self.stir()
+            holder.is_draining = True
+            self.touch()
 
-    def gone(self, name: bytes) -> None:
+    def drop_shard(self, name: bytes) -> None:
         """The process has ended, for certain."""
         holder = self.live.get(name)
         if holder is not None:
             self._drop(holder)
 
-    def lost(self, name: bytes) -> None:
+    def mark_lost(self, name: bytes) -> None:
         """Nothing is heard of the shard: it may go on with what it has, as long as its leases hold."""
         holder = self.live.pop(name, None)
         if holder is not None:
-            holder.live = False
-            holder.demand, holder.wants, holder.short = dict(holder.used), {}, False
-            self.stir()
+            holder.is_live = False
+            holder.demand, holder.pending, holder.is_short = dict(holder.used), {}, False
+            self.touch()
 
     @property
-    def absent(self) -> list[ShardAddress]:
-        """Who holds slots and is not heard of. Whoever finds that such a process has ended says `ended`."""
-        return [holder.address for holder in self._all.values() if not holder.live]
+    def absent_shards(self) -> list[ShardAddress]:
+        """Who holds slots and is not heard of. Whoever finds that such a process has ended says `confirm_dead`."""
+        return [holder.address for holder in self._all.values() if not holder.is_live]
 
-    def ended(self, boot: str) -> None:
+    def confirm_dead(self, boot: str) -> None:
         """Nobody listens any more where this process did, which it would as long as it had connections."""
         holder = self._all.get(boot)
-        if holder is not None and not holder.live:
+        if holder is not None and not holder.is_live:
             self._drop(holder)
 
     def expire(self, now: float) -> None:
         """Forgets leases that have run out. A shard that is there says what it uses anew, as at first."""
         for holder in list(self._all.values()):
-            if now >= holder.until:
+            if now >= holder.expires_at:
                 self._drop(holder)
-                if holder.live:
-                    self.joined(holder.name, holder.address, now)
-                    self.live[holder.name].leaving = holder.leaving
+                if holder.is_live:
+                    self.add_shard(holder.name, holder.address, now)
+                    self.live[holder.name].is_draining = holder.is_draining
 
-    def _drop(self, holder: Holder) -> None:
-        self._all.pop(holder.address.boot, None)
+    def _drop(self, holder: LeaseHolder) -> None:
+        self._all.pop(holder.address.incarnation, None)
         if self.live.get(holder.name) is holder:
             del self.live[holder.name]
-        self.stir()
+        self.touch()

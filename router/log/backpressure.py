@@ -35,7 +35,7 @@ MARK_SECONDS = 0.05
 SILENT_SECONDS = DEAD_AFTER_SECONDS + 0.6  # with the tick that finds it out
 
 
-class Patience(NamedTuple):
+class BackpressureThresholds(NamedTuple):
     """soft, hard: seconds of lag. delay: seconds, what an answer is held back by just below `hard`."""
 
     soft: float = 1.0
@@ -43,18 +43,18 @@ class Patience(NamedTuple):
     delay: float = 1.0
 
 
-DEFAULT_PATIENCE = Patience()
+DEFAULT_THRESHOLDS = BackpressureThresholds()
 
 
-class Follower(NamedTuple):
+class ShardLag(NamedTuple):
     """A live shard. lag: seconds. level: whether it has been so since its first hello. since: seconds from that."""
 
     lag: float
-    level: bool
-    since: float
+    is_caught_up: bool
+    age_s: float
 
 
-class Pressure(NamedTuple):
+class BackpressureState(NamedTuple):
     """delay: seconds that an answer waits after its commit. retry_after: seconds, if new requests are refused.
 
     refuses_all: not only those of publishers that send much.
@@ -62,43 +62,45 @@ class Pressure(NamedTuple):
 
     delay: float = 0.0
     retry_after: float | None = None
-    refuses_all: bool = False
+    is_refusing_all: bool = False
 
 
-def pressure(followers: Iterable[Follower], commit: float, patience: Patience) -> Pressure:
+def evaluate_backpressure(
+    lags: Iterable[ShardLag], commit: float, thresholds: BackpressureThresholds
+) -> BackpressureState:
     """What publishers are to feel. commit: seconds that the last one took."""
     worst, refusing = commit, commit
-    for follower in followers:
-        if follower.level:
+    for follower in lags:
+        if follower.is_caught_up:
             refusing = max(refusing, follower.lag)
-        if follower.level or follower.since > GRACE_SECONDS:
+        if follower.is_caught_up or follower.age_s > GRACE_SECONDS:
             worst = max(worst, follower.lag)
-    share = (worst - patience.soft) / (patience.hard - patience.soft)
-    delay = patience.delay * min(1.0, max(0.0, share))
-    if refusing < patience.hard:
-        return Pressure(delay)
-    retry_after = min(RETRY_MAX_SECONDS, RETRY_MIN_SECONDS + refusing - patience.hard)
-    return Pressure(delay, retry_after, refusing >= REFUSE_ALL * patience.hard)
+    share = (worst - thresholds.soft) / (thresholds.hard - thresholds.soft)
+    delay = thresholds.delay * min(1.0, max(0.0, share))
+    if refusing < thresholds.hard:
+        return BackpressureState(delay)
+    retry_after = min(RETRY_MAX_SECONDS, RETRY_MIN_SECONDS + refusing - thresholds.hard)
+    return BackpressureState(delay, retry_after, refusing >= REFUSE_ALL * thresholds.hard)
 
 
-class Marks:
+class OffsetTimeIndex:
     """When offsets were kept, as exact as MARK_SECONDS. Times: monotonic.
 
     hard: seconds as far back as which it is known at the time of a shard's last word, SILENT_SECONDS ago at most.
     """
 
     def __init__(self, hard: float) -> None:
-        self._marks: deque[tuple[int, float]] = deque(maxlen=ceil((hard + SILENT_SECONDS) / MARK_SECONDS) + 2)
+        self._entries: deque[tuple[int, float]] = deque(maxlen=ceil((hard + SILENT_SECONDS) / MARK_SECONDS) + 2)
 
-    def kept(self, first: int, now: float) -> None:
+    def record_offset(self, first: int, now: float) -> None:
         """Offsets from `first` on are in the log now."""
-        if not self._marks or now - self._marks[-1][1] >= MARK_SECONDS:
-            self._marks.append((first, now))
+        if not self._entries or now - self._entries[-1][1] >= MARK_SECONDS:
+            self._entries.append((first, now))
 
-    def age(self, offset: int, at: float) -> float:
+    def find_age(self, offset: int, at: float) -> float:
         """How long `offset` had been in the log at the time `at`; of what is older than all marks, at least so long."""
         found = at
-        for first, kept_at in reversed(self._marks):
+        for first, kept_at in reversed(self._entries):
             found = kept_at
             if first <= offset:
                 break

@@ -1,7 +1,8 @@
 """The router's log, behind a small interface, and its in-memory form.
 
 What it keeps true: offsets of one epoch grow by one from 1 and are never given twice to what was kept; whatever is
-behind `floor` can be read; an event id seen within the window is a duplicate and gets the offset that it has already.
+behind `start_offset` can be read; an event id seen within the window is a duplicate and gets the offset that it has
+already.
 
 Events are appended to an open group and kept by `commit`: until then nobody can read them, and a group that can't be
 kept is forgotten as a whole. `solowire.router.log.sqlite_journal` keeps them on disk; the one here loses its log with
@@ -41,7 +42,7 @@ class Record(NamedTuple):
     body: bytes
 
 
-class Appended(NamedTuple):
+class AppendResult(NamedTuple):
     """offsets: one for each event, in their order. duplicates: the indexes of those that were there already."""
 
     offsets: list[int]
@@ -67,36 +68,36 @@ class Journal(Protocol):
     def epoch(self) -> str: ...
 
     @property
-    def last(self) -> int:
+    def last_offset(self) -> int:
         """The newest offset that is kept, 0 before the first."""
 
     @property
-    def floor(self) -> int:
+    def start_offset(self) -> int:
         """Everything that is kept after this offset can be read."""
 
     @property
-    def open(self) -> int:
+    def pending_count(self) -> int:
         """How many events stand in the open group."""
 
-    def append(self, events: Sequence[PublishedEvent], now: float) -> Appended:
+    def append(self, events: Sequence[PublishedEvent], now: float) -> AppendResult:
         """Puts them in the open group, which `commit` keeps."""
 
     def commit(self, now: float) -> None:
         """Keeps the open group, and forgets what is over the retention, a part at a time. Raises JournalUnavailable."""
 
     def read(self, after: int, limit: int) -> Sequence[Record]:
-        """At most `limit` records behind `after`, which is not below `floor`. Raises JournalHole."""
+        """At most `limit` records behind `after`, which is not below `start_offset`. Raises JournalHole."""
 
-    def read_personal(self, user: str, after: int, upto: int, limit: int) -> Sequence[Record]:
+    def read_user(self, user: str, after: int, upto: int, limit: int) -> Sequence[Record]:
         """At most `limit` of this user's own records behind `after`, up to and with `upto`."""
 
-    def states(self, upto: int, limit: int) -> Sequence[Record]:
+    def latest_states(self, upto: int, limit: int) -> Sequence[Record]:
         """The newest record of each state up to and with `upto`: the `limit` newest of them, in their order.
 
         Where there are very many states, those that nobody has heard of for long may be left out.
         """
 
-    def note(self, name: str, value: bytes) -> None:
+    def put_metadata_item(self, name: str, value: bytes) -> None:
         """Remembers a word of the router's own, if it can: what is lost of it costs nothing but time."""
 
     def put_metadata(self, values: Mapping[str, bytes | None]) -> bool:
@@ -105,7 +106,7 @@ class Journal(Protocol):
         What can't be kept at once is kept with the next group that can.
         """
 
-    def recall(self, name: str) -> bytes | None:
+    def get_metadata_item(self, name: str) -> bytes | None:
         """The word remembered last under `name`, in this process or an earlier one."""
 
     def get_metadata(self, prefix: str) -> dict[str, bytes]:
@@ -123,29 +124,31 @@ class MemoryJournal:
         self._max_bytes = max_bytes
         self._window = window
         self._records: deque[Record] = deque()
-        self._own: defaultdict[str, deque[Record]] = defaultdict(deque)  # those of them that are one user's alone
+        self._user_records: defaultdict[str, deque[Record]] = defaultdict(
+            deque
+        )  # those of them that are one user's alone
         self._group: list[tuple[Record, str | None]] = []  # with the name of the state, if it is one
         self._bytes = 0
-        self._last = 0
+        self._last_offset = 0
         self._offset_of: dict[IdKey, int] = {}
         self._ids: deque[tuple[float, IdKey]] = deque()
         self._states: dict[str, Record] = {}
         self._state_names: deque[tuple[int, str]] = deque()  # of the records that are states, oldest first
-        self._notes: dict[str, bytes] = {}
+        self._metadata: dict[str, bytes] = {}
 
     @property
-    def last(self) -> int:
-        return self._last
+    def last_offset(self) -> int:
+        return self._last_offset
 
     @property
-    def floor(self) -> int:
-        return self._last - len(self._records)
+    def start_offset(self) -> int:
+        return self._last_offset - len(self._records)
 
     @property
-    def open(self) -> int:
+    def pending_count(self) -> int:
         return len(self._group)
 
-    def append(self, events: Sequence[PublishedEvent], now: float) -> Appended:
+    def append(self, events: Sequence[PublishedEvent], now: float) -> AppendResult:
         offsets: list[int] = []
         duplicates: list[int] = []
         for index, event in enumerate(events):
@@ -155,33 +158,33 @@ class MemoryJournal:
                 duplicates.append(index)
                 offsets.append(known)
                 continue
-            offset = self._last + len(self._group) + 1
+            offset = self._last_offset + len(self._group) + 1
             self._group.append((Record(offset, event.user, event.body), event.state))
             self._offset_of[key] = offset
             self._ids.append((now, key))
             offsets.append(offset)
-        return Appended(offsets, duplicates)
+        return AppendResult(offsets, duplicates)
 
     def commit(self, now: float) -> None:
         for record, state in self._group:
             self._records.append(record)
             self._bytes += len(record.body)
             if record.user is not None:
-                self._own[record.user].append(record)
+                self._user_records[record.user].append(record)
             if state is not None:
                 self._states[state] = record
                 self._state_names.append((record.offset, state))
-        self._last += len(self._group)
+        self._last_offset += len(self._group)
         self._group.clear()
         while len(self._records) > self._max_events or self._bytes > self._max_bytes:
             gone = self._records.popleft()
             self._bytes -= len(gone.body)
             if gone.user is not None:
-                own = self._own[gone.user]
+                own = self._user_records[gone.user]
                 own.popleft()
                 if not own:
-                    del self._own[gone.user]
-        while self._state_names and self._state_names[0][0] <= self.floor:
+                    del self._user_records[gone.user]
+        while self._state_names and self._state_names[0][0] <= self.start_offset:
             offset, state = self._state_names.popleft()
             if self._states[state].offset == offset:  # else it has a newer value
                 del self._states[state]
@@ -189,36 +192,36 @@ class MemoryJournal:
             del self._offset_of[self._ids.popleft()[1]]
 
     def read(self, after: int, limit: int) -> Sequence[Record]:
-        start = max(0, after - self.floor)
+        start = max(0, after - self.start_offset)
         # Readers stand near the new end, and a deque finds those places fast.
         return [self._records[i] for i in range(start, min(start + limit, len(self._records)))]
 
-    def read_personal(self, user: str, after: int, upto: int, limit: int) -> Sequence[Record]:
-        own = self._own.get(user, deque())
+    def read_user(self, user: str, after: int, upto: int, limit: int) -> Sequence[Record]:
+        own = self._user_records.get(user, deque())
         first, last = (bisect_right(own, offset, key=_offset_of) for offset in (after, upto))
         return [own[i] for i in range(first, min(first + limit, last))]
 
-    def states(self, upto: int, limit: int) -> Sequence[Record]:
-        floor = self.floor
+    def latest_states(self, upto: int, limit: int) -> Sequence[Record]:
+        floor = self.start_offset
         found = sorted(record for record in self._states.values() if floor < record.offset <= upto)
         return found[-limit:]
 
-    def note(self, name: str, value: bytes) -> None:
+    def put_metadata_item(self, name: str, value: bytes) -> None:
         self.put_metadata({name: value})
 
     def put_metadata(self, values: Mapping[str, bytes | None]) -> bool:
         for name, value in values.items():
             if value is None:
-                self._notes.pop(name, None)
+                self._metadata.pop(name, None)
             else:
-                self._notes[name] = value
+                self._metadata[name] = value
         return True
 
-    def recall(self, name: str) -> bytes | None:
-        return self._notes.get(name)
+    def get_metadata_item(self, name: str) -> bytes | None:
+        return self._metadata.get(name)
 
     def get_metadata(self, prefix: str) -> dict[str, bytes]:
-        return {name: value for name, value in self._notes.items() if name.startswith(prefix)}
+        return {name: value for name, value in self._metadata.items() if name.startswith(prefix)}
 
     def close(self) -> None:
         pass

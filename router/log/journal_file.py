@@ -18,7 +18,7 @@ import structlog
 
 from solowire.errors import ConfigError
 
-log = structlog.get_logger("solowire.router")
+logger = structlog.get_logger("solowire.router")
 
 VERSION = 1
 APPLICATION_ID = 0x534C5752  # "SLWR", for `file` and for us
@@ -160,7 +160,7 @@ def compact_file(path: Path, max_age: float, max_events: int, max_bytes: int, no
         if expected > (QUICK_BYTES if shrinks else COMPACTED_BYTES):
             if not shrinks:
                 hint = "it is used for new events; to have it back, move the journal away: a new log begins"
-                log.warning("journal_space_kept", journal=str(path), bytes=size, needed=expected, hint=hint)
+                logger.warning("journal_space_kept", journal=str(path), bytes=size, needed=expected, hint=hint)
             return
         if ask("SELECT count(*) FROM events").fetchone()[0] != kept:
             return  # what is before a hole is given up bit by bit, as the hole is told of
@@ -181,11 +181,11 @@ def compact_file(path: Path, max_age: float, max_events: int, max_bytes: int, no
         draft.rename(path)
     except (OSError, sqlite3.Error) as error:
         hint = "the file stays as it is: make room for a copy of what it keeps, and start again"
-        log.warning("journal_not_compacted", journal=str(path), reason=str(error), hint=hint)
+        logger.warning("journal_not_compacted", journal=str(path), reason=str(error), hint=hint)
         for leftover in (draft, Path(f"{draft}-wal"), Path(f"{draft}-shm")):
             leftover.unlink(missing_ok=True)
         return
-    log.info(
+    logger.info(
         "journal_compacted", journal=str(path), was_bytes=size, bytes=path.stat().st_size, trimmed=floor + 1 - first
     )
 
@@ -200,7 +200,7 @@ def set_aside(path: Path, damage: str, now: float) -> None:
     for part in parts:  # the file before its -wal: a journal that lost its newest records must not look sound
         if Path(f"{path}{part}").exists():
             Path(f"{path}{part}").rename(aside + part)
-    log.critical(
+    logger.critical(
         "journal_damaged",
         journal=str(path),
         set_aside=aside,

@@ -14,11 +14,11 @@ from itertools import accumulate
 
 import structlog
 
-from solowire.backplane.messages import REPLAY_RECORDS, Replay, Replayed
+from solowire.backplane.messages import REPLAY_RECORDS, ReplayRequest, ReplayResponse
 from solowire.router.log.journal import Journal, JournalHole, JournalUnavailable
 from solowire.router.log.shard_cursor import BYTES_A_MESSAGE
 
-log = structlog.get_logger("solowire.router")
+logger = structlog.get_logger("solowire.router")
 
 STATES, STATES_BYTES = 10_000, 16 * 2**20
 
@@ -26,7 +26,7 @@ READ_RECORDS = 100
 PART_SECONDS = 0.005
 """For an answer so many records are read at a time, as long as it has room for more and this time isn't over."""
 
-REST = 1.0
+REST_FACTOR = 1.0
 """After an answer there is none for so many times as long as that took: half of the time at least is for others."""
 
 MAX_WAITING = 256
@@ -46,27 +46,29 @@ class ReplayQueue:
     def __init__(
         self,
         journal: Journal,
-        send: Callable[[bytes, Replayed], bool],
-        is_level: Callable[[bytes], bool],
+        send: Callable[[bytes, ReplayResponse], bool],
+        is_caught_up: Callable[[bytes], bool],
         stopwatch: Callable[[], float],
     ) -> None:
         self._journal = journal
         self._send = send
-        self._is_level = is_level
+        self._is_caught_up = is_caught_up
         self._stopwatch = stopwatch
         self._rests_until = float("-inf")
-        self._waiting: OrderedDict[bytes, OrderedDict[int, tuple[float, Replay]]] = OrderedDict()  # next shard first
+        self._waiting: OrderedDict[bytes, OrderedDict[int, tuple[float, ReplayRequest]]] = (
+            OrderedDict()
+        )  # next shard first
 
     def __len__(self) -> int:
         return sum(map(len, self._waiting.values()))
 
-    def add(self, peer: bytes, message: Replay, now: float) -> None:
+    def add(self, peer: bytes, message: ReplayRequest, now: float) -> None:
         asked = self._waiting.setdefault(peer, OrderedDict())
         asked[message.request] = (now, message)
         if len(asked) > MAX_WAITING:
             asked.popitem(last=False)
             hint = "that client is sent away, and comes back: more come back at once than the journal answers"
-            log.warning("replay_dropped", peer=peer.decode(errors="replace"), waiting=len(asked), hint=hint)
+            logger.warning("replay_dropped", peer=peer.decode(errors="replace"), waiting=len(asked), hint=hint)
 
     def cancel(self, peer: bytes, request: int) -> None:
         """The client has gone."""
@@ -80,7 +82,7 @@ class ReplayQueue:
         """The shard has gone."""
         self._waiting.pop(peer, None)
 
-    def serve(self, now: float) -> float | None:
+    def serve_next(self, now: float) -> float | None:
         """Answers one question, if it is time; returns when it wants to be called again, None if nobody asks.
 
         To be called in a turn of its own: what has arrived by then, and is live, goes first.
@@ -89,7 +91,7 @@ class ReplayQueue:
             return None
         if now < self._rests_until:
             return self._rests_until
-        found = self._take(now)
+        found = self._next_request(now)
         if found is None:
             return now + RETRY_SECONDS
         peer, message = found
@@ -99,69 +101,69 @@ class ReplayQueue:
         except JournalUnavailable as error:
             # The shard sends the client away with its cursor, to ask again.
             hint = "the client comes back for it; see the disk"
-            log.error("journal_unreadable", replay=message.after, reason=str(error), hint=hint)
-        self._rests_until = now + (self._stopwatch() - began) * (1 + REST)
+            logger.error("journal_unreadable", replay=message.prev_offset, reason=str(error), hint=hint)
+        self._rests_until = now + (self._stopwatch() - began) * (1 + REST_FACTOR)
         return self._rests_until if self._waiting else None
 
-    def _take(self, now: float) -> tuple[bytes, Replay] | None:
+    def _next_request(self, now: float) -> tuple[bytes, ReplayRequest] | None:
         """The next question, of the shard whose turn it is; None if all who ask have to get what is live first."""
         for peer, asked in self._waiting.items():
             asked_at, message = next(iter(asked.values()))
-            if self._is_level(peer) or now - asked_at >= PASSED_OVER_SECONDS:
+            if self._is_caught_up(peer) or now - asked_at >= PASSED_OVER_SECONDS:
                 self._waiting.move_to_end(peer)
                 self.cancel(peer, message.request)
                 return peer, message
         return None
 
 
-def read_part(journal: Journal, message: Replay, stopwatch: Callable[[], float] = lambda: 0.0) -> Replayed:
+def read_part(journal: Journal, message: ReplayRequest, stopwatch: Callable[[], float] = lambda: 0.0) -> ReplayResponse:
     """The answer to a shard's question: events for one user and for all, or of that user alone; or why there are none.
 
     It holds as much as its bounds allow: the shard asks on from where it ends. Raises JournalUnavailable.
     """
-    after = message.after
+    after = message.prev_offset
     if message.epoch != journal.epoch:
-        return Replayed(message.request, after, [], "epoch")
-    if after > journal.last:
-        return Replayed(message.request, after, [], "future")
-    if after < journal.floor:
-        return Replayed(message.request, after, [], "retention")
+        return ReplayResponse(message.request, after, [], "epoch")
+    if after > journal.last_offset:
+        return ReplayResponse(message.request, after, [], "future")
+    if after < journal.start_offset:
+        return ReplayResponse(message.request, after, [], "retention")
     try:
         return _read(journal, message, stopwatch)
     except JournalHole:
-        return Replayed(message.request, after, [], "retention")
+        return ReplayResponse(message.request, after, [], "retention")
 
 
-def _read(journal: Journal, message: Replay, stopwatch: Callable[[], float]) -> Replayed:
-    after = message.after
-    user, upto = message.user, max(after, min(message.upto, journal.last))
+def _read(journal: Journal, message: ReplayRequest, stopwatch: Callable[[], float]) -> ReplayResponse:
+    after = message.prev_offset
+    user, upto = message.user, max(after, min(message.end_offset, journal.last_offset))
     events: list[tuple[int, bytes]] = []
     size = read = 0
     began = stopwatch()
     while after < upto and read < REPLAY_RECORDS:
         limit = min(READ_RECORDS, upto - after)
-        records = journal.read_personal(user, after, upto, limit) if message.personal else journal.read(after, limit)
+        records = journal.read_user(user, after, upto, limit) if message.is_user_only else journal.read(after, limit)
         for offset, owner, body in records:
             after = offset
             if owner is None or owner == user:
                 events.append((offset, body))
                 size += len(body)
                 if size >= BYTES_A_MESSAGE:
-                    return Replayed(message.request, after, events)
+                    return ReplayResponse(message.request, after, events)
         read += len(records)
         if len(records) < limit:
             after = upto  # there are no more of the user's own
         elif stopwatch() - began >= PART_SECONDS:
             break
-    return Replayed(message.request, after, events)
+    return ReplayResponse(message.request, after, events)
 
 
-def present_states(journal: Journal, upto: int) -> list[tuple[int, bytes]]:
+def read_latest_states(journal: Journal, upto: int) -> list[tuple[int, bytes]]:
     """The newest value of each state up to an offset, with the offset of each; of too many the newest."""
     try:
-        records = journal.states(upto, STATES)
+        records = journal.latest_states(upto, STATES)
     except JournalUnavailable as error:
-        log.error(
+        logger.error(
             "journal_unreadable", states=upto, reason=str(error), hint="new shards begin without states; see the disk"
         )
         return []

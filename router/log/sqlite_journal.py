@@ -33,7 +33,7 @@ import structlog
 
 from solowire.backplane.messages import PublishedEvent
 from solowire.errors import ConfigError
-from solowire.router.log.journal import MAX_IDS, Appended, IdKey, JournalHole, JournalUnavailable, Record, id_key
+from solowire.router.log.journal import MAX_IDS, AppendResult, IdKey, JournalHole, JournalUnavailable, Record, id_key
 from solowire.router.log.journal_file import APPLICATION_ID as APPLICATION_ID
 from solowire.router.log.journal_file import (
     FREE_PAGES,
@@ -52,7 +52,7 @@ from solowire.router.log.journal_file import (
 )
 from solowire.router.log.journal_file import VERSION as VERSION
 
-log = structlog.get_logger("solowire.router")
+logger = structlog.get_logger("solowire.router")
 
 TRIM_ROWS = 1_000
 TRIM_PAUSE_SECONDS = 1.0
@@ -185,10 +185,12 @@ class SqliteJournal:
         first, last = check_offsets(self._db) or (0, 0)
         if first and ask("SELECT count(*) FROM events").fetchone()[0] != last - first + 1:
             [first] = ask(LAST_RUN).fetchone()
-            log.critical("journal_hole", log_begins=first, hint="records before are missing: what is older is given up")
+            logger.critical(
+                "journal_hole", log_begins=first, hint="records before are missing: what is older is given up"
+            )
         self._last: int = last
         self._floor: int = first - 1 if first else 0
-        self._oldest_at = self._at(self._floor + 1)
+        self._oldest_at = self._read_time(self._floor + 1)
         # Backwards, so that what is read is what is wanted, however long the log.
         newest_first = ask("SELECT at, id, offset FROM events ORDER BY offset DESC LIMIT ?", (MAX_IDS,))
         for at, rows in groupby(newest_first, lambda row: float(row[0])):
@@ -202,18 +204,18 @@ class SqliteJournal:
             self._ids.appendleft((at, fresh))
 
     @property
-    def last(self) -> int:
+    def last_offset(self) -> int:
         return self._last
 
     @property
-    def floor(self) -> int:
+    def start_offset(self) -> int:
         return self._floor
 
     @property
-    def open(self) -> int:
+    def pending_count(self) -> int:
         return len(self._group)
 
-    def append(self, events: Sequence[PublishedEvent], now: float) -> Appended:
+    def append(self, events: Sequence[PublishedEvent], now: float) -> AppendResult:
         offsets: list[int] = []
         duplicates: list[int] = []
         fresh: list[IdKey] = []
@@ -232,14 +234,14 @@ class SqliteJournal:
             offsets.append(offset)
         if fresh:
             self._group_ids.append((now, fresh))
-        return Appended(offsets, duplicates)
+        return AppendResult(offsets, duplicates)
 
     def commit(self, now: float) -> None:
         """One transaction, and one fsync, for the group and a chunk of what is over the retention."""
         group, self._group = self._group, []
         ids, self._group_ids = self._group_ids, []
         try:
-            self._keep(group, now)
+            self._store_group(group, now)
         except sqlite3.Error as error:
             for _, forgotten in ids:
                 for id in forgotten:
@@ -250,10 +252,10 @@ class SqliteJournal:
             for id in self._ids.popleft()[1]:
                 del self._offset_of[id]
 
-    def _keep(self, group: list[_Row], now: float) -> None:
+    def _store_group(self, group: list[_Row], now: float) -> None:
         trims = now >= self._trim_at
         try:
-            upto = self._due(len(group), now) if trims else self._floor
+            upto = self._find_trim_offset(len(group), now) if trims else self._floor
             release = self._pages_to_release(RELEASED_PAGES if group else 4 * RELEASED_PAGES) if trims else 0
             if group or self._unsaved or upto > self._floor or release:
                 self._write(group, upto, release)
@@ -265,12 +267,12 @@ class SqliteJournal:
             # To delete takes room in the WAL, too. Where there is some for the group alone, publishers come first.
             self._trim_at = now + TRIM_PAUSE_SECONDS
             self._write(group, self._floor)
-            log.warning(
+            logger.warning(
                 "journal_not_trimmed", reason=explain_error(error), hint="make room on its disk; publishing goes on"
             )
 
-    def _due(self, arriving: int, now: float) -> int:
-        """Up to which offset the log is to be trimmed now, a chunk at the most; `floor` if nothing is over."""
+    def _find_trim_offset(self, arriving: int, now: float) -> int:
+        """Up to which offset the log is to be trimmed now, a chunk at the most; `start_offset` if nothing is over."""
         floor, kept = self._floor, self._last - self._floor
         chunk = min(max(TRIM_ROWS, 2 * arriving), kept + arriving - 1)
         over = kept + arriving - self._max_events
@@ -316,7 +318,7 @@ class SqliteJournal:
                 db.execute("DELETE FROM events WHERE offset <= ?", (upto,))
             for _ in range(release):  # one at a time: Python's module takes a single step of a statement
                 db.execute("PRAGMA incremental_vacuum(1)")
-            oldest_at = self._at(upto + 1) if upto > self._floor or self._last == 0 else self._oldest_at
+            oldest_at = self._read_time(upto + 1) if upto > self._floor or self._last == 0 else self._oldest_at
             db.execute("COMMIT")
         except BaseException:
             if db.in_transaction:  # SQLite ends it by itself after some errors
@@ -326,13 +328,13 @@ class SqliteJournal:
         self._unsaved.clear()
         if group:
             self._last = group[-1][0]
-            self._hold([Record(offset, user, body) for offset, _, _, user, _, body in group])
+            self._extend_tail([Record(offset, user, body) for offset, _, _, user, _, body in group])
 
-    def _at(self, offset: int) -> float:
+    def _read_time(self, offset: int) -> float:
         found = self._db.execute("SELECT at FROM events WHERE offset = ?", (offset,)).fetchone()
         return float(found[0]) if found else math.inf
 
-    def _hold(self, records: list[Record]) -> None:
+    def _extend_tail(self, records: list[Record]) -> None:
         """Adds to the tail; over its bounds it loses a tenth more than it must, so that it is rarely moved."""
         self._tail += records
         self._tail_bytes += sum(len(record.body) for record in records)
@@ -361,7 +363,7 @@ class SqliteJournal:
             raise JournalHole(after + whole, found[whole].offset - 1 if whole < len(found) else self._tail_floor)
         return found
 
-    def read_personal(self, user: str, after: int, upto: int, limit: int) -> Sequence[Record]:
+    def read_user(self, user: str, after: int, upto: int, limit: int) -> Sequence[Record]:
         where = "user = ? AND offset > ? AND offset <= ?"
         return self._find(
             f"SELECT {COLUMNS} FROM events WHERE {where} ORDER BY offset LIMIT ?",  # noqa: S608
@@ -371,7 +373,7 @@ class SqliteJournal:
             limit,
         )
 
-    def states(self, upto: int, limit: int) -> Sequence[Record]:
+    def latest_states(self, upto: int, limit: int) -> Sequence[Record]:
         try:
             [count] = self._db.execute(STATE_COUNT).fetchone()
         except sqlite3.Error as error:
@@ -380,23 +382,23 @@ class SqliteJournal:
 
     def _find(self, query: str, *values: object) -> list[Record]:
         try:
-            return self._records(query, values)
+            return self._read_records(query, values)
         except sqlite3.Error as error:
             if error_code(error) is not None:
                 raise JournalUnavailable(explain_error(error)) from None
         # Python's own, of text that is no UTF-8: a user of another name is nobody, and all others are as they were.
         self._db.text_factory = _decode_any
         try:
-            return self._records(query, values)
+            return self._read_records(query, values)
         except sqlite3.Error as error:
             raise JournalUnavailable(explain_error(error)) from None
         finally:
             self._db.text_factory = str
 
-    def _records(self, query: str, values: Sequence[object]) -> list[Record]:
+    def _read_records(self, query: str, values: Sequence[object]) -> list[Record]:
         return [Record(*row) for row in self._db.execute(query, values)]
 
-    def note(self, name: str, value: bytes) -> None:
+    def put_metadata_item(self, name: str, value: bytes) -> None:
         """On disk at once if it can be, else with the next group that can."""
         self.put_metadata({name: value})
 
@@ -412,7 +414,7 @@ class SqliteJournal:
             self._write([], self._floor)
         return not self._unsaved
 
-    def recall(self, name: str) -> bytes | None:
+    def get_metadata_item(self, name: str) -> bytes | None:
         return self._notes.get(name)
 
     def get_metadata(self, prefix: str) -> dict[str, bytes]:

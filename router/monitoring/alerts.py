@@ -17,7 +17,7 @@ from typing import NamedTuple
 CLEAR_SHARE = 0.8
 
 
-class Reading(NamedTuple):
+class Measurement(NamedTuple):
     """A number now. component: such as `shard 0`. about: what of it, such as an event type. note: for the message."""
 
     component: str
@@ -30,18 +30,18 @@ class Reading(NamedTuple):
 class Alert(NamedTuple):
     """An alert that begins or ends. value: of now. seconds, highest: what it was, when it ends."""
 
-    reading: Reading
+    measurement: Measurement
     threshold: float
-    began: bool
+    has_begun: bool
     seconds: float = 0.0
     highest: float = 0.0
 
 
 @dataclass(slots=True)
-class _Watched:
+class _TrackedMeasurement:
     """turned_at: since when the number has been on the other side; raised_at: None while it is quiet."""
 
-    reading: Reading
+    measurement: Measurement
     turned_at: float | None = None
     raised_at: float | None = None
     highest: float = 0.0
@@ -54,36 +54,36 @@ class Alerts:
         self._thresholds = thresholds
         self._after = after
         self._over = over
-        self._watched: dict[tuple[str, str, str], _Watched] = {}
+        self._tracked: dict[tuple[str, str, str], _TrackedMeasurement] = {}
 
     @property
-    def raised(self) -> int:
+    def raised_count(self) -> int:
         """How many alerts have begun and not ended."""
-        return sum(watched.raised_at is not None for watched in self._watched.values())
+        return sum(watched.raised_at is not None for watched in self._tracked.values())
 
-    def look(self, readings: Iterable[Reading], now: float) -> list[Alert]:
+    def evaluate_measurements(self, readings: Iterable[Measurement], now: float) -> list[Alert]:
         """What begins and what ends now. Metrics without a threshold are left alone."""
         found: list[Alert] = []
         told = {(r.component, r.metric, r.about): r for r in readings if r.metric in self._thresholds}
-        for key, watched in self._watched.items():
+        for key, watched in self._tracked.items():
             if key not in told:
-                told[key] = watched.reading._replace(value=0.0, note="")
+                told[key] = watched.measurement._replace(value=0.0, note="")
         for key, reading in told.items():
             threshold = self._thresholds[reading.metric]
-            known = self._watched.get(key)
+            known = self._tracked.get(key)
             if known is None:
                 if reading.value < threshold:
                     continue
-                known = self._watched[key] = _Watched(reading)
+                known = self._tracked[key] = _TrackedMeasurement(reading)
             alert = self._judge(known, reading, threshold, now)
             if alert is not None:
                 found.append(alert)
             if known.raised_at is None and known.turned_at is None:
-                del self._watched[key]
+                del self._tracked[key]
         return found
 
-    def _judge(self, watched: _Watched, reading: Reading, threshold: float, now: float) -> Alert | None:
-        watched.reading = reading
+    def _judge(self, watched: _TrackedMeasurement, reading: Measurement, threshold: float, now: float) -> Alert | None:
+        watched.measurement = reading
         watched.highest = max(watched.highest, reading.value)
         raised_at = watched.raised_at
         turned = reading.value >= threshold if raised_at is None else reading.value < CLEAR_SHARE * threshold

@@ -22,10 +22,10 @@ import structlog
 from solowire.backplane.messages import PublishedEvent, ShardReport, ShardStats
 from solowire.domains.dns.event_types import CATALOG
 from solowire.model.events import Delivery, Event, encode_event, name_state
-from solowire.observability.stats_summary import TALLIES, bounded, together, told
-from solowire.router.monitoring.alerts import Alert, Alerts, Reading
+from solowire.observability.stats_summary import COUNTER_FIELDS, aggregate, stats_to_dict, top_n_with_other
+from solowire.router.monitoring.alerts import Alert, Alerts, Measurement
 
-log = structlog.get_logger("solowire.router")
+logger = structlog.get_logger("solowire.router")
 
 MARKS = 1200
 """Ten minutes of marks, two a second: an event that has waited for longer is said to have waited so long."""
@@ -43,7 +43,7 @@ class Thresholds(NamedTuple):
     refused_per_second: float = 20.0
 
 
-TEXTS = {
+ALERT_MESSAGES = {
     "lag_seconds": ("its oldest unacknowledged event is {0:.1f} s old", "s"),
     "queue_age_seconds": ("its slowest connection gets next what is {0:.1f} s old", "s"),
     "loop_lag_seconds": ("its loop was late by {0:.2f} s", "s"),
@@ -58,7 +58,7 @@ PERFORMANCE = frozenset({"lag_seconds", "queue_age_seconds", "loop_lag_seconds",
 """Alerts upon which a shard logs a diagnosis."""
 
 
-class Process(NamedTuple):
+class ProcessStats(NamedTuple):
     """One process, as its last report says. name: on the bus, None for the router itself. report: a shard's."""
 
     component: str
@@ -67,14 +67,14 @@ class Process(NamedTuple):
     report: ShardReport | None = None
 
 
-class Said(NamedTuple):
+class MonitorResult(NamedTuple):
     """What is to be done: events for the log, and (shard's name on the bus, metric) of those to diagnose themselves."""
 
     events: list[PublishedEvent]
     diagnoses: list[tuple[bytes, str]]
 
 
-class Watch:
+class Monitor:
     """Times: seconds, monotonic; wall: unix seconds. own: memory and loop lag of the router. stats_every: 0: never."""
 
     def __init__(
@@ -88,95 +88,95 @@ class Watch:
         own: Callable[[], ShardStats] = ShardStats,
     ) -> None:
         self.alerts = Alerts((thresholds or Thresholds())._asdict(), after=after, over=over)
-        self.begun = 0
+        self.fired_count = 0
         self._new_id = new_id
         self._stats_every = stats_every
         self._stats_due: float | None = None
-        self._own = own
-        self._marks: deque[tuple[float, int]] = deque(maxlen=MARKS)  # when the log had come to which offset
+        self._own_stats = own
+        self._offset_times: deque[tuple[float, int]] = deque(maxlen=MARKS)  # when the log had come to which offset
 
-    def look(
+    def check_processes(
         self,
         shards: Iterable[tuple[bytes, ShardReport]],
         gateways: Iterable[tuple[bytes, ShardStats]],
         last: int,
         now: float,
         wall: float,
-    ) -> Said:
+    ) -> MonitorResult:
         """What there is to say about these numbers. gateways: by name on the bus. last: the newest offset."""
-        processes = [Process(f"shard {r.address.index}", name, r.stats, r) for name, r in shards]
+        processes = [ProcessStats(f"shard {r.address.index}", name, r.stats, r) for name, r in shards]
         known = list(gateways)
         # By the name of each: by its place in the list, an alert would end and begin with each one that comes or goes.
-        others = [Process(component_of(name), None, stats) for name, stats in known]
-        self._mark(last, now)
-        readings = [reading for p in (*processes, *others) for reading in self._readings(p, last, now)]
-        readings += self._readings(Process("router", None, self._own()), last, now)
+        others = [ProcessStats(name_component(name), None, stats) for name, stats in known]
+        self._record_offset(last, now)
+        readings = [reading for p in (*processes, *others) for reading in self._measure_process(p, last, now)]
+        readings += self._measure_process(ProcessStats("router", None, self._own_stats()), last, now)
         refused = sum(p.stats.refused_per_s for p in (*processes, *others))
-        readings.append(Reading("solowire", "refused_per_second", refused))
-        said = Said([], [])
+        readings.append(Measurement("solowire", "refused_per_second", refused))
+        said = MonitorResult([], [])
         names = {p.component: p.name for p in processes}
-        for alert in self.alerts.look(readings, now):
-            self.begun += alert.began
-            said.events.append(self._alert(alert, wall))
-            name = names.get(alert.reading.component)
-            if alert.began and name is not None and alert.reading.metric in PERFORMANCE:
-                said.diagnoses.append((name, alert.reading.metric))
+        for alert in self.alerts.evaluate_measurements(readings, now):
+            self.fired_count += alert.has_begun
+            said.events.append(self._make_alert_event(alert, wall))
+            name = names.get(alert.measurement.component)
+            if alert.has_begun and name is not None and alert.measurement.metric in PERFORMANCE:
+                said.diagnoses.append((name, alert.measurement.metric))
         if self._stats_due is None:
             self._stats_due = now + self._stats_every
         if self._stats_every and now >= self._stats_due:
             self._stats_due = now + self._stats_every
             reports = [p.report for p in processes if p.report is not None]
-            said.events.extend(self._stats(reports, len(known), refused, wall))
+            said.events.extend(self._make_stats_events(reports, len(known), refused, wall))
         return said
 
-    def _mark(self, last: int, now: float) -> None:
-        if not self._marks or self._marks[-1][1] != last:
-            self._marks.append((now, last))
+    def _record_offset(self, last: int, now: float) -> None:
+        if not self._offset_times or self._offset_times[-1][1] != last:
+            self._offset_times.append((now, last))
 
-    def _age(self, acked: int, now: float) -> float:
+    def _offset_age(self, acked: int, now: float) -> float:
         """For how long the oldest offset behind `acked` has been in the log, seconds; exact to half a second."""
         age = 0.0
-        for at, offset in reversed(self._marks):
+        for at, offset in reversed(self._offset_times):
             if offset <= acked:
                 break
             age = now - at
         return age
 
-    def _readings(self, process: Process, last: int, now: float) -> Iterable[Reading]:
+    def _measure_process(self, process: ProcessStats, last: int, now: float) -> Iterable[Measurement]:
         component, _, stats, report = process
-        yield Reading(component, "loop_lag_seconds", stats.loop_lag_s)
-        yield Reading(component, "memory_bytes", stats.memory_bytes)
+        yield Measurement(component, "loop_lag_seconds", stats.loop_lag_s)
+        yield Measurement(component, "memory_bytes", stats.memory_bytes)
         if report is None:
             return
         behind = f"; {report.behind:,} offsets behind" if report.behind else ""
-        yield Reading(component, "lag_seconds", self._age(last - report.behind, now), note=behind)
+        yield Measurement(component, "lag_seconds", self._offset_age(last - report.behind, now), note=behind)
         lagging = f"; {stats.lagging:,} connections lag"
-        yield Reading(component, "queue_age_seconds", stats.oldest_cursor_s, note=lagging)
+        yield Measurement(component, "queue_age_seconds", stats.oldest_cursor_s, note=lagging)
         if stats.lease_granted:
             note = f"; {stats.lease_used:,} of {stats.lease_granted:,}"
-            yield Reading(component, "lease_use_percent", 100 * stats.lease_used / stats.lease_granted, note=note)
+            yield Measurement(component, "lease_use_percent", 100 * stats.lease_used / stats.lease_granted, note=note)
         for name, feeds in stats.aggregating.items():
-            yield Reading(component, "aggregating_feeds", feeds, name)
+            yield Measurement(component, "aggregating_feeds", feeds, name)
 
-    def _alert(self, alert: Alert, wall: float) -> PublishedEvent:
-        component, metric, value, about, note = alert.reading
-        text, unit = TEXTS[metric]
+    def _make_alert_event(self, alert: Alert, wall: float) -> PublishedEvent:
+        component, metric, value, about, note = alert.measurement
+        text, unit = ALERT_MESSAGES[metric]
         now, threshold = text.format(value, about) + note, f"threshold {alert.threshold:,.10g} {unit}"
         message = f"{component}: {now} ({threshold})"
-        if not alert.began:
+        if not alert.has_begun:
             message = (
                 f"{component}: over after {alert.seconds:,.0f} s: {now} ({alert.highest:,.4g} at most, {threshold})"
             )
-        severity = "warning" if alert.began else "info"
-        write = log.warning if alert.began else log.info
+        severity = "warning" if alert.has_begun else "info"
+        write = logger.warning if alert.has_begun else logger.info
         write(
-            "alert" if alert.began else "alert_over",
+            "alert" if alert.has_begun else "alert_over",
             component=component,
             metric=metric,
             value=round(value, 3),
             threshold=alert.threshold,
             **({"about": about} if about else {}),
-            **({} if alert.began else {"seconds": round(alert.seconds, 1), "highest": round(alert.highest, 3)}),
+            **({} if alert.has_begun else {"seconds": round(alert.seconds, 1), "highest": round(alert.highest, 3)}),
         )
         data = {
             "severity": severity,
@@ -185,22 +185,26 @@ class Watch:
             "metric": metric,
             "value": round(value, 3),
             "threshold": alert.threshold,
-            "details": {"state": "began" if alert.began else "over", **({"about": about} if about else {})},
+            "details": {"state": "began" if alert.has_begun else "over", **({"about": about} if about else {})},
         }
-        return self._event("system_alert", data, wall)
+        return self._make_event("system_alert", data, wall)
 
-    def _stats(
+    def _make_stats_events(
         self, reports: list[ShardReport], gateways: int, refused: float, wall: float
     ) -> Iterable[PublishedEvent]:
         for report in reports:
-            data = {**_payload(told(report.stats)), "node": f"shard {report.address.index}", "lag": report.behind}
-            yield self._event("gateway_stats", data, wall)
-        whole = _payload(together(report.stats for report in reports))
+            data = {
+                **_make_stats_payload(stats_to_dict(report.stats)),
+                "node": f"shard {report.address.index}",
+                "lag": report.behind,
+            }
+            yield self._make_event("gateway_stats", data, wall)
+        whole = _make_stats_payload(aggregate(report.stats for report in reports))
         lag = max((report.behind for report in reports), default=0)
         more = {"node": "all", "shards": len(reports), "gateways": gateways, "lag": lag, "refused_per_second": refused}
-        yield self._event("gateway_stats", {**whole, **more}, wall)
+        yield self._make_event("gateway_stats", {**whole, **more}, wall)
 
-    def _event(self, name: str, data: dict[str, Any], wall: float) -> PublishedEvent:
+    def _make_event(self, name: str, data: dict[str, Any], wall: float) -> PublishedEvent:
         """An event like any publisher's. Its payload is checked like any other's, too."""
         event_type = CATALOG[name]
         state = event_type.delivery is Delivery.state
@@ -214,7 +218,7 @@ class Watch:
             delivery=event_type.delivery,
             timestamp=moment,
             key=key,
-            attributes=CATALOG.check(event_type, data),
+            attributes=CATALOG.validate_data(event_type, data),
             source="solowire",
             taken=wall,
             publisher="router",
@@ -222,12 +226,12 @@ class Watch:
         return PublishedEvent(event.id, None, encode_event(event), name_state(name, key, None) if state else None)
 
 
-def component_of(gateway: bytes) -> str:
+def name_component(gateway: bytes) -> str:
     """What a gateway is called in alerts, given its name on the bus, which the router logs, too."""
     return "gateway " + gateway.decode(errors="replace").removeprefix("gateway-")
 
 
-def _payload(numbers: dict[str, Any]) -> dict[str, Any]:
+def _make_stats_payload(numbers: dict[str, Any]) -> dict[str, Any]:
     """`payloads.GatewayStats` of a shard's numbers, or of all shards'."""
     latency = numbers["latency_s"]
     data = {
@@ -245,6 +249,6 @@ def _payload(numbers: dict[str, Any]) -> dict[str, Any]:
         "loop_lag_ms": round(1000 * numbers["loop_lag_s"], 1),
         "lease_used": numbers["lease_used"],
         "lease_granted": numbers["lease_granted"],
-        **{name: bounded(numbers[name]) for name in TALLIES},
+        **{name: top_n_with_other(numbers[name]) for name in COUNTER_FIELDS},
     }
     return data | {f"latency_{p}_ms": round(1000 * s, 2) for p, s in latency.items() if s is not None}

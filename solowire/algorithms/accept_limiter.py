@@ -18,7 +18,7 @@ class AcceptLimiter:
     """total: connections of all together. per_address: of one address; None: no limit of its own."""
 
     def __init__(self, total: int, per_address: int | None) -> None:
-        self.refused = 0
+        self.rejected_count = 0
         self._total = total
         self._per_address = per_address
         self._open = 0
@@ -49,7 +49,7 @@ class AcceptLimiter:
     def acquire(self, address: str) -> bool:
         """Counts one more of this address; False, and nothing is counted, if there is no room for it."""
         if not self.has_room(address):
-            self.refused += 1
+            self.rejected_count += 1
             return False
         self._open += 1
         self._addresses[address] += 1

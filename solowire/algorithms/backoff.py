@@ -33,7 +33,7 @@ class Backoff:
         self._random = random
         self.attempts = 0
 
-    def next(self, at_least: float = 0.0) -> float:
+    def next_delay(self, at_least: float = 0.0) -> float:
         """The next wait; the ceiling grows. at_least: what the server asked for; never sooner, and not all at once."""
         ceiling = min(self._cap, self._base * 2.0 ** min(self.attempts, _MAX_DOUBLINGS))
         self.attempts += 1
@@ -45,7 +45,7 @@ class Backoff:
         self.attempts = 0
 
 
-def retry_after(header: str | None, now: float, date: str | None = None) -> float:
+def parse_retry_after(header: str | None, now: float, date: str | None = None) -> float:
     """Seconds that a Retry-After header asks for, 0.0 if it asks for nothing that can be understood.
 
     Both forms of RFC 9110, section 10.2.3: seconds, and an HTTP date. That is compared with `date`, the answer's own

@@ -42,7 +42,7 @@ class Claim(NamedTuple):
 _NEW = Claim(0)
 
 
-class Filling:
+class MaxMinFill:
     """`capacity` slots, and who claims them: how high they rise in each group. Costs G log G if there is not enough."""
 
     def __init__(self, capacity: int, claims: Mapping[str, Claim]) -> None:
@@ -51,10 +51,10 @@ class Filling:
         if sum(claim.low for claim in claims.values()) > self.capacity:
             # Not even what is reserved is there: it is shared as if it were all that they want.
             self._claims = {name: Claim(c.low, c.weight, held=c.held) for name, c in claims.items()}
-        self.wanted = sum(claim.high for claim in self._claims.values())
+        self.total_demand = sum(claim.high for claim in self._claims.values())
         self._steps: tuple[list[float], list[float], list[float]] | None = None
 
-    def _rise(self) -> tuple[list[float], list[float], list[float]]:
+    def _make_steps(self) -> tuple[list[float], list[float], list[float]]:
         """Between two steps the sum of all grows evenly with the level: level, sum there, its slope from there on.
 
         Not needed, and not made, where there is enough for all.
@@ -65,7 +65,7 @@ class Filling:
                 chain.from_iterable(((c.low / c.weight, c.weight), (c.high / c.weight, -c.weight)) for c in growing)
             )
             levels, slopes = [0.0], [0.0]
-            sums = [float(self.wanted - sum(c.high - c.low for c in growing))]
+            sums = [float(self.total_demand - sum(c.high - c.low for c in growing))]
             for level, change in steps:
                 sums.append(sums[-1] + slopes[-1] * (level - levels[-1]))
                 levels.append(level)
@@ -74,15 +74,15 @@ class Filling:
         return self._steps
 
     @property
-    def left(self) -> int:
+    def unclaimed(self) -> int:
         """How many nobody claims."""
-        return max(0, self.capacity - self.wanted)
+        return max(0, self.capacity - self.total_demand)
 
-    def shares(self) -> dict[str, int]:
+    def compute_shares(self) -> dict[str, int]:
         """How many slots each group gets."""
-        if self.wanted <= self.capacity:
+        if self.total_demand <= self.capacity:
             return {name: claim.high for name, claim in self._claims.items()}
-        level = self._level()
+        level = self._final_level()
         given: dict[str, int] = {}
         rising: list[tuple[bool, float, str]] = []
         for name, claim in self._claims.items():
@@ -94,38 +94,38 @@ class Filling:
             given[name] += 1
         return given
 
-    def one_more(self, name: str) -> bool:
+    def can_add_one(self, name: str) -> bool:
         """Whether the group would get one more than it holds, if it wanted it; also one that claims nothing yet."""
         claim = self._claims.get(name, _NEW)
         if claim.limit is not None and claim.held >= claim.limit:
             return False
         more = claim.held + 1
         level = more / claim.weight
-        others = self._at(level)
+        others = self._filled_at(level)
         if name in self._claims:
             others -= min(max(more, claim.low), claim.high)
         return others + max(more, claim.low) <= self.capacity + 1e-6
 
-    def _at(self, level: float) -> float:
+    def _filled_at(self, level: float) -> float:
         """How many slots are filled when all have risen to `level`."""
-        levels, sums, slopes = self._rise()
+        levels, sums, slopes = self._make_steps()
         step = bisect_right(levels, level) - 1
         return sums[step] + slopes[step] * (level - levels[step])
 
-    def _level(self) -> float:
+    def _final_level(self) -> float:
         """How high they rise when all slots are filled: the last step below, and on from there."""
-        levels, sums, slopes = self._rise()
+        levels, sums, slopes = self._make_steps()
         step = bisect_right(sums, self.capacity) - 1
         slope = slopes[step]
         return levels[step] + ((self.capacity - sums[step]) / slope if slope > 1e-9 else 0.0)
 
 
-def shares(capacity: int, claims: Mapping[str, Claim]) -> dict[str, int]:
+def share_slots(capacity: int, claims: Mapping[str, Claim]) -> dict[str, int]:
     """How many of `capacity` slots each claim gets."""
-    return Filling(capacity, claims).shares()
+    return MaxMinFill(capacity, claims).compute_shares()
 
 
-def jain(shares: Iterable[float]) -> float:
+def jain_index(shares: Iterable[float]) -> float:
     """Jain's fairness index of these shares: 1 if all are equal, 1/n if one has all (Jain, Chiu, Hawe 1984)."""
     values = list(shares)
     squares = sum(value * value for value in values)

@@ -32,7 +32,7 @@ class Histogram:
         self.sum += seconds * weight
 
 
-def merged(several: Iterable[Sequence[int]]) -> list[int]:
+def merge_counts(several: Iterable[Sequence[int]]) -> list[int]:
     """The counts of several histograms as one's; such as are none of these buckets are left out."""
     fitting = [counts for counts in several if len(counts) == BUCKETS]
     return [sum(column) for column in zip(*fitting, strict=True)] or [0] * BUCKETS

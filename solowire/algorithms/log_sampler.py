@@ -15,7 +15,7 @@ from typing import Any
 PERIOD_SECONDS = 1.0
 
 
-class _Waiting:
+class _PendingLine:
     """What has not been written of one event. until: when its second is over."""
 
     __slots__ = ("count", "fields", "level", "until")
@@ -42,33 +42,33 @@ class LogSampler:
         self._logger = logger
         self._clock = clock
         self._later = later
-        self._waiting: dict[str, _Waiting] = {}
+        self._pending: dict[str, _PendingLine] = {}
 
     def write(self, level: str, event: str, **fields: Any) -> None:
         """One more of this event; level: such as `error`."""
         if self._clock is None or self._later is None:
-            self._put(level, event, 1, fields)
+            self._write_line(level, event, 1, fields)
             return
         now = self._clock()
-        waiting = self._waiting.get(event)
+        waiting = self._pending.get(event)
         if waiting is not None and now < waiting.until + PERIOD_SECONDS:
             waiting.count += 1
             waiting.level, waiting.fields = level, fields
             return
         # Its second is long over: whoever was to say so is gone, as with an event loop that has ended.
         missed = waiting.count if waiting is not None else 0
-        self._waiting[event] = _Waiting(now + PERIOD_SECONDS)
-        self._later(PERIOD_SECONDS, partial(self._second, event))
-        self._put(level, event, missed + 1, fields)
+        self._pending[event] = _PendingLine(now + PERIOD_SECONDS)
+        self._later(PERIOD_SECONDS, partial(self._end_period, event))
+        self._write_line(level, event, missed + 1, fields)
 
-    def _second(self, event: str) -> None:
+    def _end_period(self, event: str) -> None:
         """A second is over: what came in it is written, and the next begins; if nothing came, a line goes at once."""
-        waiting = self._waiting.pop(event, None)
+        waiting = self._pending.pop(event, None)
         if waiting is None or not waiting.count or self._clock is None or self._later is None:
             return
-        self._waiting[event] = _Waiting(self._clock() + PERIOD_SECONDS)
-        self._later(PERIOD_SECONDS, partial(self._second, event))
-        self._put(waiting.level, event, waiting.count, waiting.fields)
+        self._pending[event] = _PendingLine(self._clock() + PERIOD_SECONDS)
+        self._later(PERIOD_SECONDS, partial(self._end_period, event))
+        self._write_line(waiting.level, event, waiting.count, waiting.fields)
 
-    def _put(self, level: str, event: str, count: int, fields: dict[str, Any]) -> None:
+    def _write_line(self, level: str, event: str, count: int, fields: dict[str, Any]) -> None:
         getattr(self._logger, level)(event, count=count, **fields)

@@ -35,52 +35,52 @@ class Rate:
         """How long an empty bucket takes to be full."""
         return self.burst * self._each
 
-    def wait(self, full_at: float, now: float, amount: float = 1.0) -> float:
+    def wait_seconds(self, full_at: float, now: float, amount: float = 1.0) -> float:
         """Seconds until so many may come; 0 if they may now. An `amount` of 0 asks whether the bucket is in debt."""
         left = full_at - now - (self.burst - min(amount, self.burst)) * self._each
         return left if left > _ROUNDING_SECONDS else 0.0
 
-    def room(self, full_at: float, now: float) -> float:
+    def tokens_left(self, full_at: float, now: float) -> float:
         """How many may come now; not below 0."""
         return max(0.0, self.burst - max(0.0, full_at - now) / self._each)
 
-    def taken(self, full_at: float, now: float, amount: float = 1.0) -> float:
+    def full_after(self, full_at: float, now: float, amount: float = 1.0) -> float:
         """When the bucket will be full, after so many have come."""
         return max(full_at, now) + amount * self._each
 
-    def returned(self, full_at: float, amount: float) -> float:
+    def full_after_refund(self, full_at: float, amount: float) -> float:
         """When the bucket will be full, after so many that were taken have been put back."""
         return full_at - amount * self._each
 
-    def take(self, full_at: float, now: float, amount: float = 1.0) -> tuple[float, float]:
+    def try_take(self, full_at: float, now: float, amount: float = 1.0) -> tuple[float, float]:
         """So many come, if they may: when the bucket will be full then, and the seconds to wait, 0 if they came."""
-        wait = self.wait(full_at, now, amount)
-        return (full_at if wait else self.taken(full_at, now, amount)), wait
+        wait = self.wait_seconds(full_at, now, amount)
+        return (full_at if wait else self.full_after(full_at, now, amount)), wait
 
 
-class Rates:
+class BucketTable:
     """A bucket for each address, or user. most: how many are remembered."""
 
     def __init__(self, rate: Rate, most: int) -> None:
-        self.rate = rate
+        self.bucket_rate = rate
         self._most = most
         self._full_at: OrderedDict[str, float] = OrderedDict()  # by when they came, the last at the end
 
     def __len__(self) -> int:
         return len(self._full_at)
 
-    def wait(self, address: str, now: float, amount: float = 1.0) -> float:
+    def wait_seconds(self, address: str, now: float, amount: float = 1.0) -> float:
         """Seconds until so many more may come from there; 0 if they may now."""
-        return self.rate.wait(self._full_at.get(address, now), now, amount)
+        return self.bucket_rate.wait_seconds(self._full_at.get(address, now), now, amount)
 
-    def room(self, address: str, now: float) -> float:
+    def tokens_left(self, address: str, now: float) -> float:
         """How many may come from there now."""
-        return self.rate.room(self._full_at.get(address, now), now)
+        return self.bucket_rate.tokens_left(self._full_at.get(address, now), now)
 
-    def take(self, address: str, now: float, amount: float = 1.0) -> None:
-        """So many have come, which `wait` allowed."""
+    def charge_tokens(self, address: str, now: float, amount: float = 1.0) -> None:
+        """So many have come, which `wait_seconds` allowed."""
         table = self._full_at
-        table[address] = self.rate.taken(table.get(address, now), now, amount)
+        table[address] = self.bucket_rate.full_after(table.get(address, now), now, amount)
         table.move_to_end(address)
         for _ in range(2):  # more than can come: what is full again goes sooner or later, and nobody waits for it
             first = next(iter(table), None)

@@ -92,7 +92,7 @@ def read_claims(payload: bytes, mapping: ClaimMapping | None = None) -> Claims:
     if mapping is None:
         _refuse_misplaced(said)
     else:
-        said = _mapped(said, mapping)
+        said = _map_claims(said, mapping)
     try:
         return msgspec.convert(said, Claims)
     except msgspec.ValidationError as error:
@@ -124,7 +124,7 @@ def check_audience(claims: Claims, rules: TokenRules) -> None:
 NO_JWT = "a token is a JWT, three parts with dots between them; `solowire token` makes one"
 
 
-def unreadable(error: Exception) -> InvalidToken:
+def make_unreadable_error(error: Exception) -> InvalidToken:
     """What to raise of a token that a library could not read."""
     # PyJWT quotes the header, in which anybody may write what UTF-8 can't say.
     reason = str(error).encode("ascii", "backslashreplace").decode()
@@ -139,7 +139,7 @@ def _object(payload: bytes) -> dict[str, Any]:
     try:
         said = json.loads(payload)
     except (ValueError, RecursionError) as error:
-        raise unreadable(error) from None
+        raise make_unreadable_error(error) from None
     if not isinstance(said, dict):
         raise InvalidToken("the token's claims are not what they should be: they are no object")
     return said
@@ -163,7 +163,7 @@ _OF_OURS_ALONE = ("is_admin",)
 """Not read of a provider's tokens: there it is the role claim that says it."""
 
 
-def _mapped(said: Mapping[str, Any], mapping: ClaimMapping) -> dict[str, Any]:
+def _map_claims(said: Mapping[str, Any], mapping: ClaimMapping) -> dict[str, Any]:
     """A provider's claims in our words. Raises InvalidToken."""
     named = mapping.names()
     read = named.union((name.partition(".")[0] for name in named), _AS_THEY_ARE, _OF_OURS_ALONE)
@@ -245,6 +245,6 @@ def _scopes(said: Mapping[str, Any], mapping: ClaimMapping) -> Any:
     return scopes
 
 
-def missing_scopes(scopes: Container[str], mapping: ClaimMapping) -> list[str]:
+def find_missing_scopes(scopes: Container[str], mapping: ClaimMapping) -> list[str]:
     """The claims that should have narrowed a token with these scopes, and are not in it."""
     return [name for scope, name in mapping.scope_claims.items() if scope not in scopes]

@@ -6,40 +6,40 @@ with a guesser notices nothing. The table has a bound (`solowire.algorithms.toke
 
 from __future__ import annotations
 
-from solowire.algorithms.token_bucket import Rate, Rates
-from solowire.errors import Refused, RequestError
+from solowire.algorithms.token_bucket import BucketTable, Rate
+from solowire.errors import RequestError, RequestRejected
 
 REMEMBERED_ADDRESSES = 20_000
 """Some 4 MB when the table is full."""
 
 
-class WrongTokens:
+class FailedAuthLimiter:
     """rate: of one address."""
 
     def __init__(self, rate: Rate) -> None:
-        self.rates = Rates(rate, REMEMBERED_ADDRESSES)
+        self.buckets = BucketTable(rate, REMEMBERED_ADDRESSES)
 
-    def judge(self, error: RequestError, address: str, now: float) -> RequestError:
+    def limit_error(self, error: RequestError, address: str, now: float) -> RequestError:
         """What the peer hears of a refusal: of too many tokens that prove nothing no more than that.
 
         Tickets that are too old, used or another shard's are ours, and nobody's guesses.
         """
         if error.code not in ("invalid_token", "token_expired"):
             return error
-        return self.shown(address, now) or error
+        return self.record_failure(address, now) or error
 
-    def shown(self, address: str, now: float) -> Refused | None:
+    def record_failure(self, address: str, now: float) -> RequestRejected | None:
         """One was shown. None if the address, "" where it is not known, may be told so; else what it is told."""
         if not address:
             return None
-        wait = self.rates.wait(address, now)
+        wait = self.buckets.wait_seconds(address, now)
         if wait:
-            return Refused(
+            return RequestRejected(
                 429,
                 "too_many_wrong_tokens",
                 "too many wrong tokens came from your address",
                 "get a new token; right ones go on working; an operator raises SOLOWIRE_BAD_TOKEN_RATE",
                 wait,
             )
-        self.rates.take(address, now)
+        self.buckets.charge_tokens(address, now)
         return None

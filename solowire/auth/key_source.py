@@ -31,7 +31,7 @@ MAX_WAITING = 256
 
 _HEADERS = {"accept": "application/json", "accept-encoding": "identity"}
 
-log = structlog.get_logger("solowire.keys")
+logger = structlog.get_logger("solowire.keys")
 
 
 class KeySource:
@@ -46,7 +46,7 @@ class KeySource:
     ) -> None:
         self._place = place
         self._is_url = is_url(place)
-        self._use = use
+        self._set_keys = use
         self._refresh_s = refresh_s if self._is_url else min(refresh_s, FILE_SECONDS)
         self._stale_s = stale_s
         self._fetch_seconds = FETCH_SECONDS
@@ -61,7 +61,7 @@ class KeySource:
         self._round: asyncio.Future[None] | None = None  # of the fetch that is under way
         self._client: httpx.AsyncClient | None = None
         self._waiting = 0
-        self.fetches = self.failed = 0
+        self.fetch_count = self.failed_count = 0
         self.is_failing = False
 
     @property
@@ -70,7 +70,7 @@ class KeySource:
         return self._loop.time() - self._read_at
 
     @property
-    def keys(self) -> int:
+    def key_count(self) -> int:
         """How many are in use."""
         return 0 if self._keys is None else len(self._keys)
 
@@ -85,7 +85,7 @@ class KeySource:
         if self._client is not None:
             await self._client.aclose()
 
-    def want(self) -> asyncio.Future[None] | None:
+    def request_refresh(self) -> asyncio.Future[None] | None:
         """Somebody shows a key that is not known. The fetch to wait for, or None if there is none for it now."""
         now = self._loop.time()
         if self._round is None and now - self._asked_at >= UNKNOWN_KEY_SECONDS:
@@ -94,9 +94,9 @@ class KeySource:
             self._wake.set()
         return self._round
 
-    async def refreshed(self) -> bool:
+    async def wait_for_refresh(self) -> bool:
         """Waits for the fetch that a key that is not known is worth; whether there was one."""
-        fetch = self.want()
+        fetch = self.request_refresh()
         if fetch is None or self._waiting >= MAX_WAITING:
             return False
         self._waiting += 1
@@ -125,38 +125,38 @@ class KeySource:
 
     async def _fetch_once(self) -> float:
         """How long to wait until the next, in seconds."""
-        self.fetches += 1
+        self.fetch_count += 1
         try:
             async with asyncio.timeout(self._fetch_seconds):
                 raw = await (self._get() if self._is_url else asyncio.to_thread(_read, Path(self._place)))
                 if raw != self._raw or self._keys is None:
                     keys = await asyncio.to_thread(parse_key_set, raw)
                     self._raw, self._keys = raw, keys
-                    self._use(keys)
-                    log.info("keys_read", keys=len(keys), unused=keys.unused, ids=keys.ids[:20], source=self._place)
+                    self._set_keys(keys)
+                    logger.info("keys_read", keys=len(keys), unused=keys.unused, ids=keys.ids[:20], source=self._place)
         except Exception as error:  # whatever it is, the next one is tried
-            return self._give_up(_reason(error))
+            return self._note_failure(_reason(error))
         self._read_at = self._loop.time()
         self._backoff.reset()
         if self.is_failing:
             self.is_failing = False
-            log.warning("keys_available", source=self._place, hint="tokens of the provider are read again")
+            logger.warning("keys_available", source=self._place, hint="tokens of the provider are read again")
         return self._refresh_s * random.uniform(0.9, 1.0)  # noqa: S311
 
-    def _give_up(self, reason: str) -> float:
-        self.failed += 1
+    def _note_failure(self, reason: str) -> float:
+        self.failed_count += 1
         left = self._read_at + self._stale_s - self._loop.time()
         if not self.is_failing:
             hint = "the keys of before stay in use" if self._keys is not None else "tokens of the provider are refused"
-            log.error("keys_unavailable", source=self._place, reason=reason, hint=hint)
+            logger.error("keys_unavailable", source=self._place, reason=reason, hint=hint)
         self.is_failing = True
         if self._keys is not None and left <= 0:
-            log.critical(
+            logger.critical(
                 "keys_too_old", source=self._place, stale_s=self._stale_s, hint="tokens are refused until then"
             )
             self._keys, self._raw = None, b""
-            self._use(None)
-        pause = min(self._backoff.next(), self._refresh_s)
+            self._set_keys(None)
+        pause = min(self._backoff.next_delay(), self._refresh_s)
         return max(0.1, min(pause, left)) if self._keys is not None else pause
 
     async def _get(self) -> bytes:

@@ -20,7 +20,7 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from jwt.algorithms import HMACAlgorithm
 
-from solowire.auth.claims import unreadable
+from solowire.auth.claims import make_unreadable_error
 from solowire.auth.key_places import MAX_SECRETS
 from solowire.errors import InvalidToken, UnknownKey
 
@@ -48,15 +48,15 @@ class _HS256(HMACAlgorithm):
         super().__init__(hashlib.sha256)
         self._key = key
         self._hmac = hmac.new(key, digestmod="sha256")
-        self._judged = False
+        self._is_key_checked = False
 
     def prepare_key(self, key: str | bytes) -> bytes:
         """Raises InvalidKeyError for a key that PyJWT takes for no secret, and for every other than its own."""
         if key is not self._key:
             raise jwt.InvalidKeyError("it is another key")
-        if not self._judged:
+        if not self._is_key_checked:
             super().prepare_key(key)
-            self._judged = True
+            self._is_key_checked = True
         return self._key
 
     def sign(self, msg: bytes, key: bytes) -> bytes:
@@ -94,7 +94,7 @@ class SecretKeys:
             except jwt.InvalidSignatureError:
                 continue
             except (jwt.PyJWTError, ValueError, RecursionError) as error:
-                raise unreadable(error) from None
+                raise make_unreadable_error(error) from None
             return payload
         raise InvalidToken("the signature is wrong", hint="sign it with the gateway's secret")
 
@@ -108,7 +108,7 @@ class Header(NamedTuple):
 
 
 @lru_cache(maxsize=256)
-def _header_of(segment: str) -> Header | None:
+def _parse_header(segment: str) -> Header | None:
     try:
         said = json.loads(jwt.utils.base64url_decode(segment))
         algorithm, key_id, kind = said.get("alg"), said.get("kid"), said.get("typ", "")
@@ -122,7 +122,7 @@ def _header_of(segment: str) -> Header | None:
 def read_header(token: str) -> Header | None:
     """The header of a token that nobody has verified yet; None if there is none that we could read."""
     segment = token.partition(".")[0]
-    return _header_of(segment) if len(segment) <= _HEADER_CHARACTERS else None
+    return _parse_header(segment) if len(segment) <= _HEADER_CHARACTERS else None
 
 
 class PublicKeys:
@@ -157,7 +157,7 @@ class PublicKeys:
             except jwt.InvalidSignatureError:
                 continue
             except (jwt.PyJWTError, ValueError, RecursionError) as error:
-                raise unreadable(error) from None
+                raise make_unreadable_error(error) from None
             return payload
         raise InvalidToken("the signature is wrong", hint="get a new token from the provider that this system trusts")
 
@@ -180,14 +180,14 @@ def parse_key_set(raw: bytes) -> PublicKeys:
     listed = document.get("keys") if isinstance(document, dict) else None
     if not isinstance(listed, list):
         raise ValueError("it is no JWK set: it has no list of 'keys'")
-    usable = [found for jwk in listed[:MAX_KEYS] if (found := _usable(jwk)) is not None]
+    usable = [found for jwk in listed[:MAX_KEYS] if (found := _parse_key(jwk)) is not None]
     if not usable:
         known = ", ".join(PUBLIC_ALGORITHMS)
         raise ValueError(f"none of its {len(listed)} keys is a public key for {known} that may verify signatures")
     return PublicKeys(usable, len(listed) - len(usable))
 
 
-def _usable(jwk: object) -> tuple[str | None, jwt.PyJWK] | None:
+def _parse_key(jwk: object) -> tuple[str | None, jwt.PyJWK] | None:
     if not isinstance(jwk, dict) or jwk.get("use", "sig") != "sig":
         return None
     kind, curve, name = jwk.get("kty"), jwk.get("crv", ""), jwk.get("kid")

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from solowire.backplane.messages import KnownRevocations, Revocation, Revocations
+from solowire.backplane.messages import KnownRevocations, Revocation, RevocationUpdate
 from solowire.model.access import Identity, Proof
 
 MAX_REVOCATIONS = 10_000
@@ -38,7 +38,7 @@ class RevocationTable:
     def get(self, id: str) -> Revocation | None:
         return self._by_id.get(id)
 
-    def same_as(self, revocation: Revocation) -> Revocation | None:
+    def find_equal(self, revocation: Revocation) -> Revocation | None:
         """One that is here already and covers just the same tokens."""
         wanted = _target(revocation)
         return next((known for known in self._by_id.values() if _target(known) == wanted), None)
@@ -64,13 +64,13 @@ class RevocationTable:
                 self._index.add(revocation)
                 self._next_end = min(self._next_end, revocation.until)
 
-    def apply(self, message: Revocations) -> tuple[list[Revocation], KnownRevocations | None]:
+    def apply_update(self, message: RevocationUpdate) -> tuple[list[Revocation], KnownRevocations | None]:
         """What the router tells: those that are new here, and what the router is to be told in its turn, if anything.
 
         A change to another version than the one that is here is not taken: the next Beat has all of them told.
         """
         known = None
-        if message.after is None:
+        if message.prev_version is None:
             fresh = [revocation for revocation in message.added if revocation.id not in self._by_id]
             if self._by_id and self.epoch != message.epoch:
                 known = KnownRevocations(
@@ -79,7 +79,7 @@ class RevocationTable:
                 self.add(fresh)
             else:
                 self.replace(message.added)
-        elif message.after == self.version and (self.version < 0 or message.epoch == self.epoch):
+        elif message.prev_version == self.version and (self.version < 0 or message.epoch == self.epoch):
             fresh = message.added
             self.remove(message.removed)
             self.add(fresh)
@@ -88,9 +88,9 @@ class RevocationTable:
         self.epoch, self.version = message.epoch, message.version
         return fresh, known
 
-    def whole(self) -> Revocations:
+    def make_snapshot(self) -> RevocationUpdate:
         """All that are here, as a message."""
-        return Revocations(self.epoch, self.version, None, list(self))
+        return RevocationUpdate(self.epoch, self.version, None, list(self))
 
     def replace(self, revocations: Iterable[Revocation]) -> None:
         """These are all that there are."""
@@ -134,7 +134,7 @@ class _Index:
         return before > float("-inf") and not (proof.issued_at is not None and proof.issued_at >= before)
 
 
-def newly_covered(revocations: Iterable[Revocation]) -> RevocationTable:
+def index_revocations(revocations: Iterable[Revocation]) -> RevocationTable:
     """A table of these alone, to look through connections for whom they have just cut off."""
     table = RevocationTable()
     table.add(revocations)

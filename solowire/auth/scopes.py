@@ -51,13 +51,13 @@ def read_scopes(claimed: Mapping[str, Iterable[str]]) -> dict[str, tuple[str, ..
 
 
 def _value(scope: str, attribute: Attribute, value: str) -> str:
-    fault, hint = (name_fault if attribute.hierarchical else _plain_fault)(value)
+    fault, hint = (find_name_fault if attribute.hierarchical else _find_plain_fault)(value)
     if fault:
         raise InvalidToken(f"the token's scope {scope!r} holds {value[:80]!r}, which {fault}", hint=hint)
     return attribute.normalize(value)
 
 
-def name_fault(name: str) -> tuple[str, str]:
+def find_name_fault(name: str) -> tuple[str, str]:
     """Why `name` can't say which DNS names somebody may see, and the way out; ("", "") if it can."""
     if not name:
         return "is empty", _ALL
@@ -83,7 +83,7 @@ def name_fault(name: str) -> tuple[str, str]:
     return "", ""
 
 
-def _plain_fault(value: str) -> tuple[str, str]:
+def _find_plain_fault(value: str) -> tuple[str, str]:
     if not value.strip():
         return "is empty", _ALL
     if value != value.strip():

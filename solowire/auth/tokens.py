@@ -32,12 +32,12 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
-from solowire.auth.claims import ANY, NO_JWT, Claims, TokenRules, check_audience, missing_scopes, read_claims
+from solowire.auth.claims import ANY, NO_JWT, Claims, TokenRules, check_audience, find_missing_scopes, read_claims
 from solowire.auth.keys import PUBLIC_ALGORITHMS, SECRET_ALGORITHM, PublicKeys, SecretKeys, read_header
 from solowire.auth.revocations import RevocationTable
 from solowire.auth.scopes import read_scopes
 from solowire.errors import InvalidToken, UnknownKey
-from solowire.model.access import ADMINISTER, Identity, Proof, Role, grants
+from solowire.model.access import ADMINISTER, Identity, Proof, Role, is_granted
 
 ALGORITHM = SECRET_ALGORITHM
 TICKET_SECONDS = 30.0
@@ -77,7 +77,7 @@ class Tokens:
 
     secret: one, or several, of which the first signs and all are accepted. leeway: seconds, for `nbf` and `iat`.
     accepts_secret: False where tokens are a provider's alone, and the secret is for tickets. has_provider: public keys
-    will be given (`use_keys`).
+    will be given (`set_keys`).
     """
 
     def __init__(
@@ -99,26 +99,26 @@ class Tokens:
         self._keys: PublicKeys | None = None
         self._rules = rules
         self._roles = roles
-        self._known: OrderedDict[str, Identity] = OrderedDict()
+        self._cached_identities: OrderedDict[str, Identity] = OrderedDict()
 
     @property
     def has_keys(self) -> bool:
         """Whether a provider's tokens can be judged now."""
         return self._keys is not None
 
-    def use_secrets(self, secrets: Sequence[str], roles: Mapping[str, Role]) -> None:
+    def set_secrets(self, secrets: Sequence[str], roles: Mapping[str, Role]) -> None:
         """From now on these secrets are accepted, of which the first signs, and these are the roles."""
         self._secrets = SecretKeys(secrets)
         self._ticket_keys = [hmac.digest(key, b"solowire ticket", "sha256") for key in self._secrets.secrets]
         self._roles = roles
-        self._known.clear()
+        self._cached_identities.clear()
 
-    def use_keys(self, keys: PublicKeys | None) -> None:
+    def set_keys(self, keys: PublicKeys | None) -> None:
         """From now on these public keys are a provider's; None if they can't be had, and nobody is to be believed."""
         self._keys = keys
-        self._known.clear()  # a key that is not in the set any more may be in somebody else's hands
+        self._cached_identities.clear()  # a key that is not in the set any more may be in somebody else's hands
 
-    def sign(
+    def sign_token(
         self,
         user: str,
         role: str,
@@ -147,21 +147,21 @@ class Tokens:
 
         Raises InvalidToken for all else, and of it UnknownKey for one that a public key has signed which is not known.
         """
-        known = self.known(token, now)
+        known = self.cached_identity(token, now)
         if known is not None:
             return known
-        identity = self._verified(token, now)
+        identity = self._verify_token(token, now)
         self.check_revoked(identity)
         if len(token) > KNOWN_TOKEN_BYTES:
             return identity
-        if len(self._known) >= KNOWN_TOKENS:
-            self._known.popitem(last=False)  # the one that came first: it is most likely to have expired
-        self._known[token] = identity
+        if len(self._cached_identities) >= KNOWN_TOKENS:
+            self._cached_identities.popitem(last=False)  # the one that came first: it is most likely to have expired
+        self._cached_identities[token] = identity
         return identity
 
-    def known(self, token: str, now: float) -> Identity | None:
+    def cached_identity(self, token: str, now: float) -> Identity | None:
         """The identity that `token` has proved before; None if it has to be verified."""
-        known = self._known.get(token)
+        known = self._cached_identities.get(token)
         if known is None or known.expires is None or known.expires <= now or self.revocations.covers(known):
             return None
         return known
@@ -171,8 +171,8 @@ class Tokens:
         if self.revocations.covers(identity):
             raise InvalidToken("the token has been revoked", code="token_revoked", hint="sign in again for another one")
 
-    def _verified(self, token: str, now: float) -> Identity:
-        claims, is_provided = self._signed(token)
+    def _verify_token(self, token: str, now: float) -> Identity:
+        claims, is_provided = self._verify_signature(token)
         check_audience(claims, self._rules)
         if not claims.sub or len(claims.sub) > 256:
             raise InvalidToken("the token's 'sub' must be a user name of 1 to 256 characters")
@@ -204,14 +204,14 @@ class Tokens:
         permissions = known.permissions
         if claims.permissions is not UNSET:
             # A token may narrow its role, never widen it.
-            permissions = tuple(p for p in claims.permissions if grants(known.permissions, p))
+            permissions = tuple(p for p in claims.permissions if is_granted(known.permissions, p))
         scopes = read_scopes(claims.scopes)
-        if is_provided and not grants(permissions, ADMINISTER):
-            for name in missing_scopes(scopes, self._rules.mapping):
+        if is_provided and not is_granted(permissions, ADMINISTER):
+            for name in find_missing_scopes(scopes, self._rules.mapping):
                 raise InvalidToken(f"the token has no claim {name!r}, which says what its user may see")
         proof = Proof(claims.jti, issued_at)
         identity = Identity(claims.sub, role, permissions, scopes, claims.exp, claims.tenant, proof)
-        if not _can_be_said(identity):
+        if not _is_utf8_encodable(identity):
             raise InvalidToken(
                 "the token's claims hold half a character", hint=r"such as \ud800 without its other half"
             )
@@ -247,7 +247,7 @@ class Tokens:
         self.check_revoked(ticket.identity)
         return ticket
 
-    def _signed(self, token: str) -> tuple[Claims, bool]:
+    def _verify_signature(self, token: str) -> tuple[Claims, bool]:
         """The claims that one of the keys has signed, and whether it is a provider's. Raises InvalidToken."""
         _check_length(token, MAX_TOKEN_BYTES)
         if self._has_provider:
@@ -265,7 +265,7 @@ class Tokens:
         return read_claims(self._secrets.verify(token)), False
 
 
-def bearer(authorization: str) -> str:
+def parse_bearer(authorization: str) -> str:
     """The token of an `Authorization` header (RFC 6750); "" if there is none, or it is of another scheme."""
     scheme, _, token = authorization.partition(" ")
     return token.strip() if scheme.lower() == "bearer" else ""
@@ -285,7 +285,7 @@ class UsedTickets:
         if ticket.jti in self._seen:
             raise InvalidToken("the ticket was used already", code="ticket_used", hint="ask /v1/connect for another")
 
-    def use(self, ticket: Ticket, now: float) -> None:
+    def mark_used(self, ticket: Ticket, now: float) -> None:
         """Marks it as used. Raises InvalidToken if it was already."""
         self.check(ticket, now)
         self._seen.add(ticket.jti)
@@ -312,7 +312,7 @@ def _ticket_signature(said: bytes, key: bytes) -> bytes:
     return _base64url(hashlib.blake2b(said, key=key, digest_size=32).digest())
 
 
-def _can_be_said(identity: Identity) -> bool:
+def _is_utf8_encodable(identity: Identity) -> bool:
     r"""Whether UTF-8 can say all of it, as tickets and heartbeats must: JSON's `\ud800` alone is half a character."""
     try:
         msgspec.json.encode(identity)

@@ -22,13 +22,13 @@ import msgspec
 from solowire.algorithms.histogram import BUCKETS
 from solowire.errors import BackplaneError
 
-VERSION = 6
+VERSION = 7
 HEARTBEAT_SECONDS = 0.5
 DEAD_AFTER_SECONDS = 2.4
 """A peer is given up within 3 s of its last word, the router's looking every half second included."""
 REPLAY_RECORDS = 1_000
 """Of so many records of the log an answer to Replay tells at most."""
-EMPTYING = 0.25
+LEASE_DRAIN_FRACTION = 0.25
 """When a lease has run out, a shard has so much of the lease's time to send its users away; then the slots are free."""
 
 
@@ -38,18 +38,18 @@ _Total = Annotated[int, msgspec.Meta(ge=0, le=2**60)]  # of bytes, since a proce
 _Number = Annotated[float, msgspec.Meta(ge=0, le=1e18)]  # which NaN is not, nor infinity
 
 
-class _Message(msgspec.Struct, array_like=True, gc=False):
+class _BackplaneMessage(msgspec.Struct, array_like=True, gc=False):
     pass
 
 
-class ShardAddress(_Message):
+class ShardAddress(_BackplaneMessage):
     """Where a shard serves its clients. boot: new for each start of its process. api: where its HTTP API is
     (`api_client`)."""
 
     index: int
     host: str
     port: int
-    boot: str
+    incarnation: str
     api: str = ""
 
     @property
@@ -59,7 +59,7 @@ class ShardAddress(_Message):
         return f"{host}:{self.port}"
 
 
-class ShardStats(_Message):
+class ShardStats(_BackplaneMessage):
     """One second's word of a shard about itself. Totals since its start, unless they are states.
 
     groups, codecs, kinds: connections by each. …_per_s: over the last second. latency: how often an event took how long
@@ -99,7 +99,7 @@ class ShardStats(_Message):
     aggregating: dict[str, _Count] = {}
 
 
-class Hello(_Message, tag="hello"):
+class Join(_BackplaneMessage, tag="join"):
     """boot: the process's. shard: None for a gateway. epoch, offset: up to where a shard's log goes already.
 
     recent: how many events a shard without a log would like to begin with. leaving: it is not to be in the ring again.
@@ -107,17 +107,17 @@ class Hello(_Message, tag="hello"):
     """
 
     version: int
-    boot: str
+    incarnation: str
     shard: ShardAddress | None = None
     epoch: str = ""
     offset: _Offset = 0
     credit: _Count = 0
-    recent: _Count = 0
-    leaving: bool = False
-    revocations: int = -1
+    initial_backlog: _Count = 0
+    is_draining: bool = False
+    revocations_version: int = -1
 
 
-class Revocation(_Message):
+class Revocation(_BackplaneMessage):
     """Tokens that are void: of a user, or one by its id (`jti`), or issued before a time, of a user or of all.
 
     user, token_id, issued_before: None where it doesn't narrow. until: when all of them have expired. Times are unix
@@ -134,7 +134,7 @@ class Revocation(_Message):
     reason: str = ""
 
 
-class Slots(_Message, tag="slots"):
+class LeaseUsage(_BackplaneMessage, tag="lease_usage"):
     """What a shard uses of its lease. Answered with Lease; part of each heartbeat, and sent when it needs more.
 
     asked: grows with each one; the answer repeats it, so that the shard counts the lease's time from when it asked.
@@ -144,22 +144,22 @@ class Slots(_Message, tag="slots"):
     capacity: how many its process can have, by its limit of open files; 0 where that is no limit.
     """
 
-    asked: int
+    seq: int
     fence: int
     used: dict[str, int]
     wanted: dict[str, int] = {}
     addresses: dict[str, int] = {}
-    room: int = 0
+    total: int = 0
     capacity: _Count = 0
 
 
-class Heartbeat(_Message, tag="beat"):
-    boot: str
+class Heartbeat(_BackplaneMessage, tag="heartbeat"):
+    incarnation: str
     stats: ShardStats | None = None
-    slots: Slots | None = None
+    lease_usage: LeaseUsage | None = None
 
 
-class Came(_Message, tag="came"):
+class UsersConnected(_BackplaneMessage, tag="users_connected"):
     """Users have one more connection here. The router tells the shards that may have older ones.
 
     users: each with how many it has here in all; of one turn of the loop, since a message costs more than a user.
@@ -168,7 +168,7 @@ class Came(_Message, tag="came"):
     users: list[tuple[str, int]]
 
 
-class PublishedEvent(_Message):
+class PublishedEvent(_BackplaneMessage):
     """What the router must know of an event, and the event itself as bytes (`events.encode_event`).
 
     state: for an event that is one, the state's name; the newest event of a name is its present value.
@@ -180,7 +180,7 @@ class PublishedEvent(_Message):
     state: str | None = None
 
 
-class Publish(_Message, tag="publish"):
+class PublishRequest(_BackplaneMessage, tag="publish_request"):
     """Events to be put in the log, all or none. request: repeated in the answer. publisher: the user who sends them."""
 
     request: int
@@ -188,7 +188,7 @@ class Publish(_Message, tag="publish"):
     publisher: str = ""
 
 
-class Ack(_Message, tag="ack"):
+class LogAck(_BackplaneMessage, tag="log_ack"):
     """All up to `offset` has been taken into the shard's log; `credit` events may be under way beyond it.
 
     settled: the newest ring, by its version, whose moves are done: all users that it takes away have been sent away.
@@ -197,10 +197,10 @@ class Ack(_Message, tag="ack"):
     epoch: str
     offset: _Offset
     credit: _Count
-    settled: int = -1
+    rebalanced_version: int = -1
 
 
-class Replay(_Message, tag="replay"):
+class ReplayRequest(_BackplaneMessage, tag="replay_request"):
     """Asks for the log behind `after`, up to and with `upto`, as far as it concerns `user`. Answered with Replayed.
 
     personal: only what is for this user alone. With `upto` = `after` it asks no more than whether `after` is known.
@@ -209,22 +209,22 @@ class Replay(_Message, tag="replay"):
     request: int
     epoch: str
     user: str
-    after: int
-    upto: int
-    personal: bool
+    prev_offset: int
+    end_offset: int
+    is_user_only: bool
 
 
-class ReplayCancel(_Message, tag="replay_cancel"):
+class ReplayCancel(_BackplaneMessage, tag="replay_cancel"):
     """The client for whom Replay asked has gone: it needs no answer any more. request: as in Replay."""
 
     request: int
 
 
-class Leave(_Message, tag="leave"):
+class StartDraining(_BackplaneMessage, tag="start_draining"):
     """The shard wants no more users and will send its own away; it goes on with its log meanwhile."""
 
 
-class Drain(_Message, tag="drain"):
+class DrainRequest(_BackplaneMessage, tag="drain_request"):
     """A gateway's wish that a shard leaves. Answered with Draining. by: the administrator's name."""
 
     request: int
@@ -232,7 +232,7 @@ class Drain(_Message, tag="drain"):
     by: str = ""
 
 
-class Undrain(_Message, tag="undrain"):
+class UndrainRequest(_BackplaneMessage, tag="undrain_request"):
     """A gateway's wish that a shard that is being drained stays after all. Answered with Draining. by: as in Drain."""
 
     request: int
@@ -240,7 +240,7 @@ class Undrain(_Message, tag="undrain"):
     by: str = ""
 
 
-class DisconnectUser(_Message, tag="disconnect_user"):
+class DisconnectRequest(_BackplaneMessage, tag="disconnect_request"):
     """A gateway's wish that all connections of a user are closed (4410). Answered with UserDisconnected.
 
     by: the administrator's name.
@@ -251,36 +251,36 @@ class DisconnectUser(_Message, tag="disconnect_user"):
     by: str = ""
 
 
-class DisconnectNow(_Message, tag="disconnect_now"):
+class DisconnectCommand(_BackplaneMessage, tag="disconnect_command"):
     """The router's word to each shard for that, with a number of its own. Answered with Disconnected."""
 
     request: int
     user: str
 
 
-class Disconnected(_Message, tag="disconnected"):
+class DisconnectReport(_BackplaneMessage, tag="disconnect_report"):
     """The shard has closed so many."""
 
     request: int
     connections: _Count
 
 
-class UserDisconnected(_Message, tag="user_disconnected"):
+class DisconnectResponse(_BackplaneMessage, tag="disconnect_response"):
     """So many connections were closed, on all shards. silent: shards that have not answered in time."""
 
     request: int
     connections: _Count
-    silent: _Count = 0
+    silent_shards: _Count = 0
 
 
-class Revoke(_Message, tag="revoke"):
+class RevokeRequest(_BackplaneMessage, tag="revoke_request"):
     """A gateway's wish that tokens are void. Answered with Revoked."""
 
     request: int
     revocation: Revocation
 
 
-class Unrevoke(_Message, tag="unrevoke"):
+class UnrevokeRequest(_BackplaneMessage, tag="unrevoke_request"):
     """… and that they are not any more. Answered with Revoked."""
 
     request: int
@@ -288,7 +288,7 @@ class Unrevoke(_Message, tag="unrevoke"):
     by: str = ""
 
 
-class Revoked(_Message, tag="revoked"):
+class RevokeResponse(_BackplaneMessage, tag="revoke_response"):
     """revocation: the one that is in force now, or, for Unrevoke, was; None if there is none, or no room for one more.
 
     is_kept: whether it is on disk, so that a restart of the router doesn't forget it.
@@ -299,7 +299,7 @@ class Revoked(_Message, tag="revoked"):
     is_kept: bool = True
 
 
-class Revocations(_Message, tag="revocations"):
+class RevocationUpdate(_BackplaneMessage, tag="revocation_update"):
     """Changes what tokens are void: `added` and `removed` (ids), for who knows version `after`.
 
     With `after` None they are all that there are. Who knows another version says hello, and is told all. epoch: of the
@@ -308,32 +308,32 @@ class Revocations(_Message, tag="revocations"):
 
     epoch: str
     version: int
-    after: int | None
+    prev_version: int | None
     added: list[Revocation]
     removed: list[str] = []
 
 
-class KnownRevocations(_Message, tag="known_revocations"):
+class KnownRevocations(_BackplaneMessage, tag="known_revocations"):
     """What a peer knows of a journal that the router has lost."""
 
     revocations: list[Revocation]
 
 
-class Ask(_Message, tag="ask"):
+class StatsRequest(_BackplaneMessage, tag="stats_request"):
     """A gateway's question about the whole system. Answered with Answer."""
 
     request: int
 
 
-class Goodbye(_Message, tag="bye"):
+class Leave(_BackplaneMessage, tag="leave"):
     """The peer ends now, in order."""
 
 
-class Who(_Message, tag="who"):
+class RejoinRequired(_BackplaneMessage, tag="rejoin_required"):
     """The router doesn't know you: say Hello."""
 
 
-class RingState(_Message, tag="ring"):
+class RingState(_BackplaneMessage, tag="ring_state"):
     """The shards that take users. version grows with each change within an epoch. last: the log's newest offset.
 
     since: the oldest ring by which the receiver, a shard, still gets its users' own events: whom a ring from then on
@@ -342,65 +342,65 @@ class RingState(_Message, tag="ring"):
 
     epoch: str
     version: int
-    last: int
+    last_offset: int
     shards: list[ShardAddress]
-    since: int = 0
-    lost: list[tuple[int, int]] = []
+    personal_since: int = 0
+    removed_shards: list[tuple[int, int]] = []
 
 
-class Deliver(_Message, tag="deliver"):
+class LogBatch(_BackplaneMessage, tag="log_batch"):
     """The log from behind `after` up to and with `upto`: all of it that is this shard's business."""
 
     epoch: str
-    after: int
-    upto: int
+    prev_offset: int
+    end_offset: int
     events: list[tuple[int, bytes]]
 
 
-class States(_Message, tag="states"):
+class StateSnapshot(_BackplaneMessage, tag="state_snapshot"):
     """A shard's log begins anew, behind `upto`. events: the present value of each state there, (offset, event)."""
 
     epoch: str
-    upto: int
+    end_offset: int
     events: list[tuple[int, bytes]]
 
 
-class Replayed(_Message, tag="replayed"):
+class ReplayResponse(_BackplaneMessage, tag="replay_response"):
     """The log up to and with `upto`. refusal: why it can't be had: `epoch`, `future` or `retention`."""
 
     request: int
-    upto: int
+    end_offset: int
     events: list[tuple[int, bytes]]
     refusal: str | None = None
 
 
-class StopDraining(_Message, tag="stop_draining"):
+class UndrainCommand(_BackplaneMessage, tag="undrain_command"):
     """To a shard that is being drained: take users again, and keep those whom the ring then gives you."""
 
 
-class DrainNow(_Message, tag="drain_now"):
+class DrainCommand(_BackplaneMessage, tag="drain_command"):
     """An administrator wants the shard to leave."""
 
 
-class Diagnose(_Message, tag="diagnose"):
+class Diagnose(_BackplaneMessage, tag="diagnose"):
     """The shard is to log what makes it slow. reason: the alert's metric."""
 
     reason: str
 
 
-class Superseded(_Message, tag="superseded"):
+class Superseded(_BackplaneMessage, tag="superseded"):
     """Another process has said hello as the same shard, later: the receiver is to end."""
 
 
-class Draining(_Message, tag="draining"):
+class DrainResponse(_BackplaneMessage, tag="drain_response"):
     """users: how many the shard has to send away; None if there is no such shard."""
 
     request: int
     users: int | None
 
 
-class Lease(_Message, tag="lease"):
-    """How many connections a shard may have: those of `slots`, by group, and `spare` more of any group.
+class Lease(_BackplaneMessage, tag="lease"):
+    """How many connections a shard may have: those of `slots`, by group, and `shared_slots` more of any group.
 
     A lease takes the place of those with a smaller `fence`, and prolongs the one with the same. It holds for `seconds`
     from when the shard sent the Slots that it answers, or, if it answers none (0), for as long as the lease before.
@@ -411,30 +411,30 @@ class Lease(_Message, tag="lease"):
     """
 
     fence: int
-    answers: int
+    in_reply_to: int
     seconds: float
     slots: dict[str, int]
-    spare: int = 0
-    capped: list[str] = []
-    full: list[str] = []
-    tell_from: int = 0
-    watched: list[str] = []
+    shared_slots: int = 0
+    groups_without_shared: list[str] = []
+    full_addresses: list[str] = []
+    report_threshold: int = 0
+    tracked_addresses: list[str] = []
 
 
-class Elsewhere(_Message, tag="elsewhere"):
+class UserConnectedElsewhere(_BackplaneMessage, tag="user_connected_elsewhere"):
     """The user has so many newer connections on another shard: of those here only the newest may stay beside them."""
 
     user: str
     connections: int
 
 
-class Fenced(_Message, tag="fenced"):
+class Fenced(_BackplaneMessage, tag="fenced"):
     """The shard has said what can't be true of its lease, and is no shard any more: it is to end."""
 
     reason: str
 
 
-class Doors(_Message, tag="doors"):
+class AdmissionState(_BackplaneMessage, tag="admission_state"):
     """What a gateway needs to refuse a user before a shard has to. Part of each Beat to a gateway, which hears it as a
     message of its own (`solowire.backplane.router_link`).
 
@@ -442,14 +442,14 @@ class Doors(_Message, tag="doors"):
     retry_after: seconds. full: addresses with as many connections as they may have. gateways: how many there are.
     """
 
-    closed: list[str]
-    others_closed: bool
+    full_groups: list[str]
+    unknown_groups_full: bool
     retry_after: float
-    full: list[str] = []
-    gateways: int = 1
+    full_addresses: list[str] = []
+    gateway_count: int = 1
 
 
-class Published(_Message, tag="published"):
+class PublishAck(_BackplaneMessage, tag="publish_ack"):
     """They are in the log. offsets: one for each event. duplicates: indexes of those that were there already."""
 
     request: int
@@ -458,7 +458,7 @@ class Published(_Message, tag="published"):
     duplicates: list[int]
 
 
-class NotPublished(_Message, tag="refused"):
+class PublishNack(_BackplaneMessage, tag="publish_nack"):
     """None of them is in the log. retry_after: seconds."""
 
     request: int
@@ -467,35 +467,35 @@ class NotPublished(_Message, tag="refused"):
     retry_after: float
 
 
-class Beat(_Message, tag="pulse"):
+class HeartbeatResponse(_BackplaneMessage, tag="heartbeat_response"):
     """The router is alive, and knows you. version: of its ring. lease: a shard's. doors: a gateway's.
 
     revocations: the version of those in force, -1 if there never were any.
     """
 
     epoch: str
-    version: int
+    ring_version: int
     lease: Lease | None = None
-    doors: Doors | None = None
-    revocations: int = -1
+    admission_state: AdmissionState | None = None
+    revocations_version: int = -1
 
 
-class ShardReport(_Message):
+class ShardReport(_BackplaneMessage):
     """What the router knows of a shard. in_flight: events sent and not acked. behind: offsets not yet acked."""
 
     address: ShardAddress
     stats: ShardStats
     in_flight: int
     behind: int
-    draining: bool = False
+    is_draining: bool = False
 
 
-class Answer(_Message, tag="answer"):
+class StatsResponse(_BackplaneMessage, tag="stats_response"):
     """refused, refused_per_s: of all gateways; `shards` say their own."""
 
     request: int
     epoch: str
-    last: int
+    last_offset: int
     events: int
     duplicates: int
     shards: list[ShardReport]
@@ -505,48 +505,48 @@ class Answer(_Message, tag="answer"):
 
 
 PeerMessage = (
-    Hello
+    Join
     | Heartbeat
-    | Publish
-    | Ack
-    | Ask
-    | Goodbye
-    | Replay
-    | ReplayCancel
+    | PublishRequest
+    | LogAck
+    | StatsRequest
     | Leave
-    | Drain
-    | Undrain
-    | Slots
-    | Came
-    | DisconnectUser
-    | Disconnected
-    | Revoke
-    | Unrevoke
+    | ReplayRequest
+    | ReplayCancel
+    | StartDraining
+    | DrainRequest
+    | UndrainRequest
+    | LeaseUsage
+    | UsersConnected
+    | DisconnectRequest
+    | DisconnectReport
+    | RevokeRequest
+    | UnrevokeRequest
     | KnownRevocations
 )
 RouterMessage = (
-    Who
+    RejoinRequired
     | RingState
-    | Deliver
-    | Published
-    | NotPublished
-    | Beat
-    | Answer
-    | States
-    | Replayed
-    | DrainNow
-    | StopDraining
+    | LogBatch
+    | PublishAck
+    | PublishNack
+    | HeartbeatResponse
+    | StatsResponse
+    | StateSnapshot
+    | ReplayResponse
+    | DrainCommand
+    | UndrainCommand
     | Superseded
-    | Draining
+    | DrainResponse
     | Lease
-    | Elsewhere
+    | UserConnectedElsewhere
     | Fenced
-    | Doors
+    | AdmissionState
     | Diagnose
-    | DisconnectNow
-    | UserDisconnected
-    | Revoked
-    | Revocations
+    | DisconnectCommand
+    | DisconnectResponse
+    | RevokeResponse
+    | RevocationUpdate
 )
 
 M = TypeVar("M")

@@ -18,23 +18,23 @@ import structlog
 from solowire.algorithms.log_sampler import LogSampler
 from solowire.backplane import messages as backplane
 from solowire.backplane.messages import (
-    Beat,
     Heartbeat,
-    Hello,
+    HeartbeatResponse,
+    Join,
+    LeaseUsage,
     PeerMessage,
+    RejoinRequired,
     RingState,
     RouterMessage,
     ShardStats,
-    Slots,
-    Who,
 )
-from solowire.backplane.zmq_transport import Spoke
+from solowire.backplane.zmq_transport import PeerSocket
 from solowire.errors import BackplaneError
 
-log = structlog.get_logger("solowire.link")
+logger = structlog.get_logger("solowire.link")
 
 
-class Link:
+class RouterLink:
     """hello: makes this peer's Hello, each time anew. received: gets all but what the link answers by itself.
 
     stats, slots: what goes along with each heartbeat. What comes along with a Beat is received like other messages.
@@ -45,87 +45,87 @@ class Link:
         self,
         address: str,
         name: str,
-        hello: Callable[[], Hello],
+        make_join: Callable[[], Join],
         received: Callable[[RouterMessage], None],
         stats: Callable[[], ShardStats | None] = lambda: None,
-        slots: Callable[[], Slots | None] = lambda: None,
+        lease_usage: Callable[[], LeaseUsage | None] = lambda: None,
         revocations: Callable[[], int] = lambda: -1,
     ) -> None:
-        self._hello = hello
-        self._received = received
-        self._stats = stats
-        self._slots = slots
-        self._revocations = revocations
+        self._make_join = make_join
+        self._on_received = received
+        self._read_stats = stats
+        self._lease_usage = lease_usage
+        self._read_revocations_version = revocations
         self._loop = asyncio.get_running_loop()
-        self._sampler = LogSampler(log, self._loop.time, self._loop.call_later)
-        self._heard_at = float("-inf")
-        self._ring = ("", -1)  # epoch and version, as told last
-        self.dropped = 0
-        self._spoke = Spoke(address, name.encode(), self._take)
-        self._due = self._loop.time()  # of the next beat
-        self._timer: asyncio.Handle = self._loop.call_soon(self._beat)
+        self._sampler = LogSampler(logger, self._loop.time, self._loop.call_later)
+        self._last_heard_at = float("-inf")
+        self._known_ring = ("", -1)  # epoch and version, as told last
+        self.dropped_count = 0
+        self._socket = PeerSocket(address, name.encode(), self._on_message)
+        self._next_beat_at = self._loop.time()  # of the next beat
+        self._timer: asyncio.Handle = self._loop.call_soon(self._send_heartbeat)
 
     @property
-    def router_alive(self) -> bool:
-        return self._loop.time() - self._heard_at < backplane.DEAD_AFTER_SECONDS
+    def is_router_alive(self) -> bool:
+        return self._loop.time() - self._last_heard_at < backplane.DEAD_AFTER_SECONDS
 
     def send(self, message: PeerMessage) -> bool:
         """Whether ZeroMQ took it for a router that is connected; that it arrived is for the answer to tell."""
-        return self._spoke.send(backplane.encode(message))
+        return self._socket.send(backplane.encode(message))
 
     def close(self, *, goodbye: bool = True) -> None:
         """Nothing is sent or heard any more. goodbye: tells the router that the process has let go of all it had."""
         self._timer.cancel()
         if goodbye:
-            self.send(backplane.Goodbye())
-        self._spoke.close()
+            self.send(backplane.Leave())
+        self._socket.close()
 
-    def greet(self) -> None:
+    def send_join(self) -> None:
         """Says hello (again): the router tells the ring, and goes on with the log from where the hello says."""
-        self.send(self._hello())
+        self.send(self._make_join())
 
-    def _beat(self) -> None:
+    def _send_heartbeat(self) -> None:
         now = self._loop.time()
-        if now - self._due > backplane.HEARTBEAT_SECONDS:
-            self._heard_at += now - self._due
+        if now - self._next_beat_at > backplane.HEARTBEAT_SECONDS:
+            self._last_heard_at += now - self._next_beat_at
         pause = backplane.HEARTBEAT_SECONDS * random.uniform(0.9, 1.1)  # noqa: S311
         try:
-            hello = self._hello()
-            if self.router_alive:
-                self.send(Heartbeat(hello.boot, self._stats(), self._slots()))
+            hello = self._make_join()
+            if self.is_router_alive:
+                self.send(Heartbeat(hello.incarnation, self._read_stats(), self._lease_usage()))
             elif not self.send(hello):
                 # Until the router is there, look for it more often than one beats: a start takes no second longer.
                 pause = 0.05
         finally:  # a beat that fails is not the last one
-            self._due = now + pause
-            self._timer = self._loop.call_at(self._due, self._beat)
+            self._next_beat_at = now + pause
+            self._timer = self._loop.call_at(self._next_beat_at, self._send_heartbeat)
 
-    def _take(self, raw: bytes) -> None:
+    def _on_message(self, raw: bytes) -> None:
         try:
             message = backplane.decode_from_router(raw)
         except BackplaneError as error:
-            self.dropped += 1
+            self.dropped_count += 1
             self._sampler.write(
                 "error",
                 "backplane_message_dropped",
                 sender="router",
                 error=str(error),
-                dropped=self.dropped,
+                dropped=self.dropped_count,
                 hint="do all processes run one version?",
             )
             return
-        self._heard_at = self._loop.time()
+        self._last_heard_at = self._loop.time()
         match message:
-            case Who():
-                self.greet()
-            case Beat():
-                versions = (message.epoch, message.version, message.revocations)
-                if versions != (*self._ring, self._revocations()):
-                    self.greet()
-                for carried in (message.lease, message.doors):
+            case RejoinRequired():
+                self.send_join()
+            case HeartbeatResponse():
+                versions = (message.epoch, message.ring_version, message.revocations_version)
+                if versions != (*self._known_ring, self._read_revocations_version()):
+                    self.send_join()
+                for carried in (message.lease, message.admission_state):
                     if carried is not None:
-                        self._received(carried)
+                        self._on_received(carried)
             case _:
                 if isinstance(message, RingState):
-                    self._ring = (message.epoch, message.version)
-                self._received(message)
+                    self._known_ring = (message.epoch, message.version)
+                self._on_received(message)

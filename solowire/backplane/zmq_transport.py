@@ -28,7 +28,7 @@ import zmq
 from solowire.algorithms.log_sampler import LogSampler
 from solowire.errors import ConfigError
 
-log = structlog.get_logger("solowire.bus")
+logger = structlog.get_logger("solowire.bus")
 
 _MESSAGES_A_TURN = 200
 _BYTES_A_TURN = 2**20
@@ -38,7 +38,7 @@ _HIGH_WATER_MARK = 10_000
 _EVENTS, _POLLIN, _NOBLOCK = int(zmq.EVENTS), int(zmq.POLLIN), int(zmq.NOBLOCK)
 
 
-class HubBus(Protocol):
+class RouterTransport(Protocol):
     """The router's end of a bus."""
 
     def send(self, peer: bytes, payload: bytes) -> bool:
@@ -47,7 +47,7 @@ class HubBus(Protocol):
     def close(self) -> None: ...
 
 
-class SpokeBus(Protocol):
+class PeerTransport(Protocol):
     """A peer's end of a bus."""
 
     def send(self, payload: bytes) -> bool:
@@ -65,32 +65,32 @@ class _Socket:
         self._socket.set(zmq.RCVHWM, _HIGH_WATER_MARK)
         self._fd: int = self._socket.get(zmq.FD)  # type: ignore[assignment]
         self._loop = asyncio.get_running_loop()
-        self._sampler = LogSampler(log, self._loop.time, self._loop.call_later)
-        self._turn: asyncio.Handle | None = None
-        self.dropped = 0  # messages that can't be ours by their form alone
+        self._sampler = LogSampler(logger, self._loop.time, self._loop.call_later)
+        self._planned_turn: asyncio.Handle | None = None
+        self.dropped_count = 0  # messages that can't be ours by their form alone
 
-    def _watch(self) -> None:
-        self._loop.add_reader(self._fd, self._look)
-        self._look()
+    def _start_reading(self) -> None:
+        self._loop.add_reader(self._fd, self._plan_turn)
+        self._plan_turn()
 
-    def _look(self) -> None:
+    def _plan_turn(self) -> None:
         """Something may have arrived. One turn is planned, whatever the number of edges."""
-        if self._turn is None:
-            self._turn = self._loop.call_soon(self._take)
+        if self._planned_turn is None:
+            self._planned_turn = self._loop.call_soon(self._receive_messages)
 
-    def _take(self) -> None:
-        self._turn = None
+    def _receive_messages(self) -> None:
+        self._planned_turn = None
         size = 0
         for _ in range(_MESSAGES_A_TURN):
             # Asked before: to hear of it by an exception costs ten times as much, with nearly every message.
-            if not self._readable():
+            if not self._has_message():
                 return
             try:
                 parts = self._socket.recv_multipart(_NOBLOCK)
             except zmq.Again:
                 return
             try:
-                self._received(parts)
+                self._dispatch_parts(parts)
             except Exception as error:  # the turn goes on: no edge tells of what has come behind it
                 self._sampler.write(
                     "error", "backplane_message_failed", exc_info=error, hint="a fault of ours: report this"
@@ -100,26 +100,26 @@ class _Socket:
             size += len(parts[-1])
             if size >= _BYTES_A_TURN:
                 break
-        self._look()
+        self._plan_turn()
 
-    def _readable(self) -> bool:
+    def _has_message(self) -> bool:
         return bool(int(self._socket.get(_EVENTS)) & _POLLIN)
 
-    def _received(self, parts: list[bytes]) -> None:
+    def _dispatch_parts(self, parts: list[bytes]) -> None:
         raise NotImplementedError
 
-    def _drop(self, sender: bytes, parts: int) -> None:
-        self.dropped += 1
+    def _count_dropped(self, sender: bytes, parts: int) -> None:
+        self.dropped_count += 1
         self._sampler.write(
             "error",
             "backplane_message_dropped",
             sender=sender.decode(errors="replace"),
             error=f"it has {parts} parts",
-            dropped=self.dropped,
+            dropped=self.dropped_count,
             hint="something else than Solowire writes to the router's socket",
         )
 
-    def _put(self, parts: list[bytes]) -> bool:
+    def _send_parts(self, parts: list[bytes]) -> bool:
         if self._socket.closed:
             return False
         try:
@@ -129,54 +129,54 @@ class _Socket:
                 return False
             raise
         finally:
-            if self._turn is None and self._readable():
-                self._look()
+            if self._planned_turn is None and self._has_message():
+                self._plan_turn()
         return True
 
     def close(self) -> None:
         if self._socket.closed:
             return
         self._loop.remove_reader(self._fd)
-        if self._turn is not None:
-            self._turn.cancel()
-        self._end()
+        if self._planned_turn is not None:
+            self._planned_turn.cancel()
+        self._destroy()
 
-    def _end(self) -> None:
+    def _destroy(self) -> None:
         self._socket.close()
         self._context.term()
 
 
-class Hub(_Socket):
+class RouterSocket(_Socket):
     """Binds `address`. received(peer, payload) is called for each message. Raises ConfigError if it can't bind."""
 
     def __init__(self, address: str, received: Callable[[bytes, bytes], Any]) -> None:
         super().__init__(zmq.ROUTER)
-        self._callback = received
+        self._on_received = received
         self._socket.set(zmq.ROUTER_MANDATORY, 1)
         self._socket.set(zmq.ROUTER_HANDOVER, 1)
         try:
             self._socket.bind(address)
         except zmq.ZMQError as error:
-            self._end()
+            self._destroy()
             raise ConfigError(f"can't listen on {address}: {error.strerror}") from None
-        self._watch()
+        self._start_reading()
 
-    def _received(self, parts: list[bytes]) -> None:
+    def _dispatch_parts(self, parts: list[bytes]) -> None:
         if len(parts) == 2:
-            self._callback(parts[0], parts[1])
+            self._on_received(parts[0], parts[1])
         else:
-            self._drop(parts[0], len(parts) - 1)
+            self._count_dropped(parts[0], len(parts) - 1)
 
     def send(self, peer: bytes, payload: bytes) -> bool:
-        return self._put([peer, payload])
+        return self._send_parts([peer, payload])
 
 
-class Spoke(_Socket):
+class PeerSocket(_Socket):
     """Connects to `address` as `name`, now or as soon as somebody listens there, and again whenever that ends."""
 
     def __init__(self, address: str, name: bytes, received: Callable[[bytes], Any]) -> None:
         super().__init__(zmq.DEALER)
-        self._callback = received
+        self._on_received = received
         self._socket.set(zmq.IDENTITY, name)
         self._socket.set(zmq.IMMEDIATE, 1)  # queue only for a router that is there: else say so at once
         self._socket.set(zmq.RECONNECT_IVL, 50)
@@ -184,15 +184,15 @@ class Spoke(_Socket):
         try:
             self._socket.connect(address)
         except zmq.ZMQError as error:
-            self._end()
+            self._destroy()
             raise ConfigError(f"can't connect to {address}: {error.strerror}") from None
-        self._watch()
+        self._start_reading()
 
-    def _received(self, parts: list[bytes]) -> None:
+    def _dispatch_parts(self, parts: list[bytes]) -> None:
         if len(parts) == 1:
-            self._callback(parts[0])
+            self._on_received(parts[0])
         else:
-            self._drop(b"router", len(parts))
+            self._count_dropped(b"router", len(parts))
 
     def send(self, payload: bytes) -> bool:
-        return self._put([payload])
+        return self._send_parts([payload])

@@ -77,13 +77,13 @@ def _check_texts() -> None:
 
 def read_zones(text: str | None) -> tuple[str, ...]:
     """The names of --zones; () where it was not given. Raises ConfigError for one that is no zone's."""
-    from solowire.auth.scopes import name_fault
+    from solowire.auth.scopes import find_name_fault
 
     if text is None:
         return ()
     names = tuple(part.strip() for part in text.split(","))
     for name in names:
-        fault, hint = name_fault(name)
+        fault, hint = find_name_fault(name)
         if fault:
             raise ConfigError(f"--zones {shlex.quote(text)}: {name!r} {fault}; {hint.replace('the scope', '--zones')}")
     return names

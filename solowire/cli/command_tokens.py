@@ -9,19 +9,19 @@ import time
 from collections.abc import Callable, Mapping
 
 from solowire.errors import ConfigError
-from solowire.model.access import ADMINISTER, grants
-from solowire.runtime.settings import Settings, secret_of
+from solowire.model.access import ADMINISTER, is_granted
+from solowire.runtime.settings import Settings, load_secret
 
 TOKEN_SECONDS = 12 * 3600.0
 
 
-def token_for(settings: Settings, permission: str, *, connects: bool = False) -> str | Callable[[], str]:
+def make_token(settings: Settings, permission: str, *, connects: bool = False) -> str | Callable[[], str]:
     """The configured token; else one signed here, anew whenever it is asked for, for a user of this process alone."""
     if settings.token is not None:
         return settings.token.get_secret_value()
     need_secret_tokens(settings)
-    secret_of(settings, create=False)  # says now that there is none
-    role = role_for(settings, permission, connects=connects)
+    load_secret(settings, create=False)  # says now that there is none
+    role = choose_role(settings, permission, connects=connects)
     user = f"cli:{_login()}@{socket.gethostname()}:{os.getpid()}"
     return lambda: sign_token(settings, user, role, TOKEN_SECONDS)
 
@@ -32,17 +32,17 @@ def need_secret_tokens(settings: Settings) -> None:
         raise ConfigError("SOLOWIRE_ACCEPT_SECRET_TOKENS is false: give a token of your provider with --token")
 
 
-def role_for(settings: Settings, permission: str, *, connects: bool = False) -> str:
+def choose_role(settings: Settings, permission: str, *, connects: bool = False) -> str:
     """The role to sign for: the widest for administrators, else the one that grants little beside `permission`.
 
     Raises ConfigError if there is none. connects: it must be allowed to open a connection.
     """
-    from solowire.runtime.roles import roles_of
+    from solowire.runtime.roles import load_roles
 
     able = {
         name: role
-        for name, role in roles_of(settings).items()
-        if grants(role.permissions, permission) and (role.may_connect or not connects)
+        for name, role in load_roles(settings).items()
+        if is_granted(role.permissions, permission) and (role.may_connect or not connects)
     }
     if not able:
         which = f"{permission!r} and may connect" if connects else repr(permission)
@@ -61,11 +61,13 @@ def sign_token(
 ) -> str:
     """Raises ConfigError if there is no secret to sign with."""
     from solowire.runtime import process
-    from solowire.runtime.identity import tokens_of
-    from solowire.runtime.roles import roles_of
+    from solowire.runtime.identity import make_tokens
+    from solowire.runtime.roles import load_roles
 
-    tokens = tokens_of(settings, roles_of(settings), create=False)
-    return tokens.sign(user, role, now=time.time(), ttl=ttl, scopes=scopes, tenant=tenant, token_id=process.new_id())
+    tokens = make_tokens(settings, load_roles(settings), create=False)
+    return tokens.sign_token(
+        user, role, now=time.time(), ttl=ttl, scopes=scopes, tenant=tenant, token_id=process.new_id()
+    )
 
 
 def _login() -> str:

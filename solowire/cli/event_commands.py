@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from solowire.cli.command_options import load_settings, remote
-from solowire.cli.command_tokens import token_for
+from solowire.cli.command_tokens import make_token
 from solowire.errors import ConfigError
 from solowire.model.access import ADMINISTER, PUBLISH
 
@@ -49,7 +49,7 @@ def publish(
     settings = load_settings(config, None, **options)
     given = {n: v for n, v in (("priority", priority), ("user", user), ("key", key)) if v is not None}
     if type == "-":
-        sys.exit(publish_input(settings.url, token_for(settings, PUBLISH), given, retry_for=PUBLISH_SECONDS))
+        sys.exit(publish_input(settings.url, make_token(settings, PUBLISH), given, retry_for=PUBLISH_SECONDS))
     if data is None or data == "-":
         data = read_input()
     try:
@@ -62,7 +62,7 @@ def publish(
     event |= given
 
     async def run() -> int:
-        async with Publisher(settings.url, token_for(settings, PUBLISH), retry_for=PUBLISH_SECONDS) as publisher:
+        async with Publisher(settings.url, make_token(settings, PUBLISH), retry_for=PUBLISH_SECONDS) as publisher:
             try:
                 return (await publisher.publish_now(event)).last_offset
             except (TypeError, ValueError) as error:  # of what the options say: an empty name, say
@@ -93,7 +93,7 @@ def tail(
 
     All that you may see, or TYPES, such as dns.* or security_alert.
     """
-    from solowire.cli.tail import follow
+    from solowire.cli.tail import follow_events
 
     settings = load_settings(config, None, **options)
     wanted: dict[str, list[str]] = {}
@@ -102,5 +102,5 @@ def tail(
         if not sign:
             raise ConfigError(f"--filter {entry}: write NAME=VALUE")
         wanted.setdefault(name, []).append(value)
-    token = token_for(settings, ADMINISTER, connects=True)
-    asyncio.run(follow(settings.url, token, types, wanted, as_json=as_json, count=count))
+    token = make_token(settings, ADMINISTER, connects=True)
+    asyncio.run(follow_events(settings.url, token, types, wanted, as_json=as_json, count=count))

@@ -18,14 +18,14 @@ import msgspec
 
 from solowire.algorithms.backoff import Backoff
 from solowire.errors import NAME_IT, START, ClientError, PublishRefused
-from solowire.sdk.network_errors import no_answer
+from solowire.sdk.network_errors import read_network_error
 from solowire.sdk.retry_policy import (
-    Action,
     Fault,
+    RetryDecision,
     WarningPace,
-    decide_action,
-    not_understood,
+    decide_retry,
     read_answer,
+    read_undecodable,
     wait_at_least,
 )
 
@@ -80,13 +80,13 @@ class GatewayRequests:
                 answer = await self._ask("GET", path, 200, None)
             except Unanswered as unanswered:
                 fault = unanswered.fault
-                action = decide_action(fault, succeeded=True, renewable=callable(self._token))
-                if action not in (Action.retry, Action.renew):
+                action = decide_retry(fault, succeeded=True, renewable=callable(self._token))
+                if action not in (RetryDecision.retry, RetryDecision.renew):
                     raise unanswered.error from None
                 if clock() - began >= PATIENCE_S and self._warnings.is_due(fault.reason, clock()):
                     self.say(f"{self._url} {fault.reason}; trying on, Ctrl-C ends")
                     was_said = True
-                await asyncio.sleep(backoff.next(at_least=wait_at_least(fault)))
+                await asyncio.sleep(backoff.next_delay(at_least=wait_at_least(fault)))
             else:
                 if was_said:
                     self.say(f"{self._url} answers again")
@@ -101,14 +101,14 @@ class GatewayRequests:
                 method, f"{self._url}{path}", headers={"authorization": f"Bearer {bearer}"}, json=body
             )
         except (httpx.HTTPError, OSError) as error:
-            fault = no_answer(error)
+            fault = read_network_error(error)
             raise Unanswered(fault, ClientError(f"{self._url} {fault.reason} ({fault.hint or START})")) from None
         if answer.status_code == status == 204:
             return None
         try:
             said = msgspec.json.decode(answer.content)
         except (msgspec.DecodeError, ValueError, RecursionError) as error:
-            fault = not_understood(error) if answer.status_code == status else self._read(answer)
+            fault = read_undecodable(error) if answer.status_code == status else self._read(answer)
             what = f"is no gateway: it answers {answer.status_code} without JSON"
             raise Unanswered(fault, ClientError(f"{self._url} {what} ({NAME_IT})")) from None
         if answer.status_code != status:

@@ -56,7 +56,7 @@ def publish_input(url: str, token: Token, defaults: Mapping[str, str], *, retry_
     if sys.stdin.isatty():
         click.echo("Reading events, one a line; Ctrl-D ends.", err=True)
 
-    async def run() -> Summary:
+    async def run() -> PublishSummary:
         publisher = LinePublisher(url, token, defaults=defaults, complain=complain, retry_for=retry_for)
         return await publisher.publish(read_pieces(sys.stdin.fileno()))
 
@@ -85,7 +85,7 @@ def read_input() -> str:
         raise ConfigError(f"standard input: not valid UTF-8: {error.reason} at byte {error.start}") from None
 
 
-class Summary(msgspec.Struct):
+class PublishSummary(msgspec.Struct):
     """What became of the lines. stopped: why the rest was not sent, None if all was."""
 
     accepted: int = 0
@@ -124,18 +124,20 @@ class LinePublisher:
             batch=BATCH,
             buffer_events=2 * MOST_WAITING,
             retry_for=retry_for,
-            on_refused=lambda event, problem: self._refuse(self._lines.get(event["id"], 0), describe_fault(problem)),
+            on_refused=lambda event, problem: self._reject_line(
+                self._lines.get(event["id"], 0), describe_fault(problem)
+            ),
         )
-        self._summary = Summary()
+        self._summary = PublishSummary()
 
-    async def publish(self, pieces: AsyncIterator[bytes]) -> Summary:
+    async def publish(self, pieces: AsyncIterator[bytes]) -> PublishSummary:
         """Publishes the lines of a stream that comes in pieces, until its end or until the gateway takes no more."""
         summary, number = self._summary, 0
         async with self._publisher as publisher:
             try:
                 async for line in split_lines(pieces):
                     number += 1
-                    await self._take(number, line)
+                    await self._publish_line(number, line)
                 await publisher.drain()
             except PublishRefused as stopped:
                 summary.stopped = PublishRefused(
@@ -146,7 +148,7 @@ class LinePublisher:
         summary.accepted, summary.duplicates = publisher.stats.accepted, publisher.stats.duplicates
         return summary
 
-    async def _take(self, number: int, line: bytes | None) -> None:
+    async def _publish_line(self, number: int, line: bytes | None) -> None:
         if line is not None and not line.strip():
             return
         try:
@@ -155,14 +157,14 @@ class LinePublisher:
                 raise ValueError("it has no data, which is an object, {…}")
             id = await self._publisher.publish(**event)
         except (ValueError, TypeError) as error:
-            self._refuse(number, str(error))
+            self._reject_line(number, str(error))
             return
         self._lines[id] = number
         if len(self._lines) >= MOST_WAITING:
             await self._publisher.drain()
             self._lines.clear()
 
-    def _refuse(self, number: int, text: str) -> None:
+    def _reject_line(self, number: int, text: str) -> None:
         self._summary.refused += 1
         self._complain(number, text)
 
@@ -172,11 +174,11 @@ class _PatientPublisher(Publisher):
     goes on, such as a log, and whoever writes them can't send them again.
     """
 
-    async def _settle(self, items: list[bytes], retry_for: float | None) -> Accepted | Fault:
+    async def _post_until_settled(self, items: list[bytes], retry_for: float | None) -> Accepted | Fault:
         if not self._has_succeeded:
-            return await super()._settle(items, retry_for)
+            return await super()._post_until_settled(items, retry_for)
         pace, was_said = WarningPace(), False
-        settling = asyncio.ensure_future(super()._settle(items, None))
+        settling = asyncio.ensure_future(super()._post_until_settled(items, None))
         try:
             while not (await asyncio.wait({settling}, timeout=PATIENCE_S))[0]:
                 fault = self._last_fault

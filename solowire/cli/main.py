@@ -26,14 +26,14 @@ from solowire import __version__
 from solowire.cli import event_commands as cli_events
 from solowire.cli import user_commands as cli_users
 from solowire.cli.command_options import common, load_server_settings, load_settings, read_zones, remote
-from solowire.cli.command_tokens import TOKEN_SECONDS, role_for, sign_token, token_for
+from solowire.cli.command_tokens import TOKEN_SECONDS, choose_role, make_token, sign_token
 from solowire.cli.completion import SHELLS, VARIABLE, completion_script
 from solowire.errors import ClientError, ConfigError
 from solowire.model.access import ADMINISTER, PUBLISH
 from solowire.runtime import logging as logs
 from solowire.runtime.data_directory import TOKEN_FILE, write_private
 from solowire.runtime.directory_lock import router_lock, supervisor_lock
-from solowire.runtime.settings import Settings, make_data_directory, make_directories, secret_of
+from solowire.runtime.settings import Settings, load_secret, make_data_directory, make_directories
 from solowire.runtime.settings_listing import list_settings
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
@@ -107,23 +107,23 @@ def up(config: Path | None, **options: Any) -> None:
 
     Ctrl-C drains and stops them.
     """
-    from solowire.cli.supervisor import Failed, Supervisor
+    from solowire.cli.supervisor import ChildFailed, Supervisor
     from solowire.runtime import process
-    from solowire.runtime.identity import tokens_of
-    from solowire.runtime.roles import roles_of
+    from solowire.runtime.identity import make_tokens
+    from solowire.runtime.roles import load_roles
 
     settings = load_server_settings(config, "up", **options)
     if settings.shard_port is not None:
         raise ConfigError(
             "SOLOWIRE_SHARD_PORT: it is for one shard alone; the shards of `up` take the ports after --port"
         )
-    role_for(
+    choose_role(
         settings, ADMINISTER, connects=True
     )  # what every child would refuse, and we at the end, is refused here, once
     _ = settings.backplane_address
     make_directories(settings)
-    _, made = secret_of(settings, create=True)
-    tokens_of(settings, roles_of(settings), create=False)  # what every child would refuse
+    _, made = load_secret(settings, create=True)
+    make_tokens(settings, load_roles(settings), create=False)  # what every child would refuse
     config = config.absolute() if config is not None else None
     status = 0
 
@@ -143,10 +143,10 @@ def up(config: Path | None, **options: Any) -> None:
             process.report_ready()
             # By a thread that nobody waits for: who reads standard output may not read, or have gone.
             telling = (settings, supervisor.gateway_url, made)
-            threading.Thread(target=_say_where, args=telling, daemon=True).start()
+            threading.Thread(target=_print_addresses, args=telling, daemon=True).start()
             await supervisor.watch(stop)
             logs.write("Stopping …")
-        except Failed as failed:
+        except ChildFailed as failed:
             status = failed.status
         except TimeoutError:
             logs.write("solowire: not everything became ready in time; the log above says why")
@@ -161,8 +161,8 @@ def up(config: Path | None, **options: Any) -> None:
     sys.exit(status)
 
 
-def _say_where(settings: Settings, url: str, made: bool) -> None:
-    role = role_for(settings, ADMINISTER, connects=True)
+def _print_addresses(settings: Settings, url: str, made: bool) -> None:
+    role = choose_role(settings, ADMINISTER, connects=True)
     signs = settings.accept_secret_tokens
     token = sign_token(settings, "admin", role, TOKEN_SECONDS) if signs else "(your provider makes them)"
     if (
@@ -280,7 +280,7 @@ def bind9(
             structlog.get_logger().warning("event_refused", id=event["id"], type=event["type"], problem=problem)
             acknowledgements.refuse_event(event["id"])
 
-        async with Publisher(settings.url, token_for(settings, PUBLISH), on_refused=refuse) as publisher:
+        async with Publisher(settings.url, make_token(settings, PUBLISH), on_refused=refuse) as publisher:
             await run_bind9(
                 Path(query_log),
                 publisher,
@@ -303,10 +303,10 @@ def bind9(
 @remote
 def stats(config: Path | None, watch: bool, as_json: bool, **options: Any) -> None:
     """The shards, in a table."""
-    from solowire.cli.stats import show
+    from solowire.cli.stats import show_stats
 
     settings = load_settings(config, None, **options)
-    asyncio.run(show(settings.url, token_for(settings, ADMINISTER), watch=watch, as_json=as_json))
+    asyncio.run(show_stats(settings.url, make_token(settings, ADMINISTER), watch=watch, as_json=as_json))
 
 
 @cli.command()
@@ -322,7 +322,7 @@ def drain(config: Path | None, shard: int, force: bool, **options: Any) -> None:
     from solowire.cli.stats import is_last
 
     settings = load_settings(config, None, **options)
-    token = token_for(settings, ADMINISTER)
+    token = make_token(settings, ADMINISTER)
     if not force and asyncio.run(is_last(settings.url, token, shard)):
         text = f"shard {shard} is the last one that takes users: without it nobody can connect"
         if not sys.stdin.isatty():
@@ -339,7 +339,7 @@ def undrain(config: Path | None, shard: int, **options: Any) -> None:
     from solowire.cli.stats import undrain as undrained
 
     settings = load_settings(config, None, **options)
-    users = asyncio.run(undrained(settings.url, token_for(settings, ADMINISTER), shard))
+    users = asyncio.run(undrained(settings.url, make_token(settings, ADMINISTER), shard))
     click.echo(f"shard {shard} stays, with {users:,} users")
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.live import Live
 
 from solowire.cli.gateway_requests import GatewayRequests, Token
-from solowire.cli.stats_table import is_shard, table_of
+from solowire.cli.stats_table import is_shard, render_table
 from solowire.errors import NAME_IT, ClientError
 
 WATCH_SECONDS = 1.0
@@ -20,7 +20,7 @@ SHARDS, WHOLE = "/v1/stats/shards", "/v1/stats"
 _WIDE = 200
 
 
-async def show(url: str, token: Token, *, watch: bool, as_json: bool) -> None:
+async def show_stats(url: str, token: Token, *, watch: bool, as_json: bool) -> None:
     """Prints the shards once, or keeps the table up to date. Raises ClientError."""
     async with GatewayRequests(url, token, _note) as gateway:
         shards = _shards(url, await gateway.ask("GET", SHARDS, 200))
@@ -35,14 +35,14 @@ async def show(url: str, token: Token, *, watch: bool, as_json: bool) -> None:
         console = Console() if sys.stdout.isatty() else Console(width=_WIDE)
         whole = _whole(await gateway.ask("GET", WHOLE, 200))
         if not watch:
-            console.print(table_of(shards, whole, console.width))
+            console.print(render_table(shards, whole, console.width))
             return
-        with Live(table_of(shards, whole, console.width), console=console, auto_refresh=False) as live:
+        with Live(render_table(shards, whole, console.width), console=console, auto_refresh=False) as live:
             gateway.say = lambda text: live.console.print(text, style="yellow", markup=False, highlight=False)
             while True:
                 await asyncio.sleep(WATCH_SECONDS)
                 shards, whole = _shards(url, await gateway.watch(SHARDS)), _whole(await gateway.watch(WHOLE))
-                live.update(table_of(shards, whole, console.width), refresh=True)
+                live.update(render_table(shards, whole, console.width), refresh=True)
 
 
 async def is_last(url: str, token: Token, shard: int) -> bool:
@@ -64,7 +64,7 @@ async def drain(url: str, token: Token, shard: int) -> None:
     async with GatewayRequests(url, token, _note) as gateway:
         await gateway.ask("POST", f"/v1/shards/{shard}/drain", 202)
         told = None
-        while (left := _users_of(shard, _shards(url, await gateway.watch(SHARDS)))) is not None:
+        while (left := _count_users(shard, _shards(url, await gateway.watch(SHARDS)))) is not None:
             if left != told:
                 print(f"shard {shard}: {left:,} users to go", flush=True)
                 told = left
@@ -72,7 +72,7 @@ async def drain(url: str, token: Token, shard: int) -> None:
     print(f"shard {shard} is gone")
 
 
-def _users_of(shard: int, shards: list[dict[str, Any]]) -> int | None:
+def _count_users(shard: int, shards: list[dict[str, Any]]) -> int | None:
     return next((int(row["connections"]) for row in shards if row["shard"] == shard), None)
 
 

@@ -23,7 +23,7 @@ class Column(NamedTuple):
     kind: type | tuple[type, ...] = (int, float)
 
 
-def number(value: float) -> str:
+def format_number(value: float) -> str:
     """Six characters at the most."""
     for size, sign in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
         if value >= size:
@@ -31,14 +31,14 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if value >= 10 or value == int(value) else f"{value:.1f}"
 
 
-def size(value: float) -> str:
+def format_size(value: float) -> str:
     for unit, of in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if value >= of:
             return f"{value / of:.{0 if value / of >= 100 else 1}f} {unit}"
     return f"{value:.0f} B"
 
 
-def seconds(value: float | None) -> str:
+def format_seconds(value: float | None) -> str:
     if value is None or value == 0:
         return "–" if value is None else "0"
     if value < 1:
@@ -46,28 +46,28 @@ def seconds(value: float | None) -> str:
     return f"{value:.1f} s" if value < 100 else f"{value / 60:.0f} min"
 
 
-def share(value: float | None) -> str:
+def format_share(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.0f} %"
 
 
 COLUMNS = (
     Column("shard", "shard", str, kind=(int, str)),
     Column("address", "address", str, kind=str),
-    Column("connections", "connections", number),
-    Column("feeds", "feeds", number),
-    Column("lagging", "lagging", number, warn=1),
-    Column("oldest", "oldest_cursor_s", seconds, warn=1.0, alarm=10.0),
-    Column("events\nper s", "events_per_s", number),
-    Column("deliveries\nper s", "deliveries_per_s", number),
-    Column("frames\nper s", "frames_per_s", number),
-    Column("sent\nper s", "bytes_per_s", size),
-    Column("latency\np50", "p50", seconds, warn=0.5, alarm=2.0, kind=(int, float, type(None))),
-    Column("\np95", "p95", seconds, warn=0.5, alarm=2.0, kind=(int, float, type(None))),
-    Column("\np99", "p99", seconds, warn=0.5, alarm=2.0, kind=(int, float, type(None))),
-    Column("memory", "memory_bytes", size),
-    Column("loop\nlag", "loop_lag_s", seconds, warn=0.1, alarm=0.5),
-    Column("lease\nused", "lease", share, warn=0.8, alarm=0.95, kind=(int, float, type(None))),
-    Column("behind", "behind", number, warn=1_000, alarm=100_000),
+    Column("connections", "connections", format_number),
+    Column("feeds", "feeds", format_number),
+    Column("lagging", "lagging", format_number, warn=1),
+    Column("oldest", "oldest_cursor_s", format_seconds, warn=1.0, alarm=10.0),
+    Column("events\nper s", "events_per_s", format_number),
+    Column("deliveries\nper s", "deliveries_per_s", format_number),
+    Column("frames\nper s", "frames_per_s", format_number),
+    Column("sent\nper s", "bytes_per_s", format_size),
+    Column("latency\np50", "p50", format_seconds, warn=0.5, alarm=2.0, kind=(int, float, type(None))),
+    Column("\np95", "p95", format_seconds, warn=0.5, alarm=2.0, kind=(int, float, type(None))),
+    Column("\np99", "p99", format_seconds, warn=0.5, alarm=2.0, kind=(int, float, type(None))),
+    Column("memory", "memory_bytes", format_size),
+    Column("loop\nlag", "loop_lag_s", format_seconds, warn=0.1, alarm=0.5),
+    Column("lease\nused", "lease", format_share, warn=0.8, alarm=0.95, kind=(int, float, type(None))),
+    Column("behind", "behind", format_number, warn=1_000, alarm=100_000),
 )
 GIVEN_UP = ("address", "frames_per_s", "feeds", "p50", "lease", "bytes_per_s", "memory_bytes", "p95", "loop_lag_s")
 """Where the table is too wide for a terminal these columns go, the first first."""
@@ -81,7 +81,7 @@ def is_shard(row: object) -> bool:
     return all(column.key in flat and isinstance(flat[column.key], column.kind) for column in COLUMNS)
 
 
-def table_of(shards: list[dict[str, Any]], whole: Row, width: int) -> Table:
+def render_table(shards: list[dict[str, Any]], whole: Row, width: int) -> Table:
     """A row for each shard, and `whole` where there are several. width: characters that it may take, if it can."""
     rows = [_flat(shard) for shard in shards]
     if len(rows) > 1 and isinstance(whole.get("latency_s"), dict):

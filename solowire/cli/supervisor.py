@@ -35,13 +35,13 @@ from solowire.runtime.http_server import listen, remove_dead_sockets
 from solowire.runtime.settings import Settings, make_directories
 from solowire.runtime.terminal import PARENT
 
-log = structlog.get_logger("solowire.up")
+logger = structlog.get_logger("solowire.up")
 
 READY_SECONDS = 60.0
 RESTARTS_A_MINUTE = 5
 FIRST_PAUSE_SECONDS = 0.2
 LONGEST_PAUSE_SECONDS = 5.0
-LOOK_SECONDS = 0.1
+CHECK_SECONDS = 0.1
 """How often the children's signs of life are read: five times or more in the shortest `stuck_s`."""
 
 WRONG_SETTINGS = 2
@@ -55,25 +55,25 @@ TOLD_OF_SHARE = 0.8
 
 
 @dataclass(eq=False)
-class Child:
+class ChildProcess:
     """One process. arguments: of `python -m solowire`. share: of the grace period, for its end."""
 
     name: str
     arguments: list[str]
     api: str | None
     share: float
-    may_leave: bool = False  # ending with status 0 is its right, if no signal was the reason: it was drained
+    can_drain: bool = False  # ending with status 0 is its right, if no signal was the reason: it was drained
     has_begun: bool = False  # it has given a sign of life, and so knows what signals mean
     reloads: bool = False  # it is to be told to, when it has begun
     process: asyncio.subprocess.Process | None = None
-    ear: Ear | None = None
-    ends: deque[float] = field(default_factory=lambda: deque(maxlen=RESTARTS_A_MINUTE))
+    notify_socket: NotifySocket | None = None
+    ended_at: deque[float] = field(default_factory=lambda: deque(maxlen=RESTARTS_A_MINUTE))
     backoff: Backoff = field(
         default_factory=lambda: Backoff(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, floor=FIRST_PAUSE_SECONDS / 2)
     )
 
 
-class Failed(Exception):
+class ChildFailed(Exception):
     """A child can't run. status: what `up` ends with."""
 
     def __init__(self, status: int) -> None:
@@ -89,36 +89,36 @@ class Watchdog:
 
     def __init__(self, stuck_s: float) -> None:
         self._stuck_s = stuck_s
-        self._looked_at: float | None = None
-        self._due: dict[str, float] = {}
+        self._checked_at: float | None = None
+        self._due_at: dict[str, float] = {}
 
-    def started(self, name: str, now: float) -> None:
-        self._due[name] = now + READY_SECONDS
+    def start_timer(self, name: str, now: float) -> None:
+        self._due_at[name] = now + READY_SECONDS
 
-    def heard(self, name: str, now: float) -> None:
-        if name in self._due:
-            self._due[name] = now + self._stuck_s
+    def reset_timer(self, name: str, now: float) -> None:
+        if name in self._due_at:
+            self._due_at[name] = now + self._stuck_s
 
-    def ended(self, name: str) -> None:
-        self._due.pop(name, None)
+    def drop_timer(self, name: str) -> None:
+        self._due_at.pop(name, None)
 
-    def look(self, now: float) -> list[str]:
+    def find_stuck(self, now: float) -> list[str]:
         """Those that are stuck. To be called often.
 
         A call that comes late tells of a pause of the supervisor itself (a suspended machine, SIGSTOP). What the
         children did meanwhile nobody can know, so the pause is not held against them.
         """
-        if self._looked_at is not None and now - self._looked_at > self._stuck_s / 2:
-            pause = now - self._looked_at
-            self._due = {name: due + pause for name, due in self._due.items()}
-        self._looked_at = now
-        stuck = [name for name, due in self._due.items() if due < now]
+        if self._checked_at is not None and now - self._checked_at > self._stuck_s / 2:
+            pause = now - self._checked_at
+            self._due_at = {name: due + pause for name, due in self._due_at.items()}
+        self._checked_at = now
+        stuck = [name for name, due in self._due_at.items() if due < now]
         for name in stuck:
-            del self._due[name]
+            del self._due_at[name]
         return stuck
 
 
-class Ear:
+class NotifySocket:
     """The socket to which one child gives its signs of life: a file in the run directory, which only we may enter.
 
     is_stopping: the child says that a signal has told it to end.
@@ -136,7 +136,7 @@ class Ear:
         self._socket.setblocking(False)
         self.is_stopping = False
 
-    def heard(self) -> bool:
+    def has_notified(self) -> bool:
         """Whether the child has given a sign of life since the last call."""
         found = False
         with suppress(BlockingIOError):
@@ -148,7 +148,7 @@ class Ear:
 
     def forget(self) -> None:
         """Forgets what was said before, by a process that has ended."""
-        self.heard()
+        self.has_notified()
         self.is_stopping = False
 
     def close(self) -> None:
@@ -164,22 +164,22 @@ class Supervisor:
         self._common = ["--config", config] if config is not None else []
         base = f"http://{_reachable(settings.host)}"
         self.gateway_url = f"{base}:{settings.port}"
-        self._router = Child("router", ["router"], None, ROUTER_SHARE)
+        self._router = ChildProcess("router", ["router"], None, ROUTER_SHARE)
         self._shards = [
-            Child(
+            ChildProcess(
                 f"shard {i}",
                 ["shard", "--index", str(i)],
-                api_address(settings.api_of_shard(i)),
+                api_address(settings.find_shard_api(i)),
                 SHARDS_SHARE,
-                may_leave=True,
+                can_drain=True,
             )
             for i in range(settings.shards)
         ]
-        self._gateway = Child("gateway", ["gateway"], self.gateway_url.removeprefix("http://"), GATEWAY_SHARE)
+        self._gateway = ChildProcess("gateway", ["gateway"], self.gateway_url.removeprefix("http://"), GATEWAY_SHARE)
         self._watchdog = Watchdog(settings.stuck_s)
 
     @property
-    def _children(self) -> list[Child]:
+    def _children(self) -> list[ChildProcess]:
         return [self._router, *self._shards, self._gateway]
 
     async def start(self) -> None:
@@ -187,8 +187,8 @@ class Supervisor:
         if self._settings.port == 0:
             raise ConfigError("SOLOWIRE_PORT: `up` needs a port of its own, 0 is for single processes")
         self._check_ports()
-        self._open_ears()
-        process.before_sudden_end(self.kill)
+        self._open_notify_sockets()
+        process.on_forced_exit(self.kill)
         for child in self._children:
             await self._spawn(child)
         async with asyncio.timeout(READY_SECONDS):
@@ -207,8 +207,8 @@ class Supervisor:
 
     async def watch(self, stop: asyncio.Event) -> None:
         """Returns when `stop` is set. Raises Failed if a child can't go on."""
-        deeds: list[Awaitable[Any]] = [self._keep(child) for child in self._children]
-        tasks = [asyncio.ensure_future(deed) for deed in (*deeds, self._kill_the_stuck(), stop.wait())]
+        deeds: list[Awaitable[Any]] = [self._supervise(child) for child in self._children]
+        tasks = [asyncio.ensure_future(deed) for deed in (*deeds, self._kill_unresponsive(), stop.wait())]
         waiting = set(tasks)
         try:
             while not stop.is_set():
@@ -229,56 +229,58 @@ class Supervisor:
             for child in group:
                 _signal(child, signal.SIGTERM)
             for child in group:
-                await self._end(child, deadline)
+                await self._end_child(child, deadline)
         for child in self._children:
-            if child.ear is not None:
-                child.ear.close()
+            if child.notify_socket is not None:
+                child.notify_socket.close()
 
     def kill(self) -> None:
         """Ends all children at once."""
         for child in self._children:
             _signal(child, signal.SIGKILL)
-            if child.ear is not None:
-                child.ear.close()
+            if child.notify_socket is not None:
+                child.notify_socket.close()
 
-    async def _keep(self, child: Child) -> None:
+    async def _supervise(self, child: ChildProcess) -> None:
         """Starts the child again whenever it ends. Returns when it was drained. Raises Failed."""
         while True:
             status = await child.process.wait() if child.process is not None else None
-            self._watchdog.ended(child.name)
-            if child.ear is not None:
-                child.ear.heard()
-            is_told = child.ear is not None and child.ear.is_stopping  # by somebody else: it is missed
-            if status == 0 and child.may_leave and not is_told:
-                log.info("process_drained", process=child.name)
+            self._watchdog.drop_timer(child.name)
+            if child.notify_socket is not None:
+                child.notify_socket.has_notified()
+            is_told = (
+                child.notify_socket is not None and child.notify_socket.is_stopping
+            )  # by somebody else: it is missed
+            if status == 0 and child.can_drain and not is_told:
+                logger.info("process_drained", process=child.name)
                 return
             await asyncio.sleep(self._pause_after(child, status))
             await self._spawn(child)
 
-    async def _kill_the_stuck(self) -> None:
+    async def _kill_unresponsive(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             self._listen()
-            stuck = self._watchdog.look(loop.time())
+            stuck = self._watchdog.find_stuck(loop.time())
             for child in self._children:
                 if child.name in stuck:
                     hint = "it is killed and starts again; a machine that is only slow needs a longer SOLOWIRE_STUCK_S"
-                    log.error("process_stuck", process=child.name, stuck_s=self._settings.stuck_s, hint=hint)
+                    logger.error("process_stuck", process=child.name, stuck_s=self._settings.stuck_s, hint=hint)
                     _signal(child, signal.SIGKILL)  # nothing else ends one that is stopped
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(CHECK_SECONDS)
 
     def _listen(self) -> None:
         """Takes in the children's signs of life, and tells those to reload that can be told by now."""
         now = asyncio.get_running_loop().time()
         for child in self._children:
-            if child.ear is not None and child.ear.heard():
+            if child.notify_socket is not None and child.notify_socket.has_notified():
                 child.has_begun = True
-                self._watchdog.heard(child.name, now)
+                self._watchdog.reset_timer(child.name, now)
             if child.reloads and child.has_begun:  # before, SIGHUP would kill it
                 child.reloads = False
                 _signal(child, signal.SIGHUP)
 
-    async def _end(self, child: Child, deadline: float) -> None:
+    async def _end_child(self, child: ChildProcess, deadline: float) -> None:
         if child.process is None:
             return
         try:
@@ -286,15 +288,15 @@ class Supervisor:
                 await child.process.wait()
         except TimeoutError:
             why, hint = "it did not end within its share of grace_s", "give it longer by SOLOWIRE_GRACE_S"
-            log.error("killed", process=child.name, why=why, hint=hint)
+            logger.error("killed", process=child.name, why=why, hint=hint)
             _signal(child, signal.SIGKILL)
             await child.process.wait()
 
     def _check_ports(self) -> None:
-        for port in (self._settings.port, *map(self._settings.port_of_shard, range(self._settings.shards))):
+        for port in (self._settings.port, *map(self._settings.find_shard_port, range(self._settings.shards))):
             listen(self._settings.host, port).close()
 
-    def _open_ears(self) -> None:
+    def _open_notify_sockets(self) -> None:
         """Raises ConfigError."""
         make_directories(self._settings)
         directory = self._settings.run_dir.absolute()
@@ -308,12 +310,12 @@ class Supervisor:
             )
         remove_dead_sockets(directory, "up-", socket.SOCK_DGRAM)
         for child, path in paths.items():
-            child.ear = Ear(path)
+            child.notify_socket = NotifySocket(path)
 
-    async def _spawn(self, child: Child) -> None:
+    async def _spawn(self, child: ChildProcess) -> None:
         """Where the system can't start a process, child.process is None, as if it had ended at once."""
-        if child.ear is not None:
-            child.ear.forget()
+        if child.notify_socket is not None:
+            child.notify_socket.forget()
         child.process, child.has_begun = None, False
         try:
             child.process = await asyncio.create_subprocess_exec(
@@ -328,10 +330,10 @@ class Supervisor:
                 start_new_session=True,  # Ctrl-C comes to us alone, and we end them in order
             )
         except OSError as error:
-            log.error("process_not_started", process=child.name, error=str(error), hint="it is tried again")
-        self._watchdog.started(child.name, asyncio.get_running_loop().time())
+            logger.error("process_not_started", process=child.name, error=str(error), hint="it is tried again")
+        self._watchdog.start_timer(child.name, asyncio.get_running_loop().time())
 
-    def _environment(self, child: Child) -> dict[str, str]:
+    def _environment(self, child: ChildProcess) -> dict[str, str]:
         s = self._settings
         environment = {
             **os.environ,
@@ -344,8 +346,8 @@ class Supervisor:
             "SOLOWIRE_LOG_LEVEL": s.log_level,
             "SOLOWIRE_GRACE_S": str(s.grace_s * child.share * TOLD_OF_SHARE),
         }
-        if child.ear is not None:
-            environment[process.NOTIFY] = str(child.ear.path)
+        if child.notify_socket is not None:
+            environment[process.NOTIFY] = str(child.notify_socket.path)
         return environment
 
     async def _is_ready(self, http: httpx.AsyncClient) -> bool:
@@ -354,36 +356,36 @@ class Supervisor:
             if status is not None and status <= 0:  # it was killed or drained, and found nothing wrong: see `watch`
                 return True
             if other.process is None or status is not None:
-                raise Failed(_status(other.process))
+                raise ChildFailed(_status(other.process))
         try:
             answer = await http.get("/readyz")
         except httpx.HTTPError:
             return False
         return answer.status_code == 200
 
-    def _pause_after(self, child: Child, status: int | None) -> float:
+    def _pause_after(self, child: ChildProcess, status: int | None) -> float:
         """How long to wait before a child that has ended is started again, in seconds. Raises Failed.
 
         Wrong settings are no reason to give up sooner: it has run with them. What it found wrong may pass, such as a
         port that a connection of somebody else's holds.
         """
         now = asyncio.get_running_loop().time()
-        while child.ends and now - child.ends[0] > 60:
-            child.ends.popleft()
-        if not child.ends:
+        while child.ended_at and now - child.ended_at[0] > 60:
+            child.ended_at.popleft()
+        if not child.ended_at:
             child.backoff.reset()
-        child.ends.append(now)
-        log.error(
+        child.ended_at.append(now)
+        logger.error(
             "process_ended", process=child.name, status=status, hint="its own lines above say why; it starts again"
         )
-        if len(child.ends) == RESTARTS_A_MINUTE:
+        if len(child.ended_at) == RESTARTS_A_MINUTE:
             hint = "all processes end now; mend what its lines above name, and start again"
-            log.critical("gave_up", process=child.name, ends_in_a_minute=RESTARTS_A_MINUTE, hint=hint)
-            raise Failed(1)
-        return child.backoff.next()
+            logger.critical("gave_up", process=child.name, ends_in_a_minute=RESTARTS_A_MINUTE, hint=hint)
+            raise ChildFailed(1)
+        return child.backoff.next_delay()
 
 
-def _signal(child: Child, number: int) -> None:
+def _signal(child: ChildProcess, number: int) -> None:
     if child.process is not None and child.process.returncode is None:
         with suppress(ProcessLookupError):  # it has ended just now
             child.process.send_signal(number)

@@ -23,7 +23,7 @@ PATIENCE_SECONDS = 2.0
 _STYLES = {"critical": "bold red", "high": "yellow", "normal": "", "low": "dim"}
 
 
-async def follow(
+async def follow_events(
     url: str,
     token: str | Callable[[], str],
     types: Sequence[str],
@@ -52,7 +52,7 @@ async def follow(
         subscriptions=list(types) or None,
         filter=filter or None,
         on_gap=lost,
-        on_notice=lambda notice: _note(notes, notice),
+        on_notice=lambda notice: _write_notice(notes, notice),
         on_state=remember,
     )
 
@@ -75,7 +75,7 @@ async def follow(
     watching = asyncio.create_task(watch())
     async with client:
         if client.welcome is not None:
-            _greet(notes, client.welcome, client.shard)
+            _write_welcome(notes, client.welcome, client.shard)
             for name in find_idle(tuple((n, frozenset(v)) for n, v in filter.items()), client.subscriptions, CATALOG):
                 notes.print(f"--filter {name}=… narrows nothing: none of these event types has it", style="yellow")
             if types and not client.subscriptions:  # it would wait for ever, for nothing
@@ -86,14 +86,14 @@ async def follow(
                 sys.stdout.buffer.write(msgspec.json.encode(event) + b"\n")  # JSON is UTF-8, whatever the locale is
                 sys.stdout.buffer.flush()
             else:
-                out.print(line_of(event))
+                out.print(format_line(event))
             seen += 1
             if seen == count:
                 break
     watching.cancel()
 
 
-def line_of(event: ReceivedEvent) -> Text:
+def format_line(event: ReceivedEvent) -> Text:
     """One event as one line, whatever characters its data holds."""
     line = Text(f"{event.offset:>8} ", style="dim")
     line.append(f"{event.timestamp} ", style="dim")
@@ -102,12 +102,12 @@ def line_of(event: ReceivedEvent) -> Text:
     return line
 
 
-def _greet(notes: Console, welcome: Welcome, shard: int | None) -> None:
+def _write_welcome(notes: Console, welcome: Welcome, shard: int | None) -> None:
     types = len(welcome.subscriptions)
     notes.print(f"connected as {welcome.user} ({welcome.role}) on shard {shard}: {types} event types", style="green")
     for denied in welcome.denied:
         notes.print(f"not granted: {describe_denial(denied)}", style="yellow")
 
 
-def _note(notes: Console, notice: Notice) -> None:
+def _write_notice(notes: Console, notice: Notice) -> None:
     notes.print(f"{notice.code}: {notice.message}", style="yellow")

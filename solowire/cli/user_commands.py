@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from solowire.cli.command_options import common, load_settings, read_zones, remote
-from solowire.cli.command_tokens import need_secret_tokens, sign_token, token_for
+from solowire.cli.command_tokens import make_token, need_secret_tokens, sign_token
 from solowire.cli.scope_options import read_scope_options
 from solowire.errors import ConfigError, InvalidToken
 from solowire.model.access import ADMINISTER
@@ -41,18 +41,18 @@ def token(
     **options: Any,
 ) -> None:
     """Prints a token signed with the configured secret."""
-    from solowire.runtime.identity import tokens_of
-    from solowire.runtime.roles import roles_of
+    from solowire.runtime.identity import make_tokens
+    from solowire.runtime.roles import load_roles
 
     settings = load_settings(config, None, **options)
     shown = read_scope_options(read_zones(zones), scopes)
-    roles = roles_of(settings)
+    roles = load_roles(settings)
     if role not in roles:
         raise ConfigError(f"--role {role}: not known; known are {', '.join(roles)}")
     need_secret_tokens(settings)
     try:
         signed = sign_token(settings, user, role, ttl, shown, tenant)
-        tokens_of(settings, roles, create=False).identify(signed, time.time())
+        make_tokens(settings, roles, create=False).identify(signed, time.time())
     except (InvalidToken, OverflowError, ValueError) as error:
         raise ConfigError(f"such a token would be refused: {error}") from None
     click.echo(signed)
@@ -69,7 +69,7 @@ def disconnect(config: Path | None, user: str, **options: Any) -> None:
     from solowire.cli import user_operations as user_commands
 
     settings = load_settings(config, None, **options)
-    click.echo(user_commands.disconnect(settings.url, token_for(settings, ADMINISTER), user))
+    click.echo(user_commands.disconnect(settings.url, make_token(settings, ADMINISTER), user))
 
 
 @click.command()
@@ -94,7 +94,7 @@ def revoke(config: Path | None, **options: Any) -> None:
             asked[name] = user_commands.read_time(asked[name], f"--{name.replace('_', '-')}")
     settings = load_settings(config, None, **options)
     given = {name: value for name, value in asked.items() if value is not None}
-    click.echo(user_commands.revoke(settings.url, token_for(settings, ADMINISTER), given))
+    click.echo(user_commands.revoke(settings.url, make_token(settings, ADMINISTER), given))
 
 
 @click.command()
@@ -105,7 +105,7 @@ def revocations(config: Path | None, as_json: bool, **options: Any) -> None:
     from solowire.cli import user_operations as user_commands
 
     settings = load_settings(config, None, **options)
-    for line in user_commands.list_revocations(settings.url, token_for(settings, ADMINISTER), as_json=as_json):
+    for line in user_commands.list_revocations(settings.url, make_token(settings, ADMINISTER), as_json=as_json):
         click.echo(line)
 
 
@@ -117,4 +117,4 @@ def unrevoke(config: Path | None, revocation: str, **options: Any) -> None:
     from solowire.cli import user_operations as user_commands
 
     settings = load_settings(config, None, **options)
-    user_commands.unrevoke(settings.url, token_for(settings, ADMINISTER), revocation)
+    user_commands.unrevoke(settings.url, make_token(settings, ADMINISTER), revocation)

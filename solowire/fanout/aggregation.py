@@ -57,25 +57,25 @@ _MAX_NAME_BYTES = 400  # as JSON; a DNS name in presentation form can be longer,
 _QUERIES, _STATS = "dns_query_log", "dns_query_stats"
 
 
-class Rates(msgspec.Struct, frozen=True):
+class AggregationLimits(msgspec.Struct, frozen=True):
     """Above how many events per second, of one type and for one feed, telemetry is summed up. interval: seconds."""
 
     rate: float = float("inf")
     rates: dict[str, float] = {}
     interval: float = 1.0
 
-    def of(self, name: str) -> float:
+    def rate_for(self, name: str) -> float:
         return self.rates.get(name, self.rate)
 
 
-class Waiting(Protocol):
+class Deferrable(Protocol):
     """What a flow needs of a feed."""
 
-    def waits_for(self, offset: int, until: float) -> bool:
+    def defer_until(self, offset: int, until: float) -> bool:
         """An event at `offset` will be sent at `until`, or with what is sent sooner; whether the feed is due sooner."""
 
 
-F = TypeVar("F", bound=Waiting)
+F = TypeVar("F", bound=Deferrable)
 
 
 class Digest(msgspec.Struct, frozen=True):
@@ -86,24 +86,24 @@ class Digest(msgspec.Struct, frozen=True):
     summaries: Sequence[Entry]
 
 
-class Flow(Generic[F]):
+class AggregationStream(Generic[F]):
     """The events of one telemetry type that meet the same conditions.
 
     active: they are being summed up. began: behind which offset. summed: how many summaries there have been.
     """
 
-    def __init__(self, name: str, rates: Rates) -> None:
+    def __init__(self, name: str, rates: AggregationLimits) -> None:
         self.name = name
         self.feeds: set[F] = set()
-        self.active = False
-        self.began = 0
-        self.summed = 0
-        self.ends = float("-inf")  # of the interval
+        self.is_active = False
+        self.began_offset = 0
+        self.summary_count = 0
+        self.ends_at = float("-inf")  # of the interval
         self._interval = rates.interval
-        self._limit = rates.of(name) * rates.interval
+        self._limit = rates.rate_for(name) * rates.interval
         self._count = 0
         self._calm = 0
-        self._level: set[F] = set()  # feeds that have sent all that was collected
+        self._caught_up: set[F] = set()  # feeds that have sent all that was collected
         self._offsets: list[int] = []  # of what was collected, and has not yet been sent by all feeds
         self._unsummed: list[Entry] = []
         self._unsummed_bytes = 0
@@ -115,50 +115,50 @@ class Flow(Generic[F]):
         self._next_sampled = 0  # this one of the interval's is part of the sample
         self._summaries: deque[Entry] = deque(maxlen=KEPT_INTERVALS)
 
-    def add(self, feed: F) -> None:
+    def add_feed(self, feed: F) -> None:
         """A feed that has nothing to send of what was collected."""
         self.feeds.add(feed)
-        self._level.add(feed)
+        self._caught_up.add(feed)
 
-    def discard(self, feed: F) -> None:
+    def discard_feed(self, feed: F) -> None:
         self.feeds.discard(feed)
-        self._level.discard(feed)
-        self._forget_what_all_have()
+        self._caught_up.discard(feed)
+        self._drop_sent()
 
-    def count(self, entry: Entry, now: float) -> bool:
+    def count_event(self, entry: Entry, now: float) -> bool:
         """Notes that one more event has come; whether it is to be collected. Time in seconds, monotonic."""
-        if now >= self.ends:
-            self.roll(now)
+        if now >= self.ends_at:
+            self.rotate(now)
         self._count += 1
-        if self._count > self._limit and not self.active:
-            self.active = True
-            self.began = entry.offset - 1
+        if self._count > self._limit and not self.is_active:
+            self.is_active = True
+            self.began_offset = entry.offset - 1
             self._calm = 0
             self._since = now
             self._stride = max(1, -(-int(self._limit) // SAMPLE_EVENTS))
             self._next_sampled = self._count
             if not self._offsets:  # else it had just been over, and some have still to send what it collected
-                self._level = set(self.feeds)
-        return self.active
+                self._caught_up = set(self.feeds)
+        return self.is_active
 
-    def roll(self, now: float) -> None:
+    def rotate(self, now: float) -> None:
         """Begins another interval, if this one has ended."""
-        if now < self.ends:
+        if now < self.ends_at:
             return
-        self._sum_up(self.ends)
-        if self.active:
+        self._summarise(self.ends_at)
+        if self.is_active:
             # Intervals in which nothing came at all are calm ones, too.
             calm = 0 if self._count > self._limit else self._calm + 1
-            self._calm = calm + int((now - self.ends) / self._interval)
-            self.active = self._calm < CALM_INTERVALS
+            self._calm = calm + int((now - self.ends_at) / self._interval)
+            self.is_active = self._calm < CALM_INTERVALS
         # So that the sample is even, if as many come as before.
         self._stride = max(1, -(-self._count // SAMPLE_EVENTS))
         self._next_sampled = 1
         self._sampled = self._count = 0
         self._since = now
-        self.ends = now + self._interval
+        self.ends_at = now + self._interval
 
-    def collect(self, entry: Entry, now: float) -> list[F]:
+    def collect_event(self, entry: Entry, now: float) -> list[F]:
         """Takes an event that was counted; returns the feeds that are due sooner than they were."""
         self._offsets.append(entry.offset)
         self._unsummed.append(entry)
@@ -168,13 +168,13 @@ class Flow(Generic[F]):
             self._sampled += 1
             self._keep_sampled(entry)
         if len(self._unsummed) >= MAX_COLLECTED or self._unsummed_bytes >= MAX_COLLECTED_BYTES:
-            self._sum_up(now)
-            self._level.clear()
-            return [feed for feed in self.feeds if feed.waits_for(entry.offset, now)]
-        if not self._level:
+            self._summarise(now)
+            self._caught_up.clear()
+            return [feed for feed in self.feeds if feed.defer_until(entry.offset, now)]
+        if not self._caught_up:
             return []
-        waiting, self._level = self._level, set()
-        return [feed for feed in waiting if feed.waits_for(entry.offset, self.ends)]
+        waiting, self._caught_up = self._caught_up, set()
+        return [feed for feed in waiting if feed.defer_until(entry.offset, self.ends_at)]
 
     def _keep_sampled(self, entry: Entry) -> None:
         self._sample.append(entry)
@@ -182,33 +182,33 @@ class Flow(Generic[F]):
         while len(self._sample) > KEPT_INTERVALS * SAMPLE_EVENTS or self._sample_bytes > SAMPLE_KEPT_BYTES:
             self._sample_bytes -= self._sample.popleft().size
 
-    def _sum_up(self, now: float) -> None:
+    def _summarise(self, now: float) -> None:
         if self._unsummed and self.name == _QUERIES:
             self._summaries.append(query_stats(self._unsummed, now - self._since))
-            self.summed += 1
+            self.summary_count += 1
         self._unsummed = []
         self._unsummed_bytes = 0
         self._since = now
 
-    def waits(self, summed: int) -> bool:
+    def has_pending(self, summed: int) -> bool:
         """Whether a feed that has sent so many of the summaries has something to send, now or when it ends."""
-        return self.active or bool(self._offsets) or summed < self.summed
+        return self.is_active or bool(self._offsets) or summed < self.summary_count
 
-    def between(self, after: int, upto: int, summed: int) -> Digest | None:
+    def digest_between(self, after: int, upto: int, summed: int) -> Digest | None:
         """What is to be sent of what was collected behind one offset and up to another, and of the summaries behind
         the first `summed` that end there; None if there is nothing.
         """
         first = bisect_right(self._offsets, after)
         total = bisect_right(self._offsets, upto) - first
-        new = min(self.summed - summed, len(self._summaries))
+        new = min(self.summary_count - summed, len(self._summaries))
         summaries = [s for s in islice(self._summaries, len(self._summaries) - new, None) if s.offset <= upto]
         if not total and not summaries:
             return None
         return Digest(total, self.sample_between(after, upto) if total else (), summaries)
 
-    def summed_upto(self, offset: int) -> int:
+    def count_summaries_until(self, offset: int) -> int:
         """How many of the summaries end there."""
-        return self.summed - sum(1 for _ in takewhile(lambda s: s.offset > offset, reversed(self._summaries)))
+        return self.summary_count - sum(1 for _ in takewhile(lambda s: s.offset > offset, reversed(self._summaries)))
 
     def sample_between(self, after: int, upto: int) -> Sequence[Entry]:
         """What it sends of what lies behind one offset and up to another, as far as it knows."""
@@ -218,14 +218,14 @@ class Flow(Generic[F]):
         """The summaries whose last event lies there, as `sample_between`."""
         return _between(self._summaries, after, upto)
 
-    def is_level(self, feed: F) -> None:
+    def mark_sent(self, feed: F) -> None:
         """The feed has sent everything that was collected; one that has gone has no say in it."""
         if feed in self.feeds:
-            self._level.add(feed)
-            self._forget_what_all_have()
+            self._caught_up.add(feed)
+            self._drop_sent()
 
-    def _forget_what_all_have(self) -> None:
-        if self._offsets and self._level == self.feeds:
+    def _drop_sent(self) -> None:
+        if self._offsets and self._caught_up == self.feeds:
             self._offsets = []
 
 
@@ -240,7 +240,7 @@ def _between(entries: Sequence[Entry], after: int, upto: int) -> Sequence[Entry]
     return found
 
 
-def digest_of(name: str, entries: Sequence[Entry], seconds: float) -> Digest:
+def build_digest(name: str, entries: Sequence[Entry], seconds: float) -> Digest:
     """Of a slow reader's events of one type, in the order of offsets, at least one, that came within `seconds`."""
     if len(entries) <= SAMPLE_EVENTS:
         return Digest(len(entries), entries, ())

@@ -11,44 +11,44 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Generic
 
-from solowire.fanout.aggregation import F, Flow, Rates
+from solowire.fanout.aggregation import AggregationLimits, AggregationStream, F
 from solowire.fanout.filter_index import FilterIndex
 from solowire.fanout.recent_log import Entry
 from solowire.model.subscriptions import Filter
 
 
-class Flows(Generic[F]):
+class AggregationIndex(Generic[F]):
     """All flows of a shard."""
 
-    def __init__(self, rates: Rates) -> None:
+    def __init__(self, rates: AggregationLimits) -> None:
         self._rates = rates
-        self._index: FilterIndex[Flow[F]] = FilterIndex()
+        self._index: FilterIndex[AggregationStream[F]] = FilterIndex()
 
-    def of(self, feed: F, wanted: Iterable[tuple[str, Filter]]) -> dict[str, Flow[F]]:
+    def add_feed(self, feed: F, wanted: Iterable[tuple[str, Filter]]) -> dict[str, AggregationStream[F]]:
         """Puts a feed that wants these into its flows; returns them by event type."""
         found = {}
         for name, conditions in wanted:
-            flow = found[name] = self._index.get(name, conditions, partial(Flow[F], name, self._rates))
-            flow.add(feed)
+            flow = found[name] = self._index.get(name, conditions, partial(AggregationStream[F], name, self._rates))
+            flow.add_feed(feed)
         return found
 
-    def drop(self, feed: F, wanted: Iterable[tuple[str, Filter]]) -> None:
+    def discard_feed(self, feed: F, wanted: Iterable[tuple[str, Filter]]) -> None:
         """Takes a feed out of the flows that it was put into."""
         for name, conditions in wanted:
             flow = self._index.find(name, conditions)
             if flow is not None:
-                flow.discard(feed)
+                flow.discard_feed(feed)
                 if not flow.feeds:
                     self._index.discard(name, conditions)
 
-    def matching(self, entry: Entry) -> Iterable[Flow[F]]:
+    def matching(self, entry: Entry) -> Iterable[AggregationStream[F]]:
         """The flows of an event, whose type is no custom one."""
-        return self._index.matching(entry.event.type, entry.terms)
+        return self._index.matching(entry.event.type, entry.match_terms)
 
-    def active(self) -> dict[str, int]:
+    def count_active(self) -> dict[str, int]:
         """Of each type that is being summed up, for how many feeds."""
         counts: Counter[str] = Counter()
         for flow in self._index:
-            if flow.active:
+            if flow.is_active:
                 counts[flow.name] += len(flow.feeds)
         return dict(counts)

@@ -7,10 +7,10 @@
 What it keeps true: the newest value of each key is sent, or held back and due. The log has them all at their own
 offsets, so what is released is older than what has been sent since. Releases are numbered: who has seen all up to one
 number lacks those behind it, and of each key only the newest matters, so they are kept as long as their number is among
-the newest `max_keys`. `forgotten` is the newest number that is not.
+the newest `max_keys`. `newest_forgotten_release` is the newest number that is not.
 
-A client that comes back may lack a state that was held back where it was before. `may_lack` says which, from when this
-shard's log was where the client stands; where that is not known, it says yes.
+A client that comes back may lack a state that was held back where it was before. `possibly_missed` says which, from
+when this shard's log was where the client stands; where that is not known, it says yes.
 
 Bounded: `max_keys` keys, of which the one that has been quiet longest is forgotten, and released before if need be; so
 it is when what is held back takes more than `max_bytes`. Of releases twice as many bytes are kept, so that no number of
@@ -36,55 +36,55 @@ Key = tuple[str, str, str | None]
 MARK_SECONDS = 1.0
 MAX_MARKS = 900
 LATE_SECONDS = 10.0
-"""By how much a shard may be behind another in the log, and a frame behind its events, for `may_lack`."""
+"""By how much a shard may be behind another in the log, and a frame behind its events, for `possibly_missed`."""
 
 
-class Intervals(msgspec.Struct, frozen=True):
+class ConflationIntervals(msgspec.Struct, frozen=True):
     """How often, in seconds, a state is sent at most; 0: as often as it comes. intervals: by event type."""
 
     interval: float = 0.0
     intervals: dict[str, float] = {}
 
-    def of(self, name: str) -> float:
+    def interval_for(self, name: str) -> float:
         return self.intervals.get(name, self.interval)
 
 
-class Overtaken(msgspec.Struct, frozen=True, gc=False):
+class SupersededStates(msgspec.Struct, frozen=True, gc=False):
     """States of one key that are never sent: how many, and the last of them, whose feeds are those of all."""
 
     last: Entry
-    states: int
+    state_count: int
 
 
-class _Paced:
+class _ConflatedKey:
     """One key. held: its newest value, if that has to wait. overtaken: how many waited before it since the last that
     was sent, and are not charged to anybody yet. queued: it is among those that are due.
     """
 
-    __slots__ = ("came", "held", "overtaken", "queued", "sent")
+    __slots__ = ("came_at", "deferred", "is_queued", "sent_at", "superseded_count")
 
     def __init__(self) -> None:
-        self.sent = float("-inf")
-        self.came = float("-inf")
-        self.held: Entry | None = None
-        self.overtaken = 0
-        self.queued = False
+        self.sent_at = float("-inf")
+        self.came_at = float("-inf")
+        self.deferred: Entry | None = None
+        self.superseded_count = 0
+        self.is_queued = False
 
 
-class Pacing:
+class Conflator:
     """Of one shard, for all its feeds. Times in seconds, monotonic."""
 
     def __init__(
-        self, intervals: Intervals | None = None, *, max_keys: int = 10_000, max_bytes: int = 32 * 2**20
+        self, intervals: ConflationIntervals | None = None, *, max_keys: int = 10_000, max_bytes: int = 32 * 2**20
     ) -> None:
-        self.last = 0  # the newest release's number
-        self.forgotten = 0
-        self._intervals = intervals or Intervals()
+        self.newest_release = 0  # the newest release's number
+        self.newest_forgotten_release = 0
+        self._intervals = intervals or ConflationIntervals()
         self._max_keys = max_keys
         self._max_bytes = max_bytes
         self._held_bytes = self._released_bytes = 0
-        self._keys: dict[Key, _Paced] = {}  # in the order of freshness
-        self._due: list[tuple[float, int, Key, _Paced]] = []  # a key at most once
+        self._keys: dict[Key, _ConflatedKey] = {}  # in the order of freshness
+        self._due: list[tuple[float, int, Key, _ConflatedKey]] = []  # a key at most once
         self._order = count()
         self._overdue: list[tuple[Key, Entry, int]] = []
         self._released: dict[Key, tuple[int, Entry]] = {}  # in the order of their numbers
@@ -101,97 +101,97 @@ class Pacing:
         self._own.clear()
         self._marks.clear()
 
-    def take(self, entry: Entry, now: float) -> tuple[bool, Overtaken | None]:
+    def offer(self, entry: Entry, now: float) -> tuple[bool, SupersededStates | None]:
         """Whether a state may be sent at once, and which are never sent because of it, as far as that is to be said
         now: while one takes the place of another that the same feeds accept, they are only counted.
         """
-        interval = self._intervals.of(entry.event.type)
+        interval = self._intervals.interval_for(entry.event.type)
         if not interval:
             return True, None
-        paced = self._keys.pop(entry.state, None) or _Paced()
-        self._keys[entry.state] = paced
-        paced.came = now
-        older, paced.held = paced.held, None
-        at_once = entry.event.priority is Priority.critical or now >= paced.sent + interval
+        paced = self._keys.pop(entry.state_key, None) or _ConflatedKey()
+        self._keys[entry.state_key] = paced
+        paced.came_at = now
+        older, paced.deferred = paced.deferred, None
+        at_once = entry.event.priority is Priority.critical or now >= paced.sent_at + interval
         overtaken = None
         if older is not None:
             self._held_bytes -= older.size
-            paced.overtaken += 1
+            paced.superseded_count += 1
             if at_once or older.event.attributes != entry.event.attributes:
-                overtaken = Overtaken(older, paced.overtaken)
-                paced.overtaken = 0
+                overtaken = SupersededStates(older, paced.superseded_count)
+                paced.superseded_count = 0
         if at_once:
-            paced.sent = now
+            paced.sent_at = now
         else:
-            paced.held = entry
+            paced.deferred = entry
             self._held_bytes += entry.size
-            entry.held = True
-            if not paced.queued:
-                self._queue(entry.state, paced)
-        self._bound()
+            entry.is_deferred = True
+            if not paced.is_queued:
+                self._queue(entry.state_key, paced)
+        self._enforce_bounds()
         return at_once, overtaken
 
-    def _queue(self, key: Key, paced: _Paced) -> None:
-        paced.queued = True
-        heappush(self._due, (paced.sent + self._intervals.of(key[0]), next(self._order), key, paced))
+    def _queue(self, key: Key, paced: _ConflatedKey) -> None:
+        paced.is_queued = True
+        heappush(self._due, (paced.sent_at + self._intervals.interval_for(key[0]), next(self._order), key, paced))
 
-    def _bound(self) -> None:
+    def _enforce_bounds(self) -> None:
         while len(self._keys) > self._max_keys or self._held_bytes > self._max_bytes:
             key = next(iter(self._keys))
             paced = self._keys.pop(key)
-            if paced.held is not None:
-                self._held_bytes -= paced.held.size
-                self._overdue.append((key, paced.held, paced.overtaken))
+            if paced.deferred is not None:
+                self._held_bytes -= paced.deferred.size
+                self._overdue.append((key, paced.deferred, paced.superseded_count))
         if len(self._due) > 2 * self._max_keys:  # most are of keys that have been forgotten
             self._due = [due for due in self._due if self._keys.get(due[2]) is due[3]]
             heapify(self._due)
 
     @property
-    def due(self) -> float | None:
-        """When `release` has something to do; None if nothing is held back."""
+    def due_at(self) -> float | None:
+        """When `due_values` has something to do; None if nothing is held back."""
         if self._overdue:
             return float("-inf")
         return self._due[0][0] if self._due else None
 
-    def release(self, now: float) -> list[tuple[int, Entry, int]]:
+    def due_values(self, now: float) -> list[tuple[int, Entry, int]]:
         """The states that are to be sent now: each with its number, and how many it has overtaken."""
-        released = [(self._note(key, entry), entry, overtaken) for key, entry, overtaken in self._overdue]
+        released = [(self._record_release(key, entry), entry, overtaken) for key, entry, overtaken in self._overdue]
         self._overdue.clear()
         while self._due and self._due[0][0] <= now:
             _, _, key, paced = heappop(self._due)
-            paced.queued = False
-            if paced.held is None or self._keys.get(key) is not paced:
+            paced.is_queued = False
+            if paced.deferred is None or self._keys.get(key) is not paced:
                 continue  # a critical one went instead of it, or the key has been forgotten
-            if now < paced.sent + self._intervals.of(key[0]):
+            if now < paced.sent_at + self._intervals.interval_for(key[0]):
                 self._queue(key, paced)  # a critical one went in between
                 continue
-            entry, paced.held = paced.held, None
+            entry, paced.deferred = paced.deferred, None
             self._held_bytes -= entry.size
-            paced.sent = now
-            released.append((self._note(key, entry), entry, paced.overtaken))
-            paced.overtaken = 0
+            paced.sent_at = now
+            released.append((self._record_release(key, entry), entry, paced.superseded_count))
+            paced.superseded_count = 0
         return released
 
-    def _note(self, key: Key, entry: Entry) -> int:
-        entry.held = False
-        self.last += 1
+    def _record_release(self, key: Key, entry: Entry) -> int:
+        entry.is_deferred = False
+        self.newest_release += 1
         _, before = self._released.pop(key, (0, None))
         self._released_bytes += entry.size - (before.size if before is not None else 0)
-        self._released[key] = (self.last, entry)
+        self._released[key] = (self.newest_release, entry)
         if key[2] is not None:
-            self._own[key[2]] = self.last
+            self._own[key[2]] = self.newest_release
         while len(self._released) > self._max_keys or self._released_bytes > 2 * self._max_bytes:
-            self.forgotten, oldest = self._released.pop(next(iter(self._released)))
+            self.newest_forgotten_release, oldest = self._released.pop(next(iter(self._released)))
             self._released_bytes -= oldest.size
-            if self._own.get(oldest.event.user or "") == self.forgotten:
+            if self._own.get(oldest.event.user or "") == self.newest_forgotten_release:
                 del self._own[oldest.event.user or ""]
-        return self.last
+        return self.newest_release
 
-    def has_for(self, user: str, seen: int) -> bool:
+    def has_release_for(self, user: str, seen: int) -> bool:
         """Whether one for this user alone is behind number `seen`."""
         return self._own.get(user, 0) > seen
 
-    def since(self, seen: int) -> list[tuple[int, Entry]]:
+    def releases_since(self, seen: int) -> list[tuple[int, Entry]]:
         """The releases behind number `seen`, oldest first."""
         found = []
         for number, entry in reversed(self._released.values()):
@@ -203,19 +203,19 @@ class Pacing:
 
     # ------------------------------------------------------------------------------------------- who comes back
 
-    def mark(self, position: int, now: float) -> None:
+    def mark_position(self, position: int, now: float) -> None:
         """The log has come to `position`."""
         if not self._marks or now - self._marks[-1][1] >= MARK_SECONDS:
             self._marks.append((position, now))
 
-    def may_lack(self, latest: list[Entry], cursor: int) -> Iterator[Entry]:
+    def possibly_missed(self, latest: list[Entry], cursor: int) -> Iterator[Entry]:
         """Which of these present states a client may not have got although its cursor is behind them."""
         at = bisect_right(self._marks, cursor, key=itemgetter(0))
         reached = self._marks[at - 1][1] if at else float("-inf")  # the log was not there before
         for entry in latest:
-            interval = self._intervals.of(entry.event.type)
-            if not interval or entry.held or entry.offset > cursor or entry.event.priority is Priority.critical:
+            interval = self._intervals.interval_for(entry.event.type)
+            if not interval or entry.is_deferred or entry.offset > cursor or entry.event.priority is Priority.critical:
                 continue
-            paced = self._keys.get(entry.state)
-            if paced is None or paced.came == float("-inf") or paced.came + interval + LATE_SECONDS > reached:
+            paced = self._keys.get(entry.state_key)
+            if paced is None or paced.came_at == float("-inf") or paced.came_at + interval + LATE_SECONDS > reached:
                 yield entry

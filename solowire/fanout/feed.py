@@ -26,10 +26,10 @@ from typing import Generic, TypeVar
 import msgspec
 
 from solowire.fanout.aggregation import SUMMARY_BYTES
-from solowire.fanout.catch_up import COMPACTED_BYTES, MAX_EVENTS_BYTES, Frame, Lag, Reading
-from solowire.fanout.conflation import Pacing
-from solowire.fanout.frame_builder import NOTHING, FeedKey, Parts
-from solowire.fanout.recent_log import Entry, Log
+from solowire.fanout.catch_up import COMPACTED_BYTES, MAX_EVENTS_BYTES, CatchUpReader, Frame, ReaderPosition
+from solowire.fanout.conflation import Conflator
+from solowire.fanout.frame_builder import NOTHING, FeedKey, FrameBuilder
+from solowire.fanout.recent_log import Entry, RecentLog
 from solowire.fanout.snapshot import Snapshot
 from solowire.model.access import View
 from solowire.model.catalog import Catalog
@@ -63,7 +63,7 @@ class FlushDelays(msgspec.Struct, frozen=True):
     low: float = 1.0
     per_connection: float = 0.001
 
-    def of(self, priority: Priority, connections: int) -> float:
+    def delay_for(self, priority: Priority, connections: int) -> float:
         """For a shard with so many connections."""
         # Nearly all are normal: the attribute's name is looked up only for the others.
         longest: float = self.normal if priority is _NORMAL else getattr(self, priority.value)
@@ -71,124 +71,132 @@ class FlushDelays(msgspec.Struct, frozen=True):
         return shortest if shortest < longest else longest
 
 
-def feed_key(selection: Selection, view: View, codec: Codec, catalog: Catalog) -> FeedKey:
+def build_feed_key(selection: Selection, view: View, codec: Codec, catalog: Catalog) -> FeedKey:
     """The key of the feed for `selection` (already judged by `view`) under `view` and `codec`."""
     hidden = []
     for name, _ in selection:
-        event_type = catalog.declared(name)
-        fields = view.hidden(event_type) if event_type is not None else frozenset()
+        event_type = catalog.get_declared(name)
+        fields = view.hidden_fields(event_type) if event_type is not None else frozenset()
         if fields:
             hidden.append((name, fields))
     return FeedKey(selection, tuple(hidden), codec)
 
 
-class Feed(Reading, Generic[C]):
+class Feed(CatchUpReader, Generic[C]):
     """One feed. The time is an argument, in seconds of one monotonic clock."""
 
     __slots__ = (
         "_collects_until",
+        "_has_pending",
         "_pending",
         "_pending_bytes",
-        "_skipped",
+        "_pending_dropped",
         "_snapshot",
-        "_waits",
         "behind",
         "current",
-        "due",
+        "flush_at",
+        "flush_now",
         "flushed_at",
-        "largest",
-        "reading",
-        "summed",
-        "urgent",
+        "largest_bytes",
+        "summaries_sent",
+        "unparked",
     )
 
-    def __init__(self, key: FeedKey, log: Log, pacing: Pacing | None = None) -> None:
-        super().__init__(key, log, Pacing() if pacing is None else pacing)
+    def __init__(self, key: FeedKey, log: RecentLog, pacing: Conflator | None = None) -> None:
+        super().__init__(key, log, Conflator() if pacing is None else pacing)
         self._snapshot: Snapshot | None = None
         self.current: set[C] = set()
-        self.behind: dict[C, Lag] = {}
-        self.reading: dict[C, Lag] = {}  # those of them that are not set aside; who comes first is next
-        self.due: float | None = None
+        self.behind: dict[C, ReaderPosition] = {}
+        self.unparked: dict[C, ReaderPosition] = {}  # those of them that are not set aside; who comes first is next
+        self.flush_at: float | None = None
         self.flushed_at = float("-inf")
-        self.largest = 0  # bytes of the largest frame that all its current connections got; kept by who sends
+        self.largest_bytes = 0  # bytes of the largest frame that all its current connections got; kept by who sends
         self._collects_until = float("inf")  # what its flows have collected since `position` waits for that
-        self.summed: dict[str, int] = {}  # of each of its flows: how many summaries it has sent or had no use for
-        self.urgent = False  # the next flush doesn't wait for the end of an interval
+        self.summaries_sent: dict[
+            str, int
+        ] = {}  # of each of its flows: how many summaries it has sent or had no use for
+        self.flush_now = False  # the next flush doesn't wait for the end of an interval
         self._pending: list[tuple[int, bytes]] = []  # offset, fragment
         self._pending_bytes = 0
-        self._skipped = False  # not all that comes next is pending: nobody was current when it came
-        self._waits = False  # something is pending or skipped, here or in a flow
+        self._pending_dropped = False  # not all that comes next is pending: nobody was current when it came
+        self._has_pending = False  # something is pending or skipped, here or in a flow
 
     def __len__(self) -> int:
         return len(self.current) + len(self.behind)
 
     # ------------------------------------------------------------------------------------------------- members
 
-    def join(self, connection: C, lag: Lag, now: float, *, apart: bool = False) -> bool:
+    def add_connection(self, connection: C, lag: ReaderPosition, now: float, *, apart: bool = False) -> bool:
         """Adds a connection that stands there; as `wake`.
 
         apart: it can't share the next frame, because the log has something for it alone or its answers come first.
         """
-        if not self._waits and not self.behind:
+        if not self._has_pending and not self.behind:
             self.position = self._log.position  # nothing of the feed lies between: all of it moves on for free
-        if self.seen >= self.released:
-            self.seen = self._pacing.last
-        if lag.seen < self.seen:
-            self.released = self._pacing.last  # one from before there was this feed may be for it
-        lag.told = self.told
-        if self._is_level(lag) and not apart:
+        if self.last_release >= self.newest_release:
+            self.last_release = self._conflator.newest_release
+        if lag.last_release < self.last_release:
+            self.newest_release = self._conflator.newest_release  # one from before there was this feed may be for it
+        lag.reported_omitted = self.reported_omitted
+        if self._is_caught_up(lag) and not apart:
             self.current.add(connection)
             return False
-        self.behind[connection] = self.reading[connection] = lag
+        self.behind[connection] = self.unparked[connection] = lag
         return self.wake(now)
 
-    def _is_level(self, lag: Lag) -> bool:
-        return not self._skipped and lag.cursor == self.position and lag.seen >= min(self.seen, self.released)
+    def _is_caught_up(self, lag: ReaderPosition) -> bool:
+        return (
+            not self._pending_dropped
+            and lag.offset == self.position
+            and lag.last_release >= min(self.last_release, self.newest_release)
+        )
 
-    def leave(self, connection: C) -> Lag:
+    def remove_connection(self, connection: C) -> ReaderPosition:
         """Takes a connection out; returns where it stands."""
         if connection in self.current:
             self.current.discard(connection)
-            return self.place
-        self.reading.pop(connection, None)
-        return self.behind.pop(connection, None) or self.place
+            return self.head_cursor
+        self.unparked.pop(connection, None)
+        return self.behind.pop(connection, None) or self.head_cursor
 
-    def set_aside(self, connection: C) -> None:
-        """Its socket takes nothing: nobody looks at it until `take_up`, if it is behind."""
-        self.reading.pop(connection, None)
+    def park(self, connection: C) -> None:
+        """Its socket takes nothing: nobody looks at it until `unpark`, if it is behind."""
+        self.unparked.pop(connection, None)
 
-    def take_up(self, connection: C) -> None:
+    def unpark(self, connection: C) -> None:
         lag = self.behind.get(connection)
         if lag is not None:
-            self.reading[connection] = lag
+            self.unparked[connection] = lag
 
     def cursor_of(self, connection: C) -> int:
         lag = self.behind.get(connection)
-        return self._reached if lag is None else lag.cursor
+        return self._head_offset if lag is None else lag.offset
 
-    def lags(self) -> Iterator[tuple[C, Lag]]:
+    def list_behind(self) -> Iterator[tuple[C, ReaderPosition]]:
         """All who are not current, and where each of them stands."""
         yield from self.behind.items()
 
-    def hold(self, connection: C) -> None:
+    def hold_for_replies(self, connection: C) -> None:
         """Sets a connection aside that has answers waiting: it catches up behind them."""
-        self.reading.pop(connection, None)
+        self.unparked.pop(connection, None)
         if connection in self.current:
             self.current.discard(connection)
-            lag = self.behind[connection] = self.place
-            lag.busy = True
+            lag = self.behind[connection] = self.head_cursor
+            lag.was_busy = True
 
     @property
-    def place(self) -> Lag:
+    def head_cursor(self) -> ReaderPosition:
         """Where current connections stand."""
         log = self._log
-        reached = self.position if self._waits else log.position  # once for every flush: written out
-        return Lag(reached, self.seen, self.told, 0, False, 0, reached < log.floor)
+        reached = self.position if self._has_pending else log.position  # once for every flush: written out
+        return ReaderPosition(
+            reached, self.last_release, self.reported_omitted, 0, False, 0, reached < log.start_offset
+        )
 
     @property
-    def _reached(self) -> int:
+    def _head_offset(self) -> int:
         """A quiet feed's `position` may be older than the log itself."""
-        return self.position if self._waits else self._log.position
+        return self.position if self._has_pending else self._log.position
 
     # --------------------------------------------------------------------------------------------------- flushing
 
@@ -196,15 +204,15 @@ class Feed(Reading, Generic[C]):
         """Takes an entry that the feed accepts and that is for all its connections; as `wake`."""
         if self.current:
             # Once for every event and feed: a call less is a tenth of what that costs.
-            fragment = self.fragment(entry) if self._hidden else entry.fragment(self._plain, NOTHING)
+            fragment = self.encode_for(entry) if self._hidden else entry.get_fragment(self._plain, NOTHING)
             if fragment is None:
                 return False
             self._pending.append((entry.offset, fragment))
             self._pending_bytes += len(fragment) + 1
         else:
-            self._skipped = True  # those who are behind read it from the log
-        if not self._waits:
-            self._waits = True
+            self._pending_dropped = True  # those who are behind read it from the log
+        if not self._has_pending:
+            self._has_pending = True
             self.position = entry.offset - 1  # nothing of the feed lies between, and the log may forget what does
         if self._pending_bytes >= FLUSH_AT_BYTES:
             return self.wake(now)
@@ -212,50 +220,53 @@ class Feed(Reading, Generic[C]):
         at = self.flushed_at + delay
         if at < now:
             at = now
-        if self.due is None or at < self.due:
-            self.due = at
+        if self.flush_at is None or at < self.flush_at:
+            self.flush_at = at
             return True
         return False
 
-    def add_for(self, connection: C, entry: Entry, delay: float, now: float) -> bool:
+    def add_personal(self, connection: C, entry: Entry, delay: float, now: float) -> bool:
         """Notes that `entry` is for this connection alone: it falls behind, on purpose; as `wake`."""
         if connection in self.current:
             self.current.discard(connection)
-            lag = self.behind[connection] = self.reading[connection] = self.place
-            if not self._waits:
-                lag.cursor = entry.offset - 1
-        self.urgent = True
+            lag = self.behind[connection] = self.unparked[connection] = self.head_cursor
+            if not self._has_pending:
+                lag.offset = entry.offset - 1
+        self.flush_now = True
         return self.wake(max(now, self.flushed_at + delay))
 
-    def waits_for(self, offset: int, until: float) -> bool:
+    def defer_until(self, offset: int, until: float) -> bool:
         """A flow has collected the event at `offset`; as `wake`."""
-        if not self._waits:
-            self._waits = True
+        if not self._has_pending:
+            self._has_pending = True
             self.position = offset - 1
         self._collects_until = min(self._collects_until, until)
         return self.wake(until)
 
-    def release(self, number: int, connection: C | None, delay: float, now: float) -> bool:
+    def release_state(self, number: int, connection: C | None, delay: float, now: float) -> bool:
         """A state that was held back is to be sent, to one connection or all; as `wake`."""
-        self.released = number
-        self.urgent = True
+        self.newest_release = number
+        self.flush_now = True
         if connection in self.current and connection is not None:
             self.current.discard(connection)
-            self.behind[connection] = self.reading[connection] = self.place
+            self.behind[connection] = self.unparked[connection] = self.head_cursor
         return self.wake(max(now, self.flushed_at + delay))
 
-    def leave_out(self, name: str, states: int) -> None:
+    def count_omitted(self, name: str, states: int) -> None:
         """So many states that the feed accepts are never sent: newer ones have overtaken them."""
-        self.left = {**self.left, name: self.left.get(name, 0) + states}  # `told` and lags hold on to the one before
+        self.omitted = {
+            **self.omitted,
+            name: self.omitted.get(name, 0) + states,
+        }  # `told` and lags hold on to the one before
 
     def wake(self, at: float) -> bool:
         """Makes the feed due at `at`, unless it is due sooner; returns whether that changed anything."""
-        if self.due is None or at < self.due:
-            self.due = at
+        if self.flush_at is None or at < self.flush_at:
+            self.flush_at = at
             return True
         return False
 
-    def frames_of(self, pieces: Sequence[tuple[int, bytes]], upto: int) -> Iterator[str | bytes]:
+    def build_frames(self, pieces: Sequence[tuple[int, bytes]], upto: int) -> Iterator[str | bytes]:
         """Frames of these (offset, fragment) in their order, made as they are taken; their reader then is at `upto`.
 
         Each says how far it goes itself, so that one who is cut off between two of them comes back for the rest alone.
@@ -263,26 +274,26 @@ class Feed(Reading, Generic[C]):
         taken = 0
         for run in _cut(fragment for _, fragment in pieces):
             taken += len(run)
-            yield self._plain.events(upto if taken == len(pieces) else pieces[taken - 1][0], run)
+            yield self._plain.encode_events(upto if taken == len(pieces) else pieces[taken - 1][0], run)
 
-    def older_frames(self, entries: Iterable[Entry], cursor: int) -> Iterator[str | bytes]:
+    def build_older_frames(self, entries: Iterable[Entry], cursor: int) -> Iterator[str | bytes]:
         """Frames of those of these that the feed wants, for one who stands further on, at `cursor`, and stays there;
         made as they are taken. A count of zero in `compacted` says that events of the type are out of order.
         """
         wanted = sorted((entry for entry in entries if self.accepts(entry)), key=_offset_of)
         types = dict.fromkeys((entry.event.type for entry in wanted), 0)
-        fragments = (fragment for entry in wanted if (fragment := self.fragment(entry)) is not None)
-        return (self._plain.events(cursor, run, types) for run in _cut(fragments))
+        fragments = (fragment for entry in wanted if (fragment := self.encode_for(entry)) is not None)
+        return (self._plain.encode_events(cursor, run, types) for run in _cut(fragments))
 
-    def states(self, user: str, upto: int) -> tuple[int | None, Iterator[str | bytes]]:
+    def build_state_frames(self, user: str, upto: int) -> tuple[int | None, Iterator[str | bytes]]:
         """The offset before the oldest of the present states that the feed wants, if any, and the frames of all, which
         are made as they are taken; most once for all of the feed's connections, unless `user` has states of its own.
         """
-        snapshot, version, latest = self._snapshot, self._log.states_version, self._log.latest()
+        snapshot, version, latest = self._snapshot, self._log.states_version, self._log.latest_states()
         mine = any(e.event.user == user for e in latest)
         if mine or snapshot is None or snapshot.version != version:
             wanted = (e for e in latest if e.event.user in (None, user) and self.accepts(e))
-            entries = list(dropwhile(lambda e: self.fragment(e) is None, sorted(wanted, key=_offset_of)))
+            entries = list(dropwhile(lambda e: self.encode_for(e) is None, sorted(wanted, key=_offset_of)))
             snapshot = Snapshot(version, entries, self._codec, self._plain, shared=not mine)
             if not mine:
                 self._snapshot = snapshot
@@ -295,133 +306,142 @@ class Feed(Reading, Generic[C]):
     def flush(self, now: float) -> Frame:
         """What all current connections get now: everything pending. Moves `position`, and with it their cursors.
 
-        Who could not be given the frame is then handed to `fell_behind`, with the `place` from before.
+        Who could not be given the frame is then handed to `mark_behind`, with the `head_cursor` from before.
         """
-        self.due = None
-        if self.flows and self._roll(now):
-            empty = not self._pending and not self._skipped
-            waits = self._waits and empty and not self.urgent and now < self._collects_until
-            if waits and not self._owes_summary():
+        self.flush_at = None
+        if self.streams and self._rotate_streams(now):
+            empty = not self._pending and not self._pending_dropped
+            waits = self._has_pending and empty and not self.flush_now and now < self._collects_until
+            if waits and not self._has_unsent_summary():
                 self.wake(self._collects_until)  # it is due for one that is behind: the others' interval goes on
                 return Frame(self.position, None)
             return self._flush_compacted(now) if self.current else self._skip(now)
         if not self.current:
             return self._skip(now)
-        if self.seen < self.released or self.left is not self.told:
+        if self.last_release < self.newest_release or self.omitted is not self.reported_omitted:
             return self._flush_compacted(now)
-        self.urgent = False
+        self.flush_now = False
         pending = self._pending
         if self._pending_bytes <= MAX_EVENTS_BYTES:
             self._pending, self._pending_bytes = [], 0
-            self._waits = False
+            self._has_pending = False
             self.position = self._log.position
         else:
             taken = len(next(_cut(f for _, f in pending)))
-            pending = self._take(taken)
+            pending = self._take_pending(taken)
             self.position = pending[-1][0]
-            self.due = now + NEXT_FRAME_SECONDS
+            self.flush_at = now + NEXT_FRAME_SECONDS
         if pending or self.behind:
             self.flushed_at = now
         if not pending:
             return Frame(self.position, None)
-        return Frame(self.position, self._codec.events(self.position, [f for _, f in pending]), len(pending))
+        return Frame(self.position, self._codec.encode_events(self.position, [f for _, f in pending]), len(pending))
 
     def _skip(self, now: float) -> Frame:
         """As `flush`, when nobody is current: those who are behind may read up to here."""
         self._pending, self._pending_bytes = [], 0
-        self._waits = self._skipped = self.urgent = False
+        self._has_pending = self._pending_dropped = self.flush_now = False
         self._collects_until = float("inf")
         self.position = self._log.position
-        self.seen = max(self.seen, self.released)
-        self.told = self.left
-        for flow in self.flows.values():
-            flow.is_level(self)
-            self.summed[flow.name] = flow.summed
+        self.last_release = max(self.last_release, self.newest_release)
+        self.reported_omitted = self.omitted
+        for flow in self.streams.values():
+            flow.mark_sent(self)
+            self.summaries_sent[flow.name] = flow.summary_count
         self.flushed_at = now
         return Frame(self.position, None)
 
-    def _take(self, taken: int) -> list[tuple[int, bytes]]:
+    def _take_pending(self, taken: int) -> list[tuple[int, bytes]]:
         head = self._pending[:taken]
         del self._pending[:taken]
         self._pending_bytes -= sum(len(f) + 1 for _, f in head)
         return head
 
-    def _roll(self, now: float) -> bool:
+    def _rotate_streams(self, now: float) -> bool:
         """Begins the next interval of its flows where it is time; whether one of them has something."""
         collected = False
-        for flow in self.flows.values():
-            if flow.waits(self.summed[flow.name]):
+        for flow in self.streams.values():
+            if flow.has_pending(self.summaries_sent[flow.name]):
                 collected = True
-                flow.roll(now)
-                if flow.active:
-                    self.wake(flow.ends)
+                flow.rotate(now)
+                if flow.is_active:
+                    self.wake(flow.ends_at)
         return collected
 
-    def _owes_summary(self) -> bool:
-        return any(self.summed[flow.name] < flow.summed for flow in self.flows.values())
+    def _has_unsent_summary(self) -> bool:
+        return any(self.summaries_sent[flow.name] < flow.summary_count for flow in self.streams.values())
 
-    def waits_below(self, floor: int) -> bool:
+    def has_pending_below(self, floor: int) -> bool:
         """Whether something that its current connections have not got is about to leave the log."""
-        return self._waits and self.position < floor
+        return self._has_pending and self.position < floor
 
     def _flush_compacted(self, now: float) -> Frame:
         """As `flush`, while something is summed up, was held back or has been left out."""
-        parts = Parts(COMPACTED_BYTES)
-        before = self.place
-        self.position = before.cursor
-        if self.seen < self.released:
-            self.seen = self.put_released(parts, self.seen, self._log.position, None, self._pacing.last)
-            parts.sorts = True
-        flows = [flow for flow in self.flows.values() if flow.waits(self.summed[flow.name]) and parts.reserve()]
+        parts = FrameBuilder(COMPACTED_BYTES)
+        before = self.head_cursor
+        self.position = before.offset
+        if self.last_release < self.newest_release:
+            self.last_release = self.add_released(
+                parts, self.last_release, self._log.position, None, self._conflator.newest_release
+            )
+            parts.needs_sort = True
+        flows = [
+            flow
+            for flow in self.streams.values()
+            if flow.has_pending(self.summaries_sent[flow.name]) and parts.reserve_summary()
+        ]
         taken = 0
         for offset, fragment in self._pending:
-            if parts.full or not parts.put(offset, fragment):
+            if parts.is_full or not parts.add(offset, fragment):
                 break
             taken += 1
-        head = self._take(taken) if taken else []
-        self.urgent = False
-        if not parts.full:
+        head = self._take_pending(taken) if taken else []
+        self.flush_now = False
+        if not parts.is_full:
             self._collects_until = float("inf")
             self.position = self._log.position
-            self._waits = False
+            self._has_pending = False
         elif head:
             self.position = head[-1][0]
         for flow in flows:
-            digest = flow.between(before.cursor, self.position, self.summed[flow.name])
+            digest = flow.digest_between(before.offset, self.position, self.summaries_sent[flow.name])
             if digest is not None:
-                parts.put_digest(flow.name, digest, self)
-                self.summed[flow.name] = flow.summed_upto(self.position)
+                parts.add_digest(flow.name, digest, self)
+                self.summaries_sent[flow.name] = flow.count_summaries_until(self.position)
             else:
-                parts.room += SUMMARY_BYTES
-        if parts.full:
+                parts.bytes_left += SUMMARY_BYTES
+        if parts.is_full:
             self.wake(now + NEXT_FRAME_SECONDS)
         else:
-            for flow in self.flows.values():
-                flow.is_level(self)
+            for flow in self.streams.values():
+                flow.mark_sent(self)
         if parts.pieces:
-            parts.tell(self.left, self.told)
-            self.told = self.left
+            parts.add_omitted(self.omitted, self.reported_omitted)
+            self.reported_omitted = self.omitted
         if parts.pieces or parts.compacted or self.behind:
             self.flushed_at = now
-        return self._frame(parts, self.position, self.seen, self.told, 0)
+        return self._frame(parts, self.position, self.last_release, self.reported_omitted, 0)
 
-    def fell_behind(self, connections: Iterable[C], before: Lag) -> None:
+    def mark_behind(self, connections: Iterable[C], before: ReaderPosition) -> None:
         """These connections were still busy: they stay where they were."""
         for connection in connections:
             self.current.discard(connection)
-            lag = Lag(before.cursor, before.seen, before.told, busy=True, lost=before.lost)
-            self.behind[connection] = self.reading[connection] = lag
+            lag = ReaderPosition(
+                before.offset, before.last_release, before.reported_omitted, was_busy=True, is_lost=before.is_lost
+            )
+            self.behind[connection] = self.unparked[connection] = lag
 
-    def caught_up(self, connection: C, frame: Frame, *, apart: bool = False) -> bool:
-        """The connection, which is behind, has been given this; whether it is current now. apart: as for `join`."""
+    def mark_delivered(self, connection: C, frame: Frame, *, apart: bool = False) -> bool:
+        """The connection, which is behind, has been given this; whether it is current now. apart: as for
+        `add_connection`."""
         lag = self.behind[connection]
-        self.reading.pop(connection, None)  # who is still behind goes to the end, so that all get their turn
-        lag.cursor, lag.seen, lag.told = frame.cursor, frame.seen, frame.told
-        if self._is_level(lag) and not apart:
+        self.unparked.pop(connection, None)  # who is still behind goes to the end, so that all get their turn
+        lag.offset, lag.last_release, lag.reported_omitted = frame.cursor, frame.last_release, frame.reported_omitted
+        if self._is_caught_up(lag) and not apart:
             del self.behind[connection]
             self.current.add(connection)
             return True
-        self.reading[connection] = lag
+        self.unparked[connection] = lag
         return False
 
 

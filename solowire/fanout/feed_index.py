@@ -10,28 +10,28 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Generic
 
-from solowire.fanout.aggregation import Rates
-from solowire.fanout.aggregation_index import Flows
-from solowire.fanout.catch_up import Dropped, Lag
-from solowire.fanout.conflation import Pacing
+from solowire.fanout.aggregation import AggregationLimits
+from solowire.fanout.aggregation_index import AggregationIndex
+from solowire.fanout.catch_up import ReaderPosition, TrimmedEntries
+from solowire.fanout.conflation import Conflator
 from solowire.fanout.feed import C, Feed
 from solowire.fanout.filter_index import FilterIndex
 from solowire.fanout.frame_builder import FeedKey
-from solowire.fanout.recent_log import Entry, Log
+from solowire.fanout.recent_log import Entry, RecentLog
 from solowire.model.events import Delivery, Priority
 from solowire.model.subscriptions import CUSTOM, Filter, Selection
 
 
-class Feeds(Generic[C]):
+class FeedIndex(Generic[C]):
     """All feeds of one shard.
 
     aggregating: of each telemetry type that is being summed up, for how many feeds.
     """
 
-    def __init__(self, log: Log, pacing: Pacing | None = None, rates: Rates | None = None) -> None:
+    def __init__(self, log: RecentLog, pacing: Conflator | None = None, rates: AggregationLimits | None = None) -> None:
         self._log = log
-        self._pacing = Pacing() if pacing is None else pacing
-        self._flows: Flows[Feed[C]] = Flows(Rates() if rates is None else rates)
+        self._conflator = Conflator() if pacing is None else pacing
+        self._streams: AggregationIndex[Feed[C]] = AggregationIndex(AggregationLimits() if rates is None else rates)
         self._feeds: dict[FeedKey, Feed[C]] = {}
         self._index: FilterIndex[set[Feed[C]]] = FilterIndex()  # of what is no telemetry: flows have one of their own
         self._shadowing: set[Feed[C]] = set()  # feeds with custom types of which `custom.*` beside them says nothing
@@ -46,10 +46,10 @@ class Feeds(Generic[C]):
         """The feed of this key; made if there is none."""
         feed = self._feeds.get(key)
         if feed is None:
-            feed = self._feeds[key] = Feed(key, self._log, self._pacing)
+            feed = self._feeds[key] = Feed(key, self._log, self._conflator)
             telemetry, others = self._wanted_by(key)
-            feed.flows = self._flows.of(feed, telemetry)
-            feed.summed = {name: flow.summed for name, flow in feed.flows.items()}
+            feed.streams = self._streams.add_feed(feed, telemetry)
+            feed.summaries_sent = {name: flow.summary_count for name, flow in feed.streams.items()}
             for name, conditions in others:
                 self._index.get(name, conditions, set).add(feed)
             if _shadows(key):
@@ -61,10 +61,10 @@ class Feeds(Generic[C]):
         if self._feeds.pop(feed.key, None) is None:
             return
         telemetry, others = self._wanted_by(feed.key)
-        self._flows.drop(feed, telemetry)
-        feed.flows = {}
+        self._streams.discard_feed(feed, telemetry)
+        feed.streams = {}
         feed.forget_states()
-        feed.due = None  # who holds on to it, as a heap of feeds may, finds nothing to do
+        feed.flush_at = None  # who holds on to it, as a heap of feeds may, finds nothing to do
         for name, conditions in others:
             sharing = self._index.find(name, conditions)
             if sharing is not None:
@@ -77,35 +77,35 @@ class Feeds(Generic[C]):
         """The feeds that accept `entry`. Costs what it finds, and nothing for feeds of other types or values."""
         found: set[Feed[C]] = set()
         if entry.type.delivery is Delivery.telemetry:
-            return found.union(*(flow.feeds for flow in self._flows.matching(entry)))
+            return found.union(*(flow.feeds for flow in self._streams.matching(entry)))
         own = entry.event.type
-        for name in entry.names:
-            for feeds in self._index.matching(name, entry.terms):
+        for name in entry.match_names:
+            for feeds in self._index.matching(name, entry.match_terms):
                 if name == own or not self._shadowing:
                     found |= feeds
                 else:
-                    found.update(feed for feed in feeds if feed not in self._shadowing or not feed.names(own))
+                    found.update(feed for feed in feeds if feed not in self._shadowing or not feed.has_type(own))
         return found
 
-    def dropped(self, lagging: set[Feed[C]], after: int, upto: int) -> Dropped:
+    def collect_trimmed(self, lagging: set[Feed[C]], after: int, upto: int) -> TrimmedEntries:
         """What these feeds want of the entries behind one offset and up to another, of which the log forgets all."""
-        found = Dropped()
-        for entry in self._log.after(after):
+        found = TrimmedEntries()
+        for entry in self._log.entries_after(after):
             if entry.offset > upto:
                 break
-            if entry.held:
+            if entry.is_deferred:
                 continue
             if entry.event.user is not None:
                 found.own.setdefault(entry.event.user, []).append(entry)
             elif entry.event.delivery is Delivery.telemetry:
-                for flow in self._flows.matching(entry):
+                for flow in self._streams.matching(entry):
                     found.telemetry.setdefault(flow, []).append(entry.offset)
             else:
                 for feed in self.matching(entry) & lagging:
                     found.others.setdefault(feed, []).append(entry)
         return found
 
-    def lose(self, gone: list[Entry], lagging: Mapping[Feed[C], Iterable[tuple[Lag, str]]]) -> None:
+    def mark_lost(self, gone: list[Entry], lagging: Mapping[Feed[C], Iterable[tuple[ReaderPosition, str]]]) -> None:
         """Marks as lost those of the connections, each with its user, who lack one of these durable events."""
         newest: dict[Feed[C], int] = {}
         own: dict[str, list[Entry]] = {}
@@ -114,19 +114,19 @@ class Feeds(Generic[C]):
                 own.setdefault(entry.event.user, []).append(entry)
                 continue
             for feed in self.matching(entry) & lagging.keys():
-                if feed.shows(entry):
+                if feed.is_visible(entry):
                     newest[feed] = entry.offset
         for feed, lags in lagging.items():
             for lag, user in lags:
-                mine = (e.offset for e in own.get(user, ()) if feed.accepts(e) and feed.shows(e))
-                lag.lost = lag.lost or max(newest.get(feed, -1), *mine, -1) > lag.cursor
+                mine = (e.offset for e in own.get(user, ()) if feed.accepts(e) and feed.is_visible(e))
+                lag.is_lost = lag.is_lost or max(newest.get(feed, -1), *mine, -1) > lag.offset
 
     def _wanted_by(self, key: FeedKey) -> tuple[Selection, Selection]:
         """What of a selection are telemetry types, and what are others."""
         telemetry: list[tuple[str, Filter]] = []
         others: list[tuple[str, Filter]] = []
         for name, conditions in key.selection:
-            event_type = self._log.catalog.declared(name)
+            event_type = self._log.catalog.get_declared(name)
             collected = event_type is not None and event_type.delivery is Delivery.telemetry and name != CUSTOM
             (telemetry if collected else others).append((name, conditions))
         return tuple(telemetry), tuple(others)
@@ -134,17 +134,17 @@ class Feeds(Generic[C]):
     @property
     def aggregating(self) -> dict[str, int]:
         """Of each telemetry type that is summed up at present: for how many feeds."""
-        return self._flows.active()
+        return self._streams.count_active()
 
     def add_telemetry(self, entry: Entry, delay: float, now: float) -> tuple[list[Feed[C]], bool]:
         """Takes a telemetry event that is for all; the feeds that are due sooner by it, and whether it is summed up."""
         sooner: list[Feed[C]] = []
         summed = False
         critical = entry.event.priority is Priority.critical
-        for flow in self._flows.matching(entry):
-            if flow.count(entry, now) and not critical:
+        for flow in self._streams.matching(entry):
+            if flow.count_event(entry, now) and not critical:
                 summed = True
-                sooner += flow.collect(entry, now)
+                sooner += flow.collect_event(entry, now)
             else:
                 sooner += [feed for feed in flow.feeds if feed.add(entry, delay, now)]
         return sooner, summed

@@ -24,7 +24,7 @@ from solowire.model.subscriptions import Filter
 V = TypeVar("V")
 
 
-class Terms(Protocol):
+class TermLookup(Protocol):
     """What an event's attributes match."""
 
     def get(self, attribute: str) -> Iterable[str]:
@@ -38,7 +38,7 @@ _Slot = tuple[int, ...] | int
 """The numbers of a few filters, or the bitmap of many."""
 
 
-class _Numbered:
+class _NumberedFilter:
     """A filter that is in the index. types: in how many event types."""
 
     __slots__ = ("number", "types")
@@ -48,7 +48,7 @@ class _Numbered:
         self.types = 0
 
 
-class _Type(Generic[V]):
+class _TypeFilters(Generic[V]):
     """The filters of one event type. all: what is held under no conditions. ignoring: the filters without a condition
     on an attribute, for each that another filter has one on.
     """
@@ -88,8 +88,8 @@ class FilterIndex(Generic[V]):
     """Holds one value for each event type and filter that somebody wants."""
 
     def __init__(self) -> None:
-        self._types: dict[str, _Type[V]] = {}
-        self._filters: dict[Filter, _Numbered] = {}
+        self._types: dict[str, _TypeFilters[V]] = {}
+        self._filters: dict[Filter, _NumberedFilter] = {}
         self._slots: dict[str, dict[str, _Slot]] = {}
         self._free: list[int] = []  # a heap
         self._next = 0
@@ -112,14 +112,14 @@ class FilterIndex(Generic[V]):
         """What is held for the type `name` under these conditions; made if there is nothing yet."""
         table = self._types.get(name)
         if table is None:
-            table = self._types[name] = _Type()
+            table = self._types[name] = _TypeFilters()
         if not conditions:
             if table.all is None:
                 table.all = make()
             return table.all
         numbered = self._filters.get(conditions)
         if numbered is None:
-            numbered = self._filters[conditions] = _Numbered(self._take_number())
+            numbered = self._filters[conditions] = _NumberedFilter(self._take_number())
             self._fill_slots(numbered.number, conditions)
         found = table.held.get(numbered.number)
         if found is None:
@@ -155,7 +155,7 @@ class FilterIndex(Generic[V]):
         if not table:
             del self._types[name]
 
-    def matching(self, name: str, terms: Terms) -> list[V]:
+    def matching(self, name: str, terms: TermLookup) -> list[V]:
         """What is held for the type `name` under conditions that these values meet. terms: as an entry's."""
         table = self._types.get(name)
         if table is None:

@@ -1,11 +1,11 @@
 """The recent log: what a shard remembers of the router's log, and the entries in it.
 
-What it keeps true: entries stand in the order of their offsets; everything after `floor` and up to `position` that is
-this shard's business is in it, so a cursor at or above `floor` can be read on from without a hole. It is bounded in
-events and bytes, and trimmed from its old end in chunks. Of what is trimmed the durable events stay for longer, within
-a bound of their own, so that no flood of others takes them from a slow reader (`older`). `latest` holds the newest
-entry of each state key, also after it has left the log, for the clients that start without a cursor; it is bounded too,
-and forgets the key that has been quiet longest.
+What it keeps true: entries stand in the order of their offsets; everything after `start_offset` and up to `position`
+that is this shard's business is in it, so a cursor at or above `start_offset` can be read on from without a hole. It is
+bounded in events and bytes, and trimmed from its old end in chunks. Of what is trimmed the durable events stay for
+longer, within a bound of their own, so that no flood of others takes them from a slow reader (`older`). `latest_states`
+holds the newest entry of each state key, also after it has left the log, for the clients that start without a cursor;
+it is bounded too, and forgets the key that has been quiet longest.
 
 Bytes are those that Python takes, nearly: `Entry.size` counts all that an entry holds but its fragments, and those have
 a bound of their own (`fragment_cache`). An entry encodes itself once for each codec and set of hidden fields, whatever
@@ -26,10 +26,10 @@ import msgspec
 
 from solowire.domains.dns.event_types import CATALOG
 from solowire.fanout.fragment_cache import FragmentCache, FragmentKey, Fragments
-from solowire.fanout.skipped_events import FAILED, UNDECODABLE, UNKNOWN_TYPE, SkippedEvents, type_in
+from solowire.fanout.skipped_events import FAILED, UNDECODABLE, UNKNOWN_TYPE, SkippedEvents, guess_type
 from solowire.model.access import redact
 from solowire.model.catalog import Catalog, EventType
-from solowire.model.domain_names import fault_of_name, names_above
+from solowire.model.domain_names import describe_name_fault, names_above
 from solowire.model.events import MAX_DEPTH, Delivery, Event, decode_event, is_deeper
 from solowire.protocol.messages import Codec
 
@@ -62,7 +62,7 @@ _decode_json = msgspec.json.Decoder().decode
 _encode_pack = msgspec.msgpack.Encoder().encode
 
 
-class _Written(msgspec.Struct, omit_defaults=True, gc=False):
+class _WrittenEvent(msgspec.Struct, omit_defaults=True, gc=False):
     """`client_protocol.ReceivedEvent` as it is written: its data is encoded already, or a redacted dict."""
 
     offset: int
@@ -77,7 +77,7 @@ class _Written(msgspec.Struct, omit_defaults=True, gc=False):
     correlation_id: str | None = None
 
 
-class Terms:
+class MatchTerms:
     """Attribute → the values that match it: for a hierarchical one, the name and all names above it.
 
     These are made when they are asked for, since to hold them would take many times what the event does.
@@ -108,32 +108,32 @@ class Entry:
     all its fragments, and raises what is wrong with its data.
     """
 
-    __slots__ = ("_fragments", "_log", "event", "held", "is_kept", "names", "offset", "size", "type")
+    __slots__ = ("_fragments", "_log", "event", "is_deferred", "is_kept", "match_names", "offset", "size", "type")
 
     def __init__(
-        self, offset: int, event: Event, event_type: EventType, log: Log | None = None, size: int | None = None
+        self, offset: int, event: Event, event_type: EventType, log: RecentLog | None = None, size: int | None = None
     ) -> None:
         self.offset = offset
         self.event = event
         self.type = event_type
-        self.held = False
-        self.names = (event.type, "custom.*") if event_type.category == "custom" else (event.type,)
+        self.is_deferred = False
+        self.match_names = (event.type, "custom.*") if event_type.category == "custom" else (event.type,)
         self.size = size if size is not None else _size_of(event)
         self.is_kept = False
         self._log = log
         self._fragments: Fragments = {}
 
     @property
-    def terms(self) -> Terms:
+    def match_terms(self) -> MatchTerms:
         """What the event's attributes match."""
-        return Terms(self.event.attributes, self.type.hierarchical)
+        return MatchTerms(self.event.attributes, self.type.hierarchical)
 
     @property
-    def state(self) -> tuple[str, str, str | None]:
+    def state_key(self) -> tuple[str, str, str | None]:
         """What it is the state of, if its delivery is `state`."""
         return (self.event.type, self.event.key or "", self.event.user)
 
-    def fragment(self, codec: Codec, hidden: frozenset[str]) -> bytes | None:
+    def get_fragment(self, codec: Codec, hidden: frozenset[str]) -> bytes | None:
         """This event as an element of an `events` frame; None if `hidden` leaves nothing of it, or it can't be one."""
         key = (codec, hidden)
         try:
@@ -169,7 +169,7 @@ class Entry:
             data = redact(data, self.type, hidden)
             if data is None:
                 return None
-        written = _Written(
+        written = _WrittenEvent(
             self.offset,
             event.id,
             event.type,
@@ -213,12 +213,12 @@ def check_event(event: Event, event_type: EventType) -> None:
     if not 0.0 <= event.taken < _LATEST_UNIX:
         raise ValueError(f"it was taken at {event.taken}")
     for name in event_type.hierarchical:
-        fault = fault_of_name(event.attributes.get(name, ""))
+        fault = describe_name_fault(event.attributes.get(name, ""))
         if fault is not None:
             raise ValueError(f"{name}: {fault}")
 
 
-class Log:
+class RecentLog:
     """The recent log of one shard.
 
     max_events, max_bytes: what it holds at most; of `older` durable events it holds a quarter of that on top, and of
@@ -236,14 +236,14 @@ class Log:
         skipped: SkippedEvents | None = None,
     ) -> None:
         self.position = 0
-        self.floor = 0
-        self.bytes = 0
+        self.start_offset = 0
+        self.entry_bytes = 0
         self.written_bytes = 0  # of its entries as they are sent, nearly
         self.catalog = catalog
         self.skipped = skipped if skipped is not None else SkippedEvents()
         self.fragments = FragmentCache(max_bytes // FRAGMENTS)
-        self.unsendable_upto = 0  # a reader below is to begin anew
-        self.states_version = 0  # grows whenever what `latest` says changes
+        self.unsendable_until = 0  # a reader below is to begin anew
+        self.states_version = 0  # grows whenever what `latest_states` says changes
         self._max_events = max_events
         self._max_bytes = max_bytes
         self.max_keys = max_keys
@@ -263,13 +263,13 @@ class Log:
     @property
     def held_bytes(self) -> int:
         """What it takes with all that it remembers beside its entries; a state among them counts twice."""
-        return self.bytes + self._older_bytes + self._latest_bytes + self.fragments.bytes
+        return self.entry_bytes + self._older_bytes + self._latest_bytes + self.fragments.bytes
 
     def reset(self, position: int) -> None:
         """Forgets everything: the log goes on behind `position`."""
-        self.position = self.floor = position
-        self.unsendable_upto = 0
-        self.bytes = self.written_bytes = 0
+        self.position = self.start_offset = position
+        self.unsendable_until = 0
+        self.entry_bytes = self.written_bytes = 0
         for kept in (self._entries, self._offsets, self._lasting, self._lasting_offsets, self._older):
             kept.clear()
         self._older_bytes = 0
@@ -282,7 +282,7 @@ class Log:
 
     def append(self, offset: int, body: bytes) -> Entry | None:
         """Takes one event; None if it is passed over, for which `skipped` has the reason."""
-        entry = self.entry(offset, body)
+        entry = self.decode_entry(offset, body)
         if entry is None:
             return None
         entry.is_kept = True
@@ -291,7 +291,7 @@ class Log:
         if entry.event.delivery is not Delivery.telemetry:
             self._lasting.append(entry)
             self._lasting_offsets.append(offset)
-        self.bytes += entry.size
+        self.entry_bytes += entry.size
         self.written_bytes += len(entry.event.data) + ENVELOPE_BYTES
         self.position = offset
         if entry.event.user is not None:
@@ -299,7 +299,7 @@ class Log:
         self._note_state(entry)
         return entry
 
-    def entry(self, offset: int, body: bytes) -> Entry | None:
+    def decode_entry(self, offset: int, body: bytes) -> Entry | None:
         """An event as an entry that is not in the log; otherwise as `append`."""
         event = None
         try:
@@ -312,15 +312,15 @@ class Log:
                 size = ENTRY_BYTES + len(body) + len(event.attributes) * VALUE_BYTES if short else None
                 return Entry(offset, event, event_type, self, size)
         except Exception as error:  # what is in the log may be anything, and the log has to go on
-            self.skipped.skip(UNDECODABLE, offset, event.type if event is not None else type_in(body), error)
+            self.skipped.skip(UNDECODABLE, offset, event.type if event is not None else guess_type(body), error)
             return None
         self.skipped.skip(UNKNOWN_TYPE, offset, event.type, "this version does not know the type")
         return None
 
-    def insert(self, entry: Entry) -> None:
+    def insert_entry(self, entry: Entry) -> None:
         """Puts an entry where it belongs among those that are here: a user has come whose own events went elsewhere."""
         at = bisect_right(self._offsets, entry.offset)
-        if entry.offset <= self.floor or (at and self._offsets[at - 1] == entry.offset):
+        if entry.offset <= self.start_offset or (at and self._offsets[at - 1] == entry.offset):
             return
         entry.is_kept = True
         self._entries.insert(at, entry)
@@ -329,17 +329,17 @@ class Log:
             at = bisect_right(self._lasting_offsets, entry.offset)
             self._lasting.insert(at, entry)
             self._lasting_offsets.insert(at, entry.offset)
-        self.bytes += entry.size
+        self.entry_bytes += entry.size
         self.written_bytes += len(entry.event.data) + ENVELOPE_BYTES
         user = entry.event.user
         if user is not None:
             self._newest_for_user[user] = max(entry.offset, self._newest_for_user.get(user, 0))
         if entry.event.delivery is Delivery.state:
-            known = self._latest.get(entry.state)
+            known = self._latest.get(entry.state_key)
             if known is None or known.offset < entry.offset:
                 self._note_state(entry)
 
-    def remember(self, entry: Entry) -> None:
+    def seed_state(self, entry: Entry) -> None:
         """Notes the present value of a state that is older than the log."""
         self._note_state(entry)
 
@@ -347,10 +347,10 @@ class Log:
         if entry.event.delivery is not Delivery.state:
             return
         entry.is_kept = True
-        older = self._latest.pop(entry.state, None)  # so that the dict stays in the order of freshness
+        older = self._latest.pop(entry.state_key, None)  # so that the dict stays in the order of freshness
         if older is not None:
             self._latest_bytes -= older.size
-        self._latest[entry.state] = entry
+        self._latest[entry.state_key] = entry
         self._latest_bytes += entry.size
         self.states_version += 1
         while len(self._latest) > self.max_keys or self._latest_bytes > self._max_bytes:
@@ -361,12 +361,12 @@ class Log:
 
         Returns the durable events that are gone for good.
         """
-        drop = self._over()
+        drop = self._count_excess()
         if not drop:
             return []
-        self.floor = self._offsets[drop - 1]
+        self.start_offset = self._offsets[drop - 1]
         for entry in self._entries[:drop]:
-            self.bytes -= entry.size
+            self.entry_bytes -= entry.size
             self.written_bytes -= len(entry.event.data) + ENVELOPE_BYTES
             user = entry.event.user
             if user is not None and self._newest_for_user.get(user) == entry.offset:
@@ -376,7 +376,7 @@ class Log:
                 self._older_bytes += entry.size
         del self._entries[:drop]
         del self._offsets[:drop]
-        lasting = bisect_right(self._lasting_offsets, self.floor)
+        lasting = bisect_right(self._lasting_offsets, self.start_offset)
         del self._lasting[:lasting]
         del self._lasting_offsets[:lasting]
         return self._trim_older()
@@ -390,16 +390,16 @@ class Log:
         del self._older[:at]
         return gone
 
-    def floor_when_trimmed(self) -> int | None:
+    def start_offset_after_trim(self) -> int | None:
         """What `trim` would make the floor; None if it has nothing to do."""
-        drop = self._over()
+        drop = self._count_excess()
         return self._offsets[drop - 1] if drop else None
 
-    def _over(self) -> int:
+    def _count_excess(self) -> int:
         """How many entries `trim` drops."""
-        if len(self._entries) <= self._max_events and self.bytes <= self._max_bytes:
+        if len(self._entries) <= self._max_events and self.entry_bytes <= self._max_bytes:
             return 0
-        drop, size = 0, self.bytes
+        drop, size = 0, self.entry_bytes
         keep_bytes = self._max_bytes * 9 // 10
         keep_events = self._max_events * 9 // 10
         while drop < len(self._entries) and (len(self._entries) - drop > keep_events or size > keep_bytes):
@@ -407,50 +407,50 @@ class Log:
             drop += 1
         return drop
 
-    def after(self, cursor: int, *, telemetry: bool = True) -> Iterator[Entry]:
+    def entries_after(self, cursor: int, *, telemetry: bool = True) -> Iterator[Entry]:
         """The entries behind `cursor`, oldest first; without telemetry, of which a flood may be thousands a second."""
         entries, offsets = (self._entries, self._offsets) if telemetry else (self._lasting, self._lasting_offsets)
         for at in range(bisect_right(offsets, cursor), len(entries)):
             yield entries[at]
 
-    def older(self, cursor: int, upto: int) -> list[Entry]:
+    def durable_tail(self, cursor: int, upto: int) -> list[Entry]:
         """The durable entries behind `cursor` and up to `upto` that have left the log, oldest first."""
         first, last = (bisect_right(self._older, offset, key=_offset_of) for offset in (cursor, upto))
         return self._older[first:last]
 
-    def first_after(self, cursor: int) -> Entry | None:
+    def next_entry(self, cursor: int) -> Entry | None:
         """The entry that a reader at `cursor` gets next, if there is one."""
         at = bisect_right(self._offsets, cursor)
         return self._entries[at] if at < len(self._entries) else None
 
-    def taken_before(self, cursor: int) -> float:
+    def ingest_time_before(self, cursor: int) -> float:
         """When the last entry up to `cursor` was taken (unix); 0 if that is not known any more."""
         at = bisect_right(self._offsets, cursor)
         return self._entries[at - 1].event.taken if at else 0.0
 
-    def newest(self, count: int) -> list[Entry]:
+    def newest_entries(self, count: int) -> list[Entry]:
         """The last `count` entries, oldest first."""
         return self._entries[-count:]
 
-    def latest(self) -> list[Entry]:
+    def latest_states(self) -> list[Entry]:
         """The newest entry of each state key, in the order of offsets."""
         return list(self._latest.values())
 
     @property
     def state_count(self) -> int:
-        """How many entries `latest` gives."""
+        """How many entries `latest_states` gives."""
         return len(self._latest)
 
     def count_after(self, cursor: int) -> int:
         """How many entries stand behind `cursor`."""
         return len(self._offsets) - bisect_right(self._offsets, cursor)
 
-    def is_old(self, cursor: int) -> bool:
+    def is_near_start(self, cursor: int) -> bool:
         """Whether more stands behind `cursor` than half of what the log may hold: it may be dropped soon."""
         at = bisect_right(self._offsets, cursor)
         behind = len(self._offsets) - at
-        return behind > self._max_events // 2 or behind * self.bytes > len(self._offsets) * (self._max_bytes // 2)
+        return behind > self._max_events // 2 or behind * self.entry_bytes > len(self._offsets) * (self._max_bytes // 2)
 
-    def has_for(self, user: str, cursor: int) -> bool:
+    def has_personal_after(self, user: str, cursor: int) -> bool:
         """Whether an event for this user alone stands behind `cursor`."""
         return self._newest_for_user.get(user, -1) > cursor

@@ -65,7 +65,7 @@ class SkippedEvents:
         self._named.clear()
 
 
-def type_in(body: bytes) -> str:
+def guess_type(body: bytes) -> str:
     """The type that an event which can't be loaded seems to have; "" if that can't be told either."""
     try:
         found = msgspec.msgpack.decode(body, type=list[msgspec.Raw])

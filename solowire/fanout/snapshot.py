@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from solowire.fanout.catch_up import MAX_EVENTS_BYTES
-from solowire.fanout.frame_builder import Matcher
+from solowire.fanout.frame_builder import FeedFilter
 from solowire.fanout.recent_log import Entry
 from solowire.protocol.messages import Codec
 
@@ -40,7 +40,7 @@ class Snapshot:
         """The offset before the oldest state; None if there is none."""
         return self._entries[0].offset - 1 if self._entries else None
 
-    def frames(self, matcher: Matcher, upto: int) -> Iterator[str | bytes]:
+    def frames(self, matcher: FeedFilter, upto: int) -> Iterator[str | bytes]:
         """The frames, each made as it is asked for. Their reader then stands at `upto`."""
         at = number = 0
         while True:
@@ -50,20 +50,20 @@ class Snapshot:
                 run, reached, behind = self._cut_run(matcher, at)
                 if behind == len(self._entries):
                     if run:
-                        yield self._plain.events(upto, run)
+                        yield self._plain.encode_events(upto, run)
                     return
-                frame, at = self._codec.events(reached, run), behind
+                frame, at = self._codec.encode_events(reached, run), behind
                 self._keep(number, frame, at)
             number += 1
             yield frame
 
-    def _cut_run(self, matcher: Matcher, at: int) -> tuple[list[bytes], int, int]:
+    def _cut_run(self, matcher: FeedFilter, at: int) -> tuple[list[bytes], int, int]:
         """As many events from `at` on as a frame holds, the last one's offset, and where the next frame begins."""
         run: list[bytes] = []
         size = reached = 0
         for index in range(at, len(self._entries)):
             entry = self._entries[index]
-            fragment = matcher.fragment(entry)
+            fragment = matcher.encode_for(entry)
             if fragment is None:
                 continue
             size += len(fragment) + 1

@@ -87,8 +87,8 @@ class Identity(msgspec.Struct, frozen=True):
     tenant: str = ""
     proof: Proof = Proof()
 
-    def may(self, permission: str) -> bool:
-        return grants(self.permissions, permission)
+    def has_permission(self, permission: str) -> bool:
+        return is_granted(self.permissions, permission)
 
 
 class View(msgspec.Struct, frozen=True):
@@ -97,15 +97,15 @@ class View(msgspec.Struct, frozen=True):
     permissions: frozenset[str]
     scopes: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
-    def may(self, permission: str) -> bool:
-        return grants(self.permissions, permission)
+    def has_permission(self, permission: str) -> bool:
+        return is_granted(self.permissions, permission)
 
-    def hidden(self, event_type: EventType) -> frozenset[str]:
+    def hidden_fields(self, event_type: EventType) -> frozenset[str]:
         """The sensitive fields of `event_type` that this view may not see."""
-        return frozenset(f for f, permission in event_type.sensitive.items() if not self.may(permission))
+        return frozenset(f for f, permission in event_type.sensitive.items() if not self.has_permission(permission))
 
 
-def view_of(identity: Identity) -> View:
+def make_view(identity: Identity) -> View:
     """What the identity may see. A scope's value that would stand for all names stands for none."""
     scopes = sorted((name, tuple(sorted(set(values) - _EVERY_NAME))) for name, values in identity.scopes.items())
     return _shared_view(identity.permissions, tuple(scopes))
@@ -117,20 +117,20 @@ def _shared_view(permissions: tuple[str, ...], scopes: tuple[tuple[str, tuple[st
     return View(frozenset(permissions), scopes)
 
 
-def group_of(identity: Identity, group_by: str) -> str:
+def find_group(identity: Identity, group_by: str) -> str:
     """With whom the identity shares connections. group_by: `role` or `tenant`.
 
     Administrators are a group of their own, whatever their role or tenant is called, and nobody else is in it: a tenant
     that calls itself so shares with those who have none.
     """
-    if identity.may(ADMINISTER):
+    if identity.has_permission(ADMINISTER):
         return ADMINISTRATORS
     name = identity.tenant if group_by == "tenant" else identity.role
     return name if name != ADMINISTRATORS else ""
 
 
 @lru_cache(maxsize=1024)
-def grants(permissions: tuple[str, ...] | frozenset[str], wanted: str) -> bool:
+def is_granted(permissions: tuple[str, ...] | frozenset[str], wanted: str) -> bool:
     """Whether one of `permissions` (a name, `x.*` or `*`) covers `wanted`.
 
     Answers are kept, since it is asked several times for each who connects, and roles are few.
@@ -145,7 +145,7 @@ def redact(data: Mapping[str, Any], event_type: EventType, hidden: frozenset[str
     return kept or None
 
 
-def load_roles(text: str, origin: str) -> dict[str, Role]:
+def parse_roles(text: str, origin: str) -> dict[str, Role]:
     """Roles from TOML: `[roles.NAME]` with `permissions = [...]`, `defaults = [...]`, `may_connect = true`.
 
     They replace the built-in ones. Raises ConfigError that names `origin` and the fault.

@@ -22,7 +22,7 @@ from typing import Any
 
 import msgspec
 
-from solowire.model.domain_names import canonical_name, fault_of_name
+from solowire.model.domain_names import canonical_name, describe_name_fault
 from solowire.model.events import Delivery, Priority
 
 FAMILY = "custom.*"
@@ -47,7 +47,7 @@ class Attribute(msgspec.Struct, frozen=True):
     fields: tuple[str, ...]
     hierarchical: bool = False
 
-    def value(self, data: Mapping[str, Any]) -> str | None:
+    def read_value(self, data: Mapping[str, Any]) -> str | None:
         """The value in `data` as text, None if it has none. Names come in lower case without the last dot."""
         for field in self.fields:
             found = data.get(field)
@@ -64,10 +64,10 @@ class Attribute(msgspec.Struct, frozen=True):
         """`value` in the one form in which values are compared, for filters and scopes too."""
         return canonical_name(value) if self.hierarchical else value
 
-    def fault(self, value: str) -> str | None:
+    def describe_fault(self, value: str) -> str | None:
         """Why no event may have this value, which is normalized, in words; None if one may."""
         if self.hierarchical:
-            return fault_of_name(value)
+            return describe_name_fault(value)
         if len(value) > MAX_VALUE:
             return f"filters look at it: it may have {MAX_VALUE} characters, and has {len(value)}"
         return None
@@ -101,7 +101,7 @@ class EventType(msgspec.Struct, frozen=True):
         """The declared payload fields; empty where any object fits."""
         return _field_names(self.payload)
 
-    def attribute(self, name: str) -> Attribute | None:
+    def find_attribute(self, name: str) -> Attribute | None:
         """The attribute called `name`, None if the type has none."""
         for attribute in self.attributes:
             if attribute.name == name:
@@ -115,7 +115,7 @@ class EventType(msgspec.Struct, frozen=True):
             return "An event of the application's own; any JSON object."
         return (self.payload.__doc__ or "").strip().partition("\n")[0]
 
-    def schema(self) -> dict[str, Any]:
+    def make_schema(self) -> dict[str, Any]:
         """A self-contained JSON Schema (2020-12) of the payload."""
         if self.payload is None:
             return {"type": "object"}
@@ -137,7 +137,7 @@ class EventType(msgspec.Struct, frozen=True):
             "sensitive": dict(self.sensitive),
             "attributes": [msgspec.to_builtins(attribute) for attribute in self.attributes],
             "key_fields": list(self.key_fields),
-            "schema": self.schema(),
+            "schema": self.make_schema(),
         }
 
 
@@ -173,7 +173,7 @@ class Catalog:
         """All values that events can have of the attribute; None where they can't be listed."""
         values: frozenset[str] = frozenset()
         for event_type in self.types:
-            declared = event_type.attribute(attribute)
+            declared = event_type.find_attribute(attribute)
             for field in declared.fields if declared is not None else ():
                 of_field = _values_of(event_type.payload, field)
                 if of_field is None:
@@ -184,7 +184,7 @@ class Catalog:
     def get(self, name: str) -> EventType | None:
         """The type called `name`; for `custom.NAME` one made on the fly; None if there is none.
 
-        `custom.*` itself gives the family: it can be subscribed to, but `check` refuses events of it.
+        `custom.*` itself gives the family: it can be subscribed to, but `validate_data` refuses events of it.
         """
         found = self._by_name.get(name) or self._made.get(name)
         if found is None and self._custom is not None and _CUSTOM_NAME.fullmatch(name):
@@ -193,7 +193,7 @@ class Catalog:
             found = self._made[name] = msgspec.structs.replace(self._custom, name=name)
         return found
 
-    def declared(self, name: str) -> EventType | None:
+    def get_declared(self, name: str) -> EventType | None:
         """As `get`, but the family itself for whatever begins with `custom.`: nothing is checked or made."""
         found = self._by_name.get(name)
         return self._custom if found is None and name.startswith("custom.") else found
@@ -209,7 +209,7 @@ class Catalog:
         """All types as plain JSON values, for `GET /v1/catalog`. Made anew on each call, in tens of ms."""
         return [t.describe() for t in self.types]
 
-    def check(self, type: EventType, data: object) -> dict[str, str]:
+    def validate_data(self, type: EventType, data: object) -> dict[str, str]:
         """Validate `data`, the decoded JSON of a payload, and return the event's attributes by name.
 
         Raises msgspec.ValidationError; its text ends with the path of the fault (``- at `$.zone` ``),
@@ -223,11 +223,11 @@ class Catalog:
             raise msgspec.ValidationError("Expected `object`: the data of an event is a JSON object")
         attributes = {}
         for attribute in type.attributes:
-            value = attribute.value(data)
+            value = attribute.read_value(data)
             if value is not None:
-                fault = attribute.fault(value)
+                fault = attribute.describe_fault(value)
                 if fault is not None:
-                    field = next(f for f in attribute.fields if attribute.value({f: data.get(f)}) is not None)
+                    field = next(f for f in attribute.fields if attribute.read_value({f: data.get(f)}) is not None)
                     raise msgspec.ValidationError(f"{fault} - at `$.{field}`")
                 attributes[attribute.name] = value
         return attributes

@@ -17,13 +17,13 @@ Conditions = tuple[tuple[str, frozenset[str], bool], ...]
 """(attribute, one of these values, whether it is hierarchical), all of which must hold."""
 
 
-def conditions_of(filter: Filter, catalog: Catalog) -> Conditions:
-    """A filter made ready for `meets`."""
+def compile_conditions(filter: Filter, catalog: Catalog) -> Conditions:
+    """A filter made ready for `meets_conditions`."""
     attributes = catalog.attributes
     return tuple((name, values, name in attributes and attributes[name].hierarchical) for name, values in filter)
 
 
-def meets(attributes: Mapping[str, str], conditions: Conditions) -> bool:
+def meets_conditions(attributes: Mapping[str, str], conditions: Conditions) -> bool:
     """Whether an event with these attributes meets all conditions."""
     for name, values, hierarchical in conditions:
         value = attributes.get(name)

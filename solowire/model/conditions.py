@@ -21,24 +21,24 @@ Values = frozenset[str]
 _known: dict[ref[Values], ref[Values]] = {}
 
 
-def canonical_values(attribute: Attribute, values: Iterable[str]) -> Values:
+def canonicalize_values(attribute: Attribute, values: Iterable[str]) -> Values:
     """These values of a condition on `attribute`, as the shared set of those that say all of it."""
     normal = frozenset(map(attribute.normalize, values))
     if attribute.hierarchical and len(normal) > 1:
         normal = _without_names_beneath(normal)
-    return shared(normal)
+    return intern_values(normal)
 
 
-def common_values(attribute: Attribute, some: Values, others: Values) -> Values:
+def intersect_values(attribute: Attribute, some: Values, others: Values) -> Values:
     """What meets both of two canonical conditions on `attribute`, in canonical form; empty if nothing does."""
     if some is others:
         return some
     if not attribute.hierarchical:
-        return shared(some & others)
-    return shared(_names_beneath(some, others) | _names_beneath(others, some))
+        return intern_values(some & others)
+    return intern_values(_names_beneath(some, others) | _names_beneath(others, some))
 
 
-def shared(values: Values) -> Values:
+def intern_values(values: Values) -> Values:
     """The one set of these values that everybody holds."""
     known = _known.get(ref(values))
     found = known() if known is not None else None

@@ -34,7 +34,7 @@ def canonical_name(name: str) -> str:
     return name if name.endswith("..") else name.removesuffix(".") or "."  # what is no name stays none
 
 
-def fault_of_name(name: str) -> str | None:
+def describe_name_fault(name: str) -> str | None:
     """Why a canonical name is none, in words; None if it may be one. What is escaped counts as the octet that it is."""
     if len(name) <= _SURELY_SHORT:
         return None

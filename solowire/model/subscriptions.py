@@ -7,7 +7,7 @@
 What it keeps true: a selection holds only types that the view may see, and the view's scopes are conditions of every
 type that declares the attribute, so no filter can widen them. A filter by an attribute that shows a field which the
 view may not see is refused too: matching by it would tell what redaction hides. Filters and selections are canonical:
-those that mean the same are equal, however they were said, and hold the same sets of values (`conditions`). What one
+those that mean the same are equal, however they were said, and hold the same sets of values (`narrow_filter`). What one
 connection asks for has bounds, and it takes time in proportion to the message to say what it means.
 
 A filter's value list means "one of", several attributes mean "and"; it narrows the types that declare the attribute
@@ -23,7 +23,7 @@ import msgspec
 from solowire.errors import InvalidMessage
 from solowire.model.access import View
 from solowire.model.catalog import Attribute, Catalog, EventType
-from solowire.model.conditions import Values, canonical_values, common_values, shared
+from solowire.model.conditions import Values, canonicalize_values, intern_values, intersect_values
 
 MAX_PATTERNS = 200
 MAX_FILTER_VALUES = 200
@@ -48,14 +48,14 @@ Filter = tuple[tuple[str, Values], ...]
 attributes' names; canonical.
 """
 
-NO_EVENT: Filter = (("", shared(frozenset())),)
+NO_EVENT: Filter = (("", intern_values(frozenset())),)
 """The one filter that nothing meets."""
 
 Selection = tuple[tuple[str, Filter], ...]
 """Event types, each with the conditions that its events must meet. Sorted, hashable: part of a feed's key."""
 
 
-class Denied(msgspec.Struct, frozen=True, omit_defaults=True):
+class DeniedPattern(msgspec.Struct, frozen=True, omit_defaults=True):
     """A subscription that was not granted. reason: `unknown_type`, `forbidden` or `filter`."""
 
     type: str
@@ -63,11 +63,11 @@ class Denied(msgspec.Struct, frozen=True, omit_defaults=True):
     hint: str = ""
 
 
-class Resolved(msgspec.Struct, frozen=True):
+class ResolvedSubscriptions(msgspec.Struct, frozen=True):
     """The outcome of `resolve`."""
 
     selection: Selection
-    denied: list[Denied]
+    denied: list[DeniedPattern]
 
     @property
     def names(self) -> list[str]:
@@ -112,10 +112,10 @@ def parse_filter(raw: Mapping[str, list[str]] | None, catalog: Catalog) -> Filte
                 f"the filter by {name!r}: no event has {wrong[0][:64]!r}",
                 f"its values are {', '.join(sorted(listed))}",
             )
-        fault = next(filter(None, (attribute.fault(attribute.normalize(value)) for value in values)), None)
+        fault = next(filter(None, (attribute.describe_fault(attribute.normalize(value)) for value in values)), None)
         if fault is not None:
             raise InvalidMessage("invalid_filter", f"the filter by {name!r}: {fault}", "no event can have this value")
-        conditions.append((name, canonical_values(attribute, values)))
+        conditions.append((name, canonicalize_values(attribute, values)))
     return tuple(conditions)
 
 
@@ -138,10 +138,10 @@ def _check_names(attribute: str, values: Iterable[str]) -> None:
 
 def find_idle(filter: Filter, patterns: Iterable[str], catalog: Catalog) -> list[str]:
     """The attributes that a filter asks for and that no type which the patterns name declares: they narrow nothing."""
-    types = [catalog.declared(name) for pattern in patterns for name in expand(pattern, catalog)]
+    types = [catalog.get_declared(name) for pattern in patterns for name in expand_pattern(pattern, catalog)]
     if not any(types):
         return []
-    return [name for name, _ in filter if not any(t is not None and t.attribute(name) is not None for t in types)]
+    return [name for name, _ in filter if not any(t is not None and t.find_attribute(name) is not None for t in types)]
 
 
 def count_values(filters: Iterable[Filter]) -> int:
@@ -165,7 +165,7 @@ def check_patterns(patterns: Iterable[str]) -> None:
         raise InvalidMessage("too_many", f"one message may name {MAX_PATTERNS} event types at most", _FEWER)
 
 
-def expand(pattern: str, catalog: Catalog) -> tuple[str, ...]:
+def expand_pattern(pattern: str, catalog: Catalog) -> tuple[str, ...]:
     """The types that a pattern names; empty if it names none. `*`, `category.*`, a type, or `custom.name`."""
     if pattern == "*":
         return (*catalog.names, CUSTOM)
@@ -176,7 +176,7 @@ def expand(pattern: str, catalog: Catalog) -> tuple[str, ...]:
     return (pattern,) if catalog.get(pattern) is not None else ()
 
 
-def wanted_of(
+def parse_wanted(
     patterns: Iterable[str],
     filter: Mapping[str, list[str]] | None,
     filters: Mapping[str, Mapping[str, list[str]]] | None,
@@ -209,7 +209,7 @@ def subscribe(wanted: Wanted, patterns: Iterable[str], filter: Filter) -> Wanted
 
     Raises InvalidMessage if that makes more than anyone needs.
     """
-    both = _last(wanted, patterns, filter)
+    both = _move_last(wanted, patterns, filter)
     if len(both) > MAX_PATTERNS:
         raise InvalidMessage(
             "too_many",
@@ -224,12 +224,12 @@ def unsubscribe(wanted: Wanted, patterns: Iterable[str], catalog: Catalog) -> Wa
 
     Raises InvalidMessage for one custom type out of `custom.*`, since the types that stay can't be listed.
     """
-    leaving = {name for pattern in patterns for name in (*expand(pattern, catalog), pattern)}
+    leaving = {name for pattern in patterns for name in (*expand_pattern(pattern, catalog), pattern)}
     kept: Wanted = {}
     for pattern, filter in wanted.items():
         if pattern in leaving:
             continue
-        names = expand(pattern, catalog)
+        names = expand_pattern(pattern, catalog)
         staying = [n for n in names if n not in leaving and not (CUSTOM in leaving and n.startswith("custom."))]
         if CUSTOM in staying and any(n.startswith("custom.") for n in leaving):
             raise InvalidMessage(
@@ -243,38 +243,38 @@ def unsubscribe(wanted: Wanted, patterns: Iterable[str], catalog: Catalog) -> Wa
     return kept
 
 
-def without_unknown(wanted: Wanted, catalog: Catalog) -> Wanted:
+def drop_unknown(wanted: Wanted, catalog: Catalog) -> Wanted:
     """`wanted` without what names no event type: that is told once, and not kept."""
-    return {pattern: filter for pattern, filter in wanted.items() if expand(pattern, catalog)}
+    return {pattern: filter for pattern, filter in wanted.items() if expand_pattern(pattern, catalog)}
 
 
-def _last(wanted: Wanted, patterns: Iterable[str], filter: Filter) -> Wanted:
+def _move_last(wanted: Wanted, patterns: Iterable[str], filter: Filter) -> Wanted:
     """`wanted` with `patterns` at its end."""
     added = dict.fromkeys(patterns, filter)
     return {pattern: old for pattern, old in wanted.items() if pattern not in added} | added
 
 
-def resolve(wanted: Wanted, view: View, catalog: Catalog) -> Resolved:
+def resolve(wanted: Wanted, view: View, catalog: Catalog) -> ResolvedSubscriptions:
     """What `wanted` means under `view`. Later patterns win over earlier ones where they name the same type.
 
     A wildcard grants what it may, and is denied only if that is nothing; a type asked for by name is denied by name.
     """
     granted: dict[str, Filter] = {}
-    denied: dict[str, Denied] = {}
-    narrowing = _Narrowing(view, catalog)
+    denied: dict[str, DeniedPattern] = {}
+    narrowing = _Narrower(view, catalog)
     for pattern, filter in wanted.items():
-        names = expand(pattern, catalog)
+        names = expand_pattern(pattern, catalog)
         if not names:
             _deny(denied, pattern, "unknown_type", "GET /v1/catalog lists the event types")
             continue
         refusals = []
         for name in names:
-            event_type = catalog.declared(name) or catalog[name]
-            refusal = _refusal(event_type, filter, view)
+            event_type = catalog.get_declared(name) or catalog[name]
+            refusal = _find_refusal(event_type, filter, view)
             if refusal is None:
                 if name == CUSTOM:  # it names all that came before it, as any wildcard does
                     granted = {n: f for n, f in granted.items() if not n.startswith("custom.")}
-                granted[name] = narrowing.conditions(event_type, filter)
+                granted[name] = narrowing.narrow_filter(event_type, filter)
             else:
                 refusals.append(refusal)
         if len(refusals) == len(names):
@@ -283,47 +283,47 @@ def resolve(wanted: Wanted, view: View, catalog: Catalog) -> Resolved:
         # A custom type beside all of them counts only where it differs: equal selections should share a feed.
         same = granted[CUSTOM]
         granted = {n: f for n, f in granted.items() if n == CUSTOM or not n.startswith("custom.") or f != same}
-    return Resolved(tuple(sorted(granted.items(), key=_by_name)), list(denied.values()))
+    return ResolvedSubscriptions(tuple(sorted(granted.items(), key=_by_name)), list(denied.values()))
 
 
 def _by_name(item: tuple[str, Filter]) -> str:
     return item[0]
 
 
-def _deny(denied: dict[str, Denied], pattern: str, reason: str, hint: str) -> None:
-    told = _told(pattern)
-    denied[told] = Denied(told, reason, hint if len(denied) < MAX_HINTS else "")
+def _deny(denied: dict[str, DeniedPattern], pattern: str, reason: str, hint: str) -> None:
+    told = _quote_pattern(pattern)
+    denied[told] = DeniedPattern(told, reason, hint if len(denied) < MAX_HINTS else "")
 
 
-def _told(pattern: str) -> str:
+def _quote_pattern(pattern: str) -> str:
     return pattern[:MAX_NAME_CHARACTERS]
 
 
-def _refusal(event_type: EventType, filter: Filter, view: View) -> tuple[str, str] | None:
+def _find_refusal(event_type: EventType, filter: Filter, view: View) -> tuple[str, str] | None:
     """Why the view may not have the type under this filter, and what to do."""
-    if not view.may(event_type.permission):
+    if not view.has_permission(event_type.permission):
         return "forbidden", f"needs the permission {event_type.permission}"
     if filter and event_type.sensitive:
-        hidden = view.hidden(event_type)
+        hidden = view.hidden_fields(event_type)
         for attribute, _ in filter:
-            declared = event_type.attribute(attribute)
+            declared = event_type.find_attribute(attribute)
             if declared is not None and not hidden.isdisjoint(declared.fields):
                 return "filter", f"you may not see {attribute!r}, so you can't filter by it"
     return None
 
 
-class _Narrowing:
+class _Narrower:
     """What filters mean for each event type under one view: worked out once for all types that have equal attributes,
     and equal filters are one.
     """
 
     def __init__(self, view: View, catalog: Catalog) -> None:
         known = catalog.attributes
-        self._scopes = {name: canonical_values(known[name], values) for name, values in view.scopes if name in known}
+        self._scopes = {name: canonicalize_values(known[name], values) for name, values in view.scopes if name in known}
         self._made: dict[tuple[Filter, tuple[Attribute, ...]], Filter] = {}
         self._same: dict[Filter, Filter] = {}
 
-    def conditions(self, event_type: EventType, filter: Filter) -> Filter:
+    def narrow_filter(self, event_type: EventType, filter: Filter) -> Filter:
         """What of the filter and the scopes narrows the type."""
         if not filter and not self._scopes:
             return ()
@@ -341,15 +341,15 @@ class _Narrowing:
             name = attribute.name
             values, scope = given.get(name), self._scopes.get(name)
             if values is not None and scope is not None:
-                values = common_values(attribute, values, scope)
+                values = intersect_values(attribute, values, scope)
             elif values is None:
                 values = scope
             if values is not None:
                 if not values:
                     return NO_EVENT
                 conditions[name] = values
-        return tuple(sorted(conditions.items(), key=_name_of))
+        return tuple(sorted(conditions.items(), key=_condition_name))
 
 
-def _name_of(condition: tuple[str, Values]) -> str:
+def _condition_name(condition: tuple[str, Values]) -> str:
     return condition[0]

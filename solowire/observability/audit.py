@@ -31,17 +31,17 @@ from solowire.runtime.settings import Settings
 
 REFUSALS_A_SECOND = 5
 LINES_A_SECOND = 10
-SUMMED = frozenset({"published", "connected", "subscribed", "disconnected"})
+SUMMED_EVENTS = frozenset({"published", "connected", "subscribed", "disconnected"})
 """What somebody may do often: of these the many of one user are summed up."""
 ASKED_BY = "x-solowire-asked-by"
 """The header with which a gateway asks a shard for an administrator: it has written a line about it, too."""
 GATHER_SECONDS = 0.05
 """To wake the thread for each line would cost more than all the rest of a small request."""
 
-log = structlog.get_logger("solowire.audit")
+logger = structlog.get_logger("solowire.audit")
 
 
-class _File:
+class _AuditFile:
     """Appends lines to a file of at most `max_bytes`, and keeps `files` of them: the newest, then `.1`, `.2` and so on.
 
     Two processes may share one: whole lines are written at a time, and who finds that the other has begun a new file
@@ -109,7 +109,7 @@ class _File:
         return self._path.with_name(f"{self._path.name}.{number}")
 
 
-class _Group:
+class _LineGroup:
     """The lines of one second that are alike. It knows what those were about that are not written one by one."""
 
     def __init__(self, about: dict[str, Any], most: int) -> None:
@@ -139,7 +139,7 @@ class _Group:
         return {**self._about, "count": self._seen - self._most, **self._sums}
 
 
-class _Nowhere:
+class NullSink:
     def write(self, lines: bytes) -> None:
         pass
 
@@ -147,8 +147,8 @@ class _Nowhere:
         pass
 
 
-def _tell(reason: str, lost: int) -> None:
-    log.error(
+def _report_lost(reason: str, lost: int) -> None:
+    logger.error(
         "audit_line_lost",
         reason=reason,
         lost=lost,
@@ -156,25 +156,26 @@ def _tell(reason: str, lost: int) -> None:
     )
 
 
-class Audit:
-    """Call it with an event and its fields. `second` is to be called about once a second; clock: seconds, monotonic."""
+class AuditWriter:
+    """Call it with an event and its fields. `flush_suppressed` is to be called about once a second; clock: seconds,
+    monotonic."""
 
     def __init__(self, sink: LineSink, clock: Callable[[], float] = time.monotonic, **context: Any) -> None:
-        self._lines = LineWriter(sink, clock, name="audit", gather_s=GATHER_SECONDS, lost=_tell)
+        self._lines = LineWriter(sink, clock, name="audit", gather_s=GATHER_SECONDS, lost=_report_lost)
         self._clock = clock
         self._encode = msgspec.json.Encoder(enc_hook=str).encode
         self._context = context
-        self._off = isinstance(sink, _Nowhere)
-        self._second = float("-inf")  # when the present second began
-        self._groups: dict[tuple[str, str], _Group] = {}  # of the present second
+        self._is_off = isinstance(sink, NullSink)
+        self._second_began_at = float("-inf")  # when the present second began
+        self._line_groups: dict[tuple[str, str], _LineGroup] = {}  # of the present second
 
     @property
-    def lost(self) -> int:
+    def lost_count(self) -> int:
         """Lines that could not be written."""
         return self._lines.lost_count
 
     def __call__(self, event: str, **fields: Any) -> None:
-        if self._off:
+        if self._is_off:
             return
         if not self._admit(event, fields):
             return
@@ -188,28 +189,28 @@ class Audit:
         self._lines.write_line(self._encode({"time": f"{now[:-6]}Z", "event": event, **self._context, **fields}))
 
     def _admit(self, event: str, fields: dict[str, Any]) -> bool:
-        by = "code" if event == "refused" else "user" if event in SUMMED else None
+        by = "code" if event == "refused" else "user" if event in SUMMED_EVENTS else None
         if by is None or by not in fields:
             return True
         now = self._clock()
-        if now - self._second >= 1.0:
-            self.second()
-            self._second = now
+        if now - self._second_began_at >= 1.0:
+            self.flush_suppressed()
+            self._second_began_at = now
         key = (event, str(fields[by]))
-        group = self._groups.get(key)
+        group = self._line_groups.get(key)
         if group is None:
             most = REFUSALS_A_SECOND if event == "refused" else LINES_A_SECOND
-            group = self._groups[key] = _Group({by: key[1]}, most)
+            group = self._line_groups[key] = _LineGroup({by: key[1]}, most)
         return group.admit(fields)
 
-    def second(self) -> None:
+    def flush_suppressed(self) -> None:
         """Says how many had no line of their own, if their second is over."""
-        if self._clock() - self._second >= 1.0 and self._groups:
-            for (event, _), group in self._groups.items():
+        if self._clock() - self._second_began_at >= 1.0 and self._line_groups:
+            for (event, _), group in self._line_groups.items():
                 summary = group.summarise()
                 if summary is not None:
                     self._write(event, summary)
-            self._groups.clear()
+            self._line_groups.clear()
 
     def flush(self, within: float = CLOSE_SECONDS) -> bool:
         """Waits until all lines so far are written, or lost; False after `within` seconds. Blocks."""
@@ -217,16 +218,16 @@ class Audit:
 
     def close(self) -> None:
         """Ends it: what waits is written within CLOSE_SECONDS, or lost. Blocks for as long."""
-        self._second = float("-inf")
-        self.second()
+        self._second_began_at = float("-inf")
+        self.flush_suppressed()
         self._lines.close()
 
 
-def open_audit(settings: Settings, name: str, **context: Any) -> Audit:
+def open_audit(settings: Settings, name: str, **context: Any) -> AuditWriter:
     """The audit log of one process, as the settings say. name: of its file. Never fails: it loses lines instead."""
     if settings.audit == "off":
-        return Audit(_Nowhere())
+        return AuditWriter(NullSink())
     if settings.audit == "stderr":
-        return Audit(StderrSink(), log="audit", **context)
+        return AuditWriter(StderrSink(), log="audit", **context)
     path = settings.need_data_dir() / "audit" / f"{name}.jsonl"
-    return Audit(_File(path, settings.audit_bytes, settings.audit_files), **context)
+    return AuditWriter(_AuditFile(path, settings.audit_bytes, settings.audit_files), **context)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import structlog
 
-log = structlog.get_logger("solowire.vitals")
+logger = structlog.get_logger("solowire.vitals")
 
 PERIOD_SECONDS = 0.05
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -27,7 +27,7 @@ def memory_bytes() -> int:
         return 0
 
 
-class Vitals:
+class LoopMonitor:
     """Looks at its own timer, twenty times a second. each_second: is called about once a second."""
 
     def __init__(self, each_second: Callable[[], None] = lambda: None) -> None:
@@ -35,20 +35,20 @@ class Vitals:
         self._loop = asyncio.get_running_loop()
         self._each_second = each_second
         self._latest = 0.0
-        self._second = self._loop.time()
-        self._timer = self._loop.call_later(PERIOD_SECONDS, self._look, self._loop.time() + PERIOD_SECONDS)
+        self._second_began_at = self._loop.time()
+        self._timer = self._loop.call_later(PERIOD_SECONDS, self._check_timer, self._loop.time() + PERIOD_SECONDS)
 
     def close(self) -> None:
         self._timer.cancel()
 
-    def _look(self, due: float) -> None:
+    def _check_timer(self, due: float) -> None:
         now = self._loop.time()
         # First of all: whatever happens below must not be the last that is heard of this process.
-        self._timer = self._loop.call_at(now + PERIOD_SECONDS, self._look, now + PERIOD_SECONDS)
+        self._timer = self._loop.call_at(now + PERIOD_SECONDS, self._check_timer, now + PERIOD_SECONDS)
         self._latest = max(self._latest, now - due)
-        if now - self._second >= 1.0:
-            self.loop_lag_s, self._latest, self._second = self._latest, 0.0, now
+        if now - self._second_began_at >= 1.0:
+            self.loop_lag_s, self._latest, self._second_began_at = self._latest, 0.0, now
             try:
                 self._each_second()
             except Exception:
-                log.exception("second_failed")
+                logger.exception("second_failed")

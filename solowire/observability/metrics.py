@@ -17,14 +17,14 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from solowire.algorithms.histogram import BOUNDS, Histogram
-from solowire.observability.stats_summary import bounded
+from solowire.observability.stats_summary import top_n_with_other
 
 FRESH_SECONDS = 1.0
 """For so long a rendering is given to whoever asks: anybody may, as often as he likes, and each takes milliseconds."""
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-class Labelled(NamedTuple):
+class LabelledSample(NamedTuple):
     """One number for each value of a label, such as {"viewer": 3}; told as `bounded` has them. Otherwise as Sample."""
 
     name: str
@@ -41,7 +41,7 @@ class Distribution(NamedTuple):
     histogram: Histogram
 
 
-Sample = tuple[str, str, float] | Labelled | Distribution
+Sample = tuple[str, str, float] | LabelledSample | Distribution
 """Name without the prefix `solowire_`, help, value. A name that ends in `_total` is a counter, others are gauges."""
 
 
@@ -57,7 +57,7 @@ class Metrics(Collector):
         labels: dict[str, str] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._read = read
+        self._read_samples = read
         self._clock = clock
         self._rendered = b""
         self._fresh_until = float("-inf")
@@ -68,10 +68,10 @@ class Metrics(Collector):
         self._registry.register(self)
 
     def collect(self) -> Iterator[Metric]:
-        for sample in self._read():
+        for sample in self._read_samples():
             match sample:
-                case Labelled(name, help, label, values):
-                    yield self._family(name, help, (label,), [((v,), n) for v, n in bounded(values).items()])
+                case LabelledSample(name, help, label, values):
+                    yield self._family(name, help, (label,), [((v,), n) for v, n in top_n_with_other(values).items()])
                 case Distribution(name, help, histogram):
                     yield self._histogram(name, help, histogram)
                 case (name, help, value):

@@ -1,6 +1,7 @@
 """Numbers of shards as they are told to people: percentiles instead of buckets, and the sum of several shards.
 
-Groups may be as many as there are tenants: where that would be too much to tell, the largest are told (`bounded`).
+Groups may be as many as there are tenants: where that would be too much to tell, the largest are told
+(`top_n_with_other`).
 """
 
 from __future__ import annotations
@@ -11,17 +12,17 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from solowire.algorithms.histogram import merged, quantile
+from solowire.algorithms.histogram import merge_counts, quantile
 from solowire.backplane.messages import ShardStats
 
-SUMMED = (
+SUM_FIELDS = (
     "connections", "feeds", "lagging", "log_events", "log_bytes", "deliveries", "frames", "bytes", "admitted",
     "refused", "deliveries_per_s", "frames_per_s", "bytes_per_s", "refused_per_s", "memory_bytes", "lease_used",
     "lease_granted",
 )  # fmt: skip
-WORST = ("oldest_cursor_s", "loop_lag_s", "events_per_s")
+MAX_FIELDS = ("oldest_cursor_s", "loop_lag_s", "events_per_s")
 """Of all shards the largest: each gets nearly all events, so that their sum would say nothing."""
-TALLIES = ("groups", "codecs", "kinds", "aggregating")
+COUNTER_FIELDS = ("groups", "codecs", "kinds", "aggregating")
 
 MOST_VALUES = 30
 """So many names of a tally, or values of a label, are told; those with the smallest numbers are summed as `other`."""
@@ -30,7 +31,7 @@ MOST_VALUES = 30
 N = TypeVar("N", int, float)
 
 
-def told(stats: ShardStats) -> dict[str, Any]:
+def stats_to_dict(stats: ShardStats) -> dict[str, Any]:
     """One shard's numbers, with `latency_s` in place of the histogram."""
     fields = msgspec.structs.asdict(stats)
     counts: Sequence[int] = fields.pop("latency")
@@ -43,17 +44,17 @@ def percentiles(counts: Sequence[int]) -> dict[str, float | None]:
     return {name: round(value, 5) if value is not None else None for name, value in found.items()}
 
 
-def together(several: Iterable[ShardStats]) -> dict[str, Any]:
+def aggregate(several: Iterable[ShardStats]) -> dict[str, Any]:
     """The numbers of several shards as one's: sums, the worst of what can't be summed, one latency."""
     stats = list(several)
-    whole: dict[str, Any] = {name: sum(getattr(s, name) for s in stats) for name in SUMMED}
+    whole: dict[str, Any] = {name: sum(getattr(s, name) for s in stats) for name in SUM_FIELDS}
     whole |= {name: round(value, 1) for name, value in whole.items() if isinstance(value, float)}
-    whole |= {name: max((getattr(s, name) for s in stats), default=0.0) for name in WORST}
-    whole |= {name: _summed(getattr(s, name) for s in stats) for name in TALLIES}
-    return {**whole, "latency_s": percentiles(merged(s.latency for s in stats))}
+    whole |= {name: max((getattr(s, name) for s in stats), default=0.0) for name in MAX_FIELDS}
+    whole |= {name: _sum_counters(getattr(s, name) for s in stats) for name in COUNTER_FIELDS}
+    return {**whole, "latency_s": percentiles(merge_counts(s.latency for s in stats))}
 
 
-def bounded(values: Mapping[str, N]) -> dict[str, N]:
+def top_n_with_other(values: Mapping[str, N]) -> dict[str, N]:
     """The largest, and what is left as `other`."""
     if len(values) <= MOST_VALUES:
         return dict(values)
@@ -64,7 +65,7 @@ def bounded(values: Mapping[str, N]) -> dict[str, N]:
     return kept
 
 
-def _summed(tallies: Iterable[Mapping[str, int]]) -> dict[str, int]:
+def _sum_counters(tallies: Iterable[Mapping[str, int]]) -> dict[str, int]:
     total: Counter[str] = Counter()
     for tally in tallies:
         total.update(tally)

@@ -32,7 +32,7 @@ class CloseCode(IntEnum):
         return _REASONS[self]
 
     @property
-    def terminal(self) -> bool:
+    def is_terminal(self) -> bool:
         return self in TERMINAL
 
 

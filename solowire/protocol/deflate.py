@@ -29,7 +29,7 @@ _LEVEL = 1
 _RAW = -zlib.MAX_WBITS
 
 
-def deflated(message: bytes) -> bytes | None:
+def deflate_message(message: bytes) -> bytes | None:
     """`message` compressed; None if that would not make it smaller by anything worth while."""
     if len(message) < WORTH_BYTES:
         return None
@@ -37,7 +37,7 @@ def deflated(message: bytes) -> bytes | None:
     return packed if len(packed) < len(message) else None
 
 
-def inflated(message: str | bytes) -> str | bytes:
+def inflate_message(message: str | bytes) -> str | bytes:
     """What a compressed message holds; a plain one as it is. Raises InvalidMessage: damaged, cut off, too large."""
     if isinstance(message, str) or message[:1] != MARK:
         return message

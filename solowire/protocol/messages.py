@@ -4,8 +4,8 @@ Each is a tagged struct; `type` is the tag. `Codec` encodes what the server says
 `decode_server` is the same for the SDK. A message that can't be decoded raises InvalidMessage, whatever was wrong with
 it: syntax, UTF-8, depth, range, an unknown type, a field that does not fit.
 
-The `events` frame is not encoded from a struct: `Codec.events` joins fragments that were encoded once (see `feed`).
-Only such frames are ever compressed; whoever reads is ready for any message of the server to be.
+The `events` frame is not encoded from a struct: `Codec.encode_events` joins fragments that were encoded once (see
+`feed`). Only such frames are ever compressed; whoever reads is ready for any message of the server to be.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import msgspec
 
 from solowire.algorithms.name_suggestion import find_match
 from solowire.errors import InvalidMessage
-from solowire.model.subscriptions import Denied
-from solowire.protocol.deflate import SUFFIX, deflated, inflated
+from solowire.model.subscriptions import DeniedPattern
+from solowire.protocol.deflate import SUFFIX, deflate_message, inflate_message
 
 JSON = "solowire.v1.json"
 MSGPACK = "solowire.v1.msgpack"
@@ -33,11 +33,11 @@ Id = str | int | None
 Offset = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
-class _Message(msgspec.Struct, tag_field="type", omit_defaults=True, gc=False):
+class _ProtocolMessage(msgspec.Struct, tag_field="type", omit_defaults=True, gc=False):
     pass
 
 
-class _Request(_Message, forbid_unknown_fields=True):
+class _Request(_ProtocolMessage, forbid_unknown_fields=True):
     """Of a client alone. A field that is misspelt is refused: a `hello` without its `subscriptions` asks for all."""
 
 
@@ -75,7 +75,7 @@ class Unsubscribe(_Request, tag="unsubscribe"):
     id: Id = None
 
 
-class Ping(_Message, tag="ping"):
+class Ping(_ProtocolMessage, tag="ping"):
     """From either side. time: unix seconds, of whoever sends it. cursor: the server's word where the client stands."""
 
     id: Id = None
@@ -83,7 +83,7 @@ class Ping(_Message, tag="ping"):
     cursor: Offset | None = None
 
 
-class Pong(_Message, tag="pong"):
+class Pong(_ProtocolMessage, tag="pong"):
     id: Id = None
     time: float | None = None
 
@@ -111,7 +111,7 @@ class Reconnect(msgspec.Struct, frozen=True):
     max_ms: int
 
 
-class Welcome(_Message, tag="welcome", omit_defaults=False):
+class Welcome(_ProtocolMessage, tag="welcome", omit_defaults=False):
     """Answers `hello`. cursor: events after it follow. resumed: whether what was missed follows, all of it.
 
     reason: why not, if the client asked for it: `epoch`, `retention`, `too_much` or `future`.
@@ -124,7 +124,7 @@ class Welcome(_Message, tag="welcome", omit_defaults=False):
     cursor: int
     resumed: bool
     subscriptions: list[str]
-    denied: list[Denied]
+    denied: list[DeniedPattern]
     heartbeat_s: float
     reconnect: Reconnect
     token_expires_at: str | None = None
@@ -132,9 +132,9 @@ class Welcome(_Message, tag="welcome", omit_defaults=False):
     id: Id = None
 
 
-class Subscriptions(_Message, tag="subscriptions", omit_defaults=False):
+class Subscriptions(_ProtocolMessage, tag="subscriptions", omit_defaults=False):
     subscriptions: list[str]
-    denied: list[Denied]
+    denied: list[DeniedPattern]
     id: Id = None
 
 
@@ -142,7 +142,7 @@ REPLAYING = "replaying"
 """The code of the notice that the welcome comes later: what the client has missed is still being read."""
 
 
-class Notice(_Message, tag="notice"):
+class Notice(_ProtocolMessage, tag="notice"):
     """code: gap, slow_consumer, rate_limited, replaying, token_expiring, draining, deprecated.
 
     active: of `slow_consumer`: whether it begins or is over. behind: how many events lay between, at its beginning.
@@ -155,19 +155,19 @@ class Notice(_Message, tag="notice"):
     behind: int | None = None
 
 
-class ReconnectNow(_Message, tag="reconnect"):
+class ReconnectNow(_ProtocolMessage, tag="reconnect"):
     """Go away politely: come back through /v1/connect, no sooner than `after_ms`."""
 
     after_ms: int
     reason: str
 
 
-class Reply(_Message, tag="reply"):
+class Reply(_ProtocolMessage, tag="reply"):
     data: dict[str, Any]
     id: Id = None
 
 
-class Error(_Message, tag="error", omit_defaults=False):
+class Error(_ProtocolMessage, tag="error", omit_defaults=False):
     code: str
     message: str
     hint: str = ""
@@ -190,7 +190,7 @@ class ReceivedEvent(msgspec.Struct, frozen=True):
     correlation_id: str | None = None
 
 
-class Events(_Message, tag="events"):
+class Events(_ProtocolMessage, tag="events"):
     cursor: int
     events: list[ReceivedEvent]
     compacted: dict[str, int] = {}
@@ -227,13 +227,13 @@ class Codec(Enum):
     def __init__(self, subprotocol: str) -> None:
         self.label = subprotocol.removeprefix("solowire.v1.")
         self.is_json = subprotocol.startswith(JSON)
-        self.deflates = subprotocol.endswith(SUFFIX)
+        self.is_deflated = subprotocol.endswith(SUFFIX)
 
     # Members are equal only to themselves; Enum would hash their names, in Python, for every event and feed.
     __hash__ = object.__hash__
 
     @property
-    def plain(self) -> Codec:
+    def without_deflate(self) -> Codec:
         """The same without compression."""
         return Codec(self.value.removesuffix(SUFFIX))
 
@@ -243,22 +243,24 @@ class Codec(Enum):
             return _json.encode(message).decode()
         return _pack.encode(message)
 
-    def events(self, cursor: int, fragments: Sequence[bytes], compacted: dict[str, int] | None = None) -> str | bytes:
+    def encode_events(
+        self, cursor: int, fragments: Sequence[bytes], compacted: dict[str, int] | None = None
+    ) -> str | bytes:
         """An `events` frame of events that are encoded already, none of them again; compressed where that pays.
 
         compacted: how many of each type were left out.
         """
         if compacted:
-            body = self._compacted(cursor, fragments, compacted)
+            body = self._encode_compacted(cursor, fragments, compacted)
         elif self.is_json:
             body = b'{"type":"events","cursor":%d,"events":[%b]}' % (cursor, b",".join(fragments))
         else:
             body = b"".join((_PACK_HEAD, _pack.encode(cursor), _PACK_EVENTS, _array_head(len(fragments)), *fragments))
-        if self.deflates and (packed := deflated(body)) is not None:
+        if self.is_deflated and (packed := deflate_message(body)) is not None:
             return packed
         return body.decode() if self.is_json else body
 
-    def _compacted(self, cursor: int, fragments: Sequence[bytes], compacted: dict[str, int]) -> bytes:
+    def _encode_compacted(self, cursor: int, fragments: Sequence[bytes], compacted: dict[str, int]) -> bytes:
         if self.is_json:
             head = b'{"type":"events","cursor":%d,"compacted":%b,"events":[' % (cursor, _json.encode(compacted))
             return head + b",".join(fragments) + b"]}"
@@ -267,22 +269,22 @@ class Codec(Enum):
 
     def decode(self, raw: str | bytes) -> ClientMessage:
         """A client's message, which is plain in every codec. Raises InvalidMessage."""
-        message: ClientMessage = _decoded(_decode_json if self.is_json else _decode_pack, raw, self)
+        message: ClientMessage = _decode_message(_decode_json if self.is_json else _decode_pack, raw, self)
         return message
 
-    def id_of(self, raw: str | bytes) -> Id:
+    def read_id(self, raw: str | bytes) -> Id:
         """The id of a client's message that is not looked at further."""
-        return _id_of(raw, self)
+        return _read_id(raw, self)
 
     def decode_server(self, raw: str | bytes) -> ServerMessage:
         """A server's message, for clients. Raises InvalidMessage."""
         decode = _decode_server_json if self.is_json else _decode_server_pack
-        message: ServerMessage = _decoded(decode, self.opened(raw), self)
+        message: ServerMessage = _decode_message(decode, self.inflate(raw), self)
         return message
 
-    def opened(self, raw: str | bytes) -> str | bytes:
+    def inflate(self, raw: str | bytes) -> str | bytes:
         """What a server has sent, without its compression. Raises InvalidMessage."""
-        return inflated(raw) if self.deflates else raw
+        return inflate_message(raw) if self.is_deflated else raw
 
 
 _TYPES = tuple(str(kind.__struct_config__.tag) for kind in get_args(ClientMessage))
@@ -295,7 +297,7 @@ _TOLD = 300
 _CODECS = {codec.value: codec for codec in Codec}
 
 
-def choose(offered: Sequence[str]) -> tuple[Codec, str | None]:
+def choose_codec(offered: Sequence[str]) -> tuple[Codec, str | None]:
     """The codec for a client that offers these subprotocols, and the one to answer with.
 
     No offer means JSON. Raises InvalidMessage if there is an offer and none of it is ours.
@@ -321,7 +323,7 @@ def _array_head(count: int) -> bytes:
     return b"\xdd" + count.to_bytes(4, "big")
 
 
-def _decoded(decode: Any, raw: str | bytes, codec: Codec) -> Any:
+def _decode_message(decode: Any, raw: str | bytes, codec: Codec) -> Any:
     try:
         if not codec.is_json and isinstance(raw, str):
             raw = raw.encode()
@@ -331,7 +333,7 @@ def _decoded(decode: Any, raw: str | bytes, codec: Codec) -> Any:
         hint = _hint_for(text)
         if len(text) > _TOLD:  # a name out of the message is in it, whole
             text = text[:_TOLD] + "…"
-        raise InvalidMessage("invalid_message", text, hint, _id_of(raw, codec)) from None
+        raise InvalidMessage("invalid_message", text, hint, _read_id(raw, codec)) from None
     except RecursionError:
         raise InvalidMessage("invalid_message", "it is nested too deeply", "see docs/protocol.md") from None
     except (msgspec.DecodeError, UnicodeError, ValueError, OverflowError) as error:
@@ -354,15 +356,15 @@ def _suggest(wrong: str, known: Sequence[str]) -> str:
     return f"did you mean {match!r}?" if match else f"known are {', '.join(known)}"
 
 
-def _id_of(raw: str | bytes, codec: Codec) -> Id:
+def _read_id(raw: str | bytes, codec: Codec) -> Id:
     """The id of a message that is well-formed but not one of ours, so that its sender knows which was refused."""
     try:
         if codec.is_json:
-            return msgspec.json.decode(raw, type=_Tagged).id
-        return msgspec.msgpack.decode(raw, type=_Tagged).id  # type: ignore[arg-type]
+            return msgspec.json.decode(raw, type=_IdOnly).id
+        return msgspec.msgpack.decode(raw, type=_IdOnly).id  # type: ignore[arg-type]
     except (msgspec.DecodeError, RecursionError, UnicodeError, ValueError):
         return None
 
 
-class _Tagged(msgspec.Struct):
+class _IdOnly(msgspec.Struct):
     id: Id = None

@@ -22,8 +22,8 @@ from websockets.http11 import Request
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
-from solowire.errors import Refused, RequestError
-from solowire.protocol.problem_details import response_of
+from solowire.errors import RequestError, RequestRejected
+from solowire.protocol.problem_details import to_http_response
 
 HEAD_BYTES = 16 * 1024
 """What a request head may have: tokens and tickets of 8 KB find room."""
@@ -68,7 +68,7 @@ def read_framing(raw: bytes) -> Framing:
     found = _WHOLE_HEAD.fullmatch(raw)
     if found is None:
         parse_head(raw)  # which says what is wrong
-        raise _bad("the request head is none")
+        raise _make_bad_request("the request head is none")
     lengths: list[bytes] = []
     codings: list[bytes] = []
     upgrades: list[bytes] = []
@@ -99,7 +99,7 @@ class Head:
         self.path, _, self.query = target.partition("?")
 
     @property
-    def wants_websocket(self) -> bool:
+    def is_websocket_request(self) -> bool:
         """Whether it asks for the protocol to be changed to WebSocket, rightly or not."""
         return any("websocket" in value.lower() for value in self.headers.get_all("Upgrade"))
 
@@ -109,14 +109,14 @@ def parse_head(raw: bytes) -> Head:
     lines = raw.removesuffix(HEAD_END).split(b"\r\n")
     first = _REQUEST_LINE.fullmatch(lines[0])
     if first is None:
-        raise _bad("the first line is no request line, such as GET /ws HTTP/1.1")
+        raise _make_bad_request("the first line is no request line, such as GET /ws HTTP/1.1")
     if len(lines) - 1 > _HEADERS:
-        raise Refused(431, "too_many_headers", f"a request may have {_HEADERS} headers", "send fewer")
+        raise RequestRejected(431, "too_many_headers", f"a request may have {_HEADERS} headers", "send fewer")
     headers = Headers()
     for line in lines[1:]:
         header = _HEADER.fullmatch(line)
         if header is None:
-            raise _bad("a line is no header, such as Name: value")
+            raise _make_bad_request("a line is no header, such as Name: value")
         headers[header[1].decode("ascii")] = header[2].strip(b" \t").decode("latin-1")
     return Head(first[1].decode("ascii"), first[2].decode("ascii"), (int(first[3]), int(first[4])), headers)
 
@@ -131,18 +131,18 @@ def check_origin(head: Head, allowed: Collection[str], host: str | None = None) 
     if not origins:
         return
     if len(origins) > 1:
-        raise _bad("there is more than one Origin")
+        raise _make_bad_request("there is more than one Origin")
     origin = origins[0].lower()
     if "*" in allowed or origin in allowed:
         return
     if host is None:
         hosts = head.headers.get_all("Host")
         if len(hosts) != 1:
-            raise _bad("there must be one Host")
+            raise _make_bad_request("there must be one Host")
         host = hosts[0]
     if (name := _host_name(origin)) and name == _host_name(f"//{host.lower()}"):
         return
-    raise Refused(
+    raise RequestRejected(
         403,
         "origin_not_allowed",
         f"pages of {origin[:_SAID]!r} may not connect here",
@@ -150,26 +150,26 @@ def check_origin(head: Head, allowed: Collection[str], host: str | None = None) 
     )
 
 
-def offered_subprotocols(head: Head) -> list[str]:
+def parse_subprotocols(head: Head) -> list[str]:
     """What the client offers, in its order. Raises Refused."""
     try:
         return [name for value in head.headers.get_all("Sec-WebSocket-Protocol") for name in parse_subprotocol(value)]
     except InvalidHeader as error:
-        raise _bad(str(error)) from None
+        raise _make_bad_request(str(error)) from None
 
 
-def accept(head: Head, subprotocol: str | None, more: Iterable[tuple[str, str]] = ()) -> bytes:
+def render_accept(head: Head, subprotocol: str | None, more: Iterable[tuple[str, str]] = ()) -> bytes:
     """The answer that accepts the handshake, with more headers. Raises Refused."""
     headers = head.headers
     if head.version < (1, 1):
-        raise Refused(505, "http_version_not_supported", "a WebSocket needs HTTP/1.1", _PROXY_HINT)
+        raise RequestRejected(505, "http_version_not_supported", "a WebSocket needs HTTP/1.1", _PROXY_HINT)
     if len(headers.get_all("Host")) != 1:
-        raise _bad("there must be one Host")
+        raise _make_bad_request("there must be one Host")
     if "Transfer-Encoding" in headers or not set(headers.get_all("Content-Length")) <= {"0"}:
-        raise _bad("a handshake has no body")
+        raise _make_bad_request("a handshake has no body")
     versions = headers.get_all("Sec-WebSocket-Version")
     if len(versions) == 1 and versions[0] != "13":
-        raise Refused(
+        raise RequestRejected(
             426,
             "websocket_version_not_supported",
             "the only WebSocket version that is spoken is 13",
@@ -178,11 +178,11 @@ def accept(head: Head, subprotocol: str | None, more: Iterable[tuple[str, str]] 
     try:
         key, _, chosen = _judge(subprotocol).process_request(Request(head.target, headers, head.method))
     except InvalidMethod:
-        raise Refused(405, "method_not_allowed", "a WebSocket handshake is a GET", "send GET") from None
+        raise RequestRejected(405, "method_not_allowed", "a WebSocket handshake is a GET", "send GET") from None
     except InvalidUpgrade:
-        raise upgrade_required() from None
+        raise make_upgrade_required() from None
     except InvalidHandshake as error:
-        raise _bad(str(error)) from None
+        raise _make_bad_request(str(error)) from None
     lines = [f"{_ACCEPTED}{key}"]
     if chosen is not None:
         lines.append(f"Sec-WebSocket-Protocol: {chosen}")
@@ -190,9 +190,11 @@ def accept(head: Head, subprotocol: str | None, more: Iterable[tuple[str, str]] 
     return "\r\n".join((*lines, "", "")).encode("latin-1")
 
 
-def upgrade_required() -> Refused:
+def make_upgrade_required() -> RequestRejected:
     """For a plain request where a WebSocket is served."""
-    return Refused(426, "upgrade_required", "this is a WebSocket: the request must ask for an upgrade", _PROXY_HINT)
+    return RequestRejected(
+        426, "upgrade_required", "this is a WebSocket: the request must ask for an upgrade", _PROXY_HINT
+    )
 
 
 def check_beginning(data: bytes) -> None:
@@ -205,13 +207,17 @@ def check_beginning(data: bytes) -> None:
     """
     if data[0] in _METHOD_BEGINNINGS:
         if data.startswith(b"PROXY "):
-            raise Refused(400, "not_http", "the PROXY protocol is not spoken here", _PROXY_PROTOCOL_HINT)
+            raise RequestRejected(400, "not_http", "the PROXY protocol is not spoken here", _PROXY_PROTOCOL_HINT)
         if data.startswith(b"PRI * HTTP/2"):
-            raise Refused(400, "not_http", "HTTP/2 is not spoken here", "let clients, or the proxy, use HTTP/1.1")
+            raise RequestRejected(
+                400, "not_http", "HTTP/2 is not spoken here", "let clients, or the proxy, use HTTP/1.1"
+            )
         return
     if data[0] == _TLS_HANDSHAKE:
-        raise Refused(400, "not_http", "TLS is not spoken here", "use http:// and ws://, or a proxy that ends TLS")
-    raise Refused(400, "not_http", "that is no HTTP request", "HTTP/1.1 is spoken here, and WebSockets")
+        raise RequestRejected(
+            400, "not_http", "TLS is not spoken here", "use http:// and ws://, or a proxy that ends TLS"
+        )
+    raise RequestRejected(400, "not_http", "that is no HTTP request", "HTTP/1.1 is spoken here, and WebSockets")
 
 
 _METHOD_BEGINNINGS = frozenset(b"!#$%&'*+-.^_`|~0123456789" + ascii_letters.encode() + b"\r\n")
@@ -220,15 +226,15 @@ _TLS_HANDSHAKE = 0x16
 _PROXY_PROTOCOL_HINT = "let the proxy write X-Forwarded-For and name it in SOLOWIRE_TRUSTED_PROXIES"
 
 
-def full_response(message: str, raised: str) -> bytes:
+def render_full(message: str, raised: str) -> bytes:
     """What a connection beyond a listener's limit is told. raised: what an operator raises for more of them."""
     hint = f"try again in a moment; an operator raises {raised}"
-    return refusal_response(Refused(503, "too_many_connections", message, hint, 1.0))
+    return render_rejection(RequestRejected(503, "too_many_connections", message, hint, 1.0))
 
 
-def refusal_response(error: RequestError, *, close: bool = True) -> bytes:
+def render_rejection(error: RequestError, *, close: bool = True) -> bytes:
     """A refusal as a whole HTTP/1.1 answer, after which the connection is closed unless `close` is False."""
-    status, headers, body = response_of(error)
+    status, headers, body = to_http_response(error)
     lines = [b"HTTP/1.1 %d %s" % (status, HTTPStatus(status).phrase.encode())]
     lines += [b"%s: %s" % header for header in (*headers, *MORE_HEADERS.get(status, ()))]
     connection = b"connection: upgrade, close" if status == 426 else b"connection: close"
@@ -247,9 +253,9 @@ def _judge(subprotocol: str | None) -> ServerProtocol:
     return ServerProtocol(subprotocols=[Subprotocol(subprotocol)] if subprotocol else None)
 
 
-def _bad(message: str) -> Refused:
+def _make_bad_request(message: str) -> RequestRejected:
     message = message[:_SAID]  # a client's own words may be in it
-    return Refused(400, "bad_handshake", message, "RFC 6455, section 4.1, says what a handshake is to have")
+    return RequestRejected(400, "bad_handshake", message, "RFC 6455, section 4.1, says what a handshake is to have")
 
 
 def _host_name(url: str) -> str:

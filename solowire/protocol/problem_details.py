@@ -9,17 +9,17 @@ from typing import Any
 
 import msgspec
 
-from solowire.errors import InvalidEvents, InvalidToken, Refused, RequestError
+from solowire.errors import InvalidEvents, InvalidToken, RequestError, RequestRejected
 
 PROBLEM_TYPE = "application/problem+json"
 _CONTENT_TYPE = (b"content-type", PROBLEM_TYPE.encode())
 
 
-def response_of(error: RequestError) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+def to_http_response(error: RequestError) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
     """Status, headers and body for a refused request, as ASGI takes them."""
     if isinstance(error, InvalidEvents):
         return 400, [_CONTENT_TYPE], _faults(error)
-    if isinstance(error, Refused):
+    if isinstance(error, RequestRejected):
         seconds = None if error.retry_after is None else max(1, math.ceil(error.retry_after))
         status, headers, body = _response(error.status, error.code, error.message, error.hint, seconds)
         if error.headers:
@@ -42,7 +42,7 @@ def _response(
         headers.append((b"retry-after", str(retry_after).encode()))
     if authenticate:
         headers.append((b"www-authenticate", authenticate.encode()))
-    return status, headers, msgspec.json.encode(problem(status, code, detail, hint))
+    return status, headers, msgspec.json.encode(make_problem(status, code, detail, hint))
 
 
 def _faults(error: InvalidEvents) -> bytes:
@@ -51,11 +51,11 @@ def _faults(error: InvalidEvents) -> bytes:
     ]
     nothing = "nothing of this request was published"
     hint = f"{error.hint}; {nothing}" if error.hint else nothing
-    body = problem(400, error.code, error.message, hint, errors=faults)
+    body = make_problem(400, error.code, error.message, hint, errors=faults)
     return msgspec.json.encode(body)
 
 
-def problem(status: int, code: str, detail: str, hint: str = "", **more: Any) -> dict[str, Any]:
+def make_problem(status: int, code: str, detail: str, hint: str = "", **more: Any) -> dict[str, Any]:
     """A problem body. more: members of its own, such as `errors`."""
     body: dict[str, Any] = {
         "type": "about:blank",

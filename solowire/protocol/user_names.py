@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from urllib.parse import quote, unquote_to_bytes
 
-from solowire.errors import Refused
+from solowire.errors import RequestRejected
 
 _MALFORMED = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
@@ -28,7 +28,9 @@ def decode_user_name(raw: bytes) -> str:
     except ValueError as error:
         reason = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
         hint = "percent-encode the whole name, in UTF-8: / is %2F, % is %25"
-        raise Refused(400, "invalid_user_name", f"the user's name in the path can't be read: {reason}", hint) from None
+        raise RequestRejected(
+            400, "invalid_user_name", f"the user's name in the path can't be read: {reason}", hint
+        ) from None
 
 
 def one_line(text: str) -> str:

@@ -49,7 +49,7 @@ def shard_lock(settings: Settings, index: int) -> AbstractContextManager[None]:
 
     Shards with data directories of their own are the router's to tell apart: the later one is the shard.
     """
-    if not isinstance(settings.api_of_shard(index), Path):
+    if not isinstance(settings.find_shard_api(index), Path):
         return nullcontext()
     return DirectoryLock(settings.need_data_dir() / f"shard-{index}.lock", f"shard {index}")
 

@@ -8,13 +8,13 @@ from solowire.auth.key_source import KeySource
 from solowire.auth.tokens import Tokens
 from solowire.errors import ConfigError
 from solowire.model.access import Role
-from solowire.runtime.roles import roles_of
-from solowire.runtime.settings import Settings, secrets_of
+from solowire.runtime.roles import load_roles
+from solowire.runtime.settings import Settings, load_secrets
 
 
-def tokens_of(settings: Settings, roles: Mapping[str, Role], *, create: bool) -> Tokens:
+def make_tokens(settings: Settings, roles: Mapping[str, Role], *, create: bool) -> Tokens:
     """create: whether a secret may be made. Raises ConfigError."""
-    secrets, _ = secrets_of(settings, create=create)
+    secrets, _ = load_secrets(settings, create=create)
     _check_roles(settings, roles)
     return Tokens(
         secrets,
@@ -31,12 +31,12 @@ def reload_identity(settings: Settings, tokens: Tokens, roles: dict[str, Role]) 
 
     Raises ConfigError, and nothing has changed.
     """
-    fresh = roles_of(settings)
+    fresh = load_roles(settings)
     _check_roles(settings, fresh)
-    secrets, _ = secrets_of(settings, create=False)
+    secrets, _ = load_secrets(settings, create=False)
     roles.clear()
     roles.update(fresh)
-    tokens.use_secrets(secrets, roles)
+    tokens.set_secrets(secrets, roles)
 
 
 def _check_roles(settings: Settings, roles: Mapping[str, Role]) -> None:
@@ -48,8 +48,8 @@ def _check_roles(settings: Settings, roles: Mapping[str, Role]) -> None:
             raise ConfigError(f"{place}: the role {role!r} is not known; known are {', '.join(roles)}")
 
 
-def key_source_of(settings: Settings, tokens: Tokens) -> KeySource | None:
+def make_key_source(settings: Settings, tokens: Tokens) -> KeySource | None:
     """Where the keys of a provider come from, if there is one. To be started, and closed."""
     if settings.jwks is None:
         return None
-    return KeySource(settings.jwks, tokens.use_keys, refresh_s=settings.jwks_refresh_s, stale_s=settings.jwks_stale_s)
+    return KeySource(settings.jwks, tokens.set_keys, refresh_s=settings.jwks_refresh_s, stale_s=settings.jwks_stale_s)

@@ -19,7 +19,7 @@ from solowire.runtime.line_writer import LineWriter, StderrSink
 _FLUSH_SECONDS = 1.0
 
 
-class _Log:
+class _LogWriter:
     """The one writer of this process, made when the first line is written."""
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class _Log:
             self._writer.flush(_FLUSH_SECONDS)
 
 
-_log = _Log()
+_log = _LogWriter()
 
 
 def write(text: str) -> None:
@@ -50,7 +50,7 @@ def flush() -> None:
     _log.flush()
 
 
-class _Factory:
+class _LoggerFactory:
     def __call__(self, *_: object) -> structlog.typing.WrappedLogger:
         return _Logger()
 
@@ -96,7 +96,7 @@ def configure(level: str, format: str | None, **context: object) -> None:
             else structlog.processors.JSONRenderer(ensure_ascii=False),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=_Factory(),
+        logger_factory=_LoggerFactory(),
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(**context)

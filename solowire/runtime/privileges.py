@@ -22,7 +22,7 @@ _VARIABLES = ("container", "KUBERNETES_SERVICE_HOST")
 _CGROUP = re.compile(r"docker|kubepods|containerd|libpod|lxc|crio|machine\.slice")
 _LAYERED_ROOT = re.compile(r"^\d+ \d+ \S+ \S+ / .* - (overlay|fuse-overlayfs) ", re.MULTILINE)
 
-log = structlog.get_logger("solowire.process")
+logger = structlog.get_logger("solowire.process")
 
 
 def is_container(environment: Mapping[str, str], root: Path = Path("/")) -> bool:
@@ -47,4 +47,4 @@ def warn_of_root(environment: Mapping[str, str] = os.environ, uid: int | None = 
         and PARENT not in environment
         and not is_container(environment, root)
     ):
-        log.warning("running_as_root", hint="run it as a user of its own: it needs no right of root's")
+        logger.warning("running_as_root", hint="run it as a user of its own: it needs no right of root's")

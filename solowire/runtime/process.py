@@ -30,7 +30,7 @@ from solowire.runtime import logging as logs
 from solowire.runtime.settings import Settings
 from solowire.runtime.terminal import PARENT, has_terminal
 
-log = structlog.get_logger("solowire.process")
+logger = structlog.get_logger("solowire.process")
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_MEMORY_MERGE = 67  # prctl(2), Linux 6.4 and newer
@@ -40,14 +40,14 @@ WATCHDOG = "WATCHDOG_USEC"
 
 FEWEST_FILES = 64
 """Open files, below which a library ends the process instead of an error."""
-BEAT_SECONDS = 1.0
-BEATS_IN_TIME = 3
+HEARTBEAT_SECONDS = 1.0
+HEARTBEATS_IN_TIME = 3
 """So many beats fall into the time after which a silent process is taken for stuck: two may be lost."""
 
-_last_deeds: list[Callable[[], None]] = []
-_reloads: list[Callable[[Settings], None]] = []
+_exit_hooks: list[Callable[[], None]] = []
+_reload_hooks: list[Callable[[Settings], None]] = []
 _loaders: list[Callable[[], Settings]] = []
-_ready: list[Callable[[], None]] = []
+_ready_hooks: list[Callable[[], None]] = []
 
 
 def new_id() -> str:
@@ -66,9 +66,9 @@ def run(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
     uvloop.run(_run(main))
 
 
-def before_sudden_end(deed: Callable[[], None]) -> None:
-    """Has `deed` done when a second signal ends the process at once, with no time for `finally`."""
-    _last_deeds.append(deed)
+def on_forced_exit(hook: Callable[[], None]) -> None:
+    """Has `hook` done when a second signal ends the process at once, with no time for `finally`."""
+    _exit_hooks.append(hook)
 
 
 async def _run(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
@@ -78,25 +78,25 @@ async def _run(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
 
     def ask_to_stop(number: int) -> None:
         if stop.is_set():
-            for deed in _last_deeds:
+            for deed in _exit_hooks:
                 deed()
             logs.flush()
             os._exit(128 + number)
-        notifier.say("STOPPING=1")
+        notifier.send_state("STOPPING=1")
         stop.set()
 
     def reload() -> None:
         try:
             for load in _loaders:
                 settings = load()
-                for reload_part in _reloads:
+                for reload_part in _reload_hooks:
                     reload_part(settings)
         except ConfigError as error:
-            log.error("settings_not_reloaded", reason=str(error), hint="those of before stay in force")
+            logger.error("settings_not_reloaded", reason=str(error), hint="those of before stay in force")
         except Exception:
-            log.exception("reload_failed")
+            logger.exception("reload_failed")
         else:
-            log.info("settings_reloaded")
+            logger.info("settings_reloaded")
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ask_to_stop, number)
@@ -104,9 +104,9 @@ async def _run(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
         loop.add_signal_handler(signal.SIGHUP, ask_to_stop, signal.SIGHUP)
     else:
         loop.add_signal_handler(signal.SIGHUP, reload)
-    _ready[:] = [lambda: notifier.say("READY=1")]
+    _ready_hooks[:] = [lambda: notifier.send_state("READY=1")]
     # Its first step comes when `main` waits for the first time: it has started then.
-    beating = loop.create_task(_beat(notifier))
+    beating = loop.create_task(_send_heartbeats(notifier))
     try:
         await main(stop)
     finally:
@@ -115,8 +115,8 @@ async def _run(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
 
 def report_ready() -> None:
     """Tells whoever started this process that it serves; once, whatever number of times it is called."""
-    while _ready:
-        _ready.pop()()
+    while _ready_hooks:
+        _ready_hooks.pop()()
 
 
 def reload_from(load: Callable[[], Settings]) -> None:
@@ -126,14 +126,14 @@ def reload_from(load: Callable[[], Settings]) -> None:
 
 def on_reload(reload_part: Callable[[Settings], None]) -> None:
     """Has this called with the settings that were read again. It may raise ConfigError before it changes anything."""
-    _reloads.append(reload_part)
+    _reload_hooks.append(reload_part)
 
 
 class Notifier:
     """Tells whoever started this process how it is. What can't be told is left untold: it must not stop the process."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        self.period = _period(environment.get(WATCHDOG, ""))
+        self.period = _parse_period(environment.get(WATCHDOG, ""))
         address = environment.get(NOTIFY, "")
         # A path, or a name in the abstract namespace, which sd_notify(3) writes with @ for the NUL.
         self._address = "\0" + address[1:] if address.startswith("@") else address
@@ -143,26 +143,26 @@ class Notifier:
             self._socket.setblocking(False)
 
     @property
-    def wanted(self) -> bool:
+    def is_wanted(self) -> bool:
         return self._socket is not None
 
-    def say(self, state: str) -> None:
+    def send_state(self, state: str) -> None:
         if self._socket is not None:
             with suppress(OSError):  # nobody reads, or nobody is there any more
                 self._socket.sendto(state.encode(), self._address)
 
 
-async def _beat(notifier: Notifier) -> None:
-    while notifier.wanted:
-        notifier.say("WATCHDOG=1")
+async def _send_heartbeats(notifier: Notifier) -> None:
+    while notifier.is_wanted:
+        notifier.send_state("WATCHDOG=1")
         await asyncio.sleep(notifier.period)
 
 
-def _period(microseconds: str) -> float:
+def _parse_period(microseconds: str) -> float:
     """How often to beat, in seconds, if silence is taken for stuck after so long."""
     if not microseconds.isdecimal() or int(microseconds) == 0:
-        return BEAT_SECONDS
-    return min(BEAT_SECONDS, int(microseconds) / 1e6 / BEATS_IN_TIME)
+        return HEARTBEAT_SECONDS
+    return min(HEARTBEAT_SECONDS, int(microseconds) / 1e6 / HEARTBEATS_IN_TIME)
 
 
 def raise_file_limit() -> int:
@@ -174,7 +174,7 @@ def raise_file_limit() -> int:
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
-def calm_collector() -> None:
+def tune_gc() -> None:
     """Takes what start-up made out of the garbage collector's sight, and lets it look less often.
 
     Our messages and frames hold no cycles, so a full collection over the recent log finds nothing and stops the loop.

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from solowire.algorithms.name_suggestion import suggest_name
 from solowire.domains.dns.event_types import CATALOG
 from solowire.errors import ConfigError
-from solowire.model.access import ADMINISTER, ADMINISTRATORS, PUBLISH, ROLES, Role, load_roles
-from solowire.model.subscriptions import MAX_PATTERNS, expand
+from solowire.model.access import ADMINISTER, ADMINISTRATORS, PUBLISH, ROLES, Role, parse_roles
+from solowire.model.subscriptions import MAX_PATTERNS, expand_pattern
 from solowire.runtime.settings import Settings
 
 PERMISSIONS = tuple(
@@ -28,13 +28,13 @@ PERMISSIONS = tuple(
 """All that anything asks for. A role may also grant `x.*` for those that begin with `x.`, and `*` for all."""
 
 
-def roles_of(settings: Settings) -> dict[str, Role]:
+def load_roles(settings: Settings) -> dict[str, Role]:
     """Raises ConfigError if the file can't be read or is not what it should be, or a group of `groups` is no role's."""
     if settings.roles_file is None:
         roles = dict(ROLES)
     else:
         try:
-            roles = load_roles(settings.roles_file.read_text("utf-8-sig"), str(settings.roles_file))
+            roles = parse_roles(settings.roles_file.read_text("utf-8-sig"), str(settings.roles_file))
         except OSError as error:
             raise ConfigError(f"roles file {settings.roles_file}: {error.strerror or error}") from None
         except UnicodeDecodeError as error:
@@ -59,7 +59,7 @@ def _fault(role: Role) -> str:
     if (number := len(role.defaults)) > MAX_PATTERNS:
         return f"has {number} defaults, {MAX_PATTERNS} are the most"
     for pattern in role.defaults:
-        if not expand(pattern, CATALOG):
+        if not expand_pattern(pattern, CATALOG):
             categories = [f"{category}.*" for category in CATALOG.categories]
             known = f"write an event type of the catalogue, custom.NAME, *, or one of {', '.join(categories)}"
             return (

@@ -45,11 +45,11 @@ _TOKEN = re.compile(r"[\x21-\x7e]+")  # what a header can carry
 ADMINISTRATORS_RESERVE = 16
 """Slots for administrators, or a tenth of all if that is less, one at least; unless `groups` says what they have."""
 
-log = structlog.get_logger("solowire.settings")
+logger = structlog.get_logger("solowire.settings")
 
 
 NO_DATA_DIR = Path("~/.local/share/solowire")
-"""Stands for the default where there is no home directory: `run_dir` and `secret_of` refuse it, nothing is made."""
+"""Stands for the default where there is no home directory: `run_dir` and `load_secret` refuse it, nothing is made."""
 
 
 def _default_data_dir() -> Path:
@@ -381,20 +381,20 @@ class Settings(IdentitySettings):
             raise ConfigError(f"the data directory's path is too long for a unix socket: {path}; choose a shorter one")
         return f"ipc://{path}"
 
-    def api_of_shard(self, index: int) -> tuple[str, int] | Path:
+    def find_shard_api(self, index: int) -> tuple[str, int] | Path:
         """Where a shard's HTTP API listens: host and port (0 lets the system choose), or a Unix socket."""
         if self.shard_api_port is None:
             return self.run_dir.absolute() / f"s{index}"
         return self.api_host, self.shard_api_port and self.shard_api_port + index
 
-    def port_of_shard(self, index: int) -> int:
+    def find_shard_port(self, index: int) -> int:
         """0 lets the system choose."""
         if self.shard_port is not None:
             return self.shard_port
         return self.port + 1 + index if self.port else 0
 
     @property
-    def port_of_router(self) -> int | None:
+    def router_metrics_port(self) -> int | None:
         """Where the router serves its metrics, 0 if the system is to choose; None if there is no room for a default."""
         if self.router_port is not None or not self.port:
             return self.router_port or 0
@@ -413,10 +413,10 @@ class Settings(IdentitySettings):
         for source in (env_settings, dotenv_settings):
             if isinstance(source, EnvSettingsSource):
                 source.env_vars = {name: value for name, value in source.env_vars.items() if not _is_link(name, value)}
-        return init_settings, env_settings, dotenv_settings, _File(settings_cls)
+        return init_settings, env_settings, dotenv_settings, _ConfigFileSource(settings_cls)
 
 
-class _File(PydanticBaseSettingsSource):
+class _ConfigFileSource(PydanticBaseSettingsSource):
     """The file of `--config`, below the environment and above the defaults."""
 
     values: ClassVar[dict[str, Any]] = {}
@@ -460,7 +460,7 @@ def _check_types(name: str, values: dict[str, float], delivery: Delivery) -> Non
 
 def load(config: Path | None = None, **options: Any) -> Settings:
     """The settings in force. options: from the command line, None where not given. Raises ConfigError."""
-    _File.values = _read(config) if config is not None else {}
+    _ConfigFileSource.values = _read(config) if config is not None else {}
     faults = find_unknown(os.environ, PREFIX, Settings.model_fields)
     settings = None
     try:
@@ -480,7 +480,7 @@ def load(config: Path | None = None, **options: Any) -> Settings:
     for name, value in (dotenv | os.environ).items():
         if _is_link(name, value) and name[len(PREFIX) :].lower() in Settings.model_fields:
             hint = "Kubernetes set it, for a service of that name; name a port by --port or a file of --config"
-            log.warning("service_link_ignored", name=name.upper(), value=value, hint=hint)
+            logger.warning("service_link_ignored", name=name.upper(), value=value, hint=hint)
     return settings
 
 
@@ -535,7 +535,7 @@ def make_directories(settings: Settings) -> None:
         ) from None
 
 
-def secrets_of(settings: Settings, *, create: bool) -> tuple[list[str], bool]:
+def load_secrets(settings: Settings, *, create: bool) -> tuple[list[str], bool]:
     """The secrets in force, of which the first signs, and whether it was made just now.
 
     create: the caller is a process of the system, and its data directory is closed to others.
@@ -547,23 +547,23 @@ def secrets_of(settings: Settings, *, create: bool) -> tuple[list[str], bool]:
         if create and settings.data_dir.is_dir():
             make_directories(settings)
     else:
-        found, made = _secrets_of_file(settings.need_data_dir() / "secret", settings, create)
+        found, made = _load_secrets_file(settings.need_data_dir() / "secret", settings, create)
     secrets_in_force = list(dict.fromkeys([*found, *accepted]))
     if len(secrets_in_force) > MAX_SECRETS:
         raise ConfigError(f"there are {len(secrets_in_force)} secrets, {MAX_SECRETS} are the most")
     shortest = min(len(secret.encode()) for secret in secrets_in_force)
     if create and shortest < 32:
-        log.warning("secret_short", bytes=shortest, hint="RFC 7518 asks for 32 or more")
+        logger.warning("secret_short", bytes=shortest, hint="RFC 7518 asks for 32 or more")
     return secrets_in_force, made
 
 
-def secret_of(settings: Settings, *, create: bool) -> tuple[str, bool]:
-    """The secret that signs, and whether it was made just now. Raises ConfigError as `secrets_of` does."""
-    found, made = secrets_of(settings, create=create)
+def load_secret(settings: Settings, *, create: bool) -> tuple[str, bool]:
+    """The secret that signs, and whether it was made just now. Raises ConfigError as `load_secrets` does."""
+    found, made = load_secrets(settings, create=create)
     return found[0], made
 
 
-def _secrets_of_file(path: Path, settings: Settings, create: bool) -> tuple[list[str], bool]:
+def _load_secrets_file(path: Path, settings: Settings, create: bool) -> tuple[list[str], bool]:
     try:
         if create:
             make_directories(settings)

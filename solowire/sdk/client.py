@@ -58,7 +58,7 @@ from websockets.typing import Subprotocol
 from solowire.algorithms.backoff import MAX_RETRY_AFTER_S, Backoff
 from solowire.domains.dns.event_types import CATALOG
 from solowire.errors import ConnectionEnded, InvalidMessage, MessageRefused, SubscriptionDenied
-from solowire.model.subscriptions import Denied, Filter, Wanted, find_idle, subscribe, unsubscribe
+from solowire.model.subscriptions import DeniedPattern, Filter, Wanted, find_idle, subscribe, unsubscribe
 from solowire.protocol.close_codes import CloseCode
 from solowire.protocol.deflate import SUFFIX
 from solowire.protocol.messages import (
@@ -97,17 +97,17 @@ from solowire.sdk.arguments import (
     check_token_text,
     check_url,
 )
-from solowire.sdk.network_errors import no_answer
+from solowire.sdk.network_errors import read_network_error
 from solowire.sdk.retry_policy import (
-    Action,
     Fault,
-    Kind,
+    FaultKind,
+    RetryDecision,
     WarningPace,
     close_code_of,
-    closed,
-    decide_action,
-    not_understood,
+    decide_retry,
     read_answer,
+    read_close,
+    read_undecodable,
     wait_at_least,
 )
 from solowire.sdk.token_renewal import TokenRenewal
@@ -138,10 +138,10 @@ REFUSALS_S = 60.0
 
 _A = TypeVar("_A", Subscriptions, Reply)
 
-log = logging.getLogger("solowire.client")
+logger = logging.getLogger("solowire.client")
 
 
-class Grant(msgspec.Struct, frozen=True):
+class ConnectResponse(msgspec.Struct, frozen=True):
     """The answer of `POST /v1/connect`. url: carries the ticket, so it is not for logs."""
 
     url: str
@@ -245,9 +245,9 @@ class Client:
         self.connections = 0  # so many welcomes
         self.last_reason: str | None = None  # why the last connection, or attempt at one, ended; None before the first
         self._reconnect_ms = (reconnect_min * 1000, reconnect_max * 1000)
-        self._backoff = backoff_of(*self._reconnect_ms)
+        self._backoff = make_backoff(*self._reconnect_ms)
         self._welcome: Welcome | None = None
-        self._granted: list[str] = []
+        self._granted_types: list[str] = []
         self._shard: int | None = None
         self._arrived_at = resume  # (epoch, cursor) of what has been received
         self._handed_out = resume  # … of what the iteration has given away
@@ -259,24 +259,24 @@ class Client:
         self._warned_denied: set[tuple[str, str]] = set()
         self._warned_idle: set[str] = set()  # attributes, of which there are few
 
-        self._buffer: deque[_Stretch] = deque()
+        self._buffer: deque[_BufferedFrame] = deque()
         self._buffered = 0
         self._news = asyncio.Event()  # for the iteration: look at the buffer, or at the end
         self._room = asyncio.Event()  # for the reading: there is room, or someone asks
         self._room.set()
-        self._asking = 0
+        self._asking_count = 0
         self._up = asyncio.Event()  # there is a welcomed connection, or there will never be one again
         self._socket: ClientConnection | None = None
         self._ids = count(1)
-        self._asked: dict[int, _Asked] = {}
-        self._asks = asyncio.Semaphore(MAX_UNANSWERED)
+        self._pending_requests: dict[int, _PendingRequest] = {}
+        self._request_slots = asyncio.Semaphore(MAX_UNANSWERED)
         self._speak_at = 0.0  # not before, on the loop's clock
         self._spacing = 0.0  # seconds between two messages, once the server has found us too fast
         self._refused_at: deque[float] = deque(maxlen=MAX_REFUSALS)  # on the loop's clock, of this connection
         self._http: httpx.AsyncClient | None = None
         self._runner: asyncio.Task[None] | None = None
         self._end: BaseException | None = None
-        self._closed = False
+        self._is_closed = False
 
     # ------------------------------------------------------------------------------------------ what it knows
 
@@ -298,7 +298,7 @@ class Client:
     @property
     def subscriptions(self) -> list[str]:
         """The event types in force, as the server last told them."""
-        return list(self._granted)
+        return list(self._granted_types)
 
     @property
     def epoch(self) -> str | None:
@@ -313,7 +313,7 @@ class Client:
     # ------------------------------------------------------------------------------------------ what it does
 
     async def __aenter__(self) -> Client:
-        if self._runner is not None or self._closed:
+        if self._runner is not None or self._is_closed:
             raise RuntimeError("a client is entered once")
         self._http = httpx.AsyncClient(trust_env=False, timeout=self._connect_timeout, verify=self._ssl or True)
         self._runner = asyncio.create_task(self._run(self._http), name="solowire client")
@@ -337,10 +337,10 @@ class Client:
     async def __anext__(self) -> ReceivedEvent:
         if self._runner is None:
             raise RuntimeError("enter the client first: `async with client`")
-        while not self._closed:
-            self._settle()
+        while not self._is_closed:
+            self._advance()
             if self._buffer:
-                return self._take()
+                return self._dequeue()
             if self._end is not None:
                 raise self._end
             self._news.clear()
@@ -362,16 +362,16 @@ class Client:
             return subscribe(wanted, names, conditions)
 
         with suppress(InvalidMessage):  # the server has the say in what is wrong with it
-            _hello(change(self._kept), self._filter)
-        granted = await self._ask(lambda id: Subscribe(names, id, raw), Subscriptions, change)
-        self._look_at_denied([denied for denied in granted.denied if denied.type in names], raises=self._strict)
+            _build_hello(change(self._kept_subscriptions), self._filter)
+        granted = await self._send_request(lambda id: Subscribe(names, id, raw), Subscriptions, change)
+        self._report_denied([denied for denied in granted.denied if denied.type in names], raises=self._strict)
         self._look_at_idle(conditions, names)
         return granted
 
     async def unsubscribe(self, event_types: Sequence[str]) -> Subscriptions:
         """Takes event types away. Waits for a connection if there is none; raises MessageRefused."""
         names = check_names("event_types", event_types)
-        return await self._ask(
+        return await self._send_request(
             lambda id: Unsubscribe(names, id),
             Subscriptions,
             lambda wanted: unsubscribe(wanted, names, CATALOG),
@@ -380,17 +380,17 @@ class Client:
     async def refresh(self, token: str) -> dict[str, Any]:
         """Shows a new token of the same user; it is the one to come back with. Raises MessageRefused."""
         token = check_token_text(token, "token")
-        reply = await self._ask(lambda id: Refresh(token, id), Reply)
+        reply = await self._send_request(lambda id: Refresh(token, id), Reply)
         self._token.replace(token)
         return reply.data
 
     async def stats(self) -> dict[str, Any]:
         """What the shard knows of this connection. Raises MessageRefused."""
-        return (await self._ask(lambda id: Stats(id), Reply)).data
+        return (await self._send_request(lambda id: Stats(id), Reply)).data
 
     async def close(self) -> None:
         """Ends the connection and the iteration. What is buffered is not handed out; `cursor` stands before it."""
-        self._closed = True
+        self._is_closed = True
         await self._renewal.close()
         if self._runner is not None:
             self._runner.cancel()
@@ -408,50 +408,50 @@ class Client:
             while True:
                 self._live_since = None
                 try:
-                    await self._connection(http)
-                except _Left as left:
+                    await self._run_connection(http)
+                except _ConnectionLost as left:
                     self.last_reason = left.fault.text
                     now = clock()
                     lived = 0.0 if self._live_since is None else now - self._live_since
                     if self._live_since is not None:
                         self._lost_at = self._failing_since = now
-                    wait = self._wait_after(left, lived)
-                    self._say_what_failed(left, wait, now)
+                    wait = self._delay_after(left, lived)
+                    self._report_failure(left, wait, now)
                 await asyncio.sleep(wait)
         except asyncio.CancelledError:
-            if not self._closed:  # by whoever cancels all tasks: who waits for us must not wait for ever
+            if not self._is_closed:  # by whoever cancels all tasks: who waits for us must not wait for ever
                 self._finish(ConnectionEnded(ABNORMAL, "the client's task was cancelled", url=self._base))
             raise
         except Exception as end:  # the end, the token function's, or a fault of ours: it is for the user to see
-            log.info("no connection any more: %s", end)
+            logger.info("no connection any more: %s", end)
             self._finish(end)
-            self._tell(self._on_state, ConnectionState("ended", str(end)))
+            self._invoke_callback(self._on_state, ConnectionState("ended", str(end)))
 
-    def _wait_after(self, left: _Left, lived: float) -> float:
+    def _delay_after(self, left: _ConnectionLost, lived: float) -> float:
         """Seconds until the next attempt. Raises what is to be raised if there is none."""
         fault = left.fault
         if not self._reconnect:
-            raise self._ended(left)
+            raise self._make_error(left)
         steady = lived > 0 and lived >= self._steady_after
         if steady:
             self._backoff.reset()
             self._asked_away = 0
-        if left.asked:
+        if left.is_requested:
             self._asked_away += 1
             spread = random.uniform(0, max(self._reconnect_ms[0] / 1000, fault.after / 10))  # noqa: S311
             if self._asked_away == 1:
                 return fault.after + spread
-            return max(fault.after + spread, self._backoff.next(at_least=fault.after))
+            return max(fault.after + spread, self._backoff.next_delay(at_least=fault.after))
         trying = 0.0 if self._failing_since is None else asyncio.get_running_loop().time() - self._failing_since
-        action = decide_action(
+        action = decide_retry(
             fault, succeeded=self.connections > 0, renewable=self._token.is_renewable, trying_s=trying
         )
-        if action is Action.stop and not (fault.kind is Kind.taken and self._may_be_our_own()):
-            raise self._ended(left)
+        if action is RetryDecision.stop and not (fault.kind is FaultKind.taken and self._may_be_our_own()):
+            raise self._make_error(left)
         at_least = fault.after if steady else wait_at_least(fault)  # a token that lived is followed by a good one
-        return self._backoff.next(at_least=at_least)
+        return self._backoff.next_delay(at_least=at_least)
 
-    def _ended(self, left: _Left) -> Exception:
+    def _make_error(self, left: _ConnectionLost) -> Exception:
         """What is to be raised when there is no way on."""
         fault = left.fault
         if left.error is not None:
@@ -461,63 +461,67 @@ class Client:
         code = close_code_of(fault) if fault.kind in _HAS_CODE else ABNORMAL
         return ConnectionEnded(code, fault.reason, hint=fault.hint, url=left.url or self._url, connected=False)
 
-    def _say_what_failed(self, left: _Left, wait: float, now: float) -> None:
+    def _report_failure(self, left: _ConnectionLost, wait: float, now: float) -> None:
         url, text = left.url or self._url, left.fault.text
-        self._tell(self._on_state, ConnectionState("waiting", f"{url} {text}" if left.failed else text, wait))
-        if not left.failed:
-            log.info("connection over: %s; coming back in %.2f s", text, wait)
+        self._invoke_callback(
+            self._on_state, ConnectionState("waiting", f"{url} {text}" if left.has_failed else text, wait)
+        )
+        if not left.has_failed:
+            logger.info("connection over: %s; coming back in %.2f s", text, wait)
         elif self._warnings.is_due(text, now):
-            log.warning("no connection: %s %s; trying again, next in %.2f s", url, text, wait)
+            logger.warning("no connection: %s %s; trying again, next in %.2f s", url, text, wait)
         else:
-            log.info("no connection: %s %s; trying again in %.2f s", url, text, wait)
+            logger.info("no connection: %s %s; trying again in %.2f s", url, text, wait)
 
-    async def _connection(self, http: httpx.AsyncClient) -> None:
+    async def _run_connection(self, http: httpx.AsyncClient) -> None:
         """One connection from its ticket to its end. Always raises: _Left, or what can't be helped."""
         socket: ClientConnection | None = None
         try:
             try:
                 token = await self._token.get(self._connect_timeout)
                 async with asyncio.timeout(self._connect_timeout) as limit:
-                    grant = await self._grant(http, token)
-                    socket = await self._open(grant)
-                    welcome = await self._greet(socket, limit)
+                    grant = await self._request_ticket(http, token)
+                    socket = await self._open_socket(grant)
+                    welcome = await self._send_hello(socket, limit)
             except TokenUnavailable as unavailable:
                 fault = unavailable.fault
-                raise _Left(fault, error=unavailable.error if fault.kind is Kind.token_fault else None) from None
+                raise _ConnectionLost(
+                    fault, error=unavailable.error if fault.kind is FaultKind.token_fault else None
+                ) from None
             except TimeoutError:
-                raise _failed(f"gave no connection within {self._connect_timeout:g} s") from None
-            self._renewal.begin(token)
-            self._begin(socket, welcome)
+                raise _make_failed(f"gave no connection within {self._connect_timeout:g} s") from None
+            self._renewal.start(token)
+            self._start_connection(socket, welcome)
             await self._receive(socket, welcome.heartbeat_s * MISSED_HEARTBEATS)
         except ConnectionClosed as gone:
             code, reason = (ABNORMAL, "") if gone.rcvd is None else (gone.rcvd.code, gone.rcvd.reason)
-            raise _over(code, reason or "connection lost") from None
+            raise _make_lost(code, reason or "connection lost") from None
         finally:
             self._socket = None
             self._renewal.stop()
             if self._end is None:
                 self._up.clear()
-            lost, self._asked = self._asked, {}
+            lost, self._pending_requests = self._pending_requests, {}
             for asked in lost.values():
-                asked.settle(None)
+                asked.resolve(None)
             if socket is not None:
                 await socket.close()
 
-    async def _grant(self, http: httpx.AsyncClient, token: str) -> Grant:
+    async def _request_ticket(self, http: httpx.AsyncClient, token: str) -> ConnectResponse:
         try:
             response = await http.post(self._url, headers={"Authorization": f"Bearer {token}"})
         except (OSError, httpx.RequestError) as error:
-            raise _Left(no_answer(error)) from error
+            raise _ConnectionLost(read_network_error(error)) from error
         if not response.is_success:
-            raise _Left(read_answer(response.status_code, response.headers, response.content, time.time()))
+            raise _ConnectionLost(read_answer(response.status_code, response.headers, response.content, time.time()))
         try:
-            grant = msgspec.json.decode(response.content, type=Grant)
+            grant = msgspec.json.decode(response.content, type=ConnectResponse)
         except (msgspec.DecodeError, UnicodeError) as error:
-            raise _Left(not_understood(error)) from error
+            raise _ConnectionLost(read_undecodable(error)) from error
         self._shard = grant.shard
         return grant
 
-    async def _open(self, grant: Grant) -> ClientConnection:
+    async def _open_socket(self, grant: ConnectResponse) -> ClientConnection:
         url = grant.url.partition("?")[0]  # without the ticket
         try:
             return await _Connect(
@@ -535,11 +539,11 @@ class Client:
             answer = error.response
             headers = {name.lower(): value for name, value in answer.headers.raw_items()}
             fault = read_answer(answer.status_code, headers, bytes(answer.body or b""), time.time(), of_shard=True)
-            raise _Left(fault, url=url) from None
+            raise _ConnectionLost(fault, url=url) from None
         except (InvalidURI, ValueError) as error:  # ValueError: what `urllib` or IDNA make of a host
-            raise _Left(not_understood(error)) from error
+            raise _ConnectionLost(read_undecodable(error)) from error
         except (OSError, InvalidHandshake) as error:
-            raise _Left(no_answer(error), url=url) from error
+            raise _ConnectionLost(read_network_error(error), url=url) from error
 
     def _may_be_our_own(self) -> bool:
         """Whether the user's other connection, which is in the way, may be our last one, not yet seen as dead."""
@@ -550,42 +554,44 @@ class Client:
 
     # ------------------------------------------------------------------------------------------ one connection
 
-    async def _greet(self, socket: ClientConnection, limit: asyncio.Timeout) -> Welcome:
+    async def _send_hello(self, socket: ClientConnection, limit: asyncio.Timeout) -> Welcome:
         resume = None if self._arrived_at is None else Resume(*self._arrived_at)
         id = next(self._ids)
-        await _say(socket, msgspec.structs.replace(_hello(self._wanted, self._filter), id=id, resume=resume))
+        await _send_message(
+            socket, msgspec.structs.replace(_build_hello(self._wanted, self._filter), id=id, resume=resume)
+        )
         while True:
-            message = await self._next(socket)
+            message = await self._receive_message(socket)
             if isinstance(message, Welcome):
                 if message.id != id:
                     # The hello came too late, and the server began without it: from here on, and not from our cursor.
-                    raise _failed("did not wait for the hello")
+                    raise _make_failed("did not wait for the hello")
                 return message
             if isinstance(message, Error) and message.id == id:
                 if message.retry_after is not msgspec.UNSET:
-                    raise _failed(f"refused the hello: {message.message}", after=message.retry_after)
+                    raise _make_failed(f"refused the hello: {message.message}", after=message.retry_after)
                 raise MessageRefused(message.code, message.message, message.hint)
             if isinstance(message, Notice) and message.code == REPLAYING:
                 # It gets all that it missed: to leave now would be to ask for it again from the beginning.
                 limit.reschedule(asyncio.get_running_loop().time() + self._connect_timeout)
             await self._handle(message, socket)
 
-    def _begin(self, socket: ClientConnection, welcome: Welcome) -> None:
-        self._look_at_denied(welcome.denied, raises=self._strict and not self.connections)
+    def _start_connection(self, socket: ClientConnection, welcome: Welcome) -> None:
+        self._report_denied(welcome.denied, raises=self._strict and not self.connections)
         gap = None
         if self._arrived_at is not None and not welcome.resumed:
             self.gaps += 1
             gap = welcome.reason or "unknown"
         self._welcome = welcome
-        self._granted = welcome.subscriptions
-        self._look_at_idle(self._filter, self._granted)
+        self._granted_types = welcome.subscriptions
+        self._look_at_idle(self._filter, self._granted_types)
         self._arrived_at = (welcome.epoch, welcome.cursor)
-        self._put(_Stretch(deque(), self._arrived_at, gap))
+        self._enqueue(_BufferedFrame(deque(), self._arrived_at, gap))
         low, high = welcome.reconnect.min_ms, welcome.reconnect.max_ms
         if (low, high) != self._reconnect_ms and 0 < low <= high <= MAX_RETRY_AFTER_S * 1000:
             self._reconnect_ms = (low, high)
             attempts = self._backoff.attempts
-            self._backoff = backoff_of(low, high)
+            self._backoff = make_backoff(low, high)
             self._backoff.attempts = attempts
         self.connections += 1
         self._spacing = 0.0
@@ -595,10 +601,10 @@ class Client:
         self._warnings.reset()
         self._socket = socket
         self._up.set()
-        log.info("connected to %s as %s", self._base, welcome.user)
-        self._tell(self._on_state, ConnectionState("connected"))
+        logger.info("connected to %s as %s", self._base, welcome.user)
+        self._invoke_callback(self._on_state, ConnectionState("connected"))
 
-    def _look_at_denied(self, denied: Sequence[Denied], *, raises: bool) -> None:
+    def _report_denied(self, denied: Sequence[DeniedPattern], *, raises: bool) -> None:
         """Warns of each once. Raises SubscriptionDenied instead, if it is to."""
         texts = {one.type: describe_denial(one) for one in denied}
         if texts and raises:
@@ -607,14 +613,14 @@ class Client:
         for one in denied:
             if (one.type, one.reason) not in self._warned_denied and len(self._warned_denied) < MAX_WARNED:
                 self._warned_denied.add((one.type, one.reason))
-                log.warning("not granted: %s; nothing of it will come", texts[one.type])
+                logger.warning("not granted: %s; nothing of it will come", texts[one.type])
 
     def _look_at_idle(self, filter: Filter, names: Iterable[str]) -> None:
         """Warns once of what is filtered by and no type has: all events of these types come."""
         for name in find_idle(filter, names, CATALOG):
             if name not in self._warned_idle:
                 self._warned_idle.add(name)
-                log.warning("the filter by %r narrows nothing: no event type that it goes with has that", name)
+                logger.warning("the filter by %r narrows nothing: no event type that it goes with has that", name)
 
     async def _receive(self, socket: ClientConnection, patience: float) -> None:
         clock = asyncio.get_running_loop().time
@@ -626,12 +632,12 @@ class Client:
                         await self._room.wait()
                     if patience > 0:
                         deadline.reschedule(clock() + patience)
-                    await self._handle(await self._next(socket), socket)
+                    await self._handle(await self._receive_message(socket), socket)
         except TimeoutError:
             socket.transport.abort()
-            raise _over(ABNORMAL, f"no heartbeat within {patience:g} s") from None
+            raise _make_lost(ABNORMAL, f"no heartbeat within {patience:g} s") from None
 
-    async def _next(self, socket: ClientConnection) -> ServerMessage | None:
+    async def _receive_message(self, socket: ClientConnection) -> ServerMessage | None:
         """The next message. None for one of a type that is newer than this client."""
         raw = await socket.recv()
         try:
@@ -639,66 +645,68 @@ class Client:
         except InvalidMessage as error:
             unknown = _unknown_type(raw, _codec_of(socket))
             if unknown is not None:
-                log.debug("a message of the unknown type %r is ignored", unknown)
+                logger.debug("a message of the unknown type %r is ignored", unknown)
                 return None
             self.undecodable += 1
-            log.warning("a frame can't be decoded, so the connection is made anew: %s", error)
+            logger.warning("a frame can't be decoded, so the connection is made anew: %s", error)
             await socket.close(1007, "it can't be decoded")
-            raise _over(1007, "a frame can't be decoded") from None
+            raise _make_lost(1007, "a frame can't be decoded") from None
 
     async def _handle(self, message: ServerMessage | None, socket: ClientConnection) -> None:
         match message:
             case Events():
                 if self._socket is not socket or self._welcome is None:
-                    raise _over(1002, "the server sent events before its welcome")
+                    raise _make_lost(1002, "the server sent events before its welcome")
                 # Not by its events: in a compacted frame they may be older than that, or in another order.
                 self._arrived_at = (self._welcome.epoch, message.cursor)
                 self.left_out.update(message.compacted)
-                self._put(_Stretch(deque(message.events), self._arrived_at))
+                self._enqueue(_BufferedFrame(deque(message.events), self._arrived_at))
             case Ping():
                 if message.cursor is not None and self._socket is socket and self._welcome is not None:
                     self._arrived_at = (self._welcome.epoch, message.cursor)
-                    self._put(_Stretch(deque(), self._arrived_at))
-                await _say(socket, Pong(message.id))
+                    self._enqueue(_BufferedFrame(deque(), self._arrived_at))
+                await _send_message(socket, Pong(message.id))
             case Subscriptions() | Reply() | Error():
-                self._answer(message)
+                self._handle_reply(message)
             case Notice():
-                self._tell(self._on_notice, message)
+                self._invoke_callback(self._on_notice, message)
                 if message.code == "token_expiring":
                     if self._token.is_renewable:
                         self._renewal.on_notice(None if message.after_ms is None else message.after_ms / 1000)
                     elif self._on_notice is None:
-                        log.warning("the token is about to expire: show a new one by refresh(), or pass a function")
+                        logger.warning("the token is about to expire: show a new one by refresh(), or pass a function")
             case ReconnectNow():
-                raise _over(CloseCode.going_away, message.reason, after=message.after_ms / 1000, asked=True)
+                raise _make_lost(CloseCode.going_away, message.reason, after=message.after_ms / 1000, asked=True)
             case Welcome() | Pong() | None:
                 pass
 
     # ------------------------------------------------------------------------------------------ asking
 
-    async def _ask(
+    async def _send_request(
         self, message: Callable[[int], ClientMessage], kind: type[_A], change: Callable[[Wanted], Wanted] | None = None
     ) -> _A:
         """Says `message` and returns its answer; says it again if the connection ends first, or it came too fast."""
         if self._runner is None:
             raise RuntimeError("enter the client first: `async with client`")
-        self._asking += 1
+        self._asking_count += 1
         self._room.set()
         slower = Backoff(2 * MIN_PAUSE_S, MAX_PAUSE_S, floor=MIN_PAUSE_S)
         try:
-            async with self._asks:
+            async with self._request_slots:
                 while True:
                     await self._up.wait()
-                    await self._turn()
+                    await self._await_turn()
                     socket, id = self._socket, next(self._ids)
                     if socket is None:
                         if self._end is None:
                             continue  # it was lost while this waited for its turn
                         raise self._end
-                    asked = self._asked[id] = _Asked(asyncio.get_running_loop().create_future(), change)
+                    asked = self._pending_requests[id] = _PendingRequest(
+                        asyncio.get_running_loop().create_future(), change
+                    )
                     # A fault is not looked at here: whatever it is, the reading sees it too, and settles all answers.
                     with suppress(ConnectionClosed):
-                        await _say(socket, message(id))
+                        await _send_message(socket, message(id))
                     answer = await asked.answer
                     if isinstance(answer, Error):
                         self._refused_at.append(asyncio.get_running_loop().time())
@@ -710,17 +718,17 @@ class Client:
                     elif answer is not None:
                         raise MessageRefused("unexpected_answer", f"the server answered with {type(answer).__name__}")
         finally:
-            self._asking -= 1
-            self._look_for_room()
+            self._asking_count -= 1
+            self._update_room()
 
-    async def _turn(self) -> None:
+    async def _await_turn(self) -> None:
         """Waits until the next message may be said."""
         now = asyncio.get_running_loop().time()
         at = max(now, self._speak_at)
         if len(self._refused_at) == MAX_REFUSALS:
             at = max(at, self._refused_at[0] + REFUSALS_S)
             if at - now > 1 and self._warnings.is_due("refusals", now):
-                log.warning(
+                logger.warning(
                     "%d messages were refused within a minute: what is asked waits %.0f s", MAX_REFUSALS, at - now
                 )
         self._speak_at = at + self._spacing
@@ -733,70 +741,70 @@ class Client:
         slower: the waits of the message that it refused, which grow even if `after` does not.
         """
         self._spacing = max(self._spacing, min(2 * after, MAX_PAUSE_S))
-        wait = slower.next(at_least=after)
+        wait = slower.next_delay(at_least=after)
         self._speak_at = max(self._speak_at, asyncio.get_running_loop().time() + wait)
 
     @property
-    def _kept(self) -> Wanted:
+    def _kept_subscriptions(self) -> Wanted:
         """The subscriptions to come back with; before the first change, what the server granted as defaults."""
-        return dict.fromkeys(self._granted, self._filter) if self._wanted is None else self._wanted
+        return dict.fromkeys(self._granted_types, self._filter) if self._wanted is None else self._wanted
 
-    def _answer(self, message: Subscriptions | Reply | Error) -> None:
-        asked = self._asked.pop(message.id, None) if isinstance(message.id, int) else None
+    def _handle_reply(self, message: Subscriptions | Reply | Error) -> None:
+        asked = self._pending_requests.pop(message.id, None) if isinstance(message.id, int) else None
         if isinstance(message, Subscriptions):
             if asked is not None and asked.change is not None:
                 # Here and not where the answer is awaited: it is in force even if nobody waits any more.
                 try:
-                    self._wanted = asked.change(self._kept)
+                    self._wanted = asked.change(self._kept_subscriptions)
                 except InvalidMessage:  # the server's catalogue is another than ours: then as it says
                     self._wanted = dict.fromkeys(message.subscriptions, self._filter)
-            self._granted = message.subscriptions
+            self._granted_types = message.subscriptions
         if asked is not None:
-            asked.settle(message)
+            asked.resolve(message)
         elif isinstance(message, Error):
-            log.warning("the server refused a message: %s %s %s", message.code, message.message, message.hint)
+            logger.warning("the server refused a message: %s %s %s", message.code, message.message, message.hint)
 
     # ------------------------------------------------------------------------------------------ the buffer
 
-    def _put(self, stretch: _Stretch) -> None:
+    def _enqueue(self, stretch: _BufferedFrame) -> None:
         self._buffer.append(stretch)
         self._buffered += len(stretch.events)
-        if self._buffered >= self._max_buffered and not self._asking:
+        if self._buffered >= self._max_buffered and not self._asking_count:
             self._room.clear()
-        self._settle()
+        self._advance()
         self._news.set()
 
-    def _take(self) -> ReceivedEvent:
+    def _dequeue(self) -> ReceivedEvent:
         stretch = self._buffer[0]
         event = stretch.events.popleft()
         self._buffered -= 1
         if not stretch.events:
             self._handed_out = stretch.position
             self._buffer.popleft()
-            self._settle(tell=False)  # a gap is told when this event has been dealt with: when the next is asked for
-        self._look_for_room()
+            self._advance(tell=False)  # a gap is told when this event has been dealt with: when the next is asked for
+        self._update_room()
         return event
 
-    def _settle(self, *, tell: bool = True) -> None:
+    def _advance(self, *, tell: bool = True) -> None:
         """Passes over what holds no events, so that gaps are told in their place and `cursor` is not behind."""
         while self._buffer and not self._buffer[0].events and (tell or self._buffer[0].gap is None):
             stretch = self._buffer.popleft()
             self._handed_out = stretch.position
             if stretch.gap is not None:
-                self._tell(self._on_gap, stretch.gap)
+                self._invoke_callback(self._on_gap, stretch.gap)
 
-    def _look_for_room(self) -> None:
-        if self._asking or self._buffered <= self._max_buffered // 2:
+    def _update_room(self) -> None:
+        if self._asking_count or self._buffered <= self._max_buffered // 2:
             self._room.set()
         elif self._buffered >= self._max_buffered:
             self._room.clear()
 
-    def _tell(self, callback: Callable[[Any], object] | None, what: object) -> None:
+    def _invoke_callback(self, callback: Callable[[Any], object] | None, what: object) -> None:
         if callback is not None:
             try:
                 callback(what)
             except Exception:  # the user's code: its fault must not end the connection
-                log.exception("a callback failed")
+                logger.exception("a callback failed")
 
     def _finish(self, end: BaseException) -> None:
         if self._end is None:
@@ -814,8 +822,16 @@ MIN_PAUSE_S, MAX_PAUSE_S = 0.01, 10.0
 """How long what was `rate_limited` waits at least, growing; and what that grows to."""
 
 _HAS_CODE = frozenset(
-    {Kind.no_gateway, Kind.foreign, Kind.unknown, Kind.token, Kind.final, Kind.taken, Kind.foreign_too_large}
-) | {Kind.too_large, Kind.bad_events}
+    {
+        FaultKind.no_gateway,
+        FaultKind.foreign,
+        FaultKind.unknown,
+        FaultKind.token,
+        FaultKind.final,
+        FaultKind.taken,
+        FaultKind.foreign_too_large,
+    }
+) | {FaultKind.too_large, FaultKind.bad_events}
 
 
 class _Connect(connect):
@@ -825,7 +841,7 @@ class _Connect(connect):
         return exc
 
 
-class _Left(Exception):
+class _ConnectionLost(Exception):
     """A connection, or the attempt at one, is over.
 
     code: with which the server closed, None for an attempt that failed. url: what failed, "" for the gateway. asked:
@@ -845,23 +861,23 @@ class _Left(Exception):
         self.fault = fault
         self.code = code
         self.url = url
-        self.asked = asked
+        self.is_requested = asked
         self.error = error
 
     @property
-    def failed(self) -> bool:
+    def has_failed(self) -> bool:
         return self.code is None
 
 
-def _over(code: int, reason: str, *, after: float = 0.0, asked: bool = False) -> _Left:
+def _make_lost(code: int, reason: str, *, after: float = 0.0, asked: bool = False) -> _ConnectionLost:
     """A connection has ended. after: seconds to stay away."""
-    fault = msgspec.structs.replace(closed(code, reason), after=_bounded(after))
-    return _Left(fault, code=int(code), asked=asked)
+    fault = msgspec.structs.replace(read_close(code, reason), after=_bounded(after))
+    return _ConnectionLost(fault, code=int(code), asked=asked)
 
 
-def _failed(reason: str, *, after: float = 0.0) -> _Left:
+def _make_failed(reason: str, *, after: float = 0.0) -> _ConnectionLost:
     """An attempt has failed on the way, in a way that may pass."""
-    return _Left(Fault(Kind.unreachable, reason, after=_bounded(after)))
+    return _ConnectionLost(Fault(FaultKind.unreachable, reason, after=_bounded(after)))
 
 
 def _bounded(seconds: float) -> float:
@@ -869,7 +885,7 @@ def _bounded(seconds: float) -> float:
     return min(max(0.0, seconds), MAX_RETRY_AFTER_S) if isfinite(seconds) else 0.0
 
 
-def describe_denial(denied: Denied) -> str:
+def describe_denial(denied: DeniedPattern) -> str:
     """Why a subscription is not granted, and what was meant, in words."""
     if denied.reason != "unknown_type":
         return f"{denied.type} ({denied.reason}" + (f": {denied.hint})" if denied.hint else ")")
@@ -879,20 +895,20 @@ def describe_denial(denied: Denied) -> str:
     return f"{denied.type!r} is no event type" + (f" ({hint})" if hint else "")
 
 
-class _Asked:
+class _PendingRequest:
     """A message whose answer is awaited. change: what the answer does to the subscriptions that are kept."""
 
     def __init__(self, answer: asyncio.Future[ServerMessage | None], change: Callable[[Wanted], Wanted] | None) -> None:
         self.answer = answer
         self.change = change
 
-    def settle(self, message: ServerMessage | None) -> None:
+    def resolve(self, message: ServerMessage | None) -> None:
         """None: the connection ended first."""
         if not self.answer.done():
             self.answer.set_result(message)
 
 
-class _Stretch:
+class _BufferedFrame:
     """What is buffered of one frame, where its end stands, and the reason if events are missing before it."""
 
     __slots__ = ("events", "gap", "position")
@@ -903,14 +919,14 @@ class _Stretch:
         self.gap = gap
 
 
-class _Typed(msgspec.Struct):
+class _TypedMessage(msgspec.Struct):
     type: str
 
 
 _KNOWN = frozenset(str(kind.__struct_config__.tag) for kind in get_args(ServerMessage))
 
 
-async def _say(socket: ClientConnection, message: ClientMessage) -> None:
+async def _send_message(socket: ClientConnection, message: ClientMessage) -> None:
     if _codec_of(socket).is_json:
         await socket.send(msgspec.json.encode(message).decode())
     else:
@@ -925,17 +941,17 @@ def _codec_of(socket: ClientConnection) -> Codec:
 def _unknown_type(raw: str | bytes, codec: Codec) -> str | None:
     """The type of a well-formed message that this version does not know; None if it isn't one."""
     try:
-        raw = codec.opened(raw)
+        raw = codec.inflate(raw)
         if codec.is_json:
-            name = msgspec.json.decode(raw, type=_Typed).type
+            name = msgspec.json.decode(raw, type=_TypedMessage).type
         else:
-            name = msgspec.msgpack.decode(raw if isinstance(raw, bytes) else raw.encode(), type=_Typed).type
+            name = msgspec.msgpack.decode(raw if isinstance(raw, bytes) else raw.encode(), type=_TypedMessage).type
     except (InvalidMessage, msgspec.DecodeError, RecursionError, UnicodeError, ValueError):
         return None
     return None if name in _KNOWN else name
 
 
-def backoff_of(low_ms: float, high_ms: float, chance: Callable[[], float] = random.random) -> Backoff:
+def make_backoff(low_ms: float, high_ms: float, chance: Callable[[], float] = random.random) -> Backoff:
     """How a client comes back that was told to wait between these two."""
     low, high = low_ms / 1000, high_ms / 1000
     return Backoff(min(2 * low, high), high, floor=low, random=chance)
@@ -949,7 +965,7 @@ def _plain(filter: Filter) -> dict[str, list[str]] | None:
     return {name: sorted(values) for name, values in filter} or None
 
 
-def _hello(wanted: Wanted | None, default: Filter) -> Hello:
+def _build_hello(wanted: Wanted | None, default: Filter) -> Hello:
     """A `hello` that asks for exactly `wanted`. Raises MessageRefused if that is more than one message holds.
 
     The filter that would take most room, were it repeated for each of its patterns, is the one for all of them.

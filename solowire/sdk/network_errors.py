@@ -9,24 +9,24 @@ from typing import Any
 
 import httpx
 
-from solowire.sdk.retry_policy import Fault, Kind
+from solowire.sdk.retry_policy import Fault, FaultKind
 
 _PASSING_STATUS = frozenset({408, 425, 429, *range(500, 600)})
 
 
-def no_answer(error: BaseException) -> Fault:
+def read_network_error(error: BaseException) -> Fault:
     """The fault that an error of the network is."""
     chain = list(_causes(error))
     words = next((str(cause) for cause in reversed(chain) if str(cause)), "")
     if not words:  # then the name of an error's type is all that there is, and means nothing to most
         if any(isinstance(cause, (TimeoutError, httpx.TimeoutException)) for cause in chain):
-            return Fault(Kind.unreachable, "gave no answer in time")
+            return Fault(FaultKind.unreachable, "gave no answer in time")
         words = f"the connection failed ({type(error).__name__})"
     for cause in chain:
         if isinstance(cause, socket.gaierror):
             if cause.errno in (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)):
-                return Fault(Kind.no_host, f"can't be reached: no such host: {words}", "is the URL spelt right?")
-            return Fault(Kind.unreachable, f"can't be reached: its name can't be looked up: {words}")
+                return Fault(FaultKind.no_host, f"can't be reached: no such host: {words}", "is the URL spelt right?")
+            return Fault(FaultKind.unreachable, f"can't be reached: its name can't be looked up: {words}")
         if isinstance(cause, SSLError):
             reason = getattr(cause, "reason", None)  # one that was raised by hand has none
             hint = (
@@ -34,17 +34,17 @@ def no_answer(error: BaseException) -> Fault:
                 if reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST")
                 else "pass `ssl`, a context that trusts the certificate"
             )
-            return Fault(Kind.no_tls, f"can't be reached: TLS: {reason or type(cause).__name__}: {words}", hint)
-    return Fault(Kind.unreachable, f"can't be reached: {words}")
+            return Fault(FaultKind.no_tls, f"can't be reached: TLS: {reason or type(cause).__name__}: {words}", hint)
+    return Fault(FaultKind.unreachable, f"can't be reached: {words}")
 
 
-def no_token(error: BaseException) -> Fault:
+def read_token_error(error: BaseException) -> Fault:
     """The fault that an error of the token function is."""
     words = str(error)
     name = type(error).__name__
     reason = f"gets no request: the token function failed: {name}: {words}" if words else f"gets no request: {name}"
     passing = isinstance(error, (OSError, httpx.TransportError)) or _status_of(error) in _PASSING_STATUS
-    return Fault(Kind.no_token if passing else Kind.token_fault, reason)
+    return Fault(FaultKind.no_token if passing else FaultKind.token_fault, reason)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -45,15 +45,15 @@ from solowire.sdk.arguments import (
     check_seconds,
     check_url,
 )
-from solowire.sdk.network_errors import no_answer
+from solowire.sdk.network_errors import read_network_error
 from solowire.sdk.retry_policy import (
-    Action,
     Fault,
-    Kind,
+    FaultKind,
+    RetryDecision,
     WarningPace,
-    decide_action,
-    not_understood,
+    decide_retry,
     read_answer,
+    read_undecodable,
     wait_at_least,
 )
 from solowire.sdk.token_source import TokenSource, TokenUnavailable
@@ -64,7 +64,7 @@ RETRY_MAX_S = 10.0
 
 Problem = dict[str, object]
 
-log = logging.getLogger("solowire.publisher")
+logger = logging.getLogger("solowire.publisher")
 
 
 class Accepted(msgspec.Struct, frozen=True):
@@ -143,12 +143,12 @@ class Publisher:
         self._warnings = WarningPace()
         self._http: httpx.AsyncClient | None = None
         self._worker: asyncio.Task[None] | None = None
-        self._closed = False
+        self._is_closed = False
 
     # ------------------------------------------------------------------------------------------ for its users
 
     async def __aenter__(self) -> Publisher:
-        if self._worker is not None or self._closed:
+        if self._worker is not None or self._is_closed:
             raise RuntimeError("a publisher is entered once")
         self._http = httpx.AsyncClient(trust_env=False, timeout=self._timeout, verify=self._ssl or True)
         self._worker = asyncio.create_task(self._work(), name="solowire publisher")
@@ -161,14 +161,14 @@ class Publisher:
 
         One that was closed before does neither: what is left over was left on purpose.
         """
-        if self._closed:
+        if self._is_closed:
             return
         fault: PublishRefused | None = None
         try:
             async with asyncio.timeout(self._timeout):
                 await self.drain()
         except TimeoutError:
-            detail = f"{self._waiting} events were not accepted within {self._timeout:g} s"
+            detail = f"{self._waiting_count} events were not accepted within {self._timeout:g} s"
             why = f"; it {self._last_fault.text}" if self._last_fault is not None else ""
             fault = PublishRefused(0, {"detail": f"did not take everything: {detail}{why}"}, url=self._url)
         except PublishRefused as refused:
@@ -178,7 +178,7 @@ class Publisher:
         if fault is not None:
             if error is None:
                 raise fault
-            log.error("%d events are left over: %s", self._waiting, fault)
+            logger.error("%d events are left over: %s", self._waiting_count, fault)
 
     async def publish(
         self,
@@ -199,8 +199,8 @@ class Publisher:
         if the publisher has stopped; TypeError or ValueError, with its path, for what JSON can't say in `data` (NaN,
         bytes, sets, Decimal, keys that are no text), and for what is no text and should be.
         """
-        self._check()
-        if self._waiting >= self._limit:
+        self._require_running()
+        if self._waiting_count >= self._limit:
             raise BufferFull(self._limit)
         given = {
             "priority": priority,
@@ -224,11 +224,11 @@ class Publisher:
 
     async def drain(self) -> None:
         """Waits until everything that was published is accepted (or refused by name). Raises PublishRefused."""
-        self._check()
+        self._require_running()
         if self._queue:
             self._enough.set()
         await self._settled.wait()
-        self._check()
+        self._require_running()
 
     async def publish_now(self, events: Mapping[str, Any] | Iterable[Mapping[str, Any]]) -> Accepted:
         """Posts one event or several, as the gateway takes them, past the buffer; ids are added where there are none.
@@ -236,7 +236,7 @@ class Publisher:
         Raises PublishRefused, with nothing accepted, for whatever is not success; what can succeed later is tried
         again only if `retry_for` is set, and so long.
         """
-        if self._http is None or self._closed:
+        if self._http is None or self._is_closed:
             raise RuntimeError("enter the publisher first: `async with publisher`")
         if isinstance(events, (str, bytes)) or not isinstance(events, (Mapping, Iterable)):
             raise TypeError(f"events must be a dict or several of them, not a {type(events).__name__}")
@@ -250,11 +250,11 @@ class Publisher:
                 whole["id"] = str(uuid.uuid4())
             _check_event(whole, path)
             items.append(msgspec.json.encode(whole))
-        answer = await self._settle(items, self._retry_for or 0.0)
+        answer = await self._post_until_settled(items, self._retry_for or 0.0)
         if isinstance(answer, Accepted):
-            self._count(answer)
+            self._count_accepted(answer)
             return answer
-        raise self._refused(answer)
+        raise self._make_error(answer)
 
     @property
     def unsent(self) -> list[dict[str, Any]]:
@@ -263,7 +263,7 @@ class Publisher:
 
     async def close(self) -> None:
         """Stops without waiting for what is buffered, which stays in `unsent`."""
-        self._closed = True
+        self._is_closed = True
         if self._worker is not None:
             self._worker.cancel()
             await asyncio.wait({self._worker})
@@ -274,13 +274,13 @@ class Publisher:
     # ------------------------------------------------------------------------------------------ the task
 
     @property
-    def _waiting(self) -> int:
+    def _waiting_count(self) -> int:
         return len(self._queue) + len(self._sending)
 
-    def _check(self) -> None:
+    def _require_running(self) -> None:
         if self._stopped is not None:
             raise self._stopped
-        if self._worker is None or self._closed:
+        if self._worker is None or self._is_closed:
             raise RuntimeError("a publisher is used within `async with publisher`")
 
     async def _work(self) -> None:
@@ -302,17 +302,17 @@ class Publisher:
         except PublishRefused as refused:
             self._stop(refused)
         except asyncio.CancelledError:
-            if not self._closed:  # by whoever cancels all tasks: who waits in drain() must not wait for ever
+            if not self._is_closed:  # by whoever cancels all tasks: who waits in drain() must not wait for ever
                 self._stop(PublishRefused(0, {"detail": "gets nothing more: the task was cancelled"}, url=self._url))
             raise
         except Exception as error:  # a fault of ours: not to be met with silence
-            log.exception("the publisher stopped")
+            logger.exception("the publisher stopped")
             self._stop(
                 PublishRefused(0, {"detail": f"gets nothing more, as the publisher failed: {error!r}"}, url=self._url)
             )
 
     def _stop(self, refused: PublishRefused) -> None:
-        log.error("the publisher stopped with %d events unsent: %s", self._waiting, refused)
+        logger.error("the publisher stopped with %d events unsent: %s", self._waiting_count, refused)
         self._stopped = refused
         self._settled.set()
 
@@ -322,27 +322,27 @@ class Publisher:
         while runs:
             self._sending = [item for run in reversed(runs) for item in run]
             run = runs.pop()
-            answer = await self._settle(run, self._retry_for)
+            answer = await self._post_until_settled(run, self._retry_for)
             if isinstance(answer, Accepted):
-                self._count(answer)
+                self._count_accepted(answer)
                 continue
             match answer.kind:
-                case Kind.bad_events if bad := _named(answer.problem, len(run)):
+                case FaultKind.bad_events if bad := _find_faults(answer.problem, len(run)):
                     for index, problem in bad.items():
                         self._refuse(run[index], problem)
                     rest = [item for index, item in enumerate(run) if index not in bad]
                     if rest:
                         runs.append(rest)
-                case Kind.bad_events | Kind.too_large if len(run) == 1:
+                case FaultKind.bad_events | FaultKind.too_large if len(run) == 1:
                     self._refuse(run[0], answer.problem)
-                case Kind.bad_events | Kind.too_large | Kind.foreign_too_large if len(run) > 1:
+                case FaultKind.bad_events | FaultKind.too_large | FaultKind.foreign_too_large if len(run) > 1:
                     half = len(run) // 2
                     runs += [run[half:], run[:half]]
                 case _:
-                    raise self._refused(answer)
+                    raise self._make_error(answer)
         self._sending = []
 
-    def _count(self, answer: Accepted) -> None:
+    def _count_accepted(self, answer: Accepted) -> None:
         self.stats.accepted += answer.accepted
         self.stats.duplicates += answer.duplicates
 
@@ -350,16 +350,16 @@ class Publisher:
         self.stats.refused += 1
         event: dict[str, Any] = msgspec.json.decode(item)
         if self._on_refused is None:
-            log.warning("event %s (%s) was refused: %s", event["id"], event["type"], problem)
+            logger.warning("event %s (%s) was refused: %s", event["id"], event["type"], problem)
             return
         try:
             self._on_refused(event, problem)
         except Exception:  # the user's code: its fault must not stop the others' events
-            log.exception("on_refused failed")
+            logger.exception("on_refused failed")
 
     # ------------------------------------------------------------------------------------------ requests
 
-    async def _settle(self, items: list[bytes], retry_for: float | None) -> Accepted | Fault:
+    async def _post_until_settled(self, items: list[bytes], retry_for: float | None) -> Accepted | Fault:
         """Posts `items` until the answer is not to be waited out, or for `retry_for` seconds."""
         clock = asyncio.get_running_loop().time
         backoff = Backoff(RETRY_MIN_S, RETRY_MAX_S)
@@ -372,24 +372,24 @@ class Publisher:
                 self._warnings.reset()
                 return answer
             self._last_fault = answer
-            action = decide_action(
+            action = decide_retry(
                 answer,
                 succeeded=self._has_succeeded,
                 renewable=self._token.is_renewable,
                 trying_s=clock() - began,
             )
-            if action is Action.renew:
+            if action is RetryDecision.renew:
                 self._bearer = ""
                 if not is_renewed:  # it has most likely just expired
                     is_renewed = True
                     continue
-            elif action is not Action.retry and not (action is Action.split_or_retry and len(items) == 1):
+            elif action is not RetryDecision.retry and not (action is RetryDecision.split_or_retry and len(items) == 1):
                 return answer
-            wait = backoff.next(at_least=wait_at_least(answer))
+            wait = backoff.next_delay(at_least=wait_at_least(answer))
             if retry_for is not None and clock() - began + wait > retry_for:
                 return answer
             level = logging.WARNING if self._warnings.is_due(answer.text, clock()) else logging.INFO
-            log.log(
+            logger.log(
                 level, "%d events not accepted yet: %s %s; again in %.2f s", len(items), self._url, answer.text, wait
             )
             await asyncio.sleep(wait)
@@ -409,15 +409,15 @@ class Publisher:
         except TokenUnavailable as unavailable:
             return unavailable.fault
         except (OSError, httpx.RequestError) as error:  # TimeoutError is an OSError
-            return no_answer(error)
+            return read_network_error(error)
         if response.is_success:
             try:
                 return msgspec.json.decode(response.content, type=Accepted)
             except (msgspec.DecodeError, UnicodeError) as error:  # not the gateway's own; the ids make it safe to ask
-                return not_understood(error)
+                return read_undecodable(error)
         return read_answer(response.status_code, response.headers, response.content, time.time())
 
-    def _refused(self, fault: Fault) -> PublishRefused:
+    def _make_error(self, fault: Fault) -> PublishRefused:
         has_words = fault.problem.get("detail") or fault.problem.get("title")
         problem = fault.problem if has_words else fault.problem | {"detail": fault.words}
         return PublishRefused(fault.status, problem, url=self._url, hint=fault.hint)
@@ -436,7 +436,7 @@ class _ItemFault(msgspec.Struct):
     hint: str = ""
 
 
-def _named(problem: Problem, length: int) -> dict[int, Problem]:
+def _find_faults(problem: Problem, length: int) -> dict[int, Problem]:
     """The faults that a 400 names, by the place of their events in the request; empty if it names none of them."""
     try:
         faults = msgspec.convert(problem.get("errors"), list[_ItemFault])

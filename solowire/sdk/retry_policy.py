@@ -1,8 +1,9 @@
 """What the SDK makes of everything that is not success: one policy for Client, Publisher and sources.
 
-Whatever comes instead of success is a `Fault` of one `Kind`, and `POLICY` says what follows from it: before the first
-success, when it tells that something is set up wrongly, and after it, when it tells of a deployment, a proxy without
-its server, or a laptop that has just woken. docs/sdk-retries.md shows the same table, and a test that they agree.
+Whatever comes instead of success is a `Fault` of one `FaultKind`, and `POLICY` says what follows from it: before the
+first success, when it tells that something is set up wrongly, and after it, when it tells of a deployment, a proxy
+without its server, or a laptop that has just woken. docs/sdk-retries.md shows the same table, and a test that they
+agree.
 
 What it keeps true: after one success nothing is final but what the gateway itself says is. The gateway's own answers
 are `application/problem+json` with a `code` (RFC 9457); anybody may answer 404 in its place.
@@ -19,7 +20,7 @@ from http import HTTPStatus
 
 import msgspec
 
-from solowire.algorithms.backoff import MAX_RETRY_AFTER_S, retry_after
+from solowire.algorithms.backoff import MAX_RETRY_AFTER_S, parse_retry_after
 from solowire.protocol.close_codes import CloseCode, is_terminal
 from solowire.protocol.problem_details import PROBLEM_TYPE
 
@@ -42,7 +43,7 @@ _CODE = re.compile(r"[a-z0-9_]{1,64}")
 _SHOWN = 300  # characters of somebody's words that go into an error
 
 
-class Action(Enum):
+class RetryDecision(Enum):
     """What to do about a fault."""
 
     retry = "try again, with backoff"
@@ -53,7 +54,7 @@ class Action(Enum):
     stop = "raise"
 
 
-class Kind(Enum):
+class FaultKind(Enum):
     """What came instead of success. Its value says it in words."""
 
     unreachable = "no answer: refused, reset, timed out, no network, the resolver is away"
@@ -76,31 +77,31 @@ class Kind(Enum):
     closed_for_good = "a close with 4400, 4403, 4409 or 4410"
 
 
-_RETRY, _STOP = Action.retry, Action.stop
+_RETRY, _STOP = RetryDecision.retry, RetryDecision.stop
 
-POLICY: Mapping[Kind, tuple[Action, Action]] = {
-    Kind.unreachable: (_RETRY, _RETRY),
-    Kind.no_host: (_STOP, _RETRY),
-    Kind.no_tls: (_STOP, _RETRY),
-    Kind.passing: (_RETRY, _RETRY),
-    Kind.no_gateway: (_STOP, _RETRY),
-    Kind.foreign: (_STOP, _RETRY),
-    Kind.unknown: (_STOP, _RETRY),
-    Kind.token: (Action.renew_at_first, Action.renew),
-    Kind.final: (_STOP, _STOP),
-    Kind.taken: (_STOP, _STOP),
-    Kind.ticket: (_RETRY, _RETRY),
-    Kind.bad_events: (Action.split, Action.split),
-    Kind.too_large: (Action.split, Action.split),
-    Kind.foreign_too_large: (Action.split_or_retry, Action.split_or_retry),
-    Kind.no_token: (_RETRY, _RETRY),
-    Kind.token_fault: (_STOP, _RETRY),
-    Kind.closed: (_RETRY, _RETRY),
-    Kind.closed_for_good: (_STOP, _STOP),
+POLICY: Mapping[FaultKind, tuple[RetryDecision, RetryDecision]] = {
+    FaultKind.unreachable: (_RETRY, _RETRY),
+    FaultKind.no_host: (_STOP, _RETRY),
+    FaultKind.no_tls: (_STOP, _RETRY),
+    FaultKind.passing: (_RETRY, _RETRY),
+    FaultKind.no_gateway: (_STOP, _RETRY),
+    FaultKind.foreign: (_STOP, _RETRY),
+    FaultKind.unknown: (_STOP, _RETRY),
+    FaultKind.token: (RetryDecision.renew_at_first, RetryDecision.renew),
+    FaultKind.final: (_STOP, _STOP),
+    FaultKind.taken: (_STOP, _STOP),
+    FaultKind.ticket: (_RETRY, _RETRY),
+    FaultKind.bad_events: (RetryDecision.split, RetryDecision.split),
+    FaultKind.too_large: (RetryDecision.split, RetryDecision.split),
+    FaultKind.foreign_too_large: (RetryDecision.split_or_retry, RetryDecision.split_or_retry),
+    FaultKind.no_token: (_RETRY, _RETRY),
+    FaultKind.token_fault: (_STOP, _RETRY),
+    FaultKind.closed: (_RETRY, _RETRY),
+    FaultKind.closed_for_good: (_STOP, _STOP),
 }
 """What to do: before the first success, and after it."""
 
-_OF_TOKENS = frozenset({Kind.token, Kind.no_token, Kind.token_fault})
+_OF_TOKENS = frozenset({FaultKind.token, FaultKind.no_token, FaultKind.token_fault})
 _FINAL_CODES = frozenset({"forbidden", "unsupported_subprotocol", "unsupported_media_type"})
 _TICKET_CODES = frozenset({"missing_ticket", "ticket_expired", "ticket_used", "invalid_token", "wrong_shard"})
 _PASSING = frozenset({408, 421, 425, 429})
@@ -127,7 +128,7 @@ class Fault(msgspec.Struct, frozen=True):
     after: seconds that it asks to be left alone. problem: the answer's body, if it is an object in JSON.
     """
 
-    kind: Kind
+    kind: FaultKind
     reason: str
     hint: str = ""
     status: int = 0
@@ -145,16 +146,16 @@ class Fault(msgspec.Struct, frozen=True):
         return self.reason.removeprefix(f"answered {self.status} ")
 
 
-def decide_action(fault: Fault, *, succeeded: bool, renewable: bool, trying_s: float = 0.0) -> Action:
+def decide_retry(fault: Fault, *, succeeded: bool, renewable: bool, trying_s: float = 0.0) -> RetryDecision:
     """What to do: `retry`, `split`, `split_or_retry` or `stop`, or `renew` with a token function alone.
 
     succeeded: once at least. renewable: there is a token function. trying_s: for how long there was no success.
     """
     action = POLICY[fault.kind][succeeded]
-    if action in (Action.renew, Action.renew_at_first) and not renewable:
-        return Action.stop
-    if action is Action.renew_at_first:
-        return Action.renew if trying_s < FIRST_TOKEN_S else Action.stop
+    if action in (RetryDecision.renew, RetryDecision.renew_at_first) and not renewable:
+        return RetryDecision.stop
+    if action is RetryDecision.renew_at_first:
+        return RetryDecision.renew if trying_s < FIRST_TOKEN_S else RetryDecision.stop
     return action
 
 
@@ -171,31 +172,31 @@ def read_answer(status: int, headers: Mapping[str, str], body: bytes, now: float
 
     of_shard: it answers the handshake of a WebSocket, for which there was a ticket.
     """
-    problem = _object(body)
-    own = _own(status, headers.get("content-type") or "", problem)
+    problem = _decode_object(body)
+    own = _read_own(status, headers.get("content-type") or "", problem)
     kind = _kind_of(status, own.code, of_shard)
-    asked = retry_after(headers.get("retry-after"), now, date=headers.get("date"))
+    asked = parse_retry_after(headers.get("retry-after"), now, date=headers.get("date"))
     after = min(asked, MAX_RETRY_AFTER_S if own.code else FOREIGN_RETRY_AFTER_S)
-    said = own if own.code else _words(problem)
+    said = own if own.code else _read_problem(problem)
     reason = f"answered {status} {(said.detail or said.title or _phrase(status))[:_SHOWN]}".rstrip()
     return Fault(kind, reason, own.hint[:_SHOWN] or _hint_of(status, kind, headers), status, after, problem)
 
 
-def not_understood(error: Exception) -> Fault:
+def read_undecodable(error: Exception) -> Fault:
     """The fault that a body is which comes with success, and is not the gateway's."""
     return Fault(
-        Kind.no_gateway,
+        FaultKind.no_gateway,
         f"answered what can't be understood: {error}",
         "there is something else than a Solowire gateway; is the URL right?",
     )
 
 
-def closed(code: int, reason: str) -> Fault:
+def read_close(code: int, reason: str) -> Fault:
     """The fault that the end of a WebSocket is."""
     if code == CloseCode.unauthenticated:
-        kind = Kind.token
+        kind = FaultKind.token
     else:
-        kind = Kind.closed_for_good if is_terminal(code) else Kind.closed
+        kind = FaultKind.closed_for_good if is_terminal(code) else FaultKind.closed
     return Fault(kind, reason, _CLOSE_HINTS.get(code, ""))
 
 
@@ -212,31 +213,31 @@ def close_code_of(fault: Fault) -> CloseCode:
             return CloseCode.bad_protocol
 
 
-def _kind_of(status: int, code: str, of_shard: bool) -> Kind:
+def _kind_of(status: int, code: str, of_shard: bool) -> FaultKind:
     """code: the gateway's own, "" if it did not answer."""
     if of_shard and (code in _TICKET_CODES or status == 401):
-        return Kind.ticket
+        return FaultKind.ticket
     if status >= 500 or status in _PASSING:
-        return Kind.passing
+        return FaultKind.passing
     if not code:
-        return Kind.foreign_too_large if status == 413 else Kind.foreign
+        return FaultKind.foreign_too_large if status == 413 else FaultKind.foreign
     if code in _FINAL_CODES:
-        return Kind.final
+        return FaultKind.final
     if code == "duplicate_connection":
-        return Kind.taken
+        return FaultKind.taken
     match status:
         case 401:
-            return Kind.token
+            return FaultKind.token
         case 413:
-            return Kind.too_large
+            return FaultKind.too_large
         case 400 if code in ("invalid_events", "invalid_body", "empty_request"):
-            return Kind.bad_events
+            return FaultKind.bad_events
         case _:
-            return Kind.unknown
+            return FaultKind.unknown
 
 
-def _hint_of(status: int, kind: Kind, headers: Mapping[str, str]) -> str:
-    if kind is not Kind.foreign:
+def _hint_of(status: int, kind: FaultKind, headers: Mapping[str, str]) -> str:
+    if kind is not FaultKind.foreign:
         return ""
     place = headers.get("location")
     if 300 <= status < 400 and place:
@@ -244,22 +245,22 @@ def _hint_of(status: int, kind: Kind, headers: Mapping[str, str]) -> str:
     return "that is no answer of a Solowire gateway; is the URL right, and does the proxy pass /v1/ and /ws on?"
 
 
-def _own(status: int, content_type: str, problem: dict[str, object]) -> Problem:
+def _read_own(status: int, content_type: str, problem: dict[str, object]) -> Problem:
     """The gateway's own problem body; an empty one if it is anybody else's."""
     if content_type.partition(";")[0].strip().lower() != PROBLEM_TYPE or problem.get("status") != status:
         return Problem()
-    own = _words(problem)
+    own = _read_problem(problem)
     return own if _CODE.fullmatch(own.code) else Problem()
 
 
-def _words(problem: dict[str, object]) -> Problem:
+def _read_problem(problem: dict[str, object]) -> Problem:
     try:
         return msgspec.convert({k: problem[k] for k in Problem.__struct_fields__ if k in problem}, Problem)
     except msgspec.ValidationError:
         return Problem()
 
 
-def _object(body: bytes) -> dict[str, object]:
+def _decode_object(body: bytes) -> dict[str, object]:
     try:
         return msgspec.json.decode(body, type=dict[str, object])
     except (msgspec.DecodeError, UnicodeError, RecursionError, ValueError):

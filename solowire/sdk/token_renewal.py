@@ -43,7 +43,7 @@ class TokenRenewal:
         self._not_before = 0.0  # on the loop's clock
         self._spacing = MIN_SPACING_S
 
-    def begin(self, token: str) -> None:
+    def start(self, token: str) -> None:
         """A connection began with this token: what was under way for the one before is void."""
         self.stop()
         self._shown = token
@@ -103,4 +103,4 @@ class TokenRenewal:
                     except MessageRefused as refused:
                         logger.warning("the server did not take the new token: %s", refused)
                         await asyncio.sleep(REFUSED_PACE_S)
-            await asyncio.sleep(backoff.next())
+            await asyncio.sleep(backoff.next_delay())

@@ -7,7 +7,7 @@ from inspect import isawaitable
 
 from solowire.errors import ClientError
 from solowire.sdk.arguments import Token, check_token, check_token_text
-from solowire.sdk.network_errors import no_token
+from solowire.sdk.network_errors import read_token_error
 from solowire.sdk.retry_policy import Fault
 
 
@@ -56,9 +56,9 @@ class TokenSource:
                 raise
             # Not we: what the function itself waited for. Let through, it would end our task, and nobody would know.
             told = TimeoutError("what it waited for was cancelled")
-            raise TokenUnavailable(no_token(told), told) from error
+            raise TokenUnavailable(read_token_error(told), told) from error
         except TimeoutError as error:
             told = error if str(error) else TimeoutError(f"it gave none within {timeout:g} s")
-            raise TokenUnavailable(no_token(told), error) from error
+            raise TokenUnavailable(read_token_error(told), error) from error
         except Exception as error:
-            raise TokenUnavailable(no_token(error), error) from error
+            raise TokenUnavailable(read_token_error(error), error) from error

@@ -45,7 +45,7 @@ class Accepting(RuleBasedStateMachine):
     @invariant()
     def check_counts(self) -> None:
         assert len(self.limiter) == len(self.here)
-        assert self.limiter.refused == self.refused
+        assert self.limiter.rejected_count == self.refused
         # No address is remembered that has nobody here: else a scan of many would fill the memory.
         assert dict(self.limiter._addresses) == {address: self.here.count(address) for address in set(self.here)}
 
@@ -60,7 +60,7 @@ def test_one_address_leaves_room_for_the_others() -> None:
     assert limiter.acquire("192.0.2.2")
     limiter.release("192.0.2.1")
     assert limiter.acquire("192.0.2.1")
-    assert (len(limiter), limiter.refused) == (3, 8)
+    assert (len(limiter), limiter.rejected_count) == (3, 8)
 
 
 @pytest.mark.parametrize(

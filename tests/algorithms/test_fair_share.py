@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from solowire.algorithms.fair_share import Claim, Filling, jain, shares
+from solowire.algorithms.fair_share import Claim, MaxMinFill, jain_index, share_slots
 
 CLAIMS = st.dictionaries(
     st.sampled_from("abcdefgh"),
@@ -38,14 +38,14 @@ CLAIMS = st.dictionaries(
 )
 def test_the_shares_are_these(capacity: int, claims: dict[str, Claim], expected: dict[str, int]) -> None:
     """Examples that can be checked by hand: weights, reserves, limits, and the slot that can't be divided."""
-    assert shares(capacity, claims) == expected
+    assert share_slots(capacity, claims) == expected
 
 
 @given(st.integers(0, 200), CLAIMS)
 @settings(deadline=None)
 def test_all_is_given_that_is_wanted_and_there(capacity: int, claims: dict[str, Claim]) -> None:
     """No slot is given twice or left while somebody wants it, and no group gets more than it wants or may have."""
-    given_out = shares(capacity, claims)
+    given_out = share_slots(capacity, claims)
     assert sum(given_out.values()) == min(capacity, sum(claim.high for claim in claims.values()))
     assert all(0 <= given_out[name] <= claim.high for name, claim in claims.items())
     if sum(claim.low for claim in claims.values()) <= capacity:
@@ -58,7 +58,7 @@ def test_nobody_is_above_its_share_while_another_is_below(capacity: int, claims:
     """Max-min: taking a slot from one group and giving it to one that wants more never makes the poorer one richer."""
     if sum(claim.low for claim in claims.values()) > capacity:
         return
-    given_out = shares(capacity, claims)
+    given_out = share_slots(capacity, claims)
     for poor, wants in claims.items():
         if given_out[poor] >= wants.high:
             continue
@@ -74,7 +74,7 @@ def test_more_slots_make_nobody_poorer(capacity: int, claims: dict[str, Claim], 
     """A system that grows takes nothing away, but for the slot that can't be divided."""
     if sum(claim.low for claim in claims.values()) > capacity:
         return
-    before, after = shares(capacity, claims), shares(capacity + more, claims)
+    before, after = share_slots(capacity, claims), share_slots(capacity + more, claims)
     assert all(after[name] >= before[name] - 1 for name in claims)
 
 
@@ -82,26 +82,26 @@ def test_more_slots_make_nobody_poorer(capacity: int, claims: dict[str, Claim], 
 @settings(deadline=None)
 def test_equal_groups_get_equal_shares(capacity: int, groups: int) -> None:
     """Under contention the shares of equal groups differ by one slot at most, and Jain's index says so."""
-    given_out = shares(capacity, {str(n): Claim(1000) for n in range(groups)})
+    given_out = share_slots(capacity, {str(n): Claim(1000) for n in range(groups)})
     assert max(given_out.values()) - min(given_out.values()) <= 1
     if capacity >= 10 * groups:
-        assert jain(given_out.values()) >= 0.99
+        assert jain_index(given_out.values()) >= 0.99
 
 
 @given(st.integers(0, 200), CLAIMS)
 @settings(deadline=None)
 def test_who_holds_its_share_keeps_it(capacity: int, claims: dict[str, Claim]) -> None:
     """Shares that were given once are given again: nobody is sent away for another that stands where it stands."""
-    given_out = shares(capacity, claims)
+    given_out = share_slots(capacity, claims)
     held = {name: claim._replace(held=given_out[name]) for name, claim in claims.items()}
-    assert shares(capacity, held) == given_out
+    assert share_slots(capacity, held) == given_out
 
 
 @given(st.integers(0, 120), CLAIMS, st.sampled_from("abcdefgh"))
 @settings(deadline=None, max_examples=300)
 def test_one_more_is_what_the_shares_would_say(capacity: int, claims: dict[str, Claim], name: str) -> None:
     """A door is closed for exactly those groups that would get nothing if they asked."""
-    holding = shares(capacity, claims)
+    holding = share_slots(capacity, claims)
     claims = {
         n: c._replace(demand=min(c.demand, holding[n]), held=min(c.demand, holding[n])) for n, c in claims.items()
     }
@@ -109,11 +109,11 @@ def test_one_more_is_what_the_shares_would_say(capacity: int, claims: dict[str, 
         return
     before = claims.get(name, Claim(0))
     asked = claims | {name: before._replace(demand=before.held + 1)}
-    assert Filling(capacity, claims).one_more(name) == (shares(capacity, asked)[name] > before.held)
+    assert MaxMinFill(capacity, claims).can_add_one(name) == (share_slots(capacity, asked)[name] > before.held)
 
 
 def test_jains_index() -> None:
     """One that has all makes 1/n, and nobody having anything is as equal as can be."""
-    assert jain([1, 0, 0, 0]) == 0.25
-    assert jain([2, 2]) == 1.0
-    assert jain([0, 0]) == 1.0
+    assert jain_index([1, 0, 0, 0]) == 0.25
+    assert jain_index([2, 2]) == 1.0
+    assert jain_index([0, 0]) == 1.0

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from solowire.algorithms.histogram import BOUNDS, BUCKETS, Histogram, merged, quantile
+from solowire.algorithms.histogram import BOUNDS, BUCKETS, Histogram, merge_counts, quantile
 
 TIMES = st.floats(min_value=0.0, max_value=BOUNDS[-1])
 
@@ -16,7 +16,7 @@ TIMES = st.floats(min_value=0.0, max_value=BOUNDS[-1])
 def test_an_empty_one_has_no_quantile() -> None:
     """Where nothing was measured nothing is said."""
     assert quantile(Histogram().counts, 0.5) is None
-    assert quantile(merged([]), 0.99) is None
+    assert quantile(merge_counts([]), 0.99) is None
 
 
 @given(st.lists(TIMES, min_size=1, max_size=200), st.sampled_from([0.01, 0.5, 0.95, 0.99, 1.0]))
@@ -54,7 +54,7 @@ def test_those_of_two_shards_are_summed(one: list[float], other: list[float]) ->
         b.add(value)
     for value in one + other:
         both.add(value)
-    assert merged([a.counts, b.counts]) == both.counts
+    assert merge_counts([a.counts, b.counts]) == both.counts
 
 
 def test_what_is_beyond_the_last_bound_is_that_bound_at_least() -> None:
@@ -68,4 +68,4 @@ def test_counts_of_other_buckets_are_refused_or_left_out() -> None:
     """A process of another version can't spoil the sum."""
     with pytest.raises(ValueError, match="buckets"):
         Histogram([1, 2, 3])
-    assert merged([[1, 2, 3], [1] * BUCKETS]) == [1] * BUCKETS
+    assert merge_counts([[1, 2, 3], [1] * BUCKETS]) == [1] * BUCKETS

@@ -59,7 +59,7 @@ async def test_keys_are_read_and_read_again(server: JwksServer) -> None:
         server.document = {"keys": [SECOND.jwk()]}
         await until(lambda: len(reader.given) == 2)
         assert reader.ids == [["first"], ["second"]]
-        assert reader.source.keys == 1
+        assert reader.source.key_count == 1
 
 
 @pytest.mark.parametrize("fault", ["status", "redirect", "html", "empty", "large", "gzip", "gone"])
@@ -82,7 +82,7 @@ async def test_what_is_no_set_leaves_the_keys_in_use(server: JwksServer, fault: 
         else:
             server.delay_s, key_source_seconds = 0.3, 0.1
             reader.source._fetch_seconds = key_source_seconds
-        await until(lambda: reader.source.failed >= 2)
+        await until(lambda: reader.source.failed_count >= 2)
         assert reader.source.is_failing
         assert reader.ids == [["first"]]
         server.status, server.body, server.headers, server.delay_s = 200, None, {}, 0.0
@@ -107,10 +107,10 @@ async def test_a_key_that_is_not_known_is_worth_one_fetch(server: JwksServer) ->
     async with Reader(server.url) as reader:
         await until(lambda: reader.given)
         server.document = {"keys": [SECOND.jwk()]}
-        assert all(await asyncio.gather(*(reader.source.refreshed() for _ in range(100))))
+        assert all(await asyncio.gather(*(reader.source.wait_for_refresh() for _ in range(100))))
         assert reader.ids == [["first"], ["second"]]
         assert len(server.fetches) == 2
-        assert not any(await asyncio.gather(*(reader.source.refreshed() for _ in range(100))))
+        assert not any(await asyncio.gather(*(reader.source.wait_for_refresh() for _ in range(100))))
         assert len(server.fetches) == 2
 
 
@@ -118,7 +118,7 @@ async def test_too_many_do_not_wait(server: JwksServer) -> None:
     """More than so many are told at once that their key is not known."""
     server.delay_s = 0.5
     async with Reader(server.url) as reader:
-        found = await asyncio.gather(*(reader.source.refreshed() for _ in range(key_source.MAX_WAITING + 5)))
+        found = await asyncio.gather(*(reader.source.wait_for_refresh() for _ in range(key_source.MAX_WAITING + 5)))
         assert found.count(False) == 5
 
 
@@ -143,16 +143,16 @@ async def test_a_file_is_read_again_when_it_changes(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(key_source, "FILE_SECONDS", 0.05)
     place = tmp_path / "keys.json"
     async with Reader(str(place)) as reader:
-        await until(lambda: reader.source.failed)
+        await until(lambda: reader.source.failed_count)
         place.write_text(json.dumps({"keys": [FIRST.jwk()]}))
         await until(lambda: reader.given)
-        failed = reader.source.failed
+        failed = reader.source.failed_count
         place.write_bytes(b"x" * (key_source.MAX_BYTES + 1))
-        await until(lambda: reader.source.failed > failed)
+        await until(lambda: reader.source.failed_count > failed)
         place.unlink()
         place.mkdir()
-        failed = reader.source.failed
-        await until(lambda: reader.source.failed > failed)
+        failed = reader.source.failed_count
+        await until(lambda: reader.source.failed_count > failed)
         assert reader.ids == [["first"]]
 
 

@@ -32,7 +32,7 @@ CLAIMS = {"sub": "ann", "exp": NOW + 60}
 
 def tokens_with(*jwks: Any, accepts_secret: bool = True) -> Tokens:
     tokens = Tokens(SECRET, ROLES, rules=RULES, accepts_secret=accepts_secret, has_provider=True)
-    tokens.use_keys(parse_key_set(json.dumps({"keys": jwks}).encode()))
+    tokens.set_keys(parse_key_set(json.dumps({"keys": jwks}).encode()))
     return tokens
 
 
@@ -111,7 +111,7 @@ def test_an_algorithm_that_is_not_accepted(algorithm: str) -> None:
 
 def test_the_secret_beside_a_provider() -> None:
     """Both are accepted unless the settings say otherwise; a provider's mapping is not for what the secret signs."""
-    token = Tokens(SECRET, ROLES).sign("ann", "operator", now=NOW, ttl=60)
+    token = Tokens(SECRET, ROLES).sign_token("ann", "operator", now=NOW, ttl=60)
     ours = tokens_with(KEYS["ES256"].jwk())
     assert ours.identify(token, NOW).role == "operator"
     assert not isinstance(refused(tokens_with(KEYS["ES256"].jwk(), accepts_secret=False), token), UnknownKey)
@@ -137,9 +137,9 @@ def test_several_secrets() -> None:
     old, new = "the old secret that is long enough", "the new secret that is long enough"
     both, only_old, only_new = Tokens([new, old], ROLES), Tokens(old, ROLES), Tokens([new], ROLES)
     for other in (only_old, only_new):
-        identity = both.identify(other.sign("ann", "viewer", now=NOW, ttl=60), NOW)
+        identity = both.identify(other.sign_token("ann", "viewer", now=NOW, ttl=60), NOW)
         assert both.redeem_ticket(other.issue_ticket(identity, 0, "t", NOW), 0, NOW).identity == identity
-    token = both.sign("ann", "viewer", now=NOW, ttl=60)
+    token = both.sign_token("ann", "viewer", now=NOW, ttl=60)
     ticket = both.issue_ticket(only_new.identify(token, NOW), 0, "t", NOW)
     assert only_new.redeem_ticket(ticket, 0, NOW).identity.user == "ann"
     refused(only_old, token)
@@ -155,9 +155,9 @@ def test_a_changed_set_judges_all_anew() -> None:
     tokens = tokens_with(KEYS["ES256"].jwk())
     token = KEYS["ES256"].sign(CLAIMS)
     tokens.identify(token, NOW)
-    tokens.use_keys(parse_key_set(json.dumps({"keys": [KEYS["RS256"].jwk()]}).encode()))
+    tokens.set_keys(parse_key_set(json.dumps({"keys": [KEYS["RS256"].jwk()]}).encode()))
     assert isinstance(refused(tokens, token), UnknownKey)
-    tokens.use_keys(None)
+    tokens.set_keys(None)
     assert isinstance(refused(tokens, token), UnknownKey)
     assert not tokens.has_keys
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from solowire.auth.revocations import RevocationTable
-from solowire.backplane.messages import Revocation, Revocations
+from solowire.backplane.messages import Revocation, RevocationUpdate
 from solowire.model.access import Identity, Proof
 
 NOW = 1000.0
@@ -100,21 +100,21 @@ def covers(made: Revocation, someone: Identity) -> bool:
 def test_changes_are_taken_in_order_or_not_at_all() -> None:
     """One to another version than is here waits for all to be told; all take the place of what was here."""
     table, first, second = RevocationTable(), revocation("ann"), revocation("ben")
-    assert table.apply(Revocations("e", 5, -1, [first])) == ([first], None)
-    assert table.apply(Revocations("e", 7, 6, [second])) == ([], None)
+    assert table.apply_update(RevocationUpdate("e", 5, -1, [first])) == ([first], None)
+    assert table.apply_update(RevocationUpdate("e", 7, 6, [second])) == ([], None)
     assert table.version == 5
-    assert table.apply(Revocations("e", 7, None, [second])) == ([second], None)
+    assert table.apply_update(RevocationUpdate("e", 7, None, [second])) == ([second], None)
     assert [r.user for r in table] == ["ben"]
-    assert table.apply(Revocations("e", 8, 7, [], [second.id])) == ([], None)
+    assert table.apply_update(RevocationUpdate("e", 8, 7, [], [second.id])) == ([], None)
     assert (len(table), table.version) == (0, 8)
-    assert table.apply(Revocations("other", 9, 8, [first])) == ([], None)
+    assert table.apply_update(RevocationUpdate("other", 9, 8, [first])) == ([], None)
 
 
 def test_a_router_that_has_forgotten_is_told() -> None:
     """What is known of another journal stays in force here, and is what the router hears."""
     table, old, new = RevocationTable(), revocation("ann"), revocation("ben")
-    table.apply(Revocations("e", 5, None, [old]))
-    fresh, known = table.apply(Revocations("e2", 9, None, [new]))
+    table.apply_update(RevocationUpdate("e", 5, None, [old]))
+    fresh, known = table.apply_update(RevocationUpdate("e2", 9, None, [new]))
     assert fresh == [new]
     assert known is not None
     assert known.revocations == [old]

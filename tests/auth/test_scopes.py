@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from solowire.auth.scopes import read_scopes
 from solowire.domains.dns.event_types import CATALOG
 from solowire.errors import InvalidToken
-from solowire.model.access import Identity, View, view_of
+from solowire.model.access import Identity, View, make_view
 from solowire.model.subscriptions import NO_EVENT, resolve
 
 
@@ -99,7 +99,7 @@ def test_no_value_is_none_and_no_scope_is_all() -> None:
 
 
 def view(**scopes: tuple[str, ...]) -> View:
-    return view_of(Identity("ann", "viewer", ("*",), scopes))
+    return make_view(Identity("ann", "viewer", ("*",), scopes))
 
 
 def shown(view: View, zone: str) -> bool:

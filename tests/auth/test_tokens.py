@@ -24,11 +24,11 @@ from solowire.auth.tokens import (
     TICKET_SECONDS,
     Tokens,
     UsedTickets,
-    bearer,
+    parse_bearer,
 )
 from solowire.errors import InvalidToken
 from solowire.model.access import ROLES, Identity
-from solowire.protocol.problem_details import response_of
+from solowire.protocol.problem_details import to_http_response
 
 SECRET = "a secret that is long enough for HS256, really"
 NOW = 1_800_000_000.0
@@ -59,7 +59,7 @@ def refused(token: str, code: str = "invalid_token", now: float = NOW) -> Invali
 
 def test_a_token_says_who_you_are() -> None:
     """A token that the system signed is an identity with its role's permissions, its scopes and its expiry."""
-    token = TOKENS.sign("alice", "operator", now=NOW, ttl=60, scopes={"zones": ("a.org", "b.org")})
+    token = TOKENS.sign_token("alice", "operator", now=NOW, ttl=60, scopes={"zones": ("a.org", "b.org")})
     identity = TOKENS.identify(token, NOW + 59)
     assert identity == Identity(
         "alice", "operator", ROLES["operator"].permissions, {"zone": ("a.org", "b.org")}, NOW + 60
@@ -95,12 +95,12 @@ def test_garbage(token: str) -> None:
 )
 def test_the_token_of_a_header(header: str, token: str) -> None:
     """A token comes in the one scheme that RFC 6750 names, in whatever case; another scheme's secret is none."""
-    assert bearer(header) == token
+    assert parse_bearer(header) == token
 
 
 def test_an_expired_token() -> None:
     """A token ends at the second it says, and the client can tell that from a wrong one."""
-    token = TOKENS.sign("alice", "viewer", now=NOW, ttl=60)
+    token = TOKENS.sign_token("alice", "viewer", now=NOW, ttl=60)
     TOKENS.identify(token, NOW + 59.9)
     refused(token, "token_expired", NOW + 60)
 
@@ -230,7 +230,7 @@ def test_leeway_does_not_prolong_a_token() -> None:
 def test_claims_that_are_not_what_they_should_be(claims: dict[str, Any]) -> None:
     """A claim of the wrong kind, or with half a character, refuses the token: it is not read as if it weren't there."""
     token = signed(**claims) if claims.get("sub") != 7 else by_hand({"alg": "HS256"}, {"sub": 7, "exp": NOW + 60})
-    assert response_of(refused(token))[0] == 401
+    assert to_http_response(refused(token))[0] == 401
 
 
 @pytest.mark.parametrize("value", [float("nan"), "\ud800", [[[1e300]]], 2**70], ids=ascii)
@@ -313,7 +313,7 @@ def test_a_signed_payload_that_is_no_claims(payload: object) -> None:
 def test_a_header_that_is_no_header(header: object) -> None:
     """A header that says strange things refuses the token, whatever its signature, in words that HTTP can carry."""
     error = refused(by_hand(header, {"sub": "alice", "role": "admin", "exp": NOW + 60}))
-    assert response_of(error)[0] == 401
+    assert to_http_response(error)[0] == 401
 
 
 def test_the_legacy_claim_of_admins() -> None:
@@ -351,7 +351,7 @@ def test_no_token_widens_its_role(role: str, permissions: list[str], wanted: str
     identity = TOKENS.identify(signed(role=role, permissions=permissions), NOW)
     whole = TOKENS.identify(signed(role=role), NOW)
     for permission in (wanted, "dns.read", "admin.read", "sensitive.client_ip", "events.publish", "admin"):
-        assert whole.may(permission) or not identity.may(permission)
+        assert whole.has_permission(permission) or not identity.has_permission(permission)
 
 
 @given(st.text(max_size=200))
@@ -395,7 +395,7 @@ def test_any_signed_claims_are_an_identity_or_refused(header: dict[str, Any], cl
     try:
         identity = TOKENS.identify(token, NOW)
     except InvalidToken as error:
-        response_of(error)
+        to_http_response(error)
         return
     assert identity.expires is not None
     assert identity.expires > NOW
@@ -407,18 +407,18 @@ def test_a_large_token_is_not_remembered() -> None:
     """One beyond 2 KB proves the same, each time anew: a bounded number of tokens is a bounded memory."""
     tokens = Tokens(SECRET, ROLES)
     small, large = (
-        tokens.sign("ann", "viewer", now=NOW, ttl=60, scopes={"view": tuple(f"{n}" * 500 for n in range(count))})
+        tokens.sign_token("ann", "viewer", now=NOW, ttl=60, scopes={"view": tuple(f"{n}" * 500 for n in range(count))})
         for count in (2, 4)
     )
     assert len(small) < KNOWN_TOKEN_BYTES < len(large)
     for token in (small, large, large):
         assert tokens.identify(token, NOW).user == "ann"
-    assert list(tokens._known) == [small]
+    assert list(tokens._cached_identities) == [small]
 
 
 def test_a_known_token_is_good_until_it_expires() -> None:
     """A token that was verified before is the same identity again, and is refused once it has expired."""
-    token = TOKENS.sign("alice", "viewer", now=NOW, ttl=60)
+    token = TOKENS.sign_token("alice", "viewer", now=NOW, ttl=60)
     assert TOKENS.identify(token, NOW + 59) is TOKENS.identify(token, NOW)
     with pytest.raises(InvalidToken) as caught:
         TOKENS.identify(token, NOW + 60)
@@ -428,10 +428,10 @@ def test_a_known_token_is_good_until_it_expires() -> None:
 def test_tokens_are_remembered_in_bounded_number() -> None:
     """However many tokens are shown, so many are remembered; those that are forgotten are verified again."""
     few = Tokens(SECRET, ROLES)
-    tokens = [few.sign(f"user{n}", "viewer", now=NOW, ttl=60) for n in range(KNOWN_TOKENS + 10)]
+    tokens = [few.sign_token(f"user{n}", "viewer", now=NOW, ttl=60) for n in range(KNOWN_TOKENS + 10)]
     for token in tokens:
         few.identify(token, NOW)
-    assert len(few._known) == KNOWN_TOKENS
+    assert len(few._cached_identities) == KNOWN_TOKENS
     assert few.identify(tokens[0], NOW).user == "user0"
 
 
@@ -439,8 +439,8 @@ def test_wrong_tokens_are_not_remembered() -> None:
     """What proves nothing takes no memory, and is judged anew each time."""
     fresh = Tokens(SECRET, ROLES)
     with pytest.raises(InvalidToken):
-        fresh.identify(fresh.sign("alice", "viewer", now=NOW, ttl=60)[:-4] + "AAAA", NOW)
-    assert not fresh._known
+        fresh.identify(fresh.sign_token("alice", "viewer", now=NOW, ttl=60)[:-4] + "AAAA", NOW)
+    assert not fresh._cached_identities
 
 
 # ------------------------------------------------------------------------------------------------------- tickets
@@ -487,7 +487,7 @@ def test_a_ticket_for_another_shard() -> None:
 
 def test_a_token_is_no_ticket() -> None:
     """A long-lived token in a URL opens nothing."""
-    ticket_refused(TOKENS.sign("alice", "admin", now=NOW, ttl=60), "invalid_token")
+    ticket_refused(TOKENS.sign_token("alice", "admin", now=NOW, ttl=60), "invalid_token")
     claims = {"jti": "x", "exp": NOW + 30, "shard": 3, "identity": {"user": "a", "role": "admin", "permissions": ["*"]}}
     ticket_refused(jwt.encode(claims, SECRET, "HS256"), "invalid_token")
 
@@ -520,10 +520,10 @@ def test_a_ticket_is_used_once() -> None:
     """A ticket that has opened a connection opens no second one, for as long as it would have been valid."""
     used = UsedTickets()
     ticket = TOKENS.redeem_ticket(TOKENS.issue_ticket(ALICE, 3, "t1", NOW), 3, NOW)
-    used.use(ticket, NOW)
+    used.mark_used(ticket, NOW)
     for later in (NOW, NOW + 1, NOW + TICKET_SECONDS - 0.1):
         with pytest.raises(InvalidToken) as caught:
-            used.use(ticket, later)
+            used.mark_used(ticket, later)
         assert caught.value.code == "ticket_used"
 
 
@@ -532,5 +532,5 @@ def test_used_tickets_are_forgotten_when_they_are_void() -> None:
     used = UsedTickets()
     for n in range(1000):
         now = NOW + n
-        used.use(TOKENS.redeem_ticket(TOKENS.issue_ticket(ALICE, 3, f"t{n}", now), 3, now), now)
+        used.mark_used(TOKENS.redeem_ticket(TOKENS.issue_ticket(ALICE, 3, f"t{n}", now), 3, now), now)
         assert len(used._seen) == len(used._order) <= TICKET_SECONDS + 1

@@ -13,20 +13,20 @@ from structlog.testing import capture_logs
 from solowire.backplane import messages as backplane
 from solowire.backplane.messages import (
     VERSION,
-    Beat,
-    Doors,
-    Goodbye,
+    AdmissionState,
     Heartbeat,
-    Hello,
+    HeartbeatResponse,
+    Join,
     Lease,
+    Leave,
     PeerMessage,
+    RejoinRequired,
     RingState,
     RouterMessage,
     ShardStats,
-    Who,
 )
-from solowire.backplane.router_link import Link
-from solowire.backplane.zmq_transport import Hub
+from solowire.backplane.router_link import RouterLink
+from solowire.backplane.zmq_transport import RouterSocket
 
 NAME = b"shard-0"
 
@@ -49,17 +49,17 @@ class Talk:
         self.hellos = 0
         self.answering = False
         self.stats: ShardStats | None = None
-        self.hub: Hub | None = None
-        self._links: list[Link] = []
+        self.hub: RouterSocket | None = None
+        self._links: list[RouterLink] = []
 
     def start_hub(self) -> None:
-        self.hub = Hub(self.address, self._take)
+        self.hub = RouterSocket(self.address, self._take)
 
     def _take(self, peer: bytes, raw: bytes) -> None:
         message = backplane.decode_from_peer(raw)
         self.heard.append(message)
         if self.answering and self.hub is not None:
-            answer = RingState("e", 1, 0, []) if isinstance(message, Hello) else Beat("e", 1)
+            answer = RingState("e", 1, 0, []) if isinstance(message, Join) else HeartbeatResponse("e", 1)
             self.hub.send(peer, backplane.encode(answer))
 
     def stop_hub(self) -> None:
@@ -67,8 +67,8 @@ class Talk:
         self.hub.close()
         self.hub = None
 
-    def start_link(self) -> Link:
-        link = Link(self.address, NAME.decode(), self._hello, self.received.append, lambda: self.stats)
+    def start_link(self) -> RouterLink:
+        link = RouterLink(self.address, NAME.decode(), self._hello, self.received.append, lambda: self.stats)
         self._links.append(link)
         return link
 
@@ -85,9 +85,9 @@ class Talk:
         if self.hub is not None:
             self.hub.close()
 
-    def _hello(self) -> Hello:
+    def _hello(self) -> Join:
         self.hellos += 1
-        return Hello(VERSION, self.boot)
+        return Join(VERSION, self.boot)
 
 
 @pytest.fixture
@@ -104,17 +104,17 @@ async def test_it_says_hello_first(talk: Talk) -> None:
     talk.start_hub()
     talk.start_link()
     await until(lambda: talk.heard, "the router heard something")
-    assert talk.heard[0] == Hello(VERSION, "boot-1")
+    assert talk.heard[0] == Join(VERSION, "boot-1")
 
 
 async def test_it_finds_a_router_that_comes_later(talk: Talk) -> None:
     """A process that was started before the router introduces itself as soon as the router is there."""
     link = talk.start_link()
     await until(lambda: talk.hellos >= 3, "it has tried a few times")
-    assert not link.router_alive
+    assert not link.is_router_alive
     talk.start_hub()
     await until(lambda: talk.heard, "the router heard something")
-    assert isinstance(talk.heard[0], Hello)
+    assert isinstance(talk.heard[0], Join)
 
 
 async def test_it_beats_with_its_numbers(talk: Talk) -> None:
@@ -126,7 +126,7 @@ async def test_it_beats_with_its_numbers(talk: Talk) -> None:
     await until(lambda: talk.count(Heartbeat) >= 2, "two heartbeats")
     talk.stats = ShardStats(connections=2)
     await until(lambda: Heartbeat("boot-1", ShardStats(connections=2)) in talk.heard, "the new numbers")
-    assert talk.count(Hello) == 1
+    assert talk.count(Join) == 1
 
 
 async def test_a_beat_that_fails_is_not_the_last(talk: Talk) -> None:
@@ -149,8 +149,8 @@ async def test_it_introduces_itself_when_asked(talk: Talk) -> None:
     talk.start_link()
     await until(lambda: talk.heard, "the first hello")
     talk.boot = "as of now"
-    assert talk.say(Who())
-    await until(lambda: Hello(VERSION, "as of now") in talk.heard, "the second hello")
+    assert talk.say(RejoinRequired())
+    await until(lambda: Join(VERSION, "as of now") in talk.heard, "the second hello")
     assert talk.received == []
 
 
@@ -159,12 +159,12 @@ async def test_it_knows_whether_the_router_is_there(talk: Talk) -> None:
     talk.start_hub()
     link = talk.start_link()
     await until(lambda: talk.heard, "the first hello")
-    assert not link.router_alive
-    talk.say(Beat("e", 1))
-    await until(lambda: link.router_alive, "the router is there")
-    await until(lambda: not link.router_alive, "the router is away")
-    talk.say(Beat("e", 1))
-    await until(lambda: link.router_alive, "the router is there again")
+    assert not link.is_router_alive
+    talk.say(HeartbeatResponse("e", 1))
+    await until(lambda: link.is_router_alive, "the router is there")
+    await until(lambda: not link.is_router_alive, "the router is away")
+    talk.say(HeartbeatResponse("e", 1))
+    await until(lambda: link.is_router_alive, "the router is there again")
 
 
 async def test_a_pause_of_the_process_is_not_held_against_the_router(talk: Talk) -> None:
@@ -172,12 +172,12 @@ async def test_a_pause_of_the_process_is_not_held_against_the_router(talk: Talk)
     talk.answering = True
     talk.start_hub()
     link = talk.start_link()
-    await until(lambda: talk.count(Heartbeat) >= 2 and link.router_alive, "it beats")
+    await until(lambda: talk.count(Heartbeat) >= 2 and link.is_router_alive, "it beats")
     time.sleep(1.5 * backplane.DEAD_AFTER_SECONDS)  # noqa: ASYNC251
     talk.heard.clear()
     await until(lambda: talk.heard, "it says something")
     assert isinstance(talk.heard[0], Heartbeat)
-    assert link.router_alive
+    assert link.is_router_alive
 
 
 async def test_what_is_not_its_own_goes_to_its_owner(talk: Talk) -> None:
@@ -186,7 +186,7 @@ async def test_what_is_not_its_own_goes_to_its_owner(talk: Talk) -> None:
     talk.start_link()
     await until(lambda: talk.heard, "the first hello")
     first, second = RingState("e", 1, 0, []), RingState("e", 2, 5, [])
-    for message in (first, Beat("e", 1), second):
+    for message in (first, HeartbeatResponse("e", 1), second):
         talk.say(message)
     await until(lambda: len(talk.received) == 2, "both are there")
     assert talk.received == [first, second]
@@ -197,8 +197,17 @@ async def test_what_a_beat_carries_is_received(talk: Talk) -> None:
     talk.start_hub()
     talk.start_link()
     await until(lambda: talk.heard, "the first hello")
-    ring, lease, doors = RingState("e", 1, 0, []), Lease(1, 1, 10.0, {"viewer": 5}), Doors(["viewer"], False, 1.0)
-    for message in (ring, Beat("e", 1), Beat("e", 1, lease), Beat("e", 1, doors=doors)):
+    ring, lease, doors = (
+        RingState("e", 1, 0, []),
+        Lease(1, 1, 10.0, {"viewer": 5}),
+        AdmissionState(["viewer"], False, 1.0),
+    )
+    for message in (
+        ring,
+        HeartbeatResponse("e", 1),
+        HeartbeatResponse("e", 1, lease),
+        HeartbeatResponse("e", 1, admission_state=doors),
+    ):
         talk.say(message)
     await until(lambda: len(talk.received) == 3, "all three are there")
     assert talk.received == [ring, lease, doors]
@@ -214,7 +223,7 @@ async def test_a_flood_of_garbage_is_a_line_a_second(talk: Talk) -> None:
         for _ in range(999):
             assert talk.hub is not None
             assert talk.hub.send(NAME, b"\xc1")
-        await until(lambda: link.dropped == 1000, "all have come")
+        await until(lambda: link.dropped_count == 1000, "all have come")
         await until(lambda: sum(e.get("count", 0) for e in logged) == 1000, "all are in the log")
         assert len(logged) <= 2 + asyncio.get_running_loop().time() - began
 
@@ -225,10 +234,10 @@ async def test_garbage_is_counted_and_dropped(talk: Talk) -> None:
     link = talk.start_link()
     await until(lambda: talk.heard, "the first hello")
     assert talk.hub is not None
-    for garbage in (b"", b"\xc1", b"\x93\xa4ring\x01\x02", b"not ours", backplane.encode(Goodbye())):
+    for garbage in (b"", b"\xc1", b"\x93\xa4ring\x01\x02", b"not ours", backplane.encode(Leave())):
         talk.hub.send(NAME, garbage)
-    await until(lambda: link.dropped >= 5, "they are counted")
-    assert not link.router_alive
+    await until(lambda: link.dropped_count >= 5, "they are counted")
+    assert not link.is_router_alive
     talk.say(RingState("e", 1, 0, []))
     await until(lambda: talk.received, "the next good one is taken")
 
@@ -244,8 +253,8 @@ async def test_it_goes_on_with_a_router_that_was_started_again(talk: Talk) -> No
     talk.heard.clear()
     talk.start_hub()
     await until(lambda: talk.heard, "the new router hears it")
-    assert talk.say(Who())
-    await until(lambda: talk.count(Hello), "it introduces itself")
+    assert talk.say(RejoinRequired())
+    await until(lambda: talk.count(Join), "it introduces itself")
 
 
 async def test_it_says_hello_again_when_the_router_knows_another_ring(talk: Talk) -> None:
@@ -256,35 +265,35 @@ async def test_it_says_hello_again_when_the_router_knows_another_ring(talk: Talk
     await until(lambda: talk.count(Heartbeat), "it beats")
     talk.answering = False
     talk.heard.clear()
-    talk.say(Beat("e", 2))
-    await until(lambda: talk.count(Hello), "it asks for the ring")
+    talk.say(HeartbeatResponse("e", 2))
+    await until(lambda: talk.count(Join), "it asks for the ring")
 
 
 async def test_it_says_hello_again_when_the_router_knows_other_revocations(talk: Talk) -> None:
     """A change that was lost on its way is asked for with the next beat, and not again when it has come."""
     known = [-1]
     talk.start_hub()
-    link = Link(talk.address, NAME.decode(), talk._hello, talk.received.append, revocations=lambda: known[0])
+    link = RouterLink(talk.address, NAME.decode(), talk._hello, talk.received.append, revocations=lambda: known[0])
     talk._links.append(link)
-    await until(lambda: talk.count(Hello), "a hello")
+    await until(lambda: talk.count(Join), "a hello")
     talk.say(RingState("e", 1, 0, []))
     await until(lambda: talk.received, "the ring has come")
-    hellos = talk.count(Hello)
-    talk.say(Beat("e", 1, revocations=7))
-    await until(lambda: talk.count(Hello) > hellos, "another hello")
+    hellos = talk.count(Join)
+    talk.say(HeartbeatResponse("e", 1, revocations_version=7))
+    await until(lambda: talk.count(Join) > hellos, "another hello")
     known[0] = 7
-    hellos = talk.count(Hello)
-    talk.say(Beat("e", 1, revocations=7))
-    talk.say(Who())
-    await until(lambda: talk.count(Hello) > hellos, "what comes behind the beat is answered")
-    assert talk.count(Hello) == hellos + 1
+    hellos = talk.count(Join)
+    talk.say(HeartbeatResponse("e", 1, revocations_version=7))
+    talk.say(RejoinRequired())
+    await until(lambda: talk.count(Join) > hellos, "what comes behind the beat is answered")
+    assert talk.count(Join) == hellos + 1
 
 
 async def test_it_says_hello_again_to_a_router_that_is_silent(talk: Talk) -> None:
     """Whatever was lost on the way, hello or answer: it is not waited for for ever."""
     talk.start_hub()
     talk.start_link()
-    await until(lambda: talk.count(Hello) >= 3, "it says hello again")
+    await until(lambda: talk.count(Join) >= 3, "it says hello again")
 
 
 async def test_it_says_goodbye(talk: Talk) -> None:
@@ -293,8 +302,8 @@ async def test_it_says_goodbye(talk: Talk) -> None:
     link = talk.start_link()
     await until(lambda: talk.heard, "the first hello")
     link.close()
-    await until(lambda: talk.count(Goodbye), "the goodbye")
-    assert talk.heard[-1] == Goodbye()
+    await until(lambda: talk.count(Leave), "the goodbye")
+    assert talk.heard[-1] == Leave()
     assert not link.send(Heartbeat("late"))
     link.close()  # once more does nothing
 
@@ -310,5 +319,5 @@ async def test_a_process_that_still_has_users_says_no_goodbye(talk: Talk) -> Non
     another = talk.start_link()
     await until(lambda: talk.heard[-1] != Heartbeat("last"), "what another process says, later")
     another.close()
-    await until(lambda: talk.count(Goodbye), "its goodbye")
-    assert talk.count(Goodbye) == 1
+    await until(lambda: talk.count(Leave), "its goodbye")
+    assert talk.count(Leave) == 1

@@ -11,8 +11,8 @@ import pytest
 import zmq
 from structlog.testing import capture_logs
 
-from solowire.backplane.memory_transport import MemoryBus, MemoryHub, MemorySpoke
-from solowire.backplane.zmq_transport import Hub, Spoke
+from solowire.backplane.memory_transport import MemoryPeerSocket, MemoryRouterSocket, MemoryTransport
+from solowire.backplane.zmq_transport import PeerSocket, RouterSocket
 from solowire.errors import ConfigError
 
 SECONDS = 30.0
@@ -31,16 +31,16 @@ class Bus:
     def __init__(self, directory: Path) -> None:
         self.address = f"ipc://{directory / 'router'}"
         self.at_hub: list[tuple[bytes, bytes]] = []
-        self.open: list[Hub | Spoke] = []
+        self.open: list[RouterSocket | PeerSocket] = []
 
-    def hub(self) -> Hub:
-        hub = Hub(self.address, lambda peer, payload: self.at_hub.append((peer, payload)))
+    def hub(self) -> RouterSocket:
+        hub = RouterSocket(self.address, lambda peer, payload: self.at_hub.append((peer, payload)))
         self.open.append(hub)
         return hub
 
-    def spoke(self, name: bytes) -> tuple[Spoke, list[bytes]]:
+    def spoke(self, name: bytes) -> tuple[PeerSocket, list[bytes]]:
         got: list[bytes] = []
-        spoke = Spoke(self.address, name, got.append)
+        spoke = PeerSocket(self.address, name, got.append)
         self.open.append(spoke)
         return spoke, got
 
@@ -60,18 +60,18 @@ class Twin(Bus):
     """The same in memory."""
 
     def __init__(self) -> None:
-        self.memory = MemoryBus(asyncio.get_running_loop().call_soon)
+        self.memory = MemoryTransport(asyncio.get_running_loop().call_soon)
         self.at_hub = []
         self.open = []
 
-    def hub(self) -> MemoryHub:  # type: ignore[override]
-        hub = MemoryHub(self.memory, lambda peer, payload: self.at_hub.append((peer, payload)))
+    def hub(self) -> MemoryRouterSocket:  # type: ignore[override]
+        hub = MemoryRouterSocket(self.memory, lambda peer, payload: self.at_hub.append((peer, payload)))
         self.open.append(hub)
         return hub
 
-    def spoke(self, name: bytes) -> tuple[MemorySpoke, list[bytes]]:  # type: ignore[override]
+    def spoke(self, name: bytes) -> tuple[MemoryPeerSocket, list[bytes]]:  # type: ignore[override]
         got: list[bytes] = []
-        spoke = MemorySpoke(self.memory, name, got.append)
+        spoke = MemoryPeerSocket(self.memory, name, got.append)
         self.open.append(spoke)
         return spoke, got
 
@@ -133,8 +133,8 @@ async def test_an_answer_sent_while_receiving_arrives(zmq_bus: Bus) -> None:
         if turns < 2000:
             spoke.send(b"ping")
 
-    hub = Hub(zmq_bus.address, lambda peer, payload: hub.send(peer, b"pong"))
-    spoke = Spoke(zmq_bus.address, b"shard-0", ask_on)
+    hub = RouterSocket(zmq_bus.address, lambda peer, payload: hub.send(peer, b"pong"))
+    spoke = PeerSocket(zmq_bus.address, b"shard-0", ask_on)
     zmq_bus.open += [hub, spoke]
     await until(lambda: spoke.send(b"ping"), "the spoke is connected")
     await until(lambda: turns >= 2000, "two thousand rounds")
@@ -236,7 +236,7 @@ async def test_a_message_in_parts_is_counted_and_dropped(zmq_bus: Bus, logged: l
         stranger.send(b"last")
         await until(lambda: zmq_bus.at_hub, "the last message is there")
         assert zmq_bus.at_hub == [(b"stranger", b"last")]
-        assert hub.dropped == 1
+        assert hub.dropped_count == 1
         assert [entry["sender"] for entry in logged] == ["stranger"]
     finally:
         stranger.close(0)
@@ -255,7 +255,7 @@ async def test_a_flood_of_messages_in_parts_is_a_line_a_second(zmq_bus: Bus, log
         stranger.connect(zmq_bus.address)
         for _ in range(3000):
             stranger.send_multipart([b"one", b"two", b"three"])
-        await until(lambda: hub.dropped == 3000, "all have come")
+        await until(lambda: hub.dropped_count == 3000, "all have come")
         await until(lambda: sum(entry["count"] for entry in logged) == 3000, "all are in the log")
     finally:
         stranger.close(0)
@@ -273,7 +273,7 @@ async def test_a_message_that_cant_be_handled_holds_up_none_behind_it(zmq_bus: B
             raise RuntimeError("a fault of ours")
         got.append(payload)
 
-    zmq_bus.open.append(Hub(zmq_bus.address, take))
+    zmq_bus.open.append(RouterSocket(zmq_bus.address, take))
     spoke, _ = zmq_bus.spoke(b"shard-0")
     await until(lambda: spoke.send(b"first"), "the spoke is connected")
     for _ in range(500):
@@ -299,10 +299,10 @@ async def test_after_its_close_a_socket_takes_nothing(bus: Bus) -> None:
 async def test_an_address_that_cant_be_listened_on_is_the_operators_fault(tmp_path: Path) -> None:
     """A directory that isn't there is one line that names the address."""
     with pytest.raises(ConfigError, match=r"can't listen on ipc://.*missing"):
-        Hub(f"ipc://{tmp_path}/missing/router", lambda peer, payload: None)
+        RouterSocket(f"ipc://{tmp_path}/missing/router", lambda peer, payload: None)
 
 
 async def test_an_address_that_cant_be_connected_to_is_the_operators_fault(tmp_path: Path) -> None:
     """A path longer than a unix socket's may be is one line that names the address."""
     with pytest.raises(ConfigError, match="can't connect to ipc://"):
-        Spoke(f"ipc://{tmp_path}/{'x' * 200}", b"shard-0", lambda payload: None)
+        PeerSocket(f"ipc://{tmp_path}/{'x' * 200}", b"shard-0", lambda payload: None)

@@ -145,9 +145,9 @@ class _Watched(Client):
         super().__init__(url, token, **options)
         self._welcomed = welcomed
 
-    def _begin(self, socket: ClientConnection, welcome: Welcome) -> None:
+    def _start_connection(self, socket: ClientConnection, welcome: Welcome) -> None:
         self._welcomed(welcome, self.shard)
-        super()._begin(socket, welcome)
+        super()._start_connection(socket, welcome)
 
 
 log = logging.getLogger("tests.chaos.clients")

@@ -124,8 +124,8 @@ class WatchedPublisher(Publisher):
         self._ledger.made[event.id] = event
         await self.publish(event.type, event.data, id=event.id, user=event.user)
 
-    async def _settle(self, items: list[bytes], retry_for: float | None) -> Any:
-        answer = await super()._settle(items, retry_for)
+    async def _post_until_settled(self, items: list[bytes], retry_for: float | None) -> Any:
+        answer = await super()._post_until_settled(items, retry_for)
         ids = [msgspec.json.decode(item, type=_Identified).id for item in items]
         if isinstance(answer, Accepted):
             self._ledger.acknowledged(ids, answer, self._clock())

@@ -8,9 +8,9 @@ import msgspec
 import pytest
 
 from solowire.domains.dns.event_types import CATALOG
-from solowire.fanout.feed import Feed, feed_key
-from solowire.fanout.recent_log import Entry, Log
-from solowire.model.access import ROLES, Identity, view_of
+from solowire.fanout.feed import Feed, build_feed_key
+from solowire.fanout.recent_log import Entry, RecentLog
+from solowire.model.access import ROLES, Identity, make_view
 from solowire.model.events import Event
 from solowire.model.subscriptions import parse_filter, resolve
 from solowire.protocol.messages import Codec
@@ -26,19 +26,19 @@ EVENTS = [MAKER.next() for _ in range(500)] + MAKER.closing()
 def as_solowire_says(who: Who, events: list[Made]) -> dict[str, dict[str, Any]]:
     """id → data of the events that a feed of Solowire gives to this client."""
     role = ROLES[who.role]
-    view = view_of(Identity(who.user, who.role, role.permissions, {"zone": who.zones} if who.zones else {}))
+    view = make_view(Identity(who.user, who.role, role.permissions, {"zone": who.zones} if who.zones else {}))
     filter = parse_filter({name: list(values) for name, values in who.filter.items()}, CATALOG)
     patterns = role.defaults if who.subscriptions is None else who.subscriptions
     resolved = resolve(dict.fromkeys(patterns, filter), view, CATALOG)
-    feed: Feed[str] = Feed(feed_key(resolved.selection, view, Codec.json, CATALOG), Log())
+    feed: Feed[str] = Feed(build_feed_key(resolved.selection, view, Codec.json, CATALOG), RecentLog())
     found = {}
     for offset, made in enumerate(events, start=1):
         kind = CATALOG[made.type]
-        attributes = CATALOG.check(kind, made.data)
+        attributes = CATALOG.validate_data(kind, made.data)
         data = msgspec.json.encode(made.data)
         event = Event(made.id, made.type, data, kind.priority, kind.delivery, "", None, made.user, attributes)
         entry = Entry(offset, event, kind)
-        if made.user in (None, who.user) and feed.accepts(entry) and (fragment := feed.fragment(entry)) is not None:
+        if made.user in (None, who.user) and feed.accepts(entry) and (fragment := feed.encode_for(entry)) is not None:
             found[made.id] = msgspec.json.decode(fragment)["data"]
     return found
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from solowire.cli.stats_table import is_shard, number, seconds, size, table_of
+from solowire.cli.stats_table import format_number, format_seconds, format_size, is_shard, render_table
 
 
 def shard(index: int, **more: Any) -> dict[str, Any]:
@@ -30,7 +30,7 @@ WORST = shard(
 def drawn(*shards: dict[str, Any], width: int, colours: bool = False) -> str:
     out = io.StringIO()
     console = Console(file=out, width=width, force_terminal=colours, color_system="standard" if colours else None)
-    console.print(table_of(list(shards), shard(-1, connections=20_000), width))
+    console.print(render_table(list(shards), shard(-1, connections=20_000), width))
     return out.getvalue()
 
 
@@ -101,13 +101,20 @@ def test_an_unknown_latency_and_lease_are_a_dash() -> None:
 )
 def test_numbers_are_short(value: float, text: str) -> None:
     """Six characters are enough for any number."""
-    assert number(value) == text
+    assert format_number(value) == text
 
 
 def test_times_and_sizes_have_units() -> None:
     """A number is read without looking up its unit."""
-    assert [seconds(s) for s in (None, 0, 0.0004, 0.0221, 1.5, 600)] == ["–", "0", "0.4 ms", "22 ms", "1.5 s", "10 min"]
-    assert [size(b) for b in (12, 2048, 74_000_000, 3 * 2**30)] == ["12 B", "2.0 KiB", "70.6 MiB", "3.0 GiB"]
+    assert [format_seconds(s) for s in (None, 0, 0.0004, 0.0221, 1.5, 600)] == [
+        "–",
+        "0",
+        "0.4 ms",
+        "22 ms",
+        "1.5 s",
+        "10 min",
+    ]
+    assert [format_size(b) for b in (12, 2048, 74_000_000, 3 * 2**30)] == ["12 B", "2.0 KiB", "70.6 MiB", "3.0 GiB"]
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from solowire.backplane.messages import VERSION, Ack, Deliver, Hello, RouterMessage, ShardAddress
-from solowire.backplane.router_link import Link
+from solowire.backplane.messages import VERSION, Join, LogAck, LogBatch, RouterMessage, ShardAddress
+from solowire.backplane.router_link import RouterLink
 from solowire.sdk.publisher import Publisher
 from tests.e2e.system import ANSWER_SECONDS, System, end, published, running
 
@@ -105,24 +105,24 @@ class SlowShard:
         self.acks = True
         self._address = ShardAddress(7, "127.0.0.1", 9, "slow")
         self._last = ("", 0)
-        self._link = Link(f"ipc://{system.data_dir}/run/router", "shard-7-slow", self._hello, self._received)
+        self._link = RouterLink(f"ipc://{system.data_dir}/run/router", "shard-7-slow", self._hello, self._received)
 
     @property
     def upto(self) -> int:
         """The newest offset that it has got."""
         return self._last[1]
 
-    def _hello(self) -> Hello:
-        return Hello(VERSION, "slow", self._address, *self._last, credit=1000)
+    def _hello(self) -> Join:
+        return Join(VERSION, "slow", self._address, *self._last, credit=1000)
 
     def _received(self, message: RouterMessage) -> None:
-        if isinstance(message, Deliver):
-            self._last = (message.epoch, message.upto)
+        if isinstance(message, LogBatch):
+            self._last = (message.epoch, message.end_offset)
             if self.acks:
                 self.ack()
 
     def ack(self) -> None:
-        self._link.send(Ack(*self._last, credit=1000))
+        self._link.send(LogAck(*self._last, credit=1000))
 
     def close(self) -> None:
         self._link.close()

@@ -20,18 +20,18 @@ from solowire.auth.tokens import Tokens
 from solowire.backplane import messages as backplane
 from solowire.backplane.messages import (
     VERSION,
-    Beat,
     Fenced,
     Heartbeat,
-    Hello,
+    HeartbeatResponse,
+    Join,
     Lease,
+    LeaseUsage,
     PeerMessage,
     RingState,
     RouterMessage,
     ShardAddress,
-    Slots,
 )
-from solowire.backplane.zmq_transport import Hub, Spoke
+from solowire.backplane.zmq_transport import PeerSocket, RouterSocket
 from solowire.model.access import ROLES, Identity
 from tests.e2e.system import Session, System, end, open_session, ready, running
 
@@ -311,11 +311,11 @@ async def test_a_shard_that_lies_is_fenced_off(tmp_path: Path) -> None:
     with running(tmp_path / "data", settings={"MAX_CONNECTIONS": 100}) as system:
         heard: list[RouterMessage] = []
         address = f"ipc://{(system.data_dir / 'run' / 'router').absolute()}"
-        spoke = Spoke(address, b"shard-7-liar", lambda raw: heard.append(backplane.decode_from_router(raw)))
+        spoke = PeerSocket(address, b"shard-7-liar", lambda raw: heard.append(backplane.decode_from_router(raw)))
         try:
-            hello = Hello(VERSION, "liar", ShardAddress(7, "127.0.0.1", 1, "liar"))
-            honest = Heartbeat("liar", None, Slots(1, 0, {}))
-            lie = Heartbeat("liar", None, Slots(2, 0, {"viewer": 100}))
+            hello = Join(VERSION, "liar", ShardAddress(7, "127.0.0.1", 1, "liar"))
+            honest = Heartbeat("liar", None, LeaseUsage(1, 0, {}))
+            lie = Heartbeat("liar", None, LeaseUsage(2, 0, {"viewer": 100}))
             # Again and again, as a shard beats: who is silent for some seconds is forgotten.
             await until(lambda: say(spoke, hello, honest) and any(getattr(m, "lease", None) for m in heard), "a lease")
             await until(lambda: say(spoke, hello, lie) and fenced(heard), "it is fenced off")
@@ -334,13 +334,13 @@ async def test_a_shard_that_is_fenced_off_ends(tmp_path: Path) -> None:
     system = System(tmp_path / "data", shards=1)
     (system.data_dir / "run").mkdir(parents=True, mode=0o700)
     heard: list[tuple[bytes, PeerMessage]] = []
-    hub = Hub(
+    hub = RouterSocket(
         f"ipc://{(system.data_dir / 'run' / 'router').absolute()}",
         lambda peer, raw: heard.append((peer, backplane.decode_from_peer(raw))),
     )
     process = system.spawn("shard", "--index", "0", "--port", str(system.port + 1))
     try:
-        await until(lambda: any(isinstance(message, Hello) for _, message in heard), "the shard says hello")
+        await until(lambda: any(isinstance(message, Join) for _, message in heard), "the shard says hello")
         hub.send(heard[0][0], backplane.encode(Fenced("it lies")))
         await until(lambda: process.poll() is not None, "it ends")
         assert process.returncode == 1
@@ -362,15 +362,15 @@ async def test_a_shard_confirms_at_once_what_it_was_not_asked_for(tmp_path: Path
 
     def hear(peer: bytes, raw: bytes) -> None:
         match backplane.decode_from_peer(raw):
-            case Hello(shard=ShardAddress() as shard):
+            case Join(shard=ShardAddress() as shard):
                 hub.send(peer, backplane.encode(RingState("epoch", 1, 0, [shard])))
             case Heartbeat():
-                hub.send(peer, backplane.encode(Beat("epoch", 1)))
+                hub.send(peer, backplane.encode(HeartbeatResponse("epoch", 1)))
                 hub.send(peer, backplane.encode(Lease(1, 0, 60.0, {}, 5)))
-            case Slots(fence=fence):
+            case LeaseUsage(fence=fence):
                 confirmed.append(fence)
 
-    hub = Hub(f"ipc://{(system.data_dir / 'run' / 'router').absolute()}", hear)
+    hub = RouterSocket(f"ipc://{(system.data_dir / 'run' / 'router').absolute()}", hear)
     process = system.spawn("shard", "--index", "0", "--port", str(system.port + 1))
     try:
         await until(lambda: 1 in confirmed, "the shard confirms")
@@ -379,7 +379,7 @@ async def test_a_shard_confirms_at_once_what_it_was_not_asked_for(tmp_path: Path
         hub.close()
 
 
-def say(spoke: Spoke, *messages: PeerMessage) -> bool:
+def say(spoke: PeerSocket, *messages: PeerMessage) -> bool:
     """Whether the router is connected."""
     return all(spoke.send(backplane.encode(message)) for message in messages)
 

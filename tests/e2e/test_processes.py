@@ -25,7 +25,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from solowire.algorithms.hash_ring import Ring
 from solowire.backplane import messages as backplane
-from solowire.backplane.messages import VERSION, Heartbeat, Hello, Publish, PublishedEvent, Who
+from solowire.backplane.messages import VERSION, Heartbeat, Join, PublishedEvent, PublishRequest, RejoinRequired
 from solowire.router.log.sqlite_journal import APPLICATION_ID
 from tests.e2e.system import ANSWER_SECONDS, Session, System, end, open_session, ready, refusal, run, running
 
@@ -504,7 +504,7 @@ async def test_a_shard_that_leaves_gives_its_users_to_the_others(parts: Parts) -
 
 async def test_malformed_messages_are_dropped_and_logged_with_their_sender(up: System) -> None:
     """Whatever a stranger sends over the backplane is counted, logged with its name and dropped; nothing stops."""
-    whole = backplane.encode(Publish(1, [PublishedEvent("id", None, b"body")]))
+    whole = backplane.encode(PublishRequest(1, [PublishedEvent("id", None, b"body")]))
     garbage: list[list[bytes]] = [
         [b""],
         [b"\xc1"],
@@ -513,7 +513,7 @@ async def test_malformed_messages_are_dropped_and_logged_with_their_sender(up: S
         [b"\x91" * 10_000],
         [whole[: len(whole) // 2]],
         [whole + b"\x00"],
-        [backplane.encode(Who())],
+        [backplane.encode(RejoinRequired())],
         [whole.replace(b"publish", b"perish!")],
         [b"in", b"three", b"parts"],
     ]
@@ -522,7 +522,7 @@ async def test_malformed_messages_are_dropped_and_logged_with_their_sender(up: S
             for parts in garbage:
                 stranger.socket.send_multipart(parts)
             stranger.say(Heartbeat("nobody"))
-            assert backplane.decode_from_router(stranger.socket.recv()) == Who()
+            assert backplane.decode_from_router(stranger.socket.recv()) == RejoinRequired()
             lines: list[dict[str, Any]] = []
 
             def all_are_counted() -> bool:
@@ -539,9 +539,11 @@ async def test_an_event_that_no_shard_can_read_is_passed_over(up: System) -> Non
     """Bytes in the log that are no event cost nobody a connection, and what comes after them arrives."""
     with Stranger(up) as stranger:
         async with arriving(up, up.user_on(0)) as first, arriving(up, up.user_on(1)) as second:
-            stranger.say(Hello(VERSION + 1, "from the future"))
-            stranger.say(Publish(1, [PublishedEvent("junk-1", None, b"junk"), PublishedEvent("junk-2", "ann", b"")]))
-            assert isinstance(backplane.decode_from_router(stranger.socket.recv()), backplane.Published)
+            stranger.say(Join(VERSION + 1, "from the future"))
+            stranger.say(
+                PublishRequest(1, [PublishedEvent("junk-1", None, b"junk"), PublishedEvent("junk-2", "ann", b"")])
+            )
+            assert isinstance(backplane.decode_from_router(stranger.socket.recv()), backplane.PublishAck)
             offset = await published(up, custom())
             for session in (first, second):
                 assert [event["offset"] for event in await session.events(1)] == [offset]

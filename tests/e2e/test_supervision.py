@@ -19,7 +19,7 @@ import httpx
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from solowire.cli.supervisor import READY_SECONDS, Ear, Watchdog
+from solowire.cli.supervisor import READY_SECONDS, NotifySocket, Watchdog
 from tests.e2e.system import System, alive, end, free_ports, ready, run, running
 
 ROUTER, GATEWAY = ("router",), ("gateway",)
@@ -201,24 +201,24 @@ async def test_a_pause_of_up_is_not_held_against_its_children(up: System) -> Non
 def test_silence_is_judged_by_time() -> None:
     """Heard of: `stuck_s`. Not heard of yet: READY_SECONDS. Named once only; a pause between two looks is added."""
     dog = Watchdog(10.0)
-    dog.started("slow", 0.0)
-    dog.started("quick", 0.0)
-    dog.heard("quick", 1.0)
-    dog.heard("nobody", 1.0)
+    dog.start_timer("slow", 0.0)
+    dog.start_timer("quick", 0.0)
+    dog.reset_timer("quick", 1.0)
+    dog.reset_timer("nobody", 1.0)
     for now in range(0, 12, 4):
-        assert dog.look(float(now)) == []
-    assert dog.look(11.5) == ["quick"]
-    assert dog.look(12.0) == []
-    dog.heard("quick", 12.0)  # it was named: what comes now was said before it was killed
-    assert dog.look(12.5) == []
+        assert dog.find_stuck(float(now)) == []
+    assert dog.find_stuck(11.5) == ["quick"]
+    assert dog.find_stuck(12.0) == []
+    dog.reset_timer("quick", 12.0)  # it was named: what comes now was said before it was killed
+    assert dog.find_stuck(12.5) == []
 
-    assert dog.look(12.5 + 100) == []  # a pause of 100 s
+    assert dog.find_stuck(12.5 + 100) == []  # a pause of 100 s
     for now in range(113, 100 + int(READY_SECONDS) + 1, 3):
-        assert dog.look(float(now)) == []
-    assert dog.look(100 + READY_SECONDS + 1) == ["slow"]
-    dog.started("slow", 170.0)
-    dog.ended("slow")
-    assert dog.look(171.0 + READY_SECONDS) == []
+        assert dog.find_stuck(float(now)) == []
+    assert dog.find_stuck(100 + READY_SECONDS + 1) == ["slow"]
+    dog.start_timer("slow", 170.0)
+    dog.drop_timer("slow")
+    assert dog.find_stuck(171.0 + READY_SECONDS) == []
 
 
 # ------------------------------------------------------------------------------------------- as systemd watches
@@ -250,17 +250,17 @@ def test_any_process_gives_signs_of_life_to_systemd(tmp_path: Path, abstract: bo
 
 def test_an_ear_hears_its_child_alone(tmp_path: Path) -> None:
     """Signs of life are counted once; anything else that is sent is no sign of life. Its file goes with it."""
-    ear = Ear(tmp_path / "ear")
+    ear = NotifySocket(tmp_path / "ear")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as child:
         child.connect(str(ear.path))
-        assert not ear.heard()
+        assert not ear.has_notified()
         for junk in (b"", b"STATUS=WATCHDOG=1", b"\xff" * 5000, b"STOPPING=1"):
             child.send(junk)
-        assert not ear.heard()
+        assert not ear.has_notified()
         child.send(b"WATCHDOG=1")
         child.send(b"STATUS=fine\nREADY=1")
-        assert ear.heard()
-        assert not ear.heard()
+        assert ear.has_notified()
+        assert not ear.has_notified()
     ear.close()
     assert not ear.path.exists()
 

@@ -20,15 +20,15 @@ from solowire.fanout.aggregation import (
     SAMPLE_EVENTS,
     SUMMARY_BYTES,
     TOP_ROWS,
-    Flow,
-    Rates,
-    digest_of,
+    AggregationLimits,
+    AggregationStream,
+    build_digest,
     query_stats,
 )
-from solowire.fanout.catch_up import Lag
-from solowire.fanout.feed import Feed, feed_key
-from solowire.fanout.feed_index import Feeds
-from solowire.fanout.recent_log import Entry, Log
+from solowire.fanout.catch_up import ReaderPosition
+from solowire.fanout.feed import Feed, build_feed_key
+from solowire.fanout.feed_index import FeedIndex
+from solowire.fanout.recent_log import Entry, RecentLog
 from solowire.model.access import View
 from solowire.model.events import Delivery, Event, Priority, encode_event
 from solowire.model.subscriptions import parse_filter, resolve
@@ -47,7 +47,7 @@ def query(offset: int, name: str = "a.example.com", **data: Any) -> Entry:
         priority=Priority.normal,
         delivery=Delivery.telemetry,
         timestamp="2026-01-01T00:00:00Z",
-        attributes=CATALOG.check(event_type, data),
+        attributes=CATALOG.validate_data(event_type, data),
     )
     return Entry(offset, event, event_type)
 
@@ -58,111 +58,113 @@ class Listener:
     def __init__(self) -> None:
         self.told: list[tuple[int, float]] = []
 
-    def waits_for(self, offset: int, until: float) -> bool:
+    def defer_until(self, offset: int, until: float) -> bool:
         self.told.append((offset, until))
         return True
 
 
 def test_it_begins_above_the_rate_and_ends_when_that_was_quiet_for_a_while() -> None:
     """Up to the rate each event goes its own way; above it they are collected, until some intervals were calm."""
-    flow: Flow[Listener] = Flow("dns_query_log", Rates(10))
-    assert [flow.count(query(1), 0.01 * n) for n in range(15)] == [False] * 10 + [True] * 5
+    flow: AggregationStream[Listener] = AggregationStream("dns_query_log", AggregationLimits(10))
+    assert [flow.count_event(query(1), 0.01 * n) for n in range(15)] == [False] * 10 + [True] * 5
     for second in range(1, CALM_INTERVALS):
-        assert flow.count(query(1), second + 0.5)
-    assert all(flow.count(query(1), CALM_INTERVALS + 0.5 + 0.001 * n) for n in range(20)), "the rate was reached again"
+        assert flow.count_event(query(1), second + 0.5)
+    assert all(flow.count_event(query(1), CALM_INTERVALS + 0.5 + 0.001 * n) for n in range(20)), (
+        "the rate was reached again"
+    )
     for second in range(CALM_INTERVALS + 1, 2 * CALM_INTERVALS + 1):
-        assert flow.count(query(1), second + 0.6)
-    assert not flow.count(query(1), 2 * CALM_INTERVALS + 2)
+        assert flow.count_event(query(1), second + 0.6)
+    assert not flow.count_event(query(1), 2 * CALM_INTERVALS + 2)
 
 
 def test_a_long_pause_ends_it() -> None:
     """After a pause there is no need to wait for the intervals one by one."""
-    flow: Flow[Listener] = Flow("dns_query_log", Rates(10))
-    assert [flow.count(query(1), 0) for _ in range(12)][-1]
-    assert not flow.count(query(1), CALM_INTERVALS + 2)
+    flow: AggregationStream[Listener] = AggregationStream("dns_query_log", AggregationLimits(10))
+    assert [flow.count_event(query(1), 0) for _ in range(12)][-1]
+    assert not flow.count_event(query(1), CALM_INTERVALS + 2)
 
 
 def test_each_type_has_its_rate() -> None:
     """The setting by type comes before the one for all."""
-    rates = Rates(100, {"rpz_hit": 5})
-    assert (rates.of("rpz_hit"), rates.of("dns_query_log")) == (5, 100)
+    rates = AggregationLimits(100, {"rpz_hit": 5})
+    assert (rates.rate_for("rpz_hit"), rates.rate_for("dns_query_log")) == (5, 100)
 
 
 def test_feeds_are_told_once_and_what_all_have_sent_is_forgotten() -> None:
     """A feed is told of the first event that waits for it; when all have sent everything, nothing is held on to."""
-    flow: Flow[Listener] = Flow("dns_query_log", Rates(0))
+    flow: AggregationStream[Listener] = AggregationStream("dns_query_log", AggregationLimits(0))
     one, two = Listener(), Listener()
-    flow.add(one)
-    flow.add(two)
+    flow.add_feed(one)
+    flow.add_feed(two)
     for offset in (1, 2, 3):
-        assert flow.count(query(1), 0.0)
-        flow.collect(query(offset), 0.0)
+        assert flow.count_event(query(1), 0.0)
+        flow.collect_event(query(offset), 0.0)
     assert one.told == two.told == [(1, 1.0)]
-    flow.is_level(one)
-    flow.collect(query(4), 0.0)
+    flow.mark_sent(one)
+    flow.collect_event(query(4), 0.0)
     assert (one.told, two.told) == ([(1, 1.0), (4, 1.0)], [(1, 1.0)])
-    assert flow.between(2, 9, 0) == flow.between(2, 4, 0)
-    flow.is_level(one)
-    flow.is_level(two)
+    assert flow.digest_between(2, 9, 0) == flow.digest_between(2, 4, 0)
+    flow.mark_sent(one)
+    flow.mark_sent(two)
     assert flow._offsets == []
-    assert flow.between(0, 9, 0) is None
+    assert flow.digest_between(0, 9, 0) is None
 
 
 def test_a_feed_that_has_gone_has_no_say() -> None:
     """What the last of two feeds has still to send is there, whatever one says that has left the flow."""
-    flow: Flow[Listener] = Flow("dns_query_log", Rates(0))
+    flow: AggregationStream[Listener] = AggregationStream("dns_query_log", AggregationLimits(0))
     one, two, gone = Listener(), Listener(), Listener()
     for feed in (one, two, gone):
-        flow.add(feed)
-    assert flow.count(query(1), 0.0)
-    flow.collect(query(1), 0.0)
-    flow.discard(gone)
-    flow.is_level(gone)
-    flow.is_level(one)
-    assert flow.between(0, 9, 0) is not None
-    flow.is_level(two)
-    assert flow.between(0, 9, 0) is None
+        flow.add_feed(feed)
+    assert flow.count_event(query(1), 0.0)
+    flow.collect_event(query(1), 0.0)
+    flow.discard_feed(gone)
+    flow.mark_sent(gone)
+    flow.mark_sent(one)
+    assert flow.digest_between(0, 9, 0) is not None
+    flow.mark_sent(two)
+    assert flow.digest_between(0, 9, 0) is None
 
 
 def test_a_flood_that_begins_again_forgets_nothing() -> None:
     """What one feed has still to send is there, also if the flood was over and back before it came to that."""
-    flow: Flow[Listener] = Flow("dns_query_log", Rates(1))
+    flow: AggregationStream[Listener] = AggregationStream("dns_query_log", AggregationLimits(1))
     one, two = Listener(), Listener()
-    flow.add(one)
-    flow.add(two)
-    assert [flow.count(query(1), 0.0), flow.count(query(1), 0.0)] == [False, True]
-    flow.collect(query(1), 0.0)
-    flow.is_level(one)
-    assert [flow.count(query(1), 50.0), flow.count(query(1), 50.0)] == [False, True]
-    flow.is_level(one)
+    flow.add_feed(one)
+    flow.add_feed(two)
+    assert [flow.count_event(query(1), 0.0), flow.count_event(query(1), 0.0)] == [False, True]
+    flow.collect_event(query(1), 0.0)
+    flow.mark_sent(one)
+    assert [flow.count_event(query(1), 50.0), flow.count_event(query(1), 50.0)] == [False, True]
+    flow.mark_sent(one)
     assert flow._offsets == [1]
-    flow.is_level(two)
+    flow.mark_sent(two)
     assert flow._offsets == []
 
 
 def test_what_is_collected_is_bounded() -> None:
     """At the bound all feeds are to send at once."""
-    flow: Flow[Listener] = Flow("dns_query_log", Rates(0))
+    flow: AggregationStream[Listener] = AggregationStream("dns_query_log", AggregationLimits(0))
     one = Listener()
-    flow.add(one)
-    flow.count(query(1), 0.0)
+    flow.add_feed(one)
+    flow.count_event(query(1), 0.0)
     for offset in range(MAX_COLLECTED):
-        flow.collect(query(1 + offset), 0.5)
+        flow.collect_event(query(1 + offset), 0.5)
     assert one.told == [(1, 1.0), (MAX_COLLECTED, 0.5)]
 
 
 def test_an_interval_is_sampled_evenly_and_summed_up_once() -> None:
     """However often something goes out in it: all that is sent lies where it was, and the summary counts everything."""
-    flow: Flow[Listener] = Flow("dns_query_log", Rates(0))
-    flow.add(Listener())
+    flow: AggregationStream[Listener] = AggregationStream("dns_query_log", AggregationLimits(0))
+    flow.add_feed(Listener())
     sample: list[int] = []
     total = summed = 0
     for offset in range(1, 2_001):
         now = offset / 1_000 - 0.0005
-        assert flow.count(query(offset), now)
-        flow.collect(query(offset), now)
+        assert flow.count_event(query(offset), now)
+        flow.collect_event(query(offset), now)
         if offset % 10 == 0:
-            digest = flow.between(offset - 10, offset, summed)
+            digest = flow.digest_between(offset - 10, offset, summed)
             assert digest is not None
             total += digest.total
             summed += len(digest.summaries)
@@ -170,8 +172,8 @@ def test_an_interval_is_sampled_evenly_and_summed_up_once() -> None:
     assert (total, summed) == (2_000, 1)
     assert len([o for o in sample if o <= 1_000]) == SAMPLE_EVENTS
     assert [o for o in sample if o > 1_001] == list(range(1_051, 2_001, 50))
-    flow.roll(2.1)
-    end = flow.between(2_000, 2_000, summed)
+    flow.rotate(2.1)
+    end = flow.digest_between(2_000, 2_000, summed)
     assert end is not None
     [last] = end.summaries
     data = msgspec.json.decode(last.event.data)
@@ -197,7 +199,7 @@ def test_counts_are_exact(made: list[tuple[str, str, str | None, bool]]) -> None
         query(n, name, query_type=kind, rcode=rcode, blocked=blocked)
         for n, (name, kind, rcode, blocked) in enumerate(made, 1)
     ]
-    digest = digest_of("dns_query_log", entries, 2.0)
+    digest = build_digest("dns_query_log", entries, 2.0)
     assert digest.total == len(entries)
     gaps = {b.offset - a.offset for a, b in zip(digest.sample, digest.sample[1:], strict=False)}
     assert len(gaps) <= 1
@@ -223,12 +225,12 @@ def test_tables_are_short_whatever_is_asked_for() -> None:
     summary = query_stats(entries, 1.0)
     assert len(msgspec.json.decode(summary.event.data)["top_names"]) == TOP_ROWS
     for codec in Codec:
-        assert len(summary.fragment(codec, frozenset()) or b"") < SUMMARY_BYTES + 4_096
+        assert len(summary.get_fragment(codec, frozenset()) or b"") < SUMMARY_BYTES + 4_096
 
 
 def test_few_events_are_no_flood() -> None:
     """What would be a sample of itself is sent as it is, without a summary."""
-    digest = digest_of("dns_query_log", [query(n) for n in range(SAMPLE_EVENTS)], 1.0)
+    digest = build_digest("dns_query_log", [query(n) for n in range(SAMPLE_EVENTS)], 1.0)
     assert (len(digest.sample), digest.summaries) == (SAMPLE_EVENTS, ())
 
 
@@ -252,11 +254,11 @@ FILTERS: list[dict[str, list[str]] | None] = [
 ]
 
 
-def feeds_with(wanted: list[int], feeds: Feeds[int]) -> list[Feed[int]]:
+def feeds_with(wanted: list[int], feeds: FeedIndex[int]) -> list[Feed[int]]:
     made = []
     for n, index in zip(count(), wanted, strict=False):
         patterns = {f"custom.c{n}": (), "dns_query_log": parse_filter(FILTERS[index], CATALOG)}
-        made.append(feeds.get(feed_key(resolve(patterns, ADMIN, CATALOG).selection, ADMIN, Codec.json, CATALOG)))
+        made.append(feeds.get(build_feed_key(resolve(patterns, ADMIN, CATALOG).selection, ADMIN, Codec.json, CATALOG)))
     return made
 
 
@@ -276,39 +278,39 @@ def feeds_with(wanted: list[int], feeds: Feeds[int]) -> list[Feed[int]]:
 @settings(deadline=None, max_examples=80)
 def test_flows_find_what_feeds_accept(wanted: list[int], made: list[tuple[str, str, str]], dropped: set[int]) -> None:
     """An event reaches the feeds that accept it through its flows, each once, whoever else has come and gone."""
-    feeds: Feeds[int] = Feeds(Log(), rates=Rates(0))
+    feeds: FeedIndex[int] = FeedIndex(RecentLog(), rates=AggregationLimits(0))
     all_of_them = feeds_with(wanted, feeds)
     for n in dropped:
         if n < len(all_of_them):
             feeds.drop(all_of_them[n])
     for name, kind, client in made:
         entry = query(1, name, query_type=kind, client_ip=client)
-        found = [feed for flow in feeds._flows.matching(entry) for feed in flow.feeds]
+        found = [feed for flow in feeds._streams.matching(entry) for feed in flow.feeds]
         assert len(found) == len(set(found))
         assert set(found) == {feed for feed in feeds if feed.accepts(entry)}
 
 
 def test_a_dropped_feed_leaves_no_flow_behind() -> None:
     """Feeds that come and go leave nothing in the index of flows, and no flood that nobody sees."""
-    feeds: Feeds[int] = Feeds(Log(), rates=Rates(0))
+    feeds: FeedIndex[int] = FeedIndex(RecentLog(), rates=AggregationLimits(0))
     made = feeds_with([0, 1, 2, 3, 4], feeds)
     feeds.add_telemetry(query(1), 0.1, 0.0)
     assert feeds.aggregating == {"dns_query_log": 5}
     for feed in made:
-        assert feed.due is not None
+        assert feed.flush_at is not None
         feeds.drop(feed)
-        assert (feed.due, feed.flows) == (None, {})
+        assert (feed.flush_at, feed.streams) == (None, {})
     assert feeds.aggregating == {}
-    assert not feeds._flows._index
-    assert not len(feeds._flows._index)
+    assert not feeds._streams._index
+    assert not len(feeds._streams._index)
 
 
 def test_a_flood_is_flushed_in_frames_that_are_bounded() -> None:
     """However much is collected, a frame stays small, says where it ends, and leaves nothing waiting."""
-    log = Log()
-    feeds: Feeds[int] = Feeds(log, rates=Rates(0))
+    log = RecentLog()
+    feeds: FeedIndex[int] = FeedIndex(log, rates=AggregationLimits(0))
     [feed] = feeds_with([0], feeds)
-    feed.join(1, Lag(0), 0.0)
+    feed.add_connection(1, ReaderPosition(0), 0.0)
     for offset in range(1, 5_001):
         entry = log.append(offset, encode_event(query(offset, "n" * 200, filler="x" * 3_000).event))
         assert entry is not None
@@ -317,29 +319,29 @@ def test_a_flood_is_flushed_in_frames_that_are_bounded() -> None:
     assert frame.cursor == 5_000
     assert frame.payload is not None
     assert len(frame.payload) < 40_000
-    assert frame.events + frame.left == 5_001  # the summary is an event, too
-    assert not feed._waits
+    assert frame.event_count + frame.omitted_count == 5_001  # the summary is an event, too
+    assert not feed._has_pending
 
 
 def test_what_a_flow_holds_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     """However large events are: another summary begins, the oldest of the sample go, and counts are exact."""
     monkeypatch.setattr("solowire.fanout.aggregation.MAX_COLLECTED_BYTES", 100_000)
     monkeypatch.setattr("solowire.fanout.aggregation.SAMPLE_KEPT_BYTES", 20_000)
-    flow: Flow[Listener] = Flow("dns_query_log", Rates(1))
-    flow.add(Listener())
+    flow: AggregationStream[Listener] = AggregationStream("dns_query_log", AggregationLimits(1))
+    flow.add_feed(Listener())
     collected = 0
     for n in range(1, 501):
         entry = query(n, message="x" * 900)
-        if flow.count(entry, n / 1000):
-            flow.collect(entry, n / 1000)
+        if flow.count_event(entry, n / 1000):
+            flow.collect_event(entry, n / 1000)
             collected += 1
         assert sum(e.size for e in flow._unsummed) < 100_000
         assert sum(e.size for e in flow._sample) <= 20_000
-    flow.roll(10.0)
-    digest = flow.between(0, 500, 0)
+    flow.rotate(10.0)
+    digest = flow.digest_between(0, 500, 0)
     assert digest is not None
     assert digest.total == collected
-    assert flow.summed > 5
-    assert len(digest.summaries) == flow.summed
+    assert flow.summary_count > 5
+    assert len(digest.summaries) == flow.summary_count
     totals = [msgspec.json.decode(summary.event.data)["total_queries"] for summary in digest.summaries]
     assert sum(totals) == collected

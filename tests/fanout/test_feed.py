@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from solowire.domains.dns.event_types import CATALOG
-from solowire.fanout.catch_up import MAX_EVENTS_BYTES, Lag
-from solowire.fanout.feed import Feed, FlushDelays, feed_key
-from solowire.fanout.feed_index import Feeds
-from solowire.fanout.recent_log import Entry, Log
+from solowire.fanout.catch_up import MAX_EVENTS_BYTES, ReaderPosition
+from solowire.fanout.feed import Feed, FlushDelays, build_feed_key
+from solowire.fanout.feed_index import FeedIndex
+from solowire.fanout.recent_log import Entry, RecentLog
 from solowire.model.access import View
 from solowire.model.events import Event, Priority, encode_event
 from solowire.model.subscriptions import Selection, parse_filter, resolve
@@ -30,8 +30,8 @@ def selected(view: View, wanted: list[tuple[str, dict[str, list[str]]]]) -> Sele
     return resolve({p: parse_filter(f, CATALOG) for p, f in wanted}, view, CATALOG).selection
 
 
-def feed_of(log: Log, *patterns: str, codec: Codec = Codec.json) -> Feed[str]:
-    return Feed(feed_key(selected(ADMIN, [(p, {}) for p in patterns]), ADMIN, codec, CATALOG), log)
+def feed_of(log: RecentLog, *patterns: str, codec: Codec = Codec.json) -> Feed[str]:
+    return Feed(build_feed_key(selected(ADMIN, [(p, {}) for p in patterns]), ADMIN, codec, CATALOG), log)
 
 
 def offsets(payload: str | bytes | None, codec: Codec = Codec.json) -> list[int]:
@@ -63,7 +63,7 @@ views = st.builds(
     st.sampled_from([(), (("zone", ("example.com",)),), (("zone", ()),), (("host", ("ns1",)), ("zone", ("com",)))]),
 )
 keys = st.builds(
-    lambda view, wanted, codec: feed_key(selected(view, wanted), view, codec, CATALOG),
+    lambda view, wanted, codec: build_feed_key(selected(view, wanted), view, codec, CATALOG),
     views,
     wanted_patterns,
     st.sampled_from(Codec),
@@ -90,7 +90,7 @@ def published(draw: st.DrawFn) -> Event:
 @settings(deadline=None, max_examples=150)
 def test_the_index_finds_what_matches(keys: list[Any], events: list[Event], dropped: set[int]) -> None:
     """An event reaches exactly the feeds that want it, whether or not others of them were there and have gone."""
-    feeds: Feeds[str] = Feeds(Log())
+    feeds: FeedIndex[str] = FeedIndex(RecentLog())
     made = [feeds.get(key) for key in keys]
     for n in dropped:
         if n < len(made):
@@ -102,35 +102,35 @@ def test_the_index_finds_what_matches(keys: list[Any], events: list[Event], drop
 
 def test_a_dropped_feed_leaves_nothing_behind() -> None:
     """Feeds that come and go with their users leave no trace in the index."""
-    feeds: Feeds[str] = Feeds(Log())
+    feeds: FeedIndex[str] = FeedIndex(RecentLog())
     for zone in range(50):
         selection = selected(ADMIN, [("*", {"zone": [f"z{zone}.org", "x.org"]})])
-        feed = feeds.get(feed_key(selection, ADMIN, Codec.json, CATALOG))
+        feed = feeds.get(build_feed_key(selection, ADMIN, Codec.json, CATALOG))
         feeds.drop(feed)
         feeds.drop(feed)
     assert len(feeds) == 0
-    for index in (feeds._index, feeds._flows._index):
+    for index in (feeds._index, feeds._streams._index):
         assert not index
         assert index._filters == index._slots == {}
 
 
 def test_equal_views_share_a_feed() -> None:
     """Connections that may see and want the same are one feed; another codec or another redaction makes two."""
-    feeds: Feeds[str] = Feeds(Log())
+    feeds: FeedIndex[str] = FeedIndex(RecentLog())
     selection = selected(ADMIN, [("dns_query_log", {})])
     less = View(frozenset({"dns.read"}))
     other_but_equal = View(frozenset({"dns.*", "sensitive.*"}))
-    one = feeds.get(feed_key(selection, ADMIN, Codec.json, CATALOG))
-    assert feeds.get(feed_key(selection, other_but_equal, Codec.json, CATALOG)) is one
-    assert feeds.get(feed_key(selection, ADMIN, Codec.msgpack, CATALOG)) is not one
-    assert feeds.get(feed_key(selection, less, Codec.json, CATALOG)) is not one
+    one = feeds.get(build_feed_key(selection, ADMIN, Codec.json, CATALOG))
+    assert feeds.get(build_feed_key(selection, other_but_equal, Codec.json, CATALOG)) is one
+    assert feeds.get(build_feed_key(selection, ADMIN, Codec.msgpack, CATALOG)) is not one
+    assert feeds.get(build_feed_key(selection, less, Codec.json, CATALOG)) is not one
 
 
 # ------------------------------------------------------------------------------------------------------ one feed
 
 
-def filled(sizes: list[int], users: dict[int, str] | None = None) -> Log:
-    log = Log()
+def filled(sizes: list[int], users: dict[int, str] | None = None) -> RecentLog:
+    log = RecentLog()
     for offset, size in enumerate(sizes, 1):
         user = (users or {}).get(offset)
         log.append(offset, encode_event(event("custom.a", {"x": "x" * size}, user=user)))
@@ -151,52 +151,52 @@ def filled(sizes: list[int], users: dict[int, str] | None = None) -> Log:
 )
 def test_how_long_an_event_waits(priority: Priority, connections: int, seconds: float) -> None:
     """An event waits as long as its priority allows, and less where there are few connections to save frames for."""
-    assert FlushDelays().of(priority, connections) == pytest.approx(seconds)
+    assert FlushDelays().delay_for(priority, connections) == pytest.approx(seconds)
 
 
 def test_a_flush_moves_all_who_are_current() -> None:
     """One frame is built for all connections that stand at the same place, and they stand behind it then."""
-    log = Log()
+    log = RecentLog()
     feed = feed_of(log, "custom.a")
     for name in ("alice", "bob"):
-        assert feed.join(name, Lag(0), 0.0) is False
+        assert feed.add_connection(name, ReaderPosition(0), 0.0) is False
     entry = log.append(3, encode_event(event("custom.a", {})))
     assert entry is not None
     assert feed.add(entry, 0.1, 5.0) is True
-    assert feed.due == 5.0
+    assert feed.flush_at == 5.0
     log.position = 7
     frame = feed.flush(5.0)
-    assert (frame.cursor, frame.events, offsets(frame.payload)) == (7, 1, [3])
+    assert (frame.cursor, frame.event_count, offsets(frame.payload)) == (7, 1, [3])
     assert feed.cursor_of("alice") == feed.cursor_of("bob") == 7
     assert feed.flush(6.0).payload is None
 
 
 def test_who_could_not_be_given_a_frame_stays_where_it_was() -> None:
     """A connection that was busy keeps its cursor, reads the log from there, and is current again when it has all."""
-    log = Log()
+    log = RecentLog()
     feed = feed_of(log, "custom.a")
-    feed.join("alice", Lag(0), 0.0)
-    feed.join("bob", Lag(0), 0.0)
+    feed.add_connection("alice", ReaderPosition(0), 0.0)
+    feed.add_connection("bob", ReaderPosition(0), 0.0)
     for offset in (1, 2):
         entry = log.append(offset, encode_event(event("custom.a", {})))
         assert entry is not None
         feed.add(entry, 0.0, 1.0)
-    before = feed.place
+    before = feed.head_cursor
     feed.flush(1.0)
-    feed.fell_behind(["bob"], before)
+    feed.mark_behind(["bob"], before)
     assert (feed.cursor_of("alice"), feed.cursor_of("bob")) == (2, 0)
-    frame = feed.read(feed.behind["bob"])
+    frame = feed.read_frame(feed.behind["bob"])
     assert (frame.cursor, offsets(frame.payload)) == (2, [1, 2])
-    assert feed.caught_up("bob", frame)
+    assert feed.mark_delivered("bob", frame)
     assert feed.current == {"alice", "bob"}
 
 
 def test_nothing_is_written_for_nobody() -> None:
     """While all connections of a feed are behind, an event costs no fragment, and who catches up gets each once."""
-    log = Log()
+    log = RecentLog()
     feed = feed_of(log, "custom.a")
-    feed.join("alice", Lag(0), 0.0)
-    feed.hold("alice")
+    feed.add_connection("alice", ReaderPosition(0), 0.0)
+    feed.hold_for_replies("alice")
     entries = []
     for offset in (1, 2):
         entry = log.append(offset, encode_event(event("custom.a", {})))
@@ -204,23 +204,27 @@ def test_nothing_is_written_for_nobody() -> None:
         feed.add(entry, 0.5, 1.0)
         entries.append(entry)
     assert [e._fragments for e in entries] == [{}, {}]
-    assert feed.due is not None
+    assert feed.flush_at is not None
     assert feed.cursor_of("alice") == 0
-    feed.take_up("alice")
-    feed.caught_up("alice", feed.read(feed.behind["alice"]))
+    feed.unpark("alice")
+    feed.mark_delivered("alice", feed.read_frame(feed.behind["alice"]))
     assert feed.current == set(), "it stands where the feed does, but what comes next is not pending"
     assert feed.flush(1.5).payload is None
-    frame = feed.read(feed.behind["alice"])
+    frame = feed.read_frame(feed.behind["alice"])
     assert offsets(frame.payload) == [1, 2]
-    assert feed.caught_up("alice", frame)
+    assert feed.mark_delivered("alice", frame)
 
 
 def test_a_personal_event_is_read_by_its_user_only() -> None:
     """The frame for one user holds what is theirs alone; the frame that others share does not."""
     log = filled([1, 1, 1], {2: "alice"})
     feed = feed_of(log, "custom.a")
-    assert offsets(feed.read(Lag(0), "alice").payload) == [1, 2, 3]
-    assert offsets(feed.read(Lag(0), "bob").payload) == offsets(feed.read(Lag(0), None).payload) == [1, 3]
+    assert offsets(feed.read_frame(ReaderPosition(0), "alice").payload) == [1, 2, 3]
+    assert (
+        offsets(feed.read_frame(ReaderPosition(0), "bob").payload)
+        == offsets(feed.read_frame(ReaderPosition(0), None).payload)
+        == [1, 3]
+    )
 
 
 def test_who_is_ahead_of_a_feed_gets_nothing_twice() -> None:
@@ -228,8 +232,11 @@ def test_who_is_ahead_of_a_feed_gets_nothing_twice() -> None:
     log = filled([1, 1, 1])
     feed = feed_of(log, "custom.a")
     feed.position = 1
-    assert feed.read(Lag(2), None) == feed.read(Lag(2), "alice")
-    assert (feed.read(Lag(2), None).cursor, feed.read(Lag(2), None).payload) == (2, None)
+    assert feed.read_frame(ReaderPosition(2), None) == feed.read_frame(ReaderPosition(2), "alice")
+    assert (feed.read_frame(ReaderPosition(2), None).cursor, feed.read_frame(ReaderPosition(2), None).payload) == (
+        2,
+        None,
+    )
 
 
 sizes_of_events = st.lists(st.integers(0, 200) | st.integers(0, 40_000) | st.integers(60_000, 70_000), max_size=20)
@@ -241,14 +248,14 @@ def test_frames_are_bounded_however_they_are_made(sizes: list[int], codec: Codec
     """Flushed, read or listed, a frame has at most 64 KB unless one event alone is larger, and none is left out."""
     log = filled(sizes)
     feed = feed_of(log, "custom.*", codec=codec)
-    entries = list(log.after(0))
-    pieces = [(e.offset, f) for e in entries if (f := feed.fragment(e)) is not None]
-    listed = list(feed.frames_of(pieces, log.position))
+    entries = list(log.entries_after(0))
+    pieces = [(e.offset, f) for e in entries if (f := feed.encode_for(e)) is not None]
+    listed = list(feed.build_frames(pieces, log.position))
 
     def read() -> Iterator[str | bytes | None]:
         cursor = 0
         while cursor < log.position:
-            frame = feed.read(Lag(cursor), None)
+            frame = feed.read_frame(ReaderPosition(cursor), None)
             assert frame.cursor > cursor
             cursor = frame.cursor
             yield frame.payload
@@ -258,9 +265,9 @@ def test_frames_are_bounded_however_they_are_made(sizes: list[int], codec: Codec
         feed.current.add("alice")
         for entry in entries:
             feed.add(entry, 0.0, 1.0)
-        while feed.due is not None:
+        while feed.flush_at is not None:
             before = feed.position
-            frame = feed.flush(feed.due)
+            frame = feed.flush(feed.flush_at)
             assert frame.cursor == feed.position
             assert feed.position > before or frame.payload is None
             yield frame.payload
@@ -279,6 +286,6 @@ def test_a_frame_is_as_full_as_it_may_be() -> None:
     """Someone who has missed thousands of events gets them in full frames, not in crumbs."""
     log = filled([100] * 2000)
     feed = feed_of(log, "custom.a")
-    frame = feed.read(Lag(0), None)
+    frame = feed.read_frame(ReaderPosition(0), None)
     assert frame.payload is not None
     assert MAX_EVENTS_BYTES * 0.98 < len(frame.payload) <= MAX_FRAME_BYTES

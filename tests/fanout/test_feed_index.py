@@ -6,13 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from solowire.domains.dns.event_types import CATALOG
-from solowire.fanout.feed import feed_key
-from solowire.fanout.feed_index import Feeds
+from solowire.fanout.feed import build_feed_key
+from solowire.fanout.feed_index import FeedIndex
 from solowire.fanout.frame_builder import FeedKey
-from solowire.fanout.recent_log import Entry, Log
+from solowire.fanout.recent_log import Entry, RecentLog
 from solowire.model.access import View
 from solowire.model.events import encode_event
-from solowire.model.subscriptions import resolve, wanted_of
+from solowire.model.subscriptions import parse_wanted, resolve
 from solowire.protocol.messages import Codec
 from tests.factories import event
 
@@ -31,11 +31,11 @@ wanted = st.tuples(st.lists(st.sampled_from(PATTERNS), min_size=1, max_size=3, u
 
 def key(asked: tuple[list[str], dict[str, list[str]]]) -> FeedKey:
     patterns, filter = asked
-    resolved = resolve(wanted_of(patterns, filter, None, CATALOG), EVERYTHING, CATALOG)
-    return feed_key(resolved.selection, EVERYTHING, Codec.json, CATALOG)
+    resolved = resolve(parse_wanted(patterns, filter, None, CATALOG), EVERYTHING, CATALOG)
+    return build_feed_key(resolved.selection, EVERYTHING, Codec.json, CATALOG)
 
 
-def entries(log: Log) -> list[Entry]:
+def entries(log: RecentLog) -> list[Entry]:
     made = []
     for name in NAMES:
         for actor in ACTORS:
@@ -44,7 +44,7 @@ def entries(log: Log) -> list[Entry]:
             made.append(event("custom.y", {"zone": name, "topic": actor}))
         made.append(event("dns_query_log", {"client_ip": "::1", "query_type": "A", "query_domain": name}))
         made.append(event("dns_query_log", {"client_ip": "::1", "query_type": "A", "query_domain": name, "zone": "a"}))
-    found = [log.entry(n, encode_event(one)) for n, one in enumerate(made, 1)]
+    found = [log.decode_entry(n, encode_event(one)) for n, one in enumerate(made, 1)]
     return [entry for entry in found if entry is not None]
 
 
@@ -54,14 +54,14 @@ def test_the_feeds_of_an_event_are_those_that_accept_it(
     asked: list[tuple[list[str], dict[str, list[str]]]], data: st.DataObject
 ) -> None:
     """Of whatever feeds there are, before and after some are dropped; and when all are, nothing is left of them."""
-    log = Log()
-    feeds: Feeds[str] = Feeds(log)
+    log = RecentLog()
+    feeds: FeedIndex[str] = FeedIndex(log)
     made = {feeds.get(key(one)) for one in asked}
     sound = entries(log)
     for _ in range(2):
         for entry in sound:
             assert feeds.matching(entry) == {feed for feed in made if feed.accepts(entry)}
-            wants = {feed for flow in feeds._flows.matching(entry) for feed in flow.feeds}
+            wants = {feed for flow in feeds._streams.matching(entry) for feed in flow.feeds}
             if entry.event.type == "dns_query_log":
                 assert wants == {feed for feed in made if feed.accepts(entry)}
         for feed in data.draw(st.sets(st.sampled_from(sorted(made, key=id))) if made else st.just(set())):
@@ -70,4 +70,4 @@ def test_the_feeds_of_an_event_are_those_that_accept_it(
     for feed in made:
         feeds.drop(feed)
     assert not feeds._index
-    assert not feeds._flows._index
+    assert not feeds._streams._index

@@ -15,12 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from solowire.domains.dns.event_types import CATALOG
-from solowire.fanout.feed import Feed, feed_key
-from solowire.fanout.feed_index import Feeds
+from solowire.fanout.feed import Feed, build_feed_key
+from solowire.fanout.feed_index import FeedIndex
 from solowire.fanout.filter_index import FilterIndex
-from solowire.fanout.recent_log import Entry, Log
+from solowire.fanout.recent_log import Entry, RecentLog
 from solowire.model.access import View
-from solowire.model.subscriptions import Filter, parse_filter, resolve, wanted_of
+from solowire.model.subscriptions import Filter, parse_filter, parse_wanted, resolve
 from solowire.protocol.messages import Codec
 from tests.factories import event
 
@@ -38,11 +38,11 @@ class _Terms(dict[str, list[str]]):
 
 
 def feed_for(
-    feeds: Feeds[Any], *patterns: str, scopes: tuple[tuple[str, tuple[str, ...]], ...] = (), **filter: list[str]
+    feeds: FeedIndex[Any], *patterns: str, scopes: tuple[tuple[str, tuple[str, ...]], ...] = (), **filter: list[str]
 ) -> Feed[Any]:
     view = View(ADMIN.permissions, scopes)
     selection = resolve(dict.fromkeys(patterns, parse_filter(filter, CATALOG)), view, CATALOG).selection
-    return feeds.get(feed_key(selection, view, Codec.json, CATALOG))
+    return feeds.get(build_feed_key(selection, view, Codec.json, CATALOG))
 
 
 def entry_of(name: str, data: dict[str, Any]) -> Entry:
@@ -148,7 +148,7 @@ def test_feeds_that_dont_match_cost_an_event_nothing(
     called = {"name": "query_domain", "actor": "client_ip"} if name == "dns_query_log" else {}
     steps = []
     for size in (50, 500):
-        feeds: Feeds[Any] = Feeds(Log())
+        feeds: FeedIndex[Any] = FeedIndex(RecentLog())
         for n in range(size):
             feed_for(feeds, name, **{called.get(what, what): values for what, values in crowd(n).items()})
         assert feeds.matching(entry) == {feed for feed in feeds if feed.accepts(entry)} == set()
@@ -162,7 +162,7 @@ def test_custom_feeds_that_dont_match_cost_an_event_nothing() -> None:
     entry = entry_of("custom.deploy", {"zone": SHARED, "topic": "t"})
     steps = []
     for size in (50, 500):
-        feeds: Feeds[Any] = Feeds(Log())
+        feeds: FeedIndex[Any] = FeedIndex(RecentLog())
         for n in range(size):
             feed_for(feeds, "custom.*", "custom.other", zone=[SHARED], topic=[f"t{n}", f"u{n}"])
             feed_for(feeds, "custom.deploy", zone=[SHARED], topic=[f"t{n}", f"u{n}"])
@@ -173,7 +173,7 @@ def test_custom_feeds_that_dont_match_cost_an_event_nothing() -> None:
 
 def test_a_feed_that_matches_is_found_among_many_that_dont() -> None:
     """One of 500 that have all but one value in common; and the cost is that of one."""
-    feeds: Feeds[Any] = Feeds(Log())
+    feeds: FeedIndex[Any] = FeedIndex(RecentLog())
     made = [feed_for(feeds, "record_created", zone=[SHARED], actor=[f"a{n}"]) for n in range(500)]
     for n in (0, 8, 250, 499):
         assert feeds.matching(entry_of("record_created", {**RECORD, "actor": f"a{n}"})) == {made[n]}
@@ -188,12 +188,12 @@ def hello(**more: Any) -> dict[str, Any]:
     return {"subscriptions": ["*"], "filter": None, "filters": None, **more}
 
 
-def memory_of(feeds: Feeds[Any], raw: dict[str, Any]) -> tuple[int, object]:
+def memory_of(feeds: FeedIndex[Any], raw: dict[str, Any]) -> tuple[int, object]:
     """What it takes to keep what a hello asks for, in bytes, with the feed."""
     gc.collect()
     tracemalloc.start()
-    wanted = wanted_of(raw["subscriptions"], raw["filter"], raw["filters"], CATALOG)
-    feed = feeds.get(feed_key(resolve(wanted, ADMIN, CATALOG).selection, ADMIN, Codec.json, CATALOG))
+    wanted = parse_wanted(raw["subscriptions"], raw["filter"], raw["filters"], CATALOG)
+    feed = feeds.get(build_feed_key(resolve(wanted, ADMIN, CATALOG).selection, ADMIN, Codec.json, CATALOG))
     gc.collect()
     size = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
@@ -204,7 +204,7 @@ def test_a_filter_takes_memory_once_for_all_its_types() -> None:
     """A filter of many values on everything costs in proportion to the values, not to values × event types."""
     zones = [f"zone-number-{n:03}.example.org" for n in range(200)]
     text = sum(map(len, zones))
-    feeds: Feeds[Any] = Feeds(Log())
+    feeds: FeedIndex[Any] = FeedIndex(RecentLog())
     size, kept = memory_of(feeds, hello(filter={"zone": zones}))
     assert size < 25 * text
     assert kept
@@ -214,7 +214,7 @@ def test_equal_filters_take_memory_once_for_all_connections() -> None:
     """Another connection that says the same in other words adds its own words, and no sets of values."""
     zones = [f"zone-number-{n:03}.example.org" for n in range(200)]
     other = [zone.upper() + "." for zone in reversed(zones[1:])] + ["www." + zones[0], zones[0]]
-    feeds: Feeds[Any] = Feeds(Log())
+    feeds: FeedIndex[Any] = FeedIndex(RecentLog())
     own = {f"custom.t{n}": {"zone": other[n + 2 :], "topic": ["x"]} for n in range(3)}
     first, kept = memory_of(feeds, hello(filter={"zone": zones[:-1]}))
     second, kept_too = memory_of(feeds, hello(filter={"zone": other[1:]}))

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from solowire.fanout.fragment_cache import FRAGMENT_BYTES, FragmentCache, Fragments
-from solowire.fanout.recent_log import FRAGMENTS, Log
+from solowire.fanout.recent_log import FRAGMENTS, RecentLog
 from solowire.model.events import encode_event
 from solowire.protocol.messages import Codec
 from tests.factories import event
@@ -28,26 +28,26 @@ def test_what_is_kept_is_counted_and_bounded(steps: list[tuple[int, Codec, int]]
 
 def test_a_log_s_fragments_are_bounded_whatever_the_number_of_codecs() -> None:
     """Those of the oldest events go first, and are made again, the same, for who reads that far back."""
-    log = Log(max_bytes=100_000)
+    log = RecentLog(max_bytes=100_000)
     for offset in range(1, 61):
         log.append(offset, encode_event(event(data={"x": "x" * 500})))
-    first = next(log.after(0))
-    before = first.fragment(Codec.json, frozenset())
-    for entry in log.after(0):
+    first = next(log.entries_after(0))
+    before = first.get_fragment(Codec.json, frozenset())
+    for entry in log.entries_after(0):
         for codec in Codec:
-            entry.fragment(codec, frozenset())
+            entry.get_fragment(codec, frozenset())
         assert log.fragments.bytes <= 100_000 // FRAGMENTS
-    again = first.fragment(Codec.json, frozenset())
+    again = first.get_fragment(Codec.json, frozenset())
     assert again == before
     assert again is not before
-    newest = log.newest(1)[0]
-    assert newest.fragment(Codec.json, frozenset()) is newest.fragment(Codec.json, frozenset())
+    newest = log.newest_entries(1)[0]
+    assert newest.get_fragment(Codec.json, frozenset()) is newest.get_fragment(Codec.json, frozenset())
 
 
 def test_what_is_only_passed_on_pushes_nothing_out() -> None:
     """A replay's events are no part of the log: what they are written as is not kept for them."""
-    log = Log()
-    passing = log.entry(1, encode_event(event()))
+    log = RecentLog()
+    passing = log.decode_entry(1, encode_event(event()))
     assert passing is not None
-    assert passing.fragment(Codec.json, frozenset())
+    assert passing.get_fragment(Codec.json, frozenset())
     assert log.fragments.bytes == 0

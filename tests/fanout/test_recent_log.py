@@ -13,27 +13,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from solowire.domains.dns.event_types import CATALOG
-from solowire.fanout.recent_log import OLDER, Entry, Log
+from solowire.fanout.recent_log import OLDER, Entry, RecentLog
 from solowire.model.access import View
 from solowire.model.events import Delivery, Event, encode_event
 from solowire.protocol.messages import Codec, ReceivedEvent
 from tests.factories import event
 
 
-def filled(count: int, size: int = 0, **bounds: int) -> Log:
-    log = Log(**bounds)
+def filled(count: int, size: int = 0, **bounds: int) -> RecentLog:
+    log = RecentLog(**bounds)
     for offset in range(1, count + 1):
         log.append(offset, encode_event(event(data={"x": "x" * size})))
     return log
 
 
-def offsets(log: Log, cursor: int) -> list[int]:
-    return [entry.offset for entry in log.after(cursor)]
+def offsets(log: RecentLog, cursor: int) -> list[int]:
+    return [entry.offset for entry in log.entries_after(cursor)]
 
 
 def test_reads_on_from_any_cursor() -> None:
     """A reader gets everything behind its cursor, oldest first, and nothing when it has all."""
-    log = Log()
+    log = RecentLog()
     for offset in (2, 3, 7, 9):
         log.append(offset, encode_event(event()))
     assert offsets(log, 0) == [2, 3, 7, 9]
@@ -45,56 +45,58 @@ def test_is_bounded_in_events() -> None:
     """The log never holds more events than it may, and its floor says from where on it can be read."""
     log = filled(100, max_events=100)
     log.trim()
-    assert (len(log), log.floor) == (100, 0)
+    assert (len(log), log.start_offset) == (100, 0)
     log.append(101, encode_event(event()))
     log.trim()
     assert len(log) == 90
-    assert log.floor == 11
-    assert offsets(log, log.floor) == list(range(12, 102))
+    assert log.start_offset == 11
+    assert offsets(log, log.start_offset) == list(range(12, 102))
 
 
 def test_is_bounded_in_bytes() -> None:
     """The log never holds more bytes than it may, however large events are."""
     log = filled(100, size=1000, max_bytes=50_000)
     log.trim()
-    assert log.bytes <= 50_000
-    assert log.bytes == sum(entry.size for entry in log.after(0))
-    assert offsets(log, log.floor) == list(range(log.floor + 1, 101))
+    assert log.entry_bytes <= 50_000
+    assert log.entry_bytes == sum(entry.size for entry in log.entries_after(0))
+    assert offsets(log, log.start_offset) == list(range(log.start_offset + 1, 101))
 
 
 def test_durable_events_stay_for_longer() -> None:
     """What is trimmed is kept if it is durable, within bounds of its own, and what is gone then is told."""
-    log, gone = Log(max_events=100), list[int]()
+    log, gone = RecentLog(max_events=100), list[int]()
     for offset in range(1, 301):
         log.append(offset, encode_event(event("custom.a") if offset % 5 == 0 else event("dns_query_log", QUERY)))
         gone += [e.offset for e in log.trim()]
-    assert [e.offset for e in log.older(0, log.floor)] == list(range(5, log.floor + 1, 5))[-(100 // OLDER) :]
-    kept = [e.offset for e in log.older(0, log.floor)]
-    assert gone + kept == list(range(5, log.floor + 1, 5))
-    assert [e.offset for e in log.older(kept[2], kept[5])] == kept[3:6]
-    assert offsets(log, log.floor) == list(range(log.floor + 1, 301))
+    assert [e.offset for e in log.durable_tail(0, log.start_offset)] == list(range(5, log.start_offset + 1, 5))[
+        -(100 // OLDER) :
+    ]
+    kept = [e.offset for e in log.durable_tail(0, log.start_offset)]
+    assert gone + kept == list(range(5, log.start_offset + 1, 5))
+    assert [e.offset for e in log.durable_tail(kept[2], kept[5])] == kept[3:6]
+    assert offsets(log, log.start_offset) == list(range(log.start_offset + 1, 301))
 
 
 def test_durable_events_that_stay_for_longer_are_bounded_in_bytes() -> None:
     """However large they are, what has left the log takes no more than its part of the bytes."""
     log = filled(100, size=1000, max_bytes=50_000)
     gone = log.trim()
-    kept = log.older(0, log.floor)
+    kept = log.durable_tail(0, log.start_offset)
     assert 0 < sum(entry.size for entry in kept) <= 50_000 // OLDER
-    assert [e.offset for e in [*gone, *kept]] == list(range(1, log.floor + 1))
+    assert [e.offset for e in [*gone, *kept]] == list(range(1, log.start_offset + 1))
 
 
 def test_an_event_larger_than_the_log_leaves_it_empty() -> None:
     """One event over the bound is forgotten too, and the floor says that it is."""
     log = filled(1, size=1000, max_bytes=500)
     log.trim()
-    assert (len(log), log.floor, log.position, log.bytes) == (0, 1, 1, 0)
+    assert (len(log), log.start_offset, log.position, log.entry_bytes) == (0, 1, 1, 0)
     assert offsets(log, 0) == []
 
 
 def test_an_unknown_type_is_skipped() -> None:
     """An event of a type that only a newer process knows is skipped, and the log goes on."""
-    log = Log()
+    log = RecentLog()
     unknown = msgspec.structs.replace(event(), type="from_the_future")
     assert log.append(1, encode_event(unknown)) is None
     assert log.append(2, encode_event(event())) is not None
@@ -106,7 +108,7 @@ def test_what_is_no_event_is_refused(body: bytes) -> None:
     """Bytes that are no event are passed over and counted, once, and leave the log as it was."""
     log = filled(3)
     assert log.append(4, body) is None
-    assert log.entry(4, body) is None
+    assert log.decode_entry(4, body) is None
     assert (log.position, len(log), log.skipped.totals) == (3, 3, {"undecodable": 1})
 
 
@@ -116,7 +118,7 @@ def metrics(host: str | None, offset_in_id: int = 0, user: str | None = None) ->
 
 def test_knows_the_newest_of_each_state() -> None:
     """Who connects gets the newest value of each thing, also when its event has left the log long ago."""
-    log = Log(max_events=10)
+    log = RecentLog(max_events=10)
     log.append(1, metrics("ns1"))
     log.append(2, metrics("ns2"))
     log.append(3, metrics("ns1"))
@@ -124,58 +126,58 @@ def test_knows_the_newest_of_each_state() -> None:
     for offset in range(5, 50):
         log.append(offset, encode_event(event()))
         log.trim()
-    assert log.floor > 4
-    assert sorted(e.offset for e in log.latest()) == [2, 3, 4]
+    assert log.start_offset > 4
+    assert sorted(e.offset for e in log.latest_states()) == [2, 3, 4]
 
 
 def test_the_states_are_bounded() -> None:
     """A publisher that makes up keys makes the shard forget the state that has been quiet longest, not grow."""
-    log = Log(max_keys=3)
+    log = RecentLog(max_keys=3)
     for offset, host in enumerate(["a", "b", "c", "a", "d", "e"], 1):
         log.append(offset, metrics(host))
-    assert [(e.offset, e.event.key) for e in log.latest()] == [(4, "a"), (5, "d"), (6, "e")]
+    assert [(e.offset, e.event.key) for e in log.latest_states()] == [(4, "a"), (5, "d"), (6, "e")]
 
 
 def test_knows_whether_someone_has_mail() -> None:
     """An event for one user alone is found from any cursor before it, and forgotten when it leaves the log."""
-    log = Log(max_events=10)
+    log = RecentLog(max_events=10)
     log.append(1, encode_event(event(user="alice")))
     log.append(2, encode_event(event(user="bob")))
     log.append(3, encode_event(event(user="alice")))
-    assert log.has_for("alice", 0)
-    assert log.has_for("alice", 2)
-    assert not log.has_for("alice", 3)
-    assert not log.has_for("bob", 2)
-    assert not log.has_for("carol", 0)
+    assert log.has_personal_after("alice", 0)
+    assert log.has_personal_after("alice", 2)
+    assert not log.has_personal_after("alice", 3)
+    assert not log.has_personal_after("bob", 2)
+    assert not log.has_personal_after("carol", 0)
     for offset in range(4, 12):
         log.append(offset, encode_event(event()))
     log.trim()
-    assert log.floor == 2
-    assert not log.has_for("bob", log.floor)
-    assert log.has_for("alice", log.floor)
+    assert log.start_offset == 2
+    assert not log.has_personal_after("bob", log.start_offset)
+    assert log.has_personal_after("alice", log.start_offset)
     for offset in range(12, 30):
         log.append(offset, encode_event(event()))
         log.trim()
-    assert not log.has_for("alice", 0)
+    assert not log.has_personal_after("alice", 0)
 
 
 def test_a_reset_forgets_everything() -> None:
     """After a log was lost nothing of the old one can be read, and no old state is shown as current."""
     log = filled(11, size=500, max_bytes=12_000)
     log.trim()
-    assert len(log.older(0, 40)) == 2
+    assert len(log.durable_tail(0, 40)) == 2
     log.append(12, metrics("ns1", user="alice"))
     log.reset(40)
-    assert log.older(0, 40) == []
-    assert (log.position, log.floor, log.bytes, len(log)) == (40, 40, 0, 0)
-    assert log.latest() == []
-    assert not log.has_for("alice", 0)
+    assert log.durable_tail(0, 40) == []
+    assert (log.position, log.start_offset, log.entry_bytes, len(log)) == (40, 40, 0, 0)
+    assert log.latest_states() == []
+    assert not log.has_personal_after("alice", 0)
     log.append(41, encode_event(event()))
     assert offsets(log, 40) == [41]
     for offset in range(42, 60):
         log.append(offset, encode_event(event(data={"x": "x" * 500})))
         log.trim()
-    assert len(log.older(40, log.floor)) == 2
+    assert len(log.durable_tail(40, log.start_offset)) == 2
 
 
 @given(
@@ -184,7 +186,7 @@ def test_a_reset_forgets_everything() -> None:
 @settings(deadline=None, max_examples=60)
 def test_everything_above_the_floor_is_there(steps: list[tuple[int, int]], max_events: int, max_bytes: int) -> None:
     """Whatever comes, the log holds all that came behind its floor and is within its bounds."""
-    log = Log(max_events=max_events, max_bytes=max_bytes)
+    log = RecentLog(max_events=max_events, max_bytes=max_bytes)
     came = []
     offset = 0
     for gap, size in steps:
@@ -193,8 +195,8 @@ def test_everything_above_the_floor_is_there(steps: list[tuple[int, int]], max_e
         came.append(offset)
         log.trim()
         assert len(log) <= max_events
-        assert log.bytes <= max_bytes
-        assert offsets(log, log.floor) == [o for o in came if o > log.floor]
+        assert log.entry_bytes <= max_bytes
+        assert offsets(log, log.start_offset) == [o for o in came if o > log.start_offset]
         assert log.position == offset
 
 
@@ -214,7 +216,7 @@ def entry(published: Event) -> Entry:
 def test_a_fragment_is_the_event(codec: Codec, decode: Any) -> None:
     """A client gets of an event what was published, in either codec."""
     published = event("dns_query_log", QUERY, user="alice", source="bind9", correlation_id="c")
-    fragment = entry(published).fragment(codec, frozenset())
+    fragment = entry(published).get_fragment(codec, frozenset())
     assert decode(fragment, type=ReceivedEvent) == ReceivedEvent(
         5, "id", "dns_query_log", "normal", "2026-01-01T00:00:00Z", QUERY, None, "alice", "bind9", "c"
     )
@@ -224,71 +226,71 @@ def test_a_fragment_is_the_event(codec: Codec, decode: Any) -> None:
 def test_a_fragment_is_redacted(codec: Codec) -> None:
     """An event that is shown to two kinds of users is encoded once for each, with what each may see."""
     one = entry(event("dns_query_log", QUERY))
-    hidden = VIEWER.hidden(one.type)
-    redacted = one.fragment(codec, hidden)
-    whole = one.fragment(codec, frozenset())
+    hidden = VIEWER.hidden_fields(one.type)
+    redacted = one.get_fragment(codec, hidden)
+    whole = one.get_fragment(codec, frozenset())
     assert redacted is not None
     assert whole is not None
     assert b"10.0.0.1" not in redacted
     assert b"10.0.0.1" in whole
-    assert one.fragment(codec, hidden) is redacted
+    assert one.get_fragment(codec, hidden) is redacted
 
 
 @pytest.mark.parametrize("number", [2**64, -(2**63) - 1, 10**30])
 def test_a_number_too_long_for_messagepack_is_sent_as_a_float(number: int) -> None:
     """An integer of more than 64 bits, which JSON allows, reaches MessagePack clients as nearly as they can hold it."""
     one = entry(event(data={"n": [number, 7], "x": "y"}))
-    fragment = one.fragment(Codec.msgpack, frozenset())
+    fragment = one.get_fragment(Codec.msgpack, frozenset())
     assert msgspec.msgpack.decode(fragment, type=ReceivedEvent).data == {"n": [float(number), 7], "x": "y"}
-    assert str(number).encode() in (one.fragment(Codec.json, frozenset()) or b"")
+    assert str(number).encode() in (one.get_fragment(Codec.json, frozenset()) or b"")
 
 
 def test_names_match_themselves_and_what_is_above_them() -> None:
     """A filter for a zone finds the events of all names beneath it, of the root's those of every name."""
-    assert entry(event("zone_created", {"zone": "A.Example.com."})).terms.get("zone") == (
+    assert entry(event("zone_created", {"zone": "A.Example.com."})).match_terms.get("zone") == (
         "a.example.com",
         "example.com",
         "com",
         ".",
     )
-    assert entry(event("zone_created", {"zone": "."})).terms.get("zone") == (".",)
-    assert entry(event("system_metrics", {"cpu_usage": 1, "host": "ns1.example.com"})).terms.get("host") == (
+    assert entry(event("zone_created", {"zone": "."})).match_terms.get("zone") == (".",)
+    assert entry(event("system_metrics", {"cpu_usage": 1, "host": "ns1.example.com"})).match_terms.get("host") == (
         "ns1.example.com",
     )
 
 
 def test_a_dot_within_a_label_is_none_between_labels() -> None:
     r"""The name `a\.example.com` is not beneath `example.com`, and a user of that zone doesn't see it."""
-    assert "example.com" not in entry(event("zone_created", {"zone": r"a\.example.com"})).terms.get("zone")
+    assert "example.com" not in entry(event("zone_created", {"zone": r"a\.example.com"})).match_terms.get("zone")
 
 
 def test_custom_events_have_two_names() -> None:
     """An event of a custom type is found by its own name and by `custom.*`."""
-    assert entry(event("custom.deploy")).names == ("custom.deploy", "custom.*")
-    assert entry(event("system_metrics", {"cpu_usage": 1})).names == ("system_metrics",)
+    assert entry(event("custom.deploy")).match_names == ("custom.deploy", "custom.*")
+    assert entry(event("system_metrics", {"cpu_usage": 1})).match_names == ("system_metrics",)
 
 
 def test_readers_who_want_no_telemetry_pass_over_it() -> None:
     """A flood of queries costs who reads record changes nothing; insertions and trimming keep to the same order."""
-    log = Log(max_events=100)
+    log = RecentLog(max_events=100)
     queries = {"client_ip": "192.0.2.1", "query_domain": "www.example.com", "query_type": "A"}
     for offset in range(2, 90):
         if offset % 10:
             log.append(offset, encode_event(event("dns_query_log", queries)))
         else:
             log.append(offset, encode_event(event("custom.a", {})))
-    inserted = log.entry(1, encode_event(event("custom.b", {}, user="ann")))
+    inserted = log.decode_entry(1, encode_event(event("custom.b", {}, user="ann")))
     assert inserted is not None
-    log.insert(inserted)
-    assert [e.offset for e in log.after(0, telemetry=False)] == [1, *range(10, 90, 10)]
-    assert len(list(log.after(0))) == 89
+    log.insert_entry(inserted)
+    assert [e.offset for e in log.entries_after(0, telemetry=False)] == [1, *range(10, 90, 10)]
+    assert len(list(log.entries_after(0))) == 89
     for offset in range(90, 200):
         log.append(offset, encode_event(event("custom.c", {})))
     log.trim()
-    assert [e.offset for e in log.after(0, telemetry=False)] == [
-        e.offset for e in log.after(0) if e.event.delivery is not Delivery.telemetry
+    assert [e.offset for e in log.entries_after(0, telemetry=False)] == [
+        e.offset for e in log.entries_after(0) if e.event.delivery is not Delivery.telemetry
     ]
-    assert next(log.after(0)).offset > log.floor
+    assert next(log.entries_after(0)).offset > log.start_offset
 
 
 # ------------------------------------------------------------------------------------------------------ what it takes
@@ -297,7 +299,7 @@ MEASURE = """
 import gc, sys
 from solowire.protocol.messages import Codec
 from solowire.model.events import encode_event
-from solowire.fanout.recent_log import Log
+from solowire.fanout.recent_log import RecentLog
 from solowire.observability.loop_monitor import memory_bytes
 from tests.factories import event
 
@@ -306,16 +308,16 @@ NAMES = {
     "4 labels": lambda n: ".".join([f"{n:07}" * 9] * 3 + [(f"{n:07}" * 9)[:61]]),
     "usual": lambda n: f"host{n}.www.example.com",
 }
-name, codecs, log = NAMES[sys.argv[1]], list(Codec)[: int(sys.argv[2])], Log(max_bytes=2**24, max_events=10**6)
+name, codecs, log = NAMES[sys.argv[1]], list(Codec)[: int(sys.argv[2])], RecentLog(max_bytes=2**24, max_events=10**6)
 query = {"client_ip": "192.0.2.1", "query_type": "A"}
 
 
 def fill(first, last):
     for n in range(first, last):
         entry = log.append(n, encode_event(event("dns_query_log", {**query, "query_domain": name(n)}, id=f"id-{n}")))
-        assert len(entry.terms.get("query_domain")) > 2
+        assert len(entry.match_terms.get("query_domain")) > 2
         for codec in codecs:
-            entry.fragment(codec, frozenset())
+            entry.get_fragment(codec, frozenset())
         log.trim()
 
 
@@ -351,7 +353,7 @@ def test_sizes_are_measured_however_an_event_is_written() -> None:
     plain, wide = ("x" * 1000, "x" * 999 + "\N{PILE OF POO}")
     sizes = []
     for topic in (plain, wide):
-        entry = Log().entry(1, encode_event(event(data={"topic": topic})))
+        entry = RecentLog().decode_entry(1, encode_event(event(data={"topic": topic})))
         assert entry is not None
         sizes.append(entry.size)
     assert sizes[1] - sizes[0] > 2_900

@@ -9,10 +9,10 @@ from typing import Any, cast
 
 from solowire.algorithms.accept_limiter import AcceptLimiter
 from solowire.backplane.messages import ShardAddress
-from solowire.gateway.admission.client_address import Addresses
+from solowire.gateway.admission.client_address import ClientAddressResolver
 from solowire.gateway.front.http_front import HttpFront
 from solowire.gateway.front.relay import Relay
-from solowire.gateway.router_client import Gateway
+from solowire.gateway.router_client import RouterClient
 from solowire.runtime.http_server import listen
 
 SECONDS = 30.0
@@ -22,10 +22,10 @@ class OneShardGateway:
     """As far as a relay asks a gateway: everybody's shard is the same. address: may be set."""
 
     def __init__(self, address: ShardAddress) -> None:
-        self.addresses = Addresses()
+        self.addresses = ClientAddressResolver()
         self.address = address
 
-    async def place(self, token: str, address: str, action: str) -> tuple[ShardAddress, str]:
+    async def assign_shard(self, token: str, address: str, action: str) -> tuple[ShardAddress, str]:
         return self.address, "ticket"
 
 
@@ -34,13 +34,13 @@ async def relay_front(
     gateway: OneShardGateway, folder: Path, *, origins: Collection[str] = (), **limits: Any
 ) -> AsyncIterator[int]:
     """The port of a front that relays to the gateway's shard. limits: of `HttpFront`."""
-    relay = Relay(cast(Gateway, gateway), allowed_origins=origins)
+    relay = Relay(cast(RouterClient, gateway), allowed_origins=origins)
     settings: dict[str, Any] = {"head_s": SECONDS, "keepalive_s": SECONDS, "stalled_s": SECONDS}
     front = HttpFront(
         folder / "g",
-        takes=relay.takes,
-        open_tunnel=relay.accept,
-        trusted=lambda address: False,
+        can_tunnel=relay.can_handle,
+        open_tunnel=relay.accept_client,
+        is_trusted=lambda address: False,
         **{"limiter": AcceptLimiter(1000, 1000), **settings, **limits},
     )
     listening = listen("127.0.0.1", 0)

@@ -22,17 +22,26 @@ import pytest
 
 from solowire.auth.tokens import Tokens
 from solowire.backplane import messages as backplane
-from solowire.backplane.messages import Beat, Doors, Heartbeat, Hello, Publish, Published, RingState, ShardAddress
-from solowire.backplane.zmq_transport import Hub
-from solowire.errors import Refused
-from solowire.gateway.admission.connect_limiter import Limits
-from solowire.gateway.server import intake_of, limits_of
+from solowire.backplane.messages import (
+    AdmissionState,
+    Heartbeat,
+    HeartbeatResponse,
+    Join,
+    PublishAck,
+    PublishRequest,
+    RingState,
+    ShardAddress,
+)
+from solowire.backplane.zmq_transport import RouterSocket
+from solowire.errors import RequestRejected
+from solowire.gateway.admission.connect_limiter import ConnectLimits
+from solowire.gateway.server import make_connect_limits, make_publish_limiter
 from solowire.model.access import ROLES
 from solowire.runtime.settings import Group, Settings
 from tests.e2e.system import ANSWER_SECONDS, READY_SECONDS, end, environment, free_ports, refusal, sign, whole_lines
 
 SECRET = "a secret of a test, long enough to sign"
-FULL = Doors(["viewer"], False, 2.0)
+FULL = AdmissionState(["viewer"], False, 2.0)
 
 
 class Gate:
@@ -41,13 +50,13 @@ class Gate:
     def __init__(self, folder: Path) -> None:
         self.port = free_ports(1)
         self.url = f"http://127.0.0.1:{self.port}"
-        self.doors: Doors | None = None
+        self.doors: AdmissionState | None = None
         self.publishing = asyncio.Semaphore(0)  # released for each request that it is sent, and leaves unanswered
         self.takes = False  # requests to publish
         self.process: subprocess.Popen[str] | None = None
         (folder / "run").mkdir()
         self.output = folder / "gateway.log"
-        self.hub = Hub(f"ipc://{folder}/run/router", self._take)
+        self.hub = RouterSocket(f"ipc://{folder}/run/router", self._take)
 
     def start(self, settings: Mapping[str, object]) -> subprocess.Popen[str]:
         own = {"DATA_DIR": self.output.parent, "PORT": self.port, "SHARDS": 1, "SECRET": SECRET}
@@ -64,17 +73,17 @@ class Gate:
 
     def _take(self, peer: bytes, raw: bytes) -> None:
         match backplane.decode_from_peer(raw):
-            case Hello():
+            case Join():
                 shards = [ShardAddress(0, "127.0.0.1", 1, "boot")]
                 self.hub.send(peer, backplane.encode(RingState("epoch", 1, 0, shards)))
             case Heartbeat():
-                self.hub.send(peer, backplane.encode(Beat("epoch", 1, doors=self.doors)))
-            case Publish(request, events) if self.takes:
-                self.hub.send(peer, backplane.encode(Published(request, "epoch", list(range(1, 1 + len(events))), [])))
-            case Publish():
+                self.hub.send(peer, backplane.encode(HeartbeatResponse("epoch", 1, admission_state=self.doors)))
+            case PublishRequest(request, events) if self.takes:
+                self.hub.send(peer, backplane.encode(PublishAck(request, "epoch", list(range(1, 1 + len(events))), [])))
+            case PublishRequest():
                 self.publishing.release()
 
-    def say(self, doors: Doors) -> None:
+    def say(self, doors: AdmissionState) -> None:
         """With each beat from now on."""
         self.doors = doors
 
@@ -159,14 +168,14 @@ async def test_a_closed_door_is_closed_on_every_way(folder: Path) -> None:
         status, problem = await refusal(f"ws://127.0.0.1:{made.port}/ws?token={made.token('ann')}")
         assert (status, problem["code"]) == (503, "over_limit")
         assert (await made.ask("/v1/connect", made.token("root", "admin"))).status_code == 200
-        made.say(Doors([], False, 2.0))
+        made.say(AdmissionState([], False, 2.0))
         await made.until(lambda answer: answer.status_code == 200, made.token("ann"))
 
 
 async def test_an_address_that_is_full(folder: Path) -> None:
     """Behind a trusted proxy it is the client's address that is full, and not the proxy's."""
     async with gate(folder, trusted_proxies="127.0.0.0/8") as made:
-        made.say(Doors([], False, 1.0, ["192.0.2.1"]))
+        made.say(AdmissionState([], False, 1.0, ["192.0.2.1"]))
         token = made.token("ann")
         async with asyncio.timeout(ANSWER_SECONDS):
             while (answer := await made.ask("/v1/route", token, x_forwarded_for="192.0.2.1")).status_code == 204:
@@ -347,13 +356,13 @@ def test_all_that_is_set_reaches_those_who_refuse() -> None:
         publish_rate=9,
         publish_burst=10,
     )
-    limits = limits_of(settings)
-    assert limits == Limits(1.5, 2.5, 3.5, 4.5, 15, 17, 5.5, 6.5, "tenant", frozenset({"big", "admin"}))
-    default = dataclasses.asdict(Limits())
+    limits = make_connect_limits(settings)
+    assert limits == ConnectLimits(1.5, 2.5, 3.5, 4.5, 15, 17, 5.5, 6.5, "tenant", frozenset({"big", "admin"}))
+    default = dataclasses.asdict(ConnectLimits())
     assert [name for name, value in dataclasses.asdict(limits).items() if value == default[name]] == []
-    intake = intake_of(settings)
+    intake = make_publish_limiter(settings)
     intake.check("ann", 10, 0.0)
     intake.charge("ann", 10, 0.0)
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RequestRejected) as refused:
         intake.check("ann", 9, 0.0)
     assert refused.value.retry_after == pytest.approx(1.0)

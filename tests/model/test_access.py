@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from solowire.domains.dns.event_types import CATALOG
 from solowire.errors import ConfigError
 from solowire.fanout.recent_log import Entry
-from solowire.model.access import PUBLISH, ROLES, Identity, View, grants, group_of, load_roles, redact, view_of
+from solowire.model.access import PUBLISH, ROLES, Identity, View, find_group, is_granted, make_view, parse_roles, redact
 from solowire.model.catalog import EventType
 from solowire.model.events import Event, Priority
 from solowire.protocol.messages import Codec
@@ -48,7 +48,7 @@ def shows(view: View, permission: str) -> bool:
 def test_redaction_never_leaks(payload: tuple[EventType, dict[str, Any]], view: View) -> None:
     """No field that a view may not see, and none that nobody has declared, survives redaction."""
     event_type, data = payload
-    kept = redact(data, event_type, view.hidden(event_type))
+    kept = redact(data, event_type, view.hidden_fields(event_type))
     allowed = {
         f
         for f in event_type.field_names
@@ -63,17 +63,17 @@ def test_redaction_never_leaks(payload: tuple[EventType, dict[str, Any]], view: 
 def test_no_frame_holds_what_is_hidden(payload: tuple[EventType, dict[str, Any]], view: View, codec: Codec) -> None:
     """The bytes that go to a client hold no trace of a hidden value, in either codec."""
     event_type, data = payload
-    hidden = view.hidden(event_type)
+    hidden = view.hidden_fields(event_type)
     secret = {name: f"{value} SECRET" if name in hidden else value for name, value in data.items()}
     event = Event("id", event_type.name, json.dumps(secret).encode(), Priority.normal, event_type.delivery, "now")
-    fragment = Entry(1, event, event_type).fragment(codec, hidden)
+    fragment = Entry(1, event, event_type).get_fragment(codec, hidden)
     assert fragment is None or b"SECRET" not in fragment
 
 
 def test_a_redaction_that_leaves_nothing_sends_nothing() -> None:
     """An event of which a user may see no field is not sent to them as an empty object."""
     event_type = CATALOG["dns_query_log"]
-    hidden = View(frozenset({"dns.read"})).hidden(event_type)
+    hidden = View(frozenset({"dns.read"})).hidden_fields(event_type)
     assert redact({"client_ip": "10.0.0.1", "undeclared": 1}, event_type, hidden) is None
     assert redact({}, event_type, hidden) is None
 
@@ -106,48 +106,48 @@ def test_redaction_leaves_the_original_alone() -> None:
 )
 def test_wildcards_grant_what_they_say(permissions: tuple[str, ...], wanted: str, granted: bool) -> None:
     """`dns.*` grants everything of DNS and nothing beside it, and nothing but `*` grants all."""
-    assert grants(permissions, wanted) is granted
-    assert Identity("alice", "viewer", permissions).may(wanted) is granted
-    assert view_of(Identity("alice", "viewer", permissions)).may(wanted) is granted
+    assert is_granted(permissions, wanted) is granted
+    assert Identity("alice", "viewer", permissions).has_permission(wanted) is granted
+    assert make_view(Identity("alice", "viewer", permissions)).has_permission(wanted) is granted
 
 
 def test_a_viewer_sees_no_admin_types_and_no_sensitive_field() -> None:
     """Someone who may only look sees no type for administrators, and no address, key, path or session."""
-    viewer = view_of(Identity("alice", "viewer", ROLES["viewer"].permissions))
-    seen = [t for t in CATALOG.types if viewer.may(t.permission)]
+    viewer = make_view(Identity("alice", "viewer", ROLES["viewer"].permissions))
+    seen = [t for t in CATALOG.types if viewer.has_permission(t.permission)]
     assert {"gateway_stats", "system_alert", "user_login", "audit_log"}.isdisjoint(t.name for t in seen)
     assert {"record_created", "system_metrics", "custom.*"} <= {t.name for t in seen}
-    assert all(viewer.hidden(t) == set(t.sensitive) for t in seen)
-    assert not viewer.may(PUBLISH)
+    assert all(viewer.hidden_fields(t) == set(t.sensitive) for t in seen)
+    assert not viewer.has_permission(PUBLISH)
 
 
 def test_an_operator_sees_the_sensitive_but_not_the_admins() -> None:
     """Someone who operates DNS sees addresses, and still nothing that is for administrators or auditors."""
-    operator = view_of(Identity("olga", "operator", ROLES["operator"].permissions))
-    assert all(not operator.hidden(t) for t in CATALOG.types)
-    assert not operator.may("admin.read")
-    assert not operator.may("audit.read")
+    operator = make_view(Identity("olga", "operator", ROLES["operator"].permissions))
+    assert all(not operator.hidden_fields(t) for t in CATALOG.types)
+    assert not operator.has_permission("admin.read")
+    assert not operator.has_permission("audit.read")
 
 
 def test_an_admin_sees_everything() -> None:
     """Nothing is kept from an administrator."""
-    admin = view_of(Identity("root", "admin", ROLES["admin"].permissions))
-    assert all(admin.may(t.permission) and not admin.hidden(t) for t in CATALOG.types)
+    admin = make_view(Identity("root", "admin", ROLES["admin"].permissions))
+    assert all(admin.has_permission(t.permission) and not admin.hidden_fields(t) for t in CATALOG.types)
 
 
 def test_equal_rights_make_equal_views() -> None:
     """Users with the same rights share a view, in whatever order their tokens name them, and so share frames."""
     one = Identity("a", "viewer", ("dns.read", "bulk.read"), {"zone": ("b.org", "a.org"), "host": ("x",)})
     two = Identity("b", "other", ("bulk.read", "dns.read"), {"host": ("x", "x"), "zone": ("a.org", "b.org")})
-    assert view_of(one) == view_of(two)
-    assert hash(view_of(one)) == hash(view_of(two))
+    assert make_view(one) == make_view(two)
+    assert hash(make_view(one)) == hash(make_view(two))
     narrower = msgspec.structs.replace(two, scopes={"zone": ("a.org",)})
-    assert view_of(narrower) != view_of(two)
+    assert make_view(narrower) != make_view(two)
 
 
 def test_roles_come_from_a_file() -> None:
     """An operator's own roles replace the built-in ones."""
-    roles = load_roles(
+    roles = parse_roles(
         '[roles.noc]\npermissions = ["dns.*"]\ndefaults = ["dns.*"]\n'
         "[roles.bot]\npermissions = []\nmay_connect = false\n",
         "roles.toml",
@@ -192,7 +192,7 @@ def test_roles_come_from_a_file() -> None:
 def test_a_wrong_roles_file_is_one_line(text: str) -> None:
     """A mistake in the file of roles stops the start with one line that names the file, and grants nothing."""
     with pytest.raises(ConfigError) as caught:
-        load_roles(text, "roles.toml")
+        parse_roles(text, "roles.toml")
     assert "roles.toml" in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -200,21 +200,21 @@ def test_a_wrong_roles_file_is_one_line(text: str) -> None:
 def test_a_permission_that_is_none_is_named() -> None:
     """The line says of which role it is, how it is written, and that scopes belong into tokens."""
     with pytest.raises(ConfigError, match=r"roles\.toml: the role 'noc' has the permission 'dns\*'.*category\.\*"):
-        load_roles("[roles.noc]\npermissions = ['dns*']", "roles.toml")
+        parse_roles("[roles.noc]\npermissions = ['dns*']", "roles.toml")
     with pytest.raises(ConfigError, match=r"unknown key 'scopes' in \[roles\.noc\]; scopes stand in tokens"):
-        load_roles("[roles.noc]\npermissions = []\nscopes = {zones = ['a.org']}", "roles.toml")
+        parse_roles("[roles.noc]\npermissions = []\nscopes = {zones = ['a.org']}", "roles.toml")
 
 
 @pytest.mark.parametrize("group_by", ["role", "tenant"])
 @pytest.mark.parametrize("permission", ["admin", "*"])
 def test_who_may_administer_is_in_the_group_of_administrators(group_by: str, permission: str) -> None:
     """Their slots are kept for whoever may administer, however the role is called and whosever user it is."""
-    assert group_of(Identity("ann", "root", ("dns.read", permission), tenant="acme"), group_by) == "admin"
+    assert find_group(Identity("ann", "root", ("dns.read", permission), tenant="acme"), group_by) == "admin"
 
 
 def test_nobody_else_is_in_the_group_of_administrators() -> None:
     """Others are in the group of their role or tenant; one that is called as the administrators' is nobody's."""
     user = Identity("bob", "viewer", ("dns.read", "admin.*", "dns.*"), tenant="acme")
-    assert [group_of(user, by) for by in ("role", "tenant")] == ["viewer", "acme"]
+    assert [find_group(user, by) for by in ("role", "tenant")] == ["viewer", "acme"]
     namesake = Identity("eve", "admin", ("dns.read",), tenant="admin")
-    assert [group_of(namesake, by) for by in ("role", "tenant")] == ["", ""]
+    assert [find_group(namesake, by) for by in ("role", "tenant")] == ["", ""]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from solowire.model.domain_names import MAX_LABELS, MAX_OCTETS, canonical_name, fault_of_name, names_above
+from solowire.model.domain_names import MAX_LABELS, MAX_OCTETS, canonical_name, describe_name_fault, names_above
 
 LONGEST = ".".join(["x" * 63] * 3 + ["x" * 61])
 MOST = ".".join("a" * MAX_LABELS)
@@ -17,7 +17,7 @@ MOST = ".".join("a" * MAX_LABELS)
 )
 def test_what_dns_allows_is_a_name(name: str) -> None:
     """The longest that it allows included, whether in characters of several octets or in escapes of one."""
-    assert fault_of_name(canonical_name(name)) is None
+    assert describe_name_fault(canonical_name(name)) is None
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_what_dns_allows_is_a_name(name: str) -> None:
 )
 def test_what_it_does_not_is_none(name: str, reason: str) -> None:
     """A name with one octet or label too many is refused, and the reason says how many there are."""
-    fault = fault_of_name(canonical_name(name))
+    fault = describe_name_fault(canonical_name(name))
     assert fault is not None
     assert reason in fault
 
@@ -63,7 +63,7 @@ def test_a_name_is_refused_exactly_when_it_is_too_long(text: str) -> None:
     """However it is spelt: the short way to say that a name is short enough never says so of one that isn't."""
     name = canonical_name(text)
     allowed = name.count(".") + 1 <= MAX_LABELS and octets(name) <= MAX_OCTETS
-    assert (fault_of_name(name) is None) == allowed
+    assert (describe_name_fault(name) is None) == allowed
 
 
 @given(st.text(st.sampled_from("ab."), max_size=60))

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from solowire.domains.dns.event_types import CATALOG
 from solowire.errors import InvalidMessage
-from solowire.fanout.feed import Feed, feed_key
-from solowire.fanout.feed_index import Feeds
-from solowire.fanout.recent_log import Entry, Log
+from solowire.fanout.feed import Feed, build_feed_key
+from solowire.fanout.feed_index import FeedIndex
+from solowire.fanout.recent_log import Entry, RecentLog
 from solowire.model.access import ROLES, View
 from solowire.model.events import Event, Priority
 from solowire.model.subscriptions import (
@@ -23,17 +23,17 @@ from solowire.model.subscriptions import (
     MAX_PATTERNS,
     MAX_VALUE_CHARACTERS,
     MAX_VALUES,
-    Resolved,
+    ResolvedSubscriptions,
     Selection,
     Wanted,
     check_patterns,
     check_values,
-    expand,
+    expand_pattern,
     parse_filter,
+    parse_wanted,
     resolve,
     subscribe,
     unsubscribe,
-    wanted_of,
 )
 from solowire.protocol.messages import Codec
 
@@ -41,7 +41,7 @@ ADMIN = View(frozenset({"*"}))
 VIEWER = View(frozenset(ROLES["viewer"].permissions))
 
 
-def asked(view: View, /, *patterns: str, **filters: list[str]) -> Resolved:
+def asked(view: View, /, *patterns: str, **filters: list[str]) -> ResolvedSubscriptions:
     return resolve(dict.fromkeys(patterns, parse_filter(filters, CATALOG)), view, CATALOG)
 
 
@@ -49,8 +49,8 @@ def accepts(selection: Selection, name: str, /, **attributes: str) -> bool:
     """Whether a feed takes such an event; its index must find it exactly then."""
     event_type = CATALOG[name]
     event = Event("id", name, b"{}", Priority.normal, event_type.delivery, "now", attributes=attributes)
-    feeds: Feeds[Any] = Feeds(Log())
-    feed: Feed[Any] = feeds.get(feed_key(selection, ADMIN, Codec.json, CATALOG))
+    feeds: FeedIndex[Any] = FeedIndex(RecentLog())
+    feed: Feed[Any] = feeds.get(build_feed_key(selection, ADMIN, Codec.json, CATALOG))
     entry = Entry(1, event, event_type)
     accepted = feed.accepts(entry)
     assert feeds.matching(entry) == ({feed} if accepted else set())
@@ -73,7 +73,7 @@ def test_a_star_names_everything() -> None:
 def test_a_star_grants_what_it_may() -> None:
     """A viewer who asks for `*` gets what a viewer may see, and is not told of what there is beside it."""
     resolved = asked(VIEWER, "*")
-    assert resolved.names == sorted(t.name for t in CATALOG.types if VIEWER.may(t.permission))
+    assert resolved.names == sorted(t.name for t in CATALOG.types if VIEWER.has_permission(t.permission))
     assert resolved.denied == []
 
 
@@ -141,7 +141,7 @@ filters = st.dictionaries(
     st.lists(st.sampled_from(ZONES), min_size=1, max_size=4),
     max_size=3,
 )
-ZONED = [t.name for t in CATALOG.types if t.attribute("zone") and t.name != CUSTOM] + ["custom.x"]
+ZONED = [t.name for t in CATALOG.types if t.find_attribute("zone") and t.name != CUSTOM] + ["custom.x"]
 
 
 @given(
@@ -272,7 +272,7 @@ def test_unsubscribe_changes_nothing_else(asked_for: list[tuple[str, str]], leav
     wanted: Wanted = {}
     for pattern, zone in asked_for:
         wanted = subscribe(wanted, [pattern], parse_filter({"zone": [zone]}, CATALOG))
-    gone = expand(leaving, CATALOG)
+    gone = expand_pattern(leaving, CATALOG)
     before = [item for item in resolve(wanted, ADMIN, CATALOG).selection if item[0] not in gone]
     assert list(resolve(unsubscribe(wanted, [leaving], CATALOG), ADMIN, CATALOG).selection) == before
 
@@ -317,7 +317,7 @@ def test_all_custom_types_at_once() -> None:
     resolved = asked(VIEWER, "custom.a", "custom.*")
     assert resolved.names == ["custom.*"]
     assert accepts(resolved.selection, "custom.whatever")
-    assert expand("custom.*", CATALOG) == (CUSTOM,)
+    assert expand_pattern("custom.*", CATALOG) == (CUSTOM,)
 
 
 @pytest.mark.parametrize(
@@ -355,15 +355,15 @@ def test_a_wrong_filter_is_refused(raw: dict[str, list[str]]) -> None:
 def test_each_pattern_of_a_hello_may_have_its_own_filter() -> None:
     """`filters` goes before `filter`, pattern by pattern; an empty one there means all; the order is the patterns'."""
     a, b = {"zone": ["a.org"]}, {"zone": ["b.org"]}
-    wanted = wanted_of(["dns.*", "rpz_hit", "zone_created"], a, {"zone_created": b, "rpz_hit": {}}, CATALOG)
+    wanted = parse_wanted(["dns.*", "rpz_hit", "zone_created"], a, {"zone_created": b, "rpz_hit": {}}, CATALOG)
     assert list(wanted.items()) == [
         ("dns.*", parse_filter(a, CATALOG)),
         ("rpz_hit", ()),
         ("zone_created", parse_filter(b, CATALOG)),
     ]
     for absent in (None, {}):
-        assert wanted_of(["dns.*"], a, absent, CATALOG) == {"dns.*": parse_filter(a, CATALOG)}
-    assert wanted_of([], a, None, CATALOG) == {}
+        assert parse_wanted(["dns.*"], a, absent, CATALOG) == {"dns.*": parse_filter(a, CATALOG)}
+    assert parse_wanted([], a, None, CATALOG) == {}
 
 
 @pytest.mark.parametrize(
@@ -383,12 +383,12 @@ def test_wrong_filters_of_a_hello_are_refused(
 ) -> None:
     """A wrong filter among several, or one for a pattern that was not asked for, is an error as it is alone."""
     with pytest.raises(InvalidMessage) as caught:
-        wanted_of(["dns.*"], filter, filters, CATALOG)
+        parse_wanted(["dns.*"], filter, filters, CATALOG)
     assert caught.value.code == "invalid_filter"
     assert word in caught.value.message
     assert len(str(caught.value)) < 1000
     with pytest.raises(InvalidMessage, match=str(MAX_PATTERNS)):
-        wanted_of([f"custom.a{n}" for n in range(MAX_PATTERNS + 1)], None, None, CATALOG)
+        parse_wanted([f"custom.a{n}" for n in range(MAX_PATTERNS + 1)], None, None, CATALOG)
 
 
 def test_no_filter_is_no_condition() -> None:
@@ -415,7 +415,7 @@ def test_one_connection_lists_a_bounded_number_of_values() -> None:
     """In all its filters together, in one message or one after the other; equal filters count once."""
     names = [f"custom.a{n}" for n in range(MAX_VALUES // MAX_FILTER_VALUES)]
     filters = {name: {"zone": [f"{name}-{n}" for n in range(MAX_FILTER_VALUES)]} for name in names}
-    wanted = wanted_of([*names, "custom.b"], {"zone": filters[names[0]]["zone"][::-1]}, filters, CATALOG)
+    wanted = parse_wanted([*names, "custom.b"], {"zone": filters[names[0]]["zone"][::-1]}, filters, CATALOG)
     for more in ({"zone": ["one-more"]}, {"topic": ["one-more"]}):
         with pytest.raises(InvalidMessage, match=f"{MAX_VALUES} values") as caught:
             check_values(subscribe(wanted, ["custom.c"], parse_filter(more, CATALOG)))

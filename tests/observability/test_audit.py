@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import structlog
 
-from solowire.observability.audit import LINES_A_SECOND, REFUSALS_A_SECOND, Audit, open_audit
+from solowire.observability.audit import LINES_A_SECOND, REFUSALS_A_SECOND, AuditWriter, open_audit
 from solowire.runtime.line_writer import WAITING_BYTES
 from solowire.runtime.settings import Settings
 
@@ -47,7 +47,7 @@ class Kept:
         pass
 
 
-def audit_of(data: Path, **settings: Any) -> Audit:
+def audit_of(data: Path, **settings: Any) -> AuditWriter:
     return open_audit(Settings(data_dir=data, **settings), "shard-0", shard=0)
 
 
@@ -74,8 +74,8 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def audit(kept: Kept, clock: Clock) -> Audit:
-    return Audit(kept, clock, shard=0)  # type: ignore[arg-type]
+def audit(kept: Kept, clock: Clock) -> AuditWriter:
+    return AuditWriter(kept, clock, shard=0)  # type: ignore[arg-type]
 
 
 def test_an_event_is_one_line_with_its_time(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_two_processes_may_share_a_file(tmp_path: Path) -> None:
     assert sorted(numbers) == list(range(4000))
 
 
-def test_a_flood_of_refusals_is_a_few_lines_and_a_count(audit: Audit, kept: Kept, clock: Clock) -> None:
+def test_a_flood_of_refusals_is_a_few_lines_and_a_count(audit: AuditWriter, kept: Kept, clock: Clock) -> None:
     """After a few of one code a second the rest is one line with how many; other codes and events are not held up."""
     for _ in range(1000):
         audit("refused", code="over_limit", user="ann")
@@ -140,19 +140,19 @@ def test_a_flood_of_refusals_is_a_few_lines_and_a_count(audit: Audit, kept: Kept
     assert audit.flush(10)
     assert len(kept.lines) == REFUSALS_A_SECOND + 2
     clock.now += 1.0
-    audit.second()
+    audit.flush_suppressed()
     assert audit.flush(10)
     assert kept.lines[-1] == {
         "time": kept.lines[-1]["time"], "event": "refused", "shard": 0,
         "code": "over_limit", "count": 1000 - REFUSALS_A_SECOND,
     }  # fmt: skip
-    audit.second()
+    audit.flush_suppressed()
     audit("refused", code="over_limit")
     assert audit.flush(10)
     assert len(kept.lines) == REFUSALS_A_SECOND + 4
 
 
-def test_a_flood_of_one_users_lines_is_a_few_and_their_sums(audit: Audit, kept: Kept, clock: Clock) -> None:
+def test_a_flood_of_one_users_lines_is_a_few_and_their_sums(audit: AuditWriter, kept: Kept, clock: Clock) -> None:
     """A publisher that sends one event at a time pushes no other lines out; where its events stand is told."""
     for offset in range(1, 1001):
         audit("published", user="much", events=2, duplicates=1, first=2 * offset, last=2 * offset + 1)
@@ -160,7 +160,7 @@ def test_a_flood_of_one_users_lines_is_a_few_and_their_sums(audit: Audit, kept: 
     for shard in range(LINES_A_SECOND + 1):
         audit("administered", user="root", action=f"drain {shard}")
     clock.now += 1.0
-    audit.second()
+    audit.flush_suppressed()
     audit.flush()
     lines = [line for line in kept.lines if line["event"] == "published"]
     assert [line["user"] for line in lines] == ["much"] * LINES_A_SECOND + ["little", "much"]
@@ -171,7 +171,7 @@ def test_a_flood_of_one_users_lines_is_a_few_and_their_sums(audit: Audit, kept: 
     assert len(kept.lines) - len(lines) == LINES_A_SECOND + 1, "an administrator's deeds have a line each"
 
 
-def test_what_is_summed_up_is_told_at_the_end(audit: Audit, kept: Kept) -> None:
+def test_what_is_summed_up_is_told_at_the_end(audit: AuditWriter, kept: Kept) -> None:
     """A process that ends within the second still says how many it refused."""
     for _ in range(10):
         audit("refused", code="over_limit")
@@ -179,18 +179,20 @@ def test_what_is_summed_up_is_told_at_the_end(audit: Audit, kept: Kept) -> None:
     assert kept.lines[-1]["count"] == 10 - REFUSALS_A_SECOND
 
 
-def test_a_disk_that_takes_nothing_loses_lines_and_is_asked_rarely(audit: Audit, kept: Kept, clock: Clock) -> None:
+def test_a_disk_that_takes_nothing_loses_lines_and_is_asked_rarely(
+    audit: AuditWriter, kept: Kept, clock: Clock
+) -> None:
     """Lost lines are counted, nobody hears of them who writes one, and the disk is asked again after a second."""
     kept.broken = True
     for _ in range(100):
         audit("administered", user="ann")
     assert audit.flush(10)
-    assert (audit.lost, kept.asked) == (100, 1)
+    assert (audit.lost_count, kept.asked) == (100, 1)
     kept.broken = False
     clock.now += 1.0
     audit("published", user="ann")
     assert audit.flush(10)
-    assert (audit.lost, len(kept.lines)) == (100, 1)
+    assert (audit.lost_count, len(kept.lines)) == (100, 1)
 
 
 def test_a_directory_that_cannot_be_made_loses_lines(tmp_path: Path) -> None:
@@ -199,7 +201,7 @@ def test_a_directory_that_cannot_be_made_loses_lines(tmp_path: Path) -> None:
     audit = audit_of(tmp_path)
     audit("published", user="ann")
     audit.close()
-    assert audit.lost == 1
+    assert audit.lost_count == 1
 
 
 def test_a_line_that_was_cut_off_by_a_full_disk_spoils_no_other(
@@ -220,7 +222,7 @@ def test_a_line_that_was_cut_off_by_a_full_disk_spoils_no_other(
     audit.close()
     text = (tmp_path / "audit/shard-0.jsonl").read_text().splitlines()
     assert [json.loads(text[0])["number"], json.loads(text[2])["number"]] == [1, 3]
-    assert audit.lost == 1
+    assert audit.lost_count == 1
 
 
 def test_it_can_be_off_or_go_to_standard_error(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
@@ -244,9 +246,9 @@ from solowire.runtime.settings import Settings
 audit = open_audit(Settings(data_dir=Path("data"), audit="stderr"), "shard-0", shard=0)
 for number in range(WAITING_BYTES // 1000 + 500):
     audit("administered", number=number, pad="x" * 1000)
-print(audit.lost)
+print(audit.lost_count)
 audit.close()
-print(audit.lost)
+print(audit.lost_count)
 """
 
 
@@ -282,10 +284,10 @@ class Stuck(Kept):
 def test_what_overflows_is_counted_and_what_waited_is_written(clock: Clock) -> None:
     """A sink that is stuck for a while costs the lines that have no room, and none of those that have."""
     stuck = Stuck()
-    audit = Audit(stuck, clock)  # type: ignore[arg-type]
+    audit = AuditWriter(stuck, clock)  # type: ignore[arg-type]
     for number in range(2 * WAITING_BYTES // 1000):
         audit("administered", number=number, pad="x" * 1000)
-    lost = audit.lost
+    lost = audit.lost_count
     assert 0.9 < 2 * lost * 1000 / (2 * WAITING_BYTES) < 1.2
     stuck.free.set()
     assert audit.flush(30)
@@ -293,10 +295,10 @@ def test_what_overflows_is_counted_and_what_waited_is_written(clock: Clock) -> N
     audit.close()
     kept = 2 * WAITING_BYTES // 1000 - lost
     assert [line["number"] for line in stuck.lines] == [*range(kept), -1]
-    assert audit.lost == lost
+    assert audit.lost_count == lost
 
 
-def test_a_name_that_is_no_text_loses_its_line(audit: Audit, kept: Kept) -> None:
+def test_a_name_that_is_no_text_loses_its_line(audit: AuditWriter, kept: Kept) -> None:
     """Half a character in what a client sent costs that line, not the process."""
     audit("administered", about="\ud800")
-    assert (audit.lost, kept.lines) == (1, [])
+    assert (audit.lost_count, kept.lines) == (1, [])

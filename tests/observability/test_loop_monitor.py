@@ -12,7 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from solowire.observability import loop_monitor as vitals
-from solowire.observability.loop_monitor import Vitals, memory_bytes
+from solowire.observability.loop_monitor import LoopMonitor, memory_bytes
 
 
 async def test_a_loop_that_is_held_up_is_late() -> None:
@@ -24,7 +24,7 @@ async def test_a_loop_that_is_held_up_is_late() -> None:
         seconds.append(own.loop_lag_s)
         looked.set()
 
-    own = Vitals(each_second)
+    own = LoopMonitor(each_second)
     try:
         await asyncio.sleep(0.1)
         time.sleep(0.35)  # what a loop must not do  # noqa: ASYNC251
@@ -50,7 +50,7 @@ async def test_a_second_that_fails_is_logged_and_not_the_last() -> None:
         again.set()
 
     with capture_logs() as logs:
-        own = Vitals(each_second)
+        own = LoopMonitor(each_second)
         try:
             async with asyncio.timeout(30):
                 await again.wait()

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from solowire.algorithms.histogram import BOUNDS, Histogram
-from solowire.observability.metrics import Distribution, Labelled, Metrics, Sample
+from solowire.observability.metrics import Distribution, LabelledSample, Metrics, Sample
 from solowire.observability.stats_summary import MOST_VALUES
 
 
@@ -19,8 +19,8 @@ def samples() -> Iterator[Sample]:
     latency.add(100.0)
     yield "connections", "Open connections.", 7
     yield "events_total", "Events taken.", 12
-    yield Labelled("group_connections", "Open connections by group.", "group", {"viewer": 5, 'ad"min': 2})
-    yield Labelled("refusals_total", "Refused, by code.", "code", {})
+    yield LabelledSample("group_connections", "Open connections by group.", "group", {"viewer": 5, 'ad"min': 2})
+    yield LabelledSample("refusals_total", "Refused, by code.", "code", {})
     yield Distribution("delivery_latency_seconds", "How long.", latency)
 
 
@@ -50,7 +50,7 @@ def test_what_is_read_at_a_scrape_is_what_is_told() -> None:
 def test_a_label_has_only_so_many_values() -> None:
     """Ten thousand tenants are no ten thousand series: the largest, and the rest as one."""
     values = {f"tenant-{n}": n for n in range(10_000)}
-    text = Metrics(lambda: [Labelled("group_connections", "By group.", "group", values)]).render().decode()
+    text = Metrics(lambda: [LabelledSample("group_connections", "By group.", "group", values)]).render().decode()
     told = [line for line in text.splitlines() if line.startswith("solowire_group_connections{")]
     assert len(told) == MOST_VALUES
     assert sum(float(line.rsplit(" ", 1)[1]) for line in told) == sum(values.values())

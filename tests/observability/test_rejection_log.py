@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from solowire.errors import InvalidToken, Refused
-from solowire.observability.rejection_log import TELL_SECONDS, Refusals
+from solowire.errors import InvalidToken, RequestRejected
+from solowire.observability.rejection_log import SUMMARY_SECONDS, RejectionLog
 
 
 class Clock:
@@ -15,10 +15,10 @@ class Clock:
     def __init__(self) -> None:
         self.lines: list[tuple[str, int, str]] = []
         self.due: list[Callable[[], None]] = []
-        self.refusals = Refusals(self, self._later)
+        self.refusals = RejectionLog(self, self._later)
 
     def _later(self, seconds: float, do: Callable[[], None]) -> None:
-        assert seconds == TELL_SECONDS
+        assert seconds == SUMMARY_SECONDS
         self.due.append(do)
 
     def info(self, event: str, *, code: str, refusals: int, reason: str, **_: Any) -> None:
@@ -37,8 +37,8 @@ def test_refusals_are_summed_up_by_code() -> None:
     """A thousand refusals are one line for each code, with their number and the newest one's reason."""
     clock = Clock()
     for n in range(1000):
-        clock.refusals.count(Refused(503, "over_limit", f"number {n}"))
-    clock.refusals.count(InvalidToken("garbage"))
+        clock.refusals.record(RequestRejected(503, "over_limit", f"number {n}"))
+    clock.refusals.record(InvalidToken("garbage"))
     assert clock.second() == [("over_limit", 1000, "number 999"), ("invalid_token", 1, "garbage")]
     assert clock.refusals.totals == {"over_limit": 1000, "invalid_token": 1}
 
@@ -46,9 +46,9 @@ def test_refusals_are_summed_up_by_code() -> None:
 def test_what_was_told_is_not_told_again() -> None:
     """The next refusal begins a second of its own, the totals go on, and without any nothing is logged."""
     clock = Clock()
-    clock.refusals.count(Refused(503, "over_limit", "a"))
+    clock.refusals.record(RequestRejected(503, "over_limit", "a"))
     clock.second()
     assert clock.due == []
-    clock.refusals.count(Refused(503, "over_limit", "b"))
+    clock.refusals.record(RequestRejected(503, "over_limit", "b"))
     assert clock.second() == [("over_limit", 1, "b")]
     assert clock.refusals.totals["over_limit"] == 2

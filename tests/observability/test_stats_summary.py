@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from solowire.algorithms.histogram import Histogram
 from solowire.backplane.messages import ShardStats
-from solowire.observability.stats_summary import percentiles, together, told
+from solowire.observability.stats_summary import aggregate, percentiles, stats_to_dict
 
 
 def latency(*milliseconds: float) -> list[int]:
@@ -17,7 +17,7 @@ def latency(*milliseconds: float) -> list[int]:
 def test_a_shard_is_told_with_percentiles_and_all_its_numbers() -> None:
     """The histogram becomes p50, p95 and p99; nothing else is lost."""
     stats = ShardStats(connections=3, groups={"viewer": 3}, latency=latency(1, 1, 1, 1000))
-    found = told(stats)
+    found = stats_to_dict(stats)
     assert set(found) == (set(ShardStats.__struct_fields__) - {"latency"}) | {"latency_s"}
     assert found["latency_s"]["p50"] < 0.002 < 0.5 < found["latency_s"]["p99"]
 
@@ -36,7 +36,7 @@ def test_shards_together_are_sums_and_the_worst() -> None:
         connections=2, groups={"viewer": 1, "admin": 1}, memory_bytes=20, loop_lag_s=0.3, frames_per_s=2.5,
         latency=latency(1000),
     )  # fmt: skip
-    whole = together([one, two])
+    whole = aggregate([one, two])
     assert (whole["connections"], whole["memory_bytes"], whole["frames_per_s"]) == (3, 30, 4.0)
     assert whole["groups"] == {"viewer": 2, "admin": 1}
     assert whole["loop_lag_s"] == 0.3
@@ -52,7 +52,7 @@ def test_every_number_of_the_shards_is_in_the_totals() -> None:
     numbers = [name for name in ShardStats.__struct_fields__ if name not in tallies | {"latency"}]
     one = ShardStats(**{name: 2 + n for n, name in enumerate(numbers)}, **{name: {"a": 1, "b": 2} for name in tallies})
     two = ShardStats(**dict.fromkeys(numbers, 1), **{name: {"b": 3} for name in tallies})
-    whole = together([one, two])
+    whole = aggregate([one, two])
     assert whole.pop("latency_s") == percentiles([])
     assert {name: whole.pop(name) for name in tallies} == {name: {"a": 1, "b": 5} for name in tallies}
     assert whole == {name: 2 + n if name in worst else 3 + n for n, name in enumerate(numbers) if name not in alone}
@@ -70,5 +70,5 @@ def test_percentiles_are_those_that_they_are_called() -> None:
 
 def test_no_shard_at_all_has_numbers_too() -> None:
     """While no shard is there the totals are zeros."""
-    whole = together([])
+    whole = aggregate([])
     assert (whole["connections"], whole["oldest_cursor_s"], whole["groups"]) == (0, 0.0, {})

@@ -21,7 +21,7 @@ def test_the_codes_are_those_of_the_contract() -> None:
 @pytest.mark.parametrize(("code", "terminal"), CONTRACT.items())
 def test_says_whether_to_come_back(code: int, terminal: bool) -> None:
     """A client that is closed with a terminal code stays away, and with any other comes back."""
-    assert CloseCode(code).terminal is terminal
+    assert CloseCode(code).is_terminal is terminal
     assert is_terminal(code) is terminal
 
 

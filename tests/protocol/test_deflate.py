@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from solowire.errors import InvalidMessage
 from solowire.protocol import messages as c
-from solowire.protocol.deflate import MARK, MAX_INFLATED_BYTES, WORTH_BYTES, deflated, inflated
+from solowire.protocol.deflate import MARK, MAX_INFLATED_BYTES, WORTH_BYTES, deflate_message, inflate_message
 from solowire.protocol.messages import Codec
 
-COMPRESSED = [codec for codec in Codec if codec.deflates]
+COMPRESSED = [codec for codec in Codec if codec.is_deflated]
 EVENTS = [
     c.ReceivedEvent(n, f"id-{n}", "record_created", "normal", "2026-01-01T00:00:00Z", {"zone": "é.org", "n": n})
     for n in range(20)
@@ -40,7 +40,7 @@ events = st.builds(
 
 def frame_of(codec: Codec, found: list[c.ReceivedEvent], compacted: dict[str, int] | None = None) -> str | bytes:
     encode = msgspec.json.encode if codec.is_json else msgspec.msgpack.encode
-    return codec.events(7, [encode(event) for event in found], compacted)
+    return codec.encode_events(7, [encode(event) for event in found], compacted)
 
 
 def compressed(codec: Codec) -> bytes:
@@ -64,23 +64,23 @@ def test_every_frame_comes_back(codec: Codec, found: list[c.ReceivedEvent], comp
     """Any frame is read as it was written, plain or compressed, and is never larger than the plain one."""
     frame = frame_of(codec, found, compacted)
     assert codec.decode_server(frame) == c.Events(7, found, compacted)
-    plain = frame_of(codec.plain, found, compacted)
+    plain = frame_of(codec.without_deflate, found, compacted)
     if frame == plain:
         return
     assert isinstance(frame, bytes)
     body = plain.encode() if isinstance(plain, str) else plain
     assert WORTH_BYTES <= len(body) > len(frame)
-    assert inflated(frame) == body
+    assert inflate_message(frame) == body
 
 
 @given(message=st.binary(max_size=2_000))
 @settings(deadline=None)
 def test_any_bytes_come_back(message: bytes) -> None:
     """What was compressed is what it was; what was not is short, or would not have become smaller."""
-    packed = deflated(message)
+    packed = deflate_message(message)
     if packed is not None:
         assert len(packed) < len(message)
-        assert inflated(packed) == message
+        assert inflate_message(packed) == message
 
 
 @codecs
@@ -88,7 +88,7 @@ def test_a_frame_is_one_whole_stream_behind_the_mark(codec: Codec) -> None:
     """As docs/protocol.md says it: 0xC1, then what any inflater of raw deflate takes, and nothing else."""
     frame = compressed(codec)
     stream = zlib.decompressobj(wbits=-15)
-    plain = frame_of(codec.plain, EVENTS)
+    plain = frame_of(codec.without_deflate, EVENTS)
     assert stream.decompress(frame[1:]) == (plain.encode() if isinstance(plain, str) else plain)
     assert (stream.eof, stream.unused_data) == (True, b"")
 
@@ -102,7 +102,7 @@ def test_a_frame_needs_no_other(codec: Codec) -> None:
 @codecs
 def test_a_short_frame_stays_plain(codec: Codec) -> None:
     """One event alone is sent as it is, in the codec's usual kind of WebSocket message."""
-    assert frame_of(codec, EVENTS[:1]) == frame_of(codec.plain, EVENTS[:1])
+    assert frame_of(codec, EVENTS[:1]) == frame_of(codec.without_deflate, EVENTS[:1])
 
 
 @codecs
@@ -111,16 +111,16 @@ def test_what_would_not_get_smaller_stays_plain(codec: Codec) -> None:
     chance = Random(1)
     noise = "".join(chr(chance.randrange(0x20, 0xD800)) for _ in range(2_000))
     event = msgspec.structs.replace(EVENTS[0], data={"x": noise})
-    frame, plain = frame_of(codec, [event]), frame_of(codec.plain, [event])
+    frame, plain = frame_of(codec, [event]), frame_of(codec.without_deflate, [event])
     assert len(frame) <= len(plain.encode() if isinstance(plain, str) else plain)
-    assert deflated(chance.randbytes(4_000)) is None
+    assert deflate_message(chance.randbytes(4_000)) is None
 
 
 @codecs
 @pytest.mark.parametrize("message", [c.Pong("x" * 2_000), c.Reply({"x": "x" * 2_000}), c.Error("x", "x" * 2_000)])
 def test_an_answer_is_never_compressed(codec: Codec, message: c.ServerMessage) -> None:
     """Whatever is no `events` frame is as in the codec without the suffix, however long it is."""
-    assert codec.encode(message) == codec.plain.encode(message)
+    assert codec.encode(message) == codec.without_deflate.encode(message)
 
 
 @codecs
@@ -128,7 +128,7 @@ def test_any_message_may_come_compressed(codec: Codec) -> None:
     """A later server may compress what this one doesn't: a reader goes by the mark alone."""
     welcome = c.Welcome("s", "u", "r", "e", 1, True, ["x" * 600], [], 25.0, c.Reconnect(1, 2))
     plain = codec.encode(welcome)
-    packed = deflated(plain.encode() if isinstance(plain, str) else plain)
+    packed = deflate_message(plain.encode() if isinstance(plain, str) else plain)
     assert packed is not None
     assert codec.decode_server(packed) == welcome
 
@@ -136,7 +136,7 @@ def test_any_message_may_come_compressed(codec: Codec) -> None:
 @codecs
 def test_a_client_speaks_plainly(codec: Codec) -> None:
     """The server inflates nothing: a compressed message of a client is a bad one."""
-    packed = deflated(msgspec.json.encode(c.Subscribe(["x" * 600])))
+    packed = deflate_message(msgspec.json.encode(c.Subscribe(["x" * 600])))
     assert packed is not None
     with refused("it is not valid (JSON|MessagePack)"):
         codec.decode(packed)
@@ -146,7 +146,7 @@ def test_a_client_speaks_plainly(codec: Codec) -> None:
 def test_who_did_not_ask_for_it_takes_none(codec: Codec) -> None:
     """Without the suffix a compressed message is none of the protocol's."""
     with refused("it is not valid (JSON|MessagePack)"):
-        codec.plain.decode_server(compressed(codec))
+        codec.without_deflate.decode_server(compressed(codec))
 
 
 # ------------------------------------------------------------------------------------------- what is refused
@@ -208,7 +208,7 @@ def test_a_bomb_is_refused_at_the_bound() -> None:
     tracemalloc.start()
     try:
         with refused(f"more than {MAX_INFLATED_BYTES} bytes when inflated"):
-            inflated(bomb)
+            inflate_message(bomb)
         _, most = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -221,6 +221,6 @@ def test_the_bound_itself_may_be_reached(more: int) -> None:
     message = MARK + zlib.compress(bytes(MAX_INFLATED_BYTES + more), wbits=-15)
     if more:
         with refused("when inflated"):
-            inflated(message)
+            inflate_message(message)
     else:
-        assert inflated(message) == bytes(MAX_INFLATED_BYTES)
+        assert inflate_message(message) == bytes(MAX_INFLATED_BYTES)

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from solowire.errors import InvalidMessage
-from solowire.model.subscriptions import Denied
+from solowire.model.subscriptions import DeniedPattern
 from solowire.protocol import messages as c
 from solowire.protocol.deflate import SUFFIX
-from solowire.protocol.messages import JSON, MSGPACK, Codec, ReceivedEvent, choose
+from solowire.protocol.messages import JSON, MSGPACK, Codec, ReceivedEvent, choose_codec
 
 ENCODE: dict[Codec, Any] = {codec: msgspec.json.encode if codec.is_json else msgspec.msgpack.encode for codec in Codec}
 DECODE: dict[Codec, Any] = {codec: msgspec.json.decode if codec.is_json else msgspec.msgpack.decode for codec in Codec}
@@ -33,11 +33,13 @@ EVENT = ReceivedEvent(
     9, "id", "record_created", "normal", "2026-01-01T00:00:00Z", {"zone": "é.org", "ttl": 60}, source="x"
 )
 SERVER: list[Any] = [
-    c.Welcome("s", "alice", "viewer", "e", 4, False, ["a"], [Denied("b", "forbidden", "h")], 25.0, c.Reconnect(1, 2)),
+    c.Welcome(
+        "s", "alice", "viewer", "e", 4, False, ["a"], [DeniedPattern("b", "forbidden", "h")], 25.0, c.Reconnect(1, 2)
+    ),
     c.Welcome("s", "a", "b", "e", 2**53, True, [], [], 25.0, c.Reconnect(1, 2), "2026-01-01T00:00:00Z", "epoch", 1),
     c.Events(9, [EVENT], {"dns_query_log": 3}),
     c.Events(0, []),
-    c.Subscriptions(["a"], [Denied("b", "unknown_type")], "id"),
+    c.Subscriptions(["a"], [DeniedPattern("b", "unknown_type")], "id"),
     c.Ping(time=1.5),
     c.Pong("id", 1.5),
     c.Notice("gap", "lost"),
@@ -100,8 +102,8 @@ def test_an_events_frame_of_fragments_is_an_events_frame(codec: Codec, count: in
     """A frame that is joined of events encoded once is the same as one that is encoded whole, of any length."""
     events = [msgspec.structs.replace(EVENT, offset=n) for n in range(count)] if count < 100 else [EVENT] * count
     fragments = [ENCODE[codec](e) for e in events] if count < 100 else [ENCODE[codec](EVENT)] * count
-    frame = codec.events(2**40, fragments)
-    compressed = codec.deflates and count > 2
+    frame = codec.encode_events(2**40, fragments)
+    compressed = codec.is_deflated and count > 2
     assert isinstance(frame, str if codec.is_json and not compressed else bytes)
     assert codec.decode_server(frame) == c.Events(2**40, events)
 
@@ -120,14 +122,14 @@ def test_an_events_frame_of_fragments_is_an_events_frame(codec: Codec, count: in
 )
 def test_the_clients_first_choice_counts(offered: list[str], codec: Codec, answer: str | None) -> None:
     """The first subprotocol of a client that is spoken here is chosen; a client that offers none gets JSON."""
-    assert choose(offered) == (codec, answer)
+    assert choose_codec(offered) == (codec, answer)
 
 
 @pytest.mark.parametrize("offered", [["graphql-ws"], [""], ["solowire.v2.json", "SOLOWIRE.V1.JSON"], [JSON + "+br"]])
 def test_an_unknown_subprotocol_is_refused(offered: list[str]) -> None:
     """A client that speaks only something else is told what is spoken, rather than sent JSON it can't read."""
     with pytest.raises(InvalidMessage, match=r"solowire\.v1\.json") as caught:
-        choose(offered)
+        choose_codec(offered)
     assert all(name in caught.value.hint for name in (JSON, MSGPACK, JSON + SUFFIX, MSGPACK + SUFFIX))
     assert caught.value.code == "unsupported_subprotocol"
 

@@ -17,19 +17,19 @@ from hypothesis import strategies as st
 from websockets.client import ClientProtocol
 from websockets.uri import parse_uri
 
-from solowire.errors import Refused
+from solowire.errors import RequestRejected
 from solowire.protocol.opening_handshake import (
     HEAD_BYTES,
     HEAD_END,
     Framing,
     Head,
-    accept,
     check_origin,
-    offered_subprotocols,
+    make_upgrade_required,
     parse_head,
+    parse_subprotocols,
     read_framing,
-    refusal_response,
-    upgrade_required,
+    render_accept,
+    render_rejection,
 )
 
 KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
@@ -59,13 +59,13 @@ def handshake(raw: bytes) -> bytes:
     """What a server does with it."""
     head = parse_head(raw)
     check_origin(head, ())
-    offered_subprotocols(head)
-    return accept(head, None)
+    parse_subprotocols(head)
+    return render_accept(head, None)
 
 
 def refusal(raw: bytes) -> tuple[int, str]:
     """The status and the code with which a handshake is refused."""
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RequestRejected) as refused:
         handshake(raw)
     return refused.value.status, refused.value.code
 
@@ -76,7 +76,7 @@ def refusal(raw: bytes) -> tuple[int, str]:
 def test_the_example_of_the_rfc_is_accepted() -> None:
     """With the accept key that RFC 6455, section 1.3, gives for it, with what is added, and whole to the last byte."""
     raw = raw_head(more=b"Sec-WebSocket-Protocol: two, one\r\n")
-    answer = accept(parse_head(raw), "one", [("X-Solowire-Shard", "3")])
+    answer = render_accept(parse_head(raw), "one", [("X-Solowire-Shard", "3")])
     first, *lines = answer.removesuffix(HEAD_END).split(b"\r\n")
     headers = dict(line.lower().split(b": ", 1) for line in lines)
     assert first == b"HTTP/1.1 101 Switching Protocols"
@@ -93,9 +93,9 @@ def test_a_real_client_takes_the_answer() -> None:
     client.send_request(client.connect())
     head = parse_head(b"".join(client.data_to_send()))
     assert (head.method, head.path, head.query, head.version) == ("GET", "/ws", "ticket=x", (1, 1))
-    assert head.wants_websocket
-    assert offered_subprotocols(head) == ["other", "one"]
-    client.receive_data(accept(head, "one"))
+    assert head.is_websocket_request
+    assert parse_subprotocols(head) == ["other", "one"]
+    client.receive_data(render_accept(head, "one"))
     assert client.handshake_exc is None
     assert client.subprotocol == "one"
 
@@ -222,7 +222,7 @@ def origin_is_allowed(origin: str | None, host: str = "example.com", allowed: tu
     more = b"" if origin is None else b"Origin: %s\r\n" % origin.encode("latin-1")
     try:
         check_origin(parse_head(raw_head(host=host.encode("latin-1"), more=more)), allowed)
-    except Refused as error:
+    except RequestRejected as error:
         return error.code != "origin_not_allowed"
     return True
 
@@ -288,7 +288,7 @@ def test_an_operator_allows_others() -> None:
 def test_two_origins_are_none() -> None:
     """Not even of the same name, and not where all are allowed."""
     head = parse_head(raw_head(more=b"Origin: http://example.com\r\n" * 2))
-    with pytest.raises(Refused, match="more than one Origin"):
+    with pytest.raises(RequestRejected, match="more than one Origin"):
         check_origin(head, ("*",))
 
 
@@ -296,7 +296,7 @@ def test_the_host_may_be_known_better_than_by_the_request() -> None:
     """As behind a proxy that is trusted: then that one counts, and the header doesn't."""
     head = parse_head(raw_head(more=b"Origin: https://public.example\r\n"))
     check_origin(head, (), "public.example")
-    with pytest.raises(Refused, match="SOLOWIRE_ALLOWED_ORIGINS") as refused:
+    with pytest.raises(RequestRejected, match="SOLOWIRE_ALLOWED_ORIGINS") as refused:
         check_origin(head, (), "other.example")
     assert refused.value.status == 403
 
@@ -306,7 +306,7 @@ def test_the_host_may_be_known_better_than_by_the_request() -> None:
 
 def test_a_refusal_is_a_whole_answer() -> None:
     """With the length of its body, a hint, what the status asks for beside it, and that the connection ends."""
-    head, _, body = refusal_response(upgrade_required()).partition(HEAD_END)
+    head, _, body = render_rejection(make_upgrade_required()).partition(HEAD_END)
     first, *lines = head.split(b"\r\n")
     assert first == b"HTTP/1.1 426 Upgrade Required"
     headers = dict(line.split(b": ", 1) for line in lines)
@@ -317,17 +317,17 @@ def test_a_refusal_is_a_whole_answer() -> None:
     assert int(headers[b"content-length"]) == len(body)
     told = msgspec.json.decode(body)
     assert (told["code"], told["status"]) == ("upgrade_required", 426)
-    assert b"\r\nallow: GET\r\n" in refusal_response(Refused(405, "method_not_allowed", "", ""))
-    assert b"connection" not in refusal_response(Refused(400, "bad", "", ""), close=False)
-    assert b"\r\nretry-after: " in refusal_response(Refused(503, "full", "", "", 1.0)).lower()
+    assert b"\r\nallow: GET\r\n" in render_rejection(RequestRejected(405, "method_not_allowed", "", ""))
+    assert b"connection" not in render_rejection(RequestRejected(400, "bad", "", ""), close=False)
+    assert b"\r\nretry-after: " in render_rejection(RequestRejected(503, "full", "", "", 1.0)).lower()
 
 
 def test_a_refusal_is_short_whatever_was_sent() -> None:
     """What a client says is repeated to it, and in the log, in part only."""
     for name in (b"Sec-WebSocket-Protocol", b"Connection", b"Origin"):
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(RequestRejected) as refused:
             handshake(raw_head(more=name + b": " + b"\xff" * 12_000 + b"\r\n"))
-        assert len(refusal_response(refused.value)) < 2_000
+        assert len(render_rejection(refused.value)) < 2_000
 
 
 # ---------------------------------------------------------------------------------------------------------- any bytes
@@ -343,8 +343,8 @@ def test_any_bytes_are_a_head_or_a_refusal(raw: bytes) -> None:
     """Whatever comes, nothing else is raised; and what is accepted has one Host, one key and no body."""
     try:
         answer = handshake(raw)
-    except Refused as error:
-        refusal_response(error)
+    except RequestRejected as error:
+        render_rejection(error)
         return
     assert answer.startswith(b"HTTP/1.1 101 ")
     names = [line.split(b":")[0].lower() for line in raw.split(b"\r\n")]
@@ -360,7 +360,7 @@ def test_a_hostile_head_costs_no_more_than_its_length(name: bytes, piece: bytes)
     spent = []
     for _ in range(3):
         begin = time.process_time()
-        with contextlib.suppress(Refused):
+        with contextlib.suppress(RequestRejected):
             handshake(raw)
         spent.append(time.process_time() - begin)
     assert min(spent) < 0.5
@@ -370,7 +370,7 @@ def read_by(reader: Callable[[bytes], Any], raw: bytes) -> Any:
     """What it reads, or with which status and words it refuses."""
     try:
         return reader(raw)
-    except Refused as refused:
+    except RequestRejected as refused:
         return refused.status, refused.message
 
 

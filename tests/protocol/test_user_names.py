@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from solowire.errors import Refused
+from solowire.errors import RequestRejected
 from solowire.protocol.user_names import decode_user_name, encode_user_name, one_line
 
 
@@ -21,7 +21,7 @@ def test_any_name_survives_a_path(user: str) -> None:
 @pytest.mark.parametrize("raw", [b"%", b"%4", b"%zz", b"%FF", b"%ED%A0%80", b"\xff", b"a%2"])
 def test_what_is_no_name(raw: bytes) -> None:
     """What is no percent-encoding of UTF-8 stands for nobody."""
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RequestRejected) as caught:
         decode_user_name(raw)
     assert (caught.value.status, caught.value.code) == (400, "invalid_user_name")
 

@@ -6,15 +6,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from solowire.backplane.messages import DEAD_AFTER_SECONDS, VERSION, Hello, ShardAddress, ShardStats
+from solowire.backplane.messages import DEAD_AFTER_SECONDS, VERSION, Join, ShardAddress, ShardStats
 from solowire.router.membership import Membership, Peer
 
 SILENT = DEAD_AFTER_SECONDS + 0.1
 
 
-def hello(index: int | None, boot: str = "boot-1", port: int = 9000) -> Hello:
+def hello(index: int | None, boot: str = "boot-1", port: int = 9000) -> Join:
     """Of the shard `index`, or of a gateway."""
-    return Hello(VERSION, boot, None if index is None else ShardAddress(index, "127.0.0.1", port, boot))
+    return Join(VERSION, boot, None if index is None else ShardAddress(index, "127.0.0.1", port, boot))
 
 
 def tick(members: Membership, now: float) -> tuple[list[Peer], bool]:
@@ -31,25 +31,25 @@ def indexes(members: Membership) -> list[int]:
 def test_a_shard_joins_by_its_hello() -> None:
     """A shard that says hello is in the ring at once, under a new version of it."""
     members = Membership()
-    assert members.hello(b"shard-1", hello(1), 0.0) == []
-    assert members.hello(b"shard-0", hello(0), 0.0) == []
-    assert (indexes(members), members.version, members.gateways) == ([0, 1], 2, 0)
+    assert members.add_peer(b"shard-1", hello(1), 0.0) == []
+    assert members.add_peer(b"shard-0", hello(0), 0.0) == []
+    assert (indexes(members), members.version, members.gateway_count) == ([0, 1], 2, 0)
 
 
 def test_a_gateway_joins_without_changing_the_ring() -> None:
     """Gateways come and go without anyone's users moving."""
     members = Membership()
-    members.hello(b"shard-0", hello(0), 0.0)
-    assert not members.hello(b"gateway-a", hello(None), 0.0)
-    assert (members.gateways, members.version) == (1, 1)
-    members.remove(b"gateway-a")
-    assert (members.gateways, members.version) == (0, 1)
+    members.add_peer(b"shard-0", hello(0), 0.0)
+    assert not members.add_peer(b"gateway-a", hello(None), 0.0)
+    assert (members.gateway_count, members.version) == (1, 1)
+    members.remove_peer(b"gateway-a")
+    assert (members.gateway_count, members.version) == (0, 1)
 
 
 def test_a_pause_of_the_router_is_not_held_against_its_peers() -> None:
     """A router that was stopped for ten seconds doesn't drop everyone before it has read what they said meanwhile."""
     members = Membership()
-    members.hello(b"shard-0", hello(0), 0.0)
+    members.add_peer(b"shard-0", hello(0), 0.0)
     assert tick(members, 0.5) == ([], False)
     assert tick(members, 10.5) == ([], False)
     assert tick(members, 11.0) == ([], False)
@@ -61,61 +61,61 @@ def test_a_pause_of_the_router_is_not_held_against_its_peers() -> None:
 def test_the_same_hello_again_changes_nothing() -> None:
     """A shard that is asked who it is and answers twice doesn't disturb the ring, and its numbers stay."""
     members = Membership()
-    members.hello(b"shard-0", hello(0), 0.0)
-    members.beat(b"shard-0", "boot-1", ShardStats(connections=7), 1.0)
-    assert not members.hello(b"shard-0", hello(0), 2.0)
-    peer = members.get(b"shard-0")
+    members.add_peer(b"shard-0", hello(0), 0.0)
+    members.record_heartbeat(b"shard-0", "boot-1", ShardStats(connections=7), 1.0)
+    assert not members.add_peer(b"shard-0", hello(0), 2.0)
+    peer = members.get_peer(b"shard-0")
     assert peer is not None
-    assert (peer.stats.connections, peer.heard_at, members.version) == (7, 2.0, 1)
+    assert (peer.stats.connections, peer.last_heard_at, members.version) == (7, 2.0, 1)
 
 
 def test_a_restarted_shard_replaces_itself() -> None:
     """A shard that comes back with a new boot has a new address in the ring, told under a new version."""
     members = Membership()
-    members.hello(b"shard-0", hello(0), 0.0)
-    members.hello(b"shard-0", hello(0, "boot-2", port=9001), 1.0)
-    assert [(a.port, a.boot) for a in members.shards] == [(9001, "boot-2")]
+    members.add_peer(b"shard-0", hello(0), 0.0)
+    members.add_peer(b"shard-0", hello(0, "boot-2", port=9001), 1.0)
+    assert [(a.port, a.incarnation) for a in members.shards] == [(9001, "boot-2")]
     assert members.version == 2
 
 
 def test_the_old_process_of_a_restarted_shard_is_not_known_any_more() -> None:
     """A heartbeat of the boot before is asked who it is, rather than keeping the new one alive."""
     members = Membership()
-    members.hello(b"shard-0", hello(0), 0.0)
-    members.hello(b"shard-0", hello(0, "boot-2"), 1.0)
-    assert members.beat(b"shard-0", "boot-1", None, 5.0) is False
+    members.add_peer(b"shard-0", hello(0), 0.0)
+    members.add_peer(b"shard-0", hello(0, "boot-2"), 1.0)
+    assert members.record_heartbeat(b"shard-0", "boot-1", None, 5.0) is False
     assert tick(members, 1.0 + SILENT)[1]
 
 
 def test_of_two_that_claim_one_index_the_last_is_the_shard() -> None:
     """Two processes with the same --index can't both be in the ring."""
     members = Membership()
-    members.hello(b"shard-0", hello(0, "a"), 0.0)
-    superseded = members.hello(b"another", hello(0, "b", port=9005), 1.0)
+    members.add_peer(b"shard-0", hello(0, "a"), 0.0)
+    superseded = members.add_peer(b"another", hello(0, "b", port=9005), 1.0)
     assert [peer.name for peer in superseded] == [b"shard-0"]
-    assert [(a.index, a.boot) for a in members.shards] == [(0, "b")]
-    assert members.get(b"shard-0") is None
+    assert [(a.index, a.incarnation) for a in members.shards] == [(0, "b")]
+    assert members.get_peer(b"shard-0") is None
 
 
 def test_a_peer_that_becomes_another_shard_leaves_its_old_place() -> None:
     """One name is one place in the ring."""
     members = Membership()
-    members.hello(b"peer", hello(0), 0.0)
-    members.hello(b"peer", hello(3), 1.0)
+    members.add_peer(b"peer", hello(0), 0.0)
+    members.add_peer(b"peer", hello(3), 1.0)
     assert indexes(members) == [3]
 
 
 def test_an_unknown_heartbeat_must_be_asked_who_it_is() -> None:
     """After the router's restart nobody is known until they say hello."""
-    assert Membership().beat(b"shard-0", "boot-1", None, 0.0) is False
+    assert Membership().record_heartbeat(b"shard-0", "boot-1", None, 0.0) is False
 
 
 def test_a_beating_shard_stays() -> None:
     """A shard that beats every second is never taken for dead."""
     members = Membership()
-    members.hello(b"shard-0", hello(0), 0.0)
+    members.add_peer(b"shard-0", hello(0), 0.0)
     for second in range(1, 60):
-        assert members.beat(b"shard-0", "boot-1", None, float(second))
+        assert members.record_heartbeat(b"shard-0", "boot-1", None, float(second))
         assert tick(members, second + 0.5) == ([], False)
     assert indexes(members) == [0]
 
@@ -123,10 +123,10 @@ def test_a_beating_shard_stays() -> None:
 def test_a_heartbeat_without_numbers_keeps_the_last_ones() -> None:
     """A gateway's or an early beat doesn't wipe what is known."""
     members = Membership()
-    members.hello(b"shard-0", hello(0), 0.0)
-    members.beat(b"shard-0", "boot-1", ShardStats(connections=5), 1.0)
-    members.beat(b"shard-0", "boot-1", None, 2.0)
-    peer = members.get(b"shard-0")
+    members.add_peer(b"shard-0", hello(0), 0.0)
+    members.record_heartbeat(b"shard-0", "boot-1", ShardStats(connections=5), 1.0)
+    members.record_heartbeat(b"shard-0", "boot-1", None, 2.0)
+    peer = members.get_peer(b"shard-0")
     assert peer is not None
     assert peer.stats.connections == 5
 
@@ -134,8 +134,8 @@ def test_a_heartbeat_without_numbers_keeps_the_last_ones() -> None:
 def test_a_silent_shard_leaves_the_ring() -> None:
     """After three seconds of silence a shard's users belong to others, and the ring has a new version."""
     members = Membership()
-    members.hello(b"shard-0", hello(0), 0.0)
-    members.hello(b"shard-1", hello(1), 2.0)
+    members.add_peer(b"shard-0", hello(0), 0.0)
+    members.add_peer(b"shard-1", hello(1), 2.0)
     assert tick(members, DEAD_AFTER_SECONDS) == ([], False)
     silent, changed = tick(members, SILENT)
     assert ([peer.name for peer in silent], changed) == ([b"shard-0"], True)
@@ -146,40 +146,40 @@ def test_a_silent_shard_leaves_the_ring() -> None:
 def test_a_silent_gateway_is_forgotten_without_a_new_ring() -> None:
     """A gateway that is gone is not counted any more, and nobody moves."""
     members = Membership()
-    members.hello(b"gateway-a", hello(None), 0.0)
+    members.add_peer(b"gateway-a", hello(None), 0.0)
     silent, changed = tick(members, SILENT)
-    assert (len(silent), changed, members.gateways) == (1, False, 0)
+    assert (len(silent), changed, members.gateway_count) == (1, False, 0)
 
 
 def test_a_silent_shard_that_comes_back_joins_anew() -> None:
     """A process that was stopped and goes on is asked who it is, and takes its place again."""
     members = Membership()
-    members.hello(b"shard-0", hello(0), 0.0)
+    members.add_peer(b"shard-0", hello(0), 0.0)
     tick(members, SILENT)
-    assert members.beat(b"shard-0", "boot-1", None, 5.0) is False
-    members.hello(b"shard-0", hello(0), 5.0)
+    assert members.record_heartbeat(b"shard-0", "boot-1", None, 5.0) is False
+    members.add_peer(b"shard-0", hello(0), 5.0)
     assert indexes(members) == [0]
 
 
 def test_goodbye_takes_a_shard_out_at_once() -> None:
     """A shard that ends in order isn't waited for; a goodbye of nobody changes nothing."""
     members = Membership()
-    members.hello(b"shard-0", hello(0), 0.0)
-    members.remove(b"shard-0")
+    members.add_peer(b"shard-0", hello(0), 0.0)
+    members.remove_peer(b"shard-0")
     assert (indexes(members), members.version) == ([], 2)
-    members.remove(b"shard-0")
+    members.remove_peer(b"shard-0")
     assert members.version == 2
 
 
 def test_a_shard_that_wants_to_leave_is_out_of_the_ring_and_still_a_peer() -> None:
     """Its users move away from it, and meanwhile it is neither forgotten nor taken for dead."""
     members = Membership()
-    members.hello(b"shard-0", hello(0), 0.0)
-    members.hello(b"shard-1", hello(1), 0.0)
-    members.leave(b"shard-0")
+    members.add_peer(b"shard-0", hello(0), 0.0)
+    members.add_peer(b"shard-1", hello(1), 0.0)
+    members.mark_draining(b"shard-0")
     assert (indexes(members), members.version) == ([1], 3)
-    assert members.beat(b"shard-0", "boot-1", None, 1.0)
-    assert members.shard(0) is members.get(b"shard-0")
+    assert members.record_heartbeat(b"shard-0", "boot-1", None, 1.0)
+    assert members.find_shard(0) is members.get_peer(b"shard-0")
 
 
 def test_a_restarted_router_presumes_the_shards_of_before() -> None:
@@ -188,7 +188,7 @@ def test_a_restarted_router_presumes_the_shards_of_before() -> None:
     before = [ShardAddress(i, "127.0.0.1", 9000 + i, "boot-1") for i in range(2)]
     members.presume(before, 7, 100.0)
     assert (indexes(members), members.version) == ([0, 1], 7)
-    members.hello(b"shard-0", Hello(VERSION, "boot-1", before[0]), 101.0)
+    members.add_peer(b"shard-0", Join(VERSION, "boot-1", before[0]), 101.0)
     assert (indexes(members), members.version) == ([0, 1], 7)
     silent, changed = tick(members, 100.0 + SILENT)
     assert ([p.name for p in silent], changed, indexes(members)) == ([b"presumed-1"], True, [0])
@@ -208,29 +208,29 @@ class Comings(RuleBasedStateMachine):
 
     @rule(name=names, index=st.one_of(st.none(), st.integers(0, 3)), boot=boots)
     def hello(self, name: bytes, index: int | None, boot: str) -> None:
-        self.members.hello(name, hello(index, boot), self.now)
-        assert self.members.beat(name, boot, None, self.now)
+        self.members.add_peer(name, hello(index, boot), self.now)
+        assert self.members.record_heartbeat(name, boot, None, self.now)
 
     @rule(name=names, boot=boots)
     def beat(self, name: bytes, boot: str) -> None:
-        peer = self.members.get(name)
-        known = peer is not None and peer.boot == boot
-        assert self.members.beat(name, boot, None, self.now) == known
+        peer = self.members.get_peer(name)
+        known = peer is not None and peer.incarnation == boot
+        assert self.members.record_heartbeat(name, boot, None, self.now) == known
 
     @rule(name=names)
     def leave(self, name: bytes) -> None:
-        self.members.leave(name)
+        self.members.mark_draining(name)
 
     @rule(name=names)
     def goodbye(self, name: bytes) -> None:
-        self.members.remove(name)
-        assert self.members.get(name) is None
+        self.members.remove_peer(name)
+        assert self.members.get_peer(name) is None
 
     @rule(seconds=st.floats(0.0, 5.0))
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
         self.members.tick(self.now)
-        assert all(self.now - peer.heard_at <= DEAD_AFTER_SECONDS for peer in self.members)
+        assert all(self.now - peer.last_heard_at <= DEAD_AFTER_SECONDS for peer in self.members)
 
     @invariant()
     def what_holds(self) -> None:
@@ -239,8 +239,8 @@ class Comings(RuleBasedStateMachine):
         self.seen = (self.members.version, self.members.shards)
         found = indexes(self.members)
         assert found == sorted(set(found))
-        leaving = sum(peer.leaving and peer.address is not None for peer in self.members)
-        assert self.members.gateways + len(found) + leaving == len(list(self.members))
+        leaving = sum(peer.is_draining and peer.address is not None for peer in self.members)
+        assert self.members.gateway_count + len(found) + leaving == len(list(self.members))
 
 
 TestComings = Comings.TestCase

@@ -12,42 +12,42 @@ from solowire.algorithms.hash_ring import Ring
 from solowire.backplane.messages import (
     DEAD_AFTER_SECONDS,
     VERSION,
-    Ack,
-    Answer,
-    Ask,
-    Beat,
-    Came,
-    Deliver,
     Diagnose,
-    Drain,
-    Elsewhere,
+    DrainRequest,
     Fenced,
-    Goodbye,
     Heartbeat,
-    Hello,
+    HeartbeatResponse,
+    Join,
     Lease,
+    LeaseUsage,
     Leave,
-    NotPublished,
-    Publish,
-    Published,
+    LogAck,
+    LogBatch,
+    PublishAck,
     PublishedEvent,
-    Replay,
-    Replayed,
+    PublishNack,
+    PublishRequest,
+    RejoinRequired,
+    ReplayRequest,
+    ReplayResponse,
     RingState,
     RouterMessage,
     ShardAddress,
     ShardStats,
-    Slots,
-    States,
+    StartDraining,
+    StateSnapshot,
+    StatsRequest,
+    StatsResponse,
     Superseded,
-    Who,
+    UserConnectedElsewhere,
+    UsersConnected,
 )
 from solowire.model.events import decode_event
-from solowire.router.leases.config import Limits
-from solowire.router.log.backpressure import DEFAULT_PATIENCE, GRACE_SECONDS
+from solowire.router.leases.config import LeaseConfig
+from solowire.router.log.backpressure import DEFAULT_THRESHOLDS, GRACE_SECONDS
 from solowire.router.log.journal import JournalHole, JournalUnavailable, MemoryJournal, Record
-from solowire.router.monitoring.monitor import Watch
-from solowire.router.router import GROUP_EVENTS, GROUP_SECONDS, MAX_HELD, SLOW_GROUP_EVENTS, Router
+from solowire.router.monitoring.monitor import Monitor
+from solowire.router.router import GROUP_EVENTS, GROUP_SECONDS, MAX_DELAYED_ANSWERS, SLOW_GROUP_EVENTS, Router
 
 M = TypeVar("M", bound=RouterMessage)
 
@@ -85,26 +85,26 @@ class World:
     def join(self, index: int, boot: str = "b", epoch: str = "", offset: int = 0, credit: int = 1000) -> bytes:
         name = f"shard-{index}".encode()
         address = ShardAddress(index, "127.0.0.1", 9000 + index, boot)
-        self.router.receive(name, Hello(VERSION, boot, address, epoch, offset, credit), self.now)
+        self.router.receive(name, Join(VERSION, boot, address, epoch, offset, credit), self.now)
         return name
 
     def settle(self, *names: bytes) -> None:
         """The shards have sent away whomever the ring took away."""
         for name in names:
-            outlet = self.router._outlets[name]
+            outlet = self.router._cursors[name]
             self.router.receive(
-                name, Ack("epoch-1", outlet.acked, outlet.credit, self.router.members.version), self.now
+                name, LogAck("epoch-1", outlet.acked, outlet.credit, self.router.members.version), self.now
             )
 
     def gateway(self, name: bytes = b"gateway-a") -> bytes:
-        self.router.receive(name, Hello(VERSION, "g"), self.now)
+        self.router.receive(name, Join(VERSION, "g"), self.now)
         return name
 
     def publish(
         self, *users: str | None, request: int = 1, peer: bytes = b"gateway-a", publisher: str = "ann", size: int = 4
     ) -> None:
         events = [PublishedEvent(f"id-{next(self._ids)}", user, b"body" * (size // 4)) for user in users]
-        self.router.receive(peer, Publish(request, events, publisher), self.now)
+        self.router.receive(peer, PublishRequest(request, events, publisher), self.now)
         self.turn()
 
     def turn(self) -> None:
@@ -116,7 +116,7 @@ class World:
         self.router.receive(name, Heartbeat(boot, stats), self.now)
 
     def delivered(self, name: bytes) -> list[int]:
-        return [offset for message in self.bus.take(name, Deliver) for offset, _ in message.events]
+        return [offset for message in self.bus.take(name, LogBatch) for offset, _ in message.events]
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def world() -> World:
 def test_a_heartbeat_of_a_stranger_is_asked_who_it_is(world: World) -> None:
     """After the router's restart every peer is asked to introduce itself."""
     world.beat(b"shard-0")
-    assert world.bus.take(b"shard-0", Who) == [Who()]
+    assert world.bus.take(b"shard-0", RejoinRequired) == [RejoinRequired()]
     assert not world.router.members.shards
 
 
@@ -135,7 +135,7 @@ def test_a_heartbeat_of_a_member_is_answered(world: World) -> None:
     """A peer hears every second that the router is alive and knows it."""
     name = world.join(0)
     world.beat(name)
-    assert world.bus.take(name, Beat) == [Beat("epoch-1", 1)]
+    assert world.bus.take(name, HeartbeatResponse) == [HeartbeatResponse("epoch-1", 1)]
 
 
 def test_a_hello_is_answered_with_the_ring(world: World) -> None:
@@ -144,7 +144,7 @@ def test_a_hello_is_answered_with_the_ring(world: World) -> None:
     world.publish(None, None)
     world.join(3)
     [state] = world.bus.take(b"shard-3", RingState)
-    assert (state.epoch, state.last, [s.index for s in state.shards]) == ("epoch-1", 2, [3])
+    assert (state.epoch, state.last_offset, [s.index for s in state.shards]) == ("epoch-1", 2, [3])
 
 
 def test_the_ring_is_told_to_everyone_when_it_changes(world: World) -> None:
@@ -157,7 +157,7 @@ def test_the_ring_is_told_to_everyone_when_it_changes(world: World) -> None:
     assert [len(found) for found in states] == [1, 1, 1]
     assert len({state.version for [state] in states}) == 1
     assert [s.index for s in states[0][0].shards] == [0, 1]
-    world.router.receive(b"shard-0", Goodbye(), world.now)
+    world.router.receive(b"shard-0", Leave(), world.now)
     [after] = world.bus.take(b"gateway-a", RingState)
     assert ([s.index for s in after.shards], after.version > states[0][0].version) == ([1], True)
 
@@ -175,10 +175,10 @@ def test_a_second_hello_is_answered_to_its_sender_alone(world: World) -> None:
 def test_published_events_are_answered_with_their_offsets(world: World) -> None:
     """A gateway's request is answered by its number, with epoch, offsets and what was known already."""
     events = [PublishedEvent("a", None, b"1"), PublishedEvent("b", None, b"2"), PublishedEvent("a", None, b"1")]
-    world.router.receive(b"gateway-a", Publish(77, events), world.now)
-    assert world.bus.take(b"gateway-a", Published) == [], "answered before the journal has kept it"
+    world.router.receive(b"gateway-a", PublishRequest(77, events), world.now)
+    assert world.bus.take(b"gateway-a", PublishAck) == [], "answered before the journal has kept it"
     world.turn()
-    assert world.bus.take(b"gateway-a", Published) == [Published(77, "epoch-1", [1, 2, 1], [2])]
+    assert world.bus.take(b"gateway-a", PublishAck) == [PublishAck(77, "epoch-1", [1, 2, 1], [2])]
     assert (world.router.events, world.router.duplicates) == (2, 1)
 
 
@@ -227,7 +227,7 @@ def test_a_shard_without_credit_waits_and_its_ack_goes_on(world: World) -> None:
     name = world.join(0, credit=5)
     world.publish(*[None] * 12)
     assert world.delivered(name) == [1, 2, 3, 4, 5]
-    world.router.receive(name, Ack("epoch-1", 5, 5), world.now)
+    world.router.receive(name, LogAck("epoch-1", 5, 5), world.now)
     assert world.delivered(name) == [6, 7, 8, 9, 10]
 
 
@@ -236,7 +236,7 @@ def test_an_ack_of_another_epoch_is_ignored(world: World) -> None:
     name = world.join(0, credit=5)
     world.publish(*[None] * 12)
     world.delivered(name)
-    world.router.receive(name, Ack("epoch-0", 1000, 1000), world.now)
+    world.router.receive(name, LogAck("epoch-0", 1000, 1000), world.now)
     assert world.delivered(name) == []
 
 
@@ -245,8 +245,8 @@ def test_an_ack_from_the_future_is_no_more_than_all(world: World) -> None:
     name = world.join(0)
     world.publish(None)
     world.delivered(name)
-    world.router.receive(name, Ack("epoch-1", 1_000_000, 1000), world.now)
-    [report] = world.router.reports()
+    world.router.receive(name, LogAck("epoch-1", 1_000_000, 1000), world.now)
+    [report] = world.router.make_reports()
     assert report.behind == 0
     world.publish(None)
     assert world.delivered(name) == [2]
@@ -254,8 +254,8 @@ def test_an_ack_from_the_future_is_no_more_than_all(world: World) -> None:
 
 def test_an_ack_of_a_stranger_is_ignored(world: World) -> None:
     """A message of a peer that never said hello changes nothing."""
-    world.router.receive(b"nobody", Ack("epoch-1", 5, 5), world.now)
-    world.router.receive(b"nobody", Goodbye(), world.now)
+    world.router.receive(b"nobody", LogAck("epoch-1", 5, 5), world.now)
+    world.router.receive(b"nobody", Leave(), world.now)
     assert world.bus.sent == []
 
 
@@ -292,7 +292,7 @@ def test_a_silent_shard_is_taken_out_and_its_users_events_go_elsewhere(world: Wo
     assert [s.index for s in state.shards] == [1]
     world.publish(user)
     assert world.delivered(name) == [1]
-    assert world.bus.take(b"shard-0", Deliver) == []
+    assert world.bus.take(b"shard-0", LogBatch) == []
 
 
 def test_a_quiet_shard_is_told_how_far_the_log_has_gone(world: World) -> None:
@@ -302,17 +302,17 @@ def test_a_quiet_shard_is_told_how_far_the_log_has_gone(world: World) -> None:
     world.settle(name)
     user = next(f"user{n}" for n in range(100) if Ring([0, 1]).owner(f"user{n}") == 1)
     world.publish(*[user] * 50)
-    assert world.bus.take(name, Deliver) == []
+    assert world.bus.take(name, LogBatch) == []
     world.router.tick(world.now + 0.5)
-    assert world.bus.take(name, Deliver) == [Deliver("epoch-1", 0, 50, [])]
+    assert world.bus.take(name, LogBatch) == [LogBatch("epoch-1", 0, 50, [])]
     world.router.tick(world.now + 1.0)
-    assert world.bus.take(name, Deliver) == []
+    assert world.bus.take(name, LogBatch) == []
 
 
 def test_a_shard_of_another_version_is_not_let_in(world: World) -> None:
     """Processes of different backplane versions don't talk past each other."""
     address = ShardAddress(0, "127.0.0.1", 9000, "b")
-    world.router.receive(b"shard-0", Hello(VERSION + 1, "b", address), world.now)
+    world.router.receive(b"shard-0", Join(VERSION + 1, "b", address), world.now)
     assert world.router.members.shards == []
     assert world.bus.sent == []
 
@@ -321,7 +321,7 @@ def test_a_shard_replaced_under_another_name_gets_nothing_more(world: World) -> 
     """Of two processes that claim one index, only the last one is sent events."""
     old = world.join(0)
     address = ShardAddress(0, "127.0.0.1", 9100, "new")
-    world.router.receive(b"other", Hello(VERSION, "new", address, "", 0, 100), world.now)
+    world.router.receive(b"other", Join(VERSION, "new", address, "", 0, 100), world.now)
     world.publish(None)
     assert world.delivered(old) == []
     assert world.delivered(b"other") == [1]
@@ -333,10 +333,10 @@ def test_the_numbers_of_the_system_are_answered(world: World) -> None:
     second, first = world.join(1), world.join(0, credit=1)
     world.beat(first, stats=ShardStats(connections=4))
     world.publish(None, None, None)
-    world.router.receive(second, Ack("epoch-1", 3, 1000), world.now)
-    world.router.receive(gateway, Ask(5), world.now)
-    [answer] = world.bus.take(gateway, Answer)
-    assert (answer.request, answer.epoch, answer.last, answer.events, answer.gateways) == (5, "epoch-1", 3, 3, 1)
+    world.router.receive(second, LogAck("epoch-1", 3, 1000), world.now)
+    world.router.receive(gateway, StatsRequest(5), world.now)
+    [answer] = world.bus.take(gateway, StatsResponse)
+    assert (answer.request, answer.epoch, answer.last_offset, answer.events, answer.gateways) == (5, "epoch-1", 3, 3, 1)
     reports = [(r.address.index, r.stats.connections, r.in_flight, r.behind) for r in answer.shards]
     assert reports == [(0, 4, 1, 3), (1, 0, 0, 0)]
 
@@ -346,13 +346,13 @@ def test_a_shard_behind_the_log_gets_what_is_left_of_it() -> None:
     world = World(max_events=10)
     name = world.join(0)
     world.publish(None)
-    world.bus.take(name, Deliver)
+    world.bus.take(name, LogBatch)
     world.bus.deaf.add(name)
     world.publish(*[None] * 50)
     world.bus.deaf.clear()
     world.router.tick(world.now)
-    [message] = world.bus.take(name, Deliver)
-    assert (message.after, message.upto, len(message.events)) == (41, 51, 10)
+    [message] = world.bus.take(name, LogBatch)
+    assert (message.prev_offset, message.end_offset, len(message.events)) == (41, 51, 10)
 
 
 # ----------------------------------------------------------------------------------- what outlives a router, and replay
@@ -379,9 +379,9 @@ def test_a_shard_that_wants_to_leave_gets_its_users_events_until_they_are_gone(w
     user = next(f"user{n}" for n in range(100) if Ring([0, 1]).owner(f"user{n}") == 0)
     settled = world.router.members.version
     world.bus.sent.clear()
-    world.router.receive(name, Leave(), world.now)
+    world.router.receive(name, StartDraining(), world.now)
     [state] = world.bus.take(name, RingState)
-    assert ([s.index for s in state.shards], state.since) == ([1], settled)
+    assert ([s.index for s in state.shards], state.personal_since) == ([1], settled)
     world.publish(user)
     assert (world.delivered(name), world.delivered(other)) == ([1], [1])
     world.settle(name)
@@ -394,17 +394,17 @@ def test_a_shard_that_stays_has_its_lease_before_anybody_sends_it_users(world: W
     name, other, gateway = world.join(0), world.join(1), world.gateway()
     slots(world, name, 1)
     slots(world, other, 1)
-    world.router.receive(name, Leave(), world.now)
+    world.router.receive(name, StartDraining(), world.now)
     slots(world, name, 2)
-    beat = world.bus.take(name, Beat)[-1]
+    beat = world.bus.take(name, HeartbeatResponse)[-1]
     assert beat.lease is not None
-    assert beat.lease.spare == 0
+    assert beat.lease.shared_slots == 0
     world.bus.sent.clear()
     assert world.join(0) == name
     told = [(peer, type(message)) for peer, message in world.bus.sent]
     assert told.index((name, Lease)) < told.index((gateway, RingState))
     [lease] = world.bus.take(name, Lease)
-    assert lease.spare > 10
+    assert lease.shared_slots > 10
     world.bus.sent.clear()
     world.join(0)  # again, as after a lost message: it has its lease
     assert world.bus.take(name, Lease) == []
@@ -414,7 +414,7 @@ def test_the_process_whose_place_is_taken_is_told(world: World) -> None:
     """Two processes can't both be one shard: the older one hears of it, and ends."""
     old = world.join(0)
     address = ShardAddress(0, "127.0.0.1", 9100, "new")
-    world.router.receive(b"other", Hello(VERSION, "new", address, "", 0, 100), world.now)
+    world.router.receive(b"other", Join(VERSION, "new", address, "", 0, 100), world.now)
     assert world.bus.take(old, Superseded) == [Superseded()]
 
 
@@ -429,25 +429,25 @@ def test_the_loss_of_a_shard_says_how_many_users_return(world: World) -> None:
     world.router.receive(gateway, Heartbeat("g"), world.now)
     world.router.tick(world.now)
     [state] = world.bus.take(gateway, RingState)
-    assert (state.shards, state.lost) == ([], [(0, 1234)])
+    assert (state.shards, state.removed_shards) == ([], [(0, 1234)])
 
 
 def test_a_new_shard_begins_near_the_end_with_the_states_of_before(world: World) -> None:
     """A shard that starts gets as much of the log as it asks for, and each state's present value from before it."""
     events = [PublishedEvent(f"s{n}", None, b"%d" % n, f"state{n % 2}") for n in range(4)]
-    world.router.receive(b"gateway-a", Publish(1, events), world.now)
+    world.router.receive(b"gateway-a", PublishRequest(1, events), world.now)
     world.publish(*[None] * 10)
     address = ShardAddress(0, "127.0.0.1", 9000, "b")
-    world.router.receive(b"shard-0", Hello(VERSION, "b", address, "", 0, 1000, 5), world.now)
-    assert world.bus.take(b"shard-0", States) == [States("epoch-1", 9, [(3, b"2"), (4, b"3")])]
+    world.router.receive(b"shard-0", Join(VERSION, "b", address, "", 0, 1000, 5), world.now)
+    assert world.bus.take(b"shard-0", StateSnapshot) == [StateSnapshot("epoch-1", 9, [(3, b"2"), (4, b"3")])]
     assert world.delivered(b"shard-0") == [10, 11, 12, 13, 14]
 
 
-def ask(world: World, after: int, upto: int, *, epoch: str = "epoch-1", personal: bool = False) -> Replayed:
-    world.router.receive(b"shard-0", Replay(9, epoch, "ann", after, upto, personal), world.now)
+def ask(world: World, after: int, upto: int, *, epoch: str = "epoch-1", personal: bool = False) -> ReplayResponse:
+    world.router.receive(b"shard-0", ReplayRequest(9, epoch, "ann", after, upto, personal), world.now)
     while world.router.replays:
-        world.now = world.router.replays.serve(world.now) or world.now
-    [answer] = world.bus.take(b"shard-0", Replayed)
+        world.now = world.router.replays.serve_next(world.now) or world.now
+    [answer] = world.bus.take(b"shard-0", ReplayResponse)
     return answer
 
 
@@ -456,7 +456,7 @@ def test_a_replay_holds_what_is_for_all_and_for_that_user(world: World) -> None:
     world.publish(None, "ann", "bob", None)
     assert [offset for offset, _ in ask(world, 0, 4).events] == [1, 2, 4]
     assert [offset for offset, _ in ask(world, 1, 4, personal=True).events] == [2]
-    assert ask(world, 1, 3) == Replayed(9, 3, [(2, b"body")])
+    assert ask(world, 1, 3) == ReplayResponse(9, 3, [(2, b"body")])
 
 
 @pytest.mark.parametrize(("after", "epoch", "refusal"), [(5, "epoch-1", "future"), (1, "epoch-0", "epoch")])
@@ -496,14 +496,14 @@ def test_a_full_disk_refuses_publishers_and_nothing_else() -> None:
     name = world.join(0)
     journal.full = True
     world.publish(None, request=1)
-    [refused] = world.bus.take(b"gateway-a", NotPublished)
+    [refused] = world.bus.take(b"gateway-a", PublishNack)
     assert (refused.request, refused.code, refused.message) == (1, "journal_unavailable", "the disk is full")
     assert world.delivered(name) == []
     world.beat(name)
-    assert len(world.bus.take(name, Beat)) == 1
+    assert len(world.bus.take(name, HeartbeatResponse)) == 1
     journal.full = False
     world.publish(None, request=2)
-    assert [p.offsets for p in world.bus.take(b"gateway-a", Published)] == [[1]]
+    assert [p.offsets for p in world.bus.take(b"gateway-a", PublishAck)] == [[1]]
     assert world.delivered(name) == [1]
 
 
@@ -513,11 +513,13 @@ def test_events_are_kept_in_groups_under_load(world: World) -> None:
     world.bus.sent.clear()
     begun = world.now
     for request in range(2, 6):
-        world.router.receive(b"gateway-a", Publish(request, [PublishedEvent(f"x{request}", None, b"")]), world.now)
+        world.router.receive(
+            b"gateway-a", PublishRequest(request, [PublishedEvent(f"x{request}", None, b"")]), world.now
+        )
         assert world.router.dispatch(world.now) is not None
-    assert world.bus.take(b"gateway-a", Published) == []
+    assert world.bus.take(b"gateway-a", PublishAck) == []
     world.turn()
-    assert len(world.bus.take(b"gateway-a", Published)) == 4
+    assert len(world.bus.take(b"gateway-a", PublishAck)) == 4
     assert world.now - begun <= GROUP_SECONDS
 
 
@@ -538,7 +540,7 @@ class Stuck:
         for name in self.names:
             world.beat(name)
         for name in acking:
-            world.router.receive(name, Ack("epoch-1", world.router.journal.last, 1000), world.now)
+            world.router.receive(name, LogAck("epoch-1", world.router.journal.last_offset, 1000), world.now)
         world.router.tick(world.now)
 
     def publish(self, publisher: str = "ann", size: int = 10_000) -> int:
@@ -547,10 +549,10 @@ class Stuck:
         return self.requests
 
     def answers(self) -> list[int]:
-        return [answer.request for answer in self.world.bus.take(b"gateway-a", Published)]
+        return [answer.request for answer in self.world.bus.take(b"gateway-a", PublishAck)]
 
     def refusals(self) -> list[int]:
-        return [answer.request for answer in self.world.bus.take(b"gateway-a", NotPublished)]
+        return [answer.request for answer in self.world.bus.take(b"gateway-a", PublishNack)]
 
 
 def test_a_shard_that_lags_delays_answers_and_then_refuses() -> None:
@@ -561,23 +563,23 @@ def test_a_shard_that_lags_delays_answers_and_then_refuses() -> None:
     assert stuck.answers() == [1]
     for _ in range(4):  # two seconds
         stuck.half_a_second(follows)
-    assert stuck.world.router.pressure.delay > 0.0
+    assert stuck.world.router.backpressure.delay > 0.0
     assert stuck.publish() == 2
     assert stuck.answers() == [], "an answer left at once"
-    assert stuck.world.router.release(stuck.world.now)
-    assert not stuck.world.router.release(stuck.world.now + DEFAULT_PATIENCE.delay)
+    assert stuck.world.router.release_answers(stuck.world.now)
+    assert not stuck.world.router.release_answers(stuck.world.now + DEFAULT_THRESHOLDS.delay)
     assert stuck.answers() == [2], "what is in the log must be answered"
     with capture_logs() as lines:
         for _ in range(8):
             stuck.half_a_second(follows)
-    assert stuck.world.router.pressure.retry_after is not None
+    assert stuck.world.router.backpressure.retry_after is not None
     [line] = [line for line in lines if line["event"] == "publishers_refused"]
-    assert line["lag_s"] >= DEFAULT_PATIENCE.hard
-    last = stuck.world.router.journal.last
+    assert line["lag_s"] >= DEFAULT_THRESHOLDS.hard
+    last = stuck.world.router.journal.last_offset
     refused = stuck.publish()
-    [answer] = stuck.world.bus.take(b"gateway-a", NotPublished)
+    [answer] = stuck.world.bus.take(b"gateway-a", PublishNack)
     assert (answer.request, answer.code, answer.retry_after >= 1.0) == (refused, "overloaded", True)
-    assert (stuck.world.router.journal.last, stuck.world.router.refused) == (last, 1)
+    assert (stuck.world.router.journal.last_offset, stuck.world.router.rejected_count) == (last, 1)
     with capture_logs() as lines:
         stuck.half_a_second(*stuck.names)
     assert [line["refused"] for line in lines if line["event"] == "publishers_flow"] == [1]
@@ -593,13 +595,13 @@ def test_who_sends_little_is_neither_slowed_nor_refused_with_those_who_send_much
     stuck.answers()
     for _ in range(8):
         stuck.half_a_second(stuck.names[1])
-    assert stuck.world.router.pressure.delay > 0
+    assert stuck.world.router.backpressure.delay > 0
     held = stuck.publish()
     little = stuck.publish("ben", 100)
     assert stuck.answers() == [little], "the other's answer waits"
     for _ in range(6):
         stuck.half_a_second(stuck.names[1])
-    assert stuck.world.router.pressure.retry_after is not None
+    assert stuck.world.router.backpressure.retry_after is not None
     stuck.publish()
     little = stuck.publish("ben", 100)
     assert stuck.answers() == [held, little]
@@ -619,7 +621,7 @@ def test_a_shard_that_lags_is_noticed_under_a_steady_stream() -> None:
             stuck.world.now += 0.05
         stuck.world.now -= 0.5
         stuck.half_a_second(stuck.names[1])
-    assert stuck.world.router.pressure.retry_after is not None
+    assert stuck.world.router.backpressure.retry_after is not None
 
 
 def test_what_was_appended_is_never_refused() -> None:
@@ -629,11 +631,11 @@ def test_what_was_appended_is_never_refused() -> None:
     stuck.answers()
     for _ in range(8):
         stuck.half_a_second(stuck.names[1])
-    assert stuck.world.router.pressure.delay > 0
+    assert stuck.world.router.backpressure.delay > 0
     held = [stuck.publish() for _ in range(3)]
     for _ in range(8):
         stuck.half_a_second(stuck.names[1])
-    assert stuck.world.router.pressure.retry_after is not None
+    assert stuck.world.router.backpressure.retry_after is not None
     assert stuck.answers() == held
     assert stuck.refusals() == []
 
@@ -648,20 +650,20 @@ def test_a_shard_that_has_died_slows_nobody() -> None:
         world = stuck.world
         world.now += 0.25
         world.beat(follows)
-        world.router.receive(follows, Ack("epoch-1", world.router.journal.last, 1000), world.now)
+        world.router.receive(follows, LogAck("epoch-1", world.router.journal.last_offset, 1000), world.now)
         world.router.tick(world.now)
-        assert world.router.pressure.delay == 0.0
+        assert world.router.backpressure.delay == 0.0
     assert [s.index for s in world.router.members.shards] == [1]
 
 
 def test_a_shard_that_leaves_slows_nobody() -> None:
     """A shard that is being drained takes the time that it takes."""
     stuck = Stuck()
-    stuck.world.router.receive(stuck.names[0], Leave(), stuck.world.now)
+    stuck.world.router.receive(stuck.names[0], StartDraining(), stuck.world.now)
     stuck.publish()
     for _ in range(30):
         stuck.half_a_second(stuck.names[1])
-    assert stuck.world.router.pressure.delay == 0.0
+    assert stuck.world.router.backpressure.delay == 0.0
 
 
 def test_a_shard_with_a_long_replay_before_it_stops_nobody() -> None:
@@ -671,21 +673,21 @@ def test_a_shard_with_a_long_replay_before_it_stops_nobody() -> None:
         world.publish(*[None] * 10)
         world.now += 0.1
     name = world.join(0, credit=1)
-    world.bus.take(b"gateway-a", Published)
+    world.bus.take(b"gateway-a", PublishAck)
     begun = world.now
     offset = 0
     while world.now < begun + GRACE_SECONDS + 10:
         world.now += 0.5
         offset += 1
         world.beat(name)
-        world.router.receive(name, Ack("epoch-1", offset, 1), world.now)
+        world.router.receive(name, LogAck("epoch-1", offset, 1), world.now)
         world.router.tick(world.now)
-        assert world.router.pressure.retry_after is None
-        assert (world.router.pressure.delay > 0) == (world.now - begun > GRACE_SECONDS)
-    world.router.receive(name, Ack("epoch-1", 1000, 1), world.now)
+        assert world.router.backpressure.retry_after is None
+        assert (world.router.backpressure.delay > 0) == (world.now - begun > GRACE_SECONDS)
+    world.router.receive(name, LogAck("epoch-1", 1000, 1), world.now)
     world.beat(name)
     world.router.tick(world.now)
-    assert world.router.pressure.delay == 0.0
+    assert world.router.backpressure.delay == 0.0
 
 
 def test_a_quiet_shard_is_no_slow_one() -> None:
@@ -697,12 +699,12 @@ def test_a_quiet_shard_is_no_slow_one() -> None:
     stuck.world.bus.sent.clear()
     for _ in range(30):
         stuck.world.publish(user)
-        told = stuck.world.bus.take(here, Deliver)
+        told = stuck.world.bus.take(here, LogBatch)
         assert all(not message.events for message in told)
         if told:
-            stuck.world.router.receive(here, Ack("epoch-1", told[-1].upto, 1000), stuck.world.now)
+            stuck.world.router.receive(here, LogAck("epoch-1", told[-1].end_offset, 1000), stuck.world.now)
         stuck.half_a_second(other)
-        assert stuck.world.router.pressure.delay == 0.0
+        assert stuck.world.router.backpressure.delay == 0.0
 
 
 def test_answers_that_are_held_back_have_a_bound() -> None:
@@ -713,8 +715,8 @@ def test_answers_that_are_held_back_have_a_bound() -> None:
         stuck.half_a_second(stuck.names[1])
     stuck.answers()
     router, now = stuck.world.router, stuck.world.now
-    for request in range(MAX_HELD + 5):
-        router.receive(b"gateway-a", Publish(request, [PublishedEvent(f"x{request}", None, b"")], "ann"), now)
+    for request in range(MAX_DELAYED_ANSWERS + 5):
+        router.receive(b"gateway-a", PublishRequest(request, [PublishedEvent(f"x{request}", None, b"")], "ann"), now)
     router._commit(now)
     assert stuck.answers() == [0, 1, 2, 3, 4]
 
@@ -729,8 +731,8 @@ class Slow(MemoryJournal):
         self.commits: list[int] = []
 
     def commit(self, now: float) -> None:
-        if self.open:
-            self.commits.append(self.open)
+        if self.pending_count:
+            self.commits.append(self.pending_count)
             self.took += self.commit_seconds
         super().commit(now)
 
@@ -746,13 +748,13 @@ def test_a_slow_disk_is_asked_less_often_for_more() -> None:
         for _ in range(10 * GROUP_EVENTS):
             request += 1
             batch = [PublishedEvent(f"id{request}", None, b"")]
-            world.router.receive(b"gateway-a", Publish(request, batch), world.now)
+            world.router.receive(b"gateway-a", PublishRequest(request, batch), world.now)
         again = world.router.dispatch(world.now)
         world.now = again if again is not None else world.now
         world.router.dispatch(world.now)
     assert journal.commits == [GROUP_EVENTS, GROUP_EVENTS, *(n * GROUP_EVENTS for n in (8, 10, 10))]
     assert max(journal.commits) <= SLOW_GROUP_EVENTS
-    assert len(world.bus.take(b"gateway-a", Published)) == request
+    assert len(world.bus.take(b"gateway-a", PublishAck)) == request
 
 
 def test_a_disk_that_takes_seconds_slows_publishers_and_then_refuses_them() -> None:
@@ -762,16 +764,16 @@ def test_a_disk_that_takes_seconds_slows_publishers_and_then_refuses_them() -> N
     journal.commit_seconds = 3.0
     world.router = Router(journal, world.bus.send, stopwatch=lambda: journal.took)
     world.publish(None, request=1)
-    assert len(world.bus.take(b"gateway-a", Published)) == 1
-    assert world.router.pressure.delay > 0
+    assert len(world.bus.take(b"gateway-a", PublishAck)) == 1
+    assert world.router.backpressure.delay > 0
     journal.commit_seconds = 6.0
     world.publish(None, request=2)
     world.publish(None, request=3)
-    assert [n.request for n in world.bus.take(b"gateway-a", NotPublished)] == [3]
+    assert [n.request for n in world.bus.take(b"gateway-a", PublishNack)] == [3]
     world.router.tick(world.now + 10)
-    assert [p.request for p in world.bus.take(b"gateway-a", Published)] == [2]
+    assert [p.request for p in world.bus.take(b"gateway-a", PublishAck)] == [2]
     world.publish(None, request=4)
-    assert [p.request for p in world.bus.take(b"gateway-a", Published)] == [4]
+    assert [p.request for p in world.bus.take(b"gateway-a", PublishAck)] == [4]
 
 
 # ------------------------------------------------------------------------------------ events of the router's own
@@ -783,13 +785,13 @@ class Alarmed(World):
     def __init__(self, journal: MemoryJournal | None = None, stats_every: float = 0.0) -> None:
         super().__init__()
         ids = iter(range(10**6))
-        watch = Watch(new_id=lambda: f"own-{next(ids)}", after=0.0, over=0.0, stats_every=stats_every)
+        watch = Monitor(new_id=lambda: f"own-{next(ids)}", after=0.0, over=0.0, stats_every=stats_every)
         self.audited: list[tuple[str, dict[str, object]]] = []
         self.router = Router(
             journal or self.router.journal,
             self.bus.send,
             now=self.now,
-            watch=watch,
+            monitor=watch,
             audit=lambda event, **fields: self.audited.append((event, fields)),
         )
 
@@ -802,7 +804,7 @@ class Alarmed(World):
 
     def types(self, name: bytes) -> list[str]:
         """The types of the events that the shard has been given, in the order of the log."""
-        bodies = [body for message in self.bus.take(name, Deliver) for _, body in message.events]
+        bodies = [body for message in self.bus.take(name, LogBatch) for _, body in message.events]
         return [decode_event(body).type for body in bodies]
 
 
@@ -814,7 +816,7 @@ def test_what_it_says_of_itself_holds_up_nothing(monkeypatch: pytest.MonkeyPatch
     def look(*_: object) -> None:
         raise ValueError("these numbers are no good")
 
-    monkeypatch.setattr(world.router.watch, "look", look)
+    monkeypatch.setattr(world.router.monitor, "check_processes", look)
     world.bus.deaf.add(name)
     world.publish(None)
     world.bus.deaf.clear()
@@ -832,7 +834,7 @@ def test_an_alert_goes_through_the_log_and_asks_for_a_diagnosis() -> None:
     world.beat(ill, stats=ShardStats(loop_lag_s=3.0))
     world.tick(ill, well)
     assert world.types(ill) == world.types(well) == ["system_alert"]
-    assert world.router.journal.last == 1
+    assert world.router.journal.last_offset == 1
     assert world.bus.take(ill, Diagnose) == [Diagnose("loop_lag_seconds")]
     assert world.bus.take(well, Diagnose) == []
     world.beat(ill, stats=ShardStats())
@@ -848,7 +850,9 @@ def test_statistics_are_states_in_the_log() -> None:
     for _ in range(5):
         world.tick(name)
     assert world.types(name) == ["gateway_stats"] * 4
-    assert len(world.router.journal.states(world.router.journal.last, 10)) == 2  # the shard's newest and all's
+    assert (
+        len(world.router.journal.latest_states(world.router.journal.last_offset, 10)) == 2
+    )  # the shard's newest and all's
 
 
 def test_what_is_to_be_said_waits_for_a_journal_that_takes_nothing() -> None:
@@ -865,14 +869,14 @@ def test_what_is_to_be_said_waits_for_a_journal_that_takes_nothing() -> None:
     world.publish(None)  # a commit of somebody else's must not pass for theirs
     for _ in range(3):
         world.tick(name, stats=ShardStats(loop_lag_s=3.0))
-    bodies = [body for message in world.bus.take(name, Deliver) for _, body in message.events]
+    bodies = [body for message in world.bus.take(name, LogBatch) for _, body in message.events]
     assert [body for body in bodies if body != b"body"] == [journal.read(1, 1)[0].body]
     assert len(bodies) == 2
 
 
 def test_what_waits_to_be_said_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     """However long the journal takes nothing, only so much of the router's own waits for it."""
-    monkeypatch.setattr("solowire.router.router.MOST_OF_ITS_OWN", 20)
+    monkeypatch.setattr("solowire.router.router.MAX_INTERNAL_EVENTS", 20)
     journal = Failing("epoch-1", max_events=1000, max_bytes=10**9, window=3600.0)
     world = Alarmed(journal, stats_every=0.5)
     name = world.join(0)
@@ -881,7 +885,7 @@ def test_what_waits_to_be_said_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> N
         world.tick(name)
     journal.full = False
     world.tick(name)
-    assert journal.last == 20
+    assert journal.last_offset == 20
 
 
 def test_a_drain_is_audited_with_who_wanted_it() -> None:
@@ -889,7 +893,7 @@ def test_a_drain_is_audited_with_who_wanted_it() -> None:
     world = Alarmed()
     world.join(3)
     for shard in (3, 4):
-        world.router.receive(b"gateway-a", Drain(1, shard, "root"), world.now)
+        world.router.receive(b"gateway-a", DrainRequest(1, shard, "root"), world.now)
     drain = {"user": "root"}
     assert world.audited == [
         ("draining", {**drain, "shard": 3, "users": 0}),
@@ -902,7 +906,7 @@ def test_a_drain_is_audited_with_who_wanted_it() -> None:
 
 def slots(world: World, name: bytes, asked: int, fence: int = 0, boot: str = "b", **used: int) -> None:
     """What a shard says of its slots, with its heartbeat."""
-    world.router.receive(name, Heartbeat(boot, None, Slots(asked, fence, used)), world.now)
+    world.router.receive(name, Heartbeat(boot, None, LeaseUsage(asked, fence, used)), world.now)
 
 
 def test_a_heartbeat_is_answered_with_a_lease(world: World) -> None:
@@ -910,35 +914,39 @@ def test_a_heartbeat_is_answered_with_a_lease(world: World) -> None:
     name = world.join(0)
     world.bus.sent.clear()
     slots(world, name, 1)
-    [beat] = world.bus.take(name, Beat)
+    [beat] = world.bus.take(name, HeartbeatResponse)
     assert beat.lease is not None
-    assert (beat.lease.answers, beat.lease.spare > 0) == (1, True)
+    assert (beat.lease.in_reply_to, beat.lease.shared_slots > 0) == (1, True)
     assert world.bus.sent == []
 
 
 def test_a_question_between_two_heartbeats_is_answered_at_once(world: World) -> None:
     """A shard that has no slot left doesn't wait for its next heartbeat."""
     name = world.join(0)
-    world.router.receive(name, Slots(1, 0, {}, {"viewer": 1}), world.now)
+    world.router.receive(name, LeaseUsage(1, 0, {}, {"viewer": 1}), world.now)
     [lease] = world.bus.take(name, Lease)
-    assert (lease.answers, lease.spare > 0) == (1, True)
+    assert (lease.in_reply_to, lease.shared_slots > 0) == (1, True)
 
 
 def test_a_gateway_is_told_who_gets_no_slot(world: World) -> None:
     """Gateways hear with each heartbeat which groups have no room."""
-    world.router = Router(world.router.journal, world.bus.send, limits=Limits(2))
+    world.router = Router(world.router.journal, world.bus.send, limits=LeaseConfig(2))
     name, gateway = world.join(0), world.gateway()
     slots(world, name, 1)
-    [beat] = world.bus.take(name, Beat)
+    [beat] = world.bus.take(name, HeartbeatResponse)
     assert beat.lease is not None
-    slots(world, name, 2, beat.lease.fence, viewer=beat.lease.spare)
-    [beat] = world.bus.take(name, Beat)
+    slots(world, name, 2, beat.lease.fence, viewer=beat.lease.shared_slots)
+    [beat] = world.bus.take(name, HeartbeatResponse)
     assert beat.lease is not None
     slots(world, name, 3, beat.lease.fence, viewer=2)
     world.beat(gateway, "g")
-    [beat] = world.bus.take(gateway, Beat)
-    assert beat.doors is not None
-    assert (beat.doors.closed, beat.doors.others_closed, beat.doors.gateways) == (["viewer"], False, 1)
+    [beat] = world.bus.take(gateway, HeartbeatResponse)
+    assert beat.admission_state is not None
+    assert (
+        beat.admission_state.full_groups,
+        beat.admission_state.unknown_groups_full,
+        beat.admission_state.gateway_count,
+    ) == (["viewer"], False, 1)
 
 
 def test_a_liar_is_fenced_off(world: World) -> None:
@@ -966,12 +974,12 @@ def test_the_older_shard_hears_of_a_user_who_has_come_to_another(world: World) -
     world.settle(name)
     other = world.join(1)
     user = next(f"user{n}" for n in range(100) if Ring([0, 1]).owner(f"user{n}") == 1)
-    world.router.receive(other, Came([(user, 1)]), world.now)
-    assert world.bus.take(name, Elsewhere) == [Elsewhere(user, 1)]
-    assert world.bus.take(other, Elsewhere) == []
+    world.router.receive(other, UsersConnected([(user, 1)]), world.now)
+    assert world.bus.take(name, UserConnectedElsewhere) == [UserConnectedElsewhere(user, 1)]
+    assert world.bus.take(other, UserConnectedElsewhere) == []
     world.settle(name)
-    world.router.receive(other, Came([(user, 1)]), world.now)
-    assert world.bus.take(name, Elsewhere) == []
+    world.router.receive(other, UsersConnected([(user, 1)]), world.now)
+    assert world.bus.take(name, UserConnectedElsewhere) == []
 
 
 def test_a_shard_that_does_not_own_a_user_ends_none_of_its_connections(world: World) -> None:
@@ -979,24 +987,24 @@ def test_a_shard_that_does_not_own_a_user_ends_none_of_its_connections(world: Wo
     name = world.join(0)
     other = world.join(1)
     user = next(f"user{n}" for n in range(100) if Ring([0, 1]).owner(f"user{n}") == 1)
-    world.router.receive(name, Came([(user, 1)]), world.now)
-    assert world.bus.take(other, Elsewhere) == []
-    world.router.receive(b"nobody", Came([(user, 1)]), world.now)
-    assert world.bus.take(other, Elsewhere) == []
+    world.router.receive(name, UsersConnected([(user, 1)]), world.now)
+    assert world.bus.take(other, UserConnectedElsewhere) == []
+    world.router.receive(b"nobody", UsersConnected([(user, 1)]), world.now)
+    assert world.bus.take(other, UserConnectedElsewhere) == []
 
 
 def test_a_restart_grants_nothing_that_was_granted_before(world: World) -> None:
     """The journal knows who held leases: until they are heard of again, nobody gets more."""
     name = world.join(0)
     slots(world, name, 1)
-    assert world.router.coordinator.free > 0
+    assert world.router.coordinator.free_slots > 0
     world.router = Router(world.router.journal, world.bus.send, now=world.now)
-    assert world.router.coordinator.free == 0
+    assert world.router.coordinator.free_slots == 0
     other = world.join(1, "another")
     slots(world, other, 1, boot="another")
-    beat = world.bus.take(other, Beat)[-1]
+    beat = world.bus.take(other, HeartbeatResponse)[-1]
     assert beat.lease is not None
-    assert (beat.lease.slots, beat.lease.spare) == ({}, 0)
+    assert (beat.lease.slots, beat.lease.shared_slots) == ({}, 0)
 
 
 def test_a_goodbye_frees_what_the_shard_held(world: World) -> None:
@@ -1004,13 +1012,13 @@ def test_a_goodbye_frees_what_the_shard_held(world: World) -> None:
     name, silent = world.join(0), world.join(1, "another")
     slots(world, name, 1)
     slots(world, silent, 1, boot="another")
-    held = world.router.coordinator.holders.held
+    held = world.router.coordinator.registry.held_slots
     world.now += 10
     world.beat(name)
     world.router.tick(world.now)
-    assert world.router.coordinator.holders.held == held
-    world.router.receive(name, Goodbye(), world.now)
-    assert 0 < world.router.coordinator.holders.held < held
+    assert world.router.coordinator.registry.held_slots == held
+    world.router.receive(name, Leave(), world.now)
+    assert 0 < world.router.coordinator.registry.held_slots < held
 
 
 # ------------------------------------------------------------------------------------------------------------ damage
@@ -1030,18 +1038,20 @@ def test_a_hole_in_the_log_is_a_gap_to_shards_and_keeps_nothing_else_from_them()
     bus = Bus()
     router = Router(HoledJournal("epoch-1", max_events=1000, max_bytes=10**9, window=60.0), bus.send)
     events = [PublishedEvent(f"id-{n}", None, b"%d" % n) for n in range(1, 9)]
-    router.receive(b"gateway-a", Publish(1, events), 100.0)
+    router.receive(b"gateway-a", PublishRequest(1, events), 100.0)
     router.dispatch(100.0)
     with capture_logs() as logs:
-        router.receive(b"shard-0", Hello(VERSION, "b", ShardAddress(0, "h", 1, "b"), "epoch-1", 0, 1000), 100.0)
+        router.receive(b"shard-0", Join(VERSION, "b", ShardAddress(0, "h", 1, "b"), "epoch-1", 0, 1000), 100.0)
         for turn in range(5):
             router.dispatch(101.0 + turn)
             router.tick(101.0 + turn)
-    assert [(d.after, d.upto, [o for o, _ in d.events]) for d in bus.take(b"shard-0", Deliver)] == [(5, 8, [6, 7, 8])]
+    assert [(d.prev_offset, d.end_offset, [o for o, _ in d.events]) for d in bus.take(b"shard-0", LogBatch)] == [
+        (5, 8, [6, 7, 8])
+    ]
     assert [line["goes_on_behind"] for line in logs if line["event"] == "journal_hole"] == [5]
-    router.receive(b"shard-0", Replay(7, "epoch-1", "ann", 1, 8, False), 106.0)
-    router.replays.serve(106.0)
-    [answer] = bus.take(b"shard-0", Replayed)
+    router.receive(b"shard-0", ReplayRequest(7, "epoch-1", "ann", 1, 8, False), 106.0)
+    router.replays.serve_next(106.0)
+    [answer] = bus.take(b"shard-0", ReplayResponse)
     assert (answer.request, answer.refusal) == (7, "retention")
 
 
@@ -1051,10 +1061,10 @@ def test_a_word_that_can_not_be_read_is_none(name: str, garbage: Any) -> None:
     """The router starts without it, says so, and lets shards and gateways in."""
     bus = Bus()
     journal = MemoryJournal("epoch-1", max_events=1000, max_bytes=10**9, window=60.0)
-    journal.note(name, garbage)
+    journal.put_metadata_item(name, garbage)
     with capture_logs() as logs:
         router = Router(journal, bus.send)
     assert [(line["event"], line["note"]) for line in logs] == [("note_unreadable", name)]
-    router.receive(b"shard-0", Hello(VERSION, "b", ShardAddress(0, "h", 1, "b"), "", 0, 1000), 100.0)
+    router.receive(b"shard-0", Join(VERSION, "b", ShardAddress(0, "h", 1, "b"), "", 0, 1000), 100.0)
     [ring] = bus.take(b"shard-0", RingState)
     assert [shard.index for shard in ring.shards] == [0]

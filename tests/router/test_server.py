@@ -13,13 +13,13 @@ from msgspec import structs
 from structlog.testing import capture_logs
 
 from solowire.backplane import messages as backplane
-from solowire.backplane.messages import VERSION, Hello, ShardAddress
-from solowire.backplane.zmq_transport import Spoke
+from solowire.backplane.messages import VERSION, Join, ShardAddress
+from solowire.backplane.zmq_transport import PeerSocket
 from solowire.router import server
-from solowire.router.leases.config import Group, Limits
+from solowire.router.leases.config import GroupQuota, LeaseConfig
 from solowire.router.log.journal import MemoryJournal
 from solowire.router.router import Router
-from solowire.router.server import limits_of
+from solowire.router.server import make_lease_config
 from solowire.runtime.settings import Settings, make_directories
 from tests.e2e.system import ANSWER_SECONDS
 
@@ -35,16 +35,16 @@ def test_all_that_is_set_reaches_the_coordinator() -> None:
             "lease_s": 50,
         }
     )
-    limits = limits_of(settings)
-    groups = {"big": Group(2.5, 30, 400), "admin": Group(1.0, 7, None)}
-    assert limits == Limits(connections=1000, per_shard=300, per_address=20, groups=groups, lease=50)
-    default = structs.asdict(Limits())
+    limits = make_lease_config(settings)
+    groups = {"big": GroupQuota(2.5, 30, 400), "admin": GroupQuota(1.0, 7, None)}
+    assert limits == LeaseConfig(connections=1000, per_shard=300, per_address=20, groups=groups, lease_s=50)
+    default = structs.asdict(LeaseConfig())
     assert [name for name, value in structs.asdict(limits).items() if value == default[name]] == []
 
 
 def test_administrators_have_slots_of_their_own_by_default() -> None:
     """The coordinator is told of the reserve that the settings give to administrators when nobody says anything."""
-    assert limits_of(Settings()).groups["admin"].reserved == 16
+    assert make_lease_config(Settings()).groups["admin"].reserved == 16
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ async def test_what_one_peer_says_in_a_flood_is_a_line_a_second_of_each_kind(set
     heard: list[bytes] = []
     with capture_logs() as lines:
         running = asyncio.ensure_future(server._main(settings, stop))
-        spoke = Spoke(settings.backplane_address, b"stranger", heard.append)
+        spoke = PeerSocket(settings.backplane_address, b"stranger", heard.append)
         began = loop.time()
 
         def said(event: str) -> list[MutableMapping[str, Any]]:
@@ -74,10 +74,10 @@ async def test_what_one_peer_says_in_a_flood_is_a_line_a_second_of_each_kind(set
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 await say(*[b"\xc1"] * 500)
-                await say(*[backplane.encode(Hello(VERSION + 1, f"boot-{n}")) for n in range(500)])
+                await say(*[backplane.encode(Join(VERSION + 1, f"boot-{n}")) for n in range(500)])
                 for n in range(100):
                     boot = f"boot-{n}"
-                    await say(backplane.encode(Hello(VERSION, boot, ShardAddress(n % 2, "127.0.0.1", 1, boot))))
+                    await say(backplane.encode(Join(VERSION, boot, ShardAddress(n % 2, "127.0.0.1", 1, boot))))
                 for event, count in (("backplane_message_dropped", 500), ("version_mismatch", 500)):
                     while sum(line["count"] for line in said(event)) < count:
                         await asyncio.sleep(0.01)
@@ -120,12 +120,12 @@ async def test_an_address_that_is_none_keeps_no_other_from_being_asked(
     """What a shard has said of where it is may be nonsense: of another that is absent it is found out that it ended."""
     made = router_of(settings)
     ended: list[str] = []
-    monkeypatch.setattr(made._router, "ended", ended.append)
+    monkeypatch.setattr(made._router, "confirm_dead", ended.append)
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     try:
         nonsense = [ShardAddress(0, "127.0.0.1", 2**40, "boot-0"), ShardAddress(1, "x" * 70, 80, "boot-1")]
-        await made._look_for([*nonsense, ShardAddress(2, "127.0.0.1", port, "boot-2")])
+        await made._probe_absent([*nonsense, ShardAddress(2, "127.0.0.1", port, "boot-2")])
     finally:
         made.close()
     assert ended == ["boot-2"]
@@ -146,7 +146,7 @@ async def test_answers_are_released_after_a_time_that_failed(
             raise ValueError("this time is no good")
         return releases == 1
 
-    monkeypatch.setattr(made._router, "release", release)
+    monkeypatch.setattr(made._router, "release_answers", release)
     try:
         made._dispatch()
         async with asyncio.timeout(30):
@@ -157,6 +157,6 @@ async def test_answers_are_released_after_a_time_that_failed(
         made.close()
 
 
-def router_of(settings: Settings) -> server._Server:
+def router_of(settings: Settings) -> server._RouterServer:
     journal = MemoryJournal("epoch-1", max_events=10, max_bytes=10**6, window=60.0)
-    return server._Server(asyncio.get_running_loop(), journal, settings)
+    return server._RouterServer(asyncio.get_running_loop(), journal, settings)

@@ -15,7 +15,7 @@ from solowire.errors import ConfigError
 from solowire.observability.audit import open_audit
 from solowire.runtime import data_directory
 from solowire.runtime.data_directory import write_private
-from solowire.runtime.settings import Settings, load, make_directories, secret_of
+from solowire.runtime.settings import Settings, load, load_secret, make_directories
 
 SECRET = "a secret of a test, long enough to sign"
 
@@ -39,7 +39,7 @@ def make(path: Path, mode: int = 0o755, **files: str) -> None:
 
 STARTS: dict[str, Callable[[Settings], Any]] = {
     "directories": make_directories,
-    "secret": lambda settings: secret_of(settings, create=True),
+    "secret": lambda settings: load_secret(settings, create=True),
 }
 starts = pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
 
@@ -123,7 +123,7 @@ def test_a_directory_that_cant_be_closed_is_refused(
 def test_with_a_secret_from_outside_it_is_looked_at_all_the_same(settings: Settings) -> None:
     """Sockets and journal are in it, whoever signs the tokens."""
     make(settings.data_dir, 0o755, **{"router.lock": ""})
-    secret_of(load(data_dir=settings.data_dir, secret=SECRET), create=True)
+    load_secret(load(data_dir=settings.data_dir, secret=SECRET), create=True)
     assert mode(settings.data_dir) == 0o700
 
 
@@ -132,7 +132,7 @@ def test_a_command_that_only_uses_the_secret_leaves_the_directory(settings: Sett
     make(settings.data_dir, 0o755, secret=SECRET)
     (settings.data_dir / "secret").chmod(0o600)
     with capture_logs() as lines:
-        assert secret_of(settings, create=False) == (SECRET, False)
+        assert load_secret(settings, create=False) == (SECRET, False)
     assert (mode(settings.data_dir), lines) == (0o755, [])
 
 
@@ -144,7 +144,7 @@ def test_a_secret_that_was_open_is_closed_and_said_so(settings: Settings, before
     path = settings.data_dir / "secret"
     path.chmod(before)
     with capture_logs() as lines:
-        assert secret_of(settings, create=create) == (SECRET, False)
+        assert load_secret(settings, create=create) == (SECRET, False)
     assert mode(path) == 0o600
     assert [(line["event"], line["mode"]) for line in lines] == [("secret_was_open", f"{before:04o}")]
     assert SECRET not in str(lines)
@@ -159,7 +159,7 @@ def test_a_secret_that_cant_be_closed_is_refused(settings: Settings, monkeypatch
 
     monkeypatch.setattr(data_directory.os, "fchmod", refuse)
     with pytest.raises(ConfigError, match=r"mode 0644.*Read-only file system.*SOLOWIRE_SECRET"):
-        secret_of(settings, create=True)
+        load_secret(settings, create=True)
 
 
 def test_a_private_file_replaces_the_one_that_is_there(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from solowire.errors import ConfigError
-from solowire.runtime.settings import Settings, load, make_directories, secret_of
+from solowire.runtime.settings import Settings, load, load_secret, make_directories
 
 
 @pytest.fixture(autouse=True)
@@ -332,8 +332,12 @@ def test_without_a_home_only_what_needs_the_data_directory_is_refused(monkeypatc
     for name in ("HOME", "XDG_DATA_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("pwd.getpwuid", unknown)
-    assert secret_of(load(secret="a secret of its own, long enough"), create=False)[0].startswith("a secret")
-    for needs in (make_directories, lambda settings: secret_of(settings, create=False), lambda s: s.backplane_address):
+    assert load_secret(load(secret="a secret of its own, long enough"), create=False)[0].startswith("a secret")
+    for needs in (
+        make_directories,
+        lambda settings: load_secret(settings, create=False),
+        lambda s: s.backplane_address,
+    ):
         with pytest.raises(ConfigError, match=r"home directory.*--data-dir"):
             needs(load())
     assert load(data_dir=Path("data")).run_dir == Path("data/run")
@@ -341,9 +345,9 @@ def test_without_a_home_only_what_needs_the_data_directory_is_refused(monkeypatc
 
 def test_ports_of_shards_follow_the_gateways() -> None:
     """Shard i listens on port + 1 + i, on its own port if it has one, and 0 stays 0."""
-    assert [load(port=9000).port_of_shard(i) for i in (0, 1, 5)] == [9001, 9002, 9006]
-    assert load(shard_port=7000).port_of_shard(3) == 7000
-    assert load(port=0).port_of_shard(3) == 0
+    assert [load(port=9000).find_shard_port(i) for i in (0, 1, 5)] == [9001, 9002, 9006]
+    assert load(shard_port=7000).find_shard_port(3) == 7000
+    assert load(port=0).find_shard_port(3) == 0
 
 
 def test_the_sockets_address_is_in_the_data_directory(place: Path) -> None:
@@ -373,7 +377,7 @@ def test_a_data_directory_that_cant_be_made_is_one_line(place: Path) -> None:
     """A file in the way is named."""
     (place / "file").write_text("")
     settings = load(data_dir=place / "file")
-    for attempt in (lambda: make_directories(settings), lambda: secret_of(settings, create=True)):
+    for attempt in (lambda: make_directories(settings), lambda: load_secret(settings, create=True)):
         with pytest.raises(ConfigError, match="file"):
             attempt()
 
@@ -381,12 +385,12 @@ def test_a_data_directory_that_cant_be_made_is_one_line(place: Path) -> None:
 def test_a_secret_is_made_once(place: Path) -> None:
     """The first start makes a secret that only its owner can read; the next one finds it."""
     settings = load(data_dir=place / "data")
-    secret, made = secret_of(settings, create=True)
+    secret, made = load_secret(settings, create=True)
     assert made
     assert len(secret) >= 32
     assert stat.S_IMODE((settings.data_dir / "secret").stat().st_mode) == 0o600
-    assert secret_of(settings, create=True) == (secret, False)
-    assert secret_of(settings, create=False) == (secret, False)
+    assert load_secret(settings, create=True) == (secret, False)
+    assert load_secret(settings, create=False) == (secret, False)
     assert [p.name for p in settings.data_dir.iterdir() if p.is_file()] == ["secret"]
 
 
@@ -398,7 +402,7 @@ def test_processes_that_start_together_agree_on_the_secret(place: Path) -> None:
 
     def start() -> None:
         begin.wait()
-        found.append(secret_of(settings, create=True))
+        found.append(load_secret(settings, create=True))
 
     threads = [threading.Thread(target=start) for _ in range(8)]
     for thread in threads:
@@ -412,7 +416,7 @@ def test_processes_that_start_together_agree_on_the_secret(place: Path) -> None:
 def test_without_a_secret_nothing_is_made_up(place: Path) -> None:
     """A command that only uses a secret says where it looked and how to give one."""
     with pytest.raises(ConfigError, match=r"no secret: .*SOLOWIRE_SECRET"):
-        secret_of(load(data_dir=place / "data"), create=False)
+        load_secret(load(data_dir=place / "data"), create=False)
     assert not (place / "data").exists()
 
 
@@ -422,13 +426,13 @@ def test_a_secret_file_that_is_no_secret_is_refused(place: Path, content: str) -
     (place / "data").mkdir()
     (place / "data" / "secret").write_text(content)
     with pytest.raises(ConfigError, match="secret"):
-        secret_of(load(data_dir=place / "data"), create=True)
+        load_secret(load(data_dir=place / "data"), create=True)
 
 
 def test_a_configured_secret_wins_over_the_file(place: Path) -> None:
     """Containers get their secret from outside."""
     settings = load(data_dir=place / "data", secret="from outside, long enough")
-    assert secret_of(settings, create=True) == ("from outside, long enough", False)
+    assert load_secret(settings, create=True) == ("from outside, long enough", False)
     assert not (place / "data").exists()
 
 

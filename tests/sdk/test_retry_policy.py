@@ -14,22 +14,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from solowire.algorithms.backoff import MAX_RETRY_AFTER_S
-from solowire.errors import InvalidEvent, InvalidEvents, InvalidToken, Refused, RequestError
-from solowire.protocol.problem_details import response_of
-from solowire.sdk.network_errors import no_answer, no_token
+from solowire.errors import InvalidEvent, InvalidEvents, InvalidToken, RequestError, RequestRejected
+from solowire.protocol.problem_details import to_http_response
+from solowire.sdk.network_errors import read_network_error, read_token_error
 from solowire.sdk.retry_policy import (
     FIRST_TOKEN_S,
     FOREIGN_RETRY_AFTER_S,
     POLICY,
     TOKEN_PACE_S,
-    Action,
     Fault,
-    Kind,
+    FaultKind,
+    RetryDecision,
     WarningPace,
     close_code_of,
-    closed,
-    decide_action,
+    decide_retry,
     read_answer,
+    read_close,
     wait_at_least,
 )
 
@@ -39,7 +39,7 @@ NOW = 1_800_000_000.0
 
 def own(error: RequestError) -> Fault:
     """What the SDK reads out of an answer that the gateway gives to `error`."""
-    status, headers, body = response_of(error)
+    status, headers, body = to_http_response(error)
     return read_answer(status, {n.decode(): v.decode() for n, v in headers}, body, NOW)
 
 
@@ -48,31 +48,31 @@ def test_the_documentation_shows_the_policy() -> None:
     rows = [f"| {kind.value} | {before.value} | {after.value} |" for kind, (before, after) in POLICY.items()]
     text = DOCS.read_text()
     assert [row for row in rows if row not in text] == []
-    assert set(POLICY) == set(Kind)
+    assert set(POLICY) == set(FaultKind)
     assert len([line for line in text.splitlines() if line.startswith("| ")]) >= len(rows)
 
 
 @pytest.mark.parametrize(
     ("error", "kind"),
     [
-        (InvalidToken("old", "token_expired"), Kind.token),
-        (InvalidToken("wrong"), Kind.token),
-        (InvalidToken("none", "missing_token"), Kind.token),
-        (Refused(401, "token_revoked", "out"), Kind.token),
-        (Refused(403, "forbidden", "no"), Kind.final),
-        (Refused(409, "duplicate_connection", "no"), Kind.taken),
-        (Refused(415, "unsupported_media_type", "no"), Kind.final),
-        (Refused(413, "too_many_events", "no"), Kind.too_large),
-        (Refused(429, "publish_rate_limited", "no", retry_after=3), Kind.passing),
-        (Refused(503, "overloaded", "no", retry_after=1), Kind.passing),
-        (Refused(408, "too_slow", "no"), Kind.passing),
-        (Refused(404, "not_found", "no"), Kind.unknown),
-        (Refused(400, "bad_request", "no"), Kind.unknown),
-        (InvalidEvents([InvalidEvent(0, "$", "no")]), Kind.bad_events),
-        (RequestError("invalid_body", "no"), Kind.bad_events),
+        (InvalidToken("old", "token_expired"), FaultKind.token),
+        (InvalidToken("wrong"), FaultKind.token),
+        (InvalidToken("none", "missing_token"), FaultKind.token),
+        (RequestRejected(401, "token_revoked", "out"), FaultKind.token),
+        (RequestRejected(403, "forbidden", "no"), FaultKind.final),
+        (RequestRejected(409, "duplicate_connection", "no"), FaultKind.taken),
+        (RequestRejected(415, "unsupported_media_type", "no"), FaultKind.final),
+        (RequestRejected(413, "too_many_events", "no"), FaultKind.too_large),
+        (RequestRejected(429, "publish_rate_limited", "no", retry_after=3), FaultKind.passing),
+        (RequestRejected(503, "overloaded", "no", retry_after=1), FaultKind.passing),
+        (RequestRejected(408, "too_slow", "no"), FaultKind.passing),
+        (RequestRejected(404, "not_found", "no"), FaultKind.unknown),
+        (RequestRejected(400, "bad_request", "no"), FaultKind.unknown),
+        (InvalidEvents([InvalidEvent(0, "$", "no")]), FaultKind.bad_events),
+        (RequestError("invalid_body", "no"), FaultKind.bad_events),
     ],
 )
-def test_what_the_gateway_says_is_known(error: RequestError, kind: Kind) -> None:
+def test_what_the_gateway_says_is_known(error: RequestError, kind: FaultKind) -> None:
     """Its own answers, made by its own code, are what the policy calls them, with their words and hints."""
     fault = own(error)
     assert fault.kind is kind
@@ -85,8 +85,8 @@ def test_any_answer_is_a_fault_with_bounds(status: int, headers: dict[str, str],
     fault = read_answer(status, headers, body, NOW)
     assert 0 <= fault.after <= FOREIGN_RETRY_AFTER_S
     assert len(fault.text) < 1000
-    action = decide_action(fault, succeeded=True, renewable=False)
-    assert action in (Action.retry, Action.split_or_retry)
+    action = decide_retry(fault, succeeded=True, renewable=False)
+    assert action in (RetryDecision.retry, RetryDecision.split_or_retry)
 
 
 @given(
@@ -103,25 +103,27 @@ def test_a_problem_of_another_server_is_not_the_gateways() -> None:
     """`application/problem+json` alone is not enough: it must have a code like ours and its own status."""
     headers = {"content-type": "application/problem+json"}
     for problem in ({}, {"status": 403}, {"status": 500, "code": "forbidden"}, {"status": 403, "code": "RBAC: denied"}):
-        assert read_answer(403, headers, msgspec.json.encode(problem), NOW).kind is Kind.foreign
+        assert read_answer(403, headers, msgspec.json.encode(problem), NOW).kind is FaultKind.foreign
     ours = msgspec.json.encode({"status": 403, "code": "forbidden"})
-    assert read_answer(403, {"content-type": "application/json"}, ours, NOW).kind is Kind.foreign
-    assert read_answer(403, {"content-type": "Application/Problem+JSON; charset=utf-8"}, ours, NOW).kind is Kind.final
+    assert read_answer(403, {"content-type": "application/json"}, ours, NOW).kind is FaultKind.foreign
+    assert (
+        read_answer(403, {"content-type": "Application/Problem+JSON; charset=utf-8"}, ours, NOW).kind is FaultKind.final
+    )
 
 
 def test_a_token_is_renewed_where_there_is_a_function() -> None:
     """Without one the gateway's 401 is final; with one it is asked on, before the first success for a bounded time."""
     fault = own(InvalidToken("old", "token_expired"))
-    assert decide_action(fault, succeeded=True, renewable=False) is Action.stop
-    assert decide_action(fault, succeeded=True, renewable=True, trying_s=1e9) is Action.renew
-    assert decide_action(fault, succeeded=False, renewable=True, trying_s=0) is Action.renew
-    assert decide_action(fault, succeeded=False, renewable=True, trying_s=FIRST_TOKEN_S) is Action.stop
+    assert decide_retry(fault, succeeded=True, renewable=False) is RetryDecision.stop
+    assert decide_retry(fault, succeeded=True, renewable=True, trying_s=1e9) is RetryDecision.renew
+    assert decide_retry(fault, succeeded=False, renewable=True, trying_s=0) is RetryDecision.renew
+    assert decide_retry(fault, succeeded=False, renewable=True, trying_s=FIRST_TOKEN_S) is RetryDecision.stop
     assert wait_at_least(fault) == TOKEN_PACE_S
 
 
 def test_retry_after_is_bounded() -> None:
     """Ours is believed up to ten minutes, another's up to one; a date counts by the answer's own clock."""
-    assert own(Refused(503, "overloaded", "no", retry_after=10**9)).after == MAX_RETRY_AFTER_S
+    assert own(RequestRejected(503, "overloaded", "no", retry_after=10**9)).after == MAX_RETRY_AFTER_S
     for value in ("86400", "1e12", "Fri, 31 Dec 9999 23:59:59 GMT"):
         assert read_answer(503, {"retry-after": value}, b"", NOW).after == FOREIGN_RETRY_AFTER_S
     for value in ("-1", "nan", "soon", "", "Thu, 01 Jan 1970 00:00:00 GMT"):
@@ -145,31 +147,31 @@ def caused(error: Exception, cause: BaseException) -> Exception:
 @pytest.mark.parametrize(
     ("error", "kind"),
     [
-        (ConnectionRefusedError(111, "refused"), Kind.unreachable),
-        (TimeoutError(), Kind.unreachable),
-        (httpx.ReadError("cut"), Kind.unreachable),
-        (caused(httpx.ConnectError("x"), socket.gaierror(socket.EAI_NONAME, "unknown")), Kind.no_host),
-        (caused(httpx.ConnectError("x"), socket.gaierror(socket.EAI_AGAIN, "later")), Kind.unreachable),
-        (caused(httpx.ConnectError("x"), ssl.SSLCertVerificationError("self-signed")), Kind.no_tls),
+        (ConnectionRefusedError(111, "refused"), FaultKind.unreachable),
+        (TimeoutError(), FaultKind.unreachable),
+        (httpx.ReadError("cut"), FaultKind.unreachable),
+        (caused(httpx.ConnectError("x"), socket.gaierror(socket.EAI_NONAME, "unknown")), FaultKind.no_host),
+        (caused(httpx.ConnectError("x"), socket.gaierror(socket.EAI_AGAIN, "later")), FaultKind.unreachable),
+        (caused(httpx.ConnectError("x"), ssl.SSLCertVerificationError("self-signed")), FaultKind.no_tls),
         (
             caused(OSError("all"), ExceptionGroup("", [OSError("a"), socket.gaierror(socket.EAI_NONAME, "b")])),
-            Kind.no_host,
+            FaultKind.no_host,
         ),
     ],
 )
-def test_errors_of_the_network(error: Exception, kind: Kind) -> None:
+def test_errors_of_the_network(error: Exception, kind: FaultKind) -> None:
     """What lies beneath the libraries' errors decides, and is what is told."""
-    fault = no_answer(error)
+    fault = read_network_error(error)
     assert fault.kind is kind
     assert fault.reason
-    assert decide_action(fault, succeeded=True, renewable=False) is Action.retry
+    assert decide_retry(fault, succeeded=True, renewable=False) is RetryDecision.retry
 
 
 def test_a_circle_of_causes_ends() -> None:
     """An error that is its own cause is read all the same."""
     first, second = OSError("a"), OSError("b")
     first.__cause__, second.__cause__ = second, first
-    assert no_answer(first).kind is Kind.unreachable
+    assert read_network_error(first).kind is FaultKind.unreachable
 
 
 class AiohttpLike(Exception):
@@ -179,32 +181,39 @@ class AiohttpLike(Exception):
 @pytest.mark.parametrize(
     ("error", "kind"),
     [
-        (OSError("down"), Kind.no_token),
-        (TimeoutError(), Kind.no_token),
-        (httpx.ConnectError("down"), Kind.no_token),
-        (AiohttpLike(), Kind.no_token),
+        (OSError("down"), FaultKind.no_token),
+        (TimeoutError(), FaultKind.no_token),
+        (httpx.ConnectError("down"), FaultKind.no_token),
+        (AiohttpLike(), FaultKind.no_token),
         (
             httpx.HTTPStatusError("503", request=httpx.Request("GET", "http://x"), response=httpx.Response(503)),
-            Kind.no_token,
+            FaultKind.no_token,
         ),
         (
             httpx.HTTPStatusError("400", request=httpx.Request("GET", "http://x"), response=httpx.Response(400)),
-            Kind.token_fault,
+            FaultKind.token_fault,
         ),
-        (KeyError("bug"), Kind.token_fault),
+        (KeyError("bug"), FaultKind.token_fault),
     ],
 )
-def test_errors_of_the_token_function(error: Exception, kind: Kind) -> None:
+def test_errors_of_the_token_function(error: Exception, kind: FaultKind) -> None:
     """An identity provider that is away passes; a fault in the function is told at first, and passes later."""
-    assert no_token(error).kind is kind
+    assert read_token_error(error).kind is kind
 
 
 def test_close_codes() -> None:
     """4401 is about the token; other terminal codes are final, and the rest passes."""
-    assert closed(4401, "x").kind is Kind.token
-    assert {closed(code, "x").kind for code in (4400, 4403, 4409, 4410)} == {Kind.closed_for_good}
-    assert {closed(code, "x").kind for code in (1000, 1001, 1006, 1009, 1013, 4408, 4413, 4421)} == {Kind.closed}
-    assert [close_code_of(Fault(Kind.final, "", status=s)) for s in (401, 403, 409, 404)] == [4401, 4403, 4409, 4400]
+    assert read_close(4401, "x").kind is FaultKind.token
+    assert {read_close(code, "x").kind for code in (4400, 4403, 4409, 4410)} == {FaultKind.closed_for_good}
+    assert {read_close(code, "x").kind for code in (1000, 1001, 1006, 1009, 1013, 4408, 4413, 4421)} == {
+        FaultKind.closed
+    }
+    assert [close_code_of(Fault(FaultKind.final, "", status=s)) for s in (401, 403, 409, 404)] == [
+        4401,
+        4403,
+        4409,
+        4400,
+    ]
 
 
 def test_warnings_are_told_at_once_and_once_a_minute() -> None:
@@ -239,6 +248,6 @@ def test_reasons_that_take_turns_or_count_are_no_news() -> None:
 )
 def test_an_error_without_words_is_told_in_ours(error: Exception, words: str) -> None:
     """The bare name of a library's exception tells nobody what to do."""
-    fault = no_answer(error)
+    fault = read_network_error(error)
     assert words in fault.reason
-    assert fault.kind is Kind.unreachable
+    assert fault.kind is FaultKind.unreachable

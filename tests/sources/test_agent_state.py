@@ -20,7 +20,7 @@ from solowire.sdk.publisher import PublisherStats
 from solowire.sources.acknowledgements import Acknowledgements
 from solowire.sources.bind9 import run_bind9
 from solowire.sources.checkpoint import Checkpoint, CheckpointStore
-from solowire.sources.file_follower import Follower
+from solowire.sources.file_follower import FileFollower
 from solowire.sources.log_file import LogFile, Place
 
 LINE = "2026-11-23T11:33:34.500Z client @0x7f 127.0.0.1#56031 ({0}): query: {0} IN A +E(0)K (127.0.0.1)\n"
@@ -250,24 +250,24 @@ def test_a_state_with_numbers_that_cannot_be(log: Path, state: Path, old: bytes,
     """One damaged digit is a damaged file, whatever a reader would make of it; one that can't be set aside is said."""
     add(log, *map(str, range(100)))
     store = CheckpointStore(state, log)
-    assert store.open() is None
-    follower = Follower(log, from_start=True)
+    assert store.load_checkpoint() is None
+    follower = FileFollower(log, from_start=True)
     follower.read()
-    store.save(follower.checkpoint(follower.place(), "ns1"))
+    store.save(follower.make_checkpoint(follower.current_place(), "ns1"))
     follower.close()
     content = store.path.read_bytes()
     assert old in content
     store.path.write_bytes(content.replace(old, new))
     store.close()
     with capture_logs() as logs:
-        assert store.open() is None
+        assert store.load_checkpoint() is None
     assert [entry["event"] for entry in logs] == ["agent_state_damaged"]
     store.close()
     aside = store.path.with_suffix(".damaged")
     aside.rename(store.path)
     aside.mkdir()
     with pytest.raises(ConfigError, match=r"can't be set aside: .*--state-dir"):
-        store.open()
+        store.load_checkpoint()
     store.close()
 
 
@@ -319,7 +319,7 @@ async def test_a_full_disk_is_said_and_stops_nothing(log: Path, state: Path, mon
 def test_the_state_is_closed_to_others(log: Path, state: Path) -> None:
     """Modes 0700 and 0600: a log's path and form are nobody else's business."""
     store = CheckpointStore(state, log)
-    assert store.open() is None
+    assert store.load_checkpoint() is None
     store.save(Checkpoint(path=str(log), salt="s", file=None, offset=0, modified_ns=0, finished=[]))
     assert {path.stat().st_mode & 0o777 for path in state.iterdir()} == {0o600}
     assert state.stat().st_mode & 0o777 == 0o700

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from solowire.sources.checkpoint import Checkpoint
-from solowire.sources.file_follower import Follower
+from solowire.sources.file_follower import FileFollower
 
 
 @pytest.fixture
@@ -23,19 +23,19 @@ def add(path: Path, text: str) -> None:
         file.write(text)
 
 
-def read_all(follower: Follower) -> list[str]:
+def read_all(follower: FileFollower) -> list[str]:
     lines: list[str] = []
     while (some := follower.read()) or follower.is_behind:
         lines += some
     return lines
 
 
-def reopened(follower: Follower, meanwhile: object = None) -> Follower:
-    written = msgspec.json.encode(follower.checkpoint(follower.place(), "ns1"))
+def reopened(follower: FileFollower, meanwhile: object = None) -> FileFollower:
+    written = msgspec.json.encode(follower.make_checkpoint(follower.current_place(), "ns1"))
     follower.close()
     if callable(meanwhile):
         meanwhile()
-    return Follower(follower.path, checkpoint=msgspec.json.decode(written, type=Checkpoint))
+    return FileFollower(follower.path, checkpoint=msgspec.json.decode(written, type=Checkpoint))
 
 
 def copytruncate(log: Path, to: str) -> None:
@@ -51,7 +51,7 @@ def test_what_came_and_was_truncated_while_the_log_seemed_empty(
 ) -> None:
     """An empty file that was written to and truncated between two looks, or two starts, is read from its copies."""
     add(log, "")
-    follower = Follower(log, from_start=True)
+    follower = FileFollower(log, from_start=True)
     if emptied:
         add(log, "0\n")
         assert read_all(follower) == ["0"]
@@ -76,7 +76,7 @@ def test_what_came_and_was_truncated_while_the_log_seemed_empty(
 def test_a_truncation_before_anything_was_read(log: Path) -> None:
     """What the file held when it was opened is read from its copy, though the file is longer again by now."""
     add(log, "1\n")
-    follower = Follower(log, from_start=True)
+    follower = FileFollower(log, from_start=True)
     copytruncate(log, "1")
     add(log, "2\n3\n")
     assert read_all(follower) == ["1", "2", "3"]
@@ -87,7 +87,7 @@ def test_a_truncation_is_seen_though_the_last_lines_are_the_same(log: Path) -> N
     """Without times in the log its lines may be alike: that it begins in another way tells."""
     tail = "the same query\n" * 20
     add(log, "1\n" + tail)
-    follower = Follower(log, from_start=True)
+    follower = FileFollower(log, from_start=True)
     assert len(read_all(follower)) == 21
     log.write_text("2\n" + tail)
     assert read_all(follower) == ["2", *tail.splitlines()]
@@ -99,7 +99,7 @@ def test_a_truncation_is_seen_though_the_last_lines_are_the_same(log: Path) -> N
 def test_a_log_that_is_copied_and_removed(log: Path, name: str, looks: bool) -> None:
     """As `mv` does it from one file system to another, and logrotate's `renamecopy`: the copy is not read once more."""
     add(log, "1\n2\n")
-    follower = Follower(log, from_start=True)
+    follower = FileFollower(log, from_start=True)
     if looks:
         assert read_all(follower) == ["1", "2"]
     shutil.copy2(log, log.with_name(name))
@@ -112,7 +112,7 @@ def test_a_log_that_is_copied_and_removed(log: Path, name: str, looks: bool) -> 
 def test_a_backup_that_somebody_makes(log: Path) -> None:
     """A copy of the growing log beside it, before or after the next rotation, makes no line come twice."""
     add(log, "1\n2\n")
-    follower = Follower(log, from_start=True)
+    follower = FileFollower(log, from_start=True)
     assert read_all(follower) == ["1", "2"]
     shutil.copy(log, f"{log}.bak")
     add(log, "3\n")
@@ -137,7 +137,7 @@ def test_a_backup_that_somebody_makes(log: Path) -> None:
 def test_a_writer_that_goes_on_behind_a_hole(log: Path, size: int, restarts: bool) -> None:
     """One that doesn't append goes on at its old place in a truncated file: what stands before are NUL bytes."""
     add(log, "0\n")
-    follower = Follower(log, from_start=True)
+    follower = FileFollower(log, from_start=True)
     assert read_all(follower) == ["0"]
     os.truncate(log, 0)
     os.truncate(log, size)
@@ -154,6 +154,6 @@ def test_a_writer_that_goes_on_behind_a_hole(log: Path, size: int, restarts: boo
 def test_nul_bytes_of_a_crash(log: Path) -> None:
     """A machine that crashed leaves them behind a half line; the next line is whole, and so is a padded one."""
     log.write_bytes(b"1\nhal\0\0\0\x002\n3\0\0\n\0\0\n4\n")
-    follower = Follower(log, from_start=True)
+    follower = FileFollower(log, from_start=True)
     assert read_all(follower) == ["1", "2", "3", "", "4"]
     follower.close()

@@ -19,7 +19,7 @@ from solowire.errors import BufferFull, ConfigError
 from solowire.sdk.publisher import PublisherStats
 from solowire.sources import bind9
 from solowire.sources.bind9 import run_bind9
-from solowire.sources.file_follower import FILES_HELD, LINE_BYTES, READ_BYTES, Follower
+from solowire.sources.file_follower import FILES_HELD, LINE_BYTES, READ_BYTES, FileFollower
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def held(log: Path) -> int:
     return found
 
 
-def read_all(follower: Follower) -> list[str]:
+def read_all(follower: FileFollower) -> list[str]:
     lines: list[str] = []
     while some := follower.read():
         lines += some
@@ -51,7 +51,7 @@ def read_all(follower: Follower) -> list[str]:
 def test_begins_at_the_end(log: Path) -> None:
     """What the file held before isn't read, nor the rest of a line that was begun before."""
     add(log, "old\nbegun be")
-    follower = Follower(log)
+    follower = FileFollower(log)
     add(log, "fore\nnew\n")
     assert read_all(follower) == ["new"]
 
@@ -59,14 +59,14 @@ def test_begins_at_the_end(log: Path) -> None:
 def test_begins_at_the_start_if_asked(log: Path) -> None:
     """from_start reads what the file held before."""
     add(log, "old\n")
-    follower = Follower(log, from_start=True)
+    follower = FileFollower(log, from_start=True)
     add(log, "new\n")
     assert read_all(follower) == ["old", "new"]
 
 
 def test_a_file_that_comes_later_is_read_from_its_start(log: Path) -> None:
     """A file that isn't there yet is waited for and read whole."""
-    follower = Follower(log)
+    follower = FileFollower(log)
     assert follower.read() == []
     add(log, "first\n")
     assert read_all(follower) == ["first"]
@@ -74,7 +74,7 @@ def test_a_file_that_comes_later_is_read_from_its_start(log: Path) -> None:
 
 def test_a_partial_line_waits_for_its_newline(log: Path) -> None:
     """A line written in pieces, split even within a character, is handed out once and whole."""
-    follower = Follower(log)
+    follower = FileFollower(log)
     written = "grün\nrest".encode()
     seen = []
     for place in range(len(written)):
@@ -87,7 +87,7 @@ def test_a_partial_line_waits_for_its_newline(log: Path) -> None:
 
 def test_invalid_utf8_is_replaced(log: Path) -> None:
     """Bytes that are not UTF-8 raise nothing."""
-    follower = Follower(log)
+    follower = FileFollower(log)
     add(log, b"a\xff\xfeb\n")
     assert follower.read() == ["a\ufffd\ufffdb"]
 
@@ -96,7 +96,7 @@ def test_a_call_reads_a_bounded_amount(log: Path) -> None:
     """A large backlog is read in pieces of READ_BYTES at most, and nothing of it is lost."""
     line = "x" * 99
     add(log, f"{line}\n" * 10_000)
-    follower = Follower(log, from_start=True)
+    follower = FileFollower(log, from_start=True)
     first = follower.read()
     assert len(first) == READ_BYTES // 100
     assert first + read_all(follower) == [line] * 10_000
@@ -105,7 +105,7 @@ def test_a_call_reads_a_bounded_amount(log: Path) -> None:
 @pytest.mark.parametrize("pieces", [1, 7])
 def test_overlong_lines_are_dropped_and_counted(log: Path, pieces: int) -> None:
     """A line over LINE_BYTES is dropped and counted once, however it arrives, and its neighbours are kept."""
-    follower = Follower(log)
+    follower = FileFollower(log)
     longest = "y" * LINE_BYTES
     text = f"before\n{'x' * (5 * READ_BYTES)}\nbetween\n{'x' * (LINE_BYTES + 1)}\n{longest}\nafter\n"
     size = len(text) // pieces + 1
@@ -120,7 +120,7 @@ def test_overlong_lines_are_dropped_and_counted(log: Path, pieces: int) -> None:
 
 def test_rotation_reads_the_old_file_to_its_end_first(log: Path) -> None:
     """Lines unread at the rename come before those of the new file."""
-    follower = Follower(log)
+    follower = FileFollower(log)
     add(log, "1\n")
     assert follower.read() == ["1"]
     add(log, "2\n")
@@ -131,7 +131,7 @@ def test_rotation_reads_the_old_file_to_its_end_first(log: Path) -> None:
 
 def test_the_writer_may_go_on_in_the_old_file(log: Path) -> None:
     """While the new file is empty (logrotate's `create`) what is still written to the old one is read."""
-    follower = Follower(log)
+    follower = FileFollower(log)
     old = log.with_suffix(".0")
     add(log, "1\n")
     assert read_all(follower) == ["1"]
@@ -147,7 +147,7 @@ def test_the_writer_may_go_on_in_the_old_file(log: Path) -> None:
 
 def test_the_end_of_an_old_file_is_not_joined_to_the_new_one(log: Path) -> None:
     """A last line without a newline is handed out by itself when its file is over."""
-    follower = Follower(log)
+    follower = FileFollower(log)
     add(log, "cut")
     assert follower.read() == []
     log.rename(log.with_suffix(".0"))
@@ -157,10 +157,10 @@ def test_the_end_of_an_old_file_is_not_joined_to_the_new_one(log: Path) -> None:
 
 def test_rotations_that_are_noticed_are_all_read(log: Path) -> None:
     """Rotations without a read lose nothing, up to FILES_HELD, not even if the old files are deleted."""
-    follower = Follower(log)
+    follower = FileFollower(log)
     for number in range(FILES_HELD + 3):
         add(log, f"{number}\n")
-        follower.notice()
+        follower.hold_new_files()
         log.unlink()
     add(log, "last\n")
     assert read_all(follower) == [str(number) for number in range(FILES_HELD)] + ["last"]
@@ -168,7 +168,7 @@ def test_rotations_that_are_noticed_are_all_read(log: Path) -> None:
 
 def test_truncation_starts_again(log: Path) -> None:
     """After a copytruncate the file is read from its start."""
-    follower = Follower(log)
+    follower = FileFollower(log)
     add(log, "one\ntwo\n")
     assert follower.read() == ["one", "two"]
     os.truncate(log, 0)
@@ -179,7 +179,7 @@ def test_truncation_starts_again(log: Path) -> None:
 
 def test_truncation_is_seen_though_the_file_has_grown_past_the_place(log: Path) -> None:
     """A file that was truncated and has outgrown its former size between two reads is read from its start."""
-    follower = Follower(log)
+    follower = FileFollower(log)
     add(log, "one\ntwo\n")
     assert follower.read() == ["one", "two"]
     os.truncate(log, 0)
@@ -190,15 +190,15 @@ def test_truncation_is_seen_though_the_file_has_grown_past_the_place(log: Path) 
 def test_what_cannot_be_read_is_refused_at_the_start(tmp_path: Path) -> None:
     """A directory, or a pipe, in the log's place raises OSError at once."""
     with pytest.raises(OSError, match="not a regular file"):
-        Follower(tmp_path)
+        FileFollower(tmp_path)
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(OSError, match="not a regular file"):
-        Follower(tmp_path / "pipe")
+        FileFollower(tmp_path / "pipe")
 
 
 def test_trouble_later_does_not_stop_the_old_file(log: Path) -> None:
     """If the path's new file can't be opened, the old one is followed on, and `trouble` says why."""
-    follower = Follower(log)
+    follower = FileFollower(log)
     add(log, "1\n")
     assert follower.read() == ["1"]
     old = log.with_suffix(".0")
@@ -216,7 +216,7 @@ def test_trouble_later_does_not_stop_the_old_file(log: Path) -> None:
 def test_close_lets_go_of_the_files(log: Path) -> None:
     """close() leaves no descriptor open, and may be called twice."""
     add(log, "1\n")
-    follower = Follower(log)
+    follower = FileFollower(log)
     assert held(log) == 1
     follower.close()
     follower.close()
@@ -227,7 +227,7 @@ def test_many_rotations_of_a_quiet_log_lose_nothing(tmp_path: Path) -> None:
     """A server that is silent through a dozen rotations is heard again, even if it still writes to the last file."""
     path = tmp_path / "log"
     path.touch()
-    follower = Follower(path)
+    follower = FileFollower(path)
     for number in range(12):
         path.rename(tmp_path / f"log.{number}")
         path.touch()
@@ -235,7 +235,7 @@ def test_many_rotations_of_a_quiet_log_lose_nothing(tmp_path: Path) -> None:
     with path.open("a") as old:
         path.rename(tmp_path / "log.12")
         path.touch()
-        follower.notice()
+        follower.hold_new_files()
         old.write("late\n")
     path.write_text("new\n")
     assert follower.read() + follower.read() == ["late", "new"]
@@ -250,7 +250,7 @@ class FollowedLog(RuleBasedStateMachine):
         self.dir = tempfile.TemporaryDirectory()
         self.path = Path(self.dir.name) / "log"
         self.writing = self.path.open("ab", buffering=0)
-        self.follower = Follower(self.path)
+        self.follower = FileFollower(self.path)
         self.rotations = 0
         self.number = 0
         self.written: list[str] = []
@@ -284,7 +284,7 @@ class FollowedLog(RuleBasedStateMachine):
         self.path.rename(self.path.with_suffix(f".{self.rotations}"))
         if linger:  # the new file is there, the writer still in the old one
             self.path.touch()
-            self.follower.notice()
+            self.follower.hold_new_files()
             self.write(1, 3)
         self.writing.close()
         self.writing = self.path.open("ab", buffering=0)

@@ -12,7 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from solowire.sources.directory_watch import DirectoryWatch
-from solowire.sources.file_follower import Follower
+from solowire.sources.file_follower import FileFollower
 from solowire.sources.log_condition import AGAIN_S, MISSING_S, UNMATCHED, LogCondition
 from solowire.sources.query_log import parse_query
 
@@ -27,11 +27,11 @@ class Agent:
     def __init__(self, path: Path) -> None:
         self.now = 1000.0
         self.watch = DirectoryWatch(path)
-        self.follower = Follower(path, watch=self.watch)
+        self.follower = FileFollower(path, watch=self.watch)
         self.condition = LogCondition(path, "ns1", lambda: self.now)
 
     def check(self) -> None:
-        self.follower.notice()
+        self.follower.hold_new_files()
         self.condition.check(self.follower, self.watch)
 
     def close(self) -> None:
@@ -186,7 +186,7 @@ def test_what_cannot_be_a_log_says_what_it_is(tmp_path: Path, make: Callable[[Pa
     """A directory and a FIFO are called so."""
     make(tmp_path / "it")
     with pytest.raises(OSError, match=r"not a regular file but a (directory|FIFO)"):
-        Follower(tmp_path / "it")
+        FileFollower(tmp_path / "it")
 
 
 def test_without_inotify_the_log_is_looked_at_and_that_is_said(
@@ -209,7 +209,7 @@ def test_without_inotify_the_log_is_looked_at_and_that_is_said(
     assert [(entry["event"], entry["log_level"]) for entry in said] == [("query_log_polled", "warning")]
     assert said[0]["reason"] == "No space left on device"
     monkeypatch.undo()
-    agent.follower.notice()
+    agent.follower.hold_new_files()
     assert agent.watch.trouble is None
     assert agent.watch.is_watching
 
@@ -233,9 +233,9 @@ def test_the_watch_follows_the_link_and_the_directory(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.symlink_to(tmp_path / "b" / "log")
     watch = DirectoryWatch(path)
-    follower = Follower(path, watch=watch)
+    follower = FileFollower(path, watch=watch)
     (tmp_path / "b").mkdir()
-    follower.notice()
+    follower.hold_new_files()
     (tmp_path / "b" / "log").write_text("1\n")
     assert follower.read() == ["1"]
     (tmp_path / "a" / "log").write_text("2\n")
@@ -244,7 +244,7 @@ def test_the_watch_follows_the_link_and_the_directory(tmp_path: Path) -> None:
     assert follower.read() == ["2"]
     (tmp_path / "a").rename(tmp_path / "c")
     (tmp_path / "a").mkdir()
-    follower.notice()
+    follower.hold_new_files()
     for number in range(3):
         (tmp_path / "a" / "log").unlink(missing_ok=True)
         (tmp_path / "a" / "log").write_text(f"new {number}\n")

@@ -20,7 +20,7 @@ from structlog.testing import capture_logs
 
 from solowire.sdk.publisher import PublisherStats
 from solowire.sources.bind9 import run_bind9
-from solowire.sources.file_follower import Follower
+from solowire.sources.file_follower import FileFollower
 from solowire.sources.query_log import Query, parse_query
 from tests.e2e.system import has_ipv6
 from tests.sources.named import KEY_NAME, READY, ZONES, Named, find
@@ -40,7 +40,7 @@ def _bind9() -> None:
 class Seen:
     """The lines and queries that a follower of named's log has read."""
 
-    def __init__(self, follower: Follower) -> None:
+    def __init__(self, follower: FileFollower) -> None:
         self.follower = follower
         self.lines: list[str] = []
 
@@ -64,7 +64,7 @@ class Seen:
 
 @contextmanager
 def following(named: Named) -> Iterator[Seen]:
-    follower = Follower(named.log, from_start=True)
+    follower = FileFollower(named.log, from_start=True)
     try:
         yield Seen(follower)
     finally:

@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from solowire.sources import file_follower
 from solowire.sources.checkpoint import Checkpoint
 from solowire.sources.directory_watch import DirectoryWatch
-from solowire.sources.file_follower import Follower
+from solowire.sources.file_follower import FileFollower
 from solowire.sources.log_file import Line, Place
 
 
@@ -30,7 +30,7 @@ def add(path: Path, text: str) -> None:
         file.write(text)
 
 
-def read_all(follower: Follower) -> list[Line]:
+def read_all(follower: FileFollower) -> list[Line]:
     lines: list[Line] = []
     while (some := follower.read_lines()) or follower.is_behind:
         lines += some
@@ -42,15 +42,15 @@ def texts(lines: list[Line]) -> list[str]:
 
 
 def ids(lines: list[Line]) -> list[str]:
-    return [line.file.event_id(line.start, "ns1") for line in lines]
+    return [line.file.make_event_id(line.start, "ns1") for line in lines]
 
 
-def reopened(follower: Follower, line: Line | None = None) -> Follower:
+def reopened(follower: FileFollower, line: Line | None = None) -> FileFollower:
     """A new follower, as after a kill when all up to `line` was acknowledged; None: all that was handed out."""
-    place = follower.place() if line is None else Place(line.file, line.end)
-    written = msgspec.json.encode(follower.checkpoint(place, "ns1"))
+    place = follower.current_place() if line is None else Place(line.file, line.end)
+    written = msgspec.json.encode(follower.make_checkpoint(place, "ns1"))
     follower.close()
-    return Follower(follower.path, checkpoint=msgspec.json.decode(written, type=Checkpoint))
+    return FileFollower(follower.path, checkpoint=msgspec.json.decode(written, type=Checkpoint))
 
 
 def copytruncate(log: Path, to: str) -> None:
@@ -61,7 +61,7 @@ def copytruncate(log: Path, to: str) -> None:
 def test_goes_on_behind_what_was_acknowledged(log: Path) -> None:
     """After a restart the lines that were not acknowledged come again, with the same ids, and then the new ones."""
     add(log, "1\n2\n3\n")
-    follower = Follower(log, from_start=True)
+    follower = FileFollower(log, from_start=True)
     before = read_all(follower)
     add(log, "4\n")
     follower = reopened(follower, before[0])
@@ -74,7 +74,7 @@ def test_goes_on_behind_what_was_acknowledged(log: Path) -> None:
 
 def test_what_is_written_meanwhile_is_read(log: Path) -> None:
     """A follower that began at the end, or before there was a file, goes on from there after a restart."""
-    follower = reopened(Follower(log))
+    follower = reopened(FileFollower(log))
     add(log, "1\n")
     assert texts(read_all(follower)) == ["1"]
     follower = reopened(follower)
@@ -86,7 +86,7 @@ def test_what_is_written_meanwhile_is_read(log: Path) -> None:
 def test_a_half_written_line_is_read_whole_after_a_restart(log: Path) -> None:
     """A line whose first half was read before the restart is not cut, nor dropped if its file was rotated."""
     add(log, "1\nha")
-    follower = Follower(log, from_start=True)
+    follower = FileFollower(log, from_start=True)
     assert texts(read_all(follower)) == ["1"]
     follower = reopened(follower)
     add(log, "lf\n2\ncu")
@@ -106,7 +106,7 @@ def test_all_rotated_files_since_are_read_in_order(log: Path, names: tuple[str, 
     log.rename(f"{log}.{names[0]}")
     os.utime(f"{log}.{names[0]}", (1, 1))
     add(log, "1\n")
-    follower = Follower(log, from_start=True)
+    follower = FileFollower(log, from_start=True)
     assert texts(read_all(follower)) == ["1"]
     add(log, "2\n")
     log.rename(f"{log}.{names[1]}")
@@ -124,7 +124,7 @@ def test_all_rotated_files_since_are_read_in_order(log: Path, names: tuple[str, 
 
 def test_the_rest_of_a_truncated_file_is_read_from_its_copy(log: Path) -> None:
     """After copytruncate the copy gives what was not read before, while the follower runs and while it doesn't."""
-    follower = Follower(log)
+    follower = FileFollower(log)
     for restarts in (False, True, False):
         add(log, "1\n")
         assert texts(read_all(follower)) == ["1"]
@@ -140,13 +140,13 @@ def test_the_rest_of_a_truncated_file_is_read_from_its_copy(log: Path) -> None:
 
 def test_a_copy_of_what_waits_unread_is_taken_though_nothing_was_read(log: Path) -> None:
     """A file that the follower has only looked at is found in its copy, too."""
-    follower = Follower(log)
+    follower = FileFollower(log)
     add(log, "1\n2\n")
-    follower.notice()
+    follower.hold_new_files()
     copytruncate(log, "1")
-    follower.notice()
+    follower.hold_new_files()
     add(log, "3\n4\n")
-    follower.notice()
+    follower.hold_new_files()
     os.rename(f"{log}.1", f"{log}.2")
     copytruncate(log, "1")
     add(log, "5\n")
@@ -156,13 +156,13 @@ def test_a_copy_of_what_waits_unread_is_taken_though_nothing_was_read(log: Path)
 
 def test_the_same_lines_after_a_truncation_are_other_events(log: Path) -> None:
     """Without times in the log a new file may begin, and go on, just as the old one did: its ids are others."""
-    follower = Follower(log)
+    follower = FileFollower(log)
     seen: list[str] = []
     for _ in range(4):
         add(log, "same\nsame\n")
         seen += ids(read_all(follower))
         os.truncate(log, 0)
-        follower.notice()
+        follower.hold_new_files()
         follower = reopened(follower)
     assert len(set(seen)) == 8
     follower.close()
@@ -170,11 +170,11 @@ def test_the_same_lines_after_a_truncation_are_other_events(log: Path) -> None:
 
 def test_a_truncation_without_a_copy_is_counted(log: Path) -> None:
     """What is known to have been there, and can't be read any more, is counted in bytes."""
-    follower = Follower(log)
+    follower = FileFollower(log)
     add(log, "1\n")
     read_all(follower)
     add(log, "22\n333\n")
-    follower.notice()
+    follower.hold_new_files()
     os.truncate(log, 0)
     add(log, "4\n")
     assert texts(read_all(follower)) == ["4"]
@@ -186,7 +186,7 @@ def test_a_truncation_without_a_copy_is_counted(log: Path) -> None:
 def test_a_place_that_is_gone_is_said(log: Path) -> None:
     """If the file that was read last is nowhere, all that is newer is read, and that something may be lost is said."""
     add(log, "1\n")
-    follower = Follower(log, from_start=True)
+    follower = FileFollower(log, from_start=True)
     read_all(follower)
     log.rename(f"{log}.1")
     add(log, "2\n")
@@ -202,12 +202,12 @@ def test_a_place_that_is_gone_is_said(log: Path) -> None:
 def test_an_inode_that_is_used_again_is_another_file(log: Path) -> None:
     """A new file with the old one's inode is read from its start."""
     add(log, "1\n" * 10)
-    follower = Follower(log, from_start=True)
+    follower = FileFollower(log, from_start=True)
     read_all(follower)
-    checkpoint = follower.checkpoint(follower.place(), "ns1")
+    checkpoint = follower.make_checkpoint(follower.current_place(), "ns1")
     follower.close()
     log.write_text("other\n" * 10)
-    follower = Follower(log, checkpoint=checkpoint)
+    follower = FileFollower(log, checkpoint=checkpoint)
     assert texts(read_all(follower)) == ["other"] * 10
     follower.close()
 
@@ -215,7 +215,7 @@ def test_an_inode_that_is_used_again_is_another_file(log: Path) -> None:
 def test_files_between_two_looks_are_found(log: Path) -> None:
     """Rotated several times between two looks, as by a fast server: all files are read, and none is missed."""
     watch = DirectoryWatch(log)
-    follower = Follower(log, watch=watch)
+    follower = FileFollower(log, watch=watch)
     number, written, seen = 0, [], []
     for rotations in (1, 3, 2, 0, 4):
         for _ in range(rotations):
@@ -238,7 +238,7 @@ def test_files_that_came_and_went_unseen_are_counted(log: Path) -> None:
     """Files that were removed before anybody looked are lost, and how many is known exactly."""
     watch = DirectoryWatch(log)
     add(log, "1\n")
-    follower = Follower(log, from_start=True, watch=watch)
+    follower = FileFollower(log, from_start=True, watch=watch)
     for _ in range(3):
         log.unlink()
         add(log, "unseen\n")
@@ -254,10 +254,10 @@ def test_removed_files_that_wait_take_no_more_than_their_share_of_the_disk(
 ) -> None:
     """Of files that are held open and that nobody else has any more the oldest are let go, and counted."""
     monkeypatch.setattr(file_follower, "REMOVED_BYTES", 10)
-    follower = Follower(log)
+    follower = FileFollower(log)
     for number in range(8):
         add(log, f"{number}\n")
-        follower.notice()
+        follower.hold_new_files()
         log.unlink()
     add(log, "last\n")
     lines = texts(read_all(follower))
@@ -286,8 +286,8 @@ class Places(RuleBasedStateMachine):
     @initialize(watching=st.booleans())
     def begin(self, watching: bool) -> None:
         self.watch = DirectoryWatch(self.path) if watching else None
-        self.follower = Follower(self.path, watch=self.watch)
-        self.place = self.follower.place()
+        self.follower = FileFollower(self.path, watch=self.watch)
+        self.place = self.follower.current_place()
 
     @rule(count=st.integers(1, 4), same=st.booleans(), pad=st.sampled_from([0, 0, 50, 3000]))
     def write(self, count: int, same: bool, pad: int) -> None:
@@ -312,26 +312,26 @@ class Places(RuleBasedStateMachine):
         self.shift()
         self.path.rename(f"{self.path}.0")
         if looks:
-            self.follower.notice()
+            self.follower.hold_new_files()
 
     @precondition(lambda self: self.path.exists())
     @rule(looks=st.booleans())
     def copy_and_truncate(self, looks: bool) -> None:
-        self.follower.notice()  # of a file of which nothing was ever seen no copy can be known
+        self.follower.hold_new_files()  # of a file of which nothing was ever seen no copy can be known
         self.end_half()
         self.shift()
         copytruncate(self.path, "0")
         # Two generations in one look can't be told apart if they begin alike.
-        self.follower.notice()
+        self.follower.hold_new_files()
 
     @rule()
     def notice(self) -> None:
-        self.follower.notice()
+        self.follower.hold_new_files()
 
     @rule(whole=st.booleans())
     def read(self, whole: bool) -> None:
         for line in read_all(self.follower) if whole else self.follower.read_lines():
-            id = line.file.event_id(line.start, "ns1")
+            id = line.file.make_event_id(line.start, "ns1")
             assert self.published.setdefault(id, line.text) == line.text
             self.handed_out.append(line)
         if whole:
@@ -344,21 +344,21 @@ class Places(RuleBasedStateMachine):
             line = self.handed_out[count - 1]
             self.place = Place(line.file, line.end)
             del self.handed_out[:count]
-        if not self.handed_out and self.follower.place() is not None:
-            self.place = self.follower.place()
+        if not self.handed_out and self.follower.current_place() is not None:
+            self.place = self.follower.current_place()
 
     @rule()
     def kill(self) -> None:
-        written = msgspec.json.encode(self.follower.checkpoint(self.place, "ns1"))
+        written = msgspec.json.encode(self.follower.make_checkpoint(self.place, "ns1"))
         self.follower.close()
         if self.watch is not None:
             self.watch.close()
             self.watch = DirectoryWatch(self.path)
         checkpoint = msgspec.json.decode(written, type=Checkpoint)
-        self.follower = Follower(self.path, checkpoint=checkpoint, watch=self.watch)
+        self.follower = FileFollower(self.path, checkpoint=checkpoint, watch=self.watch)
         self.handed_out.clear()
-        if self.follower.place() is not None:
-            self.place = self.follower.place()
+        if self.follower.current_place() is not None:
+            self.place = self.follower.current_place()
 
     def end_half(self) -> None:
         if self.half:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from solowire.sources.query_log import LINE_CHARACTERS, Query, parse_query, payload, zone_of, zone_set
+from solowire.sources.query_log import LINE_CHARACTERS, Query, find_zone, make_payload, normalize_zones, parse_query
 
 REAL = [  # written by Debian's BIND 9.18, but for the last two: without the client's address in memory, and older
     r"23-Nov-2026 03:59:33.373 client @0x7fbb86a32098 127.0.0.1#39576 (www.z.example): query: www.z.example IN A +E(0)K (127.0.0.1)",
@@ -276,7 +276,7 @@ def test_mutated_real_lines_never_raise(
         assert found.query_domain.isascii()
         assert " " not in found.query_domain
         assert found.timestamp is None or found.timestamp.endswith("Z")
-        assert msgspec.json.decode(msgspec.json.encode(payload(found, zone_set(["z.example"]))))
+        assert msgspec.json.decode(msgspec.json.encode(make_payload(found, normalize_zones(["z.example"]))))
 
 
 @pytest.mark.parametrize(
@@ -322,18 +322,18 @@ def test_long_hostile_lines_take_no_time(line: str) -> None:
 )
 def test_the_longest_zone_that_covers_a_name(name: str, zone: str | None) -> None:
     """Whole labels count, capitals and escaped dots don't, and the longest zone wins."""
-    assert zone_of(name, zone_set(["Z.example.", " sub.z.example ", ""])) == zone
+    assert find_zone(name, normalize_zones(["Z.example.", " sub.z.example ", ""])) == zone
 
 
 def test_the_root_zone_covers_all() -> None:
     """Given ".", every name has a zone, and a longer one still wins."""
-    zones = zone_set([".", "z.example"])
-    assert [zone_of(name, zones) for name in (".", "com", "a.z.example")] == [".", ".", "z.example"]
+    zones = normalize_zones([".", "z.example"])
+    assert [find_zone(name, zones) for name in (".", "com", "a.z.example")] == [".", ".", "z.example"]
 
 
 def test_payload() -> None:
     """The payload has the eight fields of the event, view and zone only where there is one."""
-    assert payload(query(REAL[3]), zone_set(["z.example"])) == {
+    assert make_payload(query(REAL[3]), normalize_zones(["z.example"])) == {
         "client_ip": "127.0.0.1",
         "query_domain": r"a\.b\032c\(d\)\"\;\@\$\200.z.example",
         "query_type": "HTTPS",
@@ -343,4 +343,4 @@ def test_payload() -> None:
         "view": "inner view",
         "zone": "z.example",
     }
-    assert not {"view", "zone"} & payload(query(REAL[0]), zone_set([])).keys()
+    assert not {"view", "zone"} & make_payload(query(REAL[0]), normalize_zones([])).keys()

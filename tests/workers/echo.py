@@ -10,7 +10,7 @@ from solowire.errors import RequestError
 from solowire.model.access import Identity
 from solowire.protocol.close_codes import CloseCode
 from solowire.protocol.messages import Codec
-from solowire.protocol.opening_handshake import accept, parse_head, refusal_response
+from solowire.protocol.opening_handshake import parse_head, render_accept, render_rejection
 from solowire.runtime.http_server import listen
 from solowire.workers.connections.connection import Connection
 from solowire.workers.net.client_listener import AcceptedSocket, ClientListener
@@ -24,10 +24,10 @@ class Echo:
 
     def __init__(self) -> None:
         self._sockets = TcpSockets()
-        self._sockets.received = lambda connection, message: self._sockets.queue(message, connection)
-        self._sockets.broken = self._close
-        self._sockets.heard = lambda: None
-        self._sockets.took = self._sockets.ended = self._sockets.answered = _ignore
+        self._sockets.on_message = lambda connection, message: self._sockets.queue(message, connection)
+        self._sockets.on_protocol_error = self._close
+        self._sockets.on_batch_done = lambda: None
+        self._sockets.on_writable = self._sockets.on_closed = self._sockets.on_probe_answered = _ignore
         listening = listen("127.0.0.1", 0)
         self.port: int = listening.getsockname()[1]
         self._listener = ClientListener(
@@ -46,9 +46,9 @@ class Echo:
 
     def _handle(self, accepted: AcceptedSocket) -> bytes | None:
         try:
-            answer = accept(parse_head(accepted.head), None)
+            answer = render_accept(parse_head(accepted.head), None)
         except RequestError as error:
-            return refusal_response(error)
+            return render_rejection(error)
         accepted.socket.send(answer)
         sock = self._sockets.adopt(accepted.socket)
         sock.connection = Connection("s", ANN, Codec.json, sock)

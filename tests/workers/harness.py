@@ -9,14 +9,22 @@ import msgspec
 
 from solowire.algorithms.hash_ring import Ring
 from solowire.auth.tokens import Tokens
-from solowire.backplane.messages import Deliver, Lease, Replay, ReplayCancel, Replayed, RingState, ShardAddress
+from solowire.backplane.messages import (
+    Lease,
+    LogBatch,
+    ReplayCancel,
+    ReplayRequest,
+    ReplayResponse,
+    RingState,
+    ShardAddress,
+)
 from solowire.fanout.feed import FlushDelays
-from solowire.fanout.recent_log import Log
+from solowire.fanout.recent_log import RecentLog
 from solowire.model.access import ROLES, Identity
 from solowire.model.events import encode_event
 from solowire.protocol import messages as c
 from solowire.protocol.messages import Codec
-from solowire.workers.config import Limits
+from solowire.workers.config import ShardConfig
 from solowire.workers.connections.connection import Connection
 from solowire.workers.connections.sockets import MemorySockets
 from solowire.workers.shard import Shard
@@ -29,11 +37,11 @@ ENCODE: dict[Codec, Any] = {codec: msgspec.json.encode if codec.is_json else msg
 QUERY = {"client_ip": "10.0.0.1", "query_domain": "www.example.com", "query_type": "A", "zone": "example.com"}
 
 
-class Bench:
+class ShardHarness:
     """A shard with its router, its clients and its clock, all in this process and none of them running."""
 
     def __init__(
-        self, shards: tuple[int, ...] = (0,), recent: Log | None = None, *, leased_for: float = 1e9, **limits: Any
+        self, shards: tuple[int, ...] = (0,), recent: RecentLog | None = None, *, leased_for: float = 1e9, **limits: Any
     ) -> None:
         self.now = 1000.0
         self.sockets = MemorySockets()
@@ -46,79 +54,83 @@ class Bench:
             new_id=lambda: f"session-{next(ids)}",
             wall_offset=WALL,
             # As in a shard that has many connections: events wait as long as they may.
-            limits=Limits(**{"flush": FlushDelays(per_connection=1.0), **limits}),
+            limits=ShardConfig(**{"flush": FlushDelays(per_connection=1.0), **limits}),
             recent=recent,
-            ask=self._ask,
-            came=self._tell,
-            audit=lambda event, **fields: self.told.append({"event": event, **fields}),
+            ask=self._note_request,
+            came=self._note_connected,
+            audit=lambda event, **fields: self.audit_lines.append({"event": event, **fields}),
         )
-        self.sockets.answered = lambda connection: self.shard.show_alive(connection, self.now)
-        self.told: list[dict[str, Any]] = []  # what the audit log has
-        self.came: list[tuple[str, int]] = []
+        self.sockets.on_probe_answered = lambda connection: self.shard.show_alive(connection, self.now)
+        self.audit_lines: list[dict[str, Any]] = []  # what the audit log has
+        self.connected_users: list[tuple[str, int]] = []
         self.fence = 0
-        self.lease(spare=1_000_000, seconds=leased_for)
+        self.grant_lease(spare=1_000_000, seconds=leased_for)
         self.epoch = "epoch-1"
         self.journal: list[tuple[int, str | None, bytes]] = []  # the router's
         self.journal_floor = 0
-        self.asked: list[Replay] = []
+        self.replay_requests: list[ReplayRequest] = []
         self.address = ""  # of who connects
         self.version = 0
         self.offset = 0
         self._tickets = count(1)
         self._read: dict[Connection, int] = {}
-        self.ring(*shards)
+        self.change_ring(*shards)
 
     # the router
 
-    def ring(self, *shards: int, since: int = 0) -> None:
+    def change_ring(self, *shards: int, since: int = 0) -> None:
         """since: from which ring on the shard gets its users' own events; by default none is forgotten."""
         self.version += 1
-        self.tell_ring(*shards, since=since)
+        self.send_ring(*shards, since=since)
 
-    def tell_ring(self, *shards: int, since: int) -> None:
+    def send_ring(self, *shards: int, since: int) -> None:
         """As the router answers a hello, with the ring in force."""
         addresses = [ShardAddress(s, "localhost", 9000 + s, f"boot-{s}") for s in shards]
-        self.shard.ring_changed(RingState(self.epoch, self.version, self.offset, addresses, since), self.now)
+        self.shard.on_ring(RingState(self.epoch, self.version, self.offset, addresses, since), self.now)
 
-    def forgetful_ring(self, *shards: int) -> None:
+    def forget_users(self, *shards: int) -> None:
         """As a router tells it that has taken the shard for dead."""
-        self.ring(*shards, since=self.version + 1)
+        self.change_ring(*shards, since=self.version + 1)
 
-    def lease(self, spare: int = 0, seconds: float = 1e9, **slots: int) -> None:
+    def grant_lease(self, spare: int = 0, seconds: float = 1e9, **slots: int) -> None:
         """What the router grants from now on, in answer to what the shard says."""
         self.fence += 1
-        asked = self.shard.slots(self.now).asked
-        self.shard.leased(Lease(self.fence, asked, seconds, slots, spare), self.now)
+        asked = self.shard.lease_usage_report(self.now).seq
+        self.shard.on_lease(Lease(self.fence, asked, seconds, slots, spare), self.now)
 
-    def _tell(self, user: str, connections: int) -> None:
-        self.came.append((user, connections))
+    def _note_connected(self, user: str, connections: int) -> None:
+        self.connected_users.append((user, connections))
 
-    def _ask(self, question: Replay | ReplayCancel) -> bool:
-        if isinstance(question, Replay):
-            self.asked.append(question)
+    def _note_request(self, question: ReplayRequest | ReplayCancel) -> bool:
+        if isinstance(question, ReplayRequest):
+            self.replay_requests.append(question)
         else:
-            self.asked = [q for q in self.asked if q.request != question.request]
+            self.replay_requests = [q for q in self.replay_requests if q.request != question.request]
         return True
 
-    def answer(self, at_a_time: int = 3) -> int:
+    def answer_requests(self, at_a_time: int = 3) -> int:
         """Answers the shard's questions as the router does, in small parts; how many answers that took."""
         answers = 0
         self.wait(0)
-        while self.asked:
+        while self.replay_requests:
             answers += 1
-            self.shard.replayed(self._answer(self.asked.pop(0), at_a_time), self.now)
+            self.shard.on_replay_response(self._make_response(self.replay_requests.pop(0), at_a_time), self.now)
             self.wait(0)
         return answers
 
-    def _answer(self, q: Replay, at_a_time: int) -> Replayed:
-        if q.after > self.offset or q.after < self.journal_floor:
-            return Replayed(q.request, q.after, [], "future" if q.after > self.offset else "retention")
-        found = [r for r in self.journal if q.after < r[0] <= q.upto and (r[1] == q.user or not q.personal)]
+    def _make_response(self, q: ReplayRequest, at_a_time: int) -> ReplayResponse:
+        if q.prev_offset > self.offset or q.prev_offset < self.journal_floor:
+            return ReplayResponse(
+                q.request, q.prev_offset, [], "future" if q.prev_offset > self.offset else "retention"
+            )
+        found = [
+            r for r in self.journal if q.prev_offset < r[0] <= q.end_offset and (r[1] == q.user or not q.is_user_only)
+        ]
         part = found[:at_a_time]
-        upto = part[-1][0] if part and (len(part) < len(found) or not q.personal) else q.upto
-        return Replayed(q.request, upto, [(o, body) for o, user, body in part if user in (None, q.user)])
+        upto = part[-1][0] if part and (len(part) < len(found) or not q.is_user_only) else q.end_offset
+        return ReplayResponse(q.request, upto, [(o, body) for o, user, body in part if user in (None, q.user)])
 
-    def event(self, name: str, data: dict[str, Any] | None = None, **more: Any) -> tuple[int, bytes]:
+    def make_event(self, name: str, data: dict[str, Any] | None = None, **more: Any) -> tuple[int, bytes]:
         self.offset += 1
         made = event(name, data, id=f"event-{self.offset}", **more)
         self.journal.append((self.offset, made.user, encode_event(made)))
@@ -126,46 +138,48 @@ class Bench:
 
     def deliver(self, *events: tuple[int, bytes]) -> None:
         after = events[0][0] - 1 if events else self.offset
-        self.shard.deliver(Deliver(self.epoch, after, self.offset, list(events)), self.now)
+        self.shard.on_batch(LogBatch(self.epoch, after, self.offset, list(events)), self.now)
 
     def publish(self, name: str, data: dict[str, Any] | None = None, **more: Any) -> int:
-        self.deliver(self.event(name, data, **more))
+        self.deliver(self.make_event(name, data, **more))
         return self.offset
 
     # the clients
 
-    def ticket(self, user: str, role: str = "viewer", shard: int = 0, **scopes: tuple[str, ...]) -> str:
-        token = self.token(user, role, **scopes)
+    def issue_ticket(self, user: str, role: str = "viewer", shard: int = 0, **scopes: tuple[str, ...]) -> str:
+        token = self.sign_token(user, role, **scopes)
         identity = TOKENS.identify(token, self.now + WALL)
         return TOKENS.issue_ticket(identity, shard, f"ticket-{next(self._tickets)}", self.now + WALL, self.address)
 
-    def token(self, user: str, role: str = "viewer", ttl: float = 36_000, **scopes: tuple[str, ...]) -> str:
-        return TOKENS.sign(user, role, now=self.now + WALL, ttl=ttl, scopes=scopes)
+    def sign_token(self, user: str, role: str = "viewer", ttl: float = 36_000, **scopes: tuple[str, ...]) -> str:
+        return TOKENS.sign_token(user, role, now=self.now + WALL, ttl=ttl, scopes=scopes)
 
-    def open(self, user: str = "alice", role: str = "viewer", codec: Codec = Codec.json, **scopes: Any) -> Connection:
-        admitted = self.shard.admit(self.ticket(user, role, **scopes), self.now)
-        return self.shard.open(admitted.identity, codec, None, self.now, address=admitted.address)
+    def open_connection(
+        self, user: str = "alice", role: str = "viewer", codec: Codec = Codec.json, **scopes: Any
+    ) -> Connection:
+        admitted = self.shard.admit(self.issue_ticket(user, role, **scopes), self.now)
+        return self.shard.open_connection(admitted.identity, codec, None, self.now, address=admitted.address)
 
     def open_as(self, identity: Identity, codec: Codec = Codec.json) -> Connection:
         """Opens for an identity that no ticket has carried."""
-        assert self.shard._admission.enter(identity, "", self.now)
-        return self.shard.open(identity, codec, None, self.now)
+        assert self.shard._slot_manager.acquire(identity, "", self.now)
+        return self.shard.open_connection(identity, codec, None, self.now)
 
     def connect(self, user: str = "alice", role: str = "viewer", codec: Codec = Codec.json, **hello: Any) -> Connection:
         """Opens, says hello and takes the welcome."""
-        connection = self.open(user, role, codec, **hello.pop("scopes", {}))
+        connection = self.open_connection(user, role, codec, **hello.pop("scopes", {}))
         self.say(connection, c.Hello(**hello))
         assert isinstance(codec.decode_server(self.sockets.sent[connection][0]), c.Welcome)
         self._read[connection] = 1
         return connection
 
     def say(self, connection: Connection, message: Any) -> None:
-        self.raw(connection, ENCODE[connection.codec](message))
+        self.send_raw(connection, ENCODE[connection.codec](message))
 
-    def raw(self, connection: Connection, raw: str | bytes) -> None:
+    def send_raw(self, connection: Connection, raw: str | bytes) -> None:
         self.shard.receive(connection, raw, self.now)
 
-    def heard(self, connection: Connection) -> list[Any]:
+    def read_messages(self, connection: Connection) -> list[Any]:
         """What has come since the last look, pings apart."""
         frames = self.sockets.sent.get(connection, [])
         new = frames[self._read.get(connection, 0) :]
@@ -173,11 +187,11 @@ class Bench:
         messages = [connection.codec.decode_server(frame) for frame in new]
         return [m for m in messages if not isinstance(m, c.Ping)]
 
-    def events(self, connection: Connection) -> list[c.ReceivedEvent]:
+    def read_events(self, connection: Connection) -> list[c.ReceivedEvent]:
         """The events that have come since the last look."""
-        return [e for m in self.heard(connection) if isinstance(m, c.Events) for e in m.events]
+        return [e for m in self.read_messages(connection) if isinstance(m, c.Events) for e in m.events]
 
-    def closed(self, connection: Connection) -> int | None:
+    def close_code(self, connection: Connection) -> int | None:
         code, _ = self.sockets.closed.get(connection, (None, ""))
         return code
 
@@ -192,32 +206,34 @@ class Bench:
         self.shard.run(self.now)
 
 
-def user_who(ring: tuple[int, ...], owner: int, other: tuple[int, ...] = (0,)) -> str:
+def find_user(ring: tuple[int, ...], owner: int, other: tuple[int, ...] = (0,)) -> str:
     """A user who is shard 0's on `other`, and `owner`'s on `ring`."""
     before, after = Ring(other), Ring(ring)
     return next(u for u in (f"user-{n}" for n in count()) if before.owner(u) == 0 and after.owner(u) == owner)
 
 
-def stuck(b: Bench, *, user: str = "alice", **hello: Any) -> Connection:
+def connect_stuck(b: ShardHarness, *, user: str = "alice", **hello: Any) -> Connection:
     """A live connection whose socket takes nothing any more."""
     connection = b.connect(user, **hello)
     b.sockets.stuck.add(connection)
     b.say(connection, c.Ping())
-    b.heard(connection)
+    b.read_messages(connection)
     return connection
 
 
-def comes_back(b: Bench, cursor: int, epoch: str = "epoch-1", user: str = "alice") -> Connection:
+def reconnect_client(b: ShardHarness, cursor: int, epoch: str = "epoch-1", user: str = "alice") -> Connection:
     """A client that says hello with a cursor; what it has missed may have to be asked for."""
-    connection = b.open(user)
+    connection = b.open_connection(user)
     b.say(connection, c.Hello(subscriptions=["custom.*"], resume=c.Resume(epoch, cursor)))
     return connection
 
 
-def resumed(b: Bench, cursor: int, epoch: str = "epoch-1", user: str = "alice") -> tuple[c.Welcome, list[int]]:
+def resume_client(
+    b: ShardHarness, cursor: int, epoch: str = "epoch-1", user: str = "alice"
+) -> tuple[c.Welcome, list[int]]:
     """What such a client is welcomed with, and the offsets that it then gets."""
-    connection = comes_back(b, cursor, epoch, user)
-    b.answer()
+    connection = reconnect_client(b, cursor, epoch, user)
+    b.answer_requests()
     b.wait(1)
-    welcome, *rest = b.heard(connection)
+    welcome, *rest = b.read_messages(connection)
     return welcome, [e.offset for m in rest for e in m.events]

@@ -9,11 +9,11 @@ import msgspec
 import pytest
 
 from solowire.algorithms.token_bucket import Rate
-from solowire.auth.failed_auth_limiter import WrongTokens
+from solowire.auth.failed_auth_limiter import FailedAuthLimiter
 from solowire.observability.metrics import CONTENT_TYPE
 from solowire.workers.app import HttpApi
 from solowire.workers.shard import Shard
-from tests.workers.harness import TOKENS, WALL, Bench, stuck
+from tests.workers.harness import TOKENS, WALL, ShardHarness, connect_stuck
 
 PEER = "198.51.100.9"
 
@@ -39,16 +39,16 @@ class Answer:
 class Site:
     """The API of a shard that nobody else reaches. lines: of the audit log."""
 
-    def __init__(self, wrong_tokens: WrongTokens | None = None) -> None:
+    def __init__(self, wrong_tokens: FailedAuthLimiter | None = None) -> None:
         self.lines: list[dict[str, Any]] = []
-        self.bench = Bench()
+        self.bench = ShardHarness()
         # A shard's clock is the loop's.
         self.bench.shard.set_clock(WALL + self.bench.now - asyncio.get_running_loop().time(), self.bench.now)
         self.app = HttpApi(
             self.bench.shard,
             TOKENS,
             lambda: b"one 1\n",
-            wrong_tokens=wrong_tokens or WrongTokens(Rate(1000.0, 1000.0)),
+            wrong_tokens=wrong_tokens or FailedAuthLimiter(Rate(1000.0, 1000.0)),
             audit=lambda event, **fields: self.lines.append({"event": event, **fields}),
         )
 
@@ -74,7 +74,7 @@ class Site:
         return Answer(sent)
 
     def admin(self) -> str:
-        return self.bench.token("root", "admin")
+        return self.bench.sign_token("root", "admin")
 
 
 async def test_who_asks_is_written_down_whoever_passes_it_on() -> None:
@@ -91,7 +91,7 @@ async def test_who_asks_is_written_down_whoever_passes_it_on() -> None:
 async def test_a_question_that_is_refused_is_written_down_with_who_asked() -> None:
     """Who is known and may not is named; of a token that proves nothing the address is what is known."""
     site = Site()
-    assert (await site.get("/stats", site.bench.token("ann", "viewer"))).told == (403, "forbidden")
+    assert (await site.get("/stats", site.bench.sign_token("ann", "viewer"))).told == (403, "forbidden")
     assert (await site.get("/stats/users/ann", "garbage")).told == (401, "invalid_token")
     assert (await site.get("/stats")).told == (401, "missing_token")
     line = {"event": "refused", "action": "administer", "address": PEER}
@@ -104,9 +104,9 @@ async def test_a_question_that_is_refused_is_written_down_with_who_asked() -> No
 
 async def test_wrong_tokens_of_one_address_are_refused_after_some() -> None:
     """Tickets that were shown at the client port count as well; right tokens go on working."""
-    wrong_tokens = WrongTokens(Rate(0.01, 2))
+    wrong_tokens = FailedAuthLimiter(Rate(0.01, 2))
     site = Site(wrong_tokens)
-    assert wrong_tokens.shown(PEER, asyncio.get_running_loop().time()) is None
+    assert wrong_tokens.record_failure(PEER, asyncio.get_running_loop().time()) is None
     assert (await site.get("/stats", "wrong")).told == (401, "invalid_token")
     assert (await site.get("/stats", "wrong")).told == (429, "too_many_wrong_tokens")
     assert (await site.get("/stats/users/ann", "")).told == (401, "missing_token")
@@ -119,7 +119,7 @@ async def test_statistics_are_for_administrators_and_tell_of_the_slowest() -> No
     """As many as are asked for, ten if nothing is said; what is no number is no question."""
     site = Site()
     for n in range(12):
-        stuck(site.bench, user=f"user-{n}", subscriptions=["custom.a"])
+        connect_stuck(site.bench, user=f"user-{n}", subscriptions=["custom.a"])
     site.bench.publish("custom.a")
     site.bench.wait(1.0)
     found = (await site.get("/stats", site.admin())).json
@@ -148,7 +148,7 @@ async def test_probes_and_metrics_need_no_token(monkeypatch: pytest.MonkeyPatch)
     metrics = await site.get("/metrics")
     assert (metrics.status, metrics.body) == (200, b"one 1\n")
     assert metrics.headers[b"content-type"] == CONTENT_TYPE.encode()
-    monkeypatch.setattr(Shard, "ready", False)
+    monkeypatch.setattr(Shard, "is_ready", False)
     starting = await site.get("/readyz")
     assert (starting.status, starting.json) == (503, {"status": "starting"})
     assert (await site.get("/healthz")).status == 200

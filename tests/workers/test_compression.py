@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from solowire.fanout.recent_log import Log
+from solowire.fanout.recent_log import RecentLog
 from solowire.protocol import messages as c
-from solowire.protocol.deflate import MARK, deflated
+from solowire.protocol.deflate import MARK, deflate_message
 from solowire.protocol.messages import Codec
 from solowire.workers.connections.connection import Connection
-from tests.workers.harness import QUERY, Bench
+from tests.workers.harness import QUERY, ShardHarness
 
-COMPRESSED = [codec for codec in Codec if codec.deflates]
+COMPRESSED = [codec for codec in Codec if codec.is_deflated]
 codecs = pytest.mark.parametrize("codec", COMPRESSED)
 READERS = 50
 
@@ -27,7 +27,7 @@ class Presses:
 
     def __call__(self, message: bytes) -> bytes | None:
         self.count += 1
-        return deflated(message)
+        return deflate_message(message)
 
     def new(self) -> int:
         count, self.count = self.count, 0
@@ -37,16 +37,16 @@ class Presses:
 @pytest.fixture
 def presses(monkeypatch: pytest.MonkeyPatch) -> Presses:
     found = Presses()
-    monkeypatch.setattr("solowire.protocol.messages.deflated", found)
+    monkeypatch.setattr("solowire.protocol.messages.deflate_message", found)
     return found
 
 
-def several(b: Bench, count: int = 5, **more: Any) -> None:
-    b.deliver(*[b.event("custom.a", {"n": n, "x": "x" * 200}, **more) for n in range(count)])
+def several(b: ShardHarness, count: int = 5, **more: Any) -> None:
+    b.deliver(*[b.make_event("custom.a", {"n": n, "x": "x" * 200}, **more) for n in range(count)])
     b.wait(1)
 
 
-def frames(b: Bench, connection: Connection) -> list[str | bytes]:
+def frames(b: ShardHarness, connection: Connection) -> list[str | bytes]:
     """Its frames with events."""
     sent = b.sockets.sent[connection]
     return [f for f in sent if isinstance(connection.codec.decode_server(f), c.Events)]
@@ -59,7 +59,7 @@ def is_compressed(frame: str | bytes) -> bool:
 @codecs
 def test_a_frame_is_compressed_once_for_all(presses: Presses, codec: Codec) -> None:
     """However many connections a feed has, each flush compresses once, and all are given the very same bytes."""
-    b = Bench()
+    b = ShardHarness()
     readers = [b.connect(f"u{n}", codec=codec, subscriptions=["custom.a"]) for n in range(READERS)]
     presses.new()
     for _ in range(3):
@@ -68,14 +68,14 @@ def test_a_frame_is_compressed_once_for_all(presses: Presses, codec: Codec) -> N
     for position in range(3):
         assert len({id(frames(b, reader)[position]) for reader in readers}) == 1
         assert is_compressed(frames(b, readers[0])[position])
-    assert [e.offset for e in b.events(readers[-1])] == list(range(1, 16))
+    assert [e.offset for e in b.read_events(readers[-1])] == list(range(1, 16))
 
 
 @codecs
 def test_who_asks_for_none_costs_none(presses: Presses, codec: Codec) -> None:
     """A feed without the suffix is never compressed, and has the events of the one with it, at the same offsets."""
-    b = Bench()
-    plain = b.connect("plain", codec=codec.plain, subscriptions=["custom.a"])
+    b = ShardHarness()
+    plain = b.connect("plain", codec=codec.without_deflate, subscriptions=["custom.a"])
     packed = b.connect("packed", codec=codec, subscriptions=["custom.a"])
     presses.new()
     several(b)
@@ -83,42 +83,42 @@ def test_who_asks_for_none_costs_none(presses: Presses, codec: Codec) -> None:
     [one], [other] = frames(b, plain), frames(b, packed)
     assert is_compressed(other)
     assert len(other) < len(one) / 2
-    assert codec.plain.decode_server(one) == codec.decode_server(other)
+    assert codec.without_deflate.decode_server(one) == codec.decode_server(other)
 
 
 def test_fragments_are_encoded_once_for_both() -> None:
     """An event is encoded once for a codec, with the suffix and without."""
-    b = Bench()
+    b = ShardHarness()
     b.connect("plain", codec=Codec.json, subscriptions=["custom.a"])
     b.connect("packed", codec=Codec.json_deflate, subscriptions=["custom.a"])
     several(b, 1)
-    [entry] = b.shard.log.after(0)
+    [entry] = b.shard.log.entries_after(0)
     assert len(entry._fragments) == 1
 
 
 @codecs
 def test_a_frame_for_one_alone_is_not_compressed(presses: Presses, codec: Codec) -> None:
     """A frame with an event of the user's own goes to nobody else: it is plain, and the others' is compressed once."""
-    b = Bench()
+    b = ShardHarness()
     readers = [b.connect(f"u{n}", codec=codec, subscriptions=["custom.a"]) for n in range(5)]
     presses.new()
-    own = b.event("custom.a", {"n": -1}, user="u0")
-    b.deliver(own, *[b.event("custom.a", {"n": n, "x": "x" * 200}) for n in range(5)])
+    own = b.make_event("custom.a", {"n": -1}, user="u0")
+    b.deliver(own, *[b.make_event("custom.a", {"n": n, "x": "x" * 200}) for n in range(5)])
     b.wait(1)
     assert presses.new() == 1
     assert [is_compressed(frame) for frame in frames(b, readers[0])] == [False]
     assert [is_compressed(frame) for frame in frames(b, readers[1])] == [True]
-    assert [e.data["n"] for e in b.events(readers[0])] == [-1, 0, 1, 2, 3, 4]
-    assert [e.data["n"] for e in b.events(readers[1])] == [0, 1, 2, 3, 4]
+    assert [e.data["n"] for e in b.read_events(readers[0])] == [-1, 0, 1, 2, 3, 4]
+    assert [e.data["n"] for e in b.read_events(readers[1])] == [0, 1, 2, 3, 4]
 
 
 @codecs
 def test_what_many_have_missed_is_compressed_once(presses: Presses, codec: Codec) -> None:
     """Who comes back to the same place, and is given what the recent log has, shares the frames as others do."""
-    b = Bench()
+    b = ShardHarness()
     several(b, 40)
     presses.new()
-    readers = [b.open(f"u{n}", codec=codec) for n in range(2)]
+    readers = [b.open_connection(f"u{n}", codec=codec) for n in range(2)]
     b.sockets.stuck.update(readers)
     for reader in readers:
         b.say(reader, c.Hello(subscriptions=["custom.a"], resume=c.Resume(b.epoch, 10)))
@@ -130,18 +130,18 @@ def test_what_many_have_missed_is_compressed_once(presses: Presses, codec: Codec
     assert presses.new() == 1
     assert is_compressed(one)
     assert one is other
-    assert [e.offset for e in b.events(readers[0])] == list(range(11, 41))
+    assert [e.offset for e in b.read_events(readers[0])] == list(range(11, 41))
 
 
 @codecs
 def test_what_the_router_has_for_one_is_not_compressed(codec: Codec) -> None:
     """A replay is plain as far as it was made for one client out of the router's log, and nothing of it is missing."""
-    b = Bench(recent=Log(max_events=20))
+    b = ShardHarness(recent=RecentLog(max_events=20))
     several(b, 60)
-    floor = b.shard.log.floor
-    reader = b.open(codec=codec)
+    floor = b.shard.log.start_offset
+    reader = b.open_connection(codec=codec)
     b.say(reader, c.Hello(subscriptions=["custom.a"], resume=c.Resume(b.epoch, 3)))
-    b.answer()
+    b.answer_requests()
     b.wait(1)
     first, *rest = frames(b, reader)
     assert not is_compressed(first)
@@ -149,19 +149,19 @@ def test_what_the_router_has_for_one_is_not_compressed(codec: Codec) -> None:
     made = codec.decode_server(first)
     assert isinstance(made, c.Events)
     assert made.cursor >= floor > 3
-    _, *messages = b.heard(reader)
+    _, *messages = b.read_messages(reader)
     assert [e.offset for m in messages for e in m.events] == list(range(4, 61))
 
 
 @codecs
 def test_slow_readers_at_one_place_share_a_compressed_frame(presses: Presses, codec: Codec) -> None:
     """A compacted frame is compressed once for all who stand at its place, and says all that it has to."""
-    b = Bench()
+    b = ShardHarness()
     readers = [b.connect(f"u{n}", "admin", codec, subscriptions=["custom.a", "dns_query_log"]) for n in range(10)]
     b.sockets.stuck.update(readers)
     several(b)
     for part in range(100):
-        b.deliver(*[b.event("dns_query_log", {**QUERY, "filler": "x" * 200}) for _ in range(20)])
+        b.deliver(*[b.make_event("dns_query_log", {**QUERY, "filler": "x" * 200}) for _ in range(20)])
         if part % 10 == 0:
             several(b, 1)
         b.wait(0.05)
@@ -173,7 +173,7 @@ def test_slow_readers_at_one_place_share_a_compressed_frame(presses: Presses, co
     [shared] = taken
     assert presses.new() == len(shared) + 1  # the frame that was found not to be enough for them is nobody's
     assert all(is_compressed(frame) for frame in frames(b, readers[0])[1:])
-    messages = [m for m in b.heard(readers[0]) if isinstance(m, c.Events)]
+    messages = [m for m in b.read_messages(readers[0]) if isinstance(m, c.Events)]
     events = [e for m in messages for e in m.events]
     assert [e.offset for e in events if e.type == "custom.a"] == [
         offset for offset, _, body in b.journal if b"custom.a" in body
@@ -186,11 +186,11 @@ def test_slow_readers_at_one_place_share_a_compressed_frame(presses: Presses, co
 @codecs
 def test_states_are_compressed_once_for_all_who_come(presses: Presses, codec: Codec) -> None:
     """Of the states that a client begins with, all frames but the last are made, and compressed, once."""
-    b = Bench()
+    b = ShardHarness()
     chance = Random(3)
     for n in range(300):
         data = {"host": f"host{n}", "cpu_usage": n % 100, "x": chance.randbytes(200).hex()}
-        b.deliver(b.event("system_metrics", data, key=f"host{n}"))
+        b.deliver(b.make_event("system_metrics", data, key=f"host{n}"))
     b.wait(1)
     readers = [b.connect(f"u{n}", "admin", codec, subscriptions=["system_metrics"]) for n in range(10)]
     for reader in readers:
@@ -198,14 +198,14 @@ def test_states_are_compressed_once_for_all_who_come(presses: Presses, codec: Co
         assert shared
         assert all(map(is_compressed, shared))
         assert not is_compressed(last)
-        assert {e.data["host"] for e in b.events(reader)} == {f"host{n}" for n in range(300)}
+        assert {e.data["host"] for e in b.read_events(reader)} == {f"host{n}" for n in range(300)}
     assert presses.new() == len(shared)
 
 
 @codecs
 def test_answers_and_pings_are_plain(codec: Codec) -> None:
     """Whatever is no frame of events is what the codec without the suffix would send."""
-    b = Bench()
+    b = ShardHarness()
     connection = b.connect(codec=codec, subscriptions=["custom.a"])
     b.say(connection, c.Stats("x" * 600))
     b.wait(30)
@@ -217,10 +217,10 @@ def test_answers_and_pings_are_plain(codec: Codec) -> None:
 @codecs
 def test_what_is_counted_is_what_is_sent(codec: Codec) -> None:
     """The bytes in the statistics are those on the wire, and the largest frame is as large as it was there."""
-    b = Bench()
+    b = ShardHarness()
     connection = b.connect(codec=codec, subscriptions=["custom.a"])
     several(b)
     [frame] = frames(b, connection)
     assert b.shard.totals["bytes"] == len(frame)
     [feed] = b.shard.feeds
-    assert feed.largest == len(frame)
+    assert feed.largest_bytes == len(frame)

@@ -7,39 +7,39 @@ from collections.abc import Iterator
 
 import pytest
 
-from solowire.fanout.recent_log import Log
+from solowire.fanout.recent_log import RecentLog
 from solowire.fanout.snapshot import KEPT_BYTES
 from solowire.protocol import messages as c
 from solowire.protocol.messages import Codec
 from solowire.workers.connections.connection import Connection
-from solowire.workers.delivery.dispatcher import HAND_OVER_BYTES
-from tests.workers.harness import Bench
+from solowire.workers.delivery.dispatcher import REPLY_FLUSH_BYTES
+from tests.workers.harness import ShardHarness
 
 STATES = 2_000
 STATE_BYTES = 10_000
 CODECS = [Codec.json, Codec.msgpack_deflate]
 
 
-def full_of_states() -> Bench:
+def full_of_states() -> ShardHarness:
     """A shard with 20 MB of states, more than half of it behind what a feed keeps in frames."""
-    b = Bench(recent=Log(max_bytes=2 * STATES * STATE_BYTES))
+    b = ShardHarness(recent=RecentLog(max_bytes=2 * STATES * STATE_BYTES))
     data = {"cpu_usage": 1, "message": "x" * STATE_BYTES}
-    b.deliver(*(b.event("system_metrics", data, key=f"host {number}") for number in range(STATES)))
+    b.deliver(*(b.make_event("system_metrics", data, key=f"host {number}") for number in range(STATES)))
     assert STATES * STATE_BYTES > 2 * KEPT_BYTES
     return b
 
 
-def begin(b: Bench, user: str, codec: Codec, *, takes: bool = False) -> Connection:
+def begin(b: ShardHarness, user: str, codec: Codec, *, takes: bool = False) -> Connection:
     """Says hello, with a socket that takes what it is given at first and no more, unless it `takes`."""
-    connection = b.open(user, codec=codec)
+    connection = b.open_connection(user, codec=codec)
     if not takes:
         b.sockets.stuck.add(connection)
     b.say(connection, c.Hello(subscriptions=["system.*"]))
     return connection
 
 
-def end(b: Bench, connection: Connection) -> None:
-    b.shard.gone(connection)
+def end(b: ShardHarness, connection: Connection) -> None:
+    b.shard.on_closed(connection)
     del b.sockets.sent[connection]
 
 
@@ -61,7 +61,7 @@ def test_what_a_connection_begins_with_is_written_when_its_socket_takes_it(codec
         b.publish("system_metrics", {"cpu_usage": 2}, key="another")  # so that no two begin with the same
         connections.append(begin(b, f"user-{number}", codec))
     _, peak = tracemalloc.get_traced_memory()
-    assert peak - before < 20 * HAND_OVER_BYTES + KEPT_BYTES < STATES * STATE_BYTES
+    assert peak - before < 20 * REPLY_FLUSH_BYTES + KEPT_BYTES < STATES * STATE_BYTES
     assert all(len(b.sockets.sent[connection]) <= 1 + 8 for connection in connections)
 
 
@@ -75,8 +75,8 @@ def test_who_has_gone_leaves_nothing_behind(codec: Codec, allocated: None) -> No
         connection = begin(b, f"user-{number}", codec, takes=number % 2 == 0)
         end(b, connection)
         gone.append((connection, connection.feed))
-        assert not connection.answers
-        assert connection.backlog == 0
+        assert not connection.pending_replies
+        assert connection.initial_count == 0
     left, _ = tracemalloc.get_traced_memory()
     assert left - before < KEPT_BYTES / 2
 
@@ -90,11 +90,11 @@ def test_all_states_come_once_and_before_what_is_new(codec: Codec) -> None:
     new = b.publish("system_status", {"host": "a"}, key="a")
     for _ in range(STATES):
         b.wait(0.05)
-        b.sockets.take_all(connection)
-        b.shard.delivery.took(connection, b.now)
+        b.sockets.read_all(connection)
+        b.shard.dispatcher.on_writable(connection, b.now)
     b.sockets.unstick(connection)
     b.wait(2)
-    welcome, *frames = b.heard(connection)
+    welcome, *frames = b.read_messages(connection)
     assert isinstance(welcome, c.Welcome)
     assert [e.offset for frame in frames for e in frame.events] == [*range(1, last + 1), new]
     cursors = [frame.cursor for frame in frames]
@@ -109,8 +109,8 @@ def test_two_who_begin_with_the_same_get_the_same() -> None:
     connections = [begin(b, user, Codec.json) for user in ("alice", "bob")]
     for _ in range(2 * STATES):
         for connection in connections:
-            b.sockets.take_all(connection)
-            b.shard.delivery.took(connection, b.now)
+            b.sockets.read_all(connection)
+            b.shard.dispatcher.on_writable(connection, b.now)
     alice, bob = (b.sockets.sent[connection][1:] for connection in connections)
     assert alice == bob
     assert [e.offset for f in alice for e in Codec.json.decode_server(f).events] == list(range(1, STATES + 1))

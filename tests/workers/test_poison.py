@@ -11,17 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from solowire.backplane.messages import Deliver, States
-from solowire.fanout.aggregation import Rates
-from solowire.fanout.catch_up import Reading
-from solowire.fanout.conflation import Intervals
-from solowire.fanout.recent_log import Log
+from solowire.backplane.messages import LogBatch, StateSnapshot
+from solowire.fanout.aggregation import AggregationLimits
+from solowire.fanout.catch_up import CatchUpReader
+from solowire.fanout.conflation import ConflationIntervals
+from solowire.fanout.recent_log import RecentLog
 from solowire.fanout.skipped_events import LINES_A_SECOND, SkippedEvents
 from solowire.protocol import messages as c
 from solowire.protocol.messages import Codec
 from solowire.workers.connections.connection import Connection
 from tests.poison import MANY_LABELS, ODD, POISON
-from tests.workers.harness import QUERY, Bench
+from tests.workers.harness import QUERY, ShardHarness
 
 READERS: list[dict[str, Any]] = [
     {"user": "ann", "role": "admin", "subscriptions": ["*"]},
@@ -33,7 +33,7 @@ READERS: list[dict[str, Any]] = [
 ]
 
 
-def deliver(b: Bench, body: bytes, user: str | None = None) -> int:
+def deliver(b: ShardHarness, body: bytes, user: str | None = None) -> int:
     """Puts bytes into the router's log and gives them to the shard."""
     b.offset += 1
     b.journal.append((b.offset, user, body))
@@ -41,16 +41,16 @@ def deliver(b: Bench, body: bytes, user: str | None = None) -> int:
     return b.offset
 
 
-def marks(b: Bench, connection: Connection) -> list[int]:
+def marks(b: ShardHarness, connection: Connection) -> list[int]:
     """The offsets of good events that have come to it: each of its frames can be read."""
-    return [e.offset for e in b.events(connection) if e.id.startswith("event-")]
+    return [e.offset for e in b.read_events(connection) if e.id.startswith("event-")]
 
 
-def readers(b: Bench) -> list[Connection]:
+def readers(b: ShardHarness) -> list[Connection]:
     return [b.connect(**dict(reader)) for reader in READERS]
 
 
-def good(b: Bench) -> int:
+def good(b: ShardHarness) -> int:
     return b.publish("custom.good", {"zone": "b.a"})
 
 
@@ -58,7 +58,7 @@ def good(b: Bench) -> int:
 def test_poison_is_passed_over_counted_and_named_once(name: str) -> None:
     """No reader gets it, all get what comes behind it, live and coming back; one line says which it was and why."""
     with capture_logs() as logs:
-        b = Bench()
+        b = ShardHarness()
         first = good(b)
         everybody = readers(b)
         poison = deliver(b, POISON[name])
@@ -79,7 +79,7 @@ def test_poison_is_passed_over_counted_and_named_once(name: str) -> None:
 @pytest.mark.parametrize("name", ODD)
 def test_what_is_odd_keeps_nothing_from_anybody(name: str) -> None:
     """Whether or not it is sent, every frame can be read by its client, and what comes behind it arrives."""
-    b = Bench(states=Intervals(5.0), telemetry=Rates(1.0))
+    b = ShardHarness(states=ConflationIntervals(5.0), telemetry=AggregationLimits(1.0))
     everybody = readers(b)
     deliver(b, ODD[name])
     deliver(b, ODD[name])
@@ -92,7 +92,7 @@ def test_what_is_odd_keeps_nothing_from_anybody(name: str) -> None:
 @pytest.mark.parametrize("name", POISON)
 def test_poison_of_one_user_alone(name: str) -> None:
     """Nor is it given to the user whose own it is, or does it keep that user from the rest."""
-    b = Bench()
+    b = ShardHarness()
     ann = b.connect("ann", "admin", subscriptions=["*"])
     deliver(b, POISON[name], user="ann")
     own = b.publish("custom.good", user="ann")
@@ -102,30 +102,30 @@ def test_poison_of_one_user_alone(name: str) -> None:
 
 def test_a_log_begins_with_poisonous_states() -> None:
     """What can't be loaded of the present states is passed over, and the others are there."""
-    b = Bench()
+    b = ShardHarness()
     states = [(n, body) for n, body in enumerate([*POISON.values(), *ODD.values()], 1)]
-    _, state = b.event("system_metrics", {"cpu_usage": 1, "host": "ns1"})
+    _, state = b.make_event("system_metrics", {"cpu_usage": 1, "host": "ns1"})
     b.offset = 1000
-    b.shard.states(States("epoch-2", 1000, [*states, (900, state)]), b.now)
+    b.shard.on_snapshot(StateSnapshot("epoch-2", 1000, [*states, (900, state)]), b.now)
     b.epoch = "epoch-2"
-    b.ring(0)
+    b.change_ring(0)
     ann = b.connect("ann", "admin", subscriptions=["system_metrics"])
     b.wait(1)
-    assert 900 in [e.offset for e in b.events(ann)]
+    assert 900 in [e.offset for e in b.read_events(ann)]
     assert b.shard.log.skipped.totals["undecodable"] > 10
 
 
 def test_a_replay_passes_over_poison() -> None:
     """Who comes back from before the recent log gets all that is sound of what the router still has."""
-    b = Bench(recent=Log(max_events=10, max_bytes=10**6))
+    b = ShardHarness(recent=RecentLog(max_events=10, max_bytes=10**6))
     wanted = []
     for poison in POISON.values():
         wanted.append(good(b))
         deliver(b, poison)
     wanted += [good(b) for _ in range(12)]
-    back = b.open("ann", "admin")
+    back = b.open_connection("ann", "admin")
     b.say(back, c.Hello(subscriptions=["custom.*"], resume=c.Resume(b.epoch, 0)))
-    assert b.answer() > 1
+    assert b.answer_requests() > 1
     b.wait(1)
     assert marks(b, back) == wanted
 
@@ -133,7 +133,7 @@ def test_a_replay_passes_over_poison() -> None:
 def test_a_flood_of_poison_writes_few_lines() -> None:
     """Thousands of bad events are all counted; each second few of them are named, and the number of the others."""
     with capture_logs() as logs:
-        b = Bench()
+        b = ShardHarness()
         for _ in range(1000):
             deliver(b, b"junk")
         b.shard.log.skipped.next_second()
@@ -156,11 +156,11 @@ def test_what_is_met_again_is_named_once() -> None:
 
 def test_names_of_many_labels_cost_the_shard_little() -> None:
     """What killed a shard, 16 events with 14,000 labels each in one message, is nothing it would have to hold."""
-    b = Bench()
+    b = ShardHarness()
     ann = b.connect("ann", "admin", subscriptions=["*"])
     body = POISON["a zone of 14,000 labels"]
     assert len(body) > 2 * 14_000
-    b.shard.deliver(Deliver(b.epoch, 0, 16, [(n, body) for n in range(1, 17)]), b.now)
+    b.shard.on_batch(LogBatch(b.epoch, 0, 16, [(n, body) for n in range(1, 17)]), b.now)
     b.offset = 16
     assert (b.shard.log.position, b.shard.log.held_bytes) == (16, 0)
     assert marks(b, ann) == []
@@ -169,7 +169,7 @@ def test_names_of_many_labels_cost_the_shard_little() -> None:
 
 def test_an_error_while_one_event_is_matched_stops_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever goes wrong with one event, which nobody has foreseen, those behind it arrive, and it is named."""
-    b = Bench()
+    b = ShardHarness()
     ann = b.connect("ann", "admin", subscriptions=["*"])
     matching = b.shard.feeds.matching
 
@@ -190,25 +190,25 @@ def test_what_can_not_be_sent_is_passed_over_by_its_readers_alone(
     monkeypatch: pytest.MonkeyPatch, error: type[Exception]
 ) -> None:
     """A frame that can't be made ends the connections of its feed, who begin anew; others and the shard go on."""
-    b = Bench()
+    b = ShardHarness()
     ann, bob = b.connect("ann", "admin", subscriptions=["*"]), b.connect("bob", "viewer", subscriptions=["custom.*"])
-    events = Codec.events
+    events = Codec.encode_events
 
     def fails(codec: Codec, cursor: int, fragments: Any, *more: Any) -> Any:
         if any(b"broken" in fragment for fragment in fragments):
             raise error
         return events(codec, cursor, fragments, *more)
 
-    monkeypatch.setattr(Codec, "events", fails)
+    monkeypatch.setattr(Codec, "encode_events", fails)
     before = b.offset
     b.publish("zone_created", {"zone": "broken"})
     shown = good(b)
     b.wait(1)
-    assert (b.closed(ann), b.closed(bob)) == (4413, None)
+    assert (b.close_code(ann), b.close_code(bob)) == (4413, None)
     assert marks(b, bob) == [shown]
-    again = b.open("ann", "admin")
+    again = b.open_connection("ann", "admin")
     b.say(again, c.Hello(subscriptions=["*"], resume=c.Resume(b.epoch, before)))
-    welcome = b.heard(again)[0]
+    welcome = b.read_messages(again)[0]
     assert (welcome.resumed, welcome.reason) == (False, "retention")
     assert good(b) == b.offset
     b.wait(1)
@@ -217,7 +217,7 @@ def test_what_can_not_be_sent_is_passed_over_by_its_readers_alone(
 
 def test_one_reader_s_catching_up_fails_and_the_shard_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """An error while the log is read for one who is behind ends that one, and is not met again and again."""
-    b = Bench()
+    b = ShardHarness()
     ann, bob = b.connect("ann", "admin", subscriptions=["*"]), b.connect("bob", "viewer", subscriptions=["custom.*"])
     b.sockets.stuck.add(ann)
     good(b)
@@ -228,10 +228,10 @@ def test_one_reader_s_catching_up_fails_and_the_shard_goes_on(monkeypatch: pytes
     def fails(*_: Any, **__: Any) -> Any:
         raise RecursionError
 
-    monkeypatch.setattr(Reading, "_scan", fails)
+    monkeypatch.setattr(CatchUpReader, "_scan", fails)
     b.sockets.unstick(ann)
     b.wait(1)
-    assert (b.closed(ann), b.closed(bob)) == (4413, None)
+    assert (b.close_code(ann), b.close_code(bob)) == (4413, None)
     assert marks(b, bob) == [1, 2]
     assert b.shard.next_due() > b.now
 
@@ -254,7 +254,7 @@ bodies = st.one_of(
 @settings(max_examples=60, deadline=None)
 def test_whatever_stands_in_the_log_what_is_sound_arrives(found: list[bytes], chance: random.Random) -> None:
     """Any bytes between sound events: readers of every kind get all sound ones, in order, and can read each frame."""
-    b = Bench(states=Intervals(5.0), telemetry=Rates(2.0))
+    b = ShardHarness(states=ConflationIntervals(5.0), telemetry=AggregationLimits(2.0))
     everybody = readers(b)
     sent = []
     for body in found:
@@ -266,6 +266,6 @@ def test_whatever_stands_in_the_log_what_is_sound_arrives(found: list[bytes], ch
     sent.append(good(b))
     b.wait(20)
     for connection in everybody:
-        got = [e.offset for e in b.events(connection) if e.type == "custom.good"]
+        got = [e.offset for e in b.read_events(connection) if e.type == "custom.good"]
         assert got == sent
-        assert b.closed(connection) is None
+        assert b.close_code(connection) is None

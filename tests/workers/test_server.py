@@ -10,15 +10,15 @@ from msgspec import structs
 from structlog.testing import capture_logs
 
 from solowire.auth.tokens import Tokens
-from solowire.fanout.aggregation import Rates
-from solowire.fanout.conflation import Intervals
+from solowire.fanout.aggregation import AggregationLimits
+from solowire.fanout.conflation import ConflationIntervals
 from solowire.fanout.feed import FlushDelays
 from solowire.model.access import ROLES
 from solowire.runtime import process
 from solowire.runtime.settings import Settings, make_directories
 from solowire.workers import server
-from solowire.workers.config import Limits
-from solowire.workers.server import capacity_of, limits_of
+from solowire.workers.config import ShardConfig
+from solowire.workers.server import build_shard_config, compute_capacity
 from solowire.workers.shard import Shard
 
 
@@ -55,9 +55,9 @@ def test_all_that_is_set_reaches_the_shard() -> None:
         state_interval_s=27,
         state_intervals_s={"bulk_progress": 28},
     )
-    limits = limits_of(settings)
-    assert limits.capacity == capacity_of(process.raise_file_limit())
-    assert structs.replace(limits, capacity=0) == Limits(
+    limits = build_shard_config(settings)
+    assert limits.capacity == compute_capacity(process.raise_file_limit())
+    assert structs.replace(limits, capacity=0) == ShardConfig(
         on_duplicate="reject",
         hello_timeout=3,
         heartbeat=4,
@@ -79,10 +79,10 @@ def test_all_that_is_set_reaches_the_shard() -> None:
         replay_burst=30,
         replay_timeout=31,
         flush=FlushDelays(high=0.019, normal=0.021, low=0.022, per_connection=0.023),
-        telemetry=Rates(24, {"rpz_hit": 25}, interval=26),
-        states=Intervals(27, {"gateway_stats": 0, "bulk_progress": 28}),
+        telemetry=AggregationLimits(24, {"rpz_hit": 25}, interval=26),
+        states=ConflationIntervals(27, {"gateway_stats": 0, "bulk_progress": 28}),
     )
-    default = structs.asdict(Limits())
+    default = structs.asdict(ShardConfig())
     assert [name for name, value in structs.asdict(limits).items() if value == default[name]] == []
 
 
@@ -106,7 +106,7 @@ async def test_a_tick_that_fails_is_logged_and_not_the_last(
     monkeypatch.setattr(Shard, fails, fail)
     with capture_logs() as lines:
         async with asyncio.timeout(30):
-            status = await server._Server(settings, 0, Tokens("s" * 32, ROLES), ROLES).main(stop)
+            status = await server._ShardServer(settings, 0, Tokens("s" * 32, ROLES), ROLES).main(stop)
     failed = [(line["log_level"], line["exc_info"]) for line in lines if line["event"] == "tick_failed"]
     assert failed == [("error", True)] * 3
     assert status == 0

@@ -15,19 +15,19 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from solowire.backplane.messages import Deliver
+from solowire.backplane.messages import LogBatch
 from solowire.domains.dns.event_types import CATALOG
 from solowire.fanout import aggregation
-from solowire.fanout.aggregation import Rates
-from solowire.fanout.conflation import Intervals
-from solowire.fanout.recent_log import Log
+from solowire.fanout.aggregation import AggregationLimits
+from solowire.fanout.conflation import ConflationIntervals
+from solowire.fanout.recent_log import RecentLog
 from solowire.model.access import ROLES
 from solowire.model.events import Delivery, Priority, encode_event
 from solowire.protocol import messages as c
 from solowire.protocol.messages import Codec
 from solowire.workers.connections.connection import Connection, State
 from tests.factories import event
-from tests.workers.harness import ENCODE, SECRET, TOKENS, WALL, Bench
+from tests.workers.harness import ENCODE, SECRET, TOKENS, WALL, ShardHarness
 
 USERS = ["alice", "bob", "carol"]
 RIGHTS: list[tuple[str, list[str] | None, dict[str, list[str]]]] = [
@@ -186,12 +186,12 @@ class ShardMachine(RuleBasedStateMachine):
         self.happened: dict[int, Happened] = {}
         self.readers: list[Reader] = []
         self.ids = count(1)
-        self.bench = Bench(
-            recent=Log(max_events=max_events),
+        self.bench = ShardHarness(
+            recent=RecentLog(max_events=max_events),
             message_rate=1000.0,
             message_burst=1000.0,
-            telemetry=Rates(rate),
-            states=Intervals(interval),
+            telemetry=AggregationLimits(rate),
+            states=ConflationIntervals(interval),
         )
         self.shard, self.sockets = self.bench.shard, self.bench.sockets
 
@@ -229,7 +229,7 @@ class ShardMachine(RuleBasedStateMachine):
             reader.wanted = {p: {} for p in ROLES[identity.role].defaults}
             return
         reader.wanted = dict.fromkeys(patterns, filter)
-        may = last is not None and last.cursor >= self.shard.log.floor  # no router is here to ask for more
+        may = last is not None and last.cursor >= self.shard.log.start_offset  # no router is here to ask for more
         resume = c.Resume(self.bench.epoch, last.cursor) if resumes and may and last is not None else None
         self.say(reader, c.Hello(None, patterns, filter or None, resume))
         self.pass_time(0.06)
@@ -240,9 +240,9 @@ class ShardMachine(RuleBasedStateMachine):
         if really:
             return  # most stay longer
         reader = self.pick(which)
-        self.shard.gone(reader.connection)
+        self.shard.on_closed(reader.connection)
         if politely:
-            self.shard.gone(reader.connection)
+            self.shard.on_closed(reader.connection)
 
     @precondition(lambda self: self.live())
     @rule(
@@ -284,7 +284,7 @@ class ShardMachine(RuleBasedStateMachine):
     @rule(which=st.integers(0, 9), rights=st.integers(0, len(RIGHTS) - 1))
     def refresh(self, which: int, rights: int) -> None:
         reader = self.pick(which)
-        waiting = reader.connection.state is State.waiting
+        waiting = reader.connection.state is State.awaiting_hello
         reader.become(rights)
         reader.changed = reader.changed or not waiting
         if waiting:
@@ -321,7 +321,7 @@ class ShardMachine(RuleBasedStateMachine):
             made = event(name, happened.data, user=user, key=happened.key, priority=priority, id=f"e{self.offset}")
             batch.append((self.offset, encode_event(made)))
         self.offset += passed_over  # other users' own events
-        self.shard.deliver(Deliver(self.bench.epoch, after, self.offset, batch), self.bench.now)
+        self.shard.on_batch(LogBatch(self.bench.epoch, after, self.offset, batch), self.bench.now)
         self.look()
 
     @rule(
@@ -341,7 +341,7 @@ class ShardMachine(RuleBasedStateMachine):
         self.flood(name, ["example.com", "org"], None, 12, 0)
         reader = self.pick(which)
         if goes:
-            self.shard.gone(reader.connection)
+            self.shard.on_closed(reader.connection)
         elif reader.connection.state is State.live:
             reader.changed = True
             reader.wanted["custom.b"] = {}
@@ -399,14 +399,14 @@ class ShardMachine(RuleBasedStateMachine):
         assert set(members) == live
         assert all(len(feed) for feed in shard.feeds)
         assert len({c.identity.user for c in shard.connections}) == len(shard.connections)
-        assert len(shard.delivery.blocked) <= len(shard.connections)
+        assert len(shard.dispatcher.blocked_since) <= len(shard.connections)
         for feed in shard.feeds:
             assert feed.position <= shard.log.position
-            assert feed.due is not None or not feed._waits, "it would never be flushed"
-            assert not any(connection.answers for connection in feed.current)
-            assert not any(connection.answers for connection in feed.reading)
-            assert all(feed.behind[connection] is lag for connection, lag in feed.reading.items())
-            assert feed.behind.keys() - feed.reading.keys() <= shard.delivery.blocked.keys()
+            assert feed.flush_at is not None or not feed._has_pending, "it would never be flushed"
+            assert not any(connection.pending_replies for connection in feed.current)
+            assert not any(connection.pending_replies for connection in feed.unparked)
+            assert all(feed.behind[connection] is lag for connection, lag in feed.unparked.items())
+            assert feed.behind.keys() - feed.unparked.keys() <= shard.dispatcher.blocked_since.keys()
         for reader in self.readers:
             code, _ = self.sockets.closed.get(reader.connection, (None, ""))
             assert code in ((None, 4409, 4413, 4408) if reader.was_stuck else (None, 4409))
@@ -489,7 +489,7 @@ class ShardMachine(RuleBasedStateMachine):
             for frame in new:
                 self.judge(reader, connection.codec.decode_server(frame))
             if connection.state is State.closing:
-                self.shard.gone(connection)
+                self.shard.on_closed(connection)
 
     def judge(self, reader: Reader, message: Any) -> None:
         match message:

@@ -13,7 +13,7 @@ from solowire.model.subscriptions import MAX_HINTS, MAX_NAME_CHARACTERS, MAX_PAT
 from solowire.protocol import messages as c
 from solowire.workers.connections.connection import Connection, State
 from solowire.workers.session.inbound_limits import CHANGE_ITEMS, MAX_ERROR_CHARACTERS, MAX_ITEMS
-from tests.workers.harness import Bench
+from tests.workers.harness import ShardHarness
 
 MANY = 190
 
@@ -26,10 +26,10 @@ def each_its_own(names: list[str], many: int) -> dict[str, dict[str, list[str]]]
     return {name: zones(name, many) for name in names}
 
 
-def said(b: Bench, connection: Connection, message: Any) -> Any:
+def said(b: ShardHarness, connection: Connection, message: Any) -> Any:
     """The first answer."""
     b.say(connection, message)
-    return b.heard(connection)[0]
+    return b.read_messages(connection)[0]
 
 
 def code_of(answer: Any) -> str | None:
@@ -38,7 +38,7 @@ def code_of(answer: Any) -> str | None:
 
 def test_a_large_change_costs_as_many_small_ones() -> None:
     """So that a flood of large ones is over sooner; and it is told when the next may come."""
-    b = Bench(subscription_burst=10.0, subscription_rate=1.0)
+    b = ShardHarness(subscription_burst=10.0, subscription_rate=1.0)
     small, large = b.connect("small", subscriptions=[]), b.connect("large", subscriptions=[])
     for n in range(5):
         assert code_of(said(b, small, c.Subscribe([f"custom.a{n}"]))) is None
@@ -56,16 +56,16 @@ def test_a_large_change_costs_as_many_small_ones() -> None:
 
 def test_what_a_change_results_in_counts() -> None:
     """A short message costs as much as all that has to be looked at again for it, whatever it says itself."""
-    b = Bench(subscription_burst=30.0, subscription_rate=1.0)
+    b = ShardHarness(subscription_burst=30.0, subscription_rate=1.0)
     names = [f"custom.a{n}" for n in range(100)]
     connection = b.connect(subscriptions=names, filters=each_its_own(names, 9))
     short: list[Any] = [
         c.Subscribe(["custom.more"]),
         c.Unsubscribe(["custom.more"]),
-        c.Refresh(b.token("alice")),
+        c.Refresh(b.sign_token("alice")),
         c.Subscribe(["custom.more"]),
         c.Subscribe(["custom.more"]),
-        c.Refresh(b.token("alice")),
+        c.Refresh(b.sign_token("alice")),
     ]
     answers = [said(b, connection, message) for message in short]
     assert [code_of(answer) for answer in answers[:2]] == [None, None]
@@ -74,7 +74,7 @@ def test_what_a_change_results_in_counts() -> None:
 
 def test_what_a_wildcard_results_in_counts() -> None:
     """A filter by many attributes means another thing for nearly every event type: that is paid for after it."""
-    b = Bench(subscription_burst=10.0, subscription_rate=1.0)
+    b = ShardHarness(subscription_burst=10.0, subscription_rate=1.0)
     connection = b.connect(role="admin", subscriptions=[])
     filter = {a: [f"{a}{n}" for n in range(150)] for a in ("zone", "actor", "view", "operation_id", "name")}
     assert code_of(said(b, connection, c.Subscribe(["*"], filter=filter))) is None
@@ -85,7 +85,7 @@ def test_what_a_wildcard_results_in_counts() -> None:
 
 def test_growing_step_by_step_is_paid_for_at_each_step() -> None:
     """Whoever adds a little each time has all of it worked out again each time, and charged."""
-    b = Bench(subscription_burst=60.0, subscription_rate=0.1)
+    b = ShardHarness(subscription_burst=60.0, subscription_rate=0.1)
     connection = b.connect(subscriptions=[])
     obeyed = items = 0
     for n in range(9):
@@ -104,11 +104,11 @@ def test_growing_step_by_step_is_paid_for_at_each_step() -> None:
 @pytest.mark.parametrize("large", [False, True], ids=["small", "large"])
 def test_a_large_first_hello_waits_for_its_turn(large: bool) -> None:
     """One beyond the rate is refused and may be said again in time; a small one is heard whatever was said before."""
-    b = Bench(subscription_burst=4.0, subscription_rate=0.5, per_user=2)
+    b = ShardHarness(subscription_burst=4.0, subscription_rate=0.5, per_user=2)
     first = b.connect(subscriptions=[])
     for n in range(5):
         b.say(first, c.Subscribe([f"custom.a{n}"]))
-    second = b.open()
+    second = b.open_connection()
     filters = {"custom.a": {**zones("z"), "topic": [f"t{n}" for n in range(MANY)]}} if large else {}
     hello = c.Hello(7, ["custom.a"], filters=filters)
     answer = said(b, second, hello)
@@ -118,7 +118,7 @@ def test_a_large_first_hello_waits_for_its_turn(large: bool) -> None:
     assert (answer.code, answer.id) == ("rate_limited", 7)
     assert answer.retry_after > 2  # longer than a client has by itself
     b.wait(answer.retry_after)
-    assert second.state is State.waiting
+    assert second.state is State.awaiting_hello
     welcome = said(b, second, hello)
     assert isinstance(welcome, c.Welcome)
     assert welcome.subscriptions == ["custom.a"]
@@ -126,25 +126,25 @@ def test_a_large_first_hello_waits_for_its_turn(large: bool) -> None:
 
 def test_who_never_says_it_again_begins_with_the_defaults() -> None:
     """The time for a hello is longer after one too many, and it ends."""
-    b = Bench(subscription_burst=1.0, subscription_rate=1.0, hello_timeout=2.0, per_user=2)
+    b = ShardHarness(subscription_burst=1.0, subscription_rate=1.0, hello_timeout=2.0, per_user=2)
     b.connect(subscriptions=["custom.a"])
-    connection = b.open()
+    connection = b.open_connection()
     b.say(connection, c.Hello(1, ["custom.a"], filter={**zones("z"), "topic": [f"t{n}" for n in range(MANY)]}))
-    [error] = b.heard(connection)
+    [error] = b.read_messages(connection)
     assert error.code == "rate_limited"
     b.wait(error.retry_after + 1.9)
-    assert connection.state is State.waiting
+    assert connection.state is State.awaiting_hello
     b.wait(0.2)
     assert connection.state is State.live
 
 
 def test_one_user_has_a_bounded_number_of_values() -> None:
     """Over all its connections together; the others of the shard are not concerned, and who leaves makes room."""
-    b = Bench(subscription_burst=1e6, per_user=99, message_burst=1e6)
+    b = ShardHarness(subscription_burst=1e6, per_user=99, message_burst=1e6)
     filter = {a: [f"{a}{n}" for n in range(MANY)] for a in ("zone", "actor", "view", "operation_id", "name")}
     made = []
     for _ in range(99):
-        connection = b.open(role="admin")
+        connection = b.open_connection(role="admin")
         answer = said(b, connection, c.Hello(1, ["*"], filter=filter))
         if isinstance(answer, c.Error):
             break
@@ -152,18 +152,18 @@ def test_one_user_has_a_bounded_number_of_values() -> None:
     assert answer.code == "too_many"
     assert str(MAX_ITEMS) in answer.message
     assert 2 <= len(made) < 20
-    assert sum(c.items for c in made) <= MAX_ITEMS + made[0].items
-    assert isinstance(said(b, b.open("bob", role="admin"), c.Hello(1, ["*"], filter=filter)), c.Welcome)
+    assert sum(c.item_count for c in made) <= MAX_ITEMS + made[0].item_count
+    assert isinstance(said(b, b.open_connection("bob", role="admin"), c.Hello(1, ["*"], filter=filter)), c.Welcome)
     for gone in made:
-        b.shard.gone(gone)
+        b.shard.on_closed(gone)
     assert isinstance(said(b, connection, c.Hello(1, ["*"], filter=filter)), c.Welcome)
 
 
 def test_one_connection_has_a_bounded_number_of_values() -> None:
     """In one hello, or one message after the other; what was there before goes on."""
-    b = Bench(subscription_burst=1e6)
+    b = ShardHarness(subscription_burst=1e6)
     names = [f"custom.a{n}" for n in range(MAX_VALUES // MANY)]
-    connection = b.open()
+    connection = b.open_connection()
     answer = said(b, connection, c.Hello(1, [*names, "custom.b"], filters=each_its_own([*names, "custom.b"], MANY)))
     assert (answer.code, answer.id) == ("too_many", 1)
     welcome = said(b, connection, c.Hello(2, names, filters=each_its_own(names, MANY)))
@@ -176,13 +176,13 @@ def test_one_connection_has_a_bounded_number_of_values() -> None:
 
 def test_a_long_message_counts_for_several() -> None:
     """Whatever is in it: reading it is what it costs."""
-    b = Bench(message_burst=20.0, message_rate=1.0)
+    b = ShardHarness(message_burst=20.0, message_rate=1.0)
     connection = b.connect(subscriptions=[])
     long = msgspec.json.encode({"type": "ping", "id": 1, "nobody-reads": ["x"] * 15_000}).decode()
     answers = []
     for _ in range(4):
-        b.raw(connection, long)
-        answers += b.heard(connection)
+        b.send_raw(connection, long)
+        answers += b.read_messages(connection)
     assert [code_of(answer) for answer in answers] == [None, None, "rate_limited", "rate_limited"]
     assert answers[-1].retry_after > 1
 
@@ -192,7 +192,7 @@ def test_a_long_message_counts_for_several() -> None:
 
 def test_unknown_names_are_told_once_and_not_kept() -> None:
     """Neither in the shard's memory, nor in each answer that comes later."""
-    b = Bench(subscription_burst=1e6, message_burst=1e6)
+    b = ShardHarness(subscription_burst=1e6, message_burst=1e6)
     connection = b.connect(subscriptions=["nosuch.type", "custom.a"])
     gc.collect()
     tracemalloc.start()
@@ -202,7 +202,7 @@ def test_unknown_names_are_told_once_and_not_kept() -> None:
         assert [d.reason for d in answer.denied] == ["unknown_type"]
         b.sockets.sent[connection].clear()
         b._read[connection] = 0
-        b.told.clear()
+        b.audit_lines.clear()
     gc.collect()
     kept = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
@@ -213,13 +213,13 @@ def test_unknown_names_are_told_once_and_not_kept() -> None:
 
 def test_answers_to_what_is_wrong_are_not_much_longer_than_the_question() -> None:
     """Many short names that don't exist, one that is very long, a type that isn't one: what is said back has bounds."""
-    b = Bench()
+    b = ShardHarness()
     connection = b.connect(subscriptions=[])
 
     def lengths(message: Any) -> tuple[int, int]:
         raw = message if isinstance(message, str) else msgspec.json.encode(message).decode()
         before = len(b.sockets.sent[connection])
-        b.raw(connection, raw)
+        b.send_raw(connection, raw)
         return len(raw), sum(map(len, b.sockets.sent[connection][before:]))
 
     question, answer = lengths(c.Subscribe([f"{n:x}" for n in range(MAX_PATTERNS)]))
@@ -236,7 +236,7 @@ def test_answers_to_what_is_wrong_are_not_much_longer_than_the_question() -> Non
 
 def test_the_first_that_are_denied_have_a_hint() -> None:
     """All are named with the reason."""
-    b = Bench()
+    b = ShardHarness()
     answer = said(b, b.connect(subscriptions=[]), c.Subscribe([f"nosuch{n}" for n in range(50)]))
     assert [d.type for d in answer.denied] == [f"nosuch{n}" for n in range(50)]
     assert [bool(d.hint) for d in answer.denied] == [True] * MAX_HINTS + [False] * (50 - MAX_HINTS)
@@ -244,7 +244,7 @@ def test_the_first_that_are_denied_have_a_hint() -> None:
 
 def test_connections_that_want_the_same_hold_the_same() -> None:
     """In whatever words, and with a scope or a filter that comes to the same: one feed, one selection."""
-    b = Bench()
+    b = ShardHarness()
     one = b.connect("one", subscriptions=["dns.*"], filter={"zone": ["a.example", "b.example"], "view": ["v"]})
     two = b.connect(
         "two",

@@ -12,40 +12,40 @@ from collections.abc import Iterable, Mapping
 from heapq import nsmallest
 
 from solowire.workers.connections.connection import Connection, State
-from solowire.workers.connections.users import GOING, Users
+from solowire.workers.connections.users import ENDING_STATES, UserRegistry
 
 
-class GivingWay:
+class EvictionPolicy:
     """Counts, by group, who was told to leave or closed, and whose socket is not yet gone."""
 
-    def __init__(self, users: Users) -> None:
+    def __init__(self, users: UserRegistry) -> None:
         self._users = users
-        self._going: Counter[str] = Counter()
+        self._ending: Counter[str] = Counter()
 
-    def goes(self, connection: Connection) -> None:
+    def mark_ending(self, connection: Connection) -> None:
         """It is about to be told to leave, or closed. Said again of one that goes already, it changes nothing."""
-        if connection.state not in GOING:
-            self._going[connection.group] += 1
+        if connection.state not in ENDING_STATES:
+            self._ending[connection.group] += 1
 
-    def gone(self, connection: Connection) -> None:
+    def mark_closed(self, connection: Connection) -> None:
         """Its socket is about to be known as gone."""
-        if connection.state in GOING and connection.state is not State.gone:
-            self._going[connection.group] -= 1
-            if not self._going[connection.group]:
-                del self._going[connection.group]
+        if connection.state in ENDING_STATES and connection.state is not State.closed:
+            self._ending[connection.group] -= 1
+            if not self._ending[connection.group]:
+                del self._ending[connection.group]
 
-    def choose(self, excess: Mapping[str, int], connections: Iterable[Connection]) -> list[Connection]:
+    def select(self, excess: Mapping[str, int], connections: Iterable[Connection]) -> list[Connection]:
         """Those of `connections` that have to go so that each group is `excess` smaller than it is."""
-        needed = {group: n for group, number in excess.items() if (n := number - self._going[group]) > 0}
+        needed = {group: n for group, number in excess.items() if (n := number - self._ending[group]) > 0}
         if not needed:
             return []
         staying: dict[str, list[Connection]] = {group: [] for group in needed}
         for connection in connections:
-            if connection.group in needed and connection.state not in GOING:
+            if connection.group in needed and connection.state not in ENDING_STATES:
                 staying[connection.group].append(connection)
         return [c for group, number in needed.items() for c in nsmallest(number, staying[group], key=self._rank)]
 
     def _rank(self, connection: Connection) -> tuple[bool, float]:
         user = self._users.get(connection.identity.user)
-        duplicate = connection.kind == "legacy" and user is not None and len(user.staying()) > 1
-        return not duplicate, connection.heard_at
+        duplicate = connection.transport == "legacy" and user is not None and len(user.active()) > 1
+        return not duplicate, connection.last_message_at

@@ -8,35 +8,35 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from solowire.model.subscriptions import Resolved
+from solowire.model.subscriptions import ResolvedSubscriptions
 from solowire.workers.connections.connection import Connection
 
 AUDITED_SUBSCRIPTIONS = 50
 """How many of a client's wishes a line of the audit log names."""
 
 
-class Trail:
+class ConnectionAudit:
     """audit(event, **fields): writes a line."""
 
     def __init__(self, audit: Callable[..., None]) -> None:
         self._audit = audit
 
-    def connected(self, connection: Connection) -> None:
-        self._tell("connected", connection, codec=connection.codec.label, kind=connection.kind)
+    def record_connected(self, connection: Connection) -> None:
+        self._record("connected", connection, codec=connection.codec.label, kind=connection.transport)
 
-    def subscribed(self, connection: Connection, resolved: Resolved) -> None:
+    def record_subscribed(self, connection: Connection, resolved: ResolvedSubscriptions) -> None:
         """It has said what it wants, or another token has changed what it gets of that."""
         patterns, denied = list(connection.wanted), [d.type for d in resolved.denied]
         most = AUDITED_SUBSCRIPTIONS
         more = max(0, len(patterns) - most) + max(0, len(denied) - most)
         fields = {"denied": denied[:most]} if denied else {}
-        self._tell("subscribed", connection, subscriptions=patterns[:most], more=more, **fields)
+        self._record("subscribed", connection, subscriptions=patterns[:most], more=more, **fields)
 
-    def disconnected(self, connection: Connection, code: int | None, reason: str) -> None:
+    def record_disconnected(self, connection: Connection, code: int | None, reason: str) -> None:
         """code: of the close, None if the client has gone by itself."""
-        self._tell("disconnected", connection, code=code, reason=connection.leaves_for or reason)
+        self._record("disconnected", connection, code=code, reason=connection.drain_reason or reason)
 
-    def _tell(self, event: str, connection: Connection, **fields: object) -> None:
+    def _record(self, event: str, connection: Connection, **fields: object) -> None:
         identity = connection.identity
         self._audit(
             event,

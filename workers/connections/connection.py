@@ -21,14 +21,14 @@ from typing import Any
 import structlog
 
 from solowire.fanout.feed import Feed
-from solowire.model.access import Identity, View, view_of
+from solowire.model.access import Identity, View, make_view
 from solowire.model.subscriptions import Selection, Wanted
 from solowire.protocol.close_codes import CloseCode
 from solowire.protocol.messages import ClientMessage, Codec
 
-log = structlog.get_logger("solowire.shard")
+logger = structlog.get_logger("solowire.shard")
 
-MAX_ANSWERS = 16
+MAX_PENDING_REPLIES = 16
 MAX_STRIKES = 10
 STRIKE_SECONDS = 60.0
 
@@ -38,21 +38,21 @@ Answer = str | bytes | Iterator[str | bytes]
 
 
 class State(Enum):
-    waiting = "waiting"
+    awaiting_hello = "waiting"
     resuming = "resuming"
     live = "live"
-    leaving = "leaving"
+    draining = "leaving"
     closing = "closing"
-    gone = "gone"
+    closed = "gone"
 
 
 TRANSITIONS = {
-    State.waiting: {State.resuming, State.live, State.leaving, State.closing, State.gone},
-    State.resuming: {State.live, State.leaving, State.closing, State.gone},
-    State.live: {State.leaving, State.closing, State.gone},
-    State.leaving: {State.closing, State.gone},
-    State.closing: {State.gone},
-    State.gone: set[State](),
+    State.awaiting_hello: {State.resuming, State.live, State.draining, State.closing, State.closed},
+    State.resuming: {State.live, State.draining, State.closing, State.closed},
+    State.live: {State.draining, State.closing, State.closed},
+    State.draining: {State.closing, State.closed},
+    State.closing: {State.closed},
+    State.closed: set[State](),
 }
 
 
@@ -63,37 +63,37 @@ class Connection:
 
     __slots__ = (
         "address",
-        "answers",
-        "backlog",
-        "bucket",
-        "charged_items",
+        "charged_item_count",
         "codec",
-        "early",
-        "expires",
+        "drain_close_code",
+        "drain_reason",
+        "early_messages",
+        "expires_at",
+        "expiry_check_at",
         "feed",
         "group",
-        "heard",
-        "heard_at",
-        "hello_by",
+        "heartbeat_bucket",
+        "hello_due_at",
         "identity",
-        "items",
-        "kind",
-        "leaves_for",
-        "leaves_with",
-        "looks_at",
+        "initial_count",
+        "item_count",
+        "last_message_at",
+        "missed_pings",
         "notice_s",
-        "opened",
-        "pings",
+        "opened_at",
+        "pending_replies",
+        "seen_since_ping",
         "selection",
         "session",
-        "silent",
         "socket",
         "state",
         "strikes",
-        "token_ends",
+        "token_ends_at",
+        "transport",
+        "unanswered_pings",
         "view",
         "wanted",
-        "warned_of",
+        "warned_token_ends_at",
     )
 
     def __init__(
@@ -102,56 +102,58 @@ class Connection:
         self.session = session
         self.group = group  # whose slot it has
         self.address = address  # whence it was asked for
-        self.kind = "direct"  # or "relayed", by the gateway
-        self.opened = 0.0  # monotonic
-        self.hello_by = 0.0  # monotonic: when it begins without a hello
-        self.heard_at = 0.0  # when it last said something that was no answer to a ping
-        self.leaves_for = ""  # why it was told to leave
-        self.leaves_with: CloseCode | None = None  # what it is closed with when it was told to leave
+        self.transport = "direct"  # or "relayed", by the gateway
+        self.opened_at = 0.0  # monotonic
+        self.hello_due_at = 0.0  # monotonic: when it begins without a hello
+        self.last_message_at = 0.0  # when it last said something that was no answer to a ping
+        self.drain_reason = ""  # why it was told to leave
+        self.drain_close_code: CloseCode | None = None  # what it is closed with when it was told to leave
         self.codec = codec
         self.socket = socket
-        self.state = State.waiting
+        self.state = State.awaiting_hello
         self.feed: Feed[Connection] | None = None
         self.wanted: Wanted = {}
         self.selection: Selection = ()
-        self.items = 0  # event types and values of filters in what it asked for and gets: what it takes to look at all
-        self.charged_items = 0  # for so many its last change was charged
-        self.answers: deque[Answer] | tuple[()] = ()  # a deque only while something waits: it takes 0.6 KB
-        self.backlog = 0  # how many of `answers`, from the first, are states or a replay
-        self.early: list[ClientMessage] = []
+        self.item_count = (
+            0  # event types and values of filters in what it asked for and gets: what it takes to look at all
+        )
+        self.charged_item_count = 0  # for so many its last change was charged
+        self.pending_replies: deque[Answer] | tuple[()] = ()  # a deque only while something waits: it takes 0.6 KB
+        self.initial_count = 0  # how many of `pending_replies`, from the first, are states or a replay
+        self.early_messages: list[ClientMessage] = []
         self.strikes: deque[float] | None = None
-        self.heard = True
-        self.bucket = 0
-        self.silent = 0
-        self.pings = 0  # of ours that it has not answered
-        self.expires: float | None = None  # monotonic
-        self.looks_at: float | None = None  # when its expiry is looked at next
-        self.token_ends: float | None = None  # unix: what `notice_s` was reckoned for
+        self.seen_since_ping = True
+        self.heartbeat_bucket = 0
+        self.missed_pings = 0
+        self.unanswered_pings = 0  # of ours that it has not answered
+        self.expires_at: float | None = None  # monotonic
+        self.expiry_check_at: float | None = None  # when its expiry is looked at next
+        self.token_ends_at: float | None = None  # unix: what `notice_s` was reckoned for
         self.notice_s = 0.0  # how long before its token's end it is told
-        self.warned_of: float | None = None  # unix: the end that it was told of
+        self.warned_token_ends_at: float | None = None  # unix: the end that it was told of
         self.identity = identity
-        self.view: View = view_of(identity)
+        self.view: View = make_view(identity)
 
     def become(self, state: State) -> None:
         """Changes the state. Raises ValueError for a transition that the table doesn't have."""
         if state not in TRANSITIONS[self.state]:
             raise ValueError(f"connection {self.session}: {self.state.value} can't become {state.value}")
-        log.debug("connection", session=self.session, was=self.state.value, becomes=state.value)
+        logger.debug("connection", session=self.session, was=self.state.value, becomes=state.value)
         self.state = state
 
-    def identify(self, identity: Identity) -> None:
+    def replace_identity(self, identity: Identity) -> None:
         """Takes another identity of the same user: a refreshed token."""
         self.identity = identity
-        self.view = view_of(identity)
+        self.view = make_view(identity)
 
-    def keep_answers(self, frames: Iterable[Answer]) -> None:
+    def queue_replies(self, frames: Iterable[Answer]) -> None:
         """These wait behind whatever waits for its socket already."""
-        if isinstance(self.answers, deque):
-            self.answers.extend(frames)
+        if isinstance(self.pending_replies, deque):
+            self.pending_replies.extend(frames)
         else:
-            self.answers = deque(frames)
+            self.pending_replies = deque(frames)
 
-    def strike(self, now: float) -> bool:
+    def record_strike(self, now: float) -> bool:
         """Notes a bad message; whether that makes ten within a minute."""
         if self.strikes is None:
             self.strikes = deque(maxlen=MAX_STRIKES)

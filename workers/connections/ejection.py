@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 
-from solowire.auth.revocations import newly_covered
+from solowire.auth.revocations import index_revocations
 from solowire.backplane.messages import Revocation
 from solowire.protocol.close_codes import CloseCode
 from solowire.workers.connections.connection import Connection
@@ -28,11 +28,11 @@ class Ejection:
 
     def revoke(self, revocations: Iterable[Revocation]) -> int:
         """These have just come into force: whom they cover is closed. How many that are."""
-        table = newly_covered(revocations)
+        table = index_revocations(revocations)
         return self._eject([c for c in self._connections if table.covers(c.identity)], CloseCode.unauthenticated)
 
     def _eject(self, connections: list[Connection], code: CloseCode) -> int:
         for connection in connections:
-            connection.leaves_for = _REASONS[code]
+            connection.drain_reason = _REASONS[code]
             self._close(connection, code)
         return len(connections)

@@ -9,8 +9,8 @@ most, a client that refreshes as told does so once a second at worst, whatever t
 A connection has one timer however often it refreshes its token: one that fires too early, since the token lasts longer
 now, looks again later.
 
-Tokens expire by the wall clock, all else here is monotonic; so `watch` is told what lies between them (`wall_offset`:
-what to add to a monotonic time to get unix seconds), and is to be called again when that has changed.
+Tokens expire by the wall clock, all else here is monotonic; so `watch_token` is told what lies between them
+(`wall_offset`: what to add to a monotonic time to get unix seconds), and is to be called again when that has changed.
 """
 
 from __future__ import annotations
@@ -27,52 +27,52 @@ MIN_LONGER_S = 1.0
 """A token that ends less than this after the one that was warned of counts as the same."""
 
 
-class Expiry:
+class TokenExpiry:
     """notice: seconds. expiring, expired: called when a connection is to be warned, or to be closed."""
 
     def __init__(self, notice: float, timers: Timers, *, expiring: Act, expired: Callable[[Connection], None]) -> None:
-        self._notice = notice
+        self._notice_s = notice
         self._timers = timers
-        self._expiring = expiring
-        self._expired = expired
+        self._on_expiring = expiring
+        self._on_expired = expired
 
-    def watch(self, connection: Connection, wall_offset: float, now: float) -> None:
+    def watch_token(self, connection: Connection, wall_offset: float, now: float) -> None:
         """Its identity has come, or has changed, or the wall clock was set."""
         unix = connection.identity.expires
         if unix is None:
-            connection.expires = connection.token_ends = connection.warned_of = None
+            connection.expires_at = connection.token_ends_at = connection.warned_token_ends_at = None
             return
-        connection.expires = unix - wall_offset
-        if connection.token_ends != unix:  # else it is the clock that was set, or the same token: its life is known
-            connection.token_ends = unix
-            connection.notice_s = min(self._notice, NOTICE_FRACTION * max(0.0, connection.expires - now))
-        if connection.warned_of is not None and unix >= connection.warned_of + MIN_LONGER_S:
-            connection.warned_of = None
-        self._look_at(max(now, self._next(connection, connection.expires)), connection)
+        connection.expires_at = unix - wall_offset
+        if connection.token_ends_at != unix:  # else it is the clock that was set, or the same token: its life is known
+            connection.token_ends_at = unix
+            connection.notice_s = min(self._notice_s, NOTICE_FRACTION * max(0.0, connection.expires_at - now))
+        if connection.warned_token_ends_at is not None and unix >= connection.warned_token_ends_at + MIN_LONGER_S:
+            connection.warned_token_ends_at = None
+        self._schedule_check(max(now, self._next_check_at(connection, connection.expires_at)), connection)
 
     @staticmethod
-    def _next(connection: Connection, expires: float) -> float:
+    def _next_check_at(connection: Connection, expires: float) -> float:
         """When there is something to do: the warning, or the end."""
-        return expires - connection.notice_s if connection.warned_of is None else expires
+        return expires - connection.notice_s if connection.warned_token_ends_at is None else expires
 
-    def _look_at(self, when: float, connection: Connection) -> None:
-        if connection.looks_at is None or when < connection.looks_at:
-            connection.looks_at = when
-            self._timers.at(when, self._look, connection)
+    def _schedule_check(self, when: float, connection: Connection) -> None:
+        if connection.expiry_check_at is None or when < connection.expiry_check_at:
+            connection.expiry_check_at = when
+            self._timers.schedule(when, self._check_token, connection)
 
-    def _look(self, connection: Connection, now: float) -> None:
-        if connection.looks_at is None or now < connection.looks_at:
+    def _check_token(self, connection: Connection, now: float) -> None:
+        if connection.expiry_check_at is None or now < connection.expiry_check_at:
             return  # it was moved to a later time, and has another timer
-        connection.looks_at = None
-        if connection.expires is None:
+        connection.expiry_check_at = None
+        if connection.expires_at is None:
             return
-        if now >= connection.expires:
-            self._expired(connection)
+        if now >= connection.expires_at:
+            self._on_expired(connection)
             return
-        due = self._next(connection, connection.expires)
-        if connection.warned_of is None and now >= due:
-            connection.warned_of = connection.token_ends
-            self._look_at(connection.expires, connection)
-            self._expiring(connection, now)
+        due = self._next_check_at(connection, connection.expires_at)
+        if connection.warned_token_ends_at is None and now >= due:
+            connection.warned_token_ends_at = connection.token_ends_at
+            self._schedule_check(connection.expires_at, connection)
+            self._on_expiring(connection, now)
         else:
-            self._look_at(due, connection)
+            self._schedule_check(due, connection)

@@ -23,35 +23,35 @@ class Heartbeats:
     """interval: seconds between two pings to one connection."""
 
     def __init__(self, interval: float) -> None:
-        self.due: float | None = None
+        self.due_at: float | None = None
         self._interval = interval
         self._step = interval / BUCKETS
         self._buckets: list[set[Connection]] = [set() for _ in range(BUCKETS)]
-        self._at = 0
+        self._next_bucket = 0
 
     def add(self, connection: Connection) -> None:
-        connection.bucket = self._at - 1  # the one that is looked at last
-        self._buckets[connection.bucket].add(connection)
+        connection.heartbeat_bucket = self._next_bucket - 1  # the one that is looked at last
+        self._buckets[connection.heartbeat_bucket].add(connection)
 
     def discard(self, connection: Connection) -> None:
-        self._buckets[connection.bucket].discard(connection)
+        self._buckets[connection.heartbeat_bucket].discard(connection)
 
-    def turns(self, now: float) -> tuple[list[Connection], list[Connection]]:
+    def due_connections(self, now: float) -> tuple[list[Connection], list[Connection]]:
         """Whom to ping now, and who is dead."""
-        if self.due is None:
-            self.due = now + self._step
+        if self.due_at is None:
+            self.due_at = now + self._step
         # After a pause of the whole process each bucket is looked at once: nobody could answer meanwhile.
-        self.due = max(self.due, now - self._interval + self._step)
+        self.due_at = max(self.due_at, now - self._interval + self._step)
         alive: list[Connection] = []
         dead: list[Connection] = []
-        while now >= self.due:
-            self.due += self._step
-            bucket = self._buckets[self._at]
-            self._at = (self._at + 1) % BUCKETS
+        while now >= self.due_at:
+            self.due_at += self._step
+            bucket = self._buckets[self._next_bucket]
+            self._next_bucket = (self._next_bucket + 1) % BUCKETS
             for connection in bucket:
-                connection.silent = 0 if connection.heard else connection.silent + 1
-                connection.heard = False
-                (dead if connection.silent >= 2 else alive).append(connection)
+                connection.missed_pings = 0 if connection.seen_since_ping else connection.missed_pings + 1
+                connection.seen_since_ping = False
+                (dead if connection.missed_pings >= 2 else alive).append(connection)
         return alive, dead
 
     def ping(self, connections: Iterable[Connection], sockets: Sockets, unix: float) -> None:
@@ -61,19 +61,19 @@ class Heartbeats:
         """
         at: dict[tuple[Codec, int | None], list[Connection]] = {}
         for connection in connections:
-            if connection.answers:
-                self._not_pinged(connection)  # the cursor would overtake them
+            if connection.pending_replies:
+                self._excuse_silence(connection)  # the cursor would overtake them
                 continue
             cursor = connection.feed.cursor_of(connection) if connection.feed is not None else None
             at.setdefault((connection.codec, cursor), []).append(connection)
         for (codec, cursor), alike in at.items():
             ping = codec.encode(Ping(time=unix, cursor=cursor))
             for connection in alike:
-                connection.pings = min(connection.pings + 1, FREE_PONGS)
+                connection.unanswered_pings = min(connection.unanswered_pings + 1, FREE_PONGS)
             for busy in sockets.send(ping, alike):
-                busy.pings -= 1
-                self._not_pinged(busy)
+                busy.unanswered_pings -= 1
+                self._excuse_silence(busy)
 
-    def _not_pinged(self, connection: Connection) -> None:
+    def _excuse_silence(self, connection: Connection) -> None:
         """Its socket was busy: what it is busy with tells as much, and its silence doesn't count."""
-        connection.heard = True
+        connection.seen_since_ping = True

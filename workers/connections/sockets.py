@@ -23,14 +23,14 @@ class Sockets(Protocol):
     def queue(self, frame: str | bytes, connection: Connection) -> None:
         """Starts sending to a connection that may be busy with frames of this same turn: they arrive in order."""
 
-    def busy(self, connection: Connection) -> bool:
+    def is_busy(self, connection: Connection) -> bool:
         """Whether its last send is not done."""
 
     def ping(self, connection: Connection) -> None:
         """Asks its client for a sign that it speaks WebSocket, which comes back as `Shard.show_alive`."""
 
     def close(self, connection: Connection, code: int, reason: str) -> None:
-        """Starts closing it, whatever it is busy with. The end comes back as `Shard.gone`."""
+        """Starts closing it, whatever it is busy with. The end comes back as `Shard.on_closed`."""
 
 
 class MemorySockets:
@@ -44,7 +44,7 @@ class MemorySockets:
         self.closed: dict[Connection, tuple[int, str]] = {}
         self.stuck: set[Connection] = set()
         self.silent: set[Connection] = set()
-        self.answered: Callable[[Connection], None] = lambda connection: None
+        self.on_probe_answered: Callable[[Connection], None] = lambda connection: None
         self._under_way: set[Connection] = set()
 
     def send(self, frame: str | bytes, connections: Iterable[Connection]) -> list[Connection]:
@@ -61,17 +61,17 @@ class MemorySockets:
         if connection in self.stuck:
             self._under_way.add(connection)
 
-    def busy(self, connection: Connection) -> bool:
+    def is_busy(self, connection: Connection) -> bool:
         return connection in self._under_way
 
     def ping(self, connection: Connection) -> None:
         if connection not in self.silent:
-            self.answered(connection)
+            self.on_probe_answered(connection)
 
     def close(self, connection: Connection, code: int, reason: str) -> None:
         self.closed.setdefault(connection, (code, reason))
 
-    def take_all(self, connection: Connection) -> None:
+    def read_all(self, connection: Connection) -> None:
         """The peer has read all so far, and reads no further."""
         self._under_way.discard(connection)
 

@@ -16,7 +16,7 @@ from solowire.workers.connections.connection import Connection, State
 Act = Callable[[Connection, float], None]
 """It is given the connection, and the time of the look (seconds, monotonic)."""
 
-_ENDED = (State.closing, State.gone)
+_ENDED = (State.closing, State.closed)
 
 
 class Timers:
@@ -31,11 +31,11 @@ class Timers:
         return len(self._heap)
 
     @property
-    def due(self) -> float | None:
+    def due_at(self) -> float | None:
         """When `run` has something to do."""
         return self._heap[0][0] if self._heap else None
 
-    def at(self, when: float, act: Act, connection: Connection) -> None:
+    def schedule(self, when: float, act: Act, connection: Connection) -> None:
         if len(self._heap) > 64 + 4 * len(self._connections):
             self._heap = [timer for timer in self._heap if timer[3].state not in _ENDED]
             heapify(self._heap)

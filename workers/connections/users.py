@@ -16,7 +16,7 @@ from solowire.workers.connections.connection import Connection, State
 MAX_REMEMBERED = 10_000
 """Of so many users who have left it is known what they said last: 3 MB."""
 
-GOING = (State.leaving, State.closing, State.gone)
+ENDING_STATES = (State.draining, State.closing, State.closed)
 
 
 class User:
@@ -26,81 +26,83 @@ class User:
     (`solowire.algorithms.token_bucket`).
     """
 
-    __slots__ = ("arriving", "changes", "connections", "messages", "replays")
+    __slots__ = ("changes_full_at", "connections", "handshake_count", "messages_full_at", "replays_full_at")
 
     def __init__(self) -> None:
         self.connections: list[Connection] = []
-        self.arriving = 0
-        self.messages = self.changes = self.replays = -inf
+        self.handshake_count = 0
+        self.messages_full_at = self.changes_full_at = self.replays_full_at = -inf
 
-    def staying(self) -> list[Connection]:
+    def active(self) -> list[Connection]:
         """Those that were not told to leave, oldest first."""
-        return [connection for connection in self.connections if connection.state not in GOING]
+        return [connection for connection in self.connections if connection.state not in ENDING_STATES]
 
 
-class Users:
+class UserRegistry:
     """By name. limit: connections of one user."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._users: dict[str, User] = {}
-        self._left: OrderedDict[str, User] = OrderedDict()  # those who had said something, who left last at the end
+        self._recent_users: OrderedDict[str, User] = (
+            OrderedDict()
+        )  # those who had said something, who left last at the end
 
     def get(self, name: str) -> User | None:
         return self._users.get(name)
 
-    def full(self, name: str) -> bool:
+    def is_at_limit(self, name: str) -> bool:
         """Whether the user has as many as it may, handshakes included."""
         user = self._users.get(name)
-        return user is not None and len(user.staying()) + user.arriving >= self._limit
+        return user is not None and len(user.active()) + user.handshake_count >= self._limit
 
-    def oldest(self, name: str) -> Connection | None:
+    def replaceable(self, name: str) -> Connection | None:
         """The connection that one more would replace."""
         user = self._users.get(name)
-        staying = user.staying() if user is not None else []
+        staying = user.active() if user is not None else []
         return staying[0] if len(staying) >= self._limit else None
 
-    def arrive(self, name: str) -> None:
-        """A handshake of the user has begun; `abandon` or `add` ends it."""
-        self._user(name).arriving += 1
+    def begin_handshake(self, name: str) -> None:
+        """A handshake of the user has begun; `cancel_handshake` or `add` ends it."""
+        self._user(name).handshake_count += 1
 
-    def abandon(self, name: str) -> None:
+    def cancel_handshake(self, name: str) -> None:
         """The handshake came to nothing."""
         user = self._users.get(name)
         if user is not None:
-            user.arriving = max(0, user.arriving - 1)
-            self._look(name, user)
+            user.handshake_count = max(0, user.handshake_count - 1)
+            self._forget_if_gone(name, user)
 
     def add(self, connection: Connection) -> list[Connection]:
         """The user has another connection; returns those that it replaces."""
         user = self._user(connection.identity.user)
-        user.arriving = max(0, user.arriving - 1)
-        older = user.staying()
+        user.handshake_count = max(0, user.handshake_count - 1)
+        older = user.active()
         user.connections.append(connection)
         return older[: max(0, len(older) + 1 - self._limit)]
 
-    def beyond(self, name: str, elsewhere: int) -> list[Connection]:
+    def excess_over(self, name: str, elsewhere: int) -> list[Connection]:
         """The connections that have to go, since the user has so many newer ones elsewhere."""
         user = self._users.get(name)
-        staying = user.staying() if user is not None else []
+        staying = user.active() if user is not None else []
         return staying[: max(0, len(staying) - max(0, self._limit - elsewhere))]
 
     def remove(self, connection: Connection) -> None:
         user = self._users.get(connection.identity.user)
         if user is not None and connection in user.connections:
             user.connections.remove(connection)
-            self._look(connection.identity.user, user)
+            self._forget_if_gone(connection.identity.user, user)
 
     def _user(self, name: str) -> User:
         user = self._users.get(name)
         if user is None:
-            user = self._users[name] = self._left.pop(name) if name in self._left else User()
+            user = self._users[name] = self._recent_users.pop(name) if name in self._recent_users else User()
         return user
 
-    def _look(self, name: str, user: User) -> None:
-        if not user.connections and not user.arriving:
+    def _forget_if_gone(self, name: str, user: User) -> None:
+        if not user.connections and not user.handshake_count:
             del self._users[name]
-            if max(user.messages, user.changes, user.replays) > -inf:
-                self._left[name] = user
-                if len(self._left) > MAX_REMEMBERED:
-                    self._left.popitem(last=False)
+            if max(user.messages_full_at, user.changes_full_at, user.replays_full_at) > -inf:
+                self._recent_users[name] = user
+                if len(self._recent_users) > MAX_REMEMBERED:
+                    self._recent_users.popitem(last=False)

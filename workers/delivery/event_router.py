@@ -11,27 +11,27 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sized
 
-from solowire.fanout.conflation import Pacing
+from solowire.fanout.conflation import Conflator
 from solowire.fanout.feed import Feed, FlushDelays
-from solowire.fanout.feed_index import Feeds
-from solowire.fanout.recent_log import Entry, Log
+from solowire.fanout.feed_index import FeedIndex
+from solowire.fanout.recent_log import Entry, RecentLog
 from solowire.fanout.skipped_events import FAILED
 from solowire.model.events import Delivery
 from solowire.workers.connections.connection import Connection
-from solowire.workers.connections.users import Users
+from solowire.workers.connections.users import UserRegistry
 
 _STATE, _TELEMETRY = Delivery.state, Delivery.telemetry  # an enumeration looks its members up by name, each time
 
 
-class Routing:
+class EventRouter:
     """connections: those that there are. totals: where it counts. schedule(feed): called when one is due sooner."""
 
     def __init__(
         self,
-        recent: Log,
-        pacing: Pacing,
-        feeds: Feeds[Connection],
-        users: Users,
+        recent: RecentLog,
+        pacing: Conflator,
+        feeds: FeedIndex[Connection],
+        users: UserRegistry,
         connections: Sized,
         totals: Counter[str],
         *,
@@ -39,7 +39,7 @@ class Routing:
         schedule: Callable[[Feed[Connection]], None],
     ) -> None:
         self._log = recent
-        self._pacing = pacing
+        self._conflator = pacing
         self._feeds = feeds
         self._users = users
         self._connections = connections
@@ -47,14 +47,14 @@ class Routing:
         self._delays = delays
         self._schedule = schedule
 
-    def remember(self, events: Iterable[tuple[int, bytes]]) -> None:
+    def seed_states(self, events: Iterable[tuple[int, bytes]]) -> None:
         """Takes the present states, with which a log begins: nobody gets them for that."""
         for offset, body in events:
-            entry = self._log.entry(offset, body)
+            entry = self._log.decode_entry(offset, body)
             if entry is not None:
-                self._log.remember(entry)
+                self._log.seed_state(entry)
 
-    def take(self, events: Iterable[tuple[int, bytes]], now: float) -> None:
+    def route_events(self, events: Iterable[tuple[int, bytes]], now: float) -> None:
         """Puts events (offset, body) into the log, and those who want them on the way to them.
 
         One that can't be loaded, or be dealt with, is passed over.
@@ -75,7 +75,7 @@ class Routing:
         delivery = event.delivery
         if delivery is _STATE and not self._is_due(entry, now):
             return
-        delay = self._delays.of(event.priority, len(self._connections))
+        delay = self._delays.delay_for(event.priority, len(self._connections))
         user = event.user
         if user is None:
             if delivery is _TELEMETRY:
@@ -91,25 +91,25 @@ class Routing:
         known = self._users.get(user)
         for connection in known.connections if known is not None else ():
             own = connection.feed
-            if own is not None and own.accepts(entry) and own.add_for(connection, entry, delay, now):
+            if own is not None and own.accepts(entry) and own.add_personal(connection, entry, delay, now):
                 self._schedule(own)
 
     def _is_due(self, entry: Entry, now: float) -> bool:
         """Whether a state may be sent at once; else it is held back."""
-        due, overtaken = self._pacing.take(entry, now)
+        due, overtaken = self._conflator.offer(entry, now)
         if overtaken is not None:
-            self._overtaken(overtaken.last, overtaken.states)
+            self._count_superseded(overtaken.last, overtaken.state_count)
         return due
 
-    def _overtaken(self, last: Entry, states: int) -> None:
+    def _count_superseded(self, last: Entry, states: int) -> None:
         self._totals["overtaken"] += states
         for feed in self._feeds.matching(last) if last.event.user is None else ():
-            if feed.shows(last):
-                feed.leave_out(last.event.type, states)
+            if feed.is_visible(last):
+                feed.count_omitted(last.event.type, states)
 
-    def release(self, now: float) -> None:
+    def release_due(self, now: float) -> None:
         """Sends the states whose interval has ended."""
-        for number, entry, overtaken in self._pacing.release(now):
+        for number, entry, overtaken in self._conflator.due_values(now):
             try:
                 self._release(number, entry, overtaken, now)
             except Exception as error:  # the states behind it are due, too
@@ -117,16 +117,16 @@ class Routing:
 
     def _release(self, number: int, entry: Entry, overtaken: int, now: float) -> None:
         if overtaken:
-            self._overtaken(entry, overtaken)
-        delay = self._delays.of(entry.event.priority, len(self._connections))
+            self._count_superseded(entry, overtaken)
+        delay = self._delays.delay_for(entry.event.priority, len(self._connections))
         user = entry.event.user
         if user is None:
             for feed in self._feeds.matching(entry):
-                if feed.release(number, None, delay, now):
+                if feed.release_state(number, None, delay, now):
                     self._schedule(feed)
             return
         known = self._users.get(user)
         for connection in known.connections if known is not None else ():
             own = connection.feed
-            if own is not None and own.accepts(entry) and own.release(number, connection, delay, now):
+            if own is not None and own.accepts(entry) and own.release_state(number, connection, delay, now):
                 self._schedule(own)

@@ -12,17 +12,17 @@ from collections.abc import Callable, Sized
 
 import structlog
 
-from solowire.backplane.messages import Deliver, States
-from solowire.fanout.conflation import Pacing
-from solowire.fanout.recent_log import Log
-from solowire.workers.capacity.rebalancing import Moves
-from solowire.workers.delivery.event_router import Routing
+from solowire.backplane.messages import LogBatch, StateSnapshot
+from solowire.fanout.conflation import Conflator
+from solowire.fanout.recent_log import RecentLog
+from solowire.workers.capacity.rebalancing import Rebalancer
+from solowire.workers.delivery.event_router import EventRouter
 from solowire.workers.delivery.ring_history import RingHistory
 
-log = structlog.get_logger("solowire.shard")
+logger = structlog.get_logger("solowire.shard")
 
 
-class Following:
+class LogFollower:
     """index: the shard's. epoch: of the log that is here, "" before there is one. connections: those that there are.
 
     lost(): called when events are lost for all of them.
@@ -31,11 +31,11 @@ class Following:
     def __init__(
         self,
         index: int,
-        recent: Log,
-        pacing: Pacing,
-        routing: Routing,
+        recent: RecentLog,
+        pacing: Conflator,
+        routing: EventRouter,
         rings: RingHistory,
-        moves: Moves,
+        moves: Rebalancer,
         connections: Sized,
         *,
         lost: Callable[[], None],
@@ -43,77 +43,77 @@ class Following:
         self.epoch = ""
         self._index = index
         self._log = recent
-        self._pacing = pacing
-        self._routing = routing
+        self._conflator = pacing
+        self._event_router = routing
         self._rings = rings
-        self._moves = moves
+        self._rebalancer = moves
         self._connections = connections
-        self._lost = lost
-        self._ready_at: int | None = None
-        self._fresh = True  # the next part of the log is the answer to a hello
-        self._astray = False  # a part is missing: what comes is not taken until a hello is answered
+        self._on_gap = lost
+        self._ready_offset: int | None = None
+        self._is_awaiting_first_batch = True  # the next part of the log is the answer to a hello
+        self._is_out_of_sync = False  # a part is missing: what comes is not taken until a hello is answered
 
     @property
-    def arrived(self) -> bool:
+    def is_caught_up(self) -> bool:
         """Whether it has the log up to where the router's was when it came."""
-        return self._ready_at is not None and self._log.position >= self._ready_at
+        return self._ready_offset is not None and self._log.position >= self._ready_offset
 
-    def greeted(self, epoch: str, last: int, now: float) -> None:
+    def on_ring(self, epoch: str, last: int, now: float) -> None:
         """The router answers a hello. last: its newest offset."""
-        self._astray, self._fresh = False, True
+        self._is_out_of_sync, self._is_awaiting_first_batch = False, True
         if epoch != self.epoch:
-            self._new_epoch(epoch, now)
-        if self._ready_at is None:
-            self._ready_at = last
+            self._start_epoch(epoch, now)
+        if self._ready_offset is None:
+            self._ready_offset = last
 
-    def states(self, message: States, now: float) -> None:
+    def on_snapshot(self, message: StateSnapshot, now: float) -> None:
         """Begins a log anew, where the router says, with the present states."""
         if message.epoch != self.epoch:
-            self._new_epoch(message.epoch, now)
-        if self._log.position >= message.upto:
+            self._start_epoch(message.epoch, now)
+        if self._log.position >= message.end_offset:
             return  # said twice
-        self._begin(message.upto)
-        self._routing.remember(message.events)
+        self._restart_log(message.end_offset)
+        self._event_router.seed_states(message.events)
 
-    def deliver(self, message: Deliver, now: float) -> bool:
+    def on_batch(self, message: LogBatch, now: float) -> bool:
         """Takes a part of the log; False if the part before it is missing, and a hello has to be said."""
-        if self._astray:
+        if self._is_out_of_sync:
             return True
         if message.epoch != self.epoch:
-            self._new_epoch(message.epoch, now)
-        if message.after > self._log.position:
-            if not self._fresh:
+            self._start_epoch(message.epoch, now)
+        if message.prev_offset > self._log.position:
+            if not self._is_awaiting_first_batch:
                 position, hint = self._log.position, "it asks the router for what is between"
-                log.warning("log_astray", shard=self._index, position=position, got=message.after, hint=hint)
-                self._astray = True
+                logger.warning("log_astray", shard=self._index, position=position, got=message.prev_offset, hint=hint)
+                self._is_out_of_sync = True
                 return False
-            self._gap(message.after, now)
-        self._fresh = False
-        self._routing.take(message.events, now)
-        self._log.position = max(self._log.position, message.upto)
-        self._pacing.mark(self._log.position, now)
+            self._skip_gap(message.prev_offset, now)
+        self._is_awaiting_first_batch = False
+        self._event_router.route_events(message.events, now)
+        self._log.position = max(self._log.position, message.end_offset)
+        self._conflator.mark_position(self._log.position, now)
         return True
 
-    def _new_epoch(self, epoch: str, now: float) -> None:
+    def _start_epoch(self, epoch: str, now: float) -> None:
         if self.epoch:
             hint = "the router began a new log: its own log says why"
-            log.warning("epoch_changed", shard=self._index, old=self.epoch, new=epoch, hint=hint)
-            self._lost()
+            logger.warning("epoch_changed", shard=self._index, old=self.epoch, new=epoch, hint=hint)
+            self._on_gap()
         self.epoch = epoch
-        self._ready_at = None
-        self._moves.reset()
-        self._fresh = True
-        self._begin(0)
+        self._ready_offset = None
+        self._rebalancer.reset()
+        self._is_awaiting_first_batch = True
+        self._restart_log(0)
 
-    def _gap(self, after: int, now: float) -> None:
+    def _skip_gap(self, after: int, now: float) -> None:
         """The router's log no longer has what comes next: everything between is gone for this shard."""
         if self._log.position or self._connections:
             hint = "it was away for longer than the journal keeps: raise SOLOWIRE_JOURNAL_BYTES, _EVENTS or _AGE_S"
-            log.error("gap", shard=self._index, position=self._log.position, log_begins=after, hint=hint)
-            self._lost()
-        self._begin(after)
+            logger.error("gap", shard=self._index, position=self._log.position, log_begins=after, hint=hint)
+            self._on_gap()
+        self._restart_log(after)
 
-    def _begin(self, position: int) -> None:
+    def _restart_log(self, position: int) -> None:
         self._log.reset(position)
-        self._pacing.reset()
+        self._conflator.reset()
         self._rings.reset(position)

@@ -27,7 +27,7 @@ class RingHistory:
         self._begins = offset
         del self._rings[1:]
 
-    def ring_changed(self, ring: Ring, position: int, floor: int) -> None:
+    def add_ring(self, ring: Ring, position: int, floor: int) -> None:
         """Another ring since `position`; what is below `floor` nobody asks for any more."""
         self._rings.insert(0, (ring, position))
         while len(self._rings) > 2 and self._rings[-2][1] <= floor:

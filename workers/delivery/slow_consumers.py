@@ -14,7 +14,7 @@ from collections.abc import Callable
 from solowire.workers.connections.connection import Connection
 
 OVER_SECONDS = 1.0
-LOOK_SECONDS = 0.25
+CHECK_SECONDS = 0.25
 TURN_SECONDS = 0.02
 """When to try again for those who did not get their turn."""
 
@@ -29,61 +29,61 @@ FRAME_READS = 100
 SEND_READS = 25
 
 
-class SlowReaders:
-    """Times in seconds, monotonic. due: when `recovered` wants to be called; None if nobody is slow."""
+class SlowConsumers:
+    """Times in seconds, monotonic. due: when `take_recovered` wants to be called; None if nobody is slow."""
 
     def __init__(self) -> None:
-        self.due: float | None = None
-        self._level_since: dict[Connection, float | None] = {}
+        self.due_at: float | None = None
+        self._caught_up_since: dict[Connection, float | None] = {}
         self._reads = MAX_READS
         self._reads_at = 0.0
-        self._wait = False  # somebody does
+        self._has_waiting = False  # somebody does
 
     def __len__(self) -> int:
-        return len(self._level_since)
+        return len(self._caught_up_since)
 
     def __contains__(self, connection: Connection) -> bool:
-        return connection in self._level_since
+        return connection in self._caught_up_since
 
     def add(self, connection: Connection, now: float) -> None:
-        self._level_since[connection] = None
-        if self.due is None:
-            self.due = now + LOOK_SECONDS
+        self._caught_up_since[connection] = None
+        if self.due_at is None:
+            self.due_at = now + CHECK_SECONDS
 
     def discard(self, connection: Connection) -> None:
-        self._level_since.pop(connection, None)
+        self._caught_up_since.pop(connection, None)
 
-    def fell_behind(self, connection: Connection) -> None:
+    def mark_behind(self, connection: Connection) -> None:
         """Whoever is slow is so for longer."""
-        if connection in self._level_since:
-            self._level_since[connection] = None
+        if connection in self._caught_up_since:
+            self._caught_up_since[connection] = None
 
-    def may_read(self, now: float) -> bool:
+    def has_budget(self, now: float) -> bool:
         """Whether there is something left for them in this turn."""
         passed, self._reads_at = now - self._reads_at, now
-        most = MADE_UP_READS if self._wait and passed >= STOOD_STILL_SECONDS else MAX_READS
+        most = MADE_UP_READS if self._has_waiting and passed >= STOOD_STILL_SECONDS else MAX_READS
         if self._reads < most:
             self._reads = min(most, self._reads + passed * READS_PER_SECOND)
-        self._wait = self._reads <= 0
-        return not self._wait
+        self._has_waiting = self._reads <= 0
+        return not self._has_waiting
 
-    def has_read(self, entries: int) -> None:
+    def spend(self, entries: int) -> None:
         self._reads -= entries
 
-    def recovered(self, now: float, busy: Callable[[Connection], bool]) -> list[Connection]:
+    def take_recovered(self, now: float, busy: Callable[[Connection], bool]) -> list[Connection]:
         """Those who are slow no longer."""
         over = []
-        for connection, since in self._level_since.items():
+        for connection, since in self._caught_up_since.items():
             feed = connection.feed
             lag = feed.behind.get(connection) if feed is not None else None
             # One may also be behind on purpose, for an event of its own: that is no sign of slowness.
-            if feed is None or (lag is not None and lag.busy) or busy(connection):
-                self._level_since[connection] = None
+            if feed is None or (lag is not None and lag.was_busy) or busy(connection):
+                self._caught_up_since[connection] = None
             elif since is None:
-                self._level_since[connection] = now
+                self._caught_up_since[connection] = now
             elif now - since >= OVER_SECONDS:
                 over.append(connection)
         for connection in over:
-            del self._level_since[connection]
-        self.due = now + LOOK_SECONDS if self._level_since else None
+            del self._caught_up_since[connection]
+        self.due_at = now + CHECK_SECONDS if self._caught_up_since else None
         return over

@@ -20,8 +20,8 @@ from select import EPOLLIN, epoll
 import structlog
 
 from solowire.algorithms.accept_limiter import AcceptLimiter, counted_address
-from solowire.errors import Refused
-from solowire.protocol.opening_handshake import HEAD_BYTES, HEAD_END, check_beginning, full_response, refusal_response
+from solowire.errors import RequestRejected
+from solowire.protocol.opening_handshake import HEAD_BYTES, HEAD_END, check_beginning, render_full, render_rejection
 
 logger = structlog.get_logger("solowire.shard")
 
@@ -43,10 +43,12 @@ _FULL = {
     ),
     "files": ("this shard has as many open files as its process may have", "that limit (ulimit -n)"),
 }
-FULL_RESPONSES = {limit: full_response(*said) for limit, said in _FULL.items()}
+FULL_RESPONSES = {limit: render_full(*said) for limit, said in _FULL.items()}
 """By the limit that is reached."""
-HEAD_TOO_LARGE_RESPONSE = refusal_response(
-    Refused(431, "head_too_large", f"a request head may have {HEAD_BYTES} bytes", "send fewer or shorter headers")
+HEAD_TOO_LARGE_RESPONSE = render_rejection(
+    RequestRejected(
+        431, "head_too_large", f"a request head may have {HEAD_BYTES} bytes", "send fewer or shorter headers"
+    )
 )
 
 
@@ -62,10 +64,10 @@ class AcceptedSocket:
         self.rest = rest
 
 
-class _Pending:
+class _PendingSocket:
     """is_kept: it is watched. has_ended: it has been closed, or handed over."""
 
-    __slots__ = ("address", "data", "ends_at", "has_ended", "is_kept", "is_refused", "peer", "socket")
+    __slots__ = ("address", "data", "ends_at", "has_ended", "is_refused", "is_watched", "peer", "socket")
 
     def __init__(self, accepted: socket.socket, peer: str, address: str, ends_at: float) -> None:
         self.socket = accepted
@@ -74,7 +76,7 @@ class _Pending:
         self.ends_at = ends_at
         self.data = b""
         self.is_refused = False
-        self.is_kept = False
+        self.is_watched = False
         self.has_ended = False
 
 
@@ -101,8 +103,8 @@ class ClientListener:
         self._socket_count = socket_count
         self._max_sockets = max_sockets
         self._loop = asyncio.get_running_loop()
-        self._pending: dict[int, _Pending] = {}
-        self._by_age: deque[_Pending] = deque()
+        self._pending: dict[int, _PendingSocket] = {}
+        self._by_age: deque[_PendingSocket] = deque()
         self._sweeping: asyncio.TimerHandle | None = None
         self._resuming: asyncio.TimerHandle | None = None
         self._epoll = epoll()
@@ -115,7 +117,7 @@ class ClientListener:
     @property
     def refused_count(self) -> int:
         """Connections that were refused before anything was read."""
-        return self._limiter.refused
+        return self._limiter.rejected_count
 
     def start(self) -> None:
         self._loop.add_reader(self._epoll.fileno(), self._read_pending)
@@ -146,9 +148,9 @@ class ClientListener:
                     continue  # a fault of that connection's network, accept(2) says: there are others
                 self._pause(error)
                 return
-            self._begin(accepted, str(peer[0]))
+            self._admit(accepted, str(peer[0]))
 
-    def _begin(self, accepted: socket.socket, peer: str) -> None:
+    def _admit(self, accepted: socket.socket, peer: str) -> None:
         accepted.setblocking(False)
         address = counted_address(peer)
         is_out_of_files = self._socket_count() + len(self._pending) >= self._max_sockets
@@ -156,17 +158,17 @@ class ClientListener:
             self._make_room(crowded)
         if is_out_of_files or not self._limiter.acquire(address):
             limit = "files" if is_out_of_files else "address" if self._limiter.is_full(address) else "total"
-            _turn_away(accepted, limit)
+            _reject(accepted, limit)
             return
-        pending = _Pending(accepted, peer, address, self._loop.time() + self._head_s)
+        pending = _PendingSocket(accepted, peer, address, self._loop.time() + self._head_s)
         self._read(pending)  # the head has usually come already; else it is waited for
-        if not (pending.is_kept or pending.has_ended):
-            self._keep(pending)
+        if not (pending.is_watched or pending.has_ended):
+            self._watch(pending)
 
-    def _keep(self, pending: _Pending) -> None:
+    def _watch(self, pending: _PendingSocket) -> None:
         """Watches it, and ends it when its time has come."""
         number = pending.socket.fileno()
-        pending.is_kept = True
+        pending.is_watched = True
         self._pending[number] = pending
         self._epoll.register(number, EPOLLIN)
         self._by_age.append(pending)
@@ -186,7 +188,7 @@ class ClientListener:
             if pending is not None:
                 self._read(pending)
 
-    def _read(self, pending: _Pending) -> None:
+    def _read(self, pending: _PendingSocket) -> None:
         try:
             data = pending.socket.recv(HEAD_BYTES)
         except BlockingIOError:
@@ -196,15 +198,15 @@ class ClientListener:
         if not data:
             self._close(pending)
         elif not pending.is_refused:  # else it is read only to see the end of it
-            self._take(pending, data)
+            self._add_data(pending, data)
 
-    def _take(self, pending: _Pending, data: bytes) -> None:
+    def _add_data(self, pending: _PendingSocket, data: bytes) -> None:
         whole = pending.data + data if pending.data else data
         end = whole.find(HEAD_END, max(0, len(pending.data) - len(HEAD_END) + 1))
         try:
             check_beginning(whole)
-        except Refused as fault:
-            self._refuse(pending, refusal_response(fault))
+        except RequestRejected as fault:
+            self._refuse(pending, render_rejection(fault))
             return
         if end < 0 and len(whole) <= HEAD_BYTES:
             pending.data = whole
@@ -214,7 +216,7 @@ class ClientListener:
             end += len(HEAD_END)
             self._hand_over(pending, whole[:end], whole[end:])
 
-    def _hand_over(self, pending: _Pending, head: bytes, rest: bytes) -> None:
+    def _hand_over(self, pending: _PendingSocket, head: bytes, rest: bytes) -> None:
         self._forget(pending)
         pending.data = b""
         try:
@@ -230,14 +232,14 @@ class ClientListener:
             pending.has_ended = False
             self._refuse(pending, answer)
 
-    def _refuse(self, pending: _Pending, answer: bytes) -> None:
+    def _refuse(self, pending: _PendingSocket, answer: bytes) -> None:
         pending.is_refused = True
         pending.data = b""
         pending.ends_at = self._loop.time() + LINGER_SECONDS
-        if pending.is_kept:
+        if pending.is_watched:
             self._by_age.append(pending)  # once more, since the order is that of times
         else:
-            self._keep(pending)
+            self._watch(pending)
         try:
             pending.socket.send(answer)  # a new socket takes so little at once
             pending.socket.shutdown(socket.SHUT_WR)
@@ -247,7 +249,7 @@ class ClientListener:
     def _sweep(self) -> None:
         """Closes whoever has taken too long; of the two kinds each is in the order of its time."""
         now = self._loop.time()
-        left: deque[_Pending] = deque()
+        left: deque[_PendingSocket] = deque()
         for pending in self._by_age:
             if self._pending.get(pending.socket.fileno()) is not pending:
                 continue
@@ -258,16 +260,16 @@ class ClientListener:
         self._by_age = left
         self._sweeping = self._loop.call_later(SWEEP_SECONDS, self._sweep) if left else None
 
-    def _forget(self, pending: _Pending) -> None:
+    def _forget(self, pending: _PendingSocket) -> None:
         pending.has_ended = True
-        if pending.is_kept:
-            pending.is_kept = False
+        if pending.is_watched:
+            pending.is_watched = False
             number = pending.socket.fileno()
             del self._pending[number]
             self._epoll.unregister(number)
         self._limiter.release(pending.address)
 
-    def _close(self, pending: _Pending) -> None:
+    def _close(self, pending: _PendingSocket) -> None:
         self._forget(pending)
         pending.socket.close()
 
@@ -286,7 +288,7 @@ class ClientListener:
         self._loop.add_reader(self._listening.fileno(), self._accept)
 
 
-def _turn_away(accepted: socket.socket, limit: str) -> None:
+def _reject(accepted: socket.socket, limit: str) -> None:
     """There is no room for it, not even to wait until it has heard so. limit: which one is reached."""
     with suppress(OSError):
         accepted.recv(HEAD_BYTES)  # closed with that unread it would be reset, and the answer might be lost

@@ -13,18 +13,18 @@ from urllib.parse import parse_qs
 
 import structlog
 
-from solowire.auth.failed_auth_limiter import WrongTokens
-from solowire.errors import InvalidToken, Refused, RequestError
-from solowire.observability.rejection_log import Refusals
-from solowire.protocol.messages import choose
+from solowire.auth.failed_auth_limiter import FailedAuthLimiter
+from solowire.errors import InvalidToken, RequestError, RequestRejected
+from solowire.observability.rejection_log import RejectionLog
+from solowire.protocol.messages import choose_codec
 from solowire.protocol.opening_handshake import (
     Head,
-    accept,
     check_origin,
-    offered_subprotocols,
+    make_upgrade_required,
     parse_head,
-    refusal_response,
-    upgrade_required,
+    parse_subprotocols,
+    render_accept,
+    render_rejection,
 )
 from solowire.workers.connections.connection import Connection
 from solowire.workers.net.client_listener import AcceptedSocket
@@ -51,12 +51,16 @@ class ClientPort:
         sockets: TcpSockets,
         changed: Callable[[], None],
         *,
-        wrong_tokens: WrongTokens,
+        wrong_tokens: FailedAuthLimiter,
         allowed_origins: Collection[str] = (),
         audit: Callable[..., None] = lambda event, **fields: None,
     ) -> None:
-        sockets.received, sockets.broken, sockets.answered = self._received, shard.broken, self._answered
-        sockets.heard, sockets.took, sockets.ended = changed, self._took, self._ended
+        sockets.on_message, sockets.on_protocol_error, sockets.on_probe_answered = (
+            self._on_message,
+            shard.on_protocol_error,
+            self._on_probe_answered,
+        )
+        sockets.on_batch_done, sockets.on_writable, sockets.on_closed = changed, self._on_writable, self._on_closed
         self._shard = shard
         self._sockets = sockets
         self._changed = changed
@@ -65,35 +69,37 @@ class ClientPort:
         self._audit = audit
         loop = asyncio.get_running_loop()
         self._now = loop.time
-        self._refusals = Refusals(logger, loop.call_later)
+        self._refusals = RejectionLog(logger, loop.call_later)
 
     def handle(self, accepted: AcceptedSocket) -> bytes | None:
         """Takes the connection over, or returns the HTTP answer that refuses it."""
         shard, now = self._shard, self._now()
         try:
             head = parse_head(accepted.head)
-            if head.path in PROBES and not head.wants_websocket:
+            if head.path in PROBES and not head.is_websocket_request:
                 return self._answer_probe(head)
             if head.path != "/ws":
-                raise Refused(
+                raise RequestRejected(
                     404, "not_found", "a shard serves its WebSocket at /ws, and nothing else here", "ask the gateway"
                 )
-            if not head.wants_websocket:
-                raise upgrade_required()
+            if not head.is_websocket_request:
+                raise make_upgrade_required()
             check_origin(head, self._allowed_origins)
-            codec, subprotocol = choose(offered_subprotocols(head))
-            answer = accept(head, subprotocol, [("X-Solowire-Shard", str(shard.index))])
-            admitted = shard.admit(_ticket(head), now)
+            codec, subprotocol = choose_codec(parse_subprotocols(head))
+            answer = render_accept(head, subprotocol, [("X-Solowire-Shard", str(shard.index))])
+            admitted = shard.admit(_find_ticket(head), now)
         except RequestError as error:
             shard.totals["refused"] += 1
-            if shard.asks:  # Whoever has to end for it says so itself, when it has gone: nothing else is due by it.
+            if (
+                shard.wants_lease_report
+            ):  # Whoever has to end for it says so itself, when it has gone: nothing else is due by it.
                 self._changed()
             return self._refuse(accepted.peer, error, now)
         sock = None
         try:
             accepted.socket.send(answer)  # a new socket takes so little at once
             sock = self._sockets.adopt(accepted.socket)
-            sock.connection = shard.open(
+            sock.connection = shard.open_connection(
                 admitted.identity,
                 codec,
                 sock,
@@ -102,7 +108,7 @@ class ClientPort:
                 kind="relayed" if "X-Solowire-Relayed" in head.headers else "direct",
             )
         except BaseException as error:
-            shard.abandon(admitted.identity, admitted.address)
+            shard.cancel_admission(admitted.identity, admitted.address)
             if sock is not None:
                 self._sockets.discard(sock)
             if sock is None and isinstance(error, OSError):  # the client has gone
@@ -115,38 +121,38 @@ class ClientPort:
         return None
 
     def _answer_probe(self, head: Head) -> bytes:
-        is_fine = head.path == "/healthz" or self._shard.ready
+        is_fine = head.path == "/healthz" or self._shard.is_ready
         body = b'{"status":"%s"}' % (b"starting" if not is_fine else b"ok" if head.path == "/healthz" else b"ready")
         status = b"200 OK" if is_fine else b"503 Service Unavailable"
         lines = b"HTTP/1.1 %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
         return lines % (status, len(body)) + (b"" if head.method == "HEAD" else body)
 
-    def _received(self, connection: Connection, message: str | bytes) -> None:
+    def _on_message(self, connection: Connection, message: str | bytes) -> None:
         self._shard.receive(connection, message, self._now())
 
-    def _answered(self, connection: Connection) -> None:
+    def _on_probe_answered(self, connection: Connection) -> None:
         self._shard.show_alive(connection, self._now())
 
-    def _took(self, connection: Connection) -> None:
-        self._shard.delivery.took(connection, self._now())
+    def _on_writable(self, connection: Connection) -> None:
+        self._shard.dispatcher.on_writable(connection, self._now())
 
-    def _ended(self, connection: Connection) -> None:
-        self._shard.gone(connection)
+    def _on_closed(self, connection: Connection) -> None:
+        self._shard.on_closed(connection)
         self._changed()
 
     def _refuse(self, peer: str, error: RequestError, now: float) -> bytes:
-        error = self._wrong_tokens.judge(error, peer, now)
+        error = self._wrong_tokens.limit_error(error, peer, now)
         # The peer of one that comes through a relay or a proxy is that one's: the ticket knows better.
         who = error.who or {"address": peer}
         self._audit("refused", action="connect", code=error.code, **who)
-        self._refusals.count(error)
-        return refusal_response(error)
+        self._refusals.record(error)
+        return render_rejection(error)
 
 
-def _ticket(head: Head) -> str:
+def _find_ticket(head: Head) -> str:
     shown = head.headers.get_all("X-Solowire-Ticket")
     if len(shown) > 1:
-        raise Refused(400, "bad_handshake", "there is more than one ticket", "send X-Solowire-Ticket once")
+        raise RequestRejected(400, "bad_handshake", "there is more than one ticket", "send X-Solowire-Ticket once")
     ticket: str = shown[0] if shown else ""
     if not ticket:
         # The URL of /v1/connect carries the ticket; one who appends it again, with whatever sign, means the same.

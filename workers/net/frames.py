@@ -42,27 +42,27 @@ PING_FRAME = bytes((FIN_PING, 0))
 _utf8 = codecs.getincrementaldecoder("utf-8")
 
 
-def frame_of(payload: str | bytes) -> bytes:
+def encode_message(payload: str | bytes) -> bytes:
     """A message of ours as one frame; str: text, bytes: binary. Built once for all who get it."""
     if isinstance(payload, str):
-        return _frame(FIN_TEXT, payload.encode())
-    return _frame(FIN_BINARY, payload)
+        return _encode_frame(FIN_TEXT, payload.encode())
+    return _encode_frame(FIN_BINARY, payload)
 
 
-def close_frame(code: int, reason: str) -> bytes:
-    return _frame(FIN_CLOSE, struct.pack("!H", code) + reason.encode())
+def encode_close(code: int, reason: str) -> bytes:
+    return _encode_frame(FIN_CLOSE, struct.pack("!H", code) + reason.encode())
 
 
-def close_answer(payload: str | bytes) -> bytes:
+def encode_close_reply(payload: str | bytes) -> bytes:
     """To a client's close, with its own code."""
-    return _frame(FIN_CLOSE, payload if isinstance(payload, bytes) else b"")
+    return _encode_frame(FIN_CLOSE, payload if isinstance(payload, bytes) else b"")
 
 
-def pong_frame(payload: str | bytes) -> bytes:
-    return _frame(FIN_PONG, payload if isinstance(payload, bytes) else b"")
+def encode_pong(payload: str | bytes) -> bytes:
+    return _encode_frame(FIN_PONG, payload if isinstance(payload, bytes) else b"")
 
 
-def _frame(head: int, payload: bytes) -> bytes:
+def _encode_frame(head: int, payload: bytes) -> bytes:
     size = len(payload)
     if size < SHORT:
         return bytes((head, size)) + payload
@@ -71,7 +71,7 @@ def _frame(head: int, payload: bytes) -> bytes:
     return struct.pack("!BBQ", head, 127, size) + payload
 
 
-def whole_message(data: bytes) -> str | bytes | None:
+def decode_whole_message(data: bytes) -> str | bytes | None:
     """The message, if `data` is exactly one short one in one frame; None if it is anything else.
 
     So nothing has to be kept, or made, for a connection that only ever says such things: a pong, a subscription.
@@ -85,11 +85,11 @@ def whole_message(data: bytes) -> str | bytes | None:
         try:
             return apply_mask(data[HEAD:], data[2:HEAD]).decode()
         except UnicodeDecodeError:
-            pass  # `Inbound` says what becomes of that
+            pass  # `FrameParser` says what becomes of that
     return None
 
 
-class Inbound:
+class FrameParser:
     """The client's half of one connection, once it has sent anything but short messages, each in a read of its own.
 
     Payloads are unmasked, and text is checked, as they come: a fault is found with the byte that makes it one (RFC
@@ -108,13 +108,13 @@ class Inbound:
         "_mask",
         "_message",
         "_opcode",
-        "idle",
-        "idle_room",
+        "idle_count",
+        "idle_limit",
     )
 
     def __init__(self) -> None:
-        self.idle = 0
-        self.idle_room = sys.maxsize
+        self.idle_count = 0
+        self.idle_limit = sys.maxsize
         self._ended = False  # by a close, or a fault
         self._head = b""  # of a frame, while it is not whole
         self._left = -1  # bytes of the payload that are to come; -1 while a head is
@@ -245,8 +245,8 @@ class Inbound:
 
     def _count_idle(self) -> None:
         """Raises _TooManyIdleError."""
-        self.idle += 1
-        if self.idle > self.idle_room:
+        self.idle_count += 1
+        if self.idle_count > self.idle_limit:
             raise _TooManyIdleError
 
 

@@ -9,8 +9,8 @@ What it keeps true:
 * Nothing is waited for. What the kernel doesn't take at once is kept, and written when it takes more; a connection of
   which something is kept is *busy*, and there is no other signal of backpressure.
 * Frames arrive whole and in the order in which they were handed over; of a close frame all is said before it.
-* `ended` is called once for each, whatever ends it: at once when the client goes or says good-bye, CLOSE_SECONDS after
-  our close at most.
+* `on_closed` is called once for each, whatever ends it: at once when the client goes or says good-bye, CLOSE_SECONDS
+  after our close at most.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from typing import Any
 import structlog
 from websockets.frames import Opcode
 
-from solowire.algorithms.token_bucket import Rate, Rates
+from solowire.algorithms.token_bucket import BucketTable, Rate
 from solowire.protocol.close_codes import CloseCode
 from solowire.workers.connections.connection import Connection
 from solowire.workers.net.frames import (
     PING_FRAME,
-    Inbound,
-    close_answer,
-    close_frame,
-    frame_of,
-    pong_frame,
-    whole_message,
+    FrameParser,
+    decode_whole_message,
+    encode_close,
+    encode_close_reply,
+    encode_message,
+    encode_pong,
 )
 
-log = structlog.get_logger("solowire.shard")
+logger = structlog.get_logger("solowire.shard")
 
 CLOSE_SECONDS = 1.0
 READ_BYTES = 16 * 1024
@@ -59,22 +59,22 @@ class Socket:
     """One of them.
 
     connection: set by who has it adopted. left: what the kernel has not taken yet, None if nothing. ping: the client's
-    last one, if it is to be answered when `left` has gone. probed: a ping of ours is to show that the peer speaks
+    last one, if it is to be answered when `unsent` has gone. probed: a ping of ours is to show that the peer speaks
     WebSocket.
     """
 
-    __slots__ = ("closing", "connection", "has_ended", "inbound", "left", "number", "ping", "probed")
+    __slots__ = ("connection", "fd", "has_ended", "inbound", "is_closing", "is_probed", "pending_ping", "unsent")
 
     connection: Connection
 
     def __init__(self, number: int) -> None:
-        self.number = number
-        self.left: deque[memoryview] | None = None
-        self.inbound: Inbound | None = None
-        self.ping: bytes | None = None
-        self.closing = False
+        self.fd = number
+        self.unsent: deque[memoryview] | None = None
+        self.inbound: FrameParser | None = None
+        self.pending_ping: bytes | None = None
+        self.is_closing = False
         self.has_ended = False
-        self.probed = False
+        self.is_probed = False
 
 
 class TcpSockets:
@@ -87,18 +87,18 @@ class TcpSockets:
     """
 
     def __init__(self) -> None:
-        self.received: Callable[[Connection, str | bytes], None] = _nobody
-        self.broken: Callable[[Connection, CloseCode], None] = _nobody
-        self.answered: Callable[[Connection], None] = _nobody
-        self.heard: Callable[[], None] = _nobody
-        self.took: Callable[[Connection], None] = _nobody
-        self.ended: Callable[[Connection], None] = _nobody
+        self.on_message: Callable[[Connection, str | bytes], None] = _raise_unset
+        self.on_protocol_error: Callable[[Connection, CloseCode], None] = _raise_unset
+        self.on_probe_answered: Callable[[Connection], None] = _raise_unset
+        self.on_batch_done: Callable[[], None] = _raise_unset
+        self.on_writable: Callable[[Connection], None] = _raise_unset
+        self.on_closed: Callable[[Connection], None] = _raise_unset
         self._loop = asyncio.get_running_loop()
         self._watched: dict[int, Socket] = {}
-        self._idle_frames = Rates(IDLE_FRAMES, IDLE_USERS)  # by user: another connection gives nobody more
+        self._idle_frames = BucketTable(IDLE_FRAMES, IDLE_USERS)  # by user: another connection gives nobody more
         # One for all of them: a reader of the loop's for each would cost a handle, and a call of its own each time.
         self._epoll = epoll()
-        self._loop.add_reader(self._epoll.fileno(), self._look)
+        self._loop.add_reader(self._epoll.fileno(), self._poll)
 
     # ------------------------------------------------------------------------------------------ begin and end
 
@@ -120,111 +120,111 @@ class TcpSockets:
         return sock
 
     def discard(self, sock: Socket) -> None:
-        """Closes one whose connection has not come about; `ended` is not called for it."""
+        """Closes one whose connection has not come about; `on_closed` is not called for it."""
         sock.has_ended = True
-        self._over(sock)
+        self._drop(sock)
 
     def feed(self, sock: Socket, data: bytes) -> None:
         """What the client has sent together with its handshake."""
-        self._take_in_safely(sock, data)
+        self._handle_data_safely(sock, data)
 
     def finish(self) -> None:
         """Closes what is still open; no more will come."""
         if self._epoll.closed:
             return
         for sock in list(self._watched.values()):
-            self._over(sock)
+            self._drop(sock)
         self._loop.remove_reader(self._epoll.fileno())
         self._epoll.close()
 
-    def _over(self, sock: Socket) -> None:
-        number = sock.number
+    def _drop(self, sock: Socket) -> None:
+        number = sock.fd
         if number < 0:
             return
-        sock.number = -1  # which nothing can be written to: the number may be another's from here on
-        sock.closing = True
-        sock.left = None
+        sock.fd = -1  # which nothing can be written to: the number may be another's from here on
+        sock.is_closing = True
+        sock.unsent = None
         del self._watched[number]
         self._epoll.unregister(number)
         os.close(number)
-        self._end(sock)
+        self._report_closed(sock)
 
-    def _end(self, sock: Socket) -> None:
+    def _report_closed(self, sock: Socket) -> None:
         if not sock.has_ended:
             sock.has_ended = True
-            self.ended(sock.connection)
+            self.on_closed(sock.connection)
 
     # ------------------------------------------------------------------------------------------------- sending
 
     def send(self, frame: str | bytes, connections: Iterable[Connection]) -> list[Connection]:
-        raw = frame_of(frame)  # one for all
+        raw = encode_message(frame)  # one for all
         size = len(raw)
         busy = []
         for connection in connections:
             sock: Socket = connection.socket
-            if sock.left is not None:
+            if sock.unsent is not None:
                 busy.append(connection)
                 continue
             try:  # `_write` written out: once for every frame and connection
-                taken = os.write(sock.number, raw)
+                taken = os.write(sock.fd, raw)
             except BlockingIOError:
                 taken = 0
             except OSError:
                 continue  # it has gone, which its reader hears
             if taken < size:
-                self._keep(sock, memoryview(raw)[taken:])
+                self._keep_unsent(sock, memoryview(raw)[taken:])
         return busy
 
     def queue(self, frame: str | bytes, connection: Connection) -> None:
         sock: Socket = connection.socket
-        if not sock.closing:  # nothing comes behind a close frame
-            self._write(sock, frame_of(frame))
+        if not sock.is_closing:  # nothing comes behind a close frame
+            self._write(sock, encode_message(frame))
 
-    def busy(self, connection: Connection) -> bool:
-        return connection.socket.left is not None
+    def is_busy(self, connection: Connection) -> bool:
+        return connection.socket.unsent is not None
 
     def close(self, connection: Connection, code: int, reason: str) -> None:
         sock: Socket = connection.socket
-        if not sock.closing:
-            self._close(sock, close_frame(code, reason))
-            self._loop.call_later(CLOSE_SECONDS, self._over, sock)
+        if not sock.is_closing:
+            self._close(sock, encode_close(code, reason))
+            self._loop.call_later(CLOSE_SECONDS, self._drop, sock)
 
     def ping(self, connection: Connection) -> None:
-        """Asks its client for a sign that it speaks WebSocket; `answered` is called when it gives one."""
+        """Asks its client for a sign that it speaks WebSocket; `on_probe_answered` is called when it gives one."""
         sock: Socket = connection.socket
-        sock.probed = True
-        if not sock.closing:
+        sock.is_probed = True
+        if not sock.is_closing:
             self._write(sock, PING_FRAME)
 
     def _close(self, sock: Socket, last: bytes) -> None:
         """What is said is all: the client sees the end behind it, and closes for its part, which is our end."""
-        sock.closing = True
+        sock.is_closing = True
         self._write(sock, last)
-        if sock.left is None:
-            _shut(sock.number, socket.SHUT_WR)
+        if sock.unsent is None:
+            _shut(sock.fd, socket.SHUT_WR)
 
     def _write(self, sock: Socket, raw: bytes) -> None:
-        if sock.left is not None:
-            sock.left.append(memoryview(raw))
+        if sock.unsent is not None:
+            sock.unsent.append(memoryview(raw))
             return
         try:
-            taken = os.write(sock.number, raw)
+            taken = os.write(sock.fd, raw)
         except BlockingIOError:
             taken = 0
         except OSError:
             return  # it has gone, which its reader hears
         if taken < len(raw):
-            self._keep(sock, memoryview(raw)[taken:])
+            self._keep_unsent(sock, memoryview(raw)[taken:])
 
-    def _keep(self, sock: Socket, rest: memoryview) -> None:
-        sock.left = deque((rest,))
-        self._epoll.modify(sock.number, EPOLLIN | EPOLLOUT)
+    def _keep_unsent(self, sock: Socket, rest: memoryview) -> None:
+        sock.unsent = deque((rest,))
+        self._epoll.modify(sock.fd, EPOLLIN | EPOLLOUT)
 
-    def _write_on(self, sock: Socket) -> None:
-        left = sock.left
+    def _write_unsent(self, sock: Socket) -> None:
+        left = sock.unsent
         while left:
             try:
-                taken = os.write(sock.number, left[0])
+                taken = os.write(sock.fd, left[0])
             except BlockingIOError:
                 break
             except OSError:
@@ -235,91 +235,91 @@ class TcpSockets:
                 break
             left.popleft()
         if left:
-            if not sock.closing:
-                self.took(sock.connection)
+            if not sock.is_closing:
+                self.on_writable(sock.connection)
             return
-        sock.left = None
-        self._epoll.modify(sock.number, EPOLLIN)
-        if sock.closing:
-            _shut(sock.number, socket.SHUT_WR)
-        elif sock.ping is not None:
-            ping, sock.ping = sock.ping, None
-            self._write(sock, pong_frame(ping))
-        if not sock.closing:
-            self.took(sock.connection)
+        sock.unsent = None
+        self._epoll.modify(sock.fd, EPOLLIN)
+        if sock.is_closing:
+            _shut(sock.fd, socket.SHUT_WR)
+        elif sock.pending_ping is not None:
+            ping, sock.pending_ping = sock.pending_ping, None
+            self._write(sock, encode_pong(ping))
+        if not sock.is_closing:
+            self.on_writable(sock.connection)
 
     # ------------------------------------------------------------------------------------------------ receiving
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         for number, events in self._epoll.poll(0, EVENTS):
             sock = self._watched.get(number)
             if sock is None:
                 continue
             if events & EPOLLOUT:
-                self._write_on(sock)
+                self._write_unsent(sock)
             if events & ~EPOLLOUT:
                 self._read(sock)
-        self.heard()
+        self.on_batch_done()
 
     def _read(self, sock: Socket) -> None:
         try:
-            data = os.read(sock.number, DISCARD_BYTES if sock.closing else READ_BYTES)
+            data = os.read(sock.fd, DISCARD_BYTES if sock.is_closing else READ_BYTES)
         except BlockingIOError:
             return
         except OSError:
             data = b""
         if not data:
-            self._over(sock)
-        elif not sock.closing:  # else it is read only to see the end of it
-            self._take_in_safely(sock, data)
+            self._drop(sock)
+        elif not sock.is_closing:  # else it is read only to see the end of it
+            self._handle_data_safely(sock, data)
 
-    def _take_in_safely(self, sock: Socket, data: bytes) -> None:
+    def _handle_data_safely(self, sock: Socket, data: bytes) -> None:
         try:
-            self._take_in(sock, data)
+            self._handle_data(sock, data)
         except Exception:  # a fault of ours: it ends this connection, and neither the others nor the process
-            log.exception("message_failed", session=sock.connection.session)
-            self._over(sock)
+            logger.exception("message_failed", session=sock.connection.session)
+            self._drop(sock)
 
-    def _take_in(self, sock: Socket, data: bytes) -> None:
+    def _handle_data(self, sock: Socket, data: bytes) -> None:
         inbound = sock.inbound
         if inbound is None:
-            message = whole_message(data)
+            message = decode_whole_message(data)
             if message is not None:
-                self.received(sock.connection, message)
-                if sock.probed:
+                self.on_message(sock.connection, message)
+                if sock.is_probed:
                     self._answer_probe(sock)
                 return
-            inbound = sock.inbound = Inbound()
+            inbound = sock.inbound = FrameParser()
         user, now = sock.connection.identity.user, self._loop.time()
-        inbound.idle_room = int(self._idle_frames.room(user, now))
+        inbound.idle_limit = int(self._idle_frames.tokens_left(user, now))
         found = inbound.feed(data)
-        spoken = bool(found or inbound.idle)
-        if inbound.idle:
-            self._idle_frames.take(user, now, min(inbound.idle, inbound.idle_room))
-            inbound.idle = 0
+        spoken = bool(found or inbound.idle_count)
+        if inbound.idle_count:
+            self._idle_frames.charge_tokens(user, now, min(inbound.idle_count, inbound.idle_limit))
+            inbound.idle_count = 0
         for kind, payload in found:
-            if sock.closing:
+            if sock.is_closing:
                 return
             if isinstance(kind, CloseCode):
-                self.broken(sock.connection, kind)
+                self.on_protocol_error(sock.connection, kind)
             elif kind is Opcode.PING:
-                if sock.left is None:
-                    self._write(sock, pong_frame(payload))
+                if sock.unsent is None:
+                    self._write(sock, encode_pong(payload))
                 else:  # the last ping stands for all (RFC 6455, 5.5.3): who doesn't read has one kept, and no more
-                    sock.ping = payload  # type: ignore[assignment]
+                    sock.pending_ping = payload  # type: ignore[assignment]
             elif kind is Opcode.CLOSE:
-                self._close(sock, close_answer(payload))
-                self._end(sock)
+                self._close(sock, encode_close_reply(payload))
+                self._report_closed(sock)
                 # Closed with unread bytes it would be reset, and the client might never see our answer.
-                self._loop.call_later(CLOSE_SECONDS, self._over, sock)
+                self._loop.call_later(CLOSE_SECONDS, self._drop, sock)
             elif kind is not Opcode.PONG:
-                self.received(sock.connection, payload)
-        if sock.probed and spoken and not sock.closing:
+                self.on_message(sock.connection, payload)
+        if sock.is_probed and spoken and not sock.is_closing:
             self._answer_probe(sock)
 
     def _answer_probe(self, sock: Socket) -> None:
-        sock.probed = False
-        self.answered(sock.connection)
+        sock.is_probed = False
+        self.on_probe_answered(sock.connection)
 
 
 def _shut(number: int, how: int) -> None:
@@ -331,5 +331,5 @@ def _shut(number: int, how: int) -> None:
             held.detach()
 
 
-def _nobody(*what: Any) -> None:
+def _raise_unset(*what: Any) -> None:
     raise RuntimeError("nobody receives yet")

@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 from solowire.auth.tokens import Tokens
 from solowire.errors import InvalidMessage, InvalidToken, UnknownKey
-from solowire.fanout.catch_up import Lag
-from solowire.fanout.recent_log import Log
+from solowire.fanout.catch_up import ReaderPosition
+from solowire.fanout.recent_log import RecentLog
 from solowire.model.catalog import Catalog
 from solowire.model.subscriptions import Wanted, resolve
 from solowire.protocol.close_codes import CloseCode
@@ -30,15 +30,21 @@ from solowire.protocol.messages import (
     Subscriptions,
     Unsubscribe,
 )
-from solowire.workers.capacity.slots import Admission
-from solowire.workers.connections.audit_events import Trail
+from solowire.workers.capacity.slots import SlotManager
+from solowire.workers.connections.audit_events import ConnectionAudit
 from solowire.workers.connections.connection import Connection, State
-from solowire.workers.connections.expiry import Expiry
-from solowire.workers.delivery.dispatcher import Delivering
-from solowire.workers.session.handshake import Beginning, rfc3339
-from solowire.workers.session.inbound_limits import Listening, changed, complaint, keep, too_big
+from solowire.workers.connections.expiry import TokenExpiry
+from solowire.workers.delivery.dispatcher import Dispatcher
+from solowire.workers.session.handshake import Handshake, format_rfc3339
+from solowire.workers.session.inbound_limits import (
+    InboundLimits,
+    error_message,
+    exceeds_limit,
+    keep,
+    updated_subscriptions,
+)
 
-_LISTENED_TO = (State.waiting, State.resuming, State.live)
+_ACCEPTING_STATES = (State.awaiting_hello, State.resuming, State.live)
 AwaitKeys = Callable[[Callable[[float], None]], bool]
 """Has something done, with the time then, when a provider's keys have been read again; False if nobody does that."""
 
@@ -48,7 +54,7 @@ def no_keys_to_await(act: Callable[[float], None]) -> bool:
     return False
 
 
-class Answering:
+class CommandHandler:
     """index: the shard's. wall_offset: what to add to a monotonic time to get unix seconds; may be set.
 
     totals: where it counts. close(connection, code): called when one has to end.
@@ -57,13 +63,13 @@ class Answering:
     def __init__(
         self,
         index: int,
-        recent: Log,
-        delivery: Delivering,
-        listening: Listening,
-        beginning: Beginning,
-        admission: Admission,
-        expiry: Expiry,
-        trail: Trail,
+        recent: RecentLog,
+        delivery: Dispatcher,
+        listening: InboundLimits,
+        beginning: Handshake,
+        admission: SlotManager,
+        expiry: TokenExpiry,
+        trail: ConnectionAudit,
         totals: Counter[str],
         *,
         tokens: Tokens,
@@ -75,88 +81,90 @@ class Answering:
         self.wall_offset = wall_offset
         self._index = index
         self._log = recent
-        self._delivery = delivery
-        self._listening = listening
-        self._beginning = beginning
-        self._admission = admission
+        self._dispatcher = delivery
+        self._inbound_limits = listening
+        self._handshake = beginning
+        self._slot_manager = admission
         self._expiry = expiry
-        self._trail = trail
+        self._connection_audit = trail
         self._totals = totals
         self._tokens = tokens
         self._catalog = catalog
         self._close = close
         self._await_keys = await_keys
 
-    def take(self, connection: Connection, raw: str | bytes, now: float) -> None:
+    def on_message(self, connection: Connection, raw: str | bytes, now: float) -> None:
         """One message of a client that is not told to leave."""
-        connection.heard = True
-        if too_big(raw):
+        connection.seen_since_ping = True
+        if exceeds_limit(raw):
             self._close(connection, CloseCode.too_big)
             return
         try:
-            message = self._listening.take(connection, raw, now)
+            message = self._inbound_limits.accept(connection, raw, now)
             if message is not None:
-                self._obey(connection, message, now)
+                self._dispatch(connection, message, now)
         except InvalidMessage as error:
-            self._complain(connection, error, now)
+            self._reject(connection, error, now)
 
-    def begun(self, connection: Connection, now: float) -> None:
+    def handle_early(self, connection: Connection, now: float) -> None:
         """Obeys what it has said while it was resuming."""
-        self._listening.settle(connection, now)
-        early, connection.early = connection.early, []
+        self._inbound_limits.settle_change(connection, now)
+        early, connection.early_messages = connection.early_messages, []
         for message in early:
             if connection.state is State.live:
                 try:
-                    self._obey(connection, message, now)
+                    self._dispatch(connection, message, now)
                 except InvalidMessage as error:
-                    self._complain(connection, error, now)
+                    self._reject(connection, error, now)
 
-    def _complain(self, connection: Connection, error: InvalidMessage, now: float) -> None:
+    def _reject(self, connection: Connection, error: InvalidMessage, now: float) -> None:
         self._totals["bad_messages"] += 1
-        self._delivery.say(connection, complaint(error), now)
-        if connection.strike(now):
+        self._dispatcher.send_reply(connection, error_message(error), now)
+        if connection.record_strike(now):
             self._close(connection, CloseCode.bad_protocol)
 
-    def _obey(self, connection: Connection, message: ClientMessage, now: float) -> None:
+    def _dispatch(self, connection: Connection, message: ClientMessage, now: float) -> None:
         try:
-            self._listening.count(connection, message, now)
+            self._inbound_limits.charge(connection, message, now)
             match message:
                 case Pong():
                     pass  # that it was heard is all there is to it
                 case Ping():
-                    self._delivery.say(connection, Pong(message.id, now + self.wall_offset), now)
+                    self._dispatcher.send_reply(connection, Pong(message.id, now + self.wall_offset), now)
                 case Hello():
-                    self._beginning.begin(connection, message, now)
+                    self._handshake.on_hello(connection, message, now)
                     if connection.state is State.live:
-                        self._listening.settle(connection, now)
+                        self._inbound_limits.settle_change(connection, now)
                 case Subscribe() | Unsubscribe():
-                    self._want(connection, changed(connection, message, self._catalog), now, message.id)
+                    self._resubscribe(
+                        connection, updated_subscriptions(connection, message, self._catalog), now, message.id
+                    )
                 case Refresh():
                     self._refresh(connection, message, now)
                 case Stats():
-                    self._delivery.say(connection, Reply(self._about(connection), message.id), now)
+                    self._dispatcher.send_reply(connection, Reply(self._describe(connection), message.id), now)
         except InvalidMessage as error:
             error.id = message.id  # the answer repeats it, wherever the fault was found
             raise
 
-    def _want(self, connection: Connection, wanted: Wanted, now: float, id: Id) -> None:
+    def _resubscribe(self, connection: Connection, wanted: Wanted, now: float, id: Id) -> None:
         connection.wanted = wanted
         resolved = resolve(wanted, connection.view, self._catalog)
-        lag = self._delivery.leave(connection)
-        if not self._delivery.say(connection, Subscriptions(resolved.names, resolved.denied, id), now):
+        lag = self._dispatcher.leave_feed(connection)
+        if not self._dispatcher.send_reply(connection, Subscriptions(resolved.names, resolved.denied, id), now):
             return
-        self._trail.subscribed(connection, resolved)
-        if lag.lost or lag.cursor < self._log.floor:
-            self._delivery.too_late(connection)  # nobody has counted for the new feed
+        self._connection_audit.record_subscribed(connection, resolved)
+        if lag.is_lost or lag.offset < self._log.start_offset:
+            self._dispatcher.close_too_slow(connection)  # nobody has counted for the new feed
             return
-        lag = Lag(lag.cursor, lag.seen, whole_upto=lag.whole_upto, busy=lag.busy)
-        self._delivery.join(connection, resolved.selection, lag, now)
-        self._listening.settle(connection, now)
-        self._delivery.run(now)
+        lag = ReaderPosition(lag.offset, lag.last_release, full_until=lag.full_until, was_busy=lag.was_busy)
+        self._dispatcher.join_feed(connection, resolved.selection, lag, now)
+        self._inbound_limits.settle_change(connection, now)
+        self._dispatcher.run(now)
 
     def _refresh_again(self, connection: Connection, message: Refresh, now: float) -> None:
         """The keys of the provider have been read again, or could not be."""
-        if connection.state in _LISTENED_TO:
+        if connection.state in _ACCEPTING_STATES:
             try:
                 if connection.state is State.resuming:
                     keep(message, connection)  # what is read for it is judged by the rights that it came with
@@ -164,7 +172,7 @@ class Answering:
                     self._refresh(connection, message, now, waits=False)
             except InvalidMessage as error:
                 error.id = message.id
-                self._complain(connection, error, now)
+                self._reject(connection, error, now)
 
     def _refresh(self, connection: Connection, message: Refresh, now: float, *, waits: bool = True) -> None:
         try:
@@ -179,21 +187,25 @@ class Answering:
         if identity.user != connection.identity.user:
             raise InvalidMessage("wrong_user", "the token is another user's", "open a connection of its own for it")
         before = connection.view
-        connection.identify(identity)
-        if connection.backlog and connection.view != before:
+        connection.replace_identity(identity)
+        if connection.initial_count and connection.view != before:
             # It was written for the old rights, and is not sent yet.
-            self._delivery.too_late(connection, "your rights have changed while you were getting what you had missed")
+            self._dispatcher.close_too_slow(
+                connection, "your rights have changed while you were getting what you had missed"
+            )
             return
-        group = self._admission.group_of(identity)
-        if group != connection.group and self._admission.leases.move(connection.group, group, now):
+        group = self._slot_manager.get_group(identity)
+        if group != connection.group and self._slot_manager.lease.move_slot(connection.group, group, now):
             connection.group = group  # else it goes on in the slot that it has
             self._totals["regrouped"] += 1
-        self._expiry.watch(connection, self.wall_offset, now)
-        self._delivery.say(connection, Reply({"token_expires_at": rfc3339(identity.expires)}, message.id), now)
+        self._expiry.watch_token(connection, self.wall_offset, now)
+        self._dispatcher.send_reply(
+            connection, Reply({"token_expires_at": format_rfc3339(identity.expires)}, message.id), now
+        )
         if connection.state is State.live:
-            self._want(connection, connection.wanted, now, None)
+            self._resubscribe(connection, connection.wanted, now, None)
 
-    def _about(self, connection: Connection) -> dict[str, object]:
+    def _describe(self, connection: Connection) -> dict[str, object]:
         feed = connection.feed
         return {
             "session": connection.session,

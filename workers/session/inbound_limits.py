@@ -27,11 +27,11 @@ from solowire.model.subscriptions import (
     check_patterns,
     check_values,
     count_values,
+    drop_unknown,
     parse_filter,
+    parse_wanted,
     subscribe,
     unsubscribe,
-    wanted_of,
-    without_unknown,
 )
 from solowire.protocol.messages import (
     MAX_MESSAGE_BYTES,
@@ -45,9 +45,9 @@ from solowire.protocol.messages import (
     Subscribe,
     Unsubscribe,
 )
-from solowire.workers.config import Limits
-from solowire.workers.connections.connection import MAX_ANSWERS, Connection, State
-from solowire.workers.connections.users import User, Users
+from solowire.workers.config import ShardConfig
+from solowire.workers.connections.connection import MAX_PENDING_REPLIES, Connection, State
+from solowire.workers.connections.users import User, UserRegistry
 
 PONG_BYTES = 128
 """What a pong may take that answers our ping; a longer one counts like any message."""
@@ -65,78 +65,80 @@ MAX_ITEMS = 25_000
 MAX_ERROR_CHARACTERS = 500
 
 
-class Listening:
+class InboundLimits:
     """users: where what each has said is counted."""
 
-    def __init__(self, users: Users, limits: Limits, catalog: Catalog = CATALOG) -> None:
+    def __init__(self, users: UserRegistry, limits: ShardConfig, catalog: Catalog = CATALOG) -> None:
         self._users = users
         self._catalog = catalog
         self._messages = Rate(limits.message_rate, limits.message_burst)
         self._changes = Rate(limits.subscription_rate, limits.subscription_burst)
         self._hello_timeout = limits.hello_timeout
 
-    def take(self, connection: Connection, raw: str | bytes, now: float) -> ClientMessage | None:
+    def accept(self, connection: Connection, raw: str | bytes, now: float) -> ClientMessage | None:
         """The message that is to be obeyed, None if none is now. Raises InvalidMessage, for one too many as well."""
-        if connection.pings and _is_pong(connection, raw):
-            connection.pings -= 1  # we have asked for it: it is none of the messages that are limited
+        if connection.unanswered_pings and _is_pong(connection, raw):
+            connection.unanswered_pings -= 1  # we have asked for it: it is none of the messages that are limited
             return None
         user = self._users.get(connection.identity.user)
         wait = 0.0
         if user is not None:
-            user.messages, wait = self._messages.take(user.messages, now, max(1.0, len(raw) / MESSAGE_BYTES))
-        begins = connection.state is State.waiting and connection.heard_at == connection.opened
+            user.messages_full_at, wait = self._messages.try_take(
+                user.messages_full_at, now, max(1.0, len(raw) / MESSAGE_BYTES)
+            )
+        begins = connection.state is State.awaiting_hello and connection.last_message_at == connection.opened_at
         if wait and not begins:
-            raise _TooFast(self._messages, "messages", "MESSAGE_RATE", wait, connection.codec.id_of(raw))
+            raise _RateExceeded(self._messages, "messages", "MESSAGE_RATE", wait, connection.codec.read_id(raw))
         message = connection.codec.decode(raw)
         if wait and not isinstance(message, Hello):  # which is heard, so that it needn't begin with the defaults
-            raise _TooFast(self._messages, "messages", "MESSAGE_RATE", wait, message.id)
+            raise _RateExceeded(self._messages, "messages", "MESSAGE_RATE", wait, message.id)
         if connection.state is State.resuming and not isinstance(message, (Ping, Pong)):
             keep(message, connection)
             return None
         return message
 
-    def count(self, connection: Connection, message: ClientMessage, now: float) -> None:
+    def charge(self, connection: Connection, message: ClientMessage, now: float) -> None:
         """The message is about to be obeyed. Raises InvalidMessage if it is a change of subscriptions too many."""
         if not isinstance(message, Pong):
-            connection.heard_at = now
+            connection.last_message_at = now
         user = self._users.get(connection.identity.user)
         if user is not None and isinstance(message, (Hello, Subscribe, Unsubscribe, Refresh)):
-            self._count_change(user, connection, message, now)
+            self._charge_change(user, connection, message, now)
 
-    def _count_change(
+    def _charge_change(
         self, user: User, connection: Connection, message: Hello | Subscribe | Unsubscribe | Refresh, now: float
     ) -> None:
-        items = connection.items + _items_of(message)
-        if items + sum(c.items for c in user.connections if c is not connection) > MAX_ITEMS:
+        items = connection.item_count + _count_items(message)
+        if items + sum(c.item_count for c in user.connections if c is not connection) > MAX_ITEMS:
             raise InvalidMessage(
                 "too_many",
                 f"your connections together may have {MAX_ITEMS} event types and values of filters at most",
                 "filter by fewer values, or have fewer connections",
             )
-        user.changes, wait = self._changes.take(user.changes, now, _cost_of(items))
-        begins = connection.state is State.waiting
+        user.changes_full_at, wait = self._changes.try_take(user.changes_full_at, now, _change_cost(items))
+        begins = connection.state is State.awaiting_hello
         if wait and (not begins or items > CHANGE_ITEMS):
             if begins:
-                connection.hello_by = now + wait + self._hello_timeout  # so that it can say it again in time
-            raise _TooFast(self._changes, "subscription changes", "SUBSCRIPTION_RATE", wait, None)
-        connection.charged_items = items
+                connection.hello_due_at = now + wait + self._hello_timeout  # so that it can say it again in time
+            raise _RateExceeded(self._changes, "subscription changes", "SUBSCRIPTION_RATE", wait, None)
+        connection.charged_item_count = items
 
-    def settle(self, connection: Connection, now: float) -> None:
+    def settle_change(self, connection: Connection, now: float) -> None:
         """It has joined its feed: charges what its change has turned out to be more, and drops what has no meaning."""
-        connection.wanted = without_unknown(connection.wanted, self._catalog)
-        connection.items = len(connection.wanted) + _size_of(connection.selection)
-        more = _cost_of(connection.items) - _cost_of(connection.charged_items)
+        connection.wanted = drop_unknown(connection.wanted, self._catalog)
+        connection.item_count = len(connection.wanted) + _count_selection_items(connection.selection)
+        more = _change_cost(connection.item_count) - _change_cost(connection.charged_item_count)
         user = self._users.get(connection.identity.user)
         if user is not None and more > 0:
-            user.changes = self._changes.taken(user.changes, now, more)
+            user.changes_full_at = self._changes.full_after(user.changes_full_at, now, more)
 
 
-def _cost_of(items: int) -> float:
+def _change_cost(items: int) -> float:
     """Of how many changes one counts that has so many items."""
     return max(1.0, items / CHANGE_ITEMS)
 
 
-def _items_of(message: Hello | Subscribe | Unsubscribe | Refresh) -> int:
+def _count_items(message: Hello | Subscribe | Unsubscribe | Refresh) -> int:
     """How many event types and values of filters a message names."""
     if isinstance(message, Refresh):
         return 0
@@ -149,21 +151,21 @@ def _items_of(message: Hello | Subscribe | Unsubscribe | Refresh) -> int:
     return names + sum(len(values) for filter in filters for values in filter.values())
 
 
-def _size_of(selection: Selection) -> int:
+def _count_selection_items(selection: Selection) -> int:
     """How many event types and values a selection has; a filter counts once, as it is in the index."""
     return len(selection) + count_values(conditions for _, conditions in selection)
 
 
-def too_big(raw: str | bytes) -> bool:
+def exceeds_limit(raw: str | bytes) -> bool:
     """Whether a message is larger than any may be."""
     if isinstance(raw, str) and 4 * len(raw) > MAX_MESSAGE_BYTES:
         raw = raw.encode(errors="surrogatepass")
     return len(raw) > MAX_MESSAGE_BYTES
 
 
-def first_wanted(connection: Connection, hello: Hello, roles: Mapping[str, Role], catalog: Catalog) -> Wanted:
+def initial_subscriptions(connection: Connection, hello: Hello, roles: Mapping[str, Role], catalog: Catalog) -> Wanted:
     """What it wants from the beginning: its role's defaults, if it says nothing. Raises InvalidMessage."""
-    if connection.state is not State.waiting:
+    if connection.state is not State.awaiting_hello:
         raise InvalidMessage(
             "already_said_hello",
             "this connection has begun already",
@@ -173,12 +175,12 @@ def first_wanted(connection: Connection, hello: Hello, roles: Mapping[str, Role]
     patterns = hello.subscriptions
     if patterns is None:
         patterns = list(role.defaults) if role is not None else []
-    wanted = wanted_of(patterns, hello.filter, hello.filters, catalog)
+    wanted = parse_wanted(patterns, hello.filter, hello.filters, catalog)
     check_values(wanted)
     return wanted
 
 
-def changed(connection: Connection, message: Subscribe | Unsubscribe, catalog: Catalog) -> Wanted:
+def updated_subscriptions(connection: Connection, message: Subscribe | Unsubscribe, catalog: Catalog) -> Wanted:
     """What it wants from now on. Raises InvalidMessage."""
     if connection.state is not State.live:
         raise InvalidMessage(
@@ -192,13 +194,13 @@ def changed(connection: Connection, message: Subscribe | Unsubscribe, catalog: C
     return wanted
 
 
-def complaint(error: InvalidMessage) -> Error:
+def error_message(error: InvalidMessage) -> Error:
     """What the client is told of it."""
     retry = error.retry_after if error.retry_after is not None else msgspec.UNSET
     return Error(error.code, error.message[:MAX_ERROR_CHARACTERS], error.hint, error.id, retry)
 
 
-class _TooFast(InvalidMessage):
+class _RateExceeded(InvalidMessage):
     def __init__(self, rate: Rate, what: str, setting: str, retry_after: float, id: Id) -> None:
         hint = f"wait for retry_after seconds; an operator raises SOLOWIRE_{setting}"
         fault = f"one user may send {rate.per_second:g} {what} a second"
@@ -212,8 +214,11 @@ def _is_pong(connection: Connection, raw: str | bytes) -> bool:
 
 def keep(message: ClientMessage, connection: Connection) -> None:
     """For when the connection has begun. Raises InvalidMessage if too many are kept."""
-    if len(connection.early) >= MAX_ANSWERS:
+    if len(connection.early_messages) >= MAX_PENDING_REPLIES:
         raise InvalidMessage(
-            "too_early", f"{MAX_ANSWERS} messages may come before the welcome", "wait for the welcome first", message.id
+            "too_early",
+            f"{MAX_PENDING_REPLIES} messages may come before the welcome",
+            "wait for the welcome first",
+            message.id,
         )
-    connection.early.append(message)
+    connection.early_messages.append(message)

@@ -21,7 +21,7 @@ from math import inf
 
 from solowire.backplane import messages as backplane
 from solowire.fanout.feed import Feed
-from solowire.fanout.recent_log import Log
+from solowire.fanout.recent_log import RecentLog
 from solowire.protocol.messages import Hello
 from solowire.workers.connections.connection import Connection
 
@@ -44,7 +44,7 @@ RECENT = 8
 """To look at so many entries of the recent log takes as long as one record of the router's."""
 
 
-class Replay:
+class ReplayTask:
     """One client's. cursor: it has, or `fragments` hold, all up to it. matcher: says what it may see of the rest.
 
     cost: how many records are to be read for it, by the look of it. read: records that were asked for, or read here, so
@@ -53,27 +53,27 @@ class Replay:
 
     __slots__ = (
         "ahead_size",
-        "answers",
-        "began",
+        "began_at",
         "connection",
+        "consumed_count",
         "cost",
         "cursor",
+        "feed_filter",
         "fragments",
         "hello",
-        "known",
-        "matcher",
+        "is_cursor_known",
+        "is_personal",
         "measured",
         "measures_upto",
         "own_upto",
         "part",
-        "personal",
         "question",
         "rank",
-        "read",
+        "read_count",
         "request",
+        "seen_response_count",
         "size",
-        "taken",
-        "unanswered",
+        "unanswered_checks",
     )
 
     def __init__(
@@ -90,21 +90,23 @@ class Replay:
         self.connection = connection
         self.hello = hello
         self.cursor = cursor
-        self.matcher = matcher
+        self.feed_filter = matcher
         self.cost = cost
         self.rank = rank
-        self.began = began
-        self.read = 0.0
-        self.answers = -1  # of the router's, whomever for, when this was looked at last while it waited for one
+        self.began_at = began
+        self.read_count = 0.0
+        self.seen_response_count = (
+            -1
+        )  # of the router's, whomever for, when this was looked at last while it waited for one
         self.fragments: list[tuple[int, bytes]] = []  # with their offsets
         self.size = 0
-        self.known = False  # the router has confirmed that the cursor is none of the future
+        self.is_cursor_known = False  # the router has confirmed that the cursor is none of the future
         self.request: int | None = None  # what the router has not answered
-        self.question: backplane.Replay | None = None  # what it was asked last
-        self.unanswered = 0  # how often that was looked at before there was an answer
-        self.personal = False  # what was asked last
-        self.part: backplane.Replayed | None = None  # the answer, while it is taken in
-        self.taken = 0  # so many of its events have been
+        self.question: backplane.ReplayRequest | None = None  # what it was asked last
+        self.unanswered_checks = 0  # how often that was looked at before there was an answer
+        self.is_personal = False  # what was asked last
+        self.part: backplane.ReplayResponse | None = None  # the answer, while it is taken in
+        self.consumed_count = 0  # so many of its events have been
         self.own_upto = 0  # up to where its own events have been fetched
         self.measured = 0  # up to where the recent log has been looked at
         self.measures_upto = 0
@@ -115,7 +117,7 @@ class Replay:
         return self.connection.identity.user
 
 
-class Replays:
+class ReplayScheduler:
     """done(replay, refusal) is called when all is here (refusal None) or it can't be had. ask: sends to the router.
 
     stopwatch: reads a clock, in seconds, to learn how long a turn takes; without it a turn is one step. record_rank:
@@ -124,14 +126,14 @@ class Replays:
 
     def __init__(
         self,
-        recent: Log,
+        recent: RecentLog,
         *,
         concurrent: int,
         max_bytes: int,
-        ask: Callable[[backplane.Replay | backplane.ReplayCancel], bool],
+        ask: Callable[[backplane.ReplayRequest | backplane.ReplayCancel], bool],
         epoch: Callable[[], str],
         whole_from: Callable[[str], int],
-        done: Callable[[Replay, str | None], None],
+        done: Callable[[ReplayTask, str | None], None],
         stopwatch: Callable[[], float] | None = None,
         record_rank: float = 0.0,
     ) -> None:
@@ -145,33 +147,33 @@ class Replays:
         self._stopwatch = stopwatch
         self._record_rank = record_rank
         self._requests = count(1)
-        self._replays: dict[Connection, Replay] = {}  # all that are not done
-        self._waiting: dict[Connection, Replay] = {}  # for a place, who came first first
-        self._ahead: dict[Connection, Replay] = {}  # until this shard is where they are
-        self._active: dict[str, Replay] = {}  # who has one, by user
-        self._asked: dict[int, Replay] = {}  # of those, for whom the router is asked
-        self._ready: dict[Connection, Replay] = {}  # and for whom there is something to do here
+        self._replays: dict[Connection, ReplayTask] = {}  # all that are not done
+        self._waiting: dict[Connection, ReplayTask] = {}  # for a place, who came first first
+        self._ahead: dict[Connection, ReplayTask] = {}  # until this shard is where they are
+        self._active: dict[str, ReplayTask] = {}  # who has one, by user
+        self._asked: dict[int, ReplayTask] = {}  # of those, for whom the router is asked
+        self._ready: dict[Connection, ReplayTask] = {}  # and for whom there is something to do here
         self._turn_at = 0.0
-        self._gives_places = False
+        self._is_giving_places = False
 
     @property
-    def due(self) -> float:
+    def due_at(self) -> float:
         """When `run` has something to do; infinity if never."""
         return self._turn_at if self._ready else inf
 
-    def waits(self, replay: Replay) -> bool:
+    def is_waiting(self, replay: ReplayTask) -> bool:
         """Whether the router has a question to answer before the replay can go on, or the log to reach its cursor."""
         return bool(self._asked) or replay.connection in self._ahead
 
-    def start(self, replay: Replay) -> None:
+    def start(self, replay: ReplayTask) -> None:
         self._replays[replay.connection] = replay
-        if self._lacks(replay) or not self._is_measured(replay):
+        if self._is_incomplete(replay) or not self._is_measured(replay):
             self._waiting[replay.connection] = replay
             self._give_places()
         else:
             self._step(replay)
 
-    def drop(self, connection: Connection) -> Replay | None:
+    def cancel(self, connection: Connection) -> ReplayTask | None:
         """Nothing is to be done for the connection any more; returns its replay, if it has one that was not done."""
         replay = self._replays.get(connection)
         if replay is None:
@@ -180,11 +182,11 @@ class Replays:
         self._give_places()
         return replay
 
-    def of(self, connection: Connection) -> Replay | None:
+    def find(self, connection: Connection) -> ReplayTask | None:
         """What is done for the connection, or waits for its turn to be; None if it has all that it needs."""
         return self._replays.get(connection)
 
-    def answered(self, message: backplane.Replayed) -> None:
+    def on_response(self, message: backplane.ReplayResponse) -> None:
         """What the router says; an answer for one that has gone is nothing."""
         replay = self._asked.pop(message.request, None)
         if replay is None:
@@ -192,20 +194,20 @@ class Replays:
         replay.request = None
         if message.refusal is not None:
             self._finish(replay, message.refusal)
-        elif not replay.personal and replay.cursor > self._log.position:
-            replay.known = True
+        elif not replay.is_personal and replay.cursor > self._log.position:
+            replay.is_cursor_known = True
             self._step(replay)
         else:
-            replay.part, replay.taken = message, 0
+            replay.part, replay.consumed_count = message, 0
             self._ready[replay.connection] = replay
 
-    def ask_again(self) -> None:
+    def repeat_requests(self) -> None:
         """The router may have begun anew, and forgotten what it was asked. To be asked twice costs it nothing more."""
         for replay in self._asked.values():
             if replay.question is not None:
                 self._ask(replay.question)
 
-    def moved_on(self) -> None:
+    def on_log_advanced(self) -> None:
         """The log's position has moved."""
         if self._ahead:
             for replay in [r for r in self._ahead.values() if r.cursor <= self._log.position]:
@@ -221,7 +223,7 @@ class Replays:
         while self._ready:
             replay = min(self._ready.values(), key=self._rank)
             if replay.part is not None:
-                self._take(replay, replay.part)
+                self._consume_part(replay, replay.part)
             else:
                 self._measure(replay)
             if clock is None:
@@ -234,9 +236,9 @@ class Replays:
     # -------------------------------------------------------------------------------------------------- places
 
     def _give_places(self) -> None:
-        if self._gives_places:
+        if self._is_giving_places:
             return  # one that is done at once leaves its place to the next, however many they are
-        self._gives_places = True
+        self._is_giving_places = True
         try:
             while self._waiting and len(self._active) < self._concurrent:
                 replay = min(
@@ -248,53 +250,53 @@ class Replays:
                 self._active[replay.user] = replay
                 self._step(replay)
         finally:
-            self._gives_places = False
+            self._is_giving_places = False
 
-    def _end(self, replay: Replay) -> None:
+    def _end(self, replay: ReplayTask) -> None:
         for kept in (self._replays, self._waiting, self._ahead, self._ready):
             kept.pop(replay.connection, None)
-        self._leave(replay)
+        self._free_place(replay)
         if replay.request is not None:
             del self._asked[replay.request]
             self._ask(backplane.ReplayCancel(replay.request))
 
-    def _gives_way(self, replay: Replay) -> bool:
+    def _must_yield(self, replay: ReplayTask) -> bool:
         """Whether somebody who waits comes before one that has a place, and holds little."""
         others = (r for r in self._waiting.values() if r.user not in self._active)
         rank = self._rank(replay) - YIELD_RECORDS * self._record_rank
         return replay.size <= MOVABLE_BYTES and any(self._rank(other) < rank for other in others)
 
-    def _rank(self, replay: Replay) -> float:
-        return replay.rank + replay.read * self._record_rank
+    def _rank(self, replay: ReplayTask) -> float:
+        return replay.rank + replay.read_count * self._record_rank
 
-    def _leave(self, replay: Replay) -> None:
+    def _free_place(self, replay: ReplayTask) -> None:
         if self._active.get(replay.user) is replay:
             del self._active[replay.user]
 
-    def _finish(self, replay: Replay, refusal: str | None) -> None:
+    def _finish(self, replay: ReplayTask, refusal: str | None) -> None:
         self._end(replay)
         self._done(replay, refusal)
         self._give_places()
 
     # ------------------------------------------------------------------------------------------------ the work
 
-    def _lacks(self, replay: Replay) -> bool:
-        here = self._log.floor <= replay.cursor <= self._log.position
+    def _is_incomplete(self, replay: ReplayTask) -> bool:
+        here = self._log.start_offset <= replay.cursor <= self._log.position
         return not here or max(replay.cursor, replay.own_upto) < self._whole_from(replay.user)
 
-    def _step(self, replay: Replay) -> None:
+    def _step(self, replay: ReplayTask) -> None:
         """Goes on to the next thing that is lacking, or is done."""
         cursor = replay.cursor
         whole_from = self._whole_from(replay.user)
         if cursor > self._log.position:
-            if replay.known:
+            if replay.is_cursor_known:
                 self._ahead[replay.connection] = replay
-                self._leave(replay)
+                self._free_place(replay)
                 self._give_places()
             else:
                 self._fetch(replay, cursor, cursor, personal=False)
-        elif cursor < self._log.floor:
-            self._fetch(replay, cursor, self._log.floor, personal=False)
+        elif cursor < self._log.start_offset:
+            self._fetch(replay, cursor, self._log.start_offset, personal=False)
         elif max(cursor, replay.own_upto) < whole_from:
             self._fetch(replay, max(cursor, replay.own_upto), whole_from, personal=True)
         elif not self._is_measured(replay):
@@ -302,50 +304,50 @@ class Replays:
         else:
             self._finish(replay, None)
 
-    def _fetch(self, replay: Replay, after: int, upto: int, *, personal: bool) -> None:
-        if self._gives_way(replay):
-            self._leave(replay)
+    def _fetch(self, replay: ReplayTask, after: int, upto: int, *, personal: bool) -> None:
+        if self._must_yield(replay):
+            self._free_place(replay)
             self._waiting[replay.connection] = replay
             self._give_places()
             return
-        replay.personal = personal
-        replay.unanswered = 0
+        replay.is_personal = personal
+        replay.unanswered_checks = 0
         replay.measured = replay.measures_upto = replay.ahead_size = 0
         # One who leaves before the answer is here has it read all the same.
-        replay.read += 1 if personal else min(upto - after, backplane.REPLAY_RECORDS)
+        replay.read_count += 1 if personal else min(upto - after, backplane.REPLAY_RECORDS)
         request = replay.request = next(self._requests)
         self._asked[request] = replay
-        replay.question = backplane.Replay(request, self._epoch(), replay.user, after, upto, personal)
+        replay.question = backplane.ReplayRequest(request, self._epoch(), replay.user, after, upto, personal)
         self._ask(replay.question)
 
-    def _take(self, replay: Replay, part: backplane.Replayed) -> None:
+    def _consume_part(self, replay: ReplayTask, part: backplane.ReplayResponse) -> None:
         """Takes in some of a part of the log: what the client may see of it, or its own events into the log."""
-        end = replay.taken + (OWN_RECORDS_A_STEP if replay.personal else RECORDS_A_STEP)
-        for offset, body in part.events[replay.taken : end]:
-            entry = self._log.entry(offset, body)
+        end = replay.consumed_count + (OWN_RECORDS_A_STEP if replay.is_personal else RECORDS_A_STEP)
+        for offset, body in part.events[replay.consumed_count : end]:
+            entry = self._log.decode_entry(offset, body)
             if entry is None:
                 continue
-            if replay.personal:
-                self._log.insert(entry)
-            elif replay.matcher.accepts(entry):
-                fragment = replay.matcher.fragment(entry)
+            if replay.is_personal:
+                self._log.insert_entry(entry)
+            elif replay.feed_filter.accepts(entry):
+                fragment = replay.feed_filter.encode_for(entry)
                 if fragment is not None:
                     replay.fragments.append((offset, fragment))
                     replay.size += len(fragment)
-        replay.taken = end
+        replay.consumed_count = end
         if replay.size > self._max_bytes:
             self._finish(replay, "too_much")
         elif end >= len(part.events):
             del self._ready[replay.connection]
             replay.part = None
-            if replay.personal:
-                replay.own_upto = part.upto
-                replay.read += len(part.events)
+            if replay.is_personal:
+                replay.own_upto = part.end_offset
+                replay.read_count += len(part.events)
             else:
-                replay.cursor = max(replay.cursor, part.upto)
+                replay.cursor = max(replay.cursor, part.end_offset)
             self._step(replay)
 
-    def _is_measured(self, replay: Replay) -> bool:
+    def _is_measured(self, replay: ReplayTask) -> bool:
         """Whether what lies behind the cursor is known not to be too much."""
         if replay.measures_upto and replay.measured >= replay.measures_upto:
             return True
@@ -353,16 +355,16 @@ class Replays:
         # However much of it the client sees: the usual case, without looking at each event.
         return not behind or behind * (self._log.written_bytes // len(self._log)) * 2 <= self._max_bytes - replay.size
 
-    def _measure(self, replay: Replay) -> None:
+    def _measure(self, replay: ReplayTask) -> None:
         """Looks at some of what lies behind the cursor and was here when that began."""
         if not replay.measures_upto:
             replay.measured, replay.measures_upto = replay.cursor, self._log.position
-        entries = list(islice(self._log.after(replay.measured), MEASURED_A_STEP))
+        entries = list(islice(self._log.entries_after(replay.measured), MEASURED_A_STEP))
         for entry in entries:
             replay.measured = entry.offset
-            if entry.event.user in (None, replay.user) and replay.matcher.accepts(entry):
-                replay.ahead_size += len(replay.matcher.fragment(entry) or b"")
-        replay.read += len(entries) / RECENT
+            if entry.event.user in (None, replay.user) and replay.feed_filter.accepts(entry):
+                replay.ahead_size += len(replay.feed_filter.encode_for(entry) or b"")
+        replay.read_count += len(entries) / RECENT
         if len(entries) < MEASURED_A_STEP:
             replay.measured = replay.measures_upto
         if replay.size + replay.ahead_size > self._max_bytes:

@@ -18,7 +18,7 @@ MOST_ENTRIES = 5_000
 """At about a microsecond each."""
 
 
-class Ages:
+class CursorAges:
     """For one answer, at one time. now: seconds, monotonic."""
 
     def __init__(self, shard: Shard, now: float) -> None:
@@ -26,11 +26,11 @@ class Ages:
         self._wall = now + shard.wall_offset
         self._left = MOST_ENTRIES
 
-    def of(self, connection: Connection) -> float:
+    def measure(self, connection: Connection) -> float:
         """Of the event that it gets next, in seconds; 0 if there is none, or nobody knows."""
-        return self.oldest((connection,))
+        return self.measure_oldest((connection,))
 
-    def oldest(self, connections: Iterable[Connection]) -> float:
+    def measure_oldest(self, connections: Iterable[Connection]) -> float:
         """The largest of these connections' ages."""
         cursors: dict[Feed[Connection], dict[str, int]] = {}  # of each user, the last of its connections
         for connection in connections:
@@ -41,17 +41,17 @@ class Ages:
                 known[user] = min(cursor, known.get(user, cursor))
         found: Entry | None = None
         for feed, users in sorted(cursors.items(), key=lambda pair: min(pair[1].values())):
-            found = self._first(feed, users, found) or found
+            found = self._find_first(feed, users, found) or found
         return max(0.0, self._wall - found.event.taken) if found is not None and found.event.taken else 0.0
 
-    def _first(self, feed: Feed[Connection], users: Mapping[str, int], before: Entry | None) -> Entry | None:
+    def _find_first(self, feed: Feed[Connection], users: Mapping[str, int], before: Entry | None) -> Entry | None:
         """The first entry that one of these gets; None if none comes before that one."""
-        for entry in self._log.after(min(users.values())):
+        for entry in self._log.entries_after(min(users.values())):
             if self._left <= 0 or (before is not None and entry.offset >= before.offset):
                 return None
             self._left -= 1
             user = entry.event.user
             mine = user is None or users.get(user, entry.offset) < entry.offset
-            if mine and not entry.held and feed.accepts(entry) and feed.shows(entry):
+            if mine and not entry.is_deferred and feed.accepts(entry) and feed.is_visible(entry):
                 return entry
         return None

@@ -11,46 +11,46 @@ from typing import Any
 from solowire.fanout.feed import Feed
 from solowire.workers.connections.connection import Connection
 from solowire.workers.shard import Shard
-from solowire.workers.stats.cursor_age import Ages
-from solowire.workers.stats.report import Reporting
+from solowire.workers.stats.cursor_age import CursorAges
+from solowire.workers.stats.report import ShardReporter
 
 MOST = 5
 NEWEST_ENTRIES = 10_000
 TYPES_NAMED = 8
 
 
-def diagnose(shard: Shard, reporting: Reporting, now: float) -> dict[str, Any]:
+def diagnose(shard: Shard, reporting: ShardReporter, now: float) -> dict[str, Any]:
     """The slowest feeds, the largest frames, the top publishers and types, and the connections that lag."""
     feeds = list(shard.feeds)
-    slowest = sorted((f for f in feeds if any(f.lags())), key=_oldest)
-    largest = sorted((f for f in feeds if f.largest), key=lambda feed: -feed.largest)
-    newest = shard.log.newest(NEWEST_ENTRIES)
+    slowest = sorted((f for f in feeds if any(f.list_behind())), key=_oldest)
+    largest = sorted((f for f in feeds if f.largest_bytes), key=lambda feed: -feed.largest_bytes)
+    newest = shard.log.newest_entries(NEWEST_ENTRIES)
     return {
         "connections": len(shard.connections),
         "feeds": len(feeds),
         "slowest_feeds": [_slow(feed, shard, now) for feed in slowest[:MOST]],
-        "largest_frames": [{"bytes": feed.largest, **_about(feed)} for feed in largest[:MOST]],
+        "largest_frames": [{"bytes": feed.largest_bytes, **_about(feed)} for feed in largest[:MOST]],
         "top_publishers": _top(Counter(entry.event.publisher or "unknown" for entry in newest)),
         "top_types": _top(Counter(entry.event.type for entry in newest)),
         "of_events": len(newest),
-        "lagging": len(shard.delivery.lagging()),
+        "lagging": len(shard.dispatcher.find_lagging()),
         "slowest_connections": [
             {name: about[name] for name in ("user", "session", "address", "behind", "seconds", "lagging_s")}
-            for about in reporting.slowest(now, MOST)
+            for about in reporting.list_slowest(now, MOST)
         ],
     }
 
 
 def _oldest(feed: Feed[Connection]) -> int:
-    return min(lag.cursor for _, lag in feed.lags())
+    return min(lag.offset for _, lag in feed.list_behind())
 
 
 def _slow(feed: Feed[Connection], shard: Shard, now: float) -> dict[str, Any]:
     return {
         **_about(feed),
-        "behind": sum(1 for _ in feed.lags()),
+        "behind": sum(1 for _ in feed.list_behind()),
         "offsets": shard.log.position - _oldest(feed),
-        "seconds": round(Ages(shard, now).oldest(c for c, _ in feed.lags()), 3),
+        "seconds": round(CursorAges(shard, now).measure_oldest(c for c, _ in feed.list_behind()), 3),
     }
 
 

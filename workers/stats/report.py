@@ -17,7 +17,7 @@ import msgspec
 from solowire.backplane.messages import ShardStats
 from solowire.workers.connections.connection import Connection
 from solowire.workers.shard import Shard
-from solowire.workers.stats.cursor_age import Ages
+from solowire.workers.stats.cursor_age import CursorAges
 
 LATENCY_SECONDS = 10
 """For how long a latency counts in what is reported: a second of a quiet shard would say little."""
@@ -40,7 +40,7 @@ class _Mark(NamedTuple):
 _Kinds = tuple[dict[str, int], dict[str, int], dict[str, int]]
 
 
-class Reporting:
+class ShardReporter:
     """Times: seconds, monotonic. memory: bytes. loop_lag: seconds."""
 
     def __init__(
@@ -60,7 +60,7 @@ class Reporting:
         self._kinds: _Kinds = ({}, {}, {})
         self._version = (0, 0, 0)  # of what `_kinds` counts
 
-    def second(self, now: float) -> None:
+    def update(self, now: float) -> None:
         """Makes the next report. To be called once a second."""
         mark = self._mark(now)
         if self._marks:
@@ -71,14 +71,14 @@ class Reporting:
             }
         self._marks.append(mark)
         self._counted = self._count(now)
-        self._next = self.report(now)
+        self._next = self.build_report(now)
 
-    def take(self) -> ShardStats | None:
+    def take_report(self) -> ShardStats | None:
         """The newest report, for the next heartbeat; None if one has had it."""
         taken, self._next = self._next, None
         return taken
 
-    def report(self, now: float) -> ShardStats:
+    def build_report(self, now: float) -> ShardStats:
         """The totals of now, and what the last second has counted: however often somebody asks, it is counted once."""
         if not self._counted:
             self._counted = self._count(now)
@@ -88,17 +88,17 @@ class Reporting:
         """What takes a look at every connection, and what it is compared with."""
         shard = self._shard
         groups, codecs, kinds = self._kinds_of_connections()
-        used, granted = shard.lease
+        used, granted = shard.lease_usage
         before = self._marks[0].latency if self._marks else []
-        latency = shard.delivery.latency.counts
-        lagging = shard.delivery.lagging()
+        latency = shard.dispatcher.latency.counts
+        lagging = shard.dispatcher.find_lagging()
         return dict(
             lagging=len(lagging),
             groups=groups,
             codecs=codecs,
             kinds=kinds,
             latency=[new - old for new, old in zip(latency, before, strict=True)] if before else list(latency),
-            oldest_cursor_s=round(Ages(shard, now).oldest(lagging), 3),
+            oldest_cursor_s=round(CursorAges(shard, now).measure_oldest(lagging), 3),
             log_events=len(shard.log),
             memory_bytes=self._memory(),
             loop_lag_s=round(self._loop_lag(), 4),
@@ -117,30 +117,30 @@ class Reporting:
             self._kinds = (
                 dict(Counter([c.group for c in connections])),
                 dict(Counter([c.codec.label for c in connections])),
-                dict(Counter([c.kind for c in connections])),
+                dict(Counter([c.transport for c in connections])),
             )
         return self._kinds
 
-    def slowest(self, now: float, count: int = SLOWEST) -> list[dict[str, Any]]:
-        """Of the connections that lag those that are furthest behind, as `_about`, the furthest first."""
-        lagging = sorted(self._shard.delivery.lagging(), key=lambda c: _cursor(c, self._shard))
-        ages = Ages(self._shard, now)
-        return [self._about(c, ages, now) for c in lagging[:count]]
+    def list_slowest(self, now: float, count: int = SLOWEST) -> list[dict[str, Any]]:
+        """Of the connections that lag those that are furthest behind, as `_describe`, the furthest first."""
+        lagging = sorted(self._shard.dispatcher.find_lagging(), key=lambda c: _cursor(c, self._shard))
+        ages = CursorAges(self._shard, now)
+        return [self._describe(c, ages, now) for c in lagging[:count]]
 
-    def user(self, user: str, now: float) -> list[dict[str, Any]]:
-        """The user's connections here, as `_about` and with their subscriptions."""
-        ages = Ages(self._shard, now)
+    def list_user(self, user: str, now: float) -> list[dict[str, Any]]:
+        """The user's connections here, as `_describe` and with their subscriptions."""
+        ages = CursorAges(self._shard, now)
         return [
-            {**self._about(c, ages, now), "subscriptions": [name for name, _ in c.selection]}
+            {**self._describe(c, ages, now), "subscriptions": [name for name, _ in c.selection]}
             for c in self._shard.connections
             if c.identity.user == user
         ]
 
-    def _about(self, connection: Connection, ages: Ages, now: float) -> dict[str, Any]:
+    def _describe(self, connection: Connection, ages: CursorAges, now: float) -> dict[str, Any]:
         """behind: offsets. seconds: age of the event that it gets next. lagging_s: for how long its socket is busy."""
         shard = self._shard
         cursor = _cursor(connection, shard)
-        since = shard.delivery.blocked.get(connection)
+        since = shard.dispatcher.blocked_since.get(connection)
         return {
             "user": connection.identity.user,
             "session": connection.session,
@@ -149,18 +149,18 @@ class Reporting:
             "group": connection.group,
             "address": connection.address,
             "codec": connection.codec.label,
-            "kind": connection.kind,
+            "kind": connection.transport,
             "state": connection.state.value,
-            "connected_s": round(now - connection.opened, 3),
+            "connected_s": round(now - connection.opened_at, 3),
             "cursor": cursor,
             "behind": shard.log.position - cursor,
-            "seconds": round(ages.of(connection), 3),
+            "seconds": round(ages.measure(connection), 3),
             "lagging_s": round(now - since, 3) if since is not None else 0.0,
         }
 
     def _mark(self, now: float) -> _Mark:
         t = self._shard.totals
-        counts = list(self._shard.delivery.latency.counts)
+        counts = list(self._shard.dispatcher.latency.counts)
         return _Mark(now, t["events"], t["deliveries"], t["frames"], t["bytes"], t["refused"], counts)
 
 

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from solowire.algorithms.accept_limiter import counted_address
-from solowire.gateway.admission.client_address import Addresses
+from solowire.gateway.admission.client_address import ClientAddressResolver
 
-PROXIES = Addresses(["10.0.0.0/8", "192.0.2.7", "2001:db8:f::/48"])
+PROXIES = ClientAddressResolver(["10.0.0.0/8", "192.0.2.7", "2001:db8:f::/48"])
 
 
 def scope(peer: str | None, *forwarded: str) -> dict[str, Any]:
@@ -48,13 +48,13 @@ def scope(peer: str | None, *forwarded: str) -> dict[str, Any]:
 )
 def test_who_counts(peer: str | None, forwarded: tuple[str, ...], seen: str) -> None:
     """The first from the right that is no trusted proxy; what stands to its left may say anything."""
-    assert PROXIES.of(scope(peer, *forwarded)) == seen
+    assert PROXIES.resolve_scope(scope(peer, *forwarded)) == seen
 
 
 def test_without_proxies_only_the_peer_counts() -> None:
     """Where no proxy is trusted, X-Forwarded-For is not looked at."""
-    assert Addresses().of(scope("10.1.1.1", "198.51.100.1")) == "10.1.1.1"
-    assert Addresses().of(scope("fe80::1:2%eth0")) == "fe80::/64"
+    assert ClientAddressResolver().resolve_scope(scope("10.1.1.1", "198.51.100.1")) == "10.1.1.1"
+    assert ClientAddressResolver().resolve_scope(scope("fe80::1:2%eth0")) == "fe80::/64"
 
 
 def test_an_ipv6_customer_counts_once() -> None:
@@ -71,18 +71,18 @@ def test_an_ipv6_customer_counts_once() -> None:
 def test_what_is_no_network_is_an_error(network: str) -> None:
     """A network that is none is not taken for no network."""
     with pytest.raises(ValueError, match=r"."):
-        Addresses([network])
+        ClientAddressResolver([network])
 
 
 @settings(deadline=None)
 @given(st.text(max_size=60))
 def test_whatever_a_client_claims_does_not_matter(claim: str) -> None:
     """Any text before the entry that the trusted proxy has written changes nothing."""
-    assert PROXIES.seen("10.1.1.1", f"{claim}, 198.51.100.1") == "198.51.100.1"
+    assert PROXIES.resolve_forwarded("10.1.1.1", f"{claim}, 198.51.100.1") == "198.51.100.1"
 
 
 @settings(deadline=None)
 @given(st.text(max_size=60))
 def test_any_header_is_read_without_an_error(text: str) -> None:
     """Whatever a proxy passes on, there is an address in the end."""
-    assert PROXIES.seen("10.1.1.1", text)
+    assert PROXIES.resolve_forwarded("10.1.1.1", text)

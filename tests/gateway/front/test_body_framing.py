@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from solowire.errors import Refused
-from solowire.gateway.front.body_framing import LINE_BYTES, TRAILER_LINES, Body, body_of
+from solowire.errors import RequestRejected
+from solowire.gateway.front.body_framing import LINE_BYTES, TRAILER_LINES, Body, make_body
 from solowire.protocol.opening_handshake import read_framing
 
 CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -25,14 +25,14 @@ def length_head(length: str) -> bytes:
 def ours(head: bytes, raw: bytes, step: int | None = None) -> Verdict:
     """step: bytes at a time; None: all at once."""
     try:
-        body = body_of(read_framing(head))
+        body = make_body(read_framing(head))
         at = 0
         while at < len(raw) and not body.is_done:
             part = raw[at : at + (step or len(raw))]
             size = body.measure(part)
             assert size == len(part) or body.is_done
             at += size
-    except Refused:
+    except RequestRejected:
         return REFUSED
     return at if body.is_done else MORE
 
@@ -140,8 +140,8 @@ def test_a_length_is_counted(length: int, raw: bytes) -> None:
 @pytest.mark.parametrize("length", ["", "-1", "+1", "1_0", "0x5", "5,5", "5, 5", "5 5", "\u00b2", "1" * 19, "5.0"])
 def test_a_length_that_is_none_is_refused(length: str) -> None:
     """Signs, other digits, lists, and more than any body could have."""
-    with pytest.raises(Refused) as refused:
-        body_of(read_framing(f"POST / HTTP/1.1\r\nContent-Length: {length}\r\n\r\n".encode("latin-1")))
+    with pytest.raises(RequestRejected) as refused:
+        make_body(read_framing(f"POST / HTTP/1.1\r\nContent-Length: {length}\r\n\r\n".encode("latin-1")))
     assert (refused.value.status, refused.value.code) == (400, "bad_request")
 
 
@@ -162,16 +162,16 @@ def test_a_length_that_is_none_is_refused(length: str) -> None:
 )
 def test_a_body_that_could_be_measured_in_two_ways_is_refused(first: bytes, more: bytes, status: int) -> None:
     """Two lengths, a length and chunks, other codings, chunks in HTTP/1.0 (RFC 9112, sections 6.1 and 6.3)."""
-    with pytest.raises(Refused) as refused:
-        body_of(read_framing(b"POST / HTTP/%s\r\nHost: x\r\n%s\r\n" % (first, more)))
+    with pytest.raises(RequestRejected) as refused:
+        make_body(read_framing(b"POST / HTTP/%s\r\nHost: x\r\n%s\r\n" % (first, more)))
     assert refused.value.status == status
 
 
 def test_a_request_without_either_has_no_body() -> None:
     """It is at its end at once; and so is one of no bytes. Upper case is no other coding."""
-    assert body_of(read_framing(b"GET / HTTP/1.1\r\n\r\n")).is_done
-    assert body_of(read_framing(length_head("0"))).is_done
-    assert not body_of(read_framing(CHUNKED.replace(b"chunked", b"Chunked"))).is_done
+    assert make_body(read_framing(b"GET / HTTP/1.1\r\n\r\n")).is_done
+    assert make_body(read_framing(length_head("0"))).is_done
+    assert not make_body(read_framing(CHUNKED.replace(b"chunked", b"Chunked"))).is_done
 
 
 def test_lines_and_trailers_have_a_bound() -> None:
@@ -181,7 +181,7 @@ def test_lines_and_trailers_have_a_bound() -> None:
         for _ in range(LINE_BYTES // part):
             body.measure(b"1" * part)
         assert len(body._line) <= LINE_BYTES
-        with pytest.raises(Refused, match="too long"):
+        with pytest.raises(RequestRejected, match="too long"):
             body.measure(b"1" * part)
     most = b"0\r\n" + b"A: b\r\n" * (TRAILER_LINES - 1) + b"\r\n"
     assert ours(CHUNKED, most) == len(most)
@@ -196,5 +196,5 @@ def test_a_chunk_of_any_size_is_passed_and_not_kept() -> None:
         assert body.measure(b"x" * 65_536) == 65_536
     assert not body.is_done
     assert body._line == b""
-    with pytest.raises(Refused, match="size of a chunk"):
+    with pytest.raises(RequestRejected, match="size of a chunk"):
         Body(None).measure(b"0" * 16 + b"\r\n")

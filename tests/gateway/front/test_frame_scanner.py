@@ -43,11 +43,11 @@ def test_it_stands_at_a_boundary_where_a_frame_has_ended_and_nowhere_else(
         at += len(raw)
         boundaries.add(at)
     scanner, passed = FrameScanner(), 0
-    assert scanner.at_boundary
+    assert scanner.is_at_boundary
     for part in cut(data, b"".join(raws)):
         scanner.advance(part)
         passed += len(part)
-        assert scanner.at_boundary is (passed in boundaries)
+        assert scanner.is_at_boundary is (passed in boundaries)
         assert scanner.has_closed is (closes and passed >= close_at + 2)
         assert len(scanner._head) < 10
 
@@ -58,11 +58,11 @@ def test_the_forms_of_a_length_end_where_they_say(size: int) -> None:
     raw = Frame(Opcode.BINARY, b"x" * size).serialize(mask=False)
     scanner = FrameScanner()
     scanner.advance(raw[:-1])
-    assert not scanner.at_boundary
+    assert not scanner.is_at_boundary
     scanner.advance(raw[-1:] + b"\x81")
-    assert not scanner.at_boundary
+    assert not scanner.is_at_boundary
     scanner.advance(b"\x00")
-    assert scanner.at_boundary
+    assert scanner.is_at_boundary
 
 
 def test_a_large_payload_is_passed_and_not_kept() -> None:
@@ -72,7 +72,7 @@ def test_a_large_payload_is_passed_and_not_kept() -> None:
     for _ in range(100):
         scanner.advance(b"x" * 65_536)
         assert scanner._head == b""
-    assert not scanner.at_boundary
+    assert not scanner.is_at_boundary
     assert not scanner.has_closed
 
 
@@ -80,11 +80,11 @@ def test_an_empty_close_is_a_close() -> None:
     """And parts of nothing change nothing."""
     scanner = FrameScanner()
     scanner.advance(b"")
-    assert scanner.at_boundary
+    assert scanner.is_at_boundary
     scanner.advance(b"\x88")
     scanner.advance(b"")
-    assert not scanner.at_boundary
+    assert not scanner.is_at_boundary
     assert not scanner.has_closed
     scanner.advance(b"\x00")
-    assert scanner.at_boundary
+    assert scanner.is_at_boundary
     assert scanner.has_closed

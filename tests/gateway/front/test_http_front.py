@@ -84,9 +84,9 @@ async def site(folder: Path, **limits: Any) -> AsyncIterator[Site]:
     times = {"head_s": SECONDS, "keepalive_s": SECONDS, "stalled_s": SECONDS}
     front = made.front = HttpFront(
         folder / "g",
-        takes=lambda head: False,
+        can_tunnel=lambda head: False,
         open_tunnel=lambda client, head, rest: None,
-        trusted=lambda address: False,
+        is_trusted=lambda address: False,
         direct={
             (b"POST", b"/direct"): made.answer_direct,
             (b"POST", b"/direct-early"): made.answer_direct,
@@ -267,7 +267,7 @@ async def test_addresses_that_fill_all_the_room_make_some_for_another(tmp_path: 
         async with connected(made, GET) as (reader, _):
             assert await answer_from(reader) == (200, b"/")
             assert await most[-1][0].read() == b"", "the newest of the most"
-            assert made.front.limiter.refused == 0
+            assert made.front.limiter.rejected_count == 0
         async with connected(made, GET, "127.0.0.2") as (reader, _), connected(made, GET, "127.0.0.2") as (other, _):
             assert (await answer_from(reader))[0] == 200, "there is room"
             assert (await answer_from(other))[0] == 503, "it has its share"
@@ -404,7 +404,7 @@ async def test_whoever_is_taken_over_keeps_nothing_of_granian(tmp_path: Path) ->
 
     async with site(tmp_path) as made, await asyncio.start_unix_server(answer_once, tmp_path / "other"):
         made.front.upstream = str(tmp_path / "other")
-        made.front.takes = lambda head: head.path == "/tunnel"
+        made.front.can_tunnel = lambda head: head.path == "/tunnel"
         async with connected(made, GET) as (reader, writer):
             assert await answer_from(reader) == (200, b"ok")
             writer.write(b"GET /tunnel HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n\r\n")
@@ -448,7 +448,7 @@ async def test_the_newest_is_refused_but_one_that_is_only_kept_makes_room(tmp_pa
         async with connected(made, GET) as (reader, _):
             status, body = await answer_from(reader)
             assert (status, b"SOLOWIRE_MAX_HTTP_CONNECTIONS_PER_ADDRESS" in body) == (503, True)
-        assert made.front.limiter.refused == 1
+        assert made.front.limiter.rejected_count == 1
         for reader, writer in (silent, half):
             writer.write(GET if reader is silent[0] else GET[9:])
             assert await answer_from(reader) == (200, b"/")

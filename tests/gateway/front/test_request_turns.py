@@ -21,10 +21,10 @@ def test_each_address_has_so_many_under_way_and_nobody_waits_in_vain(steps: list
         mine = under_way[address] + waiting[address]
         if comes:
             number += 1
-            (under_way if turns.take(address, number) else waiting)[address].append(number)
+            (under_way if turns.acquire_turn(address, number) else waiting)[address].append(number)
         elif mine:
             request = mine[which % len(mine)]
-            successor = turns.leave(address, request)
+            successor = turns.release_turn(address, request)
             if request in waiting[address]:
                 waiting[address].remove(request)
                 assert successor is None

@@ -26,7 +26,7 @@ def assets(tmp_path: Path) -> Assets:
 
 
 def serve(made: Site, assets: Assets) -> None:
-    made.front.takes, made.front.open_tunnel, made.front.plain = assets.takes, assets.answer, HEADS
+    made.front.can_tunnel, made.front.open_tunnel, made.front.plain_heads = assets.can_handle, assets.serve_file, HEADS
 
 
 async def test_a_file_comes_whole_and_ends_the_connection(tmp_path: Path, assets: Assets) -> None:

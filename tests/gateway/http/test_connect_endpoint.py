@@ -9,9 +9,9 @@ import pytest
 
 from solowire.auth.tokens import Tokens
 from solowire.backplane.messages import RingState, ShardAddress
-from solowire.gateway.http.connect_endpoint import Negotiation
-from solowire.gateway.publish.publish_limiter import Intake
-from solowire.gateway.router_client import Gateway
+from solowire.gateway.http.connect_endpoint import ConnectEndpoint
+from solowire.gateway.publish.publish_limiter import PublishLimiter
+from solowire.gateway.router_client import RouterClient
 from solowire.model.access import ROLES
 
 
@@ -22,14 +22,14 @@ from solowire.model.access import ROLES
 async def test_an_edge_proxy_is_told_an_upstream_that_it_can_read(tmp_path: Path, host: str, upstream: str) -> None:
     """A name, an IPv4 address and an IPv6 address are each told as RFC 3986 writes host and port."""
     tokens = Tokens("s" * 32, ROLES)
-    intake = Intake(requests=8, bytes=2**20, patience=1.0, lost=2.0, rate=1e6, burst=1e6)
-    gateway = Gateway(f"ipc://{tmp_path}/r", tokens, ROLES, intake, timeout=1.0)
+    intake = PublishLimiter(requests=8, bytes=2**20, max_age_s=1.0, lost_after_s=2.0, rate=1e6, burst=1e6)
+    gateway = RouterClient(f"ipc://{tmp_path}/r", tokens, ROLES, intake, timeout=1.0)
     try:
-        gateway._received(RingState("e", 1, 0, [ShardAddress(0, host, 9001, "boot")]))
-        token = tokens.sign("ann", "viewer", now=time.time(), ttl=60)
+        gateway._on_message(RingState("e", 1, 0, [ShardAddress(0, host, 9001, "boot")]))
+        token = tokens.sign_token("ann", "viewer", now=time.time(), ttl=60)
         headers = [(b"authorization", f"Bearer {token}".encode())]
         scope = {"headers": headers, "query_string": b"", "client": ("192.0.2.1", 1), "scheme": "http"}
-        routed = await Negotiation(gateway, "").route(scope)
+        routed = await ConnectEndpoint(gateway, "").make_route(scope)
         assert routed["x-solowire-upstream"] == upstream
     finally:
         gateway.close()

@@ -17,13 +17,13 @@ import pytest
 
 from solowire.auth.tokens import Tokens
 from solowire.backplane import messages as backplane
-from solowire.backplane.messages import Heartbeat, Hello, Publish, Published, RingState, ShardAddress
-from solowire.backplane.zmq_transport import Hub
-from solowire.gateway.audit_events import Trail
+from solowire.backplane.messages import Heartbeat, Join, PublishAck, PublishRequest, RingState, ShardAddress
+from solowire.backplane.zmq_transport import RouterSocket
+from solowire.gateway.audit_events import GatewayAudit
 from solowire.gateway.http import events_endpoint as posting
-from solowire.gateway.http.events_endpoint import DISCARDED_BYTES, Posting
-from solowire.gateway.publish.publish_limiter import Intake
-from solowire.gateway.router_client import Gateway
+from solowire.gateway.http.events_endpoint import DISCARDED_BYTES, EventsEndpoint
+from solowire.gateway.publish.publish_limiter import PublishLimiter
+from solowire.gateway.router_client import RouterClient
 from solowire.model.access import ROLES
 from solowire.runtime.settings import Settings
 from tests.e2e.system import ANSWER_SECONDS
@@ -94,22 +94,24 @@ class House:
     def __init__(self, folder: Path) -> None:
         address = f"ipc://{folder}/router"
         self.tokens = Tokens("s" * 32, ROLES)
-        self.intake = Intake(requests=4, bytes=100_000, patience=60.0, lost=120.0, rate=1000.0, burst=1000.0)
+        self.intake = PublishLimiter(
+            requests=4, bytes=100_000, max_age_s=60.0, lost_after_s=120.0, rate=1000.0, burst=1000.0
+        )
         self.published = 0
         self.audited: list[tuple[str, str]] = []
-        self._hub = Hub(address, self._hear)
-        trail = Trail(self._note)
-        self.gateway = Gateway(address, self.tokens, ROLES, self.intake, timeout=ANSWER_SECONDS, trail=trail)
+        self._hub = RouterSocket(address, self._hear)
+        trail = GatewayAudit(self._note)
+        self.gateway = RouterClient(address, self.tokens, ROLES, self.intake, timeout=ANSWER_SECONDS, audit=trail)
         self._folder, self._trail = folder, trail
         self.set_up()
 
     def set_up(self, **settings: Any) -> None:
         """With other settings from now on."""
         made = Settings(data_dir=self._folder, publish_max_bytes=MAX_BYTES, **settings)
-        self.posting = Posting(self.gateway, made, self._trail)
+        self.posting = EventsEndpoint(self.gateway, made, self._trail)
 
     def token(self, user: str, role: str = "publisher") -> str:
-        return self.tokens.sign(user, role, now=time.time(), ttl=60)
+        return self.tokens.sign_token(user, role, now=time.time(), ttl=60)
 
     async def answers(self, client: Client) -> tuple[int, str]:
         async with asyncio.timeout(ANSWER_SECONDS):
@@ -118,11 +120,11 @@ class House:
 
     def _hear(self, peer: bytes, raw: bytes) -> None:
         message = backplane.decode_from_peer(raw)
-        if isinstance(message, (Hello, Heartbeat)):
+        if isinstance(message, (Join, Heartbeat)):
             answer: Any = RingState("epoch", 1, 0, [ShardAddress(0, "127.0.0.1", 1, "boot")])
-        elif isinstance(message, Publish):
+        elif isinstance(message, PublishRequest):
             self.published += len(message.events)
-            answer = Published(message.request, "epoch", list(range(1, 1 + len(message.events))), [])
+            answer = PublishAck(message.request, "epoch", list(range(1, 1 + len(message.events))), [])
         else:
             return
         self._hub.send(peer, backplane.encode(answer))
@@ -140,7 +142,7 @@ async def house(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House
     made = House(tmp_path_factory.mktemp("p"))  # short: it becomes a unix socket's address
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
-            while not made.gateway.ready:
+            while not made.gateway.is_ready:
                 await asyncio.sleep(0.005)
         yield made
     finally:
@@ -173,7 +175,7 @@ async def test_a_request_that_falls_silent_is_given_up_within_the_grace(house: H
     client = Client(house.token("ann"), [begins])
     assert await house.answers(client) == (408, "too_slow")
     assert client.is_last
-    assert (house.intake.requests, house.intake.bytes, house.intake.slow_requests) == (0, 0, 1)
+    assert (house.intake.requests, house.intake.bytes, house.intake.slow_count) == (0, 0, 1)
 
 
 async def test_a_request_that_trickles_is_given_up(house: House) -> None:
@@ -224,7 +226,7 @@ async def test_who_has_to_give_its_place_hears_why(house: House) -> None:
             assert await asking[0] == (408, "too_slow")
         assert dict(slow[0].heard[0]["headers"])[b"retry-after"] == b"1"
         assert slow[0].is_last
-        assert (house.intake.requests, house.intake.slow_requests, house.published) == (3, 1, 2)
+        assert (house.intake.requests, house.intake.slow_count, house.published) == (3, 1, 2)
         for task in asking[1:]:
             task.cancel()
 
@@ -268,17 +270,17 @@ async def test_what_is_forgotten_holds_no_room_while_it_is_read(house: House) ->
 
 async def test_a_request_for_which_the_room_ends_is_refused_as_a_whole(house: House) -> None:
     """At the bound of bytes a request in its midst is read to its end, and then refused with 503."""
-    others = [house.intake.open(user, 0.0) for user in ("bob", "cid")]
+    others = [house.intake.reserve(user, 0.0) for user in ("bob", "cid")]
     for number, room in enumerate(others):
         house.intake.grow(room, 45_000)
-        house.intake.sent(room, number, asyncio.get_running_loop().time())
+        house.intake.mark_sent(room, number, asyncio.get_running_loop().time())
     client = Client(house.token("ann"), [b" " * 9_000, *EVENTS, b" " * 9_000]).ends()
     assert await house.answers(client) == (503, "overloaded")
     assert [name for name, _ in client.heard[0]["headers"]].count(b"retry-after") == 1
     assert (house.intake.requests, house.intake.bytes, house.published) == (2, 90_000, 0)
-    house.intake.forget()
+    house.intake.reset()
     for room in others:
-        house.intake.close(room)
+        house.intake.release(room)
     assert await house.answers(Client(house.token("ann"), EVENTS).ends()) == (200, "")
 
 
@@ -357,12 +359,12 @@ async def test_a_compressed_request_gives_others_their_turn(house: House, monkey
 
 async def test_a_compressed_request_counts_as_what_it_becomes(house: House) -> None:
     """What is under way to the router has its bound in bytes as they are there, not as they came."""
-    other = house.intake.open("bob", 0.0)
+    other = house.intake.reserve("bob", 0.0)
     house.intake.grow(other, 65_000)
     large = gzip.compress(b"".join(EVENTS) + b" " * 38_000)
     assert await house.answers(encoded(house.token("ann"), large)) == (503, "overloaded")
     assert house.published == 0
-    house.intake.close(other)
+    house.intake.release(other)
     assert await house.answers(encoded(house.token("ann"), large)) == (200, "")
 
 
@@ -397,11 +399,11 @@ async def test_who_is_refused_is_told_at_once_and_its_connection_ends(house: Hou
         house.intake.charge("ann", 5000, asyncio.get_running_loop().time())
     elif who == "no room":
         for number, user in enumerate(("bob", "bob", "cid", "dan")):
-            house.intake.sent(house.intake.open(user, 0.0), number, asyncio.get_running_loop().time())
+            house.intake.mark_sent(house.intake.reserve(user, 0.0), number, asyncio.get_running_loop().time())
     elif who == "router away":
         house.gateway.close()
         async with asyncio.timeout(ANSWER_SECONDS):
-            while house.gateway.router_alive:
+            while house.gateway.is_router_alive:
                 await asyncio.sleep(0.02)
     client = Client(tokens.get(who) or house.token("ann"), [])
     others = {"no room": (503, "overloaded"), "router away": (503, "router_away")}
@@ -437,7 +439,7 @@ async def test_a_request_whose_place_was_taken_while_it_waited_to_be_parsed_is_n
 
     async def run(turns: object, publisher: str, steps: Any) -> list[Any]:
         for user in ("ann", "bob", "cid", "dan"):
-            house.intake.open(user, time.monotonic())
+            house.intake.reserve(user, time.monotonic())
         return list(steps)
 
     monkeypatch.setattr("solowire.gateway.publish.parsing_turns.ParsingTurns.run", run)
@@ -461,7 +463,7 @@ async def test_what_is_refused_while_it_is_decompressed_is_paid_for_as_well(hous
 
 async def test_no_more_is_decompressed_than_there_is_room_for(house: House) -> None:
     """What it becomes counts while it is made, and not only when all of it is there."""
-    other = house.intake.open("bob", 0.0)
+    other = house.intake.reserve("bob", 0.0)
     house.intake.grow(other, 95_000)
     most = []
 

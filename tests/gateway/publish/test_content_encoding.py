@@ -11,9 +11,9 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from solowire.errors import Refused, RequestError
+from solowire.errors import RequestError, RequestRejected
 from solowire.gateway.publish.content_encoding import ENCODINGS, MAX_PARTS, decode_content, decode_steps, join_encodings
-from solowire.protocol.problem_details import response_of
+from solowire.protocol.problem_details import to_http_response
 
 BODY = b'{"type":"custom.x","data":{"text":"' + bytes(range(32, 34)) * 500 + b'"}}'
 MAX = 100_000
@@ -69,9 +69,9 @@ def test_a_skippable_frame_of_zstd_is_skipped() -> None:
 @pytest.mark.parametrize("encoding", ["br", "compress", "gzip, gzip", "zstd,gzip", "gzip;q=1", "aes128gcm", "x" * 500])
 def test_another_encoding_is_refused_with_those_that_there_are(encoding: str) -> None:
     """415, and `Accept-Encoding` as RFC 9110, section 15.5.16 has it."""
-    with pytest.raises(Refused) as raised:
+    with pytest.raises(RequestRejected) as raised:
         decode_content(BODY, encoding, MAX)
-    status, headers, body = response_of(raised.value)
+    status, headers, body = to_http_response(raised.value)
     assert (status, raised.value.code) == (415, "unsupported_encoding")
     assert dict(headers)[b"accept-encoding"] == b"gzip, deflate, zstd, identity"
     assert b"gzip, deflate, zstd, identity" in body
@@ -94,7 +94,7 @@ def test_what_is_not_what_it_says_is_told(encoding: str) -> None:
     for body in broken:
         with pytest.raises(RequestError) as raised:
             decode_content(body, encoding, MAX)
-        assert not isinstance(raised.value, Refused), body
+        assert not isinstance(raised.value, RequestRejected), body
         assert raised.value.code == "invalid_body"
         assert f"not valid {encoding}" in raised.value.message
         assert "Content-Encoding" in raised.value.hint
@@ -119,7 +119,7 @@ def test_a_small_body_never_becomes_a_large_one() -> None:
         encoding = {"members": "gzip", "frames": "zstd"}.get(name, name.split()[0])
         tracemalloc.start()
         try:
-            with pytest.raises(Refused) as raised:
+            with pytest.raises(RequestRejected) as raised:
                 decode_content(bomb, encoding, MAX)
             peak = tracemalloc.get_traced_memory()[1]
         finally:
@@ -143,7 +143,7 @@ def test_the_limit_is_exact() -> None:
     """As many bytes as allowed are taken, one more is refused."""
     for encode, encoding in ((gzip.compress, "gzip"), (zlib.compress, "deflate"), (zstandard.compress, "zstd")):
         assert len(decode_content(encode(bytes(MAX)), encoding, MAX)) == MAX
-        with pytest.raises(Refused):
+        with pytest.raises(RequestRejected):
             decode_content(encode(bytes(MAX + 1)), encoding, MAX)
 
 

@@ -15,14 +15,21 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from solowire.domains.dns.event_types import CATALOG
-from solowire.errors import InvalidEvent, InvalidEvents, Refused, RequestError
+from solowire.errors import InvalidEvent, InvalidEvents, RequestError, RequestRejected
 from solowire.fanout.recent_log import Entry
 from solowire.gateway.publish import event_parser as publishing
-from solowire.gateway.publish.event_parser import JSON_TYPES, MAX_FAULTS, MSGPACK_TYPES, NDJSON_TYPES, Parser, rfc3339
+from solowire.gateway.publish.event_parser import (
+    JSON_TYPES,
+    MAX_FAULTS,
+    MSGPACK_TYPES,
+    NDJSON_TYPES,
+    EventParser,
+    format_rfc3339,
+)
 from solowire.model.catalog import EventType
 from solowire.model.events import MAX_DEPTH, Delivery, Event, Priority
 from solowire.protocol.messages import Codec
-from solowire.protocol.problem_details import response_of
+from solowire.protocol.problem_details import to_http_response
 
 NOW = datetime(2026, 5, 4, 12, 0, 0, 250_000, UTC)
 JSON, NDJSON, MSGPACK = "application/json", "application/x-ndjson", "application/msgpack"
@@ -38,9 +45,9 @@ Field = st.sampled_from(
 Type = st.sampled_from([*CATALOG.names, "custom.x", "custom.*", "nope", ""]) | st.text()
 
 
-def parser(**limits: int) -> Parser:
+def parser(**limits: int) -> EventParser:
     numbers = itertools.count(1)
-    return Parser(CATALOG, lambda: f"made-{next(numbers)}", **limits)
+    return EventParser(CATALOG, lambda: f"made-{next(numbers)}", **limits)
 
 
 def parse(body: object, content_type: str = JSON, **limits: int) -> list[Event]:
@@ -289,7 +296,7 @@ def test_sizes() -> None:
     """Too many events and too large an event are refused with what is allowed."""
     one = {"type": "custom.x", "data": {"x": "xxxx"}}
     assert len(parse([one] * 3, max_events=3, max_bytes=12)) == 3
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RequestRejected) as caught:
         parse([one] * 4, max_events=3)
     assert (caught.value.status, caught.value.code) == (413, "too_many_events")
     assert faults(one, max_bytes=11) == [(0, "$.data", "event_too_big")]
@@ -370,7 +377,7 @@ def test_a_request_without_events(body: bytes) -> None:
 @pytest.mark.parametrize("content_type", ["text/plain", "application/xml", "json", "multipart/form-data; boundary=x"])
 def test_other_media_types(content_type: str) -> None:
     """Other content types are refused with those that are understood."""
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RequestRejected) as caught:
         parse(b"{}", content_type)
     assert (caught.value.status, caught.value.code) == (415, "unsupported_media_type")
     assert "application/x-ndjson" in caught.value.hint
@@ -385,14 +392,14 @@ def check(events: list[Event]) -> None:
         data = json.loads(event.data)
         assert isinstance(data, dict)
         event_type = CATALOG[event.type]
-        CATALOG.check(event_type, data)
+        CATALOG.validate_data(event_type, data)
         assert event.delivery is event_type.delivery
         assert datetime.fromisoformat(event.timestamp).utcoffset() is not None
         assert event.timestamp.endswith("Z")
         entry = Entry(1, event, event_type)
         for codec in Codec:
             for hidden in (frozenset[str](), frozenset(event_type.sensitive)):
-                fragment = entry.fragment(codec, hidden)
+                fragment = entry.get_fragment(codec, hidden)
                 if fragment is None:
                     assert hidden
                     continue
@@ -488,15 +495,15 @@ def test_any_depth_is_refused_or_can_be_sent_on(depth: int) -> None:
         return
     entry = Entry(1, event, CATALOG[event.type])
     for codec in Codec:
-        assert entry.fragment(codec, frozenset())
-        assert entry.fragment(codec, frozenset({"client_ip"}))
+        assert entry.get_fragment(codec, frozenset())
+        assert entry.get_fragment(codec, frozenset({"client_ip"}))
 
 
 @given(st.datetimes(timezones=st.timezones()))
 def test_every_time_that_is_one_in_utc_is_written_so(moment: datetime) -> None:
     """Times keep their moment, to the millisecond, in UTC."""
     try:
-        written = rfc3339(moment)
+        written = format_rfc3339(moment)
     except OverflowError:
         assert moment.year in (1, 9999)
         return
@@ -519,7 +526,7 @@ MANY = 200_000
 )
 def test_a_body_of_very_many_items_is_refused_without_a_look_at_each(body: bytes, content_type: str) -> None:
     """It took a gateway 3.7 s and 1.2 GB to find the faults of 2 million lines before it counted them."""
-    with pytest.raises(Refused) as caught, counted_faults() as made:
+    with pytest.raises(RequestRejected) as caught, counted_faults() as made:
         parse(body, content_type)
     assert (caught.value.status, caught.value.code, made) == (413, "too_many_events", [])
 
@@ -543,7 +550,7 @@ def test_no_more_lines_are_looked_at_than_faults_are_told() -> None:
 def test_each_item_is_a_step_of_its_own() -> None:
     """So that a gateway can do something else between two of them."""
     body = msgspec.json.encode([{"type": "custom.x", "data": {}}, 1, {"type": "custom.y", "data": {}}])
-    steps = parser().steps(body, JSON, NOW)
+    steps = parser().iter_events(body, JSON, NOW)
     assert [event and event.type for event in itertools.islice(steps, 3)] == ["custom.x", None, "custom.y"]
     with pytest.raises(InvalidEvents):
         next(steps)
@@ -567,8 +574,8 @@ def test_each_item_is_a_step_of_its_own() -> None:
 def test_a_fault_names_the_way_out(event: dict[str, Any], words: str) -> None:
     """What was meant, or all that there is: in the hint of the event, and in that of the answer, which stay short."""
     with pytest.raises(InvalidEvents) as caught:
-        Parser(CATALOG, lambda: "id").parse(msgspec.json.encode(event), JSON, datetime.now(UTC))
+        EventParser(CATALOG, lambda: "id").parse(msgspec.json.encode(event), JSON, datetime.now(UTC))
     assert words in caught.value.faults[0].hint
-    _, _, body = response_of(caught.value)
+    _, _, body = to_http_response(caught.value)
     assert words in msgspec.json.decode(body)["hint"]
     assert len(body) < 2500

@@ -11,11 +11,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from solowire.algorithms.fair_share import Claim, Filling, jain, shares
-from solowire.backplane.messages import HEARTBEAT_SECONDS, Lease, ShardAddress, Slots
-from solowire.router.leases.config import Group, Limits
-from solowire.router.leases.coordinator import FENCED_KEPT, WANT_SECONDS, Coordinator, Lie
-from solowire.workers.capacity.lease import Leases
+from solowire.algorithms.fair_share import Claim, MaxMinFill, jain_index, share_slots
+from solowire.backplane.messages import HEARTBEAT_SECONDS, Lease, LeaseUsage, ShardAddress
+from solowire.router.leases.config import GroupQuota, LeaseConfig
+from solowire.router.leases.coordinator import FENCED_KEPT, WANT_SECONDS, Coordinator, LeaseViolation
+from solowire.workers.capacity.lease import ShardLease
 
 UNIX = 1_800_000_000.0
 NAMES = ("admin", "viewer", "operator", "tenant")
@@ -27,11 +27,11 @@ class Process:
     def __init__(self, index: int, boot: str, rate: float = 1.0, offset: float = 0.0) -> None:
         self.address = ShardAddress(index, "localhost", 9000 + index, boot)
         self.name = f"shard-{index}-{boot}".encode()
-        self.leases = Leases()
+        self.leases = ShardLease()
         self.connections: list[str] = []
         self.cut = False
         self.stopped = False  # by SIGSTOP, say
-        self.to_router: list[Slots] = []
+        self.to_router: list[LeaseUsage] = []
         self.from_router: list[Lease] = []
         self._rate = rate
         self._offset = offset
@@ -40,23 +40,23 @@ class Process:
         return now * self._rate + self._offset
 
     def connect(self, group: str, now: float) -> bool:
-        taken = self.leases.take(group, self.clock(now))
+        taken = self.leases.acquire(group, self.clock(now))
         if taken:
             self.connections.append(group)
         return taken
 
     def disconnect(self, group: str) -> None:
         self.connections.remove(group)
-        self.leases.give_back(group)
+        self.leases.release(group)
 
     def give_way(self) -> None:
         """Everybody whom the lease has no slot for goes."""
-        for group, number in self.leases.excess().items():
+        for group, number in self.leases.overcommit().items():
             for _ in range(number):
                 self.disconnect(group)
 
     def say(self, now: float, *, beat: bool = True) -> None:
-        slots = self.leases.slots(self.clock(now), beat=beat)
+        slots = self.leases.usage_report(self.clock(now), beat=beat)
         if not self.cut:
             self.to_router.append(slots)
 
@@ -70,7 +70,7 @@ class Process:
 class World:
     """A coordinator and some shards, with the messages between them under the test's hands."""
 
-    def __init__(self, shards: int, limits: Limits, rates: list[float] | None = None) -> None:
+    def __init__(self, shards: int, limits: LeaseConfig, rates: list[float] | None = None) -> None:
         self.now = 1000.0
         self.limits = limits
         self.boots = count(1)
@@ -86,15 +86,15 @@ class World:
         return Process(index, f"boot-{next(self.boots)}", self.rates[index], 77.0 * index)
 
     def join(self, process: Process) -> None:
-        self.coordinator.holders.joined(process.name, process.address, self.now)
+        self.coordinator.registry.add_shard(process.name, process.address, self.now)
 
     def note(self) -> None:
-        self.word = self.coordinator.word(self.now) or self.word
+        self.word = self.coordinator.snapshot(self.now) or self.word
 
     def hear(self, process: Process, at: int = 0, *, beat: bool = True) -> None:
         """The router takes a message of the shard; its answers are on their way then."""
         slots = process.to_router.pop(at)
-        leases = self.coordinator.reported(process.name, slots, self.now)
+        leases = self.coordinator.on_usage_report(process.name, slots, self.now)
         self.note()
         self.extra += len(leases) - beat + (not beat)
         self.send(leases)
@@ -106,7 +106,7 @@ class World:
                     process.from_router.append(lease)
 
     def take(self, process: Process, at: int = 0) -> None:
-        process.leases.leased(process.from_router.pop(at))
+        process.leases.apply(process.from_router.pop(at))
 
     def restart_router(self) -> None:
         self.coordinator = Coordinator(self.limits, self.now, UNIX + self.now, self.word)
@@ -128,7 +128,7 @@ class World:
                 while process.from_router:
                     self.take(process)
                 process.give_way()
-                if process.leases.asks and not process.cut:
+                if process.leases.wants_report and not process.cut:
                     process.say(self.now, beat=False)
             if not any(p.to_router or p.from_router for p in self.processes):
                 return
@@ -158,8 +158,8 @@ class World:
     def check(self) -> None:
         """What leases grant is within the limit, whatever is said of slots by a shard that has lost its lease."""
         assert sum(len(p.connections) for p in self.processes) <= self.limits.connections
-        holders = self.coordinator.holders
-        assert sum(max((lease.room for lease in h.leases), default=0) for h in holders) <= self.limits.connections
+        holders = self.coordinator.registry
+        assert sum(max((lease.total for lease in h.leases), default=0) for h in holders) <= self.limits.connections
 
 
 # ------------------------------------------------------------------------------------------------ what is granted
@@ -167,18 +167,18 @@ class World:
 
 def test_room_is_there_before_it_is_needed() -> None:
     """A shard that has just come accepts connections without a question, and leaves room for the others to do so."""
-    world = World(2, Limits(100))
+    world = World(2, LeaseConfig(100))
     world.beat(2)
-    assert all(25 <= p.leases.room <= 50 for p in world.processes)
+    assert all(25 <= p.leases.total <= 50 for p in world.processes)
     assert all(world.processes[0].connect("viewer", world.now) for _ in range(20))
     world.beat(4)
-    assert world.processes[0].leases.room > 30
+    assert world.processes[0].leases.total > 30
     world.check()
 
 
 def test_one_shard_alone_may_use_all() -> None:
     """Where all users belong to one shard, it gets the slots that the others don't use, down to the last."""
-    world = World(3, Limits(50))
+    world = World(3, LeaseConfig(50))
     world.fill("viewer", at=1)
     assert world.used() == {"viewer": 50}
     world.check()
@@ -186,7 +186,7 @@ def test_one_shard_alone_may_use_all() -> None:
 
 def test_unused_slots_return() -> None:
     """When users have left one shard, others can come to another."""
-    world = World(2, Limits(40))
+    world = World(2, LeaseConfig(40))
     world.fill("viewer", at=0)
     for _ in range(40):
         world.processes[0].disconnect("viewer")
@@ -197,7 +197,7 @@ def test_unused_slots_return() -> None:
 
 def test_a_group_below_its_share_gets_in_and_the_one_above_gives_way() -> None:
     """Viewers have filled the system; operators come, and get half of it, not more and not less."""
-    world = World(2, Limits(40))
+    world = World(2, LeaseConfig(40))
     world.fill("viewer")
     assert world.used() == {"viewer": 40}
     world.fill("operator", beats=30)
@@ -209,7 +209,7 @@ def test_a_group_below_its_share_gets_in_and_the_one_above_gives_way() -> None:
 
 def test_who_has_to_give_way_is_told_at_once() -> None:
     """A shard that has all slots hears that another needs one, and that one gets it, between two heartbeats."""
-    world = World(2, Limits(40))
+    world = World(2, LeaseConfig(40))
     world.fill("viewer", at=1)
     assert not world.processes[0].connect("operator", world.now)
     world.turn()
@@ -220,7 +220,7 @@ def test_who_has_to_give_way_is_told_at_once() -> None:
 
 def test_a_shard_that_is_not_heard_of_is_told_once() -> None:
     """However often others ask, one message goes to each shard that has to give way, and none to one that has not."""
-    world = World(3, Limits(40))
+    world = World(3, LeaseConfig(40))
     asking, full, idle = world.processes
     world.fill("viewer", at=1)
     for refused in range(5):
@@ -233,7 +233,7 @@ def test_a_shard_that_is_not_heard_of_is_told_once() -> None:
 
 def test_no_more_give_way_than_is_needed() -> None:
     """One operator comes to a full system: one viewer goes, at the shard that has most of them."""
-    world = World(2, Limits(40))
+    world = World(2, LeaseConfig(40))
     world.fill("viewer", at=0, beats=20)
     for _ in range(10):
         world.processes[0].disconnect("viewer")
@@ -250,7 +250,7 @@ def test_no_more_give_way_than_is_needed() -> None:
 
 def test_weights_count() -> None:
     """A group of twice the weight gets two thirds."""
-    world = World(2, Limits(60, groups={"tenant": Group(weight=2.0)}))
+    world = World(2, LeaseConfig(60, groups={"tenant": GroupQuota(weight=2.0)}))
     world.fill("viewer")
     world.fill("tenant", beats=40)
     assert world.used() == {"tenant": 40, "viewer": 20}
@@ -258,7 +258,7 @@ def test_weights_count() -> None:
 
 def test_a_limit_of_its_own_holds_a_group_back() -> None:
     """A group with a limit gets no further, however much room there is, and has slots ahead of need below it."""
-    world = World(2, Limits(100, groups={"tenant": Group(limit=10)}))
+    world = World(2, LeaseConfig(100, groups={"tenant": GroupQuota(limit=10)}))
     world.beat(2)
     assert all(p.connect("tenant", world.now) for p in world.processes for _ in range(3))
     world.fill("tenant")
@@ -268,7 +268,7 @@ def test_a_limit_of_its_own_holds_a_group_back() -> None:
 
 def test_what_is_reserved_stays_free() -> None:
     """When everybody else has come, administrators still get in at once, at any shard."""
-    world = World(2, Limits(40, groups={"admin": Group(reserved=4)}))
+    world = World(2, LeaseConfig(40, groups={"admin": GroupQuota(reserved=4)}))
     world.fill("viewer")
     assert world.used() == {"viewer": 36}
     assert all(p.connect("admin", world.now) for p in world.processes for _ in range(2))
@@ -277,7 +277,7 @@ def test_what_is_reserved_stays_free() -> None:
 
 def test_what_is_reserved_is_given_before_what_is_wanted() -> None:
     """While others have still to give way, the few slots that a shard can have are for its administrators first."""
-    world = World(2, Limits(20, groups={"admin": Group(reserved=4)}))
+    world = World(2, LeaseConfig(20, groups={"admin": GroupQuota(reserved=4)}))
     world.fill("viewer", at=0)
     other = world.processes[1]
     assert not other.connect("operator", world.now)
@@ -291,8 +291,8 @@ def test_what_is_reserved_is_given_before_what_is_wanted() -> None:
 
 def test_within_a_shard_weights_and_reserves_count() -> None:
     """Where a shard has as many as it may, it keeps its part of a reserve free and shares the rest by weight."""
-    groups = {"admin": Group(reserved=4), "operator": Group(weight=2.0)}
-    world = World(2, Limits(100, per_shard=8, groups=groups))
+    groups = {"admin": GroupQuota(reserved=4), "operator": GroupQuota(weight=2.0)}
+    world = World(2, LeaseConfig(100, per_shard=8, groups=groups))
     world.fill("viewer", at=0)
     assert world.used() == {"viewer": 6}
     world.fill("operator", at=0)
@@ -303,12 +303,12 @@ def test_within_a_shard_weights_and_reserves_count() -> None:
 
 def test_a_shard_has_a_limit_of_its_own() -> None:
     """No shard is granted more than the limit per shard, and within it groups share fairly, too."""
-    world = World(2, Limits(100, per_shard=10))
+    world = World(2, LeaseConfig(100, per_shard=10))
     world.beat()
     for _ in range(12):  # one by one, since what is ahead of need grows with what is used
         world.processes[0].connect("viewer", world.now)
         world.beat()
-        assert world.processes[0].leases.room <= 10
+        assert world.processes[0].leases.total <= 10
     world.fill("viewer", at=0)
     assert len(world.processes[0].connections) == 10
     world.fill("operator", at=0, beats=20)
@@ -319,7 +319,7 @@ def test_a_shard_has_a_limit_of_its_own() -> None:
 def test_equal_groups_are_equal_under_contention() -> None:
     """Five tenants that all want everything, in any order of coming, end with Jain's index of 0.99 or more."""
     random = Random(4)
-    world = World(3, Limits(200))
+    world = World(3, LeaseConfig(200))
     for _ in range(60):
         for _ in range(100):
             random.choice(world.processes).connect(f"tenant-{random.randrange(5)}", world.now)
@@ -328,32 +328,32 @@ def test_equal_groups_are_equal_under_contention() -> None:
         world.check()
     used = world.used()
     assert sum(used.values()) >= 195
-    assert jain(used.values()) >= 0.99
+    assert jain_index(used.values()) >= 0.99
 
 
 def test_a_shard_that_leaves_gets_nothing_ahead() -> None:
     """A shard that is being emptied has slots for those who are still there, and no others."""
-    world = World(2, Limits(100))
+    world = World(2, LeaseConfig(100))
     world.beat(2)
     assert world.processes[0].connect("viewer", world.now)
-    world.coordinator.holders.leaves(world.processes[0].name)
+    world.coordinator.registry.mark_draining(world.processes[0].name)
     world.beat(2)
-    assert world.processes[0].leases.room == 1
+    assert world.processes[0].leases.total == 1
 
 
 def test_a_shard_that_stays_after_all_has_room_at_once() -> None:
     """Gateways send it users as soon as it is in the ring again: the first needn't be refused for it to ask."""
-    world = World(2, Limits(100))
+    world = World(2, LeaseConfig(100))
     world.beat(2)
     back = world.processes[0]
-    world.coordinator.holders.leaves(back.name)
+    world.coordinator.registry.mark_draining(back.name)
     world.beat(2)
-    assert back.leases.room == 0
+    assert back.leases.total == 0
     world.join(back)
     world.send(world.coordinator.readmit(back.name))
     world.take(back)
     assert back.connect("viewer", world.now)
-    assert back.leases.room > 10
+    assert back.leases.total > 10
     world.check()
     world.beat(2)
     world.check()
@@ -361,14 +361,14 @@ def test_a_shard_that_stays_after_all_has_room_at_once() -> None:
 
 def test_who_comes_as_a_stranger_is_granted_nothing_before_it_has_said_what_it_uses() -> None:
     """Nothing is known of it: its first report is answered."""
-    world = World(1, Limits(100))
+    world = World(1, LeaseConfig(100))
     assert world.coordinator.readmit(world.processes[0].name) == []
     assert world.coordinator.readmit(b"nobody") == []
 
 
 def test_a_lease_that_takes_away_counts_when_it_is_confirmed() -> None:
     """While a smaller lease is on its way its shard may still use the greater one: nobody else gets the difference."""
-    world = World(2, Limits(40))
+    world = World(2, LeaseConfig(40))
     slow, other = world.processes
     world.fill("viewer", at=0)
     for _ in range(40):
@@ -376,7 +376,7 @@ def test_a_lease_that_takes_away_counts_when_it_is_confirmed() -> None:
     for _ in range(2):  # the second time it has not yet heard the answer to the first
         slow.say(world.now)
         world.hear(slow)
-    assert slow.from_router[-1].spare < 40
+    assert slow.from_router[-1].shared_slots < 40
     for _ in range(3):
         other.connect("viewer", world.now)
         other.say(world.now)
@@ -390,7 +390,7 @@ def test_a_lease_that_takes_away_counts_when_it_is_confirmed() -> None:
 
 def test_a_slot_is_nobody_elses_while_its_connection_is_there() -> None:
     """A shard that confirms a smaller lease holds what it uses until those who have to go are gone."""
-    world = World(2, Limits(40))
+    world = World(2, LeaseConfig(40))
     other, full = world.processes
     world.fill("viewer", at=1)
     for process, group in ((other, "operator"), (full, "viewer")):
@@ -399,7 +399,7 @@ def test_a_slot_is_nobody_elses_while_its_connection_is_there() -> None:
         world.hear(process)
         while process.from_router:
             world.take(process)
-    assert full.leases.room == 39
+    assert full.leases.total == 39
     full.say(world.now)
     world.hear(full)
     while other.from_router:
@@ -413,11 +413,11 @@ def test_a_slot_is_nobody_elses_while_its_connection_is_there() -> None:
 
 def test_what_a_lost_shard_holds_stays_held_until_its_lease_is_over() -> None:
     """Nobody gets the slots of a shard that is cut off before it has let go of them itself."""
-    world = World(2, Limits(40, lease=10.0))
+    world = World(2, LeaseConfig(40, lease_s=10.0))
     world.fill("viewer", at=0)
     lost = world.processes[0]
     lost.cut = True
-    world.coordinator.holders.lost(lost.name)
+    world.coordinator.registry.mark_lost(lost.name)
     world.fill("viewer", at=1, beats=4)
     assert len(world.processes[1].connections) == 0
     while lost.connections:
@@ -432,18 +432,18 @@ def test_what_a_lost_shard_holds_stays_held_until_its_lease_is_over() -> None:
 @pytest.mark.parametrize("how", ["goodbye", "nobody listens", "another there"])
 def test_slots_come_back_at_once_when_the_process_is_gone_for_certain(how: str) -> None:
     """A goodbye, a closed port, or another process in the same place is as good as the end of the lease."""
-    world = World(2, Limits(40, lease=3600.0))
+    world = World(2, LeaseConfig(40, lease_s=3600.0))
     world.fill("viewer", at=0)
     if how != "another there":
         if how == "goodbye":
-            world.coordinator.holders.gone(world.processes[0].name)
+            world.coordinator.registry.drop_shard(world.processes[0].name)
         else:
             address = world.processes[0].address
-            world.coordinator.holders.ended(address.boot)
-            assert world.coordinator.holders.held >= 40, "it is heard of: its closed port says nothing"
-            world.coordinator.holders.lost(world.processes[0].name)
-            assert world.coordinator.holders.absent == [address]
-            world.coordinator.holders.ended(address.boot)
+            world.coordinator.registry.confirm_dead(address.incarnation)
+            assert world.coordinator.registry.held_slots >= 40, "it is heard of: its closed port says nothing"
+            world.coordinator.registry.mark_lost(world.processes[0].name)
+            assert world.coordinator.registry.absent_shards == [address]
+            world.coordinator.registry.confirm_dead(address.incarnation)
         world.processes[0].cut = True
         world.processes[0].connections.clear()
     else:
@@ -456,11 +456,11 @@ def test_slots_come_back_at_once_when_the_process_is_gone_for_certain(how: str) 
 
 def test_a_process_in_another_place_frees_nothing() -> None:
     """The same index on another port may be there while the old process still is."""
-    world = World(2, Limits(40, lease=3600.0))
+    world = World(2, LeaseConfig(40, lease_s=3600.0))
     world.fill("viewer", at=0)
     old = world.processes[0]
     old.cut = True
-    world.coordinator.holders.lost(old.name)
+    world.coordinator.registry.mark_lost(old.name)
     another = world.start(0)
     another.address.port += 100
     world.processes.append(another)
@@ -473,9 +473,9 @@ def test_a_process_in_another_place_frees_nothing() -> None:
 def away_for_a_lease(world: World, late: Process) -> None:
     """The shard is cut off for longer than anybody counts with its lease; the next has all slots when it is back."""
     late.cut = True
-    world.coordinator.holders.lost(late.name)
+    world.coordinator.registry.mark_lost(late.name)
     assert not late.connect("viewer", world.now)  # as long as its lease holds
-    world.beat(int(world.limits.held_for() / HEARTBEAT_SECONDS) + 1)
+    world.beat(int(world.limits.hold_seconds() / HEARTBEAT_SECONDS) + 1)
     world.fill("operator", at=1)
     assert world.used()["operator"] == world.limits.connections
     late.cut = False
@@ -483,7 +483,7 @@ def away_for_a_lease(world: World, late: Process) -> None:
 
 def test_a_shard_that_is_back_after_its_lease_gets_nothing_that_others_hold() -> None:
     """Its old lease gives it no claim on slots: it gets some when those who have them by now have given way."""
-    world = World(2, Limits(10))
+    world = World(2, LeaseConfig(10))
     late = world.processes[0]
     world.fill("viewer", at=0)
     away_for_a_lease(world, late)
@@ -500,7 +500,7 @@ def test_a_shard_that_is_back_after_its_lease_gets_nothing_that_others_hold() ->
 
 def test_a_shard_that_stood_still_for_a_lease_has_its_users_no_more() -> None:
     """What it says before it has looked at its clock, or said before, it has no lease for, and gets none for it."""
-    world = World(2, Limits(10))
+    world = World(2, LeaseConfig(10))
     late = world.processes[0]
     world.fill("viewer", at=0)
     late.stopped = True
@@ -511,7 +511,7 @@ def test_a_shard_that_stood_still_for_a_lease_has_its_users_no_more() -> None:
     late.look_at_clock(world.now)
     world.hear(late)
     world.take(late)
-    assert late.leases.room == 0
+    assert late.leases.total == 0
     assert not late.connect("viewer", world.now)
     world.turn()
     world.check()
@@ -521,15 +521,15 @@ def test_a_shard_that_stood_still_for_a_lease_has_its_users_no_more() -> None:
 
 def test_a_restarted_router_goes_on_with_what_the_shards_have() -> None:
     """After a restart nobody is sent away, nothing is granted twice, and soon there is room again."""
-    world = World(2, Limits(40))
+    world = World(2, LeaseConfig(40))
     world.fill("viewer", at=0, beats=3)
     before = len(world.processes[0].connections)
     world.restart_router()
-    assert world.coordinator.free == 0
+    assert world.coordinator.free_slots == 0
     world.join(world.processes[0])
     world.processes[0].say(world.now)
     world.hear(world.processes[0])
-    assert world.coordinator.free == 0  # the other one has not been heard of
+    assert world.coordinator.free_slots == 0  # the other one has not been heard of
     world.turn()
     world.join(world.processes[1])
     world.beat(3)
@@ -541,10 +541,10 @@ def test_a_restarted_router_goes_on_with_what_the_shards_have() -> None:
 
 def test_a_restarted_router_waits_for_the_leases_of_a_shard_that_does_not_come() -> None:
     """What a shard that was cut off before the restart has is nobody else's until its lease is over."""
-    world = World(2, Limits(40, lease=10.0))
+    world = World(2, LeaseConfig(40, lease_s=10.0))
     world.fill("viewer", at=0)
     world.processes[0].cut = True
-    world.coordinator.holders.lost(world.processes[0].name)
+    world.coordinator.registry.mark_lost(world.processes[0].name)
     world.note()
     world.restart_router()
     world.join(world.processes[1])
@@ -558,34 +558,34 @@ def test_a_restarted_router_waits_for_the_leases_of_a_shard_that_does_not_come()
 
 def test_a_long_lease_is_remembered_over_two_restarts_with_a_shorter_one() -> None:
     """Also the second router after the setting was lowered waits for who has one of the long leases still."""
-    world = World(2, Limits(40, lease=3600.0))
+    world = World(2, LeaseConfig(40, lease_s=3600.0))
     world.fill("viewer", at=0)
     away = world.processes[0]
     away.cut = True
-    world.coordinator.holders.lost(away.name)
+    world.coordinator.registry.mark_lost(away.name)
     world.note()
-    world.limits = Limits(40, lease=10.0)
+    world.limits = LeaseConfig(40, lease_s=10.0)
     for _ in range(2):
         world.restart_router()
         world.join(world.processes[1])
-        world.beat(int(2 * world.limits.held_for() / HEARTBEAT_SECONDS))
+        world.beat(int(2 * world.limits.hold_seconds() / HEARTBEAT_SECONDS))
         world.fill("viewer", at=1, beats=3)
         assert world.processes[1].connections == []
-    world.pass_time(Limits(lease=3600.0).held_for())
+    world.pass_time(LeaseConfig(lease_s=3600.0).hold_seconds())
     assert away.connections == []
     world.fill("viewer", at=1)
     assert len(world.processes[1].connections) == 40
     world.note()
     world.restart_router()
     world.join(world.processes[1])
-    world.beat(int(2 * world.limits.held_for() / HEARTBEAT_SECONDS))
-    assert world.coordinator.free == 0
-    assert len(world.coordinator.holders) == 1, "nobody waits for the long lease any more"
+    world.beat(int(2 * world.limits.hold_seconds() / HEARTBEAT_SECONDS))
+    assert world.coordinator.free_slots == 0
+    assert len(world.coordinator.registry) == 1, "nobody waits for the long lease any more"
 
 
 def test_fences_grow_over_restarts_also_if_the_clock_goes_back() -> None:
     """A lease of the router before is never taken for a newer one, also if nobody knows of it but the router before."""
-    world = World(1, Limits(40))
+    world = World(1, LeaseConfig(40))
     world.beat()
     process = world.processes[0]
     assert all(process.connect("viewer", world.now) for _ in range(15))
@@ -606,39 +606,39 @@ def test_fences_grow_over_restarts_also_if_the_clock_goes_back() -> None:
 @pytest.mark.parametrize(
     "lie",
     [
-        Slots(10**6, 0, {"viewer": 41}),
-        Slots(10**6, 0, {"viewer": 22}),
-        Slots(10**6, 2**50, {}),
-        Slots(10**6, 0, {"viewer": -1}),
-        Slots(10**6, 0, {"viewer": 50, "operator": -40}),
+        LeaseUsage(10**6, 0, {"viewer": 41}),
+        LeaseUsage(10**6, 0, {"viewer": 22}),
+        LeaseUsage(10**6, 2**50, {}),
+        LeaseUsage(10**6, 0, {"viewer": -1}),
+        LeaseUsage(10**6, 0, {"viewer": 50, "operator": -40}),
     ],
 )
-def test_a_lie_is_found(lie: Slots) -> None:
+def test_a_lie_is_found(lie: LeaseUsage) -> None:
     """More than there is, more than it holds, a lease it never got, and less than nothing can't be true."""
-    world = World(2, Limits(40))
+    world = World(2, LeaseConfig(40))
     world.beat(2)
-    with pytest.raises(Lie):
-        world.coordinator.reported(world.processes[0].name, lie, world.now)
+    with pytest.raises(LeaseViolation):
+        world.coordinator.on_usage_report(world.processes[0].name, lie, world.now)
 
 
 def test_a_first_report_is_believed_within_the_limit() -> None:
     """What can't be true of any router before is a lie from the start."""
-    for lie in (Slots(1, 0, {"viewer": 41}), Slots(1, 5, {}, room=41), Slots(1, 2**63, {}, room=1)):
-        coordinator = Coordinator(Limits(40), 0.0, UNIX)
-        coordinator.holders.joined(b"shard-0", ShardAddress(0, "h", 1, "b"), 0.0)
-        with pytest.raises(Lie):
-            coordinator.reported(b"shard-0", lie, 0.0)
+    for lie in (LeaseUsage(1, 0, {"viewer": 41}), LeaseUsage(1, 5, {}, total=41), LeaseUsage(1, 2**63, {}, total=1)):
+        coordinator = Coordinator(LeaseConfig(40), 0.0, UNIX)
+        coordinator.registry.add_shard(b"shard-0", ShardAddress(0, "h", 1, "b"), 0.0)
+        with pytest.raises(LeaseViolation):
+            coordinator.on_usage_report(b"shard-0", lie, 0.0)
 
 
 def test_who_is_fenced_off_keeps_what_it_holds_and_gets_nothing() -> None:
     """A liar's connections are still there: its slots are nobody else's until its lease is over."""
-    world = World(2, Limits(40))
+    world = World(2, LeaseConfig(40))
     world.fill("viewer", at=0)
     liar = world.processes[0]
     world.coordinator.fence_off(liar.name)
-    assert liar.address.boot in world.coordinator.fenced
-    assert world.coordinator.holders.held == 40
-    assert world.coordinator.reported(liar.name, Slots(10**6, 0, {}), world.now) == []
+    assert liar.address.incarnation in world.coordinator.fenced
+    assert world.coordinator.registry.held_slots == 40
+    assert world.coordinator.on_usage_report(liar.name, LeaseUsage(10**6, 0, {}), world.now) == []
     assert world.coordinator.fenced.maxlen == FENCED_KEPT
 
 
@@ -647,34 +647,34 @@ def test_who_is_fenced_off_keeps_what_it_holds_and_gets_nothing() -> None:
 
 def test_doors_close_for_who_would_get_nothing() -> None:
     """Groups at or above their share are refused at the gateway, those below are let through, new ones as well."""
-    world = World(2, Limits(20, groups={"admin": Group(reserved=2)}))
-    assert world.coordinator.doors(0).gateways == 1
+    world = World(2, LeaseConfig(20, groups={"admin": GroupQuota(reserved=2)}))
+    assert world.coordinator.admission_state(0).gateway_count == 1
     world.fill("viewer")
-    doors = world.coordinator.doors(2)
-    assert (doors.closed, doors.others_closed, doors.gateways) == (["viewer"], False, 2)
+    doors = world.coordinator.admission_state(2)
+    assert (doors.full_groups, doors.unknown_groups_full, doors.gateway_count) == (["viewer"], False, 2)
     world.fill("operator", beats=30)
-    doors = world.coordinator.doors(2)
-    assert (doors.closed, doors.others_closed) == (["operator", "viewer"], False)
+    doors = world.coordinator.admission_state(2)
+    assert (doors.full_groups, doors.unknown_groups_full) == (["operator", "viewer"], False)
 
 
 def test_doors_close_when_every_shard_has_as_many_as_it_may() -> None:
     """With room left in the system and none at any shard, who would get nothing is told so before it comes to one."""
-    world = World(2, Limits(100, per_shard=5))
+    world = World(2, LeaseConfig(100, per_shard=5))
     world.fill("viewer")
     world.beat(int(WANT_SECONDS / HEARTBEAT_SECONDS) + 2)
     assert world.used() == {"viewer": 10}
-    assert world.coordinator.doors(1).closed == ["viewer"]
-    assert not world.coordinator.doors(1).others_closed
+    assert world.coordinator.admission_state(1).full_groups == ["viewer"]
+    assert not world.coordinator.admission_state(1).unknown_groups_full
 
 
 def test_an_address_is_full_when_all_shards_together_say_so() -> None:
     """Each shard knows its own connections of an address; that they are too many together only the router knows."""
-    world = World(2, Limits(100, per_address=4))
+    world = World(2, LeaseConfig(100, per_address=4))
     for process, number in zip(world.processes, (3, 1), strict=True):
-        slots = process.leases.slots(world.now, {"192.0.2.7": number, "192.0.2.8": 1})
-        [(_, lease)] = world.coordinator.reported(process.name, slots, world.now)
-    assert lease.full == ["192.0.2.7"]
-    assert world.coordinator.doors(1).full == ["192.0.2.7"]
+        slots = process.leases.usage_report(world.now, {"192.0.2.7": number, "192.0.2.8": 1})
+        [(_, lease)] = world.coordinator.on_usage_report(process.name, slots, world.now)
+    assert lease.full_addresses == ["192.0.2.7"]
+    assert world.coordinator.admission_state(1).full_addresses == ["192.0.2.7"]
 
 
 # ------------------------------------------------------------------------------------------------- what it costs
@@ -687,7 +687,7 @@ def test_keeping_the_limit_costs_few_messages(limit: int, shards: int) -> None:
     heartbeats than limit × shards; and between two heartbeats of a shard never more than four.
     """
     random = Random(limit)
-    world = World(shards, Limits(limit))
+    world = World(shards, LeaseConfig(limit))
     beats = 0
     for group in ("viewer", "operator"):
         for _ in range(20):
@@ -698,7 +698,7 @@ def test_keeping_the_limit_costs_few_messages(limit: int, shards: int) -> None:
             beats += 1
             assert world.extra <= 4 * shards * (beats + 1)
     assert sum(world.used().values()) >= limit * 0.95
-    assert jain(world.used().values()) >= 0.99
+    assert jain_index(world.used().values()) >= 0.99
     assert world.extra <= limit * shards
 
 
@@ -706,22 +706,22 @@ def test_heartbeats_that_say_nothing_new_cost_no_plan(monkeypatch: pytest.Monkey
     """Who is to have what is found anew when something has changed, not with each heartbeat of a shard or a gateway."""
     made = []
 
-    class Counted(Filling):
+    class Counted(MaxMinFill):
         def __init__(self, capacity: int, claims: Mapping[str, Claim]) -> None:
             made.append(capacity)
             super().__init__(capacity, claims)
 
-    world = World(4, Limits(40))
+    world = World(4, LeaseConfig(40))
     world.fill("viewer")
     world.beat(int(WANT_SECONDS / HEARTBEAT_SECONDS) + 2)
-    doors = world.coordinator.doors(1)
-    monkeypatch.setattr("solowire.router.leases.allocation.Filling", Counted)
+    doors = world.coordinator.admission_state(1)
+    monkeypatch.setattr("solowire.router.leases.allocation.MaxMinFill", Counted)
     world.beat(3)
-    assert world.coordinator.doors(2).closed == doors.closed == ["viewer"]
+    assert world.coordinator.admission_state(2).full_groups == doors.full_groups == ["viewer"]
     assert made == []
     world.processes[0].disconnect("viewer")
     world.beat()
-    assert world.coordinator.doors(1).closed == []
+    assert world.coordinator.admission_state(1).full_groups == []
     assert len(made) <= 2
 
 
@@ -752,10 +752,10 @@ class Interleavings(RuleBasedStateMachine):
     ) -> None:
         groups = {}
         if reserved:
-            groups["admin"] = Group(reserved=max(1, limit // 10))
+            groups["admin"] = GroupQuota(reserved=max(1, limit // 10))
         if limited:
-            groups["tenant"] = Group(weight=2.0, limit=max(1, limit // 3))
-        self.world = World(shards, Limits(limit, per_shard, None, groups, lease), rates)
+            groups["tenant"] = GroupQuota(weight=2.0, limit=max(1, limit // 3))
+        self.world = World(shards, LeaseConfig(limit, per_shard, None, groups, lease), rates)
         self.known = set(self.world.processes)  # to the router
         self.world.beat(2)
 
@@ -830,8 +830,8 @@ class Interleavings(RuleBasedStateMachine):
         process.cut = True
         process.to_router.clear()
         self.known.discard(process)
-        world.coordinator.holders.lost(process.name)
-        end = world.now + part * world.limits.lease
+        world.coordinator.registry.mark_lost(process.name)
+        end = world.now + part * world.limits.lease_s
         while world.now < end:
             world.beat()
         for other in world.processes:
@@ -851,8 +851,8 @@ class Interleavings(RuleBasedStateMachine):
         under_way = list(process.to_router)
         self.cut_off(at)
         if noticed:
-            world.coordinator.holders.lost(process.name)
-        world.beat(int(world.limits.held_for() / HEARTBEAT_SECONDS) + 1)
+            world.coordinator.registry.mark_lost(process.name)
+        world.beat(int(world.limits.hold_seconds() / HEARTBEAT_SECONDS) + 1)
         world.fill("operator", beats=3)
         self.heal(at)
         process.to_router += under_way
@@ -867,7 +867,7 @@ class Interleavings(RuleBasedStateMachine):
 
     @rule(at=st.integers(0, 2), which=st.integers(0, 9), up=st.booleans())
     def lose(self, at: int, which: int, up: bool) -> None:
-        under_way: list[Slots] | list[Lease] = self.process(at).to_router if up else self.process(at).from_router
+        under_way: list[LeaseUsage] | list[Lease] = self.process(at).to_router if up else self.process(at).from_router
         if under_way:
             del under_way[which % len(under_way)]
 
@@ -887,7 +887,7 @@ class Interleavings(RuleBasedStateMachine):
     @rule(at=st.integers(0, 2))
     def seems_dead(self, at: int) -> None:
         self.known.discard(self.process(at))
-        self.world.coordinator.holders.lost(self.process(at).name)
+        self.world.coordinator.registry.mark_lost(self.process(at).name)
 
     @rule(at=st.integers(0, 2))
     def hello(self, at: int) -> None:
@@ -903,7 +903,7 @@ class Interleavings(RuleBasedStateMachine):
 
     @rule(at=st.integers(0, 2))
     def leave(self, at: int) -> None:
-        self.world.coordinator.holders.leaves(self.process(at).name)
+        self.world.coordinator.registry.mark_draining(self.process(at).name)
 
     @rule(at=st.integers(0, 2))
     def stay(self, at: int) -> None:
@@ -927,27 +927,27 @@ class Interleavings(RuleBasedStateMachine):
         for place in range(len(world.processes)):
             self.hello(place)
         world.beat(
-            int((WANT_SECONDS + (world.limits.held_for() if world.limits.lease < 10 else 0)) / HEARTBEAT_SECONDS)
+            int((WANT_SECONDS + (world.limits.hold_seconds() if world.limits.lease_s < 10 else 0)) / HEARTBEAT_SECONDS)
         )
-        if not all(holder.settled and holder.live for holder in world.coordinator.holders):
+        if not all(holder.is_current_term and holder.is_live for holder in world.coordinator.registry):
             return
         process, used, claims = self.process(at), world.used(), {}
         for name in used.keys() | world.limits.groups.keys():
-            own = world.limits.groups.get(name, Group())
+            own = world.limits.groups.get(name, GroupQuota())
             has = used.get(name, 0)
             claims[name] = Claim(has, own.weight, own.reserved, own.limit, has)
         capacity, per_shard = world.limits.connections, world.limits.per_shard
         if per_shard is not None:
             capacity = min(capacity, per_shard * len(world.processes))
-        due = Filling(capacity, claims).one_more(group)
+        due = MaxMinFill(capacity, claims).can_add_one(group)
         if per_shard is not None:
             here = {}
             for name in {*process.connections, *world.limits.groups, group}:
-                own = world.limits.groups.get(name, Group())
+                own = world.limits.groups.get(name, GroupQuota())
                 has = process.connections.count(name)
                 reserved = -(-own.reserved // len(world.processes))
                 here[name] = Claim(has + (name == group), own.weight, reserved, held=has)
-            due = due and shares(per_shard, here)[group] > process.connections.count(group)
+            due = due and share_slots(per_shard, here)[group] > process.connections.count(group)
         if due:
             for _ in range(6):
                 if process.connect(group, world.now):
@@ -961,11 +961,11 @@ class Interleavings(RuleBasedStateMachine):
         if hasattr(self, "world"):
             self.world.check()
             coordinator = self.world.coordinator
-            remembered = coordinator.doors(1), coordinator._sharing.plan().shares
-            coordinator.holders.stir()
-            assert remembered == (coordinator.doors(1), coordinator._sharing.plan().shares)
+            remembered = coordinator.admission_state(1), coordinator._allocator.allocate().shares
+            coordinator.registry.touch()
+            assert remembered == (coordinator.admission_state(1), coordinator._allocator.allocate().shares)
             for process in self.world.processes:
-                assert process.leases.taken == len(process.connections)
+                assert process.leases.used_count == len(process.connections)
 
 
 TestInterleavings = Interleavings.TestCase

@@ -67,7 +67,7 @@ def keep(journal: Journal, events: Sequence[PublishedEvent], now: float = 0.0) -
 
 
 def read_all(journal: Journal) -> Sequence[Record]:
-    return journal.read(journal.floor, 1_000_000)
+    return journal.read(journal.start_offset, 1_000_000)
 
 
 def offsets(records: Sequence[Record]) -> list[int]:
@@ -80,9 +80,9 @@ def offsets(records: Sequence[Record]) -> list[int]:
 def test_an_empty_log_begins_at_offset_one(make: MakeJournal) -> None:
     """A new log holds nothing, stands at 0, and its first event gets offset 1."""
     journal = make()
-    assert (journal.epoch, journal.last, journal.floor, list(journal.read(0, 10))) == ("epoch", 0, 0, [])
+    assert (journal.epoch, journal.last_offset, journal.start_offset, list(journal.read(0, 10))) == ("epoch", 0, 0, [])
     assert keep(journal, some(1)) == ([1], [])
-    assert (journal.last, journal.floor) == (1, 0)
+    assert (journal.last_offset, journal.start_offset) == (1, 0)
 
 
 def test_nobody_reads_an_event_before_it_is_kept(make: MakeJournal) -> None:
@@ -90,9 +90,9 @@ def test_nobody_reads_an_event_before_it_is_kept(make: MakeJournal) -> None:
     journal = make()
     keep(journal, some(2))
     assert journal.append(some(2, begin=2), 0.0).offsets == [3, 4]
-    assert (journal.open, journal.last, offsets(read_all(journal))) == (2, 2, [1, 2])
+    assert (journal.pending_count, journal.last_offset, offsets(read_all(journal))) == (2, 2, [1, 2])
     journal.commit(0.0)
-    assert (journal.open, journal.last, offsets(read_all(journal))) == (0, 4, [1, 2, 3, 4])
+    assert (journal.pending_count, journal.last_offset, offsets(read_all(journal))) == (0, 4, [1, 2, 3, 4])
 
 
 def test_a_group_takes_several_requests(make: MakeJournal) -> None:
@@ -121,7 +121,7 @@ def test_an_empty_batch_changes_nothing(make: MakeJournal) -> None:
     """Publishing nothing is answered with nothing, and a commit of nothing is none."""
     journal = make()
     assert keep(journal, []) == ([], [])
-    assert (journal.open, journal.last) == (0, 0)
+    assert (journal.pending_count, journal.last_offset) == (0, 0)
 
 
 # -------------------------------------------------------------------------------------------------------- duplicates
@@ -148,7 +148,7 @@ def test_a_duplicate_within_a_batch_is_named_by_its_index(make: MakeJournal) -> 
     """The same id twice in one request is one event: the second is a duplicate of the first."""
     journal = make()
     assert keep(journal, [event("a"), event("b"), event("a"), event("c")]) == ([1, 2, 1, 3], [2])
-    assert journal.last == 3
+    assert journal.last_offset == 3
 
 
 def test_a_batch_of_old_and_new_keeps_the_order_of_its_events(make: MakeJournal) -> None:
@@ -191,7 +191,7 @@ def test_a_duplicate_is_known_after_its_event_was_trimmed(make: MakeJournal) -> 
     journal = make(max_events=2)
     keep(journal, [event("old")], 0.0)
     keep(journal, some(5), 1.0)
-    assert journal.floor >= 1
+    assert journal.start_offset >= 1
     assert keep(journal, [event("old")], 2.0) == ([1], [0])
 
 
@@ -215,7 +215,7 @@ def test_the_number_of_events_is_bounded(make: MakeJournal) -> None:
     journal = make(max_events=10)
     for batch in range(5):
         keep(journal, some(7, begin=batch * 7))
-    assert (journal.last, journal.floor) == (35, 25)
+    assert (journal.last_offset, journal.start_offset) == (35, 25)
     assert offsets(read_all(journal)) == list(range(26, 36))
 
 
@@ -224,7 +224,7 @@ def test_a_batch_larger_than_the_log_keeps_its_end(make: MakeJournal) -> None:
     journal = make(max_events=10)
     assert keep(journal, some(25))[0] == list(range(1, 26))
     journal.commit(0.0)
-    assert journal.floor == 15
+    assert journal.start_offset == 15
     assert offsets(read_all(journal)) == list(range(16, 26))
 
 
@@ -233,9 +233,9 @@ def test_the_bytes_in_memory_are_bounded() -> None:
     journal = MemoryJournal("epoch", max_events=1000, max_bytes=1000, window=60.0)
     for n in range(10):
         keep(journal, [event(f"big-{n}", body=b"x" * 300)])
-    assert (journal.last, journal.floor) == (10, 7)
+    assert (journal.last_offset, journal.start_offset) == (10, 7)
     keep(journal, [event("huge", body=b"x" * 2000)])
-    assert (journal.last, journal.floor, list(read_all(journal))) == (11, 11, [])
+    assert (journal.last_offset, journal.start_offset, list(read_all(journal))) == (11, 11, [])
     assert keep(journal, [event("small")])[0] == [12]
 
 
@@ -264,10 +264,10 @@ def test_a_user_s_own_records_are_found(make: MakeJournal) -> None:
     """What is for one user alone is read without everybody else's, between two cursors."""
     journal = make()
     keep(journal, [event(f"{n}", ("ann", "bob", None)[n % 3]) for n in range(12)])
-    assert offsets(journal.read_personal("ann", 0, 12, 100)) == [1, 4, 7, 10]
-    assert offsets(journal.read_personal("ann", 1, 9, 100)) == [4, 7]
-    assert offsets(journal.read_personal("ann", 0, 12, 3)) == [1, 4, 7]
-    assert list(journal.read_personal("eve", 0, 12, 100)) == []
+    assert offsets(journal.read_user("ann", 0, 12, 100)) == [1, 4, 7, 10]
+    assert offsets(journal.read_user("ann", 1, 9, 100)) == [4, 7]
+    assert offsets(journal.read_user("ann", 0, 12, 3)) == [1, 4, 7]
+    assert list(journal.read_user("eve", 0, 12, 100)) == []
 
 
 def test_the_newest_record_of_each_state_is_found(make: MakeJournal) -> None:
@@ -275,9 +275,9 @@ def test_the_newest_record_of_each_state_is_found(make: MakeJournal) -> None:
     journal = make()
     for n, state in enumerate(["cpu", None, "disk", "cpu", "net", None]):
         keep(journal, [event(f"{n}", state=state)])
-    assert offsets(journal.states(6, 100)) == [3, 4, 5]
-    assert offsets(journal.states(4, 100)) == [3, 4]
-    assert offsets(journal.states(6, 2)) == [4, 5]
+    assert offsets(journal.latest_states(6, 100)) == [3, 4, 5]
+    assert offsets(journal.latest_states(4, 100)) == [3, 4]
+    assert offsets(journal.latest_states(6, 2)) == [4, 5]
 
 
 def test_a_state_that_was_trimmed_is_none(make: MakeJournal) -> None:
@@ -285,17 +285,17 @@ def test_a_state_that_was_trimmed_is_none(make: MakeJournal) -> None:
     journal = make(max_events=2)
     keep(journal, [event("a", state="old")])
     keep(journal, [event("b", state="new"), event("c")])
-    assert offsets(journal.states(3, 10)) == [2]
+    assert offsets(journal.latest_states(3, 10)) == [2]
 
 
 def test_a_word_is_remembered(make: MakeJournal) -> None:
     """The router's own words are kept by name, the last one of each."""
     journal = make()
-    assert journal.recall("ring") is None
-    journal.note("ring", b"1")
-    journal.note("other", b"")
-    journal.note("ring", b"\x00two")
-    assert (journal.recall("ring"), journal.recall("other")) == (b"\x00two", b"")
+    assert journal.get_metadata_item("ring") is None
+    journal.put_metadata_item("ring", b"1")
+    journal.put_metadata_item("other", b"")
+    journal.put_metadata_item("ring", b"\x00two")
+    assert (journal.get_metadata_item("ring"), journal.get_metadata_item("other")) == (b"\x00two", b"")
 
 
 @given(st.lists(st.lists(st.integers(0, 30), max_size=12), max_size=12), st.integers(1, 20))
@@ -308,11 +308,11 @@ def test_every_id_has_one_offset_and_every_offset_one_event(batches: list[list[i
         for index, (n, offset) in enumerate(zip(batch, given_offsets, strict=True)):
             assert (n in offset_of) == (index in duplicates)
             assert offset_of.setdefault(n, offset) == offset
-    assert sorted(offset_of.values()) == list(range(1, journal.last + 1))
+    assert sorted(offset_of.values()) == list(range(1, journal.last_offset + 1))
     readable = read_all(journal)
-    assert offsets(readable) == list(range(journal.floor + 1, journal.last + 1))
+    assert offsets(readable) == list(range(journal.start_offset + 1, journal.last_offset + 1))
     assert all(offset_of[int(record.body)] == record.offset for record in readable)
-    assert len(readable) == min(max_events, journal.last)
+    assert len(readable) == min(max_events, journal.last_offset)
 
 
 # ------------------------------------------------------------------------------------------- whatever comes, in a model
@@ -380,32 +380,32 @@ class InMemory(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(["ring", "x"]), value=st.binary(max_size=3))
     def note(self, name: str, value: bytes) -> None:
-        self.journal.note(name, value)
+        self.journal.put_metadata_item(name, value)
         self.notes[name] = value
 
     @rule(back=st.integers(0, MAX_EVENTS + 5), limit=st.integers(1, 30))
     def read(self, back: int, limit: int) -> None:
-        after = max(len(self.log) - back, self.journal.floor)
+        after = max(len(self.log) - back, self.journal.start_offset)
         assert list(self.journal.read(after, limit)) == [r for r in self.kept if r.offset > after][:limit]
 
     @rule(user=st.sampled_from(["ann", "bob", "eve"]), after=st.integers(0, 60), more=st.integers(0, 60))
     def read_personal(self, user: str, after: int, more: int) -> None:
         found = [r for r in self.kept if r.user == user and after < r.offset <= after + more]
-        assert list(self.journal.read_personal(user, after, after + more, 5)) == found[:5]
+        assert list(self.journal.read_user(user, after, after + more, 5)) == found[:5]
 
     @rule(back=st.integers(0, 10), limit=st.integers(1, 5))
     def states(self, back: int, limit: int) -> None:
         upto = len(self.log) - back
         newest = {kept.state: kept.record for kept in self.log if kept.state is not None}
-        found = sorted(r for r in newest.values() if self.journal.floor < r.offset <= upto)
-        assert list(self.journal.states(upto, limit)) == found[-limit:]
+        found = sorted(r for r in newest.values() if self.journal.start_offset < r.offset <= upto)
+        assert list(self.journal.latest_states(upto, limit)) == found[-limit:]
 
     @invariant()
     def stands_where_it_should(self) -> None:
         journal = self.journal
-        assert (journal.epoch, journal.last, journal.open) == ("epoch", len(self.log), len(self.group))
-        assert journal.floor == max(0, len(self.log) - MAX_EVENTS)
-        assert {name: journal.recall(name) for name in self.notes} == self.notes
+        assert (journal.epoch, journal.last_offset, journal.pending_count) == ("epoch", len(self.log), len(self.group))
+        assert journal.start_offset == max(0, len(self.log) - MAX_EVENTS)
+        assert {name: journal.get_metadata_item(name) for name in self.notes} == self.notes
 
 
 class OnDisk(InMemory):

@@ -8,14 +8,14 @@ from structlog.testing import capture_logs
 from solowire.backplane.messages import (
     REPLAY_RECORDS,
     VERSION,
-    Deliver,
-    Goodbye,
-    Hello,
-    Publish,
+    Join,
+    Leave,
+    LogBatch,
     PublishedEvent,
-    Replay,
+    PublishRequest,
     ReplayCancel,
-    Replayed,
+    ReplayRequest,
+    ReplayResponse,
     RouterMessage,
     ShardAddress,
 )
@@ -25,7 +25,7 @@ from solowire.router.log.replay_queue import (
     PART_SECONDS,
     PASSED_OVER_SECONDS,
     READ_RECORDS,
-    REST,
+    REST_FACTOR,
     RETRY_SECONDS,
     ReplayQueue,
     read_part,
@@ -53,8 +53,10 @@ def journal_of(count: int, body: bytes = b"body", user: str | None = None) -> Me
     return journal
 
 
-def question(request: int = 1, after: int = 0, upto: int = 10**6, user: str = "ann", personal: bool = False) -> Replay:
-    return Replay(request, "epoch", user, after, upto, personal)
+def question(
+    request: int = 1, after: int = 0, upto: int = 10**6, user: str = "ann", personal: bool = False
+) -> ReplayRequest:
+    return ReplayRequest(request, "epoch", user, after, upto, personal)
 
 
 class Shards:
@@ -65,13 +67,13 @@ class Shards:
         self.sent: list[tuple[bytes, int]] = []
         self.queue = ReplayQueue(journal or journal_of(10), self._send, lambda s: s not in self.behind, Clock(each))
 
-    def _send(self, peer: bytes, answer: Replayed) -> bool:
+    def _send(self, peer: bytes, answer: ReplayResponse) -> bool:
         self.sent.append((peer, answer.request))
         return True
 
     def serve_all(self, now: float = 0.0) -> list[tuple[bytes, int]]:
         """All that is answered at once, without a wait."""
-        while (again := self.queue.serve(now)) is not None and again <= now:
+        while (again := self.queue.serve_next(now)) is not None and again <= now:
             pass
         sent, self.sent = self.sent, []
         return sent
@@ -94,9 +96,9 @@ def test_what_is_live_goes_first_but_not_for_ever() -> None:
     shards.queue.add(b"b", question(2), 0.0)
     shards.behind.add(b"a")
     assert shards.serve_all() == [(b"b", 2)]
-    assert shards.queue.serve(0.5) == 0.5 + RETRY_SECONDS
+    assert shards.queue.serve_next(0.5) == 0.5 + RETRY_SECONDS
     assert shards.sent == []
-    assert shards.queue.serve(PASSED_OVER_SECONDS) is None
+    assert shards.queue.serve_next(PASSED_OVER_SECONDS) is None
     assert shards.sent == [(b"a", 1)]
 
 
@@ -104,13 +106,13 @@ def test_after_an_answer_there_is_a_rest() -> None:
     """Answers take a share of the router's time, also if each question comes when the one before is answered."""
     shards = Shards(each=0.003)
     shards.queue.add(b"a", question(1), 0.0)
-    assert shards.queue.serve(0.0) is None
+    assert shards.queue.serve_next(0.0) is None
     took = shards.queue._stopwatch.time - 0.003  # type: ignore[attr-defined]
     shards.queue.add(b"a", question(2), 0.0)
-    again = shards.queue.serve(0.001)
-    assert again == pytest.approx(took * (1 + REST))
+    again = shards.queue.serve_next(0.001)
+    assert again == pytest.approx(took * (1 + REST_FACTOR))
     assert [request for _, request in shards.sent] == [1]
-    shards.queue.serve(again or 0.0)
+    shards.queue.serve_next(again or 0.0)
     assert [request for _, request in shards.sent] == [1, 2]
 
 
@@ -166,20 +168,20 @@ def test_a_journal_that_cannot_be_read_answers_nobody_and_goes_on() -> None:
 def test_an_answer_has_a_bound_in_records() -> None:
     """At most REPLAY_RECORDS of the log are read, whosever they are."""
     answer = read_part(journal_of(REPLAY_RECORDS + 50, user="bob"), question())
-    assert (answer.upto, answer.events) == (REPLAY_RECORDS, [])
+    assert (answer.end_offset, answer.events) == (REPLAY_RECORDS, [])
 
 
 def test_an_answer_has_a_bound_in_bytes() -> None:
     """One event that reaches the bound is the last, and all that were read before are given."""
     answer = read_part(journal_of(20, bytes(BYTES_A_MESSAGE // 4)), question())
-    assert (answer.upto, len(answer.events)) == (4, 4)
+    assert (answer.end_offset, len(answer.events)) == (4, 4)
 
 
 @pytest.mark.parametrize("personal", [False, True])
 def test_an_answer_has_a_bound_in_time(personal: bool) -> None:
     """On a slow disk an answer is what could be read meanwhile, and that is whole."""
     answer = read_part(journal_of(500, user="ann"), question(personal=personal), Clock(PART_SECONDS))
-    assert (answer.upto, len(answer.events)) == (READ_RECORDS, READ_RECORDS)
+    assert (answer.end_offset, len(answer.events)) == (READ_RECORDS, READ_RECORDS)
 
 
 def test_a_users_own_events_are_whole_when_there_are_no_more() -> None:
@@ -188,7 +190,7 @@ def test_a_users_own_events_are_whole_when_there_are_no_more() -> None:
     journal.append([PublishedEvent(f"more-{n}", "bob", b"x") for n in range(5)], 0.0)
     journal.commit(0.0)
     answer = read_part(journal, question(upto=READ_RECORDS + 3, personal=True))
-    assert (answer.upto, len(answer.events)) == (READ_RECORDS + 3, READ_RECORDS)
+    assert (answer.end_offset, len(answer.events)) == (READ_RECORDS + 3, READ_RECORDS)
 
 
 # -------------------------------------------------------------------------------------------------------- the router
@@ -204,16 +206,16 @@ def test_a_question_is_answered_after_what_is_live() -> None:
         return True
 
     router = Router(journal, send)
-    router.receive(b"s", Hello(VERSION, "b", ShardAddress(0, "127.0.0.1", 9000, "b"), credit=100), 0.0)
+    router.receive(b"s", Join(VERSION, "b", ShardAddress(0, "127.0.0.1", 9000, "b"), credit=100), 0.0)
     router.receive(b"s", question(1), 0.0)
     router.receive(b"s", question(2), 0.0)
     router.receive(b"s", ReplayCancel(1), 0.0)
-    router.receive(b"g", Publish(1, [PublishedEvent("a", None, b"x")]), 0.0)
-    assert not [m for m in sent if isinstance(m, Replayed)]
+    router.receive(b"g", PublishRequest(1, [PublishedEvent("a", None, b"x")]), 0.0)
+    assert not [m for m in sent if isinstance(m, ReplayResponse)]
     router.dispatch(0.0)
-    router.replays.serve(0.0)
-    assert [type(m) for m in sent if isinstance(m, (Deliver, Replayed))] == [Deliver, Replayed]
-    assert [m.request for m in sent if isinstance(m, Replayed)] == [2]
+    router.replays.serve_next(0.0)
+    assert [type(m) for m in sent if isinstance(m, (LogBatch, ReplayResponse))] == [LogBatch, ReplayResponse]
+    assert [m.request for m in sent if isinstance(m, ReplayResponse)] == [2]
     router.receive(b"s", question(3), 0.0)
-    router.receive(b"s", Goodbye(), 0.0)
+    router.receive(b"s", Leave(), 0.0)
     assert not router.replays

@@ -63,14 +63,14 @@ def keep(journal: SqliteJournal, events: list[PublishedEvent], now: float = NOW)
 
 
 def read_all(journal: SqliteJournal) -> list[Record]:
-    return list(journal.read(journal.floor, 10**6))
+    return list(journal.read(journal.start_offset, 10**6))
 
 
 def is_whole(journal: SqliteJournal) -> bool:
     """Everything from floor to last is there, once, and is what was published at its offset."""
     records = read_all(journal)
     right = all(r.body.startswith(b"%d." % r.offset) for r in records)
-    return right and [r.offset for r in records] == list(range(journal.floor + 1, journal.last + 1))
+    return right and [r.offset for r in records] == list(range(journal.start_offset + 1, journal.last_offset + 1))
 
 
 # ---------------------------------------------------------------------------------------------------------- restarts
@@ -80,12 +80,12 @@ def test_a_restart_goes_on(path: Path) -> None:
     """Epoch, offsets, records, duplicates and notes are as before; the new epoch that was offered is not taken."""
     with closing(open_journal(path, epoch="first")) as journal:
         keep(journal, some(3))
-        journal.note("ring", b"\x01\x02")
+        journal.put_metadata_item("ring", b"\x01\x02")
         before = read_all(journal)
     with closing(open_journal(path, epoch="second")) as journal:
-        assert (journal.epoch, journal.last, journal.floor, journal.open) == ("first", 3, 0, 0)
+        assert (journal.epoch, journal.last_offset, journal.start_offset, journal.pending_count) == ("first", 3, 0, 0)
         assert read_all(journal) == before
-        assert journal.recall("ring") == b"\x01\x02"
+        assert journal.get_metadata_item("ring") == b"\x01\x02"
         assert journal.append(some(4), NOW + 1) == ([1, 2, 3, 4], [0, 1, 2])
 
 
@@ -119,10 +119,10 @@ def test_offsets_go_on_when_everything_is_too_old(path: Path) -> None:
     for _ in range(2):
         with closing(open_journal(path, max_age=10.0, now=NOW + 100)) as journal:
             journal.commit(NOW + 100)
-            assert (journal.floor, journal.last) == (4, 5)
+            assert (journal.start_offset, journal.last_offset) == (4, 5)
     with closing(open_journal(path, max_age=10.0, now=NOW + 100)) as journal:
         assert keep(journal, some(1, begin=6), NOW + 100) == [6]
-        assert (journal.floor, journal.last) == (5, 6)
+        assert (journal.start_offset, journal.last_offset) == (5, 6)
 
 
 def test_the_file_is_for_its_owner_alone(path: Path) -> None:
@@ -162,11 +162,11 @@ from solowire.backplane.messages import PublishedEvent
 journal = SqliteJournal(Path(sys.argv[1]), new_epoch="new", max_age=1e9, max_events=3000, max_bytes=2**40,
                         window=600.0, now=time.time())
 while True:
-    first = journal.last + 1
+    first = journal.last_offset + 1
     group = [PublishedEvent(f"id-{n}", None, b"%d." % n) for n in range(first, first + 40)]
     journal.append(group, time.time())
     journal.commit(time.time())
-    os.write(1, b"%d\\n" % journal.last)
+    os.write(1, b"%d\\n" % journal.last_offset)
 """
 
 
@@ -184,9 +184,9 @@ def test_nothing_acknowledged_is_lost_by_kills(path: Path) -> None:
             acked = max([acked, *map(int, child.stdout.read().split(b"\n")[:-1])])
         with capture_logs() as logs, closing(open_journal(path, epoch="other", max_events=3000)) as journal:
             assert journal.epoch == "epoch-1"
-            assert acked <= journal.last <= acked + 40
+            assert acked <= journal.last_offset <= acked + 40
             assert is_whole(journal)
-            assert journal.append(some(1, begin=journal.last), NOW).duplicates == [0]
+            assert journal.append(some(1, begin=journal.last_offset), NOW).duplicates == [0]
         assert logs == []
 
 
@@ -243,7 +243,7 @@ def test_a_damaged_file_is_set_aside(path: Path, damage: str) -> None:
     DAMAGE[damage](path)
     old = path.read_bytes()
     with capture_logs() as logs, closing(open_journal(path, epoch="epoch-2")) as journal:
-        assert (journal.epoch, journal.last, journal.floor, read_all(journal)) == ("epoch-2", 0, 0, [])
+        assert (journal.epoch, journal.last_offset, journal.start_offset, read_all(journal)) == ("epoch-2", 0, 0, [])
         assert keep(journal, some(1)) == [1]
     aside = f"{path}.damaged-{STAMP}"
     assert Path(aside).read_bytes() == old
@@ -251,7 +251,7 @@ def test_a_damaged_file_is_set_aside(path: Path, damage: str) -> None:
         ("critical", str(path), aside)
     ]
     with capture_logs() as logs, closing(open_journal(path, epoch="epoch-3")) as journal:
-        assert (journal.epoch, journal.last, logs) == ("epoch-2", 1, [])
+        assert (journal.epoch, journal.last_offset, logs) == ("epoch-2", 1, [])
 
 
 def test_nothing_that_was_set_aside_is_overwritten(path: Path) -> None:
@@ -279,7 +279,7 @@ def test_a_wal_without_its_file_is_damage(path: Path) -> None:
     wal = Path(f"{path}-wal").read_bytes()
     path.unlink()
     with capture_logs() as logs, closing(open_journal(path, epoch="epoch-2")) as journal:
-        assert (journal.epoch, journal.last, len(logs)) == ("epoch-2", 0, 1)
+        assert (journal.epoch, journal.last_offset, len(logs)) == ("epoch-2", 0, 1)
     assert Path(f"{path}.damaged-{STAMP}-wal").read_bytes() == wal
 
 
@@ -313,11 +313,11 @@ def test_any_damage_is_survived(tmp_path_factory: pytest.TempPathFactory, place:
         assert path.read_bytes() == old
         return
     with closing(journal):
-        if journal.epoch == "epoch-2" and journal.last == 0:
+        if journal.epoch == "epoch-2" and journal.last_offset == 0:
             assert Path(f"{path}.damaged-{STAMP}").read_bytes() == old
         else:
             try:
-                assert len(journal.read(journal.floor, 100)) == journal.last - journal.floor
+                assert len(journal.read(journal.start_offset, 100)) == journal.last_offset - journal.start_offset
             except JournalUnavailable as error:
                 reason = str(error)
                 assert "damaged" in reason or "decode" in reason
@@ -339,9 +339,9 @@ def test_damage_under_way_is_said_to_readers(path: Path) -> None:
         with pytest.raises(JournalUnavailable, match="no such table"):
             journal.read(0, 1)
         with pytest.raises(JournalUnavailable, match="no such table"):
-            journal.read_personal("ann", 0, 9, 9)
+            journal.read_user("ann", 0, 9, 9)
         with pytest.raises(JournalUnavailable, match="no such table"):
-            journal.states(9, 9)
+            journal.latest_states(9, 9)
 
 
 # ------------------------------------------------------------------------------------------- what is not damage
@@ -374,8 +374,8 @@ def test_a_row_that_is_not_what_it_should_be_keeps_nobody_from_the_others(path: 
         assert len(odd.body) < 2**20
         assert odd.user is None or isinstance(odd.user, str)
         assert odd.user == "ann" or "user" in row
-        assert len(journal.read_personal("ann", 0, 20, 20)) >= 19
-        assert len(journal.states(20, 20)) == 20
+        assert len(journal.read_user("ann", 0, 20, 20)) >= 19
+        assert len(journal.latest_states(20, 20)) == 20
         assert keep(journal, some(1, 21)) == [21]
 
 
@@ -385,12 +385,12 @@ def test_a_hole_in_the_log_is_where_it_begins(path: Path) -> None:
         keep(journal, some(50))
     changed("DELETE FROM events WHERE offset IN (7, 20, 21)")(path)
     with capture_logs() as logs, closing(open_journal(path)) as journal:
-        assert (journal.epoch, journal.floor, journal.last) == ("epoch-1", 21, 50)
+        assert (journal.epoch, journal.start_offset, journal.last_offset) == ("epoch-1", 21, 50)
         assert is_whole(journal)
         assert [(line["event"], line["log_begins"]) for line in logs] == [("journal_hole", 22)]
         assert keep(journal, some(1, 51)) == [51]
     with closing(open_journal(path)) as journal:
-        assert (journal.floor, journal.last, is_whole(journal)) == (21, 51, True)
+        assert (journal.start_offset, journal.last_offset, is_whole(journal)) == (21, 51, True)
 
 
 def test_a_hole_under_way_says_where_the_log_goes_on(path: Path) -> None:
@@ -414,7 +414,7 @@ def test_offsets_that_are_none_are_damage(path: Path, offset: int) -> None:
         keep(journal, some(5))
     changed(f"UPDATE events SET offset = {offset} WHERE offset = 3")(path)
     with capture_logs() as logs, closing(open_journal(path, epoch="epoch-2")) as journal:
-        assert (journal.epoch, journal.last) == ("epoch-2", 0)
+        assert (journal.epoch, journal.last_offset) == ("epoch-2", 0)
         assert keep(journal, some(1)) == [1]
     assert [line["event"] for line in logs] == ["journal_damaged"]
 
@@ -539,20 +539,20 @@ def test_a_full_disk_refuses_and_recovers(small_disk: Path) -> None:
                 file.write(bytes(4096))
         reasons: list[str] = []
         while len(reasons) < 5:  # until what room the WAL has itself is full
-            begin = journal.last + 1
+            begin = journal.last_offset + 1
             try:
                 keep(journal, some(50, begin, size=200))
             except JournalUnavailable as error:
                 reasons.append(str(error))
-            assert journal.open == 0
-            assert journal.last == begin - 1 + (0 if reasons else 50)
+            assert journal.pending_count == 0
+            assert journal.last_offset == begin - 1 + (0 if reasons else 50)
             assert is_whole(journal)
         assert set(reasons) == {"the journal's disk is full"}
         ballast.unlink()
-        begin = journal.last + 1
+        begin = journal.last_offset + 1
         assert keep(journal, some(50, begin, size=200)) == list(range(begin, begin + 50))  # the ids were forgotten
     with closing(open_journal(path)) as journal:
-        assert journal.last == begin + 49
+        assert journal.last_offset == begin + 49
         assert is_whole(journal)
 
 
@@ -568,7 +568,7 @@ def test_a_group_is_kept_whole_or_not_at_all(
         keep(journal, some(60, size=300))
         reasons: set[str] = set()
         for bytes_more, count in groups:
-            last = journal.last
+            last = journal.last_offset
             journal.append(some(count, last + 1, size=300), now)
             now += 1.0
             try:
@@ -578,11 +578,11 @@ def test_a_group_is_kept_whole_or_not_at_all(
             except JournalUnavailable as error:
                 reasons.add(str(error))
                 expected = last
-            assert journal.last == expected
+            assert journal.last_offset == expected
             assert is_whole(journal)
         assert reasons <= {"the journal's disk has an I/O error"}  # EFBIG, where a full disk says ENOSPC
     with closing(open_journal(path)) as journal:
-        assert journal.last == expected
+        assert journal.last_offset == expected
         assert is_whole(journal)
     shutil.rmtree(path.parent)
 
@@ -593,19 +593,19 @@ def test_what_there_is_no_room_to_trim_costs_no_group(path: Path) -> None:
         keep(journal, some(1000, size=300))
     with closing(open_journal(path, max_events=10)) as journal:
         keep(journal, some(1, begin=1001), NOW)  # makes the WAL
-        floor = journal.floor
+        floor = journal.start_offset
         journal._max_events = 10**6
         keep(journal, some(1000, begin=1002, size=300), NOW)
         journal._max_events = 10
-        journal.append(some(1, begin=journal.last + 1), NOW)
+        journal.append(some(1, begin=journal.last_offset + 1), NOW)
         with room(20_000, path), capture_logs() as logs:
             journal.commit(NOW)
         assert [entry["event"] for entry in logs] == ["journal_not_trimmed"]
-        assert (journal.floor, journal.last) == (floor, 2002)
+        assert (journal.start_offset, journal.last_offset) == (floor, 2002)
         keep(journal, some(1, begin=2003), NOW + 0.5)
-        assert journal.floor == floor  # not with every group: it would fail again and again
+        assert journal.start_offset == floor  # not with every group: it would fail again and again
         journal.commit(NOW + 1.5)
-        assert journal.floor > floor
+        assert journal.start_offset > floor
         assert is_whole(journal)
 
 
@@ -614,11 +614,11 @@ def test_a_note_without_room_is_kept_with_the_next_group(path: Path) -> None:
     with closing(open_journal(path)) as journal:
         keep(journal, some(1))
         with room(0, path), capture_logs():
-            journal.note("ring", b"1")
-        assert journal.recall("ring") == b"1"
+            journal.put_metadata_item("ring", b"1")
+        assert journal.get_metadata_item("ring") == b"1"
         journal.commit(NOW)
     with closing(open_journal(path)) as journal:
-        assert journal.recall("ring") == b"1"
+        assert journal.get_metadata_item("ring") == b"1"
 
 
 def test_a_locked_file_refuses_and_recovers(path: Path) -> None:
@@ -641,10 +641,10 @@ def test_retention_by_count_goes_in_chunks(path: Path) -> None:
         keep(journal, some(5000))
     with closing(open_journal(path, max_events=500)) as journal:
         for commit in range(1, 7):
-            before = journal.floor
-            keep(journal, some(10, begin=journal.last + 1))
-            assert journal.floor - before <= TRIM_ROWS
-            assert journal.floor == min(commit * TRIM_ROWS, journal.last - 500)
+            before = journal.start_offset
+            keep(journal, some(10, begin=journal.last_offset + 1))
+            assert journal.start_offset - before <= TRIM_ROWS
+            assert journal.start_offset == min(commit * TRIM_ROWS, journal.last_offset - 500)
             assert is_whole(journal)
 
 
@@ -652,9 +652,9 @@ def test_a_large_group_is_trimmed_as_fast_as_it_comes(path: Path) -> None:
     """A chunk is twice the group if that is more than a thousand, so that no load outruns the retention."""
     with closing(open_journal(path, max_events=500)) as journal:
         for _ in range(5):
-            keep(journal, some(3000, begin=journal.last + 1))
+            keep(journal, some(3000, begin=journal.last_offset + 1))
             journal.commit(NOW)
-        assert journal.last - journal.floor <= 3500
+        assert journal.last_offset - journal.start_offset <= 3500
         assert is_whole(journal)
 
 
@@ -662,12 +662,12 @@ def test_retention_by_age(path: Path) -> None:
     """What is older than it should be goes, with groups and without; what is not stays."""
     with closing(open_journal(path, max_age=60.0)) as journal:
         for second in range(0, 100, 10):
-            keep(journal, some(100, begin=journal.last + 1), NOW + second)
-            assert journal.floor == max(0, second - 60) * 10
+            keep(journal, some(100, begin=journal.last_offset + 1), NOW + second)
+            assert journal.start_offset == max(0, second - 60) * 10
         journal.commit(NOW + 120)
-        assert journal.floor == 600
+        assert journal.start_offset == 600
         journal.commit(NOW + 1000)
-        assert (journal.floor, journal.last) == (999, 1000)
+        assert (journal.start_offset, journal.last_offset) == (999, 1000)
         assert is_whole(journal)
 
 
@@ -677,9 +677,9 @@ def test_a_clock_that_is_set_back_does_not_trim_what_is_young(path: Path) -> Non
         keep(journal, some(10), NOW)
         keep(journal, some(10, begin=11), NOW - 3000)
         journal.commit(NOW)
-        assert journal.floor == 0
+        assert journal.start_offset == 0
         journal.commit(NOW + 61)
-        assert journal.floor == 19
+        assert journal.start_offset == 19
 
 
 def test_retention_by_bytes(path: Path) -> None:
@@ -687,13 +687,13 @@ def test_retention_by_bytes(path: Path) -> None:
     bound = 2**20
     with closing(open_journal(path, max_bytes=bound)) as journal:
         for n in range(150):
-            keep(journal, some(100, begin=journal.last + 1, size=(50, 500, 5000)[n % 3]))
+            keep(journal, some(100, begin=journal.last_offset + 1, size=(50, 500, 5000)[n % 3]))
             assert is_whole(journal)
             assert journal._used_bytes() < bound + 2 * 100 * 8192
         for _ in range(20):
             journal.commit(NOW)
         assert journal._used_bytes() <= bound
-        assert journal.last - journal.floor > 100
+        assert journal.last_offset - journal.start_offset > 100
     assert path.stat().st_size < 3 * bound
 
 
@@ -703,7 +703,7 @@ def test_one_event_larger_than_the_log_is_kept_until_the_next(path: Path) -> Non
         for n in range(1, 4):
             keep(journal, some(1, begin=n, size=60_000))
             journal.commit(NOW)
-            assert (journal.floor, journal.last) == (n - 1, n)
+            assert (journal.start_offset, journal.last_offset) == (n - 1, n)
             assert is_whole(journal)
 
 
@@ -742,7 +742,7 @@ def test_to_find_the_present_states_takes_no_longer_the_more_states_there_are(pa
                 done += 1
 
             journal._db.set_progress_handler(count, 1000)
-            found = [record.offset for record in journal.states(journal.last, 1000)]
+            found = [record.offset for record in journal.latest_states(journal.last_offset, 1000)]
             return done, found
 
     few, some_found = steps(200_000)
@@ -766,7 +766,7 @@ def made_by_an_older_version() -> Iterator[None]:
 def fill(path: Path, events: int = 20_000, size: int = 300) -> int:
     """A journal with so many events, as an hour has brought them; how long its file is."""
     with closing(open_journal(path)) as journal:
-        journal.note("ring", b"\x01")
+        journal.put_metadata_item("ring", b"\x01")
         for begin in range(1, events, 1000):
             keep(journal, some(1000, begin=begin, size=size), NOW + begin * 3600 / events)
     return path.stat().st_size
@@ -786,8 +786,8 @@ def test_a_limit_that_is_lowered_gives_the_disk_its_space_back(path: Path, age: 
     with made_by_an_older_version() if age == "old" else contextlib.nullcontext():
         before = fill(path)
     with closing(open_journal(path, epoch="another", now=NOW + 3600, **LOWERED[limit])) as journal:  # type: ignore[arg-type]
-        assert (journal.epoch, journal.last, journal.recall("ring")) == ("epoch-1", 20_000, b"\x01")
-        assert 300 < journal.last - journal.floor <= 5000
+        assert (journal.epoch, journal.last_offset, journal.get_metadata_item("ring")) == ("epoch-1", 20_000, b"\x01")
+        assert 300 < journal.last_offset - journal.start_offset <= 5000
         assert is_whole(journal)
         assert keep(journal, some(1, begin=20_000), NOW + 3600) == [20_000], "a duplicate is known"
         assert keep(journal, some(10, begin=20_001), NOW + 3600)[0] == 20_001
@@ -796,7 +796,7 @@ def test_a_limit_that_is_lowered_gives_the_disk_its_space_back(path: Path, age: 
     assert path.stat().st_size < 3 * 2**20
     assert not list(path.parent.glob("*.new*"))
     with closing(open_journal(path)) as journal:
-        assert journal.last == 20_010
+        assert journal.last_offset == 20_010
 
 
 def test_pages_that_are_free_go_back_bit_by_bit(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -859,7 +859,7 @@ def test_a_kill_in_the_midst_of_writing_anew_costs_nothing(path: Path) -> None:
         with pytest.raises(KeyboardInterrupt):
             open_journal(path, max_bytes=2**20, now=NOW + 3600)
     with closing(open_journal(path, max_bytes=2**20, now=NOW + 3600)) as journal:
-        assert journal.last == 20_000
+        assert journal.last_offset == 20_000
         assert is_whole(journal)
     assert path.stat().st_size < 3 * 2**20
 

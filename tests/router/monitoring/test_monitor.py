@@ -14,7 +14,7 @@ from solowire.backplane.messages import ShardAddress, ShardReport, ShardStats
 from solowire.domains.dns.event_types import CATALOG
 from solowire.model.events import Event, decode_event
 from solowire.observability.stats_summary import MOST_VALUES
-from solowire.router.monitoring.monitor import MARKS, TEXTS, Said, Thresholds, Watch
+from solowire.router.monitoring.monitor import ALERT_MESSAGES, MARKS, Monitor, MonitorResult, Thresholds
 
 WALL = 1_800_000_000.0
 
@@ -26,7 +26,7 @@ class World:
         self.now = 100.0
         ids = count()
         self.own = ShardStats()
-        self.watch = Watch(new_id=lambda: f"id-{next(ids)}", after=1.0, over=2.0, own=lambda: self.own, **settings)
+        self.watch = Monitor(new_id=lambda: f"id-{next(ids)}", after=1.0, over=2.0, own=lambda: self.own, **settings)
         self.stats = [ShardStats(), ShardStats()]
         self.behind = [0, 0]
         self.gateway = ShardStats()
@@ -34,18 +34,18 @@ class World:
         self.last = 1000
         self.present = [0, 1]
 
-    def look(self) -> Said:
+    def look(self) -> MonitorResult:
         shards = [
             (b"name-%d" % i, ShardReport(ShardAddress(i, "h", 1, "b"), self.stats[i], 0, self.behind[i]))
             for i in self.present
         ]
         gateways = [*self.others, (b"gateway-0123456789abcdef", self.gateway)]
-        said = self.watch.look(shards, gateways, self.last, self.now, WALL + self.now)
+        said = self.watch.check_processes(shards, gateways, self.last, self.now, WALL + self.now)
         self.now += 0.5
         return said
 
-    def run(self, seconds: float) -> Said:
-        whole = Said([], [])
+    def run(self, seconds: float) -> MonitorResult:
+        whole = MonitorResult([], [])
         for _ in range(int(2 * seconds)):
             said = self.look()
             whole.events.extend(said.events)
@@ -53,14 +53,14 @@ class World:
         return whole
 
 
-def read(said: Said) -> list[tuple[Event, dict[str, Any]]]:
+def read(said: MonitorResult) -> list[tuple[Event, dict[str, Any]]]:
     events = [decode_event(e.body) for e in said.events]
     return [(e, msgspec.json.decode(e.data)) for e in events]
 
 
 def test_nothing_is_said_when_all_is_well() -> None:
     """Zeros are no alert, and without an interval there are no statistics."""
-    assert World().run(60) == Said([], [])
+    assert World().run(60) == MonitorResult([], [])
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_the_event_has_the_numbers_of_each_alert() -> None:
         "message": "shard 1: dns_query_log is summed up for 7 feeds (threshold 1 feeds)",
         "details": {"state": "began", "about": "dns_query_log"},
     }
-    assert world.watch.begun == 1  # as /metrics has it
+    assert world.watch.fired_count == 1  # as /metrics has it
     assert over == {
         **same,
         "severity": "info",
@@ -137,7 +137,7 @@ def test_the_event_has_the_numbers_of_each_alert() -> None:
 
 def test_every_threshold_has_words() -> None:
     """No alert can begin that nobody has written a message for."""
-    assert set(TEXTS) == set(Thresholds._fields)
+    assert set(ALERT_MESSAGES) == set(Thresholds._fields)
 
 
 def test_a_shard_that_does_not_acknowledge_lags() -> None:
@@ -237,7 +237,7 @@ def test_statistics_are_events_of_their_own() -> None:
         assert event.type == "gateway_stats"
         assert envelope.state == f"gateway_stats\0{event.key}\0"
         assert event.key == data["node"] == event.attributes["node"]
-        assert CATALOG.check(CATALOG["gateway_stats"], data) == event.attributes
+        assert CATALOG.validate_data(CATALOG["gateway_stats"], data) == event.attributes
         assert set(data) <= set(CATALOG["gateway_stats"].payload.__struct_fields__)
     nodes = {event.key: data for event, data in found}
     assert list(nodes) == ["shard 0", "shard 1", "all"]

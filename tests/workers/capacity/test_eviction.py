@@ -4,31 +4,31 @@ from __future__ import annotations
 
 from solowire.model.access import Identity
 from solowire.protocol.messages import Codec
-from solowire.workers.capacity.eviction import GivingWay
+from solowire.workers.capacity.eviction import EvictionPolicy
 from solowire.workers.connections.connection import Connection, State
-from solowire.workers.connections.users import Users
+from solowire.workers.connections.users import UserRegistry
 
 
 class Place:
     """Some connections, the first of which was heard of longest ago."""
 
     def __init__(self, *users: str, group: str = "viewer") -> None:
-        self.users = Users(9)
-        self.giving_way = GivingWay(self.users)
+        self.users = UserRegistry(9)
+        self.giving_way = EvictionPolicy(self.users)
         self.connections: list[Connection] = []
         for at, user in enumerate(users):
             connection = Connection(f"s{at}", Identity(user, group, ()), Codec.json, None, group=group)
-            connection.heard_at = float(at)
+            connection.last_message_at = float(at)
             self.users.add(connection)
             self.connections.append(connection)
 
     def chosen(self, **excess: int) -> list[int]:
         """The places of those who have to go."""
-        return [self.connections.index(c) for c in self.giving_way.choose(excess, self.connections)]
+        return [self.connections.index(c) for c in self.giving_way.select(excess, self.connections)]
 
     def send_away(self, at: int) -> None:
-        self.giving_way.goes(self.connections[at])
-        self.connections[at].become(State.leaving)
+        self.giving_way.mark_ending(self.connections[at])
+        self.connections[at].become(State.draining)
 
 
 def test_the_longest_idle_go() -> None:
@@ -42,7 +42,7 @@ def test_the_longest_idle_go() -> None:
 def test_a_legacy_duplicate_goes_first() -> None:
     """A user's second connection of the old frontend can be done without; its only one can't."""
     place = Place("a", "b", "c", "c")
-    place.connections[1].kind = place.connections[3].kind = "legacy"
+    place.connections[1].transport = place.connections[3].transport = "legacy"
     assert place.chosen(viewer=2) == [3, 0]
 
 
@@ -53,9 +53,9 @@ def test_those_who_go_already_count_until_they_are_gone() -> None:
     assert place.chosen(viewer=1) == []
     assert place.chosen(viewer=2) == [1]
     gone = place.connections[0]
-    place.giving_way.goes(gone)
+    place.giving_way.mark_ending(gone)
     gone.become(State.closing)
     assert place.chosen(viewer=1) == []
-    place.giving_way.gone(gone)
-    gone.become(State.gone)
+    place.giving_way.mark_closed(gone)
+    gone.become(State.closed)
     assert place.chosen(viewer=1) == [1]

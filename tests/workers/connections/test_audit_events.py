@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import pytest
 
-from solowire.fanout.recent_log import Log
+from solowire.fanout.recent_log import RecentLog
 from solowire.protocol import messages as c
 from solowire.protocol.messages import Codec
-from tests.workers.harness import Bench, user_who
+from tests.workers.harness import ShardHarness, find_user
 
 
 def test_the_life_of_a_connection_is_four_lines() -> None:
     """Connected, subscribed, subscribed to something else, disconnected: with who, whence and which session."""
-    b = Bench()
-    ticket = b.shard.admit(b.ticket("ann"), b.now)
-    connection = b.shard.open(ticket.identity, Codec.json, None, b.now, address="192.0.2.7", kind="relayed")
+    b = ShardHarness()
+    ticket = b.shard.admit(b.issue_ticket("ann"), b.now)
+    connection = b.shard.open_connection(ticket.identity, Codec.json, None, b.now, address="192.0.2.7", kind="relayed")
     b.say(connection, c.Hello(subscriptions=["custom.*", "user.*"]))
     b.say(connection, c.Subscribe(["security_alert"]))
-    b.shard.gone(connection)
+    b.shard.on_closed(connection)
     who = {"user": "ann", "role": "viewer", "address": "192.0.2.7", "session": connection.session}
-    assert all(line.items() >= who.items() for line in b.told)
-    assert [line["event"] for line in b.told] == ["connected", "subscribed", "subscribed", "disconnected"]
-    connected, first, then, ended = b.told
+    assert all(line.items() >= who.items() for line in b.audit_lines)
+    assert [line["event"] for line in b.audit_lines] == ["connected", "subscribed", "subscribed", "disconnected"]
+    connected, first, then, ended = b.audit_lines
     assert (connected["codec"], connected["kind"]) == ("json", "relayed")
     assert first["subscriptions"] == ["custom.*", "user.*"]
     assert first["denied"]
@@ -31,61 +31,61 @@ def test_the_life_of_a_connection_is_four_lines() -> None:
 
 def test_who_is_closed_is_told_once_with_the_code() -> None:
     """A replaced connection is one `disconnected`, not a second one when its socket has gone."""
-    b = Bench()
+    b = ShardHarness()
     old = b.connect("ann")
     b.connect("ann")
-    b.shard.gone(old)
-    ended = [line for line in b.told if line["event"] == "disconnected"]
+    b.shard.on_closed(old)
+    ended = [line for line in b.audit_lines if line["event"] == "disconnected"]
     assert [(line["session"], line["code"]) for line in ended] == [(old.session, 4409)]
 
 
-def ended(b: Bench) -> list[tuple[int | None, str]]:
-    return sorted((line["code"], line["reason"]) for line in b.told if line["event"] == "disconnected")
+def ended(b: ShardHarness) -> list[tuple[int | None, str]]:
+    return sorted((line["code"], line["reason"]) for line in b.audit_lines if line["event"] == "disconnected")
 
 
 def test_a_drain_is_the_reason_that_is_told() -> None:
     """Whether the client goes by itself when it was told, or has to be closed: the log says `draining`."""
-    b = Bench()
+    b = ShardHarness()
     obedient = b.connect("ann")
     closed = b.connect("bob")
-    b.shard.leave(b.now)
+    b.shard.start_drain(b.now)
     b.wait(0.5)
-    b.shard.gone(obedient)
+    b.shard.on_closed(obedient)
     assert ended(b) == [(None, "draining")]
     b.wait(3.0)
-    assert [line for line in b.told if line.get("code") == 1012 and line["reason"] == "draining"]
-    b.shard.gone(closed)
-    assert b.shard.drained
+    assert [line for line in b.audit_lines if line.get("code") == 1012 and line["reason"] == "draining"]
+    b.shard.on_closed(closed)
+    assert b.shard.is_drained
 
 
 def test_a_changed_ring_is_the_reason_that_is_told() -> None:
     """Who moves to another shard is told of with 4421."""
-    b = Bench()
-    b.connect(user_who((0, 1), 1))
-    b.ring(0, 1)
+    b = ShardHarness()
+    b.connect(find_user((0, 1), 1))
+    b.change_ring(0, 1)
     b.wait(3.0)
     assert ended(b) == [(4421, "ring_changed")]
 
 
 def test_who_gives_way_is_told_of_with_the_limit() -> None:
     """An eviction is 1013 `over_limit`."""
-    b = Bench()
+    b = ShardHarness()
     for user in ("ann", "bob", "cid"):
         b.connect(user)
-    b.lease(viewer=1)
+    b.grant_lease(viewer=1)
     b.wait(1.0)
     assert ended(b) == [(1013, "over_limit")] * 2
 
 
 def test_a_lease_that_has_run_out_is_the_reason_for_all() -> None:
     """Who was told and who was not, because his turn had not come: all are `no_lease`."""
-    b = Bench(leased_for=100.0, heartbeat=600.0)
+    b = ShardHarness(leased_for=100.0, heartbeat=600.0)
     for n in range(10):
         b.connect(f"user-{n}")
     b.now += 130.0  # the process was stopped
     b.shard.run(b.now)
     assert ended(b) == [(1012, "no_lease")] * 10
-    b = Bench(leased_for=100.0, heartbeat=600.0)
+    b = ShardHarness(leased_for=100.0, heartbeat=600.0)
     for n in range(10):
         b.connect(f"user-{n}")
     b.wait(126.0)
@@ -95,7 +95,7 @@ def test_a_lease_that_has_run_out_is_the_reason_for_all() -> None:
 @pytest.mark.parametrize("lost", [True, False])
 def test_a_reader_that_is_too_slow_is_told_of(lost: bool) -> None:
     """What it lacks has left the log, or its socket took nothing for too long: one line with 4413 either way."""
-    b = Bench(recent=Log(max_events=20))
+    b = ShardHarness(recent=RecentLog(max_events=20))
     connection = b.connect("ann", subscriptions=["custom.*"])
     b.sockets.stuck.add(connection)
     for _ in range(100 if lost else 5):
@@ -109,9 +109,9 @@ def test_a_reader_that_is_too_slow_is_told_of(lost: bool) -> None:
 
 def test_a_thousand_subscriptions_are_no_long_line() -> None:
     """So many are named, and the rest counted."""
-    b = Bench()
-    connection = b.open("ann")
+    b = ShardHarness()
+    connection = b.open_connection("ann")
     b.say(connection, c.Hello(subscriptions=[f"custom.t{n}" for n in range(200)]))
-    line = b.told[-1]
+    line = b.audit_lines[-1]
     assert len(line["subscriptions"]) == 50
     assert line["more"] == 150

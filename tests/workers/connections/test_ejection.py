@@ -19,7 +19,7 @@ from solowire.protocol.close_codes import CloseCode
 from solowire.workers.connections.connection import State
 from solowire.workers.session.commands import no_keys_to_await
 from tests.jwks_server import SigningKey
-from tests.workers.harness import SECRET, TOKENS, WALL, Bench
+from tests.workers.harness import SECRET, TOKENS, WALL, ShardHarness
 
 
 def revocation(user: str | None = None, token_id: str | None = None, before: float | None = None) -> Revocation:
@@ -38,42 +38,42 @@ def identity(user: str, token_id: str = "", issued_at: float | None = None) -> I
 
 def test_a_user_is_disconnected() -> None:
     """All of its connections, in whatever state, with 4410, and nobody else's; the audit log says why."""
-    b = Bench(per_user=3)
-    live, waiting, other = b.connect("ann"), b.open("ann"), b.connect("ann2")
+    b = ShardHarness(per_user=3)
+    live, waiting, other = b.connect("ann"), b.open_connection("ann"), b.connect("ann2")
     leaving = b.connect("ann")
     b.shard._send_away(leaving, 10.0, "draining", b.now)
     assert b.shard.ejection.disconnect("ann") == 3
-    assert {b.closed(connection) for connection in (live, waiting, leaving)} == {CloseCode.disconnected}
-    assert b.closed(other) is None
+    assert {b.close_code(connection) for connection in (live, waiting, leaving)} == {CloseCode.disconnected}
+    assert b.close_code(other) is None
     assert b.shard.ejection.disconnect("ann") == 0
-    reasons = [line["reason"] for line in b.told if line["event"] == "disconnected"]
+    reasons = [line["reason"] for line in b.audit_lines if line["event"] == "disconnected"]
     assert reasons == ["disconnected"] * 3
 
 
 def test_connections_of_revoked_tokens_are_closed() -> None:
     """By whichever token they are proved now: a refreshed connection is that of its new token."""
-    b = Bench(per_user=3)
+    b = ShardHarness(per_user=3)
     first, second, third = (b.open_as(identity("ann", name, WALL)) for name in ("a", "b", "c"))
     assert b.shard.ejection.revoke([revocation(token_id="b")]) == 1
-    assert [b.closed(x) for x in (first, second, third)] == [None, CloseCode.unauthenticated, None]
-    assert b.told[-1]["reason"] == "token_revoked"
-    first.identify(identity("ann", "d", WALL + 10))
+    assert [b.close_code(x) for x in (first, second, third)] == [None, CloseCode.unauthenticated, None]
+    assert b.audit_lines[-1]["reason"] == "token_revoked"
+    first.replace_identity(identity("ann", "d", WALL + 10))
     assert b.shard.ejection.revoke([revocation(token_id="a"), revocation("ann", before=WALL + 5)]) == 1
-    assert [b.closed(x) for x in (first, third)] == [None, CloseCode.unauthenticated]
+    assert [b.close_code(x) for x in (first, third)] == [None, CloseCode.unauthenticated]
     assert b.shard.ejection.revoke([]) == 0
 
 
 def test_a_ticket_of_a_revoked_token_lets_nobody_in() -> None:
     """Also one that was made before, and what refreshes a connection has to be good as well."""
-    b = Bench()
-    ticket, token = b.ticket("ann"), b.token("ann")
+    b = ShardHarness()
+    ticket, token = b.issue_ticket("ann"), b.sign_token("ann")
     connection = b.connect("ann")
     TOKENS.revocations.add([revocation("ann")])
     with pytest.raises(InvalidToken) as caught:
         b.shard.admit(ticket, b.now)
     assert caught.value.code == "token_revoked"
     b.say(connection, c.Refresh(token, "r"))
-    [error] = b.heard(connection)
+    [error] = b.read_messages(connection)
     assert (error.id, error.code) == ("r", "token_revoked")
 
 
@@ -82,7 +82,7 @@ def test_a_ticket_of_a_revoked_token_lets_nobody_in() -> None:
 OLD, NEW = SigningKey("EdDSA", "old"), SigningKey("EdDSA", "new")
 
 
-class Provided(Bench):
+class Provided(ShardHarness):
     """A shard whose users come from a provider. waits: what is to be done when its keys have been read."""
 
     def __init__(self, awaits: bool = True) -> None:
@@ -90,15 +90,15 @@ class Provided(Bench):
         rules = TokenRules((ANY,), (ANY,), mapping=ClaimMapping(default_role="viewer"))
         self.tokens = Tokens(SECRET, ROLES, rules=rules, has_provider=True)
         self.waits: list[Callable[[float], None]] = []
-        self.shard._answering._tokens = self.tokens
-        self.shard._answering._await_keys = self._await if awaits else no_keys_to_await
+        self.shard._command_handler._tokens = self.tokens
+        self.shard._command_handler._await_keys = self._await if awaits else no_keys_to_await
 
     def _await(self, act: Callable[[float], None]) -> bool:
         self.waits.append(act)
         return True
 
     def use(self, *keys: SigningKey) -> None:
-        self.tokens.use_keys(parse_key_set(json.dumps({"keys": [key.jwk() for key in keys]}).encode()))
+        self.tokens.set_keys(parse_key_set(json.dumps({"keys": [key.jwk() for key in keys]}).encode()))
 
 
 def token(key: SigningKey, **more: Any) -> str:
@@ -113,14 +113,14 @@ def test_a_refresh_waits_for_its_key() -> None:
     b.say(connection, c.Refresh(token(NEW), "r"))
     b.publish("custom.a")
     b.wait(1)
-    assert [m.type if hasattr(m, "type") else type(m).__name__ for m in b.heard(connection)] == ["Events"]
+    assert [m.type if hasattr(m, "type") else type(m).__name__ for m in b.read_messages(connection)] == ["Events"]
     b.use(OLD, NEW)
     b.waits.pop()(b.now)
-    reply = b.heard(connection)[0]
+    reply = b.read_messages(connection)[0]
     assert reply.id == "r"
     b.say(connection, c.Refresh(token(SigningKey("EdDSA", "other")), "s"))
     b.waits.pop()(b.now)
-    [error] = b.heard(connection)
+    [error] = b.read_messages(connection)
     assert (error.id, error.code) == ("s", "invalid_token")
     assert b.waits == []
 
@@ -134,7 +134,7 @@ def test_a_connection_that_has_gone_meanwhile() -> None:
     b.shard.ejection.disconnect("alice")
     b.use(NEW)
     b.waits.pop()(b.now)
-    assert b.closed(connection) == CloseCode.disconnected
+    assert b.close_code(connection) == CloseCode.disconnected
 
 
 def test_keys_that_cannot_be_had() -> None:
@@ -142,7 +142,7 @@ def test_keys_that_cannot_be_had() -> None:
     b = Provided(awaits=False)
     connection = b.connect("alice")
     b.say(connection, c.Refresh(token(NEW), "r"))
-    [error] = b.heard(connection)
+    [error] = b.read_messages(connection)
     assert (error.id, error.code) == ("r", "keys_unavailable")
 
 
@@ -152,18 +152,18 @@ def test_a_refresh_that_waits_for_its_key_while_the_client_comes_back() -> None:
     """
     b = Provided()
     b.use(OLD)
-    b.event("custom.a", {"zone": "other.example"})
+    b.make_event("custom.a", {"zone": "other.example"})
     b.deliver()
-    connection = b.open("alice")
+    connection = b.open_connection("alice")
     b.say(connection, c.Refresh(token(NEW, scopes={"zones": ["example.com"]}), "r"))
     b.say(connection, c.Hello(subscriptions=["custom.*"], resume=c.Resume("epoch-1", 0)))
     assert connection.state is State.resuming
     b.use(OLD, NEW)
     b.waits.pop()(b.now)
-    b.answer()
+    b.answer_requests()
     b.wait(1)
-    told = [type(m).__name__ for m in b.heard(connection)]
+    told = [type(m).__name__ for m in b.read_messages(connection)]
     assert told == ["Welcome", "Events", "Reply", "Subscriptions"]
     b.publish("custom.a", {"zone": "other.example"})
     b.wait(1)
-    assert b.events(connection) == []
+    assert b.read_events(connection) == []

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from solowire.model.access import Identity
 from solowire.protocol.messages import Codec
 from solowire.workers.connections.connection import Connection
-from solowire.workers.connections.expiry import Expiry
+from solowire.workers.connections.expiry import TokenExpiry
 from solowire.workers.connections.timers import Timers
 
 WALL = 1_000_000.0
@@ -24,21 +24,21 @@ class Place:
         self.now = 0.0
         self.connection = Connection("s", identity(expires), Codec.json, None)
         self.timers = Timers((self.connection,))
-        self.expiry = Expiry(
+        self.expiry = TokenExpiry(
             60.0,
             self.timers,
             expiring=lambda _, now: self.told.append(("expiring", now)),
             expired=lambda _: self.told.append(("expired", self.now)),
         )
-        self.expiry.watch(self.connection, WALL, 0.0)
+        self.expiry.watch_token(self.connection, WALL, 0.0)
 
     def refresh(self, expires: float | None, wall: float = WALL) -> None:
-        self.connection.identify(identity(expires))
-        self.expiry.watch(self.connection, wall, self.now)
+        self.connection.replace_identity(identity(expires))
+        self.expiry.watch_token(self.connection, wall, self.now)
 
     def until(self, when: float) -> None:
-        while self.timers.due is not None and self.timers.due <= when:
-            self.now = self.timers.due
+        while self.timers.due_at is not None and self.timers.due_at <= when:
+            self.now = self.timers.due_at
             self.timers.run(self.now)
         self.now = when
 
@@ -72,7 +72,7 @@ def test_a_token_that_has_ended_is_not_warned_of() -> None:
 def test_a_token_without_an_end_is_never_spoken_of() -> None:
     """Neither when it comes, nor when it takes the place of one that would have ended."""
     place = Place(None)
-    assert place.timers.due is None
+    assert place.timers.due_at is None
     place.refresh(100)
     place.refresh(None)
     place.until(1000)
@@ -129,9 +129,9 @@ def test_who_refreshes_as_told_does_so_once_a_second_at_most(life: float) -> Non
     place = Place(20)
     for _ in range(500):
         warnings = len(place.told)
-        if place.timers.due is None or place.timers.due > 100:
+        if place.timers.due_at is None or place.timers.due_at > 100:
             break
-        place.until(place.timers.due)
+        place.until(place.timers.due_at)
         if len(place.told) > warnings and place.told[-1][0] == "expiring":
             place.refresh(max(20 + len(place.told) / 1000, place.now + life))
     assert len([what for what, _ in place.told if what == "expiring"]) <= 100

@@ -18,13 +18,13 @@ class Place:
         ]
         self.sockets = MemorySockets()
         self.heartbeats = Heartbeats(25.0)
-        self.heartbeats.turns(0.0)
+        self.heartbeats.due_connections(0.0)
         for connection in self.connections:
             self.heartbeats.add(connection)
 
     def round(self, now: float) -> list[Connection]:
         """Pings whose turn it is; returns who is dead."""
-        alive, dead = self.heartbeats.turns(now)
+        alive, dead = self.heartbeats.due_connections(now)
         self.heartbeats.ping(alive, self.sockets, 1000.0 + now)
         return dead
 
@@ -38,7 +38,7 @@ def test_two_pings_without_a_word_are_the_end() -> None:
     answers, silent = place.connections
     for now in (25.0, 50.0):
         assert place.round(now) == []
-        answers.heard = True
+        answers.seen_since_ping = True
     assert place.round(75.0) == [silent]
     assert (place.pings(answers), place.pings(silent)) == (3, 2)
 
@@ -57,11 +57,11 @@ def test_a_busy_socket_is_no_silence() -> None:
     busy, waiting = place.connections
     place.sockets.stuck.add(busy)
     place.sockets.queue("an older frame", busy)
-    waiting.keep_answers(["an answer"])
+    waiting.queue_replies(["an answer"])
     for n in range(1, 6):
         assert place.round(25.0 * n) == []
     assert (place.pings(busy), place.pings(waiting)) == (1, 0)
-    assert (busy.pings, waiting.pings) == (0, 0)
+    assert (busy.unanswered_pings, waiting.unanswered_pings) == (0, 0)
 
 
 def test_silence_saves_up_no_free_answers() -> None:
@@ -70,5 +70,5 @@ def test_silence_saves_up_no_free_answers() -> None:
     [connection] = place.connections
     for n in range(1, 6):
         place.round(25.0 * n)
-        connection.heard = True
-    assert connection.pings == FREE_PONGS
+        connection.seen_since_ping = True
+    assert connection.unanswered_pings == FREE_PONGS

@@ -14,7 +14,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from solowire.algorithms.accept_limiter import AcceptLimiter
 from solowire.algorithms.token_bucket import Rate
-from solowire.auth.failed_auth_limiter import WrongTokens
+from solowire.auth.failed_auth_limiter import FailedAuthLimiter
 from solowire.auth.tokens import Ticket
 from solowire.model.access import Identity
 from solowire.protocol.close_codes import CloseCode
@@ -57,7 +57,7 @@ class MemoryPeers:
     def __init__(self) -> None:
         self.sockets = MemorySockets()
         self.alive: list[Connection] = []
-        self.sockets.answered = self.alive.append
+        self.sockets.on_probe_answered = self.alive.append
         self._ids = count()
 
     async def join(self) -> Connection:
@@ -82,8 +82,8 @@ class MemoryPeers:
 class TcpPeers:
     """The shard's own listener and client port, a host in the shard's place, and a real client for each socket."""
 
-    asks = False
-    ready = True
+    wants_lease_report = False
+    is_ready = True
 
     def __init__(self) -> None:
         self.sockets: TcpSockets = TcpSockets()
@@ -101,7 +101,7 @@ class TcpPeers:
         self._clients: dict[Connection, ClientConnection] = {}
         listening = listen("127.0.0.1", 0, send_buffer=64 * 1024)
         self.port: int = listening.getsockname()[1]
-        clients = ClientPort(self, self.sockets, lambda: None, wrong_tokens=WrongTokens(Rate(1.0, 1.0)))  # type: ignore[arg-type]
+        clients = ClientPort(self, self.sockets, lambda: None, wrong_tokens=FailedAuthLimiter(Rate(1.0, 1.0)))  # type: ignore[arg-type]
         self.listener = ClientListener(
             listening,
             clients.handle,
@@ -118,23 +118,23 @@ class TcpPeers:
         self.admitted += 1
         return Ticket(ticket, 0.0, 0, Identity(ticket, "admin", ()))  # whose it is tells whose connection it becomes
 
-    def open(self, identity: Identity, codec: Codec, socket: Any, now: float, **_: str) -> Connection:
+    def open_connection(self, identity: Identity, codec: Codec, socket: Any, now: float, **_: str) -> Connection:
         connection = Connection("s", identity, codec, socket)
         self._opened.put_nowait(connection)
         self.seen.append(connection)
         return connection
 
-    def gone(self, connection: Connection) -> None:
+    def on_closed(self, connection: Connection) -> None:
         self.ended.add(connection)
 
     @property
-    def delivery(self) -> TcpPeers:
+    def dispatcher(self) -> TcpPeers:
         return self
 
-    def took(self, connection: Connection, now: float) -> None:
+    def on_writable(self, connection: Connection, now: float) -> None:
         self.have_taken.append(connection)
 
-    def abandon(self, identity: Identity, address: str) -> None:
+    def cancel_admission(self, identity: Identity, address: str) -> None:
         self.abandoned += 1
 
     def receive(self, connection: Connection, message: str | bytes, now: float) -> None:
@@ -143,7 +143,7 @@ class TcpPeers:
     def show_alive(self, connection: Connection, now: float) -> None:
         self.alive.append(connection)
 
-    def broken(self, connection: Connection, code: CloseCode) -> None:
+    def on_protocol_error(self, connection: Connection, code: CloseCode) -> None:
         self.broke.append(code)
         self.sockets.close(connection, code, code.reason)
 
@@ -228,7 +228,7 @@ async def until_free(peers: Peers, connection: Connection, taken: int) -> None:
     for _ in range(taken):
         assert await peers.read(connection) == LARGE
     async with asyncio.timeout(SECONDS):
-        while peers.sockets.busy(connection):
+        while peers.sockets.is_busy(connection):
             await peers.turn()
 
 
@@ -257,7 +257,7 @@ async def test_who_does_not_read_gets_busy_and_keeps_nobody_waiting(peers: Peers
     stuck, free = await peers.join(), await peers.join()
     peers.stop_reading(stuck)
     taken = await until_busy(peers, stuck)
-    assert peers.sockets.busy(stuck)
+    assert peers.sockets.is_busy(stuck)
     assert peers.sockets.send("for both", [stuck, free]) == [stuck]
     assert await peers.read(free) == "for both"
     await until_free(peers, free, 0)

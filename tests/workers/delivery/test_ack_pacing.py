@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from solowire.algorithms.hash_ring import Ring
 from solowire.backplane.messages import PublishedEvent
 from solowire.router.log.journal import MemoryJournal
-from solowire.router.log.shard_cursor import BYTES_UNDER_WAY, Outlet
+from solowire.router.log.shard_cursor import BYTES_UNDER_WAY, ShardCursor
 from solowire.workers.delivery.ack_pacing import ACK_BYTES, ACK_SECONDS, QUIET_SECONDS, AckPacing
 
 CREDIT = 10_000
@@ -67,7 +67,7 @@ def test_nothing_waits_for_longer_than_the_interval(arrivals: list[tuple[float, 
 def test_a_router_that_is_flooded_keeps_up_with_idle_shards() -> None:
     """It takes one message of each peer in turn: megabytes of the gateway, one acknowledgement of a shard."""
     journal = MemoryJournal("epoch", max_events=10**6, max_bytes=2**30, window=0.0)
-    outlet = Outlet(0, b"shard", 0, CREDIT, Ring((0,)), 1)
+    outlet = ShardCursor(0, b"shard", 0, CREDIT, Ring((0,)), 1)
     acks, now = AckPacing(CREDIT), 0.0
     waiting: list[int] = []
     behind = []
@@ -78,14 +78,14 @@ def test_a_router_that_is_flooded_keeps_up_with_idle_shards() -> None:
         journal.commit(now)
         if waiting:
             outlet.ack(waiting.pop(0), CREDIT)
-        while (message := outlet.next(journal)) is not None:
-            outlet.sent(message)
+        while (message := outlet.next_batch(journal)) is not None:
+            outlet.mark_sent(message)
             size = sum(len(body) for _, body in message.events)
             if acks.arrived(len(message.events), size, now):  # the shard is idle, and takes it at once
                 acks.told(now)
-                waiting.append(message.upto)
+                waiting.append(message.end_offset)
         if acks.due <= now + 0.05:
             acks.told(acks.due)
-            waiting.append(outlet.told)
-        behind.append(journal.last - outlet.told)
+            waiting.append(outlet.last_sent)
+        behind.append(journal.last_offset - outlet.last_sent)
     assert max(behind[10:]) <= 240, "more than two requests wait"

@@ -14,8 +14,8 @@ USERS = [f"user-{n}" for n in range(30)]
 def test_a_shard_has_everything_since_it_owns_the_user() -> None:
     """A user who was here all the time is whole from the beginning, one who came with a ring from that ring on."""
     rings = RingHistory(0)
-    rings.ring_changed(Ring([0, 1]), 0, 0)
-    rings.ring_changed(Ring([0]), 50, 0)
+    rings.add_ring(Ring([0, 1]), 0, 0)
+    rings.add_ring(Ring([0]), 50, 0)
     mine = next(u for u in USERS if Ring([0, 1]).owner(u) == 0)
     came = next(u for u in USERS if Ring([0, 1]).owner(u) == 1)
     assert (rings.whole_from(mine), rings.whole_from(came)) == (0, 50)
@@ -26,9 +26,9 @@ def test_a_shard_has_everything_since_it_owns_the_user() -> None:
 def test_a_user_who_is_about_to_go_is_no_more_whole_than_before() -> None:
     """A ring that takes a user away doesn't give back what the shard never had of it."""
     rings = RingHistory(0)
-    rings.ring_changed(Ring([0, 1]), 0, 0)
-    rings.ring_changed(Ring([0]), 50, 0)
-    rings.ring_changed(Ring([0, 1]), 60, 0)
+    rings.add_ring(Ring([0, 1]), 0, 0)
+    rings.add_ring(Ring([0]), 50, 0)
+    rings.add_ring(Ring([0, 1]), 60, 0)
     came = next(u for u in USERS if Ring([0, 1]).owner(u) == 1)
     assert rings.whole_from(came) == 50
 
@@ -42,7 +42,7 @@ def test_it_never_claims_what_it_was_not_given(changes: list[tuple[set[int], int
     position = 0
     for shards, events in [({0, 1}, 5), *changes, ({0}, 3)]:
         ring = Ring(shards)
-        rings.ring_changed(ring, position, min(floor, position))
+        rings.add_ring(ring, position, min(floor, position))
         for user in USERS:
             given[user] += [ring.owner(user) == 0] * events
         position += events

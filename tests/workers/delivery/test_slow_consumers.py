@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from solowire.fanout.aggregation import CALM_INTERVALS, MAX_COLLECTED, SAMPLE_EVENTS, Rates
+from solowire.fanout.aggregation import CALM_INTERVALS, MAX_COLLECTED, SAMPLE_EVENTS, AggregationLimits
 from solowire.fanout.catch_up import OLDER_ENTRIES
-from solowire.fanout.conflation import Intervals
+from solowire.fanout.conflation import ConflationIntervals
 from solowire.fanout.feed import Feed
-from solowire.fanout.recent_log import OLDER, Entry, Log
+from solowire.fanout.recent_log import OLDER, Entry, RecentLog
 from solowire.model.events import Priority
 from solowire.protocol import messages as c
 from solowire.protocol.messages import MAX_FRAME_BYTES, Codec
@@ -23,37 +23,39 @@ from solowire.workers.delivery.slow_consumers import (
     OVER_SECONDS,
     READS_PER_SECOND,
     TURN_SECONDS,
-    SlowReaders,
+    SlowConsumers,
 )
-from solowire.workers.server import limits_of
-from tests.workers.harness import QUERY, WALL, Bench
+from solowire.workers.server import build_shard_config
+from tests.workers.harness import QUERY, WALL, ShardHarness
 
 ALL = ["custom.*", "dns_query_log", "rpz_hit", "system_metrics", "record_created"]
 
 
-def stuck(b: Bench, user: str = "alice", **hello: Any) -> Connection:
+def stuck(b: ShardHarness, user: str = "alice", **hello: Any) -> Connection:
     """A live connection whose socket takes nothing any more."""
     connection = b.connect(user, "admin", **{"subscriptions": ALL, **hello})
     stick(b, connection)
     return connection
 
 
-def stick(b: Bench, connection: Connection) -> None:
+def stick(b: ShardHarness, connection: Connection) -> None:
     b.sockets.stuck.add(connection)
     b.say(connection, c.Ping())
-    b.heard(connection)
+    b.read_messages(connection)
 
 
-def queries(b: Bench, count: int, **data: Any) -> None:
-    b.deliver(*[b.event("dns_query_log", {**QUERY, "query_domain": f"n{n % 7}.org", **data}) for n in range(count)])
+def queries(b: ShardHarness, count: int, **data: Any) -> None:
+    b.deliver(
+        *[b.make_event("dns_query_log", {**QUERY, "query_domain": f"n{n % 7}.org", **data}) for n in range(count)]
+    )
 
 
-def metrics(b: Bench, host: str, value: float, **more: Any) -> int:
+def metrics(b: ShardHarness, host: str, value: float, **more: Any) -> int:
     return b.publish("system_metrics", {"host": host, "cpu_usage": value}, key=host, **more)
 
 
-def frames(b: Bench, connection: Connection) -> list[c.Events]:
-    return [m for m in b.heard(connection) if isinstance(m, c.Events)]
+def frames(b: ShardHarness, connection: Connection) -> list[c.Events]:
+    return [m for m in b.read_messages(connection) if isinstance(m, c.Events)]
 
 
 def counted(messages: list[c.Events], name: str) -> int:
@@ -66,7 +68,7 @@ def counted(messages: list[c.Events], name: str) -> int:
 @pytest.mark.parametrize("codec", Codec)
 def test_a_slow_reader_gets_compacted_frames(codec: Codec) -> None:
     """All durable events, critical first, the newest of each state, and telemetry sampled, summed up and counted."""
-    b = Bench()
+    b = ShardHarness()
     slow = stuck(b, codec=codec)
     quick = b.connect("bob", "admin", subscriptions=ALL)
     for n in range(300):
@@ -77,7 +79,7 @@ def test_a_slow_reader_gets_compacted_frames(codec: Codec) -> None:
         b.wait(0.05)
     b.sockets.unstick(slow)
     b.wait(0.5)
-    begin, *rest = b.heard(slow)
+    begin, *rest = b.read_messages(slow)
     assert (begin.code, begin.active, begin.behind) == ("slow_consumer", True, 1830)
     events = [e for m in rest for e in m.events]
     durable = [e for e in events if e.type == "custom.a"]
@@ -94,18 +96,18 @@ def test_a_slow_reader_gets_compacted_frames(codec: Codec) -> None:
     assert stats["top_clients"] == {"10.0.0.1": 1500}
     assert len(stats["top_names"]) == 5
     assert rest[-1].cursor == b.offset
-    assert len(b.events(quick)) == 1830
+    assert len(b.read_events(quick)) == 1830
 
 
 def test_the_rate_of_a_source_that_sends_batches_is_not_that_within_a_batch() -> None:
     """A slow reader's rate counts from the event before the first that it lacks, a flood's from the summary before."""
-    b = Bench()
+    b = ShardHarness()
     b.publish("custom.a", {}, taken=WALL)
     slow = stuck(b)
     for n in range(2):  # once a second, within 10 ms
         for part in (0.99, 1.0):
             data = {**QUERY, "filler": "x" * 200}
-            b.deliver(*[b.event("dns_query_log", data, taken=WALL + n + part) for _ in range(500)])
+            b.deliver(*[b.make_event("dns_query_log", data, taken=WALL + n + part) for _ in range(500)])
     b.wait(0.1)
     b.sockets.unstick(slow)
     b.wait(1)
@@ -115,7 +117,7 @@ def test_the_rate_of_a_source_that_sends_batches_is_not_that_within_a_batch() ->
     reader = b.connect("alice", "admin", subscriptions=["dns_query_log"])
     for n in range(4):
         for part in (0.99, 1.0):
-            b.deliver(*[b.event("dns_query_log", QUERY, taken=WALL + n + part) for _ in range(500)])
+            b.deliver(*[b.make_event("dns_query_log", QUERY, taken=WALL + n + part) for _ in range(500)])
             b.wait(0.01)
         b.wait(0.98)
     rates = [e.data["queries_per_second"] for m in frames(b, reader) for e in m.events if e.source == "solowire"]
@@ -125,7 +127,7 @@ def test_the_rate_of_a_source_that_sends_batches_is_not_that_within_a_batch() ->
 
 def test_a_slow_reader_gets_all_critical_states() -> None:
     """A critical value is never left out for a newer one, and no older one comes behind it."""
-    b = Bench()
+    b = ShardHarness()
     slow = stuck(b)
     for n in range(10):
         metrics(b, "ns1", n, priority=Priority.critical if n in (2, 5) else Priority.normal)
@@ -136,7 +138,7 @@ def test_a_slow_reader_gets_all_critical_states() -> None:
     b.wait(0.1)
     b.sockets.unstick(slow)
     b.wait(0.5)
-    begin, *rest = b.heard(slow)
+    begin, *rest = b.read_messages(slow)
     assert begin.code == "slow_consumer"
     events = [e for m in rest for e in m.events if e.type == "system_metrics"]
     assert [e.data["cpu_usage"] for e in events if e.data["host"] == "ns1"] == [2, 5, 9]
@@ -146,7 +148,7 @@ def test_a_slow_reader_gets_all_critical_states() -> None:
 
 def test_a_slow_reader_is_told_once_when_it_begins_and_once_when_it_is_over() -> None:
     """One that falls behind again and again before it has been current for a while is in the same episode."""
-    b = Bench()
+    b = ShardHarness()
     slow = stuck(b)
     notices = []
     for _ in range(6):
@@ -155,12 +157,12 @@ def test_a_slow_reader_is_told_once_when_it_begins_and_once_when_it_is_over() ->
             b.wait(0.02)
         b.sockets.unstick(slow)
         b.wait(0.2)
-        notices += [(m.code, m.active) for m in b.heard(slow) if isinstance(m, c.Notice)]
+        notices += [(m.code, m.active) for m in b.read_messages(slow) if isinstance(m, c.Notice)]
         stick(b, slow)
     assert notices == [("slow_consumer", True)]
     b.sockets.unstick(slow)
     b.wait(OVER_SECONDS + 1)
-    notices += [(m.code, m.active) for m in b.heard(slow) if isinstance(m, c.Notice)]
+    notices += [(m.code, m.active) for m in b.read_messages(slow) if isinstance(m, c.Notice)]
     assert notices == [("slow_consumer", True), ("slow_consumer", False)]
     b.publish("dns_query_log", QUERY)
     assert [m.compacted for m in frames(b, slow)] == [{}]
@@ -168,7 +170,7 @@ def test_a_slow_reader_is_told_once_when_it_begins_and_once_when_it_is_over() ->
 
 def test_events_of_its_own_make_nobody_slow() -> None:
     """One that takes everything at once is slow no longer, although each event for it alone puts it behind its feed."""
-    b = Bench()
+    b = ShardHarness()
     slow = stuck(b)
     for _ in range(20):
         b.publish("custom.a", {"x": "x" * 9_000})
@@ -177,12 +179,12 @@ def test_events_of_its_own_make_nobody_slow() -> None:
     for _ in range(60):
         b.publish("custom.a", user="alice")
         b.wait(0.05)
-    assert [m.active for m in b.heard(slow) if isinstance(m, c.Notice)] == [True, False]
+    assert [m.active for m in b.read_messages(slow) if isinstance(m, c.Notice)] == [True, False]
 
 
 def test_a_reader_that_one_frame_helps_is_not_slow() -> None:
     """Who was busy for a moment gets what it lacks as it is, and no notice."""
-    b = Bench()
+    b = ShardHarness()
     slow = stuck(b)
     queries(b, 50)
     metrics(b, "ns1", 1)
@@ -190,13 +192,13 @@ def test_a_reader_that_one_frame_helps_is_not_slow() -> None:
     b.wait(0.1)
     b.sockets.unstick(slow)
     b.wait(0.1)
-    [frame] = b.heard(slow)
+    [frame] = b.read_messages(slow)
     assert (len(frame.events), frame.compacted) == (52, {})
 
 
 def test_telemetry_that_the_log_has_dropped_is_counted() -> None:
     """Who is so slow that the log forgets telemetry and states goes on: every one counted, and no newest state lost."""
-    b = Bench(recent=Log(max_events=50))
+    b = ShardHarness(recent=RecentLog(max_events=50))
     slow = stuck(b)
     metrics(b, "quiet", 1)
     for n in range(40):
@@ -205,11 +207,11 @@ def test_telemetry_that_the_log_has_dropped_is_counted() -> None:
         b.wait(0.05)
     b.sockets.unstick(slow)
     b.wait(1)
-    got = b.heard(slow)
+    got = b.read_messages(slow)
     messages = [m for m in got if isinstance(m, c.Events)]
     events = [e for m in messages for e in m.events]
     assert [m.code for m in got if isinstance(m, c.Notice)] in ([], ["slow_consumer"])
-    assert b.closed(slow) is None
+    assert b.close_code(slow) is None
     assert sum(e.type == "dns_query_log" for e in events) + counted(messages, "dns_query_log") == 400
     assert [e.data["host"] for e in events if e.type == "system_metrics"].count("quiet") == 1
     assert [e.data["cpu_usage"] for e in events if e.data.get("host") == "busy"][-1] == 39
@@ -218,7 +220,7 @@ def test_telemetry_that_the_log_has_dropped_is_counted() -> None:
 
 def test_what_the_log_drops_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many feeds have a reader that lacks it, none looks through it for itself, and each has its count."""
-    b = Bench(recent=Log(max_events=1_000))
+    b = ShardHarness(recent=RecentLog(max_events=1_000))
     readers = [stuck(b, f"u{n}", subscriptions=["dns_query_log", f"custom.t{n}"]) for n in range(50)]
     looked = 0
     accepts = Feed.accepts
@@ -248,7 +250,7 @@ ONE_OR_ALL = pytest.mark.parametrize("user", [None, "alice"], ids=["for all", "f
 @ONE_OR_ALL
 def test_no_flood_takes_a_durable_event_from_a_slow_reader(user: str | None) -> None:
     """What a flood has pushed out of the log is counted, but for the newest states and durable events: they come."""
-    b = Bench(recent=Log(max_events=50))
+    b = ShardHarness(recent=RecentLog(max_events=50))
     slow = stuck(b)
     first = b.publish("custom.a", user=user)
     metrics(b, "ns1", 1)
@@ -267,31 +269,31 @@ def test_no_flood_takes_a_durable_event_from_a_slow_reader(user: str | None) -> 
     queried = [e for e in events if e.type == "dns_query_log"]
     assert len(queried) + counted(messages, "dns_query_log") == 400
     assert counted(messages, "custom.a") == counted(messages, "custom.b") == 0
-    assert b.closed(slow) is None
+    assert b.close_code(slow) is None
 
 
 def test_durable_events_that_have_left_the_log_come_frame_by_frame() -> None:
     """More of them than one frame looks through, among others that the reader doesn't want, come whole and in order."""
-    b = Bench(recent=Log(max_events=20 * OLDER_ENTRIES))
+    b = ShardHarness(recent=RecentLog(max_events=20 * OLDER_ENTRIES))
     slow = stuck(b, subscriptions=["custom.a", "dns_query_log"])
     wanted = []
     for _ in range(OLDER_ENTRIES // 5):
         wanted.append(b.publish("custom.a"))
-        b.deliver(*[b.event("custom.b") for _ in range(19)])
+        b.deliver(*[b.make_event("custom.b") for _ in range(19)])
     for _ in range(200):
         queries(b, OLDER_ENTRIES // 10)
-    assert b.shard.log.floor >= wanted[-1]
+    assert b.shard.log.start_offset >= wanted[-1]
     b.sockets.unstick(slow)
     b.wait(3)
     messages = frames(b, slow)
     assert [e.offset for m in messages for e in m.events if e.type == "custom.a"] == wanted
-    assert b.closed(slow) is None
+    assert b.close_code(slow) is None
 
 
 @ONE_OR_ALL
 def test_a_durable_event_that_is_gone_is_a_gap(user: str | None) -> None:
     """A durable event is never left out: its reader is told, closed, and comes back with its cursor."""
-    b = Bench(recent=Log(max_events=50), per_user=2)
+    b = ShardHarness(recent=RecentLog(max_events=50), per_user=2)
     slow = stuck(b)
     other = stuck(b, "bob", subscriptions=["dns_query_log", "custom.b"])
     has_it = b.connect("alice", "admin", subscriptions=ALL)
@@ -307,20 +309,20 @@ def test_a_durable_event_that_is_gone_is_a_gap(user: str | None) -> None:
     b.sockets.unstick(other)
     b.sockets.unstick(has_it)
     b.wait(0.1)
-    assert [m.code for m in b.heard(slow)] == ["gap"]
-    assert b.closed(slow) == 4413
-    assert b.closed(has_it) is None
+    assert [m.code for m in b.read_messages(slow)] == ["gap"]
+    assert b.close_code(slow) == 4413
+    assert b.close_code(has_it) is None
     assert [e.type for m in frames(b, other) for e in m.events].count("custom.b") == kept
-    assert b.closed(other) is None
+    assert b.close_code(other) is None
 
 
 def test_who_comes_back_gets_everything_however_slowly() -> None:
     """What was missed is sent in full, also to one that reads slowly: it is compacted only behind that."""
-    b = Bench()
+    b = ShardHarness()
     for _ in range(100):
         queries(b, 10, filler="x" * 200)
     b.wait(1)
-    back = b.open("alice", "admin")
+    back = b.open_connection("alice", "admin")
     b.sockets.stuck.add(back)
     b.say(back, c.Hello(subscriptions=ALL, resume=c.Resume(b.epoch, 0)))
     queries(b, 500)
@@ -336,12 +338,12 @@ def test_who_comes_back_gets_everything_however_slowly() -> None:
 
 def test_who_comes_back_in_a_flood_gets_sums_before_it_falls_out_of_the_log() -> None:
     """Where all that was missed is more than half of the log, and its reader is slow, telemetry of it is summed up."""
-    b = Bench(recent=Log(max_events=2_000))
+    b = ShardHarness(recent=RecentLog(max_events=2_000))
     last = b.publish("record_created", {"zone": "example.com", "name": "a", "type": "A", "data": "192.0.2.1"})
     for _ in range(150):
         queries(b, 10, filler="x" * 200)
     b.wait(1)
-    back = b.open("alice", "admin")
+    back = b.open_connection("alice", "admin")
     b.sockets.stuck.add(back)
     b.say(back, c.Hello(subscriptions=ALL, resume=c.Resume(b.epoch, 0)))
     for _ in range(40):
@@ -349,7 +351,7 @@ def test_who_comes_back_in_a_flood_gets_sums_before_it_falls_out_of_the_log() ->
         b.sockets.unstick(back)
         b.sockets.stuck.add(back)
         b.wait(0.05)
-    assert b.closed(back) is None
+    assert b.close_code(back) is None
     messages = frames(b, back)
     assert last in [e.offset for m in messages for e in m.events]
     assert counted(messages, "dns_query_log") > 1_000
@@ -357,37 +359,37 @@ def test_who_comes_back_in_a_flood_gets_sums_before_it_falls_out_of_the_log() ->
 
 def test_who_takes_nothing_is_not_asked_at_every_flush() -> None:
     """A thousand stuck connections are looked at when it is time, not whenever somebody else gets something."""
-    b = Bench(stalled=1e9)
+    b = ShardHarness(stalled=1e9)
     quick = b.connect("quick", "admin", subscriptions=["custom.*"])
     slow = [stuck(b, f"u{n}", subscriptions=["custom.*"]) for n in range(100)]
     b.publish("custom.a")
     b.wait(0.2)
     asked = 0
-    busy = b.sockets.busy
+    busy = b.sockets.is_busy
 
     def counting(connection: Connection) -> bool:
         nonlocal asked
         asked += 1
         return busy(connection)
 
-    b.shard._sockets.busy = counting  # type: ignore[method-assign]
+    b.shard._sockets.is_busy = counting  # type: ignore[method-assign]
     feed = quick.feed
     assert feed is not None
-    assert (len(feed.behind), len(feed.reading)) == (100, 0)
+    assert (len(feed.behind), len(feed.unparked)) == (100, 0)
     for _ in range(10):
         b.publish("custom.a", priority=Priority.critical)
     assert asked == 0
-    assert len(b.events(quick)) == 11
+    assert len(b.read_events(quick)) == 11
     for connection in slow:
         b.sockets.unstick(connection)
     b.wait(1)
-    assert all(len(b.events(connection)) == 11 for connection in slow)
-    assert feed.behind == feed.reading == {}
+    assert all(len(b.read_events(connection)) == 11 for connection in slow)
+    assert feed.behind == feed.unparked == {}
 
 
 def test_many_slow_readers_take_their_turns() -> None:
     """A hundred at a hundred places don't hold up a turn: some are read for, the others next, and all in the end."""
-    b = Bench()
+    b = ShardHarness()
     slow = [stuck(b, f"u{n}") for n in range(100)]
     for connection in slow:  # each stands somewhere else
         b.publish("custom.a", {"x": "x" * 30_000}, user=connection.identity.user)
@@ -408,8 +410,8 @@ def test_many_slow_readers_take_their_turns() -> None:
 # ------------------------------------------------------------------------------------------------------ floods
 
 
-def flooded(**limits: Any) -> Bench:
-    return Bench(telemetry=Rates(50, {"rpz_hit": 10}), **limits)
+def flooded(**limits: Any) -> ShardHarness:
+    return ShardHarness(telemetry=AggregationLimits(50, {"rpz_hit": 10}), **limits)
 
 
 @pytest.mark.parametrize("others", ["none", "for all", "for one"])
@@ -530,7 +532,7 @@ def test_types_without_a_summary_are_sampled_and_counted() -> None:
     b = flooded()
     reader = b.connect("alice", "admin", subscriptions=["rpz_hit"])
     for _ in range(10):
-        b.deliver(*[b.event("rpz_hit", {"query_domain": "a.org", "action": "DROP"}) for _ in range(50)])
+        b.deliver(*[b.make_event("rpz_hit", {"query_domain": "a.org", "action": "DROP"}) for _ in range(50)])
         b.wait(0.1)
     b.wait(1)
     messages = frames(b, reader)
@@ -563,22 +565,22 @@ def test_feeds_that_end_in_a_flood_take_nothing_from_the_others() -> None:
             goes = b.connect(f"u{n}", "admin", subscriptions=["dns_query_log", f"custom.z{n}"])
         queries(b, 20)
         if n % 10 == 3 and goes is not None:
-            b.shard.gone(goes)
+            b.shard.on_closed(goes)
         b.wait(0.05)
     b.wait(3)
     messages = frames(b, stays)
     sent = [e for m in messages for e in m.events if e.source != "solowire"]
     assert len(sent) + counted(messages, "dns_query_log") == 2000
     there = set(b.shard.feeds)
-    assert {feed for due, _, feed in b.shard.delivery._due_feeds if feed.due == due} <= there
+    assert {feed for due, _, feed in b.shard.dispatcher._due_feeds if feed.flush_at == due} <= there
 
 
 def test_what_is_collected_is_bounded() -> None:
     """A flood of more than MAX_COLLECTED events is flushed before its interval ends."""
-    b = flooded(recent=Log(max_events=200_000))
+    b = flooded(recent=RecentLog(max_events=200_000))
     reader = b.connect("alice", "admin", subscriptions=["dns_query_log"])
     queries(b, 60)
-    batch = [b.event("dns_query_log", QUERY) for _ in range(MAX_COLLECTED)]
+    batch = [b.make_event("dns_query_log", QUERY) for _ in range(MAX_COLLECTED)]
     b.deliver(*batch)
     messages = frames(b, reader)
     assert counted(messages, "dns_query_log") > MAX_COLLECTED - 100
@@ -587,14 +589,14 @@ def test_what_is_collected_is_bounded() -> None:
 
 def test_a_small_log_does_not_lose_what_is_collected() -> None:
     """What the log drops in the middle of an interval has been sent before."""
-    b = flooded(recent=Log(max_events=100))
+    b = flooded(recent=RecentLog(max_events=100))
     reader = b.connect("alice", "admin", subscriptions=["dns_query_log"])
     for _ in range(30):
         queries(b, 20)
         b.wait(0.01)
     b.wait(2)
     messages = frames(b, reader)
-    assert b.closed(reader) is None
+    assert b.close_code(reader) is None
     sent = [e for m in messages for e in m.events if e.source != "solowire"]
     assert len(sent) + counted(messages, "dns_query_log") == 600
 
@@ -602,8 +604,8 @@ def test_a_small_log_does_not_lose_what_is_collected() -> None:
 # ------------------------------------------------------------------------------------------------ paced states
 
 
-def paced(interval: float = 30.0, **limits: Any) -> Bench:
-    return Bench(states=Intervals(interval, {"bulk_progress": 0}), **limits)
+def paced(interval: float = 30.0, **limits: Any) -> ShardHarness:
+    return ShardHarness(states=ConflationIntervals(interval, {"bulk_progress": 0}), **limits)
 
 
 def values(messages: list[c.Events]) -> list[float]:
@@ -613,7 +615,7 @@ def values(messages: list[c.Events]) -> list[float]:
 def test_statistics_come_as_often_as_they_are_made() -> None:
     """A shard with the default settings holds back no `gateway_stats`, unless an interval is set for them."""
     for settings, expected in ((Settings(), [1, 2, 3]), (Settings(state_intervals_s={"gateway_stats": 30}), [1])):
-        b = Bench(states=limits_of(settings).states)
+        b = ShardHarness(states=build_shard_config(settings).states)
         reader = b.connect("alice", "admin", subscriptions=["gateway_stats", "system_metrics"])
         for value in (1, 2, 3):
             b.publish("gateway_stats", {"connections": value, "node": "all"}, key="all")
@@ -743,16 +745,18 @@ def test_a_state_that_was_held_back_survives_a_reconnect(elsewhere: bool) -> Non
     b.publish("custom.a")
     b.wait(1)
     assert values(frames(b, reader)) == [1]
-    b.shard.gone(reader)
+    b.shard.on_closed(reader)
     other = paced() if elsewhere else b
     if elsewhere:
-        other.deliver(*[(other.event("system_metrics", {"host": "ns1", "cpu_usage": n}, key="ns1")) for n in (1, 2)])
+        other.deliver(
+            *[(other.make_event("system_metrics", {"host": "ns1", "cpu_usage": n}, key="ns1")) for n in (1, 2)]
+        )
         other.publish("custom.a")
         other.wait(60)  # it has released the value long ago
-    back = other.open("alice", "admin")
+    back = other.open_connection("alice", "admin")
     other.say(back, c.Hello(subscriptions=["*"], resume=c.Resume(b.epoch, 3)))
     other.wait(31)
-    welcome, *messages = other.heard(back)
+    welcome, *messages = other.read_messages(back)
     assert welcome.resumed
     assert values(messages) == [2]
     assert all("system_metrics" in m.compacted and m.cursor == 3 for m in messages)
@@ -765,10 +769,10 @@ def test_a_state_of_long_ago_is_not_sent_again() -> None:
     for _ in range(10):
         b.wait(10)
         b.publish("custom.a")
-    back = b.open("alice", "admin")
+    back = b.open_connection("alice", "admin")
     b.say(back, c.Hello(subscriptions=["*"], resume=c.Resume(b.epoch, b.offset - 1)))
     b.wait(1)
-    _, *messages = b.heard(back)
+    _, *messages = b.read_messages(back)
     assert values(messages) == []
 
 
@@ -777,15 +781,15 @@ def test_a_new_client_gets_the_newest_state_held_back_or_not() -> None:
     b = paced()
     metrics(b, "ns1", 1)
     metrics(b, "ns1", 2)
-    reader = b.open("alice", "admin")
+    reader = b.open_connection("alice", "admin")
     b.say(reader, c.Hello(subscriptions=["*"]))
-    _, *messages = b.heard(reader)
+    _, *messages = b.read_messages(reader)
     assert values(messages) == [2]
 
 
 def test_keys_that_are_paced_are_bounded() -> None:
     """With more keys than the log remembers the quietest is released before its time, and none is lost."""
-    b = paced(recent=Log(max_keys=10))
+    b = paced(recent=RecentLog(max_keys=10))
     reader = b.connect("alice", "admin", subscriptions=["*"])
     for value in (1, 2):
         for n in range(10):
@@ -794,21 +798,21 @@ def test_keys_that_are_paced_are_bounded() -> None:
         metrics(b, f"ns{n}", 1)
     b.wait(31)
     assert sorted(values(frames(b, reader))) == [1] * 20 + [2] * 10
-    assert len(b.shard._pacing._keys) == 10
+    assert len(b.shard._conflator._keys) == 10
 
 
-def reads_at(slow: SlowReaders, now: float) -> int:
+def reads_at(slow: SlowConsumers, now: float) -> int:
     """How many entries those who wait may read in one turn; afterwards some still wait."""
     entries = 0
-    while slow.may_read(now):
-        slow.has_read(1000)
+    while slow.has_budget(now):
+        slow.spend(1000)
         entries += 1000
     return entries
 
 
 def test_who_waits_while_the_process_stands_still_makes_up_for_it() -> None:
     """A turn has its bound; but what the pause of a whole process took from its readers they get, up to another one."""
-    slow = SlowReaders()
+    slow = SlowConsumers()
     reads_at(slow, 100.0)
     turns = [reads_at(slow, 100.0 + n * TURN_SECONDS) for n in range(1, 50)]
     assert max(turns) <= MAX_READS

@@ -14,15 +14,15 @@ import pytest
 from structlog.testing import capture_logs
 
 from solowire.algorithms.accept_limiter import AcceptLimiter
-from solowire.errors import Refused
-from solowire.protocol.opening_handshake import HEAD_BYTES, HEAD_END, refusal_response
+from solowire.errors import RequestRejected
+from solowire.protocol.opening_handshake import HEAD_BYTES, HEAD_END, render_rejection
 from solowire.runtime.http_server import listen
 from solowire.workers.net import client_listener
 from solowire.workers.net.client_listener import FULL_RESPONSES, AcceptedSocket, ClientListener
 
 SECONDS = 30.0
 HEAD = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
-NO = refusal_response(Refused(403, "no", "not here", ""))
+NO = render_rejection(RequestRejected(403, "no", "not here", ""))
 
 
 class Scarce:

@@ -15,7 +15,7 @@ from websockets.frames import Frame, Opcode
 
 from solowire.algorithms.accept_limiter import AcceptLimiter
 from solowire.algorithms.token_bucket import Rate
-from solowire.auth.failed_auth_limiter import WrongTokens
+from solowire.auth.failed_auth_limiter import FailedAuthLimiter
 from solowire.auth.tokens import TICKET_SECONDS
 from solowire.protocol import messages as c
 from solowire.protocol.close_codes import CloseCode
@@ -27,7 +27,7 @@ from solowire.workers.net.client_listener import AcceptedSocket, ClientListener
 from solowire.workers.net.client_port import ClientPort
 from solowire.workers.net.tcp_sockets import TcpSockets
 from solowire.workers.shard import Shard
-from tests.workers.harness import TOKENS, WALL, Bench
+from tests.workers.harness import TOKENS, WALL, ShardHarness
 
 SECONDS = 30.0
 PEER = "127.0.0.1"
@@ -59,7 +59,7 @@ class Site:
 
     def __init__(self, *, wrong_tokens: Rate = MANY, allowed_origins: tuple[str, ...] = ()) -> None:
         self.lines: list[dict[str, Any]] = []
-        self.bench = Bench()
+        self.bench = ShardHarness()
         self.shard = self.bench.shard
         # A shard's clock is the loop's.
         self.shard.set_clock(WALL + self.bench.now - asyncio.get_running_loop().time(), self.bench.now)
@@ -69,7 +69,7 @@ class Site:
             self.shard,
             self.sockets,
             self._change,
-            wrong_tokens=WrongTokens(wrong_tokens),
+            wrong_tokens=FailedAuthLimiter(wrong_tokens),
             allowed_origins=allowed_origins,
             audit=lambda event, **fields: self.lines.append({"event": event, **fields}),
         )
@@ -94,7 +94,7 @@ class Site:
 
     def ticket(self, user: str = "ann", address: str = "192.0.2.7", age: float = 0.0, shard: int = 0) -> str:
         wall = self.bench.now + WALL
-        identity = TOKENS.identify(self.bench.token(user), wall)
+        identity = TOKENS.identify(self.bench.sign_token(user), wall)
         return TOKENS.issue_ticket(identity, shard, f"{user}-{age}", wall - age, address)
 
     async def ask(self, first: str, headers: bytes = UPGRADE, version: str = "1.1") -> Answer:
@@ -154,14 +154,14 @@ async def test_who_shows_a_ticket_is_let_in(site: Site) -> None:
         assert answer.headers[b"x-solowire-shard"] == b"0"
         assert answer.headers[b"sec-websocket-accept"] == b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
         assert b"sec-websocket-protocol" not in answer.headers
-        assert (connection.identity.user, connection.codec, connection.kind) == ("ann", Codec.json, "direct")
+        assert (connection.identity.user, connection.codec, connection.transport) == ("ann", Codec.json, "direct")
         assert connection.address == "192.0.2.7"
-        assert not site.shard.empty
+        assert not site.shard.is_empty
         changes = site.changes
         assert changes
     await site.until_gone(connection)
     assert site.changes > changes
-    assert site.shard.empty
+    assert site.shard.is_empty
     assert site.lines == []
 
 
@@ -170,14 +170,14 @@ async def test_what_a_client_offers_is_chosen_from(site: Site) -> None:
     offers = b"Sec-WebSocket-Protocol: other, solowire.v1.msgpack\r\nSec-WebSocket-Protocol: another\r\n"
     async with site.joined(site.ticket(), offers + b"X-Solowire-Relayed: 1\r\n") as (connection, answer, _, _):
         assert answer.headers[b"sec-websocket-protocol"] == b"solowire.v1.msgpack"
-        assert (connection.codec, connection.kind) == (Codec.msgpack, "relayed")
+        assert (connection.codec, connection.transport) == (Codec.msgpack, "relayed")
 
 
 async def test_what_is_sent_with_the_handshake_is_heard(site: Site) -> None:
     """A hello that does not wait for the answer begins the connection."""
     hello = masked('{"type":"hello","subscriptions":["custom.a"],"id":7}')
     async with site.joined(site.ticket(), behind=hello) as (connection, _, _, _):
-        [welcome] = [m for m in site.bench.heard(connection) if isinstance(m, c.Welcome)]
+        [welcome] = [m for m in site.bench.read_messages(connection) if isinstance(m, c.Welcome)]
         assert (welcome.id, welcome.subscriptions) == (7, ["custom.a"])
 
 
@@ -186,12 +186,12 @@ async def test_what_comes_in_reaches_the_shard_and_what_breaks_is_closed(site: S
     async with site.joined(site.ticket()) as (connection, _, _, writer):
         writer.write(masked('{"type":"ping","id":"p"}'))
         async with asyncio.timeout(SECONDS):
-            while not (heard := site.bench.heard(connection)):
+            while not (heard := site.bench.read_messages(connection)):
                 await asyncio.sleep(0.001)
         assert [m.id for m in heard] == ["p"]
         writer.write(b"\x81\x01x")
         async with asyncio.timeout(SECONDS):
-            while (code := site.bench.closed(connection)) is None:
+            while (code := site.bench.close_code(connection)) is None:
                 await asyncio.sleep(0.001)
         assert code == CloseCode.protocol_error
 
@@ -201,7 +201,7 @@ async def test_what_comes_in_reaches_the_shard_and_what_breaks_is_closed(site: S
 )
 async def test_a_ticket_in_the_url(site: Site, query: str) -> None:
     """Alone, as gateways write it, or beside whatever else stands there, it is the same ticket."""
-    site.bench.lease(spare=0)
+    site.bench.grant_lease(spare=0)
     ticket = site.ticket("ann")
     encoded = "ticket=" + ticket.replace(".", "%2E")
     asked = encoded if query == "encoded" else query.format(ticket, ticket)
@@ -214,7 +214,7 @@ async def test_a_ticket_in_the_url(site: Site, query: str) -> None:
 
 async def test_who_shows_a_good_ticket_is_refused_by_name(site: Site) -> None:
     """The audit line tells user, role and the address that the gateway saw, not the gateway's own."""
-    site.bench.lease(spare=0)
+    site.bench.grant_lease(spare=0)
     assert await site.refusal(site.ticket("ann")) == (503, "over_limit")
     who = {"user": "ann", "role": "viewer", "address": "192.0.2.7"}
     assert site.lines == [{"event": "refused", "action": "connect", "code": "over_limit", **who}]
@@ -223,12 +223,12 @@ async def test_who_shows_a_good_ticket_is_refused_by_name(site: Site) -> None:
 
 async def test_a_refusal_for_want_of_a_slot_is_told_to_the_router_at_once(site: Site) -> None:
     """The first under a lease has the router asked; those after it, of which it hears anyway, cost nothing."""
-    site.bench.lease(spare=0)
-    site.shard.slots(site.bench.now, beat=True)
+    site.bench.grant_lease(spare=0)
+    site.shard.lease_usage_report(site.bench.now, beat=True)
     for user in ("ann", "ben", "cid"):
         assert await site.refusal(site.ticket(user)) == (503, "over_limit")
         if site.changes:
-            site.shard.slots(site.bench.now)  # as it is sent then
+            site.shard.lease_usage_report(site.bench.now)  # as it is sent then
     assert site.changes == 1
 
 
@@ -298,7 +298,7 @@ async def test_a_handshake_that_is_none_is_refused_before_its_ticket_is_looked_a
     assert answer.told == told
     assert b"close" in answer.headers[b"connection"]
     assert int(answer.headers[b"content-length"]) == len(answer.body)
-    assert site.shard.empty
+    assert site.shard.is_empty
     assert [(line["code"], line["address"]) for line in site.lines] == [(told[1], PEER)]
     async with site.joined(site.ticket("ann")) as (_, good, _, _):
         assert good.status == 101, "the ticket is used up"
@@ -320,7 +320,7 @@ async def test_refusals_end_the_connection_for_both(site: Site) -> None:
     async with asyncio.timeout(SECONDS):
         while site.listener.pending_count or len(os.listdir("/proc/self/fd")) > before:
             await asyncio.sleep(0.001)
-    assert site.shard.empty
+    assert site.shard.is_empty
 
 
 # -------------------------------------------------------------------------------------------------------- who has gone
@@ -334,7 +334,7 @@ async def test_a_client_that_has_gone_leaves_no_slot(site: Site) -> None:
     head = f"GET /ws?ticket={site.ticket()} HTTP/1.1\r\n".encode() + UPGRADE + b"\r\n"
     assert site.port.handle(AcceptedSocket(ours, PEER, head, b"")) is None
     assert ours.fileno() == -1
-    assert site.shard.empty
+    assert site.shard.is_empty
     assert not site.shard.connections
     assert site.shard._users.get("ann") is None
     assert len(site.sockets) == 0
@@ -348,7 +348,7 @@ async def test_a_fault_of_ours_leaves_neither_a_slot_nor_a_socket(site: Site, mo
         def fail(*_: object, **__: object) -> Connection:
             raise ZeroDivisionError
 
-        broken.setattr(Shard, "open", fail)
+        broken.setattr(Shard, "open_connection", fail)
         reader, writer = await asyncio.open_connection("127.0.0.1", site.number)
         writer.write(f"GET /ws?ticket={site.ticket()} HTTP/1.1\r\n".encode() + UPGRADE + b"\r\n")
         await _rest(reader)
@@ -357,7 +357,7 @@ async def test_a_fault_of_ours_leaves_neither_a_slot_nor_a_socket(site: Site, mo
             while len(os.listdir("/proc/self/fd")) > before:
                 await asyncio.sleep(0.001)
     assert len(site.sockets) == 0
-    assert site.shard.empty
+    assert site.shard.is_empty
     assert site.shard._users.get("ann") is None
     async with site.joined(site.ticket("ben")) as (_, answer, _, _):
         assert answer.status == 101
@@ -380,7 +380,7 @@ async def test_a_load_balancer_may_ask_how_it_is(site: Site) -> None:
 
 async def test_a_shard_that_is_not_ready_says_so(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """It lives, and is not to be sent anybody yet."""
-    monkeypatch.setattr(Shard, "ready", False)
+    monkeypatch.setattr(Shard, "is_ready", False)
     answer = await site.ask("GET /readyz", b"Host: x\r\n")
     assert (answer.status, answer.body) == (503, b'{"status":"starting"}')
     assert (await site.ask("GET /healthz", b"Host: x\r\n")).status == 200

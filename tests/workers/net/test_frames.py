@@ -18,13 +18,13 @@ from solowire.protocol.close_codes import CloseCode
 from solowire.protocol.messages import MAX_MESSAGE_BYTES
 from solowire.workers.net.frames import (
     PING_FRAME,
-    Inbound,
+    FrameParser,
     Received,
-    close_answer,
-    close_frame,
-    frame_of,
-    pong_frame,
-    whole_message,
+    decode_whole_message,
+    encode_close,
+    encode_close_reply,
+    encode_message,
+    encode_pong,
 )
 
 MESSAGES = st.one_of(st.text(max_size=300), st.binary(max_size=300))
@@ -57,23 +57,26 @@ def said(message: str | bytes) -> tuple[Opcode, bytes]:
     return (Opcode.TEXT, message.encode()) if isinstance(message, str) else (Opcode.BINARY, message)
 
 
-def received(raw: bytes, inbound: Inbound | None = None) -> list[Received]:
-    return (inbound or Inbound()).feed(raw)
+def received(raw: bytes, inbound: FrameParser | None = None) -> list[Received]:
+    return (inbound or FrameParser()).feed(raw)
 
 
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 65_535, 65_536, 200_000])
 def test_a_frame_of_any_size_is_read_as_it_was_meant(size: int) -> None:
     """The three forms of a length, at their borders, for text and for bytes."""
-    text, binary = parsed(frame_of("x" * size)), parsed(frame_of(b"y" * size))
+    text, binary = parsed(encode_message("x" * size)), parsed(encode_message(b"y" * size))
     assert (text.opcode, text.fin, bytes(text.data)) == (Opcode.TEXT, True, b"x" * size)
     assert (binary.opcode, binary.fin, bytes(binary.data)) == (Opcode.BINARY, True, b"y" * size)
 
 
 def test_closes_and_pongs_are_read_as_they_were_meant() -> None:
     """A close says its code and reason; the answers repeat what the client said."""
-    assert Close.parse(parsed(close_frame(4409, "replaced")).data) == Close(4409, "replaced")
-    assert (parsed(close_answer(b"\x03\xe8")).opcode, parsed(close_answer(b"\x03\xe8")).data) == (8, b"\x03\xe8")
-    assert (parsed(pong_frame(b"hi")).opcode, parsed(pong_frame(b"hi")).data) == (10, b"hi")
+    assert Close.parse(parsed(encode_close(4409, "replaced")).data) == Close(4409, "replaced")
+    assert (parsed(encode_close_reply(b"\x03\xe8")).opcode, parsed(encode_close_reply(b"\x03\xe8")).data) == (
+        8,
+        b"\x03\xe8",
+    )
+    assert (parsed(encode_pong(b"hi")).opcode, parsed(encode_pong(b"hi")).data) == (10, b"hi")
     assert (parsed(PING_FRAME).opcode, parsed(PING_FRAME).data) == (9, b"")
 
 
@@ -82,7 +85,7 @@ def test_a_short_message_needs_no_parser(message: str | bytes) -> None:
     """One that comes whole and alone is the same with and without; a longer one is left to the parser."""
     raw = masked(*said(message))
     expected = message if len(said(message)[1]) < 126 else None
-    assert whole_message(raw) == expected
+    assert decode_whole_message(raw) == expected
     assert received(raw) == [(said(message)[0], message)]
 
 
@@ -90,18 +93,18 @@ def test_a_short_message_needs_no_parser(message: str | bytes) -> None:
 def test_what_is_not_exactly_one_message_is_left_to_the_parser(message: str | bytes, cut: int) -> None:
     """A part of a frame, more than one, a fragment, or a control frame is not taken for a whole message."""
     raw = masked(*said(message))
-    assert whole_message(raw[: -min(cut, len(raw))]) is None
-    assert whole_message(raw + raw) is None
-    assert whole_message(masked(*said(message), fin=False)) is None
-    assert whole_message(masked(Opcode.PING, b"")) is None
-    assert whole_message(frame_of(message)) is None  # not masked
+    assert decode_whole_message(raw[: -min(cut, len(raw))]) is None
+    assert decode_whole_message(raw + raw) is None
+    assert decode_whole_message(masked(*said(message), fin=False)) is None
+    assert decode_whole_message(masked(Opcode.PING, b"")) is None
+    assert decode_whole_message(encode_message(message)) is None  # not masked
 
 
 # --------------------------------------------------------------------------------- beside the parser of `websockets`
 
 
 def reference(raw: bytes) -> list[Received]:
-    """What `websockets` makes of all that a client sends, in the form of `Inbound.feed`."""
+    """What `websockets` makes of all that a client sends, in the form of `FrameParser.feed`."""
     protocol = ServerProtocol(state=State.OPEN, max_size=MAX_MESSAGE_BYTES)
     protocol.receive_data(raw)
     found: list[Received] = []
@@ -165,7 +168,7 @@ def cut(raw: bytes, sizes: list[int]) -> list[bytes]:
 
 
 def fed(reads: list[bytes]) -> list[Received]:
-    inbound = Inbound()
+    inbound = FrameParser()
     return [one for read in reads for one in inbound.feed(read)]
 
 
@@ -269,7 +272,7 @@ def test_what_breaks_the_protocol_is_told_after_what_was_said_before(raw: bytes,
 
     Of a frame as much is awaited as it takes to know.
     """
-    assert whole_message(raw) is None
+    assert decode_whole_message(raw) is None
     before = masked(Opcode.TEXT, b"before")
     expected = [(Opcode.TEXT, "before"), (code, b"")]
     assert received(before + raw) == expected
@@ -303,7 +306,7 @@ def test_a_text_fails_with_the_byte_that_makes_it_wrong(text: bytes, in_fragment
         head = len(whole) - len(text)
         reads = [whole[: head + 1], *(whole[n : n + 1] for n in range(head + 1, len(whole)))]
     wrong = first_wrong_byte(text, whole=True)
-    inbound = Inbound()
+    inbound = FrameParser()
     for n, read in enumerate(reads):
         found = inbound.feed(read)
         if wrong is not None:
@@ -335,7 +338,7 @@ def test_a_close_is_heard_with_its_code() -> None:
 @given(st.binary(max_size=200))
 def test_what_comes_behind_a_close_is_not_heard(rest: bytes) -> None:
     """Be it a message or no frame at all, in the same read or a later one."""
-    inbound = Inbound()
+    inbound = FrameParser()
     assert received(masked(Opcode.CLOSE, b"") + masked(Opcode.TEXT, b"late") + rest, inbound) == [(Opcode.CLOSE, b"")]
     assert received(rest, inbound) == []
 
@@ -343,7 +346,7 @@ def test_what_comes_behind_a_close_is_not_heard(rest: bytes) -> None:
 @given(st.lists(st.one_of(st.binary(max_size=40), MESSAGES.map(lambda m: masked(*said(m)))), max_size=8))
 def test_whatever_comes_is_heard_or_is_a_fault(reads: list[bytes]) -> None:
     """Any bytes: nothing is raised, and behind a fault or a close there is nothing more."""
-    inbound, found = Inbound(), []
+    inbound, found = FrameParser(), []
     for raw in reads:
         found += inbound.feed(raw)
     ends = [n for n, (kind, _) in enumerate(found) if isinstance(kind, CloseCode) or kind is Opcode.CLOSE]
@@ -359,26 +362,26 @@ def test_a_ping_is_answered_in_the_midst_of_the_largest_message() -> None:
 
 def test_frames_that_say_nothing_are_counted() -> None:
     """Pings, pongs and parts are; a message's last or only frame is not."""
-    inbound = Inbound()
+    inbound = FrameParser()
     received(masked(Opcode.PING, b"") + masked(Opcode.PONG, b"") + masked(Opcode.TEXT, b"whole"), inbound)
     received(masked(Opcode.TEXT, b"", fin=False) * 1 + masked(Opcode.CONT, b"", fin=False) * 5, inbound)
     received(masked(Opcode.CONT, b"last"), inbound)
-    assert inbound.idle == 8
+    assert inbound.idle_count == 8
 
 
 def test_more_frames_that_say_nothing_than_may_come_are_not_even_looked_at() -> None:
     """To take 2,000 pings apart and then throw them away takes a shard 6 ms, for each connection that tries."""
-    inbound = Inbound()
-    inbound.idle_room = 3
+    inbound = FrameParser()
+    inbound.idle_limit = 3
     assert received(masked(Opcode.PING, b"") * 2000, inbound) == [(CloseCode.bad_protocol, b"")]
-    assert inbound.idle == 4
+    assert inbound.idle_count == 4
     assert received(masked(Opcode.PING, b""), inbound) == []
 
 
 # --------------------------------------------------------------------------------------------------------------- bounds
 
 
-def held(inbound: Inbound) -> int:
+def held(inbound: FrameParser) -> int:
     """Bytes that it keeps of what a client has sent."""
     return sys.getsizeof(inbound._message) + sys.getsizeof(inbound._control) + sys.getsizeof(inbound._head)
 
@@ -389,11 +392,11 @@ def test_the_largest_message_is_taken_and_a_larger_one_is_not_even_awaited() -> 
     assert MAX_MESSAGE_BYTES == 64 * 1024
     assert received(masked(Opcode.BINARY, largest)) == [(Opcode.BINARY, largest)]
     head = masked(Opcode.BINARY, largest + b"x")[:10]
-    inbound = Inbound()
+    inbound = FrameParser()
     assert received(head[:9], inbound) == []
     assert received(head[9:], inbound) == [(CloseCode.too_big, b"")]
     assert held(inbound) < 300
-    split, part = Inbound(), masked(Opcode.CONT, b"x" * 1024, fin=False)
+    split, part = FrameParser(), masked(Opcode.CONT, b"x" * 1024, fin=False)
     assert received(masked(Opcode.BINARY, b"x" * 1024, fin=False), split) == []
     assert [received(part, split) for _ in range(63)] == [[]] * 63
     assert received(masked(Opcode.CONT, b"", fin=False), split) == []
@@ -403,7 +406,7 @@ def test_the_largest_message_is_taken_and_a_larger_one_is_not_even_awaited() -> 
 
 def test_a_message_in_very_many_fragments_takes_no_more_than_its_bytes() -> None:
     """Nor does one in parts of nothing, or one that has ended."""
-    inbound, part, nothing = Inbound(), masked(Opcode.CONT, b"x", fin=False), masked(Opcode.CONT, b"", fin=False)
+    inbound, part, nothing = FrameParser(), masked(Opcode.CONT, b"x", fin=False), masked(Opcode.CONT, b"", fin=False)
     received(masked(Opcode.BINARY, b"x", fin=False), inbound)
     for size in range(2, 20_000):
         assert received(part + nothing * (size % 3), inbound) == []
@@ -416,7 +419,7 @@ def test_a_message_in_very_many_fragments_takes_no_more_than_its_bytes() -> None
 @given(SIZES, st.lists(FRAMES, max_size=4))
 def test_no_more_is_kept_than_one_message_and_a_head(sizes: list[int], frames: list[bytes]) -> None:
     """Whatever comes, and however it is cut; and behind a fault there is nothing."""
-    inbound = Inbound()
+    inbound = FrameParser()
     for read in cut(b"".join(frames), sizes):
         found = inbound.feed(read)
         assert len(inbound._head) <= 13

@@ -17,7 +17,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.frames import Frame, Opcode
 
-from solowire.algorithms.token_bucket import Rate, Rates
+from solowire.algorithms.token_bucket import BucketTable, Rate
 from solowire.protocol.close_codes import CloseCode
 from solowire.workers.connections.connection import Connection
 from solowire.workers.net.tcp_sockets import Socket
@@ -60,7 +60,7 @@ async def until(peers: TcpPeers, what: object, among: object) -> None:
 def fill(peers: TcpPeers, connection: Connection) -> int:
     """Queues large frames until the kernel takes no more; how many."""
     taken = 0
-    while not peers.sockets.busy(connection):
+    while not peers.sockets.is_busy(connection):
         peers.sockets.queue(LARGE, connection)
         taken += 1
     return taken
@@ -169,7 +169,7 @@ async def test_frames_stay_whole_for_a_client_that_reads_by_fits_and_starts(peer
     sent = [luck.randbytes(luck.randrange(200_000)) for _ in range(60)]
     for frame in sent:
         peers.sockets.queue(frame, connection)
-    assert peers.sockets.busy(connection)
+    assert peers.sockets.is_busy(connection)
     got = []
     for n in range(len(sent)):
         if n % 7 == 0:
@@ -178,7 +178,7 @@ async def test_frames_stay_whole_for_a_client_that_reads_by_fits_and_starts(peer
     assert got == sent
     await asyncio.wait_for(await client.ping(), SECONDS)
     assert peers.have_taken[-1] is connection
-    assert watched(connection.socket.number) == EPOLLIN, (
+    assert watched(connection.socket.fd) == EPOLLIN, (
         "it would be woken for each moment in which the socket takes something"
     )
 
@@ -197,7 +197,7 @@ async def test_one_who_takes_a_part_is_told_from_one_who_takes_nothing(peers: Tc
     for _ in range(3):
         while connection not in peers.have_taken:
             assert await peers.read(connection) == LARGE
-        assert peers.sockets.busy(connection)
+        assert peers.sockets.is_busy(connection)
         peers.have_taken.clear()
 
 
@@ -206,7 +206,7 @@ async def test_when_the_process_ends_all_are_over_and_nobody_comes(peers: TcpPee
     connection = await peers.join()
     peers.sockets.finish()
     assert connection in peers.ended
-    assert connection.socket.number == -1
+    assert connection.socket.fd == -1
     peers.sockets.finish()
     reader, writer = await asyncio.open_connection("127.0.0.1", peers.port)
     writer.write(HANDSHAKE)
@@ -236,11 +236,11 @@ async def test_pings_of_one_who_does_not_read_are_not_saved_up(peers: TcpPeers) 
     peers.stop_reading(connection)
     taken = fill(peers, connection)
     sock: Socket = connection.socket
-    kept = sock.left
+    kept = sock.unsent
     pongs = [await client.ping(b"%d" % n) for n in range(100)]
     await client.send("all")
     await until(peers, "all", peers.received)
-    assert sock.left is kept
+    assert sock.unsent is kept
     assert kept is not None
     assert len(kept) == 1
     peers.read_on(connection)
@@ -460,17 +460,17 @@ def is_waited_for(peers: TcpPeers, address: tuple[str, int]) -> bool:
 async def test_what_is_written_after_the_end_goes_nowhere(peers: TcpPeers) -> None:
     """Its number is another's by then, to whom nothing comes of it, whatever is done with the old one."""
     async with plain(peers) as (old, _, writer):
-        number = old.socket.number
+        number = old.socket.fd
         writer.transport.abort()
         await until(peers, old, peers.ended)
     sock: Socket = old.socket
-    assert sock.number == -1
+    assert sock.fd == -1
     assert watched(number) is None
     clients = []
     async with contextlib.AsyncExitStack() as stack:
         for _ in range(20):
             clients.append(await stack.enter_async_context(plain(peers)))
-            if clients[-1][0].socket.number == number:
+            if clients[-1][0].socket.fd == number:
                 break
         else:
             pytest.fail("the number is not used again")
@@ -479,8 +479,8 @@ async def test_what_is_written_after_the_end_goes_nowhere(peers: TcpPeers) -> No
         peers.sockets.queue("for the old one", old)
         peers.sockets.ping(old)
         peers.sockets.close(old, 1012, "restarting")
-        peers.sockets._over(sock)
-        assert not peers.sockets.busy(old)
+        peers.sockets._drop(sock)
+        assert not peers.sockets.is_busy(old)
         peers.sockets.send("mine", [new])
         assert await asyncio.wait_for(reader.readexactly(6), SECONDS) == b"\x81\x04mine"
         assert new not in peers.ended
@@ -531,7 +531,7 @@ async def test_answers_arrive_although_more_was_sent_behind_the_close(peers: Tcp
             writer.write(masked(Opcode.TEXT, b"question") + masked(Opcode.PING, b"?") + last + b"x" * 300_000)
             await until(peers, "question", peers.received)
             async with asyncio.timeout(SECONDS):
-                while not connection.socket.closing:
+                while not connection.socket.is_closing:
                     await peers.turn()
                 await writer.drain()
             writer.write_eof()
@@ -575,7 +575,7 @@ async def test_a_good_bye_of_one_who_is_behind_cuts_nothing(peers: TcpPeers) -> 
     taken = fill(peers, connection)
     client.transport.write(masked(Opcode.CLOSE, b"\x03\xe8"))
     async with asyncio.timeout(SECONDS):
-        while not connection.socket.closing:
+        while not connection.socket.is_closing:
             await peers.turn()
     peers.read_on(connection)
     assert [await peers.read(connection) for _ in range(taken)] == [LARGE] * taken
@@ -596,7 +596,7 @@ async def test_a_flood_of_frames_that_say_nothing_ends_its_connection(peers: Tcp
 
 async def test_frames_that_say_nothing_are_counted_for_the_user_and_not_for_each_connection(peers: TcpPeers) -> None:
     """Six viewers that came back ten times a second, each time with 2,000 pings, held all others up for 2 s."""
-    peers.sockets._idle_frames = Rates(Rate(0.001, 100), 10)
+    peers.sockets._idle_frames = BucketTable(Rate(0.001, 100), 10)
     pings = masked(Opcode.PING, b"") * 90
     async with plain(peers) as (_, reader, writer):
         writer.write(pings)

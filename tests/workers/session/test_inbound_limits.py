@@ -11,18 +11,25 @@ from solowire.errors import InvalidMessage
 from solowire.model.access import Identity, Role
 from solowire.protocol import messages as c
 from solowire.protocol.messages import MAX_MESSAGE_BYTES, Codec
-from solowire.workers.config import Limits
-from solowire.workers.connections.connection import MAX_ANSWERS, Connection, State
-from solowire.workers.connections.users import Users
-from solowire.workers.session.inbound_limits import PONG_BYTES, Listening, changed, complaint, first_wanted, too_big
+from solowire.workers.config import ShardConfig
+from solowire.workers.connections.connection import MAX_PENDING_REPLIES, Connection, State
+from solowire.workers.connections.users import UserRegistry
+from solowire.workers.session.inbound_limits import (
+    PONG_BYTES,
+    InboundLimits,
+    error_message,
+    exceeds_limit,
+    initial_subscriptions,
+    updated_subscriptions,
+)
 
 
 class Place:
     """One user's connections, and time that stands still."""
 
     def __init__(self, **limits: Any) -> None:
-        self.users = Users(9)
-        self.listening = Listening(self.users, Limits(**limits))
+        self.users = UserRegistry(9)
+        self.listening = InboundLimits(self.users, ShardConfig(**limits))
 
     def connection(self, *states: State) -> Connection:
         connection = Connection("s", Identity("alice", "viewer", ()), Codec.json, None)
@@ -32,7 +39,7 @@ class Place:
         return connection
 
     def take(self, connection: Connection, message: c.ClientMessage) -> c.ClientMessage | None:
-        return self.listening.take(connection, connection.codec.encode(message), 0.0)
+        return self.listening.accept(connection, connection.codec.encode(message), 0.0)
 
 
 def test_a_user_is_heard_so_often() -> None:
@@ -43,9 +50,9 @@ def test_a_user_is_heard_so_often() -> None:
         assert place.take(connection, c.Ping(1)) == c.Ping(1)
     with pytest.raises(InvalidMessage) as caught:
         place.take(other, c.Ping("mine"))
-    told = complaint(caught.value)
+    told = error_message(caught.value)
     assert (told.code, told.id, told.retry_after) == ("rate_limited", "mine", 0.5)
-    assert place.listening.take(one, '{"type":"ping"}', 0.5) == c.Ping()
+    assert place.listening.accept(one, '{"type":"ping"}', 0.5) == c.Ping()
 
 
 def test_the_first_hello_is_heard_whatever_was_said_before() -> None:
@@ -68,7 +75,7 @@ def test_nothing_but_a_hello_is_heard_beyond_the_rate_before_it() -> None:
         with pytest.raises(InvalidMessage) as caught:
             place.take(beginner, message)
         assert caught.value.code == "rate_limited"
-        assert beginner.heard_at == beginner.opened
+        assert beginner.last_message_at == beginner.opened_at
     assert isinstance(place.take(beginner, c.Hello()), c.Hello)
 
 
@@ -76,11 +83,11 @@ def test_an_answer_to_our_ping_costs_nothing() -> None:
     """As many as we have sent pings; a long one costs what any message does."""
     place = Place(message_burst=1.0)
     connection = place.connection(State.live)
-    connection.pings = 2
+    connection.unanswered_pings = 2
     for _ in range(2):
         assert place.take(connection, c.Pong()) is None
     assert place.take(connection, c.Pong()) == c.Pong()
-    connection.pings = 1
+    connection.unanswered_pings = 1
     with pytest.raises(InvalidMessage):
         place.take(connection, c.Pong("x" * PONG_BYTES))
 
@@ -89,68 +96,68 @@ def test_what_comes_while_resuming_is_kept() -> None:
     """In order, and so many at most; pings are answered meanwhile."""
     place = Place(message_burst=100.0)
     connection = place.connection(State.resuming)
-    wishes = [c.Subscribe([f"custom.{n}"]) for n in range(MAX_ANSWERS)]
-    assert [place.take(connection, wish) for wish in wishes] == [None] * MAX_ANSWERS
+    wishes = [c.Subscribe([f"custom.{n}"]) for n in range(MAX_PENDING_REPLIES)]
+    assert [place.take(connection, wish) for wish in wishes] == [None] * MAX_PENDING_REPLIES
     assert place.take(connection, c.Ping()) == c.Ping()
     with pytest.raises(InvalidMessage) as caught:
         place.take(connection, c.Subscribe(["custom.more"], id=7))
     assert (caught.value.code, caught.value.id) == ("too_early", 7)
-    assert connection.early == wishes
+    assert connection.early_messages == wishes
 
 
 def test_changes_are_counted_apart() -> None:
     """Changes of subscriptions have a limit of their own, which stops no ping, and not a client that begins."""
     place = Place(subscription_burst=1.0)
     connection = place.connection(State.live)
-    place.listening.count(connection, c.Subscribe(["custom.a"]), 3.0)
+    place.listening.charge(connection, c.Subscribe(["custom.a"]), 3.0)
     with pytest.raises(InvalidMessage) as caught:
-        place.listening.count(connection, c.Unsubscribe(["custom.a"]), 3.0)
+        place.listening.charge(connection, c.Unsubscribe(["custom.a"]), 3.0)
     assert caught.value.code == "rate_limited"
-    place.listening.count(connection, c.Ping(), 3.0)
-    place.listening.count(place.connection(), c.Hello(), 3.0)
+    place.listening.charge(connection, c.Ping(), 3.0)
+    place.listening.charge(place.connection(), c.Hello(), 3.0)
 
 
 def test_an_answer_to_a_ping_is_no_sign_of_life_of_its_user() -> None:
     """What a client says tells when it was heard last; a pong is the SDK's own doing, and doesn't."""
     place = Place()
     connection = place.connection(State.live)
-    place.listening.count(connection, c.Ping(), 3.0)
-    place.listening.count(connection, c.Pong(), 4.0)
-    assert connection.heard_at == 3.0
+    place.listening.charge(connection, c.Ping(), 3.0)
+    place.listening.charge(connection, c.Pong(), 4.0)
+    assert connection.last_message_at == 3.0
 
 
 def test_size_counts_in_bytes() -> None:
     """A text of few characters may be too big; half a surrogate pair is counted, too."""
-    assert not too_big("x" * MAX_MESSAGE_BYTES)
-    assert too_big("x" * (MAX_MESSAGE_BYTES + 1))
-    assert too_big("ä" * (MAX_MESSAGE_BYTES // 2 + 1))
-    assert too_big("\ud800" * (MAX_MESSAGE_BYTES // 2))
-    assert too_big(b"x" * (MAX_MESSAGE_BYTES + 1))
+    assert not exceeds_limit("x" * MAX_MESSAGE_BYTES)
+    assert exceeds_limit("x" * (MAX_MESSAGE_BYTES + 1))
+    assert exceeds_limit("ä" * (MAX_MESSAGE_BYTES // 2 + 1))
+    assert exceeds_limit("\ud800" * (MAX_MESSAGE_BYTES // 2))
+    assert exceeds_limit(b"x" * (MAX_MESSAGE_BYTES + 1))
 
 
 def test_who_says_nothing_of_subscriptions_gets_the_defaults() -> None:
     """Those of its role; none is not nothing; and a role that nobody knows has none."""
     place, roles = Place(), {"viewer": Role((), ("custom.a",))}
     connection = place.connection()
-    assert list(first_wanted(connection, c.Hello(), roles, CATALOG)) == ["custom.a"]
-    assert list(first_wanted(connection, c.Hello(subscriptions=[]), roles, CATALOG)) == []
-    assert list(first_wanted(connection, c.Hello(), {}, CATALOG)) == []
+    assert list(initial_subscriptions(connection, c.Hello(), roles, CATALOG)) == ["custom.a"]
+    assert list(initial_subscriptions(connection, c.Hello(subscriptions=[]), roles, CATALOG)) == []
+    assert list(initial_subscriptions(connection, c.Hello(), {}, CATALOG)) == []
 
 
 def test_hello_comes_once_and_first() -> None:
     """A second one is refused, and so is a change before it."""
     place = Place()
     with pytest.raises(InvalidMessage) as caught:
-        first_wanted(place.connection(State.live), c.Hello(), {}, CATALOG)
+        initial_subscriptions(place.connection(State.live), c.Hello(), {}, CATALOG)
     assert caught.value.code == "already_said_hello"
     with pytest.raises(InvalidMessage) as caught:
-        changed(place.connection(), c.Subscribe(["custom.a"]), CATALOG)
+        updated_subscriptions(place.connection(), c.Subscribe(["custom.a"]), CATALOG)
     assert caught.value.code == "hello_first"
 
 
 def test_changes_add_and_take_away() -> None:
     """From what is wanted already; the connection itself is left as it is."""
     connection = Place().connection(State.live)
-    connection.wanted = changed(connection, c.Subscribe(["custom.a", "custom.b"]), CATALOG)
-    assert list(changed(connection, c.Unsubscribe(["custom.a"]), CATALOG)) == ["custom.b"]
+    connection.wanted = updated_subscriptions(connection, c.Subscribe(["custom.a", "custom.b"]), CATALOG)
+    assert list(updated_subscriptions(connection, c.Unsubscribe(["custom.a"]), CATALOG)) == ["custom.b"]
     assert list(connection.wanted) == ["custom.a", "custom.b"]

@@ -6,13 +6,13 @@ import pytest
 
 from solowire.auth.tokens import Ticket, Tokens
 from solowire.backplane.messages import Lease
-from solowire.errors import InvalidToken, Refused
+from solowire.errors import InvalidToken, RequestRejected
 from solowire.model.access import ROLES, Identity
 from solowire.protocol.messages import Codec
-from solowire.workers.capacity.slots import Admission
+from solowire.workers.capacity.slots import SlotManager
 from solowire.workers.connections.connection import Connection
-from solowire.workers.connections.users import Users
-from solowire.workers.session.ticket_gate import Entrance
+from solowire.workers.connections.users import UserRegistry
+from solowire.workers.session.ticket_gate import TicketGate
 
 TOKENS = Tokens("a secret that is long enough for anybody", ROLES)
 ALICE = Identity("alice", "viewer", ())
@@ -23,11 +23,11 @@ class Place:
     """The entrance of shard 0 with so many slots, which owns everybody whose name doesn't begin with z."""
 
     def __init__(self, slots: int, on_duplicate: str = "replace") -> None:
-        self.users = Users(1)
-        self.admission = Admission()
-        self.admission.leased(Lease(1, self.admission.slots(0.0).asked, 1e6, {}, slots, []))
+        self.users = UserRegistry(1)
+        self.admission = SlotManager()
+        self.admission.apply_lease(Lease(1, self.admission.usage_report(0.0).seq, 1e6, {}, slots, []))
         self.replaced: list[Connection] = []
-        self.entrance = Entrance(
+        self.entrance = TicketGate(
             0,
             TOKENS,
             self.users,
@@ -39,7 +39,7 @@ class Place:
         )
 
     def admit(self, ticket: str, *, leaving: bool = False, ready: bool = True) -> Ticket:
-        return self.entrance.admit(ticket, 0.0, WALL, leaving=leaving, ready=ready)
+        return self.entrance.redeem(ticket, 0.0, WALL, leaving=leaving, ready=ready)
 
     def here(self, identity: Identity = ALICE) -> Connection:
         """One that has come in."""
@@ -57,11 +57,11 @@ def test_a_ticket_lets_in_once() -> None:
     """With a slot, and as a handshake of its user; a second time it is refused, and takes nothing."""
     place = Place(5)
     assert place.admit(ticket()).identity.user == "alice"
-    assert place.users.full("alice")
+    assert place.users.is_at_limit("alice")
     with pytest.raises(InvalidToken) as caught:
         place.admit(ticket())
     assert caught.value.code == "ticket_used"
-    assert place.admission.taken == 1
+    assert place.admission.used_count == 1
 
 
 @pytest.mark.parametrize(
@@ -75,11 +75,11 @@ def test_a_ticket_lets_in_once() -> None:
 def test_a_refusal_says_who_it_was(user: str, state: dict[str, bool], code: str) -> None:
     """For the audit log, if the ticket is good; nothing is taken, and whoever may come later comes with it."""
     place = Place(5)
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RequestRejected) as caught:
         place.admit(ticket(user), **state)
     assert (caught.value.status, caught.value.code) == (503, code)
     assert caught.value.who == {"user": user, "role": "viewer", "address": "192.0.2.7"}
-    assert place.admission.taken == 0
+    assert place.admission.used_count == 0
     if user == "alice":
         place.admit(ticket(user))
 
@@ -92,21 +92,21 @@ def test_a_ticket_is_for_the_process_that_it_was_made_for(boot: str, comes_in: b
     if comes_in:
         assert place.admit(shown).identity.user == "alice"
         return
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RequestRejected) as caught:
         place.admit(shown)
     assert (caught.value.status, caught.value.code) == (503, "wrong_shard")
     assert "/v1/connect" in caught.value.hint
-    assert place.admission.taken == 0
+    assert place.admission.used_count == 0
 
 
 def test_a_ticket_stays_good_until_there_is_a_slot() -> None:
     """Who is refused for want of one tries again with the same ticket."""
     place = Place(1)
     place.here(Identity("bob", "viewer", ()))
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RequestRejected) as caught:
         place.admit(ticket())
     assert (caught.value.code, place.replaced) == ("over_limit", [])
-    place.admission.leave("bob", "viewer", "")
+    place.admission.release("bob", "viewer", "")
     assert place.admit(ticket()).identity.user == "alice"
 
 
@@ -114,10 +114,10 @@ def test_a_user_without_a_slot_gives_its_older_one_for_it() -> None:
     """When all are taken, its own older connection ends, and its slot is kept for its next try."""
     place = Place(1)
     older = place.here()
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RequestRejected) as caught:
         place.admit(ticket())
     assert (caught.value.retry_after, place.replaced) == (1, [older])
-    place.admission.leave("alice", "viewer", "")
+    place.admission.release("alice", "viewer", "")
     place.admit(ticket())
 
 
@@ -125,6 +125,6 @@ def test_a_duplicate_may_be_refused() -> None:
     """Where the setting says so it is the newer one that doesn't get in."""
     place = Place(5, "reject")
     place.here()
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RequestRejected) as caught:
         place.admit(ticket())
     assert (caught.value.status, caught.value.code) == (409, "duplicate_connection")

@@ -7,29 +7,29 @@ from typing import Any
 import pytest
 
 from solowire.algorithms.histogram import quantile
-from solowire.fanout.aggregation import Rates
+from solowire.fanout.aggregation import AggregationLimits
 from solowire.protocol import messages as c
 from solowire.protocol.messages import Codec
 from solowire.workers.connections.connection import Connection
 from solowire.workers.stats.cursor_age import MOST_ENTRIES
 from solowire.workers.stats.diagnosis import MOST, diagnose
-from solowire.workers.stats.report import LATENCY_SECONDS, Reporting
-from tests.workers.harness import WALL, Bench
+from solowire.workers.stats.report import LATENCY_SECONDS, ShardReporter
+from tests.workers.harness import WALL, ShardHarness
 
 
-def reporting_of(bench: Bench, **more: Any) -> Reporting:
-    reporting = Reporting(bench.shard, **more)
-    reporting.second(bench.now)
+def reporting_of(bench: ShardHarness, **more: Any) -> ShardReporter:
+    reporting = ShardReporter(bench.shard, **more)
+    reporting.update(bench.now)
     return reporting
 
 
-def second(bench: Bench, reporting: Reporting) -> Any:
+def second(bench: ShardHarness, reporting: ShardReporter) -> Any:
     bench.wait(1.0)
-    reporting.second(bench.now)
-    return reporting.take()
+    reporting.update(bench.now)
+    return reporting.take_report()
 
 
-def lagging(bench: Bench, user: str = "slow", **hello: Any) -> Connection:
+def lagging(bench: ShardHarness, user: str = "slow", **hello: Any) -> Connection:
     """A connection that has taken a frame and is busy with it."""
     connection = bench.connect(user, subscriptions=["custom.*"], **hello)
     bench.sockets.stuck.add(connection)
@@ -42,72 +42,72 @@ def lagging(bench: Bench, user: str = "slow", **hello: Any) -> Connection:
 
 def test_it_reports_once_a_second_however_often_it_is_asked() -> None:
     """Heartbeats come twice a second, and every second one has a report."""
-    b = Bench()
-    reporting = Reporting(b.shard)
+    b = ShardHarness()
+    reporting = ShardReporter(b.shard)
     reports = []
     for beat in range(10):
         if beat % 2 == 0:
-            reporting.second(b.now)
-        reports.append(reporting.take())
+            reporting.update(b.now)
+        reports.append(reporting.take_report())
         b.wait(0.5)
     assert [r is not None for r in reports] == [True, False] * 5
 
 
 def test_who_asks_often_has_nothing_counted_again() -> None:
     """Whoever scrapes gets what the last second counted, and the totals of now."""
-    b = Bench()
+    b = ShardHarness()
     b.connect("ann")
     reporting = reporting_of(b)
     b.connect("bob")
     looks: list[int] = []
-    lagging = b.shard.delivery.lagging
-    b.shard.delivery.lagging = lambda: looks.append(1) or lagging()  # type: ignore[method-assign,func-returns-value]
-    reports = [reporting.report(b.now) for _ in range(100)]
+    lagging = b.shard.dispatcher.find_lagging
+    b.shard.dispatcher.find_lagging = lambda: looks.append(1) or lagging()  # type: ignore[method-assign,func-returns-value]
+    reports = [reporting.build_report(b.now) for _ in range(100)]
     assert (reports[-1].groups, reports[-1].connections, looks) == ({"viewer": 1}, 2, [])
     assert (second(b, reporting).groups, looks) == ({"viewer": 2}, [1])
 
 
 def test_connections_are_counted_by_group_codec_and_kind() -> None:
     """Each tally has every connection once, and follows a role that has changed."""
-    b = Bench()
+    b = ShardHarness()
     b.connect("ann", "viewer")
     b.connect("bob", "admin", Codec.msgpack)
     b.connect("dan", "viewer", Codec.json_deflate)
-    identity = b.shard.admit(b.ticket("cid"), b.now).identity
-    b.shard.open(identity, Codec.json, None, b.now, kind="relayed")
+    identity = b.shard.admit(b.issue_ticket("cid"), b.now).identity
+    b.shard.open_connection(identity, Codec.json, None, b.now, kind="relayed")
     reporting = reporting_of(b)
     stats = second(b, reporting)
     assert stats.groups == {"viewer": 3, "admin": 1}
     assert stats.codecs == {"json": 2, "msgpack": 1, "json+deflate": 1}
     assert stats.kinds == {"direct": 3, "relayed": 1}
     bob = next(x for x in b.shard.connections if x.identity.user == "bob")
-    b.say(bob, c.Refresh(b.token("bob", "operator")))
+    b.say(bob, c.Refresh(b.sign_token("bob", "operator")))
     assert second(b, reporting).groups == {"viewer": 3, "operator": 1}
-    b.shard.gone(bob)
+    b.shard.on_closed(bob)
     assert second(b, reporting).groups == {"viewer": 3}
-    b.shard.gone(b.connect("eve", "operator"))
+    b.shard.on_closed(b.connect("eve", "operator"))
     b.connect("fay", "admin")
     assert second(b, reporting).groups == {"viewer": 3, "admin": 1}
 
 
 def test_groups_may_be_tenants() -> None:
     """With that setting the tenant of the token counts."""
-    b = Bench(group_by="tenant")
+    b = ShardHarness(group_by="tenant")
     b.connect("ann", "viewer")
-    assert reporting_of(b).report(b.now).groups == {"": 1}
+    assert reporting_of(b).build_report(b.now).groups == {"": 1}
 
 
 def test_rates_are_those_of_the_last_second() -> None:
     """Ten events a second to two connections are twenty deliveries; a second later they are none."""
-    b = Bench()
+    b = ShardHarness()
     for user in ("ann", "bob"):
         b.connect(user, subscriptions=["custom.*"])
     reporting = reporting_of(b)
     for _ in range(10):
         b.publish("custom.a")
         b.wait(0.1)
-    reporting.second(b.now)
-    stats = reporting.report(b.now)
+    reporting.update(b.now)
+    stats = reporting.build_report(b.now)
     assert stats.events_per_s == pytest.approx(10, abs=1)
     assert stats.deliveries_per_s == pytest.approx(20, abs=2)
     assert stats.frames_per_s == pytest.approx(20, abs=2)
@@ -118,14 +118,14 @@ def test_rates_are_those_of_the_last_second() -> None:
 
 def test_latency_is_measured_from_the_gateway_to_the_sockets() -> None:
     """The oldest event of a frame counts, once for each connection that the frame was sent to."""
-    b = Bench()
+    b = ShardHarness()
     for user in ("ann", "bob", "cid"):
         b.connect(user, subscriptions=["custom.*"])
     reporting = reporting_of(b)
     b.publish("custom.b")  # of a publisher that has not said when
     b.wait(0.2)
-    assert sum(reporting.report(b.now).latency) == 0
-    b.deliver(b.event("custom.a", taken=b.now + WALL - 0.25), b.event("custom.a", taken=b.now + WALL))
+    assert sum(reporting.build_report(b.now).latency) == 0
+    b.deliver(b.make_event("custom.a", taken=b.now + WALL - 0.25), b.make_event("custom.a", taken=b.now + WALL))
     stats = second(b, reporting)
     assert sum(stats.latency) == 3
     p50 = quantile(stats.latency, 0.5)
@@ -134,21 +134,21 @@ def test_latency_is_measured_from_the_gateway_to_the_sockets() -> None:
     for _ in range(LATENCY_SECONDS + 1):
         stats = second(b, reporting)
     assert sum(stats.latency) == 0
-    assert sum(b.shard.delivery.latency.counts) == 3
+    assert sum(b.shard.dispatcher.latency.counts) == 3
 
 
 def test_a_clock_that_was_set_back_makes_no_negative_latency() -> None:
     """An event from the future counts as sent at once."""
-    b = Bench()
+    b = ShardHarness()
     b.connect("ann", subscriptions=["custom.*"])
     b.publish("custom.a", taken=b.now + WALL + 60)
     b.wait(0.2)
-    assert b.shard.delivery.latency.counts[0] == 1
+    assert b.shard.dispatcher.latency.counts[0] == 1
 
 
 def test_a_connection_that_reads_nothing_lags_and_grows_old() -> None:
     """It is counted, with the age of the event that it gets next; one that reads on is forgotten."""
-    b = Bench()
+    b = ShardHarness()
     connection = lagging(b)
     reporting = reporting_of(b)
     first = second(b, reporting)
@@ -162,33 +162,33 @@ def test_a_connection_that_reads_nothing_lags_and_grows_old() -> None:
 
 def test_readers_that_have_to_wait_for_their_turn_lag() -> None:
     """Their sockets are free and they are behind all the same: they are counted, named, and grow old."""
-    b = Bench()
+    b = ShardHarness()
     readers = [b.connect(f"u{n}", subscriptions=["custom.a", f"custom.own{n}"]) for n in range(30)]
     reporting = reporting_of(b)
     for reader in readers:
         b.sockets.stuck.add(reader)
     for _ in range(300):
-        b.deliver(*[b.event("custom.a", {"text": "x" * 300}, taken=b.now + WALL) for _ in range(10)])
+        b.deliver(*[b.make_event("custom.a", {"text": "x" * 300}, taken=b.now + WALL) for _ in range(10)])
         b.wait(0.01)
     for reader in readers:
         b.sockets.unstick(reader)
     b.wait(0.1)
-    assert not b.shard.delivery.blocked
-    reporting.second(b.now)
-    stats = reporting.report(b.now)
+    assert not b.shard.dispatcher.blocked_since
+    reporting.update(b.now)
+    stats = reporting.build_report(b.now)
     assert 0 < stats.lagging <= 30
     assert stats.oldest_cursor_s > 1.0
-    slowest = reporting.slowest(b.now, 30)
+    slowest = reporting.list_slowest(b.now, 30)
     assert len(slowest) == stats.lagging
     assert min(about["behind"] for about in slowest) > 0
     b.wait(10.0)
     after = second(b, reporting)
-    assert (after.lagging, after.oldest_cursor_s, reporting.slowest(b.now)) == (0, 0.0, [])
+    assert (after.lagging, after.oldest_cursor_s, reporting.list_slowest(b.now)) == (0, 0.0, [])
 
 
 def test_what_others_get_makes_nobody_old() -> None:
     """A stuck socket of a quiet feed has the age of the event that it will get, and none if there is none for it."""
-    b = Bench()
+    b = ShardHarness()
     connection = b.connect("ann", subscriptions=["custom.quiet"])
     b.sockets.stuck.add(connection)
     for _ in range(2):
@@ -197,19 +197,19 @@ def test_what_others_get_makes_nobody_old() -> None:
     b.publish("custom.busy", taken=b.now + WALL)
     b.publish("custom.quiet", user="bob", taken=b.now + WALL)
     b.wait(20.0)
-    assert b.shard.delivery.blocked
-    [slowest] = reporting.slowest(b.now)
-    assert (reporting.report(b.now).oldest_cursor_s, slowest["seconds"]) == (0.0, 0.0)
+    assert b.shard.dispatcher.blocked_since
+    [slowest] = reporting.list_slowest(b.now)
+    assert (reporting.build_report(b.now).oldest_cursor_s, slowest["seconds"]) == (0.0, 0.0)
     b.publish("custom.quiet", user="ann", taken=b.now + WALL)
     b.wait(3.0)
-    reporting.second(b.now)
-    [slowest] = reporting.slowest(b.now)
-    assert (reporting.report(b.now).oldest_cursor_s, slowest["seconds"]) == (3.0, 3.0)
+    reporting.update(b.now)
+    [slowest] = reporting.list_slowest(b.now)
+    assert (reporting.build_report(b.now).oldest_cursor_s, slowest["seconds"]) == (3.0, 3.0)
 
 
 def test_the_oldest_of_several_feeds_is_found() -> None:
     """Each feed counts from its own cursor, and the oldest event that one of them lacks counts for the shard."""
-    b = Bench()
+    b = ShardHarness()
     connections = [b.connect(user, subscriptions=[f"custom.{user}"]) for user in ("ann", "bob", "cid")]
     for connection in connections:
         b.sockets.stuck.add(connection)
@@ -219,94 +219,98 @@ def test_the_oldest_of_several_feeds_is_found() -> None:
         b.publish(f"custom.{user}", taken=b.now + WALL)
         b.wait(1.0)
     reporting = reporting_of(b)
-    assert reporting.report(b.now).oldest_cursor_s == 3.0
-    assert {about["user"]: about["seconds"] for about in reporting.slowest(b.now)} == {"bob": 3, "ann": 2, "cid": 1}
+    assert reporting.build_report(b.now).oldest_cursor_s == 3.0
+    assert {about["user"]: about["seconds"] for about in reporting.list_slowest(b.now)} == {
+        "bob": 3,
+        "ann": 2,
+        "cid": 1,
+    }
 
 
 def test_an_event_that_is_far_away_in_the_log_has_no_age() -> None:
     """One look has a bound, however much of others' lies between."""
-    b = Bench()
+    b = ShardHarness()
     connection = b.connect("ann", subscriptions=["custom.quiet"])
     b.sockets.stuck.add(connection)
     for _ in range(2):
         b.say(connection, c.Ping())
-    b.deliver(*[b.event("custom.busy") for _ in range(MOST_ENTRIES)])
+    b.deliver(*[b.make_event("custom.busy") for _ in range(MOST_ENTRIES)])
     b.publish("custom.quiet", taken=b.now + WALL)
     b.wait(1.0)
-    report = reporting_of(b).report(b.now)
+    report = reporting_of(b).build_report(b.now)
     assert (report.lagging, report.oldest_cursor_s) == (1, 0.0)
 
 
 def test_an_event_for_one_user_alone_makes_nobody_lag() -> None:
     """A connection that waits for the flush like the others of its feed is not behind them."""
-    b = Bench()
+    b = ShardHarness()
     b.connect("ann", subscriptions=["custom.*"])
     b.publish("custom.b")
     b.publish("custom.a", user="ann")
     assert [len(feed.behind) for feed in b.shard.feeds] == [1]
-    assert reporting_of(b).report(b.now).lagging == 0
+    assert reporting_of(b).build_report(b.now).lagging == 0
 
 
 def test_the_slowest_come_first_and_are_told_apart() -> None:
     """Who is furthest behind comes first, and no more are told than were asked for."""
-    b = Bench()
+    b = ShardHarness()
     lagging(b, "older")
     lagging(b, "newer", codec=Codec.msgpack)
     b.connect("quick", subscriptions=["custom.*"])
     b.wait(1.0)
-    older, newer = reporting_of(b).slowest(b.now)
+    older, newer = reporting_of(b).list_slowest(b.now)
     assert (older["user"], newer["user"]) == ("older", "newer")
     assert older["behind"] > newer["behind"] > 0
     assert older["seconds"] > newer["seconds"] > 1.0
     assert older["lagging_s"] > newer["lagging_s"] > 1.0
     assert (newer["codec"], newer["group"], newer["kind"], newer["role"]) == ("msgpack", "viewer", "direct", "viewer")
-    assert [x["user"] for x in reporting_of(b).slowest(b.now, 1)] == ["older"]
+    assert [x["user"] for x in reporting_of(b).list_slowest(b.now, 1)] == ["older"]
 
 
 def test_a_user_is_found_with_its_subscriptions() -> None:
     """One user's connection, whether it lags or not; nobody's for one who isn't here."""
-    b = Bench()
+    b = ShardHarness()
     connection = b.connect("ann", subscriptions=["custom.*"])
     b.publish("custom.a")
     b.wait(2.0)
-    [found] = reporting_of(b).user("ann", b.now)
+    [found] = reporting_of(b).list_user("ann", b.now)
     assert (found["session"], found["subscriptions"]) == (connection.session, ["custom.*"])
     assert (found["behind"], found["lagging_s"], found["connected_s"]) == (0, 0.0, 2.0)
-    assert reporting_of(b).user("nobody", b.now) == []
+    assert reporting_of(b).list_user("nobody", b.now) == []
 
 
 def test_what_the_process_knows_is_asked_for() -> None:
     """Memory and loop lag come from whoever knows them, slots from the lease."""
-    b = Bench()
+    b = ShardHarness()
     b.connect("ann")
-    stats = Reporting(b.shard, memory=lambda: 7, loop_lag=lambda: 0.25).report(b.now)
+    stats = ShardReporter(b.shard, memory=lambda: 7, loop_lag=lambda: 0.25).build_report(b.now)
     assert (stats.memory_bytes, stats.loop_lag_s) == (7, 0.25)
     assert stats.lease_used == 1 < stats.lease_granted
 
 
 def test_the_size_of_the_recent_log_is_reported() -> None:
     """Its newest offset, and how many events and bytes it holds."""
-    b = Bench()
-    before = reporting_of(b).report(b.now)
+    b = ShardHarness()
+    before = reporting_of(b).build_report(b.now)
     assert (before.log_events, before.log_bytes) == (0, 0)
-    b.deliver(*[b.event("custom.a", {"text": "x" * 100}) for _ in range(3)])
-    stats = reporting_of(b).report(b.now)
+    b.deliver(*[b.make_event("custom.a", {"text": "x" * 100}) for _ in range(3)])
+    stats = reporting_of(b).build_report(b.now)
     assert (stats.log_events, stats.offset - before.offset, stats.events - before.events) == (3, 3, 3)
     assert 300 < stats.log_bytes == b.shard.log.held_bytes
 
 
 def test_what_is_summed_up_is_reported() -> None:
     """While a flood of a telemetry type is summed up, the report says so; when it is over, it does not."""
-    b = Bench(telemetry=Rates(5.0))
+    b = ShardHarness(telemetry=AggregationLimits(5.0))
     b.connect("ann", "admin")
     query = {"client_ip": "192.0.2.1", "query_domain": "www.example.com", "query_type": "A"}
     for _ in range(100):
         b.publish("dns_query_log", query)
         b.wait(0.02)
-    assert reporting_of(b).report(b.now).aggregating == {"dns_query_log": 1}
+    assert reporting_of(b).build_report(b.now).aggregating == {"dns_query_log": 1}
     b.wait(60.0)
     b.publish("dns_query_log", query)
-    assert reporting_of(b).report(b.now).aggregating == {}
+    assert reporting_of(b).build_report(b.now).aggregating == {}
 
 
 # ------------------------------------------------------------------------------------------------- diagnosis
@@ -314,7 +318,7 @@ def test_what_is_summed_up_is_reported() -> None:
 
 def test_a_diagnosis_names_who_makes_it_slow() -> None:
     """The feed and the connection that lag, the largest frame, and who publishes the most of what."""
-    b = Bench()
+    b = ShardHarness()
     lagging(b)
     b.connect("quick", subscriptions=["security_alert", "dns.*"], filter={"zone": ["example.com"]})
     for _ in range(3):
@@ -334,7 +338,7 @@ def test_a_diagnosis_names_who_makes_it_slow() -> None:
 
 def test_a_diagnosis_names_the_largest_frames() -> None:
     """The feed that was sent the largest frame comes first, with what it selects."""
-    b = Bench()
+    b = ShardHarness()
     b.connect("ann", subscriptions=["custom.a"])
     b.connect("bob", subscriptions=["custom.b"])
     b.publish("custom.a", {"text": "x" * 100})
@@ -347,7 +351,7 @@ def test_a_diagnosis_names_the_largest_frames() -> None:
 
 def test_a_diagnosis_is_short_however_many_are_slow() -> None:
     """Of each kind it names the worst few, the worst first, and counts all."""
-    b = Bench()
+    b = ShardHarness()
     for n in range(MOST + 2):
         b.sockets.stuck.add(b.connect(f"u{n}", subscriptions=[f"custom.a{n}"]))
         for _ in range(2):
@@ -364,6 +368,6 @@ def test_a_diagnosis_is_short_however_many_are_slow() -> None:
 
 def test_a_diagnosis_of_an_idle_shard_says_so() -> None:
     """Nothing to name is no fault."""
-    b = Bench()
+    b = ShardHarness()
     found = diagnose(b.shard, reporting_of(b), b.now)
     assert (found["slowest_feeds"], found["largest_frames"], found["top_publishers"]) == ([], [], {})
