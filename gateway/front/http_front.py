@@ -9,12 +9,12 @@ nobody else can say so. The few kinds of requests that are asked for all the tim
 What it keeps true:
 
 * Of what a client sends and nobody has taken yet there are BUFFER_BYTES at most, and so of what it doesn't read.
-* A request is passed on when its head is whole and the answer before it has been passed back; so an upgrade, too, has
-  its turn, on a connection that was kept alive as on a new one. A head that two readers could read in two ways is
-  refused.
+* A request is passed on when its head is whole and the answer before it has been passed back and is being read; so an
+  upgrade, too, has its turn, on a connection that was kept alive as on a new one. A head that two readers could read in
+  two ways is refused.
 * Connections have a limit, in all and of one address, and a time for their head. Where there is no room, one that is
-  only kept for a next request makes it, or one that has sent none of an address that has more than its share; else the
-  newest is refused.
+  only kept for a next request makes it, or one of an address that has more than its share: that has sent no request, or
+  else that waits for its client, to send or to read. Where there is none, the newest is refused.
 * Of one address REQUESTS_AT_A_TIME wait for Granian at a time: however many it sends, others wait for a few of them.
   One that waits for its client, to read or to send, or for longer than TURN_SECONDS, keeps none of its address waiting.
 * An answer reaches its client: behind the last one the connection is closed by the client, or LINGER_SECONDS later.
@@ -28,7 +28,7 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from enum import Enum
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -193,7 +193,8 @@ class HttpFront:
         None, or, where there is no room, which limit is reached: `files`, `address` or `total`.
 
         An idle one of the address itself, if that is what is full, else of whichever address has been idle first. Where
-        there is none, and all have no room together, the newest that has sent no request of an address with too many.
+        there is none, and all have no room together, the newest of an address with too many that has sent no request,
+        or else that waits for its client.
         """
         http = len(self.limiter)
         if FILES_OF_HTTP * http + FILES_OF_TUNNEL * (len(self.clients) - http) >= self._max_files:
@@ -204,8 +205,9 @@ class HttpFront:
             if own:
                 next(iter(own)).close_idle()
             elif (crowded := self.limiter.find_crowded(address)) is not None:
-                silent = (c for c in reversed(self.clients) if c.is_silent_of(crowded))
-                for client in islice(silent, 1):
+                newest = [c for c in reversed(self.clients) if c.is_counted_of(crowded)]
+                silent = (c for c in newest if c.is_silent)
+                for client in islice(chain(silent, (c for c in newest if c.waits_for_client)), 1):
                     client.close_idle()
         if self.limiter.acquire(address):
             return None
@@ -315,8 +317,12 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._unread_since = None
         if self._tunnel is not None:
             self._tunnel.resume()
-        elif self._request is not None:
+            return
+        if self._request is not None:
             self._request.resume_reading()
+        if self._stage is Stage.head:
+            self._wait_for_head()  # which has not begun while the answer before lay here
+            self._advance()
 
     # ------------------------------------------------------------------------------------------------- one request
 
@@ -325,7 +331,8 @@ class ClientConnection(asyncio.BufferedProtocol):
         try:
             while self._pending:
                 if self._stage is Stage.head:
-                    if not self._take_head():
+                    # Answers that are not read would pile up here, and whoever takes the client over would add to them.
+                    if self._unread_since is not None or not self._take_head():
                         break
                 elif self._stage is Stage.body:
                     self._pass_body()
@@ -525,12 +532,26 @@ class ClientConnection(asyncio.BufferedProtocol):
             return  # the server gives it its answer, or closes
         self.transport.close()
 
-    def is_silent_of(self, address: str) -> bool:
-        """Whether it is of that address, and has not sent a request yet, or is kept for another."""
-        return self._address == address and self._stage is Stage.head
+    def is_counted_of(self, address: str) -> bool:
+        """Whether it is of that address, and among those that have a limit together."""
+        return self._address == address
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether it has not sent a request yet, or is kept for another."""
+        return self._stage is Stage.head
+
+    @property
+    def waits_for_client(self) -> bool:
+        """Whether it is up to the client how long it takes: to send, to read, to close; or up to others of its own."""
+        if self._unread_since is not None or self._tunnel is not None:
+            return True
+        return self._stage not in (Stage.answer, Stage.relay)
 
     def close_idle(self) -> None:
         """Makes room for somebody else."""
+        if self._stage in (Stage.turn, Stage.body) and self._unread_since is None:
+            self.transport.write(FULL_RESPONSES["total"])
         self.uncount()
         self._linger()
 
@@ -545,7 +566,8 @@ class ClientConnection(asyncio.BufferedProtocol):
             elif now - self._unread_since > self._front.stalled_s:
                 self.transport.abort()
                 return
-        if self._ends_at is not None and now >= self._ends_at:
+        waits_for_reader = self._unread_since is not None and self._stage is Stage.head
+        if self._ends_at is not None and now >= self._ends_at and not waits_for_reader:
             if self._stage is Stage.linger:
                 self.transport.abort() if self.transport.get_write_buffer_size() else self.transport.close()
             else:

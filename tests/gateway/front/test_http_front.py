@@ -48,7 +48,7 @@ class Site:
         path = scope["path"]
         body = b""
         await self.may_answer.wait()
-        if "early" not in path and path != "/unread":
+        if "early" not in path and "unread" not in path:
             more = True
             while more:
                 message = await receive()
@@ -90,6 +90,7 @@ async def site(folder: Path, **limits: Any) -> AsyncIterator[Site]:
         direct={
             (b"POST", b"/direct"): made.answer_direct,
             (b"POST", b"/direct-early"): made.answer_direct,
+            (b"POST", b"/direct-unread"): made.answer_direct,
             (b"GET", b"/direct"): made.answer_direct,
         },
         **{"limiter": AcceptLimiter(100, 100), **times, **limits},
@@ -271,6 +272,58 @@ async def test_addresses_that_fill_all_the_room_make_some_for_another(tmp_path: 
         async with connected(made, GET, "127.0.0.2") as (reader, _), connected(made, GET, "127.0.0.2") as (other, _):
             assert (await answer_from(reader))[0] == 200, "there is room"
             assert (await answer_from(other))[0] == 503, "it has its share"
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        post(b"x" * KILO, "/direct-unread")[:-1],
+        b"no request\r\n\r\n",
+        GET.replace(b"/ ", b"/large ", 1),
+        post(b"x" * 99)[:-1],
+        post(b"x" * 99, "/direct")[:-1],
+    ],
+    ids=["drain", "linger", "read", "send", "send-direct"],
+)
+async def test_addresses_that_keep_all_the_room_waiting_for_them_make_some_too(tmp_path: Path, request_: bytes) -> None:
+    """Whoever has had its answer, or doesn't read it, or doesn't send its body, is in nobody's place for that."""
+    async with site(tmp_path, limiter=AcceptLimiter(6, 4)) as made, contextlib.AsyncExitStack() as stack:
+        for address, count in (("127.0.0.2", 4), ("127.0.0.3", 2)):
+            for _ in range(count):
+                reader, writer = await stack.enter_async_context(connected(made, request_, address))
+                if b"large" not in request_ and b"Length: 99" not in request_:
+                    await reader.readuntil(b"\r\n\r\n")
+                writer.transport.pause_reading()  # type: ignore[attr-defined]
+        while len(made.front.clients) < 6 or not all(client.waits_for_client for client in made.front.clients):
+            await asyncio.sleep(0.01)
+        async with connected(made, GET) as (reader, _):
+            assert await answer_from(reader) == (200, b"/")
+        assert made.front.limiter.refused == 0
+
+
+async def test_who_reads_no_answers_has_no_further_requests_taken(tmp_path: Path) -> None:
+    """Of a flood of small answers no more is held here than fits the buffers; who reads them after all gets them all.
+
+    They are more than the sockets hold on the way.
+    """
+    body, count = b"x" * KILO, 15_000
+    async with site(tmp_path) as made, connected(made) as (reader, writer):
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        writer.write(post(body, "/direct") * count)
+        while not made.front.clients:
+            await asyncio.sleep(0.01)
+        [client] = made.front.clients
+        while client.transport.get_write_buffer_size() < 64 * KILO:
+            await asyncio.sleep(0)
+        async with connected(made) as (other, asking):  # in each of whose turns the flood might have one, too
+            for _ in range(200):
+                asking.write(post(body, "/direct"))
+                assert await answer_from(other) == (200, body)
+        assert client.transport.get_write_buffer_size() <= 2 * 64 * KILO
+        assert not client.transport.is_reading()
+        writer.transport.resume_reading()  # type: ignore[attr-defined]
+        for _ in range(count):
+            assert await answer_from(reader) == (200, body)
 
 
 async def test_a_head_request_has_no_body_and_the_next_one_has(tmp_path: Path) -> None:
