@@ -15,8 +15,9 @@ What it keeps true:
 * Connections have a limit, in all and of one address, and a time for their head. Where there is no room, one that is
   only kept for a next request makes it, or one of an address that has more than its share: that has sent no request, or
   else that waits for its client, to send or to read. Where there is none, the newest is refused.
-* Of one address REQUESTS_AT_A_TIME wait for Granian at a time: however many it sends, others wait for a few of them.
-  One that waits for its client, to read or to send, or for longer than TURN_SECONDS, keeps none of its address waiting.
+* Of one address REQUESTS_AT_A_TIME wait for Granian at a time, or are begun here in one turn of the loop: however many
+  it sends, others wait for a few of them. One that waits for its client, to read or to send, or for longer than
+  TURN_SECONDS, keeps none of its address waiting.
 * An answer reaches its client: behind the last one the connection is closed by the client, or LINGER_SECONDS later.
 """
 
@@ -86,7 +87,7 @@ class Stage(Enum):
     """What a connection waits for. One that is passing on a body waits for the answer as well."""
 
     head = "head"
-    turn = "turn"  # its address has as many requests under way to Granian as one may have
+    turn = "turn"  # its address has as many requests under way as one may have
     body = "body"
     answer = "answer"
     drain = "drain"  # of a body that nobody wanted
@@ -374,18 +375,19 @@ class ClientConnection(asyncio.BufferedProtocol):
         body = body_of(framing)
         line = raw.index(b"\r\n")
         app = None if body.left is None or framing.expects else self._front.find_direct(raw[:line])
-        if app is None and not self._take_turn():
+        if not self._take_turn():
             return False
         self._body, self._pending = body, self._pending[len(raw) :]
         self._stage = Stage.answer if body.is_done else Stage.body
         if app is not None:
-            self._request = DirectRequest(self, app, raw, self.peer, has_body=not body.is_done)
+            request = self._request = DirectRequest(self, app, raw, self.peer, has_body=not body.is_done)
+            self._front.loop.call_soon(self._pass_turn, request)
         else:
             self._begin_granian(framing, raw, line + 2)
         return True
 
     def _take_turn(self) -> bool:
-        """Whether the request may go to Granian now; else it does when one of the same address has been answered."""
+        """Whether the request may go on now; else it does when one of the same address has been answered."""
         if not self._has_turn:
             address = self._address
             self._has_turn = not address or self._front.turns.take(address, self)
@@ -405,6 +407,11 @@ class ClientConnection(asyncio.BufferedProtocol):
             self._stage = Stage.head
             self._resume()
             self._advance()
+
+    def _pass_turn(self, request: DirectRequest) -> None:
+        """The request has begun; if it is not answered, it waits for something, and costs nobody's time meanwhile."""
+        if self._request is request:
+            self._end_turn()
 
     def _end_turn(self) -> None:
         if self._address and (self._has_turn or self._stage is Stage.turn):

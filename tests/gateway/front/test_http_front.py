@@ -243,6 +243,25 @@ async def test_the_requests_of_a_flood_wait_for_each_other(tmp_path: Path) -> No
             await asyncio.sleep(0.01)
 
 
+async def test_a_flood_of_what_is_answered_at_once_takes_turns_too(tmp_path: Path) -> None:
+    """In one turn of the loop so many of one address are begun, however many have come; all are answered in the end."""
+    async with site(tmp_path) as made, contextlib.AsyncExitStack() as stack:
+        many = 5 * REQUESTS_AT_A_TIME
+        flood = [await stack.enter_async_context(connected(made, b"", "127.0.0.2")) for _ in range(many)]
+        while len(made.front.clients) < many:
+            await asyncio.sleep(0.01)
+        for _, writer in flood:
+            writer.write(post(b"one", "/direct") + post(b"two", "/direct"))
+        most = before = 0
+        while len(made.seen) < 2 * many:
+            await asyncio.sleep(0)
+            most, before = max(most, len(made.seen) - before), len(made.seen)
+        assert 0 < most <= REQUESTS_AT_A_TIME
+        for reader, _ in flood:
+            assert [await answer_from(reader) for _ in range(2)] == [(200, b"one"), (200, b"two")]
+        assert not len(made.front.turns)
+
+
 @pytest.mark.parametrize(
     "request_", [GET.replace(b"/ ", b"/large ", 1), post(b"x" * KILO)[:-1]], ids=["reads", "sends"]
 )
