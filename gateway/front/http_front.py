@@ -57,6 +57,10 @@ from solowire.runtime.http_server import BACKLOG
 logger = structlog.get_logger("solowire.gateway")
 
 BUFFER_BYTES = 64 * 1024
+ACCEPTS = 16
+"""Connections accepted in one turn of the loop. uvloop accepts one of a listening socket: with only one of those, turns
+that a flood makes long would let newcomers in one by one, and whoever comes behind a queue of theirs would wait for it.
+"""
 LINGER_SECONDS = 2.0
 SWEEP_SECONDS = 0.5
 CLOSING_LOOK_SECONDS = 0.02
@@ -148,18 +152,21 @@ class HttpFront:
         self.clients: dict[ClientConnection, None] = {}  # oldest first
         self.idle: dict[str, dict[ClientConnection, None]] = {}  # kept for a next request, by address, oldest first
         self.peer_header = f"x-peer-{secrets.token_hex(8)}".encode()
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
         self._sweeping: asyncio.TimerHandle | None = None
 
     async def start(self, listening: socket.socket) -> None:
-        self._server = await self.loop.create_server(lambda: ClientConnection(self), sock=listening, backlog=BACKLOG)
+        listeners = [listening, *(listening.dup() for _ in range(ACCEPTS - 1))]
+        for listener in listeners:
+            server = await self.loop.create_server(lambda: ClientConnection(self), sock=listener, backlog=BACKLOG)
+            self._servers.append(server)
         self._sweep()
 
     def finish(self) -> None:
         """Accepts no more, and closes what is open when its answer is out, or at once where there is none."""
         self.is_finishing = True
-        if self._server is not None:
-            self._server.close()
+        for server in self._servers:
+            server.close()
         if self._sweeping is not None:
             self._sweeping.cancel()
         for client in list(self.clients):

@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import h11
 import pytest
+import uvloop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from solowire.algorithms.accept_limiter import AcceptLimiter
-from solowire.gateway.front.http_front import REQUESTS_AT_A_TIME, HttpFront
+from solowire.gateway.front.http_front import ACCEPTS, REQUESTS_AT_A_TIME, HttpFront
 from solowire.gateway.front.unread_bodies import with_ends
 from solowire.runtime.http_server import WebServer, listen, listen_unix
 
@@ -273,6 +275,24 @@ async def test_a_request_that_waits_for_its_client_keeps_no_other_waiting(tmp_pa
             writer.transport.pause_reading()  # type: ignore[attr-defined]
         async with connected(made, GET) as (reader, _):
             assert await answer_from(reader) == (200, b"/")
+
+
+def test_who_comes_in_a_crowd_is_let_in_within_a_few_turns(tmp_path: Path) -> None:
+    """However long a turn of the loop is: a queue of newcomers has no turn for each."""
+
+    async def let_in() -> None:
+        async with site(tmp_path) as made:
+            crowd = [socket.create_connection(("127.0.0.1", made.port)) for _ in range(5 * ACCEPTS)]
+            turns = 0
+            while len(made.front.clients) < len(crowd):
+                await asyncio.sleep(0)
+                turns += 1
+            for one in crowd:
+                one.close()
+            assert turns < len(crowd) / 4
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(let_in())
 
 
 async def test_addresses_that_fill_all_the_room_make_some_for_another(tmp_path: Path) -> None:
