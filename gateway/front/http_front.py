@@ -150,6 +150,7 @@ class HttpFront:
         self.plain = plain
         self._direct = direct or {}
         self.turns: RequestTurns[ClientConnection] = RequestTurns(REQUESTS_AT_A_TIME)
+        self.direct_turns: RequestTurns[ClientConnection] = RequestTurns(REQUESTS_AT_A_TIME)
         self.is_finishing = False
         self.loop = asyncio.get_running_loop()
         self.buffer = memoryview(bytearray(BUFFER_BYTES))  # of whoever reads at the moment: it is taken out at once
@@ -265,6 +266,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._body = Body(0)
         self._granian: GranianConnection | None = None
         self._request: GranianConnection | DirectRequest | None = None  # who answers the present one
+        self._turns = front.turns  # of which it has one, or waits for it
         self._has_turn = False
         self._turn_ends_at = 0.0
         self._tunnel: Tunnel | None = None
@@ -387,7 +389,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         body = body_of(framing)
         line = raw.index(b"\r\n")
         app = None if body.left is None or framing.expects else self._front.find_direct(raw[:line])
-        if not self._take_turn():
+        if not self._take_turn(self._front.turns if app is None else self._front.direct_turns):
             return False
         self._body, self._pending = body, self._pending[len(raw) :]
         self._stage = Stage.answer if body.is_done else Stage.body
@@ -398,11 +400,12 @@ class ClientConnection(asyncio.BufferedProtocol):
             self._begin_granian(framing, raw, line + 2)
         return True
 
-    def _take_turn(self) -> bool:
+    def _take_turn(self, turns: RequestTurns[ClientConnection]) -> bool:
         """Whether the request may go on now; else it does when one of the same address has been answered."""
         if not self._has_turn:
             address = self._address
-            self._has_turn = not address or self._front.turns.take(address, self)
+            self._turns = turns
+            self._has_turn = not address or turns.take(address, self)
             if not self._has_turn:
                 self._stage = Stage.turn
             self._turn_ends_at = self._front.loop.time() + TURN_SECONDS
@@ -427,7 +430,7 @@ class ClientConnection(asyncio.BufferedProtocol):
 
     def _end_turn(self) -> None:
         if self._address and (self._has_turn or self._stage is Stage.turn):
-            successor = self._front.turns.leave(self._address, self)
+            successor = self._turns.leave(self._address, self)
             if successor is not None:
                 successor.give_turn()
         self._has_turn = False

@@ -261,7 +261,22 @@ async def test_a_flood_of_what_is_answered_at_once_takes_turns_too(tmp_path: Pat
         assert 0 < most <= REQUESTS_AT_A_TIME
         for reader, _ in flood:
             assert [await answer_from(reader) for _ in range(2)] == [(200, b"one"), (200, b"two")]
-        assert not len(made.front.turns)
+        assert not len(made.front.direct_turns)
+
+
+async def test_what_is_answered_at_once_waits_for_nobody_in_granian(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many of one address wait there for their turn, and how long."""
+    monkeypatch.setattr("solowire.gateway.front.http_front.TURN_SECONDS", 2 * SECONDS)
+    async with site(tmp_path) as made, contextlib.AsyncExitStack() as stack:
+        many = 2 * REQUESTS_AT_A_TIME
+        for _ in range(many):
+            await stack.enter_async_context(connected(made, post(b"x" * KILO)[:-1]))
+        while len(made.front.clients) < many:
+            await asyncio.sleep(0.01)
+        async with connected(made, GET.replace(b"/", b"/direct", 1)) as (reader, _):
+            assert await answer_from(reader) == (200, b"/direct")
 
 
 @pytest.mark.parametrize(
