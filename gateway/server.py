@@ -60,7 +60,7 @@ def serve(settings: Settings) -> None:
 
 
 async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], stop: asyncio.Event) -> None:
-    sock = listen(settings.host, settings.port, send_buffer=settings.send_buffer_bytes, stalled_s=settings.stalled_s)
+    sock = listen(settings.host, settings.port, stalled_s=settings.stalled_s)
     audit = open_audit(settings, "gateway")
     trail = GatewayAudit(audit)
     refused, refused_per_s = 0, 0.0
@@ -96,7 +96,7 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
         refresh_keys=None if key_source is None else key_source.wait_for_refresh,
     )
     negotiation = ConnectEndpoint(gateway, settings.shard_url)
-    relay = Relay(gateway, allowed_origins=settings.allowed_origins)
+    relay = Relay(gateway, allowed_origins=settings.allowed_origins, send_buffer=settings.send_buffer_bytes)
     assets = Assets(find_swagger_ui())
 
     def takes(head: Head) -> bool:

@@ -9,14 +9,15 @@ nobody else can say so. The few kinds of requests that are asked for all the tim
 What it keeps true:
 
 * Of what a client sends and nobody has taken yet there are BUFFER_BYTES at most, and so of what it doesn't read.
-* A request is passed on when its head is whole and the answer before it has been passed back; so an upgrade, too, has
-  its turn, on a connection that was kept alive as on a new one. A head that two readers could read in two ways is
-  refused.
+* A request is passed on when its head is whole and the answer before it has been passed back and is being read; so an
+  upgrade, too, has its turn, on a connection that was kept alive as on a new one. A head that two readers could read in
+  two ways is refused.
 * Connections have a limit, in all and of one address, and a time for their head. Where there is no room, one that is
-  only kept for a next request makes it, or one that has sent none of an address that has more than its share; else the
-  newest is refused.
-* Of one address REQUESTS_AT_A_TIME wait for Granian at a time: however many it sends, others wait for a few of them.
-  One that waits for its client, to read or to send, or for longer than TURN_SECONDS, keeps none of its address waiting.
+  only kept for a next request makes it, or one of an address that has more than its share: that has sent no request, or
+  else that waits for its client, to send or to read. Where there is none, the newest is refused.
+* Of one address REQUESTS_AT_A_TIME wait for Granian at a time, or are begun here in one turn of the loop: however many
+  it sends, others wait for a few of them. One that waits for its client, to read or to send, or for longer than
+  TURN_SECONDS, keeps none of its address waiting.
 * An answer reaches its client: behind the last one the connection is closed by the client, or LINGER_SECONDS later.
 """
 
@@ -28,7 +29,7 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from enum import Enum
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -56,6 +57,14 @@ from solowire.runtime.http_server import BACKLOG
 logger = structlog.get_logger("solowire.gateway")
 
 BUFFER_BYTES = 64 * 1024
+ACCEPTS = 16
+"""Connections accepted in one turn of the loop. uvloop accepts one of a listening socket: with only one of those, turns
+that a flood makes long would let newcomers in one by one, and whoever comes behind a queue of theirs would wait for it.
+"""
+SEND_BUFFER_BYTES = 32 * 1024
+"""SO_SNDBUF of a connection, of which the kernel makes twice as much: with a shard's for each, 5,000 that read next to
+nothing of a large answer hold 2 GB of the machine's memory for TCP, and all its connections suffer.
+"""
 LINGER_SECONDS = 2.0
 SWEEP_SECONDS = 0.5
 CLOSING_POLL_SECONDS = 0.02
@@ -86,7 +95,7 @@ class Stage(Enum):
     """What a connection waits for. One that is passing on a body waits for the answer as well."""
 
     head = "head"
-    turn = "turn"  # its address has as many requests under way to Granian as one may have
+    turn = "turn"  # its address has as many requests under way as one may have
     body = "body"
     answer = "answer"
     drain = "drain"  # of a body that nobody wanted
@@ -141,24 +150,29 @@ class HttpFront:
         self.plain_heads = plain_heads
         self._direct = direct or {}
         self.turns: RequestTurns[ClientConnection] = RequestTurns(REQUESTS_AT_A_TIME)
+        self.direct_turns: RequestTurns[ClientConnection] = RequestTurns(REQUESTS_AT_A_TIME)
         self.is_finishing = False
         self.loop = asyncio.get_running_loop()
         self.buffer = memoryview(bytearray(BUFFER_BYTES))  # of whoever reads at the moment: it is taken out at once
         self.clients: dict[ClientConnection, None] = {}  # oldest first
         self.idle: dict[str, dict[ClientConnection, None]] = {}  # kept for a next request, by address, oldest first
         self.peer_header = f"x-peer-{secrets.token_hex(8)}".encode()
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
         self._sweeping: asyncio.TimerHandle | None = None
 
     async def start(self, listening: socket.socket) -> None:
-        self._server = await self.loop.create_server(lambda: ClientConnection(self), sock=listening, backlog=BACKLOG)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        listeners = [listening, *(listening.dup() for _ in range(ACCEPTS - 1))]
+        for listener in listeners:
+            server = await self.loop.create_server(lambda: ClientConnection(self), sock=listener, backlog=BACKLOG)
+            self._servers.append(server)
         self._sweep()
 
     def finish(self) -> None:
         """Accepts no more, and closes what is open when its answer is out, or at once where there is none."""
         self.is_finishing = True
-        if self._server is not None:
-            self._server.close()
+        for server in self._servers:
+            server.close()
         if self._sweeping is not None:
             self._sweeping.cancel()
         for client in list(self.clients):
@@ -193,7 +207,8 @@ class HttpFront:
         None, or, where there is no room, which limit is reached: `files`, `address` or `total`.
 
         An idle one of the address itself, if that is what is full, else of whichever address has been idle first. Where
-        there is none, and all have no room together, the newest that has sent no request of an address with too many.
+        there is none, and all have no room together, the newest of an address with too many that has sent no request,
+        or else that waits for its client.
         """
         http = len(self.limiter)
         if FILES_OF_HTTP * http + FILES_OF_TUNNEL * (len(self.clients) - http) >= self._max_files:
@@ -204,8 +219,9 @@ class HttpFront:
             if own:
                 next(iter(own)).close_idle()
             elif (crowded := self.limiter.find_crowded(address)) is not None:
-                silent = (c for c in reversed(self.clients) if c.is_idle_of(crowded))
-                for client in islice(silent, 1):
+                newest = [c for c in reversed(self.clients) if c.is_counted_of(crowded)]
+                silent = (c for c in newest if c.is_silent)
+                for client in islice(chain(silent, (c for c in newest if c.waits_for_client)), 1):
                     client.close_idle()
         if self.limiter.acquire(address):
             return None
@@ -250,6 +266,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._body = Body(0)
         self._granian: GranianConnection | None = None
         self._request: GranianConnection | DirectRequest | None = None  # who answers the present one
+        self._turns = front.turns  # of which it has one, or waits for it
         self._has_turn = False
         self._turn_ends_at = 0.0
         self._tunnel: Tunnel | None = None
@@ -315,8 +332,12 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._unread_since = None
         if self._tunnel is not None:
             self._tunnel.resume()
-        elif self._request is not None:
+            return
+        if self._request is not None:
             self._request.resume_reading()
+        if self._stage is Stage.head:
+            self._wait_for_head()  # which has not begun while the answer before lay here
+            self._advance()
 
     # ------------------------------------------------------------------------------------------------- one request
 
@@ -325,7 +346,8 @@ class ClientConnection(asyncio.BufferedProtocol):
         try:
             while self._pending:
                 if self._stage is Stage.head:
-                    if not self._handle_head():
+                    # Answers that are not read would pile up here, and whoever takes the client over would add to them.
+                    if self._unread_since is not None or not self._handle_head():
                         break
                 elif self._stage is Stage.body:
                     self._pass_body()
@@ -367,21 +389,23 @@ class ClientConnection(asyncio.BufferedProtocol):
         body = make_body(framing)
         line = raw.index(b"\r\n")
         app = None if body.left is None or framing.expects else self._front.find_direct(raw[:line])
-        if app is None and not self._acquire_turn():
+        if not self._acquire_turn(self._front.turns if app is None else self._front.direct_turns):
             return False
         self._body, self._pending = body, self._pending[len(raw) :]
         self._stage = Stage.answer if body.is_done else Stage.body
         if app is not None:
-            self._request = DirectRequest(self, app, raw, self.peer, has_body=not body.is_done)
+            request = self._request = DirectRequest(self, app, raw, self.peer, has_body=not body.is_done)
+            self._front.loop.call_soon(self._pass_turn, request)
         else:
             self._begin_granian(framing, raw, line + 2)
         return True
 
-    def _acquire_turn(self) -> bool:
-        """Whether the request may go to Granian now; else it does when one of the same address has been answered."""
+    def _acquire_turn(self, turns: RequestTurns[ClientConnection]) -> bool:
+        """Whether the request may go on now; else it does when one of the same address has been answered."""
         if not self._has_turn:
             address = self._address
-            self._has_turn = not address or self._front.turns.acquire_turn(address, self)
+            self._turns = turns
+            self._has_turn = not address or turns.acquire_turn(address, self)
             if not self._has_turn:
                 self._stage = Stage.turn
             self._turn_ends_at = self._front.loop.time() + TURN_SECONDS
@@ -399,9 +423,14 @@ class ClientConnection(asyncio.BufferedProtocol):
             self._resume()
             self._advance()
 
+    def _pass_turn(self, request: DirectRequest) -> None:
+        """The request has begun; if it is not answered, it waits for something, and costs nobody's time meanwhile."""
+        if self._request is request:
+            self._release_turn()
+
     def _release_turn(self) -> None:
         if self._address and (self._has_turn or self._stage is Stage.turn):
-            successor = self._front.turns.release_turn(self._address, self)
+            successor = self._turns.release_turn(self._address, self)
             if successor is not None:
                 successor.on_turn()
         self._has_turn = False
@@ -525,12 +554,26 @@ class ClientConnection(asyncio.BufferedProtocol):
             return  # the server gives it its answer, or closes
         self.transport.close()
 
-    def is_idle_of(self, address: str) -> bool:
-        """Whether it is of that address, and has not sent a request yet, or is kept for another."""
-        return self._address == address and self._stage is Stage.head
+    def is_counted_of(self, address: str) -> bool:
+        """Whether it is of that address, and among those that have a limit together."""
+        return self._address == address
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether it has not sent a request yet, or is kept for another."""
+        return self._stage is Stage.head
+
+    @property
+    def waits_for_client(self) -> bool:
+        """Whether it is up to the client how long it takes: to send, to read, to close; or up to others of its own."""
+        if self._unread_since is not None or self._tunnel is not None:
+            return True
+        return self._stage not in (Stage.answer, Stage.relay)
 
     def close_idle(self) -> None:
         """Makes room for somebody else."""
+        if self._stage in (Stage.turn, Stage.body) and self._unread_since is None:
+            self.transport.write(FULL_RESPONSES["total"])
         self.release_slot()
         self._linger()
 
@@ -545,7 +588,8 @@ class ClientConnection(asyncio.BufferedProtocol):
             elif now - self._unread_since > self._front.stalled_s:
                 self.transport.abort()
                 return
-        if self._ends_at is not None and now >= self._ends_at:
+        waits_for_reader = self._unread_since is not None and self._stage is Stage.head
+        if self._ends_at is not None and now >= self._ends_at and not waits_for_reader:
             if self._stage is Stage.linger:
                 self.transport.abort() if self.transport.get_write_buffer_size() else self.transport.close()
             else:
@@ -571,6 +615,11 @@ class ClientConnection(asyncio.BufferedProtocol):
             self._address = None
 
     # --------------------------------------------------------------------------------------------------- its flow
+
+    def set_send_buffer(self, size: int) -> None:
+        """For one that has shown whose it is, and is to get more than answers."""
+        if not self.transport.is_closing():
+            self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
 
     def start_tunnel(self, tunnel: Tunnel) -> None:
         """From now on `tunnel` gets what the client sends."""

@@ -47,11 +47,16 @@ _RESTARTING_FRAME = struct.pack("!BBH", 0x88, 2 + len(CloseCode.restarting.reaso
 
 
 class Relay:
-    """All that a gateway carries. allowed_origins: as `check_origin` says. carried_total: since the start."""
+    """All that a gateway carries. allowed_origins: as `check_origin` says. send_buffer: SO_SNDBUF of what it carries,
+    bytes; None: as it is. carried_total: since the start.
+    """
 
-    def __init__(self, gateway: RouterClient, *, allowed_origins: Collection[str] = ()) -> None:
+    def __init__(
+        self, gateway: RouterClient, *, allowed_origins: Collection[str] = (), send_buffer: int | None = None
+    ) -> None:
         self._gateway = gateway
         self._allowed_origins = allowed_origins
+        self.send_buffer = send_buffer
         self._opening: set[asyncio.Task[None]] = set()
         self._carried: set[RelayedConnection] = set()
         self._loop = asyncio.get_running_loop()
@@ -191,6 +196,8 @@ class RelayedConnection(asyncio.BufferedProtocol):
             self._frames = FrameScanner()
             self._frames.advance(whole[end + len(HEAD_END) :])
             self._client.release_slot()
+            if self._relay.send_buffer is not None:
+                self._client.set_send_buffer(self._relay.send_buffer)
             self._relay.add_connection(self)
         return whole
 

@@ -125,8 +125,8 @@ _HEADERS = {
 class ApiOperation(Operation):
     """An operation with all answers that it may get: Litestar sees only the good ones.
 
-    more_statuses: those of problems that it may be answered beside those of all, of those with a token, and of those with a
-    path that may lead nowhere.
+    more_statuses: those of problems that it may be answered, beside those of all, of those with a token, and of those
+    with a path that may lead nowhere.
     """
 
     more_statuses: ClassVar[tuple[int, ...]] = ()

@@ -31,10 +31,16 @@ class OneShardGateway:
 
 @contextlib.asynccontextmanager
 async def relay_front(
-    gateway: OneShardGateway, folder: Path, *, origins: Collection[str] = (), **limits: Any
+    gateway: OneShardGateway,
+    folder: Path,
+    *,
+    origins: Collection[str] = (),
+    send_buffer: int | None = None,
+    fronts: list[HttpFront] | None = None,
+    **limits: Any,
 ) -> AsyncIterator[int]:
-    """The port of a front that relays to the gateway's shard. limits: of `HttpFront`."""
-    relay = Relay(cast(RouterClient, gateway), allowed_origins=origins)
+    """The port of a front that relays to the gateway's shard. fronts: gets it, if given. limits: of `HttpFront`."""
+    relay = Relay(cast(RouterClient, gateway), allowed_origins=origins, send_buffer=send_buffer)
     settings: dict[str, Any] = {"head_s": SECONDS, "keepalive_s": SECONDS, "stalled_s": SECONDS}
     front = HttpFront(
         folder / "g",
@@ -43,6 +49,8 @@ async def relay_front(
         is_trusted=lambda address: False,
         **{"limiter": AcceptLimiter(1000, 1000), **settings, **limits},
     )
+    if fronts is not None:
+        fronts.append(front)
     listening = listen("127.0.0.1", 0)
     await front.start(listening)
     try:

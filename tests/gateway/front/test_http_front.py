@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import h11
 import pytest
+import uvloop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from solowire.algorithms.accept_limiter import AcceptLimiter
-from solowire.gateway.front.http_front import REQUESTS_AT_A_TIME, HttpFront
+from solowire.gateway.front.http_front import ACCEPTS, REQUESTS_AT_A_TIME, HttpFront
 from solowire.gateway.front.unread_bodies import with_ends
 from solowire.runtime.http_server import WebServer, listen, listen_unix
 
@@ -48,7 +50,7 @@ class Site:
         path = scope["path"]
         body = b""
         await self.may_answer.wait()
-        if "early" not in path and path != "/unread":
+        if "early" not in path and "unread" not in path:
             more = True
             while more:
                 message = await receive()
@@ -90,6 +92,7 @@ async def site(folder: Path, **limits: Any) -> AsyncIterator[Site]:
         direct={
             (b"POST", b"/direct"): made.answer_direct,
             (b"POST", b"/direct-early"): made.answer_direct,
+            (b"POST", b"/direct-unread"): made.answer_direct,
             (b"GET", b"/direct"): made.answer_direct,
         },
         **{"limiter": AcceptLimiter(100, 100), **times, **limits},
@@ -242,6 +245,40 @@ async def test_the_requests_of_a_flood_wait_for_each_other(tmp_path: Path) -> No
             await asyncio.sleep(0.01)
 
 
+async def test_a_flood_of_what_is_answered_at_once_takes_turns_too(tmp_path: Path) -> None:
+    """In one turn of the loop so many of one address are begun, however many have come; all are answered in the end."""
+    async with site(tmp_path) as made, contextlib.AsyncExitStack() as stack:
+        many = 5 * REQUESTS_AT_A_TIME
+        flood = [await stack.enter_async_context(connected(made, b"", "127.0.0.2")) for _ in range(many)]
+        while len(made.front.clients) < many:
+            await asyncio.sleep(0.01)
+        for _, writer in flood:
+            writer.write(post(b"one", "/direct") + post(b"two", "/direct"))
+        most = before = 0
+        while len(made.seen) < 2 * many:
+            await asyncio.sleep(0)
+            most, before = max(most, len(made.seen) - before), len(made.seen)
+        assert 0 < most <= REQUESTS_AT_A_TIME
+        for reader, _ in flood:
+            assert [await answer_from(reader) for _ in range(2)] == [(200, b"one"), (200, b"two")]
+        assert not len(made.front.direct_turns)
+
+
+async def test_what_is_answered_at_once_waits_for_nobody_in_granian(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many of one address wait there for their turn, and how long."""
+    monkeypatch.setattr("solowire.gateway.front.http_front.TURN_SECONDS", 2 * SECONDS)
+    async with site(tmp_path) as made, contextlib.AsyncExitStack() as stack:
+        many = 2 * REQUESTS_AT_A_TIME
+        for _ in range(many):
+            await stack.enter_async_context(connected(made, post(b"x" * KILO)[:-1]))
+        while len(made.front.clients) < many:
+            await asyncio.sleep(0.01)
+        async with connected(made, GET.replace(b"/", b"/direct", 1)) as (reader, _):
+            assert await answer_from(reader) == (200, b"/direct")
+
+
 @pytest.mark.parametrize(
     "request_", [GET.replace(b"/ ", b"/large ", 1), post(b"x" * KILO)[:-1]], ids=["reads", "sends"]
 )
@@ -253,6 +290,24 @@ async def test_a_request_that_waits_for_its_client_keeps_no_other_waiting(tmp_pa
             writer.transport.pause_reading()  # type: ignore[attr-defined]
         async with connected(made, GET) as (reader, _):
             assert await answer_from(reader) == (200, b"/")
+
+
+def test_who_comes_in_a_crowd_is_let_in_within_a_few_turns(tmp_path: Path) -> None:
+    """However long a turn of the loop is: a queue of newcomers has no turn for each."""
+
+    async def let_in() -> None:
+        async with site(tmp_path) as made:
+            crowd = [socket.create_connection(("127.0.0.1", made.port)) for _ in range(5 * ACCEPTS)]
+            turns = 0
+            while len(made.front.clients) < len(crowd):
+                await asyncio.sleep(0)
+                turns += 1
+            for one in crowd:
+                one.close()
+            assert turns < len(crowd) / 4
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(let_in())
 
 
 async def test_addresses_that_fill_all_the_room_make_some_for_another(tmp_path: Path) -> None:
@@ -271,6 +326,58 @@ async def test_addresses_that_fill_all_the_room_make_some_for_another(tmp_path: 
         async with connected(made, GET, "127.0.0.2") as (reader, _), connected(made, GET, "127.0.0.2") as (other, _):
             assert (await answer_from(reader))[0] == 200, "there is room"
             assert (await answer_from(other))[0] == 503, "it has its share"
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        post(b"x" * KILO, "/direct-unread")[:-1],
+        b"no request\r\n\r\n",
+        GET.replace(b"/ ", b"/large ", 1),
+        post(b"x" * 99)[:-1],
+        post(b"x" * 99, "/direct")[:-1],
+    ],
+    ids=["drain", "linger", "read", "send", "send-direct"],
+)
+async def test_addresses_that_keep_all_the_room_waiting_for_them_make_some_too(tmp_path: Path, request_: bytes) -> None:
+    """Whoever has had its answer, or doesn't read it, or doesn't send its body, is in nobody's place for that."""
+    async with site(tmp_path, limiter=AcceptLimiter(6, 4)) as made, contextlib.AsyncExitStack() as stack:
+        for address, count in (("127.0.0.2", 4), ("127.0.0.3", 2)):
+            for _ in range(count):
+                reader, writer = await stack.enter_async_context(connected(made, request_, address))
+                if b"large" not in request_ and b"Length: 99" not in request_:
+                    await reader.readuntil(b"\r\n\r\n")
+                writer.transport.pause_reading()  # type: ignore[attr-defined]
+        while len(made.front.clients) < 6 or not all(client.waits_for_client for client in made.front.clients):
+            await asyncio.sleep(0.01)
+        async with connected(made, GET) as (reader, _):
+            assert await answer_from(reader) == (200, b"/")
+        assert made.front.limiter.refused == 0
+
+
+async def test_who_reads_no_answers_has_no_further_requests_taken(tmp_path: Path) -> None:
+    """Of a flood of small answers no more is held here than fits the buffers; who reads them after all gets them all.
+
+    They are more than the sockets hold on the way.
+    """
+    body, count = b"x" * KILO, 15_000
+    async with site(tmp_path) as made, connected(made) as (reader, writer):
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        writer.write(post(body, "/direct") * count)
+        while not made.front.clients:
+            await asyncio.sleep(0.01)
+        [client] = made.front.clients
+        while client.transport.get_write_buffer_size() < 64 * KILO:
+            await asyncio.sleep(0)
+        async with connected(made) as (other, asking):  # in each of whose turns the flood might have one, too
+            for _ in range(200):
+                asking.write(post(body, "/direct"))
+                assert await answer_from(other) == (200, body)
+        assert client.transport.get_write_buffer_size() <= 2 * 64 * KILO
+        assert not client.transport.is_reading()
+        writer.transport.resume_reading()  # type: ignore[attr-defined]
+        for _ in range(count):
+            assert await answer_from(reader) == (200, body)
 
 
 async def test_a_head_request_has_no_body_and_the_next_one_has(tmp_path: Path) -> None:
