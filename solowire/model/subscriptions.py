@@ -16,6 +16,7 @@ and leaves the others alone, so that `dns.*` and `system_metrics` can share one 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 
 import msgspec
@@ -39,6 +40,7 @@ MAX_HINTS = 10
 """So many of what is denied come with a hint: a short message of many names must not have a long answer."""
 
 MAX_NAME_CHARACTERS = 128
+_NAME_ALONE = re.compile(r"[^\s\\.]+\.[^\s\\]+")
 _LISTED = "GET /v1/catalog lists the event types"
 """No event type has a longer name: what is denied is told up to there."""
 
@@ -134,6 +136,8 @@ def _check_names(attribute: str, values: Iterable[str]) -> None:
             )
         elif value != value.strip():
             fault, hint = "has blanks around it", "write the name alone, such as example.com"
+        elif "," in value and all(_NAME_ALONE.fullmatch(part.strip()) for part in value.split(",")):
+            fault, hint = "is several names in one", "list each by itself"
         else:
             continue
         raise InvalidMessage("invalid_filter", f"the filter by {attribute!r}: {value[:64]!r} {fault}", hint)

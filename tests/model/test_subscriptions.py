@@ -349,6 +349,8 @@ def test_all_custom_types_at_once() -> None:
         {"severity": ["high", "hihg"]},
         {"blocked": ["True"]},
         {"success": ["y" * 1000]},
+        {"zone": ["a.com,b.com"]},
+        {"query_domain": ["example.com", "a.com, b.com."]},
         {"actor": ["ann", ""]},
         {"server": [" ns1"]},
         {"view": ["*"]},
@@ -357,7 +359,14 @@ def test_all_custom_types_at_once() -> None:
     ids=[
         *("unknown", "empty", "many", "long", "long value", "labels", "octets"),
         *("no name", "blank", "all", "wildcard", "newline", "severity", "yes", "no value"),
-        *("empty value", "blank before a value", "any value", "network"),
+        *(
+            "names with a comma",
+            "names with a comma and a blank",
+            "empty value",
+            "blank before a value",
+            "any value",
+            "network",
+        ),
     ],
 )
 def test_a_wrong_filter_is_refused(raw: dict[str, list[str]]) -> None:
@@ -366,6 +375,12 @@ def test_a_wrong_filter_is_refused(raw: dict[str, list[str]]) -> None:
         parse_filter(raw, CATALOG)
     assert caught.value.code == "invalid_filter"
     assert len(str(caught.value)) < 1000
+
+
+def test_a_comma_within_a_name_is_a_part_of_it() -> None:
+    """Names of services have commas; two names in one text are what is refused."""
+    for name in ("printer, floor 2._ipp._tcp.local", "a,b.example.com", "a\\,b.example.com"):
+        parse_filter({"query_domain": [name]}, CATALOG)
 
 
 def test_each_pattern_of_a_hello_may_have_its_own_filter() -> None:
