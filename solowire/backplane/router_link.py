@@ -33,6 +33,10 @@ from solowire.errors import BackplaneError
 
 log = structlog.get_logger("solowire.link")
 
+SAY_AFTER_SECONDS = 5.0
+"""A router that is away for so long is said: longer than it takes to start all processes, or the router again."""
+SAY_AGAIN_SECONDS = 60.0
+
 
 class Link:
     """hello: makes this peer's Hello, each time anew. received: gets all but what the link answers by itself.
@@ -58,7 +62,10 @@ class Link:
         self._revocations = revocations
         self._loop = asyncio.get_running_loop()
         self._sampler = LogSampler(log, self._loop.time, self._loop.call_later)
+        self._address = address
         self._heard_at = float("-inf")
+        self._away_since: float | None = self._loop.time()
+        self._said_at: float | None = None  # since it is away
         self._ring = ("", -1)  # epoch and version, as told last
         self.dropped = 0
         self._spoke = Spoke(address, name.encode(), self._take)
@@ -91,6 +98,7 @@ class Link:
         pause = backplane.HEARTBEAT_SECONDS * random.uniform(0.9, 1.1)  # noqa: S311
         try:
             hello = self._hello()
+            self._tell_whether_it_is_there(now)
             if self.router_alive:
                 self.send(Heartbeat(hello.boot, self._stats(), self._slots()))
             elif not self.send(hello):
@@ -99,6 +107,26 @@ class Link:
         finally:  # a beat that fails is not the last one
             self._due = now + pause
             self._timer = self._loop.call_at(self._due, self._beat)
+
+    def _tell_whether_it_is_there(self, now: float) -> None:
+        if self.router_alive:
+            if self._said_at is not None:
+                log.info("router_found", address=self._address)
+            self._away_since = self._said_at = None
+            return
+        if self._away_since is None:
+            self._away_since = now
+        if now - self._away_since >= SAY_AFTER_SECONDS and (
+            self._said_at is None or now - self._said_at >= SAY_AGAIN_SECONDS
+        ):
+            self._said_at = now
+            log.warning(
+                "router_awaited",
+                address=self._address,
+                waited_s=round(now - self._away_since, 1),
+                hint="does `solowire router` run, with the data directory or SOLOWIRE_BACKPLANE of this process? "
+                "If its socket was removed, start it again",
+            )
 
     def _take(self, raw: bytes) -> None:
         try:

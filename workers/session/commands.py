@@ -8,14 +8,14 @@ connection changes feeds, and takes nothing along but its cursor; what waits for
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from solowire.auth.tokens import Tokens
 from solowire.errors import InvalidMessage, InvalidToken, UnknownKey
 from solowire.fanout.catch_up import Lag
 from solowire.fanout.recent_log import Log
 from solowire.model.catalog import Catalog
-from solowire.model.subscriptions import Wanted, resolve
+from solowire.model.subscriptions import Denied, Wanted, resolve, unknown_types
 from solowire.protocol.close_codes import CloseCode
 from solowire.protocol.messages import (
     ClientMessage,
@@ -129,8 +129,11 @@ class Answering:
                     self._beginning.begin(connection, message, now)
                     if connection.state is State.live:
                         self._listening.settle(connection, now)
-                case Subscribe() | Unsubscribe():
+                case Subscribe():
                     self._want(connection, changed(connection, message, self._catalog), now, message.id)
+                case Unsubscribe():  # a name that is none ends nothing: what was meant goes on
+                    wanted, unknown = changed(connection, message, self._catalog), message.event_types
+                    self._want(connection, wanted, now, message.id, unknown_types(unknown, self._catalog))
                 case Refresh():
                     self._refresh(connection, message, now)
                 case Stats():
@@ -139,11 +142,11 @@ class Answering:
             error.id = message.id  # the answer repeats it, wherever the fault was found
             raise
 
-    def _want(self, connection: Connection, wanted: Wanted, now: float, id: Id) -> None:
+    def _want(self, connection: Connection, wanted: Wanted, now: float, id: Id, unknown: Sequence[Denied] = ()) -> None:
         connection.wanted = wanted
         resolved = resolve(wanted, connection.view, self._catalog)
         lag = self._delivery.leave(connection)
-        if not self._delivery.say(connection, Subscriptions(resolved.names, resolved.denied, id), now):
+        if not self._delivery.say(connection, Subscriptions(resolved.names, [*unknown, *resolved.denied], id), now):
             return
         self._trail.subscribed(connection, resolved)
         if lag.lost or lag.cursor < self._log.floor:
