@@ -286,10 +286,15 @@ class _Bind9Agent:
             await asyncio.sleep(0)
             return
         stopping = asyncio.ensure_future(self.stop.wait())
+        drained = asyncio.ensure_future(self.publisher.drain())
         try:
             await self.wait_for_change(stopping)
+            if drained.done():
+                drained.result()  # a publisher that has stopped is told now, and not with the next line
         finally:
             stopping.cancel()
+            drained.cancel()
+            await asyncio.gather(stopping, drained, return_exceptions=True)
 
     async def wait_for_change(self, other: asyncio.Future[Any]) -> None:
         """Until something happens to the log, or `other` is done, or for POLL_S; for PAUSE_S at least."""

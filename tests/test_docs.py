@@ -88,6 +88,15 @@ def test_the_checks_find_what_is_wrong() -> None:
     assert unknown_settings("SOLOWIRE_PORT SOLOWIRE_PROT SOLOWIRE_MAX_") == ["SOLOWIRE_PROT"]
 
 
+def test_the_rate_of_tickets_in_the_protocol_is_the_settings() -> None:
+    """The one setting's default that the protocol's page repeats is the one that there is."""
+    said = " ".join((DOCS / "protocol.md").read_text(encoding="utf-8").split())
+    default = {name: field.default for name, field in Settings.model_fields.items()}
+    rate, burst = default["connect_rate_per_user"], default["connect_burst_per_user"]
+    assert f"`SOLOWIRE_CONNECT_RATE_PER_USER` ({rate:g} per second, for each" in said
+    assert f"at each gateway; {burst:g} at once)" in said
+
+
 def test_the_list_of_settings_is_new() -> None:
     """docs/settings.md is what the models say."""
     assert PAGE.read_text(encoding="utf-8") == render_page(), "it is old: run .venv/bin/python docs/make_settings.py"

@@ -5,7 +5,9 @@ Pure. What it keeps true: what would narrow a token, and would be passed over, i
 * the names beside ours, whatever their case, blanks and signs (`Zones`, `clientIp`, `JTI`), also with a namespace
   before them, as OpenID providers want it (`https://app.example/zones`);
 * names that speak of zones (`dns_zones`), where they have a list, and the token is our own;
-* objects that are none of ours, for lists called `zone` or `zones`, and objects called `scopes`.
+* objects that are none of ours, for lists called `zone` or `zones`, or that speak of zones as above, and objects called
+  `scopes`; those that are meant for us (`solowire`, or with a namespace) for one text called `zone`, too;
+* other names for what a token is made for (`token_type`), where they say that it only gets others.
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ _COMMON = _REGISTERED.union(
 )
 """Scopes whose names applications use for other things, too: at the top they are ours only where they have a list."""
 _ZONES = frozenset(["zone", "zones"])
+_PURPOSES = frozenset(["tokentype", "tokenuse", "typ"])
+_GETS_OTHERS = ("refresh", "offline")
 _LAST_PART = re.compile(r"[^/:#]*\Z")
 _WORD = re.compile(r"[A-Z]*[^A-Z\W_]+|[A-Z]+")
 
@@ -80,14 +84,17 @@ class MisplacedClaims:
         for name, value in said.items():
             if name in read:
                 continue
-            hint = self._hint_at_top(name, value, elsewhere)
+            hint = self._hint_at_top(name, value, elsewhere) or _hint_of_purpose(name, value)
             if hint is None and is_ours and _speaks_of_zones(name, value):
                 hint = _hint_of_scope("zones")
             if hint is not None:
                 return Misplaced(name, None, hint)
+            is_for_us = _LAST_PART.findall(name)[0] != name or _fold(name) == "solowire"
             for inner, inner_value in _walk(value):
-                if _narrows_within(inner, inner_value):
+                if _narrows_within(inner, inner_value, is_for_us):
                     return Misplaced(inner, name, _hint_of_scope(_fold(inner)))
+                if is_ours and _speaks_of_zones(inner, inner_value):
+                    return Misplaced(inner, name, _hint_of_scope("zones"))
         return None
 
     def _hint_at_top(self, name: str, value: object, elsewhere: Container[str]) -> str | None:
@@ -114,9 +121,16 @@ def _hint_of_scope(name: str) -> str:
     return f'write it within scopes: {{"scopes": {{{json.dumps(name)}: […]}}}}'
 
 
-def _narrows_within(name: str, value: object) -> bool:
+def _hint_of_purpose(name: str, value: object) -> str | None:
+    if _fold(name) in _PURPOSES and isinstance(value, str) and _fold(value).startswith(_GETS_OTHERS):
+        return f"it says {value[:40]!r}, which gets other tokens and opens nothing: use an access token"
+    return None
+
+
+def _narrows_within(name: str, value: object, is_for_us: bool) -> bool:
     folded = _fold(name)
-    return (folded in _ZONES and isinstance(value, list)) or (folded in OAUTH_TEXTS and isinstance(value, dict))
+    texts = (list, str) if is_for_us else list
+    return (folded in _ZONES and isinstance(value, texts)) or (folded in OAUTH_TEXTS and isinstance(value, dict))
 
 
 def _speaks_of_zones(name: str, value: object) -> bool:

@@ -33,6 +33,10 @@ from solowire.errors import BackplaneError
 
 logger = structlog.get_logger("solowire.link")
 
+SAY_AFTER_SECONDS = 5.0
+"""A router that is away for so long is said: longer than it takes to start all processes, or the router again."""
+SAY_AGAIN_SECONDS = 60.0
+
 
 class RouterLink:
     """hello: makes this peer's Hello, each time anew. received: gets all but what the link answers by itself.
@@ -58,6 +62,9 @@ class RouterLink:
         self._read_revocations_version = revocations
         self._loop = asyncio.get_running_loop()
         self._sampler = LogSampler(logger, self._loop.time, self._loop.call_later)
+        self._address = address
+        self._away_since: float | None = self._loop.time()
+        self._said_at: float | None = None  # since it is away
         self._last_heard_at = float("-inf")
         self._known_ring = ("", -1)  # epoch and version, as told last
         self.dropped_count = 0
@@ -91,6 +98,7 @@ class RouterLink:
         pause = backplane.HEARTBEAT_SECONDS * random.uniform(0.9, 1.1)  # noqa: S311
         try:
             hello = self._make_join()
+            self._report_absence(now)
             if self.is_router_alive:
                 self.send(Heartbeat(hello.incarnation, self._read_stats(), self._lease_usage()))
             elif not self.send(hello):
@@ -99,6 +107,26 @@ class RouterLink:
         finally:  # a beat that fails is not the last one
             self._next_beat_at = now + pause
             self._timer = self._loop.call_at(self._next_beat_at, self._send_heartbeat)
+
+    def _report_absence(self, now: float) -> None:
+        if self.is_router_alive:
+            if self._said_at is not None:
+                logger.info("router_found", address=self._address)
+            self._away_since = self._said_at = None
+            return
+        if self._away_since is None:
+            self._away_since = now
+        if now - self._away_since >= SAY_AFTER_SECONDS and (
+            self._said_at is None or now - self._said_at >= SAY_AGAIN_SECONDS
+        ):
+            self._said_at = now
+            logger.warning(
+                "router_awaited",
+                address=self._address,
+                waited_s=round(now - self._away_since, 1),
+                hint="does `solowire router` run, with the data directory or SOLOWIRE_BACKPLANE of this process? "
+                "If its socket was removed, start it again",
+            )
 
     def _on_message(self, raw: bytes) -> None:
         try:

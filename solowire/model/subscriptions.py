@@ -16,6 +16,7 @@ and leaves the others alone, so that `dns.*` and `system_metrics` can share one 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 
 import msgspec
@@ -39,6 +40,8 @@ MAX_HINTS = 10
 """So many of what is denied come with a hint: a short message of many names must not have a long answer."""
 
 MAX_NAME_CHARACTERS = 128
+_NAME_ALONE = re.compile(r"[^\s\\.]+\.[^\s\\]+")
+_LISTED = "GET /v1/catalog lists the event types"
 """No event type has a longer name: what is denied is told up to there."""
 
 CUSTOM = "custom.*"
@@ -112,6 +115,8 @@ def parse_filter(raw: Mapping[str, list[str]] | None, catalog: Catalog) -> Filte
                 f"the filter by {name!r}: no event has {wrong[0][:64]!r}",
                 f"its values are {', '.join(sorted(listed))}",
             )
+        if not attribute.hierarchical:
+            _check_plain(name, values)
         fault = next(filter(None, (attribute.describe_fault(attribute.normalize(value)) for value in values)), None)
         if fault is not None:
             raise InvalidMessage("invalid_filter", f"the filter by {name!r}: {fault}", "no event can have this value")
@@ -131,6 +136,24 @@ def _check_names(attribute: str, values: Iterable[str]) -> None:
             )
         elif value != value.strip():
             fault, hint = "has blanks around it", "write the name alone, such as example.com"
+        elif "," in value and all(_NAME_ALONE.fullmatch(part.strip()) for part in value.split(",")):
+            fault, hint = "is several names in one", "list each by itself"
+        else:
+            continue
+        raise InvalidMessage("invalid_filter", f"the filter by {attribute!r}: {value[:64]!r} {fault}", hint)
+
+
+def _check_plain(attribute: str, values: Iterable[str]) -> None:
+    """Raises InvalidMessage for what would match nothing, where something else was meant; scopes refuse the same."""
+    for value in values:
+        if not value.strip():
+            fault, hint = "is empty", "leave the filter out to get all"
+        elif value == "*":
+            fault, hint = "is a wildcard", "list the values, or leave the filter out to get all"
+        elif value != value.strip():
+            fault, hint = "has blanks around it", "write it as events have it"
+        elif attribute == "client_ip" and "/" in value:
+            fault, hint = "is a network", "list the addresses, each as events have it, such as 192.0.2.7"
         else:
             continue
         raise InvalidMessage("invalid_filter", f"the filter by {attribute!r}: {value[:64]!r} {fault}", hint)
@@ -243,6 +266,15 @@ def unsubscribe(wanted: Wanted, patterns: Iterable[str], catalog: Catalog) -> Wa
     return kept
 
 
+def list_unknown_types(patterns: Iterable[str], catalog: Catalog) -> list[DeniedPattern]:
+    """Those of `patterns` that name no event type, each once."""
+    denied: dict[str, DeniedPattern] = {}
+    for pattern in patterns:
+        if not expand_pattern(pattern, catalog):
+            _deny(denied, pattern, "unknown_type", _LISTED)
+    return list(denied.values())
+
+
 def drop_unknown(wanted: Wanted, catalog: Catalog) -> Wanted:
     """`wanted` without what names no event type: that is told once, and not kept."""
     return {pattern: filter for pattern, filter in wanted.items() if expand_pattern(pattern, catalog)}
@@ -265,7 +297,7 @@ def resolve(wanted: Wanted, view: View, catalog: Catalog) -> ResolvedSubscriptio
     for pattern, filter in wanted.items():
         names = expand_pattern(pattern, catalog)
         if not names:
-            _deny(denied, pattern, "unknown_type", "GET /v1/catalog lists the event types")
+            _deny(denied, pattern, "unknown_type", _LISTED)
             continue
         refusals = []
         for name in names:

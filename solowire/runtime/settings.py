@@ -36,6 +36,8 @@ PREFIX = "SOLOWIRE_"
 DOTENV = ".env"
 _IPC_PATH_LIMIT = 107  # bytes of sun_path in a unix socket's address, unix(7)
 MAX_SHARDS = 256
+_SHARD_URL = re.compile(r"wss?://[^/?#\s]+")
+_HOST = re.compile(r"[^\s/@?#:]+|\[?[0-9A-Fa-f.]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*(%\w+)?\]?")
 _ORIGIN = re.compile(  # RFC 6454, section 6.2
     r"\*|null|(?!https://.*:443$|http://.*:80$)[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[^\s/?#@:*\[\]A-Z]+)(:\d+)?"
 )
@@ -301,9 +303,17 @@ class Settings(IdentitySettings):
         if not _is_http(self.url):
             raise ValueError(f"url must be one of http:// or https://, with a host (got {self.url!r})")
         try:
-            self.shard_url.format(scheme="ws", host="h", port=1, shard=0)
+            shard_url = self.shard_url.format(scheme="ws", host="h", port=1, shard=0)
         except (KeyError, IndexError, ValueError, AttributeError):
             raise ValueError("shard_url may hold {scheme}, {host}, {port} and {shard}, nothing else") from None
+        if not _SHARD_URL.match(shard_url):
+            raise ValueError(
+                f"shard_url must begin with {{scheme}}://, ws:// or wss:// and a host ({self.shard_url!r})"
+            )
+        if self.advertise_host is not None and not _HOST.fullmatch(self.advertise_host):
+            raise ValueError(
+                f"advertise_host must be an address or a name, without a scheme and a port ({self.advertise_host!r})"
+            )
         for origin in self.allowed_origins:
             if not _ORIGIN.fullmatch(origin):
                 raise ValueError(

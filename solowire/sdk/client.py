@@ -369,13 +369,22 @@ class Client:
         return granted
 
     async def unsubscribe(self, event_types: Sequence[str]) -> Subscriptions:
-        """Takes event types away. Waits for a connection if there is none; raises MessageRefused."""
+        """Takes event types away. Waits for a connection if there is none; raises MessageRefused.
+
+        One that is misspelt takes nothing away: a warning, or SubscriptionDenied with `strict`.
+        """
         names = check_names("event_types", event_types)
-        return await self._send_request(
+        left = await self._send_request(
             lambda id: Unsubscribe(names, id),
             Subscriptions,
             lambda wanted: unsubscribe(wanted, names, CATALOG),
         )
+        if unknown := [one for one in left.denied if one.type in names and one.reason == "unknown_type"]:
+            texts = "not unsubscribed: " + "; ".join(map(describe_denial, unknown))
+            if self._strict:
+                raise SubscriptionDenied(texts, "", {one.type: one.reason for one in unknown})
+            logger.warning("%s; what was meant goes on", texts)
+        return left
 
     async def refresh(self, token: str) -> dict[str, Any]:
         """Shows a new token of the same user; it is the one to come back with. Raises MessageRefused."""

@@ -85,6 +85,14 @@ def refused(token: str, tokens: Tokens = TOKENS) -> InvalidToken:
         ("data", {"x": [{"zone": ["example.com"]}]}),
         ("claims", {"scopes": {"zones": ["example.com"]}}),
         ("user", {"scopes": {"view": ["internal"]}}),
+        ("app_metadata", {"allowed_zones": ["example.com"]}),
+        ("data", {"x": [{"dnsZones": ["example.com"]}]}),
+        ("solowire", {"zone": "example.com"}),
+        ("https://app.example/claims", {"zones": "example.com"}),
+        ("token_type", "refresh"),
+        ("tokenType", "Refresh"),
+        ("token_use", "refresh_token"),
+        ("typ", "Offline"),
     ],
 )
 def test_a_claim_of_ours_in_the_wrong_place(name: str, value: object) -> None:

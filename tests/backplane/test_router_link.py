@@ -11,6 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from solowire.backplane import messages as backplane
+from solowire.backplane import router_link
 from solowire.backplane.messages import (
     VERSION,
     AdmissionState,
@@ -115,6 +116,38 @@ async def test_it_finds_a_router_that_comes_later(talk: Talk) -> None:
     talk.start_hub()
     await until(lambda: talk.heard, "the router heard something")
     assert isinstance(talk.heard[0], Join)
+
+
+async def test_a_router_that_is_away_is_said(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nobody listens, the log says so, with the address: soon, again and again, and once when that is over."""
+    monkeypatch.setattr(router_link, "SAY_AFTER_SECONDS", 0.1)
+    monkeypatch.setattr(router_link, "SAY_AGAIN_SECONDS", 0.3)
+    talk.answering = True
+    with capture_logs() as lines:
+        link = talk.start_link()
+        await until(lambda: len(lines) >= 2, "it was said twice")
+        assert {(line["event"], line["address"], line["log_level"]) for line in lines} == {
+            ("router_awaited", talk.address, "warning")
+        }
+        assert all(line["hint"] and line["waited_s"] >= 0 for line in lines)
+        talk.start_hub()
+        await until(lambda: link.router_alive, "the router was heard")
+        await until(lambda: lines[-1]["event"] == "router_found", "that is over")
+        said = len(lines)
+        talk.stop_hub()
+        await until(lambda: len(lines) > said, "it is away again")
+        assert lines[-1]["event"] == "router_awaited"
+
+
+async def test_a_router_that_comes_soon_is_no_line(talk: Talk) -> None:
+    """A start in any order, and a router that is started again, are nothing to be warned of."""
+    talk.answering = True
+    with capture_logs() as lines:
+        talk.start_link()
+        await until(lambda: talk.hellos >= 3, "it has tried a few times")
+        talk.start_hub()
+        await until(lambda: talk.count(Heartbeat) >= 2, "two heartbeats")
+    assert lines == []
 
 
 async def test_it_beats_with_its_numbers(talk: Talk) -> None:

@@ -20,6 +20,7 @@ from solowire.model.events import Event, Priority
 from solowire.model.subscriptions import (
     CUSTOM,
     MAX_FILTER_VALUES,
+    MAX_NAME_CHARACTERS,
     MAX_PATTERNS,
     MAX_VALUE_CHARACTERS,
     MAX_VALUES,
@@ -33,6 +34,7 @@ from solowire.model.subscriptions import (
     parse_wanted,
     resolve,
     subscribe,
+    list_unknown_types,
     unsubscribe,
 )
 from solowire.protocol.messages import Codec
@@ -295,6 +297,15 @@ def test_unsubscribing_what_was_never_wanted_changes_nothing() -> None:
     assert unsubscribe(wanted, ["system_metrics", "nosuch"], CATALOG) == wanted
 
 
+def test_what_names_no_type_is_told() -> None:
+    """Of what a client names those that are no event types are told, shortened, each once."""
+    names = ["dns.*", "dns_qurey_log", "custom.*", "custom.a", "*", "nosuch.*", "custom.", "dns_qurey_log", "x" * 500]
+    told = list_unknown_types(names, CATALOG)
+    assert [d.type for d in told] == ["dns_qurey_log", "nosuch.*", "custom.", "x" * MAX_NAME_CHARACTERS]
+    assert {d.reason for d in told} == {"unknown_type"}
+    assert all(d.hint for d in told)
+
+
 def test_one_custom_type_cant_leave_all_of_them() -> None:
     """One custom type can't be taken out of `custom.*`, and the client is told what to do instead."""
     for wide in ("custom.*", "*"):
@@ -338,10 +349,24 @@ def test_all_custom_types_at_once() -> None:
         {"severity": ["high", "hihg"]},
         {"blocked": ["True"]},
         {"success": ["y" * 1000]},
+        {"zone": ["a.com,b.com"]},
+        {"query_domain": ["example.com", "a.com, b.com."]},
+        {"actor": ["ann", ""]},
+        {"server": [" ns1"]},
+        {"view": ["*"]},
+        {"client_ip": ["192.0.2.1", "10.0.0.0/8"]},
     ],
     ids=[
         *("unknown", "empty", "many", "long", "long value", "labels", "octets"),
         *("no name", "blank", "all", "wildcard", "newline", "severity", "yes", "no value"),
+        *(
+            "names with a comma",
+            "names with a comma and a blank",
+            "empty value",
+            "blank before a value",
+            "any value",
+            "network",
+        ),
     ],
 )
 def test_a_wrong_filter_is_refused(raw: dict[str, list[str]]) -> None:
@@ -350,6 +375,12 @@ def test_a_wrong_filter_is_refused(raw: dict[str, list[str]]) -> None:
         parse_filter(raw, CATALOG)
     assert caught.value.code == "invalid_filter"
     assert len(str(caught.value)) < 1000
+
+
+def test_a_comma_within_a_name_is_a_part_of_it() -> None:
+    """Names of services have commas; two names in one text are what is refused."""
+    for name in ("printer, floor 2._ipp._tcp.local", "a,b.example.com", "a\\,b.example.com"):
+        parse_filter({"query_domain": [name]}, CATALOG)
 
 
 def test_each_pattern_of_a_hello_may_have_its_own_filter() -> None:

@@ -1455,6 +1455,20 @@ async def test_a_filter_that_narrows_nothing_is_a_warning(fake: Fake, caplog: py
     assert [re.findall("'(.+)'", message) for message in idle] == [["backup_id"], ["host"]]
 
 
+async def test_what_cannot_be_unsubscribed_is_told(fake: Fake, caplog: pytest.LogCaptureFixture) -> None:
+    """Who misspells what should end is told that it goes on; with `strict` by an error."""
+    denied = [{"type": "dns_query_lgo", "reason": "unknown_type", "hint": "x"}]
+    for strict in (False, True):
+        async with connected(fake, strict=strict) as (client, peer), asyncio.TaskGroup() as tasks:
+            tasks.create_task(answer(peer, "a", denied=denied))
+            if strict:
+                with pytest.raises(SubscriptionDenied, match="did you mean dns_query_log"):
+                    await client.unsubscribe(["dns_query_lgo"])
+            else:
+                await client.unsubscribe(["dns_query_lgo"])
+                assert "not unsubscribed: 'dns_query_lgo' is no event type" in caplog.text
+
+
 async def test_subscription_that_is_not_granted_is_an_error_if_strict(fake: Fake) -> None:
     """With `strict` it is raised on entering and by `subscribe`, with the reasons; a later welcome ends nothing."""
     async with asyncio.TaskGroup() as tasks:

@@ -616,6 +616,25 @@ async def test_refuses_what_json_cannot_hold(gateway: Gateway, data: Any, path: 
     assert gateway.values == [1]
 
 
+async def test_takes_what_only_is_a_kind_of_text_or_number(gateway: Gateway) -> None:
+    """Web frameworks mark text as safe, and NumPy's numbers are Python's: they arrive as what they are kinds of."""
+
+    class Text(str):
+        pass
+
+    class Float(float):
+        pass
+
+    class Whole(int):
+        pass
+
+    async with Publisher(gateway.url, "tok") as publisher:
+        data = {"n": Whole(1), Text("t"): [Text("é"), {"f": Float(1.5)}]}
+        await publisher.publish("custom.n", data, key=Text("k"))
+        await publisher.publish_now({"type": Text("custom.n"), "data": data | {"n": Whole(2)}})
+    assert sorted(gateway.values) == [1, 2]
+
+
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False)

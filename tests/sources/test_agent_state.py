@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from solowire.errors import BufferFull, ConfigError
+from solowire.errors import BufferFull, ConfigError, PublishRefused
 from solowire.sdk.publisher import PublisherStats
 from solowire.sources.acknowledgements import Acknowledgements
 from solowire.sources.bind9 import run_bind9
@@ -127,6 +127,19 @@ async def test_from_start_twice_publishes_once(log: Path, state: Path) -> None:
             await agent.stop()
         assert gateway.sent == len(names)
         add(log, "c")
+
+
+async def test_a_publisher_that_has_stopped_ends_the_agent_also_on_a_quiet_log(log: Path, state: Path) -> None:
+    """What was refused is told at once, and not when named writes its next line."""
+
+    class Refused(Link):
+        async def drain(self) -> None:
+            raise PublishRefused(403, {"detail": "wrong token"})
+
+    add(log, "a")
+    async with Agent(log, Refused(Gateway()), state) as agent:
+        with pytest.raises(PublishRefused):
+            await asyncio.wait_for(agent.task, 30)
 
 
 async def test_without_from_start_what_is_written_while_it_is_away_is_published(log: Path, state: Path) -> None:

@@ -8,14 +8,14 @@ connection changes feeds, and takes nothing along but its cursor; what waits for
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from solowire.auth.tokens import Tokens
 from solowire.errors import InvalidMessage, InvalidToken, UnknownKey
 from solowire.fanout.catch_up import ReaderPosition
 from solowire.fanout.recent_log import RecentLog
 from solowire.model.catalog import Catalog
-from solowire.model.subscriptions import Wanted, resolve
+from solowire.model.subscriptions import DeniedPattern, Wanted, list_unknown_types, resolve
 from solowire.protocol.close_codes import CloseCode
 from solowire.protocol.messages import (
     ClientMessage,
@@ -135,10 +135,13 @@ class CommandHandler:
                     self._handshake.on_hello(connection, message, now)
                     if connection.state is State.live:
                         self._inbound_limits.settle_change(connection, now)
-                case Subscribe() | Unsubscribe():
-                    self._resubscribe(
-                        connection, updated_subscriptions(connection, message, self._catalog), now, message.id
-                    )
+                case Subscribe():
+                    wanted = updated_subscriptions(connection, message, self._catalog)
+                    self._resubscribe(connection, wanted, now, message.id)
+                case Unsubscribe():  # a name that is none ends nothing: what was meant goes on
+                    wanted = updated_subscriptions(connection, message, self._catalog)
+                    unknown = list_unknown_types(message.event_types, self._catalog)
+                    self._resubscribe(connection, wanted, now, message.id, unknown)
                 case Refresh():
                     self._refresh(connection, message, now)
                 case Stats():
@@ -147,11 +150,14 @@ class CommandHandler:
             error.id = message.id  # the answer repeats it, wherever the fault was found
             raise
 
-    def _resubscribe(self, connection: Connection, wanted: Wanted, now: float, id: Id) -> None:
+    def _resubscribe(
+        self, connection: Connection, wanted: Wanted, now: float, id: Id, unknown: Sequence[DeniedPattern] = ()
+    ) -> None:
         connection.wanted = wanted
         resolved = resolve(wanted, connection.view, self._catalog)
         lag = self._dispatcher.leave_feed(connection)
-        if not self._dispatcher.send_reply(connection, Subscriptions(resolved.names, resolved.denied, id), now):
+        answer = Subscriptions(resolved.names, [*unknown, *resolved.denied], id)
+        if not self._dispatcher.send_reply(connection, answer, now):
             return
         self._connection_audit.record_subscribed(connection, resolved)
         if lag.is_lost or lag.offset < self._log.start_offset:

@@ -125,6 +125,10 @@ def test_subscribe_and_unsubscribe() -> None:
     assert [e.offset for e in b.read_events(connection)] == [1, 3]
     b.say(connection, c.Unsubscribe(["custom.a"], 2))
     assert b.read_messages(connection)[0].subscriptions == ["custom.b"]
+    b.say(connection, c.Unsubscribe(["custm.b", "audit_log"], 3))
+    [answer] = b.read_messages(connection)
+    assert (answer.id, answer.subscriptions) == (3, ["custom.b"])
+    assert [(d.type, d.reason) for d in answer.denied] == [("custm.b", "unknown_type"), ("gateway_stats", "forbidden")]
     b.publish("custom.a")
     b.publish("custom.b", {"zone": "a.org"})
     b.wait(1)
