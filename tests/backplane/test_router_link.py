@@ -131,7 +131,7 @@ async def test_a_router_that_is_away_is_said(talk: Talk, monkeypatch: pytest.Mon
         }
         assert all(line["hint"] and line["waited_s"] >= 0 for line in lines)
         talk.start_hub()
-        await until(lambda: link.router_alive, "the router was heard")
+        await until(lambda: link.is_router_alive, "the router was heard")
         await until(lambda: lines[-1]["event"] == "router_found", "that is over")
         said = len(lines)
         talk.stop_hub()

@@ -30,11 +30,11 @@ from solowire.model.subscriptions import (
     check_patterns,
     check_values,
     expand_pattern,
+    list_unknown_types,
     parse_filter,
     parse_wanted,
     resolve,
     subscribe,
-    list_unknown_types,
     unsubscribe,
 )
 from solowire.protocol.messages import Codec

@@ -352,7 +352,7 @@ async def test_addresses_that_keep_all_the_room_waiting_for_them_make_some_too(t
             await asyncio.sleep(0.01)
         async with connected(made, GET) as (reader, _):
             assert await answer_from(reader) == (200, b"/")
-        assert made.front.limiter.refused == 0
+        assert made.front.limiter.rejected_count == 0
 
 
 async def test_who_reads_no_answers_has_no_further_requests_taken(tmp_path: Path) -> None:
