@@ -153,7 +153,7 @@ class RouterClient:
     async def identify(self, token: str, address: str) -> Identity:
         """Whom a token proves. address: whence it came, as `addresses` counts it.
 
-        Raises InvalidToken, or Refused where too many wrong ones have come from there, and not at once.
+        Raises InvalidToken, or RequestRejected where too many wrong ones have come from there, and not at once.
         """
         try:
             return await self._verify_token(token)
@@ -171,7 +171,7 @@ class RouterClient:
             del refusal  # else it would hold this frame, which holds it, until the collector comes
 
     async def _verify_token(self, token: str) -> Identity:
-        """Raises InvalidToken; Refused if it can't be judged now."""
+        """Raises InvalidToken; RequestRejected if it can't be judged now."""
         try:
             return self.tokens.identify(token, time.time())
         except UnknownKey:
@@ -189,7 +189,8 @@ class RouterClient:
             raise
 
     async def assign_shard(self, token: str, address: str, action: str = "connect") -> tuple[ShardAddress, str]:
-        """The shard that owns the user, and a ticket for it. action: as audited. Raises InvalidToken, Refused."""
+        """The shard that owns the user, and a ticket for it. action: as audited. Raises InvalidToken,
+        RequestRejected."""
         # Most who are refused come back with a token that is known: to await something would double what that costs.
         identity = self.tokens.cached_identity(token, time.time())
         try:
@@ -202,7 +203,7 @@ class RouterClient:
             raise
 
     def need_publisher(self, identity: Identity) -> None:
-        """Raises Refused for one who may not publish, before anything that they sent is read."""
+        """Raises RequestRejected for one who may not publish, before anything that they sent is read."""
         if not identity.has_permission(PUBLISH):
             raise RequestRejected(
                 403,
@@ -212,7 +213,7 @@ class RouterClient:
             )
 
     def need_administrator(self, identity: Identity) -> None:
-        """Raises Refused."""
+        """Raises RequestRejected."""
         if not identity.has_permission(ADMINISTER):
             raise RequestRejected(
                 403,
@@ -222,7 +223,7 @@ class RouterClient:
             )
 
     def reserve_publish(self, identity: Identity) -> Reservation:
-        """For a publish request that is about to be read; to be given to `intake.close`. Raises Refused."""
+        """For a publish request that is about to be read; to be given to `intake.close`. Raises RequestRejected."""
         if not self._link.is_router_alive:
             self.publish_limiter.reset()
             raise RequestRejected(503, *_UNAVAILABLE, retry_after=1)
@@ -231,8 +232,8 @@ class RouterClient:
     def send_events(self, identity: Identity, events: list[Event], room: Reservation) -> int:
         """Puts events on their way to the log; returns the number to wait for with `wait_for_ack`.
 
-        identity: of one who may publish, as `need_publisher` said before the events were read. Raises Refused, and
-        InvalidToken if its token has been revoked meanwhile.
+        identity: of one who may publish, as `need_publisher` said before the events were read. Raises RequestRejected,
+        and InvalidToken if its token has been revoked meanwhile.
         """
         self.tokens.check_revoked(identity)  # which may have been while they were read
         now = self._clock()
@@ -249,7 +250,7 @@ class RouterClient:
         self.publish_limiter.charge(identity.user, events, self._clock())
 
     async def wait_for_ack(self, request: int) -> PublishAck:
-        """Returns when the events are in the log. Raises Refused."""
+        """Returns when the events are in the log. Raises RequestRejected."""
         answer = await self._wait_for_answer(request)
         if isinstance(answer, PublishNack):
             raise RequestRejected(503, answer.code, answer.message, AGAIN, answer.retry_after)
@@ -257,13 +258,13 @@ class RouterClient:
         return published
 
     async def fetch_stats(self) -> StatsResponse:
-        """The router's numbers. Raises Refused."""
+        """The router's numbers. Raises RequestRejected."""
         request = next(self._requests)
         answer: StatsResponse = await self._request(request, StatsRequest(request))
         return answer
 
     async def drain_shard(self, identity: Identity, shard: int) -> int:
-        """Tells a shard to send its users away and end; returns how many there are. Raises Refused."""
+        """Tells a shard to send its users away and end; returns how many there are. Raises RequestRejected."""
         request = next(self._requests)
         answer: DrainResponse = await self._request(request, DrainRequest(request, shard, identity.user))
         if answer.users is None:
@@ -272,7 +273,7 @@ class RouterClient:
         return answer.users
 
     async def undrain_shard(self, identity: Identity, shard: int) -> int:
-        """Tells a shard that is being drained to stay; returns how many users it still has. Raises Refused."""
+        """Tells a shard that is being drained to stay; returns how many users it still has. Raises RequestRejected."""
         request = next(self._requests)
         answer: DrainResponse = await self._request(request, UndrainRequest(request, shard, identity.user))
         if answer.users is None:
@@ -283,14 +284,14 @@ class RouterClient:
         return answer.users
 
     async def disconnect_user(self, identity: Identity, user: str) -> DisconnectResponse:
-        """Has all connections of a user closed, on whatever shards; how many there were. Raises Refused."""
+        """Has all connections of a user closed, on whatever shards; how many there were. Raises RequestRejected."""
         request = next(self._requests)
         closed: DisconnectResponse = await self._request(request, DisconnectRequest(request, user, identity.user))
         logger.info("user_disconnected", user=user, connections=closed.connections, by=identity.user)
         return closed
 
     async def revoke(self, revocation: Revocation) -> Revocation:
-        """Makes tokens void; the revocation that is in force then. Raises Refused."""
+        """Makes tokens void; the revocation that is in force then. Raises RequestRejected."""
         request = next(self._requests)
         answer: RevokeResponse = await self._request(request, RevokeRequest(request, revocation))
         if answer.revocation is None:
@@ -304,7 +305,7 @@ class RouterClient:
         return answer.revocation
 
     async def unrevoke(self, identity: Identity, id: str) -> Revocation:
-        """Ends a revocation; the one that was. Raises Refused."""
+        """Ends a revocation; the one that was. Raises RequestRejected."""
         request = next(self._requests)
         answer: RevokeResponse = await self._request(request, UnrevokeRequest(request, id, identity.user))
         if answer.revocation is None:

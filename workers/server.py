@@ -1,7 +1,7 @@
 """A shard's process: the client port, the HTTP API, the link to the router and the shard's decisions, in one loop.
 
 What it keeps true: once a second all that is due is done, whatever failed the second before, and what fails is in the
-log.
+log. The file is long because it makes all parts of the process and joins them: each has a line here.
 """
 
 from __future__ import annotations

@@ -286,7 +286,7 @@ class Shard:
         return self._slot_manager.lease.used_count, self._slot_manager.lease.total
 
     def admit(self, ticket: str, now: float) -> Ticket:
-        """Whom a ticket lets in, once. Raises InvalidToken or Refused; nothing has been accepted then.
+        """Whom a ticket lets in, once. Raises InvalidToken or RequestRejected; nothing has been accepted then.
 
         A slot is taken: `open_connection` or `cancel_admission` must follow. What is raised says `who` it was, if the
         ticket is good.

@@ -92,7 +92,8 @@ class ConnectLimiter:
             self._divide_rates()
 
     def check(self, identity: Identity, address: str, now: float) -> None:
-        """The identity may ask its shard for a place; one that tries a closed door has tried. Raises Refused."""
+        """The identity may ask its shard for a place; one that tries a closed door has tried. Raises
+        RequestRejected."""
         wait = self._by_user.wait_seconds(identity.user, now)
         if wait:
             raise RequestRejected(

@@ -30,7 +30,8 @@ class Body:
         self._trailer_lines = 0
 
     def measure(self, data: bytes) -> int:
-        """How many of these bytes belong to the body; `is_done` says whether that is all of it. Raises Refused."""
+        """How many of these bytes belong to the body; `is_done` says whether that is all of it. Raises
+        RequestRejected."""
         if self.left is not None:
             size = min(self.left, len(data))
             self.left -= size
@@ -83,7 +84,7 @@ class Body:
 
 
 def make_body(head: Framing) -> Body:
-    """The body that a request's head announces. Raises Refused."""
+    """The body that a request's head announces. Raises RequestRejected."""
     lengths, codings = head.lengths, head.codings
     if codings:
         if lengths:

@@ -47,7 +47,8 @@ class DirectClient(Protocol):
 
 
 class DirectRequest:
-    """head: whole, of HTTP/1.1, with one Host at most. peer: address and port of who has sent it. Raises Refused."""
+    """head: whole, of HTTP/1.1, with one Host at most. peer: address and port of who has sent it. Raises
+    RequestRejected."""
 
     def __init__(self, client: DirectClient, app: App, head: bytes, peer: tuple[str, int], *, has_body: bool) -> None:
         self._client = client
@@ -120,7 +121,7 @@ class DirectRequest:
 
 
 def read_scope(head: bytes, peer: tuple[str, int]) -> MutableMapping[str, Any]:
-    """The ASGI scope of a request. Raises Refused for one with several Hosts."""
+    """The ASGI scope of a request. Raises RequestRejected for one with several Hosts."""
     line, _, block = head.partition(b"\r\n")
     method, target, _ = line.split(b" ")
     path, _, query = target.partition(b"?")

@@ -19,6 +19,8 @@ What it keeps true:
   it sends, others wait for a few of them. One that waits for its client, to read or to send, or for longer than
   TURN_SECONDS, keeps none of its address waiting.
 * An answer reaches its client: behind the last one the connection is closed by the client, or LINGER_SECONDS later.
+
+The file is long because two things share it that want to be parted: who gets room, and the stages of one connection.
 """
 
 from __future__ import annotations
@@ -361,7 +363,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._pause_if_full()
 
     def _handle_head(self) -> bool:
-        """Whether a head was there, and has been dealt with. Raises Refused."""
+        """Whether a head was there, and has been dealt with. Raises RequestRejected."""
         if self._pending.startswith(b"\r\n"):
             self._pending = self._pending.lstrip(b"\r\n")  # RFC 9112, section 2.2
         end = self._pending.find(HEAD_END)

@@ -273,7 +273,7 @@ def create_app(
         return Response(metrics.render(), headers={"content-type": CONTENT_TYPE})
 
     async def _administrator(request: Req, action: str, **about: Any) -> Identity:
-        """Who asks. Raises InvalidToken, Refused."""
+        """Who asks. Raises InvalidToken, RequestRejected."""
         identity = None
         try:
             identity = await _identity(request)
@@ -350,7 +350,7 @@ def _token(request: Req) -> str:
 
 
 def _named(request: Req) -> str:
-    """The user whom the path names. Raises Refused: spelt in another way it has come past `with_user_paths`."""
+    """The user whom the path names. Raises RequestRejected: spelt in another way it has come past `with_user_paths`."""
     named: str | None = request.scope.get(USER)  # type: ignore[assignment]
     if named is None:
         raise RequestRejected(404, "not_found", "a user has one path", "/v1/users/{user}, spelt so up to the name")

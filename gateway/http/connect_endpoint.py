@@ -77,7 +77,7 @@ class ConnectEndpoint:
             send_response(send, status, [*told, NO_STORE], body)
 
     async def make_grant(self, scope: Scope) -> ConnectGrant:
-        """Raises InvalidToken, Refused."""
+        """Raises InvalidToken, RequestRejected."""
         headers = dict(scope["headers"])
         shard, ticket = await self._gateway.assign_shard(_bearer(headers), self._gateway.addresses.resolve_scope(scope))
         url = format_shard_url(self._shard_url, shard, *self._origin(scope, headers))
@@ -85,7 +85,8 @@ class ConnectEndpoint:
         return ConnectGrant(joined, ticket, shard.index, self._gateway.epoch, int(TICKET_SECONDS), list(SUBPROTOCOLS))
 
     def _origin(self, scope: Scope, headers: Mapping[bytes, bytes]) -> tuple[str, str]:
-        """The scheme and the host of what the client is told: those by which it has come itself. Raises Refused."""
+        """The scheme and the host of what the client is told: those by which it has come itself. Raises
+        RequestRejected."""
         scheme = host = None
         client = scope.get("client")
         if client and not _FORWARDING.isdisjoint(headers):
@@ -112,7 +113,7 @@ class ConnectEndpoint:
     async def make_route(self, scope: Scope) -> dict[str, str]:
         """The answer's headers. The token may be in the query of the request that an edge proxy asks about.
 
-        Raises InvalidToken, Refused.
+        Raises InvalidToken, RequestRejected.
         """
         headers = dict(scope["headers"])
         token = _bearer(headers) or _query_token(scope, headers)

@@ -165,9 +165,9 @@ class EventsEndpoint:
     async def _read_body(self, headers: dict[bytes, bytes], receive: Receive, room: Reservation) -> bytes:
         """The request's body, kept in `room`.
 
-        Raises Refused: when the body has been read, 413 or 503 for one that may not be kept; before that, 408 for one
-        that comes too slowly, and 413 for one that is too large to be even read and forgotten.
-        Raises RequestError if the client is gone before the end.
+        Raises RequestRejected: when the body has been read, 413 or 503 for one that may not be kept; before that, 408
+        for one that comes too slowly, and 413 for one that is too large to be even read and forgotten. Raises
+        RequestError if the client is gone before the end.
         """
         loop, intake = asyncio.get_running_loop(), self._gateway.publish_limiter
         kept: list[bytes] = []
@@ -216,7 +216,7 @@ class EventsEndpoint:
         return b"".join(kept)
 
     def _reserve_piece(self, room: Reservation, piece: int, size: int) -> None:
-        """A piece of so many bytes has come, and is kept; with it there are `size`. Raises Refused."""
+        """A piece of so many bytes has come, and is kept; with it there are `size`. Raises RequestRejected."""
         if size > self._max_bytes:
             hint = "send fewer events in each; an operator raises SOLOWIRE_PUBLISH_MAX_BYTES"
             raise RequestRejected(413, "too_large", f"a request may have {self._max_bytes} bytes", hint)
@@ -233,7 +233,7 @@ def _nothing() -> None:
 
 
 def _check_length(headers: dict[bytes, bytes]) -> None:
-    """Raises Refused for a request that says that it is too large to be even read and forgotten."""
+    """Raises RequestRejected for a request that says that it is too large to be even read and forgotten."""
     said = headers.get(b"content-length", b"0")
     if len(said) > 18 or (said.isdigit() and int(said) > DISCARDED_BYTES):
         raise _make_too_large()

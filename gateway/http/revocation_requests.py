@@ -30,7 +30,7 @@ _decode = msgspec.json.Decoder(RevocationRequest).decode
 
 
 def parse_revocation(body: bytes, *, id: str, by: str, now: float, longest: float) -> Revocation:
-    """now: unix seconds. longest: how long a token may live, in seconds. Raises Refused."""
+    """now: unix seconds. longest: how long a token may live, in seconds. Raises RequestRejected."""
     try:
         asked = _decode(body)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:

@@ -32,7 +32,7 @@ class ShardClient:
             await client.aclose()
 
     async def fetch_slowest(self, shard: ShardAddress, token: str) -> list[Any]:
-        """The shard's slowest connections. Raises Refused (502, 503, 504) if it can't be asked."""
+        """The shard's slowest connections. Raises RequestRejected (502, 503, 504) if it can't be asked."""
         found = await self._get(shard, "/stats", token)
         return list((found or {}).get("slowest", []))
 
@@ -41,7 +41,7 @@ class ShardClient:
     ) -> list[Any]:
         """The user's connections: on the shard that owns it, or else wherever it still is.
 
-        Raises Refused: 404 if there is none; 502, 503 or 504 if a shard that may have one can't be asked.
+        Raises RequestRejected: 404 if there is none; 502, 503 or 504 if a shard that may have one can't be asked.
         """
         path = f"/stats/users/{encode_user_name(user)}"
         found = await self._get(owner, path, token) if owner is not None else None
@@ -74,7 +74,7 @@ class ShardClient:
         return client
 
     async def _get(self, shard: ShardAddress, path: str, token: str) -> Mapping[str, Any] | None:
-        """What the shard answers; None for its 404. Raises Refused."""
+        """What the shard answers; None for its 404. Raises RequestRejected."""
         try:
             answer = await self._client_for(shard).get(
                 path, headers={"authorization": f"Bearer {token}", ASKED_BY: "gateway"}

@@ -41,8 +41,8 @@ def decode_steps(body: bytes, content_encoding: str, max_bytes: int) -> Iterator
     """The body as it was before it was encoded, in pieces; None after a step that made none of it.
 
     A step takes a fraction of a millisecond, so that whoever runs them can do something else between them.
-    content_encoding: the header's value. Raises Refused: 413 if it has more than `max_bytes`, 415 for an encoding that
-    is not one of ENCODINGS. Raises RequestError if it is not what it says.
+    content_encoding: the header's value. Raises RequestRejected: 413 if it has more than `max_bytes`, 415 for an
+    encoding that is not one of ENCODINGS. Raises RequestError if it is not what it says.
     """
     names = [part.strip().lower() for part in content_encoding.split(",")]
     encodings = [_ALIASES.get(name, name) for name in names if name not in ("", "identity")]
@@ -63,7 +63,7 @@ def decode_steps(body: bytes, content_encoding: str, max_bytes: int) -> Iterator
 
 
 def need_plain(headers: Iterable[tuple[bytes, bytes]]) -> None:
-    """Raises Refused if the body of a request that may not be encoded is."""
+    """Raises RequestRejected if the body of a request that may not be encoded is."""
     content_encoding = join_encodings(headers).decode("latin-1")
     if any(name.strip().lower() not in ("", "identity") for name in content_encoding.split(",")):
         raise refuse_encoding(content_encoding, ())

@@ -88,8 +88,8 @@ class EventParser:
     ) -> Iterator[Event | None]:
         """The events of a request of `publisher`, one in each step; None for an item that is none, which is told last.
 
-        now: for those without a timestamp, and when all of them were taken.
-        Raises InvalidEvents, which names each bad item; Refused (413, 415); RequestError if the body is not readable.
+        now: for those without a timestamp, and when all of them were taken. Raises InvalidEvents, which names each bad
+        item; RequestRejected (413, 415); RequestError if the body is not readable.
         """
         kind = content_type.partition(";")[0].strip().lower()
         packed = kind in MSGPACK_TYPES
@@ -112,7 +112,7 @@ class EventParser:
             raise InvalidEvents(faults)
 
     def _cut(self, body: bytes, kind: str) -> Sequence[bytes | msgspec.Raw]:
-        """The items as they stand in the body. Raises Refused, RequestError."""
+        """The items as they stand in the body. Raises RequestRejected, RequestError."""
         if kind in NDJSON_TYPES:
             lines = [found[0] for found in islice(_LINE.finditer(body), self._max_events + 1)]
             if len(lines) > self._max_events:

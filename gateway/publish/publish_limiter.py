@@ -92,7 +92,7 @@ class PublishLimiter:
         self._under_way: dict[int, tuple[float, Reservation]] = {}  # in the order in which they were sent
 
     def reserve(self, user: str, now: float) -> Reservation:
-        """Room for a request of `user`, before it is read. Raises Refused."""
+        """Room for a request of `user`, before it is read. Raises RequestRejected."""
         self.check(user, 0, now)
         if self._oldest_age(now) > self._max_age_s:
             raise self._make_overloaded()
@@ -114,7 +114,7 @@ class PublishLimiter:
         return room
 
     def grow(self, room: Reservation, bytes: int) -> None:
-        """So much of the request has come, and is kept. Raises Refused; then it is not to be kept."""
+        """So much of the request has come, and is kept. Raises RequestRejected; then it is not to be kept."""
         if room.is_evicted:
             raise self.reject_slow(room)
         share = room.usage
@@ -141,7 +141,7 @@ class PublishLimiter:
         return RequestRejected(408, "too_slow", "the request's body comes too slowly", "send fewer events in each")
 
     def check(self, user: str, events: int, now: float) -> None:
-        """Whether the publisher may send so many events now; 0 asks whether it is in debt. Raises Refused."""
+        """Whether the publisher may send so many events now; 0 asks whether it is in debt. Raises RequestRejected."""
         wait = self._buckets.wait_seconds(user, now, events)
         if wait:
             self.rate_limited_count += 1
@@ -209,7 +209,7 @@ class PublishLimiter:
         return None
 
     def _evict(self, room: Reservation | None) -> None:
-        """Takes the room of a request that is being read. Raises Refused if there is none."""
+        """Takes the room of a request that is being read. Raises RequestRejected if there is none."""
         if room is None:
             raise self._make_overloaded()
         self._free(room)

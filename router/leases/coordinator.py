@@ -161,7 +161,7 @@ class Coordinator:
     def on_usage_report(self, name: bytes, slots: LeaseUsage, now: float) -> list[tuple[bytes, Lease]]:
         """What a shard says it uses. Returns leases to send: first the answer, then what others are to be told.
 
-        Nothing, if the shard is not known or has said something newer. Raises Lie.
+        Nothing, if the shard is not known or has said something newer. Raises LeaseViolation.
         """
         holder = self.registry.live.get(name)
         if holder is None or slots.seq <= holder.last_seq:

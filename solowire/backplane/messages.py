@@ -1,16 +1,19 @@
 """The messages between processes: MessagePack arrays with a tag, decoded by one typed decoder for each direction.
 
-    peer ──► router   Hello, Heartbeat, Goodbye, KnownRevocations
-    gateway ──►       Publish, Ask, Drain, Undrain, DisconnectUser, Revoke, Unrevoke
-    shard ──►         Ack, Replay, ReplayCancel, Leave, Slots, Came, Disconnected
-    router ──► peer   Who, Beat, RingState, Revocations
-    ──► gateway       Published, NotPublished, Answer, Draining, UserDisconnected, Revoked, and Doors with each Beat
-    ──► shard         Deliver, States, Replayed, DrainNow, StopDraining, Superseded, Diagnose, Lease, Elsewhere, Fenced,
-                      DisconnectNow
+    peer ──► router   Join, Heartbeat, Leave, KnownRevocations
+    gateway ──►       PublishRequest, StatsRequest, DrainRequest, UndrainRequest, DisconnectRequest, RevokeRequest,
+                      UnrevokeRequest
+    shard ──►         LogAck, ReplayRequest, ReplayCancel, StartDraining, LeaseUsage, UsersConnected, DisconnectReport
+    router ──► peer   RejoinRequired, HeartbeatResponse, RingState, RevocationUpdate
+    ──► gateway       PublishAck, PublishNack, StatsResponse, DrainResponse, DisconnectResponse, RevokeResponse, and
+                      AdmissionState with each HeartbeatResponse
+    ──► shard         LogBatch, StateSnapshot, ReplayResponse, DrainCommand, UndrainCommand, DisconnectCommand, Lease,
+                      UserConnectedElsewhere, Superseded, Fenced, Diagnose
 
-A peer is a shard or a gateway. It says Hello when it starts, when the router asks Who (because the router has restarted
-and doesn't know it), and when a Beat tells of another ring than it knows; the router answers with the ring, and sends
-the ring again whenever it changes. The file is long because it is a list of declarations.
+A peer is a shard or a gateway. It sends Join when it starts, when the router requires it (because the router has
+restarted and doesn't know the peer), and when a HeartbeatResponse tells of another ring than the peer knows. The router
+answers with the ring, and sends the ring again whenever it changes. The file is long because it is a list of
+declarations.
 """
 
 from __future__ import annotations
@@ -241,7 +244,7 @@ class UndrainRequest(_BackplaneMessage, tag="undrain_request"):
 
 
 class DisconnectRequest(_BackplaneMessage, tag="disconnect_request"):
-    """A gateway's wish that all connections of a user are closed (4410). Answered with UserDisconnected.
+    """A gateway's wish that all connections of a user are closed (4410). Answered with DisconnectResponse.
 
     by: the administrator's name.
     """

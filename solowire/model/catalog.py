@@ -8,7 +8,7 @@
 
 What it keeps true: names are unique; sensitive fields, key fields and attributes name declared fields;
 nothing in it ever changes. `custom.*` is the one *family*: any `custom.NAME` is a type of its own, made
-when it is asked for and not kept, so that publishers who make up names cost no memory.
+when it is asked for. MADE_TYPES of those are kept at most, so that publishers who make up names cost little memory.
 """
 
 from __future__ import annotations

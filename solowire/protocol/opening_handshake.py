@@ -64,7 +64,8 @@ class Framing(NamedTuple):
 
 
 def read_framing(raw: bytes) -> Framing:
-    """Checks a whole request head as `parse_head` does, in a fifth of the time; reads its framing. Raises Refused."""
+    """Checks a whole request head as `parse_head` does, in a fifth of the time; reads its framing. Raises
+    RequestRejected."""
     found = _WHOLE_HEAD.fullmatch(raw)
     if found is None:
         parse_head(raw)  # which says what is wrong
@@ -105,7 +106,7 @@ class Head:
 
 
 def parse_head(raw: bytes) -> Head:
-    """Takes a whole request head apart, its end included. Raises Refused."""
+    """Takes a whole request head apart, its end included. Raises RequestRejected."""
     lines = raw.removesuffix(HEAD_END).split(b"\r\n")
     first = _REQUEST_LINE.fullmatch(lines[0])
     if first is None:
@@ -122,7 +123,7 @@ def parse_head(raw: bytes) -> Head:
 
 
 def check_origin(head: Head, allowed: Collection[str], host: str | None = None) -> None:
-    """Refuses pages of other sites (RFC 6455, section 10.2). Raises Refused.
+    """Refuses pages of other sites (RFC 6455, section 10.2). Raises RequestRejected.
 
     allowed: origins such as `https://app.example.com`, `*` for all; the request's own host is always allowed, whatever
     the port, and so is who sends no origin, which browsers always do. host: the request's own, if not its Host header.
@@ -151,7 +152,7 @@ def check_origin(head: Head, allowed: Collection[str], host: str | None = None) 
 
 
 def parse_subprotocols(head: Head) -> list[str]:
-    """What the client offers, in its order. Raises Refused."""
+    """What the client offers, in its order. Raises RequestRejected."""
     try:
         return [name for value in head.headers.get_all("Sec-WebSocket-Protocol") for name in parse_subprotocol(value)]
     except InvalidHeader as error:
@@ -159,7 +160,7 @@ def parse_subprotocols(head: Head) -> list[str]:
 
 
 def render_accept(head: Head, subprotocol: str | None, more: Iterable[tuple[str, str]] = ()) -> bytes:
-    """The answer that accepts the handshake, with more headers. Raises Refused."""
+    """The answer that accepts the handshake, with more headers. Raises RequestRejected."""
     headers = head.headers
     if head.version < (1, 1):
         raise RequestRejected(505, "http_version_not_supported", "a WebSocket needs HTTP/1.1", _PROXY_HINT)
@@ -198,7 +199,7 @@ def make_upgrade_required() -> RequestRejected:
 
 
 def check_beginning(data: bytes) -> None:
-    """Raises Refused where no HTTP request begins like that.
+    """Raises RequestRejected where no HTTP request begins like that.
 
     Whoever speaks TLS, or a proxy's own protocol, to a plain port would hear nothing until it is cut, and take that for
     a slow network.

@@ -20,7 +20,7 @@ def encode_user_name(user: str) -> str:
 
 
 def decode_user_name(raw: bytes) -> str:
-    """The name that a part of a raw path stands for. Raises Refused."""
+    """The name that a part of a raw path stands for. Raises RequestRejected."""
     try:
         if _MALFORMED.search(raw):
             raise ValueError("a % is not followed by two hexadecimal digits")

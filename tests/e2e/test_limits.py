@@ -63,7 +63,7 @@ class Users:
         return shard
 
     async def try_once(self, user: str, role: str = "viewer") -> Session:
-        """Raises Refused."""
+        """Raises RequestRejected."""
         identity = Identity(user, role, ROLES[role].permissions)
         shard = self.shard_of(user)
         ticket = self._tokens.issue_ticket(identity, shard, f"test-{next(_tickets)}", time.time())

@@ -61,7 +61,7 @@ class SlotManager:
         return self.lease.used_count - sum(kept.is_free for kept in self._reserved.values())
 
     def acquire(self, identity: Identity, address: str, now: float, *, replaces: bool = False) -> bool:
-        """Takes a slot; False if there is none. Raises Refused if it is the address that has no room.
+        """Takes a slot; False if there is none. Raises RequestRejected if it is the address that has no room.
 
         replaces: a connection of the user at this address ends for this one: the address has no more than before.
         """

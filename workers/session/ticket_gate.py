@@ -47,7 +47,7 @@ class TicketGate:
         self._used = UsedTickets()
 
     def redeem(self, ticket: str, now: float, wall: float, *, leaving: bool, ready: bool) -> Ticket:
-        """Whom the ticket lets in. Raises InvalidToken or Refused, with `who` it was if the ticket is good.
+        """Whom the ticket lets in. Raises InvalidToken or RequestRejected, with `who` it was if the ticket is good.
 
         now: seconds, monotonic. wall: the same time in unix seconds. leaving, ready: the shard's state.
         """
