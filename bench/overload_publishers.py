@@ -1,7 +1,7 @@
-"""Publishers that offer more than there is room for, each with a bounded buffer of its own.
+"""Publishers that repeat what was not acknowledged, each with a buffer of its own.
 
-What it keeps true: a batch keeps its ids until it is acknowledged; at most HELD_BATCHES of one publisher wait, and what
-falls due beyond them is never made, and counted (`unmade`): the clients' memory must not be what is measured.
+What it keeps true: a batch keeps its ids until it is acknowledged. Where the buffer is bounded, what falls due beyond
+it is never made, and counted (`unmade`): the clients' memory must not be what is measured.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 import uvloop
 
-from bench.posts import Line
+from bench.http_client import HttpClient
 
 HELD_BATCHES = 5
 DEFIANT_PAUSE_S = 0.02
@@ -28,7 +28,6 @@ DEFIANT_PAUSE_S = 0.02
 class Accepted(msgspec.Struct):
     """What the gateway answers."""
 
-    epoch: str
     first_offset: int
     last_offset: int
     accepted: int
@@ -37,7 +36,10 @@ class Accepted(msgspec.Struct):
 
 @dataclass
 class Tally:
-    """Counts of all publishers together; events, but for `refused` and `lost`, which are requests."""
+    """Counts of all publishers together; events, but for `refused` and `lost`, which are requests.
+
+    offsets: of what each publisher's requests took in all, where there is one publisher and no other.
+    """
 
     offered: int = 0
     acked: int = 0
@@ -48,16 +50,28 @@ class Tally:
     refused: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
     took: list[float] = field(default_factory=list)
+    answers: list[tuple[int, int]] = field(default_factory=list)
 
-    def fault(self, words: str) -> None:
+    def add_fault(self, words: str) -> None:
         if len(self.faults) < 10:
             self.faults.append(words)
 
+    @property
+    def stored(self) -> int:
+        """Events that are in the log."""
+        return self.acked + self.duplicates
 
-class Publisher:
+    @property
+    def offsets(self) -> list[int]:
+        """Of a publisher that was alone, and whose batches so have offsets that follow each other."""
+        return [offset for first, last in self.answers for offset in range(first, last + 1)]
+
+
+class RetryingPublisher:
     """One of them. make(n): the body of its nth batch, of `batch` events, each with an id that only it has.
 
-    rate: events per second; None: the next when the last is acknowledged. obeys: whether it keeps to Retry-After.
+    rate: events per second; None: the next when the last is acknowledged. held: the most batches that wait.
+    obeys: whether it keeps to Retry-After. drains: whether it ends only when all that waits is acknowledged.
     """
 
     def __init__(
@@ -67,33 +81,37 @@ class Publisher:
         make: Callable[[int], bytes],
         tally: Tally,
         *,
-        batch: int,
+        batch: int = 1,
         rate: float | None = None,
+        held: float = float("inf"),
         obeys: bool = True,
+        drains: bool = False,
     ) -> None:
-        self._line = Line(port)
+        self._client = HttpClient(port)
         self._token = token
         self._make = make
         self._tally = tally
         self._batch = batch
         self._rate = rate
+        self._held = held
         self._obeys = obeys
+        self._drains = drains
         self._waiting: deque[bytes] = deque()
         self._made = 0
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Until `stop`; then what is under way is waited for, and the rest is forgotten."""
+        """Until `stop`; then what is under way is waited for, and the rest is forgotten, unless it drains."""
         clock = asyncio.get_running_loop().time
         begun = clock()
         try:
-            while not stop.is_set():
-                pause = self._fall_due(clock() - begun)
+            while not stop.is_set() or (self._drains and self._waiting):
+                pause = 0.0 if stop.is_set() else self._fall_due(clock() - begun)
                 if self._waiting:
                     pause = await self._send()
                 if pause:
-                    await _until(stop, pause)
+                    await _wait(stop, pause)
         finally:
-            self._line.close()
+            self._client.close()
 
     def _fall_due(self, passed: float) -> float:
         """Makes what is due, and returns the seconds until there is more."""
@@ -102,7 +120,7 @@ class Publisher:
                 self._put()
             return 0.0
         while (due := self._made * self._batch / self._rate) <= passed:
-            if len(self._waiting) < HELD_BATCHES:
+            if len(self._waiting) < self._held:
                 self._put()
             else:
                 self._made += 1
@@ -120,66 +138,65 @@ class Publisher:
         tally, clock = self._tally, asyncio.get_running_loop().time
         begun = clock()
         try:
-            reply = await self._line.ask("POST", "/v1/events", self._token, self._waiting[0])
+            reply = await self._client.ask("POST", "/v1/events", self._token, self._waiting[0])
         except OSError:
             tally.lost += 1
             return DEFIANT_PAUSE_S
         if reply.status in (429, 503):
             tally.refused[reply.code] += 1
             if not (reply.code and reply.retry_after):
-                tally.fault(f"{reply.status} without a code or Retry-After: {reply.body[:200]!r}")
+                tally.add_fault(f"an answer without a code or Retry-After: {reply}")
             return reply.retry_after if self._obeys else DEFIANT_PAUSE_S
         self._waiting.popleft()
         if reply.status != 200:
-            tally.fault(f"/v1/events answered {reply.status}: {reply.body[:200]!r}")
+            tally.add_fault(f"/v1/events answered {reply}")
             return DEFIANT_PAUSE_S
         tally.took.append(clock() - begun)
         accepted = msgspec.json.decode(reply.body, type=Accepted)
         tally.acked += accepted.accepted
         tally.duplicates += accepted.duplicates
         tally.last = max(tally.last, accepted.last_offset)
-        if accepted.accepted + accepted.duplicates != self._batch:
-            tally.fault(f"{accepted.accepted} of {self._batch} events were accepted")
+        tally.answers.append((accepted.first_offset, accepted.last_offset))
+        counts = accepted.accepted + accepted.duplicates, accepted.last_offset - accepted.first_offset + 1
+        if counts != (self._batch, self._batch):  # one request is one piece of the log
+            tally.add_fault(f"{counts[0]} of {self._batch} events were accepted, and have {counts[1]} offsets")
         return 0.0
 
 
-async def offer(
-    port: int,
-    tokens: list[str],
-    make: Callable[[str, int], bytes],
-    tally: Tally,
-    batch: int,
-    seconds: float,
-    rate: float | None,
-) -> None:
+async def publish_load(
+    port: int, tokens: list[str], make: Callable[[str, int], bytes], batch: int, seconds: float, rate: float | None
+) -> Tally:
     """One publisher for each token, for so long; every other obeys. make(name, n): the nth batch of that publisher.
 
     rate: events per second of all together; None: each waits for its acknowledgements.
     """
-    stop = asyncio.Event()
+    tally, stop = Tally(), asyncio.Event()
     each = None if rate is None else rate / len(tokens)
     async with asyncio.TaskGroup() as group:
         for n, token in enumerate(tokens):
-            publisher = Publisher(port, token, partial(make, str(n)), tally, batch=batch, rate=each, obeys=n % 2 == 0)
+            body = partial(make, str(n))
+            publisher = RetryingPublisher(
+                port, token, body, tally, batch=batch, rate=each, held=HELD_BATCHES, obeys=n % 2 == 0
+            )
             group.create_task(publisher.run(stop))
         await asyncio.sleep(seconds)
         stop.set()
+    return tally
 
 
-class Flood:
-    """`offer` in a process of its own, so that it takes no turn of the loop that counts what arrives."""
+class LoadProcess:
+    """`publish_load` in a process of its own, so that it takes no turn of the loop that counts what arrives."""
 
     def __init__(self, *arguments: Any) -> None:
-        """arguments: of `offer`, without the tally."""
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_flood, args=(theirs, *arguments), daemon=True)
+        self._process = context.Process(target=_run_load, args=(theirs, *arguments), daemon=True)
         self._process.start()
         theirs.close()
 
-    def result(self) -> Tally:
+    async def result(self) -> Tally:
         """Waits for its end. Raises EOFError if it failed."""
-        tally = self._pipe.recv()
+        tally = await asyncio.to_thread(self._pipe.recv)
         self._process.join()
         assert isinstance(tally, Tally)
         return tally
@@ -190,13 +207,11 @@ class Flood:
             self._process.join()
 
 
-def _flood(pipe: Pipe, port: int, tokens: list[str], make: Any, batch: int, seconds: float, rate: float | None) -> None:
-    tally = Tally()
-    uvloop.run(offer(port, tokens, make, tally, batch, seconds, rate))
-    pipe.send(tally)
+def _run_load(pipe: Pipe, *arguments: Any) -> None:
+    pipe.send(uvloop.run(publish_load(*arguments)))
 
 
-async def _until(event: asyncio.Event, seconds: float) -> None:
+async def _wait(event: asyncio.Event, seconds: float) -> None:
     try:
         async with asyncio.timeout(seconds):
             await event.wait()

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from bench.light import LightSocket
-from bench.posts import Reply
+from bench.http_client import Reply
+from bench.ws_client import WsClient
 
 ACCEPTED = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n"
 REFUSED = b'HTTP/1.1 503 No\r\nRetry-After: 2\r\nContent-Length: 21\r\n\r\n{"code":"over_limit"}'
@@ -28,23 +28,23 @@ class Transport(asyncio.Transport):
         self.aborted = True
 
 
-class Told(LightSocket):
+class Told(WsClient):
     def __init__(self) -> None:
         super().__init__("ws://127.0.0.1:1/ws?ticket=t")
         self.told: list[Any] = []
         self.end = Transport()
         self.connection_made(self.end)
 
-    def opened(self) -> None:
+    def on_open(self) -> None:
         self.told.append("opened")
 
-    def refused(self, reply: Reply) -> None:
+    def on_refusal(self, reply: Reply) -> None:
         self.told.append(reply)
 
-    def message(self, payload: bytes) -> None:
+    def on_message(self, payload: bytes) -> None:
         self.told.append(payload)
 
-    def closed(self, code: int, reason: str) -> None:
+    def on_close(self, code: int, reason: str) -> None:
         self.told.append((code, reason))
 
 

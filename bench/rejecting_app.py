@@ -1,4 +1,4 @@
-"""The floor of a refusal: `python -m bench.refusing PORT` serves an application that does nothing but refuse.
+"""The floor of a refusal: `python -m bench.rejecting_app PORT` serves an application that does nothing but refuse.
 
 The same server with the same settings as a gateway's and a shard's; what they take more is ours.
 """

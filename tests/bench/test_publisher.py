@@ -12,10 +12,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from bench import load
-from bench.load import EVENT_BYTES, About, Http, Publisher, Refused, Wire, event
+from bench import publisher as publishing
 from bench.machine import BenchError
-from bench.receiver import token
+from bench.publisher import EVENT_BYTES, About, HttpWire, Publisher, Refused, Wire, make_event, make_token
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 
@@ -57,15 +56,15 @@ class Shared(Wire):
 
 def test_an_event_has_its_size() -> None:
     """What is published has as many bytes as the page says, whoever it is for, and carries its token once."""
-    plain, addressed = event(1, 2, 3), event(1, 2, 3, About(1, top=b'"user":"u1",', data=b'"zone":"z",'))
+    plain, addressed = make_event(1, 2, 3), make_event(1, 2, 3, About(1, top=b'"user":"u1",', data=b'"zone":"z",'))
     assert len(plain) == len(addressed) == EVENT_BYTES
-    assert plain.count(token(1, 2, 3).encode()) == 1
-    assert b"~" not in plain.replace(token(1, 2, 3).encode(), b"")
+    assert plain.count(make_token(1, 2, 3).encode()) == 1
+    assert b"~" not in plain.replace(make_token(1, 2, 3).encode(), b"")
 
 
 def test_an_event_is_filled_with_what_it_is_about() -> None:
     """A filling is cut to the room that there is; where it ends, letters follow."""
-    whole, short = event(1, 2, 3, About(1, pad=b"0123456789" * 20)), event(1, 2, 3, About(1, pad=b"01"))
+    whole, short = make_event(1, 2, 3, About(1, pad=b"0123456789" * 20)), make_event(1, 2, 3, About(1, pad=b"01"))
     assert len(whole) == len(short) == EVENT_BYTES
     assert b"x" not in whole
     assert b'"pad":"01xx' in short
@@ -74,7 +73,7 @@ def test_an_event_is_filled_with_what_it_is_about() -> None:
 def test_streams_are_numbered_from_nought() -> None:
     """Each key has numbers of its own, so that a receiver of one key can tell that none is missing."""
     with answering([OK] * 3) as (port, requests):
-        publisher = Publisher([Http(port)])
+        publisher = Publisher([HttpWire(port)])
         publisher.run(6, 2, 1000.0, lambda n: About(n % 3))
         publisher.close()
     body = b"".join(requests)
@@ -85,7 +84,7 @@ def test_streams_are_numbered_from_nought() -> None:
 def test_waiting_for_the_server_is_not_lateness() -> None:
     """A server that answers slowly makes its own latency worse, not the generator's schedule."""
     with answering([OK] * 5, delay_s=0.4) as (port, _):
-        publisher = Publisher([Http(port)])
+        publisher = Publisher([HttpWire(port)])
         late_ms, faults = publisher.run(5, 1, 1000.0)
         publisher.close()
     assert faults == []
@@ -95,7 +94,7 @@ def test_waiting_for_the_server_is_not_lateness() -> None:
 def test_each_request_is_timed() -> None:
     """From when it left to when its answer was read, of the last run alone."""
     with answering([OK] * 3, delay_s=0.1) as (port, _):
-        publisher = Publisher([Http(port)])
+        publisher = Publisher([HttpWire(port)])
         publisher.run(1, 1, 1000.0)
         publisher.run(4, 2, float("inf"))
         publisher.close()
@@ -106,9 +105,9 @@ def test_each_request_is_timed() -> None:
 def test_a_flood_is_made_before_it_leaves() -> None:
     """Each wire sends its share in order, the next when the last is answered, and none before it is due."""
     with answering([OK] * 2) as (one, first), answering([OK]) as (other, second):
-        publisher = Publisher([Http(one), Http(other)])
+        publisher = Publisher([HttpWire(one), HttpWire(other)])
         start = time.monotonic()
-        faults = publisher.flood(publisher.made(5, 2), 10.0)
+        faults = publisher.flood(publisher.make(5, 2), 10.0)
         took = time.monotonic() - start
         publisher.close()
     assert took >= 0.4  # the last is due when four have left
@@ -140,15 +139,15 @@ def test_waiting_for_several_answers_is_not_lateness() -> None:
 
 def test_waiting_for_its_core_is_lateness(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the kernel says that the generator waited for a core, while an answer lay there, is not the server's."""
-    monkeypatch.setattr(load, "_queued_s", itertools.count(0, 0.3).__next__)
+    monkeypatch.setattr(publishing, "_queued_s", itertools.count(0, 0.3).__next__)
     with answering([OK] * 2, delay_s=0.4) as (port, _):
-        publisher = Publisher([Http(port)])
+        publisher = Publisher([HttpWire(port)])
         late_ms, _ = publisher.run(2, 1, 1000.0)
         publisher.close()
     assert late_ms > 250
 
 
-class Slow(Http):
+class Slow(HttpWire):
     """A publisher that needs 0.1 s for each request."""
 
     def send(self, events: Sequence[bytes]) -> None:
@@ -172,7 +171,7 @@ def test_a_refusal_is_a_fault() -> None:
     """A request that is answered with an error is told with the answer."""
     refusal = b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 4\r\n\r\nslow"
     with answering([refusal, OK]) as (port, _):
-        publisher = Publisher([Http(port)])
+        publisher = Publisher([HttpWire(port)])
         _, faults = publisher.run(2, 1, 1000.0)
         publisher.close()
     assert len(faults) == 1
@@ -183,8 +182,8 @@ def test_a_refusal_is_a_fault() -> None:
 def test_an_answer_may_come_in_pieces() -> None:
     """Half an answer is none, and the rest of it is waited for."""
     with answering([OK[:10]]) as (port, _), socket.create_server(("127.0.0.1", 0)):
-        wire = Http(port)
-        wire.send([event(0, 0, 0)])
+        wire = HttpWire(port)
+        wire.send([make_event(0, 0, 0)])
         assert not wire.receive()
         wire.close()
 
@@ -192,7 +191,7 @@ def test_an_answer_may_come_in_pieces() -> None:
 def test_wires_take_turns() -> None:
     """However fast the server answers, no wire is idle for so long that the server may take it for given up."""
     with answering([OK] * 3) as (first, some), answering([OK] * 3) as (second, others):
-        publisher = Publisher([Http(first), Http(second)])
+        publisher = Publisher([HttpWire(first), HttpWire(second)])
         publisher.run(6, 1, 20.0)
         publisher.close()
     assert (len(some), len(others)) == (3, 3)
@@ -201,7 +200,7 @@ def test_wires_take_turns() -> None:
 def test_keys_need_one_wire() -> None:
     """Two connections to a server promise no order between them, so that events with keys have one."""
     with answering([]) as (first, _), answering([]) as (second, _):
-        publisher = Publisher([Http(first), Http(second)])
+        publisher = Publisher([HttpWire(first), HttpWire(second)])
         with pytest.raises(BenchError, match="one wire"):
             publisher.run(1, 1, 1.0, lambda _: About(0))
         publisher.close()
@@ -210,7 +209,7 @@ def test_keys_need_one_wire() -> None:
 def test_a_refused_question_raises() -> None:
     """One event at a time: what was refused is an exception."""
     with answering([b"HTTP/1.1 503 X\r\nContent-Length: 0\r\n\r\n"]) as (port, _):
-        wire = Http(port)
+        wire = HttpWire(port)
         with pytest.raises(Refused, match="503"):
-            wire.ask([event(0, 0, 0)])
+            wire.ask([make_event(0, 0, 0)])
         wire.close()

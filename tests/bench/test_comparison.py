@@ -9,24 +9,24 @@ from typing import Any, ClassVar, cast
 
 import pytest
 
-from bench import peers
-from bench.__main__ import RunCase
-from bench.cases import side_by_side, side_by_side_users, sides
-from bench.cases.sides import (
+from bench import comparison, peers
+from bench.cases import side_by_side, side_by_side_users
+from bench.comparison import (
     AHEAD,
     AHEAD_AT_ONCE,
     AHEAD_MERGED,
     OURS_AT_ONCE,
     OURS_MERGED,
-    compare,
-    connect,
+    compare_sides,
+    connect_sides,
     hold_lead,
 )
-from bench.load import Wire
 from bench.machine import Memory
-from bench.measure import Length, Round
+from bench.measure import Round
+from bench.publisher import Wire
 from bench.receiver import Opened, Plan, Receiver
-from bench.report import Case, markdown
+from bench.registry import Benchmark, Length
+from bench.report import Case, render_markdown
 from bench.server import Server
 from bench.solowire_system import Solowire
 
@@ -39,7 +39,7 @@ def rounds(*values: float) -> list[Round]:
 
 def compared(found: dict[str, list[Round]], wanted: int) -> Case:
     case = Case("peers", "about")
-    compare(case, {Solowire.name: rounds(*[80.0] * wanted), **found}, RATE, [RATE], " × 100", wanted)
+    compare_sides(case, {Solowire.name: rounds(*[80.0] * wanted), **found}, RATE, [RATE], " × 100", wanted)
     return case
 
 
@@ -50,7 +50,7 @@ def test_the_lead_is_taken_round_by_round() -> None:
     assert nats is not None
     assert (nats.measures[AHEAD].high, nats.measures[AHEAD].low) == (8.0, 4.0)
     assert (nats.measures[AHEAD_AT_ONCE].high, nats.measures[AHEAD_AT_ONCE].low) == (4.0, 0.5)
-    assert not case.void
+    assert not case.is_void
 
 
 def test_a_second_row_of_ours_has_a_target_of_its_own() -> None:
@@ -59,7 +59,7 @@ def test_a_second_row_of_ours_has_a_target_of_its_own() -> None:
     hold_lead(case, "NATS", " × 100", at_most=1 / 3)
     hold_lead(case, "NATS", " × 100", AHEAD_MERGED, at_most=0.5)
     hold_lead(case, "NATS", " × 100", AHEAD_AT_ONCE, at_most=0.5)
-    assert [(target.found, target.met) for target in case.targets] == [
+    assert [(target.found, target.is_met) for target in case.targets] == [
         ("1.60", False),
         ("0.40", True),
         ("left out: its case says why", None),
@@ -70,9 +70,9 @@ def test_a_round_too_few_is_a_fault() -> None:
     """A peer that failed in its third round has no valid row, and no target counts as met by it."""
     case = compared({"NATS": rounds(10.0, 10.0)}, 3)
     hold_lead(case, "NATS", " × 100", at_least=2.0)
-    assert case.void
+    assert case.is_void
     assert case.rows[1].faults == ["it failed after 2 of 3 rounds"]
-    assert [target.met for target in case.targets] == [None]
+    assert [target.is_met for target in case.targets] == [None]
 
 
 def test_a_void_row_of_ours_voids_what_is_compared_with_it() -> None:
@@ -80,10 +80,10 @@ def test_a_void_row_of_ours_voids_what_is_compared_with_it() -> None:
     ours = [Round({RATE: 80.0}, ["an event was lost"])]
     found = {Solowire.name: ours, OURS_AT_ONCE: rounds(40.0), "NATS": rounds(10.0)}
     case = Case("peers", "about")
-    compare(case, found, RATE, [RATE], " × 100", 1)
+    compare_sides(case, found, RATE, [RATE], " × 100", 1)
     hold_lead(case, "NATS", " × 100", at_least=2.0)
     hold_lead(case, "NATS", " × 100", AHEAD_AT_ONCE, at_least=2.0)
-    assert [target.met for target in case.targets] == [None, True]
+    assert [target.is_met for target in case.targets] == [None, True]
 
 
 def test_a_peer_that_is_left_out_keeps_its_target() -> None:
@@ -91,8 +91,8 @@ def test_a_peer_that_is_left_out_keeps_its_target() -> None:
     case = compared({"NATS": []}, 2)
     hold_lead(case, "NATS", " × 100", at_least=2.0)
     hold_lead(case, "NATS", " × 100", at_most=1 / 3)
-    assert [target.met for target in case.targets] == [None, None]
-    page = markdown([case], {})
+    assert [target.is_met for target in case.targets] == [None, None]
+    page = render_markdown([case], {})
     assert f"| peers, NATS × 100: {AHEAD} | ≥ 2.00 | left out: its case says why | void |" in page
     assert f"| peers, NATS × 100: {AHEAD} | ≤ 0.33 | left out: its case says why | void |" in page
 
@@ -106,7 +106,7 @@ def test_a_peer_that_needs_too_many_sockets_is_left_out_with_the_reason() -> Non
     """The page says in a sentence how many it would need, and how many there may be; nothing is started."""
     case = Case("peers", "about")
     with contextlib.ExitStack() as stack:
-        assert connect(stack, case, [Crowded], 1000) == []
+        assert connect_sides(stack, case, [Crowded], 1000) == []
     [remark] = case.remarks
     assert remark.startswith("a crowd × 1,000 is left out: 10000000 sockets per user are 10,000,000,000 in one ")
     assert "open files at most" in remark
@@ -147,7 +147,7 @@ class Paced:
     def __init__(self, per_second: float, *_: object) -> None:
         self.per_second = per_second
 
-    def events(self, _: object, __: object, ___: object, count: int) -> Round:
+    def send(self, _: object, __: object, ___: object, count: int) -> Round:
         self.asked.append((count,))
         return Round({"CPU per event": 2000.0})
 
@@ -183,12 +183,12 @@ class Stalled(Joined):
 def stalled(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stalled]:
     """One server, which stands for Solowire, and no real load."""
     server = Stalled()
-    side = sides.Side(Solowire.name, server, cast(Receiver, server))
+    side = comparison.Side(Solowire.name, server, cast(Receiver, server))
     monkeypatch.setattr(peers, "PEERS", ())
-    monkeypatch.setattr(side_by_side, "connect", lambda *_, **__: [side])
-    monkeypatch.setattr(side_by_side, "publishing", lambda *_: contextlib.nullcontext())
-    monkeypatch.setattr(side_by_side, "Stream", Paced)
-    monkeypatch.setattr(side_by_side, "SERVER_CORES", frozenset([0]))
+    monkeypatch.setattr(side_by_side, "connect_sides", lambda *_, **__: [side])
+    monkeypatch.setattr(comparison, "publishing", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(comparison, "Stream", Paced)
+    monkeypatch.setattr(comparison, "SERVER_CORES", frozenset([0]))
     monkeypatch.setattr(Paced, "asked", [])
     yield server
     server.__exit__()
@@ -196,19 +196,19 @@ def stalled(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stalled]:
 
 def test_a_server_is_given_what_it_can_do(stalled: Stalled) -> None:
     """The first round knows nothing; those after it are as long as asked for at the rate that the last one showed."""
-    side = sides.Side("a server", stalled, cast(Receiver, stalled))
+    side = comparison.Side("a server", stalled, cast(Receiver, stalled))
     rates: dict[str, float] = {}
     for per_second in (100, 1000, 5000):
-        side_by_side._stream_round(side, "a server", stalled.addressed, per_second, 10, 3.0, rates)
+        comparison.stream_round(side, "a server", stalled.addressed, per_second, 10, 3.0, rates)
     assert Paced.asked == [(100,), (1000, 3.0, 500.0), (5000, 3.0, 2000.0)]
 
 
 def test_slow_readers_come_for_a_round_alone(stalled: Stalled, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each round has slow readers anew, and says how many were cut off and by how much the server grew."""
     kept: dict[str, list[Round]] = {}
-    monkeypatch.setattr(side_by_side, "compare", lambda _, found, *__: kept.update(found))
+    monkeypatch.setattr(side_by_side, "compare_sides", lambda _, found, *__: kept.update(found))
     monkeypatch.setattr(side_by_side, "GONE_S", 0.0)
-    side_by_side.peers_slow(Length(2, 0.1, 1, quick=True))
+    side_by_side.peers_slow(Length(2, 0.1, 1, is_quick=True))
     assert stalled.came == [1000, -1] * 3
     values = [(one.values["slow ones cut off"], one.values["PSS growth, MB"]) for one in kept[Solowire.name]]
     assert values == [(150.0, 1.0)] * 2
@@ -225,14 +225,16 @@ def test_a_round_of_single_events_is_long_enough_to_be_judged(
         return Round({"events/s": 70.0, "deliveries per CPU-second": 1.0})
 
     monkeypatch.setattr(side_by_side, "single_round", one)
-    monkeypatch.setattr(side_by_side, "Floor", lambda _: contextlib.nullcontext(SimpleNamespace(run=lambda *_: 1.0)))
+    monkeypatch.setattr(
+        side_by_side, "WriteBaseline", lambda _: contextlib.nullcontext(SimpleNamespace(run=lambda *_: 1.0))
+    )
     monkeypatch.setattr(stalled, "wires", lambda _: [SimpleNamespace(close=lambda: None)])
     monkeypatch.setattr(stalled, "last_frame", lambda: b"", raising=False)
-    side_by_side.peers_single(Length(1, 0.1, 1, quick=True))
+    side_by_side.peers_single(Length(1, 0.1, 1, is_quick=True))
     assert asked == [20, 70] * 2
 
 
-ROUNDS: dict[RunCase, list[str]] = {
+ROUNDS: dict[Benchmark, list[str]] = {
     side_by_side.peers_slow: ["events/s", "deliveries per CPU-second", "p99", "slow ones cut off", "PSS growth, MB"],
     side_by_side.peers_users: ["events/s", "CPU per event", "p50", "p99"],
     side_by_side.peers_ingest: ["events/s", "CPU per event", "request p50", "request p99"],
@@ -241,15 +243,15 @@ ROUNDS: dict[RunCase, list[str]] = {
 }
 
 
-@pytest.mark.parametrize("run", ROUNDS, ids=lambda run: run.__name__)
-def test_a_comparison_is_measured(run: RunCase, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("run", ROUNDS, ids=lambda run: run.name)
+def test_a_comparison_is_measured(run: Benchmark, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without any other server there is a row of ours with all that the case shows, and nothing was lost."""
     monkeypatch.setattr(peers, "PEERS", ())
     monkeypatch.setattr(side_by_side, "USERS", 50)
     monkeypatch.setattr(side_by_side_users, "STORM_USERS", 250)
     for name in ("QUICK_IDLE_S", "FIRST_ASKED_S", "GONE_S"):
         monkeypatch.setattr(side_by_side_users, name, 0.5)
-    case = run(Length(1, 0.3, 5, quick=True))
+    case = run(Length(1, 0.3, 5, is_quick=True))
     [line] = case.rows
     assert set(ROUNDS[run]) <= set(line.measures)
     assert AHEAD not in line.measures or line.measures[AHEAD].median == 1.0

@@ -1,6 +1,6 @@
 /* The floor: what a bare write() loop pays for the same frame to the same number of sockets.
  *
- *     floor N        listens on 127.0.0.1, prints its port, accepts N connections, then obeys stdin:
+ *     write_baseline N        listens on 127.0.0.1, prints its port, accepts N connections, then obeys stdin:
  *       'f' u32 len, bytes    the frame to send from now on (host byte order)
  *       'g'                   write it once to each of the N sockets
  *

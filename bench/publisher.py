@@ -1,10 +1,9 @@
 """The publishing side: an open loop. Batches leave by the clock, on several wires, answered or not.
 
 What it keeps true: every event carries the moment at which it was *due*, so that a server that lets the publisher wait
-has that in its latency (no coordinated omission); and being late counts against the generator only while it had a free
+has that in its latency (no coordinated omission). Being late counts against the generator only while it had a free
 wire: from the moment on at which the server last kept it waiting for one. An answer that it has not read yet is a free
-wire, and the time for which it waited for its core to read it is its own. A `Wire` is one connection to a server's own
-way of publishing, with one request under way.
+wire, and the time for which it waited for its core to read it is its own.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.http_client import Reply, format_request, parse_reply
 from bench.machine import HOST, BenchError
-from bench.receiver import TOKEN_CHARACTERS, token
 
 ANSWER_TIMEOUT_S = 30.0
-EVENT_BYTES = 200
+EVENT_BYTES, TOKEN_CHARACTERS = 200, 30
 PLAIN_TYPE = "custom.bench"
 
 
@@ -31,7 +30,7 @@ class Refused(Exception):
 
 
 class Wire(ABC):
-    """One connection of a publisher. A request is sent whole; `receive` is called when there is something to read."""
+    """One connection to a server's own way of publishing, with one request under way."""
 
     def __init__(self, port: int) -> None:
         self.sock = socket.create_connection((HOST, port), ANSWER_TIMEOUT_S)
@@ -39,11 +38,12 @@ class Wire(ABC):
         self._received = b""
 
     @abstractmethod
-    def send(self, events: Sequence[bytes]) -> None: ...
+    def send(self, events: Sequence[bytes]) -> None:
+        """Sends a request whole."""
 
     @abstractmethod
     def receive(self) -> bool:
-        """Reads once; True when the request is answered. Raises Refused, BenchError."""
+        """Reads once, when there is something to read; True if that ends the answer. Raises Refused, BenchError."""
 
     def ask(self, events: Sequence[bytes]) -> None:
         """Raises Refused, BenchError."""
@@ -65,62 +65,56 @@ class Wire(ABC):
         return self._received
 
 
-class Http(Wire):
-    """A keep-alive connection: requests in one write, answers with a Content-Length. It is no WebSocket client."""
+class HttpWire(Wire):
+    """A keep-alive connection: requests in one write, answers with a Content-Length."""
 
-    def __init__(self, port: int, path: str = "/", headers: str = "", verb: str = "POST") -> None:
+    def __init__(self, port: int, path: str = "/", headers: str = "") -> None:
         super().__init__(port)
-        self._head = f"{verb} {path} HTTP/1.1\r\nHost: {HOST}:{port}\r\nContent-Type: application/json\r\n{headers}"
+        self._port = port
+        self._path = path
+        self._headers = f"{headers}Content-Type: application/json\r\n"
         self._wanted = 0
 
     def body(self, events: Sequence[bytes]) -> bytes:
         """What a batch is: an array of events, where a server has no form of its own."""
         return b"[" + b",".join(events) + b"]"
 
-    def request(self, body: bytes) -> bytes:
-        return f"{self._head}Content-Length: {len(body)}\r\n\r\n".encode() + body
-
-    def send(self, events: Sequence[bytes]) -> None:
-        self._wanted = 1
-        self.sock.sendall(self.request(self.body(events)))
-
-    def receive(self) -> bool:
-        self._read()
-        while self._wanted and (answer := self._answer()) is not None:
-            self._wanted -= 1
-            if answer[0] >= 300:
-                raise Refused(f"{answer[0]}: {answer[1][:200]!r}")
-            self.check(answer[1])
-        return not self._wanted
-
     def check(self, body: bytes) -> None:
         """For servers whose 200 may hold a refusal. Raises Refused."""
 
-    def _answer(self) -> tuple[int, bytes] | None:
-        head, found, rest = self._received.partition(b"\r\n\r\n")
-        if not found:
-            return None
-        length = 0
-        for line in head.split(b"\r\n")[1:]:
-            name, _, value = line.partition(b":")
-            if name.lower() == b"content-length":
-                length = int(value)
-        if len(rest) < length:
-            return None
-        self._received = rest[length:]
-        return int(head.split(b" ", 2)[1]), rest[:length]
+    def send(self, events: Sequence[bytes]) -> None:
+        self._wanted = 1
+        self.sock.sendall(format_request("POST", self._path, self._port, self._headers, self.body(events)))
 
-    def exchange(self, method: str, path: str, headers: str = "", body: bytes = b"") -> tuple[int, bytes]:
-        """Any other request on this connection: its status and body."""
-        head = f"{method} {path} HTTP/1.1\r\nHost: {HOST}\r\n{headers}Content-Length: {len(body)}\r\n\r\n"
-        self.sock.sendall(head.encode() + body)
-        return self.await_answer()
+    def receive(self) -> bool:
+        self._read()
+        while self._wanted and (reply := self._take_reply()) is not None:
+            self._wanted -= 1
+            if reply.status >= 300:
+                raise Refused(str(reply))
+            self.check(reply.body)
+        return not self._wanted
 
-    def await_answer(self) -> tuple[int, bytes]:
-        """To what was written by hand."""
-        while (answer := self._answer()) is None:
+    def _take_reply(self) -> Reply | None:
+        if (found := parse_reply(self._received)) is None:
+            return None
+        reply, self._received = found
+        return reply
+
+    def start_request(self, method: str, path: str, headers: str = "", body: bytes = b"") -> None:
+        """Any other request on this connection."""
+        self.sock.sendall(format_request(method, path, self._port, headers, body))
+
+    def await_reply(self) -> Reply:
+        """To a request that was started. Raises BenchError."""
+        while (reply := self._take_reply()) is None:
             self._read()
-        return answer
+        return reply
+
+    def request(self, method: str, path: str, headers: str = "", body: bytes = b"") -> Reply:
+        """A request and its answer. Raises BenchError."""
+        self.start_request(method, path, headers, body)
+        return self.await_reply()
 
 
 # ---------------------------------------------------------------- events
@@ -140,11 +134,19 @@ class About:
     pad: bytes = b""
 
 
-def event(stream: int, number: int, sent_ns: int, about: About | None = None, size: int = EVENT_BYTES) -> bytes:
+AboutFunction = Callable[[int], About]
+
+
+def make_token(stream: int, number: int, sent_ns: int) -> str:
+    """What an event carries: the `number`th from 0 of its stream in this round, sent at that moment."""
+    return f"~{stream:04x}{number:08x}{sent_ns:016x}~"
+
+
+def make_event(stream: int, number: int, sent_ns: int, about: About | None = None, size: int = EVENT_BYTES) -> bytes:
     """An event as it is published, `size` bytes of JSON."""
     top, data, pad = (about.top, about.data, about.pad) if about else (b"", b"", b"")
     head = b'{"type":"' + PLAIN_TYPE.encode() + b'",' + top + b'"data":{"t":"'
-    middle = token(stream, number, sent_ns).encode() + b'",' + data + b'"pad":"'
+    middle = make_token(stream, number, sent_ns).encode() + b'",' + data + b'"pad":"'
     room = max(0, size - len(head) - len(middle) - 3)
     return head + middle + pad[:room].ljust(room, b"x") + b'"}}'
 
@@ -155,12 +157,14 @@ def stream_of(published: bytes) -> int:
     return int(published[at : at + 4], 16)
 
 
-assert len(event(0, 0, 0)) == EVENT_BYTES
-assert len(token(0, 0, 0)) == TOKEN_CHARACTERS
+# ---------------------------------------------------------------- the clock
 
 
 class Publisher:
-    """Wires with a clock. Each wire is a stream of its own, unless events have keys: then there is one wire."""
+    """Wires with a clock. Each wire is a stream of its own, unless events have keys: then there is one wire.
+
+    took: seconds of each request of the last run, from when it left to when its answer was read.
+    """
 
     def __init__(self, wires: Sequence[Wire], size: int = EVENT_BYTES) -> None:
         self._wires = list(wires)
@@ -171,10 +175,9 @@ class Publisher:
         self._faults: list[str] = []
         self._sent: dict[int, float] = {}
         self.took: list[float] = []
-        """Seconds of each request of the last run, from when it left to when its answer was read."""
 
     def run(
-        self, count: int, batch: int, per_second: float, about: Callable[[int], About] | None = None
+        self, count: int, batch: int, per_second: float, about: AboutFunction | None = None
     ) -> tuple[float, list[str]]:
         """Publishes `count` events. Returns the 99th percentile of its own lateness in ms, and faults."""
         if about and about(0).key is not None and len(self._wires) > 1:
@@ -190,24 +193,20 @@ class Publisher:
                 self._collect(left if self._free else ANSWER_TIMEOUT_S)
             late.append(time.monotonic() - max(start + due, self._free_since))
             wire = self._free.popleft()
-            sent_ns = start_ns + int(due * 1e9)
             part = range(first, min(first + batch, count))
-            events = [self._event(wire, about(n) if about else None, numbers, sent_ns) for n in part]
-            self._send(wire, events)
+            self._send(wire, self._make(wire, part, about, numbers, start_ns + int(due * 1e9)))
         while len(self._free) < len(self._wires):
             self._collect(ANSWER_TIMEOUT_S)
         late.sort()
         return late[int(0.99 * len(late))] * 1e3, self._faults[:5]
 
-    def made(self, count: int, batch: int, about: Callable[[int], About] | None = None) -> list[deque[list[bytes]]]:
+    def make(self, count: int, batch: int, about: AboutFunction | None = None) -> list[deque[list[bytes]]]:
         """For `flood`: `count` events in batches, each wire its share. They carry no time, as there is no schedule."""
         shares: list[deque[list[bytes]]] = [deque() for _ in self._wires]
         numbers: dict[int, int] = defaultdict(int)
         for first in range(0, count, batch):
             wire = first // batch % len(shares)
-            part = range(first, min(first + batch, count))
-            events = [self._event(wire, about(n) if about else None, numbers, 0) for n in part]
-            shares[wire].append(events)
+            shares[wire].append(self._make(wire, range(first, min(first + batch, count)), about, numbers, 0))
         return shares
 
     def flood(self, shares: Sequence[deque[list[bytes]]], per_second: float) -> list[str]:
@@ -229,11 +228,17 @@ class Publisher:
         self._free.extend(done)
         return self._faults[:5]
 
-    def _event(self, wire: int, about: About | None, numbers: dict[int, int], sent_ns: int) -> bytes:
-        """The next of its stream."""
-        stream = wire if about is None or about.key is None else about.key
-        numbers[stream] += 1
-        return event(stream, numbers[stream] - 1, sent_ns, about, self._size)
+    def _make(
+        self, wire: int, part: range, about: AboutFunction | None, numbers: dict[int, int], sent_ns: int
+    ) -> list[bytes]:
+        """Each event is the next of its stream."""
+        events = []
+        for number in part:
+            this = about(number) if about else None
+            stream = wire if this is None or this.key is None else this.key
+            events.append(make_event(stream, numbers[stream], sent_ns, this, self._size))
+            numbers[stream] += 1
+        return events
 
     def _send(self, wire: int, events: Sequence[bytes]) -> None:
         self._sent[wire] = time.monotonic()

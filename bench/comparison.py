@@ -9,25 +9,29 @@ import resource
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import cast
 
 from bench import peers
-from bench.machine import BenchError
-from bench.measure import Length, Round, row
+from bench.machine import SERVER_CORES, BenchError
+from bench.measure import Round, Stream, make_row, publishing
 from bench.peers.replaced import Replaced
+from bench.publisher import About, AboutFunction
 from bench.receiver import Receiver
+from bench.registry import AHEAD
 from bench.report import Case
 from bench.server import Server
 from bench.solowire_system import Solowire
 
 OURS_AT_ONCE = "Solowire, all critical"
 OURS_MERGED = "Solowire, same-page merging"
-AHEAD = "Solowire's over it"
 AHEAD_AT_ONCE = "Solowire's, all critical, over it"
 AHEAD_MERGED = "Solowire's, same-page merging, over it"
 LEADS = {AHEAD: Solowire.name, AHEAD_AT_ONCE: OURS_AT_ONCE, AHEAD_MERGED: OURS_MERGED}
 """Each column with the row of ours that it is about."""
-MOST_ROUNDS = 3
 REPLACED = Replaced.name
+WIRES = 16
+"""As many as the receiver can tell apart on a connection: a server is offered more than it has answered."""
+WARM_UP_EVENTS = 100
 
 
 @dataclass
@@ -39,12 +43,7 @@ class Side:
     receiver: Receiver
 
 
-def rounds_of(length: Length) -> int:
-    """Where a round of all servers takes long."""
-    return min(length.rounds, MOST_ROUNDS)
-
-
-def kinds_of(case: Case, ours: type[Server] = Solowire) -> list[type[Server]]:
+def find_servers(case: Case, ours: type[Server] = Solowire) -> list[type[Server]]:
     """Solowire and the peers that are to be had here; the others are remarks, as is how each is set up."""
     found, left_out = peers.available()
     case.remarks += left_out
@@ -53,19 +52,18 @@ def kinds_of(case: Case, ours: type[Server] = Solowire) -> list[type[Server]]:
     return [ours, *found]
 
 
-def connect(
+def connect_sides(
     stack: ExitStack,
     case: Case,
     kinds: Sequence[type[Server]],
     users: int,
     *,
     now: int | None = None,
-    slow: Callable[[int], bool] | None = None,
     slow_bytes_per_s: float = 0.0,
 ) -> list[Side]:
     """All of them at once, each with its users; one that can't take so many is left out with a remark.
 
-    now: how many of them come at once, if not all. slow: which read only so many bytes per second.
+    now: how many of them come at once, if not all. slow_bytes_per_s: how fast those that are slow read.
     """
     most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     sides = []
@@ -80,7 +78,7 @@ def connect(
             try:
                 server = own.enter_context(kind())
                 receiver = own.enter_context(Receiver(server.style, slow_bytes_per_s))
-                server.connect(receiver, users if now is None else now, slow=slow)
+                server.connect(receiver, users if now is None else now)
             except (BenchError, OSError) as error:
                 leave_out(case, kind, f"{kind.name} × {users:,}", error)
                 continue
@@ -97,7 +95,7 @@ def leave_out(case: Case, kind: type[Server], name: str, error: Exception) -> No
     case.remarks.append(f"{name}: could not run: {' … '.join(dict.fromkeys((words[0], words[-1])))}.")
 
 
-def in_turn(case: Case, sides: list[Side], once: Callable[[Side], dict[str, Round]]) -> dict[str, Round]:
+def run_in_turn(case: Case, sides: list[Side], once: Callable[[Side], dict[str, Round]]) -> dict[str, Round]:
     """One round of each in turn. A side that fails is left out from then on."""
     found: dict[str, Round] = {}
     for side in list(sides):
@@ -109,18 +107,46 @@ def in_turn(case: Case, sides: list[Side], once: Callable[[Side], dict[str, Roun
     return found
 
 
-def rounds_in_turn(
+def run_rounds(
     case: Case, sides: list[Side], once: Callable[[Side], dict[str, Round]], rounds: int
 ) -> dict[str, list[Round]]:
     """So many of each after one that warms up."""
     found: dict[str, list[Round]] = {}
     for number in range(rounds + 1):
-        for name, one in in_turn(case, sides, once).items():
+        for name, one in run_in_turn(case, sides, once).items():
             found.setdefault(name, []).extend([one] if number else [])
     return found
 
 
-def compare(
+def stream_round(
+    side: Side,
+    name: str,
+    addressed: Callable[[int], About | None],
+    per_second: int,
+    to: int,
+    seconds: float,
+    rates: dict[str, float],
+) -> Round:
+    """A round of events by the clock. rates: by row how many a second the server can do, as the last round showed."""
+    about, keyed = about_of(addressed)
+    load = Stream(per_second, max(1, per_second // 100), to, not keyed, about)
+    with publishing(side.server, 1 if keyed else WIRES) as publisher:
+        if name in rates:
+            slower = rates[name] if rates[name] < per_second else 0.0
+            one = load.run(side.server, side.receiver, publisher, seconds, slower)
+        else:
+            one = load.send(side.server, side.receiver, publisher, WARM_UP_EVENTS)
+    rates[name] = len(SERVER_CORES) * 1e6 / one.values["CPU per event"]
+    return one
+
+
+def about_of(addressed: Callable[[int], About | None]) -> tuple[AboutFunction | None, bool]:
+    """How events are addressed, if they are, and whether they have keys: then order is checked among those of one."""
+    first = addressed(0)
+    return None if first is None else cast(AboutFunction, addressed), first is not None and first.key is not None
+
+
+def compare_sides(
     case: Case, found: dict[str, list[Round]], what: str, columns: list[str], suffix: str, wanted_rounds: int
 ) -> None:
     """A row for each. Too few rounds are a fault.
@@ -133,7 +159,7 @@ def compare(
             for our, its in zip(ours, rounds, strict=False):
                 its.values[lead] = our.values[what] / max(its.values[what], 1e-9)
         if rounds:
-            line = row(f"{name}{suffix}", rounds, [*columns, *leads])
+            line = make_row(f"{name}{suffix}", rounds, [*columns, *leads])
             if len(rounds) < wanted_rounds:
                 line.faults.append(f"it failed after {len(rounds)} of {wanted_rounds} rounds")
             case.rows.append(line)
