@@ -242,7 +242,7 @@ async def _judge_health(system: Solowire) -> Target:
         welcomed_at = clock()
         body = msgspec.json.encode([{"type": "custom.after", "data": {}}])
         reply = await HttpClient(system.port, keep=False).ask("POST", "/v1/events", system.token, body)
-        if reply.status != 200 or not await wait_until(lambda: bool(client.visits[-1].durable), HEALTHY_S * 10):
+        if reply.status != 200 or not await wait_until(lambda: client.visits[-1].is_settled, HEALTHY_S * 10):
             return Target(what, wanted, f"not at all: {reply}", False)
     except (Rejected, OSError) as error:
         return Target(what, wanted, f"not at all: {error!r:.200}", False)
