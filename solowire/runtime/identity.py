@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from solowire.auth.key_source import KeySource
 from solowire.auth.tokens import Tokens
+from solowire.domains.dns.domain import DNS
 from solowire.errors import ConfigError
 from solowire.model.access import Role
 from solowire.runtime.roles import load_roles
@@ -20,6 +21,7 @@ def make_tokens(settings: Settings, roles: Mapping[str, Role], *, create: bool) 
         secrets,
         roles,
         settings.token_leeway_s,
+        domain=DNS,
         rules=settings.token_rules,
         accepts_secret=settings.accept_secret_tokens,
         has_provider=settings.jwks is not None,

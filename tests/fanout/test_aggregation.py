@@ -14,16 +14,16 @@ from hypothesis import strategies as st
 
 from solowire.domains.dns import payloads
 from solowire.domains.dns.event_types import CATALOG
+from solowire.domains.dns.query_rollup import TOP_ROWS
 from solowire.fanout.aggregation import (
     CALM_INTERVALS,
     MAX_COLLECTED,
     SAMPLE_EVENTS,
     SUMMARY_BYTES,
-    TOP_ROWS,
     AggregationLimits,
     AggregationStream,
     build_digest,
-    query_stats,
+    roll_up,
 )
 from solowire.fanout.catch_up import ReaderPosition
 from solowire.fanout.feed import Feed, build_feed_key
@@ -35,6 +35,8 @@ from solowire.model.subscriptions import parse_filter, resolve
 from solowire.protocol.messages import Codec
 
 ADMIN = View(frozenset({"*"}))
+ROLLUP = CATALOG["dns_query_log"].rollup
+assert ROLLUP is not None
 
 
 def query(offset: int, name: str = "a.example.com", **data: Any) -> Entry:
@@ -199,7 +201,7 @@ def test_counts_are_exact(made: list[tuple[str, str, str | None, bool]]) -> None
         query(n, name, query_type=kind, rcode=rcode, blocked=blocked)
         for n, (name, kind, rcode, blocked) in enumerate(made, 1)
     ]
-    digest = build_digest("dns_query_log", entries, 2.0)
+    digest = build_digest(entries, 2.0)
     assert digest.total == len(entries)
     gaps = {b.offset - a.offset for a, b in zip(digest.sample, digest.sample[1:], strict=False)}
     assert len(gaps) <= 1
@@ -222,7 +224,7 @@ def test_tables_are_short_whatever_is_asked_for() -> None:
         query(n, f"{n:04}" + "é" * 120, client_ip=f"2001:db8::{n:x}", query_type=f"T{n}" + "ü" * 100, rcode=f"R{n}")
         for n in range(3_000)
     ]
-    summary = query_stats(entries, 1.0)
+    summary = roll_up(ROLLUP, entries, 1.0)
     assert len(msgspec.json.decode(summary.event.data)["top_names"]) == TOP_ROWS
     for codec in Codec:
         assert len(summary.get_fragment(codec, frozenset()) or b"") < SUMMARY_BYTES + 4_096
@@ -230,7 +232,7 @@ def test_tables_are_short_whatever_is_asked_for() -> None:
 
 def test_few_events_are_no_flood() -> None:
     """What would be a sample of itself is sent as it is, without a summary."""
-    digest = build_digest("dns_query_log", [query(n) for n in range(SAMPLE_EVENTS)], 1.0)
+    digest = build_digest([query(n) for n in range(SAMPLE_EVENTS)], 1.0)
     assert (len(digest.sample), digest.summaries) == (SAMPLE_EVENTS, ())
 
 
@@ -238,8 +240,8 @@ def test_few_events_are_no_flood() -> None:
 def test_every_telemetry_event_shows_something(name: str) -> None:
     """Telemetry is counted without being redacted: so no view may be shown nothing at all of one."""
     event_type = CATALOG[name]
-    assert event_type.payload is not None
-    required = {f.name for f in msgspec.structs.fields(event_type.payload) if f.required}
+    assert event_type.payload.struct is not None
+    required = {f.name for f in msgspec.structs.fields(event_type.payload.struct) if f.required}
     assert required - set(event_type.sensitive)
 
 

@@ -18,6 +18,7 @@ from solowire.backplane.messages import (
     RingState,
     ShardAddress,
 )
+from solowire.domains.dns.domain import DNS
 from solowire.fanout.feed import FlushDelays
 from solowire.fanout.recent_log import RecentLog
 from solowire.model.access import ROLES, Identity
@@ -32,7 +33,7 @@ from tests.factories import event
 
 SECRET = "a secret that is long enough for HS256, really"
 WALL = 1_800_000_000.0  # unix seconds at monotonic 0
-TOKENS = Tokens(SECRET, ROLES)
+TOKENS = Tokens(SECRET, ROLES, domain=DNS)
 ENCODE: dict[Codec, Any] = {codec: msgspec.json.encode if codec.is_json else msgspec.msgpack.encode for codec in Codec}
 QUERY = {"client_ip": "10.0.0.1", "query_domain": "www.example.com", "query_type": "A", "zone": "example.com"}
 
