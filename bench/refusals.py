@@ -39,7 +39,7 @@ from solowire.auth.tokens import Tokens
 from solowire.backplane import messages as backplane
 from solowire.backplane.messages import AdmissionState, Heartbeat, HeartbeatResponse, Join, RingState, ShardAddress
 from solowire.backplane.zmq_transport import RouterSocket
-from solowire.domains.dns.domain import DNS
+from solowire.domains.dns.dns_domain import DNS
 from solowire.model.access import ROLES
 
 PER_SECOND = 2000

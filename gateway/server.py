@@ -37,6 +37,7 @@ from solowire.observability.metrics import LabelledSample, Metrics, Sample
 from solowire.protocol.opening_handshake import MORE_HEADERS, Head, make_upgrade_required
 from solowire.protocol.problem_details import to_http_response
 from solowire.runtime import process
+from solowire.runtime.domain_loader import load_domain
 from solowire.runtime.http_server import WebServer, listen, listen_unix, remove_dead_sockets
 from solowire.runtime.identity import make_key_source, make_tokens, reload_identity
 from solowire.runtime.roles import load_roles
@@ -53,8 +54,9 @@ CLOSING_SECONDS = 1.0
 
 def serve(settings: Settings) -> None:
     """Runs the gateway until it is told to stop. Raises ConfigError if it can't start."""
-    roles = load_roles(settings)
-    tokens = make_tokens(settings, roles, create=True)
+    domain = load_domain(settings)
+    roles = load_roles(settings, domain.catalog)
+    tokens = make_tokens(settings, roles, domain, create=True)
     process.on_reload(lambda fresh: reload_identity(fresh, tokens, roles))
     process.run(lambda stop: _main(settings, tokens, roles, stop))
 

@@ -94,7 +94,7 @@ class Tokens:
     ) -> None:
         self.revocations = RevocationTable()
         self.accepts_secret = accepts_secret
-        self._domain = domain
+        self.domain = domain
         self._claim_reader = ClaimReader(domain)
         self._leeway = leeway
         self._secrets = SecretKeys([secret] if isinstance(secret, str) else secret)
@@ -209,7 +209,7 @@ class Tokens:
         if claims.permissions is not UNSET:
             # A token may narrow its role, never widen it.
             permissions = tuple(p for p in claims.permissions if is_granted(known.permissions, p))
-        scopes = read_scopes(claims.scopes, self._domain)
+        scopes = read_scopes(claims.scopes, self.domain)
         if is_provided and not is_granted(permissions, ADMINISTER):
             for name in find_missing_scopes(scopes, self._rules.mapping):
                 raise InvalidToken(f"the token has no claim {name!r}, which says what its user may see")

@@ -42,6 +42,7 @@ class JsonSchemaPayload:
         properties = described.get("properties", {})
         self._properties: dict[str, Any] = properties
         self.field_names = frozenset(properties)
+        self.required = frozenset(described.get("required", ()))
 
     def check(self, data: object) -> None:
         try:

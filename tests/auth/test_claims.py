@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from solowire.auth.claims import ANY, ClaimMapping, ClaimReader, Claims, TokenRules
 from solowire.auth.tokens import Tokens
-from solowire.domains.dns.domain import DNS
+from solowire.domains.dns.dns_domain import DNS
 from solowire.domains.dns.event_types import CATALOG
 from solowire.errors import InvalidToken
 from solowire.model.access import ROLES, Identity

@@ -19,7 +19,7 @@ from jwt.algorithms import RSAAlgorithm
 from solowire.auth.claims import ANY, ClaimMapping, TokenRules
 from solowire.auth.keys import PUBLIC_ALGORITHMS, parse_key_set
 from solowire.auth.tokens import Tokens
-from solowire.domains.dns.domain import DNS
+from solowire.domains.dns.dns_domain import DNS
 from solowire.errors import InvalidToken, UnknownKey
 from solowire.model.access import ROLES
 from tests.jwks_server import SigningKey

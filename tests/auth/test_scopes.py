@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from solowire.auth.scopes import read_scopes
-from solowire.domains.dns.domain import DNS
+from solowire.domains.dns.dns_domain import DNS
 from solowire.domains.dns.event_types import CATALOG
 from solowire.errors import InvalidToken
 from solowire.model.access import Identity, View, make_view

@@ -26,7 +26,7 @@ from solowire.auth.tokens import (
     UsedTickets,
     parse_bearer,
 )
-from solowire.domains.dns.domain import DNS
+from solowire.domains.dns.dns_domain import DNS
 from solowire.errors import InvalidToken
 from solowire.model.access import ROLES, Identity
 from solowire.protocol.problem_details import to_http_response

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from solowire.auth.tokens import Tokens
-from solowire.domains.dns.domain import DNS
+from solowire.domains.dns.dns_domain import DNS
 from solowire.model.access import ROLES, Identity
 from solowire.runtime.settings import Settings
 from tests.e2e.system import ANSWER_SECONDS, System, open_session, refusal, running, sign

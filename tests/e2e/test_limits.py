@@ -32,7 +32,7 @@ from solowire.backplane.messages import (
     ShardAddress,
 )
 from solowire.backplane.zmq_transport import PeerSocket, RouterSocket
-from solowire.domains.dns.domain import DNS
+from solowire.domains.dns.dns_domain import DNS
 from solowire.model.access import ROLES, Identity
 from tests.e2e.system import Session, System, end, open_session, ready, running
 

@@ -280,7 +280,7 @@ def feeds_with(wanted: list[int], feeds: FeedIndex[int]) -> list[Feed[int]]:
 @settings(deadline=None, max_examples=80)
 def test_flows_find_what_feeds_accept(wanted: list[int], made: list[tuple[str, str, str]], dropped: set[int]) -> None:
     """An event reaches the feeds that accept it through its flows, each once, whoever else has come and gone."""
-    feeds: FeedIndex[int] = FeedIndex(RecentLog(), rates=AggregationLimits(0))
+    feeds: FeedIndex[int] = FeedIndex(RecentLog(catalog=CATALOG), rates=AggregationLimits(0))
     all_of_them = feeds_with(wanted, feeds)
     for n in dropped:
         if n < len(all_of_them):
@@ -294,7 +294,7 @@ def test_flows_find_what_feeds_accept(wanted: list[int], made: list[tuple[str, s
 
 def test_a_dropped_feed_leaves_no_flow_behind() -> None:
     """Feeds that come and go leave nothing in the index of flows, and no flood that nobody sees."""
-    feeds: FeedIndex[int] = FeedIndex(RecentLog(), rates=AggregationLimits(0))
+    feeds: FeedIndex[int] = FeedIndex(RecentLog(catalog=CATALOG), rates=AggregationLimits(0))
     made = feeds_with([0, 1, 2, 3, 4], feeds)
     feeds.add_telemetry(query(1), 0.1, 0.0)
     assert feeds.aggregating == {"dns_query_log": 5}
@@ -309,7 +309,7 @@ def test_a_dropped_feed_leaves_no_flow_behind() -> None:
 
 def test_a_flood_is_flushed_in_frames_that_are_bounded() -> None:
     """However much is collected, a frame stays small, says where it ends, and leaves nothing waiting."""
-    log = RecentLog()
+    log = RecentLog(catalog=CATALOG)
     feeds: FeedIndex[int] = FeedIndex(log, rates=AggregationLimits(0))
     [feed] = feeds_with([0], feeds)
     feed.add_connection(1, ReaderPosition(0), 0.0)

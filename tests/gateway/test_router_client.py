@@ -14,7 +14,7 @@ from solowire.auth.tokens import Tokens
 from solowire.backplane import messages as backplane
 from solowire.backplane.messages import PublishAck, RingState, ShardAddress
 from solowire.backplane.zmq_transport import RouterSocket
-from solowire.domains.dns.domain import DNS
+from solowire.domains.dns.dns_domain import DNS
 from solowire.errors import InvalidToken, RequestError, RequestRejected
 from solowire.gateway import router_client as gateway
 from solowire.gateway.admission.connect_limiter import ConnectLimiter, ConnectLimits

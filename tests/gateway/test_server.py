@@ -33,7 +33,7 @@ from solowire.backplane.messages import (
     ShardAddress,
 )
 from solowire.backplane.zmq_transport import RouterSocket
-from solowire.domains.dns.domain import DNS
+from solowire.domains.dns.dns_domain import DNS
 from solowire.errors import RequestRejected
 from solowire.gateway.admission.connect_limiter import ConnectLimits
 from solowire.gateway.server import make_connect_limits, make_publish_limiter

@@ -18,7 +18,8 @@ from solowire.backplane.messages import (
     RingState,
     ShardAddress,
 )
-from solowire.domains.dns.domain import DNS
+from solowire.domains.dns.dns_domain import DNS
+from solowire.domains.dns.event_types import CATALOG
 from solowire.fanout.feed import FlushDelays
 from solowire.fanout.recent_log import RecentLog
 from solowire.model.access import ROLES, Identity
@@ -56,7 +57,7 @@ class ShardHarness:
             wall_offset=WALL,
             # As in a shard that has many connections: events wait as long as they may.
             limits=ShardConfig(**{"flush": FlushDelays(per_connection=1.0), **limits}),
-            recent=recent,
+            recent=recent if recent is not None else RecentLog(catalog=CATALOG),
             ask=self._note_request,
             came=self._note_connected,
             audit=lambda event, **fields: self.audit_lines.append({"event": event, **fields}),

@@ -10,7 +10,7 @@ from msgspec import structs
 from structlog.testing import capture_logs
 
 from solowire.auth.tokens import Tokens
-from solowire.domains.dns.domain import DNS
+from solowire.domains.dns.dns_domain import DNS
 from solowire.fanout.aggregation import AggregationLimits
 from solowire.fanout.conflation import ConflationIntervals
 from solowire.fanout.feed import FlushDelays

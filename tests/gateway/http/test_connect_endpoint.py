@@ -9,7 +9,7 @@ import pytest
 
 from solowire.auth.tokens import Tokens
 from solowire.backplane.messages import RingState, ShardAddress
-from solowire.domains.dns.domain import DNS
+from solowire.domains.dns.dns_domain import DNS
 from solowire.gateway.http.connect_endpoint import ConnectEndpoint
 from solowire.gateway.publish.publish_limiter import PublishLimiter
 from solowire.gateway.router_client import RouterClient

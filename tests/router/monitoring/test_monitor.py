@@ -26,7 +26,9 @@ class World:
         self.now = 100.0
         ids = count()
         self.own = ShardStats()
-        self.watch = Monitor(new_id=lambda: f"id-{next(ids)}", after=1.0, over=2.0, own=lambda: self.own, **settings)
+        self.watch = Monitor(
+            catalog=CATALOG, new_id=lambda: f"id-{next(ids)}", after=1.0, over=2.0, own=lambda: self.own, **settings
+        )
         self.stats = [ShardStats(), ShardStats()]
         self.behind = [0, 0]
         self.gateway = ShardStats()

@@ -12,7 +12,7 @@ from solowire.auth.claims import ANY, ClaimMapping, TokenRules
 from solowire.auth.keys import parse_key_set
 from solowire.auth.tokens import Tokens
 from solowire.backplane.messages import Revocation
-from solowire.domains.dns.domain import DNS
+from solowire.domains.dns.dns_domain import DNS
 from solowire.errors import InvalidToken
 from solowire.model.access import ROLES, Identity, Proof
 from solowire.protocol import messages as c

@@ -6,7 +6,7 @@ import pytest
 
 from solowire.auth.tokens import Ticket, Tokens
 from solowire.backplane.messages import Lease
-from solowire.domains.dns.domain import DNS
+from solowire.domains.dns.dns_domain import DNS
 from solowire.errors import InvalidToken, RequestRejected
 from solowire.model.access import ROLES, Identity
 from solowire.protocol.messages import Codec
