@@ -89,7 +89,7 @@ def aggregation(case: Case, length: Length) -> None:
 
 def _measure(bodies: list[bytes], feeds: int | None, by_zone: bool, rates: AggregationLimits) -> tuple[float, int]:
     """µs of CPU time for each event, and how many bytes of frames were built. feeds: None appends to the log only."""
-    log = RecentLog()
+    log = RecentLog(catalog=CATALOG)
     found = _make_feeds(log, feeds or 0, by_zone, rates)
     built, now, begin = 0, 1.0, time.process_time()
     for first in range(0, len(bodies), BATCH):

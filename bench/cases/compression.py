@@ -14,6 +14,7 @@ from bench.cases.aggregation import make_queries
 from bench.measure import Round, make_row
 from bench.registry import Length, benchmark
 from bench.report import Case
+from solowire.domains.dns.event_types import CATALOG
 from solowire.fanout.recent_log import RecentLog
 from solowire.model.events import decode_event, encode_event
 from solowire.protocol.deflate import MARK
@@ -32,7 +33,7 @@ def compression(case: Case, length: Length) -> None:
     gateway makes them, so many to a frame, JSON and MessagePack. CPU time is the least of {ROUNDS} rounds, so that
     whatever else the machine does counts least.
     """
-    log, chance = RecentLog(), Random(4)
+    log, chance = RecentLog(catalog=CATALOG), Random(4)
     events = (decode_event(body) for body in make_queries(max(EVENTS)))
     bodies = (encode_event(msgspec.structs.replace(event, id=chance.randbytes(16).hex())) for event in events)
     entries = [e for offset, body in enumerate(bodies, 1) if (e := log.append(offset, body)) is not None]

@@ -30,6 +30,7 @@ from solowire.auth.tokens import Tokens
 from solowire.backplane import messages as backplane
 from solowire.backplane.messages import AdmissionState, Heartbeat, HeartbeatResponse, Join, RingState, ShardAddress
 from solowire.backplane.zmq_transport import RouterSocket
+from solowire.domains.dns.dns_domain import DNS
 from solowire.model.access import ROLES
 
 PER_SECOND = 2000
@@ -201,7 +202,7 @@ def _make_routes(target: Target, users: int) -> list[bytes]:
 
 def _make_handshakes(target: Target, users: int) -> list[bytes]:
     """With tickets of now: they live 30 s, and one that was refused may be shown again."""
-    tokens, now, requests = Tokens(target.secret, ROLES), time.time(), []
+    tokens, now, requests = Tokens(target.secret, ROLES, domain=DNS), time.time(), []
     for n in range(users):
         identity = tokens.identify(target.sign(f"out{n}"), now)
         ticket = tokens.issue_ticket(identity, 0, f"bench-{n}", now, HOST)
