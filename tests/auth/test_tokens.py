@@ -30,6 +30,7 @@ from solowire.domains.dns.dns_domain import DNS
 from solowire.errors import InvalidToken
 from solowire.model.access import ROLES, Identity
 from solowire.protocol.problem_details import to_http_response
+from tests.support.examples import examples
 
 SECRET = "a secret that is long enough for HS256, really"
 NOW = 1_800_000_000.0
@@ -346,7 +347,7 @@ def test_permissions_of_a_token_narrow() -> None:
     ),
     st.text(max_size=12),
 )
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(150))
 def test_no_token_widens_its_role(role: str, permissions: list[str], wanted: str) -> None:
     """Whatever permissions a token claims, it may do nothing that its role may not."""
     identity = TOKENS.identify(signed(role=role, permissions=permissions), NOW)
@@ -356,7 +357,7 @@ def test_no_token_widens_its_role(role: str, permissions: list[str], wanted: str
 
 
 @given(st.text(max_size=200))
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 def test_any_text_is_refused(text: str) -> None:
     """Any text whatever in place of a token or a ticket is InvalidToken, and no other error."""
     with pytest.raises(InvalidToken):
@@ -389,7 +390,7 @@ claim_names = st.sampled_from(
     st.dictionaries(st.sampled_from(["alg", "typ", "crit", "b64", "kid"]), json_values, max_size=3),
     st.dictionaries(claim_names, json_values, max_size=5) | likely_claims,
 )
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 def test_any_signed_claims_are_an_identity_or_refused(header: dict[str, Any], claims: dict[str, Any]) -> None:
     """Correctly signed nonsense is an identity that a ticket carries, or an InvalidToken that HTTP can tell."""
     token = by_hand({"alg": "HS256", **header}, {"sub": "alice", "exp": NOW + 60, **claims})

@@ -33,6 +33,7 @@ from solowire.model.access import View
 from solowire.model.events import Delivery, Event, Priority, encode_event
 from solowire.model.subscriptions import parse_filter, resolve
 from solowire.protocol.messages import Codec
+from tests.support.examples import examples
 
 ADMIN = View(frozenset({"*"}))
 ROLLUP = CATALOG["dns_query_log"].rollup
@@ -194,7 +195,7 @@ def test_an_interval_is_sampled_evenly_and_summed_up_once() -> None:
         max_size=200,
     )
 )
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 def test_counts_are_exact(made: list[tuple[str, str, str | None, bool]]) -> None:
     """A digest counts every event, its sample is even and from among them, and its summary fits the catalogue."""
     entries = [
@@ -277,7 +278,7 @@ def feeds_with(wanted: list[int], feeds: FeedIndex[int]) -> list[Feed[int]]:
     ),
     st.sets(st.integers(0, 7)),
 )
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=examples(80))
 def test_flows_find_what_feeds_accept(wanted: list[int], made: list[tuple[str, str, str]], dropped: set[int]) -> None:
     """An event reaches the feeds that accept it through its flows, each once, whoever else has come and gone."""
     feeds: FeedIndex[int] = FeedIndex(RecentLog(catalog=CATALOG), rates=AggregationLimits(0))

@@ -21,6 +21,7 @@ from solowire.model.subscriptions import Selection, parse_filter, resolve
 from solowire.protocol import messages as c
 from solowire.protocol.messages import MAX_FRAME_BYTES, Codec
 from tests.factories import event
+from tests.support.examples import examples
 
 ADMIN = View(frozenset({"*"}))
 ENCODE: dict[Codec, Any] = {c: msgspec.json.encode if c.is_json else msgspec.msgpack.encode for c in Codec}
@@ -87,7 +88,7 @@ def published(draw: st.DrawFn) -> Event:
 
 
 @given(st.lists(keys, max_size=12), st.lists(published(), min_size=1, max_size=8), st.sets(st.integers(0, 11)))
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(150))
 def test_the_index_finds_what_matches(keys: list[Any], events: list[Event], dropped: set[int]) -> None:
     """An event reaches exactly the feeds that want it, whether or not others of them were there and have gone."""
     feeds: FeedIndex[str] = FeedIndex(RecentLog(catalog=CATALOG))
@@ -243,7 +244,7 @@ sizes_of_events = st.lists(st.integers(0, 200) | st.integers(0, 40_000) | st.int
 
 
 @given(sizes_of_events, st.sampled_from(Codec))
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 def test_frames_are_bounded_however_they_are_made(sizes: list[int], codec: Codec) -> None:
     """Flushed, read or listed, a frame has at most 64 KB unless one event alone is larger, and none is left out."""
     log = filled(sizes)

@@ -18,6 +18,7 @@ from solowire.model.access import View
 from solowire.model.events import Delivery, Event, encode_event
 from solowire.protocol.messages import Codec, ReceivedEvent
 from tests.factories import event
+from tests.support.examples import examples
 
 
 def filled(count: int, size: int = 0, **bounds: int) -> RecentLog:
@@ -183,7 +184,7 @@ def test_a_reset_forgets_everything() -> None:
 @given(
     st.lists(st.tuples(st.integers(1, 5), st.integers(0, 400)), max_size=60), st.integers(1, 20), st.integers(300, 9000)
 )
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 def test_everything_above_the_floor_is_there(steps: list[tuple[int, int]], max_events: int, max_bytes: int) -> None:
     """Whatever comes, the log holds all that came behind its floor and is within its bounds."""
     log = RecentLog(catalog=CATALOG, max_events=max_events, max_bytes=max_bytes)
@@ -303,6 +304,7 @@ from solowire.model.events import encode_event
 from solowire.fanout.recent_log import RecentLog
 from solowire.observability.loop_monitor import memory_bytes
 from tests.factories import event
+from tests.support.examples import examples
 
 NAMES = {
     "127 labels": lambda n: ".".join(f"{n:05}") + ".x" * 122,

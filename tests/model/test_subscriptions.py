@@ -38,6 +38,7 @@ from solowire.model.subscriptions import (
     unsubscribe,
 )
 from solowire.protocol.messages import Codec
+from tests.support.examples import examples
 
 ADMIN = View(frozenset({"*"}))
 VIEWER = View(frozenset(ROLES["viewer"].permissions))
@@ -153,7 +154,7 @@ ZONED = [t.name for t in CATALOG.types if t.find_attribute("zone") and t.name !=
     st.sampled_from(ZONED),
     st.none() | st.sampled_from(ZONES),
 )
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 def test_no_filter_widens_a_scope(
     wanted: list[str], filter: dict[str, list[str]], scope: list[str], name: str, zone: str | None
 ) -> None:
@@ -234,7 +235,7 @@ def test_one_custom_type_filtered_beside_all_of_them() -> None:
     st.sampled_from(["custom.a", "custom.b", "custom.c"]),
     st.dictionaries(st.sampled_from(["zone", "topic"]), st.sampled_from(["x", "y.x", "z"])),
 )
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 def test_the_last_that_names_a_custom_type_decides(
     asked_for: list[tuple[str, dict[str, list[str]]]], name: str, attributes: dict[str, str]
 ) -> None:
@@ -268,7 +269,7 @@ def test_unsubscribe_takes_a_wildcard_apart() -> None:
     st.sampled_from(["zone_created", "record_created", "bulk_failed", "dns.*", "system_metrics"]),
 )
 @example([("record_created", "a"), ("dns.*", "b"), ("*", "c")], "system_metrics")
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 def test_unsubscribe_changes_nothing_else(asked_for: list[tuple[str, str]], leaving: str) -> None:
     """Whatever was subscribed to, in whatever order, leaving a type leaves all others exactly as they were."""
     wanted: Wanted = {}
@@ -459,7 +460,7 @@ scoped = st.dictionaries(st.sampled_from(["zone", "host"]), st.lists(st.sampled_
 
 
 @given(patterns, filters, scoped, st.randoms(use_true_random=False))
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 def test_what_means_the_same_is_the_same(
     wanted: list[str], filter: dict[str, list[str]], scopes: dict[str, list[str]], random: Random
 ) -> None:

@@ -20,6 +20,7 @@ from solowire.sdk.publisher import PublisherStats
 from solowire.sources import bind9
 from solowire.sources.bind9 import run_bind9
 from solowire.sources.file_follower import FILES_HELD, LINE_BYTES, READ_BYTES, FileFollower
+from tests.support.examples import examples
 
 
 @pytest.fixture
@@ -319,7 +320,7 @@ class FollowedLog(RuleBasedStateMachine):
 
 
 TestFollowedLog = FollowedLog.TestCase
-TestFollowedLog.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestFollowedLog.settings = settings(max_examples=examples(60), stateful_step_count=30, deadline=None)
 
 
 # The agent's loop, with a publisher in memory.

@@ -18,6 +18,7 @@ from solowire.sources.checkpoint import Checkpoint
 from solowire.sources.directory_watch import DirectoryWatch
 from solowire.sources.file_follower import FileFollower
 from solowire.sources.log_file import Line, Place
+from tests.support.examples import examples
 
 
 @pytest.fixture
@@ -391,4 +392,4 @@ class Places(RuleBasedStateMachine):
 
 
 TestPlaces = Places.TestCase
-TestPlaces.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestPlaces.settings = settings(max_examples=examples(60), stateful_step_count=40, deadline=None)

@@ -22,6 +22,7 @@ from solowire.protocol import messages as c
 from solowire.protocol.messages import Codec
 from solowire.workers.connections.connection import Connection
 from tests.poison import MANY_LABELS, ODD, POISON
+from tests.support.examples import examples
 from tests.workers.harness import QUERY, ShardHarness
 
 READERS: list[dict[str, Any]] = [
@@ -252,7 +253,7 @@ bodies = st.one_of(
 
 
 @given(st.lists(bodies, max_size=12), st.randoms(use_true_random=False))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_whatever_stands_in_the_log_what_is_sound_arrives(found: list[bytes], chance: random.Random) -> None:
     """Any bytes between sound events: readers of every kind get all sound ones, in order, and can read each frame."""
     b = ShardHarness(states=ConflationIntervals(5.0), telemetry=AggregationLimits(2.0))

@@ -22,6 +22,7 @@ from solowire.gateway.server import make_connect_limits
 from solowire.model.access import Identity
 from solowire.runtime.settings import Settings
 from solowire.sdk.client import make_backoff
+from tests.support.examples import examples
 
 HERE = "192.0.2.1"
 
@@ -225,7 +226,7 @@ def test_the_users_that_are_remembered_have_a_bound() -> None:
 
 
 @given(st.integers(0, 2**32), st.integers(1, 4))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 def test_clients_that_back_off_never_meet_the_rate_of_their_user(seed: int, connections: int) -> None:
     """As many clients of one user as may be connected, each refused by its shard every time it comes, for ten minutes:
     with the default settings none of them is told that it connects too fast.

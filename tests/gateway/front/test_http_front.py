@@ -23,6 +23,7 @@ from solowire.gateway.front.connection_registry import ConnectionRegistry
 from solowire.gateway.front.http_front import ACCEPTS, HttpFront
 from solowire.gateway.front.unread_bodies import with_ends
 from solowire.runtime.http_server import WebServer, listen, listen_unix
+from tests.support.examples import examples
 
 SECONDS = 30.0
 KILO = 1024
@@ -613,7 +614,7 @@ REQUESTS = st.lists(
 )
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(30), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(REQUESTS, st.data())
 async def test_any_requests_in_any_pieces_are_read_as_h11_reads_them(
     tmp_path: Path, requests: list[bytes], data: st.DataObject

@@ -15,6 +15,7 @@ from solowire.errors import RequestRejected
 from solowire.gateway.publish.publish_limiter import MAX_PUBLISHERS, PublishLimiter, Reservation
 from solowire.gateway.server import make_publish_limiter
 from solowire.runtime.settings import load
+from tests.support.examples import examples
 
 
 def intake(**changed: Any) -> PublishLimiter:
@@ -359,4 +360,4 @@ class Requests(RuleBasedStateMachine):
 
 
 TestRequests = Requests.TestCase
-TestRequests.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestRequests.settings = settings(max_examples=examples(100), stateful_step_count=40, deadline=None)

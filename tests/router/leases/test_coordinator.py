@@ -16,6 +16,7 @@ from solowire.backplane.messages import HEARTBEAT_SECONDS, Lease, LeaseUsage, Sh
 from solowire.router.leases.config import GroupQuota, LeaseConfig
 from solowire.router.leases.coordinator import FENCED_KEPT, WANT_SECONDS, Coordinator, LeaseViolation
 from solowire.workers.capacity.lease import ShardLease
+from tests.support.examples import examples
 
 UNIX = 1_800_000_000.0
 NAMES = ("admin", "viewer", "operator", "tenant")
@@ -969,4 +970,4 @@ class Interleavings(RuleBasedStateMachine):
 
 
 TestInterleavings = Interleavings.TestCase
-TestInterleavings.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
+TestInterleavings.settings = settings(max_examples=examples(300), stateful_step_count=40, deadline=None)
