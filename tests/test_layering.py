@@ -51,7 +51,9 @@ def faults(text: str) -> list[str]:
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in CLOCKS:
             found.append(f"line {node.lineno} reads a clock")
-        found += [f"line {node.lineno} imports {name}" for name in imported(node) if not is_allowed(name)]
+        found += [
+            f"line {getattr(node, 'lineno', 0)} imports {name}" for name in imported(node) if not is_allowed(name)
+        ]
     return found
 
 

@@ -178,7 +178,8 @@ def test_a_token_for_somebody_else() -> None:
     ours = Tokens(SECRET, ROLES, domain=DNS, rules=TokenRules(audiences=("solowire", "sw2")))
     for aud in ("solowire", ["billing", "sw2"]):
         assert ours.identify(signed(aud=aud), NOW).user == "ann"
-    for claims in ({}, {"aud": "billing"}, {"aud": []}, {"aud": ["Solowire"]}):
+    others: tuple[dict[str, Any], ...] = ({}, {"aud": "billing"}, {"aud": []}, {"aud": ["Solowire"]})
+    for claims in others:
         assert "SOLOWIRE_TOKEN_AUDIENCES" in refused(signed(**claims), ours).hint
     anybodys = Tokens(SECRET, ROLES, domain=DNS, rules=TokenRules(audiences=(ANY,)))
     for claims in ({}, {"aud": "billing"}):

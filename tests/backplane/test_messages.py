@@ -180,7 +180,7 @@ def test_places_in_the_log_that_can_not_be_are_refused(message: Any) -> None:
 def test_every_number_of_a_process_has_its_bounds() -> None:
     """No field of the statistics takes a negative number."""
     for name, value in msgspec.structs.asdict(b.ShardStats()).items():
-        wrong = {int: -1, float: -1.0, dict: {"x": -1}, list: [-1]}[type(value)]
+        wrong: Any = {int: -1, float: -1.0, dict: {"x": -1}, list: [-1]}[type(value)]
         with pytest.raises(BackplaneError):
             b.decode_from_peer(b.encode(b.Heartbeat("boot-1", b.ShardStats(**{name: wrong}))))
 

@@ -12,7 +12,6 @@ import pytest
 from bench import comparison, peers
 from bench.cases import side_by_side, side_by_side_users
 from bench.comparison import (
-    AHEAD,
     AHEAD_AT_ONCE,
     AHEAD_MERGED,
     OURS_AT_ONCE,
@@ -25,7 +24,7 @@ from bench.machine import Memory
 from bench.measure import Round
 from bench.publisher import Wire
 from bench.receiver import Opened, Plan, Receiver
-from bench.registry import Benchmark, Length
+from bench.registry import AHEAD, Benchmark, Length
 from bench.report import Case, render_markdown
 from bench.server import Server
 from bench.solowire_system import Solowire

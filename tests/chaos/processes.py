@@ -21,7 +21,7 @@ from random import Random
 
 import httpx
 
-from solowire.runtime.process import PARENT
+from solowire.runtime.terminal import PARENT
 from tests.chaos.proxy import Link
 from tests.e2e.system import System, end, ready
 

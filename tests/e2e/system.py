@@ -243,8 +243,8 @@ class Session:
             raw = zlib.decompress(raw[1:], wbits=-15)
         else:
             assert isinstance(raw, bytes) == self._msgpack
-        decode = msgspec.msgpack.decode if self._msgpack else msgspec.json.decode
-        message: dict[str, Any] = decode(raw)  # type: ignore[operator]
+        decode: Callable[[str | bytes], Any] = msgspec.msgpack.decode if self._msgpack else msgspec.json.decode  # type: ignore[assignment]
+        message: dict[str, Any] = decode(raw)
         return message
 
     async def ask(self, answer: str, **message: Any) -> dict[str, Any]:

@@ -293,7 +293,8 @@ async def test_a_client_that_read_too_late_learns_why(tight: System) -> None:
             *({"type": "custom.late", "data": {"n": n, "x": "x" * 30_000}} for n in range(120))
         )
         await until_there_are(tight, 0)
-        cursor, seen = late.welcome["cursor"], []
+        cursor = late.welcome["cursor"]
+        seen: list[Any] = []
         late.socket.transport.resume_reading()
         with contextlib.suppress(ConnectionClosed):
             while True:

@@ -22,7 +22,7 @@ from tests.e2e.test_cli import SECRET, another_program, ask, one_line, place, pr
 
 __all__ = ["place"]  # a fixture
 
-COMMANDS = (
+COMMANDS: tuple[list[str], ...] = (
     [],
     *(["up"], ["router"], ["shard"], ["gateway"], ["source"], ["source", "bind9"], ["token"], ["publish"], ["tail"]),
     *(["stats"], ["drain"], ["undrain"], ["config"], ["completion"]),

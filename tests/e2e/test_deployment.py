@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -181,7 +182,7 @@ async def test_a_deployment_ends_nobody(ingress: Ingress, tmp_path: Path) -> Non
     """Whatever the ingress answers for two seconds, publisher, client and BIND agent go on, and no event is lost."""
     assert ingress.system is not None
     await switch(ingress, None)
-    kinds = {"subscriptions": ["custom.n", "dns_query_log"]}
+    kinds: dict[str, Any] = {"subscriptions": ["custom.n", "dns_query_log"]}
     token = ingress.system.token("reader", ttl=3600)
     publishing = ingress.system.token("writer", "publisher", ttl=3600)
     async with (

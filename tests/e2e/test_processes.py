@@ -527,7 +527,7 @@ async def test_malformed_messages_are_dropped_and_logged_with_their_sender(up: S
 
             def all_are_counted() -> bool:
                 lines[:] = [json.loads(line) for line in up.said() if "backplane_message_dropped" in line]
-                return sum(line["count"] for line in lines) == len(garbage)
+                return bool(sum(line["count"] for line in lines) == len(garbage))
 
             await until(all_are_counted, "each is counted in the log")
             assert all(line["sender"] == stranger.name for line in lines)

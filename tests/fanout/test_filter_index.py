@@ -105,8 +105,8 @@ def test_it_finds_exactly_what_matches(steps: list[Any], events: list[dict[str, 
             assert Counter(found) == Counter(
                 (n, f) for n, f in held if n == name and all(not v.isdisjoint(terms.get(a, ())) for a, v in f)
             )
-    for key in held:
-        index.discard(*key)
+    for left in held:
+        index.discard(*left)
     assert not index
     assert not index._slots
     assert not len(index)

@@ -21,7 +21,7 @@ from tests.factories import event
 from tests.support.examples import examples
 
 
-def filled(count: int, size: int = 0, **bounds: int) -> RecentLog:
+def filled(count: int, size: int = 0, **bounds: Any) -> RecentLog:
     log = RecentLog(catalog=CATALOG, **bounds)
     for offset in range(1, count + 1):
         log.append(offset, encode_event(event(data={"x": "x" * size})))
@@ -242,6 +242,7 @@ def test_a_number_too_long_for_messagepack_is_sent_as_a_float(number: int) -> No
     """An integer of more than 64 bits, which JSON allows, reaches MessagePack clients as nearly as they can hold it."""
     one = entry(event(data={"n": [number, 7], "x": "y"}))
     fragment = one.get_fragment(Codec.msgpack, frozenset())
+    assert isinstance(fragment, bytes)
     assert msgspec.msgpack.decode(fragment, type=ReceivedEvent).data == {"n": [float(number), 7], "x": "y"}
     assert str(number).encode() in (one.get_fragment(Codec.json, frozenset()) or b"")
 

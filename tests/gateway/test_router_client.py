@@ -140,6 +140,7 @@ async def test_who_waits_when_the_gateway_ends_may_get_the_answer_still(
         await asyncio.sleep(0)
         made._on_message(PublishAck(1, "e", [7], []))
         first, second = await asyncio.gather(*asking, return_exceptions=True)
+        assert isinstance(first, PublishAck)
         assert first == PublishAck(1, "e", [7], [])
         assert isinstance(second, RequestRejected)
         assert (second.status, second.code, second.retry_after) == (503, "router_away", 1)

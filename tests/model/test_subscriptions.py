@@ -24,6 +24,7 @@ from solowire.model.subscriptions import (
     MAX_PATTERNS,
     MAX_VALUE_CHARACTERS,
     MAX_VALUES,
+    Filter,
     ResolvedSubscriptions,
     Selection,
     Wanted,
@@ -288,7 +289,7 @@ def test_unsubscribe_takes_a_star_apart() -> None:
 
 def test_unsubscribe_from_everything() -> None:
     """Unsubscribing `*` leaves nothing, however it was subscribed to."""
-    wanted = dict.fromkeys(["*", "dns.*", "custom.*", "custom.a", "zone_created"], ())
+    wanted: dict[str, Filter] = dict.fromkeys(["*", "dns.*", "custom.*", "custom.a", "zone_created"], ())
     assert resolve(unsubscribe(wanted, ["*"], CATALOG), ADMIN, CATALOG).names == []
 
 
@@ -393,7 +394,8 @@ def test_each_pattern_of_a_hello_may_have_its_own_filter() -> None:
         ("rpz_hit", ()),
         ("zone_created", parse_filter(b, CATALOG)),
     ]
-    for absent in (None, {}):
+    nothing: tuple[dict[str, Any] | None, ...] = (None, {})
+    for absent in nothing:
         assert parse_wanted(["dns.*"], a, absent, CATALOG) == {"dns.*": parse_filter(a, CATALOG)}
     assert parse_wanted([], a, None, CATALOG) == {}
 
@@ -485,7 +487,7 @@ def test_a_scope_and_a_filter_are_one_condition() -> None:
     """What both leave is what is matched by, and nothing is as good as anything else that nothing meets."""
     view = View(frozenset({"*"}), (("zone", ("a.org", "b.org", "x.c.org")),))
     [(_, conditions)] = asked(view, "zone_created", zone=["www.a.org", "org", "d.net"]).selection
-    assert conditions == (("zone", {"a.org", "b.org", "x.c.org"}),)
+    assert conditions == (("zone", frozenset({"a.org", "b.org", "x.c.org"})),)
     nothing = [asked(view, "zone_created", zone=["d.net"]), asked(view, "zone_created", zone=["net"], view=["x"])]
     nothing.append(asked(View(frozenset({"*"}), (("view", ()),)), "zone_created"))
     assert len({resolved.selection for resolved in nothing}) == 1
@@ -494,7 +496,7 @@ def test_a_scope_and_a_filter_are_one_condition() -> None:
 
 def test_unsubscribing_from_many_takes_no_longer_for_each() -> None:
     """What is left is put together in one pass, however much it is."""
-    names = {f"custom.a{n}": () for n in range(MAX_PATTERNS)}
+    names: dict[str, Filter] = {f"custom.a{n}": () for n in range(MAX_PATTERNS)}
     steps = 0
 
     def count(*_: object) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +100,7 @@ class Agent:
 
     def __init__(self, log: Path, link: Link, state: Path, from_start: bool = True) -> None:
         self.stopping = asyncio.Event()
-        self._run = lambda: run_bind9(
+        self._run: Callable[[], Coroutine[Any, Any, None]] = lambda: run_bind9(
             log, link, server="ns1", from_start=from_start, zones=[], stop=self.stopping, state_dir=state
         )
 
@@ -345,7 +345,8 @@ def test_the_place_never_passes_an_event_that_is_not_settled(data: st.DataObject
     """Whatever is accepted and refused, in whichever order that is heard, the place is behind the settled prefix."""
     acknowledgements = Acknowledgements()
     file = LogFile(1, 2)
-    kinds = data.draw(st.lists(st.sampled_from(["event", "refused", "none"]), max_size=12))
+    draw: Any = data.draw
+    kinds = draw(st.lists(st.sampled_from(["event", "refused", "none"]), max_size=12))
     for number, kind in enumerate(kinds, start=1):
         place = Place(file, number)
         if kind == "none":
@@ -355,11 +356,11 @@ def test_the_place_never_passes_an_event_that_is_not_settled(data: st.DataObject
     settled: set[int] = set()
     accepted = 0
     left = [number for number, kind in enumerate(kinds, start=1) if kind == "event"]
-    refused = data.draw(st.permutations([number for number, kind in enumerate(kinds, start=1) if kind == "refused"]))
+    refused = draw(st.permutations([number for number, kind in enumerate(kinds, start=1) if kind == "refused"]))
     while left or refused:
         # A refusal may be heard before what comes before it is accepted, and not after what comes behind it is.
         due = [number for number in refused if not left or number < left[0]]
-        if refused and (due or data.draw(st.booleans())):
+        if refused and (due or draw(st.booleans())):
             number = due[0] if due else refused[-1]
             refused.remove(number)
             acknowledgements.refuse_event(f"{number}")

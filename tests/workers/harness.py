@@ -148,7 +148,7 @@ class ShardHarness:
 
     # the clients
 
-    def issue_ticket(self, user: str, role: str = "viewer", shard: int = 0, **scopes: tuple[str, ...]) -> str:
+    def issue_ticket(self, user: str, role: str = "viewer", shard: int = 0, **scopes: Any) -> str:
         token = self.sign_token(user, role, **scopes)
         identity = TOKENS.identify(token, self.now + WALL)
         return TOKENS.issue_ticket(identity, shard, f"ticket-{next(self._tickets)}", self.now + WALL, self.address)

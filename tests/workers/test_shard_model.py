@@ -561,7 +561,7 @@ class ShardMachine(RuleBasedStateMachine):
 
 
 def data_of(name: str, zone: str, offset: int, size: int) -> dict[str, Any]:
-    data: dict[str, Any] = {
+    known: dict[str, dict[str, Any]] = {
         "record_created": {"zone": zone, "name": f"www.{zone}", "type": "A", "client": "10.0.0.1", "tsig_key": "k"},
         "dns_query_log": {
             "query_domain": zone,
@@ -573,7 +573,8 @@ def data_of(name: str, zone: str, offset: int, size: int) -> dict[str, Any]:
         "system_metrics": {"cpu_usage": 1, "host": "ns1" if offset % 2 else "ns2"},
         "gateway_stats": {"connections": offset},
         "user_login": {"user": "someone", "client_ip": "10.0.0.1", "session_id": "s"},
-    }.get(name, {"zone": zone} if offset % 3 else {"n": offset})
+    }
+    data = known.get(name, {"zone": zone} if offset % 3 else {"n": offset})
     return {**data, "undeclared": "x" * size}
 
 

@@ -7,7 +7,7 @@ import contextlib
 import gc
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ class Site:
             raise ValueError(scope["path"])
         await self.app({**scope, "direct": True}, receive, send_on)
 
-    async def app(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+    async def app(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
         path = scope["path"]
         body = b""
         await self.may_answer.wait()
@@ -88,7 +88,9 @@ class Site:
 async def site(folder: Path, **limits: Any) -> AsyncIterator[Site]:
     made = Site()
     times = {"head_s": SECONDS, "keepalive_s": SECONDS, "stalled_s": SECONDS}
-    room = ConnectionRegistry(limits.pop("limiter", AcceptLimiter(100, 100)), limits.pop("max_files", sys.maxsize))
+    room: ConnectionRegistry[Any] = ConnectionRegistry(
+        limits.pop("limiter", AcceptLimiter(100, 100)), limits.pop("max_files", sys.maxsize)
+    )
     context = FrontContext(
         str(folder / "g"),
         registry=room,

@@ -50,7 +50,12 @@ class Client:
         headers = [(b"authorization", f"Bearer {token}".encode())]
         if length is not None:
             headers.append((b"content-length", str(length).encode()))
-        self.scope = {"path": "/v1/events", "method": "POST", "client": ("192.0.2.1", 1), "headers": headers}
+        self.scope: dict[str, Any] = {
+            "path": "/v1/events",
+            "method": "POST",
+            "client": ("192.0.2.1", 1),
+            "headers": headers,
+        }
         self.heard: list[dict[str, Any]] = []
         self.waits = asyncio.Event()
         self._pieces = iter(pieces)
@@ -466,13 +471,13 @@ async def test_no_more_is_decompressed_than_there_is_room_for(house: House) -> N
     """What it becomes counts while it is made, and not only when all of it is there."""
     other = house.intake.reserve("bob", 0.0)
     house.intake.grow(other, 95_000)
-    most = []
+    most: list[int] = []
 
     def note(room: Any, size: int) -> None:
         grow(room, size)
         most.append(house.intake.bytes)
 
-    grow, house.intake.grow = house.intake.grow, note  # type: ignore[method-assign]
+    grow, house.intake.grow = house.intake.grow, note  # type: ignore[method-assign, assignment]
     large = gzip.compress(b"".join(EVENTS) + b" " * 38_000)
     assert await house.answers(encoded(house.token("ann"), large)) == (503, "overloaded")
     assert max(most, default=0) <= 100_000

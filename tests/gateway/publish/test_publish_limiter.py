@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -125,7 +126,7 @@ def test_a_request_is_ended_that_has_been_read_for_longest() -> None:
     told: list[str] = []
     rooms = [it.reserve(user, 0.0) for user in ("eve", "eve", "bob", "cid")]
     for number, room in enumerate(rooms):
-        room.on_evicted = lambda number=number: told.append(f"room {number}")
+        room.on_evicted = partial(told.append, f"room {number}")
     it.grow(rooms[0], 300)
     it.reserve("ann", 0.0)
     assert (told, it.requests, it.bytes, rooms[0].is_evicted) == (["room 0"], 4, 0, True)
@@ -245,7 +246,7 @@ def test_a_publisher_over_its_rate_is_told_how_long_to_wait() -> None:
 def test_the_bounds_are_those_of_the_settings() -> None:
     """Requests, bytes, patience, rate and burst are what an operator has set."""
     said = {"held_requests": 4, "held_bytes": 2**22, "max_bytes": 2**22, "timeout_s": 3, "rate": 10, "burst": 20}
-    it = make_publish_limiter(load(**{f"publish_{name}": value for name, value in said.items()}))
+    it = make_publish_limiter(load(None, **{f"publish_{name}": value for name, value in said.items()}))
     rooms = [it.reserve(user, 0.0) for user in ("ann", "ann", "bob", "cid")]
     assert refused(it.reserve, "bob", 0.0).code == "overloaded"
     it.release(rooms[0])

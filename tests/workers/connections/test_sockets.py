@@ -38,9 +38,11 @@ ANN = Identity("ann", "admin", ())
 class Peers(Protocol):
     """The other ends of some sockets."""
 
-    sockets: Sockets
     alive: list[Connection]
     """Who has answered `Sockets.ping`."""
+
+    @property
+    def sockets(self) -> Sockets: ...
 
     async def join(self) -> Connection: ...
     async def read(self, connection: Connection) -> str | bytes: ...

@@ -9,7 +9,7 @@ from solowire.fanout.feed import FlushDelays
 from solowire.fanout.recent_log import RecentLog
 from solowire.model.events import Priority
 from solowire.protocol import messages as c
-from solowire.protocol.messages import MAX_FRAME_BYTES, Codec
+from solowire.protocol.messages import MAX_FRAME_BYTES, Codec, Events
 from solowire.workers.config import ShardConfig
 from solowire.workers.connections.connection import MAX_PENDING_REPLIES
 from solowire.workers.delivery.dispatcher import BLOCKED_CHECK_SECONDS, REPLY_FLUSH_BYTES
@@ -173,6 +173,7 @@ def test_frames_are_bounded(codec: Codec) -> None:
         assert sum(len(f) > MAX_FRAME_BYTES for f in frames) <= (3 if codec.is_json else 1) * 3
         for frame in frames:
             message = codec.decode_server(frame)
+            assert isinstance(message, Events)
             assert len(frame) <= MAX_FRAME_BYTES or len(message.events) == 1
 
 

@@ -212,7 +212,7 @@ def test_a_long_replay_keeps_no_short_one_waiting(monkeypatch: pytest.MonkeyPatc
 def test_who_comes_and_goes_is_told_when_to_come_again() -> None:
     """Who has the log read for it in a loop, and stays for none of it, has its budget; then it keeps its cursor."""
     b = long_ago(events=1000, replay_rate=100, replay_burst=5_000)
-    answers = []
+    answers: list[Any] = []
     while len(answers) < 100 and (code := leaves_at_once(b, 3)) is None:
         answers.append(code)
         b.replay_requests.clear()
