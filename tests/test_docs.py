@@ -93,7 +93,7 @@ def test_the_rate_of_tickets_in_the_protocol_is_the_settings() -> None:
     said = " ".join((DOCS / "protocol.md").read_text(encoding="utf-8").split())
     default = {name: field.default for name, field in Settings.model_fields.items()}
     rate, burst = default["connect_rate_per_user"], default["connect_burst_per_user"]
-    assert f"`SOLOWIRE_CONNECT_RATE_PER_USER` ({rate:g} per second, for each" in said
+    assert f"`SOLOWIRE_LIMITS__CONNECT__RATE_PER_USER` ({rate:g} per second, for each" in said
     assert f"at each gateway; {burst:g} at once)" in said
 
 

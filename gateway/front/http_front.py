@@ -78,10 +78,10 @@ DRAINED_BYTES = 64 * 1024
 """So much of a body that nobody wanted is read and forgotten to keep a connection; with more to come it is closed."""
 
 _FULL = {
-    "total": ("this gateway has as many HTTP connections as it may have", "SOLOWIRE_MAX_HTTP_CONNECTIONS"),
+    "total": ("this gateway has as many HTTP connections as it may have", "SOLOWIRE_GATEWAY__MAX_HTTP_CONNECTIONS"),
     "address": (
         "as many HTTP connections are open from your address as one address may have",
-        "SOLOWIRE_MAX_HTTP_CONNECTIONS_PER_ADDRESS, or names the proxy in SOLOWIRE_TRUSTED_PROXIES",
+        "SOLOWIRE_GATEWAY__MAX_HTTP_CONNECTIONS_PER_ADDRESS, or names the proxy in SOLOWIRE_LISTEN__TRUSTED_PROXIES",
     ),
     "files": ("this gateway has as many open files as its process may have", "that limit (ulimit -n)"),
 }

@@ -9,7 +9,8 @@ from solowire.auth.tokens import Tokens
 from solowire.errors import ConfigError
 from solowire.model.access import Role
 from solowire.runtime.roles import load_roles
-from solowire.runtime.settings import Settings, load_secrets
+from solowire.runtime.settings import Settings
+from solowire.runtime.signing_secrets import load_secrets
 
 
 def make_tokens(settings: Settings, roles: Mapping[str, Role], *, create: bool) -> Tokens:
@@ -19,10 +20,10 @@ def make_tokens(settings: Settings, roles: Mapping[str, Role], *, create: bool) 
     return Tokens(
         secrets,
         roles,
-        settings.token_leeway_s,
-        rules=settings.token_rules,
-        accepts_secret=settings.accept_secret_tokens,
-        has_provider=settings.jwks is not None,
+        settings.auth.leeway_s,
+        rules=settings.auth.token_rules,
+        accepts_secret=settings.auth.accept_secret_tokens,
+        has_provider=settings.auth.jwks is not None,
     )
 
 
@@ -40,9 +41,9 @@ def reload_identity(settings: Settings, tokens: Tokens, roles: dict[str, Role]) 
 
 
 def _check_roles(settings: Settings, roles: Mapping[str, Role]) -> None:
-    named = {f"claim_roles: {value!r}": role for value, role in settings.claim_roles.items()}
-    if settings.default_role is not None:
-        named["default_role"] = settings.default_role
+    named = {f"auth.claims.role_mapping: {value!r}": role for value, role in settings.auth.claims.role_mapping.items()}
+    if settings.auth.claims.default_role is not None:
+        named["auth.claims.default_role"] = settings.auth.claims.default_role
     for place, role in named.items():
         if role not in roles:
             raise ConfigError(f"{place}: the role {role!r} is not known; known are {', '.join(roles)}")
@@ -50,6 +51,8 @@ def _check_roles(settings: Settings, roles: Mapping[str, Role]) -> None:
 
 def make_key_source(settings: Settings, tokens: Tokens) -> KeySource | None:
     """Where the keys of a provider come from, if there is one. To be started, and closed."""
-    if settings.jwks is None:
+    if settings.auth.jwks is None:
         return None
-    return KeySource(settings.jwks, tokens.set_keys, refresh_s=settings.jwks_refresh_s, stale_s=settings.jwks_stale_s)
+    return KeySource(
+        settings.auth.jwks, tokens.set_keys, refresh_s=settings.auth.jwks_refresh_s, stale_s=settings.auth.jwks_stale_s
+    )

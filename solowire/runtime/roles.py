@@ -43,8 +43,8 @@ def load_roles(settings: Settings) -> dict[str, Role]:
             fault = _fault(role)
             if fault:
                 raise ConfigError(f"roles file {settings.roles_file}: the role {name!r} {fault}")
-    if settings.group_by == "role":
-        _check_groups(settings.groups, roles)
+    if settings.limits.group_by == "role":
+        _check_groups(settings.limits.groups, roles)
     return roles
 
 
@@ -75,5 +75,6 @@ def _check_groups(groups: Iterable[str], roles: Mapping[str, Role]) -> None:
         if name not in roles and name != ADMINISTRATORS:
             known = f"roles are {', '.join(roles)}"
             raise ConfigError(
-                f"groups: there is no role {name!r}, and group_by is role{suggest_name(name, roles, known)}"
+                f"limits.groups: there is no role {name!r}, and limits.group_by is role"
+                f"{suggest_name(name, roles, known)}"
             )

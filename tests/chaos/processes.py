@@ -5,7 +5,8 @@ that was given to another process since is never hit; whatever is stopped is let
 everything ends, even if this process is killed.
 
 Ports, from a multiple of ten: +0 `up`'s gateway, +1… shards by index, +8 the second gateway; the proxy's links: +10…
-shards by index, +18 and +19 the gateways. So `SOLOWIRE_SHARD_URL` can say a shard's link with nothing but its index.
+shards by index, +18 and +19 the gateways. So `SOLOWIRE_GATEWAY__SHARD_URL` can say a shard's link with nothing but its
+index.
 """
 
 from __future__ import annotations

@@ -334,7 +334,7 @@ def test_config_shows_every_setting_and_no_secret(place: Path) -> None:
     ("settings", "dotenv", "toml", "words"),
     [
         ({"PORT": "eight"}, None, None, ["SOLOWIRE_PORT", "eight"]),
-        ({}, "SOLOWIRE_HEARTBEAT_S=soon\n", None, ["SOLOWIRE_HEARTBEAT_S", "soon"]),
+        ({}, "SOLOWIRE_SESSION__HEARTBEAT_INTERVAL_S=soon\n", None, ["SOLOWIRE_SESSION__HEARTBEAT_INTERVAL_S", "soon"]),
         ({}, None, "prot = 1\n", ["own.toml", "prot"]),
         ({}, None, "port = [\n", ["own.toml", "TOML"]),
         ({}, None, "shards = 'many'\n", ["SHARDS", "many"]),
@@ -343,8 +343,8 @@ def test_config_shows_every_setting_and_no_secret(place: Path) -> None:
         ({"BACKPLANE": "tcp://127.0.0.1:1"}, None, None, ["backplane", "CURVE"]),
         ({"MAX_CONNECTIONS": 5, "GROUPS": '{"admin": {"reserved": 6}}'}, None, None, ["groups", "max_connections"]),
         ({"SECRET": "short"}, None, None, ["secret"]),
-        ({"STALLED_S": "inf"}, None, None, ["SOLOWIRE_STALLED_S"]),
-        ({"SHARD_PORT": 7000}, None, None, ["SOLOWIRE_SHARD_PORT", "--port"]),
+        ({"STALLED_S": "inf"}, None, None, ["SOLOWIRE_LISTEN__WRITE_TIMEOUT_S"]),
+        ({"SHARD_PORT": 7000}, None, None, ["SOLOWIRE_SHARD__PORT", "--port"]),
     ],
     ids=[
         *("env", "dotenv", "unknown", "not-toml", "toml", "flush"),

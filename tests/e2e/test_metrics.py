@@ -160,7 +160,7 @@ def test_a_routers_port_that_was_set_must_be_free(tmp_path: Path) -> None:
         done = run("router", "--data-dir", str(tmp_path / "d"), cwd=tmp_path, settings={"ROUTER_PORT": port})
     assert done.returncode == 2
     last = done.stderr.splitlines()[-1]
-    assert "SOLOWIRE_ROUTER_PORT" in last
+    assert "SOLOWIRE_ROUTER__METRICS_PORT" in last
     assert "in use" in last
     assert "Traceback" not in done.stderr
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import pytest
+from solowire.router.leases.config import LeaseConfig
 from structlog.testing import capture_logs
 
 from solowire.algorithms.hash_ring import Ring
@@ -43,7 +44,6 @@ from solowire.backplane.messages import (
     UsersConnected,
 )
 from solowire.model.events import decode_event
-from solowire.router.leases.config import LeaseConfig
 from solowire.router.log.backpressure import DEFAULT_THRESHOLDS, GRACE_SECONDS
 from solowire.router.log.journal import JournalHole, JournalUnavailable, MemoryJournal, Record
 from solowire.router.monitoring.monitor import Monitor

@@ -10,17 +10,18 @@ from typing import Any
 
 import pytest
 from msgspec import structs
+from solowire.router.leases.config import GroupQuota, LeaseConfig
 from structlog.testing import capture_logs
 
 from solowire.backplane import messages as backplane
 from solowire.backplane.messages import VERSION, Join, ShardAddress
 from solowire.backplane.zmq_transport import PeerSocket
 from solowire.router import server
-from solowire.router.leases.config import GroupQuota, LeaseConfig
 from solowire.router.log.journal import MemoryJournal
 from solowire.router.router import Router
 from solowire.router.server import make_lease_config
-from solowire.runtime.settings import Settings, make_directories
+from solowire.runtime.data_directory import make_directories
+from solowire.runtime.settings import Settings
 from tests.e2e.system import ANSWER_SECONDS
 
 

@@ -14,8 +14,9 @@ from structlog.testing import capture_logs
 from solowire.errors import ConfigError
 from solowire.observability.audit import open_audit
 from solowire.runtime import data_directory
-from solowire.runtime.data_directory import write_private
-from solowire.runtime.settings import Settings, load, load_secret, make_directories
+from solowire.runtime.data_directory import make_directories, write_private
+from solowire.runtime.settings import Settings, load
+from solowire.runtime.signing_secrets import load_secret
 
 SECRET = "a secret of a test, long enough to sign"
 

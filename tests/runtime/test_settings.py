@@ -12,7 +12,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from solowire.errors import ConfigError
-from solowire.runtime.settings import Settings, load, load_secret, make_directories
+from solowire.runtime.data_directory import make_directories
+from solowire.runtime.settings import Settings, load
+from solowire.runtime.signing_secrets import load_secret
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,7 @@ from itertools import count
 from typing import Any
 
 import msgspec
+from solowire.workers.config import ShardConfig
 
 from solowire.algorithms.hash_ring import Ring
 from solowire.auth.tokens import Tokens
@@ -24,7 +25,6 @@ from solowire.model.access import ROLES, Identity
 from solowire.model.events import encode_event
 from solowire.protocol import messages as c
 from solowire.protocol.messages import Codec
-from solowire.workers.config import ShardConfig
 from solowire.workers.connections.connection import Connection
 from solowire.workers.connections.sockets import MemorySockets
 from solowire.workers.shard import Shard

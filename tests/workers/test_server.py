@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from msgspec import structs
+from solowire.workers.config import ShardConfig
 from structlog.testing import capture_logs
 
 from solowire.auth.tokens import Tokens
@@ -15,9 +16,9 @@ from solowire.fanout.conflation import ConflationIntervals
 from solowire.fanout.feed import FlushDelays
 from solowire.model.access import ROLES
 from solowire.runtime import process
-from solowire.runtime.settings import Settings, make_directories
+from solowire.runtime.data_directory import make_directories
+from solowire.runtime.settings import Settings
 from solowire.workers import server
-from solowire.workers.config import ShardConfig
 from solowire.workers.server import build_shard_config, compute_capacity
 from solowire.workers.shard import Shard
 

@@ -48,7 +48,7 @@ def test_a_large_change_costs_as_many_small_ones() -> None:
     for n in range(2, 6):
         answer = said(b, large, c.Subscribe([f"custom.a{n}"], filter=filters))
     assert (answer.code, answer.message) == ("rate_limited", "one user may send 1 subscription changes a second")
-    assert "SOLOWIRE_SUBSCRIPTION_RATE" in answer.hint
+    assert "SOLOWIRE_SESSION__SUBSCRIPTION_RATE" in answer.hint
     assert answer.retry_after > 0
     b.wait(answer.retry_after)
     assert code_of(said(b, large, c.Subscribe(["custom.a2"], filter=filters))) is None

@@ -373,16 +373,16 @@ def full(*addresses: str, closed: tuple[str, ...] = ()) -> AdmissionState:
             ConnectLimits(),
             full(closed=("viewer",)),
             "over_limit",
-            ["'viewer'", "SOLOWIRE_MAX_CONNECTIONS", "SOLOWIRE_GROUPS"],
+            ["'viewer'", "SOLOWIRE_LIMITS__MAX_CONNECTIONS", "SOLOWIRE_LIMITS__GROUPS"],
         ),
-        (ConnectLimits(), full(HERE), "too_many_from_address", ["SOLOWIRE_MAX_CONNECTIONS_PER_ADDRESS"]),
+        (ConnectLimits(), full(HERE), "too_many_from_address", ["SOLOWIRE_LIMITS__MAX_CONNECTIONS_PER_ADDRESS"]),
         (
             ConnectLimits(rate_per_address=3, burst_per_address=1),
             full(),
             "connect_rate_limited",
-            ["3 a second", "SOLOWIRE_CONNECT_RATE_PER_ADDRESS"],
+            ["3 a second", "SOLOWIRE_LIMITS__CONNECT__RATE_PER_ADDRESS"],
         ),
-        (ConnectLimits(rate=2, burst=1), full(), "over_rate", ["2 a second", "SOLOWIRE_CONNECT_RATE"]),
+        (ConnectLimits(rate=2, burst=1), full(), "over_rate", ["2 a second", "SOLOWIRE_LIMITS__CONNECT__RATE"]),
     ],
 )
 def test_each_limit_is_named_with_its_setting(

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from solowire.router.leases.config import GroupQuota, LeaseConfig
 
 from solowire.algorithms.fair_share import Claim, MaxMinFill, jain_index, share_slots
 from solowire.backplane.messages import HEARTBEAT_SECONDS, Lease, LeaseUsage, ShardAddress
-from solowire.router.leases.config import GroupQuota, LeaseConfig
 from solowire.router.leases.coordinator import FENCED_KEPT, WANT_SECONDS, Coordinator, LeaseViolation
 from solowire.workers.capacity.lease import ShardLease
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from solowire.workers.config import ShardConfig
 
 from solowire.fanout.feed import FlushDelays
 from solowire.fanout.recent_log import RecentLog
 from solowire.model.events import Priority
 from solowire.protocol import messages as c
 from solowire.protocol.messages import MAX_FRAME_BYTES, Codec
-from solowire.workers.config import ShardConfig
 from solowire.workers.connections.connection import MAX_PENDING_REPLIES
 from solowire.workers.delivery.dispatcher import BLOCKED_CHECK_SECONDS, REPLY_FLUSH_BYTES
 from tests.workers.harness import ShardHarness, connect_stuck
