@@ -29,7 +29,12 @@ from tests.e2e.system import System, end, ready
 SECOND_GATEWAY = 8
 RESTART_SECONDS = 0.3
 END_SECONDS = 20.0
-SETTINGS = {"HEARTBEAT_S": 1, "HELLO_TIMEOUT_S": 0.5, "RECONNECT_MIN_MS": 50, "RECONNECT_MAX_MS": 1000}
+SETTINGS = {
+    "SESSION__HEARTBEAT_INTERVAL_S": 1,
+    "SESSION__HELLO_TIMEOUT_S": 0.5,
+    "SESSION__RECONNECT_MIN_MS": 50,
+    "SESSION__RECONNECT_MAX_MS": 1000,
+}
 
 
 def free_block() -> int:
@@ -98,7 +103,7 @@ class ChaosSystem(System):
 
     def __init__(self, directory: Path, shards: int, extra_shards: int, seed: int) -> None:
         base = free_block()
-        super().__init__(directory / "data", shards, {**SETTINGS, "SHARD_URL": _shard_url(base)})
+        super().__init__(directory / "data", shards, {**SETTINGS, "GATEWAY__SHARD_URL": _shard_url(base)})
         if shards + extra_shards >= SECOND_GATEWAY:
             raise ValueError(f"at most {SECOND_GATEWAY - 1 - extra_shards} shards: ports end there")
         self.environment[PARENT] = str(os.getpid())  # so that they end with us, however that is

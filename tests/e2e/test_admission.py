@@ -227,12 +227,12 @@ DEFAULT_HANDSHAKE_SECONDS: float = Settings.model_fields["handshake_s"].default
 def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """A system with little patience for handshakes and wrong tokens, behind a proxy that is trusted."""
     settings = {
-        "HANDSHAKE_S": 2,
-        "BAD_TOKEN_RATE": 0.01,
-        "BAD_TOKEN_BURST": 2,
-        "CONNECT_RATE_PER_ADDRESS": 0.01,
-        "CONNECT_BURST_PER_ADDRESS": 2,
-        "TRUSTED_PROXIES": "127.0.0.1",
+        "LISTEN__REQUEST_HEAD_TIMEOUT_S": 2,
+        "AUTH__BAD_TOKEN_RATE": 0.01,
+        "AUTH__BAD_TOKEN_BURST": 2,
+        "LIMITS__CONNECT__RATE_PER_ADDRESS": 0.01,
+        "LIMITS__CONNECT__BURST_PER_ADDRESS": 2,
+        "LISTEN__TRUSTED_PROXIES": "127.0.0.1",
     }
     with running(tmp_path_factory.mktemp("strict") / "data", shards=1, settings=settings) as started:
         yield started

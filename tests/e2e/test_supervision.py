@@ -32,7 +32,9 @@ LATE_SECONDS = 60.0
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """For tests that leave the system whole; its children count as stuck soon."""
-    with running(tmp_path_factory.mktemp("up") / "data", settings={"STUCK_S": STUCK_SECONDS}) as started:
+    with running(
+        tmp_path_factory.mktemp("up") / "data", settings={"PROCESS__WATCHDOG_TIMEOUT_S": STUCK_SECONDS}
+    ) as started:
         yield started
 
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from itertools import count, repeat
 
 import pytest
-from solowire.router.leases.config import LeaseConfig
 
 from solowire.backplane.messages import HEARTBEAT_SECONDS, Lease, ShardAddress
 from solowire.errors import RequestRejected
 from solowire.model.access import Identity
 from solowire.router.leases.coordinator import Coordinator
+from solowire.runtime.settings.limits_settings import LimitsSettings
 from solowire.workers.capacity.slots import RESERVED_SECONDS, SlotManager
 
 ANN, BOB = Identity("ann", "viewer", ()), Identity("bob", "viewer", (), tenant="acme")
@@ -99,7 +99,7 @@ class Shards:
 
     def __init__(self, number: int, per_address: int) -> None:
         self.admissions = [SlotManager(per_address=per_address) for _ in range(number)]
-        self.coordinator = Coordinator(LeaseConfig(10_000, per_address=per_address))
+        self.coordinator = Coordinator(LimitsSettings(max_connections_per_address=per_address))
         self.now = 0.0
         for index in range(number):
             self.coordinator.registry.add_shard(
