@@ -14,7 +14,7 @@ S = TypeVar("S", bound=BaseModel)
 
 
 def change(settings: S, **values: Any) -> S:
-    """The settings with other values, by their paths such as `shard__flush__high_ms`; also ones that are out of range."""
+    """The settings with other values, by their paths such as `shard__flush__high_ms`; also out of range."""
     update: dict[str, Any] = {}
     for path, value in values.items():
         name, _, rest = path.partition("__")

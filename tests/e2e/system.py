@@ -69,7 +69,7 @@ def free_ports(count: int) -> int:
 
 
 class System:
-    """A running `solowire up`. settings: environment without its prefix, such as {"SESSION__HEARTBEAT_INTERVAL_S": 1}."""
+    """A running `solowire up`. settings: environment without its prefix, such as {"REPLAY__RATE": 1}."""
 
     def __init__(self, data_dir: Path, shards: int = 2, settings: Mapping[str, object] | None = None) -> None:
         self.data_dir = data_dir

@@ -297,9 +297,9 @@ async def status(http: httpx.AsyncClient, key: SigningKey) -> int:
     [
         ({"AUTH__JWKS": "ftp://id.example/keys"}, "jwks"),
         ({"AUTH__JWKS": "http://id.example/keys", "AUTH__ISSUERS": "*", "AUTH__AUDIENCES": "*"}, "https"),
-        ({"AUTH__JWKS": "https://id.example/keys", "AUTH__ISSUERS": "*"}, "token_audiences"),
-        ({"AUTH__JWKS": "https://id.example/keys", "AUTH__AUDIENCES": "x"}, "token_issuers"),
-        ({"AUTH__ACCEPT_SECRET_TOKENS": "false"}, "accept_secret_tokens"),
+        ({"AUTH__JWKS": "https://id.example/keys", "AUTH__ISSUERS": "*"}, "auth.audiences"),
+        ({"AUTH__JWKS": "https://id.example/keys", "AUTH__AUDIENCES": "x"}, "auth.issuers"),
+        ({"AUTH__ACCEPT_SECRET_TOKENS": "false"}, "SOLOWIRE_AUTH__ACCEPT_SECRET_TOKENS"),
         ({"ACCEPTED_SECRETS": "short"}, "accepted_secrets"),
         ({"ACCEPTED_SECRETS": '["no end'}, "ACCEPTED_SECRETS"),
         ({"AUTH__CLAIMS__SCOPE_MAPPING": '{"zonez": "x"}'}, "zonez"),

@@ -203,7 +203,7 @@ def test_who_comes_back_soon_may_lack_what_was_held_back() -> None:
     assert list(pacing.possibly_missed(latest, 5 + 30)) == [entry]
     assert list(pacing.possibly_missed(latest, 5 + 30 + int(LATE_SECONDS) + 1)) == []
     assert list(Conflator(ConflationSettings(interval_s=30.0)).possibly_missed(latest, 100)) == [entry]
-    assert list(Conflator().possibly_missed(latest, 5)) == []
+    assert list(Conflator(ConflationSettings(interval_s=0.0)).possibly_missed(latest, 5)) == []
     assert list(pacing.possibly_missed([state(5, priority=Priority.critical)], 5)) == []
 
 

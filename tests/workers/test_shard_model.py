@@ -23,7 +23,6 @@ from solowire.model.access import ROLES
 from solowire.model.events import Delivery, Priority, encode_event
 from solowire.protocol import messages as c
 from solowire.protocol.messages import Codec
-from solowire.runtime.settings.shard_settings import AggregationSettings, ConflationSettings
 from solowire.workers.connections.connection import Connection, State
 from tests.factories import event
 from tests.workers.harness import ENCODE, SECRET, TOKENS, WALL, ShardHarness
@@ -189,8 +188,8 @@ class ShardMachine(RuleBasedStateMachine):
             recent=RecentLog(max_events=max_events),
             session__message_rate=1000.0,
             session__message_burst=1000.0,
-            shard__aggregation=AggregationSettings(events_per_s=rate),
-            shard__conflation=ConflationSettings(interval_s=interval),
+            shard__aggregation__events_per_s=rate,
+            shard__conflation__interval_s=interval,
         )
         self.shard, self.sockets = self.bench.shard, self.bench.sockets
 

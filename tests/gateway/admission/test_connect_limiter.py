@@ -20,16 +20,20 @@ from solowire.gateway.admission.connect_limiter import (
 )
 from solowire.model.access import Identity
 from solowire.runtime.settings import Settings
-from solowire.runtime.settings.limits_settings import GroupQuota
+from solowire.runtime.settings.auth_settings import AuthSettings
+from solowire.runtime.settings.limits_settings import ConnectSettings
 from solowire.sdk.client import make_backoff
 from tests.factories import change
 
 HERE = "192.0.2.1"
 
 
-def limiter(**settings: Any) -> ConnectLimiter:
-    made = change(Settings(), **settings)
-    return ConnectLimiter(made.limits, made.auth)
+def limiter(
+    settings: Settings | None = None, bad_token_rate: float = 1.0, bad_token_burst: float = 20.0, **connect: float
+) -> ConnectLimiter:
+    """connect: how fast new connections may come."""
+    limits = change((settings or Settings()).limits, connect=ConnectSettings(**connect))
+    return ConnectLimiter(limits, AuthSettings(bad_token_rate=bad_token_rate, bad_token_burst=bad_token_burst))
 
 
 def viewer(user: str = "ann", tenant: str = "") -> Identity:
@@ -117,7 +121,7 @@ def test_a_few_strangers_may_try_a_closed_door() -> None:
 
 def test_groups_that_nobody_is_in_yet() -> None:
     """A group that the settings don't name is closed with the others; of those they name the router speaks itself."""
-    admission = limiter(limits__group_by="tenant", limits__groups={"named": GroupQuota()})
+    admission = limiter(Settings(limits={"group_by": "tenant", "groups": {"named": {}}}))
     say(admission, AdmissionState([], True, 1.0), 0.0)
     assert refused(ask(admission, viewer(tenant="new"), HERE, 0.0)) == (503, "over_limit")
     assert ask(admission, viewer(tenant="named"), HERE, 0.0) is None
@@ -125,7 +129,7 @@ def test_groups_that_nobody_is_in_yet() -> None:
 
 def test_tenants_are_groups_if_the_settings_say_so() -> None:
     """One tenant's door is closed to its users alone, whatever their role."""
-    admission = limiter(limits__group_by="tenant")
+    admission = limiter(Settings(limits={"group_by": "tenant"}))
     say(admission, AdmissionState(["a.example"], False, 1.0), 0.0)
     assert refused(ask(admission, viewer(tenant="a.example"), HERE, 0.0)) == (503, "over_limit")
     assert ask(admission, viewer(tenant="b.example"), HERE, 0.0) is None
@@ -153,7 +157,7 @@ def test_an_address_with_as_many_as_it_may_have() -> None:
 
 def test_the_rate_of_the_whole_system() -> None:
     """A burst, then so many a second; what is too much is the system's state, so 503."""
-    admission = limiter(limits__connect__rate=10.0, limits__connect__burst=30.0)
+    admission = limiter(rate=10.0, burst=30.0)
     assert codes(admission, 40, 0.0) == {"": 30, "over_rate": 10}
     assert codes(admission, 40, 1.0) == {"": 10, "over_rate": 30}
     assert refused(ask(admission, viewer(), HERE, 1.0)) == (503, "over_rate")
@@ -161,7 +165,7 @@ def test_the_rate_of_the_whole_system() -> None:
 
 def test_administrators_do_not_wait_for_everybody_else() -> None:
     """In the midst of a wave they get in at once; where even their slots are taken they come again in a second."""
-    admission = limiter(limits__connect__rate=1.0, limits__connect__burst=2.0)
+    admission = limiter(rate=1.0, burst=2.0)
     assert codes(admission, 10_000, 100.0)["over_rate"] == 9_998
     assert ask(admission, admin(), HERE, 100.0) is None
     say(admission, AdmissionState(["admin", "viewer"], True, 5.0), 100.0)
@@ -172,7 +176,7 @@ def test_administrators_do_not_wait_for_everybody_else() -> None:
 
 def test_gateways_share_the_rate() -> None:
     """Of four gateways each lets a quarter in, so that together they keep to the setting."""
-    admission = limiter(limits__connect__rate=40.0, limits__connect__burst=80.0)
+    admission = limiter(rate=40.0, burst=80.0)
     admission.update(AdmissionState([], False, 1.0, gateway_count=4), 0.0)
     assert codes(admission, 40, 0.0)[""] == 20
     assert codes(admission, 40, 1.0)[""] == 10
@@ -183,11 +187,11 @@ def test_gateways_share_the_rate() -> None:
 def test_the_rate_of_an_address() -> None:
     """One address that connects too fast is told so, 429, and takes nothing from the others."""
     admission = limiter(
-        limits__connect__rate=1000.0,
-        limits__connect__burst=100.0,
-        limits__connect__rate_per_address=1.0,
-        limits__connect__burst_per_address=5.0,
-        limits__connect__burst_per_user=100,
+        rate=1000.0,
+        burst=100.0,
+        rate_per_address=1.0,
+        burst_per_address=5.0,
+        burst_per_user=100,
     )
     assert codes(admission, 50, 0.0) == {"": 5, "connect_rate_limited": 45}
     assert refused(ask(admission, viewer(), HERE, 0.0)) == (429, "connect_rate_limited")
@@ -197,7 +201,7 @@ def test_the_rate_of_an_address() -> None:
 
 def test_the_rate_of_a_user() -> None:
     """A user who asks for ticket after ticket is told so, 429, and no other user notices, from the same address too."""
-    admission = limiter(limits__connect__rate_per_user=2.0, limits__connect__burst_per_user=5.0)
+    admission = limiter(rate_per_user=2.0, burst_per_user=5.0)
     found = [ask(admission, viewer("eve"), HERE, 0.0) for _ in range(50)]
     assert [refusal is None for refusal in found] == [True] * 5 + [False] * 45
     assert refused(found[-1]) == (429, "connect_rate_limited")
@@ -210,14 +214,14 @@ def test_the_rate_of_a_user() -> None:
 
 def test_what_a_user_may_is_not_less_where_gateways_are_many() -> None:
     """Its attempts may all come to one of them: so each allows all of it."""
-    admission = limiter(limits__connect__rate_per_user=2.0, limits__connect__burst_per_user=5.0)
+    admission = limiter(rate_per_user=2.0, burst_per_user=5.0)
     admission.update(AdmissionState([], False, 1.0, gateway_count=50), 0.0)
     assert [ask(admission, viewer(), HERE, 0.0) is None for _ in range(7)] == [True] * 5 + [False] * 2
 
 
 def test_who_is_refused_for_another_reason_has_had_no_ticket() -> None:
     """Only tickets count: who waits at a closed door may come in as soon as it opens."""
-    admission = limiter(limits__connect__rate_per_user=1.0, limits__connect__burst_per_user=1.0)
+    admission = limiter(rate_per_user=1.0, burst_per_user=1.0)
     say(admission, AdmissionState(["viewer"], False, 1.0), 0.0)
     for _ in range(100):
         assert refused(ask(admission, viewer(), HERE, 0.05)) == (503, "over_limit")
@@ -228,10 +232,10 @@ def test_who_is_refused_for_another_reason_has_had_no_ticket() -> None:
 def test_the_users_that_are_remembered_have_a_bound() -> None:
     """However many connect, those that came last are known."""
     admission = limiter(
-        limits__connect__rate=1e9,
-        limits__connect__burst=1e9,
-        limits__connect__rate_per_user=0.01,
-        limits__connect__burst_per_user=1.0,
+        rate=1e9,
+        burst=1e9,
+        rate_per_user=0.01,
+        burst_per_user=1.0,
     )
     for number in range(REMEMBERED_USERS + 10):
         assert ask(admission, viewer(f"u{number}"), HERE, 0.0) is None
@@ -246,7 +250,7 @@ def test_clients_that_back_off_never_meet_the_rate_of_their_user(seed: int, conn
     with the default settings none of them is told that it connects too fast.
     """
     defaults = Settings()
-    admission = limiter(limits__max_connections_per_user=connections)
+    admission = limiter(Settings(limits={"max_connections_per_user": connections}))
     chance = Random(seed)
     due = []
     for client in range(connections):
@@ -264,10 +268,10 @@ def test_clients_that_back_off_never_meet_the_rate_of_their_user(seed: int, conn
 def test_gateways_share_what_one_address_may() -> None:
     """Of four gateways each gives an address a quarter of its rate and burst, and a burst of one at the least."""
     admission = limiter(
-        limits__connect__rate_per_address=4.0,
-        limits__connect__burst_per_address=8.0,
-        auth__bad_token_rate=4.0,
-        auth__bad_token_burst=8.0,
+        rate_per_address=4.0,
+        burst_per_address=8.0,
+        bad_token_rate=4.0,
+        bad_token_burst=8.0,
     )
     admission.update(AdmissionState([], False, 1.0, gateway_count=4), 0.0)
     assert codes(admission, 20, 0.0)[""] == 2
@@ -283,10 +287,10 @@ def test_gateways_share_what_one_address_may() -> None:
 def test_who_was_refused_has_not_connected() -> None:
     """Attempts that a closed door ended don't count against the address, nor against the system."""
     admission = limiter(
-        limits__connect__rate=1.0,
-        limits__connect__burst=5.0,
-        limits__connect__rate_per_address=1.0,
-        limits__connect__burst_per_address=5.0,
+        rate=1.0,
+        burst=5.0,
+        rate_per_address=1.0,
+        burst_per_address=5.0,
     )
     admission.update(AdmissionState(["viewer"], False, 1.0), 0.0)
     assert codes(admission, 50, 0.0) == {"": 1, "over_limit": 49}
@@ -296,9 +300,7 @@ def test_who_was_refused_has_not_connected() -> None:
 
 def test_an_unknown_address_is_not_one_address() -> None:
     """Where the server can't tell whence a connection comes, limits by address don't hold."""
-    admission = limiter(
-        limits__connect__rate_per_address=1.0, limits__connect__burst_per_address=1.0, auth__bad_token_burst=1.0
-    )
+    admission = limiter(rate_per_address=1.0, burst_per_address=1.0, bad_token_burst=1.0)
     assert codes(admission, 10, 0.0, "") == {"": 10}
     assert [admission.failed_auth.record_failure("", 0.0) for _ in range(5)] == [None] * 5
 
@@ -332,19 +334,19 @@ def times(admission: ConnectLimiter, count: int, now: float) -> list[float]:
 
 def test_a_wave_does_not_come_back_as_a_wave() -> None:
     """Of 20,000 who are refused in one moment at most 1.5 times the rate come back in any second, a few soon."""
-    admission = limiter(limits__connect__rate=1000.0)
+    admission = limiter(rate=1000.0)
     say(admission, AdmissionState(["viewer"], False, 1.0), 0.0)
     seconds = Counter(int(t) for t in times(admission, 20_000, 0.0))
     assert max(seconds.values()) <= 1500
     assert max(seconds) <= 21
-    few = limiter(limits__connect__rate=1000.0)
+    few = limiter(rate=1000.0)
     say(few, AdmissionState(["viewer"], False, 1.0), 0.0)
     assert max(times(few, 100, 0.0)) <= 2.0
 
 
 def test_who_hammers_sends_nobody_away_for_long() -> None:
     """However many attempts there are, the wait that is told has a bound, and shrinks when they end."""
-    admission = limiter(limits__connect__rate=10.0)
+    admission = limiter(rate=10.0)
     say(admission, AdmissionState(["viewer"], False, 1.0), 0.0)
     assert max(times(admission, 5000, 0.0)) <= 1.0 + LONGEST_SPREAD_SECONDS
     say(admission, AdmissionState(["viewer"], False, 1.0), 60.0)
@@ -370,7 +372,7 @@ def test_a_user_is_told_the_same_each_time(user: str, retry_after: float, now: f
 @pytest.mark.parametrize("burst", [1.0, 5.0])
 def test_those_of_one_address_are_spread_too(burst: float) -> None:
     """Users behind one address are told times over as long as it takes until so many may come again."""
-    admission = limiter(limits__connect__rate_per_address=0.5, limits__connect__burst_per_address=burst)
+    admission = limiter(rate_per_address=0.5, burst_per_address=burst)
     told = []
     for number in range(200):
         refusal = ask(admission, viewer(f"u{number}"), HERE, 0.0)
@@ -403,13 +405,13 @@ def full(*addresses: str, closed: tuple[str, ...] = ()) -> AdmissionState:
         ),
         ({}, full(HERE), "too_many_from_address", ["SOLOWIRE_LIMITS__MAX_CONNECTIONS_PER_ADDRESS"]),
         (
-            {"limits__connect__rate_per_address": 3, "limits__connect__burst_per_address": 1},
+            {"rate_per_address": 3, "burst_per_address": 1},
             full(),
             "connect_rate_limited",
             ["3 a second", "SOLOWIRE_LIMITS__CONNECT__RATE_PER_ADDRESS"],
         ),
         (
-            {"limits__connect__rate": 2, "limits__connect__burst": 1},
+            {"rate": 2, "burst": 1},
             full(),
             "over_rate",
             ["2 a second", "SOLOWIRE_LIMITS__CONNECT__RATE"],

@@ -17,6 +17,7 @@ from solowire.router.leases.coordinator import FENCED_KEPT, WANT_SECONDS, Coordi
 from solowire.router.leases.hold_time import compute_hold_seconds
 from solowire.runtime.settings.limits_settings import GroupQuota, LimitsSettings
 from solowire.workers.capacity.lease import ShardLease
+from tests.factories import change
 
 UNIX = 1_800_000_000.0
 NAMES = ("admin", "viewer", "operator", "tenant")
@@ -756,17 +757,10 @@ class Interleavings(RuleBasedStateMachine):
             groups["admin"] = GroupQuota(reserved=max(1, limit // 10))
         if limited:
             groups["tenant"] = GroupQuota(weight=2.0, limit=max(1, limit // 3))
-        self.world = World(
-            shards,
-            change(
-                LimitsSettings(),
-                max_connections=limit,
-                max_connections_per_shard=per_shard,
-                groups=groups,
-                lease_s=lease,
-            ),
-            rates,
-        )
+        limits = LimitsSettings(max_connections=limit, groups=groups)
+        # A shard may be allowed more than there are, and a lease be shorter than anybody sets.
+        limits = change(limits, max_connections_per_shard=per_shard, lease_s=lease)
+        self.world = World(shards, limits, rates)
         self.known = set(self.world.processes)  # to the router
         self.world.beat(2)
 
@@ -950,7 +944,7 @@ class Interleavings(RuleBasedStateMachine):
             own = world.limits.groups.get(name, GroupQuota())
             has = used.get(name, 0)
             claims[name] = Claim(has, own.weight, own.reserved, own.limit, has)
-        capacity, per_shard = world.limits.max_connections, world.limits.per_shard
+        capacity, per_shard = world.limits.max_connections, world.limits.max_connections_per_shard
         if per_shard is not None:
             capacity = min(capacity, per_shard * len(world.processes))
         due = MaxMinFill(capacity, claims).can_add_one(group)
