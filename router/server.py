@@ -28,6 +28,7 @@ from solowire.router.router import Router
 from solowire.runtime import process
 from solowire.runtime.data_directory import make_directories
 from solowire.runtime.directory_lock import router_lock
+from solowire.runtime.domain_loader import load_domain
 from solowire.runtime.settings import Settings
 from solowire.runtime.settings.limits_settings import LimitsSettings
 
@@ -116,6 +117,7 @@ class _RouterServer:
 
     def _make_monitor(self, settings: Settings) -> Monitor:
         return Monitor(
+            catalog=load_domain(settings).catalog,
             new_id=process.new_id,
             alerts=settings.alerts,
             stats_interval_s=settings.router.stats_interval_s,

@@ -57,6 +57,7 @@ from solowire.runtime import process
 from solowire.runtime.api_client import api_address
 from solowire.runtime.data_directory import make_directories
 from solowire.runtime.directory_lock import shard_lock
+from solowire.runtime.domain_loader import load_domain
 from solowire.runtime.http_server import WebServer, listen, listen_unix
 from solowire.runtime.identity import make_key_source, make_tokens, reload_identity
 from solowire.runtime.roles import load_roles
@@ -87,8 +88,9 @@ def serve(settings: Settings, index: int) -> None:
 
     Exit status: 0, or 1 if another process has taken its place.
     """
-    roles = load_roles(settings)
-    tokens = make_tokens(settings, roles, create=True)
+    domain = load_domain(settings)
+    roles = load_roles(settings, domain.catalog)
+    tokens = make_tokens(settings, roles, domain, create=True)
     process.on_reload(lambda fresh: reload_identity(fresh, tokens, roles))
     status = 0
 
@@ -141,7 +143,7 @@ class _ShardServer:
             wall_offset=self._wall_offset(),
             settings=settings,
             capacity=compute_capacity(process.raise_file_limit()),
-            recent=RecentLog(**dict(settings.shard.recent_log)),
+            recent=RecentLog(catalog=tokens.domain.catalog, **dict(settings.shard.recent_log)),
             ask=lambda question: self._link.send(question),
             stopwatch=time.perf_counter,
             came=self._note_arrival,

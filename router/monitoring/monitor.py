@@ -20,7 +20,7 @@ import msgspec
 import structlog
 
 from solowire.backplane.messages import PublishedEvent, ShardReport, ShardStats
-from solowire.domains.dns.event_types import CATALOG
+from solowire.model.catalog import Catalog
 from solowire.model.events import Delivery, Event, encode_event, name_state
 from solowire.observability.stats_summary import COUNTER_FIELDS, aggregate, stats_to_dict, top_n_with_other
 from solowire.router.monitoring.alerts import Alert, Alerts, Measurement
@@ -89,6 +89,7 @@ class Monitor:
     def __init__(
         self,
         *,
+        catalog: Catalog,
         new_id: Callable[[], str],
         alerts: AlertSettings | None = None,
         stats_interval_s: float = 0.0,
@@ -97,6 +98,7 @@ class Monitor:
         alerts = alerts or AlertSettings()
         self.alerts = Alerts(make_thresholds(alerts), after=alerts.raise_after_s, over=alerts.clear_after_s)
         self.fired_count = 0
+        self._catalog = catalog
         self._new_id = new_id
         self._stats_interval_s = stats_interval_s
         self._stats_due: float | None = None
@@ -214,7 +216,7 @@ class Monitor:
 
     def _make_event(self, name: str, data: dict[str, Any], wall: float) -> PublishedEvent:
         """An event like any publisher's. Its payload is checked like any other's, too."""
-        event_type = CATALOG[name]
+        event_type = self._catalog[name]
         state = event_type.delivery is Delivery.state
         key = data["node"] if state else None
         moment = datetime.fromtimestamp(wall, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -226,7 +228,7 @@ class Monitor:
             delivery=event_type.delivery,
             timestamp=moment,
             key=key,
-            attributes=CATALOG.validate_data(event_type, data),
+            attributes=self._catalog.validate_data(event_type, data),
             source="solowire",
             taken=wall,
             publisher="router",

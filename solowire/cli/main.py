@@ -110,13 +110,15 @@ def up(config: Path | None, **options: Any) -> None:
     """
     from solowire.cli.supervisor import ChildFailed, Supervisor
     from solowire.runtime import process
+    from solowire.runtime.domain_loader import load_domain
     from solowire.runtime.identity import make_tokens
     from solowire.runtime.roles import load_roles
 
     settings = load_server_settings(config, "up", **options)
     if settings.shard.port is not None:
         raise ConfigError(
-            "shard.port (SOLOWIRE_SHARD__PORT) is for one shard alone; the shards of `up` take the ports after --port"
+            f"{settings.name_setting('shard.port')} is for one shard alone; "
+            "the shards of `up` take the ports after --port"
         )
     choose_role(
         settings, ADMINISTER, connects=True
@@ -124,7 +126,8 @@ def up(config: Path | None, **options: Any) -> None:
     _ = settings.backplane_address
     make_directories(settings)
     _, made = load_secret(settings, create=True)
-    make_tokens(settings, load_roles(settings), create=False)  # what every child would refuse
+    domain = load_domain(settings)
+    make_tokens(settings, load_roles(settings, domain.catalog), domain, create=False)  # what every child would refuse
     config = config.absolute() if config is not None else None
     status = 0
 
@@ -359,7 +362,10 @@ def completion(shell: str) -> None:
 @common
 def show_config(config: Path | None, **options: Any) -> None:
     """Prints the settings in force, secrets masked."""
+    from solowire.runtime.domain_loader import load_domain
+
     settings = load_settings(config, None, **options)
+    load_domain(settings)  # what the processes would refuse
     for line in list_settings(settings):
         click.echo(line)
 

@@ -4,24 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import msgspec
+
 from solowire.auth.key_source import KeySource
 from solowire.auth.tokens import Tokens
 from solowire.errors import ConfigError
 from solowire.model.access import Role
+from solowire.model.domain import Domain
+from solowire.runtime.domain_loader import name_scopes
 from solowire.runtime.roles import load_roles
 from solowire.runtime.settings import Settings
 from solowire.runtime.signing_secrets import load_secrets
 
 
-def make_tokens(settings: Settings, roles: Mapping[str, Role], *, create: bool) -> Tokens:
+def make_tokens(settings: Settings, roles: Mapping[str, Role], domain: Domain, *, create: bool) -> Tokens:
     """create: whether a secret may be made. Raises ConfigError."""
     secrets, _ = load_secrets(settings, create=create)
     _check_roles(settings, roles)
+    rules = settings.auth.token_rules
+    mapping = msgspec.structs.replace(rules.mapping, scope_claims=name_scopes(settings, domain))
     return Tokens(
         secrets,
         roles,
         settings.auth.leeway_s,
-        rules=settings.auth.token_rules,
+        domain=domain,
+        rules=msgspec.structs.replace(rules, mapping=mapping),
         accepts_secret=settings.auth.accept_secret_tokens,
         has_provider=settings.auth.jwks is not None,
     )
@@ -32,7 +39,7 @@ def reload_identity(settings: Settings, tokens: Tokens, roles: dict[str, Role]) 
 
     Raises ConfigError, and nothing has changed.
     """
-    fresh = load_roles(settings)
+    fresh = load_roles(settings, tokens.domain.catalog)
     _check_roles(settings, fresh)
     secrets, _ = load_secrets(settings, create=False)
     roles.clear()
@@ -41,9 +48,12 @@ def reload_identity(settings: Settings, tokens: Tokens, roles: dict[str, Role]) 
 
 
 def _check_roles(settings: Settings, roles: Mapping[str, Role]) -> None:
-    named = {f"auth.claims.role_mapping: {value!r}": role for value, role in settings.auth.claims.role_mapping.items()}
+    named = {
+        f"{settings.name_setting('auth.claims.role_mapping')}: {value!r}": role
+        for value, role in settings.auth.claims.role_mapping.items()
+    }
     if settings.auth.claims.default_role is not None:
-        named["auth.claims.default_role"] = settings.auth.claims.default_role
+        named[settings.name_setting("auth.claims.default_role")] = settings.auth.claims.default_role
     for place, role in named.items():
         if role not in roles:
             raise ConfigError(f"{place}: the role {role!r} is not known; known are {', '.join(roles)}")

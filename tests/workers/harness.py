@@ -18,6 +18,8 @@ from solowire.backplane.messages import (
     RingState,
     ShardAddress,
 )
+from solowire.domains.dns.dns_domain import DNS
+from solowire.domains.dns.event_types import CATALOG
 from solowire.fanout.recent_log import RecentLog
 from solowire.model.access import ROLES, Identity
 from solowire.model.events import encode_event
@@ -31,7 +33,7 @@ from tests.factories import change, event
 
 SECRET = "a secret that is long enough for HS256, really"
 WALL = 1_800_000_000.0  # unix seconds at monotonic 0
-TOKENS = Tokens(SECRET, ROLES)
+TOKENS = Tokens(SECRET, ROLES, domain=DNS)
 ENCODE: dict[Codec, Any] = {codec: msgspec.json.encode if codec.is_json else msgspec.msgpack.encode for codec in Codec}
 QUERY = {"client_ip": "10.0.0.1", "query_domain": "www.example.com", "query_type": "A", "zone": "example.com"}
 
@@ -66,7 +68,7 @@ class ShardHarness:
             new_id=lambda: f"session-{next(ids)}",
             wall_offset=WALL,
             settings=change(DEFAULTS, **settings),
-            recent=recent,
+            recent=recent if recent is not None else RecentLog(catalog=CATALOG),
             ask=self._note_request,
             came=self._note_connected,
             audit=lambda event, **fields: self.audit_lines.append({"event": event, **fields}),

@@ -9,6 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from solowire.auth.tokens import Tokens
+from solowire.domains.dns.dns_domain import DNS
 from solowire.model.access import ROLES
 from solowire.runtime.data_directory import make_directories
 from solowire.runtime.settings import Settings
@@ -37,7 +38,7 @@ async def test_a_tick_that_fails_is_logged_and_not_the_last(
     monkeypatch.setattr(Shard, fails, fail)
     with capture_logs() as lines:
         async with asyncio.timeout(30):
-            status = await server._ShardServer(settings, 0, Tokens("s" * 32, ROLES), ROLES).main(stop)
+            status = await server._ShardServer(settings, 0, Tokens("s" * 32, ROLES, domain=DNS), ROLES).main(stop)
     failed = [(line["log_level"], line["exc_info"]) for line in lines if line["event"] == "tick_failed"]
     assert failed == [("error", True)] * 3
     assert status == 0

@@ -17,7 +17,6 @@ from collections.abc import Mapping
 import msgspec
 
 from solowire.algorithms.token_bucket import Rate
-from solowire.domains.dns.event_types import CATALOG
 from solowire.errors import InvalidMessage
 from solowire.model.access import Role
 from solowire.model.catalog import Catalog
@@ -70,7 +69,7 @@ _MESSAGE_RATE, _SUBSCRIPTION_RATE = "SOLOWIRE_SESSION__MESSAGE_RATE", "SOLOWIRE_
 class InboundLimits:
     """users: where what each has said is counted."""
 
-    def __init__(self, users: UserRegistry, settings: SessionSettings, catalog: Catalog = CATALOG) -> None:
+    def __init__(self, users: UserRegistry, settings: SessionSettings, catalog: Catalog) -> None:
         self._users = users
         self._catalog = catalog
         self._messages = Rate(settings.message_rate, settings.message_burst)

@@ -6,7 +6,6 @@ from pydantic import Field, field_validator, model_validator
 
 from solowire.auth.claims import ClaimMapping, TokenRules
 from solowire.auth.key_places import check_place
-from solowire.domains.dns.event_types import CATALOG
 from solowire.errors import ConfigError
 from solowire.runtime.settings.section import Section, Table, TextList, make_conflict
 
@@ -29,15 +28,6 @@ class ClaimSettings(Section):
     default_role: str | None = Field(
         None, description="role of a provider's token that names none; default: it is refused"
     )
-
-    @field_validator("scope_mapping")
-    @classmethod
-    def _are_scopes(cls, value: dict[str, str]) -> dict[str, str]:
-        for scope in value:
-            if scope != "zones" and scope not in CATALOG.attributes:
-                known = ", ".join(sorted(CATALOG.attributes))
-                raise ValueError(f"{scope!r} is no scope; scopes are zones, {known}")
-        return value
 
 
 class AuthSettings(Section):
@@ -108,7 +98,7 @@ class AuthSettings(Section):
             claims.role,
             claims.tenant,
             claims.scopes,
-            {("zone" if name == "zones" else name): claim for name, claim in claims.scope_mapping.items()},
+            claims.scope_mapping,
             claims.role_mapping,
             claims.default_role,
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from pydantic_settings import EnvSettingsSource, TomlConfigSettingsSource
 from solowire.errors import ConfigError
 from solowire.runtime.environment import find_unknown, is_service_link
 from solowire.runtime.settings.renamed_settings import RENAMED
-from solowire.runtime.settings.setting_faults import SettingsOrigin, describe_fault
+from solowire.runtime.settings.setting_faults import SettingsOrigin, describe_fault, write_name
 from solowire.runtime.settings.setting_paths import index_names, list_paths, merge, to_variable
 from solowire.runtime.settings.system_settings import PREFIX, Settings
 
@@ -60,6 +60,7 @@ def load(config: Path | None = None, **options: Any) -> Settings:
         faults += [describe_fault(e, origins) for e in error.errors(include_url=False)]
     if settings is None or faults:
         raise ConfigError("; ".join(faults))
+    settings.set_writer(partial(write_name, origins=origins))
     for name, value in (dotenv | os.environ).items():
         if _is_link(name, value) and name.upper() in _VARIABLES:
             hint = "Kubernetes set it, for a service of that name; name a port by --port or a file of --config"

@@ -42,7 +42,7 @@ def describe_fault(error: Mapping[str, Any], origins: Sequence[SettingsOrigin]) 
         names = [_write_within((*location, *name.split(".")), origins) for name in error["ctx"]["names"]]
         return str(error["ctx"]["text"].format(*names))
     path, model, rest = _follow(location)
-    place = ": ".join(part for part in (_write(path, origins), ".".join(rest)) if part)
+    place = ": ".join(part for part in (write_name(path, origins), ".".join(rest)) if part)
     old = RENAMED.get(".".join(path))
     if error["type"] == "extra_forbidden":
         if old is not None:
@@ -79,7 +79,8 @@ def _find_origin(path: Path, origins: Sequence[SettingsOrigin]) -> SettingsOrigi
     return next((origin for origin in origins if origin.has_value(path)), None)
 
 
-def _write(path: Path, origins: Sequence[SettingsOrigin]) -> str:
+def write_name(path: Path, origins: Sequence[SettingsOrigin]) -> str:
+    """A setting's name as the user wrote it; its path if it has its default."""
     origin = _find_origin(path, origins)
     if origin is None:
         return ".".join(path)

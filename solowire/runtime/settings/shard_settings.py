@@ -4,27 +4,13 @@ from __future__ import annotations
 
 import re
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, NonNegativeFloat, field_validator, model_validator
 
-from solowire.algorithms.name_suggestion import suggest_name
-from solowire.domains.dns.event_types import CATALOG
-from solowire.model.events import Delivery, Priority
+from solowire.model.events import Priority
 from solowire.runtime.settings.section import Section, Table, make_conflict
 
 _HOST = re.compile(r"[^\s/@?#:]+|\[?[0-9A-Fa-f.]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*(%\w+)?\]?")
 _NORMAL = Priority.normal  # an enumeration looks its members up by name, each time
-
-
-def _check_types(values: dict[str, float], delivery: Delivery) -> None:
-    """Raises ValueError if one of the event types that a setting names is not of this kind, or its value below 0."""
-    for kind, value in values.items():
-        found = CATALOG.get(kind)
-        if found is None or found.delivery is not delivery:
-            fitting = [known for known in CATALOG.names if CATALOG[known].delivery is delivery]
-            fault = "is no event type" if found is None else f"is {found.delivery.value}, not {delivery.value}"
-            raise ValueError(f"{kind!r} {fault}{suggest_name(kind, fitting, 'there are ' + ', '.join(fitting))}")
-        if value < 0:
-            raise ValueError(f"{kind} must not be below 0")
 
 
 class FlushSettings(Section):
@@ -64,17 +50,11 @@ class AggregationSettings(Section):
     events_per_s: float = Field(
         500.0, gt=0, description="telemetry of one type, for one feed, above which it is summed up"
     )
-    type_events_per_s: Table[float] = Field(
+    type_events_per_s: Table[NonNegativeFloat] = Field(
         default_factory=dict,
         description="the same by event type",
     )
     interval_s: float = Field(1.0, ge=0.1, le=60, description="how often what is summed up is sent")
-
-    @field_validator("type_events_per_s")
-    @classmethod
-    def _are_telemetry(cls, value: dict[str, float]) -> dict[str, float]:
-        _check_types(value, Delivery.telemetry)
-        return value
 
     def rate_for(self, name: str) -> float:
         """Events per second of one type."""
@@ -87,16 +67,10 @@ class ConflationSettings(Section):
     interval_s: float = Field(
         30.0, ge=0, le=3600, description="a state's value is sent this often at most, unless critical; 0: as it comes"
     )
-    type_interval_s: Table[float] = Field(
+    type_interval_s: Table[NonNegativeFloat] = Field(
         default_factory=dict,
         description="the same by event type; of gateway_stats 0: `router.stats_interval_s` says how often it comes",
     )
-
-    @field_validator("type_interval_s")
-    @classmethod
-    def _are_states(cls, value: dict[str, float]) -> dict[str, float]:
-        _check_types(value, Delivery.state)
-        return value
 
     def interval_for(self, name: str) -> float:
         """Seconds, of one type."""

@@ -6,11 +6,12 @@ import json
 import os
 import pwd
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from solowire.auth.key_places import MAX_SECRETS
@@ -91,6 +92,9 @@ class Settings(BaseSettings):
         None, description="token for tail, publish, stats and sources; default: signed here"
     )
     backplane: str | None = Field(None, description="the router's ZeroMQ address; default: ipc in the data directory")
+    catalog: Path | None = Field(
+        None, description="TOML or JSON with event types of this deployment's own, beside the domain's"
+    )
     roles_file: Path | None = Field(None, description="TOML that replaces the built-in roles")
 
     auth: AuthSettings = AuthSettings()
@@ -107,6 +111,8 @@ class Settings(BaseSettings):
     audit: AuditSettings = AuditSettings()
     logging: LoggingSettings = LoggingSettings()
     process: ProcessSettings = ProcessSettings()
+
+    _write_name: Callable[[tuple[str, ...]], str] = PrivateAttr(default=".".join)
 
     @field_validator("secret", "accepted_secrets")
     @classmethod
@@ -160,6 +166,14 @@ class Settings(BaseSettings):
                 "shards",
             )
         return self
+
+    def name_setting(self, path: str) -> str:
+        """A setting's name as the user wrote it, for what is said of it later. path: such as `shard.flush.high_ms`."""
+        return self._write_name(tuple(path.split(".")))
+
+    def set_writer(self, write_name: Callable[[tuple[str, ...]], str]) -> None:
+        """How names were written where these settings were read."""
+        self._write_name = write_name
 
     @property
     def run_dir(self) -> Path:

@@ -19,6 +19,7 @@ from solowire.auth.tokens import Tokens
 from solowire.backplane import messages as backplane
 from solowire.backplane.messages import Heartbeat, Join, PublishAck, PublishRequest, RingState, ShardAddress
 from solowire.backplane.zmq_transport import RouterSocket
+from solowire.domains.dns.dns_domain import DNS
 from solowire.gateway.audit_events import GatewayAudit
 from solowire.gateway.http import events_endpoint as posting
 from solowire.gateway.http.events_endpoint import DISCARDED_BYTES, EventsEndpoint
@@ -95,7 +96,7 @@ class House:
 
     def __init__(self, folder: Path) -> None:
         address = f"ipc://{folder}/router"
-        self.tokens = Tokens("s" * 32, ROLES)
+        self.tokens = Tokens("s" * 32, ROLES, domain=DNS)
         self.intake = PublishLimiter(
             change(
                 PublishSettings(),

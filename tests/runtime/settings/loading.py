@@ -12,17 +12,24 @@ from unittest import mock
 import pytest
 
 from solowire.errors import ConfigError
+from solowire.runtime.domain_loader import load_domain, name_scopes
 from solowire.runtime.settings import load
 
 
 def fault(config: Path | None = None, variables: Mapping[str, object] | None = None, **options: Any) -> str:
     """The one line that loading ends with. variables: without their prefix."""
     with mock.patch.dict(os.environ, to_environment(variables or {})), pytest.raises(ConfigError) as raised:
-        load(config, **options)
+        load_all(config, **options)
     line = str(raised.value)
     assert line
     assert "\n" not in line
     return line
+
+
+def load_all(config: Path | None, **options: Any) -> None:
+    """As each process does: what settings say of event types and scopes is judged by the domain."""
+    settings = load(config, **options)
+    name_scopes(settings, load_domain(settings))
 
 
 def to_environment(variables: Mapping[str, object]) -> dict[str, str]:
