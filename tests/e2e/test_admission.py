@@ -221,7 +221,7 @@ async def test_a_shard_serves_its_socket_at_one_path(system: System) -> None:
 # ----------------------------------------------------------------------------------------------- before accepting
 
 
-DEFAULT_HANDSHAKE_SECONDS: float = Settings.model_fields["handshake_s"].default
+DEFAULT_HANDSHAKE_SECONDS: float = Settings().listen.request_head_timeout_s
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,10 @@ from solowire.runtime.settings.section import Section, Table, TextList, make_con
 
 
 class ClaimSettings(Section):
-    """What the claims of a provider's tokens mean. A name is that of a claim, or a path with dots such as a.b."""
+    """What the claims of a provider's tokens mean.
+
+    A name is that of a claim, or a path with dots such as a.b.
+    """
 
     user: str = Field("sub", min_length=1, description="the claim of a provider's token that gives the user")
     role: str = Field("role", min_length=1, description="… that gives the role: a text, or a list of texts")

@@ -26,7 +26,10 @@ DEFAULT_QUOTA = GroupQuota()
 
 
 class ConnectSettings(Section):
-    """How fast new connections may come. Rates are of all gateways together, but for a user's."""
+    """How fast new connections may come.
+
+    Rates are of all gateways together, but for a user's.
+    """
 
     rate: float = Field(1000.0, gt=0, description="new connections per second of the whole system")
     burst: float = Field(2000.0, ge=1, description="new connections that may come at once")
