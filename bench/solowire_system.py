@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import subprocess
 import sys
 import time
@@ -28,6 +27,7 @@ from bench.receiver import ANY_STREAM, Opened, Plan, Receiver, Style
 from bench.report import ROOT
 from bench.server import Server, start_program
 from bench.ws_client import BINARY, JSON, Ticket, client_frame, format_upgrade
+from solowire.runtime.settings.renamed_settings import RENAMED
 
 MSGPACK, DEFLATE = "solowire.v1.msgpack", "+deflate"
 STYLES = {
@@ -39,27 +39,30 @@ TICKETS_AT_ONCE = 200
 """A ticket lives 30 s."""
 Settings = Mapping[str, object]
 """Environment variables without their prefix."""
-LIMITS: Settings = {"MAX_CONNECTIONS": 100_000, "CONNECT_RATE": 100_000, "CONNECT_BURST": 100_000}
+LIMITS: Settings = {
+    "LIMITS__MAX_CONNECTIONS": 100_000,
+    "LIMITS__CONNECT__RATE": 100_000,
+    "LIMITS__CONNECT__BURST": 100_000,
+}
 """Limits are for operators; what is measured here is what stands behind them. All else is as it is by default."""
-NO_PUBLISH_LIMIT: Settings = {"PUBLISH_RATE": 1_000_000, "PUBLISH_BURST": 1_000_000}
+NO_PUBLISH_LIMIT: Settings = {"PUBLISH__RATE": 1_000_000, "PUBLISH__BURST": 1_000_000}
 ROLES = ("shard", "router", "gateway", "up")
-FORMER_NAMES: Mapping[str, str] = {"WRITE_TIMEOUT_S": "STALLED_S"}
-"""Settings that benchmarks use, and how revisions that do not know them yet called them."""
+FORMER_NAMES = {to.upper().replace(".", "__"): name.upper() for name, to in RENAMED.items()}
+"""What revisions whose settings stood in one flat list called them."""
 
 
 @cache
-def _known_settings() -> frozenset[str]:
-    """All words in the settings of the revision that is under test."""
-    product = Path(os.environ.get("PYTHONPATH", "").split(os.pathsep)[0] or ROOT)
-    files = [file for file in (product / "solowire").rglob("*.py") if "settings" in str(file.relative_to(product))]
-    return frozenset(word.upper() for file in files for word in re.findall(r"\w+", file.read_text()))
+def _has_flat_settings() -> bool:
+    """Whether the revision under test is one of these: its documentation does not know the others."""
+    page = Path(os.environ.get("PYTHONPATH", "").split(os.pathsep)[0] or ROOT) / "docs" / "settings.md"
+    return not page.exists() or "LIMITS__MAX_CONNECTIONS" not in page.read_text()
 
 
 def make_environment(settings: Settings) -> dict[str, str]:
     """Ours without any setting of Solowire's but these, as the revision under test calls them."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith("SOLOWIRE_")}
-    named = {name if name in _known_settings() else FORMER_NAMES.get(name, name): settings[name] for name in settings}
-    return ours | {f"SOLOWIRE_{name}": str(value) for name, value in named.items()}
+    names = FORMER_NAMES if _has_flat_settings() else {}
+    return ours | {f"SOLOWIRE_{names.get(name, name)}": str(value) for name, value in settings.items()}
 
 
 def start_role(data: Path, settings: Settings, *words: str) -> subprocess.Popen[bytes]:

@@ -10,7 +10,6 @@ from bench.measure import Round, make_row
 from bench.registry import Length, benchmark
 from bench.report import Case
 from solowire.domains.dns.event_types import CATALOG
-from solowire.fanout.aggregation import AggregationLimits
 from solowire.fanout.catch_up import ReaderPosition
 from solowire.fanout.feed import build_feed_key
 from solowire.fanout.feed_index import FeedIndex
@@ -19,6 +18,7 @@ from solowire.model.access import View
 from solowire.model.events import Event, Priority, encode_event
 from solowire.model.subscriptions import parse_filter, resolve
 from solowire.protocol.messages import Codec
+from solowire.runtime.settings.shard_settings import AggregationSettings
 
 PER_SECOND = 20_000
 BATCH = 100
@@ -67,7 +67,7 @@ def aggregation(case: Case, length: Length) -> None:
     bodies = make_queries(PER_SECOND * (QUICK_SECONDS if length.is_quick else SECONDS))
 
     def best(feeds: int | None, by_zone: bool, rate: float) -> tuple[float, int]:
-        limits = AggregationLimits(rate)
+        limits = AggregationSettings.model_construct(events_per_s=rate)
         return min(_measure(bodies, feeds, by_zone, limits) for _ in range(1 if length.is_quick else 3))
 
     alone, _ = best(None, False, 0)
@@ -87,10 +87,10 @@ def aggregation(case: Case, length: Length) -> None:
         case.hold(case.rows[-1], "cores for it", at_most=TARGET_CORES)
 
 
-def _measure(bodies: list[bytes], feeds: int | None, by_zone: bool, rates: AggregationLimits) -> tuple[float, int]:
+def _measure(bodies: list[bytes], feeds: int | None, by_zone: bool, limits: AggregationSettings) -> tuple[float, int]:
     """µs of CPU time for each event, and how many bytes of frames were built. feeds: None appends to the log only."""
     log = RecentLog(catalog=CATALOG)
-    found = _make_feeds(log, feeds or 0, by_zone, rates)
+    found = _make_feeds(log, feeds or 0, by_zone, limits)
     built, now, begin = 0, 1.0, time.process_time()
     for first in range(0, len(bodies), BATCH):
         for offset, body in enumerate(bodies[first : first + BATCH], first + 1):
@@ -105,9 +105,9 @@ def _measure(bodies: list[bytes], feeds: int | None, by_zone: bool, rates: Aggre
     return (time.process_time() - begin) / len(bodies) * 1e6, built
 
 
-def _make_feeds(log: RecentLog, count: int, by_zone: bool, rates: AggregationLimits) -> FeedIndex[int]:
+def _make_feeds(log: RecentLog, count: int, by_zone: bool, limits: AggregationSettings) -> FeedIndex[int]:
     """`count` feeds with a reader each: of a zone each, or all of everything, told apart by a type that never comes."""
-    feeds: FeedIndex[int] = FeedIndex(log, rates=rates)
+    feeds: FeedIndex[int] = FeedIndex(log, aggregation=limits)
     view = View(frozenset({"*"}))
     for n in range(count):
         wanted = {f"custom.c{n}": parse_filter(None, CATALOG)}

@@ -34,7 +34,7 @@ WARM_UP_S = 5.0
 STOPPED_S, RUNNING_S = 0.9, 0.1
 ARRIVE_S, SETTLE_S = 60.0, 0.25
 # What is known for ten minutes by default would grow for as long, up to a bound of its own (2 million ids).
-SETTINGS: Settings = {"DUPLICATE_WINDOW_S": 5, **NO_PUBLISH_LIMIT}
+SETTINGS: Settings = {"JOURNAL__DUPLICATE_WINDOW_S": 5, **NO_PUBLISH_LIMIT}
 
 
 def make_batch(phase: str, name: str, number: int) -> bytes:

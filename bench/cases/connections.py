@@ -77,12 +77,12 @@ def idle(case: Case, length: Length) -> None:
     all processes of the server grew by, from smaps_rollup; what the kernel holds for the sockets is not in it. CPU is
     that of all processes of the server over {IDLE_S:g} s, in which each connection has a heartbeat, in percent of a
     core (quick: {QUICK_HEARTBEAT_S} s and 5 s); `{HEARTBEATS}` is what that is more than before they came, when there
-    were ten; `{LATER}` is read at the end. With same-page merging the shard runs with `SOLOWIRE_MERGE_MEMORY=true` and
-    the host's merging is on with `use_zero_pages`. The memory before and after connecting is read when it has been
-    through three times, eagerly ({EAGER_PACE}), before most connections have had a heartbeat. The heartbeats come while
-    it goes on at the pace of the row, the kernel's own ({USUAL_PACE}) or that one. Its thread, `ksmd`, belongs to no
-    process, so its CPU has columns of its own. One round each, on a server of its own.
-    """
+    were ten; `{LATER}` is read at the end. With same-page merging the shard runs with
+    `SOLOWIRE_SHARD__MERGE_MEMORY=true` and the host's merging is on with `use_zero_pages`. The memory before and after
+    connecting is read when it has been through three times, eagerly ({EAGER_PACE}), before most connections have had a
+    heartbeat. The heartbeats come while it goes on at the pace of the row, the kernel's own ({USUAL_PACE}) or that one.
+    Its thread, `ksmd`, belongs to no process, so its CPU has columns of its own. One round each, on a server of its
+    own."""
     for name, pace in ROWS.items():
         try:
             with merging() if pace else contextlib.nullcontext():
@@ -100,8 +100,8 @@ def idle(case: Case, length: Length) -> None:
 def _idle_round(pace: Mapping[str, str], *, quick: bool) -> Round:
     """pace: of same-page merging; {}: without."""
     count, seconds = (2000, 5.0) if quick else (IDLE, IDLE_S)
-    settings: dict[str, object] = {"MERGE_MEMORY": "true"} if pace else {}
-    settings |= {"HEARTBEAT_S": QUICK_HEARTBEAT_S} if quick else {}
+    settings: dict[str, object] = {"SHARD__MERGE_MEMORY": "true"} if pace else {}
+    settings |= {"SESSION__HEARTBEAT_INTERVAL_S": QUICK_HEARTBEAT_S} if quick else {}
     with Solowire(settings=settings) as system, Receiver(system.style) as receiver:
         system.connect(receiver, FIRST_USERS)
         time.sleep(SETTLE_S)

@@ -158,9 +158,9 @@ def router(case: Case, length: Length) -> None:
     """From a publisher's request on the backplane to its answer.
 
     From a gateway's request on the backplane to the answer, batches of {BATCH} events of {EVENT_BYTES} bytes, one
-    gateway, no shards, `SOLOWIRE_STATS_EVENT_S=0`; the journal is what it uses by default. CPU time is that of the
-    router's process, ZeroMQ's threads included; p50 and p99 are from sending a batch to reading its answer: with one
-    request under way an upper bound of the commit, with many mostly the wait for the others.
+    gateway, no shards, `SOLOWIRE_ROUTER__STATS_INTERVAL_S=0`; the journal is what it uses by default. CPU time is that
+    of the router's process, ZeroMQ's threads included; p50 and p99 are from sending a batch to reading its answer: with
+    one request under way an upper bound of the commit, with many mostly the wait for the others.
     """
     with _router() as (pid, address):
         asyncio.run(_drive_router(case, length, pid, address))
@@ -172,7 +172,7 @@ def router(case: Case, length: Length) -> None:
 def _router() -> Iterator[tuple[int, str]]:
     """`solowire router` alone in its own data directory: the process and its backplane address."""
     data = Path(tempfile.mkdtemp(prefix="solowire-bench-"))
-    process = start_role(data, {"STATS_EVENT_S": 0}, "router")  # its events would stand between ours
+    process = start_role(data, {"ROUTER__STATS_INTERVAL_S": 0}, "router")  # its events would stand between ours
     try:
         socket = data / "run" / "router"
         wait_until_ready(socket.exists, process, data / "router.log", "the router")

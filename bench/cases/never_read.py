@@ -20,7 +20,11 @@ SLICE_S = 4.0
 READERS, SECONDS = 1000, 60.0
 QUICK_READERS, QUICK_SECONDS = 200, 12.0
 MAX_GROWTH_MIB = 10.0
-SETTINGS = {"WRITE_TIMEOUT_S": 600, "HEARTBEAT_S": 600, "RECENT_EVENTS": 10_000}
+SETTINGS = {
+    "LISTEN__WRITE_TIMEOUT_S": 600,
+    "SESSION__HEARTBEAT_INTERVAL_S": 600,
+    "SHARD__RECENT_LOG__MAX_EVENTS": 10_000,
+}
 """Nobody is closed for being stalled or silent, and the recent log is full before they come: what grows is theirs."""
 
 
@@ -58,8 +62,8 @@ def never_read(case: Case, length: Length) -> None:
 
     One shard, {PER_SECOND:,} events/s of {EVENT_BYTES} bytes, and one connection that reads, which must get all of
     them. First alone; then with {READERS:,} more that shake hands, say hello and never read again, with a receive
-    buffer of 16 KB, for {SECONDS:g} s. They are not closed in that time (`SOLOWIRE_WRITE_TIMEOUT_S` is longer), which
-    is the worst case. Sampled once a second: the shard's resident memory and what TCP holds in the kernel.
+    buffer of 16 KB, for {SECONDS:g} s. They are not closed in that time (`SOLOWIRE_LISTEN__WRITE_TIMEOUT_S` is longer),
+    which is the worst case. Sampled once a second: the shard's resident memory and what TCP holds in the kernel.
     """
     readers, seconds = (QUICK_READERS, QUICK_SECONDS) if length.is_quick else (READERS, SECONDS)
     with Solowire(settings=SETTINGS) as system, Receiver(system.style, NEVER_READS) as receiver:

@@ -48,15 +48,15 @@ RAMP_S, SETTLED_S, AFTER_KILL_S, CATCH_UP_S, HEALTHY_S = 5.0, 20.0, 20.0, 20.0, 
 KILLED = f"shard {SHARDS - 1}"
 GROUPS = {"admin": {"weight": 1, "reserved": LIMIT // RESERVED_SHARE}} | {n: {"weight": w} for n, w in WEIGHTS.items()}
 SETTINGS: Settings = {
-    "MAX_CONNECTIONS": LIMIT,
-    "GROUPS": msgspec.json.encode(GROUPS).decode(),
-    "LEASE_S": 10,
-    "WRITE_TIMEOUT_S": WRITE_TIMEOUT_S,
-    "SEND_BUFFER_BYTES": 16384,
-    "HEARTBEAT_S": 10,
-    "RECONNECT_MIN_MS": 200,
-    "RECONNECT_MAX_MS": 2000,
-    "DUPLICATE_WINDOW_S": 20,
+    "LIMITS__MAX_CONNECTIONS": LIMIT,
+    "LIMITS__GROUPS": msgspec.json.encode(GROUPS).decode(),
+    "LIMITS__LEASE_S": 10,
+    "LISTEN__WRITE_TIMEOUT_S": WRITE_TIMEOUT_S,
+    "LISTEN__SEND_BUFFER_BYTES": 16384,
+    "SESSION__HEARTBEAT_INTERVAL_S": 10,
+    "SESSION__RECONNECT_MIN_MS": 200,
+    "SESSION__RECONNECT_MAX_MS": 2000,
+    "JOURNAL__DUPLICATE_WINDOW_S": 20,
 }
 
 

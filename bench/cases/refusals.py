@@ -69,7 +69,7 @@ def refusals(case: Case, length: Length) -> None:
     kernel's work, which the floor has, too. A row is **void** if the load fell behind, or if an answer was anything but
     a refusal with `Retry-After`, but for the few whom a gateway sends on to their shard, though their group is full.
     """
-    with Solowire(settings={"MAX_CONNECTIONS": FULL_AT}) as system, Receiver(system.style) as receiver:
+    with Solowire(settings={"LIMITS__MAX_CONNECTIONS": FULL_AT}) as system, Receiver(system.style) as receiver:
         _fill(system, receiver)
         roles = system.roles()
         target = Target((roles["gateway"], system.port), (roles["shard 0"], system.port + 1), system.secret)

@@ -2,41 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from bench import solowire_system
 from bench.__main__ import CASES
+from bench.cases import backpressure, never_read, overload
 from bench.registry import Benchmark
+from tests.support.system import run
 
 
-@pytest.fixture
-def former(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+@pytest.fixture(params=[False, True], ids=["without a page", "with its page"])
+def former(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A revision whose settings have their former names."""
-    (tmp_path / "solowire").mkdir()
-    (tmp_path / "solowire" / "settings.py").write_text("max_connections: int\nstalled_s: float\n")
+    if request.param:
+        (tmp_path / "docs").mkdir()
+        (tmp_path / "docs" / "settings.md").write_text("| `SOLOWIRE_MAX_CONNECTIONS` |\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    solowire_system._known_settings.cache_clear()
+    solowire_system._has_flat_settings.cache_clear()
     yield
-    solowire_system._known_settings.cache_clear()
+    solowire_system._has_flat_settings.cache_clear()
+
+
+def given(settings: Mapping[str, object]) -> dict[str, str]:
+    environment = solowire_system.make_environment(settings)
+    return {name: value for name, value in environment.items() if name.startswith("SOLOWIRE_")}
 
 
 @pytest.mark.usefixtures("former")
 def test_settings_have_the_names_of_the_revision() -> None:
     """A revision that does not know a setting by its name of today is given it by its former one."""
-    environment = solowire_system.make_environment({"WRITE_TIMEOUT_S": 7, "MAX_CONNECTIONS": 9})
-    ours = {name: value for name, value in environment.items() if name.startswith("SOLOWIRE_")}
-    assert ours == {"SOLOWIRE_STALLED_S": "7", "SOLOWIRE_MAX_CONNECTIONS": "9"}
+    settings = {"LISTEN__WRITE_TIMEOUT_S": 7, "LIMITS__MAX_CONNECTIONS": 9, "PORT": 1}
+    assert given(settings) == {"SOLOWIRE_STALLED_S": "7", "SOLOWIRE_MAX_CONNECTIONS": "9", "SOLOWIRE_PORT": "1"}
 
 
-def test_every_setting_of_the_benchmarks_exists() -> None:
-    """One that this revision does not know by any name would stop each of its servers."""
-    former = solowire_system.FORMER_NAMES
-    names = {*solowire_system.LIMITS, *solowire_system.NO_PUBLISH_LIMIT, *former}
-    known = solowire_system._known_settings()
-    assert [name for name in names if name not in known and former.get(name) not in known] == []
+def test_every_setting_of_the_benchmarks_exists(tmp_path: Path) -> None:
+    """One that this revision does not know would stop each of its servers."""
+    used = [solowire_system.LIMITS, solowire_system.NO_PUBLISH_LIMIT, never_read.SETTINGS, overload.SETTINGS]
+    settings = {name: value for some in (*used, backpressure.SETTINGS) for name, value in some.items()}
+    done = run("config", cwd=tmp_path, settings=settings)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=list(CASES))

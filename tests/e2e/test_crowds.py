@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.system import ANSWER_SECONDS, System, open_session, running
+from tests.support.system import ANSWER_SECONDS, System, open_session, running
 
 CROWD = 8_300
 CROWDED = "127.0.0.66"
@@ -44,7 +44,9 @@ async def crowd(port: int, data: bytes, count: int = CROWD) -> AsyncIterator[lis
 
 @pytest.fixture(scope="module")
 def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    with running(tmp_path_factory.mktemp("crowded") / "data", shards=1, settings={"HANDSHAKE_S": 60}) as started:
+    with running(
+        tmp_path_factory.mktemp("crowded") / "data", shards=1, settings={"LISTEN__REQUEST_HEAD_TIMEOUT_S": 60}
+    ) as started:
         yield started
 
 

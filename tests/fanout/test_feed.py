@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from solowire.domains.dns.event_types import CATALOG
 from solowire.fanout.catch_up import MAX_EVENTS_BYTES, ReaderPosition
-from solowire.fanout.feed import Feed, FlushDelays, build_feed_key
+from solowire.fanout.feed import Feed, build_feed_key
 from solowire.fanout.feed_index import FeedIndex
 from solowire.fanout.recent_log import Entry, RecentLog
 from solowire.model.access import View
@@ -20,8 +20,9 @@ from solowire.model.events import Event, Priority, encode_event
 from solowire.model.subscriptions import Selection, parse_filter, resolve
 from solowire.protocol import messages as c
 from solowire.protocol.messages import MAX_FRAME_BYTES, Codec
-from tests.factories import event
+from solowire.runtime.settings.shard_settings import FlushSettings
 from tests.support.examples import examples
+from tests.support.factories import event
 
 ADMIN = View(frozenset({"*"}))
 ENCODE: dict[Codec, Any] = {c: msgspec.json.encode if c.is_json else msgspec.msgpack.encode for c in Codec}
@@ -154,7 +155,7 @@ def filled(sizes: list[int], users: dict[int, str] | None = None) -> RecentLog:
 )
 def test_how_long_an_event_waits(priority: Priority, connections: int, seconds: float) -> None:
     """An event waits as long as its priority allows, and less where there are few connections to save frames for."""
-    assert FlushDelays().delay_for(priority, connections) == pytest.approx(seconds)
+    assert FlushSettings().delay_for(priority, connections) == pytest.approx(seconds)
 
 
 def test_a_flush_moves_all_who_are_current() -> None:

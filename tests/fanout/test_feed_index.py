@@ -14,8 +14,8 @@ from solowire.model.access import View
 from solowire.model.events import encode_event
 from solowire.model.subscriptions import parse_wanted, resolve
 from solowire.protocol.messages import Codec
-from tests.factories import event
 from tests.support.examples import examples
+from tests.support.factories import event
 
 EVERYTHING = View(frozenset({"*"}))
 NAMES = ["a", "b.a", "c.b.a", "x.c.b.a", "."]

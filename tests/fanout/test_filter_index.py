@@ -22,7 +22,7 @@ from solowire.fanout.recent_log import Entry, RecentLog
 from solowire.model.access import View
 from solowire.model.subscriptions import Filter, parse_filter, parse_wanted, resolve
 from solowire.protocol.messages import Codec
-from tests.factories import event
+from tests.support.factories import event
 
 ADMIN = View(frozenset({"*"}))
 SHARED = "example.com"

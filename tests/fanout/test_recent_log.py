@@ -17,8 +17,8 @@ from solowire.fanout.recent_log import OLDER, Entry, RecentLog
 from solowire.model.access import View
 from solowire.model.events import Delivery, Event, encode_event
 from solowire.protocol.messages import Codec, ReceivedEvent
-from tests.factories import event
 from tests.support.examples import examples
+from tests.support.factories import event
 
 
 def filled(count: int, size: int = 0, **bounds: Any) -> RecentLog:
@@ -304,7 +304,7 @@ from solowire.protocol.messages import Codec
 from solowire.model.events import encode_event
 from solowire.fanout.recent_log import RecentLog
 from solowire.observability.loop_monitor import memory_bytes
-from tests.factories import event
+from tests.support.factories import event
 from tests.support.examples import examples
 
 NAMES = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from solowire.sources.bind9 import run_bind9
 from solowire.sources.checkpoint import Checkpoint, CheckpointStore
 from solowire.sources.file_follower import FileFollower
 from solowire.sources.log_file import LogFile, Place
+from tests.support.query_logs import until
 
 LINE = "2026-11-23T11:33:34.500Z client @0x7f 127.0.0.1#56031 ({0}): query: {0} IN A +E(0)K (127.0.0.1)\n"
 
@@ -74,11 +74,6 @@ class Link:
 
 
 @pytest.fixture
-def log(tmp_path: Path) -> Path:
-    return tmp_path / "query.log"
-
-
-@pytest.fixture
 def state(tmp_path: Path) -> Path:
     return tmp_path / "state"
 
@@ -86,13 +81,6 @@ def state(tmp_path: Path) -> Path:
 def add(log: Path, *names: str) -> None:
     with log.open("a") as file:
         file.write("".join(LINE.format(name) for name in names))
-
-
-async def until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        await asyncio.sleep(0.005)
 
 
 class Agent:

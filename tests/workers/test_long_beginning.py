@@ -14,7 +14,7 @@ from solowire.protocol import messages as c
 from solowire.protocol.messages import Codec, Events
 from solowire.workers.connections.connection import Connection
 from solowire.workers.delivery.dispatcher import REPLY_FLUSH_BYTES
-from tests.workers.harness import ShardHarness
+from tests.support.shard_harness import ShardHarness
 
 STATES = 2_000
 STATE_BYTES = 10_000

@@ -18,16 +18,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from solowire.backplane.messages import LogBatch
 from solowire.domains.dns.event_types import CATALOG
 from solowire.fanout import aggregation
-from solowire.fanout.aggregation import AggregationLimits
-from solowire.fanout.conflation import ConflationIntervals
 from solowire.fanout.recent_log import RecentLog
 from solowire.model.access import ROLES
 from solowire.model.events import Delivery, Priority, encode_event
 from solowire.protocol import messages as c
 from solowire.protocol.messages import Codec
 from solowire.workers.connections.connection import Connection, State
-from tests.factories import event
-from tests.workers.harness import ENCODE, SECRET, TOKENS, WALL, ShardHarness
+from tests.support.factories import event
+from tests.support.shard_harness import ENCODE, SECRET, TOKENS, WALL, ShardHarness
 
 USERS = ["alice", "bob", "carol"]
 RIGHTS: list[tuple[str, list[str] | None, dict[str, list[str]]]] = [
@@ -188,10 +186,10 @@ class ShardMachine(RuleBasedStateMachine):
         self.ids = count(1)
         self.bench = ShardHarness(
             recent=RecentLog(catalog=CATALOG, max_events=max_events),
-            message_rate=1000.0,
-            message_burst=1000.0,
-            telemetry=AggregationLimits(rate),
-            states=ConflationIntervals(interval),
+            session__message_rate=1000.0,
+            session__message_burst=1000.0,
+            shard__aggregation__events_per_s=rate,
+            shard__conflation__interval_s=interval,
         )
         self.shard, self.sockets = self.bench.shard, self.bench.sockets
 

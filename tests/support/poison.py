@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from solowire.model.events import Delivery, Priority, encode_event
-from tests.factories import event
+from tests.support.factories import event
 
 MANY_LABELS = ".".join("a" * 14_000)
 
