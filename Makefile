@@ -31,8 +31,8 @@ install: .venv/installed ## the virtual environment with everything that was tes
 up: .venv/serves ## the whole system on this machine; UP="--port 9000 --shards 4" passes options on
 	@exec $(BIN)/solowire up $(UP)
 
-test: install system-packages ## all tests, two files at a time, real processes and a real named included; TEST="tests/router" chooses
-	@$(BIN)/pytest -n 2 --dist loadfile $(TEST)
+test: install system-packages ## all tests, three files at a time, real processes and a real named included; TEST="tests/router" chooses
+	@$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder $(TEST)
 
 chaos: install ## kills, stops and cuts a running system, and proves that nobody missed anything; CHAOS="--seed 7 --runs 10"
 	@$(BIN)/python -m tests.chaos $(CHAOS)

@@ -27,7 +27,7 @@ def statistics(prefix: Path) -> dict[str, dict[str, str]]:
 @pytest.mark.parametrize(
     ("seconds", "more"),
     [
-        (30, ""),
+        (14, " --storm-every 4"),
         (7, " --storm-every 2 --processes 2 --master-port {port} --master-bind-port {port}"),
     ],
     ids=["one process", "two workers"],
