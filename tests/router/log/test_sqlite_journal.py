@@ -747,10 +747,10 @@ def test_to_find_the_present_states_takes_no_longer_the_more_states_there_are(pa
             found = [record.offset for record in journal.latest_states(journal.last_offset, 1000)]
             return done, found
 
-    few, some_found = steps(50_000)
-    many, found = steps(100_000)
-    assert some_found == list(range(49_001, 50_001))
-    assert found == list(range(99_001, 100_001))
+    few, some_found = steps(200_000)
+    many, found = steps(400_000)
+    assert some_found == list(range(199_001, 200_001))
+    assert found == list(range(399_001, 400_001))
     assert many < 1.2 * few
 
 
