@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 
 from solowire.auth.tokens import Tokens
 from solowire.errors import InvalidMessage, InvalidToken, UnknownKey
-from solowire.fanout.catch_up import ReaderPosition
 from solowire.fanout.recent_log import RecentLog
 from solowire.model.catalog import Catalog
 from solowire.model.subscriptions import DeniedPattern, Wanted, list_unknown_types, resolve
@@ -155,16 +154,17 @@ class CommandHandler:
     ) -> None:
         connection.wanted = wanted
         resolved = resolve(wanted, connection.view, self._catalog)
-        lag = self._dispatcher.leave_feed(connection)
+        self._dispatcher.leave_feed(connection)
         answer = Subscriptions(resolved.names, [*unknown, *resolved.denied], id)
         if not self._dispatcher.send_reply(connection, answer, now):
             return
         self._connection_audit.record_subscribed(connection, resolved)
-        if lag.is_lost or lag.offset < self._log.start_offset:
+        reader = connection.reader
+        if reader.is_lost or reader.offset < self._log.start_offset:
             self._dispatcher.close_too_slow(connection)  # nobody has counted for the new feed
             return
-        lag = ReaderPosition(lag.offset, lag.last_release, full_until=lag.full_until, was_busy=lag.was_busy)
-        self._dispatcher.join_feed(connection, resolved.selection, lag, now)
+        reader.stand_at(reader.offset, reader.last_release, full_until=reader.full_until, was_busy=reader.was_busy)
+        self._dispatcher.join_feed(connection, resolved.selection, now)
         self._inbound_limits.settle_change(connection, now)
         self._dispatcher.run(now)
 
@@ -194,7 +194,7 @@ class CommandHandler:
             raise InvalidMessage("wrong_user", "the token is another user's", "open a connection of its own for it")
         before = connection.view
         connection.replace_identity(identity)
-        if connection.initial_count and connection.view != before:
+        if connection.reader.initial_count and connection.view != before:
             # It was written for the old rights, and is not sent yet.
             self._dispatcher.close_too_slow(
                 connection, "your rights have changed while you were getting what you had missed"

@@ -17,9 +17,10 @@ from math import ceil
 from solowire.backplane import messages as backplane
 from solowire.backplane.messages import ReplayResponse
 from solowire.errors import InvalidMessage
-from solowire.fanout.catch_up import ReaderPosition
 from solowire.fanout.conflation import Conflator
 from solowire.fanout.feed import Feed, build_feed_key
+from solowire.fanout.frame_builder import FeedFilter
+from solowire.fanout.reader import MAX_PENDING_REPLIES
 from solowire.fanout.recent_log import RecentLog
 from solowire.model.access import Role
 from solowire.model.catalog import Catalog
@@ -27,7 +28,7 @@ from solowire.model.subscriptions import resolve
 from solowire.protocol.messages import REPLAYING, Hello, Notice, Reconnect, Welcome
 from solowire.workers.config import ShardConfig
 from solowire.workers.connections.audit_events import ConnectionAudit
-from solowire.workers.connections.connection import MAX_PENDING_REPLIES, Connection, State
+from solowire.workers.connections.connection import Connection, State
 from solowire.workers.connections.sockets import Sockets
 from solowire.workers.connections.timers import Timers
 from solowire.workers.delivery.dispatcher import UNREAD, Dispatcher
@@ -140,7 +141,7 @@ class Handshake:
         self._timers.schedule(now + REPLAY_CHECK_SECONDS, self._check_replay, connection)
         self._now = now
         cost = self._count_unread(resume.cursor)
-        matcher = Feed[Connection](key, self._log)
+        matcher = FeedFilter(key, self._catalog)
         self._replays.start(ReplayTask(connection, hello, resume.cursor, matcher, cost=cost, rank=rank, began=now))
 
     def _estimate_cost(self, hello: Hello) -> int:
@@ -255,15 +256,15 @@ class Handshake:
         self, connection: Connection, hello: Hello, replay: ReplayTask | None, refusal: str | None, now: float
     ) -> None:
         """Begins: with what was missed, if there is a replay, else with the present states."""
-        if len(connection.pending_replies) >= MAX_PENDING_REPLIES:
+        if len(connection.reader.pending_replies) >= MAX_PENDING_REPLIES:
             self._dispatcher.close_too_slow(connection, UNREAD)
             return
         resolved = resolve(connection.wanted, connection.view, self._catalog)
         connection.become(State.live)
-        lag = ReaderPosition(replay.cursor if replay else self._log.position, self._conflator.newest_release)
-        if replay is not None:
-            lag.full_until = self._log.position
-        feed = self._dispatcher.join_feed(connection, resolved.selection, lag, now)
+        position = self._log.position
+        cursor, full_until = (replay.cursor, position) if replay is not None else (position, 0)
+        connection.reader.stand_at(cursor, self._conflator.newest_release, full_until=full_until)
+        feed = self._dispatcher.join_feed(connection, resolved.selection, now)
         if replay is not None:
             told = replay.hello.resume.cursor if replay.hello.resume else 0
             frames = [

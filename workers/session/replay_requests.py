@@ -20,7 +20,7 @@ from itertools import count, islice
 from math import inf
 
 from solowire.backplane import messages as backplane
-from solowire.fanout.feed import Feed
+from solowire.fanout.frame_builder import FeedFilter
 from solowire.fanout.recent_log import RecentLog
 from solowire.protocol.messages import Hello
 from solowire.workers.connections.connection import Connection
@@ -81,7 +81,7 @@ class ReplayTask:
         connection: Connection,
         hello: Hello,
         cursor: int,
-        matcher: Feed[Connection],
+        matcher: FeedFilter,
         *,
         cost: int = 0,
         rank: float = 0.0,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from solowire.fanout.feed import FlushDelays
+from solowire.fanout.reader import MAX_PENDING_REPLIES
 from solowire.fanout.recent_log import RecentLog
 from solowire.model.events import Priority
 from solowire.protocol import messages as c
 from solowire.protocol.messages import MAX_FRAME_BYTES, Codec
 from solowire.workers.config import ShardConfig
-from solowire.workers.connections.connection import MAX_PENDING_REPLIES
 from solowire.workers.delivery.dispatcher import BLOCKED_CHECK_SECONDS, REPLY_FLUSH_BYTES
 from tests.workers.harness import ShardHarness, connect_stuck
 
@@ -214,7 +214,7 @@ def test_a_reader_that_is_stuck_costs_nothing() -> None:
     b.wait(0.2)
     assert len(b.read_events(other)) == 10_000
     assert len(b.sockets.sent[connection]) == before
-    assert not connection.pending_replies
+    assert not connection.reader.pending_replies
     assert connection.feed is not None
     assert connection.feed._pending == []
 
