@@ -190,8 +190,7 @@ class Reader:
     @property
     def next_action(self) -> Action:
         """What is to be done for it, if its socket is free."""
-        action = _ACTIONS[self.state]
-        return Action.send_replies if self.pending_replies and action is not Action.close else action
+        return Action.send_replies if self.pending_replies else _ACTIONS[self.state]
 
     @property
     def is_blocked(self) -> bool:

@@ -235,6 +235,7 @@ class RecentLog:
         catalog: Catalog = CATALOG,
         skipped: SkippedEvents | None = None,
     ) -> None:
+        self.epoch = ""  # of the router's log that it is a part of; "" before there is one
         self.position = 0
         self.start_offset = 0
         self.entry_bytes = 0

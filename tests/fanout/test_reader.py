@@ -53,7 +53,7 @@ def test_a_socket_that_is_found_busy_begins_the_wait_anew() -> None:
 
 
 def test_answers_go_before_the_log() -> None:
-    """What waits for a reader is sent first, unless it is to be closed."""
+    """What waits for a reader is sent first, also to one that is closed then."""
     reader = Reader()
     reader.handle(Signal.busy)
     reader.queue_replies(["an answer", iter(["one", "two"])])
@@ -63,6 +63,8 @@ def test_answers_go_before_the_log() -> None:
     assert (reader.pending_replies, reader.next_action) == ((), Action.wait)
     reader.queue_replies(["another"])
     reader.handle(Signal.lost)
+    assert reader.next_action is Action.send_replies
+    reader.take_reply()
     assert reader.next_action is Action.close
 
 

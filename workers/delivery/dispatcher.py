@@ -16,7 +16,7 @@ What it keeps true:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from heapq import heappop, heappush
 from itertools import count
 from math import inf
@@ -31,8 +31,8 @@ from solowire.fanout.feed_index import FeedIndex
 from solowire.fanout.reader import MAX_PENDING_REPLIES, Action, Answer, FeedHead, Reader, Signal
 from solowire.fanout.recent_log import RecentLog
 from solowire.model.subscriptions import Selection
-from solowire.protocol.close_codes import CloseCode
 from solowire.protocol.messages import Notice, ServerMessage
+from solowire.workers.clock import Clock
 from solowire.workers.connections.connection import Connection
 from solowire.workers.connections.sockets import Sockets
 from solowire.workers.delivery.slow_consumers import FRAME_READS, SEND_READS, TURN_SECONDS, SlowConsumers
@@ -52,10 +52,10 @@ MADE_BYTES = REPLY_FLUSH_BYTES // 8
 
 
 class Dispatcher:
-    """Of one shard. stalled: seconds. wall_offset: what to add to a monotonic time to get unix seconds; may be set.
+    """Of one shard. stalled: seconds. totals: where it counts.
 
-    totals: where it counts. close(connection, code): called when one can't follow. latency: of each frame its oldest
-    event's, for each connection. blocked: the connections for which something waits until their socket is free.
+    latency: of each frame its oldest event's, for each connection. blocked: the connections for which something waits
+    until their socket is free.
     """
 
     def __init__(
@@ -67,10 +67,9 @@ class Dispatcher:
         totals: Counter[str],
         *,
         stalled: float,
-        wall_offset: float,
-        close: Callable[[Connection, CloseCode], None],
+        clock: Clock,
     ) -> None:
-        self.wall_offset = wall_offset
+        self._clock = clock
         self.latency = Histogram()
         self.blocked: dict[Connection, Reader] = {}
         self._log = recent
@@ -79,7 +78,7 @@ class Dispatcher:
         self._sockets = sockets
         self._totals = totals
         self._stalled_s = stalled
-        self._close = close
+        self._lost: dict[Connection, None] = {}
         self._latency_cache: tuple[int, float, float | None] = (
             -1,
             0.0,
@@ -165,8 +164,9 @@ class Dispatcher:
         except Exception:
             logger.exception("flush_failed", position=self._log.position, hint="what lies up to there is passed over")
             self._log.unsendable_until = self._log.position  # nobody is to come back for it
-            for connection in [*feed.current, *feed.behind]:
-                self.close_too_slow(connection, "events between can't be sent: come back for the current state")
+            self.lose_all(
+                [*feed.current, *feed.behind], "events between can't be sent: come back for the current state"
+            )
 
     def _send_pending(self, feed: Feed[Connection], now: float) -> None:
         before = feed.head
@@ -194,7 +194,7 @@ class Dispatcher:
                 reader.handle(Signal.lost)
             action = reader.next_action
             if action is Action.close:
-                self.close_too_slow(connection)
+                self.lose(connection)
                 continue
             slow = action is Action.compact
             if (slow or reader.was_busy) and not self._slow_consumers.has_budget(now):
@@ -256,10 +256,28 @@ class Dispatcher:
             text = "you have caught up: everything is sent again"
             self.send_reply(connection, Notice("slow_consumer", text, active=False), now)
 
-    def close_too_slow(self, connection: Connection, text: str = "you were too slow: events between are lost") -> None:
-        """What it has not read is gone here: it is told, past all that still waits for it, and may come back."""
-        self._sockets.queue(connection.codec.encode(Notice("gap", text)), connection)
-        self._close(connection, CloseCode.too_slow)
+    def lose(self, connection: Connection, text: str = "you were too slow: events between are lost") -> None:
+        """What it has not read is gone here: it is told, past all that still waits for it, and gets nothing more.
+
+        It is then one of those that `take_lost` returns. It may come back.
+        """
+        if connection not in self._lost:
+            self._sockets.queue(connection.codec.encode(Notice("gap", text)), connection)
+            connection.reader.handle(Signal.lost)
+            self.forget_connection(connection)
+            self._lost[connection] = None
+
+    def lose_all(self, connections: Iterable[Connection], text: str) -> None:
+        """As `lose`, for each of these."""
+        for connection in connections:
+            self.lose(connection, text)
+
+    def take_lost(self) -> Iterable[Connection]:
+        """Those who are to be closed as too slow, once each."""
+        if not self._lost:
+            return ()
+        lost, self._lost = self._lost, {}
+        return lost
 
     def _count_sent(self, frame: Frame, connections: int, cursor: int, now: float) -> None:
         """cursor: where they stood. The frame is as late as the oldest event in it, which comes next there."""
@@ -267,7 +285,7 @@ class Dispatcher:
             # Feeds and connections that stand at the same place come one after the other: looked up once.
             oldest = self._log.next_entry(cursor)
             taken = oldest.event.taken if oldest is not None else 0.0
-            self._latency_cache = (cursor, now, max(0.0, now + self.wall_offset - taken) if taken else None)
+            self._latency_cache = (cursor, now, max(0.0, self._clock.to_unix(now) - taken) if taken else None)
         late = self._latency_cache[2]
         if late is not None:
             self.latency.add(late, connections)
@@ -287,7 +305,7 @@ class Dispatcher:
         if not reader.pending_replies and not self._sockets.send(frame, (connection,)):
             return True
         if len(reader.pending_replies) - reader.initial_count >= MAX_PENDING_REPLIES:
-            self.close_too_slow(connection, UNREAD)
+            self.lose(connection, UNREAD)
             return False
         reader.queue_replies((frame,))
         self._block(connection, now)  # no event may overtake the answer
@@ -339,9 +357,9 @@ class Dispatcher:
         for connection, reader in list(self.blocked.items()):
             if self._sockets.is_busy(connection):
                 if now - reader.blocked_since > self._stalled_s:
-                    self.close_too_slow(connection, f"your connection took nothing for {self._stalled_s:g} s")
+                    self.lose(connection, f"your connection took nothing for {self._stalled_s:g} s")
                 continue
-            if reader.pending_replies:
+            if reader.next_action is Action.send_replies:
                 self._send_replies(connection)
                 if reader.pending_replies:
                     reader.blocked_since = now

@@ -23,7 +23,7 @@ class CursorAges:
 
     def __init__(self, shard: Shard, now: float) -> None:
         self._log = shard.log
-        self._wall = now + shard.wall_offset
+        self._wall = shard.clock.to_unix(now)
         self._left = MOST_ENTRIES
 
     def measure(self, connection: Connection) -> float:
