@@ -74,17 +74,17 @@ class StreamSample(msgspec.Struct, frozen=True, gc=False):
 
 
 class CatchUp:
-    """Makes the frames of the readers of one feed that are behind. wants: what the feed wants and may see."""
+    """Makes the frames of the readers of one feed that are behind. filter: what the feed wants and may see."""
 
-    __slots__ = ("_codec", "_conflator", "_has_telemetry", "_log", "_wants", "streams")
+    __slots__ = ("_codec", "_conflator", "_filter", "_has_telemetry", "_log", "streams")
 
-    def __init__(self, wants: FeedFilter, log: RecentLog, pacing: Conflator) -> None:
+    def __init__(self, filter: FeedFilter, log: RecentLog, pacing: Conflator) -> None:
         self.streams: Mapping[str, AggregationStream[Any]] = {}  # by event type
-        self._wants = wants
-        self._codec = wants.key.codec  # of frames that hold nothing of one user's own; all others are plain
+        self._filter = filter
+        self._codec = filter.key.codec  # of frames that hold nothing of one user's own; all others are plain
         self._log = log
         self._conflator = pacing
-        types = (log.catalog.get_declared(name) for name, _ in wants.key.selection)
+        types = (log.catalog.get_declared(name) for name, _ in filter.key.selection)
         self._has_telemetry = any(t is not None and t.delivery is Delivery.telemetry for t in types)
 
     def read_frame(self, reader: Reader, head: FeedHead, user: str | None = None, *, compacted: bool = False) -> Frame:
@@ -119,7 +119,7 @@ class CatchUp:
             scanned += entries
         for name, found in summaries:
             parts.bytes_left += SUMMARY_BYTES
-            parts.add_summaries(name, (s for s in found if s.offset <= cursor), self._wants)
+            parts.add_summaries(name, (s for s in found if s.offset <= cursor), self._filter)
         if owed and cursor >= reader.trimmed_until:
             parts.add_omitted(head.reported_omitted, told)
             told = head.reported_omitted
@@ -159,7 +159,7 @@ class CatchUp:
         self, parts: FrameBuilder, cursor: int, seen: int, told: Counts, scanned: int, user: str | None = None
     ) -> Frame:
         """What is in `parts` as a frame; as `Frame` says. user: whose own events it holds."""
-        fragments = parts.build_fragments(self._wants)
+        fragments = parts.build_fragments(self._filter)
         if not fragments and not parts.compacted:
             return Frame(
                 cursor, None, last_release=seen, reported_omitted=told, is_full=parts.is_full, scanned_count=scanned
@@ -192,7 +192,7 @@ class CatchUp:
                 return reached, scanned
             event = entry.event
             owner = event.user
-            if (owner is None or owner == user) and (whole or not entry.is_deferred) and self._wants.accepts(entry):
+            if (owner is None or owner == user) and (whole or not entry.is_deferred) and self._filter.accepts(entry):
                 critical = event.priority is Priority.critical
                 if summed and owner is None and event.type in summed and not critical:
                     sampled = summed[event.type]
@@ -205,7 +205,7 @@ class CatchUp:
                         parts.omit(event.type, 1)
                         reached = entry.offset
                         continue
-                fragment = self._wants.encode_for(entry)
+                fragment = self._filter.encode_for(entry)
                 if fragment is not None:
                     is_state = states and event.delivery is Delivery.state
                     if is_state and not critical:
@@ -229,8 +229,8 @@ class CatchUp:
         for number, entry in self._conflator.releases_since(seen):
             if number > last:
                 break
-            if entry.offset <= edge and entry.event.user in (None, user) and self._wants.accepts(entry):
-                fragment = self._wants.encode_for(entry)
+            if entry.offset <= edge and entry.event.user in (None, user) and self._filter.accepts(entry):
+                fragment = self._filter.encode_for(entry)
                 if fragment is not None:
                     if not parts.add(entry.offset, fragment):
                         return seen
@@ -259,10 +259,10 @@ class CatchUp:
                 entry.is_deferred
                 or entry.offset in have
                 or entry.event.user not in (None, user)
-                or not self._wants.accepts(entry)
+                or not self._filter.accepts(entry)
             ):
                 continue
-            fragment = self._wants.encode_for(entry)
+            fragment = self._filter.encode_for(entry)
             if fragment is not None:
                 is_state = entry.event.delivery is Delivery.state
                 critical = entry.event.priority is Priority.critical

@@ -86,7 +86,7 @@ def build_feed_key(selection: Selection, view: View, codec: Codec, catalog: Cata
 class Feed(Generic[C]):
     """One feed. The time is an argument, in seconds of one monotonic clock.
 
-    wants: what it wants and may see. position: up to where its current connections have it. last_release,
+    filter: what it wants and may see. position: up to where its current connections have it. last_release,
     reported_omitted: as in `Reader`, of these. newest_release: the newest release that the feed accepts. omitted: how
     many of each type were left out of it.
     """
@@ -106,6 +106,7 @@ class Feed(Generic[C]):
         "_snapshot",
         "behind",
         "current",
+        "filter",
         "flush_at",
         "flush_now",
         "flushed_at",
@@ -119,15 +120,14 @@ class Feed(Generic[C]):
         "streams",
         "summaries_sent",
         "unparked",
-        "wants",
     )
 
     def __init__(self, key: FeedKey, log: RecentLog, pacing: Conflator | None = None) -> None:
         self.key = key
-        self.wants = FeedFilter(key, log.catalog)
+        self.filter = FeedFilter(key, log.catalog)
         self._log = log
         self._conflator = Conflator() if pacing is None else pacing
-        self._catch_up = CatchUp(self.wants, log, self._conflator)
+        self._catch_up = CatchUp(self.filter, log, self._conflator)
         self._codec = key.codec  # of frames that hold nothing of one user's own; all others are plain
         self._plain = key.codec.without_deflate
         self._hides = bool(key.hidden)
@@ -248,7 +248,7 @@ class Feed(Generic[C]):
         """Takes an entry that the feed accepts and that is for all its connections; as `wake`."""
         if self.current:
             # Once for every event and feed: a call less is a tenth of what that costs.
-            fragment = self.wants.encode_for(entry) if self._hides else entry.get_fragment(self._plain, NOTHING)
+            fragment = self.filter.encode_for(entry) if self._hides else entry.get_fragment(self._plain, NOTHING)
             if fragment is None:
                 return False
             self._pending.append((entry.offset, fragment))
@@ -320,9 +320,9 @@ class Feed(Generic[C]):
         """Frames of those of these that the feed wants, for one who stands further on, at `cursor`, and stays there;
         made as they are taken. A count of zero in `compacted` says that events of the type are out of order.
         """
-        wanted = sorted((entry for entry in entries if self.wants.accepts(entry)), key=_offset_of)
+        wanted = sorted((entry for entry in entries if self.filter.accepts(entry)), key=_offset_of)
         types = dict.fromkeys((entry.event.type for entry in wanted), 0)
-        fragments = (fragment for entry in wanted if (fragment := self.wants.encode_for(entry)) is not None)
+        fragments = (fragment for entry in wanted if (fragment := self.filter.encode_for(entry)) is not None)
         return (self._plain.encode_events(cursor, run, types) for run in _cut(fragments))
 
     def build_state_frames(self, user: str, upto: int) -> tuple[int | None, Iterator[str | bytes]]:
@@ -332,12 +332,12 @@ class Feed(Generic[C]):
         snapshot, version, latest = self._snapshot, self._log.states_version, self._log.latest_states()
         mine = any(e.event.user == user for e in latest)
         if mine or snapshot is None or snapshot.version != version:
-            wanted = (e for e in latest if e.event.user in (None, user) and self.wants.accepts(e))
-            entries = list(dropwhile(lambda e: self.wants.encode_for(e) is None, sorted(wanted, key=_offset_of)))
+            wanted = (e for e in latest if e.event.user in (None, user) and self.filter.accepts(e))
+            entries = list(dropwhile(lambda e: self.filter.encode_for(e) is None, sorted(wanted, key=_offset_of)))
             snapshot = Snapshot(version, entries, self._codec, self._plain, shared=not mine)
             if not mine:
                 self._snapshot = snapshot
-        return snapshot.before, snapshot.frames(self.wants, upto)
+        return snapshot.before, snapshot.frames(self.filter, upto)
 
     def forget_states(self) -> None:
         """It is dropped: whoever holds on to it does not hold on to what its connections began with."""
@@ -446,7 +446,7 @@ class Feed(Generic[C]):
         for flow in flows:
             digest = flow.digest_between(before.offset, self.position, self.summaries_sent[flow.name])
             if digest is not None:
-                parts.add_digest(flow.name, digest, self.wants)
+                parts.add_digest(flow.name, digest, self.filter)
                 self.summaries_sent[flow.name] = flow.count_summaries_until(self.position)
             else:
                 parts.bytes_left += SUMMARY_BYTES

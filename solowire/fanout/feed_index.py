@@ -84,7 +84,7 @@ class FeedIndex(Generic[C]):
                 if name == own or not self._shadowing:
                     found |= feeds
                 else:
-                    found.update(feed for feed in feeds if feed not in self._shadowing or not feed.wants.has_type(own))
+                    found.update(feed for feed in feeds if feed not in self._shadowing or not feed.filter.has_type(own))
         return found
 
     def collect_trimmed(self, lagging: set[Feed[C]], after: int, upto: int) -> TrimmedEntries:
@@ -114,11 +114,11 @@ class FeedIndex(Generic[C]):
                 own.setdefault(entry.event.user, []).append(entry)
                 continue
             for feed in self.matching(entry) & lagging.keys():
-                if feed.wants.is_visible(entry):
+                if feed.filter.is_visible(entry):
                     newest[feed] = entry.offset
         for feed, readers in lagging.items():
             for reader, user in readers:
-                mine = (e.offset for e in own.get(user, ()) if feed.wants.accepts(e) and feed.wants.is_visible(e))
+                mine = (e.offset for e in own.get(user, ()) if feed.filter.accepts(e) and feed.filter.is_visible(e))
                 if max(newest.get(feed, -1), *mine, -1) > reader.offset:
                     reader.handle(Signal.lost)
 

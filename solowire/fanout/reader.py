@@ -247,7 +247,7 @@ class Reader:
             self.level_since = None
         self.state = TRANSITIONS[self.state][_GONE if head.is_lost else signal]
 
-    def place(self) -> tuple[int, int, Counts, int, int]:
+    def make_frame_key(self) -> tuple[int, int, Counts, int, int]:
         """Readers of a feed in equal places get the same frame, what is for one user alone apart."""
         whole = self.full_until if self.offset < self.full_until else 0
         return (self.offset, self.last_release, self.reported_omitted, whole, self.trimmed_until)

@@ -35,7 +35,7 @@ class TrimmedEntries:
             cursor = reader.offset
             if cursor >= upto:
                 continue
-            mine = [e for e in self.own.get(user, ()) if e.offset > cursor and feed.wants.accepts(e)]
+            mine = [e for e in self.own.get(user, ()) if e.offset > cursor and feed.filter.accepts(e)]
             if reader.is_in_full and (last > cursor or mine):
                 reader.full_until = 0  # it can't have all in full any more: the rest is counted, as for others
             reader.trimmed_until = upto
@@ -58,7 +58,7 @@ class TrimmedEntries:
         last = -1
         by_type: dict[str, list[int]] = {}
         for entry in self.others.get(feed, ()):
-            if feed.wants.is_visible(entry):
+            if feed.filter.is_visible(entry):
                 last = entry.offset
                 if entry.event.delivery is not Delivery.durable:
                     by_type.setdefault(entry.event.type, []).append(entry.offset)

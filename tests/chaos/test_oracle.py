@@ -40,8 +40,8 @@ def as_solowire_says(who: Who, events: list[Made]) -> dict[str, dict[str, Any]]:
         entry = Entry(offset, event, kind)
         if (
             made.user in (None, who.user)
-            and feed.wants.accepts(entry)
-            and (fragment := feed.wants.encode_for(entry)) is not None
+            and feed.filter.accepts(entry)
+            and (fragment := feed.filter.encode_for(entry)) is not None
         ):
             found[made.id] = msgspec.json.decode(fragment)["data"]
     return found

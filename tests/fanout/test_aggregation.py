@@ -287,7 +287,7 @@ def test_flows_find_what_feeds_accept(wanted: list[int], made: list[tuple[str, s
         entry = query(1, name, query_type=kind, client_ip=client)
         found = [feed for flow in feeds._streams.matching(entry) for feed in flow.feeds]
         assert len(found) == len(set(found))
-        assert set(found) == {feed for feed in feeds if feed.wants.accepts(entry)}
+        assert set(found) == {feed for feed in feeds if feed.filter.accepts(entry)}
 
 
 def test_a_dropped_feed_leaves_no_flow_behind() -> None:

@@ -98,7 +98,7 @@ def test_the_index_finds_what_matches(keys: list[Any], events: list[Event], drop
             feeds.drop(made[n])
     for published_event in events:
         entry = Entry(1, published_event, CATALOG[published_event.type])
-        assert feeds.matching(entry) == {feed for feed in feeds if feed.wants.accepts(entry)}
+        assert feeds.matching(entry) == {feed for feed in feeds if feed.filter.accepts(entry)}
 
 
 def test_a_dropped_feed_leaves_nothing_behind() -> None:
@@ -251,7 +251,7 @@ def test_frames_are_bounded_however_they_are_made(sizes: list[int], codec: Codec
     log = filled(sizes)
     feed = feed_of(log, "custom.*", codec=codec)
     entries = list(log.entries_after(0))
-    pieces = [(e.offset, f) for e in entries if (f := feed.wants.encode_for(e)) is not None]
+    pieces = [(e.offset, f) for e in entries if (f := feed.filter.encode_for(e)) is not None]
     listed = list(feed.build_frames(pieces, log.position))
 
     def read() -> Iterator[str | bytes | None]:

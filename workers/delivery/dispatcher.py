@@ -235,7 +235,7 @@ class Dispatcher:
             or self._conflator.has_release_for(user, reader.last_release)
             or reader.offset < reader.trimmed_until
         )
-        key = (reader.place(), user if own else None, slow)
+        key = (reader.make_frame_key(), user if own else None, slow)
         frame = frames.get(key)
         if frame is None:
             frame = frames[key] = feed.read_frame(reader, key[1], compacted=slow)

@@ -92,7 +92,7 @@ class EventRouter:
         known = self._users.get(user)
         for connection in known.connections if known is not None else ():
             own = connection.feed
-            if own is not None and own.wants.accepts(entry) and own.add_personal(connection, entry, delay, now):
+            if own is not None and own.filter.accepts(entry) and own.add_personal(connection, entry, delay, now):
                 self._schedule(own)
 
     def _is_due(self, entry: Entry, now: float) -> bool:
@@ -105,7 +105,7 @@ class EventRouter:
     def _count_superseded(self, last: Entry, states: int) -> None:
         self._totals["overtaken"] += states
         for feed in self._feeds.matching(last) if last.event.user is None else ():
-            if feed.wants.is_visible(last):
+            if feed.filter.is_visible(last):
                 feed.count_omitted(last.event.type, states)
 
     def release_due(self, now: float) -> None:
@@ -129,5 +129,5 @@ class EventRouter:
         known = self._users.get(user)
         for connection in known.connections if known is not None else ():
             own = connection.feed
-            if own is not None and own.wants.accepts(entry) and own.release_state(number, connection, delay, now):
+            if own is not None and own.filter.accepts(entry) and own.release_state(number, connection, delay, now):
                 self._schedule(own)

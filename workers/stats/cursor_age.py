@@ -52,6 +52,6 @@ class CursorAges:
             self._left -= 1
             user = entry.event.user
             mine = user is None or users.get(user, entry.offset) < entry.offset
-            if mine and not entry.is_deferred and feed.wants.accepts(entry) and feed.wants.is_visible(entry):
+            if mine and not entry.is_deferred and feed.filter.accepts(entry) and feed.filter.is_visible(entry):
                 return entry
         return None
