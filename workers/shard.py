@@ -46,12 +46,10 @@ from solowire.backplane.messages import (
     StateSnapshot,
     UserConnectedElsewhere,
 )
-from solowire.domains.dns.event_types import CATALOG
 from solowire.fanout.conflation import Conflator
 from solowire.fanout.feed_index import FeedIndex
 from solowire.fanout.recent_log import RecentLog
 from solowire.model.access import Identity, Role
-from solowire.model.catalog import Catalog
 from solowire.protocol.close_codes import CloseCode
 from solowire.protocol.messages import Codec, Notice, ReconnectNow
 from solowire.workers.capacity.eviction import EvictionPolicy
@@ -96,14 +94,14 @@ class Shard:
         new_id: Callable[[], str],
         clock: Clock,
         limits: ShardConfig | None = None,
-        catalog: Catalog = CATALOG,
-        recent: RecentLog | None = None,
+        recent: RecentLog,
         max_waiting: int = 0,
         audit: Callable[..., None] = lambda event, **fields: None,
         boot: str = "",
     ) -> None:
         self.index = index
-        self.log = recent if recent is not None else RecentLog(catalog=catalog)
+        self.log = recent
+        catalog = recent.catalog
         self.connections: set[Connection] = set()
         self.clock = clock
         self.is_draining = False

@@ -7,6 +7,7 @@ import pytest
 from solowire.algorithms.hash_ring import Ring
 from solowire.auth.tokens import Ticket, Tokens
 from solowire.backplane.messages import Lease
+from solowire.domains.dns.dns_domain import DNS
 from solowire.errors import InvalidToken, RequestRejected
 from solowire.model.access import ROLES, Identity
 from solowire.protocol.messages import Codec
@@ -16,7 +17,7 @@ from solowire.workers.connections.users import UserRegistry
 from solowire.workers.delivery.ring_history import RingHistory
 from solowire.workers.session.ticket_gate import SlotRefusal, TicketGate
 
-TOKENS = Tokens("a secret that is long enough for anybody", ROLES)
+TOKENS = Tokens("a secret that is long enough for anybody", ROLES, domain=DNS)
 ALICE = Identity("alice", "viewer", ())
 WALL = 1_800_000_000.0
 
