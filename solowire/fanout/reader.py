@@ -211,7 +211,7 @@ class Reader:
     def check_recovered(self, now: float, *, is_free: bool) -> bool:
         """Whether a slow one has now been level for so long that it is slow no longer. is_free: so its socket is."""
         # One may also be behind on purpose, for an event of its own: that is no sign of slowness.
-        if self.was_busy or not is_free:
+        if self.was_busy or self.is_lost or not is_free:
             self.level_since = None
         elif self.level_since is None:
             self.level_since = now
