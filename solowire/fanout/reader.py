@@ -1,13 +1,9 @@
 """One reader: where it stands in the log, what waits for it, and the states it goes through.
 
-              ┌──────────────────────level───────────────────────┐
-              ▼                                                  │
-    ──► CURRENT ──own event───────────────────────────────────► BEHIND ──full frame──► SLOW
-         ▲    └──busy──► BLOCKED ──writable──────────────────────▲ └──busy──► BLOCKED   │
-         │                                                                              │ level
-         └───────────────level for 1 s──────────────── RECOVERING ◄─────────────────────┘
-                                                           └──busy──► SLOW_BLOCKED ──writable──► SLOW
-    any ──what it lacks is gone──► LOST ──► closed
+    CURRENT ──busy──► BLOCKED ──writable──► BEHIND ──full frame──► SLOW ──level──► RECOVERING ──for 1 s──► CURRENT
+
+    CURRENT ──own event──► BEHIND ──level──► CURRENT             BEHIND ──busy──► BLOCKED
+    SLOW, RECOVERING ──busy──► SLOW_BLOCKED ──writable──► SLOW   any ──what it lacks is gone──► LOST ──► closed
 
                   in its feed    what it gets next
     CURRENT       current        the feed's next frame, together with all who are current
