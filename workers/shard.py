@@ -52,11 +52,11 @@ from solowire.fanout.recent_log import RecentLog
 from solowire.model.access import Identity, Role
 from solowire.protocol.close_codes import CloseCode
 from solowire.protocol.messages import Codec, Notice, ReconnectNow
+from solowire.runtime.settings.system_settings import Settings
 from solowire.workers.capacity.eviction import EvictionPolicy
 from solowire.workers.capacity.rebalancing import Rebalancer
 from solowire.workers.capacity.slots import SlotManager
 from solowire.workers.clock import Clock
-from solowire.workers.config import ShardConfig
 from solowire.workers.connections.audit_events import ConnectionAudit
 from solowire.workers.connections.connection import Connection, State
 from solowire.workers.connections.expiry import TokenExpiry
@@ -82,7 +82,10 @@ COME_BACK_SECONDS = 5.0
 
 
 class Shard:
-    """One shard's decisions. boot: its process's. max_waiting: refreshes that may wait for a provider's keys."""
+    """One shard's decisions. boot: its process's. max_waiting: refreshes that may wait for a provider's keys.
+
+    capacity: how many connections the process can have, 0 for no limit.
+    """
 
     def __init__(
         self,
@@ -93,7 +96,8 @@ class Shard:
         roles: Mapping[str, Role],
         new_id: Callable[[], str],
         clock: Clock,
-        limits: ShardConfig | None = None,
+        settings: Settings,
+        capacity: int = 0,
         recent: RecentLog,
         max_waiting: int = 0,
         audit: Callable[..., None] = lambda event, **fields: None,
@@ -109,35 +113,35 @@ class Shard:
         self._sockets = sockets
         self._new_id = new_id
         self._arrivals: list[tuple[str, int]] = []
-        limits = limits or ShardConfig()
-        self._users = UserRegistry(limits.per_user)
-        self._slot_manager = SlotManager(limits.group_by, limits.per_address, limits.capacity)
+        limits, session, replay = settings.limits, settings.session, settings.replay
+        self._users = UserRegistry(limits.max_connections_per_user)
+        self._slot_manager = SlotManager(limits.group_by, limits.max_connections_per_address, capacity)
         self._has_lease = False  # as of the last look at the clock
         self._eviction = EvictionPolicy(self._users)
         self._rings = RingHistory(index)
-        self._rebalancer = Rebalancer(limits.moves_per_second)
+        self._rebalancer = Rebalancer(settings.shard.rebalance_users_per_s)
         self._connection_audit = ConnectionAudit(audit)
         self._timers = Timers(self.connections)
-        self._expiry = TokenExpiry(limits.expiry_notice, self._timers, clock)
-        self._heartbeats = Heartbeats(limits.heartbeat)
+        self._expiry = TokenExpiry(session.expiry_notice_s, self._timers, clock)
+        self._heartbeats = Heartbeats(session.heartbeat_interval_s)
         self._ticket_gate = TicketGate(
             index,
             tokens,
             self._users,
             self._slot_manager,
-            limits.on_duplicate,
+            session.on_duplicate,
             self._rings,
             boot=boot,
         )
-        self._conflator = Conflator(limits.states, max_keys=self.log.max_keys)
-        self.feeds: FeedIndex[Connection] = FeedIndex(self.log, self._conflator, limits.telemetry)
+        self._conflator = Conflator(settings.shard.conflation, max_keys=self.log.max_keys)
+        self.feeds: FeedIndex[Connection] = FeedIndex(self.log, self._conflator, settings.shard.aggregation)
         self.dispatcher = Dispatcher(
             self.log,
             self._conflator,
             self.feeds,
             sockets,
             self.totals,
-            stalled=limits.stalled,
+            stalled=settings.listen.write_timeout_s,
             clock=clock,
         )
         self._event_router = EventRouter(
@@ -148,7 +152,7 @@ class Shard:
             self._users,
             self.connections,
             self.totals,
-            delays=limits.flush,
+            delays=settings.shard.flush,
         )
         self._log_follower = LogFollower(
             index,
@@ -167,18 +171,19 @@ class Shard:
             sockets,
             self._timers,
             self._connection_audit,
-            ReplayBudget(self._users, Rate(limits.replay_rate, limits.replay_burst)),
+            ReplayBudget(self._users, Rate(replay.rate, replay.burst)),
             self._rings,
             clock,
             roles=roles,
             catalog=catalog,
-            limits=limits,
+            session=session,
+            replay=replay,
         )
         self._command_handler = CommandHandler(
             index,
             self.log,
             self.dispatcher,
-            InboundLimits(self._users, limits, catalog),
+            InboundLimits(self._users, session, catalog),
             self._handshake,
             self._slot_manager,
             self._expiry,
