@@ -16,7 +16,6 @@ import time
 from pathlib import Path
 
 from solowire.domains.dns.event_types import CATALOG
-from solowire.fanout.aggregation import AggregationLimits
 from solowire.fanout.catch_up import ReaderPosition
 from solowire.fanout.feed import build_feed_key
 from solowire.fanout.feed_index import FeedIndex
@@ -25,6 +24,7 @@ from solowire.model.access import View
 from solowire.model.events import Event, Priority, encode_event
 from solowire.model.subscriptions import parse_filter, resolve
 from solowire.protocol.messages import Codec
+from solowire.runtime.settings.shard_settings import AggregationSettings
 
 PER_SECOND = 20_000
 BATCH = 100
@@ -61,9 +61,9 @@ def queries(count: int) -> list[bytes]:
     return found
 
 
-def feeds_of(log: RecentLog, count: int, by_zone: bool, rates: AggregationLimits) -> FeedIndex[int]:
+def feeds_of(log: RecentLog, count: int, by_zone: bool, rates: AggregationSettings) -> FeedIndex[int]:
     """`count` feeds with a reader each: of a zone each, or all of everything, told apart by a type that never comes."""
-    feeds: FeedIndex[int] = FeedIndex(log, rates=rates)
+    feeds: FeedIndex[int] = FeedIndex(log, aggregation=rates)
     view = View(frozenset({"*"}))
     for n in range(count):
         wanted = {f"custom.c{n}": parse_filter(None, CATALOG)}
@@ -74,7 +74,9 @@ def feeds_of(log: RecentLog, count: int, by_zone: bool, rates: AggregationLimits
     return feeds
 
 
-def microseconds(bodies: list[bytes], feeds: int | None, by_zone: bool, rates: AggregationLimits) -> tuple[float, int]:
+def microseconds(
+    bodies: list[bytes], feeds: int | None, by_zone: bool, rates: AggregationSettings
+) -> tuple[float, int]:
     """CPU time for each event, and how many bytes of frames were built. feeds: None appends to the log only."""
     log = RecentLog(catalog=CATALOG)
     found = feeds_of(log, feeds or 0, by_zone, rates)
@@ -103,7 +105,8 @@ def main() -> int:
     rounds = 1 if chosen.quick else 3
 
     def best(feeds: int | None, by_zone: bool, rate: float) -> tuple[float, int]:
-        return min(microseconds(bodies, feeds, by_zone, AggregationLimits(rate)) for _ in range(rounds))
+        rates = AggregationSettings().model_copy(update={"events_per_s": rate})  # also none, and no limit
+        return min(microseconds(bodies, feeds, by_zone, rates) for _ in range(rounds))
 
     alone, _ = best(None, False, 0)
     lines = [
