@@ -69,7 +69,8 @@ class KeptSubscriptions:
         if not unknown:
             return wanted
         if len(unknown) > 1:
-            raise InvalidMessage("invalid_message", f"{' and '.join(unknown)} can't be told apart here")
+            fault = f"{' and '.join(unknown)} can't be told apart here"
+            raise InvalidMessage("invalid_message", fault, "subscribe to their types by name")
         spelt: Wanted = {}
         for pattern, filter in wanted.items():
             names = [n for n in self.granted if CATALOG.get(n) is None] if pattern in unknown else [pattern]
