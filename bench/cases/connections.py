@@ -87,8 +87,8 @@ def idle(length: Length) -> Case:
         f"heartbeat, in percent of a core; `{HEARTBEATS}` is what that is more than before they came, when there were "
         f"ten; `{LATER}` is read at the end. With same-page merging the shard runs "
         "with `SOLOWIRE_SHARD__MERGE_MEMORY=true` and the host's merging is on with `use_zero_pages`. The memory "
-        f"before and after connecting is read when it has been through three times, eagerly ({_pace(EAGER)}), before most "
-        "connections have had a heartbeat. The heartbeats come "
+        f"before and after connecting is read when it has been through three times, eagerly ({_pace(EAGER)}), before "
+        "most connections have had a heartbeat. The heartbeats come "
         f"while it goes on at the pace of the row, the kernel's own ({_pace(USUAL)}) or that one. Its thread, `ksmd`, "
         "belongs to no process, so its CPU has columns of its own. One round each, on a server of its own.",
     )
