@@ -10,9 +10,9 @@ from bench.measure import Round, make_row
 from bench.registry import Length, benchmark
 from bench.report import Case
 from solowire.domains.dns.event_types import CATALOG
-from solowire.fanout.catch_up import ReaderPosition
 from solowire.fanout.feed import build_feed_key
 from solowire.fanout.feed_index import FeedIndex
+from solowire.fanout.reader import Reader
 from solowire.fanout.recent_log import RecentLog
 from solowire.model.access import View
 from solowire.model.events import Event, Priority, encode_event
@@ -113,5 +113,5 @@ def _make_feeds(log: RecentLog, count: int, by_zone: bool, limits: AggregationSe
         wanted = {f"custom.c{n}": parse_filter(None, CATALOG)}
         wanted["dns_query_log"] = parse_filter({"zone": [f"zone{n}.example"]} if by_zone else None, CATALOG)
         key = build_feed_key(resolve(wanted, view, CATALOG).selection, view, Codec.json, CATALOG)
-        feeds.get(key).add_connection(n, ReaderPosition(0), 0.0)
+        feeds.get(key).add_connection(n, Reader(0), 0.0)
     return feeds
