@@ -12,13 +12,14 @@ from typing import Any
 import structlog
 
 from solowire.algorithms.accept_limiter import AcceptLimiter
+from solowire.auth.leniency import Leniency
 from solowire.auth.tokens import Tokens
 from solowire.backplane.messages import ShardStats
 from solowire.gateway.admission.client_address import ClientAddressResolver
 from solowire.gateway.admission.connect_limiter import ConnectLimiter, ConnectLimits
 from solowire.gateway.audit_events import GatewayAudit
 from solowire.gateway.front.http_front import FILES_OF_HTTP, ClientConnection, HttpFront
-from solowire.gateway.front.relay import PATHS, Relay
+from solowire.gateway.front.relay import Relay
 from solowire.gateway.front.unread_bodies import with_ends
 from solowire.gateway.http.api import create_app
 from solowire.gateway.http.assets import HEADS, Assets
@@ -39,6 +40,7 @@ from solowire.protocol.problem_details import to_http_response
 from solowire.runtime import process
 from solowire.runtime.http_server import WebServer, listen, listen_unix, remove_dead_sockets
 from solowire.runtime.identity import make_key_source, make_tokens, reload_identity
+from solowire.runtime.old_frontends import make_dialect_requests
 from solowire.runtime.roles import load_roles
 from solowire.runtime.settings import Settings, make_directories
 
@@ -94,9 +96,16 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
         stats=stats,
         audit=trail,
         refresh_keys=None if key_source is None else key_source.wait_for_refresh,
+        leniency=Leniency(settings.legacy_expiry_grace, settings.legacy_admin_memory_s),
     )
-    negotiation = ConnectEndpoint(gateway, settings.shard_url)
-    relay = Relay(gateway, allowed_origins=settings.allowed_origins, send_buffer=settings.send_buffer_bytes)
+    dialects = make_dialect_requests(settings)
+    negotiation = ConnectEndpoint(gateway, settings.shard_url, dialects)
+    relay = Relay(
+        gateway,
+        allowed_origins=settings.allowed_origins,
+        send_buffer=settings.send_buffer_bytes,
+        dialects=dialects,
+    )
     assets = Assets(find_swagger_ui())
 
     def takes(head: Head) -> bool:
@@ -152,6 +161,12 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
         )
         yield "provider_keys", "Public keys of the provider that are in use.", keys
         yield "provider_keys_age_seconds", "How long ago they were read; infinite if never.", age_s
+        yield (
+            "legacy_expired_tokens_total",
+            "Tokens of old frontends that were accepted after their end.",
+            gateway.leniency.late_count,
+        )
+        yield "held_legacy_connections", "Old frontends' WebSockets that wait for another shard.", len(relay.held)
         yield "provider_key_failures_total", "Attempts to read them that failed.", failed
         yield "wrong_tokens_total", "Tokens that proved nothing.", gateway.auth_failures
         yield "held_answers", "Answers to wrong tokens that are held back now.", gateway.delayed_responses
@@ -161,7 +176,7 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
     http = with_user_paths(create_app(gateway, negotiation, posting, settings, Metrics(samples), shards, trail))  # type: ignore[arg-type]
 
     async def app(scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
-        if scope["path"] in PATHS:  # without an upgrade, which the front takes itself
+        if relay.is_path(scope["path"]):  # without an upgrade, which the front takes itself
             status, headers, body = to_http_response(make_upgrade_required())
             send_response(send, status, [*headers, *MORE_HEADERS[status]], body)
         elif negotiation.can_handle(scope):
@@ -185,6 +200,8 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
     try:
         await stop.wait()
     finally:
+        front.stop_listening()  # before: who comes back at once is to come to another gateway
+        await relay.drain_dialects(settings.moves_per_s, settings.grace_s / 4)
         relay.close()
         front.finish()
         await gateway.finish()

@@ -46,6 +46,7 @@ from solowire.fanout.feed_index import FeedIndex
 from solowire.fanout.recent_log import RecentLog
 from solowire.model.access import Identity, Role
 from solowire.model.catalog import Catalog
+from solowire.model.dialect import Dialect
 from solowire.protocol.close_codes import CloseCode
 from solowire.protocol.messages import Codec, Notice, ReconnectNow
 from solowire.workers.capacity.eviction import EvictionPolicy
@@ -54,6 +55,7 @@ from solowire.workers.capacity.slots import SlotManager
 from solowire.workers.config import ShardConfig
 from solowire.workers.connections.audit_events import ConnectionAudit
 from solowire.workers.connections.connection import Connection, State
+from solowire.workers.connections.dialect_client import DialectClient
 from solowire.workers.connections.ejection import Ejection
 from solowire.workers.connections.expiry import TokenExpiry
 from solowire.workers.connections.heartbeat import Heartbeats
@@ -65,6 +67,7 @@ from solowire.workers.delivery.event_router import EventRouter
 from solowire.workers.delivery.log_follower import LogFollower
 from solowire.workers.delivery.ring_history import RingHistory
 from solowire.workers.session.commands import AwaitKeys, CommandHandler, no_keys_to_await
+from solowire.workers.session.dialect_handler import DialectHandler, is_hello
 from solowire.workers.session.handshake import Handshake
 from solowire.workers.session.inbound_limits import InboundLimits
 from solowire.workers.session.replay_budget import ReplayBudget
@@ -98,6 +101,7 @@ class Shard:
         await_keys: AwaitKeys = no_keys_to_await,
         audit: Callable[..., None] = lambda event, **fields: None,
         boot: str = "",
+        dialect: Dialect | None = None,
     ) -> None:
         self.index = index
         self.log = recent if recent is not None else RecentLog(catalog=catalog)
@@ -110,7 +114,7 @@ class Shard:
         self._new_id = new_id
         self._notify_connected = came
         limits = limits or ShardConfig()
-        self._users = UserRegistry(limits.per_user)
+        self._users = UserRegistry(limits.per_user, limits.dialect_per_user)
         self._slot_manager = SlotManager(limits.group_by, limits.per_address, limits.capacity)
         self._has_lease = False  # as of the last look at the clock
         self._eviction = EvictionPolicy(self._users)
@@ -182,11 +186,32 @@ class Shard:
             begun=lambda connection, now: self._command_handler.handle_early(connection, now),
             unavailable=lambda connection, now: self._send_away(connection, 1.0, "replay_unavailable", now),
         )
+        inbound_limits = InboundLimits(self._users, limits, catalog)
+        self.dialects = (
+            DialectHandler(
+                dialect,
+                self.log,
+                self.dispatcher,
+                inbound_limits,
+                self._handshake,
+                self._users,
+                self.connections,
+                self.totals,
+                catalog=catalog,
+                wall_offset=wall_offset,
+                close=self._close,
+                warns=limits.dialect_warns,
+            )
+            if dialect is not None
+            else None
+        )
+        self._dialect = dialect
+        self._hello_timeout = limits.hello_timeout
         self._command_handler: CommandHandler = CommandHandler(
             index,
             self.log,
             self.dispatcher,
-            InboundLimits(self._users, limits, catalog),
+            inbound_limits,
             self._handshake,
             self._slot_manager,
             self._expiry,
@@ -285,14 +310,19 @@ class Shard:
         """Slots that are taken, and that the lease in force grants."""
         return self._slot_manager.lease.used_count, self._slot_manager.lease.total
 
-    def admit(self, ticket: str, now: float) -> Ticket:
+    def admit(self, ticket: str, now: float, *, is_dialect: bool = False) -> Ticket:
         """Whom a ticket lets in, once. Raises InvalidToken or RequestRejected; nothing has been accepted then.
 
         A slot is taken: `open_connection` or `cancel_admission` must follow. What is raised says `who` it was, if the
         ticket is good.
         """
         return self._ticket_gate.redeem(
-            ticket, now, now + self.wall_offset, leaving=self.is_draining, ready=self.is_ready
+            ticket,
+            now,
+            now + self.wall_offset,
+            leaving=self.is_draining,
+            ready=self.is_ready,
+            is_dialect=is_dialect,
         )
 
     def cancel_admission(self, identity: Identity, address: str = "") -> None:
@@ -301,23 +331,38 @@ class Shard:
         self._slot_manager.release(identity.user, self._slot_manager.get_group(identity), address)
 
     def open_connection(
-        self, identity: Identity, codec: Codec, socket: object, now: float, *, address: str = "", kind: str = "direct"
+        self,
+        identity: Identity,
+        codec: Codec,
+        socket: object,
+        now: float,
+        *,
+        address: str = "",
+        kind: str = "direct",
+        dialect: DialectClient | None = None,
     ) -> Connection:
-        """An accepted connection begins; the user's oldest, if it has more than it may, ends."""
+        """An accepted connection begins; the user's oldest, if it has more than it may, ends.
+
+        dialect: what its client speaks, or may speak, in the place of `solowire.v1`. Such a one ends no other.
+        """
         group = self._slot_manager.get_group(identity)
         connection = Connection(self._new_id(), identity, codec, socket, group=group, address=address)
         connection.last_message_at = connection.opened_at = now
         connection.transport = kind
+        connection.dialect = dialect
         self._connection_audit.record_connected(connection)
         for older in self._users.add(connection):
             self._close(older, CloseCode.replaced)
         self.connections.add(connection)
-        self._heartbeats.add(connection)
         self.totals["admitted"] += 1
-        self._handshake.start_timer(connection, now)
+        if dialect is None:
+            self._heartbeats.add(connection)
+            self._handshake.start_timer(connection, now)
         self._expiry.watch_token(connection, self.wall_offset, now)
         if self.is_draining or not self._rings.owns(identity.user):
             self._send_away(connection, 0.0, "ring_changed", now)  # while the connection was accepted
+        elif dialect is not None:
+            self._begin_dialect(connection, dialect, now)
         else:
             # However long ago the ring changed: where the user was before, its turn to move may not have come yet.
             known = self._users.get(identity.user)
@@ -325,6 +370,27 @@ class Shard:
         if self._slot_manager.lease.is_overcommitted:
             self._make_room(now)
         return connection
+
+    def _begin_dialect(self, connection: Connection, client: DialectClient, now: float) -> None:
+        """At once; where `solowire.v1` may be spoken, too, with its first message, or when the time for a hello ends.
+
+        TCP's own keep-alive judges it: nothing is said to it unasked, and it need not say anything.
+        """
+        if self.dialects is None:
+            raise ValueError("no dialect is spoken here")
+        if client.is_decided:
+            self.dialects.begin(connection, now)
+        else:
+            self._timers.schedule(now + self._hello_timeout, self.dialects.begin, connection)
+
+    def _leave_dialect(self, connection: Connection, now: float) -> None:
+        """Its first message is a hello: it is a connection like any other, and replaces the user's older ones."""
+        connection.dialect = None
+        self._heartbeats.add(connection)
+        for older in self._users.excess_over(connection.identity.user, 0):
+            self._close(older, CloseCode.replaced)
+        known = self._users.get(connection.identity.user)
+        self._notify_connected(connection.identity.user, len(known.active()) if known is not None else 0)
 
     def on_closed(self, connection: Connection) -> None:
         """The socket has ended, whoever ended it."""
@@ -338,8 +404,16 @@ class Shard:
 
     def receive(self, connection: Connection, raw: str | bytes, now: float) -> None:
         """One message of a client. One that has been told to leave is not listened to any more."""
-        if connection.state not in ENDING_STATES:
-            self._command_handler.on_message(connection, raw, now)
+        if connection.state in ENDING_STATES:
+            return
+        client = connection.dialect
+        if client is not None and self.dialects is not None:
+            if client.is_decided or not is_hello(raw):
+                self.dialects.begin(connection, now)
+                self.dialects.on_message(connection, raw, now)
+                return
+            self._leave_dialect(connection, now)
+        self._command_handler.on_message(connection, raw, now)
 
     def show_alive(self, connection: Connection, now: float) -> None:
         """Its client has answered `Sockets.ping`, so it speaks WebSocket."""
@@ -367,6 +441,10 @@ class Shard:
         connection.become(State.closing)
         self.totals[f"closed_{code.value}"] += 1
         self._connection_audit.record_disconnected(connection, code.value, code.reason)
+        if connection.dialect is not None and self._dialect is not None:
+            told = self._dialect.convert_close_code(code.value, connection.drain_reason)
+            self._sockets.close(connection, told, code.reason)
+            return
         self._sockets.close(connection, code, code.reason)
 
     def _forget(self, connection: Connection) -> None:
@@ -408,6 +486,8 @@ class Shard:
         self._eviction.mark_ending(connection)
         connection.drain_reason = reason
         connection.become(State.draining)
+        if connection.dialect is not None:  # it is told by the close alone, and waits for nothing
+            close_after = after if close_after is None else close_after
         self.dispatcher.send_reply(connection, ReconnectNow(int(after * 1000), reason), now)
         self._timers.schedule(
             now + (after + 1.0 if close_after is None else close_after), self._close_drained, connection
@@ -509,6 +589,8 @@ class Shard:
         """The wall clock, which tokens expire by, may be set while we run."""
         jumped = abs(wall_offset - self.wall_offset) > 1
         self.wall_offset = self.dispatcher.wall_offset = self._command_handler.wall_offset = wall_offset
+        if self.dialects is not None:
+            self.dialects.wall_offset = wall_offset
         for connection in self.connections if jumped else ():
             self._expiry.watch_token(connection, self.wall_offset, now)
 
@@ -518,6 +600,8 @@ class Shard:
         self.dispatcher.send_reply(connection, notice, now)
 
     def _close_expired(self, connection: Connection) -> None:
+        if connection.dialect is not None:
+            connection.drain_reason = "token_expired"  # it may have a newer one, and can't be asked for it
         self._close(connection, CloseCode.unauthenticated)
 
     # ---------------------------------------------------------------------------------------------- numbers
@@ -537,4 +621,5 @@ class Shard:
             bytes=t["bytes"],
             admitted=t["admitted"],
             refused=t["refused"],
+            users=len(self._users),
         )

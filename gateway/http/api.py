@@ -57,7 +57,8 @@ class Totals(msgspec.Struct):
     """The whole system. Totals since each process's start; …_per_s: of the last second; latency_s: p50, p95, p99.
 
     oldest_cursor_s, loop_lag_s, events_per_s: of all shards the largest. behind: offsets that the slowest has to go.
-    refused, refused_per_s: by shards and gateways. memory_bytes: of the shards.
+    refused, refused_per_s: by shards and gateways. memory_bytes: of the shards. legacy: what was served to old
+    frontends, by `path …`, `message …` and `agent …`, and what is open now, by `open …`.
     """
 
     epoch: str
@@ -92,6 +93,8 @@ class Totals(msgspec.Struct):
     memory_bytes: int
     lease_used: int
     lease_granted: int
+    users: int
+    legacy: dict[str, int]
 
 
 def create_app(

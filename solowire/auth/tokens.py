@@ -34,6 +34,7 @@ from msgspec import UNSET
 
 from solowire.auth.claims import ANY, NO_JWT, Claims, TokenRules, check_audience, find_missing_scopes, read_claims
 from solowire.auth.keys import PUBLIC_ALGORITHMS, SECRET_ALGORITHM, PublicKeys, SecretKeys, read_header
+from solowire.auth.leniency import Leniency
 from solowire.auth.revocations import RevocationTable
 from solowire.auth.scopes import read_scopes
 from solowire.errors import InvalidToken, UnknownKey
@@ -52,6 +53,8 @@ _LATEST_UNIX = 253_402_300_799  # the end of the year 9999: what comes later is 
 KNOWN_TOKENS = 8192
 KNOWN_TOKEN_BYTES = 2048
 NO_RULES = TokenRules()
+STRICT = Leniency()
+"""Nothing is remembered in it."""
 
 
 class Ticket(msgspec.Struct):
@@ -159,6 +162,18 @@ class Tokens:
         self._cached_identities[token] = identity
         return identity
 
+    def identify_leniently(self, token: str, now: float, leniency: Leniency) -> Identity:
+        """As `identify`, for the tokens of old clients, of which `leniency` asks less.
+
+        A token without a `jti` gets one made of itself, so that it can be told apart from the user's others.
+        """
+        identity = self._verify_token(token, now, leniency)
+        if not identity.proof.token_id:
+            digest = _base64url(hashlib.blake2b(token.encode(), digest_size=16).digest()).decode("ascii")
+            identity = msgspec.structs.replace(identity, proof=Proof(f"token-{digest}", identity.proof.issued_at))
+        self.check_revoked(identity)
+        return identity
+
     def cached_identity(self, token: str, now: float) -> Identity | None:
         """The identity that `token` has proved before; None if it has to be verified."""
         known = self._cached_identities.get(token)
@@ -171,7 +186,7 @@ class Tokens:
         if self.revocations.covers(identity):
             raise InvalidToken("the token has been revoked", code="token_revoked", hint="sign in again for another one")
 
-    def _verify_token(self, token: str, now: float) -> Identity:
+    def _verify_token(self, token: str, now: float, leniency: Leniency = STRICT) -> Identity:
         claims, is_provided = self._verify_signature(token)
         check_audience(claims, self._rules)
         if not claims.sub or len(claims.sub) > 256:
@@ -182,7 +197,8 @@ class Tokens:
             raise InvalidToken("the token has no 'exp'", hint="sign tokens with an expiry")
         if not claims.exp <= _LATEST_UNIX:  # so that NaN is refused too
             raise InvalidToken("the token's 'exp' is no unix time in seconds")
-        if claims.exp <= now:
+        expires = claims.exp if claims.exp > now else claims.exp + leniency.expiry_grace_s
+        if expires <= now:
             raise InvalidToken("the token has expired", code="token_expired", hint="get a new one")
         for name, begins in (("nbf", claims.nbf), ("iat", claims.iat)):
             if begins is not UNSET and not begins <= now + self._leeway:  # so that NaN is refused too
@@ -197,7 +213,11 @@ class Tokens:
                 f"the token lives for {life / 86400:.0f} days, {self._rules.max_life / 86400:g} are the most",
                 hint="sign it for less, or raise SOLOWIRE_TOKEN_MAX_LIFE_S",
             )
-        role = ("admin" if claims.is_admin else "viewer") if claims.role is UNSET else claims.role
+        if claims.role is UNSET:
+            said = None if claims.is_admin is UNSET else claims.is_admin
+            role = "admin" if leniency.judge_admin(claims.sub, said, now) else "viewer"
+        else:
+            role = claims.role
         known = self._roles.get(role)
         if known is None:
             raise InvalidToken(f"the token's role {role!r} is not known", hint="known are " + ", ".join(self._roles))
@@ -210,7 +230,8 @@ class Tokens:
             for name in find_missing_scopes(scopes, self._rules.mapping):
                 raise InvalidToken(f"the token has no claim {name!r}, which says what its user may see")
         proof = Proof(claims.jti, issued_at)
-        identity = Identity(claims.sub, role, permissions, scopes, claims.exp, claims.tenant, proof)
+        leniency.late_count += claims.exp <= now
+        identity = Identity(claims.sub, role, permissions, scopes, expires, claims.tenant, proof)
         if not _is_utf8_encodable(identity):
             raise InvalidToken(
                 "the token's claims hold half a character", hint=r"such as \ud800 without its other half"

@@ -35,7 +35,8 @@ from solowire.model.access import View
 from solowire.model.catalog import Catalog
 from solowire.model.events import Priority
 from solowire.model.subscriptions import Selection
-from solowire.protocol.messages import MAX_FRAME_BYTES, Codec
+from solowire.protocol.dialect_codec import AnyCodec
+from solowire.protocol.messages import MAX_FRAME_BYTES
 
 C = TypeVar("C", bound=Hashable)
 """A connection: the feed only ever holds on to it."""
@@ -71,7 +72,7 @@ class FlushDelays(msgspec.Struct, frozen=True):
         return shortest if shortest < longest else longest
 
 
-def build_feed_key(selection: Selection, view: View, codec: Codec, catalog: Catalog) -> FeedKey:
+def build_feed_key(selection: Selection, view: View, codec: AnyCodec, catalog: Catalog) -> FeedKey:
     """The key of the feed for `selection` (already judged by `view`) under `view` and `codec`."""
     hidden = []
     for name, _ in selection:

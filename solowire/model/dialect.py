@@ -62,10 +62,10 @@ class Translator(Protocol):
     @property
     def key(self) -> Hashable: ...
 
-    def translate_event(self, event: Event, data: dict[str, Any]) -> bytes | None:
+    def translate_event(self, event: Event, data: dict[str, Any], offset: int) -> bytes | None:
         """An event as its fragment, out of which `join_fragments` makes frames; None if nothing of it is sent.
 
-        data: the payload through the reader's view.
+        data: the payload through the reader's view. offset: older events may come again behind newer ones.
         """
 
     def join_fragments(self, fragments: Sequence[bytes]) -> bytes:
@@ -95,13 +95,13 @@ class DialectSession(Protocol):
     def receive(self, raw: str | bytes, now: str) -> Outcome: ...
 
     def confirm(self, granted: Sequence[str], now: str) -> list[str]:
-        """The answer to a change. granted: as for `open`; what was not is no longer wanted."""
+        """The answer to a change, which is in force now. granted: as for `open`; what was not is no longer wanted."""
 
     def answer(self, question: Question, found: Mapping[str, Any], now: str) -> list[str]:
         """The answer to a question that `receive` has returned."""
 
     def reject(self, code: str, message: str, hint: str, now: str) -> list[str]:
-        """Says that a message was refused by the core, such as one too many."""
+        """Says that a message was refused by the core, such as one too many; a change in it is not in force."""
 
 
 class Dialect(Protocol):

@@ -31,6 +31,7 @@ from solowire.model.events import Delivery
 from solowire.runtime.data_directory import close_directory, make_private, read_secret_file
 from solowire.runtime.environment import find_unknown, is_service_link
 from solowire.runtime.identity_settings import SECRET_CHARACTERS, IdentitySettings, split_list
+from solowire.runtime.legacy_settings import LegacySettings
 
 PREFIX = "SOLOWIRE_"
 DOTENV = ".env"
@@ -77,7 +78,7 @@ class Group(BaseModel):
 _ANY = Group.model_validate({})
 
 
-class Settings(IdentitySettings):
+class Settings(IdentitySettings, LegacySettings):
     """Everything that can be set. Times say their unit in their name."""
 
     model_config = SettingsConfigDict(

@@ -282,8 +282,11 @@ class Dispatcher:
 
     def send_reply(self, connection: Connection, message: ServerMessage, now: float) -> bool:
         """Sends an answer or a notice, or keeps it while the socket is busy; False if that closed the connection."""
-        frame = connection.codec.encode(message)
-        if not connection.pending_replies and not self._sockets.send(frame, (connection,)):
+        return self.send_frame(connection, connection.codec.encode(message), now)
+
+    def send_frame(self, connection: Connection, frame: str | bytes, now: float) -> bool:
+        """As `send_reply`, for what is written already; nothing is written where nothing is to be said."""
+        if not frame or (not connection.pending_replies and not self._sockets.send(frame, (connection,))):
             return True
         if len(connection.pending_replies) - connection.initial_count >= MAX_PENDING_REPLIES:
             self.close_too_slow(connection, UNREAD)

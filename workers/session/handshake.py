@@ -23,7 +23,7 @@ from solowire.fanout.feed import Feed, build_feed_key
 from solowire.fanout.recent_log import RecentLog
 from solowire.model.access import Role
 from solowire.model.catalog import Catalog
-from solowire.model.subscriptions import resolve
+from solowire.model.subscriptions import Wanted, resolve
 from solowire.protocol.messages import REPLAYING, Hello, Notice, Reconnect, Welcome
 from solowire.workers.config import ShardConfig
 from solowire.workers.connections.audit_events import ConnectionAudit
@@ -124,6 +124,11 @@ class Handshake:
             )
         connection.wanted = wanted
         self._start(connection, hello, now)
+
+    def start_with(self, connection: Connection, wanted: Wanted, now: float) -> None:
+        """Begins without a hello, for a client that knows none: with the present states of what it wants."""
+        connection.wanted = wanted
+        self._start(connection, Hello(), now)
 
     def _start(self, connection: Connection, hello: Hello, now: float) -> None:
         rank = self._budget.charge(connection.identity.user, self._estimate_cost(hello), now)

@@ -3,7 +3,8 @@
 What it keeps true: a ticket lets in once, and only to the shard that owns its user, and to that process of it that it
 was made for, since another does not know whether it was used; one that is refused for want of a slot stays good.
 Whoever is let in has a slot, and counts among the user's handshakes, before anything is accepted. A user who finds no
-slot while it has as many connections here as it may ends its oldest, and gets in with its next try.
+slot while it has as many connections here as it may ends its oldest, and gets in with its next try. Connections that
+speak a dialect end no other, have a limit of their own for each user, and make room for the user's own others.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ class TicketGate:
         self._boot = boot
         self._used = UsedTickets()
 
-    def redeem(self, ticket: str, now: float, wall: float, *, leaving: bool, ready: bool) -> Ticket:
+    def redeem(
+        self, ticket: str, now: float, wall: float, *, leaving: bool, ready: bool, is_dialect: bool = False
+    ) -> Ticket:
         """Whom the ticket lets in. Raises InvalidToken or RequestRejected, with `who` it was if the ticket is good.
 
         now: seconds, monotonic. wall: the same time in unix seconds. leaving, ready: the shard's state.
@@ -64,14 +67,14 @@ class TicketGate:
             if not ready:
                 hint = "ask /v1/connect again in a moment"
                 raise RequestRejected(503, "not_ready", f"shard {self._index} is not ready yet", hint, retry_after=1)
-            self._admit(redeemed, now, wall)
+            self._admit(redeemed, now, wall, is_dialect=is_dialect)
         except RequestError as error:
             identity = redeemed.identity
             error.who = {"user": identity.user, "role": identity.role, "address": redeemed.address}
             raise
         return redeemed
 
-    def _admit(self, redeemed: Ticket, now: float, wall: float) -> None:
+    def _admit(self, redeemed: Ticket, now: float, wall: float, *, is_dialect: bool) -> None:
         identity = redeemed.identity
         user = identity.user
         if not self._owns(user):
@@ -90,7 +93,9 @@ class TicketGate:
                 "ask /v1/connect again",
                 retry_after=1,
             )
-        if self._on_duplicate == "reject" and self._users.is_at_limit(user):
+        if is_dialect:
+            self._check_dialect_limit(user)
+        elif self._on_duplicate == "reject" and self._users.is_at_limit(user):
             raise RequestRejected(
                 409,
                 "duplicate_connection",
@@ -98,12 +103,26 @@ class TicketGate:
                 "close one of them first; an operator sets SOLOWIRE_MAX_CONNECTIONS_PER_USER and SOLOWIRE_ON_DUPLICATE",
             )
         self._used.check(redeemed, wall)
-        oldest = self._users.replaceable(user)
+        oldest = None if is_dialect else self._users.replaceable(user)
         replaces = oldest is not None and oldest.address == redeemed.address
         if not self._slot_manager.acquire(identity, redeemed.address, now, replaces=replaces):
+            if oldest is None and not is_dialect:
+                oldest = next(iter(self._users.list_dialect(user)), None)
             self._reject_without_slot(identity, oldest, now)
         self._used.mark_used(redeemed, wall)  # not before: a ticket that was refused for want of room stays good
         self._users.begin_handshake(user)
+
+    def _check_dialect_limit(self, user: str) -> None:
+        """Raises RequestRejected."""
+        if len(self._users.list_dialect(user)) >= self._users.dialect_limit:
+            raise RequestRejected(
+                429,
+                "too_many_connections",
+                f"the user has {self._users.dialect_limit} connections of this kind, as many as one may have",
+                "close a tab, or use the unified connection: one serves all; an operator raises "
+                "SOLOWIRE_LEGACY_CONNECTIONS_PER_USER",
+                retry_after=RETRY_SECONDS,
+            )
 
     def _reject_without_slot(self, identity: Identity, oldest: Connection | None, now: float) -> None:
         if oldest is not None:

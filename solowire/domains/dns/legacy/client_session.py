@@ -52,6 +52,7 @@ class LegacySession:
         self._is_admin = is_admin
         self._deprecation = dict(deprecation)
         self._names: dict[str, None] = dict.fromkeys(DEFAULTS[kind])
+        self._wanted: dict[str, None] | None = None  # what a change under way asks for
         self._categories: list[str] = []
         self._faults: list[str] = []  # of the change that is under way
         self._form = ""
@@ -59,7 +60,7 @@ class LegacySession:
     @property
     def patterns(self) -> list[str]:
         """Our event types that it wants."""
-        return list_patterns(self._names)
+        return list_patterns(self._names if self._wanted is None else self._wanted)
 
     @property
     def wish(self) -> Hashable:
@@ -97,6 +98,8 @@ class LegacySession:
         return Outcome(command.type, question=Question(about, command.type, command.details))
 
     def confirm(self, granted: Sequence[str], now: str) -> list[str]:
+        if self._wanted is not None:
+            self._names, self._wanted = self._wanted, None
         self._drop_denied(granted)
         names, faults = list(self._names), self._faults
         if self._form == "subscribe_category":
@@ -114,6 +117,7 @@ class LegacySession:
         return [_frame(_FORMS[question.form], data, now)]
 
     def reject(self, code: str, message: str, hint: str, now: str) -> list[str]:
+        self._wanted = None
         return [self._error(code, f"{message}: {hint}" if hint else message, now)]
 
     def _change_names(self, command: Command, change: Change) -> None:
@@ -128,9 +132,9 @@ class LegacySession:
                 self._categories.append(said)
             names += found
         if change.adds:
-            self._names = {**self._names, **dict.fromkeys(names)}
+            self._wanted = {**self._names, **dict.fromkeys(names)}
         else:
-            self._names = {name: None for name in self._names if name not in names}
+            self._wanted = {name: None for name in self._names if name not in names}
 
     def _drop_denied(self, granted: Sequence[str]) -> None:
         """Of a name that stands for several types one is enough."""

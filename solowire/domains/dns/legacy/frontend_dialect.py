@@ -19,8 +19,8 @@ DEPRECATED_SINCE = datetime(2026, 12, 1, tzinfo=UTC)
 _COME_AT_ONCE = frozenset({1001, 1012, 4421})
 """Going away, restarting, wrong shard: there is another place for it now. The page comes back in 0.06 s on 1000 alone,
 with its newest token."""
-_POLICY = frozenset({4400, 4401, 4403, 4409, 4410})
-_LATER = frozenset({1013, 4408, 4413})
+_POLICY = frozenset({4400, 4401, 4403, 4410})
+_LATER = frozenset({1013, 4408, 4409, 4413})
 EXPIRED = "token_expired"
 """Why one is closed that may come back with a newer token, which it only does on 1000."""
 

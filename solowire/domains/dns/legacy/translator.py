@@ -36,32 +36,33 @@ class LegacyTranslator:
 
     def __init__(self, names: frozenset[str]) -> None:
         self._names = names
-        self._forwarders: dict[object, Data] = {}
-        self._statuses: dict[object, str] = {}
-        self._hosts: dict[str, Data] = {}
+        # Each with the offset at which it was said.
+        self._forwarders: dict[object, tuple[int, Data]] = {}
+        self._statuses: dict[object, tuple[int, str]] = {}
+        self._hosts: dict[str, tuple[int, Data]] = {}
 
     @property
     def key(self) -> Hashable:
         return self._names
 
-    def translate_event(self, event: Event, data: dict[str, Any]) -> bytes | None:
+    def translate_event(self, event: Event, data: dict[str, Any], offset: int) -> bytes | None:
         """As `solowire.model.dialect.Translator` says."""
         match event.type:
             case "forwarder_health":
-                return self._translate_forwarder(event, data)
+                return self._translate_forwarder(event, data, offset)
             case "forwarder_status_change":
-                self._note_status(event, data.get("forwarder_id"), data.get("new_status"))
+                self._note_status(event, data.get("forwarder_id"), data.get("new_status"), offset)
             case "dns_query_log":
                 if not self._wants("system_status", event.type):
                     return None
                 return _write("system_status", event, frame_data.make_query_row(event, data))
             case "system_metrics":
                 made = frame_data.make_metrics(event, data, self._recall_host(event, data))
-                self._note_host(event, data, made)
+                self._note_host(event, data, made, offset)
                 return _write("system_status", event, made) if self._wants("system_status", event.type) else None
             case "system_status":
                 made = frame_data.make_system_status(event, data, self._recall_host(event, data))
-                self._note_host(event, data, made)
+                self._note_host(event, data, made, offset)
                 return _write("system_status", event, made) if self._wants(event.type) else None
         if not self._wants(event.type):
             return None
@@ -82,45 +83,50 @@ class LegacyTranslator:
     def _wants(self, *names: str) -> bool:
         return not self._names.isdisjoint(names)
 
-    def _translate_forwarder(self, event: Event, data: Data) -> bytes | None:
+    def _translate_forwarder(self, event: Event, data: Data, offset: int) -> bytes | None:
         """One forwarder's health: all that are known, and the change of its status, if it is one."""
-        id, status = data.get("forwarder_id"), frame_data.make_forwarder(data, id=None, seen="")["status"]
+        id = data.get("forwarder_id")
         row = frame_data.make_forwarder(data, id=id, seen=event.timestamp)
+        status: str = row["status"]
         before = self._statuses.get(id)
+        changed = before is not None and before[0] < offset and before[1] != status
         if event.user is None:
-            _remember(self._forwarders, id, row, MAX_FORWARDERS)
-            rows = list(self._forwarders.values())
+            _remember(self._forwarders, id, row, offset, MAX_FORWARDERS)
+            rows = [known for _, known in self._forwarders.values()]
         else:
-            rows = [r for r in self._forwarders.values() if r["id"] != id] + [row]
-        self._note_status(event, id, status)
+            rows = [known for _, known in self._forwarders.values() if known["id"] != id] + [row]
+        self._note_status(event, id, status, offset)
         frames = []
         if self._wants("health_update", event.type):
             summary = frame_data.summarize_forwarders(rows, event.timestamp)
             frames.append(_REPLACED + _write("health_update", event, summary))
-        if before is not None and before != status and self._wants("forwarder_status_change", event.type):
-            change = {"forwarder_id": id, "old_status": before, "new_status": status, "forwarder_name": row["name"]}
+        if changed and before is not None and self._wants("forwarder_status_change", event.type):
+            change = {"forwarder_id": id, "old_status": before[1], "new_status": status, "forwarder_name": row["name"]}
             frames.append(_write("forwarder_status_change", event, change))
         return b"\n".join(frames) or None
 
-    def _note_status(self, event: Event, id: object, status: object) -> None:
+    def _note_status(self, event: Event, id: object, status: object, offset: int) -> None:
         if event.user is None and isinstance(status, str):
-            _remember(self._statuses, id, status, MAX_FORWARDERS)
+            _remember(self._statuses, id, status, offset, MAX_FORWARDERS)
 
     def _recall_host(self, event: Event, data: Data) -> Data:
-        return self._hosts.get(str(data.get("host") or ""), {})
+        return self._hosts.get(str(data.get("host") or ""), (0, {}))[1]
 
-    def _note_host(self, event: Event, data: Data, made: Data) -> None:
+    def _note_host(self, event: Event, data: Data, made: Data, offset: int) -> None:
         """What the host has said, and not what was made up where it said nothing."""
         if event.user is None:
             host = str(data.get("host") or "")
             said = {name: made[name] for name in made.keys() & data.keys() if data[name] is not None}
-            _remember(self._hosts, host, {**self._hosts.get(host, {}), **said}, MAX_HOSTS)
+            _remember(self._hosts, host, {**self._recall_host(event, data), **said}, offset, MAX_HOSTS)
 
 
-def _remember(kept: dict[Any, Any], key: object, value: object, most: int) -> None:
-    if key not in kept and len(kept) >= most:
+def _remember(kept: dict[Any, tuple[int, Any]], key: object, value: object, offset: int, most: int) -> None:
+    """Keeps it, unless something newer is known."""
+    known = kept.get(key)
+    if known is None and len(kept) >= most:
         del kept[next(iter(kept))]
-    kept[key] = value
+    if known is None or known[0] <= offset:
+        kept[key] = (offset, value)
 
 
 def _write(name: str, event: Event, data: Data) -> bytes:
