@@ -38,6 +38,7 @@ from solowire.observability.metrics import LabelledSample, Metrics, Sample
 from solowire.protocol.opening_handshake import MORE_HEADERS, Head, make_upgrade_required
 from solowire.protocol.problem_details import to_http_response
 from solowire.runtime import process
+from solowire.runtime.domain_loader import load_domain
 from solowire.runtime.http_server import WebServer, listen, listen_unix, remove_dead_sockets
 from solowire.runtime.identity import make_key_source, make_tokens, reload_identity
 from solowire.runtime.old_frontends import make_dialect_requests
@@ -55,8 +56,9 @@ CLOSING_SECONDS = 1.0
 
 def serve(settings: Settings) -> None:
     """Runs the gateway until it is told to stop. Raises ConfigError if it can't start."""
-    roles = load_roles(settings)
-    tokens = make_tokens(settings, roles, create=True)
+    domain = load_domain(settings)
+    roles = load_roles(settings, domain.catalog)
+    tokens = make_tokens(settings, roles, domain, create=True)
     process.on_reload(lambda fresh: reload_identity(fresh, tokens, roles))
     process.run(lambda stop: _main(settings, tokens, roles, stop))
 
@@ -98,7 +100,7 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
         refresh_keys=None if key_source is None else key_source.wait_for_refresh,
         leniency=Leniency(settings.legacy_expiry_grace, settings.legacy_admin_memory_s),
     )
-    dialects = make_dialect_requests(settings)
+    dialects = make_dialect_requests(settings, tokens.domain)
     negotiation = ConnectEndpoint(gateway, settings.shard_url, dialects)
     relay = Relay(
         gateway,

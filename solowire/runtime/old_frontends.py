@@ -1,13 +1,15 @@
-"""The dialect that the settings ask for, with the domain's own words in it."""
+"""The dialect of the domain in force, as the settings want it."""
 
 from __future__ import annotations
 
-from solowire.domains.dns.legacy.frontend_dialect import LegacyDialect
+from solowire.model.domain import Domain
 from solowire.protocol.dialect_requests import DialectRequests
 from solowire.runtime.settings import Settings
 
 
-def make_dialect_requests(settings: Settings) -> DialectRequests:
-    """Which requests are of old frontends; none where they are not served, but for a word where they come."""
-    dialect = LegacyDialect(sunset=settings.legacy_sunset, guide=settings.legacy_guide)
+def make_dialect_requests(settings: Settings, domain: Domain) -> DialectRequests:
+    """Which requests are of old clients; where they are not served these are told so."""
+    if domain.make_dialect is None:
+        return DialectRequests()
+    dialect = domain.make_dialect(domain.catalog, settings.legacy_sunset, settings.legacy_guide)
     return DialectRequests(dialect, is_on=settings.legacy != "off")

@@ -58,7 +58,15 @@ from websockets.typing import Subprotocol
 from solowire.algorithms.backoff import MAX_RETRY_AFTER_S, Backoff
 from solowire.domains.dns.event_types import CATALOG
 from solowire.errors import ConnectionEnded, InvalidMessage, MessageRefused, SubscriptionDenied
-from solowire.model.subscriptions import DeniedPattern, Filter, Wanted, find_idle, subscribe, unsubscribe
+from solowire.model.subscriptions import (
+    DeniedPattern,
+    Filter,
+    Wanted,
+    expand_pattern,
+    find_idle,
+    subscribe,
+    unsubscribe,
+)
 from solowire.protocol.close_codes import CloseCode
 from solowire.protocol.deflate import SUFFIX
 from solowire.protocol.messages import (
@@ -377,7 +385,7 @@ class Client:
         left = await self._send_request(
             lambda id: Unsubscribe(names, id),
             Subscriptions,
-            lambda wanted: unsubscribe(wanted, names, CATALOG),
+            lambda wanted: unsubscribe(self._spell_out_categories(wanted, names), names, CATALOG),
         )
         if unknown := [one for one in left.denied if one.type in names and one.reason == "unknown_type"]:
             texts = "not unsubscribed: " + "; ".join(map(describe_denial, unknown))
@@ -757,6 +765,23 @@ class Client:
     def _kept_subscriptions(self) -> Wanted:
         """The subscriptions to come back with; before the first change, what the server granted as defaults."""
         return dict.fromkeys(self._granted_types, self._filter) if self._wanted is None else self._wanted
+
+    def _spell_out_categories(self, wanted: Wanted, leaving: Sequence[str]) -> Wanted:
+        """`wanted` with the types of categories that only the server knows in place of `category.*`.
+
+        Raises InvalidMessage if there are several: which type is of which is not known here.
+        """
+        unknown = [p for p in wanted if p.endswith(".*") and p not in leaving and not expand_pattern(p, CATALOG)]
+        if not unknown:
+            return wanted
+        if len(unknown) > 1:
+            raise InvalidMessage("invalid_message", f"{' and '.join(unknown)} can't be told apart here")
+        spelt: Wanted = {}
+        for pattern, filter in wanted.items():
+            names = [n for n in self._granted_types if CATALOG.get(n) is None] if pattern in unknown else [pattern]
+            for name in names:
+                spelt.setdefault(name, filter)
+        return spelt
 
     def _handle_reply(self, message: Subscriptions | Reply | Error) -> None:
         asked = self._pending_requests.pop(message.id, None) if isinstance(message.id, int) else None

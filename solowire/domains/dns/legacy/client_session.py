@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from solowire.domains.dns.legacy.client_messages import Change, ClientFault, Command, read_command
-from solowire.domains.dns.legacy.event_names import DEFAULTS, find_category, find_types, list_patterns, list_supported
+from solowire.domains.dns.legacy.event_names import DEFAULTS, EventNames
 from solowire.domains.dns.legacy.translator import LegacyTranslator
 from solowire.model.dialect import Outcome, Question
 
@@ -47,8 +47,9 @@ _SAID = 60
 class LegacySession:
     """deprecation: what the first frame says of this protocol's end."""
 
-    def __init__(self, kind: str, *, is_admin: bool, deprecation: Mapping[str, str]) -> None:
+    def __init__(self, kind: str, names: EventNames, *, is_admin: bool, deprecation: Mapping[str, str]) -> None:
         self.kind = kind
+        self._known = names
         self._is_admin = is_admin
         self._deprecation = dict(deprecation)
         self._names: dict[str, None] = dict.fromkeys(DEFAULTS[kind])
@@ -60,14 +61,14 @@ class LegacySession:
     @property
     def patterns(self) -> list[str]:
         """Our event types that it wants."""
-        return list_patterns(self._names if self._wanted is None else self._wanted)
+        return self._known.list_patterns(self._names if self._wanted is None else self._wanted)
 
     @property
     def wish(self) -> Hashable:
         return frozenset(self._names)
 
     def make_translator(self) -> LegacyTranslator:
-        return LegacyTranslator(frozenset(self._names))
+        return LegacyTranslator(frozenset(self._names), self._known)
 
     def open(self, granted: Sequence[str], now: str) -> list[str]:
         self._drop_denied(granted)
@@ -113,7 +114,7 @@ class LegacySession:
             return [self._error(str(found["error"]), str(found.get("message", "")), now, question.form)]
         data = dict(found)
         if question.about == "stats":
-            data = describe_stats(found)
+            data = describe_stats(found, self._known)
         return [_frame(_FORMS[question.form], data, now)]
 
     def reject(self, code: str, message: str, hint: str, now: str) -> list[str]:
@@ -124,7 +125,10 @@ class LegacySession:
         self._form, self._faults, self._categories = command.type, [], []
         names: list[str] = []
         for said in change.names:
-            found: Collection[str] = find_category(said) if change.by_category else (said,) if find_types(said) else ()
+            if change.by_category:
+                found: Collection[str] = self._known.find_category(said)
+            else:
+                found = (said,) if self._known.find_types(said) else ()
             if not found:
                 what = "category" if change.by_category else "event type"
                 self._faults.append(f"unknown {what}: {said[:_SAID]}")
@@ -139,7 +143,7 @@ class LegacySession:
     def _drop_denied(self, granted: Sequence[str]) -> None:
         """Of a name that stands for several types one is enough."""
         seen = frozenset(granted)
-        denied = [name for name in self._names if seen.isdisjoint(find_types(name))]
+        denied = [name for name in self._names if seen.isdisjoint(self._known.find_types(name))]
         for name in denied:
             del self._names[name]
             if self._form:
@@ -151,7 +155,7 @@ class LegacySession:
             "connection_type": self.kind,
             "subscribed_events": names,
             "subscriptions": names,
-            "available_events": list_supported(),
+            "available_events": self._known.supported,
         }
 
     def _error(self, code: str, message: str, now: str, form: str = "") -> str:
@@ -165,7 +169,7 @@ class LegacySession:
         return _frame("error", data, now)
 
 
-def describe_stats(found: Mapping[str, Any]) -> dict[str, Any]:
+def describe_stats(found: Mapping[str, Any], names: EventNames) -> dict[str, Any]:
     """Totals in the old shape. found: `users`, `connections`, `frames`, `queued`, `dialect_kinds`."""
     return {
         "total_users": found.get("users", 0),
@@ -175,7 +179,7 @@ def describe_stats(found: Mapping[str, Any]) -> dict[str, Any]:
         "connection_types": {kind: found.get("dialect_kinds", {}).get(kind, 0) for kind in DEFAULTS},
         "queue_size": found.get("queued", 0),
         "active_tasks": 0,
-        "supported_events": list_supported(),
+        "supported_events": names.supported,
         "supported_connection_types": list(DEFAULTS),
     }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from solowire.domains.dns.event_types import CATALOG
+from solowire.model.catalog import Catalog
 
 _ZONES = ("zone_created", "zone_updated", "zone_deleted")
 _RECORDS = ("record_created", "record_updated", "record_deleted")
@@ -46,23 +46,29 @@ MAX_NAMES = 200
 """So many may one message name."""
 
 
-def find_types(name: str) -> tuple[str, ...]:
-    """Our event types that a name stands for; empty if it is no name of an event."""
-    if name in MEANINGS:
-        return MEANINGS[name]
-    return (name,) if CATALOG.get(name) is not None and not name.endswith("*") else ()
+class EventNames:
+    """The names that clients may use. catalog: with the deployment's own types, which they may ask for, too."""
 
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self.supported = sorted(name for name in catalog.names if not name.endswith("*"))
 
-def find_category(name: str) -> tuple[str, ...]:
-    """The names in a category; empty if there is none of this name."""
-    return CATEGORIES.get(name) or tuple(t for t in CATALOG.categories.get(name, ()) if not t.endswith("*"))
+    def find_types(self, name: str) -> tuple[str, ...]:
+        """Our event types that a name stands for; empty if it is no name of an event."""
+        if name in MEANINGS:
+            return MEANINGS[name]
+        return (name,) if not name.endswith("*") and self._catalog.get(name) is not None else ()
 
+    def find_category(self, name: str) -> tuple[str, ...]:
+        """The names in a category; empty if there is none of this name."""
+        listed = self._catalog.categories.get(name, ())
+        return CATEGORIES.get(name) or tuple(found for found in listed if not found.endswith("*"))
 
-def list_patterns(names: Iterable[str]) -> list[str]:
-    """Our event types that these names stand for, each once."""
-    return list(dict.fromkeys(found for name in names for found in find_types(name)))
+    def list_patterns(self, names: Iterable[str]) -> list[str]:
+        """Our event types that these names stand for, each once."""
+        return list(dict.fromkeys(found for name in names for found in self.find_types(name)))
 
-
-def list_supported() -> list[str]:
-    """All names of events that a client may ask for."""
-    return sorted(name for name in CATALOG.names if not name.endswith("*"))
+    def find_event_category(self, name: str) -> str:
+        """The category of one of our event types."""
+        found = self._catalog.get_declared(name)
+        return found.category if found is not None else "custom"

@@ -12,6 +12,8 @@ from typing import Any
 
 from solowire.domains.dns.legacy.client_paths import find_client_path
 from solowire.domains.dns.legacy.client_session import LegacySession, describe_stats
+from solowire.domains.dns.legacy.event_names import EventNames
+from solowire.model.catalog import Catalog
 from solowire.model.dialect import DialectPath
 
 DEPRECATED_SINCE = datetime(2026, 12, 1, tzinfo=UTC)
@@ -26,11 +28,12 @@ EXPIRED = "token_expired"
 
 
 class LegacyDialect:
-    """sunset: when this protocol ends. guide: the address of what to use instead."""
+    """catalog: all event types. sunset: when this protocol ends. guide: the address of what to use instead."""
 
     name = "legacy"
 
-    def __init__(self, *, sunset: datetime, guide: str) -> None:
+    def __init__(self, catalog: Catalog, sunset: datetime, guide: str) -> None:
+        self._names = EventNames(catalog)
         self.guide = guide
         until = sunset.astimezone(UTC).replace(microsecond=0)
         self.headers = (
@@ -48,7 +51,7 @@ class LegacyDialect:
         return find_client_path(path)
 
     def open_session(self, path: DialectPath, *, is_admin: bool) -> LegacySession:
-        return LegacySession(path.kind, is_admin=is_admin, deprecation=self._deprecation)
+        return LegacySession(path.kind, self._names, is_admin=is_admin, deprecation=self._deprecation)
 
     def convert_close_code(self, code: int, reason: str) -> int:
         if code in _COME_AT_ONCE or reason == EXPIRED:
@@ -56,7 +59,7 @@ class LegacyDialect:
         return 1008 if code in _POLICY else 1013 if code in _LATER else code
 
     def describe_totals(self, totals: Mapping[str, Any], now: str) -> dict[str, Any]:
-        return {**describe_stats(totals), "timestamp": now}
+        return {**describe_stats(totals, self._names), "timestamp": now}
 
     def describe_health(self, totals: Mapping[str, Any], now: str) -> dict[str, Any]:
         is_healthy = bool(totals.get("shards"))

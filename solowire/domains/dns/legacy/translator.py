@@ -15,8 +15,8 @@ from typing import Any
 
 import msgspec
 
-from solowire.domains.dns.event_types import CATALOG
 from solowire.domains.dns.legacy import frame_data
+from solowire.domains.dns.legacy.event_names import EventNames
 from solowire.domains.dns.legacy.frame_data import Data
 from solowire.model.events import Event, Priority
 
@@ -32,9 +32,10 @@ _encode = msgspec.json.Encoder().encode
 
 
 class LegacyTranslator:
-    """names: of events, as the client calls them."""
+    """wanted: names of events, as the client calls them."""
 
-    def __init__(self, names: frozenset[str]) -> None:
+    def __init__(self, wanted: frozenset[str], names: EventNames) -> None:
+        self._wanted = wanted
         self._names = names
         # Each with the offset at which it was said.
         self._forwarders: dict[object, tuple[int, Data]] = {}
@@ -43,7 +44,7 @@ class LegacyTranslator:
 
     @property
     def key(self) -> Hashable:
-        return self._names
+        return self._wanted
 
     def translate_event(self, event: Event, data: dict[str, Any], offset: int) -> bytes | None:
         """As `solowire.model.dialect.Translator` says."""
@@ -55,19 +56,19 @@ class LegacyTranslator:
             case "dns_query_log":
                 if not self._wants("system_status", event.type):
                     return None
-                return _write("system_status", event, frame_data.make_query_row(event, data))
+                return self._write("system_status", event, frame_data.make_query_row(event, data))
             case "system_metrics":
                 made = frame_data.make_metrics(event, data, self._recall_host(event, data))
                 self._note_host(event, data, made, offset)
-                return _write("system_status", event, made) if self._wants("system_status", event.type) else None
+                return self._write("system_status", event, made) if self._wants("system_status", event.type) else None
             case "system_status":
                 made = frame_data.make_system_status(event, data, self._recall_host(event, data))
                 self._note_host(event, data, made, offset)
-                return _write("system_status", event, made) if self._wants(event.type) else None
+                return self._write("system_status", event, made) if self._wants(event.type) else None
         if not self._wants(event.type):
             return None
         shape = frame_data.SHAPES.get(event.type, frame_data.make_plain)
-        return _write(event.type, event, shape(event, data))
+        return self._write(event.type, event, shape(event, data))
 
     def join_fragments(self, fragments: Sequence[bytes]) -> bytes:
         """As `solowire.model.dialect.Translator` says; of several states of all forwarders the last alone."""
@@ -81,7 +82,7 @@ class LegacyTranslator:
         return b"\n".join(f for f in kept if f)
 
     def _wants(self, *names: str) -> bool:
-        return not self._names.isdisjoint(names)
+        return not self._wanted.isdisjoint(names)
 
     def _translate_forwarder(self, event: Event, data: Data, offset: int) -> bytes | None:
         """One forwarder's health: all that are known, and the change of its status, if it is one."""
@@ -99,10 +100,10 @@ class LegacyTranslator:
         frames = []
         if self._wants("health_update", event.type):
             summary = frame_data.summarize_forwarders(rows, event.timestamp)
-            frames.append(_REPLACED + _write("health_update", event, summary))
+            frames.append(_REPLACED + self._write("health_update", event, summary))
         if changed and before is not None and self._wants("forwarder_status_change", event.type):
             change = {"forwarder_id": id, "old_status": before[1], "new_status": status, "forwarder_name": row["name"]}
-            frames.append(_write("forwarder_status_change", event, change))
+            frames.append(self._write("forwarder_status_change", event, change))
         return b"\n".join(frames) or None
 
     def _note_status(self, event: Event, id: object, status: object, offset: int) -> None:
@@ -119,6 +120,21 @@ class LegacyTranslator:
             said = {name: made[name] for name in made.keys() & data.keys() if data[name] is not None}
             _remember(self._hosts, host, {**self._recall_host(event, data), **said}, offset, MAX_HOSTS)
 
+    def _write(self, name: str, event: Event, data: Data) -> bytes:
+        severity = data.get("level") or data.get("severity")
+        frame: dict[str, Any] = {
+            "type": name,
+            "data": data,
+            "timestamp": event.timestamp,
+            "severity": severity if isinstance(severity, str) else _SEVERITIES.get(event.priority, "info"),
+            "id": event.id,
+            "priority": event.priority.value,
+            "category": self._names.find_event_category(event.type),
+            "source": event.source or _SOURCE,
+            "tags": [],
+        }
+        return _encode(frame)
+
 
 def _remember(kept: dict[Any, tuple[int, Any]], key: object, value: object, offset: int, most: int) -> None:
     """Keeps it, unless something newer is known."""
@@ -127,20 +143,3 @@ def _remember(kept: dict[Any, tuple[int, Any]], key: object, value: object, offs
         del kept[next(iter(kept))]
     if known is None or known[0] <= offset:
         kept[key] = (offset, value)
-
-
-def _write(name: str, event: Event, data: Data) -> bytes:
-    event_type = CATALOG.get_declared(event.type)
-    severity = data.get("level") or data.get("severity")
-    frame: dict[str, Any] = {
-        "type": name,
-        "data": data,
-        "timestamp": event.timestamp,
-        "severity": severity if isinstance(severity, str) else _SEVERITIES.get(event.priority, "info"),
-        "id": event.id,
-        "priority": event.priority.value,
-        "category": event_type.category if event_type is not None else "custom",
-        "source": event.source or _SOURCE,
-        "tags": [],
-    }
-    return _encode(frame)
