@@ -175,7 +175,8 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
         yield "held_answers_total", "Answers to wrong tokens that were held back.", gateway.delayed_responses_total
 
     posting = EventsEndpoint(gateway, settings, trail)
-    http = with_user_paths(create_app(gateway, negotiation, posting, settings, Metrics(samples), shards, trail))  # type: ignore[arg-type]
+    pages = create_app(gateway, negotiation, posting, settings, Metrics(samples), shards, trail, dialects)
+    http = with_user_paths(pages)  # type: ignore[arg-type]
 
     async def app(scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
         if relay.is_path(scope["path"]):  # without an upgrade, which the front takes itself

@@ -105,7 +105,9 @@ class Shard:
         catalog = recent.catalog
         self.connections: set[Connection] = set()
         self.wall_offset = wall_offset
-        self.ejection = Ejection(self.connections, self._close)
+        self.ejection = Ejection(
+            self.connections, self._close, lambda identity: self._ticket_gate.signed_out.add(identity)
+        )
         self.is_draining = False
         self.totals: Counter[str] = Counter()
         self._sockets = sockets
@@ -444,6 +446,9 @@ class Shard:
             self._sockets.close(connection, told, code.reason)
             return
         self._sockets.close(connection, code, code.reason)
+
+    def _sign_out(self, identity: Identity) -> None:
+        self._ticket_gate.signed_out.add(identity)
 
     def _forget(self, connection: Connection) -> None:
         self.dispatcher.forget_connection(connection)

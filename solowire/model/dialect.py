@@ -12,7 +12,8 @@ Frames are whole JSON texts without line breaks, each one WebSocket message.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
@@ -119,6 +120,10 @@ class Dialect(Protocol):
     @property
     def guide(self) -> str: ...
 
+    @property
+    def guide_file(self) -> Path:
+        """The guide itself, in Markdown."""
+
     def find_path(self, path: str) -> DialectPath | None:
         """What the path (without its query) asks for; None if it is none of the dialect's."""
 
@@ -127,7 +132,6 @@ class Dialect(Protocol):
     def convert_close_code(self, code: int, reason: str) -> int:
         """What clients are closed with in place of one of our codes. reason: why one was sent away, if it was."""
 
-    def describe_totals(self, totals: Mapping[str, Any], now: str) -> dict[str, Any]:
-        """The system's totals in the dialect's shape."""
-
-    def describe_health(self, totals: Mapping[str, Any], now: str) -> dict[str, Any]: ...
+    @property
+    def reports(self) -> Mapping[str, Callable[[Mapping[str, Any], str], dict[str, Any]]]:
+        """By path what administrators' old tools ask the gateway for: of the system's totals, and of the time."""

@@ -57,16 +57,22 @@ class DialectRequests:
         names = {name.lower() for name in head.headers}
         if not found.is_certain and not (self._is_on and is_old_browser(head.query, names)):
             return None
-        if not self._is_on:
-            error = RequestRejected(
-                410,
-                f"{dialect.name}_off",
-                "this WebSocket protocol is no longer served",
-                f"use the unified connection: {dialect.guide} says how",
-            )
-            error.headers = tuple((name.lower(), value) for name, value in dialect.headers)
-            raise error
+        self.need_on()
         return found
+
+    def need_on(self) -> None:
+        """Raises RequestRejected where the dialect is off: 410, with the address of what to use instead."""
+        dialect = self.dialect
+        if dialect is None or self._is_on:
+            return
+        error = RequestRejected(
+            410,
+            f"{dialect.name}_off",
+            "this WebSocket protocol is no longer served",
+            f"use the unified connection: {dialect.guide} says how",
+        )
+        error.headers = tuple((name.lower(), value) for name, value in dialect.headers)
+        raise error
 
 
 def is_old_browser(query: str, headers: Container[str]) -> bool:

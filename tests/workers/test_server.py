@@ -55,6 +55,8 @@ def test_all_that_is_set_reaches_the_shard() -> None:
         telemetry_interval_s=26,
         state_interval_s=27,
         state_intervals_s={"bulk_progress": 28},
+        legacy="on",
+        legacy_connections_per_user=32,
     )
     limits = build_shard_config(settings)
     assert limits.capacity == compute_capacity(process.raise_file_limit())
@@ -69,6 +71,8 @@ def test_all_that_is_set_reaches_the_shard() -> None:
         subscription_rate=9,
         subscription_burst=11,
         per_user=12,
+        dialect_per_user=32,
+        dialect_warns=False,
         per_address=13,
         group_by="tenant",
         reconnect_min_ms=14,

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable
 
 from solowire.auth.revocations import index_revocations
 from solowire.backplane.messages import Revocation
+from solowire.model.access import Identity
 from solowire.protocol.close_codes import CloseCode
 from solowire.workers.connections.connection import Connection
 
@@ -16,15 +17,27 @@ _REASONS = {CloseCode.disconnected: "disconnected", CloseCode.unauthenticated: "
 
 
 class Ejection:
-    """connections: all of the shard's. close(connection, code): ends one."""
+    """connections: all of the shard's. close(connection, code): ends one. sign_out(identity): the token of a client is
+    void that can be asked for no other, and would come back with it.
+    """
 
-    def __init__(self, connections: Collection[Connection], close: Callable[[Connection, CloseCode], None]) -> None:
+    def __init__(
+        self,
+        connections: Collection[Connection],
+        close: Callable[[Connection, CloseCode], None],
+        sign_out: Callable[[Identity], None] = lambda identity: None,
+    ) -> None:
         self._connections = connections
         self._close = close
+        self._sign_out = sign_out
 
     def disconnect(self, user: str) -> int:
         """An administrator wants none of the user's connections here; how many there were."""
-        return self._eject([c for c in self._connections if c.identity.user == user], CloseCode.disconnected)
+        found = [c for c in self._connections if c.identity.user == user]
+        for connection in found:
+            if connection.dialect is not None:
+                self._sign_out(connection.identity)
+        return self._eject(found, CloseCode.disconnected)
 
     def revoke(self, revocations: Iterable[Revocation]) -> int:
         """These have just come into force: whom they cover is closed. How many that are."""

@@ -17,6 +17,7 @@ from solowire.model.access import Identity
 from solowire.workers.capacity.slots import RETRY_SECONDS, SlotManager
 from solowire.workers.connections.connection import Connection
 from solowire.workers.connections.users import UserRegistry
+from solowire.workers.session.signed_out_tokens import SignedOutTokens
 
 
 class TicketGate:
@@ -46,6 +47,7 @@ class TicketGate:
         self._on_replaced = replaced
         self._boot = boot
         self._used = UsedTickets()
+        self.signed_out = SignedOutTokens()
 
     def redeem(
         self, ticket: str, now: float, wall: float, *, leaving: bool, ready: bool, is_dialect: bool = False
@@ -94,6 +96,7 @@ class TicketGate:
                 retry_after=1,
             )
         if is_dialect:
+            self.signed_out.check(identity, wall)
             self._check_dialect_limit(user)
         elif self._on_duplicate == "reject" and self._users.is_at_limit(user):
             raise RequestRejected(

@@ -16,6 +16,7 @@ from solowire.model.events import Event
 
 Data = dict[str, Any]
 
+USAGE = ("cpu_usage", "memory_usage", "disk_usage")
 _LEVELS = {"info": "warning", "warning": "warning", "critical": "critical"}
 _DOWN = frozenset({"stopped", "down", "failed", "error", "offline"})
 _UNKNOWN = "unknown"
@@ -31,6 +32,13 @@ def _is_number(value: object) -> bool:
 
 def _number(value: object, default: float = 0) -> float:
     return value if _is_number(value) else default  # type: ignore[return-value]
+
+
+def drop_unreadable(data: Data) -> Data:
+    """`data` without what would crash the page in an event of any type."""
+    if all(_is_number(data[name]) for name in USAGE if name in data):
+        return data
+    return {name: value for name, value in data.items() if name not in USAGE or _is_number(value)}
 
 
 def make_zone(event: Event, data: Data) -> Data:
@@ -160,13 +168,12 @@ def make_query_row(event: Event, data: Data) -> Data:
 
 def make_metrics(event: Event, data: Data, known: Data) -> Data:
     """system_metrics. known: what the host has said before, where this event says nothing."""
-    names = ("cpu_usage", "memory_usage", "disk_usage")
-    return {"type": "system_metrics", **{name: _number(data.get(name), known.get(name, 0)) for name in names}}
+    return {"type": "system_metrics", **{name: _number(data.get(name), known.get(name, 0)) for name in USAGE}}
 
 
 def make_system_status(event: Event, data: Data, known: Data) -> Data:
     """system_status. known: as in `make_metrics`."""
-    usage = {name: _number(data.get(name), known.get(name, 0)) for name in ("cpu_usage", "memory_usage", "disk_usage")}
+    usage = {name: _number(data.get(name), known.get(name, 0)) for name in USAGE}
     running = data.get("bind9_running")
     if not isinstance(running, bool):  # an event about another part of the host is no word that BIND has stopped
         is_named = data.get("component") in (None, "bind9", "named")
@@ -201,13 +208,6 @@ def make_finding(event: Event, data: Data) -> Data:
     }
 
 
-def make_plain(event: Event, data: Data) -> Data:
-    """All other types. Only what would crash the page, whatever the type, is left out."""
-    if "cpu_usage" in data and not _is_number(data["cpu_usage"]):
-        return {name: value for name, value in data.items() if name != "cpu_usage"}
-    return data
-
-
 SHAPES: Mapping[str, Callable[[Event, Data], Data]] = {
     **dict.fromkeys(("zone_created", "zone_updated", "zone_deleted"), make_zone),
     **dict.fromkeys(("record_created", "record_updated", "record_deleted"), make_record),
@@ -219,4 +219,4 @@ SHAPES: Mapping[str, Callable[[Event, Data], Data]] = {
     "security_alert": make_finding,
     "threat_detected": make_finding,
 }
-"""By event type. A type that is not here goes to the page by `make_plain`: it lists what it doesn't know."""
+"""By event type. A type that is not here goes to the page as it is: it lists what it doesn't know."""

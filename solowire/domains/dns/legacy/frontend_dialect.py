@@ -5,9 +5,10 @@ Headers are those of RFC 9745 (Deprecation), RFC 8594 (Sunset) and RFC 8288 (Lin
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from email.utils import format_datetime
+from pathlib import Path
 from typing import Any
 
 from solowire.domains.dns.legacy.client_paths import find_client_path
@@ -31,6 +32,7 @@ class LegacyDialect:
     """catalog: all event types. sunset: when this protocol ends. guide: the address of what to use instead."""
 
     name = "legacy"
+    guide_file = Path(__file__).with_name("guide.md")
 
     def __init__(self, catalog: Catalog, sunset: datetime, guide: str) -> None:
         self._names = EventNames(catalog)
@@ -46,6 +48,10 @@ class LegacyDialect:
             "sunset": until.isoformat().replace("+00:00", "Z"),
             "migration_guide": guide,
         }
+
+    @property
+    def reports(self) -> Mapping[str, Callable[[Mapping[str, Any], str], dict[str, Any]]]:
+        return {"/api/websocket/ws/stats": self.describe_totals, "/api/websocket/health": self.describe_health}
 
     def find_path(self, path: str) -> DialectPath | None:
         return find_client_path(path)

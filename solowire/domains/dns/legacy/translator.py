@@ -38,8 +38,8 @@ class LegacyTranslator:
         self._wanted = wanted
         self._names = names
         # Each with the offset at which it was said.
-        self._forwarders: dict[object, tuple[int, Data]] = {}
-        self._statuses: dict[object, tuple[int, str]] = {}
+        self._forwarders: dict[str, tuple[int, Data]] = {}
+        self._statuses: dict[str, tuple[int, str]] = {}
         self._hosts: dict[str, tuple[int, Data]] = {}
 
     @property
@@ -48,6 +48,7 @@ class LegacyTranslator:
 
     def translate_event(self, event: Event, data: dict[str, Any], offset: int) -> bytes | None:
         """As `solowire.model.dialect.Translator` says."""
+        data = frame_data.drop_unreadable(data)
         match event.type:
             case "forwarder_health":
                 return self._translate_forwarder(event, data, offset)
@@ -67,8 +68,8 @@ class LegacyTranslator:
                 return self._write("system_status", event, made) if self._wants(event.type) else None
         if not self._wants(event.type):
             return None
-        shape = frame_data.SHAPES.get(event.type, frame_data.make_plain)
-        return self._write(event.type, event, shape(event, data))
+        shape = frame_data.SHAPES.get(event.type)
+        return self._write(event.type, event, data if shape is None else shape(event, data))
 
     def join_fragments(self, fragments: Sequence[bytes]) -> bytes:
         """As `solowire.model.dialect.Translator` says; of several states of all forwarders the last alone."""
@@ -89,10 +90,10 @@ class LegacyTranslator:
         id = data.get("forwarder_id")
         row = frame_data.make_forwarder(data, id=id, seen=event.timestamp)
         status: str = row["status"]
-        before = self._statuses.get(id)
+        before = self._statuses.get(str(id))
         changed = before is not None and before[0] < offset and before[1] != status
         if event.user is None:
-            _remember(self._forwarders, id, row, offset, MAX_FORWARDERS)
+            _remember(self._forwarders, str(id), row, offset, MAX_FORWARDERS)
             rows = [known for _, known in self._forwarders.values()]
         else:
             rows = [known for _, known in self._forwarders.values() if known["id"] != id] + [row]
@@ -108,7 +109,7 @@ class LegacyTranslator:
 
     def _note_status(self, event: Event, id: object, status: object, offset: int) -> None:
         if event.user is None and isinstance(status, str):
-            _remember(self._statuses, id, status, offset, MAX_FORWARDERS)
+            _remember(self._statuses, str(id), status, offset, MAX_FORWARDERS)
 
     def _recall_host(self, event: Event, data: Data) -> Data:
         return self._hosts.get(str(data.get("host") or ""), (0, {}))[1]
@@ -136,7 +137,7 @@ class LegacyTranslator:
         return _encode(frame)
 
 
-def _remember(kept: dict[Any, tuple[int, Any]], key: object, value: object, offset: int, most: int) -> None:
+def _remember(kept: dict[str, tuple[int, Any]], key: str, value: object, offset: int, most: int) -> None:
     """Keeps it, unless something newer is known."""
     known = kept.get(key)
     if known is None and len(kept) >= most:
