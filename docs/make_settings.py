@@ -22,6 +22,7 @@ PAGE = Path(__file__).with_name("settings.md")
 
 TITLES: Mapping[str, str] = {
     "secret": "Whom to believe",
+    "legacy": "Old frontends",
     "data_dir": "The system and its processes",
     "on_duplicate": "Connections and what they say",
     "max_connections": "How many connections, whose, how fast",

@@ -44,7 +44,7 @@ class DialectCodec:
 
     def decode(self, raw: str | bytes) -> ClientMessage:
         """Raises InvalidMessage: what such a client says is its session's to read."""
-        raise InvalidMessage("invalid_message", "this connection does not speak solowire.v1")
+        raise InvalidMessage("invalid_message", "this connection does not speak solowire.v1", "open /ws for that")
 
     def read_id(self, raw: str | bytes) -> Id:
         return None

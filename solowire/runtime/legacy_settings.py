@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from typing import Literal
+from datetime import date
+from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, Field
+from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings
+
+
+def _check_day(value: str) -> str:
+    try:
+        return date.fromisoformat(value).isoformat()
+    except ValueError:
+        raise ValueError(f"write a day such as 2027-12-31, not {value!r}") from None
 
 
 class LegacySettings(BaseSettings):
@@ -27,8 +34,8 @@ class LegacySettings(BaseSettings):
         le=30 * 86400,
         description="how long an administrator stays one whose old frontend shows tokens without is_admin",
     )
-    legacy_sunset: AwareDatetime = Field(
-        datetime(2027, 12, 31, tzinfo=UTC), description="when old frontends are told that they will not be served"
+    legacy_sunset: Annotated[str, AfterValidator(_check_day)] = Field(
+        "2027-12-31", description="the day from which on old frontends are told that they are not served"
     )
     legacy_guide: str = Field(
         "/docs/migration", pattern=r"[\x21-\x3b\x3d\x3f-\x7e]+", description="address of what to use instead"

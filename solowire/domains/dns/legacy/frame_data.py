@@ -177,7 +177,7 @@ def make_system_status(event: Event, data: Data, known: Data) -> Data:
     running = data.get("bind9_running")
     if not isinstance(running, bool):  # an event about another part of the host is no word that BIND has stopped
         is_named = data.get("component") in (None, "bind9", "named")
-        running = not (is_named and data.get("status") in _DOWN) and known.get("bind9_running", True)
+        running = not (is_named and _text(data.get("status")) in _DOWN) and known.get("bind9_running", True)
     return {
         **{name: value for name, value in data.items() if name != "type"},
         **usage,
