@@ -105,9 +105,7 @@ class Shard:
         catalog = recent.catalog
         self.connections: set[Connection] = set()
         self.wall_offset = wall_offset
-        self.ejection = Ejection(
-            self.connections, self._close, lambda identity: self._ticket_gate.signed_out.add(identity)
-        )
+        self.ejection = Ejection(self.connections, self._close, self._sign_out)
         self.is_draining = False
         self.totals: Counter[str] = Counter()
         self._sockets = sockets
@@ -447,8 +445,8 @@ class Shard:
             return
         self._sockets.close(connection, code, code.reason)
 
-    def _sign_out(self, identity: Identity) -> None:
-        self._ticket_gate.signed_out.add(identity)
+    def _sign_out(self, user: str) -> None:
+        self._ticket_gate.signed_out.sign_out(user)
 
     def _forget(self, connection: Connection) -> None:
         self.dispatcher.forget_connection(connection)

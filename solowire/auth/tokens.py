@@ -34,7 +34,7 @@ from msgspec import UNSET
 
 from solowire.auth.claims import ANY, NO_JWT, ClaimReader, Claims, TokenRules, check_audience, find_missing_scopes
 from solowire.auth.keys import PUBLIC_ALGORITHMS, SECRET_ALGORITHM, PublicKeys, SecretKeys, read_header
-from solowire.auth.leniency import Leniency
+from solowire.auth.leniency import STRICT, Leniency
 from solowire.auth.revocations import RevocationTable
 from solowire.auth.scopes import read_scopes
 from solowire.errors import InvalidToken, UnknownKey
@@ -54,8 +54,6 @@ _LATEST_UNIX = 253_402_300_799  # the end of the year 9999: what comes later is 
 KNOWN_TOKENS = 8192
 KNOWN_TOKEN_BYTES = 2048
 NO_RULES = TokenRules()
-STRICT = Leniency()
-"""Nothing is remembered in it."""
 
 
 class Ticket(msgspec.Struct):
@@ -169,12 +167,9 @@ class Tokens:
     def identify_leniently(self, token: str, now: float, leniency: Leniency) -> Identity:
         """As `identify`, for the tokens of old clients, of which `leniency` asks less.
 
-        A token without a `jti` gets one made of itself, so that it can be told apart from the user's others.
+        A token without a `jti` gets one made of its end, which `read_token_end` reads, and of itself.
         """
         identity = self._verify_token(token, now, leniency)
-        if not identity.proof.token_id:
-            digest = _base64url(hashlib.blake2b(token.encode(), digest_size=16).digest()).decode("ascii")
-            identity = msgspec.structs.replace(identity, proof=Proof(f"token-{digest}", identity.proof.issued_at))
         self.check_revoked(identity)
         return identity
 
@@ -217,7 +212,9 @@ class Tokens:
                 f"the token lives for {life / 86400:.0f} days, {self._rules.max_life / 86400:g} are the most",
                 hint="sign it for less, or raise SOLOWIRE_TOKEN_MAX_LIFE_S",
             )
+        proof = Proof(claims.jti or leniency.name_token(token, claims.exp), issued_at)
         if claims.role is UNSET:
+            self.check_revoked(Identity(claims.sub, "", (), proof=proof))  # what it says would be remembered
             said = None if claims.is_admin is UNSET else claims.is_admin
             role = "admin" if leniency.judge_admin(claims.sub, said, now) else "viewer"
         else:
@@ -233,7 +230,6 @@ class Tokens:
         if is_provided and not is_granted(permissions, ADMINISTER):
             for name in find_missing_scopes(scopes, self._rules.mapping):
                 raise InvalidToken(f"the token has no claim {name!r}, which says what its user may see")
-        proof = Proof(claims.jti, issued_at)
         leniency.late_count += claims.exp <= now
         identity = Identity(claims.sub, role, permissions, scopes, expires, claims.tenant, proof)
         if not _is_utf8_encodable(identity):

@@ -9,7 +9,6 @@ from collections.abc import Callable, Collection, Iterable
 
 from solowire.auth.revocations import index_revocations
 from solowire.backplane.messages import Revocation
-from solowire.model.access import Identity
 from solowire.protocol.close_codes import CloseCode
 from solowire.workers.connections.connection import Connection
 
@@ -17,15 +16,15 @@ _REASONS = {CloseCode.disconnected: "disconnected", CloseCode.unauthenticated: "
 
 
 class Ejection:
-    """connections: all of the shard's. close(connection, code): ends one. sign_out(identity): the token of a client is
-    void that can be asked for no other, and would come back with it.
+    """connections: all of the shard's. close(connection, code): ends one. sign_out(user): tokens are void
+    of clients that can be asked for no others, and would come back with them.
     """
 
     def __init__(
         self,
         connections: Collection[Connection],
         close: Callable[[Connection, CloseCode], None],
-        sign_out: Callable[[Identity], None] = lambda identity: None,
+        sign_out: Callable[[str], None] = lambda user: None,
     ) -> None:
         self._connections = connections
         self._close = close
@@ -33,11 +32,8 @@ class Ejection:
 
     def disconnect(self, user: str) -> int:
         """An administrator wants none of the user's connections here; how many there were."""
-        found = [c for c in self._connections if c.identity.user == user]
-        for connection in found:
-            if connection.dialect is not None:
-                self._sign_out(connection.identity)
-        return self._eject(found, CloseCode.disconnected)
+        self._sign_out(user)
+        return self._eject([c for c in self._connections if c.identity.user == user], CloseCode.disconnected)
 
     def revoke(self, revocations: Iterable[Revocation]) -> int:
         """These have just come into force: whom they cover is closed. How many that are."""

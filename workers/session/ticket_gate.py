@@ -96,7 +96,7 @@ class TicketGate:
                 retry_after=1,
             )
         if is_dialect:
-            self.signed_out.check(identity, wall)
+            self.signed_out.check(identity)
             self._check_dialect_limit(user)
         elif self._on_duplicate == "reject" and self._users.is_at_limit(user):
             raise RequestRejected(
@@ -114,6 +114,8 @@ class TicketGate:
             self._reject_without_slot(identity, oldest, now)
         self._used.mark_used(redeemed, wall)  # not before: a ticket that was refused for want of room stays good
         self._users.begin_handshake(user)
+        if is_dialect:
+            self.signed_out.note(identity)
 
     def _check_dialect_limit(self, user: str) -> None:
         """Raises RequestRejected."""

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import structlog
-from msgspec.structs import replace
 
+from solowire.auth.leniency import Leniency
 from solowire.errors import InvalidToken, RequestRejected
 from solowire.fanout.feed import FlushDelays
-from solowire.model.access import Proof
+from solowire.model.access import Identity
 from solowire.protocol.messages import Codec, Hello, Welcome
 from solowire.workers.connections.connection import Connection
 from solowire.workers.connections.dialect_client import DialectClient
@@ -267,7 +267,7 @@ def test_its_token_s_end_closes_it_with_1000() -> None:
     assert b.close_code(page) == 1000
 
 
-def open_identity(b: ShardHarness, identity: Any) -> Connection:
+def open_identity(b: ShardHarness, identity: Identity) -> Connection:
     found = DIALECT.find_path(OLD_PATH)
     assert found is not None
     ticket = TOKENS.issue_ticket(identity, 0, f"own-{next(b._tickets)}", b.now + WALL)
@@ -312,16 +312,33 @@ def test_one_who_has_no_room_any_more_is_closed_with_1013() -> None:
 def test_signing_out_ends_all_of_the_user_s_sockets() -> None:
     """Old ones with 1008; and the page, which comes back with the token that it first had, is refused from then on."""
     b = old_shard()
-    identity = TOKENS.identify(b.sign_token("alice"), b.now + WALL)
-    first, second = (replace(identity, proof=Proof(id)) for id in ("first", "second"))
-    pages = [open_identity(b, first), open_identity(b, first)]
+    first, newest, later = (old_identity(b, ttl) for ttl in (600, 1200, 1800))
+    pages = [open_identity(b, first), open_identity(b, newest)]
     new = b.connect("alice")
     assert b.shard.ejection.disconnect("alice") == 3
     assert [b.close_code(c) for c in (*pages, new)] == [1008, 1008, 4410]
-    with pytest.raises(InvalidToken) as refused:
-        open_identity(b, first)
-    assert refused.value.code == "token_revoked"
-    open_identity(b, second)  # who has signed in again has another token
+    for identity in (first, newest):
+        with pytest.raises(InvalidToken) as refused:
+            open_identity(b, identity)
+        assert refused.value.code == "token_revoked"
+    open_identity(b, later)  # who has signed in again has another token, which ends later
+    b.connect_old("bob")
+
+
+def test_one_that_waits_when_its_user_signs_out_is_refused_too() -> None:
+    """It had no socket at that moment, and comes back with what it has."""
+    b = old_shard()
+    identity = old_identity(b, 600)
+    b.shard.on_closed(open_identity(b, identity))
+    assert b.shard.ejection.disconnect("alice") == 0
+    with pytest.raises(InvalidToken):
+        open_identity(b, identity)
+
+
+def old_identity(b: ShardHarness, ttl: float) -> Identity:
+    """Of a token that ends then, as gateways judge it at old paths."""
+    token = b.sign_token("alice", ttl=ttl)
+    return TOKENS.identify_leniently(token, b.now + WALL, Leniency())
 
 
 def test_one_who_takes_nothing_is_closed() -> None:
