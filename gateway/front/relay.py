@@ -16,7 +16,6 @@ import asyncio
 import struct
 from collections.abc import Callable, Collection
 from typing import cast
-from urllib.parse import parse_qs
 
 import structlog
 
@@ -32,6 +31,7 @@ from solowire.model.dialect import DialectPath
 from solowire.protocol.close_codes import CloseCode
 from solowire.protocol.dialect_requests import MARK, DialectRequests
 from solowire.protocol.opening_handshake import HEAD_BYTES, HEAD_END, Head, check_origin
+from solowire.protocol.query_parameter import read_parameter
 
 logger = structlog.get_logger("solowire.relay")
 
@@ -368,4 +368,4 @@ def _read_token(head: Head) -> str:
     for value in head.headers.get_all("Authorization"):
         if token := parse_bearer(value):
             return token
-    return parse_qs(head.query).get("token", [""])[0]
+    return read_parameter(head.query, "token")

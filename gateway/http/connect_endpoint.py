@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import parse_qs
 
 import msgspec
 import structlog
@@ -24,6 +23,7 @@ from solowire.gateway.http.responses import JSON_HEADERS, NO_STORE, Scope, excep
 from solowire.gateway.router_client import RouterClient
 from solowire.protocol.dialect_requests import DialectRequests
 from solowire.protocol.messages import SUBPROTOCOLS
+from solowire.protocol.query_parameter import read_parameter
 
 logger = structlog.get_logger("solowire.gateway")
 
@@ -142,8 +142,8 @@ def _bearer(headers: Mapping[bytes, bytes]) -> str:
 
 def _query_token(scope: Scope, headers: Mapping[bytes, bytes]) -> str:
     own: bytes = scope["query_string"]
-    if own and (token := parse_qs(own.decode("latin-1")).get("token")):
-        return token[0]
+    if own and (token := read_parameter(own.decode("latin-1"), "token")):
+        return token
     found = _TOKEN.search(_original_target(headers))
     return found[1] if found else ""
 

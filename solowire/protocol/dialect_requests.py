@@ -7,11 +7,11 @@ and offers no subprotocol can be an old client; and what it says first decides (
 from __future__ import annotations
 
 from collections.abc import Container
-from urllib.parse import parse_qs
 
 from solowire.errors import RequestRejected
 from solowire.model.dialect import Dialect, DialectPath
 from solowire.protocol.opening_handshake import Head
+from solowire.protocol.query_parameter import read_parameter
 
 MARK = "X-Solowire-Dialect"
 """What a relay says to the shard of a request at a shared path, of which it passes on neither token nor origin."""
@@ -79,7 +79,7 @@ def is_old_browser(query: str, headers: Container[str]) -> bool:
     """Whether a request at a shared path looks like that of an old page. headers: their names, in lower case."""
     if MARK.lower() in headers:
         return True
-    return "origin" in headers and "sec-websocket-protocol" not in headers and "token" in parse_qs(query)
+    return "origin" in headers and "sec-websocket-protocol" not in headers and read_parameter(query, "token") != ""
 
 
 def find_agent_family(head: Head) -> str:
