@@ -11,10 +11,10 @@ from collections.abc import Container
 from solowire.errors import RequestRejected
 from solowire.model.dialect import Dialect, DialectPath
 from solowire.protocol.opening_handshake import Head
-from solowire.protocol.query_parameter import read_parameter
 
 MARK = "X-Solowire-Dialect"
 """What a relay says to the shard of a request at a shared path, of which it passes on neither token nor origin."""
+_MARK = MARK.lower()
 
 _FAMILIES = (
     ("edg", "edge"),
@@ -54,8 +54,7 @@ class DialectRequests:
         found = dialect.find_path(head.path) if dialect is not None else None
         if dialect is None or found is None:
             return None
-        names = {name.lower() for name in head.headers}
-        if not found.is_certain and not (self._is_on and is_old_browser(head.query, names)):
+        if not found.is_certain and not (self._is_on and is_old_browser(head.query, head.headers)):
             return None
         self.need_on()
         return found
@@ -76,10 +75,11 @@ class DialectRequests:
 
 
 def is_old_browser(query: str, headers: Container[str]) -> bool:
-    """Whether a request at a shared path looks like that of an old page. headers: their names, in lower case."""
-    if MARK.lower() in headers:
+    """Whether a request at a shared path looks like that of an old page. headers: names, found in lower case."""
+    if _MARK in headers:
         return True
-    return "origin" in headers and "sec-websocket-protocol" not in headers and read_parameter(query, "token") != ""
+    # Most come with a ticket, and nothing else is looked at.
+    return "token=" in query and "origin" in headers and "sec-websocket-protocol" not in headers
 
 
 def find_agent_family(head: Head) -> str:

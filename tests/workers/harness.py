@@ -175,7 +175,7 @@ class ShardHarness:
         found = DIALECT.find_path(path)
         assert found is not None
         session = DIALECT.open_session(found, is_admin=role == "admin")
-        client = DialectClient(found, session, "firefox")
+        client = DialectClient("legacy", found, session, "firefox")
         return self.shard.open_connection(
             admitted.identity, Codec.json, None, self.now, address=admitted.address, dialect=client
         )

@@ -6,11 +6,15 @@ from solowire.model.dialect import DialectPath, DialectSession
 
 
 class DialectClient:
-    """path: at which it came. agent: the family of its user agent. is_decided: it speaks the dialect for sure."""
+    """name: of the dialect. path: at which it came. agent: the family of its user agent.
 
-    __slots__ = ("agent", "is_decided", "path", "session", "silenced_until")
+    is_decided: it speaks the dialect for sure.
+    """
 
-    def __init__(self, path: DialectPath, session: DialectSession, agent: str) -> None:
+    __slots__ = ("agent", "is_decided", "name", "path", "session", "silenced_until")
+
+    def __init__(self, name: str, path: DialectPath, session: DialectSession, agent: str) -> None:
+        self.name = name
         self.path = path
         self.session = session
         self.agent = agent

@@ -134,7 +134,7 @@ class ClientPort:
         if dialect is None or path is None:
             return None
         session = dialect.open_session(path, is_admin=identity.has_permission(ADMINISTER))
-        return DialectClient(path, session, find_agent_family(head))
+        return DialectClient(dialect.name, path, session, find_agent_family(head))
 
     def _answer_probe(self, head: Head) -> bytes:
         is_fine = head.path == "/healthz" or self._shard.is_ready

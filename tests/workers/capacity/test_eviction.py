@@ -32,7 +32,9 @@ class Place:
         """It is one of the old frontend."""
         found = DIALECT.find_path(OLD_PATH)
         assert found is not None
-        self.connections[at].dialect = DialectClient(found, DIALECT.open_session(found, is_admin=False), "none")
+        self.connections[at].dialect = DialectClient(
+            "legacy", found, DIALECT.open_session(found, is_admin=False), "none"
+        )
 
     def send_away(self, at: int) -> None:
         self.giving_way.mark_ending(self.connections[at])

@@ -272,7 +272,7 @@ def open_identity(b: ShardHarness, identity: Identity) -> Connection:
     assert found is not None
     ticket = TOKENS.issue_ticket(identity, 0, f"own-{next(b._tickets)}", b.now + WALL)
     b.shard.admit(ticket, b.now, is_dialect=True)
-    client = DialectClient(found, DIALECT.open_session(found, is_admin=False), "none")
+    client = DialectClient("legacy", found, DIALECT.open_session(found, is_admin=False), "none")
     return b.shard.open_connection(identity, Codec.json, None, b.now, dialect=client)
 
 
@@ -359,7 +359,7 @@ def open_shared(b: ShardHarness, user: str = "alice") -> Connection:
     admitted = b.shard.admit(b.issue_ticket(user), b.now, is_dialect=True)
     found = DIALECT.find_path("/ws")
     assert found is not None
-    client = DialectClient(found, DIALECT.open_session(found, is_admin=False), "none")
+    client = DialectClient("legacy", found, DIALECT.open_session(found, is_admin=False), "none")
     return b.shard.open_connection(admitted.identity, Codec.json, None, b.now, dialect=client)
 
 
