@@ -87,8 +87,8 @@ class DialectSession(Protocol):
     def wish(self) -> Hashable:
         """What it wants, as part of the key of what it shares with others."""
 
-    def make_translator(self) -> Translator:
-        """What writes events for this wish from now on; the same for all sessions with an equal one."""
+    def make_translator(self, tags: Sequence[str] = ()) -> Translator:
+        """What writes events for this wish from now on, the same for all sessions with an equal one. tags: of each."""
 
     def open(self, granted: Sequence[str], now: str) -> list[str]:
         """Its first frames. granted: the event types that its view allows of `patterns`."""

@@ -54,8 +54,13 @@ class _Replay(msgspec.Struct):
     start_time: str
     end_time: str | None = None
     name: str = ""
-    filter_config: dict[str, Any] | None = None
+    filter_config: dict[str, str | list[str] | None] | None = None
     replay_speed: float = 1.0
+
+
+_TYPE_WORDS = (*_WORDS, "types")
+_ATTRIBUTES = {"zone_name": "zone", "zones": "zone", "zone_names": "zone"}
+"""What old code calls attributes; others are called as they are."""
 
 
 def read_command(raw: str | bytes) -> Command:
@@ -111,4 +116,17 @@ def _read_replay(name: Literal["start_replay"] | str, data: dict[str, Any]) -> d
         raise ClientFault("invalid_message", f"start_replay: {str(error)[:200]}", name) from None
     if not 0.1 <= asked.replay_speed <= 100:
         raise ClientFault("invalid_message", "start_replay: 'replay_speed' is from 0.1 to 100", name)
-    return msgspec.structs.asdict(asked)
+    filters = {key: _list(value) for key, value in (asked.filter_config or {}).items() if value}
+    types = [kind for word in _TYPE_WORDS for kind in filters.pop(word, [])]
+    return {
+        "name": asked.name,
+        "since": asked.start_time,
+        "until": asked.end_time,
+        "speed": asked.replay_speed,
+        "types": types,
+        "filter": {_ATTRIBUTES.get(key, key): values for key, values in filters.items()},
+    }
+
+
+def _list(value: str | list[str] | None) -> list[str]:
+    return [value] if isinstance(value, str) else list(value or ())

@@ -67,8 +67,8 @@ class LegacySession:
     def wish(self) -> Hashable:
         return frozenset(self._names)
 
-    def make_translator(self) -> LegacyTranslator:
-        return LegacyTranslator(frozenset(self._names), self._known)
+    def make_translator(self, tags: Sequence[str] = ()) -> LegacyTranslator:
+        return LegacyTranslator(frozenset(self._names), self._known, tags)
 
     def open(self, granted: Sequence[str], now: str) -> list[str]:
         self._drop_denied(granted)
@@ -96,7 +96,11 @@ class LegacySession:
         if about == "stats" and not self._is_admin:
             frames = [self._error("forbidden", "statistics are for administrators", now, command.type)]
             return Outcome(command.type, frames)
-        return Outcome(command.type, question=Question(about, command.type, command.details))
+        details = dict(command.details)
+        if about == "start_replay":
+            types = [found for name in details["types"] for found in self._known.find_types(name)]
+            details["types"] = list(dict.fromkeys(types)) or self.patterns
+        return Outcome(command.type, question=Question(about, command.type, details))
 
     def confirm(self, granted: Sequence[str], now: str) -> list[str]:
         if self._wanted is not None:

@@ -32,9 +32,10 @@ _encode = msgspec.json.Encoder().encode
 
 
 class LegacyTranslator:
-    """wanted: names of events, as the client calls them."""
+    """wanted: names of events, as the client calls them. tags: of each frame."""
 
-    def __init__(self, wanted: frozenset[str], names: EventNames) -> None:
+    def __init__(self, wanted: frozenset[str], names: EventNames, tags: Sequence[str] = ()) -> None:
+        self._tags = list(tags)
         self._wanted = wanted
         self._names = names
         # Each with the offset at which it was said.
@@ -132,7 +133,7 @@ class LegacyTranslator:
             "priority": event.priority.value,
             "category": self._names.find_event_category(event.type),
             "source": event.source or _SOURCE,
-            "tags": [],
+            "tags": self._tags,
         }
         return _encode(frame)
 
