@@ -84,7 +84,12 @@ def busiest_second(attempts: list[float]) -> int:
 
 @pytest.fixture
 def system(tmp_path: Path) -> Iterator[System]:
-    settings = {"MOVES_PER_S": 50, "LEGACY_ADMIN_MEMORY_S": 86400, "LEGACY_EXPIRY_GRACE": 3600, "STATE_INTERVAL_S": 0}
+    settings = {
+        "SHARD__REBALANCE_USERS_PER_S": 50,
+        "LEGACY_ADMIN_MEMORY_S": 86400,
+        "LEGACY_EXPIRY_GRACE": 3600,
+        "SHARD__CONFLATION__INTERVAL_S": 0,
+    }
     with running(tmp_path / "data", shards=2, settings=settings) as started:
         yield started
 

@@ -137,7 +137,7 @@ class DialectHandler:
         if now >= client.silenced_until:
             client.silenced_until = now + SILENCE_SECONDS
             text = f"more messages than one user may send: wait {wait:.1f} s"
-            hint = "an operator raises SOLOWIRE_MESSAGE_RATE"
+            hint = "an operator raises SOLOWIRE_SESSION__MESSAGE_RATE"
             self._send(connection, client.session.reject("rate_limited", text, hint, self._format_time(now)), now)
 
     def _resubscribe(self, connection: Connection, session: DialectSession, now: float) -> None:

@@ -122,12 +122,12 @@ class DialectReplays:
         running = self._replays.get(user)
         if running is not None and running.status == "running":
             return _make_fault("replay_running", f"one replay runs for you already: {running.id}; stop it first")
-        since, until = _read_time(details["since"]), _read_time(details.get("until"))
-        until = unix if until is None else until
+        since, until = _read_time(details["since"]), unix
+        if details.get("until") is not None:
+            until = _read_time(details["until"]) or float("-inf")
         if since is None or since >= until:
-            return _make_fault(
-                "invalid_message", "start_time and end_time are times such as 2026-12-01T10:00:00Z, in this order"
-            )
+            hint = "start_time and end_time are times such as 2026-12-01T10:00:00Z, the earlier first"
+            return _make_fault("invalid_message", hint)
         replay_id = f"{connection.session}-{next(self._ids)}"
         question = {**details, "since_unix": since, "until_unix": min(until, unix)}
         replay = Replay(replay_id, connection, make_codec(replay_id), question)

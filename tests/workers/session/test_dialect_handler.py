@@ -13,7 +13,6 @@ import structlog
 
 from solowire.auth.leniency import Leniency
 from solowire.errors import InvalidToken, RequestRejected
-from solowire.fanout.feed import FlushDelays
 from solowire.model.access import Identity
 from solowire.protocol.messages import Codec, Hello, Welcome
 from solowire.workers.connections.connection import Connection
@@ -25,7 +24,7 @@ RECORD = {"zone": "example.com", "name": "www.example.com", "type": "A", "value"
 
 
 def old_shard(**limits: Any) -> ShardHarness:
-    return ShardHarness(**{"flush": FlushDelays(per_connection=0.0), **limits})
+    return ShardHarness(**{"shard__flush__per_connection_ms": 0.0, **limits})
 
 
 def read(b: ShardHarness, connection: Connection) -> list[dict[str, Any]]:
@@ -52,7 +51,7 @@ def test_it_begins_by_itself_with_the_present_states() -> None:
 
 def test_each_event_is_a_frame_of_its_own() -> None:
     """A flush of many events is as many WebSocket messages."""
-    b = old_shard(flush=FlushDelays(normal=0.1, per_connection=1.0))
+    b = old_shard(shard__flush__per_connection_ms=1000.0)
     page = b.connect_old()
     read(b, page)
     b.deliver(*(b.make_event("record_created", {**RECORD, "value": str(n)}) for n in range(5)))
@@ -62,7 +61,7 @@ def test_each_event_is_a_frame_of_its_own() -> None:
 
 def test_silence_is_health() -> None:
     """For hours the page says nothing, is sent no ping, and stays."""
-    b = old_shard(heartbeat=25.0)
+    b = old_shard(session__heartbeat_interval_s=25.0)
     page = b.connect_old()
     read(b, page)
     for _ in range(20):
@@ -120,7 +119,7 @@ def test_two_tabs_never_fight() -> None:
 
 def test_the_newest_beyond_the_limit_is_refused() -> None:
     """Before anything is accepted, so that the page waits; those that are here stay."""
-    b = old_shard(dialect_per_user=2)
+    b = old_shard(legacy_connections_per_user=2)
     pages = [b.connect_old("alice"), b.connect_old("alice")]
     with pytest.raises(RequestRejected) as refused:
         b.connect_old("alice")
@@ -155,7 +154,7 @@ def test_an_old_socket_gives_way_to_the_user_s_unified_connection() -> None:
 
 def test_they_share_the_user_s_rates() -> None:
     """What a page says too much is answered once a second, and its socket stays open; other users are not held up."""
-    b = old_shard(message_rate=1.0, message_burst=5.0)
+    b = old_shard(session__message_rate=1.0, session__message_burst=5.0)
     first, second, other = b.connect_old("alice"), b.connect_old("alice"), b.connect_old("bob")
     answers = [say(b, page, type="ping") for page in (first, second) * 3]
     kinds = [frame["type"] for frames in answers for frame in frames if frame["type"] != "connection_established"]
@@ -167,7 +166,7 @@ def test_they_share_the_user_s_rates() -> None:
 
 
 def test_bad_messages_never_end_it() -> None:
-    b = old_shard(message_rate=1000.0, message_burst=1000.0)
+    b = old_shard(session__message_rate=1000.0, session__message_burst=1000.0)
     page = b.connect_old()
     read(b, page)
     for _ in range(50):
@@ -213,7 +212,7 @@ def test_what_the_user_may_not_see_is_not_subscribed() -> None:
 
 def test_changes_too_many_are_refused() -> None:
     """They cost as much as those of any connection, and the refused ones are not in force."""
-    b = old_shard(subscription_rate=0.1, subscription_burst=2.0)
+    b = old_shard(session__subscription_rate=0.1, session__subscription_burst=2.0)
     page = b.connect_old()
     read(b, page)
     names = ("zone_created", "zone_updated", "bind_reload")
@@ -255,7 +254,7 @@ def test_recent_events_are_those_that_it_would_have_been_sent() -> None:
 
 def test_its_token_s_end_closes_it_with_1000() -> None:
     """The page comes back at once with its newest token; with the old one it is refused before it is accepted."""
-    b = old_shard(expiry_notice=60.0)
+    b = old_shard(session__expiry_notice_s=60.0)
     token = b.sign_token("alice", ttl=300)
     identity = TOKENS.identify(token, b.now + WALL)
     page = open_identity(b, identity)
@@ -278,7 +277,7 @@ def open_identity(b: ShardHarness, identity: Identity) -> Connection:
 
 def test_a_drain_closes_one_after_the_other_with_1000() -> None:
     """At the pace of the setting, without a word before: the page would list it as an event."""
-    b = old_shard(moves_per_second=10.0)
+    b = old_shard(shard__rebalance_users_per_s=10.0)
     pages = [b.connect_old(f"user-{n}") for n in range(5)]
     for page in pages:
         read(b, page)
@@ -343,7 +342,7 @@ def old_identity(b: ShardHarness, ttl: float) -> Identity:
 
 def test_one_who_takes_nothing_is_closed() -> None:
     """With 1013: it waits before it comes back."""
-    b = old_shard(stalled=5.0)
+    b = old_shard(listen__write_timeout_s=5.0)
     page = b.connect_old()
     b.sockets.stuck.add(page)
     for n in range(20):
@@ -379,7 +378,7 @@ def test_one_that_says_hello_speaks_solowire() -> None:
 
 
 def test_one_that_says_nothing_speaks_the_old_protocol() -> None:
-    b = old_shard(hello_timeout=2.0)
+    b = old_shard(session__hello_timeout_s=2.0)
     page = open_shared(b)
     b.wait(1.9)
     assert b.sockets.sent.get(page, []) == []
