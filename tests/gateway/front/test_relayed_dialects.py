@@ -47,9 +47,11 @@ class Place:
         self.shard = shard
         self.gateway = gateway
         self.relay = relay
+        self.opened: list[ClientConnection] = []
 
     async def open_page(self, path: str = "/api/websocket/ws/admin") -> ClientConnection:
         socket = await connect(f"ws://127.0.0.1:{self.port}{path}?token=x", proxy=None, ping_interval=None)
+        self.opened.append(socket)
         assert await socket.recv() == "{}"
         return socket
 
@@ -61,7 +63,10 @@ async def place(tmp_path: Path) -> AsyncIterator[Place]:
         port = next(iter(server.sockets)).getsockname()[1]
         gateway = OneShardGateway(ShardAddress(0, "127.0.0.1", port, "boot"))
         async with relay_front(gateway, tmp_path, relays=relays, dialects=DIALECTS) as front_port:
-            yield Place(front_port, shard, gateway, relays[0])
+            made = Place(front_port, shard, gateway, relays[0])
+            yield made
+            for socket in made.opened:
+                await socket.close()
 
 
 async def close_code(socket: ClientConnection) -> int | None:
@@ -107,16 +112,15 @@ async def test_a_page_that_goes_while_it_is_held_is_forgotten(place: Place) -> N
 
 async def test_others_are_told_at_once(place: Place) -> None:
     """A client of solowire.v1 comes back by itself, with its cursor."""
-    async with connect(f"ws://127.0.0.1:{place.port}/ws?token=x", proxy=None, ping_interval=None) as client:
-        await client.recv()
-        place.shard.vanish()
-        assert await close_code(client) == 1012
+    client = await place.open_page("/ws")
+    place.shard.vanish()
+    assert await close_code(client) == 1012
 
 
 async def test_a_gateway_that_ends_closes_pages_one_after_the_other(place: Place) -> None:
     """With 1000, at the pace that it is given; the others then, with 1012."""
     pages = [await place.open_page() for _ in range(5)]
-    other = await connect(f"ws://127.0.0.1:{place.port}/ws?token=x", proxy=None, ping_interval=None)
+    other = await place.open_page("/ws")
     began = time.monotonic()
     await place.relay.drain_dialects(10.0, 60.0)
     assert time.monotonic() - began >= 0.4
