@@ -458,6 +458,8 @@ class Shard:
         self.connections.discard(connection)
         self._heartbeats.discard(connection)
         self._handshake.cancel(connection)
+        if self.dialects is not None:
+            self.dialects.forget_connection(connection)
         self._users.remove(connection)
 
     def start_drain(self, now: float, within: float | None = None) -> None:

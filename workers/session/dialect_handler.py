@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -31,6 +32,7 @@ from solowire.workers.connections.dialect_client import DialectClient
 from solowire.workers.connections.dialect_usage import DialectUsage
 from solowire.workers.connections.users import UserRegistry
 from solowire.workers.delivery.dispatcher import Dispatcher
+from solowire.workers.session.dialect_replays import DialectReplays
 from solowire.workers.session.handshake import Handshake
 from solowire.workers.session.inbound_limits import InboundLimits, exceeds_limit
 
@@ -58,6 +60,7 @@ class DialectHandler:
     """wall_offset: what to add to a monotonic time to get unix seconds; may be set. totals: what the shard counts.
 
     close(connection, code): called when one has to end. warns: whether the log names those who use it as a warning.
+    replays: None where there is no history.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class DialectHandler:
         wall_offset: float,
         close: Callable[[Connection, CloseCode], None],
         warns: bool = True,
+        replays: DialectReplays | None = None,
     ) -> None:
         self.wall_offset = wall_offset
         self.usage = DialectUsage()
@@ -89,6 +93,7 @@ class DialectHandler:
         self._catalog = catalog
         self._close = close
         self._warns = warns
+        self._replays = replays
         self._codecs: WeakValueDictionary[tuple[View, Hashable], DialectCodec] = WeakValueDictionary()
 
     def begin(self, connection: Connection, now: float) -> None:
@@ -180,7 +185,26 @@ class DialectHandler:
                 return self.describe()
             case "recent_events":
                 return {"events": self._list_recent(connection, int(question.details["limit"]))}
-        return {"error": "not_available", "message": f"{question.form} is not available here"}
+        if self._replays is None or connection.dialect is None:
+            return {"error": "not_available", "message": f"{question.form} is not available here"}
+        details = question.details
+        match question.about:
+            case "start_replay":
+                make_codec = partial(self._make_replay_codec, connection.dialect.session)
+                return self._replays.start(connection, make_codec, details, now, now + self.wall_offset)
+            case "stop_replay":
+                return self._replays.stop(connection, details.get("replay_id"))
+            case _:
+                return self._replays.describe(connection, details.get("replay_id"))
+
+    def forget_connection(self, connection: Connection) -> None:
+        """It has ended."""
+        if self._replays is not None:
+            self._replays.forget_connection(connection)
+
+    def _make_replay_codec(self, session: DialectSession, replay_id: str) -> DialectCodec:
+        """One of its own: what is old changes nothing of what its readers are told of the present."""
+        return DialectCodec(session.make_translator(("replay", replay_id)), self._dialect.name)
 
     def summarize(self) -> dict[str, int]:
         """What was served, and is open now, in one table."""
