@@ -198,7 +198,7 @@ class RouterClient:
         identity = None
         try:
             identity = await self.identify(token, address, is_lenient=True)
-            return (*self._admit(identity, address), identity.user)
+            return (*self._admit(identity, address, is_old=True), identity.user)
         except RequestError as error:
             self._rejection_log.record(error)
             self._audit.record_rejection(action, error, address, identity)
@@ -361,7 +361,7 @@ class RouterClient:
             if not waiting.done():
                 waiting.set_exception(RequestRejected(503, *_UNAVAILABLE, retry_after=1))
 
-    def _admit(self, identity: Identity, address: str) -> tuple[ShardAddress, str]:
+    def _admit(self, identity: Identity, address: str, *, is_old: bool = False) -> tuple[ShardAddress, str]:
         role = self._roles.get(identity.role)
         if role is not None and not role.may_connect:
             raise RequestRejected(
@@ -393,7 +393,7 @@ class RouterClient:
             )
         self._connect_limiter.record(identity, address, now)
         ticket = self.tokens.issue_ticket(
-            identity, shard.index, process.new_id(), time.time(), address, shard.incarnation
+            identity, shard.index, process.new_id(), time.time(), address, shard.incarnation, is_old=is_old
         )
         return shard, ticket
 

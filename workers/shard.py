@@ -313,7 +313,7 @@ class Shard:
         """Slots that are taken, and that the lease in force grants."""
         return self._slot_manager.lease.used_count, self._slot_manager.lease.total
 
-    def admit(self, ticket: str, now: float, *, is_dialect: bool = False) -> Ticket:
+    def admit(self, ticket: str, now: float, *, is_dialect: bool = False, takes_old: bool = False) -> Ticket:
         """Whom a ticket lets in, once. Raises InvalidToken or RequestRejected; nothing has been accepted then.
 
         A slot is taken: `open_connection` or `cancel_admission` must follow. What is raised says `who` it was, if the
@@ -326,6 +326,7 @@ class Shard:
             leaving=self.is_draining,
             ready=self.is_ready,
             is_dialect=is_dialect,
+            takes_old=takes_old,
         )
 
     def cancel_admission(self, identity: Identity, address: str = "") -> None:

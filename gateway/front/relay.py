@@ -125,15 +125,12 @@ class Relay:
             check_origin(head, self._allowed_origins, addresses.resolve_origin(client.peer[0], said)[1])
             address = addresses.resolve_client(client.peer[0], said)
             path = self._dialects.find_path(head)
-            if path is None:
+            if path is None or not path.is_certain:  # one of both protocols may turn out to be like any other
                 shard, ticket = await self._gateway.assign_shard(_read_token(head), address, "relay")
                 relayed = RelayedConnection(self, client, shard)
             else:
                 shard, ticket, user = await self._gateway.assign_old_client(_read_token(head), address, "relay")
-                if path.is_certain:
-                    relayed = DialectRelay(self, client, shard, lambda: self._gateway.find_return_delay(user, shard))
-                else:
-                    relayed = RelayedConnection(self, client, shard)
+                relayed = DialectRelay(self, client, shard, lambda: self._gateway.find_return_delay(user, shard))
             await self._open(relayed, shard)
         except RequestError as error:
             client.refuse(error)

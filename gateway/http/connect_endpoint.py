@@ -120,7 +120,7 @@ class ConnectEndpoint:
         headers = dict(scope["headers"])
         token = _bearer(headers) or _query_token(scope, headers)
         address = self._gateway.addresses.resolve_scope(scope)
-        if self._dialects.is_old_client(_original_target(headers), {name.decode("latin-1") for name in headers}):
+        if self._dialects.is_old_client(_original_target(headers).partition("?")[0]):
             shard, ticket, _ = await self._gateway.assign_old_client(token, address, "connect")
         else:
             shard, ticket = await self._gateway.assign_shard(token, address)

@@ -60,6 +60,7 @@ class Ticket(msgspec.Struct):
     """An admission: this identity, to this shard, until `exp`, once (`jti`). address: whence it was asked for.
 
     boot: the shard's process that it is for, which alone knows whether it was used; "" if it is not told.
+    is_old: for an old client's path alone, since its token was judged by a `Leniency`.
     """
 
     jti: str
@@ -68,6 +69,7 @@ class Ticket(msgspec.Struct):
     identity: Identity
     address: str = ""
     boot: str = ""
+    is_old: bool = False
 
 
 _encode_ticket = msgspec.json.Encoder().encode
@@ -239,9 +241,17 @@ class Tokens:
         return identity
 
     def issue_ticket(
-        self, identity: Identity, shard: int, jti: str, now: float, address: str = "", boot: str = ""
+        self,
+        identity: Identity,
+        shard: int,
+        jti: str,
+        now: float,
+        address: str = "",
+        boot: str = "",
+        *,
+        is_old: bool = False,
     ) -> str:
-        ticket = Ticket(jti, now + TICKET_SECONDS, shard, identity, address, boot)
+        ticket = Ticket(jti, now + TICKET_SECONDS, shard, identity, address, boot, is_old)
         said = _base64url(_encode_ticket(ticket))
         return (said + b"." + _ticket_signature(said, self._ticket_keys[0])).decode("ascii")
 

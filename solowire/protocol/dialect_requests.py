@@ -37,16 +37,14 @@ class DialectRequests:
         self.dialect = dialect
         self._is_on = is_on
 
+    def is_old_client(self, path: str) -> bool:
+        """Whether a request for this path, which a proxy asks about, is of an old client that is served."""
+        return self._is_on and self.is_path(path)
+
     def is_path(self, path: str) -> bool:
         """Whether a path is the dialect's, on or off, and not one of `solowire.v1`, too."""
         found = self.dialect.find_path(path) if self.dialect is not None else None
         return found is not None and found.is_certain
-
-    def is_old_client(self, target: str, headers: Container[str]) -> bool:
-        """Whether a request that a proxy asks about is of an old client. target: with its query. headers: names."""
-        path, _, query = target.partition("?")
-        found = self.dialect.find_path(path) if self.dialect is not None and self._is_on else None
-        return found is not None and (found.is_certain or is_old_browser(query, headers))
 
     def find_path(self, head: Head) -> DialectPath | None:
         """What a request for a WebSocket asks for; None if it is none of the dialect's. Raises RequestRejected."""

@@ -210,10 +210,19 @@ async def test_a_grace_lets_expired_tokens_in_at_old_paths_alone(lenient: System
     async with open_session(url_of(lenient, "/api/websocket/ws/admin", late)) as session:
         assert (await hear(session))["type"] == "connection_established"
     assert (await refusal(url_of(lenient, "/api/websocket/ws/admin", later)))[0] == 401
-    assert (await refusal(url_of(lenient, "/ws", late)))[0] == 401
+    origin: Any = f"http://127.0.0.1:{lenient.port}"
+    assert (await refusal(url_of(lenient, "/ws", late), origin=origin))[0] == 401
+    async with lenient.http() as http:
+        target = f"/api/websocket/ws/admin?token={late}"
+        routed = await http.get("/v1/route", headers={"X-Original-URI": target})
+    headers = {"X-Solowire-Ticket": routed.headers["x-solowire-ticket"]}
+    shard = f"ws://{routed.headers['x-solowire-upstream']}"
+    assert (await refusal(f"{shard}/ws", additional_headers=headers))[1]["code"] == "wrong_path"
+    async with open_session(f"{shard}{target}", additional_headers=headers) as session:
+        assert (await hear(session))["type"] == "connection_established"
     async with lenient.http(late) as http:
         assert (await http.post("/v1/connect")).status_code == 401
-        assert "legacy_expired_tokens_total 1.0" in (await http.get("/metrics")).text
+        assert "legacy_expired_tokens_total 2.0" in (await http.get("/metrics")).text
 
 
 async def test_an_administrator_is_remembered_where_the_operator_wants_it(lenient: System) -> None:

@@ -95,7 +95,8 @@ class ClientPort:
             codec, subprotocol = choose_codec(parse_subprotocols(head) if path is None else [])
             more = self._dialects.dialect.headers if path is not None and self._dialects.dialect is not None else ()
             answer = render_accept(head, subprotocol, [("X-Solowire-Shard", str(shard.index)), *more])
-            admitted = shard.admit(_find_ticket(head), now, is_dialect=path is not None)
+            takes_old = path is not None and path.is_certain
+            admitted = shard.admit(_find_ticket(head), now, is_dialect=path is not None, takes_old=takes_old)
         except RequestError as error:
             shard.totals["refused"] += 1
             if (

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from solowire.auth.tokens import Ticket, Tokens, UsedTickets
-from solowire.errors import RequestError, RequestRejected
+from solowire.errors import InvalidToken, RequestError, RequestRejected
 from solowire.model.access import Identity
 from solowire.workers.capacity.slots import RETRY_SECONDS, SlotManager
 from solowire.workers.connections.connection import Connection
@@ -50,14 +50,26 @@ class TicketGate:
         self.signed_out = SignedOutTokens()
 
     def redeem(
-        self, ticket: str, now: float, wall: float, *, leaving: bool, ready: bool, is_dialect: bool = False
+        self,
+        ticket: str,
+        now: float,
+        wall: float,
+        *,
+        leaving: bool,
+        ready: bool,
+        is_dialect: bool = False,
+        takes_old: bool = False,
     ) -> Ticket:
         """Whom the ticket lets in. Raises InvalidToken or RequestRejected, with `who` it was if the ticket is good.
 
         now: seconds, monotonic. wall: the same time in unix seconds. leaving, ready: the shard's state.
+        is_dialect: the client speaks a dialect, or may. takes_old: it comes at a path for such alone.
         """
         redeemed = self._tokens.redeem_ticket(ticket, self._index, wall)
         try:
+            if redeemed.is_old and not takes_old:
+                hint = "ask /v1/connect for one for this path"
+                raise InvalidToken("the ticket is for the path of an old client", code="wrong_path", hint=hint)
             if leaving:
                 raise RequestRejected(
                     503,
