@@ -86,7 +86,7 @@ def test_the_checks_find_what_is_wrong() -> None:
         "router/nowhere.py",
         "tests/test_docs.py::test_nothing_such",
     ]
-    assert unknown_settings("SOLOWIRE_PORT SOLOWIRE_PROT SOLOWIRE_MAX_") == ["SOLOWIRE_PROT"]
+    assert unknown_settings("SOLOWIRE_PORT SOLOWIRE_PROT SOLOWIRE_LISTEN__") == ["SOLOWIRE_PROT"]
 
 
 def test_the_rate_of_tickets_in_the_protocol_is_the_settings() -> None:

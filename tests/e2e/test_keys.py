@@ -300,7 +300,7 @@ async def status(http: httpx.AsyncClient, key: SigningKey) -> int:
         ({"AUTH__JWKS": "https://id.example/keys", "AUTH__ISSUERS": "*"}, "auth.audiences"),
         ({"AUTH__JWKS": "https://id.example/keys", "AUTH__AUDIENCES": "x"}, "auth.issuers"),
         ({"AUTH__ACCEPT_SECRET_TOKENS": "false"}, "SOLOWIRE_AUTH__ACCEPT_SECRET_TOKENS"),
-        ({"ACCEPTED_SECRETS": "short"}, "accepted_secrets"),
+        ({"ACCEPTED_SECRETS": "short"}, "SOLOWIRE_ACCEPTED_SECRETS"),
         ({"ACCEPTED_SECRETS": '["no end'}, "ACCEPTED_SECRETS"),
         ({"AUTH__CLAIMS__SCOPE_MAPPING": '{"zonez": "x"}'}, "zonez"),
         ({"AUTH__CLAIMS__ROLE_MAPPING": '{"x": "nosuch"}'}, "nosuch"),

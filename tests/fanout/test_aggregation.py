@@ -24,9 +24,9 @@ from solowire.fanout.aggregation import (
     build_digest,
     roll_up,
 )
-from solowire.fanout.catch_up import ReaderPosition
 from solowire.fanout.feed import Feed, build_feed_key
 from solowire.fanout.feed_index import FeedIndex
+from solowire.fanout.reader import Reader
 from solowire.fanout.recent_log import Entry, RecentLog
 from solowire.model.access import View
 from solowire.model.events import Delivery, Event, Priority, encode_event
@@ -289,7 +289,7 @@ def test_flows_find_what_feeds_accept(wanted: list[int], made: list[tuple[str, s
         entry = query(1, name, query_type=kind, client_ip=client)
         found = [feed for flow in feeds._streams.matching(entry) for feed in flow.feeds]
         assert len(found) == len(set(found))
-        assert set(found) == {feed for feed in feeds if feed.accepts(entry)}
+        assert set(found) == {feed for feed in feeds if feed.filter.accepts(entry)}
 
 
 def test_a_dropped_feed_leaves_no_flow_behind() -> None:
@@ -312,7 +312,7 @@ def test_a_flood_is_flushed_in_frames_that_are_bounded() -> None:
     log = RecentLog(catalog=CATALOG)
     feeds: FeedIndex[int] = FeedIndex(log, aggregation=AggregationSettings(events_per_s=1e-9))
     [feed] = feeds_with([0], feeds)
-    feed.add_connection(1, ReaderPosition(0), 0.0)
+    feed.add_connection(1, Reader(0), 0.0)
     for offset in range(1, 5_001):
         entry = log.append(offset, encode_event(query(offset, "n" * 200, filler="x" * 3_000).event))
         assert entry is not None

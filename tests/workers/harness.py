@@ -13,7 +13,6 @@ from solowire.auth.tokens import Tokens
 from solowire.backplane.messages import (
     Lease,
     LogBatch,
-    ReplayCancel,
     ReplayRequest,
     ReplayResponse,
     RingState,
@@ -29,6 +28,7 @@ from solowire.protocol import messages as c
 from solowire.protocol.dialect_codec import TextBatch
 from solowire.protocol.messages import Codec
 from solowire.runtime.settings import Settings
+from solowire.workers.clock import Clock
 from solowire.workers.connections.connection import Connection
 from solowire.workers.connections.dialect_client import DialectClient
 from solowire.workers.connections.sockets import MemorySockets
@@ -72,23 +72,21 @@ class ShardHarness:
             tokens=TOKENS,
             roles=ROLES,
             new_id=lambda: f"session-{next(ids)}",
-            wall_offset=WALL,
+            clock=Clock(WALL),
             settings=change(DEFAULTS, **settings),
             recent=recent if recent is not None else RecentLog(catalog=CATALOG),
-            ask=self._note_request,
-            came=self._note_connected,
             audit=lambda event, **fields: self.audit_lines.append({"event": event, **fields}),
             dialect=DIALECT,
         )
         self.sockets.on_probe_answered = lambda connection: self.shard.show_alive(connection, self.now)
         self.audit_lines: list[dict[str, Any]] = []  # what the audit log has
-        self.connected_users: list[tuple[str, int]] = []
+        self._connected_users: list[tuple[str, int]] = []
         self.fence = 0
         self.grant_lease(spare=1_000_000, seconds=leased_for)
         self.epoch = "epoch-1"
         self.journal: list[tuple[int, str | None, bytes]] = []  # the router's
         self.journal_floor = 0
-        self.replay_requests: list[ReplayRequest] = []
+        self._replay_requests: list[ReplayRequest] = []
         self.address = ""  # of who connects
         self.version = 0
         self.offset = 0
@@ -118,15 +116,21 @@ class ShardHarness:
         asked = self.shard.lease_usage_report(self.now).seq
         self.shard.on_lease(Lease(self.fence, asked, seconds, slots, spare), self.now)
 
-    def _note_connected(self, user: str, connections: int) -> None:
-        self.connected_users.append((user, connections))
+    @property
+    def connected_users(self) -> list[tuple[str, int]]:
+        """Users whom the router has been told of, each with how many connections."""
+        self._connected_users += self.shard.take_arrivals()
+        return self._connected_users
 
-    def _note_request(self, question: ReplayRequest | ReplayCancel) -> bool:
-        if isinstance(question, ReplayRequest):
-            self.replay_requests.append(question)
-        else:
-            self.replay_requests = [q for q in self.replay_requests if q.request != question.request]
-        return True
+    @property
+    def replay_requests(self) -> list[ReplayRequest]:
+        """What the router was asked, and has not answered."""
+        for question in self.shard.take_questions():
+            if isinstance(question, ReplayRequest):
+                self._replay_requests.append(question)
+            else:
+                self._replay_requests[:] = [q for q in self._replay_requests if q.request != question.request]
+        return self._replay_requests
 
     def answer_requests(self, at_a_time: int = 3) -> int:
         """Answers the shard's questions as the router does, in small parts; how many answers that took."""

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from solowire.backplane.messages import LogBatch, StateSnapshot
 from solowire.domains.dns.event_types import CATALOG
-from solowire.fanout.catch_up import CatchUpReader
+from solowire.fanout.catch_up import CatchUp
 from solowire.fanout.recent_log import RecentLog
 from solowire.fanout.skipped_events import LINES_A_SECOND, SkippedEvents
 from solowire.protocol import messages as c
@@ -227,7 +227,7 @@ def test_one_reader_s_catching_up_fails_and_the_shard_goes_on(monkeypatch: pytes
     def fails(*_: Any, **__: Any) -> Any:
         raise RecursionError
 
-    monkeypatch.setattr(CatchUpReader, "_scan", fails)
+    monkeypatch.setattr(CatchUp, "_scan", fails)
     b.sockets.unstick(ann)
     b.wait(1)
     assert (b.close_code(ann), b.close_code(bob)) == (4413, None)

@@ -397,14 +397,14 @@ class ShardMachine(RuleBasedStateMachine):
         assert set(members) == live
         assert all(len(feed) for feed in shard.feeds)
         assert len({c.identity.user for c in shard.connections}) == len(shard.connections)
-        assert len(shard.dispatcher.blocked_since) <= len(shard.connections)
+        assert len(shard.dispatcher.blocked) <= len(shard.connections)
         for feed in shard.feeds:
             assert feed.position <= shard.log.position
             assert feed.flush_at is not None or not feed._has_pending, "it would never be flushed"
-            assert not any(connection.pending_replies for connection in feed.current)
-            assert not any(connection.pending_replies for connection in feed.unparked)
+            assert not any(connection.reader.pending_replies for connection in feed.current)
+            assert not any(connection.reader.pending_replies for connection in feed.unparked)
             assert all(feed.behind[connection] is lag for connection, lag in feed.unparked.items())
-            assert feed.behind.keys() - feed.unparked.keys() <= shard.dispatcher.blocked_since.keys()
+            assert feed.behind.keys() - feed.unparked.keys() <= shard.dispatcher.blocked.keys()
         for reader in self.readers:
             code, _ = self.sockets.closed.get(reader.connection, (None, ""))
             assert code in ((None, 4409, 4413, 4408) if reader.was_stuck else (None, 4409))

@@ -8,7 +8,7 @@ message that is too big; one who says too much is told so once in a while, and t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Hashable, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -18,18 +18,18 @@ import msgspec
 import structlog
 
 from solowire.errors import InvalidMessage
-from solowire.fanout.catch_up import ReaderPosition
 from solowire.fanout.recent_log import RecentLog
 from solowire.model.access import View
-from solowire.model.catalog import Catalog
 from solowire.model.dialect import Dialect, DialectSession, Outcome, Question
 from solowire.model.subscriptions import ResolvedSubscriptions, parse_wanted, resolve
 from solowire.protocol.close_codes import CloseCode
 from solowire.protocol.dialect_codec import DialectCodec, make_batch
 from solowire.protocol.messages import Subscribe
+from solowire.workers.clock import Clock
 from solowire.workers.connections.connection import Connection, State
 from solowire.workers.connections.dialect_client import DialectClient
 from solowire.workers.connections.dialect_usage import DialectUsage
+from solowire.workers.connections.timers import TimerKind
 from solowire.workers.connections.users import UserRegistry
 from solowire.workers.delivery.dispatcher import Dispatcher
 from solowire.workers.session.dialect_replays import DialectReplays
@@ -57,10 +57,8 @@ def is_hello(raw: str | bytes) -> bool:
 
 
 class DialectHandler:
-    """wall_offset: what to add to a monotonic time to get unix seconds; may be set. totals: what the shard counts.
-
-    close(connection, code): called when one has to end. warns: whether the log names those who use it as a warning.
-    replays: None where there is no history.
+    """totals: what the shard counts. warns: whether the log names those who use it as a warning. replays: None where
+    there is no history. What has to be done with a connection is returned: with which code it is to be closed.
     """
 
     def __init__(
@@ -74,13 +72,11 @@ class DialectHandler:
         connections: Collection[Connection],
         totals: Counter[str],
         *,
-        catalog: Catalog,
-        wall_offset: float,
-        close: Callable[[Connection, CloseCode], None],
+        clock: Clock,
         warns: bool = True,
         replays: DialectReplays | None = None,
     ) -> None:
-        self.wall_offset = wall_offset
+        self._clock = clock
         self.usage = DialectUsage()
         self._dialect = dialect
         self._log = recent
@@ -90,8 +86,7 @@ class DialectHandler:
         self._users = users
         self._connections = connections
         self._totals = totals
-        self._catalog = catalog
-        self._close = close
+        self._catalog = recent.catalog
         self._warns = warns
         self._replays = replays
         self._codecs: WeakValueDictionary[tuple[View, Hashable], DialectCodec] = WeakValueDictionary()
@@ -108,24 +103,29 @@ class DialectHandler:
         self._send(connection, client.session.open(resolved.names, self._format_time(now)), now)
         self._handshake.start_with(connection, parse_wanted(client.session.patterns, None, None, self._catalog), now)
 
-    def on_message(self, connection: Connection, raw: str | bytes, now: float) -> None:
+    def on_timer(self, kind: TimerKind, connection: Connection, now: float) -> None:
+        """It is time for something of a dialect's."""
+        if kind is TimerKind.dialect:
+            self.begin(connection, now)
+        elif self._replays is not None:
+            self._replays.advance(connection, now)
+
+    def on_message(self, connection: Connection, raw: str | bytes, now: float) -> CloseCode | None:
         """One message of a client that is not told to leave."""
         client = connection.dialect
-        if client is None:
-            return
-        if exceeds_limit(raw):
-            self._close(connection, CloseCode.too_big)
-            return
+        if client is None or exceeds_limit(raw):
+            return CloseCode.too_big
         connection.last_message_at = now
         wait = self._inbound_limits.count_message(connection, raw, now)
         if wait:
             self._reject_flood(connection, client, wait, now)
-            return
+            return None
         outcome = client.session.receive(raw, self._format_time(now))
         self.usage.count_message(outcome.label)
         self._totals["bad_messages"] += outcome.is_fault
         self._send(connection, outcome.frames, now)
         self._do(connection, client.session, outcome, now)
+        return None
 
     def _do(self, connection: Connection, session: DialectSession, outcome: Outcome, now: float) -> None:
         try:
@@ -152,16 +152,17 @@ class DialectHandler:
         self._inbound_limits.charge(connection, Subscribe(patterns), now)
         resolved = self._resolve(connection, session)
         frames = session.confirm(resolved.names, self._format_time(now))
-        lag = self._dispatcher.leave_feed(connection)
+        self._dispatcher.leave_feed(connection)
         connection.wanted = wanted
         connection.codec = self._find_codec(connection, session)
         if not self._send(connection, frames, now):
             return
-        if lag.is_lost or lag.offset < self._log.start_offset:
-            self._dispatcher.close_too_slow(connection)  # nobody has counted for the new feed
+        reader = connection.reader
+        if reader.is_lost or reader.offset < self._log.start_offset:
+            self._dispatcher.lose(connection)  # nobody has counted for the new feed
             return
-        lag = ReaderPosition(lag.offset, lag.last_release, full_until=lag.full_until, was_busy=lag.was_busy)
-        self._dispatcher.join_feed(connection, resolved.selection, lag, now)
+        reader.stand_at(reader.offset, reader.last_release, full_until=reader.full_until, was_busy=reader.was_busy)
+        self._dispatcher.join_feed(connection, resolved.selection, now)
         self._inbound_limits.settle_change(connection, now)
         self._dispatcher.run(now)
 
@@ -191,7 +192,7 @@ class DialectHandler:
         match question.about:
             case "start_replay":
                 make_codec = partial(self._make_replay_codec, connection.dialect.session)
-                return self._replays.start(connection, make_codec, details, now, now + self.wall_offset)
+                return self._replays.start(connection, make_codec, details, now, self._clock.to_unix(now))
             case "stop_replay":
                 return self._replays.stop(connection, details.get("replay_id"))
             case _:
@@ -219,7 +220,7 @@ class DialectHandler:
             "users": len(self._users),
             "connections": len(self._connections),
             "frames": self._totals["frames"],
-            "queued": len(self._dispatcher.blocked_since),
+            "queued": len(self._dispatcher.blocked),
             "dialect_kinds": self._count_kinds(),
         }
 
@@ -230,8 +231,8 @@ class DialectHandler:
             return []
         found: list[str] = []
         for entry in reversed(self._log.newest_entries(MAX_LOOKED_AT)):
-            if entry.event.user in (None, user) and not entry.is_deferred and feed.accepts(entry):
-                fragment = feed.encode_for(entry)
+            if entry.event.user in (None, user) and not entry.is_deferred and feed.filter.accepts(entry):
+                fragment = feed.filter.encode_for(entry)
                 if fragment is not None:
                     batch = codec.encode_events(entry.offset, [fragment])
                     found += reversed(str(batch, "utf-8").split("\n") if isinstance(batch, bytes) else [batch])
@@ -257,5 +258,5 @@ class DialectHandler:
             )
 
     def _format_time(self, now: float) -> str:
-        moment = datetime.fromtimestamp(now + self.wall_offset, UTC)
+        moment = datetime.fromtimestamp(self._clock.to_unix(now), UTC)
         return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

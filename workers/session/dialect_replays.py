@@ -19,7 +19,7 @@ from solowire.errors import RequestError
 from solowire.protocol.dialect_codec import DialectCodec
 from solowire.workers.connections.connection import Connection, State
 from solowire.workers.connections.sockets import Sockets
-from solowire.workers.connections.timers import Timers
+from solowire.workers.connections.timers import TimerKind, Timers
 from solowire.workers.delivery.dispatcher import Dispatcher
 
 BUSY_SECONDS = 0.1
@@ -183,7 +183,7 @@ class DialectReplays:
             replay.next, replay.is_last = page.next, page.next is None
             for fragment in page.fragments:
                 replay.waiting.append((self._read_moment(replay, fragment), fragment))
-            self._timers.schedule(then, self._advance, replay.connection)
+            self._timers.schedule(then, TimerKind.dialect_replay, replay.connection)
 
         self._pages.fetch_page(replay.connection, replay.codec, replay.question, replay.next, take_page, now)
 
@@ -194,14 +194,15 @@ class DialectReplays:
         before = replay.waiting[-1][0] if replay.waiting else replay.reached
         return before if moment is None else moment
 
-    def _advance(self, connection: Connection, now: float) -> None:
+    def advance(self, connection: Connection, now: float) -> None:
+        """Sends what is due of the connection's replay, and sees to the rest."""
         replay = self._replays.get(connection.identity.user)
         if replay is None or replay.connection is not connection or replay.status != "running":
             return
         if connection.state is not State.live:
             return
-        if self._sockets.is_busy(connection) or connection.pending_replies:
-            self._timers.schedule(now + BUSY_SECONDS, self._advance, connection)
+        if self._sockets.is_busy(connection) or connection.reader.pending_replies:
+            self._timers.schedule(now + BUSY_SECONDS, TimerKind.dialect_replay, connection)
             return
         due: list[bytes] = []
         while replay.waiting and len(due) < FRAMES_A_TURN and replay.due_at(replay.waiting[0][0]) <= now:
@@ -211,9 +212,8 @@ class DialectReplays:
         if due:
             self._dispatcher.send_frame(connection, replay.codec.encode_events(0, due), now)
         if replay.waiting:
-            self._timers.schedule(
-                max(now + STEP_SECONDS, replay.due_at(replay.waiting[0][0])), self._advance, connection
-            )
+            due_at = max(now + STEP_SECONDS, replay.due_at(replay.waiting[0][0]))
+            self._timers.schedule(due_at, TimerKind.dialect_replay, connection)
         elif replay.is_last:
             self._end(replay, "completed")
         else:
@@ -223,7 +223,7 @@ class DialectReplays:
                 if getattr(error, "retry_after", None) is None:
                     self._end(replay, "failed")
                 else:
-                    self._timers.schedule(now + float(error.retry_after), self._advance, connection)  # type: ignore[attr-defined]
+                    self._timers.schedule(now + float(error.retry_after), TimerKind.dialect_replay, connection)  # type: ignore[attr-defined]
 
 
 def _make_fault(code: str, message: str) -> dict[str, Any]:

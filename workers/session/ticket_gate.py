@@ -9,7 +9,7 @@ speak a dialect end no other, have a limit of their own for each user, and make 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import msgspec
 
 from solowire.auth.tokens import Ticket, Tokens, UsedTickets
 from solowire.errors import InvalidToken, RequestError, RequestRejected
@@ -17,14 +17,19 @@ from solowire.model.access import Identity
 from solowire.workers.capacity.slots import RETRY_SECONDS, SlotManager
 from solowire.workers.connections.connection import Connection
 from solowire.workers.connections.users import UserRegistry
+from solowire.workers.delivery.ring_history import RingHistory
 from solowire.workers.session.signed_out_tokens import SignedOutTokens
 
 
-class TicketGate:
-    """index: the shard's. on_duplicate: `replace` or `reject`. owns(user): whether the ring gives it to this shard.
+class SlotRefusal(msgspec.Struct, frozen=True, gc=False):
+    """There is no slot: what to raise. replaced: has to end, so that its user gets in with its next try."""
 
-    replaced(connection): called when one has to end so that its user gets in with its next try. boot: of this process.
-    """
+    error: RequestRejected
+    replaced: Connection | None
+
+
+class TicketGate:
+    """index: the shard's. on_duplicate: `replace` or `reject`. boot: of this process."""
 
     def __init__(
         self,
@@ -33,9 +38,8 @@ class TicketGate:
         users: UserRegistry,
         admission: SlotManager,
         on_duplicate: str,
+        rings: RingHistory,
         *,
-        owns: Callable[[str], bool],
-        replaced: Callable[[Connection], None],
         boot: str = "",
     ) -> None:
         self._index = index
@@ -43,8 +47,7 @@ class TicketGate:
         self._users = users
         self._slot_manager = admission
         self._on_duplicate = on_duplicate
-        self._owns = owns
-        self._on_replaced = replaced
+        self._rings = rings
         self._boot = boot
         self._used = UsedTickets()
         self.signed_out = SignedOutTokens()
@@ -59,7 +62,7 @@ class TicketGate:
         ready: bool,
         is_dialect: bool = False,
         takes_old: bool = False,
-    ) -> Ticket:
+    ) -> Ticket | SlotRefusal:
         """Whom the ticket lets in. Raises InvalidToken or RequestRejected, with `who` it was if the ticket is good.
 
         now: seconds, monotonic. wall: the same time in unix seconds. leaving, ready: the shard's state.
@@ -81,17 +84,19 @@ class TicketGate:
             if not ready:
                 hint = "ask /v1/connect again in a moment"
                 raise RequestRejected(503, "not_ready", f"shard {self._index} is not ready yet", hint, retry_after=1)
-            self._admit(redeemed, now, wall, is_dialect=is_dialect)
+            refusal = self._admit(redeemed, now, wall, is_dialect=is_dialect)
         except RequestError as error:
-            identity = redeemed.identity
-            error.who = {"user": identity.user, "role": identity.role, "address": redeemed.address}
+            _name_user(error, redeemed)
             raise
+        if refusal is not None:
+            _name_user(refusal.error, redeemed)
+            return refusal
         return redeemed
 
-    def _admit(self, redeemed: Ticket, now: float, wall: float, *, is_dialect: bool) -> None:
+    def _admit(self, redeemed: Ticket, now: float, wall: float, *, is_dialect: bool) -> SlotRefusal | None:
         identity = redeemed.identity
         user = identity.user
-        if not self._owns(user):
+        if not self._rings.owns(user):
             raise RequestRejected(
                 503,
                 "wrong_shard",
@@ -124,11 +129,12 @@ class TicketGate:
         if not self._slot_manager.acquire(identity, redeemed.address, now, replaces=replaces):
             if oldest is None and not is_dialect:
                 oldest = next(iter(self._users.list_dialect(user)), None)
-            self._reject_without_slot(identity, oldest, now)
+            return self._refuse_without_slot(identity, oldest, now)
         self._used.mark_used(redeemed, wall)  # not before: a ticket that was refused for want of room stays good
         self._users.begin_handshake(user)
         if is_dialect:
             self.signed_out.note(identity)
+        return None
 
     def _check_dialect_limit(self, user: str) -> None:
         """Raises RequestRejected."""
@@ -142,9 +148,14 @@ class TicketGate:
                 retry_after=RETRY_SECONDS,
             )
 
-    def _reject_without_slot(self, identity: Identity, oldest: Connection | None, now: float) -> None:
+    def _refuse_without_slot(self, identity: Identity, oldest: Connection | None, now: float) -> SlotRefusal:
         if oldest is not None:
             self._slot_manager.reserve_for(identity.user, oldest.group, now)
-            self._on_replaced(oldest)
         message, hint = self._slot_manager.explain_full(identity, now)
-        raise RequestRejected(503, "over_limit", message, hint, retry_after=1 if oldest is not None else RETRY_SECONDS)
+        after = 1 if oldest is not None else RETRY_SECONDS
+        return SlotRefusal(RequestRejected(503, "over_limit", message, hint, retry_after=after), oldest)
+
+
+def _name_user(error: RequestError, ticket: Ticket) -> None:
+    """So that the audit log may say who it was."""
+    error.who = {"user": ticket.identity.user, "role": ticket.identity.role, "address": ticket.address}

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from solowire.domains.dns.event_types import CATALOG
+from solowire.fanout.reader import MAX_PENDING_REPLIES
 from solowire.fanout.recent_log import RecentLog
 from solowire.model.events import Priority
 from solowire.protocol import messages as c
 from solowire.protocol.messages import MAX_FRAME_BYTES, Codec
 from solowire.runtime.settings import Settings
 from solowire.runtime.settings.shard_settings import FlushSettings
-from solowire.workers.connections.connection import MAX_PENDING_REPLIES
 from solowire.workers.delivery.dispatcher import BLOCKED_CHECK_SECONDS, REPLY_FLUSH_BYTES
 from tests.workers.harness import ShardHarness, connect_stuck
 
@@ -215,7 +215,7 @@ def test_a_reader_that_is_stuck_costs_nothing() -> None:
     b.wait(0.2)
     assert len(b.read_events(other)) == 10_000
     assert len(b.sockets.sent[connection]) == before
-    assert not connection.pending_replies
+    assert not connection.reader.pending_replies
     assert connection.feed is not None
     assert connection.feed._pending == []
 

@@ -314,7 +314,7 @@ def test_signing_out_ends_all_of_the_user_s_sockets() -> None:
     first, newest, later = (old_identity(b, ttl) for ttl in (600, 1200, 1800))
     pages = [open_identity(b, first), open_identity(b, newest)]
     new = b.connect("alice")
-    assert b.shard.ejection.disconnect("alice") == 3
+    assert b.shard.disconnect("alice") == 3
     assert [b.close_code(c) for c in (*pages, new)] == [1008, 1008, 4410]
     for identity in (first, newest):
         with pytest.raises(InvalidToken) as refused:
@@ -329,7 +329,7 @@ def test_one_that_waits_when_its_user_signs_out_is_refused_too() -> None:
     b = old_shard()
     identity = old_identity(b, 600)
     b.shard.on_closed(open_identity(b, identity))
-    assert b.shard.ejection.disconnect("alice") == 0
+    assert b.shard.disconnect("alice") == 0
     with pytest.raises(InvalidToken):
         open_identity(b, identity)
 

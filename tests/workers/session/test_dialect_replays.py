@@ -15,9 +15,11 @@ from solowire.fanout.feed_index import FeedIndex
 from solowire.fanout.recent_log import RecentLog
 from solowire.model.access import Identity
 from solowire.protocol.dialect_codec import DialectCodec
+from solowire.workers.clock import Clock
 from solowire.workers.connections.connection import Connection, State
 from solowire.workers.connections.sockets import MemorySockets
 from solowire.workers.connections.timers import Timers
+from solowire.workers.delivery.dispatcher import Dispatcher
 from solowire.workers.session.dialect_replays import DialectReplays, ReplayPage
 from tests.domains.dns.legacy.page import read_frame
 from tests.factories import event
@@ -100,9 +102,10 @@ class Place:
 
     def wait(self, seconds: float) -> None:
         end = self.now + seconds
-        while (due := self.timers.due_at) is not None and due <= end:
-            self.now = max(self.now, due)
-            self.timers.run(self.now)
+        while (at := self.timers.due_at) is not None and at <= end:
+            self.now = max(self.now, at)
+            while (due := self.timers.pop_due(self.now)) is not None:
+                self.replays.advance(due[1], self.now)
         self.now = end
 
     def sent(self, connection: Connection | None = None) -> list[str]:
@@ -236,23 +239,7 @@ def test_one_that_asks_too_fast_goes_on_later() -> None:
     assert [after for _, after in p.history.questions] == [None, "e:1"]
 
 
-def make_dispatcher(log: RecentLog, sockets: MemorySockets) -> Any:
-    from solowire.runtime.settings import Settings
-    from solowire.workers.delivery.dispatcher import Dispatcher
-
+def make_dispatcher(log: RecentLog, sockets: MemorySockets) -> Dispatcher:
     conflator = Conflator()
     feeds: FeedIndex[Connection] = FeedIndex(log, conflator)
-    return Dispatcher(
-        log,
-        conflator,
-        feeds,
-        sockets,
-        Counter(),
-        stalled=Settings().listen.write_timeout_s,
-        wall_offset=0.0,
-        close=refuse,
-    )
-
-
-def refuse(connection: Connection, code: object) -> None:
-    raise AssertionError(f"closed with {code}")
+    return Dispatcher(log, conflator, feeds, sockets, Counter(), stalled=30.0, clock=Clock(0.0))

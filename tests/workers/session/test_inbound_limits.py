@@ -8,11 +8,12 @@ import pytest
 
 from solowire.domains.dns.event_types import CATALOG
 from solowire.errors import InvalidMessage
+from solowire.fanout.reader import MAX_PENDING_REPLIES
 from solowire.model.access import Identity, Role
 from solowire.protocol import messages as c
 from solowire.protocol.messages import MAX_MESSAGE_BYTES, Codec
 from solowire.runtime.settings.session_settings import SessionSettings
-from solowire.workers.connections.connection import MAX_PENDING_REPLIES, Connection, State
+from solowire.workers.connections.connection import Connection, State
 from solowire.workers.connections.users import UserRegistry
 from solowire.workers.session.inbound_limits import (
     PONG_BYTES,
