@@ -8,7 +8,7 @@ from solowire.workers.capacity.eviction import EvictionPolicy
 from solowire.workers.connections.connection import Connection, State
 from solowire.workers.connections.dialect_client import DialectClient
 from solowire.workers.connections.users import UserRegistry
-from tests.workers.harness import DIALECT, OLD_PATH
+from tests.support.shard_harness import DIALECT, OLD_PATH
 
 
 class Place:

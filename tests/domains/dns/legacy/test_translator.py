@@ -16,7 +16,7 @@ from solowire.domains.dns.legacy.translator import LegacyTranslator
 from solowire.model.catalog import FAMILY
 from solowire.model.events import Event, Priority
 from tests.domains.dns.legacy.page import FIELDS, STATUS_FIELDS, read_frame
-from tests.factories import event
+from tests.support.factories import event
 
 NAMES = EventNames(CATALOG)
 ALL = frozenset(NAMES.supported)
