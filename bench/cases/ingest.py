@@ -267,8 +267,8 @@ def router(length: Length) -> Case:
         f"From a gateway's request on the backplane to the answer, batches of {BATCH} events of {EVENT_BYTES} bytes, "
         "one gateway, no shards, `SOLOWIRE_ROUTER__STATS_INTERVAL_S=0`; the journal is what it uses by default. CPU "
         "time is that of the router's process, ZeroMQ's threads included; p50 and p99 are from sending a batch to "
-        "reading its answer: with one request under way an upper bound of the commit, with many mostly the wait for the "
-        "others.",
+        "reading its answer: with one request under way an upper bound of the commit, with many mostly the wait for "
+        "the others.",
     )
     with _router() as (process, address):
 

@@ -164,9 +164,9 @@ def peers_memory(length: Length) -> Case:
         f"What {users:,} users who only listen add to the memory of all processes of a server (`smaps_rollup`), after "
         "the first ten. A user of the replaced pattern has five sockets. What the kernel holds for sockets is not in "
         f"it. In the row `{OURS_MERGED}` the shard runs with `SOLOWIRE_SHARD__MERGE_MEMORY=true` and the host's "
-        "merging is on, at the eager pace of `idle`, where it is also shown what heartbeats make of that; memory is read "
-        "when it has been through three times, and `ksmd, s` is the CPU time of its thread in between. No other server asks "
-        f"for it. `{AHEAD}`: how many times as much Solowire takes. Each round has servers of its own.",
+        "merging is on, at the eager pace of `idle`, where it is also shown what heartbeats make of that; memory is "
+        "read when it has been through three times, and `ksmd, s` is the CPU time of its thread in between. No other "
+        f"server asks for it. `{AHEAD}`: how many times as much Solowire takes. Each round has servers of its own.",
     )
     kinds = kinds_of(case)
     kinds.insert(1, _Merged)
