@@ -10,7 +10,7 @@ import asyncio
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -63,10 +63,12 @@ from solowire.runtime.identity import make_key_source, make_tokens, reload_ident
 from solowire.runtime.roles import load_roles
 from solowire.runtime.settings import Settings
 from solowire.workers.app import HttpApi
+from solowire.workers.clock import Clock
 from solowire.workers.delivery.ack_pacing import AckPacing
 from solowire.workers.net.client_listener import ClientListener
 from solowire.workers.net.client_port import ClientPort
 from solowire.workers.net.tcp_sockets import TcpSockets
+from solowire.workers.session.commands import WaitingRefresh
 from solowire.workers.shard import Shard
 from solowire.workers.stats.diagnosis import diagnose
 from solowire.workers.stats.report import ShardReporter
@@ -133,21 +135,18 @@ class _ShardServer:
         self._audit = open_audit(settings, f"shard-{index}", shard=index)
         self._vitals = LoopMonitor(self._each_second)
         self._sockets = TcpSockets()
-        self._arrivals: list[tuple[str, int]] = []  # users that the router has not been told of
+        self._sends_arrivals = False  # the router is told in this turn of the loop who has come
         self._shard = Shard(
             index,
             sockets=self._sockets,
             tokens=tokens,
             roles=roles,
             new_id=process.new_id,
-            wall_offset=self._wall_offset(),
+            clock=Clock(self._wall_offset(), time.perf_counter),
             settings=settings,
             capacity=compute_capacity(process.raise_file_limit()),
             recent=RecentLog(catalog=tokens.domain.catalog, **dict(settings.shard.recent_log)),
-            ask=lambda question: self._link.send(question),
-            stopwatch=time.perf_counter,
-            came=self._note_arrival,
-            await_keys=self._await_keys,
+            max_waiting=MAX_WAITING if self._key_source is not None else 0,
             audit=self._audit,
             boot=self._address.incarnation,
         )
@@ -246,20 +245,11 @@ class _ShardServer:
         while len(self._sockets) and self._loop.time() < deadline:
             await asyncio.sleep(CLOSING_CHECK_SECONDS)
 
-    def _await_keys(self, act: Callable[[float], None]) -> bool:
-        source = self._key_source
-        if source is None or len(self._waiting_for_keys) >= MAX_WAITING:
-            return False
-
-        async def wait() -> None:
-            await source.wait_for_refresh()
-            act(self._loop.time())
-            self._schedule_run()
-
-        task = self._loop.create_task(wait())
-        self._waiting_for_keys.add(task)
-        task.add_done_callback(self._waiting_for_keys.discard)
-        return True
+    async def _await_keys(self, waiting: WaitingRefresh) -> None:
+        if self._key_source is not None:
+            await self._key_source.wait_for_refresh()
+        self._shard.retry_refresh(waiting, self._loop.time())
+        self._schedule_run()
 
     def _tick(self) -> None:
         try:
@@ -324,7 +314,7 @@ class _ShardServer:
             case Lease():
                 self._shard.on_lease(message, now)
             case DisconnectCommand():
-                closed = self._shard.ejection.disconnect(message.user)
+                closed = self._shard.disconnect(message.user)
                 self._link.send(DisconnectReport(message.request, closed))
             case RevocationUpdate():
                 self._revoke(message)
@@ -348,7 +338,7 @@ class _ShardServer:
         fresh, known = self._tokens.revocations.apply_update(message)
         if known is not None:
             self._link.send(known)
-        closed = self._shard.ejection.revoke(fresh)
+        closed = self._shard.revoke(fresh)
         if fresh:
             logger.info("tokens_revoked", shard=self._shard.index, revocations=len(fresh), connections=closed)
 
@@ -364,18 +354,25 @@ class _ShardServer:
             LogAck(self._shard.epoch, self._shard.log.position, self._settings.shard.credit_events, self._acked_version)
         )
 
-    def _note_arrival(self, user: str, connections: int) -> None:
-        """The router is told of all that come in one turn of the loop at once."""
-        if not self._arrivals:
-            self._loop.call_soon(self._send_arrivals)
-        self._arrivals.append((user, connections))
-
     def _send_arrivals(self) -> None:
-        arrivals, self._arrivals = self._arrivals, []
-        self._link.send(UsersConnected(arrivals))
+        self._sends_arrivals = False
+        self._link.send(UsersConnected(self._shard.take_arrivals()))
+
+    def _perform(self) -> None:
+        """Does what the shard has decided, and can't do itself."""
+        for question in self._shard.take_questions():
+            self._link.send(question)
+        if self._shard.has_arrivals and not self._sends_arrivals:
+            self._sends_arrivals = True  # all that come in one turn of the loop at once
+            self._loop.call_soon(self._send_arrivals)
+        for waiting in self._shard.take_waiting():
+            task = self._loop.create_task(self._await_keys(waiting))
+            self._waiting_for_keys.add(task)
+            task.add_done_callback(self._waiting_for_keys.discard)
 
     def _schedule_run(self) -> None:
-        """One timer for all that the shard has to do at some time."""
+        """After anything that the shard was told: does what it has decided, and sets its one timer."""
+        self._perform()
         if self._shard.completed_version != self._acked_version or self._loop.time() >= self._acks.due:
             self._send_ack()
         if self._shard.wants_lease_report and self._link.is_router_alive:

@@ -237,6 +237,7 @@ class RecentLog:
         max_keys: int = 10_000,
         skipped: SkippedEvents | None = None,
     ) -> None:
+        self.epoch = ""  # of the router's log that it is a part of; "" before there is one
         self.position = 0
         self.start_offset = 0
         self.entry_bytes = 0

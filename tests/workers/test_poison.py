@@ -13,14 +13,15 @@ from structlog.testing import capture_logs
 
 from solowire.backplane.messages import LogBatch, StateSnapshot
 from solowire.domains.dns.event_types import CATALOG
-from solowire.fanout.catch_up import CatchUpReader
+from solowire.fanout.catch_up import CatchUp
 from solowire.fanout.recent_log import RecentLog
 from solowire.fanout.skipped_events import LINES_A_SECOND, SkippedEvents
 from solowire.protocol import messages as c
 from solowire.protocol.messages import Codec
 from solowire.workers.connections.connection import Connection
-from tests.poison import MANY_LABELS, ODD, POISON
-from tests.workers.harness import QUERY, ShardHarness
+from tests.support.examples import examples
+from tests.support.poison import MANY_LABELS, ODD, POISON
+from tests.support.shard_harness import QUERY, ShardHarness
 
 READERS: list[dict[str, Any]] = [
     {"user": "ann", "role": "admin", "subscriptions": ["*"]},
@@ -227,7 +228,7 @@ def test_one_reader_s_catching_up_fails_and_the_shard_goes_on(monkeypatch: pytes
     def fails(*_: Any, **__: Any) -> Any:
         raise RecursionError
 
-    monkeypatch.setattr(CatchUpReader, "_scan", fails)
+    monkeypatch.setattr(CatchUp, "_scan", fails)
     b.sockets.unstick(ann)
     b.wait(1)
     assert (b.close_code(ann), b.close_code(bob)) == (4413, None)
@@ -250,7 +251,7 @@ bodies = st.one_of(
 
 
 @given(st.lists(bodies, max_size=12), st.randoms(use_true_random=False))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_whatever_stands_in_the_log_what_is_sound_arrives(found: list[bytes], chance: random.Random) -> None:
     """Any bytes between sound events: readers of every kind get all sound ones, in order, and can read each frame."""
     b = ShardHarness(shard__conflation__interval_s=5.0, shard__aggregation__events_per_s=2.0)

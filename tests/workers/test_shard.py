@@ -11,7 +11,7 @@ from solowire.protocol import messages as c
 from solowire.protocol.close_codes import CloseCode
 from solowire.protocol.messages import MAX_MESSAGE_BYTES, Codec
 from solowire.workers.connections.connection import State
-from tests.workers.harness import TOKENS, WALL, ShardHarness, connect_stuck, find_user
+from tests.support.shard_harness import TOKENS, WALL, ShardHarness, connect_stuck, find_user
 
 # ----------------------------------------------------------------------------------------------- one connection
 

@@ -18,6 +18,7 @@ import msgspec
 
 from solowire.algorithms.token_bucket import Rate
 from solowire.errors import InvalidMessage
+from solowire.fanout.reader import MAX_PENDING_REPLIES
 from solowire.model.access import Role
 from solowire.model.catalog import Catalog
 from solowire.model.subscriptions import (
@@ -45,7 +46,7 @@ from solowire.protocol.messages import (
     Unsubscribe,
 )
 from solowire.runtime.settings.session_settings import SessionSettings
-from solowire.workers.connections.connection import MAX_PENDING_REPLIES, Connection, State
+from solowire.workers.connections.connection import Connection, State
 from solowire.workers.connections.users import User, UserRegistry
 
 PONG_BYTES = 128

@@ -25,7 +25,7 @@ from solowire.workers.connections.sockets import MemorySockets, Sockets
 from solowire.workers.net.client_listener import ClientListener
 from solowire.workers.net.client_port import ClientPort
 from solowire.workers.net.tcp_sockets import TcpSockets
-from tests.e2e.system import sockets_with
+from tests.support.system import sockets_with
 
 SECONDS = 30.0
 LARGE = "x" * 60_000
@@ -38,9 +38,11 @@ ANN = Identity("ann", "admin", ())
 class Peers(Protocol):
     """The other ends of some sockets."""
 
-    sockets: Sockets
     alive: list[Connection]
     """Who has answered `Sockets.ping`."""
+
+    @property
+    def sockets(self) -> Sockets: ...
 
     async def join(self) -> Connection: ...
     async def read(self, connection: Connection) -> str | bytes: ...

@@ -14,7 +14,7 @@ from solowire.workers.connections.connection import Connection
 from solowire.workers.stats.cursor_age import MOST_ENTRIES
 from solowire.workers.stats.diagnosis import MOST, diagnose
 from solowire.workers.stats.report import LATENCY_SECONDS, ShardReporter
-from tests.workers.harness import WALL, ShardHarness
+from tests.support.shard_harness import WALL, ShardHarness
 
 
 def reporting_of(bench: ShardHarness, **more: Any) -> ShardReporter:
@@ -173,7 +173,7 @@ def test_readers_that_have_to_wait_for_their_turn_lag() -> None:
     for reader in readers:
         b.sockets.unstick(reader)
     b.wait(0.1)
-    assert not b.shard.dispatcher.blocked_since
+    assert not b.shard.dispatcher.blocked
     reporting.update(b.now)
     stats = reporting.build_report(b.now)
     assert 0 < stats.lagging <= 30
@@ -197,7 +197,7 @@ def test_what_others_get_makes_nobody_old() -> None:
     b.publish("custom.busy", taken=b.now + WALL)
     b.publish("custom.quiet", user="bob", taken=b.now + WALL)
     b.wait(20.0)
-    assert b.shard.dispatcher.blocked_since
+    assert b.shard.dispatcher.blocked
     [slowest] = reporting.list_slowest(b.now)
     assert (reporting.build_report(b.now).oldest_cursor_s, slowest["seconds"]) == (0.0, 0.0)
     b.publish("custom.quiet", user="ann", taken=b.now + WALL)
