@@ -50,7 +50,7 @@ def test_every_number_of_the_shards_is_in_the_totals() -> None:
     """What a shard reports is summed, or the worst of all; only its places in the log are nobody else's."""
     worst = {"oldest_cursor_s", "loop_lag_s", "events_per_s"}
     alone = {"events", "offset", "oldest"}
-    tallies = {"groups", "codecs", "kinds", "aggregating"}
+    tallies = {"groups", "codecs", "kinds", "aggregating", "legacy"}
     numbers = [name for name in ShardStats.__struct_fields__ if name not in tallies | {"latency"}]
     values: dict[str, Any] = {name: 2 + n for n, name in enumerate(numbers)}
     one = ShardStats(**values | {name: {"a": 1, "b": 2} for name in tallies})

@@ -15,6 +15,7 @@ from solowire.gateway.front.connection_registry import ConnectionRegistry
 from solowire.gateway.front.http_front import HttpFront
 from solowire.gateway.front.relay import Relay
 from solowire.gateway.router_client import RouterClient
+from solowire.protocol.dialect_requests import DialectRequests
 from solowire.runtime.http_server import listen
 
 SECONDS = 30.0
@@ -26,9 +27,16 @@ class OneShardGateway:
     def __init__(self, address: ShardAddress) -> None:
         self.addresses = ClientAddressResolver()
         self.address = address
+        self.return_delay: float | None = None  # of a user whose shard has gone
 
     async def assign_shard(self, token: str, address: str, action: str) -> tuple[ShardAddress, str]:
         return self.address, "ticket"
+
+    async def assign_old_client(self, token: str, address: str, action: str) -> tuple[ShardAddress, str, str]:
+        return self.address, "ticket", "ann"
+
+    def find_return_delay(self, user: str, lost: ShardAddress) -> float | None:
+        return self.return_delay
 
 
 @contextlib.asynccontextmanager
@@ -39,10 +47,17 @@ async def relay_front(
     origins: Collection[str] = (),
     send_buffer: int | None = None,
     fronts: list[HttpFront] | None = None,
+    relays: list[Relay] | None = None,
+    dialects: DialectRequests | None = None,
     **limits: Any,
 ) -> AsyncIterator[int]:
-    """The port of a front that relays to the gateway's shard. fronts: gets it, if given. limits: of `FrontContext`."""
-    relay = Relay(cast(RouterClient, gateway), allowed_origins=origins, send_buffer=send_buffer)
+    """The port of a front that relays to the gateway's shard. fronts, relays: get them, if given.
+
+    limits: of `FrontContext`.
+    """
+    relay = Relay(cast(RouterClient, gateway), allowed_origins=origins, send_buffer=send_buffer, dialects=dialects)
+    if relays is not None:
+        relays.append(relay)
     settings: dict[str, Any] = {"head_s": SECONDS, "keepalive_s": SECONDS, "stalled_s": SECONDS}
     context = FrontContext(
         str(folder / "g"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from itertools import count
 from typing import Any
 
@@ -19,14 +20,17 @@ from solowire.backplane.messages import (
 )
 from solowire.domains.dns.dns_domain import DNS
 from solowire.domains.dns.event_types import CATALOG
+from solowire.domains.dns.legacy.frontend_dialect import LegacyDialect
 from solowire.fanout.recent_log import RecentLog
 from solowire.model.access import ROLES, Identity
 from solowire.model.events import encode_event
 from solowire.protocol import messages as c
+from solowire.protocol.dialect_codec import TextBatch
 from solowire.protocol.messages import Codec
 from solowire.runtime.settings import Settings
 from solowire.workers.clock import Clock
 from solowire.workers.connections.connection import Connection
+from solowire.workers.connections.dialect_client import DialectClient
 from solowire.workers.connections.sockets import MemorySockets
 from solowire.workers.shard import Shard
 from tests.support.factories import change, event
@@ -35,6 +39,8 @@ SECRET = "a secret that is long enough for HS256, really"
 WALL = 1_800_000_000.0  # unix seconds at monotonic 0
 TOKENS = Tokens(SECRET, ROLES, domain=DNS)
 ENCODE: dict[Codec, Any] = {codec: msgspec.json.encode if codec.is_json else msgspec.msgpack.encode for codec in Codec}
+DIALECT = LegacyDialect(DNS.catalog, datetime(2027, 12, 31, tzinfo=UTC), "/guide")
+OLD_PATH = "/api/websocket/ws/admin"
 QUERY = {"client_ip": "10.0.0.1", "query_domain": "www.example.com", "query_type": "A", "zone": "example.com"}
 
 DEFAULTS = change(
@@ -70,6 +76,7 @@ class ShardHarness:
             settings=change(DEFAULTS, **settings),
             recent=recent if recent is not None else RecentLog(catalog=CATALOG),
             audit=lambda event, **fields: self.audit_lines.append({"event": event, **fields}),
+            dialect=DIALECT,
         )
         self.sockets.on_probe_answered = lambda connection: self.shard.show_alive(connection, self.now)
         self.audit_lines: list[dict[str, Any]] = []  # what the audit log has
@@ -176,6 +183,25 @@ class ShardHarness:
     ) -> Connection:
         admitted = self.shard.admit(self.issue_ticket(user, role, **scopes), self.now)
         return self.shard.open_connection(admitted.identity, codec, None, self.now, address=admitted.address)
+
+    def connect_old(self, user: str = "alice", role: str = "viewer", path: str = OLD_PATH, **scopes: Any) -> Connection:
+        """A client of the old frontend, accepted and begun."""
+        admitted = self.shard.admit(self.issue_ticket(user, role, **scopes), self.now, is_dialect=True)
+        found = DIALECT.find_path(path)
+        assert found is not None
+        session = DIALECT.open_session(found, is_admin=role == "admin")
+        client = DialectClient("legacy", found, session, "firefox")
+        return self.shard.open_connection(
+            admitted.identity, Codec.json, None, self.now, address=admitted.address, dialect=client
+        )
+
+    def read_frames(self, connection: Connection) -> list[dict[str, Any]]:
+        """What has come for such a client since the last look, as its page reads it."""
+        batches = self.sockets.sent.get(connection, [])
+        new = batches[self._read.get(connection, 0) :]
+        self._read[connection] = len(batches)
+        assert all(isinstance(batch, TextBatch) for batch in new)
+        return [msgspec.json.decode(text) for batch in new for text in batch.split(b"\n") if text]  # type: ignore[arg-type]
 
     def open_as(self, identity: Identity, codec: Codec = Codec.json) -> Connection:
         """Opens for an identity that no ticket has carried."""

@@ -116,11 +116,11 @@ class TcpPeers:
 
     # what the client port asks of its shard
 
-    def admit(self, ticket: str, now: float) -> Ticket:
+    def admit(self, ticket: str, now: float, **_: bool) -> Ticket:
         self.admitted += 1
         return Ticket(ticket, 0.0, 0, Identity(ticket, "admin", ()))  # whose it is tells whose connection it becomes
 
-    def open_connection(self, identity: Identity, codec: Codec, socket: Any, now: float, **_: str) -> Connection:
+    def open_connection(self, identity: Identity, codec: Codec, socket: Any, now: float, **_: Any) -> Connection:
         connection = Connection("s", identity, codec, socket)
         self._opened.put_nowait(connection)
         self.seen.append(connection)
