@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.factories import event
 
 from solowire.domains.dns.event_types import CATALOG
 from solowire.domains.dns.legacy.event_names import DEFAULTS, EventNames
@@ -16,7 +17,6 @@ from solowire.domains.dns.legacy.translator import LegacyTranslator
 from solowire.model.catalog import FAMILY
 from solowire.model.events import Event, Priority
 from tests.domains.dns.legacy.page import FIELDS, STATUS_FIELDS, read_frame
-from tests.factories import event
 
 NAMES = EventNames(CATALOG)
 ALL = frozenset(NAMES.supported)
