@@ -61,7 +61,7 @@ from solowire.runtime import process
 
 logger = structlog.get_logger("solowire.gateway")
 
-_UNAVAILABLE = ("router_away", "the router can't be reached", "try again in a moment; events with the same ids")
+_UNAVAILABLE = ("router_unavailable", "the router can't be reached", "try again in a moment; events with the same ids")
 _LAST_ANSWERS_SECONDS = 0.5
 _HELD_SECONDS = 1.0
 _MOST_HELD = 256
@@ -269,7 +269,7 @@ class RouterClient:
         answer: DrainResponse = await self._request(request, DrainRequest(request, shard, identity.user))
         if answer.users is None:
             raise RequestRejected(404, "no_such_shard", f"there is no shard {shard}", "GET /v1/stats/shards lists them")
-        logger.info("drain", shard=shard, users=answer.users, by=identity.user)
+        logger.info("drain_requested", shard=shard, users=answer.users, by=identity.user)
         return answer.users
 
     async def undrain_shard(self, identity: Identity, shard: int) -> int:
@@ -280,7 +280,7 @@ class RouterClient:
             raise RequestRejected(
                 409, "not_draining", f"shard {shard} is not being drained", "one that has ended must be started again"
             )
-        logger.info("undrain", shard=shard, users=answer.users, by=identity.user)
+        logger.info("undrain_requested", shard=shard, users=answer.users, by=identity.user)
         return answer.users
 
     async def disconnect_user(self, identity: Identity, user: str) -> DisconnectResponse:
@@ -362,7 +362,7 @@ class RouterClient:
         if wait:
             raise RequestRejected(
                 503,
-                "returning",
+                "reconnect_throttled",
                 "the user's shard has gone, and its users come back one after the other",
                 "connect again when Retry-After says: it is this user's turn then",
                 wait,
@@ -440,7 +440,7 @@ class RouterClient:
                     logger.info("ring_changed", shards=sorted(self._shards))
             case _:
                 hint = "do all processes run one version?"
-                self._sampler.write("warning", "message_not_for_a_gateway", kind=type(message).__name__, hint=hint)
+                self._sampler.write("warning", "unexpected_message", kind=type(message).__name__, hint=hint)
 
 
 def _state_name(event: Event) -> str | None:

@@ -63,21 +63,21 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
     sock = listen(settings.host, settings.port, stalled_s=settings.stalled_s)
     audit = open_audit(settings, "gateway")
     trail = GatewayAudit(audit)
-    refused, refused_per_s = 0, 0.0
+    rejected, rejected_per_s = 0, 0.0
 
     def each_second() -> None:
-        nonlocal refused, refused_per_s
+        nonlocal rejected, rejected_per_s
         audit.flush_suppressed()
         tokens.revocations.expire(time.time())
         total = gateway.rejections.total()
-        refused_per_s, refused = float(total - refused), total
+        rejected_per_s, rejected = float(total - rejected), total
 
     def stats() -> ShardStats:
         return ShardStats(
-            refused=refused,
-            refused_per_s=refused_per_s,
+            connections_rejected=rejected,
+            connections_rejected_per_s=rejected_per_s,
             memory_bytes=memory_bytes(),
-            loop_lag_s=round(vitals.loop_lag_s, 4),
+            event_loop_lag_s=round(vitals.event_loop_lag_s, 4),
         )
 
     vitals = LoopMonitor(each_second)
@@ -126,39 +126,58 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
     shards = ShardClient()
 
     def samples() -> Iterator[Sample]:
-        yield "relayed_connections", "WebSockets that this gateway carries.", relay.open_count
-        yield "http_connections", "HTTP connections that are open.", len(front.limiter)
-        yield "accept_refusals_total", "Connections refused before anything was read.", front.limiter.rejected_count
-        yield "relayed_connections_total", "WebSockets that it has carried.", relay.opened_count
-        intake = gateway.publish_limiter
-        yield "publish_held_requests", "Publish requests being read, or under way to the router.", intake.requests
-        yield "publish_held_bytes", "Their size together.", intake.bytes
-        yield "publish_overload_refusals_total", "Publish requests refused for want of room.", intake.overload_count
-        yield "publish_slow_requests_total", "Publish requests ended while they were read.", intake.slow_count
+        yield "http_connections", "Open HTTP connections.", len(front.limiter)
         yield (
-            "publish_rate_refusals_total",
-            "Publish requests refused for their publisher's rate.",
-            intake.rate_limited_count,
+            "http_connections_rejected_total",
+            "HTTP connections closed on accept because too many were open.",
+            front.limiter.rejected_count,
         )
-        yield "backplane_dropped_total", "Messages of the router that could not be decoded.", gateway.dropped_count
+        yield "relayed_connections", "Open WebSockets relayed to a shard.", relay.open_count
+        yield "relayed_connections_opened_total", "WebSockets relayed to a shard.", relay.opened_count
         yield LabelledSample(
-            "refusals_total", "Connections refused, by the problem's code.", "code", gateway.rejections
+            "connections_rejected_total",
+            "Connect, route and relay requests rejected, by error code.",
+            "reason",
+            gateway.rejections,
         )
-        yield "loop_lag_seconds", "Lateness of a timer, at most, in the last second.", vitals.loop_lag_s
-        yield "audit_lines_lost_total", "Lines of the audit log that could not be written.", audit.lost_count
-        yield "revocations", "Revocations in force.", len(tokens.revocations)
+        limiter = gateway.publish_limiter
+        yield (
+            "publish_inflight_requests",
+            "Publish requests being read or waiting for the router.",
+            limiter.requests,
+        )
+        yield "publish_inflight_bytes", "Bytes of the publish requests in flight.", limiter.bytes
+        yield LabelledSample(
+            "publish_rejected_total",
+            "Publish requests rejected by this gateway, by error code.",
+            "reason",
+            {
+                "overloaded": limiter.overload_count,
+                "publish_rate_limited": limiter.rate_limited_count,
+                "too_slow": limiter.slow_count,
+            },
+        )
+        yield "auth_failures_total", "Tokens that failed verification.", gateway.auth_failures
+        yield "auth_delayed_responses", "Responses to failed tokens being delayed.", gateway.delayed_responses
+        yield (
+            "auth_delayed_responses_total",
+            "Responses to failed tokens that were delayed.",
+            gateway.delayed_responses_total,
+        )
+        yield "revocations", "Token revocations in force.", len(tokens.revocations)
         keys, age_s, failed = (
             (key_source.key_count, key_source.age_s, key_source.failed_count) if key_source else (0, 0.0, 0)
         )
-        yield "provider_keys", "Public keys of the provider that are in use.", keys
-        yield "provider_keys_age_seconds", "How long ago they were read; infinite if never.", age_s
-        yield "provider_key_failures_total", "Attempts to read them that failed.", failed
-        yield "wrong_tokens_total", "Tokens that proved nothing.", gateway.auth_failures
-        yield "held_answers", "Answers to wrong tokens that are held back now.", gateway.delayed_responses
-        yield "held_answers_total", "Answers to wrong tokens that were held back.", gateway.delayed_responses_total
+        yield "jwks_keys", "Public keys of the token issuer in use.", keys
+        yield "jwks_age_seconds", "Time since the keys were last read; infinite if never.", age_s
+        yield "jwks_refresh_failures_total", "Failed attempts to read the keys.", failed
+        yield "event_loop_lag_seconds", "Largest event loop lag of the last second.", vitals.event_loop_lag_s
+        yield "backplane_decode_errors_total", "Messages of the router that failed to decode.", gateway.dropped_count
+        yield "audit_records_dropped_total", "Audit records that were not written.", audit.lost_count
 
     posting = EventsEndpoint(gateway, settings, trail)
-    http = with_user_paths(create_app(gateway, negotiation, posting, settings, Metrics(samples), shards, trail))  # type: ignore[arg-type]
+    metrics = Metrics("gateway", samples)
+    http = with_user_paths(create_app(gateway, negotiation, posting, settings, metrics, shards, trail))  # type: ignore[arg-type]
 
     async def app(scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
         if scope["path"] in PATHS:  # without an upgrade, which the front takes itself

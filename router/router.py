@@ -15,7 +15,7 @@ The file is long because each kind of message has its few lines here, in which t
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 
 import msgspec
@@ -114,7 +114,7 @@ def _load_ring(journal: Journal) -> _StoredRing | None:
     try:
         return msgspec.msgpack.decode(kept, type=_StoredRing) if kept is not None else None
     except Exception as error:  # to be without it costs a move of users, and to stop would cost all
-        logger.error("note_unreadable", note="ring", reason=str(error), hint="the ring is made anew")
+        logger.error("metadata_unreadable", note="ring", reason=str(error), hint="the ring is made anew")
         return None
 
 
@@ -150,7 +150,7 @@ class Router:
         self.events = 0
         self.duplicates = 0
         self.dropped_count = 0  # messages that could not be decoded
-        self.rejected_count = 0  # publish requests, because of a lag
+        self.publish_rejections: Counter[str] = Counter()  # by error code
         self.backpressure = BackpressureState()
         self._publisher_load = PublisherLoad()
         self.monitor = monitor
@@ -226,7 +226,7 @@ class Router:
             case StartDraining():
                 self.members.mark_draining(peer)
                 self.coordinator.registry.mark_draining(peer)
-                self._broadcast_ring("shard_leaves", peer, [])
+                self._broadcast_ring("shard_draining", peer, [])
             case Leave():
                 self._drop_cursor(peer)
                 self.members.remove_peer(peer)
@@ -238,7 +238,7 @@ class Router:
     def _on_publish(self, peer: bytes, message: PublishRequest, now: float) -> None:
         retry_after, is_heavy = self.backpressure.retry_after, self._publisher_load.is_heavy(message.publisher)
         if retry_after is not None and (is_heavy or self.backpressure.is_refusing_all):
-            self.rejected_count += 1
+            self.publish_rejections["overloaded"] += 1
             reason = "a shard or the journal can't follow: it is SOLOWIRE_LAG_HARD_S or more behind"
             self._send(peer, PublishNack(message.request, "overloaded", reason, retry_after))
             return
@@ -290,10 +290,12 @@ class Router:
         )
         if (before.retry_after is None) != (self.backpressure.retry_after is None):
             lag = max((follower.lag for follower in followers), default=0.0)
-            said = "publishers_flow" if self.backpressure.retry_after is None else "publishers_refused"
+            said = "publish_resumed" if self.backpressure.retry_after is None else "publish_overloaded"
             hint = "lag_s: a shard is behind; commit_s: the disk of the journal is slow"
             commit_s = round(self._last_commit_s, 3)
-            logger.warning(said, lag_s=round(lag, 2), commit_s=commit_s, refused=self.rejected_count, hint=hint)
+            logger.warning(
+                said, lag_s=round(lag, 2), commit_s=commit_s, rejected=self.publish_rejections.total(), hint=hint
+            )
 
     def _commit(self, now: float) -> None:
         answers, self._unanswered = self._unanswered, []
@@ -307,6 +309,7 @@ class Router:
                     "journal_unavailable", reason=str(error), hint="publishers are refused until it is again"
                 )
             self._is_unavailable = True
+            self.publish_rejections["journal_unavailable"] += len(answers)
             for peer, request, *_ in answers:
                 self._send(peer, PublishNack(request, "journal_unavailable", str(error), UNAVAILABLE_SECONDS))
             return
@@ -341,7 +344,9 @@ class Router:
                 outlet.mark_sent(message)
         except JournalHole as hole:
             hint = "the file of the journal is damaged: events are lost; restore it, or move it away to begin a new log"
-            logger.error("journal_hole", shard=outlet.shard, reason=str(hole), goes_on_behind=hole.upto, hint=hint)
+            logger.error(
+                "journal_gap_detected", shard=outlet.shard, reason=str(hole), goes_on_behind=hole.upto, hint=hint
+            )
             outlet.skip_to(hole.upto)  # what lies before it was sent, or is given up with it
         except JournalUnavailable as error:
             hint = "it is tried again; see the disk"
@@ -372,7 +377,7 @@ class Router:
             self._drop_cursor(peer.name)
             self.coordinator.registry.mark_lost(peer.name)
             hint = "it has ended or is stuck: its own log says why"
-            logger.warning("peer_silent", peer=peer.name.decode(errors="replace"), hint=hint)
+            logger.warning("peer_timed_out", peer=peer.name.decode(errors="replace"), hint=hint)
         self._broadcast_ring("shard_lost", b"", [(p.address.index, p.stats.connections) for p in silent if p.address])
         for name, lease in self.coordinator.tick(now):
             self._send(name, lease)
@@ -399,7 +404,7 @@ class Router:
                 reports, gateways, self.journal.last_offset, now, now + self.wall_offset
             )
         except Exception:  # whatever is wrong with the numbers, the log goes on
-            logger.exception("watch_failed")
+            logger.exception("monitor_failed")
         self._internal_events.extend(said.events)
         if self._internal_events:
             self.journal.append(list(self._internal_events), now + self.wall_offset)
@@ -482,19 +487,19 @@ class Router:
             leases = self.coordinator.on_usage_report(peer, slots, now)
         except LeaseViolation as lie:
             name, hint = peer.decode(errors="replace"), "a fault of that shard, which begins anew: report it"
-            self._sampler.write("error", "shard_fenced_off", peer=name, reason=str(lie), hint=hint)
+            self._sampler.write("error", "shard_fenced", peer=name, reason=str(lie), hint=hint)
             self.coordinator.fence_off(peer)
             self._drop_cursor(peer)
             self._send(peer, Fenced(str(lie)))
             self.members.remove_peer(peer)
-            self._broadcast_ring("shard_fenced_off", peer, [])
+            self._broadcast_ring("shard_fenced", peer, [])
             return []
         self._persist_leases(now)
         return leases
 
     def confirm_dead(self, boot: str) -> None:
         """A shard's process that was not heard of has ended; what it held may be granted to others from now on."""
-        logger.info("absent_shard_ended", boot=boot)
+        logger.info("shard_confirmed_dead", boot=boot)
         self.coordinator.registry.confirm_dead(boot)
 
     def _persist_leases(self, now: float) -> None:
@@ -560,8 +565,8 @@ class Router:
             self.duplicates,
             self.make_reports(),
             len(gateways),
-            sum(stats.refused for stats in gateways),
-            sum(stats.refused_per_s for stats in gateways),
+            sum(stats.connections_rejected for stats in gateways),
+            sum(stats.connections_rejected_per_s for stats in gateways),
         )
 
     def make_reports(self) -> list[ShardReport]:
@@ -573,5 +578,5 @@ class Router:
         outlet = self._cursors.get(member.name)
         if member.address is None or outlet is None:
             return None
-        behind = self.journal.last_offset - outlet.acked
-        return ShardReport(member.address, member.stats, outlet.in_flight, behind, member.is_draining)
+        lag = self.journal.last_offset - outlet.acked
+        return ShardReport(member.address, member.stats, outlet.in_flight, lag, member.is_draining)

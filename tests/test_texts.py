@@ -19,7 +19,7 @@ REFUSALS = {"RequestRejected": 3, "InvalidMessage": 2, "RequestError": 2}
 LEVELS = ("warning", "error", "critical")
 LOGGERS = ("log", "logger", "write")
 OF_THE_SDK = ("solowire/sdk/client", "solowire/sdk/publisher", "solowire/sdk/token_renewal")
-UNHINTED = {"client_gone"}  # whoever left is told nothing
+UNHINTED = {"client_disconnected"}  # whoever left is told nothing
 
 
 def faults(path: str, text: str) -> list[str]:

@@ -102,6 +102,7 @@ class ConnectLimiter:
                 "you connect too fast",
                 "keep the connection that you have, and wait longer after each attempt that fails",
                 wait,
+                scope="user",
             )
         heard = now < self._state_until
         if heard and address in self._full_addresses:
@@ -122,6 +123,7 @@ class ConnectLimiter:
                     "that one address may open",
                     "wait as long as Retry-After says; an operator raises SOLOWIRE_CONNECT_RATE_PER_ADDRESS",
                     wait + jitter_fraction(identity.user, b"admission") * self._by_address.bucket_rate.refill_seconds,
+                    scope="address",
                 )
         if self._is_group_full(identity, now) and not self._probes.allow(identity.user, now):
             group = find_group(identity, self._limits.group_by)
@@ -130,7 +132,7 @@ class ConnectLimiter:
         # Administrators always get in, also in the midst of everybody's return; they are few.
         if self._rate.wait_seconds(self._full_at, now) and not identity.has_permission(ADMINISTER):
             message = f"more users connect than the {self._limits.rate:g} a second that the system takes"
-            raise self._make_rejection("over_rate", message, _RAISE_RATE, identity, now)
+            raise self._make_rejection("connect_rate_limited", message, _RAISE_RATE, identity, now, scope="system")
 
     def record(self, identity: Identity, address: str, now: float) -> None:
         """The identity, which `check` let pass, is sent to its shard: it counts as a new connection."""
@@ -155,16 +157,18 @@ class ConnectLimiter:
         group = find_group(identity, self._limits.group_by)
         return group in self._full_groups or (self._unknown_groups_full and group not in self._limits.groups)
 
-    def _make_rejection(self, code: str, message: str, hint: str, identity: Identity, now: float) -> RequestRejected:
+    def _make_rejection(
+        self, code: str, message: str, hint: str, identity: Identity, now: float, scope: str = ""
+    ) -> RequestRejected:
         """All who are refused stand in a queue that empties at the system's own rate, but for administrators.
 
         Who comes last is told a time in the second half of the queue's length: so no second of it gets much more than
         the rate, however many were refused at once.
         """
         if identity.has_permission(ADMINISTER):
-            return RequestRejected(503, code, message, hint, ADMINISTRATORS_RETRY_SECONDS)
+            return RequestRejected(503, code, message, hint, ADMINISTRATORS_RETRY_SECONDS, scope=scope)
         waiting = max(0.0, self._waiting_until - now)
         self._waiting_until = now + min(waiting + self._gateways / self._limits.rate, LONGEST_SPREAD_SECONDS)
         place = jitter_fraction(identity.user, b"admission")
         spread = max(self._retry_after * place, waiting * (1 + place) / 2)
-        return RequestRejected(503, code, message, hint, self._retry_after + spread)
+        return RequestRejected(503, code, message, hint, self._retry_after + spread, scope=scope)

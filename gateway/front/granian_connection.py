@@ -125,7 +125,9 @@ class GranianConnection(asyncio.BufferedProtocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:  # Granian's fault, and not the client's
-            logger.error("upstream_unclear", reason=str(error), hint="a fault of the gateway: report it with this line")
+            logger.error(
+                "upstream_bad_response", reason=str(error), hint="a fault of the gateway: report it with this line"
+            )
             self._client.on_answered(keeps_alive=False)
             return
         if self._is_answered:

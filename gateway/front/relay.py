@@ -128,7 +128,7 @@ class Relay:
             logger.warning("shard_unreachable", shard=shard.index, error=str(error), hint=_UNREACHABLE)
             raise RequestRejected(
                 503,
-                "shard_away",
+                "shard_unavailable",
                 f"shard {shard.index} can't be reached from the gateway",
                 UNAVAILABLE_HINT,
                 retry_after=1,
@@ -255,7 +255,7 @@ class RelayedConnection(asyncio.BufferedProtocol):
             self._client.refuse(
                 RequestRejected(
                     503,
-                    "shard_away",
+                    "shard_unavailable",
                     f"shard {self._shard.index} closed without an answer",
                     UNAVAILABLE_HINT,
                     retry_after=1,

@@ -108,7 +108,7 @@ class ConnectEndpoint:
         if not self._has_warned:
             self._has_warned = True
             hint = "if it is a proxy of yours, name it in SOLOWIRE_TRUSTED_PROXIES"
-            logger.warning("forwarded_not_believed", peer=peer, hint=hint)
+            logger.warning("forwarded_header_ignored", peer=peer, hint=hint)
 
     async def make_route(self, scope: Scope) -> dict[str, str]:
         """The answer's headers. The token may be in the query of the request that an edge proxy asks about.

@@ -110,7 +110,7 @@ class EventsEndpoint:
         finally:
             if room is not None:
                 gateway.publish_limiter.release(room)
-        logger.debug("published", user=identity.user, events=len(done.offsets), last=done.offsets[-1])
+        logger.debug("events_published", user=identity.user, events=len(done.offsets), last=done.offsets[-1])
         self._audit.record_publish(identity, types, done, address)
         return EventsAccepted(
             done.epoch,
@@ -182,7 +182,7 @@ class EventsEndpoint:
                 while more:
                     message = await receive()
                     if message["type"] == "http.disconnect":
-                        raise RequestError("client_gone", "the client left before its request was whole")
+                        raise RequestError("client_disconnected", "the client left before its request was whole")
                     if room.is_evicted:
                         raise intake.reject_slow(room)
                     more = message.get("more_body", False)

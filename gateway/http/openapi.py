@@ -88,6 +88,11 @@ _PROBLEM = Schema(
         "code": Schema(type=OpenAPIType.STRING, description="Stable, for programs", examples=["over_limit"]),
         "detail": Schema(type=OpenAPIType.STRING, description="What is wrong, for people"),
         "hint": Schema(type=OpenAPIType.STRING, description="The way out"),
+        "scope": Schema(
+            type=OpenAPIType.STRING,
+            description="Of `connect_rate_limited`: whose rate it is",
+            enum=["system", "address", "user"],
+        ),
         "errors": Schema(type=OpenAPIType.ARRAY, items=_FAULT, description="Of `invalid_events`: each event's fault"),
     },
 )

@@ -68,7 +68,7 @@ class ReplayQueue:
         if len(asked) > MAX_WAITING:
             asked.popitem(last=False)
             hint = "that client is sent away, and comes back: more come back at once than the journal answers"
-            logger.warning("replay_dropped", peer=peer.decode(errors="replace"), waiting=len(asked), hint=hint)
+            logger.warning("replay_request_dropped", peer=peer.decode(errors="replace"), waiting=len(asked), hint=hint)
 
     def cancel(self, peer: bytes, request: int) -> None:
         """The client has gone."""

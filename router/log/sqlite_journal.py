@@ -186,7 +186,7 @@ class SqliteJournal:
         if first and ask("SELECT count(*) FROM events").fetchone()[0] != last - first + 1:
             [first] = ask(LAST_RUN).fetchone()
             logger.critical(
-                "journal_hole", log_begins=first, hint="records before are missing: what is older is given up"
+                "journal_gap_detected", log_begins=first, hint="records before are missing: what is older is given up"
             )
         self._last: int = last
         self._floor: int = first - 1 if first else 0
@@ -268,7 +268,7 @@ class SqliteJournal:
             self._trim_at = now + TRIM_PAUSE_SECONDS
             self._write(group, self._floor)
             logger.warning(
-                "journal_not_trimmed", reason=explain_error(error), hint="make room on its disk; publishing goes on"
+                "journal_trim_failed", reason=explain_error(error), hint="make room on its disk; publishing goes on"
             )
 
     def _find_trim_offset(self, arriving: int, now: float) -> int:

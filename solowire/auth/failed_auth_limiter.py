@@ -36,7 +36,7 @@ class FailedAuthLimiter:
         if wait:
             return RequestRejected(
                 429,
-                "too_many_wrong_tokens",
+                "too_many_auth_failures",
                 "too many wrong tokens came from your address",
                 "get a new token; right ones go on working; an operator raises SOLOWIRE_BAD_TOKEN_RATE",
                 wait,

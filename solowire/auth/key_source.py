@@ -133,7 +133,9 @@ class KeySource:
                     keys = await asyncio.to_thread(parse_key_set, raw)
                     self._raw, self._keys = raw, keys
                     self._set_keys(keys)
-                    logger.info("keys_read", keys=len(keys), unused=keys.unused, ids=keys.ids[:20], source=self._place)
+                    logger.info(
+                        "keys_loaded", keys=len(keys), unused=keys.unused, ids=keys.ids[:20], source=self._place
+                    )
         except Exception as error:  # whatever it is, the next one is tried
             return self._note_failure(_reason(error))
         self._read_at = self._loop.time()
@@ -152,7 +154,7 @@ class KeySource:
         self.is_failing = True
         if self._keys is not None and left <= 0:
             logger.critical(
-                "keys_too_old", source=self._place, stale_s=self._stale_s, hint="tokens are refused until then"
+                "keys_stale", source=self._place, stale_s=self._stale_s, hint="tokens are refused until then"
             )
             self._keys, self._raw = None, b""
             self._set_keys(None)

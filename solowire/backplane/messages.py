@@ -63,40 +63,40 @@ class ShardAddress(_BackplaneMessage):
 
 
 class ShardStats(_BackplaneMessage):
-    """One second's word of a shard about itself. Totals since its start, unless they are states.
+    """One second's numbers of a process. Totals since its start, unless they are states; …_per_s: of the last second.
 
-    groups, codecs, kinds: connections by each. …_per_s: over the last second. latency: how often an event took how long
-    from the gateway to the sockets, counts of `histogram` over the last ten seconds. oldest_cursor_s: for how long the
-    event has been on its way that the last of the lagging connections gets next. loop_lag_s: by how much a timer was
-    late at most, in the last second. aggregating: feeds by the event type that they get summed up at present.
-    A gateway says `refused`, `refused_per_s`, `memory_bytes` and `loop_lag_s` alone.
+    groups, codecs, transports: connections by each. latency: how often an event took how long from the gateway to the
+    sockets, counts of `histogram` over the last ten seconds. max_connection_lag_s: age of the event that the slowest of
+    the lagging connections gets next. event_loop_lag_s: by how much a timer was late at most, in the last second.
+    aggregating: feeds by the event type that they get summarised at present. A gateway fills in `connections_rejected`,
+    `connections_rejected_per_s`, `memory_bytes` and `event_loop_lag_s` alone.
     """
 
     connections: _Count = 0
     feeds: _Count = 0
     lagging: _Count = 0
-    offset: _Count = 0
-    oldest: _Count = 0
+    log_end_offset: _Count = 0
+    log_start_offset: _Count = 0
     log_bytes: _Count = 0
     events: _Count = 0
     deliveries: _Count = 0
     frames: _Count = 0
-    bytes: _Total = 0
-    admitted: _Count = 0
-    refused: _Count = 0
+    sent_bytes: _Total = 0
+    connections_opened: _Count = 0
+    connections_rejected: _Count = 0
     groups: dict[str, _Count] = {}
     codecs: dict[str, _Count] = {}
-    kinds: dict[str, _Count] = {}
+    transports: dict[str, _Count] = {}
     events_per_s: _Number = 0.0
     deliveries_per_s: _Number = 0.0
     frames_per_s: _Number = 0.0
-    bytes_per_s: _Number = 0.0
-    refused_per_s: _Number = 0.0
+    sent_bytes_per_s: _Number = 0.0
+    connections_rejected_per_s: _Number = 0.0
     latency: Annotated[list[_Count], msgspec.Meta(max_length=BUCKETS)] = []
-    oldest_cursor_s: _Number = 0.0
+    max_connection_lag_s: _Number = 0.0
     log_events: _Count = 0
     memory_bytes: _Count = 0
-    loop_lag_s: _Number = 0.0
+    event_loop_lag_s: _Number = 0.0
     lease_used: _Count = 0
     lease_granted: _Count = 0
     aggregating: dict[str, _Count] = {}
@@ -484,17 +484,17 @@ class HeartbeatResponse(_BackplaneMessage, tag="heartbeat_response"):
 
 
 class ShardReport(_BackplaneMessage):
-    """What the router knows of a shard. in_flight: events sent and not acked. behind: offsets not yet acked."""
+    """The router's view of a shard. inflight_events: sent and not acked. lag_offsets: offsets not yet acked."""
 
     address: ShardAddress
     stats: ShardStats
-    in_flight: int
-    behind: int
+    inflight_events: int
+    lag_offsets: int
     is_draining: bool = False
 
 
 class StatsResponse(_BackplaneMessage, tag="stats_response"):
-    """refused, refused_per_s: of all gateways; `shards` say their own."""
+    """The system's numbers. connections_rejected, …_per_s: by all gateways; `shards` have their own."""
 
     request: int
     epoch: str
@@ -503,8 +503,8 @@ class StatsResponse(_BackplaneMessage, tag="stats_response"):
     duplicates: int
     shards: list[ShardReport]
     gateways: int
-    refused: int = 0
-    refused_per_s: float = 0.0
+    connections_rejected: int = 0
+    connections_rejected_per_s: float = 0.0
 
 
 PeerMessage = (

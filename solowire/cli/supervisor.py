@@ -265,7 +265,7 @@ class Supervisor:
             for child in self._children:
                 if child.name in stuck:
                     hint = "it is killed and starts again; a machine that is only slow needs a longer SOLOWIRE_STUCK_S"
-                    logger.error("process_stuck", process=child.name, stuck_s=self._settings.stuck_s, hint=hint)
+                    logger.error("process_unresponsive", process=child.name, stuck_s=self._settings.stuck_s, hint=hint)
                     _signal(child, signal.SIGKILL)  # nothing else ends one that is stopped
             await asyncio.sleep(CHECK_SECONDS)
 
@@ -288,7 +288,7 @@ class Supervisor:
                 await child.process.wait()
         except TimeoutError:
             why, hint = "it did not end within its share of grace_s", "give it longer by SOLOWIRE_GRACE_S"
-            logger.error("killed", process=child.name, why=why, hint=hint)
+            logger.error("process_killed", process=child.name, why=why, hint=hint)
             _signal(child, signal.SIGKILL)
             await child.process.wait()
 
@@ -330,7 +330,7 @@ class Supervisor:
                 start_new_session=True,  # Ctrl-C comes to us alone, and we end them in order
             )
         except OSError as error:
-            logger.error("process_not_started", process=child.name, error=str(error), hint="it is tried again")
+            logger.error("process_start_failed", process=child.name, error=str(error), hint="it is tried again")
         self._watchdog.start_timer(child.name, asyncio.get_running_loop().time())
 
     def _environment(self, child: ChildProcess) -> dict[str, str]:
@@ -376,11 +376,11 @@ class Supervisor:
             child.backoff.reset()
         child.ended_at.append(now)
         logger.error(
-            "process_ended", process=child.name, status=status, hint="its own lines above say why; it starts again"
+            "process_exited", process=child.name, status=status, hint="its own lines above say why; it starts again"
         )
         if len(child.ended_at) == RESTARTS_A_MINUTE:
             hint = "all processes end now; mend what its lines above name, and start again"
-            logger.critical("gave_up", process=child.name, ends_in_a_minute=RESTARTS_A_MINUTE, hint=hint)
+            logger.critical("restart_limit_reached", process=child.name, ends_in_a_minute=RESTARTS_A_MINUTE, hint=hint)
             raise ChildFailed(1)
         return child.backoff.next_delay()
 

@@ -17,8 +17,9 @@ LINES_A_SECOND = 10
 NAMED_OFFSETS = 10_000
 SHOWN_CHARACTERS = 200
 
-UNDECODABLE, UNKNOWN_TYPE, FAILED = "undecodable", "unknown_type", "failed"
-"""It can't be loaded; this version does not know its type; it could be loaded, and not be matched or written."""
+UNDECODABLE, UNKNOWN_TYPE, FAILED = "event_decode_failed", "event_unknown_type", "event_processing_failed"
+"""The kinds, which are log events: it can't be decoded; this version does not know its type; it could not be matched or
+written."""
 
 
 class SkippedEvents:
@@ -46,7 +47,7 @@ class SkippedEvents:
             return
         self._lines += 1
         self._logger.error(
-            f"event_{kind}",
+            kind,
             offset=offset,
             type=type[:SHOWN_CHARACTERS],
             reason=_shown(reason),

@@ -149,7 +149,7 @@ class NullSink:
 
 def _report_lost(reason: str, lost: int) -> None:
     logger.error(
-        "audit_line_lost",
+        "audit_record_dropped",
         reason=reason,
         lost=lost,
         hint="make room on the disk of the data directory, where audit/ must be a directory that can be written",

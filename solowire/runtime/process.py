@@ -92,9 +92,9 @@ async def _run(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
                 for reload_part in _reload_hooks:
                     reload_part(settings)
         except ConfigError as error:
-            logger.error("settings_not_reloaded", reason=str(error), hint="those of before stay in force")
+            logger.error("settings_reload_rejected", reason=str(error), hint="those of before stay in force")
         except Exception:
-            logger.exception("reload_failed")
+            logger.exception("settings_reload_failed")
         else:
             logger.info("settings_reloaded")
 

@@ -404,7 +404,7 @@ async def test_a_clients_own_word_of_its_host_does_not_count(system: System) -> 
     for name, value in (("X-Forwarded-Host", "edge.example"), ("Forwarded", "host=edge.example")):
         refused = await refusal(url, origin="https://edge.example", additional_headers={name: value})
         assert refused[1]["code"] == "origin_not_allowed"
-    assert "forwarded_not_believed" in system.output.read_text()
+    assert "forwarded_header_ignored" in system.output.read_text()
 
 
 async def test_connect_follows_the_template_of_the_settings(small: System) -> None:

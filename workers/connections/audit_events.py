@@ -22,7 +22,7 @@ class ConnectionAudit:
         self._audit = audit
 
     def record_connected(self, connection: Connection) -> None:
-        self._record("connected", connection, codec=connection.codec.label, kind=connection.transport)
+        self._record("connected", connection, codec=connection.codec.label, transport=connection.transport)
 
     def record_subscribed(self, connection: Connection, resolved: ResolvedSubscriptions) -> None:
         """It has said what it wants, or another token has changed what it gets of that."""

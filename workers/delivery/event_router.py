@@ -80,7 +80,7 @@ class EventRouter:
         if user is None:
             if delivery is _TELEMETRY:
                 sooner, summed = self._feeds.add_telemetry(entry, delay, now)
-                self._totals["aggregated"] += summed
+                self._totals["aggregated_events"] += summed
                 for feed in sooner:
                     self._schedule(feed)
                 return
@@ -102,7 +102,7 @@ class EventRouter:
         return due
 
     def _count_superseded(self, last: Entry, states: int) -> None:
-        self._totals["overtaken"] += states
+        self._totals["conflated_states"] += states
         for feed in self._feeds.matching(last) if last.event.user is None else ():
             if feed.is_visible(last):
                 feed.count_omitted(last.event.type, states)

@@ -84,7 +84,9 @@ class LogFollower:
         if message.prev_offset > self._log.position:
             if not self._is_awaiting_first_batch:
                 position, hint = self._log.position, "it asks the router for what is between"
-                logger.warning("log_astray", shard=self._index, position=position, got=message.prev_offset, hint=hint)
+                logger.warning(
+                    "log_gap_detected", shard=self._index, position=position, got=message.prev_offset, hint=hint
+                )
                 self._is_out_of_sync = True
                 return False
             self._skip_gap(message.prev_offset, now)
@@ -109,7 +111,7 @@ class LogFollower:
         """The router's log no longer has what comes next: everything between is gone for this shard."""
         if self._log.position or self._connections:
             hint = "it was away for longer than the journal keeps: raise SOLOWIRE_JOURNAL_BYTES, _EVENTS or _AGE_S"
-            logger.error("gap", shard=self._index, position=self._log.position, log_begins=after, hint=hint)
+            logger.error("log_events_lost", shard=self._index, position=self._log.position, log_begins=after, hint=hint)
             self._on_gap()
         self._restart_log(after)
 

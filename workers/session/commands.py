@@ -118,7 +118,7 @@ class CommandHandler:
                     self._reject(connection, error, now)
 
     def _reject(self, connection: Connection, error: InvalidMessage, now: float) -> None:
-        self._totals["bad_messages"] += 1
+        self._totals["message_errors"] += 1
         self._dispatcher.send_reply(connection, error_message(error), now)
         if connection.record_strike(now):
             self._close(connection, CloseCode.bad_protocol)

@@ -167,7 +167,7 @@ def initial_subscriptions(connection: Connection, hello: Hello, roles: Mapping[s
     """What it wants from the beginning: its role's defaults, if it says nothing. Raises InvalidMessage."""
     if connection.state is not State.awaiting_hello:
         raise InvalidMessage(
-            "already_said_hello",
+            "duplicate_hello",
             "this connection has begun already",
             "use subscribe and unsubscribe; without a hello within SOLOWIRE_HELLO_TIMEOUT_S the role's defaults apply",
         )
@@ -184,7 +184,7 @@ def updated_subscriptions(connection: Connection, message: Subscribe | Unsubscri
     """What it wants from now on. Raises InvalidMessage."""
     if connection.state is not State.live:
         raise InvalidMessage(
-            "hello_first", "the first message must be hello", "send it, and this one after the welcome"
+            "hello_required", "the first message must be hello", "send it, and this one after the welcome"
         )
     check_patterns(message.event_types)
     if isinstance(message, Unsubscribe):
@@ -216,7 +216,7 @@ def keep(message: ClientMessage, connection: Connection) -> None:
     """For when the connection has begun. Raises InvalidMessage if too many are kept."""
     if len(connection.early_messages) >= MAX_PENDING_REPLIES:
         raise InvalidMessage(
-            "too_early",
+            "handshake_pending",
             f"{MAX_PENDING_REPLIES} messages may come before the welcome",
             "wait for the welcome first",
             message.id,

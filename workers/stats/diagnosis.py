@@ -35,7 +35,7 @@ def diagnose(shard: Shard, reporting: ShardReporter, now: float) -> dict[str, An
         "of_events": len(newest),
         "lagging": len(shard.dispatcher.find_lagging()),
         "slowest_connections": [
-            {name: about[name] for name in ("user", "session", "address", "behind", "seconds", "lagging_s")}
+            {name: about[name] for name in ("user", "session", "address", "lag_offsets", "lag_s", "blocked_s")}
             for about in reporting.list_slowest(now, MOST)
         ],
     }
@@ -48,9 +48,9 @@ def _oldest(feed: Feed[Connection]) -> int:
 def _slow(feed: Feed[Connection], shard: Shard, now: float) -> dict[str, Any]:
     return {
         **_about(feed),
-        "behind": sum(1 for _ in feed.list_behind()),
-        "offsets": shard.log.position - _oldest(feed),
-        "seconds": round(CursorAges(shard, now).measure_oldest(c for c, _ in feed.list_behind()), 3),
+        "lagging": sum(1 for _ in feed.list_behind()),
+        "lag_offsets": shard.log.position - _oldest(feed),
+        "lag_s": round(CursorAges(shard, now).measure_oldest(c for c, _ in feed.list_behind()), 3),
     }
 
 
