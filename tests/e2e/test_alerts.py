@@ -77,11 +77,11 @@ async def test_refused_connections_are_an_alert_with_an_end(system: System) -> N
     assert (began["severity"], over["severity"]) == ("warning", "info")
     assert began["value"] >= began["threshold"] == 5
     assert over["value"] < 4
-    assert "connections a second are refused" in began["message"]
+    assert "connections per second are rejected" in began["message"]
     [line] = [x for x in logged(system, "alert_fired") if x["metric"] == "connections_rejected_per_second"]
     assert line["value"] == began["value"]
     [line] = [x for x in logged(system, "alert_resolved") if x["metric"] == "connections_rejected_per_second"]
-    assert line["seconds"] >= 1
+    assert line["fired_for_s"] >= 1
 
 
 async def test_a_connection_that_reads_nothing_is_an_alert_and_is_diagnosed(system: System) -> None:

@@ -499,7 +499,7 @@ async def test_numbers_follow_what_happens(system: System) -> None:
                 while True:
                     totals = (await http.get("/v1/stats")).json()
                     shards = (await http.get("/v1/stats/shards")).json()
-                    up_to_date = all(s["offset"] >= accepted["last_offset"] for s in shards)
+                    up_to_date = all(s["log_end_offset"] >= accepted["last_offset"] for s in shards)
                     if up_to_date and [s["connections"] for s in shards] == [1, 1]:
                         break
                     await asyncio.sleep(0.05)

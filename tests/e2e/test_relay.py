@@ -260,7 +260,7 @@ async def test_invalid_utf_8_ends_that_connection_alone(system: System) -> None:
     token = system.token("latin")
     async with relayed(system, token) as session:
         await session.socket.send(b"\xff\xfe", text=True)
-        assert await session.closed() == (1007, "text that is not UTF-8")
+        assert await session.closed() == (1007, "text is not valid UTF-8")
     async with relayed(system, token) as session:
         assert await session.ask("pong", type="ping")
 

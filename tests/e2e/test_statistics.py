@@ -242,7 +242,7 @@ async def test_a_shard_that_does_not_answer_is_told_by_the_router(system: System
     assert (one.json()["shard"], one.json()["slowest"], one.json()["shard_error"]) == (1, None, "shard_timeout")
     assert one.json()["memory_bytes"] > 0
     assert one.json()["lag_offsets"] >= 1
-    assert one.json()["in_flight"] >= 1
+    assert one.json()["inflight_events"] >= 1
     assert whole.json()["lag_offsets"] >= 1
     assert (found.status_code, found.json()["code"]) == (504, "shard_timeout")
     assert found.headers["retry-after"] == "1"
