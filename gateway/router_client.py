@@ -1,4 +1,4 @@
-"""What the gateway knows and does, HTTP apart: the ring as it was told last, tickets, requests to the router.
+"""The gateway's client of the router: the ring as it was told last, tickets, and requests to the router.
 
 It keeps no state that another gateway would miss. While the router is away it goes on admitting users by the ring
 that it knows; publishing is refused, with a word when to try again, because only the router can say that an event is
@@ -69,7 +69,9 @@ _MOST_HELD = 256
 
 
 class RouterClient:
-    """timeout: seconds to wait for the router's answer. pace: users per second that come back from a lost shard.
+    """The gateway's client of the router; it also issues tickets by the ring that it was told last.
+
+    timeout: seconds to wait for the router's answer. pace: users per second that come back from a lost shard.
 
     stats: what the router is told of this process. trail: into the audit log. refreshed: waits for the keys of a
     provider to be read again, and says whether they were.
@@ -171,7 +173,10 @@ class RouterClient:
             del refusal  # else it would hold this frame, which holds it, until the collector comes
 
     async def _verify_token(self, token: str) -> Identity:
-        """Raises InvalidToken; RequestRejected if it can't be judged now."""
+        """Verifies a token, after reading new keys if need be.
+
+        Raises InvalidToken; RequestRejected if it can't be judged now.
+        """
         try:
             return self.tokens.identify(token, time.time())
         except UnknownKey:
@@ -213,7 +218,7 @@ class RouterClient:
             )
 
     def need_administrator(self, identity: Identity) -> None:
-        """Raises RequestRejected."""
+        """Checks that the identity may administer. Raises RequestRejected."""
         if not identity.has_permission(ADMINISTER):
             raise RequestRejected(
                 403,

@@ -1,4 +1,4 @@
-"""Following a log file that grows, is rotated and is truncated: each line once and in order.
+"""A follower of a log file that grows, is rotated and is truncated: each line once and in order.
 
 What a `FileFollower` keeps true:
 
@@ -450,7 +450,7 @@ class FileFollower:
     # ------------------------------------------------------------------------------------------ lines
 
     def _split_lines(self, held: HeldFile, data: bytes) -> list[Line]:
-        """data: the mark, then what is new."""
+        """Splits new bytes into lines. data: the mark, then what is new."""
         new = data[len(held.mark) :]
         held.log.extend(held.offset, new)
         start = held.start

@@ -1,4 +1,4 @@
-"""Whether a log can give any queries, and what to say if not: at once, and once a minute as long as it lasts.
+"""The condition of a query log: whether it can give queries, told at once, and once a minute as long as it can't.
 
 Nothing here stops the agent: a log may come later, or get its queries when `rndc querylog on` is said.
 """

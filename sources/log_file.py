@@ -65,7 +65,7 @@ class LogFile:
             self.head = (self.head[:offset] + data)[:HEAD_BYTES]
 
     def make_mark(self, offset: int) -> FileMark:
-        """offset: what has been read up to."""
+        """Makes the mark of the file to be written down. offset: what has been read up to."""
         head = self.head if self.head.strip(b"\0") else b""  # a hole says nothing of what the file is
         return FileMark(
             device=self.device,

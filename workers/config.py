@@ -1,4 +1,4 @@
-"""What one shard allows."""
+"""The limits of one shard."""
 
 from __future__ import annotations
 

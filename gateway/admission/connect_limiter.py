@@ -1,4 +1,4 @@
-"""Who may ask for a place now: decided before a shard hears of it, and before anything is accepted.
+"""Admission of users by limits and rates, before a shard hears of them and before anything is accepted.
 
 What it keeps true: a refusal says whose doing it is, and when to come again. 429 is the asker's (it or its address
 connects too fast, its address has as many connections as it may have, or has shown too many wrong tokens); 503 is the

@@ -39,7 +39,10 @@ class GranianClient(Protocol):
 
 
 class GranianConnection(asyncio.BufferedProtocol):
-    """path: of Granian's Unix socket. buffer: where all connections of this thread read into."""
+    """A connection to Granian that carries one client's requests.
+
+    path: of Granian's Unix socket. buffer: where all connections of this thread read into.
+    """
 
     def __init__(self, client: GranianClient, path: str, buffer: memoryview) -> None:
         self._client = client

@@ -120,7 +120,7 @@ class Relay:
             relayed.send_handshake(_make_handshake(head, ticket) + rest)
 
     async def _open(self, relayed: RelayedConnection, shard: ShardAddress) -> None:
-        """Raises RequestRejected."""
+        """Connects to the user's shard. Raises RequestRejected."""
         try:
             async with asyncio.timeout(OPEN_SECONDS):
                 await self._loop.create_connection(lambda: relayed, shard.host, shard.port)

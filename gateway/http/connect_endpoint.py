@@ -1,4 +1,4 @@
-"""Where a client is to connect: `/v1/connect` and `/v1/route`, the two ways to a ticket beside the relay.
+"""The endpoints `/v1/connect` and `/v1/route`, the two ways to a ticket beside the relay.
 
 They are answered here, in front of Litestar, because they are what everybody asks at once when the system is full, and
 a refusal should cost next to nothing: Litestar's way to a handler and back costs twice what all of this does. It serves
@@ -45,7 +45,7 @@ class ConnectGrant(msgspec.Struct):
 
 
 class ConnectEndpoint:
-    """shard_url: the template of what clients are told, as in the settings."""
+    """Serves `/v1/connect` and `/v1/route`. shard_url: the template of what clients are told, as in the settings."""
 
     def __init__(self, gateway: RouterClient, shard_url: str) -> None:
         self._gateway = gateway
@@ -77,7 +77,7 @@ class ConnectEndpoint:
             send_response(send, status, [*told, NO_STORE], body)
 
     async def make_grant(self, scope: Scope) -> ConnectGrant:
-        """Raises InvalidToken, RequestRejected."""
+        """Answers `/v1/connect`. Raises InvalidToken, RequestRejected."""
         headers = dict(scope["headers"])
         shard, ticket = await self._gateway.assign_shard(_bearer(headers), self._gateway.addresses.resolve_scope(scope))
         url = format_shard_url(self._shard_url, shard, *self._origin(scope, headers))

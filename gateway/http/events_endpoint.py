@@ -1,4 +1,4 @@
-"""Publishing over HTTP: `POST /v1/events`.
+"""The endpoint `POST /v1/events`: events are published over HTTP.
 
 It is answered here, in front of Litestar, because publishers ask it for each event: Litestar's way to a handler and
 back takes a millisecond, and all of this a fifth of that. Litestar serves the same method for whoever comes by another
@@ -63,7 +63,7 @@ class EventsAccepted(msgspec.Struct):
 
 
 class EventsEndpoint:
-    """trail: to the audit log."""
+    """Serves `POST /v1/events`. trail: to the audit log."""
 
     def __init__(self, gateway: RouterClient, settings: Settings, audit: GatewayAudit) -> None:
         self._gateway = gateway

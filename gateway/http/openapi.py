@@ -1,4 +1,4 @@
-"""How the HTTP API describes itself, at `/docs` and `/docs/openapi.json`.
+"""The OpenAPI document of the HTTP API, at `/docs` and `/docs/openapi.json`.
 
 Swagger UI comes from a package, not from a CDN: an administrator's network may have no way out. Its page runs only
 scripts that are files of the gateway, and none that stand in it: what an event, a name or an address could smuggle into

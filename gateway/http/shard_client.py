@@ -1,4 +1,4 @@
-"""What a shard alone can tell: the gateway asks it over the shard's own HTTP API, so that the router carries none."""
+"""The client of the shards' HTTP APIs, for what a shard alone can tell, so that the router carries none of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much a gateway takes of publishers: at a time, and of each in the long run.
+"""The limits on publish requests: how many are in flight at a time, and each publisher's rate.
 
 What it keeps true: the publish requests that are being read, or are under way to the router, have a bound in number and
 in bytes; and so has, by that, what the router finds in its queue: gateways × that bound. A request holds its room until
@@ -67,7 +67,9 @@ class Reservation:
 
 
 class PublishLimiter:
-    """requests, bytes: held at a time. patience: seconds that the oldest may be under way before others are refused.
+    """Limits the publish requests in flight and their publishers' rates.
+
+    requests, bytes: held at a time. patience: seconds that the oldest may be under way before others are refused.
 
     lost: seconds after which one that is under way is taken for lost. rate, burst: events of one publisher.
     """

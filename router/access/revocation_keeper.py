@@ -24,7 +24,7 @@ logger = structlog.get_logger("solowire.router")
 
 
 class RevocationKeeper:
-    """unix: the time, in seconds."""
+    """Keeps revocations in the journal. unix: the time, in seconds."""
 
     def __init__(self, journal: Journal, unix: float) -> None:
         self._journal = journal

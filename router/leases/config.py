@@ -1,4 +1,4 @@
-"""What the whole system allows, and each group of it."""
+"""The limits on connections of the whole system, and of each group."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ DEFAULT_QUOTA = GroupQuota()
 
 
 class LeaseConfig(msgspec.Struct, frozen=True):
-    """connections: of the whole system. per_shard, per_address: None for no limit. lease: seconds."""
+    """The limits on connections of the whole system.
+
+    connections: of the whole system. per_shard, per_address: None for no limit. lease: seconds.
+    """
 
     connections: int = 1_000_000
     per_shard: int | None = None

@@ -1,4 +1,4 @@
-"""Who may have how many connections: leases for the shards, doors for the gateways.
+"""The coordinator of connection limits: leases for the shards, admission states for the gateways.
 
 What it keeps true, however messages are delayed, lost or overtaken:
 
@@ -73,7 +73,10 @@ def _decode_snapshot(word: bytes | None) -> CoordinatorSnapshot | None:
 
 
 class AddressPressure(NamedTuple):
-    """full: addresses with as many connections as they may have. watched, tell_from: as in Lease."""
+    """Addresses that are at, or near, their limit of connections.
+
+    full: addresses with as many connections as they may have. watched, tell_from: as in Lease.
+    """
 
     full_addresses: list[str]
     tracked_addresses: list[str]
@@ -81,7 +84,10 @@ class AddressPressure(NamedTuple):
 
 
 class Coordinator:
-    """Times are seconds, monotonic, except `unix`. word: of the coordinator before, if there is one."""
+    """Grants leases to shards.
+
+    Times are seconds, monotonic, except `unix`. word: of the coordinator before, if there is one.
+    """
 
     def __init__(self, limits: LeaseConfig, now: float = 0.0, unix: float = 0.0, snapshot: bytes | None = None) -> None:
         self.limits = limits

@@ -1,4 +1,4 @@
-"""How the router pushes back on publishers when a shard or the journal can't follow: later answers, then refusals.
+"""Backpressure on publishers when a shard or the journal can't follow: later answers, then rejections.
 
 A shard's *lag* is the age of the oldest offset that is its business and that it has not acked, sent or not: so it tells
 of a shard without credit, too. It is looked at as of the shard's last word, since a shard that is silent is for the
@@ -36,7 +36,10 @@ SILENT_SECONDS = DEAD_AFTER_SECONDS + 0.6  # with the tick that finds it out
 
 
 class BackpressureThresholds(NamedTuple):
-    """soft, hard: seconds of lag. delay: seconds, what an answer is held back by just below `hard`."""
+    """The lags at which publishers are slowed and rejected.
+
+    soft, hard: seconds of lag. delay: seconds, what an answer is held back by just below `hard`.
+    """
 
     soft: float = 1.0
     hard: float = 5.0
@@ -55,7 +58,9 @@ class ShardLag(NamedTuple):
 
 
 class BackpressureState(NamedTuple):
-    """delay: seconds that an answer waits after its commit. retry_after: seconds, if new requests are refused.
+    """How much publishers are slowed now.
+
+    delay: seconds that an answer waits after its commit. retry_after: seconds, if new requests are refused.
 
     refuses_all: not only those of publishers that send much.
     """

@@ -1,4 +1,4 @@
-"""What a shard is given of the log beside what comes next: what a client has missed, and the present states.
+"""Replays and state snapshots for shards, beside what comes next in the log.
 
 What it keeps true: a replay is of this epoch and of what the journal still has, from behind the cursor on and without a
 hole, or it is refused with the reason. Nobody is given another user's own events. Each answer has a bound, in records,

@@ -304,7 +304,7 @@ class SqliteJournal:
         return max(0, min(most, free - max(FREE_PAGES, (pages - free) // 8)))
 
     def _write(self, group: list[_Row], upto: int, release: int = 0) -> None:
-        """release: pages to give back to the disk."""
+        """Writes pending events in one transaction. release: pages to give back to the disk."""
         db = self._db
         db.execute("BEGIN IMMEDIATE")
         try:

@@ -1,4 +1,4 @@
-"""When a number is an alert: too high for a while, until it is well below for a while.
+"""Alerts with hysteresis: a number is too high for a while, until it is well below for a while.
 
     quiet ──≥ threshold for `after` s──► raised ──< 80 % of it for `over` s──► quiet
       one Alert, `began`                   one Alert, not `began`
@@ -39,7 +39,10 @@ class Alert(NamedTuple):
 
 @dataclass(slots=True)
 class _TrackedMeasurement:
-    """turned_at: since when the number has been on the other side; raised_at: None while it is quiet."""
+    """A number that is, or has been, above its threshold.
+
+    turned_at: since when the number has been on the other side; raised_at: None while it is quiet.
+    """
 
     measurement: Measurement
     turned_at: float | None = None
@@ -48,7 +51,10 @@ class _TrackedMeasurement:
 
 
 class Alerts:
-    """thresholds: by metric. after, over: seconds. Times: seconds, monotonic."""
+    """Decides which alerts fire and which are resolved.
+
+    thresholds: by metric. after, over: seconds. Times: seconds, monotonic.
+    """
 
     def __init__(self, thresholds: Mapping[str, float], *, after: float, over: float) -> None:
         self._thresholds = thresholds

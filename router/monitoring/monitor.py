@@ -1,4 +1,4 @@
-"""What the router says about the system: the numbers of all processes, and when they are alarming.
+"""The monitor of the system: statistics of all processes as events, and alerts.
 
 What it keeps true: what the log lines and the events say of one look are the same numbers; an event of the router's own
 is checked like anybody's, and has a bound, however many groups there are; and so has what it remembers, MARKS moments

@@ -14,7 +14,7 @@ REMEMBERED_ADDRESSES = 20_000
 
 
 class FailedAuthLimiter:
-    """rate: of one address."""
+    """Limits how many failed tokens one address may show. rate: of one address."""
 
     def __init__(self, rate: Rate) -> None:
         self.buckets = BucketTable(rate, REMEMBERED_ADDRESSES)

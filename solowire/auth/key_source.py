@@ -1,4 +1,4 @@
-"""Where a provider's public keys come from: a JWK set at a URL or in a file, read again and again.
+"""The source of a provider's public keys: a JWK set at a URL or in a file, read again and again.
 
 What it keeps true: nothing of it is waited for by the loop: DNS, TLS and sockets are asynchronous, files and the
 taking apart of a set are a thread's. A fetch takes FETCH_SECONDS and MAX_BYTES at most and follows no redirect. There
@@ -162,7 +162,7 @@ class KeySource:
         return max(0.1, min(pause, left)) if self._keys is not None else pause
 
     async def _get(self) -> bytes:
-        """Raises httpx.HTTPError, ValueError."""
+        """Fetches the JWK set from its URL. Raises httpx.HTTPError, ValueError."""
         if self._client is None:
             # In a thread: it reads the machine's certificates, which takes 20 ms.
             self._client = await asyncio.to_thread(
@@ -184,7 +184,7 @@ class KeySource:
 
 
 def _read(path: Path) -> bytes:
-    """Raises OSError, ValueError."""
+    """Reads the JWK set from its URL or file. Raises OSError, ValueError."""
     if not path.is_file():
         raise ValueError("there is no such file")
     with path.open("rb") as file:

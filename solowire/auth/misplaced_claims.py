@@ -37,7 +37,10 @@ _WORD = re.compile(r"[A-Z]*[^A-Z\W_]+|[A-Z]+")
 
 
 class Misplaced(NamedTuple):
-    """name: as it stands in the token. within: the claim that it stands in, if it isn't at the top."""
+    """A claim of ours that stands where nobody reads it.
+
+    name: as it stands in the token. within: the claim that it stands in, if it isn't at the top.
+    """
 
     name: str
     within: str | None
@@ -66,7 +69,10 @@ def _known(ours: Container[str], names: tuple[str, ...], scopes: Iterable[str]) 
 
 
 class MisplacedClaims:
-    """ours: the names of our claims. domain: whose scopes they may be."""
+    """Finds claims of ours at a place, or in a spelling, where nobody reads them.
+
+    ours: the names of our claims. domain: whose scopes they may be.
+    """
 
     def __init__(self, ours: tuple[str, ...], domain: Domain) -> None:
         self._ours = frozenset(ours)

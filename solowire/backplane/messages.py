@@ -103,7 +103,9 @@ class ShardStats(_BackplaneMessage):
 
 
 class Join(_BackplaneMessage, tag="join"):
-    """boot: the process's. shard: None for a gateway. epoch, offset: up to where a shard's log goes already.
+    """A peer joins the system, or joins again.
+
+    boot: the process's. shard: None for a gateway. epoch, offset: up to where a shard's log goes already.
 
     recent: how many events a shard without a log would like to begin with. leaving: it is not to be in the ring again.
     revocations: the version of those that it knows, -1 if none: it is told them if there are newer ones.
@@ -292,7 +294,9 @@ class UnrevokeRequest(_BackplaneMessage, tag="unrevoke_request"):
 
 
 class RevokeResponse(_BackplaneMessage, tag="revoke_response"):
-    """revocation: the one that is in force now, or, for Unrevoke, was; None if there is none, or no room for one more.
+    """The answer to RevokeRequest and UnrevokeRequest.
+
+    revocation: the one that is in force now, or, for Unrevoke, was; None if there is none, or no room for one more.
 
     is_kept: whether it is on disk, so that a restart of the router doesn't forget it.
     """
@@ -396,7 +400,10 @@ class Superseded(_BackplaneMessage, tag="superseded"):
 
 
 class DrainResponse(_BackplaneMessage, tag="drain_response"):
-    """users: how many the shard has to send away; None if there is no such shard."""
+    """The answer to DrainRequest and UndrainRequest.
+
+    users: how many the shard has to send away; None if there is no such shard.
+    """
 
     request: int
     users: int | None

@@ -39,7 +39,9 @@ SAY_AGAIN_SECONDS = 60.0
 
 
 class RouterLink:
-    """hello: makes this peer's Hello, each time anew. received: gets all but what the link answers by itself.
+    """A peer's connection to the router: it joins, sends heartbeats, and notices when the router is gone.
+
+    hello: makes this peer's Hello, each time anew. received: gets all but what the link answers by itself.
 
     stats, slots: what goes along with each heartbeat. What comes along with a Beat is received like other messages.
     revocations: the version of those that this peer knows.

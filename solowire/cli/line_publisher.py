@@ -100,7 +100,9 @@ class PublishSummary(msgspec.Struct):
 
 
 class LinePublisher:
-    """defaults: fields of an event that a line doesn't give. complain(line, text): of each that is refused.
+    """Publishes the events of a stream of JSON lines.
+
+    defaults: fields of an event that a line doesn't give. complain(line, text): of each that is refused.
 
     retry_for: seconds that a gateway may be away before it has taken anything.
     """

@@ -13,7 +13,10 @@ Row = Mapping[str, Any]
 
 
 class Column(NamedTuple):
-    """title: of one or two lines. key: in a shard's statistics. warn, alarm: from which number on it is coloured."""
+    """One column of the table.
+
+    title: of one or two lines. key: in a shard's statistics. warn, alarm: from which number on it is coloured.
+    """
 
     title: str
     key: str

@@ -125,7 +125,7 @@ class NotifySocket:
     """
 
     def __init__(self, path: Path) -> None:
-        """Raises ConfigError."""
+        """Binds the socket. Raises ConfigError."""
         self.path = path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:
@@ -157,7 +157,10 @@ class NotifySocket:
 
 
 class Supervisor:
-    """config: the file of --config, which the children read, too."""
+    """Starts, watches and ends the processes of one machine.
+
+    config: the file of --config, which the children read, too.
+    """
 
     def __init__(self, settings: Settings, config: str | None) -> None:
         self._settings = settings
@@ -297,7 +300,7 @@ class Supervisor:
             listen(self._settings.host, port).close()
 
     def _open_notify_sockets(self) -> None:
-        """Raises ConfigError."""
+        """Makes a notify socket for each child. Raises ConfigError."""
         make_directories(self._settings)
         directory = self._settings.run_dir.absolute()
         # The process id keeps a second `up` on this directory, which its router will refuse, from taking our sockets.

@@ -1,4 +1,4 @@
-"""Pacing of states: the value of one key is sent at most once per interval, and in the end the newest.
+"""Conflation of states: the value of one key is sent at most once per interval, and in the end the newest.
 
     first, or an interval since the last ──► sent at once
     sooner                               ──► held back; the newest of them is *released* when the interval ends

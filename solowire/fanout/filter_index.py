@@ -1,4 +1,4 @@
-"""Which filters an event meets: a bitmap index over the values of their conditions.
+"""A bitmap index of filters over the values of their conditions: it says which filters an event meets.
 
     slot      attribute, value ─► the filters with a condition that lists it
     type      event type ─► its filters, and of each attribute those that don't look at it

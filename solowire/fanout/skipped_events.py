@@ -23,7 +23,10 @@ written."""
 
 
 class SkippedEvents:
-    """totals: how many, by kind. logger: of structlog. `next_second` is to be called about once a second."""
+    """Counts skipped events and logs them, sampled.
+
+    totals: how many, by kind. logger: of structlog. `next_second` is to be called about once a second.
+    """
 
     def __init__(self, logger: Any = None) -> None:
         self.totals: Counter[str] = Counter()

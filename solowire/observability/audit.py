@@ -59,7 +59,7 @@ class _AuditFile:
             self._open()
 
     def write(self, lines: bytes) -> None:
-        """Raises OSError."""
+        """Writes a record. Raises OSError."""
         fd = self._fd if self._fd is not None else self._open()
         if self._size and self._size + len(lines) > self._max_bytes:
             fd = self._begin_another(fd)

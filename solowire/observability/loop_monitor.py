@@ -1,4 +1,4 @@
-"""How a process itself is doing: its memory, and how late its loop is.
+"""The monitor of a process's event loop lag and memory.
 
 What it keeps true: there is always a next look, whatever fails in this one, until it is closed.
 """

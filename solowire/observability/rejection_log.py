@@ -16,7 +16,10 @@ SUMMARY_SECONDS = 1.0
 
 
 class RejectionLog:
-    """totals: since the start, by code. log: a logger. later: calls a function after so many seconds."""
+    """Counts rejections by error code, and logs a summary once a second.
+
+    totals: since the start, by code. log: a logger. later: calls a function after so many seconds.
+    """
 
     def __init__(self, log: Any, later: Callable[[float, Callable[[], None]], object]) -> None:
         self.totals: Counter[str] = Counter()

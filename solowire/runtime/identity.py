@@ -17,7 +17,10 @@ from solowire.runtime.settings import Settings, load_secrets
 
 
 def make_tokens(settings: Settings, roles: Mapping[str, Role], domain: Domain, *, create: bool) -> Tokens:
-    """create: whether a secret may be made. Raises ConfigError."""
+    """Makes the verifier and signer of tokens of the settings.
+
+    create: whether a secret may be made. Raises ConfigError.
+    """
     secrets, _ = load_secrets(settings, create=create)
     _check_roles(settings, roles)
     rules = settings.token_rules

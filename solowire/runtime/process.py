@@ -1,4 +1,4 @@
-"""What every process does alike: its loop, its signals, its signs of life, its last words.
+"""The life of every process: its loop, its signals, its signs of life, its last words.
 
 It follows sd_notify(3), so that systemd and `up` watch it in the same way: where NOTIFY_SOCKET names a socket, it says
 `READY=1` when it serves (`report_ready`) and `WATCHDOG=1` from its loop, once a second or as often as WATCHDOG_USEC

@@ -1,4 +1,4 @@
-"""Throwing users out: by an administrator's word, or because their tokens are void.
+"""Ejection of users: by an administrator, or because their tokens were revoked.
 
 What it keeps true: who is covered is closed in the same turn in which the word comes, and told why; nobody else is.
 """
@@ -16,7 +16,10 @@ _REASONS = {CloseCode.disconnected: "disconnected", CloseCode.unauthenticated: "
 
 
 class Ejection:
-    """connections: all of the shard's. close(connection, code): ends one."""
+    """Closes the connections of users that are thrown out.
+
+    connections: all of the shard's. close(connection, code): ends one.
+    """
 
     def __init__(self, connections: Collection[Connection], close: Callable[[Connection, CloseCode], None]) -> None:
         self._connections = connections

@@ -1,4 +1,4 @@
-"""When a connection's token expires: the client is warned before, and closed then.
+"""The expiry of connections' tokens: the client is warned before, and closed then.
 
 What it keeps true: a connection is warned once of each token: a fifth of the token's remaining life before its end, and
 `notice` seconds before at most; and it is expired when the token is, whatever it has refreshed it to meanwhile. A
@@ -28,7 +28,10 @@ MIN_LONGER_S = 1.0
 
 
 class TokenExpiry:
-    """notice: seconds. expiring, expired: called when a connection is to be warned, or to be closed."""
+    """Warns of and enforces the expiry of tokens.
+
+    notice: seconds. expiring, expired: called when a connection is to be warned, or to be closed.
+    """
 
     def __init__(self, notice: float, timers: Timers, *, expiring: Act, expired: Callable[[Connection], None]) -> None:
         self._notice_s = notice

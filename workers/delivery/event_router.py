@@ -1,4 +1,4 @@
-"""Which feeds an event goes to: each event as it comes, and each state whose time has come.
+"""The routing of events to feeds: each event as it comes, and each state whose time has come.
 
 What it keeps true: an event for all goes to the feeds that accept it, found without a look at the others; one for a
 user goes to that user's connections, by their feeds, and to nobody else. A state that comes too soon is held back; when

@@ -1,4 +1,4 @@
-"""Which part of the router's log this shard has.
+"""The follower of the router's log: the part of it that this shard has.
 
 What it keeps true: what is here is of one epoch, and up to its position nothing is missing that is for this shard. A
 part that comes without the one before it is not taken, nor what comes behind it, until a hello is answered; the router

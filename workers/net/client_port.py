@@ -41,7 +41,9 @@ _TICKET_ALONE = re.compile(r"ticket=([A-Za-z0-9._=-]+)")
 
 
 class ClientPort:
-    """changed() is called after anything that may have moved `Shard.next_due`.
+    """Answers WebSocket handshakes at the shard's client port.
+
+    changed() is called after anything that may have moved `Shard.next_due`.
 
     wrong_tokens: how many, of one address, are told what is wrong with them. allowed_origins: as `check_origin` says.
     """

@@ -244,7 +244,7 @@ class FrameParser:
             self._count_idle()
 
     def _count_idle(self) -> None:
-        """Raises _TooManyIdleError."""
+        """Counts frames that carry nothing. Raises _TooManyIdleError."""
         self.idle_count += 1
         if self.idle_count > self.idle_limit:
             raise _TooManyIdleError

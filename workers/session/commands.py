@@ -1,4 +1,4 @@
-"""What a client says, and what comes of it.
+"""The commands of clients, and their answers.
 
 What it keeps true: each message that carries an id is answered once, with that id; one that is wrong or one too many
 with an error, and ten of those in a minute close the connection (4400). Whenever identity or subscriptions change, the

@@ -1,4 +1,4 @@
-"""What of the things that a client says is listened to: how long, how many, and when.
+"""The limits on what clients send: how long, how many, and when.
 
 What it keeps true: a user's clients together are heard no more often than `Limits` says, and change what they want no
 more often; a message too many is answered, and not obeyed. Both are counted by size: a long message counts for several,

@@ -1,4 +1,4 @@
-"""Why a shard is slow, as far as it can tell: for the log, when an alert asks.
+"""A diagnosis of a slow shard: for the log, when an alert asks.
 
 It looks at everything once, which takes some milliseconds, and only then: nothing of this is counted before.
 """

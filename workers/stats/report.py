@@ -1,4 +1,4 @@
-"""What a shard says of itself: a report once a second, its slowest connections, one user's connections.
+"""The reports of a shard: once a second, its slowest connections, one user's connections.
 
 What it keeps true: reading numbers costs the data path nothing. Totals are what the shard counts anyway; rates are the
 difference between two reports; what is counted by group, codec and kind is counted here, once a second, over all

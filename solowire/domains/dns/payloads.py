@@ -1,4 +1,4 @@
-"""What `data` of each event type looks like: one struct per type, in the order of the catalogue's categories.
+"""The payloads of event types: one struct for each, in the order of the catalogue's categories.
 
 Few fields are required: those without which the event says nothing. All others may be absent or null.
 Fields that are not declared here are accepted and carried (but see `solowire.model.access`: not every view is
