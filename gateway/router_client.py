@@ -194,8 +194,10 @@ class RouterClient:
             raise
 
     async def assign_shard(self, token: str, address: str, action: str = "connect") -> tuple[ShardAddress, str]:
-        """The shard that owns the user, and a ticket for it. action: as audited. Raises InvalidToken,
-        RequestRejected."""
+        """The shard that owns the user, and a ticket for it.
+
+        action: as audited. Raises InvalidToken, RequestRejected.
+        """
         # Most who are refused come back with a token that is known: to await something would double what that costs.
         identity = self.tokens.cached_identity(token, time.time())
         try:
@@ -368,7 +370,7 @@ class RouterClient:
             raise RequestRejected(
                 503,
                 "reconnect_throttled",
-                "the user's shard has gone, and its users come back one after the other",
+                "the user's shard was lost, and its users reconnect one after the other",
                 "connect again when Retry-After says: it is this user's turn then",
                 wait,
             )

@@ -65,7 +65,7 @@ def serve(settings: Settings) -> None:
 async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], stop: asyncio.Event) -> None:
     sock = listen(settings.host, settings.port, stalled_s=settings.stalled_s)
     audit = open_audit(settings, "gateway")
-    trail = GatewayAudit(audit)
+    gateway_audit = GatewayAudit(audit)
     rejected, rejected_per_s = 0, 0.0
 
     def each_second() -> None:
@@ -80,10 +80,10 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
             connections_rejected=rejected,
             connections_rejected_per_s=rejected_per_s,
             memory_bytes=memory_bytes(),
-            event_loop_lag_s=round(vitals.event_loop_lag_s, 4),
+            event_loop_lag_s=round(loop_monitor.event_loop_lag_s, 4),
         )
 
-    vitals = LoopMonitor(each_second)
+    loop_monitor = LoopMonitor(each_second)
     key_source = make_key_source(settings, tokens)
     gateway = RouterClient(
         settings.backplane_address,
@@ -95,14 +95,14 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
         connect_limiter=ConnectLimiter(make_connect_limits(settings)),
         addresses=ClientAddressResolver(settings.trusted_proxies, settings.forwarded),
         stats=stats,
-        audit=trail,
+        audit=gateway_audit,
         refresh_keys=None if key_source is None else key_source.wait_for_refresh,
     )
-    negotiation = ConnectEndpoint(gateway, settings.shard_url)
+    connect_endpoint = ConnectEndpoint(gateway, settings.shard_url)
     relay = Relay(gateway, allowed_origins=settings.allowed_origins, send_buffer=settings.send_buffer_bytes)
     assets = Assets(find_swagger_ui())
 
-    def takes(head: Head) -> bool:
+    def can_tunnel(head: Head) -> bool:
         return relay.can_handle(head) or assets.can_handle(head)
 
     def open_tunnel(client: ClientConnection, head: Head, rest: bytes) -> None:
@@ -117,7 +117,7 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
             room,
             max(FILES_OF_HTTP, process.raise_file_limit() - OTHER_FILES),
         ),
-        can_tunnel=takes,
+        can_tunnel=can_tunnel,
         plain_heads=HEADS,
         open_tunnel=open_tunnel,
         is_trusted=gateway.addresses.is_trusted,
@@ -125,9 +125,9 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
         keepalive_s=settings.keepalive_s,
         stalled_s=settings.stalled_s,
         direct={
-            (b"POST", b"/v1/events"): lambda *request: posting(*request),
-            (b"POST", b"/v1/connect"): lambda scope, _, send: negotiation(scope, send),
-            (b"GET", b"/v1/route"): lambda scope, _, send: negotiation(scope, send),
+            (b"POST", b"/v1/events"): lambda *request: events_endpoint(*request),
+            (b"POST", b"/v1/connect"): lambda scope, _, send: connect_endpoint(scope, send),
+            (b"GET", b"/v1/route"): lambda scope, _, send: connect_endpoint(scope, send),
         },
     )
     front = HttpFront(context)
@@ -179,22 +179,23 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
         yield "jwks_keys", "Public keys of the token issuer in use.", keys
         yield "jwks_age_seconds", "Time since the keys were last read; infinite if never.", age_s
         yield "jwks_refresh_failures_total", "Failed attempts to read the keys.", failed
-        yield "event_loop_lag_seconds", "Largest event loop lag of the last second.", vitals.event_loop_lag_s
+        yield "event_loop_lag_seconds", "Largest event loop lag of the last second.", loop_monitor.event_loop_lag_s
         yield "backplane_decode_errors_total", "Messages of the router that failed to decode.", gateway.dropped_count
         yield "audit_records_dropped_total", "Audit records that were not written.", audit.lost_count
 
-    posting = EventsEndpoint(gateway, settings, trail)
+    events_endpoint = EventsEndpoint(gateway, settings, gateway_audit)
     metrics = Metrics("gateway", samples)
-    http = with_user_paths(create_app(gateway, negotiation, posting, settings, metrics, shards, trail))  # type: ignore[arg-type]
+    litestar = create_app(gateway, connect_endpoint, events_endpoint, settings, metrics, shards, gateway_audit)
+    http = with_user_paths(litestar)  # type: ignore[arg-type]
 
     async def app(scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
         if scope["path"] in PATHS:  # without an upgrade, which the front takes itself
             status, headers, body = to_http_response(make_upgrade_required())
             send_response(send, status, [*headers, *MORE_HEADERS[status]], body)
-        elif negotiation.can_handle(scope):
-            await negotiation(scope, send)
-        elif posting.can_handle(scope):
-            await posting(scope, receive, send)
+        elif connect_endpoint.can_handle(scope):
+            await connect_endpoint(scope, send)
+        elif events_endpoint.can_handle(scope):
+            await events_endpoint(scope, receive, send)
         elif scope["method"] == "HEAD":  # as GET (RFC 9110, section 9.3.2); Granian leaves the body out
             await http({**scope, "method": "GET"}, receive, send)
         else:
@@ -221,7 +222,7 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
         await shards.close()
         if key_source is not None:
             await key_source.close()
-        vitals.close()
+        loop_monitor.close()
         audit.close()
 
 

@@ -46,8 +46,9 @@ class PublisherCounts(Protocol):
 
 
 class EventPublisher(Protocol):
-    """What agents need of `solowire.sdk.publisher`. `publish` raises BufferFull; `drain` waits for room. It settles
-    events in the order in which it got them.
+    """What agents need of `solowire.sdk.publisher`.
+
+    `publish` raises BufferFull; `drain` waits for room. It settles events in the order in which it got them.
     """
 
     @property

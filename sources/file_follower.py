@@ -334,8 +334,10 @@ class FileFollower:
             self._came, self._found = self._watch.came, 0
 
     def _let_go(self) -> bool:
-        """Leave the first file, if it has been read to its end and nobody can be writing there any more, so many
-        rotations later."""
+        """Leave the first file, if it has been read to its end and nobody can be writing there any more.
+
+        That is so many rotations later.
+        """
         first = self._held[0]
         if first.partial or os.fstat(first.file).st_size != first.offset:
             return False

@@ -18,8 +18,10 @@ _FIRST_BYTES = 1024  # of a first line
 
 
 class FileMark(msgspec.Struct, frozen=True, kw_only=True):
-    """What is written down of a file. first: digest of its first line. length, digest: of how it begins. end:
-    what was read up to. generation: how many files before it had the same first line; -1 if that isn't known yet.
+    """What is written down of a file.
+
+    first: digest of its first line. length, digest: of how it begins. end: what was read up to. generation: how many
+    files before it had the same first line; -1 if that isn't known yet.
     """
 
     device: int
@@ -36,8 +38,10 @@ class FileMark(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LogFile:
-    """A file while it is read. head: its first bytes, as far as they have been seen, HEAD_BYTES at most. modified_ns:
-    when it was written to last, as far as is known.
+    """A file while it is read.
+
+    head: its first bytes, as far as they have been seen, HEAD_BYTES at most. modified_ns: when it was written to last,
+    as far as is known.
     """
 
     def __init__(self, device: int, inode: int, head: bytes = b"", generation: int = -1, modified_ns: int = 0) -> None:

@@ -320,7 +320,7 @@ class _ShardServer:
                 logger.error(
                     "shard_superseded",
                     shard=self._shard.index,
-                    hint="another process runs as this shard; this one ends",
+                    hint="another process runs as this shard; this one exits",
                 )
                 self._end_process()  # a further hello would take the place back
             case Lease():
@@ -333,7 +333,12 @@ class _ShardServer:
             case UserConnectedElsewhere():
                 self._shard.on_newer_elsewhere(message)
             case Fenced():
-                logger.error("shard_fenced", shard=self._shard.index, reason=message.reason, hint="this process ends")
+                logger.error(
+                    "shard_fenced",
+                    shard=self._shard.index,
+                    reason=message.reason,
+                    hint="this process exits and is restarted; please report this bug",
+                )
                 self._end_process()
             case _:
                 logger.warning(

@@ -459,7 +459,12 @@ class Shard:
         if self._has_lease and now >= leases.ends_at:
             self._has_lease = False
             users = self._rebalancer.start_lease_expiry(self.connections, now, (leases.over_at - leases.ends_at) / 2)
-            logger.error("lease_expired", shard=self.index, users=users, hint="the router was not heard of for so long")
+            logger.error(
+                "lease_expired",
+                shard=self.index,
+                users=users,
+                hint="no answer from the router; users are sent away. Does the router run, and is it reachable?",
+            )
         if not self._has_lease and now >= leases.over_at and self.connections:
             for connection in self.connections:
                 connection.drain_reason = connection.drain_reason or "no_lease"

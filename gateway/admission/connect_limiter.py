@@ -37,12 +37,11 @@ _RAISE_RATE = f"{_LATER}; an operator raises SOLOWIRE_CONNECT_RATE"
 
 @dataclass(frozen=True)
 class ConnectLimits:
-    """Rates are per second, and of all gateways together, but for a user's, which are of each gateway: a user's clients
-    come to whichever they are sent to, and should not meet a limit sooner where gateways are many.
+    """Limits on new connections. Rates are per second, and of all gateways together, but for a user's.
 
-    rate_per_address: None for no limit.
-
-    groups: those that the settings name; the router says of each of them whether it is closed.
+    A user's are of each gateway: its clients come to whichever they are sent to, and should not meet a limit sooner
+    where gateways are many. rate_per_address: None for no limit. groups: those that the settings name; the router says
+    of each whether it is full.
     """
 
     rate: float = 1000.0
@@ -80,20 +79,22 @@ class ConnectLimiter:
         self._retry_after = 1.0
         self._waiting_until = float("-inf")
 
-    def update(self, doors: AdmissionState, now: float) -> None:
+    def update(self, state: AdmissionState, now: float) -> None:
         """The router's newest word."""
         self._state_until = now + DEAD_AFTER_SECONDS
-        self._full_groups = frozenset(doors.full_groups)
-        self._unknown_groups_full = doors.unknown_groups_full
-        self._full_addresses = frozenset(doors.full_addresses)
-        self._retry_after = doors.retry_after
-        if doors.gateway_count != self._gateways:
-            self._gateways = max(1, doors.gateway_count)
+        self._full_groups = frozenset(state.full_groups)
+        self._unknown_groups_full = state.unknown_groups_full
+        self._full_addresses = frozenset(state.full_addresses)
+        self._retry_after = state.retry_after
+        if state.gateway_count != self._gateways:
+            self._gateways = max(1, state.gateway_count)
             self._divide_rates()
 
     def check(self, identity: Identity, address: str, now: float) -> None:
-        """The identity may ask its shard for a place; one that tries a closed door has tried. Raises
-        RequestRejected."""
+        """The identity may ask its shard for a place; one that tries a closed door has tried.
+
+        Raises RequestRejected.
+        """
         wait = self._by_user.wait_seconds(identity.user, now)
         if wait:
             raise RequestRejected(
@@ -104,8 +105,8 @@ class ConnectLimiter:
                 wait,
                 scope="user",
             )
-        heard = now < self._state_until
-        if heard and address in self._full_addresses:
+        is_state_known = now < self._state_until
+        if is_state_known and address in self._full_addresses:
             raise RequestRejected(
                 429,
                 "too_many_from_address",

@@ -30,8 +30,10 @@ class Body:
         self._trailer_lines = 0
 
     def measure(self, data: bytes) -> int:
-        """How many of these bytes belong to the body; `is_done` says whether that is all of it. Raises
-        RequestRejected."""
+        """How many of these bytes belong to the body; `is_done` says whether that is all of it.
+
+        Raises RequestRejected.
+        """
         if self.left is not None:
             size = min(self.left, len(data))
             self.left -= size

@@ -47,8 +47,10 @@ _RESTARTING_FRAME = struct.pack("!BBH", 0x88, 2 + len(CloseCode.restarting.reaso
 
 
 class Relay:
-    """All that a gateway carries. allowed_origins: as `check_origin` says. send_buffer: SO_SNDBUF of what it carries,
-    bytes; None: as it is. carried_total: since the start.
+    """All that a gateway carries.
+
+    allowed_origins: as `check_origin` says. send_buffer: SO_SNDBUF of what it carries, bytes; None: as it is.
+    carried_total: since the start.
     """
 
     def __init__(
@@ -73,8 +75,10 @@ class Relay:
         return head.path in PATHS and head.is_websocket_request
 
     def accept_client(self, client: ClientConnection, head: Head, rest: bytes) -> None:
-        """Carries a client whose request it `can_handle`, or refuses it. rest: what it sent together with its
-        request."""
+        """Carries a client whose request it `can_handle`, or refuses it.
+
+        rest: what it sent together with its request.
+        """
         task = self._loop.create_task(self._connect(client, head, rest))
         self._opening.add(task)
         task.add_done_callback(self._opening.discard)

@@ -85,8 +85,10 @@ class ConnectEndpoint:
         return ConnectGrant(joined, ticket, shard.index, self._gateway.epoch, int(TICKET_SECONDS), list(SUBPROTOCOLS))
 
     def _origin(self, scope: Scope, headers: Mapping[bytes, bytes]) -> tuple[str, str]:
-        """The scheme and the host of what the client is told: those by which it has come itself. Raises
-        RequestRejected."""
+        """The scheme and the host of what the client is told: those by which it has come itself.
+
+        Raises RequestRejected.
+        """
         scheme = host = None
         client = scope.get("client")
         if client and not _FORWARDING.isdisjoint(headers):

@@ -63,7 +63,7 @@ class EventsAccepted(msgspec.Struct):
 
 
 class EventsEndpoint:
-    """Serves `POST /v1/events`. trail: to the audit log."""
+    """Serves `POST /v1/events`. audit: to the audit log."""
 
     def __init__(self, gateway: RouterClient, settings: Settings, audit: GatewayAudit) -> None:
         self._gateway = gateway
@@ -171,7 +171,7 @@ class EventsEndpoint:
         for one that comes too slowly, and 413 for one that is too large to be even read and forgotten. Raises
         RequestError if the client is gone before the end.
         """
-        loop, intake = asyncio.get_running_loop(), self._gateway.publish_limiter
+        loop, publish_limiter = asyncio.get_running_loop(), self._gateway.publish_limiter
         kept: list[bytes] = []
         size = 0
         refused: RequestRejected | None = None
@@ -186,7 +186,7 @@ class EventsEndpoint:
                     if message["type"] == "http.disconnect":
                         raise RequestError("client_disconnected", "the client left before its request was whole")
                     if room.is_evicted:
-                        raise intake.reject_slow(room)
+                        raise publish_limiter.reject_slow(room)
                     more = message.get("more_body", False)
                     piece: bytes = message.get("body", b"")
                     size += len(piece)
@@ -201,11 +201,11 @@ class EventsEndpoint:
                     except RequestRejected as error:
                         refused = error
                         kept.clear()
-                        intake.discard_body(room)
+                        publish_limiter.discard_body(room)
                     else:
                         kept.append(piece)
         except TimeoutError:
-            slow = intake.reject_slow(room)
+            slow = publish_limiter.reject_slow(room)
             slow.is_unread = True
             raise slow from None
         except RequestError as error:

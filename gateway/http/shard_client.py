@@ -91,6 +91,6 @@ class ShardClient:
         except ValueError:
             body = None
         if not isinstance(body, dict):
-            message = f"shard {shard.index} answered {answer.status_code}, which is not what a gateway asks for"
+            message = f"shard {shard.index} answered {answer.status_code}, which is no valid response"
             raise RequestRejected(502, "shard_bad_response", message, _SAME_SYSTEM)
         return body

@@ -67,7 +67,7 @@ def _decode_snapshot(word: bytes | None) -> CoordinatorSnapshot | None:
         return msgspec.msgpack.decode(word, type=CoordinatorSnapshot) if word is not None else None
     except Exception as error:  # to be without it may cost the limit for one lease's time, and to stop would cost all
         logger.error(
-            "metadata_unreadable", note="leases", reason=str(error), hint="who holds leases is asked of the shards"
+            "metadata_unreadable", key="leases", reason=str(error), hint="the shards are asked which leases they hold"
         )
         return None
 

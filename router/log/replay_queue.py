@@ -164,7 +164,10 @@ def read_latest_states(journal: Journal, upto: int) -> list[tuple[int, bytes]]:
         records = journal.latest_states(upto, STATES)
     except JournalUnavailable as error:
         logger.error(
-            "journal_unreadable", states=upto, reason=str(error), hint="new shards begin without states; see the disk"
+            "journal_unreadable",
+            states=upto,
+            reason=str(error),
+            hint="new shards start without states; check the disk of the journal",
         )
         return []
     sizes = accumulate(len(record.body) for record in reversed(records))

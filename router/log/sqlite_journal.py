@@ -121,8 +121,9 @@ _Row = tuple[int, float, str, str | None, str | None, bytes]
 
 
 class SqliteJournal:
-    """The log in the file `path`, with its -wal and -shm beside it. One process at a time: `solowire.router.server`
-    sees to it.
+    """The log in the file `path`, with its -wal and -shm beside it.
+
+    One process at a time: `solowire.router.server` sees to it.
 
     new_epoch: taken if there is no log to go on with. max_age: seconds, max_bytes: of the file, max_events: what is
     kept at most, give or take a chunk. window: seconds for which ids are remembered. Raises ConfigError.

@@ -111,25 +111,27 @@ class Monitor:
         # By the name of each: by its place in the list, an alert would end and begin with each one that comes or goes.
         others = [ProcessStats(name_component(name), None, stats) for name, stats in known]
         self._record_offset(last, now)
-        readings = [reading for p in (*processes, *others) for reading in self._measure_process(p, last, now)]
-        readings += self._measure_process(ProcessStats("router", None, self._own_stats()), last, now)
+        measurements = [
+            measurement for p in (*processes, *others) for measurement in self._measure_process(p, last, now)
+        ]
+        measurements += self._measure_process(ProcessStats("router", None, self._own_stats()), last, now)
         refused = sum(p.stats.connections_rejected_per_s for p in (*processes, *others))
-        readings.append(Measurement("solowire", "connections_rejected_per_second", refused))
-        said = MonitorResult([], [])
+        measurements.append(Measurement("solowire", "connections_rejected_per_second", refused))
+        result = MonitorResult([], [])
         names = {p.component: p.name for p in processes}
-        for alert in self.alerts.evaluate_measurements(readings, now):
+        for alert in self.alerts.evaluate_measurements(measurements, now):
             self.fired_count += alert.has_begun
-            said.events.append(self._make_alert_event(alert, wall))
+            result.events.append(self._make_alert_event(alert, wall))
             name = names.get(alert.measurement.component)
             if alert.has_begun and name is not None and alert.measurement.metric in PERFORMANCE:
-                said.diagnoses.append((name, alert.measurement.metric))
+                result.diagnoses.append((name, alert.measurement.metric))
         if self._stats_due is None:
             self._stats_due = now + self._stats_every
         if self._stats_every and now >= self._stats_due:
             self._stats_due = now + self._stats_every
             reports = [p.report for p in processes if p.report is not None]
-            said.events.extend(self._make_stats_events(reports, len(known), refused, wall))
-        return said
+            result.events.extend(self._make_stats_events(reports, len(known), refused, wall))
+        return result
 
     def _record_offset(self, last: int, now: float) -> None:
         if not self._offset_times or self._offset_times[-1][1] != last:

@@ -142,7 +142,7 @@ class KeySource:
         self._backoff.reset()
         if self.is_failing:
             self.is_failing = False
-            logger.warning("keys_available", source=self._place, hint="tokens of the provider are read again")
+            logger.warning("keys_available", source=self._place, hint="tokens of the provider are accepted again")
         return self._refresh_s * random.uniform(0.9, 1.0)  # noqa: S311
 
     def _note_failure(self, reason: str) -> float:
@@ -154,7 +154,10 @@ class KeySource:
         self.is_failing = True
         if self._keys is not None and left <= 0:
             logger.critical(
-                "keys_stale", source=self._place, stale_s=self._stale_s, hint="tokens are refused until then"
+                "keys_stale",
+                source=self._place,
+                stale_s=self._stale_s,
+                hint="tokens of the provider are rejected until they can be read",
             )
             self._keys, self._raw = None, b""
             self._set_keys(None)

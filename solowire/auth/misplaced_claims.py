@@ -149,7 +149,7 @@ def _hint_of_purpose(name: str, value: object) -> str | None:
 
 
 def _walk(value: object) -> Iterator[tuple[str, object]]:
-    """All names within it, however deep, and what they have. (No recursion: a token may be 4,000 levels deep.)"""
+    """All names within it, however deep, and what they have; without recursion: it may be 4,000 levels deep."""
     waiting = [value]
     while waiting:
         found = waiting.pop()

@@ -46,8 +46,10 @@ class _BackplaneMessage(msgspec.Struct, array_like=True, gc=False):
 
 
 class ShardAddress(_BackplaneMessage):
-    """Where a shard serves its clients. boot: new for each start of its process. api: where its HTTP API is
-    (`api_client`)."""
+    """Where a shard serves its clients.
+
+    boot: new for each start of its process. api: where its HTTP API is (`api_client`).
+    """
 
     index: int
     host: str
@@ -445,8 +447,9 @@ class Fenced(_BackplaneMessage, tag="fenced"):
 
 
 class AdmissionState(_BackplaneMessage, tag="admission_state"):
-    """What a gateway needs to refuse a user before a shard has to. Part of each Beat to a gateway, which hears it as a
-    message of its own (`solowire.backplane.router_link`).
+    """What a gateway needs to refuse a user before a shard has to.
+
+    Part of each Beat to a gateway, which hears it as a message of its own (`solowire.backplane.router_link`).
 
     closed: groups that would get no slot now. others_closed: whether that holds for a group that nobody is in yet.
     retry_after: seconds. full: addresses with as many connections as they may have. gateways: how many there are.

@@ -210,8 +210,8 @@ class Supervisor:
 
     async def watch(self, stop: asyncio.Event) -> None:
         """Returns when `stop` is set. Raises Failed if a child can't go on."""
-        deeds: list[Awaitable[Any]] = [self._supervise(child) for child in self._children]
-        tasks = [asyncio.ensure_future(deed) for deed in (*deeds, self._kill_unresponsive(), stop.wait())]
+        coroutines: list[Awaitable[Any]] = [self._supervise(child) for child in self._children]
+        tasks = [asyncio.ensure_future(deed) for deed in (*coroutines, self._kill_unresponsive(), stop.wait())]
         waiting = set(tasks)
         try:
             while not stop.is_set():
@@ -251,10 +251,10 @@ class Supervisor:
             self._watchdog.drop_timer(child.name)
             if child.notify_socket is not None:
                 child.notify_socket.has_notified()
-            is_told = (
+            was_signalled = (
                 child.notify_socket is not None and child.notify_socket.is_stopping
             )  # by somebody else: it is missed
-            if status == 0 and child.can_drain and not is_told:
+            if status == 0 and child.can_drain and not was_signalled:
                 logger.info("process_drained", process=child.name)
                 return
             await asyncio.sleep(self._pause_after(child, status))
@@ -290,8 +290,8 @@ class Supervisor:
             async with asyncio.timeout_at(deadline):
                 await child.process.wait()
         except TimeoutError:
-            why, hint = "it did not end within its share of grace_s", "give it longer by SOLOWIRE_GRACE_S"
-            logger.error("process_killed", process=child.name, why=why, hint=hint)
+            reason, hint = "it did not exit within its share of the grace period", "give it longer by SOLOWIRE_GRACE_S"
+            logger.error("process_killed", process=child.name, reason=reason, hint=hint)
             _signal(child, signal.SIGKILL)
             await child.process.wait()
 
@@ -379,7 +379,7 @@ class Supervisor:
             child.backoff.reset()
         child.ended_at.append(now)
         logger.error(
-            "process_exited", process=child.name, status=status, hint="its own lines above say why; it starts again"
+            "process_exited", process=child.name, status=status, hint="its own log lines above say why; it is restarted"
         )
         if len(child.ended_at) == RESTARTS_A_MINUTE:
             hint = "all processes end now; mend what its lines above name, and start again"

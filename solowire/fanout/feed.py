@@ -433,7 +433,8 @@ class Feed(CatchUpReader, Generic[C]):
 
     def mark_delivered(self, connection: C, frame: Frame, *, apart: bool = False) -> bool:
         """The connection, which is behind, has been given this; whether it is current now. apart: as for
-        `add_connection`."""
+        `add_connection`.
+        """
         lag = self.behind[connection]
         self.unparked.pop(connection, None)  # who is still behind goes to the end, so that all get their turn
         lag.offset, lag.last_release, lag.reported_omitted = frame.cursor, frame.last_release, frame.reported_omitted

@@ -49,8 +49,10 @@ class _NumberedFilter:
 
 
 class _TypeFilters(Generic[V]):
-    """The filters of one event type. all: what is held under no conditions. ignoring: the filters without a condition
-    on an attribute, for each that another filter has one on.
+    """The filters of one event type.
+
+    all: what is held under no conditions. ignoring: the filters without a condition on an attribute, for each that
+    another filter has one on.
     """
 
     __slots__ = ("all", "filters", "held", "ignoring")

@@ -157,8 +157,10 @@ def _report_lost(reason: str, lost: int) -> None:
 
 
 class AuditWriter:
-    """Call it with an event and its fields. `flush_suppressed` is to be called about once a second; clock: seconds,
-    monotonic."""
+    """Call it with an event and its fields.
+
+    `flush_suppressed` is to be called about once a second; clock: seconds, monotonic.
+    """
 
     def __init__(self, sink: LineSink, clock: Callable[[], float] = time.monotonic, **context: Any) -> None:
         self._lines = LineWriter(sink, clock, name="audit", gather_s=GATHER_SECONDS, lost=_report_lost)

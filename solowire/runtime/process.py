@@ -92,7 +92,7 @@ async def _run(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
                 for reload_part in _reload_hooks:
                     reload_part(settings)
         except ConfigError as error:
-            logger.error("settings_reload_rejected", reason=str(error), hint="those of before stay in force")
+            logger.error("settings_reload_rejected", reason=str(error), hint="the previous settings stay in force")
         except Exception:
             logger.exception("settings_reload_failed")
         else:
@@ -120,7 +120,7 @@ def report_ready() -> None:
 
 
 def reload_from(load: Callable[[], Settings]) -> None:
-    """How the settings are read again. It may raise ConfigError: those of before stay in force then."""
+    """How the settings are read again. It may raise ConfigError: the previous settings stay in force then."""
     _loaders[:] = [load]
 
 

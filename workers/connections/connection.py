@@ -57,9 +57,10 @@ TRANSITIONS = {
 
 
 class Connection:
-    """One WebSocket. `socket` is whatever the seam (`solowire.workers.connections.sockets`) needs to reach it; nobody
-    else
-    looks at it."""
+    """One WebSocket.
+
+    `socket` is whatever the seam (`solowire.workers.connections.sockets`) needs to reach it; nobody else looks at it.
+    """
 
     __slots__ = (
         "address",

@@ -83,7 +83,7 @@ class LogFollower:
             self._start_epoch(message.epoch, now)
         if message.prev_offset > self._log.position:
             if not self._is_awaiting_first_batch:
-                position, hint = self._log.position, "it asks the router for what is between"
+                position, hint = self._log.position, "the missing events are requested from the router"
                 logger.warning(
                     "log_gap_detected", shard=self._index, position=position, got=message.prev_offset, hint=hint
                 )
@@ -98,7 +98,7 @@ class LogFollower:
 
     def _start_epoch(self, epoch: str, now: float) -> None:
         if self.epoch:
-            hint = "the router began a new log: its own log says why"
+            hint = "the router started a new log; its own log says why"
             logger.warning("epoch_changed", shard=self._index, old=self.epoch, new=epoch, hint=hint)
             self._on_gap()
         self.epoch = epoch
@@ -110,7 +110,7 @@ class LogFollower:
     def _skip_gap(self, after: int, now: float) -> None:
         """The router's log no longer has what comes next: everything between is gone for this shard."""
         if self._log.position or self._connections:
-            hint = "it was away for longer than the journal keeps: raise SOLOWIRE_JOURNAL_BYTES, _EVENTS or _AGE_S"
+            hint = "the shard was away for longer than the journal keeps events: raise SOLOWIRE_JOURNAL_BYTES, _EVENTS or _AGE_S"
             logger.error("log_events_lost", shard=self._index, position=self._log.position, log_begins=after, hint=hint)
             self._on_gap()
         self._restart_log(after)

@@ -167,7 +167,7 @@ def initial_subscriptions(connection: Connection, hello: Hello, roles: Mapping[s
     if connection.state is not State.awaiting_hello:
         raise InvalidMessage(
             "duplicate_hello",
-            "this connection has begun already",
+            "hello was already sent on this connection",
             "use subscribe and unsubscribe; without a hello within SOLOWIRE_HELLO_TIMEOUT_S the role's defaults apply",
         )
     role = roles.get(connection.identity.role)
@@ -216,7 +216,7 @@ def keep(message: ClientMessage, connection: Connection) -> None:
     if len(connection.early_messages) >= MAX_PENDING_REPLIES:
         raise InvalidMessage(
             "handshake_pending",
-            f"{MAX_PENDING_REPLIES} messages may come before the welcome",
+            f"{MAX_PENDING_REPLIES} messages at most may be sent before the welcome",
             "wait for the welcome first",
             message.id,
         )
