@@ -75,7 +75,10 @@ class MonitorResult(NamedTuple):
 
 
 class Monitor:
-    """Times: seconds, monotonic; wall: unix seconds. own: memory and loop lag of the router. stats_every: 0: never."""
+    """Watches the numbers of all processes, and says what to publish.
+
+    Times: seconds, monotonic; wall: unix seconds. own: memory and loop lag of the router. stats_every: 0: never.
+    """
 
     def __init__(
         self,

@@ -43,7 +43,7 @@ _ConnectionLabels = tuple[str, str, str]
 
 
 class ShardReporter:
-    """Times: seconds, monotonic. memory: bytes. loop_lag: seconds."""
+    """Reports the numbers of a shard. Times: seconds, monotonic. memory: bytes. loop_lag: seconds."""
 
     def __init__(
         self,
