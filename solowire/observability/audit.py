@@ -7,8 +7,6 @@ nothing else happens: no event waits for the disk, and no process stops or ends 
 A flood costs a few lines a second, so that it can't push out what others did: after REFUSALS_A_SECOND of one code, or
 LINES_A_SECOND of one kind about one user, the rest of that second is one line with a `count`. What administrators do
 has a line each time.
-
-A line costs the loop some 3 µs, and the thread what is left of a write that many share.
 """
 
 from __future__ import annotations
