@@ -1067,7 +1067,7 @@ def test_a_word_that_can_not_be_read_is_none(name: str, garbage: Any) -> None:
     journal.put_metadata_item(name, garbage)
     with capture_logs() as logs:
         router = Router(journal, bus.send)
-    assert [(line["event"], line["note"]) for line in logs] == [("metadata_unreadable", name)]
+    assert [(line["event"], line["key"]) for line in logs] == [("metadata_unreadable", name)]
     router.receive(b"shard-0", Join(VERSION, "b", ShardAddress(0, "h", 1, "b"), "", 0, 1000), 100.0)
     [ring] = bus.take(b"shard-0", RingState)
     assert [shard.index for shard in ring.shards] == [0]

@@ -1,8 +1,9 @@
 """The reports of a shard: once a second, its slowest connections, one user's connections.
 
 What it keeps true: reading numbers costs the data path nothing. Totals are what the shard counts anyway; rates are the
-difference between two reports; connections by group, codec and transport are counted here, once a second, since counting
-as they come and go would have to know of every change of a role. A connection lags that is behind its feed: its socket is busy, or it is slow and waits for its turn.
+difference between two reports; connections by group, codec and transport are counted here, once a second, since
+counting as they come and go would have to know of every change of a role. A connection lags that is behind its feed:
+its socket is busy, or it is slow and waits for its turn.
 """
 
 from __future__ import annotations
