@@ -136,7 +136,7 @@ async def test_a_text_frame_that_is_not_utf_8_ends_that_connection_alone(system:
     """Invalid UTF-8 in a text frame breaks the protocol (RFC 6455, 8.1): that connection ends, no other does."""
     async with neighbour(system), system.session(on_shard_0(system, "latin"), CUSTOM) as session:
         await session.socket.send(b'{"type":"ping","id":"\xff\xfe"}', text=True)
-        assert await session.closed() == (1007, "text that is not UTF-8")
+        assert await session.closed() == (1007, "text is not valid UTF-8")
 
 
 @pytest.mark.parametrize(
