@@ -17,9 +17,9 @@ from pathlib import Path
 
 from solowire.domains.dns.event_types import CATALOG
 from solowire.fanout.aggregation import AggregationLimits
-from solowire.fanout.catch_up import ReaderPosition
 from solowire.fanout.feed import build_feed_key
 from solowire.fanout.feed_index import FeedIndex
+from solowire.fanout.reader import Reader
 from solowire.fanout.recent_log import RecentLog
 from solowire.model.access import View
 from solowire.model.events import Event, Priority, encode_event
@@ -70,7 +70,7 @@ def feeds_of(log: RecentLog, count: int, by_zone: bool, rates: AggregationLimits
         zone = {"zone": [f"zone{n}.example"]} if by_zone else None
         wanted["dns_query_log"] = parse_filter(zone, CATALOG)
         key = build_feed_key(resolve(wanted, view, CATALOG).selection, view, Codec.json, CATALOG)
-        feeds.get(key).add_connection(n, ReaderPosition(0), 0.0)
+        feeds.get(key).add_connection(n, Reader(0), 0.0)
     return feeds
 
 

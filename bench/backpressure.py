@@ -47,9 +47,9 @@ STOPPED_S, RUNNING_S = 0.9, 0.1
 ARRIVE_S, SETTLE_S = 60.0, 0.25
 SETTINGS = {
     # What is known for ten minutes by default would grow for as long, up to a bound of its own (2 million ids).
-    "DUPLICATE_WINDOW_S": 5,
-    "PUBLISH_RATE": 1_000_000,
-    "PUBLISH_BURST": 1_000_000,
+    "JOURNAL__DUPLICATE_WINDOW_S": 5,
+    "PUBLISH__RATE": 1_000_000,
+    "PUBLISH__BURST": 1_000_000,
 }
 
 HEAD = f"""\

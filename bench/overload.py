@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 
 import msgspec
@@ -62,17 +62,17 @@ def settings(limit: int) -> dict[str, object]:
     groups: dict[str, dict[str, float]] = {"admin": {"weight": 1, "reserved": limit // RESERVED_SHARE}}
     groups |= {name: {"weight": weight} for name, weight in WEIGHTS.items()}
     return {
-        "MAX_CONNECTIONS": limit,
-        "GROUPS": msgspec.json.encode(groups).decode(),
-        "LEASE_S": 10,
-        "STALLED_S": STALLED_S,
-        "SEND_BUFFER_BYTES": 16384,
-        "HEARTBEAT_S": 10,
-        "RECONNECT_MIN_MS": 200,
-        "RECONNECT_MAX_MS": 2000,
-        "DUPLICATE_WINDOW_S": 20,
+        "LIMITS__MAX_CONNECTIONS": limit,
+        "LIMITS__GROUPS": msgspec.json.encode(groups).decode(),
+        "LIMITS__LEASE_S": 10,
+        "LISTEN__WRITE_TIMEOUT_S": STALLED_S,
+        "LISTEN__SEND_BUFFER_BYTES": 16384,
+        "SESSION__HEARTBEAT_INTERVAL_S": 10,
+        "SESSION__RECONNECT_MIN_MS": 200,
+        "SESSION__RECONNECT_MAX_MS": 2000,
+        "JOURNAL__DUPLICATE_WINDOW_S": 20,
         # Tests turn these off.
-        **{name: Settings.model_fields[name.lower()].default for name in UNDISTURBED},
+        **{name: reduce(getattr, name.lower().split("__"), Settings()) for name in UNDISTURBED},
     }
 
 

@@ -1,7 +1,7 @@
 """What a refusal costs: `python -m bench.refusals [--quick] [--fake-router] [--case NAME…] [--out FILE] [--json FILE]`.
 
-A full system (`solowire up` with one shard and a small SOLOWIRE_MAX_CONNECTIONS, filled) is asked for places, 2,000
-times per second, with valid tokens of many users. With `--fake-router` a gateway and a shard run alone, and this
+A full system (`solowire up` with one shard and a small SOLOWIRE_LIMITS__MAX_CONNECTIONS, filled) is asked for places,
+2,000 times per second, with valid tokens of many users. With `--fake-router` a gateway and a shard run alone, and this
 process is their router: it tells the gateway that all groups are full and never tells the shard a ring, so that the
 shard refuses (`not_ready`) after it has verified the ticket.
 Beside each the floor: the same attempts, in turn, at `bench.refusing`, which does nothing but refuse on that server.
@@ -90,7 +90,7 @@ class Target:
 @contextlib.contextmanager
 def _full_system() -> Iterator[Target]:
     """`solowire up`, and as many connections as it may have."""
-    with Solowire(settings={"MAX_CONNECTIONS": str(FULL_AT)}) as system, Receiver(system.style) as receiver:
+    with Solowire(settings={"LIMITS__MAX_CONNECTIONS": str(FULL_AT)}) as system, Receiver(system.style) as receiver:
         _fill(system, receiver)
         yield Target(system.pid("gateway"), system.port, system.pid("shard --index 0"), system.port + 1, system.secret)
 

@@ -2,8 +2,8 @@
 
 A whole system with one shard. First 1,000 events/s alone, with one reader that reads; then the same with 1,000 more
 that shake hands, say hello and never read again, with small buffers of their own, for a minute. They are not closed in
-that time (`SOLOWIRE_STALLED_S` is longer), which is the worst case. Sampled once a second: the shard's resident memory
-and what TCP holds in the kernel; and CPU time over all of it.
+that time (`SOLOWIRE_LISTEN__WRITE_TIMEOUT_S` is longer), which is the worst case. Sampled once a second: the shard's
+resident memory and what TCP holds in the kernel; and CPU time over all of it.
 Exit status: 0; 1 if memory still grew in the second half of the minute, or the reader missed events; 2 if it can't run.
 """
 
@@ -35,7 +35,11 @@ RECEIVE_BUFFER_BYTES = 8 * 1024
 MAX_GROWTH_MIB = 10.0
 """What memory may grow by in the second half."""
 
-SETTINGS = {"STALLED_S": "600", "HEARTBEAT_S": "600", "RECENT_EVENTS": "10000"}
+SETTINGS = {
+    "LISTEN__WRITE_TIMEOUT_S": "600",
+    "SESSION__HEARTBEAT_INTERVAL_S": "600",
+    "SHARD__RECENT_LOG__MAX_EVENTS": "10000",
+}
 """Nobody is closed for being stalled or silent, and the recent log is full before they come: what grows is theirs."""
 
 SHARD = "shard --index 0"

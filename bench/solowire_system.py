@@ -19,6 +19,7 @@ from bench.load import Http, Refused, Wire
 from bench.machine import HOST, SERVER_CORES, BenchError, command_line, placed
 from bench.receiver import ANY_STREAM, BINARY, Opened, Plan, Receiver, Style, client_frame, upgrade
 from bench.server import Server
+from solowire.runtime.settings.renamed_settings import RENAMED
 
 JSON, MSGPACK, DEFLATE = "solowire.v1.json", "solowire.v1.msgpack", "+deflate"
 STYLES = {
@@ -29,18 +30,25 @@ STYLES |= {subprotocol + DEFLATE: replace(style, compressed=True) for subprotoco
 TICKETS_AT_ONCE = 200
 """A ticket lives 30 s."""
 LIMITS = {
-    "MAX_CONNECTIONS": "100000",
-    "CONNECT_RATE": "100000",
-    "CONNECT_BURST": "100000",
+    "LIMITS__MAX_CONNECTIONS": "100000",
+    "LIMITS__CONNECT__RATE": "100000",
+    "LIMITS__CONNECT__BURST": "100000",
 }
 """Limits are for operators; what is measured here is what stands behind them. All else is as it is by default."""
 ROLES = ("shard", "router", "gateway", "up")
+OLD_NAMES = {new.replace(".", "__").upper(): old.upper() for old, new in RENAMED.items()}
 
 
 def environment(settings: Mapping[str, str]) -> dict[str, str]:
     """Ours without any setting of Solowire's but these, whose names have no prefix."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith("SOLOWIRE_")}
-    return ours | {f"SOLOWIRE_{name}": value for name, value in settings.items()}
+    return ours | {f"SOLOWIRE_{_spell(name)}": value for name, value in settings.items()}
+
+
+def _spell(name: str) -> str:
+    """A setting as the servers know it: those that `bench.compare` runs may have one flat list of them still."""
+    served = Path(os.environ.get("PYTHONPATH", "").split(os.pathsep)[0])
+    return OLD_NAMES.get(name, name) if (served / "solowire/runtime/settings.py").is_file() else name
 
 
 def alone(data: Path, settings: Mapping[str, str], *words: str) -> subprocess.Popen[bytes]:

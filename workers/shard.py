@@ -14,7 +14,11 @@ What it keeps true:
   doesn't, it gets nothing more from the moment the shard knows.
 
 It reads no clock and touches no socket: `now` is an argument (seconds, monotonic), and `Sockets` is the seam. After
-each call, `next_due` says when `run` wants to be called.
+each call, `next_due` says when `run` wants to be called, and `take_questions`, `take_arrivals` and `take_waiting` what
+else is to be done.
+
+Its parts call each other downwards only. What they decide about a connection's end they return, and it is done here:
+by `_close`, `_send_away`, and `_settle`, with which each call that may have decided something ends.
 
 The file is long because it is the one place where connections, log and lease are judged together.
 """
@@ -22,12 +26,13 @@ The file is long because it is the one place where connections, log and lease ar
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import structlog
 
 from solowire.algorithms.hash_ring import Ring
 from solowire.algorithms.token_bucket import Rate
+from solowire.auth.revocations import index_revocations
 from solowire.auth.tokens import Ticket, Tokens
 from solowire.backplane import messages as backplane
 from solowire.backplane.messages import (
@@ -35,6 +40,7 @@ from solowire.backplane.messages import (
     LeaseUsage,
     LogBatch,
     ReplayResponse,
+    Revocation,
     RingState,
     ShardStats,
     StateSnapshot,
@@ -46,27 +52,27 @@ from solowire.fanout.recent_log import RecentLog
 from solowire.model.access import Identity, Role
 from solowire.protocol.close_codes import CloseCode
 from solowire.protocol.messages import Codec, Notice, ReconnectNow
+from solowire.runtime.settings.system_settings import Settings
 from solowire.workers.capacity.eviction import EvictionPolicy
 from solowire.workers.capacity.rebalancing import Rebalancer
 from solowire.workers.capacity.slots import SlotManager
-from solowire.workers.config import ShardConfig
+from solowire.workers.clock import Clock
 from solowire.workers.connections.audit_events import ConnectionAudit
 from solowire.workers.connections.connection import Connection, State
-from solowire.workers.connections.ejection import Ejection
 from solowire.workers.connections.expiry import TokenExpiry
 from solowire.workers.connections.heartbeat import Heartbeats
 from solowire.workers.connections.sockets import Sockets
-from solowire.workers.connections.timers import Timers
+from solowire.workers.connections.timers import TimerKind, Timers
 from solowire.workers.connections.users import ENDING_STATES, UserRegistry
 from solowire.workers.delivery.dispatcher import Dispatcher
 from solowire.workers.delivery.event_router import EventRouter
 from solowire.workers.delivery.log_follower import LogFollower
 from solowire.workers.delivery.ring_history import RingHistory
-from solowire.workers.session.commands import AwaitKeys, CommandHandler, no_keys_to_await
+from solowire.workers.session.commands import CommandHandler, WaitingRefresh
 from solowire.workers.session.handshake import Handshake
 from solowire.workers.session.inbound_limits import InboundLimits
 from solowire.workers.session.replay_budget import ReplayBudget
-from solowire.workers.session.ticket_gate import TicketGate
+from solowire.workers.session.ticket_gate import SlotRefusal, TicketGate
 
 logger = structlog.get_logger("solowire.shard")
 
@@ -78,7 +84,10 @@ COME_BACK_SECONDS = 5.0
 
 
 class Shard:
-    """One shard's decisions. wall_offset: what to add to a monotonic time to get unix seconds. boot: its process's."""
+    """One shard's decisions. boot: its process's. max_waiting: refreshes that may wait for a provider's keys.
+
+    capacity: how many connections the process can have, 0 for no limit.
+    """
 
     def __init__(
         self,
@@ -88,13 +97,11 @@ class Shard:
         tokens: Tokens,
         roles: Mapping[str, Role],
         new_id: Callable[[], str],
-        wall_offset: float,
-        limits: ShardConfig | None = None,
+        clock: Clock,
+        settings: Settings,
+        capacity: int = 0,
         recent: RecentLog,
-        ask: Callable[[backplane.ReplayRequest | backplane.ReplayCancel], bool] = lambda _: False,
-        came: Callable[[str, int], None] = lambda user, connections: None,
-        stopwatch: Callable[[], float] | None = None,
-        await_keys: AwaitKeys = no_keys_to_await,
+        max_waiting: int = 0,
         audit: Callable[..., None] = lambda event, **fields: None,
         boot: str = "",
     ) -> None:
@@ -102,67 +109,62 @@ class Shard:
         self.log = recent
         catalog = recent.catalog
         self.connections: set[Connection] = set()
-        self.wall_offset = wall_offset
-        self.ejection = Ejection(self.connections, self._close)
+        self.clock = clock
         self.is_draining = False
         self.totals: Counter[str] = Counter()
         self._sockets = sockets
         self._new_id = new_id
-        self._notify_connected = came
-        limits = limits or ShardConfig()
-        self._users = UserRegistry(limits.per_user)
-        self._slot_manager = SlotManager(limits.group_by, limits.per_address, limits.capacity)
+        self._arrivals: list[tuple[str, int]] = []
+        limits, session, replay = settings.limits, settings.session, settings.replay
+        self._users = UserRegistry(limits.max_connections_per_user)
+        self._slot_manager = SlotManager(limits.group_by, limits.max_connections_per_address, capacity)
         self._has_lease = False  # as of the last look at the clock
         self._eviction = EvictionPolicy(self._users)
         self._rings = RingHistory(index)
-        self._rebalancer = Rebalancer(limits.moves_per_second)
+        self._rebalancer = Rebalancer(settings.shard.rebalance_users_per_s)
         self._connection_audit = ConnectionAudit(audit)
         self._timers = Timers(self.connections)
-        self._expiry = TokenExpiry(
-            limits.expiry_notice, self._timers, expiring=self._warn_of_expiry, expired=self._close_expired
-        )
-        self._heartbeats = Heartbeats(limits.heartbeat)
+        self._expiry = TokenExpiry(session.expiry_notice_s, self._timers, clock)
+        self._heartbeats = Heartbeats(session.heartbeat_interval_s)
         self._ticket_gate = TicketGate(
             index,
             tokens,
             self._users,
             self._slot_manager,
-            limits.on_duplicate,
-            owns=self._rings.owns,
-            replaced=lambda connection: self._close(connection, CloseCode.replaced),
+            session.on_duplicate,
+            self._rings,
             boot=boot,
         )
-        self._conflator = Conflator(limits.states, max_keys=self.log.max_keys)
-        self.feeds: FeedIndex[Connection] = FeedIndex(self.log, self._conflator, limits.telemetry)
+        self._conflator = Conflator(settings.shard.conflation, max_keys=self.log.max_keys)
+        self.feeds: FeedIndex[Connection] = FeedIndex(self.log, self._conflator, settings.shard.aggregation)
         self.dispatcher = Dispatcher(
             self.log,
             self._conflator,
             self.feeds,
             sockets,
             self.totals,
-            stalled=limits.stalled,
-            wall_offset=wall_offset,
-            close=self._close,
+            stalled=settings.listen.write_timeout_s,
+            clock=clock,
         )
         self._event_router = EventRouter(
             self.log,
             self._conflator,
             self.feeds,
+            self.dispatcher,
             self._users,
             self.connections,
             self.totals,
-            delays=limits.flush,
-            schedule=self.dispatcher.schedule_feed,
+            delays=settings.shard.flush,
         )
         self._log_follower = LogFollower(
             index,
             self.log,
             self._conflator,
             self._event_router,
+            self.dispatcher,
             self._rings,
             self._rebalancer,
             self.connections,
-            lost=self._resync,
         )
         self._handshake = Handshake(
             self.log,
@@ -171,22 +173,19 @@ class Shard:
             sockets,
             self._timers,
             self._connection_audit,
-            ReplayBudget(self._users, Rate(limits.replay_rate, limits.replay_burst)),
+            ReplayBudget(self._users, Rate(replay.rate, replay.burst)),
+            self._rings,
+            clock,
             roles=roles,
             catalog=catalog,
-            limits=limits,
-            ask=ask,
-            stopwatch=stopwatch,
-            epoch=lambda: self._log_follower.epoch,
-            whole_from=self._rings.whole_from,
-            begun=lambda connection, now: self._command_handler.handle_early(connection, now),
-            unavailable=lambda connection, now: self._send_away(connection, 1.0, "replay_unavailable", now),
+            session=session,
+            replay=replay,
         )
-        self._command_handler: CommandHandler = CommandHandler(
+        self._command_handler = CommandHandler(
             index,
             self.log,
             self.dispatcher,
-            InboundLimits(self._users, limits, catalog),
+            InboundLimits(self._users, session, catalog),
             self._handshake,
             self._slot_manager,
             self._expiry,
@@ -194,9 +193,8 @@ class Shard:
             self.totals,
             tokens=tokens,
             catalog=catalog,
-            wall_offset=wall_offset,
-            close=self._close,
-            await_keys=await_keys,
+            clock=clock,
+            max_waiting=max_waiting,
         )
 
     # ------------------------------------------------------------------------------------- from the router
@@ -204,7 +202,7 @@ class Shard:
     @property
     def epoch(self) -> str:
         """Of the log that is here; "" before there is one."""
-        return self._log_follower.epoch
+        return self.log.epoch
 
     @property
     def is_ready(self) -> bool:
@@ -230,7 +228,8 @@ class Shard:
     def on_ring(self, state: RingState, now: float) -> None:
         """Takes the ring, and sends away whoever it gives to another shard."""
         self._log_follower.on_ring(state.epoch, state.last_offset, now)
-        self._handshake.repeat_requests(now)
+        self._close_lost()
+        self._handshake.replays.repeat_requests()
         if state.version == self._rebalancer.ring_version and state.personal_since <= self.completed_version:
             return
         self._rebalancer.ring_version = state.version
@@ -256,6 +255,7 @@ class Shard:
     def on_snapshot(self, message: StateSnapshot, now: float) -> None:
         """The present states, with which a log begins anew."""
         self._log_follower.on_snapshot(message, now)
+        self._close_lost()
 
     def on_batch(self, message: LogBatch, now: float) -> bool:
         """Takes a part of the log, and flushes what is due at once; False if the part before it is missing.
@@ -265,6 +265,7 @@ class Shard:
         if not self._log_follower.on_batch(message, now):
             return False
         self.dispatcher.trim_log(now)
+        self._close_lost()
         self._handshake.on_log_advanced(now)
         self._run_live(now)
         return True
@@ -273,10 +274,6 @@ class Shard:
         """What the router says to a question for a client that comes back."""
         self._handshake.on_replay_response(message, now)
         self.run(now)
-
-    def _resync(self) -> None:
-        for connection in [c for c in self.connections if c.state is not State.closing]:
-            self.dispatcher.close_too_slow(connection, "events were lost here: come back for the current state")
 
     # --------------------------------------------------------------------------- connections come and go
 
@@ -291,9 +288,14 @@ class Shard:
         A slot is taken: `open_connection` or `cancel_admission` must follow. What is raised says `who` it was, if the
         ticket is good.
         """
-        return self._ticket_gate.redeem(
-            ticket, now, now + self.wall_offset, leaving=self.is_draining, ready=self.is_ready
+        answer = self._ticket_gate.redeem(
+            ticket, now, self.clock.to_unix(now), leaving=self.is_draining, ready=self.is_ready
         )
+        if isinstance(answer, SlotRefusal):
+            if answer.replaced is not None:
+                self._close(answer.replaced, CloseCode.replaced)
+            raise answer.error
+        return answer
 
     def cancel_admission(self, identity: Identity, address: str = "") -> None:
         """One that was admitted went away before its handshake was done."""
@@ -315,15 +317,16 @@ class Shard:
         self._heartbeats.add(connection)
         self.totals["connections_opened"] += 1
         self._handshake.start_timer(connection, now)
-        self._expiry.watch_token(connection, self.wall_offset, now)
+        self._expiry.watch_token(connection, now)
         if self.is_draining or not self._rings.owns(identity.user):
             self._send_away(connection, 0.0, "ring_changed", now)  # while the connection was accepted
         else:
             # However long ago the ring changed: where the user was before, its turn to move may not have come yet.
             known = self._users.get(identity.user)
-            self._notify_connected(identity.user, len(known.active()) if known is not None else 0)
+            self._arrivals.append((identity.user, len(known.active()) if known is not None else 0))
         if self._slot_manager.lease.is_overcommitted:
             self._make_room(now)
+        self._close_lost()
         return connection
 
     def on_closed(self, connection: Connection) -> None:
@@ -340,11 +343,15 @@ class Shard:
     def receive(self, connection: Connection, raw: str | bytes, now: float) -> None:
         """One message of a client. One that has been told to leave is not listened to any more."""
         if connection.state not in ENDING_STATES:
-            self._command_handler.on_message(connection, raw, now)
+            code = self._command_handler.on_message(connection, raw, now)
+            self._settle(now)
+            if code is not None:
+                self._close(connection, code)
 
     def show_alive(self, connection: Connection, now: float) -> None:
         """Its client has answered `Sockets.ping`, so it speaks WebSocket."""
         self._handshake.show_alive(connection, now)
+        self._settle(now)
 
     def on_protocol_error(self, connection: Connection, code: CloseCode) -> None:
         """The client has sent what is no message, or too large for one."""
@@ -354,6 +361,30 @@ class Shard:
         """The user has newer connections on another shard: what it has here beyond its limit ends."""
         for connection in self._users.excess_over(message.user, message.connections):
             self._close(connection, CloseCode.replaced)
+
+    def retry_refresh(self, waiting: WaitingRefresh, now: float) -> None:
+        """The keys that it waits for have been read again, or could not be."""
+        code = self._command_handler.retry_refresh(waiting, now)
+        self._settle(now)
+        if code is not None:
+            self._close(waiting.connection, code)
+
+    def disconnect(self, user: str) -> int:
+        """An administrator wants none of the user's connections here; how many there were."""
+        found = [c for c in self.connections if c.identity.user == user]
+        return self._eject(found, CloseCode.disconnected, "disconnected")
+
+    def revoke(self, revocations: Iterable[Revocation]) -> int:
+        """These have just come into force: whom they cover is closed in this same turn. How many that are."""
+        table = index_revocations(revocations)
+        found = [c for c in self.connections if table.covers(c.identity)]
+        return self._eject(found, CloseCode.unauthenticated, "token_revoked")
+
+    def _eject(self, connections: Sequence[Connection], code: CloseCode, reason: str) -> int:
+        for connection in connections:
+            connection.drain_reason = reason
+            self._close(connection, code)
+        return len(connections)
 
     def close_all(self, code: CloseCode) -> None:
         """Closes everything, before the server stops."""
@@ -410,11 +441,9 @@ class Shard:
         connection.drain_reason = reason
         connection.become(State.draining)
         self.dispatcher.send_reply(connection, ReconnectNow(int(after * 1000), reason), now)
-        self._timers.schedule(
-            now + (after + 1.0 if close_after is None else close_after), self._close_drained, connection
-        )
+        self._timers.schedule(now + (after + 1.0 if close_after is None else close_after), TimerKind.leave, connection)
 
-    def _close_drained(self, connection: Connection, now: float) -> None:
+    def _close_drained(self, connection: Connection) -> None:
         owned = self._rings.owns(connection.identity.user)
         code = CloseCode.restarting if self.is_draining or owned else CloseCode.wrong_shard
         self._close(connection, connection.drain_close_code or code)
@@ -493,38 +522,88 @@ class Shard:
         """Does everything that is due, what was missed by those who come back last."""
         self._run_live(now)
         self._handshake.run(now)
+        self._settle(now)
 
     def _run_live(self, now: float) -> None:
         self._slot_manager.run(now)
         self._check_lease(now)
         if self._conflator.due_at is not None and now >= self._conflator.due_at:
             self._event_router.release_due(now)
-        self._timers.run(now)
+        self._run_timers(now)
         self.dispatcher.run(now)
+        self._settle(now)
         if self._rebalancer.due_at is not None:
             self._move_due_connections(now)
         self._heartbeat(now)
+        self._close_lost()
+
+    def _run_timers(self, now: float) -> None:
+        while (due := self._timers.pop_due(now)) is not None:
+            kind, connection = due
+            if kind is TimerKind.hello:
+                self._handshake.check_hello(connection, now)
+            elif kind is TimerKind.replay:
+                if self._handshake.check_replay(connection, now):
+                    self._send_away(connection, 1.0, "replay_unavailable", now)
+            elif kind is TimerKind.token:
+                match self._expiry.check_token(connection, now):
+                    case Notice() as notice:
+                        self.dispatcher.send_reply(connection, notice, now)
+                    case CloseCode() as code:
+                        self._close(connection, code)
+            else:
+                self._close_drained(connection)
+            self._close_lost()
+
+    def _settle(self, now: float) -> None:
+        """Does what was decided in this call: who was lost ends, and who has come back is listened to."""
+        self._close_lost()
+        for connection in self._handshake.take_resumed():
+            if connection.state not in ENDING_STATES:
+                code = self._command_handler.handle_early(connection, now)
+                self._close_lost()
+                if code is not None:
+                    self._close(connection, code)
+
+    def _close_lost(self) -> None:
+        for connection in self.dispatcher.take_lost():
+            self._close(connection, CloseCode.too_slow)
 
     def _heartbeat(self, now: float) -> None:
         alive, dead = self._heartbeats.due_connections(now)
         for connection in dead:
             self._close(connection, CloseCode.no_heartbeat)
-        self._heartbeats.ping(alive, self._sockets, now + self.wall_offset)
+        self._heartbeats.ping(alive, self._sockets, self.clock.to_unix(now))
 
     def set_clock(self, wall_offset: float, now: float) -> None:
         """The wall clock, which tokens expire by, may be set while we run."""
-        jumped = abs(wall_offset - self.wall_offset) > 1
-        self.wall_offset = self.dispatcher.wall_offset = self._command_handler.wall_offset = wall_offset
+        jumped = abs(wall_offset - self.clock.wall_offset) > 1
+        self.clock.wall_offset = wall_offset
         for connection in self.connections if jumped else ():
-            self._expiry.watch_token(connection, self.wall_offset, now)
+            self._expiry.watch_token(connection, now)
 
-    def _warn_of_expiry(self, connection: Connection, now: float) -> None:
-        left = max(0.0, (connection.expires_at or now) - now)
-        notice = Notice("token_expiring", "send refresh with a new token", after_ms=round(left * 1000))
-        self.dispatcher.send_reply(connection, notice, now)
+    # -------------------------------------------------------------------------------- what others have to do
 
-    def _close_expired(self, connection: Connection) -> None:
-        self._close(connection, CloseCode.unauthenticated)
+    def take_questions(self) -> Sequence[backplane.ReplayRequest | backplane.ReplayCancel]:
+        """What is to be sent to the router."""
+        replays = self._handshake.replays
+        if not replays.questions:
+            return ()
+        questions, replays.questions = replays.questions, []
+        return questions
+
+    @property
+    def has_arrivals(self) -> bool:
+        return bool(self._arrivals)
+
+    def take_arrivals(self) -> list[tuple[str, int]]:
+        """Users who have come, each with how many connections it has here: the router is to be told of them."""
+        arrivals, self._arrivals = self._arrivals, []
+        return arrivals
+
+    def take_waiting(self) -> Sequence[WaitingRefresh]:
+        """Refreshes for which a provider's keys are to be read; each is then given to `retry_refresh`."""
+        return self._command_handler.take_waiting()
 
     # ---------------------------------------------------------------------------------------------- numbers
 

@@ -86,9 +86,9 @@ def idle(length: Length) -> Case:
         f"is not in it. CPU is that of all processes of the server over {seconds:g} s, in which each connection has a "
         f"heartbeat, in percent of a core; `{HEARTBEATS}` is what that is more than before they came, when there were "
         f"ten; `{LATER}` is read at the end. With same-page merging the shard runs "
-        "with `SOLOWIRE_MERGE_MEMORY=true` and the host's merging is on with `use_zero_pages`. The memory before and "
-        f"after connecting is read when it has been through three times, eagerly ({_pace(EAGER)}), before most "
-        "connections have had a heartbeat. The heartbeats come "
+        "with `SOLOWIRE_SHARD__MERGE_MEMORY=true` and the host's merging is on with `use_zero_pages`. The memory "
+        f"before and after connecting is read when it has been through three times, eagerly ({_pace(EAGER)}), before "
+        "most connections have had a heartbeat. The heartbeats come "
         f"while it goes on at the pace of the row, the kernel's own ({_pace(USUAL)}) or that one. Its thread, `ksmd`, "
         "belongs to no process, so its CPU has columns of its own. One round each, on a server of its own.",
     )
@@ -124,7 +124,7 @@ def _hold(case: Case, name: str, measure: str, at_most: float) -> None:
 
 def _idle(count: int, seconds: float, pace: Mapping[str, str], *, quick: bool) -> Round:
     """pace: of same-page merging; {}: without."""
-    settings = {"MERGE_MEMORY": "true"} if pace else {}
+    settings = {"SHARD__MERGE_MEMORY": "true"} if pace else {}
     if quick:
         settings["HEARTBEAT_S"] = QUICK_HEARTBEAT_S
     with Solowire(settings=settings) as system, Receiver(system.style) as receiver:

@@ -40,7 +40,7 @@ UNDER_WAY = 16
 EVENTS, QUICK_EVENTS = 300_000, 30_000
 TARGET_EVENTS, TARGET_P99_MS = 50_000, 20.0
 WIRES = 16
-NO_LIMIT = {"PUBLISH_RATE": "1000000", "PUBLISH_BURST": "1000000"}
+NO_LIMIT = {"PUBLISH__RATE": "1000000", "PUBLISH__BURST": "1000000"}
 
 UNITS = {"p50": "ms", "p99": "ms", "max": "ms", "CPU per event": "µs", "router CPU": "%", "load CPU": "%"}
 
@@ -184,7 +184,7 @@ def _reopened(folder: Path, kept: int, name: str) -> Row:
 def _router() -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """`solowire router` alone in its own data directory: the process and its backplane address."""
     data = Path(tempfile.mkdtemp(prefix="solowire-bench-"))
-    process = alone(data, {"STATS_EVENT_S": "0"}, "router")  # its events would stand between ours
+    process = alone(data, {"ROUTER__STATS_INTERVAL_S": "0"}, "router")  # its events would stand between ours
     try:
         deadline = time.monotonic() + START_TIMEOUT_S
         while not (data / "run" / "router").exists():
@@ -265,9 +265,11 @@ def router(length: Length) -> Case:
     case = Case(
         "router",
         f"From a gateway's request on the backplane to the answer, batches of {BATCH} events of {EVENT_BYTES} bytes, "
-        "one gateway, no shards, `SOLOWIRE_STATS_EVENT_S=0`; the journal is what it uses by default. CPU time is "
-        "that of the router's process, ZeroMQ's threads included; p50 and p99 are from sending a batch to reading its "
-        "answer: with one request under way an upper bound of the commit, with many mostly the wait for the others.",
+        "one gateway, no shards, `SOLOWIRE_ROUTER__STATS_INTERVAL_S=0`; the journal is what it uses by default. CPU "
+        "time is that of the router's process, ZeroMQ's threads included; p50 and p99 are from sending a batch to "
+        "reading its answer: with one request under way an upper bound of the commit, with many "
+        "mostly the wait for the "
+        "others.",
     )
     with _router() as (process, address):
 

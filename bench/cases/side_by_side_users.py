@@ -153,7 +153,7 @@ class _Merged(Solowire):
     name = OURS_MERGED
 
     def __init__(self) -> None:
-        super().__init__(settings={"MERGE_MEMORY": "true"})
+        super().__init__(settings={"SHARD__MERGE_MEMORY": "true"})
 
 
 def peers_memory(length: Length) -> Case:
@@ -163,9 +163,11 @@ def peers_memory(length: Length) -> Case:
         "peers_memory",
         f"What {users:,} users who only listen add to the memory of all processes of a server (`smaps_rollup`), after "
         "the first ten. A user of the replaced pattern has five sockets. What the kernel holds for sockets is not in "
-        f"it. In the row `{OURS_MERGED}` the shard runs with `SOLOWIRE_MERGE_MEMORY=true` and the host's merging is "
-        "on, at the eager pace of `idle`, where it is also shown what heartbeats make of that; memory is read when it "
-        "has been through three times, and `ksmd, s` is the CPU time of its thread in between. No other server asks "
+        f"it. In the row `{OURS_MERGED}` the shard runs with `SOLOWIRE_SHARD__MERGE_MEMORY=true` and the host's "
+        "merging is on, at the eager pace of `idle`, where it is also shown what heartbeats make "
+        "of that; memory is read "
+        "when it has been through three times, and `ksmd, s` is the CPU time of its thread in "
+        "between. No other server asks "
         f"for it. `{AHEAD}`: how many times as much Solowire takes. Each round has servers of its own.",
     )
     kinds = kinds_of(case)

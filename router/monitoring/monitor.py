@@ -5,7 +5,7 @@ is checked like anybody's, and has a bound, however many groups there are; and s
 of the log beside what `solowire.router.monitoring.alerts` does.
 
 It is asked twice a second and returns what to say: events of the router's own (`system_alert` to administrators,
-`gateway_stats` each `stats_every` seconds, one for each shard and one for `all`), and which shards are to log a
+`gateway_stats` each `stats_interval_s` seconds, one for each shard and one for `all`), and which shards are to log a
 diagnosis. Log lines it writes itself.
 """
 
@@ -24,6 +24,7 @@ from solowire.model.catalog import Catalog
 from solowire.model.events import Delivery, Event, encode_event, name_state
 from solowire.observability.stats_summary import COUNTER_FIELDS, aggregate, stats_to_dict, top_n_with_other
 from solowire.router.monitoring.alerts import Alert, Alerts, Measurement
+from solowire.runtime.settings.router_settings import AlertSettings
 
 logger = structlog.get_logger("solowire.router")
 
@@ -31,16 +32,21 @@ MARKS = 1200
 """Ten minutes of marks, two a second: an event that has waited for longer is said to have waited so long."""
 
 
-class Thresholds(NamedTuple):
-    """The thresholds of alerts, by metric: the names are those of the events, the log and the docs."""
+AGGREGATING_FEEDS = 1.0
+"""Feeds for which something is aggregated: one is an alert already."""
 
-    shard_lag_seconds: float = 2.0
-    connection_lag_seconds: float = 10.0
-    event_loop_lag_seconds: float = 0.5
-    memory_bytes: float = 4 * 2**30
-    lease_use_percent: float = 95.0
-    aggregating_feeds: float = 1.0
-    connections_rejected_per_second: float = 20.0
+
+def make_thresholds(settings: AlertSettings) -> dict[str, float]:
+    """The thresholds of alerts, by metric: the names are those of the events, the log and the docs."""
+    return {
+        "shard_lag_seconds": settings.lag_s,
+        "connection_lag_seconds": settings.connection_lag_s,
+        "event_loop_lag_seconds": settings.loop_lag_s,
+        "memory_bytes": settings.memory_bytes,
+        "lease_use_percent": settings.lease_use_percent,
+        "aggregating_feeds": AGGREGATING_FEEDS,
+        "connections_rejected_per_second": settings.refused_per_s,
+    }
 
 
 ALERT_MESSAGES = {
@@ -77,7 +83,9 @@ class MonitorResult(NamedTuple):
 class Monitor:
     """Watches the numbers of all processes, and says what to publish.
 
-    Times: seconds, monotonic; wall: unix seconds. own: memory and loop lag of the router. stats_every: 0: never.
+    Times: seconds, monotonic; wall: unix seconds. own: memory and loop lag of the router.
+
+    stats_interval_s: 0 for never.
     """
 
     def __init__(
@@ -85,17 +93,16 @@ class Monitor:
         *,
         catalog: Catalog,
         new_id: Callable[[], str],
-        thresholds: Thresholds | None = None,
-        after: float = 3.0,
-        over: float = 10.0,
-        stats_every: float = 0.0,
+        alerts: AlertSettings | None = None,
+        stats_interval_s: float = 0.0,
         own: Callable[[], ShardStats] = ShardStats,
     ) -> None:
-        self.alerts = Alerts((thresholds or Thresholds())._asdict(), after=after, over=over)
+        alerts = alerts or AlertSettings()
+        self.alerts = Alerts(make_thresholds(alerts), after=alerts.raise_after_s, over=alerts.clear_after_s)
         self.fired_count = 0
         self._catalog = catalog
         self._new_id = new_id
-        self._stats_every = stats_every
+        self._stats_interval_s = stats_interval_s
         self._stats_due: float | None = None
         self._own_stats = own
         self._offset_times: deque[tuple[float, int]] = deque(maxlen=MARKS)  # when the log had come to which offset
@@ -129,9 +136,9 @@ class Monitor:
             if alert.has_begun and name is not None and alert.measurement.metric in PERFORMANCE:
                 result.diagnoses.append((name, alert.measurement.metric))
         if self._stats_due is None:
-            self._stats_due = now + self._stats_every
-        if self._stats_every and now >= self._stats_due:
-            self._stats_due = now + self._stats_every
+            self._stats_due = now + self._stats_interval_s
+        if self._stats_interval_s and now >= self._stats_due:
+            self._stats_due = now + self._stats_interval_s
             reports = [p.report for p in processes if p.report is not None]
             result.events.extend(self._make_stats_events(reports, len(known), refused, wall))
         return result

@@ -16,13 +16,13 @@ import pytest
 from tests.e2e.system import Session, System, refusal, running
 
 SETTINGS = {
-    "ALERT_AFTER_S": 0.5,
-    "ALERT_OVER_S": 1,
-    "ALERT_QUEUE_AGE_S": 1,
-    "ALERT_REFUSED_PER_S": 5,
-    "ALERT_LOOP_LAG_S": 60,
-    "ALERT_LAG_S": 60,
-    "SEND_BUFFER_BYTES": 4096,
+    "ALERTS__RAISE_AFTER_S": 0.5,
+    "ALERTS__CLEAR_AFTER_S": 1,
+    "ALERTS__CONNECTION_LAG_S": 1,
+    "ALERTS__REFUSED_PER_S": 5,
+    "ALERTS__LOOP_LAG_S": 60,
+    "ALERTS__LAG_S": 60,
+    "LISTEN__SEND_BUFFER_BYTES": 4096,
 }
 BIG = {"type": "custom.big", "data": {"text": "x" * 30_000}}
 SECONDS = 60.0
@@ -119,14 +119,14 @@ QUERY = {"type": "dns_query_log", "data": {"client_ip": "192.0.2.1", "query_doma
 async def test_every_process_is_watched_by_the_thresholds_of_the_settings(tmp_path: Path) -> None:
     """Each number that a real process says of itself is held against its setting; none has to be bad for long."""
     settings = {
-        "ALERT_AFTER_S": 0,
-        "ALERT_OVER_S": 0,
-        "ALERT_LAG_S": 0.4,
-        "ALERT_LOOP_LAG_S": 1e-6,
-        "ALERT_MEMORY_BYTES": 2**20,
-        "ALERT_LEASE_PERCENT": 1,
-        "MAX_CONNECTIONS": 10,
-        "TELEMETRY_PER_S": 1,
+        "ALERTS__RAISE_AFTER_S": 0,
+        "ALERTS__CLEAR_AFTER_S": 0,
+        "ALERTS__LAG_S": 0.4,
+        "ALERTS__LOOP_LAG_S": 1e-6,
+        "ALERTS__MEMORY_BYTES": 2**20,
+        "ALERTS__LEASE_USE_PERCENT": 1,
+        "LIMITS__MAX_CONNECTIONS": 10,
+        "SHARD__AGGREGATION__EVENTS_PER_S": 1,
     }
     with running(tmp_path / "data", shards=1, settings=settings) as system:
 

@@ -60,10 +60,10 @@ def test_the_feeds_of_an_event_are_those_that_accept_it(
     sound = entries(log)
     for _ in range(2):
         for entry in sound:
-            assert feeds.matching(entry) == {feed for feed in made if feed.accepts(entry)}
+            assert feeds.matching(entry) == {feed for feed in made if feed.filter.accepts(entry)}
             wants = {feed for flow in feeds._streams.matching(entry) for feed in flow.feeds}
             if entry.event.type == "dns_query_log":
-                assert wants == {feed for feed in made if feed.accepts(entry)}
+                assert wants == {feed for feed in made if feed.filter.accepts(entry)}
         for feed in data.draw(st.sets(st.sampled_from(sorted(made, key=id))) if made else st.just(set())):
             feeds.drop(feed)
             made.discard(feed)

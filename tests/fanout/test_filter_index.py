@@ -151,7 +151,7 @@ def test_feeds_that_dont_match_cost_an_event_nothing(
         feeds: FeedIndex[Any] = FeedIndex(RecentLog(catalog=CATALOG))
         for n in range(size):
             feed_for(feeds, name, **{called.get(what, what): values for what, values in crowd(n).items()})
-        assert feeds.matching(entry) == {feed for feed in feeds if feed.accepts(entry)} == set()
+        assert feeds.matching(entry) == {feed for feed in feeds if feed.filter.accepts(entry)} == set()
         steps.append(lines_of(lambda feeds=feeds: feeds.matching(entry)))  # type: ignore[misc]
         steps.append(lines_of(lambda feeds=feeds: feeds.add_telemetry(entry, 0.0, 0.0)))  # type: ignore[misc]
     assert steps[:2] == steps[2:]

@@ -54,7 +54,7 @@ def accepts(selection: Selection, name: str, /, **attributes: str) -> bool:
     feeds: FeedIndex[Any] = FeedIndex(RecentLog(catalog=CATALOG))
     feed: Feed[Any] = feeds.get(build_feed_key(selection, ADMIN, Codec.json, CATALOG))
     entry = Entry(1, event, event_type)
-    accepted = feed.accepts(entry)
+    accepted = feed.filter.accepts(entry)
     assert feeds.matching(entry) == ({feed} if accepted else set())
     feeds.drop(feed)
     assert feeds.matching(entry) == set()

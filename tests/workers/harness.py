@@ -12,7 +12,6 @@ from solowire.auth.tokens import Tokens
 from solowire.backplane.messages import (
     Lease,
     LogBatch,
-    ReplayCancel,
     ReplayRequest,
     ReplayResponse,
     RingState,
@@ -20,17 +19,17 @@ from solowire.backplane.messages import (
 )
 from solowire.domains.dns.dns_domain import DNS
 from solowire.domains.dns.event_types import CATALOG
-from solowire.fanout.feed import FlushDelays
 from solowire.fanout.recent_log import RecentLog
 from solowire.model.access import ROLES, Identity
 from solowire.model.events import encode_event
 from solowire.protocol import messages as c
 from solowire.protocol.messages import Codec
-from solowire.workers.config import ShardConfig
+from solowire.runtime.settings import Settings
+from solowire.workers.clock import Clock
 from solowire.workers.connections.connection import Connection
 from solowire.workers.connections.sockets import MemorySockets
 from solowire.workers.shard import Shard
-from tests.factories import event
+from tests.factories import change, event
 
 SECRET = "a secret that is long enough for HS256, really"
 WALL = 1_800_000_000.0  # unix seconds at monotonic 0
@@ -38,12 +37,25 @@ TOKENS = Tokens(SECRET, ROLES, domain=DNS)
 ENCODE: dict[Codec, Any] = {codec: msgspec.json.encode if codec.is_json else msgspec.msgpack.encode for codec in Codec}
 QUERY = {"client_ip": "10.0.0.1", "query_domain": "www.example.com", "query_type": "A", "zone": "example.com"}
 
+DEFAULTS = change(
+    Settings(),
+    shard__flush__per_connection_ms=1000.0,
+    shard__aggregation__events_per_s=1e12,
+    shard__conflation__interval_s=0.0,
+)
+"""Nothing is summed up or held back, and events wait as long as they may, as in a shard with many connections."""
+
 
 class ShardHarness:
     """A shard with its router, its clients and its clock, all in this process and none of them running."""
 
     def __init__(
-        self, shards: tuple[int, ...] = (0,), recent: RecentLog | None = None, *, leased_for: float = 1e9, **limits: Any
+        self,
+        shards: tuple[int, ...] = (0,),
+        recent: RecentLog | None = None,
+        *,
+        leased_for: float = 1e9,
+        **settings: Any,
     ) -> None:
         self.now = 1000.0
         self.sockets = MemorySockets()
@@ -54,23 +66,20 @@ class ShardHarness:
             tokens=TOKENS,
             roles=ROLES,
             new_id=lambda: f"session-{next(ids)}",
-            wall_offset=WALL,
-            # As in a shard that has many connections: events wait as long as they may.
-            limits=ShardConfig(**{"flush": FlushDelays(per_connection=1.0), **limits}),
+            clock=Clock(WALL),
+            settings=change(DEFAULTS, **settings),
             recent=recent if recent is not None else RecentLog(catalog=CATALOG),
-            ask=self._note_request,
-            came=self._note_connected,
             audit=lambda event, **fields: self.audit_lines.append({"event": event, **fields}),
         )
         self.sockets.on_probe_answered = lambda connection: self.shard.show_alive(connection, self.now)
         self.audit_lines: list[dict[str, Any]] = []  # what the audit log has
-        self.connected_users: list[tuple[str, int]] = []
+        self._connected_users: list[tuple[str, int]] = []
         self.fence = 0
         self.grant_lease(spare=1_000_000, seconds=leased_for)
         self.epoch = "epoch-1"
         self.journal: list[tuple[int, str | None, bytes]] = []  # the router's
         self.journal_floor = 0
-        self.replay_requests: list[ReplayRequest] = []
+        self._replay_requests: list[ReplayRequest] = []
         self.address = ""  # of who connects
         self.version = 0
         self.offset = 0
@@ -100,15 +109,21 @@ class ShardHarness:
         asked = self.shard.lease_usage_report(self.now).seq
         self.shard.on_lease(Lease(self.fence, asked, seconds, slots, spare), self.now)
 
-    def _note_connected(self, user: str, connections: int) -> None:
-        self.connected_users.append((user, connections))
+    @property
+    def connected_users(self) -> list[tuple[str, int]]:
+        """Users whom the router has been told of, each with how many connections."""
+        self._connected_users += self.shard.take_arrivals()
+        return self._connected_users
 
-    def _note_request(self, question: ReplayRequest | ReplayCancel) -> bool:
-        if isinstance(question, ReplayRequest):
-            self.replay_requests.append(question)
-        else:
-            self.replay_requests = [q for q in self.replay_requests if q.request != question.request]
-        return True
+    @property
+    def replay_requests(self) -> list[ReplayRequest]:
+        """What the router was asked, and has not answered."""
+        for question in self.shard.take_questions():
+            if isinstance(question, ReplayRequest):
+                self._replay_requests.append(question)
+            else:
+                self._replay_requests[:] = [q for q in self._replay_requests if q.request != question.request]
+        return self._replay_requests
 
     def answer_requests(self, at_a_time: int = 3) -> int:
         """Answers the shard's questions as the router does, in small parts; how many answers that took."""

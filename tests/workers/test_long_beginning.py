@@ -76,8 +76,8 @@ def test_who_has_gone_leaves_nothing_behind(codec: Codec, allocated: None) -> No
         connection = begin(b, f"user-{number}", codec, takes=number % 2 == 0)
         end(b, connection)
         gone.append((connection, connection.feed))
-        assert not connection.pending_replies
-        assert connection.initial_count == 0
+        assert not connection.reader.pending_replies
+        assert connection.reader.initial_count == 0
     left, _ = tracemalloc.get_traced_memory()
     assert left - before < KEPT_BYTES / 2
 

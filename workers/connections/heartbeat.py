@@ -61,7 +61,7 @@ class Heartbeats:
         """
         at: dict[tuple[Codec, int | None], list[Connection]] = {}
         for connection in connections:
-            if connection.pending_replies:
+            if connection.reader.pending_replies:
                 self._excuse_silence(connection)  # the cursor would overtake them
                 continue
             cursor = connection.feed.cursor_of(connection) if connection.feed is not None else None

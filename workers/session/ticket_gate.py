@@ -8,7 +8,7 @@ slot while it has as many connections here as it may ends its oldest, and gets i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import msgspec
 
 from solowire.auth.tokens import Ticket, Tokens, UsedTickets
 from solowire.errors import RequestError, RequestRejected
@@ -16,13 +16,18 @@ from solowire.model.access import Identity
 from solowire.workers.capacity.slots import RETRY_SECONDS, SlotManager
 from solowire.workers.connections.connection import Connection
 from solowire.workers.connections.users import UserRegistry
+from solowire.workers.delivery.ring_history import RingHistory
+
+
+class SlotRefusal(msgspec.Struct, frozen=True, gc=False):
+    """There is no slot: what to raise. replaced: has to end, so that its user gets in with its next try."""
+
+    error: RequestRejected
+    replaced: Connection | None
 
 
 class TicketGate:
-    """index: the shard's. on_duplicate: `replace` or `reject`. owns(user): whether the ring gives it to this shard.
-
-    replaced(connection): called when one has to end so that its user gets in with its next try. boot: of this process.
-    """
+    """index: the shard's. on_duplicate: `replace` or `reject`. boot: of this process."""
 
     def __init__(
         self,
@@ -31,9 +36,8 @@ class TicketGate:
         users: UserRegistry,
         admission: SlotManager,
         on_duplicate: str,
+        rings: RingHistory,
         *,
-        owns: Callable[[str], bool],
-        replaced: Callable[[Connection], None],
         boot: str = "",
     ) -> None:
         self._index = index
@@ -41,12 +45,11 @@ class TicketGate:
         self._users = users
         self._slot_manager = admission
         self._on_duplicate = on_duplicate
-        self._owns = owns
-        self._on_replaced = replaced
+        self._rings = rings
         self._boot = boot
         self._used = UsedTickets()
 
-    def redeem(self, ticket: str, now: float, wall: float, *, leaving: bool, ready: bool) -> Ticket:
+    def redeem(self, ticket: str, now: float, wall: float, *, leaving: bool, ready: bool) -> Ticket | SlotRefusal:
         """Whom the ticket lets in. Raises InvalidToken or RequestRejected, with `who` it was if the ticket is good.
 
         now: seconds, monotonic. wall: the same time in unix seconds. leaving, ready: the shard's state.
@@ -64,17 +67,19 @@ class TicketGate:
             if not ready:
                 hint = "ask /v1/connect again in a moment"
                 raise RequestRejected(503, "not_ready", f"shard {self._index} is not ready yet", hint, retry_after=1)
-            self._admit(redeemed, now, wall)
+            refusal = self._admit(redeemed, now, wall)
         except RequestError as error:
-            identity = redeemed.identity
-            error.who = {"user": identity.user, "role": identity.role, "address": redeemed.address}
+            _name_user(error, redeemed)
             raise
+        if refusal is not None:
+            _name_user(refusal.error, redeemed)
+            return refusal
         return redeemed
 
-    def _admit(self, redeemed: Ticket, now: float, wall: float) -> None:
+    def _admit(self, redeemed: Ticket, now: float, wall: float) -> SlotRefusal | None:
         identity = redeemed.identity
         user = identity.user
-        if not self._owns(user):
+        if not self._rings.owns(user):
             raise RequestRejected(
                 503,
                 "wrong_shard",
@@ -95,19 +100,26 @@ class TicketGate:
                 409,
                 "duplicate_connection",
                 "the user has as many connections as it may have",
-                "close one of them first; an operator sets SOLOWIRE_MAX_CONNECTIONS_PER_USER and SOLOWIRE_ON_DUPLICATE",
+                "close one of them first; "
+                "an operator sets SOLOWIRE_LIMITS__MAX_CONNECTIONS_PER_USER and SOLOWIRE_SESSION__ON_DUPLICATE",
             )
         self._used.check(redeemed, wall)
         oldest = self._users.replaceable(user)
         replaces = oldest is not None and oldest.address == redeemed.address
         if not self._slot_manager.acquire(identity, redeemed.address, now, replaces=replaces):
-            self._reject_without_slot(identity, oldest, now)
+            return self._refuse_without_slot(identity, oldest, now)
         self._used.mark_used(redeemed, wall)  # not before: a ticket that was refused for want of room stays good
         self._users.begin_handshake(user)
+        return None
 
-    def _reject_without_slot(self, identity: Identity, oldest: Connection | None, now: float) -> None:
+    def _refuse_without_slot(self, identity: Identity, oldest: Connection | None, now: float) -> SlotRefusal:
         if oldest is not None:
             self._slot_manager.reserve_for(identity.user, oldest.group, now)
-            self._on_replaced(oldest)
         message, hint = self._slot_manager.explain_full(identity, now)
-        raise RequestRejected(503, "over_limit", message, hint, retry_after=1 if oldest is not None else RETRY_SECONDS)
+        after = 1 if oldest is not None else RETRY_SECONDS
+        return SlotRefusal(RequestRejected(503, "over_limit", message, hint, retry_after=after), oldest)
+
+
+def _name_user(error: RequestError, ticket: Ticket) -> None:
+    """So that the audit log may say who it was."""
+    error.who = {"user": ticket.identity.user, "role": ticket.identity.role, "address": ticket.address}

@@ -152,7 +152,7 @@ class ShardReporter:
         """One connection. lag_s: age of the event that it gets next. blocked_s: how long its socket has been busy."""
         shard = self._shard
         cursor = _cursor(connection, shard)
-        since = shard.dispatcher.blocked_since.get(connection)
+        reader = connection.reader
         return {
             "user": connection.identity.user,
             "session": connection.session,
@@ -167,7 +167,7 @@ class ShardReporter:
             "cursor": cursor,
             "lag_offsets": shard.log.position - cursor,
             "lag_s": round(ages.measure(connection), 3),
-            "blocked_s": round(now - since, 3) if since is not None else 0.0,
+            "blocked_s": round(now - reader.blocked_since, 3) if reader.is_blocked else 0.0,
         }
 
     def _mark(self, now: float) -> _Mark:

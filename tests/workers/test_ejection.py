@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,7 +18,6 @@ from solowire.model.access import ROLES, Identity, Proof
 from solowire.protocol import messages as c
 from solowire.protocol.close_codes import CloseCode
 from solowire.workers.connections.connection import State
-from solowire.workers.session.commands import no_keys_to_await
 from tests.jwks_server import SigningKey
 from tests.workers.harness import SECRET, TOKENS, WALL, ShardHarness
 
@@ -39,29 +38,29 @@ def identity(user: str, token_id: str = "", issued_at: float | None = None) -> I
 
 def test_a_user_is_disconnected() -> None:
     """All of its connections, in whatever state, with 4410, and nobody else's; the audit log says why."""
-    b = ShardHarness(per_user=3)
+    b = ShardHarness(limits__max_connections_per_user=3)
     live, waiting, other = b.connect("ann"), b.open_connection("ann"), b.connect("ann2")
     leaving = b.connect("ann")
     b.shard._send_away(leaving, 10.0, "draining", b.now)
-    assert b.shard.ejection.disconnect("ann") == 3
+    assert b.shard.disconnect("ann") == 3
     assert {b.close_code(connection) for connection in (live, waiting, leaving)} == {CloseCode.disconnected}
     assert b.close_code(other) is None
-    assert b.shard.ejection.disconnect("ann") == 0
+    assert b.shard.disconnect("ann") == 0
     reasons = [line["reason"] for line in b.audit_lines if line["event"] == "disconnected"]
     assert reasons == ["disconnected"] * 3
 
 
 def test_connections_of_revoked_tokens_are_closed() -> None:
     """By whichever token they are proved now: a refreshed connection is that of its new token."""
-    b = ShardHarness(per_user=3)
+    b = ShardHarness(limits__max_connections_per_user=3)
     first, second, third = (b.open_as(identity("ann", name, WALL)) for name in ("a", "b", "c"))
-    assert b.shard.ejection.revoke([revocation(token_id="b")]) == 1
+    assert b.shard.revoke([revocation(token_id="b")]) == 1
     assert [b.close_code(x) for x in (first, second, third)] == [None, CloseCode.unauthenticated, None]
     assert b.audit_lines[-1]["reason"] == "token_revoked"
     first.replace_identity(identity("ann", "d", WALL + 10))
-    assert b.shard.ejection.revoke([revocation(token_id="a"), revocation("ann", before=WALL + 5)]) == 1
+    assert b.shard.revoke([revocation(token_id="a"), revocation("ann", before=WALL + 5)]) == 1
     assert [b.close_code(x) for x in (first, third)] == [None, CloseCode.unauthenticated]
-    assert b.shard.ejection.revoke([]) == 0
+    assert b.shard.revoke([]) == 0
 
 
 def test_a_ticket_of_a_revoked_token_lets_nobody_in() -> None:
@@ -84,19 +83,19 @@ OLD, NEW = SigningKey("EdDSA", "old"), SigningKey("EdDSA", "new")
 
 
 class Provided(ShardHarness):
-    """A shard whose users come from a provider. waits: what is to be done when its keys have been read."""
+    """A shard whose users come from a provider, and whose refreshes may wait for its keys."""
 
     def __init__(self, awaits: bool = True) -> None:
         super().__init__()
         rules = TokenRules((ANY,), (ANY,), mapping=ClaimMapping(default_role="viewer"))
         self.tokens = Tokens(SECRET, ROLES, domain=DNS, rules=rules, has_provider=True)
-        self.waits: list[Callable[[float], None]] = []
         self.shard._command_handler._tokens = self.tokens
-        self.shard._command_handler._await_keys = self._await if awaits else no_keys_to_await
+        self.shard._command_handler._max_waiting = 1 if awaits else 0
 
-    def _await(self, act: Callable[[float], None]) -> bool:
-        self.waits.append(act)
-        return True
+    def retry(self) -> None:
+        """The keys have been read for the one that waits."""
+        [waiting] = self.shard.take_waiting()
+        self.shard.retry_refresh(waiting, self.now)
 
     def use(self, *keys: SigningKey) -> None:
         self.tokens.set_keys(parse_key_set(json.dumps({"keys": [key.jwk() for key in keys]}).encode()))
@@ -116,14 +115,14 @@ def test_a_refresh_waits_for_its_key() -> None:
     b.wait(1)
     assert [m.type if hasattr(m, "type") else type(m).__name__ for m in b.read_messages(connection)] == ["Events"]
     b.use(OLD, NEW)
-    b.waits.pop()(b.now)
+    b.retry()
     reply = b.read_messages(connection)[0]
     assert reply.id == "r"
     b.say(connection, c.Refresh(token(SigningKey("EdDSA", "other")), "s"))
-    b.waits.pop()(b.now)
+    b.retry()
     [error] = b.read_messages(connection)
     assert (error.id, error.code) == ("s", "invalid_token")
-    assert b.waits == []
+    assert not b.shard.take_waiting()
 
 
 def test_a_connection_that_has_gone_meanwhile() -> None:
@@ -132,9 +131,9 @@ def test_a_connection_that_has_gone_meanwhile() -> None:
     b.use(OLD)
     connection = b.connect("alice")
     b.say(connection, c.Refresh(token(NEW), "r"))
-    b.shard.ejection.disconnect("alice")
+    b.shard.disconnect("alice")
     b.use(NEW)
-    b.waits.pop()(b.now)
+    b.retry()
     assert b.close_code(connection) == CloseCode.disconnected
 
 
@@ -160,7 +159,7 @@ def test_a_refresh_that_waits_for_its_key_while_the_client_comes_back() -> None:
     b.say(connection, c.Hello(subscriptions=["custom.*"], resume=c.Resume("epoch-1", 0)))
     assert connection.state is State.resuming
     b.use(OLD, NEW)
-    b.waits.pop()(b.now)
+    b.retry()
     b.answer_requests()
     b.wait(1)
     told = [type(m).__name__ for m in b.read_messages(connection)]
