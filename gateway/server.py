@@ -11,6 +11,7 @@ from typing import Any
 import structlog
 
 from solowire.algorithms.accept_limiter import AcceptLimiter
+from solowire.auth.leniency import Leniency
 from solowire.auth.tokens import Tokens
 from solowire.backplane.messages import ShardStats
 from solowire.gateway.admission.client_address import ClientAddressResolver
@@ -19,7 +20,7 @@ from solowire.gateway.audit_events import GatewayAudit
 from solowire.gateway.front.client_connection import ClientConnection, FrontContext
 from solowire.gateway.front.connection_registry import FILES_OF_HTTP, ConnectionRegistry
 from solowire.gateway.front.http_front import HttpFront
-from solowire.gateway.front.relay import PATHS, Relay
+from solowire.gateway.front.relay import Relay
 from solowire.gateway.front.unread_bodies import with_ends
 from solowire.gateway.http.api import create_app
 from solowire.gateway.http.assets import HEADS, Assets
@@ -42,6 +43,7 @@ from solowire.runtime.data_directory import make_directories
 from solowire.runtime.domain_loader import load_domain
 from solowire.runtime.http_server import WebServer, listen, listen_unix, remove_dead_sockets
 from solowire.runtime.identity import make_key_source, make_tokens, reload_identity
+from solowire.runtime.old_frontends import make_dialect_requests
 from solowire.runtime.roles import load_roles
 from solowire.runtime.settings import Settings
 
@@ -98,10 +100,15 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
         stats=stats,
         audit=gateway_audit,
         refresh_keys=None if key_source is None else key_source.wait_for_refresh,
+        leniency=Leniency(settings.legacy_expiry_grace, settings.legacy_admin_memory_s),
     )
-    connect_endpoint = ConnectEndpoint(gateway, settings.gateway.shard_url)
+    dialects = make_dialect_requests(settings, tokens.domain)
+    connect_endpoint = ConnectEndpoint(gateway, settings.gateway.shard_url, dialects)
     relay = Relay(
-        gateway, allowed_origins=settings.listen.allowed_origins, send_buffer=settings.listen.send_buffer_bytes
+        gateway,
+        allowed_origins=settings.listen.allowed_origins,
+        send_buffer=settings.listen.send_buffer_bytes,
+        dialects=dialects,
     )
     assets = Assets(find_swagger_ui())
 
@@ -182,17 +189,23 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
         yield "jwks_keys", "Public keys of the token issuer in use.", keys
         yield "jwks_age_seconds", "Time since the keys were last read; infinite if never.", age_s
         yield "jwks_refresh_failures_total", "Failed attempts to read the keys.", failed
+        yield (
+            "legacy_expired_tokens_total",
+            "Tokens of old frontends that were accepted after their end.",
+            gateway.leniency.late_count,
+        )
+        yield "held_legacy_connections", "Old frontends' WebSockets that wait for another shard.", len(relay.held)
         yield "event_loop_lag_seconds", "Largest event loop lag of the last second.", loop_monitor.event_loop_lag_s
         yield "backplane_decode_errors_total", "Messages of the router that failed to decode.", gateway.dropped_count
         yield "audit_records_dropped_total", "Audit records that were not written.", audit.lost_count
 
     events_endpoint = EventsEndpoint(gateway, settings, gateway_audit)
     metrics = Metrics("gateway", samples)
-    litestar = create_app(gateway, connect_endpoint, events_endpoint, settings, metrics, shards, gateway_audit)
-    http = with_user_paths(litestar)  # type: ignore[arg-type]
+    pages = create_app(gateway, connect_endpoint, events_endpoint, settings, metrics, shards, gateway_audit, dialects)
+    http = with_user_paths(pages)  # type: ignore[arg-type]
 
     async def app(scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
-        if scope["path"] in PATHS:  # without an upgrade, which the front takes itself
+        if relay.is_path(scope["path"]):  # without an upgrade, which the front takes itself
             status, headers, body = to_http_response(make_upgrade_required())
             send_response(send, status, [*headers, *MORE_HEADERS[status]], body)
         elif connect_endpoint.can_handle(scope):
@@ -216,6 +229,8 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
     try:
         await stop.wait()
     finally:
+        front.stop_listening()  # before: who comes back at once is to come to another gateway
+        await relay.drain_dialects(settings.shard.rebalance_users_per_s, settings.process.shutdown_timeout_s / 4)
         relay.close()
         front.finish()
         await gateway.finish()

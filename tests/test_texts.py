@@ -95,7 +95,7 @@ def bad_log_events(path: str, text: str) -> list[str]:
         if isinstance(call.func, ast.Attribute) and is_log_call(call)
     ]
     return [
-        f"{path}:{event.lineno}: {event.value}"
+        f"{path}:{event.lineno}: {event.value!r}"
         for event in events
         if isinstance(event, ast.Constant) and not _LOG_EVENT.fullmatch(str(event.value))
     ]

@@ -60,10 +60,12 @@ from solowire.runtime.directory_lock import shard_lock
 from solowire.runtime.domain_loader import load_domain
 from solowire.runtime.http_server import WebServer, listen, listen_unix
 from solowire.runtime.identity import make_key_source, make_tokens, reload_identity
+from solowire.runtime.old_frontends import make_dialect_requests
 from solowire.runtime.roles import load_roles
 from solowire.runtime.settings import Settings
 from solowire.workers.app import HttpApi
 from solowire.workers.clock import Clock
+from solowire.workers.connections.dialect_usage import DialectUsage
 from solowire.workers.delivery.ack_pacing import AckPacing
 from solowire.workers.net.client_listener import ClientListener
 from solowire.workers.net.client_port import ClientPort
@@ -136,6 +138,7 @@ class _ShardServer:
         self._vitals = LoopMonitor(self._each_second)
         self._sockets = TcpSockets()
         self._sends_arrivals = False  # the router is told in this turn of the loop who has come
+        self._dialects = make_dialect_requests(settings, tokens.domain)
         self._shard = Shard(
             index,
             sockets=self._sockets,
@@ -149,6 +152,7 @@ class _ShardServer:
             max_waiting=MAX_WAITING if self._key_source is not None else 0,
             audit=self._audit,
             boot=self._address.incarnation,
+            dialect=self._dialects.dialect,
         )
         self._reporter = ShardReporter(
             self._shard,
@@ -188,6 +192,7 @@ class _ShardServer:
             self._schedule_run,
             wrong_tokens=wrong_tokens,
             allowed_origins=self._settings.listen.allowed_origins,
+            dialects=self._dialects,
             audit=self._audit,
         )
         listener = self._listener = ClientListener(
@@ -457,6 +462,14 @@ class _ShardServer:
             totals["conflated_states"],
         )
         aggregating = stats.aggregating
+        usage = self._shard.dialects.usage if self._shard.dialects is not None else DialectUsage()
+        yield LabelledSample(
+            "legacy_connections_total", "Old frontends' WebSockets accepted, by path.", "path", usage.paths
+        )
+        yield LabelledSample("legacy_messages_total", "Messages of old frontends, by type.", "type", usage.messages)
+        yield LabelledSample(
+            "legacy_user_agents_total", "Old frontends' WebSockets accepted, by user agent.", "agent", usage.agents
+        )
         yield LabelledSample("aggregating_feeds", "Feeds that get a type summarised now.", "type", aggregating)
         yield "client_message_errors_total", "Client messages answered with an error.", totals["message_errors"]
         yield "event_decode_errors_total", "Events of the log that failed to decode.", skipped[UNDECODABLE]

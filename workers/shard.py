@@ -50,6 +50,7 @@ from solowire.fanout.conflation import Conflator
 from solowire.fanout.feed_index import FeedIndex
 from solowire.fanout.recent_log import RecentLog
 from solowire.model.access import Identity, Role
+from solowire.model.dialect import Dialect
 from solowire.protocol.close_codes import CloseCode
 from solowire.protocol.messages import Codec, Notice, ReconnectNow
 from solowire.runtime.settings.system_settings import Settings
@@ -59,6 +60,7 @@ from solowire.workers.capacity.slots import SlotManager
 from solowire.workers.clock import Clock
 from solowire.workers.connections.audit_events import ConnectionAudit
 from solowire.workers.connections.connection import Connection, State
+from solowire.workers.connections.dialect_client import DialectClient
 from solowire.workers.connections.expiry import TokenExpiry
 from solowire.workers.connections.heartbeat import Heartbeats
 from solowire.workers.connections.sockets import Sockets
@@ -69,6 +71,7 @@ from solowire.workers.delivery.event_router import EventRouter
 from solowire.workers.delivery.log_follower import LogFollower
 from solowire.workers.delivery.ring_history import RingHistory
 from solowire.workers.session.commands import CommandHandler, WaitingRefresh
+from solowire.workers.session.dialect_handler import DialectHandler, is_hello
 from solowire.workers.session.handshake import Handshake
 from solowire.workers.session.inbound_limits import InboundLimits
 from solowire.workers.session.replay_budget import ReplayBudget
@@ -104,6 +107,7 @@ class Shard:
         max_waiting: int = 0,
         audit: Callable[..., None] = lambda event, **fields: None,
         boot: str = "",
+        dialect: Dialect | None = None,
     ) -> None:
         self.index = index
         self.log = recent
@@ -116,7 +120,7 @@ class Shard:
         self._new_id = new_id
         self._arrivals: list[tuple[str, int]] = []
         limits, session, replay = settings.limits, settings.session, settings.replay
-        self._users = UserRegistry(limits.max_connections_per_user)
+        self._users = UserRegistry(limits.max_connections_per_user, settings.legacy_connections_per_user)
         self._slot_manager = SlotManager(limits.group_by, limits.max_connections_per_address, capacity)
         self._has_lease = False  # as of the last look at the clock
         self._eviction = EvictionPolicy(self._users)
@@ -181,11 +185,15 @@ class Shard:
             session=session,
             replay=replay,
         )
+        inbound_limits = InboundLimits(self._users, session, catalog)
+        self._dialect = dialect
+        self._hello_timeout_s = session.hello_timeout_s
+        self.dialects = None if dialect is None else self._make_dialects(dialect, inbound_limits, settings)
         self._command_handler = CommandHandler(
             index,
             self.log,
             self.dispatcher,
-            InboundLimits(self._users, session, catalog),
+            inbound_limits,
             self._handshake,
             self._slot_manager,
             self._expiry,
@@ -195,6 +203,20 @@ class Shard:
             catalog=catalog,
             clock=clock,
             max_waiting=max_waiting,
+        )
+
+    def _make_dialects(self, dialect: Dialect, inbound_limits: InboundLimits, settings: Settings) -> DialectHandler:
+        return DialectHandler(
+            dialect,
+            self.log,
+            self.dispatcher,
+            inbound_limits,
+            self._handshake,
+            self._users,
+            self.connections,
+            self.totals,
+            clock=self.clock,
+            warns=settings.legacy == "warn",
         )
 
     # ------------------------------------------------------------------------------------- from the router
@@ -282,14 +304,20 @@ class Shard:
         """Slots that are taken, and that the lease in force grants."""
         return self._slot_manager.lease.used_count, self._slot_manager.lease.total
 
-    def admit(self, ticket: str, now: float) -> Ticket:
+    def admit(self, ticket: str, now: float, *, is_dialect: bool = False, takes_old: bool = False) -> Ticket:
         """Whom a ticket lets in, once. Raises InvalidToken or RequestRejected; nothing has been accepted then.
 
         A slot is taken: `open_connection` or `cancel_admission` must follow. What is raised says `who` it was, if the
-        ticket is good.
+        ticket is good. is_dialect, takes_old: as `TicketGate.redeem` says.
         """
         answer = self._ticket_gate.redeem(
-            ticket, now, self.clock.to_unix(now), leaving=self.is_draining, ready=self.is_ready
+            ticket,
+            now,
+            self.clock.to_unix(now),
+            leaving=self.is_draining,
+            ready=self.is_ready,
+            is_dialect=is_dialect,
+            takes_old=takes_old,
         )
         if isinstance(answer, SlotRefusal):
             if answer.replaced is not None:
@@ -303,23 +331,38 @@ class Shard:
         self._slot_manager.release(identity.user, self._slot_manager.get_group(identity), address)
 
     def open_connection(
-        self, identity: Identity, codec: Codec, socket: object, now: float, *, address: str = "", kind: str = "direct"
+        self,
+        identity: Identity,
+        codec: Codec,
+        socket: object,
+        now: float,
+        *,
+        address: str = "",
+        kind: str = "direct",
+        dialect: DialectClient | None = None,
     ) -> Connection:
-        """An accepted connection begins; the user's oldest, if it has more than it may, ends."""
+        """An accepted connection begins; the user's oldest, if it has more than it may, ends.
+
+        dialect: what its client speaks, or may speak, in the place of `solowire.v1`. Such a one ends no other.
+        """
         group = self._slot_manager.get_group(identity)
         connection = Connection(self._new_id(), identity, codec, socket, group=group, address=address)
         connection.last_message_at = connection.opened_at = now
         connection.transport = kind
+        connection.dialect = dialect
         self._connection_audit.record_connected(connection)
         for older in self._users.add(connection):
             self._close(older, CloseCode.replaced)
         self.connections.add(connection)
-        self._heartbeats.add(connection)
         self.totals["connections_opened"] += 1
-        self._handshake.start_timer(connection, now)
+        if dialect is None:
+            self._heartbeats.add(connection)
+            self._handshake.start_timer(connection, now)
         self._expiry.watch_token(connection, now)
         if self.is_draining or not self._rings.owns(identity.user):
             self._send_away(connection, 0.0, "ring_changed", now)  # while the connection was accepted
+        elif dialect is not None:
+            self._begin_dialect(connection, dialect, now)
         else:
             # However long ago the ring changed: where the user was before, its turn to move may not have come yet.
             known = self._users.get(identity.user)
@@ -328,6 +371,26 @@ class Shard:
             self._make_room(now)
         self._close_lost()
         return connection
+
+    def _begin_dialect(self, connection: Connection, client: DialectClient, now: float) -> None:
+        """At once; where `solowire.v1` may be spoken, too, with its first message, or when the time for a hello ends.
+
+        TCP's own keep-alive judges it: nothing is said to it unasked, and it need not say anything.
+        """
+        if not client.is_decided:
+            self._timers.schedule(now + self._hello_timeout_s, TimerKind.dialect, connection)
+        elif self.dialects is not None:
+            self.dialects.begin(connection, now)
+
+    def _leave_dialect(self, connection: Connection) -> None:
+        """Its first message is a hello: it is a connection like any other, and replaces the user's older ones."""
+        connection.dialect = None
+        self._heartbeats.add(connection)
+        user = connection.identity.user
+        for older in self._users.excess_over(user, 0):
+            self._close(older, CloseCode.replaced)
+        known = self._users.get(user)
+        self._arrivals.append((user, len(known.active()) if known is not None else 0))
 
     def on_closed(self, connection: Connection) -> None:
         """The socket has ended, whoever ended it."""
@@ -343,10 +406,19 @@ class Shard:
     def receive(self, connection: Connection, raw: str | bytes, now: float) -> None:
         """One message of a client. One that has been told to leave is not listened to any more."""
         if connection.state not in ENDING_STATES:
-            code = self._command_handler.on_message(connection, raw, now)
+            code = self._handle_message(connection, raw, now)
             self._settle(now)
             if code is not None:
                 self._close(connection, code)
+
+    def _handle_message(self, connection: Connection, raw: str | bytes, now: float) -> CloseCode | None:
+        client = connection.dialect
+        if client is not None and self.dialects is not None:
+            if client.is_decided or not is_hello(raw):
+                self.dialects.begin(connection, now)
+                return self.dialects.on_message(connection, raw, now)
+            self._leave_dialect(connection)
+        return self._command_handler.on_message(connection, raw, now)
 
     def show_alive(self, connection: Connection, now: float) -> None:
         """Its client has answered `Sockets.ping`, so it speaks WebSocket."""
@@ -371,6 +443,7 @@ class Shard:
 
     def disconnect(self, user: str) -> int:
         """An administrator wants none of the user's connections here; how many there were."""
+        self._ticket_gate.signed_out.sign_out(user)
         found = [c for c in self.connections if c.identity.user == user]
         return self._eject(found, CloseCode.disconnected, "disconnected")
 
@@ -399,13 +472,18 @@ class Shard:
         connection.become(State.closing)
         self.totals[f"{CLOSED}{code.value}"] += 1
         self._connection_audit.record_disconnected(connection, code.value, code.reason)
-        self._sockets.close(connection, code, code.reason)
+        told: int = code
+        if connection.dialect is not None and self._dialect is not None:
+            told = self._dialect.convert_close_code(code.value, connection.drain_reason)
+        self._sockets.close(connection, told, code.reason)
 
     def _forget(self, connection: Connection) -> None:
         self.dispatcher.forget_connection(connection)
         self.connections.discard(connection)
         self._heartbeats.discard(connection)
         self._handshake.cancel(connection)
+        if self.dialects is not None:
+            self.dialects.forget_connection(connection)
         self._users.remove(connection)
 
     def start_drain(self, now: float, within: float | None = None) -> None:
@@ -440,6 +518,8 @@ class Shard:
         self._eviction.mark_ending(connection)
         connection.drain_reason = reason
         connection.become(State.draining)
+        if connection.dialect is not None:  # it is told by the close alone, and waits for nothing
+            close_after = after if close_after is None else close_after
         self.dispatcher.send_reply(connection, ReconnectNow(int(after * 1000), reason), now)
         self._timers.schedule(now + (after + 1.0 if close_after is None else close_after), TimerKind.leave, connection)
 
@@ -550,7 +630,11 @@ class Shard:
                     case Notice() as notice:
                         self.dispatcher.send_reply(connection, notice, now)
                     case CloseCode() as code:
+                        if connection.dialect is not None:
+                            connection.drain_reason = "token_expired"  # it may have a newer one, and can't be asked
                         self._close(connection, code)
+            elif kind is not TimerKind.leave and self.dialects is not None:
+                self.dialects.on_timer(kind, connection, now)
             else:
                 self._close_drained(connection)
             self._close_lost()
@@ -622,4 +706,5 @@ class Shard:
             sent_bytes=t["sent_bytes"],
             connections_opened=t["connections_opened"],
             connections_rejected=t["connections_rejected"],
+            users=len(self._users),
         )

@@ -24,6 +24,7 @@ from solowire.errors import RequestError, RequestRejected
 from solowire.gateway.audit_events import GatewayAudit
 from solowire.gateway.http.connect_endpoint import ConnectEndpoint, ConnectGrant
 from solowire.gateway.http.events_endpoint import EventsAccepted, EventsEndpoint
+from solowire.gateway.http.old_reports import make_old_reports
 from solowire.gateway.http.openapi import (
     DOCS,
     PAGE_POLICY,
@@ -44,6 +45,7 @@ from solowire.model.access import Identity
 from solowire.model.catalog import Catalog
 from solowire.observability.metrics import CONTENT_TYPE
 from solowire.observability.stats_summary import aggregate, stats_to_dict
+from solowire.protocol.dialect_requests import DialectRequests
 from solowire.protocol.problem_details import PROBLEM_TYPE, make_problem
 from solowire.runtime import process
 from solowire.runtime.settings import Settings
@@ -58,6 +60,7 @@ class Totals(msgspec.Struct):
 
     max_connection_lag_s, event_loop_lag_s, events_per_s, lag_offsets: the largest of all shards'. lag_offsets: what a
     shard has not acknowledged. connections_rejected, …_per_s: by shards and gateways. memory_bytes: of the shards.
+    legacy: what was served to old frontends, by `path …`, `message …` and `agent …`, and what is open now, by `open …`.
     """
 
     epoch: str
@@ -92,6 +95,8 @@ class Totals(msgspec.Struct):
     memory_bytes: int
     lease_used: int
     lease_granted: int
+    users: int
+    legacy: dict[str, int]
 
 
 def create_app(
@@ -102,6 +107,7 @@ def create_app(
     metrics: Any,
     shard_client: ShardClient | None = None,
     audit: GatewayAudit | None = None,
+    dialects: DialectRequests | None = None,
 ) -> Litestar:
     """The ASGI application for everything on the gateway that is not a WebSocket.
 
@@ -306,6 +312,7 @@ def create_app(
             healthz,
             readyz,
             scrape,
+            *make_old_reports(dialects or DialectRequests(), gateway, _administrator),
         ],
         exception_handlers={Exception: _problem},
         before_send=[_add_headers],

@@ -256,6 +256,7 @@ def _make_stats_payload(numbers: dict[str, Any]) -> dict[str, Any]:
     latency = numbers["latency_s"]
     data = {
         "connections": numbers["connections"],
+        "users": numbers["users"],
         "feeds": numbers["feeds"],
         "events_per_second": numbers["events_per_s"],
         "deliveries_per_second": numbers["deliveries_per_s"],

@@ -40,7 +40,7 @@ class Claims(msgspec.Struct):
     iss: str | UnsetType = UNSET
     aud: str | tuple[str, ...] | UnsetType = UNSET
     role: str | UnsetType = UNSET
-    is_admin: bool = False
+    is_admin: bool | UnsetType = UNSET
     permissions: tuple[str, ...] | UnsetType = UNSET
     scopes: dict[str, tuple[str, ...]] = {}
     tenant: Annotated[str, msgspec.Meta(max_length=256)] = ""

@@ -70,8 +70,9 @@ class ShardStats(_BackplaneMessage):
     groups, codecs, transports: connections by each. latency: how often an event took how long from the gateway to the
     sockets, counts of `histogram` over the last ten seconds. max_connection_lag_s: age of the event that the slowest of
     the lagging connections gets next. event_loop_lag_s: by how much a timer was late at most, in the last second.
-    aggregating: feeds by the event type that they get summarised at present. A gateway fills in `connections_rejected`,
-    `connections_rejected_per_s`, `memory_bytes` and `event_loop_lag_s` alone.
+    aggregating: feeds by the event type that they get summarised at present. legacy: what was served to old frontends,
+    by `path …`, `message …` and `agent …`, and what is open now, by `open …`. A gateway fills in
+    `connections_rejected`, `connections_rejected_per_s`, `memory_bytes` and `event_loop_lag_s` alone.
     """
 
     connections: _Count = 0
@@ -102,6 +103,8 @@ class ShardStats(_BackplaneMessage):
     lease_used: _Count = 0
     lease_granted: _Count = 0
     aggregating: dict[str, _Count] = {}
+    users: _Count = 0
+    legacy: dict[str, _Count] = {}
 
 
 class Join(_BackplaneMessage, tag="join"):

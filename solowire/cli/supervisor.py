@@ -298,7 +298,7 @@ class Supervisor:
                 "it did not exit within its share of the shutdown timeout",
                 "give it longer by SOLOWIRE_PROCESS__SHUTDOWN_TIMEOUT_S",
             )
-            logger.error("killed", process=child.name, reason=reason, hint=hint)
+            logger.error("process_killed", process=child.name, reason=reason, hint=hint)
             _signal(child, signal.SIGKILL)
             await child.process.wait()
 

@@ -33,7 +33,8 @@ from solowire.fanout.snapshot import Snapshot
 from solowire.model.access import View
 from solowire.model.catalog import Catalog
 from solowire.model.subscriptions import Selection
-from solowire.protocol.messages import MAX_FRAME_BYTES, Codec
+from solowire.protocol.dialect_codec import AnyCodec
+from solowire.protocol.messages import MAX_FRAME_BYTES
 
 C = TypeVar("C", bound=Hashable)
 """A connection: the feed only ever holds on to it."""
@@ -45,7 +46,7 @@ NEXT_FRAME_SECONDS = 0.001
 """When a connection that has just got a full frame may get the next: one a turn, so that others get theirs."""
 
 
-def build_feed_key(selection: Selection, view: View, codec: Codec, catalog: Catalog) -> FeedKey:
+def build_feed_key(selection: Selection, view: View, codec: AnyCodec, catalog: Catalog) -> FeedKey:
     """The key of the feed for `selection` (already judged by `view`) under `view` and `codec`."""
     hidden = []
     for name, _ in selection:

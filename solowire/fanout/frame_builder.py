@@ -19,7 +19,7 @@ from solowire.model.catalog import Catalog
 from solowire.model.condition_match import compile_conditions, meets_conditions
 from solowire.model.events import Priority
 from solowire.model.subscriptions import Selection
-from solowire.protocol.messages import Codec
+from solowire.protocol.dialect_codec import AnyCodec
 
 SAMPLE_BYTES = 16 * 1024
 """What the sample of one type takes at most."""
@@ -32,7 +32,7 @@ class FeedKey(msgspec.Struct, frozen=True):
 
     selection: Selection
     hidden: tuple[tuple[str, frozenset[str]], ...]
-    codec: Codec
+    codec: AnyCodec
 
 
 class FeedFilter:

@@ -18,11 +18,11 @@ from solowire.backplane.messages import ShardStats
 SUM_FIELDS = (
     "connections", "feeds", "lagging", "log_events", "log_bytes", "deliveries", "frames", "sent_bytes",
     "connections_opened", "connections_rejected", "deliveries_per_s", "frames_per_s", "sent_bytes_per_s",
-    "connections_rejected_per_s", "memory_bytes", "lease_used", "lease_granted",
+    "connections_rejected_per_s", "memory_bytes", "lease_used", "lease_granted", "users",
 )  # fmt: skip
 MAX_FIELDS = ("max_connection_lag_s", "event_loop_lag_s", "events_per_s")
 """Of all shards the largest: each gets nearly all events, so that their sum would say nothing."""
-COUNTER_FIELDS = ("groups", "codecs", "transports", "aggregating")
+COUNTER_FIELDS = ("groups", "codecs", "transports", "aggregating", "legacy")
 
 MOST_VALUES = 30
 """So many names of a tally, or values of a label, are told; those with the smallest numbers are summed as `other`."""

@@ -16,7 +16,7 @@ from solowire.auth.tokens import Tokens
 from solowire.domains.dns.dns_domain import DNS
 from solowire.model.access import ROLES, Identity
 from solowire.runtime.settings import Settings
-from tests.e2e.system import ANSWER_SECONDS, System, open_session, refusal, running, sign
+from tests.support.system import ANSWER_SECONDS, System, open_session, refusal, running, sign
 
 BAD_TOKENS: dict[str, tuple[str, Callable[[System], str]]] = {
     "none": ("missing_token", lambda system: ""),

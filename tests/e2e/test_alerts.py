@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.system import Session, System, refusal, running
+from tests.support.system import Session, System, refusal, running
 
 SETTINGS = {
     "ALERTS__RAISE_AFTER_S": 0.5,

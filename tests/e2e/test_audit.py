@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.system import ANSWER_SECONDS, System, open_session, refusal, running, whole_lines
+from tests.support.system import ANSWER_SECONDS, System, open_session, refusal, running, whole_lines
 
 PAYLOAD = "what-the-event-says-is-nobodys-business"
 

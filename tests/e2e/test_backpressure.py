@@ -15,7 +15,7 @@ import pytest
 from solowire.backplane.messages import VERSION, Join, LogAck, LogBatch, RouterMessage, ShardAddress
 from solowire.backplane.router_link import RouterLink
 from solowire.sdk.publisher import Publisher
-from tests.e2e.system import ANSWER_SECONDS, System, end, published, running
+from tests.support.system import ANSWER_SECONDS, System, end, published, running
 
 RATE, BURST = 50, 20
 HELD = 6  # so one publisher may have three requests at once

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from tests.e2e.system import ANSWER_SECONDS, Session, System, open_session, running, sockets_with
+from tests.support.system import ANSWER_SECONDS, Session, System, open_session, running, sockets_with
 
 MSGPACK = "solowire.v1.msgpack"
 CUSTOM = {"subscriptions": ["custom.*"]}
@@ -298,7 +298,8 @@ async def test_a_client_that_read_too_late_learns_why(tight: System) -> None:
             *({"type": "custom.late", "data": {"n": n, "x": "x" * 30_000}} for n in range(120))
         )
         await until_there_are(tight, 0)
-        cursor, seen = late.welcome["cursor"], []
+        cursor = late.welcome["cursor"]
+        seen: list[Any] = []
         late.socket.transport.resume_reading()
         with contextlib.suppress(ConnectionClosed):
             while True:

@@ -27,7 +27,17 @@ from websockets.sync.client import connect
 from solowire import __version__
 from solowire.runtime.data_directory import TOKEN_FILE
 from solowire.runtime.settings.setting_paths import list_paths
-from tests.e2e.system import ANSWER_SECONDS, READY_SECONDS, System, end, environment, free_ports, ready, run, running
+from tests.support.system import (
+    ANSWER_SECONDS,
+    READY_SECONDS,
+    System,
+    end,
+    environment,
+    free_ports,
+    ready,
+    run,
+    running,
+)
 
 REMOTE = (["publish", "custom.x", "{}"], ["stats"], ["tail"])
 SECRET = "a secret for tests, of more than 32 bytes"

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from solowire.observability.metrics import CONTENT_TYPE
-from tests.e2e.system import ANSWER_SECONDS, Session, System, open_session, refusal, running
+from tests.support.system import ANSWER_SECONDS, Session, System, open_session, refusal, running
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"

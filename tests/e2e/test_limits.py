@@ -34,7 +34,7 @@ from solowire.backplane.messages import (
 from solowire.backplane.zmq_transport import PeerSocket, RouterSocket
 from solowire.domains.dns.dns_domain import DNS
 from solowire.model.access import ROLES, Identity
-from tests.e2e.system import Session, System, end, open_session, ready, running
+from tests.support.system import Session, System, end, open_session, ready, running
 
 SECONDS = 60.0
 _tickets = count()

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from solowire.runtime.api_client import api_address, api_client
-from tests.e2e.system import ANSWER_SECONDS, System, end, free_ports, run, running
+from tests.support.system import ANSWER_SECONDS, System, end, free_ports, run, running
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs/operations.md"
 SCRAPERS = 60
@@ -79,7 +79,7 @@ async def test_promtool_finds_nothing_to_say(system: System, router_port: int) -
 async def test_the_documented_metrics_are_those_that_there_are(system: System, router_port: int) -> None:
     """docs/operations.md has each name once, and no other; each begins with its process, and each page's exist."""
     table = re.findall(r"^\| `(solowire_\w+)(?:{[\w,]+})?` \|", DOCUMENT.read_text(), re.MULTILINE)
-    ports = {"gateway": system.port, "shard": api_of(system), "router": router_port}
+    ports: dict[str, int | Path] = {"gateway": system.port, "shard": api_of(system), "router": router_port}
     found = {process: names_of(scraped(port)) for process, port in ports.items()}
     for process, names in found.items():
         assert [name for name in names if not name.startswith(f"solowire_{process}_")] == []
@@ -185,7 +185,12 @@ def test_a_default_port_that_is_in_use_costs_a_warning(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics"])
 async def test_every_process_answers_head(system: System, router_port: int, path: str) -> None:
     """Probes ask with HEAD: the same answer without its body, on all ports, and the next request has its own."""
-    ports = [system.port, api_of(system), router_port, *([system.port + 1] if path != "/metrics" else [])]
+    ports: list[int | Path] = [
+        system.port,
+        api_of(system),
+        router_port,
+        *([system.port + 1] if path != "/metrics" else []),
+    ]
     for port in ports:
         async with client_of(port) as http:
             told = await http.head(path)

@@ -14,7 +14,7 @@ import httpx
 import msgspec
 import pytest
 
-from tests.e2e.system import ANSWER_SECONDS, System, running
+from tests.support.system import ANSWER_SECONDS, System, running
 
 PROBLEM = "application/problem+json"
 METHODS = ("get", "post", "put", "patch", "delete")

@@ -21,7 +21,7 @@ import msgspec
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from tests.e2e.system import (
+from tests.support.system import (
     ANSWER_SECONDS,
     READY_SECONDS,
     Session,
@@ -207,7 +207,7 @@ def test_a_terminal_that_closes_ends_it_in_order(tmp_path: Path) -> None:
         os.setsid()
         fcntl.ioctl(slave, 0x540E, 0)  # TIOCSCTTY
 
-    system.process = subprocess.Popen(
+    system.process = up = subprocess.Popen(
         command_of(system),
         env=system.environment,
         cwd=tmp_path,
@@ -215,6 +215,7 @@ def test_a_terminal_that_closes_ends_it_in_order(tmp_path: Path) -> None:
         stdout=slave,
         stderr=slave,
         preexec_fn=take_terminal,
+        text=True,
     )
     os.close(slave)
     system.output.touch()
@@ -233,9 +234,9 @@ def test_a_terminal_that_closes_ends_it_in_order(tmp_path: Path) -> None:
                 return (await session.closed())[0]
 
         assert asyncio.run(close_it()) in (1012, 1001)
-        assert system.process.wait(READY_SECONDS) == 0
+        assert up.wait(READY_SECONDS) == 0
     finally:
-        end(system.process, signal.SIGKILL)
+        end(up, signal.SIGKILL)
 
 
 def test_a_service_that_is_told_to_reload_goes_on(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ import pytest
 
 from solowire.backplane.messages import PublishedEvent
 from solowire.router.log.sqlite_journal import SqliteJournal
-from tests.e2e.system import Session, System, running
-from tests.poison import MANY_LABELS, ODD, POISON, body
+from tests.support.poison import MANY_LABELS, ODD, POISON, body
+from tests.support.system import Session, System, running
 
 SOUND = 5
 ROWS = {

@@ -16,7 +16,8 @@ from websockets.asyncio.server import ServerConnection, serve
 
 from solowire.auth.tokens import MAX_TOKEN_BYTES
 from solowire.backplane.messages import ShardAddress
-from tests.e2e.system import (
+from tests.support.relay_harness import OneShardGateway, relay_front
+from tests.support.system import (
     ANSWER_SECONDS,
     Session,
     System,
@@ -27,7 +28,6 @@ from tests.e2e.system import (
     running,
     sockets_with,
 )
-from tests.gateway.relay_harness import OneShardGateway, relay_front
 
 MSGPACK = "solowire.v1.msgpack"
 JSON = "solowire.v1.json"

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from tests.e2e.system import ANSWER_SECONDS, Session, System, open_session, refusal, running
+from tests.support.system import ANSWER_SECONDS, Session, System, open_session, refusal, running
 
 MSGPACK = "solowire.v1.msgpack"
 CUSTOM = {"subscriptions": ["custom.*"]}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.system import READY_SECONDS, System, end, environment, free_ports
+from tests.support.system import READY_SECONDS, System, end, environment, free_ports
 
 WHILE_IT_LOADS = """
 import os, runpy, signal, sys

@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from tests.e2e.system import ANSWER_SECONDS, Session, System, open_session, running, sockets_with
 from tests.e2e.test_processes import until
+from tests.support.system import ANSWER_SECONDS, Session, System, open_session, running, sockets_with
 
 STALLED_S = 8
 BUFFER_BYTES = 16 * 1024

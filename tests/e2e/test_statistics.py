@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from solowire.algorithms.hash_ring import Ring
-from tests.e2e.system import ANSWER_SECONDS, READY_SECONDS, System, end, open_session, ready, refusal, run, running
+from tests.support.system import ANSWER_SECONDS, READY_SECONDS, System, end, open_session, ready, refusal, run, running
 
 BIG = {"type": "custom.big", "data": {"text": "x" * 30_000}}
 

@@ -20,7 +20,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from solowire.cli.supervisor import READY_SECONDS, NotifySocket, Watchdog
-from tests.e2e.system import System, alive, end, free_ports, ready, run, running
+from tests.support.system import System, alive, end, free_ports, ready, run, running
 
 ROUTER, GATEWAY = ("router",), ("gateway",)
 SHARD_0, SHARD_1 = ("shard", "--index", "0"), ("shard", "--index", "1")

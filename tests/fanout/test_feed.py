@@ -22,7 +22,8 @@ from solowire.model.subscriptions import Selection, parse_filter, resolve
 from solowire.protocol import messages as c
 from solowire.protocol.messages import MAX_FRAME_BYTES, Codec
 from solowire.runtime.settings.shard_settings import FlushSettings
-from tests.factories import event
+from tests.support.examples import examples
+from tests.support.factories import event
 
 ADMIN = View(frozenset({"*"}))
 ENCODE: dict[Codec, Any] = {c: msgspec.json.encode if c.is_json else msgspec.msgpack.encode for c in Codec}
@@ -76,7 +77,7 @@ keys = st.builds(
 def published(draw: st.DrawFn) -> Event:
     zone = draw(st.sampled_from(ZONES))
     kind = draw(st.sampled_from(["record_created", "dns_query_log", "system_metrics", "custom.a", "custom.c"]))
-    data: dict[str, Any] = {
+    known: dict[str, dict[str, Any]] = {
         "record_created": {
             "zone": zone,
             "name": draw(st.sampled_from(ZONES)),
@@ -84,12 +85,13 @@ def published(draw: st.DrawFn) -> Event:
         },
         "dns_query_log": {"client_ip": "10.0.0.1", "query_domain": zone, "query_type": "A"},
         "system_metrics": {"cpu_usage": 1, "host": draw(st.sampled_from(["ns1", "ns2"]))},
-    }.get(kind, draw(st.sampled_from([{}, {"zone": zone}, {"topic": "A", "zone": zone}])))
+    }
+    data = known.get(kind, draw(st.sampled_from([{}, {"zone": zone}, {"topic": "A", "zone": zone}])))
     return event(kind, data)
 
 
 @given(st.lists(keys, max_size=12), st.lists(published(), min_size=1, max_size=8), st.sets(st.integers(0, 11)))
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(150))
 def test_the_index_finds_what_matches(keys: list[Any], events: list[Event], dropped: set[int]) -> None:
     """An event reaches exactly the feeds that want it, whether or not others of them were there and have gone."""
     feeds: FeedIndex[str] = FeedIndex(RecentLog(catalog=CATALOG))
@@ -113,7 +115,8 @@ def test_a_dropped_feed_leaves_nothing_behind() -> None:
     assert len(feeds) == 0
     for index in (feeds._index, feeds._streams._index):
         assert not index
-        assert index._filters == index._slots == {}
+        assert not index._filters
+        assert not index._slots
 
 
 def test_equal_views_share_a_feed() -> None:
@@ -246,7 +249,7 @@ sizes_of_events = st.lists(st.integers(0, 200) | st.integers(0, 40_000) | st.int
 
 
 @given(sizes_of_events, st.sampled_from(Codec))
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 def test_frames_are_bounded_however_they_are_made(sizes: list[int], codec: Codec) -> None:
     """Flushed, read or listed, a frame has at most 64 KB unless one event alone is larger, and none is left out."""
     log = filled(sizes)

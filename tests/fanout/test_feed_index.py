@@ -14,7 +14,8 @@ from solowire.model.access import View
 from solowire.model.events import encode_event
 from solowire.model.subscriptions import parse_wanted, resolve
 from solowire.protocol.messages import Codec
-from tests.factories import event
+from tests.support.examples import examples
+from tests.support.factories import event
 
 EVERYTHING = View(frozenset({"*"}))
 NAMES = ["a", "b.a", "c.b.a", "x.c.b.a", "."]
@@ -49,7 +50,7 @@ def entries(log: RecentLog) -> list[Entry]:
 
 
 @given(st.lists(wanted, max_size=6), st.data())
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 def test_the_feeds_of_an_event_are_those_that_accept_it(
     asked: list[tuple[list[str], dict[str, list[str]]]], data: st.DataObject
 ) -> None:

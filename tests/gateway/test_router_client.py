@@ -25,7 +25,7 @@ from solowire.model.events import Delivery, Event, Priority
 from solowire.runtime.settings.auth_settings import AuthSettings
 from solowire.runtime.settings.limits_settings import ConnectSettings, LimitsSettings
 from solowire.runtime.settings.publish_settings import PublishSettings
-from tests.e2e.system import ANSWER_SECONDS
+from tests.support.system import ANSWER_SECONDS
 
 HERE = "192.0.2.1"
 RING = RingState("e", 1, 0, [ShardAddress(0, "127.0.0.1", 1, "boot")])
@@ -143,6 +143,7 @@ async def test_who_waits_when_the_gateway_ends_may_get_the_answer_still(
         await asyncio.sleep(0)
         made._on_message(PublishAck(1, "e", [7], []))
         first, second = await asyncio.gather(*asking, return_exceptions=True)
+        assert isinstance(first, PublishAck)
         assert first == PublishAck(1, "e", [7], [])
         assert isinstance(second, RequestRejected)
         assert (second.status, second.code, second.retry_after) == (503, "router_unavailable", 1)

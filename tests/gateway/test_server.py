@@ -34,7 +34,7 @@ from solowire.backplane.messages import (
 from solowire.backplane.zmq_transport import RouterSocket
 from solowire.domains.dns.dns_domain import DNS
 from solowire.model.access import ROLES
-from tests.e2e.system import ANSWER_SECONDS, READY_SECONDS, end, environment, free_ports, refusal, sign, whole_lines
+from tests.support.system import ANSWER_SECONDS, READY_SECONDS, end, environment, free_ports, refusal, sign, whole_lines
 
 SECRET = "a secret of a test, long enough to sign"
 FULL = AdmissionState(["viewer"], False, 2.0)

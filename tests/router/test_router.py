@@ -70,7 +70,7 @@ class Bus:
 
     def take(self, peer: bytes, kind: type[M]) -> list[M]:
         """The messages of `kind` to `peer` since the last look, oldest first."""
-        found = [message for to, message in self.sent if to == peer and isinstance(message, kind)]
+        found: list[M] = [message for to, message in self.sent if to == peer and isinstance(message, kind)]
         self.sent = [(to, message) for to, message in self.sent if not (to == peer and isinstance(message, kind))]
         return found
 

@@ -13,7 +13,6 @@ from structlog.testing import capture_logs
 
 from solowire.errors import ConfigError
 from solowire.observability.audit import open_audit
-from solowire.runtime import data_directory
 from solowire.runtime.data_directory import make_directories, write_private
 from solowire.runtime.settings import Settings, load
 from solowire.runtime.signing_secrets import load_secret
@@ -158,7 +157,7 @@ def test_a_secret_that_cant_be_closed_is_refused(settings: Settings, monkeypatch
     def refuse(*_: object) -> None:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(data_directory.os, "fchmod", refuse)
+    monkeypatch.setattr(os, "fchmod", refuse)
     with pytest.raises(ConfigError, match=r"mode 0644.*Read-only file system.*SOLOWIRE_SECRET"):
         load_secret(settings, create=True)
 

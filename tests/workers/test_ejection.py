@@ -18,8 +18,8 @@ from solowire.model.access import ROLES, Identity, Proof
 from solowire.protocol import messages as c
 from solowire.protocol.close_codes import CloseCode
 from solowire.workers.connections.connection import State
-from tests.jwks_server import SigningKey
-from tests.workers.harness import SECRET, TOKENS, WALL, ShardHarness
+from tests.support.jwks_server import SigningKey
+from tests.support.shard_harness import SECRET, TOKENS, WALL, ShardHarness
 
 
 def revocation(user: str | None = None, token_id: str | None = None, before: float | None = None) -> Revocation:

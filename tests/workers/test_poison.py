@@ -19,8 +19,9 @@ from solowire.fanout.skipped_events import LINES_A_SECOND, SkippedEvents
 from solowire.protocol import messages as c
 from solowire.protocol.messages import Codec
 from solowire.workers.connections.connection import Connection
-from tests.poison import MANY_LABELS, ODD, POISON
-from tests.workers.harness import QUERY, ShardHarness
+from tests.support.examples import examples
+from tests.support.poison import MANY_LABELS, ODD, POISON
+from tests.support.shard_harness import QUERY, ShardHarness
 
 READERS: list[dict[str, Any]] = [
     {"user": "ann", "role": "admin", "subscriptions": ["*"]},
@@ -250,7 +251,7 @@ bodies = st.one_of(
 
 
 @given(st.lists(bodies, max_size=12), st.randoms(use_true_random=False))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_whatever_stands_in_the_log_what_is_sound_arrives(found: list[bytes], chance: random.Random) -> None:
     """Any bytes between sound events: readers of every kind get all sound ones, in order, and can read each frame."""
     b = ShardHarness(shard__conflation__interval_s=5.0, shard__aggregation__events_per_s=2.0)

@@ -24,8 +24,8 @@ from solowire.model.events import Delivery, Priority, encode_event
 from solowire.protocol import messages as c
 from solowire.protocol.messages import Codec
 from solowire.workers.connections.connection import Connection, State
-from tests.factories import event
-from tests.workers.harness import ENCODE, SECRET, TOKENS, WALL, ShardHarness
+from tests.support.factories import event
+from tests.support.shard_harness import ENCODE, SECRET, TOKENS, WALL, ShardHarness
 
 USERS = ["alice", "bob", "carol"]
 RIGHTS: list[tuple[str, list[str] | None, dict[str, list[str]]]] = [
@@ -559,7 +559,7 @@ class ShardMachine(RuleBasedStateMachine):
 
 
 def data_of(name: str, zone: str, offset: int, size: int) -> dict[str, Any]:
-    data: dict[str, Any] = {
+    known: dict[str, dict[str, Any]] = {
         "record_created": {"zone": zone, "name": f"www.{zone}", "type": "A", "client": "10.0.0.1", "tsig_key": "k"},
         "dns_query_log": {
             "query_domain": zone,
@@ -571,7 +571,8 @@ def data_of(name: str, zone: str, offset: int, size: int) -> dict[str, Any]:
         "system_metrics": {"cpu_usage": 1, "host": "ns1" if offset % 2 else "ns2"},
         "gateway_stats": {"connections": offset},
         "user_login": {"user": "someone", "client_ip": "10.0.0.1", "session_id": "s"},
-    }.get(name, {"zone": zone} if offset % 3 else {"n": offset})
+    }
+    data = known.get(name, {"zone": zone} if offset % 3 else {"n": offset})
     return {**data, "undeclared": "x" * size}
 
 

@@ -25,7 +25,9 @@ from solowire.fanout.reader import Reader
 from solowire.model.access import Identity, View, make_view
 from solowire.model.subscriptions import Selection, Wanted
 from solowire.protocol.close_codes import CloseCode
-from solowire.protocol.messages import ClientMessage, Codec
+from solowire.protocol.dialect_codec import AnyCodec
+from solowire.protocol.messages import ClientMessage
+from solowire.workers.connections.dialect_client import DialectClient
 
 logger = structlog.get_logger("solowire.shard")
 
@@ -62,6 +64,7 @@ class Connection:
         "address",
         "charged_item_count",
         "codec",
+        "dialect",
         "drain_close_code",
         "drain_reason",
         "early_messages",
@@ -93,7 +96,7 @@ class Connection:
     )
 
     def __init__(
-        self, session: str, identity: Identity, codec: Codec, socket: Any, *, group: str = "", address: str = ""
+        self, session: str, identity: Identity, codec: AnyCodec, socket: Any, *, group: str = "", address: str = ""
     ) -> None:
         self.session = session
         self.group = group  # whose slot it has
@@ -105,6 +108,7 @@ class Connection:
         self.drain_reason = ""  # why it was told to leave
         self.drain_close_code: CloseCode | None = None  # what it is closed with when it was told to leave
         self.codec = codec
+        self.dialect: DialectClient | None = None  # what its client speaks in the place of solowire.v1
         self.socket = socket
         self.state = State.awaiting_hello
         self.reader = Reader()

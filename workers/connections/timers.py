@@ -23,6 +23,8 @@ class TimerKind(IntEnum):
     replay = 1  # to look how far the replay is
     token = 2  # to warn of the token's end, or to close
     leave = 3  # it was told to leave, and should have
+    dialect = 4  # it speaks a dialect, since it has said nothing else
+    dialect_replay = 5  # more of its replay may be due
 
 
 _ENDED = (State.closing, State.closed)

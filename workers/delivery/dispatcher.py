@@ -300,9 +300,12 @@ class Dispatcher:
 
     def send_reply(self, connection: Connection, message: ServerMessage, now: float) -> bool:
         """Sends an answer or a notice, or keeps it while the socket is busy; False if that closed the connection."""
-        frame = connection.codec.encode(message)
+        return self.send_frame(connection, connection.codec.encode(message), now)
+
+    def send_frame(self, connection: Connection, frame: str | bytes, now: float) -> bool:
+        """As `send_reply`, for what is written already; nothing is sent where nothing is to be said."""
         reader = connection.reader
-        if not reader.pending_replies and not self._sockets.send(frame, (connection,)):
+        if not frame or (not reader.pending_replies and not self._sockets.send(frame, (connection,))):
             return True
         if len(reader.pending_replies) - reader.initial_count >= MAX_PENDING_REPLIES:
             self.lose(connection, UNREAD)

@@ -57,8 +57,10 @@ class WaitingRefresh(msgspec.Struct, frozen=True):
 
 
 class CommandHandler:
-    """index: the shard's. totals: where it counts. max_waiting: refreshes that may wait for a provider's keys; 0 if
-    there is no provider. What has to be done with a connection is returned: with which code it is to be closed.
+    """Obeys the messages of clients.
+
+    index: the shard's. totals: where it counts. max_waiting: refreshes that may wait for a provider's keys; 0 if there
+    is no provider. What has to be done with a connection is returned: with which code it is to be closed.
     """
 
     def __init__(

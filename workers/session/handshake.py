@@ -23,7 +23,7 @@ from solowire.fanout.reader import MAX_PENDING_REPLIES
 from solowire.fanout.recent_log import RecentLog
 from solowire.model.access import Role
 from solowire.model.catalog import Catalog
-from solowire.model.subscriptions import resolve
+from solowire.model.subscriptions import Wanted, resolve
 from solowire.protocol.messages import REPLAYING, Hello, Notice, Reconnect, Welcome
 from solowire.runtime.settings.replay_settings import ReplaySettings
 from solowire.runtime.settings.session_settings import SessionSettings
@@ -114,6 +114,11 @@ class Handshake:
             )
         connection.wanted = wanted
         self._start(connection, hello, now)
+
+    def start_with(self, connection: Connection, wanted: Wanted, now: float) -> None:
+        """Begins without a hello, for a client that knows none: with the present states of what it wants."""
+        connection.wanted = wanted
+        self._start(connection, Hello(), now)
 
     def _start(self, connection: Connection, hello: Hello, now: float) -> None:
         rank = self._budget.charge(connection.identity.user, self._estimate_cost(hello), now)

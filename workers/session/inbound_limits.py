@@ -82,12 +82,7 @@ class InboundLimits:
         if connection.unanswered_pings and _is_pong(connection, raw):
             connection.unanswered_pings -= 1  # we have asked for it: it is none of the messages that are limited
             return None
-        user = self._users.get(connection.identity.user)
-        wait = 0.0
-        if user is not None:
-            user.messages_full_at, wait = self._messages.try_take(
-                user.messages_full_at, now, max(1.0, len(raw) / MESSAGE_BYTES)
-            )
+        wait = self.count_message(connection, raw, now)
         begins = connection.state is State.awaiting_hello and connection.last_message_at == connection.opened_at
         if wait and not begins:
             raise _RateExceeded(self._messages, "messages", _MESSAGE_RATE, wait, connection.codec.read_id(raw))
@@ -98,6 +93,15 @@ class InboundLimits:
             keep(message, connection)
             return None
         return message
+
+    def count_message(self, connection: Connection, raw: str | bytes, now: float) -> float:
+        """Counts a message of its user; how long, in seconds, it should have waited with it."""
+        user = self._users.get(connection.identity.user)
+        if user is None:
+            return 0.0
+        cost = max(1.0, len(raw) / MESSAGE_BYTES)
+        user.messages_full_at, wait = self._messages.try_take(user.messages_full_at, now, cost)
+        return wait
 
     def charge(self, connection: Connection, message: ClientMessage, now: float) -> None:
         """The message is about to be obeyed. Raises InvalidMessage if it is a change of subscriptions too many."""

@@ -107,6 +107,7 @@ class ShardReporter:
             lease_used=used,
             lease_granted=granted,
             aggregating=shard.feeds.aggregating,
+            legacy=shard.dialects.summarize() if shard.dialects is not None else {},
             **self._rates,
         )
 

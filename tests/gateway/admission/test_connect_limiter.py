@@ -25,7 +25,8 @@ from solowire.runtime.settings import Settings
 from solowire.runtime.settings.auth_settings import AuthSettings
 from solowire.runtime.settings.limits_settings import ConnectSettings
 from solowire.sdk.client import make_backoff
-from tests.factories import change
+from tests.support.examples import examples
+from tests.support.factories import change
 
 HERE = "192.0.2.1"
 
@@ -255,7 +256,7 @@ def test_the_users_that_are_remembered_have_a_bound() -> None:
 
 
 @given(st.integers(0, 2**32), st.integers(1, 4))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 def test_clients_that_back_off_never_meet_the_rate_of_their_user(seed: int, connections: int) -> None:
     """As many clients of one user as may be connected, each refused by its shard every time it comes, for ten minutes:
     with the default settings none of them is told that it connects too fast.
@@ -424,7 +425,7 @@ def full(*addresses: str, closed: tuple[str, ...] = ()) -> AdmissionState:
         (
             {"rate": 2, "burst": 1},
             full(),
-            "over_rate",
+            "connect_rate_limited",
             ["2 a second", "SOLOWIRE_LIMITS__CONNECT__RATE"],
         ),
     ],

@@ -281,7 +281,7 @@ def test_statistics_as_events_hold_every_number() -> None:
         transports={"direct": 7}, events_per_s=8.0, deliveries_per_s=9.0, frames_per_s=10.0, sent_bytes_per_s=11.0,
         connections_rejected_per_s=12.0, latency=latency.counts, max_connection_lag_s=0.5, memory_bytes=14,
         event_loop_lag_s=0.25, lease_used=16, lease_granted=17,
-        aggregating={"dns_query_log": 0},
+        aggregating={"dns_query_log": 0}, users=20, legacy={"path /ws/{type}": 21},
     )  # fmt: skip
     world.behind = [19, 0]
     nodes = {data["node"]: data for _, data in read(world.run(1.5))}
@@ -291,6 +291,7 @@ def test_statistics_as_events_hold_every_number() -> None:
         "sent_bytes_per_second": 11.0, "connections_rejected_per_second": 12.0, "max_connection_lag_s": 0.5,
         "memory_bytes": 14, "event_loop_lag_ms": 250.0, "lease_used": 16, "lease_granted": 17,
         "aggregating": {"dns_query_log": 0}, "lag": 19,
+        "users": 20, "legacy": {"path /ws/{type}": 21},
     }  # fmt: skip
     for node, more in (("shard 0", set()), ("all", {"shards", "gateways"})):
         data = nodes[node]

@@ -8,7 +8,7 @@ from solowire.domains.dns.event_types import CATALOG
 from solowire.fanout.recent_log import RecentLog
 from solowire.protocol import messages as c
 from solowire.protocol.messages import Codec
-from tests.workers.harness import ShardHarness, find_user
+from tests.support.shard_harness import ShardHarness, find_user
 
 
 def test_the_life_of_a_connection_is_four_lines() -> None:

@@ -26,7 +26,7 @@ from solowire.workers.delivery.slow_consumers import (
     TURN_SECONDS,
     SlowConsumers,
 )
-from tests.workers.harness import QUERY, WALL, ShardHarness
+from tests.support.shard_harness import QUERY, WALL, ShardHarness
 
 ALL = ["custom.*", "dns_query_log", "rpz_hit", "system_metrics", "record_created"]
 

@@ -13,7 +13,7 @@ from solowire.model.access import Identity
 from solowire.protocol import messages as c
 from solowire.protocol.close_codes import CloseCode
 from solowire.workers.connections.connection import Connection, State
-from tests.workers.harness import ShardHarness, find_user, reconnect_client, resume_client
+from tests.support.shard_harness import ShardHarness, find_user, reconnect_client, resume_client
 
 # ---------------------------------------------------------------------------------------------------------------- hello
 

@@ -23,7 +23,7 @@ from solowire.workers.session.inbound_limits import (
     initial_subscriptions,
     updated_subscriptions,
 )
-from tests.factories import change
+from tests.support.factories import change
 
 
 class Place:
@@ -41,7 +41,7 @@ class Place:
         return connection
 
     def take(self, connection: Connection, message: c.ClientMessage) -> c.ClientMessage | None:
-        return self.listening.accept(connection, connection.codec.encode(message), 0.0)
+        return self.listening.accept(connection, connection.codec.encode(message), 0.0)  # type: ignore[arg-type]
 
 
 def test_a_user_is_heard_so_often() -> None:

@@ -13,7 +13,7 @@ from solowire.protocol import messages as c
 from solowire.workers.connections.connection import Connection, State
 from solowire.workers.session import replay_requests
 from solowire.workers.session.replay_requests import MEASURED_A_STEP, RECORDS_A_STEP, REST, TURN_SECONDS
-from tests.workers.harness import ShardHarness, find_user, reconnect_client
+from tests.support.shard_harness import ShardHarness, find_user, reconnect_client
 
 
 def long_ago(events: int = 50, **limits: Any) -> ShardHarness:
@@ -212,7 +212,7 @@ def test_a_long_replay_keeps_no_short_one_waiting(monkeypatch: pytest.MonkeyPatc
 def test_who_comes_and_goes_is_told_when_to_come_again() -> None:
     """Who has the log read for it in a loop, and stays for none of it, has its budget; then it keeps its cursor."""
     b = long_ago(events=1000, replay__rate=100, replay__burst=5_000)
-    answers = []
+    answers: list[Any] = []
     while len(answers) < 100 and (code := leaves_at_once(b, 3)) is None:
         answers.append(code)
         b.replay_requests.clear()

@@ -17,7 +17,7 @@ from solowire.workers.shard import CLOSED
 from solowire.workers.stats.cursor_age import MOST_ENTRIES
 from solowire.workers.stats.diagnosis import MOST, diagnose
 from solowire.workers.stats.report import LATENCY_SECONDS, ShardReporter
-from tests.workers.harness import WALL, ShardHarness
+from tests.support.shard_harness import WALL, ShardHarness
 
 
 def reporting_of(bench: ShardHarness, **more: Any) -> ShardReporter:
