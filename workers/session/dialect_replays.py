@@ -49,7 +49,8 @@ class HistoryPages(Protocol):
     ) -> None:
         """Has `done` called with a page and the time.
 
-        question: `since`, `until`, `types`, `filter`. after: the `next` of the page before. Raises RequestError, and `done` is not called.
+        question: `since`, `until`, `types`, `filter`. after: the `next` of the page before. Raises RequestError, and
+        `done` is not called.
         """
 
     def cancel(self, connection: Connection) -> None:
