@@ -24,6 +24,7 @@ from solowire.gateway.http.api import create_app
 from solowire.gateway.http.assets import HEADS, Assets
 from solowire.gateway.http.connect_endpoint import ConnectEndpoint
 from solowire.gateway.http.events_endpoint import EventsEndpoint
+from solowire.gateway.http.history_endpoint import HistoryEndpoint
 from solowire.gateway.http.openapi import find_swagger_ui
 from solowire.gateway.http.responses import send_response
 from solowire.gateway.http.shard_client import ShardClient
@@ -124,6 +125,7 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
         },
     )
     shards = ShardClient()
+    history = HistoryEndpoint(gateway, shards, settings)
 
     def samples() -> Iterator[Sample]:
         yield "relayed_connections", "WebSockets that this gateway carries.", relay.open_count
@@ -140,6 +142,8 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
             "Publish requests refused for their publisher's rate.",
             intake.rate_limited_count,
         )
+        yield "gateway_history_requests_total", "Questions about history.", history.request_count
+        yield "gateway_history_streams", "Streams of history that are open.", history.stream_count
         yield "backplane_dropped_total", "Messages of the router that could not be decoded.", gateway.dropped_count
         yield LabelledSample(
             "refusals_total", "Connections refused, by the problem's code.", "code", gateway.rejections
@@ -158,7 +162,8 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
         yield "held_answers_total", "Answers to wrong tokens that were held back.", gateway.delayed_responses_total
 
     posting = EventsEndpoint(gateway, settings, trail)
-    http = with_user_paths(create_app(gateway, negotiation, posting, settings, Metrics(samples), shards, trail))  # type: ignore[arg-type]
+    api = create_app(gateway, negotiation, posting, settings, Metrics(samples), shards, trail, history)
+    http = with_user_paths(api)  # type: ignore[arg-type]
 
     async def app(scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
         if scope["path"] in PATHS:  # without an upgrade, which the front takes itself

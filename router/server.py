@@ -21,6 +21,8 @@ from solowire.observability.audit import open_audit
 from solowire.observability.loop_monitor import LoopMonitor, memory_bytes
 from solowire.observability.metrics import LabelledSample, Metrics, Sample
 from solowire.router import http as web
+from solowire.router.history.history_reader import HistoryReader
+from solowire.router.history.history_thread import HistoryThread
 from solowire.router.leases.config import GroupQuota, LeaseConfig
 from solowire.router.log.backpressure import BackpressureThresholds
 from solowire.router.log.journal import Journal, MemoryJournal
@@ -68,6 +70,12 @@ def open_journal(settings: Settings) -> Journal:
     )
 
 
+def make_history_reader(journal: Journal, settings: Settings) -> HistoryReader:
+    """Reads the journal in the thread that calls this. Raises JournalUnavailable."""
+    path = settings.need_data_dir() / "history-index.sqlite3" if settings.journal == "sqlite" else None
+    return HistoryReader(journal.open_reader(), journal.epoch, path, time.monotonic)
+
+
 def make_lease_config(settings: Settings) -> LeaseConfig:
     groups = {n: GroupQuota(group.weight, group.reserved, group.limit) for n, group in settings.groups_in_force.items()}
     return LeaseConfig(
@@ -113,6 +121,7 @@ class _RouterServer:
         self._socket = RouterSocket(settings.backplane_address, self._on_message)
         self._audit = open_audit(settings, "router")
         self._loop_monitor = LoopMonitor(self._audit.flush_suppressed)
+        self._history = HistoryThread(lambda: make_history_reader(journal, settings), self._send, loop)
         self._router = Router(
             journal,
             self._send,
@@ -124,6 +133,7 @@ class _RouterServer:
             monitor=self._make_monitor(settings),
             audit=self._audit,
             sampler=self._sampler,
+            history=self._history,
         )
 
     def _make_monitor(self, settings: Settings) -> Monitor:
@@ -170,6 +180,14 @@ class _RouterServer:
             "Questions of shards for what clients have missed.",
             len(router.replays),
         )
+        yield "router_history_waiting", "Questions of shards about history.", len(self._history)
+        yield "router_history_answers_total", "Parts of answers to them.", self._history.answer_count
+        yield (
+            "router_history_indexed_offset",
+            "Offset up to which the log is in the index.",
+            self._history.indexed_offset,
+        )
+        yield "router_history_index_errors_total", "Times that the index was lost.", self._history.index_error_count
         yield "revocations", "Revocations in force.", router.access.revocation_count
         yield "backplane_dropped_total", "Messages of peers that could not be decoded.", router.dropped_count
         if watch is not None:
@@ -206,6 +224,7 @@ class _RouterServer:
                 handle.cancel()
         if self._probing is not None:
             self._probing.cancel()
+        self._history.close()
         self._tick()  # keeps and answers what has come
         self._socket.close()
         self._loop_monitor.close()

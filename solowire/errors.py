@@ -5,6 +5,7 @@
      ├── RequestError        the peer's: answered to it with a stable `code`, never a traceback
      │    ├── InvalidEvents    a publish request of which nothing was accepted: all its faults, each an
      │    │    InvalidEvent     item with its index and the path of the fault
+     │    ├── InvalidHistoryQuery  a question about history with wrong parameters, each named
      │    ├── InvalidMessage   a message on a connection that can't be understood or obeyed
      │    ├── InvalidToken     a token or ticket that proves nothing
      │    │    └── UnknownKey    … because its key is not known here: not yet, or not any more
@@ -74,6 +75,15 @@ class InvalidEvents(RequestError):
         self.faults = faults
 
 
+class InvalidHistoryQuery(RequestError):
+    """A question about history with wrong parameters. faults: parameter → what is wrong with it, in words."""
+
+    def __init__(self, faults: Mapping[str, str]) -> None:
+        told = "; ".join(f"{name}: {fault}" for name, fault in faults.items())
+        super().__init__("invalid_query", told, "docs/protocol.md says what a question about history may have")
+        self.faults = dict(faults)
+
+
 class InvalidMessage(RequestError):
     """A client's message that can't be understood or obeyed. id: the message's own, to be repeated in the answer.
 
@@ -108,10 +118,11 @@ class UnknownKey(InvalidToken):
 class RequestRejected(RequestError):
     """A request that is understood and not granted. status: HTTP. retry_after: seconds, None if it is of no use.
 
-    headers: more of them for the answer, in lower case.
+    headers: more of them for the answer, in lower case. members: more of them for its problem body.
     """
 
     headers: tuple[tuple[str, str], ...] = ()
+    members: Mapping[str, object] = {}
 
     def __init__(self, status: int, code: str, message: str, hint: str = "", retry_after: float | None = None) -> None:
         super().__init__(code, message, hint)

@@ -9,6 +9,17 @@ from solowire.fanout.conflation import ConflationIntervals
 from solowire.fanout.feed import FlushDelays
 
 
+class HistoryLimits(msgspec.Struct, frozen=True):
+    """rate: pages per second of one user, burst: at once. timeout: seconds for a page. page_events: its limit's."""
+
+    rate: float = 10.0
+    burst: float = 50.0
+    per_user: int = 2
+    concurrent: int = 4
+    timeout: float = 5.0
+    page_events: int = 5_000
+
+
 class ShardConfig(msgspec.Struct, frozen=True):
     """What one shard allows. Times in seconds, rates per second. capacity: of its process, in connections."""
 
@@ -33,6 +44,7 @@ class ShardConfig(msgspec.Struct, frozen=True):
     replay_rate: float = 5_000.0
     replay_burst: float = 1_000_000.0
     replay_timeout: float = 60.0
+    history: HistoryLimits = HistoryLimits()
     flush: FlushDelays = FlushDelays()
     telemetry: AggregationLimits = AggregationLimits()
     states: ConflationIntervals = ConflationIntervals()

@@ -28,6 +28,7 @@ from solowire.backplane.messages import (
     DisconnectReport,
     DrainCommand,
     Fenced,
+    HistoryResponse,
     Join,
     Lease,
     LogAck,
@@ -64,8 +65,9 @@ from solowire.runtime.identity import make_key_source, make_tokens, reload_ident
 from solowire.runtime.roles import load_roles
 from solowire.runtime.settings import Settings, make_directories
 from solowire.workers.app import HttpApi
-from solowire.workers.config import ShardConfig
+from solowire.workers.config import HistoryLimits, ShardConfig
 from solowire.workers.delivery.ack_pacing import AckPacing
+from solowire.workers.history_api import HistoryApi
 from solowire.workers.net.client_listener import ClientListener
 from solowire.workers.net.client_port import ClientPort
 from solowire.workers.net.tcp_sockets import TcpSockets
@@ -180,6 +182,7 @@ class _ShardServer:
             reporting=self._reporter,
             audit=self._audit,
             want_keys=None if self._key_source is None else self._key_source.request_refresh,
+            history=HistoryApi(self._shard, self._schedule_run, self._settings.history_page_events),
         )
         clients = ClientPort(
             self._shard,
@@ -303,6 +306,8 @@ class _ShardServer:
                 self._shard.on_ring(message, now)
             case ReplayResponse():
                 self._shard.on_replay_response(message, now)
+            case HistoryResponse():
+                self._shard.on_history_response(message, now)
             case StateSnapshot():
                 self._shard.on_snapshot(message, now)
             case DrainCommand():
@@ -418,6 +423,11 @@ class _ShardServer:
         yield "accept_refusals_total", "Connections refused before anything was read.", self._listener.refused_count
         totals, skipped = self._shard.totals, self._shard.log.skipped.totals
         yield "bad_messages_total", "Messages of clients that were answered with an error.", totals["bad_messages"]
+        history = self._shard.history
+        yield "shard_history_questions", "Questions about history under way.", len(history)
+        yield "shard_history_pages_total", "Pages of history made.", history.answered_count
+        yield "shard_history_events_total", "Events in them.", history.event_count
+        yield "shard_history_rejected_total", "Questions about history refused.", history.rejected_count
         yield "undecodable_events_total", "Events of the log that could not be loaded.", skipped[UNDECODABLE]
         yield "unknown_types_total", "Events of types that this version does not know.", skipped[UNKNOWN_TYPE]
         yield "failed_events_total", "Events of the log that could not be matched or written.", skipped[FAILED]
@@ -488,6 +498,14 @@ def build_shard_config(settings: Settings) -> ShardConfig:
         replay_rate=settings.replay_rate,
         replay_burst=settings.replay_burst,
         replay_timeout=settings.replay_timeout_s,
+        history=HistoryLimits(
+            rate=settings.history_rate,
+            burst=settings.history_burst,
+            per_user=settings.history_per_user,
+            concurrent=settings.history_questions,
+            timeout=settings.history_timeout_s,
+            page_events=settings.history_page_events,
+        ),
         flush=FlushDelays(
             high=settings.flush_high_ms / 1000,
             normal=settings.flush_normal_ms / 1000,

@@ -31,6 +31,7 @@ from solowire.algorithms.token_bucket import Rate
 from solowire.auth.tokens import Ticket, Tokens
 from solowire.backplane import messages as backplane
 from solowire.backplane.messages import (
+    HistoryResponse,
     Lease,
     LeaseUsage,
     LogBatch,
@@ -64,6 +65,8 @@ from solowire.workers.delivery.dispatcher import Dispatcher
 from solowire.workers.delivery.event_router import EventRouter
 from solowire.workers.delivery.log_follower import LogFollower
 from solowire.workers.delivery.ring_history import RingHistory
+from solowire.workers.history.history_commands import HistoryCommands
+from solowire.workers.history.history_scheduler import HistoryScheduler
 from solowire.workers.session.commands import AwaitKeys, CommandHandler, no_keys_to_await
 from solowire.workers.session.handshake import Handshake
 from solowire.workers.session.inbound_limits import InboundLimits
@@ -71,6 +74,9 @@ from solowire.workers.session.replay_budget import ReplayBudget
 from solowire.workers.session.ticket_gate import TicketGate
 
 logger = structlog.get_logger("solowire.shard")
+
+ShardQuestion = backplane.ReplayRequest | backplane.ReplayCancel | backplane.HistoryRequest | backplane.HistoryCancel
+"""What it asks the router about the log."""
 
 EVICTION_SECONDS = 0.5
 COME_BACK_SECONDS = 5.0
@@ -92,7 +98,7 @@ class Shard:
         limits: ShardConfig | None = None,
         catalog: Catalog = CATALOG,
         recent: RecentLog | None = None,
-        ask: Callable[[backplane.ReplayRequest | backplane.ReplayCancel], bool] = lambda _: False,
+        ask: Callable[[ShardQuestion], bool] = lambda _: False,
         came: Callable[[str, int], None] = lambda user, connections: None,
         stopwatch: Callable[[], float] | None = None,
         await_keys: AwaitKeys = no_keys_to_await,
@@ -182,6 +188,7 @@ class Shard:
             begun=lambda connection, now: self._command_handler.handle_early(connection, now),
             unavailable=lambda connection, now: self._send_away(connection, 1.0, "replay_unavailable", now),
         )
+        self.history = HistoryScheduler(self.log, limits.history, roles=roles, ask=ask, stopwatch=stopwatch)
         self._command_handler: CommandHandler = CommandHandler(
             index,
             self.log,
@@ -197,6 +204,7 @@ class Shard:
             wall_offset=wall_offset,
             close=self._close,
             await_keys=await_keys,
+            history=HistoryCommands(self.history, self.dispatcher, catalog, limits.history),
         )
 
     # ------------------------------------------------------------------------------------- from the router
@@ -231,6 +239,7 @@ class Shard:
         """Takes the ring, and sends away whoever it gives to another shard."""
         self._log_follower.on_ring(state.epoch, state.last_offset, now)
         self._handshake.repeat_requests(now)
+        self.history.repeat_requests()
         if state.version == self._rebalancer.ring_version and state.personal_since <= self.completed_version:
             return
         self._rebalancer.ring_version = state.version
@@ -272,6 +281,11 @@ class Shard:
     def on_replay_response(self, message: ReplayResponse, now: float) -> None:
         """What the router says to a question for a client that comes back."""
         self._handshake.on_replay_response(message, now)
+        self.run(now)
+
+    def on_history_response(self, message: HistoryResponse, now: float) -> None:
+        """What the router says to a question about history."""
+        self.history.on_response(message, now)
         self.run(now)
 
     def _resync(self) -> None:
@@ -374,6 +388,7 @@ class Shard:
         self.connections.discard(connection)
         self._heartbeats.discard(connection)
         self._handshake.cancel(connection)
+        self.history.cancel_all(connection)
         self._users.remove(connection)
 
     def start_drain(self, now: float, within: float | None = None) -> None:
@@ -468,7 +483,7 @@ class Shard:
 
     def next_due(self) -> float:
         """When `run` wants to be called next."""
-        times = [self.dispatcher.due_at, self._handshake.due_at]
+        times = [self.dispatcher.due_at, self._handshake.due_at, self.history.due_at]
         if self._timers.due_at is not None:
             times.append(self._timers.due_at)
         if self._conflator.due_at is not None:
@@ -487,6 +502,7 @@ class Shard:
         """Does everything that is due, what was missed by those who come back last."""
         self._run_live(now)
         self._handshake.run(now)
+        self.history.run(now)
 
     def _run_live(self, now: float) -> None:
         self._slot_manager.run(now)

@@ -25,9 +25,11 @@ from solowire.errors import RequestError, RequestRejected
 from solowire.gateway.audit_events import GatewayAudit
 from solowire.gateway.http.connect_endpoint import ConnectEndpoint, ConnectGrant
 from solowire.gateway.http.events_endpoint import EventsAccepted, EventsEndpoint
+from solowire.gateway.http.history_endpoint import HistoryEndpoint
 from solowire.gateway.http.openapi import (
     DOCS,
     PAGE_POLICY,
+    HistoryOperation,
     PublishOperation,
     ReadyOperation,
     RevokeOperation,
@@ -102,12 +104,14 @@ def create_app(
     metrics: Any,
     shard_client: ShardClient | None = None,
     audit: GatewayAudit | None = None,
+    history_endpoint: HistoryEndpoint | None = None,
 ) -> Litestar:
     """The ASGI application for everything on the gateway that is not a WebSocket.
 
     asked: for what only shards know. trail: to the audit log.
     """
     shard_client, audit = shard_client or ShardClient(), audit or GatewayAudit()
+    asked = history_endpoint or HistoryEndpoint(gateway, shard_client, settings)
 
     @post("/v1/connect", status_code=200, summary="Where to connect", tags=["clients"])
     async def connect(request: Req) -> ConnectGrant:
@@ -133,6 +137,20 @@ def create_app(
         Answers when the log has them. An event whose `id` was seen before is a duplicate: not published again.
         """
         return await events_endpoint.publish_events(request.scope, request.receive)
+
+    @get(
+        "/v1/events",
+        summary="What was sent before",
+        tags=["clients"],
+        operation_class=HistoryOperation,
+        media_type=MediaType.JSON,
+    )
+    async def history(request: Req) -> Response[Any]:
+        """Events that are in the log still, exactly those that a connection with this token would have been sent.
+
+        A page of them as JSON, or with `Accept: application/x-ndjson` all of them, one a line.
+        """
+        return await asked.answer(request)
 
     @get("/v1/catalog", summary="The event types", security=[{}], tags=["publishers"])
     async def catalog() -> Response[bytes]:
@@ -292,6 +310,7 @@ def create_app(
             connect,
             route,
             publish,
+            history,
             catalog,
             stats,
             shards,

@@ -256,6 +256,14 @@ class Settings(IdentitySettings):
     replay_timeout_s: float = Field(
         60.0, ge=1, le=600, description="how long a client that comes back may wait for all it missed, else `too_much`"
     )
+    history_rate: float = Field(10.0, gt=0, description="pages of history per second of one user")
+    history_burst: float = Field(50.0, ge=1, description="the same at once")
+    history_per_user: int = Field(2, ge=1, description="questions about history of one user under way at a time")
+    history_questions: int = Field(4, ge=1, description="questions about history that a shard works on at a time")
+    history_timeout_s: float = Field(
+        5.0, ge=0.1, le=60, description="how long a page of history is made; then it ends with what was found"
+    )
+    history_page_events: int = Field(5_000, ge=1, le=50_000, description="events in one page of history, at most")
     duplicate_window_s: float = Field(600.0, ge=0, description="how long an event's id is remembered")
     credit: int = Field(10_000, ge=100, description="events that may be under way to a shard")
 

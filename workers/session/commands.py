@@ -20,6 +20,7 @@ from solowire.protocol.close_codes import CloseCode
 from solowire.protocol.messages import (
     ClientMessage,
     Hello,
+    History,
     Id,
     Ping,
     Pong,
@@ -35,6 +36,7 @@ from solowire.workers.connections.audit_events import ConnectionAudit
 from solowire.workers.connections.connection import Connection, State
 from solowire.workers.connections.expiry import TokenExpiry
 from solowire.workers.delivery.dispatcher import Dispatcher
+from solowire.workers.history.history_commands import HistoryCommands
 from solowire.workers.session.handshake import Handshake, format_rfc3339
 from solowire.workers.session.inbound_limits import (
     InboundLimits,
@@ -77,7 +79,9 @@ class CommandHandler:
         wall_offset: float,
         close: Callable[[Connection, CloseCode], None],
         await_keys: AwaitKeys = no_keys_to_await,
+        history: HistoryCommands,
     ) -> None:
+        self._history = history
         self.wall_offset = wall_offset
         self._index = index
         self._log = recent
@@ -144,6 +148,8 @@ class CommandHandler:
                     self._resubscribe(connection, wanted, now, message.id, unknown)
                 case Refresh():
                     self._refresh(connection, message, now)
+                case History():
+                    self._history.start(connection, message, now, now + self.wall_offset)
                 case Stats():
                     self._dispatcher.send_reply(connection, Reply(self._describe(connection), message.id), now)
         except InvalidMessage as error:

@@ -1,0 +1,243 @@
+"""What was sent before, over HTTP: `GET /v1/events`, a page as JSON or a stream of lines (NDJSON).
+
+The gateway judges nothing: it passes the question on to the shard that owns the user, with the user's own token, and
+the shard answers with a page. A stream is one page after the other.
+
+What it keeps true: the next page of a stream is asked for when the client has taken the last one, so that a stream
+holds one page, and a client that has gone costs one at the most; and each page is judged by the rights that the token
+has then. A stream that can't be ended in order says so in its last line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable
+from typing import Any, TypeVar
+from urllib.parse import urlencode
+
+import msgspec
+from litestar import MediaType, Request, Response
+from litestar.response import Stream
+
+from solowire.auth.tokens import parse_bearer
+from solowire.errors import InvalidHistoryQuery, RequestError, RequestRejected
+from solowire.gateway.http.responses import exception_to_response
+from solowire.gateway.http.shard_client import ShardClient
+from solowire.gateway.router_client import RouterClient
+from solowire.protocol.history_query import DEFAULT_LIMIT, read_query_string
+from solowire.protocol.problem_details import PROBLEM_TYPE
+from solowire.runtime.settings import Settings
+
+NDJSON = "application/x-ndjson"
+SPARE_SECONDS = 3.0
+"""A shard has its own time for a page, and so much more to answer."""
+MAX_RETRIES = 5
+"""So often in a row a stream waits for a page that is refused for now."""
+
+T = TypeVar("T")
+_Request = Request[Any, Any, Any]
+
+
+class _Page(msgspec.Struct):
+    """As a shard writes it."""
+
+    events: list[msgspec.Raw]
+    next: str | None
+    complete: bool
+    denied: list[Any] = []
+
+
+class _NotNow(Exception):
+    """The shard refuses: its answer, to be passed on."""
+
+    def __init__(self, status: int, body: bytes, retry_after: str) -> None:
+        super().__init__(status)
+        self.status = status
+        self.body = body
+        self.retry_after = retry_after
+
+    @property
+    def is_temporary(self) -> bool:
+        return self.status in (429, 503) and self.retry_after.isdecimal()
+
+
+class HistoryEndpoint:
+    """streams: under way now. request_count: questions, be they answered with a page or a stream."""
+
+    def __init__(self, gateway: RouterClient, shards: ShardClient, settings: Settings) -> None:
+        self._gateway = gateway
+        self._shards = shards
+        self._per_user = settings.history_per_user
+        self._timeout = settings.history_timeout_s + SPARE_SECONDS
+        self._page_events = min(DEFAULT_LIMIT, settings.history_page_events)
+        self._streams: Counter[str] = Counter()
+        self.request_count = 0
+
+    @property
+    def stream_count(self) -> int:
+        return self._streams.total()
+
+    async def answer(self, request: _Request) -> Response[Any]:
+        """Raises InvalidToken, InvalidHistoryQuery, RequestRejected."""
+        self.request_count += 1
+        token = parse_bearer(request.headers.get("authorization", ""))
+        identity = await self._gateway.identify(token, self._gateway.addresses.resolve_scope(request.scope))
+        query = request.scope["query_string"].decode("latin-1")
+        if not _wants_lines(request.headers.get("accept", "")):
+            try:
+                body = await _while_there(request, self._fetch(identity.user, query, token))
+            except _NotNow as refused:
+                return _pass_on(refused)
+            return Response(body, media_type=MediaType.JSON, headers={"cache-control": "no-store"})
+        fields = read_query_string(query)
+        limit = fields.pop("limit", None)
+        if limit is not None and (not isinstance(limit, int) or limit < 1):
+            raise InvalidHistoryQuery({"limit": "write a whole number, 1 at least"})
+        user = identity.user
+        if self._streams[user] >= self._per_user:
+            fault = f"one user may have {self._per_user} streams of history under way"
+            hint = "end one of them, or ask again later; an operator raises SOLOWIRE_HISTORY_PER_USER"
+            raise RequestRejected(429, "history_rate_limited", fault, hint, retry_after=1.0)
+        stream = _Stream(self, user, token, fields, limit, self._page_events)
+        self._streams[user] += 1
+        try:
+            await _while_there(request, stream.begin())
+        except BaseException as error:
+            self._release(user)
+            if isinstance(error, _NotNow):
+                return _pass_on(error)
+            raise
+        return Stream(self._write(stream), media_type=NDJSON, headers={"cache-control": "no-store"})
+
+    async def _write(self, stream: _Stream) -> AsyncIterator[bytes]:
+        try:
+            async for lines in stream.write_lines():
+                yield lines
+        finally:
+            self._release(stream.user)
+
+    def _release(self, user: str) -> None:
+        self._streams[user] -= 1
+        if not self._streams[user]:
+            del self._streams[user]
+
+    async def _fetch(self, user: str, query: str, token: str) -> bytes:
+        """One page. Raises _NotNow with what the shard says instead; RequestRejected if it can't be asked."""
+        shard = self._gateway.find_shard(user)
+        status, body, retry_after = await self._shards.fetch_history(shard, query, token, self._timeout)
+        if status != 200:
+            raise _NotNow(status, body, retry_after)
+        return body
+
+    async def fetch_page(self, user: str, fields: dict[str, Any], token: str) -> _Page:
+        """One page of a stream; as `_fetch`."""
+        written = {
+            **fields,
+            **({"types": ",".join(fields["types"])} if "types" in fields else {}),
+            **({"filter": msgspec.json.encode(fields["filter"]).decode()} if "filter" in fields else {}),
+        }
+        return msgspec.json.decode(await self._fetch(user, urlencode(written), token), type=_Page)
+
+
+class _Stream:
+    """All pages of a question, one after the other. limit: of events in all, None for no limit."""
+
+    def __init__(
+        self,
+        endpoint: HistoryEndpoint,
+        user: str,
+        token: str,
+        fields: dict[str, Any],
+        limit: int | None,
+        page_events: int,
+    ) -> None:
+        self.user = user
+        self._endpoint = endpoint
+        self._token = token
+        self._fields = fields
+        self._left = limit
+        self._page_events = page_events
+        self._page: _Page | None = None
+
+    async def begin(self) -> None:
+        """Fetches the first page: what is wrong is an answer's status then."""
+        self._page = await self._fetch()
+
+    async def _fetch(self) -> _Page:
+        limit = self._page_events if self._left is None else min(self._page_events, self._left)
+        return await self._endpoint.fetch_page(self.user, {**self._fields, "limit": limit}, self._token)
+
+    async def write_lines(self) -> AsyncIterator[bytes]:
+        page = self._page
+        self._page = None
+        while page is not None:
+            if page.events:
+                yield b"".join(_line(event) for event in page.events)
+            if self._left is not None:
+                self._left -= len(page.events)
+            if page.complete or page.next is None or self._left == 0:
+                end: dict[str, Any] = {"next": page.next, "complete": page.complete}
+                if page.denied:
+                    end["denied"] = page.denied
+                yield msgspec.json.encode(end) + b"\n"
+                return
+            self._fields["after"] = page.next
+            try:
+                page = await self._fetch_again()
+            except (_NotNow, RequestError) as error:
+                body = error.body if isinstance(error, _NotNow) else exception_to_response(error, "/v1/events")[2]
+                end = {"next": page.next, "complete": False, "error": msgspec.Raw(body or b"null")}
+                yield msgspec.json.encode(end) + b"\n"
+                return
+
+    async def _fetch_again(self) -> _Page:
+        for _ in range(MAX_RETRIES):
+            try:
+                return await self._fetch()
+            except _NotNow as refused:
+                if not refused.is_temporary:
+                    raise
+                await asyncio.sleep(int(refused.retry_after))
+            except RequestRejected as refused:
+                if refused.retry_after is None:
+                    raise
+                await asyncio.sleep(refused.retry_after)
+        return await self._fetch()
+
+
+def _line(event: msgspec.Raw) -> bytes:
+    text = bytes(event)
+    if b"\n" in text or b"\r" in text:  # between values, as its publisher wrote it: in a text they are escaped
+        text = msgspec.json.format(text, indent=-1)
+    return text + b"\n"
+
+
+def _wants_lines(accept: str) -> bool:
+    return any(part.partition(";")[0].strip().lower() == NDJSON for part in accept.split(","))
+
+
+def _pass_on(refused: _NotNow) -> Response[bytes]:
+    headers = {"cache-control": "no-store"}
+    if refused.retry_after:
+        headers["retry-after"] = refused.retry_after
+    return Response(refused.body, status_code=refused.status, media_type=PROBLEM_TYPE, headers=headers)
+
+
+async def _while_there(request: _Request, work: Awaitable[T]) -> T:
+    """What the work gives, which ends when the client goes. Raises RequestRejected then, for nobody."""
+    doing = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_wait_for_end(request))
+    try:
+        await asyncio.wait((doing, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not doing.done():
+            raise RequestRejected(503, "client_gone", "the client has gone", "ask again", retry_after=1.0)
+        return doing.result()
+    finally:
+        leaving.cancel()
+        doing.cancel()
+
+
+async def _wait_for_end(request: _Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
