@@ -21,7 +21,7 @@ import structlog
 
 from solowire.backplane.messages import HistoryBound, HistoryRequest, HistoryResponse
 from solowire.router.history.attribute_index import AttributeIndex, Part, remove_files
-from solowire.router.history.index_terms import ClauseFilter
+from solowire.router.history.indexed_event import ClauseFilter
 from solowire.router.log.journal import Bounds, JournalReader, JournalUnavailable, Record, find_last_before
 
 logger = structlog.get_logger("solowire.router")
@@ -182,11 +182,11 @@ class HistoryReader:
         events: list[tuple[int, bytes]] = []
         size = 0
         began = self._stopwatch()
-        for records, reached, is_found in self._read(question, start, end):
+        for records, reached in self._read(question, start, end):
             for offset, owner, body in records:
                 if owner is not None and owner != question.user:
                     continue
-                if not is_found and whole is not None and not whole.accepts(body):
+                if whole is not None and not whole.accepts(body):
                     continue
                 events.append((offset, body))
                 size += len(body)
@@ -196,8 +196,8 @@ class HistoryReader:
                 return events, reached
         return events, start if is_descending else end
 
-    def _read(self, question: HistoryRequest, start: int, end: int) -> Iterator[tuple[list[Record], int, bool]]:
-        """Records of the range, in order, each time with up to where that was all, and whether the index found them."""
+    def _read(self, question: HistoryRequest, start: int, end: int) -> Iterator[tuple[list[Record], int]]:
+        """Records of the range that may be wanted, in order, each time with up to where that was all."""
         is_descending = question.is_descending
         for low, high, offsets in self._find_parts(question, start, end):
             if offsets is None:
@@ -205,8 +205,8 @@ class HistoryReader:
                 continue
             rest = iter(offsets)
             while chunk := list(islice(rest, READ_RECORDS)):
-                yield list(self._journal.read_at(chunk)), chunk[-1] - 1 if is_descending else chunk[-1], True
-            yield [], low if is_descending else high, True
+                yield list(self._journal.read_at(chunk)), chunk[-1] - 1 if is_descending else chunk[-1]
+            yield [], low if is_descending else high
 
     def _find_parts(self, question: HistoryRequest, start: int, end: int) -> Iterator[Part]:
         """As the index says; without it, everywhere."""
@@ -225,7 +225,7 @@ class HistoryReader:
         if low < high:
             yield low, high, None
 
-    def _scan(self, low: int, high: int, *, is_descending: bool) -> Iterator[tuple[list[Record], int, bool]]:
+    def _scan(self, low: int, high: int, *, is_descending: bool) -> Iterator[tuple[list[Record], int]]:
         while low < high:
             records = list(self._journal.read(low, high, READ_RECORDS, is_descending=is_descending))
             is_all = len(records) < READ_RECORDS
@@ -233,4 +233,4 @@ class HistoryReader:
                 high = low if is_all else records[-1].offset - 1
             else:
                 low = high if is_all else records[-1].offset
-            yield records, high if is_descending else low, False
+            yield records, high if is_descending else low

@@ -1,67 +1,28 @@
-"""By what events are found again: terms, as bytes, of an event and of a question.
+"""By what events are found again: terms, as bytes that sort, of a segment's types, attributes and owners.
 
     type        T custom.chaos
     attribute   A zone NUL moc.elpmaxe.      the value backwards with a dot behind it: what is beneath begins alike
     owner       O                            an event for one user alone
-                O alice                      … and for whom
+                P alice                      … and for whom
 
-What it keeps true: an event that meets a clause has a term in each of the clause's ranges. What has one need not meet
-the clause, because long terms are cut: whoever gets it judges it again. Nothing here knows which attributes are names:
-the clause says so.
+Rare neighbours share a row: their places together, under the first of their terms. So a row is what a question has to
+look at for a term that is at or behind the row's and before the next one's, and the rest of the row is judged and
+passed over. A term with many places has a row of its own, and the one behind it begins right behind that term.
+
+What it keeps true: whoever asks for a term gets all places of it. Those of OWNED are exact.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-
-import msgspec
-
-from solowire.backplane.messages import HistoryClause
-from solowire.model.catalog import FAMILY
-from solowire.model.condition_match import meets_conditions
+from collections.abc import Iterable, Iterator
 
 TERM_BYTES = 96
-"""No term is longer, so that a value of a kilobyte costs no more than a name."""
+"""No term is longer, so that a value of a kilobyte costs no more than a name. Those that are cut alike share places."""
+
+SHARED_PLACES = 8
+"""Neighbours with fewer places than that share a row, until it has so many."""
 
 OWNED = b"O"
-
-
-class IndexedEvent(msgspec.Struct, array_like=True, gc=False):
-    """What of an event (`solowire.model.events.Event`) it is found by; the rest is passed over undecoded."""
-
-    id: msgspec.Raw
-    type: str
-    data: msgspec.Raw
-    priority: msgspec.Raw
-    delivery: msgspec.Raw
-    timestamp: msgspec.Raw
-    key: msgspec.Raw
-    user: msgspec.Raw
-    attributes: dict[str, str] = {}
-
-
-_decode = msgspec.msgpack.Decoder(IndexedEvent).decode
-
-
-def decode_indexed(body: bytes) -> IndexedEvent | None:
-    """None for what is no event: nobody gets it."""
-    try:
-        return _decode(body)
-    except (msgspec.DecodeError, UnicodeError, ValueError, RecursionError):
-        return None
-
-
-def list_event_terms(body: bytes, owner: str | None) -> Iterator[bytes]:
-    """The terms of one record; none if it is no event."""
-    event = decode_indexed(body)
-    if event is None:
-        return
-    yield make_type_term(event.type)
-    for name, value in event.attributes.items():
-        yield make_value_term(name, value)
-    if owner is not None:
-        yield OWNED
-        yield make_owner_term(owner)
 
 
 def make_type_term(name: str) -> bytes:
@@ -69,12 +30,11 @@ def make_type_term(name: str) -> bytes:
 
 
 def make_owner_term(user: str) -> bytes:
-    return b"O" + _cut(user.encode(errors="surrogatepass"))
+    return b"P" + _cut(user.encode(errors="surrogatepass"))
 
 
 def make_value_term(attribute: str, value: str) -> bytes:
-    key = "" if value == "." else value[::-1] + "."
-    return _cut(f"A{attribute}\0{key}".encode(errors="surrogatepass"))
+    return _cut((f"A{attribute}\0{value[::-1]}." if value != "." else f"A{attribute}\0").encode(errors="surrogatepass"))
 
 
 def _cut(text: bytes) -> bytes:
@@ -86,23 +46,23 @@ def end_of_prefix(prefix: bytes) -> bytes:
     return prefix[:-1] + bytes((prefix[-1] + 1,))
 
 
-class ClauseFilter:
-    """Whether an event is what one of some clauses asks for."""
-
-    def __init__(self, clauses: Sequence[HistoryClause]) -> None:
-        self._clauses = [
-            (
-                frozenset(clause.types),
-                tuple((name, frozenset(values), are_names) for name, values, are_names in clause.conditions),
-            )
-            for clause in clauses
-        ]
-
-    def accepts(self, body: bytes) -> bool:
-        """Whether the record with this body is one."""
-        event = decode_indexed(body)
-        return event is not None and any(
-            (not types or event.type in types or (FAMILY in types and event.type.startswith("custom.")))
-            and meets_conditions(event.attributes, conditions)
-            for types, conditions in self._clauses
-        )
+def share_rows(terms: Iterable[tuple[bytes, list[int]]]) -> Iterator[tuple[bytes, list[int]]]:
+    """Rows of the terms of one kind, or of one attribute, which come sorted, with their places."""
+    key = b""
+    shared: list[int] = []
+    is_marked = False  # the next row begins right behind a term that has a row of its own, whatever term comes first
+    for term, places in terms:
+        if len(places) >= SHARED_PLACES:
+            if shared or is_marked:
+                yield key, shared
+            yield term, places
+            key, shared, is_marked = term + b"\0", [], True
+            continue
+        if not shared and not is_marked:
+            key = term
+        shared = shared + places
+        if len(shared) >= SHARED_PLACES:
+            yield key, shared
+            shared, is_marked = [], False
+    if shared or is_marked:
+        yield key, shared

@@ -1,4 +1,4 @@
-"""Questions about history at the router: what a part holds, whatever is written, trimmed, indexed and lost meanwhile."""
+"""Questions about history at the router: what a part holds, whatever is written, trimmed and lost meanwhile."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from structlog.testing import capture_logs
 from solowire.backplane.messages import HistoryBound, HistoryClause, HistoryRequest, HistoryResponse, PublishedEvent
 from solowire.model.condition_match import meets_conditions
 from solowire.model.events import Event, encode_event
-from solowire.router.history import attribute_index, history_reader
+from solowire.router.history import attribute_index, history_reader, index_terms, open_segment
 from solowire.router.history.history_reader import HistoryReader
 from solowire.router.history.index_terms import TERM_BYTES
 from solowire.router.log.journal import Journal, MemoryJournal
@@ -87,8 +87,10 @@ class InMemory(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.patches = [
-            mock.patch.multiple(attribute_index, SEGMENT_EVENTS=8, SCANNED_TERMS=2),
+            mock.patch.multiple(attribute_index, SEGMENT_EVENTS=8, FEW_PLACES=1),
             mock.patch.multiple(history_reader, READ_RECORDS=3, STEP_RECORDS=5),
+            mock.patch.multiple(index_terms, SHARED_PLACES=3),
+            mock.patch.multiple(open_segment, FEW_NAMES=2),
         ]
         for patch in self.patches:
             patch.start()
