@@ -76,7 +76,7 @@ def feeds_of(log: RecentLog, count: int, by_zone: bool, rates: AggregationLimits
 
 def microseconds(bodies: list[bytes], feeds: int | None, by_zone: bool, rates: AggregationLimits) -> tuple[float, int]:
     """CPU time for each event, and how many bytes of frames were built. feeds: None appends to the log only."""
-    log = RecentLog()
+    log = RecentLog(catalog=CATALOG)
     found = feeds_of(log, feeds or 0, by_zone, rates)
     built = 0
     now = 1.0

@@ -16,6 +16,7 @@ from random import Random
 import msgspec
 
 from bench.aggregation import queries
+from solowire.domains.dns.event_types import CATALOG
 from solowire.fanout.recent_log import RecentLog
 from solowire.model.events import decode_event, encode_event
 from solowire.protocol.deflate import MARK
@@ -28,7 +29,7 @@ ROUND_S = 0.01
 
 
 def main() -> None:
-    log, chance = RecentLog(), Random(4)
+    log, chance = RecentLog(catalog=CATALOG), Random(4)
     bodies = (
         encode_event(msgspec.structs.replace(decode_event(body), id=chance.randbytes(16).hex()))
         for body in queries(max(EVENTS))

@@ -39,6 +39,7 @@ from solowire.auth.tokens import Tokens
 from solowire.backplane import messages as backplane
 from solowire.backplane.messages import AdmissionState, Heartbeat, HeartbeatResponse, Join, RingState, ShardAddress
 from solowire.backplane.zmq_transport import RouterSocket
+from solowire.domains.dns.dns_domain import DNS
 from solowire.model.access import ROLES
 
 PER_SECOND = 2000
@@ -221,7 +222,7 @@ def _routes(target: Target, users: int) -> list[bytes]:
 
 def _handshakes(target: Target, users: int) -> list[bytes]:
     """With tickets of now: they live 30 s, and one that was refused may be shown again."""
-    tokens = Tokens(target.secret, ROLES)
+    tokens = Tokens(target.secret, ROLES, domain=DNS)
     now = time.time()
     requests = []
     for n in range(users):

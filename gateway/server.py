@@ -6,7 +6,6 @@ import asyncio
 import socket
 import time
 from collections.abc import Iterator, Mapping, MutableMapping
-from pathlib import Path
 from typing import Any
 
 import structlog
@@ -17,7 +16,9 @@ from solowire.backplane.messages import ShardStats
 from solowire.gateway.admission.client_address import ClientAddressResolver
 from solowire.gateway.admission.connect_limiter import ConnectLimiter, ConnectLimits
 from solowire.gateway.audit_events import GatewayAudit
-from solowire.gateway.front.http_front import FILES_OF_HTTP, ClientConnection, HttpFront
+from solowire.gateway.front.client_connection import ClientConnection, FrontContext
+from solowire.gateway.front.connection_registry import FILES_OF_HTTP, ConnectionRegistry
+from solowire.gateway.front.http_front import HttpFront
 from solowire.gateway.front.relay import PATHS, Relay
 from solowire.gateway.front.unread_bodies import with_ends
 from solowire.gateway.http.api import create_app
@@ -38,6 +39,7 @@ from solowire.observability.metrics import LabelledSample, Metrics, Sample
 from solowire.protocol.opening_handshake import MORE_HEADERS, Head, make_upgrade_required
 from solowire.protocol.problem_details import to_http_response
 from solowire.runtime import process
+from solowire.runtime.domain_loader import load_domain
 from solowire.runtime.http_server import WebServer, listen, listen_unix, remove_dead_sockets
 from solowire.runtime.identity import make_key_source, make_tokens, reload_identity
 from solowire.runtime.roles import load_roles
@@ -54,8 +56,9 @@ CLOSING_SECONDS = 1.0
 
 def serve(settings: Settings) -> None:
     """Runs the gateway until it is told to stop. Raises ConfigError if it can't start."""
-    roles = load_roles(settings)
-    tokens = make_tokens(settings, roles, create=True)
+    domain = load_domain(settings)
+    roles = load_roles(settings, domain.catalog)
+    tokens = make_tokens(settings, roles, domain, create=True)
     process.on_reload(lambda fresh: reload_identity(fresh, tokens, roles))
     process.run(lambda stop: _main(settings, tokens, roles, stop))
 
@@ -106,14 +109,18 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
     def open_tunnel(client: ClientConnection, head: Head, rest: bytes) -> None:
         (relay.accept_client if relay.can_handle(head) else assets.serve_file)(client, head, rest)
 
-    front = HttpFront(
-        # A name of its own: several gateways of one data directory may have the same port, each at its address.
-        settings.run_dir.absolute() / f"g{settings.port}-{process.new_id()[:8]}",
+    room = AcceptLimiter(settings.max_http_connections, settings.max_http_connections_per_address)
+    # A name of its own: several gateways of one data directory may have the same port, each at its address.
+    upstream = settings.run_dir.absolute() / f"g{settings.port}-{process.new_id()[:8]}"
+    context = FrontContext(
+        str(upstream),
+        registry=ConnectionRegistry(
+            room,
+            max(FILES_OF_HTTP, process.raise_file_limit() - OTHER_FILES),
+        ),
         can_tunnel=takes,
         plain_heads=HEADS,
         open_tunnel=open_tunnel,
-        limiter=AcceptLimiter(settings.max_http_connections, settings.max_http_connections_per_address),
-        max_files=max(FILES_OF_HTTP, process.raise_file_limit() - OTHER_FILES),
         is_trusted=gateway.addresses.is_trusted,
         head_s=settings.handshake_s,
         keepalive_s=settings.keepalive_s,
@@ -124,13 +131,18 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
             (b"GET", b"/v1/route"): lambda scope, _, send: negotiation(scope, send),
         },
     )
+    front = HttpFront(context)
     shards = ShardClient()
     history = HistoryEndpoint(gateway, shards, settings)
 
     def samples() -> Iterator[Sample]:
         yield "relayed_connections", "WebSockets that this gateway carries.", relay.open_count
-        yield "http_connections", "HTTP connections that are open.", len(front.limiter)
-        yield "accept_refusals_total", "Connections refused before anything was read.", front.limiter.rejected_count
+        yield "http_connections", "HTTP connections that are open.", len(room)
+        yield (
+            "accept_refusals_total",
+            "Connections refused before anything was read.",
+            room.rejected_count,
+        )
         yield "relayed_connections_total", "WebSockets that it has carried.", relay.opened_count
         intake = gateway.publish_limiter
         yield "publish_held_requests", "Publish requests being read, or under way to the router.", intake.requests
@@ -180,7 +192,7 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
 
     make_directories(settings)
     remove_dead_sockets(settings.run_dir, "g", socket.SOCK_STREAM)
-    server = WebServer(front.wrap(with_ends(app)), listen_unix(Path(front.upstream)), handshake_s=UPSTREAM_SECONDS)
+    server = WebServer(front.wrap(with_ends(app)), listen_unix(upstream), handshake_s=UPSTREAM_SECONDS)
     if key_source is not None:
         key_source.start()
     server.start()
@@ -194,7 +206,7 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
         front.finish()
         await gateway.finish()
         await server.finish()
-        Path(front.upstream).unlink(missing_ok=True)  # noqa: ASYNC240 -- a name in a local directory
+        upstream.unlink(missing_ok=True)
         await front.wait_for_ends(CLOSING_SECONDS)
         await shards.close()
         if key_source is not None:

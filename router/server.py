@@ -31,6 +31,7 @@ from solowire.router.monitoring.monitor import Monitor, Thresholds
 from solowire.router.router import Router
 from solowire.runtime import process
 from solowire.runtime.directory_lock import router_lock
+from solowire.runtime.domain_loader import load_domain
 from solowire.runtime.settings import Settings, make_directories
 
 logger = structlog.get_logger("solowire.router")
@@ -138,6 +139,7 @@ class _RouterServer:
 
     def _make_monitor(self, settings: Settings) -> Monitor:
         return Monitor(
+            catalog=load_domain(settings).catalog,
             new_id=process.new_id,
             thresholds=Thresholds(
                 lag_seconds=settings.alert_lag_s,

@@ -18,7 +18,7 @@ REFUSALS = {"RequestRejected": 3, "InvalidMessage": 2, "RequestError": 2}
 """Errors that are told to peers, and the place of the hint among their arguments."""
 LEVELS = ("warning", "error", "critical")
 LOGGERS = ("log", "logger", "write")
-OF_THE_SDK = ("solowire/sdk/client", "solowire/sdk/publisher", "solowire/sdk/token_renewal")
+OF_THE_SDK = ("solowire/sdk/",)
 UNHINTED = {"client_gone"}  # whoever left is told nothing
 
 

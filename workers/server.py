@@ -60,6 +60,7 @@ from solowire.protocol.close_codes import CloseCode
 from solowire.runtime import process
 from solowire.runtime.api_client import api_address
 from solowire.runtime.directory_lock import shard_lock
+from solowire.runtime.domain_loader import load_domain
 from solowire.runtime.http_server import WebServer, listen, listen_unix
 from solowire.runtime.identity import make_key_source, make_tokens, reload_identity
 from solowire.runtime.roles import load_roles
@@ -92,8 +93,9 @@ def serve(settings: Settings, index: int) -> None:
 
     Exit status: 0, or 1 if another process has taken its place.
     """
-    roles = load_roles(settings)
-    tokens = make_tokens(settings, roles, create=True)
+    domain = load_domain(settings)
+    roles = load_roles(settings, domain.catalog)
+    tokens = make_tokens(settings, roles, domain, create=True)
     process.on_reload(lambda fresh: reload_identity(fresh, tokens, roles))
     status = 0
 
@@ -145,7 +147,9 @@ class _ShardServer:
             new_id=process.new_id,
             wall_offset=self._wall_offset(),
             limits=build_shard_config(settings),
-            recent=RecentLog(max_events=settings.recent_events, max_bytes=settings.recent_bytes),
+            recent=RecentLog(
+                catalog=tokens.domain.catalog, max_events=settings.recent_events, max_bytes=settings.recent_bytes
+            ),
             ask=lambda question: self._link.send(question),
             stopwatch=time.perf_counter,
             came=self._note_arrival,

@@ -41,12 +41,10 @@ from solowire.backplane.messages import (
     StateSnapshot,
     UserConnectedElsewhere,
 )
-from solowire.domains.dns.event_types import CATALOG
 from solowire.fanout.conflation import Conflator
 from solowire.fanout.feed_index import FeedIndex
 from solowire.fanout.recent_log import RecentLog
 from solowire.model.access import Identity, Role
-from solowire.model.catalog import Catalog
 from solowire.protocol.close_codes import CloseCode
 from solowire.protocol.messages import Codec, Notice, ReconnectNow
 from solowire.workers.capacity.eviction import EvictionPolicy
@@ -96,8 +94,7 @@ class Shard:
         new_id: Callable[[], str],
         wall_offset: float,
         limits: ShardConfig | None = None,
-        catalog: Catalog = CATALOG,
-        recent: RecentLog | None = None,
+        recent: RecentLog,
         ask: Callable[[ShardQuestion], bool] = lambda _: False,
         came: Callable[[str, int], None] = lambda user, connections: None,
         stopwatch: Callable[[], float] | None = None,
@@ -106,7 +103,8 @@ class Shard:
         boot: str = "",
     ) -> None:
         self.index = index
-        self.log = recent if recent is not None else RecentLog(catalog=catalog)
+        self.log = recent
+        catalog = recent.catalog
         self.connections: set[Connection] = set()
         self.wall_offset = wall_offset
         self.ejection = Ejection(self.connections, self._close)

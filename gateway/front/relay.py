@@ -4,10 +4,10 @@ The client's own handshake goes to the shard, with a ticket in it, and the shard
 or refused is decided there. From then on bytes pass, and no frame is taken apart.
 
 What it keeps true: bytes, close codes and refusals pass through as they are, both ways; in each direction there are
-`http_front.BUFFER_BYTES` at most, and one read, so a reader that is slow slows the writer behind it, and nothing piles
-up here. A client that takes nothing for `stalled_s` is cut: the shard would do that, but its word can't get past a
-socket that nobody reads. Where the shard or this gateway goes without a word, the client is told 1012, unless that
-would fall into the midst of a frame.
+`client_connection.BUFFER_BYTES` at most, and one read, so a reader that is slow slows the writer behind it, and
+nothing piles up here. A client that takes nothing for `stalled_s` is cut: the shard would do that, but its word can't
+get past a socket that nobody reads. Where the shard or this gateway goes without a word, the client is told 1012,
+unless that would fall into the midst of a frame.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from solowire.auth.tokens import parse_bearer
 from solowire.backplane.messages import ShardAddress
 from solowire.errors import RequestError, RequestRejected
 from solowire.gateway.admission.forwarding import collect_forwarding
+from solowire.gateway.front.client_connection import BUFFER_BYTES, ClientConnection
 from solowire.gateway.front.frame_scanner import FrameScanner
-from solowire.gateway.front.http_front import BUFFER_BYTES, ClientConnection
 from solowire.gateway.router_client import RouterClient
 from solowire.protocol.close_codes import CloseCode
 from solowire.protocol.opening_handshake import HEAD_BYTES, HEAD_END, Head, check_origin

@@ -20,7 +20,6 @@ from litestar.types import Message, Scope
 
 from solowire.auth.tokens import parse_bearer
 from solowire.backplane.messages import ShardReport, StatsResponse
-from solowire.domains.dns.event_types import CATALOG
 from solowire.errors import RequestError, RequestRejected
 from solowire.gateway.audit_events import GatewayAudit
 from solowire.gateway.http.connect_endpoint import ConnectEndpoint, ConnectGrant
@@ -44,6 +43,7 @@ from solowire.gateway.http.user_paths import USER
 from solowire.gateway.publish.content_encoding import need_plain
 from solowire.gateway.router_client import RouterClient
 from solowire.model.access import Identity
+from solowire.model.catalog import Catalog
 from solowire.observability.metrics import CONTENT_TYPE
 from solowire.observability.stats_summary import aggregate, stats_to_dict
 from solowire.protocol.problem_details import PROBLEM_TYPE, make_problem
@@ -155,7 +155,7 @@ def create_app(
     @get("/v1/catalog", summary="The event types", security=[{}], tags=["publishers"])
     async def catalog() -> Response[bytes]:
         """Event types with schemas, permissions and delivery."""
-        return Response(_catalog(), media_type=MediaType.JSON)
+        return Response(_describe_catalog(gateway.tokens.domain.catalog), media_type=MediaType.JSON)
 
     @get("/v1/stats", summary="Totals", tags=["administrators"])
     async def stats(request: Req) -> Totals:
@@ -377,8 +377,8 @@ def _named(request: Req) -> str:
 
 
 @cache
-def _catalog() -> bytes:
-    return msgspec.json.encode({"types": CATALOG.describe(), "categories": dict(CATALOG.categories)})
+def _describe_catalog(catalog: Catalog) -> bytes:
+    return msgspec.json.encode({"types": catalog.describe(), "categories": dict(catalog.categories)})
 
 
 def _sum_totals(answer: StatsResponse) -> Totals:

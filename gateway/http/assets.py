@@ -10,7 +10,7 @@ from __future__ import annotations
 from mimetypes import guess_type
 from pathlib import Path
 
-from solowire.gateway.front.http_front import ClientConnection
+from solowire.gateway.front.client_connection import ClientConnection
 from solowire.gateway.http.openapi import ASSETS, PAGE_POLICY
 from solowire.gateway.http.responses import NO_SNIFFING
 from solowire.protocol.opening_handshake import HEAD_END, Head

@@ -25,7 +25,6 @@ import msgspec
 import structlog
 
 from solowire.auth.tokens import parse_bearer
-from solowire.domains.dns.event_types import CATALOG
 from solowire.errors import RequestError, RequestRejected
 from solowire.gateway.audit_events import GatewayAudit, count_types
 from solowire.gateway.http.responses import JSON_HEADERS, Scope, exception_to_response, send_response
@@ -73,7 +72,10 @@ class EventsEndpoint:
         self._pace = make_body_pace(settings)
         self._turns = ParsingTurns(time.monotonic)
         self._parser = EventParser(
-            CATALOG, _event_id, max_events=settings.publish_max_events, max_bytes=settings.event_max_bytes
+            gateway.tokens.domain.catalog,
+            _event_id,
+            max_events=settings.publish_max_events,
+            max_bytes=settings.event_max_bytes,
         )
 
     @staticmethod

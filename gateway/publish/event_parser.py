@@ -188,7 +188,7 @@ class EventParser:
                 # NaN would become null, bytes Base64, numbers as keys text: no client would get what was published.
                 raise ValueError("it holds what JSON can't say, such as NaN, bytes, or keys that are no text")
         except (msgspec.ValidationError, RecursionError) as error:
-            raise _fault(index, error, "$.data", event_type.payload) from None
+            raise _fault(index, error, "$.data", event_type.payload.struct) from None
         except (OverflowError, TypeError, ValueError) as error:
             raise InvalidEvent(index, "$.data", f"it can't be sent on: {error}", "out_of_range") from None
         if len(data) > self._max_bytes:

@@ -20,7 +20,7 @@ import msgspec
 import structlog
 
 from solowire.backplane.messages import PublishedEvent, ShardReport, ShardStats
-from solowire.domains.dns.event_types import CATALOG
+from solowire.model.catalog import Catalog
 from solowire.model.events import Delivery, Event, encode_event, name_state
 from solowire.observability.stats_summary import COUNTER_FIELDS, aggregate, stats_to_dict, top_n_with_other
 from solowire.router.monitoring.alerts import Alert, Alerts, Measurement
@@ -80,6 +80,7 @@ class Monitor:
     def __init__(
         self,
         *,
+        catalog: Catalog,
         new_id: Callable[[], str],
         thresholds: Thresholds | None = None,
         after: float = 3.0,
@@ -89,6 +90,7 @@ class Monitor:
     ) -> None:
         self.alerts = Alerts((thresholds or Thresholds())._asdict(), after=after, over=over)
         self.fired_count = 0
+        self._catalog = catalog
         self._new_id = new_id
         self._stats_every = stats_every
         self._stats_due: float | None = None
@@ -206,7 +208,7 @@ class Monitor:
 
     def _make_event(self, name: str, data: dict[str, Any], wall: float) -> PublishedEvent:
         """An event like any publisher's. Its payload is checked like any other's, too."""
-        event_type = CATALOG[name]
+        event_type = self._catalog[name]
         state = event_type.delivery is Delivery.state
         key = data["node"] if state else None
         moment = datetime.fromtimestamp(wall, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -218,7 +220,7 @@ class Monitor:
             delivery=event_type.delivery,
             timestamp=moment,
             key=key,
-            attributes=CATALOG.validate_data(event_type, data),
+            attributes=self._catalog.validate_data(event_type, data),
             source="solowire",
             taken=wall,
             publisher="router",

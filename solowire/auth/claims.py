@@ -19,6 +19,7 @@ from msgspec import UNSET, UnsetType
 
 from solowire.auth.misplaced_claims import OAUTH_TEXTS, MisplacedClaims
 from solowire.errors import InvalidToken
+from solowire.model.domain import Domain
 
 ANY = "*"
 """In place of an issuer or an audience: each is good, none is asked for."""
@@ -28,8 +29,8 @@ MAX_ROLE_VALUES = 500
 class Claims(msgspec.Struct):
     """What we read of a token, in the words of our contract.
 
-    The application that Solowire serves has `is_admin` where ours have `role`, and leaves it out of tokens that were
-    refreshed: neither of the two means "not an admin", which is a viewer.
+    is_admin: what the domain's claim of that meaning says, for tokens that have no role. An older application leaves it
+    out of tokens that were refreshed: neither of the two means "not an admin", which is a viewer.
     """
 
     sub: str
@@ -81,24 +82,67 @@ class TokenRules(msgspec.Struct, frozen=True):
     mapping: ClaimMapping = ClaimMapping()
 
 
-_MISPLACED = MisplacedClaims(Claims.__struct_fields__)
+_NAMES = tuple(name for name in Claims.__struct_fields__ if name != "is_admin")
 
 _decode_object = msgspec.json.Decoder(dict[str, Any]).decode
 
 
-def read_claims(payload: bytes, mapping: ClaimMapping | None = None) -> Claims:
-    """The claims of a token whose signature is good. mapping: of a provider's. Raises InvalidToken."""
-    said = _object(payload)
-    if mapping is None:
-        _refuse_misplaced(said)
-    else:
-        said = _map_claims(said, mapping)
-    try:
-        return msgspec.convert(said, Claims)
-    except msgspec.ValidationError as error:
-        raise InvalidToken(
-            f"the token's claims are not what they should be: {error}", hint="docs/tokens.md lists them"
-        ) from None
+class ClaimReader:
+    """Reads the claims of tokens of one domain."""
+
+    def __init__(self, domain: Domain) -> None:
+        self._admin_claims = () if domain.admin_claim is None else (domain.admin_claim,)
+        self._misplaced = MisplacedClaims((*_NAMES, *self._admin_claims), domain)
+
+    def read_claims(self, payload: bytes, mapping: ClaimMapping | None = None) -> Claims:
+        """The claims of a token whose signature is good. mapping: of a provider's. Raises InvalidToken."""
+        said = _object(payload)
+        if mapping is None:
+            self._refuse_misplaced(said)
+            said = self._name_admin_claim(said)
+        else:
+            said = self._map_claims(said, mapping)
+        try:
+            return msgspec.convert(said, Claims)
+        except msgspec.ValidationError as error:
+            raise _make_claims_error(str(error)) from None
+
+    def _refuse_misplaced(
+        self, said: Mapping[str, Any], read: Container[str] | None = None, elsewhere: Container[str] = ()
+    ) -> None:
+        """Raises InvalidToken for what `MisplacedClaims.find` finds."""
+        found = self._misplaced.find(said, read, elsewhere)
+        if found is None:
+            return
+        place = "beside its claims" if found.within is None else f"within {found.within[:64]!a}"
+        raise InvalidToken(f"the token has {found.name[:64]!a} {place}, where nobody reads it", hint=found.hint)
+
+    def _name_admin_claim(self, said: dict[str, Any]) -> dict[str, Any]:
+        """The claims with that of the domain called `is_admin`. Raises InvalidToken if it is neither true nor false."""
+        for name in self._admin_claims:
+            if name in said:
+                if not isinstance(said[name], bool):
+                    raise _make_claims_error(f"Expected `bool` - at `$.{name}`")
+                said["is_admin"] = said[name]
+        return said
+
+    def _map_claims(self, said: Mapping[str, Any], mapping: ClaimMapping) -> dict[str, Any]:
+        """A provider's claims in our words; `role` says who administers. Raises InvalidToken."""
+        named = mapping.names()
+        read = named.union((name.partition(".")[0] for name in named), _AS_THEY_ARE, self._admin_claims)
+        elsewhere = frozenset(name for name in ("role", "tenant") if getattr(mapping, name) != name)
+        self._refuse_misplaced(said, read, elsewhere)
+        ours = {name: said[name] for name in _AS_THEY_ARE if name in said}
+        ours["sub"] = _text(said, mapping.user, "the user")
+        ours["role"] = _role(said, mapping)
+        if (tenant := _find(said, mapping.tenant)) is not UNSET:
+            ours["tenant"] = tenant
+        ours["scopes"] = _scopes(said, mapping)
+        return ours
+
+
+def _make_claims_error(fault: str) -> InvalidToken:
+    return InvalidToken(f"the token's claims are not what they should be: {fault}", hint="docs/tokens.md lists them")
 
 
 def check_audience(claims: Claims, rules: TokenRules) -> None:
@@ -145,37 +189,9 @@ def _object(payload: bytes) -> dict[str, Any]:
     return said
 
 
-def _refuse_misplaced(
-    said: Mapping[str, Any], read: Container[str] | None = None, elsewhere: Container[str] = ()
-) -> None:
-    """Raises InvalidToken for what `MisplacedClaims.find` finds."""
-    found = _MISPLACED.find(said, read, elsewhere)
-    if found is None:
-        return
-    place = "beside its claims" if found.within is None else f"within {found.within[:64]!a}"
-    raise InvalidToken(f"the token has {found.name[:64]!a} {place}, where nobody reads it", hint=found.hint)
-
-
 # ----------------------------------------------------------------------------------------------- an OpenID provider's
 
 _AS_THEY_ARE = ("sub", "exp", "nbf", "iat", "iss", "aud", "jti", "type", "temp", "permissions")
-_OF_OURS_ALONE = ("is_admin",)
-"""Not read of a provider's tokens: there it is the role claim that says it."""
-
-
-def _map_claims(said: Mapping[str, Any], mapping: ClaimMapping) -> dict[str, Any]:
-    """A provider's claims in our words. Raises InvalidToken."""
-    named = mapping.names()
-    read = named.union((name.partition(".")[0] for name in named), _AS_THEY_ARE, _OF_OURS_ALONE)
-    elsewhere = frozenset(name for name in ("role", "tenant") if getattr(mapping, name) != name)
-    _refuse_misplaced(said, read, elsewhere)
-    ours = {name: said[name] for name in _AS_THEY_ARE if name in said}
-    ours["sub"] = _text(said, mapping.user, "the user")
-    ours["role"] = _role(said, mapping)
-    if (tenant := _find(said, mapping.tenant)) is not UNSET:
-        ours["tenant"] = tenant
-    ours["scopes"] = _scopes(said, mapping)
-    return ours
 
 
 def _find(said: Mapping[str, Any], name: str) -> Any:

@@ -4,9 +4,10 @@ Pure. What it keeps true: what would narrow a token, and would be passed over, i
 
 * the names beside ours, whatever their case, blanks and signs (`Zones`, `clientIp`, `JTI`), also with a namespace
   before them, as OpenID providers want it (`https://app.example/zones`);
-* names that speak of zones (`dns_zones`), where they have a list, and the token is our own;
-* objects that are none of ours, for lists called `zone` or `zones`, or that speak of zones as above, and objects called
-  `scopes`; those that are meant for us (`solowire`, or with a namespace) for one text called `zone`, too;
+* names that speak of what the domain narrows by an alias (of zones: `dns_zones`), where they have a list, and the
+  token is our own;
+* objects that are none of ours, for lists called like that (`zone`, `zones`, `dns_zones`), and objects called `scopes`;
+  those that are meant for us (`solowire`, or with a namespace) for one text called `zone`, too;
 * other names for what a token is made for (`token_type`), where they say that it only gets others.
 """
 
@@ -15,10 +16,10 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from solowire.domains.dns.event_types import CATALOG
+from solowire.model.domain import Domain
 
 OAUTH_TEXTS = frozenset(["scope", "scopes"])
 """One text of these is OAuth's scope (RFC 8693, section 4.2), which is none of ours."""
@@ -29,7 +30,6 @@ _COMMON = _REGISTERED.union(
     ("success", "topic", "user"),
 )
 """Scopes whose names applications use for other things, too: at the top they are ours only where they have a list."""
-_ZONES = frozenset(["zone", "zones"])
 _PURPOSES = frozenset(["tokentype", "tokenuse", "typ"])
 _GETS_OTHERS = ("refresh", "offline")
 _LAST_PART = re.compile(r"[^/:#]*\Z")
@@ -54,11 +54,11 @@ def _fold(name: str) -> str:
     return "".join(filter(str.isalnum, unicodedata.normalize("NFKC", name).casefold()))
 
 
-def _known(ours: Container[str], names: tuple[str, ...]) -> dict[str, _Known]:
+def _known(ours: Container[str], names: tuple[str, ...], scopes: Iterable[str]) -> dict[str, _Known]:
     found = {name: _Known(name, name) for name in names}
     found |= {name: _Known(name, f"{name}s") for name in ("scope", "permission")}
     found |= {f"{name}s": _Known(name, name) for name in ("role", "tenant")}
-    for name in CATALOG.attributes:
+    for name in scopes:
         if name not in ours:
             found.setdefault(name, _Known(name, "scopes"))
             found.setdefault(f"{name}s", _Known(f"{name}s", "scopes"))
@@ -66,35 +66,37 @@ def _known(ours: Container[str], names: tuple[str, ...]) -> dict[str, _Known]:
 
 
 class MisplacedClaims:
-    """ours: the names of our claims."""
+    """ours: the names of our claims. domain: whose scopes they may be."""
 
-    def __init__(self, ours: tuple[str, ...]) -> None:
+    def __init__(self, ours: tuple[str, ...], domain: Domain) -> None:
         self._ours = frozenset(ours)
-        self._known = _known(self._ours, ours)
+        self._known = _known(self._ours, ours, domain.catalog.attributes)
+        self._alias_of = {name: alias for alias, name in domain.scope_aliases.items()}
+        self._alias_of |= {alias: alias for alias in domain.scope_aliases}
 
     def find(
         self, said: Mapping[str, Any], read: Container[str] | None = None, elsewhere: Container[str] = ()
     ) -> Misplaced | None:
         """The first of a token's claims that is misplaced.
 
-        read: names that somebody reads, ours by default; of a provider's tokens those of its mapping: what else speaks
-        of zones there is the provider's business. elsewhere: claims of ours that are read under other names.
+        read: names that somebody reads, ours by default; of a provider's tokens those of its mapping: what else
+        speaks of a scope there is the provider's business. elsewhere: claims of ours that are read under other names.
         """
         is_ours, read = read is None, self._ours if read is None else read
         for name, value in said.items():
             if name in read:
                 continue
             hint = self._hint_at_top(name, value, elsewhere) or _hint_of_purpose(name, value)
-            if hint is None and is_ours and _speaks_of_zones(name, value):
-                hint = _hint_of_scope("zones")
+            if hint is None and is_ours and (alias := self._find_alias(name, value)):
+                hint = _hint_of_scope(alias)
             if hint is not None:
                 return Misplaced(name, None, hint)
             is_for_us = _LAST_PART.findall(name)[0] != name or _fold(name) == "solowire"
             for inner, inner_value in _walk(value):
-                if _narrows_within(inner, inner_value, is_for_us):
+                if self._narrows_within(inner, inner_value, is_for_us):
                     return Misplaced(inner, name, _hint_of_scope(_fold(inner)))
-                if is_ours and _speaks_of_zones(inner, inner_value):
-                    return Misplaced(inner, name, _hint_of_scope("zones"))
+                if is_ours and (alias := self._find_alias(inner, inner_value)):
+                    return Misplaced(inner, name, _hint_of_scope(alias))
         return None
 
     def _hint_at_top(self, name: str, value: object, elsewhere: Container[str]) -> str | None:
@@ -110,9 +112,22 @@ class MisplacedClaims:
         if spelling in OAUTH_TEXTS or known.belongs != "scopes":
             return f"it is called {known.belongs!r}"
         is_common = spelling in _COMMON or spelling.removesuffix("s") in _COMMON
-        if (is_common or (last != name and spelling not in _ZONES)) and not is_list:
+        if (is_common or (last != name and spelling not in self._alias_of)) and not is_list:
             return None
         return _hint_of_scope(spelling)
+
+    def _narrows_within(self, name: str, value: object, is_for_us: bool) -> bool:
+        folded = _fold(name)
+        texts = (list, str) if is_for_us else list
+        is_alias = folded in self._alias_of and isinstance(value, texts)
+        return is_alias or (folded in OAUTH_TEXTS and isinstance(value, dict))
+
+    def _find_alias(self, name: str, value: object) -> str | None:
+        """The alias of the scope that the name speaks of, if it is said of a list; None if of none."""
+        words = [word.casefold() for word in _WORD.findall(name)]
+        if not isinstance(value, list) or "time" in words:
+            return None
+        return next((self._alias_of[word] for word in words if word in self._alias_of), None)
 
 
 def _hint_of_scope(name: str) -> str:
@@ -125,17 +140,6 @@ def _hint_of_purpose(name: str, value: object) -> str | None:
     if _fold(name) in _PURPOSES and isinstance(value, str) and _fold(value).startswith(_GETS_OTHERS):
         return f"it says {value[:40]!r}, which gets other tokens and opens nothing: use an access token"
     return None
-
-
-def _narrows_within(name: str, value: object, is_for_us: bool) -> bool:
-    folded = _fold(name)
-    texts = (list, str) if is_for_us else list
-    return (folded in _ZONES and isinstance(value, texts)) or (folded in OAUTH_TEXTS and isinstance(value, dict))
-
-
-def _speaks_of_zones(name: str, value: object) -> bool:
-    words = {word.casefold() for word in _WORD.findall(name)}
-    return isinstance(value, list) and not _ZONES.isdisjoint(words) and "time" not in words
 
 
 def _walk(value: object) -> Iterator[tuple[str, object]]:

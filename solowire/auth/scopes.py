@@ -5,7 +5,8 @@
 What it keeps true: a scope only ever narrows, and what nobody can have meant narrows nothing by accident and widens
 nothing: it is refused with its name, never left out, since a scope that is left out shows everything.
 
-* A name is one that event types declare; `zones` is said for `zone`, and not both. Names are spelt exactly.
+* A name is one that event types declare, or an alias of the domain's (`zones` for `zone`), and not both. Names are
+  spelt exactly.
 * No scopes at all, `{}`, or an attribute that is left out: every value is shown. That is the only way to say "all".
 * `[]`: no value at all is shown, so of the types that declare the attribute nothing.
 * A value of a hierarchical attribute is a DNS name (RFC 1035, with RFC 2181's freedom of characters): labels of 1 to 63
@@ -20,32 +21,34 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-from solowire.domains.dns.event_types import CATALOG
 from solowire.errors import InvalidToken
 from solowire.model.catalog import Attribute
+from solowire.model.domain import Domain
 
 MAX_NAME_OCTETS = 255
 MAX_LABELS = 127
 MAX_LABEL_CHARACTERS = 63
 MAX_VALUE_CHARACTERS = 1024
 
-_ALIASES = {"zones": "zone"}  # `zones` is how people say it
 _ESCAPED = re.compile(r"\\(?:[0-9]{3}|.)", re.DOTALL)
 _ALL = "leave the scope out where every value may be seen"
 
 
-def read_scopes(claimed: Mapping[str, Iterable[str]]) -> dict[str, tuple[str, ...]]:
+def read_scopes(claimed: Mapping[str, Iterable[str]], domain: Domain) -> dict[str, tuple[str, ...]]:
     """A token's scopes in canonical form: attribute → values. Raises InvalidToken, which names the fault."""
     scopes: dict[str, tuple[str, ...]] = {}
     for name, values in claimed.items():
-        attribute = CATALOG.attributes.get(_ALIASES.get(name, name))
+        attribute = domain.find_scope(name)
         if attribute is None:
             raise InvalidToken(
                 f"the token's scope {name[:64]!r} is no attribute of any event type",
-                hint="scopes are zones, " + ", ".join(sorted(CATALOG.attributes)),
+                hint=f"scopes are {domain.scope_names}",
             )
         if attribute.name in scopes:
-            raise InvalidToken("the token has a scope both as 'zone' and as 'zones'", hint="keep one of them")
+            twice = [said for said in claimed if domain.find_scope(said) is attribute]
+            raise InvalidToken(
+                f"the token has a scope both as {min(twice)!r} and as {max(twice)!r}", hint="keep one of them"
+            )
         scopes[attribute.name] = tuple(dict.fromkeys(_value(name, attribute, value) for value in values))
     return scopes
 

@@ -32,12 +32,13 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
-from solowire.auth.claims import ANY, NO_JWT, Claims, TokenRules, check_audience, find_missing_scopes, read_claims
+from solowire.auth.claims import ANY, NO_JWT, ClaimReader, Claims, TokenRules, check_audience, find_missing_scopes
 from solowire.auth.keys import PUBLIC_ALGORITHMS, SECRET_ALGORITHM, PublicKeys, SecretKeys, read_header
 from solowire.auth.revocations import RevocationTable
 from solowire.auth.scopes import read_scopes
 from solowire.errors import InvalidToken, UnknownKey
 from solowire.model.access import ADMINISTER, Identity, Proof, Role, is_granted
+from solowire.model.domain import Domain
 
 ALGORITHM = SECRET_ALGORITHM
 TICKET_SECONDS = 30.0
@@ -75,9 +76,9 @@ _decode_ticket = msgspec.json.Decoder(Ticket).decode
 class Tokens:
     """Signs and verifies with its keys and one set of roles.
 
-    secret: one, or several, of which the first signs and all are accepted. leeway: seconds, for `nbf` and `iat`.
-    accepts_secret: False where tokens are a provider's alone, and the secret is for tickets. has_provider: public keys
-    will be given (`set_keys`).
+    domain: whose scopes its tokens have. secret: one, or several, of which the first signs and all are accepted.
+    leeway: seconds, for `nbf` and `iat`. accepts_secret: False where tokens are a provider's alone, and the secret is
+    for tickets. has_provider: public keys will be given (`set_keys`).
     """
 
     def __init__(
@@ -86,12 +87,15 @@ class Tokens:
         roles: Mapping[str, Role],
         leeway: float = LEEWAY_SECONDS,
         *,
+        domain: Domain,
         rules: TokenRules = NO_RULES,
         accepts_secret: bool = True,
         has_provider: bool = False,
     ) -> None:
         self.revocations = RevocationTable()
         self.accepts_secret = accepts_secret
+        self.domain = domain
+        self._claim_reader = ClaimReader(domain)
         self._leeway = leeway
         self._secrets = SecretKeys([secret] if isinstance(secret, str) else secret)
         self._ticket_keys = [hmac.digest(key, b"solowire ticket", "sha256") for key in self._secrets.secrets]
@@ -205,7 +209,7 @@ class Tokens:
         if claims.permissions is not UNSET:
             # A token may narrow its role, never widen it.
             permissions = tuple(p for p in claims.permissions if is_granted(known.permissions, p))
-        scopes = read_scopes(claims.scopes)
+        scopes = read_scopes(claims.scopes, self.domain)
         if is_provided and not is_granted(permissions, ADMINISTER):
             for name in find_missing_scopes(scopes, self._rules.mapping):
                 raise InvalidToken(f"the token has no claim {name!r}, which says what its user may see")
@@ -259,10 +263,10 @@ class Tokens:
                     raise InvalidToken(fault, hint=f"accepted are {accepted}")
                 if self._keys is None:
                     raise UnknownKey("the keys that tokens are signed with can't be had now", hint="try again")
-                return read_claims(self._keys.verify(token, header), self._rules.mapping), True
+                return self._claim_reader.read_claims(self._keys.verify(token, header), self._rules.mapping), True
             if not self.accepts_secret:
                 raise InvalidToken("the token can't be read: its header is none", hint=NO_JWT)
-        return read_claims(self._secrets.verify(token)), False
+        return self._claim_reader.read_claims(self._secrets.verify(token)), False
 
 
 def parse_bearer(authorization: str) -> str:

@@ -37,11 +37,12 @@ def choose_role(settings: Settings, permission: str, *, connects: bool = False) 
 
     Raises ConfigError if there is none. connects: it must be allowed to open a connection.
     """
+    from solowire.runtime.domain_loader import load_domain
     from solowire.runtime.roles import load_roles
 
     able = {
         name: role
-        for name, role in load_roles(settings).items()
+        for name, role in load_roles(settings, load_domain(settings).catalog).items()
         if is_granted(role.permissions, permission) and (role.may_connect or not connects)
     }
     if not able:
@@ -61,10 +62,12 @@ def sign_token(
 ) -> str:
     """Raises ConfigError if there is no secret to sign with."""
     from solowire.runtime import process
+    from solowire.runtime.domain_loader import load_domain
     from solowire.runtime.identity import make_tokens
     from solowire.runtime.roles import load_roles
 
-    tokens = make_tokens(settings, load_roles(settings), create=False)
+    domain = load_domain(settings)
+    tokens = make_tokens(settings, load_roles(settings, domain.catalog), domain, create=False)
     return tokens.sign_token(
         user, role, now=time.time(), ttl=ttl, scopes=scopes, tenant=tenant, token_id=process.new_id()
     )

@@ -109,6 +109,7 @@ def up(config: Path | None, **options: Any) -> None:
     """
     from solowire.cli.supervisor import ChildFailed, Supervisor
     from solowire.runtime import process
+    from solowire.runtime.domain_loader import load_domain
     from solowire.runtime.identity import make_tokens
     from solowire.runtime.roles import load_roles
 
@@ -123,7 +124,8 @@ def up(config: Path | None, **options: Any) -> None:
     _ = settings.backplane_address
     make_directories(settings)
     _, made = load_secret(settings, create=True)
-    make_tokens(settings, load_roles(settings), create=False)  # what every child would refuse
+    domain = load_domain(settings)
+    make_tokens(settings, load_roles(settings, domain.catalog), domain, create=False)  # what every child would refuse
     config = config.absolute() if config is not None else None
     status = 0
 
@@ -358,7 +360,10 @@ def completion(shell: str) -> None:
 @common
 def show_config(config: Path | None, **options: Any) -> None:
     """Prints the settings in force, secrets masked."""
+    from solowire.runtime.domain_loader import load_domain
+
     settings = load_settings(config, None, **options)
+    load_domain(settings)  # what the processes would refuse
     for line in list_settings(settings):
         click.echo(line)
 

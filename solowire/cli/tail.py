@@ -16,7 +16,8 @@ from solowire.errors import SubscriptionDenied
 from solowire.model.subscriptions import find_idle
 from solowire.protocol.messages import Notice, ReceivedEvent, Welcome
 from solowire.protocol.user_names import one_line
-from solowire.sdk.client import Client, ConnectionState, describe_denial
+from solowire.sdk.client import Client, ConnectionState
+from solowire.sdk.kept_subscriptions import describe_denial
 from solowire.sdk.retry_policy import WarningPace
 
 PATIENCE_SECONDS = 2.0

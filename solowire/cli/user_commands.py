@@ -41,18 +41,20 @@ def token(
     **options: Any,
 ) -> None:
     """Prints a token signed with the configured secret."""
+    from solowire.runtime.domain_loader import load_domain
     from solowire.runtime.identity import make_tokens
     from solowire.runtime.roles import load_roles
 
     settings = load_settings(config, None, **options)
-    shown = read_scope_options(read_zones(zones), scopes)
-    roles = load_roles(settings)
+    domain = load_domain(settings)
+    shown = read_scope_options(read_zones(zones), scopes, domain)
+    roles = load_roles(settings, domain.catalog)
     if role not in roles:
         raise ConfigError(f"--role {role}: not known; known are {', '.join(roles)}")
     need_secret_tokens(settings)
     try:
         signed = sign_token(settings, user, role, ttl, shown, tenant)
-        make_tokens(settings, roles, create=False).identify(signed, time.time())
+        make_tokens(settings, roles, domain, create=False).identify(signed, time.time())
     except (InvalidToken, OverflowError, ValueError) as error:
         raise ConfigError(f"such a token would be refused: {error}") from None
     click.echo(signed)

@@ -2,8 +2,7 @@
 
     below the rate    every event goes to its feeds, as any other
     above it          its *flow* collects the events: of each interval an even sample is sent, the others are counted,
-                      and when it ends one summary of all of them goes out (`dns_query_log` turns into one
-                      `dns_query_stats`)
+                      and when it ends one summary of all of them goes out, if their type has a *rollup*
 
 A flow is what feeds with the same conditions on a telemetry type have in common: its events are counted, collected,
 sampled and summed up once, whatever number of feeds it has. What else goes out on a feed in the middle of an interval
@@ -12,23 +11,23 @@ an interval costs SAMPLE_EVENTS events and a summary.
 
 What it keeps true: each event of a flow is sent or counted for each of its feeds, exactly once, and before their cursor
 is beyond it. Critical ones are never collected. A summary has at most MAX_COLLECTED events, of MAX_COLLECTED_BYTES, and
-a table of names has at most as many rows, so that counts are exact; with more, another begins. Types without a summary
-(`rpz_hit`) are sampled and counted. A flood begins with the first event over the rate, and is over when the rate has
+a table of names has at most as many rows, so that counts are exact; with more, another begins. Types without a rollup
+are sampled and counted. A flood begins with the first event over the rate, and is over when the rate has
 not been reached for CALM_INTERVALS.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import Counter, deque
-from collections.abc import Hashable, Sequence
+from collections import deque
+from collections.abc import Sequence
 from itertools import islice, takewhile
 from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
-from solowire.domains.dns.event_types import CATALOG
 from solowire.fanout.recent_log import Entry
+from solowire.model.catalog import Rollup
 from solowire.model.events import Event, Priority
 
 SAMPLE_EVENTS = 20
@@ -49,12 +48,6 @@ CALM_INTERVALS = 3
 
 SUMMARY_BYTES = 12 * 1024
 """What a summary may take in a frame. Its tables are cut to less than that."""
-
-TOP_ROWS = 10
-KIND_ROWS = 20
-_MAX_NAME_BYTES = 400  # as JSON; a DNS name in presentation form can be longer, but that is one nobody looks for
-
-_QUERIES, _STATS = "dns_query_log", "dns_query_stats"
 
 
 class AggregationLimits(msgspec.Struct, frozen=True):
@@ -183,8 +176,9 @@ class AggregationStream(Generic[F]):
             self._sample_bytes -= self._sample.popleft().size
 
     def _summarise(self, now: float) -> None:
-        if self._unsummed and self.name == _QUERIES:
-            self._summaries.append(query_stats(self._unsummed, now - self._since))
+        rollup = self._unsummed[0].type.rollup if self._unsummed else None
+        if rollup is not None:
+            self._summaries.append(roll_up(rollup, self._unsummed, now - self._since))
             self.summary_count += 1
         self._unsummed = []
         self._unsummed_bytes = 0
@@ -240,54 +234,30 @@ def _between(entries: Sequence[Entry], after: int, upto: int) -> Sequence[Entry]
     return found
 
 
-def build_digest(name: str, entries: Sequence[Entry], seconds: float) -> Digest:
+def build_digest(entries: Sequence[Entry], seconds: float) -> Digest:
     """Of a slow reader's events of one type, in the order of offsets, at least one, that came within `seconds`."""
     if len(entries) <= SAMPLE_EVENTS:
         return Digest(len(entries), entries, ())
     stride = -(-len(entries) // SAMPLE_EVENTS)
-    summaries = [query_stats(entries, seconds)] if name == _QUERIES else []
+    rollup = entries[0].type.rollup
+    summaries = [roll_up(rollup, entries, seconds)] if rollup is not None else []
     return Digest(len(entries), entries[stride - 1 :: stride], summaries)
 
 
-def query_stats(entries: Sequence[Entry], seconds: float) -> Entry:
-    """A `dns_query_stats` of these queries, which came within `seconds`, at the offset of the last; its data is the
-    same for all who may see it.
+def roll_up(rollup: Rollup, entries: Sequence[Entry], seconds: float) -> Entry:
+    """The sum of these events, which came within `seconds`, at the offset of the last; its data is the same for all
+    who may see it.
     """
-    attributes = [entry.event.attributes for entry in entries]
     last = entries[-1]
-    seconds = max(round(seconds, 3), 0.001)
-    data = {
-        "queries_per_second": round(len(entries) / seconds, 1),
-        "window_s": seconds,
-        "total_queries": len(entries),
-        "blocked_queries": sum(1 for a in attributes if a.get("blocked") == "true"),
-        "query_types": _table([a.get("query_type") for a in attributes], KIND_ROWS),
-        "rcodes": _table([a.get("rcode") for a in attributes], KIND_ROWS),
-        "top_names": _table([a.get("query_domain") for a in attributes], TOP_ROWS),
-        "top_clients": _table([a.get("client_ip") for a in attributes], TOP_ROWS),
-    }
-    event_type = CATALOG[_STATS]
+    data = rollup.make_data([entry.event.attributes for entry in entries], seconds)
     event = Event(
         id=f"aggregate-{entries[0].offset}-{last.offset}",
-        type=_STATS,
+        type=rollup.into.name,
         data=msgspec.json.encode(data),
         priority=Priority.normal,
-        delivery=event_type.delivery,
+        delivery=rollup.into.delivery,
         timestamp=last.event.timestamp,
         key="aggregate",
         source="solowire",
     )
-    return Entry(last.offset, event, event_type)
-
-
-def summary_hides(hidden: frozenset[str]) -> frozenset[str]:
-    """The fields of a summary that are not for a view from which `hidden` is hidden of the events."""
-    return frozenset({"top_clients"}) if "client_ip" in hidden else frozenset()
-
-
-def _table(values: Sequence[Hashable], rows: int) -> dict[str, int]:
-    """The commonest values, commonest first."""
-    counts = Counter(values)
-    counts.pop(None, None)
-    common = ((str(value), n) for value, n in counts.most_common(2 * rows))
-    return dict(islice(((v, n) for v, n in common if len(msgspec.json.encode(v)) <= _MAX_NAME_BYTES), rows))
+    return Entry(last.offset, event, rollup.into)

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from solowire.fanout.aggregation import SUMMARY_BYTES, Digest, build_digest, summary_hides
+from solowire.fanout.aggregation import SUMMARY_BYTES, Digest, build_digest
 from solowire.fanout.conflation import Key
 from solowire.fanout.recent_log import Entry
 from solowire.model.catalog import Catalog
@@ -38,7 +38,7 @@ class FeedKey(msgspec.Struct, frozen=True):
 class FeedFilter:
     """What one feed wants and may see."""
 
-    __slots__ = ("_codec", "_hidden", "_plain", "_selection", "key")
+    __slots__ = ("_codec", "_hidden", "_plain", "_selection", "_summary_hidden", "key")
 
     def __init__(self, key: FeedKey, catalog: Catalog) -> None:
         self.key = key
@@ -47,6 +47,11 @@ class FeedFilter:
         ready = {filter: compile_conditions(filter, catalog) for _, filter in key.selection}  # many types share one
         self._selection = {name: ready[filter] for name, filter in key.selection}
         self._hidden = dict(key.hidden)
+        self._summary_hidden = {
+            name: event_type.rollup.list_hidden(hidden)
+            for name, hidden in key.hidden
+            if (event_type := catalog.get_declared(name)) is not None and event_type.rollup is not None
+        }
 
     def has_type(self, name: str) -> bool:
         """Whether its selection holds the event type `name`, under whatever conditions."""
@@ -72,7 +77,7 @@ class FeedFilter:
 
     def encode_summary(self, name: str, summary: Entry) -> bytes | None:
         """A summary of events of the type `name`, as `fragment`."""
-        return summary.get_fragment(self._plain, summary_hides(self._hidden.get(name, NOTHING)))
+        return summary.get_fragment(self._plain, self._summary_hidden.get(name, NOTHING))
 
     def is_visible(self, entry: Entry) -> bool:
         """Whether redaction leaves anything of an entry that the feed accepts."""
@@ -189,7 +194,7 @@ class FrameBuilder:
         """All that is to be in the frame."""
         for name, entries in self._summed.items():
             seconds = entries[-1].event.taken - (self.started_at or entries[0].event.taken)
-            self.add_digest(name, build_digest(name, entries, seconds if seconds > 0 else 1.0), matcher)
+            self.add_digest(name, build_digest(entries, seconds if seconds > 0 else 1.0), matcher)
         self.pieces += ((True, entry.offset, fragment) for entry, fragment in self._states.values())
         if self.needs_sort or self._states:
             # A frame whose order is not that of the offsets has to say so, and one that left out something does.

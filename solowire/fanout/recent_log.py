@@ -24,7 +24,6 @@ from typing import Any
 
 import msgspec
 
-from solowire.domains.dns.event_types import CATALOG
 from solowire.fanout.fragment_cache import FragmentCache, FragmentKey, Fragments
 from solowire.fanout.skipped_events import FAILED, UNDECODABLE, UNKNOWN_TYPE, SkippedEvents, guess_type
 from solowire.model.access import redact
@@ -229,10 +228,10 @@ class RecentLog:
     def __init__(
         self,
         *,
+        catalog: Catalog,
         max_events: int = 100_000,
         max_bytes: int = 64 * 2**20,
         max_keys: int = 10_000,
-        catalog: Catalog = CATALOG,
         skipped: SkippedEvents | None = None,
     ) -> None:
         self.position = 0

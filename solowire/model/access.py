@@ -30,7 +30,8 @@ ADMINISTRATORS = "admin"
 """The group of whoever may administer."""
 
 
-_PERMISSION = re.compile(r"\*|[\w-]+(\.[\w-]+)*(\.\*)?")
+PERMISSION_NAME = re.compile(r"[\w-]+(\.[\w-]+)*")
+_PERMISSION = re.compile(rf"\*|{PERMISSION_NAME.pattern}(\.\*)?")
 _EVERY_NAME = frozenset({"", "."})
 """The root, as hierarchical attributes have it: no token may say it (`solowire.auth.scopes`), and no view believes
 it."""

@@ -14,9 +14,7 @@ when it is asked for. MADE_TYPES of those are kept at most, so that publishers w
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from functools import cache
-from inspect import cleandoc
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -24,6 +22,7 @@ import msgspec
 
 from solowire.model.domain_names import canonical_name, describe_name_fault
 from solowire.model.events import Delivery, Priority
+from solowire.model.payload_schema import PayloadSchema
 
 FAMILY = "custom.*"
 
@@ -73,17 +72,34 @@ class Attribute(msgspec.Struct, frozen=True):
         return None
 
 
+class Rollup(msgspec.Struct, frozen=True):
+    """What a flood of events of one type becomes: one event of another type, which sums them up.
+
+    into: that type, a state. make_data: its data, of the attributes of those events and the seconds within which they
+    came. hides: sensitive field of an event → the field of the sum that shows it.
+    """
+
+    into: EventType
+    make_data: Callable[[Sequence[Mapping[str, str]], float], dict[str, Any]]
+    hides: Mapping[str, str] = {}
+
+    def list_hidden(self, hidden: frozenset[str]) -> frozenset[str]:
+        """The fields of the sum that are not for a view from which `hidden` is hidden of the events."""
+        return frozenset(shown for field, shown in self.hides.items() if field in hidden)
+
+
 class EventType(msgspec.Struct, frozen=True):
     """One event type.
 
-    payload: None means any JSON object. permission: needed to see the type at all. sensitive: payload field
+    payload: what its data has to fit. permission: needed to see the type at all. sensitive: payload field
     → the permission that shows it. key_fields (`state` types): the payload fields that make the key where
     the publisher gave none; absent ones are left out. hierarchical: the names of those attributes that are, by itself.
+    rollup (`telemetry` types): how a flood is summed up; None: it is sampled and counted.
     """
 
     name: str
     category: str
-    payload: type[msgspec.Struct] | None
+    payload: PayloadSchema
     permission: str
     delivery: Delivery
     priority: Priority = Priority.normal
@@ -91,6 +107,7 @@ class EventType(msgspec.Struct, frozen=True):
     attributes: tuple[Attribute, ...] = ()
     key_fields: tuple[str, ...] = ()
     hierarchical: tuple[str, ...] = ()
+    rollup: Rollup | None = None
 
     def __post_init__(self) -> None:
         names = tuple(a.name for a in self.attributes if a.hierarchical)  # asked for with each event: noted once
@@ -99,7 +116,7 @@ class EventType(msgspec.Struct, frozen=True):
     @property
     def field_names(self) -> frozenset[str]:
         """The declared payload fields; empty where any object fits."""
-        return _field_names(self.payload)
+        return self.payload.field_names
 
     def find_attribute(self, name: str) -> Attribute | None:
         """The attribute called `name`, None if the type has none."""
@@ -110,20 +127,12 @@ class EventType(msgspec.Struct, frozen=True):
 
     @property
     def summary(self) -> str:
-        """One sentence: the first line of the payload's docstring."""
-        if self.payload is None:
-            return "An event of the application's own; any JSON object."
-        return (self.payload.__doc__ or "").strip().partition("\n")[0]
+        """One sentence that says what such an event is."""
+        return self.payload.summary
 
     def make_schema(self) -> dict[str, Any]:
         """A self-contained JSON Schema (2020-12) of the payload."""
-        if self.payload is None:
-            return {"type": "object"}
-        schema = msgspec.json.schema(self.payload)
-        for definition in schema.get("$defs", {}).values():
-            if "description" in definition:
-                definition["description"] = cleandoc(definition["description"])
-        return schema
+        return self.payload.make_schema()
 
     def describe(self) -> dict[str, Any]:
         """The type as plain JSON values, for people and clients to read."""
@@ -175,11 +184,15 @@ class Catalog:
         for event_type in self.types:
             declared = event_type.find_attribute(attribute)
             for field in declared.fields if declared is not None else ():
-                of_field = _values_of(event_type.payload, field)
+                of_field = event_type.payload.list_values(field)
                 if of_field is None:
                     return None
                 values |= of_field
         return values
+
+    def extend(self, types: Iterable[EventType]) -> Catalog:
+        """A catalogue with these types too. Raises ValueError as the class does."""
+        return Catalog((*self.types, *types))
 
     def get(self, name: str) -> EventType | None:
         """The type called `name`; for `custom.NAME` one made on the fly; None if there is none.
@@ -215,10 +228,9 @@ class Catalog:
         Raises msgspec.ValidationError; its text ends with the path of the fault (``- at `$.zone` ``),
         unless the fault is the whole object's, such as a required field that is missing.
         """
-        if type.payload is not None:
-            msgspec.convert(data, type.payload)
-        elif type.name == FAMILY:
+        if type.name == FAMILY:
             raise msgspec.ValidationError("`custom.*` stands for many types: publish `custom.` and a name")
+        type.payload.check(data)
         if not isinstance(data, dict):
             raise msgspec.ValidationError("Expected `object`: the data of an event is a JSON object")
         attributes = {}
@@ -231,25 +243,3 @@ class Catalog:
                     raise msgspec.ValidationError(f"{fault} - at `$.{field}`")
                 attributes[attribute.name] = value
         return attributes
-
-
-@cache  # one entry per payload struct
-def _field_names(payload: type[msgspec.Struct] | None) -> frozenset[str]:
-    return frozenset() if payload is None else frozenset(payload.__struct_fields__)
-
-
-def _values_of(payload: type[msgspec.Struct] | None, field: str) -> frozenset[str] | None:
-    """The values of a field, as an attribute has them; None where they can't be listed."""
-    found = next((f for f in msgspec.structs.fields(payload) if f.name == field), None) if payload else None
-    if found is None:
-        return None
-    described = msgspec.inspect.type_info(found.type)
-    values: set[str] = set()
-    for kind in described.types if isinstance(described, msgspec.inspect.UnionType) else (described,):
-        if isinstance(kind, msgspec.inspect.LiteralType):
-            values |= set(map(str, kind.values))
-        elif isinstance(kind, msgspec.inspect.BoolType):
-            values |= {"true", "false"}
-        elif not isinstance(kind, msgspec.inspect.NoneType):
-            return None
-    return frozenset(values)

@@ -160,9 +160,13 @@ def _check_plain(attribute: str, values: Iterable[str]) -> None:
 
 
 def find_idle(filter: Filter, patterns: Iterable[str], catalog: Catalog) -> list[str]:
-    """The attributes that a filter asks for and that no type which the patterns name declares: they narrow nothing."""
-    types = [catalog.get_declared(name) for pattern in patterns for name in expand_pattern(pattern, catalog)]
-    if not any(types):
+    """The attributes that a filter asks for and that no type which the patterns name declares: they narrow nothing.
+
+    None of them where a pattern names what the catalogue doesn't know, as a deployment's own type.
+    """
+    expanded = [expand_pattern(pattern, catalog) for pattern in patterns]
+    types = [catalog.get_declared(name) for names in expanded for name in names]
+    if not all(expanded) or not any(types):
         return []
     return [name for name, _ in filter if not any(t is not None and t.find_attribute(name) is not None for t in types)]
 

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import msgspec
+
 from solowire.auth.key_source import KeySource
 from solowire.auth.tokens import Tokens
 from solowire.errors import ConfigError
 from solowire.model.access import Role
+from solowire.model.domain import Domain
+from solowire.runtime.domain_loader import name_scopes
 from solowire.runtime.roles import load_roles
 from solowire.runtime.settings import Settings, load_secrets
 
 
-def make_tokens(settings: Settings, roles: Mapping[str, Role], *, create: bool) -> Tokens:
+def make_tokens(settings: Settings, roles: Mapping[str, Role], domain: Domain, *, create: bool) -> Tokens:
     """create: whether a secret may be made. Raises ConfigError."""
     secrets, _ = load_secrets(settings, create=create)
     _check_roles(settings, roles)
+    rules = settings.token_rules
+    mapping = msgspec.structs.replace(rules.mapping, scope_claims=name_scopes(rules.mapping.scope_claims, domain))
     return Tokens(
         secrets,
         roles,
         settings.token_leeway_s,
-        rules=settings.token_rules,
+        domain=domain,
+        rules=msgspec.structs.replace(rules, mapping=mapping),
         accepts_secret=settings.accept_secret_tokens,
         has_provider=settings.jwks is not None,
     )
@@ -31,7 +38,7 @@ def reload_identity(settings: Settings, tokens: Tokens, roles: dict[str, Role]) 
 
     Raises ConfigError, and nothing has changed.
     """
-    fresh = load_roles(settings)
+    fresh = load_roles(settings, tokens.domain.catalog)
     _check_roles(settings, fresh)
     secrets, _ = load_secrets(settings, create=False)
     roles.clear()

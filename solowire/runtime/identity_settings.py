@@ -10,7 +10,6 @@ from pydantic_settings import BaseSettings, NoDecode
 
 from solowire.auth.claims import ClaimMapping, TokenRules
 from solowire.auth.key_places import MAX_SECRETS, check_place
-from solowire.domains.dns.event_types import CATALOG
 from solowire.errors import ConfigError
 
 SECRET_CHARACTERS = 16
@@ -87,7 +86,7 @@ class IdentitySettings(BaseSettings):
             self.claim_role,
             self.claim_tenant,
             self.claim_scopes,
-            {("zone" if name == "zones" else name): claim for name, claim in self.scope_claims.items()},
+            self.scope_claims,
             self.claim_roles,
             self.default_role,
         )
@@ -119,7 +118,3 @@ class IdentitySettings(BaseSettings):
                         f"{name} must be set where jwks is: the provider signs tokens for others with the same keys; "
                         "* if that is as it should be"
                     )
-        for scope in self.scope_claims:
-            if scope != "zones" and scope not in CATALOG.attributes:
-                known = ", ".join(sorted(CATALOG.attributes))
-                raise ValueError(f"scope_claims: {scope!r} is no scope; scopes are zones, {known}")

@@ -9,26 +9,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from solowire.algorithms.name_suggestion import suggest_name
-from solowire.domains.dns.event_types import CATALOG
 from solowire.errors import ConfigError
 from solowire.model.access import ADMINISTER, ADMINISTRATORS, PUBLISH, ROLES, Role, parse_roles
+from solowire.model.catalog import Catalog
 from solowire.model.subscriptions import MAX_PATTERNS, expand_pattern
 from solowire.runtime.settings import Settings
 
-PERMISSIONS = tuple(
-    dict.fromkeys(
-        (
-            ADMINISTER,
-            PUBLISH,
-            *(event_type.permission for event_type in CATALOG.types),
-            *(shows for event_type in CATALOG.types for shows in event_type.sensitive.values()),
-        )
-    )
-)
-"""All that anything asks for. A role may also grant `x.*` for those that begin with `x.`, and `*` for all."""
+
+def list_permissions(catalog: Catalog) -> tuple[str, ...]:
+    """All that anything asks for. A role may also grant `x.*` for those that begin with `x.`, and `*` for all."""
+    reads = (event_type.permission for event_type in catalog.types)
+    shows = (shows for event_type in catalog.types for shows in event_type.sensitive.values())
+    return tuple(dict.fromkeys((ADMINISTER, PUBLISH, *reads, *shows)))
 
 
-def load_roles(settings: Settings) -> dict[str, Role]:
+def load_roles(settings: Settings, catalog: Catalog) -> dict[str, Role]:
     """Raises ConfigError if the file can't be read or is not what it should be, or a group of `groups` is no role's."""
     if settings.roles_file is None:
         roles = dict(ROLES)
@@ -40,7 +35,7 @@ def load_roles(settings: Settings) -> dict[str, Role]:
         except UnicodeDecodeError as error:
             raise ConfigError(f"roles file {settings.roles_file}: {error}") from None
         for name, role in roles.items():
-            fault = _fault(role)
+            fault = _fault(role, catalog)
             if fault:
                 raise ConfigError(f"roles file {settings.roles_file}: the role {name!r} {fault}")
     if settings.group_by == "role":
@@ -48,23 +43,24 @@ def load_roles(settings: Settings) -> dict[str, Role]:
     return roles
 
 
-def _fault(role: Role) -> str:
+def _fault(role: Role, catalog: Catalog) -> str:
     """What is wrong with it, "" if nothing is."""
-    wildcards = {"*", *(f"{name.rpartition('.')[0]}.*" for name in PERMISSIONS if "." in name)}
+    permissions = list_permissions(catalog)
+    wildcards = {"*", *(f"{name.rpartition('.')[0]}.*" for name in permissions if "." in name)}
     for permission in role.permissions:
-        if permission not in PERMISSIONS and permission not in wildcards:
-            known = f"known are {', '.join(PERMISSIONS)}, x.* for those that begin with x., and *"
-            suggestion = suggest_name(permission, (*PERMISSIONS, *wildcards), known)
+        if permission not in permissions and permission not in wildcards:
+            known = f"known are {', '.join(permissions)}, x.* for those that begin with x., and *"
+            suggestion = suggest_name(permission, (*permissions, *wildcards), known)
             return f"grants {permission!r}, which nothing asks for{suggestion}"
     if (number := len(role.defaults)) > MAX_PATTERNS:
         return f"has {number} defaults, {MAX_PATTERNS} are the most"
     for pattern in role.defaults:
-        if not expand_pattern(pattern, CATALOG):
-            categories = [f"{category}.*" for category in CATALOG.categories]
+        if not expand_pattern(pattern, catalog):
+            categories = [f"{category}.*" for category in catalog.categories]
             known = f"write an event type of the catalogue, custom.NAME, *, or one of {', '.join(categories)}"
             return (
                 f"has the default subscription {pattern!r}, which is no event type"
-                f"{suggest_name(pattern, (*CATALOG.names, *categories), known)}"
+                f"{suggest_name(pattern, (*catalog.names, *categories), known)}"
             )
     return ""
 

@@ -24,10 +24,8 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, Pydanti
 
 from solowire.algorithms.name_suggestion import suggest_name
 from solowire.auth.key_places import MAX_SECRETS
-from solowire.domains.dns.event_types import CATALOG
 from solowire.errors import ConfigError
 from solowire.model.access import ADMINISTRATORS
-from solowire.model.events import Delivery
 from solowire.runtime.data_directory import close_directory, make_private, read_secret_file
 from solowire.runtime.environment import find_unknown, is_service_link
 from solowire.runtime.identity_settings import SECRET_CHARACTERS, IdentitySettings, split_list
@@ -115,6 +113,9 @@ class Settings(IdentitySettings):
     url: str = Field("http://127.0.0.1:8000", description="the gateway, for tail, publish, stats and sources")
     token: SecretStr | None = Field(
         None, description="token for tail, publish, stats and sources; default: signed here"
+    )
+    catalog: Path | None = Field(
+        None, description="TOML or JSON with event types of this deployment's own, beside the domain's"
     )
     roles_file: Path | None = Field(None, description="TOML that replaces the built-in roles")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what is logged, and above")
@@ -296,8 +297,6 @@ class Settings(IdentitySettings):
             raise ValueError("reconnect_min_ms must not be above reconnect_max_ms")
         if self.port and self.port + self.shards > 65535:
             raise ValueError(f"port {self.port} leaves no room for {self.shards} shards' ports after it")
-        _check_types("telemetry_types_per_s", self.telemetry_types_per_s, Delivery.telemetry)
-        _check_types("state_intervals_s", self.state_intervals_s, Delivery.state)
         if self.publish_max_bytes < self.event_max_bytes:
             raise ValueError("publish_max_bytes must not be below event_max_bytes: one event would not fit")
         if self.publish_held_bytes < self.publish_max_bytes:
@@ -460,20 +459,6 @@ def _is_http(url: str) -> bool:
 
 def _is_link(name: str, value: str | None) -> bool:
     return name.upper().startswith(PREFIX) and is_service_link(name[len(PREFIX) :], value)
-
-
-def _check_types(name: str, values: dict[str, float], delivery: Delivery) -> None:
-    """Raises ValueError if one of the event types that a setting names is not of this kind, or its value below 0."""
-    for kind, value in values.items():
-        found = CATALOG.get(kind)
-        if found is None or found.delivery is not delivery:
-            fitting = [known for known in CATALOG.names if CATALOG[known].delivery is delivery]
-            fault = "is no event type" if found is None else f"is {found.delivery.value}, not {delivery.value}"
-            raise ValueError(
-                f"{name}: {kind!r} {fault}{suggest_name(kind, fitting, 'there are ' + ', '.join(fitting))}"
-            )
-        if value < 0:
-            raise ValueError(f"{name}: {kind} must not be below 0")
 
 
 def load(config: Path | None = None, **options: Any) -> Settings:

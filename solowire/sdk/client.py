@@ -18,10 +18,6 @@ What it keeps true:
   awaited is it read on, as otherwise a `subscribe` within the iteration would wait for itself. A server that gets no
   pong meanwhile closes with 4408, which costs a reconnection and no event.
 * Only this: `hello`, what its methods say, a `pong` for each `ping`, and `refresh` if the token is a callback.
-* It asks no faster than the server lets it: a few messages may be unanswered, one that was `rate_limited` is said
-  again when the server said to, and those behind it wait their turn. After MAX_REFUSALS in a minute, whatever for, all
-  wait, as a server ends a connection at ten: what the SDK says never ends it. Everything that is subscribed to fits one
-  `hello`.
 * It is not silent: an attempt that fails is logged as a warning and told to `on_state`, at once where it is for a new
   reason, and once a minute while it lasts; so is a subscription that is not granted.
 
@@ -30,7 +26,8 @@ begins anew only after a connection that was steady. A `reconnect` message is ob
 follows on another before there was a steady connection. What a failed attempt means stands in
 `solowire.sdk.retry_policy`, and how a token is renewed in `solowire.sdk.token_renewal`.
 
-Longer than 500 lines: the connection, what is asked on it and what is buffered of it share one state and one loop.
+What is beside the state of the connection has modules of its own: `event_buffer`, `request_pacing`,
+`kept_subscriptions`, `connection_attempt`, `socket_messages`.
 """
 
 from __future__ import annotations
@@ -38,38 +35,34 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from difflib import get_close_matches
 from itertools import count
-from math import isfinite
 from ssl import SSLContext
 from types import TracebackType
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar
 
 import httpx
 import msgspec
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
 from solowire.algorithms.backoff import MAX_RETRY_AFTER_S, Backoff
-from solowire.domains.dns.event_types import CATALOG
-from solowire.errors import ConnectionEnded, InvalidMessage, MessageRefused, SubscriptionDenied
-from solowire.model.subscriptions import DeniedPattern, Filter, Wanted, find_idle, subscribe, unsubscribe
+from solowire.errors import ConnectionEnded, InvalidMessage, MessageRefused
+from solowire.model.subscriptions import (
+    Wanted,
+    subscribe,
+)
 from solowire.protocol.close_codes import CloseCode
 from solowire.protocol.deflate import SUFFIX
 from solowire.protocol.messages import (
-    MAX_MESSAGE_BYTES,
     REPLAYING,
-    SUBPROTOCOLS,
     ClientMessage,
     Codec,
     Error,
     Events,
-    Hello,
     Notice,
     Ping,
     Pong,
@@ -97,55 +90,38 @@ from solowire.sdk.arguments import (
     check_token_text,
     check_url,
 )
-from solowire.sdk.network_errors import read_network_error
+from solowire.sdk.connection_attempt import (
+    ABNORMAL,
+    ConnectionLost,
+    make_failed,
+    make_lost,
+    open_socket,
+    request_ticket,
+)
+from solowire.sdk.event_buffer import BufferedFrame, EventBuffer
+from solowire.sdk.kept_subscriptions import KeptSubscriptions, make_filter
+from solowire.sdk.request_pacing import RequestPacing
 from solowire.sdk.retry_policy import (
-    Fault,
     FaultKind,
     RetryDecision,
     WarningPace,
     close_code_of,
     decide_retry,
-    read_answer,
-    read_close,
-    read_undecodable,
     wait_at_least,
 )
+from solowire.sdk.socket_messages import receive_message, send_message
 from solowire.sdk.token_renewal import TokenRenewal
 from solowire.sdk.token_source import TokenSource, TokenUnavailable
-
-MAX_FRAME_BYTES = 16 * 1024 * 1024
-"""What the server beneath a shard sends at most. Frames are 64 KB unless a single event is larger."""
 
 MISSED_HEARTBEATS = 2.5
 """A server that has said nothing for this many of its heartbeats is dead."""
 
-CLOSE_TIMEOUT_S = 1.0
-"""How long a polite close waits for the other side."""
-
 MAX_UNANSWERED = 4
 """Messages on their way at once: well below the ten refusals, for rate too, that a server takes before it closes."""
-
-_SUBSCRIPTIONS_BYTES = MAX_MESSAGE_BYTES - 1024
-"""What of a `hello` may be subscriptions and filters, as JSON; the rest is for its cursor."""
-
-ABNORMAL = 1006
-"""RFC 6455, section 7.4.1: the connection ended without a close code, or never began."""
-
-MAX_REFUSALS = 8
-"""So many refused within REFUSALS_S, and what is said next waits: at ten a server ends the connection."""
-
-REFUSALS_S = 60.0
 
 _A = TypeVar("_A", Subscriptions, Reply)
 
 logger = logging.getLogger("solowire.client")
-
-
-class ConnectResponse(msgspec.Struct, frozen=True):
-    """The answer of `POST /v1/connect`. url: carries the ticket, so it is not for logs."""
-
-    url: str
-    shard: int | None = None
 
 
 class ConnectionState(msgspec.Struct, frozen=True):
@@ -224,15 +200,11 @@ class Client:
         self._renewal = TokenRenewal(self._token, self.refresh)
         plain = Codec[codec].value
         self._offers = [Subprotocol(name) for name in ((plain + SUFFIX, plain) if compress else (plain,))]
-        self._filter = _canonical(check_filter("filter", filter))
-        self._strict = strict
-        self._wanted: Wanted | None = None
-        if subscriptions is not None:
-            self._wanted = dict.fromkeys(check_names("subscriptions", subscriptions), self._filter)
+        names = None if subscriptions is None else check_names("subscriptions", subscriptions)
+        self._kept = KeptSubscriptions(make_filter(check_filter("filter", filter)), names, strict=strict)
         resume = check_position("resume", resume)
         self._reconnect = reconnect
         self._connect_timeout = connect_timeout
-        self._max_buffered = max_buffered
         self._steady_after = steady_after
         self._on_gap = on_gap
         self._on_notice = on_notice
@@ -247,32 +219,21 @@ class Client:
         self._reconnect_ms = (reconnect_min * 1000, reconnect_max * 1000)
         self._backoff = make_backoff(*self._reconnect_ms)
         self._welcome: Welcome | None = None
-        self._granted_types: list[str] = []
         self._shard: int | None = None
         self._arrived_at = resume  # (epoch, cursor) of what has been received
-        self._handed_out = resume  # … of what the iteration has given away
         self._live_since: float | None = None
         self._lost_at: float | None = None
         self._failing_since: float | None = None  # the last success; None: nothing has failed since
         self._asked_away = 0  # `reconnect` messages in a row, without a steady connection between them
         self._warnings = WarningPace()
-        self._warned_denied: set[tuple[str, str]] = set()
-        self._warned_idle: set[str] = set()  # attributes, of which there are few
 
-        self._buffer: deque[_BufferedFrame] = deque()
-        self._buffered = 0
-        self._news = asyncio.Event()  # for the iteration: look at the buffer, or at the end
-        self._room = asyncio.Event()  # for the reading: there is room, or someone asks
-        self._room.set()
-        self._asking_count = 0
+        self._buffer = EventBuffer(max_buffered, resume, lambda gap: self._invoke_callback(self._on_gap, gap))
+        self._pacing = RequestPacing(self._warnings)
         self._up = asyncio.Event()  # there is a welcomed connection, or there will never be one again
         self._socket: ClientConnection | None = None
         self._ids = count(1)
         self._pending_requests: dict[int, _PendingRequest] = {}
         self._request_slots = asyncio.Semaphore(MAX_UNANSWERED)
-        self._speak_at = 0.0  # not before, on the loop's clock
-        self._spacing = 0.0  # seconds between two messages, once the server has found us too fast
-        self._refused_at: deque[float] = deque(maxlen=MAX_REFUSALS)  # on the loop's clock, of this connection
         self._http: httpx.AsyncClient | None = None
         self._runner: asyncio.Task[None] | None = None
         self._end: BaseException | None = None
@@ -298,17 +259,17 @@ class Client:
     @property
     def subscriptions(self) -> list[str]:
         """The event types in force, as the server last told them."""
-        return list(self._granted_types)
+        return list(self._kept.granted)
 
     @property
     def epoch(self) -> str | None:
         """Which `cursor` belongs to. None before the first welcome."""
-        return None if self._handed_out is None else self._handed_out[0]
+        return None if self._buffer.handed_out is None else self._buffer.handed_out[0]
 
     @property
     def cursor(self) -> int | None:
         """Where the iteration stands: all events up to it have been handed out. None before the first welcome."""
-        return None if self._handed_out is None else self._handed_out[1]
+        return None if self._buffer.handed_out is None else self._buffer.handed_out[1]
 
     # ------------------------------------------------------------------------------------------ what it does
 
@@ -316,7 +277,7 @@ class Client:
         if self._runner is not None or self._is_closed:
             raise RuntimeError("a client is entered once")
         self._http = httpx.AsyncClient(trust_env=False, timeout=self._connect_timeout, verify=self._ssl or True)
-        self._runner = asyncio.create_task(self._run(self._http), name="solowire client")
+        self._runner = asyncio.create_task(self._run(self._http), name="solowire.client")
         try:
             await self._up.wait()
             if self._end is not None:
@@ -338,13 +299,13 @@ class Client:
         if self._runner is None:
             raise RuntimeError("enter the client first: `async with client`")
         while not self._is_closed:
-            self._advance()
+            self._buffer.skip_empty()
             if self._buffer:
-                return self._dequeue()
+                return self._buffer.take_event()
             if self._end is not None:
                 raise self._end
-            self._news.clear()
-            await self._news.wait()
+            self._buffer.news.clear()
+            await self._buffer.news.wait()
         raise StopAsyncIteration
 
     async def subscribe(
@@ -356,16 +317,16 @@ class Client:
         """
         names = check_names("event_types", event_types)
         raw = check_filter("filter", filter)
-        conditions = _canonical(raw)
+        conditions = make_filter(raw)
 
         def change(wanted: Wanted) -> Wanted:
             return subscribe(wanted, names, conditions)
 
         with suppress(InvalidMessage):  # the server has the say in what is wrong with it
-            _build_hello(change(self._kept_subscriptions), self._filter)
+            self._kept.check_change(change)
         granted = await self._send_request(lambda id: Subscribe(names, id, raw), Subscriptions, change)
-        self._report_denied([denied for denied in granted.denied if denied.type in names], raises=self._strict)
-        self._look_at_idle(conditions, names)
+        self._kept.report_denied([denied for denied in granted.denied if denied.type in names])
+        self._kept.report_idle(conditions, names)
         return granted
 
     async def unsubscribe(self, event_types: Sequence[str]) -> Subscriptions:
@@ -377,13 +338,9 @@ class Client:
         left = await self._send_request(
             lambda id: Unsubscribe(names, id),
             Subscriptions,
-            lambda wanted: unsubscribe(wanted, names, CATALOG),
+            lambda wanted: self._kept.remove(wanted, names),
         )
-        if unknown := [one for one in left.denied if one.type in names and one.reason == "unknown_type"]:
-            texts = "not unsubscribed: " + "; ".join(map(describe_denial, unknown))
-            if self._strict:
-                raise SubscriptionDenied(texts, "", {one.type: one.reason for one in unknown})
-            logger.warning("%s; what was meant goes on", texts)
+        self._kept.report_not_removed(names, left.denied)
         return left
 
     async def refresh(self, token: str) -> dict[str, Any]:
@@ -418,7 +375,7 @@ class Client:
                 self._live_since = None
                 try:
                     await self._run_connection(http)
-                except _ConnectionLost as left:
+                except ConnectionLost as left:
                     self.last_reason = left.fault.text
                     now = clock()
                     lived = 0.0 if self._live_since is None else now - self._live_since
@@ -436,7 +393,7 @@ class Client:
             self._finish(end)
             self._invoke_callback(self._on_state, ConnectionState("ended", str(end)))
 
-    def _delay_after(self, left: _ConnectionLost, lived: float) -> float:
+    def _delay_after(self, left: ConnectionLost, lived: float) -> float:
         """Seconds until the next attempt. Raises what is to be raised if there is none."""
         fault = left.fault
         if not self._reconnect:
@@ -460,7 +417,7 @@ class Client:
         at_least = fault.after if steady else wait_at_least(fault)  # a token that lived is followed by a good one
         return self._backoff.next_delay(at_least=at_least)
 
-    def _make_error(self, left: _ConnectionLost) -> Exception:
+    def _make_error(self, left: ConnectionLost) -> Exception:
         """What is to be raised when there is no way on."""
         fault = left.fault
         if left.error is not None:
@@ -470,7 +427,7 @@ class Client:
         code = close_code_of(fault) if fault.kind in _HAS_CODE else ABNORMAL
         return ConnectionEnded(code, fault.reason, hint=fault.hint, url=left.url or self._url, connected=False)
 
-    def _report_failure(self, left: _ConnectionLost, wait: float, now: float) -> None:
+    def _report_failure(self, left: ConnectionLost, wait: float, now: float) -> None:
         url, text = left.url or self._url, left.fault.text
         self._invoke_callback(
             self._on_state, ConnectionState("waiting", f"{url} {text}" if left.has_failed else text, wait)
@@ -489,22 +446,23 @@ class Client:
             try:
                 token = await self._token.get(self._connect_timeout)
                 async with asyncio.timeout(self._connect_timeout) as limit:
-                    grant = await self._request_ticket(http, token)
-                    socket = await self._open_socket(grant)
+                    grant = await request_ticket(http, self._url, token)
+                    self._shard = grant.shard
+                    socket = await open_socket(grant.url, self._offers, self._ssl)
                     welcome = await self._send_hello(socket, limit)
             except TokenUnavailable as unavailable:
                 fault = unavailable.fault
-                raise _ConnectionLost(
+                raise ConnectionLost(
                     fault, error=unavailable.error if fault.kind is FaultKind.token_fault else None
                 ) from None
             except TimeoutError:
-                raise _make_failed(f"gave no connection within {self._connect_timeout:g} s") from None
+                raise make_failed(f"gave no connection within {self._connect_timeout:g} s") from None
             self._renewal.start(token)
             self._start_connection(socket, welcome)
             await self._receive(socket, welcome.heartbeat_s * MISSED_HEARTBEATS)
         except ConnectionClosed as gone:
             code, reason = (ABNORMAL, "") if gone.rcvd is None else (gone.rcvd.code, gone.rcvd.reason)
-            raise _make_lost(code, reason or "connection lost") from None
+            raise make_lost(code, reason or "connection lost") from None
         finally:
             self._socket = None
             self._renewal.stop()
@@ -515,44 +473,6 @@ class Client:
                 asked.resolve(None)
             if socket is not None:
                 await socket.close()
-
-    async def _request_ticket(self, http: httpx.AsyncClient, token: str) -> ConnectResponse:
-        try:
-            response = await http.post(self._url, headers={"Authorization": f"Bearer {token}"})
-        except (OSError, httpx.RequestError) as error:
-            raise _ConnectionLost(read_network_error(error)) from error
-        if not response.is_success:
-            raise _ConnectionLost(read_answer(response.status_code, response.headers, response.content, time.time()))
-        try:
-            grant = msgspec.json.decode(response.content, type=ConnectResponse)
-        except (msgspec.DecodeError, UnicodeError) as error:
-            raise _ConnectionLost(read_undecodable(error)) from error
-        self._shard = grant.shard
-        return grant
-
-    async def _open_socket(self, grant: ConnectResponse) -> ClientConnection:
-        url = grant.url.partition("?")[0]  # without the ticket
-        try:
-            return await _Connect(
-                grant.url,
-                subprotocols=self._offers,
-                proxy=None,
-                compression=None,
-                open_timeout=None,  # the whole attempt has one
-                ping_interval=None,  # heartbeats are messages
-                close_timeout=CLOSE_TIMEOUT_S,
-                max_size=MAX_FRAME_BYTES,
-                ssl=self._ssl if grant.url.startswith("wss://") else None,
-            )
-        except InvalidStatus as error:
-            answer = error.response
-            headers = {name.lower(): value for name, value in answer.headers.raw_items()}
-            fault = read_answer(answer.status_code, headers, bytes(answer.body or b""), time.time(), of_shard=True)
-            raise _ConnectionLost(fault, url=url) from None
-        except (InvalidURI, ValueError) as error:  # ValueError: what `urllib` or IDNA make of a host
-            raise _ConnectionLost(read_undecodable(error)) from error
-        except (OSError, InvalidHandshake) as error:
-            raise _ConnectionLost(read_network_error(error), url=url) from error
 
     def _may_be_our_own(self) -> bool:
         """Whether the user's other connection, which is in the way, may be our last one, not yet seen as dead."""
@@ -566,19 +486,17 @@ class Client:
     async def _send_hello(self, socket: ClientConnection, limit: asyncio.Timeout) -> Welcome:
         resume = None if self._arrived_at is None else Resume(*self._arrived_at)
         id = next(self._ids)
-        await _send_message(
-            socket, msgspec.structs.replace(_build_hello(self._wanted, self._filter), id=id, resume=resume)
-        )
+        await send_message(socket, msgspec.structs.replace(self._kept.make_hello(), id=id, resume=resume))
         while True:
             message = await self._receive_message(socket)
             if isinstance(message, Welcome):
                 if message.id != id:
                     # The hello came too late, and the server began without it: from here on, and not from our cursor.
-                    raise _make_failed("did not wait for the hello")
+                    raise make_failed("did not wait for the hello")
                 return message
             if isinstance(message, Error) and message.id == id:
                 if message.retry_after is not msgspec.UNSET:
-                    raise _make_failed(f"refused the hello: {message.message}", after=message.retry_after)
+                    raise make_failed(f"refused the hello: {message.message}", after=message.retry_after)
                 raise MessageRefused(message.code, message.message, message.hint)
             if isinstance(message, Notice) and message.code == REPLAYING:
                 # It gets all that it missed: to leave now would be to ask for it again from the beginning.
@@ -586,16 +504,16 @@ class Client:
             await self._handle(message, socket)
 
     def _start_connection(self, socket: ClientConnection, welcome: Welcome) -> None:
-        self._report_denied(welcome.denied, raises=self._strict and not self.connections)
+        self._kept.report_denied(welcome.denied, is_first=not self.connections)
         gap = None
         if self._arrived_at is not None and not welcome.resumed:
             self.gaps += 1
             gap = welcome.reason or "unknown"
         self._welcome = welcome
-        self._granted_types = welcome.subscriptions
-        self._look_at_idle(self._filter, self._granted_types)
+        self._kept.granted = welcome.subscriptions
+        self._kept.report_idle(self._kept.filter, welcome.subscriptions)
         self._arrived_at = (welcome.epoch, welcome.cursor)
-        self._enqueue(_BufferedFrame(deque(), self._arrived_at, gap))
+        self._buffer.append(BufferedFrame(deque(), self._arrived_at, gap))
         low, high = welcome.reconnect.min_ms, welcome.reconnect.max_ms
         if (low, high) != self._reconnect_ms and 0 < low <= high <= MAX_RETRY_AFTER_S * 1000:
             self._reconnect_ms = (low, high)
@@ -603,8 +521,7 @@ class Client:
             self._backoff = make_backoff(low, high)
             self._backoff.attempts = attempts
         self.connections += 1
-        self._spacing = 0.0
-        self._refused_at.clear()
+        self._pacing.reset()
         self._live_since = asyncio.get_running_loop().time()
         self._failing_since = None
         self._warnings.reset()
@@ -613,68 +530,45 @@ class Client:
         logger.info("connected to %s as %s", self._base, welcome.user)
         self._invoke_callback(self._on_state, ConnectionState("connected"))
 
-    def _report_denied(self, denied: Sequence[DeniedPattern], *, raises: bool) -> None:
-        """Warns of each once. Raises SubscriptionDenied instead, if it is to."""
-        texts = {one.type: describe_denial(one) for one in denied}
-        if texts and raises:
-            reasons = {one.type: one.reason for one in denied}
-            raise SubscriptionDenied("not granted: " + "; ".join(texts.values()), "", reasons)
-        for one in denied:
-            if (one.type, one.reason) not in self._warned_denied and len(self._warned_denied) < MAX_WARNED:
-                self._warned_denied.add((one.type, one.reason))
-                logger.warning("not granted: %s; nothing of it will come", texts[one.type])
-
-    def _look_at_idle(self, filter: Filter, names: Iterable[str]) -> None:
-        """Warns once of what is filtered by and no type has: all events of these types come."""
-        for name in find_idle(filter, names, CATALOG):
-            if name not in self._warned_idle:
-                self._warned_idle.add(name)
-                logger.warning("the filter by %r narrows nothing: no event type that it goes with has that", name)
-
     async def _receive(self, socket: ClientConnection, patience: float) -> None:
         clock = asyncio.get_running_loop().time
         try:
             async with asyncio.timeout(None) as deadline:
                 while True:
-                    if not self._room.is_set():
+                    if not self._buffer.room.is_set():
                         deadline.reschedule(None)  # it is we who don't listen
-                        await self._room.wait()
+                        await self._buffer.room.wait()
                     if patience > 0:
                         deadline.reschedule(clock() + patience)
                     await self._handle(await self._receive_message(socket), socket)
         except TimeoutError:
             socket.transport.abort()
-            raise _make_lost(ABNORMAL, f"no heartbeat within {patience:g} s") from None
+            raise make_lost(ABNORMAL, f"no heartbeat within {patience:g} s") from None
 
     async def _receive_message(self, socket: ClientConnection) -> ServerMessage | None:
         """The next message. None for one of a type that is newer than this client."""
-        raw = await socket.recv()
         try:
-            return _codec_of(socket).decode_server(raw)
+            return await receive_message(socket)
         except InvalidMessage as error:
-            unknown = _unknown_type(raw, _codec_of(socket))
-            if unknown is not None:
-                logger.debug("a message of the unknown type %r is ignored", unknown)
-                return None
             self.undecodable += 1
             logger.warning("a frame can't be decoded, so the connection is made anew: %s", error)
             await socket.close(1007, "it can't be decoded")
-            raise _make_lost(1007, "a frame can't be decoded") from None
+            raise make_lost(1007, "a frame can't be decoded") from None
 
     async def _handle(self, message: ServerMessage | None, socket: ClientConnection) -> None:
         match message:
             case Events():
                 if self._socket is not socket or self._welcome is None:
-                    raise _make_lost(1002, "the server sent events before its welcome")
+                    raise make_lost(1002, "the server sent events before its welcome")
                 # Not by its events: in a compacted frame they may be older than that, or in another order.
                 self._arrived_at = (self._welcome.epoch, message.cursor)
                 self.left_out.update(message.compacted)
-                self._enqueue(_BufferedFrame(deque(message.events), self._arrived_at))
+                self._buffer.append(BufferedFrame(deque(message.events), self._arrived_at))
             case Ping():
                 if message.cursor is not None and self._socket is socket and self._welcome is not None:
                     self._arrived_at = (self._welcome.epoch, message.cursor)
-                    self._enqueue(_BufferedFrame(deque(), self._arrived_at))
-                await _send_message(socket, Pong(message.id))
+                    self._buffer.append(BufferedFrame(deque(), self._arrived_at))
+                await send_message(socket, Pong(message.id))
             case Subscriptions() | Reply() | Error():
                 self._handle_reply(message)
             case Notice():
@@ -685,7 +579,7 @@ class Client:
                     elif self._on_notice is None:
                         logger.warning("the token is about to expire: show a new one by refresh(), or pass a function")
             case ReconnectNow():
-                raise _make_lost(CloseCode.going_away, message.reason, after=message.after_ms / 1000, asked=True)
+                raise make_lost(CloseCode.going_away, message.reason, after=message.after_ms / 1000, asked=True)
             case Welcome() | Pong() | None:
                 pass
 
@@ -697,14 +591,13 @@ class Client:
         """Says `message` and returns its answer; says it again if the connection ends first, or it came too fast."""
         if self._runner is None:
             raise RuntimeError("enter the client first: `async with client`")
-        self._asking_count += 1
-        self._room.set()
-        slower = Backoff(2 * MIN_PAUSE_S, MAX_PAUSE_S, floor=MIN_PAUSE_S)
+        self._buffer.begin_asking()
+        slower = self._pacing.make_backoff()
         try:
             async with self._request_slots:
                 while True:
                     await self._up.wait()
-                    await self._await_turn()
+                    await self._pacing.wait_for_turn()
                     socket, id = self._socket, next(self._ids)
                     if socket is None:
                         if self._end is None:
@@ -715,98 +608,31 @@ class Client:
                     )
                     # A fault is not looked at here: whatever it is, the reading sees it too, and settles all answers.
                     with suppress(ConnectionClosed):
-                        await _send_message(socket, message(id))
+                        await send_message(socket, message(id))
                     answer = await asked.answer
                     if isinstance(answer, Error):
-                        self._refused_at.append(asyncio.get_running_loop().time())
+                        self._pacing.note_refusal()
                         if answer.code != "rate_limited" or answer.retry_after is msgspec.UNSET:
                             raise MessageRefused(answer.code, answer.message, answer.hint)
-                        self._slow_down(_bounded(answer.retry_after), slower)
+                        self._pacing.slow_down(answer.retry_after, slower)
                     elif isinstance(answer, kind):
                         return answer
                     elif answer is not None:
                         raise MessageRefused("unexpected_answer", f"the server answered with {type(answer).__name__}")
         finally:
-            self._asking_count -= 1
-            self._update_room()
-
-    async def _await_turn(self) -> None:
-        """Waits until the next message may be said."""
-        now = asyncio.get_running_loop().time()
-        at = max(now, self._speak_at)
-        if len(self._refused_at) == MAX_REFUSALS:
-            at = max(at, self._refused_at[0] + REFUSALS_S)
-            if at - now > 1 and self._warnings.is_due("refusals", now):
-                logger.warning(
-                    "%d messages were refused within a minute: what is asked waits %.0f s", MAX_REFUSALS, at - now
-                )
-        self._speak_at = at + self._spacing
-        if at > now:
-            await asyncio.sleep(at - now)
-
-    def _slow_down(self, after: float, slower: Backoff) -> None:
-        """The server wants to hear nothing for `after` seconds. Twice that between messages: pongs count, too.
-
-        slower: the waits of the message that it refused, which grow even if `after` does not.
-        """
-        self._spacing = max(self._spacing, min(2 * after, MAX_PAUSE_S))
-        wait = slower.next_delay(at_least=after)
-        self._speak_at = max(self._speak_at, asyncio.get_running_loop().time() + wait)
-
-    @property
-    def _kept_subscriptions(self) -> Wanted:
-        """The subscriptions to come back with; before the first change, what the server granted as defaults."""
-        return dict.fromkeys(self._granted_types, self._filter) if self._wanted is None else self._wanted
+            self._buffer.end_asking()
 
     def _handle_reply(self, message: Subscriptions | Reply | Error) -> None:
         asked = self._pending_requests.pop(message.id, None) if isinstance(message.id, int) else None
         if isinstance(message, Subscriptions):
             if asked is not None and asked.change is not None:
                 # Here and not where the answer is awaited: it is in force even if nobody waits any more.
-                try:
-                    self._wanted = asked.change(self._kept_subscriptions)
-                except InvalidMessage:  # the server's catalogue is another than ours: then as it says
-                    self._wanted = dict.fromkeys(message.subscriptions, self._filter)
-            self._granted_types = message.subscriptions
+                self._kept.apply_change(asked.change, message.subscriptions)
+            self._kept.granted = message.subscriptions
         if asked is not None:
             asked.resolve(message)
         elif isinstance(message, Error):
             logger.warning("the server refused a message: %s %s %s", message.code, message.message, message.hint)
-
-    # ------------------------------------------------------------------------------------------ the buffer
-
-    def _enqueue(self, stretch: _BufferedFrame) -> None:
-        self._buffer.append(stretch)
-        self._buffered += len(stretch.events)
-        if self._buffered >= self._max_buffered and not self._asking_count:
-            self._room.clear()
-        self._advance()
-        self._news.set()
-
-    def _dequeue(self) -> ReceivedEvent:
-        stretch = self._buffer[0]
-        event = stretch.events.popleft()
-        self._buffered -= 1
-        if not stretch.events:
-            self._handed_out = stretch.position
-            self._buffer.popleft()
-            self._advance(tell=False)  # a gap is told when this event has been dealt with: when the next is asked for
-        self._update_room()
-        return event
-
-    def _advance(self, *, tell: bool = True) -> None:
-        """Passes over what holds no events, so that gaps are told in their place and `cursor` is not behind."""
-        while self._buffer and not self._buffer[0].events and (tell or self._buffer[0].gap is None):
-            stretch = self._buffer.popleft()
-            self._handed_out = stretch.position
-            if stretch.gap is not None:
-                self._invoke_callback(self._on_gap, stretch.gap)
-
-    def _update_room(self) -> None:
-        if self._asking_count or self._buffered <= self._max_buffered // 2:
-            self._room.set()
-        elif self._buffered >= self._max_buffered:
-            self._room.clear()
 
     def _invoke_callback(self, callback: Callable[[Any], object] | None, what: object) -> None:
         if callback is not None:
@@ -819,16 +645,10 @@ class Client:
         if self._end is None:
             self._end = end
         self._up.set()
-        self._news.set()
+        self._buffer.news.set()
 
 
 # ---------------------------------------------------------------------------------------------------- its parts
-
-MAX_WARNED = 1000
-"""Subscriptions that are not granted and were warned of: whoever asks for ever new ones is not."""
-
-MIN_PAUSE_S, MAX_PAUSE_S = 0.01, 10.0
-"""How long what was `rate_limited` waits at least, growing; and what that grows to."""
 
 _HAS_CODE = frozenset(
     {
@@ -841,67 +661,6 @@ _HAS_CODE = frozenset(
         FaultKind.foreign_too_large,
     }
 ) | {FaultKind.too_large, FaultKind.bad_events}
-
-
-class _Connect(connect):
-    """Follows no redirects, as `/v1/connect` follows none: ten requests for each attempt, to wherever it is told."""
-
-    def process_redirect(self, exc: Exception) -> Exception | str:
-        return exc
-
-
-class _ConnectionLost(Exception):
-    """A connection, or the attempt at one, is over.
-
-    code: with which the server closed, None for an attempt that failed. url: what failed, "" for the gateway. asked:
-    the server asked for it. error: what to raise if there is no way on.
-    """
-
-    def __init__(
-        self,
-        fault: Fault,
-        *,
-        code: int | None = None,
-        url: str = "",
-        asked: bool = False,
-        error: Exception | None = None,
-    ) -> None:
-        super().__init__(fault)
-        self.fault = fault
-        self.code = code
-        self.url = url
-        self.is_requested = asked
-        self.error = error
-
-    @property
-    def has_failed(self) -> bool:
-        return self.code is None
-
-
-def _make_lost(code: int, reason: str, *, after: float = 0.0, asked: bool = False) -> _ConnectionLost:
-    """A connection has ended. after: seconds to stay away."""
-    fault = msgspec.structs.replace(read_close(code, reason), after=_bounded(after))
-    return _ConnectionLost(fault, code=int(code), asked=asked)
-
-
-def _make_failed(reason: str, *, after: float = 0.0) -> _ConnectionLost:
-    """An attempt has failed on the way, in a way that may pass."""
-    return _ConnectionLost(Fault(FaultKind.unreachable, reason, after=_bounded(after)))
-
-
-def _bounded(seconds: float) -> float:
-    """What a server asks for, within reason."""
-    return min(max(0.0, seconds), MAX_RETRY_AFTER_S) if isfinite(seconds) else 0.0
-
-
-def describe_denial(denied: DeniedPattern) -> str:
-    """Why a subscription is not granted, and what was meant, in words."""
-    if denied.reason != "unknown_type":
-        return f"{denied.type} ({denied.reason}" + (f": {denied.hint})" if denied.hint else ")")
-    known = [*CATALOG.names, *(f"{category}.*" for category in CATALOG.categories), "custom.*", "*"]
-    close = get_close_matches(denied.type, known, 1)
-    hint = f"did you mean {close[0]}?" if close else denied.hint
-    return f"{denied.type!r} is no event type" + (f" ({hint})" if hint else "")
 
 
 class _PendingRequest:
@@ -917,79 +676,7 @@ class _PendingRequest:
             self.answer.set_result(message)
 
 
-class _BufferedFrame:
-    """What is buffered of one frame, where its end stands, and the reason if events are missing before it."""
-
-    __slots__ = ("events", "gap", "position")
-
-    def __init__(self, events: deque[ReceivedEvent], position: tuple[str, int], gap: str | None = None) -> None:
-        self.events = events
-        self.position = position
-        self.gap = gap
-
-
-class _TypedMessage(msgspec.Struct):
-    type: str
-
-
-_KNOWN = frozenset(str(kind.__struct_config__.tag) for kind in get_args(ServerMessage))
-
-
-async def _send_message(socket: ClientConnection, message: ClientMessage) -> None:
-    if _codec_of(socket).is_json:
-        await socket.send(msgspec.json.encode(message).decode())
-    else:
-        await socket.send(msgspec.msgpack.encode(message))
-
-
-def _codec_of(socket: ClientConnection) -> Codec:
-    """What was agreed on; a server that chose nothing speaks JSON."""
-    return Codec(socket.subprotocol) if socket.subprotocol in SUBPROTOCOLS else Codec.json
-
-
-def _unknown_type(raw: str | bytes, codec: Codec) -> str | None:
-    """The type of a well-formed message that this version does not know; None if it isn't one."""
-    try:
-        raw = codec.inflate(raw)
-        if codec.is_json:
-            name = msgspec.json.decode(raw, type=_TypedMessage).type
-        else:
-            name = msgspec.msgpack.decode(raw if isinstance(raw, bytes) else raw.encode(), type=_TypedMessage).type
-    except (InvalidMessage, msgspec.DecodeError, RecursionError, UnicodeError, ValueError):
-        return None
-    return None if name in _KNOWN else name
-
-
 def make_backoff(low_ms: float, high_ms: float, chance: Callable[[], float] = random.random) -> Backoff:
     """How a client comes back that was told to wait between these two."""
     low, high = low_ms / 1000, high_ms / 1000
     return Backoff(min(2 * low, high), high, floor=low, random=chance)
-
-
-def _canonical(filter: Mapping[str, Sequence[str]] | None) -> Filter:
-    return tuple(sorted((name, frozenset(values)) for name, values in (filter or {}).items()))
-
-
-def _plain(filter: Filter) -> dict[str, list[str]] | None:
-    return {name: sorted(values) for name, values in filter} or None
-
-
-def _build_hello(wanted: Wanted | None, default: Filter) -> Hello:
-    """A `hello` that asks for exactly `wanted`. Raises MessageRefused if that is more than one message holds.
-
-    The filter that would take most room, were it repeated for each of its patterns, is the one for all of them.
-    """
-    if wanted is None:
-        hello = Hello(filter=_plain(default))
-    else:
-        uses = Counter(wanted.values())
-        common = max(uses, key=lambda filter: uses[filter] * len(repr(filter)), default=())
-        own = {pattern: _plain(filter) or {} for pattern, filter in wanted.items() if filter != common}
-        hello = Hello(subscriptions=list(wanted), filter=_plain(common), filters=own or None)
-    if len(msgspec.json.encode(hello)) > _SUBSCRIPTIONS_BYTES:
-        raise MessageRefused(
-            "too_big",
-            f"subscriptions and filters take more than the {_SUBSCRIPTIONS_BYTES} bytes that one message may hold",
-            "use fewer or shorter filters, or one for many types",
-        )
-    return hello

@@ -12,15 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from solowire.auth.claims import ANY, ClaimMapping, Claims, TokenRules, read_claims
+from solowire.auth.claims import ANY, ClaimMapping, ClaimReader, Claims, TokenRules
 from solowire.auth.tokens import Tokens
+from solowire.domains.dns.dns_domain import DNS
 from solowire.domains.dns.event_types import CATALOG
 from solowire.errors import InvalidToken
 from solowire.model.access import ROLES, Identity
 
 SECRET = "a secret that is long enough for HS256, really"
 NOW = 1_800_000_000.0
-TOKENS = Tokens(SECRET, ROLES)
+TOKENS = Tokens(SECRET, ROLES, domain=DNS)
 
 
 def signed(**claims: Any) -> str:
@@ -173,19 +174,19 @@ def test_no_claim_of_ours_is_passed_over(claims: dict[str, Any]) -> None:
 def test_a_token_for_somebody_else() -> None:
     """Who has no name takes no token that has an audience, and who has takes none that is for others (RFC 7519)."""
     assert "aud" in refused(signed(aud="billing")).message
-    ours = Tokens(SECRET, ROLES, rules=TokenRules(audiences=("solowire", "sw2")))
+    ours = Tokens(SECRET, ROLES, domain=DNS, rules=TokenRules(audiences=("solowire", "sw2")))
     for aud in ("solowire", ["billing", "sw2"]):
         assert ours.identify(signed(aud=aud), NOW).user == "ann"
     for claims in ({}, {"aud": "billing"}, {"aud": []}, {"aud": ["Solowire"]}):
         assert "SOLOWIRE_TOKEN_AUDIENCES" in refused(signed(**claims), ours).hint
-    anybodys = Tokens(SECRET, ROLES, rules=TokenRules(audiences=(ANY,)))
+    anybodys = Tokens(SECRET, ROLES, domain=DNS, rules=TokenRules(audiences=(ANY,)))
     for claims in ({}, {"aud": "billing"}):
         assert anybodys.identify(signed(**claims), NOW).user == "ann"
 
 
 def test_a_token_of_another_issuer() -> None:
     """Where issuers are named, each token has to be one of theirs."""
-    ours = Tokens(SECRET, ROLES, rules=TokenRules(issuers=("https://a.example",)))
+    ours = Tokens(SECRET, ROLES, domain=DNS, rules=TokenRules(issuers=("https://a.example",)))
     assert ours.identify(signed(iss="https://a.example"), NOW).user == "ann"
     for claims in ({}, {"iss": "https://a.example/"}, {"iss": "https://b.example"}):
         assert "SOLOWIRE_TOKEN_ISSUERS" in refused(signed(**claims), ours).hint
@@ -194,7 +195,7 @@ def test_a_token_of_another_issuer() -> None:
 
 def test_a_token_that_lives_too_long() -> None:
     """It would outlive the revocation that covers it."""
-    strict = Tokens(SECRET, ROLES, rules=TokenRules(max_life=3600))
+    strict = Tokens(SECRET, ROLES, domain=DNS, rules=TokenRules(max_life=3600))
     assert strict.identify(signed(iat=NOW - 3000, exp=NOW + 600), NOW).user == "ann"
     for claims in ({"exp": NOW + 3601}, {"iat": NOW - 3000, "exp": NOW + 601}):
         assert "SOLOWIRE_TOKEN_MAX_LIFE_S" in refused(signed(**claims), strict).hint
@@ -204,7 +205,7 @@ def test_a_token_that_lives_too_long() -> None:
 
 
 def mapped(mapping: ClaimMapping, **claims: Any) -> Claims:
-    return read_claims(json.dumps({"sub": "1", "exp": NOW + 60, **claims}).encode(), mapping)
+    return ClaimReader(DNS).read_claims(json.dumps({"sub": "1", "exp": NOW + 60, **claims}).encode(), mapping)
 
 
 def test_a_mapping_finds_claims_by_name_and_by_path() -> None:

@@ -19,6 +19,7 @@ from jwt.algorithms import RSAAlgorithm
 from solowire.auth.claims import ANY, ClaimMapping, TokenRules
 from solowire.auth.keys import PUBLIC_ALGORITHMS, parse_key_set
 from solowire.auth.tokens import Tokens
+from solowire.domains.dns.dns_domain import DNS
 from solowire.errors import InvalidToken, UnknownKey
 from solowire.model.access import ROLES
 from tests.jwks_server import SigningKey
@@ -31,7 +32,7 @@ CLAIMS = {"sub": "ann", "exp": NOW + 60}
 
 
 def tokens_with(*jwks: Any, accepts_secret: bool = True) -> Tokens:
-    tokens = Tokens(SECRET, ROLES, rules=RULES, accepts_secret=accepts_secret, has_provider=True)
+    tokens = Tokens(SECRET, ROLES, domain=DNS, rules=RULES, accepts_secret=accepts_secret, has_provider=True)
     tokens.set_keys(parse_key_set(json.dumps({"keys": jwks}).encode()))
     return tokens
 
@@ -111,7 +112,7 @@ def test_an_algorithm_that_is_not_accepted(algorithm: str) -> None:
 
 def test_the_secret_beside_a_provider() -> None:
     """Both are accepted unless the settings say otherwise; a provider's mapping is not for what the secret signs."""
-    token = Tokens(SECRET, ROLES).sign_token("ann", "operator", now=NOW, ttl=60)
+    token = Tokens(SECRET, ROLES, domain=DNS).sign_token("ann", "operator", now=NOW, ttl=60)
     ours = tokens_with(KEYS["ES256"].jwk())
     assert ours.identify(token, NOW).role == "operator"
     assert not isinstance(refused(tokens_with(KEYS["ES256"].jwk(), accepts_secret=False), token), UnknownKey)
@@ -135,7 +136,11 @@ def test_a_token_without_a_name_of_its_key_is_tried_with_few() -> None:
 def test_several_secrets() -> None:
     """Each of them is good for tokens and for tickets; the first signs; one that is not among them is not."""
     old, new = "the old secret that is long enough", "the new secret that is long enough"
-    both, only_old, only_new = Tokens([new, old], ROLES), Tokens(old, ROLES), Tokens([new], ROLES)
+    both, only_old, only_new = (
+        Tokens([new, old], ROLES, domain=DNS),
+        Tokens(old, ROLES, domain=DNS),
+        Tokens([new], ROLES, domain=DNS),
+    )
     for other in (only_old, only_new):
         identity = both.identify(other.sign_token("ann", "viewer", now=NOW, ttl=60), NOW)
         assert both.redeem_ticket(other.issue_ticket(identity, 0, "t", NOW), 0, NOW).identity == identity
@@ -147,7 +152,7 @@ def test_several_secrets() -> None:
         only_old.redeem_ticket(ticket, 0, NOW)
     for secrets in ([], [f"secret {n} that is long enough" for n in range(9)]):
         with pytest.raises(ValueError, match="1 to 8"):
-            Tokens(secrets, ROLES)
+            Tokens(secrets, ROLES, domain=DNS)
 
 
 def test_a_changed_set_judges_all_anew() -> None:

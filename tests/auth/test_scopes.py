@@ -10,6 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from solowire.auth.scopes import read_scopes
+from solowire.domains.dns.dns_domain import DNS
 from solowire.domains.dns.event_types import CATALOG
 from solowire.errors import InvalidToken
 from solowire.model.access import Identity, View, make_view
@@ -18,7 +19,7 @@ from solowire.model.subscriptions import NO_EVENT, resolve
 
 def fault_of(**scopes: Any) -> str:
     with pytest.raises(InvalidToken) as refused:
-        read_scopes(scopes)
+        read_scopes(scopes, DNS)
     assert refused.value.code == "invalid_token"
     assert refused.value.hint
     return refused.value.message
@@ -78,8 +79,8 @@ def test_a_scope_of_another_name_is_refused(name: str) -> None:
 
 def test_names_have_one_form() -> None:
     """Capitals, last dots and repetitions are of no meaning; the order stays."""
-    assert read_scopes({"zones": ["B.org.", "a.ORG", "b.org", "a.org."]}) == {"zone": ("b.org", "a.org")}
-    assert read_scopes({"view": ["In", "in", "In"]}) == {"view": ("In", "in")}
+    assert read_scopes({"zones": ["B.org.", "a.ORG", "b.org", "a.org."]}, DNS) == {"zone": ("b.org", "a.org")}
+    assert read_scopes({"view": ["In", "in", "In"]}, DNS) == {"view": ("In", "in")}
 
 
 @pytest.mark.parametrize(
@@ -87,13 +88,13 @@ def test_names_have_one_form() -> None:
 )
 def test_what_dns_allows_is_allowed(name: str) -> None:
     """Slashes, underscores, escapes and other scripts are names, too."""
-    assert len(read_scopes({"zone": [name]})["zone"]) == 1
+    assert len(read_scopes({"zone": [name]}, DNS)["zone"]) == 1
 
 
 def test_no_value_is_none_and_no_scope_is_all() -> None:
     """An empty list stays one, and shows nothing; what was left out narrows nothing."""
-    assert read_scopes({}) == {}
-    assert read_scopes({"zones": []}) == {"zone": ()}
+    assert read_scopes({}, DNS) == {}
+    assert read_scopes({"zones": []}, DNS) == {"zone": ()}
     assert not shown(view(zone=()), "a.org")
     assert shown(view(), "a.org")
 
@@ -117,7 +118,7 @@ def shown(view: View, zone: str) -> bool:
 def test_whatever_a_scope_holds_it_shows_no_stranger(values: list[str]) -> None:
     """A token is refused, or sees no zone but those that it names and what is beneath them."""
     try:
-        scopes = read_scopes({"zones": values})
+        scopes = read_scopes({"zones": values}, DNS)
     except InvalidToken:
         return
     assert Counter(scopes["zone"]).total() <= len(values)

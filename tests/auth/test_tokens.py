@@ -26,13 +26,14 @@ from solowire.auth.tokens import (
     UsedTickets,
     parse_bearer,
 )
+from solowire.domains.dns.dns_domain import DNS
 from solowire.errors import InvalidToken
 from solowire.model.access import ROLES, Identity
 from solowire.protocol.problem_details import to_http_response
 
 SECRET = "a secret that is long enough for HS256, really"
 NOW = 1_800_000_000.0
-TOKENS = Tokens(SECRET, ROLES)
+TOKENS = Tokens(SECRET, ROLES, domain=DNS)
 
 
 def signed(secret: str = SECRET, **claims: Any) -> str:
@@ -140,7 +141,7 @@ def test_the_secret_is_judged_once(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     judge = HMACAlgorithm.prepare_key
     monkeypatch.setattr(HMACAlgorithm, "prepare_key", lambda self, key: asked.append(key) or judge(self, key))
-    tokens = Tokens(SECRET, ROLES)
+    tokens = Tokens(SECRET, ROLES, domain=DNS)
     for user in ("ann", "ben"):
         assert tokens.identify(by_hand({"alg": "HS256"}, {"sub": user, "exp": NOW + 60}), NOW).user == user
     assert asked == [SECRET.encode()]
@@ -152,7 +153,7 @@ def test_the_secret_is_judged_once(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_a_secret_that_is_none(secret: str) -> None:
     """What PyJWT takes for a key of another kind proves nothing, the second time as little as the first."""
-    tokens = Tokens(secret, ROLES)
+    tokens = Tokens(secret, ROLES, domain=DNS)
     for _ in range(2):
         with pytest.raises(InvalidToken):
             tokens.identify(by_hand({"alg": "HS256"}, {"sub": "ann", "exp": NOW + 60}, secret.encode()), NOW)
@@ -188,7 +189,7 @@ def test_a_token_that_is_not_valid_yet(claim: str) -> None:
     assert f"{claim!r} is 90 s ahead" in told.message
     refused(signed(**{claim: (NOW + 1) * 1000}))  # milliseconds
     refused(signed(**{claim: float("nan")}))
-    strict, lax = Tokens(SECRET, ROLES, leeway=0), Tokens(SECRET, ROLES, leeway=600)
+    strict, lax = Tokens(SECRET, ROLES, domain=DNS, leeway=0), Tokens(SECRET, ROLES, domain=DNS, leeway=600)
     lax.identify(signed(**{claim: NOW + 599}), NOW)
     with pytest.raises(InvalidToken):
         strict.identify(signed(**{claim: NOW + 1}), NOW)
@@ -197,7 +198,7 @@ def test_a_token_that_is_not_valid_yet(claim: str) -> None:
 def test_leeway_does_not_prolong_a_token() -> None:
     """An expired token is expired, however lax we are with those that begin."""
     with pytest.raises(InvalidToken) as expired:
-        Tokens(SECRET, ROLES, leeway=600).identify(signed(exp=NOW - 1), NOW)
+        Tokens(SECRET, ROLES, domain=DNS, leeway=600).identify(signed(exp=NOW - 1), NOW)
     assert expired.value.code == "token_expired"
 
 
@@ -405,7 +406,7 @@ def test_any_signed_claims_are_an_identity_or_refused(header: dict[str, Any], cl
 
 def test_a_large_token_is_not_remembered() -> None:
     """One beyond 2 KB proves the same, each time anew: a bounded number of tokens is a bounded memory."""
-    tokens = Tokens(SECRET, ROLES)
+    tokens = Tokens(SECRET, ROLES, domain=DNS)
     small, large = (
         tokens.sign_token("ann", "viewer", now=NOW, ttl=60, scopes={"view": tuple(f"{n}" * 500 for n in range(count))})
         for count in (2, 4)
@@ -427,7 +428,7 @@ def test_a_known_token_is_good_until_it_expires() -> None:
 
 def test_tokens_are_remembered_in_bounded_number() -> None:
     """However many tokens are shown, so many are remembered; those that are forgotten are verified again."""
-    few = Tokens(SECRET, ROLES)
+    few = Tokens(SECRET, ROLES, domain=DNS)
     tokens = [few.sign_token(f"user{n}", "viewer", now=NOW, ttl=60) for n in range(KNOWN_TOKENS + 10)]
     for token in tokens:
         few.identify(token, NOW)
@@ -437,7 +438,7 @@ def test_tokens_are_remembered_in_bounded_number() -> None:
 
 def test_wrong_tokens_are_not_remembered() -> None:
     """What proves nothing takes no memory, and is judged anew each time."""
-    fresh = Tokens(SECRET, ROLES)
+    fresh = Tokens(SECRET, ROLES, domain=DNS)
     with pytest.raises(InvalidToken):
         fresh.identify(fresh.sign_token("alice", "viewer", now=NOW, ttl=60)[:-4] + "AAAA", NOW)
     assert not fresh._cached_identities
@@ -512,7 +513,7 @@ def test_no_ticket() -> None:
 
 def test_a_ticket_of_another_installation() -> None:
     """A ticket that another secret made opens nothing here."""
-    other = Tokens("another secret that is long enough for HS256", ROLES)
+    other = Tokens("another secret that is long enough for HS256", ROLES, domain=DNS)
     ticket_refused(other.issue_ticket(ALICE, 3, "t1", NOW), "invalid_token")
 
 

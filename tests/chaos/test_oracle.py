@@ -30,7 +30,7 @@ def as_solowire_says(who: Who, events: list[Made]) -> dict[str, dict[str, Any]]:
     filter = parse_filter({name: list(values) for name, values in who.filter.items()}, CATALOG)
     patterns = role.defaults if who.subscriptions is None else who.subscriptions
     resolved = resolve(dict.fromkeys(patterns, filter), view, CATALOG)
-    feed: Feed[str] = Feed(build_feed_key(resolved.selection, view, Codec.json, CATALOG), RecentLog())
+    feed: Feed[str] = Feed(build_feed_key(resolved.selection, view, Codec.json, CATALOG), RecentLog(catalog=CATALOG))
     found = {}
     for offset, made in enumerate(events, start=1):
         kind = CATALOG[made.type]

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from solowire.auth.tokens import Tokens
+from solowire.domains.dns.dns_domain import DNS
 from solowire.model.access import ROLES, Identity
 from solowire.runtime.settings import Settings
 from tests.e2e.system import ANSWER_SECONDS, System, open_session, refusal, running, sign
@@ -49,7 +50,7 @@ def _tampered(token: str) -> str:
 
 
 def _ticket(system: System, user: str, shard: int = 0, age: float = 0.0) -> str:
-    tokens = Tokens(system.secret, ROLES)
+    tokens = Tokens(system.secret, ROLES, domain=DNS)
     identity = Identity(user, "admin", ROLES["admin"].permissions)
     return tokens.issue_ticket(identity, shard, f"forged-{time.time()}", time.time() - age)
 
@@ -172,7 +173,7 @@ async def test_a_ticket_for_a_shard_that_does_not_own_the_user_opens_nothing(sys
 async def test_tickets_that_prove_nothing(system: System) -> None:
     """Missing, expired, foreign and garbage tickets, and a token in place of a ticket, get 401 before the upgrade."""
     user = system.user_on(0, "ticket")
-    foreign = Tokens("quite another secret, long enough", ROLES).issue_ticket(
+    foreign = Tokens("quite another secret, long enough", ROLES, domain=DNS).issue_ticket(
         Identity(user, "admin", ("*",)), 0, "x", time.time()
     )
     for ticket, code in (

@@ -32,6 +32,7 @@ from solowire.backplane.messages import (
     ShardAddress,
 )
 from solowire.backplane.zmq_transport import PeerSocket, RouterSocket
+from solowire.domains.dns.dns_domain import DNS
 from solowire.model.access import ROLES, Identity
 from tests.e2e.system import Session, System, end, open_session, ready, running
 
@@ -55,7 +56,7 @@ class Users:
         self.sessions: dict[str, Session] = {}
         self._stack = stack
         self._ring = Ring(range(shards))
-        self._tokens = Tokens(system.secret, ROLES)
+        self._tokens = Tokens(system.secret, ROLES, domain=DNS)
 
     def shard_of(self, user: str) -> int:
         shard = self._ring.owner(user)
@@ -270,7 +271,7 @@ async def first_told(sessions: dict[str, list[Session]]) -> str:
 async def test_an_address_has_a_limit_of_its_own(tmp_path: Path) -> None:
     """The third connection from one address is refused with 429, whoever it is for, until one of the others ends."""
     with running(tmp_path / "data", shards=1, settings={"MAX_CONNECTIONS_PER_ADDRESS": 2}) as system:
-        tokens = Tokens(system.secret, ROLES)
+        tokens = Tokens(system.secret, ROLES, domain=DNS)
 
         def url(user: str) -> str:
             identity = Identity(user, "viewer", ROLES["viewer"].permissions)

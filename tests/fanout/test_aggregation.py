@@ -14,16 +14,16 @@ from hypothesis import strategies as st
 
 from solowire.domains.dns import payloads
 from solowire.domains.dns.event_types import CATALOG
+from solowire.domains.dns.query_rollup import TOP_ROWS
 from solowire.fanout.aggregation import (
     CALM_INTERVALS,
     MAX_COLLECTED,
     SAMPLE_EVENTS,
     SUMMARY_BYTES,
-    TOP_ROWS,
     AggregationLimits,
     AggregationStream,
     build_digest,
-    query_stats,
+    roll_up,
 )
 from solowire.fanout.catch_up import ReaderPosition
 from solowire.fanout.feed import Feed, build_feed_key
@@ -35,6 +35,8 @@ from solowire.model.subscriptions import parse_filter, resolve
 from solowire.protocol.messages import Codec
 
 ADMIN = View(frozenset({"*"}))
+ROLLUP = CATALOG["dns_query_log"].rollup
+assert ROLLUP is not None
 
 
 def query(offset: int, name: str = "a.example.com", **data: Any) -> Entry:
@@ -199,7 +201,7 @@ def test_counts_are_exact(made: list[tuple[str, str, str | None, bool]]) -> None
         query(n, name, query_type=kind, rcode=rcode, blocked=blocked)
         for n, (name, kind, rcode, blocked) in enumerate(made, 1)
     ]
-    digest = build_digest("dns_query_log", entries, 2.0)
+    digest = build_digest(entries, 2.0)
     assert digest.total == len(entries)
     gaps = {b.offset - a.offset for a, b in zip(digest.sample, digest.sample[1:], strict=False)}
     assert len(gaps) <= 1
@@ -222,7 +224,7 @@ def test_tables_are_short_whatever_is_asked_for() -> None:
         query(n, f"{n:04}" + "é" * 120, client_ip=f"2001:db8::{n:x}", query_type=f"T{n}" + "ü" * 100, rcode=f"R{n}")
         for n in range(3_000)
     ]
-    summary = query_stats(entries, 1.0)
+    summary = roll_up(ROLLUP, entries, 1.0)
     assert len(msgspec.json.decode(summary.event.data)["top_names"]) == TOP_ROWS
     for codec in Codec:
         assert len(summary.get_fragment(codec, frozenset()) or b"") < SUMMARY_BYTES + 4_096
@@ -230,7 +232,7 @@ def test_tables_are_short_whatever_is_asked_for() -> None:
 
 def test_few_events_are_no_flood() -> None:
     """What would be a sample of itself is sent as it is, without a summary."""
-    digest = build_digest("dns_query_log", [query(n) for n in range(SAMPLE_EVENTS)], 1.0)
+    digest = build_digest([query(n) for n in range(SAMPLE_EVENTS)], 1.0)
     assert (len(digest.sample), digest.summaries) == (SAMPLE_EVENTS, ())
 
 
@@ -238,8 +240,8 @@ def test_few_events_are_no_flood() -> None:
 def test_every_telemetry_event_shows_something(name: str) -> None:
     """Telemetry is counted without being redacted: so no view may be shown nothing at all of one."""
     event_type = CATALOG[name]
-    assert event_type.payload is not None
-    required = {f.name for f in msgspec.structs.fields(event_type.payload) if f.required}
+    assert event_type.payload.struct is not None
+    required = {f.name for f in msgspec.structs.fields(event_type.payload.struct) if f.required}
     assert required - set(event_type.sensitive)
 
 
@@ -278,7 +280,7 @@ def feeds_with(wanted: list[int], feeds: FeedIndex[int]) -> list[Feed[int]]:
 @settings(deadline=None, max_examples=80)
 def test_flows_find_what_feeds_accept(wanted: list[int], made: list[tuple[str, str, str]], dropped: set[int]) -> None:
     """An event reaches the feeds that accept it through its flows, each once, whoever else has come and gone."""
-    feeds: FeedIndex[int] = FeedIndex(RecentLog(), rates=AggregationLimits(0))
+    feeds: FeedIndex[int] = FeedIndex(RecentLog(catalog=CATALOG), rates=AggregationLimits(0))
     all_of_them = feeds_with(wanted, feeds)
     for n in dropped:
         if n < len(all_of_them):
@@ -292,7 +294,7 @@ def test_flows_find_what_feeds_accept(wanted: list[int], made: list[tuple[str, s
 
 def test_a_dropped_feed_leaves_no_flow_behind() -> None:
     """Feeds that come and go leave nothing in the index of flows, and no flood that nobody sees."""
-    feeds: FeedIndex[int] = FeedIndex(RecentLog(), rates=AggregationLimits(0))
+    feeds: FeedIndex[int] = FeedIndex(RecentLog(catalog=CATALOG), rates=AggregationLimits(0))
     made = feeds_with([0, 1, 2, 3, 4], feeds)
     feeds.add_telemetry(query(1), 0.1, 0.0)
     assert feeds.aggregating == {"dns_query_log": 5}
@@ -307,7 +309,7 @@ def test_a_dropped_feed_leaves_no_flow_behind() -> None:
 
 def test_a_flood_is_flushed_in_frames_that_are_bounded() -> None:
     """However much is collected, a frame stays small, says where it ends, and leaves nothing waiting."""
-    log = RecentLog()
+    log = RecentLog(catalog=CATALOG)
     feeds: FeedIndex[int] = FeedIndex(log, rates=AggregationLimits(0))
     [feed] = feeds_with([0], feeds)
     feed.add_connection(1, ReaderPosition(0), 0.0)

@@ -90,7 +90,7 @@ def published(draw: st.DrawFn) -> Event:
 @settings(deadline=None, max_examples=150)
 def test_the_index_finds_what_matches(keys: list[Any], events: list[Event], dropped: set[int]) -> None:
     """An event reaches exactly the feeds that want it, whether or not others of them were there and have gone."""
-    feeds: FeedIndex[str] = FeedIndex(RecentLog())
+    feeds: FeedIndex[str] = FeedIndex(RecentLog(catalog=CATALOG))
     made = [feeds.get(key) for key in keys]
     for n in dropped:
         if n < len(made):
@@ -102,7 +102,7 @@ def test_the_index_finds_what_matches(keys: list[Any], events: list[Event], drop
 
 def test_a_dropped_feed_leaves_nothing_behind() -> None:
     """Feeds that come and go with their users leave no trace in the index."""
-    feeds: FeedIndex[str] = FeedIndex(RecentLog())
+    feeds: FeedIndex[str] = FeedIndex(RecentLog(catalog=CATALOG))
     for zone in range(50):
         selection = selected(ADMIN, [("*", {"zone": [f"z{zone}.org", "x.org"]})])
         feed = feeds.get(build_feed_key(selection, ADMIN, Codec.json, CATALOG))
@@ -116,7 +116,7 @@ def test_a_dropped_feed_leaves_nothing_behind() -> None:
 
 def test_equal_views_share_a_feed() -> None:
     """Connections that may see and want the same are one feed; another codec or another redaction makes two."""
-    feeds: FeedIndex[str] = FeedIndex(RecentLog())
+    feeds: FeedIndex[str] = FeedIndex(RecentLog(catalog=CATALOG))
     selection = selected(ADMIN, [("dns_query_log", {})])
     less = View(frozenset({"dns.read"}))
     other_but_equal = View(frozenset({"dns.*", "sensitive.*"}))
@@ -130,7 +130,7 @@ def test_equal_views_share_a_feed() -> None:
 
 
 def filled(sizes: list[int], users: dict[int, str] | None = None) -> RecentLog:
-    log = RecentLog()
+    log = RecentLog(catalog=CATALOG)
     for offset, size in enumerate(sizes, 1):
         user = (users or {}).get(offset)
         log.append(offset, encode_event(event("custom.a", {"x": "x" * size}, user=user)))
@@ -156,7 +156,7 @@ def test_how_long_an_event_waits(priority: Priority, connections: int, seconds: 
 
 def test_a_flush_moves_all_who_are_current() -> None:
     """One frame is built for all connections that stand at the same place, and they stand behind it then."""
-    log = RecentLog()
+    log = RecentLog(catalog=CATALOG)
     feed = feed_of(log, "custom.a")
     for name in ("alice", "bob"):
         assert feed.add_connection(name, ReaderPosition(0), 0.0) is False
@@ -173,7 +173,7 @@ def test_a_flush_moves_all_who_are_current() -> None:
 
 def test_who_could_not_be_given_a_frame_stays_where_it_was() -> None:
     """A connection that was busy keeps its cursor, reads the log from there, and is current again when it has all."""
-    log = RecentLog()
+    log = RecentLog(catalog=CATALOG)
     feed = feed_of(log, "custom.a")
     feed.add_connection("alice", ReaderPosition(0), 0.0)
     feed.add_connection("bob", ReaderPosition(0), 0.0)
@@ -193,7 +193,7 @@ def test_who_could_not_be_given_a_frame_stays_where_it_was() -> None:
 
 def test_nothing_is_written_for_nobody() -> None:
     """While all connections of a feed are behind, an event costs no fragment, and who catches up gets each once."""
-    log = RecentLog()
+    log = RecentLog(catalog=CATALOG)
     feed = feed_of(log, "custom.a")
     feed.add_connection("alice", ReaderPosition(0), 0.0)
     feed.hold_for_replies("alice")

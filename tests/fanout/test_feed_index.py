@@ -54,7 +54,7 @@ def test_the_feeds_of_an_event_are_those_that_accept_it(
     asked: list[tuple[list[str], dict[str, list[str]]]], data: st.DataObject
 ) -> None:
     """Of whatever feeds there are, before and after some are dropped; and when all are, nothing is left of them."""
-    log = RecentLog()
+    log = RecentLog(catalog=CATALOG)
     feeds: FeedIndex[str] = FeedIndex(log)
     made = {feeds.get(key(one)) for one in asked}
     sound = entries(log)

@@ -148,7 +148,7 @@ def test_feeds_that_dont_match_cost_an_event_nothing(
     called = {"name": "query_domain", "actor": "client_ip"} if name == "dns_query_log" else {}
     steps = []
     for size in (50, 500):
-        feeds: FeedIndex[Any] = FeedIndex(RecentLog())
+        feeds: FeedIndex[Any] = FeedIndex(RecentLog(catalog=CATALOG))
         for n in range(size):
             feed_for(feeds, name, **{called.get(what, what): values for what, values in crowd(n).items()})
         assert feeds.matching(entry) == {feed for feed in feeds if feed.accepts(entry)} == set()
@@ -162,7 +162,7 @@ def test_custom_feeds_that_dont_match_cost_an_event_nothing() -> None:
     entry = entry_of("custom.deploy", {"zone": SHARED, "topic": "t"})
     steps = []
     for size in (50, 500):
-        feeds: FeedIndex[Any] = FeedIndex(RecentLog())
+        feeds: FeedIndex[Any] = FeedIndex(RecentLog(catalog=CATALOG))
         for n in range(size):
             feed_for(feeds, "custom.*", "custom.other", zone=[SHARED], topic=[f"t{n}", f"u{n}"])
             feed_for(feeds, "custom.deploy", zone=[SHARED], topic=[f"t{n}", f"u{n}"])
@@ -173,7 +173,7 @@ def test_custom_feeds_that_dont_match_cost_an_event_nothing() -> None:
 
 def test_a_feed_that_matches_is_found_among_many_that_dont() -> None:
     """One of 500 that have all but one value in common; and the cost is that of one."""
-    feeds: FeedIndex[Any] = FeedIndex(RecentLog())
+    feeds: FeedIndex[Any] = FeedIndex(RecentLog(catalog=CATALOG))
     made = [feed_for(feeds, "record_created", zone=[SHARED], actor=[f"a{n}"]) for n in range(500)]
     for n in (0, 8, 250, 499):
         assert feeds.matching(entry_of("record_created", {**RECORD, "actor": f"a{n}"})) == {made[n]}
@@ -204,7 +204,7 @@ def test_a_filter_takes_memory_once_for_all_its_types() -> None:
     """A filter of many values on everything costs in proportion to the values, not to values × event types."""
     zones = [f"zone-number-{n:03}.example.org" for n in range(200)]
     text = sum(map(len, zones))
-    feeds: FeedIndex[Any] = FeedIndex(RecentLog())
+    feeds: FeedIndex[Any] = FeedIndex(RecentLog(catalog=CATALOG))
     size, kept = memory_of(feeds, hello(filter={"zone": zones}))
     assert size < 25 * text
     assert kept
@@ -214,7 +214,7 @@ def test_equal_filters_take_memory_once_for_all_connections() -> None:
     """Another connection that says the same in other words adds its own words, and no sets of values."""
     zones = [f"zone-number-{n:03}.example.org" for n in range(200)]
     other = [zone.upper() + "." for zone in reversed(zones[1:])] + ["www." + zones[0], zones[0]]
-    feeds: FeedIndex[Any] = FeedIndex(RecentLog())
+    feeds: FeedIndex[Any] = FeedIndex(RecentLog(catalog=CATALOG))
     own = {f"custom.t{n}": {"zone": other[n + 2 :], "topic": ["x"]} for n in range(3)}
     first, kept = memory_of(feeds, hello(filter={"zone": zones[:-1]}))
     second, kept_too = memory_of(feeds, hello(filter={"zone": other[1:]}))

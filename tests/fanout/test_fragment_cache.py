@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from solowire.domains.dns.event_types import CATALOG
 from solowire.fanout.fragment_cache import FRAGMENT_BYTES, FragmentCache, Fragments
 from solowire.fanout.recent_log import FRAGMENTS, RecentLog
 from solowire.model.events import encode_event
@@ -28,7 +29,7 @@ def test_what_is_kept_is_counted_and_bounded(steps: list[tuple[int, Codec, int]]
 
 def test_a_log_s_fragments_are_bounded_whatever_the_number_of_codecs() -> None:
     """Those of the oldest events go first, and are made again, the same, for who reads that far back."""
-    log = RecentLog(max_bytes=100_000)
+    log = RecentLog(catalog=CATALOG, max_bytes=100_000)
     for offset in range(1, 61):
         log.append(offset, encode_event(event(data={"x": "x" * 500})))
     first = next(log.entries_after(0))
@@ -46,7 +47,7 @@ def test_a_log_s_fragments_are_bounded_whatever_the_number_of_codecs() -> None:
 
 def test_what_is_only_passed_on_pushes_nothing_out() -> None:
     """A replay's events are no part of the log: what they are written as is not kept for them."""
-    log = RecentLog()
+    log = RecentLog(catalog=CATALOG)
     passing = log.decode_entry(1, encode_event(event()))
     assert passing is not None
     assert passing.get_fragment(Codec.json, frozenset())

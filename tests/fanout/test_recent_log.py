@@ -21,7 +21,7 @@ from tests.factories import event
 
 
 def filled(count: int, size: int = 0, **bounds: int) -> RecentLog:
-    log = RecentLog(**bounds)
+    log = RecentLog(catalog=CATALOG, **bounds)
     for offset in range(1, count + 1):
         log.append(offset, encode_event(event(data={"x": "x" * size})))
     return log
@@ -33,7 +33,7 @@ def offsets(log: RecentLog, cursor: int) -> list[int]:
 
 def test_reads_on_from_any_cursor() -> None:
     """A reader gets everything behind its cursor, oldest first, and nothing when it has all."""
-    log = RecentLog()
+    log = RecentLog(catalog=CATALOG)
     for offset in (2, 3, 7, 9):
         log.append(offset, encode_event(event()))
     assert offsets(log, 0) == [2, 3, 7, 9]
@@ -64,7 +64,7 @@ def test_is_bounded_in_bytes() -> None:
 
 def test_durable_events_stay_for_longer() -> None:
     """What is trimmed is kept if it is durable, within bounds of its own, and what is gone then is told."""
-    log, gone = RecentLog(max_events=100), list[int]()
+    log, gone = RecentLog(catalog=CATALOG, max_events=100), list[int]()
     for offset in range(1, 301):
         log.append(offset, encode_event(event("custom.a") if offset % 5 == 0 else event("dns_query_log", QUERY)))
         gone += [e.offset for e in log.trim()]
@@ -96,7 +96,7 @@ def test_an_event_larger_than_the_log_leaves_it_empty() -> None:
 
 def test_an_unknown_type_is_skipped() -> None:
     """An event of a type that only a newer process knows is skipped, and the log goes on."""
-    log = RecentLog()
+    log = RecentLog(catalog=CATALOG)
     unknown = msgspec.structs.replace(event(), type="from_the_future")
     assert log.append(1, encode_event(unknown)) is None
     assert log.append(2, encode_event(event())) is not None
@@ -118,7 +118,7 @@ def metrics(host: str | None, offset_in_id: int = 0, user: str | None = None) ->
 
 def test_knows_the_newest_of_each_state() -> None:
     """Who connects gets the newest value of each thing, also when its event has left the log long ago."""
-    log = RecentLog(max_events=10)
+    log = RecentLog(catalog=CATALOG, max_events=10)
     log.append(1, metrics("ns1"))
     log.append(2, metrics("ns2"))
     log.append(3, metrics("ns1"))
@@ -132,7 +132,7 @@ def test_knows_the_newest_of_each_state() -> None:
 
 def test_the_states_are_bounded() -> None:
     """A publisher that makes up keys makes the shard forget the state that has been quiet longest, not grow."""
-    log = RecentLog(max_keys=3)
+    log = RecentLog(catalog=CATALOG, max_keys=3)
     for offset, host in enumerate(["a", "b", "c", "a", "d", "e"], 1):
         log.append(offset, metrics(host))
     assert [(e.offset, e.event.key) for e in log.latest_states()] == [(4, "a"), (5, "d"), (6, "e")]
@@ -140,7 +140,7 @@ def test_the_states_are_bounded() -> None:
 
 def test_knows_whether_someone_has_mail() -> None:
     """An event for one user alone is found from any cursor before it, and forgotten when it leaves the log."""
-    log = RecentLog(max_events=10)
+    log = RecentLog(catalog=CATALOG, max_events=10)
     log.append(1, encode_event(event(user="alice")))
     log.append(2, encode_event(event(user="bob")))
     log.append(3, encode_event(event(user="alice")))
@@ -186,7 +186,7 @@ def test_a_reset_forgets_everything() -> None:
 @settings(deadline=None, max_examples=60)
 def test_everything_above_the_floor_is_there(steps: list[tuple[int, int]], max_events: int, max_bytes: int) -> None:
     """Whatever comes, the log holds all that came behind its floor and is within its bounds."""
-    log = RecentLog(max_events=max_events, max_bytes=max_bytes)
+    log = RecentLog(catalog=CATALOG, max_events=max_events, max_bytes=max_bytes)
     came = []
     offset = 0
     for gap, size in steps:
@@ -272,7 +272,7 @@ def test_custom_events_have_two_names() -> None:
 
 def test_readers_who_want_no_telemetry_pass_over_it() -> None:
     """A flood of queries costs who reads record changes nothing; insertions and trimming keep to the same order."""
-    log = RecentLog(max_events=100)
+    log = RecentLog(catalog=CATALOG, max_events=100)
     queries = {"client_ip": "192.0.2.1", "query_domain": "www.example.com", "query_type": "A"}
     for offset in range(2, 90):
         if offset % 10:
@@ -297,6 +297,7 @@ def test_readers_who_want_no_telemetry_pass_over_it() -> None:
 
 MEASURE = """
 import gc, sys
+from solowire.domains.dns.event_types import CATALOG
 from solowire.protocol.messages import Codec
 from solowire.model.events import encode_event
 from solowire.fanout.recent_log import RecentLog
@@ -308,7 +309,8 @@ NAMES = {
     "4 labels": lambda n: ".".join([f"{n:07}" * 9] * 3 + [(f"{n:07}" * 9)[:61]]),
     "usual": lambda n: f"host{n}.www.example.com",
 }
-name, codecs, log = NAMES[sys.argv[1]], list(Codec)[: int(sys.argv[2])], RecentLog(max_bytes=2**24, max_events=10**6)
+name, codecs = NAMES[sys.argv[1]], list(Codec)[: int(sys.argv[2])]
+log = RecentLog(catalog=CATALOG, max_bytes=2**24, max_events=10**6)
 query = {"client_ip": "192.0.2.1", "query_type": "A"}
 
 
@@ -353,7 +355,7 @@ def test_sizes_are_measured_however_an_event_is_written() -> None:
     plain, wide = ("x" * 1000, "x" * 999 + "\N{PILE OF POO}")
     sizes = []
     for topic in (plain, wide):
-        entry = RecentLog().decode_entry(1, encode_event(event(data={"topic": topic})))
+        entry = RecentLog(catalog=CATALOG).decode_entry(1, encode_event(event(data={"topic": topic})))
         assert entry is not None
         sizes.append(entry.size)
     assert sizes[1] - sizes[0] > 2_900

@@ -10,6 +10,8 @@ from typing import Any, cast
 from solowire.algorithms.accept_limiter import AcceptLimiter
 from solowire.backplane.messages import ShardAddress
 from solowire.gateway.admission.client_address import ClientAddressResolver
+from solowire.gateway.front.client_connection import FrontContext
+from solowire.gateway.front.connection_registry import ConnectionRegistry
 from solowire.gateway.front.http_front import HttpFront
 from solowire.gateway.front.relay import Relay
 from solowire.gateway.router_client import RouterClient
@@ -39,16 +41,18 @@ async def relay_front(
     fronts: list[HttpFront] | None = None,
     **limits: Any,
 ) -> AsyncIterator[int]:
-    """The port of a front that relays to the gateway's shard. fronts: gets it, if given. limits: of `HttpFront`."""
+    """The port of a front that relays to the gateway's shard. fronts: gets it, if given. limits: of `FrontContext`."""
     relay = Relay(cast(RouterClient, gateway), allowed_origins=origins, send_buffer=send_buffer)
     settings: dict[str, Any] = {"head_s": SECONDS, "keepalive_s": SECONDS, "stalled_s": SECONDS}
-    front = HttpFront(
-        folder / "g",
+    context = FrontContext(
+        str(folder / "g"),
+        registry=ConnectionRegistry(AcceptLimiter(1000, 1000)),
         can_tunnel=relay.can_handle,
         open_tunnel=relay.accept_client,
         is_trusted=lambda address: False,
-        **{"limiter": AcceptLimiter(1000, 1000), **settings, **limits},
+        **{**settings, **limits},
     )
+    front = HttpFront(context)
     if fronts is not None:
         fronts.append(front)
     listening = listen("127.0.0.1", 0)

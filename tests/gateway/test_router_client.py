@@ -14,6 +14,7 @@ from solowire.auth.tokens import Tokens
 from solowire.backplane import messages as backplane
 from solowire.backplane.messages import PublishAck, RingState, ShardAddress
 from solowire.backplane.zmq_transport import RouterSocket
+from solowire.domains.dns.dns_domain import DNS
 from solowire.errors import InvalidToken, RequestError, RequestRejected
 from solowire.gateway import router_client as gateway
 from solowire.gateway.admission.connect_limiter import ConnectLimiter, ConnectLimits
@@ -34,7 +35,12 @@ async def test_so_many_answers_are_held_at_a_time(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(gateway, "_HELD_SECONDS", 0.05)
     admission = ConnectLimiter(ConnectLimits(bad_token_rate=0.01, bad_token_burst=1.0))
     made = RouterClient(
-        f"ipc://{tmp_path}/r", Tokens("s" * 32, ROLES), ROLES, INTAKE, timeout=1.0, connect_limiter=admission
+        f"ipc://{tmp_path}/r",
+        Tokens("s" * 32, ROLES, domain=DNS),
+        ROLES,
+        INTAKE,
+        timeout=1.0,
+        connect_limiter=admission,
     )
     try:
         with pytest.raises(InvalidToken):
@@ -54,7 +60,12 @@ async def test_wrong_tokens_are_counted_for_each_address(tmp_path: Path) -> None
     """Where one address is slowed down for its guesses, another one is told what is wrong, and at once."""
     admission = ConnectLimiter(ConnectLimits(bad_token_rate=0.01, bad_token_burst=1.0))
     made = RouterClient(
-        f"ipc://{tmp_path}/r", Tokens("s" * 32, ROLES), ROLES, INTAKE, timeout=1.0, connect_limiter=admission
+        f"ipc://{tmp_path}/r",
+        Tokens("s" * 32, ROLES, domain=DNS),
+        ROLES,
+        INTAKE,
+        timeout=1.0,
+        connect_limiter=admission,
     )
     try:
         for address in (HERE, "192.0.2.2"):
@@ -69,7 +80,12 @@ async def test_an_answer_that_nobody_waits_for_is_not_held(tmp_path: Path) -> No
     """A client that goes away while its answer is held gives its place back."""
     admission = ConnectLimiter(ConnectLimits(bad_token_rate=0.01, bad_token_burst=1.0))
     made = RouterClient(
-        f"ipc://{tmp_path}/r", Tokens("s" * 32, ROLES), ROLES, INTAKE, timeout=1.0, connect_limiter=admission
+        f"ipc://{tmp_path}/r",
+        Tokens("s" * 32, ROLES, domain=DNS),
+        ROLES,
+        INTAKE,
+        timeout=1.0,
+        connect_limiter=admission,
     )
     try:
         admission.failed_auth.record_failure(HERE, asyncio.get_running_loop().time())
@@ -86,7 +102,7 @@ async def test_an_answer_that_nobody_waits_for_is_not_held(tmp_path: Path) -> No
 async def test_who_could_not_be_sent_on_has_not_published(tmp_path: Path) -> None:
     """While the router is away a publisher pays nothing for what it can't send, however often it tries."""
     intake = PublishLimiter(requests=8, bytes=2**20, max_age_s=1.0, lost_after_s=2.0, rate=0.001, burst=5.0)
-    tokens = Tokens("s" * 32, ROLES)
+    tokens = Tokens("s" * 32, ROLES, domain=DNS)
     made = RouterClient(f"ipc://{tmp_path}/r", tokens, ROLES, intake, timeout=1.0)
     try:
         publisher = tokens.identify(tokens.sign_token("pub", "publisher", now=time.time(), ttl=60), time.time())
@@ -112,7 +128,7 @@ async def test_who_waits_when_the_gateway_ends_may_get_the_answer_still(
     """What the router answers in the last moment is given to whoever waits for it; the others get 503, and a time."""
     monkeypatch.setattr(gateway, "_LAST_ANSWERS_SECONDS", 0.05)
     hub = RouterSocket(f"ipc://{tmp_path}/r", lambda peer, raw: hub.send(peer, backplane.encode(RING)))
-    tokens = Tokens("s" * 32, ROLES)
+    tokens = Tokens("s" * 32, ROLES, domain=DNS)
     made = RouterClient(f"ipc://{tmp_path}/r", tokens, ROLES, INTAKE, timeout=ANSWER_SECONDS)
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
@@ -136,7 +152,7 @@ async def test_who_waits_when_the_gateway_ends_may_get_the_answer_still(
 async def test_what_is_under_way_is_in_the_routers_queue_when_the_ring_changes(tmp_path: Path) -> None:
     """A shard that comes or goes frees no room; a log that begins anew does, and a router that tells the ring again."""
     intake = PublishLimiter(requests=8, bytes=2**20, max_age_s=60.0, lost_after_s=120.0, rate=100.0, burst=100.0)
-    made = RouterClient(f"ipc://{tmp_path}/r", Tokens("s" * 32, ROLES), ROLES, intake, timeout=1.0)
+    made = RouterClient(f"ipc://{tmp_path}/r", Tokens("s" * 32, ROLES, domain=DNS), ROLES, intake, timeout=1.0)
     try:
         made._on_message(RING)
         for ring, held in (
@@ -158,7 +174,7 @@ async def test_what_is_under_way_is_in_the_routers_queue_when_the_ring_changes(t
 async def test_refusals_leave_nothing_for_the_collector(tmp_path: Path) -> None:
     """An attack of refused users and wrong tokens makes no cycles: its memory is free at once, and no loop stops."""
     limits = ConnectLimits(bad_token_rate=1e6, bad_token_burst=1.0, rate=0.001, burst=1.0)
-    tokens = Tokens("s" * 32, ROLES)
+    tokens = Tokens("s" * 32, ROLES, domain=DNS)
     made = RouterClient(
         f"ipc://{tmp_path}/r", tokens, ROLES, INTAKE, timeout=1.0, connect_limiter=ConnectLimiter(limits)
     )

@@ -33,6 +33,7 @@ from solowire.backplane.messages import (
     ShardAddress,
 )
 from solowire.backplane.zmq_transport import RouterSocket
+from solowire.domains.dns.dns_domain import DNS
 from solowire.errors import RequestRejected
 from solowire.gateway.admission.connect_limiter import ConnectLimits
 from solowire.gateway.server import make_connect_limits, make_publish_limiter
@@ -188,7 +189,7 @@ async def test_an_address_that_is_full(folder: Path) -> None:
 async def test_the_ticket_says_whence_it_was_asked_for(folder: Path) -> None:
     """The shard counts by the address that the gateway saw, and a client can't choose it."""
     async with gate(folder, trusted_proxies="127.0.0.1") as made:
-        tokens = Tokens(SECRET, ROLES)
+        tokens = Tokens(SECRET, ROLES, domain=DNS)
         for forwarded, seen in (("192.0.2.1", "192.0.2.1"), ("1.1.1.1, 2001:db8::5", "2001:db8::/64")):
             connect = await made.ask("/v1/connect", made.token("ann"), x_forwarded_for=forwarded)
             route = await made.ask("/v1/route", made.token("ann"), x_forwarded_for=forwarded)

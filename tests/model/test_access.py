@@ -18,7 +18,7 @@ from solowire.model.catalog import EventType
 from solowire.model.events import Event, Priority
 from solowire.protocol.messages import Codec
 
-DECLARED = [t for t in CATALOG.types if t.payload is not None]
+DECLARED = [t for t in CATALOG.types if t.payload.struct is not None]
 PERMISSIONS = sorted(
     {t.permission for t in CATALOG.types}
     | {p for t in CATALOG.types for p in t.sensitive.values()}

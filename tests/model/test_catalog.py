@@ -16,7 +16,7 @@ from solowire.model.catalog import FAMILY, Attribute, Catalog, EventType
 from solowire.model.domain_names import canonical_name
 from solowire.model.events import Delivery
 
-DECLARED = [t for t in CATALOG.types if t.payload is not None]
+DECLARED = [t for t in CATALOG.types if t.payload.struct is not None]
 ADDRESSES = {"client", "client_ip", "tsig_key", "session_id", "user_agent", "path", "diff"}
 
 json_values = st.recursive(
@@ -42,7 +42,7 @@ def test_says_what_it_is(event_type: EventType) -> None:
     assert event_type.name in CATALOG.categories[event_type.category]
     assert event_type.permission.endswith(".read")
     assert event_type.summary.endswith(".")
-    assert event_type.payload is None or event_type.payload.__doc__
+    assert event_type.payload.struct is None or event_type.payload.struct.__doc__
 
 
 @pytest.mark.parametrize("event_type", DECLARED, ids=lambda t: t.name)
@@ -83,9 +83,9 @@ def test_schema_stands_alone(event_type: EventType) -> None:
     for reference in text.split('"$ref": "')[1:]:
         assert reference.startswith("#/$defs/")
         assert reference.removeprefix("#/$defs/").split('"')[0] in schema["$defs"]
-    if event_type.payload is not None:
-        definition = schema["$defs"][event_type.payload.__name__]
-        required = {f.encode_name for f in msgspec.structs.fields(event_type.payload) if f.required}
+    if event_type.payload.struct is not None:
+        definition = schema["$defs"][event_type.payload.struct.__name__]
+        required = {f.encode_name for f in msgspec.structs.fields(event_type.payload.struct) if f.required}
         assert set(definition.get("required", ())) == required
         assert set(definition["properties"]) == event_type.field_names
 

@@ -51,7 +51,7 @@ def accepts(selection: Selection, name: str, /, **attributes: str) -> bool:
     """Whether a feed takes such an event; its index must find it exactly then."""
     event_type = CATALOG[name]
     event = Event("id", name, b"{}", Priority.normal, event_type.delivery, "now", attributes=attributes)
-    feeds: FeedIndex[Any] = FeedIndex(RecentLog())
+    feeds: FeedIndex[Any] = FeedIndex(RecentLog(catalog=CATALOG))
     feed: Feed[Any] = feeds.get(build_feed_key(selection, ADMIN, Codec.json, CATALOG))
     entry = Entry(1, event, event_type)
     accepted = feed.accepts(entry)

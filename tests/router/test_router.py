@@ -42,6 +42,7 @@ from solowire.backplane.messages import (
     UserConnectedElsewhere,
     UsersConnected,
 )
+from solowire.domains.dns.event_types import CATALOG
 from solowire.model.events import decode_event
 from solowire.router.leases.config import LeaseConfig
 from solowire.router.log.backpressure import DEFAULT_THRESHOLDS, GRACE_SECONDS
@@ -785,7 +786,9 @@ class Alarmed(World):
     def __init__(self, journal: MemoryJournal | None = None, stats_every: float = 0.0) -> None:
         super().__init__()
         ids = iter(range(10**6))
-        watch = Monitor(new_id=lambda: f"own-{next(ids)}", after=0.0, over=0.0, stats_every=stats_every)
+        watch = Monitor(
+            catalog=CATALOG, new_id=lambda: f"own-{next(ids)}", after=0.0, over=0.0, stats_every=stats_every
+        )
         self.audited: list[tuple[str, dict[str, object]]] = []
         self.router = Router(
             journal or self.router.journal,

@@ -20,10 +20,10 @@ def test_a_role_has_no_more_defaults_than_a_client_may_ask_for(tmp_path: Path) -
     names = [f'"custom.{n}"' for n in range(MAX_PATTERNS + 1)]
     role = '[roles.greedy]\npermissions = ["*"]\ndefaults = [{}]\n'
     file.write_text(role.format(", ".join(names[:-1])))
-    assert len(load_roles(Settings(roles_file=file))["greedy"].defaults) == MAX_PATTERNS
+    assert len(load_roles(Settings(roles_file=file), CATALOG)["greedy"].defaults) == MAX_PATTERNS
     file.write_text(role.format(", ".join(names)))
     with pytest.raises(ConfigError, match=r"roles\.toml: the role 'greedy' has 201 defaults, 200 are the most"):
-        load_roles(Settings(roles_file=file))
+        load_roles(Settings(roles_file=file), CATALOG)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_what_is_misspelt_in_a_role_is_refused_by_name(tmp_path: Path, text: str
     file = tmp_path / "roles.toml"
     file.write_text(f"[roles.viewer]\n{text}\n")
     with pytest.raises(ConfigError) as raised:
-        load_roles(Settings(roles_file=file))
+        load_roles(Settings(roles_file=file), CATALOG)
     line = str(raised.value)
     assert "\n" not in line
     assert all(word in line for word in ["roles.toml", "viewer", *words]), line
@@ -61,7 +61,7 @@ def test_a_misspelt_table_of_roles_is_refused_by_name(tmp_path: Path) -> None:
     file = tmp_path / "roles.toml"
     file.write_text('[role.viewer]\npermissions = ["dns.read"]\n')
     with pytest.raises(ConfigError, match=r"roles\.toml: .*'role'.*did you mean 'roles'"):
-        load_roles(Settings(roles_file=file))
+        load_roles(Settings(roles_file=file), CATALOG)
 
 
 def test_every_name_that_means_something_may_stand_in_a_role(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_every_name_that_means_something_may_stand_in_a_role(tmp_path: Path) -> 
     defaults = ["*", "dns.*", "custom.*", "custom.orders", "zone_created"]
     file = tmp_path / "roles.toml"
     file.write_text(f"[roles.all]\npermissions = {json.dumps(permissions)}\ndefaults = {json.dumps(defaults)}\n")
-    assert set(load_roles(Settings(roles_file=file))["all"].permissions) == set(permissions)
+    assert set(load_roles(Settings(roles_file=file), CATALOG)["all"].permissions) == set(permissions)
 
 
 def test_a_group_that_is_no_role_is_refused(tmp_path: Path) -> None:
@@ -79,6 +79,6 @@ def test_a_group_that_is_no_role_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "roles.toml"
     file.write_text('[roles.auditor]\npermissions = ["dns.read"]\n')
     with pytest.raises(ConfigError, match=r"groups: .*'operator'.*auditor"):
-        load_roles(Settings(roles_file=file, groups={"operator": {"reserved": 1}}))
-    assert load_roles(Settings(roles_file=file, groups={"auditor": {}, "admin": {"reserved": 1}}))
-    assert load_roles(Settings(roles_file=file, groups={"operator": {}}, group_by="tenant"))
+        load_roles(Settings(roles_file=file, groups={"operator": {"reserved": 1}}), CATALOG)
+    assert load_roles(Settings(roles_file=file, groups={"auditor": {}, "admin": {"reserved": 1}}), CATALOG)
+    assert load_roles(Settings(roles_file=file, groups={"operator": {}}, group_by="tenant"), CATALOG)

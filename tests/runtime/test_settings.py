@@ -12,6 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from solowire.errors import ConfigError
+from solowire.runtime.domain_loader import load_domain
 from solowire.runtime.settings import Settings, load, load_secret, make_directories
 
 
@@ -28,7 +29,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def fault(config: Path | None = None, **options: Any) -> str:
     """The one line that loading ends with."""
     with pytest.raises(ConfigError) as raised:
-        load(config, **options)
+        load_domain(load(config, **options))
     line = str(raised.value)
     assert line
     assert "\n" not in line

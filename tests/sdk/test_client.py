@@ -1031,8 +1031,8 @@ async def test_what_a_server_refuses_never_ends_the_connection(
     fake: Fake, monkeypatch: pytest.MonkeyPatch, error: dict[str, Any]
 ) -> None:
     """Whatever is refused, and whatever for: nine of it never come within the minute in which a server counts."""
-    monkeypatch.setattr("solowire.sdk.client.REFUSALS_S", 1.5)
-    monkeypatch.setattr("solowire.sdk.client.MAX_PAUSE_S", 0.05)
+    monkeypatch.setattr("solowire.sdk.request_pacing.REFUSALS_S", 1.5)
+    monkeypatch.setattr("solowire.sdk.request_pacing.MAX_PAUSE_S", 0.05)
     clock = asyncio.get_running_loop().time
     heard: list[float] = []
 
@@ -1054,7 +1054,7 @@ async def test_what_a_server_refuses_never_ends_the_connection(
 @pytest.mark.parametrize("after", [-5, 1e300])
 async def test_a_senseless_wait_is_bounded(fake: Fake, monkeypatch: pytest.MonkeyPatch, after: float) -> None:
     """A server that asks for no time, or for all of it, gets a pause within reason."""
-    monkeypatch.setattr("solowire.sdk.client.MAX_RETRY_AFTER_S", 0.2)
+    monkeypatch.setattr("solowire.sdk.connection_attempt.MAX_RETRY_AFTER_S", 0.2)
     async with connected(fake) as (client, peer), asyncio.TaskGroup() as tasks:
         asking = tasks.create_task(client.subscribe(["a"]))
         await answer(peer, type="error", code="rate_limited", message="slower", retry_after=after)
@@ -1299,10 +1299,10 @@ async def test_reader_that_is_slow_holds_the_server_back(fake: Fake) -> None:
     frames = 400  # 24 MB, more than the kernel holds for one socket
     async with connected(fake, max_buffered=50) as (client, peer), asyncio.TaskGroup() as tasks:
         flooding = tasks.create_task(flood(peer, frames))
-        await until(lambda: client._buffered >= 50)
+        await until(lambda: client._buffer.event_count >= 50)
         for number in range(frames * 10):
             assert (await anext(client)).offset == number
-            assert client._buffered < 50 + 10
+            assert client._buffer.event_count < 50 + 10
             if number == 100:
                 assert not flooding.done()
 
@@ -1311,7 +1311,7 @@ async def test_asking_within_a_slow_iteration_works(fake: Fake) -> None:
     """A question asked while the buffer is full is answered, as it is read on for it, and no event is lost."""
     async with connected(fake, max_buffered=5) as (client, peer), asyncio.TaskGroup() as tasks:
         tasks.create_task(flood(peer, 20))
-        await until(lambda: client._buffered >= 5)
+        await until(lambda: client._buffer.event_count >= 5)
         assert (await anext(client)).offset == 0
         answering = tasks.create_task(answer(peer, "a"))
         await client.subscribe(["a"])
@@ -1323,7 +1323,7 @@ async def test_full_buffer_does_not_hinder_closing(fake: Fake) -> None:
     """A client whose buffer is full is closed all the same, and its cursor stands where the iteration did."""
     async with connected(fake, max_buffered=5) as (client, peer):
         await flood(peer, 3)
-        await until(lambda: client._buffered >= 5)
+        await until(lambda: client._buffer.event_count >= 5)
         await take(client, 1)
         await client.close()
         assert client.cursor == 0

@@ -18,6 +18,8 @@ from solowire.backplane.messages import (
     RingState,
     ShardAddress,
 )
+from solowire.domains.dns.dns_domain import DNS
+from solowire.domains.dns.event_types import CATALOG
 from solowire.fanout.feed import FlushDelays
 from solowire.fanout.recent_log import RecentLog
 from solowire.model.access import ROLES, Identity
@@ -32,7 +34,7 @@ from tests.factories import event
 
 SECRET = "a secret that is long enough for HS256, really"
 WALL = 1_800_000_000.0  # unix seconds at monotonic 0
-TOKENS = Tokens(SECRET, ROLES)
+TOKENS = Tokens(SECRET, ROLES, domain=DNS)
 ENCODE: dict[Codec, Any] = {codec: msgspec.json.encode if codec.is_json else msgspec.msgpack.encode for codec in Codec}
 QUERY = {"client_ip": "10.0.0.1", "query_domain": "www.example.com", "query_type": "A", "zone": "example.com"}
 
@@ -55,7 +57,7 @@ class ShardHarness:
             wall_offset=WALL,
             # As in a shard that has many connections: events wait as long as they may.
             limits=ShardConfig(**{"flush": FlushDelays(per_connection=1.0), **limits}),
-            recent=recent,
+            recent=recent if recent is not None else RecentLog(catalog=CATALOG),
             ask=self._note_request,
             came=self._note_connected,
             audit=lambda event, **fields: self.audit_lines.append({"event": event, **fields}),

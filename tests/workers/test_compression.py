@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from solowire.domains.dns.event_types import CATALOG
 from solowire.fanout.recent_log import RecentLog
 from solowire.protocol import messages as c
 from solowire.protocol.deflate import MARK, deflate_message
@@ -136,7 +137,7 @@ def test_what_many_have_missed_is_compressed_once(presses: Presses, codec: Codec
 @codecs
 def test_what_the_router_has_for_one_is_not_compressed(codec: Codec) -> None:
     """A replay is plain as far as it was made for one client out of the router's log, and nothing of it is missing."""
-    b = ShardHarness(recent=RecentLog(max_events=20))
+    b = ShardHarness(recent=RecentLog(catalog=CATALOG, max_events=20))
     several(b, 60)
     floor = b.shard.log.start_offset
     reader = b.open_connection(codec=codec)

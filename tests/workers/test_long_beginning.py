@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from solowire.domains.dns.event_types import CATALOG
 from solowire.fanout.recent_log import RecentLog
 from solowire.fanout.snapshot import KEPT_BYTES
 from solowire.protocol import messages as c
@@ -22,7 +23,7 @@ CODECS = [Codec.json, Codec.msgpack_deflate]
 
 def full_of_states() -> ShardHarness:
     """A shard with 20 MB of states, more than half of it behind what a feed keeps in frames."""
-    b = ShardHarness(recent=RecentLog(max_bytes=2 * STATES * STATE_BYTES))
+    b = ShardHarness(recent=RecentLog(catalog=CATALOG, max_bytes=2 * STATES * STATE_BYTES))
     data = {"cpu_usage": 1, "message": "x" * STATE_BYTES}
     b.deliver(*(b.make_event("system_metrics", data, key=f"host {number}") for number in range(STATES)))
     assert STATES * STATE_BYTES > 2 * KEPT_BYTES

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from solowire.backplane.messages import LogBatch, StateSnapshot
+from solowire.domains.dns.event_types import CATALOG
 from solowire.fanout.aggregation import AggregationLimits
 from solowire.fanout.catch_up import CatchUpReader
 from solowire.fanout.conflation import ConflationIntervals
@@ -117,7 +118,7 @@ def test_a_log_begins_with_poisonous_states() -> None:
 
 def test_a_replay_passes_over_poison() -> None:
     """Who comes back from before the recent log gets all that is sound of what the router still has."""
-    b = ShardHarness(recent=RecentLog(max_events=10, max_bytes=10**6))
+    b = ShardHarness(recent=RecentLog(catalog=CATALOG, max_events=10, max_bytes=10**6))
     wanted = []
     for poison in POISON.values():
         wanted.append(good(b))

@@ -10,6 +10,7 @@ from msgspec import structs
 from structlog.testing import capture_logs
 
 from solowire.auth.tokens import Tokens
+from solowire.domains.dns.dns_domain import DNS
 from solowire.fanout.aggregation import AggregationLimits
 from solowire.fanout.conflation import ConflationIntervals
 from solowire.fanout.feed import FlushDelays
@@ -106,7 +107,7 @@ async def test_a_tick_that_fails_is_logged_and_not_the_last(
     monkeypatch.setattr(Shard, fails, fail)
     with capture_logs() as lines:
         async with asyncio.timeout(30):
-            status = await server._ShardServer(settings, 0, Tokens("s" * 32, ROLES), ROLES).main(stop)
+            status = await server._ShardServer(settings, 0, Tokens("s" * 32, ROLES, domain=DNS), ROLES).main(stop)
     failed = [(line["log_level"], line["exc_info"]) for line in lines if line["event"] == "tick_failed"]
     assert failed == [("error", True)] * 3
     assert status == 0

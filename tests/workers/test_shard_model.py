@@ -187,7 +187,7 @@ class ShardMachine(RuleBasedStateMachine):
         self.readers: list[Reader] = []
         self.ids = count(1)
         self.bench = ShardHarness(
-            recent=RecentLog(max_events=max_events),
+            recent=RecentLog(catalog=CATALOG, max_events=max_events),
             message_rate=1000.0,
             message_burst=1000.0,
             telemetry=AggregationLimits(rate),

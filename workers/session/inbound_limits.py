@@ -17,7 +17,6 @@ from collections.abc import Mapping
 import msgspec
 
 from solowire.algorithms.token_bucket import Rate
-from solowire.domains.dns.event_types import CATALOG
 from solowire.errors import InvalidMessage
 from solowire.model.access import Role
 from solowire.model.catalog import Catalog
@@ -68,7 +67,7 @@ MAX_ERROR_CHARACTERS = 500
 class InboundLimits:
     """users: where what each has said is counted."""
 
-    def __init__(self, users: UserRegistry, limits: ShardConfig, catalog: Catalog = CATALOG) -> None:
+    def __init__(self, users: UserRegistry, limits: ShardConfig, catalog: Catalog) -> None:
         self._users = users
         self._catalog = catalog
         self._messages = Rate(limits.message_rate, limits.message_burst)

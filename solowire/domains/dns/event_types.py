@@ -11,8 +11,10 @@ from functools import partial
 import msgspec
 
 from solowire.domains.dns import payloads as p
-from solowire.model.catalog import FAMILY, Attribute, Catalog, EventType
+from solowire.domains.dns.query_rollup import roll_up_queries
+from solowire.model.catalog import FAMILY, Attribute, Catalog, EventType, Rollup
 from solowire.model.events import Delivery, Priority
+from solowire.model.payload_schema import AnyPayload, StructPayload
 
 DURABLE, STATE, TELEMETRY = Delivery.durable, Delivery.state, Delivery.telemetry
 HIGH = Priority.high
@@ -71,16 +73,27 @@ def _type(
     key: tuple[str, ...] = (),
     priority: Priority = Priority.normal,
     permission: str = "",
+    rollup: Rollup | None = None,
 ) -> EventType:
     needed = permission or f"{category}.read"
     guarded = {**sensitive, **_DETAILS} if sensitive else {}
-    return EventType(name, category, payload, needed, delivery, priority, guarded, attributes, key)
+    schema = AnyPayload() if payload is None else StructPayload(payload)
+    return EventType(name, category, schema, needed, delivery, priority, guarded, attributes, key, rollup=rollup)
 
 
 _health, _dns, _security, _system = (partial(_type, c) for c in ("health", "dns", "security", "system"))
 _user = partial(_type, "user", permission="users.read")
 _bulk, _audit, _custom = (partial(_type, c) for c in ("bulk", "audit", "custom"))
 _admin = partial(_type, "system", permission="admin.read")
+
+_QUERY_STATS = _dns(
+    "dns_query_stats",
+    p.DnsQueryStats,
+    STATE,
+    (_ZONE, *_plain("server", "view")),
+    {"top_clients": "sensitive.client_ip"},
+    key=("server", "view", "zone"),
+)
 
 CATALOG = Catalog(
     (
@@ -112,15 +125,15 @@ CATALOG = Catalog(
         _dns("record_exported", p.RecordExported, DURABLE, _TRANSFER, {**_UPDATER, **_PATH}),
         _dns("bind_reload", p.BindReload, DURABLE, (_ZONE, *_plain("server", "success"))),
         _dns("config_change", p.ConfigChange, DURABLE, _CONFIG, _DIFF | _PATH | {"diff": _DIFF["after"]}),
-        _dns("dns_query_log", p.DnsQueryLog, TELEMETRY, _QUERY, {**_IP, **_TSIG}),
         _dns(
-            "dns_query_stats",
-            p.DnsQueryStats,
-            STATE,
-            (_ZONE, *_plain("server", "view")),
-            {"top_clients": "sensitive.client_ip"},
-            key=("server", "view", "zone"),
+            "dns_query_log",
+            p.DnsQueryLog,
+            TELEMETRY,
+            _QUERY,
+            {**_IP, **_TSIG},
+            rollup=Rollup(_QUERY_STATS, roll_up_queries, hides={"client_ip": "top_clients"}),
         ),
+        _QUERY_STATS,
         _security("security_alert", p.SecurityAlert, DURABLE, _FINDING, _IP, priority=HIGH),
         _security("threat_detected", p.ThreatDetected, DURABLE, _FINDING, _IP, priority=HIGH),
         _security("rpz_update", p.RpzUpdate, DURABLE, (_ZONE, *_plain("category", "actor"))),

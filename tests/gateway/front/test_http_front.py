@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import socket
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from solowire.algorithms.accept_limiter import AcceptLimiter
-from solowire.gateway.front.http_front import ACCEPTS, REQUESTS_AT_A_TIME, HttpFront
+from solowire.gateway.front.client_connection import REQUESTS_AT_A_TIME, FrontContext
+from solowire.gateway.front.connection_registry import ConnectionRegistry
+from solowire.gateway.front.http_front import ACCEPTS, HttpFront
 from solowire.gateway.front.unread_bodies import with_ends
 from solowire.runtime.http_server import WebServer, listen, listen_unix
 
@@ -84,8 +87,10 @@ class Site:
 async def site(folder: Path, **limits: Any) -> AsyncIterator[Site]:
     made = Site()
     times = {"head_s": SECONDS, "keepalive_s": SECONDS, "stalled_s": SECONDS}
-    front = made.front = HttpFront(
-        folder / "g",
+    room = ConnectionRegistry(limits.pop("limiter", AcceptLimiter(100, 100)), limits.pop("max_files", sys.maxsize))
+    context = FrontContext(
+        str(folder / "g"),
+        registry=room,
         can_tunnel=lambda head: False,
         open_tunnel=lambda client, head, rest: None,
         is_trusted=lambda address: False,
@@ -95,8 +100,9 @@ async def site(folder: Path, **limits: Any) -> AsyncIterator[Site]:
             (b"POST", b"/direct-unread"): made.answer_direct,
             (b"GET", b"/direct"): made.answer_direct,
         },
-        **{"limiter": AcceptLimiter(100, 100), **times, **limits},
+        **{**times, **limits},
     )
+    front = made.front = HttpFront(context)
     server = WebServer(front.wrap(with_ends(made.app)), listen_unix(folder / "g"), handshake_s=SECONDS)
     server.start()
     listening = listen("127.0.0.1", 0)
@@ -208,9 +214,9 @@ async def test_who_leaves_in_the_midst_of_a_body_is_missed(tmp_path: Path) -> No
     async with site(tmp_path) as made:
         made.may_answer.clear()
         async with connected(made, post(b"x" * 8 * KILO * KILO, "/direct")[:-1]) as (_, writer):
-            while not made.front.clients:
+            while not made.front.context.registry.clients:
                 await asyncio.sleep(0.01)
-            [client] = made.front.clients
+            [client] = made.front.context.registry.clients
             while client.transport.is_reading():
                 await asyncio.sleep(0.01)
             assert writer.transport.get_write_buffer_size() > KILO * KILO
@@ -227,8 +233,8 @@ async def test_the_requests_of_a_flood_wait_for_each_other(tmp_path: Path) -> No
         made.may_answer.clear()
         many = 3 * REQUESTS_AT_A_TIME
         flood = [await stack.enter_async_context(connected(made, GET + post(b"two"), "127.0.0.2")) for _ in range(many)]
-        under_way = made.front.turns
-        while len(made.front.clients) < many or not len(under_way):
+        under_way = made.front.context.turns
+        while len(made.front.context.registry.clients) < many or not len(under_way):
             await asyncio.sleep(0.01)
         async with connected(made, GET) as (reader, writer):
             while len(under_way) < 2:
@@ -250,7 +256,7 @@ async def test_a_flood_of_what_is_answered_at_once_takes_turns_too(tmp_path: Pat
     async with site(tmp_path) as made, contextlib.AsyncExitStack() as stack:
         many = 5 * REQUESTS_AT_A_TIME
         flood = [await stack.enter_async_context(connected(made, b"", "127.0.0.2")) for _ in range(many)]
-        while len(made.front.clients) < many:
+        while len(made.front.context.registry.clients) < many:
             await asyncio.sleep(0.01)
         for _, writer in flood:
             writer.write(post(b"one", "/direct") + post(b"two", "/direct"))
@@ -261,19 +267,19 @@ async def test_a_flood_of_what_is_answered_at_once_takes_turns_too(tmp_path: Pat
         assert 0 < most <= REQUESTS_AT_A_TIME
         for reader, _ in flood:
             assert [await answer_from(reader) for _ in range(2)] == [(200, b"one"), (200, b"two")]
-        assert not len(made.front.direct_turns)
+        assert not len(made.front.context.direct_turns)
 
 
 async def test_what_is_answered_at_once_waits_for_nobody_in_granian(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many of one address wait there for their turn, and how long."""
-    monkeypatch.setattr("solowire.gateway.front.http_front.TURN_SECONDS", 2 * SECONDS)
+    monkeypatch.setattr("solowire.gateway.front.client_connection.TURN_SECONDS", 2 * SECONDS)
     async with site(tmp_path) as made, contextlib.AsyncExitStack() as stack:
         many = 2 * REQUESTS_AT_A_TIME
         for _ in range(many):
             await stack.enter_async_context(connected(made, post(b"x" * KILO)[:-1]))
-        while len(made.front.clients) < many:
+        while len(made.front.context.registry.clients) < many:
             await asyncio.sleep(0.01)
         async with connected(made, GET.replace(b"/", b"/direct", 1)) as (reader, _):
             assert await answer_from(reader) == (200, b"/direct")
@@ -299,7 +305,7 @@ def test_who_comes_in_a_crowd_is_let_in_within_a_few_turns(tmp_path: Path) -> No
         async with site(tmp_path) as made:
             crowd = [socket.create_connection(("127.0.0.1", made.port)) for _ in range(5 * ACCEPTS)]
             turns = 0
-            while len(made.front.clients) < len(crowd):
+            while len(made.front.context.registry.clients) < len(crowd):
                 await asyncio.sleep(0)
                 turns += 1
             for one in crowd:
@@ -317,12 +323,12 @@ async def test_addresses_that_fill_all_the_room_make_some_for_another(tmp_path: 
             silent = [await stack.enter_async_context(connected(made, b"", address)) for _ in range(count)]
             if count == 4:
                 most = silent
-        while len(made.front.clients) < 6:
+        while len(made.front.context.registry.clients) < 6:
             await asyncio.sleep(0.01)
         async with connected(made, GET) as (reader, _):
             assert await answer_from(reader) == (200, b"/")
             assert await most[-1][0].read() == b"", "the newest of the most"
-            assert made.front.limiter.rejected_count == 0
+            assert made.front.context.registry.limiter.rejected_count == 0
         async with connected(made, GET, "127.0.0.2") as (reader, _), connected(made, GET, "127.0.0.2") as (other, _):
             assert (await answer_from(reader))[0] == 200, "there is room"
             assert (await answer_from(other))[0] == 503, "it has its share"
@@ -348,11 +354,13 @@ async def test_addresses_that_keep_all_the_room_waiting_for_them_make_some_too(t
                 if b"large" not in request_ and b"Length: 99" not in request_:
                     await reader.readuntil(b"\r\n\r\n")
                 writer.transport.pause_reading()  # type: ignore[attr-defined]
-        while len(made.front.clients) < 6 or not all(client.waits_for_client for client in made.front.clients):
+        while len(made.front.context.registry.clients) < 6 or not all(
+            client.waits_for_client for client in made.front.context.registry.clients
+        ):
             await asyncio.sleep(0.01)
         async with connected(made, GET) as (reader, _):
             assert await answer_from(reader) == (200, b"/")
-        assert made.front.limiter.rejected_count == 0
+        assert made.front.context.registry.limiter.rejected_count == 0
 
 
 async def test_who_reads_no_answers_has_no_further_requests_taken(tmp_path: Path) -> None:
@@ -364,9 +372,9 @@ async def test_who_reads_no_answers_has_no_further_requests_taken(tmp_path: Path
     async with site(tmp_path) as made, connected(made) as (reader, writer):
         writer.transport.pause_reading()  # type: ignore[attr-defined]
         writer.write(post(body, "/direct") * count)
-        while not made.front.clients:
+        while not made.front.context.registry.clients:
             await asyncio.sleep(0.01)
-        [client] = made.front.clients
+        [client] = made.front.context.registry.clients
         while client.transport.get_write_buffer_size() < 64 * KILO:
             await asyncio.sleep(0)
         async with connected(made) as (other, asking):  # in each of whose turns the flood might have one, too
@@ -490,7 +498,7 @@ async def test_an_answer_that_was_given_before_the_body_could_be_sent_on_is_foun
         writer.transport.abort()
 
     async with site(tmp_path) as made, await asyncio.start_unix_server(answer_and_close, tmp_path / "other"):
-        made.front.upstream = str(tmp_path / "other")
+        made.front.context.upstream = str(tmp_path / "other")
         for _ in range(20):
             async with connected(made) as (reader, writer):
                 sent[:] = [writer]
@@ -510,8 +518,8 @@ async def test_whoever_is_taken_over_keeps_nothing_of_granian(tmp_path: Path) ->
         writer.close()
 
     async with site(tmp_path) as made, await asyncio.start_unix_server(answer_once, tmp_path / "other"):
-        made.front.upstream = str(tmp_path / "other")
-        made.front.can_tunnel = lambda head: head.path == "/tunnel"
+        made.front.context.upstream = str(tmp_path / "other")
+        made.front.context.can_tunnel = lambda head: head.path == "/tunnel"
         async with connected(made, GET) as (reader, writer):
             assert await answer_from(reader) == (200, b"ok")
             writer.write(b"GET /tunnel HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n\r\n")
@@ -555,7 +563,7 @@ async def test_the_newest_is_refused_but_one_that_is_only_kept_makes_room(tmp_pa
         async with connected(made, GET) as (reader, _):
             status, body = await answer_from(reader)
             assert (status, b"SOLOWIRE_MAX_HTTP_CONNECTIONS_PER_ADDRESS" in body) == (503, True)
-        assert made.front.limiter.rejected_count == 1
+        assert made.front.context.registry.limiter.rejected_count == 1
         for reader, writer in (silent, half):
             writer.write(GET if reader is silent[0] else GET[9:])
             assert await answer_from(reader) == (200, b"/")
@@ -565,11 +573,11 @@ async def test_a_client_that_reads_nothing_is_cut_and_costs_little(tmp_path: Pat
     """Of twenty megabytes no more is held here than fits the buffers, until it has taken nothing for too long."""
     async with site(tmp_path, stalled_s=0.5) as made, connected(made, GET.replace(b"/ ", b"/large ")) as (_, writer):
         writer.transport.pause_reading()  # type: ignore[attr-defined]
-        while not made.front.clients:
+        while not made.front.context.registry.clients:
             await asyncio.sleep(0.01)
-        [client] = made.front.clients
+        [client] = made.front.context.registry.clients
         held = 0
-        while made.front.clients:
+        while made.front.context.registry.clients:
             held = max(held, client.transport.get_write_buffer_size())
             await asyncio.sleep(0.01)
         assert 0 < held <= 3 * 64 * KILO
@@ -578,7 +586,7 @@ async def test_a_client_that_reads_nothing_is_cut_and_costs_little(tmp_path: Pat
 async def test_where_granian_is_not_there_it_is_said(tmp_path: Path) -> None:
     """A request that can't be passed on is refused, and nothing is left waiting."""
     async with site(tmp_path) as made:
-        made.front.upstream += "-gone"
+        made.front.context.upstream += "-gone"
         async with connected(made, GET) as (reader, _):
             assert (await answer_from(reader))[0] == 503
 
@@ -644,7 +652,7 @@ async def test_who_gets_no_answer_from_behind_the_front_is_told_so(tmp_path: Pat
         writer.close()
 
     async with site(tmp_path) as made, await asyncio.start_unix_server(hang_up, tmp_path / "other"):
-        made.front.upstream = str(tmp_path / "other")
+        made.front.context.upstream = str(tmp_path / "other")
         for request in (GET, post(b"x" * KILO * KILO), post(b"x" * KILO * KILO)[:-1]):
             async with connected(made, request) as (reader, _):
                 status, problem = await answer_from(reader)

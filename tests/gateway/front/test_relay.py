@@ -48,9 +48,9 @@ def test_only_who_has_been_accepted_has_a_large_send_buffer(tmp_path: Path) -> N
             asyncio.timeout(SECONDS),
         ):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            while not fronts[0].clients:
+            while not fronts[0].context.registry.clients:
                 await asyncio.sleep(0.01)
-            [client] = fronts[0].clients
+            [client] = fronts[0].context.registry.clients
             used = client.transport.get_extra_info("socket")
             sizes = [used.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)]
             writer.write(HANDSHAKE)

@@ -26,7 +26,11 @@ def assets(tmp_path: Path) -> Assets:
 
 
 def serve(made: Site, assets: Assets) -> None:
-    made.front.can_tunnel, made.front.open_tunnel, made.front.plain_heads = assets.can_handle, assets.serve_file, HEADS
+    made.front.context.can_tunnel, made.front.context.open_tunnel, made.front.context.plain_heads = (
+        assets.can_handle,
+        assets.serve_file,
+        HEADS,
+    )
 
 
 async def test_a_file_comes_whole_and_ends_the_connection(tmp_path: Path, assets: Assets) -> None:
@@ -52,11 +56,14 @@ async def test_who_does_not_read_has_one_piece_waiting(tmp_path: Path, assets: A
         silent = [socket.create_connection(("127.0.0.1", made.port)) for _ in range(10)]
         for sock in silent:
             sock.sendall(GET)
-        while not any(client.transport.get_write_buffer_size() for client in made.front.clients):
+        while not any(client.transport.get_write_buffer_size() for client in made.front.context.registry.clients):
             await asyncio.sleep(0.005)
         for _ in range(50):
             await asyncio.sleep(0)
-            assert all(client.transport.get_write_buffer_size() <= PIECE_BYTES for client in made.front.clients)
+            assert all(
+                client.transport.get_write_buffer_size() <= PIECE_BYTES
+                for client in made.front.context.registry.clients
+            )
         loop, [last, *others] = asyncio.get_running_loop(), silent
         for sock in others:
             sock.close()
@@ -67,9 +74,9 @@ async def test_who_does_not_read_has_one_piece_waiting(tmp_path: Path, assets: A
         assert size > len(LARGE)
         last.close()
         async with asyncio.timeout(SECONDS):
-            while made.front.clients:
+            while made.front.context.registry.clients:
                 await asyncio.sleep(0.005)
-        assert len(made.front.limiter) == 0
+        assert len(made.front.context.registry.limiter) == 0
 
 
 @pytest.mark.parametrize("path", ["", "/", "/nothing.js", "/../secret", "/%2e%2e/secret", "/large.js/", "/large%2ejs"])

@@ -9,6 +9,7 @@ import pytest
 
 from solowire.auth.tokens import Tokens
 from solowire.backplane.messages import RingState, ShardAddress
+from solowire.domains.dns.dns_domain import DNS
 from solowire.gateway.http.connect_endpoint import ConnectEndpoint
 from solowire.gateway.publish.publish_limiter import PublishLimiter
 from solowire.gateway.router_client import RouterClient
@@ -21,7 +22,7 @@ from solowire.model.access import ROLES
 )
 async def test_an_edge_proxy_is_told_an_upstream_that_it_can_read(tmp_path: Path, host: str, upstream: str) -> None:
     """A name, an IPv4 address and an IPv6 address are each told as RFC 3986 writes host and port."""
-    tokens = Tokens("s" * 32, ROLES)
+    tokens = Tokens("s" * 32, ROLES, domain=DNS)
     intake = PublishLimiter(requests=8, bytes=2**20, max_age_s=1.0, lost_after_s=2.0, rate=1e6, burst=1e6)
     gateway = RouterClient(f"ipc://{tmp_path}/r", tokens, ROLES, intake, timeout=1.0)
     try:

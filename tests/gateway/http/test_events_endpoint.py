@@ -19,6 +19,7 @@ from solowire.auth.tokens import Tokens
 from solowire.backplane import messages as backplane
 from solowire.backplane.messages import Heartbeat, Join, PublishAck, PublishRequest, RingState, ShardAddress
 from solowire.backplane.zmq_transport import RouterSocket
+from solowire.domains.dns.dns_domain import DNS
 from solowire.gateway.audit_events import GatewayAudit
 from solowire.gateway.http import events_endpoint as posting
 from solowire.gateway.http.events_endpoint import DISCARDED_BYTES, EventsEndpoint
@@ -93,7 +94,7 @@ class House:
 
     def __init__(self, folder: Path) -> None:
         address = f"ipc://{folder}/router"
-        self.tokens = Tokens("s" * 32, ROLES)
+        self.tokens = Tokens("s" * 32, ROLES, domain=DNS)
         self.intake = PublishLimiter(
             requests=4, bytes=100_000, max_age_s=60.0, lost_after_s=120.0, rate=1000.0, burst=1000.0
         )

@@ -26,7 +26,9 @@ class World:
         self.now = 100.0
         ids = count()
         self.own = ShardStats()
-        self.watch = Monitor(new_id=lambda: f"id-{next(ids)}", after=1.0, over=2.0, own=lambda: self.own, **settings)
+        self.watch = Monitor(
+            catalog=CATALOG, new_id=lambda: f"id-{next(ids)}", after=1.0, over=2.0, own=lambda: self.own, **settings
+        )
         self.stats = [ShardStats(), ShardStats()]
         self.behind = [0, 0]
         self.gateway = ShardStats()
@@ -238,7 +240,7 @@ def test_statistics_are_events_of_their_own() -> None:
         assert envelope.state == f"gateway_stats\0{event.key}\0"
         assert event.key == data["node"] == event.attributes["node"]
         assert CATALOG.validate_data(CATALOG["gateway_stats"], data) == event.attributes
-        assert set(data) <= set(CATALOG["gateway_stats"].payload.__struct_fields__)
+        assert set(data) <= set(CATALOG["gateway_stats"].payload.field_names)
     nodes = {event.key: data for event, data in found}
     assert list(nodes) == ["shard 0", "shard 1", "all"]
     assert nodes["shard 1"]["lag"] == nodes["all"]["lag"] == 5

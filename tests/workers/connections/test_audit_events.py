@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from solowire.domains.dns.event_types import CATALOG
 from solowire.fanout.recent_log import RecentLog
 from solowire.protocol import messages as c
 from solowire.protocol.messages import Codec
@@ -95,7 +96,7 @@ def test_a_lease_that_has_run_out_is_the_reason_for_all() -> None:
 @pytest.mark.parametrize("lost", [True, False])
 def test_a_reader_that_is_too_slow_is_told_of(lost: bool) -> None:
     """What it lacks has left the log, or its socket took nothing for too long: one line with 4413 either way."""
-    b = ShardHarness(recent=RecentLog(max_events=20))
+    b = ShardHarness(recent=RecentLog(catalog=CATALOG, max_events=20))
     connection = b.connect("ann", subscriptions=["custom.*"])
     b.sockets.stuck.add(connection)
     for _ in range(100 if lost else 5):

@@ -12,6 +12,7 @@ from solowire.auth.claims import ANY, ClaimMapping, TokenRules
 from solowire.auth.keys import parse_key_set
 from solowire.auth.tokens import Tokens
 from solowire.backplane.messages import Revocation
+from solowire.domains.dns.dns_domain import DNS
 from solowire.errors import InvalidToken
 from solowire.model.access import ROLES, Identity, Proof
 from solowire.protocol import messages as c
@@ -88,7 +89,7 @@ class Provided(ShardHarness):
     def __init__(self, awaits: bool = True) -> None:
         super().__init__()
         rules = TokenRules((ANY,), (ANY,), mapping=ClaimMapping(default_role="viewer"))
-        self.tokens = Tokens(SECRET, ROLES, rules=rules, has_provider=True)
+        self.tokens = Tokens(SECRET, ROLES, domain=DNS, rules=rules, has_provider=True)
         self.waits: list[Callable[[float], None]] = []
         self.shard._command_handler._tokens = self.tokens
         self.shard._command_handler._await_keys = self._await if awaits else no_keys_to_await

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from solowire.domains.dns.event_types import CATALOG
 from solowire.fanout.feed import FlushDelays
 from solowire.fanout.recent_log import RecentLog
 from solowire.model.events import Priority
@@ -120,7 +121,7 @@ def test_a_personal_event_survives_a_reconnect() -> None:
 
 def test_a_quiet_connection_is_never_too_slow() -> None:
     """A connection that had nothing to get for longer than the log remembers gets its next event and no gap."""
-    b = ShardHarness(recent=RecentLog(max_events=20))
+    b = ShardHarness(recent=RecentLog(catalog=CATALOG, max_events=20))
     alice = b.connect("alice", subscriptions=["custom.quiet"])
     busy = b.connect("bob", subscriptions=["custom.quiet"])
     b.sockets.stuck.add(busy)
@@ -141,7 +142,7 @@ def test_a_quiet_connection_is_never_too_slow() -> None:
 
 def test_a_quiet_connection_whose_socket_is_busy_is_not_too_slow() -> None:
     """A connection that is busy for a moment when the first event in a long while comes gets it, and no gap."""
-    b = ShardHarness(recent=RecentLog(max_events=20))
+    b = ShardHarness(recent=RecentLog(catalog=CATALOG, max_events=20))
     busy = connect_stuck(b, subscriptions=["custom.quiet"])
     for _ in range(100):
         b.publish("custom.loud")
@@ -236,7 +237,7 @@ def test_a_reader_that_recovers_gets_all_of_it() -> None:
 
 def test_a_reader_that_fell_out_of_the_log_is_told() -> None:
     """A client so slow that the log has forgotten what comes next is told of the gap and closed to resync."""
-    b = ShardHarness(recent=RecentLog(max_events=20))
+    b = ShardHarness(recent=RecentLog(catalog=CATALOG, max_events=20))
     connection = connect_stuck(b, subscriptions=["custom.a"])
     for _ in range(50):
         b.publish("custom.a")
@@ -262,7 +263,7 @@ def test_answers_to_a_stuck_reader_are_bounded() -> None:
 
 def test_who_changes_what_it_wants_too_late_is_told() -> None:
     """For what it wants now nobody has counted what has left the log: it hears so, however busy its socket is."""
-    b = ShardHarness(recent=RecentLog(max_events=20))
+    b = ShardHarness(recent=RecentLog(catalog=CATALOG, max_events=20))
     connection = connect_stuck(b, subscriptions=["custom.a"])
     for _ in range(50):
         b.publish("custom.a")

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from solowire.domains.dns.event_types import CATALOG
 from solowire.fanout.aggregation import CALM_INTERVALS, MAX_COLLECTED, SAMPLE_EVENTS, AggregationLimits
 from solowire.fanout.catch_up import OLDER_ENTRIES
 from solowire.fanout.conflation import ConflationIntervals
@@ -198,7 +199,7 @@ def test_a_reader_that_one_frame_helps_is_not_slow() -> None:
 
 def test_telemetry_that_the_log_has_dropped_is_counted() -> None:
     """Who is so slow that the log forgets telemetry and states goes on: every one counted, and no newest state lost."""
-    b = ShardHarness(recent=RecentLog(max_events=50))
+    b = ShardHarness(recent=RecentLog(catalog=CATALOG, max_events=50))
     slow = stuck(b)
     metrics(b, "quiet", 1)
     for n in range(40):
@@ -220,7 +221,7 @@ def test_telemetry_that_the_log_has_dropped_is_counted() -> None:
 
 def test_what_the_log_drops_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many feeds have a reader that lacks it, none looks through it for itself, and each has its count."""
-    b = ShardHarness(recent=RecentLog(max_events=1_000))
+    b = ShardHarness(recent=RecentLog(catalog=CATALOG, max_events=1_000))
     readers = [stuck(b, f"u{n}", subscriptions=["dns_query_log", f"custom.t{n}"]) for n in range(50)]
     looked = 0
     accepts = Feed.accepts
@@ -250,7 +251,7 @@ ONE_OR_ALL = pytest.mark.parametrize("user", [None, "alice"], ids=["for all", "f
 @ONE_OR_ALL
 def test_no_flood_takes_a_durable_event_from_a_slow_reader(user: str | None) -> None:
     """What a flood has pushed out of the log is counted, but for the newest states and durable events: they come."""
-    b = ShardHarness(recent=RecentLog(max_events=50))
+    b = ShardHarness(recent=RecentLog(catalog=CATALOG, max_events=50))
     slow = stuck(b)
     first = b.publish("custom.a", user=user)
     metrics(b, "ns1", 1)
@@ -274,7 +275,7 @@ def test_no_flood_takes_a_durable_event_from_a_slow_reader(user: str | None) -> 
 
 def test_durable_events_that_have_left_the_log_come_frame_by_frame() -> None:
     """More of them than one frame looks through, among others that the reader doesn't want, come whole and in order."""
-    b = ShardHarness(recent=RecentLog(max_events=20 * OLDER_ENTRIES))
+    b = ShardHarness(recent=RecentLog(catalog=CATALOG, max_events=20 * OLDER_ENTRIES))
     slow = stuck(b, subscriptions=["custom.a", "dns_query_log"])
     wanted = []
     for _ in range(OLDER_ENTRIES // 5):
@@ -293,7 +294,7 @@ def test_durable_events_that_have_left_the_log_come_frame_by_frame() -> None:
 @ONE_OR_ALL
 def test_a_durable_event_that_is_gone_is_a_gap(user: str | None) -> None:
     """A durable event is never left out: its reader is told, closed, and comes back with its cursor."""
-    b = ShardHarness(recent=RecentLog(max_events=50), per_user=2)
+    b = ShardHarness(recent=RecentLog(catalog=CATALOG, max_events=50), per_user=2)
     slow = stuck(b)
     other = stuck(b, "bob", subscriptions=["dns_query_log", "custom.b"])
     has_it = b.connect("alice", "admin", subscriptions=ALL)
@@ -338,7 +339,7 @@ def test_who_comes_back_gets_everything_however_slowly() -> None:
 
 def test_who_comes_back_in_a_flood_gets_sums_before_it_falls_out_of_the_log() -> None:
     """Where all that was missed is more than half of the log, and its reader is slow, telemetry of it is summed up."""
-    b = ShardHarness(recent=RecentLog(max_events=2_000))
+    b = ShardHarness(recent=RecentLog(catalog=CATALOG, max_events=2_000))
     last = b.publish("record_created", {"zone": "example.com", "name": "a", "type": "A", "data": "192.0.2.1"})
     for _ in range(150):
         queries(b, 10, filler="x" * 200)
@@ -577,7 +578,7 @@ def test_feeds_that_end_in_a_flood_take_nothing_from_the_others() -> None:
 
 def test_what_is_collected_is_bounded() -> None:
     """A flood of more than MAX_COLLECTED events is flushed before its interval ends."""
-    b = flooded(recent=RecentLog(max_events=200_000))
+    b = flooded(recent=RecentLog(catalog=CATALOG, max_events=200_000))
     reader = b.connect("alice", "admin", subscriptions=["dns_query_log"])
     queries(b, 60)
     batch = [b.make_event("dns_query_log", QUERY) for _ in range(MAX_COLLECTED)]
@@ -589,7 +590,7 @@ def test_what_is_collected_is_bounded() -> None:
 
 def test_a_small_log_does_not_lose_what_is_collected() -> None:
     """What the log drops in the middle of an interval has been sent before."""
-    b = flooded(recent=RecentLog(max_events=100))
+    b = flooded(recent=RecentLog(catalog=CATALOG, max_events=100))
     reader = b.connect("alice", "admin", subscriptions=["dns_query_log"])
     for _ in range(30):
         queries(b, 20)
@@ -789,7 +790,7 @@ def test_a_new_client_gets_the_newest_state_held_back_or_not() -> None:
 
 def test_keys_that_are_paced_are_bounded() -> None:
     """With more keys than the log remembers the quietest is released before its time, and none is lost."""
-    b = paced(recent=RecentLog(max_keys=10))
+    b = paced(recent=RecentLog(catalog=CATALOG, max_keys=10))
     reader = b.connect("alice", "admin", subscriptions=["*"])
     for value in (1, 2):
         for n in range(10):

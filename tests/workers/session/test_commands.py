@@ -5,6 +5,7 @@ from __future__ import annotations
 import jwt
 import pytest
 
+from solowire.domains.dns.event_types import CATALOG
 from solowire.fanout.recent_log import RecentLog
 from solowire.protocol import messages as c
 from solowire.protocol.messages import MAX_MESSAGE_BYTES, Codec
@@ -149,7 +150,7 @@ def test_subscriptions_are_bounded() -> None:
 
 def test_subscribing_brings_nothing_of_the_past() -> None:
     """Who subscribes to a type gets what is published from then on, however long the connection was quiet before."""
-    b = ShardHarness(recent=RecentLog(max_events=20))
+    b = ShardHarness(recent=RecentLog(catalog=CATALOG, max_events=20))
     connection = b.connect(subscriptions=["custom.quiet"])
     for _ in range(10):
         b.publish("custom.loud")
@@ -268,7 +269,7 @@ def test_a_token_of_another_user_is_refused() -> None:
 def test_a_token_that_proves_nothing_is_answered_whatever_it_says() -> None:
     """Half a character in a token's header is refused like any other nonsense, at once or when its turn has come."""
     nonsense = jwt.encode({"sub": "alice"}, SECRET, "HS256", {"crit": ["\ud800"]})
-    b = ShardHarness(recent=RecentLog(max_events=1))
+    b = ShardHarness(recent=RecentLog(catalog=CATALOG, max_events=1))
     for _ in range(5):
         b.publish("custom.a")
     connection = b.connect(subscriptions=["custom.a"])

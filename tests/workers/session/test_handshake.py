@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from solowire.backplane.messages import LogBatch, ReplayResponse
+from solowire.domains.dns.event_types import CATALOG
 from solowire.fanout.recent_log import RecentLog
 from solowire.model.access import Identity
 from solowire.protocol import messages as c
@@ -216,7 +217,7 @@ def test_a_token_that_ends_in_the_far_future_is_welcome() -> None:
 
 def forgetful(**limits: Any) -> ShardHarness:
     """A shard that has had fifty events, and of them only the last twenty are in its recent log."""
-    b = ShardHarness(recent=RecentLog(max_events=20), **limits)
+    b = ShardHarness(recent=RecentLog(catalog=CATALOG, max_events=20), **limits)
     for _ in range(50):
         b.publish("custom.a")
     return b
@@ -255,7 +256,7 @@ def test_a_client_that_missed_nothing() -> None:
 )
 def test_a_cursor_that_cant_be_resumed_is_refused(cursor: int, epoch: str, reason: str) -> None:
     """A cursor of a lost log, of the future, or of too long ago is a plain no with its reason, and nothing partial."""
-    b = ShardHarness(recent=RecentLog(max_events=20))
+    b = ShardHarness(recent=RecentLog(catalog=CATALOG, max_events=20))
     b.journal_floor = 10
     for _ in range(50):
         b.publish("custom.a")
@@ -266,7 +267,7 @@ def test_a_cursor_that_cant_be_resumed_is_refused(cursor: int, epoch: str, reaso
 
 def test_what_the_recent_log_has_forgotten_comes_from_the_router() -> None:
     """A cursor older than the shard's memory is resumed all the same: the router's part first, then the shard's."""
-    b = ShardHarness(recent=RecentLog(max_events=20))
+    b = ShardHarness(recent=RecentLog(catalog=CATALOG, max_events=20))
     for n in range(50):
         b.publish("custom.a", user="alice" if n % 5 == 0 else "bob" if n % 5 == 1 else None)
     assert b.shard.log.start_offset > 10
@@ -292,7 +293,7 @@ def test_what_comes_during_a_replay_comes_after_it_and_once() -> None:
 
 def test_a_replay_that_is_too_large_is_refused() -> None:
     """One client can't have the server send it a day of traffic: it is told so, and starts from the present state."""
-    b = ShardHarness(recent=RecentLog(max_events=20), replay_bytes=5_000)
+    b = ShardHarness(recent=RecentLog(catalog=CATALOG, max_events=20), replay_bytes=5_000)
     for _ in range(50):
         b.publish("custom.a", {"x": "x" * 200})
     welcome, offsets = resume_client(b, 3)

@@ -29,7 +29,7 @@ class Place:
 
     def __init__(self, **limits: Any) -> None:
         self.users = UserRegistry(9)
-        self.listening = InboundLimits(self.users, ShardConfig(**limits))
+        self.listening = InboundLimits(self.users, ShardConfig(**limits), CATALOG)
 
     def connection(self, *states: State) -> Connection:
         connection = Connection("s", Identity("alice", "viewer", ()), Codec.json, None)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from solowire.backplane.messages import LogBatch, ReplayResponse
+from solowire.domains.dns.event_types import CATALOG
 from solowire.fanout.recent_log import RecentLog
 from solowire.protocol import messages as c
 from solowire.workers.connections.connection import Connection, State
@@ -17,7 +18,7 @@ from tests.workers.harness import ShardHarness, find_user, reconnect_client
 
 def long_ago(events: int = 50, **limits: Any) -> ShardHarness:
     """A shard whose recent log holds the last twenty events or fewer."""
-    b = ShardHarness(recent=RecentLog(max_events=20), **limits)
+    b = ShardHarness(recent=RecentLog(catalog=CATALOG, max_events=20), **limits)
     for _ in range(events):
         b.publish("custom.a")
     return b

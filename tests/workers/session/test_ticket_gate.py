@@ -6,6 +6,7 @@ import pytest
 
 from solowire.auth.tokens import Ticket, Tokens
 from solowire.backplane.messages import Lease
+from solowire.domains.dns.dns_domain import DNS
 from solowire.errors import InvalidToken, RequestRejected
 from solowire.model.access import ROLES, Identity
 from solowire.protocol.messages import Codec
@@ -14,7 +15,7 @@ from solowire.workers.connections.connection import Connection
 from solowire.workers.connections.users import UserRegistry
 from solowire.workers.session.ticket_gate import TicketGate
 
-TOKENS = Tokens("a secret that is long enough for anybody", ROLES)
+TOKENS = Tokens("a secret that is long enough for anybody", ROLES, domain=DNS)
 ALICE = Identity("alice", "viewer", ())
 WALL = 1_800_000_000.0
 

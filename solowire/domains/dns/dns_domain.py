@@ -1,0 +1,8 @@
+"""The domain of DNS administration, as the processes are given it."""
+
+from __future__ import annotations
+
+from solowire.domains.dns.event_types import CATALOG
+from solowire.model.domain import Domain
+
+DNS = Domain(CATALOG, scope_aliases={"zones": "zone"}, admin_claim="is_admin")

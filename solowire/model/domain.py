@@ -1,0 +1,31 @@
+"""A domain: what one application brings to the core, which knows no event type and no scope of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from solowire.model.catalog import Attribute, Catalog
+
+
+class Domain(msgspec.Struct, frozen=True):
+    """An application's event types, and how its tokens are worded.
+
+    scope_aliases: how people name a scope → the attribute that it narrows. admin_claim: a boolean claim of older
+    tokens that says `admin` where there is no role; None: there is none.
+    """
+
+    catalog: Catalog
+    scope_aliases: Mapping[str, str] = {}
+    admin_claim: str | None = None
+
+    def find_scope(self, name: str) -> Attribute | None:
+        """The attribute that a scope of this name narrows, None if there is none."""
+        return self.catalog.attributes.get(self.scope_aliases.get(name, name))
+
+    @property
+    def scope_names(self) -> str:
+        """The names of all scopes, for people."""
+        aliased = {attribute: alias for alias, attribute in self.scope_aliases.items()}
+        return ", ".join([*aliased.values(), *sorted(self.catalog.attributes)])

@@ -1,0 +1,96 @@
+"""Payloads that a deployment describes by JSON Schema (2020-12), checked by the `jsonschema-rs` library.
+
+What it keeps true: a schema is complete in itself, nothing is fetched for it; whatever doesn't fit is refused with the
+path of the fault, as a built-in type would refuse it; patterns take time in proportion to the text.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jsonschema_rs
+import msgspec
+
+MAX_MESSAGE = 300
+"""Characters of what the library says of a fault: it quotes the value."""
+
+
+class SchemaFault(ValueError):
+    """A schema that is none, in words."""
+
+
+class JsonSchemaPayload:
+    """A payload that fits a JSON Schema, which must say that it is an object. Raises SchemaFault."""
+
+    struct: type[msgspec.Struct] | None = None
+
+    def __init__(self, schema: dict[str, Any], summary: str) -> None:
+        self.summary = summary
+        self._schema = schema
+        try:
+            self._validator = jsonschema_rs.Draft202012Validator(
+                schema,
+                validate_formats=True,
+                retriever=_refuse_to_fetch,
+                pattern_options=jsonschema_rs.RegexOptions(),  # it never tracks back, so no text takes long
+            )
+        except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError) as error:
+            raise SchemaFault(_describe_schema_fault(error)) from None
+        described = _resolve(schema)
+        if described.get("type") != "object":
+            raise SchemaFault('it must have type = "object": the data of an event is a JSON object')
+        properties = described.get("properties", {})
+        self._properties: dict[str, Any] = properties
+        self.field_names = frozenset(properties)
+        self.required = frozenset(described.get("required", ()))
+
+    def check(self, data: object) -> None:
+        try:
+            error = next(self._validator.iter_errors(data), None)
+        except (ValueError, OverflowError, RecursionError) as fault:  # what JSON can't say, such as NaN
+            raise msgspec.ValidationError(f"it can't be checked: {fault}") from None
+        if error is None:
+            return
+        message = error.message if len(error.message) <= MAX_MESSAGE else error.message[:MAX_MESSAGE] + "…"
+        raise msgspec.ValidationError(message + _path(error.instance_path))
+
+    def make_schema(self) -> dict[str, Any]:
+        return self._schema
+
+    def list_values(self, field: str) -> frozenset[str] | None:
+        described = self._properties.get(field)
+        if not isinstance(described, dict):
+            return None
+        if described.get("type") == "boolean":
+            return frozenset({"true", "false"})
+        values = [described["const"]] if "const" in described else described.get("enum")
+        if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+            return None
+        return frozenset(values)
+
+
+def _resolve(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema itself, or the definition of its own that it refers to."""
+    reference = schema.get("$ref")
+    if not isinstance(reference, str) or not reference.startswith("#/$defs/"):
+        return schema
+    found = schema.get("$defs", {}).get(reference.removeprefix("#/$defs/"))
+    return found if isinstance(found, dict) else schema
+
+
+def _refuse_to_fetch(address: str) -> Any:
+    raise ValueError(f"{address!r} is not part of the schema, and nothing is fetched: put it into $defs")
+
+
+def _path(parts: list[str | int]) -> str:
+    if not parts:
+        return ""
+    shown = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts)
+    return f" - at `${shown}`"
+
+
+def _describe_schema_fault(error: Exception) -> str:
+    if not isinstance(error, jsonschema_rs.ValidationError):
+        return str(error).partition("\n")[0]
+    place = ".".join(map(str, error.instance_path))
+    return f"{place}: {error.message}" if place else error.message

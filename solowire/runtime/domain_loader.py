@@ -1,0 +1,74 @@
+"""The domain in force: that of DNS, with the event types of the deployment's own file, if there is one.
+
+What settings say of event types and scopes is judged here, since it may be said of the deployment's own.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from solowire.algorithms.name_suggestion import suggest_name
+from solowire.domains.dns.dns_domain import DNS
+from solowire.errors import ConfigError
+from solowire.model.catalog import Catalog
+from solowire.model.domain import Domain
+from solowire.model.events import Delivery
+from solowire.runtime.settings import Settings
+
+MAX_FILE_BYTES = 4 * 2**20
+
+
+def load_domain(settings: Settings) -> Domain:
+    """Raises ConfigError, which names the file and what is wrong with it."""
+    domain = DNS
+    if settings.catalog is not None:
+        from solowire.model.type_declarations import parse_types  # its library is only needed where there is a file
+
+        types = parse_types(_read_document(settings.catalog), str(settings.catalog), DNS.catalog)
+        domain = msgspec.structs.replace(DNS, catalog=DNS.catalog.extend(types))
+    _check_types("telemetry_types_per_s", settings.telemetry_types_per_s, Delivery.telemetry, domain.catalog)
+    _check_types("state_intervals_s", settings.state_intervals_s, Delivery.state, domain.catalog)
+    return domain
+
+
+def name_scopes(claims: Mapping[str, str], domain: Domain) -> dict[str, str]:
+    """Scope → claim, with each scope called as the domain's attribute is. Raises ConfigError for one that is none."""
+    named = {}
+    for scope, claim in claims.items():
+        attribute = domain.find_scope(scope)
+        if attribute is None:
+            raise ConfigError(f"scope_claims: {scope!r} is no scope; scopes are {domain.scope_names}")
+        named[attribute.name] = claim
+    return named
+
+
+def _check_types(name: str, values: Mapping[str, float], delivery: Delivery, catalog: Catalog) -> None:
+    """Raises ConfigError if one of the event types that a setting names is not of this kind, or its value below 0."""
+    for kind, value in values.items():
+        found = catalog.get(kind)
+        if found is None or found.delivery is not delivery:
+            fitting = [known for known in catalog.names if catalog[known].delivery is delivery]
+            fault = "is no event type" if found is None else f"is {found.delivery.value}, not {delivery.value}"
+            meant = suggest_name(kind, fitting, "there are " + ", ".join(fitting))
+            raise ConfigError(f"{name}: {kind!r} {fault}{meant}")
+        if value < 0:
+            raise ConfigError(f"{name}: {kind} must not be below 0")
+
+
+def _read_document(path: Path) -> object:
+    try:
+        size = path.stat().st_size
+        if size > MAX_FILE_BYTES:
+            raise ConfigError(f"catalog {path}: it has {size} bytes, {MAX_FILE_BYTES} are the most")
+        text = path.read_text("utf-8-sig")
+        return json.loads(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
+    except OSError as error:
+        raise ConfigError(f"catalog {path}: {error.strerror or error}") from None
+    except (tomllib.TOMLDecodeError, ValueError, RecursionError) as error:
+        kind = "JSON" if path.suffix.lower() == ".json" else "TOML"
+        raise ConfigError(f"catalog {path}: it is not valid {kind}: {error}") from None
