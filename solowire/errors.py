@@ -14,6 +14,7 @@
      │    ├── ConnectionEnded  there is no connection, and trying again is of no use
      │    ├── MessageRefused   the server answered a message on the connection with an error
      │    │    SubscriptionDenied   with `strict`: what was subscribed to is not granted, or is no event type
+     │    ├── HistoryRefused   the gateway doesn't answer a question about history, or can't go on with it
      │    ├── PublishRefused   the gateway refused events that were published, or can't be reached
      │    └── BufferFull       the publisher holds as many unsent events as it may
      └── BackplaneError      a message between our own processes that can't be decoded: counted and dropped
@@ -201,6 +202,36 @@ class PublishRefused(ClientError):
         hint = self.problem.get("hint") or self.hint
         who = self.url or "the gateway"
         text = f"{who} answered {self.status}: {words}" if self.status else f"{who} {words}"
+        return f"{text} ({hint})" if hint else text
+
+
+class HistoryRefused(ClientError):
+    """A question about history is not answered. status: HTTP. problem: the answer's problem body. url: what was asked.
+
+    code: 410 has `history_gone`, and `oldest` says from where on there is something.
+    """
+
+    def __init__(self, status: int, problem: dict[str, object], *, url: str = "") -> None:
+        super().__init__(status, problem)
+        self.status = status
+        self.problem = problem
+        self.url = url
+
+    @property
+    def code(self) -> str:
+        return str(self.problem.get("code", ""))
+
+    @property
+    def oldest(self) -> str | None:
+        """`since` of a question from the oldest event on that is kept; None where nothing is too old."""
+        oldest = self.problem.get("oldest")
+        position = oldest.get("position") if isinstance(oldest, dict) else None
+        return position if isinstance(position, str) else None
+
+    def __str__(self) -> str:
+        words = self.problem.get("detail") or self.problem.get("title") or "no reason given"
+        hint = self.problem.get("hint")
+        text = f"{self.url or 'the gateway'} answered {self.status}: {words}"
         return f"{text} ({hint})" if hint else text
 
 
