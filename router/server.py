@@ -6,6 +6,7 @@ What it keeps true: there is always a next tick, whatever fails in this one, and
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
@@ -40,6 +41,7 @@ TICK_SECONDS = 0.5
 PROBE_SECONDS = 0.5
 RELEASE_SECONDS = 0.02
 LONGEST_DELAY_SECONDS = 1.0
+SWITCH_SECONDS = 0.0005
 
 
 def serve(settings: Settings) -> None:
@@ -122,6 +124,8 @@ class _RouterServer:
         self._socket = RouterSocket(settings.backplane_address, self._on_message)
         self._audit = open_audit(settings, "router")
         self._loop_monitor = LoopMonitor(self._audit.flush_suppressed)
+        # The loop waits for the interpreter no longer than this when the thread that reads history has it.
+        sys.setswitchinterval(SWITCH_SECONDS)
         self._history = HistoryThread(lambda: make_history_reader(journal, settings), self._send, loop)
         self._router = Router(
             journal,

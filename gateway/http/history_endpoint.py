@@ -12,17 +12,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 import msgspec
-from litestar import MediaType, Request, Response
-from litestar.response import Stream
 
 from solowire.auth.tokens import parse_bearer
 from solowire.errors import InvalidHistoryQuery, RequestError, RequestRejected
-from solowire.gateway.http.responses import exception_to_response
+from solowire.gateway.http.responses import JSON_HEADERS, NO_SNIFFING, NO_STORE, Headers, exception_to_response
 from solowire.gateway.http.shard_client import ShardClient
 from solowire.gateway.router_client import RouterClient
 from solowire.protocol.history_query import DEFAULT_LIMIT, read_query_string
@@ -35,8 +33,9 @@ SPARE_SECONDS = 3.0
 MAX_RETRIES = 5
 """So often in a row a stream waits for a page that is refused for now."""
 
+PART_BYTES = 64 * 1024
+
 T = TypeVar("T")
-_Request = Request[Any, Any, Any]
 
 
 class _Page(msgspec.Struct):
@@ -56,6 +55,11 @@ class _NotNow(Exception):
         self.status = status
         self.body = body
         self.retry_after = retry_after
+
+    @property
+    def headers(self) -> Headers:
+        retry_after = ((b"retry-after", self.retry_after.encode()),) if self.retry_after else ()
+        return ((b"content-type", PROBLEM_TYPE.encode()), *retry_after)
 
     @property
     def is_temporary(self) -> bool:
@@ -78,23 +82,45 @@ class HistoryEndpoint:
     def stream_count(self) -> int:
         return self._streams.total()
 
-    async def answer(self, request: _Request) -> Response[Any]:
-        """Raises InvalidToken, InvalidHistoryQuery, RequestRejected."""
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answers a request, as an ASGI application."""
         self.request_count += 1
-        token = parse_bearer(request.headers.get("authorization", ""))
-        identity = await self._gateway.identify(token, self._gateway.addresses.resolve_scope(request.scope))
-        query = request.scope["query_string"].decode("latin-1")
-        if not _wants_lines(request.headers.get("accept", "")):
+        try:
+            stream = await self._answer(scope, receive, send)
+        except _ClientGone:
+            return
+        except _NotNow as refused:
+            await _send(send, refused.status, refused.headers, refused.body)
+            return
+        except Exception as error:
+            status, headers, body = exception_to_response(error, scope["path"])
+            await _send(send, status, headers, body)
+            return
+        if stream is not None:
             try:
-                body = await _while_there(request, self._fetch(identity.user, query, token))
-            except _NotNow as refused:
-                return _pass_on(refused)
-            return Response(body, media_type=MediaType.JSON, headers={"cache-control": "no-store"})
+                await _while_there(receive, stream.send_lines(send))
+            except _ClientGone:
+                pass
+            finally:
+                self._release(stream.user)
+
+    async def _answer(self, scope: Any, receive: Any, send: Any) -> _Stream | None:
+        """Sends a page, or returns the stream that is to be sent: what is wrong with it has been found by then.
+
+        Raises InvalidToken, InvalidHistoryQuery, RequestRejected; _NotNow with what a shard says.
+        """
+        shown = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        token = parse_bearer(shown.get(b"authorization", ""))
+        user = (await self._gateway.identify(token, self._gateway.addresses.resolve_scope(scope))).user
+        query = scope["query_string"].decode("latin-1")
+        if not _wants_lines(shown.get(b"accept", "")):
+            body = await _while_there(receive, self._fetch(user, query, token))
+            await _send(send, 200, JSON_HEADERS, body)
+            return None
         fields = read_query_string(query)
         limit = fields.pop("limit", None)
         if limit is not None and (not isinstance(limit, int) or limit < 1):
             raise InvalidHistoryQuery({"limit": "write a whole number, 1 at least"})
-        user = identity.user
         if self._streams[user] >= self._per_user:
             fault = f"one user may have {self._per_user} streams of history under way"
             hint = "end one of them, or ask again later; an operator raises SOLOWIRE_HISTORY_PER_USER"
@@ -102,20 +128,11 @@ class HistoryEndpoint:
         stream = _Stream(self, user, token, fields, limit, self._page_events)
         self._streams[user] += 1
         try:
-            await _while_there(request, stream.begin())
-        except BaseException as error:
+            await _while_there(receive, stream.begin())
+        except BaseException:
             self._release(user)
-            if isinstance(error, _NotNow):
-                return _pass_on(error)
             raise
-        return Stream(self._write(stream), media_type=NDJSON, headers={"cache-control": "no-store"})
-
-    async def _write(self, stream: _Stream) -> AsyncIterator[bytes]:
-        try:
-            async for lines in stream.write_lines():
-                yield lines
-        finally:
-            self._release(stream.user)
+        return stream
 
     def _release(self, user: str) -> None:
         self._streams[user] -= 1
@@ -168,7 +185,17 @@ class _Stream:
         limit = self._page_events if self._left is None else min(self._page_events, self._left)
         return await self._endpoint.fetch_page(self.user, {**self._fields, "limit": limit}, self._token)
 
-    async def write_lines(self) -> AsyncIterator[bytes]:
+    async def send_lines(self, send: Any) -> None:
+        """All of it. Each part is taken before the next page is asked for."""
+        headers = [(b"content-type", NDJSON.encode()), NO_STORE, NO_SNIFFING]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        async for lines in self._write_lines():
+            for first in range(0, len(lines), PART_BYTES):
+                part = lines[first : first + PART_BYTES]
+                await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _write_lines(self) -> AsyncIterator[bytes]:
         page = self._page
         self._page = None
         while page is not None:
@@ -217,27 +244,32 @@ def _wants_lines(accept: str) -> bool:
     return any(part.partition(";")[0].strip().lower() == NDJSON for part in accept.split(","))
 
 
-def _pass_on(refused: _NotNow) -> Response[bytes]:
-    headers = {"cache-control": "no-store"}
-    if refused.retry_after:
-        headers["retry-after"] = refused.retry_after
-    return Response(refused.body, status_code=refused.status, media_type=PROBLEM_TYPE, headers=headers)
+async def _send(send: Any, status: int, headers: Headers, body: bytes) -> None:
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, NO_STORE, NO_SNIFFING]})
+    await send({"type": "http.response.body", "body": body})
 
 
-async def _while_there(request: _Request, work: Awaitable[T]) -> T:
-    """What the work gives, which ends when the client goes. Raises RequestRejected then, for nobody."""
+class _ClientGone(RequestRejected):
+    """Nobody waits for the answer any more."""
+
+    def __init__(self) -> None:
+        super().__init__(503, "client_gone", "the client has gone", "ask again", retry_after=1.0)
+
+
+async def _while_there(receive: Callable[[], Awaitable[Any]], work: Coroutine[Any, Any, T]) -> T:
+    """What the work gives; it is cancelled when the client goes. Raises _ClientGone then."""
     doing = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_wait_for_end(request))
+    leaving = asyncio.ensure_future(_wait_for_end(receive))
     try:
         await asyncio.wait((doing, leaving), return_when=asyncio.FIRST_COMPLETED)
         if not doing.done():
-            raise RequestRejected(503, "client_gone", "the client has gone", "ask again", retry_after=1.0)
+            raise _ClientGone
         return doing.result()
     finally:
         leaving.cancel()
         doing.cancel()
 
 
-async def _wait_for_end(request: _Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
+async def _wait_for_end(receive: Callable[[], Awaitable[Any]]) -> None:
+    while (await receive())["type"] != "http.disconnect":
         pass

@@ -29,7 +29,7 @@ logger = structlog.get_logger("solowire.router")
 READ_RECORDS = 200
 """So many records are read at a time, as long as a part has room for more and its time isn't over."""
 
-PART_SECONDS = 0.01
+PART_SECONDS = 0.03
 PART_BYTES = 256 * 1024
 STEP_RECORDS = 500
 """A step of the index: some milliseconds."""

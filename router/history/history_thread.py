@@ -1,9 +1,10 @@
 """The thread that reads history, beside the router's loop: `HistoryReader` at work.
 
 What it keeps true: the router's loop hands over questions and gets answers, and never waits for the disk or for a lock
-that is held while something is read. After each turn the thread rests for as long as that took, times REST_FACTOR, so
-that it never has more than a part of a core, nor of the interpreter, which both threads share. When it fails, that is
-in the log, and the next question is answered all the same.
+that is held while something is read. The thread rests for as long as it worked, times REST_FACTOR, so that in the long
+run it never has more than a part of a core, nor of the interpreter, which both threads share; a question that comes
+alone is answered without a rest (BURST_SECONDS). When it fails, that is in the log, and the next question is answered
+all the same.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from solowire.router.log.journal import JournalUnavailable
 logger = structlog.get_logger("solowire.router")
 
 REST_FACTOR = 1.0
+BURST_SECONDS = 0.05
+"""So much work may be done before the rest for it."""
 FOLLOW_SECONDS = 0.25
 """How often the thread looks for what is new in the log."""
 
@@ -79,8 +82,8 @@ class HistoryThread:
 
     def _run(self) -> None:
         reader: HistoryReader | None = None
+        owed, at = 0.0, time.monotonic()  # of rest, and when that was reckoned
         while not self._is_closed:
-            began = time.monotonic()
             is_busy = False
             try:
                 if reader is None:
@@ -90,11 +93,15 @@ class HistoryThread:
                 logger.error("journal_unreadable", history=True, reason=str(error), hint="see the disk")
             except Exception:
                 logger.exception("history_failed")
-            if is_busy:
-                time.sleep((time.monotonic() - began) * REST_FACTOR)
-            else:
+            now = time.monotonic()
+            owed, at = owed + (now - at) * REST_FACTOR, now
+            if not is_busy:
                 self._news.wait(FOLLOW_SECONDS)
                 self._news.clear()
+            elif owed > BURST_SECONDS:
+                time.sleep(owed - BURST_SECONDS)
+            now = time.monotonic()
+            owed, at = max(0.0, owed - (now - at)), now
         if reader is not None:
             reader.close()
 
