@@ -150,11 +150,8 @@ class HistoryReader:
         return self._refuse(question, bounds, "retention")
 
     def _refuse(self, question: HistoryRequest, bounds: Bounds, reason: str) -> HistoryResponse:
-        oldest = bounds.start + 1 if bounds.last > bounds.start else 0
-        at = self._journal.read_time(oldest) if oldest else None
-        return HistoryResponse(
-            question.request, self._epoch, bounds.start, bounds.last, 0, [], reason, oldest, at or 0.0
-        )
+        at = self._journal.read_time(bounds.start + 1)
+        return HistoryResponse(question.request, self._epoch, bounds.start, bounds.last, 0, [], reason, at or 0.0)
 
     def _find_start(self, since: HistoryBound | None, bounds: Bounds) -> int | None:
         """Behind which offset the question begins; None if something of it may be trimmed."""

@@ -424,8 +424,8 @@ class HistoryResponse(_BackplaneMessage, tag="history_response"):
 
     start, end: the bounds as offsets: what is wanted lies behind `start` and up to `end`. reached: everything up to
     there (descending: from there on) has been looked at; `end` (descending: `start`) when there is no more.
-    refusal: `epoch`, `future`, `retention` or `unreadable`; `end` is then the newest that there is. oldest_offset,
-    oldest_at: of the oldest event that is kept.
+    refusal: `epoch`, `future`, `retention` or `unreadable`; all that is kept lies then behind `start` and up to `end`.
+    oldest_at: when the log took the oldest of it; 0 if there is none.
     """
 
     request: int
@@ -435,7 +435,6 @@ class HistoryResponse(_BackplaneMessage, tag="history_response"):
     reached: _Offset
     events: list[tuple[int, bytes]]
     refusal: str | None = None
-    oldest_offset: _Offset = 0
     oldest_at: float = 0.0
 
 

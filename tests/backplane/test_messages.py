@@ -62,7 +62,7 @@ FROM_ROUTER: list[Any] = [
     b.ReplayResponse(6, 40, [(13, b"one")]),
     b.ReplayResponse(6, 12, [], "retention"),
     b.HistoryResponse(7, "epoch", 12, 40, 20, [(13, b"one")]),
-    b.HistoryResponse(7, "epoch", 12, 40, 0, [], "retention", 13, 1.5),
+    b.HistoryResponse(7, "epoch", 12, 40, 0, [], "retention", 1.5),
     b.DrainCommand(),
     b.UndrainCommand(),
     b.Superseded(),

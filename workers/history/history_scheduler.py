@@ -313,12 +313,10 @@ def explain_refusal(message: HistoryResponse, query: HistoryQuery) -> RequestErr
     lost = message.refusal == "epoch"
     fault = "the log that it speaks of was lost" if lost else "some of what is asked for is older than the log keeps"
     refusal = RequestRejected(410, "history_gone", fault, "ask from the oldest on: since= the `position` of `oldest`")
-    oldest = None
-    if message.oldest_offset:
+    taken = None
+    if message.oldest_at:
         taken = datetime.fromtimestamp(message.oldest_at, UTC).isoformat(timespec="milliseconds")
-        oldest = {
-            "position": f"{message.epoch}:{message.oldest_offset - 1}",
-            "timestamp": taken.replace("+00:00", "Z"),
-        }
+        taken = taken.replace("+00:00", "Z")
+    oldest = {"position": f"{message.epoch}:{message.start}", "timestamp": taken}
     refusal.members = {"oldest": oldest}
     return refusal

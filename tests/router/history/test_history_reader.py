@@ -167,7 +167,7 @@ class InMemory(RuleBasedStateMachine):
         while True:
             part = self.reader.answer(HistoryRequest(1, user, low, high, is_descending, clauses, limit))
             if low is not None and (low.offset or 0) < self.start:
-                assert (part.refusal, part.oldest_offset) == ("retention", self.start + 1)
+                assert (part.refusal, part.start) == ("retention", self.start)
                 return
             assert part.refusal is None
             assert len(part.events) <= limit
