@@ -16,6 +16,10 @@ _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\x20-\x7e\x80-\xff\t]*
 LINE_BYTES = 4096
 """What a chunk's size line, or a trailer's, may have."""
 TRAILER_LINES = 32
+FREE_CHUNKS, CHUNK_BYTES = 256, 32
+"""A body may have so many chunks of any size, and one more for so many bytes: to take a chunk apart costs as much as to
+take in a KB, so a body of single bytes would cost hundreds of times what it costs to send.
+"""
 
 
 class Body:
@@ -24,6 +28,8 @@ class Body:
     def __init__(self, length: int | None) -> None:
         self.left = length
         self.is_done = length == 0
+        self._chunk_count = 0
+        self._chunk_bytes = 0
         self._chunk = 0  # bytes to come of the chunk that has begun, its line end included
         self._in_trailer = False
         self._line = b""  # the begin of a line that is not whole
@@ -74,6 +80,12 @@ class Body:
             raise _make_bad_request("the size of a chunk is no hexadecimal number")
         number = int(size[1], 16)
         self._in_trailer = not number
+        self._chunk_count += 1
+        self._chunk_bytes += number
+        if self._chunk_count > FREE_CHUNKS + self._chunk_bytes // CHUNK_BYTES:
+            raise RequestRejected(
+                400, "chunks_too_small", "the body comes in chunks of a few bytes", "send it in larger ones, or whole"
+            )
         self._chunk = number + 2 if number else 0
 
     def _check_line_end(self, part: bytes, left: int) -> None:

@@ -6,9 +6,9 @@ What it keeps true:
 * A request is passed on when its head is whole and the answer before it has been passed back and is being read; so an
   upgrade, too, has its turn, on a connection that was kept alive as on a new one. A head that two readers could read in
   two ways is refused.
-* Of one address REQUESTS_AT_A_TIME wait for Granian at a time, or are begun here in one turn of the loop: however many
-  it sends, others wait for a few of them. One that waits for its client, to read or to send, or for longer than
-  TURN_SECONDS, keeps none of its address waiting.
+* Of one address REQUESTS_AT_A_TIME wait for Granian at a time, or are begun here in one turn of the loop, handshakes
+  too: however many it sends, others wait for a few of them. One that waits for its client, to read or to send, or for
+  longer than TURN_SECONDS, keeps none of its address waiting.
 * An answer reaches its client: behind the last one the connection is closed by the client, or LINGER_SECONDS later.
 """
 
@@ -249,12 +249,17 @@ class ClientConnection(asyncio.BufferedProtocol):
         framing = read_framing(raw)
         self._ends_at = None
         may_take = framing.upgrades or raw.startswith(self._front.plain_heads)
-        if may_take and self._front.can_tunnel(head := parse_head(raw)):
-            rest, self._pending = self._pending[len(raw) :], b""
-            self._stage = Stage.relay
-            self._drop_request()  # of requests before it: a tunnel has no use for it
-            self._front.open_tunnel(self, head, rest)
-            return False
+        if may_take:
+            if not self._acquire_turn(self._front.direct_turns):
+                return False
+            if self._front.can_tunnel(head := parse_head(raw)):
+                rest, self._pending = self._pending[len(raw) :], b""
+                self._stage = Stage.relay
+                self._abort_request()  # of requests before it: a tunnel has no use for it
+                self._front.loop.call_soon(self._release_turn)
+                self._front.open_tunnel(self, head, rest)
+                return False
+            self._release_turn()
         body = make_body(framing)
         line = raw.index(b"\r\n")
         app = None if body.left is None or framing.expects else self._front.find_direct(raw[:line])
@@ -470,6 +475,9 @@ class ClientConnection(asyncio.BufferedProtocol):
 
     def _drop_request(self) -> None:
         self._release_turn()
+        self._abort_request()
+
+    def _abort_request(self) -> None:
         for request in (self._request, self._granian):
             if request is not None:
                 request.abort()

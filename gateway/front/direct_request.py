@@ -11,7 +11,6 @@ once. A client that is gone ends the request's body and not the application: wha
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from email.utils import formatdate
 from http import HTTPStatus
@@ -24,7 +23,6 @@ from solowire.errors import RequestError, RequestRejected
 logger = structlog.get_logger("solowire.gateway")
 
 BUFFER_BYTES = 64 * 1024
-_HEADER = re.compile(rb"([^:\r\n]+):[ \t]*([^\r\n]*?)[ \t]*\r\n")
 _GONE = {"type": "http.disconnect"}
 _FAULT = RequestRejected(
     500, "internal_error", "this is a fault of the gateway, and in its log", "an operator finds it there and reports it"
@@ -58,7 +56,9 @@ class DirectRequest:
         self._is_over = False  # it has been answered, or nobody waits for the answer any more
         self._waiting: asyncio.Future[None] | None = None
         self._start: Any = None
-        self._task = asyncio.get_running_loop().create_task(self._run(app, read_scope(head, peer)))
+        scope = read_scope(head, peer)
+        self._wants_close = any(name == b"connection" and is_close(value) for name, value in scope["headers"])
+        self._task = asyncio.get_running_loop().create_task(self._run(app, scope))
 
     def write(self, data: bytes) -> None:
         """A piece of the body has come."""
@@ -116,7 +116,10 @@ class DirectRequest:
             self._start = message
         elif not self._is_over:
             self._is_over = True
-            data, keeps_alive = render_answer(self._start["status"], self._start["headers"], message["body"])
+            headers = self._start["headers"]
+            if self._wants_close:
+                headers = [*(header for header in headers if header[0] != b"connection"), (b"connection", b"close")]
+            data, keeps_alive = render_answer(self._start["status"], headers, message["body"])
             self._client.write_answer(data, keeps_alive=keeps_alive)
 
 
@@ -125,7 +128,11 @@ def read_scope(head: bytes, peer: tuple[str, int]) -> MutableMapping[str, Any]:
     line, _, block = head.partition(b"\r\n")
     method, target, _ = line.split(b" ")
     path, _, query = target.partition(b"?")
-    headers = [(name.lower(), value) for name, value in _HEADER.findall(block)]
+    headers = []
+    for header in block.split(b"\r\n"):  # and no pattern, which could take long for one with many blanks
+        name, colon, value = header.partition(b":")
+        if colon:
+            headers.append((name.lower(), value.strip(b" \t")))
     if sum(name == b"host" for name, _ in headers) > 1:
         raise RequestRejected(400, "bad_host", "there is more than one Host", "send one (RFC 9112, section 3.2)")
     return {
@@ -139,6 +146,11 @@ def read_scope(head: bytes, peer: tuple[str, int]) -> MutableMapping[str, Any]:
         "headers": headers,
         "client": (peer[0], str(peer[1])),
     }
+
+
+def is_close(value: bytes) -> bool:
+    """Whether a `Connection` header with this value says that no other request comes (RFC 9112, section 9.6)."""
+    return b"close" in map(bytes.strip, value.lower().split(b","))
 
 
 def render_answer(status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> tuple[bytes, bool]:

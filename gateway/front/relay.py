@@ -16,7 +16,6 @@ import asyncio
 import struct
 from collections.abc import Collection
 from typing import cast
-from urllib.parse import parse_qs
 
 import structlog
 
@@ -29,6 +28,7 @@ from solowire.gateway.front.frame_scanner import FrameScanner
 from solowire.gateway.router_client import RouterClient
 from solowire.protocol.close_codes import CloseCode
 from solowire.protocol.opening_handshake import HEAD_BYTES, HEAD_END, Head, check_origin
+from solowire.protocol.query_parameter import read_parameter
 
 logger = structlog.get_logger("solowire.relay")
 
@@ -285,4 +285,4 @@ def _read_token(head: Head) -> str:
     for value in head.headers.get_all("Authorization"):
         if token := parse_bearer(value):
             return token
-    return parse_qs(head.query).get("token", [""])[0]
+    return read_parameter(head.query, "token")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import parse_qs
 
 import msgspec
 import structlog
@@ -23,6 +22,7 @@ from solowire.gateway.admission.forwarding import FORWARDING_HEADERS, SECURE, pa
 from solowire.gateway.http.responses import JSON_HEADERS, NO_STORE, Scope, exception_to_response, send_response
 from solowire.gateway.router_client import RouterClient
 from solowire.protocol.messages import SUBPROTOCOLS
+from solowire.protocol.query_parameter import read_parameter
 
 logger = structlog.get_logger("solowire.gateway")
 
@@ -136,8 +136,8 @@ def _bearer(headers: Mapping[bytes, bytes]) -> str:
 
 def _query_token(scope: Scope, headers: Mapping[bytes, bytes]) -> str:
     own: bytes = scope["query_string"]
-    if own and (token := parse_qs(own.decode("latin-1")).get("token")):
-        return token[0]
+    if own and (token := read_parameter(own.decode("latin-1"), "token")):
+        return token
     original = headers.get(b"x-original-uri") or headers.get(b"x-forwarded-uri") or b""
     found = _TOKEN.search(original)
     return found[1].decode("latin-1") if found else ""

@@ -10,8 +10,9 @@ another exactly if its key begins with the other's, and what lies beneath a name
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
+from functools import lru_cache
 from weakref import ref
 
 from solowire.model.catalog import Attribute
@@ -53,6 +54,12 @@ def _forget(dead: ref[Values]) -> None:
     _known.pop(dead, None)
 
 
+@lru_cache(maxsize=16)
+def _sorted_keys(names: Values) -> list[str]:
+    """Kept of the last few: a user's scope meets each filter of its subscriptions, one after the other."""
+    return sorted(map(_key, names))
+
+
 def _key(name: str) -> str:
     return "" if name == "." else name[::-1] + "."
 
@@ -74,11 +81,25 @@ def _without_names_beneath(names: Values) -> Values:
 
 def _names_beneath(names: Values, zones: Values) -> Values:
     """Those of `names` that are at or beneath one of `zones`, of which none is beneath another."""
-    keys = sorted(map(_key, zones))
+    if len(names) > len(zones):
+        return _names_in_ranges(names, zones)
+    keys = _sorted_keys(zones)
     found = []
     for name in names:
         key = _key(name)
         at = bisect_right(keys, key)
         if at and key.startswith(keys[at - 1]):
             found.append(name)
+    return frozenset(found)
+
+
+def _names_in_ranges(names: Values, zones: Values) -> Values:
+    """As `_names_beneath`, where there are more names than zones: what is beneath a zone stands in a row."""
+    keys = _sorted_keys(names)
+    found = []
+    for zone in map(_key, zones):
+        at = bisect_left(keys, zone)
+        while at < len(keys) and keys[at].startswith(zone):
+            found.append(_name(keys[at]))
+            at += 1
     return frozenset(found)

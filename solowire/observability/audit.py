@@ -31,6 +31,8 @@ from solowire.runtime.settings import Settings
 
 REFUSALS_A_SECOND = 5
 LINES_A_SECOND = 10
+MAX_TEXT = 256
+"""Characters of a text: a line may say what a stranger has sent, such as a path of 16 KB."""
 SUMMED_EVENTS = frozenset({"published", "connected", "subscribed", "disconnected"})
 """What somebody may do often: of these the many of one user are summed up."""
 ASKED_BY = "x-solowire-asked-by"
@@ -186,6 +188,9 @@ class AuditWriter:
 
     def _write(self, event: str, fields: dict[str, Any]) -> None:
         now = datetime.now(UTC).isoformat(timespec="microseconds")
+        for name, value in fields.items():
+            if type(value) is str and len(value) > MAX_TEXT:
+                fields[name] = value[:MAX_TEXT] + "…"
         self._lines.write_line(self._encode({"time": f"{now[:-6]}Z", "event": event, **self._context, **fields}))
 
     def _admit(self, event: str, fields: dict[str, Any]) -> bool:

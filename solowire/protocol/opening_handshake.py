@@ -30,6 +30,8 @@ HEAD_BYTES = 16 * 1024
 HEAD_END = b"\r\n\r\n"
 _ACCEPTED = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
 _HEADERS = 100
+_LISTS = ("Connection", "Upgrade", "Sec-WebSocket-Protocol", "Sec-WebSocket-Extensions", "Sec-WebSocket-Version")
+_LIST_CHARACTERS = 1024
 _SAID = 200
 """How much of what a client says it hears back, and the log has."""
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([\x21-\x7e]+) HTTP/(\d)\.(\d)")
@@ -151,8 +153,20 @@ def check_origin(head: Head, allowed: Collection[str], host: str | None = None) 
     )
 
 
+def check_lists(head: Head) -> None:
+    """Refuses a handshake whose lists nobody needs so long. Raises RequestRejected.
+
+    To take them apart costs many times what it costs to send them, and each handshake is judged in one go.
+    """
+    for name in _LISTS:
+        if sum(map(len, head.headers.get_all(name))) > _LIST_CHARACTERS:
+            fault = f"{name} may have {_LIST_CHARACTERS} characters in a handshake"
+            raise RequestRejected(431, "header_too_large", fault, "offer fewer")
+
+
 def parse_subprotocols(head: Head) -> list[str]:
     """What the client offers, in its order. Raises RequestRejected."""
+    check_lists(head)
     try:
         return [name for value in head.headers.get_all("Sec-WebSocket-Protocol") for name in parse_subprotocol(value)]
     except InvalidHeader as error:
@@ -162,6 +176,7 @@ def parse_subprotocols(head: Head) -> list[str]:
 def render_accept(head: Head, subprotocol: str | None, more: Iterable[tuple[str, str]] = ()) -> bytes:
     """The answer that accepts the handshake, with more headers. Raises RequestRejected."""
     headers = head.headers
+    check_lists(head)
     if head.version < (1, 1):
         raise RequestRejected(505, "http_version_not_supported", "a WebSocket needs HTTP/1.1", _PROXY_HINT)
     if len(headers.get_all("Host")) != 1:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import structlog
 
-from solowire.observability.audit import LINES_A_SECOND, REFUSALS_A_SECOND, AuditWriter, open_audit
+from solowire.observability.audit import LINES_A_SECOND, MAX_TEXT, REFUSALS_A_SECOND, AuditWriter, open_audit
 from solowire.runtime.line_writer import WAITING_BYTES
 from solowire.runtime.settings import Settings
 
@@ -90,6 +90,13 @@ def test_an_event_is_one_line_with_its_time(tmp_path: Path) -> None:
     assert (line["event"], line["user"], line["code"]) == ("connected", "ann\n\u2028", None)
     assert path.stat().st_mode & 0o777 == 0o600
     assert path.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_what_a_stranger_sent_takes_a_short_line(audit: AuditWriter, kept: Kept) -> None:
+    """A path of 16 KB in each refusal would push out what others did."""
+    audit("refused", code="missing_token", about="\x01" * 16_000)
+    audit.flush()
+    assert len(kept.lines[0]["about"]) <= MAX_TEXT + 1
 
 
 def test_it_is_the_same_whatever_the_logs_look_like(tmp_path: Path) -> None:
@@ -245,7 +252,7 @@ from solowire.runtime.settings import Settings
 
 audit = open_audit(Settings(data_dir=Path("data"), audit="stderr"), "shard-0", shard=0)
 for number in range(WAITING_BYTES // 1000 + 500):
-    audit("administered", number=number, pad="x" * 1000)
+    audit("administered", number=number, pad=["x" * 1000])
 print(audit.lost_count)
 audit.close()
 print(audit.lost_count)
@@ -286,7 +293,7 @@ def test_what_overflows_is_counted_and_what_waited_is_written(clock: Clock) -> N
     stuck = Stuck()
     audit = AuditWriter(stuck, clock)  # type: ignore[arg-type]
     for number in range(2 * WAITING_BYTES // 1000):
-        audit("administered", number=number, pad="x" * 1000)
+        audit("administered", number=number, pad=["x" * 1000])
     lost = audit.lost_count
     assert 0.9 < 2 * lost * 1000 / (2 * WAITING_BYTES) < 1.2
     stuck.free.set()

@@ -28,7 +28,7 @@ logger = structlog.get_logger("solowire.shard")
 LINGER_SECONDS = 2.0
 ACCEPTS = 64
 """How many connections are accepted before the loop does something else."""
-EVENTS = 256
+EVENTS = 32
 SWEEP_SECONDS = 0.5
 PAUSE_SECONDS = 0.5
 """How long nothing is accepted when the system has no more descriptors or memory for it."""

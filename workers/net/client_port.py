@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Collection
-from urllib.parse import parse_qs
 
 import structlog
 
@@ -26,6 +25,7 @@ from solowire.protocol.opening_handshake import (
     render_accept,
     render_rejection,
 )
+from solowire.protocol.query_parameter import read_parameter
 from solowire.workers.connections.connection import Connection
 from solowire.workers.net.client_listener import AcceptedSocket
 from solowire.workers.net.tcp_sockets import TcpSockets
@@ -158,7 +158,7 @@ def _find_ticket(head: Head) -> str:
         # The URL of /v1/connect carries the ticket; one who appends it again, with whatever sign, means the same.
         if alone := _TICKET_ALONE.fullmatch(head.query):
             return alone[1]
-        ticket = parse_qs(head.query.replace("?", "&")).get("ticket", [""])[0]
+        ticket = read_parameter(head.query.replace("?", "&"), "ticket")
     if not ticket:
         raise InvalidToken("there is no ticket", code="missing_ticket", hint="ask /v1/connect for one")
     return ticket

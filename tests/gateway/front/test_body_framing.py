@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from solowire.errors import RequestRejected
-from solowire.gateway.front.body_framing import LINE_BYTES, TRAILER_LINES, Body, make_body
+from solowire.gateway.front.body_framing import CHUNK_BYTES, FREE_CHUNKS, LINE_BYTES, TRAILER_LINES, Body, make_body
 from solowire.protocol.opening_handshake import read_framing
 
 CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -198,3 +198,13 @@ def test_a_chunk_of_any_size_is_passed_and_not_kept() -> None:
     assert body._line == b""
     with pytest.raises(RequestRejected, match="size of a chunk"):
         Body(None).measure(b"0" * 16 + b"\r\n")
+
+
+def test_a_body_of_single_bytes_is_refused() -> None:
+    """A few small chunks are taken from anybody; more of them only beside as many bytes as make them worth it."""
+    few = chunk(b"x") * FREE_CHUNKS + b"0\r\n\r\n"
+    assert ours(CHUNKED, chunk(b"x" * CHUNK_BYTES) + few) == len(chunk(b"x" * CHUNK_BYTES) + few)
+    for step in (None, 1, 1000):
+        assert ours(CHUNKED, chunk(b"x") * 2 * FREE_CHUNKS, step) == REFUSED
+    lines = chunk(b"x" * CHUNK_BYTES) * 10_000 + b"0\r\n\r\n"
+    assert ours(CHUNKED, lines) == len(lines)

@@ -190,6 +190,15 @@ async def test_what_is_answered_at_once_is_read_as_strictly(tmp_path: Path) -> N
         assert [seen["direct"] for seen in made.seen] == [False, False, True, False]
 
 
+async def test_a_client_that_asks_for_the_end_gets_it_behind_a_direct_answer(tmp_path: Path) -> None:
+    """It is told so, and the connection is closed (RFC 9112, section 9.6)."""
+    closing = GET.replace(b"/ ", b"/direct ", 1).replace(b"Host: x\r\n", b"Host: x\r\nConnection: close\r\n")
+    async with site(tmp_path) as made, connected(made, closing) as (reader, _):
+        answer = await reader.read()
+        assert b"connection: close" in answer
+        assert answer.endswith(b"/direct")
+
+
 async def test_a_fault_of_what_answers_at_once_is_told_and_ends_one_connection(tmp_path: Path) -> None:
     """The client has a problem body, and the next one an answer."""
     async with site(tmp_path) as made:
