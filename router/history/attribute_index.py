@@ -27,9 +27,10 @@ from solowire.backplane.messages import HistoryClause
 from solowire.model.catalog import FAMILY
 from solowire.router.history.index_terms import (
     OWNED,
+    OWNERS,
+    TYPES,
     end_of_prefix,
-    make_owner_term,
-    make_type_term,
+    make_plain_term,
     make_value_term,
 )
 from solowire.router.history.open_segment import OpenSegment
@@ -214,7 +215,7 @@ class AttributeIndex:
         if segment == self._open.start:
             others = self._open.find_others(user)
         elif segment in self._owned:
-            others = self._read_exactly(segment, OWNED) - self._read(segment, make_owner_term(user))
+            others = self._read_exactly(segment, OWNED) - self._read(segment, make_plain_term(OWNERS, user))
         if clauses is None:
             if len(others) * 2 < SEGMENT_EVENTS:
                 return None
@@ -252,7 +253,7 @@ class AttributeIndex:
             return self._open.find_types(types)
         found: set[int] = set()
         for name in types:
-            term = make_type_term(name.removesuffix("*"))
+            term = make_plain_term(TYPES, name.removesuffix("*"))
             found |= self._read(segment, term, end_of_prefix(term) if name == FAMILY else None)
         return found
 

@@ -24,7 +24,7 @@ from solowire.router.log.journal import JournalUnavailable
 
 logger = structlog.get_logger("solowire.router")
 
-REST_FACTOR = 1.0
+REST_FACTOR = 3.0
 BURST_SECONDS = 0.05
 """So much work may be done before the rest for it."""
 FOLLOW_SECONDS = 0.25

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterable, Iterator, Sequence
 
 from solowire.model.domain_names import names_above
-from solowire.router.history.index_terms import OWNED, make_owner_term, make_type_term, make_value_term, share_rows
+from solowire.router.history.index_terms import (
+    OWNED,
+    OWNERS,
+    TYPES,
+    Places,
+    list_plain_rows,
+    list_value_rows,
+)
 from solowire.router.history.indexed_event import decode_indexed, is_of_type
 
 FEW_NAMES = 8
 """So many are compared with the end of each value; for more the names above each value are looked up."""
-
-
-Places = dict[str, int | list[int]]
-"""By name or value: where it is. Most have one place, which takes no list: there are tens of thousands of them."""
 
 
 class OpenSegment:
@@ -42,7 +44,14 @@ class OpenSegment:
             values = self._values.get(name)
             if values is None:
                 values = self._values[name] = {}
-            _add(values, value, place)
+            # As `_add`, which would cost as much again: this is done for each value of each event.
+            places = values.get(value)
+            if places is None:
+                values[value] = place
+            elif isinstance(places, int):
+                values[value] = [places, place]
+            else:
+                places.append(place)
         if owner is not None:
             _add(self._owners, owner, place)
 
@@ -67,22 +76,13 @@ class OpenSegment:
         return _join(places for owner, places in self._owners.items() if owner != user)
 
     def list_rows(self) -> Iterator[tuple[bytes, list[int]]]:
-        """All of it as rows (`share_rows`)."""
-        yield from _list_rows(self._types, make_type_term)
+        """All of it as rows (`index_terms`)."""
+        yield from list_plain_rows(TYPES, self._types)
         for name, values in self._values.items():
-            yield from _list_rows(values, partial(make_value_term, name))
+            yield from list_value_rows(name, values)
         if self._owners:
             yield OWNED, sorted(_join(self._owners.values()))
-            yield from _list_rows(self._owners, make_owner_term)
-
-
-def _list_rows(known: Places, make_term: Callable[[str], bytes]) -> Iterator[tuple[bytes, list[int]]]:
-    terms: dict[bytes, list[int]] = {}
-    for name, places in known.items():
-        term = make_term(name)
-        found = [places] if isinstance(places, int) else places
-        terms[term] = terms[term] + found if term in terms else found  # two that were cut may be one
-    return share_rows(sorted(terms.items()))
+            yield from list_plain_rows(OWNERS, self._owners)
 
 
 def _join(parts: Iterable[int | list[int]]) -> set[int]:

@@ -368,6 +368,13 @@ class SqliteJournal:
             raise JournalHole(after + whole, found[whole].offset - 1 if whole < len(found) else self._tail_floor)
         return found
 
+    def _read_tail(self, after: int, upto: int) -> Sequence[Record]:
+        """Records of this range, all of it or none; also for another thread, which finds the tail as it is just now."""
+        start = after - self._tail_floor
+        found = self._tail[start : upto - after + start] if start >= 0 else []
+        # Between the two looks the tail may have been cut.
+        return found if found and found[0].offset == after + 1 and found[-1].offset == upto else []
+
     def read_user(self, user: str, after: int, upto: int, limit: int) -> Sequence[Record]:
         where = "user = ? AND offset > ? AND offset <= ?"
         return self._find(
@@ -426,7 +433,7 @@ class SqliteJournal:
         return {name: value for name, value in self._notes.items() if name.startswith(prefix)}
 
     def open_reader(self) -> JournalReader:
-        return SqliteReader(self._path, lambda: self._floor)
+        return SqliteReader(self._path, lambda: self._floor, self._read_tail)
 
     def close(self) -> None:
         """Forgets the open group. Raises nothing: all that was kept is in the files, whatever becomes of the WAL."""

@@ -36,10 +36,16 @@ _BOUNDS = "SELECT (SELECT min(offset) FROM events), (SELECT max(offset) FROM eve
 
 
 class SqliteReader:
-    """path: of the journal's file. read_floor: where the journal says that it begins: above what is before a hole."""
+    """path: of the journal's file. read_floor: where the journal says that it begins: above what is before a hole.
 
-    def __init__(self, path: Path, read_floor: Callable[[], int]) -> None:
+    read_tail(after, upto): records of that range that the journal has in memory; none, or not all, if it hasn't.
+    """
+
+    def __init__(
+        self, path: Path, read_floor: Callable[[], int], read_tail: Callable[[int, int], Sequence[Record]]
+    ) -> None:
         self._read_floor = read_floor
+        self._read_tail = read_tail
         try:
             self._db = connect(path, "rw")
             self._db.text_factory = decode_any  # a user of another name is nobody, and all others are as they were
@@ -64,8 +70,11 @@ class SqliteReader:
         return Bounds(max(first - 1, self._read_floor()), last)
 
     def read(self, after: int, upto: int, limit: int, *, is_descending: bool = False) -> Sequence[Record]:
+        after = max(after, self._read_floor())
+        if not is_descending and (found := self._read_tail(after, min(upto, after + limit))):
+            return found
         query = _BACKWARDS if is_descending else _FORWARDS
-        return [Record(*row) for row in self._ask(query, max(after, self._read_floor()), upto, limit)]
+        return [Record(*row) for row in self._ask(query, after, upto, limit)]
 
     def read_at(self, offsets: Iterable[int]) -> Sequence[Record]:
         floor = self._read_floor()

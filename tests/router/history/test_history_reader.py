@@ -21,7 +21,7 @@ from solowire.model.condition_match import meets_conditions
 from solowire.model.events import Event, encode_event
 from solowire.router.history import attribute_index, history_reader, index_terms, open_segment
 from solowire.router.history.history_reader import HistoryReader
-from solowire.router.history.index_terms import TERM_BYTES
+from solowire.router.history.index_terms import TERM_CHARACTERS
 from solowire.router.log.journal import Journal, MemoryJournal
 from solowire.router.log.sqlite_journal import SqliteJournal
 from tests.factories import event
@@ -310,7 +310,7 @@ def test_any_value_is_found(journal: SqliteJournal, value: str) -> None:
 def test_names_that_are_cut_are_found_with_all_beneath_them(journal: SqliteJournal) -> None:
     """A name longer than a term may be is found by itself, and by every name above it."""
     name = ".".join(["label" * 8] * 5)
-    assert len(name) > TERM_BYTES
+    assert len(name) > TERM_CHARACTERS
     publish(journal, event("custom.a", {"zone": f"sub.{name}"}, id="1"))
     reader = HistoryReader(journal.open_reader(), "epoch", None, lambda: 0.0)
     follow(reader)
