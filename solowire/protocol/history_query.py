@@ -33,11 +33,11 @@ DEFAULT_LIMIT = 1_000
 _MAX_QUERY_CHARACTERS = 32 * 1024
 _LAST_OFFSET = 2**53
 
-_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)")
-_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)([smhd])")
+_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)([smhd])", re.ASCII)
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
-_POSITION = re.compile(r"([0-9A-Za-z_-]{1,64}):(\d{1,16})")
-_CURSOR = re.compile(r"([0-9A-Za-z_-]{1,64}):(\d{1,16})(?::(\d{1,16}))?")
+_POSITION = re.compile(r"([0-9A-Za-z_-]{1,64}):(\d{1,16})", re.ASCII)
+_CURSOR = re.compile(r"([0-9A-Za-z_-]{1,64}):(\d{1,16})(?::(\d{1,16}))?", re.ASCII)
 _BOUND_HINT = "write a time such as 2026-12-01T07:00:00Z, a duration such as 1h, or EPOCH:OFFSET"
 
 
@@ -188,5 +188,5 @@ def _read_bound(text: str, now: float) -> float | HistoryPosition:
         if int(found[2]) > _LAST_OFFSET:
             raise ValueError(f"no offset is so large; {_BOUND_HINT}")
         return HistoryPosition(found[1], int(found[2]))
-    hint = "; times need their zone, such as Z" if re.match(r"\d{4}-\d\d", text) else ""
+    hint = "; times need their zone, such as Z" if re.match(r"\d{4}-\d\d", text, re.ASCII) else ""
     raise ValueError(f"{_BOUND_HINT}{hint}")

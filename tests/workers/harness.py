@@ -10,6 +10,9 @@ import msgspec
 from solowire.algorithms.hash_ring import Ring
 from solowire.auth.tokens import Tokens
 from solowire.backplane.messages import (
+    HistoryCancel,
+    HistoryRequest,
+    HistoryResponse,
     Lease,
     LogBatch,
     ReplayCancel,
@@ -71,6 +74,7 @@ class ShardHarness:
         self.journal: list[tuple[int, str | None, bytes]] = []  # the router's
         self.journal_floor = 0
         self.replay_requests: list[ReplayRequest] = []
+        self.history_requests: list[HistoryRequest] = []
         self.address = ""  # of who connects
         self.version = 0
         self.offset = 0
@@ -103,8 +107,12 @@ class ShardHarness:
     def _note_connected(self, user: str, connections: int) -> None:
         self.connected_users.append((user, connections))
 
-    def _note_request(self, question: ReplayRequest | ReplayCancel) -> bool:
-        if isinstance(question, ReplayRequest):
+    def _note_request(self, question: ReplayRequest | ReplayCancel | HistoryRequest | HistoryCancel) -> bool:
+        if isinstance(question, HistoryRequest):
+            self.history_requests.append(question)
+        elif isinstance(question, HistoryCancel):
+            self.history_requests = [q for q in self.history_requests if q.request != question.request]
+        elif isinstance(question, ReplayRequest):
             self.replay_requests.append(question)
         else:
             self.replay_requests = [q for q in self.replay_requests if q.request != question.request]
@@ -131,6 +139,29 @@ class ShardHarness:
         part = found[:at_a_time]
         upto = part[-1][0] if part and (len(part) < len(found) or not q.is_user_only) else q.end_offset
         return ReplayResponse(q.request, upto, [(o, body) for o, user, body in part if user in (None, q.user)])
+
+    def answer_history(self, at_a_time: int = 3) -> int:
+        """The same for questions about history, whatever clauses they have; how many answers that took."""
+        answers = 0
+        self.wait(0)
+        while self.history_requests:
+            answers += 1
+            self.shard.on_history_response(self.make_history_part(self.history_requests.pop(0), at_a_time), self.now)
+            self.wait(0)
+        return answers
+
+    def make_history_part(self, q: HistoryRequest, at_a_time: int) -> HistoryResponse:
+        """Bounds are offsets here, or none."""
+        start = self.journal_floor if q.since is None or q.since.offset is None else q.since.offset
+        end = self.offset if q.until is None or q.until.offset is None else q.until.offset
+        if start < self.journal_floor:
+            return HistoryResponse(q.request, self.epoch, self.journal_floor, self.offset, 0, [], "retention", 1.5)
+        found = [r for r in self.journal if start < r[0] <= end]
+        part = (found[::-1] if q.is_descending else found)[: min(at_a_time, q.limit)]
+        whole = len(part) == len(found)
+        reached = (start if q.is_descending else end) if whole else part[-1][0] - q.is_descending
+        mine = [(offset, body) for offset, user, body in part if user in (None, q.user)]
+        return HistoryResponse(q.request, self.epoch, start, end, reached, mine)
 
     def make_event(self, name: str, data: dict[str, Any] | None = None, **more: Any) -> tuple[int, bytes]:
         self.offset += 1
