@@ -19,6 +19,7 @@ import structlog
 
 from solowire.algorithms.hash_ring import Ring
 from solowire.algorithms.log_sampler import LogSampler
+from solowire.auth.leniency import Leniency
 from solowire.auth.revocations import MAX_REVOCATIONS
 from solowire.auth.tokens import Tokens
 from solowire.backplane.messages import (
@@ -90,8 +91,10 @@ class RouterClient:
         stats: Callable[[], ShardStats | None] = lambda: None,
         audit: GatewayAudit | None = None,
         refresh_keys: Callable[[], Awaitable[bool]] | None = None,
+        leniency: Leniency | None = None,
     ) -> None:
         self.tokens = tokens
+        self.leniency = leniency or Leniency()
         self.publish_limiter = publish_limiter
         self.addresses = addresses or ClientAddressResolver()
         self.auth_failures = self.delayed_responses = self.delayed_responses_total = 0
@@ -159,13 +162,13 @@ class RouterClient:
         """How many who wanted a place got none, by the problem's code."""
         return self._rejection_log.totals
 
-    async def identify(self, token: str, address: str) -> Identity:
-        """Whom a token proves. address: whence it came, as `addresses` counts it.
+    async def identify(self, token: str, address: str, *, is_lenient: bool = False) -> Identity:
+        """Whom a token proves. address: whence it came, as `addresses` counts it. is_lenient: by an old client's path.
 
         Raises InvalidToken, or RequestRejected where too many wrong ones have come from there, and not at once.
         """
         try:
-            return await self._verify_token(token)
+            return await self._verify_token(token, is_lenient=is_lenient)
         except InvalidToken as error:
             if error.code in ("missing_token", "token_revoked"):
                 raise  # nobody's guesses
@@ -179,9 +182,11 @@ class RouterClient:
         finally:
             del refusal  # else it would hold this frame, which holds it, until the collector comes
 
-    async def _verify_token(self, token: str) -> Identity:
+    async def _verify_token(self, token: str, *, is_lenient: bool) -> Identity:
         """Raises InvalidToken; RequestRejected if it can't be judged now."""
         try:
+            if is_lenient:
+                return self.tokens.identify_leniently(token, time.time(), self.leniency)
             return self.tokens.identify(token, time.time())
         except UnknownKey:
             if self._refresh_keys is not None and await self._refresh_keys():
@@ -196,6 +201,25 @@ class RouterClient:
                     2.0,
                 ) from None
             raise
+
+    async def assign_old_client(self, token: str, address: str, action: str) -> tuple[ShardAddress, str, str]:
+        """As `assign_shard`, by an old client's path, with the user's name."""
+        identity = None
+        try:
+            identity = await self.identify(token, address, is_lenient=True)
+            return (*self._admit(identity, address, is_old=True), identity.user)
+        except RequestError as error:
+            self._rejection_log.record(error)
+            self._audit.record_rejection(action, error, address, identity)
+            raise
+
+    def find_return_delay(self, user: str, lost: ShardAddress) -> float | None:
+        """When a user of a shard that was lost may come back, in seconds; None while there is no shard to come to."""
+        index = self._ring.owner(user)
+        shard = self._shards.get(index) if index is not None else None
+        if shard is None or shard.incarnation == lost.incarnation:
+            return None
+        return self._reconnect_ramp.delay_for(user, self._clock())
 
     async def assign_shard(self, token: str, address: str, action: str = "connect") -> tuple[ShardAddress, str]:
         """The shard that owns the user, and a ticket for it. action: as audited. Raises InvalidToken,
@@ -346,7 +370,7 @@ class RouterClient:
             if not waiting.done():
                 waiting.set_exception(RequestRejected(503, *_UNAVAILABLE, retry_after=1))
 
-    def _admit(self, identity: Identity, address: str) -> tuple[ShardAddress, str]:
+    def _admit(self, identity: Identity, address: str, *, is_old: bool = False) -> tuple[ShardAddress, str]:
         role = self._roles.get(identity.role)
         if role is not None and not role.may_connect:
             raise RequestRejected(
@@ -369,7 +393,7 @@ class RouterClient:
             )
         self._connect_limiter.record(identity, address, now)
         ticket = self.tokens.issue_ticket(
-            identity, shard.index, process.new_id(), time.time(), address, shard.incarnation
+            identity, shard.index, process.new_id(), time.time(), address, shard.incarnation, is_old=is_old
         )
         return shard, ticket
 

@@ -11,15 +11,16 @@ from typing import Any
 import structlog
 
 from solowire.algorithms.accept_limiter import AcceptLimiter
+from solowire.auth.leniency import Leniency
 from solowire.auth.tokens import Tokens
 from solowire.backplane.messages import ShardStats
 from solowire.gateway.admission.client_address import ClientAddressResolver
-from solowire.gateway.admission.connect_limiter import ConnectLimiter, ConnectLimits
+from solowire.gateway.admission.connect_limiter import ConnectLimiter
 from solowire.gateway.audit_events import GatewayAudit
 from solowire.gateway.front.client_connection import ClientConnection, FrontContext
 from solowire.gateway.front.connection_registry import FILES_OF_HTTP, ConnectionRegistry
 from solowire.gateway.front.http_front import HttpFront
-from solowire.gateway.front.relay import PATHS, Relay
+from solowire.gateway.front.relay import Relay
 from solowire.gateway.front.unread_bodies import with_ends
 from solowire.gateway.http.api import create_app
 from solowire.gateway.http.assets import HEADS, Assets
@@ -39,11 +40,13 @@ from solowire.observability.metrics import LabelledSample, Metrics, Sample
 from solowire.protocol.opening_handshake import MORE_HEADERS, Head, make_upgrade_required
 from solowire.protocol.problem_details import to_http_response
 from solowire.runtime import process
+from solowire.runtime.data_directory import make_directories
 from solowire.runtime.domain_loader import load_domain
 from solowire.runtime.http_server import WebServer, listen, listen_unix, remove_dead_sockets
 from solowire.runtime.identity import make_key_source, make_tokens, reload_identity
+from solowire.runtime.old_frontends import make_dialect_requests
 from solowire.runtime.roles import load_roles
-from solowire.runtime.settings import Settings, make_directories
+from solowire.runtime.settings import Settings
 
 logger = structlog.get_logger("solowire.gateway")
 
@@ -64,7 +67,7 @@ def serve(settings: Settings) -> None:
 
 
 async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], stop: asyncio.Event) -> None:
-    sock = listen(settings.host, settings.port, stalled_s=settings.stalled_s)
+    sock = listen(settings.host, settings.port, stalled_s=settings.listen.write_timeout_s)
     audit = open_audit(settings, "gateway")
     trail = GatewayAudit(audit)
     refused, refused_per_s = 0, 0.0
@@ -90,17 +93,24 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
         settings.backplane_address,
         tokens,
         roles,
-        make_publish_limiter(settings),
-        timeout=settings.publish_timeout_s,
-        pace=settings.moves_per_s,
-        connect_limiter=ConnectLimiter(make_connect_limits(settings)),
-        addresses=ClientAddressResolver(settings.trusted_proxies, settings.forwarded),
+        PublishLimiter(settings.publish),
+        timeout=settings.publish.timeout_s,
+        pace=settings.shard.rebalance_users_per_s,
+        connect_limiter=ConnectLimiter(settings.limits, settings.auth),
+        addresses=ClientAddressResolver(settings.listen.trusted_proxies, settings.listen.forwarded_headers),
         stats=stats,
         audit=trail,
         refresh_keys=None if key_source is None else key_source.wait_for_refresh,
+        leniency=Leniency(settings.legacy_expiry_grace, settings.legacy_admin_memory_s),
     )
-    negotiation = ConnectEndpoint(gateway, settings.shard_url)
-    relay = Relay(gateway, allowed_origins=settings.allowed_origins, send_buffer=settings.send_buffer_bytes)
+    dialects = make_dialect_requests(settings, tokens.domain)
+    negotiation = ConnectEndpoint(gateway, settings.gateway.shard_url, dialects)
+    relay = Relay(
+        gateway,
+        allowed_origins=settings.listen.allowed_origins,
+        send_buffer=settings.listen.send_buffer_bytes,
+        dialects=dialects,
+    )
     assets = Assets(find_swagger_ui())
 
     def takes(head: Head) -> bool:
@@ -109,7 +119,7 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
     def open_tunnel(client: ClientConnection, head: Head, rest: bytes) -> None:
         (relay.accept_client if relay.can_handle(head) else assets.serve_file)(client, head, rest)
 
-    room = AcceptLimiter(settings.max_http_connections, settings.max_http_connections_per_address)
+    room = AcceptLimiter(settings.gateway.max_http_connections, settings.gateway.max_http_connections_per_address)
     # A name of its own: several gateways of one data directory may have the same port, each at its address.
     upstream = settings.run_dir.absolute() / f"g{settings.port}-{process.new_id()[:8]}"
     context = FrontContext(
@@ -122,9 +132,9 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
         plain_heads=HEADS,
         open_tunnel=open_tunnel,
         is_trusted=gateway.addresses.is_trusted,
-        head_s=settings.handshake_s,
-        keepalive_s=settings.keepalive_s,
-        stalled_s=settings.stalled_s,
+        head_s=settings.listen.request_head_timeout_s,
+        keepalive_s=settings.listen.keepalive_timeout_s,
+        stalled_s=settings.listen.write_timeout_s,
         direct={
             (b"POST", b"/v1/events"): lambda *request: posting(*request),
             (b"POST", b"/v1/connect"): lambda scope, _, send: negotiation(scope, send),
@@ -133,7 +143,7 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
     )
     front = HttpFront(context)
     shards = ShardClient()
-    history = HistoryEndpoint(gateway, shards, settings)
+    history = HistoryEndpoint(gateway, shards, settings.history)
 
     def samples() -> Iterator[Sample]:
         yield "relayed_connections", "WebSockets that this gateway carries.", relay.open_count
@@ -168,17 +178,23 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
         )
         yield "provider_keys", "Public keys of the provider that are in use.", keys
         yield "provider_keys_age_seconds", "How long ago they were read; infinite if never.", age_s
+        yield (
+            "legacy_expired_tokens_total",
+            "Tokens of old frontends that were accepted after their end.",
+            gateway.leniency.late_count,
+        )
+        yield "held_legacy_connections", "Old frontends' WebSockets that wait for another shard.", len(relay.held)
         yield "provider_key_failures_total", "Attempts to read them that failed.", failed
         yield "wrong_tokens_total", "Tokens that proved nothing.", gateway.auth_failures
         yield "held_answers", "Answers to wrong tokens that are held back now.", gateway.delayed_responses
         yield "held_answers_total", "Answers to wrong tokens that were held back.", gateway.delayed_responses_total
 
     posting = EventsEndpoint(gateway, settings, trail)
-    api = create_app(gateway, negotiation, posting, settings, Metrics(samples), shards, trail, history)
-    http = with_user_paths(api)  # type: ignore[arg-type]
+    pages = create_app(gateway, negotiation, posting, settings, Metrics(samples), shards, trail, dialects, history)
+    http = with_user_paths(pages)  # type: ignore[arg-type]
 
     async def app(scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
-        if scope["path"] in PATHS:  # without an upgrade, which the front takes itself
+        if relay.is_path(scope["path"]):  # without an upgrade, which the front takes itself
             status, headers, body = to_http_response(make_upgrade_required())
             send_response(send, status, [*headers, *MORE_HEADERS[status]], body)
         elif negotiation.can_handle(scope):
@@ -202,6 +218,8 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
     try:
         await stop.wait()
     finally:
+        front.stop_listening()  # before: who comes back at once is to come to another gateway
+        await relay.drain_dialects(settings.shard.rebalance_users_per_s, settings.process.shutdown_timeout_s / 4)
         relay.close()
         front.finish()
         await gateway.finish()
@@ -213,29 +231,3 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
             await key_source.close()
         vitals.close()
         audit.close()
-
-
-def make_publish_limiter(settings: Settings) -> PublishLimiter:
-    return PublishLimiter(
-        requests=settings.publish_held_requests,
-        bytes=settings.publish_held_bytes,
-        max_age_s=settings.publish_timeout_s / 2,
-        lost_after_s=settings.publish_timeout_s * 2,
-        rate=settings.publish_rate,
-        burst=settings.publish_burst,
-    )
-
-
-def make_connect_limits(settings: Settings) -> ConnectLimits:
-    return ConnectLimits(
-        rate=settings.connect_rate,
-        burst=settings.connect_burst,
-        rate_per_address=settings.connect_rate_per_address,
-        burst_per_address=settings.connect_burst_per_address,
-        rate_per_user=settings.connect_rate_per_user * settings.max_connections_per_user,
-        burst_per_user=settings.connect_burst_per_user * settings.max_connections_per_user,
-        bad_token_rate=settings.bad_token_rate,
-        bad_token_burst=settings.bad_token_burst,
-        group_by=settings.group_by,
-        groups=frozenset(settings.groups_in_force),
-    )

@@ -160,7 +160,7 @@ class HttpApi:
     def _identify(self, token: str, now: float) -> Identity:
         """Raises InvalidToken, RequestRejected."""
         try:
-            return self._tokens.identify(token, now + self._shard.wall_offset)
+            return self._tokens.identify(token, self._shard.clock.to_unix(now))
         except UnknownKey as error:
             if self._want_keys is not None:
                 self._want_keys()

@@ -37,7 +37,7 @@ class HistoryApi:
     ) -> bytes | None:
         """The page as JSON; None if whoever asked has gone. Raises InvalidHistoryQuery, RequestRejected."""
         shard, now = self._shard, self._loop.time()
-        unix_now = now + shard.wall_offset
+        unix_now = shard.clock.to_unix(now)
         answer: asyncio.Future[HistoryPage | RequestError] = self._loop.create_future()
 
         def done(outcome: HistoryPage | RequestError, then: float) -> None:
@@ -47,7 +47,7 @@ class HistoryApi:
         query = parse_history(
             read_query_string(query_string), shard.log.catalog, now=unix_now, max_limit=self._max_limit
         )
-        task = shard.history.start(identity, query, Codec.json, done, max_bytes=PAGE_BYTES, now=now, unix_now=unix_now)
+        task = shard.history.start(identity, query, Codec.json, done, max_bytes=PAGE_BYTES, now=now)
         self._schedule()
         leaving = asyncio.ensure_future(_wait_for_end(receive))
         try:

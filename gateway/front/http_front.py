@@ -53,11 +53,15 @@ class HttpFront:
             self._servers.append(server)
         self._sweep()
 
+    def stop_listening(self) -> None:
+        """Accepts no more."""
+        for server in self._servers:
+            server.close()
+
     def finish(self) -> None:
         """Accepts no more, and closes what is open when its answer is out, or at once where there is none."""
         self.context.is_finishing = True
-        for server in self._servers:
-            server.close()
+        self.stop_listening()
         if self._sweeping is not None:
             self._sweeping.cancel()
         for client in list(self.context.registry.clients):

@@ -25,6 +25,7 @@ from solowire.gateway.audit_events import GatewayAudit
 from solowire.gateway.http.connect_endpoint import ConnectEndpoint, ConnectGrant
 from solowire.gateway.http.events_endpoint import EventsAccepted, EventsEndpoint
 from solowire.gateway.http.history_endpoint import HistoryEndpoint
+from solowire.gateway.http.old_reports import make_old_reports
 from solowire.gateway.http.openapi import (
     DOCS,
     PAGE_POLICY,
@@ -46,6 +47,7 @@ from solowire.model.access import Identity
 from solowire.model.catalog import Catalog
 from solowire.observability.metrics import CONTENT_TYPE
 from solowire.observability.stats_summary import aggregate, stats_to_dict
+from solowire.protocol.dialect_requests import DialectRequests
 from solowire.protocol.problem_details import PROBLEM_TYPE, make_problem
 from solowire.runtime import process
 from solowire.runtime.settings import Settings
@@ -59,7 +61,8 @@ class Totals(msgspec.Struct):
     """The whole system. Totals since each process's start; …_per_s: of the last second; latency_s: p50, p95, p99.
 
     oldest_cursor_s, loop_lag_s, events_per_s: of all shards the largest. behind: offsets that the slowest has to go.
-    refused, refused_per_s: by shards and gateways. memory_bytes: of the shards.
+    refused, refused_per_s: by shards and gateways. memory_bytes: of the shards. legacy: what was served to old
+    frontends, by `path …`, `message …` and `agent …`, and what is open now, by `open …`.
     """
 
     epoch: str
@@ -94,6 +97,8 @@ class Totals(msgspec.Struct):
     memory_bytes: int
     lease_used: int
     lease_granted: int
+    users: int
+    legacy: dict[str, int]
 
 
 def create_app(
@@ -104,6 +109,7 @@ def create_app(
     metrics: Any,
     shard_client: ShardClient | None = None,
     audit: GatewayAudit | None = None,
+    dialects: DialectRequests | None = None,
     history_endpoint: HistoryEndpoint | None = None,
 ) -> Litestar:
     """The ASGI application for everything on the gateway that is not a WebSocket.
@@ -111,7 +117,7 @@ def create_app(
     asked: for what only shards know. trail: to the audit log.
     """
     shard_client, audit = shard_client or ShardClient(), audit or GatewayAudit()
-    asked = history_endpoint or HistoryEndpoint(gateway, shard_client, settings)
+    asked = history_endpoint or HistoryEndpoint(gateway, shard_client, settings.history)
 
     @post("/v1/connect", status_code=200, summary="Where to connect", tags=["clients"])
     async def connect(request: Req) -> ConnectGrant:
@@ -257,7 +263,7 @@ def create_app(
         need_plain(request.scope["headers"])
         now, body = time.time(), await request.body()
         asked = parse_revocation(
-            body, id=process.new_id(), by=identity.user, now=now, longest=settings.token_max_life_s
+            body, id=process.new_id(), by=identity.user, now=now, longest=settings.auth.max_token_life_s
         )
         return describe_revocation(await gateway.revoke(asked))
 
@@ -325,10 +331,11 @@ def create_app(
             healthz,
             readyz,
             scrape,
+            *make_old_reports(dialects or DialectRequests(), gateway, _administrator),
         ],
         exception_handlers={Exception: _problem},
         before_send=[_add_headers],
-        request_max_body_size=settings.publish_max_bytes,
+        request_max_body_size=settings.publish.max_request_bytes,
         openapi_config=make_openapi_config(),
         logging_config=None,
     )
@@ -419,7 +426,11 @@ def _explain(error: HTTPException, request: Req) -> tuple[str, str, str]:
             hint = f"use {_all_methods(allowed, request.scope)}" if allowed else "use another method"
             return "method_not_allowed", f"there is no {request.method} here", hint
         case 413:
-            return "too_large", error.detail, "send less at a time; an operator raises SOLOWIRE_PUBLISH_MAX_BYTES"
+            return (
+                "too_large",
+                error.detail,
+                "send less at a time; an operator raises SOLOWIRE_PUBLISH__MAX_REQUEST_BYTES",
+            )
         case _:
             return "bad_request", error.detail, "/docs says what each request is to have"
 

@@ -21,13 +21,14 @@ from solowire.gateway.admission.client_address import read_forwarding
 from solowire.gateway.admission.forwarding import FORWARDING_HEADERS, SECURE, parse_host
 from solowire.gateway.http.responses import JSON_HEADERS, NO_STORE, Scope, exception_to_response, send_response
 from solowire.gateway.router_client import RouterClient
+from solowire.protocol.dialect_requests import DialectRequests
 from solowire.protocol.messages import SUBPROTOCOLS
 from solowire.protocol.query_parameter import read_parameter
 
 logger = structlog.get_logger("solowire.gateway")
 
 _FORWARDING = frozenset(name.encode() for name in FORWARDING_HEADERS)
-_TOKEN = re.compile(rb"[?&]token=([^&#]+)")
+_TOKEN = re.compile(r"[?&]token=([^&#]+)")
 _METHODS = {"/v1/connect": "POST", "/v1/route": "GET"}
 _FOUND_HEADERS = (*JSON_HEADERS, NO_STORE)
 _encode = msgspec.json.Encoder().encode
@@ -47,8 +48,9 @@ class ConnectGrant(msgspec.Struct):
 class ConnectEndpoint:
     """shard_url: the template of what clients are told, as in the settings."""
 
-    def __init__(self, gateway: RouterClient, shard_url: str) -> None:
+    def __init__(self, gateway: RouterClient, shard_url: str, dialects: DialectRequests | None = None) -> None:
         self._gateway = gateway
+        self._dialects = dialects or DialectRequests()
         self._shard_url = shard_url
         self._has_warned = False
 
@@ -107,7 +109,7 @@ class ConnectEndpoint:
         """Once: behind a proxy that nobody has said to trust all clients are sent to the wrong scheme."""
         if not self._has_warned:
             self._has_warned = True
-            hint = "if it is a proxy of yours, name it in SOLOWIRE_TRUSTED_PROXIES"
+            hint = "if it is a proxy of yours, name it in SOLOWIRE_LISTEN__TRUSTED_PROXIES"
             logger.warning("forwarded_not_believed", peer=peer, hint=hint)
 
     async def make_route(self, scope: Scope) -> dict[str, str]:
@@ -117,7 +119,11 @@ class ConnectEndpoint:
         """
         headers = dict(scope["headers"])
         token = _bearer(headers) or _query_token(scope, headers)
-        shard, ticket = await self._gateway.assign_shard(token, self._gateway.addresses.resolve_scope(scope))
+        address = self._gateway.addresses.resolve_scope(scope)
+        if self._dialects.is_old_client(_original_target(headers).partition("?")[0]):
+            shard, ticket, _ = await self._gateway.assign_old_client(token, address, "connect")
+        else:
+            shard, ticket = await self._gateway.assign_shard(token, address)
         return {
             "x-solowire-upstream": shard.authority,
             "x-solowire-shard": str(shard.index),
@@ -138,6 +144,10 @@ def _query_token(scope: Scope, headers: Mapping[bytes, bytes]) -> str:
     own: bytes = scope["query_string"]
     if own and (token := read_parameter(own.decode("latin-1"), "token")):
         return token
-    original = headers.get(b"x-original-uri") or headers.get(b"x-forwarded-uri") or b""
-    found = _TOKEN.search(original)
-    return found[1].decode("latin-1") if found else ""
+    found = _TOKEN.search(_original_target(headers))
+    return found[1] if found else ""
+
+
+def _original_target(headers: Mapping[bytes, bytes]) -> str:
+    """What the request asks for that an edge proxy asks about."""
+    return (headers.get(b"x-original-uri") or headers.get(b"x-forwarded-uri") or b"").decode("latin-1")

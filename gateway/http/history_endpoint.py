@@ -25,7 +25,7 @@ from solowire.gateway.http.shard_client import ShardClient
 from solowire.gateway.router_client import RouterClient
 from solowire.protocol.history_query import DEFAULT_LIMIT, read_query_string
 from solowire.protocol.problem_details import PROBLEM_TYPE
-from solowire.runtime.settings import Settings
+from solowire.runtime.settings.history_settings import HistorySettings
 
 NDJSON = "application/x-ndjson"
 SPARE_SECONDS = 3.0
@@ -69,12 +69,12 @@ class _NotNow(Exception):
 class HistoryEndpoint:
     """streams: under way now. request_count: questions, be they answered with a page or a stream."""
 
-    def __init__(self, gateway: RouterClient, shards: ShardClient, settings: Settings) -> None:
+    def __init__(self, gateway: RouterClient, shards: ShardClient, settings: HistorySettings) -> None:
         self._gateway = gateway
         self._shards = shards
-        self._per_user = settings.history_per_user
-        self._timeout = settings.history_timeout_s + SPARE_SECONDS
-        self._page_events = min(DEFAULT_LIMIT, settings.history_page_events)
+        self._per_user = settings.max_per_user
+        self._timeout = settings.timeout_s + SPARE_SECONDS
+        self._page_events = min(DEFAULT_LIMIT, settings.page_events)
         self._streams: Counter[str] = Counter()
         self.request_count = 0
 
@@ -123,7 +123,7 @@ class HistoryEndpoint:
             raise InvalidHistoryQuery({"limit": "write a whole number, 1 at least"})
         if self._streams[user] >= self._per_user:
             fault = f"one user may have {self._per_user} streams of history under way"
-            hint = "end one of them, or ask again later; an operator raises SOLOWIRE_HISTORY_PER_USER"
+            hint = "end one of them, or ask again later; an operator raises SOLOWIRE_HISTORY__MAX_PER_USER"
             raise RequestRejected(429, "history_rate_limited", fault, hint, retry_after=1.0)
         stream = _Stream(self, user, token, fields, limit, self._page_events)
         self._streams[user] += 1

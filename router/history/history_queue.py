@@ -15,7 +15,7 @@ from solowire.backplane.messages import HistoryRequest
 logger = structlog.get_logger("solowire.router")
 
 MAX_WAITING = 256
-"""Questions of one shard, which asks a few at a time (`SOLOWIRE_HISTORY_QUESTIONS`)."""
+"""Questions of one shard, which asks a few at a time (`SOLOWIRE_HISTORY__MAX_CONCURRENT`)."""
 
 
 class HistoryQueue:

@@ -69,7 +69,8 @@ class ShardStats(_BackplaneMessage):
     groups, codecs, kinds: connections by each. …_per_s: over the last second. latency: how often an event took how long
     from the gateway to the sockets, counts of `histogram` over the last ten seconds. oldest_cursor_s: for how long the
     event has been on its way that the last of the lagging connections gets next. loop_lag_s: by how much a timer was
-    late at most, in the last second. aggregating: feeds by the event type that they get summed up at present.
+    late at most, in the last second. aggregating: feeds by the event type that they get summed up at present. legacy:
+    what was served to old frontends, by `path …`, `message …` and `agent …`, and what is open now, by `open …`.
     A gateway says `refused`, `refused_per_s`, `memory_bytes` and `loop_lag_s` alone.
     """
 
@@ -101,6 +102,8 @@ class ShardStats(_BackplaneMessage):
     lease_used: _Count = 0
     lease_granted: _Count = 0
     aggregating: dict[str, _Count] = {}
+    users: _Count = 0
+    legacy: dict[str, _Count] = {}
 
 
 class Join(_BackplaneMessage, tag="join"):

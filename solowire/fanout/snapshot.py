@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from solowire.fanout.catch_up import MAX_EVENTS_BYTES
 from solowire.fanout.frame_builder import FeedFilter
 from solowire.fanout.recent_log import Entry
-from solowire.protocol.messages import Codec
+from solowire.protocol.dialect_codec import AnyCodec
 
 KEPT_BYTES = 8 * 2**20
 """Of one feed: some 20,000 usual states."""
@@ -26,7 +26,7 @@ class Snapshot:
 
     __slots__ = ("_codec", "_entries", "_kept", "_kept_bytes", "_plain", "_shared", "version")
 
-    def __init__(self, version: int, entries: list[Entry], codec: Codec, plain: Codec, *, shared: bool) -> None:
+    def __init__(self, version: int, entries: list[Entry], codec: AnyCodec, plain: AnyCodec, *, shared: bool) -> None:
         self.version = version
         self._entries = entries
         self._codec = codec if shared else plain

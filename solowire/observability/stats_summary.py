@@ -18,11 +18,11 @@ from solowire.backplane.messages import ShardStats
 SUM_FIELDS = (
     "connections", "feeds", "lagging", "log_events", "log_bytes", "deliveries", "frames", "bytes", "admitted",
     "refused", "deliveries_per_s", "frames_per_s", "bytes_per_s", "refused_per_s", "memory_bytes", "lease_used",
-    "lease_granted",
+    "lease_granted", "users",
 )  # fmt: skip
 MAX_FIELDS = ("oldest_cursor_s", "loop_lag_s", "events_per_s")
 """Of all shards the largest: each gets nearly all events, so that their sum would say nothing."""
-COUNTER_FIELDS = ("groups", "codecs", "kinds", "aggregating")
+COUNTER_FIELDS = ("groups", "codecs", "kinds", "aggregating", "legacy")
 
 MOST_VALUES = 30
 """So many names of a tally, or values of a label, are told; those with the smallest numbers are summed as `other`."""

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from solowire.algorithms.histogram import BUCKETS
 from solowire.backplane import messages as b
 from solowire.errors import BackplaneError
+from tests.support.examples import examples
 
 ADDRESS = b.ShardAddress(3, "10.0.0.1", 9003, "boot-1")
 STATS = b.ShardStats(connections=7, offset=99, bytes=2**40)
@@ -110,7 +111,7 @@ def test_a_truncated_message_is_refused(decode: Any, message: Any) -> None:
 
 @pytest.mark.parametrize("decode", DECODERS)
 @given(raw=st.binary(max_size=300))
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(150))
 def test_garbage_is_refused(decode: Any, raw: bytes) -> None:
     """Any bytes whatever are a message or a BackplaneError, so that no peer can stop a process."""
     try:
@@ -121,7 +122,7 @@ def test_garbage_is_refused(decode: Any, raw: bytes) -> None:
 
 @pytest.mark.parametrize(("decode", "message"), EITHER)
 @given(at=st.integers(0, 10_000), byte=st.integers(0, 255))
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=examples(40))
 def test_a_damaged_message_is_refused_or_read(decode: Any, message: Any, at: int, byte: int) -> None:
     """A message with a byte changed on the way is a message or a BackplaneError."""
     raw = bytearray(b.encode(message))
@@ -192,7 +193,7 @@ def test_places_in_the_log_that_can_not_be_are_refused(message: Any) -> None:
 def test_every_number_of_a_process_has_its_bounds() -> None:
     """No field of the statistics takes a negative number."""
     for name, value in msgspec.structs.asdict(b.ShardStats()).items():
-        wrong = {int: -1, float: -1.0, dict: {"x": -1}, list: [-1]}[type(value)]
+        wrong: Any = {int: -1, float: -1.0, dict: {"x": -1}, list: [-1]}[type(value)]
         with pytest.raises(BackplaneError):
             b.decode_from_peer(b.encode(b.Heartbeat("boot-1", b.ShardStats(**{name: wrong}))))
 

@@ -11,14 +11,14 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.system import ANSWER_SECONDS, System, open_session, refusal, running, whole_lines
+from tests.support.system import ANSWER_SECONDS, System, open_session, refusal, running, whole_lines
 
 PAYLOAD = "what-the-event-says-is-nobodys-business"
 
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    settings = {"BAD_TOKEN_BURST": 10_000}  # many wrong tokens come from one address here
+    settings = {"AUTH__BAD_TOKEN_BURST": 10_000}  # many wrong tokens come from one address here
     with running(tmp_path_factory.mktemp("audit") / "data", shards=2, settings=settings) as started:
         yield started
 

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from tests.e2e.system import ANSWER_SECONDS, Session, System, open_session, running, sockets_with
+from tests.support.system import ANSWER_SECONDS, Session, System, open_session, running, sockets_with
 
 MSGPACK = "solowire.v1.msgpack"
 CUSTOM = {"subscriptions": ["custom.*"]}
@@ -24,7 +24,12 @@ KILO = 1024
 @pytest.fixture(scope="module")
 def tight(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """A system of one shard with little patience for sockets that nobody reads, and for who says much."""
-    settings = {"STALLED_S": 3, "SEND_BUFFER_BYTES": 32 * KILO, "MESSAGE_RATE": 2, "MESSAGE_BURST": 100}
+    settings = {
+        "LISTEN__WRITE_TIMEOUT_S": 3,
+        "LISTEN__SEND_BUFFER_BYTES": 32 * KILO,
+        "SESSION__MESSAGE_RATE": 2,
+        "SESSION__MESSAGE_BURST": 100,
+    }
     with running(tmp_path_factory.mktemp("tight") / "data", shards=1, settings=settings) as started:
         yield started
 
@@ -293,7 +298,8 @@ async def test_a_client_that_read_too_late_learns_why(tight: System) -> None:
             *({"type": "custom.late", "data": {"n": n, "x": "x" * 30_000}} for n in range(120))
         )
         await until_there_are(tight, 0)
-        cursor, seen = late.welcome["cursor"], []
+        cursor = late.welcome["cursor"]
+        seen: list[Any] = []
         late.socket.transport.resume_reading()
         with contextlib.suppress(ConnectionClosed):
             while True:

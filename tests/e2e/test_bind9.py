@@ -8,14 +8,15 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from tests.e2e.system import ANSWER_SECONDS, Session, System, end, run, running
-from tests.sources.named import Named, find
+from tests.support.named import Named, find
+from tests.support.system import ANSWER_SECONDS, Session, System, end, run, running
 
 HELLO = {"subscriptions": ["dns_query_log"]}
 ZONES = "z.example,sub.z.example"
@@ -136,7 +137,7 @@ async def test_each_query_is_one_event_over_kills_of_agent_and_gateway(tmp_path:
     log, names = tmp_path / "query.log", [f"n{number}.example" for number in range(4_000)]
     options = ["--query-log", str(log), "--server", "ns3", "--from-start"]
     found: list[str] = []
-    with running(tmp_path / "data", 1, {"TELEMETRY_PER_S": 100_000}) as system:
+    with running(tmp_path / "data", 1, {"SHARD__AGGREGATION__EVENTS_PER_S": 100_000}) as system:
         async with system.session(system.token("counter"), HELLO) as session:
             reading = asyncio.create_task(_read_names(session, found))
             for turn, start in enumerate(range(0, len(names), 500)):
@@ -174,7 +175,7 @@ async def test_what_was_acknowledged_long_ago_is_not_published_again(tmp_path: P
     log, names = tmp_path / "query.log", [f"n{number}.example" for number in range(300)]
     options = ["--query-log", str(log), "--from-start"]
     found: list[str] = []
-    with running(tmp_path / "data", 1, {"DUPLICATE_WINDOW_S": 0}) as system:
+    with running(tmp_path / "data", 1, {"JOURNAL__DUPLICATE_WINDOW_S": 0}) as system:
         async with system.session(system.token("counter"), HELLO) as session:
             reading = asyncio.create_task(_read_names(session, found))
             for turn in range(3):
@@ -268,7 +269,7 @@ def test_a_missing_log_and_a_strange_one_are_said_at_once(system: System, tmp_pa
         before = len(system.said())
         process = system.spawn("source", "bind9", "--query-log", str(log), *options, "--url", system.url)
         try:
-            until(lambda says=says, before=before: _is_said(system.said()[before:], says), f"{says} is said")
+            until(partial(lambda before, says: _is_said(system.said()[before:], says), before, says), f"{says} is said")
         finally:
             assert end(process) == 0
 

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import pytest
 
 from solowire.sdk.client import Client
-from tests.e2e.system import System, open_session, refusal, running
 from tests.e2e.test_slow_readers import BUFFER_BYTES, everything, query, reader
+from tests.support.system import System, open_session, refusal, running
 
 CUSTOM = {"subscriptions": ["custom.*"]}
 Name = Literal["json", "msgpack"]
@@ -32,7 +32,7 @@ def several(name: str, count: int, first: int = 0, **more: Any) -> list[dict[str
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """A system with small buffers, so that who doesn't read is soon behind."""
-    settings = {"SEND_BUFFER_BYTES": BUFFER_BYTES, "HEARTBEAT_S": 60}
+    settings = {"LISTEN__SEND_BUFFER_BYTES": BUFFER_BYTES, "SESSION__HEARTBEAT_INTERVAL_S": 60}
     with running(tmp_path_factory.mktemp("small") / "data", shards=1, settings=settings) as started:
         yield started
 

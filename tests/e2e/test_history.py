@@ -19,7 +19,7 @@ from solowire import Client, HistoryRefused
 from tests.chaos.clients import population
 from tests.chaos.load import Maker
 from tests.chaos.oracle import Made, due
-from tests.e2e.system import ANSWER_SECONDS, System, published, running
+from tests.support.system import ANSWER_SECONDS, System, published, running
 from tests.e2e.test_cli import ask, one_line, place, printed, tail, until
 from tests.e2e.test_replays import fill
 
@@ -170,7 +170,7 @@ async def test_an_event_with_line_breaks_in_its_data_is_one_line(system: System,
 
 async def test_history_is_what_each_client_got_live(tmp_path: Path) -> None:
     """For every kind of rights and wishes of the chaos suite: history, what came live, and the oracle agree."""
-    settings = {"TELEMETRY_PER_S": 100_000, "STATE_INTERVAL_S": 0, "HISTORY_BURST": 10_000, "CONNECT_RATE": 10_000}
+    settings = {"SHARD__AGGREGATION__EVENTS_PER_S": 100_000, "SHARD__CONFLATION__INTERVAL_S": 0, "HISTORY__BURST_PAGES": 10_000, "LIMITS__CONNECT__RATE": 10_000}
     with running(tmp_path / "data", shards=2, settings=settings) as system:
         people = population(22)
         maker = Maker(7, "property", [who.user for who in people])
@@ -225,7 +225,8 @@ async def test_history_is_what_each_client_got_live(tmp_path: Path) -> None:
 
 def token_of(system: System, who: Any) -> str:
     scopes = {"scopes": {"zones": list(who.zones)}} if who.zones else {}
-    return system.token(who.user, who.role, **scopes)
+    token: str = system.token(who.user, who.role, **scopes)
+    return token
 
 
 async def test_two_users_get_what_each_may_see(system: System) -> None:
@@ -304,7 +305,7 @@ async def place_ahead(http: httpx.AsyncClient) -> str:
 
 async def test_what_is_older_than_the_log_is_gone_and_says_what_is_left(tmp_path: Path) -> None:
     """Before the retention, and of a log that was lost: 410 with the oldest that can be asked for."""
-    with running(tmp_path / "data", shards=1, settings={"JOURNAL_EVENTS": 500}) as system:
+    with running(tmp_path / "data", shards=1, settings={"JOURNAL__MAX_EVENTS": 500}) as system:
         async with system.http(system.token("admin")) as http:
             first = await system.publish(change("old.example", "first"))
             position = f"{first['epoch']}:{first['first_offset']}"
@@ -330,7 +331,7 @@ async def test_what_is_older_than_the_log_is_gone_and_says_what_is_left(tmp_path
 
 async def test_pages_follow_each_other_while_the_log_is_trimmed(tmp_path: Path) -> None:
     """A reader that keeps up misses nothing; one that the trimming overtakes is told, and never skips in silence."""
-    with running(tmp_path / "data", shards=1, settings={"JOURNAL_EVENTS": 2_000, "HISTORY_BURST": 10_000}) as system:
+    with running(tmp_path / "data", shards=1, settings={"JOURNAL__MAX_EVENTS": 2_000, "HISTORY__BURST_PAGES": 10_000}) as system:
         async with system.http(system.token("admin")) as http, system.http(system.token("p", "publisher")) as publisher:
             await published(publisher, *(change("trim.example", f"n{n}") for n in range(2_000)))
             seen: list[int] = []
@@ -350,7 +351,7 @@ async def test_pages_follow_each_other_while_the_log_is_trimmed(tmp_path: Path) 
 
 async def test_who_asks_too_much_waits(tmp_path: Path) -> None:
     """A user's questions have a rate, and a number at a time: 429 with Retry-After, and nobody else is refused."""
-    settings = {"HISTORY_RATE": 0.5, "HISTORY_BURST": 3, "HISTORY_PER_USER": 1}
+    settings = {"HISTORY__PAGES_PER_S": 0.5, "HISTORY__BURST_PAGES": 3, "HISTORY__MAX_PER_USER": 1}
     with running(tmp_path / "data", shards=1, settings=settings) as system:
         async with system.http(system.token("ann")) as http:
             answers = [await http.get("/v1/events") for _ in range(4)]
@@ -441,7 +442,8 @@ async def test_a_socket_s_page_fits_a_frame(system: System) -> None:
     """A page that would be larger than a frame ends sooner, and says where to go on."""
     await system.publish(*({"type": "custom.frame", "data": {"x": "y" * 20_000}} for _ in range(10)))
     async with system.session(system.token("socket"), {"subscriptions": []}) as session:
-        count, after = 0, {}
+        count = 0
+        after: dict[str, str] = {}
         while True:
             reply = await session.ask("reply", type="history", types=["custom.frame"], **after)
             assert len(json.dumps(reply)) < 100_000
@@ -511,7 +513,7 @@ def long_log(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """A system on a journal that was written without an index, as versions before this one did."""
     data_dir = tmp_path_factory.mktemp("history") / "data"
     fill(data_dir, 60_000)
-    with running(data_dir, shards=1, settings={"HISTORY_BURST": 10_000}) as started:
+    with running(data_dir, shards=1, settings={"HISTORY__BURST_PAGES": 10_000}) as started:
         yield started
 
 

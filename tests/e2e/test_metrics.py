@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from solowire.runtime.api_client import api_address, api_client
-from tests.e2e.system import ANSWER_SECONDS, System, end, free_ports, run, running
+from tests.support.system import ANSWER_SECONDS, System, end, free_ports, run, running
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs/operations.md"
 SCRAPERS = 60
@@ -28,7 +28,7 @@ def router_port() -> int:
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory, router_port: int) -> Iterator[System]:
-    settings = {"ROUTER_PORT": router_port}
+    settings = {"ROUTER__METRICS_PORT": router_port}
     with running(tmp_path_factory.mktemp("metrics") / "data", shards=1, settings=settings) as started:
         yield started
 
@@ -82,7 +82,7 @@ async def test_the_documented_metrics_are_those_that_there_are(system: System, r
     for name, processes in table:
         for process in processes.split(", "):
             documented[process].add(name)
-    ports = {"gateway": system.port, "shard": api_of(system), "router": router_port}
+    ports: dict[str, int | Path] = {"gateway": system.port, "shard": api_of(system), "router": router_port}
     assert documented == {process: names_of(scraped(port)) for process, port in ports.items()}
 
 
@@ -157,10 +157,10 @@ def test_a_routers_port_that_was_set_must_be_free(tmp_path: Path) -> None:
         held.bind(("127.0.0.1", 0))
         held.listen()
         port = held.getsockname()[1]
-        done = run("router", "--data-dir", str(tmp_path / "d"), cwd=tmp_path, settings={"ROUTER_PORT": port})
+        done = run("router", "--data-dir", str(tmp_path / "d"), cwd=tmp_path, settings={"ROUTER__METRICS_PORT": port})
     assert done.returncode == 2
     last = done.stderr.splitlines()[-1]
-    assert "SOLOWIRE_ROUTER_PORT" in last
+    assert "SOLOWIRE_ROUTER__METRICS_PORT" in last
     assert "in use" in last
     assert "Traceback" not in done.stderr
 
@@ -183,7 +183,12 @@ def test_a_default_port_that_is_in_use_costs_a_warning(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics"])
 async def test_every_process_answers_head(system: System, router_port: int, path: str) -> None:
     """Probes ask with HEAD: the same answer without its body, on all ports, and the next request has its own."""
-    ports = [system.port, api_of(system), router_port, *([system.port + 1] if path != "/metrics" else [])]
+    ports: list[int | Path] = [
+        system.port,
+        api_of(system),
+        router_port,
+        *([system.port + 1] if path != "/metrics" else []),
+    ]
     for port in ports:
         async with client_of(port) as http:
             told = await http.head(path)

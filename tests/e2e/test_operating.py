@@ -21,7 +21,7 @@ import msgspec
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from tests.e2e.system import (
+from tests.support.system import (
     ANSWER_SECONDS,
     READY_SECONDS,
     Session,
@@ -58,7 +58,7 @@ def unread(tmp_path: Path) -> Iterator[tuple[System, int]]:
         while True:
             os.write(writing, b"x" * 4096)
     os.set_blocking(writing, True)
-    system = System(tmp_path / "data", shards=1, settings={"LOG_LEVEL": "debug"})
+    system = System(tmp_path / "data", shards=1, settings={"LOGGING__LEVEL": "debug"})
     try:
         system.process = subprocess.Popen(
             command_of(system),
@@ -207,7 +207,7 @@ def test_a_terminal_that_closes_ends_it_in_order(tmp_path: Path) -> None:
         os.setsid()
         fcntl.ioctl(slave, 0x540E, 0)  # TIOCSCTTY
 
-    system.process = subprocess.Popen(
+    system.process = up = subprocess.Popen(
         command_of(system),
         env=system.environment,
         cwd=tmp_path,
@@ -215,6 +215,7 @@ def test_a_terminal_that_closes_ends_it_in_order(tmp_path: Path) -> None:
         stdout=slave,
         stderr=slave,
         preexec_fn=take_terminal,
+        text=True,
     )
     os.close(slave)
     system.output.touch()
@@ -233,9 +234,9 @@ def test_a_terminal_that_closes_ends_it_in_order(tmp_path: Path) -> None:
                 return (await session.closed())[0]
 
         assert asyncio.run(close_it()) in (1012, 1001)
-        assert system.process.wait(READY_SECONDS) == 0
+        assert up.wait(READY_SECONDS) == 0
     finally:
-        end(system.process, signal.SIGKILL)
+        end(up, signal.SIGKILL)
 
 
 def test_a_service_that_is_told_to_reload_goes_on(tmp_path: Path) -> None:
@@ -326,7 +327,7 @@ def test_ready_is_said_when_it_serves(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ear:
         ear.bind(str(address))
         ear.settimeout(READY_SECONDS)
-        failed = run("up", "--data-dir", str(tmp_path / "d"), cwd=tmp_path, settings={"SHARD_PORT": 9000})
+        failed = run("up", "--data-dir", str(tmp_path / "d"), cwd=tmp_path, settings={"SHARD__PORT": 9000})
         assert failed.returncode == 2
         system = System(tmp_path / "data", shards=1)
         system.environment["NOTIFY_SOCKET"] = str(address)
@@ -344,7 +345,7 @@ def test_ready_is_said_when_it_serves(tmp_path: Path) -> None:
 
 async def test_the_last_shard_is_not_drained_without_a_word(tmp_path: Path) -> None:
     """`solowire drain` refuses, with the way out; of two it drains one, and `undrain` gives that back."""
-    with running(tmp_path / "data", shards=2, settings={"MOVES_PER_S": 1}) as system:
+    with running(tmp_path / "data", shards=2, settings={"SHARD__REBALANCE_USERS_PER_S": 1}) as system:
 
         def command(*words: str) -> subprocess.CompletedProcess[str]:
             return run(*words, "--data-dir", str(system.data_dir), "--url", system.url, cwd=tmp_path)

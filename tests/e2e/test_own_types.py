@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from solowire import Client, Publisher, PublishRefused
-from tests.e2e.system import READY_SECONDS, System, run, running
+from tests.support.system import READY_SECONDS, System, run, running
 
 TYPES = """
 [types.deploy_finished]

@@ -13,8 +13,8 @@ import pytest
 
 from solowire.backplane.messages import PublishedEvent
 from solowire.router.log.sqlite_journal import SqliteJournal
-from tests.e2e.system import Session, System, running
-from tests.poison import MANY_LABELS, ODD, POISON, body
+from tests.support.poison import MANY_LABELS, ODD, POISON, body
+from tests.support.system import Session, System, running
 
 SOUND = 5
 ROWS = {
@@ -52,7 +52,7 @@ def poisoned(tmp_path: Path) -> Iterator[System]:
     data = tmp_path / "data"
     data.mkdir()
     poison(data / "journal.sqlite3")
-    with running(data, shards=2, settings={"JOURNAL_AGE_S": 1e9}) as system:
+    with running(data, shards=2, settings={"JOURNAL__MAX_AGE_S": 1e9}) as system:
         yield system
 
 

@@ -27,10 +27,13 @@ from solowire.algorithms.hash_ring import Ring
 from solowire.backplane import messages as backplane
 from solowire.backplane.messages import VERSION, Heartbeat, Join, PublishedEvent, PublishRequest, RejoinRequired
 from solowire.router.log.sqlite_journal import APPLICATION_ID
-from tests.e2e.system import ANSWER_SECONDS, Session, System, end, open_session, ready, refusal, run, running
+from tests.support.system import ANSWER_SECONDS, Session, System, end, open_session, ready, refusal, run, running
 
 HELLO = {"subscriptions": ["custom.*"]}
-QUIET = {"HEARTBEAT_S": 60, "STUCK_S": 60}  # no pings: what a client hears is what happened
+QUIET = {
+    "SESSION__HEARTBEAT_INTERVAL_S": 60,
+    "PROCESS__WATCHDOG_TIMEOUT_S": 60,
+}  # no pings: what a client hears is what happened
 
 
 @pytest.fixture
@@ -527,7 +530,7 @@ async def test_malformed_messages_are_dropped_and_logged_with_their_sender(up: S
 
             def all_are_counted() -> bool:
                 lines[:] = [json.loads(line) for line in up.said() if "backplane_message_dropped" in line]
-                return sum(line["count"] for line in lines) == len(garbage)
+                return bool(sum(line["count"] for line in lines) == len(garbage))
 
             await until(all_are_counted, "each is counted in the log")
             assert all(line["sender"] == stranger.name for line in lines)

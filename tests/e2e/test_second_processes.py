@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.e2e.system import System, end, free_ports, ready, run, running
+from tests.support.system import System, end, free_ports, ready, run, running
 
 CUSTOM = {"subscriptions": ["custom.*"]}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from solowire.algorithms.histogram import Histogram
 from solowire.backplane.messages import ShardStats
 from solowire.observability.stats_summary import aggregate, percentiles, stats_to_dict
@@ -48,10 +50,12 @@ def test_every_number_of_the_shards_is_in_the_totals() -> None:
     """What a shard reports is summed, or the worst of all; only its places in the log are nobody else's."""
     worst = {"oldest_cursor_s", "loop_lag_s", "events_per_s"}
     alone = {"events", "offset", "oldest"}
-    tallies = {"groups", "codecs", "kinds", "aggregating"}
+    tallies = {"groups", "codecs", "kinds", "aggregating", "legacy"}
     numbers = [name for name in ShardStats.__struct_fields__ if name not in tallies | {"latency"}]
-    one = ShardStats(**{name: 2 + n for n, name in enumerate(numbers)}, **{name: {"a": 1, "b": 2} for name in tallies})
-    two = ShardStats(**dict.fromkeys(numbers, 1), **{name: {"b": 3} for name in tallies})
+    values: dict[str, Any] = {name: 2 + n for n, name in enumerate(numbers)}
+    one = ShardStats(**values | {name: {"a": 1, "b": 2} for name in tallies})
+    values = dict.fromkeys(numbers, 1)
+    two = ShardStats(**values | {name: {"b": 3} for name in tallies})
     whole = aggregate([one, two])
     assert whole.pop("latency_s") == percentiles([])
     assert {name: whole.pop(name) for name in tallies} == {name: {"a": 1, "b": 5} for name in tallies}

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from solowire.sources.bind9 import run_bind9
 from solowire.sources.checkpoint import Checkpoint, CheckpointStore
 from solowire.sources.file_follower import FileFollower
 from solowire.sources.log_file import LogFile, Place
+from tests.support.query_logs import until
 
 LINE = "2026-11-23T11:33:34.500Z client @0x7f 127.0.0.1#56031 ({0}): query: {0} IN A +E(0)K (127.0.0.1)\n"
 
@@ -74,11 +74,6 @@ class Link:
 
 
 @pytest.fixture
-def log(tmp_path: Path) -> Path:
-    return tmp_path / "query.log"
-
-
-@pytest.fixture
 def state(tmp_path: Path) -> Path:
     return tmp_path / "state"
 
@@ -88,19 +83,12 @@ def add(log: Path, *names: str) -> None:
         file.write("".join(LINE.format(name) for name in names))
 
 
-async def until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        await asyncio.sleep(0.005)
-
-
 class Agent:
     """`async with Agent(…) as agent:` is ended amid its work at the end of the block, unless it was stopped."""
 
     def __init__(self, log: Path, link: Link, state: Path, from_start: bool = True) -> None:
         self.stopping = asyncio.Event()
-        self._run = lambda: run_bind9(
+        self._run: Callable[[], Coroutine[Any, Any, None]] = lambda: run_bind9(
             log, link, server="ns1", from_start=from_start, zones=[], stop=self.stopping, state_dir=state
         )
 
@@ -345,7 +333,8 @@ def test_the_place_never_passes_an_event_that_is_not_settled(data: st.DataObject
     """Whatever is accepted and refused, in whichever order that is heard, the place is behind the settled prefix."""
     acknowledgements = Acknowledgements()
     file = LogFile(1, 2)
-    kinds = data.draw(st.lists(st.sampled_from(["event", "refused", "none"]), max_size=12))
+    draw: Any = data.draw
+    kinds = draw(st.lists(st.sampled_from(["event", "refused", "none"]), max_size=12))
     for number, kind in enumerate(kinds, start=1):
         place = Place(file, number)
         if kind == "none":
@@ -355,11 +344,11 @@ def test_the_place_never_passes_an_event_that_is_not_settled(data: st.DataObject
     settled: set[int] = set()
     accepted = 0
     left = [number for number, kind in enumerate(kinds, start=1) if kind == "event"]
-    refused = data.draw(st.permutations([number for number, kind in enumerate(kinds, start=1) if kind == "refused"]))
+    refused = draw(st.permutations([number for number, kind in enumerate(kinds, start=1) if kind == "refused"]))
     while left or refused:
         # A refusal may be heard before what comes before it is accepted, and not after what comes behind it is.
         due = [number for number in refused if not left or number < left[0]]
-        if refused and (due or data.draw(st.booleans())):
+        if refused and (due or draw(st.booleans())):
             number = due[0] if due else refused[-1]
             refused.remove(number)
             acknowledgements.refuse_event(f"{number}")

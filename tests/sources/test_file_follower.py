@@ -4,8 +4,6 @@ import asyncio
 import contextlib
 import os
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +18,8 @@ from solowire.sdk.publisher import PublisherStats
 from solowire.sources import bind9
 from solowire.sources.bind9 import run_bind9
 from solowire.sources.file_follower import FILES_HELD, LINE_BYTES, READ_BYTES, FileFollower
-
-
-@pytest.fixture
-def log(tmp_path: Path) -> Path:
-    return tmp_path / "query.log"
-
-
-def add(path: Path, text: str | bytes) -> None:
-    with path.open("ab") as file:
-        file.write(text if isinstance(text, bytes) else text.encode())
+from tests.support.examples import examples
+from tests.support.query_logs import add, read_all, until
 
 
 def held(log: Path) -> int:
@@ -39,13 +29,6 @@ def held(log: Path) -> int:
         with contextlib.suppress(OSError):
             found += str(entry.readlink()).startswith(f"{log.parent}/")
     return found
-
-
-def read_all(follower: FileFollower) -> list[str]:
-    lines: list[str] = []
-    while some := follower.read():
-        lines += some
-    return lines
 
 
 def test_begins_at_the_end(log: Path) -> None:
@@ -319,7 +302,7 @@ class FollowedLog(RuleBasedStateMachine):
 
 
 TestFollowedLog = FollowedLog.TestCase
-TestFollowedLog.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestFollowedLog.settings = settings(max_examples=examples(60), stateful_step_count=30, deadline=None)
 
 
 # The agent's loop, with a publisher in memory.
@@ -363,13 +346,6 @@ class Memory:
 
     def names(self) -> list[str]:
         return [data["query_domain"] for _, data, _, _ in self.events]
-
-
-async def until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        await asyncio.sleep(0.005)
 
 
 async def test_the_agent_publishes_queries_and_skips_the_rest(log: Path) -> None:

@@ -13,7 +13,7 @@ from solowire.auth.failed_auth_limiter import FailedAuthLimiter
 from solowire.observability.metrics import CONTENT_TYPE
 from solowire.workers.app import HttpApi
 from solowire.workers.shard import Shard
-from tests.workers.harness import TOKENS, WALL, ShardHarness, connect_stuck
+from tests.support.shard_harness import TOKENS, WALL, ShardHarness, connect_stuck
 
 PEER = "198.51.100.9"
 

@@ -13,7 +13,7 @@ from solowire.protocol import messages as c
 from solowire.protocol.deflate import MARK, deflate_message
 from solowire.protocol.messages import Codec
 from solowire.workers.connections.connection import Connection
-from tests.workers.harness import QUERY, ShardHarness
+from tests.support.shard_harness import QUERY, ShardHarness
 
 COMPRESSED = [codec for codec in Codec if codec.is_deflated]
 codecs = pytest.mark.parametrize("codec", COMPRESSED)

@@ -22,7 +22,9 @@ class ConnectionAudit:
         self._audit = audit
 
     def record_connected(self, connection: Connection) -> None:
-        self._record("connected", connection, codec=connection.codec.label, kind=connection.transport)
+        client = connection.dialect
+        codec = connection.codec.label if client is None or not client.is_decided else client.name
+        self._record("connected", connection, codec=codec, kind=connection.transport)
 
     def record_subscribed(self, connection: Connection, resolved: ResolvedSubscriptions) -> None:
         """It has said what it wants, or another token has changed what it gets of that."""

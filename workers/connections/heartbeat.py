@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from solowire.protocol.messages import Codec, Ping
+from solowire.protocol.dialect_codec import AnyCodec
+from solowire.protocol.messages import Ping
 from solowire.workers.connections.connection import Connection
 from solowire.workers.connections.sockets import Sockets
 
@@ -59,9 +60,9 @@ class Heartbeats:
 
         So one whose feed is quiet has no old cursor when it comes back. One ping is encoded for all that stand alike.
         """
-        at: dict[tuple[Codec, int | None], list[Connection]] = {}
+        at: dict[tuple[AnyCodec, int | None], list[Connection]] = {}
         for connection in connections:
-            if connection.pending_replies:
+            if connection.reader.pending_replies:
                 self._excuse_silence(connection)  # the cursor would overtake them
                 continue
             cursor = connection.feed.cursor_of(connection) if connection.feed is not None else None

@@ -12,7 +12,8 @@ from solowire.errors import InvalidHistoryQuery, InvalidMessage, RequestError, R
 from solowire.model.catalog import Catalog
 from solowire.protocol.history_query import PARAMETERS, parse_history
 from solowire.protocol.messages import MAX_FRAME_BYTES, Error, History, Reply
-from solowire.workers.config import HistoryLimits
+from solowire.runtime.settings.history_settings import HistorySettings
+from solowire.workers.clock import Clock
 from solowire.workers.connections.connection import Connection, State
 from solowire.workers.delivery.dispatcher import Dispatcher
 from solowire.workers.history.history_page import HistoryPage
@@ -25,14 +26,20 @@ class HistoryCommands:
     """Answers `history` messages by `dispatcher`."""
 
     def __init__(
-        self, scheduler: HistoryScheduler, dispatcher: Dispatcher, catalog: Catalog, limits: HistoryLimits
+        self,
+        scheduler: HistoryScheduler,
+        dispatcher: Dispatcher,
+        catalog: Catalog,
+        settings: HistorySettings,
+        clock: Clock,
     ) -> None:
         self._scheduler = scheduler
         self._dispatcher = dispatcher
         self._catalog = catalog
-        self._limits = limits
+        self._settings = settings
+        self._clock = clock
 
-    def start(self, connection: Connection, message: History, now: float, unix_now: float) -> None:
+    def start(self, connection: Connection, message: History, now: float) -> None:
         """Begins a page, which is sent when it is made. now: seconds, monotonic. Raises InvalidMessage."""
         if connection.state is not State.live:
             raise InvalidMessage("hello_first", "the first message must be hello", "send it, and this one after that")
@@ -55,7 +62,9 @@ class HistoryCommands:
             self._dispatcher.send_reply(connection, answer, then)
 
         try:
-            query = parse_history(fields, self._catalog, now=unix_now, max_limit=self._limits.page_events)
+            query = parse_history(
+                fields, self._catalog, now=self._clock.to_unix(now), max_limit=self._settings.page_events
+            )
             self._scheduler.start(
                 connection.identity,
                 query,
@@ -63,7 +72,6 @@ class HistoryCommands:
                 send,
                 max_bytes=PAGE_BYTES,
                 now=now,
-                unix_now=unix_now,
                 key=connection,
             )
         except (InvalidHistoryQuery, RequestRejected) as error:

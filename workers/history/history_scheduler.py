@@ -24,7 +24,8 @@ from solowire.model.access import Identity, Role, make_view
 from solowire.model.subscriptions import parse_wanted
 from solowire.protocol.history_query import HistoryCursor, HistoryPosition, HistoryQuery
 from solowire.protocol.messages import Codec
-from solowire.workers.config import HistoryLimits
+from solowire.runtime.settings.history_settings import HistorySettings
+from solowire.workers.clock import Clock
 from solowire.workers.history.history_page import HistoryJudge, HistoryPage, HistoryTask
 
 RECORDS_A_STEP = 25
@@ -42,7 +43,7 @@ Done = Callable[[HistoryPage | RequestError, float], None]
 
 
 class HistoryScheduler:
-    """ask: sends to the router. stopwatch: reads a clock, in seconds; without it a turn is one step.
+    """questions: what is to be sent to the router. By the clock's stopwatch it learns how long a turn takes.
 
     answered_count, event_count, rejected_count: pages made, events in them, and questions refused.
     """
@@ -50,19 +51,18 @@ class HistoryScheduler:
     def __init__(
         self,
         log: RecentLog,
-        limits: HistoryLimits,
+        settings: HistorySettings,
+        clock: Clock,
         *,
         roles: Mapping[str, Role],
-        ask: Callable[[HistoryRequest | HistoryCancel], bool],
-        stopwatch: Callable[[], float] | None = None,
     ) -> None:
         self._log = log
-        self._limits = limits
+        self._settings = settings
+        self._clock = clock
         self._roles = roles
-        self._ask = ask
-        self._stopwatch = stopwatch
+        self.questions: list[HistoryRequest | HistoryCancel] = []
         self._requests = count(1)
-        self._rates = BucketTable(Rate(limits.rate, limits.burst), MAX_USERS)
+        self._rates = BucketTable(Rate(settings.pages_per_s, settings.burst_pages), MAX_USERS)
         self._under_way: Counter[str] = Counter()
         self._tasks: dict[HistoryTask, Done] = {}  # all of them, who came first first
         self._active: set[HistoryTask] = set()
@@ -89,7 +89,6 @@ class HistoryScheduler:
         *,
         max_bytes: int,
         now: float,
-        unix_now: float,
         key: object = None,
     ) -> HistoryTask:
         """Begins a page; `done` is called with it, or with why there is none. key: as in `cancel_all`.
@@ -97,7 +96,7 @@ class HistoryScheduler:
         Raises RequestRejected: 403, 429 or 503.
         """
         try:
-            task = self._make_task(identity, query, codec, max_bytes=max_bytes, now=now, unix_now=unix_now, key=key)
+            task = self._make_task(identity, query, codec, max_bytes=max_bytes, now=now, key=key)
         except RequestRejected:
             self.rejected_count += 1
             raise
@@ -115,10 +114,9 @@ class HistoryScheduler:
         *,
         max_bytes: int,
         now: float,
-        unix_now: float,
         key: object,
     ) -> HistoryTask:
-        user, limits = identity.user, self._limits
+        user, settings = identity.user, self._settings
         role = self._roles.get(identity.role)
         if role is not None and not role.may_connect:
             raise RequestRejected(
@@ -128,14 +126,14 @@ class HistoryScheduler:
                 "use a token of another role; a roles file says so by may_connect",
             )
         wait = self._rates.wait_seconds(user, now)
-        if wait or self._under_way[user] >= limits.per_user:
+        if wait or self._under_way[user] >= settings.max_per_user:
             fault = (
-                f"one user may ask for {limits.rate:g} pages of history a second"
+                f"one user may ask for {settings.pages_per_s:g} pages of history a second"
                 if wait
-                else f"one user may have {limits.per_user} questions about history under way"
+                else f"one user may have {settings.max_per_user} questions about history under way"
             )
-            hint = "ask again when Retry-After says; an operator raises SOLOWIRE_HISTORY_"
-            name = "RATE" if wait else "PER_USER"
+            hint = "ask again when Retry-After says; an operator raises SOLOWIRE_HISTORY__"
+            name = "PAGES_PER_S" if wait else "MAX_PER_USER"
             raise RequestRejected(429, "history_rate_limited", fault, hint + name, retry_after=wait or 1.0)
         if len(self._tasks) >= MAX_WAITING:
             fault = "too many questions about history wait for their turn"
@@ -144,8 +142,8 @@ class HistoryScheduler:
         if wanted is None:
             wanted = parse_wanted(role.defaults if role is not None else (), query.filter, None, self._log.catalog)
         judge = HistoryJudge(wanted, make_view(identity), codec, self._log)
-        task = HistoryTask(user, query, judge, key=key, max_bytes=max_bytes, now=unix_now)
-        task.deadline = now + limits.timeout
+        task = HistoryTask(user, query, judge, key=key, max_bytes=max_bytes, now=self._clock.to_unix(now))
+        task.deadline = now + settings.timeout_s
         return task
 
     def cancel(self, task: HistoryTask) -> None:
@@ -183,7 +181,7 @@ class HistoryScheduler:
             self._expire(task, now)
         if now < self._turn_at:
             return
-        clock = self._stopwatch
+        clock = self._clock.stopwatch
         began = clock() if clock is not None else 0.0
         while self._ready:
             task = next(iter(self._ready))
@@ -247,7 +245,7 @@ class HistoryScheduler:
 
     def _give_places(self) -> None:
         for task in self._tasks:
-            if len(self._active) >= self._limits.concurrent:
+            if len(self._active) >= self._settings.max_concurrent:
                 return
             if task not in self._active:
                 self._active.add(task)
@@ -259,7 +257,7 @@ class HistoryScheduler:
         self._asked[request] = task
         since, until = task.bounds
         room = task.query.limit - len(task.events) + SPARE_EVENTS
-        self._ask(
+        self.questions.append(
             HistoryRequest(
                 request,
                 task.user,
@@ -277,7 +275,7 @@ class HistoryScheduler:
         self._ready.pop(task, None)
         if task.request is not None:
             del self._asked[task.request]
-            self._ask(HistoryCancel(task.request))
+            self.questions.append(HistoryCancel(task.request))
             task.request = None
         self._under_way[task.user] -= 1
         if not self._under_way[task.user]:

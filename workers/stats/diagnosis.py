@@ -22,7 +22,7 @@ TYPES_NAMED = 8
 def diagnose(shard: Shard, reporting: ShardReporter, now: float) -> dict[str, Any]:
     """The slowest feeds, the largest frames, the top publishers and types, and the connections that lag."""
     feeds = list(shard.feeds)
-    slowest = sorted((f for f in feeds if any(f.list_behind())), key=_oldest)
+    slowest = sorted((f for f in feeds if f.behind), key=_oldest)
     largest = sorted((f for f in feeds if f.largest_bytes), key=lambda feed: -feed.largest_bytes)
     newest = shard.log.newest_entries(NEWEST_ENTRIES)
     return {
@@ -42,15 +42,15 @@ def diagnose(shard: Shard, reporting: ShardReporter, now: float) -> dict[str, An
 
 
 def _oldest(feed: Feed[Connection]) -> int:
-    return min(lag.offset for _, lag in feed.list_behind())
+    return min(reader.offset for reader in feed.behind.values())
 
 
 def _slow(feed: Feed[Connection], shard: Shard, now: float) -> dict[str, Any]:
     return {
         **_about(feed),
-        "behind": sum(1 for _ in feed.list_behind()),
+        "behind": len(feed.behind),
         "offsets": shard.log.position - _oldest(feed),
-        "seconds": round(CursorAges(shard, now).measure_oldest(c for c, _ in feed.list_behind()), 3),
+        "seconds": round(CursorAges(shard, now).measure_oldest(feed.behind), 3),
     }
 
 

@@ -105,6 +105,7 @@ class ShardReporter:
             lease_used=used,
             lease_granted=granted,
             aggregating=shard.feeds.aggregating,
+            legacy=shard.dialects.summarize() if shard.dialects is not None else {},
             **self._rates,
         )
 
@@ -140,7 +141,7 @@ class ShardReporter:
         """behind: offsets. seconds: age of the event that it gets next. lagging_s: for how long its socket is busy."""
         shard = self._shard
         cursor = _cursor(connection, shard)
-        since = shard.dispatcher.blocked_since.get(connection)
+        reader = connection.reader
         return {
             "user": connection.identity.user,
             "session": connection.session,
@@ -155,7 +156,7 @@ class ShardReporter:
             "cursor": cursor,
             "behind": shard.log.position - cursor,
             "seconds": round(ages.measure(connection), 3),
-            "lagging_s": round(now - since, 3) if since is not None else 0.0,
+            "lagging_s": round(now - reader.blocked_since, 3) if reader.is_blocked else 0.0,
         }
 
     def _mark(self, now: float) -> _Mark:

@@ -376,6 +376,7 @@ class GatewayStats(Payload, kw_only=True, frozen=True):
 
     node: `all`, or one process, such as `shard 0`. latency: from the gateway to the sockets. lagging: connections that
     are behind their feed, or whose socket is busy. aggregating: feeds by the event type that they get summed up now.
+    legacy: what was served to old frontends, by `path …`, `message …`, `agent …`, and what is open, by `open …`.
     """
 
     connections: Count
@@ -404,6 +405,7 @@ class GatewayStats(Payload, kw_only=True, frozen=True):
     lease_used: Count | None = None
     lease_granted: Count | None = None
     aggregating: Tally | None = None
+    legacy: Tally | None = None
 
 
 class Backup(Payload, kw_only=True, frozen=True):

@@ -27,7 +27,9 @@ from solowire.gateway.publish.publish_limiter import PublishLimiter
 from solowire.gateway.router_client import RouterClient
 from solowire.model.access import ROLES
 from solowire.runtime.settings import Settings
-from tests.e2e.system import ANSWER_SECONDS
+from solowire.runtime.settings.publish_settings import PublishSettings
+from tests.support.factories import change
+from tests.support.system import ANSWER_SECONDS
 
 MAX_BYTES = 40_000
 EVENT = b'{"type":"custom.x","data":{}}'
@@ -50,7 +52,12 @@ class Client:
         headers = [(b"authorization", f"Bearer {token}".encode())]
         if length is not None:
             headers.append((b"content-length", str(length).encode()))
-        self.scope = {"path": "/v1/events", "method": "POST", "client": ("192.0.2.1", 1), "headers": headers}
+        self.scope: dict[str, Any] = {
+            "path": "/v1/events",
+            "method": "POST",
+            "client": ("192.0.2.1", 1),
+            "headers": headers,
+        }
         self.heard: list[dict[str, Any]] = []
         self.waits = asyncio.Event()
         self._pieces = iter(pieces)
@@ -96,7 +103,14 @@ class House:
         address = f"ipc://{folder}/router"
         self.tokens = Tokens("s" * 32, ROLES, domain=DNS)
         self.intake = PublishLimiter(
-            requests=4, bytes=100_000, max_age_s=60.0, lost_after_s=120.0, rate=1000.0, burst=1000.0
+            change(
+                PublishSettings(),
+                max_held_requests=4,
+                max_held_bytes=100_000,
+                timeout_s=120.0,
+                rate=1000.0,
+                burst=1000.0,
+            )
         )
         self.published = 0
         self.audited: list[tuple[str, str]] = []
@@ -106,9 +120,9 @@ class House:
         self._folder, self._trail = folder, trail
         self.set_up()
 
-    def set_up(self, **settings: Any) -> None:
+    def set_up(self, **publish: Any) -> None:
         """With other settings from now on."""
-        made = Settings(data_dir=self._folder, publish_max_bytes=MAX_BYTES, **settings)
+        made = Settings(data_dir=self._folder, publish=PublishSettings(max_request_bytes=MAX_BYTES, **publish))
         self.posting = EventsEndpoint(self.gateway, made, self._trail)
 
     def token(self, user: str, role: str = "publisher") -> str:
@@ -162,7 +176,7 @@ async def test_a_request_in_pieces_is_one_request(house: House) -> None:
 async def test_a_slow_request_is_given_up(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that does not come within its time gets 408, its room is free again, and nothing of it is published."""
     monkeypatch.setattr(posting, "BODY_SECONDS", 0.05)
-    house.set_up(publish_min_body_bytes_per_s=0)
+    house.set_up(min_body_bytes_per_s=0)
     client = Client(house.token("ann"), EVENTS)
     assert await house.answers(client) == (408, "too_slow")
     assert client.is_last
@@ -172,7 +186,7 @@ async def test_a_slow_request_is_given_up(house: House, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("begins", [b"[", b" " * 30_000], ids=["from the first", "after a fast beginning"])
 async def test_a_request_that_falls_silent_is_given_up_within_the_grace(house: House, begins: bytes) -> None:
     """Its place is another's again after some seconds, not after a minute."""
-    house.set_up(publish_body_grace_s=0.05)
+    house.set_up(body_grace_s=0.05)
     client = Client(house.token("ann"), [begins])
     assert await house.answers(client) == (408, "too_slow")
     assert client.is_last
@@ -181,7 +195,7 @@ async def test_a_request_that_falls_silent_is_given_up_within_the_grace(house: H
 
 async def test_a_request_that_trickles_is_given_up(house: House) -> None:
     """A byte now and then buys no time: below its pace a body is ended, however busy it looks."""
-    house.set_up(publish_body_grace_s=0.1, publish_min_body_bytes_per_s=10_000)
+    house.set_up(body_grace_s=0.1, min_body_bytes_per_s=10_000)
     client = Client(house.token("ann"), [b" "] * 100_000, pause=0.01)
     assert await house.answers(client) == (408, "too_slow")
     assert house.intake.requests == 0
@@ -189,7 +203,7 @@ async def test_a_request_that_trickles_is_given_up(house: House) -> None:
 
 async def test_a_request_at_its_pace_is_taken(house: House) -> None:
     """Who comes in many small pieces, one after the other, is not cut off."""
-    house.set_up(publish_min_body_bytes_per_s=1, publish_body_grace_s=ANSWER_SECONDS)
+    house.set_up(min_body_bytes_per_s=1, body_grace_s=ANSWER_SECONDS)
     assert await house.answers(Client(house.token("ann"), [b" "] * 20 + EVENTS, pause=0.001).ends()) == (200, "")
 
 
@@ -466,13 +480,13 @@ async def test_no_more_is_decompressed_than_there_is_room_for(house: House) -> N
     """What it becomes counts while it is made, and not only when all of it is there."""
     other = house.intake.reserve("bob", 0.0)
     house.intake.grow(other, 95_000)
-    most = []
+    most: list[int] = []
 
     def note(room: Any, size: int) -> None:
         grow(room, size)
         most.append(house.intake.bytes)
 
-    grow, house.intake.grow = house.intake.grow, note  # type: ignore[method-assign]
+    grow, house.intake.grow = house.intake.grow, note  # type: ignore[method-assign, assignment]
     large = gzip.compress(b"".join(EVENTS) + b" " * 38_000)
     assert await house.answers(encoded(house.token("ann"), large)) == (503, "overloaded")
     assert max(most, default=0) <= 100_000

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import tracemalloc
 import zlib
+from collections.abc import Callable
 
 import pytest
 import zstandard
@@ -30,7 +31,7 @@ def zstd_without_size(data: bytes) -> bytes:
     return coder.compress(data) + coder.flush()
 
 
-ENCODERS = {
+ENCODERS: dict[str, Callable[[bytes], bytes]] = {
     "gzip": gzip.compress,
     "x-gzip": gzip.compress,
     "GZip": gzip.compress,
@@ -126,7 +127,7 @@ def test_a_small_body_never_becomes_a_large_one() -> None:
             tracemalloc.stop()
         assert (raised.value.status, raised.value.code) == (413, "too_large"), name
         assert f"{MAX} bytes" in raised.value.message
-        assert "SOLOWIRE_PUBLISH_MAX_BYTES" in raised.value.hint
+        assert "SOLOWIRE_PUBLISH__MAX_REQUEST_BYTES" in raised.value.hint
         assert peak < 20 * MAX, name
 
 

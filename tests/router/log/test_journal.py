@@ -33,6 +33,7 @@ from solowire.router.log.journal import (
     find_last_before,
 )
 from solowire.router.log.sqlite_journal import SqliteJournal
+from tests.support.examples import examples
 
 MakeJournal = Callable[..., Journal]
 
@@ -508,6 +509,6 @@ def no_room() -> Iterator[None]:
 
 
 TestInMemory = InMemory.TestCase
-TestInMemory.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestInMemory.settings = settings(max_examples=examples(60), stateful_step_count=40, deadline=None)
 TestOnDisk = OnDisk.TestCase
-TestOnDisk.settings = settings(max_examples=25, stateful_step_count=40, deadline=None)
+TestOnDisk.settings = settings(max_examples=examples(25), stateful_step_count=40, deadline=None)

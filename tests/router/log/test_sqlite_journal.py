@@ -25,6 +25,7 @@ from solowire.errors import ConfigError
 from solowire.router.log import journal_file
 from solowire.router.log.journal import JournalHole, JournalUnavailable, Record
 from solowire.router.log.sqlite_journal import RELEASED_PAGES, TRIM_ROWS, VERSION, SqliteJournal
+from tests.support.examples import examples
 
 NOW = 1_790_000_000.0  # 2026-09-21
 STAMP = "20260921T141320Z"
@@ -158,6 +159,7 @@ import os, sys, time
 from pathlib import Path
 from solowire.router.log.sqlite_journal import SqliteJournal
 from solowire.backplane.messages import PublishedEvent
+from tests.support.examples import examples
 
 journal = SqliteJournal(Path(sys.argv[1]), new_epoch="new", max_age=1e9, max_events=3000, max_bytes=2**40,
                         window=600.0, now=time.time())
@@ -297,7 +299,7 @@ def leave_wal(path: Path) -> None:
 
 
 @given(st.floats(0, 1, exclude_max=True), st.binary(min_size=1, max_size=64))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_any_damage_is_survived(tmp_path_factory: pytest.TempPathFactory, place: float, garbage: bytes) -> None:
     """Wherever bytes are wrong: the log goes on, or the file is set aside; reads answer, or say that they can't."""
     path = tmp_path_factory.mktemp("damage") / "journal.sqlite3"
@@ -557,7 +559,7 @@ def test_a_full_disk_refuses_and_recovers(small_disk: Path) -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 60_000), st.integers(1, 100)), min_size=1, max_size=12))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 def test_a_group_is_kept_whole_or_not_at_all(
     tmp_path_factory: pytest.TempPathFactory, groups: list[tuple[int, int]]
 ) -> None:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 
 from solowire.domains.dns.event_types import CATALOG
-from solowire.fanout.feed import FlushDelays
+from solowire.fanout.reader import MAX_PENDING_REPLIES
 from solowire.fanout.recent_log import RecentLog
 from solowire.model.events import Priority
 from solowire.protocol import messages as c
-from solowire.protocol.messages import MAX_FRAME_BYTES, Codec
-from solowire.workers.config import ShardConfig
-from solowire.workers.connections.connection import MAX_PENDING_REPLIES
+from solowire.protocol.messages import MAX_FRAME_BYTES, Codec, Events
+from solowire.runtime.settings import Settings
+from solowire.runtime.settings.shard_settings import FlushSettings
 from solowire.workers.delivery.dispatcher import BLOCKED_CHECK_SECONDS, REPLY_FLUSH_BYTES
-from tests.workers.harness import ShardHarness, connect_stuck
+from tests.support.shard_harness import ShardHarness, connect_stuck
 
 # --------------------------------------------------------------------------------------------- events to clients
 
@@ -48,7 +48,7 @@ def test_events_wait_for_company_as_long_as_their_priority_says(priority: Priori
 
 def test_a_shard_with_few_connections_lets_nobody_wait() -> None:
     """Events wait for company no longer than a millisecond for each connection that the shard has."""
-    b = ShardHarness(flush=FlushDelays())
+    b = ShardHarness(shard__flush=FlushSettings())
     connection = b.connect(subscriptions=["custom.a"])
     b.connect("bob", subscriptions=["custom.a"])
     b.publish("custom.a")
@@ -173,7 +173,8 @@ def test_frames_are_bounded(codec: Codec) -> None:
         assert sum(len(f) > MAX_FRAME_BYTES for f in frames) <= (3 if codec.is_json else 1) * 3
         for frame in frames:
             message = codec.decode_server(frame)
-            assert len(frame) <= MAX_FRAME_BYTES or len(message.events) == 1
+            is_single = isinstance(message, Events) and len(message.events) == 1
+            assert len(frame) <= MAX_FRAME_BYTES or is_single
 
 
 def test_an_event_that_messagepack_cant_say_stops_nobody() -> None:
@@ -215,7 +216,7 @@ def test_a_reader_that_is_stuck_costs_nothing() -> None:
     b.wait(0.2)
     assert len(b.read_events(other)) == 10_000
     assert len(b.sockets.sent[connection]) == before
-    assert not connection.pending_replies
+    assert not connection.reader.pending_replies
     assert connection.feed is not None
     assert connection.feed._pending == []
 
@@ -327,9 +328,9 @@ def test_a_reader_of_a_long_beginning_is_not_taken_for_stuck() -> None:
     b.sockets.stuck.add(connection)
     b.shard.dispatcher.send_initial(connection, ["x" * 10_000] * 200, b.now)
     for _ in range(4):
-        b.wait(ShardConfig().stalled * 0.6)
+        b.wait(Settings().listen.write_timeout_s * 0.6)
         b.sockets.read_all(connection)
         b.shard.dispatcher.on_writable(connection, b.now)
     assert b.close_code(connection) is None
-    b.wait(ShardConfig().stalled * 1.1)
+    b.wait(Settings().listen.write_timeout_s * 1.1)
     assert b.close_code(connection) == 4413

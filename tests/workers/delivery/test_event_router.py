@@ -8,7 +8,7 @@ import pytest
 from solowire.backplane.messages import LogBatch
 from solowire.model.events import Event, encode_event
 from solowire.protocol.messages import Codec
-from tests.workers.harness import QUERY, ShardHarness
+from tests.support.shard_harness import QUERY, ShardHarness
 
 
 @pytest.mark.parametrize("codec", Codec)

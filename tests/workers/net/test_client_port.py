@@ -27,7 +27,7 @@ from solowire.workers.net.client_listener import AcceptedSocket, ClientListener
 from solowire.workers.net.client_port import ClientPort
 from solowire.workers.net.tcp_sockets import TcpSockets
 from solowire.workers.shard import Shard
-from tests.workers.harness import TOKENS, WALL, ShardHarness
+from tests.support.shard_harness import TOKENS, WALL, ShardHarness
 
 SECONDS = 30.0
 PEER = "127.0.0.1"

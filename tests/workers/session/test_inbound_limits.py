@@ -8,11 +8,12 @@ import pytest
 
 from solowire.domains.dns.event_types import CATALOG
 from solowire.errors import InvalidMessage
+from solowire.fanout.reader import MAX_PENDING_REPLIES
 from solowire.model.access import Identity, Role
 from solowire.protocol import messages as c
 from solowire.protocol.messages import MAX_MESSAGE_BYTES, Codec
-from solowire.workers.config import ShardConfig
-from solowire.workers.connections.connection import MAX_PENDING_REPLIES, Connection, State
+from solowire.runtime.settings.session_settings import SessionSettings
+from solowire.workers.connections.connection import Connection, State
 from solowire.workers.connections.users import UserRegistry
 from solowire.workers.session.inbound_limits import (
     PONG_BYTES,
@@ -22,6 +23,7 @@ from solowire.workers.session.inbound_limits import (
     initial_subscriptions,
     updated_subscriptions,
 )
+from tests.support.factories import change
 
 
 class Place:
@@ -29,7 +31,7 @@ class Place:
 
     def __init__(self, **limits: Any) -> None:
         self.users = UserRegistry(9)
-        self.listening = InboundLimits(self.users, ShardConfig(**limits), CATALOG)
+        self.listening = InboundLimits(self.users, change(SessionSettings(), **limits), CATALOG)
 
     def connection(self, *states: State) -> Connection:
         connection = Connection("s", Identity("alice", "viewer", ()), Codec.json, None)
@@ -39,7 +41,7 @@ class Place:
         return connection
 
     def take(self, connection: Connection, message: c.ClientMessage) -> c.ClientMessage | None:
-        return self.listening.accept(connection, connection.codec.encode(message), 0.0)
+        return self.listening.accept(connection, connection.codec.encode(message), 0.0)  # type: ignore[arg-type]
 
 
 def test_a_user_is_heard_so_often() -> None:

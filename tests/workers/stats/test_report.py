@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 
 from solowire.algorithms.histogram import quantile
-from solowire.fanout.aggregation import AggregationLimits
 from solowire.protocol import messages as c
 from solowire.protocol.messages import Codec
+from solowire.runtime.settings.shard_settings import AggregationSettings
 from solowire.workers.connections.connection import Connection
 from solowire.workers.stats.cursor_age import MOST_ENTRIES
 from solowire.workers.stats.diagnosis import MOST, diagnose
 from solowire.workers.stats.report import LATENCY_SECONDS, ShardReporter
-from tests.workers.harness import WALL, ShardHarness
+from tests.support.shard_harness import WALL, ShardHarness
 
 
 def reporting_of(bench: ShardHarness, **more: Any) -> ShardReporter:
@@ -92,7 +92,7 @@ def test_connections_are_counted_by_group_codec_and_kind() -> None:
 
 def test_groups_may_be_tenants() -> None:
     """With that setting the tenant of the token counts."""
-    b = ShardHarness(group_by="tenant")
+    b = ShardHarness(limits__group_by="tenant")
     b.connect("ann", "viewer")
     assert reporting_of(b).build_report(b.now).groups == {"": 1}
 
@@ -173,7 +173,7 @@ def test_readers_that_have_to_wait_for_their_turn_lag() -> None:
     for reader in readers:
         b.sockets.unstick(reader)
     b.wait(0.1)
-    assert not b.shard.dispatcher.blocked_since
+    assert not b.shard.dispatcher.blocked
     reporting.update(b.now)
     stats = reporting.build_report(b.now)
     assert 0 < stats.lagging <= 30
@@ -197,7 +197,7 @@ def test_what_others_get_makes_nobody_old() -> None:
     b.publish("custom.busy", taken=b.now + WALL)
     b.publish("custom.quiet", user="bob", taken=b.now + WALL)
     b.wait(20.0)
-    assert b.shard.dispatcher.blocked_since
+    assert b.shard.dispatcher.blocked
     [slowest] = reporting.list_slowest(b.now)
     assert (reporting.build_report(b.now).oldest_cursor_s, slowest["seconds"]) == (0.0, 0.0)
     b.publish("custom.quiet", user="ann", taken=b.now + WALL)
@@ -301,7 +301,7 @@ def test_the_size_of_the_recent_log_is_reported() -> None:
 
 def test_what_is_summed_up_is_reported() -> None:
     """While a flood of a telemetry type is summed up, the report says so; when it is over, it does not."""
-    b = ShardHarness(telemetry=AggregationLimits(5.0))
+    b = ShardHarness(shard__aggregation=AggregationSettings(events_per_s=5.0))
     b.connect("ann", "admin")
     query = {"client_ip": "192.0.2.1", "query_domain": "www.example.com", "query_type": "A"}
     for _ in range(100):
