@@ -51,7 +51,7 @@ def test_tokens_that_open_nothing_still_open_nothing(claims: dict[str, Any]) -> 
 
 def test_a_signature_is_always_needed() -> None:
     """The faults of the replaced server: no signature, another's, an unreadable token."""
-    unsigned = jwt.encode({"sub": "ann", "is_admin": True, "exp": NOW + 60}, None, "none")
+    unsigned = jwt.encode({"sub": "ann", "is_admin": True, "exp": NOW + 60}, "", "none")
     for token in (unsigned, old_token("another secret that is long enough"), "nonsense", ""):
         with pytest.raises(InvalidToken):
             make_tokens().identify_leniently(token, NOW, Leniency(60.0, 86400.0))

@@ -14,6 +14,10 @@ from websockets.asyncio.client import connect
 
 from tests.domains.dns.legacy.page import read_frame
 from tests.e2e.old_page import OldPage, TokenStore, until
+<<<<<<< HEAD
+=======
+from tests.support.system import Session, System, open_session, refusal, running
+>>>>>>> main
 
 RECORD = {"zone": "example.com", "name": "www.example.com", "type": "A", "value": "192.0.2.7"}
 PATHS = [
@@ -122,7 +126,7 @@ async def test_who_may_not_come_is_refused_before_anything_is_accepted(system: S
     wrong = jwt.encode(
         {"sub": user, "is_admin": True, "exp": time.time() + 60}, "another secret, long enough!!!!!", "HS256"
     )
-    unsigned = jwt.encode({"sub": user, "is_admin": True, "exp": time.time() + 60}, None, "none")
+    unsigned = jwt.encode({"sub": user, "is_admin": True, "exp": time.time() + 60}, "", "none")
     bad = [
         wrong, unsigned, "", "nonsense", old_token(system, user, type="refresh"), old_token(system, user, temp=True),
         old_token(system, user, ttl=-1),

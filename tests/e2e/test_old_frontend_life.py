@@ -22,6 +22,10 @@ from tests.e2e.system import System, alive, open_session, ready, running
 
 from tests.domains.dns.legacy.page import read_frame
 from tests.e2e.old_page import OldPage, Stay, TokenStore, until
+<<<<<<< HEAD
+=======
+from tests.support.system import System, alive, open_session, ready, running
+>>>>>>> main
 
 SPEED = 10.0
 """Of the page's clock: it waits 0.5 s of ours where it waits 5 s."""
@@ -48,7 +52,8 @@ class Feed:
             while True:
                 number += 1
                 data = {"zone": "example.com", "name": f"host-{number}", "type": "A", "value": "192.0.2.7"}
-                event = {"id": uuid4().hex, "type": "record_created", "data": data}
+                id = uuid4().hex
+                event = {"id": id, "type": "record_created", "data": data}
                 began = time.monotonic()
                 accepted = False
                 while not accepted:  # as publishers do: the same id again
@@ -56,7 +61,7 @@ class Feed:
                         accepted = (await http.post("/v1/events", json=event)).status_code == 200
                     if not accepted:
                         await asyncio.sleep(0.05)
-                self.sent.append((event["id"], began, time.monotonic()))
+                self.sent.append((id, began, time.monotonic()))
                 await asyncio.sleep(0.01)
 
     async def stop(self) -> None:

@@ -55,6 +55,12 @@ DEFAULTS = change(
 """Nothing is summed up or held back, and events wait as long as they may, as in a shard with many connections."""
 
 
+def codec_of(connection: Connection) -> Codec:
+    """Of a connection that speaks solowire.v1."""
+    assert isinstance(connection.codec, Codec)
+    return connection.codec
+
+
 class ShardHarness:
     """A shard with its router, its clients and its clock, all in this process and none of them running."""
 
@@ -258,7 +264,7 @@ class ShardHarness:
         return connection
 
     def say(self, connection: Connection, message: Any) -> None:
-        self.send_raw(connection, ENCODE[connection.codec](message))
+        self.send_raw(connection, ENCODE[codec_of(connection)](message))
 
     def send_raw(self, connection: Connection, raw: str | bytes) -> None:
         self.shard.receive(connection, raw, self.now)
@@ -268,7 +274,7 @@ class ShardHarness:
         frames = self.sockets.sent.get(connection, [])
         new = frames[self._read.get(connection, 0) :]
         self._read[connection] = len(frames)
-        messages = [connection.codec.decode_server(frame) for frame in new]
+        messages = [codec_of(connection).decode_server(frame) for frame in new]
         return [m for m in messages if not isinstance(m, c.Ping)]
 
     def read_events(self, connection: Connection) -> list[c.ReceivedEvent]:

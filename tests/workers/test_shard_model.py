@@ -25,7 +25,7 @@ from solowire.protocol import messages as c
 from solowire.protocol.messages import Codec
 from solowire.workers.connections.connection import Connection, State
 from tests.support.factories import event
-from tests.support.shard_harness import ENCODE, SECRET, TOKENS, WALL, ShardHarness
+from tests.support.shard_harness import ENCODE, SECRET, TOKENS, WALL, ShardHarness, codec_of
 
 USERS = ["alice", "bob", "carol"]
 RIGHTS: list[tuple[str, list[str] | None, dict[str, list[str]]]] = [
@@ -469,7 +469,7 @@ class ShardMachine(RuleBasedStateMachine):
         return jwt.encode(claims, SECRET, "HS256")
 
     def say(self, reader: Reader, message: Any) -> None:
-        self.shard.receive(reader.connection, ENCODE[reader.connection.codec](message), self.bench.now)
+        self.shard.receive(reader.connection, ENCODE[codec_of(reader.connection)](message), self.bench.now)
         self.look()
 
     def ask(self, reader: Reader, message: Any) -> None:
@@ -485,14 +485,14 @@ class ShardMachine(RuleBasedStateMachine):
             if reader.start is None and connection.state is State.live:
                 reader.start, reader.before = self.offset, reader.wanted
             for frame in new:
-                self.judge(reader, connection.codec.decode_server(frame))
+                self.judge(reader, codec_of(connection).decode_server(frame))
             if connection.state is State.closing:
                 self.shard.on_closed(connection)
 
     def judge(self, reader: Reader, message: Any) -> None:
         match message:
             case c.Ping() if reader.connection not in self.sockets.stuck:
-                self.shard.receive(reader.connection, ENCODE[reader.connection.codec](c.Pong()), self.bench.now)
+                self.shard.receive(reader.connection, ENCODE[codec_of(reader.connection)](c.Pong()), self.bench.now)
             case c.Welcome():
                 assert reader.welcome is None
                 assert reader.answers == reader.got == []

@@ -19,6 +19,10 @@ from solowire.protocol.messages import Codec, Hello, Welcome
 from solowire.workers.connections.connection import Connection
 from solowire.workers.connections.dialect_client import DialectClient
 from tests.domains.dns.legacy.page import read_frame
+<<<<<<< HEAD
+=======
+from tests.support.shard_harness import DIALECT, OLD_PATH, QUERY, TOKENS, WALL, ShardHarness, find_user
+>>>>>>> main
 
 RECORD = {"zone": "example.com", "name": "www.example.com", "type": "A", "value": "192.0.2.7"}
 

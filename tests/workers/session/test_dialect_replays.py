@@ -8,9 +8,8 @@ from itertools import count
 from typing import Any
 
 import pytest
-from tests.factories import event
-from tests.workers.harness import CATALOG, DIALECT, OLD_PATH
 
+from solowire.domains.dns.event_types import CATALOG
 from solowire.errors import RequestError, RequestRejected
 from solowire.fanout.conflation import Conflator
 from solowire.fanout.feed_index import FeedIndex
@@ -24,6 +23,8 @@ from solowire.workers.connections.timers import Timers
 from solowire.workers.delivery.dispatcher import Dispatcher
 from solowire.workers.session.dialect_replays import DialectReplays, ReplayPage
 from tests.domains.dns.legacy.page import read_frame
+from tests.support.factories import event
+from tests.support.shard_harness import DIALECT, OLD_PATH
 
 START = "2026-01-01T00:00:00Z"
 END = "2026-01-01T01:00:00Z"

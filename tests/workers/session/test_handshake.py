@@ -13,7 +13,7 @@ from solowire.model.access import Identity
 from solowire.protocol import messages as c
 from solowire.protocol.close_codes import CloseCode
 from solowire.workers.connections.connection import Connection, State
-from tests.support.shard_harness import ShardHarness, find_user, reconnect_client, resume_client
+from tests.support.shard_harness import ShardHarness, codec_of, find_user, reconnect_client, resume_client
 
 # ---------------------------------------------------------------------------------------------------------------- hello
 
@@ -99,7 +99,7 @@ def test_who_has_said_nothing_at_all_gets_nothing() -> None:
 
 
 def said_to(b: ShardHarness, connection: Connection) -> list[Any]:
-    return [connection.codec.decode_server(frame) for frame in b.sockets.sent.get(connection, [])]
+    return [codec_of(connection).decode_server(frame) for frame in b.sockets.sent.get(connection, [])]
 
 
 def test_who_answers_late_begins_then() -> None:

@@ -17,6 +17,10 @@ from solowire.domains.dns.legacy.translator import LegacyTranslator
 from solowire.model.catalog import FAMILY
 from solowire.model.events import Event, Priority
 from tests.domains.dns.legacy.page import FIELDS, STATUS_FIELDS, read_frame
+<<<<<<< HEAD
+=======
+from tests.support.factories import event
+>>>>>>> main
 
 NAMES = EventNames(CATALOG)
 ALL = frozenset(NAMES.supported)
