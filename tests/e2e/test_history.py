@@ -19,9 +19,9 @@ from solowire import Client, HistoryRefused
 from tests.chaos.clients import population
 from tests.chaos.load import Maker
 from tests.chaos.oracle import Made, due
-from tests.support.system import ANSWER_SECONDS, System, published, running
 from tests.e2e.test_cli import ask, one_line, place, printed, tail, until
 from tests.e2e.test_replays import fill
+from tests.support.system import ANSWER_SECONDS, System, published, running
 
 __all__ = ["place"]
 LINES = {"accept": "application/x-ndjson"}
@@ -170,7 +170,12 @@ async def test_an_event_with_line_breaks_in_its_data_is_one_line(system: System,
 
 async def test_history_is_what_each_client_got_live(tmp_path: Path) -> None:
     """For every kind of rights and wishes of the chaos suite: history, what came live, and the oracle agree."""
-    settings = {"SHARD__AGGREGATION__EVENTS_PER_S": 100_000, "SHARD__CONFLATION__INTERVAL_S": 0, "HISTORY__BURST_PAGES": 10_000, "LIMITS__CONNECT__RATE": 10_000}
+    settings = {
+        "SHARD__AGGREGATION__EVENTS_PER_S": 100_000,
+        "SHARD__CONFLATION__INTERVAL_S": 0,
+        "HISTORY__BURST_PAGES": 10_000,
+        "LIMITS__CONNECT__RATE": 10_000,
+    }
     with running(tmp_path / "data", shards=2, settings=settings) as system:
         people = population(22)
         maker = Maker(7, "property", [who.user for who in people])
@@ -224,9 +229,8 @@ async def test_history_is_what_each_client_got_live(tmp_path: Path) -> None:
 
 
 def token_of(system: System, who: Any) -> str:
-    scopes = {"scopes": {"zones": list(who.zones)}} if who.zones else {}
-    token: str = system.token(who.user, who.role, **scopes)
-    return token
+    scopes: dict[str, Any] = {"scopes": {"zones": list(who.zones)}} if who.zones else {}
+    return system.token(who.user, who.role, **scopes)
 
 
 async def test_two_users_get_what_each_may_see(system: System) -> None:
@@ -331,7 +335,9 @@ async def test_what_is_older_than_the_log_is_gone_and_says_what_is_left(tmp_path
 
 async def test_pages_follow_each_other_while_the_log_is_trimmed(tmp_path: Path) -> None:
     """A reader that keeps up misses nothing; one that the trimming overtakes is told, and never skips in silence."""
-    with running(tmp_path / "data", shards=1, settings={"JOURNAL__MAX_EVENTS": 2_000, "HISTORY__BURST_PAGES": 10_000}) as system:
+    with running(
+        tmp_path / "data", shards=1, settings={"JOURNAL__MAX_EVENTS": 2_000, "HISTORY__BURST_PAGES": 10_000}
+    ) as system:
         async with system.http(system.token("admin")) as http, system.http(system.token("p", "publisher")) as publisher:
             await published(publisher, *(change("trim.example", f"n{n}") for n in range(2_000)))
             seen: list[int] = []

@@ -9,15 +9,11 @@ from typing import Any
 
 import jwt
 import pytest
-from tests.e2e.system import Session, System, open_session, refusal, running
 from websockets.asyncio.client import connect
 
 from tests.domains.dns.legacy.page import read_frame
 from tests.e2e.old_page import OldPage, TokenStore, until
-<<<<<<< HEAD
-=======
 from tests.support.system import Session, System, open_session, refusal, running
->>>>>>> main
 
 RECORD = {"zone": "example.com", "name": "www.example.com", "type": "A", "value": "192.0.2.7"}
 PATHS = [

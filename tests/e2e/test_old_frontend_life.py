@@ -18,14 +18,10 @@ from uuid import uuid4
 import httpx
 import jwt
 import pytest
-from tests.e2e.system import System, alive, open_session, ready, running
 
 from tests.domains.dns.legacy.page import read_frame
 from tests.e2e.old_page import OldPage, Stay, TokenStore, until
-<<<<<<< HEAD
-=======
 from tests.support.system import System, alive, open_session, ready, running
->>>>>>> main
 
 SPEED = 10.0
 """Of the page's clock: it waits 0.5 s of ours where it waits 5 s."""

@@ -20,8 +20,8 @@ from solowire.fanout.recent_log import RecentLog
 from solowire.model.access import View
 from solowire.model.catalog import Catalog
 from solowire.model.subscriptions import CUSTOM, NO_EVENT, DeniedPattern, Selection, Wanted, resolve
+from solowire.protocol.dialect_codec import AnyCodec
 from solowire.protocol.history_query import HistoryCursor, HistoryPosition, HistoryQuery
-from solowire.protocol.messages import Codec
 
 
 class HistoryPage(msgspec.Struct, frozen=True):
@@ -39,7 +39,7 @@ class HistoryPage(msgspec.Struct, frozen=True):
 class HistoryJudge:
     """What one view may have of what one question wants. Raises RequestRejected if that is nothing at all."""
 
-    def __init__(self, wanted: Wanted, view: View, codec: Codec, log: RecentLog) -> None:
+    def __init__(self, wanted: Wanted, view: View, codec: AnyCodec, log: RecentLog) -> None:
         resolved = resolve(wanted, view, log.catalog)
         if not resolved.selection:
             denied = resolved.denied[0] if resolved.denied else None

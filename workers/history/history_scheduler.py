@@ -22,8 +22,8 @@ from solowire.errors import InvalidHistoryQuery, RequestError, RequestRejected
 from solowire.fanout.recent_log import RecentLog
 from solowire.model.access import Identity, Role, make_view
 from solowire.model.subscriptions import parse_wanted
+from solowire.protocol.dialect_codec import AnyCodec
 from solowire.protocol.history_query import HistoryCursor, HistoryPosition, HistoryQuery
-from solowire.protocol.messages import Codec
 from solowire.runtime.settings.history_settings import HistorySettings
 from solowire.workers.clock import Clock
 from solowire.workers.history.history_page import HistoryJudge, HistoryPage, HistoryTask
@@ -84,7 +84,7 @@ class HistoryScheduler:
         self,
         identity: Identity,
         query: HistoryQuery,
-        codec: Codec,
+        codec: AnyCodec,
         done: Done,
         *,
         max_bytes: int,
@@ -110,7 +110,7 @@ class HistoryScheduler:
         self,
         identity: Identity,
         query: HistoryQuery,
-        codec: Codec,
+        codec: AnyCodec,
         *,
         max_bytes: int,
         now: float,

@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from tests.gateway.relay_harness import OneShardGateway, relay_front
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
@@ -20,10 +19,7 @@ from solowire.domains.dns.dns_domain import DNS
 from solowire.domains.dns.legacy.frontend_dialect import LegacyDialect
 from solowire.gateway.front.relay import Relay
 from solowire.protocol.dialect_requests import DialectRequests
-<<<<<<< HEAD
-=======
 from tests.support.relay_harness import OneShardGateway, relay_front
->>>>>>> main
 
 SECONDS = 20.0
 DIALECTS = DialectRequests(LegacyDialect(DNS.catalog, datetime(2027, 12, 31, tzinfo=UTC), "/guide"))

@@ -24,7 +24,7 @@ from solowire.router.history.history_reader import HistoryReader
 from solowire.router.history.index_terms import TERM_CHARACTERS
 from solowire.router.log.journal import Journal, MemoryJournal
 from solowire.router.log.sqlite_journal import SqliteJournal
-from tests.factories import event
+from tests.support.factories import event
 
 ZONES = ["example.com", "a.example.com", "b.a.example.com", "xample.com", "example.org", "."]
 TYPES = ["record_updated", "custom.a", "custom.b", "security_alert"]

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from tests.workers.harness import DIALECT, OLD_PATH
-
 from solowire.model.access import Identity
 from solowire.protocol.messages import Codec
 from solowire.workers.capacity.eviction import EvictionPolicy
 from solowire.workers.connections.connection import Connection, State
 from solowire.workers.connections.dialect_client import DialectClient
 from solowire.workers.connections.users import UserRegistry
-<<<<<<< HEAD
-=======
 from tests.support.shard_harness import DIALECT, OLD_PATH
->>>>>>> main
 
 
 class Place:

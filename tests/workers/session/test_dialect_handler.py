@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import structlog
-from tests.workers.harness import DIALECT, OLD_PATH, QUERY, TOKENS, WALL, ShardHarness, find_user
 
 from solowire.auth.leniency import Leniency
 from solowire.errors import InvalidToken, RequestRejected
@@ -19,10 +18,7 @@ from solowire.protocol.messages import Codec, Hello, Welcome
 from solowire.workers.connections.connection import Connection
 from solowire.workers.connections.dialect_client import DialectClient
 from tests.domains.dns.legacy.page import read_frame
-<<<<<<< HEAD
-=======
 from tests.support.shard_harness import DIALECT, OLD_PATH, QUERY, TOKENS, WALL, ShardHarness, find_user
->>>>>>> main
 
 RECORD = {"zone": "example.com", "name": "www.example.com", "type": "A", "value": "192.0.2.7"}
 

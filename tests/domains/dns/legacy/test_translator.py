@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.factories import event
 
 from solowire.domains.dns.event_types import CATALOG
 from solowire.domains.dns.legacy.event_names import DEFAULTS, EventNames
@@ -17,10 +16,7 @@ from solowire.domains.dns.legacy.translator import LegacyTranslator
 from solowire.model.catalog import FAMILY
 from solowire.model.events import Event, Priority
 from tests.domains.dns.legacy.page import FIELDS, STATUS_FIELDS, read_frame
-<<<<<<< HEAD
-=======
 from tests.support.factories import event
->>>>>>> main
 
 NAMES = EventNames(CATALOG)
 ALL = frozenset(NAMES.supported)
