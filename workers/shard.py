@@ -36,6 +36,7 @@ from solowire.auth.revocations import index_revocations
 from solowire.auth.tokens import Ticket, Tokens
 from solowire.backplane import messages as backplane
 from solowire.backplane.messages import (
+    HistoryResponse,
     Lease,
     LeaseUsage,
     LogBatch,
@@ -70,6 +71,8 @@ from solowire.workers.delivery.dispatcher import Dispatcher
 from solowire.workers.delivery.event_router import EventRouter
 from solowire.workers.delivery.log_follower import LogFollower
 from solowire.workers.delivery.ring_history import RingHistory
+from solowire.workers.history.history_commands import HistoryCommands
+from solowire.workers.history.history_scheduler import HistoryScheduler
 from solowire.workers.session.commands import CommandHandler, WaitingRefresh
 from solowire.workers.session.dialect_handler import DialectHandler, is_hello
 from solowire.workers.session.handshake import Handshake
@@ -78,6 +81,11 @@ from solowire.workers.session.replay_budget import ReplayBudget
 from solowire.workers.session.ticket_gate import SlotRefusal, TicketGate
 
 logger = structlog.get_logger("solowire.shard")
+
+CLOSED = "closed_"
+"""Totals that begin so count closed connections, by close code, or `client_disconnected`."""
+ShardQuestion = backplane.ReplayRequest | backplane.ReplayCancel | backplane.HistoryRequest | backplane.HistoryCancel
+"""What it asks the router about the log."""
 
 EVICTION_SECONDS = 0.5
 COME_BACK_SECONDS = 5.0
@@ -187,6 +195,7 @@ class Shard:
         self._dialect = dialect
         self._hello_timeout_s = session.hello_timeout_s
         self.dialects = None if dialect is None else self._make_dialects(dialect, inbound_limits, settings)
+        self.history = HistoryScheduler(self.log, settings.history, clock, roles=roles)
         self._command_handler = CommandHandler(
             index,
             self.log,
@@ -201,6 +210,7 @@ class Shard:
             catalog=catalog,
             clock=clock,
             max_waiting=max_waiting,
+            history=HistoryCommands(self.history, self.dispatcher, catalog, settings.history, clock),
         )
 
     def _make_dialects(self, dialect: Dialect, inbound_limits: InboundLimits, settings: Settings) -> DialectHandler:
@@ -250,6 +260,7 @@ class Shard:
         self._log_follower.on_ring(state.epoch, state.last_offset, now)
         self._close_lost()
         self._handshake.replays.repeat_requests()
+        self.history.repeat_requests()
         if state.version == self._rebalancer.ring_version and state.personal_since <= self.completed_version:
             return
         self._rebalancer.ring_version = state.version
@@ -262,7 +273,7 @@ class Shard:
             c for c in self.connections if c.state is not State.draining and not self._rings.owns(c.identity.user)
         ]
         if moving:
-            logger.info("users_move", shard=self.index, users=len(moving), ring=sorted(ring.shards))
+            logger.info("rebalance_started", shard=self.index, users=len(moving), ring=sorted(ring.shards))
         if state.personal_since <= self.completed_version:
             self._rebalancer.schedule(moving, now)
         else:
@@ -293,6 +304,11 @@ class Shard:
     def on_replay_response(self, message: ReplayResponse, now: float) -> None:
         """What the router says to a question for a client that comes back."""
         self._handshake.on_replay_response(message, now)
+        self.run(now)
+
+    def on_history_response(self, message: HistoryResponse, now: float) -> None:
+        """What the router says to a question about history."""
+        self.history.on_response(message, now)
         self.run(now)
 
     # --------------------------------------------------------------------------- connections come and go
@@ -352,7 +368,7 @@ class Shard:
         for older in self._users.add(connection):
             self._close(older, CloseCode.replaced)
         self.connections.add(connection)
-        self.totals["admitted"] += 1
+        self.totals["connections_opened"] += 1
         if dialect is None:
             self._heartbeats.add(connection)
             self._handshake.start_timer(connection, now)
@@ -395,7 +411,8 @@ class Shard:
         if connection.state is not State.closed:
             self._eviction.mark_closed(connection)
             if connection.state is not State.closing:
-                self._connection_audit.record_disconnected(connection, None, "the client has gone")
+                self.totals[f"{CLOSED}client_disconnected"] += 1
+                self._connection_audit.record_disconnected(connection, None, "client disconnected")
             self._forget(connection)
             connection.become(State.closed)
             self._slot_manager.release(connection.identity.user, connection.group, connection.address)
@@ -467,7 +484,7 @@ class Shard:
         self._eviction.mark_ending(connection)
         self._forget(connection)
         connection.become(State.closing)
-        self.totals[f"closed_{code.value}"] += 1
+        self.totals[f"{CLOSED}{code.value}"] += 1
         self._connection_audit.record_disconnected(connection, code.value, code.reason)
         told: int = code
         if connection.dialect is not None and self._dialect is not None:
@@ -479,6 +496,7 @@ class Shard:
         self.connections.discard(connection)
         self._heartbeats.discard(connection)
         self._handshake.cancel(connection)
+        self.history.cancel_all(connection)
         if self.dialects is not None:
             self.dialects.forget_connection(connection)
         self._users.remove(connection)
@@ -486,7 +504,7 @@ class Shard:
     def start_drain(self, now: float, within: float | None = None) -> None:
         """Takes no more users, and sends its own away, at the set pace. within: seconds in which all must be told."""
         self.is_draining = True
-        logger.info("shard_leaves", shard=self.index, users=len(self.connections))
+        logger.info("drain_started", shard=self.index, users=len(self.connections))
         self._rebalancer.schedule_drain(self.connections, now, within)
 
     def cancel_drain(self, now: float) -> bool:
@@ -494,7 +512,7 @@ class Shard:
         if not self.is_draining:
             return False
         self.is_draining = False
-        logger.info("shard_stays", shard=self.index, users=len(self.connections))
+        logger.info("drain_cancelled", shard=self.index, users=len(self.connections))
         self._rebalancer.schedule((), now)  # the ring in which it is again says who has to move
         return True
 
@@ -553,8 +571,8 @@ class Shard:
         """Sends away as many as the lease has no slot for."""
         giving_way = self._eviction.select(self._slot_manager.lease.overcommit(), self.connections)
         if giving_way:
-            logger.info("over_limit", shard=self.index, give_way=len(giving_way))
-            self.totals["gave_way"] += len(giving_way)
+            logger.info("evicting_over_limit", shard=self.index, connections=len(giving_way))
+            self.totals["evicted"] += len(giving_way)
         for connection in giving_way:
             connection.drain_close_code = CloseCode.try_later
             self._send_away(connection, COME_BACK_SECONDS, "over_limit", now, EVICTION_SECONDS)
@@ -565,7 +583,12 @@ class Shard:
         if self._has_lease and now >= leases.ends_at:
             self._has_lease = False
             users = self._rebalancer.start_lease_expiry(self.connections, now, (leases.over_at - leases.ends_at) / 2)
-            logger.error("lease_over", shard=self.index, users=users, hint="the router was not heard of for so long")
+            logger.error(
+                "lease_expired",
+                shard=self.index,
+                users=users,
+                hint="no answer from the router; users are sent away. Does the router run, and is it reachable?",
+            )
         if not self._has_lease and now >= leases.over_at and self.connections:
             for connection in self.connections:
                 connection.drain_reason = connection.drain_reason or "no_lease"
@@ -575,7 +598,7 @@ class Shard:
 
     def next_due(self) -> float:
         """When `run` wants to be called next."""
-        times = [self.dispatcher.due_at, self._handshake.due_at]
+        times = [self.dispatcher.due_at, self._handshake.due_at, self.history.due_at]
         if self._timers.due_at is not None:
             times.append(self._timers.due_at)
         if self._conflator.due_at is not None:
@@ -594,6 +617,7 @@ class Shard:
         """Does everything that is due, what was missed by those who come back last."""
         self._run_live(now)
         self._handshake.run(now)
+        self.history.run(now)
         self._settle(now)
 
     def _run_live(self, now: float) -> None:
@@ -660,12 +684,13 @@ class Shard:
 
     # -------------------------------------------------------------------------------- what others have to do
 
-    def take_questions(self) -> Sequence[backplane.ReplayRequest | backplane.ReplayCancel]:
+    def take_questions(self) -> Sequence[ShardQuestion]:
         """What is to be sent to the router."""
-        replays = self._handshake.replays
-        if not replays.questions:
+        replays, history = self._handshake.replays, self.history
+        if not replays.questions and not history.questions:
             return ()
-        questions, replays.questions = replays.questions, []
+        questions: list[ShardQuestion] = [*replays.questions, *history.questions]
+        replays.questions, history.questions = [], []
         return questions
 
     @property
@@ -689,14 +714,14 @@ class Shard:
         return ShardStats(
             connections=len(self.connections),
             feeds=len(self.feeds),
-            offset=self.log.position,
-            oldest=self.log.start_offset,
+            log_end_offset=self.log.position,
+            log_start_offset=self.log.start_offset,
             log_bytes=self.log.held_bytes,
             events=t["events"],
             deliveries=t["deliveries"],
             frames=t["frames"],
-            bytes=t["bytes"],
-            admitted=t["admitted"],
-            refused=t["refused"],
+            sent_bytes=t["sent_bytes"],
+            connections_opened=t["connections_opened"],
+            connections_rejected=t["connections_rejected"],
             users=len(self._users),
         )

@@ -15,7 +15,7 @@ from solowire.errors import BackplaneError
 from tests.support.examples import examples
 
 ADDRESS = b.ShardAddress(3, "10.0.0.1", 9003, "boot-1")
-STATS = b.ShardStats(connections=7, offset=99, bytes=2**40)
+STATS = b.ShardStats(connections=7, log_end_offset=99, sent_bytes=2**40)
 REVOCATION = b.Revocation("r1", "alice", None, 1.5, 2.5, 3.5, "admin", "has left")
 FROM_PEER: list[Any] = [
     b.Join(b.VERSION, "boot-1", ADDRESS, "epoch", 12, 1000),
@@ -28,6 +28,17 @@ FROM_PEER: list[Any] = [
     b.Leave(),
     b.ReplayRequest(6, "epoch", "alice", 12, 40, True),
     b.ReplayCancel(6),
+    b.HistoryRequest(
+        7,
+        "alice",
+        b.HistoryBound("epoch", 12),
+        b.HistoryBound(at=1.5),
+        True,
+        [b.HistoryClause(["record_updated"], [("zone", ["example.com"], True)])],
+        100,
+    ),
+    b.HistoryRequest(8, "alice", None, None, False, None, 1),
+    b.HistoryCancel(7),
     b.StartDraining(),
     b.DrainRequest(7, 3),
     b.UndrainRequest(8, 3, "root"),
@@ -51,10 +62,12 @@ FROM_ROUTER: list[Any] = [
     b.StateSnapshot("epoch", 12, [(3, b"one")]),
     b.ReplayResponse(6, 40, [(13, b"one")]),
     b.ReplayResponse(6, 12, [], "retention"),
+    b.HistoryResponse(7, "epoch", 12, 40, 20, [(13, b"one")]),
+    b.HistoryResponse(7, "epoch", 12, 40, 0, [], "retention", 1.5),
     b.DrainCommand(),
     b.UndrainCommand(),
     b.Superseded(),
-    b.Diagnose("loop_lag_seconds"),
+    b.Diagnose("event_loop_lag_seconds"),
     b.DrainResponse(7, None),
     b.Lease(2**41, 8, 120.0, {"viewer": 3}, 4, ["tenant"], ["192.0.2.7"]),
     b.UserConnectedElsewhere("alice", 2),
@@ -150,9 +163,9 @@ def test_what_is_not_ours_is_refused(decode: Any, raw: bytes) -> None:
         b.ShardStats(groups={"viewer": -1}),
         b.ShardStats(latency=[1] * (BUCKETS + 1)),
         b.ShardStats(latency=[-1]),
-        b.ShardStats(loop_lag_s=-0.5),
-        b.ShardStats(loop_lag_s=float("nan")),
-        b.ShardStats(loop_lag_s=float("inf")),
+        b.ShardStats(event_loop_lag_s=-0.5),
+        b.ShardStats(event_loop_lag_s=float("nan")),
+        b.ShardStats(event_loop_lag_s=float("inf")),
     ],
 )
 def test_numbers_that_can_not_be_are_refused(stats: b.ShardStats) -> None:

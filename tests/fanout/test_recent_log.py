@@ -110,7 +110,7 @@ def test_what_is_no_event_is_refused(body: bytes) -> None:
     log = filled(3)
     assert log.append(4, body) is None
     assert log.decode_entry(4, body) is None
-    assert (log.position, len(log), log.skipped.totals) == (3, 3, {"undecodable": 1})
+    assert (log.position, len(log), log.skipped.totals) == (3, 3, {"event_decode_failed": 1})
 
 
 def metrics(host: str | None, offset_in_id: int = 0, user: str | None = None) -> bytes:

@@ -1,4 +1,4 @@
-"""What a client says, and what comes of it.
+"""The commands of clients, and their answers.
 
 What it keeps true: each message that carries an id is answered once, with that id; one that is wrong or one too many
 with an error, and ten of those in a minute close the connection (4400). Whenever identity or subscriptions change, the
@@ -21,6 +21,7 @@ from solowire.protocol.close_codes import CloseCode
 from solowire.protocol.messages import (
     ClientMessage,
     Hello,
+    History,
     Id,
     Ping,
     Pong,
@@ -37,6 +38,7 @@ from solowire.workers.connections.audit_events import ConnectionAudit
 from solowire.workers.connections.connection import Connection, State
 from solowire.workers.connections.expiry import TokenExpiry
 from solowire.workers.delivery.dispatcher import Dispatcher
+from solowire.workers.history.history_commands import HistoryCommands
 from solowire.workers.session.handshake import Handshake, format_rfc3339
 from solowire.workers.session.inbound_limits import (
     InboundLimits,
@@ -57,8 +59,10 @@ class WaitingRefresh(msgspec.Struct, frozen=True):
 
 
 class CommandHandler:
-    """index: the shard's. totals: where it counts. max_waiting: refreshes that may wait for a provider's keys; 0 if
-    there is no provider. What has to be done with a connection is returned: with which code it is to be closed.
+    """Obeys the messages of clients.
+
+    index: the shard's. totals: where it counts. max_waiting: refreshes that may wait for a provider's keys; 0 if there
+    is no provider. What has to be done with a connection is returned: with which code it is to be closed.
     """
 
     def __init__(
@@ -77,7 +81,9 @@ class CommandHandler:
         catalog: Catalog,
         clock: Clock,
         max_waiting: int = 0,
+        history: HistoryCommands,
     ) -> None:
+        self._history = history
         self._clock = clock
         self._index = index
         self._log = recent
@@ -121,7 +127,7 @@ class CommandHandler:
         return code
 
     def _reject(self, connection: Connection, error: InvalidMessage, now: float) -> CloseCode | None:
-        self._totals["bad_messages"] += 1
+        self._totals["message_errors"] += 1
         self._dispatcher.send_reply(connection, error_message(error), now)
         return CloseCode.bad_protocol if connection.record_strike(now) else None
 
@@ -146,6 +152,8 @@ class CommandHandler:
                     self._resubscribe(connection, wanted, now, message.id, unknown)
                 case Refresh():
                     self._refresh(connection, message, now)
+                case History():
+                    self._history.start(connection, message, now)
                 case Stats():
                     self._dispatcher.send_reply(connection, Reply(self._describe(connection), message.id), now)
         except InvalidMessage as error:
