@@ -76,6 +76,7 @@ class Replay:
         self.speed = float(question["speed"])
         self.since, self.until = float(question["since_unix"]), float(question["until_unix"])
         self.status = "running"
+        self.reason = ""  # why it has failed
         self.sent_count = 0
         self.waiting: deque[tuple[float, bytes]] = deque()  # when it happened, and the fragment
         self.next: str | None = None
@@ -98,6 +99,7 @@ class Replay:
             "progress": round(100 * min(1.0, max(0.0, done)), 1),
             "total_events": self.sent_count + len(self.waiting),
             "processed_events": self.sent_count,
+            **({"reason": self.reason} if self.reason else {}),
         }
 
 
@@ -181,6 +183,7 @@ class DialectReplays:
             if replay.status != "running":
                 return
             if isinstance(page, RequestError):
+                replay.reason = page.message
                 self._end(replay, "failed")
                 return
             replay.next, replay.is_last = page.next, page.next is None
