@@ -29,7 +29,9 @@ STEP_SECONDS = 0.02
 
 
 class ReplayPage(msgspec.Struct, frozen=True):
-    """fragments: of events, oldest first, as `DialectCodec` writes them. next: where to go on, None behind the last."""
+    """A part of history.
+
+    fragments: of events, oldest first, as `DialectCodec` writes them. next: where to go on, None behind the last."""
 
     fragments: Sequence[bytes]
     next: str | None
@@ -65,7 +67,9 @@ _read_stamp = msgspec.json.Decoder(_Stamp).decode
 
 
 class Replay:
-    """since, until: unix seconds. status: `running`, `completed`, `stopped` or `failed`. sent_count: events."""
+    """One replay.
+
+    since, until: unix seconds. status: `running`, `completed`, `stopped` or `failed`. sent_count: events."""
 
     def __init__(self, id: str, connection: Connection, codec: DialectCodec, question: Mapping[str, Any]) -> None:
         self.id = id
@@ -104,7 +108,7 @@ class Replay:
 
 
 class DialectReplays:
-    """pages: where events come from. Times are seconds, monotonic, unless they say unix."""
+    """All replays of a shard. pages: where events come from. Times are seconds, monotonic, unless they say unix."""
 
     def __init__(self, pages: HistoryPages, dispatcher: Dispatcher, sockets: Sockets, timers: Timers) -> None:
         self._pages = pages
@@ -177,7 +181,7 @@ class DialectReplays:
             self._pages.cancel(replay.connection)
 
     def _fetch(self, replay: Replay, now: float) -> None:
-        """Raises RequestError."""
+        """Asks for the next page. Raises RequestError."""
 
         def take_page(page: ReplayPage | RequestError, then: float) -> None:
             if replay.status != "running":
