@@ -31,7 +31,8 @@ STEP_SECONDS = 0.02
 class ReplayPage(msgspec.Struct, frozen=True):
     """A part of history.
 
-    fragments: of events, oldest first, as `DialectCodec` writes them. next: where to go on, None behind the last."""
+    fragments: of events, oldest first, as `DialectCodec` writes them. next: where to go on, None behind the last.
+    """
 
     fragments: Sequence[bytes]
     next: str | None
@@ -69,7 +70,8 @@ _read_stamp = msgspec.json.Decoder(_Stamp).decode
 class Replay:
     """One replay.
 
-    since, until: unix seconds. status: `running`, `completed`, `stopped` or `failed`. sent_count: events."""
+    since, until: unix seconds. status: `running`, `completed`, `stopped` or `failed`. sent_count: events.
+    """
 
     def __init__(self, id: str, connection: Connection, codec: DialectCodec, question: Mapping[str, Any]) -> None:
         self.id = id
