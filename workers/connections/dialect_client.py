@@ -1,4 +1,4 @@
-"""What a connection has beside its own state when its client speaks a dialect."""
+"""The client of a connection that speaks a dialect: what there is of it beside the connection's own state."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from solowire.model.dialect import DialectPath, DialectSession
 
 
 class DialectClient:
-    """name: of the dialect. path: at which it came. agent: the family of its user agent.
+    """One such client. name: of the dialect. path: at which it came. agent: the family of its user agent.
 
     is_decided: it speaks the dialect for sure.
     """

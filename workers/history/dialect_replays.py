@@ -29,7 +29,10 @@ STEP_SECONDS = 0.02
 
 
 class ReplayPage(msgspec.Struct, frozen=True):
-    """fragments: of events, oldest first, as `DialectCodec` writes them. next: where to go on, None behind the last."""
+    """A part of history.
+
+    fragments: of events, oldest first, as `DialectCodec` writes them. next: where to go on, None behind the last.
+    """
 
     fragments: Sequence[bytes]
     next: str | None
@@ -65,7 +68,10 @@ _read_stamp = msgspec.json.Decoder(_Stamp).decode
 
 
 class Replay:
-    """since, until: unix seconds. status: `running`, `completed`, `stopped` or `failed`. sent_count: events."""
+    """One replay.
+
+    since, until: unix seconds. status: `running`, `completed`, `stopped` or `failed`. sent_count: events.
+    """
 
     def __init__(self, id: str, connection: Connection, codec: DialectCodec, question: Mapping[str, Any]) -> None:
         self.id = id
@@ -76,6 +82,7 @@ class Replay:
         self.speed = float(question["speed"])
         self.since, self.until = float(question["since_unix"]), float(question["until_unix"])
         self.status = "running"
+        self.reason = ""  # why it has failed
         self.sent_count = 0
         self.waiting: deque[tuple[float, bytes]] = deque()  # when it happened, and the fragment
         self.next: str | None = None
@@ -98,11 +105,12 @@ class Replay:
             "progress": round(100 * min(1.0, max(0.0, done)), 1),
             "total_events": self.sent_count + len(self.waiting),
             "processed_events": self.sent_count,
+            **({"reason": self.reason} if self.reason else {}),
         }
 
 
 class DialectReplays:
-    """pages: where events come from. Times are seconds, monotonic, unless they say unix."""
+    """All replays of a shard. pages: where events come from. Times are seconds, monotonic, unless they say unix."""
 
     def __init__(self, pages: HistoryPages, dispatcher: Dispatcher, sockets: Sockets, timers: Timers) -> None:
         self._pages = pages
@@ -175,12 +183,13 @@ class DialectReplays:
             self._pages.cancel(replay.connection)
 
     def _fetch(self, replay: Replay, now: float) -> None:
-        """Raises RequestError."""
+        """Asks for the next page. Raises RequestError."""
 
         def take_page(page: ReplayPage | RequestError, then: float) -> None:
             if replay.status != "running":
                 return
             if isinstance(page, RequestError):
+                replay.reason = page.message
                 self._end(replay, "failed")
                 return
             replay.next, replay.is_last = page.next, page.next is None
