@@ -253,7 +253,7 @@ class _ClientGone(RequestRejected):
     """Nobody waits for the answer any more."""
 
     def __init__(self) -> None:
-        super().__init__(503, "client_gone", "the client has gone", "ask again", retry_after=1.0)
+        super().__init__(503, "client_disconnected", "the client has gone", "ask again", retry_after=1.0)
 
 
 async def _while_there(receive: Callable[[], Awaitable[Any]], work: Coroutine[Any, Any, T]) -> T:

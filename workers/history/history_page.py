@@ -147,12 +147,20 @@ class HistoryTask:
         else:
             self._bounds = HistoryBound(self.epoch, offset), until
 
-    def take_event(self, offset: int, body: bytes) -> None:
-        """Judges the next event of the part, and takes it if it is the asker's."""
+    def take_event(self, offset: int, body: bytes) -> bool:
+        """Judges the next event of the part, and takes it if it is the asker's; False if there is no room for it.
+
+        One that is larger than a page has a page to itself.
+        """
         written = self.judge.write_event(offset, body, self.user)
-        if written is not None:
-            self.events.append(msgspec.Raw(written))
-            self.bytes_left -= len(written) + 1
+        if written is None:
+            return True
+        size = len(written) + 1
+        if self.events and size > self.bytes_left:
+            return False
+        self.events.append(msgspec.Raw(written))
+        self.bytes_left -= size
+        return True
 
     def make_page(self) -> HistoryPage:
         since, until = self._bounds

@@ -199,8 +199,10 @@ class HistoryScheduler:
         end = min(task.place + RECORDS_A_STEP, len(task.part))
         while task.place < end:
             offset, body = task.part[task.place]
+            if not task.take_event(offset, body):  # the next page begins with it
+                self._fill(task, offset + 1 if task.query.is_descending else offset - 1, now)
+                return
             task.place += 1
-            task.take_event(offset, body)
             if task.is_full:
                 self._fill(task, offset, now)
                 return
@@ -238,8 +240,8 @@ class HistoryScheduler:
         if task.was_heard:
             self._finish(task, task.make_page(), now)
             return
-        fault = "the router has not answered in time"
-        self._finish(task, RequestRejected(503, "router_away", fault, "ask again in a moment", retry_after=1.0), now)
+        fault, hint = "the router has not answered in time", "ask again in a moment"
+        self._finish(task, RequestRejected(503, "router_unavailable", fault, hint, retry_after=1.0), now)
 
     # ------------------------------------------------------------------------------------------------ places
 
