@@ -5,7 +5,8 @@ Each is a tagged struct; `type` is the tag. `Codec` encodes what the server says
 it: syntax, UTF-8, depth, range, an unknown type, a field that does not fit.
 
 The `events` frame is not encoded from a struct: `Codec.encode_events` joins fragments that were encoded once (see
-`feed`). Only such frames are ever compressed; whoever reads is ready for any message of the server to be.
+`solowire.fanout.feed`). Only such frames are ever compressed; whoever reads is ready for any message of the server to
+be.
 """
 
 from __future__ import annotations
