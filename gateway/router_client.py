@@ -103,6 +103,7 @@ class RouterClient:
         self._audit = audit or GatewayAudit()
         self._refresh_keys = refresh_keys
         self.epoch = ""
+        self.is_journal_gone = False  # as the router said last
         self._roles = roles
         self._timeout = timeout
         self._incarnation = process.new_id()
@@ -424,6 +425,7 @@ class RouterClient:
                 if known is not None:
                     self._link.send(known)
             case AdmissionState():
+                self.is_journal_gone = message.is_journal_gone
                 self._connect_limiter.update(message, self._clock())
             case RingState():
                 if message.epoch != self.epoch or message.version == self._ring_version:

@@ -303,9 +303,7 @@ class Router:
             self.journal.commit(now + self.wall_offset)
         except JournalUnavailable as error:
             if not self._is_unavailable:
-                logger.critical(
-                    "journal_unavailable", reason=str(error), hint="publishers are refused until it is again"
-                )
+                logger.critical("journal_unavailable", reason=str(error), hint=error.hint)
             self._is_unavailable = True
             for peer, request, *_ in answers:
                 self._send(peer, PublishNack(request, "journal_unavailable", str(error), UNAVAILABLE_SECONDS))
@@ -469,6 +467,7 @@ class Router:
                 return  # fenced off
         elif member is not None and member.address is None:
             doors = self.coordinator.admission_state(self.members.gateway_count)
+            doors.is_journal_gone = self.journal.is_gone
         self._send(
             peer,
             HeartbeatResponse(self.journal.epoch, self.members.version, lease, doors, self.access.revocations_version),

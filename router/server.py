@@ -30,6 +30,7 @@ from solowire.router.router import Router
 from solowire.runtime import process
 from solowire.runtime.directory_lock import router_lock
 from solowire.runtime.domain_loader import load_domain
+from solowire.runtime.identity import JOURNAL_FILE
 from solowire.runtime.settings import Settings, make_directories
 
 logger = structlog.get_logger("solowire.router")
@@ -59,7 +60,7 @@ def open_journal(settings: Settings) -> Journal:
             window=settings.duplicate_window_s,
         )
     return SqliteJournal(
-        settings.need_data_dir() / "journal.sqlite3",
+        settings.need_data_dir() / JOURNAL_FILE,
         new_epoch=epoch,
         max_age=settings.journal_age_s,
         max_events=settings.journal_events,
@@ -84,7 +85,7 @@ async def _main(settings: Settings, stop: asyncio.Event) -> None:
     loop = asyncio.get_running_loop()
     with closing(open_journal(settings)) as journal:
         server = _RouterServer(loop, journal, settings)
-        served = web.start_http_server(settings, Metrics(server.read_samples).render)
+        served = web.start_http_server(settings, Metrics(server.read_samples).render, lambda: not journal.is_gone)
         process.tune_gc()
         process.on_reload(lambda fresh: server.change_limits(make_lease_config(fresh)))
         process.report_ready()

@@ -443,6 +443,7 @@ class AdmissionState(_BackplaneMessage, tag="admission_state"):
 
     closed: groups that would get no slot now. others_closed: whether that holds for a group that nobody is in yet.
     retry_after: seconds. full: addresses with as many connections as they may have. gateways: how many there are.
+    is_journal_gone: the journal's file is not under its name any more, so that nothing can be published.
     """
 
     full_groups: list[str]
@@ -450,6 +451,7 @@ class AdmissionState(_BackplaneMessage, tag="admission_state"):
     retry_after: float
     full_addresses: list[str] = []
     gateway_count: int = 1
+    is_journal_gone: bool = False
 
 
 class PublishAck(_BackplaneMessage, tag="publish_ack"):

@@ -33,6 +33,7 @@ from solowire.model.access import ADMINISTER, PUBLISH
 from solowire.runtime import logging as logs
 from solowire.runtime.data_directory import TOKEN_FILE, write_private
 from solowire.runtime.directory_lock import router_lock, supervisor_lock
+from solowire.runtime.identity import JOURNAL_FILE
 from solowire.runtime.settings import Settings, load_secret, make_data_directory, make_directories
 from solowire.runtime.settings_listing import list_settings
 
@@ -42,9 +43,9 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 def main() -> None:
     """The console script."""
     warnings.filterwarnings("ignore", message="The HMAC key is")  # PyJWT's; `secret_of` says it in our words
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # it was closed, as by `>&-`; this takes its descriptor, too
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - for as long as the process lives
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # it was closed, as by `>&-`
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - for as long as the process lives
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # an old locale lacks characters: no reason to end
@@ -124,6 +125,11 @@ def up(config: Path | None, **options: Any) -> None:
     _ = settings.backplane_address
     make_directories(settings)
     _, made = load_secret(settings, create=True)
+    if made and (settings.data_dir / JOURNAL_FILE).exists():
+        hint = "the one that was there is gone: tokens that it signed are refused"
+        structlog.get_logger("solowire.up").warning(
+            "secret_made", path=str(settings.data_dir / "secret"), hint=hint
+        )
     domain = load_domain(settings)
     make_tokens(settings, load_roles(settings, domain.catalog), domain, create=False)  # what every child would refuse
     config = config.absolute() if config is not None else None

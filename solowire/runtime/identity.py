@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 
 import msgspec
+import structlog
 
 from solowire.auth.key_source import KeySource
 from solowire.auth.tokens import Tokens
@@ -14,11 +16,25 @@ from solowire.model.domain import Domain
 from solowire.runtime.domain_loader import name_scopes
 from solowire.runtime.roles import load_roles
 from solowire.runtime.settings import Settings, load_secrets
+from solowire.runtime.terminal import PARENT
+
+JOURNAL_FILE = "journal.sqlite3"
+
+logger = structlog.get_logger("solowire.settings")
 
 
 def make_tokens(settings: Settings, roles: Mapping[str, Role], domain: Domain, *, create: bool) -> Tokens:
-    """create: whether a secret may be made. Raises ConfigError."""
-    secrets, _ = load_secrets(settings, create=create)
+    """create: whether the caller, a process of the system, may make a secret. Raises ConfigError.
+
+    It may where a system begins: as a child of `up`, which has made one, or beside a log, a new secret would be another
+    than the one that users' tokens are signed with.
+    """
+    if create:
+        _check_secret_not_lost(settings)
+    secrets, made = load_secrets(settings, create=create)
+    if made:
+        hint = "tokens signed with another are refused: processes with other data directories need this one"
+        logger.warning("secret_made", path=str(settings.data_dir / "secret"), hint=hint)
     _check_roles(settings, roles)
     rules = settings.token_rules
     mapping = msgspec.structs.replace(rules.mapping, scope_claims=name_scopes(rules.mapping.scope_claims, domain))
@@ -44,6 +60,17 @@ def reload_identity(settings: Settings, tokens: Tokens, roles: dict[str, Role]) 
     roles.clear()
     roles.update(fresh)
     tokens.set_secrets(secrets, roles)
+
+
+def _check_secret_not_lost(settings: Settings) -> None:
+    path = settings.need_data_dir() / "secret"
+    if settings.secret is not None or path.exists():
+        return
+    if PARENT in os.environ or (path.parent / JOURNAL_FILE).exists():
+        raise ConfigError(
+            f"the secret is gone: {path} doesn't exist, and users' tokens are signed with it; put it back, "
+            "or end the whole system and start `solowire up`, which makes a new one that refuses those tokens"
+        )
 
 
 def _check_roles(settings: Settings, roles: Mapping[str, Role]) -> None:

@@ -56,7 +56,7 @@ def new_id() -> str:
 
 
 def run(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
-    """Runs `main(stop)` on uvloop; `stop` is set by SIGTERM or SIGINT, and a second signal ends the process at once.
+    """Runs `main(stop)` on uvloop; `stop` is set by SIGTERM, SIGINT or SIGQUIT, and a second signal ends the process at once.
 
     Raises ConfigError where there are too few open files to start at all.
     """
@@ -98,7 +98,7 @@ async def _run(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
         else:
             logger.info("settings_reloaded")
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
         loop.add_signal_handler(number, ask_to_stop, number)
     if has_terminal():
         loop.add_signal_handler(signal.SIGHUP, ask_to_stop, signal.SIGHUP)
