@@ -10,28 +10,18 @@ from collections.abc import Iterator, Mapping
 from enum import Enum
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings
 
-from solowire.runtime.settings import PREFIX, Settings
+from solowire.runtime.settings.setting_paths import find_section, to_variable
+from solowire.runtime.settings.system_settings import PREFIX, Settings
 
 PAGE = Path(__file__).with_name("settings.md")
 
-TITLES: Mapping[str, str] = {
-    "secret": "Whom to believe",
-    "data_dir": "The system and its processes",
-    "on_duplicate": "Connections and what they say",
-    "max_connections": "How many connections, whose, how fast",
-    "router_port": "Statistics, metrics, alerts, audit log",
-    "bad_token_rate": "Before accepting",
-    "telemetry_per_s": "Floods and states",
-    "merge_memory": "Memory, logs and coming back",
-    "publish_max_bytes": "Publishing",
-}
-"""The first setting of each part of the flat list, and the part's title. A nested model is a part by itself."""
+FIRST_TITLE = "What is set first"
+"""Of the settings that stand in no section."""
 
 COMPUTED: Mapping[str, str] = {
     "data_dir": "`$XDG_DATA_HOME/solowire`, or `~/.local/share/solowire`",
@@ -42,13 +32,21 @@ HEAD = """\
 <!-- Made by docs/make_settings.py from the models; `make docs` makes it anew. Don't edit it. -->
 # Settings
 
-Later ones win: defaults, the file of `--config` (TOML), `.env`, the environment, options of the command line. The
-tables have the names of the environment and of `.env`. A name that is no setting, or a value out of range, stops every
-command with one line that names it. `solowire config` prints what is in force, as TOML that `--config` reads.
-[Operations](operations.md) says more of some.
+Later ones win: defaults, the file of `--config` (TOML), `.env`, the environment, options of the command line. They win
+setting by setting. A name that is no setting, or a value out of range, stops every command with one line that names it.
+`solowire config` prints what is in force, as TOML that `--config` reads. [Operations](operations.md) says more of some.
 
-A list is written with commas or as JSON, a table as JSON: `{prefix}GROUPS={{"staff": {{"weight": 2}}}}`. Names that end
-in `_S` are seconds, in `_MS` milliseconds, in `_BYTES` bytes, in `_PER_S` or `_RATE` a number per second.
+The names below are those of the environment and of `.env`: two underscores stand between a table of the file and what
+is in it. So `SOLOWIRE_SHARD__FLUSH__HIGH_MS=20` is, in the file,
+
+```toml
+[shard.flush]
+high_ms = 20
+```
+
+In the environment a list is written with commas or as JSON, a table of values as JSON:
+`{prefix}LIMITS__GROUPS={{"staff": {{"weight": 2}}}}`. Names that end in `_S` are seconds, in `_MS` milliseconds, in
+`_BYTES` bytes, in `_PER_S` or `RATE` a number per second.
 """
 TABLE_HEAD = "| setting | type | default | range | meaning |\n| --- | --- | --- | --- | --- |\n"
 
@@ -63,53 +61,35 @@ _SIMPLE: Mapping[Any, str] = {
 _BOUNDS = (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<"))
 
 
-def render_page(settings: type[BaseSettings] = Settings, titles: Mapping[str, str] = TITLES) -> str:
-    """The whole page. Raises ValueError where TITLES or COMPUTED don't fit the models."""
-    parts = [HEAD.format(prefix=PREFIX)]
-    delimiter = settings.model_config.get("env_nested_delimiter") or "__"
-    has_part = False
-    for name, field in settings.model_fields.items():
-        model = _nested_model(field)
-        if model is not None:
-            parts += [f"\n## {_title_of(name, model)}\n\n", TABLE_HEAD, *_render_rows(model, (name,), delimiter)]
-            has_part = False
-            continue
-        if name in titles:
-            parts += [f"\n## {titles[name]}\n\n", TABLE_HEAD]
-        elif not has_part:
-            raise ValueError(f"docs/make_settings.py: the part that begins with {name!r} needs a title in TITLES")
-        has_part = True
-        parts.append(_render_row((name,), field, delimiter))
-    if unknown := titles.keys() - settings.model_fields:
-        raise ValueError(f"docs/make_settings.py: TITLES names what is no setting: {', '.join(sorted(unknown))}")
-    return "".join(parts)
+def render_page(settings: type[BaseModel] = Settings) -> str:
+    """The whole page. Raises ValueError where COMPUTED doesn't fit the models."""
+    return "".join([HEAD.format(prefix=PREFIX), *_render_section(settings, ())])
 
 
-def _title_of(name: str, model: type[BaseModel]) -> str:
-    first = (model.__doc__ or "").strip().split("\n")[0].rstrip(".")
-    return f"`[{name}]`: {first}" if first else f"`[{name}]`"
+def _render_section(model: type[BaseModel], path: tuple[str, ...]) -> Iterator[str]:
+    """First its own settings, then the sections in it."""
+    fields = model.model_fields.items()
+    own = [_render_row((*path, name), field) for name, field in fields if find_section(field) is None]
+    if own:
+        yield f"\n## {_title_of(path, model)}\n\n{TABLE_HEAD}"
+        yield from own
+    for name, field in fields:
+        section = find_section(field)
+        if section is not None:
+            yield from _render_section(section, (*path, name))
 
 
-def _nested_model(field: FieldInfo) -> type[BaseModel] | None:
-    """The model of a field that is a group of settings; None for one setting."""
-    kind = field.annotation
-    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+def _title_of(path: tuple[str, ...], model: type[BaseModel]) -> str:
+    if not path:
+        return FIRST_TITLE
+    return f"`[{'.'.join(path)}]`: {(model.__doc__ or '').strip().splitlines()[0].rstrip('.')}"
 
 
-def _render_rows(model: type[BaseModel], path: tuple[str, ...], delimiter: str) -> Iterator[str]:
-    for name, field in model.model_fields.items():
-        inner = _nested_model(field)
-        if inner is None:
-            yield _render_row((*path, name), field, delimiter)
-        else:
-            yield from _render_rows(inner, (*path, name), delimiter)
-
-
-def _render_row(path: tuple[str, ...], field: FieldInfo, delimiter: str) -> str:
+def _render_row(path: tuple[str, ...], field: FieldInfo) -> str:
     cells = (
-        f"`{PREFIX}{delimiter.join(path).upper()}`",
+        f"`{to_variable(path)}`",
         _describe_type(field.annotation),
-        _describe_default(path[-1], field),
+        _describe_default(".".join(path), field),
         _describe_range(path[-1], field),
         (field.description or "").replace("*", "\\*"),
     )
@@ -118,6 +98,8 @@ def _render_row(path: tuple[str, ...], field: FieldInfo, delimiter: str) -> str:
 
 def _describe_type(kind: Any) -> str:
     origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return _describe_type(arguments[0])
     if origin is Literal:
         return ", ".join(f"`{value}`" for value in arguments)
     if origin in (Union, UnionType):

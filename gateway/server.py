@@ -14,7 +14,7 @@ from solowire.algorithms.accept_limiter import AcceptLimiter
 from solowire.auth.tokens import Tokens
 from solowire.backplane.messages import ShardStats
 from solowire.gateway.admission.client_address import ClientAddressResolver
-from solowire.gateway.admission.connect_limiter import ConnectLimiter, ConnectLimits
+from solowire.gateway.admission.connect_limiter import ConnectLimiter
 from solowire.gateway.audit_events import GatewayAudit
 from solowire.gateway.front.client_connection import ClientConnection, FrontContext
 from solowire.gateway.front.connection_registry import FILES_OF_HTTP, ConnectionRegistry
@@ -38,11 +38,12 @@ from solowire.observability.metrics import LabelledSample, Metrics, Sample
 from solowire.protocol.opening_handshake import MORE_HEADERS, Head, make_upgrade_required
 from solowire.protocol.problem_details import to_http_response
 from solowire.runtime import process
+from solowire.runtime.data_directory import make_directories
 from solowire.runtime.domain_loader import load_domain
 from solowire.runtime.http_server import WebServer, listen, listen_unix, remove_dead_sockets
 from solowire.runtime.identity import make_key_source, make_tokens, reload_identity
 from solowire.runtime.roles import load_roles
-from solowire.runtime.settings import Settings, make_directories
+from solowire.runtime.settings import Settings
 
 logger = structlog.get_logger("solowire.gateway")
 
@@ -63,7 +64,7 @@ def serve(settings: Settings) -> None:
 
 
 async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], stop: asyncio.Event) -> None:
-    sock = listen(settings.host, settings.port, stalled_s=settings.stalled_s)
+    sock = listen(settings.host, settings.port, stalled_s=settings.listen.write_timeout_s)
     audit = open_audit(settings, "gateway")
     trail = GatewayAudit(audit)
     refused, refused_per_s = 0, 0.0
@@ -89,17 +90,19 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
         settings.backplane_address,
         tokens,
         roles,
-        make_publish_limiter(settings),
-        timeout=settings.publish_timeout_s,
-        pace=settings.moves_per_s,
-        connect_limiter=ConnectLimiter(make_connect_limits(settings)),
-        addresses=ClientAddressResolver(settings.trusted_proxies, settings.forwarded),
+        PublishLimiter(settings.publish),
+        timeout=settings.publish.timeout_s,
+        pace=settings.shard.rebalance_users_per_s,
+        connect_limiter=ConnectLimiter(settings.limits, settings.auth),
+        addresses=ClientAddressResolver(settings.listen.trusted_proxies, settings.listen.forwarded_headers),
         stats=stats,
         audit=trail,
         refresh_keys=None if key_source is None else key_source.wait_for_refresh,
     )
-    negotiation = ConnectEndpoint(gateway, settings.shard_url)
-    relay = Relay(gateway, allowed_origins=settings.allowed_origins, send_buffer=settings.send_buffer_bytes)
+    negotiation = ConnectEndpoint(gateway, settings.gateway.shard_url)
+    relay = Relay(
+        gateway, allowed_origins=settings.listen.allowed_origins, send_buffer=settings.listen.send_buffer_bytes
+    )
     assets = Assets(find_swagger_ui())
 
     def takes(head: Head) -> bool:
@@ -108,7 +111,7 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
     def open_tunnel(client: ClientConnection, head: Head, rest: bytes) -> None:
         (relay.accept_client if relay.can_handle(head) else assets.serve_file)(client, head, rest)
 
-    room = AcceptLimiter(settings.max_http_connections, settings.max_http_connections_per_address)
+    room = AcceptLimiter(settings.gateway.max_http_connections, settings.gateway.max_http_connections_per_address)
     # A name of its own: several gateways of one data directory may have the same port, each at its address.
     upstream = settings.run_dir.absolute() / f"g{settings.port}-{process.new_id()[:8]}"
     context = FrontContext(
@@ -121,9 +124,9 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
         plain_heads=HEADS,
         open_tunnel=open_tunnel,
         is_trusted=gateway.addresses.is_trusted,
-        head_s=settings.handshake_s,
-        keepalive_s=settings.keepalive_s,
-        stalled_s=settings.stalled_s,
+        head_s=settings.listen.request_head_timeout_s,
+        keepalive_s=settings.listen.keepalive_timeout_s,
+        stalled_s=settings.listen.write_timeout_s,
         direct={
             (b"POST", b"/v1/events"): lambda *request: posting(*request),
             (b"POST", b"/v1/connect"): lambda scope, _, send: negotiation(scope, send),
@@ -208,29 +211,3 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
             await key_source.close()
         vitals.close()
         audit.close()
-
-
-def make_publish_limiter(settings: Settings) -> PublishLimiter:
-    return PublishLimiter(
-        requests=settings.publish_held_requests,
-        bytes=settings.publish_held_bytes,
-        max_age_s=settings.publish_timeout_s / 2,
-        lost_after_s=settings.publish_timeout_s * 2,
-        rate=settings.publish_rate,
-        burst=settings.publish_burst,
-    )
-
-
-def make_connect_limits(settings: Settings) -> ConnectLimits:
-    return ConnectLimits(
-        rate=settings.connect_rate,
-        burst=settings.connect_burst,
-        rate_per_address=settings.connect_rate_per_address,
-        burst_per_address=settings.connect_burst_per_address,
-        rate_per_user=settings.connect_rate_per_user * settings.max_connections_per_user,
-        burst_per_user=settings.connect_burst_per_user * settings.max_connections_per_user,
-        bad_token_rate=settings.bad_token_rate,
-        bad_token_burst=settings.bad_token_burst,
-        group_by=settings.group_by,
-        groups=frozenset(settings.groups_in_force),
-    )

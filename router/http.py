@@ -24,18 +24,20 @@ def start_http_server(
     """Serves on the router's port; None where the default one can't be had. Raises ConfigError for one that was set."""
     port = settings.router_metrics_port
     if port is None:
-        logger.warning("router_without_metrics", hint="no port is left above the shards': set SOLOWIRE_ROUTER_PORT")
+        logger.warning(
+            "router_without_metrics", hint="no port is left above the shards': set SOLOWIRE_ROUTER__METRICS_PORT"
+        )
         return None
     try:
-        sock = listen(settings.api_host, port)
+        sock = listen(settings.listen.api_host, port)
     except ConfigError as error:
-        if settings.router_port is not None:
-            raise ConfigError(f"SOLOWIRE_ROUTER_PORT: {error}") from None
-        logger.warning("router_without_metrics", reason=str(error), hint="set SOLOWIRE_ROUTER_PORT")
+        if settings.router.metrics_port is not None:
+            raise ConfigError(f"SOLOWIRE_ROUTER__METRICS_PORT: {error}") from None
+        logger.warning("router_without_metrics", reason=str(error), hint="set SOLOWIRE_ROUTER__METRICS_PORT")
         return None
     server = WebServer(_app(metrics, is_ready), sock)
     server.start()
-    logger.info("router_listening", host=settings.api_host, port=sock.getsockname()[1])
+    logger.info("router_listening", host=settings.listen.api_host, port=sock.getsockname()[1])
     return server
 
 

@@ -65,12 +65,9 @@ from solowire.backplane.messages import (
     UsersConnected,
 )
 from solowire.router.access.access_control import AccessControl
-from solowire.router.leases.config import LeaseConfig
 from solowire.router.leases.coordinator import Coordinator, LeaseViolation
 from solowire.router.log.backpressure import (
-    DEFAULT_THRESHOLDS,
     BackpressureState,
-    BackpressureThresholds,
     OffsetTimeIndex,
     ShardLag,
     evaluate_backpressure,
@@ -81,6 +78,8 @@ from solowire.router.log.replay_queue import ReplayQueue, read_latest_states
 from solowire.router.log.shard_cursor import ShardCursor
 from solowire.router.membership import Membership, Peer
 from solowire.router.monitoring.monitor import Monitor, MonitorResult
+from solowire.runtime.settings.limits_settings import LimitsSettings
+from solowire.runtime.settings.publish_settings import PublishSettings
 
 logger = structlog.get_logger("solowire.router")
 
@@ -132,9 +131,9 @@ class Router:
         *,
         now: float = 0.0,
         wall_offset: float = 0.0,
-        limits: LeaseConfig | None = None,
+        limits: LimitsSettings | None = None,
         stopwatch: Callable[[], float] = lambda: 0.0,
-        thresholds: BackpressureThresholds = DEFAULT_THRESHOLDS,
+        publish: PublishSettings | None = None,
         monitor: Monitor | None = None,
         audit: Callable[..., None] = lambda event, **fields: None,
         sampler: LogSampler | None = None,
@@ -143,7 +142,7 @@ class Router:
         self.journal = journal
         self.members = Membership()
         self.coordinator = Coordinator(
-            limits or LeaseConfig(), now, now + wall_offset, journal.get_metadata_item("leases")
+            limits or LimitsSettings(), now, now + wall_offset, journal.get_metadata_item("leases")
         )
         self.access = AccessControl(journal, self.members, send, audit, now + wall_offset)
         self.wall_offset = wall_offset
@@ -166,8 +165,8 @@ class Router:
         self._is_unavailable = False
         self._stopwatch = stopwatch
         self.replays = ReplayQueue(journal, send, self._is_caught_up, stopwatch)
-        self._thresholds = thresholds
-        self._offset_times = OffsetTimeIndex(thresholds.hard)
+        self._publish_settings = publish = publish or PublishSettings()
+        self._offset_times = OffsetTimeIndex(publish.lag_hard_s)
         self._last_commit_s = 0.0
         self._usual_commit_s = 0.0  # the shorter of the last two: one that was long says nothing of the next
         self._evaluated_at = float("-inf")
@@ -239,7 +238,7 @@ class Router:
         retry_after, is_heavy = self.backpressure.retry_after, self._publisher_load.is_heavy(message.publisher)
         if retry_after is not None and (is_heavy or self.backpressure.is_refusing_all):
             self.rejected_count += 1
-            reason = "a shard or the journal can't follow: it is SOLOWIRE_LAG_HARD_S or more behind"
+            reason = "a shard or the journal can't follow: it is SOLOWIRE_PUBLISH__LAG_HARD_S or more behind"
             self._send(peer, PublishNack(message.request, "overloaded", reason, retry_after))
             return
         appended = self.journal.append(message.events, now + self.wall_offset)
@@ -282,11 +281,11 @@ class Router:
                 continue
             owed = outlet.first_unacked
             lag = self._offset_times.find_age(owed, member.last_heard_at) if owed <= self.journal.last_offset else 0.0
-            outlet.is_caught_up = outlet.is_caught_up or lag < self._thresholds.soft
+            outlet.is_caught_up = outlet.is_caught_up or lag < self._publish_settings.lag_soft_s
             followers.append(ShardLag(lag, outlet.is_caught_up, now - outlet.joined_at))
         before, self.backpressure = (
             self.backpressure,
-            evaluate_backpressure(followers, self._last_commit_s, self._thresholds),
+            evaluate_backpressure(followers, self._last_commit_s, self._publish_settings),
         )
         if (before.retry_after is None) != (self.backpressure.retry_after is None):
             lag = max((follower.lag for follower in followers), default=0.0)

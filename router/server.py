@@ -21,24 +21,22 @@ from solowire.observability.audit import open_audit
 from solowire.observability.loop_monitor import LoopMonitor, memory_bytes
 from solowire.observability.metrics import LabelledSample, Metrics, Sample
 from solowire.router import http as web
-from solowire.router.leases.config import GroupQuota, LeaseConfig
-from solowire.router.log.backpressure import BackpressureThresholds
 from solowire.router.log.journal import Journal, MemoryJournal
 from solowire.router.log.sqlite_journal import SqliteJournal
-from solowire.router.monitoring.monitor import Monitor, Thresholds
+from solowire.router.monitoring.monitor import Monitor
 from solowire.router.router import Router
 from solowire.runtime import process
+from solowire.runtime.data_directory import JOURNAL_FILE, make_directories
 from solowire.runtime.directory_lock import router_lock
 from solowire.runtime.domain_loader import load_domain
-from solowire.runtime.identity import JOURNAL_FILE
-from solowire.runtime.settings import Settings, make_directories
+from solowire.runtime.settings import Settings
+from solowire.runtime.settings.limits_settings import LimitsSettings
 
 logger = structlog.get_logger("solowire.router")
 
 TICK_SECONDS = 0.5
 PROBE_SECONDS = 0.5
 RELEASE_SECONDS = 0.02
-LONGEST_DELAY_SECONDS = 1.0
 
 
 def serve(settings: Settings) -> None:
@@ -52,32 +50,21 @@ def serve(settings: Settings) -> None:
 def open_journal(settings: Settings) -> Journal:
     """The journal that the settings ask for. Raises ConfigError."""
     epoch = process.new_id()
-    if settings.journal == "memory":
+    if settings.journal.storage == "memory":
         return MemoryJournal(
             epoch,
-            max_events=settings.journal_events,
-            max_bytes=settings.journal_bytes,
-            window=settings.duplicate_window_s,
+            max_events=settings.journal.max_events,
+            max_bytes=settings.journal.max_bytes,
+            window=settings.journal.duplicate_window_s,
         )
     return SqliteJournal(
         settings.need_data_dir() / JOURNAL_FILE,
         new_epoch=epoch,
-        max_age=settings.journal_age_s,
-        max_events=settings.journal_events,
-        max_bytes=settings.journal_bytes,
-        window=settings.duplicate_window_s,
+        max_age=settings.journal.max_age_s,
+        max_events=settings.journal.max_events,
+        max_bytes=settings.journal.max_bytes,
+        window=settings.journal.duplicate_window_s,
         now=time.time(),
-    )
-
-
-def make_lease_config(settings: Settings) -> LeaseConfig:
-    groups = {n: GroupQuota(group.weight, group.reserved, group.limit) for n, group in settings.groups_in_force.items()}
-    return LeaseConfig(
-        connections=settings.max_connections,
-        per_shard=settings.max_connections_per_shard,
-        per_address=settings.max_connections_per_address,
-        groups=groups,
-        lease_s=settings.lease_s,
     )
 
 
@@ -87,7 +74,7 @@ async def _main(settings: Settings, stop: asyncio.Event) -> None:
         server = _RouterServer(loop, journal, settings)
         served = web.start_http_server(settings, Metrics(server.read_samples).render, lambda: not journal.is_gone)
         process.tune_gc()
-        process.on_reload(lambda fresh: server.change_limits(make_lease_config(fresh)))
+        process.on_reload(lambda fresh: server.change_limits(fresh.limits))
         process.report_ready()
         logger.info("router_ready", epoch=journal.epoch, last=journal.last_offset, backplane=settings.backplane_address)
         try:
@@ -121,8 +108,8 @@ class _RouterServer:
             now=loop.time(),
             wall_offset=self._wall_offset(),
             stopwatch=time.monotonic,
-            limits=make_lease_config(settings),
-            thresholds=make_thresholds(settings),
+            limits=settings.limits.with_administrators(),
+            publish=settings.publish,
             monitor=self._make_monitor(settings),
             audit=self._audit,
             sampler=self._sampler,
@@ -132,17 +119,8 @@ class _RouterServer:
         return Monitor(
             catalog=load_domain(settings).catalog,
             new_id=process.new_id,
-            thresholds=Thresholds(
-                lag_seconds=settings.alert_lag_s,
-                queue_age_seconds=settings.alert_queue_age_s,
-                loop_lag_seconds=settings.alert_loop_lag_s,
-                memory_bytes=settings.alert_memory_bytes,
-                lease_use_percent=settings.alert_lease_percent,
-                refused_per_second=settings.alert_refused_per_s,
-            ),
-            after=settings.alert_after_s,
-            over=settings.alert_over_s,
-            stats_every=settings.stats_event_s,
+            alerts=settings.alerts,
+            stats_interval_s=settings.router.stats_interval_s,
             own=lambda: ShardStats(memory_bytes=memory_bytes(), loop_lag_s=self._loop_monitor.loop_lag_s),
         )
 
@@ -193,9 +171,9 @@ class _RouterServer:
             except (OSError, ValueError, OverflowError):
                 pass  # cut off (TimeoutError is an OSError), or at no address at all, as far as anybody can tell
 
-    def change_limits(self, limits: LeaseConfig) -> None:
+    def change_limits(self, limits: LimitsSettings) -> None:
         """Has other limits on connections in force."""
-        self._router.coordinator.change_limits(limits)
+        self._router.coordinator.change_limits(limits.with_administrators())
 
     def tick(self) -> None:
         absent = self._router.coordinator.registry.absent_shards
@@ -266,9 +244,3 @@ class _RouterServer:
         self._releasing = None  # first: whatever fails below, the next dispatch goes on with it
         held = self._router.release_answers(self._loop.time())
         self._releasing = self._loop.call_later(RELEASE_SECONDS, self._release) if held else None
-
-
-def make_thresholds(settings: Settings) -> BackpressureThresholds:
-    # An answer that is held back must reach a gateway that still waits for it.
-    delay = min(LONGEST_DELAY_SECONDS, settings.publish_timeout_s / 4)
-    return BackpressureThresholds(settings.lag_soft_s, settings.lag_hard_s, delay)

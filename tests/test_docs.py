@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 from pydantic import BaseModel, Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from docs.make_settings import PAGE, render_page
-from solowire.runtime.settings import Settings
+from solowire.runtime.settings.limits_settings import ConnectSettings
+from solowire.runtime.settings.renamed_settings import RENAMED
+from solowire.runtime.settings.setting_paths import list_paths, to_variable
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -91,9 +92,9 @@ def test_the_checks_find_what_is_wrong() -> None:
 def test_the_rate_of_tickets_in_the_protocol_is_the_settings() -> None:
     """The one setting's default that the protocol's page repeats is the one that there is."""
     said = " ".join((DOCS / "protocol.md").read_text(encoding="utf-8").split())
-    default = {name: field.default for name, field in Settings.model_fields.items()}
-    rate, burst = default["connect_rate_per_user"], default["connect_burst_per_user"]
-    assert f"`SOLOWIRE_CONNECT_RATE_PER_USER` ({rate:g} per second, for each" in said
+    connect = ConnectSettings()
+    rate, burst = connect.rate_per_user, connect.burst_per_user
+    assert f"`SOLOWIRE_LIMITS__CONNECT__RATE_PER_USER` ({rate:g} per second, for each" in said
     assert f"at each gateway; {burst:g} at once)" in said
 
 
@@ -105,39 +106,39 @@ def test_the_list_of_settings_is_new() -> None:
 def test_the_list_has_each_setting() -> None:
     """None is left out, and none stands there twice."""
     names = re.findall(r"^\| `SOLOWIRE_(\w+)`", render_page(), re.MULTILINE)
-    assert sorted(names) == sorted(name.upper() for name in Settings.model_fields)
+    assert sorted(f"SOLOWIRE_{name}" for name in names) == sorted(map(to_variable, list_paths()))
 
 
-def test_nested_settings_are_parts_of_the_list() -> None:
-    """A model of settings becomes a part with a title of its own, and names of its settings begin with the model's."""
+def test_sections_are_parts_of_the_list() -> None:
+    """A section becomes a part with a title of its own, and names of its settings begin with the section's."""
 
     class Flush(BaseModel):
         """When a frame is sent."""
 
         high_ms: float = Field(20.0, ge=0, description="longest wait of high priority")
 
-    class Some(BaseSettings):
-        model_config = SettingsConfigDict(env_nested_delimiter="__")
+    class Some(BaseModel):
+        """Sends frames."""
+
         port: int = Field(8000, gt=0, description="where it listens")
         flush: Flush = Flush(high_ms=20.0)
 
-    page = render_page(Some, {"port": "Where"})
-    assert "## Where\n" in page
-    assert "| `SOLOWIRE_PORT` | whole number | 8000 | > 0 | where it listens |\n" in page
-    assert "## `[flush]`: When a frame is sent\n" in page
-    assert "| `SOLOWIRE_FLUSH__HIGH_MS` | number | 20 | ≥ 0 | longest wait of high priority |\n" in page
+    class All(BaseModel):
+        shards: int = Field(1, description="how many")
+        some: Some = Some(port=1)
+
+    page = render_page(All)
+    assert "## What is set first\n" in page
+    assert "## `[some]`: Sends frames\n" in page
+    assert "| `SOLOWIRE_SOME__PORT` | whole number | 8000 | > 0 | where it listens |\n" in page
+    assert "## `[some.flush]`: When a frame is sent\n" in page
+    assert "| `SOLOWIRE_SOME__FLUSH__HIGH_MS` | number | 20 | ≥ 0 | longest wait of high priority |\n" in page
 
 
-def test_a_part_without_a_title_is_refused() -> None:
-    """Whoever adds or renames settings is told what the script lacks."""
-
-    class Some(BaseSettings):
-        port: int = 8000
-
-    with pytest.raises(ValueError, match="'port' needs a title in TITLES"):
-        render_page(Some, {})
-    with pytest.raises(ValueError, match="TITLES names what is no setting: prot"):
-        render_page(Some, {"port": "Where", "prot": "There"})
+def test_the_changelog_has_each_old_name_with_its_new_one() -> None:
+    """Whoever comes from a version before reads all of them in one table."""
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert [old for old, new in RENAMED.items() if f"| `{old}` | `{new}` |" not in text] == []
 
 
 def test_the_picture_of_the_rooms_is_that_of_the_contracts() -> None:

@@ -112,8 +112,8 @@ def test_what_is_allowed_is_not_found(text: str) -> None:
 
 
 def test_no_two_modules_have_one_name() -> None:
-    """But for a role's `server`, `config` and the like, which are told apart by their role."""
-    shared = {"server", "config", "messages", "audit_events", "handshake", "http"}
+    """But for a role's `server` and the like, which are told apart by their role."""
+    shared = {"server", "messages", "audit_events", "handshake", "http"}
     counts = Counter(module.rpartition(".")[2] for module in FILES if FILES[module].name != "__init__.py")
     assert {name for name, count in counts.items() if count > 1} <= shared
 

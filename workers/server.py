@@ -46,9 +46,6 @@ from solowire.backplane.messages import (
 )
 from solowire.backplane.router_link import RouterLink
 from solowire.errors import ConfigError
-from solowire.fanout.aggregation import AggregationLimits
-from solowire.fanout.conflation import ConflationIntervals
-from solowire.fanout.feed import FlushDelays
 from solowire.fanout.recent_log import RecentLog
 from solowire.fanout.skipped_events import FAILED, UNDECODABLE, UNKNOWN_TYPE
 from solowire.model.access import Role
@@ -58,14 +55,14 @@ from solowire.observability.metrics import Distribution, LabelledSample, Metrics
 from solowire.protocol.close_codes import CloseCode
 from solowire.runtime import process
 from solowire.runtime.api_client import api_address
+from solowire.runtime.data_directory import make_directories
 from solowire.runtime.directory_lock import shard_lock
 from solowire.runtime.domain_loader import load_domain
 from solowire.runtime.http_server import WebServer, listen, listen_unix
 from solowire.runtime.identity import make_key_source, make_tokens, reload_identity
 from solowire.runtime.roles import load_roles
-from solowire.runtime.settings import Settings, make_directories
+from solowire.runtime.settings import Settings
 from solowire.workers.app import HttpApi
-from solowire.workers.config import ShardConfig
 from solowire.workers.delivery.ack_pacing import AckPacing
 from solowire.workers.net.client_listener import ClientListener
 from solowire.workers.net.client_port import ClientPort
@@ -118,18 +115,18 @@ class _ShardServer:
         self._timer_due_at = float("inf")
         self._was_ready = False
         self._acked_version = -1
-        self._acks = AckPacing(settings.credit)
+        self._acks = AckPacing(settings.shard.credit_events)
         self._done = asyncio.Event()
         self._status = 0
         self._socket = listen(
             settings.host,
             settings.find_shard_port(index),
-            send_buffer=settings.send_buffer_bytes,
-            stalled_s=settings.stalled_s,
+            send_buffer=settings.listen.send_buffer_bytes,
+            stalled_s=settings.listen.write_timeout_s,
         )
         self._api_socket, api = _listen_for_api(settings, index)
         self._address = ShardAddress(
-            index, settings.advertise_host or settings.host, self._socket.getsockname()[1], process.new_id(), api
+            index, settings.shard.advertise_host or settings.host, self._socket.getsockname()[1], process.new_id(), api
         )
         self._key_source = make_key_source(settings, tokens)
         self._waiting_for_keys: set[asyncio.Task[None]] = set()
@@ -144,10 +141,9 @@ class _ShardServer:
             roles=roles,
             new_id=process.new_id,
             wall_offset=self._wall_offset(),
-            limits=build_shard_config(settings),
-            recent=RecentLog(
-                catalog=tokens.domain.catalog, max_events=settings.recent_events, max_bytes=settings.recent_bytes
-            ),
+            settings=settings,
+            capacity=compute_capacity(process.raise_file_limit()),
+            recent=RecentLog(catalog=tokens.domain.catalog, **dict(settings.shard.recent_log)),
             ask=lambda question: self._link.send(question),
             stopwatch=time.perf_counter,
             came=self._note_arrival,
@@ -162,7 +158,9 @@ class _ShardServer:
         )
 
     async def main(self, stop: asyncio.Event) -> int:
-        most = min(self._settings.max_connections, self._settings.max_connections_per_shard or sys.maxsize)
+        most = min(
+            self._settings.limits.max_connections, self._settings.limits.max_connections_per_shard or sys.maxsize
+        )
         files = process.raise_file_limit()
         if (capacity := compute_capacity(files)) < most:
             logger.warning(
@@ -172,10 +170,10 @@ class _ShardServer:
                 connections=capacity,
                 hint="this shard takes no more connections than that; raise the limit of open files (ulimit -n)",
             )
-        if self._settings.merge_memory:
+        if self._settings.shard.merge_memory:
             logger.info("memory_merging", shard=self._shard.index, **process.merge_memory())
         metrics = Metrics(self._collect_samples, {"shard": str(self._shard.index)})
-        wrong_tokens = FailedAuthLimiter(Rate(self._settings.bad_token_rate, self._settings.bad_token_burst))
+        wrong_tokens = FailedAuthLimiter(Rate(self._settings.auth.bad_token_rate, self._settings.auth.bad_token_burst))
         api = HttpApi(
             self._shard,
             self._tokens,
@@ -190,18 +188,18 @@ class _ShardServer:
             self._sockets,
             self._schedule_run,
             wrong_tokens=wrong_tokens,
-            allowed_origins=self._settings.allowed_origins,
+            allowed_origins=self._settings.listen.allowed_origins,
             audit=self._audit,
         )
         listener = self._listener = ClientListener(
             self._socket,
             clients.handle,
-            AcceptLimiter(self._settings.max_pending, self._settings.max_pending_per_address),
-            head_s=self._settings.handshake_s,
+            AcceptLimiter(self._settings.listen.max_pending, self._settings.listen.max_pending_per_address),
+            head_s=self._settings.listen.request_head_timeout_s,
             socket_count=lambda: len(self._sockets),
             max_sockets=max(1, files - OTHER_FILES),
         )
-        server = WebServer(api, self._api_socket, handshake_s=self._settings.keepalive_s)
+        server = WebServer(api, self._api_socket, handshake_s=self._settings.listen.keepalive_timeout_s)
         # Before the server starts: what is refused here should end the process without Granian's threads in its way.
         link = self._link = RouterLink(
             self._settings.backplane_address,
@@ -224,8 +222,10 @@ class _ShardServer:
             self._tick()
             await asyncio.wait((told, done), timeout=TICK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         if told.done() and not done.done():
-            self._start_drain(self._settings.grace_s * GRACE_SHARE)
-            await asyncio.wait((done,), timeout=self._settings.grace_s * GRACE_SHARE + CLOSING_SECONDS)
+            self._start_drain(self._settings.process.shutdown_timeout_s * GRACE_SHARE)
+            await asyncio.wait(
+                (done,), timeout=self._settings.process.shutdown_timeout_s * GRACE_SHARE + CLOSING_SECONDS
+            )
         for waiting in (told, done):
             waiting.cancel()
         listener.finish()
@@ -287,8 +287,8 @@ class _ShardServer:
             self._address,
             self._shard.epoch,
             self._shard.log.position,
-            self._settings.credit,
-            self._settings.recent_events,
+            self._settings.shard.credit_events,
+            self._settings.shard.recent_log.max_events,
             self._shard.is_draining,
             self._tokens.revocations.version,
         )
@@ -360,7 +360,9 @@ class _ShardServer:
     def _send_ack(self) -> None:
         self._acks.told(self._loop.time())
         self._acked_version = self._shard.completed_version
-        self._link.send(LogAck(self._shard.epoch, self._shard.log.position, self._settings.credit, self._acked_version))
+        self._link.send(
+            LogAck(self._shard.epoch, self._shard.log.position, self._settings.shard.credit_events, self._acked_version)
+        )
 
     def _note_arrival(self, user: str, connections: int) -> None:
         """The router is told of all that come in one turn of the loop at once."""
@@ -455,7 +457,7 @@ def _listen_for_api(settings: Settings, index: int) -> tuple[socket.socket, str]
     if isinstance(place, Path):
         return listen_unix(place), api_address(place)
     sock = listen(*place)
-    return sock, api_address((settings.advertise_host or settings.api_host, sock.getsockname()[1]))
+    return sock, api_address((settings.shard.advertise_host or settings.listen.api_host, sock.getsockname()[1]))
 
 
 def compute_capacity(files: int) -> int:
@@ -467,40 +469,3 @@ def compute_capacity(files: int) -> int:
         raise ConfigError(f"the limit of open files is {files}: a shard needs {FEWEST_FILES}; raise it (ulimit -n)")
     usable = files - OTHER_FILES
     return usable - max(10, usable // 10)
-
-
-def build_shard_config(settings: Settings) -> ShardConfig:
-    return ShardConfig(
-        on_duplicate=settings.on_duplicate,
-        hello_timeout=settings.hello_timeout_s,
-        heartbeat=settings.heartbeat_s,
-        expiry_notice=settings.expiry_notice_s,
-        stalled=settings.stalled_s,
-        message_rate=settings.message_rate,
-        message_burst=settings.message_burst,
-        subscription_rate=settings.subscription_rate,
-        subscription_burst=settings.subscription_burst,
-        per_user=settings.max_connections_per_user,
-        per_address=settings.max_connections_per_address,
-        group_by=settings.group_by,
-        capacity=compute_capacity(process.raise_file_limit()),
-        reconnect_min_ms=settings.reconnect_min_ms,
-        reconnect_max_ms=settings.reconnect_max_ms,
-        moves_per_second=settings.moves_per_s,
-        replay_bytes=settings.replay_bytes,
-        replays=settings.replays,
-        replay_rate=settings.replay_rate,
-        replay_burst=settings.replay_burst,
-        replay_timeout=settings.replay_timeout_s,
-        flush=FlushDelays(
-            high=settings.flush_high_ms / 1000,
-            normal=settings.flush_normal_ms / 1000,
-            low=settings.flush_low_ms / 1000,
-            per_connection=settings.flush_per_connection_ms / 1000,
-        ),
-        telemetry=AggregationLimits(
-            settings.telemetry_per_s, settings.telemetry_types_per_s, interval=settings.telemetry_interval_s
-        ),
-        # How often these come has a setting of its own.
-        states=ConflationIntervals(settings.state_interval_s, {"gateway_stats": 0.0, **settings.state_intervals_s}),
-    )

@@ -46,10 +46,10 @@ from solowire.fanout.recent_log import RecentLog
 from solowire.model.access import Identity, Role
 from solowire.protocol.close_codes import CloseCode
 from solowire.protocol.messages import Codec, Notice, ReconnectNow
+from solowire.runtime.settings.system_settings import Settings
 from solowire.workers.capacity.eviction import EvictionPolicy
 from solowire.workers.capacity.rebalancing import Rebalancer
 from solowire.workers.capacity.slots import SlotManager
-from solowire.workers.config import ShardConfig
 from solowire.workers.connections.audit_events import ConnectionAudit
 from solowire.workers.connections.connection import Connection, State
 from solowire.workers.connections.ejection import Ejection
@@ -76,7 +76,10 @@ COME_BACK_SECONDS = 5.0
 
 
 class Shard:
-    """One shard's decisions. wall_offset: what to add to a monotonic time to get unix seconds. boot: its process's."""
+    """One shard's decisions. wall_offset: what to add to a monotonic time to get unix seconds. boot: its process's.
+
+    capacity: how many connections the process can have, 0 for no limit.
+    """
 
     def __init__(
         self,
@@ -87,7 +90,8 @@ class Shard:
         roles: Mapping[str, Role],
         new_id: Callable[[], str],
         wall_offset: float,
-        limits: ShardConfig | None = None,
+        settings: Settings,
+        capacity: int = 0,
         recent: RecentLog,
         ask: Callable[[backplane.ReplayRequest | backplane.ReplayCancel], bool] = lambda _: False,
         came: Callable[[str, int], None] = lambda user, connections: None,
@@ -107,38 +111,38 @@ class Shard:
         self._sockets = sockets
         self._new_id = new_id
         self._notify_connected = came
-        limits = limits or ShardConfig()
-        self._users = UserRegistry(limits.per_user)
-        self._slot_manager = SlotManager(limits.group_by, limits.per_address, limits.capacity)
+        limits, session, replay = settings.limits, settings.session, settings.replay
+        self._users = UserRegistry(limits.max_connections_per_user)
+        self._slot_manager = SlotManager(limits.group_by, limits.max_connections_per_address, capacity)
         self._has_lease = False  # as of the last look at the clock
         self._eviction = EvictionPolicy(self._users)
         self._rings = RingHistory(index)
-        self._rebalancer = Rebalancer(limits.moves_per_second)
+        self._rebalancer = Rebalancer(settings.shard.rebalance_users_per_s)
         self._connection_audit = ConnectionAudit(audit)
         self._timers = Timers(self.connections)
         self._expiry = TokenExpiry(
-            limits.expiry_notice, self._timers, expiring=self._warn_of_expiry, expired=self._close_expired
+            session.expiry_notice_s, self._timers, expiring=self._warn_of_expiry, expired=self._close_expired
         )
-        self._heartbeats = Heartbeats(limits.heartbeat)
+        self._heartbeats = Heartbeats(session.heartbeat_interval_s)
         self._ticket_gate = TicketGate(
             index,
             tokens,
             self._users,
             self._slot_manager,
-            limits.on_duplicate,
+            session.on_duplicate,
             owns=self._rings.owns,
             replaced=lambda connection: self._close(connection, CloseCode.replaced),
             boot=boot,
         )
-        self._conflator = Conflator(limits.states, max_keys=self.log.max_keys)
-        self.feeds: FeedIndex[Connection] = FeedIndex(self.log, self._conflator, limits.telemetry)
+        self._conflator = Conflator(settings.shard.conflation, max_keys=self.log.max_keys)
+        self.feeds: FeedIndex[Connection] = FeedIndex(self.log, self._conflator, settings.shard.aggregation)
         self.dispatcher = Dispatcher(
             self.log,
             self._conflator,
             self.feeds,
             sockets,
             self.totals,
-            stalled=limits.stalled,
+            stalled=settings.listen.write_timeout_s,
             wall_offset=wall_offset,
             close=self._close,
         )
@@ -149,7 +153,7 @@ class Shard:
             self._users,
             self.connections,
             self.totals,
-            delays=limits.flush,
+            delays=settings.shard.flush,
             schedule=self.dispatcher.schedule_feed,
         )
         self._log_follower = LogFollower(
@@ -169,10 +173,11 @@ class Shard:
             sockets,
             self._timers,
             self._connection_audit,
-            ReplayBudget(self._users, Rate(limits.replay_rate, limits.replay_burst)),
+            ReplayBudget(self._users, Rate(replay.rate, replay.burst)),
             roles=roles,
             catalog=catalog,
-            limits=limits,
+            session=session,
+            replay=replay,
             ask=ask,
             stopwatch=stopwatch,
             epoch=lambda: self._log_follower.epoch,
@@ -184,7 +189,7 @@ class Shard:
             index,
             self.log,
             self.dispatcher,
-            InboundLimits(self._users, limits, catalog),
+            InboundLimits(self._users, session, catalog),
             self._handshake,
             self._slot_manager,
             self._expiry,

@@ -13,9 +13,6 @@ Times are seconds of any one clock, unless they are told to clients: those count
 
 from __future__ import annotations
 
-from collections.abc import Container
-from dataclasses import dataclass
-
 from solowire.algorithms.token_bucket import BucketTable, Rate
 from solowire.auth.failed_auth_limiter import REMEMBERED_ADDRESSES, FailedAuthLimiter
 from solowire.backplane.messages import DEAD_AFTER_SECONDS, AdmissionState
@@ -23,6 +20,8 @@ from solowire.errors import RequestRejected
 from solowire.gateway.admission.jitter import jitter_fraction
 from solowire.gateway.admission.probe_limiter import ProbeLimiter
 from solowire.model.access import ADMINISTER, Identity, find_group
+from solowire.runtime.settings.auth_settings import AuthSettings
+from solowire.runtime.settings.limits_settings import LimitsSettings
 
 REMEMBERED_USERS = 20_000
 """Some 4 MB when so many have connected just now."""
@@ -31,47 +30,35 @@ LONGEST_SPREAD_SECONDS = 30.0
 ADMINISTRATORS_RETRY_SECONDS = 1.0
 
 _LATER = "try again when Retry-After says"
-RAISE_CONNECTIONS = f"{_LATER}; an operator raises SOLOWIRE_MAX_CONNECTIONS, or the group's part by SOLOWIRE_GROUPS"
-_RAISE_RATE = f"{_LATER}; an operator raises SOLOWIRE_CONNECT_RATE"
-
-
-@dataclass(frozen=True)
-class ConnectLimits:
-    """Rates are per second, and of all gateways together, but for a user's, which are of each gateway: a user's clients
-    come to whichever they are sent to, and should not meet a limit sooner where gateways are many.
-
-    rate_per_address: None for no limit.
-
-    groups: those that the settings name; the router says of each of them whether it is closed.
-    """
-
-    rate: float = 1000.0
-    burst: float = 2000.0
-    rate_per_address: float | None = None
-    burst_per_address: float = 50.0
-    rate_per_user: float = 2.0
-    burst_per_user: float = 30.0
-    bad_token_rate: float = 1.0
-    bad_token_burst: float = 20.0
-    group_by: str = "role"
-    groups: Container[str] = ()
+RAISE_CONNECTIONS = (
+    f"{_LATER}; an operator raises SOLOWIRE_LIMITS__MAX_CONNECTIONS, or the group's part by SOLOWIRE_LIMITS__GROUPS"
+)
+_RAISE_RATE = f"{_LATER}; an operator raises SOLOWIRE_LIMITS__CONNECT__RATE"
 
 
 class ConnectLimiter:
-    """`told` of the doors, it is asked by `check` for who wants a place, `failed_auth` for who showed one."""
+    """`told` of the doors, it is asked by `check` for who wants a place, `failed_auth` for who showed one.
 
-    def __init__(self, limits: ConnectLimits | None = None) -> None:
-        self._limits = limits = limits or ConnectLimits()
+    Rates are of all gateways together, but for a user's, which are of each gateway: a user's clients come to whichever
+    they are sent to, and should not meet a limit sooner where gateways are many.
+    """
+
+    def __init__(self, limits: LimitsSettings | None = None, auth: AuthSettings | None = None) -> None:
+        limits, auth = limits or LimitsSettings(), auth or AuthSettings()
+        self._limits = limits.with_administrators()
+        self._connect = connect = limits.connect
+        self._bad_tokens = bad_tokens = Rate(auth.bad_token_rate, auth.bad_token_burst)
         self._gateways = 1
-        self._rate = Rate(limits.rate, limits.burst)
+        self._rate = Rate(connect.rate, connect.burst)
         self._full_at = float("-inf")
         self._by_address: BucketTable | None = None
-        if limits.rate_per_address is not None:
+        if connect.rate_per_address is not None:
             self._by_address = BucketTable(
-                Rate(limits.rate_per_address, limits.burst_per_address), REMEMBERED_ADDRESSES
+                Rate(connect.rate_per_address, connect.burst_per_address), REMEMBERED_ADDRESSES
             )
-        self._by_user = BucketTable(Rate(limits.rate_per_user, limits.burst_per_user), REMEMBERED_USERS)
-        self.failed_auth = FailedAuthLimiter(Rate(limits.bad_token_rate, limits.bad_token_burst))
+        each = limits.max_connections_per_user
+        self._by_user = BucketTable(Rate(connect.rate_per_user * each, connect.burst_per_user * each), REMEMBERED_USERS)
+        self.failed_auth = FailedAuthLimiter(bad_tokens)
         self._probes = ProbeLimiter()
         self._state_until = float("-inf")
         self._full_groups: frozenset[str] = frozenset()
@@ -109,7 +96,7 @@ class ConnectLimiter:
                 429,
                 "too_many_from_address",
                 "as many connections are open from your address as one address may have",
-                "close one of them first; an operator raises SOLOWIRE_MAX_CONNECTIONS_PER_ADDRESS",
+                "close one of them first; an operator raises SOLOWIRE_LIMITS__MAX_CONNECTIONS_PER_ADDRESS",
                 self._retry_after * (1 + jitter_fraction(identity.user, b"admission")),
             )
         if self._by_address is not None and address:
@@ -118,9 +105,9 @@ class ConnectLimiter:
                 raise RequestRejected(
                     429,
                     "connect_rate_limited",
-                    f"more connect from your address than the {self._limits.rate_per_address:g} a second "
+                    f"more connect from your address than the {self._connect.rate_per_address:g} a second "
                     "that one address may open",
-                    "wait as long as Retry-After says; an operator raises SOLOWIRE_CONNECT_RATE_PER_ADDRESS",
+                    "wait as long as Retry-After says; an operator raises SOLOWIRE_LIMITS__CONNECT__RATE_PER_ADDRESS",
                     wait + jitter_fraction(identity.user, b"admission") * self._by_address.bucket_rate.refill_seconds,
                 )
         if self._is_group_full(identity, now) and not self._probes.allow(identity.user, now):
@@ -129,7 +116,7 @@ class ConnectLimiter:
             raise self._make_rejection("over_limit", message, RAISE_CONNECTIONS, identity, now)
         # Administrators always get in, also in the midst of everybody's return; they are few.
         if self._rate.wait_seconds(self._full_at, now) and not identity.has_permission(ADMINISTER):
-            message = f"more users connect than the {self._limits.rate:g} a second that the system takes"
+            message = f"more users connect than the {self._connect.rate:g} a second that the system takes"
             raise self._make_rejection("over_rate", message, _RAISE_RATE, identity, now)
 
     def record(self, identity: Identity, address: str, now: float) -> None:
@@ -143,11 +130,14 @@ class ConnectLimiter:
 
     def _divide_rates(self) -> None:
         """Each gateway takes its part of what the settings allow; a burst of one at the least."""
-        limits, gateways = self._limits, self._gateways
-        self._rate = Rate(limits.rate / gateways, limits.burst / gateways)
-        if self._by_address is not None and limits.rate_per_address is not None:
-            self._by_address.bucket_rate = Rate(limits.rate_per_address / gateways, limits.burst_per_address / gateways)
-        self.failed_auth.buckets.bucket_rate = Rate(limits.bad_token_rate / gateways, limits.bad_token_burst / gateways)
+        connect, gateways = self._connect, self._gateways
+        self._rate = Rate(connect.rate / gateways, connect.burst / gateways)
+        if self._by_address is not None and connect.rate_per_address is not None:
+            self._by_address.bucket_rate = Rate(
+                connect.rate_per_address / gateways, connect.burst_per_address / gateways
+            )
+        per_s, burst = self._bad_tokens.per_second, self._bad_tokens.burst
+        self.failed_auth.buckets.bucket_rate = Rate(per_s / gateways, burst / gateways)
 
     def _is_group_full(self, identity: Identity, now: float) -> bool:
         if now >= self._state_until:
@@ -164,7 +154,7 @@ class ConnectLimiter:
         if identity.has_permission(ADMINISTER):
             return RequestRejected(503, code, message, hint, ADMINISTRATORS_RETRY_SECONDS)
         waiting = max(0.0, self._waiting_until - now)
-        self._waiting_until = now + min(waiting + self._gateways / self._limits.rate, LONGEST_SPREAD_SECONDS)
+        self._waiting_until = now + min(waiting + self._gateways / self._connect.rate, LONGEST_SPREAD_SECONDS)
         place = jitter_fraction(identity.user, b"admission")
         spread = max(self._retry_after * place, waiting * (1 + place) / 2)
         return RequestRejected(503, code, message, hint, self._retry_after + spread)

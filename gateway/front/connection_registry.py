@@ -18,10 +18,10 @@ FILES_OF_HTTP, FILES_OF_TUNNEL = 3, 2
 """Open files of a connection: the client's, and both ends of the one to Granian, or ours of the one to the shard."""
 
 _FULL = {
-    "total": ("this gateway has as many HTTP connections as it may have", "SOLOWIRE_MAX_HTTP_CONNECTIONS"),
+    "total": ("this gateway has as many HTTP connections as it may have", "SOLOWIRE_GATEWAY__MAX_HTTP_CONNECTIONS"),
     "address": (
         "as many HTTP connections are open from your address as one address may have",
-        "SOLOWIRE_MAX_HTTP_CONNECTIONS_PER_ADDRESS, or names the proxy in SOLOWIRE_TRUSTED_PROXIES",
+        "SOLOWIRE_GATEWAY__MAX_HTTP_CONNECTIONS_PER_ADDRESS, or names the proxy in SOLOWIRE_LISTEN__TRUSTED_PROXIES",
     ),
     "files": ("this gateway has as many open files as its process may have", "that limit (ulimit -n)"),
 }

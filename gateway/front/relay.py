@@ -34,7 +34,7 @@ logger = structlog.get_logger("solowire.relay")
 
 UNAVAILABLE_HINT = "connect again in a moment: a shard that is lost is started again, or its users go to the others"
 RELAY_FAILED_HINT = "connect again in a moment; the gateway's log says why"
-_UNREACHABLE = "if it goes on while the shard runs, check SOLOWIRE_ADVERTISE_HOST and what is between the two"
+_UNREACHABLE = "if it goes on while the shard runs, check SOLOWIRE_SHARD__ADVERTISE_HOST and what is between the two"
 
 PATHS = frozenset({"/ws"})
 """Where WebSockets are served here."""

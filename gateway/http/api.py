@@ -239,7 +239,7 @@ def create_app(
         need_plain(request.scope["headers"])
         now, body = time.time(), await request.body()
         asked = parse_revocation(
-            body, id=process.new_id(), by=identity.user, now=now, longest=settings.token_max_life_s
+            body, id=process.new_id(), by=identity.user, now=now, longest=settings.auth.max_token_life_s
         )
         return describe_revocation(await gateway.revoke(asked))
 
@@ -311,7 +311,7 @@ def create_app(
         ],
         exception_handlers={Exception: _problem},
         before_send=[_add_headers],
-        request_max_body_size=settings.publish_max_bytes,
+        request_max_body_size=settings.publish.max_request_bytes,
         openapi_config=make_openapi_config(),
         logging_config=None,
     )
@@ -402,7 +402,11 @@ def _explain(error: HTTPException, request: Req) -> tuple[str, str, str]:
             hint = f"use {_all_methods(allowed, request.scope)}" if allowed else "use another method"
             return "method_not_allowed", f"there is no {request.method} here", hint
         case 413:
-            return "too_large", error.detail, "send less at a time; an operator raises SOLOWIRE_PUBLISH_MAX_BYTES"
+            return (
+                "too_large",
+                error.detail,
+                "send less at a time; an operator raises SOLOWIRE_PUBLISH__MAX_REQUEST_BYTES",
+            )
         case _:
             return "bad_request", error.detail, "/docs says what each request is to have"
 

@@ -107,7 +107,7 @@ class ConnectEndpoint:
         """Once: behind a proxy that nobody has said to trust all clients are sent to the wrong scheme."""
         if not self._has_warned:
             self._has_warned = True
-            hint = "if it is a proxy of yours, name it in SOLOWIRE_TRUSTED_PROXIES"
+            hint = "if it is a proxy of yours, name it in SOLOWIRE_LISTEN__TRUSTED_PROXIES"
             logger.warning("forwarded_not_believed", peer=peer, hint=hint)
 
     async def make_route(self, scope: Scope) -> dict[str, str]:

@@ -36,6 +36,7 @@ from solowire.gateway.publish.publish_limiter import Reservation
 from solowire.gateway.router_client import RouterClient
 from solowire.model.access import Identity
 from solowire.runtime.settings import Settings
+from solowire.runtime.settings.publish_settings import PublishSettings
 
 logger = structlog.get_logger("solowire.gateway")
 
@@ -68,14 +69,14 @@ class EventsEndpoint:
     def __init__(self, gateway: RouterClient, settings: Settings, audit: GatewayAudit) -> None:
         self._gateway = gateway
         self._audit = audit
-        self._max_bytes = settings.publish_max_bytes
-        self._pace = make_body_pace(settings)
+        self._max_bytes = settings.publish.max_request_bytes
+        self._pace = make_body_pace(settings.publish)
         self._turns = ParsingTurns(time.monotonic)
         self._parser = EventParser(
             gateway.tokens.domain.catalog,
             _event_id,
-            max_events=settings.publish_max_events,
-            max_bytes=settings.event_max_bytes,
+            max_events=settings.publish.max_request_events,
+            max_bytes=settings.publish.max_event_bytes,
         )
 
     @staticmethod
@@ -220,14 +221,14 @@ class EventsEndpoint:
     def _reserve_piece(self, room: Reservation, piece: int, size: int) -> None:
         """A piece of so many bytes has come, and is kept; with it there are `size`. Raises RequestRejected."""
         if size > self._max_bytes:
-            hint = "send fewer events in each; an operator raises SOLOWIRE_PUBLISH_MAX_BYTES"
+            hint = "send fewer events in each; an operator raises SOLOWIRE_PUBLISH__MAX_REQUEST_BYTES"
             raise RequestRejected(413, "too_large", f"a request may have {self._max_bytes} bytes", hint)
         self._gateway.publish_limiter.grow(room, piece)
 
 
-def make_body_pace(settings: Settings) -> BodyPace:
+def make_body_pace(settings: PublishSettings) -> BodyPace:
     """How fast a body has to come."""
-    return BodyPace(settings.publish_min_body_bytes_per_s, settings.publish_body_grace_s, BODY_SECONDS)
+    return BodyPace(settings.min_body_bytes_per_s, settings.body_grace_s, BODY_SECONDS)
 
 
 def _nothing() -> None:

@@ -140,7 +140,7 @@ def _too_large(max_bytes: int) -> RequestRejected:
         413,
         "too_large",
         f"the body has more than the {max_bytes} bytes that a request may have, once it is decompressed",
-        "send fewer events in each; an operator raises SOLOWIRE_PUBLISH_MAX_BYTES",
+        "send fewer events in each; an operator raises SOLOWIRE_PUBLISH__MAX_REQUEST_BYTES",
     )
 
 

@@ -144,7 +144,8 @@ class EventParser:
                 "$",
                 f"{len(raw)} bytes are more than the {self._max_item_bytes} that an event may have, all included",
                 "event_too_big",
-                "send what is large elsewhere, and its address here; an operator raises SOLOWIRE_EVENT_MAX_BYTES",
+                "send what is large elsewhere, and its address here; "
+                "an operator raises SOLOWIRE_PUBLISH__MAX_EVENT_BYTES",
             )
         try:
             return _raw_pack.decode(raw) if kind in MSGPACK_TYPES else _raw_json.decode(raw)
@@ -156,7 +157,7 @@ class EventParser:
 
     def _make_too_many(self) -> RequestRejected:
         most = self._max_events
-        hint = f"send {most} at most in each; an operator raises SOLOWIRE_PUBLISH_MAX_EVENTS"
+        hint = f"send {most} at most in each; an operator raises SOLOWIRE_PUBLISH__MAX_REQUEST_EVENTS"
         return RequestRejected(413, "too_many_events", f"a request may have {most} events", hint)
 
     def _make_event(
@@ -197,7 +198,7 @@ class EventParser:
                 "$.data",
                 f"{len(data)} bytes of data are more than the {self._max_bytes} that one event may have",
                 "event_too_big",
-                "an operator raises SOLOWIRE_EVENT_MAX_BYTES",
+                "an operator raises SOLOWIRE_PUBLISH__MAX_EVENT_BYTES",
             )
         try:
             timestamp = stamp if incoming.timestamp is None else format_rfc3339(incoming.timestamp)

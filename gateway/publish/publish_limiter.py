@@ -25,12 +25,13 @@ from collections.abc import Callable
 
 from solowire.algorithms.token_bucket import BucketTable, Rate
 from solowire.errors import RequestRejected
+from solowire.runtime.settings.publish_settings import PublishSettings
 
 MAX_PUBLISHERS = 10_000
 RETRY_SECONDS = 1.0
 AGAIN = "publish it again with the same ids"
-_RAISE_RATE = "an operator raises SOLOWIRE_PUBLISH_RATE"
-_RAISE_ROOM = "an operator raises SOLOWIRE_PUBLISH_HELD_REQUESTS and SOLOWIRE_PUBLISH_HELD_BYTES"
+_RAISE_RATE = "an operator raises SOLOWIRE_PUBLISH__RATE"
+_RAISE_ROOM = "an operator raises SOLOWIRE_PUBLISH__MAX_HELD_REQUESTS and SOLOWIRE_PUBLISH__MAX_HELD_BYTES"
 _RESERVE = 4
 """One part in so many of all room is for those who have less than their share."""
 _OVER_SHARE = "one publisher may hold no more than its share of what may be under way"
@@ -67,28 +68,27 @@ class Reservation:
 
 
 class PublishLimiter:
-    """requests, bytes: held at a time. patience: seconds that the oldest may be under way before others are refused.
+    """What the settings of `[publish]` allow.
 
-    lost: seconds after which one that is under way is taken for lost. rate, burst: events of one publisher.
+    Others are refused while the oldest is under way for half of what a gateway waits for the router's answer; after
+    twice that time it is taken for lost.
     """
 
-    def __init__(
-        self, *, requests: int, bytes: int, max_age_s: float, lost_after_s: float, rate: float, burst: float
-    ) -> None:
+    def __init__(self, settings: PublishSettings) -> None:
         self.requests = 0
         self.bytes = 0
         self.overload_count = 0  # requests refused because of the system's state
         self.rate_limited_count = 0  # requests refused because of their publisher's rate
         self.slow_count = 0  # requests ended because their body came too slowly, or others needed their room
-        self._max_requests = requests
-        self._max_bytes = bytes
+        self._max_requests = settings.max_held_requests
+        self._max_bytes = settings.max_held_bytes
         self._usage_by_user: dict[
             str, PublisherUsage
         ] = {}  # of those who hold anything: no more than there are requests
-        self._max_age_s = max_age_s
-        self._lost_after_s = lost_after_s
-        self._rate = rate
-        self._buckets = BucketTable(Rate(rate, burst), MAX_PUBLISHERS)
+        self._max_age_s = settings.timeout_s / 2
+        self._lost_after_s = settings.timeout_s * 2
+        self._rate = settings.rate
+        self._buckets = BucketTable(Rate(settings.rate, settings.burst), MAX_PUBLISHERS)
         self._under_way: dict[int, tuple[float, Reservation]] = {}  # in the order in which they were sent
 
     def reserve(self, user: str, now: float) -> Reservation:

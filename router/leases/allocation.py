@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from solowire.algorithms.fair_share import Claim, MaxMinFill, share_slots
-from solowire.router.leases.config import LeaseConfig
 from solowire.router.leases.lease_holders import LeaseHolder, LeaseRegistry
+from solowire.runtime.settings.limits_settings import LimitsSettings
 
 SPLITS_KEPT = 100
 """Of so many groups, beyond twice those that there are, it is remembered how their slots were split."""
@@ -39,7 +39,7 @@ class Allocation:
 class Allocator:
     """reserved, capped: groups that have slots reserved, or a limit of their own. own: both."""
 
-    def __init__(self, limits: LeaseConfig, holders: LeaseRegistry) -> None:
+    def __init__(self, limits: LimitsSettings, holders: LeaseRegistry) -> None:
         self.reserved = {name for name, group in limits.groups.items() if group.reserved}
         self.capped = {name: group.limit for name, group in sorted(limits.groups.items()) if group.limit is not None}
         self.own = self.reserved | self.capped.keys()  # they have slots of their own also while there is room
@@ -132,8 +132,10 @@ class Allocator:
 
     def _capacity(self) -> int:
         """Slots for shards that are there."""
-        most = self._limits.connections - sum(h.held_slots for h in self._holders if not h.is_live)
-        limits = [holder.connection_limit(self._limits.per_shard) for holder in self._holders.live.values()]
+        most = self._limits.max_connections - sum(h.held_slots for h in self._holders if not h.is_live)
+        limits = [
+            holder.connection_limit(self._limits.max_connections_per_shard) for holder in self._holders.live.values()
+        ]
         return min(most, sum(limit for limit in limits if limit is not None)) if None not in limits else most
 
     def _totals(self) -> tuple[dict[str, int], dict[str, int]]:

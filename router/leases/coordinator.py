@@ -30,8 +30,9 @@ import structlog
 
 from solowire.backplane.messages import AdmissionState, Lease, LeaseUsage, ShardAddress
 from solowire.router.leases.allocation import Allocation, Allocator
-from solowire.router.leases.config import LeaseConfig
+from solowire.router.leases.hold_time import compute_hold_seconds
 from solowire.router.leases.lease_holders import Grant, LeaseHolder, LeaseRegistry, PendingDemand
+from solowire.runtime.settings.limits_settings import LimitsSettings
 
 logger = structlog.get_logger("solowire.router")
 
@@ -83,10 +84,12 @@ class AddressPressure(NamedTuple):
 class Coordinator:
     """Times are seconds, monotonic, except `unix`. word: of the coordinator before, if there is one."""
 
-    def __init__(self, limits: LeaseConfig, now: float = 0.0, unix: float = 0.0, snapshot: bytes | None = None) -> None:
+    def __init__(
+        self, limits: LimitsSettings, now: float = 0.0, unix: float = 0.0, snapshot: bytes | None = None
+    ) -> None:
         self.limits = limits
         self.fenced: deque[str] = deque(maxlen=FENCED_KEPT)  # boots that have lied
-        self.registry = LeaseRegistry(limits.hold_seconds())
+        self.registry = LeaseRegistry(compute_hold_seconds(limits.lease_s))
         self._allocator = Allocator(limits, self.registry)
         self._fence = int(unix * 1000)
         self._last_snapshot = CoordinatorSnapshot(0, 0.0, [])
@@ -94,7 +97,7 @@ class Coordinator:
         self._cached_pressure: tuple[int, AddressPressure] | None = (
             None  # as long as nothing has changed of what it is made of
         )
-        until = now + limits.hold_seconds()
+        until = now + compute_hold_seconds(limits.lease_s)
         before = _decode_snapshot(snapshot)
         if before is not None:
             self._fence = max(self._fence, before.fence)
@@ -106,7 +109,7 @@ class Coordinator:
 
     # ------------------------------------------------------------------------------------- who holds leases
 
-    def change_limits(self, limits: LeaseConfig) -> None:
+    def change_limits(self, limits: LimitsSettings) -> None:
         """From now on these are the limits: leases follow with the next reports of the shards."""
         self.limits = limits
         self._allocator = Allocator(limits, self.registry)
@@ -115,7 +118,7 @@ class Coordinator:
     @property
     def free_slots(self) -> int:
         """Slots that may be granted now; below 0, more are held than the limit allows."""
-        free = self.limits.connections - self.registry.held_slots
+        free = self.limits.max_connections - self.registry.held_slots
         return free if self.registry.is_current_term else min(0, free)
 
     def fence_off(self, name: bytes) -> None:
@@ -152,7 +155,7 @@ class Coordinator:
         self._unsettled_noted = len(unsettled)
         # What the coordinator before has granted may hold for longer than what this one grants.
         self._last_snapshot = CoordinatorSnapshot(
-            self._fence + FENCES_NOTED, max(self.limits.hold_seconds(), *unsettled, 0.0), holders
+            self._fence + FENCES_NOTED, max(compute_hold_seconds(self.limits.lease_s), *unsettled, 0.0), holders
         )
         return msgspec.msgpack.encode(self._last_snapshot)
 
@@ -174,7 +177,7 @@ class Coordinator:
         else:
             self._adopt_report(holder, slots, now)
         holder.last_seq, holder.revocation_sent = slots.seq, False
-        holder.expires_at = max(holder.expires_at, now + self.limits.hold_seconds())
+        holder.expires_at = max(holder.expires_at, now + compute_hold_seconds(self.limits.lease_s))
         while len(holder.leases) > 1 and holder.leases[0].fence < slots.fence:
             del holder.leases[0]
         self._update_demand(holder, slots, now)
@@ -202,7 +205,7 @@ class Coordinator:
 
         Where it has one of this one that is not known any more, that has run out.
         """
-        used, limit = sum(slots.used.values()), self.limits.connections
+        used, limit = sum(slots.used.values()), self.limits.max_connections
         if used > limit:
             raise LeaseViolation(f"it uses {used} slots, where there are {limit}")
         if not 0 <= slots.total <= limit or not 0 <= slots.fence <= MAX_FENCE:
@@ -229,12 +232,12 @@ class Coordinator:
                 wants[group] = PendingDemand(target, want.expires_at)
         for group, refused in islice(slots.wanted.items(), WANTED_GROUPS):
             before = wants[group].target if group in wants else 0
-            target = slots.used.get(group, 0) + min(max(1, refused), self.limits.connections)
+            target = slots.used.get(group, 0) + min(max(1, refused), self.limits.max_connections)
             wants[group] = PendingDemand(max(before, target), now + WANT_SECONDS)
         holder.pending = wants
         holder.demand = slots.used | {group: want.target for group, want in wants.items()}
         holder.capacity = slots.capacity
-        if (limit := holder.connection_limit(self.limits.per_shard)) is not None:
+        if (limit := holder.connection_limit(self.limits.max_connections_per_shard)) is not None:
             self._allocator.cap_to_shard(holder, slots.used, limit)
 
     def _make_lease(self, holder: LeaseHolder, plan: Allocation, answers: int, *, exact: bool = False) -> Lease:
@@ -267,7 +270,7 @@ class Coordinator:
         ):
             spare = last.shared_slots
         allowed = max(0, holder.held_slots + self.free_slots)
-        if (limit := holder.connection_limit(self.limits.per_shard)) is not None:
+        if (limit := holder.connection_limit(self.limits.max_connections_per_shard)) is not None:
             allowed = min(allowed, max(limit, sum(used.values())))
         # What is ahead of need goes first, then what is wanted, and what is reserved last; nothing that is in use.
         own = [name for name in slots if name not in self._allocator.reserved]
@@ -325,17 +328,17 @@ class Coordinator:
 
     def _address_pressure(self) -> AddressPressure:
         """An address at its limit has at some shard its part of that, or more: then all say what they have."""
-        if self.limits.per_address is None:
+        if self.limits.max_connections_per_address is None:
             return _NO_PRESSURE
         if self._cached_pressure is not None and self._cached_pressure[0] == self.registry.revision:
             return self._cached_pressure[1]
-        tell_from = -(-self.limits.per_address // max(1, len(self.registry.live)))
+        tell_from = -(-self.limits.max_connections_per_address // max(1, len(self.registry.live)))
         counts: Counter[str] = Counter()
         many: set[str] = set()
         for holder in self.registry:
             counts.update(holder.addresses)
             many.update(address for address, number in holder.addresses.items() if number >= tell_from)
-        full = sorted(address for address in many if counts[address] >= self.limits.per_address)
+        full = sorted(address for address in many if counts[address] >= self.limits.max_connections_per_address)
         watched = sorted(nlargest(ADDRESSES, many, key=counts.__getitem__))
         crowded = AddressPressure(full[:FULL_ADDRESSES], watched, tell_from)
         self._cached_pressure = self.registry.revision, crowded

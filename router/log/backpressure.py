@@ -5,18 +5,18 @@ of a shard without credit, too. It is looked at as of the shard's last word, sin
 membership to judge: one that has died was level when it was last heard, and slows nobody. The journal's lag is how
 long its last commit took.
 
-    lag         what happens
-    < soft      nothing
-    soft…hard   answers leave later, by 0 … longest delay
-    ≥ hard      and new requests are refused; what is in the log already is answered all the same
+    lag            what happens
+    < lag_soft_s   nothing
+    in between     answers leave later, by 0 … longest delay
+    ≥ lag_hard_s   and new requests are refused; what is in the log already is answered all the same
 
 Of the publishers those feel it who have sent most lately (`solowire.router.log.publisher_load`). The others, who send
-less than half of all, are answered at once, and refused only at REFUSE_ALL times `hard`: then it is not for what is
-sent that somebody can't follow.
+less than half of all, are answered at once, and refused only at REFUSE_ALL times `lag_hard_s`: then it is not for what
+is sent that somebody can't follow.
 
 What it keeps true: a shard that is reading on from long ago doesn't slow publishers for GRACE_SECONDS after its hello,
-and has nobody refused until it has been level (below soft) once. So a shard that joins never stops the publishers, and
-one that can't catch up by itself is given the time to.
+and has nobody refused until it has been level (below `lag_soft_s`) once. So a shard that joins never stops the
+publishers, and one that can't catch up by itself is given the time to.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from math import ceil
 from typing import NamedTuple
 
 from solowire.backplane.messages import DEAD_AFTER_SECONDS
+from solowire.runtime.settings.publish_settings import PublishSettings
 
 GRACE_SECONDS = 30.0
 REFUSE_ALL = 4.0
@@ -35,15 +36,12 @@ MARK_SECONDS = 0.05
 SILENT_SECONDS = DEAD_AFTER_SECONDS + 0.6  # with the tick that finds it out
 
 
-class BackpressureThresholds(NamedTuple):
-    """soft, hard: seconds of lag. delay: seconds, what an answer is held back by just below `hard`."""
-
-    soft: float = 1.0
-    hard: float = 5.0
-    delay: float = 1.0
+LONGEST_DELAY_SECONDS = 1.0
 
 
-DEFAULT_THRESHOLDS = BackpressureThresholds()
+def longest_delay_s(settings: PublishSettings) -> float:
+    """What an answer is held back by just below `lag_hard_s`: it must reach a gateway that still waits for it."""
+    return min(LONGEST_DELAY_SECONDS, settings.timeout_s / 4)
 
 
 class ShardLag(NamedTuple):
@@ -65,9 +63,7 @@ class BackpressureState(NamedTuple):
     is_refusing_all: bool = False
 
 
-def evaluate_backpressure(
-    lags: Iterable[ShardLag], commit: float, thresholds: BackpressureThresholds
-) -> BackpressureState:
+def evaluate_backpressure(lags: Iterable[ShardLag], commit: float, settings: PublishSettings) -> BackpressureState:
     """What publishers are to feel. commit: seconds that the last one took."""
     worst, refusing = commit, commit
     for follower in lags:
@@ -75,12 +71,12 @@ def evaluate_backpressure(
             refusing = max(refusing, follower.lag)
         if follower.is_caught_up or follower.age_s > GRACE_SECONDS:
             worst = max(worst, follower.lag)
-    share = (worst - thresholds.soft) / (thresholds.hard - thresholds.soft)
-    delay = thresholds.delay * min(1.0, max(0.0, share))
-    if refusing < thresholds.hard:
+    share = (worst - settings.lag_soft_s) / (settings.lag_hard_s - settings.lag_soft_s)
+    delay = longest_delay_s(settings) * min(1.0, max(0.0, share))
+    if refusing < settings.lag_hard_s:
         return BackpressureState(delay)
-    retry_after = min(RETRY_MAX_SECONDS, RETRY_MIN_SECONDS + refusing - thresholds.hard)
-    return BackpressureState(delay, retry_after, refusing >= REFUSE_ALL * thresholds.hard)
+    retry_after = min(RETRY_MAX_SECONDS, RETRY_MIN_SECONDS + refusing - settings.lag_hard_s)
+    return BackpressureState(delay, retry_after, refusing >= REFUSE_ALL * settings.lag_hard_s)
 
 
 class OffsetTimeIndex:

@@ -30,7 +30,7 @@ REST_FACTOR = 1.0
 """After an answer there is none for so many times as long as that took: half of the time at least is for others."""
 
 MAX_WAITING = 256
-"""Questions of one shard; it asks a few at a time (`SOLOWIRE_REPLAYS`)."""
+"""Questions of one shard; it asks a few at a time (`SOLOWIRE_REPLAY__MAX_CONCURRENT`)."""
 
 PASSED_OVER_SECONDS = 1.0
 """A question that has waited for so long is answered whatever is live: a shard that is always behind gets some, too."""

@@ -5,7 +5,7 @@ is checked like anybody's, and has a bound, however many groups there are; and s
 of the log beside what `solowire.router.monitoring.alerts` does.
 
 It is asked twice a second and returns what to say: events of the router's own (`system_alert` to administrators,
-`gateway_stats` each `stats_every` seconds, one for each shard and one for `all`), and which shards are to log a
+`gateway_stats` each `stats_interval_s` seconds, one for each shard and one for `all`), and which shards are to log a
 diagnosis. Log lines it writes itself.
 """
 
@@ -24,6 +24,7 @@ from solowire.model.catalog import Catalog
 from solowire.model.events import Delivery, Event, encode_event, name_state
 from solowire.observability.stats_summary import COUNTER_FIELDS, aggregate, stats_to_dict, top_n_with_other
 from solowire.router.monitoring.alerts import Alert, Alerts, Measurement
+from solowire.runtime.settings.router_settings import AlertSettings
 
 logger = structlog.get_logger("solowire.router")
 
@@ -31,21 +32,26 @@ MARKS = 1200
 """Ten minutes of marks, two a second: an event that has waited for longer is said to have waited so long."""
 
 
-class Thresholds(NamedTuple):
-    """Of alerts, by metric: their names are those of the events, the log and the docs. after, over: as for Alerts."""
+AGGREGATING_FEEDS = 1.0
+"""Feeds for which something is summed up: one is an alert already."""
 
-    lag_seconds: float = 2.0
-    queue_age_seconds: float = 10.0
-    loop_lag_seconds: float = 0.5
-    memory_bytes: float = 4 * 2**30
-    lease_use_percent: float = 95.0
-    aggregating_feeds: float = 1.0
-    refused_per_second: float = 20.0
+
+def make_thresholds(settings: AlertSettings) -> dict[str, float]:
+    """Of alerts, by metric: their names are those of the events, the log and the docs."""
+    return {
+        "lag_seconds": settings.lag_s,
+        "connection_lag_seconds": settings.connection_lag_s,
+        "loop_lag_seconds": settings.loop_lag_s,
+        "memory_bytes": settings.memory_bytes,
+        "lease_use_percent": settings.lease_use_percent,
+        "aggregating_feeds": AGGREGATING_FEEDS,
+        "refused_per_second": settings.refused_per_s,
+    }
 
 
 ALERT_MESSAGES = {
     "lag_seconds": ("its oldest unacknowledged event is {0:.1f} s old", "s"),
-    "queue_age_seconds": ("its slowest connection gets next what is {0:.1f} s old", "s"),
+    "connection_lag_seconds": ("its slowest connection gets next what is {0:.1f} s old", "s"),
     "loop_lag_seconds": ("its loop was late by {0:.2f} s", "s"),
     "memory_bytes": ("it uses {0:,.0f} bytes of memory", "bytes"),
     "lease_use_percent": ("it uses {0:.0f} % of its lease", "%"),
@@ -54,7 +60,7 @@ ALERT_MESSAGES = {
 }
 """What an alert says, and the unit of its threshold."""
 
-PERFORMANCE = frozenset({"lag_seconds", "queue_age_seconds", "loop_lag_seconds", "memory_bytes"})
+PERFORMANCE = frozenset({"lag_seconds", "connection_lag_seconds", "loop_lag_seconds", "memory_bytes"})
 """Alerts upon which a shard logs a diagnosis."""
 
 
@@ -75,24 +81,26 @@ class MonitorResult(NamedTuple):
 
 
 class Monitor:
-    """Times: seconds, monotonic; wall: unix seconds. own: memory and loop lag of the router. stats_every: 0: never."""
+    """Times: seconds, monotonic; wall: unix seconds. own: memory and loop lag of the router.
+
+    stats_interval_s: 0 for never.
+    """
 
     def __init__(
         self,
         *,
         catalog: Catalog,
         new_id: Callable[[], str],
-        thresholds: Thresholds | None = None,
-        after: float = 3.0,
-        over: float = 10.0,
-        stats_every: float = 0.0,
+        alerts: AlertSettings | None = None,
+        stats_interval_s: float = 0.0,
         own: Callable[[], ShardStats] = ShardStats,
     ) -> None:
-        self.alerts = Alerts((thresholds or Thresholds())._asdict(), after=after, over=over)
+        alerts = alerts or AlertSettings()
+        self.alerts = Alerts(make_thresholds(alerts), after=alerts.raise_after_s, over=alerts.clear_after_s)
         self.fired_count = 0
         self._catalog = catalog
         self._new_id = new_id
-        self._stats_every = stats_every
+        self._stats_interval_s = stats_interval_s
         self._stats_due: float | None = None
         self._own_stats = own
         self._offset_times: deque[tuple[float, int]] = deque(maxlen=MARKS)  # when the log had come to which offset
@@ -124,9 +132,9 @@ class Monitor:
             if alert.has_begun and name is not None and alert.measurement.metric in PERFORMANCE:
                 said.diagnoses.append((name, alert.measurement.metric))
         if self._stats_due is None:
-            self._stats_due = now + self._stats_every
-        if self._stats_every and now >= self._stats_due:
-            self._stats_due = now + self._stats_every
+            self._stats_due = now + self._stats_interval_s
+        if self._stats_interval_s and now >= self._stats_due:
+            self._stats_due = now + self._stats_interval_s
             reports = [p.report for p in processes if p.report is not None]
             said.events.extend(self._make_stats_events(reports, len(known), refused, wall))
         return said
@@ -153,7 +161,7 @@ class Monitor:
         behind = f"; {report.behind:,} offsets behind" if report.behind else ""
         yield Measurement(component, "lag_seconds", self._offset_age(last - report.behind, now), note=behind)
         lagging = f"; {stats.lagging:,} connections lag"
-        yield Measurement(component, "queue_age_seconds", stats.oldest_cursor_s, note=lagging)
+        yield Measurement(component, "connection_lag_seconds", stats.oldest_cursor_s, note=lagging)
         if stats.lease_granted:
             note = f"; {stats.lease_used:,} of {stats.lease_granted:,}"
             yield Measurement(component, "lease_use_percent", 100 * stats.lease_used / stats.lease_granted, note=note)

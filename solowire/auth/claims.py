@@ -149,19 +149,19 @@ def check_audience(claims: Claims, rules: TokenRules) -> None:
     """Raises InvalidToken for a token that another issuer has made, or that is for somebody else."""
     if rules.issuers and ANY not in rules.issuers and claims.iss not in rules.issuers:
         said = "no 'iss'" if claims.iss is UNSET else f"the 'iss' {claims.iss[:200]!r}"
-        raise InvalidToken(f"the token has {said}, which is not trusted here", hint="SOLOWIRE_TOKEN_ISSUERS lists them")
+        raise InvalidToken(f"the token has {said}, which is not trusted here", hint="SOLOWIRE_AUTH__ISSUERS lists them")
     if ANY in rules.audiences:
         return
     audiences = () if claims.aud is UNSET else (claims.aud,) if isinstance(claims.aud, str) else claims.aud
     if rules.audiences and not set(audiences) & set(rules.audiences):
         said = f"is for {str(audiences[0])[:200]!r}" if audiences else "has no 'aud'"
         raise InvalidToken(
-            f"the token {said}, and not for this system", hint="SOLOWIRE_TOKEN_AUDIENCES lists its names"
+            f"the token {said}, and not for this system", hint="SOLOWIRE_AUTH__AUDIENCES lists its names"
         )
     if not rules.audiences and claims.aud is not UNSET:
         raise InvalidToken(
             "the token has an 'aud', and this system has no name that it could be for",
-            hint="set SOLOWIRE_TOKEN_AUDIENCES to what the tokens for it have there, or leave 'aud' out",
+            hint="set SOLOWIRE_AUTH__AUDIENCES to what the tokens for it have there, or leave 'aud' out",
         )
 
 
@@ -210,7 +210,9 @@ def _text(said: Mapping[str, Any], name: str, what: str) -> str:
     found = _find(said, name)
     if not isinstance(found, str):
         fault = "is not there" if found is UNSET else "is no text"
-        raise InvalidToken(f"the token's claim {name!r}, which says {what}, {fault}", hint="SOLOWIRE_CLAIM_… name them")
+        raise InvalidToken(
+            f"the token's claim {name!r}, which says {what}, {fault}", hint="SOLOWIRE_AUTH__CLAIMS__… name them"
+        )
     return found
 
 
@@ -237,7 +239,8 @@ def _role(said: Mapping[str, Any], mapping: ClaimMapping) -> str:
     said_values = ", ".join(map(ascii, values[:10])) or "nothing"
     raise InvalidToken(
         f"the token's claim {mapping.role!r} says {said_values}: that is not one role",
-        hint="SOLOWIRE_CLAIM_ROLES says which value means which role, SOLOWIRE_DEFAULT_ROLE what none of them means",
+        hint="SOLOWIRE_AUTH__CLAIMS__ROLE_MAPPING says which value means which role, "
+        "SOLOWIRE_AUTH__CLAIMS__DEFAULT_ROLE what none of them means",
     )
 
 

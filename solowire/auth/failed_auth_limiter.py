@@ -38,7 +38,7 @@ class FailedAuthLimiter:
                 429,
                 "too_many_wrong_tokens",
                 "too many wrong tokens came from your address",
-                "get a new token; right ones go on working; an operator raises SOLOWIRE_BAD_TOKEN_RATE",
+                "get a new token; right ones go on working; an operator raises SOLOWIRE_AUTH__BAD_TOKEN_RATE",
                 wait,
             )
         self.buckets.charge_tokens(address, now)

@@ -199,7 +199,7 @@ class Tokens:
         if not life <= self._rules.max_life:
             raise InvalidToken(
                 f"the token lives for {life / 86400:.0f} days, {self._rules.max_life / 86400:g} are the most",
-                hint="sign it for less, or raise SOLOWIRE_TOKEN_MAX_LIFE_S",
+                hint="sign it for less, or raise SOLOWIRE_AUTH__MAX_TOKEN_LIFE_S",
             )
         role = ("admin" if claims.is_admin else "viewer") if claims.role is UNSET else claims.role
         known = self._roles.get(role)

@@ -48,9 +48,9 @@ def load_settings(config: Path | None, role: str | None, *, index: int | None = 
         from solowire.runtime import process
 
         process.reload_from(lambda: load(config, **options))
-        process.on_reload(lambda fresh: logs.set_level(fresh.log_level))
+        process.on_reload(lambda fresh: logs.set_level(fresh.logging.level))
     context = {name: value for name, value in (("role", role), ("shard", index)) if value is not None}
-    logs.configure(settings.log_level if role else "warning", settings.log_format, **context)
+    logs.configure(settings.logging.level if role else "warning", settings.logging.format, **context)
     if role:
         try:
             os.getcwd()

@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 
 from solowire.errors import ConfigError
 from solowire.model.access import ADMINISTER, is_granted
-from solowire.runtime.settings import Settings, load_secret
+from solowire.runtime.settings import Settings
+from solowire.runtime.signing_secrets import load_secret
 
 TOKEN_SECONDS = 12 * 3600.0
 
@@ -28,8 +29,8 @@ def make_token(settings: Settings, permission: str, *, connects: bool = False) -
 
 def need_secret_tokens(settings: Settings) -> None:
     """Raises ConfigError."""
-    if not settings.accept_secret_tokens:
-        raise ConfigError("SOLOWIRE_ACCEPT_SECRET_TOKENS is false: give a token of your provider with --token")
+    if not settings.auth.accept_secret_tokens:
+        raise ConfigError("SOLOWIRE_AUTH__ACCEPT_SECRET_TOKENS is false: give a token of your provider with --token")
 
 
 def choose_role(settings: Settings, permission: str, *, connects: bool = False) -> str:

@@ -31,11 +31,17 @@ from solowire.cli.completion import SHELLS, VARIABLE, completion_script
 from solowire.errors import ClientError, ConfigError
 from solowire.model.access import ADMINISTER, PUBLISH
 from solowire.runtime import logging as logs
-from solowire.runtime.data_directory import TOKEN_FILE, write_private
+from solowire.runtime.data_directory import (
+    JOURNAL_FILE,
+    TOKEN_FILE,
+    make_data_directory,
+    make_directories,
+    write_private,
+)
 from solowire.runtime.directory_lock import router_lock, supervisor_lock
-from solowire.runtime.identity import JOURNAL_FILE
-from solowire.runtime.settings import Settings, load_secret, make_data_directory, make_directories
+from solowire.runtime.settings import Settings
 from solowire.runtime.settings_listing import list_settings
+from solowire.runtime.signing_secrets import load_secret
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
@@ -115,9 +121,10 @@ def up(config: Path | None, **options: Any) -> None:
     from solowire.runtime.roles import load_roles
 
     settings = load_server_settings(config, "up", **options)
-    if settings.shard_port is not None:
+    if settings.shard.port is not None:
         raise ConfigError(
-            "SOLOWIRE_SHARD_PORT: it is for one shard alone; the shards of `up` take the ports after --port"
+            f"{settings.name_setting('shard.port')} is for one shard alone; "
+            "the shards of `up` take the ports after --port"
         )
     choose_role(
         settings, ADMINISTER, connects=True
@@ -127,9 +134,7 @@ def up(config: Path | None, **options: Any) -> None:
     _, made = load_secret(settings, create=True)
     if made and (settings.data_dir / JOURNAL_FILE).exists():
         hint = "the one that was there is gone: tokens that it signed are refused"
-        structlog.get_logger("solowire.up").warning(
-            "secret_made", path=str(settings.data_dir / "secret"), hint=hint
-        )
+        structlog.get_logger("solowire.up").warning("secret_made", path=str(settings.data_dir / "secret"), hint=hint)
     domain = load_domain(settings)
     make_tokens(settings, load_roles(settings, domain.catalog), domain, create=False)  # what every child would refuse
     config = config.absolute() if config is not None else None
@@ -171,7 +176,7 @@ def up(config: Path | None, **options: Any) -> None:
 
 def _print_addresses(settings: Settings, url: str, made: bool) -> None:
     role = choose_role(settings, ADMINISTER, connects=True)
-    signs = settings.accept_secret_tokens
+    signs = settings.auth.accept_secret_tokens
     token = sign_token(settings, "admin", role, TOKEN_SECONDS) if signs else "(your provider makes them)"
     if (
         signs and not sys.stdout.isatty()
@@ -221,11 +226,11 @@ def router(config: Path | None, **options: Any) -> None:
 @click.option("--host", help="Address to listen on. [default: 127.0.0.1]")
 @click.option("--port", "shard_port", type=int, help="Port to listen on. [default: the gateway's + 1 + index]")
 @common
-def shard(config: Path | None, index: int, **options: Any) -> None:
+def shard(config: Path | None, index: int, shard_port: int | None, **options: Any) -> None:
     """One shard alone, for containers."""
     from solowire.workers.server import serve
 
-    serve(load_server_settings(config, "shard", index=index, **options), index)
+    serve(load_server_settings(config, "shard", index=index, shard={"port": shard_port}, **options), index)
 
 
 @cli.command()

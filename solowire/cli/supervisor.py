@@ -31,8 +31,9 @@ from solowire.algorithms.backoff import Backoff
 from solowire.errors import ConfigError
 from solowire.runtime import process
 from solowire.runtime.api_client import api_address, api_client
+from solowire.runtime.data_directory import make_directories
 from solowire.runtime.http_server import listen, remove_dead_sockets
-from solowire.runtime.settings import Settings, make_directories
+from solowire.runtime.settings import Settings
 from solowire.runtime.terminal import PARENT
 
 logger = structlog.get_logger("solowire.up")
@@ -47,6 +48,9 @@ CHECK_SECONDS = 0.1
 WRONG_SETTINGS = 2
 SUN_PATH_BYTES = 107  # what the address of a unix socket may hold, unix(7)
 DATAGRAMS_AT_ONCE = 100
+STUCK_HINT = (
+    "it is killed and starts again; a machine that is only slow needs a longer SOLOWIRE_PROCESS__WATCHDOG_TIMEOUT_S"
+)
 
 GATEWAY_SHARE, SHARDS_SHARE, ROUTER_SHARE = 0.2, 0.65, 0.15
 """Of the grace period. Shards have users to send away; the others only have to let go."""
@@ -176,7 +180,7 @@ class Supervisor:
             for i in range(settings.shards)
         ]
         self._gateway = ChildProcess("gateway", ["gateway"], self.gateway_url.removeprefix("http://"), GATEWAY_SHARE)
-        self._watchdog = Watchdog(settings.stuck_s)
+        self._watchdog = Watchdog(settings.process.watchdog_timeout_s)
 
     @property
     def _children(self) -> list[ChildProcess]:
@@ -225,7 +229,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         deadline = loop.time()
         for group in ([self._gateway], self._shards, [self._router]):
-            deadline += self._settings.grace_s * group[0].share
+            deadline += self._settings.process.shutdown_timeout_s * group[0].share
             for child in group:
                 _signal(child, signal.SIGTERM)
             for child in group:
@@ -264,8 +268,8 @@ class Supervisor:
             stuck = self._watchdog.find_stuck(loop.time())
             for child in self._children:
                 if child.name in stuck:
-                    hint = "it is killed and starts again; a machine that is only slow needs a longer SOLOWIRE_STUCK_S"
-                    logger.error("process_stuck", process=child.name, stuck_s=self._settings.stuck_s, hint=hint)
+                    seconds = self._settings.process.watchdog_timeout_s
+                    logger.error("process_stuck", process=child.name, stuck_s=seconds, hint=STUCK_HINT)
                     _signal(child, signal.SIGKILL)  # nothing else ends one that is stopped
             await asyncio.sleep(CHECK_SECONDS)
 
@@ -287,7 +291,10 @@ class Supervisor:
             async with asyncio.timeout_at(deadline):
                 await child.process.wait()
         except TimeoutError:
-            why, hint = "it did not end within its share of grace_s", "give it longer by SOLOWIRE_GRACE_S"
+            why, hint = (
+                "it did not end within its share of the shutdown timeout",
+                "give it longer by SOLOWIRE_PROCESS__SHUTDOWN_TIMEOUT_S",
+            )
             logger.error("killed", process=child.name, why=why, hint=hint)
             _signal(child, signal.SIGKILL)
             await child.process.wait()
@@ -338,13 +345,13 @@ class Supervisor:
         environment = {
             **os.environ,
             PARENT: str(os.getpid()),
-            process.WATCHDOG: str(int(s.stuck_s * 1e6)),
+            process.WATCHDOG: str(int(s.process.watchdog_timeout_s * 1e6)),
             "SOLOWIRE_DATA_DIR": str(s.data_dir.absolute()),
             "SOLOWIRE_HOST": s.host,
             "SOLOWIRE_PORT": str(s.port),
             "SOLOWIRE_SHARDS": str(s.shards),
-            "SOLOWIRE_LOG_LEVEL": s.log_level,
-            "SOLOWIRE_GRACE_S": str(s.grace_s * child.share * TOLD_OF_SHARE),
+            "SOLOWIRE_LOGGING__LEVEL": s.logging.level,
+            "SOLOWIRE_PROCESS__SHUTDOWN_TIMEOUT_S": str(s.process.shutdown_timeout_s * child.share * TOLD_OF_SHARE),
         }
         if child.notify_socket is not None:
             environment[process.NOTIFY] = str(child.notify_socket.path)

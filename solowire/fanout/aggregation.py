@@ -29,6 +29,7 @@ import msgspec
 from solowire.fanout.recent_log import Entry
 from solowire.model.catalog import Rollup
 from solowire.model.events import Event, Priority
+from solowire.runtime.settings.shard_settings import AggregationSettings
 
 SAMPLE_EVENTS = 20
 """How many events stand for those that are left out, at most: of each flow and interval, and, for a slow reader, of
@@ -48,17 +49,6 @@ CALM_INTERVALS = 3
 
 SUMMARY_BYTES = 12 * 1024
 """What a summary may take in a frame. Its tables are cut to less than that."""
-
-
-class AggregationLimits(msgspec.Struct, frozen=True):
-    """Above how many events per second, of one type and for one feed, telemetry is summed up. interval: seconds."""
-
-    rate: float = float("inf")
-    rates: dict[str, float] = {}
-    interval: float = 1.0
-
-    def rate_for(self, name: str) -> float:
-        return self.rates.get(name, self.rate)
 
 
 class Deferrable(Protocol):
@@ -85,15 +75,15 @@ class AggregationStream(Generic[F]):
     active: they are being summed up. began: behind which offset. summed: how many summaries there have been.
     """
 
-    def __init__(self, name: str, rates: AggregationLimits) -> None:
+    def __init__(self, name: str, settings: AggregationSettings) -> None:
         self.name = name
         self.feeds: set[F] = set()
         self.is_active = False
         self.began_offset = 0
         self.summary_count = 0
         self.ends_at = float("-inf")  # of the interval
-        self._interval = rates.interval
-        self._limit = rates.rate_for(name) * rates.interval
+        self._interval = settings.interval_s
+        self._limit = settings.rate_for(name) * settings.interval_s
         self._count = 0
         self._calm = 0
         self._caught_up: set[F] = set()  # feeds that have sent all that was collected

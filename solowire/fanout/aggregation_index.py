@@ -11,24 +11,25 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Generic
 
-from solowire.fanout.aggregation import AggregationLimits, AggregationStream, F
+from solowire.fanout.aggregation import AggregationStream, F
 from solowire.fanout.filter_index import FilterIndex
 from solowire.fanout.recent_log import Entry
 from solowire.model.subscriptions import Filter
+from solowire.runtime.settings.shard_settings import AggregationSettings
 
 
 class AggregationIndex(Generic[F]):
     """All flows of a shard."""
 
-    def __init__(self, rates: AggregationLimits) -> None:
-        self._rates = rates
+    def __init__(self, settings: AggregationSettings) -> None:
+        self._settings = settings
         self._index: FilterIndex[AggregationStream[F]] = FilterIndex()
 
     def add_feed(self, feed: F, wanted: Iterable[tuple[str, Filter]]) -> dict[str, AggregationStream[F]]:
         """Puts a feed that wants these into its flows; returns them by event type."""
         found = {}
         for name, conditions in wanted:
-            flow = found[name] = self._index.get(name, conditions, partial(AggregationStream[F], name, self._rates))
+            flow = found[name] = self._index.get(name, conditions, partial(AggregationStream[F], name, self._settings))
             flow.add_feed(feed)
         return found
 

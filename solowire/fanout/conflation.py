@@ -30,6 +30,7 @@ import msgspec
 
 from solowire.fanout.recent_log import Entry
 from solowire.model.events import Priority
+from solowire.runtime.settings.shard_settings import ConflationSettings
 
 Key = tuple[str, str, str | None]
 
@@ -37,16 +38,6 @@ MARK_SECONDS = 1.0
 MAX_MARKS = 900
 LATE_SECONDS = 10.0
 """By how much a shard may be behind another in the log, and a frame behind its events, for `possibly_missed`."""
-
-
-class ConflationIntervals(msgspec.Struct, frozen=True):
-    """How often, in seconds, a state is sent at most; 0: as often as it comes. intervals: by event type."""
-
-    interval: float = 0.0
-    intervals: dict[str, float] = {}
-
-    def interval_for(self, name: str) -> float:
-        return self.intervals.get(name, self.interval)
 
 
 class SupersededStates(msgspec.Struct, frozen=True, gc=False):
@@ -75,11 +66,11 @@ class Conflator:
     """Of one shard, for all its feeds. Times in seconds, monotonic."""
 
     def __init__(
-        self, intervals: ConflationIntervals | None = None, *, max_keys: int = 10_000, max_bytes: int = 32 * 2**20
+        self, settings: ConflationSettings | None = None, *, max_keys: int = 10_000, max_bytes: int = 32 * 2**20
     ) -> None:
         self.newest_release = 0  # the newest release's number
         self.newest_forgotten_release = 0
-        self._intervals = intervals or ConflationIntervals()
+        self._settings = settings or ConflationSettings()
         self._max_keys = max_keys
         self._max_bytes = max_bytes
         self._held_bytes = self._released_bytes = 0
@@ -105,7 +96,7 @@ class Conflator:
         """Whether a state may be sent at once, and which are never sent because of it, as far as that is to be said
         now: while one takes the place of another that the same feeds accept, they are only counted.
         """
-        interval = self._intervals.interval_for(entry.event.type)
+        interval = self._settings.interval_for(entry.event.type)
         if not interval:
             return True, None
         paced = self._keys.pop(entry.state_key, None) or _ConflatedKey()
@@ -133,7 +124,7 @@ class Conflator:
 
     def _queue(self, key: Key, paced: _ConflatedKey) -> None:
         paced.is_queued = True
-        heappush(self._due, (paced.sent_at + self._intervals.interval_for(key[0]), next(self._order), key, paced))
+        heappush(self._due, (paced.sent_at + self._settings.interval_for(key[0]), next(self._order), key, paced))
 
     def _enforce_bounds(self) -> None:
         while len(self._keys) > self._max_keys or self._held_bytes > self._max_bytes:
@@ -162,7 +153,7 @@ class Conflator:
             paced.is_queued = False
             if paced.deferred is None or self._keys.get(key) is not paced:
                 continue  # a critical one went instead of it, or the key has been forgotten
-            if now < paced.sent_at + self._intervals.interval_for(key[0]):
+            if now < paced.sent_at + self._settings.interval_for(key[0]):
                 self._queue(key, paced)  # a critical one went in between
                 continue
             entry, paced.deferred = paced.deferred, None
@@ -213,7 +204,7 @@ class Conflator:
         at = bisect_right(self._marks, cursor, key=itemgetter(0))
         reached = self._marks[at - 1][1] if at else float("-inf")  # the log was not there before
         for entry in latest:
-            interval = self._intervals.interval_for(entry.event.type)
+            interval = self._settings.interval_for(entry.event.type)
             if not interval or entry.is_deferred or entry.offset > cursor or entry.event.priority is Priority.critical:
                 continue
             paced = self._keys.get(entry.state_key)

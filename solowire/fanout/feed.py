@@ -23,8 +23,6 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from itertools import dropwhile
 from typing import Generic, TypeVar
 
-import msgspec
-
 from solowire.fanout.aggregation import SUMMARY_BYTES
 from solowire.fanout.catch_up import COMPACTED_BYTES, MAX_EVENTS_BYTES, CatchUpReader, Frame, ReaderPosition
 from solowire.fanout.conflation import Conflator
@@ -33,7 +31,6 @@ from solowire.fanout.recent_log import Entry, RecentLog
 from solowire.fanout.snapshot import Snapshot
 from solowire.model.access import View
 from solowire.model.catalog import Catalog
-from solowire.model.events import Priority
 from solowire.model.subscriptions import Selection
 from solowire.protocol.messages import MAX_FRAME_BYTES, Codec
 
@@ -45,30 +42,6 @@ FLUSH_AT_BYTES = MAX_FRAME_BYTES // 2
 
 NEXT_FRAME_SECONDS = 0.001
 """When a connection that has just got a full frame may get the next: one a turn, so that others get theirs."""
-
-
-_NORMAL = Priority.normal  # an enumeration looks its members up by name, each time
-
-
-class FlushDelays(msgspec.Struct, frozen=True):
-    """How long, in seconds, an event of each priority may wait for company, at most.
-
-    Waiting only pays where frames are many: a shard waits `per_connection` for each connection that it has, so that its
-    frames cost a few percent of a core at the most, while with one connection an event goes out as it comes.
-    """
-
-    critical: float = 0.0
-    high: float = 0.02
-    normal: float = 0.1
-    low: float = 1.0
-    per_connection: float = 0.001
-
-    def delay_for(self, priority: Priority, connections: int) -> float:
-        """For a shard with so many connections."""
-        # Nearly all are normal: the attribute's name is looked up only for the others.
-        longest: float = self.normal if priority is _NORMAL else getattr(self, priority.value)
-        shortest = connections * self.per_connection
-        return shortest if shortest < longest else longest
 
 
 def build_feed_key(selection: Selection, view: View, codec: Codec, catalog: Catalog) -> FeedKey:

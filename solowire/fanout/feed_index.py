@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Generic
 
-from solowire.fanout.aggregation import AggregationLimits
 from solowire.fanout.aggregation_index import AggregationIndex
 from solowire.fanout.catch_up import ReaderPosition, TrimmedEntries
 from solowire.fanout.conflation import Conflator
@@ -20,6 +19,7 @@ from solowire.fanout.frame_builder import FeedKey
 from solowire.fanout.recent_log import Entry, RecentLog
 from solowire.model.events import Delivery, Priority
 from solowire.model.subscriptions import CUSTOM, Filter, Selection
+from solowire.runtime.settings.shard_settings import AggregationSettings
 
 
 class FeedIndex(Generic[C]):
@@ -28,10 +28,12 @@ class FeedIndex(Generic[C]):
     aggregating: of each telemetry type that is being summed up, for how many feeds.
     """
 
-    def __init__(self, log: RecentLog, pacing: Conflator | None = None, rates: AggregationLimits | None = None) -> None:
+    def __init__(
+        self, log: RecentLog, pacing: Conflator | None = None, aggregation: AggregationSettings | None = None
+    ) -> None:
         self._log = log
         self._conflator = Conflator() if pacing is None else pacing
-        self._streams: AggregationIndex[Feed[C]] = AggregationIndex(AggregationLimits() if rates is None else rates)
+        self._streams: AggregationIndex[Feed[C]] = AggregationIndex(aggregation or AggregationSettings())
         self._feeds: dict[FeedKey, Feed[C]] = {}
         self._index: FilterIndex[set[Feed[C]]] = FilterIndex()  # of what is no telemetry: flows have one of their own
         self._shadowing: set[Feed[C]] = set()  # feeds with custom types of which `custom.*` beside them says nothing

@@ -31,6 +31,9 @@ from solowire.model.catalog import Catalog, EventType
 from solowire.model.domain_names import describe_name_fault, names_above
 from solowire.model.events import MAX_DEPTH, Delivery, Event, decode_event, is_deeper
 from solowire.protocol.messages import Codec
+from solowire.runtime.settings.shard_settings import RecentLogSettings
+
+_DEFAULTS = RecentLogSettings()
 
 OLDER = 4
 """Durable events that have left the log may take this part of what the log may: so much on top."""
@@ -229,8 +232,8 @@ class RecentLog:
         self,
         *,
         catalog: Catalog,
-        max_events: int = 100_000,
-        max_bytes: int = 64 * 2**20,
+        max_events: int = _DEFAULTS.max_events,
+        max_bytes: int = _DEFAULTS.max_bytes,
         max_keys: int = 10_000,
         skipped: SkippedEvents | None = None,
     ) -> None:

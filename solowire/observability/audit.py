@@ -244,9 +244,9 @@ class AuditWriter:
 
 def open_audit(settings: Settings, name: str, **context: Any) -> AuditWriter:
     """The audit log of one process, as the settings say. name: of its file. Never fails: it loses lines instead."""
-    if settings.audit == "off":
+    if settings.audit.output == "off":
         return AuditWriter(NullSink())
-    if settings.audit == "stderr":
+    if settings.audit.output == "stderr":
         return AuditWriter(StderrSink(), log="audit", **context)
     path = settings.need_data_dir() / "audit" / f"{name}.jsonl"
-    return AuditWriter(_AuditFile(path, settings.audit_bytes, settings.audit_files), **context)
+    return AuditWriter(_AuditFile(path, settings.audit.max_file_bytes, settings.audit.max_files), **context)

@@ -149,7 +149,7 @@ def check_origin(head: Head, allowed: Collection[str], host: str | None = None) 
         403,
         "origin_not_allowed",
         f"pages of {origin[:_SAID]!r} may not connect here",
-        "an operator allows others by SOLOWIRE_ALLOWED_ORIGINS",
+        "an operator allows others by SOLOWIRE_LISTEN__ALLOWED_ORIGINS",
     )
 
 
@@ -239,7 +239,7 @@ def check_beginning(data: bytes) -> None:
 _METHOD_BEGINNINGS = frozenset(b"!#$%&'*+-.^_`|~0123456789" + ascii_letters.encode() + b"\r\n")
 """The characters of a token (RFC 9110, section 5.6.2), and an empty line that may come before."""
 _TLS_HANDSHAKE = 0x16
-_PROXY_PROTOCOL_HINT = "let the proxy write X-Forwarded-For and name it in SOLOWIRE_TRUSTED_PROXIES"
+_PROXY_PROTOCOL_HINT = "let the proxy write X-Forwarded-For and name it in SOLOWIRE_LISTEN__TRUSTED_PROXIES"
 
 
 def render_full(message: str, raised: str) -> bytes:

@@ -16,9 +16,11 @@ from pathlib import Path
 import structlog
 
 from solowire.errors import ConfigError
+from solowire.runtime.settings.system_settings import Settings
 
 _OTHERS = 0o077
-_OURS = frozenset(["secret", "run", "router.lock", "journal.sqlite3", "audit", "sources"])
+JOURNAL_FILE = "journal.sqlite3"
+_OURS = frozenset(["secret", "run", "router.lock", JOURNAL_FILE, "audit", "sources"])
 """What makes a directory a data directory."""
 TOKEN_FILE = "administrator.token"  # noqa: S105
 
@@ -79,3 +81,26 @@ def write_private(path: Path, text: str) -> None:
         with suppress(OSError):
             draft.unlink()
         raise
+
+
+def make_data_directory(settings: Settings) -> Path:
+    """Makes the data directory, if it isn't there, for its owner alone. Raises ConfigError."""
+    directory = settings.need_data_dir()
+    try:
+        make_private(directory)
+    except OSError as error:
+        raise ConfigError(f"data directory {directory}: {error.strerror}; choose another with --data-dir") from None
+    return directory
+
+
+def make_directories(settings: Settings) -> None:
+    """Makes the data directory and the sockets' directory, closed to others. Raises ConfigError."""
+    try:
+        make_private(settings.need_data_dir())
+        close_directory(settings.data_dir)
+        settings.run_dir.mkdir(exist_ok=True, mode=0o700)
+        settings.run_dir.chmod(0o700)
+    except OSError as error:
+        raise ConfigError(
+            f"data directory {settings.data_dir}: {error.strerror}; choose another with --data-dir"
+        ) from None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -29,35 +29,38 @@ def load_domain(settings: Settings) -> Domain:
     if settings.catalog is not None:
         from solowire.model.type_declarations import parse_types  # its library is only needed where there is a file
 
-        types = parse_types(_read_document(settings.catalog), str(settings.catalog), DNS.catalog)
-        domain = msgspec.structs.replace(DNS, catalog=DNS.catalog.extend(types))
-    _check_types("telemetry_types_per_s", settings.telemetry_types_per_s, Delivery.telemetry, domain.catalog)
-    _check_types("state_intervals_s", settings.state_intervals_s, Delivery.state, domain.catalog)
+        declared = parse_types(_read_document(settings.catalog), str(settings.catalog), DNS.catalog)
+        domain = msgspec.structs.replace(DNS, catalog=DNS.catalog.extend(declared))
+    rates, intervals = settings.shard.aggregation.type_events_per_s, settings.shard.conflation.type_interval_s
+    for path, types, delivery in (
+        ("shard.aggregation.type_events_per_s", rates, Delivery.telemetry),
+        ("shard.conflation.type_interval_s", intervals, Delivery.state),
+    ):
+        _check_types(settings.name_setting(path), types, delivery, domain.catalog)
     return domain
 
 
-def name_scopes(claims: Mapping[str, str], domain: Domain) -> dict[str, str]:
+def name_scopes(settings: Settings, domain: Domain) -> dict[str, str]:
     """Scope → claim, with each scope called as the domain's attribute is. Raises ConfigError for one that is none."""
     named = {}
-    for scope, claim in claims.items():
+    for scope, claim in settings.auth.claims.scope_mapping.items():
         attribute = domain.find_scope(scope)
         if attribute is None:
-            raise ConfigError(f"scope_claims: {scope!r} is no scope; scopes are {domain.scope_names}")
+            place = settings.name_setting("auth.claims.scope_mapping")
+            raise ConfigError(f"{place}: {scope!r} is no scope; scopes are {domain.scope_names}")
         named[attribute.name] = claim
     return named
 
 
-def _check_types(name: str, values: Mapping[str, float], delivery: Delivery, catalog: Catalog) -> None:
-    """Raises ConfigError if one of the event types that a setting names is not of this kind, or its value below 0."""
-    for kind, value in values.items():
+def _check_types(name: str, types: Iterable[str], delivery: Delivery, catalog: Catalog) -> None:
+    """Raises ConfigError if one of the event types that a setting names is not of this kind."""
+    for kind in types:
         found = catalog.get(kind)
         if found is None or found.delivery is not delivery:
             fitting = [known for known in catalog.names if catalog[known].delivery is delivery]
             fault = "is no event type" if found is None else f"is {found.delivery.value}, not {delivery.value}"
             meant = suggest_name(kind, fitting, "there are " + ", ".join(fitting))
             raise ConfigError(f"{name}: {kind!r} {fault}{meant}")
-        if value < 0:
-            raise ConfigError(f"{name}: {kind} must not be below 0")
 
 
 def _read_document(path: Path) -> object:

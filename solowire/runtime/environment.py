@@ -9,7 +9,7 @@ Source: Kubernetes, "Service", section "Discovering services, environment variab
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 
 from solowire.algorithms.name_suggestion import find_match
 
@@ -29,15 +29,28 @@ def is_service_link(name: str, value: str | None) -> bool:
     return bool(_PORT_NAME.fullmatch(name) and _LINK_VALUE.fullmatch(value or ""))
 
 
-def find_unknown(variables: Mapping[str, str | None], prefix: str, known: Iterable[str]) -> list[str]:
-    """One text for each variable with the prefix that is no setting. known: the settings' names, in lower case."""
-    names = {f"{prefix}{name.upper()}" for name in known}
+def find_unknown(
+    variables: Mapping[str, str | None],
+    prefix: str,
+    known: Collection[str],
+    *,
+    renamed: Mapping[str, str],
+    similar: Mapping[str, str],
+) -> list[str]:
+    """One text for each variable with the prefix that is no setting. known: the settings' variables.
+
+    renamed: variables that were settings once, and what they are called now. similar: what else may be written for one.
+    """
+    candidates = {**similar, **renamed, **{name: name for name in known}}
     faults = []
     for name, value in variables.items():
         upper = name.upper()
-        if not upper.startswith(prefix) or upper in names or is_service_link(name[len(prefix) :], value):
+        if not upper.startswith(prefix) or upper in known or is_service_link(name[len(prefix) :], value):
             continue
-        meant = find_match(upper, names)
-        way_out = f"did you mean {meant}?" if meant else "`solowire config` lists those that are known"
+        if upper in renamed:
+            faults.append(f"{name} is called {renamed[upper]} now")
+            continue
+        meant = find_match(upper, candidates)
+        way_out = f"did you mean {candidates[meant]}?" if meant else "`solowire config` lists those that are known"
         faults.append(f"{name} is no setting; {way_out}")
     return faults

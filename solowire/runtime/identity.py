@@ -13,12 +13,12 @@ from solowire.auth.tokens import Tokens
 from solowire.errors import ConfigError
 from solowire.model.access import Role
 from solowire.model.domain import Domain
+from solowire.runtime.data_directory import JOURNAL_FILE
 from solowire.runtime.domain_loader import name_scopes
 from solowire.runtime.roles import load_roles
-from solowire.runtime.settings import Settings, load_secrets
+from solowire.runtime.settings import Settings
+from solowire.runtime.signing_secrets import load_secrets
 from solowire.runtime.terminal import PARENT
-
-JOURNAL_FILE = "journal.sqlite3"
 
 logger = structlog.get_logger("solowire.settings")
 
@@ -36,16 +36,16 @@ def make_tokens(settings: Settings, roles: Mapping[str, Role], domain: Domain, *
         hint = "tokens signed with another are refused: processes with other data directories need this one"
         logger.warning("secret_made", path=str(settings.data_dir / "secret"), hint=hint)
     _check_roles(settings, roles)
-    rules = settings.token_rules
-    mapping = msgspec.structs.replace(rules.mapping, scope_claims=name_scopes(rules.mapping.scope_claims, domain))
+    rules = settings.auth.token_rules
+    mapping = msgspec.structs.replace(rules.mapping, scope_claims=name_scopes(settings, domain))
     return Tokens(
         secrets,
         roles,
-        settings.token_leeway_s,
+        settings.auth.leeway_s,
         domain=domain,
         rules=msgspec.structs.replace(rules, mapping=mapping),
-        accepts_secret=settings.accept_secret_tokens,
-        has_provider=settings.jwks is not None,
+        accepts_secret=settings.auth.accept_secret_tokens,
+        has_provider=settings.auth.jwks is not None,
     )
 
 
@@ -74,9 +74,12 @@ def _check_secret_not_lost(settings: Settings) -> None:
 
 
 def _check_roles(settings: Settings, roles: Mapping[str, Role]) -> None:
-    named = {f"claim_roles: {value!r}": role for value, role in settings.claim_roles.items()}
-    if settings.default_role is not None:
-        named["default_role"] = settings.default_role
+    named = {
+        f"{settings.name_setting('auth.claims.role_mapping')}: {value!r}": role
+        for value, role in settings.auth.claims.role_mapping.items()
+    }
+    if settings.auth.claims.default_role is not None:
+        named[settings.name_setting("auth.claims.default_role")] = settings.auth.claims.default_role
     for place, role in named.items():
         if role not in roles:
             raise ConfigError(f"{place}: the role {role!r} is not known; known are {', '.join(roles)}")
@@ -84,6 +87,8 @@ def _check_roles(settings: Settings, roles: Mapping[str, Role]) -> None:
 
 def make_key_source(settings: Settings, tokens: Tokens) -> KeySource | None:
     """Where the keys of a provider come from, if there is one. To be started, and closed."""
-    if settings.jwks is None:
+    if settings.auth.jwks is None:
         return None
-    return KeySource(settings.jwks, tokens.set_keys, refresh_s=settings.jwks_refresh_s, stale_s=settings.jwks_stale_s)
+    return KeySource(
+        settings.auth.jwks, tokens.set_keys, refresh_s=settings.auth.jwks_refresh_s, stale_s=settings.auth.jwks_stale_s
+    )

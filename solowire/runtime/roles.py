@@ -6,7 +6,7 @@ nothing, in silence, so it is refused.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from solowire.algorithms.name_suggestion import suggest_name
 from solowire.errors import ConfigError
@@ -38,8 +38,8 @@ def load_roles(settings: Settings, catalog: Catalog) -> dict[str, Role]:
             fault = _fault(role, catalog)
             if fault:
                 raise ConfigError(f"roles file {settings.roles_file}: the role {name!r} {fault}")
-    if settings.group_by == "role":
-        _check_groups(settings.groups, roles)
+    if settings.limits.group_by == "role":
+        _check_groups(settings, roles)
     return roles
 
 
@@ -65,11 +65,13 @@ def _fault(role: Role, catalog: Catalog) -> str:
     return ""
 
 
-def _check_groups(groups: Iterable[str], roles: Mapping[str, Role]) -> None:
+def _check_groups(settings: Settings, roles: Mapping[str, Role]) -> None:
     """Raises ConfigError for a group that no role makes."""
-    for name in groups:
+    for name in settings.limits.groups:
         if name not in roles and name != ADMINISTRATORS:
             known = f"roles are {', '.join(roles)}"
             raise ConfigError(
-                f"groups: there is no role {name!r}, and group_by is role{suggest_name(name, roles, known)}"
+                f"{settings.name_setting('limits.groups')}: there is no role {name!r}, "
+                f"and {settings.name_setting('limits.group_by')} is role"
+                f"{suggest_name(name, roles, known)}"
             )

@@ -178,7 +178,7 @@ def test_a_token_for_somebody_else() -> None:
     for aud in ("solowire", ["billing", "sw2"]):
         assert ours.identify(signed(aud=aud), NOW).user == "ann"
     for claims in ({}, {"aud": "billing"}, {"aud": []}, {"aud": ["Solowire"]}):
-        assert "SOLOWIRE_TOKEN_AUDIENCES" in refused(signed(**claims), ours).hint
+        assert "SOLOWIRE_AUTH__AUDIENCES" in refused(signed(**claims), ours).hint
     anybodys = Tokens(SECRET, ROLES, domain=DNS, rules=TokenRules(audiences=(ANY,)))
     for claims in ({}, {"aud": "billing"}):
         assert anybodys.identify(signed(**claims), NOW).user == "ann"
@@ -189,7 +189,7 @@ def test_a_token_of_another_issuer() -> None:
     ours = Tokens(SECRET, ROLES, domain=DNS, rules=TokenRules(issuers=("https://a.example",)))
     assert ours.identify(signed(iss="https://a.example"), NOW).user == "ann"
     for claims in ({}, {"iss": "https://a.example/"}, {"iss": "https://b.example"}):
-        assert "SOLOWIRE_TOKEN_ISSUERS" in refused(signed(**claims), ours).hint
+        assert "SOLOWIRE_AUTH__ISSUERS" in refused(signed(**claims), ours).hint
     assert ours.identify(ours.sign_token("ann", "viewer", now=NOW, ttl=60), NOW).user == "ann"
 
 
@@ -198,7 +198,7 @@ def test_a_token_that_lives_too_long() -> None:
     strict = Tokens(SECRET, ROLES, domain=DNS, rules=TokenRules(max_life=3600))
     assert strict.identify(signed(iat=NOW - 3000, exp=NOW + 600), NOW).user == "ann"
     for claims in ({"exp": NOW + 3601}, {"iat": NOW - 3000, "exp": NOW + 601}):
-        assert "SOLOWIRE_TOKEN_MAX_LIFE_S" in refused(signed(**claims), strict).hint
+        assert "SOLOWIRE_AUTH__MAX_TOKEN_LIFE_S" in refused(signed(**claims), strict).hint
 
 
 # ----------------------------------------------------------------------------------------------------- a provider's
@@ -252,7 +252,7 @@ def test_the_role_of_several_values(values: object, role: str | None) -> None:
 
 def test_a_role_that_nobody_gives() -> None:
     """Without a default nobody of a provider is a viewer only because it knows them."""
-    with pytest.raises(InvalidToken, match="SOLOWIRE_DEFAULT_ROLE"):
+    with pytest.raises(InvalidToken, match="SOLOWIRE_AUTH__CLAIMS__DEFAULT_ROLE"):
         mapped(ClaimMapping())
     assert mapped(ClaimMapping(default_role="viewer")).role == "viewer"
     with pytest.raises(InvalidToken):

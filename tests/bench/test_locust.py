@@ -37,7 +37,7 @@ def test_users_who_are_cut_off_miss_nothing(tmp_path: Path, seconds: int, more: 
 
     With two workers, too, half of the users on each: both are told of each storm, and both have their users counted.
     """
-    limits = {"CONNECT_RATE": 10_000, "CONNECT_BURST": 10_000}
+    limits = {"LIMITS__CONNECT__RATE": 10_000, "LIMITS__CONNECT__BURST": 10_000}
     with running(tmp_path / "data", shards=2, settings=limits) as system:
         options = f"--headless --load storm -u {USERS} -r {USERS} -t {seconds}s --rate 50 --batch 5 --only-summary"
         options += more.format(port=free_ports(1))

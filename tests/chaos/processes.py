@@ -5,7 +5,8 @@ that was given to another process since is never hit; whatever is stopped is let
 everything ends, even if this process is killed.
 
 Ports, from a multiple of ten: +0 `up`'s gateway, +1… shards by index, +8 the second gateway; the proxy's links: +10…
-shards by index, +18 and +19 the gateways. So `SOLOWIRE_SHARD_URL` can say a shard's link with nothing but its index.
+shards by index, +18 and +19 the gateways. So `SOLOWIRE_GATEWAY__SHARD_URL` can say a shard's link with nothing but its
+index.
 """
 
 from __future__ import annotations
@@ -28,7 +29,12 @@ from tests.e2e.system import System, end, ready
 SECOND_GATEWAY = 8
 RESTART_SECONDS = 0.3
 END_SECONDS = 20.0
-SETTINGS = {"HEARTBEAT_S": 1, "HELLO_TIMEOUT_S": 0.5, "RECONNECT_MIN_MS": 50, "RECONNECT_MAX_MS": 1000}
+SETTINGS = {
+    "SESSION__HEARTBEAT_INTERVAL_S": 1,
+    "SESSION__HELLO_TIMEOUT_S": 0.5,
+    "SESSION__RECONNECT_MIN_MS": 50,
+    "SESSION__RECONNECT_MAX_MS": 1000,
+}
 
 
 def free_block() -> int:
@@ -97,7 +103,7 @@ class ChaosSystem(System):
 
     def __init__(self, directory: Path, shards: int, extra_shards: int, seed: int) -> None:
         base = free_block()
-        super().__init__(directory / "data", shards, {**SETTINGS, "SHARD_URL": _shard_url(base)})
+        super().__init__(directory / "data", shards, {**SETTINGS, "GATEWAY__SHARD_URL": _shard_url(base)})
         if shards + extra_shards >= SECOND_GATEWAY:
             raise ValueError(f"at most {SECOND_GATEWAY - 1 - extra_shards} shards: ports end there")
         self.environment[PARENT] = str(os.getpid())  # so that they end with us, however that is

@@ -34,12 +34,12 @@ SPARE_PORTS = 2
 """For shards that a test adds to a system, after its own ones."""
 
 UNDISTURBED = {
-    "STATS_EVENT_S": 0,
-    "ALERT_AFTER_S": 3600,
-    "HELLO_TIMEOUT_S": 60,
-    "MESSAGE_BURST": 10_000,
-    "SUBSCRIPTION_BURST": 10_000,
-    "CONNECT_BURST_PER_USER": 10_000,
+    "ROUTER__STATS_INTERVAL_S": 0,
+    "ALERTS__RAISE_AFTER_S": 3600,
+    "SESSION__HELLO_TIMEOUT_S": 60,
+    "SESSION__MESSAGE_BURST": 10_000,
+    "SESSION__SUBSCRIPTION_BURST": 10_000,
+    "LIMITS__CONNECT__BURST_PER_USER": 10_000,
 }
 """Tests count events: none but theirs come, unless a test asks for them. Who is slow to say hello is waited for, and no
 user is limited for what it said or did in the test before: on a fast machine that was just now.
@@ -69,7 +69,7 @@ def free_ports(count: int) -> int:
 
 
 class System:
-    """A running `solowire up`. settings: environment without its prefix, such as {"HEARTBEAT_S": 1}."""
+    """A running `solowire up`. settings: environment without its prefix, such as {"REPLAY__RATE": 1}."""
 
     def __init__(self, data_dir: Path, shards: int = 2, settings: Mapping[str, object] | None = None) -> None:
         self.data_dir = data_dir

@@ -221,19 +221,19 @@ async def test_a_shard_serves_its_socket_at_one_path(system: System) -> None:
 # ----------------------------------------------------------------------------------------------- before accepting
 
 
-DEFAULT_HANDSHAKE_SECONDS: float = Settings.model_fields["handshake_s"].default
+DEFAULT_HANDSHAKE_SECONDS: float = Settings().listen.request_head_timeout_s
 
 
 @pytest.fixture(scope="module")
 def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """A system with little patience for handshakes and wrong tokens, behind a proxy that is trusted."""
     settings = {
-        "HANDSHAKE_S": 2,
-        "BAD_TOKEN_RATE": 0.01,
-        "BAD_TOKEN_BURST": 2,
-        "CONNECT_RATE_PER_ADDRESS": 0.01,
-        "CONNECT_BURST_PER_ADDRESS": 2,
-        "TRUSTED_PROXIES": "127.0.0.1",
+        "LISTEN__REQUEST_HEAD_TIMEOUT_S": 2,
+        "AUTH__BAD_TOKEN_RATE": 0.01,
+        "AUTH__BAD_TOKEN_BURST": 2,
+        "LIMITS__CONNECT__RATE_PER_ADDRESS": 0.01,
+        "LIMITS__CONNECT__BURST_PER_ADDRESS": 2,
+        "LISTEN__TRUSTED_PROXIES": "127.0.0.1",
     }
     with running(tmp_path_factory.mktemp("strict") / "data", shards=1, settings=settings) as started:
         yield started
@@ -242,7 +242,7 @@ def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 @pytest.mark.parametrize("sent", [b"", b"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: webs"], ids=["nothing", "half a head"])
 @pytest.mark.parametrize("process", [0, 1], ids=["gateway", "shard"])
 async def test_a_handshake_that_does_not_finish_is_cut(strict: System, process: int, sent: bytes) -> None:
-    """A socket that sends nothing, or half a request, is closed after SOLOWIRE_HANDSHAKE_S by gateway and shard."""
+    """A socket that sends nothing, or half a request, is closed after `request_head_timeout_s` by gateway and shard."""
     begin = time.monotonic()
     reader, writer = await asyncio.open_connection("127.0.0.1", strict.port + process)
     writer.write(sent)
@@ -300,7 +300,7 @@ async def test_a_shard_sums_its_refusals_up(strict: System) -> None:
 
     before = len(lines())
     statuses = [(await refusal(_shard_url(strict, 0, "garbage")))[0] for _ in range(200)]
-    assert set(statuses[2:]) == {429}  # beyond SOLOWIRE_BAD_TOKEN_BURST
+    assert set(statuses[2:]) == {429}  # beyond SOLOWIRE_AUTH__BAD_TOKEN_BURST
     strict.wait_until(lambda: sum(line["refusals"] for line in lines()[before:]) == 200, "all are told")
     assert len(lines()) - before < 30
     assert ("too_many_wrong_tokens", "too many wrong tokens came from your address") in {

@@ -16,13 +16,13 @@ import pytest
 from tests.e2e.system import Session, System, refusal, running
 
 SETTINGS = {
-    "ALERT_AFTER_S": 0.5,
-    "ALERT_OVER_S": 1,
-    "ALERT_QUEUE_AGE_S": 1,
-    "ALERT_REFUSED_PER_S": 5,
-    "ALERT_LOOP_LAG_S": 60,
-    "ALERT_LAG_S": 60,
-    "SEND_BUFFER_BYTES": 4096,
+    "ALERTS__RAISE_AFTER_S": 0.5,
+    "ALERTS__CLEAR_AFTER_S": 1,
+    "ALERTS__CONNECTION_LAG_S": 1,
+    "ALERTS__REFUSED_PER_S": 5,
+    "ALERTS__LOOP_LAG_S": 60,
+    "ALERTS__LAG_S": 60,
+    "LISTEN__SEND_BUFFER_BYTES": 4096,
 }
 BIG = {"type": "custom.big", "data": {"text": "x" * 30_000}}
 SECONDS = 60.0
@@ -93,17 +93,17 @@ async def test_a_connection_that_reads_nothing_is_an_alert_and_is_diagnosed(syst
     ):
         for _ in range(3):
             await system.publish(*[BIG] * 100, token=system.token("loud", "publisher"))
-        began = await heard(admin, "queue_age_seconds", "began")
+        began = await heard(admin, "connection_lag_seconds", "began")
         async with asyncio.timeout(SECONDS):
             while not logged(system, "diagnosis"):
                 await asyncio.sleep(0.05)
         reading = asyncio.create_task(sleepy.events(300, SECONDS))
-        over = await heard(admin, "queue_age_seconds", "over")
+        over = await heard(admin, "connection_lag_seconds", "over")
         assert len(await reading) == 300
     assert (began["component"], over["component"]) == ("shard 1", "shard 1")
     assert began["value"] >= began["threshold"] == 1
     [diagnosis] = logged(system, "diagnosis")
-    assert (diagnosis["reason"], diagnosis["shard"]) == ("queue_age_seconds", 1)
+    assert (diagnosis["reason"], diagnosis["shard"]) == ("connection_lag_seconds", 1)
     assert [c["user"] for c in diagnosis["slowest_connections"]] == [user]
     # Of 300; where publishing takes long, not all have come when it is written.
     assert 0 < diagnosis["top_publishers"]["loud"] <= 300
@@ -119,14 +119,14 @@ QUERY = {"type": "dns_query_log", "data": {"client_ip": "192.0.2.1", "query_doma
 async def test_every_process_is_watched_by_the_thresholds_of_the_settings(tmp_path: Path) -> None:
     """Each number that a real process says of itself is held against its setting; none has to be bad for long."""
     settings = {
-        "ALERT_AFTER_S": 0,
-        "ALERT_OVER_S": 0,
-        "ALERT_LAG_S": 0.4,
-        "ALERT_LOOP_LAG_S": 1e-6,
-        "ALERT_MEMORY_BYTES": 2**20,
-        "ALERT_LEASE_PERCENT": 1,
-        "MAX_CONNECTIONS": 10,
-        "TELEMETRY_PER_S": 1,
+        "ALERTS__RAISE_AFTER_S": 0,
+        "ALERTS__CLEAR_AFTER_S": 0,
+        "ALERTS__LAG_S": 0.4,
+        "ALERTS__LOOP_LAG_S": 1e-6,
+        "ALERTS__MEMORY_BYTES": 2**20,
+        "ALERTS__LEASE_USE_PERCENT": 1,
+        "LIMITS__MAX_CONNECTIONS": 10,
+        "SHARD__AGGREGATION__EVENTS_PER_S": 1,
     }
     with running(tmp_path / "data", shards=1, settings=settings) as system:
 

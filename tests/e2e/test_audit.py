@@ -18,7 +18,7 @@ PAYLOAD = "what-the-event-says-is-nobodys-business"
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    settings = {"BAD_TOKEN_BURST": 10_000}  # many wrong tokens come from one address here
+    settings = {"AUTH__BAD_TOKEN_BURST": 10_000}  # many wrong tokens come from one address here
     with running(tmp_path_factory.mktemp("audit") / "data", shards=2, settings=settings) as started:
         yield started
 

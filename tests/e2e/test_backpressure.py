@@ -25,12 +25,12 @@ HELD = 6  # so one publisher may have three requests at once
 def tight(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """A system with little room for publishers, and short patience."""
     settings = {
-        "PUBLISH_RATE": RATE,
-        "PUBLISH_BURST": BURST,
-        "PUBLISH_HELD_REQUESTS": HELD,
-        "LAG_SOFT_S": 0.3,
-        "LAG_HARD_S": 2.0,
-        "STUCK_S": 60,
+        "PUBLISH__RATE": RATE,
+        "PUBLISH__BURST": BURST,
+        "PUBLISH__MAX_HELD_REQUESTS": HELD,
+        "PUBLISH__LAG_SOFT_S": 0.3,
+        "PUBLISH__LAG_HARD_S": 2.0,
+        "PROCESS__WATCHDOG_TIMEOUT_S": 60,
     }
     with running(tmp_path_factory.mktemp("tight") / "data", shards=1, settings=settings) as started:
         yield started
@@ -168,7 +168,7 @@ async def _until_ok(http: httpx.AsyncClient) -> None:
 async def test_a_journal_that_cannot_follow_has_publishers_refused(tmp_path: Path) -> None:
     """Where a commit takes longer than the settings allow, publishers are refused, be there no shard at all."""
     # Any disk is slower than ten microseconds.
-    system = System(tmp_path / "data", shards=0, settings={"LAG_SOFT_S": 1e-6, "LAG_HARD_S": 1e-5})
+    system = System(tmp_path / "data", shards=0, settings={"PUBLISH__LAG_SOFT_S": 1e-6, "PUBLISH__LAG_HARD_S": 1e-5})
     processes = [system.spawn("router"), system.spawn("gateway", "--port", str(system.port))]
     try:
         system.wait_until(lambda: "gateway_listening" in system.output.read_text(), "the gateway listens")

@@ -24,7 +24,12 @@ KILO = 1024
 @pytest.fixture(scope="module")
 def tight(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """A system of one shard with little patience for sockets that nobody reads, and for who says much."""
-    settings = {"STALLED_S": 3, "SEND_BUFFER_BYTES": 32 * KILO, "MESSAGE_RATE": 2, "MESSAGE_BURST": 100}
+    settings = {
+        "LISTEN__WRITE_TIMEOUT_S": 3,
+        "LISTEN__SEND_BUFFER_BYTES": 32 * KILO,
+        "SESSION__MESSAGE_RATE": 2,
+        "SESSION__MESSAGE_BURST": 100,
+    }
     with running(tmp_path_factory.mktemp("tight") / "data", shards=1, settings=settings) as started:
         yield started
 

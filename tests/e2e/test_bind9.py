@@ -136,7 +136,7 @@ async def test_each_query_is_one_event_over_kills_of_agent_and_gateway(tmp_path:
     log, names = tmp_path / "query.log", [f"n{number}.example" for number in range(4_000)]
     options = ["--query-log", str(log), "--server", "ns3", "--from-start"]
     found: list[str] = []
-    with running(tmp_path / "data", 1, {"TELEMETRY_PER_S": 100_000}) as system:
+    with running(tmp_path / "data", 1, {"SHARD__AGGREGATION__EVENTS_PER_S": 100_000}) as system:
         async with system.session(system.token("counter"), HELLO) as session:
             reading = asyncio.create_task(_read_names(session, found))
             for turn, start in enumerate(range(0, len(names), 500)):
@@ -174,7 +174,7 @@ async def test_what_was_acknowledged_long_ago_is_not_published_again(tmp_path: P
     log, names = tmp_path / "query.log", [f"n{number}.example" for number in range(300)]
     options = ["--query-log", str(log), "--from-start"]
     found: list[str] = []
-    with running(tmp_path / "data", 1, {"DUPLICATE_WINDOW_S": 0}) as system:
+    with running(tmp_path / "data", 1, {"JOURNAL__DUPLICATE_WINDOW_S": 0}) as system:
         async with system.session(system.token("counter"), HELLO) as session:
             reading = asyncio.create_task(_read_names(session, found))
             for turn in range(3):

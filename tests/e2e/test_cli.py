@@ -26,7 +26,7 @@ from websockets.sync.client import connect
 
 from solowire import __version__
 from solowire.runtime.data_directory import TOKEN_FILE
-from solowire.runtime.settings import Settings
+from solowire.runtime.settings.setting_paths import list_paths
 from tests.e2e.system import ANSWER_SECONDS, READY_SECONDS, System, end, environment, free_ports, ready, run, running
 
 REMOTE = (["publish", "custom.x", "{}"], ["stats"], ["tail"])
@@ -309,17 +309,18 @@ def test_a_wrong_roles_file_is_one_line(place: Path, content: str | None, word: 
 def test_config_shows_every_setting_and_no_secret(place: Path) -> None:
     """`solowire config` lists all that can be set, with what is in force, secrets masked; and it is TOML itself."""
     (place / "own.toml").write_text(
-        'heartbeat_s = 7.5\ntrusted_proxies = ["10.0.0.0/8"]\n'
-        '[groups.operator]\nreserved = 3\n[groups."a b"]\nweight = 0.5\n'
+        '[session]\nheartbeat_interval_s = 7.5\n[listen]\ntrusted_proxies = ["10.0.0.0/8"]\n'
+        '[limits.groups.operator]\nreserved = 3\n[limits.groups."a b"]\nweight = 0.5\n'
     )
     (place / ".env").write_text("SOLOWIRE_SHARDS=3\n")
     text = printed(solowire(place, "config", "--config", "own.toml", SECRET=SECRET, TOKEN="a.b.c", PORT=8100))
-    for name in Settings.model_fields:
-        assert re.search(rf"^(# )?{name} =", text, re.M), name
+    for *sections, name in list_paths():
+        table = re.escape(f"[{'.'.join(sections)}]") + r"\n(?:.+\n)*?" if sections else ""
+        assert re.search(rf"^{table}(# )?{name} =", text, re.M), name
     assert SECRET not in text
     assert "a.b.c" not in text
     assert re.search(r"^# secret = .*\*\*\*", text, re.M)
-    for line in ("heartbeat_s = 7.5", "shards = 3", "port = 8100"):
+    for line in ("heartbeat_interval_s = 7.5", "shards = 3", "port = 8100"):
         assert re.search(rf"^{re.escape(line)}\s", text, re.M), line
     (place / "printed.toml").write_text(text)
     again = printed(run("config", "--config", "printed.toml", cwd=place))
@@ -334,17 +335,27 @@ def test_config_shows_every_setting_and_no_secret(place: Path) -> None:
     ("settings", "dotenv", "toml", "words"),
     [
         ({"PORT": "eight"}, None, None, ["SOLOWIRE_PORT", "eight"]),
-        ({}, "SOLOWIRE_HEARTBEAT_S=soon\n", None, ["SOLOWIRE_HEARTBEAT_S", "soon"]),
+        ({}, "SOLOWIRE_SESSION__HEARTBEAT_INTERVAL_S=soon\n", None, ["SOLOWIRE_SESSION__HEARTBEAT_INTERVAL_S", "soon"]),
         ({}, None, "prot = 1\n", ["own.toml", "prot"]),
         ({}, None, "port = [\n", ["own.toml", "TOML"]),
-        ({}, None, "shards = 'many'\n", ["SHARDS", "many"]),
-        ({"FLUSH_HIGH_MS": 500}, None, None, ["flush_high_ms", "flush_normal_ms"]),
-        ({"RECONNECT_MIN_MS": 9, "RECONNECT_MAX_MS": 3}, None, None, ["reconnect_min_ms", "reconnect_max_ms"]),
-        ({"BACKPLANE": "tcp://127.0.0.1:1"}, None, None, ["backplane", "CURVE"]),
-        ({"MAX_CONNECTIONS": 5, "GROUPS": '{"admin": {"reserved": 6}}'}, None, None, ["groups", "max_connections"]),
-        ({"SECRET": "short"}, None, None, ["secret"]),
-        ({"STALLED_S": "inf"}, None, None, ["SOLOWIRE_STALLED_S"]),
-        ({"SHARD_PORT": 7000}, None, None, ["SOLOWIRE_SHARD_PORT", "--port"]),
+        ({}, None, "shards = 'many'\n", ["own.toml: shards", "many"]),
+        ({"SHARD__FLUSH__HIGH_MS": 500}, None, None, ["SOLOWIRE_SHARD__FLUSH__HIGH_MS", "shard.flush.normal_ms"]),
+        (
+            {"SESSION__RECONNECT_MIN_MS": 9, "SESSION__RECONNECT_MAX_MS": 3},
+            None,
+            None,
+            ["reconnect_min_ms", "reconnect_max_ms"],
+        ),
+        ({"BACKPLANE": "tcp://127.0.0.1:1"}, None, None, ["SOLOWIRE_BACKPLANE", "CURVE"]),
+        (
+            {"LIMITS__MAX_CONNECTIONS": 5, "LIMITS__GROUPS": '{"admin": {"reserved": 6}}'},
+            None,
+            None,
+            ["groups", "max_connections"],
+        ),
+        ({"SECRET": "short"}, None, None, ["SOLOWIRE_SECRET"]),
+        ({"LISTEN__WRITE_TIMEOUT_S": "inf"}, None, None, ["SOLOWIRE_LISTEN__WRITE_TIMEOUT_S"]),
+        ({"SHARD__PORT": 7000}, None, None, ["SOLOWIRE_SHARD__PORT", "--port"]),
     ],
     ids=[
         *("env", "dotenv", "unknown", "not-toml", "toml", "flush"),

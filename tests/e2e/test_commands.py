@@ -90,7 +90,7 @@ def test_each_refused_line_is_named_and_keeps_no_other_back(system: System, plac
         6: (b'{"type": "custom.x", "data": {}, "proirity": "low"}', "did you mean 'priority'"),
         7: (b'{"type": "no_such_type", "data": {}}', "no_such_type"),
         8: (b'{"type": "record_created", "data": {"zone": 5}}', "$.data"),
-        9: (b'{"type": "custom.x", "data": {"n": "' + b"x" * 40_000 + b'"}}', "SOLOWIRE_EVENT_MAX_BYTES"),
+        9: (b'{"type": "custom.x", "data": {"n": "' + b"x" * 40_000 + b'"}}', "SOLOWIRE_PUBLISH__MAX_EVENT_BYTES"),
         10: (b'{"type": "custom.x", "data": {"n": "' + b"x" * 2_000_000 + b'"}}', "1048576 bytes"),
         11: (b'{"type": "custom.x", "data": {"n": "\xff"}}', "not valid JSON"),
         12: (b'{"type": "custom.x", "data": {}, "priority": "loud"}', "priority"),
@@ -570,7 +570,7 @@ def test_a_misspelt_variable_is_one_line(place: Path, command: str) -> None:
     """Of every command, from the environment or `.env`, with what is meant and status 2."""
     options = ["--user", "a"] if command == "token" else []
     line = one_line(solowire(place, command, *options, SECRET=SECRET, HEARTBEAT="5"))
-    assert "SOLOWIRE_HEARTBEAT is no setting; did you mean SOLOWIRE_HEARTBEAT_S?" in line
+    assert "SOLOWIRE_HEARTBEAT is no setting; did you mean SOLOWIRE_SESSION__HEARTBEAT_INTERVAL_S?" in line
     (place / ".env").write_text("SOLOWIRE_SECERT=a secret that nobody should see\n")
     line = one_line(solowire(place, command, *options, SECRET=SECRET))
     assert "SOLOWIRE_SECERT is no setting; did you mean SOLOWIRE_SECRET?" in line

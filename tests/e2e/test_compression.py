@@ -32,7 +32,7 @@ def several(name: str, count: int, first: int = 0, **more: Any) -> list[dict[str
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """A system with small buffers, so that who doesn't read is soon behind."""
-    settings = {"SEND_BUFFER_BYTES": BUFFER_BYTES, "HEARTBEAT_S": 60}
+    settings = {"LISTEN__SEND_BUFFER_BYTES": BUFFER_BYTES, "SESSION__HEARTBEAT_INTERVAL_S": 60}
     with running(tmp_path_factory.mktemp("small") / "data", shards=1, settings=settings) as started:
         yield started
 

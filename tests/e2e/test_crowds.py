@@ -44,7 +44,9 @@ async def crowd(port: int, data: bytes, count: int = CROWD) -> AsyncIterator[lis
 
 @pytest.fixture(scope="module")
 def crowded(tmp_path_factory: pytest.TempPathFactory) -> System:  # type: ignore[misc]
-    with running(tmp_path_factory.mktemp("crowded") / "data", shards=1, settings={"HANDSHAKE_S": 60}) as started:
+    with running(
+        tmp_path_factory.mktemp("crowded") / "data", shards=1, settings={"LISTEN__REQUEST_HEAD_TIMEOUT_S": 60}
+    ) as started:
         yield started  # type: ignore[misc]
 
 

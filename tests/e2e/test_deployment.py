@@ -121,9 +121,9 @@ def ingress(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ingress]:
         pytest.skip("needs nginx: .ci/system-packages installs it")
     made = Ingress(tmp_path_factory.mktemp("nginx"))
     settings = {
-        "SHARD_URL": f"ws://127.0.0.1:{made.port}/ws",
-        "RECONNECT_MIN_MS": 50,
-        "RECONNECT_MAX_MS": 500,
+        "GATEWAY__SHARD_URL": f"ws://127.0.0.1:{made.port}/ws",
+        "SESSION__RECONNECT_MIN_MS": 50,
+        "SESSION__RECONNECT_MAX_MS": 500,
     }
     with running(tmp_path_factory.mktemp("behind") / "data", shards=1, settings=settings) as made.system:
         try:

@@ -16,7 +16,12 @@ from solowire.algorithms.hash_ring import Ring
 from solowire.sdk.client import Client
 from tests.e2e.system import READY_SECONDS, System, end, environment, published, ready, running
 
-SETTINGS = {"HEARTBEAT_S": 5, "RECONNECT_MIN_MS": 20, "RECONNECT_MAX_MS": 200, "MOVES_PER_S": 50}
+SETTINGS = {
+    "SESSION__HEARTBEAT_INTERVAL_S": 5,
+    "SESSION__RECONNECT_MIN_MS": 20,
+    "SESSION__RECONNECT_MAX_MS": 200,
+    "SHARD__REBALANCE_USERS_PER_S": 50,
+}
 USERS = [f"user-{n}" for n in range(12)]
 
 

@@ -26,10 +26,10 @@ PROBLEM = "application/problem+json"
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """A system with narrow limits on what may be published, behind an edge proxy."""
     settings = {
-        "PUBLISH_MAX_BYTES": 20_000,
-        "PUBLISH_MAX_EVENTS": 5,
-        "EVENT_MAX_BYTES": 1000,
-        "SHARD_URL": "wss://edge.example/s/{shard}/ws",
+        "PUBLISH__MAX_REQUEST_BYTES": 20_000,
+        "PUBLISH__MAX_REQUEST_EVENTS": 5,
+        "PUBLISH__MAX_EVENT_BYTES": 1000,
+        "GATEWAY__SHARD_URL": "wss://edge.example/s/{shard}/ws",
     }
     with running(tmp_path_factory.mktemp("small") / "data", shards=1, settings=settings) as started:
         yield started
@@ -374,7 +374,7 @@ async def test_a_host_that_is_none_is_no_localhost(system: System) -> None:
 
 async def test_a_trusted_proxys_word_counts(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Scheme and host are those that its client used, whatever the headers are called and however they are written."""
-    settings = {"TRUSTED_PROXIES": "127.0.0.0/8", "SHARD_URL": "{scheme}://{host}/s/{shard}"}
+    settings = {"LISTEN__TRUSTED_PROXIES": "127.0.0.0/8", "GATEWAY__SHARD_URL": "{scheme}://{host}/s/{shard}"}
     with running(tmp_path_factory.mktemp("proxied") / "data", shards=1, settings=settings) as proxied:
         async with proxied.http(proxied.token("proxied")) as http:
             for headers, start in (

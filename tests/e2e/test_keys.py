@@ -136,16 +136,16 @@ def provider() -> Iterator[JwksServer]:
 def provided(provider: JwksServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """A system whose users come from an OpenID provider; its own secret is for tickets alone."""
     settings = {
-        "JWKS": provider.url,
-        "JWKS_REFRESH_S": 1,
-        "TOKEN_ISSUERS": "https://id.example",
-        "TOKEN_AUDIENCES": "solowire,other-name",
-        "ACCEPT_SECRET_TOKENS": "false",
-        "CLAIM_USER": "preferred_username",
-        "CLAIM_ROLE": "realm_access.roles",
-        "CLAIM_ROLES": '{"dns-admin": "admin", "dns-viewer": "viewer", "agent": "publisher"}',
-        "SCOPE_CLAIMS": '{"zones": "dns_zones"}',
-        "BAD_TOKEN_BURST": 10_000,
+        "AUTH__JWKS": provider.url,
+        "AUTH__JWKS_REFRESH_S": 1,
+        "AUTH__ISSUERS": "https://id.example",
+        "AUTH__AUDIENCES": "solowire,other-name",
+        "AUTH__ACCEPT_SECRET_TOKENS": "false",
+        "AUTH__CLAIMS__USER": "preferred_username",
+        "AUTH__CLAIMS__ROLE": "realm_access.roles",
+        "AUTH__CLAIMS__ROLE_MAPPING": '{"dns-admin": "admin", "dns-viewer": "viewer", "agent": "publisher"}',
+        "AUTH__CLAIMS__SCOPE_MAPPING": '{"zones": "dns_zones"}',
+        "AUTH__BAD_TOKEN_BURST": 10_000,
     }
     with running(tmp_path_factory.mktemp("provided") / "data", shards=1, settings=settings) as started:
         yield started
@@ -212,13 +212,13 @@ async def test_a_providers_new_key_is_known_with_its_first_token(provider: JwksS
     """A `kid` that is not known has the keys read again, once for all who show it; connections refresh with it, too."""
     old, new = SigningKey("ES256", "old"), SigningKey("ES256", "new")
     settings = {
-        "JWKS_REFRESH_S": 3600,
-        "TOKEN_ISSUERS": "*",
-        "TOKEN_AUDIENCES": "*",
-        "DEFAULT_ROLE": "viewer",
-        "BAD_TOKEN_BURST": 10_000,
+        "AUTH__JWKS_REFRESH_S": 3600,
+        "AUTH__ISSUERS": "*",
+        "AUTH__AUDIENCES": "*",
+        "AUTH__CLAIMS__DEFAULT_ROLE": "viewer",
+        "AUTH__BAD_TOKEN_BURST": 10_000,
     }
-    with JwksServer(old) as server, running(tmp_path / "data", 1, {**settings, "JWKS": server.url}) as system:
+    with JwksServer(old) as server, running(tmp_path / "data", 1, {**settings, "AUTH__JWKS": server.url}) as system:
         async with system.session(old.sign(claims()), CUSTOM) as session:
             await system.negotiate(system.token("ours", aud="any"))  # the secret goes on signing beside
             server.document = {"keys": [new.jwk()]}
@@ -242,10 +242,15 @@ async def test_a_providers_new_key_is_known_with_its_first_token(provider: JwksS
 async def test_a_provider_that_is_away(tmp_path: Path) -> None:
     """Before its keys are known its users are told to come again; when they are, they stay good while it is away."""
     key = SigningKey("RS256", "k")
-    settings = {"TOKEN_ISSUERS": "*", "TOKEN_AUDIENCES": "*", "DEFAULT_ROLE": "viewer", "JWKS_REFRESH_S": 1}
+    settings = {
+        "AUTH__ISSUERS": "*",
+        "AUTH__AUDIENCES": "*",
+        "AUTH__CLAIMS__DEFAULT_ROLE": "viewer",
+        "AUTH__JWKS_REFRESH_S": 1,
+    }
     with JwksServer(key) as server:
         server.status = 500
-        with running(tmp_path / "data", 1, {**settings, "JWKS": server.url}) as system:
+        with running(tmp_path / "data", 1, {**settings, "AUTH__JWKS": server.url}) as system:
             async with system.http(key.sign(claims())) as http:
                 answer = await http.post("/v1/connect")
                 assert (answer.status_code, answer.json()["code"]) == (503, "keys_unavailable")
@@ -268,7 +273,12 @@ async def test_keys_in_a_file(tmp_path: Path) -> None:
     first, second = SigningKey("EdDSA", None), SigningKey("EdDSA", None)
     place = tmp_path / "keys.json"
     place.write_text(json.dumps({"keys": [first.jwk()]}))
-    settings = {"JWKS": place, "TOKEN_ISSUERS": "*", "TOKEN_AUDIENCES": "*", "DEFAULT_ROLE": "viewer"}
+    settings = {
+        "AUTH__JWKS": place,
+        "AUTH__ISSUERS": "*",
+        "AUTH__AUDIENCES": "*",
+        "AUTH__CLAIMS__DEFAULT_ROLE": "viewer",
+    }
     with running(tmp_path / "data", 1, settings) as system:
         await system.negotiate(first.sign(claims()))
         place.write_text(json.dumps({"keys": [second.jwk()]}))
@@ -285,16 +295,16 @@ async def status(http: httpx.AsyncClient, key: SigningKey) -> int:
 @pytest.mark.parametrize(
     ("settings", "names"),
     [
-        ({"JWKS": "ftp://id.example/keys"}, "jwks"),
-        ({"JWKS": "http://id.example/keys", "TOKEN_ISSUERS": "*", "TOKEN_AUDIENCES": "*"}, "https"),
-        ({"JWKS": "https://id.example/keys", "TOKEN_ISSUERS": "*"}, "token_audiences"),
-        ({"JWKS": "https://id.example/keys", "TOKEN_AUDIENCES": "x"}, "token_issuers"),
-        ({"ACCEPT_SECRET_TOKENS": "false"}, "accept_secret_tokens"),
+        ({"AUTH__JWKS": "ftp://id.example/keys"}, "jwks"),
+        ({"AUTH__JWKS": "http://id.example/keys", "AUTH__ISSUERS": "*", "AUTH__AUDIENCES": "*"}, "https"),
+        ({"AUTH__JWKS": "https://id.example/keys", "AUTH__ISSUERS": "*"}, "auth.audiences"),
+        ({"AUTH__JWKS": "https://id.example/keys", "AUTH__AUDIENCES": "x"}, "auth.issuers"),
+        ({"AUTH__ACCEPT_SECRET_TOKENS": "false"}, "SOLOWIRE_AUTH__ACCEPT_SECRET_TOKENS"),
         ({"ACCEPTED_SECRETS": "short"}, "accepted_secrets"),
         ({"ACCEPTED_SECRETS": '["no end'}, "ACCEPTED_SECRETS"),
-        ({"SCOPE_CLAIMS": '{"zonez": "x"}'}, "zonez"),
-        ({"CLAIM_ROLES": '{"x": "nosuch"}'}, "nosuch"),
-        ({"DEFAULT_ROLE": "nosuch"}, "nosuch"),
+        ({"AUTH__CLAIMS__SCOPE_MAPPING": '{"zonez": "x"}'}, "zonez"),
+        ({"AUTH__CLAIMS__ROLE_MAPPING": '{"x": "nosuch"}'}, "nosuch"),
+        ({"AUTH__CLAIMS__DEFAULT_ROLE": "nosuch"}, "nosuch"),
     ],
 )
 def test_settings_that_would_let_in_others_are_refused(tmp_path: Path, settings: dict[str, str], names: str) -> None:

@@ -112,7 +112,7 @@ async def until_closed(sessions: list[Session]) -> list[Session]:
 
 async def test_a_full_system_refuses_but_lets_administrators_in(tmp_path: Path) -> None:
     """When viewers have all slots but the reserved ones, the next is refused before the upgrade; an admin gets in."""
-    with running(tmp_path / "data", settings={"MAX_CONNECTIONS": 10}) as system:
+    with running(tmp_path / "data", settings={"LIMITS__MAX_CONNECTIONS": 10}) as system:
         async with users_of(system) as users:
             await users.fill(9, "viewer")
             for n in range(10):
@@ -126,7 +126,7 @@ async def test_a_full_system_refuses_but_lets_administrators_in(tmp_path: Path) 
 
 async def test_who_is_in_a_full_system_can_replace_its_connection(tmp_path: Path) -> None:
     """A user whose group is closed comes again by /v1/connect, as a browser that lost its network does, and gets in."""
-    with running(tmp_path / "data", settings={"MAX_CONNECTIONS": 10}) as system:
+    with running(tmp_path / "data", settings={"LIMITS__MAX_CONNECTIONS": 10}) as system:
         async with AsyncExitStack() as stack:
 
             async def enter(user: str) -> Session:
@@ -163,7 +163,7 @@ async def test_who_is_in_a_full_system_can_replace_its_connection(tmp_path: Path
 
 async def test_a_group_above_its_share_gives_way(tmp_path: Path) -> None:
     """An operator comes to a system full of viewers: the one that is idle longest is told, and closed with 1013."""
-    with running(tmp_path / "data", shards=1, settings={"MAX_CONNECTIONS": 6}) as system:
+    with running(tmp_path / "data", shards=1, settings={"LIMITS__MAX_CONNECTIONS": 6}) as system:
         async with users_of(system, shards=1) as users:
             idle, *others = await users.fill(5, "viewer")
             for session in others:
@@ -179,7 +179,7 @@ async def test_a_group_above_its_share_gives_way(tmp_path: Path) -> None:
 
 async def test_the_slots_of_a_killed_shard_come_back(tmp_path: Path) -> None:
     """When a shard is killed and started again, its users' slots are free for all, and the limit holds as before."""
-    with running(tmp_path / "data", settings={"MAX_CONNECTIONS": 10}) as system:
+    with running(tmp_path / "data", settings={"LIMITS__MAX_CONNECTIONS": 10}) as system:
         async with users_of(system) as users:
             await users.fill(9, "before", on=1)
             os.kill(system.pid_of("shard", "--index", "1"), signal.SIGKILL)
@@ -208,7 +208,7 @@ async def test_a_system_that_was_killed_serves_at_once_with_other_shards_on_othe
 
 async def test_of_a_users_connections_the_newest_stay(tmp_path: Path) -> None:
     """With a limit of two a user's third connection ends the first; events for the user reach both that are left."""
-    with running(tmp_path / "data", settings={"MAX_CONNECTIONS_PER_USER": 2}) as system:
+    with running(tmp_path / "data", settings={"LIMITS__MAX_CONNECTIONS_PER_USER": 2}) as system:
         async with users_of(system) as users:
             first, second, third = [await users.enter("ann") for _ in range(3)]
             assert await first.closed() == (4409, "replaced")
@@ -223,7 +223,7 @@ async def test_of_a_users_connections_on_two_shards_the_newest_stay(tmp_path: Pa
     """While a user waits for its turn to move, each connection that it opens on its new shard ends the oldest on the
     old one; another user who waits is left alone.
     """
-    settings = {"MAX_CONNECTIONS_PER_USER": limit, "MOVES_PER_S": 0.001}
+    settings = {"LIMITS__MAX_CONNECTIONS_PER_USER": limit, "SHARD__REBALANCE_USERS_PER_S": 0.001}
     with running(tmp_path / "data", shards=1, settings=settings) as system:
         names = [user for user in (f"mover-{n}" for n in range(100)) if Ring([0, 1]).owner(user) == 1][:3]
         hello = {"subscriptions": ["custom.test"]}
@@ -270,7 +270,7 @@ async def first_told(sessions: dict[str, list[Session]]) -> str:
 
 async def test_an_address_has_a_limit_of_its_own(tmp_path: Path) -> None:
     """The third connection from one address is refused with 429, whoever it is for, until one of the others ends."""
-    with running(tmp_path / "data", shards=1, settings={"MAX_CONNECTIONS_PER_ADDRESS": 2}) as system:
+    with running(tmp_path / "data", shards=1, settings={"LIMITS__MAX_CONNECTIONS_PER_ADDRESS": 2}) as system:
         tokens = Tokens(system.secret, ROLES, domain=DNS)
 
         def url(user: str) -> str:
@@ -296,7 +296,11 @@ async def test_an_address_has_a_limit_of_its_own(tmp_path: Path) -> None:
 
 async def test_changing_subscriptions_too_fast_is_refused(tmp_path: Path) -> None:
     """A user who changes subscriptions too fast hears `rate_limited` and how long to wait, on whatever connection."""
-    settings = {"SUBSCRIPTION_RATE": 0.1, "SUBSCRIPTION_BURST": 3, "MAX_CONNECTIONS_PER_USER": 2}
+    settings = {
+        "SESSION__SUBSCRIPTION_RATE": 0.1,
+        "SESSION__SUBSCRIPTION_BURST": 3,
+        "LIMITS__MAX_CONNECTIONS_PER_USER": 2,
+    }
     with running(tmp_path / "data", shards=1, settings=settings) as system:
         async with users_of(system, shards=1) as users:
             first, second = await users.enter("ann"), await users.enter("ann")
@@ -309,7 +313,7 @@ async def test_changing_subscriptions_too_fast_is_refused(tmp_path: Path) -> Non
 
 async def test_a_shard_that_lies_is_fenced_off(tmp_path: Path) -> None:
     """A process that says it uses more than it was granted is no shard any more, and does not become one again."""
-    with running(tmp_path / "data", settings={"MAX_CONNECTIONS": 100}) as system:
+    with running(tmp_path / "data", settings={"LIMITS__MAX_CONNECTIONS": 100}) as system:
         heard: list[RouterMessage] = []
         address = f"ipc://{(system.data_dir / 'run' / 'router').absolute()}"
         spoke = PeerSocket(address, b"shard-7-liar", lambda raw: heard.append(backplane.decode_from_router(raw)))

@@ -23,7 +23,7 @@ EVENT = {"type": "custom.file", "data": {"n": 1}}
 
 @pytest.fixture
 def system(tmp_path: Path) -> Iterator[System]:
-    with running(tmp_path / "data", shards=1, settings={"ROUTER_PORT": free_ports(1)}) as started:
+    with running(tmp_path / "data", shards=1, settings={"ROUTER__METRICS_PORT": free_ports(1)}) as started:
         yield started
 
 
@@ -59,7 +59,7 @@ def test_a_journal_that_is_removed(system: System) -> None:
     assert line["level"] == "critical"
     assert line["reason"] == "the journal's file is gone"
     assert "restart the router" in line["hint"]
-    router = f"http://127.0.0.1:{system.environment['SOLOWIRE_ROUTER_PORT']}/readyz"
+    router = f"http://127.0.0.1:{system.environment['SOLOWIRE_ROUTER__METRICS_PORT']}/readyz"
     assert httpx.get(router, trust_env=False).status_code == 503
     gateway = f"{system.url}/readyz"
     system.wait_until(
@@ -130,7 +130,10 @@ def test_a_start_with_closed_standard_streams(tmp_path: Path) -> None:
     system = System(data, shards=1)
     command = 'exec "$0" -m solowire up --port "$1" --shards 1 --data-dir "$2" <&- >&- 2>&-'
     process = subprocess.Popen(
-        ["sh", "-c", command, sys.executable, str(system.port), str(data)], env=system.environment, cwd=tmp_path, text=True
+        ["sh", "-c", command, sys.executable, str(system.port), str(data)],
+        env=system.environment,
+        cwd=tmp_path,
+        text=True,
     )
     try:
         deadline = time.monotonic() + 60

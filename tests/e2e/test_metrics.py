@@ -28,7 +28,7 @@ def router_port() -> int:
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory, router_port: int) -> Iterator[System]:
-    settings = {"ROUTER_PORT": router_port}
+    settings = {"ROUTER__METRICS_PORT": router_port}
     with running(tmp_path_factory.mktemp("metrics") / "data", shards=1, settings=settings) as started:
         yield started
 
@@ -157,10 +157,10 @@ def test_a_routers_port_that_was_set_must_be_free(tmp_path: Path) -> None:
         held.bind(("127.0.0.1", 0))
         held.listen()
         port = held.getsockname()[1]
-        done = run("router", "--data-dir", str(tmp_path / "d"), cwd=tmp_path, settings={"ROUTER_PORT": port})
+        done = run("router", "--data-dir", str(tmp_path / "d"), cwd=tmp_path, settings={"ROUTER__METRICS_PORT": port})
     assert done.returncode == 2
     last = done.stderr.splitlines()[-1]
-    assert "SOLOWIRE_ROUTER_PORT" in last
+    assert "SOLOWIRE_ROUTER__METRICS_PORT" in last
     assert "in use" in last
     assert "Traceback" not in done.stderr
 

@@ -30,7 +30,7 @@ FULL = {"post /v1/revocations": {409}}
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    settings = {"PUBLISH_MAX_BYTES": 2000, "EVENT_MAX_BYTES": 1000, "BAD_TOKEN_BURST": 10_000}
+    settings = {"PUBLISH__MAX_REQUEST_BYTES": 2000, "PUBLISH__MAX_EVENT_BYTES": 1000, "AUTH__BAD_TOKEN_BURST": 10_000}
     with running(tmp_path_factory.mktemp("openapi") / "data", shards=1, settings=settings) as started:
         yield started
 
@@ -163,7 +163,7 @@ def test_each_error_is_sent_as_it_is_documented(small: System, document: dict[st
 
 def test_wrong_tokens_are_answered_as_documented(tmp_path_factory: pytest.TempPathFactory) -> None:
     """An address that has shown too many gets 429 from each operation that takes a token."""
-    settings = {"BAD_TOKEN_BURST": 1, "BAD_TOKEN_RATE": 0.001}
+    settings = {"AUTH__BAD_TOKEN_BURST": 1, "AUTH__BAD_TOKEN_RATE": 0.001}
     with running(tmp_path_factory.mktemp("tokens") / "data", shards=1, settings=settings) as system:
         document = httpx.get(f"{system.url}/docs/openapi.json", timeout=ANSWER_SECONDS, trust_env=False).json()
         ask(system, "get /v1/stats", "no.such.token")
@@ -180,7 +180,7 @@ def test_wrong_tokens_are_answered_as_documented(tmp_path_factory: pytest.TempPa
 
 def test_a_log_that_is_away_is_answered_as_documented(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Without the router publishing and administrators' questions get 503, as they are said to."""
-    with running(tmp_path_factory.mktemp("away") / "data", shards=1, settings={"PUBLISH_TIMEOUT_S": 1}) as system:
+    with running(tmp_path_factory.mktemp("away") / "data", shards=1, settings={"PUBLISH__TIMEOUT_S": 1}) as system:
         document = httpx.get(f"{system.url}/docs/openapi.json", timeout=ANSWER_SECONDS, trust_env=False).json()
         router = system.pid_of("router")
         os.kill(router, signal.SIGSTOP)

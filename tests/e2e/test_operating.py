@@ -58,7 +58,7 @@ def unread(tmp_path: Path) -> Iterator[tuple[System, int]]:
         while True:
             os.write(writing, b"x" * 4096)
     os.set_blocking(writing, True)
-    system = System(tmp_path / "data", shards=1, settings={"LOG_LEVEL": "debug"})
+    system = System(tmp_path / "data", shards=1, settings={"LOGGING__LEVEL": "debug"})
     try:
         system.process = subprocess.Popen(
             command_of(system),
@@ -326,7 +326,7 @@ def test_ready_is_said_when_it_serves(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ear:
         ear.bind(str(address))
         ear.settimeout(READY_SECONDS)
-        failed = run("up", "--data-dir", str(tmp_path / "d"), cwd=tmp_path, settings={"SHARD_PORT": 9000})
+        failed = run("up", "--data-dir", str(tmp_path / "d"), cwd=tmp_path, settings={"SHARD__PORT": 9000})
         assert failed.returncode == 2
         system = System(tmp_path / "data", shards=1)
         system.environment["NOTIFY_SOCKET"] = str(address)
@@ -344,7 +344,7 @@ def test_ready_is_said_when_it_serves(tmp_path: Path) -> None:
 
 async def test_the_last_shard_is_not_drained_without_a_word(tmp_path: Path) -> None:
     """`solowire drain` refuses, with the way out; of two it drains one, and `undrain` gives that back."""
-    with running(tmp_path / "data", shards=2, settings={"MOVES_PER_S": 1}) as system:
+    with running(tmp_path / "data", shards=2, settings={"SHARD__REBALANCE_USERS_PER_S": 1}) as system:
 
         def command(*words: str) -> subprocess.CompletedProcess[str]:
             return run(*words, "--data-dir", str(system.data_dir), "--url", system.url, cwd=tmp_path)

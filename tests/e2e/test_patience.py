@@ -104,7 +104,7 @@ async def until(condition: Callable[[], object], what: str, *commands: Command) 
 
 async def test_what_follows_something_waits_for_its_gateway(tmp_path: Path) -> None:
     """`tail`, `stats --watch`, `publish -` and `drain` go on after 404s of an ingress, lose nothing and say both."""
-    with running(tmp_path / "data", shards=2, settings={"MOVES_PER_S": 0.001}) as system:
+    with running(tmp_path / "data", shards=2, settings={"SHARD__REBALANCE_USERS_PER_S": 0.001}) as system:
         async with Door(system.port).opened() as door:
             where = ["--data-dir", str(system.data_dir), "--url", door.url]
             admin = [*where, "--token", system.token(system.user_on(0))]

@@ -52,7 +52,7 @@ def poisoned(tmp_path: Path) -> Iterator[System]:
     data = tmp_path / "data"
     data.mkdir()
     poison(data / "journal.sqlite3")
-    with running(data, shards=2, settings={"JOURNAL_AGE_S": 1e9}) as system:
+    with running(data, shards=2, settings={"JOURNAL__MAX_AGE_S": 1e9}) as system:
         yield system
 
 

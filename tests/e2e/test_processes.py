@@ -30,7 +30,10 @@ from solowire.router.log.sqlite_journal import APPLICATION_ID
 from tests.e2e.system import ANSWER_SECONDS, Session, System, end, open_session, ready, refusal, run, running
 
 HELLO = {"subscriptions": ["custom.*"]}
-QUIET = {"HEARTBEAT_S": 60, "STUCK_S": 60}  # no pings: what a client hears is what happened
+QUIET = {
+    "SESSION__HEARTBEAT_INTERVAL_S": 60,
+    "PROCESS__WATCHDOG_TIMEOUT_S": 60,
+}  # no pings: what a client hears is what happened
 
 
 @pytest.fixture

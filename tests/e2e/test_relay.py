@@ -38,7 +38,11 @@ KILO = 1024
 @pytest.fixture(scope="module")
 def relaying(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """A system with little patience for sockets that nobody reads; the last test takes its gateway away."""
-    settings = {"STALLED_S": 3, "SEND_BUFFER_BYTES": 32 * KILO, "HEARTBEAT_S": 3}
+    settings = {
+        "LISTEN__WRITE_TIMEOUT_S": 3,
+        "LISTEN__SEND_BUFFER_BYTES": 32 * KILO,
+        "SESSION__HEARTBEAT_INTERVAL_S": 3,
+    }
     with running(tmp_path_factory.mktemp("relaying") / "data", shards=2, settings=settings) as started:
         yield started
 
@@ -130,7 +134,7 @@ async def test_refusals_pass_through(system: System) -> None:
 
 async def test_without_a_hello_the_defaults_come_through_the_relay(tmp_path: Path) -> None:
     """`wscat` and a URL are enough to watch events."""
-    with running(tmp_path / "data", shards=1, settings={"HELLO_TIMEOUT_S": 0.3}) as system:
+    with running(tmp_path / "data", shards=1, settings={"SESSION__HELLO_TIMEOUT_S": 0.3}) as system:
         async with open_session(url_of(system, system.token("wscat", "viewer"))) as session:
             assert "zone_created" in (await session.hear("welcome"))["subscriptions"]
 

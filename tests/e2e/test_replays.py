@@ -22,7 +22,7 @@ EVENTS, BATCH, ZONES = 220_000, 5_000, 50
 """What the journal has when the system starts, so that more than half of it is in no shard's recent log."""
 SIX = [f"viewer{n}" for n in range(6)]
 LOOP_SECONDS = 15.0
-LAG_SETTINGS = {"LAG_SOFT_S": 0.5, "LAG_HARD_S": 2.0}
+LAG_SETTINGS = {"PUBLISH__LAG_SOFT_S": 0.5, "PUBLISH__LAG_HARD_S": 2.0}
 
 
 def fill(data_dir: Path, events: int) -> None:
@@ -52,7 +52,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """A system with a long journal, and little patience with shards that lag."""
     data_dir = tmp_path_factory.mktemp("replays") / "data"
     fill(data_dir, EVENTS)
-    settings = {"CONNECT_RATE": 100_000, "STUCK_S": 60, **LAG_SETTINGS}
+    settings = {"LIMITS__CONNECT__RATE": 100_000, "PROCESS__WATCHDOG_TIMEOUT_S": 60, **LAG_SETTINGS}
     with running(data_dir, shards=1, settings=settings) as started:
         yield started
 
@@ -132,7 +132,7 @@ async def test_six_who_ask_for_the_whole_log_and_leave_stop_nobody(full: System)
 async def test_who_has_too_much_read_is_told_when_to_come_again(tmp_path: Path) -> None:
     """Over its budget a user gets an error with the time to wait, keeps its cursor, and then gets all; others do."""
     fill(tmp_path / "data", BATCH)
-    settings = {"RECENT_EVENTS": 1000, "REPLAY_RATE": 1000, "REPLAY_BURST": 5000}
+    settings = {"SHARD__RECENT_LOG__MAX_EVENTS": 1000, "REPLAY__RATE": 1000, "REPLAY__BURST": 5000}
     with running(tmp_path / "data", shards=1, settings=settings) as system:
         for user, refused in (("ann", False), ("ann", True), ("bob", False)):
             granted = await system.negotiate(system.token(user, "viewer"))

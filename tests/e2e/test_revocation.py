@@ -22,7 +22,7 @@ IN_FORCE_SECONDS = 1.0
 @pytest.fixture(scope="module")
 def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """A system of its own: its journal has revocations in it."""
-    settings = {"BAD_TOKEN_BURST": 10_000, "MAX_CONNECTIONS_PER_USER": 4}
+    settings = {"AUTH__BAD_TOKEN_BURST": 10_000, "LIMITS__MAX_CONNECTIONS_PER_USER": 4}
     with running(tmp_path_factory.mktemp("strict") / "data", shards=2, settings=settings) as started:
         yield started
 

@@ -21,10 +21,10 @@ CUSTOM = {"subscriptions": ["custom.*"]}
 def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """A system that warns early, refuses duplicates, and whose events of low priority wait for a minute."""
     settings = {
-        "EXPIRY_NOTICE_S": 4,
-        "FLUSH_LOW_MS": 60_000,
-        "FLUSH_PER_CONNECTION_MS": 60_000,
-        "ON_DUPLICATE": "reject",
+        "SESSION__EXPIRY_NOTICE_S": 4,
+        "SHARD__FLUSH__LOW_MS": 60_000,
+        "SHARD__FLUSH__PER_CONNECTION_MS": 60_000,
+        "SESSION__ON_DUPLICATE": "reject",
     }
     with running(tmp_path_factory.mktemp("quick") / "data", shards=1, settings=settings) as started:
         yield started
@@ -33,7 +33,7 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 @pytest.fixture(scope="module")
 def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """A system that waits neither for a hello nor, for long, for pongs."""
-    settings = {"HELLO_TIMEOUT_S": 0.3, "HEARTBEAT_S": 2}
+    settings = {"SESSION__HELLO_TIMEOUT_S": 0.3, "SESSION__HEARTBEAT_INTERVAL_S": 2}
     with running(tmp_path_factory.mktemp("impatient") / "data", shards=1, settings=settings) as started:
         yield started
 

@@ -38,7 +38,7 @@ def spawn(number: int, tmp_path: Path, *arguments: str) -> subprocess.Popen[str]
             "--data-dir",
             str(tmp_path / "d"),
         ],
-        env=environment({"PORT": free_ports(1), "ROUTER_PORT": 0}),
+        env=environment({"PORT": free_ports(1), "ROUTER__METRICS_PORT": 0}),
         cwd=tmp_path,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

@@ -24,12 +24,12 @@ BUFFER_BYTES = 16 * 1024
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """A system with small buffers, low rates and short intervals."""
     settings = {
-        "STALLED_S": STALLED_S,
-        "SEND_BUFFER_BYTES": BUFFER_BYTES,
-        "TELEMETRY_PER_S": 100,
-        "TELEMETRY_INTERVAL_S": 0.2,
-        "STATE_INTERVAL_S": 1,
-        "HEARTBEAT_S": 60,
+        "LISTEN__WRITE_TIMEOUT_S": STALLED_S,
+        "LISTEN__SEND_BUFFER_BYTES": BUFFER_BYTES,
+        "SHARD__AGGREGATION__EVENTS_PER_S": 100,
+        "SHARD__AGGREGATION__INTERVAL_S": 0.2,
+        "SHARD__CONFLATION__INTERVAL_S": 1,
+        "SESSION__HEARTBEAT_INTERVAL_S": 60,
     }
     with running(tmp_path_factory.mktemp("small") / "data", shards=1, settings=settings) as started:
         yield started

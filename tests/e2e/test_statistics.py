@@ -21,7 +21,7 @@ BIG = {"type": "custom.big", "data": {"text": "x" * 30_000}}
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    settings = {"STATS_EVENT_S": 0.5, "SEND_BUFFER_BYTES": 4096}
+    settings = {"ROUTER__STATS_INTERVAL_S": 0.5, "LISTEN__SEND_BUFFER_BYTES": 4096}
     with running(tmp_path_factory.mktemp("statistics") / "data", shards=2, settings=settings) as started:
         yield started
 
@@ -168,7 +168,7 @@ async def test_a_user_is_found_wherever_it_is(system: System) -> None:
 async def test_a_user_is_found_before_its_turn_to_move_comes(tmp_path: Path, change: str) -> None:
     """Until then a user is where it was, though another shard owns it: in the ring still, or out of it already."""
     count, index = (2, 1) if change == "drained" else (1, 0)  # the shard that they have to leave
-    with running(tmp_path / "data", shards=count, settings={"MOVES_PER_S": 0.001}) as system:
+    with running(tmp_path / "data", shards=count, settings={"SHARD__REBALANCE_USERS_PER_S": 0.001}) as system:
         ring = Ring(range(2))
         users = [user for n in range(100) if ring.owner(user := f"mover{n}") == 1][:2]
         async with (

@@ -134,7 +134,7 @@ async def test_who_says_nothing_at_all_gets_no_events(tmp_path: Path) -> None:
 
     One who speaks WebSocket and says no hello gets its role's defaults, and so does one who only says something later.
     """
-    with running(tmp_path / "data", shards=1, settings={"HELLO_TIMEOUT_S": 0.2}) as system:
+    with running(tmp_path / "data", shards=1, settings={"SESSION__HELLO_TIMEOUT_S": 0.2}) as system:
         url = (await system.negotiate(system.token("mute")))["url"]
         target = url.partition(f":{system.port + 1}")[2]
         async with opened(system.port + 1, f"GET {target} HTTP/1.1\r\n{UPGRADE}".encode()) as (reader, writer):

@@ -32,7 +32,9 @@ LATE_SECONDS = 60.0
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """For tests that leave the system whole; its children count as stuck soon."""
-    with running(tmp_path_factory.mktemp("up") / "data", settings={"STUCK_S": STUCK_SECONDS}) as started:
+    with running(
+        tmp_path_factory.mktemp("up") / "data", settings={"PROCESS__WATCHDOG_TIMEOUT_S": STUCK_SECONDS}
+    ) as started:
         yield started
 
 
@@ -330,7 +332,7 @@ def test_an_interrupt_ends_everything_in_order(tmp_path: Path) -> None:
 
 def test_a_second_signal_ends_everything_at_once(tmp_path: Path) -> None:
     """While the first one waits for a shard that doesn't end, the second kills what is left, and `up` says by which."""
-    with short_lived(tmp_path, GRACE_S=600) as system:
+    with short_lived(tmp_path, PROCESS__SHUTDOWN_TIMEOUT_S=600) as system:
         pids = children_of(system)
         gateway = system.pid_of(*GATEWAY)
         os.kill(system.pid_of(*SHARD_0), signal.SIGSTOP)
@@ -343,7 +345,7 @@ def test_a_second_signal_ends_everything_at_once(tmp_path: Path) -> None:
 
 def test_a_child_that_does_not_end_in_time_is_killed(tmp_path: Path) -> None:
     """The grace period bounds the whole end; who had to be killed is said."""
-    with short_lived(tmp_path, GRACE_S=4) as system:
+    with short_lived(tmp_path, PROCESS__SHUTDOWN_TIMEOUT_S=4) as system:
         pids = children_of(system)
         os.kill(system.pid_of(*SHARD_0), signal.SIGSTOP)
         assert end(system.process) == 0  # type: ignore[arg-type]

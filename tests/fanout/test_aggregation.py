@@ -20,7 +20,6 @@ from solowire.fanout.aggregation import (
     MAX_COLLECTED,
     SAMPLE_EVENTS,
     SUMMARY_BYTES,
-    AggregationLimits,
     AggregationStream,
     build_digest,
     roll_up,
@@ -33,6 +32,7 @@ from solowire.model.access import View
 from solowire.model.events import Delivery, Event, Priority, encode_event
 from solowire.model.subscriptions import parse_filter, resolve
 from solowire.protocol.messages import Codec
+from solowire.runtime.settings.shard_settings import AggregationSettings
 
 ADMIN = View(frozenset({"*"}))
 ROLLUP = CATALOG["dns_query_log"].rollup
@@ -67,7 +67,7 @@ class Listener:
 
 def test_it_begins_above_the_rate_and_ends_when_that_was_quiet_for_a_while() -> None:
     """Up to the rate each event goes its own way; above it they are collected, until some intervals were calm."""
-    flow: AggregationStream[Listener] = AggregationStream("dns_query_log", AggregationLimits(10))
+    flow: AggregationStream[Listener] = AggregationStream("dns_query_log", AggregationSettings(events_per_s=10))
     assert [flow.count_event(query(1), 0.01 * n) for n in range(15)] == [False] * 10 + [True] * 5
     for second in range(1, CALM_INTERVALS):
         assert flow.count_event(query(1), second + 0.5)
@@ -81,20 +81,20 @@ def test_it_begins_above_the_rate_and_ends_when_that_was_quiet_for_a_while() -> 
 
 def test_a_long_pause_ends_it() -> None:
     """After a pause there is no need to wait for the intervals one by one."""
-    flow: AggregationStream[Listener] = AggregationStream("dns_query_log", AggregationLimits(10))
+    flow: AggregationStream[Listener] = AggregationStream("dns_query_log", AggregationSettings(events_per_s=10))
     assert [flow.count_event(query(1), 0) for _ in range(12)][-1]
     assert not flow.count_event(query(1), CALM_INTERVALS + 2)
 
 
 def test_each_type_has_its_rate() -> None:
     """The setting by type comes before the one for all."""
-    rates = AggregationLimits(100, {"rpz_hit": 5})
+    rates = AggregationSettings(events_per_s=100, type_events_per_s={"rpz_hit": 5})
     assert (rates.rate_for("rpz_hit"), rates.rate_for("dns_query_log")) == (5, 100)
 
 
 def test_feeds_are_told_once_and_what_all_have_sent_is_forgotten() -> None:
     """A feed is told of the first event that waits for it; when all have sent everything, nothing is held on to."""
-    flow: AggregationStream[Listener] = AggregationStream("dns_query_log", AggregationLimits(0))
+    flow: AggregationStream[Listener] = AggregationStream("dns_query_log", AggregationSettings(events_per_s=1e-9))
     one, two = Listener(), Listener()
     flow.add_feed(one)
     flow.add_feed(two)
@@ -114,7 +114,7 @@ def test_feeds_are_told_once_and_what_all_have_sent_is_forgotten() -> None:
 
 def test_a_feed_that_has_gone_has_no_say() -> None:
     """What the last of two feeds has still to send is there, whatever one says that has left the flow."""
-    flow: AggregationStream[Listener] = AggregationStream("dns_query_log", AggregationLimits(0))
+    flow: AggregationStream[Listener] = AggregationStream("dns_query_log", AggregationSettings(events_per_s=1e-9))
     one, two, gone = Listener(), Listener(), Listener()
     for feed in (one, two, gone):
         flow.add_feed(feed)
@@ -130,7 +130,7 @@ def test_a_feed_that_has_gone_has_no_say() -> None:
 
 def test_a_flood_that_begins_again_forgets_nothing() -> None:
     """What one feed has still to send is there, also if the flood was over and back before it came to that."""
-    flow: AggregationStream[Listener] = AggregationStream("dns_query_log", AggregationLimits(1))
+    flow: AggregationStream[Listener] = AggregationStream("dns_query_log", AggregationSettings(events_per_s=1))
     one, two = Listener(), Listener()
     flow.add_feed(one)
     flow.add_feed(two)
@@ -146,7 +146,7 @@ def test_a_flood_that_begins_again_forgets_nothing() -> None:
 
 def test_what_is_collected_is_bounded() -> None:
     """At the bound all feeds are to send at once."""
-    flow: AggregationStream[Listener] = AggregationStream("dns_query_log", AggregationLimits(0))
+    flow: AggregationStream[Listener] = AggregationStream("dns_query_log", AggregationSettings(events_per_s=1e-9))
     one = Listener()
     flow.add_feed(one)
     flow.count_event(query(1), 0.0)
@@ -157,7 +157,7 @@ def test_what_is_collected_is_bounded() -> None:
 
 def test_an_interval_is_sampled_evenly_and_summed_up_once() -> None:
     """However often something goes out in it: all that is sent lies where it was, and the summary counts everything."""
-    flow: AggregationStream[Listener] = AggregationStream("dns_query_log", AggregationLimits(0))
+    flow: AggregationStream[Listener] = AggregationStream("dns_query_log", AggregationSettings(events_per_s=1e-9))
     flow.add_feed(Listener())
     sample: list[int] = []
     total = summed = 0
@@ -280,7 +280,7 @@ def feeds_with(wanted: list[int], feeds: FeedIndex[int]) -> list[Feed[int]]:
 @settings(deadline=None, max_examples=80)
 def test_flows_find_what_feeds_accept(wanted: list[int], made: list[tuple[str, str, str]], dropped: set[int]) -> None:
     """An event reaches the feeds that accept it through its flows, each once, whoever else has come and gone."""
-    feeds: FeedIndex[int] = FeedIndex(RecentLog(catalog=CATALOG), rates=AggregationLimits(0))
+    feeds: FeedIndex[int] = FeedIndex(RecentLog(catalog=CATALOG), aggregation=AggregationSettings(events_per_s=1e-9))
     all_of_them = feeds_with(wanted, feeds)
     for n in dropped:
         if n < len(all_of_them):
@@ -294,7 +294,7 @@ def test_flows_find_what_feeds_accept(wanted: list[int], made: list[tuple[str, s
 
 def test_a_dropped_feed_leaves_no_flow_behind() -> None:
     """Feeds that come and go leave nothing in the index of flows, and no flood that nobody sees."""
-    feeds: FeedIndex[int] = FeedIndex(RecentLog(catalog=CATALOG), rates=AggregationLimits(0))
+    feeds: FeedIndex[int] = FeedIndex(RecentLog(catalog=CATALOG), aggregation=AggregationSettings(events_per_s=1e-9))
     made = feeds_with([0, 1, 2, 3, 4], feeds)
     feeds.add_telemetry(query(1), 0.1, 0.0)
     assert feeds.aggregating == {"dns_query_log": 5}
@@ -310,7 +310,7 @@ def test_a_dropped_feed_leaves_no_flow_behind() -> None:
 def test_a_flood_is_flushed_in_frames_that_are_bounded() -> None:
     """However much is collected, a frame stays small, says where it ends, and leaves nothing waiting."""
     log = RecentLog(catalog=CATALOG)
-    feeds: FeedIndex[int] = FeedIndex(log, rates=AggregationLimits(0))
+    feeds: FeedIndex[int] = FeedIndex(log, aggregation=AggregationSettings(events_per_s=1e-9))
     [feed] = feeds_with([0], feeds)
     feed.add_connection(1, ReaderPosition(0), 0.0)
     for offset in range(1, 5_001):
@@ -329,7 +329,7 @@ def test_what_a_flow_holds_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) 
     """However large events are: another summary begins, the oldest of the sample go, and counts are exact."""
     monkeypatch.setattr("solowire.fanout.aggregation.MAX_COLLECTED_BYTES", 100_000)
     monkeypatch.setattr("solowire.fanout.aggregation.SAMPLE_KEPT_BYTES", 20_000)
-    flow: AggregationStream[Listener] = AggregationStream("dns_query_log", AggregationLimits(1))
+    flow: AggregationStream[Listener] = AggregationStream("dns_query_log", AggregationSettings(events_per_s=1))
     flow.add_feed(Listener())
     collected = 0
     for n in range(1, 501):

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from solowire.domains.dns.event_types import CATALOG
-from solowire.fanout.conflation import LATE_SECONDS, ConflationIntervals, Conflator, SupersededStates
+from solowire.fanout.conflation import LATE_SECONDS, Conflator, SupersededStates
 from solowire.fanout.recent_log import Entry
 from solowire.model.events import Delivery, Event, Priority
+from solowire.runtime.settings.shard_settings import ConflationSettings
 
 
 def state(offset: int, key: str = "ns1", **more: Any) -> Entry:
@@ -31,7 +32,7 @@ def state(offset: int, key: str = "ns1", **more: Any) -> Entry:
 
 def test_the_newest_is_released_when_the_interval_ends() -> None:
     """The first goes at once; of those that follow, the newest goes an interval later; those between never."""
-    pacing = Conflator(ConflationIntervals(30.0))
+    pacing = Conflator(ConflationSettings(interval_s=30.0))
     first, second, third = state(1), state(2), state(3)
     assert pacing.offer(first, 0.0) == (True, None)
     assert pacing.offer(second, 1.0) == (False, None)
@@ -48,7 +49,7 @@ def test_the_newest_is_released_when_the_interval_ends() -> None:
 
 def test_critical_ones_dont_wait() -> None:
     """A critical value overtakes what waits, and counts as sent."""
-    pacing = Conflator(ConflationIntervals(30.0))
+    pacing = Conflator(ConflationSettings(interval_s=30.0))
     pacing.offer(state(1), 0.0)
     waiting = state(2)
     pacing.offer(waiting, 1.0)
@@ -61,7 +62,7 @@ def test_critical_ones_dont_wait() -> None:
 
 def test_the_overtaken_are_told_at_once_where_other_feeds_accept_them() -> None:
     """A value is counted with those of the same feeds; if a filter could tell them apart they are told apart."""
-    pacing = Conflator(ConflationIntervals(30.0))
+    pacing = Conflator(ConflationSettings(interval_s=30.0))
     made = [state(n, attributes={"host": host}) for n, host in enumerate(("ns1", "ns1", "ns1", "ns2", "ns2"))]
     told = [pacing.offer(entry, float(n))[1] for n, entry in enumerate(made)]
     assert told == [None, None, None, SupersededStates(made[2], 2), None]
@@ -70,7 +71,7 @@ def test_the_overtaken_are_told_at_once_where_other_feeds_accept_them() -> None:
 
 def test_a_key_waits_once() -> None:
     """However often a critical value comes between, and however many keys are forgotten, little is due."""
-    pacing = Conflator(ConflationIntervals(3600.0), max_keys=10)
+    pacing = Conflator(ConflationSettings(interval_s=3600.0), max_keys=10)
     for n in range(1_000):
         pacing.offer(state(2 * n, priority=Priority.critical), float(n))
         pacing.offer(state(2 * n + 1), float(n))
@@ -87,14 +88,14 @@ def test_a_key_waits_once() -> None:
 @pytest.mark.parametrize(("name", "due"), [("bulk_progress", True), ("system_metrics", False)])
 def test_each_type_has_its_interval(name: str, due: bool) -> None:
     """A type whose interval is 0 is never held back."""
-    pacing = Conflator(ConflationIntervals(30.0, {"bulk_progress": 0.0}))
+    pacing = Conflator(ConflationSettings(interval_s=30.0, type_interval_s={"bulk_progress": 0.0}))
     pacing.offer(state(1, type=name), 0.0)
     assert pacing.offer(state(2, type=name), 0.0)[0] is due
 
 
 def test_releases_are_numbered() -> None:
     """Who has seen all up to a number gets of each key the newest behind it."""
-    pacing = Conflator(ConflationIntervals(10.0))
+    pacing = Conflator(ConflationSettings(interval_s=10.0))
     for now in (0.0, 20.0):
         for key in ("a", "b"):
             pacing.offer(state(1, key), now)
@@ -108,7 +109,7 @@ def test_releases_are_numbered() -> None:
 
 def test_only_its_user_has_to_look_for_what_is_its_own() -> None:
     """A release for one user alone is known as such, so that others can share their frames."""
-    pacing = Conflator(ConflationIntervals(10.0), max_keys=2)
+    pacing = Conflator(ConflationSettings(interval_s=10.0), max_keys=2)
     pacing.offer(state(1, user="alice"), 0.0)
     pacing.offer(state(2, user="alice"), 1.0)
     pacing.due_values(10.0)
@@ -128,7 +129,7 @@ def test_no_key_is_sent_too_often_and_none_loses_its_newest(
     made: list[tuple[int, float, Priority]], max_keys: int
 ) -> None:
     """Whatever comes, a key is sent once per interval unless critical, its newest in the end, and memory is bounded."""
-    pacing = Conflator(ConflationIntervals(10.0), max_keys=max_keys)
+    pacing = Conflator(ConflationSettings(interval_s=10.0), max_keys=max_keys)
     sent: dict[str, list[tuple[float, Entry]]] = {}
     newest: dict[str, Entry] = {}
     now = 0.0
@@ -164,7 +165,7 @@ def test_no_key_is_sent_too_often_and_none_loses_its_newest(
 def test_what_is_held_back_is_bounded_in_bytes(large: int) -> None:
     """However large values are: those that have been quiet longest go out before their time, and none is lost."""
     size = state(1).size
-    pacing = Conflator(ConflationIntervals(30.0), max_bytes=large * size)
+    pacing = Conflator(ConflationSettings(interval_s=30.0), max_bytes=large * size)
     for n in range(2_000):
         pacing.offer(state(n, f"key-{n}"), 0.0)
         pacing.offer(state(10_000 + n, f"key-{n}"), 1.0)
@@ -180,7 +181,7 @@ def test_what_is_held_back_is_bounded_in_bytes(large: int) -> None:
 def test_as_many_releases_as_may_be_held_are_known_until_they_are_sent() -> None:
     """All that goes out at once is still there for those who are to get it."""
     size = state(1).size
-    pacing = Conflator(ConflationIntervals(30.0), max_bytes=100 * size)
+    pacing = Conflator(ConflationSettings(interval_s=30.0), max_bytes=100 * size)
     for n in range(100):
         pacing.offer(state(n, f"key-{n}"), 0.0)
         pacing.offer(state(1_000 + n, f"key-{n}"), 1.0)
@@ -191,7 +192,7 @@ def test_as_many_releases_as_may_be_held_are_known_until_they_are_sent() -> None
 
 def test_who_comes_back_soon_may_lack_what_was_held_back() -> None:
     """A state that came within an interval of the cursor may have been held back there; an older one was released."""
-    pacing = Conflator(ConflationIntervals(30.0))
+    pacing = Conflator(ConflationSettings(interval_s=30.0))
     entry = state(5)
     pacing.offer(entry, 1_000.0)
     for n in range(200):
@@ -201,14 +202,14 @@ def test_who_comes_back_soon_may_lack_what_was_held_back() -> None:
     assert list(pacing.possibly_missed(latest, 5)) == [entry]
     assert list(pacing.possibly_missed(latest, 5 + 30)) == [entry]
     assert list(pacing.possibly_missed(latest, 5 + 30 + int(LATE_SECONDS) + 1)) == []
-    assert list(Conflator(ConflationIntervals(30.0)).possibly_missed(latest, 100)) == [entry]
-    assert list(Conflator().possibly_missed(latest, 5)) == []
+    assert list(Conflator(ConflationSettings(interval_s=30.0)).possibly_missed(latest, 100)) == [entry]
+    assert list(Conflator(ConflationSettings(interval_s=0.0)).possibly_missed(latest, 5)) == []
     assert list(pacing.possibly_missed([state(5, priority=Priority.critical)], 5)) == []
 
 
 def test_another_log_voids_what_was_held_back() -> None:
     """Nothing of an old epoch is released into a new one."""
-    pacing = Conflator(ConflationIntervals(30.0))
+    pacing = Conflator(ConflationSettings(interval_s=30.0))
     pacing.offer(state(1), 0.0)
     pacing.offer(state(2), 1.0)
     pacing.reset()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from solowire.domains.dns.event_types import CATALOG
 from solowire.fanout.catch_up import MAX_EVENTS_BYTES, ReaderPosition
-from solowire.fanout.feed import Feed, FlushDelays, build_feed_key
+from solowire.fanout.feed import Feed, build_feed_key
 from solowire.fanout.feed_index import FeedIndex
 from solowire.fanout.recent_log import Entry, RecentLog
 from solowire.model.access import View
@@ -20,6 +20,7 @@ from solowire.model.events import Event, Priority, encode_event
 from solowire.model.subscriptions import Selection, parse_filter, resolve
 from solowire.protocol import messages as c
 from solowire.protocol.messages import MAX_FRAME_BYTES, Codec
+from solowire.runtime.settings.shard_settings import FlushSettings
 from tests.factories import event
 
 ADMIN = View(frozenset({"*"}))
@@ -151,7 +152,7 @@ def filled(sizes: list[int], users: dict[int, str] | None = None) -> RecentLog:
 )
 def test_how_long_an_event_waits(priority: Priority, connections: int, seconds: float) -> None:
     """An event waits as long as its priority allows, and less where there are few connections to save frames for."""
-    assert FlushDelays().delay_for(priority, connections) == pytest.approx(seconds)
+    assert FlushSettings().delay_for(priority, connections) == pytest.approx(seconds)
 
 
 def test_a_flush_moves_all_who_are_current() -> None:

@@ -17,23 +17,26 @@ from solowire.backplane.zmq_transport import RouterSocket
 from solowire.domains.dns.dns_domain import DNS
 from solowire.errors import InvalidToken, RequestError, RequestRejected
 from solowire.gateway import router_client as gateway
-from solowire.gateway.admission.connect_limiter import ConnectLimiter, ConnectLimits
+from solowire.gateway.admission.connect_limiter import ConnectLimiter
 from solowire.gateway.publish.publish_limiter import PublishLimiter
 from solowire.gateway.router_client import RouterClient
 from solowire.model.access import ROLES
 from solowire.model.events import Delivery, Event, Priority
+from solowire.runtime.settings.auth_settings import AuthSettings
+from solowire.runtime.settings.limits_settings import ConnectSettings, LimitsSettings
+from solowire.runtime.settings.publish_settings import PublishSettings
 from tests.e2e.system import ANSWER_SECONDS
 
 HERE = "192.0.2.1"
 RING = RingState("e", 1, 0, [ShardAddress(0, "127.0.0.1", 1, "boot")])
-INTAKE = PublishLimiter(requests=8, bytes=2**20, max_age_s=1.0, lost_after_s=2.0, rate=1.0, burst=1.0)
+INTAKE = PublishLimiter(PublishSettings(max_held_requests=8, timeout_s=2.0, rate=1.0, burst=1.0))
 
 
 async def test_so_many_answers_are_held_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the bound wrong tokens are refused at once, with the same answer: those that wait take bounded memory."""
     monkeypatch.setattr(gateway, "_MOST_HELD", 3)
     monkeypatch.setattr(gateway, "_HELD_SECONDS", 0.05)
-    admission = ConnectLimiter(ConnectLimits(bad_token_rate=0.01, bad_token_burst=1.0))
+    admission = ConnectLimiter(auth=AuthSettings(bad_token_rate=0.01, bad_token_burst=1.0))
     made = RouterClient(
         f"ipc://{tmp_path}/r",
         Tokens("s" * 32, ROLES, domain=DNS),
@@ -58,7 +61,7 @@ async def test_so_many_answers_are_held_at_a_time(tmp_path: Path, monkeypatch: p
 
 async def test_wrong_tokens_are_counted_for_each_address(tmp_path: Path) -> None:
     """Where one address is slowed down for its guesses, another one is told what is wrong, and at once."""
-    admission = ConnectLimiter(ConnectLimits(bad_token_rate=0.01, bad_token_burst=1.0))
+    admission = ConnectLimiter(auth=AuthSettings(bad_token_rate=0.01, bad_token_burst=1.0))
     made = RouterClient(
         f"ipc://{tmp_path}/r",
         Tokens("s" * 32, ROLES, domain=DNS),
@@ -78,7 +81,7 @@ async def test_wrong_tokens_are_counted_for_each_address(tmp_path: Path) -> None
 
 async def test_an_answer_that_nobody_waits_for_is_not_held(tmp_path: Path) -> None:
     """A client that goes away while its answer is held gives its place back."""
-    admission = ConnectLimiter(ConnectLimits(bad_token_rate=0.01, bad_token_burst=1.0))
+    admission = ConnectLimiter(auth=AuthSettings(bad_token_rate=0.01, bad_token_burst=1.0))
     made = RouterClient(
         f"ipc://{tmp_path}/r",
         Tokens("s" * 32, ROLES, domain=DNS),
@@ -101,7 +104,7 @@ async def test_an_answer_that_nobody_waits_for_is_not_held(tmp_path: Path) -> No
 
 async def test_who_could_not_be_sent_on_has_not_published(tmp_path: Path) -> None:
     """While the router is away a publisher pays nothing for what it can't send, however often it tries."""
-    intake = PublishLimiter(requests=8, bytes=2**20, max_age_s=1.0, lost_after_s=2.0, rate=0.001, burst=5.0)
+    intake = PublishLimiter(PublishSettings(max_held_requests=8, timeout_s=2.0, rate=0.001, burst=5.0))
     tokens = Tokens("s" * 32, ROLES, domain=DNS)
     made = RouterClient(f"ipc://{tmp_path}/r", tokens, ROLES, intake, timeout=1.0)
     try:
@@ -151,7 +154,7 @@ async def test_who_waits_when_the_gateway_ends_may_get_the_answer_still(
 
 async def test_what_is_under_way_is_in_the_routers_queue_when_the_ring_changes(tmp_path: Path) -> None:
     """A shard that comes or goes frees no room; a log that begins anew does, and a router that tells the ring again."""
-    intake = PublishLimiter(requests=8, bytes=2**20, max_age_s=60.0, lost_after_s=120.0, rate=100.0, burst=100.0)
+    intake = PublishLimiter(PublishSettings(max_held_requests=8, timeout_s=120.0, rate=100.0, burst=100.0))
     made = RouterClient(f"ipc://{tmp_path}/r", Tokens("s" * 32, ROLES, domain=DNS), ROLES, intake, timeout=1.0)
     try:
         made._on_message(RING)
@@ -173,10 +176,11 @@ async def test_what_is_under_way_is_in_the_routers_queue_when_the_ring_changes(t
 
 async def test_refusals_leave_nothing_for_the_collector(tmp_path: Path) -> None:
     """An attack of refused users and wrong tokens makes no cycles: its memory is free at once, and no loop stops."""
-    limits = ConnectLimits(bad_token_rate=1e6, bad_token_burst=1.0, rate=0.001, burst=1.0)
+    limits = LimitsSettings(connect=ConnectSettings(rate=0.001, burst=1.0))
+    auth = AuthSettings(bad_token_rate=1e6, bad_token_burst=1.0)
     tokens = Tokens("s" * 32, ROLES, domain=DNS)
     made = RouterClient(
-        f"ipc://{tmp_path}/r", tokens, ROLES, INTAKE, timeout=1.0, connect_limiter=ConnectLimiter(limits)
+        f"ipc://{tmp_path}/r", tokens, ROLES, INTAKE, timeout=1.0, connect_limiter=ConnectLimiter(limits, auth)
     )
     made._on_message(RING)
     good = tokens.sign_token("ann", "viewer", now=time.time(), ttl=60)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import re
 import signal
 import subprocess
@@ -34,11 +33,7 @@ from solowire.backplane.messages import (
 )
 from solowire.backplane.zmq_transport import RouterSocket
 from solowire.domains.dns.dns_domain import DNS
-from solowire.errors import RequestRejected
-from solowire.gateway.admission.connect_limiter import ConnectLimits
-from solowire.gateway.server import make_connect_limits, make_publish_limiter
 from solowire.model.access import ROLES
-from solowire.runtime.settings import Group, Settings
 from tests.e2e.system import ANSWER_SECONDS, READY_SECONDS, end, environment, free_ports, refusal, sign, whole_lines
 
 SECRET = "a secret of a test, long enough to sign"
@@ -175,7 +170,7 @@ async def test_a_closed_door_is_closed_on_every_way(folder: Path) -> None:
 
 async def test_an_address_that_is_full(folder: Path) -> None:
     """Behind a trusted proxy it is the client's address that is full, and not the proxy's."""
-    async with gate(folder, trusted_proxies="127.0.0.0/8") as made:
+    async with gate(folder, listen__trusted_proxies="127.0.0.0/8") as made:
         made.say(AdmissionState([], False, 1.0, ["192.0.2.1"]))
         token = made.token("ann")
         async with asyncio.timeout(ANSWER_SECONDS):
@@ -188,7 +183,7 @@ async def test_an_address_that_is_full(folder: Path) -> None:
 
 async def test_the_ticket_says_whence_it_was_asked_for(folder: Path) -> None:
     """The shard counts by the address that the gateway saw, and a client can't choose it."""
-    async with gate(folder, trusted_proxies="127.0.0.1") as made:
+    async with gate(folder, listen__trusted_proxies="127.0.0.1") as made:
         tokens = Tokens(SECRET, ROLES, domain=DNS)
         for forwarded, seen in (("192.0.2.1", "192.0.2.1"), ("1.1.1.1, 2001:db8::5", "2001:db8::/64")):
             connect = await made.ask("/v1/connect", made.token("ann"), x_forwarded_for=forwarded)
@@ -199,8 +194,8 @@ async def test_the_ticket_says_whence_it_was_asked_for(folder: Path) -> None:
 
 async def test_an_address_that_connects_too_fast(folder: Path) -> None:
     """All ways of one address share one rate, 429 tells those that are too many, and another address goes on."""
-    settings = {"connect_rate_per_address": 0.01, "connect_burst_per_address": 3}
-    async with gate(folder, trusted_proxies="127.0.0.1", **settings) as made:
+    settings = {"limits__connect__rate_per_address": 0.01, "limits__connect__burst_per_address": 3}
+    async with gate(folder, listen__trusted_proxies="127.0.0.1", **settings) as made:
         token = made.token("ann")
         assert (await made.ask("/v1/connect", token)).status_code == 200
         assert (await made.ask("/v1/route", token)).status_code == 204
@@ -214,8 +209,12 @@ async def test_an_address_that_connects_too_fast(folder: Path) -> None:
 
 async def test_a_user_that_connects_too_fast(folder: Path) -> None:
     """All ways of one user share one rate, from whatever address; another user of the same address goes on."""
-    settings = {"connect_rate_per_user": 0.005, "connect_burst_per_user": 1.5, "max_connections_per_user": 2}
-    async with gate(folder, trusted_proxies="127.0.0.1", **settings) as made:
+    settings = {
+        "limits__connect__rate_per_user": 0.005,
+        "limits__connect__burst_per_user": 1.5,
+        "limits__max_connections_per_user": 2,
+    }
+    async with gate(folder, listen__trusted_proxies="127.0.0.1", **settings) as made:
         token = made.token("eve")
         assert (await made.ask("/v1/connect", token)).status_code == 200
         assert (await made.ask("/v1/route", token, x_forwarded_for="192.0.2.1")).status_code == 204
@@ -234,7 +233,7 @@ async def test_a_user_that_connects_too_fast(folder: Path) -> None:
 
 async def test_the_rate_of_the_system(folder: Path) -> None:
     """More connections in a second than the system takes are told 503 and a time; administrators get in."""
-    async with gate(folder, connect_rate=0.01, connect_burst=2) as made:
+    async with gate(folder, limits__connect__rate=0.01, limits__connect__burst=2) as made:
         for _ in range(2):
             assert (await made.ask("/v1/connect", made.token("ann"))).status_code == 200
         assert told(await made.ask("/v1/connect", made.token("bob", "operator"))) == (503, "over_rate")
@@ -243,7 +242,7 @@ async def test_the_rate_of_the_system(folder: Path) -> None:
 
 async def test_wrong_tokens_are_slowed_down_and_right_ones_are_not(folder: Path) -> None:
     """After a burst a wrong token is answered late, with 429, on every way; the user next door notices nothing."""
-    async with gate(folder, bad_token_rate=0.01, bad_token_burst=2) as made:
+    async with gate(folder, auth__bad_token_rate=0.01, auth__bad_token_burst=2) as made:
         loop = asyncio.get_running_loop()
         for _ in range(2):
             assert (await made.ask("/v1/connect", "wrong")).status_code == 401
@@ -301,7 +300,7 @@ async def test_who_may_not_publish_is_told_before_its_body_comes(folder: Path) -
 
 async def test_slow_bodies_of_two_publishers_stop_nobody_else(folder: Path) -> None:
     """Two take as many places as they get, and send nothing more: the third publisher's requests go through."""
-    async with gate(folder, publish_held_requests=20) as made:
+    async with gate(folder, publish__max_held_requests=20) as made:
         made.takes = True
         writers = []
         for n in range(60):
@@ -338,32 +337,3 @@ async def test_a_gateway_that_ends_tells_publishers_to_come_again(folder: Path) 
             made.process.send_signal(signal.SIGTERM)
             assert [told(answer) for answer in await asyncio.gather(*asking)] == [(503, "router_away")] * 2
         assert await asyncio.to_thread(made.process.wait, ANSWER_SECONDS) == 0
-
-
-def test_all_that_is_set_reaches_those_who_refuse() -> None:
-    """Each limit on who may connect, and on what publishers may send, is what its setting says."""
-    settings = Settings(
-        connect_rate=1.5,
-        connect_burst=2.5,
-        connect_rate_per_address=3.5,
-        connect_burst_per_address=4.5,
-        connect_rate_per_user=7.5,
-        connect_burst_per_user=8.5,
-        max_connections_per_user=2,
-        bad_token_rate=5.5,
-        bad_token_burst=6.5,
-        group_by="tenant",
-        groups={"big": Group(weight=2)},
-        publish_rate=9,
-        publish_burst=10,
-    )
-    limits = make_connect_limits(settings)
-    assert limits == ConnectLimits(1.5, 2.5, 3.5, 4.5, 15, 17, 5.5, 6.5, "tenant", frozenset({"big", "admin"}))
-    default = dataclasses.asdict(ConnectLimits())
-    assert [name for name, value in dataclasses.asdict(limits).items() if value == default[name]] == []
-    intake = make_publish_limiter(settings)
-    intake.check("ann", 10, 0.0)
-    intake.charge("ann", 10, 0.0)
-    with pytest.raises(RequestRejected) as refused:
-        intake.check("ann", 9, 0.0)
-    assert refused.value.retry_after == pytest.approx(1.0)

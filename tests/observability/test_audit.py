@@ -19,6 +19,7 @@ import structlog
 from solowire.observability.audit import LINES_A_SECOND, MAX_TEXT, REFUSALS_A_SECOND, AuditWriter, open_audit
 from solowire.runtime.line_writer import WAITING_BYTES
 from solowire.runtime.settings import Settings
+from solowire.runtime.settings.process_settings import AuditSettings
 
 
 class Clock:
@@ -49,7 +50,7 @@ class Kept:
 
 
 def audit_of(data: Path, **settings: Any) -> AuditWriter:
-    return open_audit(Settings(data_dir=data, **settings), "shard-0", shard=0)
+    return open_audit(Settings(data_dir=data, audit=AuditSettings(**settings)), "shard-0", shard=0)
 
 
 def lines_of(path: Path) -> list[dict[str, Any]]:
@@ -115,7 +116,7 @@ def test_it_is_the_same_whatever_the_logs_look_like(tmp_path: Path) -> None:
 
 def test_files_are_rotated_by_size_and_only_so_many_are_kept(tmp_path: Path) -> None:
     """No file is larger than set, the newest lines are in the first, and the oldest files go."""
-    audit = audit_of(tmp_path, audit_bytes=65536, audit_files=3)
+    audit = audit_of(tmp_path, max_file_bytes=65536, max_files=3)
     for number in range(4000):
         audit("administered", user="x" * 50, number=number)
     audit.close()
@@ -129,7 +130,7 @@ def test_files_are_rotated_by_size_and_only_so_many_are_kept(tmp_path: Path) -> 
 
 def test_two_processes_may_share_a_file(tmp_path: Path) -> None:
     """Two gateways on one data directory: each follows when the other has begun a new file, and no line is torn."""
-    one, other = (audit_of(tmp_path, audit_bytes=65536, audit_files=1000) for _ in range(2))
+    one, other = (audit_of(tmp_path, max_file_bytes=65536, max_files=1000) for _ in range(2))
     for number in range(2000):
         one("administered", number=2 * number, pad="x" * 50)
         other("administered", number=2 * number + 1, pad="x" * 50)
@@ -236,7 +237,7 @@ def test_a_line_that_was_cut_off_by_a_full_disk_spoils_no_other(
 def test_it_can_be_off_or_go_to_standard_error(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     """`off` writes nothing anywhere; `stderr` writes lines that say which log they are of."""
     for setting in ("off", "stderr"):
-        audit = audit_of(tmp_path, audit=setting)
+        audit = audit_of(tmp_path, output=setting)
         audit("published", user="ann")
         audit("refused", code="x")
         audit.close()
@@ -251,7 +252,7 @@ from solowire.observability.audit import open_audit
 from solowire.runtime.line_writer import WAITING_BYTES
 from solowire.runtime.settings import Settings
 
-audit = open_audit(Settings(data_dir=Path("data"), audit="stderr"), "shard-0", shard=0)
+audit = open_audit(Settings(data_dir=Path("data"), audit={"output": "stderr"}), "shard-0", shard=0)
 for number in range(WAITING_BYTES // 1000 + 500):
     audit("administered", number=number, pad=["x" * 1000])
 print(audit.lost_count)

@@ -296,7 +296,7 @@ def test_the_host_may_be_known_better_than_by_the_request() -> None:
     """As behind a proxy that is trusted: then that one counts, and the header doesn't."""
     head = parse_head(raw_head(more=b"Origin: https://public.example\r\n"))
     check_origin(head, (), "public.example")
-    with pytest.raises(RequestRejected, match="SOLOWIRE_ALLOWED_ORIGINS") as refused:
+    with pytest.raises(RequestRejected, match="SOLOWIRE_LISTEN__ALLOWED_ORIGINS") as refused:
         check_origin(head, (), "other.example")
     assert refused.value.status == 403
 

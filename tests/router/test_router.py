@@ -44,11 +44,13 @@ from solowire.backplane.messages import (
 )
 from solowire.domains.dns.event_types import CATALOG
 from solowire.model.events import decode_event
-from solowire.router.leases.config import LeaseConfig
-from solowire.router.log.backpressure import DEFAULT_THRESHOLDS, GRACE_SECONDS
+from solowire.router.log.backpressure import GRACE_SECONDS, longest_delay_s
 from solowire.router.log.journal import JournalHole, JournalUnavailable, MemoryJournal, Record
 from solowire.router.monitoring.monitor import Monitor
 from solowire.router.router import GROUP_EVENTS, GROUP_SECONDS, MAX_DELAYED_ANSWERS, SLOW_GROUP_EVENTS, Router
+from solowire.runtime.settings.limits_settings import LimitsSettings
+from solowire.runtime.settings.publish_settings import PublishSettings
+from solowire.runtime.settings.router_settings import AlertSettings
 
 M = TypeVar("M", bound=RouterMessage)
 
@@ -568,14 +570,14 @@ def test_a_shard_that_lags_delays_answers_and_then_refuses() -> None:
     assert stuck.publish() == 2
     assert stuck.answers() == [], "an answer left at once"
     assert stuck.world.router.release_answers(stuck.world.now)
-    assert not stuck.world.router.release_answers(stuck.world.now + DEFAULT_THRESHOLDS.delay)
+    assert not stuck.world.router.release_answers(stuck.world.now + longest_delay_s(PublishSettings()))
     assert stuck.answers() == [2], "what is in the log must be answered"
     with capture_logs() as lines:
         for _ in range(8):
             stuck.half_a_second(follows)
     assert stuck.world.router.backpressure.retry_after is not None
     [line] = [line for line in lines if line["event"] == "publishers_refused"]
-    assert line["lag_s"] >= DEFAULT_THRESHOLDS.hard
+    assert line["lag_s"] >= PublishSettings().lag_hard_s
     last = stuck.world.router.journal.last_offset
     refused = stuck.publish()
     [answer] = stuck.world.bus.take(b"gateway-a", PublishNack)
@@ -780,6 +782,9 @@ def test_a_disk_that_takes_seconds_slows_publishers_and_then_refuses_them() -> N
 # ------------------------------------------------------------------------------------ events of the router's own
 
 
+AT_ONCE = AlertSettings(raise_after_s=0.0, clear_after_s=0.0)
+
+
 class Alarmed(World):
     """A router that watches its processes, and says so at once."""
 
@@ -787,7 +792,7 @@ class Alarmed(World):
         super().__init__()
         ids = iter(range(10**6))
         watch = Monitor(
-            catalog=CATALOG, new_id=lambda: f"own-{next(ids)}", after=0.0, over=0.0, stats_every=stats_every
+            catalog=CATALOG, new_id=lambda: f"own-{next(ids)}", alerts=AT_ONCE, stats_interval_s=stats_every
         )
         self.audited: list[tuple[str, dict[str, object]]] = []
         self.router = Router(
@@ -933,7 +938,7 @@ def test_a_question_between_two_heartbeats_is_answered_at_once(world: World) -> 
 
 def test_a_gateway_is_told_who_gets_no_slot(world: World) -> None:
     """Gateways hear with each heartbeat which groups have no room."""
-    world.router = Router(world.router.journal, world.bus.send, limits=LeaseConfig(2))
+    world.router = Router(world.router.journal, world.bus.send, limits=LimitsSettings(max_connections=2))
     name, gateway = world.join(0), world.gateway()
     slots(world, name, 1)
     [beat] = world.bus.take(name, HeartbeatResponse)

@@ -9,47 +9,51 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from msgspec import structs
 from structlog.testing import capture_logs
 
 from solowire.backplane import messages as backplane
 from solowire.backplane.messages import VERSION, Join, ShardAddress
 from solowire.backplane.zmq_transport import PeerSocket
 from solowire.router import server
-from solowire.router.leases.config import GroupQuota, LeaseConfig
 from solowire.router.log.journal import MemoryJournal
 from solowire.router.router import Router
-from solowire.router.server import make_lease_config
-from solowire.runtime.settings import Settings, make_directories
+from solowire.runtime.data_directory import make_directories
+from solowire.runtime.settings import Settings
+from solowire.runtime.settings.limits_settings import GroupQuota, LimitsSettings
+from solowire.runtime.settings.process_settings import AuditSettings
+from solowire.runtime.settings.router_settings import JournalSettings
 from tests.e2e.system import ANSWER_SECONDS
 
 
-def test_all_that_is_set_reaches_the_coordinator() -> None:
-    """Each limit of the coordinator is what its setting says, also each of a group's: none keeps its default."""
-    settings = Settings.model_validate(
-        {
-            "max_connections": 1000,
-            "max_connections_per_shard": 300,
-            "max_connections_per_address": 20,
-            "groups": {"big": {"weight": 2.5, "reserved": 30, "limit": 400}, "admin": {"reserved": 7}},
-            "lease_s": 50,
-        }
+async def test_what_is_set_reaches_the_coordinator(tmp_path: Path) -> None:
+    """It has the limits of the settings, with the reserve that these give to administrators when nobody says anything,
+    and others when they are changed.
+    """
+    limits = LimitsSettings(max_connections=1000, groups={"big": GroupQuota(limit=400)}, lease_s=50)
+    made = Settings(
+        data_dir=tmp_path,
+        port=0,
+        limits=limits,
+        journal=JournalSettings(storage="memory"),
+        audit=AuditSettings(output="off"),
     )
-    limits = make_lease_config(settings)
-    groups = {"big": GroupQuota(2.5, 30, 400), "admin": GroupQuota(1.0, 7, None)}
-    assert limits == LeaseConfig(connections=1000, per_shard=300, per_address=20, groups=groups, lease_s=50)
-    default = structs.asdict(LeaseConfig())
-    assert [name for name, value in structs.asdict(limits).items() if value == default[name]] == []
-
-
-def test_administrators_have_slots_of_their_own_by_default() -> None:
-    """The coordinator is told of the reserve that the settings give to administrators when nobody says anything."""
-    assert make_lease_config(Settings()).groups["admin"].reserved == 16
+    make_directories(made)
+    router = router_of(made)
+    try:
+        coordinator = router._router.coordinator
+        assert coordinator.limits == limits.with_administrators()
+        assert coordinator.limits.groups["admin"].reserved == 16
+        router.change_limits(LimitsSettings(max_connections=50))
+        assert (coordinator.limits.max_connections, coordinator.limits.groups["admin"].reserved) == (50, 5)
+    finally:
+        router.close()
 
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    made = Settings(data_dir=tmp_path, journal="memory", port=0, audit="off")
+    made = Settings(
+        data_dir=tmp_path, port=0, journal=JournalSettings(storage="memory"), audit=AuditSettings(output="off")
+    )
     make_directories(made)
     return made
 

@@ -14,8 +14,9 @@ from structlog.testing import capture_logs
 from solowire.errors import ConfigError
 from solowire.observability.audit import open_audit
 from solowire.runtime import data_directory
-from solowire.runtime.data_directory import write_private
-from solowire.runtime.settings import Settings, load, load_secret, make_directories
+from solowire.runtime.data_directory import make_directories, write_private
+from solowire.runtime.settings import Settings, load
+from solowire.runtime.signing_secrets import load_secret
 
 SECRET = "a secret of a test, long enough to sign"
 
@@ -174,3 +175,12 @@ def test_a_private_file_replaces_the_one_that_is_there(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
     with pytest.raises(OSError, match="No such file"):
         write_private(tmp_path / "nowhere" / "token", "new")
+
+
+def test_the_sockets_directory_is_closed_to_others(tmp_path: Path) -> None:
+    """Whoever could open the sockets could publish: mode 0700, also where it was open before."""
+    settings = load(data_dir=tmp_path / "data")
+    settings.run_dir.mkdir(parents=True)
+    settings.run_dir.chmod(0o755)
+    make_directories(settings)
+    assert stat.S_IMODE(settings.run_dir.stat().st_mode) == 0o700

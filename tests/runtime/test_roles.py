@@ -79,6 +79,6 @@ def test_a_group_that_is_no_role_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "roles.toml"
     file.write_text('[roles.auditor]\npermissions = ["dns.read"]\n')
     with pytest.raises(ConfigError, match=r"groups: .*'operator'.*auditor"):
-        load_roles(Settings(roles_file=file, groups={"operator": {"reserved": 1}}), CATALOG)
-    assert load_roles(Settings(roles_file=file, groups={"auditor": {}, "admin": {"reserved": 1}}), CATALOG)
-    assert load_roles(Settings(roles_file=file, groups={"operator": {}}, group_by="tenant"), CATALOG)
+        load_roles(Settings(roles_file=file, limits={"groups": {"operator": {"reserved": 1}}}), CATALOG)
+    assert load_roles(Settings(roles_file=file, limits={"groups": {"auditor": {}, "admin": {"reserved": 1}}}), CATALOG)
+    assert load_roles(Settings(roles_file=file, limits={"groups": {"operator": {}}, "group_by": "tenant"}), CATALOG)

@@ -20,17 +20,16 @@ from solowire.backplane.messages import (
 )
 from solowire.domains.dns.dns_domain import DNS
 from solowire.domains.dns.event_types import CATALOG
-from solowire.fanout.feed import FlushDelays
 from solowire.fanout.recent_log import RecentLog
 from solowire.model.access import ROLES, Identity
 from solowire.model.events import encode_event
 from solowire.protocol import messages as c
 from solowire.protocol.messages import Codec
-from solowire.workers.config import ShardConfig
+from solowire.runtime.settings import Settings
 from solowire.workers.connections.connection import Connection
 from solowire.workers.connections.sockets import MemorySockets
 from solowire.workers.shard import Shard
-from tests.factories import event
+from tests.factories import change, event
 
 SECRET = "a secret that is long enough for HS256, really"
 WALL = 1_800_000_000.0  # unix seconds at monotonic 0
@@ -38,12 +37,25 @@ TOKENS = Tokens(SECRET, ROLES, domain=DNS)
 ENCODE: dict[Codec, Any] = {codec: msgspec.json.encode if codec.is_json else msgspec.msgpack.encode for codec in Codec}
 QUERY = {"client_ip": "10.0.0.1", "query_domain": "www.example.com", "query_type": "A", "zone": "example.com"}
 
+DEFAULTS = change(
+    Settings(),
+    shard__flush__per_connection_ms=1000.0,
+    shard__aggregation__events_per_s=1e12,
+    shard__conflation__interval_s=0.0,
+)
+"""Nothing is summed up or held back, and events wait as long as they may, as in a shard with many connections."""
+
 
 class ShardHarness:
     """A shard with its router, its clients and its clock, all in this process and none of them running."""
 
     def __init__(
-        self, shards: tuple[int, ...] = (0,), recent: RecentLog | None = None, *, leased_for: float = 1e9, **limits: Any
+        self,
+        shards: tuple[int, ...] = (0,),
+        recent: RecentLog | None = None,
+        *,
+        leased_for: float = 1e9,
+        **settings: Any,
     ) -> None:
         self.now = 1000.0
         self.sockets = MemorySockets()
@@ -55,8 +67,7 @@ class ShardHarness:
             roles=ROLES,
             new_id=lambda: f"session-{next(ids)}",
             wall_offset=WALL,
-            # As in a shard that has many connections: events wait as long as they may.
-            limits=ShardConfig(**{"flush": FlushDelays(per_connection=1.0), **limits}),
+            settings=change(DEFAULTS, **settings),
             recent=recent if recent is not None else RecentLog(catalog=CATALOG),
             ask=self._note_request,
             came=self._note_connected,

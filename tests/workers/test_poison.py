@@ -13,9 +13,7 @@ from structlog.testing import capture_logs
 
 from solowire.backplane.messages import LogBatch, StateSnapshot
 from solowire.domains.dns.event_types import CATALOG
-from solowire.fanout.aggregation import AggregationLimits
 from solowire.fanout.catch_up import CatchUpReader
-from solowire.fanout.conflation import ConflationIntervals
 from solowire.fanout.recent_log import RecentLog
 from solowire.fanout.skipped_events import LINES_A_SECOND, SkippedEvents
 from solowire.protocol import messages as c
@@ -80,7 +78,7 @@ def test_poison_is_passed_over_counted_and_named_once(name: str) -> None:
 @pytest.mark.parametrize("name", ODD)
 def test_what_is_odd_keeps_nothing_from_anybody(name: str) -> None:
     """Whether or not it is sent, every frame can be read by its client, and what comes behind it arrives."""
-    b = ShardHarness(states=ConflationIntervals(5.0), telemetry=AggregationLimits(1.0))
+    b = ShardHarness(shard__conflation__interval_s=5.0, shard__aggregation__events_per_s=1.0)
     everybody = readers(b)
     deliver(b, ODD[name])
     deliver(b, ODD[name])
@@ -255,7 +253,7 @@ bodies = st.one_of(
 @settings(max_examples=60, deadline=None)
 def test_whatever_stands_in_the_log_what_is_sound_arrives(found: list[bytes], chance: random.Random) -> None:
     """Any bytes between sound events: readers of every kind get all sound ones, in order, and can read each frame."""
-    b = ShardHarness(states=ConflationIntervals(5.0), telemetry=AggregationLimits(2.0))
+    b = ShardHarness(shard__conflation__interval_s=5.0, shard__aggregation__events_per_s=2.0)
     everybody = readers(b)
     sent = []
     for body in found:

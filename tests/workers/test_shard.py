@@ -35,7 +35,7 @@ def test_a_second_connection_replaces_the_first() -> None:
 
 def test_a_second_connection_can_be_refused_instead() -> None:
     """With the setting `reject` the first tab stays, and the second gets 409 before it is accepted."""
-    b = ShardHarness(on_duplicate="reject")
+    b = ShardHarness(session__on_duplicate="reject")
     first = b.connect()
     ticket = b.issue_ticket("alice")
     with pytest.raises(RequestRejected) as caught:
@@ -233,7 +233,7 @@ def test_users_who_move_get_nothing_whatever_they_say() -> None:
 
 def test_users_who_wait_for_hello_and_move_get_no_defaults() -> None:
     """A client that was told to reconnect before it said hello is not given the defaults when two seconds are over."""
-    b = ShardHarness((0,), moves_per_second=0.1)
+    b = ShardHarness((0,), shard__rebalance_users_per_s=0.1)
     users = [f"user-{n}" for n in range(40) if Ring((0, 1)).owner(f"user-{n}") == 1][:2]
     waiting = [b.open_connection(u) for u in users]
     b.forget_users(0, 1)
@@ -244,7 +244,7 @@ def test_users_who_wait_for_hello_and_move_get_no_defaults() -> None:
 
 def test_users_who_move_leave_one_after_the_other() -> None:
     """Users are sent away at a set pace, so that their next shard isn't run over, once for all changes of the ring."""
-    b = ShardHarness((0,), moves_per_second=10.0)
+    b = ShardHarness((0,), shard__rebalance_users_per_s=10.0)
     users = [u for u in (f"user-{n}" for n in range(200)) if Ring((0, 1)).owner(u) == 1][:30]
     moving = [b.connect(u) for u in users]
     b.forget_users(0, 1)
@@ -259,7 +259,7 @@ def test_users_who_move_leave_one_after_the_other() -> None:
 
 def test_users_who_wait_are_all_told_when_the_router_has_forgotten_them() -> None:
     """A router that has restarted tells the same ring, and gives this shard nothing of theirs: nobody waits on."""
-    b = ShardHarness((0,), moves_per_second=0.1)
+    b = ShardHarness((0,), shard__rebalance_users_per_s=0.1)
     users = [u for u in (f"user-{n}" for n in range(200)) if Ring((0, 1)).owner(u) == 1][:3]
     moving = [b.connect(u) for u in users]
     b.change_ring(0, 1)
@@ -273,7 +273,7 @@ def test_users_who_wait_are_all_told_when_the_router_has_forgotten_them() -> Non
 
 def test_users_who_wait_for_their_turn_are_served_until_then() -> None:
     """As long as the router goes on with their own events, they get everything up to their turn, and then nothing."""
-    b = ShardHarness((0,), moves_per_second=2.0)
+    b = ShardHarness((0,), shard__rebalance_users_per_s=2.0)
     users = [u for u in (f"user-{n}" for n in range(200)) if Ring((0, 1)).owner(u) == 1][:3]
     moving = [b.connect(u, subscriptions=["custom.a"]) for u in users]
     b.change_ring(0, 1)
@@ -300,7 +300,7 @@ def test_users_who_wait_for_their_turn_are_served_until_then() -> None:
 
 def test_a_shard_that_leaves_sends_everybody_away_at_its_pace() -> None:
     """It takes no new users, tells its own one after the other, closes with 1012; done when all sockets are gone."""
-    b = ShardHarness((0, 1), moves_per_second=10.0)
+    b = ShardHarness((0, 1), shard__rebalance_users_per_s=10.0)
     users = [u for u in (f"user-{n}" for n in range(200)) if Ring((0, 1)).owner(u) == 0][:20]
     connections = [b.connect(u) for u in users]
     b.shard.start_drain(b.now)
@@ -321,7 +321,7 @@ def test_a_shard_that_leaves_sends_everybody_away_at_its_pace() -> None:
 
 def test_a_full_address_lets_a_user_take_its_own_place() -> None:
     """Who comes back from an address that is full replaces its older connection there; another user is refused."""
-    b = ShardHarness(per_address=1)
+    b = ShardHarness(limits__max_connections_per_address=1)
     b.address = "192.0.2.7"
     old = b.open_connection("alice")
     new = b.open_connection("alice")
@@ -351,7 +351,7 @@ def test_a_shard_is_not_drained_while_a_handshake_is_under_way() -> None:
 
 def test_a_shard_that_must_end_soon_tells_everybody_in_time() -> None:
     """The grace period of a process counts for more than the pace."""
-    b = ShardHarness((0,), moves_per_second=1.0)
+    b = ShardHarness((0,), shard__rebalance_users_per_s=1.0)
     connections = [b.connect(f"user-{n}") for n in range(50)]
     b.shard.start_drain(b.now, within=2.0)
     b.wait(4)
@@ -479,7 +479,7 @@ def test_those_who_go_already_are_counted() -> None:
 
 def test_a_legacy_duplicate_gives_way_before_anybody_else() -> None:
     """Of a user with several connections of the old frontend one can be done without."""
-    b = ShardHarness(per_user=2)
+    b = ShardHarness(limits__max_connections_per_user=2)
     idle = b.connect("idle")
     b.wait(5)
     older, _ = b.connect("alice"), b.connect("alice")
@@ -491,7 +491,7 @@ def test_a_legacy_duplicate_gives_way_before_anybody_else() -> None:
 
 def test_when_the_lease_is_over_users_are_sent_away_before_the_slots_are_somebody_elses() -> None:
     """A shard that does not hear of the router accepts nobody, and is empty when its slots are given to others."""
-    b = ShardHarness(leased_for=100.0, heartbeat=600.0)
+    b = ShardHarness(leased_for=100.0, session__heartbeat_interval_s=600.0)
     users = [b.connect(f"user-{n}") for n in range(10)]
     b.wait(99.9)
     assert b.shard.is_ready
@@ -510,7 +510,7 @@ def test_a_shard_whose_lease_was_short_is_empty_in_time() -> None:
     """With too short a lease to let everybody go politely, the rest are closed when the slots become somebody else's;
     the shard itself says when it has to look.
     """
-    b = ShardHarness(leased_for=3.0, heartbeat=600.0)
+    b = ShardHarness(leased_for=3.0, session__heartbeat_interval_s=600.0)
     users = [b.connect(f"user-{n}") for n in range(10)]
     free_at = b.now + 3.0 * (1 + LEASE_DRAIN_FRACTION)
     for _ in range(100):
@@ -522,7 +522,7 @@ def test_a_shard_whose_lease_was_short_is_empty_in_time() -> None:
 
 def test_a_lease_that_comes_back_in_time_lets_the_rest_stay() -> None:
     """When the router is heard again those who were not yet sent away stay, and others are let in."""
-    b = ShardHarness(leased_for=100.0, heartbeat=600.0)
+    b = ShardHarness(leased_for=100.0, session__heartbeat_interval_s=600.0)
     users = [b.connect(f"user-{n}") for n in range(10)]
     b.wait(103)
     gone = sum(x.state in (State.draining, State.closing) for x in users)
@@ -563,7 +563,7 @@ def test_a_used_ticket_ends_nobodys_connection() -> None:
 
 def test_with_a_limit_of_two_the_newest_two_stay() -> None:
     """The third connection of a user ends the first, and what is for the user reaches both that are left."""
-    b = ShardHarness(per_user=2)
+    b = ShardHarness(limits__max_connections_per_user=2)
     first, second, third = [b.connect(subscriptions=["custom.a"]) for _ in range(3)]
     assert [b.close_code(x) for x in (first, second, third)] == [4409, None, None]
     b.publish("custom.a", user="alice")
@@ -577,7 +577,7 @@ def test_with_a_limit_of_two_the_newest_two_stay() -> None:
 
 def test_with_reject_the_first_two_stay() -> None:
     """Where newer connections are refused, the limit is as high."""
-    b = ShardHarness(per_user=2, on_duplicate="reject")
+    b = ShardHarness(limits__max_connections_per_user=2, session__on_duplicate="reject")
     b.connect()
     b.connect()
     assert refused(b, "alice").code == "duplicate_connection"
@@ -585,7 +585,7 @@ def test_with_reject_the_first_two_stay() -> None:
 
 def test_the_router_hears_of_each_connection() -> None:
     """With the user's number, however long ago the ring changed: the shard that it comes from may have it still."""
-    b = ShardHarness((0,), per_user=2, heartbeat=1e6)
+    b = ShardHarness((0,), limits__max_connections_per_user=2, session__heartbeat_interval_s=1e6)
     b.connect("alice")
     b.wait(10_000)
     b.connect("alice")
@@ -604,7 +604,7 @@ def test_the_router_does_not_hear_of_a_connection_that_is_sent_away() -> None:
 
 def test_newer_connections_elsewhere_end_older_ones_here() -> None:
     """Of the user's connections here as many stay as the limit leaves; one that was told to leave is left alone."""
-    b = ShardHarness((0,), per_user=2, moves_per_second=0.5)
+    b = ShardHarness((0,), limits__max_connections_per_user=2, shard__rebalance_users_per_s=0.5)
     user = find_user((0, 1), 1)
     first, second = b.connect(user), b.connect(user)
     b.shard.on_newer_elsewhere(UserConnectedElsewhere(user, 1))

@@ -18,8 +18,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from solowire.backplane.messages import LogBatch
 from solowire.domains.dns.event_types import CATALOG
 from solowire.fanout import aggregation
-from solowire.fanout.aggregation import AggregationLimits
-from solowire.fanout.conflation import ConflationIntervals
 from solowire.fanout.recent_log import RecentLog
 from solowire.model.access import ROLES
 from solowire.model.events import Delivery, Priority, encode_event
@@ -188,10 +186,10 @@ class ShardMachine(RuleBasedStateMachine):
         self.ids = count(1)
         self.bench = ShardHarness(
             recent=RecentLog(catalog=CATALOG, max_events=max_events),
-            message_rate=1000.0,
-            message_burst=1000.0,
-            telemetry=AggregationLimits(rate),
-            states=ConflationIntervals(interval),
+            session__message_rate=1000.0,
+            session__message_burst=1000.0,
+            shard__aggregation__events_per_s=rate,
+            shard__conflation__interval_s=interval,
         )
         self.shard, self.sockets = self.bench.shard, self.bench.sockets
 

@@ -38,7 +38,7 @@ def code_of(answer: Any) -> str | None:
 
 def test_a_large_change_costs_as_many_small_ones() -> None:
     """So that a flood of large ones is over sooner; and it is told when the next may come."""
-    b = ShardHarness(subscription_burst=10.0, subscription_rate=1.0)
+    b = ShardHarness(session__subscription_burst=10.0, session__subscription_rate=1.0)
     small, large = b.connect("small", subscriptions=[]), b.connect("large", subscriptions=[])
     for n in range(5):
         assert code_of(said(b, small, c.Subscribe([f"custom.a{n}"]))) is None
@@ -48,7 +48,7 @@ def test_a_large_change_costs_as_many_small_ones() -> None:
     for n in range(2, 6):
         answer = said(b, large, c.Subscribe([f"custom.a{n}"], filter=filters))
     assert (answer.code, answer.message) == ("rate_limited", "one user may send 1 subscription changes a second")
-    assert "SOLOWIRE_SUBSCRIPTION_RATE" in answer.hint
+    assert "SOLOWIRE_SESSION__SUBSCRIPTION_RATE" in answer.hint
     assert answer.retry_after > 0
     b.wait(answer.retry_after)
     assert code_of(said(b, large, c.Subscribe(["custom.a2"], filter=filters))) is None
@@ -56,7 +56,7 @@ def test_a_large_change_costs_as_many_small_ones() -> None:
 
 def test_what_a_change_results_in_counts() -> None:
     """A short message costs as much as all that has to be looked at again for it, whatever it says itself."""
-    b = ShardHarness(subscription_burst=30.0, subscription_rate=1.0)
+    b = ShardHarness(session__subscription_burst=30.0, session__subscription_rate=1.0)
     names = [f"custom.a{n}" for n in range(100)]
     connection = b.connect(subscriptions=names, filters=each_its_own(names, 9))
     short: list[Any] = [
@@ -74,7 +74,7 @@ def test_what_a_change_results_in_counts() -> None:
 
 def test_what_a_wildcard_results_in_counts() -> None:
     """A filter by many attributes means another thing for nearly every event type: that is paid for after it."""
-    b = ShardHarness(subscription_burst=10.0, subscription_rate=1.0)
+    b = ShardHarness(session__subscription_burst=10.0, session__subscription_rate=1.0)
     connection = b.connect(role="admin", subscriptions=[])
     filter = {a: [f"{a}{n}" for n in range(150)] for a in ("zone", "actor", "view", "operation_id", "name")}
     assert code_of(said(b, connection, c.Subscribe(["*"], filter=filter))) is None
@@ -85,7 +85,7 @@ def test_what_a_wildcard_results_in_counts() -> None:
 
 def test_growing_step_by_step_is_paid_for_at_each_step() -> None:
     """Whoever adds a little each time has all of it worked out again each time, and charged."""
-    b = ShardHarness(subscription_burst=60.0, subscription_rate=0.1)
+    b = ShardHarness(session__subscription_burst=60.0, session__subscription_rate=0.1)
     connection = b.connect(subscriptions=[])
     obeyed = items = 0
     for n in range(9):
@@ -104,7 +104,9 @@ def test_growing_step_by_step_is_paid_for_at_each_step() -> None:
 @pytest.mark.parametrize("large", [False, True], ids=["small", "large"])
 def test_a_large_first_hello_waits_for_its_turn(large: bool) -> None:
     """One beyond the rate is refused and may be said again in time; a small one is heard whatever was said before."""
-    b = ShardHarness(subscription_burst=4.0, subscription_rate=0.5, per_user=2)
+    b = ShardHarness(
+        session__subscription_burst=4.0, session__subscription_rate=0.5, limits__max_connections_per_user=2
+    )
     first = b.connect(subscriptions=[])
     for n in range(5):
         b.say(first, c.Subscribe([f"custom.a{n}"]))
@@ -126,7 +128,12 @@ def test_a_large_first_hello_waits_for_its_turn(large: bool) -> None:
 
 def test_who_never_says_it_again_begins_with_the_defaults() -> None:
     """The time for a hello is longer after one too many, and it ends."""
-    b = ShardHarness(subscription_burst=1.0, subscription_rate=1.0, hello_timeout=2.0, per_user=2)
+    b = ShardHarness(
+        session__subscription_burst=1.0,
+        session__subscription_rate=1.0,
+        session__hello_timeout_s=2.0,
+        limits__max_connections_per_user=2,
+    )
     b.connect(subscriptions=["custom.a"])
     connection = b.open_connection()
     b.say(connection, c.Hello(1, ["custom.a"], filter={**zones("z"), "topic": [f"t{n}" for n in range(MANY)]}))
@@ -140,7 +147,7 @@ def test_who_never_says_it_again_begins_with_the_defaults() -> None:
 
 def test_one_user_has_a_bounded_number_of_values() -> None:
     """Over all its connections together; the others of the shard are not concerned, and who leaves makes room."""
-    b = ShardHarness(subscription_burst=1e6, per_user=99, message_burst=1e6)
+    b = ShardHarness(session__subscription_burst=1e6, limits__max_connections_per_user=99, session__message_burst=1e6)
     filter = {a: [f"{a}{n}" for n in range(MANY)] for a in ("zone", "actor", "view", "operation_id", "name")}
     made = []
     for _ in range(99):
@@ -161,7 +168,7 @@ def test_one_user_has_a_bounded_number_of_values() -> None:
 
 def test_one_connection_has_a_bounded_number_of_values() -> None:
     """In one hello, or one message after the other; what was there before goes on."""
-    b = ShardHarness(subscription_burst=1e6)
+    b = ShardHarness(session__subscription_burst=1e6)
     names = [f"custom.a{n}" for n in range(MAX_VALUES // MANY)]
     connection = b.open_connection()
     answer = said(b, connection, c.Hello(1, [*names, "custom.b"], filters=each_its_own([*names, "custom.b"], MANY)))
@@ -176,7 +183,7 @@ def test_one_connection_has_a_bounded_number_of_values() -> None:
 
 def test_a_long_message_counts_for_several() -> None:
     """Whatever is in it: reading it is what it costs."""
-    b = ShardHarness(message_burst=20.0, message_rate=1.0)
+    b = ShardHarness(session__message_burst=20.0, session__message_rate=1.0)
     connection = b.connect(subscriptions=[])
     long = msgspec.json.encode({"type": "ping", "id": 1, "nobody-reads": ["x"] * 15_000}).decode()
     answers = []
@@ -192,7 +199,7 @@ def test_a_long_message_counts_for_several() -> None:
 
 def test_unknown_names_are_told_once_and_not_kept() -> None:
     """Neither in the shard's memory, nor in each answer that comes later."""
-    b = ShardHarness(subscription_burst=1e6, message_burst=1e6)
+    b = ShardHarness(session__subscription_burst=1e6, session__message_burst=1e6)
     connection = b.connect(subscriptions=["nosuch.type", "custom.a"])
     gc.collect()
     tracemalloc.start()

@@ -72,7 +72,7 @@ class SlotManager:
                     429,
                     "too_many_from_address",
                     f"{self._per_address} connections are open from your address, as many as one may have",
-                    "close one of them first; an operator raises SOLOWIRE_MAX_CONNECTIONS_PER_ADDRESS",
+                    "close one of them first; an operator raises SOLOWIRE_LIMITS__MAX_CONNECTIONS_PER_ADDRESS",
                     retry_after=RETRY_SECONDS,
                 )
             self._addresses[address] += 1
@@ -92,15 +92,18 @@ class SlotManager:
         """Why `acquire` has found no slot, and the way out: which limit it is, and its setting."""
         later = "try again when Retry-After says; an operator"
         if now >= self.lease.ends_at:
-            return "this shard has not heard of the router for SOLOWIRE_LEASE_S", f"{later} sees to the router"
+            return "this shard has not heard of the router for SOLOWIRE_LIMITS__LEASE_S", f"{later} sees to the router"
         if self.lease.is_at_capacity:
             message = "this shard has as many connections as its limit of open files allows"
             return message, f"{later} raises that limit (ulimit -n) or adds shards"
         if not self.lease.total:
             message = "the router has granted this shard no connections, as happens while it joins or returns"
-            return message, f"{later} raises SOLOWIRE_MAX_CONNECTIONS if that lasts"
+            return message, f"{later} raises SOLOWIRE_LIMITS__MAX_CONNECTIONS if that lasts"
         message = f"all connections that the group {self.get_group(identity)!r} may have here are taken"
-        settings = "SOLOWIRE_MAX_CONNECTIONS, SOLOWIRE_MAX_CONNECTIONS_PER_SHARD or the group's part by SOLOWIRE_GROUPS"
+        settings = (
+            "SOLOWIRE_LIMITS__MAX_CONNECTIONS, SOLOWIRE_LIMITS__MAX_CONNECTIONS_PER_SHARD "
+            "or the group's part by SOLOWIRE_LIMITS__GROUPS"
+        )
         return message, f"{later} raises {settings}"
 
     def reserve_for(self, user: str, group: str, now: float) -> None:

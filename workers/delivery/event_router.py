@@ -12,11 +12,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sized
 
 from solowire.fanout.conflation import Conflator
-from solowire.fanout.feed import Feed, FlushDelays
+from solowire.fanout.feed import Feed
 from solowire.fanout.feed_index import FeedIndex
 from solowire.fanout.recent_log import Entry, RecentLog
 from solowire.fanout.skipped_events import FAILED
 from solowire.model.events import Delivery
+from solowire.runtime.settings.shard_settings import FlushSettings
 from solowire.workers.connections.connection import Connection
 from solowire.workers.connections.users import UserRegistry
 
@@ -35,7 +36,7 @@ class EventRouter:
         connections: Sized,
         totals: Counter[str],
         *,
-        delays: FlushDelays,
+        delays: FlushSettings,
         schedule: Callable[[Feed[Connection]], None],
     ) -> None:
         self._log = recent

@@ -108,7 +108,7 @@ class LogFollower:
     def _skip_gap(self, after: int, now: float) -> None:
         """The router's log no longer has what comes next: everything between is gone for this shard."""
         if self._log.position or self._connections:
-            hint = "it was away for longer than the journal keeps: raise SOLOWIRE_JOURNAL_BYTES, _EVENTS or _AGE_S"
+            hint = "it was away for longer than the journal keeps: raise SOLOWIRE_JOURNAL__MAX_BYTES, _EVENTS or _AGE_S"
             logger.error("gap", shard=self._index, position=self._log.position, log_begins=after, hint=hint)
             self._on_gap()
         self._restart_log(after)

@@ -36,10 +36,13 @@ _EXHAUSTED = (EMFILE, ENFILE, ENOBUFS, ENOMEM)
 _EXHAUSTED_HINT = "raise the limit of open files (ulimit -n) or the machine's memory, or add shards"
 
 _FULL = {
-    "total": ("as many connections as may be are open here that have sent no request yet", "SOLOWIRE_MAX_PENDING"),
+    "total": (
+        "as many connections as may be are open here that have sent no request yet",
+        "SOLOWIRE_LISTEN__MAX_PENDING",
+    ),
     "address": (
         "as many connections of your address as may be are open here that have sent no request yet",
-        "SOLOWIRE_MAX_PENDING_PER_ADDRESS",
+        "SOLOWIRE_LISTEN__MAX_PENDING_PER_ADDRESS",
     ),
     "files": ("this shard has as many open files as its process may have", "that limit (ulimit -n)"),
 }

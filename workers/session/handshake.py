@@ -3,7 +3,7 @@
 What it keeps true: a connection begins once, with its hello or, when its time is over, without one; but nobody begins
 who has said nothing at all, not even the answer to a WebSocket ping that every library gives by itself. A cursor is
 resumed from in full, or refused with a reason: what this shard lacks for it comes from the router (`replay`), within
-`Limits.replay_timeout`. Whoever has had too much of the log read for it is told when to come again (`replay_budget`),
+`replay.timeout_s`. Whoever has had too much of the log read for it is told when to come again (`replay_budget`),
 and keeps its cursor. The welcome, what was missed or the present states, and then what is live go to the socket in
 this order; and no cursor that is told is ahead of what the client has got by then.
 """
@@ -25,7 +25,8 @@ from solowire.model.access import Role
 from solowire.model.catalog import Catalog
 from solowire.model.subscriptions import resolve
 from solowire.protocol.messages import REPLAYING, Hello, Notice, Reconnect, Welcome
-from solowire.workers.config import ShardConfig
+from solowire.runtime.settings.replay_settings import ReplaySettings
+from solowire.runtime.settings.session_settings import SessionSettings
 from solowire.workers.connections.audit_events import ConnectionAudit
 from solowire.workers.connections.connection import MAX_PENDING_REPLIES, Connection, State
 from solowire.workers.connections.sockets import Sockets
@@ -71,7 +72,8 @@ class Handshake:
         *,
         roles: Mapping[str, Role],
         catalog: Catalog,
-        limits: ShardConfig,
+        session: SessionSettings,
+        replay: ReplaySettings,
         ask: Callable[[backplane.ReplayRequest | backplane.ReplayCancel], bool],
         stopwatch: Callable[[], float] | None,
         epoch: Callable[[], str],
@@ -88,7 +90,8 @@ class Handshake:
         self._budget = budget
         self._roles = roles
         self._catalog = catalog
-        self._limits = limits
+        self._session_settings = session
+        self._replay_timeout_s = replay.timeout_s
         self._epoch = epoch
         self._on_ready = begun
         self._on_unavailable = unavailable
@@ -96,8 +99,8 @@ class Handshake:
         self._response_count = 0  # of the router, to what was asked for those who come back
         self._replays = ReplayScheduler(
             recent,
-            concurrent=limits.replays,
-            max_bytes=limits.replay_bytes,
+            concurrent=replay.max_concurrent,
+            max_bytes=replay.max_bytes,
             ask=ask,
             stopwatch=stopwatch,
             record_rank=budget.record_seconds,
@@ -108,7 +111,7 @@ class Handshake:
 
     def start_timer(self, connection: Connection, now: float) -> None:
         """Gives an accepted connection its time for a hello."""
-        connection.hello_due_at = now + self._limits.hello_timeout
+        connection.hello_due_at = now + self._session_settings.hello_timeout_s
         self._timers.schedule(connection.hello_due_at, self._on_hello_timeout, connection)
 
     def on_hello(self, connection: Connection, hello: Hello, now: float) -> None:
@@ -228,7 +231,7 @@ class Handshake:
         """What is missed has not come yet.
 
         If the router is silent, the client keeps its cursor, and comes again with it. Else it waits, and is told so,
-        for as long as `Limits.replay_timeout`; then it is too much, for it or for all who come back now: one who came
+        for as long as `replay.timeout_s`; then it is too much, for it or for all who come back now: one who came
         again would have missed more still.
         """
         replay = self._replays.find(connection)
@@ -240,7 +243,7 @@ class Handshake:
             waits and replay.seen_response_count == self._response_count
         ) or replay.unanswered_checks > MAX_REPLAY_CHECKS:
             self._on_unavailable(connection, now)
-        elif now - replay.began_at >= self._limits.replay_timeout:
+        elif now - replay.began_at >= self._replay_timeout_s:
             self._replays.cancel(connection)
             self._now = now
             self._on_replay_done(replay, "too_much")
@@ -284,8 +287,8 @@ class Handshake:
             resumed=replay is not None,
             subscriptions=resolved.names,
             denied=resolved.denied,
-            heartbeat_s=self._limits.heartbeat,
-            reconnect=Reconnect(self._limits.reconnect_min_ms, self._limits.reconnect_max_ms),
+            heartbeat_s=self._session_settings.heartbeat_interval_s,
+            reconnect=Reconnect(self._session_settings.reconnect_min_ms, self._session_settings.reconnect_max_ms),
             token_expires_at=format_rfc3339(connection.identity.expires),
             reason=refusal,
             id=hello.id,

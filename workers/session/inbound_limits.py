@@ -1,11 +1,11 @@
 """What of the things that a client says is listened to: how long, how many, and when.
 
-What it keeps true: a user's clients together are heard no more often than `Limits` says, and change what they want no
-more often; a message too many is answered, and not obeyed. Both are counted by size: a long message counts for several,
-and so does a change of many event types and values of filters, those that it names or those that it results in. What
-answers our own pings costs nothing of that, and a client's first hello is heard whatever was said before, unless it is
-a large one. What comes while a connection is resuming is kept for its beginning, MAX_ANSWERS messages at most, and
-beyond that refused.
+What it keeps true: a user's clients together are heard no more often than the settings of `[session]` say, and change
+what they want no more often; a message too many is answered, and not obeyed. Both are counted by size: a long message
+counts for several, and so does a change of many event types and values of filters, those that it names or those that it
+results in. What answers our own pings costs nothing of that, and a client's first hello is heard whatever was said
+before, unless it is a large one. What comes while a connection is resuming is kept for its beginning, MAX_ANSWERS
+messages at most, and beyond that refused.
 
 It changes nothing but the counts: what a message asks for is returned, and the shard does it.
 """
@@ -44,7 +44,7 @@ from solowire.protocol.messages import (
     Subscribe,
     Unsubscribe,
 )
-from solowire.workers.config import ShardConfig
+from solowire.runtime.settings.session_settings import SessionSettings
 from solowire.workers.connections.connection import MAX_PENDING_REPLIES, Connection, State
 from solowire.workers.connections.users import User, UserRegistry
 
@@ -63,16 +63,18 @@ MAX_ITEMS = 25_000
 
 MAX_ERROR_CHARACTERS = 500
 
+_MESSAGE_RATE, _SUBSCRIPTION_RATE = "SOLOWIRE_SESSION__MESSAGE_RATE", "SOLOWIRE_SESSION__SUBSCRIPTION_RATE"
+
 
 class InboundLimits:
     """users: where what each has said is counted."""
 
-    def __init__(self, users: UserRegistry, limits: ShardConfig, catalog: Catalog) -> None:
+    def __init__(self, users: UserRegistry, settings: SessionSettings, catalog: Catalog) -> None:
         self._users = users
         self._catalog = catalog
-        self._messages = Rate(limits.message_rate, limits.message_burst)
-        self._changes = Rate(limits.subscription_rate, limits.subscription_burst)
-        self._hello_timeout = limits.hello_timeout
+        self._messages = Rate(settings.message_rate, settings.message_burst)
+        self._changes = Rate(settings.subscription_rate, settings.subscription_burst)
+        self._hello_timeout_s = settings.hello_timeout_s
 
     def accept(self, connection: Connection, raw: str | bytes, now: float) -> ClientMessage | None:
         """The message that is to be obeyed, None if none is now. Raises InvalidMessage, for one too many as well."""
@@ -87,10 +89,10 @@ class InboundLimits:
             )
         begins = connection.state is State.awaiting_hello and connection.last_message_at == connection.opened_at
         if wait and not begins:
-            raise _RateExceeded(self._messages, "messages", "MESSAGE_RATE", wait, connection.codec.read_id(raw))
+            raise _RateExceeded(self._messages, "messages", _MESSAGE_RATE, wait, connection.codec.read_id(raw))
         message = connection.codec.decode(raw)
         if wait and not isinstance(message, Hello):  # which is heard, so that it needn't begin with the defaults
-            raise _RateExceeded(self._messages, "messages", "MESSAGE_RATE", wait, message.id)
+            raise _RateExceeded(self._messages, "messages", _MESSAGE_RATE, wait, message.id)
         if connection.state is State.resuming and not isinstance(message, (Ping, Pong)):
             keep(message, connection)
             return None
@@ -118,8 +120,8 @@ class InboundLimits:
         begins = connection.state is State.awaiting_hello
         if wait and (not begins or items > CHANGE_ITEMS):
             if begins:
-                connection.hello_due_at = now + wait + self._hello_timeout  # so that it can say it again in time
-            raise _RateExceeded(self._changes, "subscription changes", "SUBSCRIPTION_RATE", wait, None)
+                connection.hello_due_at = now + wait + self._hello_timeout_s  # so that it can say it again in time
+            raise _RateExceeded(self._changes, "subscription changes", _SUBSCRIPTION_RATE, wait, None)
         connection.charged_item_count = items
 
     def settle_change(self, connection: Connection, now: float) -> None:
@@ -168,7 +170,8 @@ def initial_subscriptions(connection: Connection, hello: Hello, roles: Mapping[s
         raise InvalidMessage(
             "already_said_hello",
             "this connection has begun already",
-            "use subscribe and unsubscribe; without a hello within SOLOWIRE_HELLO_TIMEOUT_S the role's defaults apply",
+            "use subscribe and unsubscribe; "
+            "without a hello within SOLOWIRE_SESSION__HELLO_TIMEOUT_S the role's defaults apply",
         )
     role = roles.get(connection.identity.role)
     patterns = hello.subscriptions
@@ -201,7 +204,7 @@ def error_message(error: InvalidMessage) -> Error:
 
 class _RateExceeded(InvalidMessage):
     def __init__(self, rate: Rate, what: str, setting: str, retry_after: float, id: Id) -> None:
-        hint = f"wait for retry_after seconds; an operator raises SOLOWIRE_{setting}"
+        hint = f"wait for retry_after seconds; an operator raises {setting}"
         fault = f"one user may send {rate.per_second:g} {what} a second"
         super().__init__("rate_limited", fault, hint, id, retry_after=round(retry_after, 3))
 

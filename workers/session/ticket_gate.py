@@ -95,7 +95,8 @@ class TicketGate:
                 409,
                 "duplicate_connection",
                 "the user has as many connections as it may have",
-                "close one of them first; an operator sets SOLOWIRE_MAX_CONNECTIONS_PER_USER and SOLOWIRE_ON_DUPLICATE",
+                "close one of them first; "
+                "an operator sets SOLOWIRE_LIMITS__MAX_CONNECTIONS_PER_USER and SOLOWIRE_SESSION__ON_DUPLICATE",
             )
         self._used.check(redeemed, wall)
         oldest = self._users.replaceable(user)

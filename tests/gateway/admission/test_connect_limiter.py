@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from heapq import heapify, heappop, heappush
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -16,14 +17,23 @@ from solowire.gateway.admission.connect_limiter import (
     LONGEST_SPREAD_SECONDS,
     REMEMBERED_USERS,
     ConnectLimiter,
-    ConnectLimits,
 )
-from solowire.gateway.server import make_connect_limits
 from solowire.model.access import Identity
 from solowire.runtime.settings import Settings
+from solowire.runtime.settings.auth_settings import AuthSettings
+from solowire.runtime.settings.limits_settings import ConnectSettings
 from solowire.sdk.client import make_backoff
+from tests.factories import change
 
 HERE = "192.0.2.1"
+
+
+def limiter(
+    settings: Settings | None = None, bad_token_rate: float = 1.0, bad_token_burst: float = 20.0, **connect: float
+) -> ConnectLimiter:
+    """connect: how fast new connections may come."""
+    limits = change((settings or Settings()).limits, connect=ConnectSettings(**connect))
+    return ConnectLimiter(limits, AuthSettings(bad_token_rate=bad_token_rate, bad_token_burst=bad_token_burst))
 
 
 def viewer(user: str = "ann", tenant: str = "") -> Identity:
@@ -111,7 +121,7 @@ def test_a_few_strangers_may_try_a_closed_door() -> None:
 
 def test_groups_that_nobody_is_in_yet() -> None:
     """A group that the settings don't name is closed with the others; of those they name the router speaks itself."""
-    admission = ConnectLimiter(ConnectLimits(group_by="tenant", groups={"named"}))
+    admission = limiter(Settings(limits={"group_by": "tenant", "groups": {"named": {}}}))
     say(admission, AdmissionState([], True, 1.0), 0.0)
     assert refused(ask(admission, viewer(tenant="new"), HERE, 0.0)) == (503, "over_limit")
     assert ask(admission, viewer(tenant="named"), HERE, 0.0) is None
@@ -119,7 +129,7 @@ def test_groups_that_nobody_is_in_yet() -> None:
 
 def test_tenants_are_groups_if_the_settings_say_so() -> None:
     """One tenant's door is closed to its users alone, whatever their role."""
-    admission = ConnectLimiter(ConnectLimits(group_by="tenant"))
+    admission = limiter(Settings(limits={"group_by": "tenant"}))
     say(admission, AdmissionState(["a.example"], False, 1.0), 0.0)
     assert refused(ask(admission, viewer(tenant="a.example"), HERE, 0.0)) == (503, "over_limit")
     assert ask(admission, viewer(tenant="b.example"), HERE, 0.0) is None
@@ -147,7 +157,7 @@ def test_an_address_with_as_many_as_it_may_have() -> None:
 
 def test_the_rate_of_the_whole_system() -> None:
     """A burst, then so many a second; what is too much is the system's state, so 503."""
-    admission = ConnectLimiter(ConnectLimits(rate=10.0, burst=30.0))
+    admission = limiter(rate=10.0, burst=30.0)
     assert codes(admission, 40, 0.0) == {"": 30, "over_rate": 10}
     assert codes(admission, 40, 1.0) == {"": 10, "over_rate": 30}
     assert refused(ask(admission, viewer(), HERE, 1.0)) == (503, "over_rate")
@@ -155,7 +165,7 @@ def test_the_rate_of_the_whole_system() -> None:
 
 def test_administrators_do_not_wait_for_everybody_else() -> None:
     """In the midst of a wave they get in at once; where even their slots are taken they come again in a second."""
-    admission = ConnectLimiter(ConnectLimits(rate=1.0, burst=2.0))
+    admission = limiter(rate=1.0, burst=2.0)
     assert codes(admission, 10_000, 100.0)["over_rate"] == 9_998
     assert ask(admission, admin(), HERE, 100.0) is None
     say(admission, AdmissionState(["admin", "viewer"], True, 5.0), 100.0)
@@ -166,7 +176,7 @@ def test_administrators_do_not_wait_for_everybody_else() -> None:
 
 def test_gateways_share_the_rate() -> None:
     """Of four gateways each lets a quarter in, so that together they keep to the setting."""
-    admission = ConnectLimiter(ConnectLimits(rate=40.0, burst=80.0))
+    admission = limiter(rate=40.0, burst=80.0)
     admission.update(AdmissionState([], False, 1.0, gateway_count=4), 0.0)
     assert codes(admission, 40, 0.0)[""] == 20
     assert codes(admission, 40, 1.0)[""] == 10
@@ -176,8 +186,12 @@ def test_gateways_share_the_rate() -> None:
 
 def test_the_rate_of_an_address() -> None:
     """One address that connects too fast is told so, 429, and takes nothing from the others."""
-    admission = ConnectLimiter(
-        ConnectLimits(1000.0, 100.0, rate_per_address=1.0, burst_per_address=5.0, burst_per_user=100)
+    admission = limiter(
+        rate=1000.0,
+        burst=100.0,
+        rate_per_address=1.0,
+        burst_per_address=5.0,
+        burst_per_user=100,
     )
     assert codes(admission, 50, 0.0) == {"": 5, "connect_rate_limited": 45}
     assert refused(ask(admission, viewer(), HERE, 0.0)) == (429, "connect_rate_limited")
@@ -187,7 +201,7 @@ def test_the_rate_of_an_address() -> None:
 
 def test_the_rate_of_a_user() -> None:
     """A user who asks for ticket after ticket is told so, 429, and no other user notices, from the same address too."""
-    admission = ConnectLimiter(ConnectLimits(rate_per_user=2.0, burst_per_user=5.0))
+    admission = limiter(rate_per_user=2.0, burst_per_user=5.0)
     found = [ask(admission, viewer("eve"), HERE, 0.0) for _ in range(50)]
     assert [refusal is None for refusal in found] == [True] * 5 + [False] * 45
     assert refused(found[-1]) == (429, "connect_rate_limited")
@@ -200,14 +214,14 @@ def test_the_rate_of_a_user() -> None:
 
 def test_what_a_user_may_is_not_less_where_gateways_are_many() -> None:
     """Its attempts may all come to one of them: so each allows all of it."""
-    admission = ConnectLimiter(ConnectLimits(rate_per_user=2.0, burst_per_user=5.0))
+    admission = limiter(rate_per_user=2.0, burst_per_user=5.0)
     admission.update(AdmissionState([], False, 1.0, gateway_count=50), 0.0)
     assert [ask(admission, viewer(), HERE, 0.0) is None for _ in range(7)] == [True] * 5 + [False] * 2
 
 
 def test_who_is_refused_for_another_reason_has_had_no_ticket() -> None:
     """Only tickets count: who waits at a closed door may come in as soon as it opens."""
-    admission = ConnectLimiter(ConnectLimits(rate_per_user=1.0, burst_per_user=1.0))
+    admission = limiter(rate_per_user=1.0, burst_per_user=1.0)
     say(admission, AdmissionState(["viewer"], False, 1.0), 0.0)
     for _ in range(100):
         assert refused(ask(admission, viewer(), HERE, 0.05)) == (503, "over_limit")
@@ -217,7 +231,12 @@ def test_who_is_refused_for_another_reason_has_had_no_ticket() -> None:
 
 def test_the_users_that_are_remembered_have_a_bound() -> None:
     """However many connect, those that came last are known."""
-    admission = ConnectLimiter(ConnectLimits(rate=1e9, burst=1e9, rate_per_user=0.01, burst_per_user=1.0))
+    admission = limiter(
+        rate=1e9,
+        burst=1e9,
+        rate_per_user=0.01,
+        burst_per_user=1.0,
+    )
     for number in range(REMEMBERED_USERS + 10):
         assert ask(admission, viewer(f"u{number}"), HERE, 0.0) is None
     assert len(admission._by_user) == REMEMBERED_USERS
@@ -230,12 +249,12 @@ def test_clients_that_back_off_never_meet_the_rate_of_their_user(seed: int, conn
     """As many clients of one user as may be connected, each refused by its shard every time it comes, for ten minutes:
     with the default settings none of them is told that it connects too fast.
     """
-    defaults = Settings(max_connections_per_user=connections)
-    admission = ConnectLimiter(make_connect_limits(defaults))
+    defaults = Settings()
+    admission = limiter(Settings(limits={"max_connections_per_user": connections}))
     chance = Random(seed)
     due = []
     for client in range(connections):
-        backoff = make_backoff(defaults.reconnect_min_ms, defaults.reconnect_max_ms, chance.random)
+        backoff = make_backoff(defaults.session.reconnect_min_ms, defaults.session.reconnect_max_ms, chance.random)
         due.append((0.0, client, backoff))
     heapify(due)
     while (now := due[0][0]) < 600:
@@ -248,8 +267,12 @@ def test_clients_that_back_off_never_meet_the_rate_of_their_user(seed: int, conn
 
 def test_gateways_share_what_one_address_may() -> None:
     """Of four gateways each gives an address a quarter of its rate and burst, and a burst of one at the least."""
-    limits = ConnectLimits(rate_per_address=4.0, burst_per_address=8.0, bad_token_rate=4.0, bad_token_burst=8.0)
-    admission = ConnectLimiter(limits)
+    admission = limiter(
+        rate_per_address=4.0,
+        burst_per_address=8.0,
+        bad_token_rate=4.0,
+        bad_token_burst=8.0,
+    )
     admission.update(AdmissionState([], False, 1.0, gateway_count=4), 0.0)
     assert codes(admission, 20, 0.0)[""] == 2
     assert [admission.failed_auth.record_failure(HERE, 0.0) for _ in range(3)].count(None) == 2
@@ -263,7 +286,12 @@ def test_gateways_share_what_one_address_may() -> None:
 
 def test_who_was_refused_has_not_connected() -> None:
     """Attempts that a closed door ended don't count against the address, nor against the system."""
-    admission = ConnectLimiter(ConnectLimits(rate=1.0, burst=5.0, rate_per_address=1.0, burst_per_address=5.0))
+    admission = limiter(
+        rate=1.0,
+        burst=5.0,
+        rate_per_address=1.0,
+        burst_per_address=5.0,
+    )
     admission.update(AdmissionState(["viewer"], False, 1.0), 0.0)
     assert codes(admission, 50, 0.0) == {"": 1, "over_limit": 49}
     admission.update(AdmissionState([], False, 1.0), 0.1)
@@ -272,7 +300,7 @@ def test_who_was_refused_has_not_connected() -> None:
 
 def test_an_unknown_address_is_not_one_address() -> None:
     """Where the server can't tell whence a connection comes, limits by address don't hold."""
-    admission = ConnectLimiter(ConnectLimits(rate_per_address=1.0, burst_per_address=1.0, bad_token_burst=1.0))
+    admission = limiter(rate_per_address=1.0, burst_per_address=1.0, bad_token_burst=1.0)
     assert codes(admission, 10, 0.0, "") == {"": 10}
     assert [admission.failed_auth.record_failure("", 0.0) for _ in range(5)] == [None] * 5
 
@@ -306,19 +334,19 @@ def times(admission: ConnectLimiter, count: int, now: float) -> list[float]:
 
 def test_a_wave_does_not_come_back_as_a_wave() -> None:
     """Of 20,000 who are refused in one moment at most 1.5 times the rate come back in any second, a few soon."""
-    admission = ConnectLimiter(ConnectLimits(rate=1000.0))
+    admission = limiter(rate=1000.0)
     say(admission, AdmissionState(["viewer"], False, 1.0), 0.0)
     seconds = Counter(int(t) for t in times(admission, 20_000, 0.0))
     assert max(seconds.values()) <= 1500
     assert max(seconds) <= 21
-    few = ConnectLimiter(ConnectLimits(rate=1000.0))
+    few = limiter(rate=1000.0)
     say(few, AdmissionState(["viewer"], False, 1.0), 0.0)
     assert max(times(few, 100, 0.0)) <= 2.0
 
 
 def test_who_hammers_sends_nobody_away_for_long() -> None:
     """However many attempts there are, the wait that is told has a bound, and shrinks when they end."""
-    admission = ConnectLimiter(ConnectLimits(rate=10.0))
+    admission = limiter(rate=10.0)
     say(admission, AdmissionState(["viewer"], False, 1.0), 0.0)
     assert max(times(admission, 5000, 0.0)) <= 1.0 + LONGEST_SPREAD_SECONDS
     say(admission, AdmissionState(["viewer"], False, 1.0), 60.0)
@@ -344,7 +372,7 @@ def test_a_user_is_told_the_same_each_time(user: str, retry_after: float, now: f
 @pytest.mark.parametrize("burst", [1.0, 5.0])
 def test_those_of_one_address_are_spread_too(burst: float) -> None:
     """Users behind one address are told times over as long as it takes until so many may come again."""
-    admission = ConnectLimiter(ConnectLimits(rate_per_address=0.5, burst_per_address=burst))
+    admission = limiter(rate_per_address=0.5, burst_per_address=burst)
     told = []
     for number in range(200):
         refusal = ask(admission, viewer(f"u{number}"), HERE, 0.0)
@@ -370,26 +398,31 @@ def full(*addresses: str, closed: tuple[str, ...] = ()) -> AdmissionState:
     ("limits", "doors", "code", "words"),
     [
         (
-            ConnectLimits(),
+            {},
             full(closed=("viewer",)),
             "over_limit",
-            ["'viewer'", "SOLOWIRE_MAX_CONNECTIONS", "SOLOWIRE_GROUPS"],
+            ["'viewer'", "SOLOWIRE_LIMITS__MAX_CONNECTIONS", "SOLOWIRE_LIMITS__GROUPS"],
         ),
-        (ConnectLimits(), full(HERE), "too_many_from_address", ["SOLOWIRE_MAX_CONNECTIONS_PER_ADDRESS"]),
+        ({}, full(HERE), "too_many_from_address", ["SOLOWIRE_LIMITS__MAX_CONNECTIONS_PER_ADDRESS"]),
         (
-            ConnectLimits(rate_per_address=3, burst_per_address=1),
+            {"rate_per_address": 3, "burst_per_address": 1},
             full(),
             "connect_rate_limited",
-            ["3 a second", "SOLOWIRE_CONNECT_RATE_PER_ADDRESS"],
+            ["3 a second", "SOLOWIRE_LIMITS__CONNECT__RATE_PER_ADDRESS"],
         ),
-        (ConnectLimits(rate=2, burst=1), full(), "over_rate", ["2 a second", "SOLOWIRE_CONNECT_RATE"]),
+        (
+            {"rate": 2, "burst": 1},
+            full(),
+            "over_rate",
+            ["2 a second", "SOLOWIRE_LIMITS__CONNECT__RATE"],
+        ),
     ],
 )
 def test_each_limit_is_named_with_its_setting(
-    limits: ConnectLimits, doors: AdmissionState, code: str, words: list[str]
+    limits: dict[str, Any], doors: AdmissionState, code: str, words: list[str]
 ) -> None:
     """Whoever is refused, and the operator that it asks, reads which limit it was."""
-    admission = ConnectLimiter(limits)
+    admission = limiter(**limits)
     admission.update(doors, 0.0)
     refusals = [ask(admission, viewer(f"u{number}"), HERE, 0.0) for number in range(20)]
     told = str(next(refusal for refusal in refusals if refusal is not None and refusal.code == code))

@@ -571,7 +571,7 @@ async def test_the_newest_is_refused_but_one_that_is_only_kept_makes_room(tmp_pa
         assert await first.read() == b"", "the idle one made room"
         async with connected(made, GET) as (reader, _):
             status, body = await answer_from(reader)
-            assert (status, b"SOLOWIRE_MAX_HTTP_CONNECTIONS_PER_ADDRESS" in body) == (503, True)
+            assert (status, b"SOLOWIRE_GATEWAY__MAX_HTTP_CONNECTIONS_PER_ADDRESS" in body) == (503, True)
         assert made.front.context.registry.limiter.rejected_count == 1
         for reader, writer in (silent, half):
             writer.write(GET if reader is silent[0] else GET[9:])

@@ -14,6 +14,7 @@ from solowire.gateway.http.connect_endpoint import ConnectEndpoint
 from solowire.gateway.publish.publish_limiter import PublishLimiter
 from solowire.gateway.router_client import RouterClient
 from solowire.model.access import ROLES
+from solowire.runtime.settings.publish_settings import PublishSettings
 
 
 @pytest.mark.parametrize(
@@ -23,7 +24,7 @@ from solowire.model.access import ROLES
 async def test_an_edge_proxy_is_told_an_upstream_that_it_can_read(tmp_path: Path, host: str, upstream: str) -> None:
     """A name, an IPv4 address and an IPv6 address are each told as RFC 3986 writes host and port."""
     tokens = Tokens("s" * 32, ROLES, domain=DNS)
-    intake = PublishLimiter(requests=8, bytes=2**20, max_age_s=1.0, lost_after_s=2.0, rate=1e6, burst=1e6)
+    intake = PublishLimiter(PublishSettings(max_held_requests=8, timeout_s=2.0, rate=1e6, burst=1e6))
     gateway = RouterClient(f"ipc://{tmp_path}/r", tokens, ROLES, intake, timeout=1.0)
     try:
         gateway._on_message(RingState("e", 1, 0, [ShardAddress(0, host, 9001, "boot")]))

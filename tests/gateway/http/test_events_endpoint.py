@@ -27,7 +27,9 @@ from solowire.gateway.publish.publish_limiter import PublishLimiter
 from solowire.gateway.router_client import RouterClient
 from solowire.model.access import ROLES
 from solowire.runtime.settings import Settings
+from solowire.runtime.settings.publish_settings import PublishSettings
 from tests.e2e.system import ANSWER_SECONDS
+from tests.factories import change
 
 MAX_BYTES = 40_000
 EVENT = b'{"type":"custom.x","data":{}}'
@@ -96,7 +98,14 @@ class House:
         address = f"ipc://{folder}/router"
         self.tokens = Tokens("s" * 32, ROLES, domain=DNS)
         self.intake = PublishLimiter(
-            requests=4, bytes=100_000, max_age_s=60.0, lost_after_s=120.0, rate=1000.0, burst=1000.0
+            change(
+                PublishSettings(),
+                max_held_requests=4,
+                max_held_bytes=100_000,
+                timeout_s=120.0,
+                rate=1000.0,
+                burst=1000.0,
+            )
         )
         self.published = 0
         self.audited: list[tuple[str, str]] = []
@@ -106,9 +115,9 @@ class House:
         self._folder, self._trail = folder, trail
         self.set_up()
 
-    def set_up(self, **settings: Any) -> None:
+    def set_up(self, **publish: Any) -> None:
         """With other settings from now on."""
-        made = Settings(data_dir=self._folder, publish_max_bytes=MAX_BYTES, **settings)
+        made = Settings(data_dir=self._folder, publish=PublishSettings(max_request_bytes=MAX_BYTES, **publish))
         self.posting = EventsEndpoint(self.gateway, made, self._trail)
 
     def token(self, user: str, role: str = "publisher") -> str:
@@ -162,7 +171,7 @@ async def test_a_request_in_pieces_is_one_request(house: House) -> None:
 async def test_a_slow_request_is_given_up(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that does not come within its time gets 408, its room is free again, and nothing of it is published."""
     monkeypatch.setattr(posting, "BODY_SECONDS", 0.05)
-    house.set_up(publish_min_body_bytes_per_s=0)
+    house.set_up(min_body_bytes_per_s=0)
     client = Client(house.token("ann"), EVENTS)
     assert await house.answers(client) == (408, "too_slow")
     assert client.is_last
@@ -172,7 +181,7 @@ async def test_a_slow_request_is_given_up(house: House, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("begins", [b"[", b" " * 30_000], ids=["from the first", "after a fast beginning"])
 async def test_a_request_that_falls_silent_is_given_up_within_the_grace(house: House, begins: bytes) -> None:
     """Its place is another's again after some seconds, not after a minute."""
-    house.set_up(publish_body_grace_s=0.05)
+    house.set_up(body_grace_s=0.05)
     client = Client(house.token("ann"), [begins])
     assert await house.answers(client) == (408, "too_slow")
     assert client.is_last
@@ -181,7 +190,7 @@ async def test_a_request_that_falls_silent_is_given_up_within_the_grace(house: H
 
 async def test_a_request_that_trickles_is_given_up(house: House) -> None:
     """A byte now and then buys no time: below its pace a body is ended, however busy it looks."""
-    house.set_up(publish_body_grace_s=0.1, publish_min_body_bytes_per_s=10_000)
+    house.set_up(body_grace_s=0.1, min_body_bytes_per_s=10_000)
     client = Client(house.token("ann"), [b" "] * 100_000, pause=0.01)
     assert await house.answers(client) == (408, "too_slow")
     assert house.intake.requests == 0
@@ -189,7 +198,7 @@ async def test_a_request_that_trickles_is_given_up(house: House) -> None:
 
 async def test_a_request_at_its_pace_is_taken(house: House) -> None:
     """Who comes in many small pieces, one after the other, is not cut off."""
-    house.set_up(publish_min_body_bytes_per_s=1, publish_body_grace_s=ANSWER_SECONDS)
+    house.set_up(min_body_bytes_per_s=1, body_grace_s=ANSWER_SECONDS)
     assert await house.answers(Client(house.token("ann"), [b" "] * 20 + EVENTS, pause=0.001).ends()) == (200, "")
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from solowire.gateway.http.events_endpoint import make_body_pace
 from solowire.gateway.publish.body_deadline import BodyDeadline, BodyPace
-from solowire.runtime.settings import Settings
+from solowire.runtime.settings.publish_settings import PublishSettings
 
 PACE = BodyPace(1000.0, 5.0, 60.0)
 
@@ -59,4 +59,4 @@ def test_time_costs_bytes(pieces: list[tuple[float, int]]) -> None:
 
 def test_the_pace_is_that_of_the_settings() -> None:
     """Both settings reach whoever reads."""
-    assert make_body_pace(Settings(publish_min_body_bytes_per_s=7, publish_body_grace_s=3)) == BodyPace(7.0, 3.0, 60.0)
+    assert make_body_pace(PublishSettings(min_body_bytes_per_s=7, body_grace_s=3)) == BodyPace(7.0, 3.0, 60.0)

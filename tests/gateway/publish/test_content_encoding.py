@@ -126,7 +126,7 @@ def test_a_small_body_never_becomes_a_large_one() -> None:
             tracemalloc.stop()
         assert (raised.value.status, raised.value.code) == (413, "too_large"), name
         assert f"{MAX} bytes" in raised.value.message
-        assert "SOLOWIRE_PUBLISH_MAX_BYTES" in raised.value.hint
+        assert "SOLOWIRE_PUBLISH__MAX_REQUEST_BYTES" in raised.value.hint
         assert peak < 20 * MAX, name
 
 

@@ -13,13 +13,14 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from solowire.errors import RequestRejected
 from solowire.gateway.publish.publish_limiter import MAX_PUBLISHERS, PublishLimiter, Reservation
-from solowire.gateway.server import make_publish_limiter
-from solowire.runtime.settings import load
+from solowire.runtime.settings.publish_settings import PublishSettings
+from tests.factories import change
 
 
 def intake(**changed: Any) -> PublishLimiter:
-    limits = {"requests": 4, "bytes": 1000, "max_age_s": 2.0, "lost_after_s": 10.0, "rate": 100.0, "burst": 200.0}
-    return PublishLimiter(**(limits | changed))
+    """As small that tests can fill it. Others are refused after 2 s; after 8 s something is lost."""
+    few = change(PublishSettings(), max_held_requests=4, max_held_bytes=1000, timeout_s=4.0, rate=100.0, burst=200.0)
+    return PublishLimiter(change(few, **changed))
 
 
 def refused(call: Any, *arguments: Any) -> RequestRejected:
@@ -97,7 +98,7 @@ def test_one_publisher_holds_half_of_the_bytes() -> None:
 @pytest.mark.parametrize("greedy", range(1, 12))
 def test_whatever_others_hold_without_end_a_newcomer_gets_its_share(greedy: int) -> None:
     """However many take all the places that they can, and send nothing: another publisher publishes at once."""
-    it = intake(requests=100)
+    it = intake(max_held_requests=100)
     held = [room for n in range(greedy) for room in hold(it, f"eve{n}")]
     honest = [it.reserve("ann", 0.0) for _ in range(100 // (greedy + 2))]
     for room in honest:
@@ -109,7 +110,7 @@ def test_whatever_others_hold_without_end_a_newcomer_gets_its_share(greedy: int)
 @pytest.mark.parametrize("greedy", range(1, 12))
 def test_whatever_others_hold_without_end_a_newcomer_has_its_share_of_the_bytes(greedy: int) -> None:
     """However many send all that is kept of them, and no end of it: another publisher's request is kept and sent on."""
-    it = intake(requests=100, bytes=100_000)
+    it = intake(max_held_requests=100, max_held_bytes=100_000)
     for n in range(greedy):
         hold(it, f"eve{n}", 999)
     room = it.reserve("ann", 0.0)
@@ -120,7 +121,7 @@ def test_whatever_others_hold_without_end_a_newcomer_has_its_share_of_the_bytes(
 
 def test_a_request_is_ended_that_has_been_read_for_longest() -> None:
     """Of the publisher with the most it is the oldest that goes; it is told once, and holds nothing afterwards."""
-    it = intake(requests=4)
+    it = intake(max_held_requests=4)
     told: list[str] = []
     rooms = [it.reserve(user, 0.0) for user in ("eve", "eve", "bob", "cid")]
     for number, room in enumerate(rooms):
@@ -138,7 +139,7 @@ def test_a_request_is_ended_that_has_been_read_for_longest() -> None:
 
 def test_what_is_under_way_to_the_router_is_not_ended() -> None:
     """It can't be taken back: at the bound a newcomer is refused, until some of it has been taken."""
-    it = intake(requests=4)
+    it = intake(max_held_requests=4)
     rooms = [under_way(it, number, user=user) for number, user in enumerate(("eve", "eve", "bob", "cid"))]
     assert refused(it.reserve, "ann", 0.0).code == "overloaded"
     it.mark_received(0)
@@ -148,7 +149,7 @@ def test_what_is_under_way_to_the_router_is_not_ended() -> None:
 
 def test_who_wants_more_than_its_share_leaves_a_quarter_free() -> None:
     """Places that nobody wants are for whoever does, but for some that a newcomer finds without anybody's end."""
-    it = intake(requests=100)
+    it = intake(max_held_requests=100)
     busy = [it.reserve(f"user{n}", 0.0) for n in range(20)]
     busy += hold(it, "user0")
     assert (len(busy), it.requests) == (20 + 49, 69)  # half of all, though its share were four
@@ -159,7 +160,7 @@ def test_who_wants_more_than_its_share_leaves_a_quarter_free() -> None:
 
 def test_a_gateway_that_holds_one_request_takes_one_of_anybody() -> None:
     """Half of the smallest bound is still one request."""
-    it = intake(requests=1)
+    it = intake(max_held_requests=1)
     it.grow(it.reserve("ann", 0.0), 1000)
 
 
@@ -243,8 +244,11 @@ def test_a_publisher_over_its_rate_is_told_how_long_to_wait() -> None:
 
 def test_the_bounds_are_those_of_the_settings() -> None:
     """Requests, bytes, patience, rate and burst are what an operator has set."""
-    said = {"held_requests": 4, "held_bytes": 2**22, "max_bytes": 2**22, "timeout_s": 3, "rate": 10, "burst": 20}
-    it = make_publish_limiter(load(**{f"publish_{name}": value for name, value in said.items()}))
+    it = PublishLimiter(
+        PublishSettings(
+            max_held_requests=4, max_held_bytes=2**22, max_request_bytes=2**22, timeout_s=3, rate=10, burst=20
+        )
+    )
     rooms = [it.reserve(user, 0.0) for user in ("ann", "ann", "bob", "cid")]
     assert refused(it.reserve, "bob", 0.0).code == "overloaded"
     it.release(rooms[0])

@@ -13,9 +13,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from solowire.algorithms.fair_share import Claim, MaxMinFill, jain_index, share_slots
 from solowire.backplane.messages import HEARTBEAT_SECONDS, Lease, LeaseUsage, ShardAddress
-from solowire.router.leases.config import GroupQuota, LeaseConfig
 from solowire.router.leases.coordinator import FENCED_KEPT, WANT_SECONDS, Coordinator, LeaseViolation
+from solowire.router.leases.hold_time import compute_hold_seconds
+from solowire.runtime.settings.limits_settings import GroupQuota, LimitsSettings
 from solowire.workers.capacity.lease import ShardLease
+from tests.factories import change
 
 UNIX = 1_800_000_000.0
 NAMES = ("admin", "viewer", "operator", "tenant")
@@ -70,7 +72,7 @@ class Process:
 class World:
     """A coordinator and some shards, with the messages between them under the test's hands."""
 
-    def __init__(self, shards: int, limits: LeaseConfig, rates: list[float] | None = None) -> None:
+    def __init__(self, shards: int, limits: LimitsSettings, rates: list[float] | None = None) -> None:
         self.now = 1000.0
         self.limits = limits
         self.boots = count(1)
@@ -157,9 +159,9 @@ class World:
 
     def check(self) -> None:
         """What leases grant is within the limit, whatever is said of slots by a shard that has lost its lease."""
-        assert sum(len(p.connections) for p in self.processes) <= self.limits.connections
+        assert sum(len(p.connections) for p in self.processes) <= self.limits.max_connections
         holders = self.coordinator.registry
-        assert sum(max((lease.total for lease in h.leases), default=0) for h in holders) <= self.limits.connections
+        assert sum(max((lease.total for lease in h.leases), default=0) for h in holders) <= self.limits.max_connections
 
 
 # ------------------------------------------------------------------------------------------------ what is granted
@@ -167,7 +169,7 @@ class World:
 
 def test_room_is_there_before_it_is_needed() -> None:
     """A shard that has just come accepts connections without a question, and leaves room for the others to do so."""
-    world = World(2, LeaseConfig(100))
+    world = World(2, LimitsSettings(max_connections=100))
     world.beat(2)
     assert all(25 <= p.leases.total <= 50 for p in world.processes)
     assert all(world.processes[0].connect("viewer", world.now) for _ in range(20))
@@ -178,7 +180,7 @@ def test_room_is_there_before_it_is_needed() -> None:
 
 def test_one_shard_alone_may_use_all() -> None:
     """Where all users belong to one shard, it gets the slots that the others don't use, down to the last."""
-    world = World(3, LeaseConfig(50))
+    world = World(3, LimitsSettings(max_connections=50))
     world.fill("viewer", at=1)
     assert world.used() == {"viewer": 50}
     world.check()
@@ -186,7 +188,7 @@ def test_one_shard_alone_may_use_all() -> None:
 
 def test_unused_slots_return() -> None:
     """When users have left one shard, others can come to another."""
-    world = World(2, LeaseConfig(40))
+    world = World(2, LimitsSettings(max_connections=40))
     world.fill("viewer", at=0)
     for _ in range(40):
         world.processes[0].disconnect("viewer")
@@ -197,7 +199,7 @@ def test_unused_slots_return() -> None:
 
 def test_a_group_below_its_share_gets_in_and_the_one_above_gives_way() -> None:
     """Viewers have filled the system; operators come, and get half of it, not more and not less."""
-    world = World(2, LeaseConfig(40))
+    world = World(2, LimitsSettings(max_connections=40))
     world.fill("viewer")
     assert world.used() == {"viewer": 40}
     world.fill("operator", beats=30)
@@ -209,7 +211,7 @@ def test_a_group_below_its_share_gets_in_and_the_one_above_gives_way() -> None:
 
 def test_who_has_to_give_way_is_told_at_once() -> None:
     """A shard that has all slots hears that another needs one, and that one gets it, between two heartbeats."""
-    world = World(2, LeaseConfig(40))
+    world = World(2, LimitsSettings(max_connections=40))
     world.fill("viewer", at=1)
     assert not world.processes[0].connect("operator", world.now)
     world.turn()
@@ -220,7 +222,7 @@ def test_who_has_to_give_way_is_told_at_once() -> None:
 
 def test_a_shard_that_is_not_heard_of_is_told_once() -> None:
     """However often others ask, one message goes to each shard that has to give way, and none to one that has not."""
-    world = World(3, LeaseConfig(40))
+    world = World(3, LimitsSettings(max_connections=40))
     asking, full, idle = world.processes
     world.fill("viewer", at=1)
     for refused in range(5):
@@ -233,7 +235,7 @@ def test_a_shard_that_is_not_heard_of_is_told_once() -> None:
 
 def test_no_more_give_way_than_is_needed() -> None:
     """One operator comes to a full system: one viewer goes, at the shard that has most of them."""
-    world = World(2, LeaseConfig(40))
+    world = World(2, LimitsSettings(max_connections=40))
     world.fill("viewer", at=0, beats=20)
     for _ in range(10):
         world.processes[0].disconnect("viewer")
@@ -250,7 +252,7 @@ def test_no_more_give_way_than_is_needed() -> None:
 
 def test_weights_count() -> None:
     """A group of twice the weight gets two thirds."""
-    world = World(2, LeaseConfig(60, groups={"tenant": GroupQuota(weight=2.0)}))
+    world = World(2, LimitsSettings(max_connections=60, groups={"tenant": GroupQuota(weight=2.0)}))
     world.fill("viewer")
     world.fill("tenant", beats=40)
     assert world.used() == {"tenant": 40, "viewer": 20}
@@ -258,7 +260,7 @@ def test_weights_count() -> None:
 
 def test_a_limit_of_its_own_holds_a_group_back() -> None:
     """A group with a limit gets no further, however much room there is, and has slots ahead of need below it."""
-    world = World(2, LeaseConfig(100, groups={"tenant": GroupQuota(limit=10)}))
+    world = World(2, LimitsSettings(max_connections=100, groups={"tenant": GroupQuota(limit=10)}))
     world.beat(2)
     assert all(p.connect("tenant", world.now) for p in world.processes for _ in range(3))
     world.fill("tenant")
@@ -268,7 +270,7 @@ def test_a_limit_of_its_own_holds_a_group_back() -> None:
 
 def test_what_is_reserved_stays_free() -> None:
     """When everybody else has come, administrators still get in at once, at any shard."""
-    world = World(2, LeaseConfig(40, groups={"admin": GroupQuota(reserved=4)}))
+    world = World(2, LimitsSettings(max_connections=40, groups={"admin": GroupQuota(reserved=4)}))
     world.fill("viewer")
     assert world.used() == {"viewer": 36}
     assert all(p.connect("admin", world.now) for p in world.processes for _ in range(2))
@@ -277,7 +279,7 @@ def test_what_is_reserved_stays_free() -> None:
 
 def test_what_is_reserved_is_given_before_what_is_wanted() -> None:
     """While others have still to give way, the few slots that a shard can have are for its administrators first."""
-    world = World(2, LeaseConfig(20, groups={"admin": GroupQuota(reserved=4)}))
+    world = World(2, LimitsSettings(max_connections=20, groups={"admin": GroupQuota(reserved=4)}))
     world.fill("viewer", at=0)
     other = world.processes[1]
     assert not other.connect("operator", world.now)
@@ -292,7 +294,7 @@ def test_what_is_reserved_is_given_before_what_is_wanted() -> None:
 def test_within_a_shard_weights_and_reserves_count() -> None:
     """Where a shard has as many as it may, it keeps its part of a reserve free and shares the rest by weight."""
     groups = {"admin": GroupQuota(reserved=4), "operator": GroupQuota(weight=2.0)}
-    world = World(2, LeaseConfig(100, per_shard=8, groups=groups))
+    world = World(2, LimitsSettings(max_connections=100, max_connections_per_shard=8, groups=groups))
     world.fill("viewer", at=0)
     assert world.used() == {"viewer": 6}
     world.fill("operator", at=0)
@@ -303,7 +305,7 @@ def test_within_a_shard_weights_and_reserves_count() -> None:
 
 def test_a_shard_has_a_limit_of_its_own() -> None:
     """No shard is granted more than the limit per shard, and within it groups share fairly, too."""
-    world = World(2, LeaseConfig(100, per_shard=10))
+    world = World(2, LimitsSettings(max_connections=100, max_connections_per_shard=10))
     world.beat()
     for _ in range(12):  # one by one, since what is ahead of need grows with what is used
         world.processes[0].connect("viewer", world.now)
@@ -319,7 +321,7 @@ def test_a_shard_has_a_limit_of_its_own() -> None:
 def test_equal_groups_are_equal_under_contention() -> None:
     """Five tenants that all want everything, in any order of coming, end with Jain's index of 0.99 or more."""
     random = Random(4)
-    world = World(3, LeaseConfig(200))
+    world = World(3, LimitsSettings(max_connections=200))
     for _ in range(60):
         for _ in range(100):
             random.choice(world.processes).connect(f"tenant-{random.randrange(5)}", world.now)
@@ -333,7 +335,7 @@ def test_equal_groups_are_equal_under_contention() -> None:
 
 def test_a_shard_that_leaves_gets_nothing_ahead() -> None:
     """A shard that is being emptied has slots for those who are still there, and no others."""
-    world = World(2, LeaseConfig(100))
+    world = World(2, LimitsSettings(max_connections=100))
     world.beat(2)
     assert world.processes[0].connect("viewer", world.now)
     world.coordinator.registry.mark_draining(world.processes[0].name)
@@ -343,7 +345,7 @@ def test_a_shard_that_leaves_gets_nothing_ahead() -> None:
 
 def test_a_shard_that_stays_after_all_has_room_at_once() -> None:
     """Gateways send it users as soon as it is in the ring again: the first needn't be refused for it to ask."""
-    world = World(2, LeaseConfig(100))
+    world = World(2, LimitsSettings(max_connections=100))
     world.beat(2)
     back = world.processes[0]
     world.coordinator.registry.mark_draining(back.name)
@@ -361,14 +363,14 @@ def test_a_shard_that_stays_after_all_has_room_at_once() -> None:
 
 def test_who_comes_as_a_stranger_is_granted_nothing_before_it_has_said_what_it_uses() -> None:
     """Nothing is known of it: its first report is answered."""
-    world = World(1, LeaseConfig(100))
+    world = World(1, LimitsSettings(max_connections=100))
     assert world.coordinator.readmit(world.processes[0].name) == []
     assert world.coordinator.readmit(b"nobody") == []
 
 
 def test_a_lease_that_takes_away_counts_when_it_is_confirmed() -> None:
     """While a smaller lease is on its way its shard may still use the greater one: nobody else gets the difference."""
-    world = World(2, LeaseConfig(40))
+    world = World(2, LimitsSettings(max_connections=40))
     slow, other = world.processes
     world.fill("viewer", at=0)
     for _ in range(40):
@@ -390,7 +392,7 @@ def test_a_lease_that_takes_away_counts_when_it_is_confirmed() -> None:
 
 def test_a_slot_is_nobody_elses_while_its_connection_is_there() -> None:
     """A shard that confirms a smaller lease holds what it uses until those who have to go are gone."""
-    world = World(2, LeaseConfig(40))
+    world = World(2, LimitsSettings(max_connections=40))
     other, full = world.processes
     world.fill("viewer", at=1)
     for process, group in ((other, "operator"), (full, "viewer")):
@@ -413,7 +415,7 @@ def test_a_slot_is_nobody_elses_while_its_connection_is_there() -> None:
 
 def test_what_a_lost_shard_holds_stays_held_until_its_lease_is_over() -> None:
     """Nobody gets the slots of a shard that is cut off before it has let go of them itself."""
-    world = World(2, LeaseConfig(40, lease_s=10.0))
+    world = World(2, LimitsSettings(max_connections=40, lease_s=10.0))
     world.fill("viewer", at=0)
     lost = world.processes[0]
     lost.cut = True
@@ -432,7 +434,7 @@ def test_what_a_lost_shard_holds_stays_held_until_its_lease_is_over() -> None:
 @pytest.mark.parametrize("how", ["goodbye", "nobody listens", "another there"])
 def test_slots_come_back_at_once_when_the_process_is_gone_for_certain(how: str) -> None:
     """A goodbye, a closed port, or another process in the same place is as good as the end of the lease."""
-    world = World(2, LeaseConfig(40, lease_s=3600.0))
+    world = World(2, LimitsSettings(max_connections=40, lease_s=3600.0))
     world.fill("viewer", at=0)
     if how != "another there":
         if how == "goodbye":
@@ -456,7 +458,7 @@ def test_slots_come_back_at_once_when_the_process_is_gone_for_certain(how: str) 
 
 def test_a_process_in_another_place_frees_nothing() -> None:
     """The same index on another port may be there while the old process still is."""
-    world = World(2, LeaseConfig(40, lease_s=3600.0))
+    world = World(2, LimitsSettings(max_connections=40, lease_s=3600.0))
     world.fill("viewer", at=0)
     old = world.processes[0]
     old.cut = True
@@ -475,15 +477,15 @@ def away_for_a_lease(world: World, late: Process) -> None:
     late.cut = True
     world.coordinator.registry.mark_lost(late.name)
     assert not late.connect("viewer", world.now)  # as long as its lease holds
-    world.beat(int(world.limits.hold_seconds() / HEARTBEAT_SECONDS) + 1)
+    world.beat(int(compute_hold_seconds(world.limits.lease_s) / HEARTBEAT_SECONDS) + 1)
     world.fill("operator", at=1)
-    assert world.used()["operator"] == world.limits.connections
+    assert world.used()["operator"] == world.limits.max_connections
     late.cut = False
 
 
 def test_a_shard_that_is_back_after_its_lease_gets_nothing_that_others_hold() -> None:
     """Its old lease gives it no claim on slots: it gets some when those who have them by now have given way."""
-    world = World(2, LeaseConfig(10))
+    world = World(2, LimitsSettings(max_connections=10))
     late = world.processes[0]
     world.fill("viewer", at=0)
     away_for_a_lease(world, late)
@@ -500,7 +502,7 @@ def test_a_shard_that_is_back_after_its_lease_gets_nothing_that_others_hold() ->
 
 def test_a_shard_that_stood_still_for_a_lease_has_its_users_no_more() -> None:
     """What it says before it has looked at its clock, or said before, it has no lease for, and gets none for it."""
-    world = World(2, LeaseConfig(10))
+    world = World(2, LimitsSettings(max_connections=10))
     late = world.processes[0]
     world.fill("viewer", at=0)
     late.stopped = True
@@ -521,7 +523,7 @@ def test_a_shard_that_stood_still_for_a_lease_has_its_users_no_more() -> None:
 
 def test_a_restarted_router_goes_on_with_what_the_shards_have() -> None:
     """After a restart nobody is sent away, nothing is granted twice, and soon there is room again."""
-    world = World(2, LeaseConfig(40))
+    world = World(2, LimitsSettings(max_connections=40))
     world.fill("viewer", at=0, beats=3)
     before = len(world.processes[0].connections)
     world.restart_router()
@@ -541,7 +543,7 @@ def test_a_restarted_router_goes_on_with_what_the_shards_have() -> None:
 
 def test_a_restarted_router_waits_for_the_leases_of_a_shard_that_does_not_come() -> None:
     """What a shard that was cut off before the restart has is nobody else's until its lease is over."""
-    world = World(2, LeaseConfig(40, lease_s=10.0))
+    world = World(2, LimitsSettings(max_connections=40, lease_s=10.0))
     world.fill("viewer", at=0)
     world.processes[0].cut = True
     world.coordinator.registry.mark_lost(world.processes[0].name)
@@ -558,34 +560,34 @@ def test_a_restarted_router_waits_for_the_leases_of_a_shard_that_does_not_come()
 
 def test_a_long_lease_is_remembered_over_two_restarts_with_a_shorter_one() -> None:
     """Also the second router after the setting was lowered waits for who has one of the long leases still."""
-    world = World(2, LeaseConfig(40, lease_s=3600.0))
+    world = World(2, LimitsSettings(max_connections=40, lease_s=3600.0))
     world.fill("viewer", at=0)
     away = world.processes[0]
     away.cut = True
     world.coordinator.registry.mark_lost(away.name)
     world.note()
-    world.limits = LeaseConfig(40, lease_s=10.0)
+    world.limits = LimitsSettings(max_connections=40, lease_s=10.0)
     for _ in range(2):
         world.restart_router()
         world.join(world.processes[1])
-        world.beat(int(2 * world.limits.hold_seconds() / HEARTBEAT_SECONDS))
+        world.beat(int(2 * compute_hold_seconds(world.limits.lease_s) / HEARTBEAT_SECONDS))
         world.fill("viewer", at=1, beats=3)
         assert world.processes[1].connections == []
-    world.pass_time(LeaseConfig(lease_s=3600.0).hold_seconds())
+    world.pass_time(compute_hold_seconds(3600.0))
     assert away.connections == []
     world.fill("viewer", at=1)
     assert len(world.processes[1].connections) == 40
     world.note()
     world.restart_router()
     world.join(world.processes[1])
-    world.beat(int(2 * world.limits.hold_seconds() / HEARTBEAT_SECONDS))
+    world.beat(int(2 * compute_hold_seconds(world.limits.lease_s) / HEARTBEAT_SECONDS))
     assert world.coordinator.free_slots == 0
     assert len(world.coordinator.registry) == 1, "nobody waits for the long lease any more"
 
 
 def test_fences_grow_over_restarts_also_if_the_clock_goes_back() -> None:
     """A lease of the router before is never taken for a newer one, also if nobody knows of it but the router before."""
-    world = World(1, LeaseConfig(40))
+    world = World(1, LimitsSettings(max_connections=40))
     world.beat()
     process = world.processes[0]
     assert all(process.connect("viewer", world.now) for _ in range(15))
@@ -615,7 +617,7 @@ def test_fences_grow_over_restarts_also_if_the_clock_goes_back() -> None:
 )
 def test_a_lie_is_found(lie: LeaseUsage) -> None:
     """More than there is, more than it holds, a lease it never got, and less than nothing can't be true."""
-    world = World(2, LeaseConfig(40))
+    world = World(2, LimitsSettings(max_connections=40))
     world.beat(2)
     with pytest.raises(LeaseViolation):
         world.coordinator.on_usage_report(world.processes[0].name, lie, world.now)
@@ -624,7 +626,7 @@ def test_a_lie_is_found(lie: LeaseUsage) -> None:
 def test_a_first_report_is_believed_within_the_limit() -> None:
     """What can't be true of any router before is a lie from the start."""
     for lie in (LeaseUsage(1, 0, {"viewer": 41}), LeaseUsage(1, 5, {}, total=41), LeaseUsage(1, 2**63, {}, total=1)):
-        coordinator = Coordinator(LeaseConfig(40), 0.0, UNIX)
+        coordinator = Coordinator(LimitsSettings(max_connections=40), 0.0, UNIX)
         coordinator.registry.add_shard(b"shard-0", ShardAddress(0, "h", 1, "b"), 0.0)
         with pytest.raises(LeaseViolation):
             coordinator.on_usage_report(b"shard-0", lie, 0.0)
@@ -632,7 +634,7 @@ def test_a_first_report_is_believed_within_the_limit() -> None:
 
 def test_who_is_fenced_off_keeps_what_it_holds_and_gets_nothing() -> None:
     """A liar's connections are still there: its slots are nobody else's until its lease is over."""
-    world = World(2, LeaseConfig(40))
+    world = World(2, LimitsSettings(max_connections=40))
     world.fill("viewer", at=0)
     liar = world.processes[0]
     world.coordinator.fence_off(liar.name)
@@ -647,7 +649,7 @@ def test_who_is_fenced_off_keeps_what_it_holds_and_gets_nothing() -> None:
 
 def test_doors_close_for_who_would_get_nothing() -> None:
     """Groups at or above their share are refused at the gateway, those below are let through, new ones as well."""
-    world = World(2, LeaseConfig(20, groups={"admin": GroupQuota(reserved=2)}))
+    world = World(2, LimitsSettings(max_connections=20, groups={"admin": GroupQuota(reserved=2)}))
     assert world.coordinator.admission_state(0).gateway_count == 1
     world.fill("viewer")
     doors = world.coordinator.admission_state(2)
@@ -659,7 +661,7 @@ def test_doors_close_for_who_would_get_nothing() -> None:
 
 def test_doors_close_when_every_shard_has_as_many_as_it_may() -> None:
     """With room left in the system and none at any shard, who would get nothing is told so before it comes to one."""
-    world = World(2, LeaseConfig(100, per_shard=5))
+    world = World(2, LimitsSettings(max_connections=100, max_connections_per_shard=5))
     world.fill("viewer")
     world.beat(int(WANT_SECONDS / HEARTBEAT_SECONDS) + 2)
     assert world.used() == {"viewer": 10}
@@ -669,7 +671,7 @@ def test_doors_close_when_every_shard_has_as_many_as_it_may() -> None:
 
 def test_an_address_is_full_when_all_shards_together_say_so() -> None:
     """Each shard knows its own connections of an address; that they are too many together only the router knows."""
-    world = World(2, LeaseConfig(100, per_address=4))
+    world = World(2, LimitsSettings(max_connections=100, max_connections_per_address=4))
     for process, number in zip(world.processes, (3, 1), strict=True):
         slots = process.leases.usage_report(world.now, {"192.0.2.7": number, "192.0.2.8": 1})
         [(_, lease)] = world.coordinator.on_usage_report(process.name, slots, world.now)
@@ -687,7 +689,7 @@ def test_keeping_the_limit_costs_few_messages(limit: int, shards: int) -> None:
     heartbeats than limit × shards; and between two heartbeats of a shard never more than four.
     """
     random = Random(limit)
-    world = World(shards, LeaseConfig(limit))
+    world = World(shards, LimitsSettings(max_connections=limit))
     beats = 0
     for group in ("viewer", "operator"):
         for _ in range(20):
@@ -711,7 +713,7 @@ def test_heartbeats_that_say_nothing_new_cost_no_plan(monkeypatch: pytest.Monkey
             made.append(capacity)
             super().__init__(capacity, claims)
 
-    world = World(4, LeaseConfig(40))
+    world = World(4, LimitsSettings(max_connections=40))
     world.fill("viewer")
     world.beat(int(WANT_SECONDS / HEARTBEAT_SECONDS) + 2)
     doors = world.coordinator.admission_state(1)
@@ -755,7 +757,10 @@ class Interleavings(RuleBasedStateMachine):
             groups["admin"] = GroupQuota(reserved=max(1, limit // 10))
         if limited:
             groups["tenant"] = GroupQuota(weight=2.0, limit=max(1, limit // 3))
-        self.world = World(shards, LeaseConfig(limit, per_shard, None, groups, lease), rates)
+        limits = LimitsSettings(max_connections=limit, groups=groups)
+        # A shard may be allowed more than there are, and a lease be shorter than anybody sets.
+        limits = change(limits, max_connections_per_shard=per_shard, lease_s=lease)
+        self.world = World(shards, limits, rates)
         self.known = set(self.world.processes)  # to the router
         self.world.beat(2)
 
@@ -852,7 +857,7 @@ class Interleavings(RuleBasedStateMachine):
         self.cut_off(at)
         if noticed:
             world.coordinator.registry.mark_lost(process.name)
-        world.beat(int(world.limits.hold_seconds() / HEARTBEAT_SECONDS) + 1)
+        world.beat(int(compute_hold_seconds(world.limits.lease_s) / HEARTBEAT_SECONDS) + 1)
         world.fill("operator", beats=3)
         self.heal(at)
         process.to_router += under_way
@@ -927,7 +932,10 @@ class Interleavings(RuleBasedStateMachine):
         for place in range(len(world.processes)):
             self.hello(place)
         world.beat(
-            int((WANT_SECONDS + (world.limits.hold_seconds() if world.limits.lease_s < 10 else 0)) / HEARTBEAT_SECONDS)
+            int(
+                (WANT_SECONDS + (compute_hold_seconds(world.limits.lease_s) if world.limits.lease_s < 10 else 0))
+                / HEARTBEAT_SECONDS
+            )
         )
         if not all(holder.is_current_term and holder.is_live for holder in world.coordinator.registry):
             return
@@ -936,7 +944,7 @@ class Interleavings(RuleBasedStateMachine):
             own = world.limits.groups.get(name, GroupQuota())
             has = used.get(name, 0)
             claims[name] = Claim(has, own.weight, own.reserved, own.limit, has)
-        capacity, per_shard = world.limits.connections, world.limits.per_shard
+        capacity, per_shard = world.limits.max_connections, world.limits.max_connections_per_shard
         if per_shard is not None:
             capacity = min(capacity, per_shard * len(world.processes))
         due = MaxMinFill(capacity, claims).can_add_one(group)

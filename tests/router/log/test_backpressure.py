@@ -10,13 +10,15 @@ from solowire.router.log.backpressure import (
     MARK_SECONDS,
     REFUSE_ALL,
     BackpressureState,
-    BackpressureThresholds,
     OffsetTimeIndex,
     ShardLag,
     evaluate_backpressure,
+    longest_delay_s,
 )
+from solowire.runtime.settings.publish_settings import PublishSettings
 
-LIMITS = BackpressureThresholds(soft=1.0, hard=5.0, delay=0.8)
+LIMITS = PublishSettings(lag_soft_s=1.0, lag_hard_s=5.0, timeout_s=3.2)
+DELAY_S = longest_delay_s(LIMITS)
 
 
 def level(lag: float) -> ShardLag:
@@ -44,8 +46,8 @@ def test_above_the_hard_limit_new_requests_are_refused() -> None:
 
 def test_who_sends_little_is_refused_much_later() -> None:
     """Only what slowing the others does not help against is felt by everybody."""
-    assert not evaluate_backpressure([level(REFUSE_ALL * LIMITS.hard - 0.1)], 0.0, LIMITS).is_refusing_all
-    assert evaluate_backpressure([level(REFUSE_ALL * LIMITS.hard)], 0.0, LIMITS).is_refusing_all
+    assert not evaluate_backpressure([level(REFUSE_ALL * LIMITS.lag_hard_s - 0.1)], 0.0, LIMITS).is_refusing_all
+    assert evaluate_backpressure([level(REFUSE_ALL * LIMITS.lag_hard_s)], 0.0, LIMITS).is_refusing_all
 
 
 def test_a_slow_journal_is_felt_as_a_slow_shard_is() -> None:
@@ -67,9 +69,9 @@ def test_more_lag_never_means_less_pressure(lags: list[float], commit: float, mo
     """Pressure grows with every lag, stays within its bounds, and only comes with a reason."""
     before = evaluate_backpressure([level(lag) for lag in lags], commit, LIMITS)
     after = evaluate_backpressure([level(lag + more) for lag in lags], commit, LIMITS)
-    assert 0.0 <= before.delay <= after.delay <= LIMITS.delay
+    assert 0.0 <= before.delay <= after.delay <= DELAY_S
     assert (before.retry_after or 0.0) <= (after.retry_after or 0.0) <= 10.0
-    assert before.retry_after is None or before.delay == LIMITS.delay
+    assert before.retry_after is None or before.delay == DELAY_S
 
 
 def test_marks_tell_how_long_ago_an_offset_was_kept() -> None:

@@ -14,7 +14,8 @@ from solowire.backplane.messages import ShardAddress, ShardReport, ShardStats
 from solowire.domains.dns.event_types import CATALOG
 from solowire.model.events import Event, decode_event
 from solowire.observability.stats_summary import MOST_VALUES
-from solowire.router.monitoring.monitor import ALERT_MESSAGES, MARKS, Monitor, MonitorResult, Thresholds
+from solowire.router.monitoring.monitor import ALERT_MESSAGES, MARKS, Monitor, MonitorResult, make_thresholds
+from solowire.runtime.settings.router_settings import AlertSettings
 
 WALL = 1_800_000_000.0
 
@@ -22,12 +23,16 @@ WALL = 1_800_000_000.0
 class World:
     """A watch that is asked twice a second about two shards and a gateway."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, stats_interval_s: float = 0.0, **alerts: Any) -> None:
         self.now = 100.0
         ids = count()
         self.own = ShardStats()
         self.watch = Monitor(
-            catalog=CATALOG, new_id=lambda: f"id-{next(ids)}", after=1.0, over=2.0, own=lambda: self.own, **settings
+            catalog=CATALOG,
+            new_id=lambda: f"id-{next(ids)}",
+            alerts=AlertSettings(**{"raise_after_s": 1.0, "clear_after_s": 2.0, **alerts}),
+            stats_interval_s=stats_interval_s,
+            own=lambda: self.own,
         )
         self.stats = [ShardStats(), ShardStats()]
         self.behind = [0, 0]
@@ -68,7 +73,7 @@ def test_nothing_is_said_when_all_is_well() -> None:
 @pytest.mark.parametrize(
     ("metric", "stats", "part"),
     [
-        ("queue_age_seconds", ShardStats(oldest_cursor_s=12.0, lagging=3), "12.0 s old; 3 connections lag"),
+        ("connection_lag_seconds", ShardStats(oldest_cursor_s=12.0, lagging=3), "12.0 s old; 3 connections lag"),
         ("loop_lag_seconds", ShardStats(loop_lag_s=0.75), "late by 0.75 s"),
         ("memory_bytes", ShardStats(memory_bytes=5 * 2**30), "5,368,709,120 bytes"),
         ("lease_use_percent", ShardStats(lease_used=99, lease_granted=100), "99 % of its lease; 99 of 100"),
@@ -87,7 +92,7 @@ def test_each_number_of_a_shard_has_its_alert(metric: str, stats: ShardStats, pa
     assert data["message"].startswith("shard 1: ")
     assert part in data["message"]
     assert data["value"] >= data["threshold"]
-    performance = metric in ("queue_age_seconds", "loop_lag_seconds", "memory_bytes")
+    performance = metric in ("connection_lag_seconds", "loop_lag_seconds", "memory_bytes")
     assert began.diagnoses == ([(b"name-1", metric)] if performance else [])
     world.stats[1] = ShardStats()
     ended = world.run(5)
@@ -139,7 +144,7 @@ def test_the_event_has_the_numbers_of_each_alert() -> None:
 
 def test_every_threshold_has_words() -> None:
     """No alert can begin that nobody has written a message for."""
-    assert set(ALERT_MESSAGES) == set(Thresholds._fields)
+    assert set(ALERT_MESSAGES) == set(make_thresholds(AlertSettings()))
 
 
 def test_a_shard_that_does_not_acknowledge_lags() -> None:
@@ -157,7 +162,7 @@ def test_a_shard_that_does_not_acknowledge_lags() -> None:
 
 def test_what_is_remembered_of_the_log_has_a_bound() -> None:
     """Of a shard that has been behind for longer no more is told than that."""
-    world = World(thresholds=Thresholds(lag_seconds=MARKS / 2 + 1))
+    world = World(lag_s=MARKS / 2 + 1)
     for _ in range(MARKS + 100):
         world.last += 1
         world.behind = [world.last, world.last]
@@ -224,7 +229,7 @@ def test_a_shard_that_has_gone_ends_its_alerts() -> None:
 
 def test_statistics_are_events_of_their_own() -> None:
     """Each interval brings one state for each shard and one for all; the payloads are what the catalogue says."""
-    world = World(stats_every=1.0)
+    world = World(stats_interval_s=1.0)
     latency = Histogram()
     latency.add(0.02, 5)
     world.stats[0] = ShardStats(
@@ -252,7 +257,7 @@ def test_statistics_are_events_of_their_own() -> None:
 
 def test_statistics_of_many_tenants_are_no_large_events() -> None:
     """Of a shard and of all together as many groups are told as on /metrics: the largest, and the rest as one."""
-    world = World(stats_every=1.0)
+    world = World(stats_interval_s=1.0)
     world.stats = [ShardStats(groups={f"tenant-{shard}-{n}": n for n in range(5000)}) for shard in (0, 1)]
     nodes = {event.key: data["groups"] for event, data in read(world.run(1.5))}
     assert [len(groups) for groups in nodes.values()] == [MOST_VALUES] * 3
@@ -262,7 +267,7 @@ def test_statistics_of_many_tenants_are_no_large_events() -> None:
 
 def test_statistics_as_events_hold_every_number() -> None:
     """A subscriber of `gateway_stats` gets each number that `/v1/stats` has, in the payload's words."""
-    world = World(stats_every=1.0)
+    world = World(stats_interval_s=1.0)
     latency = Histogram()
     for milliseconds in (*[1] * 50, *[10] * 45, *[100] * 5):
         latency.add(milliseconds / 1000)

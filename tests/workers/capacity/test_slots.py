@@ -10,8 +10,8 @@ import pytest
 from solowire.backplane.messages import HEARTBEAT_SECONDS, Lease, ShardAddress
 from solowire.errors import RequestRejected
 from solowire.model.access import Identity
-from solowire.router.leases.config import LeaseConfig
 from solowire.router.leases.coordinator import Coordinator
+from solowire.runtime.settings.limits_settings import LimitsSettings
 from solowire.workers.capacity.slots import RESERVED_SECONDS, SlotManager
 
 ANN, BOB = Identity("ann", "viewer", ()), Identity("bob", "viewer", (), tenant="acme")
@@ -99,7 +99,7 @@ class Shards:
 
     def __init__(self, number: int, per_address: int) -> None:
         self.admissions = [SlotManager(per_address=per_address) for _ in range(number)]
-        self.coordinator = Coordinator(LeaseConfig(10_000, per_address=per_address))
+        self.coordinator = Coordinator(LimitsSettings(max_connections_per_address=per_address))
         self.now = 0.0
         for index in range(number):
             self.coordinator.registry.add_shard(
@@ -169,10 +169,10 @@ def test_what_is_said_of_addresses_is_what_may_be_too_much() -> None:
 @pytest.mark.parametrize(
     ("capacity", "slots", "spare", "now", "words"),
     [
-        (0, {"admin": 2}, 0, 0.0, ["'viewer'", "SOLOWIRE_MAX_CONNECTIONS", "SOLOWIRE_GROUPS"]),
-        (0, {}, 0, 0.0, ["granted", "SOLOWIRE_MAX_CONNECTIONS"]),
+        (0, {"admin": 2}, 0, 0.0, ["'viewer'", "SOLOWIRE_LIMITS__MAX_CONNECTIONS", "SOLOWIRE_LIMITS__GROUPS"]),
+        (0, {}, 0, 0.0, ["granted", "SOLOWIRE_LIMITS__MAX_CONNECTIONS"]),
         (1, {}, 1, 0.0, ["open files", "ulimit -n"]),
-        (0, {}, 5, 2e6, ["router", "SOLOWIRE_LEASE_S"]),
+        (0, {}, 5, 2e6, ["router", "SOLOWIRE_LIMITS__LEASE_S"]),
     ],
     ids=["group", "nothing", "files", "lease"],
 )

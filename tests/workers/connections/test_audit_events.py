@@ -80,13 +80,13 @@ def test_who_gives_way_is_told_of_with_the_limit() -> None:
 
 def test_a_lease_that_has_run_out_is_the_reason_for_all() -> None:
     """Who was told and who was not, because his turn had not come: all are `no_lease`."""
-    b = ShardHarness(leased_for=100.0, heartbeat=600.0)
+    b = ShardHarness(leased_for=100.0, session__heartbeat_interval_s=600.0)
     for n in range(10):
         b.connect(f"user-{n}")
     b.now += 130.0  # the process was stopped
     b.shard.run(b.now)
     assert ended(b) == [(1012, "no_lease")] * 10
-    b = ShardHarness(leased_for=100.0, heartbeat=600.0)
+    b = ShardHarness(leased_for=100.0, session__heartbeat_interval_s=600.0)
     for n in range(10):
         b.connect(f"user-{n}")
     b.wait(126.0)

@@ -39,7 +39,7 @@ def identity(user: str, token_id: str = "", issued_at: float | None = None) -> I
 
 def test_a_user_is_disconnected() -> None:
     """All of its connections, in whatever state, with 4410, and nobody else's; the audit log says why."""
-    b = ShardHarness(per_user=3)
+    b = ShardHarness(limits__max_connections_per_user=3)
     live, waiting, other = b.connect("ann"), b.open_connection("ann"), b.connect("ann2")
     leaving = b.connect("ann")
     b.shard._send_away(leaving, 10.0, "draining", b.now)
@@ -53,7 +53,7 @@ def test_a_user_is_disconnected() -> None:
 
 def test_connections_of_revoked_tokens_are_closed() -> None:
     """By whichever token they are proved now: a refreshed connection is that of its new token."""
-    b = ShardHarness(per_user=3)
+    b = ShardHarness(limits__max_connections_per_user=3)
     first, second, third = (b.open_as(identity("ann", name, WALL)) for name in ("a", "b", "c"))
     assert b.shard.ejection.revoke([revocation(token_id="b")]) == 1
     assert [b.close_code(x) for x in (first, second, third)] == [None, CloseCode.unauthenticated, None]

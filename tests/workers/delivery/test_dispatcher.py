@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from solowire.domains.dns.event_types import CATALOG
-from solowire.fanout.feed import FlushDelays
 from solowire.fanout.recent_log import RecentLog
 from solowire.model.events import Priority
 from solowire.protocol import messages as c
 from solowire.protocol.messages import MAX_FRAME_BYTES, Codec
-from solowire.workers.config import ShardConfig
+from solowire.runtime.settings import Settings
+from solowire.runtime.settings.shard_settings import FlushSettings
 from solowire.workers.connections.connection import MAX_PENDING_REPLIES
 from solowire.workers.delivery.dispatcher import BLOCKED_CHECK_SECONDS, REPLY_FLUSH_BYTES
 from tests.workers.harness import ShardHarness, connect_stuck
@@ -48,7 +48,7 @@ def test_events_wait_for_company_as_long_as_their_priority_says(priority: Priori
 
 def test_a_shard_with_few_connections_lets_nobody_wait() -> None:
     """Events wait for company no longer than a millisecond for each connection that the shard has."""
-    b = ShardHarness(flush=FlushDelays())
+    b = ShardHarness(shard__flush=FlushSettings())
     connection = b.connect(subscriptions=["custom.a"])
     b.connect("bob", subscriptions=["custom.a"])
     b.publish("custom.a")
@@ -327,9 +327,9 @@ def test_a_reader_of_a_long_beginning_is_not_taken_for_stuck() -> None:
     b.sockets.stuck.add(connection)
     b.shard.dispatcher.send_initial(connection, ["x" * 10_000] * 200, b.now)
     for _ in range(4):
-        b.wait(ShardConfig().stalled * 0.6)
+        b.wait(Settings().listen.write_timeout_s * 0.6)
         b.sockets.read_all(connection)
         b.shard.dispatcher.on_writable(connection, b.now)
     assert b.close_code(connection) is None
-    b.wait(ShardConfig().stalled * 1.1)
+    b.wait(Settings().listen.write_timeout_s * 1.1)
     assert b.close_code(connection) == 4413

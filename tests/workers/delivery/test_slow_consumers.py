@@ -8,15 +8,14 @@ from typing import Any
 import pytest
 
 from solowire.domains.dns.event_types import CATALOG
-from solowire.fanout.aggregation import CALM_INTERVALS, MAX_COLLECTED, SAMPLE_EVENTS, AggregationLimits
+from solowire.fanout.aggregation import CALM_INTERVALS, MAX_COLLECTED, SAMPLE_EVENTS
 from solowire.fanout.catch_up import OLDER_ENTRIES
-from solowire.fanout.conflation import ConflationIntervals
 from solowire.fanout.feed import Feed
 from solowire.fanout.recent_log import OLDER, Entry, RecentLog
 from solowire.model.events import Priority
 from solowire.protocol import messages as c
 from solowire.protocol.messages import MAX_FRAME_BYTES, Codec
-from solowire.runtime.settings import Settings
+from solowire.runtime.settings.shard_settings import AggregationSettings, ConflationSettings
 from solowire.workers.connections.connection import Connection
 from solowire.workers.delivery.slow_consumers import (
     MADE_UP_READS,
@@ -26,7 +25,6 @@ from solowire.workers.delivery.slow_consumers import (
     TURN_SECONDS,
     SlowConsumers,
 )
-from solowire.workers.server import build_shard_config
 from tests.workers.harness import QUERY, WALL, ShardHarness
 
 ALL = ["custom.*", "dns_query_log", "rpz_hit", "system_metrics", "record_created"]
@@ -294,7 +292,7 @@ def test_durable_events_that_have_left_the_log_come_frame_by_frame() -> None:
 @ONE_OR_ALL
 def test_a_durable_event_that_is_gone_is_a_gap(user: str | None) -> None:
     """A durable event is never left out: its reader is told, closed, and comes back with its cursor."""
-    b = ShardHarness(recent=RecentLog(catalog=CATALOG, max_events=50), per_user=2)
+    b = ShardHarness(recent=RecentLog(catalog=CATALOG, max_events=50), limits__max_connections_per_user=2)
     slow = stuck(b)
     other = stuck(b, "bob", subscriptions=["dns_query_log", "custom.b"])
     has_it = b.connect("alice", "admin", subscriptions=ALL)
@@ -360,7 +358,7 @@ def test_who_comes_back_in_a_flood_gets_sums_before_it_falls_out_of_the_log() ->
 
 def test_who_takes_nothing_is_not_asked_at_every_flush() -> None:
     """A thousand stuck connections are looked at when it is time, not whenever somebody else gets something."""
-    b = ShardHarness(stalled=1e9)
+    b = ShardHarness(listen__write_timeout_s=1e9)
     quick = b.connect("quick", "admin", subscriptions=["custom.*"])
     slow = [stuck(b, f"u{n}", subscriptions=["custom.*"]) for n in range(100)]
     b.publish("custom.a")
@@ -412,7 +410,9 @@ def test_many_slow_readers_take_their_turns() -> None:
 
 
 def flooded(**limits: Any) -> ShardHarness:
-    return ShardHarness(telemetry=AggregationLimits(50, {"rpz_hit": 10}), **limits)
+    return ShardHarness(
+        shard__aggregation=AggregationSettings(events_per_s=50, type_events_per_s={"rpz_hit": 10}), **limits
+    )
 
 
 @pytest.mark.parametrize("others", ["none", "for all", "for one"])
@@ -606,7 +606,9 @@ def test_a_small_log_does_not_lose_what_is_collected() -> None:
 
 
 def paced(interval: float = 30.0, **limits: Any) -> ShardHarness:
-    return ShardHarness(states=ConflationIntervals(interval, {"bulk_progress": 0}), **limits)
+    return ShardHarness(
+        shard__conflation=ConflationSettings(interval_s=interval, type_interval_s={"bulk_progress": 0}), **limits
+    )
 
 
 def values(messages: list[c.Events]) -> list[float]:
@@ -615,8 +617,10 @@ def values(messages: list[c.Events]) -> list[float]:
 
 def test_statistics_come_as_often_as_they_are_made() -> None:
     """A shard with the default settings holds back no `gateway_stats`, unless an interval is set for them."""
-    for settings, expected in ((Settings(), [1, 2, 3]), (Settings(state_intervals_s={"gateway_stats": 30}), [1])):
-        b = ShardHarness(states=build_shard_config(settings).states)
+    often = ConflationSettings()
+    seldom = ConflationSettings(type_interval_s={"gateway_stats": 30})
+    for settings, expected in ((often, [1, 2, 3]), (seldom, [1])):
+        b = ShardHarness(shard__conflation=settings)
         reader = b.connect("alice", "admin", subscriptions=["gateway_stats", "system_metrics"])
         for value in (1, 2, 3):
             b.publish("gateway_stats", {"connections": value, "node": "all"}, key="all")

@@ -99,7 +99,7 @@ def test_a_message_as_big_as_allowed_is_read() -> None:
 
 def test_messages_too_fast_are_refused_for_a_while() -> None:
     """A client that sends too fast is told how long to wait, and is heard again after that."""
-    b = ShardHarness(message_rate=10.0, message_burst=5.0)
+    b = ShardHarness(session__message_rate=10.0, session__message_burst=5.0)
     connection = b.connect()
     for n in range(5):
         b.say(connection, c.Ping(n))
@@ -295,7 +295,7 @@ def test_a_token_may_be_refreshed_before_hello() -> None:
 
 def test_refreshing_again_and_again_keeps_nothing() -> None:
     """A client that refreshes its token all day leaves no timers behind, and one that is gone leaves none either."""
-    b = ShardHarness(message_burst=1000.0)
+    b = ShardHarness(session__message_burst=1000.0)
     connection = b.connect()
     for n in range(300):
         b.say(connection, c.Refresh(b.sign_token("alice", ttl=36_000 + n)))
@@ -325,7 +325,7 @@ def test_a_refreshed_token_moves_the_slot_to_the_new_group_if_there_is_one() -> 
 
 def test_messages_are_counted_for_the_user() -> None:
     """A second connection gives a user no more messages, and another user none the less."""
-    b = ShardHarness(per_user=2, message_burst=5.0, message_rate=1.0)
+    b = ShardHarness(limits__max_connections_per_user=2, session__message_burst=5.0, session__message_rate=1.0)
     first, second = b.connect(), b.connect()
     for connection in (first, second, first):
         b.say(connection, c.Ping())
@@ -339,7 +339,12 @@ def test_messages_are_counted_for_the_user() -> None:
 @pytest.mark.parametrize("codec", Codec)
 def test_who_answers_pings_pays_nothing_for_another_connections_flood(codec: Codec) -> None:
     """One connection floods and is closed; the user's other one has only answered pings, and hears of nothing."""
-    b = ShardHarness(per_user=2, message_burst=5.0, message_rate=0.001, heartbeat=1.0)
+    b = ShardHarness(
+        limits__max_connections_per_user=2,
+        session__message_burst=5.0,
+        session__message_rate=0.001,
+        session__heartbeat_interval_s=1.0,
+    )
     quiet, flood = b.connect(codec=codec), b.connect()
     for _ in range(14):
         b.say(flood, c.Ping())
@@ -352,7 +357,7 @@ def test_who_answers_pings_pays_nothing_for_another_connections_flood(codec: Cod
 
 def test_only_as_many_pongs_are_free_as_there_were_pings() -> None:
     """Pongs that nobody has asked for are messages like others."""
-    b = ShardHarness(message_burst=10.0, message_rate=0.001, heartbeat=10.0)
+    b = ShardHarness(session__message_burst=10.0, session__message_rate=0.001, session__heartbeat_interval_s=10.0)
     connection = b.connect()
     for _ in range(5):  # it answers none of these, and says something else instead
         b.wait(10.0)
@@ -367,7 +372,7 @@ def test_only_as_many_pongs_are_free_as_there_were_pings() -> None:
 
 def test_coming_back_gives_nobody_more_messages() -> None:
     """Who has spent its burst is told so on its next connection, too; that one's hello is heard all the same."""
-    b = ShardHarness(message_burst=5.0, message_rate=1.0)
+    b = ShardHarness(session__message_burst=5.0, session__message_rate=1.0)
     for _ in range(3):
         connection = b.connect()
         for n in range(5):
@@ -386,7 +391,7 @@ def test_coming_back_gives_nobody_more_messages() -> None:
 
 def test_subscription_changes_have_a_rate_of_their_own() -> None:
     """Changes beyond it are answered with `rate_limited` and how long to wait; ten in a minute close with 4400."""
-    b = ShardHarness(subscription_burst=2.0, subscription_rate=0.5)
+    b = ShardHarness(session__subscription_burst=2.0, session__subscription_rate=0.5)
     connection = b.connect(subscriptions=[])
     b.say(connection, c.Subscribe(["custom.a"], 1))
     b.say(connection, c.Unsubscribe(["custom.a"], 2))

@@ -293,7 +293,7 @@ def test_what_comes_during_a_replay_comes_after_it_and_once() -> None:
 
 def test_a_replay_that_is_too_large_is_refused() -> None:
     """One client can't have the server send it a day of traffic: it is told so, and starts from the present state."""
-    b = ShardHarness(recent=RecentLog(catalog=CATALOG, max_events=20), replay_bytes=5_000)
+    b = ShardHarness(recent=RecentLog(catalog=CATALOG, max_events=20), replay__max_bytes=5_000)
     for _ in range(50):
         b.publish("custom.a", {"x": "x" * 200})
     welcome, offsets = resume_client(b, 3)
@@ -304,7 +304,7 @@ def test_a_replay_that_is_too_large_is_refused() -> None:
 
 def test_a_replay_is_measured_by_what_the_client_sees() -> None:
     """Much that a client does not see doesn't count against the little that it does."""
-    b = ShardHarness(replay_bytes=2_000)
+    b = ShardHarness(replay__max_bytes=2_000)
     for n in range(100):
         b.publish("custom.a", {"x": "x" * 200}, user=None if n % 50 == 0 else "bob")
     welcome, offsets = resume_client(b, 0)
@@ -313,7 +313,7 @@ def test_a_replay_is_measured_by_what_the_client_sees() -> None:
 
 def test_replays_take_their_turns() -> None:
     """However many come back at once, the router is asked for a few at a time, and each gets all of its own."""
-    b = forgetful(replays=2)
+    b = forgetful(replay__max_concurrent=2)
     connections = [reconnect_client(b, 3, user=f"user-{n}") for n in range(6)]
     assert len(b.replay_requests) == 2
     b.shard.on_closed(connections[0])
@@ -365,7 +365,7 @@ def test_a_client_whose_question_alone_is_not_answered_keeps_its_cursor() -> Non
 
 def test_a_replay_that_takes_too_long_is_too_much() -> None:
     """While the router answers nobody is sent away to come again with an ever older cursor: it is told "no" in time."""
-    b = forgetful(replays=1, replay_timeout=15)
+    b = forgetful(replay__max_concurrent=1, replay__timeout_s=15)
     served, waits = reconnect_client(b, 3, user="ann"), reconnect_client(b, 3, user="bob")
     for upto in range(4, 9):
         b.wait(2.9)

@@ -11,7 +11,7 @@ from solowire.errors import InvalidMessage
 from solowire.model.access import Identity, Role
 from solowire.protocol import messages as c
 from solowire.protocol.messages import MAX_MESSAGE_BYTES, Codec
-from solowire.workers.config import ShardConfig
+from solowire.runtime.settings.session_settings import SessionSettings
 from solowire.workers.connections.connection import MAX_PENDING_REPLIES, Connection, State
 from solowire.workers.connections.users import UserRegistry
 from solowire.workers.session.inbound_limits import (
@@ -22,6 +22,7 @@ from solowire.workers.session.inbound_limits import (
     initial_subscriptions,
     updated_subscriptions,
 )
+from tests.factories import change
 
 
 class Place:
@@ -29,7 +30,7 @@ class Place:
 
     def __init__(self, **limits: Any) -> None:
         self.users = UserRegistry(9)
-        self.listening = InboundLimits(self.users, ShardConfig(**limits), CATALOG)
+        self.listening = InboundLimits(self.users, change(SessionSettings(), **limits), CATALOG)
 
     def connection(self, *states: State) -> Connection:
         connection = Connection("s", Identity("alice", "viewer", ()), Codec.json, None)

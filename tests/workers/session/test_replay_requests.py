@@ -121,7 +121,7 @@ def test_what_is_here_is_measured_by_turns() -> None:
     """Whether a client that missed much can have it is found out a little at a time, and so said to be too much."""
     events = 4 * MEASURED_A_STEP
     for replay_bytes, reason in ((events * 150, "too_much"), (events * 300, None)):
-        b = ShardHarness(replay_bytes=replay_bytes)
+        b = ShardHarness(replay__max_bytes=replay_bytes)
         for _ in range(events):
             b.publish("custom.a", {"x": "x" * 30})
         honest = live(b)
@@ -156,7 +156,7 @@ def test_what_was_asked_for_one_that_has_gone_is_taken_back() -> None:
 
 def test_a_user_has_one_replay_at_a_time() -> None:
     """However many connections a user has: others' replays are not kept waiting by them."""
-    b = long_ago(per_user=5, replays=3)
+    b = long_ago(limits__max_connections_per_user=5, replay__max_concurrent=3)
     mine = [reconnect_client(b, 3, user="ann") for _ in range(4)]
     assert len(b.replay_requests) == 1
     other = reconnect_client(b, 3, user="bob")
@@ -168,7 +168,7 @@ def test_a_user_has_one_replay_at_a_time() -> None:
 
 def test_who_had_the_least_read_comes_first() -> None:
     """Of those who wait it is not the first, nor the one who comes most often, but who has had the least of the log."""
-    b = long_ago(replays=1)
+    b = long_ago(replay__max_concurrent=1)
     for _ in range(3):
         reconnect_client(b, 3, user="often")
         b.answer_requests()
@@ -187,7 +187,7 @@ def test_who_had_the_least_read_comes_first() -> None:
 def test_a_long_replay_keeps_no_short_one_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever has all places for much, and gets nothing of it, leaves them to one who missed less, and goes on then."""
     monkeypatch.setattr(replay_requests, "YIELD_RECORDS", 40)
-    b = long_ago(events=1000, replays=2)
+    b = long_ago(events=1000, replay__max_concurrent=2)
     longest = [reconnect_client(b, 3, user=f"long-{n}") for n in range(2)]
     short = reconnect_client(b, 900, user="short")
     assert [q.user for q in b.replay_requests] == ["long-0", "long-1"]
@@ -211,7 +211,7 @@ def test_a_long_replay_keeps_no_short_one_waiting(monkeypatch: pytest.MonkeyPatc
 
 def test_who_comes_and_goes_is_told_when_to_come_again() -> None:
     """Who has the log read for it in a loop, and stays for none of it, has its budget; then it keeps its cursor."""
-    b = long_ago(events=1000, replay_rate=100, replay_burst=5_000)
+    b = long_ago(events=1000, replay__rate=100, replay__burst=5_000)
     answers = []
     while len(answers) < 100 and (code := leaves_at_once(b, 3)) is None:
         answers.append(code)
@@ -239,7 +239,7 @@ def test_who_comes_and_goes_is_told_when_to_come_again() -> None:
 
 def test_who_says_hello_again_and_again_is_told_so_too() -> None:
     """The states that a client begins with cost something, and so does a hello; without one it begins all the same."""
-    b = ShardHarness(replay_rate=100, replay_burst=1_000)
+    b = ShardHarness(replay__rate=100, replay__burst=1_000)
     for n in range(500):
         b.publish("system_metrics", {"cpu_usage": 1}, key=f"ns{n}")
     codes = []
@@ -257,7 +257,7 @@ def test_who_says_hello_again_and_again_is_told_so_too() -> None:
 
 def test_one_that_lost_its_connection_pays_once() -> None:
     """What was not read yet when a client went is given back: it comes again and gets all that it missed."""
-    b = long_ago(events=8_000, replay_rate=100, replay_burst=12_000)
+    b = long_ago(events=8_000, replay__rate=100, replay__burst=12_000)
     for _ in range(3):
         b.shard.on_closed(reconnect_client(b, 3))
         b.replay_requests.clear()
@@ -269,7 +269,7 @@ def test_one_that_lost_its_connection_pays_once() -> None:
 
 def test_a_refused_replay_costs_nothing_but_its_answer() -> None:
     """A cursor older than the log costs what was read for it, which is nothing."""
-    b = long_ago(events=1000, replay_rate=100, replay_burst=5_000)
+    b = long_ago(events=1000, replay__rate=100, replay__burst=5_000)
     b.journal_floor = 500
     for _ in range(3):
         back = reconnect_client(b, 3)

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from solowire.algorithms.histogram import quantile
-from solowire.fanout.aggregation import AggregationLimits
 from solowire.protocol import messages as c
 from solowire.protocol.messages import Codec
+from solowire.runtime.settings.shard_settings import AggregationSettings
 from solowire.workers.connections.connection import Connection
 from solowire.workers.stats.cursor_age import MOST_ENTRIES
 from solowire.workers.stats.diagnosis import MOST, diagnose
@@ -92,7 +92,7 @@ def test_connections_are_counted_by_group_codec_and_kind() -> None:
 
 def test_groups_may_be_tenants() -> None:
     """With that setting the tenant of the token counts."""
-    b = ShardHarness(group_by="tenant")
+    b = ShardHarness(limits__group_by="tenant")
     b.connect("ann", "viewer")
     assert reporting_of(b).build_report(b.now).groups == {"": 1}
 
@@ -301,7 +301,7 @@ def test_the_size_of_the_recent_log_is_reported() -> None:
 
 def test_what_is_summed_up_is_reported() -> None:
     """While a flood of a telemetry type is summed up, the report says so; when it is over, it does not."""
-    b = ShardHarness(telemetry=AggregationLimits(5.0))
+    b = ShardHarness(shard__aggregation=AggregationSettings(events_per_s=5.0))
     b.connect("ann", "admin")
     query = {"client_ip": "192.0.2.1", "query_domain": "www.example.com", "query_type": "A"}
     for _ in range(100):

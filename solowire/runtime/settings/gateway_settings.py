@@ -1,0 +1,35 @@
+"""The settings of a gateway alone."""
+
+from __future__ import annotations
+
+import re
+
+from pydantic import Field, field_validator
+
+from solowire.runtime.settings.section import Section
+
+_SHARD_URL = re.compile(r"wss?://[^/?#\s]+")
+
+
+class GatewaySettings(Section):
+    """Gateways."""
+
+    shard_url: str = Field(
+        "{scheme}://{host}:{port}/ws",
+        description="what clients are told; {scheme}, {host}: of their request; {port}, {shard}: of the shard",
+    )
+    max_http_connections: int = Field(5000, ge=1, description="HTTP connections of a gateway")
+    max_http_connections_per_address: int = Field(
+        1000, ge=1, description="the same of one address; `trusted_proxies` are not counted"
+    )
+
+    @field_validator("shard_url")
+    @classmethod
+    def _is_template(cls, value: str) -> str:
+        try:
+            url = value.format(scheme="ws", host="h", port=1, shard=0)
+        except (KeyError, IndexError, ValueError, AttributeError):
+            raise ValueError("it may hold {scheme}, {host}, {port} and {shard}, nothing else") from None
+        if not _SHARD_URL.match(url):
+            raise ValueError("it must begin with {scheme}://, ws:// or wss:// and a host")
+        return value

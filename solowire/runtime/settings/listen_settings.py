@@ -1,0 +1,65 @@
+"""The settings of ports and of what stands before them: whose word is believed, and when a connection is cut."""
+
+from __future__ import annotations
+
+import re
+from ipaddress import ip_network
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from solowire.runtime.settings.section import Section, TextList
+
+_ORIGIN = re.compile(  # RFC 6454, section 6.2
+    r"\*|null|(?!https://.*:443$|http://.*:80$)[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[^\s/?#@:*\[\]A-Z]+)(:\d+)?"
+)
+
+
+class ListenSettings(Section):
+    """Ports that clients come to, at gateways and shards."""
+
+    allowed_origins: TextList = Field(
+        default_factory=list,
+        description="sites (https://app.example.com) whose pages may connect, beside the request's own host; * for all",
+    )
+    trusted_proxies: TextList = Field(
+        default_factory=list,
+        description="networks, such as 10.0.0.0/8, whose X-Forwarded-… or Forwarded is believed",
+    )
+    forwarded_headers: Literal["auto", "x-forwarded", "forwarded"] = Field(
+        "auto", description="the headers that trusted_proxies write; auto: X-Forwarded-…, or else Forwarded"
+    )
+    request_head_timeout_s: float = Field(
+        10.0, ge=0.1, le=60, description="a connection that sends no whole request head for so long is cut"
+    )
+    keepalive_timeout_s: float = Field(
+        75.0, ge=1, le=3600, description="an HTTP connection that sends no further request for so long is closed"
+    )
+    write_timeout_s: float = Field(
+        30.0, gt=0, le=3600, description="how long a socket may take nothing before it is closed (4413)"
+    )
+    send_buffer_bytes: int = Field(256 * 1024, ge=4096, description="SO_SNDBUF of client sockets")
+    max_pending: int = Field(4000, ge=1, description="connections of a shard that have not sent a whole head yet")
+    max_pending_per_address: int = Field(1000, ge=1, description="the same of one address")
+    api_host: str = Field("127.0.0.1", description="address that the router's and the shards' API ports listen on")
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _are_origins(cls, value: list[str]) -> list[str]:
+        for origin in value:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"no browser sends {origin!r}; write https://app.example.com, in lower case, with "
+                    "a port if that is not the usual one, and nothing behind it; * alone allows all"
+                )
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, value: list[str]) -> list[str]:
+        for network in value:
+            try:
+                ip_network(network)
+            except ValueError as error:
+                raise ValueError(f"{error}; write 10.0.0.0/8 or 10.1.2.3") from None
+        return value

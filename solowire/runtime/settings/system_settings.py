@@ -1,0 +1,236 @@
+"""All that can be set: what is set first stands alone, everything else in the section of the room that takes it."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import BeforeValidator, Field, PrivateAttr, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from solowire.auth.key_places import MAX_SECRETS
+from solowire.errors import ConfigError
+from solowire.runtime.settings.auth_settings import AuthSettings
+from solowire.runtime.settings.gateway_settings import GatewaySettings
+from solowire.runtime.settings.limits_settings import LimitsSettings
+from solowire.runtime.settings.listen_settings import ListenSettings
+from solowire.runtime.settings.process_settings import AuditSettings, LoggingSettings, ProcessSettings
+from solowire.runtime.settings.publish_settings import PublishSettings
+from solowire.runtime.settings.replay_settings import ReplaySettings
+from solowire.runtime.settings.router_settings import AlertSettings, JournalSettings, RouterSettings
+from solowire.runtime.settings.section import make_conflict
+from solowire.runtime.settings.session_settings import SessionSettings
+from solowire.runtime.settings.shard_settings import ShardSettings
+
+PREFIX = "SOLOWIRE_"
+DELIMITER = "__"
+SECRET_CHARACTERS = 16
+MAX_SHARDS = 256
+MASKED = ("secret", "token", "accepted_secrets")
+"""Settings whose values nobody is shown."""
+_IPC_PATH_LIMIT = 107  # bytes of sun_path in a unix socket's address, unix(7)
+_TOKEN = re.compile(r"[\x21-\x7e]+")  # what a header can carry
+
+NO_DATA_DIR = Path("~/.local/share/solowire")
+"""Stands for the default where there is no home directory: `need_data_dir` refuses it, nothing is made."""
+
+
+def _default_data_dir() -> Path:
+    if os.environ.get("XDG_DATA_HOME"):
+        return Path(os.environ["XDG_DATA_HOME"]) / "solowire"
+    try:
+        home = os.environ.get("HOME") or pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:
+        home = ""
+    return Path(home) / ".local/share/solowire" if home else NO_DATA_DIR
+
+
+def _split_secrets(value: Any) -> Any:
+    """As `split_list`, of what may hold any character: one that has a comma in it is written in a JSON list."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        try:
+            return json.loads(value)
+        except ValueError:
+            raise ValueError("it begins with [ and is no JSON list") from None
+    return [part for piece in value.split(",") if (part := piece.strip())]
+
+
+class Settings(BaseSettings):
+    """All settings. Made by hand, as in tests, they are read from nowhere: `load` reads them."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_nested_delimiter=DELIMITER,
+        env_ignore_empty=True,
+        extra="forbid",
+        frozen=True,
+        validate_default=True,
+        allow_inf_nan=False,
+    )
+
+    data_dir: Path = Field(default_factory=_default_data_dir, description="journal, secret and sockets of one system")
+    host: str = Field("127.0.0.1", description="address that gateway and shards listen on")
+    port: int = Field(8000, ge=0, le=65535, description="the gateway's port; shards take the ports after it")
+    shards: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=MAX_SHARDS, description="shards of `up`")
+    secret: SecretStr | None = Field(
+        None, description="signs tokens and tickets; made in the data directory if not set"
+    )
+    accepted_secrets: Annotated[list[SecretStr], NoDecode, BeforeValidator(_split_secrets)] = Field(
+        default_factory=list,
+        description="more secrets that tokens may be signed with, while they are being changed",
+    )
+    url: str = Field("http://127.0.0.1:8000", description="the gateway, for tail, publish, stats and sources")
+    token: SecretStr | None = Field(
+        None, description="token for tail, publish, stats and sources; default: signed here"
+    )
+    backplane: str | None = Field(None, description="the router's ZeroMQ address; default: ipc in the data directory")
+    catalog: Path | None = Field(
+        None, description="TOML or JSON with event types of this deployment's own, beside the domain's"
+    )
+    roles_file: Path | None = Field(None, description="TOML that replaces the built-in roles")
+
+    auth: AuthSettings = AuthSettings()
+    listen: ListenSettings = ListenSettings()
+    gateway: GatewaySettings = GatewaySettings()
+    limits: LimitsSettings = LimitsSettings()
+    session: SessionSettings = SessionSettings()
+    publish: PublishSettings = PublishSettings()
+    shard: ShardSettings = ShardSettings()
+    replay: ReplaySettings = ReplaySettings()
+    router: RouterSettings = RouterSettings()
+    journal: JournalSettings = JournalSettings()
+    alerts: AlertSettings = AlertSettings()
+    audit: AuditSettings = AuditSettings()
+    logging: LoggingSettings = LoggingSettings()
+    process: ProcessSettings = ProcessSettings()
+
+    _write_name: Callable[[tuple[str, ...]], str] = PrivateAttr(default=".".join)
+
+    @field_validator("secret", "accepted_secrets")
+    @classmethod
+    def _are_long_enough(cls, value: SecretStr | list[SecretStr] | None) -> SecretStr | list[SecretStr] | None:
+        for secret in value if isinstance(value, list) else [value]:
+            if secret is not None and len(secret.get_secret_value()) < SECRET_CHARACTERS:
+                raise ValueError(f"a secret must have {SECRET_CHARACTERS} characters or more")
+        return value
+
+    @field_validator("accepted_secrets")
+    @classmethod
+    def _are_few(cls, value: list[SecretStr]) -> list[SecretStr]:
+        if len(value) >= MAX_SECRETS:
+            raise ValueError(f"{MAX_SECRETS - 1} are the most")
+        return value
+
+    @field_validator("token")
+    @classmethod
+    def _is_token(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not _TOKEN.fullmatch(value.get_secret_value()):
+            raise ValueError("a token must be one word of plain letters, as `solowire token` prints it")
+        return value
+
+    @field_validator("url")
+    @classmethod
+    def _is_http(cls, value: str) -> str:
+        try:
+            parts = urlsplit(value)
+            is_good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            is_good = False
+        if not is_good:
+            raise ValueError("it must be one of http:// or https://, with a host")
+        return value
+
+    @field_validator("backplane")
+    @classmethod
+    def _is_ipc(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith("ipc://"):
+            raise ValueError("it must be an ipc:// address: tcp needs CURVE keys, which this version can't take")
+        if value is not None and _is_too_long(value.removeprefix("ipc://")):
+            raise ValueError(f"it is too long for a unix socket: {_IPC_PATH_LIMIT} bytes of path at most")
+        return value
+
+    @model_validator(mode="after")
+    def _agree(self) -> Settings:
+        if self.port and self.port + self.shards > 65535:
+            raise make_conflict(
+                f"{{}}: {self.port} leaves no room for the ports of {self.shards} shards after it ({{}})",
+                "port",
+                "shards",
+            )
+        return self
+
+    def name_setting(self, path: str) -> str:
+        """A setting's name as the user wrote it, for what is said of it later. path: such as `shard.flush.high_ms`."""
+        return self._write_name(tuple(path.split(".")))
+
+    def set_writer(self, write_name: Callable[[tuple[str, ...]], str]) -> None:
+        """How names were written where these settings were read."""
+        self._write_name = write_name
+
+    @property
+    def run_dir(self) -> Path:
+        """Raises ConfigError if there is no data directory."""
+        return self.need_data_dir() / "run"
+
+    def need_data_dir(self) -> Path:
+        """Raises ConfigError where none is set and there is no home directory for the default one."""
+        if self.data_dir == NO_DATA_DIR:
+            raise ConfigError(
+                f"no data directory: user {os.getuid()} has no home directory for it; "
+                f"name one with --data-dir, or set {PREFIX}DATA_DIR or HOME"
+            )
+        return self.data_dir
+
+    @property
+    def backplane_address(self) -> str:
+        """Raises ConfigError if the path is longer than a unix socket's address may be."""
+        if self.backplane is not None:
+            return self.backplane
+        path = str((self.run_dir / "router").absolute())
+        if _is_too_long(path):
+            raise ConfigError(f"the data directory's path is too long for a unix socket: {path}; choose a shorter one")
+        return f"ipc://{path}"
+
+    def find_shard_api(self, index: int) -> tuple[str, int] | Path:
+        """Where a shard's HTTP API listens: host and port (0 lets the system choose), or a Unix socket."""
+        port = self.shard.api_port
+        if port is None:
+            return self.run_dir.absolute() / f"s{index}"
+        return self.listen.api_host, port and port + index
+
+    def find_shard_port(self, index: int) -> int:
+        """0 lets the system choose."""
+        if self.shard.port is not None:
+            return self.shard.port
+        return self.port + 1 + index if self.port else 0
+
+    @property
+    def router_metrics_port(self) -> int | None:
+        """Where the router serves its metrics, 0 if the system is to choose; None if there is no room for a default."""
+        if self.router.metrics_port is not None or not self.port:
+            return self.router.metrics_port or 0
+        port = self.port + 1 + MAX_SHARDS
+        return port if port <= 65535 else None
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+
+def _is_too_long(path: str) -> bool:
+    return len(os.fsencode(path)) > _IPC_PATH_LIMIT
