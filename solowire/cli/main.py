@@ -49,9 +49,9 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 def main() -> None:
     """The console script."""
     warnings.filterwarnings("ignore", message="The HMAC key is")  # PyJWT's; `secret_of` says it in our words
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+    for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # it was closed, as by `>&-`
-            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - for as long as the process lives
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - for as long as the process lives
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # an old locale lacks characters: no reason to end
@@ -338,7 +338,7 @@ def drain(config: Path | None, shard: int, force: bool, **options: Any) -> None:
     token = make_token(settings, ADMINISTER)
     if not force and asyncio.run(is_last(settings.url, token, shard)):
         text = f"shard {shard} is the last one that takes users: without it nobody can connect"
-        if not sys.stdin.isatty():
+        if sys.stdin is None or not sys.stdin.isatty():
             raise ConfigError(f"{text}; drain it all the same with --force")
         click.confirm(f"{text}. Drain it all the same?", abort=True)
     asyncio.run(drained(settings.url, token, shard))

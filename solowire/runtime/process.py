@@ -56,9 +56,9 @@ def new_id() -> str:
 
 
 def run(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
-    """Runs `main(stop)` on uvloop; `stop` is set by SIGTERM, SIGINT or SIGQUIT, and a second signal ends the process at once.
+    """Runs `main(stop)` on uvloop; `stop` is set by SIGTERM, SIGINT or SIGQUIT.
 
-    Raises ConfigError where there are too few open files to start at all.
+    A second signal ends the process at once. Raises ConfigError where there are too few open files to start at all.
     """
     _die_with_parent()
     if (files := raise_file_limit()) < FEWEST_FILES:
