@@ -29,15 +29,15 @@ def make_tokens(settings: Settings, roles: Mapping[str, Role], domain: Domain, *
     It may where a system begins: as a child of `up`, which has made one, or beside a log, a new secret would be another
     than the one that users' tokens are signed with.
     """
+    _check_roles(settings, roles)
+    rules = settings.auth.token_rules
+    mapping = msgspec.structs.replace(rules.mapping, scope_claims=name_scopes(settings, domain))
     if create:
         _check_secret_not_lost(settings)
     secrets, made = load_secrets(settings, create=create)
     if made:
         hint = "tokens signed with another are refused: processes with other data directories need this one"
         logger.warning("secret_made", path=str(settings.data_dir / "secret"), hint=hint)
-    _check_roles(settings, roles)
-    rules = settings.auth.token_rules
-    mapping = msgspec.structs.replace(rules.mapping, scope_claims=name_scopes(settings, domain))
     return Tokens(
         secrets,
         roles,
