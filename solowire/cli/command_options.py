@@ -48,7 +48,7 @@ def load_settings(config: Path | None, role: str | None, *, index: int | None = 
         from solowire.runtime import process
 
         process.reload_from(lambda: load(config, **options))
-        process.on_reload(lambda fresh: logs.set_level(fresh.logging.level))
+        process.on_reload(lambda fresh: logs.set_level(fresh.logging.level), is_last=True)
     context = {name: value for name, value in (("role", role), ("shard", index)) if value is not None}
     logs.configure(settings.logging.level if role else "warning", settings.logging.format, **context)
     if role:

@@ -372,9 +372,12 @@ def completion(shell: str) -> None:
 def show_config(config: Path | None, **options: Any) -> None:
     """Prints the settings in force, secrets masked."""
     from solowire.runtime.domain_loader import load_domain
+    from solowire.runtime.identity import check_identity
+    from solowire.runtime.roles import load_roles
 
     settings = load_settings(config, None, **options)
-    load_domain(settings)  # what the processes would refuse
+    domain = load_domain(settings)  # what the processes would refuse
+    check_identity(settings, load_roles(settings, domain.catalog), domain)
     for line in list_settings(settings):
         click.echo(line)
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import msgspec
 import structlog
 
+from solowire.auth.claims import TokenRules
 from solowire.auth.key_source import KeySource
 from solowire.auth.tokens import Tokens
 from solowire.errors import ConfigError
@@ -29,9 +30,7 @@ def make_tokens(settings: Settings, roles: Mapping[str, Role], domain: Domain, *
     It may where a system begins: as a child of `up`, which has made one, or beside a log, a new secret would be another
     than the one that users' tokens are signed with.
     """
-    _check_roles(settings, roles)
-    rules = settings.auth.token_rules
-    mapping = msgspec.structs.replace(rules.mapping, scope_claims=name_scopes(settings, domain))
+    rules = check_identity(settings, roles, domain)
     if create:
         _check_secret_not_lost(settings)
     secrets, made = load_secrets(settings, create=create)
@@ -43,10 +42,18 @@ def make_tokens(settings: Settings, roles: Mapping[str, Role], domain: Domain, *
         roles,
         settings.auth.leeway_s,
         domain=domain,
-        rules=msgspec.structs.replace(rules, mapping=mapping),
+        rules=rules,
         accepts_secret=settings.auth.accept_secret_tokens,
         has_provider=settings.auth.jwks is not None,
     )
+
+
+def check_identity(settings: Settings, roles: Mapping[str, Role], domain: Domain) -> TokenRules:
+    """What a token has to say, with the names of roles and scopes known. Raises ConfigError."""
+    _check_roles(settings, roles)
+    rules = settings.auth.token_rules
+    mapping = msgspec.structs.replace(rules.mapping, scope_claims=name_scopes(settings, domain))
+    return msgspec.structs.replace(rules, mapping=mapping)
 
 
 def reload_identity(settings: Settings, tokens: Tokens, roles: dict[str, Role]) -> None:

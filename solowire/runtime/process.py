@@ -46,6 +46,7 @@ HEARTBEATS_IN_TIME = 3
 
 _exit_hooks: list[Callable[[], None]] = []
 _reload_hooks: list[Callable[[Settings], None]] = []
+_last_reload_hooks: list[Callable[[Settings], None]] = []
 _loaders: list[Callable[[], Settings]] = []
 _ready_hooks: list[Callable[[], None]] = []
 
@@ -89,7 +90,7 @@ async def _run(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
         try:
             for load in _loaders:
                 settings = load()
-                for reload_part in _reload_hooks:
+                for reload_part in (*_reload_hooks, *_last_reload_hooks):
                     reload_part(settings)
         except ConfigError as error:
             logger.error("settings_not_reloaded", reason=str(error), hint="those of before stay in force")
@@ -124,9 +125,12 @@ def reload_from(load: Callable[[], Settings]) -> None:
     _loaders[:] = [load]
 
 
-def on_reload(reload_part: Callable[[Settings], None]) -> None:
-    """Has this called with the settings that were read again. It may raise ConfigError before it changes anything."""
-    _reload_hooks.append(reload_part)
+def on_reload(reload_part: Callable[[Settings], None], *, is_last: bool = False) -> None:
+    """Has this called with the settings that were read again. It may raise ConfigError before it changes anything.
+
+    is_last: after all the others, so that nothing has changed if one of them refuses. It raises nothing.
+    """
+    (_last_reload_hooks if is_last else _reload_hooks).append(reload_part)
 
 
 class Notifier:
