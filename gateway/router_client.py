@@ -277,6 +277,8 @@ class RouterClient:
         """Tells a shard that is being drained to stay; returns how many users it still has. Raises RequestRejected."""
         request = next(self._requests)
         answer: DrainResponse = await self._request(request, UndrainRequest(request, shard, identity.user))
+        if not answer.is_known:
+            raise RequestRejected(404, "no_such_shard", f"there is no shard {shard}", "GET /v1/stats/shards lists them")
         if answer.users is None:
             raise RequestRejected(
                 409, "not_draining", f"shard {shard} is not being drained", "one that has ended must be started again"

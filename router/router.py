@@ -213,13 +213,13 @@ class Router:
                 asked = member is not None and self._send(member.name, DrainCommand())
                 users = member.stats.connections if member is not None and asked else None
                 self._audit("draining", user=message.by, shard=message.shard, users=users)
-                self._send(peer, DrainResponse(message.request, users))
+                self._send(peer, DrainResponse(message.request, users, member is not None))
             case UndrainRequest():
                 member = self.members.find_shard(message.shard)
                 asked = member is not None and member.is_draining and self._send(member.name, UndrainCommand())
                 users = member.stats.connections if member is not None and asked else None
                 self._audit("undraining", user=message.by, shard=message.shard, users=users)
-                self._send(peer, DrainResponse(message.request, users))
+                self._send(peer, DrainResponse(message.request, users, member is not None))
             case DisconnectRequest() | DisconnectReport() | RevokeRequest() | UnrevokeRequest() | KnownRevocations():
                 self.access.receive(peer, message, now, now + self.wall_offset)
             case StartDraining():

@@ -396,10 +396,14 @@ class Superseded(_BackplaneMessage, tag="superseded"):
 
 
 class DrainResponse(_BackplaneMessage, tag="drain_response"):
-    """users: how many the shard has to send away; None if there is no such shard."""
+    """users: how many the shard has to send away; None if there is no such shard, or it is not being drained.
+
+    is_known: whether there is such a shard.
+    """
 
     request: int
     users: int | None
+    is_known: bool = False
 
 
 class Lease(_BackplaneMessage, tag="lease"):

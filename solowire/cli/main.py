@@ -25,7 +25,7 @@ import structlog
 from solowire import __version__
 from solowire.cli import event_commands as cli_events
 from solowire.cli import user_commands as cli_users
-from solowire.cli.command_options import common, load_server_settings, load_settings, read_zones, remote
+from solowire.cli.command_options import PathOption, common, load_server_settings, load_settings, read_zones, remote
 from solowire.cli.command_tokens import TOKEN_SECONDS, choose_role, make_token, sign_token
 from solowire.cli.completion import SHELLS, VARIABLE, completion_script
 from solowire.errors import ClientError, ConfigError
@@ -250,19 +250,19 @@ def source() -> None:
 
 
 @source.command()
-@click.option("--query-log", type=click.Path(readable=False), required=True, help="The query log that named writes.")
+@click.option("--query-log", type=PathOption(readable=False), required=True, help="The query log that named writes.")
 @click.option("--server", default=socket.gethostname, help="What to call the server. [default: this host's name]")
 @click.option("--zones", help="Zones, separated by commas: queries beneath one are labelled with it.")
 @click.option("--from-start", is_flag=True, help="Begin at the file's start, not at its end, if no place is known yet.")
 @click.option(
     "--state-dir",
-    type=click.Path(path_type=Path),
+    type=PathOption(),
     help="Where the agent keeps its place in the log. [default: sources in the data directory]",
 )
 @remote
 def bind9(
     config: Path | None,
-    query_log: str,
+    query_log: Path,
     server: str,
     zones: str | None,
     from_start: bool,
@@ -278,11 +278,6 @@ def bind9(
     from solowire.sources.bind9 import Acknowledgements, run_bind9
 
     settings = load_settings(config, "source", **options)
-    if not query_log.strip():
-        raise ConfigError("--query-log is empty: name the file that named writes its queries to")
-
-    if not server.strip():
-        raise ConfigError("--server is empty: name the server, or leave it out for this host's name")
     labels = read_zones(zones)
     places = state_dir or make_data_directory(settings) / "sources"
 
@@ -295,7 +290,7 @@ def bind9(
 
         async with Publisher(settings.url, make_token(settings, PUBLISH), on_refused=refuse) as publisher:
             await run_bind9(
-                Path(query_log),
+                query_log,
                 publisher,
                 server=server,
                 from_start=from_start,

@@ -409,7 +409,10 @@ def _explain_end(status: int | None) -> tuple[str, str]:
     except ValueError:
         name = f"signal {-status}"
     if status == -signal.SIGKILL:
-        return f"it was ended by {name}", "a line above says so if we did it; else somebody, or the kernel for want of memory"
+        return (
+            f"it was ended by {name}",
+            "a line above says so if we did it; else somebody, or the kernel for want of memory",
+        )
     if -status in _CRASHES:
         return f"it crashed by {name}", "a library's fault, or the machine's: report it; it starts again"
     return f"it was ended by {name}", "somebody sent it that; it starts again"

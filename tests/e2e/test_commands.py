@@ -357,7 +357,7 @@ def test_what_is_no_gateway_is_told_with_the_way_out(place: Path) -> None:
         (["revoke", "--issued-before", "inf"], "--issued-before inf: write"),
         (["unrevoke", ".."], "no revocation has it"),
         (["source", "bind9", "--query-log", "q.log", "--server", b"\xff"], "UTF-8"),
-        (["source", "bind9", "--query-log", "q.log", "--server", " "], "--server is empty"),
+        (["source", "bind9", "--query-log", "q.log", "--server", " "], "--server must not be empty"),
     ],
     ids=str,
 )
