@@ -31,21 +31,14 @@ install: .venv/installed ## the virtual environment with everything that was tes
 up: .venv/serves ## the whole system on this machine; UP="--port 9000 --shards 4" passes options on
 	@exec $(BIN)/solowire up $(UP)
 
-test: install system-packages ## all tests, two files at a time, real processes and a real named included; TEST="tests/router" chooses
-	@$(BIN)/pytest -n 2 --dist loadfile $(TEST)
+test: install system-packages ## all tests, three files at a time, real processes and a real named included; TEST="tests/router" chooses
+	@$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder $(TEST)
 
 chaos: install ## kills, stops and cuts a running system, and proves that nobody missed anything; CHAOS="--seed 7 --runs 10"
 	@$(BIN)/python -m tests.chaos $(CHAOS)
 
-# Pages with a title of their own become sections of the first: each of their headings goes one down.
 overload: install system-packages ## three times too much of everything, and what became of it: docs/overload.md (some fifteen minutes)
-	@mkdir -p bench/results; status=0; \
-	for page in overload backpressure slow refusals aggregation leases; do \
-		$(BIN)/python -m bench.$$page --out bench/results/$$page.md || status=$$?; \
-		echo >>bench/results/$$page.md; done; \
-	cd bench/results && { cat overload.md; for page in backpressure slow refusals aggregation leases; do \
-		sed '/^# /,$$ s/^#/##/' $$page.md; done; } >../../docs/overload.md; \
-	exit $$status
+	@$(BIN)/python -m bench --page overload --out $(if $(BENCH),bench/results/overload.md,docs/overload.md) $(BENCH)
 
 system-packages:
 	@.ci/system-packages

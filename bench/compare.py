@@ -1,7 +1,7 @@
 """`python -m bench.compare BASE [CASE …] [--turns N] [--full]`: the same cases of two revisions in turn, with ratios.
 
 The benchmarks are this tree's for both; only the servers change: BASE is checked out into a temporary directory, which
-PYTHONPATH names for everything that its runs start. So a case without a server (`journal`) can't be compared.
+PYTHONPATH names for everything that its runs start. So a case without a server (such as `journal`) can't be compared.
 Exit status: 0; 1 if a row is void; 2 if a run failed.
 """
 
@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from bench.__main__ import CASES
 from bench.report import ROOT, Case, from_json
 
 DEFAULT_CASES = ("single", "stream", "users", "storm")
@@ -41,8 +42,11 @@ def main() -> int:
     parser.add_argument("--turns", type=int, default=3, help="how often each revision runs")
     parser.add_argument("--full", action="store_true", help="full rounds, not quick ones")
     chosen = parser.parse_args()
-    if "journal" in chosen.case:
-        parser.error("journal has no server that could be another revision's")
+    for name in chosen.case:
+        if name not in CASES:
+            parser.error(f"no such case: {name}; there are {', '.join(CASES)}")
+        if CASES[name].in_process:
+            parser.error(f"{name} has no server that could be another revision's")
     found: dict[str, list[list[Case]]] = {"base": [], "this": []}
     with checked_out(chosen.base) as base:
         for turn in range(chosen.turns):

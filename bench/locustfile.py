@@ -5,6 +5,7 @@ each is a failure in locust's statistics. The latency of an event is the time fr
 publisher set, to its arrival: with workers on several machines it is as good as their clocks.
 """
 
+# mypy: disable-error-code="untyped-decorator, no-untyped-call"
 from __future__ import annotations
 
 import contextlib
@@ -35,6 +36,7 @@ SILENCE_S = 90.0
 """The server pings every 25 s: who hears nothing for so long is not connected."""
 CONNECT, RECEIVE, RESUME = "open and welcome", "publish → receive", "away → resumed"
 LATE, HELLO_ID = "hello came too late", 1
+DATA_DIR = str(Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "solowire")
 
 
 class _Refused(Exception):
@@ -46,38 +48,34 @@ class _Refused(Exception):
 
 
 @events.init_command_line_parser.add_listener
-def _options(parser: LocustArgumentParser) -> None:
-    parser.add_argument(
-        "--data-dir",
-        env_var="SOLOWIRE_DATA_DIR",
-        default=str(Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "solowire"),
-        help="of the system under test: its secret signs the users' tokens",
-    )
-    parser.add_argument(
-        "--secret", env_var="SOLOWIRE_SECRET", default="", is_secret=True, help="instead of the data directory's"
-    )
-    parser.add_argument("--publishers", type=int, default=1, help="how many, whatever the number of users")
-    parser.add_argument("--rate", type=float, default=100.0, help="events per second of each publisher")
-    parser.add_argument("--batch", type=int, default=10, help="events in one request")
-    parser.add_argument(
-        "--load", choices=["steady", "ramp", "spike", "storm"], default="steady", help="how users come and go"
-    )
-    parser.add_argument("--storm-every", type=float, default=10.0, help="seconds from one cut of `storm` to the next")
+def _add_options(parser: LocustArgumentParser) -> None:
+    add, loads = parser.add_argument, ["steady", "ramp", "spike", "storm"]
+    data_dir = "of the system under test: its secret signs the users' tokens"
+    add("--data-dir", env_var="SOLOWIRE_DATA_DIR", default=DATA_DIR, help=data_dir)
+    add("--secret", env_var="SOLOWIRE_SECRET", default="", is_secret=True, help="instead of the data directory's")
+    add("--publishers", type=int, default=1, help="how many, whatever the number of users")
+    add("--rate", type=float, default=100.0, help="events per second of each publisher")
+    add("--batch", type=int, default=10, help="events in one request")
+    add("--load", choices=loads, default="steady", help="how users come and go")
+    add("--storm-every", type=float, default=10.0, help="seconds from one cut of `storm` to the next")
 
 
 @events.init.add_listener
 def _prepare(environment: Environment, **_: object) -> None:
-    PublisherUser.fixed_count = environment.parsed_options.publishers
+    PublisherUser.fixed_count = _options(environment).publishers
     if environment.runner is not None:
         environment.runner.register_message("storm", lambda **_: SolowireUser.cut_all())
 
 
+def _options(environment: Environment) -> Any:
+    return environment.parsed_options
+
+
 def _token(environment: Environment, user: str) -> str:
-    chosen = environment.parsed_options
+    chosen = _options(environment)
     # A worker's options are the master's, which may be empty there: its own environment is asked then.
-    secret = (
-        chosen.secret or os.environ.get("SOLOWIRE_SECRET") or (Path(chosen.data_dir) / "secret").read_text().strip()
-    )
+    secret = chosen.secret or os.environ.get("SOLOWIRE_SECRET")
+    secret = secret or (Path(chosen.data_dir) / "secret").read_text().strip()
     now = int(time.time())
     return jwt.encode({"sub": user, "role": "admin", "iat": now, "exp": now + 24 * 3600}, secret, "HS256")
 
@@ -114,12 +112,9 @@ class SolowireUser(FastHttpUser):
     def cut_all(cls) -> None:
         """As if the network had gone: every user's socket ends at once, and no close frame is sent."""
         for user in list(cls.live):
-            user.cut()
-
-    def cut(self) -> None:
-        if self.socket is not None and self.socket.sock is not None:
-            with contextlib.suppress(OSError):
-                self.socket.sock.shutdown(2)
+            if user.socket is not None and user.socket.sock is not None:
+                with contextlib.suppress(OSError):
+                    user.socket.sock.shutdown(2)
 
     def _close(self) -> None:
         if self.socket is not None:
@@ -127,14 +122,12 @@ class SolowireUser(FastHttpUser):
                 self.socket.close(timeout=1)
             self.socket = None
 
-    # ------------------------------------------------------------------------------------------- coming and going
-
     @task
     def stay(self) -> None:
         """One session, from asking for a ticket to the end of the socket, and the wait before the next."""
         away = None
         try:
-            self._open()
+            self._open(self._ask_ticket())
             for message in self._messages():
                 if message["type"] == "reconnect":
                     away = message["after_ms"] / 1000
@@ -151,21 +144,20 @@ class SolowireUser(FastHttpUser):
             self.attempt += 1
         gevent.sleep(away)
 
-    def _open(self) -> None:
-        """Raises _Refused, OSError, WebSocketException."""
-        with self.client.post(
-            # Asked for seldom: a connection kept for that may be closed by the gateway just when it is used again.
-            "/v1/connect",
-            headers={"Authorization": f"Bearer {self.token}", "Connection": "close"},
-            catch_response=True,
-        ) as answer:
+    def _ask_ticket(self) -> Any:
+        # Asked for seldom: a connection kept for that may be closed by the gateway just when it is used again.
+        headers = {"Authorization": f"Bearer {self.token}", "Connection": "close"}
+        with self.client.post("/v1/connect", headers=headers, catch_response=True) as answer:
             if answer.status_code in (429, 503):
                 answer.success()  # told to wait, which is a part of the protocol
                 raise _Refused(_retry_after(answer))
             if answer.status_code != 200:
                 answer.failure(f"{answer.status_code}: {answer.text}")
                 raise _Refused(BACKOFF_MAX_S)
-            ticket = answer.json()
+            return answer.json()
+
+    def _open(self, ticket: Any) -> None:
+        """Raises _Refused, OSError, WebSocketException."""
         start = time.perf_counter()
         hello: dict[str, Any] = {"type": "hello", "id": HELLO_ID, "subscriptions": ["custom.*"]}
         if self.epoch:
@@ -195,8 +187,6 @@ class SolowireUser(FastHttpUser):
         if not welcome["resumed"]:
             self.numbers.clear()
             self.epoch, self.cursor, self.offset = welcome["epoch"], welcome["cursor"], 0
-
-    # ------------------------------------------------------------------------------------------- receiving
 
     def _receive(self) -> dict[str, Any]:
         """Raises OSError, WebSocketException; StopUser after a close code that is final."""
@@ -231,22 +221,14 @@ class SolowireUser(FastHttpUser):
         for event in message["events"]:
             fault = self._fault(event)
             took = (now - datetime.fromisoformat(event["timestamp"])).total_seconds()
-            self.environment.events.request.fire(
-                request_type="WS",
-                name=RECEIVE,
-                response_time=max(0.0, took * 1000),
-                response_length=0,
-                exception=RuntimeError(fault) if fault else None,
-                context={},
-            )
+            self._fire(RECEIVE, max(0.0, took), RuntimeError(fault) if fault else None)
 
     def _fault(self, event: dict[str, Any]) -> str:
         """What is wrong with an event's place among the others; '' if nothing."""
         if event["offset"] <= self.offset:
             return "duplicate: an offset that was there before"
         self.offset = event["offset"]
-        data = event["data"]
-        publisher, number = data.get("publisher"), data.get("n")
+        publisher, number = event["data"].get("publisher"), event["data"].get("n")
         if event["type"] != EVENT_TYPE or publisher is None:
             return ""
         last = self.numbers.get(publisher)
@@ -256,14 +238,11 @@ class SolowireUser(FastHttpUser):
         return "gap: events are missing" if number > last else "duplicate: a number that was there before"
 
     def _tell(self, name: str, start: float, error: Exception | None = None) -> None:
-        self.environment.events.request.fire(
-            request_type="WS",
-            name=name,
-            response_time=(time.perf_counter() - start) * 1000,
-            response_length=0,
-            exception=error,
-            context={},
-        )
+        self._fire(name, time.perf_counter() - start, error)
+
+    def _fire(self, name: str, seconds: float, error: Exception | None) -> None:
+        values = {"request_type": "WS", "name": name, "response_time": seconds * 1000, "response_length": 0}
+        self.environment.events.request.fire(**values, exception=error, context={})
 
 
 class PublisherUser(FastHttpUser):
@@ -274,34 +253,24 @@ class PublisherUser(FastHttpUser):
     def on_start(self) -> None:
         self.name = f"p-{uuid.uuid4()}"
         self.number = 0
-        self.headers = {
-            "Authorization": f"Bearer {_token(self.environment, self.name)}",
-            "Content-Type": "application/json",
-        }
+        token = _token(self.environment, self.name)
+        self.headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
 
     def wait_time(self) -> float:
-        chosen = self.environment.parsed_options
+        chosen = _options(self.environment)
         return float(constant_throughput(chosen.rate / chosen.batch)(self))
 
     @task
     def publish(self) -> None:
-        first, self.number = self.number, self.number + self.environment.parsed_options.batch
+        first, self.number = self.number, self.number + _options(self.environment).batch
         now = datetime.now(UTC).isoformat()
-        body = msgspec.json.encode(
-            [
-                {
-                    "type": EVENT_TYPE,
-                    "id": f"{self.name}-{n}",
-                    "timestamp": now,
-                    "data": {"publisher": self.name, "n": n, "pad": "x" * 60},
-                }
-                for n in range(first, self.number)
-            ]
-        )
+        data = [{"publisher": self.name, "n": n, "pad": "x" * 60} for n in range(first, self.number)]
+        batch = [{"type": EVENT_TYPE, "id": f"{self.name}-{d['n']}", "timestamp": now, "data": d} for d in data]
+        body = msgspec.json.encode(batch).decode()
         while (wait := self._send(body)) is not None:
             gevent.sleep(wait)
 
-    def _send(self, body: bytes) -> float | None:
+    def _send(self, body: str) -> float | None:
         """None: it was taken. Else the seconds to wait before it is sent again."""
         with self.client.post("/v1/events", data=body, headers=self.headers, catch_response=True) as answer:
             if answer.status_code in (429, 503):
@@ -323,10 +292,7 @@ class Load(LoadTestShape):
     """
 
     use_common_options = True
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._storms = 0  # how many have been due
+    _storms = 0  # how many have been due
 
     def reset_time(self) -> None:
         super().reset_time()
@@ -334,7 +300,7 @@ class Load(LoadTestShape):
 
     def tick(self) -> tuple[int, float] | None:
         assert self.runner is not None
-        chosen = self.runner.environment.parsed_options
+        chosen = _options(self.runner.environment)
         users, rate = chosen.num_users or 20, chosen.spawn_rate or 10
         now, end = self.get_run_time(), chosen.run_time or 0
         if end and now >= end:

@@ -1,7 +1,7 @@
-"""The machine: which cores are whose, and what a tree of processes takes of it, from /proc.
+"""The machine: which cores are whose, how programs are started, and what a process takes of it, from /proc.
 
-A server and its load never share a core where there are two. CPU time is the kernel's account of whole processes, all
-threads, user and system, children included as long as they live; memory is what `smaps_rollup` says.
+A server and its load never share a core where there are two, unless a case says so. CPU time is the kernel's account
+of whole processes, all threads, user and system; memory is what `smaps_rollup` says.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 HOST = "127.0.0.1"
-CORES = sorted(os.sched_getaffinity(0))
-LOAD_CORES = frozenset(CORES[-1:])
-SERVER_CORES = frozenset(CORES[:-1] or CORES)
+CORES = frozenset(os.sched_getaffinity(0))
+LOAD_CORES = frozenset([max(CORES)])
+SERVER_CORES = CORES - LOAD_CORES or CORES
 PINNED = len(CORES) > 1
 RESULTS = Path(__file__).resolve().parent / "results"
 """What benchmarks leave behind: compiled programs, peers' packages, figures. Not in the repository."""
-_PR_SET_PDEATHSIG = 1
-_KSM = Path("/sys/kernel/mm/ksm")
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 ZLIB = Path("/usr/include/zlib.h")
 """Of Debian's zlib1g-dev, which .ci/system-packages looks for, too."""
 EAGER, USUAL = {"pages_to_scan": "20000", "sleep_millisecs": "20"}, {"pages_to_scan": "100", "sleep_millisecs": "20"}
 """Paces of same-page merging: so that a benchmark need not wait for it, and the kernel's own."""
-_SIGKILL = 9
+_PR_SET_PDEATHSIG, _SIGKILL = 1, 9
+_KSM = Path("/sys/kernel/mm/ksm")
 
 
 class BenchError(Exception):
@@ -42,31 +42,30 @@ class LeftOut(BenchError):
     """A peer is not to be had here; its text is the reason."""
 
 
+# ---------------------------------------------------------------- what a process takes
+
+
 def cpu_seconds(pid: int) -> float:
     """CPU time of a process, all threads.
 
-    What utime+stime in /proc/PID/stat say, from the same account of the scheduler, but in ns instead of ticks
-    of 10 ms (clock_getcpuclockid(3)).
+    The same account as utime+stime in /proc/PID/stat, but in ns instead of ticks of 10 ms (clock_getcpuclockid(3)).
     """
     return time.clock_gettime((~pid << 3) | 2)
 
 
-def descendants(pid: int) -> Iterator[int]:
+def process_tree(pid: int) -> list[int]:
+    """The process and all below it, in the order of their ids."""
+    found = {pid}
     with contextlib.suppress(OSError):
         for task in Path(f"/proc/{pid}/task").iterdir():
             with contextlib.suppress(OSError):
-                for child in map(int, (task / "children").read_text().split()):
-                    yield child
-                    yield from descendants(child)
-
-
-def tree(pid: int) -> list[int]:
-    """The process and all below it, in the order of their ids."""
-    return sorted({pid, *descendants(pid)})
+                for child in (task / "children").read_text().split():
+                    found.update(process_tree(int(child)))
+    return sorted(found)
 
 
 def command_line(pid: int) -> str:
-    """'' if there is no such process."""
+    """The words of a process with a blank after each; '' if there is no such process."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     except OSError:
@@ -77,46 +76,53 @@ def command_line(pid: int) -> str:
 class Memory:
     """Bytes. pss: shared pages divided among those who share them. merged: pages that same-page merging has taken."""
 
-    pss: int
-    rss: int
-    merged: int
+    pss: int = 0
+    rss: int = 0
+    merged: int = 0
 
     def __add__(self, other: Memory) -> Memory:
         return Memory(self.pss + other.pss, self.rss + other.rss, self.merged + other.merged)
 
 
-def memory(pid: int) -> Memory:
+def read_memory(pid: int) -> Memory:
     """From smaps_rollup; `merged` from ksm_stat. Raises OSError if the process is gone."""
-    found = {}
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]:
-        name, _, rest = line.partition(":")
-        found[name] = int(rest.split()[0]) * 1024
+    found = {words[0]: int(words[1]) for words in _lines(f"/proc/{pid}/smaps_rollup")[1:]}
     merged = 0
-    with contextlib.suppress(OSError, ValueError):
-        for line in Path(f"/proc/{pid}/ksm_stat").read_text().splitlines():
-            name, _, value = line.replace(":", " ").partition(" ")
-            if name in ("ksm_zero_pages", "ksm_merging_pages"):
-                merged += int(value) * os.sysconf("SC_PAGE_SIZE")
-    return Memory(found["Pss"], found["Rss"], merged)
+    with contextlib.suppress(OSError):
+        names = ("ksm_zero_pages", "ksm_merging_pages")
+        merged = sum(int(words[-1]) for words in _lines(f"/proc/{pid}/ksm_stat") if words[0].rstrip(":") in names)
+    return Memory(found["Pss:"] * 1024, found["Rss:"] * 1024, merged * PAGE_BYTES)
 
 
-def memory_of(pids: list[int]) -> Memory:
-    total = Memory(0, 0, 0)
+def sum_memory(pids: Iterable[int]) -> Memory:
+    """Of all of these processes that are there."""
+    total = Memory()
     for pid in pids:
         with contextlib.suppress(OSError):
-            total += memory(pid)
+            total += read_memory(pid)
     return total
 
 
-def core_busy(cores: frozenset[int]) -> float:
+def resident_mib(pid: int) -> float | None:
+    """A process's resident memory in MiB; None if it is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_BYTES / 2**20
+    except (OSError, IndexError, ValueError):
+        return None
+
+
+def busy_seconds(cores: frozenset[int]) -> float:
     """Seconds that these cores have spent on anything since the machine started."""
-    busy, tick = 0.0, os.sysconf("SC_CLK_TCK")
-    for line in Path("/proc/stat").read_text().splitlines():
-        name, *fields = line.split()
+    busy = 0
+    for name, *fields in _lines("/proc/stat"):
         if name.startswith("cpu") and name[3:].isdigit() and int(name[3:]) in cores:
             user, nice, system, _, _, irq, softirq, steal, *_ = map(int, fields)
-            busy += (user + nice + system + irq + softirq + steal) / tick
-    return busy
+            busy += user + nice + system + irq + softirq + steal
+    return busy / os.sysconf("SC_CLK_TCK")
+
+
+def _lines(path: str) -> list[list[str]]:
+    return [line.split() for line in Path(path).read_text().splitlines()]
 
 
 def free_ports(count: int) -> int:
@@ -136,7 +142,7 @@ def free_ports(count: int) -> int:
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def placed(cores: frozenset[int]) -> Callable[[], None]:
+def place_on(cores: Iterable[int]) -> Callable[[], None]:
     """What a child does before it becomes its program: takes its place, and dies with us."""
 
     def place() -> None:
@@ -146,9 +152,9 @@ def placed(cores: frozenset[int]) -> Callable[[], None]:
     return place
 
 
-def end(process: subprocess.Popen[bytes], timeout_s: float = 20.0) -> None:
+def end_tree(process: subprocess.Popen[bytes], timeout_s: float = 20.0) -> None:
     """SIGTERM, and SIGKILL to what is left of its tree after that."""
-    left = {pid: command_line(pid) for pid in tree(process.pid)}
+    left = {pid: command_line(pid) for pid in process_tree(process.pid)}
     if process.poll() is None:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -160,21 +166,48 @@ def end(process: subprocess.Popen[bytes], timeout_s: float = 20.0) -> None:
     process.wait()
 
 
-def close(process: subprocess.Popen[bytes], timeout_s: float = 5.0) -> None:
-    """Ends a program that obeys until its standard input ends."""
-    assert process.stdin is not None
-    assert process.stdout is not None
-    with contextlib.suppress(OSError):
-        process.stdin.close()
-    try:
-        process.wait(timeout_s)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    process.stdout.close()
+class Program:
+    """A C program of bench/ that obeys orders on its standard input until that ends."""
+
+    def __init__(self, source: str, cores: frozenset[int], *arguments: str) -> None:
+        command = [str(compile_program(Path(__file__).with_name(source))), *arguments]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, preexec_fn=place_on(cores)
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._stdin, self.stdout = self._process.stdin, self._process.stdout
+
+    def order(self, words: bytes) -> None:
+        """Raises BenchError if it has ended."""
+        try:
+            self._stdin.write(words)
+            self._stdin.flush()
+        except BrokenPipeError:
+            raise BenchError(f"{self._process.args!r} ended") from None
+
+    def read_line(self) -> bytes:
+        """Its answer. Raises BenchError if it has ended."""
+        line: bytes = self.stdout.readline()
+        if not line:
+            raise BenchError(f"{self._process.args!r} ended with status {self._process.wait()}")
+        return line
+
+    def cpu(self) -> float:
+        return cpu_seconds(self._process.pid)
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        with contextlib.suppress(OSError):
+            self._stdin.close()
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self.stdout.close()
 
 
-def compiled(source: Path) -> Path:
+def compile_program(source: Path) -> Path:
     """The program made from a C file, made anew when the file is newer or zlib came later.
 
     Raises LeftOut without a compiler.
@@ -211,7 +244,7 @@ def merging() -> Iterator[None]:
     except OSError as error:
         raise LeftOut(f"same-page merging: {_KSM}: {error.strerror}") from None
     try:
-        merge_by(wanted)
+        set_merging(wanted)
         yield
     finally:
         for name, value in before.items():
@@ -219,7 +252,7 @@ def merging() -> Iterator[None]:
                 (_KSM / name).write_text(value)
 
 
-def merge_by(wanted: Mapping[str, str]) -> None:
+def set_merging(wanted: Mapping[str, str]) -> None:
     """Sets the host's same-page merging. Raises LeftOut if that is not allowed."""
     try:
         for name, value in wanted.items():
@@ -228,8 +261,17 @@ def merge_by(wanted: Mapping[str, str]) -> None:
         raise LeftOut(f"same-page merging: {_KSM}: {error.strerror}") from None
 
 
-def scans() -> int:
-    """How often same-page merging has been through all memory that was offered to it."""
+def wait_until_merged(timeout_s: float = 120.0) -> list[str]:
+    """Waits until all memory has been scanned three times for the same pages; a fault if it is not in time."""
+    start, deadline = _full_scans(), time.monotonic() + timeout_s
+    while (passed := _full_scans() - start) < 4:  # so many ends of a scan are three whole scans at least
+        if time.monotonic() > deadline:
+            return [f"same-page merging was through {passed} times only within {timeout_s:.0f} s"]
+        time.sleep(0.2)
+    return []
+
+
+def _full_scans() -> int:
     return int((_KSM / "full_scans").read_text())
 
 

@@ -9,14 +9,14 @@ import contextlib
 import re
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from hdrh.histogram import HdrHistogram  # type: ignore[import-untyped]
 
-from bench.load import EVENT_BYTES, About, Publisher
-from bench.machine import LOAD_CORES, PINNED, core_busy
-from bench.receiver import Receiver, histogram, percentiles
+from bench.machine import LOAD_CORES, PINNED, busy_seconds
+from bench.publisher import EVENT_BYTES, AboutFunction, Publisher
+from bench.receiver import Receiver, make_histogram, percentiles
 from bench.report import Measure, Row
 from bench.server import Server
 
@@ -27,43 +27,19 @@ MAX_LATE_MS = 20.0
 MAX_BUSY = 0.90
 SHORTEST_S = 0.5
 _NUMBER = re.compile(r"[\d.,–]+")
-
-UNITS = {
-    "CPU per delivery": "µs",
-    "CPU per event": "µs",
-    "CPU per frame": "µs",
-    "floor per frame": "µs",
-    "p50": "ms",
-    "p99": "ms",
-    "max": "ms",
+_UNITS = {
+    "ms": r"(request |answer )?p\d\d|max|alert to .*",
+    "%": r"CPU|.* CPU|load core",
+    "µs": r"CPU per .*|floor per .*|.* CPU per event|CPU per frame, shard",
+    "KB": "[PR]SS per .*",
+    "s": "seconds|welcomed|open|50 %|99 %|all",
+    "MiB": "file|memory, part .*|part .|slope per minute",
 }
-UNITS |= dict.fromkeys(("server CPU", "shard CPU", "router CPU", "gateway CPU", "receiver CPU", "load core"), "%")
-UNITS |= dict.fromkeys((f"{role} CPU per event" for role in ("gateway", "router", "shard")), "µs")
-UNITS |= {"CPU per frame, shard": "µs", "CPU per connect": "µs", "CPU per user": "µs", "seconds": "s"}
-UNITS |= {"request p50": "ms", "request p99": "ms"}
-UNITS |= dict.fromkeys(
-    (
-        "PSS per connection",
-        "PSS per connection, after a heartbeat",
-        "RSS per connection",
-        "PSS per user",
-        "RSS per user",
-    ),
-    "KB",
-)
 
 
-@dataclass(frozen=True)
-class Length:
-    """Of a full run, or a quick one. events: in a round of the cases that send one event at a time."""
-
-    rounds: int
-    seconds: float
-    events: int
-    quick: bool = False
-
-
-FULL, QUICK = Length(5, 3.0, 200), Length(2, 1.0, 20, quick=True)
+def unit_of(measure: str) -> str:
+    """'' of one that has none, or has it in its name."""
+    return next((unit for unit, names in _UNITS.items() if re.fullmatch(names, measure)), "")
 
 
 @dataclass
@@ -75,23 +51,28 @@ class Round:
     latency: HdrHistogram | None = None
 
 
-def joined(slices: Sequence[Round]) -> Round:
+def join_slices(slices: Sequence[Round]) -> Round:
     """Slices of a load as one round: the mean of each number, but the percentiles of all their deliveries together."""
     values = {name: statistics.mean(one.values[name] for one in slices) for name in slices[0].values}
-    latency = histogram([])
+    latency = make_histogram([])
     for one in slices:
         latency.add(one.latency)
     return Round(values | percentiles(latency), [fault for one in slices for fault in one.faults], latency)
 
 
-def row(name: str, rounds: list[Round], columns: list[str]) -> Row:
+def make_row(
+    name: str, rounds: Sequence[Round], columns: Sequence[str] = (), units: Mapping[str, str] | None = None
+) -> Row:
+    """The measures of some rounds. columns: those to be shown, if not all. units: other than `unit_of` says."""
     measures = {
-        c: Measure.over((r.values[c] for r in rounds), UNITS.get(c, "")) for c in columns if c in rounds[0].values
+        c: Measure.over((r.values[c] for r in rounds), (units or {}).get(c, unit_of(c)))
+        for c in columns or rounds[0].values
+        if c in rounds[0].values
     }
-    return Row(name, measures, collapsed([fault for r in rounds for fault in r.faults]))
+    return Row(name, measures, merge_faults([fault for r in rounds for fault in r.faults]))
 
 
-def collapsed(faults: list[str]) -> list[str]:
+def merge_faults(faults: Sequence[str]) -> list[str]:
     """Faults that differ in numbers only as one, with how often there was one like it."""
     alike: dict[str, list[str]] = {}
     for fault in faults:
@@ -103,21 +84,28 @@ class Busy:
     """How busy the load's cores are from now on, with whatever: the generator must have room."""
 
     def __init__(self) -> None:
-        self._busy, self._start = core_busy(LOAD_CORES), time.monotonic()
+        self._busy, self._start = busy_seconds(LOAD_CORES), time.monotonic()
 
     def share(self) -> float:
         """0 for a time that is too short for the kernel's ticks of 10 ms."""
         seconds = time.monotonic() - self._start
         if seconds < SHORTEST_S or not PINNED:
             return 0.0
-        return min(1.0, (core_busy(LOAD_CORES) - self._busy) / seconds / len(LOAD_CORES))
+        return min(1.0, (busy_seconds(LOAD_CORES) - self._busy) / seconds / len(LOAD_CORES))
 
     def faults(self) -> list[str]:
-        return [f"the load generator's core was full: {self.share():.0%}"] if self.share() > MAX_BUSY else []
+        return check_busy(self.share())
 
 
-class Spent:
-    """What a stretch of time took of the machine: `start`, then `stop` once."""
+def check_busy(share: float) -> list[str]:
+    return [f"the load generator's core was full: {share:.0%}"] if share > MAX_BUSY else []
+
+
+class Usage:
+    """What a stretch of time took of the machine: `start`, then `stop` once.
+
+    After that: seconds, cpu (seconds by role), total, load_core (a share) and receiving (seconds).
+    """
 
     def __init__(self, server: Server, receiver: Receiver | None) -> None:
         self._server = server
@@ -130,7 +118,6 @@ class Spent:
         self._start = time.monotonic()
 
     def stop(self) -> None:
-        """Sets seconds, cpu (by role), total, load_core (a share) and receiving (seconds)."""
         self.seconds = time.monotonic() - self._start
         after = self._server.cpu()
         self.cpu = {role: after[role] - self._before.get(role, 0.0) for role in after}
@@ -141,9 +128,7 @@ class Spent:
 
     def faults(self) -> list[str]:
         """Of the generator and of the server's processes."""
-        found = []
-        if self.load_core > MAX_BUSY:
-            found.append(f"the load generator's core was full: {self.load_core:.0%}")
+        found = check_busy(self.load_core)
         if not PINNED:
             found.append("server and load shared a core")
         if self._server.processes() != self._pids:
@@ -160,13 +145,17 @@ class Spent:
         }
 
 
+Load = Callable[[], tuple[float, list[str]]]
+"""Publishes. Returns by how many ms it was late at the 99th percentile by its own fault, and faults."""
+
+
 def measure(
     server: Server,
     receiver: Receiver,
     events: int,
     deliveries: int,
     each: int,
-    load: Callable[[], tuple[float, list[str]]],
+    load: Load,
     timeout_s: float = ARRIVE_TIMEOUT_S,
 ) -> Round:
     """One round: `load` publishes `events`, which are `deliveries` in all and `each` on every connection.
@@ -174,69 +163,65 @@ def measure(
     each: 0 if it is not the same for all; then their order is still checked.
     """
     receiver.reset()
-    spent = Spent(server, receiver)
+    usage = Usage(server, receiver)
     late_ms, faults = load()
-    arrived = receiver.until(deliveries, timeout_s)
-    spent.stop()
+    has_arrived = receiver.until(deliveries, timeout_s)
+    usage.stop()
     time.sleep(SETTLE_S)
     counts = receiver.counts()
     faults = faults + counts.faults
-    if not arrived or counts.events != deliveries or (each and {counts.fewest, counts.most} != {each}):
+    if not has_arrived or counts.events != deliveries or (each and {counts.fewest, counts.most} != {each}):
         faults.append(
             f"{counts.events:,} of {deliveries:,} events arrived, "
             f"{counts.fewest}–{counts.most} of {each or 'as many'} per connection"
         )
     if late_ms > MAX_LATE_MS:
         faults.append(f"the publisher ran late by its own fault: {late_ms:.0f} ms at the 99th percentile")
-    latency = counts.latency()
+    latency = make_histogram(counts.latency_us)
     values = {
-        "events/s": events / spent.seconds,
-        "deliveries/s": deliveries / spent.seconds,
-        "deliveries per CPU-second": deliveries / max(spent.total, 1e-9),
-        "CPU per event": spent.total / events * 1e6,
-        "CPU per frame": spent.total / max(counts.frames, 1) * 1e6,
-        "CPU per delivery": spent.total / deliveries * 1e6,
+        "events/s": events / usage.seconds,
+        "deliveries/s": deliveries / usage.seconds,
+        "deliveries per CPU-second": deliveries / max(usage.total, 1e-9),
+        "CPU per event": usage.total / events * 1e6,
+        "CPU per frame": usage.total / max(counts.frames, 1) * 1e6,
+        "CPU per delivery": usage.total / deliveries * 1e6,
         "frames per event": counts.frames / events,
         "bytes per delivery": counts.bytes / max(counts.events, 1),
         **percentiles(latency),
-        **spent.shares(),
+        **usage.shares(),
     }
-    if "shard" in spent.cpu:
-        values["CPU per frame, shard"] = spent.cpu["shard"] / max(counts.frames, 1) * 1e6
-    return Round(values, faults + spent.faults(), latency)
+    if "shard" in usage.cpu:
+        values["CPU per frame, shard"] = usage.cpu["shard"] / max(counts.frames, 1) * 1e6
+    return Round(values, faults + usage.faults(), latency)
 
 
 @contextlib.contextmanager
 def publishing(server: Server, wires: int = 4, size: int = EVENT_BYTES) -> Iterator[Publisher]:
-    publisher = Publisher(server.wires(wires), size)
-    try:
+    """A publisher on so many connections to the server."""
+    with contextlib.closing(Publisher(server.wires(wires), size)) as publisher:
         yield publisher
-    finally:
-        publisher.close()
 
 
 @dataclass(frozen=True)
 class Stream:
-    """A load by the clock. to: connections that an event goes to. each: of a round of so many; see `measure`."""
+    """A load by the clock. to: connections that an event goes to. is_even: whether each gets as many as are sent."""
 
     per_second: float
     batch: int
     to: int
-    each: Callable[[int], int] = lambda events: events
-    about: Callable[[int], About] | None = None
+    is_even: bool = True
+    about: AboutFunction | None = None
 
     def run(self, server: Server, receiver: Receiver, publisher: Publisher, seconds: float, rate: float = 0.0) -> Round:
         """rate: what the server can do, if that is less; the round is then no longer than it would be otherwise."""
         can = min(self.per_second, rate) if rate else self.per_second
         count = max(self.batch, int(can * seconds) // self.batch * self.batch)
-        return self.events(server, receiver, publisher, count)
+        return self.send(server, receiver, publisher, count)
 
-    def events(self, server: Server, receiver: Receiver, publisher: Publisher, count: int) -> Round:
-        return measure(
-            server,
-            receiver,
-            count,
-            count * self.to,
-            self.each(count),
-            lambda: publisher.run(count, self.batch, self.per_second, self.about),
-        )
+    def send(self, server: Server, receiver: Receiver, publisher: Publisher, count: int) -> Round:
+        """A round of so many events."""
+
+        def load() -> tuple[float, list[str]]:
+            return publisher.run(count, self.batch, self.per_second, self.about)
+
+        return measure(server, receiver, count, count * self.to, count if self.is_even else 0, load)

@@ -1,4 +1,8 @@
-"""`solowire up` as a server under test, through its outside contract only: /v1/connect, the WebSocket, /v1/events."""
+"""`solowire up` as a server under test, through its outside contract only: /v1/connect, the WebSocket, /v1/events.
+
+The servers may be another revision's (`bench.compare`): everything that is started imports the tree that PYTHONPATH
+names, and settings are given by the names that this tree has for them.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +11,25 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import jwt
 import msgspec
 
-from bench.load import Http, Refused, Wire
-from bench.machine import HOST, SERVER_CORES, BenchError, command_line, placed
-from bench.receiver import ANY_STREAM, BINARY, Opened, Plan, Receiver, Style, client_frame, upgrade
-from bench.server import Server
+from bench.http_client import bearer
+from bench.machine import HOST, SERVER_CORES, BenchError, command_line
+from bench.publisher import HttpWire, Refused, Wire
+from bench.receiver import ANY_STREAM, Opened, Plan, Receiver, Style
+from bench.report import ROOT
+from bench.server import Server, start_program
+from bench.ws_client import BINARY, JSON, Ticket, client_frame, format_upgrade
+from solowire.runtime.settings.renamed_settings import RENAMED
 
-JSON, MSGPACK, DEFLATE = "solowire.v1.json", "solowire.v1.msgpack", "+deflate"
+MSGPACK, DEFLATE = "solowire.v1.msgpack", "+deflate"
 STYLES = {
     JSON: Style(b'"type":"welcome"', b'{"type":"ping"', client_frame(b'{"type":"pong"}')),
     MSGPACK: Style(b"\xa7welcome", b"\xa4type\xa4ping", client_frame(b"\x81\xa4type\xa4pong", BINARY), ping_at=1),
@@ -28,66 +37,57 @@ STYLES = {
 STYLES |= {subprotocol + DEFLATE: replace(style, compressed=True) for subprotocol, style in STYLES.items()}
 TICKETS_AT_ONCE = 200
 """A ticket lives 30 s."""
-LIMITS = {
-    "MAX_CONNECTIONS": "100000",
-    "CONNECT_RATE": "100000",
-    "CONNECT_BURST": "100000",
+Settings = Mapping[str, object]
+"""Environment variables without their prefix."""
+LIMITS: Settings = {
+    "LIMITS__MAX_CONNECTIONS": 100_000,
+    "LIMITS__CONNECT__RATE": 100_000,
+    "LIMITS__CONNECT__BURST": 100_000,
 }
 """Limits are for operators; what is measured here is what stands behind them. All else is as it is by default."""
+NO_PUBLISH_LIMIT: Settings = {"PUBLISH__RATE": 1_000_000, "PUBLISH__BURST": 1_000_000}
 ROLES = ("shard", "router", "gateway", "up")
+FORMER_NAMES = {to.upper().replace(".", "__"): name.upper() for name, to in RENAMED.items()}
+"""What revisions whose settings stood in one flat list called them."""
 
 
-def environment(settings: Mapping[str, str]) -> dict[str, str]:
-    """Ours without any setting of Solowire's but these, whose names have no prefix."""
+@cache
+def _has_flat_settings() -> bool:
+    """Whether the revision under test is one of these: its documentation does not know the others."""
+    page = Path(os.environ.get("PYTHONPATH", "").split(os.pathsep)[0] or ROOT) / "docs" / "settings.md"
+    return not page.exists() or "LIMITS__MAX_CONNECTIONS" not in page.read_text()
+
+
+def make_environment(settings: Settings) -> dict[str, str]:
+    """Ours without any setting of Solowire's but these, as the revision under test calls them."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith("SOLOWIRE_")}
-    return ours | {f"SOLOWIRE_{name}": value for name, value in settings.items()}
+    names = FORMER_NAMES if _has_flat_settings() else {}
+    return ours | {f"SOLOWIRE_{names.get(name, name)}": str(value) for name, value in settings.items()}
 
 
-def alone(data: Path, settings: Mapping[str, str], *words: str) -> subprocess.Popen[bytes]:
-    """One `solowire WORDS` on a data directory, on the servers' cores; what it says goes to a file there."""
-    with (data / f"{words[0]}.log").open("wb") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "solowire", *words],
-            cwd=data,
-            env=environment({"DATA_DIR": str(data), **settings}),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            preexec_fn=placed(SERVER_CORES),
-        )
+def start_role(data: Path, settings: Settings, *words: str) -> subprocess.Popen[bytes]:
+    """One `solowire WORDS` on a data directory; what it says goes to the file `WORD.log` there."""
+    command = [sys.executable, "-m", "solowire", *words]
+    environment = make_environment({"DATA_DIR": data, **settings})
+    return start_program(command, data, data / f"{words[0]}.log", environment, SERVER_CORES)
 
 
-def signed(secret: str, user: str, role: str) -> str:
-    """A user's token for an hour, as the application would sign it."""
+def sign(secret: str, user: str, role: str = "admin") -> str:
+    """A token as the application would make it."""
     now = int(time.time())
-    return jwt.encode({"sub": user, "role": role, "iat": now, "exp": now + 3600}, secret, "HS256")
-
-
-def bearer(token: str) -> str:
-    """The line of a request's head."""
-    return f"Authorization: Bearer {token}\r\n"
-
-
-class Ticket(msgspec.Struct):
-    """What /v1/connect answers, as far as a client of ours cares."""
-
-    url: str
-    shard: int = 0
-    subprotocols: list[str] = []
+    return jwt.encode({"sub": user, "role": role, "iat": now, "exp": now + 7200}, secret, "HS256")
 
 
 class _Accepted(msgspec.Struct):
     accepted: int
 
 
-class _Events(Http):
-    """POST /v1/events. One event goes as itself, several as an array."""
-
+class _EventsWire(HttpWire):
     _sent = 0
 
     def body(self, events: Sequence[bytes]) -> bytes:
         self._sent = len(events)
-        return events[0] if len(events) == 1 else super().body(events)
+        return super().body(events)
 
     def check(self, body: bytes) -> None:
         if msgspec.json.decode(body, type=_Accepted).accepted != self._sent:
@@ -95,24 +95,32 @@ class _Events(Http):
 
 
 class Solowire(Server):
-    """One system. settings: environment without its prefix."""
+    """One system. limits: settings in place of LIMITS."""
 
     name = "Solowire"
     about = "`solowire up` with one shard, a router and a gateway, events on disk before they are acknowledged"
 
-    def __init__(self, shards: int = 1, subprotocol: str = JSON, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        shards: int = 1,
+        subprotocol: str = JSON,
+        settings: Settings | None = None,
+        limits: Settings = LIMITS,
+        cores: Iterable[int] = SERVER_CORES,
+    ) -> None:
         super().__init__()
         self.shards = shards
         self.subprotocol = subprotocol
         self.style = STYLES[subprotocol]
-        self.settings = dict(settings or {})
+        self.settings = {**limits, **(settings or {})}
+        self.cores = cores
 
     def command(self) -> Sequence[str]:
         options = f"--host {HOST} --port {self.port} --shards {self.shards} --data-dir {self.data}"
         return [sys.executable, "-m", "solowire", "up", *options.split()]
 
     def environment(self) -> Mapping[str, str]:
-        return environment(LIMITS | self.settings)
+        return make_environment(self.settings)
 
     def start(self) -> None:
         super().start()
@@ -121,53 +129,58 @@ class Solowire(Server):
         self.bearer = bearer(self.token)
         self.started = self.processes()
 
-    def ready(self) -> bool:
+    def is_ready(self) -> bool:
         if len(self.processes()) < self.shards + 3:
             return False
-        return all(_ready(port) for port in range(self.port, self.port + 1 + self.shards))
+        return all(_is_ready(port) for port in range(self.port, self.port + 1 + self.shards))
 
     def processes(self) -> dict[int, str]:
-        found = {}
-        for pid in super().processes():
-            words = command_line(pid)
-            for role in ROLES:
-                if f"solowire {role}" in words:
-                    found[pid] = role
-        return found
+        words = {pid: command_line(pid) for pid in super().processes()}
+        return {pid: role for pid in words for role in ROLES if f"solowire {role}" in words[pid]}
 
-    def pid(self, command: str) -> int:
-        """The process that runs `solowire COMMAND`, such as "shard --index 0". Raises ValueError if it is not there."""
-        [found] = [pid for pid in self.processes() if f"solowire {command} " in command_line(pid)]
-        return found
+    def roles(self) -> dict[str, int]:
+        """Every process that is there by its role, shards as `shard 0`, without `up`."""
+        found = {}
+        for pid, role in self.processes().items():
+            _, is_shard, rest = command_line(pid).partition("--index ")
+            found[f"shard {rest.split()[0]}" if is_shard else role] = pid
+        return {role: pid for role, pid in sorted(found.items()) if role != "up"}
 
     def sign(self, user: str, role: str = "admin") -> str:
-        return signed(self.secret, user, role)
+        return sign(self.secret, user, role)
 
     def wires(self, count: int) -> list[Wire]:
-        return [_Events(self.port, "/v1/events", self.bearer) for _ in range(count)]
+        return [_EventsWire(self.port, "/v1/events", self.bearer) for _ in range(count)]
+
+    def stats(self) -> dict[str, int]:
+        """What the system says of itself: `connections`, `last_offset`. Raises BenchError, OSError."""
+        with contextlib.closing(HttpWire(self.port)) as http:
+            reply = http.request("GET", "/v1/stats", self.bearer)
+        if reply.status != 200:
+            raise BenchError(f"/v1/stats answered {reply}")
+        found: dict[str, int] = msgspec.json.decode(reply.body)
+        return found
 
     # ------------------------------------------------------------ users
 
-    def tickets(self, users: Sequence[str], wires: Sequence[Http]) -> list[Ticket]:
-        """One for each user, asked for on these connections in turn. Raises BenchError."""
-        tickets = []
-        for first in range(0, len(users), len(wires)):
-            asked = list(zip(wires, users[first : first + len(wires)], strict=False))
-            for wire, user in asked:
-                wire.sock.sendall(
-                    f"POST /v1/connect HTTP/1.1\r\nHost: {HOST}:{self.port}\r\nContent-Length: 0\r\n"
-                    f"{bearer(self.sign(user))}\r\n".encode()
-                )
-            for wire, _ in asked:
-                status, body = wire.await_answer()
-                if status >= 300:
-                    raise BenchError(f"/v1/connect answered {status}: {body[:300]!r}")
-                tickets.append(msgspec.json.decode(body, type=Ticket))
+    def tickets(self, users: Sequence[str]) -> list[Ticket]:
+        """One for each user, asked for on some connections in turn. Raises BenchError."""
+        tickets: list[Ticket] = []
+        with contextlib.ExitStack() as stack:
+            wires = [stack.enter_context(contextlib.closing(HttpWire(self.port))) for _ in range(min(8, len(users)))]
+            for first in range(0, len(users), len(wires)):
+                asked = list(zip(wires, users[first : first + len(wires)], strict=False))
+                for wire, user in asked:
+                    wire.start_request("POST", "/v1/connect", bearer(self.sign(user)))
+                for wire, _ in asked:
+                    reply = wire.await_reply()
+                    if reply.status >= 300:
+                        raise BenchError(f"/v1/connect answered {reply}")
+                    tickets.append(msgspec.json.decode(reply.body, type=Ticket))
         return tickets
 
     def offers(self, subprotocol: str) -> bool:
-        with contextlib.closing(Http(self.port)) as http:
-            return subprotocol in self.tickets(["bench"], [http])[0].subprotocols
+        return subprotocol in self.tickets(["bench"])[0].subprotocols
 
     def plan_of(
         self,
@@ -185,11 +198,10 @@ class Solowire(Server):
         else:
             greeting = client_frame(msgspec.json.encode(words))
         port = url.port or 80
-        return Plan(port, upgrade(port, f"{url.path}?{url.query}", self.subprotocol), greeting, streams, slow)
+        return Plan(port, format_upgrade(port, f"{url.path}?{url.query}", self.subprotocol), greeting, streams, slow)
 
     def plan(self, user: int) -> list[Plan]:
-        with contextlib.closing(Http(self.port)) as http:
-            return [self.plan_of(self.tickets([f"u{user}"], [http])[0])]
+        return [self.plan_of(self.tickets([f"u{user}"])[0])]
 
     def connect(
         self,
@@ -202,25 +214,22 @@ class Solowire(Server):
     ) -> list[Opened]:
         """In parts, since a ticket lives 30 s. Each function is asked with the number of the user."""
         opened = []
-        with contextlib.ExitStack() as stack:
-            wires = [stack.enter_context(contextlib.closing(Http(self.port))) for _ in range(8)]
-            for start in range(first, first + users, TICKETS_AT_ONCE):
-                part = range(start, min(start + TICKETS_AT_ONCE, first + users))
-                tickets = self.tickets([f"u{n}" for n in part], wires)
-                plans = [
-                    self.plan_of(
-                        ticket,
-                        hello(n) if hello else None,
-                        streams(n) if streams else (n, n) if self.own else ANY_STREAM,
-                        slow=slow(n) if slow else False,
-                    )
-                    for n, ticket in zip(part, tickets, strict=True)
-                ]
-                opened.append(receiver.open(plans))
+        for start in range(first, first + users, TICKETS_AT_ONCE):
+            part = range(start, min(start + TICKETS_AT_ONCE, first + users))
+            plans = [
+                self.plan_of(
+                    ticket,
+                    hello(n) if hello else None,
+                    streams(n) if streams else (n, n) if self.has_own else ANY_STREAM,
+                    slow=slow(n) if slow else False,
+                )
+                for n, ticket in zip(part, self.tickets([f"u{n}" for n in part]), strict=True)
+            ]
+            opened.append(receiver.open(plans))
         return opened
 
 
-def _ready(port: int) -> bool:
-    with contextlib.suppress(OSError, BenchError), contextlib.closing(Http(port)) as http:
-        return http.exchange("GET", "/readyz")[0] in (200, 204)
+def _is_ready(port: int) -> bool:
+    with contextlib.suppress(OSError, BenchError), contextlib.closing(HttpWire(port)) as http:
+        return http.request("GET", "/readyz").status in (200, 204)
     return False

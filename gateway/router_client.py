@@ -1,4 +1,4 @@
-"""What the gateway knows and does, HTTP apart: the ring as it was told last, tickets, requests to the router.
+"""The gateway's client of the router: the ring as it was told last, tickets, and requests to the router.
 
 It keeps no state that another gateway would miss. While the router is away it goes on admitting users by the ring
 that it knows; publishing is refused, with a word when to try again, because only the router can say that an event is
@@ -19,6 +19,7 @@ import structlog
 
 from solowire.algorithms.hash_ring import Ring
 from solowire.algorithms.log_sampler import LogSampler
+from solowire.auth.leniency import Leniency
 from solowire.auth.revocations import MAX_REVOCATIONS
 from solowire.auth.tokens import Tokens
 from solowire.backplane.messages import (
@@ -61,7 +62,7 @@ from solowire.runtime import process
 
 logger = structlog.get_logger("solowire.gateway")
 
-_UNAVAILABLE = ("router_away", "the router can't be reached", "try again in a moment; events with the same ids")
+_UNAVAILABLE = ("router_unavailable", "the router can't be reached", "try again in a moment; events with the same ids")
 _LAST_ANSWERS_SECONDS = 0.5
 _HELD_SECONDS = 1.0
 _MOST_HELD = 256
@@ -69,7 +70,9 @@ _MOST_HELD = 256
 
 
 class RouterClient:
-    """timeout: seconds to wait for the router's answer. pace: users per second that come back from a lost shard.
+    """The gateway's client of the router; it also issues tickets by the ring that it was told last.
+
+    timeout: seconds to wait for the router's answer. pace: users per second that come back from a lost shard.
 
     stats: what the router is told of this process. trail: into the audit log. refreshed: waits for the keys of a
     provider to be read again, and says whether they were.
@@ -90,8 +93,10 @@ class RouterClient:
         stats: Callable[[], ShardStats | None] = lambda: None,
         audit: GatewayAudit | None = None,
         refresh_keys: Callable[[], Awaitable[bool]] | None = None,
+        leniency: Leniency | None = None,
     ) -> None:
         self.tokens = tokens
+        self.leniency = leniency or Leniency()
         self.publish_limiter = publish_limiter
         self.addresses = addresses or ClientAddressResolver()
         self.auth_failures = self.delayed_responses = self.delayed_responses_total = 0
@@ -146,18 +151,27 @@ class RouterClient:
         """The shard that owns the user."""
         return self._ring.owner(user)
 
+    def find_shard(self, user: str) -> ShardAddress:
+        """The shard that owns the user. Raises RequestRejected."""
+        index = self._ring.owner(user)
+        shard = self._shards.get(index) if index is not None else None
+        if shard is None:
+            hint = "try again in a moment; /readyz says when"
+            raise RequestRejected(503, "no_shard", "no shard is ready to take users", hint, retry_after=1)
+        return shard
+
     @property
     def rejections(self) -> Counter[str]:
         """How many who wanted a place got none, by the problem's code."""
         return self._rejection_log.totals
 
-    async def identify(self, token: str, address: str) -> Identity:
-        """Whom a token proves. address: whence it came, as `addresses` counts it.
+    async def identify(self, token: str, address: str, *, is_lenient: bool = False) -> Identity:
+        """Whom a token proves. address: whence it came, as `addresses` counts it. is_lenient: by an old client's path.
 
         Raises InvalidToken, or RequestRejected where too many wrong ones have come from there, and not at once.
         """
         try:
-            return await self._verify_token(token)
+            return await self._verify_token(token, is_lenient=is_lenient)
         except InvalidToken as error:
             if error.code in ("missing_token", "token_revoked"):
                 raise  # nobody's guesses
@@ -171,9 +185,14 @@ class RouterClient:
         finally:
             del refusal  # else it would hold this frame, which holds it, until the collector comes
 
-    async def _verify_token(self, token: str) -> Identity:
-        """Raises InvalidToken; RequestRejected if it can't be judged now."""
+    async def _verify_token(self, token: str, *, is_lenient: bool) -> Identity:
+        """Verifies a token, after reading new keys if need be.
+
+        Raises InvalidToken; RequestRejected if it can't be judged now.
+        """
         try:
+            if is_lenient:
+                return self.tokens.identify_leniently(token, time.time(), self.leniency)
             return self.tokens.identify(token, time.time())
         except UnknownKey:
             if self._refresh_keys is not None and await self._refresh_keys():
@@ -189,9 +208,30 @@ class RouterClient:
                 ) from None
             raise
 
+    async def assign_old_client(self, token: str, address: str, action: str) -> tuple[ShardAddress, str, str]:
+        """As `assign_shard`, by an old client's path, with the user's name."""
+        identity = None
+        try:
+            identity = await self.identify(token, address, is_lenient=True)
+            return (*self._admit(identity, address, is_old=True), identity.user)
+        except RequestError as error:
+            self._rejection_log.record(error)
+            self._audit.record_rejection(action, error, address, identity)
+            raise
+
+    def find_return_delay(self, user: str, lost: ShardAddress) -> float | None:
+        """When a user of a shard that was lost may come back, in seconds; None while there is no shard to come to."""
+        index = self._ring.owner(user)
+        shard = self._shards.get(index) if index is not None else None
+        if shard is None or shard.incarnation == lost.incarnation:
+            return None
+        return self._reconnect_ramp.delay_for(user, self._clock())
+
     async def assign_shard(self, token: str, address: str, action: str = "connect") -> tuple[ShardAddress, str]:
-        """The shard that owns the user, and a ticket for it. action: as audited. Raises InvalidToken,
-        RequestRejected."""
+        """The shard that owns the user, and a ticket for it.
+
+        action: as audited. Raises InvalidToken, RequestRejected.
+        """
         # Most who are refused come back with a token that is known: to await something would double what that costs.
         identity = self.tokens.cached_identity(token, time.time())
         try:
@@ -214,7 +254,7 @@ class RouterClient:
             )
 
     def need_administrator(self, identity: Identity) -> None:
-        """Raises RequestRejected."""
+        """Checks that the identity may administer. Raises RequestRejected."""
         if not identity.has_permission(ADMINISTER):
             raise RequestRejected(
                 403,
@@ -270,7 +310,7 @@ class RouterClient:
         answer: DrainResponse = await self._request(request, DrainRequest(request, shard, identity.user))
         if answer.users is None:
             raise RequestRejected(404, "no_such_shard", f"there is no shard {shard}", "GET /v1/stats/shards lists them")
-        logger.info("drain", shard=shard, users=answer.users, by=identity.user)
+        logger.info("drain_requested", shard=shard, users=answer.users, by=identity.user)
         return answer.users
 
     async def undrain_shard(self, identity: Identity, shard: int) -> int:
@@ -283,7 +323,7 @@ class RouterClient:
             raise RequestRejected(
                 409, "not_draining", f"shard {shard} is not being drained", "one that has ended must be started again"
             )
-        logger.info("undrain", shard=shard, users=answer.users, by=identity.user)
+        logger.info("undrain_requested", shard=shard, users=answer.users, by=identity.user)
         return answer.users
 
     async def disconnect_user(self, identity: Identity, user: str) -> DisconnectResponse:
@@ -340,7 +380,7 @@ class RouterClient:
             if not waiting.done():
                 waiting.set_exception(RequestRejected(503, *_UNAVAILABLE, retry_after=1))
 
-    def _admit(self, identity: Identity, address: str) -> tuple[ShardAddress, str]:
+    def _admit(self, identity: Identity, address: str, *, is_old: bool = False) -> tuple[ShardAddress, str]:
         role = self._roles.get(identity.role)
         if role is not None and not role.may_connect:
             raise RequestRejected(
@@ -351,28 +391,19 @@ class RouterClient:
             )
         now = self._clock()
         self._connect_limiter.check(identity, address, now)  # first, since most are refused for that when many come
-        index = self._ring.owner(identity.user)
-        shard = self._shards.get(index) if index is not None else None
-        if shard is None:
-            raise RequestRejected(
-                503,
-                "no_shard",
-                "no shard is ready to take users",
-                "try again in a moment; /readyz says when",
-                retry_after=1,
-            )
+        shard = self.find_shard(identity.user)
         wait = self._reconnect_ramp.delay_for(identity.user, now)
         if wait:
             raise RequestRejected(
                 503,
-                "returning",
-                "the user's shard has gone, and its users come back one after the other",
+                "reconnect_throttled",
+                "the user's shard was lost, and its users reconnect one after the other",
                 "connect again when Retry-After says: it is this user's turn then",
                 wait,
             )
         self._connect_limiter.record(identity, address, now)
         ticket = self.tokens.issue_ticket(
-            identity, shard.index, process.new_id(), time.time(), address, shard.incarnation
+            identity, shard.index, process.new_id(), time.time(), address, shard.incarnation, is_old=is_old
         )
         return shard, ticket
 
@@ -444,7 +475,7 @@ class RouterClient:
                     logger.info("ring_changed", shards=sorted(self._shards))
             case _:
                 hint = "do all processes run one version?"
-                self._sampler.write("warning", "message_not_for_a_gateway", kind=type(message).__name__, hint=hint)
+                self._sampler.write("warning", "unexpected_message", kind=type(message).__name__, hint=hint)
 
 
 def _state_name(event: Event) -> str | None:

@@ -6,6 +6,7 @@ What it keeps true: there is always a next tick, whatever fails in this one, and
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
@@ -21,6 +22,8 @@ from solowire.observability.audit import open_audit
 from solowire.observability.loop_monitor import LoopMonitor, memory_bytes
 from solowire.observability.metrics import LabelledSample, Metrics, Sample
 from solowire.router import http as web
+from solowire.router.history.history_reader import HistoryReader
+from solowire.router.history.history_thread import HistoryThread
 from solowire.router.log.journal import Journal, MemoryJournal
 from solowire.router.log.sqlite_journal import SqliteJournal
 from solowire.router.monitoring.monitor import Monitor
@@ -37,6 +40,7 @@ logger = structlog.get_logger("solowire.router")
 TICK_SECONDS = 0.5
 PROBE_SECONDS = 0.5
 RELEASE_SECONDS = 0.02
+SWITCH_SECONDS = 0.0005
 
 
 def serve(settings: Settings) -> None:
@@ -68,11 +72,20 @@ def open_journal(settings: Settings) -> Journal:
     )
 
 
+def make_history_reader(journal: Journal, settings: Settings) -> HistoryReader:
+    """Reads the journal in the thread that calls this. Raises JournalUnavailable."""
+    on_disk = settings.journal.storage == "sqlite"
+    path = settings.need_data_dir() / "history-index.sqlite3" if on_disk else None
+    return HistoryReader(journal.open_reader(), journal.epoch, path, time.monotonic)
+
+
 async def _main(settings: Settings, stop: asyncio.Event) -> None:
     loop = asyncio.get_running_loop()
     with closing(open_journal(settings)) as journal:
         server = _RouterServer(loop, journal, settings)
-        served = web.start_http_server(settings, Metrics(server.read_samples).render, lambda: not journal.is_gone)
+        served = web.start_http_server(
+            settings, Metrics("router", server.read_samples).render, lambda: not journal.is_gone
+        )
         process.tune_gc()
         process.on_reload(lambda fresh: server.change_limits(fresh.limits))
         process.report_ready()
@@ -102,6 +115,9 @@ class _RouterServer:
         self._socket = RouterSocket(settings.backplane_address, self._on_message)
         self._audit = open_audit(settings, "router")
         self._loop_monitor = LoopMonitor(self._audit.flush_suppressed)
+        # The loop waits for the interpreter no longer than this when the thread that reads history has it.
+        sys.setswitchinterval(SWITCH_SECONDS)
+        self._history = HistoryThread(lambda: make_history_reader(journal, settings), self._send, loop)
         self._router = Router(
             journal,
             self._send,
@@ -113,6 +129,7 @@ class _RouterServer:
             monitor=self._make_monitor(settings),
             audit=self._audit,
             sampler=self._sampler,
+            history=self._history,
         )
 
     def _make_monitor(self, settings: Settings) -> Monitor:
@@ -121,43 +138,49 @@ class _RouterServer:
             new_id=process.new_id,
             alerts=settings.alerts,
             stats_interval_s=settings.router.stats_interval_s,
-            own=lambda: ShardStats(memory_bytes=memory_bytes(), loop_lag_s=self._loop_monitor.loop_lag_s),
+            own=lambda: ShardStats(memory_bytes=memory_bytes(), event_loop_lag_s=self._loop_monitor.event_loop_lag_s),
         )
 
     def read_samples(self) -> Iterator[Sample]:
-        """For /metrics."""
-        router, watch = self._router, self._router.monitor
-        yield "events_total", "Events of publishers that this process has put in the log.", router.events
-        yield "duplicates_total", "Events that were in the log already.", router.duplicates
-        yield "journal_offset", "Newest offset in the log.", router.journal.last_offset
-        yield "journal_floor_offset", "Offset behind which the log begins.", router.journal.start_offset
-        yield "gateways", "Gateways that are there.", router.members.gateway_count
+        """Yields what /metrics shows."""
+        router, monitor = self._router, self._router.monitor
+        yield "events_appended_total", "Published events appended to the log.", router.events
+        yield "duplicate_events_total", "Published events that the log already had.", router.duplicates
+        yield "log_end_offset", "Newest offset in the log.", router.journal.last_offset
+        yield "log_start_offset", "Offset after which the log begins.", router.journal.start_offset
+        yield "gateways", "Connected gateways.", router.members.gateway_count
         yield "shards", "Shards in the ring.", len(router.members.shards)
         reports = router.make_reports()
-        behind = {str(r.address.index): float(r.behind) for r in reports}
-        yield LabelledSample("shard_behind_offsets", "Offsets that a shard has not acknowledged.", "shard", behind)
-        in_flight = {str(r.address.index): float(r.in_flight) for r in reports}
-        yield LabelledSample("shard_in_flight_events", "Events under way to a shard.", "shard", in_flight)
-        yield (
-            "publish_refusals_total",
-            "Publish requests refused because a shard or the journal lags.",
-            router.rejected_count,
+        lags = {str(r.address.index): float(r.lag_offsets) for r in reports}
+        yield LabelledSample("shard_lag_offsets", "Offsets that a shard has not acknowledged.", "shard", lags)
+        inflight = {str(r.address.index): float(r.inflight_events) for r in reports}
+        yield LabelledSample("shard_inflight_events", "Events sent to a shard and not acknowledged.", "shard", inflight)
+        yield LabelledSample(
+            "publish_rejected_total",
+            "Publish requests rejected by the router, by error code.",
+            "reason",
+            router.publish_rejections,
         )
-        yield "ack_delay_seconds", "How long publishers' answers are held back now.", router.backpressure.delay
-        held = router.coordinator.registry.held_slots
-        yield "held_slots", "Connection slots that shards hold, or may still hold.", held
+        yield "publish_ack_delay_seconds", "Delay added to publish acknowledgements.", router.backpressure.delay
         yield (
-            "replays_waiting",
-            "Questions of shards for what clients have missed.",
-            len(router.replays),
+            "leased_slots",
+            "Connection slots granted to shards and not yet free again.",
+            router.coordinator.registry.held_slots,
         )
-        yield "revocations", "Revocations in force.", router.access.revocation_count
-        yield "backplane_dropped_total", "Messages of peers that could not be decoded.", router.dropped_count
-        if watch is not None:
-            yield "alerts", "Alerts that have begun and not ended.", watch.alerts.raised_count
-            yield "alerts_begun_total", "Alerts that have begun.", watch.fired_count
-        yield "loop_lag_seconds", "Lateness of a timer, at most, in the last second.", self._loop_monitor.loop_lag_s
-        yield "audit_lines_lost_total", "Lines of the audit log that could not be written.", self._audit.lost_count
+        yield "pending_replays", "Replay requests waiting to be served.", len(router.replays)
+        yield "pending_history_reads", "History reads of shards waiting to be served.", len(self._history)
+        yield "history_reads_total", "Parts of the log read for history.", self._history.answer_count
+        indexed = self._history.indexed_offset
+        yield "history_indexed_offset", "Offset up to which the log is in the history index.", indexed
+        yield "history_index_errors_total", "Times that the history index failed.", self._history.index_error_count
+        yield "revocations", "Token revocations in force.", router.access.revocation_count
+        if monitor is not None:
+            yield "alerts_active", "Alerts that are firing.", monitor.alerts.raised_count
+            yield "alerts_fired_total", "Alerts that have fired.", monitor.fired_count
+        lag_s = self._loop_monitor.event_loop_lag_s
+        yield "event_loop_lag_seconds", "Largest event loop lag of the last second.", lag_s
+        yield "backplane_decode_errors_total", "Messages of peers that failed to decode.", router.dropped_count
+        yield "audit_records_dropped_total", "Audit records that were not written.", self._audit.lost_count
 
     async def _probe_absent(self, absent: list[ShardAddress]) -> None:
         """Asks where shards were that are not heard of. If nobody listens, the kernel says that they have ended."""
@@ -187,6 +210,7 @@ class _RouterServer:
                 handle.cancel()
         if self._probing is not None:
             self._probing.cancel()
+        self._history.close()
         self._tick()  # keeps and answers what has come
         self._socket.close()
         self._loop_monitor.close()

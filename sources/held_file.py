@@ -15,8 +15,10 @@ MARK_BYTES = 64
 
 
 class HeldFile:
-    """An open file. identity: of the open one, while `log` is of the one that it is a copy of. offset: read up to.
-    partial: of that, a line without its end. size: the most that it was seen to have.
+    """An open file.
+
+    identity: of the open one, while `log` is of the one that it is a copy of. offset: read up to. partial: of that, a
+    line without its end. size: the most that it was seen to have.
     """
 
     def __init__(self, file: int, log: LogFile, status: os.stat_result, offset: int = 0, is_copy: bool = False) -> None:
@@ -99,7 +101,7 @@ def explain_way_out(error: OSError) -> str:
     if "a directory" in str(error.strerror):
         return "name the file in it that named writes"
     if "a FIFO" in str(error.strerror):
-        return "have named's channel write to a file: a FIFO keeps nothing while nobody reads"
+        return "name the file that named writes: a FIFO keeps nothing while nobody reads"
     return "name the file that named writes"
 
 

@@ -1,12 +1,16 @@
-"""How Hypothesis looks for examples: the same ones each time, and however slow the machine is.
-
-A change is judged by what it does, not by luck. `pytest --hypothesis-profile explore` looks for other examples.
-"""
+"""What holds for all tests."""
 
 from __future__ import annotations
 
-from hypothesis import HealthCheck, settings
+import pytest
 
-settings.register_profile("explore", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("same", settings.get_profile("explore"), derandomize=True)
-settings.load_profile("same")
+from tests.support.examples import register_profiles
+from tests.support.slow_files import SLOW_FILES
+
+register_profiles()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the files that take longest first, so that no worker is left alone with one of them in the end."""
+    order = {name: place for place, name in enumerate(SLOW_FILES)}
+    items.sort(key=lambda item: order.get(item.nodeid.partition("::")[0], len(order)))

@@ -10,7 +10,7 @@ import asyncio
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from solowire.backplane.messages import (
     DisconnectReport,
     DrainCommand,
     Fenced,
+    HistoryResponse,
     Join,
     Lease,
     LogAck,
@@ -51,7 +52,7 @@ from solowire.fanout.skipped_events import FAILED, UNDECODABLE, UNKNOWN_TYPE
 from solowire.model.access import Role
 from solowire.observability.audit import open_audit
 from solowire.observability.loop_monitor import LoopMonitor, memory_bytes
-from solowire.observability.metrics import Distribution, LabelledSample, Metrics, Sample
+from solowire.observability.metrics import Distribution, LabelledSample, Metrics, MultiLabelledSample, Sample
 from solowire.protocol.close_codes import CloseCode
 from solowire.runtime import process
 from solowire.runtime.api_client import api_address
@@ -60,14 +61,19 @@ from solowire.runtime.directory_lock import shard_lock
 from solowire.runtime.domain_loader import load_domain
 from solowire.runtime.http_server import WebServer, listen, listen_unix
 from solowire.runtime.identity import make_key_source, make_tokens, reload_identity
+from solowire.runtime.old_frontends import make_dialect_requests
 from solowire.runtime.roles import load_roles
 from solowire.runtime.settings import Settings
 from solowire.workers.app import HttpApi
+from solowire.workers.clock import Clock
+from solowire.workers.connections.dialect_usage import DialectUsage
 from solowire.workers.delivery.ack_pacing import AckPacing
+from solowire.workers.history_api import HistoryApi
 from solowire.workers.net.client_listener import ClientListener
 from solowire.workers.net.client_port import ClientPort
 from solowire.workers.net.tcp_sockets import TcpSockets
-from solowire.workers.shard import Shard
+from solowire.workers.session.commands import WaitingRefresh
+from solowire.workers.shard import CLOSED, Shard
 from solowire.workers.stats.diagnosis import diagnose
 from solowire.workers.stats.report import ShardReporter
 
@@ -133,28 +139,27 @@ class _ShardServer:
         self._audit = open_audit(settings, f"shard-{index}", shard=index)
         self._vitals = LoopMonitor(self._each_second)
         self._sockets = TcpSockets()
-        self._arrivals: list[tuple[str, int]] = []  # users that the router has not been told of
+        self._sends_arrivals = False  # the router is told in this turn of the loop who has come
+        self._dialects = make_dialect_requests(settings, tokens.domain)
         self._shard = Shard(
             index,
             sockets=self._sockets,
             tokens=tokens,
             roles=roles,
             new_id=process.new_id,
-            wall_offset=self._wall_offset(),
+            clock=Clock(self._wall_offset(), time.perf_counter),
             settings=settings,
             capacity=compute_capacity(process.raise_file_limit()),
             recent=RecentLog(catalog=tokens.domain.catalog, **dict(settings.shard.recent_log)),
-            ask=lambda question: self._link.send(question),
-            stopwatch=time.perf_counter,
-            came=self._note_arrival,
-            await_keys=self._await_keys,
+            max_waiting=MAX_WAITING if self._key_source is not None else 0,
             audit=self._audit,
             boot=self._address.incarnation,
+            dialect=self._dialects.dialect,
         )
         self._reporter = ShardReporter(
             self._shard,
             memory=memory_bytes,
-            loop_lag=lambda: self._vitals.loop_lag_s,
+            loop_lag=lambda: self._vitals.event_loop_lag_s,
         )
 
     async def main(self, stop: asyncio.Event) -> int:
@@ -172,7 +177,7 @@ class _ShardServer:
             )
         if self._settings.shard.merge_memory:
             logger.info("memory_merging", shard=self._shard.index, **process.merge_memory())
-        metrics = Metrics(self._collect_samples, {"shard": str(self._shard.index)})
+        metrics = Metrics("shard", self._collect_samples, {"shard": str(self._shard.index)})
         wrong_tokens = FailedAuthLimiter(Rate(self._settings.auth.bad_token_rate, self._settings.auth.bad_token_burst))
         api = HttpApi(
             self._shard,
@@ -182,18 +187,20 @@ class _ShardServer:
             reporting=self._reporter,
             audit=self._audit,
             want_keys=None if self._key_source is None else self._key_source.request_refresh,
+            history=HistoryApi(self._shard, self._schedule_run, self._settings.history.page_events),
         )
-        clients = ClientPort(
+        self._client_port = ClientPort(
             self._shard,
             self._sockets,
             self._schedule_run,
             wrong_tokens=wrong_tokens,
             allowed_origins=self._settings.listen.allowed_origins,
+            dialects=self._dialects,
             audit=self._audit,
         )
         listener = self._listener = ClientListener(
             self._socket,
-            clients.handle,
+            self._client_port.handle,
             AcceptLimiter(self._settings.listen.max_pending, self._settings.listen.max_pending_per_address),
             head_s=self._settings.listen.request_head_timeout_s,
             socket_count=lambda: len(self._sockets),
@@ -246,20 +253,11 @@ class _ShardServer:
         while len(self._sockets) and self._loop.time() < deadline:
             await asyncio.sleep(CLOSING_CHECK_SECONDS)
 
-    def _await_keys(self, act: Callable[[float], None]) -> bool:
-        source = self._key_source
-        if source is None or len(self._waiting_for_keys) >= MAX_WAITING:
-            return False
-
-        async def wait() -> None:
-            await source.wait_for_refresh()
-            act(self._loop.time())
-            self._schedule_run()
-
-        task = self._loop.create_task(wait())
-        self._waiting_for_keys.add(task)
-        task.add_done_callback(self._waiting_for_keys.discard)
-        return True
+    async def _await_keys(self, waiting: WaitingRefresh) -> None:
+        if self._key_source is not None:
+            await self._key_source.wait_for_refresh()
+        self._shard.retry_refresh(waiting, self._loop.time())
+        self._schedule_run()
 
     def _tick(self) -> None:
         try:
@@ -307,6 +305,8 @@ class _ShardServer:
                 self._shard.on_ring(message, now)
             case ReplayResponse():
                 self._shard.on_replay_response(message, now)
+            case HistoryResponse():
+                self._shard.on_history_response(message, now)
             case StateSnapshot():
                 self._shard.on_snapshot(message, now)
             case DrainCommand():
@@ -318,24 +318,31 @@ class _ShardServer:
                 logger.warning("diagnosis", reason=message.reason, **diagnose(self._shard, self._reporter, now))
             case Superseded():
                 logger.error(
-                    "superseded", shard=self._shard.index, hint="another process runs as this shard; this one ends"
+                    "shard_superseded",
+                    shard=self._shard.index,
+                    hint="another process runs as this shard; this one exits",
                 )
                 self._end_process()  # a further hello would take the place back
             case Lease():
                 self._shard.on_lease(message, now)
             case DisconnectCommand():
-                closed = self._shard.ejection.disconnect(message.user)
+                closed = self._shard.disconnect(message.user)
                 self._link.send(DisconnectReport(message.request, closed))
             case RevocationUpdate():
                 self._revoke(message)
             case UserConnectedElsewhere():
                 self._shard.on_newer_elsewhere(message)
             case Fenced():
-                logger.error("fenced_off", shard=self._shard.index, reason=message.reason, hint="this process ends")
+                logger.error(
+                    "shard_fenced",
+                    shard=self._shard.index,
+                    reason=message.reason,
+                    hint="this process exits and is restarted; please report this bug",
+                )
                 self._end_process()
             case _:
                 logger.warning(
-                    "message_not_for_a_shard", kind=type(message).__name__, hint="do all processes run one version?"
+                    "unexpected_message", kind=type(message).__name__, hint="do all processes run one version?"
                 )
         if self._shard.is_ready != self._was_ready:
             self._was_ready = self._shard.is_ready
@@ -348,7 +355,7 @@ class _ShardServer:
         fresh, known = self._tokens.revocations.apply_update(message)
         if known is not None:
             self._link.send(known)
-        closed = self._shard.ejection.revoke(fresh)
+        closed = self._shard.revoke(fresh)
         if fresh:
             logger.info("tokens_revoked", shard=self._shard.index, revocations=len(fresh), connections=closed)
 
@@ -364,18 +371,25 @@ class _ShardServer:
             LogAck(self._shard.epoch, self._shard.log.position, self._settings.shard.credit_events, self._acked_version)
         )
 
-    def _note_arrival(self, user: str, connections: int) -> None:
-        """The router is told of all that come in one turn of the loop at once."""
-        if not self._arrivals:
-            self._loop.call_soon(self._send_arrivals)
-        self._arrivals.append((user, connections))
-
     def _send_arrivals(self) -> None:
-        arrivals, self._arrivals = self._arrivals, []
-        self._link.send(UsersConnected(arrivals))
+        self._sends_arrivals = False
+        self._link.send(UsersConnected(self._shard.take_arrivals()))
+
+    def _perform(self) -> None:
+        """Does what the shard has decided, and can't do itself."""
+        for question in self._shard.take_questions():
+            self._link.send(question)
+        if self._shard.has_arrivals and not self._sends_arrivals:
+            self._sends_arrivals = True  # all that come in one turn of the loop at once
+            self._loop.call_soon(self._send_arrivals)
+        for waiting in self._shard.take_waiting():
+            task = self._loop.create_task(self._await_keys(waiting))
+            self._waiting_for_keys.add(task)
+            task.add_done_callback(self._waiting_for_keys.discard)
 
     def _schedule_run(self) -> None:
-        """One timer for all that the shard has to do at some time."""
+        """After anything that the shard was told: does what it has decided, and sets its one timer."""
+        self._perform()
         if self._shard.completed_version != self._acked_version or self._loop.time() >= self._acks.due:
             self._send_ack()
         if self._shard.wants_lease_report and self._link.is_router_alive:
@@ -402,53 +416,80 @@ class _ShardServer:
 
     def _collect_samples(self) -> Iterator[Sample]:
         stats = self._reporter.build_report(self._loop.time())
-        yield "connections", "Open connections.", stats.connections
-        yield LabelledSample("group_connections", "Open connections by group.", "group", stats.groups)
-        yield LabelledSample("codec_connections", "Open connections by codec.", "codec", stats.codecs)
-        yield LabelledSample("kind_connections", "Open connections by kind: direct or relayed.", "kind", stats.kinds)
-        yield "feeds", "Feeds with at least one connection.", stats.feeds
-        yield "lagging_connections", "Connections that are behind their feed, or whose socket is busy.", stats.lagging
-        yield "log_offset", "Newest offset in the recent log.", stats.offset
-        yield "log_bytes", "What the recent log takes in memory, nearly.", stats.log_bytes
-        yield "events_total", "Events taken from the router.", stats.events
-        yield "deliveries_total", "Events times the connections that they were sent to.", stats.deliveries
-        yield "frames_total", "Frames of events sent.", stats.frames
-        yield "sent_bytes_total", "Bytes of those frames.", stats.bytes
-        yield "admissions_total", "Connections accepted.", stats.admitted
-        yield "refusals_total", "Handshakes refused.", stats.refused
-        yield (
-            "pending_connections",
-            "Connections that have not sent a whole request head.",
-            self._listener.pending_count,
-        )
-        yield "accept_refusals_total", "Connections refused before anything was read.", self._listener.refused_count
         totals, skipped = self._shard.totals, self._shard.log.skipped.totals
-        yield "bad_messages_total", "Messages of clients that were answered with an error.", totals["bad_messages"]
-        yield "undecodable_events_total", "Events of the log that could not be loaded.", skipped[UNDECODABLE]
-        yield "unknown_types_total", "Events of types that this version does not know.", skipped[UNKNOWN_TYPE]
-        yield "failed_events_total", "Events of the log that could not be matched or written.", skipped[FAILED]
-        yield (
-            "compacted_events_total",
-            "Events times the connections for which they were counted, not sent.",
-            totals["compacted"],
+        history = self._shard.history
+        yield "history_queries", "History queries under way.", len(history)
+        yield "history_pages_total", "Pages of history made.", history.answered_count
+        yield "history_events_total", "Events in pages of history.", history.event_count
+        yield "history_rejected_total", "History queries rejected.", history.rejected_count
+        yield MultiLabelledSample(
+            "connections",
+            "Open connections by group, codec and transport.",
+            ("group", "codec", "transport"),
+            self._reporter.count_connections(),
         )
-        yield "aggregated_events_total", "Telemetry events that were summed up.", totals["aggregated"]
-        yield "overtaken_states_total", "States that were held back until a newer one came.", totals["overtaken"]
-        yield "slow_readers_total", "Times that a connection began to be compacted.", totals["slow"]
-        yield "backplane_dropped_total", "Messages of the router that could not be decoded.", self._link.dropped_count
+        yield "connections_opened_total", "Connections accepted.", stats.connections_opened
+        yield LabelledSample(
+            "connections_closed_total",
+            "Connections closed, by close code; client_disconnected: the client closed it or was lost.",
+            "code",
+            {name.removeprefix(CLOSED): count for name, count in totals.items() if name.startswith(CLOSED)},
+        )
+        yield LabelledSample(
+            "connections_rejected_total", "Handshakes rejected, by error code.", "reason", self._client_port.rejections
+        )
+        yield "pending_connections", "Sockets that have not sent a whole request head.", self._listener.pending_count
+        yield (
+            "pending_connections_rejected_total",
+            "Sockets closed on accept because too many were pending.",
+            self._listener.refused_count,
+        )
+        yield "feeds", "Feeds with at least one connection.", stats.feeds
+        yield "lagging_connections", "Connections behind their feed.", stats.lagging
+        yield (
+            "max_connection_lag_seconds",
+            "Age of the next event of the slowest connection.",
+            stats.max_connection_lag_s,
+        )
+        yield "slow_consumers_total", "Times that a connection became a slow consumer.", totals["slow_consumers"]
+        yield "log_end_offset", "Newest offset in the recent log.", stats.log_end_offset
+        yield "log_events", "Events in the recent log.", stats.log_events
+        yield "log_bytes", "Memory of the recent log.", stats.log_bytes
+        yield "events_received_total", "Events received from the router.", stats.events
+        yield "deliveries_total", "Events sent, times the connections they were sent to.", stats.deliveries
+        yield "frames_total", "Frames of events sent.", stats.frames
+        yield "sent_bytes_total", "Bytes of the frames of events sent.", stats.sent_bytes
         yield Distribution(
             "delivery_latency_seconds",
-            "From the gateway to the sockets: of each frame its oldest event, for each connection.",
+            "From the gateway to the socket: oldest event of each frame, for each connection.",
             self._shard.dispatcher.latency,
         )
-        yield "oldest_cursor_seconds", "Age of the event that the slowest connection gets next.", stats.oldest_cursor_s
-        yield "log_events", "Events in the recent log.", stats.log_events
-        yield "loop_lag_seconds", "Lateness of a timer, at most, in the last second.", stats.loop_lag_s
-        yield "lease_used_slots", "Slots of the lease that are used.", stats.lease_used
-        yield "lease_granted_slots", "Slots of the lease.", stats.lease_granted
+        yield "omitted_events_total", "Events counted instead of sent, times the connections.", totals["omitted_events"]
+        yield "aggregated_events_total", "Telemetry events summarised instead of sent.", totals["aggregated_events"]
+        yield (
+            "conflated_states_total",
+            "States replaced by a newer value before they were sent.",
+            totals["conflated_states"],
+        )
         aggregating = stats.aggregating
-        yield LabelledSample("aggregating_feeds", "Feeds that get a type summed up at present.", "type", aggregating)
-        yield "audit_lines_lost_total", "Lines of the audit log that could not be written.", self._audit.lost_count
+        usage = self._shard.dialects.usage if self._shard.dialects is not None else DialectUsage()
+        yield LabelledSample(
+            "legacy_connections_total", "Old frontends' WebSockets accepted, by path.", "path", usage.paths
+        )
+        yield LabelledSample("legacy_messages_total", "Messages of old frontends, by type.", "type", usage.messages)
+        yield LabelledSample(
+            "legacy_user_agents_total", "Old frontends' WebSockets accepted, by user agent.", "agent", usage.agents
+        )
+        yield LabelledSample("aggregating_feeds", "Feeds that get a type summarised now.", "type", aggregating)
+        yield "client_message_errors_total", "Client messages answered with an error.", totals["message_errors"]
+        yield "event_decode_errors_total", "Events of the log that failed to decode.", skipped[UNDECODABLE]
+        yield "unknown_type_events_total", "Events of the log of an unknown type.", skipped[UNKNOWN_TYPE]
+        yield "event_processing_errors_total", "Events of the log that failed to match or encode.", skipped[FAILED]
+        yield "backplane_decode_errors_total", "Messages of the router that failed to decode.", self._link.dropped_count
+        yield "lease_used_slots", "Slots of the lease in use.", stats.lease_used
+        yield "lease_granted_slots", "Slots of the lease.", stats.lease_granted
+        yield "event_loop_lag_seconds", "Largest event loop lag of the last second.", stats.event_loop_lag_s
+        yield "audit_records_dropped_total", "Audit records that were not written.", self._audit.lost_count
 
 
 def _listen_for_api(settings: Settings, index: int) -> tuple[socket.socket, str]:

@@ -14,7 +14,11 @@ What it keeps true:
   doesn't, it gets nothing more from the moment the shard knows.
 
 It reads no clock and touches no socket: `now` is an argument (seconds, monotonic), and `Sockets` is the seam. After
-each call, `next_due` says when `run` wants to be called.
+each call, `next_due` says when `run` wants to be called, and `take_questions`, `take_arrivals` and `take_waiting` what
+else is to be done.
+
+Its parts call each other downwards only. What they decide about a connection's end they return, and it is done here:
+by `_close`, `_send_away`, and `_settle`, with which each call that may have decided something ends.
 
 The file is long because it is the one place where connections, log and lease are judged together.
 """
@@ -22,19 +26,22 @@ The file is long because it is the one place where connections, log and lease ar
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import structlog
 
 from solowire.algorithms.hash_ring import Ring
 from solowire.algorithms.token_bucket import Rate
+from solowire.auth.revocations import index_revocations
 from solowire.auth.tokens import Ticket, Tokens
 from solowire.backplane import messages as backplane
 from solowire.backplane.messages import (
+    HistoryResponse,
     Lease,
     LeaseUsage,
     LogBatch,
     ReplayResponse,
+    Revocation,
     RingState,
     ShardStats,
     StateSnapshot,
@@ -44,31 +51,43 @@ from solowire.fanout.conflation import Conflator
 from solowire.fanout.feed_index import FeedIndex
 from solowire.fanout.recent_log import RecentLog
 from solowire.model.access import Identity, Role
+from solowire.model.dialect import Dialect
 from solowire.protocol.close_codes import CloseCode
 from solowire.protocol.messages import Codec, Notice, ReconnectNow
 from solowire.runtime.settings.system_settings import Settings
 from solowire.workers.capacity.eviction import EvictionPolicy
 from solowire.workers.capacity.rebalancing import Rebalancer
 from solowire.workers.capacity.slots import SlotManager
+from solowire.workers.clock import Clock
 from solowire.workers.connections.audit_events import ConnectionAudit
 from solowire.workers.connections.connection import Connection, State
-from solowire.workers.connections.ejection import Ejection
+from solowire.workers.connections.dialect_client import DialectClient
 from solowire.workers.connections.expiry import TokenExpiry
 from solowire.workers.connections.heartbeat import Heartbeats
 from solowire.workers.connections.sockets import Sockets
-from solowire.workers.connections.timers import Timers
+from solowire.workers.connections.timers import TimerKind, Timers
 from solowire.workers.connections.users import ENDING_STATES, UserRegistry
 from solowire.workers.delivery.dispatcher import Dispatcher
 from solowire.workers.delivery.event_router import EventRouter
 from solowire.workers.delivery.log_follower import LogFollower
 from solowire.workers.delivery.ring_history import RingHistory
-from solowire.workers.session.commands import AwaitKeys, CommandHandler, no_keys_to_await
+from solowire.workers.history.dialect_pages import DialectPages
+from solowire.workers.history.dialect_replays import DialectReplays
+from solowire.workers.history.history_commands import HistoryCommands
+from solowire.workers.history.history_scheduler import HistoryScheduler
+from solowire.workers.session.commands import CommandHandler, WaitingRefresh
+from solowire.workers.session.dialect_handler import DialectHandler, is_hello
 from solowire.workers.session.handshake import Handshake
 from solowire.workers.session.inbound_limits import InboundLimits
 from solowire.workers.session.replay_budget import ReplayBudget
-from solowire.workers.session.ticket_gate import TicketGate
+from solowire.workers.session.ticket_gate import SlotRefusal, TicketGate
 
 logger = structlog.get_logger("solowire.shard")
+
+CLOSED = "closed_"
+"""Totals that begin so count closed connections, by close code, or `client_disconnected`."""
+ShardQuestion = backplane.ReplayRequest | backplane.ReplayCancel | backplane.HistoryRequest | backplane.HistoryCancel
+"""What it asks the router about the log."""
 
 EVICTION_SECONDS = 0.5
 COME_BACK_SECONDS = 5.0
@@ -76,7 +95,7 @@ COME_BACK_SECONDS = 5.0
 
 
 class Shard:
-    """One shard's decisions. wall_offset: what to add to a monotonic time to get unix seconds. boot: its process's.
+    """One shard's decisions. boot: its process's. max_waiting: refreshes that may wait for a provider's keys.
 
     capacity: how many connections the process can have, 0 for no limit.
     """
@@ -89,30 +108,27 @@ class Shard:
         tokens: Tokens,
         roles: Mapping[str, Role],
         new_id: Callable[[], str],
-        wall_offset: float,
+        clock: Clock,
         settings: Settings,
         capacity: int = 0,
         recent: RecentLog,
-        ask: Callable[[backplane.ReplayRequest | backplane.ReplayCancel], bool] = lambda _: False,
-        came: Callable[[str, int], None] = lambda user, connections: None,
-        stopwatch: Callable[[], float] | None = None,
-        await_keys: AwaitKeys = no_keys_to_await,
+        max_waiting: int = 0,
         audit: Callable[..., None] = lambda event, **fields: None,
         boot: str = "",
+        dialect: Dialect | None = None,
     ) -> None:
         self.index = index
         self.log = recent
         catalog = recent.catalog
         self.connections: set[Connection] = set()
-        self.wall_offset = wall_offset
-        self.ejection = Ejection(self.connections, self._close)
+        self.clock = clock
         self.is_draining = False
         self.totals: Counter[str] = Counter()
         self._sockets = sockets
         self._new_id = new_id
-        self._notify_connected = came
+        self._arrivals: list[tuple[str, int]] = []
         limits, session, replay = settings.limits, settings.session, settings.replay
-        self._users = UserRegistry(limits.max_connections_per_user)
+        self._users = UserRegistry(limits.max_connections_per_user, settings.legacy_connections_per_user)
         self._slot_manager = SlotManager(limits.group_by, limits.max_connections_per_address, capacity)
         self._has_lease = False  # as of the last look at the clock
         self._eviction = EvictionPolicy(self._users)
@@ -120,9 +136,7 @@ class Shard:
         self._rebalancer = Rebalancer(settings.shard.rebalance_users_per_s)
         self._connection_audit = ConnectionAudit(audit)
         self._timers = Timers(self.connections)
-        self._expiry = TokenExpiry(
-            session.expiry_notice_s, self._timers, expiring=self._warn_of_expiry, expired=self._close_expired
-        )
+        self._expiry = TokenExpiry(session.expiry_notice_s, self._timers, clock)
         self._heartbeats = Heartbeats(session.heartbeat_interval_s)
         self._ticket_gate = TicketGate(
             index,
@@ -130,8 +144,7 @@ class Shard:
             self._users,
             self._slot_manager,
             session.on_duplicate,
-            owns=self._rings.owns,
-            replaced=lambda connection: self._close(connection, CloseCode.replaced),
+            self._rings,
             boot=boot,
         )
         self._conflator = Conflator(settings.shard.conflation, max_keys=self.log.max_keys)
@@ -143,28 +156,27 @@ class Shard:
             sockets,
             self.totals,
             stalled=settings.listen.write_timeout_s,
-            wall_offset=wall_offset,
-            close=self._close,
+            clock=clock,
         )
         self._event_router = EventRouter(
             self.log,
             self._conflator,
             self.feeds,
+            self.dispatcher,
             self._users,
             self.connections,
             self.totals,
             delays=settings.shard.flush,
-            schedule=self.dispatcher.schedule_feed,
         )
         self._log_follower = LogFollower(
             index,
             self.log,
             self._conflator,
             self._event_router,
+            self.dispatcher,
             self._rings,
             self._rebalancer,
             self.connections,
-            lost=self._resync,
         )
         self._handshake = Handshake(
             self.log,
@@ -174,22 +186,23 @@ class Shard:
             self._timers,
             self._connection_audit,
             ReplayBudget(self._users, Rate(replay.rate, replay.burst)),
+            self._rings,
+            clock,
             roles=roles,
             catalog=catalog,
             session=session,
             replay=replay,
-            ask=ask,
-            stopwatch=stopwatch,
-            epoch=lambda: self._log_follower.epoch,
-            whole_from=self._rings.whole_from,
-            begun=lambda connection, now: self._command_handler.handle_early(connection, now),
-            unavailable=lambda connection, now: self._send_away(connection, 1.0, "replay_unavailable", now),
         )
-        self._command_handler: CommandHandler = CommandHandler(
+        inbound_limits = InboundLimits(self._users, session, catalog)
+        self._dialect = dialect
+        self._hello_timeout_s = session.hello_timeout_s
+        self.history = HistoryScheduler(self.log, settings.history, clock, roles=roles)
+        self.dialects = None if dialect is None else self._make_dialects(dialect, inbound_limits, settings)
+        self._command_handler = CommandHandler(
             index,
             self.log,
             self.dispatcher,
-            InboundLimits(self._users, session, catalog),
+            inbound_limits,
             self._handshake,
             self._slot_manager,
             self._expiry,
@@ -197,9 +210,26 @@ class Shard:
             self.totals,
             tokens=tokens,
             catalog=catalog,
-            wall_offset=wall_offset,
-            close=self._close,
-            await_keys=await_keys,
+            clock=clock,
+            max_waiting=max_waiting,
+            history=HistoryCommands(self.history, self.dispatcher, catalog, settings.history, clock),
+        )
+
+    def _make_dialects(self, dialect: Dialect, inbound_limits: InboundLimits, settings: Settings) -> DialectHandler:
+        return DialectHandler(
+            dialect,
+            self.log,
+            self.dispatcher,
+            inbound_limits,
+            self._handshake,
+            self._users,
+            self.connections,
+            self.totals,
+            clock=self.clock,
+            warns=settings.legacy == "warn",
+            replays=DialectReplays(
+                DialectPages(self.history, self.log.catalog, self.clock), self.dispatcher, self._sockets, self._timers
+            ),
         )
 
     # ------------------------------------------------------------------------------------- from the router
@@ -207,7 +237,7 @@ class Shard:
     @property
     def epoch(self) -> str:
         """Of the log that is here; "" before there is one."""
-        return self._log_follower.epoch
+        return self.log.epoch
 
     @property
     def is_ready(self) -> bool:
@@ -233,7 +263,9 @@ class Shard:
     def on_ring(self, state: RingState, now: float) -> None:
         """Takes the ring, and sends away whoever it gives to another shard."""
         self._log_follower.on_ring(state.epoch, state.last_offset, now)
-        self._handshake.repeat_requests(now)
+        self._close_lost()
+        self._handshake.replays.repeat_requests()
+        self.history.repeat_requests()
         if state.version == self._rebalancer.ring_version and state.personal_since <= self.completed_version:
             return
         self._rebalancer.ring_version = state.version
@@ -246,7 +278,7 @@ class Shard:
             c for c in self.connections if c.state is not State.draining and not self._rings.owns(c.identity.user)
         ]
         if moving:
-            logger.info("users_move", shard=self.index, users=len(moving), ring=sorted(ring.shards))
+            logger.info("rebalance_started", shard=self.index, users=len(moving), ring=sorted(ring.shards))
         if state.personal_since <= self.completed_version:
             self._rebalancer.schedule(moving, now)
         else:
@@ -259,6 +291,7 @@ class Shard:
     def on_snapshot(self, message: StateSnapshot, now: float) -> None:
         """The present states, with which a log begins anew."""
         self._log_follower.on_snapshot(message, now)
+        self._close_lost()
 
     def on_batch(self, message: LogBatch, now: float) -> bool:
         """Takes a part of the log, and flushes what is due at once; False if the part before it is missing.
@@ -268,6 +301,7 @@ class Shard:
         if not self._log_follower.on_batch(message, now):
             return False
         self.dispatcher.trim_log(now)
+        self._close_lost()
         self._handshake.on_log_advanced(now)
         self._run_live(now)
         return True
@@ -277,9 +311,10 @@ class Shard:
         self._handshake.on_replay_response(message, now)
         self.run(now)
 
-    def _resync(self) -> None:
-        for connection in [c for c in self.connections if c.state is not State.closing]:
-            self.dispatcher.close_too_slow(connection, "events were lost here: come back for the current state")
+    def on_history_response(self, message: HistoryResponse, now: float) -> None:
+        """What the router says to a question about history."""
+        self.history.on_response(message, now)
+        self.run(now)
 
     # --------------------------------------------------------------------------- connections come and go
 
@@ -288,15 +323,26 @@ class Shard:
         """Slots that are taken, and that the lease in force grants."""
         return self._slot_manager.lease.used_count, self._slot_manager.lease.total
 
-    def admit(self, ticket: str, now: float) -> Ticket:
+    def admit(self, ticket: str, now: float, *, is_dialect: bool = False, takes_old: bool = False) -> Ticket:
         """Whom a ticket lets in, once. Raises InvalidToken or RequestRejected; nothing has been accepted then.
 
         A slot is taken: `open_connection` or `cancel_admission` must follow. What is raised says `who` it was, if the
-        ticket is good.
+        ticket is good. is_dialect, takes_old: as `TicketGate.redeem` says.
         """
-        return self._ticket_gate.redeem(
-            ticket, now, now + self.wall_offset, leaving=self.is_draining, ready=self.is_ready
+        answer = self._ticket_gate.redeem(
+            ticket,
+            now,
+            self.clock.to_unix(now),
+            leaving=self.is_draining,
+            ready=self.is_ready,
+            is_dialect=is_dialect,
+            takes_old=takes_old,
         )
+        if isinstance(answer, SlotRefusal):
+            if answer.replaced is not None:
+                self._close(answer.replaced, CloseCode.replaced)
+            raise answer.error
+        return answer
 
     def cancel_admission(self, identity: Identity, address: str = "") -> None:
         """One that was admitted went away before its handshake was done."""
@@ -304,37 +350,74 @@ class Shard:
         self._slot_manager.release(identity.user, self._slot_manager.get_group(identity), address)
 
     def open_connection(
-        self, identity: Identity, codec: Codec, socket: object, now: float, *, address: str = "", kind: str = "direct"
+        self,
+        identity: Identity,
+        codec: Codec,
+        socket: object,
+        now: float,
+        *,
+        address: str = "",
+        kind: str = "direct",
+        dialect: DialectClient | None = None,
     ) -> Connection:
-        """An accepted connection begins; the user's oldest, if it has more than it may, ends."""
+        """An accepted connection begins; the user's oldest, if it has more than it may, ends.
+
+        dialect: what its client speaks, or may speak, in the place of `solowire.v1`. Such a one ends no other.
+        """
         group = self._slot_manager.get_group(identity)
         connection = Connection(self._new_id(), identity, codec, socket, group=group, address=address)
         connection.last_message_at = connection.opened_at = now
         connection.transport = kind
+        connection.dialect = dialect
         self._connection_audit.record_connected(connection)
         for older in self._users.add(connection):
             self._close(older, CloseCode.replaced)
         self.connections.add(connection)
-        self._heartbeats.add(connection)
-        self.totals["admitted"] += 1
-        self._handshake.start_timer(connection, now)
-        self._expiry.watch_token(connection, self.wall_offset, now)
+        self.totals["connections_opened"] += 1
+        if dialect is None:
+            self._heartbeats.add(connection)
+            self._handshake.start_timer(connection, now)
+        self._expiry.watch_token(connection, now)
         if self.is_draining or not self._rings.owns(identity.user):
             self._send_away(connection, 0.0, "ring_changed", now)  # while the connection was accepted
+        elif dialect is not None:
+            self._begin_dialect(connection, dialect, now)
         else:
             # However long ago the ring changed: where the user was before, its turn to move may not have come yet.
             known = self._users.get(identity.user)
-            self._notify_connected(identity.user, len(known.active()) if known is not None else 0)
+            self._arrivals.append((identity.user, len(known.active()) if known is not None else 0))
         if self._slot_manager.lease.is_overcommitted:
             self._make_room(now)
+        self._close_lost()
         return connection
+
+    def _begin_dialect(self, connection: Connection, client: DialectClient, now: float) -> None:
+        """At once; where `solowire.v1` may be spoken, too, with its first message, or when the time for a hello ends.
+
+        TCP's own keep-alive judges it: nothing is said to it unasked, and it need not say anything.
+        """
+        if not client.is_decided:
+            self._timers.schedule(now + self._hello_timeout_s, TimerKind.dialect, connection)
+        elif self.dialects is not None:
+            self.dialects.begin(connection, now)
+
+    def _leave_dialect(self, connection: Connection) -> None:
+        """Its first message is a hello: it is a connection like any other, and replaces the user's older ones."""
+        connection.dialect = None
+        self._heartbeats.add(connection)
+        user = connection.identity.user
+        for older in self._users.excess_over(user, 0):
+            self._close(older, CloseCode.replaced)
+        known = self._users.get(user)
+        self._arrivals.append((user, len(known.active()) if known is not None else 0))
 
     def on_closed(self, connection: Connection) -> None:
         """The socket has ended, whoever ended it."""
         if connection.state is not State.closed:
             self._eviction.mark_closed(connection)
             if connection.state is not State.closing:
-                self._connection_audit.record_disconnected(connection, None, "the client has gone")
+                self.totals[f"{CLOSED}client_disconnected"] += 1
+                self._connection_audit.record_disconnected(connection, None, "client disconnected")
             self._forget(connection)
             connection.become(State.closed)
             self._slot_manager.release(connection.identity.user, connection.group, connection.address)
@@ -342,11 +425,24 @@ class Shard:
     def receive(self, connection: Connection, raw: str | bytes, now: float) -> None:
         """One message of a client. One that has been told to leave is not listened to any more."""
         if connection.state not in ENDING_STATES:
-            self._command_handler.on_message(connection, raw, now)
+            code = self._handle_message(connection, raw, now)
+            self._settle(now)
+            if code is not None:
+                self._close(connection, code)
+
+    def _handle_message(self, connection: Connection, raw: str | bytes, now: float) -> CloseCode | None:
+        client = connection.dialect
+        if client is not None and self.dialects is not None:
+            if client.is_decided or not is_hello(raw):
+                self.dialects.begin(connection, now)
+                return self.dialects.on_message(connection, raw, now)
+            self._leave_dialect(connection)
+        return self._command_handler.on_message(connection, raw, now)
 
     def show_alive(self, connection: Connection, now: float) -> None:
         """Its client has answered `Sockets.ping`, so it speaks WebSocket."""
         self._handshake.show_alive(connection, now)
+        self._settle(now)
 
     def on_protocol_error(self, connection: Connection, code: CloseCode) -> None:
         """The client has sent what is no message, or too large for one."""
@@ -356,6 +452,31 @@ class Shard:
         """The user has newer connections on another shard: what it has here beyond its limit ends."""
         for connection in self._users.excess_over(message.user, message.connections):
             self._close(connection, CloseCode.replaced)
+
+    def retry_refresh(self, waiting: WaitingRefresh, now: float) -> None:
+        """The keys that it waits for have been read again, or could not be."""
+        code = self._command_handler.retry_refresh(waiting, now)
+        self._settle(now)
+        if code is not None:
+            self._close(waiting.connection, code)
+
+    def disconnect(self, user: str) -> int:
+        """An administrator wants none of the user's connections here; how many there were."""
+        self._ticket_gate.signed_out.sign_out(user)
+        found = [c for c in self.connections if c.identity.user == user]
+        return self._eject(found, CloseCode.disconnected, "disconnected")
+
+    def revoke(self, revocations: Iterable[Revocation]) -> int:
+        """These have just come into force: whom they cover is closed in this same turn. How many that are."""
+        table = index_revocations(revocations)
+        found = [c for c in self.connections if table.covers(c.identity)]
+        return self._eject(found, CloseCode.unauthenticated, "token_revoked")
+
+    def _eject(self, connections: Sequence[Connection], code: CloseCode, reason: str) -> int:
+        for connection in connections:
+            connection.drain_reason = reason
+            self._close(connection, code)
+        return len(connections)
 
     def close_all(self, code: CloseCode) -> None:
         """Closes everything, before the server stops."""
@@ -368,21 +489,27 @@ class Shard:
         self._eviction.mark_ending(connection)
         self._forget(connection)
         connection.become(State.closing)
-        self.totals[f"closed_{code.value}"] += 1
+        self.totals[f"{CLOSED}{code.value}"] += 1
         self._connection_audit.record_disconnected(connection, code.value, code.reason)
-        self._sockets.close(connection, code, code.reason)
+        told: int = code
+        if connection.dialect is not None and self._dialect is not None:
+            told = self._dialect.convert_close_code(code.value, connection.drain_reason)
+        self._sockets.close(connection, told, code.reason)
 
     def _forget(self, connection: Connection) -> None:
         self.dispatcher.forget_connection(connection)
         self.connections.discard(connection)
         self._heartbeats.discard(connection)
         self._handshake.cancel(connection)
+        self.history.cancel_all(connection)
+        if self.dialects is not None:
+            self.dialects.forget_connection(connection)
         self._users.remove(connection)
 
     def start_drain(self, now: float, within: float | None = None) -> None:
         """Takes no more users, and sends its own away, at the set pace. within: seconds in which all must be told."""
         self.is_draining = True
-        logger.info("shard_leaves", shard=self.index, users=len(self.connections))
+        logger.info("drain_started", shard=self.index, users=len(self.connections))
         self._rebalancer.schedule_drain(self.connections, now, within)
 
     def cancel_drain(self, now: float) -> bool:
@@ -390,7 +517,7 @@ class Shard:
         if not self.is_draining:
             return False
         self.is_draining = False
-        logger.info("shard_stays", shard=self.index, users=len(self.connections))
+        logger.info("drain_cancelled", shard=self.index, users=len(self.connections))
         self._rebalancer.schedule((), now)  # the ring in which it is again says who has to move
         return True
 
@@ -411,12 +538,12 @@ class Shard:
         self._eviction.mark_ending(connection)
         connection.drain_reason = reason
         connection.become(State.draining)
+        if connection.dialect is not None:  # it is told by the close alone, and waits for nothing
+            close_after = after if close_after is None else close_after
         self.dispatcher.send_reply(connection, ReconnectNow(int(after * 1000), reason), now)
-        self._timers.schedule(
-            now + (after + 1.0 if close_after is None else close_after), self._close_drained, connection
-        )
+        self._timers.schedule(now + (after + 1.0 if close_after is None else close_after), TimerKind.leave, connection)
 
-    def _close_drained(self, connection: Connection, now: float) -> None:
+    def _close_drained(self, connection: Connection) -> None:
         owned = self._rings.owns(connection.identity.user)
         code = CloseCode.restarting if self.is_draining or owned else CloseCode.wrong_shard
         self._close(connection, connection.drain_close_code or code)
@@ -449,8 +576,8 @@ class Shard:
         """Sends away as many as the lease has no slot for."""
         giving_way = self._eviction.select(self._slot_manager.lease.overcommit(), self.connections)
         if giving_way:
-            logger.info("over_limit", shard=self.index, give_way=len(giving_way))
-            self.totals["gave_way"] += len(giving_way)
+            logger.info("evicting_over_limit", shard=self.index, connections=len(giving_way))
+            self.totals["evicted"] += len(giving_way)
         for connection in giving_way:
             connection.drain_close_code = CloseCode.try_later
             self._send_away(connection, COME_BACK_SECONDS, "over_limit", now, EVICTION_SECONDS)
@@ -461,7 +588,12 @@ class Shard:
         if self._has_lease and now >= leases.ends_at:
             self._has_lease = False
             users = self._rebalancer.start_lease_expiry(self.connections, now, (leases.over_at - leases.ends_at) / 2)
-            logger.error("lease_over", shard=self.index, users=users, hint="the router was not heard of for so long")
+            logger.error(
+                "lease_expired",
+                shard=self.index,
+                users=users,
+                hint="no answer from the router; users are sent away. Does the router run, and is it reachable?",
+            )
         if not self._has_lease and now >= leases.over_at and self.connections:
             for connection in self.connections:
                 connection.drain_reason = connection.drain_reason or "no_lease"
@@ -471,7 +603,7 @@ class Shard:
 
     def next_due(self) -> float:
         """When `run` wants to be called next."""
-        times = [self.dispatcher.due_at, self._handshake.due_at]
+        times = [self.dispatcher.due_at, self._handshake.due_at, self.history.due_at]
         if self._timers.due_at is not None:
             times.append(self._timers.due_at)
         if self._conflator.due_at is not None:
@@ -490,38 +622,94 @@ class Shard:
         """Does everything that is due, what was missed by those who come back last."""
         self._run_live(now)
         self._handshake.run(now)
+        self.history.run(now)
+        self._settle(now)
 
     def _run_live(self, now: float) -> None:
         self._slot_manager.run(now)
         self._check_lease(now)
         if self._conflator.due_at is not None and now >= self._conflator.due_at:
             self._event_router.release_due(now)
-        self._timers.run(now)
+        self._run_timers(now)
         self.dispatcher.run(now)
+        self._settle(now)
         if self._rebalancer.due_at is not None:
             self._move_due_connections(now)
         self._heartbeat(now)
+        self._close_lost()
+
+    def _run_timers(self, now: float) -> None:
+        while (due := self._timers.pop_due(now)) is not None:
+            kind, connection = due
+            if kind is TimerKind.hello:
+                self._handshake.check_hello(connection, now)
+            elif kind is TimerKind.replay:
+                if self._handshake.check_replay(connection, now):
+                    self._send_away(connection, 1.0, "replay_unavailable", now)
+            elif kind is TimerKind.token:
+                match self._expiry.check_token(connection, now):
+                    case Notice() as notice:
+                        self.dispatcher.send_reply(connection, notice, now)
+                    case CloseCode() as code:
+                        if connection.dialect is not None:
+                            connection.drain_reason = "token_expired"  # it may have a newer one, and can't be asked
+                        self._close(connection, code)
+            elif kind is not TimerKind.leave and self.dialects is not None:
+                self.dialects.on_timer(kind, connection, now)
+            else:
+                self._close_drained(connection)
+            self._close_lost()
+
+    def _settle(self, now: float) -> None:
+        """Does what was decided in this call: who was lost ends, and who has come back is listened to."""
+        self._close_lost()
+        for connection in self._handshake.take_resumed():
+            if connection.state not in ENDING_STATES:
+                code = self._command_handler.handle_early(connection, now)
+                self._close_lost()
+                if code is not None:
+                    self._close(connection, code)
+
+    def _close_lost(self) -> None:
+        for connection in self.dispatcher.take_lost():
+            self._close(connection, CloseCode.too_slow)
 
     def _heartbeat(self, now: float) -> None:
         alive, dead = self._heartbeats.due_connections(now)
         for connection in dead:
             self._close(connection, CloseCode.no_heartbeat)
-        self._heartbeats.ping(alive, self._sockets, now + self.wall_offset)
+        self._heartbeats.ping(alive, self._sockets, self.clock.to_unix(now))
 
     def set_clock(self, wall_offset: float, now: float) -> None:
         """The wall clock, which tokens expire by, may be set while we run."""
-        jumped = abs(wall_offset - self.wall_offset) > 1
-        self.wall_offset = self.dispatcher.wall_offset = self._command_handler.wall_offset = wall_offset
+        jumped = abs(wall_offset - self.clock.wall_offset) > 1
+        self.clock.wall_offset = wall_offset
         for connection in self.connections if jumped else ():
-            self._expiry.watch_token(connection, self.wall_offset, now)
+            self._expiry.watch_token(connection, now)
 
-    def _warn_of_expiry(self, connection: Connection, now: float) -> None:
-        left = max(0.0, (connection.expires_at or now) - now)
-        notice = Notice("token_expiring", "send refresh with a new token", after_ms=round(left * 1000))
-        self.dispatcher.send_reply(connection, notice, now)
+    # -------------------------------------------------------------------------------- what others have to do
 
-    def _close_expired(self, connection: Connection) -> None:
-        self._close(connection, CloseCode.unauthenticated)
+    def take_questions(self) -> Sequence[ShardQuestion]:
+        """What is to be sent to the router."""
+        replays, history = self._handshake.replays, self.history
+        if not replays.questions and not history.questions:
+            return ()
+        questions: list[ShardQuestion] = [*replays.questions, *history.questions]
+        replays.questions, history.questions = [], []
+        return questions
+
+    @property
+    def has_arrivals(self) -> bool:
+        return bool(self._arrivals)
+
+    def take_arrivals(self) -> list[tuple[str, int]]:
+        """Users who have come, each with how many connections it has here: the router is to be told of them."""
+        arrivals, self._arrivals = self._arrivals, []
+        return arrivals
+
+    def take_waiting(self) -> Sequence[WaitingRefresh]:
+        """Refreshes for which a provider's keys are to be read; each is then given to `retry_refresh`."""
+        return self._command_handler.take_waiting()
 
     # ---------------------------------------------------------------------------------------------- numbers
 
@@ -531,13 +719,14 @@ class Shard:
         return ShardStats(
             connections=len(self.connections),
             feeds=len(self.feeds),
-            offset=self.log.position,
-            oldest=self.log.start_offset,
+            log_end_offset=self.log.position,
+            log_start_offset=self.log.start_offset,
             log_bytes=self.log.held_bytes,
             events=t["events"],
             deliveries=t["deliveries"],
             frames=t["frames"],
-            bytes=t["bytes"],
-            admitted=t["admitted"],
-            refused=t["refused"],
+            sent_bytes=t["sent_bytes"],
+            connections_opened=t["connections_opened"],
+            connections_rejected=t["connections_rejected"],
+            users=len(self._users),
         )

@@ -1,1 +1,1 @@
-"""The cases, in the order in which they stand in docs/performance.md. Each takes a Length and returns a Case."""
+"""The cases; `bench.__main__` says on which page each stands."""

@@ -6,16 +6,17 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 
-from bench.load import Http, Refused, Wire
 from bench.peers.go import build, place
-from bench.receiver import Plan, Style, client_frame, upgrade
+from bench.publisher import HttpWire, Refused, Wire
+from bench.receiver import Plan, Style
 from bench.server import Server
+from bench.ws_client import client_frame, format_upgrade
 
 VERSION = "v6.9.1"
 GREETING = b'{"id":1,"connect":{}}\n{"id":2,"subscribe":{"channel":"%s"}}'
 
 
-class _Commands(Http):
+class _Commands(HttpWire):
     """A batch is one request of many `publish` commands. channel: which one an event goes to."""
 
     def __init__(self, port: int, channel: Callable[[bytes], bytes]) -> None:
@@ -67,7 +68,11 @@ class Centrifugo(Server):
 
     def plan(self, user: int) -> list[Plan]:
         return [
-            Plan(self.port, upgrade(self.port, "/connection/websocket"), client_frame(GREETING % self.channel(user)))
+            Plan(
+                self.port,
+                format_upgrade(self.port, "/connection/websocket"),
+                client_frame(GREETING % self.channel(user)),
+            )
         ]
 
     def wires(self, count: int) -> list[Wire]:

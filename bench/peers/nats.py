@@ -8,12 +8,13 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Callable, Sequence
 
-from bench.load import Refused, Wire
 from bench.machine import LeftOut
 from bench.peers.debian import installed
 from bench.peers.go import build, place
-from bench.receiver import BINARY, Plan, Style, client_frame, upgrade
+from bench.publisher import Refused, Wire
+from bench.receiver import Plan, Style
 from bench.server import Server
+from bench.ws_client import BINARY, client_frame, format_upgrade
 
 VERSION = "v2.15.2"
 CONFIGURATION = """\
@@ -80,7 +81,7 @@ class Nats(Server):
 
     def plan(self, user: int) -> list[Plan]:
         greeting = client_frame(HELLO + b"SUB %s 1\r\nPING\r\n" % self.channel(user), BINARY)
-        return [Plan(self.port + 1, upgrade(self.port + 1, "/"), greeting)]
+        return [Plan(self.port + 1, format_upgrade(self.port + 1, "/"), greeting)]
 
     def wires(self, count: int) -> list[Wire]:
         return [_Publications(self.port, self.channel_of) for _ in range(count)]

@@ -7,11 +7,12 @@ import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench.load import Http, Wire
 from bench.machine import HOST, SERVER_CORES, LeftOut
 from bench.peers.debian import installed
-from bench.receiver import Plan, upgrade
+from bench.publisher import HttpWire, Wire
+from bench.receiver import Plan
 from bench.server import Server
+from bench.ws_client import format_upgrade
 
 MODULE = Path("/usr/lib/nginx/modules/ngx_nchan_module.so")
 CONFIGURATION = """\
@@ -59,7 +60,7 @@ POST = (
 )
 
 
-class _Publications(Http):
+class _Publications(HttpWire):
     """One POST a message, nchan takes no batches: those of one are sent in one write, and their answers awaited.
 
     channel: which one an event goes to.
@@ -103,7 +104,7 @@ class Nchan(Server):
         return [installed("nginx"), "-p", str(self.data), "-c", str(self.data / "nginx.conf"), "-e", "stderr"]
 
     def plan(self, user: int) -> list[Plan]:
-        return [Plan(self.port, upgrade(self.port, f"/sub?to={self.channel(user).decode()}"))]
+        return [Plan(self.port, format_upgrade(self.port, f"/sub?to={self.channel(user).decode()}"))]
 
     def wires(self, count: int) -> list[Wire]:
         return [_Publications(self.port, self.channel_of) for _ in range(count)]

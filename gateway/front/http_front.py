@@ -53,11 +53,15 @@ class HttpFront:
             self._servers.append(server)
         self._sweep()
 
+    def stop_listening(self) -> None:
+        """Accepts no more."""
+        for server in self._servers:
+            server.close()
+
     def finish(self) -> None:
         """Accepts no more, and closes what is open when its answer is out, or at once where there is none."""
         self.context.is_finishing = True
-        for server in self._servers:
-            server.close()
+        self.stop_listening()
         if self._sweeping is not None:
             self._sweeping.cancel()
         for client in list(self.context.registry.clients):
@@ -95,6 +99,8 @@ class HttpFront:
 
 
 async def _refuse_stranger(send: Any) -> None:
-    logger.error("request_without_peer", hint="something else than the gateway's own port has connected to its socket")
+    logger.error(
+        "unexpected_upstream_connection", hint="something else than the gateway's own port has connected to its socket"
+    )
     await send({"type": "http.response.start", "status": 400, "headers": []})
     await send({"type": "http.response.body", "body": b""})

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import cast
 
 import structlog
@@ -25,8 +25,11 @@ from solowire.errors import RequestError, RequestRejected
 from solowire.gateway.admission.forwarding import collect_forwarding
 from solowire.gateway.front.client_connection import BUFFER_BYTES, ClientConnection
 from solowire.gateway.front.frame_scanner import FrameScanner
+from solowire.gateway.front.held_clients import HeldClients
 from solowire.gateway.router_client import RouterClient
+from solowire.model.dialect import DialectPath
 from solowire.protocol.close_codes import CloseCode
+from solowire.protocol.dialect_requests import MARK, DialectRequests
 from solowire.protocol.opening_handshake import HEAD_BYTES, HEAD_END, Head, check_origin
 from solowire.protocol.query_parameter import read_parameter
 
@@ -47,14 +50,23 @@ _RESTARTING_FRAME = struct.pack("!BBH", 0x88, 2 + len(CloseCode.restarting.reaso
 
 
 class Relay:
-    """All that a gateway carries. allowed_origins: as `check_origin` says. send_buffer: SO_SNDBUF of what it carries,
-    bytes; None: as it is. carried_total: since the start.
+    """All that a gateway carries.
+
+    allowed_origins: as `check_origin` says. send_buffer: SO_SNDBUF of what it carries, bytes; None: as it is.
+    carried_total: since the start.
     """
 
     def __init__(
-        self, gateway: RouterClient, *, allowed_origins: Collection[str] = (), send_buffer: int | None = None
+        self,
+        gateway: RouterClient,
+        *,
+        allowed_origins: Collection[str] = (),
+        send_buffer: int | None = None,
+        dialects: DialectRequests | None = None,
     ) -> None:
         self._gateway = gateway
+        self._dialects = dialects or DialectRequests()
+        self.held = HeldClients()
         self._allowed_origins = allowed_origins
         self.send_buffer = send_buffer
         self._opening: set[asyncio.Task[None]] = set()
@@ -67,14 +79,19 @@ class Relay:
         """How many it carries now."""
         return len(self._carried)
 
-    @staticmethod
-    def can_handle(head: Head) -> bool:
+    def can_handle(self, head: Head) -> bool:
         """Whether a request is for it."""
-        return head.path in PATHS and head.is_websocket_request
+        return head.is_websocket_request and self.is_path(head.path)
+
+    def is_path(self, path: str) -> bool:
+        """Whether there are WebSockets at the path."""
+        return path in PATHS or self._dialects.is_path(path)
 
     def accept_client(self, client: ClientConnection, head: Head, rest: bytes) -> None:
-        """Carries a client whose request it `can_handle`, or refuses it. rest: what it sent together with its
-        request."""
+        """Carries a client whose request it `can_handle`, or refuses it.
+
+        rest: what it sent together with its request.
+        """
         task = self._loop.create_task(self._connect(client, head, rest))
         self._opening.add(task)
         task.add_done_callback(self._opening.discard)
@@ -85,6 +102,16 @@ class Relay:
             task.cancel()
         for relayed in list(self._carried):
             relayed.close()
+        self.held.close_all()
+
+    async def drain_dialects(self, per_second: float, within: float) -> None:
+        """Ends the connections that speak a dialect one after the other, `within` seconds: they come back at once."""
+        leaving = [relayed for relayed in self._carried if relayed.is_dialect]
+        for index, relayed in enumerate(leaving):
+            if relayed in self._carried:
+                relayed.close()
+                if index < len(leaving) - 1:
+                    await asyncio.sleep(min(1 / per_second, within / len(leaving)))
 
     def add_connection(self, relayed: RelayedConnection) -> None:
         """A shard has accepted."""
@@ -101,8 +128,13 @@ class Relay:
             # Only here is it known what host a trusted proxy was asked for: the shard is not told of the origin.
             check_origin(head, self._allowed_origins, addresses.resolve_origin(client.peer[0], said)[1])
             address = addresses.resolve_client(client.peer[0], said)
-            shard, ticket = await self._gateway.assign_shard(_read_token(head), address, "relay")
-            relayed = RelayedConnection(self, client, shard)
+            path = self._dialects.find_path(head)
+            if path is None or not path.is_certain:  # one of both protocols may turn out to be like any other
+                shard, ticket = await self._gateway.assign_shard(_read_token(head), address, "relay")
+                relayed = RelayedConnection(self, client, shard)
+            else:
+                shard, ticket, user = await self._gateway.assign_old_client(_read_token(head), address, "relay")
+                relayed = DialectRelay(self, client, shard, lambda: self._gateway.find_return_delay(user, shard))
             await self._open(relayed, shard)
         except RequestError as error:
             client.refuse(error)
@@ -117,10 +149,10 @@ class Relay:
                 RequestRejected(503, "overloaded", "the gateway can't carry this connection", RELAY_FAILED_HINT, 1.0)
             )
         else:
-            relayed.send_handshake(_make_handshake(head, ticket) + rest)
+            relayed.send_handshake(_make_handshake(head, ticket, path) + rest)
 
     async def _open(self, relayed: RelayedConnection, shard: ShardAddress) -> None:
-        """Raises RequestRejected."""
+        """Connects to the user's shard. Raises RequestRejected."""
         try:
             async with asyncio.timeout(OPEN_SECONDS):
                 await self._loop.create_connection(lambda: relayed, shard.host, shard.port)
@@ -128,7 +160,7 @@ class Relay:
             logger.warning("shard_unreachable", shard=shard.index, error=str(error), hint=_UNREACHABLE)
             raise RequestRejected(
                 503,
-                "shard_away",
+                "shard_unavailable",
                 f"shard {shard.index} can't be reached from the gateway",
                 UNAVAILABLE_HINT,
                 retry_after=1,
@@ -136,7 +168,10 @@ class Relay:
 
 
 class RelayedConnection(asyncio.BufferedProtocol):
-    """One client's, with its shard's side as the protocol that this is."""
+    """One client's, with its shard's side as the protocol that this is. last_frame: says that it should come again."""
+
+    is_dialect = False
+    last_frame = _RESTARTING_FRAME
 
     def __init__(self, relay: Relay, client: ClientConnection, shard: ShardAddress) -> None:
         self._relay = relay
@@ -157,7 +192,7 @@ class RelayedConnection(asyncio.BufferedProtocol):
 
     def close(self) -> None:
         """The gateway goes."""
-        self._finish(_RESTARTING_FRAME)
+        self._finish(self.last_frame)
 
     # ------------------------------------------------------------------------------------------ the shard's side
 
@@ -202,11 +237,11 @@ class RelayedConnection(asyncio.BufferedProtocol):
         return whole
 
     def eof_received(self) -> bool:
-        self._finish(_RESTARTING_FRAME)
+        self._finish_lost()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._finish(_RESTARTING_FRAME)
+        self._finish_lost()
 
     def pause_writing(self) -> None:
         self._client.pause_reading()
@@ -241,6 +276,10 @@ class RelayedConnection(asyncio.BufferedProtocol):
 
     # -------------------------------------------------------------------------------------------------- the ends
 
+    def _finish_lost(self) -> None:
+        """The shard has gone."""
+        self._finish(self.last_frame)
+
     def _finish(self, last: bytes) -> None:
         """The shard's side is over. last: told to a client that was accepted and has heard no good-bye."""
         if self._is_over:
@@ -255,7 +294,7 @@ class RelayedConnection(asyncio.BufferedProtocol):
             self._client.refuse(
                 RequestRejected(
                     503,
-                    "shard_away",
+                    "shard_unavailable",
                     f"shard {self._shard.index} closed without an answer",
                     UNAVAILABLE_HINT,
                     retry_after=1,
@@ -271,11 +310,56 @@ class RelayedConnection(asyncio.BufferedProtocol):
         self._finish(b"")
 
 
-def _make_handshake(head: Head, ticket: str) -> bytes:
-    """The client's handshake as the shard gets it: what it is judged by, whatever it is, and the ticket."""
-    lines = [f"{head.method} /ws HTTP/{head.version[0]}.{head.version[1]}"]
+class DialectRelay(RelayedConnection):
+    """Of a client that speaks a dialect: it is held where others would be told to come again.
+
+    find_delay: as `HeldClients` asks.
+    """
+
+    is_dialect = True
+    last_frame = struct.pack("!BBH", 0x88, 2, 1000)
+
+    def __init__(
+        self, relay: Relay, client: ClientConnection, shard: ShardAddress, find_delay: Callable[[], float | None]
+    ) -> None:
+        super().__init__(relay, client, shard)
+        self._find_delay = find_delay
+        self._is_held = False
+
+    def _finish_lost(self) -> None:
+        frames = self._frames
+        if self._is_over or frames is None or frames.has_closed or not frames.is_at_boundary:
+            super()._finish_lost()
+            return
+        self._is_over = self._is_held = True
+        self._relay.remove_connection(self)
+        self._transport.close()
+        self._relay.held.add(self, self._find_delay, self._release)
+
+    def _release(self) -> None:
+        self._is_held = False
+        self._client.close_with(self.last_frame)
+
+    def end(self) -> None:
+        if self._is_held:
+            self._is_held = False
+            self._relay.held.discard(self)
+            self._client.close_with(b"")
+        super().end()
+
+
+def _make_handshake(head: Head, ticket: str, path: DialectPath | None) -> bytes:
+    """The client's handshake as the shard gets it: what it is judged by, whatever it is, and the ticket.
+
+    path: of a client that speaks, or may speak, a dialect.
+    """
+    passed_on: tuple[str, ...] = _PASSED_ON
+    lines = [f"{head.method} {'/ws' if path is None else head.path} HTTP/{head.version[0]}.{head.version[1]}"]
+    if path is not None:
+        passed_on = (*_PASSED_ON, "user-agent")
+        lines.append(f"{MARK}: {path.kind}")
     for name, value in head.headers.raw_items():
-        if name.lower() in _PASSED_ON or name.lower().startswith("sec-websocket-"):
+        if name.lower() in passed_on or name.lower().startswith("sec-websocket-"):
             lines.append(f"{name}: {value}")
     lines += [f"X-Solowire-Ticket: {ticket}", "X-Solowire-Relayed: 1", "", ""]
     return "\r\n".join(lines).encode("latin-1")

@@ -16,7 +16,7 @@ import structlog
 from litestar import Litestar, MediaType, Request, Response, delete, get, post
 from litestar.exceptions import HTTPException
 from litestar.routes import HTTPRoute
-from litestar.types import Message, Scope
+from litestar.types import ASGIApp, Message, Scope
 
 from solowire.auth.tokens import parse_bearer
 from solowire.backplane.messages import ShardReport, StatsResponse
@@ -24,9 +24,12 @@ from solowire.errors import RequestError, RequestRejected
 from solowire.gateway.audit_events import GatewayAudit
 from solowire.gateway.http.connect_endpoint import ConnectEndpoint, ConnectGrant
 from solowire.gateway.http.events_endpoint import EventsAccepted, EventsEndpoint
+from solowire.gateway.http.history_endpoint import HistoryEndpoint
+from solowire.gateway.http.old_reports import make_old_reports
 from solowire.gateway.http.openapi import (
     DOCS,
     PAGE_POLICY,
+    HistoryOperation,
     PublishOperation,
     ReadyOperation,
     RevokeOperation,
@@ -44,6 +47,7 @@ from solowire.model.access import Identity
 from solowire.model.catalog import Catalog
 from solowire.observability.metrics import CONTENT_TYPE
 from solowire.observability.stats_summary import aggregate, stats_to_dict
+from solowire.protocol.dialect_requests import DialectRequests
 from solowire.protocol.problem_details import PROBLEM_TYPE, make_problem
 from solowire.runtime import process
 from solowire.runtime.settings import Settings
@@ -56,8 +60,9 @@ Req = Request[Any, Any, Any]
 class Totals(msgspec.Struct):
     """The whole system. Totals since each process's start; …_per_s: of the last second; latency_s: p50, p95, p99.
 
-    oldest_cursor_s, loop_lag_s, events_per_s: of all shards the largest. behind: offsets that the slowest has to go.
-    refused, refused_per_s: by shards and gateways. memory_bytes: of the shards.
+    max_connection_lag_s, event_loop_lag_s, events_per_s, lag_offsets: the largest of all shards'. lag_offsets: what a
+    shard has not acknowledged. connections_rejected, …_per_s: by shards and gateways. memory_bytes: of the shards.
+    legacy: what was served to old frontends, by `path …`, `message …` and `agent …`, and what is open now, by `open …`.
     """
 
     epoch: str
@@ -69,29 +74,31 @@ class Totals(msgspec.Struct):
     connections: int
     deliveries: int
     frames: int
-    bytes: int
-    behind: int
+    sent_bytes: int
+    lag_offsets: int
     feeds: int
     lagging: int
     log_events: int
     log_bytes: int
-    admitted: int
-    refused: int
+    connections_opened: int
+    connections_rejected: int
     groups: dict[str, int]
     codecs: dict[str, int]
-    kinds: dict[str, int]
+    transports: dict[str, int]
     aggregating: dict[str, int]
     events_per_s: float
     deliveries_per_s: float
     frames_per_s: float
-    bytes_per_s: float
-    refused_per_s: float
+    sent_bytes_per_s: float
+    connections_rejected_per_s: float
     latency_s: dict[str, float | None]
-    oldest_cursor_s: float
-    loop_lag_s: float
+    max_connection_lag_s: float
+    event_loop_lag_s: float
     memory_bytes: int
     lease_used: int
     lease_granted: int
+    users: int
+    legacy: dict[str, int]
 
 
 def create_app(
@@ -102,12 +109,15 @@ def create_app(
     metrics: Any,
     shard_client: ShardClient | None = None,
     audit: GatewayAudit | None = None,
+    dialects: DialectRequests | None = None,
+    history_endpoint: HistoryEndpoint | None = None,
 ) -> Litestar:
     """The ASGI application for everything on the gateway that is not a WebSocket.
 
     asked: for what only shards know. trail: to the audit log.
     """
     shard_client, audit = shard_client or ShardClient(), audit or GatewayAudit()
+    asked = history_endpoint or HistoryEndpoint(gateway, shard_client, settings.history)
 
     @post("/v1/connect", status_code=200, summary="Where to connect", tags=["clients"])
     async def connect(request: Req) -> ConnectGrant:
@@ -133,6 +143,20 @@ def create_app(
         Answers when the log has them. An event whose `id` was seen before is a duplicate: not published again.
         """
         return await events_endpoint.publish_events(request.scope, request.receive)
+
+    @get(
+        "/v1/events",
+        summary="What was sent before",
+        tags=["clients"],
+        operation_class=HistoryOperation,
+        media_type=MediaType.JSON,
+    )
+    async def history() -> ASGIApp:
+        """Events that are in the log still, exactly those that a connection with this token would have been sent.
+
+        A page of them as JSON, or with `Accept: application/x-ndjson` all of them, one a line.
+        """
+        return asked
 
     @get("/v1/catalog", summary="The event types", security=[{}], tags=["publishers"])
     async def catalog() -> Response[bytes]:
@@ -262,8 +286,10 @@ def create_app(
 
     @get("/readyz", summary="Ready", security=[{}], tags=["operations"], operation_class=ReadyOperation)
     async def readyz() -> Response[dict[str, str]]:
-        """Whether it can admit users: 503 until then. `router` says whether it can publish, too: `alive`, `away`, or
-        `journal_unavailable`."""
+        """Whether it can admit users: 503 until then.
+
+        `router` says whether it can publish, too: `alive`, `away`, or `journal_unavailable`.
+        """
         if gateway.is_ready:
             journal = "journal_unavailable" if gateway.is_journal_gone else "alive"
             return Response({"status": "ready", "router": journal if gateway.is_router_alive else "away"})
@@ -294,6 +320,7 @@ def create_app(
             connect,
             route,
             publish,
+            history,
             catalog,
             stats,
             shards,
@@ -308,6 +335,7 @@ def create_app(
             healthz,
             readyz,
             scrape,
+            *make_old_reports(dialects or DialectRequests(), gateway, _administrator),
         ],
         exception_handlers={Exception: _problem},
         before_send=[_add_headers],
@@ -367,8 +395,9 @@ def _describe_catalog(catalog: Catalog) -> bytes:
 def _sum_totals(answer: StatsResponse) -> Totals:
     stats = [report.stats for report in answer.shards]
     whole = aggregate(stats)
-    whole["refused"] += answer.refused
-    whole["refused_per_s"] = round(whole["refused_per_s"] + answer.refused_per_s, 1)
+    whole["connections_rejected"] += answer.connections_rejected
+    per_s = whole["connections_rejected_per_s"] + answer.connections_rejected_per_s
+    whole["connections_rejected_per_s"] = round(per_s, 1)
     return Totals(
         epoch=answer.epoch,
         last_offset=answer.last_offset,
@@ -376,7 +405,7 @@ def _sum_totals(answer: StatsResponse) -> Totals:
         duplicates=answer.duplicates,
         gateways=answer.gateways,
         shards=len(stats),
-        behind=max((report.behind for report in answer.shards), default=0),
+        lag_offsets=max((report.lag_offsets for report in answer.shards), default=0),
         **whole,
     )
 
@@ -385,8 +414,8 @@ def _shard_to_dict(report: ShardReport) -> dict[str, Any]:
     return {
         "shard": report.address.index,
         "address": report.address.authority,
-        "in_flight": report.in_flight,
-        "behind": report.behind,
+        "inflight_events": report.inflight_events,
+        "lag_offsets": report.lag_offsets,
         "draining": report.is_draining,
         **stats_to_dict(report.stats),
     }

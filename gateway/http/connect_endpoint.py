@@ -1,4 +1,4 @@
-"""Where a client is to connect: `/v1/connect` and `/v1/route`, the two ways to a ticket beside the relay.
+"""The endpoints `/v1/connect` and `/v1/route`, the two ways to a ticket beside the relay.
 
 They are answered here, in front of Litestar, because they are what everybody asks at once when the system is full, and
 a refusal should cost next to nothing: Litestar's way to a handler and back costs twice what all of this does. It serves
@@ -21,13 +21,14 @@ from solowire.gateway.admission.client_address import read_forwarding
 from solowire.gateway.admission.forwarding import FORWARDING_HEADERS, SECURE, parse_host
 from solowire.gateway.http.responses import JSON_HEADERS, NO_STORE, Scope, exception_to_response, send_response
 from solowire.gateway.router_client import RouterClient
+from solowire.protocol.dialect_requests import DialectRequests
 from solowire.protocol.messages import SUBPROTOCOLS
 from solowire.protocol.query_parameter import read_parameter
 
 logger = structlog.get_logger("solowire.gateway")
 
 _FORWARDING = frozenset(name.encode() for name in FORWARDING_HEADERS)
-_TOKEN = re.compile(rb"[?&]token=([^&#]+)")
+_TOKEN = re.compile(r"[?&]token=([^&#]+)")
 _METHODS = {"/v1/connect": "POST", "/v1/route": "GET"}
 _FOUND_HEADERS = (*JSON_HEADERS, NO_STORE)
 _encode = msgspec.json.Encoder().encode
@@ -45,10 +46,11 @@ class ConnectGrant(msgspec.Struct):
 
 
 class ConnectEndpoint:
-    """shard_url: the template of what clients are told, as in the settings."""
+    """Serves `/v1/connect` and `/v1/route`. shard_url: the template of what clients are told, as in the settings."""
 
-    def __init__(self, gateway: RouterClient, shard_url: str) -> None:
+    def __init__(self, gateway: RouterClient, shard_url: str, dialects: DialectRequests | None = None) -> None:
         self._gateway = gateway
+        self._dialects = dialects or DialectRequests()
         self._shard_url = shard_url
         self._has_warned = False
 
@@ -77,7 +79,7 @@ class ConnectEndpoint:
             send_response(send, status, [*told, NO_STORE], body)
 
     async def make_grant(self, scope: Scope) -> ConnectGrant:
-        """Raises InvalidToken, RequestRejected."""
+        """Answers `/v1/connect`. Raises InvalidToken, RequestRejected."""
         headers = dict(scope["headers"])
         shard, ticket = await self._gateway.assign_shard(_bearer(headers), self._gateway.addresses.resolve_scope(scope))
         url = format_shard_url(self._shard_url, shard, *self._origin(scope, headers))
@@ -85,8 +87,10 @@ class ConnectEndpoint:
         return ConnectGrant(joined, ticket, shard.index, self._gateway.epoch, int(TICKET_SECONDS), list(SUBPROTOCOLS))
 
     def _origin(self, scope: Scope, headers: Mapping[bytes, bytes]) -> tuple[str, str]:
-        """The scheme and the host of what the client is told: those by which it has come itself. Raises
-        RequestRejected."""
+        """The scheme and the host of what the client is told: those by which it has come itself.
+
+        Raises RequestRejected.
+        """
         scheme = host = None
         client = scope.get("client")
         if client and not _FORWARDING.isdisjoint(headers):
@@ -108,7 +112,7 @@ class ConnectEndpoint:
         if not self._has_warned:
             self._has_warned = True
             hint = "if it is a proxy of yours, name it in SOLOWIRE_LISTEN__TRUSTED_PROXIES"
-            logger.warning("forwarded_not_believed", peer=peer, hint=hint)
+            logger.warning("forwarded_header_ignored", peer=peer, hint=hint)
 
     async def make_route(self, scope: Scope) -> dict[str, str]:
         """The answer's headers. The token may be in the query of the request that an edge proxy asks about.
@@ -117,7 +121,11 @@ class ConnectEndpoint:
         """
         headers = dict(scope["headers"])
         token = _bearer(headers) or _query_token(scope, headers)
-        shard, ticket = await self._gateway.assign_shard(token, self._gateway.addresses.resolve_scope(scope))
+        address = self._gateway.addresses.resolve_scope(scope)
+        if self._dialects.is_old_client(_original_target(headers).partition("?")[0]):
+            shard, ticket, _ = await self._gateway.assign_old_client(token, address, "connect")
+        else:
+            shard, ticket = await self._gateway.assign_shard(token, address)
         return {
             "x-solowire-upstream": shard.authority,
             "x-solowire-shard": str(shard.index),
@@ -138,6 +146,10 @@ def _query_token(scope: Scope, headers: Mapping[bytes, bytes]) -> str:
     own: bytes = scope["query_string"]
     if own and (token := read_parameter(own.decode("latin-1"), "token")):
         return token
-    original = headers.get(b"x-original-uri") or headers.get(b"x-forwarded-uri") or b""
-    found = _TOKEN.search(original)
-    return found[1].decode("latin-1") if found else ""
+    found = _TOKEN.search(_original_target(headers))
+    return found[1] if found else ""
+
+
+def _original_target(headers: Mapping[bytes, bytes]) -> str:
+    """What the request asks for that an edge proxy asks about."""
+    return (headers.get(b"x-original-uri") or headers.get(b"x-forwarded-uri") or b"").decode("latin-1")

@@ -35,7 +35,16 @@ import structlog
 
 from solowire.backplane.messages import PublishedEvent
 from solowire.errors import ConfigError
-from solowire.router.log.journal import MAX_IDS, AppendResult, IdKey, JournalHole, JournalUnavailable, Record, id_key
+from solowire.router.log.journal import (
+    MAX_IDS,
+    AppendResult,
+    IdKey,
+    JournalHole,
+    JournalReader,
+    JournalUnavailable,
+    Record,
+    id_key,
+)
 from solowire.router.log.journal_file import APPLICATION_ID as APPLICATION_ID
 from solowire.router.log.journal_file import (
     FREE_PAGES,
@@ -53,6 +62,8 @@ from solowire.router.log.journal_file import (
     set_aside,
 )
 from solowire.router.log.journal_file import VERSION as VERSION
+from solowire.router.log.sqlite_reader import COLUMNS, SqliteReader, decode_any
+from solowire.router.log.sqlite_reader import LONGEST_BODY as LONGEST_BODY
 
 logger = structlog.get_logger("solowire.router")
 
@@ -77,13 +88,6 @@ PRAGMA cache_size = -32768;
 PRAGMA wal_autocheckpoint = 1000;
 PRAGMA journal_size_limit = 67108864;
 """
-
-LONGEST_BODY = 256 * 1024
-"""Gateways make none of half of that, whatever they are allowed to take."""
-
-# What is no record of ours is one that nobody can read, and that is nobody's own.
-COLUMNS = f"""offset, CASE WHEN user IS NULL OR typeof(user) = 'text' THEN user ELSE '' END,
-CASE WHEN typeof(body) = 'blob' AND length(body) <= {LONGEST_BODY} THEN body ELSE x'' END"""
 
 LAST_RUN = """
 SELECT offset FROM events AS first WHERE NOT EXISTS (SELECT 1 FROM events WHERE offset = first.offset - 1)
@@ -123,8 +127,9 @@ _Row = tuple[int, float, str, str | None, str | None, bytes]
 
 
 class SqliteJournal:
-    """The log in the file `path`, with its -wal and -shm beside it. One process at a time: `solowire.router.server`
-    sees to it.
+    """The log in the file `path`, with its -wal and -shm beside it.
+
+    One process at a time: `solowire.router.server` sees to it.
 
     new_epoch: taken if there is no log to go on with. max_age: seconds, max_bytes: of the file, max_events: what is
     kept at most, give or take a chunk. window: seconds for which ids are remembered. Raises ConfigError.
@@ -141,6 +146,7 @@ class SqliteJournal:
         window: float,
         now: float,
     ) -> None:
+        self._path = path
         self._max_age = max_age
         self._max_events = max_events
         self._max_bytes = max_bytes
@@ -191,8 +197,8 @@ class SqliteJournal:
         if self.is_gone:
             raise JournalUnavailable(
                 "the journal's file is gone",
-                f"publishers are refused: put back {self._path} with its -wal, or restart the router, and a new log "
-                "begins",
+                f"publish requests are rejected: put back {self._path} with its -wal, or restart the router, and a "
+                "new log begins",
             )
 
     def _load(self, now: float) -> None:
@@ -204,7 +210,7 @@ class SqliteJournal:
         if first and ask("SELECT count(*) FROM events").fetchone()[0] != last - first + 1:
             [first] = ask(LAST_RUN).fetchone()
             logger.critical(
-                "journal_hole", log_begins=first, hint="records before are missing: what is older is given up"
+                "journal_gap_detected", log_begins=first, hint="records before are missing: what is older is given up"
             )
         self._last: int = last
         self._floor: int = first - 1 if first else 0
@@ -295,7 +301,7 @@ class SqliteJournal:
             self._trim_at = now + TRIM_PAUSE_SECONDS
             self._write(group, self._floor)
             logger.warning(
-                "journal_not_trimmed", reason=explain_error(error), hint="make room on its disk; publishing goes on"
+                "journal_trim_failed", reason=explain_error(error), hint="make room on its disk; publishing goes on"
             )
 
     def _find_trim_offset(self, arriving: int, now: float) -> int:
@@ -331,7 +337,7 @@ class SqliteJournal:
         return max(0, min(most, free - max(FREE_PAGES, (pages - free) // 8)))
 
     def _write(self, group: list[_Row], upto: int, release: int = 0) -> None:
-        """release: pages to give back to the disk."""
+        """Writes pending events in one transaction. release: pages to give back to the disk."""
         db = self._db
         db.execute("BEGIN IMMEDIATE")
         try:
@@ -390,6 +396,13 @@ class SqliteJournal:
             raise JournalHole(after + whole, found[whole].offset - 1 if whole < len(found) else self._tail_floor)
         return found
 
+    def _read_tail(self, after: int, upto: int) -> Sequence[Record]:
+        """Records of this range, all of it or none; also for another thread, which finds the tail as it is just now."""
+        start = after - self._tail_floor
+        found = self._tail[start : upto - after + start] if start >= 0 else []
+        # Between the two looks the tail may have been cut.
+        return found if found and found[0].offset == after + 1 and found[-1].offset == upto else []
+
     def read_user(self, user: str, after: int, upto: int, limit: int) -> Sequence[Record]:
         where = "user = ? AND offset > ? AND offset <= ?"
         return self._find(
@@ -414,7 +427,7 @@ class SqliteJournal:
             if error_code(error) is not None:
                 raise JournalUnavailable(explain_error(error)) from None
         # Python's own, of text that is no UTF-8: a user of another name is nobody, and all others are as they were.
-        self._db.text_factory = _decode_any
+        self._db.text_factory = decode_any
         try:
             return self._read_records(query, values)
         except sqlite3.Error as error:
@@ -449,6 +462,9 @@ class SqliteJournal:
     def get_metadata(self, prefix: str) -> dict[str, bytes]:
         return {name: value for name, value in self._notes.items() if name.startswith(prefix)}
 
+    def open_reader(self) -> JournalReader:
+        return SqliteReader(self._path, lambda: self._floor, self._read_tail)
+
     def close(self) -> None:
         """Forgets the open group. Raises nothing: all that was kept is in the files, whatever becomes of the WAL."""
         with contextlib.suppress(sqlite3.Error):
@@ -462,7 +478,3 @@ def _identify_file(name: str) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
-
-
-def _decode_any(text: bytes) -> str:
-    return text.decode(errors="replace")

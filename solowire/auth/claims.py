@@ -1,4 +1,4 @@
-"""What the claims of a token say, whoever's words they are in: our own contract, or an OpenID provider's.
+"""The claims of tokens, in our own words or in an OpenID provider's.
 
 What it keeps true: what was meant to narrow a token is never passed over. A claim of ours in the wrong place, under a
 name that is nearly ours, or of the wrong type refuses the token and is named; `null` is of the wrong type. What is none
@@ -40,7 +40,7 @@ class Claims(msgspec.Struct):
     iss: str | UnsetType = UNSET
     aud: str | tuple[str, ...] | UnsetType = UNSET
     role: str | UnsetType = UNSET
-    is_admin: bool = False
+    is_admin: bool | UnsetType = UNSET
     permissions: tuple[str, ...] | UnsetType = UNSET
     scopes: dict[str, tuple[str, ...]] = {}
     tenant: Annotated[str, msgspec.Meta(max_length=256)] = ""

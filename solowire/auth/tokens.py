@@ -14,10 +14,8 @@ can say, too.
 Nothing here reads a clock: the time, unix seconds, is an argument, and so PyJWT is asked for the signature alone.
 
 A token that has proved somebody is remembered until it expires: publishers show the same one with each request, and
-whoever is refused comes back with it. KNOWN_TOKENS of at most KNOWN_TOKEN_BYTES are kept: 5 MB of plain ones, 20 MB
-where each names twenty zones, and 130 MB if all were as large as that and full of zones, which only the application
-can sign. A larger one is verified each time. Of one that proved nothing nothing is remembered. When the keys change all
-are forgotten.
+whoever is refused comes back with it. KNOWN_TOKENS of at most KNOWN_TOKEN_BYTES are kept; a larger one is verified each
+time. Of one that proved nothing nothing is remembered. When the keys change all are forgotten.
 """
 
 from __future__ import annotations
@@ -34,6 +32,7 @@ from msgspec import UNSET
 
 from solowire.auth.claims import ANY, NO_JWT, ClaimReader, Claims, TokenRules, check_audience, find_missing_scopes
 from solowire.auth.keys import PUBLIC_ALGORITHMS, SECRET_ALGORITHM, PublicKeys, SecretKeys, read_header
+from solowire.auth.leniency import STRICT, Leniency
 from solowire.auth.revocations import RevocationTable
 from solowire.auth.scopes import read_scopes
 from solowire.errors import InvalidToken, UnknownKey
@@ -59,6 +58,7 @@ class Ticket(msgspec.Struct):
     """An admission: this identity, to this shard, until `exp`, once (`jti`). address: whence it was asked for.
 
     boot: the shard's process that it is for, which alone knows whether it was used; "" if it is not told.
+    is_old: for an old client's path alone, since its token was judged by a `Leniency`.
     """
 
     jti: str
@@ -67,6 +67,7 @@ class Ticket(msgspec.Struct):
     identity: Identity
     address: str = ""
     boot: str = ""
+    is_old: bool = False
 
 
 _encode_ticket = msgspec.json.Encoder().encode
@@ -163,6 +164,15 @@ class Tokens:
         self._cached_identities[token] = identity
         return identity
 
+    def identify_leniently(self, token: str, now: float, leniency: Leniency) -> Identity:
+        """As `identify`, for the tokens of old clients, of which `leniency` asks less.
+
+        A token without a `jti` gets one made of its end, which `read_token_end` reads, and of itself.
+        """
+        identity = self._verify_token(token, now, leniency)
+        self.check_revoked(identity)
+        return identity
+
     def cached_identity(self, token: str, now: float) -> Identity | None:
         """The identity that `token` has proved before; None if it has to be verified."""
         known = self._cached_identities.get(token)
@@ -175,7 +185,7 @@ class Tokens:
         if self.revocations.covers(identity):
             raise InvalidToken("the token has been revoked", code="token_revoked", hint="sign in again for another one")
 
-    def _verify_token(self, token: str, now: float) -> Identity:
+    def _verify_token(self, token: str, now: float, leniency: Leniency = STRICT) -> Identity:
         claims, is_provided = self._verify_signature(token)
         check_audience(claims, self._rules)
         if not claims.sub or len(claims.sub) > 256:
@@ -186,7 +196,8 @@ class Tokens:
             raise InvalidToken("the token has no 'exp'", hint="sign tokens with an expiry")
         if not claims.exp <= _LATEST_UNIX:  # so that NaN is refused too
             raise InvalidToken("the token's 'exp' is no unix time in seconds")
-        if claims.exp <= now:
+        expires = claims.exp if claims.exp > now else claims.exp + leniency.expiry_grace_s
+        if expires <= now:
             raise InvalidToken("the token has expired", code="token_expired", hint="get a new one")
         for name, begins in (("nbf", claims.nbf), ("iat", claims.iat)):
             if begins is not UNSET and not begins <= now + self._leeway:  # so that NaN is refused too
@@ -201,7 +212,13 @@ class Tokens:
                 f"the token lives for {life / 86400:.0f} days, {self._rules.max_life / 86400:g} are the most",
                 hint="sign it for less, or raise SOLOWIRE_AUTH__MAX_TOKEN_LIFE_S",
             )
-        role = ("admin" if claims.is_admin else "viewer") if claims.role is UNSET else claims.role
+        proof = Proof(claims.jti or leniency.name_token(token, claims.exp), issued_at)
+        if claims.role is UNSET:
+            self.check_revoked(Identity(claims.sub, "", (), proof=proof))  # what it says would be remembered
+            said = None if claims.is_admin is UNSET else claims.is_admin
+            role = "admin" if leniency.judge_admin(claims.sub, said, now) else "viewer"
+        else:
+            role = claims.role
         known = self._roles.get(role)
         if known is None:
             raise InvalidToken(f"the token's role {role!r} is not known", hint="known are " + ", ".join(self._roles))
@@ -213,8 +230,8 @@ class Tokens:
         if is_provided and not is_granted(permissions, ADMINISTER):
             for name in find_missing_scopes(scopes, self._rules.mapping):
                 raise InvalidToken(f"the token has no claim {name!r}, which says what its user may see")
-        proof = Proof(claims.jti, issued_at)
-        identity = Identity(claims.sub, role, permissions, scopes, claims.exp, claims.tenant, proof)
+        leniency.late_count += claims.exp <= now
+        identity = Identity(claims.sub, role, permissions, scopes, expires, claims.tenant, proof)
         if not _is_utf8_encodable(identity):
             raise InvalidToken(
                 "the token's claims hold half a character", hint=r"such as \ud800 without its other half"
@@ -222,9 +239,17 @@ class Tokens:
         return identity
 
     def issue_ticket(
-        self, identity: Identity, shard: int, jti: str, now: float, address: str = "", boot: str = ""
+        self,
+        identity: Identity,
+        shard: int,
+        jti: str,
+        now: float,
+        address: str = "",
+        boot: str = "",
+        *,
+        is_old: bool = False,
     ) -> str:
-        ticket = Ticket(jti, now + TICKET_SECONDS, shard, identity, address, boot)
+        ticket = Ticket(jti, now + TICKET_SECONDS, shard, identity, address, boot, is_old)
         said = _base64url(_encode_ticket(ticket))
         return (said + b"." + _ticket_signature(said, self._ticket_keys[0])).decode("ascii")
 

@@ -3,12 +3,13 @@
     peer ──► router   Join, Heartbeat, Leave, KnownRevocations
     gateway ──►       PublishRequest, StatsRequest, DrainRequest, UndrainRequest, DisconnectRequest, RevokeRequest,
                       UnrevokeRequest
-    shard ──►         LogAck, ReplayRequest, ReplayCancel, StartDraining, LeaseUsage, UsersConnected, DisconnectReport
+    shard ──►         LogAck, ReplayRequest, ReplayCancel, HistoryRequest, HistoryCancel, StartDraining, LeaseUsage,
+                      UsersConnected, DisconnectReport
     router ──► peer   RejoinRequired, HeartbeatResponse, RingState, RevocationUpdate
     ──► gateway       PublishAck, PublishNack, StatsResponse, DrainResponse, DisconnectResponse, RevokeResponse, and
                       AdmissionState with each HeartbeatResponse
-    ──► shard         LogBatch, StateSnapshot, ReplayResponse, DrainCommand, UndrainCommand, DisconnectCommand, Lease,
-                      UserConnectedElsewhere, Superseded, Fenced, Diagnose
+    ──► shard         LogBatch, StateSnapshot, ReplayResponse, HistoryResponse, DrainCommand, UndrainCommand,
+                      DisconnectCommand, Lease, UserConnectedElsewhere, Superseded, Fenced, Diagnose
 
 A peer is a shard or a gateway. It sends Join when it starts, when the router requires it (because the router has
 restarted and doesn't know the peer), and when a HeartbeatResponse tells of another ring than the peer knows. The router
@@ -25,7 +26,7 @@ import msgspec
 from solowire.algorithms.histogram import BUCKETS
 from solowire.errors import BackplaneError
 
-VERSION = 7
+VERSION = 8
 HEARTBEAT_SECONDS = 0.5
 DEAD_AFTER_SECONDS = 2.4
 """A peer is given up within 3 s of its last word, the router's looking every half second included."""
@@ -46,8 +47,10 @@ class _BackplaneMessage(msgspec.Struct, array_like=True, gc=False):
 
 
 class ShardAddress(_BackplaneMessage):
-    """Where a shard serves its clients. boot: new for each start of its process. api: where its HTTP API is
-    (`api_client`)."""
+    """Where a shard serves its clients.
+
+    boot: new for each start of its process. api: where its HTTP API is (`api_client`).
+    """
 
     index: int
     host: str
@@ -63,47 +66,52 @@ class ShardAddress(_BackplaneMessage):
 
 
 class ShardStats(_BackplaneMessage):
-    """One second's word of a shard about itself. Totals since its start, unless they are states.
+    """One second's numbers of a process. Totals since its start, unless they are states; …_per_s: of the last second.
 
-    groups, codecs, kinds: connections by each. …_per_s: over the last second. latency: how often an event took how long
-    from the gateway to the sockets, counts of `histogram` over the last ten seconds. oldest_cursor_s: for how long the
-    event has been on its way that the last of the lagging connections gets next. loop_lag_s: by how much a timer was
-    late at most, in the last second. aggregating: feeds by the event type that they get summed up at present.
-    A gateway says `refused`, `refused_per_s`, `memory_bytes` and `loop_lag_s` alone.
+    groups, codecs, transports: connections by each. latency: how often an event took how long from the gateway to the
+    sockets, counts of `histogram` over the last ten seconds. max_connection_lag_s: age of the event that the slowest of
+    the lagging connections gets next. event_loop_lag_s: by how much a timer was late at most, in the last second.
+    aggregating: feeds by the event type that they get summarised at present. legacy: what was served to old frontends,
+    by `path …`, `message …` and `agent …`, and what is open now, by `open …`. A gateway fills in
+    `connections_rejected`, `connections_rejected_per_s`, `memory_bytes` and `event_loop_lag_s` alone.
     """
 
     connections: _Count = 0
     feeds: _Count = 0
     lagging: _Count = 0
-    offset: _Count = 0
-    oldest: _Count = 0
+    log_end_offset: _Count = 0
+    log_start_offset: _Count = 0
     log_bytes: _Count = 0
     events: _Count = 0
     deliveries: _Count = 0
     frames: _Count = 0
-    bytes: _Total = 0
-    admitted: _Count = 0
-    refused: _Count = 0
+    sent_bytes: _Total = 0
+    connections_opened: _Count = 0
+    connections_rejected: _Count = 0
     groups: dict[str, _Count] = {}
     codecs: dict[str, _Count] = {}
-    kinds: dict[str, _Count] = {}
+    transports: dict[str, _Count] = {}
     events_per_s: _Number = 0.0
     deliveries_per_s: _Number = 0.0
     frames_per_s: _Number = 0.0
-    bytes_per_s: _Number = 0.0
-    refused_per_s: _Number = 0.0
+    sent_bytes_per_s: _Number = 0.0
+    connections_rejected_per_s: _Number = 0.0
     latency: Annotated[list[_Count], msgspec.Meta(max_length=BUCKETS)] = []
-    oldest_cursor_s: _Number = 0.0
+    max_connection_lag_s: _Number = 0.0
     log_events: _Count = 0
     memory_bytes: _Count = 0
-    loop_lag_s: _Number = 0.0
+    event_loop_lag_s: _Number = 0.0
     lease_used: _Count = 0
     lease_granted: _Count = 0
     aggregating: dict[str, _Count] = {}
+    users: _Count = 0
+    legacy: dict[str, _Count] = {}
 
 
 class Join(_BackplaneMessage, tag="join"):
-    """boot: the process's. shard: None for a gateway. epoch, offset: up to where a shard's log goes already.
+    """A peer joins the system, or joins again.
+
+    boot: the process's. shard: None for a gateway. epoch, offset: up to where a shard's log goes already.
 
     recent: how many events a shard without a log would like to begin with. leaving: it is not to be in the ring again.
     revocations: the version of those that it knows, -1 if none: it is told them if there are newer ones.
@@ -223,6 +231,47 @@ class ReplayCancel(_BackplaneMessage, tag="replay_cancel"):
     request: int
 
 
+class HistoryBound(_BackplaneMessage):
+    """One end of a question about history: at an offset of an epoch, or at a time (unix seconds)."""
+
+    epoch: str = ""
+    offset: _Offset | None = None
+    at: float | None = None
+
+
+class HistoryClause(_BackplaneMessage):
+    """Events of one of these types whose attributes meet all conditions: (attribute, values, are they names).
+
+    Of names, one that is beneath a value meets it as well. No types: of any.
+    """
+
+    types: list[str]
+    conditions: list[tuple[str, list[str], bool]] = []
+
+
+class HistoryRequest(_BackplaneMessage, tag="history_request"):
+    """Asks for events of the log between two bounds, as far as they concern `user`. Answered with HistoryResponse.
+
+    since: behind this offset, or from this time on; None: from the oldest on. until: up to and with this offset, or
+    before this time; None: to the newest. clauses: only what meets one of them is wanted, None: everything; what comes
+    may be more than that. limit: of events in the answer.
+    """
+
+    request: int
+    user: str
+    since: HistoryBound | None
+    until: HistoryBound | None
+    is_descending: bool
+    clauses: list[HistoryClause] | None
+    limit: _Count
+
+
+class HistoryCancel(_BackplaneMessage, tag="history_cancel"):
+    """Nobody waits for the answer any more. request: as in HistoryRequest."""
+
+    request: int
+
+
 class StartDraining(_BackplaneMessage, tag="start_draining"):
     """The shard wants no more users and will send its own away; it goes on with its log meanwhile."""
 
@@ -292,7 +341,9 @@ class UnrevokeRequest(_BackplaneMessage, tag="unrevoke_request"):
 
 
 class RevokeResponse(_BackplaneMessage, tag="revoke_response"):
-    """revocation: the one that is in force now, or, for Unrevoke, was; None if there is none, or no room for one more.
+    """The answer to RevokeRequest and UnrevokeRequest.
+
+    revocation: the one that is in force now, or, for Unrevoke, was; None if there is none, or no room for one more.
 
     is_kept: whether it is on disk, so that a restart of the router doesn't forget it.
     """
@@ -377,6 +428,25 @@ class ReplayResponse(_BackplaneMessage, tag="replay_response"):
     refusal: str | None = None
 
 
+class HistoryResponse(_BackplaneMessage, tag="history_response"):
+    """Part of the log, in the order that was asked for: all that is wanted of it from one bound on, to `reached`.
+
+    start, end: the bounds as offsets: what is wanted lies behind `start` and up to `end`. reached: everything up to
+    there (descending: from there on) has been looked at; `end` (descending: `start`) when there is no more.
+    refusal: `epoch`, `future`, `retention` or `unreadable`; all that is kept lies then behind `start` and up to `end`.
+    oldest_at: when the log took the oldest of it; 0 if there is none.
+    """
+
+    request: int
+    epoch: str
+    start: _Offset
+    end: _Offset
+    reached: _Offset
+    events: list[tuple[int, bytes]]
+    refusal: str | None = None
+    oldest_at: float = 0.0
+
+
 class UndrainCommand(_BackplaneMessage, tag="undrain_command"):
     """To a shard that is being drained: take users again, and keep those whom the ring then gives you."""
 
@@ -396,8 +466,9 @@ class Superseded(_BackplaneMessage, tag="superseded"):
 
 
 class DrainResponse(_BackplaneMessage, tag="drain_response"):
-    """users: how many the shard has to send away; None if there is no such shard, or it is not being drained.
+    """The answer to DrainRequest and UndrainRequest.
 
+    users: how many the shard has to send away; None if there is no such shard, or it is not being drained.
     is_known: whether there is such a shard.
     """
 
@@ -442,8 +513,9 @@ class Fenced(_BackplaneMessage, tag="fenced"):
 
 
 class AdmissionState(_BackplaneMessage, tag="admission_state"):
-    """What a gateway needs to refuse a user before a shard has to. Part of each Beat to a gateway, which hears it as a
-    message of its own (`solowire.backplane.router_link`).
+    """What a gateway needs to refuse a user before a shard has to.
+
+    Part of each Beat to a gateway, which hears it as a message of its own (`solowire.backplane.router_link`).
 
     closed: groups that would get no slot now. others_closed: whether that holds for a group that nobody is in yet.
     retry_after: seconds. full: addresses with as many connections as they may have. gateways: how many there are.
@@ -490,17 +562,17 @@ class HeartbeatResponse(_BackplaneMessage, tag="heartbeat_response"):
 
 
 class ShardReport(_BackplaneMessage):
-    """What the router knows of a shard. in_flight: events sent and not acked. behind: offsets not yet acked."""
+    """The router's view of a shard. inflight_events: sent and not acked. lag_offsets: offsets not yet acked."""
 
     address: ShardAddress
     stats: ShardStats
-    in_flight: int
-    behind: int
+    inflight_events: int
+    lag_offsets: int
     is_draining: bool = False
 
 
 class StatsResponse(_BackplaneMessage, tag="stats_response"):
-    """refused, refused_per_s: of all gateways; `shards` say their own."""
+    """The system's numbers. connections_rejected, …_per_s: by all gateways; `shards` have their own."""
 
     request: int
     epoch: str
@@ -509,8 +581,8 @@ class StatsResponse(_BackplaneMessage, tag="stats_response"):
     duplicates: int
     shards: list[ShardReport]
     gateways: int
-    refused: int = 0
-    refused_per_s: float = 0.0
+    connections_rejected: int = 0
+    connections_rejected_per_s: float = 0.0
 
 
 PeerMessage = (
@@ -522,6 +594,8 @@ PeerMessage = (
     | Leave
     | ReplayRequest
     | ReplayCancel
+    | HistoryRequest
+    | HistoryCancel
     | StartDraining
     | DrainRequest
     | UndrainRequest
@@ -543,6 +617,7 @@ RouterMessage = (
     | StatsResponse
     | StateSnapshot
     | ReplayResponse
+    | HistoryResponse
     | DrainCommand
     | UndrainCommand
     | Superseded

@@ -1,4 +1,4 @@
-"""What commands of `solowire` have in common: their options, and the settings that these are part of."""
+"""Options that the commands of `solowire` share, and the settings that these are part of."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ from solowire.errors import ConfigError
 from solowire.runtime import logging as logs
 from solowire.runtime.settings import Settings, load
 
-EMPTY = "it must not be empty; leave the option out for its default"
-
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -28,7 +26,8 @@ class PathOption(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if not str(value).strip():
-            self.fail(EMPTY, param, ctx)
+            way_out = "name the file" if param is not None and param.required else "leave it out for its default"
+            raise ConfigError(f"{param.opts[0] if param is not None else 'it'} must not be empty; {way_out}")
         return super().convert(value, param, ctx)
 
 

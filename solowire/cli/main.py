@@ -95,6 +95,7 @@ def cli() -> None:
 for command in (
     cli_events.publish,
     cli_events.tail,
+    cli_events.history,
     cli_users.token,
     cli_users.disconnect,
     cli_users.revoke,
@@ -285,7 +286,7 @@ def bind9(
         acknowledgements = Acknowledgements()
 
         def refuse(event: dict[str, Any], problem: dict[str, object]) -> None:
-            structlog.get_logger().warning("event_refused", id=event["id"], type=event["type"], problem=problem)
+            structlog.get_logger().warning("event_rejected", id=event["id"], type=event["type"], problem=problem)
             acknowledgements.refuse_event(event["id"])
 
         async with Publisher(settings.url, make_token(settings, PUBLISH), on_refused=refuse) as publisher:

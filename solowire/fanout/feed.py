@@ -19,20 +19,22 @@ A feed decides and returns; who calls it sends.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from itertools import dropwhile
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-from solowire.fanout.aggregation import SUMMARY_BYTES
-from solowire.fanout.catch_up import COMPACTED_BYTES, MAX_EVENTS_BYTES, CatchUpReader, Frame, ReaderPosition
+from solowire.fanout.aggregation import SUMMARY_BYTES, AggregationStream
+from solowire.fanout.catch_up import COMPACTED_BYTES, MAX_EVENTS_BYTES, CatchUp, Frame
 from solowire.fanout.conflation import Conflator
-from solowire.fanout.frame_builder import NOTHING, FeedKey, FrameBuilder
+from solowire.fanout.frame_builder import NOTHING, FeedFilter, FeedKey, FrameBuilder
+from solowire.fanout.reader import Counts, FeedHead, Reader, Signal, make_counts
 from solowire.fanout.recent_log import Entry, RecentLog
 from solowire.fanout.snapshot import Snapshot
 from solowire.model.access import View
 from solowire.model.catalog import Catalog
 from solowire.model.subscriptions import Selection
-from solowire.protocol.messages import MAX_FRAME_BYTES, Codec
+from solowire.protocol.dialect_codec import AnyCodec
+from solowire.protocol.messages import MAX_FRAME_BYTES
 
 C = TypeVar("C", bound=Hashable)
 """A connection: the feed only ever holds on to it."""
@@ -44,7 +46,7 @@ NEXT_FRAME_SECONDS = 0.001
 """When a connection that has just got a full frame may get the next: one a turn, so that others get theirs."""
 
 
-def build_feed_key(selection: Selection, view: View, codec: Codec, catalog: Catalog) -> FeedKey:
+def build_feed_key(selection: Selection, view: View, codec: AnyCodec, catalog: Catalog) -> FeedKey:
     """The key of the feed for `selection` (already judged by `view`) under `view` and `codec`."""
     hidden = []
     for name, _ in selection:
@@ -55,39 +57,69 @@ def build_feed_key(selection: Selection, view: View, codec: Codec, catalog: Cata
     return FeedKey(selection, tuple(hidden), codec)
 
 
-class Feed(CatchUpReader, Generic[C]):
-    """One feed. The time is an argument, in seconds of one monotonic clock."""
+class Feed(Generic[C]):
+    """One feed. The time is an argument, in seconds of one monotonic clock.
+
+    filter: what it wants and may see. position: up to where its current connections have it. last_release,
+    reported_omitted: as in `Reader`, of these. newest_release: the newest release that the feed accepts. omitted: how
+    many of each type were left out of it.
+    """
 
     __slots__ = (
+        "_catch_up",
+        "_codec",
         "_collects_until",
+        "_conflator",
         "_has_pending",
+        "_hides",
+        "_log",
         "_pending",
         "_pending_bytes",
         "_pending_dropped",
+        "_plain",
         "_snapshot",
         "behind",
         "current",
+        "filter",
         "flush_at",
         "flush_now",
         "flushed_at",
+        "key",
         "largest_bytes",
+        "last_release",
+        "newest_release",
+        "omitted",
+        "position",
+        "reported_omitted",
+        "streams",
         "summaries_sent",
         "unparked",
     )
 
     def __init__(self, key: FeedKey, log: RecentLog, pacing: Conflator | None = None) -> None:
-        super().__init__(key, log, Conflator() if pacing is None else pacing)
+        self.key = key
+        self.filter = FeedFilter(key, log.catalog)
+        self._log = log
+        self._conflator = Conflator() if pacing is None else pacing
+        self._catch_up = CatchUp(self.filter, log, self._conflator)
+        self._codec = key.codec  # of frames that hold nothing of one user's own; all others are plain
+        self._plain = key.codec.without_deflate
+        self._hides = bool(key.hidden)
         self._snapshot: Snapshot | None = None
-        self.current: set[C] = set()
-        self.behind: dict[C, ReaderPosition] = {}
-        self.unparked: dict[C, ReaderPosition] = {}  # those of them that are not set aside; who comes first is next
+        self.position = log.position
+        self.last_release = self._conflator.newest_release
+        self.newest_release = 0
+        self.omitted: Counts = ()
+        self.reported_omitted: Counts = ()
+        self.streams: Mapping[str, AggregationStream[Any]] = {}  # by event type
+        self.current: dict[C, Reader] = {}
+        self.behind: dict[C, Reader] = {}
+        self.unparked: dict[C, Reader] = {}  # those of them whose socket is free; who comes first is next
         self.flush_at: float | None = None
         self.flushed_at = float("-inf")
         self.largest_bytes = 0  # bytes of the largest frame that all its current connections got; kept by who sends
         self._collects_until = float("inf")  # what its flows have collected since `position` waits for that
-        self.summaries_sent: dict[
-            str, int
-        ] = {}  # of each of its flows: how many summaries it has sent or had no use for
+        self.summaries_sent: dict[str, int] = {}  # of each of its flows: how many it has sent or had no use for
         self.flush_now = False  # the next flush doesn't wait for the end of an interval
         self._pending: list[tuple[int, bytes]] = []  # offset, fragment
         self._pending_bytes = 0
@@ -99,8 +131,8 @@ class Feed(CatchUpReader, Generic[C]):
 
     # ------------------------------------------------------------------------------------------------- members
 
-    def add_connection(self, connection: C, lag: ReaderPosition, now: float, *, apart: bool = False) -> bool:
-        """Adds a connection that stands there; as `wake`.
+    def add_connection(self, connection: C, reader: Reader, now: float, *, apart: bool = False) -> bool:
+        """Adds a connection, which stands where its reader says; as `wake`.
 
         apart: it can't share the next frame, because the log has something for it alone or its answers come first.
         """
@@ -108,68 +140,81 @@ class Feed(CatchUpReader, Generic[C]):
             self.position = self._log.position  # nothing of the feed lies between: all of it moves on for free
         if self.last_release >= self.newest_release:
             self.last_release = self._conflator.newest_release
-        if lag.last_release < self.last_release:
+        if reader.last_release < self.last_release:
             self.newest_release = self._conflator.newest_release  # one from before there was this feed may be for it
-        lag.reported_omitted = self.reported_omitted
-        if self._is_caught_up(lag) and not apart:
-            self.current.add(connection)
+        reader.reported_omitted = self.reported_omitted
+        if self._is_level(reader) and not apart and not reader.is_blocked:
+            self.current[connection] = reader
+            reader.was_busy = False
             return False
-        self.behind[connection] = self.unparked[connection] = lag
+        reader.handle(Signal.apart)
+        self.behind[connection] = reader
+        if not reader.is_blocked:
+            self.unparked[connection] = reader
         return self.wake(now)
 
-    def _is_caught_up(self, lag: ReaderPosition) -> bool:
+    def _is_level(self, reader: Reader) -> bool:
         return (
             not self._pending_dropped
-            and lag.offset == self.position
-            and lag.last_release >= min(self.last_release, self.newest_release)
+            and reader.offset == self.position
+            and reader.last_release >= min(self.last_release, self.newest_release)
         )
 
-    def remove_connection(self, connection: C) -> ReaderPosition:
-        """Takes a connection out; returns where it stands."""
-        if connection in self.current:
-            self.current.discard(connection)
-            return self.head_cursor
+    def remove_connection(self, connection: C) -> None:
+        """Takes a connection out; its reader then says where it stands."""
+        reader = self.current.pop(connection, None)
+        if reader is not None:
+            reader.leave_head(self.head, Signal.level)
+            return
+        reader = self.behind.pop(connection)
         self.unparked.pop(connection, None)
-        return self.behind.pop(connection, None) or self.head_cursor
+        reader.handle(Signal.level)
 
-    def park(self, connection: C) -> None:
-        """Its socket takes nothing: nobody looks at it until `unpark`, if it is behind."""
-        self.unparked.pop(connection, None)
+    def park(self, connection: C, head: FeedHead | None = None) -> None:
+        """Its socket is busy, or answers wait for it: nobody looks at it until `unpark`.
+
+        head: where it stands if it is current; by default where the feed stands now.
+        """
+        reader = self.current.pop(connection, None)
+        if reader is not None:
+            reader.leave_head(self.head if head is None else head, Signal.busy)
+            self.behind[connection] = reader
+        else:
+            self.unparked.pop(connection, None)
+            self.behind[connection].handle(Signal.busy)
 
     def unpark(self, connection: C) -> None:
-        lag = self.behind.get(connection)
-        if lag is not None:
-            self.unparked[connection] = lag
+        """Its socket is free, and nothing waits for it."""
+        reader = self.behind[connection]
+        reader.handle(Signal.writable)
+        self.unparked[connection] = reader
+
+    def _set_apart(self, connection: C) -> Reader | None:
+        """Its next frame can't be the others'; None if it had a place of its own before."""
+        reader = self.current.pop(connection, None)
+        if reader is not None:
+            reader.leave_head(self.head, Signal.apart)
+            self.behind[connection] = self.unparked[connection] = reader
+        return reader
 
     def cursor_of(self, connection: C) -> int:
-        lag = self.behind.get(connection)
-        return self._head_offset if lag is None else lag.offset
-
-    def list_behind(self) -> Iterator[tuple[C, ReaderPosition]]:
-        """All who are not current, and where each of them stands."""
-        yield from self.behind.items()
-
-    def hold_for_replies(self, connection: C) -> None:
-        """Sets a connection aside that has answers waiting: it catches up behind them."""
-        self.unparked.pop(connection, None)
-        if connection in self.current:
-            self.current.discard(connection)
-            lag = self.behind[connection] = self.head_cursor
-            lag.was_busy = True
-
-    @property
-    def head_cursor(self) -> ReaderPosition:
-        """Where current connections stand."""
-        log = self._log
-        reached = self.position if self._has_pending else log.position  # once for every flush: written out
-        return ReaderPosition(
-            reached, self.last_release, self.reported_omitted, 0, False, 0, reached < log.start_offset
-        )
-
-    @property
-    def _head_offset(self) -> int:
-        """A quiet feed's `position` may be older than the log itself."""
+        reader = self.behind.get(connection)
+        if reader is not None:
+            return reader.offset
         return self.position if self._has_pending else self._log.position
+
+    @property
+    def head(self) -> FeedHead:
+        """Where current connections stand. A quiet feed's `position` may be older than the log itself."""
+        log = self._log
+        offset = self.position if self._has_pending else log.position
+        lost = offset < log.start_offset
+        return FeedHead(offset, self.last_release, self.newest_release, self.reported_omitted, lost)
+
+    def join_streams(self, streams: Mapping[str, AggregationStream[Any]]) -> None:
+        """Its flows, by event type; none when it is dropped."""
+        self.streams = self._catch_up.streams = streams
+        self.summaries_sent = {name: flow.summary_count for name, flow in streams.items()}
 
     # --------------------------------------------------------------------------------------------------- flushing
 
@@ -177,7 +222,7 @@ class Feed(CatchUpReader, Generic[C]):
         """Takes an entry that the feed accepts and that is for all its connections; as `wake`."""
         if self.current:
             # Once for every event and feed: a call less is a tenth of what that costs.
-            fragment = self.encode_for(entry) if self._hidden else entry.get_fragment(self._plain, NOTHING)
+            fragment = self.filter.encode_for(entry) if self._hides else entry.get_fragment(self._plain, NOTHING)
             if fragment is None:
                 return False
             self._pending.append((entry.offset, fragment))
@@ -200,11 +245,9 @@ class Feed(CatchUpReader, Generic[C]):
 
     def add_personal(self, connection: C, entry: Entry, delay: float, now: float) -> bool:
         """Notes that `entry` is for this connection alone: it falls behind, on purpose; as `wake`."""
-        if connection in self.current:
-            self.current.discard(connection)
-            lag = self.behind[connection] = self.unparked[connection] = self.head_cursor
-            if not self._has_pending:
-                lag.offset = entry.offset - 1
+        reader = self._set_apart(connection)
+        if reader is not None and not self._has_pending:
+            reader.offset = entry.offset - 1
         self.flush_now = True
         return self.wake(max(now, self.flushed_at + delay))
 
@@ -220,17 +263,15 @@ class Feed(CatchUpReader, Generic[C]):
         """A state that was held back is to be sent, to one connection or all; as `wake`."""
         self.newest_release = number
         self.flush_now = True
-        if connection in self.current and connection is not None:
-            self.current.discard(connection)
-            self.behind[connection] = self.unparked[connection] = self.head_cursor
+        if connection is not None:
+            self._set_apart(connection)
         return self.wake(max(now, self.flushed_at + delay))
 
     def count_omitted(self, name: str, states: int) -> None:
         """So many states that the feed accepts are never sent: newer ones have overtaken them."""
-        self.omitted = {
-            **self.omitted,
-            name: self.omitted.get(name, 0) + states,
-        }  # `told` and lags hold on to the one before
+        counts = dict(self.omitted)
+        counts[name] = counts.get(name, 0) + states
+        self.omitted = make_counts(counts)
 
     def wake(self, at: float) -> bool:
         """Makes the feed due at `at`, unless it is due sooner; returns whether that changed anything."""
@@ -253,9 +294,9 @@ class Feed(CatchUpReader, Generic[C]):
         """Frames of those of these that the feed wants, for one who stands further on, at `cursor`, and stays there;
         made as they are taken. A count of zero in `compacted` says that events of the type are out of order.
         """
-        wanted = sorted((entry for entry in entries if self.accepts(entry)), key=_offset_of)
+        wanted = sorted((entry for entry in entries if self.filter.accepts(entry)), key=_offset_of)
         types = dict.fromkeys((entry.event.type for entry in wanted), 0)
-        fragments = (fragment for entry in wanted if (fragment := self.encode_for(entry)) is not None)
+        fragments = (fragment for entry in wanted if (fragment := self.filter.encode_for(entry)) is not None)
         return (self._plain.encode_events(cursor, run, types) for run in _cut(fragments))
 
     def build_state_frames(self, user: str, upto: int) -> tuple[int | None, Iterator[str | bytes]]:
@@ -265,12 +306,12 @@ class Feed(CatchUpReader, Generic[C]):
         snapshot, version, latest = self._snapshot, self._log.states_version, self._log.latest_states()
         mine = any(e.event.user == user for e in latest)
         if mine or snapshot is None or snapshot.version != version:
-            wanted = (e for e in latest if e.event.user in (None, user) and self.accepts(e))
-            entries = list(dropwhile(lambda e: self.encode_for(e) is None, sorted(wanted, key=_offset_of)))
+            wanted = (e for e in latest if e.event.user in (None, user) and self.filter.accepts(e))
+            entries = list(dropwhile(lambda e: self.filter.encode_for(e) is None, sorted(wanted, key=_offset_of)))
             snapshot = Snapshot(version, entries, self._codec, self._plain, shared=not mine)
             if not mine:
                 self._snapshot = snapshot
-        return snapshot.before, snapshot.frames(self, upto)
+        return snapshot.before, snapshot.frames(self.filter, upto)
 
     def forget_states(self) -> None:
         """It is dropped: whoever holds on to it does not hold on to what its connections began with."""
@@ -279,7 +320,7 @@ class Feed(CatchUpReader, Generic[C]):
     def flush(self, now: float) -> Frame:
         """What all current connections get now: everything pending. Moves `position`, and with it their cursors.
 
-        Who could not be given the frame is then handed to `mark_behind`, with the `head_cursor` from before.
+        Who could not be given the frame is then handed to `park`, with the `head` from before.
         """
         self.flush_at = None
         if self.streams and self._rotate_streams(now):
@@ -291,7 +332,7 @@ class Feed(CatchUpReader, Generic[C]):
             return self._flush_compacted(now) if self.current else self._skip(now)
         if not self.current:
             return self._skip(now)
-        if self.last_release < self.newest_release or self.omitted is not self.reported_omitted:
+        if self.last_release < self.newest_release or self.omitted != self.reported_omitted:
             return self._flush_compacted(now)
         self.flush_now = False
         pending = self._pending
@@ -351,10 +392,10 @@ class Feed(CatchUpReader, Generic[C]):
     def _flush_compacted(self, now: float) -> Frame:
         """As `flush`, while something is summed up, was held back or has been left out."""
         parts = FrameBuilder(COMPACTED_BYTES)
-        before = self.head_cursor
+        before = self.head
         self.position = before.offset
         if self.last_release < self.newest_release:
-            self.last_release = self.add_released(
+            self.last_release = self._catch_up.add_released(
                 parts, self.last_release, self._log.position, None, self._conflator.newest_release
             )
             parts.needs_sort = True
@@ -379,7 +420,7 @@ class Feed(CatchUpReader, Generic[C]):
         for flow in flows:
             digest = flow.digest_between(before.offset, self.position, self.summaries_sent[flow.name])
             if digest is not None:
-                parts.add_digest(flow.name, digest, self)
+                parts.add_digest(flow.name, digest, self.filter)
                 self.summaries_sent[flow.name] = flow.count_summaries_until(self.position)
             else:
                 parts.bytes_left += SUMMARY_BYTES
@@ -393,28 +434,28 @@ class Feed(CatchUpReader, Generic[C]):
             self.reported_omitted = self.omitted
         if parts.pieces or parts.compacted or self.behind:
             self.flushed_at = now
-        return self._frame(parts, self.position, self.last_release, self.reported_omitted, 0)
+        return self._catch_up.build_frame(parts, self.position, self.last_release, self.reported_omitted, 0)
 
-    def mark_behind(self, connections: Iterable[C], before: ReaderPosition) -> None:
-        """These connections were still busy: they stay where they were."""
-        for connection in connections:
-            self.current.discard(connection)
-            lag = ReaderPosition(
-                before.offset, before.last_release, before.reported_omitted, was_busy=True, is_lost=before.is_lost
-            )
-            self.behind[connection] = self.unparked[connection] = lag
+    def read_frame(self, reader: Reader, user: str | None = None, *, compacted: bool = False) -> Frame:
+        """What one that is behind gets next; as `CatchUp.read_frame`."""
+        head = FeedHead(self.position, self.last_release, self.newest_release, self.reported_omitted, False)
+        return self._catch_up.read_frame(reader, head, user, compacted=compacted)
 
     def mark_delivered(self, connection: C, frame: Frame, *, apart: bool = False) -> bool:
         """The connection, which is behind, has been given this; whether it is current now. apart: as for
-        `add_connection`."""
-        lag = self.behind[connection]
+        `add_connection`.
+        """
+        reader = self.behind[connection]
         self.unparked.pop(connection, None)  # who is still behind goes to the end, so that all get their turn
-        lag.offset, lag.last_release, lag.reported_omitted = frame.cursor, frame.last_release, frame.reported_omitted
-        if self._is_caught_up(lag) and not apart:
+        reader.offset, reader.last_release = frame.cursor, frame.last_release
+        reader.reported_omitted = frame.reported_omitted
+        if self._is_level(reader) and not apart:
             del self.behind[connection]
-            self.current.add(connection)
+            self.current[connection] = reader
+            reader.was_busy = False
+            reader.handle(Signal.level)
             return True
-        self.unparked[connection] = lag
+        self.unparked[connection] = reader
         return False
 
 

@@ -11,12 +11,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Generic
 
 from solowire.fanout.aggregation_index import AggregationIndex
-from solowire.fanout.catch_up import ReaderPosition, TrimmedEntries
 from solowire.fanout.conflation import Conflator
 from solowire.fanout.feed import C, Feed
 from solowire.fanout.filter_index import FilterIndex
 from solowire.fanout.frame_builder import FeedKey
+from solowire.fanout.reader import Reader, Signal
 from solowire.fanout.recent_log import Entry, RecentLog
+from solowire.fanout.trimmed_entries import TrimmedEntries
 from solowire.model.events import Delivery, Priority
 from solowire.model.subscriptions import CUSTOM, Filter, Selection
 from solowire.runtime.settings.shard_settings import AggregationSettings
@@ -50,8 +51,7 @@ class FeedIndex(Generic[C]):
         if feed is None:
             feed = self._feeds[key] = Feed(key, self._log, self._conflator)
             telemetry, others = self._wanted_by(key)
-            feed.streams = self._streams.add_feed(feed, telemetry)
-            feed.summaries_sent = {name: flow.summary_count for name, flow in feed.streams.items()}
+            feed.join_streams(self._streams.add_feed(feed, telemetry))
             for name, conditions in others:
                 self._index.get(name, conditions, set).add(feed)
             if _shadows(key):
@@ -64,7 +64,7 @@ class FeedIndex(Generic[C]):
             return
         telemetry, others = self._wanted_by(feed.key)
         self._streams.discard_feed(feed, telemetry)
-        feed.streams = {}
+        feed.join_streams({})
         feed.forget_states()
         feed.flush_at = None  # who holds on to it, as a heap of feeds may, finds nothing to do
         for name, conditions in others:
@@ -86,7 +86,7 @@ class FeedIndex(Generic[C]):
                 if name == own or not self._shadowing:
                     found |= feeds
                 else:
-                    found.update(feed for feed in feeds if feed not in self._shadowing or not feed.has_type(own))
+                    found.update(feed for feed in feeds if feed not in self._shadowing or not feed.filter.has_type(own))
         return found
 
     def collect_trimmed(self, lagging: set[Feed[C]], after: int, upto: int) -> TrimmedEntries:
@@ -107,7 +107,7 @@ class FeedIndex(Generic[C]):
                     found.others.setdefault(feed, []).append(entry)
         return found
 
-    def mark_lost(self, gone: list[Entry], lagging: Mapping[Feed[C], Iterable[tuple[ReaderPosition, str]]]) -> None:
+    def mark_lost(self, gone: list[Entry], lagging: Mapping[Feed[C], Iterable[tuple[Reader, str]]]) -> None:
         """Marks as lost those of the connections, each with its user, who lack one of these durable events."""
         newest: dict[Feed[C], int] = {}
         own: dict[str, list[Entry]] = {}
@@ -116,12 +116,13 @@ class FeedIndex(Generic[C]):
                 own.setdefault(entry.event.user, []).append(entry)
                 continue
             for feed in self.matching(entry) & lagging.keys():
-                if feed.is_visible(entry):
+                if feed.filter.is_visible(entry):
                     newest[feed] = entry.offset
-        for feed, lags in lagging.items():
-            for lag, user in lags:
-                mine = (e.offset for e in own.get(user, ()) if feed.accepts(e) and feed.is_visible(e))
-                lag.is_lost = lag.is_lost or max(newest.get(feed, -1), *mine, -1) > lag.offset
+        for feed, readers in lagging.items():
+            for reader, user in readers:
+                mine = (e.offset for e in own.get(user, ()) if feed.filter.accepts(e) and feed.filter.is_visible(e))
+                if max(newest.get(feed, -1), *mine, -1) > reader.offset:
+                    reader.handle(Signal.lost)
 
     def _wanted_by(self, key: FeedKey) -> tuple[Selection, Selection]:
         """What of a selection are telemetry types, and what are others."""

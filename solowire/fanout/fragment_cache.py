@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections import deque
 
-from solowire.protocol.messages import Codec
+from solowire.protocol.dialect_codec import AnyCodec
 
-FragmentKey = tuple[Codec, frozenset[str]]
+FragmentKey = tuple[AnyCodec, frozenset[str]]
 """How an event was written: the codec, and the fields that were left out."""
 
 Fragments = dict[FragmentKey, bytes | None]
@@ -22,7 +22,7 @@ FRAGMENT_BYTES = 200
 
 
 class FragmentCache:
-    """bytes: of all that is kept."""
+    """Keeps encoded events for the feeds that need them again. bytes: of all that is kept."""
 
     def __init__(self, max_bytes: int) -> None:
         self.bytes = 0

@@ -1,4 +1,4 @@
-"""What is put into a compacted frame, and how much room it has: see `compaction`, which decides what.
+"""The builder of catch-up frames: their content and the room that is left. `catch_up` decides what goes in.
 
 What it keeps true: the parts together never take more than the room that they were given, unless one event alone does;
 what is left out is counted; and the fragments come out in the order of offsets, critical ones first where the frame
@@ -13,18 +13,18 @@ import msgspec
 
 from solowire.fanout.aggregation import SUMMARY_BYTES, Digest, build_digest
 from solowire.fanout.conflation import Key
+from solowire.fanout.reader import Counts, subtract_counts
 from solowire.fanout.recent_log import Entry
 from solowire.model.catalog import Catalog
 from solowire.model.condition_match import compile_conditions, meets_conditions
 from solowire.model.events import Priority
 from solowire.model.subscriptions import Selection
-from solowire.protocol.messages import Codec
+from solowire.protocol.dialect_codec import AnyCodec
 
 SAMPLE_BYTES = 16 * 1024
 """What the sample of one type takes at most."""
 
 NOTHING: frozenset[str] = frozenset()
-Counts = dict[str, int]
 
 
 class FeedKey(msgspec.Struct, frozen=True):
@@ -32,7 +32,7 @@ class FeedKey(msgspec.Struct, frozen=True):
 
     selection: Selection
     hidden: tuple[tuple[str, frozenset[str]], ...]
-    codec: Codec
+    codec: AnyCodec
 
 
 class FeedFilter:
@@ -95,7 +95,7 @@ class FrameBuilder:
         self.needs_sort = False
         self.started_at = 0.0  # when the event before the first of these was taken
         self.pieces: list[tuple[bool, int, bytes]] = []  # not critical, offset, fragment
-        self.compacted: Counts = {}
+        self.compacted: dict[str, int] = {}
         self._states: dict[Key, tuple[Entry, bytes]] = {}
         self._summed: dict[str, list[Entry]] = {}
 
@@ -184,9 +184,8 @@ class FrameBuilder:
 
     def add_omitted(self, counts: Counts, told: Counts) -> None:
         """Adds what of a feed's counts has not been told."""
-        if counts is not told:
-            for name in {*counts, *told}:
-                events = counts.get(name, 0) - told.get(name, 0)
+        if counts != told:
+            for name, events in subtract_counts(counts, told):
                 if events > 0:
                     self.omit(name, events)
 

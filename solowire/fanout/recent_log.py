@@ -30,6 +30,7 @@ from solowire.model.access import redact
 from solowire.model.catalog import Catalog, EventType
 from solowire.model.domain_names import describe_name_fault, names_above
 from solowire.model.events import MAX_DEPTH, Delivery, Event, decode_event, is_deeper
+from solowire.protocol.dialect_codec import AnyCodec, DialectCodec
 from solowire.protocol.messages import Codec
 from solowire.runtime.settings.shard_settings import RecentLogSettings
 
@@ -135,7 +136,7 @@ class Entry:
         """What it is the state of, if its delivery is `state`."""
         return (self.event.type, self.event.key or "", self.event.user)
 
-    def get_fragment(self, codec: Codec, hidden: frozenset[str]) -> bytes | None:
+    def get_fragment(self, codec: AnyCodec, hidden: frozenset[str]) -> bytes | None:
         """This event as an element of an `events` frame; None if `hidden` leaves nothing of it, or it can't be one."""
         key = (codec, hidden)
         try:
@@ -156,8 +157,12 @@ class Entry:
             self._log.fragments.add(self._fragments, key, fragment)
         return fragment
 
-    def _encode(self, codec: Codec, hidden: frozenset[str]) -> bytes | None:
+    def _encode(self, codec: AnyCodec, hidden: frozenset[str]) -> bytes | None:
         event = self.event
+        if isinstance(codec, DialectCodec):
+            data = _decode_json(event.data)
+            shown = redact(data, self.type, hidden) if hidden else data
+            return None if shown is None else codec.translate_event(event, shown, self.offset)
         if hidden or not codec.is_json:
             try:
                 return self._write(codec, hidden, _decode_json(event.data))
@@ -237,6 +242,7 @@ class RecentLog:
         max_keys: int = 10_000,
         skipped: SkippedEvents | None = None,
     ) -> None:
+        self.epoch = ""  # of the router's log that it is a part of; "" before there is one
         self.position = 0
         self.start_offset = 0
         self.entry_bytes = 0

@@ -1,4 +1,4 @@
-"""What a connection begins with: the present states that its feed wants, in frames.
+"""The snapshot that a connection begins with: the present states that its feed wants, in frames.
 
 What it keeps true: a frame is made when somebody takes it, so that who begins costs no more memory than what its socket
 is given at a time, and no more of a turn, whatever the states are. The first KEPT_BYTES of frames are kept for the
@@ -13,20 +13,22 @@ from collections.abc import Iterator
 from solowire.fanout.catch_up import MAX_EVENTS_BYTES
 from solowire.fanout.frame_builder import FeedFilter
 from solowire.fanout.recent_log import Entry
-from solowire.protocol.messages import Codec
+from solowire.protocol.dialect_codec import AnyCodec
 
 KEPT_BYTES = 8 * 2**20
 """Of one feed: some 20,000 usual states."""
 
 
 class Snapshot:
-    """version: of the states. entries: the states, in the order of offsets. codec: of all frames but the last, which is
+    """The present states that a feed wants, in frames.
+
+    version: of the states. entries: the states, in the order of offsets. codec: of all frames but the last, which is
     written by `plain`. shared: others may begin with the same.
     """
 
     __slots__ = ("_codec", "_entries", "_kept", "_kept_bytes", "_plain", "_shared", "version")
 
-    def __init__(self, version: int, entries: list[Entry], codec: Codec, plain: Codec, *, shared: bool) -> None:
+    def __init__(self, version: int, entries: list[Entry], codec: AnyCodec, plain: AnyCodec, *, shared: bool) -> None:
         self.version = version
         self._entries = entries
         self._codec = codec if shared else plain

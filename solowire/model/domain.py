@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from datetime import datetime
 
 import msgspec
 
 from solowire.model.catalog import Attribute, Catalog
+from solowire.model.dialect import Dialect
 
 
 class Domain(msgspec.Struct, frozen=True):
     """An application's event types, and how its tokens are worded.
 
     scope_aliases: how people name a scope → the attribute that it narrows. admin_claim: a boolean claim of older
-    tokens that says `admin` where there is no role; None: there is none.
+    tokens that says `admin` where there is no role; None: there is none. make_dialect: makes the protocol of older
+    clients, of the catalogue in force, the time of its end and the address of a guide; None: there is none.
     """
 
     catalog: Catalog
     scope_aliases: Mapping[str, str] = {}
     admin_claim: str | None = None
+    make_dialect: Callable[[Catalog, datetime, str], Dialect] | None = None
 
     def find_scope(self, name: str) -> Attribute | None:
         """The attribute that a scope of this name narrows, None if there is none."""

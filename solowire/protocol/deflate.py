@@ -24,7 +24,7 @@ MAX_INFLATED_BYTES = 16 * 1024 * 1024
 _HINT = "see docs/protocol.md, Compressed messages"
 
 _LEVEL = 1
-"""Level 6 saves 1 to 3 % of a frame's bytes more, for two to four times as long: see `bench.deflate`."""
+"""Level 6 saves 1 to 3 % of a frame's bytes more, for two to four times as long: see `python -m bench compression`."""
 
 _RAW = -zlib.MAX_WBITS
 

@@ -25,7 +25,9 @@ logger = structlog.get_logger("solowire.settings")
 
 
 def make_tokens(settings: Settings, roles: Mapping[str, Role], domain: Domain, *, create: bool) -> Tokens:
-    """create: whether the caller, a process of the system, may make a secret. Raises ConfigError.
+    """Makes the verifier and signer of tokens of the settings.
+
+    create: whether the caller, a process of the system, may make a secret. Raises ConfigError.
 
     It may where a system begins: as a child of `up`, which has made one, or beside a log, a new secret would be another
     than the one that users' tokens are signed with.

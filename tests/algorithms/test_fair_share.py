@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from solowire.algorithms.fair_share import Claim, MaxMinFill, jain_index, share_slots
+from tests.support.examples import examples
 
 CLAIMS = st.dictionaries(
     st.sampled_from("abcdefgh"),
@@ -98,7 +99,7 @@ def test_who_holds_its_share_keeps_it(capacity: int, claims: dict[str, Claim]) -
 
 
 @given(st.integers(0, 120), CLAIMS, st.sampled_from("abcdefgh"))
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 def test_one_more_is_what_the_shares_would_say(capacity: int, claims: dict[str, Claim], name: str) -> None:
     """A door is closed for exactly those groups that would get nothing if they asked."""
     holding = share_slots(capacity, claims)

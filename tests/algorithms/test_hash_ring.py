@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from functools import cache
+from random import Random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from solowire.algorithms.hash_ring import Ring
+from tests.support.examples import examples
 
 USERS = [f"user-{n}" for n in range(100_000)]
 SHARDS = 8
@@ -52,8 +54,8 @@ def test_a_shard_that_leaves_moves_exactly_its_own_users(lost: int) -> None:
 
 
 @given(st.sets(st.integers(0, 40), min_size=1, max_size=5), st.randoms(), st.lists(st.text(max_size=20), max_size=20))
-@settings(deadline=None, max_examples=25)
-def test_the_owner_depends_on_the_set_alone(shards: set[int], random, users: list[str]) -> None:
+@settings(deadline=None, max_examples=examples(25))
+def test_the_owner_depends_on_the_set_alone(shards: set[int], random: Random, users: list[str]) -> None:
     """Two processes that know the same shards agree on every user, in whatever order they learnt of them."""
     shuffled = sorted(shards)
     random.shuffle(shuffled)

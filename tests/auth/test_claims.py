@@ -18,6 +18,7 @@ from solowire.domains.dns.dns_domain import DNS
 from solowire.domains.dns.event_types import CATALOG
 from solowire.errors import InvalidToken
 from solowire.model.access import ROLES, Identity
+from tests.support.examples import examples
 
 SECRET = "a secret that is long enough for HS256, really"
 NOW = 1_800_000_000.0
@@ -170,7 +171,7 @@ def test_what_is_none_of_ours_is_left_alone(claims: dict[str, Any]) -> None:
         max_size=4,
     )
 )
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 def test_no_claim_of_ours_is_passed_over(claims: dict[str, Any]) -> None:
     """A token is refused, or all of its claims of ours are in the identity: whatever stands where."""
     try:
@@ -192,7 +193,8 @@ def test_a_token_for_somebody_else() -> None:
     ours = Tokens(SECRET, ROLES, domain=DNS, rules=TokenRules(audiences=("solowire", "sw2")))
     for aud in ("solowire", ["billing", "sw2"]):
         assert ours.identify(signed(aud=aud), NOW).user == "ann"
-    for claims in ({}, {"aud": "billing"}, {"aud": []}, {"aud": ["Solowire"]}):
+    others: tuple[dict[str, Any], ...] = ({}, {"aud": "billing"}, {"aud": []}, {"aud": ["Solowire"]})
+    for claims in others:
         assert "SOLOWIRE_AUTH__AUDIENCES" in refused(signed(**claims), ours).hint
     anybodys = Tokens(SECRET, ROLES, domain=DNS, rules=TokenRules(audiences=(ANY,)))
     for claims in ({}, {"aud": "billing"}):

@@ -14,7 +14,7 @@ import pytest
 from solowire.auth import key_source
 from solowire.auth.key_source import KeySource
 from solowire.auth.keys import PublicKeys
-from tests.jwks_server import JwksServer, SigningKey
+from tests.support.jwks_server import JwksServer, SigningKey
 
 FIRST, SECOND = SigningKey("ES256", "first"), SigningKey("ES256", "second")
 DEADLINE = 20.0

@@ -22,7 +22,7 @@ from solowire.auth.tokens import Tokens
 from solowire.domains.dns.dns_domain import DNS
 from solowire.errors import InvalidToken, UnknownKey
 from solowire.model.access import ROLES
-from tests.jwks_server import SigningKey
+from tests.support.jwks_server import SigningKey
 
 SECRET = "a secret that is long enough for HS256, really"
 NOW = 1_800_000_000.0

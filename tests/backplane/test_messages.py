@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from solowire.algorithms.histogram import BUCKETS
 from solowire.backplane import messages as b
 from solowire.errors import BackplaneError
+from tests.support.examples import examples
 
 ADDRESS = b.ShardAddress(3, "10.0.0.1", 9003, "boot-1")
-STATS = b.ShardStats(connections=7, offset=99, bytes=2**40)
+STATS = b.ShardStats(connections=7, log_end_offset=99, sent_bytes=2**40)
 REVOCATION = b.Revocation("r1", "alice", None, 1.5, 2.5, 3.5, "admin", "has left")
 FROM_PEER: list[Any] = [
     b.Join(b.VERSION, "boot-1", ADDRESS, "epoch", 12, 1000),
@@ -27,6 +28,17 @@ FROM_PEER: list[Any] = [
     b.Leave(),
     b.ReplayRequest(6, "epoch", "alice", 12, 40, True),
     b.ReplayCancel(6),
+    b.HistoryRequest(
+        7,
+        "alice",
+        b.HistoryBound("epoch", 12),
+        b.HistoryBound(at=1.5),
+        True,
+        [b.HistoryClause(["record_updated"], [("zone", ["example.com"], True)])],
+        100,
+    ),
+    b.HistoryRequest(8, "alice", None, None, False, None, 1),
+    b.HistoryCancel(7),
     b.StartDraining(),
     b.DrainRequest(7, 3),
     b.UndrainRequest(8, 3, "root"),
@@ -50,10 +62,12 @@ FROM_ROUTER: list[Any] = [
     b.StateSnapshot("epoch", 12, [(3, b"one")]),
     b.ReplayResponse(6, 40, [(13, b"one")]),
     b.ReplayResponse(6, 12, [], "retention"),
+    b.HistoryResponse(7, "epoch", 12, 40, 20, [(13, b"one")]),
+    b.HistoryResponse(7, "epoch", 12, 40, 0, [], "retention", 1.5),
     b.DrainCommand(),
     b.UndrainCommand(),
     b.Superseded(),
-    b.Diagnose("loop_lag_seconds"),
+    b.Diagnose("event_loop_lag_seconds"),
     b.DrainResponse(7, None),
     b.Lease(2**41, 8, 120.0, {"viewer": 3}, 4, ["tenant"], ["192.0.2.7"]),
     b.UserConnectedElsewhere("alice", 2),
@@ -97,7 +111,7 @@ def test_a_truncated_message_is_refused(decode: Any, message: Any) -> None:
 
 @pytest.mark.parametrize("decode", DECODERS)
 @given(raw=st.binary(max_size=300))
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(150))
 def test_garbage_is_refused(decode: Any, raw: bytes) -> None:
     """Any bytes whatever are a message or a BackplaneError, so that no peer can stop a process."""
     try:
@@ -108,7 +122,7 @@ def test_garbage_is_refused(decode: Any, raw: bytes) -> None:
 
 @pytest.mark.parametrize(("decode", "message"), EITHER)
 @given(at=st.integers(0, 10_000), byte=st.integers(0, 255))
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=examples(40))
 def test_a_damaged_message_is_refused_or_read(decode: Any, message: Any, at: int, byte: int) -> None:
     """A message with a byte changed on the way is a message or a BackplaneError."""
     raw = bytearray(b.encode(message))
@@ -149,9 +163,9 @@ def test_what_is_not_ours_is_refused(decode: Any, raw: bytes) -> None:
         b.ShardStats(groups={"viewer": -1}),
         b.ShardStats(latency=[1] * (BUCKETS + 1)),
         b.ShardStats(latency=[-1]),
-        b.ShardStats(loop_lag_s=-0.5),
-        b.ShardStats(loop_lag_s=float("nan")),
-        b.ShardStats(loop_lag_s=float("inf")),
+        b.ShardStats(event_loop_lag_s=-0.5),
+        b.ShardStats(event_loop_lag_s=float("nan")),
+        b.ShardStats(event_loop_lag_s=float("inf")),
     ],
 )
 def test_numbers_that_can_not_be_are_refused(stats: b.ShardStats) -> None:
@@ -179,7 +193,7 @@ def test_places_in_the_log_that_can_not_be_are_refused(message: Any) -> None:
 def test_every_number_of_a_process_has_its_bounds() -> None:
     """No field of the statistics takes a negative number."""
     for name, value in msgspec.structs.asdict(b.ShardStats()).items():
-        wrong = {int: -1, float: -1.0, dict: {"x": -1}, list: [-1]}[type(value)]
+        wrong: Any = {int: -1, float: -1.0, dict: {"x": -1}, list: [-1]}[type(value)]
         with pytest.raises(BackplaneError):
             b.decode_from_peer(b.encode(b.Heartbeat("boot-1", b.ShardStats(**{name: wrong}))))
 

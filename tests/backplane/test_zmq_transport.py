@@ -31,7 +31,7 @@ class Bus:
     def __init__(self, directory: Path) -> None:
         self.address = f"ipc://{directory / 'router'}"
         self.at_hub: list[tuple[bytes, bytes]] = []
-        self.open: list[RouterSocket | PeerSocket] = []
+        self.open: list[RouterSocket | PeerSocket | MemoryRouterSocket | MemoryPeerSocket] = []
 
     def hub(self) -> RouterSocket:
         hub = RouterSocket(self.address, lambda peer, payload: self.at_hub.append((peer, payload)))

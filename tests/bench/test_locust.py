@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bench.machine import free_ports
-from tests.e2e.system import running
+from tests.support.system import running
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCUSTFILE = ROOT / "bench" / "locustfile.py"
@@ -27,7 +27,7 @@ def statistics(prefix: Path) -> dict[str, dict[str, str]]:
 @pytest.mark.parametrize(
     ("seconds", "more"),
     [
-        (30, ""),
+        (14, " --storm-every 4"),
         (7, " --storm-every 2 --processes 2 --master-port {port} --master-bind-port {port}"),
     ],
     ids=["one process", "two workers"],
@@ -41,7 +41,7 @@ def test_users_who_are_cut_off_miss_nothing(tmp_path: Path, seconds: int, more: 
     with running(tmp_path / "data", shards=2, settings=limits) as system:
         options = f"--headless --load storm -u {USERS} -r {USERS} -t {seconds}s --rate 50 --batch 5 --only-summary"
         options += more.format(port=free_ports(1))
-        where = ["--host", system.url, "--data-dir", system.data_dir, "--csv", tmp_path / "run"]
+        where = ["--host", system.url, "--data-dir", str(system.data_dir), "--csv", str(tmp_path / "run")]
         done = subprocess.run(
             [sys.executable, "-m", "locust", "-f", LOCUSTFILE, *where, *options.split()],
             env={name: value for name, value in os.environ.items() if not name.startswith("SOLOWIRE_")},

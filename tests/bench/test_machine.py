@@ -12,7 +12,16 @@ from pathlib import Path
 import pytest
 
 from bench import machine
-from bench.machine import LeftOut, compiled, cpu_seconds, end, free_ports, memory, merging, tree
+from bench.machine import (
+    LeftOut,
+    compile_program,
+    cpu_seconds,
+    end_tree,
+    free_ports,
+    merging,
+    process_tree,
+    read_memory,
+)
 
 PARENT = """
 import subprocess, sys, time
@@ -38,8 +47,8 @@ def test_a_tree_is_ended_whole() -> None:
     assert process.stdout is not None
     child = int(process.stdout.readline())
     wait_until(lambda: b"signal" in Path(f"/proc/{child}/cmdline").read_bytes())
-    assert tree(process.pid) == sorted([process.pid, child])
-    end(process)
+    assert process_tree(process.pid) == sorted([process.pid, child])
+    end_tree(process)
     wait_until(lambda: not _alive(child))
     process.stdout.close()
 
@@ -56,7 +65,7 @@ def test_cpu_time_is_what_the_process_used() -> None:
     process = subprocess.Popen([sys.executable, "-c", BUSY])
     wait_until(lambda: cpu_seconds(process.pid) >= 0.3)
     assert cpu_seconds(process.pid) < 3
-    end(process)
+    end_tree(process)
 
 
 def test_memory_counts_what_is_held() -> None:
@@ -74,13 +83,13 @@ def test_memory_counts_what_is_held() -> None:
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdout.readline()  # it runs: from here on it takes no more but what it is told to
-    before = memory(process.pid)
+    before = read_memory(process.pid)
     process.stdin.write(b"\n")
     process.stdout.readline()
-    grown = memory(process.pid)
+    grown = read_memory(process.pid)
     assert 48e6 < grown.rss - before.rss < 60e6
     assert 48e6 < grown.pss - before.pss < 60e6
-    end(process)
+    end_tree(process)
     process.stdin.close()
     process.stdout.close()
 
@@ -91,11 +100,11 @@ def test_a_program_is_made_again_when_zlib_has_come(tmp_path: Path, monkeypatch:
     source.write_text("int main(void) { return 0; }\n")
     monkeypatch.setattr(machine, "RESULTS", tmp_path)
     monkeypatch.setattr(machine, "ZLIB", header)
-    first = compiled(source).stat().st_ino
-    assert compiled(source).stat().st_ino == first
+    first = compile_program(source).stat().st_ino
+    assert compile_program(source).stat().st_ino == first
     header.touch()
     os.utime(header, (0, 0))
-    assert compiled(source).stat().st_ino != first
+    assert compile_program(source).stat().st_ino != first
 
 
 def test_the_hosts_merging_is_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,10 +12,11 @@ from queue import SimpleQueue
 
 import pytest
 
-from bench.floor import Floor
-from bench.load import event
 from bench.machine import BenchError
-from bench.receiver import ANY_STREAM, Counts, Plan, Receiver, Style, client_frame, upgrade
+from bench.publisher import make_event
+from bench.receiver import ANY_STREAM, Counts, Plan, Receiver, Style, make_histogram
+from bench.write_baseline import WriteBaseline
+from bench.ws_client import client_frame, format_upgrade
 
 STYLE = Style(ready=b"welcome", ping=b"PING", pong=client_frame(b"PONG"), between=b"\nPING")
 ACCEPTED = b"HTTP/1.1 101 Switching Protocols\r\n\r\n"
@@ -29,7 +30,7 @@ def frame(payload: bytes, head: int = 0x81) -> bytes:
 
 
 def events(*numbers: int, stream: int = 0) -> bytes:
-    return b"".join(event(stream, number, 1) for number in numbers)
+    return b"".join(make_event(stream, number, 1) for number in numbers)
 
 
 @contextmanager
@@ -63,7 +64,7 @@ def received(*pieces: bytes, wanted: int, streams: tuple[int, int] = ANY_STREAM)
             peer.sendall(piece)
 
     with serving(say) as port, Receiver(STYLE) as receiver:
-        receiver.open([Plan(port, upgrade(port, "/"), streams=streams)])
+        receiver.open([Plan(port, format_upgrade(port, "/"), streams=streams)])
         receiver.reset()
         start.set()
         receiver.until(wanted, ARRIVE_S)
@@ -75,7 +76,7 @@ def test_all_is_well() -> None:
     counts = received(frame(events(0)), frame(events(1, 2)), wanted=3)
     assert (counts.events, counts.frames, counts.faults) == (3, 2, [])
     assert (counts.fewest, counts.most) == (3, 3)
-    assert counts.latency().get_total_count() == 3
+    assert make_histogram(counts.latency_us).get_total_count() == 3
 
 
 @pytest.mark.parametrize(
@@ -145,7 +146,7 @@ class Both:
 
     def join(self, receiver: Receiver, *, slow: bool) -> None:
         port = self.ports[slow]
-        receiver.open([Plan(port, upgrade(port, "/"), slow=slow)])
+        receiver.open([Plan(port, format_upgrade(port, "/"), slow=slow)])
 
     def round(self, receiver: Receiver, fast: tuple[int, ...], slow: tuple[int, ...]) -> list[str]:
         """The faults of one round, in which these events arrive on the two."""
@@ -205,7 +206,7 @@ def test_a_ping_is_answered(payload: bytes) -> None:
         heard.append(peer.recv(4096))
 
     with serving(say) as port, Receiver(STYLE) as receiver:
-        receiver.open([Plan(port, upgrade(port, "/"))])
+        receiver.open([Plan(port, format_upgrade(port, "/"))])
         receiver.until(99, 1.0)
         assert receiver.counts().pings == 1
     assert heard == [client_frame(b"PONG")]
@@ -220,7 +221,7 @@ def test_a_ping_of_the_protocol_is_counted_too() -> None:
         heard.append(peer.recv(4096))
 
     with serving(say) as port, Receiver(STYLE) as receiver:
-        receiver.open([Plan(port, upgrade(port, "/"))])
+        receiver.open([Plan(port, format_upgrade(port, "/"))])
         receiver.until(99, 1.0)
         assert receiver.counts().pings == 1
     assert heard == [client_frame(b"there?", 0xA)]
@@ -233,7 +234,7 @@ def test_frames_that_were_compressed_are_read() -> None:
         peer.sendall(frame(b"\xc1" + zlib.compress(events(0, 1), wbits=-15), 0x82) + frame(events(2)))
 
     with serving(say, ACCEPTED) as port, Receiver(Style(compressed=True)) as receiver:
-        receiver.open([Plan(port, upgrade(port, "/"))])
+        receiver.open([Plan(port, format_upgrade(port, "/"))])
         receiver.until(3, ARRIVE_S)
         counts = receiver.counts()
     assert (counts.events, counts.faults) == (3, [])
@@ -241,7 +242,7 @@ def test_frames_that_were_compressed_are_read() -> None:
 
 def test_the_floor_delivers_what_it_charges_for() -> None:
     """The loop of bare writes sends each frame to each socket, and says what that took."""
-    with Floor(20) as floor:
+    with WriteBaseline(20) as floor:
         cost = floor.run(frame(events(0)), 50, 2000.0)
     assert 1e-7 < cost < 1e-3
 
@@ -261,4 +262,4 @@ def test_a_refused_upgrade_is_told() -> None:
         Receiver(STYLE) as receiver,
         pytest.raises(BenchError, match="503 Service Unavailable"),
     ):
-        receiver.open([Plan(port, upgrade(port, "/"))])
+        receiver.open([Plan(port, format_upgrade(port, "/"))])

@@ -22,9 +22,9 @@ from random import Random
 
 import httpx
 
-from solowire.runtime.process import PARENT
+from solowire.runtime.terminal import PARENT
 from tests.chaos.proxy import Link
-from tests.e2e.system import System, end, ready
+from tests.support.system import System, end, ready
 
 SECOND_GATEWAY = 8
 RESTART_SECONDS = 0.3

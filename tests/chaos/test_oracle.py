@@ -38,7 +38,11 @@ def as_solowire_says(who: Who, events: list[Made]) -> dict[str, dict[str, Any]]:
         data = msgspec.json.encode(made.data)
         event = Event(made.id, made.type, data, kind.priority, kind.delivery, "", None, made.user, attributes)
         entry = Entry(offset, event, kind)
-        if made.user in (None, who.user) and feed.accepts(entry) and (fragment := feed.encode_for(entry)) is not None:
+        if (
+            made.user in (None, who.user)
+            and feed.filter.accepts(entry)
+            and (fragment := feed.filter.encode_for(entry)) is not None
+        ):
             found[made.id] = msgspec.json.decode(fragment)["data"]
     return found
 

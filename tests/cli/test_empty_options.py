@@ -1,4 +1,4 @@
-"""Options that are empty, as of a shell variable that is not set: each is refused by its name, and none means something."""
+"""Options that are empty, as of a shell variable that is not set: each is refused by its name."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.system import System, running
+from tests.support.system import System, running
 
 
 @pytest.fixture(scope="session")

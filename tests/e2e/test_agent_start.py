@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.system import READY_SECONDS, System, end, environment, run
+from tests.support.system import READY_SECONDS, System, end, environment, run
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import kosoku
 import pytest
 
 from solowire.backplane.messages import ShardAddress
-from tests.e2e.system import ANSWER_SECONDS
-from tests.gateway.relay_harness import OneShardGateway, relay_front
-from tests.workers.echo import Echo
+from tests.support.echo_shard import Echo
+from tests.support.relay_harness import OneShardGateway, relay_front
+from tests.support.system import ANSWER_SECONDS
 
 CASES = ["1.*", "2.*", "3.*", "4.*", "5.*", "6.*", "7.*", "10.*"]
 COUNT = 247

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from tests.e2e.system import ANSWER_SECONDS, Session, System, open_session, running, sockets_with
+from tests.support.system import ANSWER_SECONDS, Session, System, open_session, running, sockets_with
 
 MSGPACK = "solowire.v1.msgpack"
 CUSTOM = {"subscriptions": ["custom.*"]}
@@ -141,7 +141,7 @@ async def test_a_text_frame_that_is_not_utf_8_ends_that_connection_alone(system:
     """Invalid UTF-8 in a text frame breaks the protocol (RFC 6455, 8.1): that connection ends, no other does."""
     async with neighbour(system), system.session(on_shard_0(system, "latin"), CUSTOM) as session:
         await session.socket.send(b'{"type":"ping","id":"\xff\xfe"}', text=True)
-        assert await session.closed() == (1007, "text that is not UTF-8")
+        assert await session.closed() == (1007, "text is not valid UTF-8")
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ async def test_ten_bad_messages_in_a_minute_end_the_connection(system: System) -
             assert (await session.ask("error", type="teleport", id=n))["id"] == n
         assert await session.ask("pong", type="ping")
         assert (await session.ask("error", type="teleport", id=9))["id"] == 9
-        assert await session.closed() == (4400, "bad protocol")
+        assert await session.closed() == (4400, "protocol violation")
 
 
 async def test_a_flood_is_slowed_down_and_then_ended(tight: System) -> None:
@@ -298,7 +298,8 @@ async def test_a_client_that_read_too_late_learns_why(tight: System) -> None:
             *({"type": "custom.late", "data": {"n": n, "x": "x" * 30_000}} for n in range(120))
         )
         await until_there_are(tight, 0)
-        cursor, seen = late.welcome["cursor"], []
+        cursor = late.welcome["cursor"]
+        seen: list[Any] = []
         late.socket.transport.resume_reading()
         with contextlib.suppress(ConnectionClosed):
             while True:

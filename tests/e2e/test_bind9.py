@@ -8,14 +8,15 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from tests.e2e.system import ANSWER_SECONDS, Session, System, end, run, running
-from tests.sources.named import Named, find
+from tests.support.named import Named, find
+from tests.support.system import ANSWER_SECONDS, Session, System, end, run, running
 
 HELLO = {"subscriptions": ["dns_query_log"]}
 ZONES = "z.example,sub.z.example"
@@ -268,7 +269,7 @@ def test_a_missing_log_and_a_strange_one_are_said_at_once(system: System, tmp_pa
         before = len(system.said())
         process = system.spawn("source", "bind9", "--query-log", str(log), *options, "--url", system.url)
         try:
-            until(lambda says=says, before=before: _is_said(system.said()[before:], says), f"{says} is said")
+            until(partial(lambda before, says: _is_said(system.said()[before:], says), before, says), f"{says} is said")
         finally:
             assert end(process) == 0
 

@@ -27,7 +27,17 @@ from websockets.sync.client import connect
 from solowire import __version__
 from solowire.runtime.data_directory import TOKEN_FILE
 from solowire.runtime.settings.setting_paths import list_paths
-from tests.e2e.system import ANSWER_SECONDS, READY_SECONDS, System, end, environment, free_ports, ready, run, running
+from tests.support.system import (
+    ANSWER_SECONDS,
+    READY_SECONDS,
+    System,
+    end,
+    environment,
+    free_ports,
+    ready,
+    run,
+    running,
+)
 
 REMOTE = (["publish", "custom.x", "{}"], ["stats"], ["tail"])
 SECRET = "a secret for tests, of more than 32 bytes"
@@ -344,14 +354,14 @@ def test_config_shows_every_setting_and_no_secret(place: Path) -> None:
             {"SESSION__RECONNECT_MIN_MS": 9, "SESSION__RECONNECT_MAX_MS": 3},
             None,
             None,
-            ["reconnect_min_ms", "reconnect_max_ms"],
+            ["SOLOWIRE_SESSION__RECONNECT_MIN_MS", "SOLOWIRE_SESSION__RECONNECT_MAX_MS"],
         ),
         ({"BACKPLANE": "tcp://127.0.0.1:1"}, None, None, ["SOLOWIRE_BACKPLANE", "CURVE"]),
         (
             {"LIMITS__MAX_CONNECTIONS": 5, "LIMITS__GROUPS": '{"admin": {"reserved": 6}}'},
             None,
             None,
-            ["groups", "max_connections"],
+            ["SOLOWIRE_LIMITS__GROUPS", "SOLOWIRE_LIMITS__MAX_CONNECTIONS"],
         ),
         ({"SECRET": "short"}, None, None, ["SOLOWIRE_SECRET"]),
         ({"LISTEN__WRITE_TIMEOUT_S": "inf"}, None, None, ["SOLOWIRE_LISTEN__WRITE_TIMEOUT_S"]),

@@ -17,12 +17,12 @@ from typing import Any
 import jwt
 import pytest
 
-from tests.e2e.system import ANSWER_SECONDS, READY_SECONDS, System, environment, free_ports, run, running
 from tests.e2e.test_cli import SECRET, another_program, ask, one_line, place, printed, solowire, tail, together
+from tests.support.system import ANSWER_SECONDS, READY_SECONDS, System, environment, free_ports, run, running
 
 __all__ = ["place"]  # a fixture
 
-COMMANDS = (
+COMMANDS: tuple[list[str], ...] = (
     [],
     *(["up"], ["router"], ["shard"], ["gateway"], ["source"], ["source", "bind9"], ["token"], ["publish"], ["tail"]),
     *(["stats"], ["drain"], ["undrain"], ["config"], ["completion"]),

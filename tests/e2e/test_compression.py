@@ -8,8 +8,8 @@ from typing import Any, Literal
 import pytest
 
 from solowire.sdk.client import Client
-from tests.e2e.system import System, open_session, refusal, running
 from tests.e2e.test_slow_readers import BUFFER_BYTES, everything, query, reader
+from tests.support.system import System, open_session, refusal, running
 
 CUSTOM = {"subscriptions": ["custom.*"]}
 Name = Literal["json", "msgpack"]

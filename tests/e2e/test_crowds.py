@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.system import ANSWER_SECONDS, System, open_session, running
+from tests.support.system import ANSWER_SECONDS, System, open_session, running
 
 CROWD = 8_300
 CROWDED = "127.0.0.66"
@@ -43,11 +43,11 @@ async def crowd(port: int, data: bytes, count: int = CROWD) -> AsyncIterator[lis
 
 
 @pytest.fixture(scope="module")
-def crowded(tmp_path_factory: pytest.TempPathFactory) -> System:  # type: ignore[misc]
+def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     with running(
         tmp_path_factory.mktemp("crowded") / "data", shards=1, settings={"LISTEN__REQUEST_HEAD_TIMEOUT_S": 60}
     ) as started:
-        yield started  # type: ignore[misc]
+        yield started
 
 
 @pytest.mark.parametrize("kind", ["silent at the gateway", "silent at the shard", "slow bodies"])

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -17,7 +18,7 @@ import pytest
 from solowire.errors import ConnectionEnded, PublishRefused
 from solowire.sdk.client import Client
 from solowire.sdk.publisher import Publisher
-from tests.e2e.system import ANSWER_SECONDS, System, end, environment, free_ports, running
+from tests.support.system import ANSWER_SECONDS, System, end, environment, free_ports, running
 
 DEPLOYMENT_S = 2.0
 NGINX = "/usr/sbin/nginx"
@@ -181,7 +182,7 @@ async def test_a_deployment_ends_nobody(ingress: Ingress, tmp_path: Path) -> Non
     """Whatever the ingress answers for two seconds, publisher, client and BIND agent go on, and no event is lost."""
     assert ingress.system is not None
     await switch(ingress, None)
-    kinds = {"subscriptions": ["custom.n", "dns_query_log"]}
+    kinds: dict[str, Any] = {"subscriptions": ["custom.n", "dns_query_log"]}
     token = ingress.system.token("reader", ttl=3600)
     publishing = ingress.system.token("writer", "publisher", ttl=3600)
     async with (

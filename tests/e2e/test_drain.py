@@ -14,7 +14,7 @@ import pytest
 
 from solowire.algorithms.hash_ring import Ring
 from solowire.sdk.client import Client
-from tests.e2e.system import READY_SECONDS, System, end, environment, published, ready, running
+from tests.support.system import READY_SECONDS, System, end, environment, published, ready, running
 
 SETTINGS = {
     "SESSION__HEARTBEAT_INTERVAL_S": 5,

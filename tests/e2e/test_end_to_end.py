@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.e2e.system import System
+from tests.support.system import System
 
 
 async def test_an_event_reaches_a_subscriber_on_each_shard(system: System) -> None:

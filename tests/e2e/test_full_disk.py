@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.system import System, free_ports, run
+from tests.support.system import System, free_ports, run
 
 SECRET = "a secret that is long enough, really"
 

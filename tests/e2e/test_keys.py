@@ -13,8 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.system import ANSWER_SECONDS, System, end, open_session, ready, refusal, run, running, sign
-from tests.jwks_server import JwksServer, SigningKey
+from tests.support.jwks_server import JwksServer, SigningKey
+from tests.support.system import ANSWER_SECONDS, System, end, open_session, ready, refusal, run, running, sign
 
 CUSTOM = {"subscriptions": ["custom.*"]}
 OLD, NEW = "the old secret that is long enough for all", "the new secret that is long enough for all"
@@ -80,9 +80,10 @@ async def test_secrets_change_without_an_outage(processes: Processes) -> None:
 
     Old and new tokens are good in front of and behind old and new processes at every step but the last.
     """
-    system, order = processes.system, [("shard", "--index", "0"), ("gateway",), ("shard", "--index", "1")]
+    system = processes.system
+    order: list[tuple[str, ...]] = [("shard", "--index", "0"), ("gateway",), ("shard", "--index", "1")]
     processes.start("router", SECRET=OLD)
-    for arguments in (("shard", "--index", "0"), ("shard", "--index", "1"), ("gateway",)):
+    for arguments in sorted(order, reverse=True):
         processes.start(*arguments, SECRET=OLD)
     await passes_everywhere(system, OLD)
     assert (await refusal(f"ws://127.0.0.1:{system.port}/ws?token={sign(NEW, 'early')}"))[0] == 401
@@ -300,7 +301,7 @@ async def status(http: httpx.AsyncClient, key: SigningKey) -> int:
         ({"AUTH__JWKS": "https://id.example/keys", "AUTH__ISSUERS": "*"}, "auth.audiences"),
         ({"AUTH__JWKS": "https://id.example/keys", "AUTH__AUDIENCES": "x"}, "auth.issuers"),
         ({"AUTH__ACCEPT_SECRET_TOKENS": "false"}, "SOLOWIRE_AUTH__ACCEPT_SECRET_TOKENS"),
-        ({"ACCEPTED_SECRETS": "short"}, "accepted_secrets"),
+        ({"ACCEPTED_SECRETS": "short"}, "SOLOWIRE_ACCEPTED_SECRETS"),
         ({"ACCEPTED_SECRETS": '["no end'}, "ACCEPTED_SECRETS"),
         ({"AUTH__CLAIMS__SCOPE_MAPPING": '{"zonez": "x"}'}, "zonez"),
         ({"AUTH__CLAIMS__ROLE_MAPPING": '{"x": "nosuch"}'}, "nosuch"),

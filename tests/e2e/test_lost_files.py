@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.e2e.system import System, end, free_ports, run, running, sign, whole_lines
+from tests.support.system import System, end, free_ports, run, running, sign, whole_lines
 
 GATEWAY = ("gateway",)
 EVENT = {"type": "custom.file", "data": {"n": 1}}
@@ -91,7 +91,7 @@ def test_a_signal_that_means_nothing(number: int, system: System) -> None:
         os.kill(pid, number)
     assert publish(system, system.secret).status_code == 200
     assert [system.process.pid, *map(int, children(system.process.pid))] == processes
-    assert "process_ended" not in system.output.read_text()
+    assert "process_exited" not in system.output.read_text()
 
 
 def test_sigquit(system: System) -> None:

@@ -21,7 +21,7 @@ import msgspec
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from tests.e2e.system import (
+from tests.support.system import (
     ANSWER_SECONDS,
     READY_SECONDS,
     Session,
@@ -207,7 +207,7 @@ def test_a_terminal_that_closes_ends_it_in_order(tmp_path: Path) -> None:
         os.setsid()
         fcntl.ioctl(slave, 0x540E, 0)  # TIOCSCTTY
 
-    system.process = subprocess.Popen(
+    system.process = up = subprocess.Popen(
         command_of(system),
         env=system.environment,
         cwd=tmp_path,
@@ -215,6 +215,7 @@ def test_a_terminal_that_closes_ends_it_in_order(tmp_path: Path) -> None:
         stdout=slave,
         stderr=slave,
         preexec_fn=take_terminal,
+        text=True,
     )
     os.close(slave)
     system.output.touch()
@@ -233,9 +234,9 @@ def test_a_terminal_that_closes_ends_it_in_order(tmp_path: Path) -> None:
                 return (await session.closed())[0]
 
         assert asyncio.run(close_it()) in (1012, 1001)
-        assert system.process.wait(READY_SECONDS) == 0
+        assert up.wait(READY_SECONDS) == 0
     finally:
-        end(system.process, signal.SIGKILL)
+        end(up, signal.SIGKILL)
 
 
 def test_a_service_that_is_told_to_reload_goes_on(tmp_path: Path) -> None:
@@ -262,7 +263,7 @@ async def test_a_reload_puts_roles_secrets_and_limits_in_force(tmp_path: Path) -
     admin = '[roles.admin]\npermissions = ["*"]\ndefaults = ["*"]\n'
     publisher = '[roles.publisher]\npermissions = ["events.publish"]\nmay_connect = false\n'
     roles.write_text(admin + publisher)
-    config.write_text(f'roles_file = "{roles}"\nmax_connections = 100\n')
+    config.write_text(f'roles_file = "{roles}"\n[limits]\nmax_connections = 100\n')
     system = System(tmp_path / "data", shards=1)
     system.process = system.spawn("up", "--port", str(system.port), "--shards", "1", "--config", str(config))
     try:
@@ -273,7 +274,7 @@ async def test_a_reload_puts_roles_secrets_and_limits_in_force(tmp_path: Path) -
         roles.write_text(admin + publisher + '[roles.reader]\npermissions = ["custom.read"]\n')
         secret = system.data_dir / "secret"
         secret.write_text(secret.read_text() + "another secret that is long enough, really\n")
-        config.write_text(f'roles_file = "{roles}"\nmax_connections = 2\n')
+        config.write_text(f'roles_file = "{roles}"\n[limits]\nmax_connections = 2\n')
         os.kill(pid, signal.SIGHUP)
         async with asyncio.timeout(ANSWER_SECONDS):
             while await status_of(system, newcomer) != 200:
@@ -290,7 +291,7 @@ async def test_a_reload_puts_roles_secrets_and_limits_in_force(tmp_path: Path) -
         roles.write_text("[roles.reader]\npermissions = 7\n")
         os.kill(pid, signal.SIGHUP)
         await asyncio.to_thread(
-            system.wait_until, lambda: system.output.read_text().count("settings_not_reloaded") == 2, "both say so"
+            system.wait_until, lambda: system.output.read_text().count("settings_reload_rejected") == 2, "both say so"
         )
         assert await status_of(system, newcomer) == 200
     finally:

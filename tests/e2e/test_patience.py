@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from tests.e2e.system import READY_SECONDS, environment, running
+from tests.support.system import READY_SECONDS, environment, running
 
 
 class Door:

@@ -15,8 +15,8 @@ from websockets.exceptions import ConnectionClosed
 from solowire.backplane.messages import PublishedEvent
 from solowire.model.events import encode_event
 from solowire.router.log.sqlite_journal import SqliteJournal
-from tests.e2e.system import ANSWER_SECONDS, Session, System, open_session, running
-from tests.factories import event
+from tests.support.factories import event
+from tests.support.system import ANSWER_SECONDS, Session, System, open_session, running
 
 EVENTS, BATCH, ZONES = 220_000, 5_000, 50
 """What the journal has when the system starts, so that more than half of it is in no shard's recent log."""

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.system import ANSWER_SECONDS, Session, System, alive, open_session, ready, refusal, run, running
+from tests.support.system import ANSWER_SECONDS, Session, System, alive, open_session, ready, refusal, run, running
 
 CUSTOM = {"subscriptions": ["custom.*"]}
 IN_FORCE_SECONDS = 1.0

@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from tests.e2e.system import ANSWER_SECONDS, Session, System, open_session, running, sockets_with
 from tests.e2e.test_processes import until
+from tests.support.system import ANSWER_SECONDS, Session, System, open_session, running, sockets_with
 
 STALLED_S = 8
 BUFFER_BYTES = 16 * 1024
@@ -80,7 +80,7 @@ async def far_behind(system: System, user: str, offsets: int) -> None:
         deadline = asyncio.get_running_loop().time() + ANSWER_SECONDS
         while True:
             found = (await http.get(f"/v1/users/{user}")).json()
-            if any(connection["behind"] >= offsets for connection in found.get("connections", ())):
+            if any(connection["lag_offsets"] >= offsets for connection in found.get("connections", ())):
                 return
             assert asyncio.get_running_loop().time() < deadline, found
             await asyncio.sleep(0.05)

@@ -17,7 +17,7 @@ import pytest
 
 from solowire.errors import ConnectionEnded
 from solowire.sdk.client import Client
-from tests.e2e.system import ANSWER_SECONDS, System, end, free_ports, open_session, refusal, running
+from tests.support.system import ANSWER_SECONDS, System, end, free_ports, open_session, refusal, running
 
 HELLO = {"subscriptions": ["custom.*"]}
 KEY = "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=="

@@ -17,7 +17,7 @@ import pytest
 from solowire.errors import ConnectionEnded
 from solowire.protocol.messages import Notice
 from solowire.sdk.client import Client
-from tests.e2e.system import ANSWER_SECONDS, System
+from tests.support.system import ANSWER_SECONDS, System
 
 WATCHED_S = 63.0
 

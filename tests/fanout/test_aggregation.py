@@ -24,15 +24,16 @@ from solowire.fanout.aggregation import (
     build_digest,
     roll_up,
 )
-from solowire.fanout.catch_up import ReaderPosition
 from solowire.fanout.feed import Feed, build_feed_key
 from solowire.fanout.feed_index import FeedIndex
+from solowire.fanout.reader import Reader
 from solowire.fanout.recent_log import Entry, RecentLog
 from solowire.model.access import View
 from solowire.model.events import Delivery, Event, Priority, encode_event
 from solowire.model.subscriptions import parse_filter, resolve
 from solowire.protocol.messages import Codec
 from solowire.runtime.settings.shard_settings import AggregationSettings
+from tests.support.examples import examples
 
 ADMIN = View(frozenset({"*"}))
 ROLLUP = CATALOG["dns_query_log"].rollup
@@ -194,7 +195,7 @@ def test_an_interval_is_sampled_evenly_and_summed_up_once() -> None:
         max_size=200,
     )
 )
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 def test_counts_are_exact(made: list[tuple[str, str, str | None, bool]]) -> None:
     """A digest counts every event, its sample is even and from among them, and its summary fits the catalogue."""
     entries = [
@@ -224,6 +225,7 @@ def test_tables_are_short_whatever_is_asked_for() -> None:
         query(n, f"{n:04}" + "é" * 120, client_ip=f"2001:db8::{n:x}", query_type=f"T{n}" + "ü" * 100, rcode=f"R{n}")
         for n in range(3_000)
     ]
+    assert ROLLUP is not None
     summary = roll_up(ROLLUP, entries, 1.0)
     assert len(msgspec.json.decode(summary.event.data)["top_names"]) == TOP_ROWS
     for codec in Codec:
@@ -277,7 +279,7 @@ def feeds_with(wanted: list[int], feeds: FeedIndex[int]) -> list[Feed[int]]:
     ),
     st.sets(st.integers(0, 7)),
 )
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=examples(80))
 def test_flows_find_what_feeds_accept(wanted: list[int], made: list[tuple[str, str, str]], dropped: set[int]) -> None:
     """An event reaches the feeds that accept it through its flows, each once, whoever else has come and gone."""
     feeds: FeedIndex[int] = FeedIndex(RecentLog(catalog=CATALOG), aggregation=AggregationSettings(events_per_s=1e-9))
@@ -289,7 +291,7 @@ def test_flows_find_what_feeds_accept(wanted: list[int], made: list[tuple[str, s
         entry = query(1, name, query_type=kind, client_ip=client)
         found = [feed for flow in feeds._streams.matching(entry) for feed in flow.feeds]
         assert len(found) == len(set(found))
-        assert set(found) == {feed for feed in feeds if feed.accepts(entry)}
+        assert set(found) == {feed for feed in feeds if feed.filter.accepts(entry)}
 
 
 def test_a_dropped_feed_leaves_no_flow_behind() -> None:
@@ -301,7 +303,8 @@ def test_a_dropped_feed_leaves_no_flow_behind() -> None:
     for feed in made:
         assert feed.flush_at is not None
         feeds.drop(feed)
-        assert (feed.flush_at, feed.streams) == (None, {})
+        assert feed.flush_at is None
+        assert not feed.streams
     assert feeds.aggregating == {}
     assert not feeds._streams._index
     assert not len(feeds._streams._index)
@@ -312,7 +315,7 @@ def test_a_flood_is_flushed_in_frames_that_are_bounded() -> None:
     log = RecentLog(catalog=CATALOG)
     feeds: FeedIndex[int] = FeedIndex(log, aggregation=AggregationSettings(events_per_s=1e-9))
     [feed] = feeds_with([0], feeds)
-    feed.add_connection(1, ReaderPosition(0), 0.0)
+    feed.add_connection(1, Reader(0), 0.0)
     for offset in range(1, 5_001):
         entry = log.append(offset, encode_event(query(offset, "n" * 200, filler="x" * 3_000).event))
         assert entry is not None

@@ -153,10 +153,10 @@ def test_no_key_is_sent_too_often_and_none_loses_its_newest(
     for _, entry, _ in pacing.due_values(now):
         send(entry)
     assert pacing.due_at is None
-    for key, entry in newest.items():
-        times = [at for at, e in sent[key] if e.event.priority is not Priority.critical]
-        assert sent[key][-1][1] is entry
-        assert [e.offset for _, e in sent[key]] == sorted(e.offset for _, e in sent[key])
+    for name, entry in newest.items():
+        times = [at for at, e in sent[name] if e.event.priority is not Priority.critical]
+        assert sent[name][-1][1] is entry
+        assert [e.offset for _, e in sent[name]] == sorted(e.offset for _, e in sent[name])
         if max_keys > 5:
             assert all(later - earlier >= 10 - 1e-6 for earlier, later in pairwise(times))
 

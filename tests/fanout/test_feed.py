@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from solowire.domains.dns.event_types import CATALOG
-from solowire.fanout.catch_up import MAX_EVENTS_BYTES, ReaderPosition
+from solowire.fanout.catch_up import MAX_EVENTS_BYTES
 from solowire.fanout.feed import Feed, build_feed_key
 from solowire.fanout.feed_index import FeedIndex
+from solowire.fanout.reader import Reader
 from solowire.fanout.recent_log import Entry, RecentLog
 from solowire.model.access import View
 from solowire.model.events import Event, Priority, encode_event
@@ -21,7 +22,8 @@ from solowire.model.subscriptions import Selection, parse_filter, resolve
 from solowire.protocol import messages as c
 from solowire.protocol.messages import MAX_FRAME_BYTES, Codec
 from solowire.runtime.settings.shard_settings import FlushSettings
-from tests.factories import event
+from tests.support.examples import examples
+from tests.support.factories import event
 
 ADMIN = View(frozenset({"*"}))
 ENCODE: dict[Codec, Any] = {c: msgspec.json.encode if c.is_json else msgspec.msgpack.encode for c in Codec}
@@ -75,7 +77,7 @@ keys = st.builds(
 def published(draw: st.DrawFn) -> Event:
     zone = draw(st.sampled_from(ZONES))
     kind = draw(st.sampled_from(["record_created", "dns_query_log", "system_metrics", "custom.a", "custom.c"]))
-    data: dict[str, Any] = {
+    known: dict[str, dict[str, Any]] = {
         "record_created": {
             "zone": zone,
             "name": draw(st.sampled_from(ZONES)),
@@ -83,12 +85,13 @@ def published(draw: st.DrawFn) -> Event:
         },
         "dns_query_log": {"client_ip": "10.0.0.1", "query_domain": zone, "query_type": "A"},
         "system_metrics": {"cpu_usage": 1, "host": draw(st.sampled_from(["ns1", "ns2"]))},
-    }.get(kind, draw(st.sampled_from([{}, {"zone": zone}, {"topic": "A", "zone": zone}])))
+    }
+    data = known.get(kind, draw(st.sampled_from([{}, {"zone": zone}, {"topic": "A", "zone": zone}])))
     return event(kind, data)
 
 
 @given(st.lists(keys, max_size=12), st.lists(published(), min_size=1, max_size=8), st.sets(st.integers(0, 11)))
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(150))
 def test_the_index_finds_what_matches(keys: list[Any], events: list[Event], dropped: set[int]) -> None:
     """An event reaches exactly the feeds that want it, whether or not others of them were there and have gone."""
     feeds: FeedIndex[str] = FeedIndex(RecentLog(catalog=CATALOG))
@@ -98,7 +101,7 @@ def test_the_index_finds_what_matches(keys: list[Any], events: list[Event], drop
             feeds.drop(made[n])
     for published_event in events:
         entry = Entry(1, published_event, CATALOG[published_event.type])
-        assert feeds.matching(entry) == {feed for feed in feeds if feed.accepts(entry)}
+        assert feeds.matching(entry) == {feed for feed in feeds if feed.filter.accepts(entry)}
 
 
 def test_a_dropped_feed_leaves_nothing_behind() -> None:
@@ -112,7 +115,8 @@ def test_a_dropped_feed_leaves_nothing_behind() -> None:
     assert len(feeds) == 0
     for index in (feeds._index, feeds._streams._index):
         assert not index
-        assert index._filters == index._slots == {}
+        assert not index._filters
+        assert not index._slots
 
 
 def test_equal_views_share_a_feed() -> None:
@@ -160,7 +164,7 @@ def test_a_flush_moves_all_who_are_current() -> None:
     log = RecentLog(catalog=CATALOG)
     feed = feed_of(log, "custom.a")
     for name in ("alice", "bob"):
-        assert feed.add_connection(name, ReaderPosition(0), 0.0) is False
+        assert feed.add_connection(name, Reader(0), 0.0) is False
     entry = log.append(3, encode_event(event("custom.a", {})))
     assert entry is not None
     assert feed.add(entry, 0.1, 5.0) is True
@@ -176,28 +180,29 @@ def test_who_could_not_be_given_a_frame_stays_where_it_was() -> None:
     """A connection that was busy keeps its cursor, reads the log from there, and is current again when it has all."""
     log = RecentLog(catalog=CATALOG)
     feed = feed_of(log, "custom.a")
-    feed.add_connection("alice", ReaderPosition(0), 0.0)
-    feed.add_connection("bob", ReaderPosition(0), 0.0)
+    feed.add_connection("alice", Reader(0), 0.0)
+    feed.add_connection("bob", Reader(0), 0.0)
     for offset in (1, 2):
         entry = log.append(offset, encode_event(event("custom.a", {})))
         assert entry is not None
         feed.add(entry, 0.0, 1.0)
-    before = feed.head_cursor
+    before = feed.head
     feed.flush(1.0)
-    feed.mark_behind(["bob"], before)
+    feed.park("bob", before)
+    feed.unpark("bob")
     assert (feed.cursor_of("alice"), feed.cursor_of("bob")) == (2, 0)
     frame = feed.read_frame(feed.behind["bob"])
     assert (frame.cursor, offsets(frame.payload)) == (2, [1, 2])
     assert feed.mark_delivered("bob", frame)
-    assert feed.current == {"alice", "bob"}
+    assert set(feed.current) == {"alice", "bob"}
 
 
 def test_nothing_is_written_for_nobody() -> None:
     """While all connections of a feed are behind, an event costs no fragment, and who catches up gets each once."""
     log = RecentLog(catalog=CATALOG)
     feed = feed_of(log, "custom.a")
-    feed.add_connection("alice", ReaderPosition(0), 0.0)
-    feed.hold_for_replies("alice")
+    feed.add_connection("alice", Reader(0), 0.0)
+    feed.park("alice")
     entries = []
     for offset in (1, 2):
         entry = log.append(offset, encode_event(event("custom.a", {})))
@@ -209,7 +214,7 @@ def test_nothing_is_written_for_nobody() -> None:
     assert feed.cursor_of("alice") == 0
     feed.unpark("alice")
     feed.mark_delivered("alice", feed.read_frame(feed.behind["alice"]))
-    assert feed.current == set(), "it stands where the feed does, but what comes next is not pending"
+    assert not feed.current, "it stands where the feed does, but what comes next is not pending"
     assert feed.flush(1.5).payload is None
     frame = feed.read_frame(feed.behind["alice"])
     assert offsets(frame.payload) == [1, 2]
@@ -220,10 +225,10 @@ def test_a_personal_event_is_read_by_its_user_only() -> None:
     """The frame for one user holds what is theirs alone; the frame that others share does not."""
     log = filled([1, 1, 1], {2: "alice"})
     feed = feed_of(log, "custom.a")
-    assert offsets(feed.read_frame(ReaderPosition(0), "alice").payload) == [1, 2, 3]
+    assert offsets(feed.read_frame(Reader(0), "alice").payload) == [1, 2, 3]
     assert (
-        offsets(feed.read_frame(ReaderPosition(0), "bob").payload)
-        == offsets(feed.read_frame(ReaderPosition(0), None).payload)
+        offsets(feed.read_frame(Reader(0), "bob").payload)
+        == offsets(feed.read_frame(Reader(0), None).payload)
         == [1, 3]
     )
 
@@ -233,8 +238,8 @@ def test_who_is_ahead_of_a_feed_gets_nothing_twice() -> None:
     log = filled([1, 1, 1])
     feed = feed_of(log, "custom.a")
     feed.position = 1
-    assert feed.read_frame(ReaderPosition(2), None) == feed.read_frame(ReaderPosition(2), "alice")
-    assert (feed.read_frame(ReaderPosition(2), None).cursor, feed.read_frame(ReaderPosition(2), None).payload) == (
+    assert feed.read_frame(Reader(2), None) == feed.read_frame(Reader(2), "alice")
+    assert (feed.read_frame(Reader(2), None).cursor, feed.read_frame(Reader(2), None).payload) == (
         2,
         None,
     )
@@ -244,26 +249,26 @@ sizes_of_events = st.lists(st.integers(0, 200) | st.integers(0, 40_000) | st.int
 
 
 @given(sizes_of_events, st.sampled_from(Codec))
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 def test_frames_are_bounded_however_they_are_made(sizes: list[int], codec: Codec) -> None:
     """Flushed, read or listed, a frame has at most 64 KB unless one event alone is larger, and none is left out."""
     log = filled(sizes)
     feed = feed_of(log, "custom.*", codec=codec)
     entries = list(log.entries_after(0))
-    pieces = [(e.offset, f) for e in entries if (f := feed.encode_for(e)) is not None]
+    pieces = [(e.offset, f) for e in entries if (f := feed.filter.encode_for(e)) is not None]
     listed = list(feed.build_frames(pieces, log.position))
 
     def read() -> Iterator[str | bytes | None]:
         cursor = 0
         while cursor < log.position:
-            frame = feed.read_frame(ReaderPosition(cursor), None)
+            frame = feed.read_frame(Reader(cursor), None)
             assert frame.cursor > cursor
             cursor = frame.cursor
             yield frame.payload
 
     def flushed() -> Iterator[str | bytes | None]:
         feed.position = 0
-        feed.current.add("alice")
+        feed.current["alice"] = Reader()
         for entry in entries:
             feed.add(entry, 0.0, 1.0)
         while feed.flush_at is not None:
@@ -287,6 +292,6 @@ def test_a_frame_is_as_full_as_it_may_be() -> None:
     """Someone who has missed thousands of events gets them in full frames, not in crumbs."""
     log = filled([100] * 2000)
     feed = feed_of(log, "custom.a")
-    frame = feed.read_frame(ReaderPosition(0), None)
+    frame = feed.read_frame(Reader(0), None)
     assert frame.payload is not None
     assert MAX_EVENTS_BYTES * 0.98 < len(frame.payload) <= MAX_FRAME_BYTES

@@ -14,7 +14,8 @@ from solowire.model.access import View
 from solowire.model.events import encode_event
 from solowire.model.subscriptions import parse_wanted, resolve
 from solowire.protocol.messages import Codec
-from tests.factories import event
+from tests.support.examples import examples
+from tests.support.factories import event
 
 EVERYTHING = View(frozenset({"*"}))
 NAMES = ["a", "b.a", "c.b.a", "x.c.b.a", "."]
@@ -49,7 +50,7 @@ def entries(log: RecentLog) -> list[Entry]:
 
 
 @given(st.lists(wanted, max_size=6), st.data())
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 def test_the_feeds_of_an_event_are_those_that_accept_it(
     asked: list[tuple[list[str], dict[str, list[str]]]], data: st.DataObject
 ) -> None:
@@ -60,10 +61,10 @@ def test_the_feeds_of_an_event_are_those_that_accept_it(
     sound = entries(log)
     for _ in range(2):
         for entry in sound:
-            assert feeds.matching(entry) == {feed for feed in made if feed.accepts(entry)}
+            assert feeds.matching(entry) == {feed for feed in made if feed.filter.accepts(entry)}
             wants = {feed for flow in feeds._streams.matching(entry) for feed in flow.feeds}
             if entry.event.type == "dns_query_log":
-                assert wants == {feed for feed in made if feed.accepts(entry)}
+                assert wants == {feed for feed in made if feed.filter.accepts(entry)}
         for feed in data.draw(st.sets(st.sampled_from(sorted(made, key=id))) if made else st.just(set())):
             feeds.drop(feed)
             made.discard(feed)

@@ -10,7 +10,7 @@ from solowire.fanout.fragment_cache import FRAGMENT_BYTES, FragmentCache, Fragme
 from solowire.fanout.recent_log import FRAGMENTS, RecentLog
 from solowire.model.events import encode_event
 from solowire.protocol.messages import Codec
-from tests.factories import event
+from tests.support.factories import event
 
 CODECS = list(Codec)
 

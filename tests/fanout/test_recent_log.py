@@ -17,10 +17,11 @@ from solowire.fanout.recent_log import OLDER, Entry, RecentLog
 from solowire.model.access import View
 from solowire.model.events import Delivery, Event, encode_event
 from solowire.protocol.messages import Codec, ReceivedEvent
-from tests.factories import event
+from tests.support.examples import examples
+from tests.support.factories import event
 
 
-def filled(count: int, size: int = 0, **bounds: int) -> RecentLog:
+def filled(count: int, size: int = 0, **bounds: Any) -> RecentLog:
     log = RecentLog(catalog=CATALOG, **bounds)
     for offset in range(1, count + 1):
         log.append(offset, encode_event(event(data={"x": "x" * size})))
@@ -109,7 +110,7 @@ def test_what_is_no_event_is_refused(body: bytes) -> None:
     log = filled(3)
     assert log.append(4, body) is None
     assert log.decode_entry(4, body) is None
-    assert (log.position, len(log), log.skipped.totals) == (3, 3, {"undecodable": 1})
+    assert (log.position, len(log), log.skipped.totals) == (3, 3, {"event_decode_failed": 1})
 
 
 def metrics(host: str | None, offset_in_id: int = 0, user: str | None = None) -> bytes:
@@ -183,7 +184,7 @@ def test_a_reset_forgets_everything() -> None:
 @given(
     st.lists(st.tuples(st.integers(1, 5), st.integers(0, 400)), max_size=60), st.integers(1, 20), st.integers(300, 9000)
 )
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 def test_everything_above_the_floor_is_there(steps: list[tuple[int, int]], max_events: int, max_bytes: int) -> None:
     """Whatever comes, the log holds all that came behind its floor and is within its bounds."""
     log = RecentLog(catalog=CATALOG, max_events=max_events, max_bytes=max_bytes)
@@ -241,6 +242,7 @@ def test_a_number_too_long_for_messagepack_is_sent_as_a_float(number: int) -> No
     """An integer of more than 64 bits, which JSON allows, reaches MessagePack clients as nearly as they can hold it."""
     one = entry(event(data={"n": [number, 7], "x": "y"}))
     fragment = one.get_fragment(Codec.msgpack, frozenset())
+    assert isinstance(fragment, bytes)
     assert msgspec.msgpack.decode(fragment, type=ReceivedEvent).data == {"n": [float(number), 7], "x": "y"}
     assert str(number).encode() in (one.get_fragment(Codec.json, frozenset()) or b"")
 
@@ -302,7 +304,7 @@ from solowire.protocol.messages import Codec
 from solowire.model.events import encode_event
 from solowire.fanout.recent_log import RecentLog
 from solowire.observability.loop_monitor import memory_bytes
-from tests.factories import event
+from tests.support.factories import event
 
 NAMES = {
     "127 labels": lambda n: ".".join(f"{n:05}") + ".x" * 122,

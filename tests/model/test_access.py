@@ -17,6 +17,7 @@ from solowire.model.access import PUBLISH, ROLES, Identity, View, find_group, is
 from solowire.model.catalog import EventType
 from solowire.model.events import Event, Priority
 from solowire.protocol.messages import Codec
+from tests.support.examples import examples
 
 DECLARED = [t for t in CATALOG.types if t.payload.struct is not None]
 PERMISSIONS = sorted(
@@ -44,7 +45,7 @@ def shows(view: View, permission: str) -> bool:
 
 
 @given(payloads(), views)
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 def test_redaction_never_leaks(payload: tuple[EventType, dict[str, Any]], view: View) -> None:
     """No field that a view may not see, and none that nobody has declared, survives redaction."""
     event_type, data = payload
@@ -59,7 +60,7 @@ def test_redaction_never_leaks(payload: tuple[EventType, dict[str, Any]], view: 
 
 
 @given(payloads(), views, st.sampled_from(Codec))
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=examples(100))
 def test_no_frame_holds_what_is_hidden(payload: tuple[EventType, dict[str, Any]], view: View, codec: Codec) -> None:
     """The bytes that go to a client hold no trace of a hidden value, in either codec."""
     event_type, data = payload

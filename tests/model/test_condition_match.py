@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from solowire.domains.dns.event_types import CATALOG
 from solowire.fanout.recent_log import Entry
 from solowire.model.condition_match import compile_conditions, meets_conditions
-from tests.factories import event
+from tests.support.factories import event
 
 names = st.sampled_from(["a", "b.a", "c.b.a", "a.b", "."])
 hosts = st.sampled_from(["a", "b.a"])

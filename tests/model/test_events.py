@@ -8,6 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from solowire.model.events import Delivery, Event, Priority, decode_event, encode_event, name_state
+from tests.support.examples import examples
 
 text = st.text(max_size=20)
 maybe = st.none() | text
@@ -31,7 +32,7 @@ EVENT = Event(
 
 
 @given(events)
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=examples(50))
 def test_an_event_survives_its_way(event: Event) -> None:
     """What the gateway accepted is what a shard reads, byte for byte of its payload."""
     assert decode_event(encode_event(event)) == event
@@ -45,7 +46,7 @@ def test_a_truncated_event_is_refused(length: int) -> None:
 
 
 @given(st.binary(max_size=200))
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 def test_garbage_is_refused(raw: bytes) -> None:
     """Any bytes are an event or a DecodeError, which is what a shard expects and counts."""
     try:

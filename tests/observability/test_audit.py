@@ -77,7 +77,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def audit(kept: Kept, clock: Clock) -> AuditWriter:
-    return AuditWriter(kept, clock, shard=0)  # type: ignore[arg-type]
+    return AuditWriter(kept, clock, shard=0)
 
 
 def test_an_event_is_one_line_with_its_time(tmp_path: Path) -> None:
@@ -293,7 +293,7 @@ class Stuck(Kept):
 def test_what_overflows_is_counted_and_what_waited_is_written(clock: Clock) -> None:
     """A sink that is stuck for a while costs the lines that have no room, and none of those that have."""
     stuck = Stuck()
-    audit = AuditWriter(stuck, clock)  # type: ignore[arg-type]
+    audit = AuditWriter(stuck, clock)
     for number in range(2 * WAITING_BYTES // 1000):
         audit("administered", number=number, pad=["x" * 1000])
     lost = audit.lost_count

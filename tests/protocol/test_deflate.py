@@ -17,6 +17,7 @@ from solowire.errors import InvalidMessage
 from solowire.protocol import messages as c
 from solowire.protocol.deflate import MARK, MAX_INFLATED_BYTES, WORTH_BYTES, deflate_message, inflate_message
 from solowire.protocol.messages import Codec
+from tests.support.examples import examples
 
 COMPRESSED = [codec for codec in Codec if codec.is_deflated]
 EVENTS = [
@@ -59,7 +60,7 @@ def refused(words: str) -> Iterator[None]:
 
 @codecs
 @given(found=st.lists(events, max_size=20), compacted=st.dictionaries(texts, st.integers(0, 2**40), max_size=3))
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 def test_every_frame_comes_back(codec: Codec, found: list[c.ReceivedEvent], compacted: dict[str, int]) -> None:
     """Any frame is read as it was written, plain or compressed, and is never larger than the plain one."""
     frame = frame_of(codec, found, compacted)
@@ -171,7 +172,7 @@ def test_more_than_one_stream_is_refused(codec: Codec) -> None:
 
 @codecs
 @given(at=st.integers(1, 10_000), byte=st.integers(0, 255))
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 def test_a_damaged_frame_is_refused_or_read(codec: Codec, at: int, byte: int) -> None:
     """A frame with a byte changed on the way is a message or InvalidMessage, and nothing else is raised."""
     frame = bytearray(compressed(codec))
@@ -184,7 +185,7 @@ def test_a_damaged_frame_is_refused_or_read(codec: Codec, at: int, byte: int) ->
 
 @codecs
 @given(rest=st.binary(max_size=300))
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 def test_garbage_behind_the_mark_is_refused(codec: Codec, rest: bytes) -> None:
     """Any bytes behind the mark are a message or InvalidMessage."""
     try:

@@ -14,6 +14,7 @@ from solowire.model.subscriptions import DeniedPattern
 from solowire.protocol import messages as c
 from solowire.protocol.deflate import SUFFIX
 from solowire.protocol.messages import JSON, MSGPACK, Codec, ReceivedEvent, choose_codec
+from tests.support.examples import examples
 
 ENCODE: dict[Codec, Any] = {codec: msgspec.json.encode if codec.is_json else msgspec.msgpack.encode for codec in Codec}
 DECODE: dict[Codec, Any] = {codec: msgspec.json.decode if codec.is_json else msgspec.msgpack.decode for codec in Codec}
@@ -28,6 +29,7 @@ CLIENT: list[Any] = [
     c.Pong(),
     c.Refresh("token", "r"),
     c.Stats(3),
+    c.History("q1", "1h", "e:9", ["dns.*"], {"zone": ["a"]}, 10, "e:4:9", "desc"),
 ]
 EVENT = ReceivedEvent(
     9, "id", "record_created", "normal", "2026-01-01T00:00:00Z", {"zone": "é.org", "ttl": 60}, source="x"
@@ -158,7 +160,7 @@ def test_a_truncated_frame_is_refused(codec: Codec, message: Any) -> None:
 
 @codecs
 @given(raw=st.binary(max_size=200) | st.text(max_size=200))
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 def test_garbage_is_refused(codec: Codec, raw: str | bytes) -> None:
     """Any bytes or text whatever are a message or InvalidMessage, on both sides."""
     for decode in (codec.decode, codec.decode_server):
@@ -170,7 +172,7 @@ def test_garbage_is_refused(codec: Codec, raw: str | bytes) -> None:
 
 @codecs
 @given(which=st.integers(0, len(CLIENT) - 1), at=st.integers(0, 10_000), byte=st.integers(0, 255))
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 def test_a_damaged_message_is_refused_or_read(codec: Codec, which: int, at: int, byte: int) -> None:
     """A message with a byte changed on the way is a message or InvalidMessage."""
     raw = bytearray(ENCODE[codec](CLIENT[which]))
@@ -194,7 +196,7 @@ types = st.sampled_from(
 
 @codecs
 @given(message=st.dictionaries(names, values, max_size=4), type=types)
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 def test_well_formed_nonsense_is_refused_or_read(codec: Codec, message: dict[str, Any], type: object) -> None:
     """Fields of any kind make a message or InvalidMessage, and a message that was read can be answered."""
     try:

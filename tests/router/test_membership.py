@@ -8,6 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from solowire.backplane.messages import DEAD_AFTER_SECONDS, VERSION, Join, ShardAddress, ShardStats
 from solowire.router.membership import Membership, Peer
+from tests.support.examples import examples
 
 SILENT = DEAD_AFTER_SECONDS + 0.1
 
@@ -244,4 +245,4 @@ class Comings(RuleBasedStateMachine):
 
 
 TestComings = Comings.TestCase
-TestComings.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestComings.settings = settings(max_examples=examples(60), stateful_step_count=30, deadline=None)

@@ -22,7 +22,7 @@ from solowire.runtime.settings import Settings
 from solowire.runtime.settings.limits_settings import GroupQuota, LimitsSettings
 from solowire.runtime.settings.process_settings import AuditSettings
 from solowire.runtime.settings.router_settings import JournalSettings
-from tests.e2e.system import ANSWER_SECONDS
+from tests.support.system import ANSWER_SECONDS
 
 
 async def test_what_is_set_reaches_the_coordinator(tmp_path: Path) -> None:

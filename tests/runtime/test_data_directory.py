@@ -13,7 +13,6 @@ from structlog.testing import capture_logs
 
 from solowire.errors import ConfigError
 from solowire.observability.audit import open_audit
-from solowire.runtime import data_directory
 from solowire.runtime.data_directory import make_directories, write_private
 from solowire.runtime.settings import Settings, load
 from solowire.runtime.signing_secrets import load_secret
@@ -76,7 +75,7 @@ def test_one_that_was_open_is_closed_and_said_so(
     with capture_logs() as lines:
         start(settings)
     assert mode(settings.data_dir) & 0o777 == 0o700
-    [line] = [line for line in lines if line["event"] == "data_directory_was_open"]
+    [line] = [line for line in lines if line["event"] == "data_directory_permissions_fixed"]
     assert line["mode"] == f"{before:04o}"
     with capture_logs() as lines:
         start(settings)
@@ -147,7 +146,7 @@ def test_a_secret_that_was_open_is_closed_and_said_so(settings: Settings, before
     with capture_logs() as lines:
         assert load_secret(settings, create=create) == (SECRET, False)
     assert mode(path) == 0o600
-    assert [(line["event"], line["mode"]) for line in lines] == [("secret_was_open", f"{before:04o}")]
+    assert [(line["event"], line["mode"]) for line in lines] == [("secret_permissions_fixed", f"{before:04o}")]
     assert SECRET not in str(lines)
 
 
@@ -158,7 +157,7 @@ def test_a_secret_that_cant_be_closed_is_refused(settings: Settings, monkeypatch
     def refuse(*_: object) -> None:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(data_directory.os, "fchmod", refuse)
+    monkeypatch.setattr(os, "fchmod", refuse)
     with pytest.raises(ConfigError, match=r"mode 0644.*Read-only file system.*SOLOWIRE_SECRET"):
         load_secret(settings, create=True)
 

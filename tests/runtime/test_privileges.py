@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
 from solowire.cli.main import cli
 from solowire.runtime.privileges import warn_of_root
-from solowire.runtime.process import PARENT
+from solowire.runtime.terminal import PARENT
 
 HOST = {
     "proc/1/cgroup": "0::/init.scope\n",
@@ -20,7 +21,7 @@ HOST = {
 }
 
 
-def warnings(place: Path, uid: int = 0, environment: dict[str, str] | None = None, **files: str) -> list[str]:
+def warnings(place: Path, uid: Any = 0, environment: Any = None, **files: str) -> list[str]:
     """The names of what is logged on a machine with these files."""
     for name, text in {**HOST, **files}.items():
         path = place / name

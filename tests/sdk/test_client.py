@@ -698,7 +698,7 @@ async def test_something_else_in_the_gateways_place_is_told(fake: Fake, body: by
 )
 async def test_a_shards_url_that_is_none_is_no_gateways_answer(fake: Fake, url: str) -> None:
     """It ends the first attempt, and passes later, whatever the libraries raise for it."""
-    answer = (200, {}, msgspec.json.encode({"url": url}))
+    answer: tuple[int, dict[str, str], bytes] = (200, {}, msgspec.json.encode({"url": url}))
     fake.refusals.append(answer)
     with pytest.raises(ConnectionEnded, match="can't be understood"):
         async with Client(fake.url, "tok", **SOON):

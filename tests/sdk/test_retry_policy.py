@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+from datetime import UTC, datetime
 from email.utils import format_datetime
 from pathlib import Path
 
@@ -133,9 +134,7 @@ def test_retry_after_is_bounded() -> None:
         assert read_answer(503, {"retry-after": until, "date": said_at}, b"", NOW + skew).after == 20
 
 
-def moment(seconds: float) -> object:
-    from datetime import UTC, datetime
-
+def moment(seconds: float) -> datetime:
     return datetime.fromtimestamp(NOW + seconds, UTC)
 
 

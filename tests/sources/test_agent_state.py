@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from solowire.sources.bind9 import run_bind9
 from solowire.sources.checkpoint import Checkpoint, CheckpointStore
 from solowire.sources.file_follower import FileFollower
 from solowire.sources.log_file import LogFile, Place
+from tests.support.query_logs import until
 
 LINE = "2026-11-23T11:33:34.500Z client @0x7f 127.0.0.1#56031 ({0}): query: {0} IN A +E(0)K (127.0.0.1)\n"
 
@@ -75,11 +75,6 @@ class Link:
 
 
 @pytest.fixture
-def log(tmp_path: Path) -> Path:
-    return tmp_path / "query.log"
-
-
-@pytest.fixture
 def state(tmp_path: Path) -> Path:
     return tmp_path / "state"
 
@@ -89,19 +84,12 @@ def add(log: Path, *names: str) -> None:
         file.write("".join(LINE.format(name) for name in names))
 
 
-async def until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        await asyncio.sleep(0.005)
-
-
 class Agent:
     """`async with Agent(…) as agent:` is ended amid its work at the end of the block, unless it was stopped."""
 
     def __init__(self, log: Path, link: Link, state: Path, from_start: bool = True) -> None:
         self.stopping = asyncio.Event()
-        self._run = lambda: run_bind9(
+        self._run: Callable[[], Coroutine[Any, Any, None]] = lambda: run_bind9(
             log, link, server="ns1", from_start=from_start, zones=[], stop=self.stopping, state_dir=state
         )
 
@@ -252,7 +240,7 @@ async def test_a_damaged_state_is_set_aside_and_said_so(log: Path, state: Path, 
         async with Agent(log, Link(gateway), state) as agent:
             await until(lambda: list(gateway.events.values()) == ["a"])
             await agent.stop()
-    assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == ["agent_state_damaged"]
+    assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == ["checkpoint_damaged"]
     assert store.path.with_suffix(".damaged").read_bytes() == content
     assert msgspec.json.decode(store.path.read_bytes(), type=Checkpoint).offset == len(LINE.format("a"))
 
@@ -275,7 +263,7 @@ def test_a_state_with_numbers_that_cannot_be(log: Path, state: Path, old: bytes,
     store.close()
     with capture_logs() as logs:
         assert store.load_checkpoint() is None
-    assert [entry["event"] for entry in logs] == ["agent_state_damaged"]
+    assert [entry["event"] for entry in logs] == ["checkpoint_damaged"]
     store.close()
     aside = store.path.with_suffix(".damaged")
     aside.rename(store.path)
@@ -322,7 +310,7 @@ async def test_a_full_disk_is_said_and_stops_nothing(log: Path, state: Path, mon
 
             monkeypatch.setattr(os, "fsync", fail)
             add(log, "b", "c")
-            await until(lambda: any(entry["event"] == "agent_state_not_kept" for entry in logs))
+            await until(lambda: any(entry["event"] == "checkpoint_write_failed" for entry in logs))
             assert path.read_bytes() == before
             monkeypatch.undo()
             await until(lambda: path.read_bytes() != before)
@@ -361,7 +349,7 @@ async def test_a_state_that_is_removed_while_the_agent_runs(what: str, log: Path
         await agent.stop()
 
 
-@pytest.mark.parametrize(("kind", "way_out"), [("directory", "the file in it"), ("FIFO", "write to a file")])
+@pytest.mark.parametrize(("kind", "way_out"), [("directory", "the file in it"), ("FIFO", "keeps nothing")])
 def test_a_log_that_is_no_file(kind: str, way_out: str, log: Path, state: Path) -> None:
     """It is refused with what to do, and no lock is left behind."""
     if kind == "FIFO":
@@ -389,7 +377,8 @@ def test_the_place_never_passes_an_event_that_is_not_settled(data: st.DataObject
     """Whatever is accepted and refused, in whichever order that is heard, the place is behind the settled prefix."""
     acknowledgements = Acknowledgements()
     file = LogFile(1, 2)
-    kinds = data.draw(st.lists(st.sampled_from(["event", "refused", "none"]), max_size=12))
+    draw: Any = data.draw
+    kinds = draw(st.lists(st.sampled_from(["event", "refused", "none"]), max_size=12))
     for number, kind in enumerate(kinds, start=1):
         place = Place(file, number)
         if kind == "none":
@@ -399,11 +388,11 @@ def test_the_place_never_passes_an_event_that_is_not_settled(data: st.DataObject
     settled: set[int] = set()
     accepted = 0
     left = [number for number, kind in enumerate(kinds, start=1) if kind == "event"]
-    refused = data.draw(st.permutations([number for number, kind in enumerate(kinds, start=1) if kind == "refused"]))
+    refused = draw(st.permutations([number for number, kind in enumerate(kinds, start=1) if kind == "refused"]))
     while left or refused:
         # A refusal may be heard before what comes before it is accepted, and not after what comes behind it is.
         due = [number for number in refused if not left or number < left[0]]
-        if refused and (due or data.draw(st.booleans())):
+        if refused and (due or draw(st.booleans())):
             number = due[0] if due else refused[-1]
             refused.remove(number)
             acknowledgements.refuse_event(f"{number}")

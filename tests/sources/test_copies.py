@@ -6,41 +6,10 @@ import os
 import shutil
 from pathlib import Path
 
-import msgspec
 import pytest
 
-from solowire.sources.checkpoint import Checkpoint
 from solowire.sources.file_follower import FileFollower
-
-
-@pytest.fixture
-def log(tmp_path: Path) -> Path:
-    return tmp_path / "query.log"
-
-
-def add(path: Path, text: str) -> None:
-    with path.open("a") as file:
-        file.write(text)
-
-
-def read_all(follower: FileFollower) -> list[str]:
-    lines: list[str] = []
-    while (some := follower.read()) or follower.is_behind:
-        lines += some
-    return lines
-
-
-def reopened(follower: FileFollower, meanwhile: object = None) -> FileFollower:
-    written = msgspec.json.encode(follower.make_checkpoint(follower.current_place(), "ns1"))
-    follower.close()
-    if callable(meanwhile):
-        meanwhile()
-    return FileFollower(follower.path, checkpoint=msgspec.json.decode(written, type=Checkpoint))
-
-
-def copytruncate(log: Path, to: str) -> None:
-    shutil.copy(log, f"{log}.{to}")
-    os.truncate(log, 0)
+from tests.support.query_logs import add, copytruncate, read_all, reopen
 
 
 @pytest.mark.parametrize("restarts", [False, True])
@@ -65,12 +34,12 @@ def test_what_came_and_was_truncated_while_the_log_seemed_empty(
         add(log, "last\n")
 
     if restarts:
-        follower = reopened(follower, go_on)
+        follower = reopen(follower, meanwhile=go_on)
     else:
         go_on()
     expected = [f"{number} {letter}" for number in range(times) for letter in "ab"]
     assert read_all(follower) == [*expected, "last"]
-    assert read_all(reopened(follower)) == []
+    assert read_all(reopen(follower)) == []
 
 
 def test_a_truncation_before_anything_was_read(log: Path) -> None:
@@ -106,7 +75,7 @@ def test_a_log_that_is_copied_and_removed(log: Path, name: str, looks: bool) -> 
     log.unlink()
     add(log, "3\n")
     assert read_all(follower) == ([] if looks else ["1", "2"]) + ["3"]
-    assert read_all(reopened(follower)) == []
+    assert read_all(reopen(follower)) == []
 
 
 def test_a_backup_that_somebody_makes(log: Path) -> None:
@@ -129,7 +98,7 @@ def test_a_backup_that_somebody_makes(log: Path) -> None:
     shutil.copy(f"{log}.3", f"{log}.copy")
     add(log, "8\n")
     assert read_all(follower) == ["7", "8"]
-    assert read_all(reopened(follower)) == []
+    assert read_all(reopen(follower)) == []
 
 
 @pytest.mark.parametrize("size", [10, 200_000, 3_000_000])
@@ -143,11 +112,11 @@ def test_a_writer_that_goes_on_behind_a_hole(log: Path, size: int, restarts: boo
     os.truncate(log, size)
     if restarts:
         assert read_all(follower) == []
-        follower = reopened(follower)
+        follower = reopen(follower)
     add(log, "1\n")
     assert read_all(follower) == ["1"]
     add(log, "2\n")
-    assert read_all(reopened(follower)) == ["2"]
+    assert read_all(reopen(follower)) == ["2"]
     assert follower.dropped == 0
 
 

@@ -4,8 +4,6 @@ import asyncio
 import contextlib
 import os
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +18,8 @@ from solowire.sdk.publisher import PublisherStats
 from solowire.sources import bind9
 from solowire.sources.bind9 import run_bind9
 from solowire.sources.file_follower import FILES_HELD, LINE_BYTES, READ_BYTES, FileFollower
-
-
-@pytest.fixture
-def log(tmp_path: Path) -> Path:
-    return tmp_path / "query.log"
-
-
-def add(path: Path, text: str | bytes) -> None:
-    with path.open("ab") as file:
-        file.write(text if isinstance(text, bytes) else text.encode())
+from tests.support.examples import examples
+from tests.support.query_logs import add, read_all, until
 
 
 def held(log: Path) -> int:
@@ -39,13 +29,6 @@ def held(log: Path) -> int:
         with contextlib.suppress(OSError):
             found += str(entry.readlink()).startswith(f"{log.parent}/")
     return found
-
-
-def read_all(follower: FileFollower) -> list[str]:
-    lines: list[str] = []
-    while some := follower.read():
-        lines += some
-    return lines
 
 
 def test_begins_at_the_end(log: Path) -> None:
@@ -319,7 +302,7 @@ class FollowedLog(RuleBasedStateMachine):
 
 
 TestFollowedLog = FollowedLog.TestCase
-TestFollowedLog.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestFollowedLog.settings = settings(max_examples=examples(60), stateful_step_count=30, deadline=None)
 
 
 # The agent's loop, with a publisher in memory.
@@ -365,13 +348,6 @@ class Memory:
         return [data["query_domain"] for _, data, _, _ in self.events]
 
 
-async def until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        await asyncio.sleep(0.005)
-
-
 async def test_the_agent_publishes_queries_and_skips_the_rest(log: Path) -> None:
     """Queries become events with time, source and zone; other lines are counted; the counts are logged."""
     add(log, LINE.format("www.z.example") + "all zones loaded\n" + LINE.format("other.example"))
@@ -388,7 +364,7 @@ async def test_the_agent_publishes_queries_and_skips_the_rest(log: Path) -> None
     assert data["zone"] == "z.example"
     assert "zone" not in publisher.events[1][1]
     counts = {"lines": 3, "queries": 2, "skipped": 1, "dropped": 0, "passed_over": 0, "waited_s": 0.0}
-    assert logs == [{"event": "query log read", "log_level": "info", "server": "ns1", **counts}]
+    assert logs == [{"event": "query_log_progress", "log_level": "info", "server": "ns1", **counts}]
 
 
 async def test_the_agent_reports_as_time_passes(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -441,7 +417,7 @@ async def test_the_agent_says_what_it_could_not_hold_on_to(log: Path) -> None:
         await until(lambda: publisher.names()[-1] == f"n{FILES_HELD + 1}.example")
         stop.set()
         await agent
-    assert [entry["files"] for entry in logs if entry["event"] == "query log lost"] == [1]
+    assert [entry["files"] for entry in logs if entry["event"] == "query_log_lines_lost"] == [1]
     assert (logs[-1]["passed_over"], logs[-1]["waited_s"] > 0) == (1, True)
     assert len(publisher.events) == 2 + FILES_HELD + 1
 

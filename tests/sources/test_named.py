@@ -22,8 +22,9 @@ from solowire.sdk.publisher import PublisherStats
 from solowire.sources.bind9 import run_bind9
 from solowire.sources.file_follower import FileFollower
 from solowire.sources.query_log import Query, parse_query
-from tests.e2e.system import has_ipv6
-from tests.sources.named import KEY_NAME, READY, ZONES, Named, find
+from tests.support.named import KEY_NAME, READY, ZONES, Named, find
+from tests.support.query_logs import copytruncate, until
+from tests.support.system import has_ipv6
 
 
 @pytest.fixture(autouse=True)
@@ -271,7 +272,7 @@ async def test_what_a_copy_holds_is_not_lost_by_its_truncation(tmp_path: Path) -
         asking = asyncio.create_task(asyncio.to_thread(bombard, named.port, names, 4_000))
         for number in range(9, 0, -1):
             await asyncio.sleep(0.25)
-            await asyncio.to_thread(_copy_and_truncate, named.log, f"{named.log}.{number}")
+            await asyncio.to_thread(copytruncate, named.log, str(number))
         await asking
         await asyncio.to_thread(named.dig, "last.z.example")
         await until(lambda: publisher.names()[-1:] == ["last.z.example"])
@@ -285,11 +286,6 @@ async def test_what_a_copy_holds_is_not_lost_by_its_truncation(tmp_path: Path) -
     places = {name: place for place, name in enumerate(written)}
     order = [places[name] for name in publisher.names() if name != READY]
     assert order == sorted(order)
-
-
-def _copy_and_truncate(log: Path, copy: str) -> None:
-    shutil.copy(log, copy)
-    os.truncate(log, 0)
 
 
 def read_queries(log: Path) -> list[str]:
@@ -311,10 +307,3 @@ def bombard(port: int, names: list[str], per_s: float) -> None:
                     pass
             if (ahead := began + asked / per_s - time.monotonic()) > 0.002:
                 time.sleep(ahead)
-
-
-async def until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        await asyncio.sleep(0.02)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from pathlib import Path
 
@@ -18,23 +17,8 @@ from solowire.sources.checkpoint import Checkpoint
 from solowire.sources.directory_watch import DirectoryWatch
 from solowire.sources.file_follower import FileFollower
 from solowire.sources.log_file import Line, Place
-
-
-@pytest.fixture
-def log(tmp_path: Path) -> Path:
-    return tmp_path / "query.log"
-
-
-def add(path: Path, text: str) -> None:
-    with path.open("a") as file:
-        file.write(text)
-
-
-def read_all(follower: FileFollower) -> list[Line]:
-    lines: list[Line] = []
-    while (some := follower.read_lines()) or follower.is_behind:
-        lines += some
-    return lines
+from tests.support.examples import examples
+from tests.support.query_logs import add, copytruncate, read_lines, reopen
 
 
 def texts(lines: list[Line]) -> list[str]:
@@ -45,27 +29,14 @@ def ids(lines: list[Line]) -> list[str]:
     return [line.file.make_event_id(line.start, "ns1") for line in lines]
 
 
-def reopened(follower: FileFollower, line: Line | None = None) -> FileFollower:
-    """A new follower, as after a kill when all up to `line` was acknowledged; None: all that was handed out."""
-    place = follower.current_place() if line is None else Place(line.file, line.end)
-    written = msgspec.json.encode(follower.make_checkpoint(place, "ns1"))
-    follower.close()
-    return FileFollower(follower.path, checkpoint=msgspec.json.decode(written, type=Checkpoint))
-
-
-def copytruncate(log: Path, to: str) -> None:
-    shutil.copy2(log, f"{log}.{to}")
-    os.truncate(log, 0)
-
-
 def test_goes_on_behind_what_was_acknowledged(log: Path) -> None:
     """After a restart the lines that were not acknowledged come again, with the same ids, and then the new ones."""
     add(log, "1\n2\n3\n")
     follower = FileFollower(log, from_start=True)
-    before = read_all(follower)
+    before = read_lines(follower)
     add(log, "4\n")
-    follower = reopened(follower, before[0])
-    after = read_all(follower)
+    follower = reopen(follower, before[0])
+    after = read_lines(follower)
     assert texts(after) == ["2", "3", "4"]
     assert ids(after)[:2] == ids(before)[1:]
     assert len({*ids(before), *ids(after)}) == 4
@@ -74,12 +45,12 @@ def test_goes_on_behind_what_was_acknowledged(log: Path) -> None:
 
 def test_what_is_written_meanwhile_is_read(log: Path) -> None:
     """A follower that began at the end, or before there was a file, goes on from there after a restart."""
-    follower = reopened(FileFollower(log))
+    follower = reopen(FileFollower(log))
     add(log, "1\n")
-    assert texts(read_all(follower)) == ["1"]
-    follower = reopened(follower)
+    assert texts(read_lines(follower)) == ["1"]
+    follower = reopen(follower)
     add(log, "2\n")
-    assert texts(read_all(follower)) == ["2"]
+    assert texts(read_lines(follower)) == ["2"]
     follower.close()
 
 
@@ -87,15 +58,15 @@ def test_a_half_written_line_is_read_whole_after_a_restart(log: Path) -> None:
     """A line whose first half was read before the restart is not cut, nor dropped if its file was rotated."""
     add(log, "1\nha")
     follower = FileFollower(log, from_start=True)
-    assert texts(read_all(follower)) == ["1"]
-    follower = reopened(follower)
+    assert texts(read_lines(follower)) == ["1"]
+    follower = reopen(follower)
     add(log, "lf\n2\ncu")
-    assert texts(read_all(follower)) == ["half", "2"]
-    follower = reopened(follower)
+    assert texts(read_lines(follower)) == ["half", "2"]
+    follower = reopen(follower)
     add(log, "t")
     log.rename(f"{log}.0")
     add(log, "3\n")
-    assert texts(read_all(follower)) == ["cut", "3"]
+    assert texts(read_lines(follower)) == ["cut", "3"]
     follower.close()
 
 
@@ -107,7 +78,7 @@ def test_all_rotated_files_since_are_read_in_order(log: Path, names: tuple[str, 
     os.utime(f"{log}.{names[0]}", (1, 1))
     add(log, "1\n")
     follower = FileFollower(log, from_start=True)
-    assert texts(read_all(follower)) == ["1"]
+    assert texts(read_lines(follower)) == ["1"]
     add(log, "2\n")
     log.rename(f"{log}.{names[1]}")
     os.utime(f"{log}.{names[1]}", (2_000_000_000, 2_000_000_000))
@@ -116,8 +87,8 @@ def test_all_rotated_files_since_are_read_in_order(log: Path, names: tuple[str, 
     os.utime(f"{log}.{names[2]}", (2_000_000_001, 2_000_000_001))
     add(log, "4\n")
     os.utime(log, (2_000_000_002, 2_000_000_002))
-    follower = reopened(follower)
-    assert texts(read_all(follower)) == ["2", "3", "4"]
+    follower = reopen(follower)
+    assert texts(read_lines(follower)) == ["2", "3", "4"]
     assert not follower.losses
     follower.close()
 
@@ -127,13 +98,13 @@ def test_the_rest_of_a_truncated_file_is_read_from_its_copy(log: Path) -> None:
     follower = FileFollower(log)
     for restarts in (False, True, False):
         add(log, "1\n")
-        assert texts(read_all(follower)) == ["1"]
+        assert texts(read_lines(follower)) == ["1"]
         add(log, "2\nha")
         copytruncate(log, "1")
         add(log, "3\n")
         if restarts:
-            follower = reopened(follower)
-        assert texts(read_all(follower)) == ["2", "ha", "3"]
+            follower = reopen(follower)
+        assert texts(read_lines(follower)) == ["2", "ha", "3"]
         assert not [loss for loss in follower.losses if loss.size or not loss.is_all]
     follower.close()
 
@@ -150,7 +121,7 @@ def test_a_copy_of_what_waits_unread_is_taken_though_nothing_was_read(log: Path)
     os.rename(f"{log}.1", f"{log}.2")
     copytruncate(log, "1")
     add(log, "5\n")
-    assert texts(read_all(follower)) == ["1", "2", "3", "4", "5"]
+    assert texts(read_lines(follower)) == ["1", "2", "3", "4", "5"]
     follower.close()
 
 
@@ -160,10 +131,10 @@ def test_the_same_lines_after_a_truncation_are_other_events(log: Path) -> None:
     seen: list[str] = []
     for _ in range(4):
         add(log, "same\nsame\n")
-        seen += ids(read_all(follower))
+        seen += ids(read_lines(follower))
         os.truncate(log, 0)
         follower.hold_new_files()
-        follower = reopened(follower)
+        follower = reopen(follower)
     assert len(set(seen)) == 8
     follower.close()
 
@@ -172,12 +143,12 @@ def test_a_truncation_without_a_copy_is_counted(log: Path) -> None:
     """What is known to have been there, and can't be read any more, is counted in bytes."""
     follower = FileFollower(log)
     add(log, "1\n")
-    read_all(follower)
+    read_lines(follower)
     add(log, "22\n333\n")
     follower.hold_new_files()
     os.truncate(log, 0)
     add(log, "4\n")
-    assert texts(read_all(follower)) == ["4"]
+    assert texts(read_lines(follower)) == ["4"]
     assert [(loss.reason, loss.size, loss.is_all) for loss in follower.losses] == [("truncated", 7, False)]
     assert follower.lost_bytes == 7
     follower.close()
@@ -187,14 +158,14 @@ def test_a_place_that_is_gone_is_said(log: Path) -> None:
     """If the file that was read last is nowhere, all that is newer is read, and that something may be lost is said."""
     add(log, "1\n")
     follower = FileFollower(log, from_start=True)
-    read_all(follower)
+    read_lines(follower)
     log.rename(f"{log}.1")
     add(log, "2\n")
     os.unlink(f"{log}.1")
     log.rename(f"{log}.0")
     add(log, "3\n")
-    follower = reopened(follower)
-    assert texts(read_all(follower)) == ["2", "3"]
+    follower = reopen(follower)
+    assert texts(read_lines(follower)) == ["2", "3"]
     assert [(loss.files, loss.is_all) for loss in follower.losses] == [(0, False)]
     follower.close()
 
@@ -203,12 +174,12 @@ def test_an_inode_that_is_used_again_is_another_file(log: Path) -> None:
     """A new file with the old one's inode is read from its start."""
     add(log, "1\n" * 10)
     follower = FileFollower(log, from_start=True)
-    read_all(follower)
+    read_lines(follower)
     checkpoint = follower.make_checkpoint(follower.current_place(), "ns1")
     follower.close()
     log.write_text("other\n" * 10)
     follower = FileFollower(log, checkpoint=checkpoint)
-    assert texts(read_all(follower)) == ["other"] * 10
+    assert texts(read_lines(follower)) == ["other"] * 10
     follower.close()
 
 
@@ -226,9 +197,9 @@ def test_files_between_two_looks_are_found(log: Path) -> None:
             written.append(f"line {number}")
             add(log, f"line {number}\n")
             log.rename(f"{log}.0")
-        seen += texts(read_all(follower))
+        seen += texts(read_lines(follower))
     add(log, "last\n")
-    assert seen + texts(read_all(follower)) == [*written, "last"]
+    assert seen + texts(read_lines(follower)) == [*written, "last"]
     assert follower.losses == []
     follower.close()
     watch.close()
@@ -242,7 +213,7 @@ def test_files_that_came_and_went_unseen_are_counted(log: Path) -> None:
     for _ in range(3):
         log.unlink()
         add(log, "unseen\n")
-    assert texts(read_all(follower)) == ["1", "unseen"]
+    assert texts(read_lines(follower)) == ["1", "unseen"]
     assert [loss.files for loss in follower.losses] == [2]
     assert follower.passed_over == 2
     follower.close()
@@ -260,7 +231,7 @@ def test_removed_files_that_wait_take_no_more_than_their_share_of_the_disk(
         follower.hold_new_files()
         log.unlink()
     add(log, "last\n")
-    lines = texts(read_all(follower))
+    lines = texts(read_lines(follower))
     assert lines == ["3", "4", "5", "6", "7", "last"]
     assert (follower.passed_over, follower.lost_bytes) == (3, 6)
     follower.close()
@@ -330,7 +301,7 @@ class Places(RuleBasedStateMachine):
 
     @rule(whole=st.booleans())
     def read(self, whole: bool) -> None:
-        for line in read_all(self.follower) if whole else self.follower.read_lines():
+        for line in read_lines(self.follower) if whole else self.follower.read_lines():
             id = line.file.make_event_id(line.start, "ns1")
             assert self.published.setdefault(id, line.text) == line.text
             self.handed_out.append(line)
@@ -391,4 +362,4 @@ class Places(RuleBasedStateMachine):
 
 
 TestPlaces = Places.TestCase
-TestPlaces.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestPlaces.settings = settings(max_examples=examples(60), stateful_step_count=40, deadline=None)

@@ -13,7 +13,7 @@ from solowire.protocol import messages as c
 from solowire.protocol.deflate import MARK, deflate_message
 from solowire.protocol.messages import Codec
 from solowire.workers.connections.connection import Connection
-from tests.workers.harness import QUERY, ShardHarness
+from tests.support.shard_harness import QUERY, ShardHarness, codec_of
 
 COMPRESSED = [codec for codec in Codec if codec.is_deflated]
 codecs = pytest.mark.parametrize("codec", COMPRESSED)
@@ -50,7 +50,7 @@ def several(b: ShardHarness, count: int = 5, **more: Any) -> None:
 def frames(b: ShardHarness, connection: Connection) -> list[str | bytes]:
     """Its frames with events."""
     sent = b.sockets.sent[connection]
-    return [f for f in sent if isinstance(connection.codec.decode_server(f), c.Events)]
+    return [f for f in sent if isinstance(codec_of(connection).decode_server(f), c.Events)]
 
 
 def is_compressed(frame: str | bytes) -> bool:
@@ -222,6 +222,6 @@ def test_what_is_counted_is_what_is_sent(codec: Codec) -> None:
     connection = b.connect(codec=codec, subscriptions=["custom.a"])
     several(b)
     [frame] = frames(b, connection)
-    assert b.shard.totals["bytes"] == len(frame)
+    assert b.shard.totals["sent_bytes"] == len(frame)
     [feed] = b.shard.feeds
     assert feed.largest_bytes == len(frame)

@@ -11,10 +11,10 @@ from solowire.domains.dns.event_types import CATALOG
 from solowire.fanout.recent_log import RecentLog
 from solowire.fanout.snapshot import KEPT_BYTES
 from solowire.protocol import messages as c
-from solowire.protocol.messages import Codec
+from solowire.protocol.messages import Codec, Events
 from solowire.workers.connections.connection import Connection
 from solowire.workers.delivery.dispatcher import REPLY_FLUSH_BYTES
-from tests.workers.harness import ShardHarness
+from tests.support.shard_harness import ShardHarness
 
 STATES = 2_000
 STATE_BYTES = 10_000
@@ -76,8 +76,8 @@ def test_who_has_gone_leaves_nothing_behind(codec: Codec, allocated: None) -> No
         connection = begin(b, f"user-{number}", codec, takes=number % 2 == 0)
         end(b, connection)
         gone.append((connection, connection.feed))
-        assert not connection.pending_replies
-        assert connection.initial_count == 0
+        assert not connection.reader.pending_replies
+        assert connection.reader.initial_count == 0
     left, _ = tracemalloc.get_traced_memory()
     assert left - before < KEPT_BYTES / 2
 
@@ -114,4 +114,7 @@ def test_two_who_begin_with_the_same_get_the_same() -> None:
             b.shard.dispatcher.on_writable(connection, b.now)
     alice, bob = (b.sockets.sent[connection][1:] for connection in connections)
     assert alice == bob
-    assert [e.offset for f in alice for e in Codec.json.decode_server(f).events] == list(range(1, STATES + 1))
+    frames = [Codec.json.decode_server(frame) for frame in alice]
+    assert [e.offset for frame in frames if isinstance(frame, Events) for e in frame.events] == list(
+        range(1, STATES + 1)
+    )

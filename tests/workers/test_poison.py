@@ -13,14 +13,15 @@ from structlog.testing import capture_logs
 
 from solowire.backplane.messages import LogBatch, StateSnapshot
 from solowire.domains.dns.event_types import CATALOG
-from solowire.fanout.catch_up import CatchUpReader
+from solowire.fanout.catch_up import CatchUp
 from solowire.fanout.recent_log import RecentLog
 from solowire.fanout.skipped_events import LINES_A_SECOND, SkippedEvents
 from solowire.protocol import messages as c
 from solowire.protocol.messages import Codec
 from solowire.workers.connections.connection import Connection
-from tests.poison import MANY_LABELS, ODD, POISON
-from tests.workers.harness import QUERY, ShardHarness
+from tests.support.examples import examples
+from tests.support.poison import MANY_LABELS, ODD, POISON
+from tests.support.shard_harness import QUERY, ShardHarness
 
 READERS: list[dict[str, Any]] = [
     {"user": "ann", "role": "admin", "subscriptions": ["*"]},
@@ -111,7 +112,7 @@ def test_a_log_begins_with_poisonous_states() -> None:
     ann = b.connect("ann", "admin", subscriptions=["system_metrics"])
     b.wait(1)
     assert 900 in [e.offset for e in b.read_events(ann)]
-    assert b.shard.log.skipped.totals["undecodable"] > 10
+    assert b.shard.log.skipped.totals["event_decode_failed"] > 10
 
 
 def test_a_replay_passes_over_poison() -> None:
@@ -136,7 +137,7 @@ def test_a_flood_of_poison_writes_few_lines() -> None:
         for _ in range(1000):
             deliver(b, b"junk")
         b.shard.log.skipped.next_second()
-    assert b.shard.log.skipped.totals == {"undecodable": 1000}
+    assert b.shard.log.skipped.totals == {"event_decode_failed": 1000}
     assert len(logs) == LINES_A_SECOND + 1
     assert (logs[-1]["more"], logs[-1]["last_offset"]) == (1000 - LINES_A_SECOND, 1000)
 
@@ -146,10 +147,10 @@ def test_what_is_met_again_is_named_once() -> None:
     with capture_logs() as logs:
         skipped = SkippedEvents()
         for _ in range(5):
-            skipped.skip("failed", 7, "custom.a", ValueError("bad"))
-    assert skipped.totals == {"failed": 1}
+            skipped.skip("event_processing_failed", 7, "custom.a", ValueError("bad"))
+    assert skipped.totals == {"event_processing_failed": 1}
     assert [(line["event"], line["offset"], line["type"], line["reason"]) for line in logs] == [
-        ("event_failed", 7, "custom.a", "ValueError: bad")
+        ("event_processing_failed", 7, "custom.a", "ValueError: bad")
     ]
 
 
@@ -181,7 +182,7 @@ def test_an_error_while_one_event_is_matched_stops_no_other(monkeypatch: pytest.
     assert [good(b) for _ in range(3)] == [1, 2, 3]
     b.wait(1)
     assert marks(b, ann) == [1, 3]
-    assert b.shard.log.skipped.totals == {"failed": 1}
+    assert b.shard.log.skipped.totals == {"event_processing_failed": 1}
 
 
 @pytest.mark.parametrize("error", [MemoryError, RecursionError, ValueError])
@@ -227,7 +228,7 @@ def test_one_reader_s_catching_up_fails_and_the_shard_goes_on(monkeypatch: pytes
     def fails(*_: Any, **__: Any) -> Any:
         raise RecursionError
 
-    monkeypatch.setattr(CatchUpReader, "_scan", fails)
+    monkeypatch.setattr(CatchUp, "_scan", fails)
     b.sockets.unstick(ann)
     b.wait(1)
     assert (b.close_code(ann), b.close_code(bob)) == (4413, None)
@@ -250,7 +251,7 @@ bodies = st.one_of(
 
 
 @given(st.lists(bodies, max_size=12), st.randoms(use_true_random=False))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_whatever_stands_in_the_log_what_is_sound_arrives(found: list[bytes], chance: random.Random) -> None:
     """Any bytes between sound events: readers of every kind get all sound ones, in order, and can read each frame."""
     b = ShardHarness(shard__conflation__interval_s=5.0, shard__aggregation__events_per_s=2.0)

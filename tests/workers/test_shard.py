@@ -11,7 +11,7 @@ from solowire.protocol import messages as c
 from solowire.protocol.close_codes import CloseCode
 from solowire.protocol.messages import MAX_MESSAGE_BYTES, Codec
 from solowire.workers.connections.connection import State
-from tests.workers.harness import TOKENS, WALL, ShardHarness, connect_stuck, find_user
+from tests.support.shard_harness import TOKENS, WALL, ShardHarness, connect_stuck, find_user
 
 # ----------------------------------------------------------------------------------------------- one connection
 
@@ -389,10 +389,10 @@ def test_the_numbers_are_right() -> None:
     b.connect("other", subscriptions=["custom.b"])
     b.deliver(b.make_event("custom.a"), b.make_event("custom.a"), b.make_event("custom.c"))
     stats = b.shard.stats()
-    assert (stats.connections, stats.feeds, stats.admitted, stats.lagging) == (4, 2, 4, 0)
+    assert (stats.connections, stats.feeds, stats.connections_opened, stats.lagging) == (4, 2, 4, 0)
     assert (stats.events, stats.deliveries, stats.frames) == (3, 6, 3)
-    assert (stats.offset, stats.oldest) == (3, 0)
-    assert stats.bytes > 0
+    assert (stats.log_end_offset, stats.log_start_offset) == (3, 0)
+    assert stats.sent_bytes > 0
     assert stats.log_bytes == b.shard.log.held_bytes > b.shard.log.entry_bytes > 0
 
 
@@ -479,11 +479,10 @@ def test_those_who_go_already_are_counted() -> None:
 
 def test_a_legacy_duplicate_gives_way_before_anybody_else() -> None:
     """Of a user with several connections of the old frontend one can be done without."""
-    b = ShardHarness(limits__max_connections_per_user=2)
+    b = ShardHarness()
     idle = b.connect("idle")
     b.wait(5)
-    older, _ = b.connect("alice"), b.connect("alice")
-    older.transport = "legacy"
+    older, _ = b.connect_old("alice"), b.connect("alice")
     b.grant_lease(viewer=2)
     b.wait(1)
     assert (b.close_code(older), b.close_code(idle)) == (1013, None)

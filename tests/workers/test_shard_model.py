@@ -24,8 +24,8 @@ from solowire.model.events import Delivery, Priority, encode_event
 from solowire.protocol import messages as c
 from solowire.protocol.messages import Codec
 from solowire.workers.connections.connection import Connection, State
-from tests.factories import event
-from tests.workers.harness import ENCODE, SECRET, TOKENS, WALL, ShardHarness
+from tests.support.factories import event
+from tests.support.shard_harness import ENCODE, SECRET, TOKENS, WALL, ShardHarness, codec_of
 
 USERS = ["alice", "bob", "carol"]
 RIGHTS: list[tuple[str, list[str] | None, dict[str, list[str]]]] = [
@@ -397,14 +397,14 @@ class ShardMachine(RuleBasedStateMachine):
         assert set(members) == live
         assert all(len(feed) for feed in shard.feeds)
         assert len({c.identity.user for c in shard.connections}) == len(shard.connections)
-        assert len(shard.dispatcher.blocked_since) <= len(shard.connections)
+        assert len(shard.dispatcher.blocked) <= len(shard.connections)
         for feed in shard.feeds:
             assert feed.position <= shard.log.position
             assert feed.flush_at is not None or not feed._has_pending, "it would never be flushed"
-            assert not any(connection.pending_replies for connection in feed.current)
-            assert not any(connection.pending_replies for connection in feed.unparked)
+            assert not any(connection.reader.pending_replies for connection in feed.current)
+            assert not any(connection.reader.pending_replies for connection in feed.unparked)
             assert all(feed.behind[connection] is lag for connection, lag in feed.unparked.items())
-            assert feed.behind.keys() - feed.unparked.keys() <= shard.dispatcher.blocked_since.keys()
+            assert feed.behind.keys() - feed.unparked.keys() <= shard.dispatcher.blocked.keys()
         for reader in self.readers:
             code, _ = self.sockets.closed.get(reader.connection, (None, ""))
             assert code in ((None, 4409, 4413, 4408) if reader.was_stuck else (None, 4409))
@@ -469,7 +469,7 @@ class ShardMachine(RuleBasedStateMachine):
         return jwt.encode(claims, SECRET, "HS256")
 
     def say(self, reader: Reader, message: Any) -> None:
-        self.shard.receive(reader.connection, ENCODE[reader.connection.codec](message), self.bench.now)
+        self.shard.receive(reader.connection, ENCODE[codec_of(reader.connection)](message), self.bench.now)
         self.look()
 
     def ask(self, reader: Reader, message: Any) -> None:
@@ -485,14 +485,14 @@ class ShardMachine(RuleBasedStateMachine):
             if reader.start is None and connection.state is State.live:
                 reader.start, reader.before = self.offset, reader.wanted
             for frame in new:
-                self.judge(reader, connection.codec.decode_server(frame))
+                self.judge(reader, codec_of(connection).decode_server(frame))
             if connection.state is State.closing:
                 self.shard.on_closed(connection)
 
     def judge(self, reader: Reader, message: Any) -> None:
         match message:
             case c.Ping() if reader.connection not in self.sockets.stuck:
-                self.shard.receive(reader.connection, ENCODE[reader.connection.codec](c.Pong()), self.bench.now)
+                self.shard.receive(reader.connection, ENCODE[codec_of(reader.connection)](c.Pong()), self.bench.now)
             case c.Welcome():
                 assert reader.welcome is None
                 assert reader.answers == reader.got == []
@@ -559,7 +559,7 @@ class ShardMachine(RuleBasedStateMachine):
 
 
 def data_of(name: str, zone: str, offset: int, size: int) -> dict[str, Any]:
-    data: dict[str, Any] = {
+    known: dict[str, dict[str, Any]] = {
         "record_created": {"zone": zone, "name": f"www.{zone}", "type": "A", "client": "10.0.0.1", "tsig_key": "k"},
         "dns_query_log": {
             "query_domain": zone,
@@ -571,7 +571,8 @@ def data_of(name: str, zone: str, offset: int, size: int) -> dict[str, Any]:
         "system_metrics": {"cpu_usage": 1, "host": "ns1" if offset % 2 else "ns2"},
         "gateway_stats": {"connections": offset},
         "user_login": {"user": "someone", "client_ip": "10.0.0.1", "session_id": "s"},
-    }.get(name, {"zone": zone} if offset % 3 else {"n": offset})
+    }
+    data = known.get(name, {"zone": zone} if offset % 3 else {"n": offset})
     return {**data, "undeclared": "x" * size}
 
 

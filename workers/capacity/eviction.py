@@ -1,8 +1,8 @@
-"""Who gives way when a lease grants less than is used.
+"""The choice of connections to evict when a lease grants less than is used.
 
 What it keeps true: no more are chosen than have to go, those included that are going already, for whatever reason: each
-of them has a slot until its socket is gone. Who has been idle longest goes first; before those, once there is a legacy
-protocol, which comes later and which no connection speaks yet, further legacy connections of a user who has others.
+of them has a slot until its socket is gone. Connections that speak a dialect go first, but for a user's newest one if
+that is all that the user has. Then goes who has been idle longest.
 """
 
 from __future__ import annotations
@@ -46,6 +46,11 @@ class EvictionPolicy:
         return [c for group, number in needed.items() for c in nsmallest(number, staying[group], key=self._rank)]
 
     def _rank(self, connection: Connection) -> tuple[bool, float]:
+        return not self._is_spare(connection), connection.last_message_at
+
+    def _is_spare(self, connection: Connection) -> bool:
+        """Whether its user can do without it."""
         user = self._users.get(connection.identity.user)
-        duplicate = connection.transport == "legacy" and user is not None and len(user.active()) > 1
-        return not duplicate, connection.last_message_at
+        if connection.dialect is None or user is None:
+            return False
+        return bool(user.active()) or connection is not user.dialect_connections()[-1]

@@ -6,35 +6,33 @@
 
 One that is resuming waits for what the shard asks the router for; what the client says meanwhile is kept for then. One
 that is leaving has been told to go to another shard: nobody listens to it any more, and it gets no more events. A
-connection belongs to a feed exactly while it is live. Nothing is queued for it but what it asked for itself: answers
-that came while its socket was busy, at most MAX_ANSWERS, at which bound it is closed as too slow; and, once, the states
-or the replay that it begins with, which is bounded, too, and handed over, and written, as its socket takes it.
+connection belongs to a feed exactly while it is live. What it gets next, and what waits for its socket meanwhile, is
+its reader's (`solowire.fanout.reader`). Nothing is queued for it but what it asked for itself: answers that came while
+its socket was busy, at most MAX_PENDING_REPLIES, at which bound it is closed as too slow; and, once, the states or the
+replay that it begins with, which is bounded, too, and handed over, and written, as its socket takes it.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
 from enum import Enum
 from typing import Any
 
 import structlog
 
 from solowire.fanout.feed import Feed
+from solowire.fanout.reader import Reader
 from solowire.model.access import Identity, View, make_view
 from solowire.model.subscriptions import Selection, Wanted
 from solowire.protocol.close_codes import CloseCode
-from solowire.protocol.messages import ClientMessage, Codec
+from solowire.protocol.dialect_codec import AnyCodec
+from solowire.protocol.messages import ClientMessage
+from solowire.workers.connections.dialect_client import DialectClient
 
 logger = structlog.get_logger("solowire.shard")
 
-MAX_PENDING_REPLIES = 16
 MAX_STRIKES = 10
 STRIKE_SECONDS = 60.0
-
-
-Answer = str | bytes | Iterator[str | bytes]
-"""A frame that waits for a socket, or frames that are made when it takes them."""
 
 
 class State(Enum):
@@ -57,14 +55,16 @@ TRANSITIONS = {
 
 
 class Connection:
-    """One WebSocket. `socket` is whatever the seam (`solowire.workers.connections.sockets`) needs to reach it; nobody
-    else
-    looks at it."""
+    """One WebSocket.
+
+    `socket` is whatever the seam (`solowire.workers.connections.sockets`) needs to reach it; nobody else looks at it.
+    """
 
     __slots__ = (
         "address",
         "charged_item_count",
         "codec",
+        "dialect",
         "drain_close_code",
         "drain_reason",
         "early_messages",
@@ -75,13 +75,12 @@ class Connection:
         "heartbeat_bucket",
         "hello_due_at",
         "identity",
-        "initial_count",
         "item_count",
         "last_message_at",
         "missed_pings",
         "notice_s",
         "opened_at",
-        "pending_replies",
+        "reader",
         "seen_since_ping",
         "selection",
         "session",
@@ -97,7 +96,7 @@ class Connection:
     )
 
     def __init__(
-        self, session: str, identity: Identity, codec: Codec, socket: Any, *, group: str = "", address: str = ""
+        self, session: str, identity: Identity, codec: AnyCodec, socket: Any, *, group: str = "", address: str = ""
     ) -> None:
         self.session = session
         self.group = group  # whose slot it has
@@ -109,8 +108,10 @@ class Connection:
         self.drain_reason = ""  # why it was told to leave
         self.drain_close_code: CloseCode | None = None  # what it is closed with when it was told to leave
         self.codec = codec
+        self.dialect: DialectClient | None = None  # what its client speaks in the place of solowire.v1
         self.socket = socket
         self.state = State.awaiting_hello
+        self.reader = Reader()
         self.feed: Feed[Connection] | None = None
         self.wanted: Wanted = {}
         self.selection: Selection = ()
@@ -118,8 +119,6 @@ class Connection:
             0  # event types and values of filters in what it asked for and gets: what it takes to look at all
         )
         self.charged_item_count = 0  # for so many its last change was charged
-        self.pending_replies: deque[Answer] | tuple[()] = ()  # a deque only while something waits: it takes 0.6 KB
-        self.initial_count = 0  # how many of `pending_replies`, from the first, are states or a replay
         self.early_messages: list[ClientMessage] = []
         self.strikes: deque[float] | None = None
         self.seen_since_ping = True
@@ -138,20 +137,13 @@ class Connection:
         """Changes the state. Raises ValueError for a transition that the table doesn't have."""
         if state not in TRANSITIONS[self.state]:
             raise ValueError(f"connection {self.session}: {self.state.value} can't become {state.value}")
-        logger.debug("connection", session=self.session, was=self.state.value, becomes=state.value)
+        logger.debug("connection_state_changed", session=self.session, was=self.state.value, becomes=state.value)
         self.state = state
 
     def replace_identity(self, identity: Identity) -> None:
         """Takes another identity of the same user: a refreshed token."""
         self.identity = identity
         self.view = make_view(identity)
-
-    def queue_replies(self, frames: Iterable[Answer]) -> None:
-        """These wait behind whatever waits for its socket already."""
-        if isinstance(self.pending_replies, deque):
-            self.pending_replies.extend(frames)
-        else:
-            self.pending_replies = deque(frames)
 
     def record_strike(self, now: float) -> bool:
         """Notes a bad message; whether that makes ten within a minute."""

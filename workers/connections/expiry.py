@@ -1,4 +1,4 @@
-"""When a connection's token expires: the client is warned before, and closed then.
+"""The expiry of connections' tokens: the client is warned before, and closed then.
 
 What it keeps true: a connection is warned once of each token: a fifth of the token's remaining life before its end, and
 `notice` seconds before at most; and it is expired when the token is, whatever it has refreshed it to meanwhile. A
@@ -9,16 +9,17 @@ most, a client that refreshes as told does so once a second at worst, whatever t
 A connection has one timer however often it refreshes its token: one that fires too early, since the token lasts longer
 now, looks again later.
 
-Tokens expire by the wall clock, all else here is monotonic; so `watch_token` is told what lies between them
-(`wall_offset`: what to add to a monotonic time to get unix seconds), and is to be called again when that has changed.
+Tokens expire by the wall clock, all else here is monotonic; so `watch_token` is to be called again when the wall clock
+was set.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
+from solowire.protocol.close_codes import CloseCode
+from solowire.protocol.messages import Notice
+from solowire.workers.clock import Clock
 from solowire.workers.connections.connection import Connection
-from solowire.workers.connections.timers import Act, Timers
+from solowire.workers.connections.timers import TimerKind, Timers
 
 NOTICE_FRACTION = 0.2
 """Of the life that a token has left when it is shown: so much before its end the client is warned, at most."""
@@ -28,21 +29,20 @@ MIN_LONGER_S = 1.0
 
 
 class TokenExpiry:
-    """notice: seconds. expiring, expired: called when a connection is to be warned, or to be closed."""
+    """Warns of and enforces the expiry of tokens. notice: seconds."""
 
-    def __init__(self, notice: float, timers: Timers, *, expiring: Act, expired: Callable[[Connection], None]) -> None:
+    def __init__(self, notice: float, timers: Timers, clock: Clock) -> None:
         self._notice_s = notice
         self._timers = timers
-        self._on_expiring = expiring
-        self._on_expired = expired
+        self._clock = clock
 
-    def watch_token(self, connection: Connection, wall_offset: float, now: float) -> None:
+    def watch_token(self, connection: Connection, now: float) -> None:
         """Its identity has come, or has changed, or the wall clock was set."""
         unix = connection.identity.expires
         if unix is None:
             connection.expires_at = connection.token_ends_at = connection.warned_token_ends_at = None
             return
-        connection.expires_at = unix - wall_offset
+        connection.expires_at = unix - self._clock.wall_offset
         if connection.token_ends_at != unix:  # else it is the clock that was set, or the same token: its life is known
             connection.token_ends_at = unix
             connection.notice_s = min(self._notice_s, NOTICE_FRACTION * max(0.0, connection.expires_at - now))
@@ -58,21 +58,22 @@ class TokenExpiry:
     def _schedule_check(self, when: float, connection: Connection) -> None:
         if connection.expiry_check_at is None or when < connection.expiry_check_at:
             connection.expiry_check_at = when
-            self._timers.schedule(when, self._check_token, connection)
+            self._timers.schedule(when, TimerKind.token, connection)
 
-    def _check_token(self, connection: Connection, now: float) -> None:
+    def check_token(self, connection: Connection, now: float) -> Notice | CloseCode | None:
+        """What the connection is to be told, or closed with, when its timer is due."""
         if connection.expiry_check_at is None or now < connection.expiry_check_at:
-            return  # it was moved to a later time, and has another timer
+            return None  # it was moved to a later time, and has another timer
         connection.expiry_check_at = None
         if connection.expires_at is None:
-            return
+            return None
         if now >= connection.expires_at:
-            self._on_expired(connection)
-            return
+            return CloseCode.unauthenticated
         due = self._next_check_at(connection, connection.expires_at)
         if connection.warned_token_ends_at is None and now >= due:
             connection.warned_token_ends_at = connection.token_ends_at
             self._schedule_check(connection.expires_at, connection)
-            self._on_expiring(connection, now)
-        else:
-            self._schedule_check(due, connection)
+            left = round((connection.expires_at - now) * 1000)
+            return Notice("token_expiring", "send refresh with a new token", after_ms=left)
+        self._schedule_check(due, connection)
+        return None

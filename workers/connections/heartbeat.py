@@ -1,4 +1,4 @@
-"""Which connections are pinged when, and which are dead; and the pings.
+"""Heartbeats: pings to connections, and those that don't answer any more.
 
 What it keeps true: a connection is dead after two pings in a row that were sent to it and after which nothing was heard
 of it. Ten thousand idle connections cost a little all the time, not much at once: one bucket of them has its turn after
@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from solowire.protocol.messages import Codec, Ping
+from solowire.protocol.dialect_codec import AnyCodec
+from solowire.protocol.messages import Ping
 from solowire.workers.connections.connection import Connection
 from solowire.workers.connections.sockets import Sockets
 
@@ -20,7 +21,7 @@ FREE_PONGS = 2
 
 
 class Heartbeats:
-    """interval: seconds between two pings to one connection."""
+    """Pings connections and finds the dead ones. interval: seconds between two pings to one connection."""
 
     def __init__(self, interval: float) -> None:
         self.due_at: float | None = None
@@ -59,9 +60,9 @@ class Heartbeats:
 
         So one whose feed is quiet has no old cursor when it comes back. One ping is encoded for all that stand alike.
         """
-        at: dict[tuple[Codec, int | None], list[Connection]] = {}
+        at: dict[tuple[AnyCodec, int | None], list[Connection]] = {}
         for connection in connections:
-            if connection.pending_replies:
+            if connection.reader.pending_replies:
                 self._excuse_silence(connection)  # the cursor would overtake them
                 continue
             cursor = connection.feed.cursor_of(connection) if connection.feed is not None else None

@@ -3,7 +3,8 @@
 What it keeps true: a user is here while it has a connection, or one of its handshakes is under way. Of its connections
 that were not told to leave there are at most `limit`, and these are the newest. What it may say is counted for the user
 and not for each connection: another connection gives nobody more, nor does one after the other, since it is remembered
-for the users who left last.
+for the users who left last. Connections that speak a dialect stand beside the others: they replace none and are
+replaced by none, and have a limit of their own.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ ENDING_STATES = (State.draining, State.closing, State.closed)
 
 
 class User:
-    """connections: oldest first. arriving: handshakes under way.
+    """One user's connections on this shard.
+
+    connections: oldest first. arriving: handshakes under way.
 
     messages, changes, replays: of what it may say, subscribe, and have read of the log, when the bucket is full again
     (`solowire.algorithms.token_bucket`).
@@ -34,19 +37,28 @@ class User:
         self.messages_full_at = self.changes_full_at = self.replays_full_at = -inf
 
     def active(self) -> list[Connection]:
-        """Those that were not told to leave, oldest first."""
-        return [connection for connection in self.connections if connection.state not in ENDING_STATES]
+        """Those that were not told to leave and speak no dialect, oldest first."""
+        return [c for c in self.connections if c.state not in ENDING_STATES and c.dialect is None]
+
+    def dialect_connections(self) -> list[Connection]:
+        """Those that were not told to leave and speak a dialect, oldest first."""
+        return [c for c in self.connections if c.state not in ENDING_STATES and c.dialect is not None]
 
 
 class UserRegistry:
-    """By name. limit: connections of one user."""
+    """By name. limit: connections of one user. dialect_limit: of those that speak a dialect."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, dialect_limit: int = 10) -> None:
         self._limit = limit
+        self.dialect_limit = dialect_limit
         self._users: dict[str, User] = {}
         self._recent_users: OrderedDict[str, User] = (
             OrderedDict()
         )  # those who had said something, who left last at the end
+
+    def __len__(self) -> int:
+        """Users who have a connection, or are about to."""
+        return len(self._users)
 
     def get(self, name: str) -> User | None:
         return self._users.get(name)
@@ -61,6 +73,11 @@ class UserRegistry:
         user = self._users.get(name)
         staying = user.active() if user is not None else []
         return staying[0] if len(staying) >= self._limit else None
+
+    def list_dialect(self, name: str) -> list[Connection]:
+        """The user's connections that speak a dialect, oldest first."""
+        user = self._users.get(name)
+        return user.dialect_connections() if user is not None else []
 
     def begin_handshake(self, name: str) -> None:
         """A handshake of the user has begun; `cancel_handshake` or `add` ends it."""
@@ -77,7 +94,7 @@ class UserRegistry:
         """The user has another connection; returns those that it replaces."""
         user = self._user(connection.identity.user)
         user.handshake_count = max(0, user.handshake_count - 1)
-        older = user.active()
+        older = user.active() if connection.dialect is None else []
         user.connections.append(connection)
         return older[: max(0, len(older) + 1 - self._limit)]
 

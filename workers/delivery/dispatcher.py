@@ -6,7 +6,7 @@ What it keeps true:
 * No connection is waited for. One that is busy falls behind in its cursor, and is looked at again every 20 ms; one that
   takes nothing for `stalled` seconds is closed. What it gets next is read from the log when its socket is free, one
   frame at a time, so that others get theirs.
-* No event overtakes an answer. Of answers, MAX_ANSWERS wait for a busy socket at most; at that bound it is closed.
+* No event overtakes an answer. MAX_PENDING_REPLIES answers wait for a busy socket at most; at that bound it is closed.
 * The log drops nothing that a connection may still get: what waits is flushed first, what one lags behind is counted,
   and when a durable event that one lacks is gone, that one is told and closed.
 * What can't be sent to a feed, for a reason that nobody has thought of, is passed over: its connections come back for
@@ -15,8 +15,8 @@ What it keeps true:
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Iterable
 from heapq import heappop, heappush
 from itertools import count
 from math import inf
@@ -24,15 +24,16 @@ from math import inf
 import structlog
 
 from solowire.algorithms.histogram import Histogram
-from solowire.fanout.catch_up import Frame, ReaderPosition
+from solowire.fanout.catch_up import Frame
 from solowire.fanout.conflation import Conflator
 from solowire.fanout.feed import NEXT_FRAME_SECONDS, Feed, build_feed_key
 from solowire.fanout.feed_index import FeedIndex
+from solowire.fanout.reader import MAX_PENDING_REPLIES, Action, Answer, FeedHead, Reader, Signal
 from solowire.fanout.recent_log import RecentLog
 from solowire.model.subscriptions import Selection
-from solowire.protocol.close_codes import CloseCode
 from solowire.protocol.messages import Notice, ServerMessage
-from solowire.workers.connections.connection import MAX_PENDING_REPLIES, Answer, Connection
+from solowire.workers.clock import Clock
+from solowire.workers.connections.connection import Connection
 from solowire.workers.connections.sockets import Sockets
 from solowire.workers.delivery.slow_consumers import FRAME_READS, SEND_READS, TURN_SECONDS, SlowConsumers
 
@@ -51,10 +52,10 @@ MADE_BYTES = REPLY_FLUSH_BYTES // 8
 
 
 class Dispatcher:
-    """Of one shard. stalled: seconds. wall_offset: what to add to a monotonic time to get unix seconds; may be set.
+    """Of one shard. stalled: seconds. totals: where it counts.
 
-    totals: where it counts. close(connection, code): called when one can't follow. latency: of each frame its oldest
-    event's, for each connection. blocked: the connections whose socket is busy with an older frame, and since when.
+    latency: of each frame its oldest event's, for each connection. blocked: the connections for which something waits
+    until their socket is free.
     """
 
     def __init__(
@@ -66,19 +67,18 @@ class Dispatcher:
         totals: Counter[str],
         *,
         stalled: float,
-        wall_offset: float,
-        close: Callable[[Connection, CloseCode], None],
+        clock: Clock,
     ) -> None:
-        self.wall_offset = wall_offset
+        self._clock = clock
         self.latency = Histogram()
-        self.blocked_since: dict[Connection, float] = {}
+        self.blocked: dict[Connection, Reader] = {}
         self._log = recent
         self._conflator = pacing
         self._feeds = feeds
         self._sockets = sockets
         self._totals = totals
         self._stalled_s = stalled
-        self._close = close
+        self._lost: dict[Connection, None] = {}
         self._latency_cache: tuple[int, float, float | None] = (
             -1,
             0.0,
@@ -91,41 +91,36 @@ class Dispatcher:
 
     def find_lagging(self) -> set[Connection]:
         """Who is behind its feed, whether its socket is busy or it waits for its turn. Looks at all who are behind."""
-        late = {c for feed in self._feeds for c, lag in feed.list_behind() if lag.offset < feed.position}
-        return late.union(self.blocked_since)
+        late = {c for feed in self._feeds for c, reader in feed.behind.items() if reader.offset < feed.position}
+        return late.union(self.blocked)
 
     # -------------------------------------------------------------------------------------------------- members
 
-    def join_feed(
-        self, connection: Connection, selection: Selection, lag: ReaderPosition, now: float
-    ) -> Feed[Connection]:
-        """From now on it gets what its view allows of `selection`, from where it stands."""
+    def join_feed(self, connection: Connection, selection: Selection, now: float) -> Feed[Connection]:
+        """From now on it gets what its view allows of `selection`, from where its reader stands."""
         feed = self._feeds.get(build_feed_key(selection, connection.view, connection.codec, self._log.catalog))
         connection.feed = feed
         connection.selection = feed.key.selection  # which all hold that want and may see the same
-        apart = bool(connection.pending_replies) or self._log.has_personal_after(connection.identity.user, lag.offset)
-        if feed.add_connection(connection, lag, now, apart=apart):
+        reader = connection.reader
+        apart = bool(reader.pending_replies) or self._log.has_personal_after(connection.identity.user, reader.offset)
+        if feed.add_connection(connection, reader, now, apart=apart):
             self.schedule_feed(feed)
-        if connection in self.blocked_since:
-            feed.park(connection)
         return feed
 
-    def leave_feed(self, connection: Connection) -> ReaderPosition:
-        """It gets no more events; returns where it stands."""
+    def leave_feed(self, connection: Connection) -> None:
+        """It gets no more events; its reader says where it stands."""
         feed = connection.feed
-        if feed is None:
-            return ReaderPosition(self._log.position, self._conflator.newest_release)
-        lag = feed.remove_connection(connection)
-        connection.feed = None
-        if not len(feed):
-            self._feeds.drop(feed)
-        return lag
+        if feed is not None:
+            feed.remove_connection(connection)
+            connection.feed = None
+            if not len(feed):
+                self._feeds.drop(feed)
 
     def forget_connection(self, connection: Connection) -> None:
         """It has ended."""
         self.leave_feed(connection)
-        connection.pending_replies, connection.initial_count = (), 0  # a timer may hold on to it for an hour
-        self.blocked_since.pop(connection, None)
+        connection.reader.forget_replies()  # a timer may hold on to it for an hour
+        self.blocked.pop(connection, None)
         self._slow_consumers.discard(connection)
 
     # ----------------------------------------------------------------------------------------------------- feeds
@@ -140,19 +135,23 @@ class Dispatcher:
         floor = self._log.start_offset_after_trim()
         if floor is None:
             return
-        lagging: dict[Feed[Connection], list[tuple[ReaderPosition, str]]] = {}
+        lagging: dict[Feed[Connection], list[tuple[Reader, str]]] = {}
         for feed in list(self._feeds):
             while feed.has_pending_below(floor) and len(feed):
                 feed.flush_now = True
                 self._flush(feed, now)
-            lags = [(lag, c.identity.user) for c, lag in feed.behind.items() if not lag.is_lost and lag.offset < floor]
-            if lags:
-                lagging[feed] = lags
+            readers = [
+                (reader, connection.identity.user)
+                for connection, reader in feed.behind.items()
+                if reader.offset < floor and not reader.is_lost
+            ]
+            if readers:
+                lagging[feed] = readers
         if lagging:
-            oldest = min(lag.offset for lags in lagging.values() for lag, _ in lags)
+            oldest = min(reader.offset for readers in lagging.values() for reader, _ in readers)
             dropped = self._feeds.collect_trimmed(set(lagging), oldest, floor)
-            for feed, lags in lagging.items():
-                feed.count_trimmed(lags, dropped, floor)
+            for feed, readers in lagging.items():
+                dropped.count_for(feed, readers, floor)
                 if feed.wake(now):
                     self.schedule_feed(feed)
         gone = self._log.trim()
@@ -165,22 +164,19 @@ class Dispatcher:
         except Exception:
             logger.exception("flush_failed", position=self._log.position, hint="what lies up to there is passed over")
             self._log.unsendable_until = self._log.position  # nobody is to come back for it
-            for connection in [*feed.current, *feed.behind]:
-                self.close_too_slow(connection, "events between can't be sent: come back for the current state")
+            self.lose_all(
+                [*feed.current, *feed.behind], "events between can't be sent: come back for the current state"
+            )
 
     def _send_pending(self, feed: Feed[Connection], now: float) -> None:
-        before = feed.head_cursor
+        before = feed.head
         frame = feed.flush(now)
         if frame.payload is not None and feed.current:
             busy = self._sockets.send(frame.payload, feed.current)
-            sent = len(feed.current) - len(busy)
-            self._count_sent(frame, sent, before.offset, now)
+            self._count_sent(frame, len(feed.current) - len(busy), before.offset, now)
             feed.largest_bytes = max(feed.largest_bytes, len(frame.payload))
-            if busy:
-                feed.mark_behind(busy, before)
-                self._mark_blocked(busy, now)
-                for connection in busy if len(self._slow_consumers) else ():
-                    self._slow_consumers.mark_behind(connection)
+            for connection in busy:
+                self._block(connection, now, before)
         if feed.unparked:
             self._catch_up(feed, now)
         self.schedule_feed(feed)
@@ -189,29 +185,32 @@ class Dispatcher:
         """One frame for each connection that is behind and whose socket is free; built once for each place."""
         frames: dict[object, Frame] = {}
         more = starved = False
-        for connection, lag in list(feed.unparked.items()):
+        for connection, reader in list(feed.unparked.items()):
             if self._sockets.is_busy(connection):
-                lag.was_busy = True
-                self._mark_blocked((connection,), now)
+                reader.note_busy()
+                self._block(connection, now)
                 continue
-            if lag.is_lost or lag.last_release < min(self._conflator.newest_forgotten_release, feed.newest_release):
-                self.close_too_slow(connection)
+            if reader.last_release < min(self._conflator.newest_forgotten_release, feed.newest_release):
+                reader.handle(Signal.lost)
+            action = reader.next_action
+            if action is Action.close:
+                self.lose(connection)
                 continue
-            slow = connection in self._slow_consumers
-            if (slow or lag.was_busy) and not self._slow_consumers.has_budget(now):
+            slow = action is Action.compact
+            if (slow or reader.was_busy) and not self._slow_consumers.has_budget(now):
                 starved = True
                 continue
-            if lag.was_busy and lag.is_in_full and self._log.is_near_start(lag.offset):
-                lag.full_until = 0  # what can be summed up is, before all of it falls out of the log
-            frame = self._build_frame(frames, feed, connection, lag, slow)
-            if frame.is_full and lag.was_busy and not slow and not lag.is_in_full:
+            if reader.was_busy and reader.is_in_full and self._log.is_near_start(reader.offset):
+                reader.full_until = 0  # what can be summed up is, before all of it falls out of the log
+            frame = self._build_frame(frames, feed, connection, reader, slow)
+            if frame.is_full and reader.was_busy and not slow and not reader.is_in_full:
                 slow = True
-                self._mark_slow(connection, lag, now)
-                frame = self._build_frame(frames, feed, connection, lag, slow)
+                self._mark_slow(connection, now)
+                frame = self._build_frame(frames, feed, connection, reader, slow)
             if frame.payload is not None:
                 self._sockets.queue(frame.payload, connection)
-                self._count_sent(frame, 1, lag.offset, now)
-                if slow or lag.was_busy:
+                self._count_sent(frame, 1, reader.offset, now)
+                if slow or reader.was_busy:
                     self._slow_consumers.spend(SEND_READS)
             apart = self._log.has_personal_after(connection.identity.user, frame.cursor)
             level = feed.mark_delivered(connection, frame, apart=apart)
@@ -227,39 +226,58 @@ class Dispatcher:
         frames: dict[object, Frame],
         feed: Feed[Connection],
         connection: Connection,
-        lag: ReaderPosition,
+        reader: Reader,
         slow: bool,
     ) -> Frame:
         user = connection.identity.user
         own = (
-            self._log.has_personal_after(user, lag.offset)
-            or self._conflator.has_release_for(user, lag.last_release)
-            or lag.offset < lag.trimmed_until
+            self._log.has_personal_after(user, reader.offset)
+            or self._conflator.has_release_for(user, reader.last_release)
+            or reader.offset < reader.trimmed_until
         )
-        key = (lag.batch_key(), user if own else None, slow)
+        key = (reader.make_frame_key(), user if own else None, slow)
         frame = frames.get(key)
         if frame is None:
-            frame = frames[key] = feed.read_frame(lag, key[1], compacted=slow)
-            if slow or lag.was_busy:
+            frame = frames[key] = feed.read_frame(reader, key[1], compacted=slow)
+            if slow or reader.was_busy:
                 self._slow_consumers.spend(FRAME_READS + frame.scanned_count)
         return frame
 
-    def _mark_slow(self, connection: Connection, lag: ReaderPosition, now: float) -> None:
+    def _mark_slow(self, connection: Connection, now: float) -> None:
+        connection.reader.handle(Signal.overfull)
         self._slow_consumers.add(connection, now)
-        self._totals["slow"] += 1
-        behind = self._log.count_after(lag.offset)
+        self._totals["slow_consumers"] += 1
+        behind = self._log.count_after(connection.reader.offset)
         text = "you read too slowly: events are summed up and left out until you have caught up"
         self.send_reply(connection, Notice("slow_consumer", text, active=True, behind=behind), now)
 
     def _report_recovered(self, now: float) -> None:
-        for connection in self._slow_consumers.take_recovered(now, self._sockets.is_busy):
+        for connection in self._slow_consumers.take_recovered(now, self._sockets):
             text = "you have caught up: everything is sent again"
             self.send_reply(connection, Notice("slow_consumer", text, active=False), now)
 
-    def close_too_slow(self, connection: Connection, text: str = "you were too slow: events between are lost") -> None:
-        """What it has not read is gone here: it is told, past all that still waits for it, and may come back."""
-        self._sockets.queue(connection.codec.encode(Notice("gap", text)), connection)
-        self._close(connection, CloseCode.too_slow)
+    def lose(self, connection: Connection, text: str = "you were too slow: events between are lost") -> None:
+        """What it has not read is gone here: it is told, past all that still waits for it, and gets nothing more.
+
+        It is then one of those that `take_lost` returns. It may come back.
+        """
+        if connection not in self._lost:
+            self._sockets.queue(connection.codec.encode(Notice("gap", text)), connection)
+            connection.reader.handle(Signal.lost)
+            self.forget_connection(connection)
+            self._lost[connection] = None
+
+    def lose_all(self, connections: Iterable[Connection], text: str) -> None:
+        """As `lose`, for each of these."""
+        for connection in connections:
+            self.lose(connection, text)
+
+    def take_lost(self) -> Iterable[Connection]:
+        """Those who are to be closed as too slow, once each."""
+        if not self._lost:
+            return ()
+        lost, self._lost = self._lost, {}
+        return lost
 
     def _count_sent(self, frame: Frame, connections: int, cursor: int, now: float) -> None:
         """cursor: where they stood. The frame is as late as the oldest event in it, which comes next there."""
@@ -267,93 +285,97 @@ class Dispatcher:
             # Feeds and connections that stand at the same place come one after the other: looked up once.
             oldest = self._log.next_entry(cursor)
             taken = oldest.event.taken if oldest is not None else 0.0
-            self._latency_cache = (cursor, now, max(0.0, now + self.wall_offset - taken) if taken else None)
+            self._latency_cache = (cursor, now, max(0.0, self._clock.to_unix(now) - taken) if taken else None)
         late = self._latency_cache[2]
         if late is not None:
             self.latency.add(late, connections)
         totals = self._totals
         totals["frames"] += connections
         totals["deliveries"] += connections * frame.event_count
-        totals["bytes"] += connections * len(frame.payload or "")
+        totals["sent_bytes"] += connections * len(frame.payload or "")
         if frame.omitted_count:
-            totals["compacted"] += connections * frame.omitted_count
+            totals["omitted_events"] += connections * frame.omitted_count
 
     # --------------------------------------------------------------------------------------------------- answers
 
     def send_reply(self, connection: Connection, message: ServerMessage, now: float) -> bool:
         """Sends an answer or a notice, or keeps it while the socket is busy; False if that closed the connection."""
-        frame = connection.codec.encode(message)
-        if not connection.pending_replies and not self._sockets.send(frame, (connection,)):
+        return self.send_frame(connection, connection.codec.encode(message), now)
+
+    def send_frame(self, connection: Connection, frame: str | bytes, now: float) -> bool:
+        """As `send_reply`, for what is written already; nothing is sent where nothing is to be said."""
+        reader = connection.reader
+        if not frame or (not reader.pending_replies and not self._sockets.send(frame, (connection,))):
             return True
-        if len(connection.pending_replies) - connection.initial_count >= MAX_PENDING_REPLIES:
-            self.close_too_slow(connection, UNREAD)
+        if len(reader.pending_replies) - reader.initial_count >= MAX_PENDING_REPLIES:
+            self.lose(connection, UNREAD)
             return False
-        connection.queue_replies((frame,))
-        if connection.feed is not None:
-            connection.feed.hold_for_replies(connection)  # no event may overtake the answer
-        self._mark_blocked((connection,), now)
+        reader.queue_replies((frame,))
+        self._block(connection, now)  # no event may overtake the answer
         return True
 
     def send_initial(self, connection: Connection, frames: Iterable[Answer], now: float) -> None:
         """Sends a connection that has just joined what it begins with: the welcome, and the states or the replay."""
-        connection.queue_replies(frames)
-        connection.initial_count = len(connection.pending_replies)
-        if self._sockets.is_busy(connection):
-            self._mark_blocked((connection,), now)
-        else:
-            self._flush_replies(connection, now)
-        if connection.pending_replies and connection.feed is not None:
-            connection.feed.hold_for_replies(connection)
+        reader = connection.reader
+        reader.queue_replies(frames)
+        reader.initial_count = len(reader.pending_replies)
+        if not self._sockets.is_busy(connection):
+            self._send_replies(connection)
+        if reader.pending_replies:
+            self._block(connection, now)
 
-    def _mark_blocked(self, connections: Iterable[Connection], now: float) -> None:
-        for connection in connections:
-            self.blocked_since.setdefault(connection, now)
-            if connection.feed is not None:
-                connection.feed.park(connection)
+    def _send_replies(self, connection: Connection) -> None:
+        """Sends of what waits for a connection whose socket is free as much as it takes at a time."""
+        reader, size = connection.reader, 0
+        while reader.pending_replies and size < REPLY_FLUSH_BYTES:
+            frame, made = reader.take_reply()
+            if frame is not None:
+                # One that is made now takes a while, however small it is when it is compressed.
+                size += max(len(frame), MADE_BYTES) if made else len(frame)
+                self._sockets.queue(frame, connection)
+
+    # --------------------------------------------------------------------------------------------------- blocked
+
+    def _block(self, connection: Connection, now: float, head: FeedHead | None = None) -> None:
+        """Its socket is busy, or answers wait for it. head: as for `Feed.park`."""
+        if connection not in self.blocked:
+            self.blocked[connection] = connection.reader
+            connection.reader.blocked_since = now
+        if connection.feed is not None:
+            connection.feed.park(connection, head)
+        else:
+            connection.reader.handle(Signal.busy)
         if self._blocked_check_at is None:
             self._blocked_check_at = now + BLOCKED_CHECK_SECONDS
 
-    def _flush_replies(self, connection: Connection, now: float) -> None:
-        """Sends of what waits for a connection whose socket is free as much as it takes at a time."""
-        size = 0
-        waiting = connection.pending_replies
-        while isinstance(waiting, deque) and waiting and size < REPLY_FLUSH_BYTES:
-            first = waiting[0]
-            frame = first if isinstance(first, (str, bytes)) else next(first, None)
-            if frame is None or frame is first:
-                waiting.popleft()
-                connection.initial_count = max(0, connection.initial_count - 1)
-            if frame is not None:
-                # One that is made now takes a while, however small it is when it is compressed.
-                size += len(frame) if frame is first else max(len(frame), MADE_BYTES)
-                self._sockets.queue(frame, connection)
-        if connection.pending_replies:
-            self._mark_blocked((connection,), now)
-        else:
-            connection.pending_replies = ()
-
     def on_writable(self, connection: Connection, now: float) -> None:
         """Its socket has taken some of what it was busy with. Events wait for the next look, answers don't."""
-        if connection in self.blocked_since:
-            self.blocked_since[connection] = now
-            if connection.pending_replies and not self._sockets.is_busy(connection):
-                self._flush_replies(connection, now)
+        reader = self.blocked.get(connection)
+        if reader is not None:
+            reader.blocked_since = now
+            if reader.pending_replies and not self._sockets.is_busy(connection):
+                self._send_replies(connection)
 
     def _check_blocked(self, now: float) -> None:
-        for connection, since in list(self.blocked_since.items()):
+        for connection, reader in list(self.blocked.items()):
             if self._sockets.is_busy(connection):
-                if now - since > self._stalled_s:
-                    self.close_too_slow(connection, f"your connection took nothing for {self._stalled_s:g} s")
+                if now - reader.blocked_since > self._stalled_s:
+                    self.lose(connection, f"your connection took nothing for {self._stalled_s:g} s")
                 continue
-            del self.blocked_since[connection]
-            self._flush_replies(connection, now)
-            if connection in self.blocked_since:
+            if reader.next_action is Action.send_replies:
+                self._send_replies(connection)
+                if reader.pending_replies:
+                    reader.blocked_since = now
+                    continue
+            del self.blocked[connection]
+            if connection.feed is None:
+                reader.handle(Signal.writable)
+                reader.handle(Signal.level)
                 continue
-            if connection.feed is not None:
-                connection.feed.unpark(connection)
-                if connection.feed.wake(now):
-                    self.schedule_feed(connection.feed)
-        self._blocked_check_at = now + BLOCKED_CHECK_SECONDS if self.blocked_since else None
+            connection.feed.unpark(connection)
+            if connection.feed.wake(now):
+                self.schedule_feed(connection.feed)
+        self._blocked_check_at = now + BLOCKED_CHECK_SECONDS if self.blocked else None
 
     # ------------------------------------------------------------------------------------------------------ time
 

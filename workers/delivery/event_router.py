@@ -1,4 +1,4 @@
-"""Which feeds an event goes to: each event as it comes, and each state whose time has come.
+"""The routing of events to feeds: each event as it comes, and each state whose time has come.
 
 What it keeps true: an event for all goes to the feeds that accept it, found without a look at the others; one for a
 user goes to that user's connections, by their feeds, and to nobody else. A state that comes too soon is held back; when
@@ -9,10 +9,9 @@ event, those behind it go on their way.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Iterable, Sized
 
 from solowire.fanout.conflation import Conflator
-from solowire.fanout.feed import Feed
 from solowire.fanout.feed_index import FeedIndex
 from solowire.fanout.recent_log import Entry, RecentLog
 from solowire.fanout.skipped_events import FAILED
@@ -20,24 +19,25 @@ from solowire.model.events import Delivery
 from solowire.runtime.settings.shard_settings import FlushSettings
 from solowire.workers.connections.connection import Connection
 from solowire.workers.connections.users import UserRegistry
+from solowire.workers.delivery.dispatcher import Dispatcher
 
 _STATE, _TELEMETRY = Delivery.state, Delivery.telemetry  # an enumeration looks its members up by name, each time
 
 
 class EventRouter:
-    """connections: those that there are. totals: where it counts. schedule(feed): called when one is due sooner."""
+    """connections: those that there are. totals: where it counts."""
 
     def __init__(
         self,
         recent: RecentLog,
         pacing: Conflator,
         feeds: FeedIndex[Connection],
+        delivery: Dispatcher,
         users: UserRegistry,
         connections: Sized,
         totals: Counter[str],
         *,
         delays: FlushSettings,
-        schedule: Callable[[Feed[Connection]], None],
     ) -> None:
         self._log = recent
         self._conflator = pacing
@@ -46,7 +46,7 @@ class EventRouter:
         self._connections = connections
         self._totals = totals
         self._delays = delays
-        self._schedule = schedule
+        self._schedule = delivery.schedule_feed  # looked up once: it is called for nearly every event
 
     def seed_states(self, events: Iterable[tuple[int, bytes]]) -> None:
         """Takes the present states, with which a log begins: nobody gets them for that."""
@@ -81,7 +81,7 @@ class EventRouter:
         if user is None:
             if delivery is _TELEMETRY:
                 sooner, summed = self._feeds.add_telemetry(entry, delay, now)
-                self._totals["aggregated"] += summed
+                self._totals["aggregated_events"] += summed
                 for feed in sooner:
                     self._schedule(feed)
                 return
@@ -92,7 +92,7 @@ class EventRouter:
         known = self._users.get(user)
         for connection in known.connections if known is not None else ():
             own = connection.feed
-            if own is not None and own.accepts(entry) and own.add_personal(connection, entry, delay, now):
+            if own is not None and own.filter.accepts(entry) and own.add_personal(connection, entry, delay, now):
                 self._schedule(own)
 
     def _is_due(self, entry: Entry, now: float) -> bool:
@@ -103,9 +103,9 @@ class EventRouter:
         return due
 
     def _count_superseded(self, last: Entry, states: int) -> None:
-        self._totals["overtaken"] += states
+        self._totals["conflated_states"] += states
         for feed in self._feeds.matching(last) if last.event.user is None else ():
-            if feed.is_visible(last):
+            if feed.filter.is_visible(last):
                 feed.count_omitted(last.event.type, states)
 
     def release_due(self, now: float) -> None:
@@ -129,5 +129,5 @@ class EventRouter:
         known = self._users.get(user)
         for connection in known.connections if known is not None else ():
             own = connection.feed
-            if own is not None and own.accepts(entry) and own.release_state(number, connection, delay, now):
+            if own is not None and own.filter.accepts(entry) and own.release_state(number, connection, delay, now):
                 self._schedule(own)

@@ -1,4 +1,4 @@
-"""Which part of the router's log this shard has.
+"""The follower of the router's log: the part of it that this shard has.
 
 What it keeps true: what is here is of one epoch, and up to its position nothing is missing that is for this shard. A
 part that comes without the one before it is not taken, nor what comes behind it, until a hello is answered; the router
@@ -8,7 +8,7 @@ it, and whoever is here comes back for the current state.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sized
+from collections.abc import Collection
 
 import structlog
 
@@ -16,6 +16,8 @@ from solowire.backplane.messages import LogBatch, StateSnapshot
 from solowire.fanout.conflation import Conflator
 from solowire.fanout.recent_log import RecentLog
 from solowire.workers.capacity.rebalancing import Rebalancer
+from solowire.workers.connections.connection import Connection
+from solowire.workers.delivery.dispatcher import Dispatcher
 from solowire.workers.delivery.event_router import EventRouter
 from solowire.workers.delivery.ring_history import RingHistory
 
@@ -23,10 +25,7 @@ logger = structlog.get_logger("solowire.shard")
 
 
 class LogFollower:
-    """index: the shard's. epoch: of the log that is here, "" before there is one. connections: those that there are.
-
-    lost(): called when events are lost for all of them.
-    """
+    """index: the shard's. connections: those that there are."""
 
     def __init__(
         self,
@@ -34,13 +33,11 @@ class LogFollower:
         recent: RecentLog,
         pacing: Conflator,
         routing: EventRouter,
+        delivery: Dispatcher,
         rings: RingHistory,
         moves: Rebalancer,
-        connections: Sized,
-        *,
-        lost: Callable[[], None],
+        connections: Collection[Connection],
     ) -> None:
-        self.epoch = ""
         self._index = index
         self._log = recent
         self._conflator = pacing
@@ -48,7 +45,7 @@ class LogFollower:
         self._rings = rings
         self._rebalancer = moves
         self._connections = connections
-        self._on_gap = lost
+        self._dispatcher = delivery
         self._ready_offset: int | None = None
         self._is_awaiting_first_batch = True  # the next part of the log is the answer to a hello
         self._is_out_of_sync = False  # a part is missing: what comes is not taken until a hello is answered
@@ -61,14 +58,14 @@ class LogFollower:
     def on_ring(self, epoch: str, last: int, now: float) -> None:
         """The router answers a hello. last: its newest offset."""
         self._is_out_of_sync, self._is_awaiting_first_batch = False, True
-        if epoch != self.epoch:
+        if epoch != self._log.epoch:
             self._start_epoch(epoch, now)
         if self._ready_offset is None:
             self._ready_offset = last
 
     def on_snapshot(self, message: StateSnapshot, now: float) -> None:
         """Begins a log anew, where the router says, with the present states."""
-        if message.epoch != self.epoch:
+        if message.epoch != self._log.epoch:
             self._start_epoch(message.epoch, now)
         if self._log.position >= message.end_offset:
             return  # said twice
@@ -79,12 +76,14 @@ class LogFollower:
         """Takes a part of the log; False if the part before it is missing, and a hello has to be said."""
         if self._is_out_of_sync:
             return True
-        if message.epoch != self.epoch:
+        if message.epoch != self._log.epoch:
             self._start_epoch(message.epoch, now)
         if message.prev_offset > self._log.position:
             if not self._is_awaiting_first_batch:
-                position, hint = self._log.position, "it asks the router for what is between"
-                logger.warning("log_astray", shard=self._index, position=position, got=message.prev_offset, hint=hint)
+                position, hint = self._log.position, "the missing events are requested from the router"
+                logger.warning(
+                    "log_gap_detected", shard=self._index, position=position, got=message.prev_offset, hint=hint
+                )
                 self._is_out_of_sync = True
                 return False
             self._skip_gap(message.prev_offset, now)
@@ -95,11 +94,11 @@ class LogFollower:
         return True
 
     def _start_epoch(self, epoch: str, now: float) -> None:
-        if self.epoch:
-            hint = "the router began a new log: its own log says why"
-            logger.warning("epoch_changed", shard=self._index, old=self.epoch, new=epoch, hint=hint)
-            self._on_gap()
-        self.epoch = epoch
+        if self._log.epoch:
+            hint = "the router started a new log; its own log says why"
+            logger.warning("epoch_changed", shard=self._index, old=self._log.epoch, new=epoch, hint=hint)
+            self._lose_all()
+        self._log.epoch = epoch
         self._ready_offset = None
         self._rebalancer.reset()
         self._is_awaiting_first_batch = True
@@ -109,9 +108,13 @@ class LogFollower:
         """The router's log no longer has what comes next: everything between is gone for this shard."""
         if self._log.position or self._connections:
             hint = "it was away for longer than the journal keeps: raise SOLOWIRE_JOURNAL__MAX_BYTES, _EVENTS or _AGE_S"
-            logger.error("gap", shard=self._index, position=self._log.position, log_begins=after, hint=hint)
-            self._on_gap()
+            logger.error("log_events_lost", shard=self._index, position=self._log.position, log_begins=after, hint=hint)
+            self._lose_all()
         self._restart_log(after)
+
+    def _lose_all(self) -> None:
+        """Events are lost for everybody who is here."""
+        self._dispatcher.lose_all(list(self._connections), "events were lost here: come back for the current state")
 
     def _restart_log(self, position: int) -> None:
         self._log.reset(position)

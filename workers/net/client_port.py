@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import Counter
 from collections.abc import Callable, Collection
 
 import structlog
 
 from solowire.auth.failed_auth_limiter import FailedAuthLimiter
 from solowire.errors import InvalidToken, RequestError, RequestRejected
+from solowire.model.access import ADMINISTER, Identity
+from solowire.model.dialect import DialectPath
 from solowire.observability.rejection_log import RejectionLog
+from solowire.protocol.dialect_requests import DialectRequests, find_agent_family
 from solowire.protocol.messages import choose_codec
 from solowire.protocol.opening_handshake import (
     Head,
@@ -27,6 +31,7 @@ from solowire.protocol.opening_handshake import (
 )
 from solowire.protocol.query_parameter import read_parameter
 from solowire.workers.connections.connection import Connection
+from solowire.workers.connections.dialect_client import DialectClient
 from solowire.workers.net.client_listener import AcceptedSocket
 from solowire.workers.net.tcp_sockets import TcpSockets
 from solowire.workers.shard import Shard
@@ -40,7 +45,9 @@ _TICKET_ALONE = re.compile(r"ticket=([A-Za-z0-9._=-]+)")
 
 
 class ClientPort:
-    """changed() is called after anything that may have moved `Shard.next_due`.
+    """Answers WebSocket handshakes at the shard's client port.
+
+    changed() is called after anything that may have moved `Shard.next_due`.
 
     wrong_tokens: how many, of one address, are told what is wrong with them. allowed_origins: as `check_origin` says.
     """
@@ -53,6 +60,7 @@ class ClientPort:
         *,
         wrong_tokens: FailedAuthLimiter,
         allowed_origins: Collection[str] = (),
+        dialects: DialectRequests | None = None,
         audit: Callable[..., None] = lambda event, **fields: None,
     ) -> None:
         sockets.on_message, sockets.on_protocol_error, sockets.on_probe_answered = (
@@ -66,10 +74,16 @@ class ClientPort:
         self._changed = changed
         self._wrong_tokens = wrong_tokens
         self._allowed_origins = allowed_origins
+        self._dialects = dialects or DialectRequests()
         self._audit = audit
         loop = asyncio.get_running_loop()
         self._now = loop.time
-        self._refusals = RejectionLog(logger, loop.call_later)
+        self._rejection_log = RejectionLog(logger, loop.call_later)
+
+    @property
+    def rejections(self) -> Counter[str]:
+        """How many handshakes were rejected, by error code."""
+        return self._rejection_log.totals
 
     def handle(self, accepted: AcceptedSocket) -> bytes | None:
         """Takes the connection over, or returns the HTTP answer that refuses it."""
@@ -78,18 +92,21 @@ class ClientPort:
             head = parse_head(accepted.head)
             if head.path in PROBES and not head.is_websocket_request:
                 return self._answer_probe(head)
-            if head.path != "/ws":
+            path = self._dialects.find_path(head) if head.is_websocket_request else None
+            if head.path != "/ws" and not self._dialects.is_path(head.path):
                 raise RequestRejected(
                     404, "not_found", "a shard serves its WebSocket at /ws, and nothing else here", "ask the gateway"
                 )
             if not head.is_websocket_request:
                 raise make_upgrade_required()
             check_origin(head, self._allowed_origins)
-            codec, subprotocol = choose_codec(parse_subprotocols(head))
-            answer = render_accept(head, subprotocol, [("X-Solowire-Shard", str(shard.index))])
-            admitted = shard.admit(_find_ticket(head), now)
+            codec, subprotocol = choose_codec(parse_subprotocols(head) if path is None else [])
+            more = self._dialects.dialect.headers if path is not None and self._dialects.dialect is not None else ()
+            answer = render_accept(head, subprotocol, [("X-Solowire-Shard", str(shard.index)), *more])
+            takes_old = path is not None and path.is_certain
+            admitted = shard.admit(_find_ticket(head), now, is_dialect=path is not None, takes_old=takes_old)
         except RequestError as error:
-            shard.totals["refused"] += 1
+            shard.totals["connections_rejected"] += 1
             if (
                 shard.wants_lease_report
             ):  # Whoever has to end for it says so itself, when it has gone: nothing else is due by it.
@@ -106,6 +123,7 @@ class ClientPort:
                 now,
                 address=admitted.address,
                 kind="relayed" if "X-Solowire-Relayed" in head.headers else "direct",
+                dialect=self._open_dialect(head, path, admitted.identity),
             )
         except BaseException as error:
             shard.cancel_admission(admitted.identity, admitted.address)
@@ -119,6 +137,13 @@ class ClientPort:
             self._sockets.feed(sock, accepted.rest)
         self._changed()
         return None
+
+    def _open_dialect(self, head: Head, path: DialectPath | None, identity: Identity) -> DialectClient | None:
+        dialect = self._dialects.dialect
+        if dialect is None or path is None:
+            return None
+        session = dialect.open_session(path, is_admin=identity.has_permission(ADMINISTER))
+        return DialectClient(dialect.name, path, session, find_agent_family(head))
 
     def _answer_probe(self, head: Head) -> bytes:
         is_fine = head.path == "/healthz" or self._shard.is_ready
@@ -145,7 +170,7 @@ class ClientPort:
         # The peer of one that comes through a relay or a proxy is that one's: the ticket knows better.
         who = error.who or {"address": peer}
         self._audit("refused", action="connect", code=error.code, **who)
-        self._refusals.record(error)
+        self._rejection_log.record(error)
         return render_rejection(error)
 
 

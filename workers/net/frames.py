@@ -21,6 +21,7 @@ except ImportError:  # a platform without the extension
     from websockets.utils import apply_mask
 
 from solowire.protocol.close_codes import CloseCode
+from solowire.protocol.dialect_codec import TextBatch
 from solowire.protocol.messages import MAX_MESSAGE_BYTES
 
 FIN_TEXT, FIN_BINARY, FIN_CLOSE, FIN_PING, FIN_PONG = 0x81, 0x82, 0x88, 0x89, 0x8A
@@ -43,9 +44,14 @@ _utf8 = codecs.getincrementaldecoder("utf-8")
 
 
 def encode_message(payload: str | bytes) -> bytes:
-    """A message of ours as one frame; str: text, bytes: binary. Built once for all who get it."""
+    """Encodes a message of ours as one frame; str: text, bytes: binary; of a batch of texts a frame each.
+
+    It is built once for all who get it.
+    """
     if isinstance(payload, str):
         return _encode_frame(FIN_TEXT, payload.encode())
+    if isinstance(payload, TextBatch):
+        return b"".join(_encode_frame(FIN_TEXT, text) for text in payload.split(b"\n") if text)
     return _encode_frame(FIN_BINARY, payload)
 
 
@@ -244,7 +250,7 @@ class FrameParser:
             self._count_idle()
 
     def _count_idle(self) -> None:
-        """Raises _TooManyIdleError."""
+        """Counts frames that carry nothing. Raises _TooManyIdleError."""
         self.idle_count += 1
         if self.idle_count > self.idle_limit:
             raise _TooManyIdleError

@@ -1,4 +1,4 @@
-"""What a client says, and what comes of it.
+"""The commands of clients, and their answers.
 
 What it keeps true: each message that carries an id is answered once, with that id; one that is wrong or one too many
 with an error, and ten of those in a minute close the connection (4400). Whenever identity or subscriptions change, the
@@ -8,11 +8,12 @@ connection changes feeds, and takes nothing along but its cursor; what waits for
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+
+import msgspec
 
 from solowire.auth.tokens import Tokens
 from solowire.errors import InvalidMessage, InvalidToken, UnknownKey
-from solowire.fanout.catch_up import ReaderPosition
 from solowire.fanout.recent_log import RecentLog
 from solowire.model.catalog import Catalog
 from solowire.model.subscriptions import DeniedPattern, Wanted, list_unknown_types, resolve
@@ -20,6 +21,7 @@ from solowire.protocol.close_codes import CloseCode
 from solowire.protocol.messages import (
     ClientMessage,
     Hello,
+    History,
     Id,
     Ping,
     Pong,
@@ -31,10 +33,12 @@ from solowire.protocol.messages import (
     Unsubscribe,
 )
 from solowire.workers.capacity.slots import SlotManager
+from solowire.workers.clock import Clock
 from solowire.workers.connections.audit_events import ConnectionAudit
 from solowire.workers.connections.connection import Connection, State
 from solowire.workers.connections.expiry import TokenExpiry
 from solowire.workers.delivery.dispatcher import Dispatcher
+from solowire.workers.history.history_commands import HistoryCommands
 from solowire.workers.session.handshake import Handshake, format_rfc3339
 from solowire.workers.session.inbound_limits import (
     InboundLimits,
@@ -45,19 +49,20 @@ from solowire.workers.session.inbound_limits import (
 )
 
 _ACCEPTING_STATES = (State.awaiting_hello, State.resuming, State.live)
-AwaitKeys = Callable[[Callable[[float], None]], bool]
-"""Has something done, with the time then, when a provider's keys have been read again; False if nobody does that."""
 
 
-def no_keys_to_await(act: Callable[[float], None]) -> bool:
-    """There is no provider."""
-    return False
+class WaitingRefresh(msgspec.Struct, frozen=True):
+    """A refresh whose key is not known: it is tried once more when the provider's keys have been read again."""
+
+    connection: Connection
+    message: Refresh
 
 
 class CommandHandler:
-    """index: the shard's. wall_offset: what to add to a monotonic time to get unix seconds; may be set.
+    """Obeys the messages of clients.
 
-    totals: where it counts. close(connection, code): called when one has to end.
+    index: the shard's. totals: where it counts. max_waiting: refreshes that may wait for a provider's keys; 0 if there
+    is no provider. What has to be done with a connection is returned: with which code it is to be closed.
     """
 
     def __init__(
@@ -74,11 +79,12 @@ class CommandHandler:
         *,
         tokens: Tokens,
         catalog: Catalog,
-        wall_offset: float,
-        close: Callable[[Connection, CloseCode], None],
-        await_keys: AwaitKeys = no_keys_to_await,
+        clock: Clock,
+        max_waiting: int = 0,
+        history: HistoryCommands,
     ) -> None:
-        self.wall_offset = wall_offset
+        self._history = history
+        self._clock = clock
         self._index = index
         self._log = recent
         self._dispatcher = delivery
@@ -90,38 +96,40 @@ class CommandHandler:
         self._totals = totals
         self._tokens = tokens
         self._catalog = catalog
-        self._close = close
-        self._await_keys = await_keys
+        self._max_waiting = max_waiting
+        self._waiting_count = 0  # refreshes that wait for keys
+        self._new_waiting: list[WaitingRefresh] = []
 
-    def on_message(self, connection: Connection, raw: str | bytes, now: float) -> None:
+    def on_message(self, connection: Connection, raw: str | bytes, now: float) -> CloseCode | None:
         """One message of a client that is not told to leave."""
         connection.seen_since_ping = True
         if exceeds_limit(raw):
-            self._close(connection, CloseCode.too_big)
-            return
+            return CloseCode.too_big
         try:
             message = self._inbound_limits.accept(connection, raw, now)
             if message is not None:
                 self._dispatch(connection, message, now)
         except InvalidMessage as error:
-            self._reject(connection, error, now)
+            return self._reject(connection, error, now)
+        return None
 
-    def handle_early(self, connection: Connection, now: float) -> None:
+    def handle_early(self, connection: Connection, now: float) -> CloseCode | None:
         """Obeys what it has said while it was resuming."""
         self._inbound_limits.settle_change(connection, now)
         early, connection.early_messages = connection.early_messages, []
+        code = None
         for message in early:
-            if connection.state is State.live:
+            if connection.feed is not None and code is None:  # else what came before has ended it
                 try:
                     self._dispatch(connection, message, now)
                 except InvalidMessage as error:
-                    self._reject(connection, error, now)
+                    code = self._reject(connection, error, now)
+        return code
 
-    def _reject(self, connection: Connection, error: InvalidMessage, now: float) -> None:
-        self._totals["bad_messages"] += 1
+    def _reject(self, connection: Connection, error: InvalidMessage, now: float) -> CloseCode | None:
+        self._totals["message_errors"] += 1
         self._dispatcher.send_reply(connection, error_message(error), now)
-        if connection.record_strike(now):
-            self._close(connection, CloseCode.bad_protocol)
+        return CloseCode.bad_protocol if connection.record_strike(now) else None
 
     def _dispatch(self, connection: Connection, message: ClientMessage, now: float) -> None:
         try:
@@ -130,7 +138,7 @@ class CommandHandler:
                 case Pong():
                     pass  # that it was heard is all there is to it
                 case Ping():
-                    self._dispatcher.send_reply(connection, Pong(message.id, now + self.wall_offset), now)
+                    self._dispatcher.send_reply(connection, Pong(message.id, self._clock.to_unix(now)), now)
                 case Hello():
                     self._handshake.on_hello(connection, message, now)
                     if connection.state is State.live:
@@ -144,6 +152,8 @@ class CommandHandler:
                     self._resubscribe(connection, wanted, now, message.id, unknown)
                 case Refresh():
                     self._refresh(connection, message, now)
+                case History():
+                    self._history.start(connection, message, now)
                 case Stats():
                     self._dispatcher.send_reply(connection, Reply(self._describe(connection), message.id), now)
         except InvalidMessage as error:
@@ -155,21 +165,31 @@ class CommandHandler:
     ) -> None:
         connection.wanted = wanted
         resolved = resolve(wanted, connection.view, self._catalog)
-        lag = self._dispatcher.leave_feed(connection)
+        self._dispatcher.leave_feed(connection)
         answer = Subscriptions(resolved.names, [*unknown, *resolved.denied], id)
         if not self._dispatcher.send_reply(connection, answer, now):
             return
         self._connection_audit.record_subscribed(connection, resolved)
-        if lag.is_lost or lag.offset < self._log.start_offset:
-            self._dispatcher.close_too_slow(connection)  # nobody has counted for the new feed
+        reader = connection.reader
+        if reader.is_lost or reader.offset < self._log.start_offset:
+            self._dispatcher.lose(connection)  # nobody has counted for the new feed
             return
-        lag = ReaderPosition(lag.offset, lag.last_release, full_until=lag.full_until, was_busy=lag.was_busy)
-        self._dispatcher.join_feed(connection, resolved.selection, lag, now)
+        reader.stand_at(reader.offset, reader.last_release, full_until=reader.full_until, was_busy=reader.was_busy)
+        self._dispatcher.join_feed(connection, resolved.selection, now)
         self._inbound_limits.settle_change(connection, now)
         self._dispatcher.run(now)
 
-    def _refresh_again(self, connection: Connection, message: Refresh, now: float) -> None:
+    def take_waiting(self) -> Sequence[WaitingRefresh]:
+        """The refreshes that have begun to wait: each is to be given to `retry_refresh`."""
+        if not self._new_waiting:
+            return ()
+        waiting, self._new_waiting = self._new_waiting, []
+        return waiting
+
+    def retry_refresh(self, waiting: WaitingRefresh, now: float) -> CloseCode | None:
         """The keys of the provider have been read again, or could not be."""
+        self._waiting_count -= 1
+        connection, message = waiting.connection, waiting.message
         if connection.state in _ACCEPTING_STATES:
             try:
                 if connection.state is State.resuming:
@@ -178,13 +198,16 @@ class CommandHandler:
                     self._refresh(connection, message, now, waits=False)
             except InvalidMessage as error:
                 error.id = message.id
-                self._reject(connection, error, now)
+                return self._reject(connection, error, now)
+        return None
 
     def _refresh(self, connection: Connection, message: Refresh, now: float, *, waits: bool = True) -> None:
         try:
-            identity = self._tokens.identify(message.token, now + self.wall_offset)
+            identity = self._tokens.identify(message.token, self._clock.to_unix(now))
         except UnknownKey as error:
-            if waits and self._await_keys(lambda then: self._refresh_again(connection, message, then)):
+            if waits and self._waiting_count < self._max_waiting:
+                self._waiting_count += 1
+                self._new_waiting.append(WaitingRefresh(connection, message))
                 return
             code = error.code if self._tokens.has_keys else "keys_unavailable"
             raise InvalidMessage(code, error.message, error.hint) from None
@@ -194,21 +217,17 @@ class CommandHandler:
             raise InvalidMessage("wrong_user", "the token is another user's", "open a connection of its own for it")
         before = connection.view
         connection.replace_identity(identity)
-        if connection.initial_count and connection.view != before:
+        if connection.reader.initial_count and connection.view != before:
             # It was written for the old rights, and is not sent yet.
-            self._dispatcher.close_too_slow(
-                connection, "your rights have changed while you were getting what you had missed"
-            )
+            self._dispatcher.lose(connection, "your rights have changed while you were getting what you had missed")
             return
         group = self._slot_manager.get_group(identity)
         if group != connection.group and self._slot_manager.lease.move_slot(connection.group, group, now):
             connection.group = group  # else it goes on in the slot that it has
             self._totals["regrouped"] += 1
-        self._expiry.watch_token(connection, self.wall_offset, now)
-        self._dispatcher.send_reply(
-            connection, Reply({"token_expires_at": format_rfc3339(identity.expires)}, message.id), now
-        )
-        if connection.state is State.live:
+        self._expiry.watch_token(connection, now)
+        answer = Reply({"token_expires_at": format_rfc3339(identity.expires)}, message.id)
+        if self._dispatcher.send_reply(connection, answer, now) and connection.state is State.live:
             self._resubscribe(connection, connection.wanted, now, None)
 
     def _describe(self, connection: Connection) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""How a connection begins: its hello, what it has missed, its welcome.
+"""The handshake of a connection: its hello, what it has missed, its welcome.
 
 What it keeps true: a connection begins once, with its hello or, when its time is over, without one; but nobody begins
 who has said nothing at all, not even the answer to a WebSocket ping that every library gives by itself. A cursor is
@@ -10,28 +10,30 @@ this order; and no cursor that is told is ahead of what the client has got by th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from math import ceil
 
-from solowire.backplane import messages as backplane
 from solowire.backplane.messages import ReplayResponse
 from solowire.errors import InvalidMessage
-from solowire.fanout.catch_up import ReaderPosition
 from solowire.fanout.conflation import Conflator
 from solowire.fanout.feed import Feed, build_feed_key
+from solowire.fanout.frame_builder import FeedFilter
+from solowire.fanout.reader import MAX_PENDING_REPLIES
 from solowire.fanout.recent_log import RecentLog
 from solowire.model.access import Role
 from solowire.model.catalog import Catalog
-from solowire.model.subscriptions import resolve
+from solowire.model.subscriptions import Wanted, resolve
 from solowire.protocol.messages import REPLAYING, Hello, Notice, Reconnect, Welcome
 from solowire.runtime.settings.replay_settings import ReplaySettings
 from solowire.runtime.settings.session_settings import SessionSettings
+from solowire.workers.clock import Clock
 from solowire.workers.connections.audit_events import ConnectionAudit
-from solowire.workers.connections.connection import MAX_PENDING_REPLIES, Connection, State
+from solowire.workers.connections.connection import Connection, State
 from solowire.workers.connections.sockets import Sockets
-from solowire.workers.connections.timers import Timers
+from solowire.workers.connections.timers import TimerKind, Timers
 from solowire.workers.delivery.dispatcher import UNREAD, Dispatcher
+from solowire.workers.delivery.ring_history import RingHistory
 from solowire.workers.session.inbound_limits import initial_subscriptions
 from solowire.workers.session.replay_budget import ReplayBudget
 from solowire.workers.session.replay_requests import RECENT, ReplayScheduler, ReplayTask
@@ -53,12 +55,7 @@ LATE_SECONDS = 0.1
 
 
 class Handshake:
-    """ask, stopwatch, epoch, whole_from: as in `ReplayScheduler`.
-
-    begun(connection, now): called after the welcome of one that resumed.
-
-    unavailable(connection, now): called when what was missed can't be had at present.
-    """
+    """replays: what has to be asked of the router for those who come back."""
 
     def __init__(
         self,
@@ -69,17 +66,13 @@ class Handshake:
         timers: Timers,
         trail: ConnectionAudit,
         budget: ReplayBudget,
+        rings: RingHistory,
+        clock: Clock,
         *,
         roles: Mapping[str, Role],
         catalog: Catalog,
         session: SessionSettings,
         replay: ReplaySettings,
-        ask: Callable[[backplane.ReplayRequest | backplane.ReplayCancel], bool],
-        stopwatch: Callable[[], float] | None,
-        epoch: Callable[[], str],
-        whole_from: Callable[[str], int],
-        begun: Callable[[Connection, float], None],
-        unavailable: Callable[[Connection, float], None],
     ) -> None:
         self._log = recent
         self._conflator = pacing
@@ -92,27 +85,21 @@ class Handshake:
         self._catalog = catalog
         self._session_settings = session
         self._replay_timeout_s = replay.timeout_s
-        self._epoch = epoch
-        self._on_ready = begun
-        self._on_unavailable = unavailable
-        self._now = 0.0  # of the call that is under way, for what calls back
+        self._resumed: list[Connection] = []
         self._response_count = 0  # of the router, to what was asked for those who come back
-        self._replays = ReplayScheduler(
+        self.replays = ReplayScheduler(
             recent,
+            rings,
+            clock,
             concurrent=replay.max_concurrent,
             max_bytes=replay.max_bytes,
-            ask=ask,
-            stopwatch=stopwatch,
             record_rank=budget.record_seconds,
-            epoch=epoch,
-            whole_from=whole_from,
-            done=self._on_replay_done,
         )
 
     def start_timer(self, connection: Connection, now: float) -> None:
         """Gives an accepted connection its time for a hello."""
         connection.hello_due_at = now + self._session_settings.hello_timeout_s
-        self._timers.schedule(connection.hello_due_at, self._on_hello_timeout, connection)
+        self._timers.schedule(connection.hello_due_at, TimerKind.hello, connection)
 
     def on_hello(self, connection: Connection, hello: Hello, now: float) -> None:
         """Welcomes it, at once or when what it has missed is here. Raises InvalidMessage, and nothing has begun."""
@@ -128,10 +115,15 @@ class Handshake:
         connection.wanted = wanted
         self._start(connection, hello, now)
 
+    def start_with(self, connection: Connection, wanted: Wanted, now: float) -> None:
+        """Begins without a hello, for a client that knows none: with the present states of what it wants."""
+        connection.wanted = wanted
+        self._start(connection, Hello(), now)
+
     def _start(self, connection: Connection, hello: Hello, now: float) -> None:
         rank = self._budget.charge(connection.identity.user, self._estimate_cost(hello), now)
         resume = hello.resume
-        if resume is None or resume.epoch != self._epoch():
+        if resume is None or resume.epoch != self._log.epoch:
             self._welcome(connection, hello, None, "epoch" if resume is not None else None, now)
             return
         if resume.cursor < self._log.unsendable_until:
@@ -140,16 +132,16 @@ class Handshake:
         resolved = resolve(connection.wanted, connection.view, self._catalog)
         key = build_feed_key(resolved.selection, connection.view, connection.codec, self._catalog)
         connection.become(State.resuming)
-        self._timers.schedule(now + REPLAY_CHECK_SECONDS, self._check_replay, connection)
-        self._now = now
+        self._timers.schedule(now + REPLAY_CHECK_SECONDS, TimerKind.replay, connection)
         cost = self._count_unread(resume.cursor)
-        matcher = Feed[Connection](key, self._log)
-        self._replays.start(ReplayTask(connection, hello, resume.cursor, matcher, cost=cost, rank=rank, began=now))
+        matcher = FeedFilter(key, self._catalog)
+        self.replays.start(ReplayTask(connection, hello, resume.cursor, matcher, cost=cost, rank=rank, began=now))
+        self.welcome_finished(now)
 
     def _estimate_cost(self, hello: Hello) -> int:
         """How many records of the log are read for it, as far as can be told, and all else that it takes."""
         states, resume = self._log.state_count, hello.resume
-        if resume is None or resume.epoch != self._epoch():
+        if resume is None or resume.epoch != self._log.epoch:
             return HELLO_RECORDS + states // STATES
         return HELLO_RECORDS + states // STATES_HELD_BACK + self._count_unread(resume.cursor)
 
@@ -168,47 +160,43 @@ class Handshake:
     def on_replay_response(self, message: ReplayResponse, now: float) -> None:
         """What the router says to a question for a client that comes back."""
         self._response_count += 1
-        self._now = now
-        self._replays.on_response(message)
-
-    def repeat_requests(self, now: float) -> None:
-        """The router has answered a hello."""
-        self._now = now
-        self._replays.repeat_requests()
+        self.replays.on_response(message)
+        self.welcome_finished(now)
 
     def on_log_advanced(self, now: float) -> None:
         """The log's position has moved."""
-        self._now = now
-        self._replays.on_log_advanced()
+        self.replays.on_log_advanced()
+        self.welcome_finished(now)
 
     def cancel(self, connection: Connection) -> None:
         """Nothing is to be fetched for it any more."""
-        replay = self._replays.cancel(connection)
+        replay = self.replays.cancel(connection)
         if replay is not None:
             self._refund(replay)
 
     @property
     def due_at(self) -> float:
         """When `run` has something to do; infinity if never."""
-        return self._replays.due_at
+        return self.replays.due_at
 
     def run(self, now: float) -> None:
         """A turn of work for those who come back, if it is time."""
-        self._now = now
-        self._replays.run(now)
+        self.replays.run(now)
+        self.welcome_finished(now)
 
-    def _on_hello_timeout(self, connection: Connection, now: float) -> None:
+    def check_hello(self, connection: Connection, now: float) -> None:
+        """Its time for a hello is over, or was when the timer was set."""
         if connection.state is not State.awaiting_hello:
             return
         late = now - connection.hello_due_at
         if late < 0:
             self._timers.schedule(
-                connection.hello_due_at, self._on_hello_timeout, connection
+                connection.hello_due_at, TimerKind.hello, connection
             )  # its hello was one too many: it waits
         elif late > LATE_SECONDS:
             # It is this process that was late: the hello may be here, and not read yet.
             connection.hello_due_at = now + late
-            self._timers.schedule(connection.hello_due_at, self._on_hello_timeout, connection)
+            self._timers.schedule(connection.hello_due_at, TimerKind.hello, connection)
         elif connection.last_message_at == connection.opened_at:
             self._sockets.ping(connection)  # it has said nothing at all: nobody gets events who can't speak
         else:
@@ -219,54 +207,68 @@ class Handshake:
         connection.wanted = initial_subscriptions(connection, hello, self._roles, self._catalog)
         self._start(connection, hello, now)
 
-    def _on_replay_done(self, replay: ReplayTask, refusal: str | None) -> None:
-        now, connection = self._now, replay.connection
+    def welcome_finished(self, now: float) -> None:
+        """Welcomes those for whom all is here that they have missed, or can't be had."""
+        for replay, refusal in self.replays.take_finished():
+            self._finish_replay(replay, refusal, now)
+
+    def _finish_replay(self, replay: ReplayTask, refusal: str | None, now: float) -> None:
+        connection = replay.connection
+        if connection.state is not State.resuming or connection.reader.is_lost:
+            return  # it has gone meanwhile
         if refusal is not None:
             self._refund(replay)
             self._budget.charge(replay.user, self._log.state_count // STATES, now)
         self._welcome(connection, replay.hello, replay if refusal is None else None, refusal, now)
-        self._on_ready(connection, now)
+        self._resumed.append(connection)
 
-    def _check_replay(self, connection: Connection, now: float) -> None:
-        """What is missed has not come yet.
+    def take_resumed(self) -> Iterable[Connection]:
+        """Those who have come back and begun: what they have said meanwhile is to be obeyed."""
+        if not self._resumed:
+            return ()
+        resumed, self._resumed = self._resumed, []
+        return resumed
 
-        If the router is silent, the client keeps its cursor, and comes again with it. Else it waits, and is told so,
-        for as long as `replay.timeout_s`; then it is too much, for it or for all who come back now: one who came
-        again would have missed more still.
+    def check_replay(self, connection: Connection, now: float) -> bool:
+        """What is missed has not come yet; whether it can't be had at present, and the client is to be sent away.
+
+        That is when the router is silent: the client keeps its cursor, and comes again with it. Else it waits, and is
+        told so, for as long as `replay.timeout_s`; then it is too much, for it or for all who come back now: one who
+        came again would have missed more still.
         """
-        replay = self._replays.find(connection)
+        replay = self.replays.find(connection)
         if connection.state is not State.resuming or replay is None:
-            return
-        waits = self._replays.is_waiting(replay)
+            return False
+        waits = self.replays.is_waiting(replay)
         replay.unanswered_checks += replay.request is not None
         if (
             waits and replay.seen_response_count == self._response_count
         ) or replay.unanswered_checks > MAX_REPLAY_CHECKS:
-            self._on_unavailable(connection, now)
-        elif now - replay.began_at >= self._replay_timeout_s:
-            self._replays.cancel(connection)
-            self._now = now
-            self._on_replay_done(replay, "too_much")
+            return True
+        if now - replay.began_at >= self._replay_timeout_s:
+            self.replays.cancel(connection)
+            self._finish_replay(replay, "too_much", now)
         else:
             if replay.seen_response_count >= 0 or not waits:
                 text = "what you have missed is still being read: the welcome comes when all of it is here"
                 self._dispatcher.send_reply(connection, Notice(REPLAYING, text), now)
             replay.seen_response_count = self._response_count if waits else -1
-            self._timers.schedule(now + REPLAY_CHECK_SECONDS, self._check_replay, connection)
+            self._timers.schedule(now + REPLAY_CHECK_SECONDS, TimerKind.replay, connection)
+        return False
 
     def _welcome(
         self, connection: Connection, hello: Hello, replay: ReplayTask | None, refusal: str | None, now: float
     ) -> None:
         """Begins: with what was missed, if there is a replay, else with the present states."""
-        if len(connection.pending_replies) >= MAX_PENDING_REPLIES:
-            self._dispatcher.close_too_slow(connection, UNREAD)
+        if len(connection.reader.pending_replies) >= MAX_PENDING_REPLIES:
+            self._dispatcher.lose(connection, UNREAD)
             return
         resolved = resolve(connection.wanted, connection.view, self._catalog)
         connection.become(State.live)
-        lag = ReaderPosition(replay.cursor if replay else self._log.position, self._conflator.newest_release)
-        if replay is not None:
-            lag.full_until = self._log.position
-        feed = self._dispatcher.join_feed(connection, resolved.selection, lag, now)
+        position = self._log.position
+        cursor, full_until = (replay.cursor, position) if replay is not None else (position, 0)
+        connection.reader.stand_at(cursor, self._conflator.newest_release, full_until=full_until)
+        feed = self._dispatcher.join_feed(connection, resolved.selection, now)
         if replay is not None:
             told = replay.hello.resume.cursor if replay.hello.resume else 0
             frames = [
@@ -282,7 +284,7 @@ class Handshake:
             session=connection.session,
             user=connection.identity.user,
             role=connection.identity.role,
-            epoch=self._epoch(),
+            epoch=self._log.epoch,
             cursor=told,
             resumed=replay is not None,
             subscriptions=resolved.names,

@@ -1,4 +1,4 @@
-"""What of the things that a client says is listened to: how long, how many, and when.
+"""The limits on what clients send: how long, how many, and when.
 
 What it keeps true: a user's clients together are heard no more often than the settings of `[session]` say, and change
 what they want no more often; a message too many is answered, and not obeyed. Both are counted by size: a long message
@@ -18,6 +18,7 @@ import msgspec
 
 from solowire.algorithms.token_bucket import Rate
 from solowire.errors import InvalidMessage
+from solowire.fanout.reader import MAX_PENDING_REPLIES
 from solowire.model.access import Role
 from solowire.model.catalog import Catalog
 from solowire.model.subscriptions import (
@@ -45,7 +46,7 @@ from solowire.protocol.messages import (
     Unsubscribe,
 )
 from solowire.runtime.settings.session_settings import SessionSettings
-from solowire.workers.connections.connection import MAX_PENDING_REPLIES, Connection, State
+from solowire.workers.connections.connection import Connection, State
 from solowire.workers.connections.users import User, UserRegistry
 
 PONG_BYTES = 128
@@ -81,12 +82,7 @@ class InboundLimits:
         if connection.unanswered_pings and _is_pong(connection, raw):
             connection.unanswered_pings -= 1  # we have asked for it: it is none of the messages that are limited
             return None
-        user = self._users.get(connection.identity.user)
-        wait = 0.0
-        if user is not None:
-            user.messages_full_at, wait = self._messages.try_take(
-                user.messages_full_at, now, max(1.0, len(raw) / MESSAGE_BYTES)
-            )
+        wait = self.count_message(connection, raw, now)
         begins = connection.state is State.awaiting_hello and connection.last_message_at == connection.opened_at
         if wait and not begins:
             raise _RateExceeded(self._messages, "messages", _MESSAGE_RATE, wait, connection.codec.read_id(raw))
@@ -97,6 +93,15 @@ class InboundLimits:
             keep(message, connection)
             return None
         return message
+
+    def count_message(self, connection: Connection, raw: str | bytes, now: float) -> float:
+        """Counts a message of its user; how long, in seconds, it should have waited with it."""
+        user = self._users.get(connection.identity.user)
+        if user is None:
+            return 0.0
+        cost = max(1.0, len(raw) / MESSAGE_BYTES)
+        user.messages_full_at, wait = self._messages.try_take(user.messages_full_at, now, cost)
+        return wait
 
     def charge(self, connection: Connection, message: ClientMessage, now: float) -> None:
         """The message is about to be obeyed. Raises InvalidMessage if it is a change of subscriptions too many."""
@@ -168,8 +173,8 @@ def initial_subscriptions(connection: Connection, hello: Hello, roles: Mapping[s
     """What it wants from the beginning: its role's defaults, if it says nothing. Raises InvalidMessage."""
     if connection.state is not State.awaiting_hello:
         raise InvalidMessage(
-            "already_said_hello",
-            "this connection has begun already",
+            "duplicate_hello",
+            "hello was already sent on this connection",
             "use subscribe and unsubscribe; "
             "without a hello within SOLOWIRE_SESSION__HELLO_TIMEOUT_S the role's defaults apply",
         )
@@ -186,7 +191,7 @@ def updated_subscriptions(connection: Connection, message: Subscribe | Unsubscri
     """What it wants from now on. Raises InvalidMessage."""
     if connection.state is not State.live:
         raise InvalidMessage(
-            "hello_first", "the first message must be hello", "send it, and this one after the welcome"
+            "hello_required", "the first message must be hello", "send it, and this one after the welcome"
         )
     check_patterns(message.event_types)
     if isinstance(message, Unsubscribe):
@@ -218,8 +223,8 @@ def keep(message: ClientMessage, connection: Connection) -> None:
     """For when the connection has begun. Raises InvalidMessage if too many are kept."""
     if len(connection.early_messages) >= MAX_PENDING_REPLIES:
         raise InvalidMessage(
-            "too_early",
-            f"{MAX_PENDING_REPLIES} messages may come before the welcome",
+            "handshake_pending",
+            f"{MAX_PENDING_REPLIES} messages at most may be sent before the welcome",
             "wait for the welcome first",
             message.id,
         )

@@ -15,15 +15,17 @@ here or at the router.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from itertools import count, islice
 from math import inf
 
 from solowire.backplane import messages as backplane
-from solowire.fanout.feed import Feed
+from solowire.fanout.frame_builder import FeedFilter
 from solowire.fanout.recent_log import RecentLog
 from solowire.protocol.messages import Hello
+from solowire.workers.clock import Clock
 from solowire.workers.connections.connection import Connection
+from solowire.workers.delivery.ring_history import RingHistory
 
 RECORDS_A_STEP = 50
 OWN_RECORDS_A_STEP = 10
@@ -81,7 +83,7 @@ class ReplayTask:
         connection: Connection,
         hello: Hello,
         cursor: int,
-        matcher: Feed[Connection],
+        matcher: FeedFilter,
         *,
         cost: int = 0,
         rank: float = 0.0,
@@ -118,33 +120,29 @@ class ReplayTask:
 
 
 class ReplayScheduler:
-    """done(replay, refusal) is called when all is here (refusal None) or it can't be had. ask: sends to the router.
+    """Asks the router for what clients have missed, in turns.
 
-    stopwatch: reads a clock, in seconds, to learn how long a turn takes; without it a turn is one step. record_rank:
-    what each record that is read for a replay adds to its rank.
+    questions: what is to be sent to the router. record_rank: what each record that is read for a replay adds to its
+    rank. By the clock's stopwatch it learns how long a turn takes; without one a turn is one step.
     """
 
     def __init__(
         self,
         recent: RecentLog,
+        rings: RingHistory,
+        clock: Clock,
         *,
         concurrent: int,
         max_bytes: int,
-        ask: Callable[[backplane.ReplayRequest | backplane.ReplayCancel], bool],
-        epoch: Callable[[], str],
-        whole_from: Callable[[str], int],
-        done: Callable[[ReplayTask, str | None], None],
-        stopwatch: Callable[[], float] | None = None,
         record_rank: float = 0.0,
     ) -> None:
         self._log = recent
         self._concurrent = concurrent
         self._max_bytes = max_bytes
-        self._ask = ask
-        self._epoch = epoch
-        self._whole_from = whole_from
-        self._done = done
-        self._stopwatch = stopwatch
+        self.questions: list[backplane.ReplayRequest | backplane.ReplayCancel] = []
+        self._finished: list[tuple[ReplayTask, str | None]] = []
+        self._rings = rings
+        self._clock = clock
         self._record_rank = record_rank
         self._requests = count(1)
         self._replays: dict[Connection, ReplayTask] = {}  # all that are not done
@@ -158,8 +156,17 @@ class ReplayScheduler:
 
     @property
     def due_at(self) -> float:
-        """When `run` has something to do; infinity if never."""
+        """When `run` or `take_finished` has something; infinity if never."""
+        if self._finished:
+            return -inf
         return self._turn_at if self._ready else inf
+
+    def take_finished(self) -> Iterable[tuple[ReplayTask, str | None]]:
+        """For whom all is here, or, with the reason, can't be had."""
+        if not self._finished:
+            return ()
+        finished, self._finished = self._finished, []
+        return finished
 
     def is_waiting(self, replay: ReplayTask) -> bool:
         """Whether the router has a question to answer before the replay can go on, or the log to reach its cursor."""
@@ -205,7 +212,7 @@ class ReplayScheduler:
         """The router may have begun anew, and forgotten what it was asked. To be asked twice costs it nothing more."""
         for replay in self._asked.values():
             if replay.question is not None:
-                self._ask(replay.question)
+                self.questions.append(replay.question)
 
     def on_log_advanced(self) -> None:
         """The log's position has moved."""
@@ -218,7 +225,7 @@ class ReplayScheduler:
         """One turn, each step of it for the one that comes first."""
         if now < self._turn_at:
             return
-        clock = self._stopwatch
+        clock = self._clock.stopwatch
         began = clock() if clock is not None else 0.0
         while self._ready:
             replay = min(self._ready.values(), key=self._rank)
@@ -258,7 +265,7 @@ class ReplayScheduler:
         self._free_place(replay)
         if replay.request is not None:
             del self._asked[replay.request]
-            self._ask(backplane.ReplayCancel(replay.request))
+            self.questions.append(backplane.ReplayCancel(replay.request))
 
     def _must_yield(self, replay: ReplayTask) -> bool:
         """Whether somebody who waits comes before one that has a place, and holds little."""
@@ -275,19 +282,19 @@ class ReplayScheduler:
 
     def _finish(self, replay: ReplayTask, refusal: str | None) -> None:
         self._end(replay)
-        self._done(replay, refusal)
+        self._finished.append((replay, refusal))
         self._give_places()
 
     # ------------------------------------------------------------------------------------------------ the work
 
     def _is_incomplete(self, replay: ReplayTask) -> bool:
         here = self._log.start_offset <= replay.cursor <= self._log.position
-        return not here or max(replay.cursor, replay.own_upto) < self._whole_from(replay.user)
+        return not here or max(replay.cursor, replay.own_upto) < self._rings.whole_from(replay.user)
 
     def _step(self, replay: ReplayTask) -> None:
         """Goes on to the next thing that is lacking, or is done."""
         cursor = replay.cursor
-        whole_from = self._whole_from(replay.user)
+        whole_from = self._rings.whole_from(replay.user)
         if cursor > self._log.position:
             if replay.is_cursor_known:
                 self._ahead[replay.connection] = replay
@@ -317,8 +324,8 @@ class ReplayScheduler:
         replay.read_count += 1 if personal else min(upto - after, backplane.REPLAY_RECORDS)
         request = replay.request = next(self._requests)
         self._asked[request] = replay
-        replay.question = backplane.ReplayRequest(request, self._epoch(), replay.user, after, upto, personal)
-        self._ask(replay.question)
+        replay.question = backplane.ReplayRequest(request, self._log.epoch, replay.user, after, upto, personal)
+        self.questions.append(replay.question)
 
     def _consume_part(self, replay: ReplayTask, part: backplane.ReplayResponse) -> None:
         """Takes in some of a part of the log: what the client may see of it, or its own events into the log."""

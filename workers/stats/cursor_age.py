@@ -23,7 +23,7 @@ class CursorAges:
 
     def __init__(self, shard: Shard, now: float) -> None:
         self._log = shard.log
-        self._wall = now + shard.wall_offset
+        self._wall = shard.clock.to_unix(now)
         self._left = MOST_ENTRIES
 
     def measure(self, connection: Connection) -> float:
@@ -52,6 +52,6 @@ class CursorAges:
             self._left -= 1
             user = entry.event.user
             mine = user is None or users.get(user, entry.offset) < entry.offset
-            if mine and not entry.is_deferred and feed.accepts(entry) and feed.is_visible(entry):
+            if mine and not entry.is_deferred and feed.filter.accepts(entry) and feed.filter.is_visible(entry):
                 return entry
         return None

@@ -1,4 +1,4 @@
-"""Why a shard is slow, as far as it can tell: for the log, when an alert asks.
+"""A diagnosis of a slow shard: for the log, when an alert asks.
 
 It looks at everything once, which takes some milliseconds, and only then: nothing of this is counted before.
 """
@@ -22,7 +22,7 @@ TYPES_NAMED = 8
 def diagnose(shard: Shard, reporting: ShardReporter, now: float) -> dict[str, Any]:
     """The slowest feeds, the largest frames, the top publishers and types, and the connections that lag."""
     feeds = list(shard.feeds)
-    slowest = sorted((f for f in feeds if any(f.list_behind())), key=_oldest)
+    slowest = sorted((f for f in feeds if f.behind), key=_oldest)
     largest = sorted((f for f in feeds if f.largest_bytes), key=lambda feed: -feed.largest_bytes)
     newest = shard.log.newest_entries(NEWEST_ENTRIES)
     return {
@@ -35,22 +35,22 @@ def diagnose(shard: Shard, reporting: ShardReporter, now: float) -> dict[str, An
         "of_events": len(newest),
         "lagging": len(shard.dispatcher.find_lagging()),
         "slowest_connections": [
-            {name: about[name] for name in ("user", "session", "address", "behind", "seconds", "lagging_s")}
+            {name: about[name] for name in ("user", "session", "address", "lag_offsets", "lag_s", "blocked_s")}
             for about in reporting.list_slowest(now, MOST)
         ],
     }
 
 
 def _oldest(feed: Feed[Connection]) -> int:
-    return min(lag.offset for _, lag in feed.list_behind())
+    return min(reader.offset for reader in feed.behind.values())
 
 
 def _slow(feed: Feed[Connection], shard: Shard, now: float) -> dict[str, Any]:
     return {
         **_about(feed),
-        "behind": sum(1 for _ in feed.list_behind()),
-        "offsets": shard.log.position - _oldest(feed),
-        "seconds": round(CursorAges(shard, now).measure_oldest(c for c, _ in feed.list_behind()), 3),
+        "lagging": len(feed.behind),
+        "lag_offsets": shard.log.position - _oldest(feed),
+        "lag_s": round(CursorAges(shard, now).measure_oldest(feed.behind), 3),
     }
 
 

@@ -7,10 +7,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.load import About, Http, Wire
 from bench.machine import RESULTS, LeftOut
-from bench.receiver import Plan, upgrade
+from bench.publisher import About, HttpWire, Wire
+from bench.receiver import Plan
 from bench.server import Server
+from bench.ws_client import format_upgrade
 
 FOLDER = Path(__file__).parent
 VENV = RESULTS / "replaced"
@@ -61,7 +62,7 @@ class Replaced(Server):
 
     def plan(self, user: int) -> list[Plan]:
         return [
-            Plan(self.port, upgrade(self.port, f"/api/websocket/ws/{kind}?token=u{user}"), streams=(n, n))
+            Plan(self.port, format_upgrade(self.port, f"/api/websocket/ws/{kind}?token=u{user}"), streams=(n, n))
             for n, kind in enumerate(TYPES)
         ]
 
@@ -74,4 +75,4 @@ class Replaced(Server):
         return About(user, top=f'"socket":"{TYPES[user % len(TYPES)]}","user":"u{user}",'.encode())
 
     def wires(self, count: int) -> list[Wire]:
-        return [Http(self.port, "/publish") for _ in range(count)]
+        return [HttpWire(self.port, "/publish") for _ in range(count)]

@@ -9,10 +9,11 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bench.load import Http, Wire
 from bench.machine import RESULTS, LeftOut
-from bench.receiver import Plan, Style, client_frame, upgrade
+from bench.publisher import HttpWire, Wire
+from bench.receiver import Plan, Style
 from bench.server import Server
+from bench.ws_client import client_frame, format_upgrade
 
 FOLDER = Path(__file__).parent
 PLACE = RESULTS / "socketio"
@@ -57,8 +58,8 @@ class SocketIo(Server):
         return {**os.environ, "NODE_ENV": "production"}
 
     def plan(self, user: int) -> list[Plan]:
-        request = upgrade(self.port, "/socket.io/?EIO=4&transport=websocket")
-        return [Plan(self.port, request, client_frame(b'40{"user":"u%d"}' % user if self.own else b"40"))]
+        request = format_upgrade(self.port, "/socket.io/?EIO=4&transport=websocket")
+        return [Plan(self.port, request, client_frame(b'40{"user":"u%d"}' % user if self.has_own else b"40"))]
 
     def wires(self, count: int) -> list[Wire]:
-        return [Http(self.port) for _ in range(count)]
+        return [HttpWire(self.port) for _ in range(count)]

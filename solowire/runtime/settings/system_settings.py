@@ -18,6 +18,8 @@ from solowire.auth.key_places import MAX_SECRETS
 from solowire.errors import ConfigError
 from solowire.runtime.settings.auth_settings import AuthSettings
 from solowire.runtime.settings.gateway_settings import GatewaySettings
+from solowire.runtime.settings.history_settings import HistorySettings
+from solowire.runtime.settings.legacy_settings import LegacySettings
 from solowire.runtime.settings.limits_settings import LimitsSettings
 from solowire.runtime.settings.listen_settings import ListenSettings
 from solowire.runtime.settings.process_settings import AuditSettings, LoggingSettings, ProcessSettings
@@ -63,7 +65,7 @@ def _split_secrets(value: Any) -> Any:
     return [part for piece in value.split(",") if (part := piece.strip())]
 
 
-class Settings(BaseSettings):
+class Settings(LegacySettings):
     """All settings. Made by hand, as in tests, they are read from nowhere: `load` reads them."""
 
     model_config = SettingsConfigDict(
@@ -105,6 +107,7 @@ class Settings(BaseSettings):
     publish: PublishSettings = PublishSettings()
     shard: ShardSettings = ShardSettings()
     replay: ReplaySettings = ReplaySettings()
+    history: HistorySettings = HistorySettings()
     router: RouterSettings = RouterSettings()
     journal: JournalSettings = JournalSettings()
     alerts: AlertSettings = AlertSettings()

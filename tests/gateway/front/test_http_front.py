@@ -7,7 +7,7 @@ import contextlib
 import gc
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from solowire.gateway.front.connection_registry import ConnectionRegistry
 from solowire.gateway.front.http_front import ACCEPTS, HttpFront
 from solowire.gateway.front.unread_bodies import with_ends
 from solowire.runtime.http_server import WebServer, listen, listen_unix
+from tests.support.examples import examples
 
 SECONDS = 30.0
 KILO = 1024
@@ -49,7 +50,7 @@ class Site:
             raise ValueError(scope["path"])
         await self.app({**scope, "direct": True}, receive, send_on)
 
-    async def app(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+    async def app(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
         path = scope["path"]
         body = b""
         await self.may_answer.wait()
@@ -87,7 +88,9 @@ class Site:
 async def site(folder: Path, **limits: Any) -> AsyncIterator[Site]:
     made = Site()
     times = {"head_s": SECONDS, "keepalive_s": SECONDS, "stalled_s": SECONDS}
-    room = ConnectionRegistry(limits.pop("limiter", AcceptLimiter(100, 100)), limits.pop("max_files", sys.maxsize))
+    room: ConnectionRegistry[Any] = ConnectionRegistry(
+        limits.pop("limiter", AcceptLimiter(100, 100)), limits.pop("max_files", sys.maxsize)
+    )
     context = FrontContext(
         str(folder / "g"),
         registry=room,
@@ -613,7 +616,7 @@ REQUESTS = st.lists(
 )
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(30), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(REQUESTS, st.data())
 async def test_any_requests_in_any_pieces_are_read_as_h11_reads_them(
     tmp_path: Path, requests: list[bytes], data: st.DataObject

@@ -14,7 +14,7 @@ import uvloop
 from solowire.backplane.messages import ShardAddress
 from solowire.gateway.front.http_front import SEND_BUFFER_BYTES, HttpFront
 from solowire.workers.net.client_listener import FULL_RESPONSES
-from tests.gateway.relay_harness import SECONDS, OneShardGateway, relay_front
+from tests.support.relay_harness import SECONDS, OneShardGateway, relay_front
 
 HANDSHAKE = b"GET /ws?token=t HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
 

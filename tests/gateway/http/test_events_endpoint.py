@@ -28,8 +28,8 @@ from solowire.gateway.router_client import RouterClient
 from solowire.model.access import ROLES
 from solowire.runtime.settings import Settings
 from solowire.runtime.settings.publish_settings import PublishSettings
-from tests.e2e.system import ANSWER_SECONDS
-from tests.factories import change
+from tests.support.factories import change
+from tests.support.system import ANSWER_SECONDS
 
 MAX_BYTES = 40_000
 EVENT = b'{"type":"custom.x","data":{}}'
@@ -52,7 +52,12 @@ class Client:
         headers = [(b"authorization", f"Bearer {token}".encode())]
         if length is not None:
             headers.append((b"content-length", str(length).encode()))
-        self.scope = {"path": "/v1/events", "method": "POST", "client": ("192.0.2.1", 1), "headers": headers}
+        self.scope: dict[str, Any] = {
+            "path": "/v1/events",
+            "method": "POST",
+            "client": ("192.0.2.1", 1),
+            "headers": headers,
+        }
         self.heard: list[dict[str, Any]] = []
         self.waits = asyncio.Event()
         self._pieces = iter(pieces)
@@ -243,7 +248,7 @@ async def test_who_has_to_give_its_place_hears_why(house: House) -> None:
 
 async def test_a_client_that_leaves_has_published_nothing(house: House) -> None:
     """Whoever goes in the midst of a request takes its room along, and what had come of it is not published."""
-    assert (await house.answers(Client(house.token("ann"), EVENTS, leaves=True)))[1] == "client_gone"
+    assert (await house.answers(Client(house.token("ann"), EVENTS, leaves=True)))[1] == "client_disconnected"
     assert (house.intake.requests, house.intake.bytes, house.published) == (0, 0, 0)
 
 
@@ -416,7 +421,7 @@ async def test_who_is_refused_is_told_at_once_and_its_connection_ends(house: Hou
             while house.gateway.is_router_alive:
                 await asyncio.sleep(0.02)
     client = Client(tokens.get(who) or house.token("ann"), [])
-    others = {"no room": (503, "overloaded"), "router away": (503, "router_away")}
+    others = {"no room": (503, "overloaded"), "router away": (503, "router_unavailable")}
     assert await house.answers(client) == (REFUSED | others)[who]
     assert client.is_last
     assert not client.waits.is_set()
@@ -475,13 +480,13 @@ async def test_no_more_is_decompressed_than_there_is_room_for(house: House) -> N
     """What it becomes counts while it is made, and not only when all of it is there."""
     other = house.intake.reserve("bob", 0.0)
     house.intake.grow(other, 95_000)
-    most = []
+    most: list[int] = []
 
     def note(room: Any, size: int) -> None:
         grow(room, size)
         most.append(house.intake.bytes)
 
-    grow, house.intake.grow = house.intake.grow, note  # type: ignore[method-assign]
+    grow, house.intake.grow = house.intake.grow, note  # type: ignore[method-assign, assignment]
     large = gzip.compress(b"".join(EVENTS) + b" " * 38_000)
     assert await house.answers(encoded(house.token("ann"), large)) == (503, "overloaded")
     assert max(most, default=0) <= 100_000

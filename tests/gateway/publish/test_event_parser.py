@@ -30,6 +30,7 @@ from solowire.model.catalog import EventType
 from solowire.model.events import MAX_DEPTH, Delivery, Event, Priority
 from solowire.protocol.messages import Codec
 from solowire.protocol.problem_details import to_http_response
+from tests.support.examples import examples
 
 NOW = datetime(2026, 5, 4, 12, 0, 0, 250_000, UTC)
 JSON, NDJSON, MSGPACK = "application/json", "application/x-ndjson", "application/msgpack"
@@ -437,7 +438,7 @@ def survives(body: bytes, content_type: str) -> None:
 @example(b'{"type":"custom.x","data":{"a":1e999}}', JSON)
 @example(b'{"type":"custom.x","data":{"a":"\\ud800"}}', JSON)
 @example(b'\xef\xbb\xbf{"type":"custom.x","data":{}}', JSON)
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 def test_any_bytes_are_events_or_a_documented_error(body: bytes, content_type: str) -> None:
     """No bytes whatever bring the gateway down: they are events, or a fault that is told."""
     survives(body, content_type)
@@ -455,7 +456,7 @@ def test_any_bytes_are_events_or_a_documented_error(body: bytes, content_type: s
     ),
     st.sampled_from([JSON, NDJSON, MSGPACK]),
 )
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 def test_anything_that_looks_like_events_is_events_or_a_documented_error(items: list[Any], content_type: str) -> None:
     """Whatever a publisher puts into the fields, what is accepted fits, and reaches clients as it was published."""
     try:
@@ -469,7 +470,7 @@ def test_anything_that_looks_like_events_is_events_or_a_documented_error(items: 
 
 
 @given(st.data())
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 def test_a_valid_request_that_is_cut_anywhere_is_a_documented_error(data: st.DataObject) -> None:
     """A request that was cut off on its way is refused as a whole, never read in part, except at the end of a line."""
     batch = [{"type": "zone_created", "data": {"zone": "example.com", "serial": 7}}] * 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,7 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from solowire.errors import RequestRejected
 from solowire.gateway.publish.publish_limiter import MAX_PUBLISHERS, PublishLimiter, Reservation
 from solowire.runtime.settings.publish_settings import PublishSettings
-from tests.factories import change
+from tests.support.examples import examples
+from tests.support.factories import change
 
 
 def intake(**changed: Any) -> PublishLimiter:
@@ -125,7 +127,7 @@ def test_a_request_is_ended_that_has_been_read_for_longest() -> None:
     told: list[str] = []
     rooms = [it.reserve(user, 0.0) for user in ("eve", "eve", "bob", "cid")]
     for number, room in enumerate(rooms):
-        room.on_evicted = lambda number=number: told.append(f"room {number}")
+        room.on_evicted = partial(told.append, f"room {number}")
     it.grow(rooms[0], 300)
     it.reserve("ann", 0.0)
     assert (told, it.requests, it.bytes, rooms[0].is_evicted) == (["room 0"], 4, 0, True)
@@ -363,4 +365,4 @@ class Requests(RuleBasedStateMachine):
 
 
 TestRequests = Requests.TestCase
-TestRequests.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestRequests.settings = settings(max_examples=examples(100), stateful_step_count=40, deadline=None)

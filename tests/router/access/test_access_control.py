@@ -26,13 +26,17 @@ def revocation(id: str, user: str | None = "ann", **fields: Any) -> b.Revocation
 class World:
     """A router with two shards and a gateway."""
 
+    def _send(self, peer: bytes, message: Any) -> bool:
+        self.sent.append((peer, message))
+        return True
+
     def __init__(self, journal: Journal, greet: bool = True) -> None:
         self.sent: list[tuple[bytes, Any]] = []
         self.audited: list[tuple[str, dict[str, Any]]] = []
         self.now = 100.0
         self.router = Router(
             journal,
-            lambda peer, message: self.sent.append((peer, message)) or True,
+            self._send,
             now=self.now,
             wall_offset=WALL,
             audit=lambda event, **fields: self.audited.append((event, fields)),

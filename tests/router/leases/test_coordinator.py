@@ -17,7 +17,8 @@ from solowire.router.leases.coordinator import FENCED_KEPT, WANT_SECONDS, Coordi
 from solowire.router.leases.hold_time import compute_hold_seconds
 from solowire.runtime.settings.limits_settings import GroupQuota, LimitsSettings
 from solowire.workers.capacity.lease import ShardLease
-from tests.factories import change
+from tests.support.examples import examples
+from tests.support.factories import change
 
 UNIX = 1_800_000_000.0
 NAMES = ("admin", "viewer", "operator", "tenant")
@@ -977,4 +978,4 @@ class Interleavings(RuleBasedStateMachine):
 
 
 TestInterleavings = Interleavings.TestCase
-TestInterleavings.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
+TestInterleavings.settings = settings(max_examples=examples(300), stateful_step_count=40, deadline=None)

@@ -12,6 +12,7 @@ from solowire.algorithms.hash_ring import Ring
 from solowire.backplane.messages import LogBatch, PublishedEvent
 from solowire.router.log.journal import MemoryJournal
 from solowire.router.log.shard_cursor import BYTES_A_MESSAGE, BYTES_UNDER_WAY, EVENTS_A_MESSAGE, ShardCursor
+from tests.support.examples import examples
 
 RING = Ring([0, 1])
 HERE = next(f"user{n}" for n in range(100) if RING.owner(f"user{n}") == 0)
@@ -265,7 +266,7 @@ class Dispatch(RuleBasedStateMachine):
 
 
 TestDispatch = Dispatch.TestCase
-TestDispatch.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestDispatch.settings = settings(max_examples=examples(150), stateful_step_count=40, deadline=None)
 
 
 def test_of_large_events_no_more_are_read_than_are_sent() -> None:

@@ -25,6 +25,7 @@ from solowire.errors import ConfigError
 from solowire.router.log import journal_file
 from solowire.router.log.journal import JournalHole, JournalUnavailable, Record
 from solowire.router.log.sqlite_journal import RELEASED_PAGES, TRIM_ROWS, VERSION, SqliteJournal
+from tests.support.examples import examples
 
 NOW = 1_790_000_000.0  # 2026-09-21
 STAMP = "20260921T141320Z"
@@ -297,7 +298,7 @@ def leave_wal(path: Path) -> None:
 
 
 @given(st.floats(0, 1, exclude_max=True), st.binary(min_size=1, max_size=64))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_any_damage_is_survived(tmp_path_factory: pytest.TempPathFactory, place: float, garbage: bytes) -> None:
     """Wherever bytes are wrong: the log goes on, or the file is set aside; reads answer, or say that they can't."""
     path = tmp_path_factory.mktemp("damage") / "journal.sqlite3"
@@ -387,7 +388,7 @@ def test_a_hole_in_the_log_is_where_it_begins(path: Path) -> None:
     with capture_logs() as logs, closing(open_journal(path)) as journal:
         assert (journal.epoch, journal.start_offset, journal.last_offset) == ("epoch-1", 21, 50)
         assert is_whole(journal)
-        assert [(line["event"], line["log_begins"]) for line in logs] == [("journal_hole", 22)]
+        assert [(line["event"], line["log_begins"]) for line in logs] == [("journal_gap_detected", 22)]
         assert keep(journal, some(1, 51)) == [51]
     with closing(open_journal(path)) as journal:
         assert (journal.start_offset, journal.last_offset, is_whole(journal)) == (21, 51, True)
@@ -557,7 +558,7 @@ def test_a_full_disk_refuses_and_recovers(small_disk: Path) -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 60_000), st.integers(1, 100)), min_size=1, max_size=12))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 def test_a_group_is_kept_whole_or_not_at_all(
     tmp_path_factory: pytest.TempPathFactory, groups: list[tuple[int, int]]
 ) -> None:
@@ -600,7 +601,7 @@ def test_what_there_is_no_room_to_trim_costs_no_group(path: Path) -> None:
         journal.append(some(1, begin=journal.last_offset + 1), NOW)
         with room(20_000, path), capture_logs() as logs:
             journal.commit(NOW)
-        assert [entry["event"] for entry in logs] == ["journal_not_trimmed"]
+        assert [entry["event"] for entry in logs] == ["journal_trim_failed"]
         assert (journal.start_offset, journal.last_offset) == (floor, 2002)
         keep(journal, some(1, begin=2003), NOW + 0.5)
         assert journal.start_offset == floor  # not with every group: it would fail again and again
@@ -836,7 +837,7 @@ def test_an_old_journal_that_keeps_too_much_is_told(path: Path, monkeypatch: pyt
     monkeypatch.setattr(journal_file, "COMPACTED_BYTES", 2**20)
     with capture_logs() as logged, closing(open_journal(path, max_bytes=2 * 2**20, now=NOW + 3600)):
         pass
-    assert [(entry["event"], bool(entry["hint"])) for entry in logged] == [("journal_space_kept", True)]
+    assert [(entry["event"], bool(entry["hint"])) for entry in logged] == [("journal_shrink_skipped", True)]
     assert path.stat().st_size == before
 
 
@@ -876,7 +877,7 @@ def test_without_room_for_a_copy_the_journal_stays_as_it_is(path: Path, monkeypa
     monkeypatch.setattr(journal_file, "create_file", full)
     with capture_logs() as logged, closing(open_journal(path, max_bytes=2**20, now=NOW + 3600)) as journal:
         assert keep(journal, some(1, begin=20_001), NOW + 3600) == [20_001]
-    assert [entry["event"] for entry in logged] == ["journal_not_compacted"]
+    assert [entry["event"] for entry in logged] == ["journal_shrink_failed"]
     assert path.stat().st_size <= before + 2**20
     assert not list(path.parent.glob("*.new*"))
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from tests.runtime.settings.loading import fault, load
+from solowire.runtime.settings import load
+from tests.runtime.settings.loading import fault
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,9 @@ from solowire.model.access import Identity
 from solowire.protocol.messages import Codec
 from solowire.workers.capacity.eviction import EvictionPolicy
 from solowire.workers.connections.connection import Connection, State
+from solowire.workers.connections.dialect_client import DialectClient
 from solowire.workers.connections.users import UserRegistry
+from tests.support.shard_harness import DIALECT, OLD_PATH
 
 
 class Place:
@@ -26,6 +28,14 @@ class Place:
         """The places of those who have to go."""
         return [self.connections.index(c) for c in self.giving_way.select(excess, self.connections)]
 
+    def make_old(self, at: int) -> None:
+        """It is one of the old frontend."""
+        found = DIALECT.find_path(OLD_PATH)
+        assert found is not None
+        self.connections[at].dialect = DialectClient(
+            "legacy", found, DIALECT.open_session(found, is_admin=False), "none"
+        )
+
     def send_away(self, at: int) -> None:
         self.giving_way.mark_ending(self.connections[at])
         self.connections[at].become(State.draining)
@@ -41,9 +51,10 @@ def test_the_longest_idle_go() -> None:
 
 def test_a_legacy_duplicate_goes_first() -> None:
     """A user's second connection of the old frontend can be done without; its only one can't."""
-    place = Place("a", "b", "c", "c")
-    place.connections[1].transport = place.connections[3].transport = "legacy"
-    assert place.chosen(viewer=2) == [3, 0]
+    place = Place("a", "b", "c", "c", "d", "d")
+    for at in (1, 3, 4, 5):
+        place.make_old(at)
+    assert place.chosen(viewer=3) == [3, 4, 0]
 
 
 def test_those_who_go_already_count_until_they_are_gone() -> None:

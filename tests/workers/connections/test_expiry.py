@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from solowire.model.access import Identity
-from solowire.protocol.messages import Codec
+from solowire.protocol.close_codes import CloseCode
+from solowire.protocol.messages import Codec, Notice
+from solowire.workers.clock import Clock
 from solowire.workers.connections.connection import Connection
 from solowire.workers.connections.expiry import TokenExpiry
 from solowire.workers.connections.timers import Timers
@@ -24,22 +26,24 @@ class Place:
         self.now = 0.0
         self.connection = Connection("s", identity(expires), Codec.json, None)
         self.timers = Timers((self.connection,))
-        self.expiry = TokenExpiry(
-            60.0,
-            self.timers,
-            expiring=lambda _, now: self.told.append(("expiring", now)),
-            expired=lambda _: self.told.append(("expired", self.now)),
-        )
-        self.expiry.watch_token(self.connection, WALL, 0.0)
+        self.clock = Clock(WALL)
+        self.expiry = TokenExpiry(60.0, self.timers, self.clock)
+        self.expiry.watch_token(self.connection, 0.0)
 
     def refresh(self, expires: float | None, wall: float = WALL) -> None:
         self.connection.replace_identity(identity(expires))
-        self.expiry.watch_token(self.connection, wall, self.now)
+        self.clock.wall_offset = wall
+        self.expiry.watch_token(self.connection, self.now)
 
     def until(self, when: float) -> None:
         while self.timers.due_at is not None and self.timers.due_at <= when:
             self.now = self.timers.due_at
-            self.timers.run(self.now)
+            while self.timers.pop_due(self.now) is not None:
+                match self.expiry.check_token(self.connection, self.now):
+                    case Notice():
+                        self.told.append(("expiring", self.now))
+                    case CloseCode():
+                        self.told.append(("expired", self.now))
         self.now = when
 
 

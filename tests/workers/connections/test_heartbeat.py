@@ -57,7 +57,7 @@ def test_a_busy_socket_is_no_silence() -> None:
     busy, waiting = place.connections
     place.sockets.stuck.add(busy)
     place.sockets.queue("an older frame", busy)
-    waiting.queue_replies(["an answer"])
+    waiting.reader.queue_replies(["an answer"])
     for n in range(1, 6):
         assert place.round(25.0 * n) == []
     assert (place.pings(busy), place.pings(waiting)) == (1, 0)

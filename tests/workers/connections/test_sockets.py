@@ -25,7 +25,7 @@ from solowire.workers.connections.sockets import MemorySockets, Sockets
 from solowire.workers.net.client_listener import ClientListener
 from solowire.workers.net.client_port import ClientPort
 from solowire.workers.net.tcp_sockets import TcpSockets
-from tests.e2e.system import sockets_with
+from tests.support.system import sockets_with
 
 SECONDS = 30.0
 LARGE = "x" * 60_000
@@ -38,9 +38,11 @@ ANN = Identity("ann", "admin", ())
 class Peers(Protocol):
     """The other ends of some sockets."""
 
-    sockets: Sockets
     alive: list[Connection]
     """Who has answered `Sockets.ping`."""
+
+    @property
+    def sockets(self) -> Sockets: ...
 
     async def join(self) -> Connection: ...
     async def read(self, connection: Connection) -> str | bytes: ...
@@ -114,11 +116,11 @@ class TcpPeers:
 
     # what the client port asks of its shard
 
-    def admit(self, ticket: str, now: float) -> Ticket:
+    def admit(self, ticket: str, now: float, **_: bool) -> Ticket:
         self.admitted += 1
         return Ticket(ticket, 0.0, 0, Identity(ticket, "admin", ()))  # whose it is tells whose connection it becomes
 
-    def open_connection(self, identity: Identity, codec: Codec, socket: Any, now: float, **_: str) -> Connection:
+    def open_connection(self, identity: Identity, codec: Codec, socket: Any, now: float, **_: Any) -> Connection:
         connection = Connection("s", identity, codec, socket)
         self._opened.put_nowait(connection)
         self.seen.append(connection)

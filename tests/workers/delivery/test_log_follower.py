@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from solowire.backplane.messages import LogBatch, StateSnapshot
-from tests.workers.harness import ShardHarness, connect_stuck, find_user, resume_client
+from tests.support.shard_harness import ShardHarness, connect_stuck, find_user, resume_client
 
 
 def test_a_batch_that_comes_twice_is_sent_once() -> None:

@@ -11,6 +11,8 @@ from solowire.domains.dns.event_types import CATALOG
 from solowire.fanout.aggregation import CALM_INTERVALS, MAX_COLLECTED, SAMPLE_EVENTS
 from solowire.fanout.catch_up import OLDER_ENTRIES
 from solowire.fanout.feed import Feed
+from solowire.fanout.frame_builder import FeedFilter
+from solowire.fanout.reader import RECOVERY_SECONDS
 from solowire.fanout.recent_log import OLDER, Entry, RecentLog
 from solowire.model.events import Priority
 from solowire.protocol import messages as c
@@ -20,12 +22,11 @@ from solowire.workers.connections.connection import Connection
 from solowire.workers.delivery.slow_consumers import (
     MADE_UP_READS,
     MAX_READS,
-    OVER_SECONDS,
     READS_PER_SECOND,
     TURN_SECONDS,
     SlowConsumers,
 )
-from tests.workers.harness import QUERY, WALL, ShardHarness
+from tests.support.shard_harness import QUERY, WALL, ShardHarness
 
 ALL = ["custom.*", "dns_query_log", "rpz_hit", "system_metrics", "record_created"]
 
@@ -160,7 +161,7 @@ def test_a_slow_reader_is_told_once_when_it_begins_and_once_when_it_is_over() ->
         stick(b, slow)
     assert notices == [("slow_consumer", True)]
     b.sockets.unstick(slow)
-    b.wait(OVER_SECONDS + 1)
+    b.wait(RECOVERY_SECONDS + 1)
     notices += [(m.code, m.active) for m in b.read_messages(slow) if isinstance(m, c.Notice)]
     assert notices == [("slow_consumer", True), ("slow_consumer", False)]
     b.publish("dns_query_log", QUERY)
@@ -222,14 +223,14 @@ def test_what_the_log_drops_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -
     b = ShardHarness(recent=RecentLog(catalog=CATALOG, max_events=1_000))
     readers = [stuck(b, f"u{n}", subscriptions=["dns_query_log", f"custom.t{n}"]) for n in range(50)]
     looked = 0
-    accepts = Feed.accepts
+    accepts = FeedFilter.accepts
 
-    def counting(feed: Feed[Connection], entry: Entry) -> bool:
+    def counting(wants: FeedFilter, entry: Entry) -> bool:
         nonlocal looked
         looked += 1
-        return accepts(feed, entry)
+        return accepts(wants, entry)
 
-    monkeypatch.setattr(Feed, "accepts", counting)
+    monkeypatch.setattr(FeedFilter, "accepts", counting)
     for _ in range(20):
         queries(b, 100)
         b.wait(0.01)
@@ -452,7 +453,7 @@ def test_a_flood_is_summed_up_and_is_over(others: str) -> None:
     assert sum(e.type == "dns_query_log" for e in events) + counted(messages, "dns_query_log") == 10_001
     summed = sum(e.data["total_queries"] for e in events if e.source == "solowire")
     assert 10_001 - 60 <= summed <= 10_001
-    assert b.shard.totals["aggregated"] > 9_900
+    assert b.shard.totals["aggregated_events"] > 9_900
 
 
 def test_what_else_goes_out_says_how_many_there_were() -> None:
@@ -690,7 +691,7 @@ def test_what_is_overtaken_costs_the_feeds_nothing(monkeypatch: pytest.MonkeyPat
     b.wait(31)
     assert looked == 2
     assert all(counted(frames(b, reader), "system_metrics") == 99 for reader in readers)
-    assert b.shard.totals["overtaken"] == 99
+    assert b.shard.totals["conflated_states"] == 99
 
 
 def test_a_critical_state_does_not_wait() -> None:

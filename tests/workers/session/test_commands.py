@@ -6,12 +6,12 @@ import jwt
 import pytest
 
 from solowire.domains.dns.event_types import CATALOG
+from solowire.fanout.reader import MAX_PENDING_REPLIES
 from solowire.fanout.recent_log import RecentLog
 from solowire.protocol import messages as c
 from solowire.protocol.messages import MAX_MESSAGE_BYTES, Codec
-from solowire.workers.connections.connection import MAX_PENDING_REPLIES
 from solowire.workers.connections.heartbeat import FREE_PONGS
-from tests.workers.harness import QUERY, SECRET, TOKENS, WALL, ShardHarness, reconnect_client
+from tests.support.shard_harness import QUERY, SECRET, TOKENS, WALL, ShardHarness, reconnect_client
 
 # ------------------------------------------------------------------------------------------------------ messages
 

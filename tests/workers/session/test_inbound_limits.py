@@ -8,11 +8,12 @@ import pytest
 
 from solowire.domains.dns.event_types import CATALOG
 from solowire.errors import InvalidMessage
+from solowire.fanout.reader import MAX_PENDING_REPLIES
 from solowire.model.access import Identity, Role
 from solowire.protocol import messages as c
 from solowire.protocol.messages import MAX_MESSAGE_BYTES, Codec
 from solowire.runtime.settings.session_settings import SessionSettings
-from solowire.workers.connections.connection import MAX_PENDING_REPLIES, Connection, State
+from solowire.workers.connections.connection import Connection, State
 from solowire.workers.connections.users import UserRegistry
 from solowire.workers.session.inbound_limits import (
     PONG_BYTES,
@@ -22,7 +23,7 @@ from solowire.workers.session.inbound_limits import (
     initial_subscriptions,
     updated_subscriptions,
 )
-from tests.factories import change
+from tests.support.factories import change
 
 
 class Place:
@@ -40,7 +41,7 @@ class Place:
         return connection
 
     def take(self, connection: Connection, message: c.ClientMessage) -> c.ClientMessage | None:
-        return self.listening.accept(connection, connection.codec.encode(message), 0.0)
+        return self.listening.accept(connection, connection.codec.encode(message), 0.0)  # type: ignore[arg-type]
 
 
 def test_a_user_is_heard_so_often() -> None:
@@ -102,7 +103,7 @@ def test_what_comes_while_resuming_is_kept() -> None:
     assert place.take(connection, c.Ping()) == c.Ping()
     with pytest.raises(InvalidMessage) as caught:
         place.take(connection, c.Subscribe(["custom.more"], id=7))
-    assert (caught.value.code, caught.value.id) == ("too_early", 7)
+    assert (caught.value.code, caught.value.id) == ("handshake_pending", 7)
     assert connection.early_messages == wishes
 
 
@@ -150,10 +151,10 @@ def test_hello_comes_once_and_first() -> None:
     place = Place()
     with pytest.raises(InvalidMessage) as caught:
         initial_subscriptions(place.connection(State.live), c.Hello(), {}, CATALOG)
-    assert caught.value.code == "already_said_hello"
+    assert caught.value.code == "duplicate_hello"
     with pytest.raises(InvalidMessage) as caught:
         updated_subscriptions(place.connection(), c.Subscribe(["custom.a"]), CATALOG)
-    assert caught.value.code == "hello_first"
+    assert caught.value.code == "hello_required"
 
 
 def test_changes_add_and_take_away() -> None:

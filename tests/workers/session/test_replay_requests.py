@@ -13,7 +13,7 @@ from solowire.protocol import messages as c
 from solowire.workers.connections.connection import Connection, State
 from solowire.workers.session import replay_requests
 from solowire.workers.session.replay_requests import MEASURED_A_STEP, RECORDS_A_STEP, REST, TURN_SECONDS
-from tests.workers.harness import ShardHarness, find_user, reconnect_client
+from tests.support.shard_harness import ShardHarness, find_user, reconnect_client
 
 
 def long_ago(events: int = 50, **limits: Any) -> ShardHarness:
@@ -74,7 +74,7 @@ def test_to_take_a_part_of_the_log_is_not_the_time_for_replays() -> None:
     b = long_ago(10 * RECORDS_A_STEP)
     reconnect_client(b, 3)
     b.shard.on_replay_response(whole_answer(b), b.now)
-    [replay] = b.shard._handshake._replays._ready.values()
+    [replay] = b.shard._handshake.replays._ready.values()
     taken = replay.consumed_count
     assert taken <= RECORDS_A_STEP
     for _ in range(10):
@@ -87,9 +87,9 @@ def test_to_take_a_part_of_the_log_is_not_the_time_for_replays() -> None:
 def test_after_each_turn_there_is_a_rest() -> None:
     """Turns for those who come back are a share of the shard's time, by the clock."""
     b = long_ago(10 * RECORDS_A_STEP)
-    replays = b.shard._handshake._replays
+    replays = b.shard._handshake.replays
     clock = iter(range(1000))
-    replays._stopwatch = lambda: float(next(clock))
+    b.shard.clock.stopwatch = lambda: float(next(clock))
     reconnect_client(b, 3)
     b.shard.on_replay_response(whole_answer(b), b.now)
     assert b.shard._handshake.due_at == pytest.approx(b.now + 1 + REST)
@@ -103,9 +103,9 @@ def test_after_each_turn_there_is_a_rest() -> None:
 def test_a_turn_takes_steps_until_its_time_is_over() -> None:
     """A turn is as many steps as fit its time, and is not one of microseconds, which would be mostly rest."""
     b = long_ago(10 * RECORDS_A_STEP)
-    replays = b.shard._handshake._replays
+    replays = b.shard._handshake.replays
     clock = (n * TURN_SECONDS / 3 for n in range(1000))
-    replays._stopwatch = lambda: next(clock)
+    b.shard.clock.stopwatch = lambda: next(clock)
     reconnect_client(b, 3)
     b.shard.on_replay_response(whole_answer(b), b.now)
     [replay] = replays._ready.values()
@@ -212,7 +212,7 @@ def test_a_long_replay_keeps_no_short_one_waiting(monkeypatch: pytest.MonkeyPatc
 def test_who_comes_and_goes_is_told_when_to_come_again() -> None:
     """Who has the log read for it in a loop, and stays for none of it, has its budget; then it keeps its cursor."""
     b = long_ago(events=1000, replay__rate=100, replay__burst=5_000)
-    answers = []
+    answers: list[Any] = []
     while len(answers) < 100 and (code := leaves_at_once(b, 3)) is None:
         answers.append(code)
         b.replay_requests.clear()

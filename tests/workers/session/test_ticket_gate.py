@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from solowire.algorithms.hash_ring import Ring
 from solowire.auth.tokens import Ticket, Tokens
 from solowire.backplane.messages import Lease
 from solowire.domains.dns.dns_domain import DNS
@@ -13,7 +14,8 @@ from solowire.protocol.messages import Codec
 from solowire.workers.capacity.slots import SlotManager
 from solowire.workers.connections.connection import Connection
 from solowire.workers.connections.users import UserRegistry
-from solowire.workers.session.ticket_gate import TicketGate
+from solowire.workers.delivery.ring_history import RingHistory
+from solowire.workers.session.ticket_gate import SlotRefusal, TicketGate
 
 TOKENS = Tokens("a secret that is long enough for anybody", ROLES, domain=DNS)
 ALICE = Identity("alice", "viewer", ())
@@ -21,26 +23,31 @@ WALL = 1_800_000_000.0
 
 
 class Place:
-    """The entrance of shard 0 with so many slots, which owns everybody whose name doesn't begin with z."""
+    """The entrance of shard 0 with so many slots. Of the two shards 0 and 19 it owns alice and bob, not zoe."""
 
     def __init__(self, slots: int, on_duplicate: str = "replace") -> None:
         self.users = UserRegistry(1)
         self.admission = SlotManager()
         self.admission.apply_lease(Lease(1, self.admission.usage_report(0.0).seq, 1e6, {}, slots, []))
         self.replaced: list[Connection] = []
+        rings = RingHistory(0)
+        rings.add_ring(Ring((0, 19)), 0, 0)
         self.entrance = TicketGate(
             0,
             TOKENS,
             self.users,
             self.admission,
             on_duplicate,
-            owns=lambda user: not user.startswith("z"),
-            replaced=self.replaced.append,
+            rings,
             boot="this",
         )
 
     def admit(self, ticket: str, *, leaving: bool = False, ready: bool = True) -> Ticket:
-        return self.entrance.redeem(ticket, 0.0, WALL, leaving=leaving, ready=ready)
+        answer = self.entrance.redeem(ticket, 0.0, WALL, leaving=leaving, ready=ready)
+        if isinstance(answer, SlotRefusal):
+            self.replaced += [answer.replaced] if answer.replaced is not None else []
+            raise answer.error
+        return answer
 
     def here(self, identity: Identity = ALICE) -> Connection:
         """One that has come in."""

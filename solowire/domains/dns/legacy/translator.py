@@ -1,0 +1,147 @@
+"""Our events as the old frontend's frames, one JSON object each.
+
+What it keeps true: a frame has a text `type`, an object `data` and a `timestamp`, whatever the event; only names that
+the client has asked for are written. What the page wants to know of all forwarders or of a host at once, and an event
+says of one, or in part, is remembered from the events before: of those alone that this translator has been given, which
+its readers may see. An event for one user is never remembered, since others share the translator.
+
+MAX_FORWARDERS and MAX_HOSTS are remembered; beyond, the one that was heard of first is forgotten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import msgspec
+
+from solowire.domains.dns.legacy import frame_data
+from solowire.domains.dns.legacy.event_names import EventNames
+from solowire.domains.dns.legacy.frame_data import Data
+from solowire.model.events import Event, Priority
+
+MAX_FORWARDERS = 1_000
+MAX_HOSTS = 1_000
+
+_SOURCE = "solowire"
+_SEVERITIES = {Priority.critical: "critical", Priority.high: "warning"}
+_REPLACED = b"\1"
+"""Before a fragment that a later one of its kind in the same batch makes worthless."""
+
+_encode = msgspec.json.Encoder().encode
+
+
+class LegacyTranslator:
+    """Writes frames. wanted: names of events, as the client calls them. tags: of each frame."""
+
+    def __init__(self, wanted: frozenset[str], names: EventNames, tags: Sequence[str] = ()) -> None:
+        self._tags = list(tags)
+        self._wanted = wanted
+        self._names = names
+        # Each with the offset at which it was said.
+        self._forwarders: dict[str, tuple[int, Data]] = {}
+        self._statuses: dict[str, tuple[int, str]] = {}
+        self._hosts: dict[str, tuple[int, Data]] = {}
+
+    @property
+    def key(self) -> Hashable:
+        return self._wanted
+
+    def translate_event(self, event: Event, data: dict[str, Any], offset: int) -> bytes | None:
+        """As `solowire.model.dialect.Translator` says."""
+        data = frame_data.drop_unreadable(data)
+        match event.type:
+            case "forwarder_health":
+                return self._translate_forwarder(event, data, offset)
+            case "forwarder_status_change":
+                self._note_status(event, data.get("forwarder_id"), data.get("new_status"), offset)
+            case "dns_query_log":
+                if not self._wants("system_status", event.type):
+                    return None
+                return self._write("system_status", event, frame_data.make_query_row(event, data))
+            case "system_metrics":
+                made = frame_data.make_metrics(event, data, self._recall_host(event, data))
+                self._note_host(event, data, made, offset)
+                return self._write("system_status", event, made) if self._wants("system_status", event.type) else None
+            case "system_status":
+                made = frame_data.make_system_status(event, data, self._recall_host(event, data))
+                self._note_host(event, data, made, offset)
+                return self._write("system_status", event, made) if self._wants(event.type) else None
+        if not self._wants(event.type):
+            return None
+        shape = frame_data.SHAPES.get(event.type)
+        return self._write(event.type, event, data if shape is None else shape(event, data))
+
+    def join_fragments(self, fragments: Sequence[bytes]) -> bytes:
+        """As `solowire.model.dialect.Translator` says; of several states of all forwarders the last alone."""
+        last = next((i for i in range(len(fragments) - 1, -1, -1) if fragments[i].startswith(_REPLACED)), None)
+        if last is None:
+            return b"\n".join(fragments)
+        kept = (
+            f if not f.startswith(_REPLACED) else f[1:] if i == last else f[1:].partition(b"\n")[2]
+            for i, f in enumerate(fragments)
+        )
+        return b"\n".join(f for f in kept if f)
+
+    def _wants(self, *names: str) -> bool:
+        return not self._wanted.isdisjoint(names)
+
+    def _translate_forwarder(self, event: Event, data: Data, offset: int) -> bytes | None:
+        """One forwarder's health: all that are known, and the change of its status, if it is one."""
+        id = data.get("forwarder_id")
+        row = frame_data.make_forwarder(data, id=id, seen=event.timestamp)
+        status: str = row["status"]
+        before = self._statuses.get(str(id))
+        changed = before is not None and before[0] < offset and before[1] != status
+        if event.user is None:
+            _remember(self._forwarders, str(id), row, offset, MAX_FORWARDERS)
+            rows = [known for _, known in self._forwarders.values()]
+        else:
+            rows = [known for _, known in self._forwarders.values() if known["id"] != id] + [row]
+        self._note_status(event, id, status, offset)
+        frames = []
+        if self._wants("health_update", event.type):
+            summary = frame_data.summarize_forwarders(rows, event.timestamp)
+            frames.append(_REPLACED + self._write("health_update", event, summary))
+        if changed and before is not None and self._wants("forwarder_status_change", event.type):
+            change = {"forwarder_id": id, "old_status": before[1], "new_status": status, "forwarder_name": row["name"]}
+            frames.append(self._write("forwarder_status_change", event, change))
+        return b"\n".join(frames) or None
+
+    def _note_status(self, event: Event, id: object, status: object, offset: int) -> None:
+        if event.user is None and isinstance(status, str):
+            _remember(self._statuses, str(id), status, offset, MAX_FORWARDERS)
+
+    def _recall_host(self, event: Event, data: Data) -> Data:
+        return self._hosts.get(str(data.get("host") or ""), (0, {}))[1]
+
+    def _note_host(self, event: Event, data: Data, made: Data, offset: int) -> None:
+        """What the host has said, and not what was made up where it said nothing."""
+        if event.user is None:
+            host = str(data.get("host") or "")
+            said = {name: made[name] for name in made.keys() & data.keys() if data[name] is not None}
+            _remember(self._hosts, host, {**self._recall_host(event, data), **said}, offset, MAX_HOSTS)
+
+    def _write(self, name: str, event: Event, data: Data) -> bytes:
+        severity = data.get("level") or data.get("severity")
+        frame: dict[str, Any] = {
+            "type": name,
+            "data": data,
+            "timestamp": event.timestamp,
+            "severity": severity if isinstance(severity, str) else _SEVERITIES.get(event.priority, "info"),
+            "id": event.id,
+            "priority": event.priority.value,
+            "category": self._names.find_event_category(event.type),
+            "source": event.source or _SOURCE,
+            "tags": self._tags,
+        }
+        return _encode(frame)
+
+
+def _remember(kept: dict[str, tuple[int, Any]], key: str, value: object, offset: int, most: int) -> None:
+    """Keeps it, unless something newer is known."""
+    known = kept.get(key)
+    if known is None and len(kept) >= most:
+        del kept[next(iter(kept))]
+    if known is None or known[0] <= offset:
+        kept[key] = (offset, value)

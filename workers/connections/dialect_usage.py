@@ -1,0 +1,45 @@
+"""The use of dialects, counted: by path, type of message and user agent, and by whom.
+
+What it keeps true: what is counted by has bounds (the dialect's own patterns and types, families of user agents), so
+clients can't make it grow. A user is named in the log once an hour; of REMEMBERED users it is known when that was.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+
+AGAIN_SECONDS = 3600.0
+REMEMBERED = 10_000
+
+
+class DialectUsage:
+    """Counts it. paths, messages, agents: totals."""
+
+    def __init__(self) -> None:
+        self.paths: Counter[str] = Counter()
+        self.messages: Counter[str] = Counter()
+        self.agents: Counter[str] = Counter()
+        self._told_at: OrderedDict[str, float] = OrderedDict()
+
+    def count_connection(self, pattern: str, agent: str) -> None:
+        self.paths[pattern] += 1
+        self.agents[agent] += 1
+
+    def count_message(self, label: str) -> None:
+        self.messages[label] += 1
+
+    def is_news(self, user: str, now: float) -> bool:
+        """Whether the log should name the user: the first time, and again after an hour."""
+        told_at = self._told_at.get(user)
+        if told_at is not None and now - told_at < AGAIN_SECONDS:
+            return False
+        self._told_at[user] = now
+        self._told_at.move_to_end(user)
+        if len(self._told_at) > REMEMBERED:
+            self._told_at.popitem(last=False)
+        return True
+
+    def as_totals(self) -> dict[str, int]:
+        """All of it in one table: `path …`, `message …`, `agent …`."""
+        kinds = (("path", self.paths), ("message", self.messages), ("agent", self.agents))
+        return {f"{kind} {name}": count for kind, counts in kinds for name, count in counts.items()}

@@ -1,0 +1,253 @@
+"""Replays for clients of a dialect: what has happened once, sent again at the pace at which it came, or a multiple.
+
+What it keeps true: a replay is judged by the user's present view, page after page (`HistoryPages`), and holds one page
+of events; a user has one that runs, whatever the number of its connections, and it ends with its connection. Nothing
+is sent to a socket that is busy: its replay waits.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from itertools import count
+from typing import Any, Protocol
+
+import msgspec
+
+from solowire.errors import RequestError
+from solowire.protocol.dialect_codec import DialectCodec
+from solowire.workers.connections.connection import Connection, State
+from solowire.workers.connections.sockets import Sockets
+from solowire.workers.connections.timers import TimerKind, Timers
+from solowire.workers.delivery.dispatcher import Dispatcher
+
+BUSY_SECONDS = 0.1
+FRAMES_A_TURN = 100
+STEP_SECONDS = 0.02
+"""After so many frames others have their turn."""
+
+
+class ReplayPage(msgspec.Struct, frozen=True):
+    """A part of history.
+
+    fragments: of events, oldest first, as `DialectCodec` writes them. next: where to go on, None behind the last.
+    """
+
+    fragments: Sequence[bytes]
+    next: str | None
+
+
+class HistoryPages(Protocol):
+    """Answers what has happened, through a connection's view."""
+
+    def fetch_page(
+        self,
+        connection: Connection,
+        codec: DialectCodec,
+        question: Mapping[str, Any],
+        after: str | None,
+        done: Callable[[ReplayPage | RequestError, float], None],
+        now: float,
+    ) -> None:
+        """Has `done` called with a page and the time.
+
+        question: `since`, `until`, `types`, `filter`. after: the `next` of the page before. Raises RequestError, and
+        `done` is not called.
+        """
+
+    def cancel(self, connection: Connection) -> None:
+        """Nobody waits for the connection's page any more."""
+
+
+class _Stamp(msgspec.Struct):
+    timestamp: str = ""
+
+
+_read_stamp = msgspec.json.Decoder(_Stamp).decode
+
+
+class Replay:
+    """One replay.
+
+    since, until: unix seconds. status: `running`, `completed`, `stopped` or `failed`. sent_count: events.
+    """
+
+    def __init__(self, id: str, connection: Connection, codec: DialectCodec, question: Mapping[str, Any]) -> None:
+        self.id = id
+        self.connection = connection
+        self.codec = codec
+        self.question = question
+        self.name = str(question.get("name", ""))
+        self.speed = float(question["speed"])
+        self.since, self.until = float(question["since_unix"]), float(question["until_unix"])
+        self.status = "running"
+        self.reason = ""  # why it has failed
+        self.sent_count = 0
+        self.waiting: deque[tuple[float, bytes]] = deque()  # when it happened, and the fragment
+        self.next: str | None = None
+        self.is_last = False  # there is no page behind what waits
+        self.began_at = 0.0  # monotonic
+        self.reached = self.since  # up to where it has been sent
+
+    def due_at(self, happened: float) -> float:
+        """When what happened then is to be sent."""
+        return self.began_at + max(0.0, happened - self.since) / self.speed
+
+    def describe(self) -> dict[str, Any]:
+        """As far as is known: the total grows with each page."""
+        length = self.until - self.since
+        done = 1.0 if self.status == "completed" or length <= 0 else (self.reached - self.since) / length
+        return {
+            "replay_id": self.id,
+            "name": self.name,
+            "status": self.status,
+            "progress": round(100 * min(1.0, max(0.0, done)), 1),
+            "total_events": self.sent_count + len(self.waiting),
+            "processed_events": self.sent_count,
+            **({"reason": self.reason} if self.reason else {}),
+        }
+
+
+class DialectReplays:
+    """All replays of a shard. pages: where events come from. Times are seconds, monotonic, unless they say unix."""
+
+    def __init__(self, pages: HistoryPages, dispatcher: Dispatcher, sockets: Sockets, timers: Timers) -> None:
+        self._pages = pages
+        self._dispatcher = dispatcher
+        self._sockets = sockets
+        self._timers = timers
+        self._ids = count(1)
+        self._replays: dict[str, Replay] = {}  # by user: the last one, as long as its connection is there
+
+    def start(
+        self,
+        connection: Connection,
+        make_codec: Callable[[str], DialectCodec],
+        details: Mapping[str, Any],
+        now: float,
+        unix: float,
+    ) -> Mapping[str, Any]:
+        """Begins one; what the client is answered. make_codec: of the replay's id."""
+        user = connection.identity.user
+        running = self._replays.get(user)
+        if running is not None and running.status == "running":
+            return _make_fault("replay_running", f"one replay runs for you already: {running.id}; stop it first")
+        since, until = _read_time(details["since"]), unix
+        if details.get("until") is not None:
+            until = _read_time(details["until"]) or float("-inf")
+        if since is None or since >= until:
+            hint = "start_time and end_time are times such as 2026-12-01T10:00:00Z, the earlier first"
+            return _make_fault("invalid_message", hint)
+        replay_id = f"{connection.session}-{next(self._ids)}"
+        question = {**details, "since_unix": since, "until_unix": min(until, unix)}
+        replay = Replay(replay_id, connection, make_codec(replay_id), question)
+        replay.began_at = now
+        try:
+            self._fetch(replay, now)
+        except RequestError as error:
+            return _make_fault(error.code, f"{error.message}: {error.hint}")
+        self._replays[user] = replay
+        return {"replay_id": replay.id, "name": replay.name, "status": "running"}
+
+    def stop(self, connection: Connection, replay_id: str | None) -> Mapping[str, Any]:
+        """Ends the user's replay, on whichever of its connections; what the client is answered."""
+        replay = self._find(connection, replay_id)
+        stopped = replay is not None and replay.status == "running"
+        if replay is not None and stopped:
+            self._end(replay, "stopped")
+        return {"success": stopped, "replay_id": replay.id if replay is not None else replay_id}
+
+    def describe(self, connection: Connection, replay_id: str | None) -> Mapping[str, Any]:
+        """How far the user's last replay is."""
+        replay = self._find(connection, replay_id)
+        if replay is None:
+            return _make_fault("no_such_replay", "there is no replay of yours; start_replay begins one")
+        return replay.describe()
+
+    def forget_connection(self, connection: Connection) -> None:
+        """It has ended, and its replay with it."""
+        replay = self._replays.get(connection.identity.user)
+        if replay is not None and replay.connection is connection:
+            del self._replays[connection.identity.user]
+            self._end(replay, "stopped")
+
+    def _find(self, connection: Connection, replay_id: str | None) -> Replay | None:
+        replay = self._replays.get(connection.identity.user)
+        return replay if replay is not None and replay_id in (None, replay.id) else None
+
+    def _end(self, replay: Replay, status: str) -> None:
+        if replay.status == "running":
+            replay.status = status
+            replay.waiting.clear()
+            self._pages.cancel(replay.connection)
+
+    def _fetch(self, replay: Replay, now: float) -> None:
+        """Asks for the next page. Raises RequestError."""
+
+        def take_page(page: ReplayPage | RequestError, then: float) -> None:
+            if replay.status != "running":
+                return
+            if isinstance(page, RequestError):
+                replay.reason = page.message
+                self._end(replay, "failed")
+                return
+            replay.next, replay.is_last = page.next, page.next is None
+            for fragment in page.fragments:
+                replay.waiting.append((self._read_moment(replay, fragment), fragment))
+            self._timers.schedule(then, TimerKind.dialect_replay, replay.connection)
+
+        self._pages.fetch_page(replay.connection, replay.codec, replay.question, replay.next, take_page, now)
+
+    def _read_moment(self, replay: Replay, fragment: bytes) -> float:
+        """When the event happened; where it doesn't say, when the one before it did."""
+        first = bytes(replay.codec.encode_events(0, [fragment])).partition(b"\n")[0]
+        moment = _read_time(_read_stamp(first).timestamp) if first else None
+        before = replay.waiting[-1][0] if replay.waiting else replay.reached
+        return before if moment is None else moment
+
+    def advance(self, connection: Connection, now: float) -> None:
+        """Sends what is due of the connection's replay, and sees to the rest."""
+        replay = self._replays.get(connection.identity.user)
+        if replay is None or replay.connection is not connection or replay.status != "running":
+            return
+        if connection.state is not State.live:
+            return
+        if self._sockets.is_busy(connection) or connection.reader.pending_replies:
+            self._timers.schedule(now + BUSY_SECONDS, TimerKind.dialect_replay, connection)
+            return
+        due: list[bytes] = []
+        while replay.waiting and len(due) < FRAMES_A_TURN and replay.due_at(replay.waiting[0][0]) <= now:
+            replay.reached, fragment = replay.waiting.popleft()
+            due.append(fragment)
+        replay.sent_count += len(due)
+        if due:
+            self._dispatcher.send_frame(connection, replay.codec.encode_events(0, due), now)
+        if replay.waiting:
+            due_at = max(now + STEP_SECONDS, replay.due_at(replay.waiting[0][0]))
+            self._timers.schedule(due_at, TimerKind.dialect_replay, connection)
+        elif replay.is_last:
+            self._end(replay, "completed")
+        else:
+            try:
+                self._fetch(replay, now)
+            except RequestError as error:
+                if getattr(error, "retry_after", None) is None:
+                    self._end(replay, "failed")
+                else:
+                    self._timers.schedule(now + float(error.retry_after), TimerKind.dialect_replay, connection)  # type: ignore[attr-defined]
+
+
+def _make_fault(code: str, message: str) -> dict[str, Any]:
+    return {"error": code, "message": message}
+
+
+def _read_time(text: object) -> float | None:
+    """Unix seconds; None for what is no time. One without an offset is in UTC."""
+    if not isinstance(text, str):
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+        return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        return None

@@ -1,0 +1,264 @@
+"""Connections whose clients speak a dialect: how they begin, what they say, and what comes of it.
+
+What it keeps true: such a client gets what its user's view allows, through the same feeds and log as all others; what
+it says counts against the same limits as its user's other connections. Nothing that it says ends its connection, but a
+message that is too big; one who says too much is told so once in a while, and then not heard.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Hashable, Mapping
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+from weakref import WeakValueDictionary
+
+import msgspec
+import structlog
+
+from solowire.errors import InvalidMessage
+from solowire.fanout.recent_log import RecentLog
+from solowire.model.access import View
+from solowire.model.dialect import Dialect, DialectSession, Outcome, Question
+from solowire.model.subscriptions import ResolvedSubscriptions, parse_wanted, resolve
+from solowire.protocol.close_codes import CloseCode
+from solowire.protocol.dialect_codec import DialectCodec, make_batch
+from solowire.protocol.messages import Subscribe
+from solowire.workers.clock import Clock
+from solowire.workers.connections.connection import Connection, State
+from solowire.workers.connections.dialect_client import DialectClient
+from solowire.workers.connections.dialect_usage import DialectUsage
+from solowire.workers.connections.timers import TimerKind
+from solowire.workers.connections.users import UserRegistry
+from solowire.workers.delivery.dispatcher import Dispatcher
+from solowire.workers.history.dialect_replays import DialectReplays
+from solowire.workers.session.handshake import Handshake
+from solowire.workers.session.inbound_limits import InboundLimits, exceeds_limit
+
+logger = structlog.get_logger("solowire.shard")
+
+SILENCE_SECONDS = 1.0
+"""One who says too much is told so this often."""
+MAX_LOOKED_AT = 20_000
+"""Entries of the log that one question for recent events may look at."""
+
+
+class _TypeOnly(msgspec.Struct):
+    type: str = ""
+
+
+def is_hello(raw: str | bytes) -> bool:
+    """Whether a first message is that of a client that speaks `solowire.v1`."""
+    try:
+        return msgspec.json.decode(raw, type=_TypeOnly).type == "hello"
+    except (msgspec.DecodeError, UnicodeError, RecursionError, ValueError):
+        return False
+
+
+class DialectHandler:
+    """Serves connections whose clients speak a dialect.
+
+    totals: what the shard counts. warns: whether the log names those who use it as a warning. replays: None where
+    there is no history. What has to be done with a connection is returned: with which code it is to be closed.
+    """
+
+    def __init__(
+        self,
+        dialect: Dialect,
+        recent: RecentLog,
+        dispatcher: Dispatcher,
+        inbound_limits: InboundLimits,
+        handshake: Handshake,
+        users: UserRegistry,
+        connections: Collection[Connection],
+        totals: Counter[str],
+        *,
+        clock: Clock,
+        warns: bool = True,
+        replays: DialectReplays | None = None,
+    ) -> None:
+        self._clock = clock
+        self.usage = DialectUsage()
+        self._dialect = dialect
+        self._log = recent
+        self._dispatcher = dispatcher
+        self._inbound_limits = inbound_limits
+        self._handshake = handshake
+        self._users = users
+        self._connections = connections
+        self._totals = totals
+        self._catalog = recent.catalog
+        self._warns = warns
+        self._replays = replays
+        self._codecs: WeakValueDictionary[tuple[View, Hashable], DialectCodec] = WeakValueDictionary()
+
+    def begin(self, connection: Connection, now: float) -> None:
+        """Its first frames, and the present states of what it wants."""
+        client = connection.dialect
+        if client is None or connection.state is not State.awaiting_hello:
+            return
+        client.is_decided = True
+        self._note_use(connection, client, now)
+        connection.codec = self._find_codec(connection, client.session)
+        resolved = self._resolve(connection, client.session)
+        self._send(connection, client.session.open(resolved.names, self._format_time(now)), now)
+        self._handshake.start_with(connection, parse_wanted(client.session.patterns, None, None, self._catalog), now)
+
+    def on_timer(self, kind: TimerKind, connection: Connection, now: float) -> None:
+        """It is time for something of a dialect's."""
+        if kind is TimerKind.dialect:
+            self.begin(connection, now)
+        elif self._replays is not None:
+            self._replays.advance(connection, now)
+
+    def on_message(self, connection: Connection, raw: str | bytes, now: float) -> CloseCode | None:
+        """One message of a client that is not told to leave."""
+        client = connection.dialect
+        if client is None or exceeds_limit(raw):
+            return CloseCode.too_big
+        connection.last_message_at = now
+        wait = self._inbound_limits.count_message(connection, raw, now)
+        if wait:
+            self._reject_flood(connection, client, wait, now)
+            return None
+        outcome = client.session.receive(raw, self._format_time(now))
+        self.usage.count_message(outcome.label)
+        self._totals["bad_messages"] += outcome.is_fault
+        self._send(connection, outcome.frames, now)
+        self._do(connection, client.session, outcome, now)
+        return None
+
+    def _do(self, connection: Connection, session: DialectSession, outcome: Outcome, now: float) -> None:
+        try:
+            if outcome.is_change:
+                self._resubscribe(connection, session, now)
+            elif outcome.question is not None:
+                found = self._find_answer(connection, outcome.question, now)
+                self._send(connection, session.answer(outcome.question, found, self._format_time(now)), now)
+        except InvalidMessage as error:
+            frames = session.reject(error.code, error.message, error.hint, self._format_time(now))
+            self._send(connection, frames, now)
+
+    def _reject_flood(self, connection: Connection, client: DialectClient, wait: float, now: float) -> None:
+        if now >= client.silenced_until:
+            client.silenced_until = now + SILENCE_SECONDS
+            text = f"more messages than one user may send: wait {wait:.1f} s"
+            hint = "an operator raises SOLOWIRE_SESSION__MESSAGE_RATE"
+            self._send(connection, client.session.reject("rate_limited", text, hint, self._format_time(now)), now)
+
+    def _resubscribe(self, connection: Connection, session: DialectSession, now: float) -> None:
+        """Raises InvalidMessage, and nothing has changed."""
+        patterns = list(session.patterns)
+        wanted = parse_wanted(patterns, None, None, self._catalog)
+        self._inbound_limits.charge(connection, Subscribe(patterns), now)
+        resolved = self._resolve(connection, session)
+        frames = session.confirm(resolved.names, self._format_time(now))
+        self._dispatcher.leave_feed(connection)
+        connection.wanted = wanted
+        connection.codec = self._find_codec(connection, session)
+        if not self._send(connection, frames, now):
+            return
+        reader = connection.reader
+        if reader.is_lost or reader.offset < self._log.start_offset:
+            self._dispatcher.lose(connection)  # nobody has counted for the new feed
+            return
+        reader.stand_at(reader.offset, reader.last_release, full_until=reader.full_until, was_busy=reader.was_busy)
+        self._dispatcher.join_feed(connection, resolved.selection, now)
+        self._inbound_limits.settle_change(connection, now)
+        self._dispatcher.run(now)
+
+    def _resolve(self, connection: Connection, session: DialectSession) -> ResolvedSubscriptions:
+        wanted = parse_wanted(session.patterns, None, None, self._catalog)
+        return resolve(wanted, connection.view, self._catalog)
+
+    def _find_codec(self, connection: Connection, session: DialectSession) -> DialectCodec:
+        """One for all who want and may see the same, so that they share feeds."""
+        key = (connection.view, session.wish)
+        codec = self._codecs.get(key)
+        if codec is None:
+            codec = self._codecs[key] = DialectCodec(session.make_translator(), self._dialect.name)
+        return codec
+
+    # ------------------------------------------------------------------------------------------------- questions
+
+    def _find_answer(self, connection: Connection, question: Question, now: float) -> Mapping[str, Any]:
+        match question.about:
+            case "stats":
+                return self.describe()
+            case "recent_events":
+                return {"events": self._list_recent(connection, int(question.details["limit"]))}
+        if self._replays is None or connection.dialect is None:
+            return {"error": "not_available", "message": f"{question.form} is not available here"}
+        details = question.details
+        match question.about:
+            case "start_replay":
+                make_codec = partial(self._make_replay_codec, connection.dialect.session)
+                return self._replays.start(connection, make_codec, details, now, self._clock.to_unix(now))
+            case "stop_replay":
+                return self._replays.stop(connection, details.get("replay_id"))
+            case _:
+                return self._replays.describe(connection, details.get("replay_id"))
+
+    def forget_connection(self, connection: Connection) -> None:
+        """It has ended."""
+        if self._replays is not None:
+            self._replays.forget_connection(connection)
+
+    def _make_replay_codec(self, session: DialectSession, replay_id: str) -> DialectCodec:
+        """One of its own: what is old changes nothing of what its readers are told of the present."""
+        return DialectCodec(session.make_translator(("replay", replay_id)), self._dialect.name)
+
+    def summarize(self) -> dict[str, int]:
+        """What was served, and is open now, in one table."""
+        return self.usage.as_totals() | {f"open {kind}": count for kind, count in self._count_kinds().items()}
+
+    def _count_kinds(self) -> dict[str, int]:
+        return dict(Counter(c.dialect.session.kind for c in self._connections if c.dialect is not None))
+
+    def describe(self) -> dict[str, Any]:
+        """What this shard counts, for administrators."""
+        return {
+            "users": len(self._users),
+            "connections": len(self._connections),
+            "frames": self._totals["frames"],
+            "queued": len(self._dispatcher.blocked),
+            "dialect_kinds": self._count_kinds(),
+        }
+
+    def _list_recent(self, connection: Connection, limit: int) -> list[Any]:
+        """The newest events that the connection would have got, as frames, oldest first."""
+        feed, codec, user = connection.feed, connection.codec, connection.identity.user
+        if feed is None:
+            return []
+        found: list[str] = []
+        for entry in reversed(self._log.newest_entries(MAX_LOOKED_AT)):
+            if entry.event.user in (None, user) and not entry.is_deferred and feed.filter.accepts(entry):
+                fragment = feed.filter.encode_for(entry)
+                if fragment is not None:
+                    batch = codec.encode_events(entry.offset, [fragment])
+                    found += reversed(str(batch, "utf-8").split("\n") if isinstance(batch, bytes) else [batch])
+                    if len(found) >= limit:
+                        break
+        return [msgspec.Raw(frame.encode()) for frame in reversed(found[:limit])]
+
+    # ---------------------------------------------------------------------------------------------------- helpers
+
+    def _send(self, connection: Connection, frames: Collection[str], now: float) -> bool:
+        return not frames or self._dispatcher.send_frame(connection, make_batch(frames), now)
+
+    def _note_use(self, connection: Connection, client: DialectClient, now: float) -> None:
+        user = connection.identity.user
+        self.usage.count_connection(client.path.pattern, client.agent)
+        if self.usage.is_news(user, now):
+            (logger.warning if self._warns else logger.info)(
+                "deprecated",
+                user=user,
+                path=client.path.pattern,
+                agent=client.agent,
+                hint=f"the unified connection takes its place: {self._dialect.guide}",
+            )
+
+    def _format_time(self, now: float) -> str:
+        moment = datetime.fromtimestamp(self._clock.to_unix(now), UTC)
+        return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
