@@ -1,4 +1,4 @@
-"""What the gateway notes in the audit log, and in which words: one line for each of these."""
+"""The gateway's audit records."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ def count_types(events: Iterable[Event]) -> dict[str, int]:
 
 
 class GatewayAudit:
-    """audit: the audit log, as `solowire.observability.audit.AuditWriter`. address: whence a request came."""
+    """Writes the gateway's audit records.
+
+    audit: the audit log, as `solowire.observability.audit.AuditWriter`. address: whence a request came.
+    """
 
     def __init__(self, audit: Callable[..., None] = lambda event, **fields: None) -> None:
         self._audit = audit
@@ -28,7 +31,7 @@ class GatewayAudit:
     def record_rejection(
         self, action: str, error: RequestError, address: str, identity: Identity | None = None, **about: Any
     ) -> None:
-        """action: what was refused. identity: who it was, if that is known."""
+        """Records a rejected request. action: what was refused. identity: who it was, if that is known."""
         if identity is not None:
             about = {"user": identity.user, "role": identity.role, **about}
         self._audit("refused", code=error.code, action=action, address=address, **about)
@@ -37,7 +40,10 @@ class GatewayAudit:
         self._audit("administered", user=identity.user, role=identity.role, address=address, action=action, **about)
 
     def record_publish(self, identity: Identity, types: dict[str, int], done: PublishAck, address: str) -> None:
-        """types: of the request's events, which themselves are not kept until the log has them."""
+        """Records accepted events.
+
+        types: of the request's events, which themselves are not kept until the log has them.
+        """
         self._audit(
             "published",
             user=identity.user,

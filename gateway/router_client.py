@@ -1,4 +1,4 @@
-"""What the gateway knows and does, HTTP apart: the ring as it was told last, tickets, requests to the router.
+"""The gateway's client of the router: the ring as it was told last, tickets, and requests to the router.
 
 It keeps no state that another gateway would miss. While the router is away it goes on admitting users by the ring
 that it knows; publishing is refused, with a word when to try again, because only the router can say that an event is
@@ -62,7 +62,7 @@ from solowire.runtime import process
 
 logger = structlog.get_logger("solowire.gateway")
 
-_UNAVAILABLE = ("router_away", "the router can't be reached", "try again in a moment; events with the same ids")
+_UNAVAILABLE = ("router_unavailable", "the router can't be reached", "try again in a moment; events with the same ids")
 _LAST_ANSWERS_SECONDS = 0.5
 _HELD_SECONDS = 1.0
 _MOST_HELD = 256
@@ -70,7 +70,9 @@ _MOST_HELD = 256
 
 
 class RouterClient:
-    """timeout: seconds to wait for the router's answer. pace: users per second that come back from a lost shard.
+    """The gateway's client of the router; it also issues tickets by the ring that it was told last.
+
+    timeout: seconds to wait for the router's answer. pace: users per second that come back from a lost shard.
 
     stats: what the router is told of this process. trail: into the audit log. refreshed: waits for the keys of a
     provider to be read again, and says whether they were.
@@ -183,7 +185,10 @@ class RouterClient:
             del refusal  # else it would hold this frame, which holds it, until the collector comes
 
     async def _verify_token(self, token: str, *, is_lenient: bool) -> Identity:
-        """Raises InvalidToken; RequestRejected if it can't be judged now."""
+        """Verifies a token, after reading new keys if need be.
+
+        Raises InvalidToken; RequestRejected if it can't be judged now.
+        """
         try:
             if is_lenient:
                 return self.tokens.identify_leniently(token, time.time(), self.leniency)
@@ -222,8 +227,10 @@ class RouterClient:
         return self._reconnect_ramp.delay_for(user, self._clock())
 
     async def assign_shard(self, token: str, address: str, action: str = "connect") -> tuple[ShardAddress, str]:
-        """The shard that owns the user, and a ticket for it. action: as audited. Raises InvalidToken,
-        RequestRejected."""
+        """The shard that owns the user, and a ticket for it.
+
+        action: as audited. Raises InvalidToken, RequestRejected.
+        """
         # Most who are refused come back with a token that is known: to await something would double what that costs.
         identity = self.tokens.cached_identity(token, time.time())
         try:
@@ -246,7 +253,7 @@ class RouterClient:
             )
 
     def need_administrator(self, identity: Identity) -> None:
-        """Raises RequestRejected."""
+        """Checks that the identity may administer. Raises RequestRejected."""
         if not identity.has_permission(ADMINISTER):
             raise RequestRejected(
                 403,
@@ -302,7 +309,7 @@ class RouterClient:
         answer: DrainResponse = await self._request(request, DrainRequest(request, shard, identity.user))
         if answer.users is None:
             raise RequestRejected(404, "no_such_shard", f"there is no shard {shard}", "GET /v1/stats/shards lists them")
-        logger.info("drain", shard=shard, users=answer.users, by=identity.user)
+        logger.info("drain_requested", shard=shard, users=answer.users, by=identity.user)
         return answer.users
 
     async def undrain_shard(self, identity: Identity, shard: int) -> int:
@@ -313,7 +320,7 @@ class RouterClient:
             raise RequestRejected(
                 409, "not_draining", f"shard {shard} is not being drained", "one that has ended must be started again"
             )
-        logger.info("undrain", shard=shard, users=answer.users, by=identity.user)
+        logger.info("undrain_requested", shard=shard, users=answer.users, by=identity.user)
         return answer.users
 
     async def disconnect_user(self, identity: Identity, user: str) -> DisconnectResponse:
@@ -386,8 +393,8 @@ class RouterClient:
         if wait:
             raise RequestRejected(
                 503,
-                "returning",
-                "the user's shard has gone, and its users come back one after the other",
+                "reconnect_throttled",
+                "the user's shard was lost, and its users reconnect one after the other",
                 "connect again when Retry-After says: it is this user's turn then",
                 wait,
             )
@@ -464,7 +471,7 @@ class RouterClient:
                     logger.info("ring_changed", shards=sorted(self._shards))
             case _:
                 hint = "do all processes run one version?"
-                self._sampler.write("warning", "message_not_for_a_gateway", kind=type(message).__name__, hint=hint)
+                self._sampler.write("warning", "unexpected_message", kind=type(message).__name__, hint=hint)
 
 
 def _state_name(event: Event) -> str | None:

@@ -69,25 +69,25 @@ def serve(settings: Settings) -> None:
 async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], stop: asyncio.Event) -> None:
     sock = listen(settings.host, settings.port, stalled_s=settings.listen.write_timeout_s)
     audit = open_audit(settings, "gateway")
-    trail = GatewayAudit(audit)
-    refused, refused_per_s = 0, 0.0
+    gateway_audit = GatewayAudit(audit)
+    rejected, rejected_per_s = 0, 0.0
 
     def each_second() -> None:
-        nonlocal refused, refused_per_s
+        nonlocal rejected, rejected_per_s
         audit.flush_suppressed()
         tokens.revocations.expire(time.time())
         total = gateway.rejections.total()
-        refused_per_s, refused = float(total - refused), total
+        rejected_per_s, rejected = float(total - rejected), total
 
     def stats() -> ShardStats:
         return ShardStats(
-            refused=refused,
-            refused_per_s=refused_per_s,
+            connections_rejected=rejected,
+            connections_rejected_per_s=rejected_per_s,
             memory_bytes=memory_bytes(),
-            loop_lag_s=round(vitals.loop_lag_s, 4),
+            event_loop_lag_s=round(loop_monitor.event_loop_lag_s, 4),
         )
 
-    vitals = LoopMonitor(each_second)
+    loop_monitor = LoopMonitor(each_second)
     key_source = make_key_source(settings, tokens)
     gateway = RouterClient(
         settings.backplane_address,
@@ -99,12 +99,12 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
         connect_limiter=ConnectLimiter(settings.limits, settings.auth),
         addresses=ClientAddressResolver(settings.listen.trusted_proxies, settings.listen.forwarded_headers),
         stats=stats,
-        audit=trail,
+        audit=gateway_audit,
         refresh_keys=None if key_source is None else key_source.wait_for_refresh,
         leniency=Leniency(settings.legacy_expiry_grace, settings.legacy_admin_memory_s),
     )
     dialects = make_dialect_requests(settings, tokens.domain)
-    negotiation = ConnectEndpoint(gateway, settings.gateway.shard_url, dialects)
+    connect_endpoint = ConnectEndpoint(gateway, settings.gateway.shard_url, dialects)
     relay = Relay(
         gateway,
         allowed_origins=settings.listen.allowed_origins,
@@ -113,7 +113,7 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
     )
     assets = Assets(find_swagger_ui())
 
-    def takes(head: Head) -> bool:
+    def can_tunnel(head: Head) -> bool:
         return relay.can_handle(head) or assets.can_handle(head)
 
     def open_tunnel(client: ClientConnection, head: Head, rest: bytes) -> None:
@@ -128,7 +128,7 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
             room,
             max(FILES_OF_HTTP, process.raise_file_limit() - OTHER_FILES),
         ),
-        can_tunnel=takes,
+        can_tunnel=can_tunnel,
         plain_heads=HEADS,
         open_tunnel=open_tunnel,
         is_trusted=gateway.addresses.is_trusted,
@@ -136,9 +136,9 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
         keepalive_s=settings.listen.keepalive_timeout_s,
         stalled_s=settings.listen.write_timeout_s,
         direct={
-            (b"POST", b"/v1/events"): lambda *request: posting(*request),
-            (b"POST", b"/v1/connect"): lambda scope, _, send: negotiation(scope, send),
-            (b"GET", b"/v1/route"): lambda scope, _, send: negotiation(scope, send),
+            (b"POST", b"/v1/events"): lambda *request: events_endpoint(*request),
+            (b"POST", b"/v1/connect"): lambda scope, _, send: connect_endpoint(scope, send),
+            (b"GET", b"/v1/route"): lambda scope, _, send: connect_endpoint(scope, send),
         },
     )
     front = HttpFront(context)
@@ -146,61 +146,78 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
     history = HistoryEndpoint(gateway, shards, settings.history)
 
     def samples() -> Iterator[Sample]:
-        yield "relayed_connections", "WebSockets that this gateway carries.", relay.open_count
-        yield "http_connections", "HTTP connections that are open.", len(room)
+        yield "http_connections", "Open HTTP connections.", len(room)
         yield (
-            "accept_refusals_total",
-            "Connections refused before anything was read.",
+            "http_connections_rejected_total",
+            "HTTP connections closed on accept because too many were open.",
             room.rejected_count,
         )
-        yield "relayed_connections_total", "WebSockets that it has carried.", relay.opened_count
-        intake = gateway.publish_limiter
-        yield "publish_held_requests", "Publish requests being read, or under way to the router.", intake.requests
-        yield "publish_held_bytes", "Their size together.", intake.bytes
-        yield "publish_overload_refusals_total", "Publish requests refused for want of room.", intake.overload_count
-        yield "publish_slow_requests_total", "Publish requests ended while they were read.", intake.slow_count
-        yield (
-            "publish_rate_refusals_total",
-            "Publish requests refused for their publisher's rate.",
-            intake.rate_limited_count,
-        )
-        yield "gateway_history_requests_total", "Questions about history.", history.request_count
-        yield "gateway_history_streams", "Streams of history that are open.", history.stream_count
-        yield "backplane_dropped_total", "Messages of the router that could not be decoded.", gateway.dropped_count
+        yield "relayed_connections", "Open WebSockets relayed to a shard.", relay.open_count
+        yield "relayed_connections_opened_total", "WebSockets relayed to a shard.", relay.opened_count
+        yield "history_requests_total", "History requests.", history.request_count
+        yield "history_streams", "Open streams of history.", history.stream_count
         yield LabelledSample(
-            "refusals_total", "Connections refused, by the problem's code.", "code", gateway.rejections
+            "connections_rejected_total",
+            "Connect, route and relay requests rejected, by error code.",
+            "reason",
+            gateway.rejections,
         )
-        yield "loop_lag_seconds", "Lateness of a timer, at most, in the last second.", vitals.loop_lag_s
-        yield "audit_lines_lost_total", "Lines of the audit log that could not be written.", audit.lost_count
-        yield "revocations", "Revocations in force.", len(tokens.revocations)
+        limiter = gateway.publish_limiter
+        yield (
+            "publish_inflight_requests",
+            "Publish requests being read or waiting for the router.",
+            limiter.requests,
+        )
+        yield "publish_inflight_bytes", "Bytes of the publish requests in flight.", limiter.bytes
+        yield LabelledSample(
+            "publish_rejected_total",
+            "Publish requests rejected by this gateway, by error code.",
+            "reason",
+            {
+                "overloaded": limiter.overload_count,
+                "publish_rate_limited": limiter.rate_limited_count,
+                "too_slow": limiter.slow_count,
+            },
+        )
+        yield "auth_failures_total", "Tokens that failed verification.", gateway.auth_failures
+        yield "auth_delayed_responses", "Responses to failed tokens being delayed.", gateway.delayed_responses
+        yield (
+            "auth_delayed_responses_total",
+            "Responses to failed tokens that were delayed.",
+            gateway.delayed_responses_total,
+        )
+        yield "revocations", "Token revocations in force.", len(tokens.revocations)
         keys, age_s, failed = (
             (key_source.key_count, key_source.age_s, key_source.failed_count) if key_source else (0, 0.0, 0)
         )
-        yield "provider_keys", "Public keys of the provider that are in use.", keys
-        yield "provider_keys_age_seconds", "How long ago they were read; infinite if never.", age_s
+        yield "jwks_keys", "Public keys of the token issuer in use.", keys
+        yield "jwks_age_seconds", "Time since the keys were last read; infinite if never.", age_s
+        yield "jwks_refresh_failures_total", "Failed attempts to read the keys.", failed
         yield (
             "legacy_expired_tokens_total",
             "Tokens of old frontends that were accepted after their end.",
             gateway.leniency.late_count,
         )
         yield "held_legacy_connections", "Old frontends' WebSockets that wait for another shard.", len(relay.held)
-        yield "provider_key_failures_total", "Attempts to read them that failed.", failed
-        yield "wrong_tokens_total", "Tokens that proved nothing.", gateway.auth_failures
-        yield "held_answers", "Answers to wrong tokens that are held back now.", gateway.delayed_responses
-        yield "held_answers_total", "Answers to wrong tokens that were held back.", gateway.delayed_responses_total
+        yield "event_loop_lag_seconds", "Largest event loop lag of the last second.", loop_monitor.event_loop_lag_s
+        yield "backplane_decode_errors_total", "Messages of the router that failed to decode.", gateway.dropped_count
+        yield "audit_records_dropped_total", "Audit records that were not written.", audit.lost_count
 
-    posting = EventsEndpoint(gateway, settings, trail)
-    pages = create_app(gateway, negotiation, posting, settings, Metrics(samples), shards, trail, dialects, history)
+    events_endpoint = EventsEndpoint(gateway, settings, gateway_audit)
+    metrics = Metrics("gateway", samples)
+    pages = create_app(
+        gateway, connect_endpoint, events_endpoint, settings, metrics, shards, gateway_audit, dialects, history
+    )
     http = with_user_paths(pages)  # type: ignore[arg-type]
 
     async def app(scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
         if relay.is_path(scope["path"]):  # without an upgrade, which the front takes itself
             status, headers, body = to_http_response(make_upgrade_required())
             send_response(send, status, [*headers, *MORE_HEADERS[status]], body)
-        elif negotiation.can_handle(scope):
-            await negotiation(scope, send)
-        elif posting.can_handle(scope):
-            await posting(scope, receive, send)
+        elif connect_endpoint.can_handle(scope):
+            await connect_endpoint(scope, send)
+        elif events_endpoint.can_handle(scope):
+            await events_endpoint(scope, receive, send)
         elif scope["method"] == "HEAD":  # as GET (RFC 9110, section 9.3.2); Granian leaves the body out
             await http({**scope, "method": "GET"}, receive, send)
         else:
@@ -229,5 +246,5 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
         await shards.close()
         if key_source is not None:
             await key_source.close()
-        vitals.close()
+        loop_monitor.close()
         audit.close()

@@ -23,7 +23,7 @@ def start_http_server(settings: Settings, metrics: Callable[[], bytes]) -> WebSe
     port = settings.router_metrics_port
     if port is None:
         logger.warning(
-            "router_without_metrics", hint="no port is left above the shards': set SOLOWIRE_ROUTER__METRICS_PORT"
+            "metrics_unavailable", hint="no port is left above the shards': set SOLOWIRE_ROUTER__METRICS_PORT"
         )
         return None
     try:
@@ -31,7 +31,7 @@ def start_http_server(settings: Settings, metrics: Callable[[], bytes]) -> WebSe
     except ConfigError as error:
         if settings.router.metrics_port is not None:
             raise ConfigError(f"SOLOWIRE_ROUTER__METRICS_PORT: {error}") from None
-        logger.warning("router_without_metrics", reason=str(error), hint="set SOLOWIRE_ROUTER__METRICS_PORT")
+        logger.warning("metrics_unavailable", reason=str(error), hint="set SOLOWIRE_ROUTER__METRICS_PORT")
         return None
     server = WebServer(_app(metrics), sock)
     server.start()

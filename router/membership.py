@@ -1,4 +1,4 @@
-"""Which peers are there: by hello and heartbeat.
+"""The membership of peers, by join and heartbeat.
 
 What it keeps true: a shard is in the ring from its hello until its goodbye, its wish to leave or a few seconds of
 silence; of two processes that claim one index, the one that said hello last is the shard. The ring's version grows with

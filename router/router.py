@@ -15,7 +15,7 @@ The file is long because each kind of message has its few lines here, in which t
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Protocol
 
@@ -117,7 +117,12 @@ def _load_ring(journal: Journal) -> _StoredRing | None:
     try:
         return msgspec.msgpack.decode(kept, type=_StoredRing) if kept is not None else None
     except Exception as error:  # to be without it costs a move of users, and to stop would cost all
-        logger.error("note_unreadable", note="ring", reason=str(error), hint="the ring is made anew")
+        logger.error(
+            "metadata_unreadable",
+            key="ring",
+            reason=str(error),
+            hint="the ring is built again from the shards that join",
+        )
         return None
 
 
@@ -165,7 +170,7 @@ class Router:
         self.events = 0
         self.duplicates = 0
         self.dropped_count = 0  # messages that could not be decoded
-        self.rejected_count = 0  # publish requests, because of a lag
+        self.publish_rejections: Counter[str] = Counter()  # by error code
         self.backpressure = BackpressureState()
         self._publisher_load = PublisherLoad()
         self.monitor = monitor
@@ -200,11 +205,11 @@ class Router:
             case PublishRequest():
                 self._on_publish(peer, message, now)
             case LogAck():
-                outlet = self._cursors.get(peer)
-                if outlet is not None and message.epoch == self.journal.epoch:
-                    outlet.rebalance_done(message.rebalanced_version)
-                    outlet.ack(min(message.offset, self.journal.last_offset), message.credit)
-                    self._send_pending(outlet)
+                shard_cursor = self._cursors.get(peer)
+                if shard_cursor is not None and message.epoch == self.journal.epoch:
+                    shard_cursor.rebalance_done(message.rebalanced_version)
+                    shard_cursor.ack(min(message.offset, self.journal.last_offset), message.credit)
+                    self._send_pending(shard_cursor)
             case Heartbeat():
                 if self.members.record_heartbeat(peer, message.incarnation, message.stats, now):
                     self._on_heartbeat(peer, message.lease_usage, now)
@@ -245,7 +250,7 @@ class Router:
             case StartDraining():
                 self.members.mark_draining(peer)
                 self.coordinator.registry.mark_draining(peer)
-                self._broadcast_ring("shard_leaves", peer, [])
+                self._broadcast_ring("shard_draining", peer, [])
             case Leave():
                 self._drop_cursor(peer)
                 self.members.remove_peer(peer)
@@ -257,7 +262,7 @@ class Router:
     def _on_publish(self, peer: bytes, message: PublishRequest, now: float) -> None:
         retry_after, is_heavy = self.backpressure.retry_after, self._publisher_load.is_heavy(message.publisher)
         if retry_after is not None and (is_heavy or self.backpressure.is_refusing_all):
-            self.rejected_count += 1
+            self.publish_rejections["overloaded"] += 1
             reason = "a shard or the journal can't follow: it is SOLOWIRE_PUBLISH__LAG_HARD_S or more behind"
             self._send(peer, PublishNack(message.request, "overloaded", reason, retry_after))
             return
@@ -277,42 +282,48 @@ class Router:
             if now < due:
                 return due
             self._commit(now)
-        for outlet in self._cursors.values():
-            self._send_pending(outlet)
+        for shard_cursor in self._cursors.values():
+            self._send_pending(shard_cursor)
         if now - self._evaluated_at >= EVALUATE_SECONDS or self._last_commit_s >= EVALUATE_SECONDS:
             self._update_backpressure(now)
         return None
 
     def release_answers(self, now: float) -> bool:
         """Sends the answers that have been held back for long enough; whether there are more, to call again for."""
-        held, delay = self._delayed_answers, self.backpressure.delay
-        while held and (held[0][0] + delay <= now or len(held) > MAX_DELAYED_ANSWERS):
-            _, peer, answer = held.popleft()
+        delayed, delay = self._delayed_answers, self.backpressure.delay
+        while delayed and (delayed[0][0] + delay <= now or len(delayed) > MAX_DELAYED_ANSWERS):
+            _, peer, answer = delayed.popleft()
             self._send(peer, answer)
-        return bool(held)
+        return bool(delayed)
 
     def _update_backpressure(self, now: float) -> None:
         """At how far the shards are behind, and what publishers are to feel of it."""
         self._evaluated_at = now
-        followers = []
+        lags = []
         for member in self.members:
-            outlet = self._cursors.get(member.name)
-            if outlet is None or member.is_draining or member.is_presumed:
+            shard_cursor = self._cursors.get(member.name)
+            if shard_cursor is None or member.is_draining or member.is_presumed:
                 continue
-            owed = outlet.first_unacked
-            lag = self._offset_times.find_age(owed, member.last_heard_at) if owed <= self.journal.last_offset else 0.0
-            outlet.is_caught_up = outlet.is_caught_up or lag < self._publish_settings.lag_soft_s
-            followers.append(ShardLag(lag, outlet.is_caught_up, now - outlet.joined_at))
+            first_unacked = shard_cursor.first_unacked
+            lag = (
+                self._offset_times.find_age(first_unacked, member.last_heard_at)
+                if first_unacked <= self.journal.last_offset
+                else 0.0
+            )
+            shard_cursor.is_caught_up = shard_cursor.is_caught_up or lag < self._publish_settings.lag_soft_s
+            lags.append(ShardLag(lag, shard_cursor.is_caught_up, now - shard_cursor.joined_at))
         before, self.backpressure = (
             self.backpressure,
-            evaluate_backpressure(followers, self._last_commit_s, self._publish_settings),
+            evaluate_backpressure(lags, self._last_commit_s, self._publish_settings),
         )
         if (before.retry_after is None) != (self.backpressure.retry_after is None):
-            lag = max((follower.lag for follower in followers), default=0.0)
-            said = "publishers_flow" if self.backpressure.retry_after is None else "publishers_refused"
+            lag = max((shard_lag.lag for shard_lag in lags), default=0.0)
+            event = "publish_resumed" if self.backpressure.retry_after is None else "publish_overloaded"
             hint = "lag_s: a shard is behind; commit_s: the disk of the journal is slow"
             commit_s = round(self._last_commit_s, 3)
-            logger.warning(said, lag_s=round(lag, 2), commit_s=commit_s, refused=self.rejected_count, hint=hint)
+            logger.warning(
+                event, lag_s=round(lag, 2), commit_s=commit_s, rejected=self.publish_rejections.total(), hint=hint
+            )
 
     def _commit(self, now: float) -> None:
         answers, self._unanswered = self._unanswered, []
@@ -323,9 +334,12 @@ class Router:
         except JournalUnavailable as error:
             if not self._is_unavailable:
                 logger.critical(
-                    "journal_unavailable", reason=str(error), hint="publishers are refused until it is again"
+                    "journal_unavailable",
+                    reason=str(error),
+                    hint="publish requests are rejected until it is available again",
                 )
             self._is_unavailable = True
+            self.publish_rejections["journal_unavailable"] += len(answers)
             for peer, request, *_ in answers:
                 self._send(peer, PublishNack(request, "journal_unavailable", str(error), UNAVAILABLE_SECONDS))
             return
@@ -340,7 +354,7 @@ class Router:
             self._internal_events.clear()
         if self._is_unavailable and answers:
             self._is_unavailable = False
-            logger.warning("journal_available", hint="publishers are heard again")
+            logger.warning("journal_available", hint="publish requests are accepted again")
         for peer, request, appended, is_heavy in answers:
             self.events += len(appended.offsets) - len(appended.duplicates)
             self.duplicates += len(appended.duplicates)
@@ -351,36 +365,38 @@ class Router:
                 self._send(peer, answer)
         self.release_answers(now)
 
-    def _send_pending(self, outlet: ShardCursor) -> None:
+    def _send_pending(self, shard_cursor: ShardCursor) -> None:
         try:
-            while (message := outlet.next_batch(self.journal)) is not None:
-                if not self._send(outlet.peer, message):
-                    outlet.mark_not_sent(message)
+            while (message := shard_cursor.next_batch(self.journal)) is not None:
+                if not self._send(shard_cursor.peer, message):
+                    shard_cursor.mark_not_sent(message)
                     return
-                outlet.mark_sent(message)
+                shard_cursor.mark_sent(message)
         except JournalHole as hole:
             hint = "the file of the journal is damaged: events are lost; restore it, or move it away to begin a new log"
-            logger.error("journal_hole", shard=outlet.shard, reason=str(hole), goes_on_behind=hole.upto, hint=hint)
-            outlet.skip_to(hole.upto)  # what lies before it was sent, or is given up with it
+            logger.error(
+                "journal_gap_detected", shard=shard_cursor.shard, reason=str(hole), goes_on_behind=hole.upto, hint=hint
+            )
+            shard_cursor.skip_to(hole.upto)  # what lies before it was sent, or is given up with it
         except JournalUnavailable as error:
-            hint = "it is tried again; see the disk"
-            self._sampler.write("error", "journal_unreadable", shard=outlet.shard, reason=str(error), hint=hint)
+            hint = "it is tried again; check the disk of the journal"
+            self._sampler.write("error", "journal_unreadable", shard=shard_cursor.shard, reason=str(error), hint=hint)
 
-    def _send_progress(self, outlet: ShardCursor) -> None:
-        self._send_pending(outlet)
-        message = outlet.progress_message(self.journal.epoch)
-        if message is not None and self._send(outlet.peer, message):
-            outlet.mark_sent(message)
+    def _send_progress(self, shard_cursor: ShardCursor) -> None:
+        self._send_pending(shard_cursor)
+        message = shard_cursor.progress_message(self.journal.epoch)
+        if message is not None and self._send(shard_cursor.peer, message):
+            shard_cursor.mark_sent(message)
 
     def _is_caught_up(self, peer: bytes) -> bool:
         """Whether all of the log that is a shard's business is on its way to it.
 
         Whoever comes from a shard that was ahead of this one is ahead of it, too: it should not be for long.
         """
-        outlet = self._cursors.get(peer)
-        if outlet is not None:
-            self._send_progress(outlet)
-        return outlet is None or outlet.cursor >= self.journal.last_offset
+        shard_cursor = self._cursors.get(peer)
+        if shard_cursor is not None:
+            self._send_progress(shard_cursor)
+        return shard_cursor is None or shard_cursor.cursor >= self.journal.last_offset
 
     # ------------------------------------------------------------------------------------------------- the peers
 
@@ -390,8 +406,8 @@ class Router:
         for peer in silent:
             self._drop_cursor(peer.name)
             self.coordinator.registry.mark_lost(peer.name)
-            hint = "it has ended or is stuck: its own log says why"
-            logger.warning("peer_silent", peer=peer.name.decode(errors="replace"), hint=hint)
+            hint = "it has exited or hangs; see its own log"
+            logger.warning("peer_timed_out", peer=peer.name.decode(errors="replace"), hint=hint)
         self._broadcast_ring("shard_lost", b"", [(p.address.index, p.stats.connections) for p in silent if p.address])
         for name, lease in self.coordinator.tick(now):
             self._send(name, lease)
@@ -399,8 +415,8 @@ class Router:
         self._persist_leases(now)
         self._publish_monitoring(now)
         self._commit(now)  # also with nothing to keep: the journal forgets what is too old
-        for outlet in self._cursors.values():
-            self._send_progress(outlet)
+        for shard_cursor in self._cursors.values():
+            self._send_progress(shard_cursor)
         self._update_backpressure(now)
         self.release_answers(now)
 
@@ -412,30 +428,33 @@ class Router:
             (member.name, report) for member in self.members if (report := self._make_report(member)) is not None
         ]
         gateways = [(member.name, member.stats) for member in self.members if member.address is None]
-        said = MonitorResult([], [])
+        result = MonitorResult([], [])
         try:
-            said = self.monitor.check_processes(
+            result = self.monitor.check_processes(
                 reports, gateways, self.journal.last_offset, now, now + self.wall_offset
             )
         except Exception:  # whatever is wrong with the numbers, the log goes on
-            logger.exception("watch_failed")
-        self._internal_events.extend(said.events)
+            logger.exception("monitor_failed")
+        self._internal_events.extend(result.events)
         if self._internal_events:
             self.journal.append(list(self._internal_events), now + self.wall_offset)
             self._has_internal_pending = True
-        for shard, reason in said.diagnoses:
+        for shard, reason in result.diagnoses:
             self._send(shard, Diagnose(reason))
 
     def _on_join(self, peer: bytes, message: Join, now: float) -> None:
         if message.version != VERSION:
-            name, hint = peer.decode(errors="replace"), "it is not heard: install the same version for all processes"
+            name, hint = peer.decode(errors="replace"), "it is ignored; install one version for all processes"
             self._sampler.write("error", "version_mismatch", peer=name, theirs=message.version, ours=VERSION, hint=hint)
             return
         if message.incarnation in self.coordinator.fenced:
             self._send(peer, Fenced("it has been fenced off"))
             return
         for other in self.members.add_peer(peer, message, now):
-            name, hint = other.name.decode(errors="replace"), "another process began as this shard; the older one ends"
+            name, hint = (
+                other.name.decode(errors="replace"),
+                "another process joined as this shard; the older one exits",
+            )
             self._sampler.write("warning", "shard_superseded", peer=name, hint=hint)
             self._drop_cursor(other.name)
             self.coordinator.registry.mark_lost(other.name)
@@ -451,35 +470,37 @@ class Router:
                     self._send(shard, lease)
                 self._persist_leases(now)
         self.access.on_join(peer, message)
-        outlet = self._make_cursor(peer, message, now)
+        shard_cursor = self._make_cursor(peer, message, now)
         if not self._broadcast_ring("shard_joined", peer, []):
             self._send(peer, self._make_ring_state(peer, []))
-        if outlet is not None:
+        if shard_cursor is not None:
             if message.epoch != self.journal.epoch:
                 self._send(
                     peer,
-                    StateSnapshot(self.journal.epoch, outlet.cursor, read_latest_states(self.journal, outlet.cursor)),
+                    StateSnapshot(
+                        self.journal.epoch, shard_cursor.cursor, read_latest_states(self.journal, shard_cursor.cursor)
+                    ),
                 )
-            self._send_pending(outlet)
+            self._send_pending(shard_cursor)
 
     def _on_users_connected(self, peer: bytes, message: UsersConnected) -> None:
         """Tells the shards that may still have a user. Of each connection that begins: there are none, mostly."""
         owner = self._cursors.get(peer)
         if owner is None:
             return
-        others = [outlet for outlet in self._cursors.values() if outlet is not owner]
+        others = [shard_cursor for shard_cursor in self._cursors.values() if shard_cursor is not owner]
         for user, connections in message.users if others else ():
             if self._ring.owner(user) != owner.shard:
                 continue  # by an older ring, or from outside it: the newer connections are those of its shard now
-            for outlet in others:
-                if outlet.has_owned(user):
-                    self._send(outlet.peer, UserConnectedElsewhere(user, connections))
+            for shard_cursor in others:
+                if shard_cursor.has_owned(user):
+                    self._send(shard_cursor.peer, UserConnectedElsewhere(user, connections))
 
     # ------------------------------------------------------------------------------------------------- the leases
 
     def _on_heartbeat(self, peer: bytes, slots: LeaseUsage | None, now: float) -> None:
         """Answers a heartbeat, with what a shard or a gateway needs to know of the limits."""
-        lease, doors, others = None, None, []
+        lease, admission_state, others = None, None, []
         member = self.members.get_peer(peer)
         if slots is not None:
             leases = self._on_lease_usage(peer, slots, now)
@@ -487,10 +508,12 @@ class Router:
             if self.members.get_peer(peer) is None:
                 return  # fenced off
         elif member is not None and member.address is None:
-            doors = self.coordinator.admission_state(self.members.gateway_count)
+            admission_state = self.coordinator.admission_state(self.members.gateway_count)
         self._send(
             peer,
-            HeartbeatResponse(self.journal.epoch, self.members.version, lease, doors, self.access.revocations_version),
+            HeartbeatResponse(
+                self.journal.epoch, self.members.version, lease, admission_state, self.access.revocations_version
+            ),
         )
         for name, other in others:
             self._send(name, other)
@@ -499,27 +522,30 @@ class Router:
         """Whom to tell what, now that a shard has told what it uses; first the shard itself."""
         try:
             leases = self.coordinator.on_usage_report(peer, slots, now)
-        except LeaseViolation as lie:
-            name, hint = peer.decode(errors="replace"), "a fault of that shard, which begins anew: report it"
-            self._sampler.write("error", "shard_fenced_off", peer=name, reason=str(lie), hint=hint)
+        except LeaseViolation as violation:
+            name, hint = (
+                peer.decode(errors="replace"),
+                "it reported what can't be true of its lease, and restarts; please report this bug",
+            )
+            self._sampler.write("error", "shard_fenced", peer=name, reason=str(violation), hint=hint)
             self.coordinator.fence_off(peer)
             self._drop_cursor(peer)
-            self._send(peer, Fenced(str(lie)))
+            self._send(peer, Fenced(str(violation)))
             self.members.remove_peer(peer)
-            self._broadcast_ring("shard_fenced_off", peer, [])
+            self._broadcast_ring("shard_fenced", peer, [])
             return []
         self._persist_leases(now)
         return leases
 
-    def confirm_dead(self, boot: str) -> None:
+    def confirm_dead(self, incarnation: str) -> None:
         """A shard's process that was not heard of has ended; what it held may be granted to others from now on."""
-        logger.info("absent_shard_ended", boot=boot)
-        self.coordinator.registry.confirm_dead(boot)
+        logger.info("shard_confirmed_dead", incarnation=incarnation)
+        self.coordinator.registry.confirm_dead(incarnation)
 
     def _persist_leases(self, now: float) -> None:
-        word = self.coordinator.snapshot(now)
-        if word is not None:
-            self.journal.put_metadata_item("leases", word)
+        snapshot = self.coordinator.snapshot(now)
+        if snapshot is not None:
+            self.journal.put_metadata_item("leases", snapshot)
 
     def _drop_cursor(self, peer: bytes) -> None:
         self._cursors.pop(peer, None)
@@ -540,12 +566,12 @@ class Router:
                 else journal.start_offset
             )
         ring = Ring(s.index for s in self.members.shards)
-        outlet = ShardCursor(message.shard.index, peer, cursor, message.credit, ring, self.members.version)
+        shard_cursor = ShardCursor(message.shard.index, peer, cursor, message.credit, ring, self.members.version)
         before = self._cursors.get(peer)
-        outlet.is_caught_up = before is not None and before.is_caught_up
-        outlet.joined_at = now if before is None else before.joined_at
-        self._cursors[peer] = outlet
-        return outlet
+        shard_cursor.is_caught_up = before is not None and before.is_caught_up
+        shard_cursor.joined_at = now if before is None else before.joined_at
+        self._cursors[peer] = shard_cursor
+        return shard_cursor
 
     def _broadcast_ring(self, why: str, peer: bytes, lost: list[tuple[int, int]]) -> bool:
         """Tells everyone the ring if it has changed since they were told."""
@@ -556,17 +582,17 @@ class Router:
         self._ring = Ring(s.index for s in self.members.shards)
         self.journal.put_metadata_item("ring", msgspec.msgpack.encode(_StoredRing(version, self.members.shards)))
         name, shards = peer.decode(errors="replace"), sorted(self._ring.shards)
-        self._sampler.write("info", "ring_changed", why=why, peer=name, shards=shards)
-        for outlet in self._cursors.values():
-            outlet.add_ring(self._ring, version)
+        self._sampler.write("info", "ring_changed", reason=why, peer=name, shards=shards)
+        for shard_cursor in self._cursors.values():
+            shard_cursor.add_ring(self._ring, version)
         for member in self.members:
             self._send(member.name, self._make_ring_state(member.name, lost))
         return True
 
     def _make_ring_state(self, peer: bytes, lost: list[tuple[int, int]]) -> RingState:
-        outlet = self._cursors.get(peer)
+        shard_cursor = self._cursors.get(peer)
         version = self.members.version
-        since = outlet.personal_since if outlet is not None else version
+        since = shard_cursor.personal_since if shard_cursor is not None else version
         return RingState(self.journal.epoch, version, self.journal.last_offset, self.members.shards, since, lost)
 
     def _make_stats_response(self, message: StatsRequest) -> StatsResponse:
@@ -580,8 +606,8 @@ class Router:
             self.duplicates,
             self.make_reports(),
             len(gateways),
-            sum(stats.refused for stats in gateways),
-            sum(stats.refused_per_s for stats in gateways),
+            sum(stats.connections_rejected for stats in gateways),
+            sum(stats.connections_rejected_per_s for stats in gateways),
         )
 
     def make_reports(self) -> list[ShardReport]:
@@ -590,8 +616,8 @@ class Router:
         return sorted((r for r in reports if r is not None), key=lambda report: report.address.index)
 
     def _make_report(self, member: Peer) -> ShardReport | None:
-        outlet = self._cursors.get(member.name)
-        if member.address is None or outlet is None:
+        shard_cursor = self._cursors.get(member.name)
+        if member.address is None or shard_cursor is None:
             return None
-        behind = self.journal.last_offset - outlet.acked
-        return ShardReport(member.address, member.stats, outlet.in_flight, behind, member.is_draining)
+        lag = self.journal.last_offset - shard_cursor.acked
+        return ShardReport(member.address, member.stats, shard_cursor.in_flight, lag, member.is_draining)

@@ -83,7 +83,7 @@ async def _main(settings: Settings, stop: asyncio.Event) -> None:
     loop = asyncio.get_running_loop()
     with closing(open_journal(settings)) as journal:
         server = _RouterServer(loop, journal, settings)
-        served = web.start_http_server(settings, Metrics(server.read_samples).render)
+        served = web.start_http_server(settings, Metrics("router", server.read_samples).render)
         process.tune_gc()
         process.on_reload(lambda fresh: server.change_limits(fresh.limits))
         process.report_ready()
@@ -136,51 +136,49 @@ class _RouterServer:
             new_id=process.new_id,
             alerts=settings.alerts,
             stats_interval_s=settings.router.stats_interval_s,
-            own=lambda: ShardStats(memory_bytes=memory_bytes(), loop_lag_s=self._loop_monitor.loop_lag_s),
+            own=lambda: ShardStats(memory_bytes=memory_bytes(), event_loop_lag_s=self._loop_monitor.event_loop_lag_s),
         )
 
     def read_samples(self) -> Iterator[Sample]:
-        """For /metrics."""
-        router, watch = self._router, self._router.monitor
-        yield "events_total", "Events of publishers that this process has put in the log.", router.events
-        yield "duplicates_total", "Events that were in the log already.", router.duplicates
-        yield "journal_offset", "Newest offset in the log.", router.journal.last_offset
-        yield "journal_floor_offset", "Offset behind which the log begins.", router.journal.start_offset
-        yield "gateways", "Gateways that are there.", router.members.gateway_count
+        """Yields what /metrics shows."""
+        router, monitor = self._router, self._router.monitor
+        yield "events_appended_total", "Published events appended to the log.", router.events
+        yield "duplicate_events_total", "Published events that the log already had.", router.duplicates
+        yield "log_end_offset", "Newest offset in the log.", router.journal.last_offset
+        yield "log_start_offset", "Offset after which the log begins.", router.journal.start_offset
+        yield "gateways", "Connected gateways.", router.members.gateway_count
         yield "shards", "Shards in the ring.", len(router.members.shards)
         reports = router.make_reports()
-        behind = {str(r.address.index): float(r.behind) for r in reports}
-        yield LabelledSample("shard_behind_offsets", "Offsets that a shard has not acknowledged.", "shard", behind)
-        in_flight = {str(r.address.index): float(r.in_flight) for r in reports}
-        yield LabelledSample("shard_in_flight_events", "Events under way to a shard.", "shard", in_flight)
-        yield (
-            "publish_refusals_total",
-            "Publish requests refused because a shard or the journal lags.",
-            router.rejected_count,
+        lags = {str(r.address.index): float(r.lag_offsets) for r in reports}
+        yield LabelledSample("shard_lag_offsets", "Offsets that a shard has not acknowledged.", "shard", lags)
+        inflight = {str(r.address.index): float(r.inflight_events) for r in reports}
+        yield LabelledSample("shard_inflight_events", "Events sent to a shard and not acknowledged.", "shard", inflight)
+        yield LabelledSample(
+            "publish_rejected_total",
+            "Publish requests rejected by the router, by error code.",
+            "reason",
+            router.publish_rejections,
         )
-        yield "ack_delay_seconds", "How long publishers' answers are held back now.", router.backpressure.delay
-        held = router.coordinator.registry.held_slots
-        yield "held_slots", "Connection slots that shards hold, or may still hold.", held
+        yield "publish_ack_delay_seconds", "Delay added to publish acknowledgements.", router.backpressure.delay
         yield (
-            "replays_waiting",
-            "Questions of shards for what clients have missed.",
-            len(router.replays),
+            "leased_slots",
+            "Connection slots granted to shards and not yet free again.",
+            router.coordinator.registry.held_slots,
         )
-        yield "router_history_waiting", "Questions of shards about history.", len(self._history)
-        yield "router_history_answers_total", "Parts of answers to them.", self._history.answer_count
-        yield (
-            "router_history_indexed_offset",
-            "Offset up to which the log is in the index.",
-            self._history.indexed_offset,
-        )
-        yield "router_history_index_errors_total", "Times that the index was lost.", self._history.index_error_count
-        yield "revocations", "Revocations in force.", router.access.revocation_count
-        yield "backplane_dropped_total", "Messages of peers that could not be decoded.", router.dropped_count
-        if watch is not None:
-            yield "alerts", "Alerts that have begun and not ended.", watch.alerts.raised_count
-            yield "alerts_begun_total", "Alerts that have begun.", watch.fired_count
-        yield "loop_lag_seconds", "Lateness of a timer, at most, in the last second.", self._loop_monitor.loop_lag_s
-        yield "audit_lines_lost_total", "Lines of the audit log that could not be written.", self._audit.lost_count
+        yield "pending_replays", "Replay requests waiting to be served.", len(router.replays)
+        yield "pending_history_reads", "History reads of shards waiting to be served.", len(self._history)
+        yield "history_reads_total", "Parts of the log read for history.", self._history.answer_count
+        indexed = self._history.indexed_offset
+        yield "history_indexed_offset", "Offset up to which the log is in the history index.", indexed
+        yield "history_index_errors_total", "Times that the history index failed.", self._history.index_error_count
+        yield "revocations", "Token revocations in force.", router.access.revocation_count
+        if monitor is not None:
+            yield "alerts_active", "Alerts that are firing.", monitor.alerts.raised_count
+            yield "alerts_fired_total", "Alerts that have fired.", monitor.fired_count
+        lag_s = self._loop_monitor.event_loop_lag_s
+        yield "event_loop_lag_seconds", "Largest event loop lag of the last second.", lag_s
+        yield "backplane_decode_errors_total", "Messages of peers that failed to decode.", router.dropped_count
+        yield "audit_records_dropped_total", "Audit records that were not written.", self._audit.lost_count
 
     async def _probe_absent(self, absent: list[ShardAddress]) -> None:
         """Asks where shards were that are not heard of. If nobody listens, the kernel says that they have ended."""

@@ -9,7 +9,7 @@
      │    ├── InvalidMessage   a message on a connection that can't be understood or obeyed
      │    ├── InvalidToken     a token or ticket that proves nothing
      │    │    └── UnknownKey    … because its key is not known here: not yet, or not any more
-     │    └── Refused          HTTP: the request is understood and not granted (limits, no shard, no right)
+     │    └── RequestRejected  HTTP: the request is understood and not granted (limits, no shard, no right)
      ├── ClientError         raised to users of the Python SDK
      │    ├── ConnectionEnded  there is no connection, and trying again is of no use
      │    ├── MessageRefused   the server answered a message on the connection with an error
@@ -119,14 +119,25 @@ class UnknownKey(InvalidToken):
 class RequestRejected(RequestError):
     """A request that is understood and not granted. status: HTTP. retry_after: seconds, None if it is of no use.
 
-    headers: more of them for the answer, in lower case. members: more of them for its problem body.
+    scope: whose limit was reached, where one code is used for several: `system`, `address` or `user`. headers: more of
+    them for the answer, in lower case. members: more of them for its problem body.
     """
 
     headers: tuple[tuple[str, str], ...] = ()
     members: Mapping[str, object] = {}
 
-    def __init__(self, status: int, code: str, message: str, hint: str = "", retry_after: float | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        hint: str = "",
+        retry_after: float | None = None,
+        *,
+        scope: str = "",
+    ) -> None:
         super().__init__(code, message, hint)
+        self.scope = scope
         self.status = status
         self.retry_after = retry_after
 

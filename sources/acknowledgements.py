@@ -43,7 +43,10 @@ class Acknowledgements:
         self._refused.add(id)
 
     def settle_events(self, accepted: int) -> None:
-        """accepted: how many events the publisher has had accepted since it began, duplicates included."""
+        """Takes note of accepted events.
+
+        accepted: how many events the publisher has had accepted since it began, duplicates included.
+        """
         if not self._waiting:
             self._accepted = accepted
             return

@@ -46,8 +46,9 @@ class PublisherCounts(Protocol):
 
 
 class EventPublisher(Protocol):
-    """What agents need of `solowire.sdk.publisher`. `publish` raises BufferFull; `drain` waits for room. It settles
-    events in the order in which it got them.
+    """What agents need of `solowire.sdk.publisher`.
+
+    `publish` raises BufferFull; `drain` waits for room. It settles events in the order in which it got them.
     """
 
     @property
@@ -225,7 +226,7 @@ class _Bind9Agent:
         except TimeoutError:
             self.settle_acknowledged()
             logger.warning(
-                "events_left_unsent",
+                "events_unsent",
                 server=self.server,
                 events=len(self.acknowledgements),
                 hint="the gateway did not take them in time; they are read again at the next start"
@@ -234,7 +235,7 @@ class _Bind9Agent:
             )
         except PublishRefused as refused:
             hint = "they are read again at the next start, if the place in the log is kept"
-            logger.warning("events_left_unsent", server=self.server, reason=str(refused), hint=hint)
+            logger.warning("events_unsent", server=self.server, reason=str(refused), hint=hint)
 
     # ------------------------------------------------------------------------------------------ reading
 
@@ -328,7 +329,7 @@ class _Bind9Agent:
             if self.clock() >= self.report_trouble_at:
                 self.report_trouble_at = self.clock() + REPORT_S
                 logger.warning(
-                    "agent_state_not_kept",
+                    "checkpoint_write_failed",
                     server=self.server,
                     path=str(self.store.path),
                     reason=error.strerror,
@@ -357,7 +358,7 @@ class _Bind9Agent:
         """
         lost = {"lost_bytes": self.follower.lost_bytes} if self.follower.lost_bytes else {}
         logger.info(
-            "query log read",
+            "query_log_progress",
             server=self.server,
             lines=self.lines,
             queries=self.queries,

@@ -90,7 +90,7 @@ class CheckpointStore:
                     f"{refused.strerror}; remove it, or choose another directory with --state-dir"
                 ) from None
             logger.error(
-                "agent_state_damaged",
+                "checkpoint_damaged",
                 path=str(aside),
                 reason=str(error),
                 hint="set aside: lines may be missed, or published again if more than 10 minutes old",

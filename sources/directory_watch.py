@@ -1,4 +1,4 @@
-"""What happens to a log's name, told by inotify at once: so that no file comes and goes between two looks.
+"""A watch on a log's directory by inotify, so that no file comes and goes between two looks.
 
 Watched is the directory, not the file: a watch of a file follows it when it is renamed, and says nothing of the next
 one. Where there is no inotify to be had (its limits are reached, the directory can't be read, another kernel), or on a

@@ -1,4 +1,4 @@
-"""Following a log file that grows, is rotated and is truncated: each line once and in order.
+"""A follower of a log file that grows, is rotated and is truncated: each line once and in order.
 
 What a `FileFollower` keeps true:
 
@@ -334,8 +334,10 @@ class FileFollower:
             self._came, self._found = self._watch.came, 0
 
     def _let_go(self) -> bool:
-        """Leave the first file, if it has been read to its end and nobody can be writing there any more, so many
-        rotations later."""
+        """Leave the first file, if it has been read to its end and nobody can be writing there any more.
+
+        That is so many rotations later.
+        """
         first = self._held[0]
         if first.partial or os.fstat(first.file).st_size != first.offset:
             return False
@@ -450,7 +452,7 @@ class FileFollower:
     # ------------------------------------------------------------------------------------------ lines
 
     def _split_lines(self, held: HeldFile, data: bytes) -> list[Line]:
-        """data: the mark, then what is new."""
+        """Splits new bytes into lines. data: the mark, then what is new."""
         new = data[len(held.mark) :]
         held.log.extend(held.offset, new)
         start = held.start

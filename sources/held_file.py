@@ -14,8 +14,10 @@ MARK_BYTES = 64
 
 
 class HeldFile:
-    """An open file. identity: of the open one, while `log` is of the one that it is a copy of. offset: read up to.
-    partial: of that, a line without its end. size: the most that it was seen to have.
+    """An open file.
+
+    identity: of the open one, while `log` is of the one that it is a copy of. offset: read up to. partial: of that, a
+    line without its end. size: the most that it was seen to have.
     """
 
     def __init__(self, file: int, log: LogFile, status: os.stat_result, offset: int = 0, is_copy: bool = False) -> None:

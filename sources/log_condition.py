@@ -1,4 +1,4 @@
-"""Whether a log can give any queries, and what to say if not: at once, and once a minute as long as it lasts.
+"""The condition of a query log: whether it can give queries, told at once, and once a minute as long as it can't.
 
 Nothing here stops the agent: a log may come later, or get its queries when `rndc querylog on` is said.
 """
@@ -98,7 +98,7 @@ class LogCondition:
             self._watch_trouble = trouble
             if trouble is not None:
                 self._log.warning(
-                    "query_log_polled",
+                    "query_log_polling",
                     path=str(self.path),
                     reason=trouble,
                     hint="no inotify: it is looked at ten times a second, and faster rotations may be missed; let the "
@@ -110,7 +110,7 @@ class LogCondition:
             self._log.info("query_log_truncated", path=str(self.path))
             return
         self._log.warning(
-            "query log lost",
+            "query_log_lines_lost",
             path=str(self.path),
             reason=loss.reason,
             files=loss.files,
@@ -124,10 +124,10 @@ class LogCondition:
         trouble = None if found is None else str(found)
         if trouble is not None and (trouble != self._trouble or self._is_due("trouble")):
             self._say_again_later("trouble")
-            hint = "let the agent's user read it"
-            self._log.warning("query log can't be opened; trying on", error=trouble, hint=hint)
+            hint = "let the agent's user read it; it is tried again"
+            self._log.warning("query_log_open_failed", path=str(self.path), error=trouble, hint=hint)
         elif trouble is None and self._trouble is not None:
-            self._log.info("query log can be opened again")
+            self._log.info("query_log_reopened", path=str(self.path))
         self._trouble = trouble
 
     def _tell_missing(self, is_missing: bool) -> None:

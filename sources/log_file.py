@@ -18,8 +18,10 @@ _FIRST_BYTES = 1024  # of a first line
 
 
 class FileMark(msgspec.Struct, frozen=True, kw_only=True):
-    """What is written down of a file. first: digest of its first line. length, digest: of how it begins. end:
-    what was read up to. generation: how many files before it had the same first line; -1 if that isn't known yet.
+    """What is written down of a file.
+
+    first: digest of its first line. length, digest: of how it begins. end: what was read up to. generation: how many
+    files before it had the same first line; -1 if that isn't known yet.
     """
 
     device: int
@@ -36,8 +38,10 @@ class FileMark(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LogFile:
-    """A file while it is read. head: its first bytes, as far as they have been seen, HEAD_BYTES at most. modified_ns:
-    when it was written to last, as far as is known.
+    """A file while it is read.
+
+    head: its first bytes, as far as they have been seen, HEAD_BYTES at most. modified_ns: when it was written to last,
+    as far as is known.
     """
 
     def __init__(self, device: int, inode: int, head: bytes = b"", generation: int = -1, modified_ns: int = 0) -> None:
@@ -65,7 +69,7 @@ class LogFile:
             self.head = (self.head[:offset] + data)[:HEAD_BYTES]
 
     def make_mark(self, offset: int) -> FileMark:
-        """offset: what has been read up to."""
+        """Makes the mark of the file to be written down. offset: what has been read up to."""
         head = self.head if self.head.strip(b"\0") else b""  # a hole says nothing of what the file is
         return FileMark(
             device=self.device,

@@ -1,4 +1,4 @@
-"""What a syslog daemon puts before a message of `named`, and the time that it tells.
+"""The prefix that a syslog daemon puts before a message of `named`, and its time.
 
 Pure: text in, values out. The forms are those of RFC 3164 and RFC 5424, as they stand in files: with and without the
 priority, with the traditional time or an ISO one (rsyslog's file format, syslog-ng, `journalctl -o short-iso`), and

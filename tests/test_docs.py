@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import html
 import re
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,13 @@ _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _SOURCE = re.compile(r"(?<![\w./…-])((?:[\w-]+/)+[\w-]+\.py)\b(?:::(\w+))?")
 _SETTING = re.compile(r"SOLOWIRE_[A-Z0-9_]+")
 _FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+_NAME = re.compile(r"[a-z][a-z0-9]*(?:_[a-z0-9]+)+")
+_QUOTED_NAME = re.compile(r"`(?!solowire_)([a-z][a-z0-9]*(?:_[a-z0-9]+)+)`")
+_STATUS_AND_CODES = re.compile(r"\b[45]\d\d ((?:`[a-z_]+`(?:, | and | or )?)+)")
+OF_THE_BENCH = ("performance", "performance-notes", "overload")
+"""Pages that name cases of the benchmark."""
+FOREIGN_NAMES = {"token_use", "host_run", "host_use_zero_pages", "take_slot"}
+"""Names in pages that are others', made up, or put together of parts."""
 NO_SETTINGS = {"SOLOWIRE_GATEWAY_SERVICE_HOST"}
 """Variables that pages speak of although nothing reads them."""
 
@@ -47,6 +56,35 @@ def missing_sources(text: str) -> list[str]:
         elif test and not re.search(rf"\b(def |class |){test}\b( =|[(:])", (ROOT / path).read_text(encoding="utf-8")):
             missing.append(f"{path}::{test}")
     return missing
+
+
+@cache
+def source_names() -> set[str]:
+    """Every snake_case name, and every such word in a text, of the product."""
+    packages = ("solowire", "gateway", "router", "workers", "sources")
+    texts = [path.read_text(encoding="utf-8") for package in packages for path in (ROOT / package).rglob("*.py")]
+    return {word for text in texts for word in _NAME.findall(text)}
+
+
+def unknown_names(text: str, known: set[str]) -> list[str]:
+    """Error codes, log events, notices, fields and functions that pages name and the sources don't."""
+    return [name for name in _QUOTED_NAME.findall(_FENCED.sub("", text)) if name not in known | FOREIGN_NAMES]
+
+
+def unknown_codes(text: str, known: set[str]) -> list[str]:
+    """Error codes, with an HTTP status before them, that no rejection has: "503 `overloaded`, `not_ready`"."""
+    return [
+        code for codes in _STATUS_AND_CODES.findall(text) for code in re.findall(r"`(\w+)`", codes) if code not in known
+    ]
+
+
+@cache
+def error_codes() -> set[str]:
+    """Every text of the sources that could be one: a code is a constant as it stands."""
+    packages = ("solowire", "gateway", "router", "workers", "sources")
+    trees = [ast.parse(path.read_text("utf-8")) for package in packages for path in (ROOT / package).rglob("*.py")]
+    constants = (node.value for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant))
+    return {value for value in constants if isinstance(value, str) and re.fullmatch(r"[a-z_]+", value)}
 
 
 def unknown_settings(text: str) -> list[str]:
@@ -77,8 +115,18 @@ def test_settings_that_are_named_exist(page: Path) -> None:
     assert unknown_settings(page.read_text(encoding="utf-8")) == []
 
 
+@pytest.mark.parametrize("page", [page for page in PAGES if page.stem not in OF_THE_BENCH], ids=name_of)
+def test_names_that_are_named_exist(page: Path) -> None:
+    """Whoever looks for an error code, a log event or a field of a page in the sources finds it."""
+    text = page.read_text(encoding="utf-8")
+    assert unknown_names(text, source_names()) == []
+    assert unknown_codes(text, error_codes()) == []
+
+
 def test_the_checks_find_what_is_wrong() -> None:
     """They look at the pages, and not past them."""
+    assert unknown_names("`router_away`, `log_end_offset` and `solowire_x`", {"log_end_offset"}) == ["router_away"]
+    assert unknown_codes("503 `overloaded` and `ovrloaded`, `x`", {"overloaded"}) == ["ovrloaded", "x"]
     assert broken_links(DOCS / "x.md", "[a](nowhere.md#part) [b](settings.md) [c](https://x.example/) [d](#d)") == [
         "nowhere.md"
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +20,7 @@ REFUSALS = {"RequestRejected": 3, "InvalidMessage": 2, "RequestError": 2}
 LEVELS = ("warning", "error", "critical")
 LOGGERS = ("log", "logger", "write")
 OF_THE_SDK = ("solowire/sdk/",)
-UNHINTED = {"client_gone"}  # whoever left is told nothing
+UNHINTED = {"client_disconnected"}  # whoever left is told nothing
 
 
 def faults(path: str, text: str) -> list[str]:
@@ -58,6 +59,75 @@ def has_hint(call: ast.Call, place: int) -> bool:
 
 def calls(tree: ast.AST) -> Iterator[ast.Call]:
     return (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+
+
+IN_REFACTORING = (
+    "workers/delivery/",
+    "workers/session/",
+    "workers/shard.py",
+    "solowire/fanout/feed",
+    "solowire/fanout/catch_up",
+)
+"""Modules whose docstrings are written anew with their code."""
+_CLAUSE = re.compile(r"(What|Who|Whom|Whether|How|When|Where|Which|Why)\b")
+_PARAMETERS = re.compile(r"[a-z_]\w*(, [a-z_]\w*)*: |Times\b|Raises [A-Z]\w*(, [A-Z]\w*)*\.$")
+_LOG_EVENT = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)+|diagnosis")
+
+
+def bad_docstrings(path: str, text: str) -> list[str]:
+    """Modules that are titled by a clause, and docstrings that begin with parameters instead of a summary."""
+    tree = ast.parse(text)
+    title = ast.get_docstring(tree) or ""
+    found = [f"{path}: its title is a clause: {title[:60]}"] if _CLAUSE.match(title) else []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            docstring = ast.get_docstring(node) or ""
+            if _PARAMETERS.match(docstring):
+                found.append(f"{path}:{node.lineno}: {docstring[:60]}")
+    return found
+
+
+def bad_log_events(path: str, text: str) -> list[str]:
+    """Log events that are sentences, or no names."""
+    events = [
+        call.args[call.func.attr == "write"]
+        for call in calls(ast.parse(text))
+        if isinstance(call.func, ast.Attribute) and is_log_call(call)
+    ]
+    return [
+        f"{path}:{event.lineno}: {event.value!r}"
+        for event in events
+        if isinstance(event, ast.Constant) and not _LOG_EVENT.fullmatch(str(event.value))
+    ]
+
+
+def is_log_call(call: ast.Call) -> bool:
+    """Whether it writes a line of a structured log."""
+    assert isinstance(call.func, ast.Attribute)
+    owner = getattr(call.func.value, "id", getattr(call.func.value, "attr", "")).removeprefix("_")
+    if owner == "sampler":
+        return call.func.attr == "write" and len(call.args) > 1
+    return owner in ("log", "logger") and call.func.attr in ("debug", "info", "exception", *LEVELS) and bool(call.args)
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if not path.startswith(IN_REFACTORING)])
+def test_docstrings_begin_with_what_it_is(path: str) -> None:
+    """Whoever opens a module reads first what it is, and of a class or function what it does."""
+    assert bad_docstrings(path, (ROOT / path).read_text()) == []
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if not path.startswith(OF_THE_SDK)])
+def test_log_events_are_names(path: str) -> None:
+    """A log event can be searched for and counted: it is one word in snake_case, and what varies is in fields."""
+    assert bad_log_events(path, (ROOT / path).read_text()) == []
+
+
+def test_finds_titles_parameters_and_sentences() -> None:
+    """The two checks above would find them."""
+    assert len(bad_docstrings("x.py", '"""Who may."""\ndef f(a):\n    """a: one."""\n')) == 2
+    assert bad_docstrings("x.py", '"""Admission."""\ndef f(a):\n    """Does it. a: one."""\n') == []
+    assert bad_log_events("x.py", 'logger.info("it is so")\nself._sampler.write("error", "gone")')
+    assert bad_log_events("x.py", 'logger.info("it_is_so", a=1)\nself._file.write("error")') == []
 
 
 @pytest.mark.parametrize("path", MODULES)

@@ -137,7 +137,7 @@ class HttpApi:
         }
 
     def _require_admin(self, scope: Scope, now: float, about: dict[str, str]) -> None:
-        """Raises InvalidToken, RequestRejected."""
+        """Checks that an administrator asks. Raises InvalidToken, RequestRejected."""
         about |= {"path": scope["path"], "address": _peer(scope)}
         if _header(scope, ASKED_BY.encode()):
             about["via"] = "gateway"  # as the peer says
@@ -158,7 +158,7 @@ class HttpApi:
         self._audit("administered", action="stats", **about)
 
     def _identify(self, token: str, now: float) -> Identity:
-        """Raises InvalidToken, RequestRejected."""
+        """Verifies the token of a request. Raises InvalidToken, RequestRejected."""
         try:
             return self._tokens.identify(token, self._shard.clock.to_unix(now))
         except UnknownKey as error:

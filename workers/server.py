@@ -52,7 +52,7 @@ from solowire.fanout.skipped_events import FAILED, UNDECODABLE, UNKNOWN_TYPE
 from solowire.model.access import Role
 from solowire.observability.audit import open_audit
 from solowire.observability.loop_monitor import LoopMonitor, memory_bytes
-from solowire.observability.metrics import Distribution, LabelledSample, Metrics, Sample
+from solowire.observability.metrics import Distribution, LabelledSample, Metrics, MultiLabelledSample, Sample
 from solowire.protocol.close_codes import CloseCode
 from solowire.runtime import process
 from solowire.runtime.api_client import api_address
@@ -73,7 +73,7 @@ from solowire.workers.net.client_listener import ClientListener
 from solowire.workers.net.client_port import ClientPort
 from solowire.workers.net.tcp_sockets import TcpSockets
 from solowire.workers.session.commands import WaitingRefresh
-from solowire.workers.shard import Shard
+from solowire.workers.shard import CLOSED, Shard
 from solowire.workers.stats.diagnosis import diagnose
 from solowire.workers.stats.report import ShardReporter
 
@@ -159,7 +159,7 @@ class _ShardServer:
         self._reporter = ShardReporter(
             self._shard,
             memory=memory_bytes,
-            loop_lag=lambda: self._vitals.loop_lag_s,
+            loop_lag=lambda: self._vitals.event_loop_lag_s,
         )
 
     async def main(self, stop: asyncio.Event) -> int:
@@ -177,7 +177,7 @@ class _ShardServer:
             )
         if self._settings.shard.merge_memory:
             logger.info("memory_merging", shard=self._shard.index, **process.merge_memory())
-        metrics = Metrics(self._collect_samples, {"shard": str(self._shard.index)})
+        metrics = Metrics("shard", self._collect_samples, {"shard": str(self._shard.index)})
         wrong_tokens = FailedAuthLimiter(Rate(self._settings.auth.bad_token_rate, self._settings.auth.bad_token_burst))
         api = HttpApi(
             self._shard,
@@ -189,7 +189,7 @@ class _ShardServer:
             want_keys=None if self._key_source is None else self._key_source.request_refresh,
             history=HistoryApi(self._shard, self._schedule_run, self._settings.history.page_events),
         )
-        clients = ClientPort(
+        self._client_port = ClientPort(
             self._shard,
             self._sockets,
             self._schedule_run,
@@ -200,7 +200,7 @@ class _ShardServer:
         )
         listener = self._listener = ClientListener(
             self._socket,
-            clients.handle,
+            self._client_port.handle,
             AcceptLimiter(self._settings.listen.max_pending, self._settings.listen.max_pending_per_address),
             head_s=self._settings.listen.request_head_timeout_s,
             socket_count=lambda: len(self._sockets),
@@ -318,7 +318,9 @@ class _ShardServer:
                 logger.warning("diagnosis", reason=message.reason, **diagnose(self._shard, self._reporter, now))
             case Superseded():
                 logger.error(
-                    "superseded", shard=self._shard.index, hint="another process runs as this shard; this one ends"
+                    "shard_superseded",
+                    shard=self._shard.index,
+                    hint="another process runs as this shard; this one exits",
                 )
                 self._end_process()  # a further hello would take the place back
             case Lease():
@@ -331,11 +333,16 @@ class _ShardServer:
             case UserConnectedElsewhere():
                 self._shard.on_newer_elsewhere(message)
             case Fenced():
-                logger.error("fenced_off", shard=self._shard.index, reason=message.reason, hint="this process ends")
+                logger.error(
+                    "shard_fenced",
+                    shard=self._shard.index,
+                    reason=message.reason,
+                    hint="this process exits and is restarted; please report this bug",
+                )
                 self._end_process()
             case _:
                 logger.warning(
-                    "message_not_for_a_shard", kind=type(message).__name__, hint="do all processes run one version?"
+                    "unexpected_message", kind=type(message).__name__, hint="do all processes run one version?"
                 )
         if self._shard.is_ready != self._was_ready:
             self._was_ready = self._shard.is_ready
@@ -409,55 +416,61 @@ class _ShardServer:
 
     def _collect_samples(self) -> Iterator[Sample]:
         stats = self._reporter.build_report(self._loop.time())
-        yield "connections", "Open connections.", stats.connections
-        yield LabelledSample("group_connections", "Open connections by group.", "group", stats.groups)
-        yield LabelledSample("codec_connections", "Open connections by codec.", "codec", stats.codecs)
-        yield LabelledSample("kind_connections", "Open connections by kind: direct or relayed.", "kind", stats.kinds)
-        yield "feeds", "Feeds with at least one connection.", stats.feeds
-        yield "lagging_connections", "Connections that are behind their feed, or whose socket is busy.", stats.lagging
-        yield "log_offset", "Newest offset in the recent log.", stats.offset
-        yield "log_bytes", "What the recent log takes in memory, nearly.", stats.log_bytes
-        yield "events_total", "Events taken from the router.", stats.events
-        yield "deliveries_total", "Events times the connections that they were sent to.", stats.deliveries
-        yield "frames_total", "Frames of events sent.", stats.frames
-        yield "sent_bytes_total", "Bytes of those frames.", stats.bytes
-        yield "admissions_total", "Connections accepted.", stats.admitted
-        yield "refusals_total", "Handshakes refused.", stats.refused
-        yield (
-            "pending_connections",
-            "Connections that have not sent a whole request head.",
-            self._listener.pending_count,
-        )
-        yield "accept_refusals_total", "Connections refused before anything was read.", self._listener.refused_count
         totals, skipped = self._shard.totals, self._shard.log.skipped.totals
-        yield "bad_messages_total", "Messages of clients that were answered with an error.", totals["bad_messages"]
         history = self._shard.history
-        yield "shard_history_questions", "Questions about history under way.", len(history)
-        yield "shard_history_pages_total", "Pages of history made.", history.answered_count
-        yield "shard_history_events_total", "Events in them.", history.event_count
-        yield "shard_history_rejected_total", "Questions about history refused.", history.rejected_count
-        yield "undecodable_events_total", "Events of the log that could not be loaded.", skipped[UNDECODABLE]
-        yield "unknown_types_total", "Events of types that this version does not know.", skipped[UNKNOWN_TYPE]
-        yield "failed_events_total", "Events of the log that could not be matched or written.", skipped[FAILED]
-        yield (
-            "compacted_events_total",
-            "Events times the connections for which they were counted, not sent.",
-            totals["compacted"],
+        yield "history_queries", "History queries under way.", len(history)
+        yield "history_pages_total", "Pages of history made.", history.answered_count
+        yield "history_events_total", "Events in pages of history.", history.event_count
+        yield "history_rejected_total", "History queries rejected.", history.rejected_count
+        yield MultiLabelledSample(
+            "connections",
+            "Open connections by group, codec and transport.",
+            ("group", "codec", "transport"),
+            self._reporter.count_connections(),
         )
-        yield "aggregated_events_total", "Telemetry events that were summed up.", totals["aggregated"]
-        yield "overtaken_states_total", "States that were held back until a newer one came.", totals["overtaken"]
-        yield "slow_readers_total", "Times that a connection began to be compacted.", totals["slow"]
-        yield "backplane_dropped_total", "Messages of the router that could not be decoded.", self._link.dropped_count
+        yield "connections_opened_total", "Connections accepted.", stats.connections_opened
+        yield LabelledSample(
+            "connections_closed_total",
+            "Connections closed, by close code; client_disconnected: the client closed it or was lost.",
+            "code",
+            {name.removeprefix(CLOSED): count for name, count in totals.items() if name.startswith(CLOSED)},
+        )
+        yield LabelledSample(
+            "connections_rejected_total", "Handshakes rejected, by error code.", "reason", self._client_port.rejections
+        )
+        yield "pending_connections", "Sockets that have not sent a whole request head.", self._listener.pending_count
+        yield (
+            "pending_connections_rejected_total",
+            "Sockets closed on accept because too many were pending.",
+            self._listener.refused_count,
+        )
+        yield "feeds", "Feeds with at least one connection.", stats.feeds
+        yield "lagging_connections", "Connections behind their feed.", stats.lagging
+        yield (
+            "max_connection_lag_seconds",
+            "Age of the next event of the slowest connection.",
+            stats.max_connection_lag_s,
+        )
+        yield "slow_consumers_total", "Times that a connection became a slow consumer.", totals["slow_consumers"]
+        yield "log_end_offset", "Newest offset in the recent log.", stats.log_end_offset
+        yield "log_events", "Events in the recent log.", stats.log_events
+        yield "log_bytes", "Memory of the recent log.", stats.log_bytes
+        yield "events_received_total", "Events received from the router.", stats.events
+        yield "deliveries_total", "Events sent, times the connections they were sent to.", stats.deliveries
+        yield "frames_total", "Frames of events sent.", stats.frames
+        yield "sent_bytes_total", "Bytes of the frames of events sent.", stats.sent_bytes
         yield Distribution(
             "delivery_latency_seconds",
-            "From the gateway to the sockets: of each frame its oldest event, for each connection.",
+            "From the gateway to the socket: oldest event of each frame, for each connection.",
             self._shard.dispatcher.latency,
         )
-        yield "oldest_cursor_seconds", "Age of the event that the slowest connection gets next.", stats.oldest_cursor_s
-        yield "log_events", "Events in the recent log.", stats.log_events
-        yield "loop_lag_seconds", "Lateness of a timer, at most, in the last second.", stats.loop_lag_s
-        yield "lease_used_slots", "Slots of the lease that are used.", stats.lease_used
-        yield "lease_granted_slots", "Slots of the lease.", stats.lease_granted
+        yield "omitted_events_total", "Events counted instead of sent, times the connections.", totals["omitted_events"]
+        yield "aggregated_events_total", "Telemetry events summarised instead of sent.", totals["aggregated_events"]
+        yield (
+            "conflated_states_total",
+            "States replaced by a newer value before they were sent.",
+            totals["conflated_states"],
+        )
         aggregating = stats.aggregating
         usage = self._shard.dialects.usage if self._shard.dialects is not None else DialectUsage()
         yield LabelledSample(
@@ -467,8 +480,16 @@ class _ShardServer:
         yield LabelledSample(
             "legacy_user_agents_total", "Old frontends' WebSockets accepted, by user agent.", "agent", usage.agents
         )
-        yield LabelledSample("aggregating_feeds", "Feeds that get a type summed up at present.", "type", aggregating)
-        yield "audit_lines_lost_total", "Lines of the audit log that could not be written.", self._audit.lost_count
+        yield LabelledSample("aggregating_feeds", "Feeds that get a type summarised now.", "type", aggregating)
+        yield "client_message_errors_total", "Client messages answered with an error.", totals["message_errors"]
+        yield "event_decode_errors_total", "Events of the log that failed to decode.", skipped[UNDECODABLE]
+        yield "unknown_type_events_total", "Events of the log of an unknown type.", skipped[UNKNOWN_TYPE]
+        yield "event_processing_errors_total", "Events of the log that failed to match or encode.", skipped[FAILED]
+        yield "backplane_decode_errors_total", "Messages of the router that failed to decode.", self._link.dropped_count
+        yield "lease_used_slots", "Slots of the lease in use.", stats.lease_used
+        yield "lease_granted_slots", "Slots of the lease.", stats.lease_granted
+        yield "event_loop_lag_seconds", "Largest event loop lag of the last second.", stats.event_loop_lag_s
+        yield "audit_records_dropped_total", "Audit records that were not written.", self._audit.lost_count
 
 
 def _listen_for_api(settings: Settings, index: int) -> tuple[socket.socket, str]:

@@ -82,6 +82,8 @@ from solowire.workers.session.ticket_gate import SlotRefusal, TicketGate
 
 logger = structlog.get_logger("solowire.shard")
 
+CLOSED = "closed_"
+"""Totals that begin so count closed connections, by close code, or `client_disconnected`."""
 ShardQuestion = backplane.ReplayRequest | backplane.ReplayCancel | backplane.HistoryRequest | backplane.HistoryCancel
 """What it asks the router about the log."""
 
@@ -271,7 +273,7 @@ class Shard:
             c for c in self.connections if c.state is not State.draining and not self._rings.owns(c.identity.user)
         ]
         if moving:
-            logger.info("users_move", shard=self.index, users=len(moving), ring=sorted(ring.shards))
+            logger.info("rebalance_started", shard=self.index, users=len(moving), ring=sorted(ring.shards))
         if state.personal_since <= self.completed_version:
             self._rebalancer.schedule(moving, now)
         else:
@@ -366,7 +368,7 @@ class Shard:
         for older in self._users.add(connection):
             self._close(older, CloseCode.replaced)
         self.connections.add(connection)
-        self.totals["admitted"] += 1
+        self.totals["connections_opened"] += 1
         if dialect is None:
             self._heartbeats.add(connection)
             self._handshake.start_timer(connection, now)
@@ -409,7 +411,8 @@ class Shard:
         if connection.state is not State.closed:
             self._eviction.mark_closed(connection)
             if connection.state is not State.closing:
-                self._connection_audit.record_disconnected(connection, None, "the client has gone")
+                self.totals[f"{CLOSED}client_disconnected"] += 1
+                self._connection_audit.record_disconnected(connection, None, "client disconnected")
             self._forget(connection)
             connection.become(State.closed)
             self._slot_manager.release(connection.identity.user, connection.group, connection.address)
@@ -481,7 +484,7 @@ class Shard:
         self._eviction.mark_ending(connection)
         self._forget(connection)
         connection.become(State.closing)
-        self.totals[f"closed_{code.value}"] += 1
+        self.totals[f"{CLOSED}{code.value}"] += 1
         self._connection_audit.record_disconnected(connection, code.value, code.reason)
         told: int = code
         if connection.dialect is not None and self._dialect is not None:
@@ -501,7 +504,7 @@ class Shard:
     def start_drain(self, now: float, within: float | None = None) -> None:
         """Takes no more users, and sends its own away, at the set pace. within: seconds in which all must be told."""
         self.is_draining = True
-        logger.info("shard_leaves", shard=self.index, users=len(self.connections))
+        logger.info("drain_started", shard=self.index, users=len(self.connections))
         self._rebalancer.schedule_drain(self.connections, now, within)
 
     def cancel_drain(self, now: float) -> bool:
@@ -509,7 +512,7 @@ class Shard:
         if not self.is_draining:
             return False
         self.is_draining = False
-        logger.info("shard_stays", shard=self.index, users=len(self.connections))
+        logger.info("drain_cancelled", shard=self.index, users=len(self.connections))
         self._rebalancer.schedule((), now)  # the ring in which it is again says who has to move
         return True
 
@@ -568,8 +571,8 @@ class Shard:
         """Sends away as many as the lease has no slot for."""
         giving_way = self._eviction.select(self._slot_manager.lease.overcommit(), self.connections)
         if giving_way:
-            logger.info("over_limit", shard=self.index, give_way=len(giving_way))
-            self.totals["gave_way"] += len(giving_way)
+            logger.info("evicting_over_limit", shard=self.index, connections=len(giving_way))
+            self.totals["evicted"] += len(giving_way)
         for connection in giving_way:
             connection.drain_close_code = CloseCode.try_later
             self._send_away(connection, COME_BACK_SECONDS, "over_limit", now, EVICTION_SECONDS)
@@ -580,7 +583,12 @@ class Shard:
         if self._has_lease and now >= leases.ends_at:
             self._has_lease = False
             users = self._rebalancer.start_lease_expiry(self.connections, now, (leases.over_at - leases.ends_at) / 2)
-            logger.error("lease_over", shard=self.index, users=users, hint="the router was not heard of for so long")
+            logger.error(
+                "lease_expired",
+                shard=self.index,
+                users=users,
+                hint="no answer from the router; users are sent away. Does the router run, and is it reachable?",
+            )
         if not self._has_lease and now >= leases.over_at and self.connections:
             for connection in self.connections:
                 connection.drain_reason = connection.drain_reason or "no_lease"
@@ -706,14 +714,14 @@ class Shard:
         return ShardStats(
             connections=len(self.connections),
             feeds=len(self.feeds),
-            offset=self.log.position,
-            oldest=self.log.start_offset,
+            log_end_offset=self.log.position,
+            log_start_offset=self.log.start_offset,
             log_bytes=self.log.held_bytes,
             events=t["events"],
             deliveries=t["deliveries"],
             frames=t["frames"],
-            bytes=t["bytes"],
-            admitted=t["admitted"],
-            refused=t["refused"],
+            sent_bytes=t["sent_bytes"],
+            connections_opened=t["connections_opened"],
+            connections_rejected=t["connections_rejected"],
             users=len(self._users),
         )

@@ -1,1 +1,1 @@
-"""Who may connect now, and whose connection it is."""
+"""Admission of connections at the gateway, by rates, limits and client address."""

@@ -31,7 +31,9 @@ Address = IPv4Address | IPv6Address
 
 
 class ClientAddressResolver:
-    """trusted: networks, such as 10.0.0.0/8, or single addresses. Raises ValueError for what is neither.
+    """Finds the address of a request's client behind trusted proxies.
+
+    trusted: networks, such as 10.0.0.0/8, or single addresses. Raises ValueError for what is neither.
 
     header: which headers these proxies write: `x-forwarded`, `forwarded`, or `auto`: `Forwarded` where it is alone.
     """
@@ -51,7 +53,7 @@ class ClientAddressResolver:
         return self.resolve_client(peer, read_forwarding(scope))
 
     def resolve_forwarded(self, peer: str, forwarded: str) -> str:
-        """forwarded: X-Forwarded-For, all of them joined by commas."""
+        """The client's address by X-Forwarded-For. forwarded: X-Forwarded-For, all of them joined by commas."""
         return self.resolve_client(peer, ForwardingHeaders(forwarded))
 
     def resolve_client(self, peer: str, said: ForwardingHeaders) -> str:

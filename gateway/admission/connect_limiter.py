@@ -1,4 +1,4 @@
-"""Who may ask for a place now: decided before a shard hears of it, and before anything is accepted.
+"""Admission of users by limits and rates, before a shard hears of them and before anything is accepted.
 
 What it keeps true: a refusal says whose doing it is, and when to come again. 429 is the asker's (it or its address
 connects too fast, its address has as many connections as it may have, or has shown too many wrong tokens); 503 is the
@@ -67,20 +67,22 @@ class ConnectLimiter:
         self._retry_after = 1.0
         self._waiting_until = float("-inf")
 
-    def update(self, doors: AdmissionState, now: float) -> None:
+    def update(self, state: AdmissionState, now: float) -> None:
         """The router's newest word."""
         self._state_until = now + DEAD_AFTER_SECONDS
-        self._full_groups = frozenset(doors.full_groups)
-        self._unknown_groups_full = doors.unknown_groups_full
-        self._full_addresses = frozenset(doors.full_addresses)
-        self._retry_after = doors.retry_after
-        if doors.gateway_count != self._gateways:
-            self._gateways = max(1, doors.gateway_count)
+        self._full_groups = frozenset(state.full_groups)
+        self._unknown_groups_full = state.unknown_groups_full
+        self._full_addresses = frozenset(state.full_addresses)
+        self._retry_after = state.retry_after
+        if state.gateway_count != self._gateways:
+            self._gateways = max(1, state.gateway_count)
             self._divide_rates()
 
     def check(self, identity: Identity, address: str, now: float) -> None:
-        """The identity may ask its shard for a place; one that tries a closed door has tried. Raises
-        RequestRejected."""
+        """The identity may ask its shard for a place; one that tries a closed door has tried.
+
+        Raises RequestRejected.
+        """
         wait = self._by_user.wait_seconds(identity.user, now)
         if wait:
             raise RequestRejected(
@@ -89,9 +91,10 @@ class ConnectLimiter:
                 "you connect too fast",
                 "keep the connection that you have, and wait longer after each attempt that fails",
                 wait,
+                scope="user",
             )
-        heard = now < self._state_until
-        if heard and address in self._full_addresses:
+        is_state_known = now < self._state_until
+        if is_state_known and address in self._full_addresses:
             raise RequestRejected(
                 429,
                 "too_many_from_address",
@@ -109,6 +112,7 @@ class ConnectLimiter:
                     "that one address may open",
                     "wait as long as Retry-After says; an operator raises SOLOWIRE_LIMITS__CONNECT__RATE_PER_ADDRESS",
                     wait + jitter_fraction(identity.user, b"admission") * self._by_address.bucket_rate.refill_seconds,
+                    scope="address",
                 )
         if self._is_group_full(identity, now) and not self._probes.allow(identity.user, now):
             group = find_group(identity, self._limits.group_by)
@@ -117,7 +121,7 @@ class ConnectLimiter:
         # Administrators always get in, also in the midst of everybody's return; they are few.
         if self._rate.wait_seconds(self._full_at, now) and not identity.has_permission(ADMINISTER):
             message = f"more users connect than the {self._connect.rate:g} a second that the system takes"
-            raise self._make_rejection("over_rate", message, _RAISE_RATE, identity, now)
+            raise self._make_rejection("connect_rate_limited", message, _RAISE_RATE, identity, now, scope="system")
 
     def record(self, identity: Identity, address: str, now: float) -> None:
         """The identity, which `check` let pass, is sent to its shard: it counts as a new connection."""
@@ -145,16 +149,18 @@ class ConnectLimiter:
         group = find_group(identity, self._limits.group_by)
         return group in self._full_groups or (self._unknown_groups_full and group not in self._limits.groups)
 
-    def _make_rejection(self, code: str, message: str, hint: str, identity: Identity, now: float) -> RequestRejected:
+    def _make_rejection(
+        self, code: str, message: str, hint: str, identity: Identity, now: float, scope: str = ""
+    ) -> RequestRejected:
         """All who are refused stand in a queue that empties at the system's own rate, but for administrators.
 
         Who comes last is told a time in the second half of the queue's length: so no second of it gets much more than
         the rate, however many were refused at once.
         """
         if identity.has_permission(ADMINISTER):
-            return RequestRejected(503, code, message, hint, ADMINISTRATORS_RETRY_SECONDS)
+            return RequestRejected(503, code, message, hint, ADMINISTRATORS_RETRY_SECONDS, scope=scope)
         waiting = max(0.0, self._waiting_until - now)
         self._waiting_until = now + min(waiting + self._gateways / self._connect.rate, LONGEST_SPREAD_SECONDS)
         place = jitter_fraction(identity.user, b"admission")
         spread = max(self._retry_after * place, waiting * (1 + place) / 2)
-        return RequestRejected(503, code, message, hint, self._retry_after + spread)
+        return RequestRejected(503, code, message, hint, self._retry_after + spread, scope=scope)

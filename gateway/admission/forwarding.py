@@ -1,4 +1,4 @@
-"""What proxies say of a request that they pass on: RFC 7239's `Forwarded`, and the X-Forwarded-… that came before it.
+"""Headers of proxies: RFC 7239's `Forwarded`, and the X-Forwarded-… that came before it.
 
 Only takes them apart: whom to believe is `solowire.gateway.admission.client_address`'s to say.
 
@@ -47,7 +47,7 @@ FORWARDING_HEADERS = ("x-forwarded-for", "x-forwarded-proto", "x-forwarded-host"
 
 
 def collect_forwarding(headers: Iterable[tuple[str, str]]) -> ForwardingHeaders:
-    """headers: names in whatever case."""
+    """Collects what proxies say of a request. headers: names in whatever case."""
     found: dict[str, list[str]] = {name: [] for name in FORWARDING_HEADERS}
     for name, value in headers:
         if (folded := name.lower()) in found:

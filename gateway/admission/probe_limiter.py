@@ -1,4 +1,4 @@
-"""Who may try a closed door all the same, since only the shard knows better.
+"""A limit on users who may try a shard although their group is full, since only the shard knows better.
 
 What it keeps true: a user who was let in here before reaches its shard while its group is closed, so that its newer
 connection can end its older one and take that one's slot. TRIES may follow at once, because the shard refuses the first
@@ -24,7 +24,10 @@ STRANGER_SECONDS = 10.0
 
 
 class ProbeLimiter:
-    """strangers: how many of those who are not known may try, per second."""
+    """Limits how many may try to connect although their group is full.
+
+    strangers: how many of those who are not known may try, per second.
+    """
 
     def __init__(self, strangers: float = 10.0) -> None:
         self._known: OrderedDict[str, tuple[float, float]] = OrderedDict()  # when its bucket is full; known until

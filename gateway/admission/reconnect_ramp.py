@@ -1,4 +1,4 @@
-"""When the users of a shard that has gone may come back, so that they don't come all at once.
+"""The reconnect ramp: a lost shard's users come back one after the other, not all at once.
 
 What it keeps true: the window is as long as they are many, each user has a place in it that depends on nothing but its
 name, and nobody else waits.
@@ -24,7 +24,10 @@ class _Window(NamedTuple):
 
 
 class ReconnectRamp:
-    """pace: users per second. Times in seconds, of any one clock."""
+    """Spreads the return of a lost shard's users over time.
+
+    pace: users per second. Times in seconds, of any one clock.
+    """
 
     def __init__(self, pace: float) -> None:
         self._pace = pace

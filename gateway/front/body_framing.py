@@ -1,4 +1,4 @@
-"""Where an HTTP/1.1 message's body ends (RFC 9112, section 6). No socket, no clock.
+"""The framing of an HTTP/1.1 body (RFC 9112, section 6): it says where it ends. No socket, no clock.
 
 What it keeps true: a body is measured in one way only, or its request is refused: both a length and chunks, two
 lengths, another coding than chunked, a chunk size that is no plain hexadecimal number are each an error.
@@ -36,8 +36,10 @@ class Body:
         self._trailer_lines = 0
 
     def measure(self, data: bytes) -> int:
-        """How many of these bytes belong to the body; `is_done` says whether that is all of it. Raises
-        RequestRejected."""
+        """How many of these bytes belong to the body; `is_done` says whether that is all of it.
+
+        Raises RequestRejected.
+        """
         if self.left is not None:
             size = min(self.left, len(data))
             self.left -= size
@@ -89,7 +91,10 @@ class Body:
         self._chunk = number + 2 if number else 0
 
     def _check_line_end(self, part: bytes, left: int) -> None:
-        """part: the last bytes of a chunk of which `left` were to come, its line end included."""
+        """Checks the line end of a chunk.
+
+        part: the last bytes of a chunk of which `left` were to come, its line end included.
+        """
         expected = b"\r\n"[max(0, 2 - left) :][: len(part) - max(0, left - 2)]
         if not part.endswith(expected):
             raise _make_bad_request("a chunk is longer than its size")

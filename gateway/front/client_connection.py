@@ -310,7 +310,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._has_turn = False
 
     def _begin_granian(self, framing: Framing, head: bytes, line: int) -> None:
-        """line: where the head's second line begins."""
+        """Passes a request on to Granian. line: where the head's second line begins."""
         if self._granian is None:
             self._granian = GranianConnection(self, self._front.upstream, self._front.buffer)
         peer = b"%s: %s %d\r\n" % (self._front.peer_header, self.peer[0].encode(), self.peer[1])

@@ -1,4 +1,4 @@
-"""Who has room at the gateway's public port: its clients' connections, counted in all and by address.
+"""The registry of connections at the gateway's public port, counted in all and by address.
 
 What it keeps true: connections have a limit, in all and of one address. Where there is no room, one that is only kept
 for a next request makes it, or one of an address that has more than its share: that has sent no request, or else that

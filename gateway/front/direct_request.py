@@ -45,8 +45,11 @@ class DirectClient(Protocol):
 
 
 class DirectRequest:
-    """head: whole, of HTTP/1.1, with one Host at most. peer: address and port of who has sent it. Raises
-    RequestRejected."""
+    """A request that is answered in front of Granian, as an ASGI application sees it.
+
+    head: whole, of HTTP/1.1, with one Host at most. peer: address and port of who has sent it. Raises
+    RequestRejected.
+    """
 
     def __init__(self, client: DirectClient, app: App, head: bytes, peer: tuple[str, int], *, has_body: bool) -> None:
         self._client = client

@@ -1,4 +1,4 @@
-"""Where a server's WebSocket frames end in a stream of bytes that is passed on without being taken apart.
+"""A scanner of WebSocket frames: it finds their ends in a stream of bytes that is passed on as it is.
 
 What it keeps true: `is_at_boundary` says whether a frame could be put in now; of what passes nothing is kept but a
 frame's head that is not whole.
@@ -10,7 +10,10 @@ CLOSE = 0x8
 
 
 class FrameScanner:
-    """has_closed: whether a close frame has passed, behind which there must be nothing."""
+    """Finds the ends of WebSocket frames in a stream of bytes.
+
+    has_closed: whether a close frame has passed, behind which there must be nothing.
+    """
 
     __slots__ = ("_head", "_left", "has_closed")
 

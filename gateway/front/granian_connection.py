@@ -39,7 +39,10 @@ class GranianClient(Protocol):
 
 
 class GranianConnection(asyncio.BufferedProtocol):
-    """path: of Granian's Unix socket. buffer: where all connections of this thread read into."""
+    """A connection to Granian that carries one client's requests.
+
+    path: of Granian's Unix socket. buffer: where all connections of this thread read into.
+    """
 
     def __init__(self, client: GranianClient, path: str, buffer: memoryview) -> None:
         self._client = client
@@ -125,7 +128,9 @@ class GranianConnection(asyncio.BufferedProtocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:  # Granian's fault, and not the client's
-            logger.error("upstream_unclear", reason=str(error), hint="a fault of the gateway: report it with this line")
+            logger.error(
+                "upstream_bad_response", reason=str(error), hint="a fault of the gateway: report it with this line"
+            )
             self._client.on_answered(keeps_alive=False)
             return
         if self._is_answered:

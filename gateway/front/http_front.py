@@ -99,6 +99,8 @@ class HttpFront:
 
 
 async def _refuse_stranger(send: Any) -> None:
-    logger.error("request_without_peer", hint="something else than the gateway's own port has connected to its socket")
+    logger.error(
+        "unexpected_upstream_connection", hint="something else than the gateway's own port has connected to its socket"
+    )
     await send({"type": "http.response.start", "status": 400, "headers": []})
     await send({"type": "http.response.body", "body": b""})

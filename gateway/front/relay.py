@@ -50,8 +50,10 @@ _RESTARTING_FRAME = struct.pack("!BBH", 0x88, 2 + len(CloseCode.restarting.reaso
 
 
 class Relay:
-    """All that a gateway carries. allowed_origins: as `check_origin` says. send_buffer: SO_SNDBUF of what it carries,
-    bytes; None: as it is. carried_total: since the start.
+    """All that a gateway carries.
+
+    allowed_origins: as `check_origin` says. send_buffer: SO_SNDBUF of what it carries, bytes; None: as it is.
+    carried_total: since the start.
     """
 
     def __init__(
@@ -86,8 +88,10 @@ class Relay:
         return path in PATHS or self._dialects.is_path(path)
 
     def accept_client(self, client: ClientConnection, head: Head, rest: bytes) -> None:
-        """Carries a client whose request it `can_handle`, or refuses it. rest: what it sent together with its
-        request."""
+        """Carries a client whose request it `can_handle`, or refuses it.
+
+        rest: what it sent together with its request.
+        """
         task = self._loop.create_task(self._connect(client, head, rest))
         self._opening.add(task)
         task.add_done_callback(self._opening.discard)
@@ -148,7 +152,7 @@ class Relay:
             relayed.send_handshake(_make_handshake(head, ticket, path) + rest)
 
     async def _open(self, relayed: RelayedConnection, shard: ShardAddress) -> None:
-        """Raises RequestRejected."""
+        """Connects to the user's shard. Raises RequestRejected."""
         try:
             async with asyncio.timeout(OPEN_SECONDS):
                 await self._loop.create_connection(lambda: relayed, shard.host, shard.port)
@@ -156,7 +160,7 @@ class Relay:
             logger.warning("shard_unreachable", shard=shard.index, error=str(error), hint=_UNREACHABLE)
             raise RequestRejected(
                 503,
-                "shard_away",
+                "shard_unavailable",
                 f"shard {shard.index} can't be reached from the gateway",
                 UNAVAILABLE_HINT,
                 retry_after=1,
@@ -290,7 +294,7 @@ class RelayedConnection(asyncio.BufferedProtocol):
             self._client.refuse(
                 RequestRejected(
                     503,
-                    "shard_away",
+                    "shard_unavailable",
                     f"shard {self._shard.index} closed without an answer",
                     UNAVAILABLE_HINT,
                     retry_after=1,

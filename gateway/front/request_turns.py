@@ -20,7 +20,10 @@ class _AddressQueue(Generic[RequestT]):
 
 
 class RequestTurns(Generic[RequestT]):
-    """at_a_time: requests of one address. Of those that wait there are as many as the address has connections."""
+    """Limits how many requests of one address are answered at a time.
+
+    at_a_time: requests of one address. Of those that wait there are as many as the address has connections.
+    """
 
     def __init__(self, at_a_time: int) -> None:
         self._at_a_time = at_a_time

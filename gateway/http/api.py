@@ -60,9 +60,9 @@ Req = Request[Any, Any, Any]
 class Totals(msgspec.Struct):
     """The whole system. Totals since each process's start; …_per_s: of the last second; latency_s: p50, p95, p99.
 
-    oldest_cursor_s, loop_lag_s, events_per_s: of all shards the largest. behind: offsets that the slowest has to go.
-    refused, refused_per_s: by shards and gateways. memory_bytes: of the shards. legacy: what was served to old
-    frontends, by `path …`, `message …` and `agent …`, and what is open now, by `open …`.
+    max_connection_lag_s, event_loop_lag_s, events_per_s, lag_offsets: the largest of all shards'. lag_offsets: what a
+    shard has not acknowledged. connections_rejected, …_per_s: by shards and gateways. memory_bytes: of the shards.
+    legacy: what was served to old frontends, by `path …`, `message …` and `agent …`, and what is open now, by `open …`.
     """
 
     epoch: str
@@ -74,26 +74,26 @@ class Totals(msgspec.Struct):
     connections: int
     deliveries: int
     frames: int
-    bytes: int
-    behind: int
+    sent_bytes: int
+    lag_offsets: int
     feeds: int
     lagging: int
     log_events: int
     log_bytes: int
-    admitted: int
-    refused: int
+    connections_opened: int
+    connections_rejected: int
     groups: dict[str, int]
     codecs: dict[str, int]
-    kinds: dict[str, int]
+    transports: dict[str, int]
     aggregating: dict[str, int]
     events_per_s: float
     deliveries_per_s: float
     frames_per_s: float
-    bytes_per_s: float
-    refused_per_s: float
+    sent_bytes_per_s: float
+    connections_rejected_per_s: float
     latency_s: dict[str, float | None]
-    oldest_cursor_s: float
-    loop_lag_s: float
+    max_connection_lag_s: float
+    event_loop_lag_s: float
     memory_bytes: int
     lease_used: int
     lease_granted: int
@@ -391,8 +391,9 @@ def _describe_catalog(catalog: Catalog) -> bytes:
 def _sum_totals(answer: StatsResponse) -> Totals:
     stats = [report.stats for report in answer.shards]
     whole = aggregate(stats)
-    whole["refused"] += answer.refused
-    whole["refused_per_s"] = round(whole["refused_per_s"] + answer.refused_per_s, 1)
+    whole["connections_rejected"] += answer.connections_rejected
+    per_s = whole["connections_rejected_per_s"] + answer.connections_rejected_per_s
+    whole["connections_rejected_per_s"] = round(per_s, 1)
     return Totals(
         epoch=answer.epoch,
         last_offset=answer.last_offset,
@@ -400,7 +401,7 @@ def _sum_totals(answer: StatsResponse) -> Totals:
         duplicates=answer.duplicates,
         gateways=answer.gateways,
         shards=len(stats),
-        behind=max((report.behind for report in answer.shards), default=0),
+        lag_offsets=max((report.lag_offsets for report in answer.shards), default=0),
         **whole,
     )
 
@@ -409,8 +410,8 @@ def _shard_to_dict(report: ShardReport) -> dict[str, Any]:
     return {
         "shard": report.address.index,
         "address": report.address.authority,
-        "in_flight": report.in_flight,
-        "behind": report.behind,
+        "inflight_events": report.inflight_events,
+        "lag_offsets": report.lag_offsets,
         "draining": report.is_draining,
         **stats_to_dict(report.stats),
     }

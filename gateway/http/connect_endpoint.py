@@ -1,4 +1,4 @@
-"""Where a client is to connect: `/v1/connect` and `/v1/route`, the two ways to a ticket beside the relay.
+"""The endpoints `/v1/connect` and `/v1/route`, the two ways to a ticket beside the relay.
 
 They are answered here, in front of Litestar, because they are what everybody asks at once when the system is full, and
 a refusal should cost next to nothing: Litestar's way to a handler and back costs twice what all of this does. It serves
@@ -46,7 +46,7 @@ class ConnectGrant(msgspec.Struct):
 
 
 class ConnectEndpoint:
-    """shard_url: the template of what clients are told, as in the settings."""
+    """Serves `/v1/connect` and `/v1/route`. shard_url: the template of what clients are told, as in the settings."""
 
     def __init__(self, gateway: RouterClient, shard_url: str, dialects: DialectRequests | None = None) -> None:
         self._gateway = gateway
@@ -79,7 +79,7 @@ class ConnectEndpoint:
             send_response(send, status, [*told, NO_STORE], body)
 
     async def make_grant(self, scope: Scope) -> ConnectGrant:
-        """Raises InvalidToken, RequestRejected."""
+        """Answers `/v1/connect`. Raises InvalidToken, RequestRejected."""
         headers = dict(scope["headers"])
         shard, ticket = await self._gateway.assign_shard(_bearer(headers), self._gateway.addresses.resolve_scope(scope))
         url = format_shard_url(self._shard_url, shard, *self._origin(scope, headers))
@@ -87,8 +87,10 @@ class ConnectEndpoint:
         return ConnectGrant(joined, ticket, shard.index, self._gateway.epoch, int(TICKET_SECONDS), list(SUBPROTOCOLS))
 
     def _origin(self, scope: Scope, headers: Mapping[bytes, bytes]) -> tuple[str, str]:
-        """The scheme and the host of what the client is told: those by which it has come itself. Raises
-        RequestRejected."""
+        """The scheme and the host of what the client is told: those by which it has come itself.
+
+        Raises RequestRejected.
+        """
         scheme = host = None
         client = scope.get("client")
         if client and not _FORWARDING.isdisjoint(headers):
@@ -110,7 +112,7 @@ class ConnectEndpoint:
         if not self._has_warned:
             self._has_warned = True
             hint = "if it is a proxy of yours, name it in SOLOWIRE_LISTEN__TRUSTED_PROXIES"
-            logger.warning("forwarded_not_believed", peer=peer, hint=hint)
+            logger.warning("forwarded_header_ignored", peer=peer, hint=hint)
 
     async def make_route(self, scope: Scope) -> dict[str, str]:
         """The answer's headers. The token may be in the query of the request that an edge proxy asks about.

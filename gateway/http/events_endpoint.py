@@ -1,4 +1,4 @@
-"""Publishing over HTTP: `POST /v1/events`.
+"""The endpoint `POST /v1/events`: events are published over HTTP.
 
 It is answered here, in front of Litestar, because publishers ask it for each event: Litestar's way to a handler and
 back takes a millisecond, and all of this a fifth of that. Litestar serves the same method for whoever comes by another
@@ -64,7 +64,7 @@ class EventsAccepted(msgspec.Struct):
 
 
 class EventsEndpoint:
-    """trail: to the audit log."""
+    """Serves `POST /v1/events`. audit: to the audit log."""
 
     def __init__(self, gateway: RouterClient, settings: Settings, audit: GatewayAudit) -> None:
         self._gateway = gateway
@@ -113,7 +113,7 @@ class EventsEndpoint:
         finally:
             if room is not None:
                 gateway.publish_limiter.release(room)
-        logger.debug("published", user=identity.user, events=len(done.offsets), last=done.offsets[-1])
+        logger.debug("events_published", user=identity.user, events=len(done.offsets), last=done.offsets[-1])
         self._audit.record_publish(identity, types, done, address)
         return EventsAccepted(
             done.epoch,
@@ -172,7 +172,7 @@ class EventsEndpoint:
         for one that comes too slowly, and 413 for one that is too large to be even read and forgotten. Raises
         RequestError if the client is gone before the end.
         """
-        loop, intake = asyncio.get_running_loop(), self._gateway.publish_limiter
+        loop, publish_limiter = asyncio.get_running_loop(), self._gateway.publish_limiter
         kept: list[bytes] = []
         size = 0
         refused: RequestRejected | None = None
@@ -185,9 +185,9 @@ class EventsEndpoint:
                 while more:
                     message = await receive()
                     if message["type"] == "http.disconnect":
-                        raise RequestError("client_gone", "the client left before its request was whole")
+                        raise RequestError("client_disconnected", "the client left before its request was whole")
                     if room.is_evicted:
-                        raise intake.reject_slow(room)
+                        raise publish_limiter.reject_slow(room)
                     more = message.get("more_body", False)
                     piece: bytes = message.get("body", b"")
                     size += len(piece)
@@ -202,11 +202,11 @@ class EventsEndpoint:
                     except RequestRejected as error:
                         refused = error
                         kept.clear()
-                        intake.discard_body(room)
+                        publish_limiter.discard_body(room)
                     else:
                         kept.append(piece)
         except TimeoutError:
-            slow = intake.reject_slow(room)
+            slow = publish_limiter.reject_slow(room)
             slow.is_unread = True
             raise slow from None
         except RequestError as error:

@@ -1,4 +1,4 @@
-"""How the HTTP API describes itself, at `/docs` and `/docs/openapi.json`.
+"""The OpenAPI document of the HTTP API, at `/docs` and `/docs/openapi.json`.
 
 Swagger UI comes from a package, not from a CDN: an administrator's network may have no way out. Its page runs only
 scripts that are files of the gateway, and none that stand in it: what an event, a name or an address could smuggle into
@@ -94,6 +94,11 @@ _PROBLEM = Schema(
         "code": Schema(type=OpenAPIType.STRING, description="Stable, for programs", examples=["over_limit"]),
         "detail": Schema(type=OpenAPIType.STRING, description="What is wrong, for people"),
         "hint": Schema(type=OpenAPIType.STRING, description="The way out"),
+        "scope": Schema(
+            type=OpenAPIType.STRING,
+            description="Of `connect_rate_limited`: whose rate it is",
+            enum=["system", "address", "user"],
+        ),
         "errors": Schema(
             type=OpenAPIType.ARRAY,
             items=Schema(one_of=[_FAULT, _WRONG_PARAMETER]),

@@ -1,4 +1,4 @@
-"""How a request is answered in front of Litestar, where each answer is asked for thousands of times a second.
+"""HTTP responses in front of Litestar, where each is asked for thousands of times a second.
 
 What it keeps true: whatever goes wrong becomes a problem body, and only what nobody meant is logged.
 """

@@ -1,4 +1,4 @@
-"""What an administrator writes to have tokens made void: read strictly, since a word that is passed over lets in."""
+"""Revocation requests of administrators, parsed strictly, since a word that is passed over lets in."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ _decode = msgspec.json.Decoder(RevocationRequest).decode
 
 
 def parse_revocation(body: bytes, *, id: str, by: str, now: float, longest: float) -> Revocation:
-    """now: unix seconds. longest: how long a token may live, in seconds. Raises RequestRejected."""
+    """Parses the body of a revocation request.
+
+    now: unix seconds. longest: how long a token may live, in seconds. Raises RequestRejected.
+    """
     try:
         asked = _decode(body)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:

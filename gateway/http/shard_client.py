@@ -1,4 +1,4 @@
-"""What a shard alone can tell: the gateway asks it over the shard's own HTTP API, so that the router carries none."""
+"""The client of the shards' HTTP APIs, for what a shard alone can tell, so that the router carries none of it."""
 
 from __future__ import annotations
 
@@ -105,13 +105,13 @@ class ShardClient:
             body = answer.json() if answer.status_code == 200 else None
         except httpx.TimeoutException:
             message = f"shard {shard.index} has not answered within {TIMEOUT_SECONDS:g} s"
-            raise RequestRejected(504, "shard_slow", message, _ASK_AGAIN, retry_after=1) from None
+            raise RequestRejected(504, "shard_timeout", message, _ASK_AGAIN, retry_after=1) from None
         except httpx.TransportError:
             message = f"shard {shard.index} can't be reached from the gateway"
-            raise RequestRejected(503, "shard_away", message, _ASK_AGAIN, retry_after=1) from None
+            raise RequestRejected(503, "shard_unavailable", message, _ASK_AGAIN, retry_after=1) from None
         except ValueError:
             body = None
         if not isinstance(body, dict):
-            message = f"shard {shard.index} answered {answer.status_code}, which is not what a gateway asks for"
-            raise RequestRejected(502, "shard_unclear", message, _SAME_SYSTEM)
+            message = f"shard {shard.index} answered {answer.status_code}, which is no valid response"
+            raise RequestRejected(502, "shard_bad_response", message, _SAME_SYSTEM)
         return body

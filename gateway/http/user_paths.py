@@ -38,7 +38,7 @@ def with_user_paths(app: App) -> App:
 
 
 def _read(rest: bytes, method: str) -> dict[str, Any]:
-    """Raises RequestRejected."""
+    """Reads the user's name out of a path. Raises RequestRejected."""
     suffix = _DISCONNECT if method == "POST" and rest.endswith(_DISCONNECT) else b""
     user = decode_user_name(rest.removesuffix(suffix))
     if not user:

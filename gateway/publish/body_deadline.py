@@ -1,4 +1,4 @@
-"""When a request's body must have come, if it is to be read at all.
+"""The deadline of a request's body, if it is to be read at all.
 
 What it keeps true: each byte puts the deadline off by what a byte may take at the least pace, but never to later than
 the grace from now, nor beyond `most_s` from the begin. So a place costs whoever holds it bandwidth all the time: also
@@ -14,7 +14,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class BodyPace:
-    """bytes_per_s: the least, 0 for none. grace_s: how far behind that a body may be. most_s: for the whole body."""
+    """The pace at which a request's body must arrive.
+
+    bytes_per_s: the least, 0 for none. grace_s: how far behind that a body may be. most_s: for the whole body.
+    """
 
     bytes_per_s: float
     grace_s: float

@@ -84,7 +84,7 @@ def refuse_encoding(content_encoding: str, encodings: Iterable[str]) -> RequestR
 
 
 def _inflate(body: bytes, bits: int, max_bytes: int) -> Iterator[bytes | None]:
-    """gzip may have several members, one after the other (RFC 1952, section 2.2)."""
+    """Inflates a body in pieces; gzip may have several members, one after the other (RFC 1952, section 2.2)."""
     size = position = members = 0
     while position < len(body) or not members:
         decoder = zlib.decompressobj(bits)

@@ -257,7 +257,7 @@ def _unreadable(error: Exception, kind: str) -> RequestError:
 
 
 def _fault(index: int, error: Exception, base: str, kind: type[msgspec.Struct] | None) -> InvalidEvent:
-    """msgspec says "… - at `$.x`": the path goes where it belongs. kind: what did not fit."""
+    """Makes an InvalidEvent of an error of msgspec's, which ends with "… - at `$.x`". kind: what did not fit."""
     if isinstance(error, RecursionError):
         return InvalidEvent(index, base, _TOO_DEEP)
     message, _, path = str(error).partition(" - at `")

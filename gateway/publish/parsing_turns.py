@@ -27,7 +27,7 @@ class _Queue:
 
 
 class ParsingTurns:
-    """clock: seconds, monotonic."""
+    """Gives the event loop its turns while a large request is parsed. clock: seconds, monotonic."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock

@@ -1,4 +1,4 @@
-"""How much a gateway takes of publishers: at a time, and of each in the long run.
+"""The limits on publish requests: how many are in flight at a time, and each publisher's rate.
 
 What it keeps true: the publish requests that are being read, or are under way to the router, have a bound in number and
 in bytes; and so has, by that, what the router finds in its queue: gateways × that bound. A request holds its room until
@@ -68,7 +68,7 @@ class Reservation:
 
 
 class PublishLimiter:
-    """What the settings of `[publish]` allow.
+    """Limits the publish requests in flight and their publishers' rates, as the settings of `[publish]` say.
 
     Others are refused while the oldest is under way for half of what a gateway waits for the router's answer; after
     twice that time it is taken for lost.

@@ -1,1 +1,1 @@
-"""Who is thrown out, and who hears of it."""
+"""Revocations and disconnects of users."""

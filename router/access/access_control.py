@@ -1,4 +1,4 @@
-"""Who is thrown out: revocations and disconnects, as gateways ask for them, on their way to all who enforce them.
+"""Revocations and disconnects, from the gateways that ask for them to all who enforce them.
 
 What it keeps true: all others are told before whoever asked is answered, and each of it is a line of the audit log.
 """
@@ -30,7 +30,7 @@ Request = DisconnectRequest | DisconnectReport | RevokeRequest | UnrevokeRequest
 
 
 class AccessControl:
-    """now: seconds, monotonic. unix: the same time in unix seconds."""
+    """Keeps revocations and carries out disconnects. now: seconds, monotonic. unix: the same time in unix seconds."""
 
     def __init__(
         self,

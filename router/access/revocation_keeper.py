@@ -24,7 +24,7 @@ logger = structlog.get_logger("solowire.router")
 
 
 class RevocationKeeper:
-    """unix: the time, in seconds."""
+    """Keeps revocations in the journal. unix: the time, in seconds."""
 
     def __init__(self, journal: Journal, unix: float) -> None:
         self._journal = journal
@@ -72,7 +72,11 @@ class RevocationKeeper:
         fresh = fresh[: MAX_REVOCATIONS - len(self.table)]
         if not fresh:
             return None
-        logger.warning("revocations_learnt", revocations=len(fresh), hint="the journal did not know them")
+        logger.warning(
+            "revocations_recovered",
+            revocations=len(fresh),
+            hint="peers had them, and the journal did not; they are in force again",
+        )
         self._change(fresh, [], unix)
         self._persist_change(fresh, [])
         return self.make_snapshot()

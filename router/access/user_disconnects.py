@@ -1,4 +1,4 @@
-"""Closing all connections of a user, on whatever shards they are: one question to all, one answer of the sum.
+"""Disconnects of users: one question to all shards, one answer of the sum.
 
 What it keeps true: whoever asked is answered once, when all shards have answered or PATIENCE_SECONDS after. There are
 MAX_UNDER_WAY questions at most at a time; of one more the oldest is answered with what is there.
@@ -16,7 +16,7 @@ MAX_UNDER_WAY = 1000
 
 @dataclass
 class _PendingDisconnect:
-    """gateway, request: to be answered. due: seconds, monotonic."""
+    """A disconnect that not all shards have answered. gateway, request: to be answered. due: seconds, monotonic."""
 
     gateway: bytes
     request: int

@@ -1,1 +1,1 @@
-"""Which shard may hold how many connections."""
+"""Leases: how many connections each shard may hold."""

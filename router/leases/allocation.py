@@ -1,4 +1,4 @@
-"""Who is to have what: the plan for all shards together, by group, and each shard's part of it.
+"""The allocation of slots: a plan for all shards together, by group, and each shard's part of it.
 
 What it keeps true: a group below its share gets in, and those above theirs give way, no further than needed
 (`solowire.algorithms.fair_share`). The plan gives no more than there is for shards that are there, and nobody gives way
@@ -28,7 +28,7 @@ _Split = tuple[int, dict[str, int], dict[str, int]]
 
 @dataclass(slots=True)
 class Allocation:
-    """shares: of each group. left: what nobody claims."""
+    """The slots that each group is to have. shares: of each group. left: what nobody claims."""
 
     live: list[LeaseHolder]  # that take users
     shares: dict[str, int]
@@ -37,7 +37,10 @@ class Allocation:
 
 
 class Allocator:
-    """reserved, capped: groups that have slots reserved, or a limit of their own. own: both."""
+    """Divides the slots among groups and shards.
+
+    reserved, capped: groups that have slots reserved, or a limit of their own. own: both.
+    """
 
     def __init__(self, limits: LimitsSettings, holders: LeaseRegistry) -> None:
         self.reserved = {name for name, group in limits.groups.items() if group.reserved}

@@ -1,4 +1,4 @@
-"""Who may have how many connections: leases for the shards, doors for the gateways.
+"""The coordinator of connection limits: leases for the shards, admission states for the gateways.
 
 What it keeps true, however messages are delayed, lost or overtaken:
 
@@ -68,13 +68,16 @@ def _decode_snapshot(word: bytes | None) -> CoordinatorSnapshot | None:
         return msgspec.msgpack.decode(word, type=CoordinatorSnapshot) if word is not None else None
     except Exception as error:  # to be without it may cost the limit for one lease's time, and to stop would cost all
         logger.error(
-            "note_unreadable", note="leases", reason=str(error), hint="who holds leases is asked of the shards"
+            "metadata_unreadable", key="leases", reason=str(error), hint="the shards are asked which leases they hold"
         )
         return None
 
 
 class AddressPressure(NamedTuple):
-    """full: addresses with as many connections as they may have. watched, tell_from: as in Lease."""
+    """Addresses that are at, or near, their limit of connections.
+
+    full: addresses with as many connections as they may have. watched, tell_from: as in Lease.
+    """
 
     full_addresses: list[str]
     tracked_addresses: list[str]
@@ -82,7 +85,10 @@ class AddressPressure(NamedTuple):
 
 
 class Coordinator:
-    """Times are seconds, monotonic, except `unix`. word: of the coordinator before, if there is one."""
+    """Grants leases to shards.
+
+    Times are seconds, monotonic, except `unix`. word: of the coordinator before, if there is one.
+    """
 
     def __init__(
         self, limits: LimitsSettings, now: float = 0.0, unix: float = 0.0, snapshot: bytes | None = None

@@ -1,4 +1,4 @@
-"""Who holds connection slots, and how many.
+"""The holders of connection slots, and how many each holds.
 
 What it keeps true: a shard holds the greatest of the lease that it has confirmed, of those sent since, and of what it
 said it uses. One that is not heard of any more holds that until its leases have run out, or until it is certain that

@@ -1,4 +1,4 @@
-"""How the router pushes back on publishers when a shard or the journal can't follow: later answers, then refusals.
+"""Backpressure on publishers when a shard or the journal can't follow: later answers, then rejections.
 
 A shard's *lag* is the age of the oldest offset that is its business and that it has not acked, sent or not: so it tells
 of a shard without credit, too. It is looked at as of the shard's last word, since a shard that is silent is for the
@@ -53,7 +53,9 @@ class ShardLag(NamedTuple):
 
 
 class BackpressureState(NamedTuple):
-    """delay: seconds that an answer waits after its commit. retry_after: seconds, if new requests are refused.
+    """How much publishers are slowed now.
+
+    delay: seconds that an answer waits after its commit. retry_after: seconds, if new requests are refused.
 
     refuses_all: not only those of publishers that send much.
     """

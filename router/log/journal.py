@@ -44,7 +44,10 @@ class Record(NamedTuple):
 
 
 class AppendResult(NamedTuple):
-    """offsets: one for each event, in their order. duplicates: the indexes of those that were there already."""
+    """Where appended events are in the log.
+
+    offsets: one for each event, in their order. duplicates: the indexes of those that were there already.
+    """
 
     offsets: list[int]
     duplicates: list[int]

@@ -160,7 +160,7 @@ def compact_file(path: Path, max_age: float, max_events: int, max_bytes: int, no
         if expected > (QUICK_BYTES if shrinks else COMPACTED_BYTES):
             if not shrinks:
                 hint = "it is used for new events; to have it back, move the journal away: a new log begins"
-                logger.warning("journal_space_kept", journal=str(path), bytes=size, needed=expected, hint=hint)
+                logger.warning("journal_shrink_skipped", journal=str(path), bytes=size, needed=expected, hint=hint)
             return
         if ask("SELECT count(*) FROM events").fetchone()[0] != kept:
             return  # what is before a hole is given up bit by bit, as the hole is told of
@@ -181,12 +181,12 @@ def compact_file(path: Path, max_age: float, max_events: int, max_bytes: int, no
         draft.rename(path)
     except (OSError, sqlite3.Error) as error:
         hint = "the file stays as it is: make room for a copy of what it keeps, and start again"
-        logger.warning("journal_not_compacted", journal=str(path), reason=str(error), hint=hint)
+        logger.warning("journal_shrink_failed", journal=str(path), reason=str(error), hint=hint)
         for leftover in (draft, Path(f"{draft}-wal"), Path(f"{draft}-shm")):
             leftover.unlink(missing_ok=True)
         return
     logger.info(
-        "journal_compacted", journal=str(path), was_bytes=size, bytes=path.stat().st_size, trimmed=floor + 1 - first
+        "journal_shrunk", journal=str(path), was_bytes=size, bytes=path.stat().st_size, trimmed=floor + 1 - first
     )
 
 

@@ -1,4 +1,4 @@
-"""How much of what has come lately is whose: by it the router slows those who send much before those who send little.
+"""The load of each publisher lately: by it the router slows those who send much before those who send little.
 
 What it keeps true: those that are not `is_heavy` have sent less than half of all that has come lately, however many
 they are and whatever the others do; so slowing the heavy ones takes the larger part of the load away. One publisher

@@ -1,4 +1,4 @@
-"""What a shard is given of the log beside what comes next: what a client has missed, and the present states.
+"""Replays and state snapshots for shards, beside what comes next in the log.
 
 What it keeps true: a replay is of this epoch and of what the journal still has, from behind the cursor on and without a
 hole, or it is refused with the reason. Nobody is given another user's own events. Each answer has a bound, in records,
@@ -68,7 +68,7 @@ class ReplayQueue:
         if len(asked) > MAX_WAITING:
             asked.popitem(last=False)
             hint = "that client is sent away, and comes back: more come back at once than the journal answers"
-            logger.warning("replay_dropped", peer=peer.decode(errors="replace"), waiting=len(asked), hint=hint)
+            logger.warning("replay_request_dropped", peer=peer.decode(errors="replace"), waiting=len(asked), hint=hint)
 
     def cancel(self, peer: bytes, request: int) -> None:
         """The client has gone."""
@@ -164,7 +164,10 @@ def read_latest_states(journal: Journal, upto: int) -> list[tuple[int, bytes]]:
         records = journal.latest_states(upto, STATES)
     except JournalUnavailable as error:
         logger.error(
-            "journal_unreadable", states=upto, reason=str(error), hint="new shards begin without states; see the disk"
+            "journal_unreadable",
+            states=upto,
+            reason=str(error),
+            hint="new shards start without states; check the disk of the journal",
         )
         return []
     sizes = accumulate(len(record.body) for record in reversed(records))

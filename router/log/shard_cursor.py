@@ -1,4 +1,4 @@
-"""What each shard gets next of the log: its cursor, its credit, and nothing queued.
+"""The cursor of each shard in the log, with its credit, and nothing queued.
 
     told ≤ cursor ≤ journal.last
     told    up to where the shard has been told

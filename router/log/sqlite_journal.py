@@ -125,8 +125,9 @@ _Row = tuple[int, float, str, str | None, str | None, bytes]
 
 
 class SqliteJournal:
-    """The log in the file `path`, with its -wal and -shm beside it. One process at a time: `solowire.router.server`
-    sees to it.
+    """The log in the file `path`, with its -wal and -shm beside it.
+
+    One process at a time: `solowire.router.server` sees to it.
 
     new_epoch: taken if there is no log to go on with. max_age: seconds, max_bytes: of the file, max_events: what is
     kept at most, give or take a chunk. window: seconds for which ids are remembered. Raises ConfigError.
@@ -191,7 +192,7 @@ class SqliteJournal:
         if first and ask("SELECT count(*) FROM events").fetchone()[0] != last - first + 1:
             [first] = ask(LAST_RUN).fetchone()
             logger.critical(
-                "journal_hole", log_begins=first, hint="records before are missing: what is older is given up"
+                "journal_gap_detected", log_begins=first, hint="records before are missing: what is older is given up"
             )
         self._last: int = last
         self._floor: int = first - 1 if first else 0
@@ -273,7 +274,7 @@ class SqliteJournal:
             self._trim_at = now + TRIM_PAUSE_SECONDS
             self._write(group, self._floor)
             logger.warning(
-                "journal_not_trimmed", reason=explain_error(error), hint="make room on its disk; publishing goes on"
+                "journal_trim_failed", reason=explain_error(error), hint="make room on its disk; publishing goes on"
             )
 
     def _find_trim_offset(self, arriving: int, now: float) -> int:
@@ -309,7 +310,7 @@ class SqliteJournal:
         return max(0, min(most, free - max(FREE_PAGES, (pages - free) // 8)))
 
     def _write(self, group: list[_Row], upto: int, release: int = 0) -> None:
-        """release: pages to give back to the disk."""
+        """Writes pending events in one transaction. release: pages to give back to the disk."""
         db = self._db
         db.execute("BEGIN IMMEDIATE")
         try:

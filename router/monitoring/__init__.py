@@ -1,1 +1,1 @@
-"""What the router says about the whole system, and when it is alarming."""
+"""Monitoring of the whole system: statistics and alerts."""

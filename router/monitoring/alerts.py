@@ -1,4 +1,4 @@
-"""When a number is an alert: too high for a while, until it is well below for a while.
+"""Alerts with hysteresis: a number is too high for a while, until it is well below for a while.
 
     quiet ──≥ threshold for `after` s──► raised ──< 80 % of it for `over` s──► quiet
       one Alert, `began`                   one Alert, not `began`
@@ -39,7 +39,10 @@ class Alert(NamedTuple):
 
 @dataclass(slots=True)
 class _TrackedMeasurement:
-    """turned_at: since when the number has been on the other side; raised_at: None while it is quiet."""
+    """A number that is, or has been, above its threshold.
+
+    turned_at: since when the number has been on the other side; raised_at: None while it is quiet.
+    """
 
     measurement: Measurement
     turned_at: float | None = None
@@ -48,7 +51,10 @@ class _TrackedMeasurement:
 
 
 class Alerts:
-    """thresholds: by metric. after, over: seconds. Times: seconds, monotonic."""
+    """Decides which alerts fire and which are resolved.
+
+    thresholds: by metric. after, over: seconds. Times: seconds, monotonic.
+    """
 
     def __init__(self, thresholds: Mapping[str, float], *, after: float, over: float) -> None:
         self._thresholds = thresholds
@@ -59,44 +65,48 @@ class Alerts:
     @property
     def raised_count(self) -> int:
         """How many alerts have begun and not ended."""
-        return sum(watched.raised_at is not None for watched in self._tracked.values())
+        return sum(tracked.raised_at is not None for tracked in self._tracked.values())
 
-    def evaluate_measurements(self, readings: Iterable[Measurement], now: float) -> list[Alert]:
+    def evaluate_measurements(self, measurements: Iterable[Measurement], now: float) -> list[Alert]:
         """What begins and what ends now. Metrics without a threshold are left alone."""
         found: list[Alert] = []
-        told = {(r.component, r.metric, r.about): r for r in readings if r.metric in self._thresholds}
-        for key, watched in self._tracked.items():
-            if key not in told:
-                told[key] = watched.measurement._replace(value=0.0, note="")
-        for key, reading in told.items():
-            threshold = self._thresholds[reading.metric]
+        current = {(r.component, r.metric, r.about): r for r in measurements if r.metric in self._thresholds}
+        for key, tracked in self._tracked.items():
+            if key not in current:
+                current[key] = tracked.measurement._replace(value=0.0, note="")
+        for key, measurement in current.items():
+            threshold = self._thresholds[measurement.metric]
             known = self._tracked.get(key)
             if known is None:
-                if reading.value < threshold:
+                if measurement.value < threshold:
                     continue
-                known = self._tracked[key] = _TrackedMeasurement(reading)
-            alert = self._judge(known, reading, threshold, now)
+                known = self._tracked[key] = _TrackedMeasurement(measurement)
+            alert = self._judge(known, measurement, threshold, now)
             if alert is not None:
                 found.append(alert)
             if known.raised_at is None and known.turned_at is None:
                 del self._tracked[key]
         return found
 
-    def _judge(self, watched: _TrackedMeasurement, reading: Measurement, threshold: float, now: float) -> Alert | None:
-        watched.measurement = reading
-        watched.highest = max(watched.highest, reading.value)
-        raised_at = watched.raised_at
-        turned = reading.value >= threshold if raised_at is None else reading.value < CLEAR_SHARE * threshold
-        if not turned:
-            watched.turned_at = None
+    def _judge(
+        self, tracked: _TrackedMeasurement, measurement: Measurement, threshold: float, now: float
+    ) -> Alert | None:
+        tracked.measurement = measurement
+        tracked.highest = max(tracked.highest, measurement.value)
+        raised_at = tracked.raised_at
+        has_turned = (
+            measurement.value >= threshold if raised_at is None else measurement.value < CLEAR_SHARE * threshold
+        )
+        if not has_turned:
+            tracked.turned_at = None
             return None
-        if watched.turned_at is None:
-            watched.turned_at = now
-        if now - watched.turned_at < (self._after if raised_at is None else self._over):
+        if tracked.turned_at is None:
+            tracked.turned_at = now
+        if now - tracked.turned_at < (self._after if raised_at is None else self._over):
             return None
-        watched.turned_at = None
+        tracked.turned_at = None
         if raised_at is None:
-            watched.raised_at = now
-            return Alert(reading, threshold, True)
-        watched.raised_at = None
-        return Alert(reading, threshold, False, now - raised_at, watched.highest)
+            tracked.raised_at = now
+            return Alert(measurement, threshold, True)
+        tracked.raised_at = None
+        return Alert(measurement, threshold, False, now - raised_at, tracked.highest)

@@ -1,4 +1,4 @@
-"""What the router says about the system: the numbers of all processes, and when they are alarming.
+"""The monitor of the system: statistics of all processes as events, and alerts.
 
 What it keeps true: what the log lines and the events say of one look are the same numbers; an event of the router's own
 is checked like anybody's, and has a bound, however many groups there are; and so has what it remembers, MARKS moments
@@ -33,34 +33,34 @@ MARKS = 1200
 
 
 AGGREGATING_FEEDS = 1.0
-"""Feeds for which something is summed up: one is an alert already."""
+"""Feeds for which something is aggregated: one is an alert already."""
 
 
 def make_thresholds(settings: AlertSettings) -> dict[str, float]:
-    """Of alerts, by metric: their names are those of the events, the log and the docs."""
+    """The thresholds of alerts, by metric: the names are those of the events, the log and the docs."""
     return {
-        "lag_seconds": settings.lag_s,
+        "shard_lag_seconds": settings.lag_s,
         "connection_lag_seconds": settings.connection_lag_s,
-        "loop_lag_seconds": settings.loop_lag_s,
+        "event_loop_lag_seconds": settings.loop_lag_s,
         "memory_bytes": settings.memory_bytes,
         "lease_use_percent": settings.lease_use_percent,
         "aggregating_feeds": AGGREGATING_FEEDS,
-        "refused_per_second": settings.refused_per_s,
+        "connections_rejected_per_second": settings.refused_per_s,
     }
 
 
 ALERT_MESSAGES = {
-    "lag_seconds": ("its oldest unacknowledged event is {0:.1f} s old", "s"),
-    "connection_lag_seconds": ("its slowest connection gets next what is {0:.1f} s old", "s"),
-    "loop_lag_seconds": ("its loop was late by {0:.2f} s", "s"),
-    "memory_bytes": ("it uses {0:,.0f} bytes of memory", "bytes"),
-    "lease_use_percent": ("it uses {0:.0f} % of its lease", "%"),
-    "aggregating_feeds": ("{1} is summed up for {0:.0f} feeds", "feeds"),
-    "refused_per_second": ("{0:.0f} connections a second are refused", "per second"),
+    "shard_lag_seconds": ("oldest unacknowledged event is {0:.1f} s old", "s"),
+    "connection_lag_seconds": ("slowest connection is {0:.1f} s behind", "s"),
+    "event_loop_lag_seconds": ("event loop was {0:.2f} s late", "s"),
+    "memory_bytes": ("process uses {0:,.0f} bytes of memory", "bytes"),
+    "lease_use_percent": ("lease is {0:.0f} % used", "%"),
+    "aggregating_feeds": ("{1} is aggregated for {0:.0f} feeds", "feeds"),
+    "connections_rejected_per_second": ("{0:.0f} connections per second are rejected", "per second"),
 }
-"""What an alert says, and the unit of its threshold."""
+"""The text of an alert, and the unit of its threshold."""
 
-PERFORMANCE = frozenset({"lag_seconds", "connection_lag_seconds", "loop_lag_seconds", "memory_bytes"})
+PERFORMANCE = frozenset({"shard_lag_seconds", "connection_lag_seconds", "event_loop_lag_seconds", "memory_bytes"})
 """Alerts upon which a shard logs a diagnosis."""
 
 
@@ -81,7 +81,9 @@ class MonitorResult(NamedTuple):
 
 
 class Monitor:
-    """Times: seconds, monotonic; wall: unix seconds. own: memory and loop lag of the router.
+    """Watches the numbers of all processes, and says what to publish.
+
+    Times: seconds, monotonic; wall: unix seconds. own: memory and loop lag of the router.
 
     stats_interval_s: 0 for never.
     """
@@ -119,25 +121,27 @@ class Monitor:
         # By the name of each: by its place in the list, an alert would end and begin with each one that comes or goes.
         others = [ProcessStats(name_component(name), None, stats) for name, stats in known]
         self._record_offset(last, now)
-        readings = [reading for p in (*processes, *others) for reading in self._measure_process(p, last, now)]
-        readings += self._measure_process(ProcessStats("router", None, self._own_stats()), last, now)
-        refused = sum(p.stats.refused_per_s for p in (*processes, *others))
-        readings.append(Measurement("solowire", "refused_per_second", refused))
-        said = MonitorResult([], [])
+        measurements = [
+            measurement for p in (*processes, *others) for measurement in self._measure_process(p, last, now)
+        ]
+        measurements += self._measure_process(ProcessStats("router", None, self._own_stats()), last, now)
+        refused = sum(p.stats.connections_rejected_per_s for p in (*processes, *others))
+        measurements.append(Measurement("solowire", "connections_rejected_per_second", refused))
+        result = MonitorResult([], [])
         names = {p.component: p.name for p in processes}
-        for alert in self.alerts.evaluate_measurements(readings, now):
+        for alert in self.alerts.evaluate_measurements(measurements, now):
             self.fired_count += alert.has_begun
-            said.events.append(self._make_alert_event(alert, wall))
+            result.events.append(self._make_alert_event(alert, wall))
             name = names.get(alert.measurement.component)
             if alert.has_begun and name is not None and alert.measurement.metric in PERFORMANCE:
-                said.diagnoses.append((name, alert.measurement.metric))
+                result.diagnoses.append((name, alert.measurement.metric))
         if self._stats_due is None:
             self._stats_due = now + self._stats_interval_s
         if self._stats_interval_s and now >= self._stats_due:
             self._stats_due = now + self._stats_interval_s
             reports = [p.report for p in processes if p.report is not None]
-            said.events.extend(self._make_stats_events(reports, len(known), refused, wall))
-        return said
+            result.events.extend(self._make_stats_events(reports, len(known), refused, wall))
+        return result
 
     def _record_offset(self, last: int, now: float) -> None:
         if not self._offset_times or self._offset_times[-1][1] != last:
@@ -154,16 +158,16 @@ class Monitor:
 
     def _measure_process(self, process: ProcessStats, last: int, now: float) -> Iterable[Measurement]:
         component, _, stats, report = process
-        yield Measurement(component, "loop_lag_seconds", stats.loop_lag_s)
+        yield Measurement(component, "event_loop_lag_seconds", stats.event_loop_lag_s)
         yield Measurement(component, "memory_bytes", stats.memory_bytes)
         if report is None:
             return
-        behind = f"; {report.behind:,} offsets behind" if report.behind else ""
-        yield Measurement(component, "lag_seconds", self._offset_age(last - report.behind, now), note=behind)
+        behind = f"; {report.lag_offsets:,} offsets behind" if report.lag_offsets else ""
+        yield Measurement(component, "shard_lag_seconds", self._offset_age(last - report.lag_offsets, now), note=behind)
         lagging = f"; {stats.lagging:,} connections lag"
-        yield Measurement(component, "connection_lag_seconds", stats.oldest_cursor_s, note=lagging)
+        yield Measurement(component, "connection_lag_seconds", stats.max_connection_lag_s, note=lagging)
         if stats.lease_granted:
-            note = f"; {stats.lease_used:,} of {stats.lease_granted:,}"
+            note = f"; {stats.lease_used:,} of {stats.lease_granted:,} slots"
             yield Measurement(component, "lease_use_percent", 100 * stats.lease_used / stats.lease_granted, note=note)
         for name, feeds in stats.aggregating.items():
             yield Measurement(component, "aggregating_feeds", feeds, name)
@@ -175,18 +179,18 @@ class Monitor:
         message = f"{component}: {now} ({threshold})"
         if not alert.has_begun:
             message = (
-                f"{component}: over after {alert.seconds:,.0f} s: {now} ({alert.highest:,.4g} at most, {threshold})"
+                f"{component}: resolved after {alert.seconds:,.0f} s: {now} ({alert.highest:,.4g} at most, {threshold})"
             )
         severity = "warning" if alert.has_begun else "info"
         write = logger.warning if alert.has_begun else logger.info
         write(
-            "alert" if alert.has_begun else "alert_over",
+            "alert_fired" if alert.has_begun else "alert_resolved",
             component=component,
             metric=metric,
             value=round(value, 3),
             threshold=alert.threshold,
             **({"about": about} if about else {}),
-            **({} if alert.has_begun else {"seconds": round(alert.seconds, 1), "highest": round(alert.highest, 3)}),
+            **({} if alert.has_begun else {"fired_for_s": round(alert.seconds, 1), "highest": round(alert.highest, 3)}),
         )
         data = {
             "severity": severity,
@@ -195,7 +199,7 @@ class Monitor:
             "metric": metric,
             "value": round(value, 3),
             "threshold": alert.threshold,
-            "details": {"state": "began" if alert.has_begun else "over", **({"about": about} if about else {})},
+            "details": {"state": "firing" if alert.has_begun else "resolved", **({"about": about} if about else {})},
         }
         return self._make_event("system_alert", data, wall)
 
@@ -206,12 +210,18 @@ class Monitor:
             data = {
                 **_make_stats_payload(stats_to_dict(report.stats)),
                 "node": f"shard {report.address.index}",
-                "lag": report.behind,
+                "lag": report.lag_offsets,
             }
             yield self._make_event("gateway_stats", data, wall)
         whole = _make_stats_payload(aggregate(report.stats for report in reports))
-        lag = max((report.behind for report in reports), default=0)
-        more = {"node": "all", "shards": len(reports), "gateways": gateways, "lag": lag, "refused_per_second": refused}
+        lag = max((report.lag_offsets for report in reports), default=0)
+        more = {
+            "node": "all",
+            "shards": len(reports),
+            "gateways": gateways,
+            "lag": lag,
+            "connections_rejected_per_second": refused,
+        }
         yield self._make_event("gateway_stats", {**whole, **more}, wall)
 
     def _make_event(self, name: str, data: dict[str, Any], wall: float) -> PublishedEvent:
@@ -251,13 +261,13 @@ def _make_stats_payload(numbers: dict[str, Any]) -> dict[str, Any]:
         "events_per_second": numbers["events_per_s"],
         "deliveries_per_second": numbers["deliveries_per_s"],
         "frames_per_second": numbers["frames_per_s"],
-        "bytes_per_second": numbers["bytes_per_s"],
-        "refused_per_second": numbers["refused_per_s"],
+        "sent_bytes_per_second": numbers["sent_bytes_per_s"],
+        "connections_rejected_per_second": numbers["connections_rejected_per_s"],
         "lagging": numbers["lagging"],
-        "oldest_cursor_s": numbers["oldest_cursor_s"],
+        "max_connection_lag_s": numbers["max_connection_lag_s"],
         "log_bytes": numbers["log_bytes"],
         "memory_bytes": numbers["memory_bytes"],
-        "loop_lag_ms": round(1000 * numbers["loop_lag_s"], 1),
+        "event_loop_lag_ms": round(1000 * numbers["event_loop_lag_s"], 1),
         "lease_used": numbers["lease_used"],
         "lease_granted": numbers["lease_granted"],
         **{name: top_n_with_other(numbers[name]) for name in COUNTER_FIELDS},

@@ -1,4 +1,4 @@
-"""How many connections may be open that have proved nothing yet: in all, and of one address.
+"""Limits on open connections that have proved nothing yet: in all, and by address.
 
 What it keeps true: what is counted in is counted out once, and nobody is refused while both counts are below their
 limits. Of one address the newest is refused, never an older one ended. Where several addresses fill all the room there
@@ -15,7 +15,10 @@ from ipaddress import IPv6Address, IPv6Network
 
 
 class AcceptLimiter:
-    """total: connections of all together. per_address: of one address; None: no limit of its own."""
+    """Counts open connections that have proved nothing yet, in all and by address.
+
+    total: connections of all together. per_address: of one address; None: no limit of its own.
+    """
 
     def __init__(self, total: int, per_address: int | None) -> None:
         self.rejected_count = 0

@@ -1,4 +1,4 @@
-"""How long to wait before the next attempt, so that a thousand clients that failed together don't come back together.
+"""Waits between attempts, random, so that a thousand clients that failed together don't come back together.
 
 Full jitter: the wait is drawn evenly from zero (here: a floor) to a ceiling that doubles with every attempt. Source:
 Marc Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015. Chance is an argument, so that this is

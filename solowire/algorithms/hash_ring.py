@@ -1,4 +1,4 @@
-"""Which shard owns a user: consistent hashing with virtual nodes.
+"""A consistent hash ring with virtual nodes: it says which shard owns a user.
 
 What it keeps true: the owner of a user depends on nothing but the set of shards, so that every process that knows the
 set knows the directory, and there is no other. When a shard joins N others, only users that go to it move, at most one

@@ -1,4 +1,4 @@
-"""How often a time fell into which bucket: enough to say p50, p95 and p99 of a million values in 36 numbers.
+"""A histogram of times: enough to say p50, p95 and p99 of a million values in 36 numbers.
 
 What it keeps true: buckets are the same in every process, so that counts of several can be summed. Bounds grow by a
 factor of √2, so a quantile, found by interpolation within its bucket, is off by less than a fifth of itself.
@@ -16,7 +16,10 @@ BUCKETS = len(BOUNDS) + 1
 
 
 class Histogram:
-    """Times in seconds. counts: one for each bucket. sum: of all values that were added, weighted."""
+    """A histogram of times in buckets of fixed bounds.
+
+    Times in seconds. counts: one for each bucket. sum: of all values that were added, weighted.
+    """
 
     __slots__ = ("counts", "sum")
 

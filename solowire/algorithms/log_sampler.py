@@ -28,7 +28,9 @@ class _PendingLine:
 
 
 class LogSampler:
-    """logger: structlog's. clock: seconds, monotonic. later: calls a function after so many seconds.
+    """Writes log lines, of each event one a second at most.
+
+    logger: structlog's. clock: seconds, monotonic. later: calls a function after so many seconds.
 
     Without the two every line is written.
     """

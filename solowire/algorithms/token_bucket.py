@@ -1,4 +1,4 @@
-"""How fast something may come, in all or from each address or user: token buckets, each kept as one number.
+"""Token buckets (GCRA), one or one for each address or user, each kept as one number.
 
 What it keeps true: within any time t no more than burst + rate × t is taken, but for one thing that is larger than the
 burst: it is taken from a full bucket, which is in debt until it is paid for. A bucket is the moment at which it will be
@@ -18,7 +18,7 @@ _ROUNDING_SECONDS = 1e-6
 
 
 class Rate:
-    """per_second: in the long run. burst: at once."""
+    """The rate and burst of a token bucket. per_second: in the long run. burst: at once."""
 
     __slots__ = ("_each", "burst")
 

@@ -1,1 +1,1 @@
-"""Whom to believe: tokens, tickets, keys, claims and revocations."""
+"""Tokens, tickets, keys, claims and revocations."""

@@ -1,4 +1,4 @@
-"""What the claims of a token say, whoever's words they are in: our own contract, or an OpenID provider's.
+"""The claims of tokens, in our own words or in an OpenID provider's.
 
 What it keeps true: what was meant to narrow a token is never passed over. A claim of ours in the wrong place, under a
 name that is nearly ours, or of the wrong type refuses the token and is named; `null` is of the wrong type. What is none

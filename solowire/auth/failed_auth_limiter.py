@@ -14,7 +14,7 @@ REMEMBERED_ADDRESSES = 20_000
 
 
 class FailedAuthLimiter:
-    """rate: of one address."""
+    """Limits how many failed tokens one address may show. rate: of one address."""
 
     def __init__(self, rate: Rate) -> None:
         self.buckets = BucketTable(rate, REMEMBERED_ADDRESSES)
@@ -36,7 +36,7 @@ class FailedAuthLimiter:
         if wait:
             return RequestRejected(
                 429,
-                "too_many_wrong_tokens",
+                "too_many_auth_failures",
                 "too many wrong tokens came from your address",
                 "get a new token; right ones go on working; an operator raises SOLOWIRE_AUTH__BAD_TOKEN_RATE",
                 wait,

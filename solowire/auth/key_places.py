@@ -1,4 +1,4 @@
-"""Where keys may come from: the places that settings may name. Pure, and light: every command reads settings."""
+"""The places of keys that settings may name. Pure, and light: every command reads settings."""
 
 from __future__ import annotations
 

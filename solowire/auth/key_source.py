@@ -1,4 +1,4 @@
-"""Where a provider's public keys come from: a JWK set at a URL or in a file, read again and again.
+"""The source of a provider's public keys: a JWK set at a URL or in a file, read again and again.
 
 What it keeps true: nothing of it is waited for by the loop: DNS, TLS and sockets are asynchronous, files and the
 taking apart of a set are a thread's. A fetch takes FETCH_SECONDS and MAX_BYTES at most and follows no redirect. There
@@ -133,14 +133,16 @@ class KeySource:
                     keys = await asyncio.to_thread(parse_key_set, raw)
                     self._raw, self._keys = raw, keys
                     self._set_keys(keys)
-                    logger.info("keys_read", keys=len(keys), unused=keys.unused, ids=keys.ids[:20], source=self._place)
+                    logger.info(
+                        "keys_loaded", keys=len(keys), unused=keys.unused, ids=keys.ids[:20], source=self._place
+                    )
         except Exception as error:  # whatever it is, the next one is tried
             return self._note_failure(_reason(error))
         self._read_at = self._loop.time()
         self._backoff.reset()
         if self.is_failing:
             self.is_failing = False
-            logger.warning("keys_available", source=self._place, hint="tokens of the provider are read again")
+            logger.warning("keys_available", source=self._place, hint="tokens of the provider are accepted again")
         return self._refresh_s * random.uniform(0.9, 1.0)  # noqa: S311
 
     def _note_failure(self, reason: str) -> float:
@@ -152,7 +154,10 @@ class KeySource:
         self.is_failing = True
         if self._keys is not None and left <= 0:
             logger.critical(
-                "keys_too_old", source=self._place, stale_s=self._stale_s, hint="tokens are refused until then"
+                "keys_stale",
+                source=self._place,
+                stale_s=self._stale_s,
+                hint="tokens of the provider are rejected until they can be read",
             )
             self._keys, self._raw = None, b""
             self._set_keys(None)
@@ -160,7 +165,7 @@ class KeySource:
         return max(0.1, min(pause, left)) if self._keys is not None else pause
 
     async def _get(self) -> bytes:
-        """Raises httpx.HTTPError, ValueError."""
+        """Fetches the JWK set from its URL. Raises httpx.HTTPError, ValueError."""
         if self._client is None:
             # In a thread: it reads the machine's certificates, which takes 20 ms.
             self._client = await asyncio.to_thread(
@@ -182,7 +187,7 @@ class KeySource:
 
 
 def _read(path: Path) -> bytes:
-    """Raises OSError, ValueError."""
+    """Reads the JWK set from its URL or file. Raises OSError, ValueError."""
     if not path.is_file():
         raise ValueError("there is no such file")
     with path.open("rb") as file:

@@ -37,7 +37,10 @@ _WORD = re.compile(r"[A-Z]*[^A-Z\W_]+|[A-Z]+")
 
 
 class Misplaced(NamedTuple):
-    """name: as it stands in the token. within: the claim that it stands in, if it isn't at the top."""
+    """A claim of ours that stands where nobody reads it.
+
+    name: as it stands in the token. within: the claim that it stands in, if it isn't at the top.
+    """
 
     name: str
     within: str | None
@@ -66,7 +69,10 @@ def _known(ours: Container[str], names: tuple[str, ...], scopes: Iterable[str]) 
 
 
 class MisplacedClaims:
-    """ours: the names of our claims. domain: whose scopes they may be."""
+    """Finds claims of ours at a place, or in a spelling, where nobody reads them.
+
+    ours: the names of our claims. domain: whose scopes they may be.
+    """
 
     def __init__(self, ours: tuple[str, ...], domain: Domain) -> None:
         self._ours = frozenset(ours)
@@ -143,7 +149,7 @@ def _hint_of_purpose(name: str, value: object) -> str | None:
 
 
 def _walk(value: object) -> Iterator[tuple[str, object]]:
-    """All names within it, however deep, and what they have. (No recursion: a token may be 4,000 levels deep.)"""
+    """All names within it, however deep, and what they have; without recursion: it may be 4,000 levels deep."""
     waiting = [value]
     while waiting:
         found = waiting.pop()

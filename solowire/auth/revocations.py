@@ -1,4 +1,4 @@
-"""Which tokens are void although their signature is good: those of a user, one by its id, or all issued before a time.
+"""Revocations: tokens that are void although their signature is good, by user, by id, or by time of issue.
 
 What it keeps true: a token that a revocation covers is void from when the revocation is here until all that it covers
 have expired. A token that doesn't say when it was issued counts as issued before any time, and one whose id or time

@@ -1,4 +1,4 @@
-"""What the scopes of a token mean, or why the token is refused for them.
+"""The scopes of a token, parsed strictly.
 
     {"zones": ["Example.com.", "example.org"]}  ─►  {"zone": ("example.com", "example.org")}
 

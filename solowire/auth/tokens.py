@@ -14,10 +14,8 @@ can say, too.
 Nothing here reads a clock: the time, unix seconds, is an argument, and so PyJWT is asked for the signature alone.
 
 A token that has proved somebody is remembered until it expires: publishers show the same one with each request, and
-whoever is refused comes back with it. KNOWN_TOKENS of at most KNOWN_TOKEN_BYTES are kept: 5 MB of plain ones, 20 MB
-where each names twenty zones, and 130 MB if all were as large as that and full of zones, which only the application
-can sign. A larger one is verified each time. Of one that proved nothing nothing is remembered. When the keys change all
-are forgotten.
+whoever is refused comes back with it. KNOWN_TOKENS of at most KNOWN_TOKEN_BYTES are kept; a larger one is verified each
+time. Of one that proved nothing nothing is remembered. When the keys change all are forgotten.
 """
 
 from __future__ import annotations

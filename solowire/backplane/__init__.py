@@ -1,1 +1,1 @@
-"""What the processes say to each other, and by which transport."""
+"""Messages between the processes, and the transport that carries them."""

@@ -47,8 +47,10 @@ class _BackplaneMessage(msgspec.Struct, array_like=True, gc=False):
 
 
 class ShardAddress(_BackplaneMessage):
-    """Where a shard serves its clients. boot: new for each start of its process. api: where its HTTP API is
-    (`api_client`)."""
+    """Where a shard serves its clients.
+
+    boot: new for each start of its process. api: where its HTTP API is (`api_client`).
+    """
 
     index: int
     host: str
@@ -64,41 +66,41 @@ class ShardAddress(_BackplaneMessage):
 
 
 class ShardStats(_BackplaneMessage):
-    """One second's word of a shard about itself. Totals since its start, unless they are states.
+    """One second's numbers of a process. Totals since its start, unless they are states; …_per_s: of the last second.
 
-    groups, codecs, kinds: connections by each. …_per_s: over the last second. latency: how often an event took how long
-    from the gateway to the sockets, counts of `histogram` over the last ten seconds. oldest_cursor_s: for how long the
-    event has been on its way that the last of the lagging connections gets next. loop_lag_s: by how much a timer was
-    late at most, in the last second. aggregating: feeds by the event type that they get summed up at present. legacy:
-    what was served to old frontends, by `path …`, `message …` and `agent …`, and what is open now, by `open …`.
-    A gateway says `refused`, `refused_per_s`, `memory_bytes` and `loop_lag_s` alone.
+    groups, codecs, transports: connections by each. latency: how often an event took how long from the gateway to the
+    sockets, counts of `histogram` over the last ten seconds. max_connection_lag_s: age of the event that the slowest of
+    the lagging connections gets next. event_loop_lag_s: by how much a timer was late at most, in the last second.
+    aggregating: feeds by the event type that they get summarised at present. legacy: what was served to old frontends,
+    by `path …`, `message …` and `agent …`, and what is open now, by `open …`. A gateway fills in
+    `connections_rejected`, `connections_rejected_per_s`, `memory_bytes` and `event_loop_lag_s` alone.
     """
 
     connections: _Count = 0
     feeds: _Count = 0
     lagging: _Count = 0
-    offset: _Count = 0
-    oldest: _Count = 0
+    log_end_offset: _Count = 0
+    log_start_offset: _Count = 0
     log_bytes: _Count = 0
     events: _Count = 0
     deliveries: _Count = 0
     frames: _Count = 0
-    bytes: _Total = 0
-    admitted: _Count = 0
-    refused: _Count = 0
+    sent_bytes: _Total = 0
+    connections_opened: _Count = 0
+    connections_rejected: _Count = 0
     groups: dict[str, _Count] = {}
     codecs: dict[str, _Count] = {}
-    kinds: dict[str, _Count] = {}
+    transports: dict[str, _Count] = {}
     events_per_s: _Number = 0.0
     deliveries_per_s: _Number = 0.0
     frames_per_s: _Number = 0.0
-    bytes_per_s: _Number = 0.0
-    refused_per_s: _Number = 0.0
+    sent_bytes_per_s: _Number = 0.0
+    connections_rejected_per_s: _Number = 0.0
     latency: Annotated[list[_Count], msgspec.Meta(max_length=BUCKETS)] = []
-    oldest_cursor_s: _Number = 0.0
+    max_connection_lag_s: _Number = 0.0
     log_events: _Count = 0
     memory_bytes: _Count = 0
-    loop_lag_s: _Number = 0.0
+    event_loop_lag_s: _Number = 0.0
     lease_used: _Count = 0
     lease_granted: _Count = 0
     aggregating: dict[str, _Count] = {}
@@ -107,7 +109,9 @@ class ShardStats(_BackplaneMessage):
 
 
 class Join(_BackplaneMessage, tag="join"):
-    """boot: the process's. shard: None for a gateway. epoch, offset: up to where a shard's log goes already.
+    """A peer joins the system, or joins again.
+
+    boot: the process's. shard: None for a gateway. epoch, offset: up to where a shard's log goes already.
 
     recent: how many events a shard without a log would like to begin with. leaving: it is not to be in the ring again.
     revocations: the version of those that it knows, -1 if none: it is told them if there are newer ones.
@@ -337,7 +341,9 @@ class UnrevokeRequest(_BackplaneMessage, tag="unrevoke_request"):
 
 
 class RevokeResponse(_BackplaneMessage, tag="revoke_response"):
-    """revocation: the one that is in force now, or, for Unrevoke, was; None if there is none, or no room for one more.
+    """The answer to RevokeRequest and UnrevokeRequest.
+
+    revocation: the one that is in force now, or, for Unrevoke, was; None if there is none, or no room for one more.
 
     is_kept: whether it is on disk, so that a restart of the router doesn't forget it.
     """
@@ -460,7 +466,10 @@ class Superseded(_BackplaneMessage, tag="superseded"):
 
 
 class DrainResponse(_BackplaneMessage, tag="drain_response"):
-    """users: how many the shard has to send away; None if there is no such shard."""
+    """The answer to DrainRequest and UndrainRequest.
+
+    users: how many the shard has to send away; None if there is no such shard.
+    """
 
     request: int
     users: int | None
@@ -502,8 +511,9 @@ class Fenced(_BackplaneMessage, tag="fenced"):
 
 
 class AdmissionState(_BackplaneMessage, tag="admission_state"):
-    """What a gateway needs to refuse a user before a shard has to. Part of each Beat to a gateway, which hears it as a
-    message of its own (`solowire.backplane.router_link`).
+    """What a gateway needs to refuse a user before a shard has to.
+
+    Part of each Beat to a gateway, which hears it as a message of its own (`solowire.backplane.router_link`).
 
     closed: groups that would get no slot now. others_closed: whether that holds for a group that nobody is in yet.
     retry_after: seconds. full: addresses with as many connections as they may have. gateways: how many there are.
@@ -548,17 +558,17 @@ class HeartbeatResponse(_BackplaneMessage, tag="heartbeat_response"):
 
 
 class ShardReport(_BackplaneMessage):
-    """What the router knows of a shard. in_flight: events sent and not acked. behind: offsets not yet acked."""
+    """The router's view of a shard. inflight_events: sent and not acked. lag_offsets: offsets not yet acked."""
 
     address: ShardAddress
     stats: ShardStats
-    in_flight: int
-    behind: int
+    inflight_events: int
+    lag_offsets: int
     is_draining: bool = False
 
 
 class StatsResponse(_BackplaneMessage, tag="stats_response"):
-    """refused, refused_per_s: of all gateways; `shards` say their own."""
+    """The system's numbers. connections_rejected, …_per_s: by all gateways; `shards` have their own."""
 
     request: int
     epoch: str
@@ -567,8 +577,8 @@ class StatsResponse(_BackplaneMessage, tag="stats_response"):
     duplicates: int
     shards: list[ShardReport]
     gateways: int
-    refused: int = 0
-    refused_per_s: float = 0.0
+    connections_rejected: int = 0
+    connections_rejected_per_s: float = 0.0
 
 
 PeerMessage = (

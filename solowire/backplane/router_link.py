@@ -39,7 +39,9 @@ SAY_AGAIN_SECONDS = 60.0
 
 
 class RouterLink:
-    """hello: makes this peer's Hello, each time anew. received: gets all but what the link answers by itself.
+    """A peer's connection to the router: it joins, sends heartbeats, and notices when the router is gone.
+
+    hello: makes this peer's Hello, each time anew. received: gets all but what the link answers by itself.
 
     stats, slots: what goes along with each heartbeat. What comes along with a Beat is received like other messages.
     revocations: the version of those that this peer knows.
@@ -111,7 +113,7 @@ class RouterLink:
     def _report_absence(self, now: float) -> None:
         if self.is_router_alive:
             if self._said_at is not None:
-                logger.info("router_found", address=self._address)
+                logger.info("router_connected", address=self._address)
             self._away_since = self._said_at = None
             return
         if self._away_since is None:
@@ -121,7 +123,7 @@ class RouterLink:
         ):
             self._said_at = now
             logger.warning(
-                "router_awaited",
+                "router_unreachable",
                 address=self._address,
                 waited_s=round(now - self._away_since, 1),
                 hint="does `solowire router` run, with the data directory or SOLOWIRE_BACKPLANE of this process? "

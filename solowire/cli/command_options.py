@@ -1,4 +1,4 @@
-"""What commands of `solowire` have in common: their options, and the settings that these are part of."""
+"""Options that the commands of `solowire` share, and the settings that these are part of."""
 
 from __future__ import annotations
 

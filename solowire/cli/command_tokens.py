@@ -28,7 +28,7 @@ def make_token(settings: Settings, permission: str, *, connects: bool = False) -
 
 
 def need_secret_tokens(settings: Settings) -> None:
-    """Raises ConfigError."""
+    """Loads the secret that tokens are signed with. Raises ConfigError."""
     if not settings.auth.accept_secret_tokens:
         raise ConfigError("SOLOWIRE_AUTH__ACCEPT_SECRET_TOKENS is false: give a token of your provider with --token")
 

@@ -1,4 +1,4 @@
-"""What a shell needs to complete `solowire`: click's own scripts, which ask the command itself as one types."""
+"""Shell completion of `solowire`: click's own scripts, which ask the command itself as one types."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What commands of `solowire` ask a gateway's API: an answer, or one line that says why there is none.
+"""Requests of `solowire`'s commands to a gateway: an answer, or one line that says why there is none.
 
 What it keeps true: a first question that isn't answered is told at once. Whoever watches something (`watch`) has had an
 answer already, and then a gateway that restarts, or whatever stands in its place meanwhile, is waited for, as
@@ -37,7 +37,10 @@ Token = str | Callable[[], str]
 
 
 class Unanswered(Exception):
-    """fault: what came instead of the answer. error: what to raise if nobody waits for another."""
+    """A request to the gateway that got no answer.
+
+    fault: what came instead of the answer. error: what to raise if nobody waits for another.
+    """
 
     def __init__(self, fault: Fault, error: ClientError) -> None:
         super().__init__(fault.reason)
@@ -46,7 +49,10 @@ class Unanswered(Exception):
 
 
 class GatewayRequests:
-    """say(text): told to the user while an answer is waited for. Used as an async context manager."""
+    """Asks a gateway's API, and waits while the gateway is away.
+
+    say(text): told to the user while an answer is waited for. Used as an async context manager.
+    """
 
     def __init__(self, url: str, token: Token, say: Callable[[str], object]) -> None:
         self._url = url.rstrip("/")
@@ -94,7 +100,7 @@ class GatewayRequests:
                 return answer
 
     async def _ask(self, method: str, path: str, status: int, body: dict[str, Any] | None) -> Any:
-        """Raises Unanswered."""
+        """Sends one request. Raises Unanswered."""
         bearer = self._token() if callable(self._token) else self._token
         try:
             answer = await self._http.request(

@@ -100,7 +100,9 @@ class PublishSummary(msgspec.Struct):
 
 
 class LinePublisher:
-    """defaults: fields of an event that a line doesn't give. complain(line, text): of each that is refused.
+    """Publishes the events of a stream of JSON lines.
+
+    defaults: fields of an event that a line doesn't give. complain(line, text): of each that is refused.
 
     retry_for: seconds that a gateway may be away before it has taken anything.
     """
@@ -170,8 +172,9 @@ class LinePublisher:
 
 
 class _PatientPublisher(Publisher):
-    """Once the gateway has taken something, it waits for it as long as it takes, and says so: lines are read from what
-    goes on, such as a log, and whoever writes them can't send them again.
+    """A publisher that, once the gateway has taken something, waits for it as long as it takes, and says so.
+
+    Lines are read from what goes on, such as a log, and whoever writes them can't send them again.
     """
 
     async def _post_until_settled(self, items: list[bytes], retry_for: float | None) -> Accepted | Fault:

@@ -282,7 +282,7 @@ def bind9(
         acknowledgements = Acknowledgements()
 
         def refuse(event: dict[str, Any], problem: dict[str, object]) -> None:
-            structlog.get_logger().warning("event_refused", id=event["id"], type=event["type"], problem=problem)
+            structlog.get_logger().warning("event_rejected", id=event["id"], type=event["type"], problem=problem)
             acknowledgements.refuse_event(event["id"])
 
         async with Publisher(settings.url, make_token(settings, PUBLISH), on_refused=refuse) as publisher:

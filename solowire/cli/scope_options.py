@@ -1,4 +1,4 @@
-"""What `--zones` and `--scope` say of a token's scopes."""
+"""The options `--zones` and `--scope`."""
 
 from __future__ import annotations
 

@@ -13,7 +13,10 @@ Row = Mapping[str, Any]
 
 
 class Column(NamedTuple):
-    """title: of one or two lines. key: in a shard's statistics. warn, alarm: from which number on it is coloured."""
+    """One column of the table.
+
+    title: of one or two lines. key: in a shard's statistics. warn, alarm: from which number on it is coloured.
+    """
 
     title: str
     key: str
@@ -56,20 +59,22 @@ COLUMNS = (
     Column("connections", "connections", format_number),
     Column("feeds", "feeds", format_number),
     Column("lagging", "lagging", format_number, warn=1),
-    Column("oldest", "oldest_cursor_s", format_seconds, warn=1.0, alarm=10.0),
+    Column("lag", "max_connection_lag_s", format_seconds, warn=1.0, alarm=10.0),
     Column("events\nper s", "events_per_s", format_number),
     Column("deliveries\nper s", "deliveries_per_s", format_number),
     Column("frames\nper s", "frames_per_s", format_number),
-    Column("sent\nper s", "bytes_per_s", format_size),
+    Column("sent\nper s", "sent_bytes_per_s", format_size),
     Column("latency\np50", "p50", format_seconds, warn=0.5, alarm=2.0, kind=(int, float, type(None))),
     Column("\np95", "p95", format_seconds, warn=0.5, alarm=2.0, kind=(int, float, type(None))),
     Column("\np99", "p99", format_seconds, warn=0.5, alarm=2.0, kind=(int, float, type(None))),
     Column("memory", "memory_bytes", format_size),
-    Column("loop\nlag", "loop_lag_s", format_seconds, warn=0.1, alarm=0.5),
+    Column("loop\nlag", "event_loop_lag_s", format_seconds, warn=0.1, alarm=0.5),
     Column("lease\nused", "lease", format_share, warn=0.8, alarm=0.95, kind=(int, float, type(None))),
-    Column("behind", "behind", format_number, warn=1_000, alarm=100_000),
+    Column("behind", "lag_offsets", format_number, warn=1_000, alarm=100_000),
 )
-GIVEN_UP = ("address", "frames_per_s", "feeds", "p50", "lease", "bytes_per_s", "memory_bytes", "p95", "loop_lag_s")
+GIVEN_UP = (
+    "address", "frames_per_s", "feeds", "p50", "lease", "sent_bytes_per_s", "memory_bytes", "p95", "event_loop_lag_s",
+)  # fmt: skip
 """Where the table is too wide for a terminal these columns go, the first first."""
 
 
@@ -132,7 +137,7 @@ def _caption(shards: list[dict[str, Any]]) -> Text | None:
     """What no column has room for."""
     notes = [f"shard {s['shard']} is being drained" for s in shards if s.get("draining")]
     notes += [
-        f"shard {s['shard']}: {name} is summed up for {feeds:,} feeds"
+        f"shard {s['shard']}: {name} is aggregated for {feeds:,} feeds"
         for s in shards
         for name, feeds in (s.get("aggregating") or {}).items()
     ]

@@ -129,7 +129,7 @@ class NotifySocket:
     """
 
     def __init__(self, path: Path) -> None:
-        """Raises ConfigError."""
+        """Binds the socket. Raises ConfigError."""
         self.path = path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:
@@ -161,7 +161,10 @@ class NotifySocket:
 
 
 class Supervisor:
-    """config: the file of --config, which the children read, too."""
+    """Starts, watches and ends the processes of one machine.
+
+    config: the file of --config, which the children read, too.
+    """
 
     def __init__(self, settings: Settings, config: str | None) -> None:
         self._settings = settings
@@ -211,8 +214,8 @@ class Supervisor:
 
     async def watch(self, stop: asyncio.Event) -> None:
         """Returns when `stop` is set. Raises Failed if a child can't go on."""
-        deeds: list[Awaitable[Any]] = [self._supervise(child) for child in self._children]
-        tasks = [asyncio.ensure_future(deed) for deed in (*deeds, self._kill_unresponsive(), stop.wait())]
+        coroutines: list[Awaitable[Any]] = [self._supervise(child) for child in self._children]
+        tasks = [asyncio.ensure_future(deed) for deed in (*coroutines, self._kill_unresponsive(), stop.wait())]
         waiting = set(tasks)
         try:
             while not stop.is_set():
@@ -252,10 +255,10 @@ class Supervisor:
             self._watchdog.drop_timer(child.name)
             if child.notify_socket is not None:
                 child.notify_socket.has_notified()
-            is_told = (
+            was_signalled = (
                 child.notify_socket is not None and child.notify_socket.is_stopping
             )  # by somebody else: it is missed
-            if status == 0 and child.can_drain and not is_told:
+            if status == 0 and child.can_drain and not was_signalled:
                 logger.info("process_drained", process=child.name)
                 return
             await asyncio.sleep(self._pause_after(child, status))
@@ -269,7 +272,7 @@ class Supervisor:
             for child in self._children:
                 if child.name in stuck:
                     seconds = self._settings.process.watchdog_timeout_s
-                    logger.error("process_stuck", process=child.name, stuck_s=seconds, hint=STUCK_HINT)
+                    logger.error("process_unresponsive", process=child.name, stuck_s=seconds, hint=STUCK_HINT)
                     _signal(child, signal.SIGKILL)  # nothing else ends one that is stopped
             await asyncio.sleep(CHECK_SECONDS)
 
@@ -291,11 +294,11 @@ class Supervisor:
             async with asyncio.timeout_at(deadline):
                 await child.process.wait()
         except TimeoutError:
-            why, hint = (
-                "it did not end within its share of the shutdown timeout",
+            reason, hint = (
+                "it did not exit within its share of the shutdown timeout",
                 "give it longer by SOLOWIRE_PROCESS__SHUTDOWN_TIMEOUT_S",
             )
-            logger.error("killed", process=child.name, why=why, hint=hint)
+            logger.error("process_killed", process=child.name, reason=reason, hint=hint)
             _signal(child, signal.SIGKILL)
             await child.process.wait()
 
@@ -304,7 +307,7 @@ class Supervisor:
             listen(self._settings.host, port).close()
 
     def _open_notify_sockets(self) -> None:
-        """Raises ConfigError."""
+        """Makes a notify socket for each child. Raises ConfigError."""
         make_directories(self._settings)
         directory = self._settings.run_dir.absolute()
         # The process id keeps a second `up` on this directory, which its router will refuse, from taking our sockets.
@@ -337,7 +340,7 @@ class Supervisor:
                 start_new_session=True,  # Ctrl-C comes to us alone, and we end them in order
             )
         except OSError as error:
-            logger.error("process_not_started", process=child.name, error=str(error), hint="it is tried again")
+            logger.error("process_start_failed", process=child.name, error=str(error), hint="it is tried again")
         self._watchdog.start_timer(child.name, asyncio.get_running_loop().time())
 
     def _environment(self, child: ChildProcess) -> dict[str, str]:
@@ -383,11 +386,11 @@ class Supervisor:
             child.backoff.reset()
         child.ended_at.append(now)
         logger.error(
-            "process_ended", process=child.name, status=status, hint="its own lines above say why; it starts again"
+            "process_exited", process=child.name, status=status, hint="its own log lines above say why; it is restarted"
         )
         if len(child.ended_at) == RESTARTS_A_MINUTE:
             hint = "all processes end now; mend what its lines above name, and start again"
-            logger.critical("gave_up", process=child.name, ends_in_a_minute=RESTARTS_A_MINUTE, hint=hint)
+            logger.critical("restart_limit_reached", process=child.name, ends_in_a_minute=RESTARTS_A_MINUTE, hint=hint)
             raise ChildFailed(1)
         return child.backoff.next_delay()
 

@@ -37,7 +37,7 @@ def revoke(url: str, token: Token, asked: dict[str, Any]) -> str:
 
 
 def unrevoke(url: str, token: Token, id: str) -> None:
-    """Raises ClientError."""
+    """Ends a revocation. Raises ClientError."""
     if not id.strip("."):  # which would be another path
         raise ConfigError(f"ID {shlex.quote(id)}: no revocation has it; `solowire revocations` lists them")
     _ask(url, token, "DELETE", f"/v1/revocations/{quote(id, safe='')}", 204)

@@ -1,1 +1,1 @@
-"""What the applications' domains register with the general core."""
+"""The applications' domains, which register with the general core."""

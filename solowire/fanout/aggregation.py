@@ -179,8 +179,9 @@ class AggregationStream(Generic[F]):
         return self.is_active or bool(self._offsets) or summed < self.summary_count
 
     def digest_between(self, after: int, upto: int, summed: int) -> Digest | None:
-        """What is to be sent of what was collected behind one offset and up to another, and of the summaries behind
-        the first `summed` that end there; None if there is nothing.
+        """What is to be sent of what was collected behind one offset and up to another; None if there is nothing.
+
+        summed: so many summaries that end there have been sent.
         """
         first = bisect_right(self._offsets, after)
         total = bisect_right(self._offsets, upto) - first
@@ -235,8 +236,9 @@ def build_digest(entries: Sequence[Entry], seconds: float) -> Digest:
 
 
 def roll_up(rollup: Rollup, entries: Sequence[Entry], seconds: float) -> Entry:
-    """The sum of these events, which came within `seconds`, at the offset of the last; its data is the same for all
-    who may see it.
+    """The summary of these events, which came within `seconds`, at the offset of the last.
+
+    Its data is the same for all who may see it.
     """
     last = entries[-1]
     data = rollup.make_data([entry.event.attributes for entry in entries], seconds)

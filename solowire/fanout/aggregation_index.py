@@ -1,4 +1,4 @@
-"""Which flows an event belongs to: found by its type and the values of its attributes, as feeds are (`FilterIndex`).
+"""An index of aggregation streams by event type and attributes, as of feeds (`FilterIndex`).
 
 What it keeps true: a feed is in one flow for each telemetry type that it wants, together with all feeds that have the
 same conditions on it; a flow without feeds is forgotten.

@@ -1,4 +1,4 @@
-"""Pacing of states: the value of one key is sent at most once per interval, and in the end the newest.
+"""Conflation of states: the value of one key is sent at most once per interval, and in the end the newest.
 
     first, or an interval since the last ──► sent at once
     sooner                               ──► held back; the newest of them is *released* when the interval ends
@@ -48,8 +48,10 @@ class SupersededStates(msgspec.Struct, frozen=True, gc=False):
 
 
 class _ConflatedKey:
-    """One key. held: its newest value, if that has to wait. overtaken: how many waited before it since the last that
-    was sent, and are not charged to anybody yet. queued: it is among those that are due.
+    """One key.
+
+    held: its newest value, if that has to wait. overtaken: how many waited before it since the last that was sent, and
+    are not charged to anybody yet. queued: it is among those that are due.
     """
 
     __slots__ = ("came_at", "deferred", "is_queued", "sent_at", "superseded_count")
@@ -93,8 +95,10 @@ class Conflator:
         self._marks.clear()
 
     def offer(self, entry: Entry, now: float) -> tuple[bool, SupersededStates | None]:
-        """Whether a state may be sent at once, and which are never sent because of it, as far as that is to be said
-        now: while one takes the place of another that the same feeds accept, they are only counted.
+        """Whether a state may be sent at once, and which are never sent because of it.
+
+        Those are named as far as that is to be said now: while one takes the place of another that the same feeds
+        accept, they are only counted.
         """
         interval = self._settings.interval_for(entry.event.type)
         if not interval:

@@ -443,7 +443,8 @@ class Feed(Generic[C]):
 
     def mark_delivered(self, connection: C, frame: Frame, *, apart: bool = False) -> bool:
         """The connection, which is behind, has been given this; whether it is current now. apart: as for
-        `add_connection`."""
+        `add_connection`.
+        """
         reader = self.behind[connection]
         self.unparked.pop(connection, None)  # who is still behind goes to the end, so that all get their turn
         reader.offset, reader.last_release = frame.cursor, frame.last_release

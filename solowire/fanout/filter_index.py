@@ -1,4 +1,4 @@
-"""Which filters an event meets: a bitmap index over the values of their conditions.
+"""A bitmap index of filters over the values of their conditions: it says which filters an event meets.
 
     slot      attribute, value ─► the filters with a condition that lists it
     type      event type ─► its filters, and of each attribute those that don't look at it
@@ -49,8 +49,10 @@ class _NumberedFilter:
 
 
 class _TypeFilters(Generic[V]):
-    """The filters of one event type. all: what is held under no conditions. ignoring: the filters without a condition
-    on an attribute, for each that another filter has one on.
+    """The filters of one event type.
+
+    all: what is held under no conditions. ignoring: the filters without a condition on an attribute, for each that
+    another filter has one on.
     """
 
     __slots__ = ("all", "filters", "held", "ignoring")

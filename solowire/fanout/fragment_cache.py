@@ -22,7 +22,7 @@ FRAGMENT_BYTES = 200
 
 
 class FragmentCache:
-    """bytes: of all that is kept."""
+    """Keeps encoded events for the feeds that need them again. bytes: of all that is kept."""
 
     def __init__(self, max_bytes: int) -> None:
         self.bytes = 0

@@ -1,4 +1,4 @@
-"""What is put into a compacted frame, and how much room it has: see `compaction`, which decides what.
+"""The builder of catch-up frames: their content and the room that is left. `catch_up` decides what goes in.
 
 What it keeps true: the parts together never take more than the room that they were given, unless one event alone does;
 what is left out is counted; and the fragments come out in the order of offsets, critical ones first where the frame

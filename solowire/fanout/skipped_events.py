@@ -17,12 +17,16 @@ LINES_A_SECOND = 10
 NAMED_OFFSETS = 10_000
 SHOWN_CHARACTERS = 200
 
-UNDECODABLE, UNKNOWN_TYPE, FAILED = "undecodable", "unknown_type", "failed"
-"""It can't be loaded; this version does not know its type; it could be loaded, and not be matched or written."""
+UNDECODABLE, UNKNOWN_TYPE, FAILED = "event_decode_failed", "event_unknown_type", "event_processing_failed"
+"""The kinds, which are log events: it can't be decoded; this version does not know its type; it could not be matched or
+written."""
 
 
 class SkippedEvents:
-    """totals: how many, by kind. logger: of structlog. `next_second` is to be called about once a second."""
+    """Counts skipped events and logs them, sampled.
+
+    totals: how many, by kind. logger: of structlog. `next_second` is to be called about once a second.
+    """
 
     def __init__(self, logger: Any = None) -> None:
         self.totals: Counter[str] = Counter()
@@ -46,7 +50,7 @@ class SkippedEvents:
             return
         self._lines += 1
         self._logger.error(
-            f"event_{kind}",
+            kind,
             offset=offset,
             type=type[:SHOWN_CHARACTERS],
             reason=_shown(reason),

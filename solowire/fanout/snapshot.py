@@ -1,4 +1,4 @@
-"""What a connection begins with: the present states that its feed wants, in frames.
+"""The snapshot that a connection begins with: the present states that its feed wants, in frames.
 
 What it keeps true: a frame is made when somebody takes it, so that who begins costs no more memory than what its socket
 is given at a time, and no more of a turn, whatever the states are. The first KEPT_BYTES of frames are kept for the
@@ -20,7 +20,9 @@ KEPT_BYTES = 8 * 2**20
 
 
 class Snapshot:
-    """version: of the states. entries: the states, in the order of offsets. codec: of all frames but the last, which is
+    """The present states that a feed wants, in frames.
+
+    version: of the states. entries: the states, in the order of offsets. codec: of all frames but the last, which is
     written by `plain`. shared: others may begin with the same.
     """
 

@@ -1,4 +1,4 @@
-"""Who someone is, what they may do, and what of an event they may see.
+"""Identities, roles and views: who someone is, what they may do, and what of an event they may see.
 
     token ─► Identity ─► View ─► redaction
              who         what      which fields
@@ -38,7 +38,10 @@ it."""
 
 
 class Role(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """permissions: names, `category.*` or `*`. defaults: the subscriptions of a client that asks for none."""
+    """What the holders of a role may do and see.
+
+    permissions: names, `category.*` or `*`. defaults: the subscriptions of a client that asks for none.
+    """
 
     permissions: tuple[str, ...]
     defaults: tuple[str, ...] = ()

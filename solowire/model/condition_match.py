@@ -1,4 +1,4 @@
-"""Whether an event's attributes meet a filter's conditions.
+"""The match of an event's attributes with a filter's conditions.
 
 What it keeps true: a value of a hierarchical attribute meets a condition that names it or any name above it, and every
 other value only one that names it; an attribute that the event has not meets nothing. The names above a value are made

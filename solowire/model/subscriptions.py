@@ -349,8 +349,9 @@ def _find_refusal(event_type: EventType, filter: Filter, view: View) -> tuple[st
 
 
 class _Narrower:
-    """What filters mean for each event type under one view: worked out once for all types that have equal attributes,
-    and equal filters are one.
+    """The meaning of filters for each event type under one view.
+
+    It is worked out once for all types that have equal attributes, and equal filters are one.
     """
 
     def __init__(self, view: View, catalog: Catalog) -> None:

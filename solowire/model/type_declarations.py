@@ -109,7 +109,7 @@ def _describe(schema: Mapping[str, Any]) -> str:
 
 
 def _make_type(name: str, said: object, definitions: dict[str, Any], catalog: Catalog) -> EventType:
-    """Raises _Fault."""
+    """Makes an event type of its declaration. Raises _Fault."""
     if not _NAME.fullmatch(name):
         raise _Fault("a name is 1 to 64 lower-case letters, digits and _, and begins with a letter")
     if catalog.get(name) is not None:

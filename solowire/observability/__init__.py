@@ -1,1 +1,1 @@
-"""What the processes tell of themselves: metrics, statistics, the audit log."""
+"""Metrics, statistics and the audit log."""

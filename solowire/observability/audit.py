@@ -7,8 +7,6 @@ nothing else happens: no event waits for the disk, and no process stops or ends 
 A flood costs a few lines a second, so that it can't push out what others did: after REFUSALS_A_SECOND of one code, or
 LINES_A_SECOND of one kind about one user, the rest of that second is one line with a `count`. What administrators do
 has a line each time.
-
-A line costs the loop some 3 µs, and the thread what is left of a write that many share.
 """
 
 from __future__ import annotations
@@ -61,7 +59,7 @@ class _AuditFile:
             self._open()
 
     def write(self, lines: bytes) -> None:
-        """Raises OSError."""
+        """Writes a record. Raises OSError."""
         fd = self._fd if self._fd is not None else self._open()
         if self._size and self._size + len(lines) > self._max_bytes:
             fd = self._begin_another(fd)
@@ -151,7 +149,7 @@ class NullSink:
 
 def _report_lost(reason: str, lost: int) -> None:
     logger.error(
-        "audit_line_lost",
+        "audit_record_dropped",
         reason=reason,
         lost=lost,
         hint="make room on the disk of the data directory, where audit/ must be a directory that can be written",
@@ -159,8 +157,10 @@ def _report_lost(reason: str, lost: int) -> None:
 
 
 class AuditWriter:
-    """Call it with an event and its fields. `flush_suppressed` is to be called about once a second; clock: seconds,
-    monotonic."""
+    """Call it with an event and its fields.
+
+    `flush_suppressed` is to be called about once a second; clock: seconds, monotonic.
+    """
 
     def __init__(self, sink: LineSink, clock: Callable[[], float] = time.monotonic, **context: Any) -> None:
         self._lines = LineWriter(sink, clock, name="audit", gather_s=GATHER_SECONDS, lost=_report_lost)

@@ -1,4 +1,4 @@
-"""How a process itself is doing: its memory, and how late its loop is.
+"""The monitor of a process's event loop lag and memory.
 
 What it keeps true: there is always a next look, whatever fails in this one, until it is closed.
 """
@@ -31,7 +31,7 @@ class LoopMonitor:
     """Looks at its own timer, twenty times a second. each_second: is called about once a second."""
 
     def __init__(self, each_second: Callable[[], None] = lambda: None) -> None:
-        self.loop_lag_s = 0.0  # by how much the timer was late at most, in the last full second
+        self.event_loop_lag_s = 0.0  # by how much the timer was late at most, in the last full second
         self._loop = asyncio.get_running_loop()
         self._each_second = each_second
         self._latest = 0.0
@@ -47,8 +47,8 @@ class LoopMonitor:
         self._timer = self._loop.call_at(now + PERIOD_SECONDS, self._check_timer, now + PERIOD_SECONDS)
         self._latest = max(self._latest, now - due)
         if now - self._second_began_at >= 1.0:
-            self.loop_lag_s, self._latest, self._second_began_at = self._latest, 0.0, now
+            self.event_loop_lag_s, self._latest, self._second_began_at = self._latest, 0.0, now
             try:
                 self._each_second()
             except Exception:
-                logger.exception("second_failed")
+                logger.exception("periodic_task_failed")

@@ -2,7 +2,8 @@
 
 The data path counts in plain integers. They become metrics only while somebody scrapes, and once in FRESH_SECONDS
 however many do, so that a process which can't be scraped, or is scraped too often, never slows what it is for. Names
-are `solowire_<noun>_<unit>[_total]`, in base units; labels are few, and none of them is a user.
+are `solowire_<process>_<noun>_<unit>[_total]`, in base units, so that a name means one thing: what two processes count
+alike has a name in each. Labels are few, and none of them is a user.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class LabelledSample(NamedTuple):
-    """One number for each value of a label, such as {"viewer": 3}; told as `bounded` has them. Otherwise as Sample."""
+    """One number for each value of a label, such as {"viewer": 3}; of many, the largest. Otherwise as Sample."""
 
     name: str
     help: str
@@ -33,30 +34,42 @@ class LabelledSample(NamedTuple):
     values: Mapping[str, float]
 
 
+class MultiLabelledSample(NamedTuple):
+    """One number for each set of values of several labels, which the caller bounds. Otherwise as Sample."""
+
+    name: str
+    help: str
+    labels: tuple[str, ...]
+    values: Mapping[tuple[str, ...], float]
+
+
 class Distribution(NamedTuple):
-    """How long something took, in seconds. Otherwise as Sample."""
+    """A histogram of how long something took, in seconds. Otherwise as Sample."""
 
     name: str
     help: str
     histogram: Histogram
 
 
-Sample = tuple[str, str, float] | LabelledSample | Distribution
-"""Name without the prefix `solowire_`, help, value. A name that ends in `_total` is a counter, others are gauges."""
+Sample = tuple[str, str, float] | LabelledSample | MultiLabelledSample | Distribution
+"""Name without the prefix, help, value. A name that ends in `_total` is a counter, others are gauges."""
 
 
 class Metrics(Collector):
-    """Renders what `read` returns at the moment of a scrape. labels: on every sample, such as {"shard": "0"}.
+    """Renders what `read` returns at the moment of a scrape.
 
-    clock: seconds, monotonic.
+    process: `gateway`, `router` or `shard`; every name begins with `solowire_<process>_`. labels: on every sample, such
+    as {"shard": "0"}. clock: seconds, monotonic.
     """
 
     def __init__(
         self,
+        process: str,
         read: Callable[[], Iterable[Sample]],
         labels: dict[str, str] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._prefix = f"solowire_{process}_"
         self._read_samples = read
         self._clock = clock
         self._rendered = b""
@@ -72,6 +85,8 @@ class Metrics(Collector):
             match sample:
                 case LabelledSample(name, help, label, values):
                     yield self._family(name, help, (label,), [((v,), n) for v, n in top_n_with_other(values).items()])
+                case MultiLabelledSample(name, help, labels, sets):
+                    yield self._family(name, help, labels, sets.items())
                 case Distribution(name, help, histogram):
                     yield self._histogram(name, help, histogram)
                 case (name, help, value):
@@ -89,13 +104,13 @@ class Metrics(Collector):
         self, name: str, help: str, labels: tuple[str, ...], values: Iterable[tuple[tuple[str, ...], float]]
     ) -> Metric:
         kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
-        family = kind(f"solowire_{name}", help, labels=[*self._names, *labels])
+        family = kind(self._prefix + name, help, labels=[*self._names, *labels])
         for of, value in values:
             family.add_metric([*self._labels, *of], value)
         return family
 
     def _histogram(self, name: str, help: str, histogram: Histogram) -> Metric:
-        family = HistogramMetricFamily(f"solowire_{name}", help, labels=self._names)
+        family = HistogramMetricFamily(self._prefix + name, help, labels=self._names)
         bounds = [*map(str, BOUNDS), "+Inf"]
         buckets = list(zip(bounds, accumulate(histogram.counts), strict=True))
         family.add_metric(self._labels, buckets, histogram.sum)

@@ -1,7 +1,7 @@
-"""Refusals, counted by their code and summed up in the log: an attack must not write a line for each attempt.
+"""Rejected connections, counted by error code and sampled in the log: an attack must not write a line for each attempt.
 
-What it keeps true: a code is logged once a second at most, with how many there were since and the newest one's reason.
-Codes are ours, and few.
+What it keeps true: a code is logged once a second at most, with its count since then and the newest reason. Codes are
+ours, and few.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ SUMMARY_SECONDS = 1.0
 
 
 class RejectionLog:
-    """totals: since the start, by code. log: a logger. later: calls a function after so many seconds."""
+    """Counts rejections by error code, and logs a summary once a second.
+
+    totals: since the start, by code. log: a logger. later: calls a function after so many seconds.
+    """
 
     def __init__(self, log: Any, later: Callable[[float, Callable[[], None]], object]) -> None:
         self.totals: Counter[str] = Counter()
@@ -25,13 +28,13 @@ class RejectionLog:
         self._later = later
 
     def record(self, error: RequestError) -> None:
-        """One more was refused; the log hears of it within TELL_SECONDS."""
+        """Counts a rejection; the log has it within SUMMARY_SECONDS."""
         self.totals[error.code] += 1
         if not self._unlogged:
             self._later(SUMMARY_SECONDS, self._write_summary)
         self._unlogged[error.code] = (self._unlogged.get(error.code, (0, ""))[0] + 1, error.message)
 
     def _write_summary(self) -> None:
-        for code, (refusals, reason) in self._unlogged.items():
-            self._log.info("refused", code=code, refusals=refusals, reason=reason)
+        for code, (count, reason) in self._unlogged.items():
+            self._log.info("connection_rejected", code=code, count=count, reason=reason)
         self._unlogged.clear()

@@ -16,13 +16,13 @@ from solowire.algorithms.histogram import merge_counts, quantile
 from solowire.backplane.messages import ShardStats
 
 SUM_FIELDS = (
-    "connections", "feeds", "lagging", "log_events", "log_bytes", "deliveries", "frames", "bytes", "admitted",
-    "refused", "deliveries_per_s", "frames_per_s", "bytes_per_s", "refused_per_s", "memory_bytes", "lease_used",
-    "lease_granted", "users",
+    "connections", "feeds", "lagging", "log_events", "log_bytes", "deliveries", "frames", "sent_bytes",
+    "connections_opened", "connections_rejected", "deliveries_per_s", "frames_per_s", "sent_bytes_per_s",
+    "connections_rejected_per_s", "memory_bytes", "lease_used", "lease_granted", "users",
 )  # fmt: skip
-MAX_FIELDS = ("oldest_cursor_s", "loop_lag_s", "events_per_s")
+MAX_FIELDS = ("max_connection_lag_s", "event_loop_lag_s", "events_per_s")
 """Of all shards the largest: each gets nearly all events, so that their sum would say nothing."""
-COUNTER_FIELDS = ("groups", "codecs", "kinds", "aggregating", "legacy")
+COUNTER_FIELDS = ("groups", "codecs", "transports", "aggregating", "legacy")
 
 MOST_VALUES = 30
 """So many names of a tally, or values of a label, are told; those with the smallest numbers are summed as `other`."""

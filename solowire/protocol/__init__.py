@@ -1,1 +1,1 @@
-"""What goes over the wire between a client and its shard."""
+"""The protocol between a client and its shard."""

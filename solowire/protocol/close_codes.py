@@ -1,4 +1,4 @@
-"""Every close code that Solowire sends, why, and whether a client should come back.
+"""The close codes that Solowire sends, with their reasons, and whether a client should come back.
 
 Codes 44xx are ours (RFC 6455, section 7.4.2 leaves 4000–4999 to applications). *Terminal* means that coming back
 changes nothing: the SDKs stop. On every other code they come back through `/v1/connect`, with jitter.
@@ -10,7 +10,7 @@ from enum import IntEnum
 
 
 class CloseCode(IntEnum):
-    """A WebSocket close code. `.reason` is sent with it, `.terminal` says whether a client must stay away."""
+    """A WebSocket close code. `reason` is sent with it; a client must not come back after a terminal one."""
 
     going_away = 1001
     protocol_error = 1002
@@ -37,20 +37,20 @@ class CloseCode(IntEnum):
 
 
 _REASONS = {
-    CloseCode.going_away: "server going away",
+    CloseCode.going_away: "server is shutting down",
     CloseCode.protocol_error: "WebSocket protocol error",
-    CloseCode.invalid_data: "text that is not UTF-8",
+    CloseCode.invalid_data: "text is not valid UTF-8",
     CloseCode.too_big: "message too big",
-    CloseCode.restarting: "restarting",
-    CloseCode.try_later: "over the limit, try later",
-    CloseCode.bad_protocol: "bad protocol",
-    CloseCode.unauthenticated: "not authenticated or token expired",
+    CloseCode.restarting: "server is restarting, reconnect",
+    CloseCode.try_later: "connection limit reached, try again later",
+    CloseCode.bad_protocol: "protocol violation",
+    CloseCode.unauthenticated: "token is missing, invalid or expired",
     CloseCode.forbidden: "forbidden",
-    CloseCode.no_heartbeat: "no heartbeat",
-    CloseCode.replaced: "replaced",
+    CloseCode.no_heartbeat: "no answer to heartbeats",
+    CloseCode.replaced: "replaced by a newer connection",
     CloseCode.disconnected: "disconnected by an administrator",
-    CloseCode.too_slow: "too slow, come back and resume",
-    CloseCode.wrong_shard: "wrong shard",
+    CloseCode.too_slow: "reading too slowly, reconnect and resume",
+    CloseCode.wrong_shard: "user belongs to another shard, reconnect",
 }
 
 TERMINAL = frozenset(

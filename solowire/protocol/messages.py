@@ -156,7 +156,9 @@ REPLAYING = "replaying"
 
 
 class Notice(_ProtocolMessage, tag="notice"):
-    """code: gap, slow_consumer, rate_limited, replaying, token_expiring, draining, deprecated.
+    """Something that the client should know.
+
+    code: gap, slow_consumer, rate_limited, replaying, token_expiring, draining, deprecated.
 
     active: of `slow_consumer`: whether it begins or is over. behind: how many events lay between, at its beginning.
     """

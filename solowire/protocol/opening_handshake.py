@@ -66,8 +66,10 @@ class Framing(NamedTuple):
 
 
 def read_framing(raw: bytes) -> Framing:
-    """Checks a whole request head as `parse_head` does, in a fifth of the time; reads its framing. Raises
-    RequestRejected."""
+    """Checks a whole request head as `parse_head` does, in a fifth of the time; reads its framing.
+
+    Raises RequestRejected.
+    """
     found = _WHOLE_HEAD.fullmatch(raw)
     if found is None:
         parse_head(raw)  # which says what is wrong

@@ -31,7 +31,9 @@ def to_http_response(error: RequestError) -> tuple[int, list[tuple[bytes, bytes]
         if error.members:
             problem = make_problem(error.status, error.code, error.message, error.hint, **error.members)
             return error.status, [_CONTENT_TYPE], msgspec.json.encode(problem)
-        status, headers, body = _response(error.status, error.code, error.message, error.hint, seconds)
+        status, headers, body = _response(
+            error.status, error.code, error.message, error.hint, seconds, scope=error.scope
+        )
         if error.headers:
             headers = [*headers, *((name.encode(), value.encode("latin-1")) for name, value in error.headers)]
         return status, headers, body
@@ -44,7 +46,13 @@ def to_http_response(error: RequestError) -> tuple[int, list[tuple[bytes, bytes]
 
 @lru_cache(maxsize=256)
 def _response(
-    status: int, code: str, detail: str, hint: str, retry_after: int | None = None, authenticate: str = ""
+    status: int,
+    code: str,
+    detail: str,
+    hint: str,
+    retry_after: int | None = None,
+    authenticate: str = "",
+    scope: str = "",
 ) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
     """Kept, since under an attack most refusals say the same. retry_after: whole seconds."""
     headers = [_CONTENT_TYPE]
@@ -52,7 +60,11 @@ def _response(
         headers.append((b"retry-after", str(retry_after).encode()))
     if authenticate:
         headers.append((b"www-authenticate", authenticate.encode()))
-    return status, headers, msgspec.json.encode(make_problem(status, code, detail, hint))
+    return (
+        status,
+        headers,
+        msgspec.json.encode(make_problem(status, code, detail, hint, **({"scope": scope} if scope else {}))),
+    )
 
 
 def _faults(error: InvalidEvents) -> bytes:

@@ -1,1 +1,1 @@
-"""What every process does alike: settings, signals, logs, its HTTP server, its files."""
+"""The runtime of every process: settings, signals, logs, its HTTP server, its files."""

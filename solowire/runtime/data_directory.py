@@ -49,7 +49,7 @@ def close_directory(path: Path) -> None:
         raise ConfigError(
             f"{fault}, and it can't be closed: {error.strerror}; name another one, such as {path / 'solowire'}"
         ) from None
-    logger.warning("data_directory_was_open", path=str(path), mode=mode, hint="it is closed to others now")
+    logger.warning("data_directory_permissions_fixed", path=str(path), mode=mode, hint="it is closed to others now")
 
 
 def read_secret_file(path: Path) -> str:
@@ -65,7 +65,7 @@ def read_secret_file(path: Path) -> str:
                     f"{error.strerror}; make it 0600, or set SOLOWIRE_SECRET"
                 ) from None
             hint = "it is closed to others now; remove it to get a new one, if anybody may have read it"
-            logger.warning("secret_was_open", path=str(path), mode=f"{mode:04o}", hint=hint)
+            logger.warning("secret_permissions_fixed", path=str(path), mode=f"{mode:04o}", hint=hint)
         return file.read()
 
 

@@ -18,7 +18,10 @@ from solowire.runtime.signing_secrets import load_secrets
 
 
 def make_tokens(settings: Settings, roles: Mapping[str, Role], domain: Domain, *, create: bool) -> Tokens:
-    """create: whether a secret may be made. Raises ConfigError."""
+    """Makes the verifier and signer of tokens of the settings.
+
+    create: whether a secret may be made. Raises ConfigError.
+    """
     secrets, _ = load_secrets(settings, create=create)
     _check_roles(settings, roles)
     rules = settings.auth.token_rules

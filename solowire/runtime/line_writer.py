@@ -46,7 +46,9 @@ class StderrSink:
 
 
 class LineWriter:
-    """clock: seconds, monotonic. gather_s: how long lines are gathered: to wake the thread for each costs the caller.
+    """Writes lines to a file descriptor by a thread, so that no caller waits for it.
+
+    clock: seconds, monotonic. gather_s: how long lines are gathered: to wake the thread for each costs the caller.
 
     lost(reason, count): called, by either side, when lines have been lost: count of them since the start.
     That caller and thread never wait for each other is why each counts for itself.
@@ -142,7 +144,7 @@ class LineWriter:
             self._write_lines(lines, size)
 
     def _write_lines(self, lines: list[bytes], size: int) -> None:
-        """size: theirs together, their ends included."""
+        """Writes some lines at once. size: theirs together, their ends included."""
         if lines:
             self._writing = len(lines)
             self._try_to_write(lines)

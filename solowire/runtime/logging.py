@@ -79,7 +79,7 @@ def set_level(level: str) -> None:
 
 
 def _report_lost(reason: str, lost: int) -> None:
-    structlog.get_logger("solowire.logs").error("log_lines_lost", reason=reason, lost=lost)
+    structlog.get_logger("solowire.logs").error("log_lines_dropped", reason=reason, lost=lost)
 
 
 def configure(level: str, format: str | None, **context: object) -> None:

@@ -1,4 +1,4 @@
-"""Whether a process has more rights than it needs: root on a machine, which a fault of ours would hand to a stranger.
+"""A check for more rights than a process needs: root, which a fault of ours would hand to a stranger.
 
 In a container root is nobody outside, so nothing is said there. Nothing tells for sure that a process is in one; what
 runtimes leave behind does: Docker's and Podman's files, `container=` (systemd-nspawn, Podman), Kubernetes' variables,

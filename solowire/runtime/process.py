@@ -1,4 +1,4 @@
-"""What every process does alike: its loop, its signals, its signs of life, its last words.
+"""The life of every process: its loop, its signals, its signs of life, its last words.
 
 It follows sd_notify(3), so that systemd and `up` watch it in the same way: where NOTIFY_SOCKET names a socket, it says
 `READY=1` when it serves (`report_ready`) and `WATCHDOG=1` from its loop, once a second or as often as WATCHDOG_USEC
@@ -92,9 +92,9 @@ async def _run(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
                 for reload_part in _reload_hooks:
                     reload_part(settings)
         except ConfigError as error:
-            logger.error("settings_not_reloaded", reason=str(error), hint="those of before stay in force")
+            logger.error("settings_reload_rejected", reason=str(error), hint="the previous settings stay in force")
         except Exception:
-            logger.exception("reload_failed")
+            logger.exception("settings_reload_failed")
         else:
             logger.info("settings_reloaded")
 
@@ -120,7 +120,7 @@ def report_ready() -> None:
 
 
 def reload_from(load: Callable[[], Settings]) -> None:
-    """How the settings are read again. It may raise ConfigError: those of before stay in force then."""
+    """How the settings are read again. It may raise ConfigError: the previous settings stay in force then."""
     _loaders[:] = [load]
 
 

@@ -34,7 +34,7 @@ def load_secrets(settings: Settings, *, create: bool) -> tuple[list[str], bool]:
         raise ConfigError(f"there are {len(secrets_in_force)} secrets, {MAX_SECRETS} are the most")
     shortest = min(len(secret.encode()) for secret in secrets_in_force)
     if create and shortest < 32:
-        logger.warning("secret_short", bytes=shortest, hint="RFC 7518 asks for 32 or more")
+        logger.warning("secret_too_short", bytes=shortest, hint="RFC 7518 asks for 32 or more")
     return secrets_in_force, made
 
 

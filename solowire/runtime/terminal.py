@@ -1,4 +1,4 @@
-"""Whether a process belongs to a terminal, which may close."""
+"""A check whether a process belongs to a terminal, which may close."""
 
 from __future__ import annotations
 

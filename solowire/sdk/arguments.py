@@ -112,7 +112,7 @@ def check_seconds(name: str, value: object, *, least: float = 0.0, above: bool =
 
 
 def check_count(name: str, value: object, *, least: int = 1) -> None:
-    """Raises TypeError, ValueError."""
+    """Checks an argument that must be a positive number. Raises TypeError, ValueError."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an int, not {_kind(value)}")
     if value < least:

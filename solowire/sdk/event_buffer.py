@@ -1,4 +1,4 @@
-"""What has arrived and not been handed out: whole frames, in order, with the place in the log where each ends.
+"""A buffer of what has arrived and not been handed out: whole frames, each with its place in the log.
 
 What it keeps true: there are `max_events` and one frame at most, and at that bound `room` is closed until half of them
 are gone, unless an answer is awaited. `handed_out` moves on with the last event of a frame, or past one that has none,
@@ -29,7 +29,10 @@ class BufferedFrame:
 
 
 class EventBuffer:
-    """handed_out: the place up to which all has been given away. report_gap(reason): called in its place."""
+    """Buffers frames that have arrived until the application takes their events.
+
+    handed_out: the place up to which all has been given away. report_gap(reason): called in its place.
+    """
 
     def __init__(self, max_events: int, handed_out: Position | None, report_gap: Callable[[str], None]) -> None:
         self.handed_out = handed_out

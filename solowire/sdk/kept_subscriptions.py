@@ -1,4 +1,4 @@
-"""What a client has subscribed to, as it is to come back with: everything fits one `hello`."""
+"""The subscriptions of a client, kept for its next `hello`, which they have to fit."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ logger = logging.getLogger("solowire.client")
 
 
 class KeptSubscriptions:
-    """filter: of the hello. patterns: what is asked for with it, None for the defaults of the role. granted: by the
+    """The subscriptions of a client, kept to be repeated after a reconnect.
+
+    filter: of the hello. patterns: what is asked for with it, None for the defaults of the role. granted: by the
     server, as it last told.
     """
 

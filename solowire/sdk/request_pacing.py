@@ -1,4 +1,4 @@
-"""How fast a client asks: no faster than the server lets it, so that what the SDK says never ends a connection.
+"""A pace for a client's requests: no faster than the server allows, so that no request ends the connection.
 
 What it keeps true: what was `rate_limited` is said again when the server said to, and those behind it wait their turn.
 After MAX_REFUSALS in a minute, whatever for, all wait, as a server ends a connection at ten.

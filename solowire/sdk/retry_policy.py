@@ -1,4 +1,4 @@
-"""What the SDK makes of everything that is not success: one policy for Client, Publisher and sources.
+"""The retry policy of Client, Publisher and sources for everything that is not success.
 
 Whatever comes instead of success is a `Fault` of one `FaultKind`, and `POLICY` says what follows from it: before the
 first success, when it tells that something is set up wrongly, and after it, when it tells of a deployment, a proxy
@@ -214,7 +214,7 @@ def close_code_of(fault: Fault) -> CloseCode:
 
 
 def _kind_of(status: int, code: str, of_shard: bool) -> FaultKind:
-    """code: the gateway's own, "" if it did not answer."""
+    """The kind of fault that an answer is. code: the gateway's own, "" if it did not answer."""
     if of_shard and (code in _TICKET_CODES or status == 401):
         return FaultKind.ticket
     if status >= 500 or status in _PASSING:

@@ -1,4 +1,4 @@
-"""Where the SDK gets its token: a fixed one, or a function of the application's that gives one."""
+"""The source of the SDK's token: a fixed one, or a function of the application's that gives one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class TokenUnavailable(Exception):
 
 
 class TokenSource:
-    """token: a token, or a function, plain or async, that gives one."""
+    """Gives the client its token. token: a token, or a function, plain or async, that gives one."""
 
     def __init__(self, token: Token) -> None:
         self._token = check_token(token)

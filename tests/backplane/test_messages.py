@@ -15,7 +15,7 @@ from solowire.errors import BackplaneError
 from tests.support.examples import examples
 
 ADDRESS = b.ShardAddress(3, "10.0.0.1", 9003, "boot-1")
-STATS = b.ShardStats(connections=7, offset=99, bytes=2**40)
+STATS = b.ShardStats(connections=7, log_end_offset=99, sent_bytes=2**40)
 REVOCATION = b.Revocation("r1", "alice", None, 1.5, 2.5, 3.5, "admin", "has left")
 FROM_PEER: list[Any] = [
     b.Join(b.VERSION, "boot-1", ADDRESS, "epoch", 12, 1000),
@@ -67,7 +67,7 @@ FROM_ROUTER: list[Any] = [
     b.DrainCommand(),
     b.UndrainCommand(),
     b.Superseded(),
-    b.Diagnose("loop_lag_seconds"),
+    b.Diagnose("event_loop_lag_seconds"),
     b.DrainResponse(7, None),
     b.Lease(2**41, 8, 120.0, {"viewer": 3}, 4, ["tenant"], ["192.0.2.7"]),
     b.UserConnectedElsewhere("alice", 2),
@@ -163,9 +163,9 @@ def test_what_is_not_ours_is_refused(decode: Any, raw: bytes) -> None:
         b.ShardStats(groups={"viewer": -1}),
         b.ShardStats(latency=[1] * (BUCKETS + 1)),
         b.ShardStats(latency=[-1]),
-        b.ShardStats(loop_lag_s=-0.5),
-        b.ShardStats(loop_lag_s=float("nan")),
-        b.ShardStats(loop_lag_s=float("inf")),
+        b.ShardStats(event_loop_lag_s=-0.5),
+        b.ShardStats(event_loop_lag_s=float("nan")),
+        b.ShardStats(event_loop_lag_s=float("inf")),
     ],
 )
 def test_numbers_that_can_not_be_are_refused(stats: b.ShardStats) -> None:

@@ -127,16 +127,16 @@ async def test_a_router_that_is_away_is_said(talk: Talk, monkeypatch: pytest.Mon
         link = talk.start_link()
         await until(lambda: len(lines) >= 2, "it was said twice")
         assert {(line["event"], line["address"], line["log_level"]) for line in lines} == {
-            ("router_awaited", talk.address, "warning")
+            ("router_unreachable", talk.address, "warning")
         }
         assert all(line["hint"] and line["waited_s"] >= 0 for line in lines)
         talk.start_hub()
         await until(lambda: link.is_router_alive, "the router was heard")
-        await until(lambda: lines[-1]["event"] == "router_found", "that is over")
+        await until(lambda: lines[-1]["event"] == "router_connected", "that is over")
         said = len(lines)
         talk.stop_hub()
         await until(lambda: len(lines) > said, "it is away again")
-        assert lines[-1]["event"] == "router_awaited"
+        assert lines[-1]["event"] == "router_unreachable"
 
 
 async def test_a_router_that_comes_soon_is_no_line(talk: Talk) -> None:

@@ -14,16 +14,16 @@ from solowire.cli.stats_table import format_number, format_seconds, format_size,
 def shard(index: int, **more: Any) -> dict[str, Any]:
     return {
         "shard": index, "address": f"127.0.0.1:{8001 + index}", "connections": 9876, "feeds": 1234, "lagging": 0,
-        "oldest_cursor_s": 0.0, "events_per_s": 1234.5, "deliveries_per_s": 1234567.8, "frames_per_s": 24567.1,
-        "bytes_per_s": 123456789.0, "latency_s": {"p50": 0.0044, "p95": 0.018, "p99": 0.0221}, "loop_lag_s": 0.043,
-        "memory_bytes": 1_700_000_000, "lease_used": 9876, "lease_granted": 12_000, "behind": 0, "draining": False,
-        "aggregating": {}, **more,
+        "max_connection_lag_s": 0.0, "events_per_s": 1234.5, "deliveries_per_s": 1234567.8, "frames_per_s": 24567.1,
+        "sent_bytes_per_s": 123456789.0, "latency_s": {"p50": 0.0044, "p95": 0.018, "p99": 0.0221},
+        "event_loop_lag_s": 0.043, "memory_bytes": 1_700_000_000, "lease_used": 9876, "lease_granted": 12_000,
+        "lag_offsets": 0, "draining": False, "aggregating": {}, **more,
     }  # fmt: skip
 
 
 WORST = shard(
-    255, address="[2001:db8::1234:5678]:65535", connections=1_000_000, lagging=12_345, oldest_cursor_s=5999.0,
-    loop_lag_s=59.94, behind=4_999_999, latency_s={"p50": 59.94, "p95": 65.5, "p99": 65.5},
+    255, address="[2001:db8::1234:5678]:65535", connections=1_000_000, lagging=12_345, max_connection_lag_s=5999.0,
+    event_loop_lag_s=59.94, lag_offsets=4_999_999, latency_s={"p50": 59.94, "p95": 65.5, "p99": 65.5},
 )  # fmt: skip
 
 
@@ -40,7 +40,7 @@ def test_it_fits_its_terminal(width: int) -> None:
     text = drawn(shard(0), WORST, width=width)
     assert all(len(line) <= width for line in text.splitlines())
     assert "…" not in text
-    for wanted in ("shard", "connections", "oldest", "deliveries", "p99", "behind", "255", "1.0M", "5.0M"):
+    for wanted in ("shard", "connections", "lag", "deliveries", "p99", "behind", "255", "1.0M", "5.0M"):
         assert wanted in text
 
 
@@ -53,7 +53,7 @@ def test_all_that_matters_fits_120_columns() -> None:
 
 def test_a_wide_terminal_shows_every_number() -> None:
     """Where there is room nothing is given up: each number of a shard stands in its row, in this order."""
-    row = drawn(shard(0, oldest_cursor_s=0.25, lagging=3, behind=7), width=200).rstrip().splitlines()[-1]
+    row = drawn(shard(0, max_connection_lag_s=0.25, lagging=3, lag_offsets=7), width=200).rstrip().splitlines()[-1]
     values = ["0", "127.0.0.1:8001", "9,876", "1,234", "3", "250 ms", "1,234", "1.2M", "24.6k", "118 MiB"]
     assert row.split() == " ".join([*values, "4.4 ms 18 ms 22 ms 1.6 GiB 43 ms 82 % 7"]).split()
 
@@ -69,7 +69,7 @@ def test_what_is_wrong_has_a_colour() -> None:
     red, yellow = "\x1b[1;31m", "\x1b[33m"
     assert red not in drawn(shard(0, lease_used=1), width=200, colours=True)
     assert yellow not in drawn(shard(0, lease_used=1), width=200, colours=True)
-    text = drawn(shard(0, lagging=3, oldest_cursor_s=12.0), width=200, colours=True)
+    text = drawn(shard(0, lagging=3, max_connection_lag_s=12.0), width=200, colours=True)
     assert f"{red}12.0 s" in text
     assert f"{yellow}      3" in text
 
@@ -78,7 +78,7 @@ def test_what_no_column_has_room_for_stands_below() -> None:
     """A shard that is drained, or sums up telemetry, is named."""
     text = drawn(shard(0, draining=True), shard(1, aggregating={"dns_query_log": 12}), width=120)
     assert "shard 0 is being drained" in text
-    assert "shard 1: dns_query_log is summed up for 12 feeds" in text
+    assert "shard 1: dns_query_log is aggregated for 12 feeds" in text
 
 
 def test_an_unknown_latency_and_lease_are_a_dash() -> None:

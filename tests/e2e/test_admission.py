@@ -286,7 +286,7 @@ async def test_guessing_tokens_is_slow(strict: System) -> None:
     assert await answer("/v1/events", "wrong") == (401, "invalid_token")
     begin = time.monotonic()
     found = await asyncio.gather(*(answer(path, "wrong") for path in ("/v1/stats", "/v1/events", "/v1/route")))
-    assert found == [(429, "too_many_wrong_tokens")] * 3
+    assert found == [(429, "too_many_auth_failures")] * 3
     assert time.monotonic() - begin > 0.9
     assert (await answer("/v1/stats", strict.token("right")))[0] == 200
 
@@ -296,13 +296,13 @@ async def test_a_shard_sums_its_refusals_up(strict: System) -> None:
 
     def lines() -> list[dict[str, Any]]:
         found = [msgspec.json.decode(line) for line in strict.said() if line.startswith("{")]
-        return [line for line in found if line["event"] == "refused" and line.get("role") == "shard"]
+        return [line for line in found if line["event"] == "connection_rejected" and line.get("role") == "shard"]
 
     before = len(lines())
     statuses = [(await refusal(_shard_url(strict, 0, "garbage")))[0] for _ in range(200)]
     assert set(statuses[2:]) == {429}  # beyond SOLOWIRE_AUTH__BAD_TOKEN_BURST
-    strict.wait_until(lambda: sum(line["refusals"] for line in lines()[before:]) == 200, "all are told")
+    strict.wait_until(lambda: sum(line["count"] for line in lines()[before:]) == 200, "all are told")
     assert len(lines()) - before < 30
-    assert ("too_many_wrong_tokens", "too many wrong tokens came from your address") in {
+    assert ("too_many_auth_failures", "too many wrong tokens came from your address") in {
         (line["code"], line["reason"]) for line in lines()[before:]
     }

@@ -72,16 +72,16 @@ async def test_refused_connections_are_an_alert_with_an_end(system: System) -> N
         async def knock() -> None:
             await asyncio.gather(refusal(shard), *(http.post("/v1/connect") for _ in range(20)))
 
-        began = await heard(admin, "refused_per_second", "began", knock)
-        over = await heard(admin, "refused_per_second", "over")
+        began = await heard(admin, "connections_rejected_per_second", "firing", knock)
+        over = await heard(admin, "connections_rejected_per_second", "resolved")
     assert (began["severity"], over["severity"]) == ("warning", "info")
     assert began["value"] >= began["threshold"] == 5
     assert over["value"] < 4
-    assert "connections a second are refused" in began["message"]
-    [line] = [x for x in logged(system, "alert") if x["metric"] == "refused_per_second"]
+    assert "connections per second are rejected" in began["message"]
+    [line] = [x for x in logged(system, "alert_fired") if x["metric"] == "connections_rejected_per_second"]
     assert line["value"] == began["value"]
-    [line] = [x for x in logged(system, "alert_over") if x["metric"] == "refused_per_second"]
-    assert line["seconds"] >= 1
+    [line] = [x for x in logged(system, "alert_resolved") if x["metric"] == "connections_rejected_per_second"]
+    assert line["fired_for_s"] >= 1
 
 
 async def test_a_connection_that_reads_nothing_is_an_alert_and_is_diagnosed(system: System) -> None:
@@ -93,12 +93,12 @@ async def test_a_connection_that_reads_nothing_is_an_alert_and_is_diagnosed(syst
     ):
         for _ in range(3):
             await system.publish(*[BIG] * 100, token=system.token("loud", "publisher"))
-        began = await heard(admin, "connection_lag_seconds", "began")
+        began = await heard(admin, "connection_lag_seconds", "firing")
         async with asyncio.timeout(SECONDS):
             while not logged(system, "diagnosis"):
                 await asyncio.sleep(0.05)
         reading = asyncio.create_task(sleepy.events(300, SECONDS))
-        over = await heard(admin, "connection_lag_seconds", "over")
+        over = await heard(admin, "connection_lag_seconds", "resolved")
         assert len(await reading) == 300
     assert (began["component"], over["component"]) == ("shard 1", "shard 1")
     assert began["value"] >= began["threshold"] == 1
@@ -136,22 +136,22 @@ async def test_every_process_is_watched_by_the_thresholds_of_the_settings(tmp_pa
             return {line["component"].split()[0]: line for line in found}
 
         def of_all(metric: str) -> bool:
-            return set(alerts("alert", metric)) == {"shard", "gateway", "router"}
+            return set(alerts("alert_fired", metric)) == {"shard", "gateway", "router"}
 
-        system.wait_until(lambda: of_all("memory_bytes") and of_all("loop_lag_seconds"), "each tells of itself")
-        assert {line["threshold"] for line in alerts("alert", "memory_bytes").values()} == {2**20}
-        assert {line["threshold"] for line in alerts("alert", "loop_lag_seconds").values()} == {1e-6}
+        system.wait_until(lambda: of_all("memory_bytes") and of_all("event_loop_lag_seconds"), "each tells of itself")
+        assert {line["threshold"] for line in alerts("alert_fired", "memory_bytes").values()} == {2**20}
+        assert {line["threshold"] for line in alerts("alert_fired", "event_loop_lag_seconds").values()} == {1e-6}
 
         async with system.session(system.token("ann"), {"subscriptions": ["dns_query_log"]}):
-            while not alerts("alert", "aggregating_feeds"):
+            while not alerts("alert_fired", "aggregating_feeds"):
                 await system.publish(*[QUERY] * 20)
-            system.wait_until(lambda: bool(alerts("alert", "lease_use_percent")), "its slot is one of ten")
-        assert alerts("alert", "aggregating_feeds")["shard"]["about"] == "dns_query_log"
-        assert alerts("alert", "lease_use_percent")["shard"]["threshold"] == 1
+            system.wait_until(lambda: bool(alerts("alert_fired", "lease_use_percent")), "its slot is one of ten")
+        assert alerts("alert_fired", "aggregating_feeds")["shard"]["about"] == "dns_query_log"
+        assert alerts("alert_fired", "lease_use_percent")["shard"]["threshold"] == 1
 
         # Stopped for too long it is dead, and lags no more: on a slow machine that may come first.
         for _ in range(10):
-            if alerts("alert", "lag_seconds"):
+            if alerts("alert_fired", "shard_lag_seconds"):
                 break
             system.wait_until(system._all_ready, "the shard is back")
             shard = system.pid_of("shard", "--index", "0")
@@ -159,9 +159,13 @@ async def test_every_process_is_watched_by_the_thresholds_of_the_settings(tmp_pa
             try:
                 await system.publish(QUERY)
                 with suppress(AssertionError):
-                    system.wait_until(lambda: bool(alerts("alert", "lag_seconds")), "what is behind grows old", 5)
+                    system.wait_until(
+                        lambda: bool(alerts("alert_fired", "shard_lag_seconds")), "what is behind grows old", 5
+                    )
             finally:
                 os.kill(shard, signal.SIGCONT)
-        assert alerts("alert", "lag_seconds")["shard"]["threshold"] == 0.4
-        system.wait_until(lambda: bool(alerts("alert_over", "lag_seconds")), "it is over")
-        assert alerts("alert_over", "lag_seconds")["shard"]["seconds"] < 10  # as long as it takes by default
+        assert alerts("alert_fired", "shard_lag_seconds")["shard"]["threshold"] == 0.4
+        system.wait_until(lambda: bool(alerts("alert_resolved", "shard_lag_seconds")), "it is over")
+        assert (
+            alerts("alert_resolved", "shard_lag_seconds")["shard"]["fired_for_s"] < 10
+        )  # as long as it takes by default

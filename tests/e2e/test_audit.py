@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ async def test_what_people_do_is_in_it_and_what_is_secret_is_not(system: System)
         await session.events(2)
     who = {"user": user, "role": "viewer", "session": session_id, "shard": 1}
     connected = await told(system, "connected", **who)
-    assert (connected["codec"], connected["kind"]) == ("json", "direct")
+    assert (connected["codec"], connected["transport"]) == ("json", "direct")
     await told(system, "disconnected", **who)
     first, then = lines(system, "subscribed", **who)
     assert first["subscriptions"] == ["custom.*", "user.*"]
@@ -167,11 +168,11 @@ async def test_a_directory_that_takes_nothing_costs_lines_and_nothing_else(tmp_p
             for http in (gateway, shard):
                 while not await lost(http):
                     await asyncio.sleep(0.02)
-        system.wait_until(lambda: "audit_line_lost" in system.output.read_text(), "it is told")
+        system.wait_until(lambda: "audit_record_dropped" in system.output.read_text(), "it is told")
 
 
 async def lost(http: httpx.AsyncClient) -> float:
     """How many lines a process could not write, by its metrics."""
     text = (await http.get("/metrics")).text
-    [line] = [x for x in text.splitlines() if x.startswith("solowire_audit_lines_lost_total")]
+    [line] = [x for x in text.splitlines() if re.match(r"solowire_\w+_audit_records_dropped_total\b", x)]
     return float(line.split()[-1])

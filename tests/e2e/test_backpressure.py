@@ -61,7 +61,7 @@ async def test_a_publisher_over_its_rate_is_refused_and_another_is_not(tight: Sy
         assert {(answer.status_code, code_of(answer)) for answer in refused} == {(429, "publish_rate_limited")}
         assert (await post(other, BURST)).status_code == 200
         metrics = (await other.get("/metrics")).text
-    assert f"solowire_publish_rate_refusals_total {len(refused)}.0" in metrics
+    assert f'solowire_gateway_publish_rejected_total{{reason="publish_rate_limited"}} {len(refused)}.0' in metrics
 
 
 async def test_the_sdk_keeps_to_the_rate_and_loses_nothing(tight: System) -> None:
@@ -173,7 +173,7 @@ async def test_a_journal_that_cannot_follow_has_publishers_refused(tmp_path: Pat
     try:
         system.wait_until(lambda: "gateway_listening" in system.output.read_text(), "the gateway listens")
         async with publishing(system, "steady") as http, asyncio.timeout(ANSWER_SECONDS):
-            while (answer := await post(http)).status_code == 200 or code_of(answer) == "router_away":
+            while (answer := await post(http)).status_code == 200 or code_of(answer) == "router_unavailable":
                 await asyncio.sleep(0.05)
         assert (answer.status_code, code_of(answer)) == (503, "overloaded")
         assert "journal" in answer.json()["detail"]

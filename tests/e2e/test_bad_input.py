@@ -141,7 +141,7 @@ async def test_a_text_frame_that_is_not_utf_8_ends_that_connection_alone(system:
     """Invalid UTF-8 in a text frame breaks the protocol (RFC 6455, 8.1): that connection ends, no other does."""
     async with neighbour(system), system.session(on_shard_0(system, "latin"), CUSTOM) as session:
         await session.socket.send(b'{"type":"ping","id":"\xff\xfe"}', text=True)
-        assert await session.closed() == (1007, "text that is not UTF-8")
+        assert await session.closed() == (1007, "text is not valid UTF-8")
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ async def test_ten_bad_messages_in_a_minute_end_the_connection(system: System) -
             assert (await session.ask("error", type="teleport", id=n))["id"] == n
         assert await session.ask("pong", type="ping")
         assert (await session.ask("error", type="teleport", id=9))["id"] == 9
-        assert await session.closed() == (4400, "bad protocol")
+        assert await session.closed() == (4400, "protocol violation")
 
 
 async def test_a_flood_is_slowed_down_and_then_ended(tight: System) -> None:

@@ -19,6 +19,7 @@ from tests.support.system import ANSWER_SECONDS, System, end, free_ports, run, r
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs/operations.md"
 SCRAPERS = 60
+OPEN = 'solowire_shard_connections{codec="json",group="admin",shard="0",transport="direct"} 1.0'
 
 
 @pytest.fixture(scope="module")
@@ -76,14 +77,15 @@ async def test_promtool_finds_nothing_to_say(system: System, router_port: int) -
 
 
 async def test_the_documented_metrics_are_those_that_there_are(system: System, router_port: int) -> None:
-    """docs/operations.md has each name once, with the processes that have it, and no other."""
-    documented: dict[str, set[str]] = {"gateway": set(), "shard": set(), "router": set()}
-    table = re.findall(r"^\| `(solowire_\w+)(?:{\w+})?` \| ([a-z, ]+) \|", DOCUMENT.read_text(), re.MULTILINE)
-    for name, processes in table:
-        for process in processes.split(", "):
-            documented[process].add(name)
+    """docs/operations.md has each name once, and no other; each begins with its process, and each page's exist."""
+    table = re.findall(r"^\| `(solowire_\w+)(?:{[\w,]+})?` \|", DOCUMENT.read_text(), re.MULTILINE)
     ports: dict[str, int | Path] = {"gateway": system.port, "shard": api_of(system), "router": router_port}
-    assert documented == {process: names_of(scraped(port)) for process, port in ports.items()}
+    found = {process: names_of(scraped(port)) for process, port in ports.items()}
+    for process, names in found.items():
+        assert [name for name in names if not name.startswith(f"solowire_{process}_")] == []
+    assert sorted(table) == sorted(name for names in found.values() for name in names)
+    for page in (DOCUMENT.parents[1] / "README.md", *DOCUMENT.parent.rglob("*.md")):
+        assert [name for name in re.findall(r"`(solowire_\w+)", page.read_text()) if name not in table] == [], page
 
 
 async def test_metrics_count_what_happens_and_name_nobody(system: System, router_port: int) -> None:
@@ -94,21 +96,21 @@ async def test_metrics_count_what_happens_and_name_nobody(system: System, router
         await session.events(1)
         assert (await http.post("/v1/connect")).status_code == 401
         async with asyncio.timeout(ANSWER_SECONDS):  # connections are counted once a second
-            while 'solowire_group_connections{group="admin",shard="0"} 1.0' not in scraped(api_of(system)):
+            while OPEN not in scraped(api_of(system)):
                 await asyncio.sleep(0.1)
         async with asyncio.timeout(ANSWER_SECONDS):  # and a scrape may be a second old
-            while f"solowire_journal_offset {accepted['last_offset']}.0" not in scraped(router_port):
+            while f"solowire_router_log_end_offset {accepted['last_offset']}.0" not in scraped(router_port):
                 await asyncio.sleep(0.1)
-            while 'solowire_refusals_total{code="missing_token"}' not in scraped(system.port):
+            while 'solowire_gateway_connections_rejected_total{reason="missing_token"}' not in scraped(system.port):
                 await asyncio.sleep(0.1)
         texts = [scraped(port) for port in (system.port, api_of(system), router_port)]
     gateway, shard, router = texts
-    assert 'solowire_refusals_total{code="missing_token"}' in gateway
-    sent = re.search(r'solowire_delivery_latency_seconds_count{shard="0"} ([\d.]+)', shard)
+    assert 'solowire_gateway_connections_rejected_total{reason="missing_token"}' in gateway
+    sent = re.search(r'solowire_shard_delivery_latency_seconds_count{shard="0"} ([\d.]+)', shard)
     assert sent is not None
     assert float(sent[1]) >= 1
-    assert f"solowire_journal_offset {accepted['last_offset']}.0" in router
-    assert 'solowire_shard_behind_offsets{shard="0"}' in router
+    assert f"solowire_router_log_end_offset {accepted['last_offset']}.0" in router
+    assert 'solowire_router_shard_lag_offsets{shard="0"}' in router
     assert user not in "".join(texts)
 
 
@@ -175,7 +177,7 @@ def test_a_default_port_that_is_in_use_costs_a_warning(tmp_path: Path) -> None:
         router = system.spawn("router")
         try:
             said = system.output.read_text
-            system.wait_until(lambda: "router_ready" in said() and "router_without_metrics" in said(), "it is ready")
+            system.wait_until(lambda: "router_ready" in said() and "metrics_unavailable" in said(), "it is ready")
         finally:
             assert end(router) == 0
 

@@ -83,14 +83,23 @@ def ask_raw(system: System, head: bytes) -> int:
 
 def check(problem: Any, schema: dict[str, Any] | None = None) -> None:
     """A problem body as the document has it: nothing missing, nothing more, each of its type."""
-    known = {"type": str, "title": str, "status": int, "code": str, "detail": str, "hint": str, "errors": list}
-    known |= {"oldest": dict}
+    known = {
+        "type": str,
+        "title": str,
+        "status": int,
+        "code": str,
+        "detail": str,
+        "hint": str,
+        "scope": str,
+        "errors": list,
+        "oldest": dict,
+    }
     assert problem.keys() <= known.keys()
-    assert problem.keys() >= known.keys() - {"hint", "errors", "oldest"}
+    assert problem.keys() >= known.keys() - {"hint", "scope", "errors", "oldest"}
     assert all(isinstance(value, known[name]) for name, value in problem.items())
     if schema is not None:
         assert schema["properties"].keys() == known.keys()
-        assert set(schema["required"]) == known.keys() - {"hint", "errors", "oldest"}
+        assert set(schema["required"]) == known.keys() - {"hint", "scope", "errors", "oldest"}
 
 
 def provoke(system: System, name: str, operation: dict[str, Any]) -> Iterator[tuple[int, httpx.Response]]:

@@ -291,7 +291,7 @@ async def test_a_reload_puts_roles_secrets_and_limits_in_force(tmp_path: Path) -
         roles.write_text("[roles.reader]\npermissions = 7\n")
         os.kill(pid, signal.SIGHUP)
         await asyncio.to_thread(
-            system.wait_until, lambda: system.output.read_text().count("settings_not_reloaded") == 2, "both say so"
+            system.wait_until, lambda: system.output.read_text().count("settings_reload_rejected") == 2, "both say so"
         )
         assert await status_of(system, newcomer) == 200
     finally:

@@ -87,7 +87,9 @@ async def test_a_poisoned_log_starts_and_goes_on(poisoned: System) -> None:
     for index in range(2):
         async with poisoned.api(index) as http:
             metrics = (await http.get("/metrics")).text
-        [skipped] = [line for line in metrics.splitlines() if line.startswith("solowire_undecodable_events_total{")]
+        [skipped] = [
+            line for line in metrics.splitlines() if line.startswith("solowire_shard_event_decode_errors_total{")
+        ]
         assert float(skipped.split()[-1]) >= len(POISON) - 3
 
 

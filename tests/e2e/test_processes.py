@@ -154,7 +154,7 @@ async def test_single_processes_form_a_system_in_any_order(parts: Parts) -> None
         ]
         assert [answer.status_code for answer in waiting] == [503, 503, 503]
         assert all(float(answer.headers["retry-after"]) > 0 for answer in waiting)
-        assert [answer.json().get("code") for answer in waiting[1:]] == ["no_shard", "router_away"]
+        assert [answer.json().get("code") for answer in waiting[1:]] == ["no_shard", "router_unavailable"]
         assert (await http.get(f"{parts.url_of(0)}/readyz")).status_code == 503
 
     parts.begin("router")
@@ -550,7 +550,7 @@ async def test_an_event_that_no_shard_can_read_is_passed_over(up: System) -> Non
             offset = await published(up, custom())
             for session in (first, second):
                 assert [event["offset"] for event in await session.events(1)] == [offset]
-    assert "event_undecodable" in up.output.read_text()
+    assert "event_decode_failed" in up.output.read_text()
 
 
 class Stranger:

@@ -144,17 +144,17 @@ async def test_close_codes_and_reasons_pass_through(system: System, relaying: Sy
     token = system.token("codes")
     async with relayed(system, token) as first:
         async with relayed(system, token) as second:
-            assert await first.closed() == (4409, "replaced")
+            assert await first.closed() == (4409, "replaced by a newer connection")
             await second.socket.send("x" * 100 * KILO)
             assert await second.closed() == (1009, "message too big")
         async with relayed(system, token) as third:
             for _ in range(10):
                 await third.say(type="teleport")
-            assert await third.closed() == (4400, "bad protocol")
+            assert await third.closed() == (4400, "protocol violation")
     async with relayed(system, system.token("codes", ttl=3)) as session:
         assert (await session.closed())[0] == 4401
     async with relayed(relaying, relaying.token("quiet")) as session:
-        assert await session.closed() == (4408, "no heartbeat")
+        assert await session.closed() == (4408, "no answer to heartbeats")
 
 
 class Upstream:
@@ -225,7 +225,7 @@ async def test_a_shard_at_no_address_is_away(tmp_path: Path) -> None:
     upstream.gateway.address = ShardAddress(0, "", 1, "boot")
     async with upstream.running(tmp_path, shard=False):
         status, problem = await refusal(upstream.url)
-    assert (status, problem["code"]) == (503, "shard_away")
+    assert (status, problem["code"]) == (503, "shard_unavailable")
 
 
 async def test_a_page_of_another_site_is_refused_and_ones_own_is_not(tmp_path: Path) -> None:
@@ -264,7 +264,7 @@ async def test_invalid_utf_8_ends_that_connection_alone(system: System) -> None:
     token = system.token("latin")
     async with relayed(system, token) as session:
         await session.socket.send(b"\xff\xfe", text=True)
-        assert await session.closed() == (1007, "text that is not UTF-8")
+        assert await session.closed() == (1007, "text is not valid UTF-8")
     async with relayed(system, token) as session:
         assert await session.ask("pong", type="ping")
 

@@ -66,7 +66,7 @@ def test_a_second_gateway_with_the_same_port_of_another_address(live: System) ->
     assert len(list((live.data_dir / "run").glob("g*"))) == 2
     assert end(third) == 0
     assert len(list((live.data_dir / "run").glob("g*"))) == 1
-    assert "request_without_peer" not in live.output.read_text()
+    assert "unexpected_upstream_connection" not in live.output.read_text()
 
 
 def _answers(url: str) -> bool:

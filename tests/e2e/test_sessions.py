@@ -108,14 +108,14 @@ async def test_without_a_hello_the_defaults_of_the_role_apply(impatient: System,
         assert set(welcome["subscriptions"]) == (everything if role == "admin" else everything - secret)
         assert welcome["denied"] == []
         error = await session.ask("error", type="hello", id=1)
-        assert (error["code"], error["id"]) == ("already_said_hello", 1)
+        assert (error["code"], error["id"]) == ("duplicate_hello", 1)
 
 
 async def test_a_second_hello_is_an_error_and_the_connection_goes_on(system: System) -> None:
     """Who says hello twice is told so, and gets its events all the same."""
     async with system.session(system.token("twice"), CUSTOM) as session:
         error = await session.ask("error", type="hello", id=7, subscriptions=["dns.*"])
-        assert (error["code"], error["id"]) == ("already_said_hello", 7)
+        assert (error["code"], error["id"]) == ("duplicate_hello", 7)
         assert error["message"]
         assert "subscribe" in error["hint"]
         await system.publish(custom("twice", n=1))
@@ -127,7 +127,7 @@ async def test_nothing_but_ping_is_answered_before_hello(system: System) -> None
     """A client that subscribes before it says hello is told to say hello first, and then may."""
     async with system.session(system.token("early")) as session:
         error = await session.ask("error", type="subscribe", id="s", event_types=["custom.*"])
-        assert (error["code"], error["id"]) == ("hello_first", "s")
+        assert (error["code"], error["id"]) == ("hello_required", "s")
         assert (await session.ask("pong", type="ping", id="p"))["id"] == "p"
         assert (await session.ask("welcome", type="hello", subscriptions=[]))["subscriptions"] == []
 
@@ -327,18 +327,18 @@ async def test_a_newer_connection_replaces_the_older(system: System) -> None:
     token = system.token("tabs")
     relayed = f"ws://127.0.0.1:{system.port}/ws?token={token}"
     async with system.session(token, CUSTOM) as first, system.session(token, CUSTOM) as second:
-        assert await first.closed() == (4409, "replaced")
+        assert await first.closed() == (4409, "replaced by a newer connection")
         async with open_session(relayed) as third:
             await third.ask("welcome", type="hello", **CUSTOM)
-            assert await second.closed() == (4409, "replaced")
+            assert await second.closed() == (4409, "replaced by a newer connection")
             async with system.session(token, CUSTOM) as fourth:
-                assert await third.closed() == (4409, "replaced")
+                assert await third.closed() == (4409, "replaced by a newer connection")
                 await system.publish(custom("tabs"))
                 assert types(await fourth.events(1)) == ["custom.tabs"]
 
 
 async def test_a_newer_connection_is_refused_where_that_is_set(quick: System) -> None:
-    """With ON_DUPLICATE=reject the first tab stays, the second gets 409, a third may come when the first is gone."""
+    """Where it is set to reject, the first tab stays, the second gets 409, a third may come when the first is gone."""
     token = quick.token("rejected")
     relayed = f"ws://127.0.0.1:{quick.port}/ws?token={token}"
     async with quick.session(token, CUSTOM) as first:
@@ -361,7 +361,7 @@ async def _may_come(system: System, token: str) -> bool:
 
 
 async def test_of_many_that_come_at_once_one_stays_where_duplicates_are_refused(quick: System) -> None:
-    """Ten tabs that open in the same moment under ON_DUPLICATE=reject leave one open and none replaced."""
+    """Ten tabs that open in the same moment under `on_duplicate` = reject leave one open and none replaced."""
     token = quick.token("crowd")
     urls = [(await quick.negotiate(token))["url"] for _ in range(10)]
 
@@ -504,7 +504,7 @@ async def test_a_client_that_answers_no_ping_is_closed(impatient: System) -> Non
         while not closed.done():
             await alive.hear("ping")
             await alive.say(type="pong")
-        assert await closed == (4408, "no heartbeat")
+        assert await closed == (4408, "no answer to heartbeats")
         assert await alive.ask("pong", type="ping")
 
 

@@ -82,7 +82,7 @@ def test_reloads_while_the_system_starts(tmp_path: Path) -> None:
             assert time.monotonic() < deadline
             time.sleep(0.03)
         system.wait_until(lambda: reloaded(system) == {"up", "router", "shard", "gateway"}, "all have read again")
-        assert "process_ended" not in system.output.read_text()
+        assert "process_exited" not in system.output.read_text()
     finally:
         assert system.stop() == 0
 

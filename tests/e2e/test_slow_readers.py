@@ -80,7 +80,7 @@ async def far_behind(system: System, user: str, offsets: int) -> None:
         deadline = asyncio.get_running_loop().time() + ANSWER_SECONDS
         while True:
             found = (await http.get(f"/v1/users/{user}")).json()
-            if any(connection["behind"] >= offsets for connection in found.get("connections", ())):
+            if any(connection["lag_offsets"] >= offsets for connection in found.get("connections", ())):
                 return
             assert asyncio.get_running_loop().time() < deadline, found
             await asyncio.sleep(0.05)

@@ -151,8 +151,8 @@ def test_a_child_that_keeps_dying_ends_everything_loudly(tmp_path: Path) -> None
         assert system.process is not None
         assert system.process.wait(LATE_SECONDS) == 1
         said = "\n".join(system.said())
-        assert len(lines(system, "gave_up", "critical", "router")) == 1, said
-        assert len(lines(system, "process_ended", "router")) == 5, said
+        assert len(lines(system, "restart_limit_reached", "critical", "router")) == 1, said
+        assert len(lines(system, "process_exited", "router")) == 5, said
         assert not any(map(alive, pids))
 
 
@@ -168,7 +168,9 @@ def test_a_port_taken_meanwhile_is_tried_again(up: System) -> None:
             until(lambda: took(other, up.port + 1), "the shard has let go of its port")
         finally:
             os.kill(up.process.pid, signal.SIGCONT)
-        up.wait_until(lambda: bool(lines(up, "process_ended", "shard 0", '"status": 2')), "it has found the port taken")
+        up.wait_until(
+            lambda: bool(lines(up, "process_exited", "shard 0", '"status": 2')), "it has found the port taken"
+        )
     whole_again(up, SHARD_0, old)
 
 
@@ -180,8 +182,8 @@ async def test_a_stopped_shard_is_killed_and_replaced(up: System) -> None:
     old = up.pid_of(*SHARD_1)
     os.kill(old, signal.SIGSTOP)
     whole_again(up, SHARD_1, old)
-    assert lines(up, "process_stuck", "shard 1")
-    assert not lines(up, "process_stuck", "shard 0")
+    assert lines(up, "process_unresponsive", "shard 1")
+    assert not lines(up, "process_unresponsive", "shard 0")
     await serves(up)
 
 
@@ -294,7 +296,7 @@ async def test_a_drained_shard_is_not_started_again(tmp_path: Path) -> None:
         await serves(system, [system.user_on(1)])  # on the shard that is left
         assert len(children_of(system)) == len(CHILDREN) - 1
         assert len(lines(system, "process_drained")) == 1
-        assert not lines(system, "process_ended", "shard")
+        assert not lines(system, "process_exited", "shard")
         assert end(system.process) == 0  # type: ignore[arg-type]
 
 
@@ -304,7 +306,7 @@ def test_a_shard_that_somebody_else_ends_is_started_again(number: signal.Signals
     with short_lived(tmp_path) as system:
         pid = system.pid_of(*SHARD_0)
         os.kill(pid, number)
-        until(lambda: bool(lines(system, "process_ended", "shard 0")), "it has ended")
+        until(lambda: bool(lines(system, "process_exited", "shard 0")), "it has ended")
         system.wait_until(lambda: ready(f"http://127.0.0.1:{system.port + 1}"), "it is back")
         assert system.pid_of(*SHARD_0) != pid
         assert not lines(system, "process_drained")
@@ -349,7 +351,7 @@ def test_a_child_that_does_not_end_in_time_is_killed(tmp_path: Path) -> None:
         pids = children_of(system)
         os.kill(system.pid_of(*SHARD_0), signal.SIGSTOP)
         assert end(system.process) == 0  # type: ignore[arg-type]
-        assert lines(system, '"killed"', "shard 0")
+        assert lines(system, '"process_killed"', "shard 0")
         assert not any(map(alive, pids))
 
 

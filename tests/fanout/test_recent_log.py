@@ -110,7 +110,7 @@ def test_what_is_no_event_is_refused(body: bytes) -> None:
     log = filled(3)
     assert log.append(4, body) is None
     assert log.decode_entry(4, body) is None
-    assert (log.position, len(log), log.skipped.totals) == (3, 3, {"undecodable": 1})
+    assert (log.position, len(log), log.skipped.totals) == (3, 3, {"event_decode_failed": 1})
 
 
 def metrics(host: str | None, offset_in_id: int = 0, user: str | None = None) -> bytes:
@@ -305,7 +305,6 @@ from solowire.model.events import encode_event
 from solowire.fanout.recent_log import RecentLog
 from solowire.observability.loop_monitor import memory_bytes
 from tests.support.factories import event
-from tests.support.examples import examples
 
 NAMES = {
     "127 labels": lambda n: ".".join(f"{n:05}") + ".x" * 122,

@@ -52,7 +52,7 @@ async def test_so_many_answers_are_held_at_a_time(tmp_path: Path, monkeypatch: p
         await asyncio.sleep(0)
         assert made.delayed_responses == 3
         answers = await asyncio.gather(*asking, return_exceptions=True)
-        assert {answer.code for answer in answers if isinstance(answer, RequestRejected)} == {"too_many_wrong_tokens"}
+        assert {answer.code for answer in answers if isinstance(answer, RequestRejected)} == {"too_many_auth_failures"}
         assert len(answers) == 10
         assert (made.delayed_responses, made.delayed_responses_total, made.auth_failures) == (0, 3, 11)
     finally:
@@ -115,7 +115,7 @@ async def test_who_could_not_be_sent_on_has_not_published(tmp_path: Path) -> Non
             room = intake.reserve("pub", now)
             with pytest.raises(RequestRejected) as refused:
                 made.send_events(publisher, [event] * 5, room)
-            assert refused.value.code == "router_away"
+            assert refused.value.code == "router_unavailable"
             intake.release(room)
         intake.charge("pub", 5, now)
         with pytest.raises(RequestRejected) as refused:
@@ -146,7 +146,7 @@ async def test_who_waits_when_the_gateway_ends_may_get_the_answer_still(
         assert isinstance(first, PublishAck)
         assert first == PublishAck(1, "e", [7], [])
         assert isinstance(second, RequestRejected)
-        assert (second.status, second.code, second.retry_after) == (503, "router_away", 1)
+        assert (second.status, second.code, second.retry_after) == (503, "router_unavailable", 1)
         await ending
     finally:
         made.close()

@@ -103,7 +103,7 @@ class Gate:
     def refusals(self) -> list[dict[str, Any]]:
         """The lines of its log about them."""
         lines = [msgspec.json.decode(line) for line in whole_lines(self.output) if line.startswith("{")]
-        return [line for line in lines if line["event"] == "refused"]
+        return [line for line in lines if line["event"] == "connection_rejected"]
 
     async def metrics(self) -> str:
         return (await self.ask("/metrics", "")).text
@@ -199,7 +199,7 @@ async def test_an_address_that_connects_too_fast(folder: Path) -> None:
         token = made.token("ann")
         assert (await made.ask("/v1/connect", token)).status_code == 200
         assert (await made.ask("/v1/route", token)).status_code == 204
-        assert (await refusal(f"ws://127.0.0.1:{made.port}/ws?token={token}"))[1]["code"] == "shard_away"
+        assert (await refusal(f"ws://127.0.0.1:{made.port}/ws?token={token}"))[1]["code"] == "shard_unavailable"
         assert told(await made.ask("/v1/connect", token)) == (429, "connect_rate_limited")
         assert told(await made.ask("/v1/route", token)) == (429, "connect_rate_limited")
         status, problem = await refusal(f"ws://127.0.0.1:{made.port}/ws?token={token}")
@@ -218,7 +218,7 @@ async def test_a_user_that_connects_too_fast(folder: Path) -> None:
         token = made.token("eve")
         assert (await made.ask("/v1/connect", token)).status_code == 200
         assert (await made.ask("/v1/route", token, x_forwarded_for="192.0.2.1")).status_code == 204
-        assert (await refusal(f"ws://127.0.0.1:{made.port}/ws?token={token}"))[1]["code"] == "shard_away"
+        assert (await refusal(f"ws://127.0.0.1:{made.port}/ws?token={token}"))[1]["code"] == "shard_unavailable"
         for _ in range(3):
             answer = await made.ask("/v1/connect", token, x_forwarded_for="192.0.2.2")
             assert told(answer) == (429, "connect_rate_limited")
@@ -236,7 +236,7 @@ async def test_the_rate_of_the_system(folder: Path) -> None:
     async with gate(folder, limits__connect__rate=0.01, limits__connect__burst=2) as made:
         for _ in range(2):
             assert (await made.ask("/v1/connect", made.token("ann"))).status_code == 200
-        assert told(await made.ask("/v1/connect", made.token("bob", "operator"))) == (503, "over_rate")
+        assert told(await made.ask("/v1/connect", made.token("bob", "operator"))) == (503, "connect_rate_limited")
         assert (await made.ask("/v1/connect", made.token("root", "admin"))).status_code == 200
 
 
@@ -254,14 +254,14 @@ async def test_wrong_tokens_are_slowed_down_and_right_ones_are_not(folder: Path)
         )
         relayed = await refusal(f"ws://127.0.0.1:{made.port}/ws?token=wrong")
         took = loop.time() - begin
-        assert {told(answer) for answer in answers} == {(429, "too_many_wrong_tokens")}
-        assert (relayed[0], relayed[1]["code"]) == (429, "too_many_wrong_tokens")
+        assert {told(answer) for answer in answers} == {(429, "too_many_auth_failures")}
+        assert (relayed[0], relayed[1]["code"]) == (429, "too_many_auth_failures")
         assert took > 1.9  # those at once, and then the relayed one: each is held for a second
         assert (await made.ask("/v1/connect", made.token("ann"))).status_code == 200
         assert (await made.ask("/v1/connect", "")).status_code == 401  # none at all is not a wrong one
         metrics = await made.metrics()
-        assert "solowire_wrong_tokens_total 6.0" in metrics
-        assert "solowire_held_answers_total 4.0" in metrics
+        assert "solowire_gateway_auth_failures_total 6.0" in metrics
+        assert "solowire_gateway_auth_delayed_responses_total 4.0" in metrics
 
 
 async def test_refusals_are_one_line_a_second(folder: Path) -> None:
@@ -275,11 +275,11 @@ async def test_refusals_are_one_line_a_second(folder: Path) -> None:
             for _ in range(100):
                 assert (await http.post("/v1/connect", headers=headers)).status_code == 503
         async with asyncio.timeout(ANSWER_SECONDS):
-            while sum(line["refusals"] for line in made.refusals()) < 101:
+            while sum(line["count"] for line in made.refusals()) < 101:
                 await asyncio.sleep(0.05)
         assert len(made.refusals()) <= 2 + asyncio.get_running_loop().time() - began
         assert {line["code"] for line in made.refusals()} == {"over_limit"}
-        assert 'solowire_refusals_total{code="over_limit"} 101.0' in await made.metrics()
+        assert 'solowire_gateway_connections_rejected_total{reason="over_limit"} 101.0' in await made.metrics()
 
 
 async def test_who_may_not_publish_is_told_before_its_body_comes(folder: Path) -> None:
@@ -309,7 +309,7 @@ async def test_slow_bodies_of_two_publishers_stop_nobody_else(folder: Path) -> N
             writers.append(writer)
             writer.write(head_of("/v1/events", token, 1000) + b"[")
         async with asyncio.timeout(ANSWER_SECONDS):
-            while not re.search(r"solowire_publish_held_requests 1\d\.0", await made.metrics()):
+            while not re.search(r"solowire_gateway_publish_inflight_requests 1\d\.0", await made.metrics()):
                 await asyncio.sleep(0.1)
         async with httpx.AsyncClient(base_url=made.url, trust_env=False, timeout=ANSWER_SECONDS, verify=False) as http:
             headers = {"authorization": f"Bearer {made.token('ann', 'publisher')}"}
@@ -335,5 +335,5 @@ async def test_a_gateway_that_ends_tells_publishers_to_come_again(folder: Path) 
                 for _ in asking:
                     await made.publishing.acquire()
             made.process.send_signal(signal.SIGTERM)
-            assert [told(answer) for answer in await asyncio.gather(*asking)] == [(503, "router_away")] * 2
+            assert [told(answer) for answer in await asyncio.gather(*asking)] == [(503, "router_unavailable")] * 2
         assert await asyncio.to_thread(made.process.wait, ANSWER_SECONDS) == 0

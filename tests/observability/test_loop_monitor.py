@@ -21,7 +21,7 @@ async def test_a_loop_that_is_held_up_is_late() -> None:
     looked = asyncio.Event()
 
     def each_second() -> None:
-        seconds.append(own.loop_lag_s)
+        seconds.append(own.event_loop_lag_s)
         looked.set()
 
     own = LoopMonitor(each_second)
@@ -56,7 +56,7 @@ async def test_a_second_that_fails_is_logged_and_not_the_last() -> None:
                 await again.wait()
         finally:
             own.close()
-    assert [(line["event"], line["log_level"]) for line in logs] == [("second_failed", "error")]
+    assert [(line["event"], line["log_level"]) for line in logs] == [("periodic_task_failed", "error")]
 
 
 GROWS = """

@@ -21,9 +21,9 @@ class Clock:
         assert seconds == SUMMARY_SECONDS
         self.due.append(do)
 
-    def info(self, event: str, *, code: str, refusals: int, reason: str, **_: Any) -> None:
-        assert event == "refused"
-        self.lines.append((code, refusals, reason))
+    def info(self, event: str, *, code: str, count: int, reason: str, **_: Any) -> None:
+        assert event == "connection_rejected"
+        self.lines.append((code, count, reason))
 
     def second(self) -> list[tuple[str, int, str]]:
         """What is logged when a second is over."""

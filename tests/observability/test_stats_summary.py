@@ -32,25 +32,30 @@ def test_what_was_never_sent_has_no_latency() -> None:
 def test_shards_together_are_sums_and_the_worst() -> None:
     """Counts are summed, ages are those of the worst shard, and latency is that of all frames."""
     one = ShardStats(
-        connections=1, groups={"viewer": 1}, memory_bytes=10, loop_lag_s=0.1, frames_per_s=1.5, latency=latency(1, 1, 1)
+        connections=1,
+        groups={"viewer": 1},
+        memory_bytes=10,
+        event_loop_lag_s=0.1,
+        frames_per_s=1.5,
+        latency=latency(1, 1, 1),
     )
     two = ShardStats(
-        connections=2, groups={"viewer": 1, "admin": 1}, memory_bytes=20, loop_lag_s=0.3, frames_per_s=2.5,
+        connections=2, groups={"viewer": 1, "admin": 1}, memory_bytes=20, event_loop_lag_s=0.3, frames_per_s=2.5,
         latency=latency(1000),
     )  # fmt: skip
     whole = aggregate([one, two])
     assert (whole["connections"], whole["memory_bytes"], whole["frames_per_s"]) == (3, 30, 4.0)
     assert whole["groups"] == {"viewer": 2, "admin": 1}
-    assert whole["loop_lag_s"] == 0.3
+    assert whole["event_loop_lag_s"] == 0.3
     assert whole["latency_s"]["p50"] < 0.002
     assert whole["latency_s"]["p99"] > 0.5
 
 
 def test_every_number_of_the_shards_is_in_the_totals() -> None:
     """What a shard reports is summed, or the worst of all; only its places in the log are nobody else's."""
-    worst = {"oldest_cursor_s", "loop_lag_s", "events_per_s"}
-    alone = {"events", "offset", "oldest"}
-    tallies = {"groups", "codecs", "kinds", "aggregating", "legacy"}
+    worst = {"max_connection_lag_s", "event_loop_lag_s", "events_per_s"}
+    alone = {"events", "log_end_offset", "log_start_offset"}
+    tallies = {"groups", "codecs", "transports", "aggregating", "legacy"}
     numbers = [name for name in ShardStats.__struct_fields__ if name not in tallies | {"latency"}]
     values: dict[str, Any] = {name: 2 + n for n, name in enumerate(numbers)}
     one = ShardStats(**values | {name: {"a": 1, "b": 2} for name in tallies})
@@ -75,4 +80,4 @@ def test_percentiles_are_those_that_they_are_called() -> None:
 def test_no_shard_at_all_has_numbers_too() -> None:
     """While no shard is there the totals are zeros."""
     whole = aggregate([])
-    assert (whole["connections"], whole["oldest_cursor_s"], whole["groups"]) == (0, 0.0, {})
+    assert (whole["connections"], whole["max_connection_lag_s"], whole["groups"]) == (0, 0.0, {})

@@ -250,7 +250,7 @@ def test_an_ack_from_the_future_is_no_more_than_all(world: World) -> None:
     world.delivered(name)
     world.router.receive(name, LogAck("epoch-1", 1_000_000, 1000), world.now)
     [report] = world.router.make_reports()
-    assert report.behind == 0
+    assert report.lag_offsets == 0
     world.publish(None)
     assert world.delivered(name) == [2]
 
@@ -340,7 +340,7 @@ def test_the_numbers_of_the_system_are_answered(world: World) -> None:
     world.router.receive(gateway, StatsRequest(5), world.now)
     [answer] = world.bus.take(gateway, StatsResponse)
     assert (answer.request, answer.epoch, answer.last_offset, answer.events, answer.gateways) == (5, "epoch-1", 3, 3, 1)
-    reports = [(r.address.index, r.stats.connections, r.in_flight, r.behind) for r in answer.shards]
+    reports = [(r.address.index, r.stats.connections, r.inflight_events, r.lag_offsets) for r in answer.shards]
     assert reports == [(0, 4, 1, 3), (1, 0, 0, 0)]
 
 
@@ -576,16 +576,16 @@ def test_a_shard_that_lags_delays_answers_and_then_refuses() -> None:
         for _ in range(8):
             stuck.half_a_second(follows)
     assert stuck.world.router.backpressure.retry_after is not None
-    [line] = [line for line in lines if line["event"] == "publishers_refused"]
+    [line] = [line for line in lines if line["event"] == "publish_overloaded"]
     assert line["lag_s"] >= PublishSettings().lag_hard_s
     last = stuck.world.router.journal.last_offset
     refused = stuck.publish()
     [answer] = stuck.world.bus.take(b"gateway-a", PublishNack)
     assert (answer.request, answer.code, answer.retry_after >= 1.0) == (refused, "overloaded", True)
-    assert (stuck.world.router.journal.last_offset, stuck.world.router.rejected_count) == (last, 1)
+    assert (stuck.world.router.journal.last_offset, stuck.world.router.publish_rejections["overloaded"]) == (last, 1)
     with capture_logs() as lines:
         stuck.half_a_second(*stuck.names)
-    assert [line["refused"] for line in lines if line["event"] == "publishers_flow"] == [1]
+    assert [line["rejected"] for line in lines if line["event"] == "publish_resumed"] == [1]
     assert stuck.answers() + stuck.refusals() == []
     stuck.publish()
     assert stuck.answers() == [4]
@@ -831,7 +831,7 @@ def test_what_it_says_of_itself_holds_up_nothing(monkeypatch: pytest.MonkeyPatch
     with capture_logs() as lines:
         world.router.tick(world.now + 0.5)
     assert world.delivered(name) == [1]
-    assert [(line["event"], line["log_level"]) for line in lines] == [("watch_failed", "error")]
+    assert [(line["event"], line["log_level"]) for line in lines] == [("monitor_failed", "error")]
 
 
 def test_an_alert_goes_through_the_log_and_asks_for_a_diagnosis() -> None:
@@ -839,11 +839,11 @@ def test_an_alert_goes_through_the_log_and_asks_for_a_diagnosis() -> None:
     world = Alarmed()
     ill, well = world.join(0), world.join(1)
     world.tick(ill, well)
-    world.beat(ill, stats=ShardStats(loop_lag_s=3.0))
+    world.beat(ill, stats=ShardStats(event_loop_lag_s=3.0))
     world.tick(ill, well)
     assert world.types(ill) == world.types(well) == ["system_alert"]
     assert world.router.journal.last_offset == 1
-    assert world.bus.take(ill, Diagnose) == [Diagnose("loop_lag_seconds")]
+    assert world.bus.take(ill, Diagnose) == [Diagnose("event_loop_lag_seconds")]
     assert world.bus.take(well, Diagnose) == []
     world.beat(ill, stats=ShardStats())
     world.tick(ill, well)
@@ -869,14 +869,14 @@ def test_what_is_to_be_said_waits_for_a_journal_that_takes_nothing() -> None:
     world = Alarmed(journal)
     name = world.join(0)
     journal.full = True
-    world.tick(name, stats=ShardStats(loop_lag_s=3.0))
+    world.tick(name, stats=ShardStats(event_loop_lag_s=3.0))
     for _ in range(3):
-        world.tick(name, stats=ShardStats(loop_lag_s=3.0))
+        world.tick(name, stats=ShardStats(event_loop_lag_s=3.0))
     assert world.types(name) == []
     journal.full = False
     world.publish(None)  # a commit of somebody else's must not pass for theirs
     for _ in range(3):
-        world.tick(name, stats=ShardStats(loop_lag_s=3.0))
+        world.tick(name, stats=ShardStats(event_loop_lag_s=3.0))
     bodies = [body for message in world.bus.take(name, LogBatch) for _, body in message.events]
     assert [body for body in bodies if body != b"body"] == [journal.read(1, 1)[0].body]
     assert len(bodies) == 2
@@ -966,7 +966,7 @@ def test_a_liar_is_fenced_off(world: World) -> None:
         slots(world, name, 2, 12345)
     [fenced] = world.bus.take(name, Fenced)
     assert "12345" in fenced.reason
-    [line] = [line for line in lines if line["event"] == "shard_fenced_off"]
+    [line] = [line for line in lines if line["event"] == "shard_fenced"]
     assert (line["peer"], line["reason"]) == (name.decode(), fenced.reason)
     assert [s.index for s in world.bus.take(other, RingState)[-1].shards] == [1]
     world.join(0)
@@ -1056,7 +1056,7 @@ def test_a_hole_in_the_log_is_a_gap_to_shards_and_keeps_nothing_else_from_them()
     assert [(d.prev_offset, d.end_offset, [o for o, _ in d.events]) for d in bus.take(b"shard-0", LogBatch)] == [
         (5, 8, [6, 7, 8])
     ]
-    assert [line["goes_on_behind"] for line in logs if line["event"] == "journal_hole"] == [5]
+    assert [line["goes_on_behind"] for line in logs if line["event"] == "journal_gap_detected"] == [5]
     router.receive(b"shard-0", ReplayRequest(7, "epoch-1", "ann", 1, 8, False), 106.0)
     router.replays.serve_next(106.0)
     [answer] = bus.take(b"shard-0", ReplayResponse)
@@ -1072,7 +1072,7 @@ def test_a_word_that_can_not_be_read_is_none(name: str, garbage: Any) -> None:
     journal.put_metadata_item(name, garbage)
     with capture_logs() as logs:
         router = Router(journal, bus.send)
-    assert [(line["event"], line["note"]) for line in logs] == [("note_unreadable", name)]
+    assert [(line["event"], line["key"]) for line in logs] == [("metadata_unreadable", name)]
     router.receive(b"shard-0", Join(VERSION, "b", ShardAddress(0, "h", 1, "b"), "", 0, 1000), 100.0)
     [ring] = bus.take(b"shard-0", RingState)
     assert [shard.index for shard in ring.shards] == [0]

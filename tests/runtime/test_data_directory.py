@@ -75,7 +75,7 @@ def test_one_that_was_open_is_closed_and_said_so(
     with capture_logs() as lines:
         start(settings)
     assert mode(settings.data_dir) & 0o777 == 0o700
-    [line] = [line for line in lines if line["event"] == "data_directory_was_open"]
+    [line] = [line for line in lines if line["event"] == "data_directory_permissions_fixed"]
     assert line["mode"] == f"{before:04o}"
     with capture_logs() as lines:
         start(settings)
@@ -146,7 +146,7 @@ def test_a_secret_that_was_open_is_closed_and_said_so(settings: Settings, before
     with capture_logs() as lines:
         assert load_secret(settings, create=create) == (SECRET, False)
     assert mode(path) == 0o600
-    assert [(line["event"], line["mode"]) for line in lines] == [("secret_was_open", f"{before:04o}")]
+    assert [(line["event"], line["mode"]) for line in lines] == [("secret_permissions_fixed", f"{before:04o}")]
     assert SECRET not in str(lines)
 
 

@@ -239,7 +239,7 @@ async def test_a_damaged_state_is_set_aside_and_said_so(log: Path, state: Path, 
         async with Agent(log, Link(gateway), state) as agent:
             await until(lambda: list(gateway.events.values()) == ["a"])
             await agent.stop()
-    assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == ["agent_state_damaged"]
+    assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == ["checkpoint_damaged"]
     assert store.path.with_suffix(".damaged").read_bytes() == content
     assert msgspec.json.decode(store.path.read_bytes(), type=Checkpoint).offset == len(LINE.format("a"))
 
@@ -262,7 +262,7 @@ def test_a_state_with_numbers_that_cannot_be(log: Path, state: Path, old: bytes,
     store.close()
     with capture_logs() as logs:
         assert store.load_checkpoint() is None
-    assert [entry["event"] for entry in logs] == ["agent_state_damaged"]
+    assert [entry["event"] for entry in logs] == ["checkpoint_damaged"]
     store.close()
     aside = store.path.with_suffix(".damaged")
     aside.rename(store.path)
@@ -309,7 +309,7 @@ async def test_a_full_disk_is_said_and_stops_nothing(log: Path, state: Path, mon
 
             monkeypatch.setattr(os, "fsync", fail)
             add(log, "b", "c")
-            await until(lambda: any(entry["event"] == "agent_state_not_kept" for entry in logs))
+            await until(lambda: any(entry["event"] == "checkpoint_write_failed" for entry in logs))
             assert path.read_bytes() == before
             monkeypatch.undo()
             await until(lambda: path.read_bytes() != before)

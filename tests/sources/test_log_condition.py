@@ -206,7 +206,7 @@ def test_without_inotify_the_log_is_looked_at_and_that_is_said(
         path.rename(tmp_path / f"query.log.{5 - number}")
         path.touch()
         agent.check()
-    assert [(entry["event"], entry["log_level"]) for entry in said] == [("query_log_polled", "warning")]
+    assert [(entry["event"], entry["log_level"]) for entry in said] == [("query_log_polling", "warning")]
     assert said[0]["reason"] == "No space left on device"
     monkeypatch.undo()
     agent.follower.hold_new_files()

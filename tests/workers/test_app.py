@@ -108,11 +108,11 @@ async def test_wrong_tokens_of_one_address_are_refused_after_some() -> None:
     site = Site(wrong_tokens)
     assert wrong_tokens.record_failure(PEER, asyncio.get_running_loop().time()) is None
     assert (await site.get("/stats", "wrong")).told == (401, "invalid_token")
-    assert (await site.get("/stats", "wrong")).told == (429, "too_many_wrong_tokens")
+    assert (await site.get("/stats", "wrong")).told == (429, "too_many_auth_failures")
     assert (await site.get("/stats/users/ann", "")).told == (401, "missing_token")
     assert (await site.get("/stats", site.admin())).told == (200, "")
     codes = [line["code"] for line in site.lines if line["event"] == "refused"]
-    assert codes == ["invalid_token", "too_many_wrong_tokens", "missing_token"]
+    assert codes == ["invalid_token", "too_many_auth_failures", "missing_token"]
 
 
 async def test_statistics_are_for_administrators_and_tell_of_the_slowest() -> None:

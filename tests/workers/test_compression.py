@@ -222,6 +222,6 @@ def test_what_is_counted_is_what_is_sent(codec: Codec) -> None:
     connection = b.connect(codec=codec, subscriptions=["custom.a"])
     several(b)
     [frame] = frames(b, connection)
-    assert b.shard.totals["bytes"] == len(frame)
+    assert b.shard.totals["sent_bytes"] == len(frame)
     [feed] = b.shard.feeds
     assert feed.largest_bytes == len(frame)

@@ -112,7 +112,7 @@ def test_a_log_begins_with_poisonous_states() -> None:
     ann = b.connect("ann", "admin", subscriptions=["system_metrics"])
     b.wait(1)
     assert 900 in [e.offset for e in b.read_events(ann)]
-    assert b.shard.log.skipped.totals["undecodable"] > 10
+    assert b.shard.log.skipped.totals["event_decode_failed"] > 10
 
 
 def test_a_replay_passes_over_poison() -> None:
@@ -137,7 +137,7 @@ def test_a_flood_of_poison_writes_few_lines() -> None:
         for _ in range(1000):
             deliver(b, b"junk")
         b.shard.log.skipped.next_second()
-    assert b.shard.log.skipped.totals == {"undecodable": 1000}
+    assert b.shard.log.skipped.totals == {"event_decode_failed": 1000}
     assert len(logs) == LINES_A_SECOND + 1
     assert (logs[-1]["more"], logs[-1]["last_offset"]) == (1000 - LINES_A_SECOND, 1000)
 
@@ -147,10 +147,10 @@ def test_what_is_met_again_is_named_once() -> None:
     with capture_logs() as logs:
         skipped = SkippedEvents()
         for _ in range(5):
-            skipped.skip("failed", 7, "custom.a", ValueError("bad"))
-    assert skipped.totals == {"failed": 1}
+            skipped.skip("event_processing_failed", 7, "custom.a", ValueError("bad"))
+    assert skipped.totals == {"event_processing_failed": 1}
     assert [(line["event"], line["offset"], line["type"], line["reason"]) for line in logs] == [
-        ("event_failed", 7, "custom.a", "ValueError: bad")
+        ("event_processing_failed", 7, "custom.a", "ValueError: bad")
     ]
 
 
@@ -182,7 +182,7 @@ def test_an_error_while_one_event_is_matched_stops_no_other(monkeypatch: pytest.
     assert [good(b) for _ in range(3)] == [1, 2, 3]
     b.wait(1)
     assert marks(b, ann) == [1, 3]
-    assert b.shard.log.skipped.totals == {"failed": 1}
+    assert b.shard.log.skipped.totals == {"event_processing_failed": 1}
 
 
 @pytest.mark.parametrize("error", [MemoryError, RecursionError, ValueError])

@@ -389,10 +389,10 @@ def test_the_numbers_are_right() -> None:
     b.connect("other", subscriptions=["custom.b"])
     b.deliver(b.make_event("custom.a"), b.make_event("custom.a"), b.make_event("custom.c"))
     stats = b.shard.stats()
-    assert (stats.connections, stats.feeds, stats.admitted, stats.lagging) == (4, 2, 4, 0)
+    assert (stats.connections, stats.feeds, stats.connections_opened, stats.lagging) == (4, 2, 4, 0)
     assert (stats.events, stats.deliveries, stats.frames) == (3, 6, 3)
-    assert (stats.offset, stats.oldest) == (3, 0)
-    assert stats.bytes > 0
+    assert (stats.log_end_offset, stats.log_start_offset) == (3, 0)
+    assert stats.sent_bytes > 0
     assert stats.log_bytes == b.shard.log.held_bytes > b.shard.log.entry_bytes > 0
 
 

@@ -1,1 +1,1 @@
-"""Which connections there is room for, and which have to go."""
+"""The capacity of a shard: its lease, its slots, and who has to go."""

@@ -1,4 +1,4 @@
-"""Who gives way when a lease grants less than is used.
+"""The choice of connections to evict when a lease grants less than is used.
 
 What it keeps true: no more are chosen than have to go, those included that are going already, for whatever reason: each
 of them has a slot until its socket is gone. Connections that speak a dialect go first, but for a user's newest one if

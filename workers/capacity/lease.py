@@ -27,7 +27,10 @@ ANSWERS_AWAITED = 64
 
 
 class ShardLease:
-    """Times in seconds, monotonic. ends: until when slots may be taken. over_at: by when all must be returned."""
+    """The lease of one shard and how much of it is used.
+
+    Times in seconds, monotonic. ends: until when slots may be taken. over_at: by when all must be returned.
+    """
 
     def __init__(self, capacity: int = 0) -> None:
         self._capacity = capacity  # of the process, 0 for no limit

@@ -1,4 +1,4 @@
-"""Who is to go to another shard, and when: one after the other, so that whoever takes them isn't run over.
+"""The schedule by which users move to other shards: one after the other, so that no shard is overrun.
 
 What it keeps true: those who are to go are those of the last `schedule`, and each is named once, at its turn, if it
 still stays then. `completed_version` is the newest version of the ring after which nobody was left to go: the router
@@ -19,7 +19,10 @@ GATEWAYS_KNOW_SECONDS = 0.2
 
 
 class Rebalancer:
-    """per_second: turns. version: of the ring in force, -1 for none. Times in seconds, monotonic."""
+    """Schedules connections that have to move to other shards.
+
+    per_second: turns. version: of the ring in force, -1 for none. Times in seconds, monotonic.
+    """
 
     def __init__(self, per_second: float) -> None:
         self.due_at: float | None = None  # when `next_due` has something to do

@@ -1,4 +1,4 @@
-"""Whether a shard has room for one more connection: a slot of its lease, and its address's limit.
+"""The slots of a shard's lease, and the limit on connections of an address.
 
 What it keeps true: a connection has one slot from before it is accepted until its socket is gone, and is counted for
 its address as long; one that takes the place of another of its user at the same address gets in while that one ends.
@@ -35,7 +35,9 @@ class _ReservedSlot:
 
 
 class SlotManager:
-    """group_by: `role` or `tenant`. per_address: connections, None for no limit. Times in seconds, monotonic.
+    """Takes and returns the slots of a shard's lease.
+
+    group_by: `role` or `tenant`. per_address: connections, None for no limit. Times in seconds, monotonic.
 
     capacity: how many connections the process can have, 0 for no limit.
     """

@@ -1,4 +1,4 @@
-"""What the audit log is told of a shard's connections.
+"""The audit records of a shard's connections.
 
 What it keeps true: each line says who it is about; of what somebody wishes it names AUDITED_SUBSCRIPTIONS at most, and
 how many more there are.
@@ -16,7 +16,7 @@ AUDITED_SUBSCRIPTIONS = 50
 
 
 class ConnectionAudit:
-    """audit(event, **fields): writes a line."""
+    """Writes the audit records of a shard's connections. audit(event, **fields): writes a line."""
 
     def __init__(self, audit: Callable[..., None]) -> None:
         self._audit = audit
@@ -24,7 +24,7 @@ class ConnectionAudit:
     def record_connected(self, connection: Connection) -> None:
         client = connection.dialect
         codec = connection.codec.label if client is None or not client.is_decided else client.name
-        self._record("connected", connection, codec=codec, kind=connection.transport)
+        self._record("connected", connection, codec=codec, transport=connection.transport)
 
     def record_subscribed(self, connection: Connection, resolved: ResolvedSubscriptions) -> None:
         """It has said what it wants, or another token has changed what it gets of that."""
@@ -35,7 +35,7 @@ class ConnectionAudit:
         self._record("subscribed", connection, subscriptions=patterns[:most], more=more, **fields)
 
     def record_disconnected(self, connection: Connection, code: int | None, reason: str) -> None:
-        """code: of the close, None if the client has gone by itself."""
+        """Records the end of a connection. code: of the close, None if the client has gone by itself."""
         self._record("disconnected", connection, code=code, reason=connection.drain_reason or reason)
 
     def _record(self, event: str, connection: Connection, **fields: object) -> None:

@@ -55,9 +55,10 @@ TRANSITIONS = {
 
 
 class Connection:
-    """One WebSocket. `socket` is whatever the seam (`solowire.workers.connections.sockets`) needs to reach it; nobody
-    else
-    looks at it."""
+    """One WebSocket.
+
+    `socket` is whatever the seam (`solowire.workers.connections.sockets`) needs to reach it; nobody else looks at it.
+    """
 
     __slots__ = (
         "address",
@@ -136,7 +137,7 @@ class Connection:
         """Changes the state. Raises ValueError for a transition that the table doesn't have."""
         if state not in TRANSITIONS[self.state]:
             raise ValueError(f"connection {self.session}: {self.state.value} can't become {state.value}")
-        logger.debug("connection", session=self.session, was=self.state.value, becomes=state.value)
+        logger.debug("connection_state_changed", session=self.session, was=self.state.value, becomes=state.value)
         self.state = state
 
     def replace_identity(self, identity: Identity) -> None:

@@ -1,4 +1,4 @@
-"""When a connection's token expires: the client is warned before, and closed then.
+"""The expiry of connections' tokens: the client is warned before, and closed then.
 
 What it keeps true: a connection is warned once of each token: a fifth of the token's remaining life before its end, and
 `notice` seconds before at most; and it is expired when the token is, whatever it has refreshed it to meanwhile. A
@@ -29,7 +29,7 @@ MIN_LONGER_S = 1.0
 
 
 class TokenExpiry:
-    """notice: seconds."""
+    """Warns of and enforces the expiry of tokens. notice: seconds."""
 
     def __init__(self, notice: float, timers: Timers, clock: Clock) -> None:
         self._notice_s = notice

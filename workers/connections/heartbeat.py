@@ -1,4 +1,4 @@
-"""Which connections are pinged when, and which are dead; and the pings.
+"""Heartbeats: pings to connections, and those that don't answer any more.
 
 What it keeps true: a connection is dead after two pings in a row that were sent to it and after which nothing was heard
 of it. Ten thousand idle connections cost a little all the time, not much at once: one bucket of them has its turn after
@@ -21,7 +21,7 @@ FREE_PONGS = 2
 
 
 class Heartbeats:
-    """interval: seconds between two pings to one connection."""
+    """Pings connections and finds the dead ones. interval: seconds between two pings to one connection."""
 
     def __init__(self, interval: float) -> None:
         self.due_at: float | None = None

@@ -1,4 +1,4 @@
-"""What is to happen to a connection at a time: one heap for all of them.
+"""Timers of connections: one heap for all of them.
 
 What it keeps true: each timer comes once, at its time or at the first look after it, the earliest first; never for a
 connection that is closing or gone. What has been set for such ones is thrown out as soon as more than 64 timers, and
@@ -31,7 +31,10 @@ _ENDED = (State.closing, State.closed)
 
 
 class Timers:
-    """connections: those that there are. Times in seconds, monotonic."""
+    """Calls that are due for connections at some time.
+
+    connections: those that there are. Times in seconds, monotonic.
+    """
 
     def __init__(self, connections: Sized) -> None:
         self._connections = connections

@@ -21,7 +21,9 @@ ENDING_STATES = (State.draining, State.closing, State.closed)
 
 
 class User:
-    """connections: oldest first. arriving: handshakes under way.
+    """One user's connections on this shard.
+
+    connections: oldest first. arriving: handshakes under way.
 
     messages, changes, replays: of what it may say, subscribe, and have read of the log, when the bucket is full again
     (`solowire.algorithms.token_bucket`).

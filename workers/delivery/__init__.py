@@ -1,1 +1,1 @@
-"""What of the log goes to which sockets, and when."""
+"""Delivery of the log to sockets."""

@@ -1,4 +1,4 @@
-"""When a shard tells the router how far it has come.
+"""The pace of a shard's acknowledgements to the router.
 
 What it keeps true: what has come is acknowledged at once after a pause, else when nothing more has come for
 QUIET_SECONDS, within ACK_SECONDS, and when it is half of what may be under way; but no more often. The router takes one

@@ -246,7 +246,7 @@ class Dispatcher:
     def _mark_slow(self, connection: Connection, now: float) -> None:
         connection.reader.handle(Signal.overfull)
         self._slow_consumers.add(connection, now)
-        self._totals["slow"] += 1
+        self._totals["slow_consumers"] += 1
         behind = self._log.count_after(connection.reader.offset)
         text = "you read too slowly: events are summed up and left out until you have caught up"
         self.send_reply(connection, Notice("slow_consumer", text, active=True, behind=behind), now)
@@ -292,9 +292,9 @@ class Dispatcher:
         totals = self._totals
         totals["frames"] += connections
         totals["deliveries"] += connections * frame.event_count
-        totals["bytes"] += connections * len(frame.payload or "")
+        totals["sent_bytes"] += connections * len(frame.payload or "")
         if frame.omitted_count:
-            totals["compacted"] += connections * frame.omitted_count
+            totals["omitted_events"] += connections * frame.omitted_count
 
     # --------------------------------------------------------------------------------------------------- answers
 

@@ -1,4 +1,4 @@
-"""Which feeds an event goes to: each event as it comes, and each state whose time has come.
+"""The routing of events to feeds: each event as it comes, and each state whose time has come.
 
 What it keeps true: an event for all goes to the feeds that accept it, found without a look at the others; one for a
 user goes to that user's connections, by their feeds, and to nobody else. A state that comes too soon is held back; when
@@ -81,7 +81,7 @@ class EventRouter:
         if user is None:
             if delivery is _TELEMETRY:
                 sooner, summed = self._feeds.add_telemetry(entry, delay, now)
-                self._totals["aggregated"] += summed
+                self._totals["aggregated_events"] += summed
                 for feed in sooner:
                     self._schedule(feed)
                 return
@@ -103,7 +103,7 @@ class EventRouter:
         return due
 
     def _count_superseded(self, last: Entry, states: int) -> None:
-        self._totals["overtaken"] += states
+        self._totals["conflated_states"] += states
         for feed in self._feeds.matching(last) if last.event.user is None else ():
             if feed.filter.is_visible(last):
                 feed.count_omitted(last.event.type, states)

@@ -1,4 +1,4 @@
-"""Which part of the router's log this shard has.
+"""The follower of the router's log: the part of it that this shard has.
 
 What it keeps true: what is here is of one epoch, and up to its position nothing is missing that is for this shard. A
 part that comes without the one before it is not taken, nor what comes behind it, until a hello is answered; the router
@@ -80,8 +80,10 @@ class LogFollower:
             self._start_epoch(message.epoch, now)
         if message.prev_offset > self._log.position:
             if not self._is_awaiting_first_batch:
-                position, hint = self._log.position, "it asks the router for what is between"
-                logger.warning("log_astray", shard=self._index, position=position, got=message.prev_offset, hint=hint)
+                position, hint = self._log.position, "the missing events are requested from the router"
+                logger.warning(
+                    "log_gap_detected", shard=self._index, position=position, got=message.prev_offset, hint=hint
+                )
                 self._is_out_of_sync = True
                 return False
             self._skip_gap(message.prev_offset, now)
@@ -93,7 +95,7 @@ class LogFollower:
 
     def _start_epoch(self, epoch: str, now: float) -> None:
         if self._log.epoch:
-            hint = "the router began a new log: its own log says why"
+            hint = "the router started a new log; its own log says why"
             logger.warning("epoch_changed", shard=self._index, old=self._log.epoch, new=epoch, hint=hint)
             self._lose_all()
         self._log.epoch = epoch
@@ -106,7 +108,7 @@ class LogFollower:
         """The router's log no longer has what comes next: everything between is gone for this shard."""
         if self._log.position or self._connections:
             hint = "it was away for longer than the journal keeps: raise SOLOWIRE_JOURNAL__MAX_BYTES, _EVENTS or _AGE_S"
-            logger.error("gap", shard=self._index, position=self._log.position, log_begins=after, hint=hint)
+            logger.error("log_events_lost", shard=self._index, position=self._log.position, log_begins=after, hint=hint)
             self._lose_all()
         self._restart_log(after)
 

@@ -68,7 +68,10 @@ class AcceptedSocket:
 
 
 class _PendingSocket:
-    """is_kept: it is watched. has_ended: it has been closed, or handed over."""
+    """A socket whose request head has not come yet.
+
+    is_kept: it is watched. has_ended: it has been closed, or handed over.
+    """
 
     __slots__ = ("address", "data", "ends_at", "has_ended", "is_refused", "is_watched", "peer", "socket")
 
@@ -84,7 +87,9 @@ class _PendingSocket:
 
 
 class ClientListener:
-    """handle: takes a connection over and returns None, or returns the answer that refuses it.
+    """Accepts sockets and reads their request heads.
+
+    handle: takes a connection over and returns None, or returns the answer that refuses it.
 
     socket_count: how many sockets are open that `handle` has taken over. max_sockets: those and the pending ones.
     """

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import Counter
 from collections.abc import Callable, Collection
 
 import structlog
@@ -44,7 +45,9 @@ _TICKET_ALONE = re.compile(r"ticket=([A-Za-z0-9._=-]+)")
 
 
 class ClientPort:
-    """changed() is called after anything that may have moved `Shard.next_due`.
+    """Answers WebSocket handshakes at the shard's client port.
+
+    changed() is called after anything that may have moved `Shard.next_due`.
 
     wrong_tokens: how many, of one address, are told what is wrong with them. allowed_origins: as `check_origin` says.
     """
@@ -75,7 +78,12 @@ class ClientPort:
         self._audit = audit
         loop = asyncio.get_running_loop()
         self._now = loop.time
-        self._refusals = RejectionLog(logger, loop.call_later)
+        self._rejection_log = RejectionLog(logger, loop.call_later)
+
+    @property
+    def rejections(self) -> Counter[str]:
+        """How many handshakes were rejected, by error code."""
+        return self._rejection_log.totals
 
     def handle(self, accepted: AcceptedSocket) -> bytes | None:
         """Takes the connection over, or returns the HTTP answer that refuses it."""
@@ -98,7 +106,7 @@ class ClientPort:
             takes_old = path is not None and path.is_certain
             admitted = shard.admit(_find_ticket(head), now, is_dialect=path is not None, takes_old=takes_old)
         except RequestError as error:
-            shard.totals["refused"] += 1
+            shard.totals["connections_rejected"] += 1
             if (
                 shard.wants_lease_report
             ):  # Whoever has to end for it says so itself, when it has gone: nothing else is due by it.
@@ -162,7 +170,7 @@ class ClientPort:
         # The peer of one that comes through a relay or a proxy is that one's: the ticket knows better.
         who = error.who or {"address": peer}
         self._audit("refused", action="connect", code=error.code, **who)
-        self._refusals.record(error)
+        self._rejection_log.record(error)
         return render_rejection(error)
 
 

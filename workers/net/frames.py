@@ -44,8 +44,10 @@ _utf8 = codecs.getincrementaldecoder("utf-8")
 
 
 def encode_message(payload: str | bytes) -> bytes:
-    """A message of ours as one frame; str: text, bytes: binary; of a batch of texts a frame each. Built once for all
-    who get it."""
+    """Encodes a message of ours as one frame; str: text, bytes: binary; of a batch of texts a frame each.
+
+    It is built once for all who get it.
+    """
     if isinstance(payload, str):
         return _encode_frame(FIN_TEXT, payload.encode())
     if isinstance(payload, TextBatch):
@@ -248,7 +250,7 @@ class FrameParser:
             self._count_idle()
 
     def _count_idle(self) -> None:
-        """Raises _TooManyIdleError."""
+        """Counts frames that carry nothing. Raises _TooManyIdleError."""
         self.idle_count += 1
         if self.idle_count > self.idle_limit:
             raise _TooManyIdleError

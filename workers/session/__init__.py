@@ -1,1 +1,1 @@
-"""What a client says, and what comes of it."""
+"""Sessions: handshakes, commands of clients, and their limits."""

@@ -1,4 +1,4 @@
-"""What a client says, and what comes of it.
+"""The commands of clients, and their answers.
 
 What it keeps true: each message that carries an id is answered once, with that id; one that is wrong or one too many
 with an error, and ten of those in a minute close the connection (4400). Whenever identity or subscriptions change, the
@@ -59,8 +59,10 @@ class WaitingRefresh(msgspec.Struct, frozen=True):
 
 
 class CommandHandler:
-    """index: the shard's. totals: where it counts. max_waiting: refreshes that may wait for a provider's keys; 0 if
-    there is no provider. What has to be done with a connection is returned: with which code it is to be closed.
+    """Obeys the messages of clients.
+
+    index: the shard's. totals: where it counts. max_waiting: refreshes that may wait for a provider's keys; 0 if there
+    is no provider. What has to be done with a connection is returned: with which code it is to be closed.
     """
 
     def __init__(
@@ -125,7 +127,7 @@ class CommandHandler:
         return code
 
     def _reject(self, connection: Connection, error: InvalidMessage, now: float) -> CloseCode | None:
-        self._totals["bad_messages"] += 1
+        self._totals["message_errors"] += 1
         self._dispatcher.send_reply(connection, error_message(error), now)
         return CloseCode.bad_protocol if connection.record_strike(now) else None
 

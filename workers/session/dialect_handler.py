@@ -57,7 +57,9 @@ def is_hello(raw: str | bytes) -> bool:
 
 
 class DialectHandler:
-    """totals: what the shard counts. warns: whether the log names those who use it as a warning. replays: None where
+    """Serves connections whose clients speak a dialect.
+
+    totals: what the shard counts. warns: whether the log names those who use it as a warning. replays: None where
     there is no history. What has to be done with a connection is returned: with which code it is to be closed.
     """
 

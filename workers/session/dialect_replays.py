@@ -47,8 +47,11 @@ class HistoryPages(Protocol):
         done: Callable[[ReplayPage | RequestError, float], None],
         now: float,
     ) -> None:
-        """Has `done` called with a page and the time. question: `since`, `until`, `types`, `filter`. after: the
-        `next` of the page before. Raises RequestError, and `done` is not called."""
+        """Has `done` called with a page and the time.
+
+        question: `since`, `until`, `types`, `filter`. after: the `next` of the page before. Raises RequestError, and
+        `done` is not called.
+        """
 
     def cancel(self, connection: Connection) -> None:
         """Nobody waits for the connection's page any more."""

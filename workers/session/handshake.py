@@ -1,4 +1,4 @@
-"""How a connection begins: its hello, what it has missed, its welcome.
+"""The handshake of a connection: its hello, what it has missed, its welcome.
 
 What it keeps true: a connection begins once, with its hello or, when its time is over, without one; but nobody begins
 who has said nothing at all, not even the answer to a WebSocket ping that every library gives by itself. A cursor is

@@ -1,4 +1,4 @@
-"""What of the things that a client says is listened to: how long, how many, and when.
+"""The limits on what clients send: how long, how many, and when.
 
 What it keeps true: a user's clients together are heard no more often than the settings of `[session]` say, and change
 what they want no more often; a message too many is answered, and not obeyed. Both are counted by size: a long message
@@ -173,8 +173,8 @@ def initial_subscriptions(connection: Connection, hello: Hello, roles: Mapping[s
     """What it wants from the beginning: its role's defaults, if it says nothing. Raises InvalidMessage."""
     if connection.state is not State.awaiting_hello:
         raise InvalidMessage(
-            "already_said_hello",
-            "this connection has begun already",
+            "duplicate_hello",
+            "hello was already sent on this connection",
             "use subscribe and unsubscribe; "
             "without a hello within SOLOWIRE_SESSION__HELLO_TIMEOUT_S the role's defaults apply",
         )
@@ -191,7 +191,7 @@ def updated_subscriptions(connection: Connection, message: Subscribe | Unsubscri
     """What it wants from now on. Raises InvalidMessage."""
     if connection.state is not State.live:
         raise InvalidMessage(
-            "hello_first", "the first message must be hello", "send it, and this one after the welcome"
+            "hello_required", "the first message must be hello", "send it, and this one after the welcome"
         )
     check_patterns(message.event_types)
     if isinstance(message, Unsubscribe):
@@ -223,8 +223,8 @@ def keep(message: ClientMessage, connection: Connection) -> None:
     """For when the connection has begun. Raises InvalidMessage if too many are kept."""
     if len(connection.early_messages) >= MAX_PENDING_REPLIES:
         raise InvalidMessage(
-            "too_early",
-            f"{MAX_PENDING_REPLIES} messages may come before the welcome",
+            "handshake_pending",
+            f"{MAX_PENDING_REPLIES} messages at most may be sent before the welcome",
             "wait for the welcome first",
             message.id,
         )

@@ -1,4 +1,4 @@
-"""How much of the log each user may have read for it: a replay costs what it reads, whatever of it the user then gets.
+"""The replay budget of each user: a replay costs what it reads, whatever of it the user then gets.
 
 What it keeps true: within any time t a user has no more than burst + rate × t records read, but for one replay that is
 larger than the burst: it needs a full bucket, and leaves an empty one. It is counted for the user and not for each

@@ -120,7 +120,9 @@ class ReplayTask:
 
 
 class ReplayScheduler:
-    """questions: what is to be sent to the router. record_rank: what each record that is read for a replay adds to its
+    """Asks the router for what clients have missed, in turns.
+
+    questions: what is to be sent to the router. record_rank: what each record that is read for a replay adds to its
     rank. By the clock's stopwatch it learns how long a turn takes; without one a turn is one step.
     """
 

@@ -1,4 +1,4 @@
-"""Whom a ticket lets in.
+"""The gate that tickets open.
 
 What it keeps true: a ticket lets in once, and only to the shard that owns its user, and to that process of it that it
 was made for, since another does not know whether it was used; one that is refused for want of a slot stays good.

@@ -1,1 +1,1 @@
-"""What a shard says of itself."""
+"""Statistics of a shard."""

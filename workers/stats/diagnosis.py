@@ -1,4 +1,4 @@
-"""Why a shard is slow, as far as it can tell: for the log, when an alert asks.
+"""A diagnosis of a slow shard: for the log, when an alert asks.
 
 It looks at everything once, which takes some milliseconds, and only then: nothing of this is counted before.
 """
@@ -35,7 +35,7 @@ def diagnose(shard: Shard, reporting: ShardReporter, now: float) -> dict[str, An
         "of_events": len(newest),
         "lagging": len(shard.dispatcher.find_lagging()),
         "slowest_connections": [
-            {name: about[name] for name in ("user", "session", "address", "behind", "seconds", "lagging_s")}
+            {name: about[name] for name in ("user", "session", "address", "lag_offsets", "lag_s", "blocked_s")}
             for about in reporting.list_slowest(now, MOST)
         ],
     }
@@ -48,9 +48,9 @@ def _oldest(feed: Feed[Connection]) -> int:
 def _slow(feed: Feed[Connection], shard: Shard, now: float) -> dict[str, Any]:
     return {
         **_about(feed),
-        "behind": len(feed.behind),
-        "offsets": shard.log.position - _oldest(feed),
-        "seconds": round(CursorAges(shard, now).measure_oldest(feed.behind), 3),
+        "lagging": len(feed.behind),
+        "lag_offsets": shard.log.position - _oldest(feed),
+        "lag_s": round(CursorAges(shard, now).measure_oldest(feed.behind), 3),
     }
 
 

@@ -1,20 +1,21 @@
-"""What a shard says of itself: a report once a second, its slowest connections, one user's connections.
+"""The reports of a shard: once a second, its slowest connections, one user's connections.
 
 What it keeps true: reading numbers costs the data path nothing. Totals are what the shard counts anyway; rates are the
-difference between two reports; what is counted by group, codec and kind is counted here, once a second, over all
-connections (2 ms for ten thousand), since counting as they come and go would have to know of every change of a role.
-A connection lags that is behind its feed: its socket is busy, or it is slow and waits for its turn.
+difference between two reports; connections by group, codec and transport are counted here, once a second, since
+counting as they come and go would have to know of every change of a role. A connection lags that is behind its feed:
+its socket is busy, or it is slow and waits for its turn.
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
 
 from solowire.backplane.messages import ShardStats
+from solowire.observability.stats_summary import top_n_with_other
 from solowire.workers.connections.connection import Connection
 from solowire.workers.shard import Shard
 from solowire.workers.stats.cursor_age import CursorAges
@@ -32,16 +33,17 @@ class _Mark(NamedTuple):
     events: int
     deliveries: int
     frames: int
-    bytes: int
-    refused: int
+    sent_bytes: int
+    connections_rejected: int
     latency: list[int]
 
 
-_Kinds = tuple[dict[str, int], dict[str, int], dict[str, int]]
+_ConnectionLabels = tuple[str, str, str]
+"""Group, codec and transport."""
 
 
 class ShardReporter:
-    """Times: seconds, monotonic. memory: bytes. loop_lag: seconds."""
+    """Reports the numbers of a shard. Times: seconds, monotonic. memory: bytes. loop_lag: seconds."""
 
     def __init__(
         self,
@@ -57,8 +59,8 @@ class ShardReporter:
         self._rates: dict[str, float] = {}
         self._counted: dict[str, Any] = {}
         self._next: ShardStats | None = None
-        self._kinds: _Kinds = ({}, {}, {})
-        self._version = (0, 0, 0)  # of what `_kinds` counts
+        self._connection_counts: Counter[_ConnectionLabels] = Counter()
+        self._counted_version = (0, 0, 0)  # of the connections when `_connection_counts` was made
 
     def update(self, now: float) -> None:
         """Makes the next report. To be called once a second."""
@@ -67,7 +69,7 @@ class ShardReporter:
             last = self._marks[-1]
             self._rates = {
                 f"{name}_per_s": round(max(0, getattr(mark, name) - getattr(last, name)) / (now - last.at), 1)
-                for name in ("events", "deliveries", "frames", "bytes", "refused")
+                for name in ("events", "deliveries", "frames", "sent_bytes", "connections_rejected")
             }
         self._marks.append(mark)
         self._counted = self._count(now)
@@ -87,7 +89,7 @@ class ShardReporter:
     def _count(self, now: float) -> dict[str, Any]:
         """What takes a look at every connection, and what it is compared with."""
         shard = self._shard
-        groups, codecs, kinds = self._kinds_of_connections()
+        groups, codecs, transports = (_sum_by(place, self._count_by_labels()) for place in range(3))
         used, granted = shard.lease_usage
         before = self._marks[0].latency if self._marks else []
         latency = shard.dispatcher.latency.counts
@@ -96,12 +98,12 @@ class ShardReporter:
             lagging=len(lagging),
             groups=groups,
             codecs=codecs,
-            kinds=kinds,
+            transports=transports,
             latency=[new - old for new, old in zip(latency, before, strict=True)] if before else list(latency),
-            oldest_cursor_s=round(CursorAges(shard, now).measure_oldest(lagging), 3),
+            max_connection_lag_s=round(CursorAges(shard, now).measure_oldest(lagging), 3),
             log_events=len(shard.log),
             memory_bytes=self._memory(),
-            loop_lag_s=round(self._loop_lag(), 4),
+            event_loop_lag_s=round(self._loop_lag(), 4),
             lease_used=used,
             lease_granted=granted,
             aggregating=shard.feeds.aggregating,
@@ -109,18 +111,28 @@ class ShardReporter:
             **self._rates,
         )
 
-    def _kinds_of_connections(self) -> _Kinds:
-        """By group, codec and kind. Looks at ten thousand of them only if one has come, gone or changed its group."""
+    def count_connections(self) -> dict[tuple[str, ...], int]:
+        """Open connections by group, codec and transport. Of many groups the largest are told, and `other`.
+
+        Without connections it is a 0 without labels, which makes a sum of 0 rather than none.
+        """
+        counts = self._count_by_labels()
+        if not counts:
+            return {("", "", ""): 0}
+        named = top_n_with_other(_sum_by(0, counts))
+        bounded: Counter[tuple[str, ...]] = Counter()
+        for (group, codec, transport), count in counts.items():
+            bounded[group if group in named else "other", codec, transport] += count
+        return dict(bounded)
+
+    def _count_by_labels(self) -> Counter[_ConnectionLabels]:
+        """Looks at ten thousand connections only if one has come, gone or changed its group."""
         connections, totals = self._shard.connections, self._shard.totals
-        version = (totals["admitted"], totals["regrouped"], len(connections))
-        if version != self._version:
-            self._version = version
-            self._kinds = (
-                dict(Counter([c.group for c in connections])),
-                dict(Counter([c.codec.label for c in connections])),
-                dict(Counter([c.transport for c in connections])),
-            )
-        return self._kinds
+        version = (totals["connections_opened"], totals["regrouped"], len(connections))
+        if version != self._counted_version:
+            self._counted_version = version
+            self._connection_counts = Counter([(c.group, c.codec.label, c.transport) for c in connections])
+        return self._connection_counts
 
     def list_slowest(self, now: float, count: int = SLOWEST) -> list[dict[str, Any]]:
         """Of the connections that lag those that are furthest behind, as `_describe`, the furthest first."""
@@ -138,7 +150,7 @@ class ShardReporter:
         ]
 
     def _describe(self, connection: Connection, ages: CursorAges, now: float) -> dict[str, Any]:
-        """behind: offsets. seconds: age of the event that it gets next. lagging_s: for how long its socket is busy."""
+        """One connection. lag_s: age of the event that it gets next. blocked_s: how long its socket has been busy."""
         shard = self._shard
         cursor = _cursor(connection, shard)
         reader = connection.reader
@@ -150,20 +162,28 @@ class ShardReporter:
             "group": connection.group,
             "address": connection.address,
             "codec": connection.codec.label,
-            "kind": connection.transport,
+            "transport": connection.transport,
             "state": connection.state.value,
             "connected_s": round(now - connection.opened_at, 3),
             "cursor": cursor,
-            "behind": shard.log.position - cursor,
-            "seconds": round(ages.measure(connection), 3),
-            "lagging_s": round(now - reader.blocked_since, 3) if reader.is_blocked else 0.0,
+            "lag_offsets": shard.log.position - cursor,
+            "lag_s": round(ages.measure(connection), 3),
+            "blocked_s": round(now - reader.blocked_since, 3) if reader.is_blocked else 0.0,
         }
 
     def _mark(self, now: float) -> _Mark:
         t = self._shard.totals
         counts = list(self._shard.dispatcher.latency.counts)
-        return _Mark(now, t["events"], t["deliveries"], t["frames"], t["bytes"], t["refused"], counts)
+        return _Mark(now, t["events"], t["deliveries"], t["frames"], t["sent_bytes"], t["connections_rejected"], counts)
 
 
 def _cursor(connection: Connection, shard: Shard) -> int:
     return connection.feed.cursor_of(connection) if connection.feed is not None else shard.log.position
+
+
+def _sum_by(place: int, counts: Mapping[_ConnectionLabels, int]) -> dict[str, int]:
+    """Connections by one of their labels."""
+    total: Counter[str] = Counter()
+    for labels, count in counts.items():
+        total[labels[place]] += count
+    return dict(total)

@@ -1,7 +1,7 @@
-"""The event types of DNS administration, each declared once: payload, permission, delivery, what it hides, what filters
-see.
+"""The event types of DNS administration, each declared once.
 
-It is one domain's catalogue. The core is given it, and knows none of these names.
+A declaration has the payload, the permission, the delivery, what it hides and what filters see. It is one domain's
+catalogue. The core is given it, and knows none of these names.
 """
 
 from __future__ import annotations

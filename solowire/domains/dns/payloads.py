@@ -1,4 +1,4 @@
-"""What `data` of each event type looks like: one struct per type, in the order of the catalogue's categories.
+"""The payloads of event types: one struct for each, in the order of the catalogue's categories.
 
 Few fields are required: those without which the event says nothing. All others may be absent or null.
 Fields that are not declared here are accepted and carried (but see `solowire.model.access`: not every view is
@@ -388,20 +388,20 @@ class GatewayStats(Payload, kw_only=True, frozen=True):
     node: str | None = None
     groups: Tally | None = None
     codecs: Tally | None = None
-    kinds: Tally | None = None
+    transports: Tally | None = None
     gateways: Count | None = None
     deliveries_per_second: Rate | None = None
     frames_per_second: Rate | None = None
-    bytes_per_second: Rate | None = None
-    refused_per_second: Rate | None = None
+    sent_bytes_per_second: Rate | None = None
+    connections_rejected_per_second: Rate | None = None
     latency_p50_ms: Millis | None = None
     latency_p95_ms: Millis | None = None
     latency_p99_ms: Millis | None = None
     lagging: Count | None = None
-    oldest_cursor_s: Seconds | None = None
+    max_connection_lag_s: Seconds | None = None
     log_bytes: Bytes | None = None
     memory_bytes: Bytes | None = None
-    loop_lag_ms: Millis | None = None
+    event_loop_lag_ms: Millis | None = None
     lease_used: Count | None = None
     lease_granted: Count | None = None
     aggregating: Tally | None = None

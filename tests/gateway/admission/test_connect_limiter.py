@@ -7,6 +7,7 @@ from heapq import heapify, heappop, heappush
 from random import Random
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,6 +20,7 @@ from solowire.gateway.admission.connect_limiter import (
     ConnectLimiter,
 )
 from solowire.model.access import Identity
+from solowire.protocol.problem_details import to_http_response
 from solowire.runtime.settings import Settings
 from solowire.runtime.settings.auth_settings import AuthSettings
 from solowire.runtime.settings.limits_settings import ConnectSettings
@@ -77,6 +79,15 @@ def refused(refusal: RequestRejected | None) -> tuple[int, str]:
     assert refusal.retry_after > 0
     assert refusal.message
     return refusal.status, refusal.code
+
+
+def limited(refusal: RequestRejected | None) -> tuple[int, str, str]:
+    """A refusal with whose limit it is, as its problem body has it."""
+    status, code = refused(refusal)
+    assert refusal is not None
+    body = msgspec.json.decode(to_http_response(refusal)[2])
+    assert body["scope"] == refusal.scope
+    return status, code, refusal.scope
 
 
 # ------------------------------------------------------------------------------------------------------ the doors
@@ -159,15 +170,15 @@ def test_an_address_with_as_many_as_it_may_have() -> None:
 def test_the_rate_of_the_whole_system() -> None:
     """A burst, then so many a second; what is too much is the system's state, so 503."""
     admission = limiter(rate=10.0, burst=30.0)
-    assert codes(admission, 40, 0.0) == {"": 30, "over_rate": 10}
-    assert codes(admission, 40, 1.0) == {"": 10, "over_rate": 30}
-    assert refused(ask(admission, viewer(), HERE, 1.0)) == (503, "over_rate")
+    assert codes(admission, 40, 0.0) == {"": 30, "connect_rate_limited": 10}
+    assert codes(admission, 40, 1.0) == {"": 10, "connect_rate_limited": 30}
+    assert limited(ask(admission, viewer(), HERE, 1.0)) == (503, "connect_rate_limited", "system")
 
 
 def test_administrators_do_not_wait_for_everybody_else() -> None:
     """In the midst of a wave they get in at once; where even their slots are taken they come again in a second."""
     admission = limiter(rate=1.0, burst=2.0)
-    assert codes(admission, 10_000, 100.0)["over_rate"] == 9_998
+    assert codes(admission, 10_000, 100.0)["connect_rate_limited"] == 9_998
     assert ask(admission, admin(), HERE, 100.0) is None
     say(admission, AdmissionState(["admin", "viewer"], True, 5.0), 100.0)
     codes(admission, 10_000, 100.0)
@@ -195,7 +206,7 @@ def test_the_rate_of_an_address() -> None:
         burst_per_user=100,
     )
     assert codes(admission, 50, 0.0) == {"": 5, "connect_rate_limited": 45}
-    assert refused(ask(admission, viewer(), HERE, 0.0)) == (429, "connect_rate_limited")
+    assert limited(ask(admission, viewer(), HERE, 0.0)) == (429, "connect_rate_limited", "address")
     assert codes(admission, 5, 0.0, "192.0.2.2") == {"": 5}
     assert sum(codes(admission, 1, 0.0, f"198.51.100.{n}")[""] for n in range(100)) == 90
 
@@ -205,7 +216,7 @@ def test_the_rate_of_a_user() -> None:
     admission = limiter(rate_per_user=2.0, burst_per_user=5.0)
     found = [ask(admission, viewer("eve"), HERE, 0.0) for _ in range(50)]
     assert [refusal is None for refusal in found] == [True] * 5 + [False] * 45
-    assert refused(found[-1]) == (429, "connect_rate_limited")
+    assert limited(found[-1]) == (429, "connect_rate_limited", "user")
     assert found[-1] is not None
     assert found[-1].retry_after == pytest.approx(0.5)
     assert ask(admission, viewer("ann"), HERE, 0.0) is None
@@ -313,11 +324,11 @@ def test_wrong_tokens_are_slowed_down() -> None:
     """Twenty are told so at once, then one a second; other addresses and right tokens are not concerned."""
     admission = ConnectLimiter()
     assert [admission.failed_auth.record_failure(HERE, 0.0) for _ in range(20)] == [None] * 20
-    assert refused(admission.failed_auth.record_failure(HERE, 0.0)) == (429, "too_many_wrong_tokens")
+    assert refused(admission.failed_auth.record_failure(HERE, 0.0)) == (429, "too_many_auth_failures")
     assert admission.failed_auth.record_failure("192.0.2.2", 0.0) is None
     assert ask(admission, viewer(), HERE, 0.0) is None
     assert admission.failed_auth.record_failure(HERE, 1.0) is None
-    assert refused(admission.failed_auth.record_failure(HERE, 1.0)) == (429, "too_many_wrong_tokens")
+    assert refused(admission.failed_auth.record_failure(HERE, 1.0)) == (429, "too_many_auth_failures")
 
 
 # ------------------------------------------------------------------------------------------------ coming again
@@ -414,7 +425,7 @@ def full(*addresses: str, closed: tuple[str, ...] = ()) -> AdmissionState:
         (
             {"rate": 2, "burst": 1},
             full(),
-            "over_rate",
+            "connect_rate_limited",
             ["2 a second", "SOLOWIRE_LIMITS__CONNECT__RATE"],
         ),
     ],

@@ -248,7 +248,7 @@ async def test_who_has_to_give_its_place_hears_why(house: House) -> None:
 
 async def test_a_client_that_leaves_has_published_nothing(house: House) -> None:
     """Whoever goes in the midst of a request takes its room along, and what had come of it is not published."""
-    assert (await house.answers(Client(house.token("ann"), EVENTS, leaves=True)))[1] == "client_gone"
+    assert (await house.answers(Client(house.token("ann"), EVENTS, leaves=True)))[1] == "client_disconnected"
     assert (house.intake.requests, house.intake.bytes, house.published) == (0, 0, 0)
 
 
@@ -421,7 +421,7 @@ async def test_who_is_refused_is_told_at_once_and_its_connection_ends(house: Hou
             while house.gateway.is_router_alive:
                 await asyncio.sleep(0.02)
     client = Client(tokens.get(who) or house.token("ann"), [])
-    others = {"no room": (503, "overloaded"), "router away": (503, "router_away")}
+    others = {"no room": (503, "overloaded"), "router away": (503, "router_unavailable")}
     assert await house.answers(client) == (REFUSED | others)[who]
     assert client.is_last
     assert not client.waits.is_set()

@@ -92,7 +92,7 @@ async def test_a_shard_that_might_have_the_user_is_not_taken_for_one_that_has_no
     async with shard(404, {}) as owner, shard(500, b"oops", 1) as broken:
         with pytest.raises(RequestRejected) as refused:
             await asking.fetch_user("ann", owner, [broken], "t")
-    assert (refused.value.status, refused.value.code) == (502, "shard_unclear")
+    assert (refused.value.status, refused.value.code) == (502, "shard_bad_response")
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"[1]", b"\xff"])
@@ -101,7 +101,7 @@ async def test_what_is_no_answer_is_502(asking: ShardClient, body: bytes) -> Non
     async with shard(200, body) as one:
         with pytest.raises(RequestRejected) as refused:
             await asking.fetch_slowest(one, "t")
-    assert (refused.value.status, refused.value.code) == (502, "shard_unclear")
+    assert (refused.value.status, refused.value.code) == (502, "shard_bad_response")
 
 
 async def test_a_shard_that_is_away_is_503_and_one_that_is_stuck_504(
@@ -112,11 +112,11 @@ async def test_a_shard_that_is_away_is_503_and_one_that_is_stuck_504(
         gone = one
     with pytest.raises(RequestRejected) as refused:
         await asking.fetch_slowest(gone, "t")
-    assert (refused.value.status, refused.value.code, refused.value.retry_after) == (503, "shard_away", 1)
+    assert (refused.value.status, refused.value.code, refused.value.retry_after) == (503, "shard_unavailable", 1)
     monkeypatch.setattr(shards, "TIMEOUT_SECONDS", 0.1)
     impatient = ShardClient()
     async with shard(0, b"") as stuck:
         with pytest.raises(RequestRejected) as refused:
             await impatient.fetch_slowest(stuck, "t")
         await impatient.close()
-    assert (refused.value.status, refused.value.code) == (504, "shard_slow")
+    assert (refused.value.status, refused.value.code) == (504, "shard_timeout")

@@ -137,7 +137,7 @@ def test_the_questions_of_a_shard_have_a_bound() -> None:
     with capture_logs() as lines:
         for request in range(MAX_WAITING + 2):
             shards.queue.add(b"a", question(request), 0.0)
-    assert [line["event"] for line in lines] == ["replay_dropped"] * 2
+    assert [line["event"] for line in lines] == ["replay_request_dropped"] * 2
     assert len(shards.queue) == MAX_WAITING + 1
     answered = shards.serve_all()
     assert (b"b", 0) in answered

@@ -159,7 +159,6 @@ import os, sys, time
 from pathlib import Path
 from solowire.router.log.sqlite_journal import SqliteJournal
 from solowire.backplane.messages import PublishedEvent
-from tests.support.examples import examples
 
 journal = SqliteJournal(Path(sys.argv[1]), new_epoch="new", max_age=1e9, max_events=3000, max_bytes=2**40,
                         window=600.0, now=time.time())
@@ -389,7 +388,7 @@ def test_a_hole_in_the_log_is_where_it_begins(path: Path) -> None:
     with capture_logs() as logs, closing(open_journal(path)) as journal:
         assert (journal.epoch, journal.start_offset, journal.last_offset) == ("epoch-1", 21, 50)
         assert is_whole(journal)
-        assert [(line["event"], line["log_begins"]) for line in logs] == [("journal_hole", 22)]
+        assert [(line["event"], line["log_begins"]) for line in logs] == [("journal_gap_detected", 22)]
         assert keep(journal, some(1, 51)) == [51]
     with closing(open_journal(path)) as journal:
         assert (journal.start_offset, journal.last_offset, is_whole(journal)) == (21, 51, True)
@@ -602,7 +601,7 @@ def test_what_there_is_no_room_to_trim_costs_no_group(path: Path) -> None:
         journal.append(some(1, begin=journal.last_offset + 1), NOW)
         with room(20_000, path), capture_logs() as logs:
             journal.commit(NOW)
-        assert [entry["event"] for entry in logs] == ["journal_not_trimmed"]
+        assert [entry["event"] for entry in logs] == ["journal_trim_failed"]
         assert (journal.start_offset, journal.last_offset) == (floor, 2002)
         keep(journal, some(1, begin=2003), NOW + 0.5)
         assert journal.start_offset == floor  # not with every group: it would fail again and again
@@ -838,7 +837,7 @@ def test_an_old_journal_that_keeps_too_much_is_told(path: Path, monkeypatch: pyt
     monkeypatch.setattr(journal_file, "COMPACTED_BYTES", 2**20)
     with capture_logs() as logged, closing(open_journal(path, max_bytes=2 * 2**20, now=NOW + 3600)):
         pass
-    assert [(entry["event"], bool(entry["hint"])) for entry in logged] == [("journal_space_kept", True)]
+    assert [(entry["event"], bool(entry["hint"])) for entry in logged] == [("journal_shrink_skipped", True)]
     assert path.stat().st_size == before
 
 
@@ -878,6 +877,6 @@ def test_without_room_for_a_copy_the_journal_stays_as_it_is(path: Path, monkeypa
     monkeypatch.setattr(journal_file, "create_file", full)
     with capture_logs() as logged, closing(open_journal(path, max_bytes=2**20, now=NOW + 3600)) as journal:
         assert keep(journal, some(1, begin=20_001), NOW + 3600) == [20_001]
-    assert [entry["event"] for entry in logged] == ["journal_not_compacted"]
+    assert [entry["event"] for entry in logged] == ["journal_shrink_failed"]
     assert path.stat().st_size <= before + 2**20
     assert not list(path.parent.glob("*.new*"))

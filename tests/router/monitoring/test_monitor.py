@@ -73,11 +73,15 @@ def test_nothing_is_said_when_all_is_well() -> None:
 @pytest.mark.parametrize(
     ("metric", "stats", "part"),
     [
-        ("connection_lag_seconds", ShardStats(oldest_cursor_s=12.0, lagging=3), "12.0 s old; 3 connections lag"),
-        ("loop_lag_seconds", ShardStats(loop_lag_s=0.75), "late by 0.75 s"),
+        (
+            "connection_lag_seconds",
+            ShardStats(max_connection_lag_s=12.0, lagging=3),
+            "12.0 s behind; 3 connections lag",
+        ),
+        ("event_loop_lag_seconds", ShardStats(event_loop_lag_s=0.75), "0.75 s late"),
         ("memory_bytes", ShardStats(memory_bytes=5 * 2**30), "5,368,709,120 bytes"),
-        ("lease_use_percent", ShardStats(lease_used=99, lease_granted=100), "99 % of its lease; 99 of 100"),
-        ("aggregating_feeds", ShardStats(aggregating={"dns_query_log": 7}), "dns_query_log is summed up for 7 feeds"),
+        ("lease_use_percent", ShardStats(lease_used=99, lease_granted=100), "lease is 99 % used; 99 of 100 slots"),
+        ("aggregating_feeds", ShardStats(aggregating={"dns_query_log": 7}), "dns_query_log is aggregated for 7 feeds"),
     ],
 )
 def test_each_number_of_a_shard_has_its_alert(metric: str, stats: ShardStats, part: str) -> None:
@@ -92,13 +96,13 @@ def test_each_number_of_a_shard_has_its_alert(metric: str, stats: ShardStats, pa
     assert data["message"].startswith("shard 1: ")
     assert part in data["message"]
     assert data["value"] >= data["threshold"]
-    performance = metric in ("connection_lag_seconds", "loop_lag_seconds", "memory_bytes")
+    performance = metric in ("connection_lag_seconds", "event_loop_lag_seconds", "memory_bytes")
     assert began.diagnoses == ([(b"name-1", metric)] if performance else [])
     world.stats[1] = ShardStats()
     ended = world.run(5)
     [(_, data)] = read(ended)
-    assert (data["severity"], data["details"]["state"]) == ("info", "over")
-    assert "over after" in data["message"]
+    assert (data["severity"], data["details"]["state"]) == ("info", "resolved")
+    assert "resolved after" in data["message"]
     assert ended.diagnoses == []
 
 
@@ -112,8 +116,8 @@ def test_the_log_has_the_numbers_of_each_alert() -> None:
         world.run(5)
     about = {"component": "shard 1", "metric": "aggregating_feeds", "threshold": 1.0, "about": "dns_query_log"}
     assert lines == [
-        {"event": "alert", "log_level": "warning", "value": 7, **about},
-        {"event": "alert_over", "log_level": "info", "value": 0, "seconds": 6.0, "highest": 7, **about},
+        {"event": "alert_fired", "log_level": "warning", "value": 7, **about},
+        {"event": "alert_resolved", "log_level": "info", "value": 0, "fired_for_s": 6.0, "highest": 7, **about},
     ]
 
 
@@ -129,16 +133,17 @@ def test_the_event_has_the_numbers_of_each_alert() -> None:
         **same,
         "severity": "warning",
         "value": 7,
-        "message": "shard 1: dns_query_log is summed up for 7 feeds (threshold 1 feeds)",
-        "details": {"state": "began", "about": "dns_query_log"},
+        "message": "shard 1: dns_query_log is aggregated for 7 feeds (threshold 1 feeds)",
+        "details": {"state": "firing", "about": "dns_query_log"},
     }
     assert world.watch.fired_count == 1  # as /metrics has it
     assert over == {
         **same,
         "severity": "info",
         "value": 0,
-        "message": "shard 1: over after 6 s: dns_query_log is summed up for 0 feeds (7 at most, threshold 1 feeds)",
-        "details": {"state": "over", "about": "dns_query_log"},
+        "message": "shard 1: resolved after 6 s: dns_query_log is aggregated for 0 feeds"
+        " (7 at most, threshold 1 feeds)",
+        "details": {"state": "resolved", "about": "dns_query_log"},
     }
 
 
@@ -154,10 +159,10 @@ def test_a_shard_that_does_not_acknowledge_lags() -> None:
     world.last, world.behind = 1001, [0, 1]
     began = world.run(5)
     [(_, data)] = read(began)
-    assert (data["component"], data["metric"]) == ("shard 1", "lag_seconds")
+    assert (data["component"], data["metric"]) == ("shard 1", "shard_lag_seconds")
     assert "1 offsets behind" in data["message"]
     assert 2.0 <= data["value"] <= 4.0
-    assert began.diagnoses == [(b"name-1", "lag_seconds")]
+    assert began.diagnoses == [(b"name-1", "shard_lag_seconds")]
 
 
 def test_what_is_remembered_of_the_log_has_a_bound() -> None:
@@ -181,21 +186,21 @@ def test_a_shard_that_keeps_up_with_a_busy_log_does_not_lag() -> None:
 def test_refusals_of_all_processes_are_one_number() -> None:
     """Gateways and shards together are above the threshold, each alone is not."""
     world = World()
-    world.gateway = ShardStats(refused_per_s=12.0)
+    world.gateway = ShardStats(connections_rejected_per_s=12.0)
     assert world.run(5).events == []
-    world.stats[0] = ShardStats(refused_per_s=12.0)
+    world.stats[0] = ShardStats(connections_rejected_per_s=12.0)
     [(_, data)] = read(world.run(5))
-    assert (data["metric"], data["value"], data["component"]) == ("refused_per_second", 24.0, "solowire")
+    assert (data["metric"], data["value"], data["component"]) == ("connections_rejected_per_second", 24.0, "solowire")
 
 
 def test_gateway_and_router_have_loops_and_memory_too() -> None:
     """A stuck gateway and a router that has grown are alerts, with no shard to ask for a diagnosis."""
     world = World()
-    world.gateway = ShardStats(loop_lag_s=2.0)
+    world.gateway = ShardStats(event_loop_lag_s=2.0)
     world.own = ShardStats(memory_bytes=2**40)
     said = world.run(5)
     assert {(d["component"], d["metric"]) for _, d in read(said)} == {
-        ("gateway 0123456789abcdef", "loop_lag_seconds"),
+        ("gateway 0123456789abcdef", "event_loop_lag_seconds"),
         ("router", "memory_bytes"),
     }
     assert said.diagnoses == []
@@ -204,7 +209,7 @@ def test_gateway_and_router_have_loops_and_memory_too() -> None:
 def test_gateways_that_come_and_go_leave_the_alerts_of_others_alone() -> None:
     """A gateway keeps its name whatever stands before it in the list: its alert begins once and ends once."""
     world = World()
-    world.gateway = ShardStats(loop_lag_s=2.0)
+    world.gateway = ShardStats(event_loop_lag_s=2.0)
     said = world.run(5)
     for others in ([(b"gateway-fedcba9876543210", ShardStats())], []) * 2:
         world.others = others
@@ -220,7 +225,7 @@ def test_gateways_that_come_and_go_leave_the_alerts_of_others_alone() -> None:
 def test_a_shard_that_has_gone_ends_its_alerts() -> None:
     """Nobody has to wonder about an alert of a shard that is no more."""
     world = World()
-    world.stats[1] = ShardStats(loop_lag_s=2.0)
+    world.stats[1] = ShardStats(event_loop_lag_s=2.0)
     world.run(5)
     world.present = [0]
     [(_, data)] = read(world.run(5))
@@ -272,18 +277,20 @@ def test_statistics_as_events_hold_every_number() -> None:
     for milliseconds in (*[1] * 50, *[10] * 45, *[100] * 5):
         latency.add(milliseconds / 1000)
     world.stats[0] = ShardStats(
-        connections=1, feeds=2, lagging=3, log_bytes=4, groups={"viewer": 5}, codecs={"json": 6}, kinds={"direct": 7},
-        events_per_s=8.0, deliveries_per_s=9.0, frames_per_s=10.0, bytes_per_s=11.0, refused_per_s=12.0,
-        latency=latency.counts, oldest_cursor_s=0.5, memory_bytes=14, loop_lag_s=0.25, lease_used=16, lease_granted=17,
+        connections=1, feeds=2, lagging=3, log_bytes=4, groups={"viewer": 5}, codecs={"json": 6},
+        transports={"direct": 7}, events_per_s=8.0, deliveries_per_s=9.0, frames_per_s=10.0, sent_bytes_per_s=11.0,
+        connections_rejected_per_s=12.0, latency=latency.counts, max_connection_lag_s=0.5, memory_bytes=14,
+        event_loop_lag_s=0.25, lease_used=16, lease_granted=17,
         aggregating={"dns_query_log": 0}, users=20, legacy={"path /ws/{type}": 21},
     )  # fmt: skip
     world.behind = [19, 0]
     nodes = {data["node"]: data for _, data in read(world.run(1.5))}
     expected = {
         "connections": 1, "feeds": 2, "lagging": 3, "log_bytes": 4, "groups": {"viewer": 5}, "codecs": {"json": 6},
-        "kinds": {"direct": 7}, "events_per_second": 8.0, "deliveries_per_second": 9.0, "frames_per_second": 10.0,
-        "bytes_per_second": 11.0, "refused_per_second": 12.0, "oldest_cursor_s": 0.5, "memory_bytes": 14,
-        "loop_lag_ms": 250.0, "lease_used": 16, "lease_granted": 17, "aggregating": {"dns_query_log": 0}, "lag": 19,
+        "transports": {"direct": 7}, "events_per_second": 8.0, "deliveries_per_second": 9.0, "frames_per_second": 10.0,
+        "sent_bytes_per_second": 11.0, "connections_rejected_per_second": 12.0, "max_connection_lag_s": 0.5,
+        "memory_bytes": 14, "event_loop_lag_ms": 250.0, "lease_used": 16, "lease_granted": 17,
+        "aggregating": {"dns_query_log": 0}, "lag": 19,
         "users": 20, "legacy": {"path /ws/{type}": 21},
     }  # fmt: skip
     for node, more in (("shard 0", set()), ("all", {"shards", "gateways"})):

@@ -23,11 +23,11 @@ def test_the_life_of_a_connection_is_four_lines() -> None:
     assert all(line.items() >= who.items() for line in b.audit_lines)
     assert [line["event"] for line in b.audit_lines] == ["connected", "subscribed", "subscribed", "disconnected"]
     connected, first, then, ended = b.audit_lines
-    assert (connected["codec"], connected["kind"]) == ("json", "relayed")
+    assert (connected["codec"], connected["transport"]) == ("json", "relayed")
     assert first["subscriptions"] == ["custom.*", "user.*"]
     assert first["denied"]
     assert then["subscriptions"] == ["custom.*", "user.*", "security_alert"]
-    assert (ended["code"], ended["reason"]) == (None, "the client has gone")
+    assert (ended["code"], ended["reason"]) == (None, "client disconnected")
 
 
 def test_who_is_closed_is_told_once_with_the_code() -> None:
@@ -105,7 +105,7 @@ def test_a_reader_that_is_too_slow_is_told_of(lost: bool) -> None:
     if lost:
         b.sockets.unstick(connection)
     b.wait(1.0 if lost else 31.0)
-    assert ended(b) == [(4413, "too slow, come back and resume")]
+    assert ended(b) == [(4413, "reading too slowly, reconnect and resume")]
 
 
 def test_a_thousand_subscriptions_are_no_long_line() -> None:

@@ -71,4 +71,4 @@ def test_a_bad_event_in_a_batch_is_counted() -> None:
     b.shard.on_batch(LogBatch(b.epoch, 0, 4, [first, (2, b"\xc1"), (3, encode_event(unknown)), last]), b.now)
     b.wait(1)
     assert [e.offset for e in b.read_events(connection)] == [1, 4]
-    assert b.shard.log.skipped.totals == {"undecodable": 1, "unknown_type": 1}
+    assert b.shard.log.skipped.totals == {"event_decode_failed": 1, "event_unknown_type": 1}

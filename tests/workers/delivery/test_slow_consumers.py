@@ -453,7 +453,7 @@ def test_a_flood_is_summed_up_and_is_over(others: str) -> None:
     assert sum(e.type == "dns_query_log" for e in events) + counted(messages, "dns_query_log") == 10_001
     summed = sum(e.data["total_queries"] for e in events if e.source == "solowire")
     assert 10_001 - 60 <= summed <= 10_001
-    assert b.shard.totals["aggregated"] > 9_900
+    assert b.shard.totals["aggregated_events"] > 9_900
 
 
 def test_what_else_goes_out_says_how_many_there_were() -> None:
@@ -691,7 +691,7 @@ def test_what_is_overtaken_costs_the_feeds_nothing(monkeypatch: pytest.MonkeyPat
     b.wait(31)
     assert looked == 2
     assert all(counted(frames(b, reader), "system_metrics") == 99 for reader in readers)
-    assert b.shard.totals["overtaken"] == 99
+    assert b.shard.totals["conflated_states"] == 99
 
 
 def test_a_critical_state_does_not_wait() -> None:

@@ -218,7 +218,7 @@ async def test_who_shows_a_good_ticket_is_refused_by_name(site: Site) -> None:
     assert await site.refusal(site.ticket("ann")) == (503, "over_limit")
     who = {"user": "ann", "role": "viewer", "address": "192.0.2.7"}
     assert site.lines == [{"event": "refused", "action": "connect", "code": "over_limit", **who}]
-    assert site.shard.totals["refused"] == 1
+    assert site.shard.totals["connections_rejected"] == 1
 
 
 async def test_a_refusal_for_want_of_a_slot_is_told_to_the_router_at_once(site: Site) -> None:
@@ -257,14 +257,14 @@ async def test_a_ticket_is_good_once(site: Site) -> None:
 async def test_wrong_tickets_of_one_address_are_refused_after_some() -> None:
     """Two are told that they are wrong; then it is 429 with a time, and right ones go on working."""
     with contextlib.closing(Site(wrong_tokens=Rate(0.01, 2))) as site:
-        for told in [(401, "invalid_token")] * 2 + [(429, "too_many_wrong_tokens")] * 2:
+        for told in [(401, "invalid_token")] * 2 + [(429, "too_many_auth_failures")] * 2:
             assert await site.refusal("garbage") == told
         assert b"retry-after" in (await site.ask("GET /ws?ticket=garbage")).headers
         assert await site.refusal(site.ticket("ann", shard=1)) == (403, "wrong_shard")
         async with site.joined(site.ticket("ann")) as (_, answer, _, _):
             assert answer.status == 101
         codes = [line["code"] for line in site.lines]
-        assert codes == ["invalid_token"] * 2 + ["too_many_wrong_tokens"] * 3 + ["wrong_shard"]
+        assert codes == ["invalid_token"] * 2 + ["too_many_auth_failures"] * 3 + ["wrong_shard"]
 
 
 @pytest.mark.parametrize(
@@ -375,7 +375,7 @@ async def test_a_load_balancer_may_ask_how_it_is(site: Site) -> None:
         assert (answer.status, answer.body, answer.headers[b"content-length"]) == (200, b"", b"%d" % len(body))
         assert answer.headers[b"connection"] == b"close"
     assert site.lines == []
-    assert site.shard.totals["refused"] == 0
+    assert site.shard.totals["connections_rejected"] == 0
 
 
 async def test_a_shard_that_is_not_ready_says_so(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

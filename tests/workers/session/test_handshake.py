@@ -55,7 +55,7 @@ def test_hello_twice_is_an_error() -> None:
     connection = b.connect(subscriptions=["custom.a"])
     b.say(connection, c.Hello("again", ["custom.b"]))
     [error] = b.read_messages(connection)
-    assert (error.code, error.id) == ("already_said_hello", "again")
+    assert (error.code, error.id) == ("duplicate_hello", "again")
     b.publish("custom.a")
     assert len(b.read_events(connection)) == 1
 
@@ -188,7 +188,7 @@ def test_subscribe_before_hello_is_an_error() -> None:
     connection = b.open_connection()
     b.say(connection, c.Subscribe(["custom.a"], "s"))
     b.say(connection, c.Unsubscribe(["custom.a"], "u"))
-    assert [(e.code, e.id) for e in b.read_messages(connection)] == [("hello_first", "s"), ("hello_first", "u")]
+    assert [(e.code, e.id) for e in b.read_messages(connection)] == [("hello_required", "s"), ("hello_required", "u")]
     b.say(connection, c.Hello(subscriptions=["custom.a"]))
     assert isinstance(b.read_messages(connection)[0], c.Welcome)
 
@@ -401,7 +401,7 @@ def test_what_a_client_says_during_its_replay_is_obeyed_after_it() -> None:
     b.answer_requests()
     b.wait(1)
     assert [m.id for m in b.read_messages(slow) if isinstance(m, c.Subscriptions)] == [7]
-    assert [m.code for m in b.read_messages(connection) if isinstance(m, c.Error)] == ["already_said_hello"]
+    assert [m.code for m in b.read_messages(connection) if isinstance(m, c.Error)] == ["duplicate_hello"]
 
 
 def test_a_client_from_a_shard_that_was_ahead_waits_for_this_one() -> None:

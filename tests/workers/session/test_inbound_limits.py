@@ -103,7 +103,7 @@ def test_what_comes_while_resuming_is_kept() -> None:
     assert place.take(connection, c.Ping()) == c.Ping()
     with pytest.raises(InvalidMessage) as caught:
         place.take(connection, c.Subscribe(["custom.more"], id=7))
-    assert (caught.value.code, caught.value.id) == ("too_early", 7)
+    assert (caught.value.code, caught.value.id) == ("handshake_pending", 7)
     assert connection.early_messages == wishes
 
 
@@ -151,10 +151,10 @@ def test_hello_comes_once_and_first() -> None:
     place = Place()
     with pytest.raises(InvalidMessage) as caught:
         initial_subscriptions(place.connection(State.live), c.Hello(), {}, CATALOG)
-    assert caught.value.code == "already_said_hello"
+    assert caught.value.code == "duplicate_hello"
     with pytest.raises(InvalidMessage) as caught:
         updated_subscriptions(place.connection(), c.Subscribe(["custom.a"]), CATALOG)
-    assert caught.value.code == "hello_first"
+    assert caught.value.code == "hello_required"
 
 
 def test_changes_add_and_take_away() -> None:

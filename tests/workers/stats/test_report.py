@@ -7,10 +7,13 @@ from typing import Any
 import pytest
 
 from solowire.algorithms.histogram import quantile
+from solowire.model.access import Identity
+from solowire.observability.stats_summary import MOST_VALUES
 from solowire.protocol import messages as c
 from solowire.protocol.messages import Codec
 from solowire.runtime.settings.shard_settings import AggregationSettings
 from solowire.workers.connections.connection import Connection
+from solowire.workers.shard import CLOSED
 from solowire.workers.stats.cursor_age import MOST_ENTRIES
 from solowire.workers.stats.diagnosis import MOST, diagnose
 from solowire.workers.stats.report import LATENCY_SECONDS, ShardReporter
@@ -67,6 +70,37 @@ def test_who_asks_often_has_nothing_counted_again() -> None:
     assert (second(b, reporting).groups, looks) == ({"viewer": 2}, [1])
 
 
+def test_without_connections_their_number_is_zero() -> None:
+    """A sum over all labels is 0 then, and not missing."""
+    assert reporting_of(ShardHarness()).count_connections() == {("", "", ""): 0}
+
+
+def test_closed_connections_are_counted_by_their_code() -> None:
+    """Each connection is counted once: by the code that the shard closed it with, or as one whose client went."""
+    b = ShardHarness()
+    old = b.connect("ann")
+    newer = b.connect("ann")
+    for connection in (old, newer):
+        b.shard.on_closed(connection)
+    totals = b.shard.totals
+    closed = {name: count for name, count in totals.items() if name.startswith(CLOSED)}
+    assert closed == {f"{CLOSED}4409": 1, f"{CLOSED}client_disconnected": 1}
+    assert sum(closed.values()) == totals["connections_opened"]
+
+
+def test_of_many_groups_the_largest_are_counted_and_the_others_together() -> None:
+    """Ten thousand tenants are no ten thousand series."""
+    b = ShardHarness(group_by="tenant")
+    for n in range(MOST_VALUES + 10):
+        for user in (f"user-{n}", f"other-{n}")[: 1 + (n < 5)]:
+            b.open_as(Identity(user, "viewer", (), tenant=f"tenant-{n}"))
+    counts = reporting_of(b).count_connections()
+    assert len(counts) == MOST_VALUES
+    assert sum(counts.values()) == MOST_VALUES + 15
+    assert counts["tenant-0", "json", "direct"] == 2
+    assert counts["other", "json", "direct"] == 11
+
+
 def test_connections_are_counted_by_group_codec_and_kind() -> None:
     """Each tally has every connection once, and follows a role that has changed."""
     b = ShardHarness()
@@ -79,7 +113,13 @@ def test_connections_are_counted_by_group_codec_and_kind() -> None:
     stats = second(b, reporting)
     assert stats.groups == {"viewer": 3, "admin": 1}
     assert stats.codecs == {"json": 2, "msgpack": 1, "json+deflate": 1}
-    assert stats.kinds == {"direct": 3, "relayed": 1}
+    assert stats.transports == {"direct": 3, "relayed": 1}
+    assert reporting.count_connections() == {
+        ("viewer", "json", "direct"): 1,
+        ("admin", "msgpack", "direct"): 1,
+        ("viewer", "json+deflate", "direct"): 1,
+        ("viewer", "json", "relayed"): 1,
+    }
     bob = next(x for x in b.shard.connections if x.identity.user == "bob")
     b.say(bob, c.Refresh(b.sign_token("bob", "operator")))
     assert second(b, reporting).groups == {"viewer": 3, "operator": 1}
@@ -111,7 +151,7 @@ def test_rates_are_those_of_the_last_second() -> None:
     assert stats.events_per_s == pytest.approx(10, abs=1)
     assert stats.deliveries_per_s == pytest.approx(20, abs=2)
     assert stats.frames_per_s == pytest.approx(20, abs=2)
-    assert stats.bytes_per_s > 100 * stats.frames_per_s
+    assert stats.sent_bytes_per_s > 100 * stats.frames_per_s
     second(b, reporting)  # what waited for company went out in this one
     assert second(b, reporting).deliveries_per_s == 0
 
@@ -153,11 +193,11 @@ def test_a_connection_that_reads_nothing_lags_and_grows_old() -> None:
     reporting = reporting_of(b)
     first = second(b, reporting)
     assert first.lagging == 1
-    assert 1.0 < first.oldest_cursor_s < 1.5
-    assert second(b, reporting).oldest_cursor_s == pytest.approx(first.oldest_cursor_s + 1.0, abs=0.01)
+    assert 1.0 < first.max_connection_lag_s < 1.5
+    assert second(b, reporting).max_connection_lag_s == pytest.approx(first.max_connection_lag_s + 1.0, abs=0.01)
     b.sockets.unstick(connection)
     after = second(b, reporting)
-    assert (after.lagging, after.oldest_cursor_s) == (0, 0.0)
+    assert (after.lagging, after.max_connection_lag_s) == (0, 0.0)
 
 
 def test_readers_that_have_to_wait_for_their_turn_lag() -> None:
@@ -177,13 +217,13 @@ def test_readers_that_have_to_wait_for_their_turn_lag() -> None:
     reporting.update(b.now)
     stats = reporting.build_report(b.now)
     assert 0 < stats.lagging <= 30
-    assert stats.oldest_cursor_s > 1.0
+    assert stats.max_connection_lag_s > 1.0
     slowest = reporting.list_slowest(b.now, 30)
     assert len(slowest) == stats.lagging
-    assert min(about["behind"] for about in slowest) > 0
+    assert min(about["lag_offsets"] for about in slowest) > 0
     b.wait(10.0)
     after = second(b, reporting)
-    assert (after.lagging, after.oldest_cursor_s, reporting.list_slowest(b.now)) == (0, 0.0, [])
+    assert (after.lagging, after.max_connection_lag_s, reporting.list_slowest(b.now)) == (0, 0.0, [])
 
 
 def test_what_others_get_makes_nobody_old() -> None:
@@ -199,12 +239,12 @@ def test_what_others_get_makes_nobody_old() -> None:
     b.wait(20.0)
     assert b.shard.dispatcher.blocked
     [slowest] = reporting.list_slowest(b.now)
-    assert (reporting.build_report(b.now).oldest_cursor_s, slowest["seconds"]) == (0.0, 0.0)
+    assert (reporting.build_report(b.now).max_connection_lag_s, slowest["lag_s"]) == (0.0, 0.0)
     b.publish("custom.quiet", user="ann", taken=b.now + WALL)
     b.wait(3.0)
     reporting.update(b.now)
     [slowest] = reporting.list_slowest(b.now)
-    assert (reporting.build_report(b.now).oldest_cursor_s, slowest["seconds"]) == (3.0, 3.0)
+    assert (reporting.build_report(b.now).max_connection_lag_s, slowest["lag_s"]) == (3.0, 3.0)
 
 
 def test_the_oldest_of_several_feeds_is_found() -> None:
@@ -219,8 +259,8 @@ def test_the_oldest_of_several_feeds_is_found() -> None:
         b.publish(f"custom.{user}", taken=b.now + WALL)
         b.wait(1.0)
     reporting = reporting_of(b)
-    assert reporting.build_report(b.now).oldest_cursor_s == 3.0
-    assert {about["user"]: about["seconds"] for about in reporting.list_slowest(b.now)} == {
+    assert reporting.build_report(b.now).max_connection_lag_s == 3.0
+    assert {about["user"]: about["lag_s"] for about in reporting.list_slowest(b.now)} == {
         "bob": 3,
         "ann": 2,
         "cid": 1,
@@ -238,7 +278,7 @@ def test_an_event_that_is_far_away_in_the_log_has_no_age() -> None:
     b.publish("custom.quiet", taken=b.now + WALL)
     b.wait(1.0)
     report = reporting_of(b).build_report(b.now)
-    assert (report.lagging, report.oldest_cursor_s) == (1, 0.0)
+    assert (report.lagging, report.max_connection_lag_s) == (1, 0.0)
 
 
 def test_an_event_for_one_user_alone_makes_nobody_lag() -> None:
@@ -260,10 +300,15 @@ def test_the_slowest_come_first_and_are_told_apart() -> None:
     b.wait(1.0)
     older, newer = reporting_of(b).list_slowest(b.now)
     assert (older["user"], newer["user"]) == ("older", "newer")
-    assert older["behind"] > newer["behind"] > 0
-    assert older["seconds"] > newer["seconds"] > 1.0
-    assert older["lagging_s"] > newer["lagging_s"] > 1.0
-    assert (newer["codec"], newer["group"], newer["kind"], newer["role"]) == ("msgpack", "viewer", "direct", "viewer")
+    assert older["lag_offsets"] > newer["lag_offsets"] > 0
+    assert older["lag_s"] > newer["lag_s"] > 1.0
+    assert older["blocked_s"] > newer["blocked_s"] > 1.0
+    assert (newer["codec"], newer["group"], newer["transport"], newer["role"]) == (
+        "msgpack",
+        "viewer",
+        "direct",
+        "viewer",
+    )
     assert [x["user"] for x in reporting_of(b).list_slowest(b.now, 1)] == ["older"]
 
 
@@ -275,7 +320,7 @@ def test_a_user_is_found_with_its_subscriptions() -> None:
     b.wait(2.0)
     [found] = reporting_of(b).list_user("ann", b.now)
     assert (found["session"], found["subscriptions"]) == (connection.session, ["custom.*"])
-    assert (found["behind"], found["lagging_s"], found["connected_s"]) == (0, 0.0, 2.0)
+    assert (found["lag_offsets"], found["blocked_s"], found["connected_s"]) == (0, 0.0, 2.0)
     assert reporting_of(b).list_user("nobody", b.now) == []
 
 
@@ -284,7 +329,7 @@ def test_what_the_process_knows_is_asked_for() -> None:
     b = ShardHarness()
     b.connect("ann")
     stats = ShardReporter(b.shard, memory=lambda: 7, loop_lag=lambda: 0.25).build_report(b.now)
-    assert (stats.memory_bytes, stats.loop_lag_s) == (7, 0.25)
+    assert (stats.memory_bytes, stats.event_loop_lag_s) == (7, 0.25)
     assert stats.lease_used == 1 < stats.lease_granted
 
 
@@ -295,7 +340,7 @@ def test_the_size_of_the_recent_log_is_reported() -> None:
     assert (before.log_events, before.log_bytes) == (0, 0)
     b.deliver(*[b.make_event("custom.a", {"text": "x" * 100}) for _ in range(3)])
     stats = reporting_of(b).build_report(b.now)
-    assert (stats.log_events, stats.offset - before.offset, stats.events - before.events) == (3, 3, 3)
+    assert (stats.log_events, stats.log_end_offset - before.log_end_offset, stats.events - before.events) == (3, 3, 3)
     assert 300 < stats.log_bytes == b.shard.log.held_bytes
 
 
@@ -330,8 +375,8 @@ def test_a_diagnosis_names_who_makes_it_slow() -> None:
     assert found["top_types"] == {"custom.big": 3, "custom.a": 3}
     assert (found["connections"], found["lagging"], found["of_events"]) == (2, 1, 6)
     [feed] = found["slowest_feeds"]
-    assert (feed["types"], feed["behind"], feed["offsets"]) == (["custom.*"], 1, 5)
-    assert feed["seconds"] > 1.0
+    assert (feed["types"], feed["lagging"], feed["lag_offsets"]) == (["custom.*"], 1, 5)
+    assert feed["lag_s"] > 1.0
     [slow] = found["slowest_connections"]
     assert slow["user"] == "slow"
 
