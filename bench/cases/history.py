@@ -23,7 +23,7 @@ QUESTIONS, EVENTS, QUICK_EVENTS, BATCH, ZONES = 10, 500_000, 50_000, 1000, 5_000
 PER_SECOND, SLICES, RARE_TIMES = 100, 4, 5
 TARGET_RATIO, TARGET_RARE_MS = 1.5, 50.0
 RARE = "rare.test"
-NO_LIMIT = {**NO_PUBLISH_LIMIT, "HISTORY__BURST_PAGES": "1000000"}
+NO_LIMIT = {**NO_PUBLISH_LIMIT, "HISTORY__BURST": "1000000"}
 ALL_ZONES = "filter=%7B%22zone%22%3A%5B%22test%22%5D%7D"
 RARE_ONES = f"types=record_updated,custom.*&filter=%7B%22zone%22%3A%5B%22{RARE}%22%5D%7D"
 ASKED = ("types=*", "types=*&order=desc", "types=record_updated", "types=custom.plain", ALL_ZONES)
