@@ -38,9 +38,8 @@ def parse_table(value: Any) -> Any:
     try:
         found = json.loads(value)
     except (ValueError, RecursionError) as error:
-        raise ValueError(
-            f'it is no table, as it is not valid JSON ({error}): write it as JSON, such as {{"name": 1}}'
-        ) from None
+        fault = f"it is no table, as it is not valid JSON ({error})"
+        raise ValueError(fault + ': write it as JSON, such as {"name": 1}') from None
     if not isinstance(found, dict):
         raise ValueError('it is no table: write it as JSON, such as {"name": 1}')
     return found
