@@ -286,9 +286,13 @@ def create_app(
 
     @get("/readyz", summary="Ready", security=[{}], tags=["operations"], operation_class=ReadyOperation)
     async def readyz() -> Response[dict[str, str]]:
-        """Whether it can admit users: 503 until then. `router` says whether it can publish, too."""
+        """Whether it can admit users: 503 until then.
+
+        `router` says whether it can publish, too: `alive`, `away`, or `journal_unavailable`.
+        """
         if gateway.is_ready:
-            return Response({"status": "ready", "router": "alive" if gateway.is_router_alive else "away"})
+            journal = "journal_unavailable" if gateway.is_journal_gone else "alive"
+            return Response({"status": "ready", "router": journal if gateway.is_router_alive else "away"})
         return Response({"status": "starting"}, status_code=503, headers={"retry-after": "1"})
 
     @get("/metrics", summary="Metrics", security=[{}], media_type=MediaType.TEXT, tags=["operations"])
