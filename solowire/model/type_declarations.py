@@ -152,7 +152,7 @@ def _make_type(name: str, said: object, definitions: dict[str, Any], catalog: Ca
 
 
 def _make_attribute(said: str | _AttributeDeclaration, catalog: Catalog) -> Attribute:
-    """An attribute that the domain has, too, is indexed as it is there, and as hierarchical, if nothing else is said."""
+    """An attribute that the domain has, too, is indexed, and if nothing else is said hierarchical, as there."""
     declared = _AttributeDeclaration(said) if isinstance(said, str) else said
     if not _NAME.fullmatch(declared.name):
         raise _Fault(f"the attribute {declared.name!r} must be lower-case letters, digits and _")
