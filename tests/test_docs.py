@@ -80,11 +80,11 @@ def unknown_codes(text: str, known: set[str]) -> list[str]:
 
 @cache
 def error_codes() -> set[str]:
-    """Every text of the sources that could be one: a code is a constant as it stands."""
+    """Every text of the sources that could be one: a code is a constant as it stands, but for a dialect's."""
     packages = ("solowire", "gateway", "router", "workers", "sources")
     trees = [ast.parse(path.read_text("utf-8")) for package in packages for path in (ROOT / package).rglob("*.py")]
     constants = (node.value for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant))
-    return {value for value in constants if isinstance(value, str) and re.fullmatch(r"[a-z_]+", value)}
+    return {"legacy_off"} | {v for v in constants if isinstance(v, str) and re.fullmatch(r"[a-z_]+", v)}
 
 
 def unknown_settings(text: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""What old clients' tools ask of the gateway over HTTP: totals in the dialect's own shapes, and the way out of it.
+"""Reports for old clients' tools over HTTP: totals in the dialect's own shapes, and the way out of it.
 
 What it keeps true: reports are for administrators alone, and say that they are deprecated; where the dialect is off,
 they say so and what to use instead.

@@ -1,4 +1,4 @@
-"""How much less is asked of tokens at the paths of old clients, which can't show others.
+"""Leniency with tokens at the paths of old clients, which can't show others.
 
 What it keeps true: a signature is always needed. A token counts after its end for `expiry_grace_s` at most, and each
 such use is counted. Who shows a token that says nothing of `is_admin` is an administrator only if one of that user's

@@ -106,7 +106,9 @@ class DialectSession(Protocol):
 
 
 class Dialect(Protocol):
-    """name: in statistics. headers: of the answer that accepts a client, and of the refusal where it is off.
+    """A protocol of old clients, as a domain gives it.
+
+    name: in statistics. headers: of the answer that accepts a client, and of the refusal where it is off.
 
     notice: what the log says of each user; guide: the address of what to use instead.
     """

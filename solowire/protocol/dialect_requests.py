@@ -1,4 +1,4 @@
-"""Which requests for a WebSocket are of a client that speaks a dialect, and what else they say of it.
+"""Requests for a WebSocket of clients that speak a dialect, and what else they say of it.
 
 What it keeps true: where `solowire.v1` and the dialect share a path, only a browser that shows its token in the query
 and offers no subprotocol can be an old client; and what it says first decides (`DialectPath.is_certain`).
@@ -31,7 +31,10 @@ _FAMILIES = (
 
 
 class DialectRequests:
-    """dialect: None if there is none. is_on: whether it is served."""
+    """Recognises requests of clients that speak a dialect.
+
+    dialect: None if there is none. is_on: whether it is served.
+    """
 
     def __init__(self, dialect: Dialect | None = None, *, is_on: bool = True) -> None:
         self.dialect = dialect

@@ -1,4 +1,4 @@
-"""What a connection has beside its own state when its client speaks a dialect."""
+"""The state of a connection whose client speaks a dialect, beside its own."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from solowire.model.dialect import DialectPath, DialectSession
 
 
 class DialectClient:
-    """name: of the dialect. path: at which it came. agent: the family of its user agent.
+    """A connection's client that speaks a dialect.
+
+    name: of the dialect. path: at which it came. agent: the family of its user agent.
 
     is_decided: it speaks the dialect for sure.
     """

@@ -29,7 +29,10 @@ STEP_SECONDS = 0.02
 
 
 class ReplayPage(msgspec.Struct, frozen=True):
-    """fragments: of events, oldest first, as `DialectCodec` writes them. next: where to go on, None behind the last."""
+    """A page of past events.
+
+    fragments: of events, oldest first, as `DialectCodec` writes them. next: where to go on, None behind the last.
+    """
 
     fragments: Sequence[bytes]
     next: str | None
@@ -65,7 +68,10 @@ _read_stamp = msgspec.json.Decoder(_Stamp).decode
 
 
 class Replay:
-    """since, until: unix seconds. status: `running`, `completed`, `stopped` or `failed`. sent_count: events."""
+    """A replay that a client of a dialect asked for.
+
+    since, until: unix seconds. status: `running`, `completed`, `stopped` or `failed`. sent_count: events.
+    """
 
     def __init__(self, id: str, connection: Connection, codec: DialectCodec, question: Mapping[str, Any]) -> None:
         self.id = id
@@ -102,7 +108,10 @@ class Replay:
 
 
 class DialectReplays:
-    """pages: where events come from. Times are seconds, monotonic, unless they say unix."""
+    """Runs replays for clients of a dialect.
+
+    pages: where events come from. Times are seconds, monotonic, unless they say unix.
+    """
 
     def __init__(self, pages: HistoryPages, dispatcher: Dispatcher, sockets: Sockets, timers: Timers) -> None:
         self._pages = pages
@@ -175,7 +184,7 @@ class DialectReplays:
             self._pages.cancel(replay.connection)
 
     def _fetch(self, replay: Replay, now: float) -> None:
-        """Raises RequestError."""
+        """Asks for the next page. Raises RequestError."""
 
         def take_page(page: ReplayPage | RequestError, then: float) -> None:
             if replay.status != "running":

@@ -1,4 +1,4 @@
-"""What old clients say, in all the spellings that documents and older code use, as one command each.
+"""Messages of old clients, in all the spellings that documents and older code use, as one command each.
 
 What it keeps true: whatever comes, it is read or refused with a `ClientFault`; what is refused is never an exception of
 another kind, and never larger than it came.
@@ -25,7 +25,7 @@ _decode = msgspec.json.Decoder().decode
 
 
 class Change(msgspec.Struct, frozen=True):
-    """names: of events, or of categories."""
+    """A change of what a client wants. names: of events, or of categories."""
 
     adds: bool
     by_category: bool
@@ -64,7 +64,7 @@ _ATTRIBUTES = {"zone_name": "zone", "zones": "zone", "zone_names": "zone"}
 
 
 def read_command(raw: str | bytes) -> Command:
-    """Raises ClientFault."""
+    """Reads a client's message as a command. Raises ClientFault."""
     if isinstance(raw, bytes):
         raise ClientFault("invalid_message", "a message is a JSON text, and this one is binary")
     try:

@@ -29,7 +29,10 @@ EXPIRED = "token_expired"
 
 
 class LegacyDialect:
-    """catalog: all event types. sunset: when this protocol ends. guide: the address of what to use instead."""
+    """The dialect of the old frontend.
+
+    catalog: all event types. sunset: when this protocol ends. guide: the address of what to use instead.
+    """
 
     name = "legacy"
     guide_file = Path(__file__).with_name("guide.md")

@@ -32,7 +32,10 @@ _encode = msgspec.json.Encoder().encode
 
 
 class LegacyTranslator:
-    """wanted: names of events, as the client calls them. tags: of each frame."""
+    """Translates events into the old frontend's frames.
+
+    wanted: names of events, as the client calls them. tags: of each frame.
+    """
 
     def __init__(self, wanted: frozenset[str], names: EventNames, tags: Sequence[str] = ()) -> None:
         self._tags = list(tags)
