@@ -31,7 +31,7 @@ _QUOTED_NAME = re.compile(r"`(?!solowire_)([a-z][a-z0-9]*(?:_[a-z0-9]+)+)`")
 _STATUS_AND_CODES = re.compile(r"\b[45]\d\d ((?:`[a-z_]+`(?:, | and | or )?)+)")
 OF_THE_BENCH = ("performance", "performance-notes", "overload")
 """Pages that name cases of the benchmark."""
-FOREIGN_NAMES = {"token_use", "host_run", "host_use_zero_pages", "take_slot"}
+FOREIGN_NAMES = {"legacy_off", "token_use", "host_run", "host_use_zero_pages", "take_slot"}
 """Names in pages that are others', made up, or put together of parts."""
 NO_SETTINGS = {"SOLOWIRE_GATEWAY_SERVICE_HOST"}
 """Variables that pages speak of although nothing reads them."""

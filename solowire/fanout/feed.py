@@ -303,7 +303,8 @@ class Feed(Generic[C]):
     def build_state_frames(self, user: str, upto: int) -> tuple[int | None, Iterator[str | bytes]]:
         """The offset before the oldest of the present states that the feed wants, if any, and the frames of all.
 
-        The frames are made as they are taken; most once for all of the feed's connections, unless `user` has states of its own.
+        The frames are made as they are taken; most once for all of the feed's connections, unless `user` has states of
+        its own.
         """
         snapshot, version, latest = self._snapshot, self._log.states_version, self._log.latest_states()
         mine = any(e.event.user == user for e in latest)
