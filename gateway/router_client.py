@@ -150,6 +150,15 @@ class RouterClient:
         """The shard that owns the user."""
         return self._ring.owner(user)
 
+    def find_shard(self, user: str) -> ShardAddress:
+        """The shard that owns the user. Raises RequestRejected."""
+        index = self._ring.owner(user)
+        shard = self._shards.get(index) if index is not None else None
+        if shard is None:
+            hint = "try again in a moment; /readyz says when"
+            raise RequestRejected(503, "no_shard", "no shard is ready to take users", hint, retry_after=1)
+        return shard
+
     @property
     def rejections(self) -> Counter[str]:
         """How many who wanted a place got none, by the problem's code."""
@@ -379,16 +388,7 @@ class RouterClient:
             )
         now = self._clock()
         self._connect_limiter.check(identity, address, now)  # first, since most are refused for that when many come
-        index = self._ring.owner(identity.user)
-        shard = self._shards.get(index) if index is not None else None
-        if shard is None:
-            raise RequestRejected(
-                503,
-                "no_shard",
-                "no shard is ready to take users",
-                "try again in a moment; /readyz says when",
-                retry_after=1,
-            )
+        shard = self.find_shard(identity.user)
         wait = self._reconnect_ramp.delay_for(identity.user, now)
         if wait:
             raise RequestRejected(

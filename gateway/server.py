@@ -26,6 +26,7 @@ from solowire.gateway.http.api import create_app
 from solowire.gateway.http.assets import HEADS, Assets
 from solowire.gateway.http.connect_endpoint import ConnectEndpoint
 from solowire.gateway.http.events_endpoint import EventsEndpoint
+from solowire.gateway.http.history_endpoint import HistoryEndpoint
 from solowire.gateway.http.openapi import find_swagger_ui
 from solowire.gateway.http.responses import send_response
 from solowire.gateway.http.shard_client import ShardClient
@@ -142,6 +143,7 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
     )
     front = HttpFront(context)
     shards = ShardClient()
+    history = HistoryEndpoint(gateway, shards, settings.history)
 
     def samples() -> Iterator[Sample]:
         yield "http_connections", "Open HTTP connections.", len(room)
@@ -152,6 +154,8 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
         )
         yield "relayed_connections", "Open WebSockets relayed to a shard.", relay.open_count
         yield "relayed_connections_opened_total", "WebSockets relayed to a shard.", relay.opened_count
+        yield "history_requests_total", "History requests.", history.request_count
+        yield "history_streams", "Open streams of history.", history.stream_count
         yield LabelledSample(
             "connections_rejected_total",
             "Connect, route and relay requests rejected, by error code.",
@@ -201,7 +205,9 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
 
     events_endpoint = EventsEndpoint(gateway, settings, gateway_audit)
     metrics = Metrics("gateway", samples)
-    pages = create_app(gateway, connect_endpoint, events_endpoint, settings, metrics, shards, gateway_audit, dialects)
+    pages = create_app(
+        gateway, connect_endpoint, events_endpoint, settings, metrics, shards, gateway_audit, dialects, history
+    )
     http = with_user_paths(pages)  # type: ignore[arg-type]
 
     async def app(scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable
+from typing import Protocol
 
 import msgspec
 import structlog
@@ -34,6 +35,8 @@ from solowire.backplane.messages import (
     Fenced,
     Heartbeat,
     HeartbeatResponse,
+    HistoryCancel,
+    HistoryRequest,
     Join,
     KnownRevocations,
     Lease,
@@ -65,6 +68,7 @@ from solowire.backplane.messages import (
     UsersConnected,
 )
 from solowire.router.access.access_control import AccessControl
+from solowire.router.history.history_queue import HistoryQueue
 from solowire.router.leases.coordinator import Coordinator, LeaseViolation
 from solowire.router.log.backpressure import (
     BackpressureState,
@@ -122,6 +126,16 @@ def _load_ring(journal: Journal) -> _StoredRing | None:
         return None
 
 
+class HistoryQuestions(Protocol):
+    """Where questions about history go: they are answered beside the router (`solowire.router.history`)."""
+
+    def add(self, peer: bytes, question: HistoryRequest) -> None: ...
+
+    def cancel(self, peer: bytes, request: int) -> None: ...
+
+    def forget(self, peer: bytes) -> None: ...
+
+
 class Router:
     """The only writer of the log and of the ring. Times are seconds, monotonic; wall_offset makes them unix seconds.
 
@@ -142,7 +156,9 @@ class Router:
         monitor: Monitor | None = None,
         audit: Callable[..., None] = lambda event, **fields: None,
         sampler: LogSampler | None = None,
+        history: HistoryQuestions | None = None,
     ) -> None:
+        self._history = history if history is not None else HistoryQueue()
         self._sampler = sampler or LogSampler(logger)
         self.journal = journal
         self.members = Membership()
@@ -211,6 +227,10 @@ class Router:
                 self.replays.add(peer, message, now)
             case ReplayCancel():
                 self.replays.cancel(peer, message.request)
+            case HistoryRequest():
+                self._history.add(peer, message)
+            case HistoryCancel():
+                self._history.cancel(peer, message.request)
             case StatsRequest():
                 self._send(peer, self._make_stats_response(message))
             case DrainRequest():
@@ -530,6 +550,7 @@ class Router:
     def _drop_cursor(self, peer: bytes) -> None:
         self._cursors.pop(peer, None)
         self.replays.forget(peer)
+        self._history.forget(peer)
 
     def _make_cursor(self, peer: bytes, message: Join, now: float) -> ShardCursor | None:
         if message.shard is None:

@@ -6,6 +6,7 @@ What it keeps true: there is always a next tick, whatever fails in this one, and
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
@@ -21,6 +22,8 @@ from solowire.observability.audit import open_audit
 from solowire.observability.loop_monitor import LoopMonitor, memory_bytes
 from solowire.observability.metrics import LabelledSample, Metrics, Sample
 from solowire.router import http as web
+from solowire.router.history.history_reader import HistoryReader
+from solowire.router.history.history_thread import HistoryThread
 from solowire.router.log.journal import Journal, MemoryJournal
 from solowire.router.log.sqlite_journal import SqliteJournal
 from solowire.router.monitoring.monitor import Monitor
@@ -37,6 +40,7 @@ logger = structlog.get_logger("solowire.router")
 TICK_SECONDS = 0.5
 PROBE_SECONDS = 0.5
 RELEASE_SECONDS = 0.02
+SWITCH_SECONDS = 0.0005
 
 
 def serve(settings: Settings) -> None:
@@ -66,6 +70,13 @@ def open_journal(settings: Settings) -> Journal:
         window=settings.journal.duplicate_window_s,
         now=time.time(),
     )
+
+
+def make_history_reader(journal: Journal, settings: Settings) -> HistoryReader:
+    """Reads the journal in the thread that calls this. Raises JournalUnavailable."""
+    on_disk = settings.journal.storage == "sqlite"
+    path = settings.need_data_dir() / "history-index.sqlite3" if on_disk else None
+    return HistoryReader(journal.open_reader(), journal.epoch, path, time.monotonic)
 
 
 async def _main(settings: Settings, stop: asyncio.Event) -> None:
@@ -102,6 +113,9 @@ class _RouterServer:
         self._socket = RouterSocket(settings.backplane_address, self._on_message)
         self._audit = open_audit(settings, "router")
         self._loop_monitor = LoopMonitor(self._audit.flush_suppressed)
+        # The loop waits for the interpreter no longer than this when the thread that reads history has it.
+        sys.setswitchinterval(SWITCH_SECONDS)
+        self._history = HistoryThread(lambda: make_history_reader(journal, settings), self._send, loop)
         self._router = Router(
             journal,
             self._send,
@@ -113,6 +127,7 @@ class _RouterServer:
             monitor=self._make_monitor(settings),
             audit=self._audit,
             sampler=self._sampler,
+            history=self._history,
         )
 
     def _make_monitor(self, settings: Settings) -> Monitor:
@@ -151,6 +166,11 @@ class _RouterServer:
             router.coordinator.registry.held_slots,
         )
         yield "pending_replays", "Replay requests waiting to be served.", len(router.replays)
+        yield "pending_history_reads", "History reads of shards waiting to be served.", len(self._history)
+        yield "history_reads_total", "Parts of the log read for history.", self._history.answer_count
+        indexed = self._history.indexed_offset
+        yield "history_indexed_offset", "Offset up to which the log is in the history index.", indexed
+        yield "history_index_errors_total", "Times that the history index failed.", self._history.index_error_count
         yield "revocations", "Token revocations in force.", router.access.revocation_count
         if monitor is not None:
             yield "alerts_active", "Alerts that are firing.", monitor.alerts.raised_count
@@ -188,6 +208,7 @@ class _RouterServer:
                 handle.cancel()
         if self._probing is not None:
             self._probing.cancel()
+        self._history.close()
         self._tick()  # keeps and answers what has come
         self._socket.close()
         self._loop_monitor.close()

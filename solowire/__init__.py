@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         BufferFull,
         ClientError,
         ConnectionEnded,
+        HistoryRefused,
         MessageRefused,
         PublishRefused,
         SolowireError,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from solowire.protocol.messages import Notice
     from solowire.protocol.messages import ReceivedEvent as Event
     from solowire.sdk.client import Client, ConnectionState
+    from solowire.sdk.history import History
     from solowire.sdk.publisher import Accepted, Publisher, PublisherStats
 
 __version__ = "0.1.0"
@@ -38,6 +40,8 @@ __all__ = [
     "ConnectionEnded",
     "ConnectionState",
     "Event",
+    "History",
+    "HistoryRefused",
     "MessageRefused",
     "Notice",
     "PublishRefused",
@@ -48,10 +52,12 @@ __all__ = [
 ]
 
 _PLACES = {
-    "errors": "BufferFull ClientError ConnectionEnded MessageRefused PublishRefused SolowireError SubscriptionDenied",
+    "errors": "BufferFull ClientError ConnectionEnded HistoryRefused MessageRefused PublishRefused SolowireError "
+    "SubscriptionDenied",
     "protocol.close_codes": "CloseCode",
     "protocol.messages": "Notice ReceivedEvent",
     "sdk.client": "Client ConnectionState",
+    "sdk.history": "History",
     "sdk.publisher": "Accepted Publisher PublisherStats",
 }
 _MODULES = {name: f"solowire.{module}" for module, names in _PLACES.items() for name in names.split()}

@@ -5,6 +5,7 @@
      ├── RequestError        the peer's: answered to it with a stable `code`, never a traceback
      │    ├── InvalidEvents    a publish request of which nothing was accepted: all its faults, each an
      │    │    InvalidEvent     item with its index and the path of the fault
+     │    ├── InvalidHistoryQuery  a question about history with wrong parameters, each named
      │    ├── InvalidMessage   a message on a connection that can't be understood or obeyed
      │    ├── InvalidToken     a token or ticket that proves nothing
      │    │    └── UnknownKey    … because its key is not known here: not yet, or not any more
@@ -13,6 +14,7 @@
      │    ├── ConnectionEnded  there is no connection, and trying again is of no use
      │    ├── MessageRefused   the server answered a message on the connection with an error
      │    │    SubscriptionDenied   with `strict`: what was subscribed to is not granted, or is no event type
+     │    ├── HistoryRefused   the gateway doesn't answer a question about history, or can't go on with it
      │    ├── PublishRefused   the gateway refused events that were published, or can't be reached
      │    └── BufferFull       the publisher holds as many unsent events as it may
      └── BackplaneError      a message between our own processes that can't be decoded: counted and dropped
@@ -74,6 +76,15 @@ class InvalidEvents(RequestError):
         self.faults = faults
 
 
+class InvalidHistoryQuery(RequestError):
+    """A question about history with wrong parameters. faults: parameter → what is wrong with it, in words."""
+
+    def __init__(self, faults: Mapping[str, str]) -> None:
+        told = "; ".join(f"{name}: {fault}" for name, fault in faults.items())
+        super().__init__("invalid_query", told, "docs/protocol.md says what a question about history may have")
+        self.faults = dict(faults)
+
+
 class InvalidMessage(RequestError):
     """A client's message that can't be understood or obeyed. id: the message's own, to be repeated in the answer.
 
@@ -109,10 +120,11 @@ class RequestRejected(RequestError):
     """A request that is understood and not granted. status: HTTP. retry_after: seconds, None if it is of no use.
 
     scope: whose limit was reached, where one code is used for several: `system`, `address` or `user`. headers: more of
-    them for the answer, in lower case.
+    them for the answer, in lower case. members: more of them for its problem body.
     """
 
     headers: tuple[tuple[str, str], ...] = ()
+    members: Mapping[str, object] = {}
 
     def __init__(
         self,
@@ -201,6 +213,36 @@ class PublishRefused(ClientError):
         hint = self.problem.get("hint") or self.hint
         who = self.url or "the gateway"
         text = f"{who} answered {self.status}: {words}" if self.status else f"{who} {words}"
+        return f"{text} ({hint})" if hint else text
+
+
+class HistoryRefused(ClientError):
+    """A question about history is not answered. status: HTTP. problem: the answer's problem body. url: what was asked.
+
+    code: 410 has `history_gone`, and `oldest` says from where on there is something.
+    """
+
+    def __init__(self, status: int, problem: dict[str, object], *, url: str = "") -> None:
+        super().__init__(status, problem)
+        self.status = status
+        self.problem = problem
+        self.url = url
+
+    @property
+    def code(self) -> str:
+        return str(self.problem.get("code", ""))
+
+    @property
+    def oldest(self) -> str | None:
+        """`since` of a question from the oldest event on that is kept; None where nothing is too old."""
+        oldest = self.problem.get("oldest")
+        position = oldest.get("position") if isinstance(oldest, dict) else None
+        return position if isinstance(position, str) else None
+
+    def __str__(self) -> str:
+        words = self.problem.get("detail") or self.problem.get("title") or "no reason given"
+        hint = self.problem.get("hint")
+        text = f"{self.url or 'the gateway'} answered {self.status}: {words}"
         return f"{text} ({hint})" if hint else text
 
 

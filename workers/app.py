@@ -1,4 +1,4 @@
-"""A shard's HTTP API, on Granian: `/stats`, `/healthz`, `/readyz`, `/metrics`.
+"""A shard's HTTP API, on Granian: `/stats`, `/history`, `/healthz`, `/readyz`, `/metrics`.
 
 It listens where only the system's own processes reach it, unless an operator says otherwise: metrics name tenants. Each
 administrator's question, granted or not, is told to the audit log.
@@ -22,6 +22,7 @@ from solowire.observability.metrics import CONTENT_TYPE
 from solowire.observability.stats_summary import stats_to_dict
 from solowire.protocol.problem_details import to_http_response
 from solowire.protocol.user_names import decode_user_name
+from solowire.workers.history_api import HistoryApi
 from solowire.workers.shard import Shard
 from solowire.workers.stats.report import SLOWEST, ShardReporter
 
@@ -44,7 +45,9 @@ class HttpApi:
         reporting: ShardReporter | None = None,
         audit: Callable[..., None] = lambda event, **fields: None,
         want_keys: Callable[[], object] | None = None,
+        history: HistoryApi | None = None,
     ) -> None:
+        self._history = history
         self._shard = shard
         self._reporter = reporting or ShardReporter(shard)
         self._audit = audit
@@ -70,6 +73,14 @@ class HttpApi:
                     await _send_problem(send, error)
                     return
                 await _send_json(send, 200, body)
+            case "/history" if self._history is not None:
+                try:
+                    page = await self._answer_history(self._history, scope, receive)
+                except RequestError as error:
+                    await _send_problem(send, error)
+                    return
+                if page is not None:
+                    await _send_bytes(send, 200, page, b"application/json")
             case _:
                 await _send_problem(
                     send,
@@ -80,6 +91,22 @@ class HttpApi:
                         "there are /stats, /metrics, /healthz, /readyz",
                     ),
                 )
+
+    async def _answer_history(self, history: HistoryApi, scope: Scope, receive: Receive) -> bytes | None:
+        """A page of what its token's user would have been sent. None if nobody waits for it any more.
+
+        Raises InvalidToken, InvalidHistoryQuery, RequestRejected.
+        """
+        now = self._loop.time()
+        try:
+            identity = self._identify(parse_bearer(_header(scope, b"authorization")), now)
+        except RequestError as error:
+            refusal = self._wrong_tokens.limit_error(error, _peer(scope), now)
+            try:
+                raise refusal from None
+            finally:
+                del refusal  # as below
+        return await history.fetch_page(identity, scope["query_string"].decode("latin-1"), receive)
 
     def _stats(self, scope: Scope) -> dict[str, Any]:
         """`/stats` (`?slowest=N` for more or fewer than ten connections) and `/stats/users/{user}`, for administrators.

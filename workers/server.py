@@ -28,6 +28,7 @@ from solowire.backplane.messages import (
     DisconnectReport,
     DrainCommand,
     Fenced,
+    HistoryResponse,
     Join,
     Lease,
     LogAck,
@@ -67,6 +68,7 @@ from solowire.workers.app import HttpApi
 from solowire.workers.clock import Clock
 from solowire.workers.connections.dialect_usage import DialectUsage
 from solowire.workers.delivery.ack_pacing import AckPacing
+from solowire.workers.history_api import HistoryApi
 from solowire.workers.net.client_listener import ClientListener
 from solowire.workers.net.client_port import ClientPort
 from solowire.workers.net.tcp_sockets import TcpSockets
@@ -185,6 +187,7 @@ class _ShardServer:
             reporting=self._reporter,
             audit=self._audit,
             want_keys=None if self._key_source is None else self._key_source.request_refresh,
+            history=HistoryApi(self._shard, self._schedule_run, self._settings.history.page_events),
         )
         self._client_port = ClientPort(
             self._shard,
@@ -302,6 +305,8 @@ class _ShardServer:
                 self._shard.on_ring(message, now)
             case ReplayResponse():
                 self._shard.on_replay_response(message, now)
+            case HistoryResponse():
+                self._shard.on_history_response(message, now)
             case StateSnapshot():
                 self._shard.on_snapshot(message, now)
             case DrainCommand():
@@ -412,6 +417,11 @@ class _ShardServer:
     def _collect_samples(self) -> Iterator[Sample]:
         stats = self._reporter.build_report(self._loop.time())
         totals, skipped = self._shard.totals, self._shard.log.skipped.totals
+        history = self._shard.history
+        yield "history_queries", "History queries under way.", len(history)
+        yield "history_pages_total", "Pages of history made.", history.answered_count
+        yield "history_events_total", "Events in pages of history.", history.event_count
+        yield "history_rejected_total", "History queries rejected.", history.rejected_count
         yield MultiLabelledSample(
             "connections",
             "Open connections by group, codec and transport.",

@@ -36,6 +36,7 @@ from solowire.auth.revocations import index_revocations
 from solowire.auth.tokens import Ticket, Tokens
 from solowire.backplane import messages as backplane
 from solowire.backplane.messages import (
+    HistoryResponse,
     Lease,
     LeaseUsage,
     LogBatch,
@@ -70,6 +71,8 @@ from solowire.workers.delivery.dispatcher import Dispatcher
 from solowire.workers.delivery.event_router import EventRouter
 from solowire.workers.delivery.log_follower import LogFollower
 from solowire.workers.delivery.ring_history import RingHistory
+from solowire.workers.history.history_commands import HistoryCommands
+from solowire.workers.history.history_scheduler import HistoryScheduler
 from solowire.workers.session.commands import CommandHandler, WaitingRefresh
 from solowire.workers.session.dialect_handler import DialectHandler, is_hello
 from solowire.workers.session.handshake import Handshake
@@ -81,6 +84,9 @@ logger = structlog.get_logger("solowire.shard")
 
 CLOSED = "closed_"
 """Totals that begin so count closed connections, by close code, or `client_disconnected`."""
+ShardQuestion = backplane.ReplayRequest | backplane.ReplayCancel | backplane.HistoryRequest | backplane.HistoryCancel
+"""What it asks the router about the log."""
+
 EVICTION_SECONDS = 0.5
 COME_BACK_SECONDS = 5.0
 """Who gives way is closed after the one, and asked to come back after the other."""
@@ -189,6 +195,7 @@ class Shard:
         self._dialect = dialect
         self._hello_timeout_s = session.hello_timeout_s
         self.dialects = None if dialect is None else self._make_dialects(dialect, inbound_limits, settings)
+        self.history = HistoryScheduler(self.log, settings.history, clock, roles=roles)
         self._command_handler = CommandHandler(
             index,
             self.log,
@@ -203,6 +210,7 @@ class Shard:
             catalog=catalog,
             clock=clock,
             max_waiting=max_waiting,
+            history=HistoryCommands(self.history, self.dispatcher, catalog, settings.history, clock),
         )
 
     def _make_dialects(self, dialect: Dialect, inbound_limits: InboundLimits, settings: Settings) -> DialectHandler:
@@ -252,6 +260,7 @@ class Shard:
         self._log_follower.on_ring(state.epoch, state.last_offset, now)
         self._close_lost()
         self._handshake.replays.repeat_requests()
+        self.history.repeat_requests()
         if state.version == self._rebalancer.ring_version and state.personal_since <= self.completed_version:
             return
         self._rebalancer.ring_version = state.version
@@ -295,6 +304,11 @@ class Shard:
     def on_replay_response(self, message: ReplayResponse, now: float) -> None:
         """What the router says to a question for a client that comes back."""
         self._handshake.on_replay_response(message, now)
+        self.run(now)
+
+    def on_history_response(self, message: HistoryResponse, now: float) -> None:
+        """What the router says to a question about history."""
+        self.history.on_response(message, now)
         self.run(now)
 
     # --------------------------------------------------------------------------- connections come and go
@@ -482,6 +496,7 @@ class Shard:
         self.connections.discard(connection)
         self._heartbeats.discard(connection)
         self._handshake.cancel(connection)
+        self.history.cancel_all(connection)
         if self.dialects is not None:
             self.dialects.forget_connection(connection)
         self._users.remove(connection)
@@ -583,7 +598,7 @@ class Shard:
 
     def next_due(self) -> float:
         """When `run` wants to be called next."""
-        times = [self.dispatcher.due_at, self._handshake.due_at]
+        times = [self.dispatcher.due_at, self._handshake.due_at, self.history.due_at]
         if self._timers.due_at is not None:
             times.append(self._timers.due_at)
         if self._conflator.due_at is not None:
@@ -602,6 +617,7 @@ class Shard:
         """Does everything that is due, what was missed by those who come back last."""
         self._run_live(now)
         self._handshake.run(now)
+        self.history.run(now)
         self._settle(now)
 
     def _run_live(self, now: float) -> None:
@@ -668,12 +684,13 @@ class Shard:
 
     # -------------------------------------------------------------------------------- what others have to do
 
-    def take_questions(self) -> Sequence[backplane.ReplayRequest | backplane.ReplayCancel]:
+    def take_questions(self) -> Sequence[ShardQuestion]:
         """What is to be sent to the router."""
-        replays = self._handshake.replays
-        if not replays.questions:
+        replays, history = self._handshake.replays, self.history
+        if not replays.questions and not history.questions:
             return ()
-        questions, replays.questions = replays.questions, []
+        questions: list[ShardQuestion] = [*replays.questions, *history.questions]
+        replays.questions, history.questions = [], []
         return questions
 
     @property

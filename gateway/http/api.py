@@ -16,7 +16,7 @@ import structlog
 from litestar import Litestar, MediaType, Request, Response, delete, get, post
 from litestar.exceptions import HTTPException
 from litestar.routes import HTTPRoute
-from litestar.types import Message, Scope
+from litestar.types import ASGIApp, Message, Scope
 
 from solowire.auth.tokens import parse_bearer
 from solowire.backplane.messages import ShardReport, StatsResponse
@@ -24,10 +24,12 @@ from solowire.errors import RequestError, RequestRejected
 from solowire.gateway.audit_events import GatewayAudit
 from solowire.gateway.http.connect_endpoint import ConnectEndpoint, ConnectGrant
 from solowire.gateway.http.events_endpoint import EventsAccepted, EventsEndpoint
+from solowire.gateway.http.history_endpoint import HistoryEndpoint
 from solowire.gateway.http.old_reports import make_old_reports
 from solowire.gateway.http.openapi import (
     DOCS,
     PAGE_POLICY,
+    HistoryOperation,
     PublishOperation,
     ReadyOperation,
     RevokeOperation,
@@ -108,12 +110,14 @@ def create_app(
     shard_client: ShardClient | None = None,
     audit: GatewayAudit | None = None,
     dialects: DialectRequests | None = None,
+    history_endpoint: HistoryEndpoint | None = None,
 ) -> Litestar:
     """The ASGI application for everything on the gateway that is not a WebSocket.
 
     asked: for what only shards know. trail: to the audit log.
     """
     shard_client, audit = shard_client or ShardClient(), audit or GatewayAudit()
+    asked = history_endpoint or HistoryEndpoint(gateway, shard_client, settings.history)
 
     @post("/v1/connect", status_code=200, summary="Where to connect", tags=["clients"])
     async def connect(request: Req) -> ConnectGrant:
@@ -139,6 +143,20 @@ def create_app(
         Answers when the log has them. An event whose `id` was seen before is a duplicate: not published again.
         """
         return await events_endpoint.publish_events(request.scope, request.receive)
+
+    @get(
+        "/v1/events",
+        summary="What was sent before",
+        tags=["clients"],
+        operation_class=HistoryOperation,
+        media_type=MediaType.JSON,
+    )
+    async def history() -> ASGIApp:
+        """Events that are in the log still, exactly those that a connection with this token would have been sent.
+
+        A page of them as JSON, or with `Accept: application/x-ndjson` all of them, one a line.
+        """
+        return asked
 
     @get("/v1/catalog", summary="The event types", security=[{}], tags=["publishers"])
     async def catalog() -> Response[bytes]:
@@ -298,6 +316,7 @@ def create_app(
             connect,
             route,
             publish,
+            history,
             catalog,
             stats,
             shards,

@@ -25,6 +25,7 @@ from litestar.openapi.spec import (
     OpenAPIResponse,
     OpenAPIType,
     Operation,
+    Parameter,
     Reference,
     RequestBody,
     Schema,
@@ -76,6 +77,11 @@ _FAULT = Schema(
         "hint": _TEXT,
     },
 )
+_WRONG_PARAMETER = Schema(
+    type=OpenAPIType.OBJECT,
+    required=["parameter", "message"],
+    properties={"parameter": _TEXT, "message": _TEXT},
+)
 _PROBLEM = Schema(
     type=OpenAPIType.OBJECT,
     title="Problem",
@@ -93,7 +99,19 @@ _PROBLEM = Schema(
             description="Of `connect_rate_limited`: whose rate it is",
             enum=["system", "address", "user"],
         ),
-        "errors": Schema(type=OpenAPIType.ARRAY, items=_FAULT, description="Of `invalid_events`: each event's fault"),
+        "errors": Schema(
+            type=OpenAPIType.ARRAY,
+            items=Schema(one_of=[_FAULT, _WRONG_PARAMETER]),
+            description="Of `invalid_events`: each event's fault. Of `invalid_query`: each parameter's",
+        ),
+        "oldest": Schema(
+            type=OpenAPIType.OBJECT,
+            description="Of `history_gone`: since when there is something",
+            properties={
+                "position": Schema(type=OpenAPIType.STRING, description="`since` from there on"),
+                "timestamp": Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.DATE_TIME),
+            },
+        ),
     },
 )
 
@@ -104,6 +122,7 @@ _MEANINGS = {
     404: "There is no such thing",
     408: "The body came too slowly",
     409: "Not possible in its present state",
+    410: "Some of what is asked for is not kept any more: `oldest` says from where on there is something",
     413: "The request, or what it becomes when it is decompressed, is too large",
     415: "The content type, or the content encoding, is not understood",
     429: "Too much of one address, user or publisher: `code` says of what",
@@ -194,6 +213,72 @@ class PublishOperation(ApiOperation):
                 "application/msgpack": OpenAPIMediaType(schema=_EVENTS),
             },
         )
+
+
+_WRITTEN = Schema(
+    type=OpenAPIType.OBJECT,
+    required=["offset", "id", "type", "priority", "timestamp", "data"],
+    properties={
+        "offset": Schema(type=OpenAPIType.INTEGER, description="Its place in the log"),
+        "id": _TEXT,
+        "type": _TEXT,
+        "priority": Schema(type=OpenAPIType.STRING, enum=[p.value for p in Priority]),
+        "timestamp": Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.DATE_TIME),
+        "data": Schema(type=OpenAPIType.OBJECT, description="As you may see it"),
+        "key": _TEXT,
+        "user": _TEXT,
+        "source": _TEXT,
+        "correlation_id": _TEXT,
+    },
+)
+_PAGE_ENDS: dict[str, Reference | Schema] = {
+    "next": Schema(
+        one_of=[_TEXT, Schema(type=OpenAPIType.NULL)], description="`after` of the next page; null: there is none"
+    ),
+    "complete": Schema(type=OpenAPIType.BOOLEAN, description="That is all there is at present"),
+    "denied": Schema(type=OpenAPIType.ARRAY, description="Types that you may not have, where some were asked for"),
+}
+_HISTORY_PAGE = Schema(
+    type=OpenAPIType.OBJECT,
+    required=["events", "next", "complete"],
+    properties={"events": Schema(type=OpenAPIType.ARRAY, items=_WRITTEN), **_PAGE_ENDS},
+)
+_HISTORY_LINE = Schema(
+    one_of=[_WRITTEN, Schema(type=OpenAPIType.OBJECT, required=["next", "complete"], properties=_PAGE_ENDS)],
+    description="An event a line; the last line says where the stream has ended, and `error`, a problem, if too soon",
+)
+_BOUND = "a time (`2026-12-01T07:00:00Z`), so long ago (`1h`, `90s`, `2d`) or `EPOCH:OFFSET`"
+
+
+def _in_query(name: str, description: str, schema: Schema = _TEXT) -> Parameter:
+    return Parameter(name=name, param_in="query", description=description, required=False, schema=schema)
+
+
+@dataclass
+class HistoryOperation(ApiOperation):
+    """`GET /v1/events`, whose parameters the shard reads."""
+
+    more_statuses: ClassVar[tuple[int, ...]] = (400, 410, 504)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.parameters = [
+            _in_query("since", f"From there on: {_BOUND}. Left out: from the oldest that is kept"),
+            _in_query("until", f"Before a time, or up to and with an offset: {_BOUND}"),
+            _in_query("types", "Event types and patterns, separated by commas. Left out: your role's defaults"),
+            _in_query("filter", '`{"zone": ["example.com"]}` as JSON, as in a `hello`'),
+            _in_query(
+                "limit", "Events of a page, of a stream all of them", Schema(type=OpenAPIType.INTEGER, minimum=1)
+            ),
+            _in_query("after", "`next` of the page before; `EPOCH:OFFSET` goes on behind that event"),
+            _in_query("order", "`desc`: newest first", Schema(type=OpenAPIType.STRING, enum=["asc", "desc"])),
+        ]
+        answer = (self.responses or {}).get("200")
+        if isinstance(answer, OpenAPIResponse):
+            answer.content = {
+                "application/json": OpenAPIMediaType(schema=_HISTORY_PAGE),
+                "application/x-ndjson": OpenAPIMediaType(schema=_HISTORY_LINE),
+            }
 
 
 @dataclass

@@ -64,6 +64,27 @@ class ShardClient:
                 )
         return list(found.get("connections", []))
 
+    async def fetch_history(
+        self, shard: ShardAddress, query: str, token: str, timeout: float
+    ) -> tuple[int, bytes, str]:
+        """What the shard says to a question about history: status, body, and Retry-After or "".
+
+        query: as in a URL. timeout: seconds. Raises RequestRejected (503, 504) if it can't be asked.
+        """
+        try:
+            answer = await self._client_for(shard).get(
+                f"/history?{query}",
+                headers={"authorization": f"Bearer {token}", ASKED_BY: "gateway"},
+                timeout=timeout,
+            )
+        except httpx.TimeoutException:
+            message = f"shard {shard.index} has not answered within {timeout:g} s"
+            raise RequestRejected(504, "shard_slow", message, _ASK_AGAIN, retry_after=1) from None
+        except httpx.TransportError:
+            message = f"shard {shard.index} can't be reached from the gateway"
+            raise RequestRejected(503, "shard_away", message, _ASK_AGAIN, retry_after=1) from None
+        return answer.status_code, answer.content, answer.headers.get("retry-after", "")
+
     def _client_for(self, shard: ShardAddress) -> httpx.AsyncClient:
         client = self._clients.get(shard.api)
         if client is None:

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from hashlib import blake2b
 from typing import NamedTuple, Protocol
 
@@ -50,6 +51,13 @@ class AppendResult(NamedTuple):
 
     offsets: list[int]
     duplicates: list[int]
+
+
+class Bounds(NamedTuple):
+    """Everything behind `start` and up to `last` is kept."""
+
+    start: int
+    last: int
 
 
 class JournalUnavailable(Exception):
@@ -115,7 +123,50 @@ class Journal(Protocol):
     def get_metadata(self, prefix: str) -> dict[str, bytes]:
         """All words whose names begin so."""
 
+    def open_reader(self) -> JournalReader:
+        """For another thread, which calls this and all that it gives. Raises JournalUnavailable."""
+
     def close(self) -> None: ...
+
+
+class JournalReader(Protocol):
+    """Reads what a journal has kept, in a thread of its own: the journal's is never held up by it.
+
+    All of it raises JournalUnavailable. Records that are trimmed meanwhile are left out: `bounds`, asked before and
+    behind a reading, says what was there for all of its time; within `hold` nothing is trimmed for this reader.
+    """
+
+    def hold(self) -> AbstractContextManager[object]:
+        """While it lasts, what is read is of one moment, as far as the journal can do that."""
+
+    def bounds(self) -> Bounds: ...
+
+    def read(self, after: int, upto: int, limit: int, *, is_descending: bool = False) -> Sequence[Record]:
+        """At most `limit` records behind `after` and up to `upto`: the first of them, or the last, newest first."""
+
+    def read_at(self, offsets: Iterable[int]) -> Sequence[Record]:
+        """The records at these offsets, in their order, without those that are not kept."""
+
+    def read_time(self, offset: int) -> float | None:
+        """When the log took the record (unix seconds); None if it is not kept."""
+
+    def close(self) -> None: ...
+
+
+def find_last_before(reader: JournalReader, at: float) -> int:
+    """The newest offset that the log took before `at`, by the clock that it had then; `start` if there is none.
+
+    Where that clock was set back meanwhile, one of the offsets at which it showed that time.
+    """
+    low, high = reader.bounds()
+    while low < high:
+        middle = (low + high + 1) // 2
+        taken_at = reader.read_time(middle)
+        if taken_at is None or taken_at < at:  # None: it was trimmed meanwhile
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 class MemoryJournal:
@@ -138,6 +189,8 @@ class MemoryJournal:
         self._states: dict[str, Record] = {}
         self._state_names: deque[tuple[int, str]] = deque()  # of the records that are states, oldest first
         self._metadata: dict[str, bytes] = {}
+        self._group_times: list[tuple[int, float]] = []
+        self._times: deque[tuple[int, float]] = deque()  # from which offset on records were taken at that time
 
     @property
     def last_offset(self) -> int:
@@ -163,12 +216,16 @@ class MemoryJournal:
                 continue
             offset = self._last_offset + len(self._group) + 1
             self._group.append((Record(offset, event.user, event.body), event.state))
+            if not self._group_times or self._group_times[-1][1] != now:
+                self._group_times.append((offset, now))
             self._offset_of[key] = offset
             self._ids.append((now, key))
             offsets.append(offset)
         return AppendResult(offsets, duplicates)
 
     def commit(self, now: float) -> None:
+        self._times += self._group_times
+        self._group_times.clear()
         for record, state in self._group:
             self._records.append(record)
             self._bytes += len(record.body)
@@ -187,6 +244,8 @@ class MemoryJournal:
                 own.popleft()
                 if not own:
                     del self._user_records[gone.user]
+        while len(self._times) > 1 and self._times[1][0] <= self.start_offset + 1:
+            self._times.popleft()
         while self._state_names and self._state_names[0][0] <= self.start_offset:
             offset, state = self._state_names.popleft()
             if self._states[state].offset == offset:  # else it has a newer value
@@ -226,8 +285,66 @@ class MemoryJournal:
     def get_metadata(self, prefix: str) -> dict[str, bytes]:
         return {name: value for name, value in self._metadata.items() if name.startswith(prefix)}
 
+    def open_reader(self) -> JournalReader:
+        return _MemoryReader(self._records, self._times)
+
     def close(self) -> None:
         pass
+
+
+class _MemoryReader:
+    """Reads while the journal's thread writes: every single look at a deque is whole, and is checked by its offset."""
+
+    def __init__(self, records: deque[Record], times: deque[tuple[int, float]]) -> None:
+        self._records = records
+        self._times = times
+
+    def hold(self) -> AbstractContextManager[object]:
+        return nullcontext()
+
+    def bounds(self) -> Bounds:
+        try:
+            first, last = self._records[0].offset, self._records[-1].offset
+        except IndexError:
+            return Bounds(0, 0)
+        return Bounds(first - 1, last)
+
+    def read(self, after: int, upto: int, limit: int, *, is_descending: bool = False) -> Sequence[Record]:
+        start, last = self.bounds()
+        first, last = max(after, start) + 1, min(upto, last)
+        if is_descending:
+            return self.read_at(range(last, max(first, last - limit + 1) - 1, -1))
+        return self.read_at(range(first, min(last, first + limit - 1) + 1))
+
+    def read_at(self, offsets: Iterable[int]) -> Sequence[Record]:
+        found = (self._find(offset) for offset in offsets)
+        return [record for record in found if record is not None]
+
+    def _find(self, offset: int) -> Record | None:
+        while True:
+            try:
+                place = offset - self._records[0].offset
+                if place < 0:
+                    return None
+                record = self._records[place]
+            except IndexError:
+                return None
+            if record.offset == offset:  # else the oldest went between the two looks
+                return record
+
+    def read_time(self, offset: int) -> float | None:
+        if self._find(offset) is None:
+            return None
+        times = self._times.copy()
+        at = bisect_right(times, offset, key=_first_of)
+        return times[at - 1][1] if at else None
+
+    def close(self) -> None:
+        pass
+
+
+def _first_of(time: tuple[int, float]) -> int:
+    return time[0]
 
 
 def _offset_of(record: Record) -> int:

@@ -33,7 +33,16 @@ import structlog
 
 from solowire.backplane.messages import PublishedEvent
 from solowire.errors import ConfigError
-from solowire.router.log.journal import MAX_IDS, AppendResult, IdKey, JournalHole, JournalUnavailable, Record, id_key
+from solowire.router.log.journal import (
+    MAX_IDS,
+    AppendResult,
+    IdKey,
+    JournalHole,
+    JournalReader,
+    JournalUnavailable,
+    Record,
+    id_key,
+)
 from solowire.router.log.journal_file import APPLICATION_ID as APPLICATION_ID
 from solowire.router.log.journal_file import (
     FREE_PAGES,
@@ -51,6 +60,8 @@ from solowire.router.log.journal_file import (
     set_aside,
 )
 from solowire.router.log.journal_file import VERSION as VERSION
+from solowire.router.log.sqlite_reader import COLUMNS, SqliteReader, decode_any
+from solowire.router.log.sqlite_reader import LONGEST_BODY as LONGEST_BODY
 
 logger = structlog.get_logger("solowire.router")
 
@@ -75,13 +86,6 @@ PRAGMA cache_size = -32768;
 PRAGMA wal_autocheckpoint = 1000;
 PRAGMA journal_size_limit = 67108864;
 """
-
-LONGEST_BODY = 256 * 1024
-"""Gateways make none of half of that, whatever they are allowed to take."""
-
-# What is no record of ours is one that nobody can read, and that is nobody's own.
-COLUMNS = f"""offset, CASE WHEN user IS NULL OR typeof(user) = 'text' THEN user ELSE '' END,
-CASE WHEN typeof(body) = 'blob' AND length(body) <= {LONGEST_BODY} THEN body ELSE x'' END"""
 
 LAST_RUN = """
 SELECT offset FROM events AS first WHERE NOT EXISTS (SELECT 1 FROM events WHERE offset = first.offset - 1)
@@ -140,6 +144,7 @@ class SqliteJournal:
         window: float,
         now: float,
     ) -> None:
+        self._path = path
         self._max_age = max_age
         self._max_events = max_events
         self._max_bytes = max_bytes
@@ -364,6 +369,13 @@ class SqliteJournal:
             raise JournalHole(after + whole, found[whole].offset - 1 if whole < len(found) else self._tail_floor)
         return found
 
+    def _read_tail(self, after: int, upto: int) -> Sequence[Record]:
+        """Records of this range, all of it or none; also for another thread, which finds the tail as it is just now."""
+        start = after - self._tail_floor
+        found = self._tail[start : upto - after + start] if start >= 0 else []
+        # Between the two looks the tail may have been cut.
+        return found if found and found[0].offset == after + 1 and found[-1].offset == upto else []
+
     def read_user(self, user: str, after: int, upto: int, limit: int) -> Sequence[Record]:
         where = "user = ? AND offset > ? AND offset <= ?"
         return self._find(
@@ -388,7 +400,7 @@ class SqliteJournal:
             if error_code(error) is not None:
                 raise JournalUnavailable(explain_error(error)) from None
         # Python's own, of text that is no UTF-8: a user of another name is nobody, and all others are as they were.
-        self._db.text_factory = _decode_any
+        self._db.text_factory = decode_any
         try:
             return self._read_records(query, values)
         except sqlite3.Error as error:
@@ -421,11 +433,10 @@ class SqliteJournal:
     def get_metadata(self, prefix: str) -> dict[str, bytes]:
         return {name: value for name, value in self._notes.items() if name.startswith(prefix)}
 
+    def open_reader(self) -> JournalReader:
+        return SqliteReader(self._path, lambda: self._floor, self._read_tail)
+
     def close(self) -> None:
         """Forgets the open group. Raises nothing: all that was kept is in the files, whatever becomes of the WAL."""
         with contextlib.suppress(sqlite3.Error):
             self._db.close()
-
-
-def _decode_any(text: bytes) -> str:
-    return text.decode(errors="replace")

@@ -3,12 +3,13 @@
     peer ──► router   Join, Heartbeat, Leave, KnownRevocations
     gateway ──►       PublishRequest, StatsRequest, DrainRequest, UndrainRequest, DisconnectRequest, RevokeRequest,
                       UnrevokeRequest
-    shard ──►         LogAck, ReplayRequest, ReplayCancel, StartDraining, LeaseUsage, UsersConnected, DisconnectReport
+    shard ──►         LogAck, ReplayRequest, ReplayCancel, HistoryRequest, HistoryCancel, StartDraining, LeaseUsage,
+                      UsersConnected, DisconnectReport
     router ──► peer   RejoinRequired, HeartbeatResponse, RingState, RevocationUpdate
     ──► gateway       PublishAck, PublishNack, StatsResponse, DrainResponse, DisconnectResponse, RevokeResponse, and
                       AdmissionState with each HeartbeatResponse
-    ──► shard         LogBatch, StateSnapshot, ReplayResponse, DrainCommand, UndrainCommand, DisconnectCommand, Lease,
-                      UserConnectedElsewhere, Superseded, Fenced, Diagnose
+    ──► shard         LogBatch, StateSnapshot, ReplayResponse, HistoryResponse, DrainCommand, UndrainCommand,
+                      DisconnectCommand, Lease, UserConnectedElsewhere, Superseded, Fenced, Diagnose
 
 A peer is a shard or a gateway. It sends Join when it starts, when the router requires it (because the router has
 restarted and doesn't know the peer), and when a HeartbeatResponse tells of another ring than the peer knows. The router
@@ -25,7 +26,7 @@ import msgspec
 from solowire.algorithms.histogram import BUCKETS
 from solowire.errors import BackplaneError
 
-VERSION = 7
+VERSION = 8
 HEARTBEAT_SECONDS = 0.5
 DEAD_AFTER_SECONDS = 2.4
 """A peer is given up within 3 s of its last word, the router's looking every half second included."""
@@ -230,6 +231,47 @@ class ReplayCancel(_BackplaneMessage, tag="replay_cancel"):
     request: int
 
 
+class HistoryBound(_BackplaneMessage):
+    """One end of a question about history: at an offset of an epoch, or at a time (unix seconds)."""
+
+    epoch: str = ""
+    offset: _Offset | None = None
+    at: float | None = None
+
+
+class HistoryClause(_BackplaneMessage):
+    """Events of one of these types whose attributes meet all conditions: (attribute, values, are they names).
+
+    Of names, one that is beneath a value meets it as well. No types: of any.
+    """
+
+    types: list[str]
+    conditions: list[tuple[str, list[str], bool]] = []
+
+
+class HistoryRequest(_BackplaneMessage, tag="history_request"):
+    """Asks for events of the log between two bounds, as far as they concern `user`. Answered with HistoryResponse.
+
+    since: behind this offset, or from this time on; None: from the oldest on. until: up to and with this offset, or
+    before this time; None: to the newest. clauses: only what meets one of them is wanted, None: everything; what comes
+    may be more than that. limit: of events in the answer.
+    """
+
+    request: int
+    user: str
+    since: HistoryBound | None
+    until: HistoryBound | None
+    is_descending: bool
+    clauses: list[HistoryClause] | None
+    limit: _Count
+
+
+class HistoryCancel(_BackplaneMessage, tag="history_cancel"):
+    """Nobody waits for the answer any more. request: as in HistoryRequest."""
+
+    request: int
+
+
 class StartDraining(_BackplaneMessage, tag="start_draining"):
     """The shard wants no more users and will send its own away; it goes on with its log meanwhile."""
 
@@ -386,6 +428,25 @@ class ReplayResponse(_BackplaneMessage, tag="replay_response"):
     refusal: str | None = None
 
 
+class HistoryResponse(_BackplaneMessage, tag="history_response"):
+    """Part of the log, in the order that was asked for: all that is wanted of it from one bound on, to `reached`.
+
+    start, end: the bounds as offsets: what is wanted lies behind `start` and up to `end`. reached: everything up to
+    there (descending: from there on) has been looked at; `end` (descending: `start`) when there is no more.
+    refusal: `epoch`, `future`, `retention` or `unreadable`; all that is kept lies then behind `start` and up to `end`.
+    oldest_at: when the log took the oldest of it; 0 if there is none.
+    """
+
+    request: int
+    epoch: str
+    start: _Offset
+    end: _Offset
+    reached: _Offset
+    events: list[tuple[int, bytes]]
+    refusal: str | None = None
+    oldest_at: float = 0.0
+
+
 class UndrainCommand(_BackplaneMessage, tag="undrain_command"):
     """To a shard that is being drained: take users again, and keep those whom the ring then gives you."""
 
@@ -529,6 +590,8 @@ PeerMessage = (
     | Leave
     | ReplayRequest
     | ReplayCancel
+    | HistoryRequest
+    | HistoryCancel
     | StartDraining
     | DrainRequest
     | UndrainRequest
@@ -550,6 +613,7 @@ RouterMessage = (
     | StatsResponse
     | StateSnapshot
     | ReplayResponse
+    | HistoryResponse
     | DrainCommand
     | UndrainCommand
     | Superseded

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 import msgspec
@@ -75,9 +75,27 @@ def publish(
     click.echo(offset)
 
 
+_filters = click.option(
+    "--filter", "filters", multiple=True, metavar="NAME=VALUE", help="Such as zone=example.com; repeatable."
+)
+_MOMENTS = "1h, 90s, 2d, a time such as 2026-12-01T07:00:00Z, or EPOCH:OFFSET"
+
+
+def read_filters(filters: tuple[str, ...]) -> dict[str, list[str]]:
+    """The values of each attribute. Raises ConfigError."""
+    wanted: dict[str, list[str]] = {}
+    for entry in filters:
+        name, sign, value = entry.partition("=")
+        if not sign:
+            raise ConfigError(f"--filter {entry}: write NAME=VALUE")
+        wanted.setdefault(name, []).append(value)
+    return wanted
+
+
 @click.command()
 @click.argument("types", nargs=-1)
-@click.option("--filter", "filters", multiple=True, metavar="NAME=VALUE", help="Such as zone=example.com; repeatable.")
+@_filters
+@click.option("--since", metavar="WHEN", help=f"First what was sent since then: {_MOMENTS}.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.option("--count", type=click.IntRange(min=1), help="End after so many events.")
 @remote
@@ -85,6 +103,7 @@ def tail(
     config: Path | None,
     types: tuple[str, ...],
     filters: tuple[str, ...],
+    since: str | None,
     as_json: bool,
     count: int | None,
     **options: Any,
@@ -96,11 +115,41 @@ def tail(
     from solowire.cli.tail import follow_events
 
     settings = load_settings(config, None, **options)
-    wanted: dict[str, list[str]] = {}
-    for entry in filters:
-        name, sign, value = entry.partition("=")
-        if not sign:
-            raise ConfigError(f"--filter {entry}: write NAME=VALUE")
-        wanted.setdefault(name, []).append(value)
+    wanted = read_filters(filters)
     token = make_token(settings, ADMINISTER, connects=True)
-    asyncio.run(follow_events(settings.url, token, types, wanted, as_json=as_json, count=count))
+    asyncio.run(follow_events(settings.url, token, types, wanted, as_json=as_json, count=count, since=since))
+
+
+@click.command()
+@click.argument("types", nargs=-1)
+@_filters
+@click.option("--since", metavar="WHEN", default="1h", show_default=True, help=f"From then on: {_MOMENTS}.")
+@click.option("--until", metavar="WHEN", help="Before then, or up to an offset; written alike. [default: now]")
+@click.option("--newest-first", is_flag=True, help="Backwards.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--count", type=click.IntRange(min=1), help="End after so many events.")
+@remote
+def history(
+    config: Path | None,
+    types: tuple[str, ...],
+    filters: tuple[str, ...],
+    since: str,
+    until: str | None,
+    newest_first: bool,
+    as_json: bool,
+    count: int | None,
+    **options: Any,
+) -> None:
+    """Shows what was sent before.
+
+    All that you may see, or TYPES, such as dns.* or security_alert; as far back as the router's log goes.
+    """
+    from solowire.cli.tail import show_history
+
+    settings = load_settings(config, None, **options)
+    wanted = read_filters(filters)
+    token = make_token(settings, ADMINISTER, connects=True)
+    order: Literal["asc", "desc"] = "desc" if newest_first else "asc"
+    asyncio.run(
+        show_history(settings.url, token, since, types, wanted, until=until, order=order, as_json=as_json, count=count)
+    )

@@ -89,6 +89,7 @@ def cli() -> None:
 for command in (
     cli_events.publish,
     cli_events.tail,
+    cli_events.history,
     cli_users.token,
     cli_users.disconnect,
     cli_users.revoke,

@@ -6,17 +6,19 @@ import asyncio
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import msgspec
 from rich.console import Console
 from rich.text import Text
 
 from solowire.domains.dns.event_types import CATALOG
-from solowire.errors import SubscriptionDenied
+from solowire.errors import HistoryRefused, SubscriptionDenied
 from solowire.model.subscriptions import find_idle
 from solowire.protocol.messages import Notice, ReceivedEvent, Welcome
 from solowire.protocol.user_names import one_line
 from solowire.sdk.client import Client, ConnectionState
+from solowire.sdk.history import History
 from solowire.sdk.kept_subscriptions import describe_denial
 from solowire.sdk.retry_policy import WarningPace
 
@@ -32,11 +34,20 @@ async def follow_events(
     *,
     as_json: bool,
     count: int | None,
+    since: str | None = None,
 ) -> None:
-    """Prints events as they come, `count` of them or until it is interrupted. Raises ClientError."""
-    # What others say is no markup, and a line stays one.
-    notes = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
-    out = Console(highlight=False, soft_wrap=True)
+    """Prints events as they come, `count` of them or until it is interrupted. Raises ClientError.
+
+    since: first what was sent from there on, and then what is live, without a gap and without one twice.
+    """
+    notes, out = make_consoles()
+    printer = EventPrinter(out, as_json=as_json, count=count)
+    resume = None
+    if since is not None:
+        before = Client(url, token)
+        resume = await print_history(before, printer, notes, since, list(types) or None, filter)
+        if printer.is_done:
+            return
 
     def lost(reason: str) -> None:
         notes.print(f"events may be missing here: {reason}", style="yellow")
@@ -52,6 +63,7 @@ async def follow_events(
         token,
         subscriptions=list(types) or None,
         filter=filter or None,
+        resume=resume,
         on_gap=lost,
         on_notice=lambda notice: _write_notice(notes, notice),
         on_state=remember,
@@ -81,17 +93,90 @@ async def follow_events(
                 notes.print(f"--filter {name}=… narrows nothing: none of these event types has it", style="yellow")
             if types and not client.subscriptions:  # it would wait for ever, for nothing
                 raise SubscriptionDenied("nothing of it can be followed", "`solowire tail` alone follows all", {})
-        seen = 0
         async for event in client:
-            if as_json:
-                sys.stdout.buffer.write(msgspec.json.encode(event) + b"\n")  # JSON is UTF-8, whatever the locale is
-                sys.stdout.buffer.flush()
-            else:
-                out.print(format_line(event))
-            seen += 1
-            if seen == count:
+            printer.print_event(event)
+            if printer.is_done:
                 break
     watching.cancel()
+
+
+class EventPrinter:
+    """Prints events, `count` of them at most, as lines of text or of JSON."""
+
+    def __init__(self, out: Console, *, as_json: bool, count: int | None) -> None:
+        self._out = out
+        self._as_json = as_json
+        self._left = count
+
+    @property
+    def is_done(self) -> bool:
+        return self._left == 0
+
+    def print_event(self, event: ReceivedEvent) -> None:
+        if self._as_json:
+            sys.stdout.buffer.write(msgspec.json.encode(event) + b"\n")  # JSON is UTF-8, whatever the locale is
+            sys.stdout.buffer.flush()
+        else:
+            self._out.print(format_line(event))
+        if self._left is not None:
+            self._left -= 1
+
+
+async def print_history(
+    client: Client,
+    printer: EventPrinter,
+    notes: Console,
+    since: str | None,
+    types: Sequence[str] | None,
+    filter: Mapping[str, list[str]],
+    **more: Any,
+) -> tuple[str, int] | None:
+    """Prints what was sent; up to where that was. Of what the log doesn't keep any more it says so.
+
+    more: as in `Client.history`. Raises ClientError.
+    """
+    try:
+        return await _print_history(client.history(since, types=types, filter=filter or None, **more), printer)
+    except HistoryRefused as refused:
+        if refused.oldest is None:
+            raise
+        notes.print("the log doesn't keep events for so long: it begins with the oldest that there is", style="yellow")
+        older = client.history(refused.oldest, types=types, filter=filter or None, **more)
+        return await _print_history(older, printer)
+
+
+async def show_history(
+    url: str,
+    token: str | Callable[[], str],
+    since: str,
+    types: Sequence[str],
+    filter: Mapping[str, list[str]],
+    *,
+    until: str | None,
+    order: Literal["asc", "desc"],
+    as_json: bool,
+    count: int | None,
+) -> None:
+    """Prints what was sent. Raises ClientError."""
+    notes, out = make_consoles()
+    printer = EventPrinter(out, as_json=as_json, count=count)
+    more: dict[str, Any] = {"until": until, "order": order, "limit": count}
+    await print_history(Client(url, token), printer, notes, since, list(types) or None, filter, **more)
+
+
+def make_consoles() -> tuple[Console, Console]:
+    """For notes, and for events: what others say is no markup, and a line stays one."""
+    notes = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    return notes, Console(highlight=False, soft_wrap=True)
+
+
+async def _print_history(history: History, printer: EventPrinter) -> tuple[str, int] | None:
+    async for event in history:
+        printer.print_event(event)
+        if printer.is_done:
+            await history.close()
+            break
+    return history.position
 
 
 def format_line(event: ReceivedEvent) -> Text:

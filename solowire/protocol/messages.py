@@ -101,7 +101,20 @@ class Stats(_Request, tag="stats"):
     id: Id = None
 
 
-ClientMessage = Hello | Subscribe | Unsubscribe | Ping | Pong | Refresh | Stats
+class History(_Request, tag="history"):
+    """Asks for a page of what was sent before (`solowire.protocol.history_query`). Answered with Reply."""
+
+    id: Id = None
+    since: str | None = None
+    until: str | None = None
+    types: list[str] | None = None
+    filter: dict[str, list[str]] | None = None
+    limit: int | None = None
+    after: str | None = None
+    order: str | None = None
+
+
+ClientMessage = Hello | Subscribe | Unsubscribe | Ping | Pong | Refresh | Stats | History
 
 # ---------------------------------------------------------------------------------------------- server → client
 

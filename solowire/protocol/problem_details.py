@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from solowire.errors import InvalidEvents, InvalidToken, RequestError, RequestRejected
+from solowire.errors import InvalidEvents, InvalidHistoryQuery, InvalidToken, RequestError, RequestRejected
 
 PROBLEM_TYPE = "application/problem+json"
 _CONTENT_TYPE = (b"content-type", PROBLEM_TYPE.encode())
@@ -19,8 +19,18 @@ def to_http_response(error: RequestError) -> tuple[int, list[tuple[bytes, bytes]
     """Status, headers and body for a refused request, as ASGI takes them."""
     if isinstance(error, InvalidEvents):
         return 400, [_CONTENT_TYPE], _faults(error)
+    if isinstance(error, InvalidHistoryQuery):
+        faults = [{"parameter": name, "message": fault} for name, fault in error.faults.items()]
+        return (
+            400,
+            [_CONTENT_TYPE],
+            msgspec.json.encode(make_problem(400, error.code, error.message, error.hint, errors=faults)),
+        )
     if isinstance(error, RequestRejected):
         seconds = None if error.retry_after is None else max(1, math.ceil(error.retry_after))
+        if error.members:
+            problem = make_problem(error.status, error.code, error.message, error.hint, **error.members)
+            return error.status, [_CONTENT_TYPE], msgspec.json.encode(problem)
         status, headers, body = _response(
             error.status, error.code, error.message, error.hint, seconds, scope=error.scope
         )

@@ -99,6 +99,7 @@ from solowire.sdk.connection_attempt import (
     request_ticket,
 )
 from solowire.sdk.event_buffer import BufferedFrame, EventBuffer
+from solowire.sdk.history import History, Moment, make_question
 from solowire.sdk.kept_subscriptions import KeptSubscriptions, make_filter
 from solowire.sdk.request_pacing import RequestPacing
 from solowire.sdk.retry_policy import (
@@ -276,7 +277,7 @@ class Client:
     async def __aenter__(self) -> Client:
         if self._runner is not None or self._is_closed:
             raise RuntimeError("a client is entered once")
-        self._http = httpx.AsyncClient(trust_env=False, timeout=self._connect_timeout, verify=self._ssl or True)
+        self._http = self._open_http()
         self._runner = asyncio.create_task(self._run(self._http), name="solowire.client")
         try:
             await self._up.wait()
@@ -353,6 +354,30 @@ class Client:
     async def stats(self) -> dict[str, Any]:
         """What the shard knows of this connection. Raises MessageRefused."""
         return (await self._send_request(lambda id: Stats(id), Reply)).data
+
+    def history(
+        self,
+        since: Moment | None = None,
+        until: Moment | None = None,
+        *,
+        types: Sequence[str] | None = None,
+        filter: Mapping[str, Sequence[str]] | None = None,
+        limit: int | None = None,
+        after: str | tuple[str, int] | None = None,
+        order: Literal["asc", "desc"] = "asc",
+    ) -> History:
+        """What was sent before: an async iterator of exactly the events that this user would have been sent live.
+
+        since: from there on; None: from the oldest that is kept. until: before a time, or up to and with an offset.
+        types, filter: as `subscriptions` and `filter` of a client. limit: events in all. after: goes on behind that
+        event, or with `next_page` of another. order: `desc` begins with the newest. It needs no connection: the client
+        need not be entered. Raises TypeError, ValueError.
+        """
+        question = make_question(since, until, types, filter, limit, after, order)
+        return History(self._base + "/v1/events", self._token, question, self._open_http)
+
+    def _open_http(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(trust_env=False, timeout=self._connect_timeout, verify=self._ssl or True)
 
     async def close(self) -> None:
         """Ends the connection and the iteration. What is buffered is not handed out; `cursor` stands before it."""

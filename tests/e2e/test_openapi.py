@@ -92,13 +92,14 @@ def check(problem: Any, schema: dict[str, Any] | None = None) -> None:
         "hint": str,
         "scope": str,
         "errors": list,
+        "oldest": dict,
     }
     assert problem.keys() <= known.keys()
-    assert problem.keys() >= known.keys() - {"hint", "scope", "errors"}
+    assert problem.keys() >= known.keys() - {"hint", "scope", "errors", "oldest"}
     assert all(isinstance(value, known[name]) for name, value in problem.items())
     if schema is not None:
         assert schema["properties"].keys() == known.keys()
-        assert set(schema["required"]) == known.keys() - {"hint", "scope", "errors"}
+        assert set(schema["required"]) == known.keys() - {"hint", "scope", "errors", "oldest"}
 
 
 def provoke(system: System, name: str, operation: dict[str, Any]) -> Iterator[tuple[int, httpx.Response]]:
@@ -106,7 +107,7 @@ def provoke(system: System, name: str, operation: dict[str, Any]) -> Iterator[tu
     if not is_open(operation):
         yield 401, ask(system, name)
         yield 401, ask(system, name, "no.such.token")
-        rights = "publisher" if name in ("post /v1/connect", "get /v1/route") else "viewer"
+        rights = "publisher" if name in ("post /v1/connect", "get /v1/route", "get /v1/events") else "viewer"
         yield 403, ask(system, name, system.token("somebody", rights))
     admin, publisher = system.token("root", "admin"), system.token("p", "publisher")
     if "{index}" in name:
@@ -129,6 +130,9 @@ def provoke(system: System, name: str, operation: dict[str, Any]) -> Iterator[tu
         yield 415, ask(system, name, admin, content=b"x", headers={"content-encoding": "gzip"})
     if name == "post /v1/shards/{index}/undrain":
         yield 409, ask(system, name, admin)
+    if name == "get /v1/events":
+        yield 400, ask(system, f"{name}?since=yesterday", admin)
+        yield 410, ask(system, f"{name}?since=0:1", admin)
     if name == "post /v1/events":
         yield 400, ask(system, name, publisher, content=b"{")
         yield 400, ask(system, name, publisher, json={"type": "no_such_type", "data": {}})

@@ -43,7 +43,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """A system with a catalogue of its own, also named where settings name event types."""
     directory = tmp_path_factory.mktemp("own")
     (directory / "types.toml").write_text(TYPES + LOAD)
-    settings = {"CATALOG": directory / "types.toml", "TELEMETRY_TYPES_PER_S": '{"load_measured": 50}'}
+    settings = {"CATALOG": directory / "types.toml", "SHARD__AGGREGATION__TYPE_EVENTS_PER_S": '{"load_measured": 50}'}
     with running(directory / "data", shards=1, settings=settings) as system:
         yield system
 

@@ -338,7 +338,7 @@ async def test_a_newer_connection_replaces_the_older(system: System) -> None:
 
 
 async def test_a_newer_connection_is_refused_where_that_is_set(quick: System) -> None:
-    """With ON_DUPLICATE=reject the first tab stays, the second gets 409, a third may come when the first is gone."""
+    """Where it is set to reject, the first tab stays, the second gets 409, a third may come when the first is gone."""
     token = quick.token("rejected")
     relayed = f"ws://127.0.0.1:{quick.port}/ws?token={token}"
     async with quick.session(token, CUSTOM) as first:
@@ -361,7 +361,7 @@ async def _may_come(system: System, token: str) -> bool:
 
 
 async def test_of_many_that_come_at_once_one_stays_where_duplicates_are_refused(quick: System) -> None:
-    """Ten tabs that open in the same moment under ON_DUPLICATE=reject leave one open and none replaced."""
+    """Ten tabs that open in the same moment under `on_duplicate` = reject leave one open and none replaced."""
     token = quick.token("crowd")
     urls = [(await quick.negotiate(token))["url"] for _ in range(10)]
 

@@ -305,7 +305,6 @@ from solowire.model.events import encode_event
 from solowire.fanout.recent_log import RecentLog
 from solowire.observability.loop_monitor import memory_bytes
 from tests.support.factories import event
-from tests.support.examples import examples
 
 NAMES = {
     "127 labels": lambda n: ".".join(f"{n:05}") + ".x" * 122,

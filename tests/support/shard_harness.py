@@ -11,6 +11,9 @@ import msgspec
 from solowire.algorithms.hash_ring import Ring
 from solowire.auth.tokens import Tokens
 from solowire.backplane.messages import (
+    HistoryCancel,
+    HistoryRequest,
+    HistoryResponse,
     Lease,
     LogBatch,
     ReplayRequest,
@@ -93,6 +96,7 @@ class ShardHarness:
         self.journal: list[tuple[int, str | None, bytes]] = []  # the router's
         self.journal_floor = 0
         self._replay_requests: list[ReplayRequest] = []
+        self._history_requests: list[HistoryRequest] = []
         self.address = ""  # of who connects
         self.version = 0
         self.offset = 0
@@ -131,12 +135,26 @@ class ShardHarness:
     @property
     def replay_requests(self) -> list[ReplayRequest]:
         """What the router was asked, and has not answered."""
-        for question in self.shard.take_questions():
-            if isinstance(question, ReplayRequest):
-                self._replay_requests.append(question)
-            else:
-                self._replay_requests[:] = [q for q in self._replay_requests if q.request != question.request]
+        self._take_questions()
         return self._replay_requests
+
+    @property
+    def history_requests(self) -> list[HistoryRequest]:
+        """The same about history."""
+        self._take_questions()
+        return self._history_requests
+
+    def _take_questions(self) -> None:
+        for question in self.shard.take_questions():
+            match question:
+                case ReplayRequest():
+                    self._replay_requests.append(question)
+                case HistoryRequest():
+                    self._history_requests.append(question)
+                case HistoryCancel(number):
+                    self._history_requests[:] = [q for q in self._history_requests if q.request != number]
+                case _:
+                    self._replay_requests[:] = [q for q in self._replay_requests if q.request != question.request]
 
     def answer_requests(self, at_a_time: int = 3) -> int:
         """Answers the shard's questions as the router does, in small parts; how many answers that took."""
@@ -159,6 +177,29 @@ class ShardHarness:
         part = found[:at_a_time]
         upto = part[-1][0] if part and (len(part) < len(found) or not q.is_user_only) else q.end_offset
         return ReplayResponse(q.request, upto, [(o, body) for o, user, body in part if user in (None, q.user)])
+
+    def answer_history(self, at_a_time: int = 3) -> int:
+        """The same for questions about history, whatever clauses they have; how many answers that took."""
+        answers = 0
+        self.wait(0)
+        while self.history_requests:
+            answers += 1
+            self.shard.on_history_response(self.make_history_part(self.history_requests.pop(0), at_a_time), self.now)
+            self.wait(0)
+        return answers
+
+    def make_history_part(self, q: HistoryRequest, at_a_time: int) -> HistoryResponse:
+        """Bounds are offsets here, or none."""
+        start = self.journal_floor if q.since is None or q.since.offset is None else q.since.offset
+        end = self.offset if q.until is None or q.until.offset is None else q.until.offset
+        if start < self.journal_floor:
+            return HistoryResponse(q.request, self.epoch, self.journal_floor, self.offset, 0, [], "retention", 1.5)
+        found = [r for r in self.journal if start < r[0] <= end]
+        part = (found[::-1] if q.is_descending else found)[: min(at_a_time, q.limit)]
+        whole = len(part) == len(found)
+        reached = (start if q.is_descending else end) if whole else part[-1][0] - q.is_descending
+        mine = [(offset, body) for offset, user, body in part if user in (None, q.user)]
+        return HistoryResponse(q.request, self.epoch, start, end, reached, mine)
 
     def make_event(self, name: str, data: dict[str, Any] | None = None, **more: Any) -> tuple[int, bytes]:
         self.offset += 1

@@ -21,6 +21,7 @@ from solowire.protocol.close_codes import CloseCode
 from solowire.protocol.messages import (
     ClientMessage,
     Hello,
+    History,
     Id,
     Ping,
     Pong,
@@ -37,6 +38,7 @@ from solowire.workers.connections.audit_events import ConnectionAudit
 from solowire.workers.connections.connection import Connection, State
 from solowire.workers.connections.expiry import TokenExpiry
 from solowire.workers.delivery.dispatcher import Dispatcher
+from solowire.workers.history.history_commands import HistoryCommands
 from solowire.workers.session.handshake import Handshake, format_rfc3339
 from solowire.workers.session.inbound_limits import (
     InboundLimits,
@@ -79,7 +81,9 @@ class CommandHandler:
         catalog: Catalog,
         clock: Clock,
         max_waiting: int = 0,
+        history: HistoryCommands,
     ) -> None:
+        self._history = history
         self._clock = clock
         self._index = index
         self._log = recent
@@ -148,6 +152,8 @@ class CommandHandler:
                     self._resubscribe(connection, wanted, now, message.id, unknown)
                 case Refresh():
                     self._refresh(connection, message, now)
+                case History():
+                    self._history.start(connection, message, now)
                 case Stats():
                     self._dispatcher.send_reply(connection, Reply(self._describe(connection), message.id), now)
         except InvalidMessage as error:

@@ -18,6 +18,7 @@ from solowire.auth.key_places import MAX_SECRETS
 from solowire.errors import ConfigError
 from solowire.runtime.settings.auth_settings import AuthSettings
 from solowire.runtime.settings.gateway_settings import GatewaySettings
+from solowire.runtime.settings.history_settings import HistorySettings
 from solowire.runtime.settings.legacy_settings import LegacySettings
 from solowire.runtime.settings.limits_settings import LimitsSettings
 from solowire.runtime.settings.listen_settings import ListenSettings
@@ -106,6 +107,7 @@ class Settings(LegacySettings):
     publish: PublishSettings = PublishSettings()
     shard: ShardSettings = ShardSettings()
     replay: ReplaySettings = ReplaySettings()
+    history: HistorySettings = HistorySettings()
     router: RouterSettings = RouterSettings()
     journal: JournalSettings = JournalSettings()
     alerts: AlertSettings = AlertSettings()

@@ -23,7 +23,15 @@ from structlog.testing import capture_logs
 
 from solowire.backplane.messages import PublishedEvent
 from solowire.router.log import sqlite_journal
-from solowire.router.log.journal import SHORT_ID, Journal, JournalUnavailable, MemoryJournal, Record
+from solowire.router.log.journal import (
+    SHORT_ID,
+    Bounds,
+    Journal,
+    JournalUnavailable,
+    MemoryJournal,
+    Record,
+    find_last_before,
+)
 from solowire.router.log.sqlite_journal import SqliteJournal
 from tests.support.examples import examples
 
@@ -271,6 +279,21 @@ def test_a_user_s_own_records_are_found(make: MakeJournal) -> None:
     assert list(journal.read_user("eve", 0, 12, 100)) == []
 
 
+def test_a_reader_follows_the_log_while_it_is_written_and_trimmed(make: MakeJournal) -> None:
+    """A reader that was opened before sees what was kept since, and nothing of what is trimmed or not kept yet."""
+    journal = make(max_events=5)
+    reader = journal.open_reader()
+    assert (reader.bounds(), list(reader.read(0, 10, 10)), reader.read_time(1)) == (Bounds(0, 0), [], None)
+    keep(journal, some(8), now=3.0)
+    journal.append(some(1, begin=8), 4.0)
+    assert reader.bounds() == Bounds(3, 8)
+    assert offsets(reader.read(0, 100, 3)) == [4, 5, 6]
+    assert offsets(reader.read(0, 7, 3, is_descending=True)) == [7, 6, 5]
+    assert offsets(reader.read_at([8, 2, 5, 9])) == [8, 5]
+    assert (reader.read_time(3), reader.read_time(4)) == (None, 3.0)
+    reader.close()
+
+
 def test_the_newest_record_of_each_state_is_found(make: MakeJournal) -> None:
     """A shard that starts gets the present value of each state, oldest first, and the newest of them if too many."""
     journal = make()
@@ -388,6 +411,24 @@ class InMemory(RuleBasedStateMachine):
     def read(self, back: int, limit: int) -> None:
         after = max(len(self.log) - back, self.journal.start_offset)
         assert list(self.journal.read(after, limit)) == [r for r in self.kept if r.offset > after][:limit]
+
+    @rule(after=st.integers(0, 60), more=st.integers(0, 60), limit=st.integers(1, 9), is_descending=st.booleans())
+    def read_beside(self, after: int, more: int, limit: int, is_descending: bool) -> None:
+        """As another thread reads it."""
+        reader = self.journal.open_reader()
+        upto = after + more
+        with reader.hold():
+            kept = [kept for kept in self.log[-MAX_EVENTS:] if after < kept.record.offset <= upto]
+            wanted = [kept.record for kept in (kept[::-1] if is_descending else kept)]
+            assert list(reader.read(after, upto, limit, is_descending=is_descending)) == wanted[:limit]
+            assert list(reader.read_at(range(after + 1, upto + 1))) == [kept.record for kept in kept]
+            assert [reader.read_time(kept.record.offset) for kept in kept] == [kept.at for kept in kept]
+            whole = self.log[-MAX_EVENTS:]
+            assert reader.bounds() == Bounds(self.journal.start_offset, len(self.log))
+            for at in {kept.at for kept in whole} | {0.0, 1e9}:
+                before = [kept.record.offset for kept in whole if kept.at < at]
+                assert find_last_before(reader, at) == (before[-1] if before else self.journal.start_offset)
+        reader.close()
 
     @rule(user=st.sampled_from(["ann", "bob", "eve"]), after=st.integers(0, 60), more=st.integers(0, 60))
     def read_personal(self, user: str, after: int, more: int) -> None:

@@ -159,7 +159,6 @@ import os, sys, time
 from pathlib import Path
 from solowire.router.log.sqlite_journal import SqliteJournal
 from solowire.backplane.messages import PublishedEvent
-from tests.support.examples import examples
 
 journal = SqliteJournal(Path(sys.argv[1]), new_epoch="new", max_age=1e9, max_events=3000, max_bytes=2**40,
                         window=600.0, now=time.time())

@@ -1,0 +1,1 @@
+"""History: questions about what the log holds, answered beside it and never in its way."""

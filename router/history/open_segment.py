@@ -1,0 +1,105 @@
+"""The newest part of the index, in memory: what is not written yet because it isn't whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from solowire.model.domain_names import names_above
+from solowire.router.history.index_terms import (
+    OWNED,
+    OWNERS,
+    TYPES,
+    Places,
+    list_plain_rows,
+    list_value_rows,
+)
+from solowire.router.history.indexed_event import decode_indexed, is_of_type
+
+FEW_NAMES = 8
+"""So many are compared with the end of each value; for more the names above each value are looked up."""
+
+
+class OpenSegment:
+    """start: behind which offset it begins. Places are counted from there, from 0."""
+
+    def __init__(self, start: int) -> None:
+        self.start = start
+        self._types: Places = {}
+        self._values: dict[str, Places] = {}
+        self._owners: Places = {}
+
+    @property
+    def is_owned(self) -> bool:
+        """Whether it has events for one user alone."""
+        return bool(self._owners)
+
+    def add(self, offset: int, owner: str | None, body: bytes) -> None:
+        """Takes a record, if it is an event."""
+        event = decode_indexed(body)
+        if event is None:
+            return
+        place = offset - self.start - 1
+        _add(self._types, event.type, place)
+        for name, value in event.attributes.items():
+            values = self._values.get(name)
+            if values is None:
+                values = self._values[name] = {}
+            # As `_add`, which would cost as much again: this is done for each value of each event.
+            places = values.get(value)
+            if places is None:
+                values[value] = place
+            elif isinstance(places, int):
+                values[value] = [places, place]
+            else:
+                places.append(place)
+        if owner is not None:
+            _add(self._owners, owner, place)
+
+    def find_types(self, types: Sequence[str]) -> set[int]:
+        wanted = frozenset(types)
+        return _join(places for name, places in self._types.items() if is_of_type(name, wanted))
+
+    def find_values(self, attribute: str, values: Sequence[str], *, are_names: bool) -> set[int]:
+        known = self._values.get(attribute, {})
+        if not are_names:
+            return _join(known[value] for value in values if value in known)
+        wanted = set(values)
+        if "." in wanted:
+            return _join(known.values())
+        if len(wanted) <= FEW_NAMES:
+            beneath = tuple(f".{value}" for value in wanted)
+            return _join(places for v, places in known.items() if v in wanted or v.endswith(beneath))
+        return _join(places for v, places in known.items() if not wanted.isdisjoint(names_above(v)))
+
+    def find_others(self, user: str) -> set[int]:
+        """Where events for others alone are."""
+        return _join(places for owner, places in self._owners.items() if owner != user)
+
+    def list_rows(self) -> Iterator[tuple[bytes, list[int]]]:
+        """All of it as rows (`index_terms`)."""
+        yield from list_plain_rows(TYPES, self._types)
+        for name, values in self._values.items():
+            yield from list_value_rows(name, values)
+        if self._owners:
+            yield OWNED, sorted(_join(self._owners.values()))
+            yield from list_plain_rows(OWNERS, self._owners)
+
+
+def _join(parts: Iterable[int | list[int]]) -> set[int]:
+    joined: set[int] = set()
+    for places in parts:
+        if isinstance(places, int):
+            joined.add(places)
+        else:
+            joined.update(places)
+    return joined
+
+
+def _add(known: Places, name: str, place: int) -> None:
+    places = known.get(name)
+    if places is None:
+        known[name] = place
+    elif isinstance(places, int):
+        known[name] = [places, place]
+    else:
+        places.append(place)

@@ -1,0 +1,20 @@
+"""The settings of questions about history."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from solowire.runtime.settings.section import Section
+
+
+class HistorySettings(Section):
+    """What may be asked about history."""
+
+    pages_per_s: float = Field(10.0, gt=0, description="pages of history per second of one user")
+    burst_pages: float = Field(50.0, ge=1, description="the same at once")
+    max_per_user: int = Field(2, ge=1, description="questions about history of one user under way at a time")
+    max_concurrent: int = Field(4, ge=1, description="questions about history that a shard works on at a time")
+    timeout_s: float = Field(
+        5.0, ge=0.1, le=60, description="how long a page of history is made; then it ends with what was found"
+    )
+    page_events: int = Field(5_000, ge=1, le=50_000, description="events in one page of history, at most")

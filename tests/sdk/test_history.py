@@ -1,0 +1,160 @@
+"""`Client.history()` against a gateway whose every word a test chooses."""
+
+from __future__ import annotations
+
+from collections import deque
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import pytest
+
+from solowire import Client, ConnectionEnded, HistoryRefused
+from solowire.sdk import history
+
+PROBLEM = {"content-type": "application/problem+json"}
+
+
+class Gateway:
+    """Answers with what it is given, one after the other, and keeps what it was asked."""
+
+    def __init__(self, *answers: httpx.Response | Exception) -> None:
+        self.answers = deque(answers)
+        self.asked: list[httpx.Request] = []
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.asked.append(request)
+        answer = self.answers.popleft()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def client(self, token: Any = "token") -> Client:
+        client = Client("http://gateway.test", token)
+        client._open_http = lambda: httpx.AsyncClient(transport=httpx.MockTransport(self))  # type: ignore[method-assign]
+        return client
+
+    @property
+    def parameters(self) -> list[dict[str, str]]:
+        return [dict(request.url.params) for request in self.asked]
+
+
+def page(*offsets: int, next: str | None, complete: bool = False) -> httpx.Response:
+    events = [
+        {"offset": n, "id": f"e{n}", "type": "custom.a", "priority": "normal", "timestamp": "t", "data": {}}
+        for n in offsets
+    ]
+    return httpx.Response(200, json={"events": events, "next": next, "complete": complete})
+
+
+def problem(status: int, code: str, **more: Any) -> httpx.Response:
+    headers = PROBLEM | {name.replace("_", "-"): value for name, value in more.pop("headers", {}).items()}
+    body = {"type": "about:blank", "title": "x", "status": status, "code": code, "detail": "in words", **more}
+    return httpx.Response(status, json=body, headers=headers)
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history, "RETRY_MIN_S", 0.001)
+    monkeypatch.setattr(history, "RETRY_MAX_S", 0.002)
+
+
+async def test_pages_are_one_iteration() -> None:
+    """Each page goes on behind the last, an empty one too; `position` follows what has been handed out."""
+    gateway = Gateway(page(1, 2, next="e:2"), page(next="e:9"), page(12, next="e:20:20", complete=True))
+    found = gateway.client().history("1h", types=["dns.*", "custom.a"], filter={"zone": ["a.test"]})
+    before: Any = found.position
+    assert before is None
+    seen: list[Any] = [(event.offset, found.position) async for event in found]
+    assert seen == [(1, ("e", 1)), (2, ("e", 2)), (12, ("e", 12))]
+    end: Any = (found.position, found.next_page)
+    assert end == (("e", 20), "e:20:20")
+    first, second, third = gateway.parameters
+    assert first == {
+        "order": "asc",
+        "since": "1h",
+        "types": "dns.*,custom.a",
+        "filter": '{"zone":["a.test"]}',
+        "limit": "1000",
+    }
+    assert second == first | {"after": "e:2"}
+    assert third == first | {"after": "e:9"}
+    assert {request.headers["authorization"] for request in gateway.asked} == {"Bearer token"}
+
+
+async def test_a_limit_is_of_events_in_all() -> None:
+    """No more is asked for than is left, and the iteration ends with the last of them."""
+    gateway = Gateway(page(9, 8, next="e:8:1"), page(7, next="e:7:1"))
+    found = gateway.client().history(limit=3, order="desc")
+    assert [event.offset async for event in found] == [9, 8, 7]
+    assert [asked["limit"] for asked in gateway.parameters] == ["3", "1"]
+    assert (found.position, found.next_page) == (None, "e:7:1")
+
+
+async def test_what_passes_is_waited_for() -> None:
+    """A page that is refused for now, or lost on the way, is asked for again, and comes once."""
+    gateway = Gateway(
+        problem(503, "router_away"),
+        page(1, next="e:1"),
+        httpx.ConnectError("reset"),
+        problem(429, "history_rate_limited", headers={"retry_after": "0"}),
+        page(2, next="e:2", complete=True),
+    )
+    assert [event.offset async for event in gateway.client().history()] == [1, 2]
+    assert [asked.get("after") for asked in gateway.parameters] == [None, None, "e:1", "e:1", "e:1"]
+
+
+async def test_what_does_not_pass_is_raised() -> None:
+    """A refusal with its code and the way out; an answer that is no gateway's as such."""
+    gone = problem(410, "history_gone", oldest={"position": "e:5", "timestamp": "t"})
+    for answer, code, oldest in (
+        (gone, "history_gone", "e:5"),
+        (problem(400, "invalid_query"), "invalid_query", None),
+        (problem(403, "forbidden"), "forbidden", None),
+        (problem(401, "token_expired"), "token_expired", None),
+    ):
+        with pytest.raises(HistoryRefused) as refused:
+            [event async for event in Gateway(page(1, next="e:1"), answer).client().history()]
+        assert (refused.value.code, refused.value.oldest) == (code, oldest)
+        assert "in words" in str(refused.value)
+    for strange in (httpx.Response(404, text="<html>"), httpx.Response(200, text="<html>")):
+        with pytest.raises(ConnectionEnded):
+            [event async for event in Gateway(strange).client().history()]
+
+
+async def test_a_token_that_has_expired_is_renewed() -> None:
+    """A token function is asked again, and the page with its next one."""
+    tokens = iter(["old", "new"])
+    gateway = Gateway(problem(401, "token_expired"), page(1, next="e:1", complete=True))
+    assert [event.offset async for event in gateway.client(lambda: next(tokens)).history()] == [1]
+    assert [request.headers["authorization"] for request in gateway.asked] == ["Bearer old", "Bearer new"]
+
+
+async def test_moments_are_written_as_the_server_reads_them() -> None:
+    """Times, durations and positions of Python's own kinds."""
+    gateway = Gateway(page(next="e:0", complete=True))
+    moment = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    found = gateway.client().history(timedelta(minutes=90), moment, after=("e", 4))
+    assert [event async for event in found] == []
+    [asked] = gateway.parameters
+    assert (asked["since"], asked["until"], asked["after"]) == ("5400.000s", "2026-01-01T12:00:00+00:00", "e:4")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"since": datetime(2026, 1, 1)},  # noqa: DTZ001 -- that it has no zone is what is wrong
+        {"since": timedelta(seconds=-1)},
+        {"since": 3600},
+        {"since": ""},
+        {"until": ("e", "4")},
+        {"types": "dns.*"},
+        {"filter": ["zone"]},
+        {"limit": 0},
+        {"order": "up"},
+    ],
+)
+def test_wrong_arguments_are_raised_at_once(wrong: dict[str, Any]) -> None:
+    """Before anything is asked."""
+    with pytest.raises((TypeError, ValueError)):
+        Client("http://gateway.test", "token").history(**wrong)

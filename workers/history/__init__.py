@@ -1,0 +1,1 @@
+"""History: what a user would have been sent live, page by page, judged by present rights."""

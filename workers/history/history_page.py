@@ -1,0 +1,185 @@
+"""One page of an answer about history: what is asked for it, what it holds, and where it ends.
+
+What it keeps true: a page is judged by the same code as a live frame (`FeedFilter`), under the rights that the asker
+has when it asks, and holds an event exactly if a live connection with the same rights and wishes gets it in full. It
+ends at an offset, behind which the next one goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from solowire.backplane.messages import HistoryBound, HistoryClause
+from solowire.errors import RequestRejected
+from solowire.fanout.feed import build_feed_key
+from solowire.fanout.frame_builder import FeedFilter
+from solowire.fanout.recent_log import RecentLog
+from solowire.model.access import View
+from solowire.model.catalog import Catalog
+from solowire.model.subscriptions import CUSTOM, NO_EVENT, DeniedPattern, Selection, Wanted, resolve
+from solowire.protocol.dialect_codec import AnyCodec
+from solowire.protocol.history_query import HistoryCursor, HistoryPosition, HistoryQuery
+
+
+class HistoryPage(msgspec.Struct, frozen=True):
+    """events: as they stand in `events` frames, encoded. next: where the next page begins; None if there is none.
+
+    complete: that is all, at present. denied: what of the types was not granted.
+    """
+
+    events: list[msgspec.Raw]
+    next: str | None
+    complete: bool
+    denied: list[DeniedPattern] = []
+
+
+class HistoryJudge:
+    """What one view may have of what one question wants. Raises RequestRejected if that is nothing at all."""
+
+    def __init__(self, wanted: Wanted, view: View, codec: AnyCodec, log: RecentLog) -> None:
+        resolved = resolve(wanted, view, log.catalog)
+        if not resolved.selection:
+            denied = resolved.denied[0] if resolved.denied else None
+            told = f"{denied.type}: {denied.hint or denied.reason}" if denied else "your role has no event types"
+            raise RequestRejected(403, "forbidden", f"nothing of it may be shown to you: {told}", "ask for other types")
+        self.denied = resolved.denied
+        self.clauses = make_clauses(resolved.selection, log.catalog)
+        self._log = log
+        key = build_feed_key(resolved.selection, view, codec.without_deflate, log.catalog)
+        self._filter = FeedFilter(key, log.catalog)
+
+    def write_event(self, offset: int, body: bytes, user: str) -> bytes | None:
+        """The event as the asker may see it; None if it may not, or doesn't want it."""
+        entry = self._log.decode_entry(offset, body)
+        if entry is None or entry.event.user not in (None, user) or not self._filter.accepts(entry):
+            return None
+        return self._filter.encode_for(entry)
+
+
+def make_clauses(selection: Selection, catalog: Catalog) -> list[HistoryClause] | None:
+    """What the router looks for: types that have one filter together. None: all that there is."""
+    by_filter: dict[Any, list[str]] = {}
+    for name, conditions in selection:
+        if conditions != NO_EVENT:
+            by_filter.setdefault(conditions, []).append(name)
+    if len(by_filter.get((), ())) == len((*catalog.names, CUSTOM)):
+        return None
+    attributes = catalog.attributes
+    return [
+        HistoryClause(
+            types,
+            [(name, sorted(values), name in attributes and attributes[name].hierarchical) for name, values in filter],
+        )
+        for filter, types in by_filter.items()
+    ]
+
+
+class HistoryTask:
+    """A page that is being made. key: whose it is beside its user, to be cancelled with: a connection, or None.
+
+    start, end: the question's bounds, as the router says; reached: up to where it has been looked at.
+    """
+
+    __slots__ = (
+        "_bounds",
+        "_is_end_fixed",
+        "bytes_left",
+        "complete",
+        "cursor",
+        "deadline",
+        "epoch",
+        "events",
+        "judge",
+        "key",
+        "part",
+        "place",
+        "query",
+        "request",
+        "user",
+        "was_heard",
+    )
+
+    def __init__(
+        self, user: str, query: HistoryQuery, judge: HistoryJudge, *, key: object, max_bytes: int, now: float
+    ) -> None:
+        """now: unix seconds, as in `query`."""
+        self.user = user
+        self.query = query
+        self.judge = judge
+        self.key = key
+        self.bytes_left = max_bytes
+        self.deadline = 0.0
+        self.events: list[msgspec.Raw] = []
+        self.part: Sequence[tuple[int, bytes]] = ()
+        self.place = 0
+        self.request: int | None = None
+        self.was_heard = False
+        self.complete = False
+        self.epoch = ""
+        self.cursor = 0
+        self._bounds = _first_bounds(query)
+        far = query.since if query.is_descending else query.until
+        self._is_end_fixed = far is not None and not (isinstance(far, float) and far > now)
+
+    @property
+    def bounds(self) -> tuple[HistoryBound | None, HistoryBound | None]:
+        """What is still to be looked at: (since, until)."""
+        return self._bounds
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.events) >= self.query.limit or self.bytes_left <= 0
+
+    def begin_part(self, epoch: str, start: int, end: int, events: Sequence[tuple[int, bytes]]) -> None:
+        """The router has answered: what is wanted lies behind `start` and up to `end`."""
+        self.was_heard = True
+        self.epoch, self.part, self.place = epoch, events, 0
+        self._bounds = HistoryBound(epoch, start), HistoryBound(epoch, end)
+
+    def advance(self, offset: int) -> None:
+        """Everything up to there, or from there on, has been looked at."""
+        since, until = self._bounds
+        if self.query.is_descending:
+            self._bounds = since, HistoryBound(self.epoch, max(0, offset - 1))
+        else:
+            self._bounds = HistoryBound(self.epoch, offset), until
+
+    def take_event(self, offset: int, body: bytes) -> None:
+        """Judges the next event of the part, and takes it if it is the asker's."""
+        written = self.judge.write_event(offset, body, self.user)
+        if written is not None:
+            self.events.append(msgspec.Raw(written))
+            self.bytes_left -= len(written) + 1
+
+    def make_page(self) -> HistoryPage:
+        since, until = self._bounds
+        if since is None or until is None or since.offset is None or until.offset is None:
+            raise AssertionError("the router has not answered")
+        if self.query.is_descending:
+            end = since.offset if self._is_end_fixed else None
+            cursor = None if self.complete else HistoryCursor(self.epoch, until.offset + 1, end)
+        else:
+            cursor = HistoryCursor(self.epoch, since.offset, until.offset if self._is_end_fixed else None)
+        return HistoryPage(self.events, None if cursor is None else str(cursor), self.complete, list(self.judge.denied))
+
+
+def _first_bounds(query: HistoryQuery) -> tuple[HistoryBound | None, HistoryBound | None]:
+    since, until = _bound_of(query.since), _bound_of(query.until)
+    after = query.after
+    if after is None:
+        return since, until
+    end = None if after.end is None else HistoryBound(after.epoch, after.end)
+    if query.is_descending:
+        return end or since, HistoryBound(after.epoch, max(0, after.offset - 1))
+    return HistoryBound(after.epoch, after.offset), end or until
+
+
+def _bound_of(bound: float | HistoryPosition | None) -> HistoryBound | None:
+    if bound is None:
+        return None
+    if isinstance(bound, HistoryPosition):
+        return HistoryBound(bound.epoch, bound.offset)
+    return HistoryBound(at=bound)

@@ -1,0 +1,68 @@
+"""`GET /history` of a shard's HTTP API: one page, for the gateway, with the asker's own token.
+
+What it keeps true: what is asked for by somebody who has gone is not looked for any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+
+from solowire.errors import RequestError
+from solowire.model.access import Identity
+from solowire.protocol.history_query import parse_history, read_query_string
+from solowire.protocol.messages import Codec
+from solowire.workers.history.history_page import HistoryPage
+from solowire.workers.shard import Shard
+
+PAGE_BYTES = 2**20
+
+_encode = msgspec.json.Encoder().encode
+
+
+class HistoryApi:
+    """schedule: called when the shard has something to do. max_limit: events of one page."""
+
+    def __init__(self, shard: Shard, schedule: Callable[[], None], max_limit: int) -> None:
+        self._shard = shard
+        self._schedule = schedule
+        self._max_limit = max_limit
+        self._loop = asyncio.get_running_loop()
+
+    async def fetch_page(
+        self, identity: Identity, query_string: str, receive: Callable[[], Awaitable[dict[str, Any]]]
+    ) -> bytes | None:
+        """The page as JSON; None if whoever asked has gone. Raises InvalidHistoryQuery, RequestRejected."""
+        shard, now = self._shard, self._loop.time()
+        unix_now = shard.clock.to_unix(now)
+        answer: asyncio.Future[HistoryPage | RequestError] = self._loop.create_future()
+
+        def done(outcome: HistoryPage | RequestError, then: float) -> None:
+            if not answer.done():
+                answer.set_result(outcome)
+
+        query = parse_history(
+            read_query_string(query_string), shard.log.catalog, now=unix_now, max_limit=self._max_limit
+        )
+        task = shard.history.start(identity, query, Codec.json, done, max_bytes=PAGE_BYTES, now=now)
+        self._schedule()
+        leaving = asyncio.ensure_future(_wait_for_end(receive))
+        try:
+            await asyncio.wait((answer, leaving), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            leaving.cancel()
+            shard.history.cancel(task)  # nothing, if it is done
+        if not answer.done():
+            return None
+        outcome = answer.result()
+        if isinstance(outcome, RequestError):
+            raise outcome
+        return _encode(outcome)
+
+
+async def _wait_for_end(receive: Callable[[], Awaitable[dict[str, Any]]]) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
