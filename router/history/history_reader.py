@@ -39,7 +39,9 @@ REBUILD_SECONDS = 30.0
 
 
 class HistoryReader:
-    """index_path: None keeps the index in memory. stopwatch: reads a clock, in seconds.
+    """Reads the parts of the log that history asks for.
+
+    index_path: None keeps the index in memory. stopwatch: reads a clock, in seconds.
 
     errors: how often something was wrong with the index.
     """

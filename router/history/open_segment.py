@@ -20,7 +20,10 @@ FEW_NAMES = 8
 
 
 class OpenSegment:
-    """start: behind which offset it begins. Places are counted from there, from 0."""
+    """The newest segment of the index, which still grows.
+
+    start: behind which offset it begins. Places are counted from there, from 0.
+    """
 
     def __init__(self, start: int) -> None:
         self.start = start
