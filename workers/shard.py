@@ -71,6 +71,8 @@ from solowire.workers.delivery.dispatcher import Dispatcher
 from solowire.workers.delivery.event_router import EventRouter
 from solowire.workers.delivery.log_follower import LogFollower
 from solowire.workers.delivery.ring_history import RingHistory
+from solowire.workers.history.dialect_pages import DialectPages
+from solowire.workers.history.dialect_replays import DialectReplays
 from solowire.workers.history.history_commands import HistoryCommands
 from solowire.workers.history.history_scheduler import HistoryScheduler
 from solowire.workers.session.commands import CommandHandler, WaitingRefresh
@@ -194,8 +196,8 @@ class Shard:
         inbound_limits = InboundLimits(self._users, session, catalog)
         self._dialect = dialect
         self._hello_timeout_s = session.hello_timeout_s
-        self.dialects = None if dialect is None else self._make_dialects(dialect, inbound_limits, settings)
         self.history = HistoryScheduler(self.log, settings.history, clock, roles=roles)
+        self.dialects = None if dialect is None else self._make_dialects(dialect, inbound_limits, settings)
         self._command_handler = CommandHandler(
             index,
             self.log,
@@ -225,6 +227,9 @@ class Shard:
             self.totals,
             clock=self.clock,
             warns=settings.legacy == "warn",
+            replays=DialectReplays(
+                DialectPages(self.history, self.log.catalog, self.clock), self.dispatcher, self._sockets, self._timers
+            ),
         )
 
     # ------------------------------------------------------------------------------------- from the router

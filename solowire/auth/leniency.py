@@ -19,7 +19,7 @@ _NAMED = re.compile(r"exp(\d+)-[0-9a-f]{32}")
 
 
 class Leniency:
-    """Seconds; 0: no grace, no memory. names_tokens: those without an id get one, that is made of themselves.
+    """How much less is asked. Seconds; 0: no grace, no memory. names_tokens: those without an id get one.
 
     late_count: how often an expired token was accepted.
     """

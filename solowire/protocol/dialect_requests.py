@@ -1,4 +1,4 @@
-"""Requests for a WebSocket of clients that speak a dialect, and what else they say of it.
+"""Requests for a WebSocket of clients that speak a dialect: which they are, and what else they say.
 
 What it keeps true: where `solowire.v1` and the dialect share a path, only a browser that shows its token in the query
 and offers no subprotocol can be an old client; and what it says first decides (`DialectPath.is_certain`).
@@ -31,10 +31,7 @@ _FAMILIES = (
 
 
 class DialectRequests:
-    """Recognises requests of clients that speak a dialect.
-
-    dialect: None if there is none. is_on: whether it is served.
-    """
+    """Finds the requests of a dialect's clients. dialect: None if there is none. is_on: whether it is served."""
 
     def __init__(self, dialect: Dialect | None = None, *, is_on: bool = True) -> None:
         self.dialect = dialect
@@ -67,7 +64,7 @@ class DialectRequests:
             return
         error = RequestRejected(
             410,
-            f"{dialect.name}_off",
+            "legacy_off",
             "this WebSocket protocol is no longer served",
             f"use the unified connection: {dialect.guide} says how",
         )

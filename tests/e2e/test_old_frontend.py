@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import jwt
 import pytest
@@ -155,6 +158,54 @@ async def test_the_newest_tab_beyond_the_limit_is_refused(system: System) -> Non
         while read_frame(await socket.recv())["type"] != "record_created":
             pass
         await socket.close()
+
+
+async def test_a_replay_sends_what_was_through_the_user_s_view(system: System) -> None:
+    """At a multiple of its pace, marked as a replay, and then it says that it is done."""
+    user = system.user_on(0, "replayer")
+    began = datetime.now(UTC)
+    names = [f"replayed-{uuid4().hex[:6]}-{n}.example.com" for n in range(3)]
+    await system.publish(*({"type": "record_created", "data": {**RECORD, "name": name}} for name in names))
+    await system.publish({"type": "user_login", "data": {"user": "somebody"}})
+    async with open_session(url_of(system, "/api/websocket/ws/admin", old_token(system, user))) as session:
+        details = {
+            "name": "morning",
+            "start_time": (began - timedelta(seconds=5)).isoformat(),
+            "end_time": (datetime.now(UTC) + timedelta(seconds=1)).isoformat(),
+            "filter_config": {"event_types": ["record_created"], "zone_name": "example.com"},
+            "replay_speed": 20,
+        }
+        await session.say(type="start_replay", data=details)
+        started = await hear_type(session, "replay_started")
+        replay_id = started["data"]["replay_id"]
+        assert (started["data"]["name"], started["data"]["status"]) == ("morning", "running")
+        await session.say(type="start_replay", data=details)
+        assert (await hear_type(session, "error"))["data"]["error_code"] == "replay_running"
+        found: list[str] = []
+        while names[-1] not in found:
+            frame = await hear_type(session, "record_created")
+            assert frame["tags"] == ["replay", replay_id]
+            found.append(frame["data"]["name"])
+        assert [name for name in found if name in names] == names
+        status: dict[str, Any] = {}
+        deadline = time.monotonic() + 30
+        while status.get("status") != "completed":
+            assert time.monotonic() < deadline, status
+            await asyncio.sleep(0.1)
+            await session.say(type="get_replay_status", data={"replay_id": replay_id})
+            status = (await hear_type(session, "replay_status"))["data"]
+        assert (status["progress"], status["processed_events"]) == (100.0, len(found))
+        await session.say(type="stop_replay", data={"replay_id": replay_id})
+        assert (await hear_type(session, "replay_stopped"))["data"] == {"success": False, "replay_id": replay_id}
+
+
+async def test_a_replay_of_what_is_not_allowed_is_refused(system: System) -> None:
+    """A user who may see nothing of it gets none of it, and is told why."""
+    async with open_session(url_of(system, "/ws/health", old_token(system, "nosy"))) as session:
+        since = (datetime.now(UTC) - timedelta(seconds=60)).isoformat()
+        details = {"start_time": since, "filter_config": {"event_types": ["user_login"]}}
+        await session.say(type="start_replay", data=details)
+        assert (await hear_type(session, "error"))["data"]["error_code"] == "forbidden"
 
 
 async def test_after_a_sign_out_nothing_is_open(system: System) -> None:

@@ -263,7 +263,7 @@ async def test_a_reload_puts_roles_secrets_and_limits_in_force(tmp_path: Path) -
     admin = '[roles.admin]\npermissions = ["*"]\ndefaults = ["*"]\n'
     publisher = '[roles.publisher]\npermissions = ["events.publish"]\nmay_connect = false\n'
     roles.write_text(admin + publisher)
-    config.write_text(f'roles_file = "{roles}"\nmax_connections = 100\n')
+    config.write_text(f'roles_file = "{roles}"\n[limits]\nmax_connections = 100\n')
     system = System(tmp_path / "data", shards=1)
     system.process = system.spawn("up", "--port", str(system.port), "--shards", "1", "--config", str(config))
     try:
@@ -274,7 +274,7 @@ async def test_a_reload_puts_roles_secrets_and_limits_in_force(tmp_path: Path) -
         roles.write_text(admin + publisher + '[roles.reader]\npermissions = ["custom.read"]\n')
         secret = system.data_dir / "secret"
         secret.write_text(secret.read_text() + "another secret that is long enough, really\n")
-        config.write_text(f'roles_file = "{roles}"\nmax_connections = 2\n')
+        config.write_text(f'roles_file = "{roles}"\n[limits]\nmax_connections = 2\n')
         os.kill(pid, signal.SIGHUP)
         async with asyncio.timeout(ANSWER_SECONDS):
             while await status_of(system, newcomer) != 200:

@@ -1,4 +1,4 @@
-"""The state of a connection whose client speaks a dialect, beside its own."""
+"""The client of a connection that speaks a dialect: what there is of it beside the connection's own state."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from solowire.model.dialect import DialectPath, DialectSession
 
 
 class DialectClient:
-    """A connection's client that speaks a dialect.
-
-    name: of the dialect. path: at which it came. agent: the family of its user agent.
+    """One such client. name: of the dialect. path: at which it came. agent: the family of its user agent.
 
     is_decided: it speaks the dialect for sure.
     """

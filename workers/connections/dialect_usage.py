@@ -1,4 +1,4 @@
-"""The use of dialects: by path, type of message and user agent, and by whom.
+"""The use of dialects, counted: by path, type of message and user agent, and by whom.
 
 What it keeps true: what is counted by has bounds (the dialect's own patterns and types, families of user agents), so
 clients can't make it grow. A user is named in the log once an hour; of REMEMBERED users it is known when that was.
@@ -13,7 +13,7 @@ REMEMBERED = 10_000
 
 
 class DialectUsage:
-    """Counts the use of dialects. paths, messages, agents: totals. users: those whom the log was to name."""
+    """Counts it. paths, messages, agents: totals."""
 
     def __init__(self) -> None:
         self.paths: Counter[str] = Counter()

@@ -32,7 +32,7 @@ from solowire.workers.connections.dialect_usage import DialectUsage
 from solowire.workers.connections.timers import TimerKind
 from solowire.workers.connections.users import UserRegistry
 from solowire.workers.delivery.dispatcher import Dispatcher
-from solowire.workers.session.dialect_replays import DialectReplays
+from solowire.workers.history.dialect_replays import DialectReplays
 from solowire.workers.session.handshake import Handshake
 from solowire.workers.session.inbound_limits import InboundLimits, exceeds_limit
 

@@ -25,7 +25,7 @@ _decode = msgspec.json.Decoder().decode
 
 
 class Change(msgspec.Struct, frozen=True):
-    """A change of what a client wants. names: of events, or of categories."""
+    """A change of what is subscribed. names: of events, or of categories."""
 
     adds: bool
     by_category: bool
@@ -64,7 +64,7 @@ _ATTRIBUTES = {"zone_name": "zone", "zones": "zone", "zone_names": "zone"}
 
 
 def read_command(raw: str | bytes) -> Command:
-    """Reads a client's message as a command. Raises ClientFault."""
+    """Reads one message. Raises ClientFault."""
     if isinstance(raw, bytes):
         raise ClientFault("invalid_message", "a message is a JSON text, and this one is binary")
     try:

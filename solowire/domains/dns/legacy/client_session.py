@@ -45,7 +45,7 @@ _SAID = 60
 
 
 class LegacySession:
-    """One old client's session. deprecation: what the first frame says of this protocol's end."""
+    """One client. deprecation: what the first frame says of this protocol's end."""
 
     def __init__(self, kind: str, names: EventNames, *, is_admin: bool, deprecation: Mapping[str, str]) -> None:
         self.kind = kind

@@ -32,10 +32,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class LegacyTranslator:
-    """Translates events into the old frontend's frames.
-
-    wanted: names of events, as the client calls them. tags: of each frame.
-    """
+    """Writes frames. wanted: names of events, as the client calls them. tags: of each frame."""
 
     def __init__(self, wanted: frozenset[str], names: EventNames, tags: Sequence[str] = ()) -> None:
         self._tags = list(tags)

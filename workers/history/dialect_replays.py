@@ -29,7 +29,7 @@ STEP_SECONDS = 0.02
 
 
 class ReplayPage(msgspec.Struct, frozen=True):
-    """A page of past events.
+    """A part of history.
 
     fragments: of events, oldest first, as `DialectCodec` writes them. next: where to go on, None behind the last.
     """
@@ -68,7 +68,7 @@ _read_stamp = msgspec.json.Decoder(_Stamp).decode
 
 
 class Replay:
-    """A replay that a client of a dialect asked for.
+    """One replay.
 
     since, until: unix seconds. status: `running`, `completed`, `stopped` or `failed`. sent_count: events.
     """
@@ -82,6 +82,7 @@ class Replay:
         self.speed = float(question["speed"])
         self.since, self.until = float(question["since_unix"]), float(question["until_unix"])
         self.status = "running"
+        self.reason = ""  # why it has failed
         self.sent_count = 0
         self.waiting: deque[tuple[float, bytes]] = deque()  # when it happened, and the fragment
         self.next: str | None = None
@@ -104,14 +105,12 @@ class Replay:
             "progress": round(100 * min(1.0, max(0.0, done)), 1),
             "total_events": self.sent_count + len(self.waiting),
             "processed_events": self.sent_count,
+            **({"reason": self.reason} if self.reason else {}),
         }
 
 
 class DialectReplays:
-    """Runs replays for clients of a dialect.
-
-    pages: where events come from. Times are seconds, monotonic, unless they say unix.
-    """
+    """All replays of a shard. pages: where events come from. Times are seconds, monotonic, unless they say unix."""
 
     def __init__(self, pages: HistoryPages, dispatcher: Dispatcher, sockets: Sockets, timers: Timers) -> None:
         self._pages = pages
@@ -190,6 +189,7 @@ class DialectReplays:
             if replay.status != "running":
                 return
             if isinstance(page, RequestError):
+                replay.reason = page.message
                 self._end(replay, "failed")
                 return
             replay.next, replay.is_last = page.next, page.next is None

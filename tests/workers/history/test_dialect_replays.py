@@ -21,7 +21,7 @@ from solowire.workers.connections.connection import Connection, State
 from solowire.workers.connections.sockets import MemorySockets
 from solowire.workers.connections.timers import Timers
 from solowire.workers.delivery.dispatcher import Dispatcher
-from solowire.workers.session.dialect_replays import DialectReplays, ReplayPage
+from solowire.workers.history.dialect_replays import DialectReplays, ReplayPage
 from tests.domains.dns.legacy.page import read_frame
 from tests.support.factories import event
 from tests.support.shard_harness import DIALECT, OLD_PATH
